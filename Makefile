@@ -1,0 +1,61 @@
+# Two commands do everything on a fresh machine with Python 3.11 or newer: `make train` and `make test`.
+# The environment is .venv; its versions are those of constraints.txt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: train test test-fast check format lint types layers browser sample clean help
+
+help:
+	@echo "make train    install, then train over the four hospitals in sample_data/ (about a minute)"
+	@echo "make test     install, then run every test"
+	@echo "make check    format, lint, types, import layers, then every test"
+	@echo "make sample   write sample_data/ again, byte for byte"
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "medfed needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Set PYTHON=..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,fast,nats]'
+	touch $(READY)
+
+train: $(READY)
+	$(BIN)/medfed train configs/quickstart.yaml
+
+# The fast tests first, so that a mistake shows within a minute or two.
+test: $(READY) browser
+	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m slow
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
+
+# Chromium opens the report in a test. Where apt can't install it, that test skips and says so.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	  { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+	    { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; }; } || \
+	  echo "chromium is not installed: the test that opens the report in a browser will be skipped"
+
+format: $(READY)
+	$(BIN)/ruff format --check .
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+layers: $(READY)
+	$(BIN)/lint-imports
+
+check: format lint types layers test
+
+sample: $(READY)
+	$(BIN)/python sample_data/make.py
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,237 @@
+"""What a round costs without training: real processes, TLS, a real broker or a folder, on this machine.
+
+    python benchmarks/exchange.py --exchange nats --megabytes 40 --sites 2 --rounds 5
+
+Prints the seconds of each round as the hub sees them (publish, every site fetches it, sends an update of the same size,
+all are checked and merged, checkpoint), the seconds of processor that all parties together took a round, their peak memory,
+and what the broker stored at most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+STUDY = "be" * 32
+TENSOR = 1_000_000
+
+
+def model(megabytes: float, seed: int) -> dict[str, Any]:
+    """Return float32 tensors of a million elements, so many that they make this many megabytes (10^6 bytes)."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    count = max(1, round(megabytes * 1e6 / 4 / TENSOR))
+    return {f"layer{index:04d}.weight": torch.randn(TENSOR, generator=generator) for index in range(count)}
+
+
+def peak_mb(pid: int | str = "self") -> float:
+    """Return the peak resident memory of a process in megabytes."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1000
+    return 0.0
+
+
+def cpu_s(pid: int) -> float:
+    """Return the seconds of processor that a process has taken."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def hub(given: dict[str, Any]) -> None:
+    """Lead the study and write down each round's seconds."""
+    from medfed.hub import Plan, coordinate
+    from medfed.rules.fedavg import FedAvg
+
+    folder = Path(given["folder"])
+    exchange = opened(given).open_hub(STUDY, folder)
+    plan = Plan(given["rounds"], tuple(given["sites"]), FedAvg(), minimum=len(given["sites"]), study=STUDY)
+    rows: list[dict[str, Any]] = []
+    before, began = peak_mb(), time.process_time()
+
+    def watch(report: Any) -> None:
+        rows.append({"round": report.round, "seconds": report.seconds, "down": report.bytes_down})
+
+    coordinate(plan, exchange, model(given["megabytes"], 0), folder=folder / "models", watch=watch)
+    (folder / "result").write_text(
+        json.dumps(
+            {"rows": rows, "peak_mb": peak_mb(), "before_mb": before, "cpu_s": time.process_time() - began}
+        )
+    )
+
+
+def site(given: dict[str, Any]) -> None:
+    """Take part in every round with the same weights, as if they had been trained."""
+    from medfed.audit import AuditLog
+    from medfed.privacy import NoPrivacy
+    from medfed.round import contribute, receive
+    from medfed.update import Update
+    from medfed.weights import Difference
+
+    folder, name = Path(given["folder"]), given["site"]
+    local = model(given["megabytes"], 1)
+    exchange = opened(given).open_site(STUDY, name, folder)
+    audit, number = AuditLog(None), 0
+    before, began = peak_mb(), time.process_time()
+    while True:
+        received = receive(exchange, name, number, audit)
+        number = received.round + 1
+        if received.final:
+            break
+        contribute(
+            exchange,
+            NoPrivacy(),
+            Update(name, number, Difference(local, received.weights), 10),
+            received.weights,
+            audit,
+        )
+    exchange.send(Update(name, number, {}, 0, {"val/dice": 0.5}))
+    (folder / "result").write_text(
+        json.dumps({"peak_mb": peak_mb(), "before_mb": before, "cpu_s": time.process_time() - began})
+    )
+
+
+def opened(given: dict[str, Any]) -> Any:
+    """Return the exchange's record, as a study file would give it."""
+    import msgspec
+
+    from medfed.kinds import union
+
+    return msgspec.convert(given["exchange"], union("exchange"))
+
+
+def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Run one federation of processes and return what was measured."""
+    from medfed import enrol
+    from medfed.broker import Broker
+
+    sites = [f"site{index}" for index in range(arguments.sites)]
+    authority, port, websocket_port = folder / "enrolment", *free_ports(2)
+    enrol.init(authority, "bench", ["127.0.0.1"], port, websocket_port, listen="127.0.0.1")
+    credentials = {"hub": authority / "hub"}
+    for name in sites:
+        credentials[name] = folder / "credentials" / name
+        request, _ = enrol.request(credentials[name], name)
+        enrol.sign(authority, request, folder / "kit")
+        enrol.accept(credentials[name], folder / "kit")
+    url = f"wss://127.0.0.1:{websocket_port}" if arguments.exchange == "wss" else f"tls://127.0.0.1:{port}"
+    broker = None if arguments.exchange == "folder" else Broker(authority)
+    processes: dict[str, subprocess.Popen[bytes]] = {}
+    most = 0
+    try:
+        for name in ["hub", *sites]:
+            here = folder / name
+            here.mkdir()
+            if broker is None:
+                how = {"kind": "folder", "url": str(folder / "share"), "credentials": str(credentials[name])}
+            else:
+                how = {"kind": "nats", "urls": [url], "credentials": str(credentials[name])}
+            given = {
+                "exchange": how,
+                "folder": str(here),
+                "sites": sites,
+                "site": name,
+                "rounds": arguments.rounds,
+                "megabytes": arguments.megabytes,
+            }
+            (here / "given.json").write_text(json.dumps(given))
+            kind = "hub" if name == "hub" else "site"
+            processes[name] = subprocess.Popen(
+                [sys.executable, __file__, "--party", kind, str(here / "given.json")],
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        end = time.monotonic() + arguments.patience
+        while any(process.poll() is None for process in processes.values()) and time.monotonic() < end:
+            stored = authority / "broker" / "store" if broker else folder / "share"
+            most = max(most, size_of(stored))
+            time.sleep(0.5)
+        broker_mb, broker_cpu_s = (peak_mb(broker.pid), cpu_s(broker.pid)) if broker else (0.0, 0.0)
+    finally:
+        for process in processes.values():
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        if broker:
+            broker.stop()
+    found = {name: json.loads((folder / name / "result").read_text()) for name in processes}
+    seconds = [row["seconds"] for row in found["hub"]["rows"]]
+    return {
+        "exchange": arguments.exchange,
+        "megabytes": arguments.megabytes,
+        "sites": arguments.sites,
+        "first_s": round(seconds[0], 2),
+        "rounds_s": [round(value, 2) for value in seconds[1:-1]],
+        "median_s": round(statistics.median(seconds[1:-1]), 2),
+        "cpu_s_a_round": round(
+            (sum(one["cpu_s"] for one in found.values()) + broker_cpu_s) / len(seconds), 2
+        ),
+        "hub_mb": round(found["hub"]["peak_mb"]),
+        "hub_before_mb": round(found["hub"]["before_mb"]),
+        "site_mb": round(max(found[name]["peak_mb"] for name in sites)),
+        "site_before_mb": round(max(found[name]["before_mb"] for name in sites)),
+        "broker_mb": round(broker_mb),
+        "stored_mb": round(most / 1e6),
+    }
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes that a folder's files hold, as far as they stay long enough to be counted."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:
+            continue
+    return total
+
+
+def free_ports(number: int) -> list[int]:
+    """Return ports of loopback that nobody listens on."""
+    import socket
+
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def main() -> None:
+    """Measure, and print one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--exchange", choices=["nats", "wss", "folder"], default="nats")
+    parser.add_argument("--megabytes", type=float, default=40)
+    parser.add_argument("--sites", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--patience", type=float, default=600)
+    parser.add_argument("--folder", help="where to write; a temporary folder by default")
+    parser.add_argument("--party", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.party:
+        import logging
+
+        import torch
+
+        torch.set_num_threads(1)
+        logging.basicConfig(level=logging.WARNING)
+        {"hub": hub, "site": site}[arguments.party[0]](json.loads(Path(arguments.party[1]).read_text()))
+        return
+    folder = Path(tempfile.mkdtemp(prefix="medfed-exchange-", dir=arguments.folder))
+    try:
+        sys.stdout.write(json.dumps(measure(arguments, folder)) + "\n")
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

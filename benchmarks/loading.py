@@ -1,0 +1,247 @@
+"""How fast images are read: medfed beside its peers and the limit, on the same files in one run.
+
+    python benchmarks/loading.py [--slices 200] [--repeats 3] [--kinds uncompressed,rle,...]
+
+Each row is one reader; MB/s counts decoded pixels as they are stored (two bytes each), the best of the
+repeats. 'warm' is with the files in the system's cache; 'cold' after asking the system to drop them (it may
+keep some). A reader that is not installed is left out. The limit reads the bytes and views them as numbers:
+nobody can be faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "data" / "readers"))
+
+Reader = Callable[[Path], object]
+
+
+def series(folder: Path, slices: int, kind: str) -> None:
+    """Write a CT-like series: a smooth body with noise, 12 of 16 bits, a header of about 100 elements."""
+    import hard_series as hs
+    from pydicom import uid
+    from test_encodings import encode
+
+    syntaxes = {
+        "uncompressed": uid.ExplicitVRLittleEndian,
+        "jpeg-ls": uid.JPEGLSLossless,
+        "jpeg 2000": uid.JPEG2000Lossless,
+        "rle": uid.RLELossless,
+        "jpeg lossless": uid.JPEGLosslessSV1,
+    }
+    rng = np.random.default_rng(0)
+    x, y = np.meshgrid(np.linspace(-1, 1, 512), np.linspace(-1, 1, 512))
+    body = np.where(x**2 + (1.4 * y) ** 2 < 0.7, 1060 + 60 * np.sin(9 * x) * np.cos(7 * y), 24)
+    made = hs.Series(shape=(slices, 8, 8), slope=1.0)
+    planes = [(body + np.where(body > 100, rng.normal(0, 12, body.shape), 0)).astype(int) for _ in range(8)]
+
+    def edit(ds, k):
+        hs.put_pixels(ds, planes[k % 8])
+        for i in range(70):
+            ds.add_new(0x00091001 + i, "LO", f"private element {i}")
+        encode(ds, syntaxes[kind])
+
+    hs.write_series(folder, made, edit)
+
+
+def dicom_readers() -> dict[str, Reader]:
+    """Return the readers that are installed, by name."""
+    readers: dict[str, Reader] = {
+        "medfed": _medfed,
+        "pydicom loop": _pydicom_loop,
+        "MONAI PydicomReader": _monai,
+    }
+    if importlib.util.find_spec("SimpleITK"):
+        readers["SimpleITK"] = _simpleitk
+    readers["highdicom"] = _highdicom
+    if shutil.which("dcm2niix"):
+        readers["dcm2niix"] = _dcm2niix
+    return readers
+
+
+def _medfed(folder: Path) -> object:
+    from medfed.data.read import read
+
+    return read(folder)
+
+
+def _limit(folder: Path) -> object:
+    # What has to move: the bytes of every file, seen as numbers.
+    return [np.frombuffer(path.read_bytes()[-524288:], np.int16) for path in sorted(folder.iterdir())]
+
+
+def _pydicom_loop(folder: Path) -> object:
+    import pydicom
+
+    slices = [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
+    slices.sort(key=lambda ds: float(ds.ImagePositionPatient[2]))
+    return np.stack(
+        [ds.pixel_array * np.float32(ds.RescaleSlope) + np.float32(ds.RescaleIntercept) for ds in slices]
+    )
+
+
+def _monai(folder: Path) -> object:
+    from monai.data import PydicomReader
+
+    reader = PydicomReader()
+    return reader.get_data(reader.read(str(folder)))
+
+
+def _simpleitk(folder: Path) -> object:
+    import SimpleITK as sitk
+
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    return sitk.GetArrayFromImage(reader.Execute())
+
+
+def _highdicom(folder: Path) -> object:
+    import highdicom as hd
+    import pydicom
+
+    return hd.get_volume_from_series([pydicom.dcmread(path) for path in sorted(folder.iterdir())])
+
+
+def _dcm2niix(folder: Path) -> object:
+    with tempfile.TemporaryDirectory() as out:
+        subprocess.run(
+            ["dcm2niix", "-z", "n", "-b", "n", "-o", out, str(folder)], check=True, capture_output=True
+        )
+
+
+def forget(folder: Path) -> None:
+    """Ask the system to drop a folder's files from its cache."""
+    for path in folder.iterdir():
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def seconds(reader: Reader, path: Path, repeats: int, cold: bool = False) -> float | None:
+    """Return the best time of the repeats, None where the reader fails."""
+    best = None
+    for _ in range(repeats):
+        if cold:
+            forget(path if path.is_dir() else path.parent)
+        began = time.perf_counter()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                reader(path)
+        except Exception as error:
+            print(f"    {type(error).__name__}", file=sys.stderr)
+            return None
+        took = time.perf_counter() - began
+        best = took if best is None else min(best, took)
+    return best
+
+
+def dicom_table(folder: Path, slices: int, repeats: int, kinds: list[str]) -> None:
+    """Print decoded MB/s of each reader and encoding."""
+    rows: dict[str, list[str]] = {}
+    for kind in kinds:
+        count = slices if kind == "uncompressed" else max(8, slices // 8)
+        if kind == "jpeg lossless":
+            count = 8  # the test's own encoder is slow
+        where = folder / kind.replace(" ", "_")
+        series(where, count, kind)
+        size = count * 512 * 512 * 2 / 1e6
+        readers = dicom_readers() | ({"limit (read and view)": _limit} if kind == "uncompressed" else {})
+        for name, reader in readers.items():
+            reader(where) if name == "medfed" else None  # what is loaded once a process is not counted
+            warm = seconds(reader, where, repeats)
+            cells = rows.setdefault(name, [])
+            text = f"{size / warm:.0f}" if warm else "fails"
+            if kind == "uncompressed":
+                cold = seconds(reader, where, 1, cold=True)
+                text += f" (cold {size / cold:.0f})" if cold else ""
+            cells.append(text)
+        shutil.rmtree(where)
+    width = max(map(len, rows))
+    print("decoded MB/s".ljust(width), *[kind.rjust(18) for kind in kinds])
+    for name, cells in rows.items():
+        print(name.ljust(width), *[cell.rjust(18) for cell in cells])
+
+
+def nifti_table(folder: Path, repeats: int) -> None:
+    """Print the milliseconds that a .nii.gz of 256 x 256 x 128 int16 takes."""
+    import nibabel as nib
+
+    rng = np.random.default_rng(0)
+    x = np.linspace(-1, 1, 256)
+    body = 900 * np.exp(-3 * (x[:, None, None] ** 2 + x[None, :, None] ** 2 + x[None, None, ::2] ** 2))
+    path = folder / "volume.nii.gz"
+    nib.Nifti1Image((body + rng.normal(0, 8, body.shape)).astype(np.int16), np.eye(4)).to_filename(path)
+
+    def monai(path: Path) -> object:
+        from monai.data import NibabelReader
+
+        reader = NibabelReader()
+        return reader.get_data(reader.read(path))
+
+    readers: dict[str, Reader] = {
+        "medfed, libdeflate": _without(),
+        "medfed, isal": _without("deflate"),
+        "medfed, zlib": _without("deflate", "isal"),
+        "nibabel": lambda path: np.asarray(nib.load(path).dataobj, np.float32),
+        "MONAI NibabelReader": monai,
+    }
+    if importlib.util.find_spec("SimpleITK"):
+        import SimpleITK as sitk
+
+        readers["SimpleITK"] = lambda path: sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    print(f"\n{'.nii.gz 256 x 256 x 128 int16':30} {'ms':>6}")
+    for name, reader in readers.items():
+        best = seconds(reader, path, repeats + 2)
+        print(f"{name:30} {1000 * best:6.0f}" if best else f"{name:30}  fails")
+
+
+def _without(*modules: str) -> Reader:
+    """Return medfed's reader as it is where these packages are not installed."""
+
+    def reader(path: Path) -> object:
+        hidden = {name: sys.modules.get(name) for name in modules}
+        sys.modules.update(dict.fromkeys(modules))
+        try:
+            return _medfed(path)
+        finally:
+            for name, module in hidden.items():
+                if module is None:
+                    del sys.modules[name]
+                else:
+                    sys.modules[name] = module
+
+    return reader
+
+
+def main() -> None:
+    """Write the files, read them with everybody, print two tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--slices", type=int, default=200)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--kinds", default="uncompressed,jpeg-ls,jpeg 2000,rle,jpeg lossless")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        dicom_table(Path(folder), given.slices, given.repeats, given.kinds.split(","))
+        nifti_table(Path(folder), given.repeats)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""What a merge costs: seconds beside one pass over the same bytes, and the most memory, in models.
+
+    python benchmarks/merge.py [--sites 32] [--parameters 25000000] [--rules fedavg,median]
+
+Each rule runs in a process of its own. Time is the processor's, taken with the updates in memory (a few
+different models in turn, far more than any cache holds), memory with the updates in safetensors files that
+are read tensor by tensor, as a hub does it: the largest resident set during the merge less the one before it,
+plus the one model of global weights that was there. A rule's own state, before and after, is shown apart.
+A pass is a running float32 mean over the same tensors: torch's
+`total.add_(delta, alpha=share)`, which is the least that any merge can do, and numpy's `total += share *
+delta`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medfed import kinds
+from medfed.update import Update
+from medfed.weights import Difference, Weights
+
+# Different models in turn: 400 MB of them at 25M parameters, so that no cache serves one site's from
+# another's.
+MODELS = 4
+
+# Pages of a 3D U-Net's or a ResNet-50's kind: many tensors, the largest a tenth of the model.
+PARTS = (0.1, 0.1, 0.08, 0.08, 0.08, *[0.04] * 10, *[0.01] * 15)
+
+
+class File(Mapping[str, Tensor]):
+    """The tensors of a safetensors file, each read when asked for and held by nobody."""
+
+    def __init__(self, path: Path) -> None:
+        from safetensors import safe_open
+
+        self.path = path
+        with safe_open(path, framework="pt") as opened:
+            self.names = sorted(opened.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        from safetensors import safe_open
+
+        # A copy, not a view of the mapped file, so that what is counted as memory is memory.
+        with safe_open(self.path, framework="pt") as opened:
+            return opened.get_tensor(name).clone()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def model(seed: int, parameters: int) -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    return {
+        f"layer{i:02}": torch.randn(max(1, int(parameters * p)), generator=g) for i, p in enumerate(PARTS)
+    }
+
+
+def updates_of(rule: object, held: list[Weights], weights: Weights, sites: int) -> list[Update]:
+    groups = {name: dict(held[0]) for name in rule.needs_groups}  # type: ignore[attr-defined]
+    scalars = dict.fromkeys(rule.needs_scalars, 3.0)  # type: ignore[attr-defined]
+    count = min(sites, rule.most_sites or sites)  # type: ignore[attr-defined]
+    return [
+        Update(f"site{i:03}", 1, Difference(held[i % len(held)], weights), 10 + i, scalars, groups)
+        for i in range(count)
+    ]
+
+
+def fastest(run: Callable[[], object], times: int) -> float:
+    """Return the processor's seconds of the fastest run, which other work on the machine hardly changes."""
+    best = float("inf")
+    for _ in range(times):
+        gc.collect()
+        start = time.process_time()
+        run()
+        best = min(best, time.process_time() - start)
+    return best
+
+
+def one_pass(held: list[Weights], sites: int) -> float:
+    total = {name: torch.zeros_like(tensor) for name, tensor in held[0].items()}
+
+    def run() -> None:
+        for number in range(sites):
+            for name, tensor in held[number % len(held)].items():
+                total[name].add_(tensor, alpha=1 / sites)
+
+    return fastest(run, 3)
+
+
+def one_numpy_pass(held: list[Weights], sites: int) -> float:
+    total = {name: np.zeros(tensor.shape, np.float32) for name, tensor in held[0].items()}
+
+    def run() -> None:
+        for number in range(sites):
+            for name, tensor in held[number % len(held)].items():
+                total[name] += np.float32(1 / sites) * tensor.numpy()
+
+    return fastest(run, 2)
+
+
+def measure_time(kind: str, sites: int, parameters: int) -> dict[str, float]:
+    rule = kinds.kinds("rules")[kind]()
+    weights = model(0, parameters)
+    held: list[Weights] = [model(i + 1, parameters) for i in range(MODELS)]
+    updates = updates_of(rule, held, weights, sites)
+    state = rule.init(weights)  # type: ignore[attr-defined]
+    base = one_pass(held, len(updates))
+    seconds = fastest(lambda: rule.merge(updates, state, weights), 2)  # type: ignore[attr-defined]
+    base = min(base, one_pass(held, len(updates)))
+    numpys = one_numpy_pass(held, len(updates))
+    return {"seconds": seconds, "torch": seconds / base, "numpy": seconds / numpys}
+
+
+def measure_memory(kind: str, sites: int, parameters: int, folder: Path) -> dict[str, float]:
+    rule = kinds.kinds("rules")[kind]()
+    size = parameters * 4
+    weights = model(0, parameters)
+    updates = updates_of(rule, [File(folder / f"{i}.safetensors") for i in range(MODELS)], weights, sites)
+    # A first small merge, so that libraries' own memory is there before it is counted.
+    small = {"w": torch.zeros(100)}
+    tiny = updates_of(rule, [{"w": torch.randn(100)}], small, max(7, rule.fewest_sites()))  # type: ignore[attr-defined]
+    rule.merge(tiny, rule.init(small), small)  # type: ignore[attr-defined]
+    state = rule.init(weights)  # type: ignore[attr-defined]
+    gc.collect()
+    before = resident_bytes()
+    merged, after = rule.merge(updates, state, weights)  # type: ignore[attr-defined]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    new_state = sum(t.numel() * t.element_size() for group in after.values() for t in group.values())
+    del merged
+    return {"models": 1 + (peak - before - new_state) / size, "state": 2 * new_state / size}
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def alone(what: str, kind: str, options: argparse.Namespace, folder: str) -> dict[str, float]:
+    command = [sys.executable, __file__, "--measure", what, "--rules", kind, "--folder", folder]
+    command += ["--sites", str(options.sites), "--parameters", str(options.parameters)]
+    command += ["--threads", str(options.threads)]
+    # Freed tensors go back at once: else the peak shows what the allocator kept, not what the merge held.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1048576"} if what == "memory" else os.environ
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{kind}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What each merge rule costs in time and memory.")
+    parser.add_argument("--sites", type=int, default=32)
+    parser.add_argument("--parameters", type=int, default=25_000_000)
+    parser.add_argument("--rules", default=",".join(kinds.kinds("rules")))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--measure", choices=["time", "memory"])
+    parser.add_argument("--folder")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.measure == "time":
+        print(json.dumps(measure_time(options.rules, options.sites, options.parameters)))
+        return
+    if options.measure == "memory":
+        print(
+            json.dumps(measure_memory(options.rules, options.sites, options.parameters, Path(options.folder)))
+        )
+        return
+    from safetensors.torch import save_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(MODELS):
+            save_file(model(i + 1, options.parameters), Path(folder) / f"{i}.safetensors")
+        print(f"{options.sites} updates of {options.parameters:,} float32, {options.threads} threads")
+        print(
+            f"{'rule':18}{'CPU s':>9}{'x torch pass':>14}{'x numpy pass':>14}{'models':>9}{'state, models':>15}"
+        )
+        for kind in options.rules.split(","):
+            spent = alone("time", kind, options, folder) | alone("memory", kind, options, folder)
+            print(
+                f"{kind:18}{spent['seconds']:9.2f}{spent['torch']:14.2f}{spent['numpy']:14.2f}{spent['models']:9.2f}{spent['state']:15.1f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

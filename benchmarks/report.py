@@ -1,0 +1,48 @@
+"""Time a report on 2,000 patients with 2,000 draws: case rows to rows, comparisons, subgroups and the page.
+
+    python benchmarks/report.py [segment|classify]
+
+The run is made up (tests/evaluation/fake_runs.py): five hospitals of 400 patients, seven models, and validation rows
+half as many again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "evaluation"))
+
+from medfed.evaluation import rows
+from medfed.evaluation.report import write_report
+
+
+def main() -> None:
+    """Print the seconds and the sizes."""
+    import fake_runs
+
+    task = sys.argv[1] if len(sys.argv) > 1 else "segment"
+    with tempfile.TemporaryDirectory() as folder:
+        run = fake_runs.write(Path(folder) / "run", task, patients=6)
+        cases = (fake_runs.segmentation_cases if task == "segment" else fake_runs.classification_cases)(
+            0, 400
+        )
+        rows.write(run / "cases.jsonl", cases)
+        study = json.loads((run / "study.json").read_text())
+        study["evaluation"]["draws"] = 2000
+        (run / "study.json").write_text(json.dumps(study))
+        began, busy = time.perf_counter(), time.process_time()
+        page = write_report(run)
+        seconds, busy = time.perf_counter() - began, time.process_time() - busy
+        patients = len({case.patient for case in cases if case.split == "test"})
+        print(
+            f"{task}: {patients} test patients, {len(cases)} case rows, {len(rows.read_rows(run / 'rows.jsonl'))} rows, "
+            f"page of {page.stat().st_size / 1000:.0f} kB: {seconds:.1f} s ({busy:.1f} s of processor time)"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""The command line: parse, call, print. What a command does is in `run.py` and below, and is loaded when it is called."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+import medfed
+from medfed.cli_enrol import enrol
+from medfed.errors import MedfedError
+
+# Exit codes: 0 done, 1 medfed refused something and said why, 2 the command line was wrong (click), 130 interrupted.
+REFUSED, INTERRUPTED = 1, 130
+
+
+def _told(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn medfed's errors into a sentence, and Ctrl-C into the way to go on."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except MedfedError as error:
+            click.secho("medfed: ", fg="red", nl=False, err=True)
+            click.echo(str(error), err=True)
+            sys.exit(REFUSED)
+        except KeyboardInterrupt:
+            click.echo(
+                "\nmedfed: interrupted; the same command with --resume goes on from the last round", err=True
+            )
+            sys.exit(INTERRUPTED)
+
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(medfed.__version__, prog_name="medfed")
+def main() -> None:
+    """One model over many hospitals; images stay where they are.
+
+    A first look:  medfed train configs/quickstart.yaml
+    """
+
+
+@main.command(short_help="Train a study over its hospitals.")
+@click.argument("study", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The run folder; runs/NAME if not given.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key: train.epochs=3."
+)
+@click.option("--resume", is_flag=True, help="Go on with the run in the run folder from its last round.")
+@click.option("--quiet", is_flag=True, help="Print the result only.")
+@_told
+def train(study: Path, out: Path | None, overrides: tuple[str, ...], resume: bool, quiet: bool) -> None:
+    """Train the study in a file over its hospitals, all in this process, and write a run folder with a report.
+
+    \b
+    medfed train configs/quickstart.yaml
+    medfed train configs/quickstart.yaml --set train.rounds=3 --out runs/short
+    """
+    from medfed import run
+    from medfed.progress import progress
+
+    shown = progress(quiet)
+    try:
+        done = run.train(study, out=out, overrides=overrides, resume=resume, progress=shown)
+    finally:
+        shown.stop()
+    click.echo(run.headline(done))
+    click.echo(f"report: {done.report}")
+
+
+@main.command(short_help="Measure a run's models on another hospital.")
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="A hospital's folder.")
+@click.option(
+    "--name", default="evaluated", show_default=True, help="What to call this hospital in the report."
+)
+@click.option("--all-cases", is_flag=True, help="Measure every case, not only those of the test split.")
+@_told
+def evaluate(run_folder: Path, data: Path, name: str, all_cases: bool) -> None:
+    """Measure a run's models on a hospital's cases and write its report again.
+
+    \b
+    medfed evaluate runs/quickstart --data /data/our-hospital --name ours
+    """
+    from medfed import run
+
+    done = run.evaluate(run_folder, data, name=name, all_cases=all_cases)
+    click.echo(run.headline(done))
+    click.echo(f"report: {done.report}")
+
+
+@main.command(short_help="Write a run's report again.")
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@_told
+def report(run_folder: Path) -> None:
+    """Write the report of a run again, from its rows."""
+    from medfed import run
+
+    done = run.report(run_folder)
+    click.echo(run.headline(done))
+    click.echo(f"report: {done.report}")
+
+
+@main.command(short_help="Look at a hospital's folder before training.")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--study",
+    type=click.Path(path_type=Path),
+    help="Also say whether the folder can take part in this study.",
+)
+@click.option(
+    "--secret",
+    type=click.Path(path_type=Path),
+    help="The site's secret, for the tokens and splits of training.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program.")
+@click.option("--page", type=click.Path(path_type=Path), help="Write a page with histograms and thumbnails.")
+@_told
+def check(folder: Path, study: Path | None, secret: Path | None, as_json: bool, page: Path | None) -> None:
+    """Say what is in a hospital's FOLDER (or CSV file), what is wrong with it and what to do. Nothing leaves it.
+
+    Exits with 0 where all is well, 1 for warnings, 2 for errors.
+
+    \b
+    medfed check /data/our-hospital
+    medfed check /data/our-hospital --study study.yaml --page check.html
+    """
+    from medfed import check as checks
+
+    sys.exit(checks.check(folder, study, secret, as_json, page))
+
+
+@main.command(short_help="Copy DICOM images without the patient.")
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
+@click.option(
+    "--secret", type=click.Path(path_type=Path), help="The site's secret: later exports then fit this one."
+)
+@click.option(
+    "--dates",
+    type=click.Choice(["shift", "remove"]),
+    default="shift",
+    show_default=True,
+    help="All of a patient's.",
+)
+@click.option(
+    "--descriptors",
+    type=click.Choice(["clean", "remove"]),
+    default="clean",
+    show_default=True,
+    help="Descriptions.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["remove", "keep"]),
+    default="remove",
+    show_default=True,
+    help="Device identity.",
+)
+@_told
+def deidentify(
+    source: Path, target: Path, secret: Path | None, dates: str, descriptors: str, device: str
+) -> None:
+    """Write the DICOM images in IN to OUT without what says whose they are (PS3.15 Basic Profile).
+
+    \b
+    medfed deidentify /archive/export /data/our-hospital --secret /etc/medfed/secret
+    """
+    from medfed import check as checks
+
+    checks.deidentify(source, target, secret, dates, descriptors, device)
+
+
+@main.group()
+def audit() -> None:
+    """The log of what crossed a hospital's wall."""
+
+
+@audit.command()
+@click.argument("log", type=click.Path(path_type=Path))
+@click.option("--head", help="The last digest that is known to be right; finds a tail that was cut off.")
+@_told
+def verify(log: Path, head: str | None) -> None:
+    """Check that no line of an audit log was changed, removed or moved."""
+    from medfed import audit as audits
+
+    number, last = audits.verify(log / "audit.jsonl" if log.is_dir() else log, head)
+    click.echo(f"{number} lines, each continues the one before it; the last is {last}")
+
+
+@main.command(short_help="List what a study file can name.")
+@click.argument("folder", required=False)
+@click.option("--schema", is_flag=True, help="Print the JSON schema of a study file, for editors.")
+@_told
+def kinds(folder: str | None, schema: bool) -> None:
+    """List what a study file can name, all of it or one FOLDER: rules, networks, losses, ..."""
+    from medfed import kinds as registry
+
+    if schema:
+        import msgspec
+
+        from medfed.study import schema as study_schema
+
+        click.echo(msgspec.json.format(msgspec.json.encode(study_schema()), indent=2).decode())
+        return
+    if folder is not None and folder not in registry.FOLDERS:
+        raise MedfedError(f"kinds: no folder '{folder}'; there are {', '.join(registry.FOLDERS)}")
+    for name in [folder] if folder else registry.FOLDERS:
+        click.secho(f"{name}", bold=True, nl=False)
+        click.echo(f"  {registry.FOLDERS[name]}")
+        for kind, record in registry.kinds(name).items():
+            click.echo(f"  {kind:<20} {registry.summary(record)}")
+        click.echo()
+
+
+main.add_command(enrol)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""One split of a site's cases as a torch dataset: each draw follows from a seed and an item's number."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from medfed.data.cache import Store, store_of
+from medfed.data.index import Case
+from medfed.data.settings import Images
+from medfed.data.transforms import Needs, Prepared, augmentation, centre_crop, draw, prepare, read_case
+from medfed.errors import ImageError
+
+
+class ImageDataset(Dataset):
+    """The cases of one split as dictionaries.
+
+    For training, item i is patch i % samples of case i // samples, drawn from (seed, i) alone: neither the
+    number of workers nor who asked first changes it. For evaluation, item i is case i, whole.
+
+    Keys: `image` (C, X, Y, Z) float32; `label` (1, X, Y, Z) int64 for segmentation or `target`, an int64
+    number, for classification; `case`, the case's token.
+    """
+
+    def __init__(
+        self,
+        cases: tuple[Case, ...],
+        settings: Images,
+        needs: Needs,
+        *,
+        training: bool,
+        seed: int = 0,
+        classes: int | None = None,
+        store: Store | None = None,
+    ) -> None:
+        self.cases = cases
+        self.settings = settings
+        self.needs = needs
+        self.training = training
+        self.classes = classes
+        self.seed = seed
+        self.store = store if store is not None else store_of(settings)
+        labelled = needs == "segment"
+        self._changes = augmentation(settings.augment, labelled, settings.orientation) if training else None
+        self._samples = settings.samples if training and labelled else 1
+
+    def set_random_state(self, seed: int) -> None:
+        """Make every following item derive from this seed; call it at an epoch's start, before its iterator
+        is made.
+        """
+        self.seed = int(seed)
+
+    def __len__(self) -> int:
+        return len(self.cases) * self._samples
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        case = self.cases[item // self._samples]
+        found = self.prepared(case)
+        if self.training:
+            label = found.label if self.needs == "segment" else None
+            result: dict[str, Any] = dict(
+                draw(
+                    found.image,
+                    label,
+                    found.centres,
+                    self.settings,
+                    self._changes,
+                    item_seed(self.seed, item),
+                )
+            )
+        else:
+            result = self._whole(found)
+        if self.needs == "classify":
+            result["target"] = torch.tensor(case.target, dtype=torch.int64)
+        result["case"] = case.token
+        return result
+
+    def _whole(self, found: Prepared) -> dict[str, Any]:
+        if self.needs == "segment":
+            assert found.label is not None
+            # Copies: what a caller does to a batch must not reach the cache.
+            return {
+                "image": torch.from_numpy(np.array(found.image, np.float32)),
+                "label": torch.tensor(found.label.astype(np.int64)),
+            }
+        image = np.array(found.image, np.float32)
+        if self.settings.patch is not None:
+            image = centre_crop(image, self.settings.patch, float(image.min()))
+        return {"image": torch.tensor(image)}
+
+    def prepared(self, case: Case) -> Prepared:
+        """Return a case prepared, from the store where it is there; its arrays may be mapped and float16.
+
+        Raises:
+            ImageError, LabelError: naming the case by token.
+        """
+        return self.store.get(case, lambda: prepared_of(case, self.settings, self.needs, self.classes))
+
+
+def prepared_of(case: Case, settings: Images, needs: Needs, classes: int | None) -> Prepared:
+    """Return a case read and prepared; its label only where the task needs one."""
+    wanted = case if needs == "segment" else replace(case, label=None)
+    image, label = read_case(wanted, settings, classes)
+    try:
+        return prepare(image, label, settings)
+    except ImageError as error:
+        raise ImageError(f"case {case.token}: {error}") from None
+
+
+def item_seed(seed: int, item: int) -> int:
+    """Return the seed of one item; neighbouring seeds and items give unrelated streams."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{item}".encode()).digest()[:8], "big")

@@ -1,0 +1,26 @@
+"""Silence for libraries that quote header values in their warnings and logs."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let nothing that pydicom or a decoder says about a file reach a log, a warning or the screen."""
+    loggers = [
+        logging.getLogger(name) for name in ("pydicom", "pylibjpeg", "openjpeg", "highdicom", "nibabel")
+    ]
+    before = [logger.disabled for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.disabled = True
+        try:
+            yield
+        finally:
+            for logger, disabled in zip(loggers, before, strict=True):
+                logger.disabled = disabled

@@ -1,0 +1,36 @@
+"""Mean 0 and standard deviation 1, over the whole channel or over what is not background."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from medfed.data.normalise._normalise import Normalise
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class ZScore(Normalise, tag="zscore", frozen=True):
+    """Subtracts the mean and divides by the standard deviation.
+
+    `foreground`: take both from voxels above the channel's own smallest value, which drops the air or padding
+    around a masked MR. `clip`: nothing lies further than so many standard deviations from the mean; null for
+    no limit.
+    """
+
+    foreground: bool = False
+    clip: float | None = None
+
+    def channel(self, voxels: NDArray[np.float32]) -> NDArray[np.float32]:
+        import numpy as np
+
+        counted = voxels[voxels > voxels.min()] if self.foreground else voxels
+        if counted.size == 0:
+            counted = voxels
+        # float64: in float32 the mean of a million voxels near 1e6 loses its last digits.
+        mean, deviation = counted.mean(dtype=np.float64), counted.std(dtype=np.float64)
+        result = (voxels - mean) / (deviation if deviation > 0 else 1.0)
+        if self.clip is not None:
+            result = result.clip(-self.clip, self.clip)
+        return result.astype(np.float32)

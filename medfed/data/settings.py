@@ -1,0 +1,166 @@
+"""The `data:` section of a study: how every site prepares its own images or tables.
+
+Two kinds: `images` (the default) and `table`. Every site applies the same settings to its own data; nothing
+that is computed from one site's data by these settings leaves that site.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from medfed.data.normalise._normalise import Normalise
+from medfed.data.normalise.percentile import Percentile
+from medfed.data.splits import DEFAULT_FRACTIONS, check_fractions
+from medfed.errors import DataError
+from medfed.kinds import union
+
+if TYPE_CHECKING:
+    AnyNormalise = Normalise
+else:
+    AnyNormalise = union("data.normalise")
+
+Millimetres = Annotated[float, Meta(gt=0, le=100)]
+Voxels = Annotated[int, Meta(ge=1)]
+Chance = Annotated[float, Meta(ge=0, le=1)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Augment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is changed at random in a training image, anew each time it is seen.
+
+    flip: the chance of mirroring each of the axes in `flip_axes`.  flip_axes: `x` is left-right, `y`
+    front-back, `z` up-down, in the study's orientation; an empty list where sides matter.  rotate: the chance
+    of a rotation about all axes of up to `rotate_deg`.  scale: how far sizes vary with it, 0.1 for a tenth.
+    intensity: the chance of changing brightness and contrast by up to a tenth of the normalised range.
+    noise: the chance of Gaussian noise of standard deviation `noise_sd`, in normalised units.  blur: the
+    chance of blurring by up to a voxel.
+    """
+
+    flip: Chance = 0.5
+    flip_axes: tuple[Literal["x", "y", "z"], ...] = ("x", "y", "z")
+    rotate: Chance = 0.2
+    rotate_deg: Annotated[float, Meta(ge=0, le=180)] = 15.0
+    scale: Annotated[float, Meta(ge=0, le=0.5)] = 0.1
+    intensity: Chance = 0.3
+    noise: Chance = 0.15
+    noise_sd: Annotated[float, Meta(ge=0)] = 0.05
+    blur: Chance = 0.0
+
+
+class Images(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="images"
+):
+    """Images from a hospital's folder.
+
+    spacing_mm: the voxel size every image is resampled to, along x, y, z; `native` keeps each image's own.
+    orientation: where x, y and z grow to: `RAS` is the patient's right, front and head.
+    patch: the voxels along x, y, z that training sees at once. Segmentation cuts patches, classification
+    crops or pads the whole image to it. null trains on whole volumes: then all must have one size, or
+    `train.batch` be 1.
+    samples: patches cut from a volume each time it is visited (segmentation).
+    foreground: the share of patches whose centre is in a labelled voxel, where there is one (segmentation).
+    normalise: how intensities are normalised, after resampling; see `medfed kinds data.normalise`.
+    channels: how many channels every image has.
+    augment: what changes at random in training; `none` for nothing.
+    cache: where prepared volumes are kept: `memory`, `disk` (in the site's cache folder), or `none`.
+    workers: processes that prepare batches, 0 for none.
+    fractions: of patients in train, val and test, where the folder gives no splits.
+    """
+
+    spacing_mm: tuple[Millimetres, Millimetres, Millimetres] | Literal["native"] = (1.0, 1.0, 1.0)
+    orientation: Annotated[str, Meta(pattern="^[LRAPSI]{3}$")] = "RAS"
+    patch: tuple[Voxels, Voxels, Voxels] | None = (96, 96, 96)
+    samples: Voxels = 1
+    foreground: Chance = 0.67
+    normalise: AnyNormalise = Percentile()
+    channels: Voxels = 1
+    augment: Augment | Literal["none"] = Augment()
+    cache: Literal["memory", "disk", "none"] = "memory"
+    workers: Annotated[int, Meta(ge=0)] = 0
+    fractions: tuple[Fraction, Fraction, Fraction] = DEFAULT_FRACTIONS
+
+    def __post_init__(self) -> None:
+        if sorted({"L": "R", "P": "A", "I": "S"}.get(x, x) for x in self.orientation) != ["A", "R", "S"]:
+            raise DataError(
+                f"orientation is '{self.orientation}'; expected one each of L or R, P or A, I or S, such "
+                "as RAS"
+            )
+        check_fractions(self.fractions)
+
+
+class Table(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="table"
+):
+    """Rows of a CSV file, a patient a row.
+
+    features: the columns to learn from, in this order. Sites must agree, so they are listed and never
+    guessed.
+    target: the column with the class, 0, 1, ... (classification).
+    time, event: the columns with the time to an event or to the last contact, and whether it happened
+    (survival).
+    categorical: of a feature column that holds words, the words; each word becomes an input of 0 or 1. A word
+    that isn't listed is an error, so that no site's inputs mean something else.
+    missing: what an empty cell of a number becomes: `median` of the site's training rows; or `drop` leaves
+    its row out. An empty categorical cell has 0 for each of its words.
+    indicate: add an input of 0 or 1 for each number feature that says whether its cell was empty.
+    standardise: subtract the mean of the site's own training rows and divide by their standard deviation;
+    `fixed` takes `centre` and `scale` instead, the same at every site; `none` leaves numbers as they are.
+    centre, scale: for `fixed`, of each number feature.
+    patient, split: the columns with the patient's id and the split; each may be absent from the file.
+    workers: processes that prepare batches, 0 for none.
+    fractions: of patients in train, val and test, where the file gives no splits.
+    """
+
+    features: tuple[str, ...]
+    target: str | None = None
+    time: str | None = None
+    event: str | None = None
+    categorical: dict[str, tuple[str, ...]] = {}
+    missing: Literal["median", "drop"] = "median"
+    indicate: bool = False
+    standardise: Literal["site", "fixed", "none"] = "site"
+    centre: dict[str, float] = {}
+    scale: dict[str, Annotated[float, Meta(gt=0)]] = {}
+    patient: str = "patient"
+    split: str = "split"
+    workers: Annotated[int, Meta(ge=0)] = 0
+    fractions: tuple[Fraction, Fraction, Fraction] = DEFAULT_FRACTIONS
+
+    def __post_init__(self) -> None:
+        if not self.features:
+            raise DataError("data: features is empty; list the columns to learn from")
+        if len(set(self.features)) < len(self.features):
+            raise DataError("data: features names a column twice")
+        for name in self.categorical:
+            if name not in self.features:
+                raise DataError(f"data: categorical names '{name}', which is not in features")
+        answers = {self.target, self.time, self.event} & set(self.features)
+        if answers:
+            raise DataError(
+                f"data: '{answers.pop()}' is a feature and what is to be predicted; a model would only "
+                "copy it"
+            )
+        if (self.time is None) != (self.event is None):
+            raise DataError("data: time and event go together; name both columns, or neither")
+        if self.standardise == "fixed":
+            for name in self.numbers:
+                if name not in self.centre or name not in self.scale:
+                    raise DataError(
+                        f"data: standardise is 'fixed' and '{name}' has no centre or no scale; give both"
+                    )
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The features that are numbers."""
+        return tuple(name for name in self.features if name not in self.categorical)
+
+    @property
+    def inputs(self) -> int:
+        """How many inputs a network gets: one a number (two with `indicate`), one a word."""
+        return len(self.numbers) * (2 if self.indicate else 1) + sum(map(len, self.categorical.values()))
+
+
+AnyData = Images | Table

@@ -1,0 +1,374 @@
+"""From a case's files to what a network sees: a part that is the same every time, and a part drawn at random.
+
+`prepare` is the first part (orientation, spacing, intensities) and can be cached; `draw` is the second (a
+patch or a crop, then augmentation). Both use MONAI's transforms. The voxels enter as arrays with an affine,
+so that no path, name or header can travel in MONAI's metadata, and a path can get into no checkpoint and no
+log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfed.data.index import Case
+from medfed.data.settings import Augment, Images
+from medfed.data.volume import Volume
+from medfed.errors import DataError, ImageError, LabelError
+
+if TYPE_CHECKING:
+    from monai.transforms import Compose
+    from torch import Tensor
+
+Needs = Literal["segment", "classify", "table", "survival"]
+
+# At most so many labelled voxels of a volume are kept as possible centres of patches; more would not change a
+# draw.
+MOST_CENTRES = 20_000
+
+# Two channels of one case lie on one grid if no corner is further off than this, as part of the smallest
+# voxel.
+GRID_TOLERANCE_VOXELS = 0.05
+
+# The most voxels a resampled volume may have: 1024 cubed. Above it the spacing or the affine is wrong.
+MOST_VOXELS = 1024**3
+
+# A spacing that differs by less than this, as a part, is the study's: resampling to it would only blur.
+SPACING_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Prepared:
+    """One case, oriented, resampled and normalised.
+
+    image: (C, X, Y, Z) float32.  label: (1, X, Y, Z) uint8, or None.  centres: (N, 3) int32, labelled voxels
+    that patches may be centred on.  affine_ras: of this grid.  original_shape, original_affine_ras: of the
+    files' grid, to which `restore` brings a prediction back.
+    """
+
+    image: NDArray[np.float32]
+    label: NDArray[np.uint8] | None
+    centres: NDArray[np.int32]
+    affine_ras: NDArray[np.float64]
+    original_shape: tuple[int, int, int]
+    original_affine_ras: NDArray[np.float64]
+
+
+def read_case(case: Case, settings: Images, classes: int | None) -> tuple[Volume, Volume | None]:
+    """Return a case's image, all channels on one grid, and its label, as they are in the files.
+
+    Raises:
+        ImageError, LabelError: naming the case by token.
+    """
+    from medfed.data.read import read, read_label
+
+    try:
+        volumes = [volume for path in case.image for volume in _one(read(path))]
+        image = volumes[0]
+        for number, volume in enumerate(volumes[1:], start=2):
+            _same_grid(image, volume, number)
+        array = np.concatenate([volume.array for volume in volumes]) if len(volumes) > 1 else image.array
+        if array.shape[0] != settings.channels:
+            raise ImageError(
+                f"the image has {array.shape[0]} channels, the study's data.channels is {settings.channels}"
+            )
+        image = Volume(array, image.affine_ras, image.info)
+        label = None
+        if case.label is not None:
+            label = read_label(case.label, image, classes, overlap="refuse")
+    except LabelError as error:
+        raise LabelError(f"case {case.token}: {error}") from None
+    except ImageError as error:
+        raise ImageError(f"case {case.token}: {error}") from None
+    return image, label
+
+
+def _one(volumes: list[Volume]) -> list[Volume]:
+    if len(volumes) != 1:
+        raise ImageError(
+            f"its image holds {len(volumes)} volumes, one is due; put each series or time point into a "
+            "folder of its own"
+        )
+    return volumes
+
+
+def _same_grid(first: Volume, other: Volume, number: int) -> None:
+    corners = np.array(
+        [[i, j, k, 1] for i in (0, first.shape[0]) for j in (0, first.shape[1]) for k in (0, first.shape[2])]
+    )
+    apart = np.abs(corners @ (first.affine_ras - other.affine_ras).T).max()
+    if first.shape != other.shape or apart > GRID_TOLERANCE_VOXELS * min(first.spacing_mm):
+        raise ImageError(
+            f"channel {number} lies on another grid than channel 1 (shape {other.shape} against "
+            f"{first.shape}, up to {apart:.2f} mm "
+            "apart); register and resample the channels to one grid"
+        )
+
+
+def prepare(image: Volume, label: Volume | None, settings: Images) -> Prepared:
+    """Return a case oriented and resampled as the study says, its intensities normalised.
+
+    The image is interpolated linearly, the label takes its nearest neighbour. Voxels that a reader gave as
+    NaN get the volume's smallest value.
+
+    Raises:
+        ImageError: where the resampled volume would be absurdly large.
+    """
+    import torch
+    from monai.data import MetaTensor
+
+    array = image.array
+    if not np.isfinite(array).all():
+        finite = array[np.isfinite(array)]
+        if finite.size == 0:
+            raise ImageError("no voxel of the image is a number")
+        array = np.nan_to_num(
+            array, nan=float(finite.min()), posinf=float(finite.max()), neginf=float(finite.min())
+        )
+    affine = torch.as_tensor(image.affine_ras, dtype=torch.float64)
+    data: dict[Hashable, Any] = {
+        "image": MetaTensor(torch.as_tensor(np.ascontiguousarray(array, np.float32)), affine=affine.clone())
+    }
+    if label is not None:
+        data["label"] = MetaTensor(
+            torch.as_tensor(np.ascontiguousarray(label.array, np.float32)), affine=affine.clone()
+        )
+    _check_size(image, settings)
+    data = _geometry(settings, image, label is not None)(data)
+    found = data["image"].as_tensor().numpy()
+    marked = data["label"].as_tensor().numpy().astype(np.uint8) if label is not None else None
+    return Prepared(
+        image=np.ascontiguousarray(settings.normalise.image(found), np.float32),
+        label=marked,
+        centres=_centres(marked),
+        affine_ras=np.asarray(data["image"].affine, np.float64),
+        original_shape=image.shape,
+        original_affine_ras=image.affine_ras,
+    )
+
+
+def _check_size(image: Volume, settings: Images) -> None:
+    if settings.spacing_mm == "native":
+        return
+    extent = np.multiply(image.shape, image.spacing_mm)
+    voxels = np.prod(extent) / np.prod(settings.spacing_mm)
+    if voxels > MOST_VOXELS:
+        raise ImageError(
+            f"an image of {extent[0]:.0f} x {extent[1]:.0f} x {extent[2]:.0f} mm has {voxels:.1e} voxels "
+            "at the study's spacing; "
+            "raise data.spacing_mm or correct the image's affine"
+        )
+
+
+def _geometry(settings: Images, image: Volume, labelled: bool) -> Compose:
+    from monai.transforms import Compose, Orientationd, Spacingd
+
+    keys = ["image", "label"] if labelled else ["image"]
+    # With labels=None MONAI takes the letters from the tensor's own space, and a MetaTensor's is RAS.
+    steps: list[Any] = [Orientationd(keys, axcodes=settings.orientation, labels=None)]
+    if settings.spacing_mm != "native" and not _spaced(settings, image):
+        modes = ["bilinear", "nearest"] if labelled else ["bilinear"]
+        steps.append(
+            Spacingd(keys, pixdim=settings.spacing_mm, mode=modes, padding_mode="border", dtype=np.float32)
+        )
+    return Compose(steps)
+
+
+def _spaced(settings: Images, image: Volume) -> bool:
+    """Whether the image has the study's spacing, in whatever order of axes it is stored, or keeps its own."""
+    import nibabel as nib
+
+    if settings.spacing_mm == "native":
+        return True
+    letters = nib.aff2axcodes(image.affine_ras)
+    alike = {"L": "R", "P": "A", "I": "S"}
+    place = {alike.get(letter, letter): step for letter, step in zip(letters, image.spacing_mm, strict=True)}
+    wanted = zip(settings.orientation, settings.spacing_mm, strict=True)
+    return all(
+        abs(place[alike.get(letter, letter)] / step - 1) < SPACING_TOLERANCE for letter, step in wanted
+    )
+
+
+def _centres(label: NDArray[np.uint8] | None) -> NDArray[np.int32]:
+    """Return up to MOST_CENTRES labelled voxels, (N, 3), evenly over the labelled ones."""
+    if label is None:
+        return np.zeros((0, 3), np.int32)
+    flat = np.flatnonzero(label[0])
+    if len(flat) > MOST_CENTRES:
+        flat = flat[np.linspace(0, len(flat) - 1, MOST_CENTRES).astype(np.int64)]
+    return np.stack(np.unravel_index(flat, label.shape[1:]), -1).astype(np.int32)
+
+
+def restore(array: NDArray, prepared: Prepared, *, nearest: bool) -> NDArray:
+    """Return an array (K, X, Y, Z) of the prepared grid on the grid of the case's own files.
+
+    `nearest` for class numbers; probabilities are interpolated linearly. Outside the prepared grid the
+    border's values go on.
+    """
+    import torch
+    from monai.data import MetaTensor
+    from monai.transforms import SpatialResample
+
+    if array.shape[1:] != prepared.image.shape[1:]:
+        raise DataError(
+            f"a prediction has shape {array.shape[1:]}, its prepared image {prepared.image.shape[1:]}"
+        )
+    placed = MetaTensor(
+        torch.as_tensor(np.ascontiguousarray(array, np.float32)),
+        affine=torch.as_tensor(prepared.affine_ras, dtype=torch.float64),
+    )
+    resample = SpatialResample(
+        mode="nearest" if nearest else "bilinear", padding_mode="border", dtype=np.float32
+    )
+    back: Any = resample(
+        placed, dst_affine=torch.as_tensor(prepared.original_affine_ras), spatial_size=prepared.original_shape
+    )
+    return back.as_tensor().numpy().astype(array.dtype if not nearest else np.uint8)
+
+
+# --- the random part ----------------------------------------------------------------------------------------
+
+
+def place_patch(
+    shape: tuple[int, ...],
+    centres: NDArray[np.int32],
+    patch: tuple[int, int, int],
+    foreground: float,
+    random: np.random.Generator,
+) -> tuple[int, int, int]:
+    """Return where a patch starts: around a labelled voxel with the chance `foreground`, else anywhere.
+
+    An axis shorter than the patch starts at 0; `cut` fills up what is missing.
+    """
+    room = [max(size - want, 0) for size, want in zip(shape, patch, strict=True)]
+    # Three numbers are drawn either way, so that what follows does not depend on whether there is a label.
+    chance, choice, places = random.random(), random.random(), random.random(3)
+    if len(centres) and chance < foreground:
+        # Uniform about the centre, not exactly at it: a network that always sees lesions in the middle learns
+        # the middle.
+        centre = centres[int(choice * len(centres))]
+        starts = [int(c) - int(p * want) for c, p, want in zip(centre, places, patch, strict=True)]
+        return _triple(min(max(start, 0), most) for start, most in zip(starts, room, strict=True))
+    return _triple(int(p * (most + 1)) for p, most in zip(places, room, strict=True))
+
+
+def _triple(values: Any) -> tuple[int, int, int]:
+    x, y, z = values
+    return x, y, z
+
+
+def cut(array: NDArray, start: tuple[int, int, int], patch: tuple[int, int, int], fill: float) -> NDArray:
+    """Return (C, *patch) from `start`; where the volume is shorter than the patch it is centred in `fill`."""
+    part = array[(slice(None), *(slice(s, s + want) for s, want in zip(start, patch, strict=True)))]
+    if part.shape[1:] == patch:
+        return np.ascontiguousarray(part)
+    whole = np.full((part.shape[0], *patch), fill, part.dtype)
+    offset = [(want - size) // 2 for size, want in zip(part.shape[1:], patch, strict=True)]
+    whole[(slice(None), *(slice(o, o + size) for o, size in zip(offset, part.shape[1:], strict=True)))] = part
+    return whole
+
+
+def centre_crop(array: NDArray, patch: tuple[int, int, int], fill: float) -> NDArray:
+    """Return the middle of a volume, (C, *patch), filled up where it is shorter."""
+    start = _triple(max(size - want, 0) // 2 for size, want in zip(array.shape[1:], patch, strict=True))
+    return cut(array, start, patch, fill)
+
+
+def augmentation(augment: Augment | Literal["none"], labelled: bool, orientation: str) -> Compose | None:
+    """Return MONAI's random transforms for training images of the study's orientation, or None."""
+    if augment == "none":
+        return None
+    from monai.transforms import (
+        Compose,
+        RandAffined,
+        RandFlipd,
+        RandGaussianNoised,
+        RandGaussianSmoothd,
+        RandScaleIntensityd,
+        RandShiftIntensityd,
+    )
+
+    keys = ["image", "label"] if labelled else ["image"]
+    modes = ["bilinear", "nearest"] if labelled else ["bilinear"]
+    axes = {"x": "LR", "y": "PA", "z": "IS"}
+    steps: list[Any] = []
+    if augment.rotate and (augment.rotate_deg or augment.scale):
+        angle = float(np.deg2rad(augment.rotate_deg))
+        steps.append(
+            RandAffined(
+                keys,
+                prob=augment.rotate,
+                rotate_range=(angle,) * 3,
+                scale_range=(augment.scale,) * 3,
+                mode=modes,
+                padding_mode="border",
+                cache_grid=False,
+            )
+        )
+    for name in augment.flip_axes if augment.flip else ():
+        axis = next(i for i, letter in enumerate(orientation) if letter in axes[name])
+        steps.append(RandFlipd(keys, prob=augment.flip, spatial_axis=axis))
+    if augment.blur:
+        steps.append(RandGaussianSmoothd(["image"], (0.25, 1), (0.25, 1), (0.25, 1), prob=augment.blur))
+    if augment.intensity:
+        steps.append(RandScaleIntensityd(["image"], factors=0.1, prob=augment.intensity))
+        steps.append(RandShiftIntensityd(["image"], offsets=0.1, prob=augment.intensity))
+    if augment.noise:
+        steps.append(
+            RandGaussianNoised(["image"], prob=augment.noise, std=augment.noise_sd, sample_std=False)
+        )
+    return Compose(steps)
+
+
+def draw(
+    image: NDArray[np.float32],
+    label: NDArray[np.uint8] | None,
+    centres: NDArray[np.int32],
+    settings: Images,
+    changes: Compose | None,
+    seed: int,
+) -> dict[str, Tensor]:
+    """Return one training image (C, ...) float32 and its label (1, ...) int64, cut and changed as `seed`
+    decides.
+
+    Without a label the image is cropped to its middle.
+    """
+    import torch
+
+    fill = (
+        float(image.min()) if settings.patch is not None and _short(image.shape[1:], settings.patch) else 0.0
+    )
+    if settings.patch is not None:
+        if label is None:
+            image = centre_crop(image, settings.patch, fill)
+        else:
+            random = np.random.default_rng(seed)
+            start = place_patch(image.shape[1:], centres, settings.patch, settings.foreground, random)
+            image, label = cut(image, start, settings.patch, fill), cut(label, start, settings.patch, 0)
+    data: dict[Hashable, Any] = {"image": torch.from_numpy(np.array(image, np.float32))}
+    if label is not None:
+        data["label"] = torch.from_numpy(label.astype(np.float32))
+    if changes is not None:
+        changes.set_random_state(seed % 2**32)
+        data = changes(data)
+    return tensors(data)
+
+
+def _short(shape: tuple[int, ...], patch: tuple[int, ...]) -> bool:
+    return any(size < want for size, want in zip(shape, patch, strict=True))
+
+
+def tensors(data: Mapping[Hashable, Any]) -> dict[str, Tensor]:
+    """Return plain tensors: no metadata leaves the transforms. Labels become int64."""
+    import torch
+    from monai.data import MetaTensor
+
+    found = {}
+    for key, value in data.items():
+        plain = value.as_tensor() if isinstance(value, MetaTensor) else torch.as_tensor(value)
+        found[str(key)] = plain.long() if key == "label" else plain.float()
+    return found

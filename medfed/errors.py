@@ -1,0 +1,83 @@
+"""Every error that medfed raises on purpose, drawn as a tree.
+
+    MedfedError
+    ├── StudyError        a study or site file: file, key path, what was found, what is allowed
+    ├── DataError         a hospital's folder: its cases, its splits, its labels as a whole
+    │   └── ImageError    one image or series that is refused instead of read wrongly
+    │       └── LabelError    a label that does not fit its image or its classes
+    ├── UpdateError       what a site sent does not fit the round: site, round, tensor
+    ├── WireError         received bytes that are not what they claim to be
+    ├── RuleError         updates that a rule cannot merge
+    ├── ExchangeError     a message that could not be delivered or fetched
+    │   └── DeadlineError     it did not come in time
+    ├── QuorumError       fewer sites answered than the study's minimum
+    ├── SiteError         training at a site stopped: which site, which round, why
+    ├── RunError          a run folder that is missing, of another study, or damaged
+    ├── PrivacyError      a privacy mechanism that cannot keep its promise here
+    └── AuditError        an audit log that does not verify
+
+A message says whose, where, what was found, what was expected and what to do. It never holds a patient's data:
+a case is named by its salted id, a header by its tag name and never by its value, a file not by its path.
+"""
+
+from __future__ import annotations
+
+
+class MedfedError(Exception):
+    """The root: `except medfed.MedfedError` catches whatever medfed refuses."""
+
+
+class StudyError(MedfedError):
+    """A study or site file says something that medfed cannot do."""
+
+
+class DataError(MedfedError):
+    """A hospital's folder cannot be used as it is."""
+
+
+class ImageError(DataError):
+    """An image is refused, because reading it could give a wrong volume."""
+
+
+class LabelError(ImageError):
+    """A label does not fit its image's grid or the task's classes."""
+
+
+class UpdateError(MedfedError):
+    """An update does not fit the round and the model it answers."""
+
+
+class WireError(MedfedError):
+    """Received bytes are damaged, malformed or not allowed."""
+
+
+class RuleError(MedfedError):
+    """A rule cannot merge these updates."""
+
+
+class ExchangeError(MedfedError):
+    """A message could not be delivered or fetched."""
+
+
+class DeadlineError(ExchangeError):
+    """A message did not arrive before its deadline."""
+
+
+class QuorumError(MedfedError):
+    """Fewer sites answered a round than the study's minimum."""
+
+
+class SiteError(MedfedError):
+    """Training at one site stopped."""
+
+
+class RunError(MedfedError):
+    """A run folder is missing, damaged or belongs to another study."""
+
+
+class PrivacyError(MedfedError):
+    """A privacy mechanism cannot keep its promise in this study."""
+
+
+class AuditError(MedfedError):
+    """An audit log does not verify."""

@@ -1,0 +1,281 @@
+"""How sure a number is: intervals over patients, corrected tests, small groups hidden.
+
+The unit is the patient. Whoever has several images of one patient summarises them first (`aggregate`), so
+that ten copies of a patient's rows leave an interval as wide as it was.
+
+**Bootstrap.** A resample is a row of counts, how often each patient was drawn; a statistic takes all rows
+at once and returns one value a row, which makes 2,000 resamples of an AUROC a matter of a matrix instead of
+a loop. Where hospitals are pooled, patients are drawn within their hospital (hospitals with fewer than five
+patients together). Two kinds: "percentile", and "bca" (Efron, JASA 1987), which corrects bias and skewness.
+Both are expanded for small samples as Hesterberg (The American Statistician 2015, 69:371) derives: the
+bootstrap's variance is too small by (n - 1) / n, and its normal quantile where a t belongs. Without that a
+95 % interval of 16 patients covers about 91 %.
+
+**Proportions** have Wilson's interval: a bootstrap of 10 successes in 10 says "1 to 1".
+
+>>> [round(bound, 3) for bound in wilson(10, 10)]
+[0.722, 1.0]
+>>> [round(p, 6) for p in holm([0.01, 0.04, 0.03])]
+[0.03, 0.06, 0.06]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+# (resamples, patients) counts -> (resamples,) values; NaN where a resample leaves it undefined.
+Statistic = Callable[[Floats], Floats]
+
+CONFIDENCE = 0.95
+DRAWS = 2000
+# An interval that spans more than this share of the metric's range (or of twice the value) is marked as wide.
+WIDE = 0.3
+# Resamples without a value (only one class drawn) are left out; beyond this share the interval is withheld.
+LARGEST_UNDEFINED = 0.05
+# Fewer patients of a hospital say too little about its spread: one alone would seem to have none. Small
+# hospitals are resampled together, which counts the differences between them as chance and so errs on the
+# wide side.
+SMALLEST_STRATUM = 5
+# A bootstrap of fewer patients covers less than it says (five: about 87 % instead of 95 %), and its row
+# says so.
+FEW = 10
+# Counts are made in pieces of about this many numbers, so that 20,000 patients do not fill the memory.
+PIECE = 8_000_000
+
+
+class Interval(NamedTuple):
+    """A value with its confidence interval; where one is missing, `note` says why."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    method: str
+    note: str | None = None
+
+
+def resamples(
+    strata: Sequence[Hashable] | None, patients: int, draws: int, seed: int
+) -> Iterator[NDArray[np.float64]]:
+    """Yield (draws, patients) counts in pieces; each row draws every stratum's patients anew, with
+    replacement."""
+    groups = _groups(strata, patients)
+    if patients * draws <= PIECE:
+        # A report asks for the same resamples once a metric and model; the last few are kept.
+        yield _kept(tuple(members.tobytes() for members in groups), patients, draws, seed)
+        return
+    generator = np.random.default_rng(seed)
+    piece = max(1, PIECE // patients)
+    for start in range(0, draws, piece):
+        yield _counts(generator, groups, patients, min(piece, draws - start))
+
+
+@lru_cache(maxsize=6)
+def _kept(groups: tuple[bytes, ...], patients: int, draws: int, seed: int) -> NDArray[np.float64]:
+    members = [np.frombuffer(some, dtype=np.intp) for some in groups]
+    counts = _counts(np.random.default_rng(seed), members, patients, draws)
+    counts.flags.writeable = False
+    return counts
+
+
+def _counts(
+    generator: np.random.Generator, groups: list[NDArray[np.intp]], patients: int, draws: int
+) -> NDArray[np.float64]:
+    counts = np.zeros((draws, patients))
+    for members in groups:
+        drawn = members[generator.integers(0, len(members), (draws, len(members)))]
+        flat = (drawn + patients * np.arange(draws)[:, None]).ravel()
+        counts += np.bincount(flat, minlength=draws * patients).reshape(draws, patients)
+    return counts
+
+
+def _groups(strata: Sequence[Hashable] | None, patients: int) -> list[NDArray[np.intp]]:
+    """Return the patients of each stratum, with the small strata as one."""
+    if strata is None:
+        return [np.arange(patients)]
+    if len(strata) != patients:
+        raise ValueError(f"{len(strata)} strata for {patients} patients")
+    places: dict[Hashable, list[int]] = {}
+    for place, stratum in enumerate(strata):
+        places.setdefault(stratum, []).append(place)
+    # By name, so that the order in which hospitals were read changes no digit.
+    ordered = [places[stratum] for stratum in sorted(places, key=str)]
+    large = [members for members in ordered if len(members) >= SMALLEST_STRATUM]
+    small = [place for members in ordered if len(members) < SMALLEST_STRATUM for place in members]
+    if small and large and len(small) < SMALLEST_STRATUM:
+        # Too few even together: they join the smallest of the others.
+        smallest = min(large, key=len)
+        smallest += small
+    elif small:
+        large.append(small)
+    return [np.array(members) for members in large]
+
+
+def bootstrap(
+    statistic: Statistic,
+    patients: int,
+    *,
+    seed: int,
+    strata: Sequence[Hashable] | None = None,
+    kind: Literal["bca", "percentile"] = "bca",
+    draws: int = DRAWS,
+    confidence: float = CONFIDENCE,
+) -> Interval:
+    """Return the statistic of all patients and its bootstrap interval over patients.
+
+    Args:
+        statistic: see `Statistic`; counts may also be weights.
+        patients: how many there are.
+        seed: of the resamples; the same seed gives the same interval.
+        strata: each patient's hospital, where several are pooled.
+        kind: "bca" or "percentile".
+        draws: resamples.
+        confidence: of the interval.
+    """
+    method = f"{'BCa' if kind == 'bca' else 'percentile'} bootstrap over patients, {draws} draws, seed {seed}"
+    if patients == 0:
+        return Interval(None, None, None, 0, method, "no patients")
+    groups = _groups(strata, patients)
+    if len(groups) > 1:
+        method += ", within hospitals"
+    value = float(statistic(np.ones((1, patients)))[0])
+    if not np.isfinite(value):
+        return Interval(None, None, None, patients, method, "undefined on these patients")
+    freedom = patients - len(groups)
+    if freedom < 1:
+        return Interval(value, None, None, patients, method, "no interval: a single patient")
+    found = np.concatenate([statistic(counts) for counts in resamples(strata, patients, draws, seed)])
+    defined = found[np.isfinite(found)]
+    if len(defined) < (1 - LARGEST_UNDEFINED) * draws:
+        share = 1 - len(defined) / draws
+        return Interval(
+            value, None, None, patients, method, f"no interval: undefined in {share:.0%} of the resamples"
+        )
+    if float(np.ptp(defined)) == 0.0:
+        return Interval(value, None, None, patients, method, "no interval: all patients alike")
+    # Hesterberg's expansion: the normal quantile that this n's t quantile and variance correspond to.
+    quantile = float(stats.t.ppf((1 + confidence) / 2, freedom)) * np.sqrt(patients / freedom)
+    if kind == "percentile":
+        levels = stats.norm.cdf([-quantile, quantile])
+    else:
+        levels = _bca_levels(statistic, value, defined, groups, quantile)
+    low, high = (float(bound) for bound in np.quantile(defined, levels))
+    note = f"of {patients} patients, so likely too narrow" if patients < FEW else None
+    return Interval(value, low, high, patients, method, note)
+
+
+def _bca_levels(
+    statistic: Statistic, value: float, found: Floats, groups: list[NDArray[np.intp]], quantile: float
+) -> Floats:
+    # Half of the ties count as below, or a statistic on few values would look biased (Efron and Tibshirani
+    # 14.14).
+    below = (np.count_nonzero(found < value) + 0.5 * np.count_nonzero(found == value)) / len(found)
+    bias = float(stats.norm.ppf(np.clip(below, 0.5 / len(found), 1 - 0.5 / len(found))))
+    acceleration = _acceleration(statistic, groups)
+    moved = bias + np.array([-quantile, quantile])
+    return np.asarray(stats.norm.cdf(bias + moved / (1 - acceleration * moved)), dtype=np.float64)
+
+
+def _acceleration(statistic: Statistic, groups: list[NDArray[np.intp]]) -> float:
+    """Return the skewness of the jackknife's influence values, taken within strata."""
+    patients = sum(len(members) for members in groups)
+    cubes = squares = 0.0
+    step = max(1, PIECE // patients)
+    for members in groups:
+        left_out = []
+        for start in range(0, len(members), step):
+            some = members[start : start + step]
+            weights = np.ones((len(some), patients))
+            weights[np.arange(len(some)), some] = 0.0
+            left_out.append(statistic(weights))
+        values = np.concatenate(left_out)
+        values = values[np.isfinite(values)]
+        if len(values) > 1:
+            influence = (len(members) - 1) * (values.mean() - values)
+            cubes += float((influence**3).sum())
+            squares += float((influence**2).sum())
+    return cubes / (6.0 * squares**1.5) if squares > 0 else 0.0
+
+
+def mean_of(values: ArrayLike) -> Statistic:
+    """Return the statistic 'mean over the patients drawn', leaving out patients whose value is NaN."""
+    array = np.asarray(values, dtype=np.float64)
+    known = np.isfinite(array)
+    filled = np.where(known, array, 0.0)
+
+    def statistic(counts: Floats) -> Floats:
+        drawn = counts @ known.astype(np.float64)
+        return np.divide(counts @ filled, drawn, out=np.full(len(counts), np.nan), where=drawn > 0)
+
+    return statistic
+
+
+def quantile_of(values: ArrayLike, quantile: float) -> Statistic:
+    """Return the statistic 'first value that this share of the patients drawn does not exceed'; it may be
+    infinite."""
+    array = np.asarray(values, dtype=np.float64)
+    order = np.argsort(array, kind="stable")
+    ordered = array[order]
+
+    def statistic(counts: Floats) -> Floats:
+        share = np.cumsum(counts[:, order], axis=1)
+        # The middle of the two middle ones where the count is even, as the median is taught.
+        target = quantile * share[:, -1:]
+        lower = np.minimum((share < target - 1e-9).sum(axis=1), len(ordered) - 1)
+        upper = np.minimum((share <= target + 1e-9).sum(axis=1), len(ordered) - 1)
+        with np.errstate(invalid="ignore"):
+            return np.asarray((ordered[lower] + ordered[upper]) / 2)
+
+    return statistic
+
+
+def wilson(successes: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Return Wilson's score interval of a proportion (JASA 1927), which stays honest at 0 and at 1."""
+    z = float(stats.norm.ppf((1 + confidence) / 2))
+    share = successes / trials
+    middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * np.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p values that may be read together: Holm's step-down correction (1979)."""
+    order = np.argsort(p_values, kind="stable")
+    corrected = np.zeros(len(p_values))
+    largest = 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = largest
+    return [float(p) for p in corrected]
+
+
+def wide(interval: Interval, lowest: float | None = 0.0, highest: float | None = 1.0) -> bool:
+    """Tell whether the interval spans a large share of the metric's range, or of a value that cannot be
+    negative."""
+    if interval.low is None or interval.high is None or interval.value is None or lowest is None:
+        # Around zero, as for a difference of volumes, no share of the value says anything.
+        return False
+    scale = highest - lowest if highest is not None else 2 * abs(interval.value)
+    return interval.high - interval.low > WIDE * scale
+
+
+def hidden(sizes: Mapping[str, int], minimum: int) -> set[str]:
+    """Return the groups of one partition that may not be shown: the small ones, and enough others to cover
+    them.
+
+    A single hidden group could be had by subtracting the others from the total. So at least two are hidden,
+    and together they hold at least `minimum` patients. An empty group is no secret.
+    """
+    filled = {name: size for name, size in sizes.items() if size > 0}
+    small = {name for name, size in filled.items() if size < minimum}
+    others = sorted((name for name in filled if name not in small), key=lambda name: (filled[name], name))
+    while small and others and sum(filled[name] for name in small) < minimum:
+        small.add(others.pop(0))
+    return small

@@ -1,0 +1,103 @@
+"""A run folder's case rows become its rows, its histograms and its CSV, with the study's own settings.
+
+This is the only reader of `cases.jsonl`: what it writes beside it (`rows.jsonl`, `rows.csv`,
+`curves.jsonl`) is about groups of patients and may leave the hospital.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medfed.errors import RunError
+from medfed.evaluation import aggregate, comparisons, histograms, rows
+from medfed.evaluation.intervals import DRAWS
+
+
+def read_study(run: Path) -> dict[str, Any]:
+    """Return the study as the run resolved it, or nothing where it was not written."""
+    import yaml
+
+    for name in ("study.json", "study.yaml"):
+        if (run / name).is_file():
+            text = (run / name).read_text(encoding="utf-8")
+            try:
+                found = json.loads(text) if name.endswith("json") else yaml.safe_load(text)
+            except (ValueError, yaml.YAMLError) as error:
+                raise RunError(f"{name}: cannot be read: {type(error).__name__}; restore the file") from error
+            return found if isinstance(found, dict) else {}
+    return {}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON file's object, or nothing where there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path.name}: not JSON: {error}; restore the file") from error
+    return found if isinstance(found, dict) else {}
+
+
+def read_rounds(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of rounds.jsonl, the last of each round and site, in order.
+
+    Raises:
+        RunError: a line that was written whole is no round.
+    """
+    if not path.is_file():
+        return []
+    found: dict[tuple[Any, Any], dict[str, Any]] = {}
+    # A resumed run writes a round again: the later line holds. What follows the last newline was cut by a
+    # kill.
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+        try:
+            entry = json.loads(line)
+            found[entry["round"], entry["site"]] = entry
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path.name}: line {number} is no round: {error}; restore the file") from error
+    return sorted(found.values(), key=lambda entry: (entry["round"], str(entry["site"])))
+
+
+def last_round(rounds: list[dict[str, Any]]) -> int:
+    """Return the last round that changed the model; lines after it only report its scores."""
+    return max((int(entry["round"]) for entry in rounds if entry.get("status") == "merged"), default=0)
+
+
+def smallest_group(study: Mapping[str, Any]) -> int:
+    """Return how many patients a group needs to be shown."""
+    return int((study.get("evaluation") or {}).get("smallest_group", aggregate.MINIMUM))
+
+
+def summarise(run: Path) -> list[rows.Row]:
+    """Write rows.jsonl, rows.csv and curves.jsonl from cases.jsonl, and return the rows.
+
+    Raises:
+        RunError: a file of the run is damaged.
+        DataError: case rows that contradict each other.
+    """
+    about, study = read_json(run / "run.json"), read_study(run)
+    cases = rows.read_cases(run / "cases.jsonl")
+    settings = study.get("evaluation") or {}
+    classes = [str(name) for name in about.get("classes") or (study.get("task") or {}).get("classes") or ()]
+    number = last_round(read_rounds(run / "rounds.jsonl"))
+    minimum = smallest_group(study)
+    options: dict[str, Any] = {
+        "round": number,
+        "seed": int(about.get("seed") or 0),
+        "classes": classes,
+        "held_out": [str(site) for site in about.get("held_out") or ()],
+        "minimum": minimum,
+        "draws": int(settings.get("draws", DRAWS)),
+    }
+    found = aggregate.aggregate(cases, **options)
+    found += comparisons.compare(cases, **options)
+    found += comparisons.subgroups(cases, **options)
+    rows.write(run / "rows.jsonl", found)
+    rows.write_csv(run / "rows.csv", found)
+    counts = aggregate.histograms(cases, round=number, classes=classes, minimum=minimum)
+    histograms.write(run / "curves.jsonl", counts)
+    return found

@@ -1,0 +1,116 @@
+"""Predicted risks against times that may be censored: Harrell's c-index and the Brier score at a time.
+
+**C-index** (Harrell, JAMA 1982): of the pairs in which the earlier time is an event, the share in which
+that patient had the higher risk; equal risks count half; equal times count only where exactly one is an
+event, which then came first. **Brier score at a time** (Graf et al., Statistics in Medicine 1999): the
+squared error of the predicted survival, weighted by the inverse probability of not being censored before,
+which the Kaplan-Meier curve of the same patients' censoring gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from medfed.errors import DataError
+from medfed.evaluation._metric import Metric
+from medfed.evaluation.intervals import DRAWS, Floats, Interval, Statistic, bootstrap
+
+METRICS = {
+    "c_index": Metric(
+        "c-index", says="Harrell's; chance that of two patients the one at higher risk fails first"
+    ),
+    "integrated_brier": Metric("Integrated Brier score", better="lower"),
+}
+
+
+def checked(
+    risks: ArrayLike, times: ArrayLike, events: ArrayLike
+) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Return risks, times and events as arrays.
+
+    Raises:
+        DataError: they differ in length, or a time is not above zero.
+    """
+    risk, time, event = np.asarray(risks, float), np.asarray(times, float), np.asarray(events).astype(bool)
+    if not (risk.shape == time.shape == event.shape and risk.ndim == 1):
+        raise DataError(
+            f"{risk.shape} risks, {time.shape} times and {event.shape} events; give one a patient"
+        )
+    if not (np.isfinite(risk).all() and np.isfinite(time).all() and (time > 0).all()):
+        raise DataError("risks must be finite numbers, and times above zero")
+    return risk, time, event
+
+
+def c_index_of(risks: ArrayLike, times: ArrayLike, events: ArrayLike) -> Statistic:
+    """Return the statistic 'share of usable pairs whose order the risk gets right'."""
+    risk, time, event = checked(risks, times, events)
+    usable = event[:, None] & ((time[:, None] < time) | ((time[:, None] == time) & ~event))
+    np.fill_diagonal(usable, val=False)
+    right = usable * ((risk[:, None] > risk) + 0.5 * (risk[:, None] == risk))
+    usable_pairs = usable.astype(np.float64)
+
+    def statistic(counts: Floats) -> Floats:
+        top = ((counts @ right) * counts).sum(axis=1)
+        bottom = ((counts @ usable_pairs) * counts).sum(axis=1)
+        return np.divide(top, bottom, out=np.full(len(counts), np.nan), where=bottom > 0)
+
+    return statistic
+
+
+def brier_of(survival: ArrayLike, times: ArrayLike, events: ArrayLike, at: float) -> Statistic:
+    """Return the statistic 'Brier score at a time', with the censoring curve of all given patients."""
+    predicted = np.asarray(survival, dtype=np.float64)
+    _, time, event = checked(predicted, times, events)
+    if not ((predicted >= 0) & (predicted <= 1)).all():
+        raise DataError("predicted survival must be between 0 and 1")
+    failed, alive = (time <= at) & event, time > at
+    weights = np.zeros(len(time))
+    weights[failed] = 1 / _uncensored(time, event, time[failed], before=True)
+    weights[alive] = 1 / _uncensored(time, event, np.array([at]), before=False)[0]
+    terms = weights * np.where(failed, predicted**2, (1 - predicted) ** 2)
+
+    def statistic(counts: Floats) -> Floats:
+        return np.asarray(counts @ terms / counts.sum(axis=1))
+
+    return statistic
+
+
+def _uncensored(time: Floats, event: NDArray[np.bool_], at: Floats, before: bool) -> Floats:
+    """Return the Kaplan-Meier probability of not yet being censored at (or just before) some times."""
+    steps = np.unique(time[~event])
+    # A failure at the time of a censoring came first, so it is no longer at risk of being censored.
+    at_risk = np.array([((time > step) | ((time == step) & ~event)).sum() for step in steps])
+    censored = np.array([((time == step) & ~event).sum() for step in steps])
+    curve = np.r_[1.0, np.cumprod(1 - censored / at_risk)] if len(steps) else np.ones(1)
+    place = np.searchsorted(steps, at, side="left" if before else "right")
+    return np.asarray(np.maximum(curve[place], 1e-9))
+
+
+def measure(
+    risks: ArrayLike,
+    times: ArrayLike,
+    events: ArrayLike,
+    *,
+    seed: int,
+    curves: Mapping[float, ArrayLike] | None = None,
+    strata: Sequence[Hashable] | None = None,
+    draws: int = DRAWS,
+) -> dict[str, Interval]:
+    """Return the c-index, and the Brier score at every time that `curves` predicts survival at."""
+    n = len(np.asarray(risks))
+    found = {"c_index": bootstrap(c_index_of(risks, times, events), n, seed=seed, strata=strata, draws=draws)}
+    parts = {at: brier_of(some, times, events, at) for at, some in sorted((curves or {}).items())}
+    for at, statistic in parts.items():
+        found[f"brier@{at:g}"] = bootstrap(statistic, n, seed=seed, strata=strata, draws=draws)
+    if len(parts) > 1:
+        ats = np.array(list(parts))
+
+        def integrated(counts: Floats) -> Floats:
+            values = np.stack([part(counts) for part in parts.values()], axis=1)
+            return np.asarray(np.trapezoid(values, ats, axis=1) / (ats[-1] - ats[0]))
+
+        found["integrated_brier"] = bootstrap(integrated, n, seed=seed, strata=strata, draws=draws)
+    return found

@@ -1,0 +1,223 @@
+"""Bytes on their way in files: cut into chunks, hashed, sent and received, and gone on with after a kill -9.
+
+Nothing here is fsynced: a process that is killed leaves its files whole, and after a power loss the digests show what is
+not, and it is fetched or made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
+from pathlib import Path
+
+import msgspec
+
+from medfed.errors import WireError
+from medfed.exchange._depot import Depot, chunk_name
+from medfed.exchange._manifest import Manifest
+
+
+def cut(pieces: Iterable[bytes | memoryview], size: int) -> Iterator[bytes | memoryview]:
+    """Yield the same bytes in chunks of one size, the last one shorter; a chunk within one piece is not copied."""
+    held = bytearray()
+    for piece in pieces:
+        view = memoryview(piece)
+        if held:
+            needed = size - len(held)
+            held += view[:needed]
+            view = view[needed:]
+            if len(held) < size:
+                continue
+            yield bytes(held)
+            held = bytearray()
+        whole = len(view) - len(view) % size
+        for first in range(0, whole, size):
+            yield view[first : first + size]
+        held += view[whole:]
+    if held:
+        yield bytes(held)
+
+
+class Outgoing:
+    """One update on its way: in a file, with what of it has arrived, so that a restart sends only the rest."""
+
+    def __init__(self, folder: Path, round: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        # One file for every round, written over: pages that a system has at hand already cost a fifth of new ones
+        # (0.25 and 1.3 s for 400 MB).
+        self._path = folder / "update"
+        self._acknowledged = folder / f"r{round:05d}.stored"
+        self._manifest = folder / f"r{round:05d}.manifest"
+        self._delivered = folder / f"r{round:05d}.delivered"
+        self._changed = threading.Condition()
+        self._digests: list[str] = []
+        self._written = True
+        self._error: BaseException | None = None
+        self.round = round
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole update is in the file, from this process or one before."""
+        return self._manifest.exists()
+
+    @property
+    def writing(self) -> bool:
+        """Whether a thread of this process fills the file at the moment."""
+        return not self._written
+
+    @property
+    def delivered(self) -> bool:
+        """Whether the hub's side holds all of it and its manifest."""
+        return self._delivered.exists()
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest of the complete update."""
+        return msgspec.json.decode(self._manifest.read_bytes(), type=Manifest)
+
+    def write(
+        self, pieces: Iterable[bytes | memoryview], describe: Callable[[int, list[str]], Manifest]
+    ) -> None:
+        """Begin to fill the file in a thread of its own; `chunks` follows it. `describe` makes the manifest at the end."""
+        for old in (*self._path.parent.glob("*.stored"), *self._path.parent.glob("*.manifest")):
+            old.unlink(missing_ok=True)
+        self._written, self._digests, self._error = False, [], None
+        # Opened here, so that a full or missing disk is known at once.
+        file = self._path.open("rb+" if self._path.exists() else "wb")
+
+        def fill() -> None:
+            try:
+                with file:
+                    total = 0
+                    for chunk in pieces:
+                        file.write(chunk)
+                        file.flush()
+                        total += len(chunk)
+                        digest = hashlib.sha256(chunk).hexdigest()
+                        with self._changed:
+                            self._digests.append(digest)
+                            self._changed.notify_all()
+                    file.truncate(total)
+                aside = self._manifest.with_suffix(".writing")
+                aside.write_bytes(msgspec.json.encode(describe(total, self._digests)))
+                aside.replace(self._manifest)
+            except BaseException as error:
+                self._error = error
+            with self._changed:
+                self._written = True
+                self._changed.notify_all()
+
+        threading.Thread(target=fill, name="medfed-outgoing", daemon=True).start()
+
+    def chunks(self, prefix: str, chunk_bytes: int) -> Iterator[tuple[str, bytes]]:
+        """Yield name and content of each chunk that has not arrived yet, as the file fills.
+
+        Raises:
+            WireError: if the file no longer holds what its manifest names.
+        """
+        if self._written and self._error is None and not self._digests:
+            self._digests = list(self.manifest.chunks)
+        arrived = self._arrived()
+        with self._path.open("rb") as file:
+            for index in count():
+                with self._changed:
+                    while index >= len(self._digests) and not self._written:
+                        self._changed.wait()
+                    if self._error is not None:
+                        raise self._error
+                    if index >= len(self._digests):
+                        return
+                    digest = self._digests[index]
+                if index not in arrived:
+                    data = os.pread(file.fileno(), chunk_bytes, index * chunk_bytes)
+                    yield chunk_name(prefix, index, digest), data
+
+    def intact(self) -> bool:
+        """Whether the file of an earlier process still holds every byte that its manifest names."""
+        found = self.manifest
+        try:
+            with self._path.open("rb") as file:
+                return all(
+                    hashlib.sha256(os.pread(file.fileno(), length, first)).hexdigest() == digest
+                    for (first, length), digest in zip(found.spans, found.chunks, strict=True)
+                )
+        except OSError:
+            return False
+
+    def arrived(self, name: str) -> None:
+        """Note that a chunk is stored at the other side."""
+        index = int(name.rpartition("/")[2].partition("-")[0])
+        with self._acknowledged.open("ab") as file:
+            file.write(index.to_bytes(4, "little"))
+
+    def _arrived(self) -> set[int]:
+        try:
+            data = self._acknowledged.read_bytes()
+        except FileNotFoundError:
+            return set()
+        return {int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data) - 3, 4)}
+
+    def mark_delivered(self) -> None:
+        """Note that all of it and its manifest arrived."""
+        self._delivered.touch()
+        self._acknowledged.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove every trace of it."""
+        for path in (self._acknowledged, self._manifest, self._delivered):
+            path.unlink(missing_ok=True)
+
+
+def bring(depot: Depot, found: Manifest, prefix: str, path: Path, write_over: bool = False) -> None:
+    """Put the bytes that a manifest names into a file, going on where an earlier call stopped.
+
+    With `write_over` a file that is there is written over instead of replaced; nobody may still read it then.
+
+    Raises:
+        WireError: if a chunk is not what the manifest names.
+        Missing: if one is not there.
+    """
+    partial, record = path.with_suffix(".partial"), path.with_suffix(".got")
+    wanted = hashlib.sha256("".join(found.chunks).encode()).digest()
+    spans = dict(enumerate(found.spans))
+    held = record.read_bytes() if record.exists() and partial.exists() else b""
+    if held[:32] == wanted:
+        for at in range(32, len(held) - 3, 4):
+            spans.pop(int.from_bytes(held[at : at + 4], "little"), None)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        record.unlink(missing_ok=True)
+        if write_over and path.exists():
+            path.replace(partial)
+        elif not write_over:
+            partial.unlink(missing_ok=True)
+        partial.touch()
+        record.write_bytes(wanted)
+    names = {chunk_name(prefix, index, found.chunks[index]): index for index in spans}
+    with partial.open("rb+") as file, record.open("ab", buffering=0) as got:
+
+        def take(name: str, data: bytes) -> None:
+            index = names[name]
+            first, length = spans[index]
+            if len(data) != length or hashlib.sha256(data).hexdigest() != found.chunks[index]:
+                raise WireError(
+                    f"chunk {index + 1} of {len(found.chunks)} does not have the digest that its manifest names: it was "
+                    f"changed or damaged on the way"
+                )
+            _write(file.fileno(), data, first)
+            got.write(index.to_bytes(4, "little"))
+
+        depot.get_many(list(names), take)
+        file.truncate(found.bytes)
+    partial.replace(path)
+    record.unlink()
+
+
+def _write(handle: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(handle, view, offset)
+        view, offset = view[written:], offset + written

@@ -1,0 +1,81 @@
+"""The verbs of an exchange, a site's two and a hub's two, and what a hub receives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from medfed.errors import MedfedError
+from medfed.kinds import Kind
+from medfed.update import Global, Update
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What came of one site in one round: its update, or the error that stands in its place."""
+
+    site: str
+    update: Update | None
+    error: MedfedError | None = None
+    bytes_up: int = 0
+    seconds: float = 0.0
+
+
+class SiteSide(Protocol):
+    """What a site does at an exchange. Both verbs may be repeated: a second time changes nothing."""
+
+    def fetch(self, site: str, round: int) -> Global:
+        """Return the newest global model of at least this round, waiting until there is one.
+
+        Raises:
+            ExchangeError: if the exchange is closed or cannot be reached any more.
+        """
+        ...
+
+    def send(self, update: Update) -> None:
+        """Deliver an update; the first one of a site and round counts."""
+        ...
+
+    def withdraw(self, site: str, reason: str) -> None:
+        """Tell the hub that this site stops, so that nobody waits for it. The reason holds no patient data."""
+        ...
+
+
+class HubSide(Protocol):
+    """What a hub does at an exchange."""
+
+    def publish(self, sent: Global) -> int:
+        """Make a global model available to every site, durably; return its size in bytes."""
+        ...
+
+    def collect(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[Arrival]:
+        """Yield one arrival a site as they come, until all have answered or the deadline has passed.
+
+        A site that answered nothing in time yields nothing. One that sent what cannot be decoded, or withdrew, yields
+        an arrival with the error.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let every waiting party go; a site that waits raises ExchangeError."""
+        ...
+
+
+class Exchange(Kind, frozen=True):
+    """How sites and hub meet."""
+
+    folder: ClassVar[str] = "exchange"
+
+    def open_hub(self, study: str, folder: Path) -> HubSide:
+        """Return the hub's side for a study (its digest); what must survive a restart is kept under `folder`."""
+        raise NotImplementedError
+
+    def open_site(self, study: str, site: str, folder: Path) -> SiteSide:
+        """Return a site's side for a study (its digest); what must survive a restart is kept under `folder`."""
+        raise NotImplementedError
+
+    def offered(self) -> tuple[str, str]:
+        """Return digest and text of the study that the hub offers, for a site whose people have not agreed to it yet."""
+        raise NotImplementedError

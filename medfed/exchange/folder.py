@@ -1,0 +1,181 @@
+"""Sites and hub meet in shared storage: a network share, SFTP, S3 and alike, whatever fsspec reaches.
+
+For hospitals that allow nothing else. A piece is written aside and renamed where the storage can rename, else written
+whole (object storage shows nothing of a half-written object). Nobody need trust the storage: with `credentials` every
+manifest is signed. Without them anyone who can write there can pretend to be a site.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from medfed.exchange._depot import Missing, Unreachable
+from medfed.exchange._exchange import Exchange
+from medfed.exchange._meeting import HubMeeting, SiteMeeting, newest_study
+from medfed.exchange._window import through_window
+from medfed.signing import seal_of
+
+
+class Folder(Exchange, frozen=True, tag="folder"):
+    """A folder that all sites and the hub can reach: a network share, SFTP, S3 and alike.
+
+    `url` is fsspec's (`/mnt/share/study`, `sftp://host/study`, `s3://bucket/study`), `credentials` the folder of this
+    party's key and certificate, `poll_s` the longest pause between two looks, `options` what fsspec's storage needs.
+    """
+
+    url: str
+    credentials: str = ""
+    poll_s: Annotated[float, msgspec.Meta(gt=0)] = 0.5
+    options: dict[str, Any] = {}  # noqa: RUF012
+
+    def open_hub(self, study: str, folder: Path) -> HubMeeting:
+        return HubMeeting(self._depot(), seal_of(self.credentials), study, folder)
+
+    def open_site(self, study: str, site: str, folder: Path) -> SiteMeeting:
+        return SiteMeeting(self._depot(), seal_of(self.credentials), study, site, folder)
+
+    def offered(self) -> tuple[str, str]:
+        depot = self._depot()
+        try:
+            return newest_study(depot, seal_of(self.credentials))
+        finally:
+            depot.close()
+
+    def _depot(self) -> FolderDepot:
+        return FolderDepot(self.url, self.poll_s, self.options)
+
+
+# Storages whose rename replaces a file at once. Everywhere else an object is written whole or not at all.
+_RENAMES = ("file", "local", "sftp", "ssh", "smb")
+
+# How many pieces are under way at once: more hides the latency of object storage, each costs a chunk of memory.
+_AT_ONCE = 4
+
+
+class FolderDepot:
+    """A depot in a storage that fsspec reaches."""
+
+    # Object storage costs a request a chunk; a larger chunk costs more to send again after a cut.
+    chunk_bytes = 8 << 20
+    heartbeat_s = 5.0
+
+    def __init__(self, url: str, poll_s: float = 0.5, options: dict[str, Any] | None = None) -> None:
+        import fsspec
+
+        self._fs, self._root = fsspec.core.url_to_fs(
+            url,
+            use_listings_cache=False,
+            skip_instance_cache=not url.startswith("memory:"),
+            **(options or {}),
+        )
+        protocols = (self._fs.protocol,) if isinstance(self._fs.protocol, str) else self._fs.protocol
+        self._renames = any(protocol in _RENAMES for protocol in protocols)
+        self._poll_s = poll_s
+        self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="medfed-folder")
+        self._closed = threading.Event()
+
+    def put(self, name: str, data: bytes, once: bool = False) -> None:
+        path = self._path(name)
+        self._try(lambda: self._put(path, data, once), "written to")
+
+    def _put(self, path: str, data: bytes, once: bool) -> None:
+        if once and self._fs.exists(path):
+            return
+        if not self._renames:
+            self._fs.pipe_file(path, data)
+            return
+        folder, _, last = path.rpartition("/")
+        self._fs.makedirs(folder, exist_ok=True)
+        aside = f"{folder}/.{last}.{os.getpid()}-{threading.get_ident()}"
+        try:
+            with self._fs.open(aside, "wb") as file:
+                file.write(data)
+            if hasattr(self._fs, "ftp"):  # fsspec's sftp: its plain rename refuses to replace
+                self._fs.ftp.posix_rename(aside, path)
+            elif "file" in self._fs.protocol:
+                os.replace(aside, path)
+            else:
+                self._fs.mv(aside, path)
+        except BaseException:
+            if self._fs.exists(aside):
+                self._fs.rm_file(aside)
+            raise
+
+    def get(self, name: str) -> bytes | None:
+        path = self._path(name)
+
+        def read() -> bytes | None:
+            try:
+                return self._fs.cat_file(path)
+            except FileNotFoundError:
+                return None
+
+        return self._try(read, "read")
+
+    def put_many(self, pieces: Iterable[tuple[str, bytes]], stored: Callable[[str], None]) -> None:
+        jobs = ((name, partial(self._pool.submit, self.put, name, data)) for name, data in pieces)
+        through_window(jobs, lambda name, _: stored(name), _AT_ONCE)
+
+    def get_many(self, names: Sequence[str], take: Callable[[str, bytes], None]) -> None:
+        def got(name: str, data: bytes | None) -> None:
+            if data is None:
+                raise Missing(f"chunk {name.rpartition('/')[2].partition('-')[0]} is not in the folder")
+            take(name, data)
+
+        through_window(((name, partial(self._pool.submit, self.get, name)) for name in names), got, _AT_ONCE)
+
+    def forget(self, study: str, before: int) -> None:
+        self._forget(study, lambda side, round: round < before if side == "glob" else round <= before)
+
+    def forget_all(self, study: str) -> None:
+        self._forget(study, lambda side, round: True, notices=("now",))
+
+    def _forget(self, study: str, which: Callable[[str, int], bool], notices: Sequence[str] = ()) -> None:
+        space = study[:16] or "none"
+
+        def remove() -> None:
+            homes = [("glob", f"glob/{space}")]
+            homes += [("up", f"up/{space}/{name}") for name in self._names(f"up/{space}")]
+            for side, home in homes:
+                for name in self._names(home):
+                    numbered = name[:1] == "r" and name[1:].isdigit()
+                    if (numbered and which(side, int(name[1:]))) or name in notices:
+                        self._fs.rm(self._path(f"{home}/{name}"), recursive=True)
+
+        self._try(remove, "cleared")
+
+    def _names(self, home: str) -> list[str]:
+        try:
+            return [
+                path.rstrip("/").rpartition("/")[2] for path in self._fs.ls(self._path(home), detail=False)
+            ]
+        except FileNotFoundError:
+            return []
+
+    def wait(self, timeout_s: float) -> None:
+        self._closed.wait(min(timeout_s, self._poll_s))
+
+    def close(self) -> None:
+        self._closed.set()
+        self._pool.shutdown()
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _try(self, call: Callable[[], Any], doing: str) -> Any:
+        try:
+            return call()
+        except FileNotFoundError:
+            raise Unreachable(f"the exchange's folder cannot be {doing}: a part of it vanished") from None
+        except OSError as error:
+            raise Unreachable(
+                f"the exchange's folder cannot be {doing}: {error.strerror or type(error).__name__}"
+            ) from None

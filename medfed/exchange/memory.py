@@ -1,0 +1,132 @@
+"""Sites and hub in one process. What passes is bytes, encoded and decoded as across machines, so that what is
+simulated is what is deployed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from medfed import wire
+from medfed.errors import ExchangeError, MedfedError, SiteError
+from medfed.exchange._exchange import Arrival, Exchange
+from medfed.update import Global, Update
+
+
+class Memory(Exchange, tag="memory", frozen=True):
+    """All sites in this process: the embedded default, for simulation and for a first look."""
+
+    def open_hub(self, study: str, folder: Path) -> MemoryExchange:
+        return MemoryExchange(study)
+
+    def open_site(self, study: str, site: str, folder: Path) -> MemoryExchange:
+        raise ExchangeError(
+            "exchange.kind: 'memory' joins sites of one process only; across machines use 'nats' or 'folder'"
+        )
+
+    def offered(self) -> tuple[str, str]:
+        raise ExchangeError(
+            "exchange.kind: 'memory' joins sites of one process, which have the study already"
+        )
+
+
+class MemoryExchange:
+    """Both sides of the memory exchange; threads share one object.
+
+    `idle` is entered around every wait of a site, so that a simulation can give another site its turn meanwhile.
+    `seen` is called with every message's bytes, for a test that searches them.
+    """
+
+    def __init__(
+        self,
+        study: str = "",
+        idle: Callable[[], AbstractContextManager[None]] = nullcontext,
+        seen: Callable[[bytes], None] = lambda data: None,
+    ) -> None:
+        self._study = study
+        self._idle = idle
+        self._seen = seen
+        self._changed = threading.Condition()
+        self._newest: tuple[int, bytes] | None = None
+        self._weights: Global | None = None
+        self._answers: dict[tuple[int, str], tuple[bytes, float]] = {}
+        self._withdrawn: dict[str, str] = {}
+        self._closed = False
+
+    def fetch(self, site: str, round: int) -> Global:
+        with self._idle(), self._changed:
+            self._changed.wait_for(
+                lambda: self._closed or (self._newest is not None and self._newest[0] >= round)
+            )
+            if self._newest is None or self._newest[0] < round:
+                raise ExchangeError(
+                    f"site '{site}' waits for round {round}, but the hub has closed the study"
+                )
+            data = self._newest[1]
+        return wire.decode_global(data, self._study)
+
+    def send(self, update: Update) -> None:
+        data = wire.encode_update(update, self._study)
+        with self._changed:
+            if self._closed:
+                raise ExchangeError(
+                    f"site '{update.site}' sends for round {update.round}, but the hub has closed"
+                )
+            self._seen(data)
+            self._answers.setdefault((update.round, update.site), (data, time.monotonic()))
+            self._changed.notify_all()
+
+    def withdraw(self, site: str, reason: str) -> None:
+        with self._changed:
+            self._seen(reason.encode())
+            self._withdrawn[site] = reason
+            self._changed.notify_all()
+
+    def publish(self, sent: Global) -> int:
+        data = wire.encode_global(sent)
+        with self._changed:
+            self._seen(data)
+            self._newest = (sent.round, data)
+            self._weights = sent
+            # An older round's answers can no longer count: memory stays that of one round.
+            self._answers = {key: value for key, value in self._answers.items() if key[0] > sent.round}
+            self._changed.notify_all()
+        return len(data)
+
+    def collect(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[Arrival]:
+        awaited = sorted(sites)
+        start = time.monotonic()
+        while awaited:
+            with self._changed:
+                left = None if deadline_s is None else start + deadline_s - time.monotonic()
+                if left is not None and left <= 0:
+                    return
+                self._changed.wait_for(lambda: self._closed or self._answered(round, awaited), timeout=left)
+                here = self._answered(round, awaited)
+                taken = {site: self._answers.get((round, site)) for site in here}
+            if self._closed and not here:
+                return
+            for site, answer in taken.items():
+                awaited.remove(site)
+                yield self._arrival(round, site, answer, start)
+
+    def _answered(self, round: int, sites: Sequence[str]) -> list[str]:
+        return [site for site in sites if (round, site) in self._answers or site in self._withdrawn]
+
+    def _arrival(self, round: int, site: str, answer: tuple[bytes, float] | None, start: float) -> Arrival:
+        if answer is None:
+            return Arrival(site, None, SiteError(f"site '{site}', round {round}: {self._withdrawn[site]}"))
+        data, when = answer
+        try:
+            assert self._weights is not None
+            update = wire.decode_update(data, self._weights.weights, self._study)
+        except MedfedError as error:
+            return Arrival(site, None, type(error)(f"site '{site}', round {round}: {error}"), len(data))
+        return Arrival(site, update, None, len(data), when - start)
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()

@@ -1,0 +1,55 @@
+"""SCAFFOLD's site: every step is corrected by how this site's gradients differ from all sites'.
+
+Karimireddy, Kale, Mohri, Reddi, Stich, Suresh: SCAFFOLD: Stochastic Controlled Averaging for Federated Learning,
+ICML 2020, arXiv:1910.06378, algorithm 1, lines 10 to 13, option II: c_k+ = c_k - c + (x - y_k) / (K eta). The hub's
+part is rules/scaffold.py; a study names both. The paper's steps are plain SGD; with momentum or Adam, (x - y_k) /
+(K eta) is no mean gradient any more, and the correction loses its meaning.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from medfed.local._local import Local, LocalState
+from medfed.update import Global
+from medfed.weights import Weights
+
+CONTROL = "control"
+
+
+class Scaffold(Local, tag="scaffold", frozen=True):
+    """Adds c - c_k to every gradient, so that sites with unlike data do not drift apart; needs plain SGD."""
+
+    sends: ClassVar[tuple[str, ...]] = (CONTROL,)
+
+    def start(self, module: nn.Module, received: Global, state: LocalState) -> LocalState:
+        trained = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+        names = [name for name in trained if name in received.weights]
+        own = state.get("own") or {name: torch.zeros_like(received.weights[name]) for name in names}
+        hub = received.groups.get(CONTROL, {})
+        return {"own": own, "hub": {name: hub[name].to(own[name].dtype) for name in names if name in hub}}
+
+    @torch.no_grad()
+    def gradient(self, module: nn.Module, state: LocalState) -> None:
+        for name, parameter in module.named_parameters():
+            if parameter.grad is not None and name in state["own"]:
+                correction = state["hub"].get(name, 0) - state["own"][name]
+                parameter.grad.add_(correction.to(parameter.device))
+
+    @torch.no_grad()
+    def finish(
+        self, module: nn.Module, received: Global, state: LocalState, steps: int, rate: float
+    ) -> tuple[LocalState, dict[str, Weights]]:
+        if not steps or not rate:
+            return state, {CONTROL: {name: torch.zeros_like(tensor) for name, tensor in state["own"].items()}}
+        parameters = dict(module.named_parameters())
+        change = {
+            name: (received.weights[name] - parameters[name].detach().cpu()) / (steps * rate)
+            - state["hub"].get(name, 0)
+            for name in state["own"]
+        }
+        own = {name: tensor + change[name] for name, tensor in state["own"].items()}
+        return {**state, "own": own}, {CONTROL: change}

@@ -1,0 +1,161 @@
+"""One model over one hospital's cases: rows a case, which stay in that hospital.
+
+A segmentation is measured on the image's own grid and in its own millimetres: what the network predicted on the
+study's grid is carried back first, so that resampling can't flatter a score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from medfed.data.splits import SPLITS, case_token
+from medfed.evaluation import segmentation
+from medfed.evaluation.rows import CaseRow
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningModule
+
+    from medfed.data.datamodule import SiteData
+    from medfed.data.index import Case
+    from medfed.tasks import Task
+
+# Ages are told in bands: an exact age beside sex and scanner can name a patient of a small hospital.
+AGE_BAND_YEARS = 20
+
+# What of a case's attributes makes subgroups. Anything else in a hospital's table is not copied anywhere.
+SUBGROUPS = ("sex", "scanner")
+
+
+@dataclass(frozen=True)
+class Hospital:
+    """One hospital's data, and the key that names its patients in rows."""
+
+    name: str
+    data: SiteData
+    secret: bytes = field(repr=False)
+
+    def patient(self, case: Case) -> str:
+        """Return the token of a case's patient."""
+        return case_token(self.secret, f"patient/{case.patient}")
+
+
+class References:
+    """The labels of a hospital's cases on their own grids, each read once however many models are measured."""
+
+    def __init__(self, hospital: Hospital) -> None:
+        self._hospital = hospital
+        self._read: dict[str, tuple[np.ndarray, tuple[float, ...]]] = {}
+
+    def of(self, case: Case) -> tuple[np.ndarray, tuple[float, ...]]:
+        """Return a case's label (X, Y, Z), as small integers, and its spacing in mm."""
+        if case.token not in self._read:
+            image, label = self._hospital.data.original(case)
+            assert label is not None
+            classes = self._hospital.data.classes or 256
+            small = label.array[0].astype(np.uint8 if classes <= 256 else np.int32)
+            self._read[case.token] = small, segmentation.spacing_of(image.affine_ras)
+        return self._read[case.token]
+
+
+def measure(
+    task: Task,
+    module: LightningModule,
+    hospital: Hospital,
+    cases: Sequence[Case],
+    *,
+    split: str,
+    model: str,
+    references: References,
+    tolerance_mm: float = 2.0,
+) -> Iterator[CaseRow]:
+    """Yield the rows of these cases, one case at a time, so that memory stays that of one image."""
+    module.eval()
+    device = next(module.parameters()).device
+    by_token = {case.token: case for case in cases}
+    for batch in batches(hospital.data, cases):
+        moved = {
+            key: value.to(device) if isinstance(value, torch.Tensor) else value
+            for key, value in batch.items()
+        }
+        with torch.inference_mode():
+            found = module.predict_step(moved, 0)
+        for place, token in enumerate(batch["case"]):
+            case = by_token[token]
+            named = {
+                "model": model,
+                "site": hospital.name,
+                "split": split,
+                "case": token,
+                "patient": hospital.patient(case),
+                "attributes": attributes(case.attributes),
+            }
+            if task.needs == "segment":
+                restored = hospital.data.restored(
+                    found["probabilities"][place].cpu().numpy(), case, nearest=False
+                )
+                yield from _segmented(task, restored, references.of(case), tolerance_mm, named)
+            elif task.needs == "survival":
+                time, event = (float(value) for value in batch["target"][place])
+                risk = float(found["risk"][place])
+                yield CaseRow(metric="risk", value=risk, target=time, event=bool(event), **named)
+            else:
+                yield from _classified(
+                    task, found["probabilities"][place], int(batch["target"][place]), named
+                )
+
+
+def batches(data: SiteData, cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
+    """Yield these cases whole, one a batch, as the network validates on them."""
+    from medfed.data.datamodule import collate
+
+    for split in SPLITS:
+        wanted = {case.token for case in cases if case.split == split}
+        if wanted:
+            dataset: Any = data.dataset(split)
+            for number, case in enumerate(dataset.cases):
+                if case.token in wanted:
+                    yield collate([dataset[number]])
+
+
+def _segmented(
+    task: Any,
+    probabilities: np.ndarray,
+    reference: tuple[np.ndarray, tuple[float, ...]],
+    tolerance_mm: float,
+    named: dict[str, Any],
+) -> Iterator[CaseRow]:
+    label, spacing_mm = reference
+    structures = dict(enumerate(task.classes))
+    del structures[0]
+    predicted = task.labels(torch.as_tensor(probabilities)[None])[0, 0].numpy()
+    for found in segmentation.measure(predicted, label, spacing_mm, structures, tolerance_mm):
+        yield CaseRow(
+            metric=found.metric, value=found.value, structure=found.structure, note=found.note, **named
+        )
+
+
+def _classified(task: Any, probabilities: torch.Tensor, target: int, named: dict) -> Iterator[CaseRow]:
+    for number, name in enumerate(task.classes):
+        yield CaseRow(
+            metric="probability",
+            value=float(probabilities[number]),
+            structure=name,
+            target=float(number == target),
+            **named,
+        )
+
+
+def attributes(found: Mapping[str, str]) -> dict[str, str]:
+    """Return what subgroups are made of: sex, scanner and a band of ages, where the hospital's table has them."""
+    kept = {name: found[name] for name in SUBGROUPS if found.get(name)}
+    try:
+        age = float(found.get("age", ""))
+    except ValueError:
+        return kept
+    low = int(age // AGE_BAND_YEARS * AGE_BAND_YEARS)
+    return {**kept, "age_band": f"{low}-{low + AGE_BAND_YEARS - 1}"}

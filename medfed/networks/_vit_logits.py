@@ -1,0 +1,20 @@
+"""A MONAI vision transformer that returns its logits alone."""
+
+from __future__ import annotations
+
+from typing import final
+
+from torch import Tensor, nn
+
+
+@final
+class ViTLogits(nn.Module):
+    """Returns the logits (B, K) of a transformer that returns them and the states of its layers."""
+
+    def __init__(self, vit: nn.Module) -> None:
+        super().__init__()
+        self.vit = vit
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits, _ = self.vit(image)
+        return logits

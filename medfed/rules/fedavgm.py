@@ -1,0 +1,53 @@
+"""FedAvgM: FedAvg with momentum at the hub.
+
+Hsu, Qi, Brown: Measuring the Effects of Non-Identical Data Distribution for Federated Visual Classification,
+2019, arXiv:1909.06335: v <- beta v + delta, w <- w + eta v, where delta is FedAvg's step. Departures: the
+mean is weighted by examples (the paper's clients are of equal size), and batch norm's running statistics are
+averaged without momentum, which could make a variance negative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from medfed.rules._rule import (
+    Fraction,
+    Positive,
+    Rule,
+    State,
+    by_site,
+    carried,
+    is_statistic,
+    shares,
+    state_dtype,
+    zeros_for_state,
+)
+from medfed.rules._walk import part_of, sums, write, write_as
+from medfed.update import Update
+from medfed.weights import Weights
+
+
+class FedAvgM(Rule, frozen=True, tag="fedavgm"):
+    """FedAvg's step with momentum from the rounds before."""
+
+    learning_rate: Positive = 1.0
+    momentum: Fraction = 0.9
+
+    def init(self, weights: Weights) -> State:
+        return {"momentum": zeros_for_state(weights)}
+
+    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> tuple[dict, State]:
+        sites = by_site(updates)
+        before = carried(state, "momentum", self)
+        merged: dict[str, Tensor] = {}
+        after: dict[str, Tensor] = {}
+        for block in sums(sites, shares(sites), weights):
+            if is_statistic(block.name):
+                write(merged, block, block.model(), sites)
+                continue
+            velocity = part_of(before, block).mul_(self.momentum).add_(block.delta())
+            write_as(after, block, velocity, sites, state_dtype(block.tensor.dtype))
+            write(merged, block, block.weights().add_(velocity, alpha=self.learning_rate), sites)
+        return merged, {"momentum": after}

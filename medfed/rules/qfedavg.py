@@ -1,0 +1,80 @@
+"""q-FedAvg: sites on which the global model does worse weigh more, so that sites end up more alike.
+
+Li, Sanjabi, Beirami, Smith: Fair Resource Allocation in Federated Learning, ICLR 2020, arXiv:1905.10497,
+algorithm 2: with F_k the global model's loss at site k before training, L = 1 / learning rate and d_k the
+site's delta,
+
+    w <- w + sum p_k F_k^q L d_k / sum p_k (q F_k^(q-1) |L d_k|^2 + L F_k^q)
+
+q = 0 is FedAvg; larger q is fairer. Departures: p_k is the share of examples, where the paper draws sites
+with that probability; losses are taken relative to the largest, which changes nothing and keeps F^q in range;
+a loss of 0 counts as 1e-10 of the largest, as in the authors' code. Two passes over the updates, both
+streamed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from torch import Tensor
+
+from medfed.errors import RuleError
+from medfed.rules._rule import NotNegative, Positive, Rule, State, by_site, scalar, shares, who
+from medfed.rules._walk import squared_norms, sums, write
+from medfed.update import Update
+from medfed.weights import Weights
+
+# Of the round's largest loss: a smaller one counts as this much, so that F^(q-1) exists for q below 1.
+LEAST_LOSS = 1e-10
+
+
+class QFedAvg(Rule, frozen=True, tag="qfedavg"):
+    """FedAvg that weighs sites by the q-th power of the global model's loss there, for fairness.
+
+    `learning_rate` is the sites' own (the paper's 1 / L). `loss` names the scalar by which a site says the
+    global model's mean loss on its training cases, before training.
+    """
+
+    q: NotNegative = 1.0
+    learning_rate: Positive = 0.01
+    loss: str = "train/loss_before"
+
+    needs_each_update: ClassVar[bool] = True
+
+    @property
+    def needs_scalars(self) -> tuple[str, ...]:
+        return (self.loss,)
+
+    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> tuple[dict, State]:
+        sites = by_site(updates)
+        factors = self._factors(sites, weights)
+        merged: dict[str, Tensor] = {}
+        for block in sums(sites, factors, weights):
+            write(merged, block, block.model(), sites)
+        return merged, state
+
+    def _factors(self, sites: list[Update], weights: Weights) -> list[float]:
+        losses = [self._loss(update) for update in sites]
+        largest = max(losses)
+        portions = shares(sites)
+        if largest == 0 or self.q == 0:
+            # No site is worse off than another: FedAvg.
+            return portions
+        relative = [max(loss / largest, LEAST_LOSS) for loss in losses]
+        powers = [share * loss**self.q for share, loss in zip(portions, relative, strict=True)]
+        # L d_k squared over L, and F in units of the largest, leaves |d_k|^2 / (learning rate * largest)
+        # here.
+        total = sum(
+            power * (1 + self.q * square / (loss * self.learning_rate * largest))
+            for power, loss, square in zip(powers, relative, squared_norms(sites, weights), strict=True)
+        )
+        return [power / total for power in powers]
+
+    def _loss(self, update: Update) -> float:
+        loss = scalar(update, self.loss, "is the global model's loss there, by which qfedavg weighs")
+        if loss < 0:
+            raise RuleError(
+                f"{who(update)}: scalar '{self.loss}' is {loss}; qfedavg needs a loss of at least 0"
+            )
+        return loss

@@ -1,0 +1,462 @@
+"""One run of a study, from its file to its report: what the commands do, and what `medfed.train` does as a library."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import torch
+import yaml
+
+from medfed.audit import AuditLog
+from medfed.data.settings import Table
+from medfed.data.splits import SPLITS
+from medfed.errors import DataError, MedfedError, RunError
+from medfed.evaluation.rows import FEDERATED, UNTRAINED, append, local
+from medfed.hub import RoundReport
+from medfed.kinds import kind_of
+from medfed.measure import Hospital, References, measure
+from medfed.progress import Progress, Silent
+from medfed.run_folder import RunFolder, save_checkpoint, surroundings, write_whole
+from medfed.study import Study, digest, read_study, resolved
+from medfed.weights import Weights, load, weights_of
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    from medfed.data.datamodule import SiteData
+    from medfed.data.index import Case
+    from medfed.exchange import MemoryExchange
+    from medfed.site import Training
+
+# The score that progress shows and that the headline is about, by what a task needs.
+SHOWN = {"segment": "val/dice", "classify": "val/auroc", "table": "val/auroc", "survival": "val/c_index"}
+
+
+# ---------------------------------------------------------------------------------------------- train
+
+
+def train(
+    study: str | Path | Study,
+    *,
+    out: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> RunFolder:
+    """Train a study over its hospitals in this process, measure the models, write the report; return the run folder.
+
+    Raises:
+        StudyError: what the study file says cannot be done.
+        DataError: what a hospital's folder holds cannot be used, naming the site and the case by its salted id.
+        QuorumError: too few sites were left; the run resumes.
+        RunError: the run folder is taken, or holds another study's run.
+    """
+    progress = progress or Silent()
+    if not isinstance(study, Study):
+        study = read_study(study, overrides)
+    folder = _folder(study, Path(out) if out is not None else None, resume)
+    began = time.monotonic()
+    with _quiet():
+        places = {**study.sites, **study.held_out}
+        hospitals = {site: _hospital(study, site, where) for site, where in places.items()}
+        data = {site: hospital.data for site, hospital in hospitals.items()}
+        for site, one in data.items():
+            progress.say(f"{site}: {one.index.describe()}")
+            for note in one.notes:
+                progress.say(f"{site}: {note}")
+        facts = _begin(folder, study, data)
+        audit = AuditLog(folder.audit)
+        audit.write("began", study=digest(study), sites=sorted(study.sites), resumed=resume)
+        final = _federate(study, folder, data, progress, audit, resume)
+        models = {UNTRAINED: weights_of(_module(study)), FEDERATED: final}
+        if study.evaluation.local_models and len(study.sites) > 1:
+            models |= _alone(study, folder, data, progress)
+        progress.stop()
+        progress.say("measuring every model on every hospital's test cases")
+        _measure(study, folder, list(hospitals.values()), models)
+    folder.write_facts({**facts, "seconds": round(time.monotonic() - began, 1), "finished": _now()})
+    return report(folder.path)
+
+
+def _folder(study: Study, out: Path | None, resume: bool) -> RunFolder:
+    """Return the run folder: the one named, or the next free runs/NAME, or with `resume` the newest of those."""
+    if out is None:
+        taken = sorted(Path("runs").glob(f"{study.name}*"), key=lambda path: (len(path.name), path.name))
+        mine = [path for path in taken if path.name == study.name or _numbered(path.name, study.name)]
+        if resume and not mine:
+            raise RunError(f"runs/{study.name}: nothing to resume; leave --resume away to start")
+        if resume:
+            out = mine[-1]
+        else:
+            out = Path("runs") / (
+                study.name if not mine else f"{study.name}-{_number(mine[-1].name, study.name) + 1}"
+            )
+    folder = RunFolder(out)
+    if resume:
+        found = folder.read_facts()["digest"]
+        if found != digest(study):
+            raise RunError(
+                f"{out}: holds a run of study {found[:12]}, the study file's digest is {digest(study)[:12]}; resume with "
+                f"the file and the --set that started it, or start anew with another --out"
+            )
+    elif out.exists() and any(out.iterdir()):
+        raise RunError(f"{out}: is not empty; go on with --resume, or give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _numbered(name: str, study: str) -> bool:
+    return name.startswith(f"{study}-") and name.removeprefix(f"{study}-").isdigit()
+
+
+def _number(name: str, study: str) -> int:
+    return int(name.removeprefix(f"{study}-")) if _numbered(name, study) else 1
+
+
+def _begin(folder: RunFolder, study: Study, data: dict[str, SiteData]) -> dict[str, Any]:
+    plain = resolved(study)
+    write_whole(folder.study, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
+    # For the report, which may be shared: without the folders, which only this machine's owner needs to know.
+    shared = {**plain, "sites": sorted(study.sites), "held_out": sorted(study.held_out)}
+    write_whole(folder.study.with_suffix(".json"), msgspec.json.encode(shared))
+    facts = {
+        "study": study.name,
+        "digest": digest(study),
+        "seed": study.seed,
+        "task": kind_of(study.task),
+        "classes": list(getattr(study.task, "classes", ())),
+        "sites": sorted(study.sites),
+        "held_out": sorted(study.held_out),
+        "cases": {site: {split: len(one.cases(split)) for split in ("train", "val", "test")}
+                  for site, one in data.items()},
+        "layouts": {site: one.index.layout for site, one in data.items()},
+        "notes": {site: list(one.notes) for site, one in data.items()},
+        "started": _now(),
+        **surroundings(),
+    }  # fmt: skip
+    folder.write_facts(facts)
+    return facts
+
+
+def _hospital(study: Study, site: str, where: str) -> Hospital:
+    """Return a site's data, its folder indexed and checked.
+
+    In a simulation one person holds all folders, so the secret that salts tokens and splits is made of the study's
+    seed and the site's name, and a run repeats; a hospital's own secret is in its site file.
+    """
+    from medfed.data.datamodule import SiteData
+
+    secret = hashlib.sha256(f"medfed/simulated/{study.seed}/{site}".encode()).digest()
+    try:
+        data = SiteData.open(
+            where,
+            study.data,
+            study.task.needs,
+            site_secret=secret,
+            batch=study.train.batch,
+            seed=study.seed,
+            classes=len(getattr(study.task, "classes", ())) or None,
+        )
+    except MedfedError as error:
+        raise type(error)(f"site '{site}': {error}") from None
+    return Hospital(site, data, secret)
+
+
+def _module(study: Study) -> pl.LightningModule:
+    """Return the study's LightningModule with the weights of its seed, the same wherever it is built."""
+    with torch.random.fork_rng():
+        torch.manual_seed(study.seed)
+        patch = getattr(study.data, "patch", None)
+        inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
+        network = study.network.build(inputs, study.task.outputs, patch)
+    return study.task.module(
+        network,
+        optimiser=study.train.optimiser,
+        schedule=study.train.schedule,
+        epochs=study.epochs,
+        patch=patch,
+    )
+
+
+def _training(study: Study) -> Training:
+    from medfed.site import Training
+
+    return Training(
+        epochs=study.epochs,
+        local_epochs=study.train.epochs,
+        precision=study.train.precision,
+        clip=study.train.clip,
+        accumulate=study.train.accumulate,
+        keep_local=study.train.keep_local,
+        optimiser_state=study.train.optimiser_state,
+        local=study.train.local,
+        privacy=study.privacy,
+        seed=study.seed,
+    )
+
+
+def _federate(
+    study: Study,
+    folder: RunFolder,
+    data: dict[str, SiteData],
+    progress: Progress,
+    audit: AuditLog,
+    resume: bool,
+) -> Weights:
+    from medfed.simulate import run_federation
+    from medfed.site import train_site
+
+    training = _training(study)
+    metric = SHOWN[study.task.needs]
+
+    def site(name: str) -> Callable[[MemoryExchange], None]:
+        def work(exchange: MemoryExchange) -> None:
+            train_site(
+                name,
+                _module(study),
+                data[name],
+                exchange,
+                training,
+                folder=folder.site(name),
+                examples=data[name].examples,
+                audit=audit,
+                callbacks=[_steps(progress, name, study.train.epochs)],
+                resume=resume,
+            )
+
+        return work
+
+    def heard(found: RoundReport) -> None:
+        progress.round(found)
+        _write_round(folder, found)
+
+    def merged(current: Any) -> None:
+        save_checkpoint(folder.checkpoint(FEDERATED), current.weights, current.round)
+
+    progress.start(
+        f"{study.name}: {kind_of(study.rule)} over {len(study.sites)} hospitals",
+        {name: data[name].examples for name in study.sites},
+        study.train.rounds,
+        metric,
+    )
+    try:
+        final = run_federation(
+            {name: site(name) for name in study.sites},
+            weights_of(_module(study), study.train.keep_local),
+            rule=study.rule,
+            rounds=study.train.rounds,
+            privacy=study.privacy,
+            fraction=study.sampling.fraction,
+            minimum=study.minimum,
+            seed=study.seed,
+            study=digest(study),
+            folder=folder.hub,
+            watch=heard,
+            merged=merged,
+            audit=audit,
+        )
+    finally:
+        progress.stop()
+    return final.weights
+
+
+def _alone(
+    study: Study, folder: RunFolder, data: dict[str, SiteData], progress: Progress
+) -> dict[str, Weights]:
+    """Return each hospital's own model, trained on its cases alone with the same budget, kept where one is there."""
+    from medfed.site import train_alone
+
+    models: dict[str, Weights] = {}
+    for name in sorted(study.sites):
+        model, path = local(name), folder.checkpoint(local(name))
+        if path.exists():
+            models[model] = torch.load(path, weights_only=True)["state_dict"]
+            continue
+        progress.say(f"{name}: its own model, for comparison")
+        module = _module(study)
+        train_alone(name, module, data[name], _training(study), folder=folder.site(name))
+        models[model] = weights_of(module)
+        save_checkpoint(path, models[model], study.train.rounds)
+    return models
+
+
+def _steps(progress: Progress, site: str, local_epochs: int) -> pl.Callback:
+    import pytorch_lightning as pl
+
+    class Steps(pl.Callback):
+        """Tells the display how far a site is in its round."""
+
+        def on_train_batch_start(
+            self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+        ) -> None:
+            steps = int(trainer.num_training_batches)
+            done = (trainer.current_epoch % local_epochs) * steps + batch_idx
+            progress.training(site, done, steps * local_epochs)
+
+    return Steps()
+
+
+def _write_round(folder: RunFolder, found: RoundReport) -> None:
+    """Append a line a site; a round that is reported again after a resume is written again, and the last one counts."""
+    with folder.rounds.open("ab") as file:
+        for answer in found.answers:
+            line = {
+                "round": found.round,
+                "site": answer.site,
+                "status": answer.status,
+                "reason": answer.reason,
+                "examples": answer.examples,
+                "seconds": round(answer.seconds, 3),
+                "bytes_up": answer.bytes_up,
+                "bytes_down": found.bytes_down if answer.status != "not sampled" else 0,
+                "scalars": dict(answer.scalars),
+            }
+            file.write(msgspec.json.encode(line) + b"\n")
+
+
+# ---------------------------------------------------------------------------------------------- measure and report
+
+
+def evaluate(
+    run: str | Path | RunFolder, data: str | Path, *, name: str = "evaluated", all_cases: bool = False
+) -> RunFolder:
+    """Measure a run's models on the cases of a hospital's folder and write the report again; return the run folder.
+
+    The hospital is called `name` in rows and report. Its test split is measured, or every case with `all_cases`, which
+    is right for a hospital that took no part in the study.
+
+    Raises:
+        RunError: if this is no run folder, or the name is that of a hospital that trained.
+        DataError: if the folder's cases cannot be used.
+    """
+    folder = run if isinstance(run, RunFolder) else RunFolder(Path(run))
+    facts = folder.read_facts()
+    study = read_study(folder.study)
+    if name in study.sites:
+        raise RunError(
+            f"{folder.path}: hospital '{name}' trained in this run; call the one to evaluate something else"
+        )
+    with _quiet():
+        hospital = _hospital(study, name, str(Path(data).resolve()))
+        models = {UNTRAINED: weights_of(_module(study))}
+        for path in sorted(folder.checkpoints.glob("*.ckpt")):
+            model = path.stem.replace("local-", "local:", 1)
+            models[model] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        cases = _usable(hospital) if all_cases else hospital.data.cases("test")
+        if not cases:
+            raise DataError(
+                f"hospital '{name}': no case is in the test split ({hospital.data.index.describe()}); measure them all with "
+                f"--all-cases if none of them took part in training"
+            )
+        for model, weights in models.items():
+            _measure_one(study, folder, hospital, cases, "test", model, weights, References(hospital))
+    held_out = sorted({*facts["held_out"], name})
+    folder.write_facts(
+        {**facts, "held_out": held_out, "cases": {**facts["cases"], name: {"test": len(cases)}}}
+    )
+    return report(folder.path)
+
+
+def _measure(
+    study: Study, folder: RunFolder, hospitals: Sequence[Hospital], models: Mapping[str, Weights]
+) -> None:
+    """Measure every model on every hospital's test cases, and on all cases of those that took no part.
+
+    A classifier is measured on validation cases too: its operating point is fixed there and not on what is reported.
+    """
+    splits = ("test",) if study.task.needs == "segment" else ("val", "test")
+    folder.cases.unlink(missing_ok=True)
+    for hospital in hospitals:
+        references = References(hospital)
+        held_out = hospital.name in study.held_out
+        for split in ("test",) if held_out else splits:
+            cases = _usable(hospital) if held_out else hospital.data.cases(split)
+            for model, weights in models.items():
+                _measure_one(study, folder, hospital, cases, split, model, weights, references)
+
+
+def _measure_one(
+    study: Study,
+    folder: RunFolder,
+    hospital: Hospital,
+    cases: Sequence[Case],
+    split: str,
+    model: str,
+    weights: Weights,
+    references: References,
+) -> None:
+    module = _module(study)
+    load(module, weights)
+    tolerance_mm = study.evaluation.tolerance_mm
+    rows = measure(
+        study.task,
+        module,
+        hospital,
+        cases,
+        split=split,
+        model=model,
+        references=references,
+        tolerance_mm=tolerance_mm,
+    )
+    append(folder.cases, rows)
+
+
+def _usable(hospital: Hospital) -> list[Case]:
+    return [case for split in SPLITS for case in hospital.data.cases(split)]
+
+
+def report(run: str | Path) -> RunFolder:
+    """Write a run's rows and report again from its cases; return the run folder.
+
+    Raises:
+        RunError: if this is no run folder, or nothing was measured in it yet.
+    """
+    from medfed.evaluation.report import write_report
+
+    folder = RunFolder(Path(run))
+    folder.read_facts()
+    if not folder.cases.exists():
+        raise RunError(
+            f"{folder.path}: nothing was measured in this run yet; finish it with medfed train --resume"
+        )
+    write_report(folder.path)
+    return folder
+
+
+def headline(run: RunFolder | str | Path) -> str:
+    """Return the result of a run in one line."""
+    from medfed.evaluation import report as reports
+
+    return reports.headline(run.path if isinstance(run, RunFolder) else Path(run))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's advice and warnings out of a run's display: medfed says what a person can act on."""
+    import pytorch_lightning as pl  # its import sets the levels that are changed here
+
+    loggers = [logging.getLogger(name) for name in (pl.__name__, "lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pytorch_lightning|monai|torch")
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

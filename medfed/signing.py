@@ -1,0 +1,216 @@
+"""Who said this: a short text sealed with a party's Ed25519 signature, and the check of one that was received.
+
+A sealed text carries its signer's certificate, so whoever holds the federation's authority can check it: neither the
+broker nor the storage in between need be trusted. Standard formats only: X.509, PEM, Ed25519 (RFC 8032).
+An identity is a folder with `identity.key` (the private key, mode 0600), `identity.pem` (its certificate),
+`authority.pem`, and at the hub `revoked.txt` (serial numbers, one a line). `medfed enrol` makes them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.x509.oid import NameOID
+
+from medfed.errors import ExchangeError, WireError
+
+# What the hub and the broker are called in their certificates; no site may have these names.
+HUB, BROKER = "hub", "broker"
+
+# Before every text that is signed, so that no signature made for TLS or another program passes for one of ours.
+_CONTEXT = b"medfed-1 sealed\n"
+
+
+class Seal(Protocol):
+    """How a party's texts are sealed, and how others' are opened."""
+
+    def seal(self, text: bytes) -> bytes:
+        """Return the text with its proof of origin."""
+        ...
+
+    def open(self, sealed: bytes, party: str) -> bytes:
+        """Return the text that `party` sealed.
+
+        Raises:
+            WireError: if it is damaged, changed, or not from that party.
+        """
+        ...
+
+
+class _Proof(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    certificate: str = ""
+    signature: str = ""
+
+
+@dataclass(frozen=True)
+class Unsigned:
+    """No signature: only where everyone who can write to the storage is trusted."""
+
+    def seal(self, text: bytes) -> bytes:
+        return msgspec.json.encode(_Proof()) + b"\n" + text
+
+    def open(self, sealed: bytes, party: str) -> bytes:
+        return _split(sealed)[1]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A party's key and certificate, and the authority that it believes."""
+
+    folder: Path
+
+    @cached_property
+    def certificate(self) -> x509.Certificate:
+        """This party's certificate."""
+        return self._certificate("identity.pem")
+
+    @cached_property
+    def authority(self) -> x509.Certificate:
+        """The certificate of the federation's authority."""
+        return self._certificate("authority.pem")
+
+    @property
+    def name(self) -> str:
+        """This party's name: a site's, or `hub`."""
+        return common_name(self.certificate)
+
+    @cached_property
+    def _key(self) -> Ed25519PrivateKey:
+        try:
+            key = load_pem_private_key((self.folder / "identity.key").read_bytes(), password=None)
+        except (OSError, ValueError) as error:
+            raise ExchangeError(
+                f"exchange.credentials: no usable identity.key there ({type(error).__name__}); make one with "
+                f"`medfed enrol`"
+            ) from None
+        if not isinstance(key, Ed25519PrivateKey):
+            raise ExchangeError(
+                "exchange.credentials: identity.key is not an Ed25519 key; make one with `medfed enrol`"
+            )
+        return key
+
+    def _certificate(self, file: str) -> x509.Certificate:
+        try:
+            return x509.load_pem_x509_certificate((self.folder / file).read_bytes())
+        except (OSError, ValueError) as error:
+            raise ExchangeError(
+                f"exchange.credentials: no usable {file} there ({type(error).__name__}); run `medfed enrol accept` with "
+                f"the coordinator's kit"
+            ) from None
+
+    def check(self) -> Identity:
+        """Return this identity if its key, certificate and authority are there, belong together and have not expired.
+
+        Raises:
+            ExchangeError: saying which of these is not so.
+        """
+        if self._key.public_key() != self.certificate.public_key():
+            raise ExchangeError(
+                f"exchange.credentials: identity.key is not the key of {self.name}'s certificate; run `medfed enrol site` "
+                f"and `accept` again"
+            )
+        if self.certificate.not_valid_after_utc < datetime.now(UTC):
+            raise ExchangeError(
+                f"exchange.credentials: {self.name}'s certificate expired on {self.certificate.not_valid_after_utc:%Y-%m-%d}; "
+                f"ask the coordinator for a new kit (`medfed enrol site` makes the request)"
+            )
+        _issued(self.certificate, self.authority)
+        return self
+
+    def seal(self, text: bytes) -> bytes:
+        proof = _Proof(
+            base64.b64encode(self.certificate.public_bytes(Encoding.DER)).decode(),
+            base64.b64encode(self._key.sign(_CONTEXT + text)).decode(),
+        )
+        return msgspec.json.encode(proof) + b"\n" + text
+
+    def open(self, sealed: bytes, party: str) -> bytes:
+        proof, text = _split(sealed)
+        if not proof.signature:
+            raise WireError(
+                f"it should be signed by '{party}', but carries no signature; it was not sent by medfed there"
+            )
+        try:
+            certificate = x509.load_der_x509_certificate(base64.b64decode(proof.certificate, validate=True))
+            signature = base64.b64decode(proof.signature, validate=True)
+        except (binascii.Error, ValueError):
+            raise WireError(f"it should be signed by '{party}', but its certificate does not read") from None
+        self._believe(certificate, party)
+        key = certificate.public_key()
+        try:
+            if not isinstance(key, Ed25519PublicKey):
+                raise InvalidSignature
+            key.verify(signature, _CONTEXT + text)
+        except InvalidSignature:
+            raise WireError(
+                f"its signature by '{party}' does not hold: the text was changed after it was signed"
+            ) from None
+        return text
+
+    def _believe(self, certificate: x509.Certificate, party: str) -> None:
+        _issued(certificate, self.authority)
+        if common_name(certificate) != party:
+            raise WireError(
+                f"it is signed by '{common_name(certificate)}', expected '{party}': one party speaks in another's name"
+            )
+        now = datetime.now(UTC)
+        if now > certificate.not_valid_after_utc:
+            raise WireError(
+                f"the certificate of '{party}' expired on {certificate.not_valid_after_utc:%Y-%m-%d}; it needs a new one"
+            )
+        if serial_of(certificate) in self._revoked():
+            raise WireError(
+                f"the certificate of '{party}' was revoked; it needs a new one to take part again"
+            )
+
+    def _revoked(self) -> frozenset[str]:
+        # Read each time, so that a revocation counts at once and not after the hub's next start.
+        path = self.folder / "revoked.txt"
+        return frozenset(path.read_text().split()) if path.exists() else frozenset()
+
+
+def seal_of(credentials: str) -> Seal:
+    """Return the identity in a folder, checked, or `Unsigned` if no folder is named."""
+    return Identity(Path(credentials)).check() if credentials else Unsigned()
+
+
+def common_name(certificate: x509.Certificate) -> str:
+    """Return the name of the party that a certificate is for."""
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if len(names) == 1 else ""
+
+
+def serial_of(certificate: x509.Certificate) -> str:
+    """Return a certificate's serial number as it is listed when revoked."""
+    return f"{certificate.serial_number:x}"
+
+
+def _issued(certificate: x509.Certificate, authority: x509.Certificate) -> None:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        raise WireError(
+            f"the certificate of '{common_name(certificate)}' is not from this federation's authority; was it made by "
+            f"another `medfed enrol init`?"
+        ) from None
+
+
+def _split(sealed: bytes) -> tuple[_Proof, bytes]:
+    head, newline, text = sealed.partition(b"\n")
+    try:
+        if not newline:
+            raise msgspec.DecodeError("no second line")
+        return msgspec.json.decode(head, type=_Proof), text
+    except msgspec.MsgspecError as error:
+        raise WireError(f"a sealed text of {len(sealed)} bytes does not read: {error}") from None

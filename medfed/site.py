@@ -1,0 +1,196 @@
+"""One hospital: its cases, a LightningModule, a Trainer and the callbacks that make it a site of a federation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from medfed.audit import AuditLog
+from medfed.exchange import SiteSide
+from medfed.federate import FederatedCallback, seed_epoch
+from medfed.local import Local
+from medfed.privacy import NoPrivacy, Privacy
+from medfed.round import receive
+from medfed.update import Global, finite
+from medfed.weights import load, weights_of
+
+# The checkpoint from which a site's training goes on after it was stopped.
+RESUME = "last.ckpt"
+# The model that a site began with, until its first checkpoint.
+FIRST = "first.safetensors"
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a site trains: the parts of a study that its Trainer and callback need.
+
+    `epochs` are those of the whole run, `local_epochs` those between two merges.
+    """
+
+    epochs: int
+    local_epochs: int = 1
+    precision: Literal[32, "16-mixed", "bf16-mixed"] = 32
+    clip: float | None = None
+    accumulate: int = 1
+    keep_local: tuple[str, ...] = ()
+    optimiser_state: Literal["keep", "reset"] = "keep"
+    local: Local | None = None
+    privacy: Privacy = field(default_factory=NoPrivacy)
+    seed: int = 0
+    accelerator: str = "auto"
+    devices: int | str = 1
+
+
+def train_site(
+    name: str,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    exchange: SiteSide,
+    training: Training,
+    *,
+    folder: Path,
+    examples: int | None = None,
+    audit: AuditLog | None = None,
+    callbacks: Sequence[pl.Callback] = (),
+    logger: bool = True,
+    resume: bool = False,
+) -> dict[str, float]:
+    """Train one site through a whole study and return its scores of the final model.
+
+    What a resumed run needs is kept in `folder`; TensorBoard logs go there too.
+    """
+    federated = FederatedCallback(
+        name,
+        exchange,
+        training.local_epochs,
+        examples=examples,
+        keep_local=training.keep_local,
+        optimiser_state=training.optimiser_state,
+        local=training.local,
+        privacy=training.privacy,
+        seed=training.seed,
+        audit=audit,
+    )
+    checkpoint = folder / RESUME
+    first = folder / FIRST
+    if resume and not checkpoint.exists() and first.exists():
+        # It died in its first round: it trains that again from the model it began with, wherever the hub is by now.
+        federated.begin_again(int(_began(first, module)))
+    elif not resume:
+        first.unlink(missing_ok=True)
+        checkpoint.unlink(missing_ok=True)
+    resume = resume and (checkpoint.exists() or first.exists())
+    trainer = trainer_of(
+        training, folder, [*callbacks, federated, _Keep(checkpoint, federated, training.local_epochs)], logger
+    )
+    received = receive(exchange, name, 0, audit or AuditLog(None))
+    if received.final or not resume:
+        # The untrained model's scores begin a curve; those of a study that ended while this site was down end it.
+        federated.scores = _scores(trainer, module, data, received)
+    if received.final:
+        federated.close(received)
+    else:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint if resume and checkpoint.exists() else None)
+    return federated.scores
+
+
+def train_alone(
+    name: str,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    training: Training,
+    *,
+    folder: Path,
+    callbacks: Sequence[pl.Callback] = (),
+) -> None:
+    """Train a site's own model on its own cases only, with the same budget of epochs, optimiser and seeds."""
+    seeded = _Seeded(name, training.seed)
+    trainer = trainer_of(training, folder, [*callbacks, seeded], logger=False, validate=False)
+    trainer.fit(module, datamodule=data)
+
+
+def trainer_of(
+    training: Training,
+    folder: Path,
+    callbacks: list[pl.Callback],
+    logger: bool = False,
+    validate: bool = True,
+) -> pl.Trainer:
+    """Return the Trainer of a site; validation runs where a merge is, on the merged weights."""
+    loggers: Any = False
+    if logger:
+        from pytorch_lightning.loggers import TensorBoardLogger
+
+        loggers = TensorBoardLogger(save_dir=folder, name="", version="tensorboard")
+    return pl.Trainer(
+        max_epochs=training.epochs,
+        check_val_every_n_epoch=training.local_epochs,
+        limit_val_batches=None if validate else 0,
+        precision=training.precision,
+        gradient_clip_val=training.clip,
+        accumulate_grad_batches=training.accumulate,
+        callbacks=callbacks,
+        logger=loggers,
+        accelerator=training.accelerator,
+        devices=training.devices,
+        default_root_dir=folder,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _scores(
+    trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule, received: Global
+) -> dict[str, float]:
+    """Return the validation scores of a received model."""
+    load(module, received.weights)
+    found = trainer.validate(module, datamodule=data, verbose=False)
+    return finite({key: float(value) for key, value in (found[0] if found else {}).items()})
+
+
+def _began(first: Path, module: pl.LightningModule) -> str:
+    """Put the model that a site began with back, and return its round."""
+    with safe_open(first, framework="pt") as file:
+        load(module, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - no mapping
+        return file.metadata()["round"]
+
+
+class _Keep(pl.Callback):
+    """Keeps one checkpoint a site, replaced whole after every merge, from which training goes on bit for bit."""
+
+    def __init__(self, path: Path, federated: FederatedCallback, local_epochs: int) -> None:
+        self._path, self._federated, self._local_epochs = path, federated, local_epochs
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero and not self._path.exists():
+            first = self._path.with_name(FIRST)
+            aside = first.with_suffix(".writing")
+            first.parent.mkdir(parents=True, exist_ok=True)
+            save_file(weights_of(pl_module), aside, metadata={"round": str(self._federated.round)})
+            aside.replace(first)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if (trainer.current_epoch + 1) % self._local_epochs == 0:
+            aside = self._path.with_suffix(".writing")
+            trainer.save_checkpoint(aside, weights_only=False)
+            if trainer.is_global_zero:
+                aside.replace(self._path)
+
+
+class _Seeded(pl.Callback):
+    """Seeds each epoch as the federation does, so that a site's own model differs by the federation alone."""
+
+    def __init__(self, name: str, seed: int) -> None:
+        self._name, self._seed = name, seed
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        seed_epoch(trainer, self._seed, self._name)

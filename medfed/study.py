@@ -1,0 +1,480 @@
+"""A study file to typed objects: strict, and every error says where, what was found and what is allowed.
+
+A study file says everything about a study; flags only say which one, where to write and how loudly. The types below
+are the reference: a key that is not here is an error with the nearest name that is.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from medfed.data.settings import AnyData, Images, Table
+from medfed.errors import MedfedError, StudyError
+from medfed.exchange import Exchange
+from medfed.exchange.memory import Memory
+from medfed.kinds import kind_of, kinds, union
+from medfed.local import Local
+from medfed.networks import Network
+from medfed.optimisers import Optimiser
+from medfed.optimisers.adamw import AdamW
+from medfed.privacy import NoPrivacy, Privacy
+from medfed.rules import Rule
+from medfed.rules.fedavg import FedAvg
+from medfed.schedules import Schedule
+from medfed.schedules.constant import Constant
+from medfed.tasks import Task
+
+if TYPE_CHECKING:
+    AnyTask = Task
+    AnyNetwork = Network
+    AnyRule = Rule
+    AnyLocal = Local
+    AnyExchange = Exchange
+    AnyPrivacy = Privacy
+    AnyOptimiser = Optimiser
+    AnySchedule = Schedule
+else:
+    AnyTask, AnyNetwork, AnyRule = union("tasks"), union("networks"), union("rules")
+    AnyLocal, AnyExchange, AnyPrivacy = union("local"), union("exchange"), union("privacy")
+    AnyOptimiser, AnySchedule = union("optimisers"), union("schedules")
+
+Count = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(gt=0, le=1)]
+# A site's name becomes a folder, a subject and a certificate's name: letters, digits, '-' and '_', no path, no dot.
+SiteName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Train(_Section, frozen=True, kw_only=True):
+    """How each site trains, and how often the sites' weights are merged.
+
+    rounds: how many merges.  epochs: E, the epochs each site trains between two merges.  batch: cases (or patches) a
+    step.  accumulate: steps a gradient is summed over.  clip: the largest gradient norm, none if null.
+    keep_local: what stays in the hospital: `norm` is FedBN, `head` FedPer.  optimiser_state: `keep` the optimiser's
+    moments at a merge (the default: one site alone then trains as without federation), or `reset` them, which costs
+    no memory between a site's turns.
+    """
+
+    rounds: Count
+    epochs: Count = 1
+    batch: Count = 2
+    accumulate: Count = 1
+    optimiser: AnyOptimiser = AdamW()
+    schedule: AnySchedule = Constant()
+    precision: Literal[32, "16-mixed", "bf16-mixed"] = 32
+    clip: Annotated[float, Meta(gt=0)] | None = None
+    keep_local: tuple[str, ...] = ()
+    optimiser_state: Literal["keep", "reset"] = "keep"
+    local: AnyLocal | None = None
+
+
+class Sampling(_Section, frozen=True, kw_only=True):
+    """Who trains in a round.
+
+    fraction: the share of sites asked each round, drawn from the study's seed.  minimum: fewer answers than this stop
+    the study; half of the sites, rounded up, if null.  deadline_s: seconds until a round goes on without who is late;
+    no limit if null.
+    """
+
+    fraction: Share = 1.0
+    minimum: Count | None = None
+    deadline_s: Annotated[float, Meta(gt=0)] | None = None
+
+
+class Evaluation(_Section, frozen=True, kw_only=True):
+    """What is measured at the end.
+
+    local_models: also train every site's own model on its own cases with the same budget of epochs, and compare.
+    draws: bootstrap draws of an interval.  tolerance_mm: of the surface Dice.  smallest_group: results of fewer
+    patients than this are withheld.
+    """
+
+    local_models: bool = True
+    draws: Count = 1000
+    tolerance_mm: Annotated[float, Meta(gt=0)] = 2.0
+    smallest_group: Count = 5
+
+
+class Study(_Section, frozen=True, kw_only=True):
+    """One study, whole.
+
+    sites: the hospitals that train, each with its folder (or CSV file).  held_out: hospitals that take no part and on
+    which the final models are compared.
+    """
+
+    name: SiteName
+    task: AnyTask
+    network: AnyNetwork
+    data: AnyData
+    train: Train
+    sites: dict[SiteName, str] = {}
+    held_out: dict[SiteName, str] = {}
+    seed: Annotated[int, Meta(ge=0)] = 0
+    rule: AnyRule = FedAvg()
+    sampling: Sampling = Sampling()
+    privacy: AnyPrivacy = NoPrivacy()
+    exchange: AnyExchange = Memory()
+    evaluation: Evaluation = Evaluation()
+
+    @property
+    def minimum(self) -> int:
+        """How many sites must answer a round."""
+        return self.sampling.minimum or (len(self.sites) + 1) // 2
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs a site trains over all rounds."""
+        return self.train.rounds * self.train.epochs
+
+
+def resolved(study: Study) -> dict[str, Any]:
+    """Return a study as plain values with every default written out."""
+    return msgspec.to_builtins(study)
+
+
+def digest(study: Study) -> str:
+    """Return the SHA-256 of a resolved study, by which sites agree to it.
+
+    Where each hospital's data lie is that hospital's own matter, so the folders don't count, only the sites' names.
+    """
+    plain = resolved(study)
+    plain["sites"], plain["held_out"] = sorted(study.sites), sorted(study.held_out)
+    return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).hexdigest()
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of a study file, for editors."""
+    return msgspec.json.schema(Study)
+
+
+# ---------------------------------------------------------------------------------------------- reading a file
+
+
+def read_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
+    """Return the study in a YAML file; `overrides` are 'train.epochs=3'. Folders are relative to the file.
+
+    Raises:
+        StudyError: naming the file, the line and the key path, what was found, what is allowed, and the nearest name.
+    """
+    path = Path(path)
+    name = path.name
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = _nearest(name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
+        raise StudyError(f"{path}: no such file{near}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path}: cannot be read as text: {type(error).__name__}") from None
+    raw, lines = _parse(text, name)
+    for override in overrides:
+        _override(raw, override)
+    study = _convert(raw, name, lines, overrides)
+    _agree(study, name)
+    folder = path.resolve().parent
+
+    def absolute(sites: Mapping[str, str]) -> dict[str, str]:
+        return {site: str((folder / where).resolve()) for site, where in sites.items()}
+
+    return msgspec.structs.replace(study, sites=absolute(study.sites), held_out=absolute(study.held_out))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers (PyYAML reads 1e-3 as text), and no key twice (PyYAML keeps the last without a word)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
+    seen: dict[Any, int] = {}
+    for key, _ in node.value:
+        name = loader.construct_object(key)
+        if name in seen:
+            raise yaml.MarkedYAMLError(
+                problem=f"'{name}' is there twice, first in line {seen[name]}", problem_mark=key.start_mark
+            )
+        seen[name] = key.start_mark.line + 1
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _parse(text: str, name: str) -> tuple[dict[str, Any], dict[tuple, int]]:
+    try:
+        raw = yaml.load(text, Loader=_Loader)
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f":{mark.line + 1}" if mark else ""
+        raise StudyError(f"{name}{where}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise StudyError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(raw, dict):
+        raise StudyError(f"{name}: expected a study (keys such as name, task, sites), found {_found(raw)}")
+    lines: dict[tuple, int] = {}
+    _mark(node, (), lines)
+    return raw, lines
+
+
+def _mark(node: Any, path: tuple, lines: dict[tuple, int]) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            lines[(*path, str(key.value))] = key.start_mark.line + 1
+            _mark(value, (*path, str(key.value)), lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines[(*path, index)] = value.start_mark.line + 1
+            _mark(value, (*path, index), lines)
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise StudyError(f"--set {override}: expected key=value, such as train.epochs=3")
+    place: Any = raw
+    for part in parts[:-1]:
+        place = place.setdefault(part, {})
+        if not isinstance(place, dict):
+            raise StudyError(f"--set {override}: '{part}' holds {_found(place)}, no keys below it")
+    try:
+        place[parts[-1]] = yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError:
+        raise StudyError(f"--set {override}: '{value}' does not read as YAML") from None
+
+
+# ---------------------------------------------------------------------------------------------- errors with a cure
+
+
+def _convert(raw: dict[str, Any], name: str, lines: dict[tuple, int], overrides: Sequence[str]) -> Study:
+    try:
+        return msgspec.convert(raw, Study)
+    except msgspec.ValidationError as error:
+        message, _, at = str(error).partition(" - at `")
+        path = _path(at.removesuffix("`"), raw)
+        raise StudyError(_explained(message, path, raw, name, lines, overrides)) from None
+    except MedfedError as error:
+        raise StudyError(f"{name}: {error}") from None
+
+
+def _path(at: str, raw: Any) -> tuple:
+    """Return `$.sites[...].x` as a tuple of keys; msgspec writes [...] where a dictionary's key was not named."""
+    path: list[Any] = []
+    for part in re.findall(r"\.([A-Za-z_]\w*)|\[(\d+|\.\.\.)\]", at):
+        key = part[0] or part[1]
+        path.append(int(key) if key.isdigit() else key)
+    return tuple(path)
+
+
+def _explained(
+    message: str, path: tuple, raw: Any, name: str, lines: dict[tuple, int], overrides: Sequence[str]
+) -> str:
+    unknown = re.search(r"unknown field `([^`]*)`", message)
+    missing = re.search(r"missing required field `([^`]*)`", message)
+    where = (*path, unknown[1]) if unknown else path
+    shown = ".".join(str(part) for part in where)
+    line = next((lines[where[:k]] for k in range(len(where), 0, -1) if where[:k] in lines), None)
+    from_flag = any(f"{o.partition('=')[0].strip()}.".startswith(f"{shown}.") for o in overrides)
+    place = (
+        f"--set {shown}"
+        if from_flag
+        else f"{name}{f':{line}' if line else ''}{f': {shown}' if shown else ''}"
+    )
+    value = _at(raw, path)
+    if unknown:
+        allowed = _fields(path, raw)
+        return f"{place}: no such key{_nearest(unknown[1], allowed)}; there are {', '.join(allowed)}"
+    if missing and missing[1] == "kind":
+        return f"{place}: which kind? Write kind: and one of {', '.join(_kinds(path, raw))}"
+    if missing:
+        return f"{place}: '{missing[1]}' is missing; it has no default"
+    if path and path[-1] == "kind":
+        allowed = _kinds(path[:-1], raw)
+        return f"{place}: no '{value}'{_nearest(str(value), allowed)}; there are {', '.join(allowed)}"
+    if message.startswith(("Invalid enum value", "Invalid value")):
+        allowed = _choices(path, raw)
+        told = f"{_nearest(str(value), allowed)}; there are {', '.join(allowed)}" if allowed else ""
+        return f"{place}: found {_found(value)}{told}"
+    return f"{place}: found {_found(value)}; {_plainly(message)}"
+
+
+# msgspec's words for types, and a person's.
+_WORDS = {
+    "`int`": "a whole number",
+    "`float`": "a number",
+    "`str`": "text",
+    "`bool`": "true or false",
+    "`object`": "keys with values",
+    "`array`": "a list",
+    "`null`": "null",
+}
+
+
+def _plainly(message: str) -> str:
+    message = re.sub(r", got (`[^`]*`|\d+)", "", message)
+    for word, plain in _WORDS.items():
+        message = message.replace(word, plain)
+    message = re.sub(r"`([^`]*)`", _alternatives, message)
+    message = message.replace(
+        "matching regex '^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$'", "of letters, digits, '-' and '_'"
+    )
+    return message[:1].lower() + message[1:]
+
+
+def _alternatives(match: re.Match) -> str:
+    return " or ".join(_WORDS.get(f"`{word.strip()}`", word.strip()) for word in match[1].split("|"))
+
+
+def _found(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return f"keys ({', '.join(map(str, list(value)[:4]))})"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    return repr(value)[:60]
+
+
+def _at(raw: Any, path: tuple) -> Any:
+    for part in path:
+        try:
+            raw = raw[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return raw
+
+
+def _nearest(name: str, allowed: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _type_at(path: tuple, raw: Any) -> Any:
+    """Return the type that a study has at a key path, following the kinds that the file itself names."""
+    here: Any = Study
+    for depth, part in enumerate(path):
+        record = _record(here, _at(raw, path[:depth]))
+        if record is not None:
+            fields = {field.name: field.type for field in msgspec.structs.fields(record)}
+            here = fields.get(str(part))
+        elif get_origin(_bare(here)) is dict:
+            here = get_args(_bare(here))[1]
+        elif get_args(_bare(here)):
+            here = get_args(_bare(here))[0]
+        else:
+            return None
+    return here
+
+
+def _bare(annotation: Any) -> Any:
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def _members(annotation: Any) -> list[Any]:
+    annotation = _bare(annotation)
+    is_union = get_origin(annotation) is Union or type(annotation).__name__ == "UnionType"
+    return [_bare(member) for member in get_args(annotation)] if is_union else [annotation]
+
+
+def _record(annotation: Any, value: Any) -> Any:
+    records = [m for m in _members(annotation) if isinstance(m, type) and issubclass(m, msgspec.Struct)]
+    if len(records) == 1:
+        return records[0]
+    named = value.get("kind") if isinstance(value, dict) else None
+    return next((record for record in records if record.__struct_config__.tag == named), None)
+
+
+def _fields(path: tuple, raw: Any) -> list[str]:
+    record = _record(_type_at(path, raw), _at(raw, path))
+    return [] if record is None else sorted(field.encode_name for field in msgspec.structs.fields(record))
+
+
+def _kinds(path: tuple, raw: Any) -> list[str]:
+    members = _members(_type_at(path, raw))
+    tags = [m.__struct_config__.tag for m in members if isinstance(m, type) and issubclass(m, msgspec.Struct)]
+    return sorted(str(tag) for tag in tags if tag)
+
+
+def _choices(path: tuple, raw: Any) -> list[str]:
+    found: list[str] = []
+    for member in _members(_type_at(path, raw)):
+        if get_origin(member) is Literal:
+            found += [str(choice) for choice in get_args(member)]
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- what must agree
+
+
+def _agree(study: Study, name: str) -> None:
+    if not study.sites:
+        raise StudyError(
+            f"{name}: sites: names no site; a study needs at least one, such as\n  sites:\n    north: ../data/north"
+        )
+    both = sorted(set(study.sites) & set(study.held_out))
+    if both:
+        raise StudyError(
+            f"{name}: '{both[0]}' is in sites and in held_out; a hospital that trains is not held out"
+        )
+    task, network = kind_of(study.task), kind_of(study.network)
+    if study.task.needs not in study.network.serves:
+        suited = sorted(n for n, record in kinds("networks").items() if study.task.needs in record.serves)  # type: ignore[attr-defined]
+        raise StudyError(
+            f"{name}: network.kind: '{network}' does not serve task '{task}'; there are {', '.join(suited)}"
+        )
+    wanted = Table if study.task.needs in ("table", "survival") else Images
+    if not isinstance(study.data, wanted):
+        raise StudyError(
+            f"{name}: data.kind: task '{task}' learns from '{wanted.__struct_config__.tag}', "
+            f"found '{type(study.data).__struct_config__.tag}'"
+        )
+    if study.rule.needs_each_update and not study.privacy.reveals_each_update:
+        raise StudyError(
+            f"{name}: rule.kind: '{kind_of(study.rule)}' compares the sites' single updates, which privacy "
+            f"'{kind_of(study.privacy)}' hides from the hub; take a rule that needs only their sum, such as fedavg"
+        )
+    _agree_rule(study, name)
+    if study.minimum > len(study.sites):
+        raise StudyError(
+            f"{name}: sampling.minimum: {study.minimum} sites must answer, but the study has {len(study.sites)}"
+        )
+
+
+def _agree_rule(study: Study, name: str) -> None:
+    rule = kind_of(study.rule)
+    sent = study.train.local.sends if study.train.local is not None else ()
+    for group in study.rule.needs_groups:
+        if group not in sent:
+            suited = sorted(n for n, record in kinds("local").items() if group in record.sends)  # type: ignore[attr-defined]
+            raise StudyError(
+                f"{name}: rule.kind: '{rule}' merges the group '{group}', which no site of this study sends; add "
+                f"train.local: {{kind: {suited[0] if suited else '...'}}}"
+            )
+    if study.rule.asynchronous:
+        raise StudyError(
+            f"{name}: rule.kind: '{rule}' merges without rounds, and this version's hub works in rounds; take another "
+            f"rule, such as fedavg with sampling.deadline_s"
+        )
+    fewest = study.rule.fewest_sites()
+    if fewest > study.minimum and study.rule.most_sites is None:
+        raise StudyError(
+            f"{name}: rule.kind: '{rule}' with these settings needs {fewest} sites a round, the study goes on with "
+            f"{study.minimum}; set sampling.minimum to at least {fewest}"
+        )

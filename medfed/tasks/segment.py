@@ -1,0 +1,86 @@
+"""Segmentation: which voxel belongs to what."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from medfed.errors import StudyError
+from medfed.kinds import union
+from medfed.losses import Loss
+from medfed.losses.dicece import DiceCE
+from medfed.tasks._task import Needs, Task, check_classes, check_loss
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningModule
+    from torch import Tensor, nn
+
+    from medfed.optimisers import Optimiser
+    from medfed.schedules import Schedule
+
+    AnyLoss = Loss
+else:
+    AnyLoss = union("losses")
+
+
+class Segment(Task, tag="segment", frozen=True):
+    """Segmentation of each voxel into one of the classes, the background first.
+
+    Volumes larger than the patch are predicted in windows that overlap by the share `overlap` and are blended
+    with weights that fall off towards a window's edge (`blend: gaussian`) or are equal (`constant`);
+    `windows` of them go through the network at once. `largest` names the classes of which only the largest
+    connected piece is kept, `minimum_voxels` drops pieces of any class that are smaller on whichever grid
+    labels are made; both change labels, in validation scores too, and never probabilities.
+    """
+
+    needs: ClassVar[Needs] = "segment"
+
+    classes: tuple[str, ...]
+    loss: AnyLoss = DiceCE()
+    overlap: Annotated[float, Meta(ge=0, lt=1)] = 0.25
+    blend: Literal["gaussian", "constant"] = "gaussian"
+    windows: Annotated[int, Meta(ge=1)] = 4
+    largest: tuple[str, ...] = ()
+    minimum_voxels: Annotated[int, Meta(ge=0)] = 0
+
+    def __post_init__(self) -> None:
+        check_classes(self, self.classes)
+        check_loss(self, self.loss)
+        for name in self.largest:
+            if name not in self.classes[1:]:
+                raise StudyError(
+                    f"task 'segment': largest: '{name}' is not one of the foreground classes "
+                    f"{', '.join(self.classes[1:])}"
+                )
+
+    @property
+    def outputs(self) -> int:
+        return self.loss.outputs(len(self.classes))
+
+    def labels(self, probabilities: Tensor) -> Tensor:
+        """Return class numbers (B, 1, X, Y, Z) of probabilities (B, K, X, Y, Z), after post-processing."""
+        import torch
+
+        from medfed.tasks._pieces import keep_pieces
+
+        labels = probabilities.argmax(dim=1, keepdim=True)
+        # A byte a voxel and not the eight of argmax, where the classes fit.
+        labels = labels.to(torch.uint8 if len(self.classes) <= 256 else torch.int32)
+        if not self.largest and not self.minimum_voxels:
+            return labels
+        largest = [self.classes.index(name) for name in self.largest]
+        return keep_pieces(labels, largest, self.minimum_voxels, len(self.classes))
+
+    def module(
+        self,
+        network: nn.Module,
+        *,
+        optimiser: Optimiser,
+        schedule: Schedule,
+        epochs: int,
+        patch: tuple[int, ...] | None = None,
+    ) -> LightningModule:
+        from medfed.tasks._segmentation import Segmentation
+
+        return Segmentation(self, network, optimiser, schedule, epochs, patch)

@@ -1,0 +1,102 @@
+"""Named tensors and their arithmetic: what a model is, once it has left its network.
+
+`Weights` are a mapping from a tensor's name to a CPU tensor. A mapping may be lazy: `Difference` computes a tensor
+when it is asked for, and a mapping that reads from a file loads it then. All arithmetic here goes one tensor at a time,
+so a merge needs the old weights, the new ones and a few tensors, however many sites there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+Weights = Mapping[str, Tensor]
+
+
+def weights_of(module: nn.Module, keep_local: Iterable[str] = ()) -> dict[str, Tensor]:
+    """Return copies of the floating-point parameters and buffers of a module, on the CPU, by name.
+
+    Integer buffers (batch norm's counter) stay with the module, as does every name that matches `keep_local`:
+    `norm` keeps batch, instance, group and layer norms (FedBN: Li, ICLR 2021, arXiv:2102.07623), any other entry the
+    tensors below a submodule of that name (`head` is FedPer: Arivazhagan 2019, arXiv:1912.00818).
+    """
+    local = local_names(module, keep_local)
+    return {
+        name: tensor.detach().to("cpu", copy=True)
+        for name, tensor in module.state_dict().items()
+        if tensor.is_floating_point() and name not in local
+    }
+
+
+def local_names(module: nn.Module, keep_local: Iterable[str]) -> frozenset[str]:
+    """Return the names of the tensors that `keep_local` keeps in the hospital."""
+    entries = set(keep_local)
+    found: set[str] = set()
+    for prefix, child in module.named_modules():
+        is_norm = "norm" in entries and isinstance(child, _NORMS)
+        if is_norm or entries.intersection(prefix.split(".")):
+            found.update(f"{prefix}.{name}" for name in child.state_dict())
+    return frozenset(found)
+
+
+_NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+)
+
+
+@torch.no_grad()
+def load(module: nn.Module, weights: Weights) -> None:
+    """Copy weights into a module's own tensors, in place, so that an optimiser keeps its references."""
+    own = module.state_dict(keep_vars=True)
+    for name, tensor in weights.items():
+        own[name].data.copy_(tensor)
+
+
+class Difference(Mapping[str, Tensor]):
+    """`minuend - subtrahend`, tensor by tensor, in float64 and computed when asked for.
+
+    In float32 `global + (local - global)` is not `local` where the two differ by more than a factor of two, and one
+    site alone would then not get its own weights back. In float64 it is. On the wire goes the minuend, so that an
+    exact difference costs no more bytes than a rounded one.
+    """
+
+    def __init__(self, minuend: Weights, subtrahend: Weights) -> None:
+        self.minuend = minuend
+        self.subtrahend = subtrahend
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.minuend[name].double() - self.subtrahend[name].double()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.minuend  # Mapping's own would compute the tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.minuend)
+
+    def __len__(self) -> int:
+        return len(self.minuend)
+
+
+def zeros_like(weights: Weights) -> dict[str, Tensor]:
+    """Return zeros of the same names, shapes and dtypes."""
+    return {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+
+
+def norm(weights: Weights) -> float:
+    """Return the Euclidean norm over all tensors together, summed in float64."""
+    return sum(float(t.double().pow(2).sum()) for t in weights.values()) ** 0.5
+
+
+def digest(weights: Weights) -> str:
+    """Return the SHA-256 of names, dtypes, shapes and bytes, in the order of names."""
+    sha = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].contiguous()
+        sha.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        sha.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
+    return sha.hexdigest()

@@ -1,0 +1,370 @@
+"""What every exchange keeps, whatever lies in between: memory, a folder, object storage, a broker."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from medfed import enrol
+from medfed.broker import Broker
+from medfed.errors import ExchangeError, SiteError
+from medfed.exchange import MemoryExchange
+from medfed.exchange.folder import Folder
+from medfed.exchange.nats import Nats
+from medfed.kinds import kinds
+from medfed.update import Global, Update
+from medfed.weights import Difference, digest
+
+STUDY = "ab" * 32
+# Long enough for a slow machine, so that a party that waits for ever fails instead of hanging.
+PATIENCE_S = 60
+
+
+@dataclass
+class Place:
+    """An exchange under test: its two sides, opened and opened again with the same folders."""
+
+    open_hub: Callable[[], Any]
+    open_site: Callable[[str], Any]
+    lasting: bool = True
+    offered: Callable[[], tuple[str, str]] | None = None
+    opened: list[Any] = field(default_factory=list)
+
+    def hub(self) -> Any:
+        self.opened.append(self.open_hub())
+        return self.opened[-1]
+
+    def site(self, name: str) -> Any:
+        self.opened.append(self.open_site(name))
+        return self.opened[-1]
+
+
+def memory(tmp_path: Path) -> Iterator[Place]:
+    one = MemoryExchange(STUDY)
+    yield Place(lambda: one, lambda name: one, lasting=False)
+
+
+def over(record: Any, tmp_path: Path) -> Place:
+    return Place(
+        lambda: record.open_hub(STUDY, tmp_path / "hub"),
+        lambda name: record.open_site(STUDY, name, tmp_path / name),
+        offered=record.offered,
+    )
+
+
+def folder(tmp_path: Path) -> Iterator[Place]:
+    yield over(Folder(url=str(tmp_path / "share"), poll_s=0.02), tmp_path)
+
+
+def objects(tmp_path: Path) -> Iterator[Place]:
+    """Object storage as fsspec has it in memory: no rename, a written object replaces the one before."""
+    yield over(Folder(url=f"memory://{tmp_path}/bucket", poll_s=0.02), tmp_path)
+
+
+def free_ports(number: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def broker(tmp_path: Path, scheme: str = "tls") -> Iterator[Place]:
+    """A real nats-server on loopback with mutual TLS and an account a site."""
+    enrolment = tmp_path / "enrolment"
+    port, websocket_port = free_ports(2)
+    enrol.init(enrolment, "test", ["127.0.0.1"], port, websocket_port, listen="127.0.0.1")
+    for site in ("north", "south"):
+        request, _ = enrol.request(tmp_path / "credentials" / site, site)
+        enrol.sign(enrolment, request, tmp_path / f"{site}.kit")
+        enrol.accept(tmp_path / "credentials" / site, tmp_path / f"{site}.kit")
+    server = Broker(enrolment)
+    # The kit names both ways in, of which the first is taken.
+    urls = [] if scheme == "tls" else [f"wss://127.0.0.1:{websocket_port}"]
+
+    def record(name: str) -> Nats:
+        return Nats(credentials=str(tmp_path / "credentials" / name), urls=urls)
+
+    def site(name: str) -> Any:
+        return record(name).open_site(STUDY, name, tmp_path / name)
+
+    try:
+        hub = Nats(credentials=str(enrolment / "hub"), urls=urls)
+        yield Place(lambda: hub.open_hub(STUDY, tmp_path / "hub"), site, offered=record("north").offered)
+    finally:
+        server.stop()
+
+
+def websocket(tmp_path: Path) -> Iterator[Place]:
+    """The same broker over WebSocket with TLS."""
+    yield from broker(tmp_path, "wss")
+
+
+PLACES = {"memory": memory, "folder": folder, "objects": objects, "nats": broker, "wss": websocket}
+
+
+@pytest.fixture(params=PLACES)
+def place(request, tmp_path) -> Iterator[Place]:
+    for found in PLACES[request.param](tmp_path):
+        try:
+            yield found
+        finally:
+            for side in found.opened:
+                side.close()
+
+
+def test_every_exchange_is_held_to_this_contract():
+    assert set(kinds("exchange")) <= set(PLACES)
+
+
+def model(value: float = 1.0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "a.weight": torch.randn(30, 40, generator=generator) * value,
+        "b": torch.randn((), generator=generator),
+    }
+
+
+def update(site: str = "north", round: int = 1, plus: float = 1.0, **changes: Any) -> Update:
+    weights = model()
+    local = {name: tensor + plus for name, tensor in weights.items()}
+    fields = {"site": site, "round": round, "delta": Difference(local, weights), "examples": 12}
+    return Update(**{**fields, "scalars": {"val/dice": 0.5}, **changes})
+
+
+def started(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
+    found: list[Any] = []
+
+    def run() -> None:
+        try:
+            found.append(call())
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread, found
+
+
+def result(waiting: tuple[threading.Thread, list[Any]]) -> Any:
+    thread, found = waiting
+    thread.join(PATIENCE_S)
+    assert found, "it waited for ever"
+    return found[0]
+
+
+def test_a_site_waits_for_the_first_model_and_gets_its_bits(place):
+    hub, site = place.hub(), place.site("north")
+    waiting = started(lambda: site.fetch("north", 0))
+    size = hub.publish(Global(0, model(), ("north",), study=STUDY, groups={"control": {"b": torch.ones(())}}))
+    found = result(waiting)
+    assert (found.round, found.participants, found.final, found.study) == (0, ("north",), False, STUDY)
+    assert digest(found.weights) == digest(model())
+    assert torch.equal(found.groups["control"]["b"], torch.ones(()))
+    assert size > 30 * 40 * 4
+
+
+def test_fetch_returns_the_newest_model_of_at_least_the_round(place):
+    hub, site = place.hub(), place.site("north")
+    for round in (0, 1, 2):
+        hub.publish(Global(round, model(round + 1), study=STUDY))
+    found = site.fetch("north", 1)
+    assert found.round == 2
+    assert digest(found.weights) == digest(model(3))
+    waiting = started(lambda: site.fetch("north", 3))
+    hub.publish(Global(3, model(4), (), final=True, study=STUDY))
+    assert result(waiting).final
+
+
+def test_a_model_stays_readable_when_newer_ones_have_come(place):
+    hub, site = place.hub(), place.site("north")
+    hub.publish(Global(0, model(), study=STUDY))
+    first = site.fetch("north", 0)
+    for round in (1, 2, 3):
+        hub.publish(Global(round, model(round + 1), study=STUDY))
+        site.fetch("north", round)
+    assert digest(first.weights) == digest(model())
+
+
+def test_an_update_arrives_with_every_bit(place):
+    hub, site = place.hub(), place.site("north")
+    hub.publish(Global(0, model(), study=STUDY))
+    site.fetch("north", 0)
+    site.send(update(groups={"control": {"b": torch.full((), 2.0)}}))
+    (arrival,) = hub.collect(1, ["north"], PATIENCE_S)
+    found = arrival.update
+    assert arrival.error is None
+    assert (found.site, found.round, found.examples, found.scalars) == ("north", 1, 12, {"val/dice": 0.5})
+    assert arrival.bytes_up > 30 * 40 * 4
+    for name, tensor in model().items():
+        # By hand: local is float32(w + 1), and the difference to w is taken in float64.
+        assert torch.equal(found.delta[name], (tensor + 1).double() - tensor.double())
+    assert torch.equal(found.groups["control"]["b"], torch.full((), 2.0))
+
+
+def test_sending_twice_equals_sending_once_and_the_first_counts(place):
+    hub, site = place.hub(), place.site("north")
+    hub.publish(Global(0, model(), study=STUDY))
+    site.fetch("north", 0)
+    site.send(update(plus=1.0))
+    site.send(update(plus=2.0))
+    (arrival,) = hub.collect(1, ["north"], PATIENCE_S)
+    assert torch.equal(arrival.update.delta["b"], (model()["b"] + 1).double() - model()["b"].double())
+
+
+def test_updates_come_one_a_site_as_they_arrive(place):
+    hub, north, south = place.hub(), place.site("north"), place.site("south")
+    hub.publish(Global(0, model(), study=STUDY))
+    south.send(update("south"))
+    arrivals = hub.collect(1, ["south", "north"], PATIENCE_S)
+    assert next(arrivals).site == "south"
+    north.send(update("north"))
+    assert [arrival.site for arrival in arrivals] == ["north"]
+
+
+def test_who_has_not_answered_at_the_deadline_is_left_out(place):
+    hub, site = place.hub(), place.site("north")
+    hub.publish(Global(0, model(), study=STUDY))
+    site.send(update())
+    assert [arrival.site for arrival in hub.collect(1, ["north", "south"], 0.5)] == ["north"]
+
+
+def test_an_update_for_another_round_is_no_answer(place):
+    hub, site = place.hub(), place.site("north")
+    hub.publish(Global(1, model(), study=STUDY))
+    site.send(update(round=1))
+    assert list(hub.collect(2, ["north"], 0.5)) == []
+    site.send(update(round=2))
+    assert [arrival.update.round for arrival in hub.collect(2, ["north"], PATIENCE_S)] == [2]
+
+
+def test_a_site_that_withdraws_is_not_waited_for(place):
+    hub, site = place.hub(), place.site("north")
+    hub.publish(Global(0, model(), study=STUDY))
+    site.withdraw("north", "its disk is full")
+    (arrival,) = hub.collect(1, ["north"], PATIENCE_S)
+    assert arrival.update is None
+    assert arrival.bytes_up == 0
+    with pytest.raises(SiteError, match="site 'north', round 1: its disk is full"):
+        raise arrival.error
+
+
+def test_an_update_of_another_study_is_refused_and_the_round_goes_on(place, tmp_path):
+    hub, south = place.hub(), place.site("south")
+    hub.publish(Global(0, model(), study=STUDY))
+    # Sent by a site whose study file differs after the digest's first characters, as an attacker could arrange.
+    south._study = STUDY[:-4] + "0000"
+    south.send(update("south"))
+    south._study = STUDY
+    (arrival,) = hub.collect(1, ["south"], PATIENCE_S)
+    assert arrival.update is None
+    assert "belongs to study" in str(arrival.error)
+
+
+def test_closing_lets_a_waiting_site_go(place):
+    hub, site = place.hub(), place.site("north")
+    hub.publish(Global(0, model(), study=STUDY))
+    waiting = started(lambda: site.fetch("north", 1))
+    hub.close()
+    place.opened.remove(hub)
+    with pytest.raises(
+        ExchangeError, match="site 'north' waits for round 1, but the hub has closed the study"
+    ):
+        raise result(waiting)
+
+
+def lasting(place: Place) -> None:
+    if not place.lasting:
+        pytest.skip("an exchange within one process ends with it")
+
+
+def ended(place: Place, side: Any) -> None:
+    """End a side as a kill would: nothing is said to the other side, the lock falls."""
+    side._stopped.set() if hasattr(side, "_stopped") else None
+    side._depot.close()
+    side._lock.close()
+    place.opened.remove(side)
+
+
+def test_a_hub_that_comes_back_finds_what_was_sent_meanwhile(place):
+    lasting(place)
+    hub, site = place.hub(), place.site("north")
+    hub.publish(Global(0, model(), study=STUDY))
+    site.fetch("north", 0)
+    ended(place, hub)
+    site.send(update())
+    hub = place.hub()
+    hub.publish(Global(0, model(), study=STUDY))
+    assert [arrival.update.site for arrival in hub.collect(1, ["north"], PATIENCE_S)] == ["north"]
+
+
+def test_a_site_that_comes_back_goes_on_in_the_current_round(place):
+    lasting(place)
+    hub, site = place.hub(), place.site("north")
+    hub.publish(Global(0, model(), study=STUDY))
+    site.fetch("north", 0)
+    ended(place, site)
+    site = place.site("north")
+    assert site.fetch("north", 0).round == 0
+    site.send(update())
+    assert [arrival.update.site for arrival in hub.collect(1, ["north"], PATIENCE_S)] == ["north"]
+
+
+def test_a_site_killed_after_its_update_left_may_train_that_round_again(place):
+    lasting(place)
+    hub, site = place.hub(), place.site("north")
+    hub.publish(Global(0, model(), study=STUDY))
+    site.fetch("north", 0)
+    site.send(update())
+    assert len(list(hub.collect(1, ["north"], PATIENCE_S))) == 1
+    ended(place, site)
+    hub.publish(Global(1, model(2), study=STUDY))
+    site = place.site("north")
+    # Its checkpoint is from before round 1: it gets that model again, so that its optimiser sees the same steps.
+    assert digest(site.fetch("north", 0).weights) == digest(model())
+    site.send(update(plus=5.0))
+    assert digest(site.fetch("north", 1).weights) == digest(model(2))
+
+
+def test_a_new_run_of_the_same_study_takes_nothing_from_the_one_before(place, tmp_path):
+    lasting(place)
+    hub, site = place.hub(), place.site("north")
+    hub.publish(Global(0, model(), study=STUDY))
+    site.fetch("north", 0)
+    site.send(update())
+    ended(place, hub)
+    for path in (tmp_path / "hub" / "exchange").iterdir():
+        path.unlink() if path.is_file() else None
+    hub = place.hub()
+    hub.publish(Global(0, model(), study=STUDY))
+    assert list(hub.collect(1, ["north"], 0.5)) == []
+
+
+def test_a_site_that_knows_no_study_is_shown_the_one_on_offer(place):
+    lasting(place)
+    hub = place.hub()
+    hub.offer("rounds: 3\n")
+    assert place.offered() == (STUDY, "rounds: 3\n")
+    assert place.site("north").study_text() == "rounds: 3\n"
+
+
+def test_a_second_process_of_one_site_is_refused(place):
+    lasting(place)
+    place.hub()
+    place.site("north")
+    with pytest.raises(ExchangeError, match="site 'north' already runs with this folder"):
+        place.site("north")
+
+
+@pytest.mark.parametrize("name", ["hub", "broker", "a/b", "..", "a b", ""])
+def test_a_name_that_could_be_a_path_is_refused(tmp_path, name):
+    place = over(Folder(url=str(tmp_path / "share"), poll_s=0.02), tmp_path)
+    with pytest.raises(ExchangeError, match="a site's name is 1 to 64 letters"):
+        place.site(name)

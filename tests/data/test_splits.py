@@ -1,0 +1,117 @@
+"""Splits follow from the secret and the patient alone."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from pathlib import Path
+
+import pytest
+
+from medfed.data.index import Case
+from medfed.data.splits import (
+    DEFAULT_FRACTIONS,
+    UNASSIGNED,
+    assign_splits,
+    case_token,
+    check_fractions,
+    place_of,
+)
+from medfed.errors import DataError
+
+SECRET = b"a site's secret of some length"
+
+
+def cases(count: int, visits: int = 1) -> list[Case]:
+    return [
+        Case(
+            id=f"c{i}.{v}",
+            patient=f"p{i}",
+            token=case_token(SECRET, f"c{i}.{v}"),
+            image=(Path("x"),),
+            split=UNASSIGNED,
+        )
+        for i in range(count)
+        for v in range(visits)
+    ]
+
+
+def split_of(found: tuple[Case, ...]) -> dict[str, str]:
+    return {case.patient: case.split for case in found}
+
+
+def test_a_patients_place_is_its_hmac() -> None:
+    digest = hmac.new(SECRET, b"medfed/split/p1", hashlib.sha256).digest()
+    assert place_of(SECRET, "p1") == int.from_bytes(digest[:8], "big") / 2**64
+
+
+def test_a_token_is_an_hmac_and_no_plain_hash() -> None:
+    assert case_token(SECRET, "c1") == hmac.new(SECRET, b"medfed/case/c1", hashlib.sha256).hexdigest()[:12]
+    assert case_token(SECRET, "c1") != case_token(b"another site's secret", "c1")
+    assert case_token(SECRET, "c1") not in hashlib.sha256(b"c1").hexdigest()
+
+
+def test_all_visits_of_a_patient_are_in_one_split() -> None:
+    found = assign_splits(cases(60, visits=3), SECRET, DEFAULT_FRACTIONS)
+    for patient in {case.patient for case in found}:
+        assert len({case.split for case in found if case.patient == patient}) == 1
+
+
+def test_the_order_of_files_does_not_matter() -> None:
+    listed = cases(30)
+    assert split_of(assign_splits(listed, SECRET, DEFAULT_FRACTIONS)) == split_of(
+        assign_splits(listed[::-1], SECRET, DEFAULT_FRACTIONS)
+    )
+
+
+def test_a_new_patient_moves_no_old_one() -> None:
+    before = split_of(assign_splits(cases(60), SECRET, DEFAULT_FRACTIONS))
+    after = split_of(assign_splits(cases(61), SECRET, DEFAULT_FRACTIONS))
+    assert {patient: after[patient] for patient in before} == before
+
+
+def test_shares_are_those_asked_for() -> None:
+    found = split_of(assign_splits(cases(4000), SECRET, (0.6, 0.1, 0.3)))
+    for split, share in (("train", 0.6), ("val", 0.1), ("test", 0.3)):
+        # 4000 draws: the deviation of a share is at most sqrt(0.25 / 4000) = 0.008, five of them 0.04.
+        assert sum(x == split for x in found.values()) / 4000 == pytest.approx(share, abs=0.04)
+
+
+def test_another_secret_splits_otherwise() -> None:
+    one = split_of(assign_splits(cases(60), SECRET, DEFAULT_FRACTIONS))
+    assert one != split_of(assign_splits(cases(60), b"another site's secret", DEFAULT_FRACTIONS))
+
+
+@pytest.mark.parametrize("count", range(3, 12))
+@pytest.mark.parametrize("secret", [b"%016d" % i for i in range(12)])
+def test_a_small_hospital_has_a_patient_in_every_split(count: int, secret: bytes) -> None:
+    assert set(split_of(assign_splits(cases(count), secret, DEFAULT_FRACTIONS)).values()) == {
+        "train",
+        "val",
+        "test",
+    }
+
+
+@pytest.mark.parametrize("secret", [b"%016d" % i for i in range(12)])
+def test_a_single_patient_trains(secret: bytes) -> None:
+    assert split_of(assign_splits(cases(1), secret, DEFAULT_FRACTIONS)) == {"p0": "train"}
+
+
+def test_a_split_without_a_share_stays_empty() -> None:
+    assert set(split_of(assign_splits(cases(40), SECRET, (0.8, 0.2, 0.0))).values()) == {"train", "val"}
+
+
+def test_given_splits_are_kept_and_shared_with_the_patients_other_visits() -> None:
+    from dataclasses import replace
+
+    listed = cases(20, visits=2)
+    listed[0] = replace(listed[0], split="test")
+    found = assign_splits(listed, SECRET, (1.0, 0.0, 0.0))
+    assert split_of(found)["p0"] == "test"
+    assert [case.split for case in found[:2]] == ["test", "test"]
+
+
+@pytest.mark.parametrize("fractions", [(0.5, 0.5), (0.7, 0.2, 0.2), (1.2, -0.1, -0.1), (0, 0.5, 0.5)])
+def test_fractions_that_are_no_shares_are_refused(fractions: tuple[float, ...]) -> None:
+    with pytest.raises(DataError, match="sum to 1"):
+        check_fractions(fractions)

@@ -1,0 +1,275 @@
+"""Prepared volumes lie where the patient lies, and a patch is where it says it is.
+
+The volumes here hold a linear function of the position in mm: any wrong axis, flip, spacing or shift shows in
+a value.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from medfed.data.normalise.none import NoNormalisation
+from medfed.data.settings import Augment, Images
+from medfed.data.transforms import augmentation, centre_crop, cut, draw, place_patch, prepare, restore
+from medfed.data.volume import Volume
+from medfed.errors import ImageError
+
+torch.set_num_threads(1)
+
+SLOPES = np.array([1.0, -0.5, 0.25])  # of the value, a mm, along the patient's right, front and head
+
+
+def affine_of(
+    axes: str, spacing: tuple[float, float, float], origin: tuple[float, float, float]
+) -> np.ndarray:
+    letters = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for axis, (letter, step) in enumerate(zip(axes, spacing, strict=True)):
+        world, sign = letters[letter]
+        affine[world, axis] = sign * step
+    affine[:3, 3] = origin
+    return affine
+
+
+def places(shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
+    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    return index @ affine[:3, :3].T + affine[:3, 3]
+
+
+def ramp(shape: tuple[int, int, int], affine: np.ndarray) -> Volume:
+    return Volume((places(shape, affine) @ SLOPES)[None].astype(np.float32), affine)
+
+
+def settings_of(**changes: object) -> Images:
+    return Images(**{"normalise": NoNormalisation(), "patch": None, "augment": "none", **changes})  # type: ignore[arg-type]
+
+
+AXES = ["RAS", "LPS", "LAS", "PIR", "ASL", "SRP", "ILA"]
+
+
+@pytest.mark.parametrize("axes", AXES)
+@pytest.mark.parametrize("wanted", ["RAS", "LPS", "SAR"])
+def test_orientation_moves_no_voxel(axes: str, wanted: str) -> None:
+    affine = affine_of(axes, (1.5, 2.0, 3.0), (-20, 7, 100))
+    found = prepare(ramp((5, 6, 7), affine), None, settings_of(spacing_mm="native", orientation=wanted))
+    assert "".join(nib.aff2axcodes(found.affine_ras)) == wanted
+    np.testing.assert_allclose(
+        found.image[0], places(found.image.shape[1:], found.affine_ras) @ SLOPES, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("axes", AXES)
+def test_spacing_is_the_studys_and_values_stay_in_place(axes: str) -> None:
+    affine = affine_of(axes, (1.5, 2.0, 3.0), (-20, 7, 100))
+    found = prepare(ramp((24, 18, 12), affine), None, settings_of(spacing_mm=(2.0, 2.5, 1.0)))
+    np.testing.assert_allclose(np.linalg.norm(found.affine_ras[:3, :3], axis=0), [2.0, 2.5, 1.0], atol=1e-4)
+    inner = (slice(3, -3),) * 3  # beyond the last voxel the border's value goes on
+    expected = places(found.image.shape[1:], found.affine_ras) @ SLOPES
+    np.testing.assert_allclose(found.image[0][inner], expected[inner], atol=2e-3)
+
+
+def test_spacing_that_is_the_studys_already_blurs_nothing() -> None:
+    rng = np.random.default_rng(0)
+    volume = Volume(rng.normal(0, 1, (1, 6, 7, 8)).astype(np.float32), affine_of("RAS", (2, 2, 2), (0, 0, 0)))
+    found = prepare(volume, None, settings_of(spacing_mm=(2.0, 2.0, 2.0)))
+    np.testing.assert_array_equal(found.image, volume.array)
+
+
+def test_spacing_along_swapped_axes_is_resampled() -> None:
+    # Stored (S, A, R) with 3 mm along S: the study's (3, 2, 2) along R, A, S is another grid.
+    affine = affine_of("SAR", (3, 2, 2), (0, 0, 0))
+    found = prepare(ramp((6, 8, 10), affine), None, settings_of(spacing_mm=(3.0, 2.0, 2.0)))
+    np.testing.assert_allclose(np.diag(found.affine_ras)[:3], [3, 2, 2], atol=1e-4)
+
+
+def test_a_label_takes_whole_values_at_the_images_places() -> None:
+    affine = affine_of("LPS", (1.5, 2.0, 3.0), (40, 30, 20))
+    image = ramp((24, 18, 12), affine)
+    label = Volume((image.array > 10).astype(np.float32) + (image.array > 20), affine)
+    found = prepare(image, label, settings_of(spacing_mm=(1.0, 1.0, 1.0)))
+    assert found.label is not None
+    assert found.label.dtype == np.uint8
+    assert set(np.unique(found.label)) == {0, 1, 2}
+    # The nearest old voxel lies at most half a diagonal away; so far may the image's value be from the edge.
+    slack = np.abs(SLOPES) @ np.array([1.5, 2.0, 3.0]) / 2 + 1e-3
+    inner = (0, *(slice(3, -3),) * 3)
+    assert (found.image[inner][found.label[inner] >= 1] > 10 - slack).all()
+    assert (found.image[inner][found.label[inner] == 0] < 10 + slack).all()
+
+
+def test_centres_are_labelled_voxels() -> None:
+    affine = np.eye(4)
+    label = np.zeros((1, 5, 6, 7), np.float32)
+    label[0, 1, 2, 3] = label[0, 4, 5, 6] = 1
+    found = prepare(ramp((5, 6, 7), affine), Volume(label, affine), settings_of(spacing_mm="native"))
+    assert found.centres.tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_nan_becomes_the_smallest_value() -> None:
+    volume = ramp((4, 4, 4), np.eye(4))
+    volume.array[0, 1, 1, 1], volume.array[0, 2, 2, 2] = np.nan, np.inf
+    found = prepare(volume, None, settings_of(spacing_mm="native"))
+    finite = volume.array[np.isfinite(volume.array)]
+    assert found.image[0, 1, 1, 1] == finite.min()
+    assert found.image[0, 2, 2, 2] == finite.max()
+
+
+def test_an_image_without_a_number_is_refused() -> None:
+    with pytest.raises(ImageError, match="no voxel of the image is a number"):
+        prepare(Volume(np.full((1, 2, 2, 2), np.nan, np.float32), np.eye(4)), None, settings_of())
+
+
+def test_an_absurd_affine_is_refused_before_memory_is() -> None:
+    affine = np.diag([4000.0, 4000.0, 4000.0, 1.0])
+    with pytest.raises(ImageError, match="8000 x 8000 x 8000 mm"):
+        prepare(ramp((2, 2, 2), affine), None, settings_of(spacing_mm=(1.0, 1.0, 1.0)))
+
+
+@pytest.mark.parametrize("axes", AXES)
+def test_a_prediction_comes_back_to_its_files_grid(axes: str) -> None:
+    affine = affine_of(axes, (1.5, 2.0, 3.0), (-20, 7, 100))
+    image = ramp((24, 18, 12), affine)
+    found = prepare(image, None, settings_of(spacing_mm=(1.0, 1.0, 1.0)))
+    back = restore(found.image, found, nearest=False)
+    assert back.shape == image.array.shape
+    inner = (0, *(slice(2, -2),) * 3)
+    np.testing.assert_allclose(back[inner], image.array[inner], atol=5e-3)
+
+
+def test_a_label_there_and_back_is_itself() -> None:
+    affine = affine_of("LPS", (2.0, 2.0, 3.0), (9, 8, 7))
+    label = np.zeros((1, 20, 20, 14), np.float32)
+    label[0, 4:15, 5:12, 3:9] = 1
+    found = prepare(
+        ramp((20, 20, 14), affine), Volume(label, affine), settings_of(spacing_mm=(0.5, 0.5, 0.5))
+    )
+    assert found.label is not None
+    back = restore(found.label, found, nearest=True)
+    overlap = 2 * (back * label).sum() / (back.sum() + label.sum())
+    assert overlap > 0.98
+
+
+# --- patches ------------------------------------------------------------------------------------------------
+
+
+def test_cut_is_a_slice() -> None:
+    array = np.arange(4 * 5 * 6).reshape(1, 4, 5, 6)
+    np.testing.assert_array_equal(cut(array, (1, 2, 3), (2, 2, 2), 0), array[:, 1:3, 2:4, 3:5])
+
+
+def test_cut_centres_what_is_too_small() -> None:
+    found = cut(np.ones((1, 2, 3, 8), np.float32), (0, 0, 2), (4, 4, 4), -7)
+    assert found.shape == (1, 4, 4, 4)
+    assert found[0, 1:3, 0:3, :].min() == 1  # 2 of 4 with 1 before, 3 of 4 with 0 before
+    assert (found == 1).sum() == 2 * 3 * 4
+    assert found[0, 0, 0, 0] == -7
+
+
+def test_centre_crop_by_hand() -> None:
+    array = np.arange(5)[None, :, None, None] * np.ones((1, 5, 1, 1))
+    np.testing.assert_array_equal(centre_crop(array, (3, 1, 1), 0)[0, :, 0, 0], [1, 2, 3])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_foreground_patch_holds_its_centre(seed: int) -> None:
+    centres = np.array([[0, 0, 0], [19, 14, 9], [10, 7, 5]], np.int32)
+    start = np.array(place_patch((20, 15, 10), centres, (8, 8, 8), 1.0, np.random.default_rng(seed)))
+    assert (start >= 0).all()
+    assert (start + 8 <= (20, 15, 10)).all()
+    assert any(((start <= c) & (c < start + 8)).all() for c in centres)
+
+
+def test_patches_reach_every_place() -> None:
+    rng = np.random.default_rng(0)
+    found = {place_patch((6, 4, 5), np.zeros((0, 3), np.int32), (4, 4, 4), 0.5, rng) for _ in range(300)}
+    assert found == set(itertools.product(range(3), range(1), range(2)))
+
+
+def test_the_share_of_foreground_patches_is_the_settings() -> None:
+    rng = np.random.default_rng(0)
+    centres = np.array([[50, 50, 50]], np.int32)
+    inside = 0
+    for _ in range(2000):
+        start = np.array(place_patch((100, 100, 100), centres, (4, 4, 4), 0.6, rng))
+        inside += bool(((start <= 50) & (start + 4 > 50)).all())
+    # A random patch holds the centre with a chance of 4^3 / 97^3: nothing. 5 deviations are 0.055.
+    assert inside / 2000 == pytest.approx(0.6, abs=0.055)
+
+
+# --- augmentation -------------------------------------------------------------------------------------------
+
+EVERYTHING = Augment(flip=0.5, rotate=1.0, intensity=1.0, noise=1.0, blur=1.0)
+
+
+def example() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(3)
+    image = rng.normal(0, 1, (1, 16, 14, 12)).astype(np.float32)
+    label = (rng.random((1, 16, 14, 12)) < 0.2).astype(np.uint8)
+    return image, label, np.argwhere(label[0]).astype(np.int32)
+
+
+def test_a_draw_follows_from_its_seed_alone() -> None:
+    settings = Images(patch=(8, 8, 8), augment=EVERYTHING)
+    first, second = augmentation(EVERYTHING, True, "RAS"), augmentation(EVERYTHING, True, "RAS")
+    expected = draw(*example(), settings, first, 5)
+    torch.manual_seed(99)
+    draw(*example(), settings, second, 6)
+    again = draw(*example(), settings, second, 5)
+    for key, value in expected.items():
+        assert torch.equal(value, again[key]), key
+    assert not torch.equal(expected["image"], draw(*example(), settings, first, 7)["image"])
+
+
+def test_image_and_label_move_together() -> None:
+    # The label is the image: whatever flips and rotates must keep it so.
+    augment = Augment(flip=1.0, rotate=1.0, intensity=0, noise=0)
+    label = np.zeros((1, 16, 16, 16), np.uint8)
+    label[0, 3:9, 4:12, 5:8] = 1
+    settings = Images(patch=(16, 16, 16), augment=augment)
+    changes = augmentation(augment, True, "RAS")
+    found = draw(
+        label.astype(np.float32), label, np.argwhere(label[0]).astype(np.int32), settings, changes, 4
+    )
+    alike = (found["image"] > 0.5) == (found["label"] > 0)
+    assert alike.float().mean() > 0.98
+    assert not torch.equal(found["label"][0], torch.from_numpy(label[0].astype(np.int64)))
+
+
+@pytest.mark.parametrize(
+    ("axis", "orientation", "place"), [("x", "RAS", 0), ("y", "LPS", 1), ("z", "SAR", 0), ("x", "SAR", 2)]
+)
+def test_flips_go_along_the_patients_axes(axis: str, orientation: str, place: int) -> None:
+    augment = Augment(flip=1.0, flip_axes=(axis,), rotate=0, intensity=0, noise=0)  # type: ignore[arg-type]
+    image, label, centres = example()
+    settings = settings_of(augment=augment)
+    found = draw(image, label, centres, settings, augmentation(augment, True, orientation), 1)
+    np.testing.assert_array_equal(found["image"].numpy(), np.flip(image, 1 + place))
+    np.testing.assert_array_equal(found["label"].numpy(), np.flip(label, 1 + place))
+
+
+def test_no_augmentation_leaves_an_image_as_it_is() -> None:
+    image, label, centres = example()
+    found = draw(image, label, centres, settings_of(), augmentation("none", True, "RAS"), 1)
+    np.testing.assert_array_equal(found["image"].numpy(), image)
+    assert found["label"].dtype == torch.int64
+    assert type(found["image"]) is torch.Tensor  # plain: no metadata to pickle
+
+
+def test_augmentation_leaves_the_prepared_volume_alone() -> None:
+    image, label, centres = example()
+    before = image.copy()
+    draw(
+        image,
+        label,
+        centres,
+        Images(patch=None, augment=EVERYTHING),
+        augmentation(EVERYTHING, True, "RAS"),
+        1,
+    )
+    np.testing.assert_array_equal(image, before)

@@ -1,0 +1,56 @@
+"""One site on two processes of one machine, run by test_federate.py; prints a line a rank."""
+
+import sys
+import threading
+
+import pytorch_lightning as pl
+import torch
+from test_by_hand import BATCH, Net, data
+from torch.utils.data import DataLoader
+
+from medfed.exchange import MemoryExchange
+from medfed.federate import FederatedCallback
+from medfed.hub import Plan, coordinate
+from medfed.rules.fedavg import FedAvg
+from medfed.update import Update
+from medfed.weights import digest, weights_of
+
+
+class Counts(MemoryExchange):
+    """A memory exchange that counts what this process sends."""
+
+    sent = 0
+
+    def send(self, update: Update) -> None:
+        Counts.sent += 1
+        super().send(update)
+
+
+def main() -> None:
+    torch.manual_seed(1)
+    module, exchange = Net(), Counts()
+    trainer = pl.Trainer(
+        max_epochs=4,
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp",
+        callbacks=[FederatedCallback("north", exchange, 2)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    final: list = []
+    if trainer.global_rank == 0:
+        plan = Plan(rounds=2, sites=("north",), rule=FedAvg())
+        hub = threading.Thread(target=lambda: final.append(coordinate(plan, exchange, weights_of(module))))
+        hub.start()
+    trainer.fit(module, DataLoader(data("north"), BATCH), DataLoader(data("val"), 5))
+    if trainer.global_rank == 0:
+        hub.join()
+        print(f"hub {digest(final[0].weights)}", flush=True)
+    print(f"rank {trainer.global_rank} sent {Counts.sent} weights {digest(weights_of(module))}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""Each metric against scikit-learn, statsmodels or a hand, and the traps that peers' metrics fall into."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from sklearn import metrics as sk
+
+from medfed.errors import DataError
+from medfed.evaluation import classification as c
+from medfed.evaluation.intervals import bootstrap
+
+
+def sample(seed, n=200, ties=False, prevalence=0.4):
+    generator = np.random.default_rng(seed)
+    y = generator.random(n) < prevalence
+    p = 1 / (1 + np.exp(-(generator.normal(0, 1, n) + 1.2 * y - 0.8)))
+    return (np.round(p, 1) if ties else p), y
+
+
+def by_name(found):
+    return {(item.structure, item.metric): item.interval for item in found}
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_ranking_metrics_equal_scikit_learn(seed, ties):
+    p, y = sample(seed, ties=ties)
+    found = by_name(c.measure(np.c_[1 - p, p], y, ["no", "yes"], seed=0, thresholds=[0.5, 0.5], draws=50))
+    assert found[None, "auroc"].value == pytest.approx(sk.roc_auc_score(y, p), rel=1e-12)
+    assert found[None, "auprc"].value == pytest.approx(sk.average_precision_score(y, p), rel=1e-12)
+    assert found[None, "brier"].value == pytest.approx(sk.brier_score_loss(y, p), rel=1e-12)
+    assert found[None, "f1"].value == pytest.approx(sk.f1_score(y, p >= 0.5), rel=1e-12)
+    assert found[None, "mcc"].value == pytest.approx(sk.matthews_corrcoef(y, p >= 0.5), rel=1e-12)
+    assert found[None, "sensitivity"].value == pytest.approx(sk.recall_score(y, p >= 0.5), rel=1e-12)
+    assert found[None, "specificity"].value == pytest.approx(
+        sk.recall_score(y, p >= 0.5, pos_label=0), rel=1e-12
+    )
+    assert found[None, "ppv"].value == pytest.approx(sk.precision_score(y, p >= 0.5), rel=1e-12)
+
+
+def test_a_resample_is_worth_the_patients_it_repeats():
+    p, y = sample(7, n=30, ties=True)
+    counts = np.random.default_rng(0).integers(0, 4, (5, 30)).astype(float)
+    for statistic, peer in (
+        (c.auroc_of, sk.roc_auc_score),
+        (c.average_precision_of, sk.average_precision_score),
+    ):
+        for row, value in zip(counts, statistic(p, y)(counts), strict=True):
+            drawn = np.repeat(np.arange(30), row.astype(int))
+            assert value == pytest.approx(peer(y[drawn], p[drawn]), rel=1e-12)
+
+
+def test_delong_variance_equals_its_definition_over_all_pairs():
+    p, y = sample(3, n=40, ties=True)
+    ups, downs = p[y], p[~y]
+    wins = (ups[:, None] > downs) + 0.5 * (ups[:, None] == downs)
+    variance = wins.mean(axis=1).var(ddof=1) / len(ups) + wins.mean(axis=0).var(ddof=1) / len(downs)
+    found = c.delong(p, y)
+    area = wins.mean()
+    half = 1.959963985 * np.sqrt(variance) / (area * (1 - area))
+    logit = np.log(area / (1 - area))
+    assert found.value == pytest.approx(area)
+    assert found.low == pytest.approx(1 / (1 + np.exp(half - logit)))
+    assert found.high == pytest.approx(1 / (1 + np.exp(-half - logit)))
+
+
+def test_delong_and_bootstrap_agree():
+    p, y = sample(1, n=400)
+    delong, boot = c.delong(p, y), bootstrap(c.auroc_of(p, y), 400, seed=2)
+    assert delong.low == pytest.approx(boot.low, abs=0.006)
+    assert delong.high == pytest.approx(boot.high, abs=0.006)
+
+
+def test_auroc_intervals_cover_95_percent():
+    # Two normals 1 apart: the true AUROC is Phi(1 / sqrt 2) = 0.76025.
+    generator = np.random.default_rng(3)
+    y = np.r_[np.ones(25, bool), np.zeros(35, bool)]
+    held, boot, runs = 0, 0, 600
+    for run in range(runs):
+        p = 1 / (1 + np.exp(-generator.normal(0, 1, 60) - y))
+        delong = c.delong(p, y)
+        resampled = bootstrap(c.auroc_of(p, y), 60, seed=run, strata=list(y), draws=400)
+        held += delong.low <= 0.76025 <= delong.high
+        boot += resampled.low <= 0.76025 <= resampled.high
+    assert 0.93 <= held / runs <= 0.97
+    assert 0.93 <= boot / runs <= 0.97
+
+
+def test_one_class_has_no_auroc_and_says_why():
+    p = np.linspace(0.1, 0.9, 8)
+    found = by_name(c.measure(np.c_[1 - p, p], np.zeros(8, int), ["no", "yes"], seed=0))
+    assert (found[None, "auroc"].value, found[None, "auroc"].note) == (None, "one class only")
+    assert (found[None, "auprc"].value, found[None, "auprc"].note) == (None, "no patient of this class")
+    assert (found[None, "sensitivity"].value, found[None, "sensitivity"].note) == (
+        None,
+        "no patient of this class",
+    )
+    assert found[None, "calibration_slope"].note == "one class only"
+    assert found[None, "specificity"].value is not None
+
+
+def test_a_probability_above_one_is_refused_and_not_taken_for_a_logit():
+    with pytest.raises(DataError, match="1 of 3 probabilities are not between 0 and 1; apply softmax"):
+        c.delong([0.2, 1.2, 0.4], [0, 1, 0])
+    with pytest.raises(DataError, match="do not sum to one"):
+        c.measure([[0.2, 0.2, 0.2]], [0], ["a", "b", "c"], seed=0)
+
+
+def test_perfect_separation_is_not_certainty():
+    found = c.delong([0.1, 0.2, 0.3, 0.7, 0.8, 0.9], [0, 0, 0, 1, 1, 1])
+    # Three disjoint pairs, all right: 0.025 ** (1 / 3).
+    assert found.value == 1.0
+    assert found.low == pytest.approx(0.025 ** (1 / 3))
+    assert found.high == 1.0
+    assert c.calibration([0.1, 0.2, 0.3, 0.7, 0.8, 0.9], [0, 0, 0, 1, 1, 1]).slope.value is None
+
+
+def test_calibration_equals_statsmodels():
+    p, y = sample(5, n=300)
+    logit = np.log(p / (1 - p))
+    slope = sm.Logit(y, sm.add_constant(logit)).fit(disp=0)
+    intercept = sm.GLM(y, np.ones(300), offset=logit, family=sm.families.Binomial()).fit()
+    found = c.calibration(p, y)
+    assert found.slope.value == pytest.approx(slope.params[1], rel=1e-6)
+    assert found.slope.low == pytest.approx(slope.conf_int()[1, 0], rel=1e-5)
+    assert found.intercept.value == pytest.approx(intercept.params[0], rel=1e-6)
+    assert found.intercept.high == pytest.approx(intercept.conf_int()[0, 1], rel=1e-5)
+
+
+def test_ece_by_hand():
+    # Bin 0.2 to 0.3: risks 0.2 and 0.26, one event of two; bin 0.9 to 1: risk 1.0 and an event.
+    value = c.ece_of(np.array([0.2, 0.26, 1.0]), np.array([False, True, True]))(np.ones((1, 3)))[0]
+    assert value == pytest.approx(abs(1 - 0.46) / 3)
+
+
+def test_the_operating_point_is_youdens_and_separates_the_observed_values():
+    p, y = [0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]
+    # Youden is 0.5 at both 0.375 (one of two spared, ...) and 0.6 (both spared, one caught): the first,
+    # more sensitive one.
+    assert c.operating_point([0.1, 0.2, 0.7, 0.9], [0, 0, 1, 1]) == pytest.approx(0.45)
+    assert c.operating_point(p, y, sensitivity=1.0) == pytest.approx(0.225)
+    assert c.operating_point(p, y, sensitivity=0.5) == pytest.approx(0.6)
+    assert c.operating_point(p, [1, 1, 1, 1]) is None
+
+
+def test_net_benefit_by_hand():
+    p, y = [0.9, 0.6, 0.4, 0.1], [1, 0, 1, 0]
+    # At 0.25: true positives 2 of 4, false positive 1 of 4, odds 1 / 3. Treating all: 2 / 4 - 2 / 4 / 3.
+    assert c.net_benefit(p, y, [0.25])[0] == pytest.approx([0.5 - 0.25 / 3, 0.5 - 0.5 / 3])
+
+
+def test_temperature_finds_the_overconfidence_that_was_put_in():
+    generator = np.random.default_rng(0)
+    truth = 1 / (1 + np.exp(-generator.normal(0, 1.5, 20000)))
+    y = generator.random(20000) < truth
+    confident = 1 / (1 + (1 / truth - 1) ** 2.5)
+    found = c.temperature(confident, y)
+    assert found == pytest.approx(2.5, rel=0.05)
+    softened = c.rescaled(confident, found)
+    assert np.abs(softened - truth).max() < 0.02
+    assert (np.argsort(softened, kind="stable") == np.argsort(confident, kind="stable")).all()
+
+
+def test_many_classes_macro_and_per_class_equal_scikit_learn():
+    generator = np.random.default_rng(2)
+    y = generator.integers(0, 3, 150)
+    logits = generator.normal(0, 1, (150, 3)) + 1.3 * np.eye(3)[y]
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    found = by_name(c.measure(p, y, ["a", "b", "c"], seed=0, draws=50))
+    assert found[None, "auroc"].value == pytest.approx(
+        sk.roc_auc_score(y, p, multi_class="ovr", average="macro"), rel=1e-12
+    )
+    assert found["b", "auroc"].value == pytest.approx(sk.roc_auc_score(y == 1, p[:, 1]), rel=1e-12)
+    assert found[None, "balanced_accuracy"].value == pytest.approx(sk.balanced_accuracy_score(y, p.argmax(1)))
+    assert found[None, "f1"].value == pytest.approx(sk.f1_score(y, p.argmax(1), average="macro"))
+    assert found[None, "accuracy"].value == pytest.approx((p.argmax(1) == y).mean())
+
+
+def test_macro_average_is_undefined_without_a_class_rather_than_over_the_rest():
+    p = np.full((6, 3), 1 / 3)
+    found = by_name(c.measure(p, [0, 1, 0, 1, 0, 1], ["a", "b", "c"], seed=0))
+    assert (found[None, "auroc"].value, found[None, "auroc"].note) == (None, "a class without patients")
+
+
+def test_the_paired_test_sees_what_it_should():
+    p, y = sample(4, n=300)
+    interval, p_value = c.delong_test(p, p, y)
+    assert (interval.value, p_value) == (0.0, None)
+    generator = np.random.default_rng(0)
+    rejected = 0
+    for _ in range(400):
+        first, second = (np.clip(p + generator.normal(0, 0.2, 300), 0, 1) for _ in range(2))
+        rejected += c.delong_test(first, second, y)[1] < 0.05
+    assert 0.02 <= rejected / 400 <= 0.08
+    assert c.delong_test(p, generator.random(300), y)[1] < 0.001

@@ -1,0 +1,102 @@
+"""Counts that add up over hospitals give the pooled curves within the bound they state."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from medfed.errors import DataError
+from medfed.evaluation import histograms as h
+
+
+def patients(seed, n):
+    generator = np.random.default_rng(seed)
+    y = generator.random(n) < 0.35
+    return 1 / (1 + np.exp(-generator.normal(0, 1.3, n) - 1.5 * y + 0.7)), y
+
+
+def of(p, y, site="a", **options):
+    return h.counted(p, y, round=1, site=site, split="test", model="federated", **options)
+
+
+@pytest.mark.parametrize("minimum", [1, 5])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_pooled_auroc_lies_within_the_stated_bounds(seed, minimum):
+    parts = [patients(10 * seed + place, n) for place, n in enumerate((40, 90, 200))]
+    total = h.merged([of(p, y, site=f"s{i}", minimum=minimum) for i, (p, y) in enumerate(parts)])
+    truth = roc_auc_score(np.concatenate([y for _, y in parts]), np.concatenate([p for p, _ in parts]))
+    bounds = h.auroc_bounds(total)
+    assert bounds.low <= truth <= bounds.high
+    assert abs(bounds.value - truth) <= (bounds.high - bounds.low) / 2
+    if minimum == 1:
+        assert bounds.high - bounds.low < 0.02
+
+
+def test_no_bin_that_leaves_is_small():
+    for seed in range(20):
+        p, y = patients(seed, 60)
+        found = of(p, y, minimum=5)
+        assert len(found.bins) > 3
+        assert all(cell.n >= 5 for cell in found.bins)
+        assert found.positives == y.sum()
+        assert sum(cell.risk for cell in found.bins) == pytest.approx(p.sum())
+
+
+def test_fewer_patients_than_a_group_leave_nothing():
+    assert of([0.1, 0.9, 0.8], [0, 1, 1], minimum=5).bins == ()
+
+
+def test_patients_in_one_bin_may_be_ranked_either_way():
+    found = of([0.1, 0.9, 0.8], [0, 1, 1], minimum=3)
+    assert [(cell.low, cell.high) for cell in found.bins] == [(0.0, 0.91)]
+    assert h.auroc_bounds(found) == (0.5, 0.0, 1.0)
+
+
+def test_bins_that_overlap_are_in_doubt_by_as_much_as_they_overlap():
+    # The positive is spread over 0.5 to 1, the negative over 0.25 to 0.75: above it with chance 7 / 8.
+    cells = (h.Bin(0.25, 0.75, 0, 1, 0.5), h.Bin(0.5, 1.0, 1, 0, 0.8))
+    found = h.ScoreHistogram(round=1, site="a", split="test", model="federated", bins=cells)
+    assert h.auroc_bounds(found) == (pytest.approx(7 / 8), 0.0, 1.0)
+
+
+def test_roc_and_reliability_by_hand():
+    found = of([0.05, 0.15, 0.15, 0.95], [0, 0, 1, 1], bins=10)
+    assert h.roc(found)[0] == (0.0, 0.0)
+    assert h.roc(found)[-1] == (1.0, 1.0)
+    assert (0.0, 0.5) in h.roc(found)
+    assert (0.5, 1.0) in h.roc(found)
+    first, second, last = h.reliability(found)
+    assert (first.predicted, first.observed, first.n) == (pytest.approx(0.05), 0.0, 1)
+    assert (second.predicted, second.observed, second.n) == (pytest.approx(0.15), 0.5, 2)
+    assert (last.predicted, last.observed, last.n) == (pytest.approx(0.95), 1.0, 1)
+
+
+def test_merging_twice_in_any_order_is_the_same_and_other_models_do_not_add():
+    parts = [of(*patients(seed, 80), site=str(seed), minimum=5) for seed in range(3)]
+    assert h.merged(parts) == h.merged(parts[::-1])
+    other = h.counted([0.5], [1], round=2, site="z", split="test", model="federated")
+    with pytest.raises(DataError, match="different rounds, splits, models or classes"):
+        h.merged([parts[0], other])
+
+
+def test_one_outcome_alone_has_no_curve():
+    found = of([0.1, 0.2], [0, 0])
+    assert h.auroc_bounds(found) is None
+    assert h.roc(found) == []
+
+
+def test_net_benefit_equals_the_patients_own():
+    from medfed.evaluation.classification import net_benefit
+
+    p, y = patients(1, 100)
+    found = h.net_benefit_of(of(p, y, bins=20))
+    assert len(found) > 10
+    expected = net_benefit(p, y, [step for step, _, _ in found])
+    assert np.array([(model, everyone) for _, model, everyone in found]) == pytest.approx(expected)
+
+
+def test_histograms_come_back_from_their_file(tmp_path):
+    written = [of(*patients(seed, 30)) for seed in range(2)]
+    h.write(tmp_path / "curves.jsonl", written)
+    assert h.read(tmp_path / "curves.jsonl") == written

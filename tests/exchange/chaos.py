@@ -1,0 +1,56 @@
+"""One study under random kills, for the slow tests here and benchmarks/chaos.py."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from brokered import Enrolment
+from federation import Federation, over
+
+# How many disturbances a run gets, and when: within the seconds that an undisturbed run takes.
+MOST, WITHIN_S = 4, 4.0
+
+
+def disturbed(seed: int, folder: Path, kind: str = "nats") -> dict[str, Any]:
+    """Run the study of `party.py` while random parties are killed or stopped; return its digest and what was done."""
+    chance = random.Random(seed)
+    enrolment = Enrolment(folder) if kind == "nats" else None
+    broker = enrolment.start() if enrolment else None
+    found = Federation(
+        folder, enrolment.exchange_of if enrolment else over(str(folder / "share")), settings={"pause_s": 0.1}
+    )
+    parties = ["hub", "north", "south", *(["broker"] if broker else [])]
+    done = []
+    try:
+        found.start("hub", "north", "south")
+        for at in sorted(chance.uniform(0, WITHIN_S) for _ in range(chance.randint(1, MOST))):
+            began = time.monotonic()
+            time.sleep(at / MOST)
+            who, how = chance.choice(parties), chance.choice(["kill", "kill", "stop"])
+            done.append([round(time.monotonic() - began, 2), who, how])
+            if who == "broker":
+                assert broker is not None
+                os.kill(broker.pid, signal.SIGKILL if how == "kill" else signal.SIGSTOP)
+                if how == "stop":
+                    time.sleep(chance.uniform(0.1, 2))
+                    os.kill(broker.pid, signal.SIGCONT)
+            elif found.running[who].exitcode is not None:
+                continue
+            elif how == "kill":
+                found.kill(who)
+                time.sleep(chance.uniform(0, 1))
+                found.start(who)
+            else:
+                found.stop(who)
+                time.sleep(chance.uniform(0.1, 2))
+                found.go_on(who)
+        return {"seed": seed, "digest": found.digest(), "done": done}
+    finally:
+        found.end()
+        if enrolment:
+            enrolment.end()

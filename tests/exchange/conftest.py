@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+# The helpers beside these tests; test modules are imported by path and have no package.
+sys.path.insert(0, str(Path(__file__).parent))
+
+import party
+from brokered import Enrolment
+from federation import Federation, federations
+
+from medfed.simulate import run_federation
+from medfed.site import train_site
+from medfed.weights import digest, weights_of
+
+
+@pytest.fixture
+def federation(tmp_path):
+    yield from federations(lambda exchange_of, **settings: Federation(tmp_path, exchange_of, **settings))
+
+
+@pytest.fixture
+def enrolment(tmp_path):
+    found = Enrolment(tmp_path)
+    yield found
+    found.end()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """The digest of the final model of the study in `party.py`, from one process over the memory exchange."""
+    found: dict[tuple, str] = {}
+
+    def run(sites=("north", "south"), rounds=3, width=64) -> str:
+        key = (sites, rounds, width)
+        if key not in found:
+            folder = tmp_path_factory.mktemp("memory")
+            settings = {"rounds": rounds, "width": width}
+
+            def fit(name, exchange):
+                (folder / name).mkdir()
+                train_site(
+                    name,
+                    party.initial(settings),
+                    party.Cases(name),
+                    exchange,
+                    party.training(settings),
+                    folder=folder / name,
+                    logger=False,
+                )
+
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            result = run_federation(
+                {name: (lambda exchange, name=name: fit(name, exchange)) for name in sites},
+                weights_of(party.initial(settings)),
+                rule=party.FedAvg(),
+                rounds=rounds,
+                study=party.STUDY,
+                minimum=len(sites),
+            )
+            torch.set_num_threads(threads)
+            found[key] = digest(result.weights)
+        return found[key]
+
+    return run

@@ -1,0 +1,132 @@
+"""A federation of real processes for the tests here: started, killed, stopped and started again by their ids."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import party
+
+PATIENCE_S = 120
+
+# Forked from one process that has imported everything: real processes that can be killed, and each starts at once.
+# (Python 3.11's server does not take over sys.path, so the place of `party` is given by the environment.)
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+).rstrip(":")
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["party"])
+
+
+@dataclass
+class Federation:
+    """Hub and sites of one study as processes; `exchange_of` gives each party's exchange as a study file would."""
+
+    folder: Path
+    exchange_of: Callable[[str], dict[str, Any]]
+    sites: tuple[str, ...] = ("north", "south")
+    settings: dict[str, Any] = field(default_factory=dict)
+    running: dict[str, ForkServerProcess] = field(default_factory=dict)
+
+    def start(self, *parties: str) -> None:
+        for party_name in parties:
+            here = self.folder / party_name
+            here.mkdir(parents=True, exist_ok=True)
+            given = {
+                "rounds": 3,
+                "width": 64,
+                **self.settings,
+                "sites": self.sites,
+                "site": party_name,
+                "folder": str(here),
+                "exchange": self.exchange_of(party_name),
+            }
+            (here / "settings.json").write_text(json.dumps(given))
+            kind = "hub" if party_name == "hub" else "site"
+            self.running[party_name] = PROCESSES.Process(
+                target=party.run, args=(kind, str(here / "settings.json"))
+            )
+            self.running[party_name].start()
+
+    def kill(self, party: str) -> None:
+        self.running[party].kill()
+        self.running[party].join()
+
+    def stop(self, party: str) -> None:
+        self._signal(party, signal.SIGSTOP)
+
+    def go_on(self, party: str) -> None:
+        self._signal(party, signal.SIGCONT)
+
+    def _signal(self, party: str, number: int) -> None:
+        pid = self.running[party].pid
+        assert pid is not None
+        with contextlib.suppress(ProcessLookupError):  # it was done before the signal came
+            os.kill(pid, number)
+
+    def log(self, party: str) -> str:
+        path = self.folder / party / "log"
+        return path.read_text() if path.exists() else ""
+
+    def rounds(self) -> list[dict[str, Any]]:
+        path = self.folder / "hub" / "rounds"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def until(self, what: Callable[[], Any], why: str) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while not what():
+            self.alive(why)
+            assert time.monotonic() < end, f"waited in vain until {why}: {self.told()}"
+            time.sleep(0.02)
+
+    def alive(self, why: str) -> None:
+        for name, process in self.running.items():
+            if process.exitcode not in (None, 0, -signal.SIGKILL):
+                raise AssertionError(
+                    f"{name} ended with {process.exitcode} until {why}: {self.log(name)[-2000:]}"
+                )
+
+    def told(self) -> str:
+        return "\n".join(f"--- {name}: {self.log(name)[-1500:]}" for name in self.running)
+
+    def digest(self) -> str:
+        """Wait for the study's end and return the final model's digest."""
+        self.until(lambda: self.running["hub"].exitcode == 0, "the hub ended")
+        return (self.folder / "hub" / "digest").read_text()
+
+    def ended(self, *parties: str) -> None:
+        for name in parties:
+            self.until(lambda name=name: self.running[name].exitcode == 0, f"{name} ended")
+
+    def end(self) -> None:
+        for name, process in self.running.items():
+            if process.exitcode is None:
+                self.go_on(name)
+                process.kill()
+            process.join()
+
+
+def over(url: str) -> Callable[[str], dict[str, Any]]:
+    return lambda party: {"kind": "folder", "url": url, "poll_s": 0.05}
+
+
+def federations(start: Callable[..., Federation]) -> Iterator[Callable[..., Federation]]:
+    """Yield `start`, and end at the end what it started."""
+    made: list[Federation] = []
+
+    def make(*arguments: Any, **settings: Any) -> Federation:
+        made.append(start(*arguments, **settings))
+        return made[-1]
+
+    yield make
+    for federation in made:
+        federation.end()

@@ -1,0 +1,20 @@
+"""Hub, broker and sites killed or stopped at random moments: every run ends with the bits of an undisturbed one."""
+
+from __future__ import annotations
+
+import pytest
+from chaos import disturbed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_no_kill_at_a_broker_costs_a_bit(tmp_path, undisturbed, seed):
+    found = disturbed(seed, tmp_path)
+    assert found["digest"] == undisturbed(), found["done"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_no_kill_at_a_folder_costs_a_bit(tmp_path, undisturbed, seed):
+    found = disturbed(seed, tmp_path, "folder")
+    assert found["digest"] == undisturbed(), found["done"]

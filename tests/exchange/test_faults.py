@@ -1,0 +1,246 @@
+"""Bad links, full disks and lost brokers between a site and a hub that both live on: nothing is lost, and it is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from proxy import Proxy
+
+from medfed.broker import write_configuration
+from medfed.errors import ExchangeError
+from medfed.exchange.nats import Nats
+from medfed.update import Global, Update
+from medfed.weights import Difference, digest
+
+STUDY = "34" * 32
+PATIENCE_S = 120
+MEGABYTES = 12
+
+
+def model(value: float = 1.0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return {f"layer{index}": torch.randn(250_000, generator=generator) * value for index in range(MEGABYTES)}
+
+
+def update(round: int = 1) -> Update:
+    weights = model()
+    local = {name: tensor + 1 for name, tensor in weights.items()}
+    return Update("north", round, Difference(local, weights), 12)
+
+
+class Link:
+    """A hub at a broker, and the site north behind a proxy."""
+
+    def __init__(self, enrolment, folder: Path) -> None:
+        self.enrolment, self.folder = enrolment, folder
+        self.broker = enrolment.start()
+        self.proxy = Proxy(enrolment.port)
+        self.hub = Nats(**enrolment_record(enrolment, "hub")).open_hub(STUDY, folder / "hub")
+        self.hub.publish(Global(0, model(), study=STUDY))
+        self.north = self.site()
+
+    def site(self, folder: str = "north"):
+        record = enrolment_record(self.enrolment, "north")
+        return Nats(**{**record, "urls": [f"tls://127.0.0.1:{self.proxy.port}"]}).open_site(
+            STUDY, "north", self.folder / folder
+        )
+
+    def arrived(self, round: int = 1) -> str:
+        """Return the digest of what north trained, once the hub has it."""
+        (arrival,) = self.hub.collect(round, ["north"], PATIENCE_S)
+        assert arrival.error is None, arrival.error
+        return digest(arrival.update.delta.minuend)
+
+    def close(self) -> None:
+        self.north.close()
+        self.hub.close()
+        self.proxy.close()
+
+
+def enrolment_record(enrolment, party: str) -> dict:
+    return {"credentials": str(enrolment.credentials(party)), "urls": [enrolment.url]}
+
+
+@pytest.fixture
+def link(enrolment, tmp_path):
+    found = Link(enrolment, tmp_path)
+    yield found
+    found.close()
+
+
+def sent() -> str:
+    return digest(update().delta.minuend)
+
+
+def background(call) -> threading.Thread:
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    return thread
+
+
+def until(what, why: str) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not what():
+        assert time.monotonic() < end, f"waited in vain until {why}"
+        time.sleep(0.01)
+
+
+def test_an_upload_goes_on_by_chunk_when_every_connection_is_cut(link):
+    link.north.fetch("north", 0)
+    # A third of the update: begun from zero after each cut, it would never arrive.
+    link.proxy.cut_after = MEGABYTES * 1_000_000 // 3
+    link.proxy.up = 0
+    link.north.send(update())
+    assert link.proxy.cuts >= 2
+    link.proxy.cut_after = None
+    assert link.arrived() == sent()
+    # What was under way at a cut is lost, at most a window of chunks each time.
+    assert link.proxy.up < (MEGABYTES + 8.5 * link.proxy.cuts) * 1.1e6
+
+
+def test_a_killed_sites_upload_goes_on_by_chunk(link):
+    link.north.fetch("north", 0)
+    link.proxy.rate = 20e6
+    link.proxy.up = 0
+    background(lambda: link.north.send(update()))
+    until(lambda: link.proxy.up > 6e6, "half of it was sent")
+    link.proxy.closed = True
+    # What a kill does: the lock falls, nothing more is written, what is in the folder stays.
+    link.north._stopped.set()
+    link.north._lock.close()
+    link.north._depot.close()
+    stored = len((link.folder / "north/exchange/outbox/r00001.stored").read_bytes()) // 4
+    assert 0 < stored < MEGABYTES
+    link.proxy.rate, link.proxy.up, link.proxy.closed = None, 0, False
+    link.north = link.site()
+    link.north.fetch("north", 0)  # it sends what was left before it looks for a model
+    assert link.arrived() == sent()
+    assert link.proxy.up < (MEGABYTES - stored + 1) * 1.1e6
+
+
+def test_a_download_goes_on_by_chunk(link):
+    link.proxy.rate = 20e6
+    found = []
+    waiting = background(lambda: found.append(link.north.fetch("north", 0)))
+    until(lambda: link.proxy.down > 6e6, "half of it has come")
+    link.proxy.closed = True
+    time.sleep(0.2)
+    link.proxy.rate, link.proxy.down, link.proxy.closed = None, 0, False
+    waiting.join(PATIENCE_S)
+    assert digest(found[0].weights) == digest(model())
+    assert link.proxy.down < MEGABYTES * 0.85e6
+
+
+def test_corruption_on_the_way_is_noticed_and_mended(link):
+    link.north.fetch("north", 0)
+    link.proxy.corrupt_after = 2_000_000
+    link.north.send(update())
+    assert link.proxy.corrupt_after is None
+    assert link.arrived() == sent()
+
+
+def test_a_slow_link_finishes(link):
+    link.north.fetch("north", 0)
+    link.proxy.rate, link.proxy.delay_s = 4e6, 0.001
+    link.north.send(update())
+    assert link.arrived() == sent()
+
+
+def test_a_broker_killed_in_an_upload_costs_nothing(link):
+    link.north.fetch("north", 0)
+    link.proxy.rate, link.proxy.up = 20e6, 0
+    sending = background(lambda: link.north.send(update()))
+    until(lambda: link.proxy.up > 4e6, "a third of it was sent")
+    os.kill(link.broker.pid, signal.SIGKILL)
+    sending.join(PATIENCE_S)
+    assert not sending.is_alive()
+    assert link.arrived() == sent()
+
+
+def test_a_full_broker_is_told_of_and_it_goes_on_when_there_is_room(enrolment, tmp_path, caplog):
+    settings = enrolment.authority / "federation.json"
+    found = json.loads(settings.read_text())
+    # Room for the model and half an update.
+    settings.write_text(json.dumps({**found, "disk": f"{MEGABYTES * 3 // 2}MB"}))
+    write_configuration(enrolment.authority)
+    link = Link(enrolment, tmp_path)
+    try:
+        link.north.fetch("north", 0)
+        sending = background(lambda: link.north.send(update()))
+        until(lambda: "the broker did not store it" in caplog.text, "the full disk was told of")
+        assert sending.is_alive()
+        # The coordinator gives it more room and restarts it.
+        settings.write_text(json.dumps({**found, "disk": "1GB"}))
+        write_configuration(enrolment.authority)
+        os.kill(link.broker.pid, signal.SIGKILL)
+        sending.join(PATIENCE_S)
+        assert not sending.is_alive()
+        assert link.arrived() == sent()
+    finally:
+        link.close()
+
+
+def test_a_full_disk_at_a_site_is_told_of_and_it_goes_on_when_there_is_room(link, caplog):
+    link.north.fetch("north", 0)
+    file = link.folder / "north/exchange/outbox/update"
+    file.parent.mkdir(exist_ok=True)
+    file.symlink_to("/dev/full")
+    sending = background(lambda: link.north.send(update()))
+    until(lambda: "its own disk (the run folder) is full" in caplog.text, "the full disk was told of")
+    assert sending.is_alive()
+    file.unlink()
+    sending.join(PATIENCE_S)
+    assert link.arrived() == sent()
+
+
+def test_a_full_disk_at_the_hub_is_told_of_and_it_goes_on_when_there_is_room(link, caplog):
+    link.north.fetch("north", 0)
+    link.north.send(update())
+    spool = link.folder / "hub/exchange/spool"
+    spool.mkdir(parents=True)
+    (spool / "north.partial").symlink_to("/dev/full")
+    found = []
+    collecting = background(lambda: found.append(link.arrived()))
+    until(
+        lambda: "hub: collects: its own disk (the run folder) is full" in caplog.text,
+        "the full disk was told of",
+    )
+    (spool / "north.partial").unlink()
+    collecting.join(PATIENCE_S)
+    assert found == [sent()]
+
+
+def test_a_second_process_of_one_site_from_another_machine_is_refused(link):
+    with pytest.raises(ExchangeError, match="site 'north' already takes part from another folder or machine"):
+        link.site("another-machine")
+
+
+def test_another_machine_may_take_over_a_site_that_is_gone(link):
+    link.north._stopped.set()
+    link.north._lock.close()
+    link.north._depot.close()
+    link.north = link.site("another-machine")
+    assert link.north.fetch("north", 0).round == 0
+
+
+@pytest.mark.slow
+def test_a_hospital_that_lets_only_websockets_out_takes_that_way(link):
+    link.north.close()
+    urls = ["tls://127.0.0.1:1", f"wss://127.0.0.1:{link.enrolment.websocket_port}"]
+    record = Nats(**{**enrolment_record(link.enrolment, "north"), "urls": urls})
+    link.north = record.open_site(STUDY, "north", link.folder / "north")
+    assert digest(link.north.fetch("north", 0).weights) == digest(model())
+
+
+def test_an_address_of_another_kind_is_refused(link):
+    with pytest.raises(
+        ExchangeError, match=r"exchange\.urls: 'http://hub' begins with none of tls://, wss://"
+    ):
+        Nats(**{**enrolment_record(link.enrolment, "north"), "urls": ["http://hub"]}).offered()

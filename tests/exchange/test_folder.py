@@ -1,0 +1,27 @@
+"""Real processes that meet in a folder: the bits of one process, and those bits again when anyone is killed."""
+
+from __future__ import annotations
+
+import pytest
+from federation import over
+
+
+@pytest.mark.slow
+def test_processes_over_a_folder_give_the_bits_of_one_process(federation, undisturbed, tmp_path):
+    found = federation(over(str(tmp_path / "share")))
+    found.start("hub", "north", "south")
+    assert found.digest() == undisturbed()
+    found.ended("north", "south")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["hub", "north"])
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_kill_costs_no_bit(federation, undisturbed, tmp_path, who, after):
+    found = federation(over(str(tmp_path / "share")), settings={"pause_s": 0.1})
+    found.start("hub", "north", "south")
+    found.until(lambda: (found.folder / "hub" / "pid").exists(), "the hub runs")
+    found.until(lambda: len(found.rounds()) >= after, f"round {after} is over")
+    found.kill(who)
+    found.start(who)
+    assert found.digest() == undisturbed()
