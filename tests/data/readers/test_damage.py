@@ -175,7 +175,10 @@ def test_ten_thousand_mutated_files():
     # In a process of its own: a process's peak memory never falls, and this one's may be high from other tests.
     script = Path(__file__).with_name("fuzz.py")
     done = subprocess.run(
-        [sys.executable, str(script), "--count", "10000", "--seed", "0"], capture_output=True, text=True, check=False
+        [sys.executable, str(script), "--count", "10000", "--seed", "0"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
