@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
-import contextlib
 import os
 import signal
 import time
