@@ -163,6 +163,7 @@ def _hospital(study: Study, site: str, where: str) -> Hospital:
             study.task.needs,
             site_secret=secret,
             batch=study.train.batch,
+            steps=study.train.steps,
             seed=study.seed,
             classes=len(getattr(study.task, "classes", ())) or None,
         )

@@ -60,8 +60,9 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Train(_Section, frozen=True, kw_only=True):
     """How each site trains, and how often the sites' weights are merged.
 
-    rounds: how many merges.  epochs: E, the epochs each site trains between two merges.  batch: cases (or patches) a
-    step.  accumulate: steps a gradient is summed over.  clip: the largest gradient norm, none if null.
+    rounds: how many merges.  epochs: E, the epochs each site trains between two merges.  steps: how many steps an
+    epoch has at every site, passing over its cases again where they run out; one pass over them if null.
+    batch: cases (or patches) a step.  accumulate: steps a gradient is summed over.  clip: the largest gradient norm, none if null.
     keep_local: what stays in the hospital: `norm` is FedBN, `head` FedPer.  optimiser_state: `keep` the optimiser's
     moments at a merge (the default: one site alone then trains as without federation), or `reset` them, which costs
     no memory between a site's turns.
@@ -69,6 +70,7 @@ class Train(_Section, frozen=True, kw_only=True):
 
     rounds: Count
     epochs: Count = 1
+    steps: Count | None = None
     batch: Count = 2
     accumulate: Count = 1
     optimiser: AnyOptimiser = AdamW()
