@@ -74,7 +74,9 @@ def heart(real: Path) -> dict[str, Centre]:
     training = table["training"].to_numpy(bool)
     ends = np.cumsum(list(sizes.values()))
     return {
-        name: Centre(x[end - sizes[name] : end], y[end - sizes[name] : end], training[end - sizes[name] : end])
+        name: Centre(
+            x[end - sizes[name] : end], y[end - sizes[name] : end], training[end - sizes[name] : end]
+        )
         for name, end in zip(sizes, ends, strict=True)
     }
 
@@ -226,14 +228,18 @@ SURVIVAL = {"kind": "survival", "loss": {"kind": "cox", "per": "examples", "ties
 
 BENCHMARKS = {
     "heart": Benchmark(heart, z_score, accuracy, HEART_METHODS, TABULAR, rounds=15, batch=4, epochs_alone=50),
-    "brca": Benchmark(brca, as_it_is, concordance, BRCA_METHODS, SURVIVAL, rounds=5, batch=8, epochs_alone=30),
+    "brca": Benchmark(
+        brca, as_it_is, concordance, BRCA_METHODS, SURVIVAL, rounds=5, batch=8, epochs_alone=30
+    ),
 }
 
 
 # ------------------------------------------------------------------------------------------------ through medfed
 
 
-def study_of(benchmark: Benchmark, method: Method, sites: Mapping[str, str], features: int, seed: int) -> Study:
+def study_of(
+    benchmark: Benchmark, method: Method, sites: Mapping[str, str], features: int, seed: int
+) -> Study:
     """Return the study of one run, as its file would say it."""
     survival = benchmark.study["kind"] == "survival"
     federated = method.how in ("federated", "flamby_cyclic")
@@ -244,7 +250,13 @@ def study_of(benchmark: Benchmark, method: Method, sites: Mapping[str, str], fea
         "seed": seed,
         "task": benchmark.study,
         "network": {"kind": "fully_connected", "hidden": []},
-        "data": {"kind": "table", "features": columns, "standardise": "none", "fractions": [1, 0, 0], **answer},
+        "data": {
+            "kind": "table",
+            "features": columns,
+            "standardise": "none",
+            "fractions": [1, 0, 0],
+            **answer,
+        },
         "train": {
             "rounds": benchmark.rounds if federated else benchmark.epochs_alone,
             "steps": benchmark.steps if federated else None,
@@ -305,12 +317,12 @@ def write_table(path: Path, centre: Centre, normalise: Normalise) -> Path:
     return path
 
 
-def parts(study: Study):  # noqa: ANN201 - a module's builder and the sites' data
+def parts(study: Study):
     import torch
 
     from medfed.data.datamodule import SiteData
 
-    def module():  # noqa: ANN202
+    def module():
         with torch.random.fork_rng():
             torch.manual_seed(study.seed)  # and then one nn.Linear is made, as FLamby's Baseline
             network = study.network.build(study.data.inputs, study.task.outputs)
@@ -328,7 +340,7 @@ def parts(study: Study):  # noqa: ANN201 - a module's builder and the sites' dat
     return module, data
 
 
-def training_of(study: Study):  # noqa: ANN201
+def training_of(study: Study):
     from medfed.site import Training
 
     return Training(
@@ -341,13 +353,13 @@ def training_of(study: Study):  # noqa: ANN201
     )
 
 
-def federate(study: Study, folder: Path):  # noqa: ANN201 - Weights
+def federate(study: Study, folder: Path):
     import medfed
     from medfed.site import train_site
 
     module, data = parts(study)
 
-    def site(name: str):  # noqa: ANN202
+    def site(name: str):
         return lambda exchange: train_site(
             name, module(), data[name], exchange, training_of(study), folder=folder / name,
             examples=data[name].examples, logger=False,
@@ -363,7 +375,7 @@ def federate(study: Study, folder: Path):  # noqa: ANN201 - Weights
     ).weights
 
 
-def train_alone(study: Study, folder: Path):  # noqa: ANN201
+def train_alone(study: Study, folder: Path):
     import medfed
     from medfed import site
 
@@ -402,7 +414,9 @@ def table(name: str, seeds: Sequence[int], only: Sequence[str], real: Path) -> N
     for title, method in benchmark.methods.items():
         if only and title not in only:
             continue
-        runs = [scores(benchmark, run_once(benchmark, method, centres, s), centres, method.shared) for s in seeds]
+        runs = [
+            scores(benchmark, run_once(benchmark, method, centres, s), centres, method.shared) for s in seeds
+        ]
         cells = [f"{mean(run[c] for run in runs):.4f}" for c in columns]
         if len(runs) > 1:
             cells[-1] += f" ± {stdev(run[POOLED] for run in runs):.4f}"

@@ -2,16 +2,19 @@
 
 In the hospital:    receive  the hub's model arrives
                     (training happens elsewhere, on images that no line of this file can reach)
-                    contribute  the update is checked, protected, written to the audit log, and sent
-At the hub:         conduct  the updates are collected, checked, revealed and merged into the next model
+                    contribute  the update is checked, protected, written to the audit log, compressed and sent
+At the hub:         conduct  the updates are collected, restored, checked, revealed and merged into the next model
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from medfed.audit import AuditLog
+from medfed.compress import Compression, pack, unpack
+from medfed.compress import State as Left
 from medfed.errors import MedfedError, QuorumError, UpdateError
 from medfed.exchange import Arrival, HubSide, SiteSide
 from medfed.privacy import Privacy
@@ -32,9 +35,17 @@ def receive(exchange: SiteSide, site: str, round: int, audit: AuditLog) -> Globa
 
 
 def contribute(
-    exchange: SiteSide, privacy: Privacy, update: Update, weights: Weights, audit: AuditLog
-) -> None:
+    exchange: SiteSide,
+    privacy: Privacy,
+    update: Update,
+    weights: Weights,
+    audit: AuditLog,
+    compress: Sequence[Compression] = (),
+    left: Left = MappingProxyType({}),
+) -> Left:
     """Send one update to the hub: the only line in medfed by which anything learned from patients leaves.
+
+    Compression may only say less; what this round `left` out stays in the hospital, and is returned for the next.
 
     Raises:
         UpdateError: if the update does not fit the model; nothing is sent then.
@@ -52,7 +63,9 @@ def contribute(
         scalars=sorted(leaving.scalars),
         groups=sorted(leaving.groups),
     )
+    leaving, left = pack(compress, leaving, left)
     exchange.send(leaving)
+    return left
 
 
 # ---------------------------------------------------------------------------------------------- at the hub
@@ -90,6 +103,7 @@ def conduct(
     minimum: int,
     deadline_s: float | None,
     audit: AuditLog,
+    compress: Sequence[Compression] = (),
 ) -> Outcome:
     """Return the outcome of one round: collect what the sites send, leave out what does not fit, merge the rest.
 
@@ -99,7 +113,7 @@ def conduct(
     number = current.round + 1
     updates, answers = [], []
     for arrival in exchange.collect(number, sites, deadline_s):
-        update, answer = _admit(arrival, number, current, rule)
+        update, answer = _admit(arrival, number, current, compress)
         answers.append(answer)
         audit.write(
             answer.status, site=answer.site, round=number, bytes=answer.bytes_up, reason=answer.reason
@@ -121,7 +135,9 @@ def conduct(
     return Outcome(weights, state, tuple(answers))
 
 
-def _admit(arrival: Arrival, number: int, current: Global, rule: Rule) -> tuple[Update | None, Answer]:
+def _admit(
+    arrival: Arrival, number: int, current: Global, compress: Sequence[Compression]
+) -> tuple[Update | None, Answer]:
     try:
         if arrival.error is not None:
             raise arrival.error
@@ -135,7 +151,7 @@ def _admit(arrival: Arrival, number: int, current: Global, rule: Rule) -> tuple[
             raise UpdateError(
                 f"site '{arrival.site}' sent no weights for round {number}, but it was asked to train"
             )
-        update = check(arrival.update, current.weights)
+        update = check(unpack(compress, arrival.update, current.weights), current.weights)
     except MedfedError as error:
         status = "absent" if arrival.update is None and arrival.bytes_up == 0 else "refused"
         return None, Answer(arrival.site, status, str(error), bytes_up=arrival.bytes_up)

@@ -201,6 +201,7 @@ def _training(study: Study) -> Training:
         optimiser_state=study.train.optimiser_state,
         local=study.train.local,
         privacy=study.privacy,
+        compress=study.compress,
         seed=study.seed,
     )
 
@@ -264,6 +265,7 @@ def _federate(
             watch=heard,
             merged=merged,
             audit=audit,
+            compress=study.compress,
         )
     finally:
         progress.stop()
