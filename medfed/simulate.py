@@ -27,7 +27,6 @@ from medfed.rules import Rule
 from medfed.update import Global
 from medfed.weights import Weights
 
-
 # How long a study that ends early waits for a site to see it: one step of training, or its validation.
 LONGEST_STEP_S = 60.0
 
