@@ -139,6 +139,14 @@ class FederatedCallback(pl.Callback):
         if self._seed is not None:
             seed_epoch(trainer, self._seed, self.site)
 
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._exchange.closed:
+            raise ExchangeError(
+                f"site '{self.site}' trains for round {self.round + 1}, but the hub has closed the study"
+            )
+
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:

@@ -28,6 +28,9 @@ from medfed.rules import Rule
 from medfed.update import Global
 from medfed.weights import Weights
 
+# How long a study that ends early waits for a site to see it: one step of training, or its validation.
+LONGEST_STEP_S = 60.0
+
 
 class Turns:
     """One site works at a time; the random states are its own."""
@@ -128,7 +131,10 @@ def run_federation(
     try:
         final = coordinate(plan, exchange, weights, folder=folder, watch=watch, merged=merged, audit=audit)
     except BaseException:
+        # A thread that is still inside torch when the interpreter ends would abort the process.
         exchange.close()
+        for thread in threads:
+            thread.join(LONGEST_STEP_S)
         raise
     for thread in threads:
         thread.join()
