@@ -63,7 +63,7 @@ def lines(tables: Sequence[MethodTable]) -> list[str]:
     """Return the table as Markdown."""
     first = tables[0]
     sites = [place for place in first.places if place != ALL_SITES]
-    held_out = [place for place in first.places[: first.places.index(ALL_SITES)]]
+    held_out = first.places[: first.places.index(ALL_SITES)]
     inside = [site for site in sites if site not in held_out]
     head = ["method", *held_out, "all sites", "95 % interval", "worst hospital", "sent, kB"]
     told = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]

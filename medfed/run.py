@@ -127,6 +127,7 @@ def _begin(folder: RunFolder, study: Study, data: dict[str, SiteData]) -> dict[s
     write_whole(folder.study, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
     # For the report, which may be shared: without the folders, which only this machine's owner needs to know.
     shared = {**plain, "sites": sorted(study.sites), "held_out": sorted(study.held_out)}
+    shared["start"] = study.start and Path(study.start).name
     write_whole(folder.study.with_suffix(".json"), msgspec.json.encode(shared))
     facts = {
         "study": study.name,
@@ -174,11 +175,14 @@ def _hospital(study: Study, site: str, where: str) -> Hospital:
 
 def _module(study: Study) -> pl.LightningModule:
     """Return the study's LightningModule with the weights of its seed, the same wherever it is built."""
+    from medfed.networks._partial import prepare
+
     with torch.random.fork_rng():
         torch.manual_seed(study.seed)
         patch = getattr(study.data, "patch", None)
         inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
         network = study.network.build(inputs, study.task.outputs, patch)
+        prepare(network, study.start, study.train.lora, study.train.only)
     return study.task.module(
         network,
         optimiser=study.train.optimiser,
@@ -198,6 +202,7 @@ def _training(study: Study) -> Training:
         clip=study.train.clip,
         accumulate=study.train.accumulate,
         keep_local=study.train.keep_local,
+        trained_only=study.trained_only,
         optimiser_state=study.train.optimiser_state,
         local=study.train.local,
         privacy=study.privacy,
@@ -241,8 +246,11 @@ def _federate(
         progress.round(found)
         _write_round(folder, found)
 
+    # What is not exchanged because it never changes belongs to a checkpoint all the same.
+    frozen = weights_of(_module(study)) if study.trained_only else {}
+
     def merged(current: Any) -> None:
-        save_checkpoint(folder.checkpoint(FEDERATED), current.weights, current.round)
+        save_checkpoint(folder.checkpoint(FEDERATED), {**frozen, **current.weights}, current.round)
 
     progress.start(
         f"{study.name}: {kind_of(study.rule)} over {len(study.sites)} hospitals",
@@ -253,7 +261,7 @@ def _federate(
     try:
         final = run_federation(
             {name: site(name) for name in study.sites},
-            weights_of(_module(study), study.train.keep_local),
+            weights_of(_module(study), study.train.keep_local, trained_only=study.trained_only),
             rule=study.rule,
             rounds=study.train.rounds,
             privacy=study.privacy,
