@@ -119,6 +119,21 @@ def as_it_is(centre: Centre) -> Normalise:
     return lambda features: features
 
 
+def sums(centre: Centre) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
+    """Return a hospital's number of training cases, their features' sums and sums of squares: all that it tells."""
+    held = centre.features[centre.training].astype(np.float64)
+    return len(held), held.sum(0), (held**2).sum(0)
+
+
+def of_all(centres: Mapping[str, Centre]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the mean and deviation of all hospitals' training cases, from three sums of each and no case."""
+    told = [sums(centre) for centre in centres.values()]
+    count = sum(n for n, _, _ in told)
+    middle = sum(total for _, total, _ in told) / count
+    squares = sum(total for _, _, total in told)
+    return middle, np.sqrt((squares - count * middle**2) / (count - 1))
+
+
 # ------------------------------------------------------------------------------------------------ what is run
 
 
@@ -255,25 +270,28 @@ BENCHMARKS = {
 
 
 def study_of(
-    benchmark: Benchmark, method: Method, sites: Mapping[str, str], features: int, seed: int
+    benchmark: Benchmark,
+    method: Method,
+    sites: Mapping[str, str],
+    features: int,
+    seed: int,
+    fixed: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
 ) -> Study:
-    """Return the study of one run, as its file would say it."""
+    """Return the study of one run, as its file would say it; `fixed` are the mean and deviation that all sites take."""
     survival = benchmark.study["kind"] == "survival"
     federated = method.how in ("federated", "flamby_cyclic")
     columns = [f"x{n}" for n in range(features)]
     answer = {"time": "time", "event": "event"} if survival else {"target": "target"}
+    standardise: dict[str, object] = {"standardise": "none"}
+    if fixed is not None:
+        middle, spread = (dict(zip(columns, map(float, values), strict=True)) for values in fixed)
+        standardise = {"standardise": "fixed", "centre": middle, "scale": spread}
     plain = {
         "name": "flamby",
         "seed": seed,
         "task": benchmark.study,
         "network": {"kind": "fully_connected", "hidden": []},
-        "data": {
-            "kind": "table",
-            "features": columns,
-            "standardise": "none",
-            "fractions": [1, 0, 0],
-            **answer,
-        },
+        "data": {"kind": "table", "features": columns, "fractions": [1, 0, 0], **standardise, **answer},
         "train": {
             "rounds": benchmark.rounds if federated else benchmark.epochs_alone,
             "steps": benchmark.steps if federated else None,
@@ -292,7 +310,6 @@ def run_once(
 ) -> dict[str, NDArray]:
     """Train one method with one seed and return its linear model."""
     together = pooled(centres)
-    shared = benchmark.normalise(together)
     if method.how == "pooled":
         chosen = {"pooled": together}
     elif method.how in ("alone", "flamby_cyclic"):
@@ -302,9 +319,10 @@ def run_once(
     with tempfile.TemporaryDirectory() as scratch:
         places = {}
         for name, centre in chosen.items():
-            normalise = shared if method.shared else benchmark.normalise(centre)
+            normalise = as_it_is(centre) if method.shared else benchmark.normalise(centre)
             places[name] = str(write_table(Path(scratch) / f"{name}.csv", centre, normalise))
-        study = study_of(benchmark, method, places, together.features.shape[1], seed)
+        fixed = of_all(centres) if method.shared else None
+        study = study_of(benchmark, method, places, together.features.shape[1], seed, fixed)
         if method.how == "flamby_cyclic":
             turns = cyclic_turns(len(centres), list(centres).index(method.site), benchmark.rounds, seed)
             study = msgspec.structs.replace(study, train=msgspec.structs.replace(study.train, rounds=turns))
