@@ -176,6 +176,10 @@ HEART_METHODS = {
     "fedadam": Method(server("fedadam", 0.01, beta2=0.999), sgd(0.01)),
     "fedyogi": Method(server("fedyogi", 0.01, beta2=0.999), sgd(0.003162)),
     "fedadagrad": Method(server("fedadagrad", 0.316228), sgd(0.003162)),
+    # Chosen by benchmarks/flamby_choose.py on training cases alone.
+    "ours": Method(
+        optimiser={**sgd(0.01), "weight_decay": 0.01}, train={"schedule": {"kind": "cosine"}}, shared=True
+    ),
 }
 
 BRCA_METHODS = {
