@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from medfed.data.settings import Table
+from medfed.egress import TRAINING, Egress
 from medfed.errors import StudyError
 from medfed.kinds import kind_of, kinds, summary
 from medfed.study import Study
@@ -123,6 +124,24 @@ def _epsilon(policy: Policy, study: Study) -> list[str]:
 
 def _either(names: tuple[str, ...]) -> str:
     return " or ".join(f"'{name}'" for name in names)
+
+
+def egress_of(study: Study, policy: Policy | None = None, validated: int | None = None) -> Egress:
+    """Return the list of what may leave a hospital of a study, less what its policy withholds.
+
+    `validated` are the hospital's validation cases: the scores over fewer than the policy's `smallest_group` stay, as
+    they do where no rows may leave.
+    """
+    local = study.train.local
+    stays = policy is not None and (
+        policy.rows == "none" or (validated is not None and validated < policy.smallest_group)
+    )
+    return Egress(
+        scalars=TRAINING | frozenset((*study.task.scores, *study.privacy.scalars)),
+        groups=local.sends if local is not None else (),
+        sealed=study.privacy.sends,
+        withheld=("val",) if stays else (),
+    )
 
 
 # ---------------------------------------------------------------------------------------------- in words
