@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 import medfed
+from medfed.cli_audit import audit
 from medfed.cli_enrol import enrol
 from medfed.errors import MedfedError
 
@@ -178,23 +179,6 @@ def deidentify(
     checks.deidentify(source, target, secret, dates, descriptors, device)
 
 
-@main.group()
-def audit() -> None:
-    """The log of what crossed a hospital's wall."""
-
-
-@audit.command()
-@click.argument("log", type=click.Path(path_type=Path))
-@click.option("--head", help="The last digest that is known to be right; finds a tail that was cut off.")
-@_told
-def verify(log: Path, head: str | None) -> None:
-    """Check that no line of an audit log was changed, removed or moved."""
-    from medfed import audit as audits
-
-    number, last = audits.verify(log / "audit.jsonl" if log.is_dir() else log, head)
-    click.echo(f"{number} lines, each continues the one before it; the last is {last}")
-
-
 @main.command(short_help="List what a study file can name.")
 @click.argument("folder", required=False)
 @click.option("--schema", is_flag=True, help="Print the JSON schema of a study file, for editors.")
@@ -220,6 +204,7 @@ def kinds(folder: str | None, schema: bool) -> None:
         click.echo()
 
 
+main.add_command(audit)
 main.add_command(enrol)
 
 

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from medfed.audit import AuditLog
+from medfed.egress import Egress
 from medfed.errors import ExchangeError, MedfedError, StudyError
 from medfed.exchange import SiteSide
 from medfed.local import Local, LocalState
 from medfed.privacy import NoPrivacy, Privacy
-from medfed.round import contribute, receive
+from medfed.round import contribute, receive, withdraw
 from medfed.update import Global, Update, finite
 from medfed.weights import Difference, load, weights_of
 
@@ -65,6 +66,7 @@ class FederatedCallback(pl.Callback):
         seed: if given, python's, numpy's and torch's random states are set from (seed, site, epoch) at every epoch's
             start, and a dataset with `set_random_state` too, so that a resumed run repeats. If None they are left alone.
         audit: where what crosses is written down.
+        egress: what may leave beside the model's tensors; the groups of `local` and plain numbers if None.
 
     Raises:
         StudyError: when fit starts, if max_epochs is not a multiple of local_epochs.
@@ -85,6 +87,7 @@ class FederatedCallback(pl.Callback):
         privacy: Privacy | None = None,
         seed: int | None = None,
         audit: AuditLog | None = None,
+        egress: Egress | None = None,
     ) -> None:
         if local_epochs < 1:
             raise StudyError(f"site '{site}': local_epochs is {local_epochs}, expected 1 or more")
@@ -101,6 +104,9 @@ class FederatedCallback(pl.Callback):
         self._privacy = privacy or NoPrivacy()
         self._seed = seed
         self._audit = audit or AuditLog(None)
+        self._egress = egress or Egress(
+            groups=local.sends if local is not None else (), sealed=self._privacy.sends
+        )
         self._received: Global | None = None
         self._merged_now = False
         self._restored = False
@@ -182,15 +188,16 @@ class FederatedCallback(pl.Callback):
         """Send the scores of the final model; where the study goes on without this site, tell the hub so instead."""
         if received.final:
             closing = Update(self.site, received.round + 1, {}, 0, self.scores)
-            contribute(self._exchange, self._privacy, closing, received.weights, self._audit)
+            contribute(self._exchange, self._privacy, closing, received.weights, self._audit, self._egress)
         else:
-            self._exchange.withdraw(self.site, "its Trainer reached max_epochs before the study's last round")
+            why = "its Trainer reached max_epochs before the study's last round"
+            withdraw(self._exchange, self.site, why, self._audit)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         if trainer.is_global_zero and not isinstance(exception, ExchangeError):
-            self._exchange.withdraw(self.site, reason(exception))
+            withdraw(self._exchange, self.site, reason(exception), self._audit)
 
     def state_dict(self) -> dict[str, Any]:
         return {"round": self.round, "scores": dict(self.scores), "local": self._local_state}
@@ -232,7 +239,9 @@ class FederatedCallback(pl.Callback):
                 scalars={**self.scores, **self._training_scalars()},
                 groups=groups,
             )
-            contribute(self._exchange, self._privacy, update, self._received.weights, self._audit)
+            contribute(
+                self._exchange, self._privacy, update, self._received.weights, self._audit, self._egress
+            )
             del local, update
         for optimizer in trainer.optimizers:
             optimizer.zero_grad(set_to_none=True)

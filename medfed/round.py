@@ -2,7 +2,8 @@
 
 In the hospital:    receive  the hub's model arrives
                     (training happens elsewhere, on images that no line of this file can reach)
-                    contribute  the update is checked, protected, written to the audit log, and sent
+                    contribute  the update is checked, protected, held to the list of what may leave, written to
+                                the audit log, and sent
 At the hub:         conduct  the updates are collected, checked, revealed and merged into the next model
 """
 
@@ -12,12 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from medfed.audit import AuditLog
+from medfed.egress import Egress, declared
 from medfed.errors import MedfedError, QuorumError, UpdateError
 from medfed.exchange import Arrival, HubSide, SiteSide
 from medfed.privacy import Privacy
 from medfed.rules import Rule, State
 from medfed.update import Global, Update, check
 from medfed.weights import Weights, digest
+
+# The model's tensors, and plain numbers under train and val.
+_MODEL_ONLY = Egress()
 
 # ---------------------------------------------------------------------------------------------- in the hospital
 
@@ -32,20 +37,34 @@ def receive(exchange: SiteSide, site: str, round: int, audit: AuditLog) -> Globa
 
 
 def contribute(
-    exchange: SiteSide, privacy: Privacy, update: Update, weights: Weights, audit: AuditLog
+    exchange: SiteSide,
+    privacy: Privacy,
+    update: Update,
+    weights: Weights,
+    audit: AuditLog,
+    egress: Egress = _MODEL_ONLY,
 ) -> None:
     """Send one update to the hub: the only line in medfed by which anything learned from patients leaves.
 
     Raises:
-        UpdateError: if the update does not fit the model; nothing is sent then.
+        UpdateError: if the update does not fit the model, or holds what `egress` does not list; nothing is sent then.
     """
-    leaving = check(update, weights)
-    if not leaving.evaluates_only:
-        leaving = privacy.protect(leaving, weights)
+    try:
+        leaving = check(update, weights)
+        if not leaving.evaluates_only:
+            leaving = privacy.protect(leaving, weights)
+        leaving = declared(leaving, weights, egress)
+    except MedfedError as error:
+        audit.write("withheld", site=update.site, round=update.round, reason=str(error))
+        raise
+    receipt = exchange.receipt(leaving)
     audit.write(
         "sent",
         site=leaving.site,
         round=leaving.round,
+        to=receipt.to,
+        bytes=receipt.bytes,
+        sha256=receipt.sha256,
         tensors=len(leaving.delta),
         values=sum(weights[name].numel() for name in leaving.delta),
         examples=leaving.examples,
@@ -53,6 +72,12 @@ def contribute(
         groups=sorted(leaving.groups),
     )
     exchange.send(leaving)
+
+
+def withdraw(exchange: SiteSide, site: str, reason: str, audit: AuditLog) -> None:
+    """Tell the hub why this site stops; the reason names no patient, no file and no header."""
+    audit.write("withdrew", site=site, to="hub", bytes=len(reason.encode()), reason=reason)
+    exchange.withdraw(site, reason)
 
 
 # ---------------------------------------------------------------------------------------------- at the hub

@@ -24,6 +24,7 @@ from medfed.evaluation.rows import FEDERATED, UNTRAINED, append, local
 from medfed.hub import RoundReport
 from medfed.kinds import kind_of
 from medfed.measure import Hospital, References, measure
+from medfed.policy import egress_of
 from medfed.progress import Progress, Silent
 from medfed.run_folder import RunFolder, save_checkpoint, surroundings, write_whole
 from medfed.study import Study, digest, read_study, resolved
@@ -200,6 +201,7 @@ def _training(study: Study) -> Training:
         optimiser_state=study.train.optimiser_state,
         local=study.train.local,
         privacy=study.privacy,
+        egress=egress_of(study),
         seed=study.seed,
     )
 

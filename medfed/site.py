@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from medfed.audit import AuditLog
+from medfed.egress import Egress
 from medfed.exchange import SiteSide
 from medfed.federate import FederatedCallback, seed_epoch
 from medfed.local import Local
@@ -42,6 +43,7 @@ class Training:
     optimiser_state: Literal["keep", "reset"] = "keep"
     local: Local | None = None
     privacy: Privacy = field(default_factory=NoPrivacy)
+    egress: Egress | None = None
     seed: int = 0
     accelerator: str = "auto"
     devices: int | str = 1
@@ -76,6 +78,7 @@ def train_site(
         privacy=training.privacy,
         seed=training.seed,
         audit=audit,
+        egress=training.egress,
     )
     checkpoint = folder / RESUME
     first = folder / FIRST

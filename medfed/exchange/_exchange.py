@@ -23,6 +23,15 @@ class Arrival:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Receipt:
+    """What `send` puts on the wire, for the audit log: to whom and by which way, how many bytes, and their SHA-256."""
+
+    to: str
+    bytes: int
+    sha256: str
+
+
 class SiteSide(Protocol):
     """What a site does at an exchange. Both verbs may be repeated: a second time changes nothing."""
 
@@ -32,6 +41,10 @@ class SiteSide(Protocol):
         Raises:
             ExchangeError: if the exchange is closed or cannot be reached any more.
         """
+        ...
+
+    def receipt(self, update: Update) -> Receipt:
+        """Return what `send` would put on the wire; nothing is sent."""
         ...
 
     def send(self, update: Update) -> None:

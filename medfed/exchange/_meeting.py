@@ -38,7 +38,7 @@ from medfed.exchange._depot import (
     site_notice,
     update_prefix,
 )
-from medfed.exchange._exchange import Arrival
+from medfed.exchange._exchange import Arrival, Receipt
 from medfed.exchange._manifest import PROTOCOL, Manifest, Notice, manifest, notice, party_name, sealed
 from medfed.signing import HUB, Seal
 from medfed.update import Global, Update
@@ -115,6 +115,9 @@ class SiteMeeting:
                 pause = self._pause(pause, error, "fetch")
                 continue
             self._depot.wait(max(0.01, min(LONGEST_PAUSE_S, time.monotonic() - began)))
+
+    def receipt(self, update: Update) -> Receipt:
+        return Receipt(f"hub, {self._depot.way}", *wire.measured(update, self._study))
 
     def send(self, update: Update) -> None:
         self._raise_if_ousted()
