@@ -164,6 +164,7 @@ def _hospital(study: Study, site: str, where: str) -> Hospital:
             study.task.needs,
             site_secret=secret,
             batch=study.train.batch,
+            steps=study.train.steps,
             seed=study.seed,
             classes=len(getattr(study.task, "classes", ())) or None,
         )
@@ -202,6 +203,7 @@ def _training(study: Study) -> Training:
         local=study.train.local,
         privacy=study.privacy,
         egress=egress_of(study),
+        compress=study.compress,
         seed=study.seed,
     )
 
@@ -265,6 +267,7 @@ def _federate(
             watch=heard,
             merged=merged,
             audit=audit,
+            compress=study.compress,
         )
     finally:
         progress.stop()
