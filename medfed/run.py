@@ -20,7 +20,7 @@ from medfed.audit import AuditLog
 from medfed.data.settings import Table
 from medfed.data.splits import SPLITS
 from medfed.errors import DataError, MedfedError, RunError
-from medfed.evaluation.rows import FEDERATED, UNTRAINED, append, local
+from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED, append, local
 from medfed.hub import RoundReport
 from medfed.kinds import kind_of
 from medfed.measure import Hospital, References, measure
@@ -80,6 +80,13 @@ def train(
         models = {UNTRAINED: weights_of(_module(study)), FEDERATED: final}
         if study.evaluation.local_models and len(study.sites) > 1:
             models |= _alone(study, folder, data, progress)
+        if study.evaluation.pooled_model and len(study.sites) > 1:
+            try:
+                models[POOLED] = train_pooled(study, folder, data, progress)
+            except MedfedError as error:
+                # The federation went on without a hospital whose case can't be read; its result must not be lost here.
+                facts["missing_models"] = {POOLED: str(error)}
+                progress.say(f"no pooled model: {error}")
         progress.stop()
         progress.say("measuring every model on every hospital's test cases")
         _measure(study, folder, list(hospitals.values()), models)
@@ -287,6 +294,25 @@ def _alone(
         models[model] = weights_of(module)
         save_checkpoint(path, models[model], study.train.rounds)
     return models
+
+
+def train_pooled(
+    study: Study, folder: RunFolder, data: Mapping[str, SiteData], progress: Progress | None = None
+) -> Weights:
+    """Return the model trained on all the study's hospitals' cases in one place, kept where one is there."""
+    from medfed import pooled
+
+    path = folder.checkpoint(POOLED)
+    if path.exists():
+        return torch.load(path, weights_only=True)["state_dict"]
+    if progress is not None:
+        progress.say("all cases in one place, for comparison")
+    module = _module(study)
+    sites = {name: data[name] for name in study.sites}
+    pooled.train_pooled(sites, module, _training(study), batch=study.train.batch, folder=folder.site(POOLED))
+    weights = weights_of(module)
+    save_checkpoint(path, weights, study.train.rounds)
+    return weights
 
 
 def _steps(progress: Progress, site: str, local_epochs: int) -> pl.Callback:
