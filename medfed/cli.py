@@ -54,9 +54,14 @@ def main() -> None:
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key: train.epochs=3."
 )
 @click.option("--resume", is_flag=True, help="Go on with the run in the run folder from its last round.")
+@click.option(
+    "--leave-one-out", is_flag=True, help="Also train without each hospital in turn, and test on it."
+)
 @click.option("--quiet", is_flag=True, help="Print the result only.")
 @_told
-def train(study: Path, out: Path | None, overrides: tuple[str, ...], resume: bool, quiet: bool) -> None:
+def train(
+    study: Path, out: Path | None, overrides: tuple[str, ...], resume: bool, leave_one_out: bool, quiet: bool
+) -> None:
     """Train the study in a file over its hospitals, all in this process, and write a run folder with a report.
 
     \b
@@ -68,7 +73,14 @@ def train(study: Path, out: Path | None, overrides: tuple[str, ...], resume: boo
 
     shown = progress(quiet)
     try:
-        done = run.train(study, out=out, overrides=overrides, resume=resume, progress=shown)
+        done = run.train(
+            study,
+            out=out,
+            overrides=overrides,
+            resume=resume,
+            leave_one_out=leave_one_out,
+            progress=shown,
+        )
     finally:
         shown.stop()
     click.echo(run.headline(done))

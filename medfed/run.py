@@ -20,10 +20,10 @@ from medfed.audit import AuditLog
 from medfed.data.settings import Table
 from medfed.data.splits import SPLITS
 from medfed.errors import DataError, MedfedError, RunError
-from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED, append, local
+from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED, append, local, model_of, without
 from medfed.hub import RoundReport
 from medfed.kinds import kind_of
-from medfed.measure import Hospital, References, measure
+from medfed.measure import Hospital, References, conditions, measure
 from medfed.progress import Progress, Silent
 from medfed.run_folder import RunFolder, save_checkpoint, surroundings, write_whole
 from medfed.study import Study, digest, read_study, resolved
@@ -50,9 +50,12 @@ def train(
     out: str | Path | None = None,
     overrides: Sequence[str] = (),
     resume: bool = False,
+    leave_one_out: bool = False,
     progress: Progress | None = None,
 ) -> RunFolder:
     """Train a study over its hospitals in this process, measure the models, write the report; return the run folder.
+
+    With `leave_one_out` the federation is also trained without each hospital in turn and tested on it.
 
     Raises:
         StudyError: what the study file says cannot be done.
@@ -87,6 +90,12 @@ def train(
                 # The federation went on without a hospital whose case can't be read; its result must not be lost here.
                 facts["missing_models"] = {POOLED: str(error)}
                 progress.say(f"no pooled model: {error}")
+        # Models that a local objective left in the folder, one for each hospital.
+        models |= {
+            model: weights for model, weights in saved(folder).items() if model.startswith("personal:")
+        }
+        if leave_one_out:
+            models |= _without_each(study, folder, data, progress, audit, resume)
         progress.stop()
         progress.say("measuring every model on every hospital's test cases")
         _measure(study, folder, list(hospitals.values()), models)
@@ -296,6 +305,39 @@ def _alone(
     return models
 
 
+def saved(folder: RunFolder) -> dict[str, Weights]:
+    """Return the weights of every model that a run has saved, by the model's name."""
+    return {
+        model_of(path.stem): torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        for path in sorted(folder.checkpoints.glob("*.ckpt"))
+    }
+
+
+def _without_each(
+    study: Study,
+    folder: RunFolder,
+    data: dict[str, SiteData],
+    progress: Progress,
+    audit: AuditLog,
+    resume: bool,
+) -> dict[str, Weights]:
+    """Return the federated model without each hospital in turn, kept where one is there; each has a folder of its own."""
+    from medfed.leave_one_out import studies_without
+
+    models: dict[str, Weights] = {}
+    for left_out, smaller in studies_without(study).items():
+        model, path = without(left_out), folder.checkpoint(without(left_out))
+        if path.exists():
+            models[model] = torch.load(path, weights_only=True)["state_dict"]
+            continue
+        progress.say(f"the federation without {left_out}")
+        inner = RunFolder(folder.path / "leave-one-out" / left_out)
+        inner.path.mkdir(parents=True, exist_ok=True)
+        models[model] = _federate(smaller, inner, data, progress, audit, resume)
+        save_checkpoint(path, models[model], study.train.rounds)
+    return models
+
+
 def train_pooled(
     study: Study, folder: RunFolder, data: Mapping[str, SiteData], progress: Progress | None = None
 ) -> Weights:
@@ -373,10 +415,7 @@ def evaluate(
         )
     with _quiet():
         hospital = _hospital(study, name, str(Path(data).resolve()))
-        models = {UNTRAINED: weights_of(_module(study))}
-        for path in sorted(folder.checkpoints.glob("*.ckpt")):
-            model = path.stem.replace("local-", "local:", 1)
-            models[model] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        models = {UNTRAINED: weights_of(_module(study)), **saved(folder)}
         cases = _usable(hospital) if all_cases else hospital.data.cases("test")
         if not cases:
             raise DataError(
@@ -385,6 +424,7 @@ def evaluate(
             )
         for model, weights in models.items():
             _measure_one(study, folder, hospital, cases, "test", model, weights, References(hospital))
+        _measure_changed(study, folder, hospital, cases, models[FEDERATED], References(hospital))
     held_out = sorted({*facts["held_out"], name})
     folder.write_facts(
         {**facts, "held_out": held_out, "cases": {**facts["cases"], name: {"test": len(cases)}}}
@@ -408,6 +448,21 @@ def _measure(
             cases = _usable(hospital) if held_out else hospital.data.cases(split)
             for model, weights in models.items():
                 _measure_one(study, folder, hospital, cases, split, model, weights, references)
+            if split == "test":
+                _measure_changed(study, folder, hospital, cases, models[FEDERATED], references)
+
+
+def _measure_changed(
+    study: Study,
+    folder: RunFolder,
+    hospital: Hospital,
+    cases: Sequence[Case],
+    weights: Weights,
+    references: References,
+) -> None:
+    """Measure the federated model on these cases changed a little, each way that the task knows."""
+    for condition in conditions(study.task) if study.evaluation.robustness else ():
+        _measure_one(study, folder, hospital, cases, "test", FEDERATED, weights, references, condition)
 
 
 def _measure_one(
@@ -419,6 +474,7 @@ def _measure_one(
     model: str,
     weights: Weights,
     references: References,
+    condition: str | None = None,
 ) -> None:
     module = _module(study)
     load(module, weights)
@@ -432,6 +488,8 @@ def _measure_one(
         model=model,
         references=references,
         tolerance_mm=tolerance_mm,
+        condition=condition,
+        seed=study.seed,
     )
     append(folder.cases, rows)
 

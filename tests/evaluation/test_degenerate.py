@@ -46,7 +46,7 @@ def test_beyond_the_last_follow_up_a_brier_score_is_undefined():
         found = survival.measure([1, 2, 3, 4], times, events, seed=0, curves={at: [0.5] * 4}, draws=10)
         assert found[f"brier@{at:g}"].value is None
         assert found[f"brier@{at:g}"].note == "nobody was followed beyond this time"
-    with pytest.raises(DataError, match="events must be 0 .censored. or 1"):
+    with pytest.raises(DataError, match=r"events must be 0 \(censored\) or 1"):
         survival.c_index_of([1, 2], [1.0, 2.0], [2, 0])
 
 
