@@ -108,6 +108,31 @@ def evaluate(run_folder: Path, data: Path, name: str, all_cases: bool) -> None:
     click.echo(f"report: {done.report}")
 
 
+@main.command(short_help="Write a run's predictions for a hospital's images.")
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="A hospital's folder.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="A new folder for the predictions."
+)
+@click.option("--model", default="federated", show_default=True, help="One of the run's models.")
+@click.option(
+    "--name", default="evaluated", show_default=True, help="The hospital's name: it salts the tokens."
+)
+@_told
+def predict(run_folder: Path, data: Path, out: Path, model: str, name: str) -> None:
+    """Write a run's predictions for every case of a hospital's folder. Labels aren't needed; nothing leaves it.
+
+    Masks are NIfTI files and, where the images are DICOM, DICOM SEG that refers to its source series.
+
+    \b
+    medfed predict runs/quickstart --data /data/our-hospital --out /data/predicted
+    """
+    from medfed import predict as predictions
+
+    found = predictions.predict(run_folder, data, out, model=model, name=name)
+    click.echo(f"predictions: {found}")
+
+
 @main.command(short_help="Write a run's report again.")
 @click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
 @_told

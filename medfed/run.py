@@ -99,6 +99,7 @@ def train(
         progress.stop()
         progress.say("measuring every model on every hospital's test cases")
         _measure(study, folder, list(hospitals.values()), models)
+        _gallery(study, folder, list(hospitals.values()), final)
     folder.write_facts({**facts, "seconds": round(time.monotonic() - began, 1), "finished": _now()})
     return report(folder.path)
 
@@ -163,6 +164,11 @@ def _begin(folder: RunFolder, study: Study, data: dict[str, SiteData]) -> dict[s
     return facts
 
 
+def secret_of(study: Study, site: str) -> bytes:
+    """Return what salts a site's tokens and splits where one person holds all folders."""
+    return hashlib.sha256(f"medfed/simulated/{study.seed}/{site}".encode()).digest()
+
+
 def _hospital(study: Study, site: str, where: str) -> Hospital:
     """Return a site's data, its folder indexed and checked.
 
@@ -171,7 +177,7 @@ def _hospital(study: Study, site: str, where: str) -> Hospital:
     """
     from medfed.data.datamodule import SiteData
 
-    secret = hashlib.sha256(f"medfed/simulated/{study.seed}/{site}".encode()).digest()
+    secret = secret_of(study, site)
     try:
         data = SiteData.open(
             where,
@@ -425,6 +431,7 @@ def evaluate(
         for model, weights in models.items():
             _measure_one(study, folder, hospital, cases, "test", model, weights, References(hospital))
         _measure_changed(study, folder, hospital, cases, models[FEDERATED], References(hospital))
+        _gallery(study, folder, [hospital], models[FEDERATED])
     held_out = sorted({*facts["held_out"], name})
     folder.write_facts(
         {**facts, "held_out": held_out, "cases": {**facts["cases"], name: {"test": len(cases)}}}
@@ -492,6 +499,16 @@ def _measure_one(
         seed=study.seed,
     )
     append(folder.cases, rows)
+
+
+def _gallery(study: Study, folder: RunFolder, hospitals: Sequence[Hospital], weights: Weights) -> None:
+    """Write cases.html, the pictures that stay: best, median, worst and what was missed, of a segmentation."""
+    if study.task.needs == "segment":
+        from medfed.gallery import write_gallery
+
+        module = _module(study)
+        load(module, weights)
+        write_gallery(folder.path, study.task, module, {hospital.name: hospital for hospital in hospitals})
 
 
 def _usable(hospital: Hospital) -> list[Case]:
