@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import logging
+import shutil
 import threading
 import time
 import uuid
@@ -388,6 +389,7 @@ class HubMeeting:
         if fresh:
             # What an earlier run of the same study left can be no answer to this one.
             self._patiently("clears", lambda: depot.forget_all(study))
+            shutil.rmtree(self._folder / "letters", ignore_errors=True)
         self._patiently("opens", lambda: self._say("state", "open"))
 
     def publish(self, sent: Global) -> int:
@@ -496,7 +498,7 @@ class HubMeeting:
         while awaited:
             try:
                 for site in list(awaited):
-                    found = self._letters.find(round, attempt, step, site) or self._stopped(round, site)
+                    found = self._letters.find(round, attempt, step, site) or self._gone(round, site)
                     if found is not None:
                         awaited.remove(site)
                         yield found
@@ -510,7 +512,7 @@ class HubMeeting:
             left = LONGEST_PAUSE_S if deadline_s is None else deadline_s - passed
             self._depot.wait(max(0.01, min(left, LONGEST_PAUSE_S, passed)))
 
-    def _stopped(self, round: int, site: str) -> Delivery | None:
+    def _gone(self, round: int, site: str) -> Delivery | None:
         found = self._withdrawn(round, site)
         return None if found is None else Delivery(site, error=found.error)
 
