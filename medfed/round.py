@@ -3,6 +3,8 @@
 In the hospital:    receive  the hub's model arrives
                     (training happens elsewhere, on images that no line of this file can reach)
                     contribute  the update is checked, protected, written to the audit log, and sent
+                                (a mechanism whose sites settle keys among themselves does so by letters, before
+                                and after, and nothing that training learned is in a letter)
 At the hub:         conduct  the updates are collected, checked, revealed and merged into the next model
 """
 
@@ -14,7 +16,8 @@ from dataclasses import dataclass, field, replace
 from medfed.audit import AuditLog
 from medfed.errors import MedfedError, QuorumError, UpdateError
 from medfed.exchange import Arrival, HubSide, SiteSide
-from medfed.privacy import Privacy
+from medfed.letters import HubLetters, SiteLetters
+from medfed.privacy import Hearing, Privacy
 from medfed.rules import Rule, State
 from medfed.update import Global, Update, check
 from medfed.weights import Weights, digest
@@ -39,9 +42,15 @@ def contribute(
     Raises:
         UpdateError: if the update does not fit the model; nothing is sent then.
     """
-    leaving = check(update, weights)
-    if not leaving.evaluates_only:
-        leaving = privacy.protect(leaving, weights)
+    checked = check(update, weights)
+    if checked.evaluates_only:
+        return _send(exchange, checked, weights, audit)
+    for shield in privacy.meet(SiteLetters(exchange, update.site, update.round, audit)):
+        _send(exchange, shield.protect(checked, weights), weights, audit)
+    return None
+
+
+def _send(exchange: SiteSide, leaving: Update, weights: Weights, audit: AuditLog) -> None:
     audit.write(
         "sent",
         site=leaving.site,
@@ -97,9 +106,10 @@ def conduct(
         QuorumError: if fewer than `minimum` sites sent an update that fits, naming what became of each.
     """
     number = current.round + 1
-    updates, answers = [], []
-    for arrival in exchange.collect(number, sites, deadline_s):
-        update, answer = _admit(arrival, number, current, rule)
+    hearing = privacy.convene(HubLetters(exchange, tuple(sites), number, audit), deadline_s)
+    updates, answers = [], [Answer(site, "refused", str(why)) for site, why in hearing.refused.items()]
+    for arrival in exchange.collect(number, hearing.sites, hearing.deadline_s):
+        update, answer = _admit(arrival, number, current, hearing)
         answers.append(answer)
         audit.write(
             answer.status, site=answer.site, round=number, bytes=answer.bytes_up, reason=answer.reason
@@ -115,13 +125,13 @@ def conduct(
             f"round {number}: {len(updates)} of {len(sites)} sites sent an update that fits, the study's minimum is "
             f"{minimum} (sampling.minimum). {told}. Mend the sites named, or lower the minimum, and go on with --resume"
         )
-    revealed = privacy.reveal(updates, current.weights)
+    revealed = hearing.reveal(updates, current.weights)
     weights, state = rule.merge(revealed, state, current.weights)
     audit.write("merged", round=number, sites=sorted(u.site for u in updates), sha256=digest(weights))
     return Outcome(weights, state, tuple(answers))
 
 
-def _admit(arrival: Arrival, number: int, current: Global, rule: Rule) -> tuple[Update | None, Answer]:
+def _admit(arrival: Arrival, number: int, current: Global, hearing: Hearing) -> tuple[Update | None, Answer]:
     try:
         if arrival.error is not None:
             raise arrival.error
@@ -135,7 +145,7 @@ def _admit(arrival: Arrival, number: int, current: Global, rule: Rule) -> tuple[
             raise UpdateError(
                 f"site '{arrival.site}' sent no weights for round {number}, but it was asked to train"
             )
-        update = check(arrival.update, current.weights)
+        update = hearing.admit(arrival.update, current.weights)
     except MedfedError as error:
         status = "absent" if arrival.update is None and arrival.bytes_up == 0 else "refused"
         return None, Answer(arrival.site, status, str(error), bytes_up=arrival.bytes_up)

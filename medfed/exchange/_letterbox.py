@@ -55,7 +55,9 @@ class SiteBox:
             if data is not None:
                 letter = opened_letter(data, self.seal, HUB, self.study)
                 if letter.to != self.site or letter.step != step:
-                    raise WireError(f"a letter of the hub for step '{step}' is '{letter.step[:20]}' for another site")
+                    raise WireError(
+                        f"a letter of the hub for step '{step}' is '{letter.step[:20]}' for another site"
+                    )
                 if (letter.run, letter.round) == (run, round) and letter.attempt >= attempt:
                     return letter
         return None
@@ -77,9 +79,7 @@ class HubBox:
     run: str
     folder: Path
 
-    def keep(
-        self, round: int, attempt: int, step: str, letters: Mapping[str, bytes]
-    ) -> Mapping[str, bytes]:
+    def keep(self, round: int, attempt: int, step: str, letters: Mapping[str, bytes]) -> Mapping[str, bytes]:
         """Write letters into the hub's folder, unless some of this time or later are there; return what stands."""
         before = self.kept(step)
         if before is not None and before[0] >= (round, attempt):
@@ -114,7 +114,11 @@ class HubBox:
         except MedfedError as error:
             return Delivery(site, error=type(error)(f"site '{site}', round {round}, step {step}: {error}"))
         # An older round's or another run's, put there again by whoever can: no letter of this step yet.
-        return Delivery(site, letter, data) if (letter.run, letter.when) == (self.run, (round, attempt)) else None
+        return (
+            Delivery(site, letter, data)
+            if (letter.run, letter.when) == (self.run, (round, attempt))
+            else None
+        )
 
 
 def _write_whole(path: Path, data: bytes) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
@@ -17,6 +18,45 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from medfed.errors import PrivacyError, WireError
+from medfed.privacy._masks import Bits, FixedPoint
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a study says of its secure sum; `secure_sum.py` explains each."""
+
+    threshold: float
+    least: int
+    bits: Bits
+    limit: float
+    most_examples: int
+    neighbours: int
+    patience_s: float
+    scores: bool
+
+    def fixed_point(self, terms: int) -> FixedPoint:
+        """Return how numbers become integers where this many sites may be in the sum."""
+        return FixedPoint(self.bits, self.limit, terms)
+
+    def leaving(self, scalars: Mapping[str, float]) -> dict[str, float]:
+        """Return the numbers that may leave beside the sum: none of training, whose steps would tell the examples."""
+        return {name: value for name, value in scalars.items() if self.scores and name.startswith("val/")}
+
+    def fewest(self, of: int) -> int:
+        """Return how many sites must go on where this many began."""
+        return max(self.least, needed(self.threshold, of))
+
+    def enough(self, who: str, did: str, count: int, of: int) -> None:
+        """Raise if too few sites are left of those that began.
+
+        Raises:
+            PrivacyError: saying how many there are and must be.
+        """
+        if count < self.fewest(of):
+            raise PrivacyError(
+                f"{who}: {count} of {of} sites {did}, {self.fewest(of)} are needed (privacy.threshold, privacy.least): a "
+                f"sum of fewer would tell too much of each; nothing more is said"
+            )
 
 
 class _Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,7 +123,9 @@ def said(data: bytes, kind: type[_T], party: str, step: str) -> _T:
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise WireError(f"the letter of '{party}' for step '{step}' does not read: {str(error)[:200]}") from None
+        raise WireError(
+            f"the letter of '{party}' for step '{step}' does not read: {str(error)[:200]}"
+        ) from None
 
 
 def bytes_of(content: _Said) -> bytes:

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -162,7 +163,9 @@ class SiteSum:
             )
         self.settings.enough(who, "are in the sum", len(sites), len(self.keys))
         before = self.letters.posted("signed")
-        if before is not None and said(before.data, Members, self.letters.site, "signed").sites != list(sites):
+        if before is not None and said(before.data, Members, self.letters.site, "signed").sites != list(
+            sites
+        ):
             raise PrivacyError(
                 f"{who}: the hub asks for a second sum of this round over other sites. The difference of two sums is a "
                 f"single site's update, so one list a round is signed; let the same sites take part again, or start the "
@@ -257,7 +260,9 @@ def _agree(settings: Settings, letters: SiteLetters, attempt: int) -> SiteSum | 
         return None
     others = [other for other in around if other in members]
     if sorted(set(members)) != members or not set(members) <= set(keys) or sorted(delivered.boxes) != others:
-        raise PrivacyError(f"{who}: the hub's list of who handed out shares contradicts itself; nothing is sent")
+        raise PrivacyError(
+            f"{who}: the hub's list of who handed out shares contradicts itself; nothing is sent"
+        )
     settings.enough(who, "handed out shares", len(members), len(keys))
     if len(others) + 1 < at_least:
         raise PrivacyError(
@@ -269,7 +274,9 @@ def _agree(settings: Settings, letters: SiteLetters, attempt: int) -> SiteSum | 
         opened = _open_box(cipher, delivered.boxes[other])
         if opened is None:
             # The hub, or its sender, spoilt it. The sum can do without some shares, and says so if it can't.
-            letters.audit.write("letter refused", site=other, round=letters.round, step="shares", reason="no such key")
+            letters.audit.write(
+                "letter refused", site=other, round=letters.round, step="shares", reason="no such key"
+            )
             continue
         held[other] = opened
     return SiteSum(settings, letters, attempt, seed, mask_key, keys, members, others, held)
@@ -324,11 +331,9 @@ def _next(letters: SiteLetters, attempt: int, step: str) -> Letter | None:
     return found if found is not None and (found.step, found.attempt) == (step, attempt) else None
 
 
-def _count(examples: int, settings: Settings):  # type: ignore[no-untyped-def]
-    import numpy as np
-
+def _count(examples: int, settings: Settings) -> np.ndarray:
     return np.array([examples], unsigned(settings.bits))
 
 
-def _as_tensor(whole, point: FixedPoint) -> Tensor:  # type: ignore[no-untyped-def]
-    return torch.from_numpy(whole).view(point.dtype)
+def _as_tensor(whole: np.ndarray, point: FixedPoint) -> Tensor:
+    return torch.from_numpy(whole.view(np.int32 if point.bits == 32 else np.int64))

@@ -362,6 +362,7 @@ def test_a_second_process_of_one_site_is_refused(place):
     with pytest.raises(ExchangeError, match="site 'north' already runs with this folder"):
         place.site("north")
 
+
 # ------------------------------------------------------------------------------------------------ letters
 
 
