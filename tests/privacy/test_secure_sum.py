@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import threading
 
+import msgspec
 import pytest
 import torch
 
@@ -11,6 +14,8 @@ from medfed.audit import AuditLog
 from medfed.errors import MedfedError, PrivacyError, QuorumError
 from medfed.exchange import MemoryExchange
 from medfed.privacy._masks import FixedPoint
+from medfed.privacy._sum import Handed, Keys, Members, Request, Shares, bytes_of
+from medfed.privacy._sum_hub import HubSum
 from medfed.privacy.secure_sum import SecureSum
 from medfed.round import conduct, contribute
 from medfed.rules.fedavg import FedAvg
@@ -55,9 +60,7 @@ def model() -> dict[str, torch.Tensor]:
 
 def trained(site: str) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(EXAMPLES.get(site, 5))
-    return {
-        name: tensor + torch.randn(tensor.shape, generator=generator) for name, tensor in model().items()
-    }
+    return {name: tensor + torch.randn(tensor.shape, generator=generator) for name, tensor in model().items()}
 
 
 def update(site: str, round: int = 1) -> Update:
@@ -66,16 +69,16 @@ def update(site: str, round: int = 1) -> Update:
 
 
 def plainly(sites, privacy: SecureSum, terms: int) -> dict[str, torch.Tensor]:
-    """Return the mean that whole numbers give without any mask: Python's own integers, no modulus."""
+    """Return the mean that whole numbers give without any mask: 64-bit integers, nothing hidden."""
     scale = FixedPoint(privacy.bits, privacy.limit, terms).scale
     total = sum(EXAMPLES[site] for site in sites)
     found = {}
     for name in model():
         whole = sum(
-            (update(site).delta[name] * (EXAMPLES[site] / privacy.most_examples * scale)).round()
+            (update(site).delta[name] * (EXAMPLES[site] / privacy.most_examples * scale)).round().long()
             for site in sites
         )
-        found[name] = whole / scale * (privacy.most_examples / total)
+        found[name] = whole.double() / scale * (privacy.most_examples / total)
     return found
 
 
@@ -176,7 +179,7 @@ def test_a_site_that_drops_out_at_any_step_leaves_an_exact_sum_of_the_rest(step)
 def test_sites_that_drop_out_at_different_steps_leave_an_exact_sum():
     sites = ("a", "b", "c", "d", "e", "f", "g", "h", "i")
     EXAMPLES.update({site: 3 + place for place, site in enumerate(sites)})
-    privacy = SecureSum(patience_s=0.8)
+    privacy = SecureSum(patience_s=0.8, threshold=0.6)
     round = Round(privacy, sites)
     round.start(*sites, dies={"b": "updates", "d": "updates", "f": "signed"})
     round.conduct()
@@ -198,7 +201,7 @@ def test_on_a_ring_of_neighbours_the_sum_is_exact_too():
 def test_too_few_sites_stop_the_round_and_say_why(step):
     round = Round(SecureSum(patience_s=0.4))
     round.start(*SITES, dies={"south": step, "west": step})
-    with pytest.raises(QuorumError, match="round 1: 2 of 4 sites .*, 3 are needed for a secure sum"):
+    with pytest.raises(QuorumError, match=r"round 1: 2 of 4 sites .*, 3 are needed for a secure sum"):
         round.conduct(deadline_s=1)
     round.exchange.close()
 
@@ -223,10 +226,13 @@ def test_a_site_that_restarts_within_a_round_sends_nothing_under_the_old_masks()
     round = Round(privacy)
     sent: list[Update] = []
     round.exchange.send, send = lambda update: (sent.append(update), send(update)), round.exchange.send
-    round.start("south", dies={"south": "shares"})
+    hub = threading.Thread(target=round.conduct, daemon=True)
+    round.start(*SITES, dies={"south": "shares"})
+    hub.start()
+    round.threads[SITES.index("south")].join(PATIENCE_S)
+    round.start("south")
+    hub.join(PATIENCE_S)
     round.join()
-    round.start("south", "north", "east", "west")
-    round.conduct()
     assert sorted(one.site for one in sent) == ["east", "north", "west"]
     same(round.given[0], plainly(["east", "north", "west"], privacy, 3))
 
@@ -247,7 +253,9 @@ def test_what_leaves_tells_nothing_of_the_update_and_no_examples():
         assert abs(float(torch.corrcoef(torch.stack([values, true]))[0, 1])) < 0.02
         # Uniform modulo 2^32: each of the top four bits' 16 values is as likely.
         counts = torch.histc(values / 2**32, 16, -0.5, 0.5)
-        assert float(((counts - 4812.5) ** 2 / 4812.5).sum()) < 50  # chi-squared, 15 degrees of freedom, p = 1e-5
+        assert (
+            float(((counts - 4812.5) ** 2 / 4812.5).sum()) < 50
+        )  # chi-squared, 15 degrees of freedom, p = 1e-5
     assert not any(b"train/steps" in data for data in seen)
 
 
@@ -264,7 +272,9 @@ def test_a_change_too_large_for_the_fixed_point_is_named_and_not_cut():
 def test_letters_without_signatures_are_not_enough():
     round = Round(SecureSum())
     round.exchange.signed = False
-    with pytest.raises(PrivacyError, match="site 'north': privacy.kind: secure_sum needs letters with signatures"):
+    with pytest.raises(
+        PrivacyError, match=r"site 'north': privacy.kind: secure_sum needs letters with signatures"
+    ):
         contribute(round.exchange, round.privacy, update("north"), model(), AuditLog(None))
 
 
@@ -272,22 +282,20 @@ def test_letters_without_signatures_are_not_enough():
 
 
 class Lies(MemoryExchange):
-    """A hub that changes what it says in a step to some site: `change(site, data)` returns what it says instead."""
+    """A hub that changes what it says to some site: of a step, `change(site, data)` returns what it says instead."""
 
-    def __init__(self, step: str, change) -> None:
+    def __init__(self, changes) -> None:
         super().__init__("study")
-        self._lie = (step, change)
+        self._changes = changes
 
     def post_all(self, round, attempt, step, letters):
-        if step == self._lie[0]:
-            told = {site: self._lie[1](site, data) for site, data in letters.items()}
-            super().post_all(round, attempt, step, told)
-            return letters
-        return super().post_all(round, attempt, step, letters)
+        change = self._changes.get(step, lambda site, data: data)
+        super().post_all(round, attempt, step, {site: change(site, data) for site, data in letters.items()})
+        return letters
 
 
-def lied_to(step: str, change, **settings) -> Round:
-    round = Round(SecureSum(patience_s=0.5, **settings), exchange=Lies(step, change))
+def lied_to(**changes) -> Round:
+    round = Round(SecureSum(patience_s=0.5), exchange=Lies(changes))
     round.start(*SITES)
     with pytest.raises(MedfedError, match="round 1"):
         round.conduct(deadline_s=5)
@@ -296,122 +304,110 @@ def lied_to(step: str, change, **settings) -> Round:
     return round
 
 
+def nothing_unmasked(round: Round) -> bool:
+    return not any(step == "unmask" for _, _, step in round.exchange._letters)
+
+
 def refusals(round: Round) -> dict[str, str]:
     return {site: str(end) for site, end in round.ends.items() if isinstance(end, PrivacyError)}
 
 
 def said(data, kind):
-    import msgspec
-
     return msgspec.json.decode(data, type=kind)
 
 
+def two_lists(site: str) -> list[str]:
+    return list(SITES) if site in ("east", "north") else ["east", "south", "west"]
+
+
 def test_a_hub_that_tells_sites_different_members_gets_no_shares():
-    """East is told that west is in the sum, the others that it dropped out: east's shares would unmask west's update."""
-    from medfed.privacy._sum import Members, bytes_of
-
-    def change(site, data):
-        return data if site == "east" else bytes_of(Members(["east", "north", "south"]))
-
-    round = lied_to("members", change)
-    assert not any(step == "unmask" for _, _, step in round.exchange._letters)
+    """North is in the sum for east and north, and dropped out for the others: their shares would unmask its update."""
+    round = lied_to(members=lambda site, data: bytes_of(Members(two_lists(site))))
+    assert nothing_unmasked(round)
 
 
-def test_a_hub_that_hides_who_signed_otherwise_is_seen_by_the_signatures():
-    """The hub hands every site only signatures of what that site was told: there are too few of each."""
-    from medfed.privacy._sum import Members, Request, bytes_of
+@pytest.mark.parametrize(
+    "handed, message",
+    [
+        (
+            lambda site, other: True,
+            "signed another list of who is in the sum than this site: the hub told them",
+        ),
+        (
+            lambda site, other: two_lists(site) == two_lists(other),
+            "2 of 4 sites signed the list, 3 are needed",
+        ),
+    ],
+)
+def test_and_is_seen_by_the_signatures_when_it_asks_all_the_same(monkeypatch, handed, message):
+    def without_looking(self, sites):
+        found = self.letters.gather(self.attempt, "signed", sites, self.settings.patience_s)
+        return {delivery.site: delivery.sealed for delivery in found}
 
-    def members(site, data):
-        return data if site in ("east", "north") else bytes_of(Members(["east", "south", "west"]))
+    monkeypatch.setattr(HubSum, "_signed", without_looking)
 
-    round = Round(SecureSum(patience_s=0.5), exchange=Lies("members", members))
-    round.start(*SITES)
-    with pytest.raises(QuorumError, match="2 of 4 sites signed who is in the sum, 3 are needed"):
-        round.conduct(deadline_s=5)
-    # Now it asks all the same, with what it has.
-    sealed = {
-        site: round.exchange._letters[(site, "hub", "signed")][1]
-        for site in SITES
-        if (site, "hub", "signed") in round.exchange._letters
-    }
-    assert sorted(sealed) == ["east", "north", "south", "west"]
-    for told, signers in ((list(SITES), ("east", "north")), (["east", "south", "west"], ("south", "west"))):
-        round = Round(SecureSum(patience_s=0.5), exchange=Lies("members", members))
-        asked = lambda site, data, told=told, signers=signers: bytes_of(  # noqa: E731
-            Request({one: said(data, Request).letters[one] for one in signers if one in said(data, Request).letters},
-                    told, sorted(set(SITES) - set(told)))
-        )  # fmt: skip
-        del asked, signers
+    def asks(site, data):
+        letters = {o: raw for o, raw in said(data, Request).letters.items() if handed(site, o)}
+        return bytes_of(Request(letters, two_lists(site), sorted(set(SITES) - set(two_lists(site)))))
+
+    round = lied_to(members=lambda site, data: bytes_of(Members(two_lists(site))), signed=asks)
+    assert nothing_unmasked(round)
+    assert all(message in found for found in refusals(round).values())
+    assert sorted(refusals(round)) == sorted(SITES)
 
 
 def test_a_hub_that_asks_for_shares_of_both_kinds_of_one_site_is_refused():
-    from medfed.privacy._sum import Request, bytes_of
-
     def change(site, data):
         request = said(data, Request)
         return bytes_of(Request(request.letters, request.seeds_of, ["west"]))
 
-    round = lied_to("signed", change)
+    round = lied_to(signed=change)
     found = refusals(round)
     assert sorted(found) == sorted(SITES)
     assert "the hub asks for shares of both kinds of site 'west'" in found["north"]
-    assert not any(step == "unmask" for _, _, step in round.exchange._letters)
+    assert nothing_unmasked(round)
 
 
 def test_a_hub_that_asks_for_shares_of_others_than_signed_is_refused():
-    from medfed.privacy._sum import Request, bytes_of
-
     def change(site, data):
         request = said(data, Request)
         return bytes_of(Request(request.letters, ["east", "north", "south"], ["west"]))
 
-    assert "of other sites than the list that this site signed" in refusals(lied_to("signed", change))["north"]
+    assert "of other sites than the list that this site signed" in refusals(lied_to(signed=change))["north"]
 
 
 def test_a_hub_that_leaves_out_signatures_is_refused():
-    from medfed.privacy._sum import Request, bytes_of
-
     def change(site, data):
         request = said(data, Request)
         two = dict(list(request.letters.items())[:2])
         return bytes_of(Request(two, request.seeds_of, request.keys_of))
 
-    assert "2 of 4 sites signed the list, 3 are needed" in refusals(lied_to("signed", change))["north"]
+    assert "2 of 4 sites signed the list, 3 are needed" in refusals(lied_to(signed=change))["north"]
 
 
 def test_a_hub_that_puts_its_own_keys_in_a_sites_place_is_refused():
-    from medfed.privacy._sum import Handed, Keys, bytes_of
-
-    exchange: list[MemoryExchange] = []
-
     def change(site, data):
-        import msgspec
-
         letters = dict(said(data, Handed).letters)
         head, _, text = letters["west"].partition(b"\n")
         own = bytes_of(Keys(b"1" * 32, b"2" * 32, b"3" * 32))
         letter = msgspec.json.decode(text)
-        import base64
-
-        letters["west"] = head + b"\n" + msgspec.json.encode({**letter, "data": base64.b64encode(own).decode()})
+        letters["west"] = (
+            head + b"\n" + msgspec.json.encode({**letter, "data": base64.b64encode(own).decode()})
+        )
         return bytes_of(Handed(letters))
 
-    del exchange
-    found = refusals(lied_to("keys", change))
+    found = refusals(lied_to(keys=change))
     assert "the hub hands on a letter in the name of 'west' that is not its own" in found["north"]
     assert "its signature by 'west' does not hold" in found["north"]
 
 
 def test_a_hub_that_shows_too_few_sites_is_refused():
-    from medfed.privacy._sum import Handed, bytes_of
-
     def change(site, data):
         letters = said(data, Handed).letters
         return bytes_of(Handed({one: letters[one] for one in ("north", site)}))
 
-    found = refusals(lied_to("keys", change))
+    found = refusals(lied_to(keys=change))
     assert "2 of 2 sites showed keys, 3 are needed" in found["south"]
-    assert "sent" not in [answer for answer in found.values()]
 
 
 def test_a_second_sum_of_a_round_over_other_sites_is_refused():
@@ -428,8 +424,6 @@ def test_a_second_sum_of_a_round_over_other_sites_is_refused():
 
 
 def test_a_wrong_share_is_named_and_the_sum_comes_out(tmp_path):
-    from medfed.privacy._sum import Shares, bytes_of
-
     sites = (*SITES, "centre")
     EXAMPLES["centre"] = 9
     privacy = SecureSum(patience_s=1)
@@ -448,6 +442,10 @@ def test_a_wrong_share_is_named_and_the_sum_comes_out(tmp_path):
     audit = AuditLog(tmp_path / "audit.jsonl")
     round.conduct(audit=audit)
     same(round.given[0], plainly(sites, privacy, 5))
+    refused = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    refused = [one for one in refused if one["event"] == "letter refused"]
+    assert {one["site"] for one in refused} == {"centre"}
+    assert "its share of site 'east' is wrong" in {one["reason"] for one in refused}
 
 
 def test_an_unmasked_update_is_refused_and_the_others_are_summed():
