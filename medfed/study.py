@@ -458,17 +458,42 @@ def _agree(study: Study, name: str) -> None:
             f"{name}: data.kind: task '{task}' learns from '{wanted.__struct_config__.tag}', "
             f"found '{type(study.data).__struct_config__.tag}'"
         )
-    if study.rule.needs_each_update and not study.privacy.reveals_each_update:
-        raise StudyError(
-            f"{name}: rule.kind: '{kind_of(study.rule)}' compares the sites' single updates, which privacy "
-            f"'{kind_of(study.privacy)}' hides from the hub; take a rule that needs only their sum, such as fedavg"
-        )
+    _agree_privacy(study, name)
     _agree_rule(study, name)
     _agree_compress(study, name)
     if study.minimum > len(study.sites):
         raise StudyError(
             f"{name}: sampling.minimum: {study.minimum} sites must answer, but the study has {len(study.sites)}"
         )
+
+
+def _agree_privacy(study: Study, name: str) -> None:
+    hidden, rule = not study.privacy.reveals_each_update, kind_of(study.rule)
+    if hidden and not study.rule.takes_a_sum:
+        suited = sorted(n for n, record in kinds("rules").items() if _takes_a_sum(record))
+        raise StudyError(
+            f"{name}: rule.kind: '{rule}' compares the sites' single updates, which privacy "
+            f"'{kind_of(study.privacy)}' hides from the hub; take a rule that needs only their sum, such as "
+            f"{', '.join(suited)}"
+        )
+    if hidden and study.train.local is not None and study.train.local.sends:
+        raise StudyError(
+            f"{name}: train.local.kind: '{kind_of(study.train.local)}' sends more than an update, which privacy "
+            f"'{kind_of(study.privacy)}' does not sum; take another one, or none"
+        )
+    fewest = study.privacy.fewest_sites()
+    if fewest > study.minimum:
+        raise StudyError(
+            f"{name}: privacy.kind: '{kind_of(study.privacy)}' with these settings needs {fewest} sites a round, the study "
+            f"goes on with {study.minimum}; set sampling.minimum to at least {fewest}"
+        )
+
+
+def _takes_a_sum(record: type) -> bool:
+    try:
+        return bool(record().takes_a_sum)
+    except TypeError:  # it has settings without a default
+        return False
 
 
 def _agree_rule(study: Study, name: str) -> None:
