@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from medfed.audit import AuditLog
 from medfed.errors import MedfedError, QuorumError, UpdateError
 from medfed.exchange import Arrival, HubSide, SiteSide
-from medfed.privacy import Privacy
+from medfed.privacy import Privacy, apart
 from medfed.rules import Rule, State
 from medfed.update import Global, Update, check
 from medfed.weights import Weights, digest
@@ -42,6 +42,7 @@ def contribute(
     leaving = check(update, weights)
     if not leaving.evaluates_only:
         leaving = privacy.protect(leaving, weights)
+    leaving = replace(leaving, scalars=privacy.tell(leaving.scalars))
     audit.write(
         "sent",
         site=leaving.site,
@@ -116,9 +117,11 @@ def conduct(
             f"{minimum} (sampling.minimum). {told}. Mend the sites named, or lower the minimum, and go on with --resume"
         )
     revealed = privacy.reveal(updates, current.weights)
-    weights, state = rule.merge(revealed, state, current.weights)
+    own, state = apart(state)
+    released, own = privacy.release(revealed, own, current.weights)
+    weights, state = rule.merge(released, state, current.weights)
     audit.write("merged", round=number, sites=sorted(u.site for u in updates), sha256=digest(weights))
-    return Outcome(weights, state, tuple(answers))
+    return Outcome(weights, {**state, **own}, tuple(answers))
 
 
 def _admit(arrival: Arrival, number: int, current: Global, rule: Rule) -> tuple[Update | None, Answer]:

@@ -445,6 +445,8 @@ def _agree(study: Study, name: str) -> None:
             f"{name}: data.kind: task '{task}' learns from '{wanted.__struct_config__.tag}', "
             f"found '{type(study.data).__struct_config__.tag}'"
         )
+    for words in study.privacy.objections(study):
+        raise StudyError(f"{name}: {words}")
     if study.rule.needs_each_update and not study.privacy.reveals_each_update:
         raise StudyError(
             f"{name}: rule.kind: '{kind_of(study.rule)}' compares the sites' single updates, which privacy "
