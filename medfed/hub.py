@@ -90,7 +90,7 @@ def coordinate(
     audit = audit or AuditLog(None)
     found = newest(folder, plan.study) if folder else None
     if found is None:
-        state = {**plan.rule.init(weights), **plan.privacy.init(weights)}
+        state: State = {**plan.rule.init(weights), **plan.privacy.init(weights)}
         current = Global(0, weights, study=plan.study)
         if folder is not None:
             _save(folder, current, state)

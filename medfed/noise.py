@@ -59,4 +59,4 @@ def _four(count: int) -> NDArray[np.float64]:
 def _uniform(count: int) -> NDArray[np.float64]:
     """Return multiples of 2^-53 in (0, 1], so that their logarithm is finite."""
     bits = np.frombuffer(os.urandom(8 * count), np.uint64) >> np.uint64(11)
-    return (bits + np.uint64(1)) * 2.0**-53
+    return np.multiply(bits + np.uint64(1), 2.0**-53, dtype=np.float64)

@@ -16,6 +16,7 @@ Opacus' accountants count (accounting.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -125,18 +126,26 @@ def _as_patients(batches: list[Any]) -> dict[str, list[Any]]:
 class PrivateTraining(pl.Callback):
     """Makes a Trainer's steps those of DP-SGD, counts them, and keeps within the study's target epsilon.
 
-    Use it together with `FederatedCallback(spends=private.settle, seed=None)` and `PrivateData`. `notes` holds what was
-    found on the way that a person should know.
+    Use it together with `FederatedCallback(spends=private.settle, seed=None)` and `PrivateData`. `say` hears what a
+    person should know of how it trains.
 
     Raises:
         PrivacyError: when fit starts, if the module, its layers or the Trainer's settings do not go together with it,
             each named; or if the site's ledger has no room for the steps to come.
     """
 
-    def __init__(self, site: str, privacy: DPSGD, data: PrivateData, spending: Spending) -> None:
+    def __init__(
+        self,
+        site: str,
+        privacy: DPSGD,
+        data: PrivateData,
+        spending: Spending,
+        *,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.site = site
         self.noise_multiplier = 0.0
-        self.notes: list[str] = []
+        self._say = say
         self._privacy = privacy
         self._sampler = data.sampler
         self._spending = spending
@@ -150,8 +159,9 @@ class PrivateTraining(pl.Callback):
         self._refuse(trainer, pl_module)
         # Lightning has no hook between a step's forward and its backward pass, and a module around the module would have
         # to repeat every hook of it and hide its names; so the two verbs are put in their place for this fit.
-        pl_module.training_step = lambda batch, index: self._step(pl_module, batch)  # type: ignore[method-assign]
-        pl_module.backward = lambda loss, *args, **kwargs: self._write(pl_module)  # type: ignore[method-assign]
+        pl_module.__dict__.update(
+            training_step=partial(self._step, pl_module), backward=partial(self._write, pl_module)
+        )
         self._checked_buffers = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -222,7 +232,7 @@ class PrivateTraining(pl.Callback):
 
     # -- one step
 
-    def _step(self, module: pl.LightningModule, batch: Any) -> Tensor:
+    def _step(self, module: pl.LightningModule, batch: Any, *_: Any) -> Tensor:
         """Put the sum of the patients' clipped gradients aside, and return the mean of their losses."""
         patients = batch[PATIENTS]
         buffers = None if self._checked_buffers or not patients else _buffers(module)
@@ -256,8 +266,8 @@ class PrivateTraining(pl.Callback):
             except (RuntimeError, NotImplementedError, TypeError, AttributeError, KeyError) as error:
                 # What is wrong with the network itself is raised again by the plain way.
                 self._vectorised = False
-                self.notes.append(
-                    f"patients go through the network one after another: torch.func can't batch it "
+                self._say(
+                    f"{self.site}: patients go through the network one after another: torch.func can't batch it "
                     f"({type(error).__name__})"
                 )
                 yield from (single_gradient(module, patient) for patient in some)
@@ -265,7 +275,7 @@ class PrivateTraining(pl.Callback):
             yield found
 
     @torch.no_grad()
-    def _write(self, module: pl.LightningModule) -> None:
+    def _write(self, module: pl.LightningModule, *_: Any, **__: Any) -> None:
         """Give every parameter its private gradient: (sum + noise) / expected patients."""
         assert self._sum is not None
         deviation = self.noise_multiplier * self._privacy.clip
@@ -368,9 +378,9 @@ def clipped_sum(gradients: Sequence[Tensor], clip: float) -> list[Tensor]:
 
 def loss_of(module: pl.LightningModule, batch: Any) -> Tensor:
     """Return the training loss of one patient's batch: the module's `loss`, or what its training_step returns."""
-    if hasattr(module, "loss"):
-        return module.loss(batch)
-    found = type(module).training_step(module, batch, 0)
+    own = getattr(module, "loss", None)
+    # The class's own step: the one of this object is PrivateTraining's.
+    found: Any = own(batch) if callable(own) else type(module).training_step(module, batch, 0)
     return found["loss"] if isinstance(found, dict) else found
 
 
@@ -403,7 +413,7 @@ def many_gradients(module: pl.LightningModule, batches: Sequence[Any]) -> tuple[
     Raises:
         RuntimeError: if torch.func can't batch an operation of the network or the loss.
     """
-    if not hasattr(module, "loss"):
+    if not callable(getattr(module, "loss", None)):
         raise NotImplementedError("a training_step logs, which a batched function must not")
     flat = [tree_flatten(batch) for batch in batches]
     shape = flat[0][1]

@@ -117,11 +117,11 @@ def conduct(
             f"{minimum} (sampling.minimum). {told}. Mend the sites named, or lower the minimum, and go on with --resume"
         )
     revealed = privacy.reveal(updates, current.weights)
-    own, state = apart(state)
-    released, own = privacy.release(revealed, own, current.weights)
-    weights, state = rule.merge(released, state, current.weights)
+    own, rest = apart(state)
+    released, kept = privacy.release(revealed, own, current.weights)
+    weights, state = rule.merge(released, rest, current.weights)
     audit.write("merged", round=number, sites=sorted(u.site for u in updates), sha256=digest(weights))
-    return Outcome(weights, {**state, **own}, tuple(answers))
+    return Outcome(weights, {**state, **kept}, tuple(answers))
 
 
 def _admit(arrival: Arrival, number: int, current: Global, rule: Rule) -> tuple[Update | None, Answer]:

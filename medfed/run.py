@@ -249,6 +249,7 @@ def _federate(
                 study=digest(study),
                 dataset=data_set(data[name].patients("train"), hospitals[name].secret),
                 items=data[name].items_by_patient() if training.privacy.trains_privately else (),
+                say=progress.say,
             )
 
         return work

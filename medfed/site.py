@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from medfed.accounting import Accountant
 from medfed.audit import AuditLog
 from medfed.errors import PrivacyError
 from medfed.exchange import SiteSide
@@ -70,12 +71,13 @@ def train_site(
     ledger: Ledger | None = None,
     dataset: DataSet | None = None,
     items: Sequence[Sequence[int]] = (),
+    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, float]:
     """Train one site through a whole study and return its scores of the final model.
 
     What a resumed run needs is kept in `folder`; TensorBoard logs go there too. Under differential privacy, what the
     `study` (its digest) costs the patients of `dataset` is written into `ledger`, one in `folder` if none is given;
-    `items` are the numbers of each patient's training items.
+    `items` are the numbers of each patient's training items; `say` hears what a person should know of it.
 
     Raises:
         PrivacyError: if the ledger has no room for this study, before the first step.
@@ -88,7 +90,7 @@ def train_site(
     if isinstance(privacy, DPSGD):
         assert spending is not None
         fitted = PrivateData(data, items, training.batch)
-        private = PrivateTraining(name, privacy, fitted, spending)
+        private = PrivateTraining(name, privacy, fitted, spending, say=say)
         callbacks = [*callbacks, private]
     federated = FederatedCallback(
         name,
@@ -224,7 +226,7 @@ def _spending(
             "differential privacy keeps a ledger for each patient; give train_site(dataset=data_set(patients, secret))"
         )
     delta = getattr(privacy, "delta", DELTA)
-    accountant = getattr(privacy, "accountant", "prv")
+    accountant: Accountant = getattr(privacy, "accountant", "prv")
     return Spending(ledger, study, dataset, delta=delta, accountant=accountant, resumed=resume)
 
 

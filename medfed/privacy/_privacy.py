@@ -85,7 +85,7 @@ class Privacy(Kind, frozen=True):
         return updates, state
 
 
-def apart(state: Mapping[str, Weights]) -> tuple[PrivacyState, Mapping[str, Weights]]:
+def apart(state: Mapping[str, Weights]) -> tuple[dict[str, Weights], dict[str, Weights]]:
     """Return the hub's state in two: the privacy mechanism's groups, and the rule's."""
     own = {name: group for name, group in state.items() if name.startswith(GROUP)}
     return own, {name: group for name, group in state.items() if name not in own}
