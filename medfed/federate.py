@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -70,6 +70,8 @@ class FederatedCallback(pl.Callback):
             start, and a dataset with `set_random_state` too, so that a resumed run repeats. If None they are left alone.
         audit: where what crosses is written down.
         egress: what may leave beside the model's tensors; the groups of `local` and plain numbers if None.
+        spends: called with the round's number before an update is sent; writes down what it costs under differential
+            privacy (`PrivateTraining.settle`, `Spending.settle`) and returns the scalars that say so.
 
     Raises:
         StudyError: when fit starts, if max_epochs is not a multiple of local_epochs.
@@ -92,6 +94,7 @@ class FederatedCallback(pl.Callback):
         seed: int | None = None,
         audit: AuditLog | None = None,
         egress: Egress | None = None,
+        spends: Callable[[int], dict[str, float]] | None = None,
     ) -> None:
         if local_epochs < 1:
             raise StudyError(f"site '{site}': local_epochs is {local_epochs}, expected 1 or more")
@@ -113,6 +116,7 @@ class FederatedCallback(pl.Callback):
         self._egress = egress or Egress(
             groups=local.sends if local is not None else (), sealed=self._privacy.sends
         )
+        self._spends = spends
         self._received: Global | None = None
         self._merged_now = False
         self._restored = False
@@ -243,12 +247,13 @@ class FederatedCallback(pl.Callback):
             groups = {}
         if trainer.is_global_zero:
             local = weights_of(module, self._keep_local)
+            spent = self._spends(self.round + 1) if self._spends is not None else {}
             update = Update(
                 site=self.site,
                 round=self.round + 1,
                 delta=Difference(local, self._received.weights),
                 examples=self._count(trainer),
-                scalars={**self.scores, **self._training_scalars()},
+                scalars={**self.scores, **self._training_scalars(), **spent},
                 groups=groups,
             )
             self._left = contribute(

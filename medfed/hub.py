@@ -92,7 +92,8 @@ def coordinate(
     audit = audit or AuditLog(None)
     found = newest(folder, plan.study) if folder else None
     if found is None:
-        state, current = plan.rule.init(weights), Global(0, weights, study=plan.study)
+        state: State = {**plan.rule.init(weights), **plan.privacy.init(weights)}
+        current = Global(0, weights, study=plan.study)
         if folder is not None:
             _save(folder, current, state)
     else:

@@ -64,6 +64,7 @@ class _Row:
     step: int = 0
     steps: int = 0
     loss: float | None = None
+    epsilon: float | None = None
     score: float | None = None
     bytes_up: int = 0
     bytes_down: int = 0
@@ -97,6 +98,7 @@ class _Table:
             row.status = answer.status
             row.loss = answer.scalars.get("train/loss", row.loss)
             row.score = answer.scalars.get(self.metric, row.score)
+            row.epsilon = answer.scalars.get("privacy/epsilon", row.epsilon)
             row.bytes_up += answer.bytes_up
             row.bytes_down += report.bytes_down if not closing else 0
             row.step = row.steps = 0
@@ -133,7 +135,8 @@ class Lines:
             if row.status in ("merged", "reported"):
                 score = "" if row.score is None else f" {named} {row.score:.3f}"
                 loss = "" if row.loss is None or row.status == "reported" else f" loss {row.loss:.3f}"
-                parts.append(f"{site}{loss}{score}")
+                spent = "" if row.epsilon is None else f" epsilon {row.epsilon:.2f}"
+                parts.append(f"{site}{loss}{score}{spent}")
             else:
                 parts.append(f"{site} {row.status}")
         if report.round > table.rounds:

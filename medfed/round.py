@@ -23,7 +23,7 @@ from medfed.egress import Egress, declared
 from medfed.errors import MedfedError, QuorumError, UpdateError
 from medfed.exchange import Arrival, HubSide, SiteSide
 from medfed.letters import HubLetters, SiteLetters
-from medfed.privacy import Hearing, Privacy
+from medfed.privacy import Hearing, Privacy, apart
 from medfed.rules import Rule, State
 from medfed.update import Global, Update, check
 from medfed.weights import Weights, digest
@@ -61,7 +61,7 @@ def contribute(
         UpdateError: if the update does not fit the model, or holds what `egress` does not list; nothing is sent then.
     """
     with _noted(update, audit):
-        checked = check(update, weights)
+        checked = check(replace(update, scalars=privacy.tell(update.scalars)), weights)
     if checked.evaluates_only:
         return _send(exchange, checked, weights, audit, egress, compress, left)
     for shield in privacy.meet(SiteLetters(exchange, update.site, update.round, audit)):
@@ -179,10 +179,11 @@ def conduct(
             f"round {number}: {len(updates)} of {len(sites)} sites sent an update that fits, the study's minimum is "
             f"{minimum} (sampling.minimum). {told}. Mend the sites named, or lower the minimum, and go on with --resume"
         )
-    revealed = hearing.reveal(updates, current.weights)
-    weights, state = rule.merge(revealed, state, current.weights)
+    own, rest = apart(state)
+    released, kept = privacy.release(hearing.reveal(updates, current.weights), own, current.weights)
+    weights, state = rule.merge(released, rest, current.weights)
     audit.write("merged", round=number, sites=sorted(u.site for u in updates), sha256=digest(weights))
-    return Outcome(weights, state, tuple(answers))
+    return Outcome(weights, {**state, **kept}, tuple(answers))
 
 
 def _admit(

@@ -16,6 +16,7 @@ import msgspec
 import torch
 import yaml
 
+from medfed import privacy_facts
 from medfed.audit import AuditLog
 from medfed.data.settings import Table
 from medfed.data.splits import SPLITS
@@ -24,7 +25,9 @@ from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED, append, local, 
 from medfed.hub import RoundReport
 from medfed.kinds import kind_of
 from medfed.measure import Hospital, References, conditions, measure
+from medfed.networks import replace_batch_norms
 from medfed.policy import egress_of
+from medfed.privacy_ledger import data_set
 from medfed.progress import Progress, Silent
 from medfed.run_folder import RunFolder, save_checkpoint, surroundings, write_whole
 from medfed.study import Study, digest, read_study, resolved
@@ -78,9 +81,11 @@ def train(
             for note in one.notes:
                 progress.say(f"{site}: {note}")
         facts = _begin(folder, study, data)
+        for note in facts["privacy"]["notes"]:
+            progress.say(f"privacy: {note}")
         audit = AuditLog(folder.audit)
         audit.write("began", study=digest(study), sites=sorted(study.sites), resumed=resume)
-        final = _federate(study, folder, data, progress, audit, resume)
+        final = _federate(study, folder, hospitals, progress, audit, resume)
         models = {UNTRAINED: weights_of(_module(study)), FEDERATED: final}
         if study.evaluation.local_models and len(study.sites) > 1:
             models |= _alone(study, folder, data, progress)
@@ -101,6 +106,7 @@ def train(
         progress.say("measuring every model on every hospital's test cases")
         _measure(study, folder, list(hospitals.values()), models)
         _gallery(study, folder, list(hospitals.values()), final)
+    facts["privacy"] |= privacy_facts.spent(study, {site: folder.site(site) for site in study.sites})
     folder.write_facts({**facts, "seconds": round(time.monotonic() - began, 1), "finished": _now()})
     return report(folder.path)
 
@@ -158,6 +164,7 @@ def _begin(folder: RunFolder, study: Study, data: dict[str, SiteData]) -> dict[s
                   for site, one in data.items()},
         "layouts": {site: one.index.layout for site, one in data.items()},
         "notes": {site: list(one.notes) for site, one in data.items()},
+        "privacy": {"kind": kind_of(study.privacy), "notes": privacy_facts.notes(study, _network(study))},
         "started": _now(),
         **surroundings(),
     }  # fmt: skip
@@ -197,18 +204,24 @@ def _hospital(study: Study, site: str, where: str) -> Hospital:
 
 def _module(study: Study) -> pl.LightningModule:
     """Return the study's LightningModule with the weights of its seed, the same wherever it is built."""
-    with torch.random.fork_rng():
-        torch.manual_seed(study.seed)
-        patch = getattr(study.data, "patch", None)
-        inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
-        network = study.network.build(inputs, study.task.outputs, patch)
+    network = _network(study)
+    if study.privacy.replaces_batch_norm:
+        network = replace_batch_norms(network, "group")
     return study.task.module(
         network,
         optimiser=study.train.optimiser,
         schedule=study.train.schedule,
         epochs=study.epochs,
-        patch=patch,
+        patch=getattr(study.data, "patch", None),
     )
+
+
+def _network(study: Study) -> torch.nn.Module:
+    """Return the study's network as its file describes it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(study.seed)
+        inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
+        return study.network.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
 
 
 def _training(study: Study) -> Training:
@@ -222,8 +235,9 @@ def _training(study: Study) -> Training:
         accumulate=study.train.accumulate,
         keep_local=study.train.keep_local,
         optimiser_state=study.train.optimiser_state,
+        batch=study.train.batch,
         local=study.train.local,
-        privacy=study.privacy,
+        privacy=study.privacy.planned(study.train.rounds),
         egress=egress_of(study),
         compress=study.compress,
         seed=study.seed,
@@ -233,7 +247,7 @@ def _training(study: Study) -> Training:
 def _federate(
     study: Study,
     folder: RunFolder,
-    data: dict[str, SiteData],
+    hospitals: dict[str, Hospital],
     progress: Progress,
     audit: AuditLog,
     resume: bool,
@@ -242,6 +256,7 @@ def _federate(
     from medfed.site import train_site
 
     training = _training(study)
+    data = {site: hospital.data for site, hospital in hospitals.items()}
     metric = SHOWN[study.task.needs]
 
     def site(name: str) -> Callable[[MemoryExchange], None]:
@@ -257,6 +272,10 @@ def _federate(
                 audit=audit,
                 callbacks=[_steps(progress, name, study.train.epochs)],
                 resume=resume,
+                study=digest(study),
+                dataset=data_set(data[name].patients("train"), hospitals[name].secret),
+                items=data[name].items_by_patient() if training.privacy.trains_privately else (),
+                say=progress.say,
             )
 
         return work
@@ -280,7 +299,7 @@ def _federate(
             weights_of(_module(study), study.train.keep_local),
             rule=study.rule,
             rounds=study.train.rounds,
-            privacy=study.privacy,
+            privacy=training.privacy,
             fraction=study.sampling.fraction,
             minimum=study.minimum,
             seed=study.seed,

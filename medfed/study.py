@@ -458,6 +458,8 @@ def _agree(study: Study, name: str) -> None:
             f"{name}: data.kind: task '{task}' learns from '{wanted.__struct_config__.tag}', "
             f"found '{type(study.data).__struct_config__.tag}'"
         )
+    for words in study.privacy.objections(study):
+        raise StudyError(f"{name}: {words}")
     _agree_privacy(study, name)
     _agree_rule(study, name)
     _agree_compress(study, name)
