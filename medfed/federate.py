@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -65,6 +65,7 @@ class FederatedCallback(pl.Callback):
         seed: if given, python's, numpy's and torch's random states are set from (seed, site, epoch) at every epoch's
             start, and a dataset with `set_random_state` too, so that a resumed run repeats. If None they are left alone.
         audit: where what crosses is written down.
+        closing: given the final model, returns what this site reports of it beside its scores, by name.
 
     Raises:
         StudyError: when fit starts, if max_epochs is not a multiple of local_epochs.
@@ -85,6 +86,7 @@ class FederatedCallback(pl.Callback):
         privacy: Privacy | None = None,
         seed: int | None = None,
         audit: AuditLog | None = None,
+        closing: Callable[[Global], Mapping[str, float]] | None = None,
     ) -> None:
         if local_epochs < 1:
             raise StudyError(f"site '{site}': local_epochs is {local_epochs}, expected 1 or more")
@@ -101,6 +103,7 @@ class FederatedCallback(pl.Callback):
         self._privacy = privacy or NoPrivacy()
         self._seed = seed
         self._audit = audit or AuditLog(None)
+        self._closing = closing
         self._received: Global | None = None
         self._merged_now = False
         self._restored = False
@@ -173,7 +176,8 @@ class FederatedCallback(pl.Callback):
     def close(self, received: Global) -> None:
         """Send the scores of the final model; where the study goes on without this site, tell the hub so instead."""
         if received.final:
-            closing = Update(self.site, received.round + 1, {}, 0, self.scores)
+            measured = self._closing(received) if self._closing is not None else {}
+            closing = Update(self.site, received.round + 1, {}, 0, {**self.scores, **measured})
             contribute(self._exchange, self._privacy, closing, received.weights, self._audit)
         else:
             self._exchange.withdraw(self.site, "its Trainer reached max_epochs before the study's last round")
@@ -181,7 +185,9 @@ class FederatedCallback(pl.Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        if trainer.is_global_zero and not isinstance(exception, ExchangeError):
+        # Whoever interrupts a site means to start it again: the hub waits for it as for one that was killed.
+        interrupted = isinstance(exception, (KeyboardInterrupt, SystemExit))
+        if trainer.is_global_zero and not isinstance(exception, ExchangeError) and not interrupted:
             self._exchange.withdraw(self.site, reason(exception))
 
     def state_dict(self) -> dict[str, Any]:
@@ -294,6 +300,4 @@ def reason(exception: BaseException) -> str:
     """
     if isinstance(exception, MedfedError):
         return str(exception)
-    if isinstance(exception, KeyboardInterrupt):
-        return "it was interrupted"
     return f"training stopped with {type(exception).__name__}; the site's own log says more"

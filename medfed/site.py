@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -60,10 +60,12 @@ def train_site(
     callbacks: Sequence[pl.Callback] = (),
     logger: bool = True,
     resume: bool = False,
+    closing: Callable[[Global], Mapping[str, float]] | None = None,
 ) -> dict[str, float]:
     """Train one site through a whole study and return its scores of the final model.
 
-    What a resumed run needs is kept in `folder`; TensorBoard logs go there too.
+    What a resumed run needs is kept in `folder`; TensorBoard logs go there too. `closing` is given the final model and
+    returns what else this site reports of it.
     """
     federated = FederatedCallback(
         name,
@@ -76,6 +78,7 @@ def train_site(
         privacy=training.privacy,
         seed=training.seed,
         audit=audit,
+        closing=closing,
     )
     checkpoint = folder / RESUME
     first = folder / FIRST
