@@ -97,7 +97,7 @@ class _Table:
         told = []
         for site, row in self.rows.items():
             now = site in here
-            if row.here is not None and row.here != now or row.here is None and now:
+            if now != bool(row.here):
                 told.append(f"{site} {'is connected' if now else 'is silent'}")
             row.here = now
             if site in awaited:
@@ -140,7 +140,9 @@ class Lines:
     def start(self, title: str, sites: Mapping[str, int], rounds: int, metric: str) -> None:
         rows = {site: _Row(cases) for site, cases in sites.items()}
         self._table = _Table(title, rounds, metric, began=time.monotonic(), rows=rows)
-        self.say(f"{title}: {', '.join(f'{site} ({cases} cases)' for site, cases in sites.items())}")
+        self.say(
+            f"{title}: {', '.join(f'{site} ({cases} cases)' if cases else site for site, cases in sites.items())}"
+        )
 
     def training(self, site: str, step: int, steps: int) -> None:
         pass

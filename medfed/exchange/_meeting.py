@@ -385,6 +385,12 @@ class HubMeeting:
         return size
 
     def collect(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[Arrival]:
+        try:
+            yield from self._collected(round, sites, deadline_s)
+        finally:
+            self.awaited, self.until = (), None
+
+    def _collected(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[Arrival]:
         start, pause = time.monotonic(), FIRST_PAUSE_S
         awaited, heard = sorted(sites), 0
         self.until = None if deadline_s is None else start + deadline_s
