@@ -72,6 +72,7 @@ class FederatedCallback(pl.Callback):
         egress: what may leave beside the model's tensors; the groups of `local` and plain numbers if None.
         spends: called with the round's number before an update is sent; writes down what it costs under differential
             privacy (`PrivateTraining.settle`, `Spending.settle`) and returns the scalars that say so.
+        closing: given the final model, returns what this site reports of it beside its scores, by name.
 
     Raises:
         StudyError: when fit starts, if max_epochs is not a multiple of local_epochs.
@@ -95,6 +96,7 @@ class FederatedCallback(pl.Callback):
         audit: AuditLog | None = None,
         egress: Egress | None = None,
         spends: Callable[[int], dict[str, float]] | None = None,
+        closing: Callable[[Global], Mapping[str, float]] | None = None,
     ) -> None:
         if local_epochs < 1:
             raise StudyError(f"site '{site}': local_epochs is {local_epochs}, expected 1 or more")
@@ -117,6 +119,7 @@ class FederatedCallback(pl.Callback):
             groups=local.sends if local is not None else (), sealed=self._privacy.sends
         )
         self._spends = spends
+        self._closing = closing
         self._received: Global | None = None
         self._merged_now = False
         self._restored = False
@@ -197,7 +200,8 @@ class FederatedCallback(pl.Callback):
     def close(self, received: Global) -> None:
         """Send the scores of the final model; where the study goes on without this site, tell the hub so instead."""
         if received.final:
-            closing = Update(self.site, received.round + 1, {}, 0, self.scores)
+            measured = self._closing(received) if self._closing is not None else {}
+            closing = Update(self.site, received.round + 1, {}, 0, {**self.scores, **measured})
             contribute(self._exchange, self._privacy, closing, received.weights, self._audit, self._egress)
         else:
             why = "its Trainer reached max_epochs before the study's last round"
@@ -206,7 +210,9 @@ class FederatedCallback(pl.Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        if trainer.is_global_zero and not isinstance(exception, ExchangeError):
+        # Whoever interrupts a site means to start it again: the hub waits for it as for one that was killed.
+        interrupted = isinstance(exception, (KeyboardInterrupt, SystemExit))
+        if trainer.is_global_zero and not isinstance(exception, ExchangeError) and not interrupted:
             withdraw(self._exchange, self.site, reason(exception), self._audit)
 
     def state_dict(self) -> dict[str, Any]:
@@ -335,6 +341,4 @@ def reason(exception: BaseException) -> str:
     """
     if isinstance(exception, MedfedError):
         return str(exception)
-    if isinstance(exception, KeyboardInterrupt):
-        return "it was interrupted"
     return f"training stopped with {type(exception).__name__}; the site's own log says more"

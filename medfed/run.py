@@ -20,7 +20,7 @@ from medfed import privacy_facts
 from medfed.audit import AuditLog
 from medfed.data.settings import Table
 from medfed.data.splits import SPLITS
-from medfed.errors import DataError, MedfedError, RunError
+from medfed.errors import DataError, MedfedError, RunError, StudyError
 from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED, append, local, model_of, without
 from medfed.hub import RoundReport
 from medfed.kinds import kind_of
@@ -73,7 +73,7 @@ def train(
     folder = _folder(study, Path(out) if out is not None else None, resume)
     began = time.monotonic()
     with _quiet():
-        places = {**study.sites, **study.held_out}
+        places = _folders(study)
         hospitals = {site: _hospital(study, site, where) for site, where in places.items()}
         data = {site: hospital.data for site, hospital in hospitals.items()}
         for site, one in data.items():
@@ -177,7 +177,20 @@ def secret_of(study: Study, site: str) -> bytes:
     return hashlib.sha256(f"medfed/simulated/{study.seed}/{site}".encode()).digest()
 
 
-def _hospital(study: Study, site: str, where: str) -> Hospital:
+def _folders(study: Study) -> dict[str, str]:
+    """Return where each hospital's data lie, which a run in one process has to know."""
+    places: dict[str, str] = {}
+    for site, where in {**study.sites, **study.held_out}.items():
+        if where is None:
+            raise StudyError(
+                f"site '{site}': the study names no folder for it, and this process trains every site; name one (sites: "
+                f"{{{site}: path/to/folder}}), or across hospitals use `medfed hub` and `medfed train --site`"
+            )
+        places[site] = where
+    return places
+
+
+def _hospital(study: Study, site: str, where: str, secret: bytes | None = None) -> Hospital:
     """Return a site's data, its folder indexed and checked.
 
     In a simulation one person holds all folders, so the secret that salts tokens and splits is made of the study's
@@ -185,7 +198,7 @@ def _hospital(study: Study, site: str, where: str) -> Hospital:
     """
     from medfed.data.datamodule import SiteData
 
-    secret = secret_of(study, site)
+    secret = secret or secret_of(study, site)
     try:
         data = SiteData.open(
             where,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -76,12 +76,14 @@ def train_site(
     dataset: DataSet | None = None,
     items: Sequence[Sequence[int]] = (),
     say: Callable[[str], None] = lambda text: None,
+    closing: Callable[[Global], Mapping[str, float]] | None = None,
 ) -> dict[str, float]:
     """Train one site through a whole study and return its scores of the final model.
 
     What a resumed run needs is kept in `folder`; TensorBoard logs go there too. Under differential privacy, what the
     `study` (its digest) costs the patients of `dataset` is written into `ledger`, one in `folder` if none is given;
-    `items` are the numbers of each patient's training items; `say` hears what a person should know of it.
+    `items` are the numbers of each patient's training items; `say` hears what a person should know of it. `closing` is
+    given the final model and returns what else this site reports of it.
 
     Raises:
         PrivacyError: if the ledger has no room for this study, before the first step.
@@ -111,6 +113,7 @@ def train_site(
         audit=audit,
         egress=training.egress,
         spends=spending.settle if spending is not None else None,
+        closing=closing,
     )
     if spending is not None and private is None:
         callbacks = [*callbacks, _Charges(name, privacy, spending, training)]
