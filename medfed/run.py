@@ -20,7 +20,7 @@ from medfed.audit import AuditLog
 from medfed.data.settings import Table
 from medfed.data.splits import SPLITS
 from medfed.errors import DataError, MedfedError, RunError
-from medfed.evaluation.rows import FEDERATED, UNTRAINED, append, local
+from medfed.evaluation.rows import FEDERATED, UNTRAINED, append, local, personal
 from medfed.hub import RoundReport
 from medfed.kinds import kind_of
 from medfed.measure import Hospital, References, measure
@@ -162,7 +162,7 @@ def _hospital(study: Study, site: str, where: str) -> Hospital:
             study.data,
             study.task.needs,
             site_secret=secret,
-            batch=study.train.batch,
+            batch=study.at(site).train.batch,
             seed=study.seed,
             classes=len(getattr(study.task, "classes", ())) or None,
         )
@@ -171,8 +171,11 @@ def _hospital(study: Study, site: str, where: str) -> Hospital:
     return Hospital(site, data, secret)
 
 
-def _module(study: Study) -> pl.LightningModule:
-    """Return the study's LightningModule with the weights of its seed, the same wherever it is built."""
+def _module(study: Study, site: str = "") -> pl.LightningModule:
+    """Return the study's LightningModule with the weights of its seed, the same wherever it is built.
+
+    With a site, it trains as that one does: its own epochs, and what the task says of it.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(study.seed)
         patch = getattr(study.data, "patch", None)
@@ -182,24 +185,27 @@ def _module(study: Study) -> pl.LightningModule:
         network,
         optimiser=study.train.optimiser,
         schedule=study.train.schedule,
-        epochs=study.epochs,
+        epochs=study.at(site).epochs,
         patch=patch,
+        site=site,
     )
 
 
-def _training(study: Study) -> Training:
+def _training(study: Study, site: str) -> Training:
     from medfed.site import Training
 
+    study = study.at(site)
     return Training(
         epochs=study.epochs,
         local_epochs=study.train.epochs,
         precision=study.train.precision,
         clip=study.train.clip,
         accumulate=study.train.accumulate,
-        keep_local=study.train.keep_local,
+        keep_local=study.keep_local,
         optimiser_state=study.train.optimiser_state,
-        local=study.train.local,
+        local=study.local,
         privacy=study.privacy,
+        needs=study.rule.needs_scalars,
         seed=study.seed,
     )
 
@@ -215,21 +221,20 @@ def _federate(
     from medfed.simulate import run_federation
     from medfed.site import train_site
 
-    training = _training(study)
     metric = SHOWN[study.task.needs]
 
     def site(name: str) -> Callable[[MemoryExchange], None]:
         def work(exchange: MemoryExchange) -> None:
             train_site(
                 name,
-                _module(study),
+                _module(study, name),
                 data[name],
                 exchange,
-                training,
+                _training(study, name),
                 folder=folder.site(name),
                 examples=data[name].examples,
                 audit=audit,
-                callbacks=[_steps(progress, name, study.train.epochs)],
+                callbacks=[_steps(progress, name, study.at(name).train.epochs)],
                 resume=resume,
             )
 
@@ -251,7 +256,7 @@ def _federate(
     try:
         final = run_federation(
             {name: site(name) for name in study.sites},
-            weights_of(_module(study), study.train.keep_local),
+            weights_of(_module(study), study.keep_local),
             rule=study.rule,
             rounds=study.train.rounds,
             privacy=study.privacy,
@@ -282,8 +287,8 @@ def _alone(
             models[model] = torch.load(path, weights_only=True)["state_dict"]
             continue
         progress.say(f"{name}: its own model, for comparison")
-        module = _module(study)
-        train_alone(name, module, data[name], _training(study), folder=folder.site(name))
+        module = _module(study, name)
+        train_alone(name, module, data[name], _training(study, name), folder=folder.site(name))
         models[model] = weights_of(module)
         save_checkpoint(path, models[model], study.train.rounds)
     return models
@@ -357,7 +362,7 @@ def evaluate(
                 f"hospital '{name}': no case is in the test split ({hospital.data.index.describe()}); measure them all with "
                 f"--all-cases if none of them took part in training"
             )
-        for model, weights in models.items():
+        for model, weights in _models_at(study, folder, name, models).items():
             _measure_one(study, folder, hospital, cases, "test", model, weights, References(hospital))
     held_out = sorted({*facts["held_out"], name})
     folder.write_facts(
@@ -380,8 +385,31 @@ def _measure(
         held_out = hospital.name in study.held_out
         for split in ("test",) if held_out else splits:
             cases = _usable(hospital) if held_out else hospital.data.cases(split)
-            for model, weights in models.items():
+            for model, weights in _models_at(study, folder, hospital.name, models).items():
                 _measure_one(study, folder, hospital, cases, split, model, weights, references)
+
+
+def _models_at(
+    study: Study, folder: RunFolder, site: str, models: Mapping[str, Weights]
+) -> dict[str, Weights]:
+    """Return the models that can be measured at a hospital: with what it kept for itself, and its personal one.
+
+    Where layers stay in the hospitals the federated model is whole only at one that has such layers; a hospital that
+    took no part has none.
+    """
+    from safetensors.torch import load_file
+
+    from medfed.site import KEPT, PERSONAL
+
+    found = dict(models)
+    if site not in study.sites:
+        return {m: w for m, w in found.items() if m != FEDERATED or not study.keep_local}
+    own = folder.site(site)
+    if study.keep_local and (own / KEPT).exists():
+        found[FEDERATED] = {**load_file(own / KEPT), **models[FEDERATED]}
+    if (own / PERSONAL).exists():
+        found[personal(site)] = load_file(own / PERSONAL)
+    return found
 
 
 def _measure_one(
