@@ -21,7 +21,16 @@ from medfed.audit import AuditLog
 from medfed.data.settings import Table
 from medfed.data.splits import SPLITS
 from medfed.errors import DataError, MedfedError, RunError, StudyError
-from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED, append, local, model_of, without
+from medfed.evaluation.rows import (
+    FEDERATED,
+    POOLED,
+    UNTRAINED,
+    append,
+    local,
+    model_of,
+    personal,
+    without,
+)
 from medfed.hub import RoundReport
 from medfed.kinds import kind_of
 from medfed.measure import Hospital, References, conditions, measure
@@ -205,7 +214,7 @@ def _hospital(study: Study, site: str, where: str, secret: bytes | None = None) 
             study.data,
             study.task.needs,
             site_secret=secret,
-            batch=study.train.batch,
+            batch=study.at(site).train.batch,
             steps=study.train.steps,
             seed=study.seed,
             classes=len(getattr(study.task, "classes", ())) or None,
@@ -215,8 +224,11 @@ def _hospital(study: Study, site: str, where: str, secret: bytes | None = None) 
     return Hospital(site, data, secret)
 
 
-def _module(study: Study) -> pl.LightningModule:
-    """Return the study's LightningModule with the weights of its seed, the same wherever it is built."""
+def _module(study: Study, site: str = "") -> pl.LightningModule:
+    """Return the study's LightningModule with the weights of its seed, the same wherever it is built.
+
+    With a site, it trains as that one does: its own epochs, and what the task says of it.
+    """
     network = _network(study)
     if study.privacy.replaces_batch_norm:
         network = replace_batch_norms(network, "group")
@@ -224,8 +236,9 @@ def _module(study: Study) -> pl.LightningModule:
         network,
         optimiser=study.train.optimiser,
         schedule=study.train.schedule,
-        epochs=study.epochs,
+        epochs=study.at(site).epochs,
         patch=getattr(study.data, "patch", None),
+        site=site,
     )
 
 
@@ -237,22 +250,24 @@ def _network(study: Study) -> torch.nn.Module:
         return study.network.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
 
 
-def _training(study: Study) -> Training:
+def _training(study: Study, site: str = "") -> Training:
     from medfed.site import Training
 
+    study = study.at(site)
     return Training(
         epochs=study.epochs,
         local_epochs=study.train.epochs,
         precision=study.train.precision,
         clip=study.train.clip,
         accumulate=study.train.accumulate,
-        keep_local=study.train.keep_local,
+        keep_local=study.keep_local,
         optimiser_state=study.train.optimiser_state,
         batch=study.train.batch,
-        local=study.train.local,
+        local=study.local,
         privacy=study.privacy.planned(study.train.rounds),
         egress=egress_of(study),
         compress=study.compress,
+        needs=study.rule.needs_scalars,
         seed=study.seed,
     )
 
@@ -268,7 +283,7 @@ def _federate(
     from medfed.simulate import run_federation
     from medfed.site import train_site
 
-    training = _training(study)
+    privacy = study.privacy.planned(study.train.rounds)
     data = {site: hospital.data for site, hospital in hospitals.items()}
     metric = SHOWN[study.task.needs]
 
@@ -276,18 +291,18 @@ def _federate(
         def work(exchange: MemoryExchange) -> None:
             train_site(
                 name,
-                _module(study),
+                _module(study, name),
                 data[name],
                 exchange,
-                training,
+                _training(study, name),
                 folder=folder.site(name),
                 examples=data[name].examples,
                 audit=audit,
-                callbacks=[_steps(progress, name, study.train.epochs)],
+                callbacks=[_steps(progress, name, study.at(name).train.epochs)],
                 resume=resume,
                 study=digest(study),
                 dataset=data_set(data[name].patients("train"), hospitals[name].secret),
-                items=data[name].items_by_patient() if training.privacy.trains_privately else (),
+                items=data[name].items_by_patient() if privacy.trains_privately else (),
                 say=progress.say,
             )
 
@@ -309,10 +324,10 @@ def _federate(
     try:
         final = run_federation(
             {name: site(name) for name in study.sites},
-            weights_of(_module(study), study.train.keep_local),
+            weights_of(_module(study), study.keep_local),
             rule=study.rule,
             rounds=study.train.rounds,
-            privacy=training.privacy,
+            privacy=privacy,
             fraction=study.sampling.fraction,
             minimum=study.minimum,
             seed=study.seed,
@@ -341,8 +356,8 @@ def _alone(
             models[model] = torch.load(path, weights_only=True)["state_dict"]
             continue
         progress.say(f"{name}: its own model, for comparison")
-        module = _module(study)
-        train_alone(name, module, data[name], _training(study), folder=folder.site(name))
+        module = _module(study, name)
+        train_alone(name, module, data[name], _training(study, name), folder=folder.site(name))
         models[model] = weights_of(module)
         save_checkpoint(path, models[model], study.train.rounds)
     return models
@@ -465,7 +480,7 @@ def evaluate(
                 f"hospital '{name}': no case is in the test split ({hospital.data.index.describe()}); measure them all with "
                 f"--all-cases if none of them took part in training"
             )
-        for model, weights in models.items():
+        for model, weights in _models_at(study, folder, name, models).items():
             _measure_one(study, folder, hospital, cases, "test", model, weights, References(hospital))
         _measure_changed(study, folder, hospital, cases, models[FEDERATED], References(hospital))
         _gallery(study, folder, [hospital], models[FEDERATED])
@@ -490,7 +505,7 @@ def _measure(
         held_out = hospital.name in study.held_out
         for split in ("test",) if held_out else splits:
             cases = _usable(hospital) if held_out else hospital.data.cases(split)
-            for model, weights in models.items():
+            for model, weights in _models_at(study, folder, hospital.name, models).items():
                 _measure_one(study, folder, hospital, cases, split, model, weights, references)
             if split == "test":
                 _measure_changed(study, folder, hospital, cases, models[FEDERATED], references)
@@ -507,6 +522,29 @@ def _measure_changed(
     """Measure the federated model on these cases changed a little, each way that the task knows."""
     for condition in conditions(study.task) if study.evaluation.robustness else ():
         _measure_one(study, folder, hospital, cases, "test", FEDERATED, weights, references, condition)
+
+
+def _models_at(
+    study: Study, folder: RunFolder, site: str, models: Mapping[str, Weights]
+) -> dict[str, Weights]:
+    """Return the models that can be measured at a hospital: with what it kept for itself, and its personal one.
+
+    Where layers stay in the hospitals the federated model is whole only at one that has such layers; a hospital that
+    took no part has none.
+    """
+    from safetensors.torch import load_file
+
+    from medfed.site import KEPT, PERSONAL
+
+    found = dict(models)
+    if site not in study.sites:
+        return {m: w for m, w in found.items() if m != FEDERATED or not study.keep_local}
+    own = folder.site(site)
+    if study.keep_local and (own / KEPT).exists():
+        found[FEDERATED] = {**load_file(own / KEPT), **models[FEDERATED]}
+    if (own / PERSONAL).exists():
+        found[personal(site)] = load_file(own / PERSONAL)
+    return found
 
 
 def _measure_one(

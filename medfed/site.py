@@ -19,18 +19,22 @@ from medfed.errors import PrivacyError
 from medfed.exchange import SiteSide
 from medfed.federate import FederatedCallback, seed_epoch
 from medfed.local import Local
+from medfed.local.fine_tune import FineTune
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.privacy.dp_sgd import DPSGD
 from medfed.privacy_ledger import DELTA, DataSet, Ledger, Spending
 from medfed.private_training import PrivateData, PrivateTraining
 from medfed.round import receive
 from medfed.update import Global, finite
-from medfed.weights import load, weights_of
+from medfed.weights import Weights, load, local_names, weights_of
 
 # The checkpoint from which a site's training goes on after it was stopped.
 RESUME = "last.ckpt"
 # The model that a site began with, until its first checkpoint.
 FIRST = "first.safetensors"
+# The model that this hospital made its own, whole, and the tensors that `keep_local` kept; neither is ever sent.
+PERSONAL = "personal.safetensors"
+KEPT = "kept.safetensors"
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class Training:
     seed: int = 0
     accelerator: str = "auto"
     devices: int | str = 1
+    needs: tuple[str, ...] = ()
 
 
 def train_site(
@@ -84,6 +89,8 @@ def train_site(
     `study` (its digest) costs the patients of `dataset` is written into `ledger`, one in `folder` if none is given;
     `items` are the numbers of each patient's training items; `say` hears what a person should know of it. `closing` is
     given the final model and returns what else this site reports of it.
+    Where the local method or `keep_local` makes the hospital a model of its own, that is kept in `folder` as PERSONAL
+    and its scores are told as `val/personal/...`.
 
     Raises:
         PrivacyError: if the ledger has no room for this study, before the first step.
@@ -114,6 +121,8 @@ def train_site(
         egress=training.egress,
         spends=spending.settle if spending is not None else None,
         closing=closing,
+        needs=training.needs,
+        close_at_end=False,
     )
     if spending is not None and private is None:
         callbacks = [*callbacks, _Charges(name, privacy, spending, training)]
@@ -132,14 +141,68 @@ def train_site(
     received = receive(exchange, name, 0, audit or AuditLog(None))
     if received.final or not resume:
         # The untrained model's scores begin a curve; those of a study that ended while this site was down end it.
-        federated.scores = _scores(trainer, module, data, received)
+        federated.scores = _scores(trainer, module, data, received.weights)
     if received.final:
         federated.close(received)
-    else:
-        trainer.fit(
-            module, datamodule=fitted, ckpt_path=checkpoint if resume and checkpoint.exists() else None
-        )
+        return federated.scores
+    trainer.fit(module, datamodule=fitted, ckpt_path=checkpoint if resume and checkpoint.exists() else None)
+    federated.scores |= personalise(name, module, data, training, federated, folder)
+    if trainer.is_global_zero:
+        federated.close()
     return federated.scores
+
+
+def personalise(
+    name: str,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    training: Training,
+    federated: FederatedCallback,
+    folder: Path,
+) -> dict[str, float]:
+    """Keep the hospital's own model, where the study makes it one, and return its scores as `val/personal/...`."""
+    shared, keeps = weights_of(module), training.keep_local
+    own = federated.personal(module)
+    if keeps:
+        _write(folder / KEPT, {key: shared[key] for key in local_names(module, keeps) if key in shared})
+    if isinstance(training.local, FineTune):
+        own = _tuned(name, module, data, training, training.local, folder)
+    elif own is None and (keeps or (training.local is not None and training.local.makes_own)):
+        own = shared
+    if own is None:
+        return {}
+    scores = _scores(trainer_of(training, folder, [], False), module, data, own)
+    load(module, shared)
+    _write(folder / PERSONAL, own)
+    return {
+        f"val/personal/{key.removeprefix('val/')}": value
+        for key, value in scores.items()
+        if key.startswith("val/")
+    }
+
+
+def _write(path: Path, weights: Weights) -> None:
+    aside = path.with_suffix(".writing")
+    save_file({key: tensor.contiguous() for key, tensor in weights.items()}, aside)
+    aside.replace(path)
+
+
+def _tuned(
+    name: str,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    training: Training,
+    tuning: FineTune,
+    folder: Path,
+) -> Weights:
+    """Return the final model trained on at this hospital; the module holds the final model again afterwards."""
+    shared = weights_of(module)
+    shorter = replace(training, epochs=tuning.epochs, local_epochs=1, local=None)
+    callbacks = [_Seeded(f"{name}/fine-tuning", training.seed), _Rate(tuning.rate)]
+    trainer_of(shorter, folder, callbacks, False, validate=False).fit(module, datamodule=data)
+    own = weights_of(module)
+    load(module, shared)
+    return own
 
 
 def train_alone(
@@ -191,10 +254,10 @@ def trainer_of(
 
 
 def _scores(
-    trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule, received: Global
+    trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule, weights: Weights
 ) -> dict[str, float]:
-    """Return the validation scores of a received model."""
-    load(module, received.weights)
+    """Return the validation scores of a model."""
+    load(module, weights)
     found = trainer.validate(module, datamodule=data, verbose=False)
     return finite({key: float(value) for key, value in (found[0] if found else {}).items()})
 
@@ -280,3 +343,24 @@ class _Seeded(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         seed_epoch(trainer, self._seed, self._name)
+
+
+class _Rate(pl.Callback):
+    """Holds the learning rate at a share of the study's first one, whatever its schedule says."""
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._rates: list[list[float]] = []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._rates = [
+            [group.get("initial_lr", group["lr"]) * self._share for group in optimiser.param_groups]
+            for optimiser in trainer.optimizers
+        ]
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        for optimiser, rates in zip(trainer.optimizers, self._rates, strict=True):
+            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                group["lr"] = rate

@@ -121,6 +121,17 @@ class Evaluation(_Section, frozen=True, kw_only=True):
     smallest_group: Count = 5
 
 
+class SiteOverride(_Section, frozen=True, kw_only=True):
+    """What one hospital does otherwise, because it has fewer cases, less memory or less time.
+
+    epochs: its own E.  batch: its own batch.  All hospitals merge as often; rule `fednova` makes up for their taking
+    different numbers of steps.
+    """
+
+    epochs: Count | None = None
+    batch: Count | None = None
+
+
 class Study(_Section, frozen=True, kw_only=True):
     """One study, whole.
 
@@ -128,7 +139,8 @@ class Study(_Section, frozen=True, kw_only=True):
     which the final models are compared. Across hospitals (`medfed hub`) a list of names is enough: where each one's
     data lie is in its own site file, and those held out take part to measure the final model.  compress: what makes an
     update smaller on its way to the hub, one method after the other, such as [{kind: top_k, share: 0.01},
-    {kind: int8}]; what rounding left out is added the next round.
+    {kind: int8}]; what rounding left out is added the next round.  site_overrides: what single
+    hospitals do otherwise.
     """
 
     name: SiteName
@@ -138,6 +150,7 @@ class Study(_Section, frozen=True, kw_only=True):
     train: Train
     sites: dict[SiteName, str | None] = {}
     held_out: dict[SiteName, str | None] = {}
+    site_overrides: dict[SiteName, SiteOverride] = {}
     seed: Annotated[int, Meta(ge=0)] = 0
     rule: AnyRule = FedAvg()
     sampling: Sampling = Sampling()
@@ -145,6 +158,35 @@ class Study(_Section, frozen=True, kw_only=True):
     compress: tuple[AnyCompression, ...] = ()
     exchange: AnyExchange = Memory()
     evaluation: Evaluation = Evaluation()
+
+    @property
+    def keep_local(self) -> tuple[str, ...]:
+        """What stays in the hospital, what the local method keeps included.
+
+        `head` is the network's last layer, by its path in the LightningModule.
+        """
+        kept = self.train.local.kept() if self.train.local is not None else ()
+        return tuple(self._layer(entry) for entry in (*self.train.keep_local, *kept))
+
+    @property
+    def local(self) -> Local | None:
+        """The local method; where it speaks of the `head`, that is the network's last layer."""
+        method = self.train.local
+        head = getattr(method, "head", None)
+        if method is None or head is None:
+            return method
+        return msgspec.structs.replace(method, head=self._layer(head))
+
+    def _layer(self, name: str) -> str:
+        return f"network.{self.network.head}" if name == "head" and self.network.head else name
+
+    def at(self, site: str) -> Study:
+        """Return the study as one hospital trains it: with its own number of epochs and batch, where it has one."""
+        own = self.site_overrides.get(site)
+        if own is None:
+            return self
+        changed = {key: value for key, value in msgspec.structs.asdict(own).items() if value is not None}
+        return msgspec.structs.replace(self, train=msgspec.structs.replace(self.train, **changed))
 
     @property
     def minimum(self) -> int:
@@ -537,6 +579,8 @@ def _agree(study: Study, name: str) -> None:
     _agree_privacy(study, name)
     _agree_rule(study, name)
     _agree_compress(study, name)
+    _agree_local(study, name)
+    _agree_sites(study, name)
     if study.minimum > len(study.sites):
         raise StudyError(
             f"{name}: sampling.minimum: {study.minimum} sites must answer, but the study has {len(study.sites)}"
@@ -570,6 +614,38 @@ def _takes_a_sum(record: type) -> bool:
         return bool(record().takes_a_sum)
     except TypeError:  # it has settings without a default
         return False
+
+
+def _agree_sites(study: Study, name: str) -> None:
+    for site in study.site_overrides:
+        if site not in study.sites:
+            raise StudyError(
+                f"{name}: site_overrides: '{site}' is not one of the study's sites{_nearest(site, sorted(study.sites))}; "
+                f"there are {', '.join(sorted(study.sites))}"
+            )
+    known = {*study.sites, *study.held_out}
+    for site in getattr(study.task, "labelled", {}):
+        if site not in known:
+            raise StudyError(
+                f"{name}: task.labelled: '{site}' is not one of the study's sites{_nearest(site, sorted(known))}; there "
+                f"are {', '.join(sorted(known))}"
+            )
+
+
+def _agree_local(study: Study, name: str) -> None:
+    """Check that hub and sites do both halves of one method, where it has two."""
+    rule, method = kind_of(study.rule), study.train.local
+    found = kind_of(method) if method is not None else None
+    if study.rule.needs_local and found not in study.rule.needs_local:
+        raise StudyError(
+            f"{name}: rule.kind: '{rule}' is the hub's half of a method whose other half trains the sites; add "
+            f"train.local: {{kind: {study.rule.needs_local[0]}}}"
+        )
+    if method is not None and method.rules and rule not in method.rules:
+        raise StudyError(
+            f"{name}: train.local.kind: '{found}' is the sites' half of a method whose other half is the hub's; set "
+            f"rule: {{kind: {method.rules[0]}}}, found '{rule}'"
+        )
 
 
 def _agree_rule(study: Study, name: str) -> None:
