@@ -17,9 +17,11 @@ from medfed.data.volume import Info, Volume
 from medfed.errors import LabelError
 
 # Two grids are one if no corner voxel lies further off than this part of the smallest voxel. Real pairs of an
-# image with a qform and a mask with an sform differ by 0.15 (a float32 quaternion near a half turn); a shift
-# that could move a voxel to its neighbour starts at 0.5.
+# image with a qform and a mask with an sform differ by 0.15 (a float32 quaternion near a half turn turns the image
+# about its first voxel); a shift that could move a voxel to its neighbour starts at 0.5.
 GRID_TOLERANCE_VOXELS = 0.2
+# The same for the corner that lies best: what is off there, too, is no rounded turn but another place.
+SHIFT_TOLERANCE_VOXELS = 0.05
 # Classes that were interpolated or scaled come back as 0.99999; anything further from whole is no class.
 CLASS_TOLERANCE = 1e-3
 
@@ -32,9 +34,10 @@ def label_on(
     overlap: str = "channels",
 ) -> Volume:
     """Return the label at `path` on the grid of `like`; see `medfed.data.read.read_label`."""
+    from medfed.data.dicom import Wish
     from medfed.data.dicom_rtstruct import structures_on
     from medfed.data.dicom_seg import segments_on
-    from medfed.data.read import read
+    from medfed.data.read import read_as
 
     if overlap not in ("channels", "refuse", "later"):
         raise LabelError(f"overlap is 'channels', 'refuse' or 'later'; not {overlap!r}")
@@ -45,7 +48,7 @@ def label_on(
         return segments_on(label_path, like, classes, names, overlap)
     if kind == b"RTSTRUCT":
         return structures_on(label_path, like, classes, names, overlap)
-    volumes = read(label_path, padding="nan")
+    volumes = read_as(label_path, Wish(padding="nan", free_voxels=like.array[0].size))
     if len(volumes) != 1:
         raise LabelError(
             f"the label's folder holds {len(volumes)} volumes, one is due; name the label's file"
@@ -113,9 +116,10 @@ def on_grid(voxels: NDArray, affine_ras: NDArray[np.float64], like: Volume) -> N
             exact[order[axis], 3] = voxels.shape[axis] - 1
     corners = np.array([[*corner, 1.0] for corner in itertools.product(*[(0, n - 1) for n in voxels.shape])])
     off_mm = like.affine_ras[:3, :3] @ ((to_like - exact) @ corners.T)[:3]
-    furthest = float(np.linalg.norm(off_mm, axis=0).max())
+    distances = np.linalg.norm(off_mm, axis=0)
+    furthest, nearest = float(distances.max()), float(distances.min())
     smallest = float(np.linalg.norm(like.affine_ras[:3, :3], axis=0).min())
-    if furthest > GRID_TOLERANCE_VOXELS * smallest:
+    if furthest > GRID_TOLERANCE_VOXELS * smallest or nearest > SHIFT_TOLERANCE_VOXELS * smallest:
         raise LabelError(
             f"the label's grid is shifted: corners lie up to {furthest:.2f} mm from the image's, at voxels of"
             f" {_mm(like.affine_ras)} mm; resample it onto the image, or take the label of this image"
