@@ -66,7 +66,10 @@ _OTHER_FAMILIES: tuple[tuple[str, str], ...] = (
 
 # Families of objects that are images: one of these without pixels was cut off. Makers store protocols and raw data under
 # classes of their own beside them.
-_IMAGES = tuple(f"{_CLASS}{family}" for family in ("1", "2", "3", "4", "5", "6", "12", "13", "14", "20", "30", "128", "130"))
+_IMAGES = tuple(
+    f"{_CLASS}{family}"
+    for family in ("1", "2", "3", "4", "5", "6", "12", "13", "14", "20", "30", "128", "130")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +168,11 @@ def _volume(stack: Stack, wish: Wish) -> Volume:
     rows, columns = frames[0].encoding.rows, frames[0].encoding.columns
     voxels = len(frames) * rows * columns
     packed = [frame.file for frame in frames if frame.file.encapsulated or frame.file.syntax == DEFLATED]
-    bytes_packed = sum({file.path: file.size for file in packed}.values()) if len(packed) == len(frames) else None
-    check_size(voxels * frames[0].encoding.allocated // 8, bytes_packed, voxels, "a series", wish.max_bytes, growth=MAX_DICOM_EXPANSION)
+    bytes_packed = (
+        sum({file.path: file.size for file in packed}.values()) if len(packed) == len(frames) else None
+    )
+    unpacked = voxels * frames[0].encoding.allocated // 8
+    check_size(unpacked, bytes_packed, voxels, "a series", wish.max_bytes, growth=MAX_DICOM_EXPANSION)
     array = np.empty((len(frames), rows, columns), np.float32)
     background = _fill(array, frames, wish)
     affine = stack.affine_ras

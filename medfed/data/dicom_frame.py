@@ -1,5 +1,5 @@
-"""One two-dimensional image of a DICOM object: its place in the patient, its pixels' encoding, what"
-" it belongs to."""
+"""One two-dimensional image of a DICOM object: its place in the patient, its pixels' encoding, what
+it belongs to."""
 
 from __future__ import annotations
 

@@ -185,7 +185,11 @@ def _decoded(file: DicomFile, encoding: Encoding, index: int) -> NDArray[Any]:
     packed = frame_bytes(file, encoding, index)
     pixels = encoding.rows * encoding.columns
     check_size(
-        pixels * (encoding.allocated // 8), len(packed), pixels, "a compressed frame", free_bytes=FRAME_FREE_BYTES
+        pixels * (encoding.allocated // 8),
+        len(packed),
+        pixels,
+        "a compressed frame",
+        free_bytes=FRAME_FREE_BYTES,
     )
     check_codestream(packed, file.syntax, encoding)
     return decode(packed, file.syntax, encoding)

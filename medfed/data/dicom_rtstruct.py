@@ -99,8 +99,9 @@ def _region(contours: list[Elements], like: Volume) -> list[NDArray[np.int64]]:
         at = points @ inverse[:3, :3].T + inverse[:3, 3]
         axis, plane = _slice(at, like)
         across = np.delete(at, axis, axis=1)
-        size = np.delete(like.shape, axis)
-        if (across.max(axis=0) < -0.5).any() or (across.min(axis=0) > size - 0.5).any():
+        if (across.max(axis=0) < -0.5).any() or (
+            across.min(axis=0) > np.delete(like.shape, axis) - 0.5
+        ).any():
             raise LabelError("a contour lies beside the image; take the structures of this image")
         slices[axis, plane].append(across)
     found = []

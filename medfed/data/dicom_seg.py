@@ -1,5 +1,5 @@
-"""DICOM segmentations on a volume's grid: every frame is placed by its own position, however few"
-" there are."""
+"""DICOM segmentations on a volume's grid: every frame is placed by its own position, however few
+there are."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def volumes_in(frames: list[Frame], same_pixels: SamePixels) -> list[tuple[list[
     kept = []
     for level in levels:
         for other in level[1:]:
-            apart_mm = float(np.linalg.norm(np.subtract(level[0].position_mm, other.position_mm)))
+            apart_mm = float(np.linalg.norm(np.diff(positions_of([level[0], other]), axis=0)))
             if apart_mm > 2 * SAME_POSITION_MM or not same_pixels(level[0], other):
                 along = float(np.asarray(other.position_mm) @ normal_of(other))
                 raise ImageError(

@@ -80,7 +80,9 @@ def _images(frames: Sequence[Frame]) -> tuple[list[Frame], list[str]]:
         ImageError: for a mosaic, whose slices have no place.
     """
     for file in {id(frame.file): frame.file for frame in frames}.values():
-        if has_tiles(file.elements) or any(b"MOSAIC" in part.upper() for part in file.elements.texts(IMAGE_TYPE)):
+        if has_tiles(file.elements) or any(
+            b"MOSAIC" in part.upper() for part in file.elements.texts(IMAGE_TYPE)
+        ):
             raise ImageError(
                 "a Siemens mosaic: one image holds all slices as tiles, and their places are in no public element; "
                 "export it as enhanced MR or convert it with dcm2niix"

@@ -1,5 +1,5 @@
-"""A label on the grid of its volume: voxels put where they belong in the patient, values checked to"
-" be classes."""
+"""A label on the grid of its volume: voxels put where they belong in the patient, values checked to
+be classes."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def label_on(
 
 
 def _single_label(path: str) -> tuple[bytes, str]:
-    """Return the modality and path of the one segmentation or structure set; empty where the label"
-    " is an image."""
+    """Return the modality and path of the one segmentation or structure set; empty where the label
+    is an image."""
     if not stat.S_ISDIR(os.stat(path).st_mode):
         file = open_dicom(path) if stat.S_ISREG(os.stat(path).st_mode) else None
         return (file.elements.text(MODALITY) if file is not None else b""), path
@@ -141,19 +141,37 @@ def whole_classes(voxels: NDArray, classes: int | None) -> NDArray:
     Raises:
         LabelError: if a value is not whole, negative, or no class of the task.
     """
-    if not np.isfinite(voxels).all():
-        raise LabelError("the label holds values that are no finite numbers; correct it")
-    whole = np.rint(voxels)
-    off = float(np.abs(voxels - whole).max())
+    # Plane by plane along the slowest axis: sorting a whole body's voxels for their values would take a minute.
+    slowest = int(np.argmax(np.abs(voxels.strides)))
+    planes = np.moveaxis(voxels, slowest, 0)
+    values: set[int] = set()
+    off = 0.0
+    for plane in planes:
+        low, high = float(plane.min()), float(plane.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise LabelError("the label holds values that are no finite numbers; correct it")
+        whole = np.rint(plane)
+        off = max(off, float(np.abs(plane - whole).max()))
+        values |= {int(value) for value in ({np.rint(low)} if low == high else _values(whole))}
     if off > CLASS_TOLERANCE:
         raise LabelError(
-            f"the label holds values up to {off:.3f} from a whole number, so it is no map of classes;"
-            " make it one"
-            " (threshold a probability, resample with nearest neighbour)"
+            f"the label holds values up to {off:.3f} from a whole number, so it is no map of classes; make it one "
+            "(threshold a probability, resample with nearest neighbour)"
         )
-    check_classes(np.unique(whole).astype(np.int64).tolist(), classes)
-    highest = whole.max()
-    return whole.astype(np.uint8 if highest < 256 else np.int16 if highest < 1 << 15 else np.int32)
+    check_classes(sorted(values), classes)
+    highest = max(values)
+    result = np.empty_like(voxels, np.uint8 if highest < 256 else np.int16 if highest < 1 << 15 else np.int32)
+    for target, plane in zip(np.moveaxis(result, slowest, 0), planes, strict=True):
+        target[...] = np.rint(plane)
+    return result
+
+
+def _values(whole: NDArray) -> NDArray:
+    """Return the values of a plane of whole numbers, each once."""
+    low = whole.min()
+    if whole.max() - low > 1 << 16:
+        return np.unique(whole)
+    return np.flatnonzero(np.bincount((whole - low).astype(np.int32).ravel())) + low
 
 
 def check_classes(values: list[int], classes: int | None) -> None:

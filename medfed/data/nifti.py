@@ -119,8 +119,8 @@ def _values(stored: NDArray, header: _Header) -> tuple[NDArray[np.float32], bool
         array = np.empty(stored.shape, np.float32)
         planes, values = array.reshape(-1, *array.shape[2:]), stored.reshape(-1, *stored.shape[2:])
         with np.errstate(over="ignore", invalid="ignore"):
-            for plane, value in zip(planes, values, strict=True):
-                plane[...] = value.astype(np.float64) * header.slope + header.inter
+            for i, value in enumerate(values):
+                planes[i] = value.astype(np.float64) * header.slope + header.inter
     if stored.dtype.kind != "f" and header.slope == 1.0:
         return array, False
     # One sum tells whether every value is finite; only a file with others is looked at closer.
