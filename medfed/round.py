@@ -2,22 +2,30 @@
 
 In the hospital:    receive  the hub's model arrives
                     (training happens elsewhere, on images that no line of this file can reach)
-                    contribute  the update is checked, protected, written to the audit log, and sent
-At the hub:         conduct  the updates are collected, checked, revealed and merged into the next model
+                    contribute  the update is checked, protected, held to the list of what may leave, compressed,
+                                written to the audit log, and sent
+At the hub:         conduct  the updates are collected, restored, checked, revealed and merged into the next model
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from medfed.audit import AuditLog
+from medfed.compress import Compression, pack, unpack
+from medfed.compress import State as Left
+from medfed.egress import Egress, declared
 from medfed.errors import MedfedError, QuorumError, UpdateError
 from medfed.exchange import Arrival, HubSide, SiteSide
 from medfed.privacy import Privacy
 from medfed.rules import Rule, State
 from medfed.update import Global, Update, check
 from medfed.weights import Weights, digest
+
+# The model's tensors, and plain numbers under train and val.
+_MODEL_ONLY = Egress()
 
 # ---------------------------------------------------------------------------------------------- in the hospital
 
@@ -32,27 +40,53 @@ def receive(exchange: SiteSide, site: str, round: int, audit: AuditLog) -> Globa
 
 
 def contribute(
-    exchange: SiteSide, privacy: Privacy, update: Update, weights: Weights, audit: AuditLog
-) -> None:
+    exchange: SiteSide,
+    privacy: Privacy,
+    update: Update,
+    weights: Weights,
+    audit: AuditLog,
+    egress: Egress = _MODEL_ONLY,
+    compress: Sequence[Compression] = (),
+    left: Left = MappingProxyType({}),
+) -> Left:
     """Send one update to the hub: the only line in medfed by which anything learned from patients leaves.
 
+    Compression may only say less; what this round `left` out stays in the hospital, and is returned for the next.
+
     Raises:
-        UpdateError: if the update does not fit the model; nothing is sent then.
+        UpdateError: if the update does not fit the model, or holds what `egress` does not list; nothing is sent then.
     """
-    leaving = check(update, weights)
-    if not leaving.evaluates_only:
-        leaving = privacy.protect(leaving, weights)
+    try:
+        leaving = check(update, weights)
+        if not leaving.evaluates_only:
+            leaving = privacy.protect(leaving, weights)
+        leaving = declared(leaving, weights, egress)
+        packed, left = pack(compress, leaving, left)
+    except MedfedError as error:
+        audit.write("withheld", site=update.site, round=update.round, reason=str(error))
+        raise
+    receipt = exchange.receipt(packed)
     audit.write(
         "sent",
         site=leaving.site,
         round=leaving.round,
+        to=receipt.to,
+        bytes=receipt.bytes,
+        sha256=receipt.sha256,
         tensors=len(leaving.delta),
         values=sum(weights[name].numel() for name in leaving.delta),
         examples=leaving.examples,
         scalars=sorted(leaving.scalars),
         groups=sorted(leaving.groups),
     )
-    exchange.send(leaving)
+    exchange.send(packed)
+    return left
+
+
+def withdraw(exchange: SiteSide, site: str, reason: str, audit: AuditLog) -> None:
+    """Tell the hub why this site stops; the reason names no patient, no file and no header."""
+    audit.write("withdrew", site=site, to="hub", bytes=len(reason.encode()), reason=reason)
+    exchange.withdraw(site, reason)
 
 
 # ---------------------------------------------------------------------------------------------- at the hub
@@ -90,6 +124,7 @@ def conduct(
     minimum: int,
     deadline_s: float | None,
     audit: AuditLog,
+    compress: Sequence[Compression] = (),
 ) -> Outcome:
     """Return the outcome of one round: collect what the sites send, leave out what does not fit, merge the rest.
 
@@ -99,7 +134,7 @@ def conduct(
     number = current.round + 1
     updates, answers = [], []
     for arrival in exchange.collect(number, sites, deadline_s):
-        update, answer = _admit(arrival, number, current, rule)
+        update, answer = _admit(arrival, number, current, compress)
         answers.append(answer)
         audit.write(
             answer.status, site=answer.site, round=number, bytes=answer.bytes_up, reason=answer.reason
@@ -121,7 +156,9 @@ def conduct(
     return Outcome(weights, state, tuple(answers))
 
 
-def _admit(arrival: Arrival, number: int, current: Global, rule: Rule) -> tuple[Update | None, Answer]:
+def _admit(
+    arrival: Arrival, number: int, current: Global, compress: Sequence[Compression]
+) -> tuple[Update | None, Answer]:
     try:
         if arrival.error is not None:
             raise arrival.error
@@ -135,7 +172,7 @@ def _admit(arrival: Arrival, number: int, current: Global, rule: Rule) -> tuple[
             raise UpdateError(
                 f"site '{arrival.site}' sent no weights for round {number}, but it was asked to train"
             )
-        update = check(arrival.update, current.weights)
+        update = check(unpack(compress, arrival.update, current.weights), current.weights)
     except MedfedError as error:
         status = "absent" if arrival.update is None and arrival.bytes_up == 0 else "refused"
         return None, Answer(arrival.site, status, str(error), bytes_up=arrival.bytes_up)

@@ -38,7 +38,7 @@ from medfed.exchange._depot import (
     site_notice,
     update_prefix,
 )
-from medfed.exchange._exchange import Arrival
+from medfed.exchange._exchange import Arrival, Receipt
 from medfed.exchange._manifest import PROTOCOL, Manifest, Notice, manifest, notice, party_name, sealed
 from medfed.signing import HUB, Seal
 from medfed.update import Global, Update
@@ -116,6 +116,9 @@ class SiteMeeting:
                 continue
             self._depot.wait(max(0.01, min(LONGEST_PAUSE_S, time.monotonic() - began)))
 
+    def receipt(self, update: Update) -> Receipt:
+        return Receipt(f"hub, {self._depot.way}", *wire.measured(update, self._study))
+
     def send(self, update: Update) -> None:
         self._raise_if_ousted()
         going = Outgoing(self._outbox, update.round)
@@ -124,6 +127,10 @@ class SiteMeeting:
         if going.delivered:
             return
         self._patiently("sends", lambda: self._write_and_deliver(going, update))
+
+    @property
+    def closed(self) -> bool:
+        return False  # what the hub says is read at a merge; asking before would cost a message a step
 
     def withdraw(self, site: str, reason: str) -> None:
         until = time.monotonic() + FAREWELL_S

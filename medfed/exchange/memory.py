@@ -11,7 +11,7 @@ from pathlib import Path
 
 from medfed import wire
 from medfed.errors import ExchangeError, MedfedError, SiteError
-from medfed.exchange._exchange import Arrival, Exchange
+from medfed.exchange._exchange import Arrival, Exchange, Receipt
 from medfed.update import Global, Update
 
 
@@ -55,6 +55,10 @@ class MemoryExchange:
         self._withdrawn: dict[str, str] = {}
         self._closed = False
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def fetch(self, site: str, round: int) -> Global:
         with self._idle(), self._changed:
             self._changed.wait_for(
@@ -66,6 +70,9 @@ class MemoryExchange:
                 )
             data = self._newest[1]
         return wire.decode_global(data, self._study)
+
+    def receipt(self, update: Update) -> Receipt:
+        return Receipt("hub, in this process", *wire.measured(update, self._study))
 
     def send(self, update: Update) -> None:
         data = wire.encode_update(update, self._study)

@@ -18,6 +18,10 @@ class Privacy(Kind, frozen=True):
     # Whether the hub, after `reveal`, still sees each site's own update. Rules that need it are refused where not.
     reveals_each_update: ClassVar[bool] = True
 
+    # The groups of tensors that `protect` adds in place of the readable ones, and the numbers it adds to the report.
+    sends: ClassVar[tuple[str, ...]] = ()
+    scalars: ClassVar[tuple[str, ...]] = ()
+
     def protect(self, update: Update, weights: Weights) -> Update:
         """Return what may leave the hospital in place of this update; called there, after `check`."""
         raise NotImplementedError
