@@ -97,24 +97,24 @@ def train(
         final = _federate(study, folder, hospitals, progress, audit, resume)
         models = {UNTRAINED: weights_of(_module(study)), FEDERATED: final}
         if study.evaluation.local_models and len(study.sites) > 1:
-            models |= _alone(study, folder, data, progress)
+            models |= _alone(study, folder, data, progress, facts)
         if study.evaluation.pooled_model and len(study.sites) > 1:
             try:
                 models[POOLED] = train_pooled(study, folder, data, progress)
             except MedfedError as error:
                 # The federation went on without a hospital whose case can't be read; its result must not be lost here.
-                facts["missing_models"] = {POOLED: str(error)}
+                facts["missing_models"][POOLED] = str(error)
                 progress.say(f"no pooled model: {error}")
         # Models that a local objective left in the folder, one for each hospital.
         models |= {
             model: weights for model, weights in saved(folder).items() if model.startswith("personal:")
         }
         if leave_one_out:
-            models |= _without_each(study, folder, data, progress, audit, resume)
+            models |= _without_each(study, folder, hospitals, progress, audit, resume)
         progress.stop()
         progress.say("measuring every model on every hospital's test cases")
-        _measure(study, folder, list(hospitals.values()), models)
-        _gallery(study, folder, list(hospitals.values()), final)
+        measured = _measure(study, folder, list(hospitals.values()), models, progress, facts)
+        _gallery(study, folder, measured, final)
     facts["privacy"] |= privacy_facts.spent(study, {site: folder.site(site) for site in study.sites})
     folder.write_facts({**facts, "seconds": round(time.monotonic() - began, 1), "finished": _now()})
     return report(folder.path)
@@ -174,6 +174,9 @@ def _begin(folder: RunFolder, study: Study, data: dict[str, SiteData]) -> dict[s
         "layouts": {site: one.index.layout for site, one in data.items()},
         "notes": {site: list(one.notes) for site, one in data.items()},
         "privacy": {"kind": kind_of(study.privacy), "notes": privacy_facts.notes(study, _network(study))},
+        # What could not be made or measured, each with its reason: a model by its name, a hospital by its.
+        "missing_models": {},
+        "unmeasured": {},
         "started": _now(),
         **surroundings(),
     }  # fmt: skip
@@ -344,9 +347,16 @@ def _federate(
 
 
 def _alone(
-    study: Study, folder: RunFolder, data: dict[str, SiteData], progress: Progress
+    study: Study,
+    folder: RunFolder,
+    data: dict[str, SiteData],
+    progress: Progress,
+    facts: dict[str, Any],
 ) -> dict[str, Weights]:
-    """Return each hospital's own model, trained on its cases alone with the same budget, kept where one is there."""
+    """Return each hospital's own model, trained on its cases alone with the same budget, kept where one is there.
+
+    A hospital whose cases cannot be read has none: the federation went on without it, and its result must not be lost.
+    """
     from medfed.site import train_alone
 
     models: dict[str, Weights] = {}
@@ -357,7 +367,12 @@ def _alone(
             continue
         progress.say(f"{name}: its own model, for comparison")
         module = _module(study, name)
-        train_alone(name, module, data[name], _training(study, name), folder=folder.site(name))
+        try:
+            train_alone(name, module, data[name], _training(study, name), folder=folder.site(name))
+        except MedfedError as error:
+            facts["missing_models"][model] = str(error)
+            progress.say(f"{name}: no model of its own: {error}")
+            continue
         models[model] = weights_of(module)
         save_checkpoint(path, models[model], study.train.rounds)
     return models
@@ -374,7 +389,7 @@ def saved(folder: RunFolder) -> dict[str, Weights]:
 def _without_each(
     study: Study,
     folder: RunFolder,
-    data: dict[str, SiteData],
+    hospitals: dict[str, Hospital],
     progress: Progress,
     audit: AuditLog,
     resume: bool,
@@ -391,7 +406,7 @@ def _without_each(
         progress.say(f"the federation without {left_out}")
         inner = RunFolder(folder.path / "leave-one-out" / left_out)
         inner.path.mkdir(parents=True, exist_ok=True)
-        models[model] = _federate(smaller, inner, data, progress, audit, resume)
+        models[model] = _federate(smaller, inner, hospitals, progress, audit, resume)
         save_checkpoint(path, models[model], study.train.rounds)
     return models
 
@@ -492,23 +507,47 @@ def evaluate(
 
 
 def _measure(
-    study: Study, folder: RunFolder, hospitals: Sequence[Hospital], models: Mapping[str, Weights]
-) -> None:
+    study: Study,
+    folder: RunFolder,
+    hospitals: Sequence[Hospital],
+    models: Mapping[str, Weights],
+    progress: Progress,
+    facts: dict[str, Any],
+) -> list[Hospital]:
     """Measure every model on every hospital's test cases, and on all cases of those that took no part.
 
     A classifier is measured on validation cases too: its operating point is fixed there and not on what is reported.
+    Returns the hospitals that could be measured; one with a case that cannot be read is named in `facts` instead.
+
+    Raises:
+        MedfedError: if no hospital could be measured, the first one's reason.
     """
-    splits = ("test",) if study.task.needs == "segment" else ("val", "test")
     folder.cases.unlink(missing_ok=True)
+    measured: list[Hospital] = []
+    first: MedfedError | None = None
     for hospital in hospitals:
-        references = References(hospital)
-        held_out = hospital.name in study.held_out
-        for split in ("test",) if held_out else splits:
-            cases = _usable(hospital) if held_out else hospital.data.cases(split)
-            for model, weights in _models_at(study, folder, hospital.name, models).items():
-                _measure_one(study, folder, hospital, cases, split, model, weights, references)
-            if split == "test":
-                _measure_changed(study, folder, hospital, cases, models[FEDERATED], references)
+        try:
+            _measure_at(study, folder, hospital, models)
+            measured.append(hospital)
+        except MedfedError as error:
+            first = first or error
+            facts["unmeasured"][hospital.name] = str(error)
+            progress.say(f"{hospital.name}: nothing measured there: {error}")
+    if first is not None and not measured:
+        raise first
+    return measured
+
+
+def _measure_at(study: Study, folder: RunFolder, hospital: Hospital, models: Mapping[str, Weights]) -> None:
+    splits = ("test",) if study.task.needs == "segment" else ("val", "test")
+    references = References(hospital)
+    held_out = hospital.name in study.held_out
+    for split in ("test",) if held_out else splits:
+        cases = _usable(hospital) if held_out else hospital.data.cases(split)
+        for model, weights in _models_at(study, folder, hospital.name, models).items():
+            _measure_one(study, folder, hospital, cases, split, model, weights, references)
+        if split == "test":
+            _measure_changed(study, folder, hospital, cases, models[FEDERATED], references)
 
 
 def _measure_changed(
@@ -573,7 +612,7 @@ def _measure_one(
         condition=condition,
         seed=study.seed,
     )
-    append(folder.cases, rows)
+    append(folder.cases, list(rows))  # whole or not at all: a case of this hospital may prove unreadable
 
 
 def _gallery(study: Study, folder: RunFolder, hospitals: Sequence[Hospital], weights: Weights) -> None:

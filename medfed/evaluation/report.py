@@ -803,6 +803,8 @@ def _limits(run: Run, focus: Focus | None) -> list[str]:
             + ", ".join(sorted({str(entry["site"]) for entry in lost}))
             + "; the model has seen less of their patients."
         )
+    found += [f"Nothing was measured at {site}: {why}." for site, why in _told(run, "unmeasured")]
+    found += [f"There is no model {model_name(model)}: {why}." for model, why in _told(run, "missing_models")]
     if _kind(run.study, "privacy") in ("none", ""):
         found.append(
             "No privacy mechanism protected the updates: whoever receives one may learn about its patients."
@@ -814,6 +816,11 @@ def _limits(run: Run, focus: Focus | None) -> list[str]:
         )
     found.append("Nothing here shows benefit or safety in care. The model is not a medical device.")
     return found
+
+
+def _told(run: Run, what: str) -> list[tuple[str, str]]:
+    """Return what a run could not make or measure, with the reasons it wrote down."""
+    return sorted((str(name), str(why)) for name, why in (run.about.get(what) or {}).items())
 
 
 def _kind(study: Mapping[str, Any], section: str) -> str:
