@@ -82,7 +82,7 @@ class Subject:
                     f"export to {what}: outputs of shape {tuple(found.shape)}, not {tuple(expected.shape)}"
                 )
             scale = max(float(expected.abs().max()), 1.0)
-            worst = max(worst, float((found - expected).abs().max()) / scale)
+            worst = max(worst, float((found.detach() - expected).abs().max()) / scale)
         if not worst <= TOLERANCE:
             raise RunError(
                 f"export to {what}: its outputs differ from the model's by {worst:.2g} of the largest one, at most "
