@@ -106,10 +106,11 @@ def metadata(subject: Subject, settings: Images) -> dict[str, Any]:
 def configuration(subject: Subject, settings: Images) -> dict[str, Any]:
     """Return inference.json: a folder of NIfTI images to a folder of masks on the images' own grids."""
     task: Any = subject.study.task
-    if task.minimum_voxels:
+    if task.minimum_voxels or task.largest:
+        # MONAI's own transforms for it need scikit-image or cucim, which a hospital's viewer rarely has.
         raise RunError(
-            "export to a MONAI bundle: task.minimum_voxels has no equal in MONAI without further packages; export to "
-            "onnx or torchscript and drop small pieces there"
+            "export to a MONAI bundle: task.largest and task.minimum_voxels have no equal in MONAI without further "
+            "packages; export to onnx or torchscript, and keep or drop pieces after it"
         )
     if settings.channels > 1:
         raise RunError(
@@ -123,15 +124,6 @@ def configuration(subject: Subject, settings: Images) -> dict[str, Any]:
         "nearest_interp": False,
         "to_tensor": True,
     }
-    finished: list[dict[str, Any]] = [{"_target_": "AsDiscreted", "keys": "pred", "argmax": True}]
-    if task.largest:
-        finished.append(
-            {
-                "_target_": "KeepLargestConnectedComponentd",
-                "keys": "pred",
-                "applied_labels": [task.classes.index(name) for name in task.largest],
-            }
-        )
     saved = {
         "_target_": "SaveImaged",
         "keys": "pred",
@@ -165,7 +157,7 @@ def configuration(subject: Subject, settings: Images) -> dict[str, Any]:
             "transforms": [
                 {"_target_": "Activationsd", "keys": "pred", "softmax": True},
                 inverted,
-                *finished,
+                {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
                 saved,
             ],
         },

@@ -25,7 +25,7 @@ from medfed.weights import weights_of
 CONFIGS = Path(__file__).parents[2] / "configs"
 SEGMENT = """\
 name: tiny
-task: {kind: segment, classes: [background, lesion], largest: [lesion]}
+task: {kind: segment, classes: [background, lesion]}
 network: {kind: unet, channels: [4, 8], residual_units: 1}
 data: {kind: images, spacing_mm: [1.5, 2, 2.5], patch: [12, 12, 12], orientation: PIR}
 train: {rounds: 1}
@@ -205,5 +205,8 @@ def test_what_a_bundle_cannot_hold_is_told(segment, tmp_path):
     )
     with pytest.raises(RunError, match=r"data\.normalise 'zscore' with these settings has no equal in MONAI"):
         export(run_of(tmp_path / "z", tmp_path / "z.yaml"), tmp_path / "out-z")
+    (tmp_path / "pieces.yaml").write_text(SEGMENT.replace("lesion]}", "lesion], largest: [lesion]}"))
+    with pytest.raises(RunError, match=r"task.largest and task.minimum_voxels have no equal"):
+        export(run_of(tmp_path / "pieces", tmp_path / "pieces.yaml"), tmp_path / "out-pieces")
     with pytest.raises(RunError, match="no format 'keras'; there are bundle, onnx, torchscript"):
         export(segment, tmp_path / "x", format="keras")
