@@ -233,6 +233,31 @@ def predict(run_folder: Path, data: Path, out: Path, model: str, name: str) -> N
     click.echo(f"predictions: {found}")
 
 
+@main.command(short_help="Write a run's model as MONAI Bundle, ONNX or TorchScript.")
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder for the export.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["bundle", "onnx", "torchscript"]),
+    default="bundle",
+    show_default=True,
+    help="What to write.",
+)
+@click.option("--model", default="federated", show_default=True, help="One of the run's models.")
+@_told
+def export(run_folder: Path, out: Path, format_: str, model: str) -> None:
+    """Write a run's model for others to run, checked against the model that was trained.
+
+    \b
+    medfed export runs/quickstart --out bundle
+    medfed export runs/quickstart --out exported --format onnx
+    """
+    from medfed import export as exports
+
+    click.echo(f"exported: {exports.export(run_folder, out, format=format_, model=model)}")
+
+
 @main.command(short_help="Write a run's report again.")
 @click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
 @_told

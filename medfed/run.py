@@ -16,6 +16,7 @@ import msgspec
 import torch
 import yaml
 
+from medfed import baseline as baselines
 from medfed import privacy_facts
 from medfed.audit import AuditLog
 from medfed.data.settings import Table
@@ -523,6 +524,8 @@ def _measure(
         MedfedError: if no hospital could be measured, the first one's reason.
     """
     folder.cases.unlink(missing_ok=True)
+    if study.task.needs == "survival":
+        _write_baselines(study, folder, hospitals, models)
     measured: list[Hospital] = []
     first: MedfedError | None = None
     for hospital in hospitals:
@@ -600,6 +603,7 @@ def _measure_one(
     module = _module(study)
     load(module, weights)
     tolerance_mm = study.evaluation.tolerance_mm
+    baseline = baselines.read(folder.path).get(model) if study.task.needs == "survival" else None
     rows = measure(
         study.task,
         module,
@@ -611,6 +615,7 @@ def _measure_one(
         tolerance_mm=tolerance_mm,
         condition=condition,
         seed=study.seed,
+        baseline=baseline,
     )
     append(folder.cases, list(rows))  # whole or not at all: a case of this hospital may prove unreadable
 
@@ -623,6 +628,19 @@ def _gallery(study: Study, folder: RunFolder, hospitals: Sequence[Hospital], wei
         module = _module(study)
         load(module, weights)
         write_gallery(folder.path, study.task, module, {hospital.name: hospital for hospital in hospitals})
+
+
+def _write_baselines(
+    study: Study, folder: RunFolder, hospitals: Sequence[Hospital], models: Mapping[str, Weights]
+) -> None:
+    """Write each model's baseline hazard, over the training patients of the hospitals that trained."""
+    sites = [hospital.data for hospital in hospitals if hospital.name in study.sites]
+    found = {}
+    for model, weights in models.items():
+        module = _module(study)
+        load(module, weights)
+        found[model] = baselines.baseline_of(module, sites)
+    baselines.write(folder.path, found)
 
 
 def _usable(hospital: Hospital) -> list[Case]:

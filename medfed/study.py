@@ -105,6 +105,7 @@ class Sampling(_Section, frozen=True, kw_only=True):
 class Evaluation(_Section, frozen=True, kw_only=True):
     """What is measured at the end.
 
+    temperature: report a classifier's probabilities after temperature scaling, fitted on its validation patients.
     robustness: also measure the federated model on its test cases changed a little: shifted, noisy, slices lost.
     local_models: also train every site's own model on its own cases with the same budget of epochs, and compare.
     pooled_model: also train one model on all sites' cases in one place, where one person holds them all (a
@@ -116,6 +117,7 @@ class Evaluation(_Section, frozen=True, kw_only=True):
     local_models: bool = True
     pooled_model: bool = True
     robustness: bool = True
+    temperature: bool = False
     draws: Count = 1000
     tolerance_mm: Annotated[float, Meta(gt=0)] = 2.0
     smallest_group: Count = 5
