@@ -63,6 +63,7 @@ def main() -> None:
     "--leave-one-out", is_flag=True, help="Also train without each hospital in turn, and test on it."
 )
 @click.option("--quiet", is_flag=True, help="Print the result only.")
+@click.option("--compare", metavar="A,B,...", help="Train once a method and compare: fedavg,fedprox,fedadam.")
 @_told
 def train(
     study: Path | None,
@@ -73,6 +74,7 @@ def train(
     resume: bool,
     leave_one_out: bool,
     quiet: bool,
+    compare: str | None,
 ) -> None:
     """Train the study in a file over its hospitals, all in this process, and write a run folder with a report.
 
@@ -82,8 +84,12 @@ def train(
     \b
     medfed train configs/quickstart.yaml
     medfed train configs/quickstart.yaml --set train.rounds=3 --out runs/short
+    medfed train configs/quickstart.yaml --compare fedavg,fedprox,fedadam
     medfed train --site site.yaml
     """
+    if compare is not None:
+        _compared(study, compare.split(","), out, overrides, resume, quiet)
+        return None
     from medfed import run
     from medfed.progress import progress
 
@@ -185,6 +191,24 @@ def hub(
         shown.stop()
     click.echo(run.headline(done))
     click.echo(f"report: {done.report}")
+
+
+def _compared(
+    study: Path, methods: list[str], out: Path | None, overrides: tuple[str, ...], resume: bool, quiet: bool
+) -> None:
+    from medfed import compare
+    from medfed.evaluation.method_table import text
+    from medfed.progress import progress
+
+    shown = progress(quiet)
+    try:
+        table, folder = compare.compare(
+            study, methods, out=out, overrides=overrides, resume=resume, progress=shown
+        )
+    finally:
+        shown.stop()
+    click.echo(text(table))
+    click.echo(f"\ncomparison: {folder / 'comparison.html'}")
 
 
 @main.command(short_help="Measure a run's models on another hospital.")

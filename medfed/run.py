@@ -161,6 +161,7 @@ def _begin(folder: RunFolder, study: Study, data: dict[str, SiteData]) -> dict[s
     write_whole(folder.study, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
     # For the report, which may be shared: without the folders, which only this machine's owner needs to know.
     shared = {**plain, "sites": sorted(study.sites), "held_out": sorted(study.held_out)}
+    shared["start"] = study.start and Path(study.start).name
     write_whole(folder.study.with_suffix(".json"), msgspec.json.encode(shared))
     facts = {
         "study": study.name,
@@ -248,10 +249,14 @@ def _module(study: Study, site: str = "") -> pl.LightningModule:
 
 def _network(study: Study) -> torch.nn.Module:
     """Return the study's network as its file describes it."""
+    from medfed.networks._partial import prepare
+
     with torch.random.fork_rng():
         torch.manual_seed(study.seed)
         inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
-        return study.network.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
+        network = study.network.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
+        prepare(network, study.start, study.train.lora, study.train.only)
+    return network
 
 
 def _training(study: Study, site: str = "") -> Training:
@@ -265,6 +270,7 @@ def _training(study: Study, site: str = "") -> Training:
         clip=study.train.clip,
         accumulate=study.train.accumulate,
         keep_local=study.keep_local,
+        trained_only=study.trained_only,
         optimiser_state=study.train.optimiser_state,
         batch=study.train.batch,
         local=study.local,
@@ -316,8 +322,11 @@ def _federate(
         progress.round(found)
         _write_round(folder, found)
 
+    # What is not exchanged because it never changes belongs to a checkpoint all the same.
+    frozen = weights_of(_module(study)) if study.trained_only else {}
+
     def merged(current: Any) -> None:
-        save_checkpoint(folder.checkpoint(FEDERATED), current.weights, current.round)
+        save_checkpoint(folder.checkpoint(FEDERATED), {**frozen, **current.weights}, current.round)
 
     progress.start(
         f"{study.name}: {kind_of(study.rule)} over {len(study.sites)} hospitals",
@@ -328,7 +337,7 @@ def _federate(
     try:
         final = run_federation(
             {name: site(name) for name in study.sites},
-            weights_of(_module(study), study.keep_local),
+            weights_of(_module(study), study.keep_local, trained_only=study.trained_only),
             rule=study.rule,
             rounds=study.train.rounds,
             privacy=privacy,

@@ -52,6 +52,7 @@ class Training:
     clip: float | None = None
     accumulate: int = 1
     keep_local: tuple[str, ...] = ()
+    trained_only: bool = False
     optimiser_state: Literal["keep", "reset"] = "keep"
     local: Local | None = None
     privacy: Privacy = field(default_factory=NoPrivacy)
@@ -111,6 +112,7 @@ def train_site(
         training.local_epochs,
         examples=examples,
         keep_local=training.keep_local,
+        trained_only=training.trained_only,
         optimiser_state=training.optimiser_state,
         local=training.local,
         privacy=training.privacy,
