@@ -208,7 +208,9 @@ class FederatedCallback(pl.Callback):
             self._exchange.withdraw(self.site, reason(exception))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"round": self.round, "scores": dict(self.scores), "local": self._local_state}
+        # Plain dictionaries: a checkpoint is read without unpickling any other class, such as a lazy mapping's.
+        local = {group: dict(tensors) for group, tensors in self._local_state.items()}
+        return {"round": self.round, "scores": dict(self.scores), "local": local}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.round = state_dict["round"]
