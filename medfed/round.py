@@ -8,12 +8,12 @@ At the hub:         conduct  the updates are collected, checked, revealed and me
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from medfed.audit import AuditLog
-from medfed.errors import MedfedError, QuorumError, UpdateError
-from medfed.exchange import Arrival, HubSide, SiteSide
+from medfed.errors import ExchangeError, MedfedError, QuorumError, UpdateError
+from medfed.exchange import Arrival, HubSide, SiteSide, TakesLate
 from medfed.privacy import Privacy
 from medfed.rules import Rule, State
 from medfed.update import Global, Update, check
@@ -98,7 +98,7 @@ def conduct(
     """
     number = current.round + 1
     updates, answers = [], []
-    for arrival in exchange.collect(number, sites, deadline_s):
+    for arrival in _arrivals(exchange, rule, number, sites, deadline_s):
         update, answer = _admit(arrival, number, current, rule)
         answers.append(answer)
         audit.write(
@@ -107,7 +107,8 @@ def conduct(
         if update is not None:
             updates.append(update)
     heard = {answer.site for answer in answers}
-    answers += [Answer(site, "absent", _late(deadline_s)) for site in sites if site not in heard]
+    if not rule.asynchronous:  # where one merges without rounds, who was not heard is still training
+        answers += [Answer(site, "absent", _late(deadline_s)) for site in sites if site not in heard]
     answers.sort(key=lambda answer: answer.site)
     if len(updates) < minimum:
         told = "; ".join(f"{a.site}: {a.status}{f' ({a.reason})' if a.reason else ''}" for a in answers)
@@ -121,12 +122,25 @@ def conduct(
     return Outcome(weights, state, tuple(answers))
 
 
+def _arrivals(
+    exchange: HubSide, rule: Rule, number: int, sites: Sequence[str], deadline_s: float | None
+) -> Iterator[Arrival]:
+    if not rule.asynchronous:
+        return exchange.collect(number, sites, deadline_s)
+    if not isinstance(exchange, TakesLate):
+        raise ExchangeError(
+            "this rule merges late updates, which this exchange does not carry; take the exchange 'memory'"
+        )
+    return exchange.collect_late(number, sites, deadline_s, rule.enough)
+
+
 def _admit(arrival: Arrival, number: int, current: Global, rule: Rule) -> tuple[Update | None, Answer]:
     try:
         if arrival.error is not None:
             raise arrival.error
         assert arrival.update is not None
-        if arrival.update.site != arrival.site or arrival.update.round != number:
+        fits = arrival.update.round <= number if rule.asynchronous else arrival.update.round == number
+        if arrival.update.site != arrival.site or not fits:
             raise UpdateError(
                 f"site '{arrival.site}' sent an update of site '{arrival.update.site}' for round "
                 f"{arrival.update.round}, expected its own for round {number}"

@@ -107,9 +107,13 @@ def _losses(sites: Sequence[Update]) -> Tensor:
     for update, vector in zip(sites, vectors, strict=True):
         for name in vector:
             if scalar(update, name, "is a loss") < 0:
-                raise RuleError(f"{who(update)}: scalar '{name}' is {vector[name]}; a loss of at least 0 is expected")
+                raise RuleError(
+                    f"{who(update)}: scalar '{name}' is {vector[name]}; a loss of at least 0 is expected"
+                )
     largest = {name: max(v.get(name, 0.0) for v in vectors) for vector in vectors for name in vector}
-    scaled = [[v / largest[n] if largest[n] > 0 else 0.0 for n, v in sorted(vector.items())] for vector in vectors]
+    scaled = [
+        [v / largest[n] if largest[n] > 0 else 0.0 for n, v in sorted(vector.items())] for vector in vectors
+    ]
     return torch.tensor([sum(row) / len(row) for row in scaled], dtype=torch.float64)
 
 
@@ -141,7 +145,9 @@ def _two_gaussians(losses: Tensor) -> tuple[float, Tensor, int]:
         mean = (likely * losses).sum(dim=1) / weight
         variance = (likely * (losses - mean[:, None]) ** 2).sum(dim=1) / weight
         variance = torch.maximum(variance, _floor(losses))
-        joint = _log_density(losses, mean[:, None], variance[:, None]) + torch.log(weight / len(losses))[:, None]
+        joint = (
+            _log_density(losses, mean[:, None], variance[:, None]) + torch.log(weight / len(losses))[:, None]
+        )
         total = torch.logsumexp(joint, dim=0)
         likely = torch.exp(joint - total)
     return float(total.sum()), likely, int(torch.argmax(mean))

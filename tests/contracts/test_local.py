@@ -85,8 +85,12 @@ class Net(pl.LightningModule):
         self.log("val/loss", nn.functional.cross_entropy(self.head(self.body(batch[0])), batch[1]))
 
     def class_losses(self, batch):
-        each = nn.functional.cross_entropy(self.head(self.body(batch[0])), batch[1], reduction="none").double()
-        return {str(k): torch.stack([each[batch[1] == k].sum(), (batch[1] == k).sum().double()]) for k in range(2)}
+        each = nn.functional.cross_entropy(
+            self.head(self.body(batch[0])), batch[1], reduction="none"
+        ).double()
+        return {
+            str(k): torch.stack([each[batch[1] == k].sum(), (batch[1] == k).sum().double()]) for k in range(2)
+        }
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -129,7 +133,9 @@ def run(folder: Path, method: Local | None, sites: tuple[str, ...] = ("north", "
                 net(),
                 Data(name),
                 exchange,
-                Training(ROUNDS * EPOCHS, EPOCHS, seed=3, local=method, accelerator="cpu", accumulate=accumulate),
+                Training(
+                    ROUNDS * EPOCHS, EPOCHS, seed=3, local=method, accelerator="cpu", accumulate=accumulate
+                ),
                 folder=folder / name,
                 callbacks=[Dies(dies)] if dies is not None and name == "south" else [],
                 logger=False,
@@ -243,13 +249,19 @@ def module_and_batches(name: str) -> tuple[pl.LightningModule, list[dict], str]:
             image = torch.randn(2, 1, *size, generator=generator)
             batches.append({"image": image, "label": (image > 0.5).to(torch.uint8)})
         elif needs == "classify":
-            batches.append({"image": torch.randn(2, 1, *size, generator=generator), "target": torch.tensor([0, 1])})
+            batches.append(
+                {"image": torch.randn(2, 1, *size, generator=generator), "target": torch.tensor([0, 1])}
+            )
         else:
-            batches.append({"features": torch.randn(4, 5, generator=generator), "target": torch.tensor([0, 1, 1, 0])})
+            batches.append(
+                {"features": torch.randn(4, 5, generator=generator), "target": torch.tensor([0, 1, 1, 0])}
+            )
     return module, batches, f"network.{network.head}"
 
 
-def one_round(method: Local, module: pl.LightningModule, batches: list[dict], received: Global, state: Any) -> Any:
+def one_round(
+    method: Local, module: pl.LightningModule, batches: list[dict], received: Global, state: Any
+) -> Any:
     """The verbs in their order, as the callback calls them."""
     module.train()
     load(module, received.weights)

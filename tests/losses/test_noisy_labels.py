@@ -49,7 +49,9 @@ def test_symmetric_cross_entropy_by_sums_over_classes() -> None:
     assert float(SymmetricCrossEntropy().build(3)(LOGITS, TARGET)) == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("loss", [GeneralisedCrossEntropy(), GeneralisedCrossEntropy(q=0.1), SymmetricCrossEntropy()])
+@pytest.mark.parametrize(
+    "loss", [GeneralisedCrossEntropy(), GeneralisedCrossEntropy(q=0.1), SymmetricCrossEntropy()]
+)
 def test_a_certain_answer_right_or_wrong_has_a_finite_gradient(loss) -> None:
     logits = torch.tensor([[500.0, -500.0], [500.0, -500.0]], requires_grad=True)
     value = loss.build(2)(logits, torch.tensor([0, 1]))
@@ -63,7 +65,9 @@ def test_a_volume_is_the_mean_over_its_voxels() -> None:
     label = torch.randint(0, 3, (2, 1, 2, 2, 2), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
     rows, numbers = logits.movedim(1, -1).reshape(-1, 3), label.reshape(-1).long()
     for loss in (GeneralisedCrossEntropy(), SymmetricCrossEntropy()):
-        assert float(loss.build(3)(logits, label)) == pytest.approx(float(loss.build(3)(rows, numbers)), rel=1e-12)
+        assert float(loss.build(3)(logits, label)) == pytest.approx(
+            float(loss.build(3)(rows, numbers)), rel=1e-12
+        )
 
 
 @pytest.mark.parametrize("loss", [GeneralisedCrossEntropy(), SymmetricCrossEntropy(alpha=0.01)])

@@ -62,14 +62,19 @@ def test_the_mixture_is_as_likely_as_scikit_learns() -> None:
     draw = np.random.default_rng(1)
     values = _losses(sites_of(list(np.concatenate([draw.normal(0.4, 0.1, 12), draw.normal(1.2, 0.2, 6)]))))
     found, likely, high = _two_gaussians(values)
-    theirs = GaussianMixture(2, n_init=20, random_state=0, tol=1e-9, max_iter=1000).fit(values.numpy()[:, None])
+    theirs = GaussianMixture(2, n_init=20, random_state=0, tol=1e-9, max_iter=1000).fit(
+        values.numpy()[:, None]
+    )
     assert found == pytest.approx(theirs.score(values.numpy()[:, None]) * len(values), rel=1e-3)
     noisy = theirs.predict(values.numpy()[:, None]) == int(np.argmax(theirs.means_))
     assert np.array_equal(likely[high].numpy() > 0.5, noisy)
 
 
 def test_during_the_warm_up_and_among_clean_sites_it_is_fedavg() -> None:
-    early = [update(s, [loss], v, round=2) for s, loss, v in (("a", 0.3, 1), ("b", 0.3, 2), ("c", 3.0, 9), ("d", 0.31, 4))]
+    early = [
+        update(s, [loss], v, round=2)
+        for s, loss, v in (("a", 0.3, 1), ("b", 0.3, 2), ("c", 3.0, 9), ("d", 0.31, 4))
+    ]
     assert merged(FedNoRo(warmup=3), *early) == merged(FedAvg(), *early)
     clean = [update(s, [0.3], v) for s, v in (("a", 1), ("b", 2), ("c", 9))]
     assert merged(FedNoRo(), *clean) == merged(FedAvg(), *clean)
@@ -81,7 +86,9 @@ def test_the_weights_by_hand() -> None:
     updates = [update("a", [0.3], 0), update("b", [0.31], 1), update("c", [0.29], 2), update("d", [1.4], 6),
                update("e", [1.5], 4)]  # fmt: skip
     one, half = math.exp(-1), math.exp(-0.5)
-    assert merged(FedNoRo(), *updates) == pytest.approx((1 + 2 + 6 * one + 4 * half) / (3 + one + half), rel=1e-12)
+    assert merged(FedNoRo(), *updates) == pytest.approx(
+        (1 + 2 + 6 * one + 4 * half) / (3 + one + half), rel=1e-12
+    )
     assert merged(FedNoRo(strength=0), *updates) == pytest.approx(merged(FedAvg(), *updates), rel=1e-12)
 
 
