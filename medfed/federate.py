@@ -235,12 +235,10 @@ class FederatedCallback(pl.Callback):
             withdraw(self._exchange, self.site, reason(exception), self._audit)
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "round": self.round,
-            "scores": dict(self.scores),
-            "local": self._local_state,
-            "left": self._left,
-        }
+        # Plain dictionaries: a checkpoint is read without unpickling any other class, such as a lazy mapping's.
+        local = {group: dict(tensors) for group, tensors in self._local_state.items()}
+        left = {group: dict(tensors) for group, tensors in self._left.items()}
+        return {"round": self.round, "scores": dict(self.scores), "local": local, "left": left}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.round = state_dict["round"]

@@ -113,7 +113,7 @@ def coordinate(
             state,
             current,
             sites,
-            min(plan.minimum, len(sites)),
+            min(plan.minimum, len(sites), plan.rule.enough if plan.rule.asynchronous else len(sites)),
             plan.deadline_s,
             audit,
             plan.compress,
@@ -122,7 +122,8 @@ def coordinate(
         if folder is not None:
             _save(folder, current, state)
         merged(current)
-        resting = tuple(Answer(site, "not sampled") for site in sorted(plan.sites) if site not in sites)
+        heard = {answer.site for answer in outcome.answers}
+        resting = tuple(Answer(site, "not sampled") for site in sorted(plan.sites) if site not in heard)
         watch(RoundReport(current.round, outcome.answers + resting, time.monotonic() - began, size))
     _close(plan, exchange, current, state, watch)
     return current
@@ -139,7 +140,10 @@ def _told(plan: Plan, current: Global, state: State, sites: Sequence[str]) -> Gl
 def _close(plan: Plan, exchange: HubSide, current: Global, state: State, watch: Watch) -> None:
     """Tell everyone that the study has ended, and hear each site's scores of the final model."""
     began = time.monotonic()
-    size = exchange.publish(Global(current.round, current.weights, (), final=True, study=plan.study))
+    groups = {name: state[name] for name in plan.rule.broadcast if name in state}
+    size = exchange.publish(
+        Global(current.round, current.weights, (), final=True, study=plan.study, groups=groups)
+    )
     answers = []
     everyone = sorted({*plan.sites, *plan.evaluating})
     for arrival in exchange.collect(current.round + 1, everyone, plan.deadline_s):

@@ -680,6 +680,24 @@ def _agree_local(study: Study, name: str) -> None:
         )
 
 
+def _agree_asynchronous(study: Study, name: str) -> None:
+    rule = kind_of(study.rule)
+    if not isinstance(study.exchange, Memory):
+        raise StudyError(
+            f"{name}: rule.kind: '{rule}' merges late updates, which exchange '{kind_of(study.exchange)}' does not carry; "
+            f"take exchange: {{kind: memory}}, or another rule, such as fedavg with sampling.deadline_s"
+        )
+    if not study.privacy.reveals_each_update:
+        raise StudyError(
+            f"{name}: rule.kind: '{rule}' merges updates of different rounds, which privacy "
+            f"'{kind_of(study.privacy)}' cannot sum up in secret; take another rule, such as fedavg"
+        )
+    if study.sampling.fraction < 1:
+        raise StudyError(
+            f"{name}: sampling.fraction: with rule '{rule}' every site trains all the time; leave it at 1"
+        )
+
+
 def _agree_rule(study: Study, name: str) -> None:
     rule = kind_of(study.rule)
     sent = study.train.local.sends if study.train.local is not None else ()
@@ -691,10 +709,7 @@ def _agree_rule(study: Study, name: str) -> None:
                 f"train.local: {{kind: {suited[0] if suited else '...'}}}"
             )
     if study.rule.asynchronous:
-        raise StudyError(
-            f"{name}: rule.kind: '{rule}' merges without rounds, and this version's hub works in rounds; take another "
-            f"rule, such as fedavg with sampling.deadline_s"
-        )
+        _agree_asynchronous(study, name)
     fewest = study.rule.fewest_sites()
     if fewest > study.minimum and study.rule.most_sites is None:
         raise StudyError(
