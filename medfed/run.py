@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from medfed.audit import AuditLog
+from medfed.data.cache import cache_root
 from medfed.data.settings import Table
 from medfed.data.splits import SPLITS
 from medfed.errors import DataError, MedfedError, RunError
@@ -24,6 +25,7 @@ from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED, append, local, 
 from medfed.hub import RoundReport
 from medfed.kinds import kind_of
 from medfed.measure import Hospital, References, conditions, measure
+from medfed.plan import planned
 from medfed.policy import egress_of
 from medfed.progress import Progress, Silent
 from medfed.run_folder import RunFolder, save_checkpoint, surroundings, write_whole
@@ -80,6 +82,12 @@ def train(
         facts = _begin(folder, study, data)
         audit = AuditLog(folder.audit)
         audit.write("began", study=digest(study), sites=sorted(study.sites), resumed=resume)
+        if study.data.plan != "given":
+            trained = {site: data[site] for site in study.sites}
+            study = planned(study, trained, folder.path / "fingerprint.json", audit, progress.say)
+            hospitals = {site: _hospital(study, site, where) for site, where in places.items()}
+            data = {site: hospital.data for site, hospital in hospitals.items()}
+            _write_study(folder, study)
         final = _federate(study, folder, data, progress, audit, resume)
         models = {UNTRAINED: weights_of(_module(study)), FEDERATED: final}
         if study.evaluation.local_models and len(study.sites) > 1:
@@ -141,11 +149,7 @@ def _number(name: str, study: str) -> int:
 
 
 def _begin(folder: RunFolder, study: Study, data: dict[str, SiteData]) -> dict[str, Any]:
-    plain = resolved(study)
-    write_whole(folder.study, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
-    # For the report, which may be shared: without the folders, which only this machine's owner needs to know.
-    shared = {**plain, "sites": sorted(study.sites), "held_out": sorted(study.held_out)}
-    write_whole(folder.study.with_suffix(".json"), msgspec.json.encode(shared))
+    _write_study(folder, study)
     facts = {
         "study": study.name,
         "digest": digest(study),
@@ -163,6 +167,14 @@ def _begin(folder: RunFolder, study: Study, data: dict[str, SiteData]) -> dict[s
     }  # fmt: skip
     folder.write_facts(facts)
     return facts
+
+
+def _write_study(folder: RunFolder, study: Study) -> None:
+    plain = resolved(study)
+    write_whole(folder.study, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
+    # For the report, which may be shared: without the folders, which only this machine's owner needs to know.
+    shared = {**plain, "sites": sorted(study.sites), "held_out": sorted(study.held_out)}
+    write_whole(folder.study.with_suffix(".json"), msgspec.json.encode(shared))
 
 
 def secret_of(study: Study, site: str) -> bytes:
@@ -189,6 +201,7 @@ def _hospital(study: Study, site: str, where: str) -> Hospital:
             steps=study.train.steps,
             seed=study.seed,
             classes=len(getattr(study.task, "classes", ())) or None,
+            cache_folder=cache_root() / secret.hex()[:16],
         )
     except MedfedError as error:
         raise type(error)(f"site '{site}': {error}") from None

@@ -314,7 +314,18 @@ def _nifti(folder: Path, name: str) -> Path:
 
 IMAGE_FOLDERS = frozenset(("image", "images", "imagestr", "img", "imgs"))
 LABEL_FOLDERS = frozenset(
-    ("label", "labels", "labelstr", "mask", "masks", "seg", "segs", "segmentation", "segmentations", "annotations")
+    (
+        "label",
+        "labels",
+        "labelstr",
+        "mask",
+        "masks",
+        "seg",
+        "segs",
+        "segmentation",
+        "segmentations",
+        "annotations",
+    )
 )
 # What is put behind the name that an image and its label share.
 IMAGE_SUFFIXES = ("_0000", "_image", "_img")
