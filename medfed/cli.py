@@ -12,6 +12,7 @@ import click
 
 import medfed
 from medfed.cli_audit import audit
+from medfed.cli_data import fingerprint, purge
 from medfed.cli_enrol import enrol
 from medfed.errors import MedfedError
 
@@ -389,6 +390,8 @@ def kinds(folder: str | None, schema: bool) -> None:
         click.echo()
 
 
+main.add_command(fingerprint)
+main.add_command(purge)
 main.add_command(audit)
 main.add_command(enrol)
 

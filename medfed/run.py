@@ -19,6 +19,7 @@ import yaml
 from medfed import baseline as baselines
 from medfed import privacy_facts
 from medfed.audit import AuditLog
+from medfed.data.cache import cache_root
 from medfed.data.settings import Table
 from medfed.data.splits import SPLITS
 from medfed.errors import DataError, MedfedError, RunError, StudyError
@@ -36,6 +37,7 @@ from medfed.hub import RoundReport
 from medfed.kinds import kind_of
 from medfed.measure import Hospital, References, conditions, measure
 from medfed.networks import replace_batch_norms
+from medfed.plan import planned
 from medfed.policy import egress_of
 from medfed.privacy_ledger import data_set
 from medfed.progress import Progress, Silent
@@ -95,6 +97,12 @@ def train(
             progress.say(f"privacy: {note}")
         audit = AuditLog(folder.audit)
         audit.write("began", study=digest(study), sites=sorted(study.sites), resumed=resume)
+        if study.data.plan != "given":
+            trained = {site: data[site] for site in study.sites}
+            study = planned(study, trained, folder.path / "fingerprint.json", audit, progress.say)
+            hospitals = {site: _hospital(study, site, where) for site, where in places.items()}
+            data = {site: hospital.data for site, hospital in hospitals.items()}
+            _write_study(folder, study)
         final = _federate(study, folder, hospitals, progress, audit, resume)
         models = {UNTRAINED: weights_of(_module(study)), FEDERATED: final}
         if study.evaluation.local_models and len(study.sites) > 1:
@@ -157,12 +165,7 @@ def _number(name: str, study: str) -> int:
 
 
 def _begin(folder: RunFolder, study: Study, data: dict[str, SiteData]) -> dict[str, Any]:
-    plain = resolved(study)
-    write_whole(folder.study, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
-    # For the report, which may be shared: without the folders, which only this machine's owner needs to know.
-    shared = {**plain, "sites": sorted(study.sites), "held_out": sorted(study.held_out)}
-    shared["start"] = study.start and Path(study.start).name
-    write_whole(folder.study.with_suffix(".json"), msgspec.json.encode(shared))
+    _write_study(folder, study)
     facts = {
         "study": study.name,
         "digest": digest(study),
@@ -184,6 +187,15 @@ def _begin(folder: RunFolder, study: Study, data: dict[str, SiteData]) -> dict[s
     }  # fmt: skip
     folder.write_facts(facts)
     return facts
+
+
+def _write_study(folder: RunFolder, study: Study) -> None:
+    plain = resolved(study)
+    write_whole(folder.study, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
+    # For the report, which may be shared: without the folders, which only this machine's owner needs to know.
+    shared = {**plain, "sites": sorted(study.sites), "held_out": sorted(study.held_out)}
+    shared["start"] = study.start and Path(study.start).name
+    write_whole(folder.study.with_suffix(".json"), msgspec.json.encode(shared))
 
 
 def secret_of(study: Study, site: str) -> bytes:
@@ -223,6 +235,7 @@ def _hospital(study: Study, site: str, where: str, secret: bytes | None = None) 
             steps=study.train.steps,
             seed=study.seed,
             classes=len(getattr(study.task, "classes", ())) or None,
+            cache_folder=cache_root() / secret.hex()[:16],
         )
     except MedfedError as error:
         raise type(error)(f"site '{site}': {error}") from None
