@@ -47,6 +47,7 @@ class Across:
     """A coordinator and hospitals in a folder, each with its own files, by the commands that people type."""
 
     folder: Path
+    data: Path
     study: str
     sites: tuple[str, ...] = ("north", "south")
     held_out: tuple[str, ...] = ()
@@ -57,7 +58,9 @@ class Across:
         ports = free_ports(2)
         self.folder.mkdir(parents=True, exist_ok=True)
         enrol.init(self.enrolment, "test", ["127.0.0.1"], *ports, listen="127.0.0.1")
-        exchange = {"nats": "nats", "folder": f"folder, poll_s: 0.05, url: {self.folder / 'share'}"}[self.kind]
+        exchange = {"nats": "nats", "folder": f"folder, poll_s: 0.05, url: {self.folder / 'share'}"}[
+            self.kind
+        ]
         for site in (*self.sites, *self.held_out):
             credentials = self.folder / f"credentials-{site}"
             request, _ = enrol.request(credentials, site)
@@ -74,7 +77,7 @@ class Across:
         secret.write_bytes(hashlib.sha256(f"medfed/simulated/1/{site}".encode()).digest())
         secret.chmod(0o600)
         (self.folder / f"{site}.yaml").write_text(
-            f"name: {site}\ndata: {self.folder.parent / site}\nexchange: {exchange}\nsecret: secret-{site}\n"
+            f"name: {site}\ndata: {self.data / site}\nexchange: {exchange}\nsecret: secret-{site}\n"
             f"out: runs-{site}\naccelerator: cpu\n{more}\n"
         )
 
@@ -111,7 +114,9 @@ class Across:
         end = time.monotonic() + PATIENCE_S
         while not what():
             for name, process in self.running.items():
-                assert process.exitcode in (None, 0, -9), f"{name} ended until {why}: {self.log(name)[-3000:]}"
+                assert process.exitcode in (None, 0, -9), (
+                    f"{name} ended until {why}: {self.log(name)[-3000:]}"
+                )
             assert time.monotonic() < end, f"waited in vain until {why}: {self.told()}"
             time.sleep(0.05)
 

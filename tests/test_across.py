@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
+import os
+import subprocess
+import sys
 
 import pytest
 from commands import Across, final
@@ -19,12 +21,12 @@ TINY = STUDY.format(rounds=3).partition("sites:")[0]
 
 
 @pytest.fixture
-def across(tiny, request):
+def across(tiny, tmp_path):
     """Make a coordinator and hospitals, and end at the end what was started."""
     made: list[Across] = []
 
     def make(name: str, study: str = TINY, **settings) -> Across:
-        made.append(Across(tiny / f"{request.node.name.replace('/', '-')[:60]}-{name}", study, **settings))
+        made.append(Across(tmp_path / name, tiny, study, **settings))
         return made[-1]
 
     yield make
@@ -111,12 +113,10 @@ def test_two_processes_of_one_hospital_train_one_model(across):
     text = (found.folder / "north.yaml").read_text()
     (found.folder / "north.yaml").write_text(text + "devices: 2\n")
     study = (found.folder / "study.yaml").read_text()
-    (found.folder / "study.yaml").write_text(study.replace("sampling: {minimum: 2}", "sampling: {minimum: 1}"))
+    (found.folder / "study.yaml").write_text(
+        study.replace("sampling: {minimum: 2}", "sampling: {minimum: 1}")
+    )
     found.start("hub")
-    import os
-    import subprocess
-    import sys
-
     known = digest(read_study(found.folder / "study.yaml"))
     done = subprocess.run(
         [sys.executable, "-m", "medfed.cli", "train", "--site", "north.yaml", "--accept", known],

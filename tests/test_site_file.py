@@ -57,7 +57,10 @@ WRONG = {
         SITE.replace("nats, credentials: credentials", "memory"),
         r"exchange\.kind: 'memory' joins sites of one process",
     ),
-    "no mapping": ("north\n", r"site\.yaml: expected a site \(keys such as name, data, exchange\), found 'north'"),
+    "no mapping": (
+        "north\n",
+        r"site\.yaml: expected a site \(keys such as name, data, exchange\), found 'north'",
+    ),
 }
 
 
@@ -77,7 +80,10 @@ def test_a_secret_is_made_once_and_for_its_owner_alone(tmp_path):
 
 @pytest.mark.parametrize(
     "mode, data, message",
-    [(0o644, b"x" * 32, "its file has mode 0644"), (0o600, b"x" * 15, "its file holds 15 bytes, at least 16")],
+    [
+        (0o644, b"x" * 32, "its file has mode 0644"),
+        (0o600, b"x" * 15, "its file holds 15 bytes, at least 16"),
+    ],
 )
 def test_a_secret_that_is_none_is_refused(tmp_path, mode, data, message):
     path = tmp_path / "secret"
