@@ -88,6 +88,8 @@ class _Table:
     rounds: int = 0
     metric: str = ""
     done: int = 0
+    # Rounds that were over before this process began, when it resumes one.
+    before: int | None = None
     began: float = 0.0
     rows: dict[str, _Row] = field(default_factory=dict)
     left_of_round_s: float | None = None
@@ -107,6 +109,8 @@ class _Table:
 
     def update(self, report: RoundReport) -> None:
         closing = report.round > self.rounds
+        if self.before is None:
+            self.before = report.round - 1
         self.done = min(report.round, self.rounds)
         for answer in report.answers:
             row = self.rows.setdefault(answer.site, _Row(0))
@@ -126,9 +130,10 @@ class _Table:
 
     @property
     def left_s(self) -> float | None:
-        if not self.done:
+        here = self.done - (self.before or 0)
+        if here <= 0:
             return None
-        return (time.monotonic() - self.began) / self.done * (self.rounds - self.done)
+        return (time.monotonic() - self.began) / here * (self.rounds - self.done)
 
 
 class Lines:
