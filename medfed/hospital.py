@@ -116,7 +116,7 @@ def _take_part(
     try:
         with _contact(side, status):
             if site.name in study.held_out:
-                final = _evaluate(site.name, side, audit, closing)
+                final = _evaluate(site.name, side, folder, audit, closing)
             else:
                 final = _train(site, study, hospital, side, folder, status, progress, audit, closing)
     finally:
@@ -232,7 +232,7 @@ def _train(
 
 
 def _evaluate(
-    name: str, side: Any, audit: AuditLog, closing: Callable[[Global], Mapping[str, float]]
+    name: str, side: Any, folder: RunFolder, audit: AuditLog, closing: Callable[[Global], Mapping[str, float]]
 ) -> Global:
     """Wait for the final model, and report how it does here: a site that trains nothing."""
     from medfed.privacy import NoPrivacy
@@ -240,6 +240,7 @@ def _evaluate(
     received = receive(side, name, 0, audit)
     while not received.final:
         received = receive(side, name, received.round + 1, audit)
+    run._write_round(folder, RoundReport(received.round, (Answer(name, "evaluated"),), 0.0, 0))
     report = Update(name, received.round + 1, {}, 0, dict(closing(received)))
     contribute(side, NoPrivacy(), report, received.weights, audit)
     return received
