@@ -121,7 +121,14 @@ def _prv(charges: tuple[Charge, ...], delta: float) -> float:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             found = float(counter.get_epsilon(delta, eps_error=PRV_ERROR))
-    except (RuntimeError, ValueError, FloatingPointError, ZeroDivisionError, MemoryError, IndexError) as error:
+    except (
+        RuntimeError,
+        ValueError,
+        FloatingPointError,
+        ZeroDivisionError,
+        MemoryError,
+        IndexError,
+    ) as error:
         raise _no_prv(charges, delta, type(error).__name__) from None
     if not math.isfinite(found):
         raise _no_prv(charges, delta, f"epsilon {found}")
@@ -129,7 +136,9 @@ def _prv(charges: tuple[Charge, ...], delta: float) -> float:
 
 
 def _no_prv(charges: Sequence[Charge], delta: float, why: str) -> PrivacyError:
-    told = ", ".join(f"{c.steps} steps, noise {c.noise_multiplier:.3g}, rate {c.sample_rate:.3g}" for c in charges)
+    told = ", ".join(
+        f"{c.steps} steps, noise {c.noise_multiplier:.3g}, rate {c.sample_rate:.3g}" for c in charges
+    )
     return PrivacyError(
         f"the PRV accountant finds no epsilon for {told} at delta {delta:g} ({why}); take accountant: rdp"
     )

@@ -66,7 +66,9 @@ class DataSet:
 def data_set(patients: Iterable[str], secret: bytes) -> DataSet:
     """Return the data set of these patients (as the hospital calls them), salted with the site's secret."""
     return DataSet(
-        frozenset(hmac.new(secret, f"ledger/{one}".encode(), hashlib.sha256).hexdigest()[:16] for one in patients)
+        frozenset(
+            hmac.new(secret, f"ledger/{one}".encode(), hashlib.sha256).hexdigest()[:16] for one in patients
+        )
     )
 
 
@@ -153,7 +155,13 @@ class Ledger:
             for charge in composed(charges):
                 divergences = [float(value) for value in renyi([charge])]
                 self._append(
-                    {"event": "spent", "account": account, "round": round, **_plain(charge), "renyi": divergences}
+                    {
+                        "event": "spent",
+                        "account": account,
+                        "round": round,
+                        **_plain(charge),
+                        "renyi": divergences,
+                    }
                 )
 
     def close(self, account: str) -> None:
@@ -210,7 +218,11 @@ class Ledger:
                 entry = msgspec.json.decode(line)
             except msgspec.DecodeError:
                 entry = None
-            if not isinstance(entry, dict) or entry.get("previous") != previous or entry.get("number") != number:
+            if (
+                not isinstance(entry, dict)
+                or entry.get("previous") != previous
+                or entry.get("number") != number
+            ):
                 raise PrivacyError(
                     f"privacy ledger, line {number + 1}: does not continue the line before it; a line was changed, removed "
                     f"or moved at or before this place. Put the ledger back from a backup: without it nobody knows what "

@@ -93,7 +93,9 @@ class PrivateData(pl.LightningDataModule):
         if not items or not all(items):
             raise PrivacyError("private training needs patients, each with at least one training item")
         if len({item for mine in items for item in mine}) < sum(len(mine) for mine in items):
-            raise PrivacyError("private training: an item belongs to two patients; each item must be one patient's")
+            raise PrivacyError(
+                "private training: an item belongs to two patients; each item must be one patient's"
+            )
         self._data, self._items = data, [list(mine) for mine in items]
         self.sampler = PoissonPatients(len(items), expected)
 
@@ -243,7 +245,9 @@ class PrivateTraining(pl.Callback):
         module.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=max(len(patients), 1))
         return loss
 
-    def _clipped_sum(self, module: pl.LightningModule, patients: Sequence[Any]) -> tuple[list[Tensor], Tensor]:
+    def _clipped_sum(
+        self, module: pl.LightningModule, patients: Sequence[Any]
+    ) -> tuple[list[Tensor], Tensor]:
         parameters = trained(module)
         total = [torch.zeros_like(parameter) for parameter in parameters.values()]
         losses = []

@@ -127,7 +127,9 @@ def train_site(
     if received.final:
         federated.close(received)
     else:
-        trainer.fit(module, datamodule=fitted, ckpt_path=checkpoint if resume and checkpoint.exists() else None)
+        trainer.fit(
+            module, datamodule=fitted, ckpt_path=checkpoint if resume and checkpoint.exists() else None
+        )
     return federated.scores
 
 
@@ -250,7 +252,11 @@ class _Charges(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         charge = self._privacy.charge()
-        if charge is not None and trainer.is_last_batch and (trainer.current_epoch + 1) % self._local_epochs == 0:
+        if (
+            charge is not None
+            and trainer.is_last_batch
+            and (trainer.current_epoch + 1) % self._local_epochs == 0
+        ):
             self._spending.add(charge)  # before the federated callback, whose turn comes after, merges
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

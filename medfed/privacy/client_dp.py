@@ -80,7 +80,9 @@ class ClientDP(Privacy, tag="client_dp", frozen=True):
 
     def __post_init__(self) -> None:
         if self.noise_multiplier is None and self.epsilon is None:
-            raise PrivacyError("privacy 'client_dp': give noise_multiplier, or epsilon and delta; neither is there")
+            raise PrivacyError(
+                "privacy 'client_dp': give noise_multiplier, or epsilon and delta; neither is there"
+            )
         if self.adaptive is not None and self.where == "site":
             raise PrivacyError(
                 "privacy 'client_dp': adaptive needs where: hub: one noised update says nothing about the others' length"
@@ -112,7 +114,11 @@ class ClientDP(Privacy, tag="client_dp", frozen=True):
             )
 
     def notes(self) -> tuple[str, ...]:
-        trusted = "the hub adds the noise and sees the updates" if self.where == "hub" else "noise is added in the hospital"
+        trusted = (
+            "the hub adds the noise and sees the updates"
+            if self.where == "hub"
+            else "noise is added in the hospital"
+        )
         told = "are sent as they are" if self.scores == "send" else "stay in the hospitals (privacy.scores)"
         return (
             f"each hospital's updates are hidden by client_dp; {trusted}; all hospitals weigh the same",
@@ -139,7 +145,9 @@ class ClientDP(Privacy, tag="client_dp", frozen=True):
             PrivacyError: if it depends on the number of rounds and `planned` was not asked.
         """
         if self.noise_multiplier is None:
-            raise PrivacyError("client_dp: the noise of a target epsilon depends on the rounds; use planned(rounds)")
+            raise PrivacyError(
+                "client_dp: the noise of a target epsilon depends on the rounds; use planned(rounds)"
+            )
         return self.noise_multiplier
 
     def charge(self) -> Charge:

@@ -122,9 +122,9 @@ def test_scalars_are_never_made_up_and_what_is_public_stays(privacy: Privacy) ->
     assert told["privacy/epsilon"] == 1.5
     if privacy.charge() is not None or privacy.trains_privately:
         assert "train/loss" not in told
-    assert "train/loss" not in {name for u in protected(privacy, model(0)) for name in privacy.tell(u.scalars)} or (
-        "train/loss" in told
-    )
+    assert "train/loss" not in {
+        name for u in protected(privacy, model(0)) for name in privacy.tell(u.scalars)
+    } or ("train/loss" in told)
 
 
 def test_what_a_round_costs_is_a_charge(privacy: Privacy) -> None:

@@ -26,7 +26,7 @@ def update(site: str, *values: float, examples: int = 7, **more) -> Update:
     return Update(site, 1, {"a": torch.tensor([a, b]), "b": torch.tensor([[c], [d]])}, examples, **more)
 
 
-@pytest.fixture()
+@pytest.fixture
 def no_noise(monkeypatch):
     asked = []
 
@@ -111,7 +111,9 @@ def test_the_noise_on_the_mean_of_many_sites_is_measured():
 
 def test_the_clip_follows_the_quantile_by_hand(no_noise):
     # Clip 1; lengths 0.5, 0.5, 0.5, 5: three of four are short. C exp(-0.2 (0.75 - 0.5)).
-    kind = ClientDP(where="hub", noise_multiplier=0.1, adaptive=Adaptive(quantile=0.5, rate=0.2, count_noise=0.2))
+    kind = ClientDP(
+        where="hub", noise_multiplier=0.1, adaptive=Adaptive(quantile=0.5, rate=0.2, count_noise=0.2)
+    )
     state = kind.init(WEIGHTS)
     updates = [update(site, 0.5, 0, 0, 0) for site in "abc"] + [update("d", 3, 0, 0, 4)]
     _, state = kind.release(updates, state, WEIGHTS)
@@ -179,9 +181,9 @@ def test_shares_of_noise_under_a_secure_sum_add_up_to_the_whole():
 
 
 def test_only_the_noised_mean_reaches_the_rule_and_a_resumed_hub_keeps_its_clip(tmp_path):
+    from medfed.audit import AuditLog
     from medfed.hub import newest
     from medfed.round import contribute, receive
-    from medfed.audit import AuditLog
 
     kind = ClientDP(clip=5.0, noise_multiplier=1e-6, adaptive=Adaptive(count_noise=1e-3, rate=1.0))
 

@@ -24,7 +24,9 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 def written(folder: Path, base: str = "quickstart.yaml", **sections) -> Path:
     plain = yaml.safe_load((CONFIGS / base).read_text())
     for key, value in sections.items():
-        plain[key] = {**plain[key], **value} if isinstance(plain.get(key), dict) and key != "privacy" else value
+        plain[key] = (
+            {**plain[key], **value} if isinstance(plain.get(key), dict) and key != "privacy" else value
+        )
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(plain))
     return path
@@ -39,7 +41,10 @@ OPTIMISER = {"kind": "adamw", "lr": 0.01}
 @pytest.mark.parametrize(
     "sections, words",
     [
-        ({"privacy": DP_SGD, "train": {"precision": "16-mixed"}}, "train.precision: 16-mixed scales the loss"),
+        (
+            {"privacy": DP_SGD, "train": {"precision": "16-mixed"}},
+            "train.precision: 16-mixed scales the loss",
+        ),
         ({"privacy": DP_SGD, "train": {"accumulate": 2}}, "train.accumulate: 2 with dp_sgd"),
         ({"privacy": DP_SGD, "rule": {"kind": "qfedavg"}}, "needs each site's 'train/loss_before'"),
         ({"privacy": {**DP_SGD, "epsilon": 0}}, r"privacy.epsilon: found 0; expected a number > 0"),

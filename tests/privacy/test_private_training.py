@@ -90,7 +90,7 @@ def fit(folder, module, *, privacy=None, expected=3, epochs=1, rows=TABLE, items
     return private
 
 
-@pytest.fixture()
+@pytest.fixture
 def no_noise(monkeypatch):
     asked = []
 
@@ -235,7 +235,9 @@ def test_bfloat16_works(tmp_path, optimiser):
 class BatchNormed(Line):
     def __init__(self):
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.InstanceNorm1d(2, track_running_stats=True))
+        self.body = nn.Sequential(
+            nn.Linear(2, 2), nn.BatchNorm1d(2), nn.InstanceNorm1d(2, track_running_stats=True)
+        )
 
 
 class ByHand(Line):
@@ -257,7 +259,11 @@ class Remembers(Line):
 @pytest.mark.parametrize(
     "module, settings, words",
     [
-        (BatchNormed, {}, r"body.1 \(BatchNorm1d\), body.2 \(InstanceNorm1d\); build the network with group norm"),
+        (
+            BatchNormed,
+            {},
+            r"body.1 \(BatchNorm1d\), body.2 \(InstanceNorm1d\); build the network with group norm",
+        ),
         (ByHand, {}, "ByHand optimises by itself"),
         (Remembers, {}, "training changes seen without a gradient"),
         (Line, {"accumulate_grad_batches": 2}, "accumulate_grad_batches is 2; take 1 and a larger batch"),
@@ -269,7 +275,9 @@ def test_what_does_not_go_together_is_refused_by_name(tmp_path, module, settings
 
 
 def test_a_delta_of_one_over_the_patients_is_refused(tmp_path):
-    with pytest.raises(PrivacyError, match=r"delta is 0.4 for 3 training patients; it must be well below 3.3e-01"):
+    with pytest.raises(
+        PrivacyError, match=r"delta is 0.4 for 3 training patients; it must be well below 3.3e-01"
+    ):
         fit(tmp_path, Line(), privacy=DPSGD(delta=0.4, accountant="rdp"))
 
 
@@ -291,7 +299,9 @@ def test_the_module_is_itself_again_after_training(tmp_path):
 def test_over_the_ceiling_no_step_is_taken(tmp_path, no_noise):
     model = Line()
     data = PrivateData(Rows(TABLE), ITEMS, 3)
-    private = PrivateTraining("north", DPSGD(epsilon=4, accountant="rdp"), data, spending(tmp_path, ceiling=2))
+    private = PrivateTraining(
+        "north", DPSGD(epsilon=4, accountant="rdp"), data, spending(tmp_path, ceiling=2)
+    )
     trainer = pl.Trainer(max_epochs=1, callbacks=[private], logger=False, enable_checkpointing=False,
                          enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")  # fmt: skip
     with pytest.raises(PrivacyError, match=r"site 'north': .*the hospital's ceiling is 2 over all"):
@@ -388,7 +398,9 @@ def test_training_that_was_not_private_sends_nothing(tmp_path):
         pl.Trainer(max_epochs=1, callbacks=[federated], logger=False, enable_checkpointing=False, accelerator="cpu",
                    enable_progress_bar=False, enable_model_summary=False).fit(Line(), datamodule=Rows(TABLE))  # fmt: skip
 
-    with pytest.raises(medfed.QuorumError, match="the study asks for dp_sgd and this training was not private"):
+    with pytest.raises(
+        medfed.QuorumError, match="the study asks for dp_sgd and this training was not private"
+    ):
         medfed.run_federation({"north": work}, weights_of(Line()), rule=FedAvg(), rounds=1, seen=sent.append)
     assert sent
     assert not any(b'"local/w"' in data or b'"delta/w"' in data for data in sent)
