@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,11 +19,14 @@ import torch
 from torch import Tensor
 
 from medfed.audit import AuditLog
+from medfed.compress import Compression
+from medfed.compress import State as Left
+from medfed.egress import Egress
 from medfed.errors import ExchangeError, MedfedError, StudyError
 from medfed.exchange import SiteSide
 from medfed.local import Local, LocalState
 from medfed.privacy import NoPrivacy, Privacy
-from medfed.round import contribute, receive
+from medfed.round import contribute, receive, withdraw
 from medfed.update import Global, Update, finite
 from medfed.weights import Difference, load, weights_of
 
@@ -62,9 +65,14 @@ class FederatedCallback(pl.Callback):
             alone trains exactly as without federation.
         local: what changes local training, or None.
         privacy: what happens to an update before it leaves.
+        compress: how it is made smaller after that; the hub must be told the same.
         seed: if given, python's, numpy's and torch's random states are set from (seed, site, epoch) at every epoch's
             start, and a dataset with `set_random_state` too, so that a resumed run repeats. If None they are left alone.
         audit: where what crosses is written down.
+        egress: what may leave beside the model's tensors; the groups of `local` and plain numbers if None.
+        spends: called with the round's number before an update is sent; writes down what it costs under differential
+            privacy (`PrivateTraining.settle`, `Spending.settle`) and returns the scalars that say so.
+        closing: given the final model, returns what this site reports of it beside its scores, by name.
 
     Raises:
         StudyError: when fit starts, if max_epochs is not a multiple of local_epochs.
@@ -83,8 +91,12 @@ class FederatedCallback(pl.Callback):
         optimiser_state: Literal["keep", "reset"] = "keep",
         local: Local | None = None,
         privacy: Privacy | None = None,
+        compress: Sequence[Compression] = (),
         seed: int | None = None,
         audit: AuditLog | None = None,
+        egress: Egress | None = None,
+        spends: Callable[[int], dict[str, float]] | None = None,
+        closing: Callable[[Global], Mapping[str, float]] | None = None,
     ) -> None:
         if local_epochs < 1:
             raise StudyError(f"site '{site}': local_epochs is {local_epochs}, expected 1 or more")
@@ -99,8 +111,15 @@ class FederatedCallback(pl.Callback):
         self._local = local
         self._local_state: LocalState = {}
         self._privacy = privacy or NoPrivacy()
+        self._compress = tuple(compress)
+        self._left: Left = {}
         self._seed = seed
         self._audit = audit or AuditLog(None)
+        self._egress = egress or Egress(
+            groups=local.sends if local is not None else (), sealed=self._privacy.sends
+        )
+        self._spends = spends
+        self._closing = closing
         self._received: Global | None = None
         self._merged_now = False
         self._restored = False
@@ -132,6 +151,14 @@ class FederatedCallback(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._seed is not None:
             seed_epoch(trainer, self._seed, self.site)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._exchange.closed:
+            raise ExchangeError(
+                f"site '{self.site}' trains for round {self.round + 1}, but the hub has closed the study"
+            )
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
@@ -173,24 +200,34 @@ class FederatedCallback(pl.Callback):
     def close(self, received: Global) -> None:
         """Send the scores of the final model; where the study goes on without this site, tell the hub so instead."""
         if received.final:
-            closing = Update(self.site, received.round + 1, {}, 0, self.scores)
-            contribute(self._exchange, self._privacy, closing, received.weights, self._audit)
+            measured = self._closing(received) if self._closing is not None else {}
+            closing = Update(self.site, received.round + 1, {}, 0, {**self.scores, **measured})
+            contribute(self._exchange, self._privacy, closing, received.weights, self._audit, self._egress)
         else:
-            self._exchange.withdraw(self.site, "its Trainer reached max_epochs before the study's last round")
+            why = "its Trainer reached max_epochs before the study's last round"
+            withdraw(self._exchange, self.site, why, self._audit)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        if trainer.is_global_zero and not isinstance(exception, ExchangeError):
-            self._exchange.withdraw(self.site, reason(exception))
+        # Whoever interrupts a site means to start it again: the hub waits for it as for one that was killed.
+        interrupted = isinstance(exception, (KeyboardInterrupt, SystemExit))
+        if trainer.is_global_zero and not isinstance(exception, ExchangeError) and not interrupted:
+            withdraw(self._exchange, self.site, reason(exception), self._audit)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"round": self.round, "scores": dict(self.scores), "local": self._local_state}
+        return {
+            "round": self.round,
+            "scores": dict(self.scores),
+            "local": self._local_state,
+            "left": self._left,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.round = state_dict["round"]
         self.scores = dict(state_dict["scores"])
         self._local_state = state_dict["local"]
+        self._left = state_dict["left"]
         self._restored = True
 
     def begin_again(self, round: int) -> None:
@@ -216,15 +253,25 @@ class FederatedCallback(pl.Callback):
             groups = {}
         if trainer.is_global_zero:
             local = weights_of(module, self._keep_local)
+            spent = self._spends(self.round + 1) if self._spends is not None else {}
             update = Update(
                 site=self.site,
                 round=self.round + 1,
                 delta=Difference(local, self._received.weights),
                 examples=self._count(trainer),
-                scalars={**self.scores, **self._training_scalars()},
+                scalars={**self.scores, **self._training_scalars(), **spent},
                 groups=groups,
             )
-            contribute(self._exchange, self._privacy, update, self._received.weights, self._audit)
+            self._left = contribute(
+                self._exchange,
+                self._privacy,
+                update,
+                self._received.weights,
+                self._audit,
+                self._egress,
+                self._compress,
+                self._left,
+            )
             del local, update
         for optimizer in trainer.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -294,6 +341,4 @@ def reason(exception: BaseException) -> str:
     """
     if isinstance(exception, MedfedError):
         return str(exception)
-    if isinstance(exception, KeyboardInterrupt):
-        return "it was interrupted"
     return f"training stopped with {type(exception).__name__}; the site's own log says more"

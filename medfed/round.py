@@ -2,25 +2,34 @@
 
 In the hospital:    receive  the hub's model arrives
                     (training happens elsewhere, on images that no line of this file can reach)
-                    contribute  the update is checked, protected, written to the audit log, and sent
+                    contribute  the update is checked, protected, held to the list of what may leave, compressed,
+                                written to the audit log, and sent
                                 (a mechanism whose sites settle keys among themselves does so by letters, before
                                 and after, and nothing that training learned is in a letter)
-At the hub:         conduct  the updates are collected, checked, revealed and merged into the next model
+At the hub:         conduct  the updates are collected, restored, checked, revealed and merged into the next model
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from medfed.audit import AuditLog
+from medfed.compress import Compression, pack, unpack
+from medfed.compress import State as Left
+from medfed.egress import Egress, declared
 from medfed.errors import MedfedError, QuorumError, UpdateError
 from medfed.exchange import Arrival, HubSide, SiteSide
 from medfed.letters import HubLetters, SiteLetters
-from medfed.privacy import Hearing, Privacy
+from medfed.privacy import Hearing, Privacy, apart
 from medfed.rules import Rule, State
 from medfed.update import Global, Update, check
 from medfed.weights import Weights, digest
+
+# The model's tensors, and plain numbers under train and val.
+_MODEL_ONLY = Egress()
 
 # ---------------------------------------------------------------------------------------------- in the hospital
 
@@ -35,33 +44,77 @@ def receive(exchange: SiteSide, site: str, round: int, audit: AuditLog) -> Globa
 
 
 def contribute(
-    exchange: SiteSide, privacy: Privacy, update: Update, weights: Weights, audit: AuditLog
-) -> None:
+    exchange: SiteSide,
+    privacy: Privacy,
+    update: Update,
+    weights: Weights,
+    audit: AuditLog,
+    egress: Egress = _MODEL_ONLY,
+    compress: Sequence[Compression] = (),
+    left: Left = MappingProxyType({}),
+) -> Left:
     """Send one update to the hub: the only line in medfed by which anything learned from patients leaves.
 
+    Compression may only say less; what this round `left` out stays in the hospital, and is returned for the next.
+
     Raises:
-        UpdateError: if the update does not fit the model; nothing is sent then.
+        UpdateError: if the update does not fit the model, or holds what `egress` does not list; nothing is sent then.
     """
-    checked = check(update, weights)
+    with _noted(update, audit):
+        checked = check(replace(update, scalars=privacy.tell(update.scalars)), weights)
     if checked.evaluates_only:
-        return _send(exchange, checked, weights, audit)
+        return _send(exchange, checked, weights, audit, egress, compress, left)
     for shield in privacy.meet(SiteLetters(exchange, update.site, update.round, audit)):
-        _send(exchange, shield.protect(checked, weights), weights, audit)
-    return None
+        with _noted(update, audit):
+            leaving = shield.protect(checked, weights)
+        left = _send(exchange, leaving, weights, audit, egress, compress, left)
+    return left
 
 
-def _send(exchange: SiteSide, leaving: Update, weights: Weights, audit: AuditLog) -> None:
+@contextmanager
+def _noted(update: Update, audit: AuditLog) -> Iterator[None]:
+    """Write down why an update did not leave."""
+    try:
+        yield
+    except MedfedError as error:
+        audit.write("withheld", site=update.site, round=update.round, reason=str(error))
+        raise
+
+
+def _send(
+    exchange: SiteSide,
+    update: Update,
+    weights: Weights,
+    audit: AuditLog,
+    egress: Egress,
+    compress: Sequence[Compression],
+    left: Left,
+) -> Left:
+    with _noted(update, audit):
+        leaving = declared(update, weights, egress)
+        packed, left = pack(compress, leaving, left)
+    receipt = exchange.receipt(packed)
     audit.write(
         "sent",
         site=leaving.site,
         round=leaving.round,
+        to=receipt.to,
+        bytes=receipt.bytes,
+        sha256=receipt.sha256,
         tensors=len(leaving.delta),
         values=sum(weights[name].numel() for name in leaving.delta),
         examples=leaving.examples,
         scalars=sorted(leaving.scalars),
         groups=sorted(leaving.groups),
     )
-    exchange.send(leaving)
+    exchange.send(packed)
+    return left
+
+
+def withdraw(exchange: SiteSide, site: str, reason: str, audit: AuditLog) -> None:
+    """Tell the hub why this site stops; the reason names no patient, no file and no header."""
+    audit.write("withdrew", site=site, to="hub", bytes=len(reason.encode()), reason=reason)
+    exchange.withdraw(site, reason)
 
 
 # ---------------------------------------------------------------------------------------------- at the hub
@@ -99,6 +152,7 @@ def conduct(
     minimum: int,
     deadline_s: float | None,
     audit: AuditLog,
+    compress: Sequence[Compression] = (),
 ) -> Outcome:
     """Return the outcome of one round: collect what the sites send, leave out what does not fit, merge the rest.
 
@@ -109,7 +163,7 @@ def conduct(
     hearing = privacy.convene(HubLetters(exchange, tuple(sites), number, audit), deadline_s)
     updates, answers = [], [Answer(site, "refused", str(why)) for site, why in hearing.refused.items()]
     for arrival in exchange.collect(number, hearing.sites, hearing.deadline_s):
-        update, answer = _admit(arrival, number, current, hearing)
+        update, answer = _admit(arrival, number, current, hearing, compress)
         answers.append(answer)
         audit.write(
             answer.status, site=answer.site, round=number, bytes=answer.bytes_up, reason=answer.reason
@@ -125,13 +179,16 @@ def conduct(
             f"round {number}: {len(updates)} of {len(sites)} sites sent an update that fits, the study's minimum is "
             f"{minimum} (sampling.minimum). {told}. Mend the sites named, or lower the minimum, and go on with --resume"
         )
-    revealed = hearing.reveal(updates, current.weights)
-    weights, state = rule.merge(revealed, state, current.weights)
+    own, rest = apart(state)
+    released, kept = privacy.release(hearing.reveal(updates, current.weights), own, current.weights)
+    weights, state = rule.merge(released, rest, current.weights)
     audit.write("merged", round=number, sites=sorted(u.site for u in updates), sha256=digest(weights))
-    return Outcome(weights, state, tuple(answers))
+    return Outcome(weights, {**state, **kept}, tuple(answers))
 
 
-def _admit(arrival: Arrival, number: int, current: Global, hearing: Hearing) -> tuple[Update | None, Answer]:
+def _admit(
+    arrival: Arrival, number: int, current: Global, hearing: Hearing, compress: Sequence[Compression]
+) -> tuple[Update | None, Answer]:
     try:
         if arrival.error is not None:
             raise arrival.error
@@ -145,7 +202,7 @@ def _admit(arrival: Arrival, number: int, current: Global, hearing: Hearing) -> 
             raise UpdateError(
                 f"site '{arrival.site}' sent no weights for round {number}, but it was asked to train"
             )
-        update = hearing.admit(arrival.update, current.weights)
+        update = hearing.admit(unpack(compress, arrival.update, current.weights), current.weights)
     except MedfedError as error:
         status = "absent" if arrival.update is None and arrival.bytes_up == 0 else "refused"
         return None, Answer(arrival.site, status, str(error), bytes_up=arrival.bytes_up)

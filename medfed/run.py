@@ -16,14 +16,18 @@ import msgspec
 import torch
 import yaml
 
+from medfed import privacy_facts
 from medfed.audit import AuditLog
 from medfed.data.settings import Table
 from medfed.data.splits import SPLITS
-from medfed.errors import DataError, MedfedError, RunError
-from medfed.evaluation.rows import FEDERATED, UNTRAINED, append, local
+from medfed.errors import DataError, MedfedError, RunError, StudyError
+from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED, append, local, model_of, without
 from medfed.hub import RoundReport
 from medfed.kinds import kind_of
-from medfed.measure import Hospital, References, measure
+from medfed.measure import Hospital, References, conditions, measure
+from medfed.networks import replace_batch_norms
+from medfed.policy import egress_of
+from medfed.privacy_ledger import data_set
 from medfed.progress import Progress, Silent
 from medfed.run_folder import RunFolder, save_checkpoint, surroundings, write_whole
 from medfed.study import Study, digest, read_study, resolved
@@ -50,9 +54,12 @@ def train(
     out: str | Path | None = None,
     overrides: Sequence[str] = (),
     resume: bool = False,
+    leave_one_out: bool = False,
     progress: Progress | None = None,
 ) -> RunFolder:
     """Train a study over its hospitals in this process, measure the models, write the report; return the run folder.
+
+    With `leave_one_out` the federation is also trained without each hospital in turn and tested on it.
 
     Raises:
         StudyError: what the study file says cannot be done.
@@ -66,7 +73,7 @@ def train(
     folder = _folder(study, Path(out) if out is not None else None, resume)
     began = time.monotonic()
     with _quiet():
-        places = {**study.sites, **study.held_out}
+        places = _folders(study)
         hospitals = {site: _hospital(study, site, where) for site, where in places.items()}
         data = {site: hospital.data for site, hospital in hospitals.items()}
         for site, one in data.items():
@@ -74,15 +81,32 @@ def train(
             for note in one.notes:
                 progress.say(f"{site}: {note}")
         facts = _begin(folder, study, data)
+        for note in facts["privacy"]["notes"]:
+            progress.say(f"privacy: {note}")
         audit = AuditLog(folder.audit)
         audit.write("began", study=digest(study), sites=sorted(study.sites), resumed=resume)
-        final = _federate(study, folder, data, progress, audit, resume)
+        final = _federate(study, folder, hospitals, progress, audit, resume)
         models = {UNTRAINED: weights_of(_module(study)), FEDERATED: final}
         if study.evaluation.local_models and len(study.sites) > 1:
             models |= _alone(study, folder, data, progress)
+        if study.evaluation.pooled_model and len(study.sites) > 1:
+            try:
+                models[POOLED] = train_pooled(study, folder, data, progress)
+            except MedfedError as error:
+                # The federation went on without a hospital whose case can't be read; its result must not be lost here.
+                facts["missing_models"] = {POOLED: str(error)}
+                progress.say(f"no pooled model: {error}")
+        # Models that a local objective left in the folder, one for each hospital.
+        models |= {
+            model: weights for model, weights in saved(folder).items() if model.startswith("personal:")
+        }
+        if leave_one_out:
+            models |= _without_each(study, folder, data, progress, audit, resume)
         progress.stop()
         progress.say("measuring every model on every hospital's test cases")
         _measure(study, folder, list(hospitals.values()), models)
+        _gallery(study, folder, list(hospitals.values()), final)
+    facts["privacy"] |= privacy_facts.spent(study, {site: folder.site(site) for site in study.sites})
     folder.write_facts({**facts, "seconds": round(time.monotonic() - began, 1), "finished": _now()})
     return report(folder.path)
 
@@ -140,6 +164,7 @@ def _begin(folder: RunFolder, study: Study, data: dict[str, SiteData]) -> dict[s
                   for site, one in data.items()},
         "layouts": {site: one.index.layout for site, one in data.items()},
         "notes": {site: list(one.notes) for site, one in data.items()},
+        "privacy": {"kind": kind_of(study.privacy), "notes": privacy_facts.notes(study, _network(study))},
         "started": _now(),
         **surroundings(),
     }  # fmt: skip
@@ -147,7 +172,25 @@ def _begin(folder: RunFolder, study: Study, data: dict[str, SiteData]) -> dict[s
     return facts
 
 
-def _hospital(study: Study, site: str, where: str) -> Hospital:
+def secret_of(study: Study, site: str) -> bytes:
+    """Return what salts a site's tokens and splits where one person holds all folders."""
+    return hashlib.sha256(f"medfed/simulated/{study.seed}/{site}".encode()).digest()
+
+
+def _folders(study: Study) -> dict[str, str]:
+    """Return where each hospital's data lie, which a run in one process has to know."""
+    places: dict[str, str] = {}
+    for site, where in {**study.sites, **study.held_out}.items():
+        if where is None:
+            raise StudyError(
+                f"site '{site}': the study names no folder for it, and this process trains every site; name one (sites: "
+                f"{{{site}: path/to/folder}}), or across hospitals use `medfed hub` and `medfed train --site`"
+            )
+        places[site] = where
+    return places
+
+
+def _hospital(study: Study, site: str, where: str, secret: bytes | None = None) -> Hospital:
     """Return a site's data, its folder indexed and checked.
 
     In a simulation one person holds all folders, so the secret that salts tokens and splits is made of the study's
@@ -155,7 +198,7 @@ def _hospital(study: Study, site: str, where: str) -> Hospital:
     """
     from medfed.data.datamodule import SiteData
 
-    secret = hashlib.sha256(f"medfed/simulated/{study.seed}/{site}".encode()).digest()
+    secret = secret or secret_of(study, site)
     try:
         data = SiteData.open(
             where,
@@ -163,6 +206,7 @@ def _hospital(study: Study, site: str, where: str) -> Hospital:
             study.task.needs,
             site_secret=secret,
             batch=study.train.batch,
+            steps=study.train.steps,
             seed=study.seed,
             classes=len(getattr(study.task, "classes", ())) or None,
         )
@@ -173,18 +217,24 @@ def _hospital(study: Study, site: str, where: str) -> Hospital:
 
 def _module(study: Study) -> pl.LightningModule:
     """Return the study's LightningModule with the weights of its seed, the same wherever it is built."""
-    with torch.random.fork_rng():
-        torch.manual_seed(study.seed)
-        patch = getattr(study.data, "patch", None)
-        inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
-        network = study.network.build(inputs, study.task.outputs, patch)
+    network = _network(study)
+    if study.privacy.replaces_batch_norm:
+        network = replace_batch_norms(network, "group")
     return study.task.module(
         network,
         optimiser=study.train.optimiser,
         schedule=study.train.schedule,
         epochs=study.epochs,
-        patch=patch,
+        patch=getattr(study.data, "patch", None),
     )
+
+
+def _network(study: Study) -> torch.nn.Module:
+    """Return the study's network as its file describes it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(study.seed)
+        inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
+        return study.network.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
 
 
 def _training(study: Study) -> Training:
@@ -198,8 +248,11 @@ def _training(study: Study) -> Training:
         accumulate=study.train.accumulate,
         keep_local=study.train.keep_local,
         optimiser_state=study.train.optimiser_state,
+        batch=study.train.batch,
         local=study.train.local,
-        privacy=study.privacy,
+        privacy=study.privacy.planned(study.train.rounds),
+        egress=egress_of(study),
+        compress=study.compress,
         seed=study.seed,
     )
 
@@ -207,7 +260,7 @@ def _training(study: Study) -> Training:
 def _federate(
     study: Study,
     folder: RunFolder,
-    data: dict[str, SiteData],
+    hospitals: dict[str, Hospital],
     progress: Progress,
     audit: AuditLog,
     resume: bool,
@@ -216,6 +269,7 @@ def _federate(
     from medfed.site import train_site
 
     training = _training(study)
+    data = {site: hospital.data for site, hospital in hospitals.items()}
     metric = SHOWN[study.task.needs]
 
     def site(name: str) -> Callable[[MemoryExchange], None]:
@@ -231,6 +285,10 @@ def _federate(
                 audit=audit,
                 callbacks=[_steps(progress, name, study.train.epochs)],
                 resume=resume,
+                study=digest(study),
+                dataset=data_set(data[name].patients("train"), hospitals[name].secret),
+                items=data[name].items_by_patient() if training.privacy.trains_privately else (),
+                say=progress.say,
             )
 
         return work
@@ -254,7 +312,7 @@ def _federate(
             weights_of(_module(study), study.train.keep_local),
             rule=study.rule,
             rounds=study.train.rounds,
-            privacy=study.privacy,
+            privacy=training.privacy,
             fraction=study.sampling.fraction,
             minimum=study.minimum,
             seed=study.seed,
@@ -263,6 +321,7 @@ def _federate(
             watch=heard,
             merged=merged,
             audit=audit,
+            compress=study.compress,
         )
     finally:
         progress.stop()
@@ -287,6 +346,58 @@ def _alone(
         models[model] = weights_of(module)
         save_checkpoint(path, models[model], study.train.rounds)
     return models
+
+
+def saved(folder: RunFolder) -> dict[str, Weights]:
+    """Return the weights of every model that a run has saved, by the model's name."""
+    return {
+        model_of(path.stem): torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        for path in sorted(folder.checkpoints.glob("*.ckpt"))
+    }
+
+
+def _without_each(
+    study: Study,
+    folder: RunFolder,
+    data: dict[str, SiteData],
+    progress: Progress,
+    audit: AuditLog,
+    resume: bool,
+) -> dict[str, Weights]:
+    """Return the federated model without each hospital in turn, kept where one is there; each has a folder of its own."""
+    from medfed.leave_one_out import studies_without
+
+    models: dict[str, Weights] = {}
+    for left_out, smaller in studies_without(study).items():
+        model, path = without(left_out), folder.checkpoint(without(left_out))
+        if path.exists():
+            models[model] = torch.load(path, weights_only=True)["state_dict"]
+            continue
+        progress.say(f"the federation without {left_out}")
+        inner = RunFolder(folder.path / "leave-one-out" / left_out)
+        inner.path.mkdir(parents=True, exist_ok=True)
+        models[model] = _federate(smaller, inner, data, progress, audit, resume)
+        save_checkpoint(path, models[model], study.train.rounds)
+    return models
+
+
+def train_pooled(
+    study: Study, folder: RunFolder, data: Mapping[str, SiteData], progress: Progress | None = None
+) -> Weights:
+    """Return the model trained on all the study's hospitals' cases in one place, kept where one is there."""
+    from medfed import pooled
+
+    path = folder.checkpoint(POOLED)
+    if path.exists():
+        return torch.load(path, weights_only=True)["state_dict"]
+    if progress is not None:
+        progress.say("all cases in one place, for comparison")
+    module = _module(study)
+    sites = {name: data[name] for name in study.sites}
+    pooled.train_pooled(sites, module, _training(study), batch=study.train.batch, folder=folder.site(POOLED))
+    weights = weights_of(module)
+    save_checkpoint(path, weights, study.train.rounds)
+    return weights
 
 
 def _steps(progress: Progress, site: str, local_epochs: int) -> pl.Callback:
@@ -347,10 +458,7 @@ def evaluate(
         )
     with _quiet():
         hospital = _hospital(study, name, str(Path(data).resolve()))
-        models = {UNTRAINED: weights_of(_module(study))}
-        for path in sorted(folder.checkpoints.glob("*.ckpt")):
-            model = path.stem.replace("local-", "local:", 1)
-            models[model] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        models = {UNTRAINED: weights_of(_module(study)), **saved(folder)}
         cases = _usable(hospital) if all_cases else hospital.data.cases("test")
         if not cases:
             raise DataError(
@@ -359,6 +467,8 @@ def evaluate(
             )
         for model, weights in models.items():
             _measure_one(study, folder, hospital, cases, "test", model, weights, References(hospital))
+        _measure_changed(study, folder, hospital, cases, models[FEDERATED], References(hospital))
+        _gallery(study, folder, [hospital], models[FEDERATED])
     held_out = sorted({*facts["held_out"], name})
     folder.write_facts(
         {**facts, "held_out": held_out, "cases": {**facts["cases"], name: {"test": len(cases)}}}
@@ -382,6 +492,21 @@ def _measure(
             cases = _usable(hospital) if held_out else hospital.data.cases(split)
             for model, weights in models.items():
                 _measure_one(study, folder, hospital, cases, split, model, weights, references)
+            if split == "test":
+                _measure_changed(study, folder, hospital, cases, models[FEDERATED], references)
+
+
+def _measure_changed(
+    study: Study,
+    folder: RunFolder,
+    hospital: Hospital,
+    cases: Sequence[Case],
+    weights: Weights,
+    references: References,
+) -> None:
+    """Measure the federated model on these cases changed a little, each way that the task knows."""
+    for condition in conditions(study.task) if study.evaluation.robustness else ():
+        _measure_one(study, folder, hospital, cases, "test", FEDERATED, weights, references, condition)
 
 
 def _measure_one(
@@ -393,6 +518,7 @@ def _measure_one(
     model: str,
     weights: Weights,
     references: References,
+    condition: str | None = None,
 ) -> None:
     module = _module(study)
     load(module, weights)
@@ -406,8 +532,20 @@ def _measure_one(
         model=model,
         references=references,
         tolerance_mm=tolerance_mm,
+        condition=condition,
+        seed=study.seed,
     )
     append(folder.cases, rows)
+
+
+def _gallery(study: Study, folder: RunFolder, hospitals: Sequence[Hospital], weights: Weights) -> None:
+    """Write cases.html, the pictures that stay: best, median, worst and what was missed, of a segmentation."""
+    if study.task.needs == "segment":
+        from medfed.gallery import write_gallery
+
+        module = _module(study)
+        load(module, weights)
+        write_gallery(folder.path, study.task, module, {hospital.name: hospital for hospital in hospitals})
 
 
 def _usable(hospital: Hospital) -> list[Case]:

@@ -24,6 +24,15 @@ class Arrival:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Receipt:
+    """What `send` puts on the wire, for the audit log: to whom and by which way, how many bytes, and their SHA-256."""
+
+    to: str
+    bytes: int
+    sha256: str
+
+
 class SiteSide(SitePost, Protocol):
     """What a site does at an exchange. All verbs may be repeated: a second time changes nothing."""
 
@@ -35,8 +44,17 @@ class SiteSide(SitePost, Protocol):
         """
         ...
 
+    def receipt(self, update: Update) -> Receipt:
+        """Return what `send` would put on the wire; nothing is sent."""
+        ...
+
     def send(self, update: Update) -> None:
         """Deliver an update; the first one of a site and round counts."""
+        ...
+
+    @property
+    def closed(self) -> bool:
+        """Whether the study is known to have ended early: a site then stops at its next step and not at its next merge."""
         ...
 
     def withdraw(self, site: str, reason: str) -> None:

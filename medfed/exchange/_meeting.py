@@ -22,7 +22,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO, TypeVar
 
@@ -40,7 +40,7 @@ from medfed.exchange._depot import (
     site_notice,
     update_prefix,
 )
-from medfed.exchange._exchange import Arrival
+from medfed.exchange._exchange import Arrival, Receipt
 from medfed.exchange._letterbox import HubBox, SiteBox
 from medfed.exchange._manifest import PROTOCOL, Manifest, Notice, manifest, notice, party_name, sealed
 from medfed.letters import Delivery, Letter, opened_letter
@@ -93,6 +93,9 @@ class SiteMeeting:
         self._told: set[str] = set()
         self._ousted: ExchangeError | None = None
         self._stopped = threading.Event()
+        # The file of the model that was fetched last, and when the other side was last heard (seconds since 1970).
+        self.taken: Path | None = None
+        self.contact_s: float | None = None
         self._patiently("joins", self._claim)
         threading.Thread(target=self._live, name=f"medfed-here-{site}", daemon=True).start()
 
@@ -110,6 +113,7 @@ class SiteMeeting:
                     if path is None and found.round >= round:
                         path = self._bring(found)
                     if path is not None:
+                        self.taken, self.contact_s = path, time.time()
                         return wire.read_global(path, self._study)
                 self._raise_if_closed(round)
                 pause = FIRST_PAUSE_S
@@ -121,6 +125,9 @@ class SiteMeeting:
                 continue
             self._depot.wait(max(0.01, min(LONGEST_PAUSE_S, time.monotonic() - began)))
 
+    def receipt(self, update: Update) -> Receipt:
+        return Receipt(f"hub, {self._depot.way}", *wire.measured(update, self._study))
+
     def send(self, update: Update) -> None:
         self._raise_if_ousted()
         going = Outgoing(self._outbox, update.round)
@@ -129,6 +136,10 @@ class SiteMeeting:
         if going.delivered:
             return
         self._patiently("sends", lambda: self._write_and_deliver(going, update))
+
+    @property
+    def closed(self) -> bool:
+        return False  # what the hub says is read at a merge; asking before would cost a message a step
 
     def withdraw(self, site: str, reason: str) -> None:
         until = time.monotonic() + FAREWELL_S
@@ -348,6 +359,7 @@ class SiteMeeting:
     def _say(self, what: str, text: str, count: int = 0) -> None:
         said = Notice(PROTOCOL, what, self._study, self._site, text, self._session, count)  # type: ignore[arg-type]
         self._depot.put(site_notice(self._study, self._site, what), sealed(said, self._seal))
+        self.contact_s = time.time()
 
     def _raise_if_ousted(self) -> None:
         if self._ousted is not None:
@@ -386,6 +398,11 @@ class HubMeeting:
         self._largest = 0
         self._signs: dict[str, tuple[bytes | None, float]] = {}
         self._silent: dict[str, tuple[bytes | None, float]] = {}
+        # Whose signs of life are looked for beside those of the sites that are asked, for a display.
+        self.watched: tuple[str, ...] = ()
+        # Who is awaited at the moment, and until when (of time.monotonic), for a display.
+        self.awaited: tuple[str, ...] = ()
+        self.until: float | None = None
         if fresh:
             # What an earlier run of the same study left can be no answer to this one.
             self._patiently("clears", lambda: depot.forget_all(study))
@@ -429,19 +446,28 @@ class HubMeeting:
         return size
 
     def collect(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[Arrival]:
+        try:
+            yield from self._collected(round, sites, deadline_s)
+        finally:
+            self.awaited, self.until = (), None
+
+    def _collected(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[Arrival]:
         start, pause = time.monotonic(), FIRST_PAUSE_S
         awaited, heard = sorted(sites), 0
+        self.until = None if deadline_s is None else start + deadline_s
         while awaited:
+            self.awaited = tuple(awaited)
             try:
                 for site in list(awaited):
                     arrival = self._look(round, site, start)
                     if arrival is not None:
                         awaited.remove(site)
+                        self.awaited = tuple(awaited)
                         heard += 1
                         self._silent.pop(site, None)
                         yield arrival
                 pause = FIRST_PAUSE_S
-                self._listen(sites)
+                self._listen({*sites, *self.watched})
             except (Unreachable, OSError) as error:
                 pause = _paused(self._tell, pause, error, "collects")
             passed = time.monotonic() - start
@@ -460,6 +486,10 @@ class HubMeeting:
             self._say("state", "closed")
         except (Unreachable, OSError) as error:
             self._tell(f"the sites could not be told that it closes: {error}")
+        self.leave()
+
+    def leave(self) -> None:
+        """Stop without a word: the sites wait until the hub comes back."""
         self._depot.close()
         self._lock.close()
 
@@ -473,6 +503,11 @@ class HubMeeting:
         """Return for each site that was awaited how many seconds ago it gave a sign of life that was new."""
         now = time.monotonic()
         return {site: now - when for site, (data, when) in self._signs.items() if data is not None}
+
+    def here(self) -> set[str]:
+        """Return the sites that gave a sign of life a moment ago."""
+        recent = SILENT_HEARTBEATS * self._depot.heartbeat_s
+        return {site for site, ago in self.present().items() if ago <= recent}
 
     # -- letters
 
@@ -576,7 +611,7 @@ class HubMeeting:
 
     # -- who is there
 
-    def _listen(self, sites: Sequence[str]) -> None:
+    def _listen(self, sites: Iterable[str]) -> None:
         now = time.monotonic()
         for site in sites:
             known, _ = self._signs.get(site, (None, 0.0))

@@ -13,7 +13,7 @@ from typing import Any
 
 from medfed import wire
 from medfed.errors import ExchangeError, MedfedError, SiteError
-from medfed.exchange._exchange import Arrival, Exchange
+from medfed.exchange._exchange import Arrival, Exchange, Receipt
 from medfed.letters import FORMAT, Delivery, Letter, opened_letter, sealed_letter
 from medfed.signing import HUB, Seal, SessionSeal
 from medfed.update import Global, Update
@@ -63,6 +63,10 @@ class MemoryExchange:
         self._run = uuid.uuid4().hex
         self._closed = False
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def fetch(self, site: str, round: int) -> Global:
         with self._idle(), self._changed:
             self._changed.wait_for(
@@ -74,6 +78,9 @@ class MemoryExchange:
                 )
             data = self._newest[1]
         return wire.decode_global(data, self._study)
+
+    def receipt(self, update: Update) -> Receipt:
+        return Receipt("hub, in this process", *wire.measured(update, self._study))
 
     def send(self, update: Update) -> None:
         data = wire.encode_update(update, self._study)

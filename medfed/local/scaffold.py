@@ -23,6 +23,7 @@ CONTROL = "control"
 class Scaffold(Local, tag="scaffold", frozen=True):
     """Adds c - c_k to every gradient, so that sites with unlike data do not drift apart; needs plain SGD."""
 
+    needs_no_cases: ClassVar[bool] = True
     sends: ClassVar[tuple[str, ...]] = (CONTROL,)
 
     def start(self, module: nn.Module, received: Global, state: LocalState) -> LocalState:

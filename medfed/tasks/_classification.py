@@ -49,10 +49,14 @@ class Classification(LightningModule):
         return self.network(plain(inputs))
 
     def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
-        target = plain(batch["target"])
-        loss = self.criterion(self(batch[self.source]).float(), target)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(target))
+        loss = self.loss(batch)
+        size = len(batch["target"])
+        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
         return loss
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        """Return the loss of a training batch, and log nothing."""
+        return self.criterion(self(batch[self.source]).float(), plain(batch["target"]))
 
     def on_validation_epoch_start(self) -> None:
         self._rows, self._cases = [], []
