@@ -395,6 +395,9 @@ class _First:
     def withdraw(self, site: str, reason: str) -> None:
         self._side.withdraw(site, reason)
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._side, name)  # letters and receipts: as they are
+
 
 class _Beside:
     """The exchange of a process that Lightning started beside the first: it reads what that one received."""

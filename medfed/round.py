@@ -62,6 +62,7 @@ def contribute(
     """
     with _noted(update, audit):
         checked = check(replace(update, scalars=privacy.tell(update.scalars)), weights)
+    egress = replace(egress, sealed=(*egress.sealed, *privacy.sends))
     if checked.evaluates_only:
         return _send(exchange, checked, weights, audit, egress, compress, left)
     for shield in privacy.meet(SiteLetters(exchange, update.site, update.round, audit)):

@@ -26,7 +26,7 @@ itself rounds. A larger change than `limit` is an error at the site and never cu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -36,7 +36,7 @@ from medfed.privacy._masks import Bits
 from medfed.privacy._privacy import Hearing, Privacy, Shield
 from medfed.privacy._sum import Settings
 from medfed.privacy._sum_hub import convened
-from medfed.privacy._sum_site import shields
+from medfed.privacy._sum_site import GROUP, shields
 
 
 class SecureSum(Privacy, tag="secure_sum", frozen=True):
@@ -59,9 +59,14 @@ class SecureSum(Privacy, tag="secure_sum", frozen=True):
     scores: bool = True
 
     reveals_each_update: ClassVar[bool] = False
+    sends: ClassVar[tuple[str, ...]] = (GROUP,)
 
     def fewest_sites(self) -> int:
         return self.least
+
+    def tell(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
+        # None of training, whose steps would tell the examples.
+        return {name: value for name, value in scalars.items() if self.scores and name.startswith("val")}
 
     def meet(self, letters: SiteLetters) -> Iterator[Shield]:
         yield from shields(self._settings, letters)
@@ -71,4 +76,12 @@ class SecureSum(Privacy, tag="secure_sum", frozen=True):
 
     @property
     def _settings(self) -> Settings:
-        return Settings(**{field: getattr(self, field) for field in self.__struct_fields__})
+        return Settings(
+            self.threshold,
+            self.least,
+            self.bits,
+            self.limit,
+            self.most_examples,
+            self.neighbours,
+            self.patience_s,
+        )
