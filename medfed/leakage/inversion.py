@@ -39,7 +39,7 @@ def invert(
     guess: Guess,
     *,
     steps: int = 300,
-    smooth: float = 1e-3,
+    smooth: float = 1e-4,
     seed: int = 0,
 ) -> Tensor:
     """Return the inputs (cases, ...) whose gradient, as `of` computes it, points closest to where `gradient` does.
@@ -50,7 +50,7 @@ def invert(
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn((cases, *guess.mean.shape), generator=generator)
     span = guess.high - guess.low
-    sought = (guess.mean + noise * span / 4).clamp(guess.low, guess.high).requires_grad_()
+    sought = (guess.mean + noise * span / 20).clamp(guess.low, guess.high).requires_grad_()
     optimiser = torch.optim.Adam([sought], lr=0.1)
     target = {name: tensor.detach().float() for name, tensor in gradient.items()}
     best, least = sought.detach().clone(), float("inf")
@@ -60,8 +60,8 @@ def invert(
         loss = _distance(of(sought), target)
         if smooth and sought.ndim > 2:
             loss = loss + smooth * _variation(sought / span)
-        if float(loss) < least:
-            best, least = sought.detach().clone(), float(loss)
+        if loss.item() < least:
+            best, least = sought.detach().clone(), loss.item()
         (slope,) = torch.autograd.grad(loss, sought)
         sought.grad = slope.sign() * span
         optimiser.step()
