@@ -108,7 +108,7 @@ def _distance(found: Mapping[str, Tensor], target: Weights) -> Tensor:
     product = sum((found[name] * target[name]).sum() for name in target)
     mine = sum(found[name].square().sum() for name in target)
     theirs = sum(target[name].square().sum() for name in target)
-    return 1 - product / ((mine * theirs).sqrt() + 1e-12)  # type: ignore[operator, union-attr]
+    return 1 - product / ((mine * theirs).sqrt() + 1e-12)  # type: ignore[union-attr]
 
 
 def _variation(images: Tensor) -> Tensor:
