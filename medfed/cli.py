@@ -55,9 +55,14 @@ def main() -> None:
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key: train.epochs=3."
 )
 @click.option("--resume", is_flag=True, help="Go on with the run in the run folder from its last round.")
+@click.option(
+    "--leave-one-out", is_flag=True, help="Also train without each hospital in turn, and test on it."
+)
 @click.option("--quiet", is_flag=True, help="Print the result only.")
 @_told
-def train(study: Path, out: Path | None, overrides: tuple[str, ...], resume: bool, quiet: bool) -> None:
+def train(
+    study: Path, out: Path | None, overrides: tuple[str, ...], resume: bool, leave_one_out: bool, quiet: bool
+) -> None:
     """Train the study in a file over its hospitals, all in this process, and write a run folder with a report.
 
     \b
@@ -69,7 +74,14 @@ def train(study: Path, out: Path | None, overrides: tuple[str, ...], resume: boo
 
     shown = progress(quiet)
     try:
-        done = run.train(study, out=out, overrides=overrides, resume=resume, progress=shown)
+        done = run.train(
+            study,
+            out=out,
+            overrides=overrides,
+            resume=resume,
+            leave_one_out=leave_one_out,
+            progress=shown,
+        )
     finally:
         shown.stop()
     click.echo(run.headline(done))
@@ -95,6 +107,31 @@ def evaluate(run_folder: Path, data: Path, name: str, all_cases: bool) -> None:
     done = run.evaluate(run_folder, data, name=name, all_cases=all_cases)
     click.echo(run.headline(done))
     click.echo(f"report: {done.report}")
+
+
+@main.command(short_help="Write a run's predictions for a hospital's images.")
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="A hospital's folder.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="A new folder for the predictions."
+)
+@click.option("--model", default="federated", show_default=True, help="One of the run's models.")
+@click.option(
+    "--name", default="evaluated", show_default=True, help="The hospital's name: it salts the tokens."
+)
+@_told
+def predict(run_folder: Path, data: Path, out: Path, model: str, name: str) -> None:
+    """Write a run's predictions for every case of a hospital's folder. Labels aren't needed; nothing leaves it.
+
+    Masks are NIfTI files and, where the images are DICOM, DICOM SEG that refers to its source series.
+
+    \b
+    medfed predict runs/quickstart --data /data/our-hospital --out /data/predicted
+    """
+    from medfed import predict as predictions
+
+    found = predictions.predict(run_folder, data, out, model=model, name=name)
+    click.echo(f"predictions: {found}")
 
 
 @main.command(short_help="Write a run's report again.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from medfed.audit import AuditLog
+from medfed.compress import Compression
+from medfed.compress import State as Left
 from medfed.egress import Egress
 from medfed.errors import ExchangeError, MedfedError, StudyError
 from medfed.exchange import SiteSide
@@ -63,6 +65,7 @@ class FederatedCallback(pl.Callback):
             alone trains exactly as without federation.
         local: what changes local training, or None.
         privacy: what happens to an update before it leaves.
+        compress: how it is made smaller after that; the hub must be told the same.
         seed: if given, python's, numpy's and torch's random states are set from (seed, site, epoch) at every epoch's
             start, and a dataset with `set_random_state` too, so that a resumed run repeats. If None they are left alone.
         audit: where what crosses is written down.
@@ -85,6 +88,7 @@ class FederatedCallback(pl.Callback):
         optimiser_state: Literal["keep", "reset"] = "keep",
         local: Local | None = None,
         privacy: Privacy | None = None,
+        compress: Sequence[Compression] = (),
         seed: int | None = None,
         audit: AuditLog | None = None,
         egress: Egress | None = None,
@@ -102,6 +106,8 @@ class FederatedCallback(pl.Callback):
         self._local = local
         self._local_state: LocalState = {}
         self._privacy = privacy or NoPrivacy()
+        self._compress = tuple(compress)
+        self._left: Left = {}
         self._seed = seed
         self._audit = audit or AuditLog(None)
         self._egress = egress or Egress(
@@ -138,6 +144,14 @@ class FederatedCallback(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._seed is not None:
             seed_epoch(trainer, self._seed, self.site)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._exchange.closed:
+            raise ExchangeError(
+                f"site '{self.site}' trains for round {self.round + 1}, but the hub has closed the study"
+            )
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
@@ -192,12 +206,18 @@ class FederatedCallback(pl.Callback):
             withdraw(self._exchange, self.site, reason(exception), self._audit)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"round": self.round, "scores": dict(self.scores), "local": self._local_state}
+        return {
+            "round": self.round,
+            "scores": dict(self.scores),
+            "local": self._local_state,
+            "left": self._left,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.round = state_dict["round"]
         self.scores = dict(state_dict["scores"])
         self._local_state = state_dict["local"]
+        self._left = state_dict["left"]
         self._restored = True
 
     def begin_again(self, round: int) -> None:
@@ -231,8 +251,15 @@ class FederatedCallback(pl.Callback):
                 scalars={**self.scores, **self._training_scalars()},
                 groups=groups,
             )
-            contribute(
-                self._exchange, self._privacy, update, self._received.weights, self._audit, self._egress
+            self._left = contribute(
+                self._exchange,
+                self._privacy,
+                update,
+                self._received.weights,
+                self._audit,
+                self._egress,
+                self._compress,
+                self._left,
             )
             del local, update
         for optimizer in trainer.optimizers:

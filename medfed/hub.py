@@ -18,6 +18,7 @@ import safetensors
 from safetensors.torch import load_file, save_file
 
 from medfed.audit import AuditLog
+from medfed.compress import Compression
 from medfed.errors import RunError
 from medfed.exchange import HubSide
 from medfed.privacy import NoPrivacy, Privacy
@@ -43,6 +44,7 @@ class Plan:
     deadline_s: float | None = None
     seed: int = 0
     study: str = ""
+    compress: tuple[Compression, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ def coordinate(
             min(plan.minimum, len(sites)),
             plan.deadline_s,
             audit,
+            plan.compress,
         )
         current, state = Global(current.round + 1, outcome.weights, study=plan.study), outcome.state
         if folder is not None:

@@ -67,7 +67,9 @@ class _Row:
     score: float | None = None
     bytes_up: int = 0
     bytes_down: int = 0
-    reason: str = ""
+
+
+_FAILED = ("refused", "absent")
 
 
 @dataclass
@@ -80,19 +82,25 @@ class _Table:
     done: int = 0
     began: float = 0.0
     rows: dict[str, _Row] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
 
-    def update(self, report: RoundReport) -> None:
+    def update(self, report: RoundReport) -> list[str]:
+        """Take a round in; return why sites failed in it, told once and not again while they stay away."""
         closing = report.round > self.rounds
         self.done = min(report.round, self.rounds)
+        news = []
         for answer in report.answers:
             row = self.rows.setdefault(answer.site, _Row(0))
+            if answer.status in _FAILED and answer.reason and answer.site not in self.failed:
+                news.append(f"round {report.round}: {answer.site} {answer.status}: {answer.reason}")
+            (self.failed.add if answer.status in _FAILED else self.failed.discard)(answer.site)
             row.status = answer.status
-            row.reason = answer.reason
             row.loss = answer.scalars.get("train/loss", row.loss)
             row.score = answer.scalars.get(self.metric, row.score)
             row.bytes_up += answer.bytes_up
             row.bytes_down += report.bytes_down if not closing else 0
             row.step = row.steps = 0
+        return news
 
     @property
     def left_s(self) -> float | None:
@@ -117,7 +125,8 @@ class Lines:
 
     def round(self, report: RoundReport) -> None:
         table = self._table
-        table.update(report)
+        for line in table.update(report):
+            self.say(line)
         named = table.metric.removeprefix("val/")
         parts = []
         for site, row in sorted(table.rows.items()):
@@ -126,7 +135,7 @@ class Lines:
                 loss = "" if row.loss is None or row.status == "reported" else f" loss {row.loss:.3f}"
                 parts.append(f"{site}{loss}{score}")
             else:
-                parts.append(f"{site} {row.status}{f' ({row.reason})' if row.reason else ''}")
+                parts.append(f"{site} {row.status}")
         if report.round > table.rounds:
             self.say(f"final model   {' | '.join(parts)}")
             return
@@ -168,10 +177,8 @@ class Live:
             row.status, row.step, row.steps = "training", step, steps
 
     def round(self, report: RoundReport) -> None:
-        self._table.update(report)
-        for answer in report.answers:
-            if answer.status in ("refused", "absent") and answer.reason:
-                self.say(f"round {report.round}: {answer.site} {answer.status}: {answer.reason}")
+        for line in self._table.update(report):
+            self.say(line)
 
     def say(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True)

@@ -2,17 +2,20 @@
 
 In the hospital:    receive  the hub's model arrives
                     (training happens elsewhere, on images that no line of this file can reach)
-                    contribute  the update is checked, protected, held to the list of what may leave, written to
-                                the audit log, and sent
-At the hub:         conduct  the updates are collected, checked, revealed and merged into the next model
+                    contribute  the update is checked, protected, held to the list of what may leave, compressed,
+                                written to the audit log, and sent
+At the hub:         conduct  the updates are collected, restored, checked, revealed and merged into the next model
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from medfed.audit import AuditLog
+from medfed.compress import Compression, pack, unpack
+from medfed.compress import State as Left
 from medfed.egress import Egress, declared
 from medfed.errors import MedfedError, QuorumError, UpdateError
 from medfed.exchange import Arrival, HubSide, SiteSide
@@ -43,8 +46,12 @@ def contribute(
     weights: Weights,
     audit: AuditLog,
     egress: Egress = _MODEL_ONLY,
-) -> None:
+    compress: Sequence[Compression] = (),
+    left: Left = MappingProxyType({}),
+) -> Left:
     """Send one update to the hub: the only line in medfed by which anything learned from patients leaves.
+
+    Compression may only say less; what this round `left` out stays in the hospital, and is returned for the next.
 
     Raises:
         UpdateError: if the update does not fit the model, or holds what `egress` does not list; nothing is sent then.
@@ -54,10 +61,11 @@ def contribute(
         if not leaving.evaluates_only:
             leaving = privacy.protect(leaving, weights)
         leaving = declared(leaving, weights, egress)
+        packed, left = pack(compress, leaving, left)
     except MedfedError as error:
         audit.write("withheld", site=update.site, round=update.round, reason=str(error))
         raise
-    receipt = exchange.receipt(leaving)
+    receipt = exchange.receipt(packed)
     audit.write(
         "sent",
         site=leaving.site,
@@ -71,7 +79,8 @@ def contribute(
         scalars=sorted(leaving.scalars),
         groups=sorted(leaving.groups),
     )
-    exchange.send(leaving)
+    exchange.send(packed)
+    return left
 
 
 def withdraw(exchange: SiteSide, site: str, reason: str, audit: AuditLog) -> None:
@@ -115,6 +124,7 @@ def conduct(
     minimum: int,
     deadline_s: float | None,
     audit: AuditLog,
+    compress: Sequence[Compression] = (),
 ) -> Outcome:
     """Return the outcome of one round: collect what the sites send, leave out what does not fit, merge the rest.
 
@@ -124,7 +134,7 @@ def conduct(
     number = current.round + 1
     updates, answers = [], []
     for arrival in exchange.collect(number, sites, deadline_s):
-        update, answer = _admit(arrival, number, current, rule)
+        update, answer = _admit(arrival, number, current, compress)
         answers.append(answer)
         audit.write(
             answer.status, site=answer.site, round=number, bytes=answer.bytes_up, reason=answer.reason
@@ -146,7 +156,9 @@ def conduct(
     return Outcome(weights, state, tuple(answers))
 
 
-def _admit(arrival: Arrival, number: int, current: Global, rule: Rule) -> tuple[Update | None, Answer]:
+def _admit(
+    arrival: Arrival, number: int, current: Global, compress: Sequence[Compression]
+) -> tuple[Update | None, Answer]:
     try:
         if arrival.error is not None:
             raise arrival.error
@@ -160,7 +172,7 @@ def _admit(arrival: Arrival, number: int, current: Global, rule: Rule) -> tuple[
             raise UpdateError(
                 f"site '{arrival.site}' sent no weights for round {number}, but it was asked to train"
             )
-        update = check(arrival.update, current.weights)
+        update = check(unpack(compress, arrival.update, current.weights), current.weights)
     except MedfedError as error:
         status = "absent" if arrival.update is None and arrival.bytes_up == 0 else "refused"
         return None, Answer(arrival.site, status, str(error), bytes_up=arrival.bytes_up)

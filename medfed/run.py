@@ -20,10 +20,10 @@ from medfed.audit import AuditLog
 from medfed.data.settings import Table
 from medfed.data.splits import SPLITS
 from medfed.errors import DataError, MedfedError, RunError
-from medfed.evaluation.rows import FEDERATED, UNTRAINED, append, local
+from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED, append, local, model_of, without
 from medfed.hub import RoundReport
 from medfed.kinds import kind_of
-from medfed.measure import Hospital, References, measure
+from medfed.measure import Hospital, References, conditions, measure
 from medfed.policy import egress_of
 from medfed.progress import Progress, Silent
 from medfed.run_folder import RunFolder, save_checkpoint, surroundings, write_whole
@@ -51,9 +51,12 @@ def train(
     out: str | Path | None = None,
     overrides: Sequence[str] = (),
     resume: bool = False,
+    leave_one_out: bool = False,
     progress: Progress | None = None,
 ) -> RunFolder:
     """Train a study over its hospitals in this process, measure the models, write the report; return the run folder.
+
+    With `leave_one_out` the federation is also trained without each hospital in turn and tested on it.
 
     Raises:
         StudyError: what the study file says cannot be done.
@@ -81,9 +84,23 @@ def train(
         models = {UNTRAINED: weights_of(_module(study)), FEDERATED: final}
         if study.evaluation.local_models and len(study.sites) > 1:
             models |= _alone(study, folder, data, progress)
+        if study.evaluation.pooled_model and len(study.sites) > 1:
+            try:
+                models[POOLED] = train_pooled(study, folder, data, progress)
+            except MedfedError as error:
+                # The federation went on without a hospital whose case can't be read; its result must not be lost here.
+                facts["missing_models"] = {POOLED: str(error)}
+                progress.say(f"no pooled model: {error}")
+        # Models that a local objective left in the folder, one for each hospital.
+        models |= {
+            model: weights for model, weights in saved(folder).items() if model.startswith("personal:")
+        }
+        if leave_one_out:
+            models |= _without_each(study, folder, data, progress, audit, resume)
         progress.stop()
         progress.say("measuring every model on every hospital's test cases")
         _measure(study, folder, list(hospitals.values()), models)
+        _gallery(study, folder, list(hospitals.values()), final)
     folder.write_facts({**facts, "seconds": round(time.monotonic() - began, 1), "finished": _now()})
     return report(folder.path)
 
@@ -148,6 +165,11 @@ def _begin(folder: RunFolder, study: Study, data: dict[str, SiteData]) -> dict[s
     return facts
 
 
+def secret_of(study: Study, site: str) -> bytes:
+    """Return what salts a site's tokens and splits where one person holds all folders."""
+    return hashlib.sha256(f"medfed/simulated/{study.seed}/{site}".encode()).digest()
+
+
 def _hospital(study: Study, site: str, where: str) -> Hospital:
     """Return a site's data, its folder indexed and checked.
 
@@ -156,7 +178,7 @@ def _hospital(study: Study, site: str, where: str) -> Hospital:
     """
     from medfed.data.datamodule import SiteData
 
-    secret = hashlib.sha256(f"medfed/simulated/{study.seed}/{site}".encode()).digest()
+    secret = secret_of(study, site)
     try:
         data = SiteData.open(
             where,
@@ -164,6 +186,7 @@ def _hospital(study: Study, site: str, where: str) -> Hospital:
             study.task.needs,
             site_secret=secret,
             batch=study.train.batch,
+            steps=study.train.steps,
             seed=study.seed,
             classes=len(getattr(study.task, "classes", ())) or None,
         )
@@ -202,6 +225,7 @@ def _training(study: Study) -> Training:
         local=study.train.local,
         privacy=study.privacy,
         egress=egress_of(study),
+        compress=study.compress,
         seed=study.seed,
     )
 
@@ -265,6 +289,7 @@ def _federate(
             watch=heard,
             merged=merged,
             audit=audit,
+            compress=study.compress,
         )
     finally:
         progress.stop()
@@ -289,6 +314,58 @@ def _alone(
         models[model] = weights_of(module)
         save_checkpoint(path, models[model], study.train.rounds)
     return models
+
+
+def saved(folder: RunFolder) -> dict[str, Weights]:
+    """Return the weights of every model that a run has saved, by the model's name."""
+    return {
+        model_of(path.stem): torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        for path in sorted(folder.checkpoints.glob("*.ckpt"))
+    }
+
+
+def _without_each(
+    study: Study,
+    folder: RunFolder,
+    data: dict[str, SiteData],
+    progress: Progress,
+    audit: AuditLog,
+    resume: bool,
+) -> dict[str, Weights]:
+    """Return the federated model without each hospital in turn, kept where one is there; each has a folder of its own."""
+    from medfed.leave_one_out import studies_without
+
+    models: dict[str, Weights] = {}
+    for left_out, smaller in studies_without(study).items():
+        model, path = without(left_out), folder.checkpoint(without(left_out))
+        if path.exists():
+            models[model] = torch.load(path, weights_only=True)["state_dict"]
+            continue
+        progress.say(f"the federation without {left_out}")
+        inner = RunFolder(folder.path / "leave-one-out" / left_out)
+        inner.path.mkdir(parents=True, exist_ok=True)
+        models[model] = _federate(smaller, inner, data, progress, audit, resume)
+        save_checkpoint(path, models[model], study.train.rounds)
+    return models
+
+
+def train_pooled(
+    study: Study, folder: RunFolder, data: Mapping[str, SiteData], progress: Progress | None = None
+) -> Weights:
+    """Return the model trained on all the study's hospitals' cases in one place, kept where one is there."""
+    from medfed import pooled
+
+    path = folder.checkpoint(POOLED)
+    if path.exists():
+        return torch.load(path, weights_only=True)["state_dict"]
+    if progress is not None:
+        progress.say("all cases in one place, for comparison")
+    module = _module(study)
+    sites = {name: data[name] for name in study.sites}
+    pooled.train_pooled(sites, module, _training(study), batch=study.train.batch, folder=folder.site(POOLED))
+    weights = weights_of(module)
+    save_checkpoint(path, weights, study.train.rounds)
+    return weights
 
 
 def _steps(progress: Progress, site: str, local_epochs: int) -> pl.Callback:
@@ -349,10 +426,7 @@ def evaluate(
         )
     with _quiet():
         hospital = _hospital(study, name, str(Path(data).resolve()))
-        models = {UNTRAINED: weights_of(_module(study))}
-        for path in sorted(folder.checkpoints.glob("*.ckpt")):
-            model = path.stem.replace("local-", "local:", 1)
-            models[model] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        models = {UNTRAINED: weights_of(_module(study)), **saved(folder)}
         cases = _usable(hospital) if all_cases else hospital.data.cases("test")
         if not cases:
             raise DataError(
@@ -361,6 +435,8 @@ def evaluate(
             )
         for model, weights in models.items():
             _measure_one(study, folder, hospital, cases, "test", model, weights, References(hospital))
+        _measure_changed(study, folder, hospital, cases, models[FEDERATED], References(hospital))
+        _gallery(study, folder, [hospital], models[FEDERATED])
     held_out = sorted({*facts["held_out"], name})
     folder.write_facts(
         {**facts, "held_out": held_out, "cases": {**facts["cases"], name: {"test": len(cases)}}}
@@ -384,6 +460,21 @@ def _measure(
             cases = _usable(hospital) if held_out else hospital.data.cases(split)
             for model, weights in models.items():
                 _measure_one(study, folder, hospital, cases, split, model, weights, references)
+            if split == "test":
+                _measure_changed(study, folder, hospital, cases, models[FEDERATED], references)
+
+
+def _measure_changed(
+    study: Study,
+    folder: RunFolder,
+    hospital: Hospital,
+    cases: Sequence[Case],
+    weights: Weights,
+    references: References,
+) -> None:
+    """Measure the federated model on these cases changed a little, each way that the task knows."""
+    for condition in conditions(study.task) if study.evaluation.robustness else ():
+        _measure_one(study, folder, hospital, cases, "test", FEDERATED, weights, references, condition)
 
 
 def _measure_one(
@@ -395,6 +486,7 @@ def _measure_one(
     model: str,
     weights: Weights,
     references: References,
+    condition: str | None = None,
 ) -> None:
     module = _module(study)
     load(module, weights)
@@ -408,8 +500,20 @@ def _measure_one(
         model=model,
         references=references,
         tolerance_mm=tolerance_mm,
+        condition=condition,
+        seed=study.seed,
     )
     append(folder.cases, rows)
+
+
+def _gallery(study: Study, folder: RunFolder, hospitals: Sequence[Hospital], weights: Weights) -> None:
+    """Write cases.html, the pictures that stay: best, median, worst and what was missed, of a segmentation."""
+    if study.task.needs == "segment":
+        from medfed.gallery import write_gallery
+
+        module = _module(study)
+        load(module, weights)
+        write_gallery(folder.path, study.task, module, {hospital.name: hospital for hospital in hospitals})
 
 
 def _usable(hospital: Hospital) -> list[Case]:

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from medfed.audit import AuditLog
+from medfed.compress import Compression
 from medfed.egress import Egress
 from medfed.exchange import SiteSide
 from medfed.federate import FederatedCallback, seed_epoch
@@ -44,6 +45,7 @@ class Training:
     local: Local | None = None
     privacy: Privacy = field(default_factory=NoPrivacy)
     egress: Egress | None = None
+    compress: tuple[Compression, ...] = ()
     seed: int = 0
     accelerator: str = "auto"
     devices: int | str = 1
@@ -76,6 +78,7 @@ def train_site(
         optimiser_state=training.optimiser_state,
         local=training.local,
         privacy=training.privacy,
+        compress=training.compress,
         seed=training.seed,
         audit=audit,
         egress=training.egress,

@@ -17,6 +17,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
+from medfed.compress import Compression
 from medfed.data.settings import AnyData, Images, Table
 from medfed.errors import MedfedError, StudyError
 from medfed.exchange import Exchange
@@ -40,12 +41,14 @@ if TYPE_CHECKING:
     AnyLocal = Local
     AnyExchange = Exchange
     AnyPrivacy = Privacy
+    AnyCompression = Compression
     AnyOptimiser = Optimiser
     AnySchedule = Schedule
 else:
     AnyTask, AnyNetwork, AnyRule = union("tasks"), union("networks"), union("rules")
     AnyLocal, AnyExchange, AnyPrivacy = union("local"), union("exchange"), union("privacy")
     AnyOptimiser, AnySchedule = union("optimisers"), union("schedules")
+    AnyCompression = union("compress")
 
 Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(gt=0, le=1)]
@@ -60,8 +63,10 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Train(_Section, frozen=True, kw_only=True):
     """How each site trains, and how often the sites' weights are merged.
 
-    rounds: how many merges.  epochs: E, the epochs each site trains between two merges.  batch: cases (or patches) a
-    step.  accumulate: steps a gradient is summed over.  clip: the largest gradient norm, none if null.
+    rounds: how many merges.  epochs: E, the epochs each site trains between two merges.  steps: how many steps an
+    epoch has at every site, passing over its cases again where they run out; one pass over them if null.
+    batch: cases (or patches) a step.  accumulate: steps a gradient is summed over.  clip: the largest gradient norm,
+    none if null.
     keep_local: what stays in the hospital: `norm` is FedBN, `head` FedPer.  optimiser_state: `keep` the optimiser's
     moments at a merge (the default: one site alone then trains as without federation), or `reset` them, which costs
     no memory between a site's turns.
@@ -69,6 +74,7 @@ class Train(_Section, frozen=True, kw_only=True):
 
     rounds: Count
     epochs: Count = 1
+    steps: Count | None = None
     batch: Count = 2
     accumulate: Count = 1
     optimiser: AnyOptimiser = AdamW()
@@ -96,12 +102,17 @@ class Sampling(_Section, frozen=True, kw_only=True):
 class Evaluation(_Section, frozen=True, kw_only=True):
     """What is measured at the end.
 
+    robustness: also measure the federated model on its test cases changed a little: shifted, noisy, slices lost.
     local_models: also train every site's own model on its own cases with the same budget of epochs, and compare.
+    pooled_model: also train one model on all sites' cases in one place, where one person holds them all (a
+    simulation), and compare.
     draws: bootstrap draws of an interval.  tolerance_mm: of the surface Dice.  smallest_group: results of fewer
     patients than this are withheld.
     """
 
     local_models: bool = True
+    pooled_model: bool = True
+    robustness: bool = True
     draws: Count = 1000
     tolerance_mm: Annotated[float, Meta(gt=0)] = 2.0
     smallest_group: Count = 5
@@ -111,7 +122,8 @@ class Study(_Section, frozen=True, kw_only=True):
     """One study, whole.
 
     sites: the hospitals that train, each with its folder (or CSV file).  held_out: hospitals that take no part and on
-    which the final models are compared.
+    which the final models are compared.  compress: what makes an update smaller on its way to the hub, one method
+    after the other, such as [{kind: top_k, share: 0.01}, {kind: int8}]; what rounding left out is added the next round.
     """
 
     name: SiteName
@@ -125,6 +137,7 @@ class Study(_Section, frozen=True, kw_only=True):
     rule: AnyRule = FedAvg()
     sampling: Sampling = Sampling()
     privacy: AnyPrivacy = NoPrivacy()
+    compress: tuple[AnyCompression, ...] = ()
     exchange: AnyExchange = Memory()
     evaluation: Evaluation = Evaluation()
 
@@ -451,6 +464,7 @@ def _agree(study: Study, name: str) -> None:
             f"'{kind_of(study.privacy)}' hides from the hub; take a rule that needs only their sum, such as fedavg"
         )
     _agree_rule(study, name)
+    _agree_compress(study, name)
     if study.minimum > len(study.sites):
         raise StudyError(
             f"{name}: sampling.minimum: {study.minimum} sites must answer, but the study has {len(study.sites)}"
@@ -478,3 +492,17 @@ def _agree_rule(study: Study, name: str) -> None:
             f"{name}: rule.kind: '{rule}' with these settings needs {fewest} sites a round, the study goes on with "
             f"{study.minimum}; set sampling.minimum to at least {fewest}"
         )
+
+
+def _agree_compress(study: Study, name: str) -> None:
+    if study.compress and not study.privacy.reveals_each_update:
+        raise StudyError(
+            f"{name}: compress: privacy '{kind_of(study.privacy)}' hides each update under what only the sum of all takes "
+            f"off again, and a rounded one would not sum to it; leave compress out, or take another privacy"
+        )
+    for number, stage in enumerate(study.compress[:-1]):
+        if not stage.passes_on:
+            after = kind_of(study.compress[number + 1])
+            raise StudyError(
+                f"{name}: compress: '{kind_of(stage)}' leaves no floats that '{after}' could shorten; let it be the last"
+            )

@@ -56,7 +56,7 @@ def test_a_run_folder_holds_what_it_promises(done, tiny):
 
 def test_every_model_is_measured_on_every_hospital(done):
     rows = read_cases(done.cases)
-    models = {"untrained", "federated", "local:north", "local:south"}
+    models = {"untrained", "federated", "pooled", "local:north", "local:south"}
     assert {row.model for row in rows} == models
     cases = {(row.model, row.site): set() for row in rows}
     for row in rows:

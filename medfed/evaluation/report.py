@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medfed.errors import RunError
-from medfed.evaluation import charts, checklists, histograms
+from medfed.evaluation import charts, checklists, histograms, report_sections
 from medfed.evaluation._metric import Metric
 from medfed.evaluation.aggregate import metric_of
 from medfed.evaluation.histograms import ScoreHistogram
+from medfed.evaluation.robustness import CONDITION
 from medfed.evaluation.rows import ALL_SITES, FEDERATED, POOLED, UNTRAINED, Row, read_rows, replace
 from medfed.evaluation.summary import (
     last_round,
@@ -163,7 +164,9 @@ def model_name(model: str) -> str:
     """Return what a reader calls a model."""
     if ":" in model:
         kind, site = model.split(":", 1)
-        return f"{site} alone" if kind == "local" else f"personalised for {site}"
+        return {"local": f"{site} alone", "without": f"federated without {site}"}.get(
+            kind, f"personalised for {site}"
+        )
     return {
         FEDERATED: "Federated",
         POOLED: "Pooled",
@@ -305,6 +308,7 @@ def render(run: Run) -> str:
         matrix=_matrix(run, focus) if focus else None,
         diagrams=_diagrams(run, focus) if focus else [],
         subgroups=_subgroups(run, focus) if focus else [],
+        **_further(run, focus),
         cases=_patients(run),
         settings=_settings(run.study),
         limits=_limits(run, focus),
@@ -314,6 +318,22 @@ def render(run: Run) -> str:
         hidden=sum(1 for row in run.rows if row.value is None and "fewer than" in (row.note or "")),
     )
     return page + "\n" if not page.endswith("\n") else page
+
+
+def _further(run: Run, focus: Focus | None) -> dict[str, Any]:
+    """Return the sections that only some runs have."""
+    if focus is None:
+        return dict.fromkeys(("left_out", "contributions", "personalised", "robustness"))
+    found = report_sections.Rows(run.rows, focus.metric, focus.structure, focus.split, focus.round)
+    sites, apart = run.about.get("sites", []), run.about.get("held_out", [])
+    return {
+        "left_out": report_sections.left_out(found, sites),
+        "contributions": report_sections.contributions(
+            found, sites, apart, lambda place: found.of(place, FEDERATED) is not None
+        ),
+        "personalised": report_sections.personalised(found, sites),
+        "robustness": report_sections.robustness(found, focus.places),
+    }
 
 
 def _merging(run: Run) -> list[dict[str, Any]]:
@@ -367,7 +387,9 @@ def _models(run: Run) -> list[str]:
 
 def _comparison(run: Run, focus: Focus, site: str) -> dict[str, Any]:
     metric = metric_of(focus.metric)
-    rows = [row for model in _models(run) if (row := _find(run.rows, focus, site, model)) is not None]
+    # Models without a hospital, and those made for one, have tables of their own.
+    models = [model for model in _models(run) if not model.startswith(("without:", "personal:"))]
+    rows = [row for model in models if (row := _find(run.rows, focus, site, model)) is not None]
     shown = [row for row in rows if row.model != UNTRAINED]
     axis = charts.span(
         [bound for row in shown for bound in (row.value, row.low, row.high)], metric.lowest, metric.highest
@@ -565,7 +587,7 @@ def rounds_of(numbers: Sequence[int]) -> str:
 
 
 def _matrix(run: Run, focus: Focus) -> dict[str, Any] | None:
-    models = [model for model in _models(run) if model != UNTRAINED]
+    models = [model for model in _models(run) if model != UNTRAINED and not model.startswith("without:")]
     sites = [*run.about.get("sites", []), ALL_SITES, *run.about.get("held_out", [])]
     shown = {row.site for row in run.rows if row.metric == focus.metric and row.value is not None}
     # Hospitals too small to be shown have no column; all of them together then stand for them.
@@ -658,6 +680,7 @@ def _diagram(
 
 def _subgroups(run: Run, focus: Focus) -> list[dict[str, Any]]:
     rows = [row for row in run.rows if row.group is not None and row.split == focus.split]
+    rows = [row for row in rows if not str(row.group).startswith(CONDITION)]
     rows = [row for row in rows if row.model == FEDERATED and row.round == focus.round]
     found = []
     for site in dict.fromkeys(row.site for row in rows):

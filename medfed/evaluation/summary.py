@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medfed.errors import RunError
-from medfed.evaluation import aggregate, comparisons, histograms, rows
+from medfed.evaluation import aggregate, comparisons, histograms, robustness, rows
 from medfed.evaluation.intervals import DRAWS
 
 
@@ -80,7 +80,9 @@ def summarise(run: Path) -> list[rows.Row]:
         DataError: case rows that contradict each other.
     """
     about, study = read_json(run / "run.json"), read_study(run)
-    cases = rows.read_cases(run / "cases.jsonl")
+    every = rows.read_cases(run / "cases.jsonl")
+    # Cases that were changed before they were measured are about robustness and about nothing else.
+    cases = [case for case in every if case.condition is None]
     settings = study.get("evaluation") or {}
     classes = [str(name) for name in about.get("classes") or (study.get("task") or {}).get("classes") or ()]
     number = last_round(read_rounds(run / "rounds.jsonl"))
@@ -96,6 +98,7 @@ def summarise(run: Path) -> list[rows.Row]:
     found = aggregate.aggregate(cases, **options)
     found += comparisons.compare(cases, **options)
     found += comparisons.subgroups(cases, **options)
+    found += robustness.robustness(every, **options)
     rows.write(run / "rows.jsonl", found)
     rows.write_csv(run / "rows.csv", found)
     counts = aggregate.histograms(cases, round=number, classes=classes, minimum=minimum)

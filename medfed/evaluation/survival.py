@@ -32,9 +32,12 @@ def checked(
     """Return risks, times and events as arrays.
 
     Raises:
-        DataError: they differ in length, or a time is not above zero.
+        DataError: they differ in length, a time is not above zero, or an event is neither 0 nor 1.
     """
-    risk, time, event = np.asarray(risks, float), np.asarray(times, float), np.asarray(events).astype(bool)
+    risk, time = np.asarray(risks, float), np.asarray(times, float)
+    if not np.isin(np.asarray(events), (0, 1)).all():
+        raise DataError("events must be 0 (censored) or 1 (it happened)")
+    event = np.asarray(events).astype(bool)
     if not (risk.shape == time.shape == event.shape and risk.ndim == 1):
         raise DataError(
             f"{risk.shape} risks, {time.shape} times and {event.shape} events; give one a patient"
@@ -61,11 +64,16 @@ def c_index_of(risks: ArrayLike, times: ArrayLike, events: ArrayLike) -> Statist
 
 
 def brier_of(survival: ArrayLike, times: ArrayLike, events: ArrayLike, at: float) -> Statistic:
-    """Return the statistic 'Brier score at a time', with the censoring curve of all given patients."""
+    """Return the statistic 'Brier score at a time', with the censoring curve of all given patients.
+
+    From the last follow-up on it is undefined (NaN): of nobody is it known that they lived longer.
+    """
     predicted = np.asarray(survival, dtype=np.float64)
     _, time, event = checked(predicted, times, events)
     if not ((predicted >= 0) & (predicted <= 1)).all():
         raise DataError("predicted survival must be between 0 and 1")
+    if not len(time) or at >= time.max():
+        return lambda counts: np.full(len(counts), np.nan)
     failed, alive = (time <= at) & event, time > at
     weights = np.zeros(len(time))
     weights[failed] = 1 / _uncensored(time, event, time[failed], before=True)
@@ -104,7 +112,10 @@ def measure(
     found = {"c_index": bootstrap(c_index_of(risks, times, events), n, seed=seed, strata=strata, draws=draws)}
     parts = {at: brier_of(some, times, events, at) for at, some in sorted((curves or {}).items())}
     for at, statistic in parts.items():
-        found[f"brier@{at:g}"] = bootstrap(statistic, n, seed=seed, strata=strata, draws=draws)
+        interval = bootstrap(statistic, n, seed=seed, strata=strata, draws=draws)
+        if interval.value is None and n:
+            interval = interval._replace(note="nobody was followed beyond this time")
+        found[f"brier@{at:g}"] = interval
     if len(parts) > 1:
         ats = np.array(list(parts))
 

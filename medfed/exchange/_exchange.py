@@ -51,6 +51,11 @@ class SiteSide(Protocol):
         """Deliver an update; the first one of a site and round counts."""
         ...
 
+    @property
+    def closed(self) -> bool:
+        """Whether the study is known to have ended early: a site then stops at its next step and not at its next merge."""
+        ...
+
     def withdraw(self, site: str, reason: str) -> None:
         """Tell the hub that this site stops, so that nobody waits for it. The reason holds no patient data."""
         ...

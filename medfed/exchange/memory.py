@@ -55,6 +55,10 @@ class MemoryExchange:
         self._withdrawn: dict[str, str] = {}
         self._closed = False
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def fetch(self, site: str, round: int) -> Global:
         with self._idle(), self._changed:
             self._changed.wait_for(
