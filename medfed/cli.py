@@ -58,10 +58,25 @@ def main() -> None:
 @click.option(
     "--leave-one-out", is_flag=True, help="Also train without each hospital in turn, and test on it."
 )
+@click.option(
+    "--without", metavar="SITE", help="A hospital that withdrew: train again from before it joined."
+)
+@click.option(
+    "--former",
+    type=click.Path(path_type=Path),
+    help="The run it withdrew from; the newest of the study if not given.",
+)
 @click.option("--quiet", is_flag=True, help="Print the result only.")
 @_told
 def train(
-    study: Path, out: Path | None, overrides: tuple[str, ...], resume: bool, leave_one_out: bool, quiet: bool
+    study: Path,
+    out: Path | None,
+    overrides: tuple[str, ...],
+    resume: bool,
+    leave_one_out: bool,
+    without: str | None,
+    former: Path | None,
+    quiet: bool,
 ) -> None:
     """Train the study in a file over its hospitals, all in this process, and write a run folder with a report.
 
@@ -80,6 +95,8 @@ def train(
             overrides=overrides,
             resume=resume,
             leave_one_out=leave_one_out,
+            without=without,
+            former=former,
             progress=shown,
         )
     finally:
