@@ -46,6 +46,8 @@ class Plan:
     seed: int = 0
     study: str = ""
     compress: tuple[Compression, ...] = ()
+    # Sites that train nothing and report how the final model does on their cases.
+    evaluating: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def coordinate(
     audit = audit or AuditLog(None)
     found = newest(folder, plan.study) if folder else None
     if found is None:
-        state, current = plan.rule.init(weights), Global(0, weights, study=plan.study)
+        state: State = {**plan.rule.init(weights), **plan.privacy.init(weights)}
+        current = Global(0, weights, study=plan.study)
         if folder is not None:
             _save(folder, current, state)
     else:
@@ -140,11 +143,14 @@ def _close(plan: Plan, exchange: HubSide, current: Global, state: State, watch: 
     began = time.monotonic()
     size = exchange.publish(Global(current.round, current.weights, (), final=True, study=plan.study))
     answers = []
-    for arrival in exchange.collect(current.round + 1, sorted(plan.sites), plan.deadline_s):
+    everyone = sorted({*plan.sites, *plan.evaluating})
+    for arrival in exchange.collect(current.round + 1, everyone, plan.deadline_s):
         scalars: Mapping[str, float] = arrival.update.scalars if arrival.update is not None else {}
         reason = str(arrival.error) if arrival.error else ""
         status = "absent" if arrival.error else "reported"
         answers.append(Answer(arrival.site, status, reason, 0, arrival.bytes_up, arrival.seconds, scalars))
+    heard = {answer.site for answer in answers}
+    answers += [Answer(site, "absent", "it reported nothing") for site in everyone if site not in heard]
     answers.sort(key=lambda answer: answer.site)
     watch(RoundReport(current.round + 1, tuple(answers), time.monotonic() - began, size))
 

@@ -4,12 +4,15 @@ In the hospital:    receive  the hub's model arrives
                     (training happens elsewhere, on images that no line of this file can reach)
                     contribute  the update is checked, protected, held to the list of what may leave, compressed,
                                 written to the audit log, and sent
+                                (a mechanism whose sites settle keys among themselves does so by letters, before
+                                and after, and nothing that training learned is in a letter)
 At the hub:         conduct  the updates are collected, restored, checked, revealed and merged into the next model
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -19,7 +22,8 @@ from medfed.compress import State as Left
 from medfed.egress import Egress, declared
 from medfed.errors import MedfedError, QuorumError, UpdateError
 from medfed.exchange import Arrival, HubSide, SiteSide
-from medfed.privacy import Privacy
+from medfed.letters import HubLetters, SiteLetters
+from medfed.privacy import Hearing, Privacy, apart
 from medfed.rules import Rule, State
 from medfed.update import Global, Update, check
 from medfed.weights import Weights, digest
@@ -56,15 +60,39 @@ def contribute(
     Raises:
         UpdateError: if the update does not fit the model, or holds what `egress` does not list; nothing is sent then.
     """
+    with _noted(update, audit):
+        checked = check(replace(update, scalars=privacy.tell(update.scalars)), weights)
+    if checked.evaluates_only:
+        return _send(exchange, checked, weights, audit, egress, compress, left)
+    for shield in privacy.meet(SiteLetters(exchange, update.site, update.round, audit)):
+        with _noted(update, audit):
+            leaving = shield.protect(checked, weights)
+        left = _send(exchange, leaving, weights, audit, egress, compress, left)
+    return left
+
+
+@contextmanager
+def _noted(update: Update, audit: AuditLog) -> Iterator[None]:
+    """Write down why an update did not leave."""
     try:
-        leaving = check(update, weights)
-        if not leaving.evaluates_only:
-            leaving = privacy.protect(leaving, weights)
-        leaving = declared(leaving, weights, egress)
-        packed, left = pack(compress, leaving, left)
+        yield
     except MedfedError as error:
         audit.write("withheld", site=update.site, round=update.round, reason=str(error))
         raise
+
+
+def _send(
+    exchange: SiteSide,
+    update: Update,
+    weights: Weights,
+    audit: AuditLog,
+    egress: Egress,
+    compress: Sequence[Compression],
+    left: Left,
+) -> Left:
+    with _noted(update, audit):
+        leaving = declared(update, weights, egress)
+        packed, left = pack(compress, leaving, left)
     receipt = exchange.receipt(packed)
     audit.write(
         "sent",
@@ -132,9 +160,10 @@ def conduct(
         QuorumError: if fewer than `minimum` sites sent an update that fits, naming what became of each.
     """
     number = current.round + 1
-    updates, answers = [], []
-    for arrival in exchange.collect(number, sites, deadline_s):
-        update, answer = _admit(arrival, number, current, compress)
+    hearing = privacy.convene(HubLetters(exchange, tuple(sites), number, audit), deadline_s)
+    updates, answers = [], [Answer(site, "refused", str(why)) for site, why in hearing.refused.items()]
+    for arrival in exchange.collect(number, hearing.sites, hearing.deadline_s):
+        update, answer = _admit(arrival, number, current, hearing, compress)
         answers.append(answer)
         audit.write(
             answer.status, site=answer.site, round=number, bytes=answer.bytes_up, reason=answer.reason
@@ -150,14 +179,15 @@ def conduct(
             f"round {number}: {len(updates)} of {len(sites)} sites sent an update that fits, the study's minimum is "
             f"{minimum} (sampling.minimum). {told}. Mend the sites named, or lower the minimum, and go on with --resume"
         )
-    revealed = privacy.reveal(updates, current.weights)
-    weights, state = rule.merge(revealed, state, current.weights)
+    own, rest = apart(state)
+    released, kept = privacy.release(hearing.reveal(updates, current.weights), own, current.weights)
+    weights, state = rule.merge(released, rest, current.weights)
     audit.write("merged", round=number, sites=sorted(u.site for u in updates), sha256=digest(weights))
-    return Outcome(weights, state, tuple(answers))
+    return Outcome(weights, {**state, **kept}, tuple(answers))
 
 
 def _admit(
-    arrival: Arrival, number: int, current: Global, compress: Sequence[Compression]
+    arrival: Arrival, number: int, current: Global, hearing: Hearing, compress: Sequence[Compression]
 ) -> tuple[Update | None, Answer]:
     try:
         if arrival.error is not None:
@@ -172,7 +202,7 @@ def _admit(
             raise UpdateError(
                 f"site '{arrival.site}' sent no weights for round {number}, but it was asked to train"
             )
-        update = check(unpack(compress, arrival.update, current.weights), current.weights)
+        update = hearing.admit(unpack(compress, arrival.update, current.weights), current.weights)
     except MedfedError as error:
         status = "absent" if arrival.update is None and arrival.bytes_up == 0 else "refused"
         return None, Answer(arrival.site, status, str(error), bytes_up=arrival.bytes_up)

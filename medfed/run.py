@@ -16,16 +16,27 @@ import msgspec
 import torch
 import yaml
 
-from medfed import withdrawal
+from medfed import privacy_facts, withdrawal
 from medfed.audit import AuditLog
 from medfed.data.settings import Table
 from medfed.data.splits import SPLITS
-from medfed.errors import DataError, MedfedError, RunError
-from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED, append, local, model_of, without
+from medfed.errors import DataError, MedfedError, RunError, StudyError
+from medfed.evaluation.rows import (
+    FEDERATED,
+    POOLED,
+    UNTRAINED,
+    append,
+    local,
+    model_of,
+    personal,
+    without,
+)
 from medfed.hub import RoundReport
 from medfed.kinds import kind_of
 from medfed.measure import Hospital, References, conditions, measure
+from medfed.networks import replace_batch_norms
 from medfed.policy import egress_of
+from medfed.privacy_ledger import data_set
 from medfed.progress import Progress, Silent
 from medfed.run_folder import RunFolder, save_checkpoint, surroundings, write_whole
 from medfed.study import Study, digest, read_study, resolved
@@ -79,7 +90,7 @@ def train(
     folder = _folder(study, Path(out) if out is not None else None, resume)
     began = time.monotonic()
     with _quiet():
-        places = {**study.sites, **study.held_out}
+        places = _folders(study)
         hospitals = {site: _hospital(study, site, where) for site, where in places.items()}
         data = {site: hospital.data for site, hospital in hospitals.items()}
         for site, one in data.items():
@@ -93,9 +104,11 @@ def train(
         if (record_of := withdrawal.recorded(folder)) is not None:
             facts["withdrawn"] = record_of
             folder.write_facts(facts)
+        for note in facts["privacy"]["notes"]:
+            progress.say(f"privacy: {note}")
         audit = AuditLog(folder.audit)
         audit.write("began", study=digest(study), sites=sorted(study.sites), resumed=resume)
-        final = _federate(study, folder, data, progress, audit, resume)
+        final = _federate(study, folder, hospitals, progress, audit, resume)
         models = {UNTRAINED: weights_of(_module(study)), FEDERATED: final}
         if study.evaluation.local_models and len(study.sites) > 1:
             models |= _alone(study, folder, data, progress)
@@ -116,6 +129,7 @@ def train(
         progress.say("measuring every model on every hospital's test cases")
         _measure(study, folder, list(hospitals.values()), models)
         _gallery(study, folder, list(hospitals.values()), final)
+    facts["privacy"] |= privacy_facts.spent(study, {site: folder.site(site) for site in study.sites})
     folder.write_facts({**facts, "seconds": round(time.monotonic() - began, 1), "finished": _now()})
     return report(folder.path)
 
@@ -173,6 +187,7 @@ def _begin(folder: RunFolder, study: Study, data: dict[str, SiteData]) -> dict[s
                   for site, one in data.items()},
         "layouts": {site: one.index.layout for site, one in data.items()},
         "notes": {site: list(one.notes) for site, one in data.items()},
+        "privacy": {"kind": kind_of(study.privacy), "notes": privacy_facts.notes(study, _network(study))},
         "started": _now(),
         **surroundings(),
     }  # fmt: skip
@@ -185,7 +200,20 @@ def secret_of(study: Study, site: str) -> bytes:
     return hashlib.sha256(f"medfed/simulated/{study.seed}/{site}".encode()).digest()
 
 
-def _hospital(study: Study, site: str, where: str) -> Hospital:
+def _folders(study: Study) -> dict[str, str]:
+    """Return where each hospital's data lie, which a run in one process has to know."""
+    places: dict[str, str] = {}
+    for site, where in {**study.sites, **study.held_out}.items():
+        if where is None:
+            raise StudyError(
+                f"site '{site}': the study names no folder for it, and this process trains every site; name one (sites: "
+                f"{{{site}: path/to/folder}}), or across hospitals use `medfed hub` and `medfed train --site`"
+            )
+        places[site] = where
+    return places
+
+
+def _hospital(study: Study, site: str, where: str, secret: bytes | None = None) -> Hospital:
     """Return a site's data, its folder indexed and checked.
 
     In a simulation one person holds all folders, so the secret that salts tokens and splits is made of the study's
@@ -193,14 +221,14 @@ def _hospital(study: Study, site: str, where: str) -> Hospital:
     """
     from medfed.data.datamodule import SiteData
 
-    secret = secret_of(study, site)
+    secret = secret or secret_of(study, site)
     try:
         data = SiteData.open(
             where,
             study.data,
             study.task.needs,
             site_secret=secret,
-            batch=study.train.batch,
+            batch=study.at(site).train.batch,
             steps=study.train.steps,
             seed=study.seed,
             classes=len(getattr(study.task, "classes", ())) or None,
@@ -210,37 +238,50 @@ def _hospital(study: Study, site: str, where: str) -> Hospital:
     return Hospital(site, data, secret)
 
 
-def _module(study: Study) -> pl.LightningModule:
-    """Return the study's LightningModule with the weights of its seed, the same wherever it is built."""
-    with torch.random.fork_rng():
-        torch.manual_seed(study.seed)
-        patch = getattr(study.data, "patch", None)
-        inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
-        network = study.network.build(inputs, study.task.outputs, patch)
+def _module(study: Study, site: str = "") -> pl.LightningModule:
+    """Return the study's LightningModule with the weights of its seed, the same wherever it is built.
+
+    With a site, it trains as that one does: its own epochs, and what the task says of it.
+    """
+    network = _network(study)
+    if study.privacy.replaces_batch_norm:
+        network = replace_batch_norms(network, "group")
     return study.task.module(
         network,
         optimiser=study.train.optimiser,
         schedule=study.train.schedule,
-        epochs=study.epochs,
-        patch=patch,
+        epochs=study.at(site).epochs,
+        patch=getattr(study.data, "patch", None),
+        site=site,
     )
 
 
-def _training(study: Study) -> Training:
+def _network(study: Study) -> torch.nn.Module:
+    """Return the study's network as its file describes it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(study.seed)
+        inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
+        return study.network.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
+
+
+def _training(study: Study, site: str = "") -> Training:
     from medfed.site import Training
 
+    study = study.at(site)
     return Training(
         epochs=study.epochs,
         local_epochs=study.train.epochs,
         precision=study.train.precision,
         clip=study.train.clip,
         accumulate=study.train.accumulate,
-        keep_local=study.train.keep_local,
+        keep_local=study.keep_local,
         optimiser_state=study.train.optimiser_state,
-        local=study.train.local,
-        privacy=study.privacy,
+        batch=study.train.batch,
+        local=study.local,
+        privacy=study.privacy.planned(study.train.rounds),
         egress=egress_of(study),
         compress=study.compress,
+        needs=study.rule.needs_scalars,
         seed=study.seed,
     )
 
@@ -248,7 +289,7 @@ def _training(study: Study) -> Training:
 def _federate(
     study: Study,
     folder: RunFolder,
-    data: dict[str, SiteData],
+    hospitals: dict[str, Hospital],
     progress: Progress,
     audit: AuditLog,
     resume: bool,
@@ -256,22 +297,27 @@ def _federate(
     from medfed.simulate import run_federation
     from medfed.site import train_site
 
-    training = _training(study)
+    privacy = study.privacy.planned(study.train.rounds)
+    data = {site: hospital.data for site, hospital in hospitals.items()}
     metric = SHOWN[study.task.needs]
 
     def site(name: str) -> Callable[[MemoryExchange], None]:
         def work(exchange: MemoryExchange) -> None:
             train_site(
                 name,
-                _module(study),
+                _module(study, name),
                 data[name],
                 exchange,
-                training,
+                _training(study, name),
                 folder=folder.site(name),
                 examples=data[name].examples,
                 audit=audit,
-                callbacks=[_steps(progress, name, study.train.epochs)],
+                callbacks=[_steps(progress, name, study.at(name).train.epochs)],
                 resume=resume,
+                study=digest(study),
+                dataset=data_set(data[name].patients("train"), hospitals[name].secret),
+                items=data[name].items_by_patient() if privacy.trains_privately else (),
+                say=progress.say,
             )
 
         return work
@@ -292,10 +338,10 @@ def _federate(
     try:
         final = run_federation(
             {name: site(name) for name in study.sites},
-            weights_of(_module(study), study.train.keep_local),
+            weights_of(_module(study), study.keep_local),
             rule=study.rule,
             rounds=study.train.rounds,
-            privacy=study.privacy,
+            privacy=privacy,
             fraction=study.sampling.fraction,
             minimum=study.minimum,
             seed=study.seed,
@@ -324,8 +370,8 @@ def _alone(
             models[model] = torch.load(path, weights_only=True)["state_dict"]
             continue
         progress.say(f"{name}: its own model, for comparison")
-        module = _module(study)
-        train_alone(name, module, data[name], _training(study), folder=folder.site(name))
+        module = _module(study, name)
+        train_alone(name, module, data[name], _training(study, name), folder=folder.site(name))
         models[model] = weights_of(module)
         save_checkpoint(path, models[model], study.train.rounds)
     return models
@@ -448,7 +494,7 @@ def evaluate(
                 f"hospital '{name}': no case is in the test split ({hospital.data.index.describe()}); measure them all with "
                 f"--all-cases if none of them took part in training"
             )
-        for model, weights in models.items():
+        for model, weights in _models_at(study, folder, name, models).items():
             _measure_one(study, folder, hospital, cases, "test", model, weights, References(hospital))
         _measure_changed(study, folder, hospital, cases, models[FEDERATED], References(hospital))
         _gallery(study, folder, [hospital], models[FEDERATED])
@@ -473,7 +519,7 @@ def _measure(
         held_out = hospital.name in study.held_out
         for split in ("test",) if held_out else splits:
             cases = _usable(hospital) if held_out else hospital.data.cases(split)
-            for model, weights in models.items():
+            for model, weights in _models_at(study, folder, hospital.name, models).items():
                 _measure_one(study, folder, hospital, cases, split, model, weights, references)
             if split == "test":
                 _measure_changed(study, folder, hospital, cases, models[FEDERATED], references)
@@ -490,6 +536,29 @@ def _measure_changed(
     """Measure the federated model on these cases changed a little, each way that the task knows."""
     for condition in conditions(study.task) if study.evaluation.robustness else ():
         _measure_one(study, folder, hospital, cases, "test", FEDERATED, weights, references, condition)
+
+
+def _models_at(
+    study: Study, folder: RunFolder, site: str, models: Mapping[str, Weights]
+) -> dict[str, Weights]:
+    """Return the models that can be measured at a hospital: with what it kept for itself, and its personal one.
+
+    Where layers stay in the hospitals the federated model is whole only at one that has such layers; a hospital that
+    took no part has none.
+    """
+    from safetensors.torch import load_file
+
+    from medfed.site import KEPT, PERSONAL
+
+    found = dict(models)
+    if site not in study.sites:
+        return {m: w for m, w in found.items() if m != FEDERATED or not study.keep_local}
+    own = folder.site(site)
+    if study.keep_local and (own / KEPT).exists():
+        found[FEDERATED] = {**load_file(own / KEPT), **models[FEDERATED]}
+    if (own / PERSONAL).exists():
+        found[personal(site)] = load_file(own / PERSONAL)
+    return found
 
 
 def _measure_one(

@@ -350,6 +350,7 @@ def _facts(run: Run, focus: Focus | None) -> list[tuple[str, str]]:
         received = sum(entry.get("bytes_up") or 0 for entry in run.rounds)
         if received:
             facts.append(("sent by the hospitals, in all", size(received)))
+    facts += _privacy(run.about.get("privacy") or {})
     if run.about.get("seconds") is not None:
         facts.append(("for the whole run", duration(float(run.about["seconds"]))))
     if focus is not None:
@@ -359,6 +360,15 @@ def _facts(run: Run, focus: Focus | None) -> list[tuple[str, str]]:
         if patients:
             facts.append(("patients tested" if focus.split == "test" else "patients", str(patients)))
     return facts
+
+
+def _privacy(privacy: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what differential privacy cost, at the site that spent most."""
+    spent = [site["epsilon"] for site in privacy.get("sites", {}).values()]
+    if not spent:
+        return []
+    unit = "hospital" if privacy["unit"] == "site" else privacy["unit"]
+    return [(f"epsilon spent for each {unit}, at delta {privacy['delta']:g}", f"{max(spent):.2f}")]
 
 
 def size(count: float) -> str:

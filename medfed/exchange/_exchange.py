@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol
 
 from medfed.errors import MedfedError
 from medfed.kinds import Kind
+from medfed.letters import HubPost, SitePost
 from medfed.update import Global, Update
 
 
@@ -32,8 +33,8 @@ class Receipt:
     sha256: str
 
 
-class SiteSide(Protocol):
-    """What a site does at an exchange. Both verbs may be repeated: a second time changes nothing."""
+class SiteSide(SitePost, Protocol):
+    """What a site does at an exchange. All verbs may be repeated: a second time changes nothing."""
 
     def fetch(self, site: str, round: int) -> Global:
         """Return the newest global model of at least this round, waiting until there is one.
@@ -61,7 +62,7 @@ class SiteSide(Protocol):
         ...
 
 
-class HubSide(Protocol):
+class HubSide(HubPost, Protocol):
     """What a hub does at an exchange."""
 
     def publish(self, sent: Global) -> int:
