@@ -36,7 +36,7 @@ from medfed.privacy._masks import Bits
 from medfed.privacy._privacy import Hearing, Privacy, Shield
 from medfed.privacy._sum import Settings
 from medfed.privacy._sum_hub import convened
-from medfed.privacy._sum_site import shields
+from medfed.privacy._sum_site import GROUP, shields
 
 
 class SecureSum(Privacy, tag="secure_sum", frozen=True):
@@ -59,6 +59,7 @@ class SecureSum(Privacy, tag="secure_sum", frozen=True):
     scores: bool = True
 
     reveals_each_update: ClassVar[bool] = False
+    sends: ClassVar[tuple[str, ...]] = (GROUP,)
 
     def fewest_sites(self) -> int:
         return self.least
