@@ -31,6 +31,7 @@ from medfed.federate import FederatedCallback
 from medfed.hub import RoundReport
 from medfed.measure import Hospital
 from medfed.policy import egress_of, in_words, refusals
+from medfed.privacy_ledger import Ledger, data_set
 from medfed.progress import Progress, Silent, warnings_said
 from medfed.round import Answer, contribute, receive, withdraw
 from medfed.run_folder import RunFolder, save_checkpoint, write_whole
@@ -120,7 +121,7 @@ def _take_part(
         with _contact(side, status):
             if site.name in study.held_out:
                 egress = egress_of(study, site.policy)
-                final = _evaluate(site.name, side, audit, egress, closing)
+                final = _evaluate(site.name, side, folder, audit, egress, closing)
             else:
                 final = _train(site, study, hospital, side, folder, status, progress, audit, closing)
     finally:
@@ -243,6 +244,12 @@ def _train(
         callbacks=[_shown(site.name, study, folder, status, progress)],
         resume=True,
         closing=closing,
+        study=digest(study),
+        # One ledger for all studies of this hospital, beside their run folders.
+        ledger=Ledger(Path(site.out), site.policy.epsilon_ceiling, site.policy.delta),
+        dataset=data_set(data.patients("train"), hospital.secret),
+        items=data.items_by_patient() if study.privacy.trains_privately else (),
+        say=progress.say,
     )
     if first.received is None or not first.received.final:
         raise ExchangeError(f"site '{site.name}': training ended before the study did")
@@ -250,7 +257,12 @@ def _train(
 
 
 def _evaluate(
-    name: str, side: Any, audit: AuditLog, egress: Egress, closing: Callable[[Global], Mapping[str, float]]
+    name: str,
+    side: Any,
+    folder: RunFolder,
+    audit: AuditLog,
+    egress: Egress,
+    closing: Callable[[Global], Mapping[str, float]],
 ) -> Global:
     """Wait for the final model, and report how it does here: a site that trains nothing."""
     from medfed.privacy import NoPrivacy
@@ -258,6 +270,7 @@ def _evaluate(
     received = receive(side, name, 0, audit)
     while not received.final:
         received = receive(side, name, received.round + 1, audit)
+    run._write_round(folder, RoundReport(received.round, (Answer(name, "evaluated"),), 0.0, 0))
     report = Update(name, received.round + 1, {}, 0, dict(closing(received)))
     contribute(side, NoPrivacy(), report, received.weights, audit, egress)
     return received
@@ -412,8 +425,15 @@ class _First:
     def send(self, update: Update) -> None:
         self._side.send(update)
 
+    @property
+    def closed(self) -> bool:
+        return self._side.closed
+
     def withdraw(self, site: str, reason: str) -> None:
         self._side.withdraw(site, reason)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._side, name)  # letters, which only some mechanisms write
 
 
 class _Beside:
@@ -427,6 +447,10 @@ class _Beside:
 
     def send(self, update: Update) -> None:
         raise ExchangeError(f"site '{update.site}': only the hospital's first process sends")
+
+    @property
+    def closed(self) -> bool:
+        return False  # the first process sees it, and stops the others
 
     def withdraw(self, site: str, reason: str) -> None:
         pass  # the first process stops too, and says so

@@ -124,7 +124,7 @@ def train(
             model: weights for model, weights in saved(folder).items() if model.startswith("personal:")
         }
         if leave_one_out:
-            models |= _without_each(study, folder, data, progress, audit, resume)
+            models |= _without_each(study, folder, hospitals, progress, audit, resume)
         progress.stop()
         progress.say("measuring every model on every hospital's test cases")
         _measure(study, folder, list(hospitals.values()), models)
@@ -388,7 +388,7 @@ def saved(folder: RunFolder) -> dict[str, Weights]:
 def _without_each(
     study: Study,
     folder: RunFolder,
-    data: dict[str, SiteData],
+    hospitals: dict[str, Hospital],
     progress: Progress,
     audit: AuditLog,
     resume: bool,
@@ -405,7 +405,7 @@ def _without_each(
         progress.say(f"the federation without {left_out}")
         inner = RunFolder(folder.path / "leave-one-out" / left_out)
         inner.path.mkdir(parents=True, exist_ok=True)
-        models[model] = _federate(smaller, inner, data, progress, audit, resume)
+        models[model] = _federate(smaller, inner, hospitals, progress, audit, resume)
         save_checkpoint(path, models[model], study.train.rounds)
     return models
 

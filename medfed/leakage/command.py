@@ -29,7 +29,12 @@ def audit(run: Path, site: str | None, effort: Effort, out: Path | None) -> tupl
     name = _chosen(site, sorted(study.sites), run.name)
     where = out or (Path(f"leakage-{name}") if is_file else folder.site(name) / "leakage")
     with _quiet():
-        hospital = _hospital(study, name, study.sites[name])
+        folder_of_data = study.sites[name]
+        if folder_of_data is None:
+            raise RunError(
+                f"{run.name}: the study does not say where the data of '{name}' are; give the site's run folder"
+            )
+        hospital = _hospital(study, name, folder_of_data)
         findings = attack(study, name, hospital.data, effort)
         return findings, keep(findings, where)
 
