@@ -63,6 +63,14 @@ def main() -> None:
 @click.option(
     "--leave-one-out", is_flag=True, help="Also train without each hospital in turn, and test on it."
 )
+@click.option(
+    "--without", metavar="SITE", help="A hospital that withdrew: train again from before it joined."
+)
+@click.option(
+    "--former",
+    type=click.Path(path_type=Path),
+    help="The run it withdrew from; the newest of the study if not given.",
+)
 @click.option("--quiet", is_flag=True, help="Print the result only.")
 @click.option("--compare", metavar="A,B,...", help="Train once a method and compare: fedavg,fedprox,fedadam.")
 @_told
@@ -74,6 +82,8 @@ def train(
     overrides: tuple[str, ...],
     resume: bool,
     leave_one_out: bool,
+    without: str | None,
+    former: Path | None,
     quiet: bool,
     compare: str | None,
 ) -> None:
@@ -108,6 +118,8 @@ def train(
             overrides=overrides,
             resume=resume,
             leave_one_out=leave_one_out,
+            without=without,
+            former=former,
             progress=shown,
         )
     finally:

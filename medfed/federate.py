@@ -127,9 +127,7 @@ class FederatedCallback(pl.Callback):
         self._left: Left = {}
         self._seed = seed
         self._audit = audit or AuditLog(None)
-        self._egress = egress or Egress(
-            groups=local.sends if local is not None else (), sealed=self._privacy.sends
-        )
+        self._egress = egress or Egress(groups=local.sends if local is not None else ())
         self._spends = spends
         self._closing = closing
         self._received: Global | None = None

@@ -17,6 +17,7 @@ from pathlib import Path
 import safetensors
 from safetensors.torch import load_file, save_file
 
+from medfed import joins
 from medfed.audit import AuditLog
 from medfed.compress import Compression
 from medfed.errors import RunError
@@ -121,6 +122,7 @@ def coordinate(
         current, state = Global(current.round + 1, outcome.weights, study=plan.study), outcome.state
         if folder is not None:
             _save(folder, current, state)
+            joins.remember(folder, current.round, [a.site for a in outcome.answers if a.status == "merged"])
         merged(current)
         heard = {answer.site for answer in outcome.answers}
         resting = tuple(Answer(site, "not sampled") for site in sorted(plan.sites) if site not in heard)

@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from medfed import baseline as baselines
-from medfed import privacy_facts
+from medfed import privacy_facts, withdrawal
 from medfed.audit import AuditLog
 from medfed.data.cache import cache_root
 from medfed.data.settings import Table
@@ -67,11 +67,15 @@ def train(
     overrides: Sequence[str] = (),
     resume: bool = False,
     leave_one_out: bool = False,
+    without: str | None = None,
+    former: str | Path | None = None,
     progress: Progress | None = None,
 ) -> RunFolder:
     """Train a study over its hospitals in this process, measure the models, write the report; return the run folder.
 
-    With `leave_one_out` the federation is also trained without each hospital in turn and tested on it.
+    `without` names a hospital that withdrew from a `former` run of the study (the newest one if None): the study is
+    trained again without it, from the last model that it had no part in. With `leave_one_out` the federation is also
+    trained without each hospital in turn and tested on it.
 
     Raises:
         StudyError: what the study file says cannot be done.
@@ -82,6 +86,10 @@ def train(
     progress = progress or Silent()
     if not isinstance(study, Study):
         study = read_study(study, overrides)
+    whole = study
+    if without is not None:
+        before = None if resume else _folder(study, Path(former) if former is not None else None, resume=True)
+        study = withdrawal.without(study, without)
     folder = _folder(study, Path(out) if out is not None else None, resume)
     began = time.monotonic()
     with _quiet():
@@ -93,6 +101,12 @@ def train(
             for note in one.notes:
                 progress.say(f"{site}: {note}")
         facts = _begin(folder, study, data)
+        if without is not None and before is not None:
+            record = withdrawal.prepare(whole, without, before, folder)
+            progress.say(f"without {without}: training goes on from round {record.retrained_from}")
+        if (record_of := withdrawal.recorded(folder)) is not None:
+            facts["withdrawn"] = record_of
+            folder.write_facts(facts)
         for note in facts["privacy"]["notes"]:
             progress.say(f"privacy: {note}")
         audit = AuditLog(folder.audit)
