@@ -10,6 +10,7 @@ compression made of either (`encoded:<group>/`).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import weakref
@@ -61,6 +62,15 @@ def encode_update(update: Update, study: str = "") -> bytes:
 def update_pieces(update: Update, study: str = "") -> Iterator[bytes | memoryview]:
     """Yield the bytes of `encode_update` piece by piece: the header, then views of the tensors' own memory."""
     return _pieces(*_update_parts(update, study))
+
+
+def measured(update: Update, study: str = "") -> tuple[int, str]:
+    """Return how many bytes `encode_update` returns, and their SHA-256, without making them all at once."""
+    size, sha = 0, hashlib.sha256()
+    for piece in update_pieces(update, study):
+        size += piece.nbytes if isinstance(piece, memoryview) else len(piece)
+        sha.update(piece)
+    return size, sha.hexdigest()
 
 
 def global_pieces(sent: Global) -> Iterator[bytes | memoryview]:

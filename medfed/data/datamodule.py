@@ -124,11 +124,35 @@ class SiteData(pl.LightningDataModule):
         return tuple(case for case in self.index.split(split) if case.token in self._usable)
 
     @property
+    def rows(self) -> Rows:
+        """The site's table.
+
+        Raises:
+            DataError: if its data are images.
+        """
+        if self._rows is None:
+            raise DataError("the site's data are images, and hold no table")
+        return self._rows
+
+    @property
     def examples(self) -> int:
         """How many training cases this site's weights stand for, however often or in how many patches they
         are seen.
         """
         return len(self.cases("train"))
+
+    def items_by_patient(self) -> tuple[tuple[int, ...], ...]:
+        """Return the numbers of the training items of each training patient, in the order of `patients`."""
+        dataset: Any = self.dataset("train", training=True)
+        each = len(dataset) // max(len(dataset.cases), 1)
+        items: dict[str, list[int]] = {}
+        for number, case in enumerate(dataset.cases):
+            items.setdefault(case.patient, []).extend(range(number * each, (number + 1) * each))
+        return tuple(tuple(items[patient]) for patient in sorted(items))
+
+    def patients(self, split: str) -> tuple[str, ...]:
+        """Return the patients of one split as the hospital calls them, sorted; nobody else may see them."""
+        return tuple(sorted({case.patient for case in self.cases(split)}))
 
     def dataset(self, split: str, *, training: bool = False) -> Dataset:
         """Return one split as a dataset; with `training`, as random patches with augmentation."""
