@@ -13,6 +13,7 @@ from medfed import compare
 from medfed.cli import main
 from medfed.errors import RunError, StudyError
 from medfed.evaluation.rows import FEDERATED, POOLED, read_rows
+from medfed.pooled import PooledData
 from medfed.study import read_study
 
 STUDY = """
@@ -105,14 +106,13 @@ def test_a_method_that_cannot_run_says_why_and_costs_nothing(compared):
     )  # its control variate
 
 
-def test_pooled_training_sees_every_case_of_every_hospital_once_an_epoch(place):
-    study = read_study(place / "heart.yaml")
+def test_pooled_training_has_as_many_steps_as_the_hospitals_together(place):
+    study = read_study(place / "heart.yaml", ["train.steps=7"])
     data = {site: compare.run._hospital(study, site, where).data for site, where in study.sites.items()}
-    batches = list(compare._together(study, data).train_dataloader())
-    seen = [token for batch in batches for token in batch["case"]]
-    assert sorted(seen) == sorted(case.token for one in data.values() for case in one.cases("train"))
-    stepped = read_study(place / "heart.yaml", ["train.steps=7"])
-    assert len(list(compare._together(stepped, data).train_dataloader())) == 7 * 2
+    batches = list(PooledData(data, study.train.batch).train_dataloader())
+    assert len(batches) == 7 * 2
+    seen = {token for batch in batches for token in batch["case"]}
+    assert seen == {case.token for one in data.values() for case in one.cases("train")}
 
 
 def test_files_hold_the_table_and_no_patient(compared, place):
