@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Self
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Protocol, Self
 
 import msgspec
 
 from medfed.accounting import Charge
+from medfed.errors import MedfedError
 from medfed.kinds import Kind
-from medfed.update import Update
+from medfed.letters import HubLetters, SiteLetters
+from medfed.update import Update, check
 from medfed.weights import Weights
 
 # What a mechanism carries at the hub from round to round, kept in its checkpoint: named groups of named tensors, each
@@ -24,17 +27,61 @@ Probability = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 PUBLIC_SCALARS = ("train/steps", "train/rate")
 
 
+class Shield(Protocol):
+    """What stands between a checked update and the exchange, for one round at one site."""
+
+    def protect(self, update: Update, weights: Weights) -> Update:
+        """Return what may leave the hospital in place of this update."""
+        ...
+
+
+class Hearing(Protocol):
+    """How the hub hears one round: whose updates it waits for, which it takes, and what they give it to merge."""
+
+    @property
+    def sites(self) -> Sequence[str]:
+        """The sites whose updates are awaited."""
+        ...
+
+    @property
+    def deadline_s(self) -> float | None:
+        """How long they are awaited."""
+        ...
+
+    @property
+    def refused(self) -> Mapping[str, MedfedError]:
+        """The sites that were asked and are not awaited, because of what they said before."""
+        ...
+
+    def admit(self, update: Update, weights: Weights) -> Update:
+        """Return the update if it fits the round and the model.
+
+        Raises:
+            UpdateError: saying what does not fit.
+        """
+        ...
+
+    def reveal(self, updates: Sequence[Update], weights: Weights) -> Sequence[Update]:
+        """Return what the hub merges, from what arrived."""
+        ...
+
+
 class Privacy(Kind, frozen=True):
     """What happens to an update before it leaves.
 
     In the order in which they are called: `objections` when a study is read, `planned` when it starts; for every
-    round `protect` and `tell` in each hospital, `reveal` and `release` at the hub.
+    round `tell` and `protect` in each hospital, `reveal` and `release` at the hub. A mechanism whose sites settle
+    something among themselves by letters overrides `meet` and `convene` besides.
     """
 
     folder: ClassVar[str] = "privacy"
 
     # Whether the hub, after `reveal`, still sees each site's own update. Rules that need it are refused where not.
     reveals_each_update: ClassVar[bool] = True
+
+    # The groups of tensors that `protect` adds in place of the readable ones, and the numbers it adds to the report.
+    sends: ClassVar[tuple[str, ...]] = ()
+    scalars: ClassVar[tuple[str, ...]] = ()
 
     # Whether training itself is made private, patient by patient: a site then trains under `PrivateTraining`.
     trains_privately: ClassVar[bool] = False
@@ -53,6 +100,10 @@ class Privacy(Kind, frozen=True):
     def notes(self) -> tuple[str, ...]:
         """Return what a person should know before the study starts, a sentence each."""
         return ()
+
+    def fewest_sites(self) -> int:
+        """Return how many sites must answer a round at least."""
+        return 1
 
     def planned(self, rounds: int) -> Self:
         """Return the mechanism with what depends on the number of rounds decided, such as the noise of a target."""
@@ -74,6 +125,18 @@ class Privacy(Kind, frozen=True):
         """Return what the hub merges, from what arrived; called at the hub."""
         return updates
 
+    def meet(self, letters: SiteLetters) -> Iterator[Shield]:
+        """Yield what protects this round's update, each time it is to be sent; go on when it was sent.
+
+        Once for most. Not at all where this site has no part in the round any more, and once more where the hub had to
+        begin a round's letters again.
+        """
+        yield self
+
+    def convene(self, letters: HubLetters, deadline_s: float | None) -> Hearing:
+        """Return how the hub hears this round, having heard by letter what comes before the updates."""
+        return _Plain(self, letters.sites, deadline_s)
+
     def init(self, weights: Weights) -> PrivacyState:
         """Return the hub's state before the first round."""
         return {}
@@ -83,6 +146,22 @@ class Privacy(Kind, frozen=True):
     ) -> tuple[Sequence[Update], PrivacyState]:
         """Return what the rule merges and the new state: what the hub itself adds, such as central noise."""
         return updates, state
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """A round of a mechanism without letters."""
+
+    privacy: Privacy
+    sites: Sequence[str]
+    deadline_s: float | None
+    refused: Mapping[str, MedfedError] = field(default_factory=dict)
+
+    def admit(self, update: Update, weights: Weights) -> Update:
+        return check(update, weights)
+
+    def reveal(self, updates: Sequence[Update], weights: Weights) -> Sequence[Update]:
+        return self.privacy.reveal(updates, weights)
 
 
 def apart(state: Mapping[str, Weights]) -> tuple[dict[str, Weights], dict[str, Weights]]:
