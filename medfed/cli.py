@@ -99,6 +99,10 @@ def train(
     medfed train --site site.yaml
     """
     if compare is not None:
+        if study is None or site is not None:
+            raise MedfedError(
+                "train --compare: name a study file; it compares methods over the hospitals of one process"
+            )
         _compared(study, compare.split(","), out, overrides, resume, quiet)
         return None
     from medfed import run

@@ -190,8 +190,7 @@ def _pooled(study: Study, folder: Path) -> list[CaseRow]:
 
     place = RunFolder(folder / POOLED)
     with run._quiet():
-        every = {**study.sites, **study.held_out}
-        hospitals = {site: run._hospital(study, site, where) for site, where in every.items()}
+        hospitals = {site: run._hospital(study, site, where) for site, where in run._folders(study).items()}
         module = run._module(study)
         checkpoint = place.checkpoint(POOLED)
         if checkpoint.exists():
