@@ -155,7 +155,9 @@ def _domain(charges: Sequence[Charge], delta: float) -> Any:
     from opacus.accountants.analysis import prv
 
     steps, error = sum(charge.steps for charge in charges), delta * PRV_DELTA_SHARE
-    orders = tuple(order for order in ORDERS if order.is_integer())  # a short sum each; the bound holds at any
+    orders = tuple(
+        order for order in ORDERS if order.is_integer()
+    )  # a short sum each; the bound holds at any
 
     def bound(some: Sequence[Charge], most: float) -> float:
         return epsilon_of_renyi(renyi(some, orders), most, orders)

@@ -34,7 +34,7 @@ class DPSGD(Privacy, tag="dp_sgd", frozen=True):
     `clip` is the longest a patient's gradient may be; longer ones are shortened. `accountant`: `prv` is tighter, `rdp`
     older. `at_once` patients' gradients are held at a time, each as large as the model; 1 takes one after another.
 
-    Not covered: validation patients' scores, which are withheld unless `scores: send`; the number of training cases,
+    Not covered: validation and test patients' scores, which are withheld unless `scores: send`; the number of training cases,
     which is taken to be known; how long a step takes; a hospital's preprocessing, where it learns from its patients.
     """
 
