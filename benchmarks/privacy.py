@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ SMALL = ["network={kind: unet, channels: [4, 8], residual_units: 0, norm: group}
 QUICK = ["evaluation.local_models=false", "evaluation.draws=2", "held_out={}"]
 # What each study is trained with, private or not: one step an epoch, on all of a hospital's patients.
 BUDGET = {
-    "quickstart": ["train.batch=16", "train.rounds=10", "train.epochs=6", "train.optimiser={kind: adam, lr: 0.03}"],
+    "quickstart": ["train.batch=16", "train.rounds=8", "train.epochs=5", "train.optimiser={kind: adam, lr: 0.03}"],
     "hippocampus": [
         "train.batch=48", "train.rounds=10", "train.epochs=6", "train.optimiser={kind: adam, lr: 0.02}",
         "data.spacing_mm=[2, 2, 2]", "data.patch=[20, 28, 20]", "data.augment=none",
@@ -108,29 +108,25 @@ def places(study: str, folder: Path) -> list[str]:
     return [f"sites.{site}={(made / site).resolve()}" for site in SITES]
 
 
-def trade_off(study: str, epsilons: Sequence[str], folder: Path) -> list[str]:
-    """Return the lines of a study's table, printed as they are found."""
+def trade_off(study: str, epsilons: Sequence[str], folder: Path) -> Iterator[str]:
+    """Yield the lines of a study's table."""
     where = places(study, folder)
-    lines = []
 
-    def row(name: str, privacy: str, overrides: Sequence[str]) -> None:
+    def row(name: str, privacy: str, overrides: Sequence[str]) -> str:
         found = trained(study, [*overrides, *QUICK, *where, f"privacy={privacy}"], folder / "run")
         spent = "none" if found["epsilon"] is None else f"{found['epsilon']:.2f}"
         noise = "" if found["noise"] is None else f"{found['noise']:.2f}"
-        lines.append(f"| {name} | {spent} | {noise} | {found['score']:.3f} | {found['seconds']:.2f} |")
-        print(lines[-1], flush=True)
+        return f"| {name} | {spent} | {noise} | {found['score']:.3f} | {found['seconds']:.2f} |"
 
-    row("its own settings, no privacy", "{kind: none}", [])
     for epsilon in epsilons:
         kind = "{kind: none}" if epsilon == "none" else f"{{kind: dp_sgd, epsilon: {epsilon}, scores: send}}"
         name = "no privacy" if epsilon == "none" else f"dp_sgd, epsilon {epsilon}"
-        row(name, kind, [*(SMALL if study != "tabular" else []), *BUDGET[study]])
-    return lines
+        yield row(name, kind, [*(SMALL if study != "tabular" else []), *BUDGET[study]])
+    yield row("its own settings, no privacy", "{kind: none}", [])
 
 
-def mechanisms(folder: Path) -> list[str]:
-    """Return a line for each mechanism of the registry: three rounds of quickstart's own study under it."""
-    lines = []
+def mechanisms(folder: Path) -> Iterator[str]:
+    """Yield a line for each mechanism of the registry: three rounds of quickstart's own study under it."""
     few = ["train.rounds=3", "train.epochs=1", *QUICK]
     for name, record in kinds.kinds("privacy").items():
         settings = {"kind": name, **record.example}  # type: ignore[attr-defined]
@@ -144,11 +140,9 @@ def mechanisms(folder: Path) -> list[str]:
             except (
                 Exception
             ) as error:  # a mechanism may need what this study does not give it; the table says so
-                lines.append(f"| {told} | {type(error).__name__}: {str(error)[:80]} | |")
+                yield f"| {told} | {type(error).__name__}: {str(error)[:80]} | |"
             else:
-                lines.append(f"| {told} | {found['seconds']:.2f} | {found['kilobytes']:.0f} |")
-            print(lines[-1], flush=True)
-    return lines
+                yield f"| {told} | {found['seconds']:.2f} | {found['kilobytes']:.0f} |"
 
 
 def main() -> int:
@@ -169,17 +163,23 @@ def main() -> int:
             began = time.monotonic()
             if part == MECHANISMS:
                 head = "| privacy | seconds a round | kB sent by a site |\n|---|---|---|"
-                lines = mechanisms(Path(temporary))
+                found = mechanisms(Path(temporary))
             else:
                 score = "AUROC" if part == "tabular" else "Dice"
                 head = f"| {part} | epsilon spent | noise multiplier | {score} | seconds a round |\n|---|---|---|---|---|"
-                lines = trade_off(part, given.epsilons.split(","), Path(temporary))
+                found = trade_off(part, given.epsilons.split(","), Path(temporary))
+            lines: list[str] = []
             command = " ".join(["python", "benchmarks/privacy.py", *sys.argv[1:]])
-            made = (
-                f"Made by `{command}` on {date.today().isoformat()} in {time.monotonic() - began:.0f} s, "
-                f"{os.cpu_count()} cores, {os.environ.get('OMP_NUM_THREADS', 'all')} threads."
-            )
-            write(given.results, part, "\n".join([made, "", head, *lines]))
+            for line in found:
+                lines.append(line)
+                print(line, flush=True)
+                made = (
+                    f"Made by `{command}` on {date.today().isoformat()} in {time.monotonic() - began:.0f} s, "
+                    f"{os.cpu_count()} cores (load {os.getloadavg()[1]:.0f}), "
+                    f"{os.environ.get('OMP_NUM_THREADS', 'all')} threads."
+                )
+                # After every line: hours of training are not lost to a kill.
+                write(given.results, part, "\n".join([made, "", head, *lines]))
     return 0
 
 
