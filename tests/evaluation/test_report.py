@@ -296,6 +296,7 @@ def chromium(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
             "--headless",
             "--no-sandbox",
             "--disable-gpu",
+            "--disable-quic",
             "--no-first-run",
             "--disable-background-networking",
             "--disable-component-update",
