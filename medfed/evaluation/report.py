@@ -446,6 +446,13 @@ def _comparison(run: Run, focus: Focus, site: str) -> dict[str, Any]:
         else "Against other models",
         "method": ours.method if ours else None,
         "methods": methods,
+        "notes": [
+            (model_name(line["row"].model), line["versus"].note)
+            for line in lines
+            if line["versus"] is not None
+            and line["row"].model != UNTRAINED
+            and "patients" in (line["versus"].note or "")
+        ],
         "n": ours.n if ours else None,
     }
 

@@ -117,7 +117,7 @@ def page(names: Sequence[str], found: Sequence[Row]) -> str:
         '<div class="page">\n<main>\n'
         f'<p class="headline">{len(names)} runs on the same patients</p>\n'
         f'<p class="second">Each run\'s federated model with its 95 % interval, and its difference to '
-        f"{escape(names[0])}, paired by patient and corrected by Holm. A difference stands only where both runs' case "
+        f"{escape(names[0])}, paired by patient; p values are corrected by Holm within a hospital. A difference stands only where both runs' case "
         f"rows are in this place.</p>\n{body}\n</main>\n"
         "<footer>Made by medfed from aggregated rows. No image, no patient's row and no case id is in this file."
         "</footer>\n</div>\n</body>\n</html>\n"
