@@ -115,9 +115,10 @@ def page(names: Sequence[str], found: Sequence[Row]) -> str:
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
         f"<title>{escape(', '.join(names))}: compared</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
         '<div class="page">\n<main>\n'
-        f'<p class="headline">{len(names)} runs on the same patients</p>\n'
+        f'<p class="headline">{len(names)} runs compared</p>\n'
         f'<p class="second">Each run\'s federated model with its 95 % interval, and its difference to '
-        f"{escape(names[0])}, paired by patient; p values are corrected by Holm within a hospital. A difference stands only where both runs' case "
+        f"{escape(names[0])}, paired by patient; p values are corrected by Holm within a hospital. A difference stands "
+        "only where both runs' case "
         f"rows are in this place.</p>\n{body}\n</main>\n"
         "<footer>Made by medfed from aggregated rows. No image, no patient's row and no case id is in this file."
         "</footer>\n</div>\n</body>\n</html>\n"

@@ -11,7 +11,16 @@ from medfed.evaluation.rows import CaseRow
 
 
 def case(
-    model, patient, value, *, site="north", structure="lesion", metric="dice", target=None, **attributes
+    model,
+    patient,
+    value,
+    *,
+    site="north",
+    structure="lesion",
+    metric="dice",
+    target=None,
+    note=None,
+    **attributes,
 ):
     return CaseRow(
         model=model,
@@ -23,7 +32,7 @@ def case(
         value=value,
         structure=structure,
         target=target,
-        note="missing" if value is None else None,
+        note=note or ("missing" if value is None else None),
         attributes=attributes,
     )
 
