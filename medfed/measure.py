@@ -224,8 +224,8 @@ def _segmented(
     named: dict[str, Any],
 ) -> Iterator[CaseRow]:
     label, spacing_mm = reference
-    structures = dict(enumerate(task.classes))
-    del structures[0]
+    # A class that this hospital did not label has no reference here.
+    structures = {number: task.classes[number] for number in task.labelled_at(named["site"])}
     predicted = task.labels(torch.as_tensor(probabilities)[None])[0, 0].numpy()
     for found in segmentation.measure(predicted, label, spacing_mm, structures, tolerance_mm):
         yield CaseRow(

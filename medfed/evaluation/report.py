@@ -361,6 +361,7 @@ def _facts(run: Run, focus: Focus | None) -> list[tuple[str, str]]:
         received = sum(entry.get("bytes_up") or 0 for entry in run.rounds)
         if received:
             facts.append(("sent by the hospitals, in all", size(received)))
+    facts += _privacy(run.about.get("privacy") or {})
     if run.about.get("seconds") is not None:
         facts.append(("for the whole run", duration(float(run.about["seconds"]))))
     if focus is not None:
@@ -370,6 +371,15 @@ def _facts(run: Run, focus: Focus | None) -> list[tuple[str, str]]:
         if patients:
             facts.append(("patients tested" if focus.split == "test" else "patients", str(patients)))
     return facts
+
+
+def _privacy(privacy: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what differential privacy cost, at the site that spent most."""
+    spent = [site["epsilon"] for site in privacy.get("sites", {}).values()]
+    if not spent:
+        return []
+    unit = "hospital" if privacy["unit"] == "site" else privacy["unit"]
+    return [(f"epsilon spent for each {unit}, at delta {privacy['delta']:g}", f"{max(spent):.2f}")]
 
 
 def size(count: float) -> str:
@@ -815,6 +825,8 @@ def _limits(run: Run, focus: Focus | None) -> list[str]:
             + ", ".join(sorted({str(entry["site"]) for entry in lost}))
             + "; the model has seen less of their patients."
         )
+    found += [f"Nothing was measured at {site}: {why}." for site, why in _told(run, "unmeasured")]
+    found += [f"There is no model {model_name(model)}: {why}." for model, why in _told(run, "missing_models")]
     if _kind(run.study, "privacy") in ("none", ""):
         found.append(
             "No privacy mechanism protected the updates: whoever receives one may learn about its patients."
@@ -826,6 +838,11 @@ def _limits(run: Run, focus: Focus | None) -> list[str]:
         )
     found.append("Nothing here shows benefit or safety in care. The model is not a medical device.")
     return found
+
+
+def _told(run: Run, what: str) -> list[tuple[str, str]]:
+    """Return what a run could not make or measure, with the reasons it wrote down."""
+    return sorted((str(name), str(why)) for name, why in (run.about.get(what) or {}).items())
 
 
 def _kind(study: Mapping[str, Any], section: str) -> str:

@@ -64,7 +64,8 @@ def read_rounds(path: Path) -> list[dict[str, Any]]:
 
 def last_round(rounds: list[dict[str, Any]]) -> int:
     """Return the last round that changed the model; lines after it only report its scores."""
-    return max((int(entry["round"]) for entry in rounds if entry.get("status") == "merged"), default=0)
+    told = ("merged", "evaluated")  # a site that trains nothing evaluates the last one
+    return max((int(entry["round"]) for entry in rounds if entry.get("status") in told), default=0)
 
 
 def smallest_group(study: Mapping[str, Any]) -> int:
