@@ -836,6 +836,8 @@ def _limits(run: Run, focus: Focus | None) -> list[str]:
         found.append(
             "The best single hospital's model was picked on the patients it is reported on, which favours it."
         )
+    for model, reason in sorted((run.about.get("missing_models") or {}).items()):
+        found.append(f"There is no {model_name(model).lower()} model to compare with: {reason}.")
     found.append("Nothing here shows benefit or safety in care. The model is not a medical device.")
     return found
 

@@ -68,3 +68,28 @@ def test_without_such_rows_there_is_no_section():
     assert report_sections.left_out(plain, ["north"]) is None
     assert report_sections.contributions(plain, ["north"], [], lambda place: True) is None
     assert report_sections.robustness(plain, ["north"]) is None
+
+
+def test_checklists_say_what_was_left_out_spent_and_changed():
+    from medfed.evaluation import checklists
+
+    about = {
+        "sites": ["north"],
+        "notes": {"north": ["3 cases have no label and are left out", "took the folder for Decathlon"]},
+        "privacy": {
+            "unit": "patient",
+            "delta": 1e-5,
+            "sites": {"north": {"epsilon": 2.5}, "south": {"epsilon": 3.25}},
+        },
+    }
+    study = {"privacy": {"kind": "dp_sgd"}, "data": {"missing": "median"}}
+    changed = row("west", "federated", -0.1, against="unchanged", group="condition=noise of 10 %")
+    (_, _, claim), (_, _, tripod) = checklists.filled(about, study, [changed], [])
+    answers = {item.topic: item.answer for item in [*claim, *tripod]}
+    assert answers["Flow of patients, numbers excluded"] == (
+        "north: 3 cases have no label and are left out. Reasons: a person"
+    )
+    assert "epsilon 3.25 spent for each patient, at delta 1e-05" in answers["De-identification"]
+    assert answers["Robustness and sensitivity"] == "Measured: noise of 10 %"
+    assert answers["Missing data"] == "an empty number: median"
+    assert answers["Ethical approval"] is None
