@@ -231,7 +231,7 @@ def test_fedper_trains_both_parts_and_fedrep_in_turn_and_the_head_stays(
 
 
 def test_a_head_that_is_not_there_is_told() -> None:
-    with pytest.raises(StudyError, match="keep_local: 'hed' keeps nothing: .* it has 'body', 'head'"):
+    with pytest.raises(StudyError, match=r"keep_local: 'hed' keeps nothing: .* .it has 'body', 'head'"):
         weights_of(TwoLayers(0.0), ["hed"])
 
 
