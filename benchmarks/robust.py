@@ -55,8 +55,11 @@ def main() -> None:
     print(
         f"# Robust rules under attack\n\nMade by `python {' '.join(['benchmarks/robust.py', *sys.argv[1:]])}`."
     )
-    print(f"Settings beside configs/quickstart.yaml: `{' '.join(chosen.set or SMALL)}`. Eight sites of "
-          f"{next(iter(found.sites.values())).examples} training cases; Dice over {len(found.held_back)} held-back cases.\n")  # fmt: skip
+    cases = next(iter(found.sites.values())).examples
+    print(
+        f"Settings beside configs/quickstart.yaml: `{' '.join(chosen.set or SMALL)}`. Eight sites of {cases} training "
+        f"cases; Dice over {len(found.held_back)} held-back cases.\n"
+    )
     print(f"| rule | attackers | clean | {' | '.join(ATTACKS)} |")
     print("|---|---|---|" + "---|" * len(ATTACKS), flush=True)
     for name in chosen.rules.split(","):
