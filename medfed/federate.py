@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,12 +19,15 @@ import torch
 from torch import Tensor
 
 from medfed.audit import AuditLog
+from medfed.compress import Compression
+from medfed.compress import State as Left
+from medfed.egress import Egress
 from medfed.errors import ExchangeError, MedfedError, StudyError
 from medfed.exchange import SiteSide
 from medfed.local import Local, LocalState
 from medfed.local._lightning import look_of, restore_step, step_of, wrap_step
 from medfed.privacy import NoPrivacy, Privacy
-from medfed.round import contribute, receive
+from medfed.round import contribute, receive, withdraw
 from medfed.update import Global, Update, finite
 from medfed.weights import Difference, Weights, load, weights_of
 
@@ -58,14 +61,21 @@ class FederatedCallback(pl.Callback):
         exchange: where site and hub meet.
         local_epochs: E, the epochs between two merges; the Trainer's max_epochs must be a multiple of it.
         examples: how many training cases this site's weights stand for; the training dataset's length if None.
+        trained_only: whether parameters that don't train (`requires_grad` is False) are left out of the exchange;
+            every site must have begun with the same ones.
         keep_local: names that stay in the hospital: `norm` (FedBN), or a submodule such as `head` (FedPer).
         optimiser_state: whether the optimiser keeps its moments at a merge or starts anew. With `keep`, one site
             alone trains exactly as without federation.
         local: what changes local training, or None.
         privacy: what happens to an update before it leaves.
+        compress: how it is made smaller after that; the hub must be told the same.
         seed: if given, python's, numpy's and torch's random states are set from (seed, site, epoch) at every epoch's
             start, and a dataset with `set_random_state` too, so that a resumed run repeats. If None they are left alone.
         audit: where what crosses is written down.
+        egress: what may leave beside the model's tensors; the groups of `local` and plain numbers if None.
+        spends: called with the round's number before an update is sent; writes down what it costs under differential
+            privacy (`PrivateTraining.settle`, `Spending.settle`) and returns the scalars that say so.
+        closing: given the final model, returns what this site reports of it beside its scores, by name.
         needs: scalars that the study's rule needs and training does not give by itself: `train/loss_before`, the
             training loss of the received model, and `train/class_loss`, its mean over the classes and each class's.
         close_at_end: whether the scores of the final model are sent when fit ends; if not, call `close` later.
@@ -84,11 +94,16 @@ class FederatedCallback(pl.Callback):
         *,
         examples: int | None = None,
         keep_local: Iterable[str] = (),
+        trained_only: bool = False,
         optimiser_state: Literal["keep", "reset"] = "keep",
         local: Local | None = None,
         privacy: Privacy | None = None,
+        compress: Sequence[Compression] = (),
         seed: int | None = None,
         audit: AuditLog | None = None,
+        egress: Egress | None = None,
+        spends: Callable[[int], dict[str, float]] | None = None,
+        closing: Callable[[Global], Mapping[str, float]] | None = None,
         needs: Iterable[str] = (),
         close_at_end: bool = True,
     ) -> None:
@@ -103,12 +118,18 @@ class FederatedCallback(pl.Callback):
         self._keep_local = (*keep_local, *(local.kept() if local is not None else ()))
         self._needs = frozenset(needs)
         self._close_at_end = close_at_end
+        self._trained_only = trained_only
         self._optimiser_state = optimiser_state
         self._local = local
         self._local_state: LocalState = {}
         self._privacy = privacy or NoPrivacy()
+        self._compress = tuple(compress)
+        self._left: Left = {}
         self._seed = seed
         self._audit = audit or AuditLog(None)
+        self._egress = egress or Egress(groups=local.sends if local is not None else ())
+        self._spends = spends
+        self._closing = closing
         self._received: Global | None = None
         self._merged_now = False
         self._restored = False
@@ -130,7 +151,7 @@ class FederatedCallback(pl.Callback):
             # be a round further by now; what this site had not kept of that round it trains again, from the same
             # weights, and the hub knows the update already.
             self._restored = False
-            self._received = Global(self.round, weights_of(pl_module, self._keep_local))
+            self._received = Global(self.round, self._weights(pl_module))
             if self._local is not None and not self._local_state:
                 self._local_state = self._local.start(pl_module, self._received, {})
             self._begin_round()
@@ -195,27 +216,33 @@ class FederatedCallback(pl.Callback):
         received = received or self._received
         assert received is not None
         if received.final:
-            closing = Update(self.site, received.round + 1, {}, 0, self.scores)
-            contribute(self._exchange, self._privacy, closing, received.weights, self._audit)
+            measured = self._closing(received) if self._closing is not None else {}
+            closing = Update(self.site, received.round + 1, {}, 0, {**self.scores, **measured})
+            contribute(self._exchange, self._privacy, closing, received.weights, self._audit, self._egress)
         else:
-            self._exchange.withdraw(self.site, "its Trainer reached max_epochs before the study's last round")
+            why = "its Trainer reached max_epochs before the study's last round"
+            withdraw(self._exchange, self.site, why, self._audit)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         restore_step(pl_module)
-        if trainer.is_global_zero and not isinstance(exception, ExchangeError):
-            self._exchange.withdraw(self.site, reason(exception))
+        # Whoever interrupts a site means to start it again: the hub waits for it as for one that was killed.
+        interrupted = isinstance(exception, (KeyboardInterrupt, SystemExit))
+        if trainer.is_global_zero and not isinstance(exception, ExchangeError) and not interrupted:
+            withdraw(self._exchange, self.site, reason(exception), self._audit)
 
     def state_dict(self) -> dict[str, Any]:
         # Plain dictionaries: a checkpoint is read without unpickling any other class, such as a lazy mapping's.
         local = {group: dict(tensors) for group, tensors in self._local_state.items()}
-        return {"round": self.round, "scores": dict(self.scores), "local": local}
+        left = {group: dict(tensors) for group, tensors in self._left.items()}
+        return {"round": self.round, "scores": dict(self.scores), "local": local, "left": left}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.round = state_dict["round"]
         self.scores = dict(state_dict["scores"])
         self._local_state = state_dict["local"]
+        self._left = state_dict["left"]
         self._restored = True
 
     def personal(self, module: pl.LightningModule) -> Weights | None:
@@ -269,16 +296,31 @@ class FederatedCallback(pl.Callback):
             groups = {}
         own = self._local.scalars(self._local_state) if self._local is not None else {}
         if trainer.is_global_zero:
-            local = weights_of(module, self._keep_local)
+            local = self._weights(module)
+            spent = self._spends(self.round + 1) if self._spends is not None else {}
             update = Update(
                 site=self.site,
                 round=self.round + 1,
                 delta=Difference(local, self._received.weights),
                 examples=self._count(trainer),
-                scalars={**self.scores, **self._training_scalars(), **finite({**self._before, **own})},
+                scalars={
+                    **self.scores,
+                    **self._training_scalars(),
+                    **finite({**self._before, **own}),
+                    **spent,
+                },
                 groups=groups,
             )
-            contribute(self._exchange, self._privacy, update, self._received.weights, self._audit)
+            self._left = contribute(
+                self._exchange,
+                self._privacy,
+                update,
+                self._received.weights,
+                self._audit,
+                self._egress,
+                self._compress,
+                self._left,
+            )
             del local, update
         for optimizer in trainer.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -288,6 +330,9 @@ class FederatedCallback(pl.Callback):
         self._merged_now = True
         if self._received.final:
             trainer.should_stop = True
+
+    def _weights(self, module: pl.LightningModule) -> Weights:
+        return weights_of(module, self._keep_local, trained_only=self._trained_only)
 
     def _join(self, trainer: pl.Trainer, module: pl.LightningModule, round: int) -> None:
         """Take the hub's model of at least this round, and wait on while another round goes on without this site."""
@@ -348,6 +393,4 @@ def reason(exception: BaseException) -> str:
     """
     if isinstance(exception, MedfedError):
         return str(exception)
-    if isinstance(exception, KeyboardInterrupt):
-        return "it was interrupted"
     return f"training stopped with {type(exception).__name__}; the site's own log says more"

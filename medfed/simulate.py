@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from medfed.audit import AuditLog
+from medfed.compress import Compression
 from medfed.errors import ExchangeError
 from medfed.exchange import MemoryExchange
 from medfed.federate import reason
@@ -88,6 +89,7 @@ def run_federation(
     merged: Callable[[Global], None] = lambda current: None,
     audit: AuditLog | None = None,
     seen: Callable[[bytes], None] = lambda data: None,
+    compress: Sequence[Compression] = (),
 ) -> Global:
     """Return the final model of a federation over functions, one a site, each given the exchange and its turn.
 
@@ -118,6 +120,7 @@ def run_federation(
         minimum=minimum,
         seed=seed,
         study=study,
+        compress=tuple(compress),
     )
     threads = [
         threading.Thread(target=run, args=item, name=f"medfed-{item[0]}", daemon=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,14 +12,21 @@ import pytorch_lightning as pl
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from medfed.accounting import Accountant
 from medfed.audit import AuditLog
+from medfed.compress import Compression
+from medfed.egress import Egress
+from medfed.errors import PrivacyError, RunError
 from medfed.exchange import SiteSide
 from medfed.federate import FederatedCallback, seed_epoch
 from medfed.local import Local
 from medfed.local.fine_tune import FineTune
 from medfed.privacy import NoPrivacy, Privacy
+from medfed.privacy.dp_sgd import DPSGD
+from medfed.privacy_ledger import DELTA, DataSet, Ledger, Spending
+from medfed.private_training import PrivateData, PrivateTraining
 from medfed.round import receive
-from medfed.update import finite
+from medfed.update import Global, finite
 from medfed.weights import Weights, load, local_names, weights_of
 
 # The checkpoint from which a site's training goes on after it was stopped.
@@ -34,18 +42,23 @@ KEPT = "kept.safetensors"
 class Training:
     """How a site trains: the parts of a study that its Trainer and callback need.
 
-    `epochs` are those of the whole run, `local_epochs` those between two merges.
+    `epochs` are those of the whole run, `local_epochs` those between two merges. `batch` is how many patients a step of
+    private training holds on average.
     """
 
     epochs: int
     local_epochs: int = 1
+    batch: int = 1
     precision: Literal[32, "16-mixed", "bf16-mixed"] = 32
     clip: float | None = None
     accumulate: int = 1
     keep_local: tuple[str, ...] = ()
+    trained_only: bool = False
     optimiser_state: Literal["keep", "reset"] = "keep"
     local: Local | None = None
     privacy: Privacy = field(default_factory=NoPrivacy)
+    egress: Egress | None = None
+    compress: tuple[Compression, ...] = ()
     seed: int = 0
     accelerator: str = "auto"
     devices: int | str = 1
@@ -65,26 +78,57 @@ def train_site(
     callbacks: Sequence[pl.Callback] = (),
     logger: bool = True,
     resume: bool = False,
+    study: str = "",
+    ledger: Ledger | None = None,
+    dataset: DataSet | None = None,
+    items: Sequence[Sequence[int]] = (),
+    say: Callable[[str], None] = lambda text: None,
+    closing: Callable[[Global], Mapping[str, float]] | None = None,
 ) -> dict[str, float]:
     """Train one site through a whole study and return its scores of the final model.
 
-    What a resumed run needs is kept in `folder`; TensorBoard logs go there too. Where the local method or `keep_local`
-    makes the hospital a model of its own, that is kept there as PERSONAL and its scores are told as `val/personal/...`.
+    What a resumed run needs is kept in `folder`; TensorBoard logs go there too. Under differential privacy, what the
+    `study` (its digest) costs the patients of `dataset` is written into `ledger`, one in `folder` if none is given;
+    `items` are the numbers of each patient's training items; `say` hears what a person should know of it. `closing` is
+    given the final model and returns what else this site reports of it.
+    Where the local method or `keep_local` makes the hospital a model of its own, that is kept in `folder` as PERSONAL
+    and its scores are told as `val/personal/...`.
+
+    Raises:
+        PrivacyError: if the ledger has no room for this study, before the first step.
     """
+    privacy = training.privacy
+    costs = privacy.trains_privately or privacy.charge() is not None
+    spending = _spending(privacy, ledger or Ledger(folder), study, dataset, resume) if costs else None
+    private: PrivateTraining | None = None
+    fitted: Any = data
+    if isinstance(privacy, DPSGD):
+        assert spending is not None
+        fitted = PrivateData(data, items, training.batch)
+        private = PrivateTraining(name, privacy, fitted, spending, say=say)
+        callbacks = [*callbacks, private]
     federated = FederatedCallback(
         name,
         exchange,
         training.local_epochs,
         examples=examples,
         keep_local=training.keep_local,
+        trained_only=training.trained_only,
         optimiser_state=training.optimiser_state,
         local=training.local,
         privacy=training.privacy,
-        seed=training.seed,
+        compress=training.compress,
+        # Private training draws from the operating system what is otherwise drawn from the study's seed.
+        seed=None if private is not None else training.seed,
         audit=audit,
+        egress=training.egress,
+        spends=spending.settle if spending is not None else None,
+        closing=closing,
         needs=training.needs,
         close_at_end=False,
     )
+    if spending is not None and private is None:
+        callbacks = [*callbacks, _Charges(name, privacy, spending, training)]
     checkpoint = folder / RESUME
     first = folder / FIRST
     if resume and not checkpoint.exists() and first.exists():
@@ -104,7 +148,7 @@ def train_site(
     if received.final:
         federated.close(received)
         return federated.scores
-    trainer.fit(module, datamodule=data, ckpt_path=checkpoint if resume and checkpoint.exists() else None)
+    trainer.fit(module, datamodule=fitted, ckpt_path=checkpoint if resume and checkpoint.exists() else None)
     federated.scores |= personalise(name, module, data, training, federated, folder)
     if trainer.is_global_zero:
         federated.close()
@@ -245,9 +289,61 @@ class _Keep(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if (trainer.current_epoch + 1) % self._local_epochs == 0:
             aside = self._path.with_suffix(".writing")
-            trainer.save_checkpoint(aside, weights_only=False)
+            try:
+                trainer.save_checkpoint(aside, weights_only=False)
+            except (OSError, RuntimeError) as error:  # torch's writer calls a full disk a RuntimeError
+                aside.unlink(missing_ok=True)
+                room = shutil.disk_usage(aside.parent).free
+                raise RunError(
+                    f"this site's checkpoint could not be written ({type(error).__name__}, {room / 1e6:.0f} MB are free where "
+                    f"the run folder is); make room and start it again: it goes on from the last round"
+                ) from None
             if trainer.is_global_zero:
                 aside.replace(self._path)
+
+
+def _spending(
+    privacy: Privacy, ledger: Ledger, study: str, dataset: DataSet | None, resume: bool
+) -> Spending:
+    """Return what counts a differentially private run's costs."""
+    if dataset is None:
+        raise PrivacyError(
+            "differential privacy keeps a ledger for each patient; give train_site(dataset=data_set(patients, secret))"
+        )
+    delta = getattr(privacy, "delta", DELTA)
+    accountant: Accountant = getattr(privacy, "accountant", "prv")
+    return Spending(ledger, study, dataset, delta=delta, accountant=accountant, resumed=resume)
+
+
+class _Charges(pl.Callback):
+    """Counts one charge of the privacy mechanism a round, where the noise is on the whole update."""
+
+    def __init__(self, name: str, privacy: Privacy, spending: Spending, training: Training) -> None:
+        self._name, self._privacy, self._spending = name, privacy, spending
+        self._local_epochs = training.local_epochs
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        rounds = ((trainer.max_epochs or 0) - trainer.current_epoch) // self._local_epochs
+        charge = self._privacy.charge()
+        if charge is not None and rounds:
+            try:
+                self._spending.begin(replace(charge, steps=charge.steps * rounds))
+            except PrivacyError as error:
+                raise PrivacyError(f"site '{self._name}': {error}") from None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        charge = self._privacy.charge()
+        if (
+            charge is not None
+            and trainer.is_last_batch
+            and (trainer.current_epoch + 1) % self._local_epochs == 0
+        ):
+            self._spending.add(charge)  # before the federated callback, whose turn comes after, merges
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._spending.end()
 
 
 class _Seeded(pl.Callback):

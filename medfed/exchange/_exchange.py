@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from medfed.errors import MedfedError
 from medfed.kinds import Kind
+from medfed.letters import HubPost, SitePost
 from medfed.update import Global, Update
 
 
@@ -23,8 +24,17 @@ class Arrival:
     seconds: float = 0.0
 
 
-class SiteSide(Protocol):
-    """What a site does at an exchange. Both verbs may be repeated: a second time changes nothing."""
+@dataclass(frozen=True)
+class Receipt:
+    """What `send` puts on the wire, for the audit log: to whom and by which way, how many bytes, and their SHA-256."""
+
+    to: str
+    bytes: int
+    sha256: str
+
+
+class SiteSide(SitePost, Protocol):
+    """What a site does at an exchange. All verbs may be repeated: a second time changes nothing."""
 
     def fetch(self, site: str, round: int) -> Global:
         """Return the newest global model of at least this round, waiting until there is one.
@@ -32,6 +42,10 @@ class SiteSide(Protocol):
         Raises:
             ExchangeError: if the exchange is closed or cannot be reached any more.
         """
+        ...
+
+    def receipt(self, update: Update) -> Receipt:
+        """Return what `send` would put on the wire; nothing is sent."""
         ...
 
     def send(self, update: Update) -> None:
@@ -48,7 +62,7 @@ class SiteSide(Protocol):
         ...
 
 
-class HubSide(Protocol):
+class HubSide(HubPost, Protocol):
     """What a hub does at an exchange."""
 
     def publish(self, sent: Global) -> int:

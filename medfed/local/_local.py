@@ -54,6 +54,9 @@ class Local(Kind, frozen=True):
 
     folder: ClassVar[str] = "local"
 
+    # Whether its verbs use weights and gradients only and no case, so that what is private before them stays so after.
+    needs_no_cases: ClassVar[bool] = False
+
     # The groups of tensors that `finish` sends beside the weights, for a rule that needs them.
     sends: ClassVar[tuple[str, ...]] = ()
 

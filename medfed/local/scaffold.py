@@ -32,6 +32,7 @@ class Scaffold(Local, tag="scaffold", frozen=True):
 
     option: Literal["I", "II"] = "II"
 
+    needs_no_cases: ClassVar[bool] = True
     sends: ClassVar[tuple[str, ...]] = (CONTROL,)
     rules: ClassVar[tuple[str, ...]] = ("scaffold",)
 

@@ -71,6 +71,12 @@ class Rule(Kind, frozen=True):
         """The scalars that every update must carry for this rule."""
         return ()
 
+    @property
+    def takes_a_sum(self) -> bool:
+        """Whether one update, the mean of all sites' with their examples summed, merges as the single ones would."""
+        apart = self.needs_each_update or self.needs_scalars or self.needs_groups or self.asynchronous
+        return not apart and self.most_sites is None and self.fewest_sites() <= 1
+
     def fewest_sites(self) -> int:
         """Return how many updates a merge needs at least; a study's quorum can't be lower."""
         return 1

@@ -50,10 +50,14 @@ class Classification(LightningModule):
         return self.network(plain(inputs))
 
     def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
-        target = plain(batch["target"])
-        loss = self.criterion(self(batch[self.source]).float(), target)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(target))
+        loss = self.loss(batch)
+        size = len(batch["target"])
+        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
         return loss
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        """Return the loss of a training batch, and log nothing."""
+        return self.criterion(self(batch[self.source]).float(), plain(batch["target"]))
 
     def class_losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Return by class the sum of the cases' cross entropy, and how many cases there are: (2,) float64."""

@@ -74,10 +74,14 @@ class Segmentation(LightningModule):
         return logits
 
     def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
-        image, label = plain(batch["image"]), plain(batch["label"])
-        loss = self._loss(self.network(image).float(), label)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(image))
+        loss = self.loss(batch)
+        size = len(batch["image"])
+        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
         return loss
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        """Return the loss of a training batch, and log nothing."""
+        return self._loss(self.network(plain(batch["image"])).float(), plain(batch["label"]))
 
     def _loss(self, logits: Tensor, label: Tensor) -> Tensor:
         if logits.ndim == label.ndim:

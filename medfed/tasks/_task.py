@@ -31,6 +31,11 @@ class Task(Kind, frozen=True):
         """How many outputs the network must have."""
         raise NotImplementedError
 
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The names of the numbers that its module logs in validation: they leave a hospital, and no others do."""
+        return ()
+
     def module(
         self,
         network: nn.Module,

@@ -82,6 +82,11 @@ class Segment(Task, tag="segment", frozen=True):
     def outputs(self) -> int:
         return self.loss.outputs(len(self.classes))
 
+    @property
+    def scores(self) -> tuple[str, ...]:
+        counts = ("val/both_empty", "val/false_positives", "val/missed")
+        return ("val/loss", "val/dice", *counts, *(f"val/dice/{name}" for name in self.classes[1:]))
+
     def labels(self, probabilities: Tensor) -> Tensor:
         """Return class numbers (B, 1, X, Y, Z) of probabilities (B, K, X, Y, Z), after post-processing."""
         import torch

@@ -35,6 +35,10 @@ class Survival(Task, tag="survival", frozen=True):
     def outputs(self) -> int:
         return self.loss.outputs(1)
 
+    @property
+    def scores(self) -> tuple[str, ...]:
+        return ("val/loss", "val/c_index")
+
     def module(
         self,
         network: nn.Module,
