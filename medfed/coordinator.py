@@ -172,7 +172,7 @@ def _conducted(
             final = coordinate(
                 plan,
                 side,
-                weights_of(module, study.train.keep_local),
+                weights_of(module, study.keep_local, trained_only=study.trained_only),
                 folder=folder.hub,
                 watch=heard,
                 audit=audit,

@@ -532,10 +532,12 @@ def evaluate(
                 f"hospital '{name}': no case is in the test split ({hospital.data.index.describe()}); measure them all with "
                 f"--all-cases if none of them took part in training"
             )
-        for model, weights in _models_at(study, folder, name, models).items():
+        here = _models_at(study, folder, name, models)
+        for model, weights in here.items():
             _measure_one(study, folder, hospital, cases, "test", model, weights, References(hospital))
-        _measure_changed(study, folder, hospital, cases, models[FEDERATED], References(hospital))
-        _gallery(study, folder, [hospital], models[FEDERATED])
+        if FEDERATED in here:
+            _measure_changed(study, folder, hospital, cases, here[FEDERATED], References(hospital))
+            _gallery(study, folder, [hospital], here[FEDERATED])
     held_out = sorted({*facts["held_out"], name})
     folder.write_facts(
         {**facts, "held_out": held_out, "cases": {**facts["cases"], name: {"test": len(cases)}}}
@@ -583,10 +585,11 @@ def _measure_at(study: Study, folder: RunFolder, hospital: Hospital, models: Map
     held_out = hospital.name in study.held_out
     for split in ("test",) if held_out else splits:
         cases = _usable(hospital) if held_out else hospital.data.cases(split)
-        for model, weights in _models_at(study, folder, hospital.name, models).items():
+        here = _models_at(study, folder, hospital.name, models)
+        for model, weights in here.items():
             _measure_one(study, folder, hospital, cases, split, model, weights, references)
-        if split == "test":
-            _measure_changed(study, folder, hospital, cases, models[FEDERATED], references)
+        if split == "test" and FEDERATED in here:
+            _measure_changed(study, folder, hospital, cases, here[FEDERATED], references)
 
 
 def _measure_changed(
@@ -619,7 +622,7 @@ def _models_at(
         return {m: w for m, w in found.items() if m != FEDERATED or not study.keep_local}
     own = folder.site(site)
     if study.keep_local and (own / KEPT).exists():
-        found[FEDERATED] = {**load_file(own / KEPT), **models[FEDERATED]}
+        found[FEDERATED] = {**models[FEDERATED], **load_file(own / KEPT)}
     if (own / PERSONAL).exists():
         found[personal(site)] = load_file(own / PERSONAL)
     return found
@@ -657,8 +660,11 @@ def _measure_one(
 
 
 def _gallery(study: Study, folder: RunFolder, hospitals: Sequence[Hospital], weights: Weights) -> None:
-    """Write cases.html, the pictures that stay: best, median, worst and what was missed, of a segmentation."""
-    if study.task.needs == "segment":
+    """Write cases.html, the pictures that stay: best, median, worst and what was missed, of a segmentation.
+
+    Not where layers stay in the hospitals: no one model is then the federated one everywhere.
+    """
+    if study.task.needs == "segment" and not study.keep_local:
         from medfed.gallery import write_gallery
 
         module = _module(study)
