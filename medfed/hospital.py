@@ -167,7 +167,7 @@ def _hold_to_policy(
 ) -> None:
     trains = site.name in study.sites
     cases = hospital.data.examples if trains else len(run._usable(hospital))
-    reasons = refusals(site.policy, study, cases)
+    reasons = refusals(site.policy, study.at(site.name), cases)
     if not reasons:
         return
     audit.write("declined", study=digest(study), site=site.name, reason="; ".join(reasons))
