@@ -34,7 +34,8 @@ from medfed.weights import Weights, load, weights_of
 QUICKSTART = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
 # A coarser grid and a smaller network than the quickstart's: a run takes seconds.
 SMALL = (
-    "data.spacing_mm=[8,8,8]", "data.patch=[16,16,16]", "network.channels=[8,16]", "train.rounds=6", "train.batch=6",
+    "data.spacing_mm=[8,8,8]", "data.patch=[16,16,16]", "network.channels=[8,16]", "train.rounds=5", "train.epochs=4",
+    "train.batch=2",
 )  # fmt: skip
 # Baruch, Baruch, Goldberg: A Little Is Enough, NeurIPS 2019, arXiv:1902.06156: the attackers send the honest mean less
 # this many standard deviations. Their formula for a majority gives 0 with two of eight; 1.5 is of their experiments.

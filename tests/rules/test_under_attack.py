@@ -8,7 +8,6 @@ from attacks import SMALL, Attacked, Hospitals, dice_after, hospitals
 
 from medfed.rules import Rule
 from medfed.rules.fedavg import FedAvg
-from medfed.rules.geometric_median import GeometricMedian
 from medfed.rules.median import Median
 from medfed.rules.multi_krum import MultiKrum
 from medfed.rules.trimmed_mean import TrimmedMean
@@ -35,7 +34,7 @@ def test_the_clean_run_learns(clean: float) -> None:
     assert clean > 0.5
 
 
-@pytest.mark.parametrize("attack", ["sign_flip", "times_a_million", "random"])
+@pytest.mark.parametrize("attack", ["sign_flip", "times_a_million"])
 def test_fedavg_fails(found: Hospitals, clean: float, attack: str) -> None:
     assert dice_after(found, Attacked(rule=FedAvg(), attack=attack)) < clean - 0.3
 
@@ -44,9 +43,8 @@ def test_fedavg_fails(found: Hospitals, clean: float, attack: str) -> None:
     "rule, attack",
     [
         (Median(), "times_a_million"),
-        (TrimmedMean(trim=2), "random"),
         (MultiKrum(attackers=2), "sign_flip"),
-        (GeometricMedian(), "a_little"),
+        (TrimmedMean(trim=2), "a_little"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
