@@ -622,7 +622,7 @@ def _models_at(
         return {m: w for m, w in found.items() if m != FEDERATED or not study.keep_local}
     own = folder.site(site)
     if study.keep_local and (own / KEPT).exists():
-        found[FEDERATED] = {**load_file(own / KEPT), **models[FEDERATED]}
+        found[FEDERATED] = {**models[FEDERATED], **load_file(own / KEPT)}
     if (own / PERSONAL).exists():
         found[personal(site)] = load_file(own / PERSONAL)
     return found
