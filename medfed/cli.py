@@ -49,8 +49,12 @@ def main() -> None:
     """
 
 
-@main.command(short_help="Train a study over its hospitals.")
-@click.argument("study", type=click.Path(path_type=Path))
+@main.command(short_help="Train a study over its hospitals, or take part as one.")
+@click.argument("study", type=click.Path(path_type=Path), required=False)
+@click.option("--site", type=click.Path(path_type=Path), help="Take part as the hospital in this site file.")
+@click.option(
+    "--accept", default="", metavar="DIGEST", help="Agree to the study with this digest, with --site."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder; runs/NAME if not given.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key: train.epochs=3."
@@ -59,21 +63,58 @@ def main() -> None:
 @click.option(
     "--leave-one-out", is_flag=True, help="Also train without each hospital in turn, and test on it."
 )
+@click.option(
+    "--without", metavar="SITE", help="A hospital that withdrew: train again from before it joined."
+)
+@click.option(
+    "--former",
+    type=click.Path(path_type=Path),
+    help="The run it withdrew from; the newest of the study if not given.",
+)
 @click.option("--quiet", is_flag=True, help="Print the result only.")
+@click.option("--compare", metavar="A,B,...", help="Train once a method and compare: fedavg,fedprox,fedadam.")
 @_told
 def train(
-    study: Path, out: Path | None, overrides: tuple[str, ...], resume: bool, leave_one_out: bool, quiet: bool
+    study: Path | None,
+    site: Path | None,
+    accept: str,
+    out: Path | None,
+    overrides: tuple[str, ...],
+    resume: bool,
+    leave_one_out: bool,
+    without: str | None,
+    former: Path | None,
+    quiet: bool,
+    compare: str | None,
 ) -> None:
     """Train the study in a file over its hospitals, all in this process, and write a run folder with a report.
+
+    With --site FILE take part as one hospital in the study that its hub offers: it is held to the hospital's policy and
+    shown, and trains when someone has agreed to it. Started again, it goes on where it was.
 
     \b
     medfed train configs/quickstart.yaml
     medfed train configs/quickstart.yaml --set train.rounds=3 --out runs/short
+    medfed train configs/quickstart.yaml --compare fedavg,fedprox,fedadam
+    medfed train --site site.yaml
     """
+    if compare is not None:
+        if study is None or site is not None:
+            raise MedfedError(
+                "train --compare: name a study file; it compares methods over the hospitals of one process"
+            )
+        _compared(study, compare.split(","), out, overrides, resume, quiet)
+        return None
     from medfed import run
     from medfed.progress import progress
 
     shown = progress(quiet)
+    if site is not None:
+        if study is not None or out is not None or overrides:
+            raise MedfedError("train --site: the study comes from the hub; leave STUDY, --out and --set away")
+        return _take_part(site, accept, shown)
+    if study is None or accept:
+        raise MedfedError("train: name a study file, or this hospital's own file with --site (and --accept)")
     try:
         done = run.train(
             study,
@@ -81,12 +122,110 @@ def train(
             overrides=overrides,
             resume=resume,
             leave_one_out=leave_one_out,
+            without=without,
+            former=former,
             progress=shown,
         )
     finally:
         shown.stop()
     click.echo(run.headline(done))
     click.echo(f"report: {done.report}")
+    return None
+
+
+def _take_part(site: Path, accept: str, shown: Any) -> None:
+    from medfed import run
+    from medfed.hospital import take_part
+
+    def ask(words: str) -> bool:
+        click.echo(words)
+        return click.confirm("Does this hospital take part?", default=False)
+
+    _end_on_terminate()
+    try:
+        done = take_part(site, accept=accept, progress=shown, ask=ask if sys.stdin.isatty() else None)
+    finally:
+        shown.stop()
+    if done is not None:
+        click.echo(run.headline(done))
+        click.echo(f"report: {done.report}")
+
+
+def _end_on_terminate() -> None:
+    """Let a service manager's SIGTERM end a command as Ctrl-C does."""
+    import signal
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+@main.command(short_help="Lead a study across hospitals.")
+@click.argument("study", type=click.Path(path_type=Path))
+@click.option(
+    "--enrolment", type=click.Path(path_type=Path), help="The folder that `medfed enrol init` made."
+)
+@click.option("--broker", is_flag=True, help="Start and watch over the broker too.")
+@click.option("--out", type=click.Path(path_type=Path), help="The run folder; runs/NAME if not given.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key: train.epochs=3."
+)
+@click.option("--resume", is_flag=True, help="Go on with the run in the run folder, if there is one.")
+@click.option("--quiet", is_flag=True, help="Print the result only.")
+@_told
+def hub(
+    study: Path,
+    enrolment: Path | None,
+    broker: bool,
+    out: Path | None,
+    overrides: tuple[str, ...],
+    resume: bool,
+    quiet: bool,
+) -> None:
+    """Lead the study in a file across hospitals, each of which runs `medfed train --site`, and write a run folder.
+
+    \b
+    medfed hub study.yaml --enrolment enrolment --broker
+    """
+    from medfed import run
+    from medfed.coordinator import lead
+    from medfed.progress import progress
+
+    shown = progress(quiet)
+    _end_on_terminate()
+    try:
+        done = lead(
+            study,
+            enrolment=enrolment,
+            broker=broker,
+            out=out,
+            overrides=overrides,
+            resume=resume,
+            progress=shown,
+        )
+    finally:
+        shown.stop()
+    click.echo(run.headline(done))
+    click.echo(f"report: {done.report}")
+
+
+def _compared(
+    study: Path, methods: list[str], out: Path | None, overrides: tuple[str, ...], resume: bool, quiet: bool
+) -> None:
+    from medfed import compare
+    from medfed.evaluation.method_table import text
+    from medfed.progress import progress
+
+    shown = progress(quiet)
+    try:
+        table, folder = compare.compare(
+            study, methods, out=out, overrides=overrides, resume=resume, progress=shown
+        )
+    finally:
+        shown.stop()
+    click.echo(text(table))
+    click.echo(f"\ncomparison: {folder / 'comparison.html'}")
 
 
 @main.command(short_help="Measure a run's models on another hospital.")
@@ -133,6 +272,31 @@ def predict(run_folder: Path, data: Path, out: Path, model: str, name: str) -> N
 
     found = predictions.predict(run_folder, data, out, model=model, name=name)
     click.echo(f"predictions: {found}")
+
+
+@main.command(short_help="Write a run's model as MONAI Bundle, ONNX or TorchScript.")
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder for the export.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["bundle", "onnx", "torchscript"]),
+    default="bundle",
+    show_default=True,
+    help="What to write.",
+)
+@click.option("--model", default="federated", show_default=True, help="One of the run's models.")
+@_told
+def export(run_folder: Path, out: Path, format_: str, model: str) -> None:
+    """Write a run's model for others to run, checked against the model that was trained.
+
+    \b
+    medfed export runs/quickstart --out bundle
+    medfed export runs/quickstart --out exported --format onnx
+    """
+    from medfed import export as exports
+
+    click.echo(f"exported: {exports.export(run_folder, out, format=format_, model=model)}")
 
 
 @main.command(short_help="Write a run's report again.")

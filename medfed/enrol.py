@@ -64,6 +64,16 @@ class Federation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     disk: str = ""
 
     @property
+    def own_host(self) -> str:
+        """The address under which the broker's own machine reaches it."""
+        return "127.0.0.1" if self.listen in ("0.0.0.0", "::") else self.listen
+
+    @property
+    def names(self) -> list[str]:
+        """What the broker's certificate is for: the hosts that hospitals use, and the way of a hub beside it."""
+        return list(dict.fromkeys([*self.hosts, self.own_host]))
+
+    @property
     def urls(self) -> list[str]:
         """Where sites reach the broker: NATS over TLS first, then WebSocket over TLS."""
         direct = [f"tls://{host}:{self.port}" for host in self.hosts]
@@ -157,7 +167,7 @@ def init(
     _write(folder / "federation.json", msgspec.json.format(msgspec.json.encode(found)))
     for party in (HUB, BROKER):
         own = Ed25519PrivateKey.generate()
-        certificate = _issue(folder, party, own.public_key(), hosts if party == BROKER else ())
+        certificate = _issue(folder, party, own.public_key(), found.names if party == BROKER else ())
         _write_key(folder / party / "identity.key", own)
         _write(folder / party / "identity.pem", certificate.public_bytes(Encoding.PEM))
         _write(folder / party / "authority.pem", authority.public_bytes(Encoding.PEM))

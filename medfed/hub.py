@@ -17,6 +17,7 @@ from pathlib import Path
 import safetensors
 from safetensors.torch import load_file, save_file
 
+from medfed import joins
 from medfed.audit import AuditLog
 from medfed.compress import Compression
 from medfed.errors import RunError
@@ -45,6 +46,8 @@ class Plan:
     seed: int = 0
     study: str = ""
     compress: tuple[Compression, ...] = ()
+    # Sites that train nothing and report how the final model does on their cases.
+    evaluating: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ def coordinate(
     audit = audit or AuditLog(None)
     found = newest(folder, plan.study) if folder else None
     if found is None:
-        state, current = plan.rule.init(weights), Global(0, weights, study=plan.study)
+        state: State = {**plan.rule.init(weights), **plan.privacy.init(weights)}
+        current = Global(0, weights, study=plan.study)
         if folder is not None:
             _save(folder, current, state)
     else:
@@ -110,7 +114,7 @@ def coordinate(
             state,
             current,
             sites,
-            min(plan.minimum, len(sites)),
+            min(plan.minimum, len(sites), plan.rule.enough if plan.rule.asynchronous else len(sites)),
             plan.deadline_s,
             audit,
             plan.compress,
@@ -118,8 +122,10 @@ def coordinate(
         current, state = Global(current.round + 1, outcome.weights, study=plan.study), outcome.state
         if folder is not None:
             _save(folder, current, state)
+            joins.remember(folder, current.round, [a.site for a in outcome.answers if a.status == "merged"])
         merged(current)
-        resting = tuple(Answer(site, "not sampled") for site in sorted(plan.sites) if site not in sites)
+        heard = {answer.site for answer in outcome.answers}
+        resting = tuple(Answer(site, "not sampled") for site in sorted(plan.sites) if site not in heard)
         watch(RoundReport(current.round, outcome.answers + resting, time.monotonic() - began, size))
     _close(plan, exchange, current, state, watch)
     return current
@@ -136,13 +142,19 @@ def _told(plan: Plan, current: Global, state: State, sites: Sequence[str]) -> Gl
 def _close(plan: Plan, exchange: HubSide, current: Global, state: State, watch: Watch) -> None:
     """Tell everyone that the study has ended, and hear each site's scores of the final model."""
     began = time.monotonic()
-    size = exchange.publish(Global(current.round, current.weights, (), final=True, study=plan.study))
+    groups = {name: state[name] for name in plan.rule.broadcast if name in state}
+    size = exchange.publish(
+        Global(current.round, current.weights, (), final=True, study=plan.study, groups=groups)
+    )
     answers = []
-    for arrival in exchange.collect(current.round + 1, sorted(plan.sites), plan.deadline_s):
+    everyone = sorted({*plan.sites, *plan.evaluating})
+    for arrival in exchange.collect(current.round + 1, everyone, plan.deadline_s):
         scalars: Mapping[str, float] = arrival.update.scalars if arrival.update is not None else {}
         reason = str(arrival.error) if arrival.error else ""
         status = "absent" if arrival.error else "reported"
         answers.append(Answer(arrival.site, status, reason, 0, arrival.bytes_up, arrival.seconds, scalars))
+    heard = {answer.site for answer in answers}
+    answers += [Answer(site, "absent", "it reported nothing") for site in everyone if site not in heard]
     answers.sort(key=lambda answer: answer.site)
     watch(RoundReport(current.round + 1, tuple(answers), time.monotonic() - began, size))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,6 +27,10 @@ class Progress(Protocol):
         """A site has done `step` of `steps` steps of this round."""
         ...
 
+    def waiting(self, here: Collection[str], awaited: Collection[str], left_s: float | None) -> None:
+        """A hub across machines waits: which sites are connected, which it awaits, seconds until it goes on without."""
+        ...
+
     def round(self, report: RoundReport) -> None:
         """A round is over."""
         ...
@@ -40,6 +46,9 @@ class Progress(Protocol):
 
 class Silent:
     """Says nothing: medfed as a library."""
+
+    def waiting(self, here: Collection[str], awaited: Collection[str], left_s: float | None) -> None:
+        pass
 
     def start(self, title: str, sites: Mapping[str, int], rounds: int, metric: str) -> None:
         pass
@@ -64,9 +73,11 @@ class _Row:
     step: int = 0
     steps: int = 0
     loss: float | None = None
+    epsilon: float | None = None
     score: float | None = None
     bytes_up: int = 0
     bytes_down: int = 0
+    here: bool | None = None
 
 
 _FAILED = ("refused", "absent")
@@ -80,13 +91,31 @@ class _Table:
     rounds: int = 0
     metric: str = ""
     done: int = 0
+    # Rounds that were over before this process began, when it resumes one.
+    before: int | None = None
     began: float = 0.0
     rows: dict[str, _Row] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
+    left_of_round_s: float | None = None
+
+    def connect(self, here: Collection[str], awaited: Collection[str], left_s: float | None) -> list[str]:
+        """Take over who is connected and awaited; return what changed, in words."""
+        told = []
+        for site, row in self.rows.items():
+            now = site in here
+            if now != bool(row.here):
+                told.append(f"{site} {'is connected' if now else 'is silent'}")
+            row.here = now
+            if site in awaited:
+                row.status = "training" if now else "not connected"
+        self.left_of_round_s = left_s
+        return told
 
     def update(self, report: RoundReport) -> list[str]:
         """Take a round in; return why sites failed in it, told once and not again while they stay away."""
         closing = report.round > self.rounds
+        if self.before is None:
+            self.before = report.round - 1
         self.done = min(report.round, self.rounds)
         news = []
         for answer in report.answers:
@@ -97,16 +126,24 @@ class _Table:
             row.status = answer.status
             row.loss = answer.scalars.get("train/loss", row.loss)
             row.score = answer.scalars.get(self.metric, row.score)
+            row.epsilon = answer.scalars.get("privacy/epsilon", row.epsilon)
             row.bytes_up += answer.bytes_up
             row.bytes_down += report.bytes_down if not closing else 0
             row.step = row.steps = 0
         return news
 
     @property
+    def deadline(self) -> str:
+        return (
+            "" if self.left_of_round_s is None else f"   round ends in {_clock(max(0, self.left_of_round_s))}"
+        )
+
+    @property
     def left_s(self) -> float | None:
-        if not self.done:
+        here = self.done - (self.before or 0)
+        if here <= 0:
             return None
-        return (time.monotonic() - self.began) / self.done * (self.rounds - self.done)
+        return (time.monotonic() - self.began) / here * (self.rounds - self.done)
 
 
 class Lines:
@@ -118,10 +155,16 @@ class Lines:
     def start(self, title: str, sites: Mapping[str, int], rounds: int, metric: str) -> None:
         rows = {site: _Row(cases) for site, cases in sites.items()}
         self._table = _Table(title, rounds, metric, began=time.monotonic(), rows=rows)
-        self.say(f"{title}: {', '.join(f'{site} ({cases} cases)' for site, cases in sites.items())}")
+        self.say(
+            f"{title}: {', '.join(f'{site} ({cases} cases)' if cases else site for site, cases in sites.items())}"
+        )
 
     def training(self, site: str, step: int, steps: int) -> None:
         pass
+
+    def waiting(self, here: Collection[str], awaited: Collection[str], left_s: float | None) -> None:
+        for told in self._table.connect(here, awaited, left_s):
+            self.say(told)
 
     def round(self, report: RoundReport) -> None:
         table = self._table
@@ -133,7 +176,8 @@ class Lines:
             if row.status in ("merged", "reported"):
                 score = "" if row.score is None else f" {named} {row.score:.3f}"
                 loss = "" if row.loss is None or row.status == "reported" else f" loss {row.loss:.3f}"
-                parts.append(f"{site}{loss}{score}")
+                spent = "" if row.epsilon is None else f" epsilon {row.epsilon:.2f}"
+                parts.append(f"{site}{loss}{score}{spent}")
             else:
                 parts.append(f"{site} {row.status}")
         if report.round > table.rounds:
@@ -175,6 +219,9 @@ class Live:
                 if other.status == "training":
                     other.status = "waiting"
             row.status, row.step, row.steps = "training", step, steps
+
+    def waiting(self, here: Collection[str], awaited: Collection[str], left_s: float | None) -> None:
+        self._table.connect(here, awaited, left_s)
 
     def round(self, report: RoundReport) -> None:
         for line in self._table.update(report):
@@ -222,13 +269,20 @@ class Live:
         foot.add_row(
             f"round {min(state.done + 1, state.rounds)}/{state.rounds}",
             ProgressBar(total=state.rounds, completed=state.done, width=30),
-            f"{_clock(time.monotonic() - state.began)}{left}",
+            f"{_clock(time.monotonic() - state.began)}{left}{state.deadline}",
         )
         return Group(Text(state.title, style="bold"), table, foot, Text(""))
 
 
 # A word alone is read faster than a symbol whose meaning must be learnt; colour repeats it and never replaces it.
-_STYLES = {"training": "cyan", "merged": "green", "refused": "red", "absent": "red", "waiting": "dim"}
+_STYLES = {
+    "training": "cyan",
+    "merged": "green",
+    "refused": "red",
+    "absent": "red",
+    "not connected": "red",
+    "waiting": "dim",
+}
 
 
 def _status(row: _Row) -> RenderableType:
@@ -263,3 +317,19 @@ def progress(quiet: bool = False) -> Progress:
     if quiet:
         return Silent()
     return Live() if sys.stdout.isatty() else Lines()
+
+
+@contextmanager
+def warnings_said(shown: Progress) -> Iterator[None]:
+    """Let the display say what medfed's exchange and broker warn of: a lost connection, a full disk, a refused message."""
+
+    class Said(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            shown.say(record.getMessage())
+
+    logger, handler = logging.getLogger("medfed"), Said(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

@@ -181,6 +181,30 @@ class Identity:
         return frozenset(path.read_text().split()) if path.exists() else frozenset()
 
 
+@dataclass(frozen=True)
+class SessionSeal:
+    """A party of a study within one process: it signs with a key made for this session, which the others know."""
+
+    party: str
+    keys: dict[str, Ed25519PrivateKey]
+
+    def __post_init__(self) -> None:
+        self.keys.setdefault(self.party, Ed25519PrivateKey.generate())
+
+    def seal(self, text: bytes) -> bytes:
+        signature = self.keys[self.party].sign(_CONTEXT + text)
+        return msgspec.json.encode(_Proof(signature=base64.b64encode(signature).decode())) + b"\n" + text
+
+    def open(self, sealed: bytes, party: str) -> bytes:
+        proof, text = _split(sealed)
+        try:
+            known = self.keys[party].public_key()
+            known.verify(base64.b64decode(proof.signature, validate=True), _CONTEXT + text)
+        except (KeyError, InvalidSignature, binascii.Error):
+            raise WireError(f"its signature by '{party}' does not hold") from None
+        return text
+
+
 def seal_of(credentials: str) -> Seal:
     """Return the identity in a folder, checked, or `Unsigned` if no folder is named."""
     return Identity(Path(credentials)).check() if credentials else Unsigned()

@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 import yaml
@@ -56,8 +56,21 @@ Share = Annotated[float, Meta(gt=0, le=1)]
 SiteName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 
 
+_Record = TypeVar("_Record")
+
+
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
+
+
+class Lora(_Section, frozen=True, kw_only=True):
+    """Low-rank adapters of every linear and convolutional layer, which alone are trained and exchanged.
+
+    rank: r, the rows of an adapter's thin matrices.  alpha: what their product is multiplied by, over r.
+    """
+
+    rank: Count = 4
+    alpha: Annotated[float, Meta(gt=0)] = 8.0
 
 
 class Train(_Section, frozen=True, kw_only=True):
@@ -69,7 +82,8 @@ class Train(_Section, frozen=True, kw_only=True):
     none if null.
     keep_local: what stays in the hospital: `norm` is FedBN, `head` FedPer.  optimiser_state: `keep` the optimiser's
     moments at a merge (the default: one site alone then trains as without federation), or `reset` them, which costs
-    no memory between a site's turns.
+    no memory between a site's turns.  only: parts of the network, such as [output], that are trained and exchanged; all
+    else stays as it began (see `start`).  lora: train and exchange adapters of the layers, and what `only` names.
     """
 
     rounds: Count
@@ -83,6 +97,8 @@ class Train(_Section, frozen=True, kw_only=True):
     clip: Annotated[float, Meta(gt=0)] | None = None
     keep_local: tuple[str, ...] = ()
     optimiser_state: Literal["keep", "reset"] = "keep"
+    only: tuple[str, ...] = ()
+    lora: Lora | None = None
     local: AnyLocal | None = None
 
 
@@ -102,6 +118,7 @@ class Sampling(_Section, frozen=True, kw_only=True):
 class Evaluation(_Section, frozen=True, kw_only=True):
     """What is measured at the end.
 
+    temperature: report a classifier's probabilities after temperature scaling, fitted on its validation patients.
     robustness: also measure the federated model on its test cases changed a little: shifted, noisy, slices lost.
     local_models: also train every site's own model on its own cases with the same budget of epochs, and compare.
     pooled_model: also train one model on all sites' cases in one place, where one person holds them all (a
@@ -113,17 +130,33 @@ class Evaluation(_Section, frozen=True, kw_only=True):
     local_models: bool = True
     pooled_model: bool = True
     robustness: bool = True
+    temperature: bool = False
     draws: Count = 1000
     tolerance_mm: Annotated[float, Meta(gt=0)] = 2.0
     smallest_group: Count = 5
+
+
+class SiteOverride(_Section, frozen=True, kw_only=True):
+    """What one hospital does otherwise, because it has fewer cases, less memory or less time.
+
+    epochs: its own E.  batch: its own batch.  All hospitals merge as often; rule `fednova` makes up for their taking
+    different numbers of steps.
+    """
+
+    epochs: Count | None = None
+    batch: Count | None = None
 
 
 class Study(_Section, frozen=True, kw_only=True):
     """One study, whole.
 
     sites: the hospitals that train, each with its folder (or CSV file).  held_out: hospitals that take no part and on
-    which the final models are compared.  compress: what makes an update smaller on its way to the hub, one method
-    after the other, such as [{kind: top_k, share: 0.01}, {kind: int8}]; what rounding left out is added the next round.
+    which the final models are compared. Across hospitals (`medfed hub`) a list of names is enough: where each one's
+    data lie is in its own site file, and those held out take part to measure the final model.  compress: what makes an
+    update smaller on its way to the hub, one method after the other, such as [{kind: top_k, share: 0.01},
+    {kind: int8}]; what rounding left out is added the next round.  site_overrides: what single
+    hospitals do otherwise.  start: a checkpoint whose weights the study begins with, such as
+    another run's checkpoints/federated.ckpt.
     """
 
     name: SiteName
@@ -131,8 +164,9 @@ class Study(_Section, frozen=True, kw_only=True):
     network: AnyNetwork
     data: AnyData
     train: Train
-    sites: dict[SiteName, str] = {}
-    held_out: dict[SiteName, str] = {}
+    sites: dict[SiteName, str | None] = {}
+    held_out: dict[SiteName, str | None] = {}
+    site_overrides: dict[SiteName, SiteOverride] = {}
     seed: Annotated[int, Meta(ge=0)] = 0
     rule: AnyRule = FedAvg()
     sampling: Sampling = Sampling()
@@ -140,6 +174,41 @@ class Study(_Section, frozen=True, kw_only=True):
     compress: tuple[AnyCompression, ...] = ()
     exchange: AnyExchange = Memory()
     evaluation: Evaluation = Evaluation()
+    start: str | None = None
+
+    @property
+    def trained_only(self) -> bool:
+        """Whether only what is trained is exchanged."""
+        return bool(self.train.only) or self.train.lora is not None
+
+    @property
+    def keep_local(self) -> tuple[str, ...]:
+        """What stays in the hospital, what the local method keeps included.
+
+        `head` is the network's last layer, by its path in the LightningModule.
+        """
+        kept = self.train.local.kept() if self.train.local is not None else ()
+        return tuple(self._layer(entry) for entry in (*self.train.keep_local, *kept))
+
+    @property
+    def local(self) -> Local | None:
+        """The local method; where it speaks of the `head`, that is the network's last layer."""
+        method = self.train.local
+        head = getattr(method, "head", None)
+        if method is None or head is None:
+            return method
+        return msgspec.structs.replace(method, head=self._layer(head))
+
+    def _layer(self, name: str) -> str:
+        return f"network.{self.network.head}" if name == "head" and self.network.head else name
+
+    def at(self, site: str) -> Study:
+        """Return the study as one hospital trains it: with its own number of epochs and batch, where it has one."""
+        own = self.site_overrides.get(site)
+        if own is None:
+            return self
+        changed = {key: value for key, value in msgspec.structs.asdict(own).items() if value is not None}
+        return msgspec.structs.replace(self, train=msgspec.structs.replace(self.train, **changed))
 
     @property
     def minimum(self) -> int:
@@ -160,16 +229,37 @@ def resolved(study: Study) -> dict[str, Any]:
 def digest(study: Study) -> str:
     """Return the SHA-256 of a resolved study, by which sites agree to it.
 
-    Where each hospital's data lie is that hospital's own matter, so the folders don't count, only the sites' names.
+    Where each hospital's data lie is that hospital's own matter, so the folders don't count, only the sites' names. Nor
+    does the exchange: which way a party takes to the hub is in its own file, and changes nothing of what is computed.
     """
+    return hashlib.sha256(msgspec.json.encode(_agreed_on(study), order="sorted")).hexdigest()
+
+
+def shared(study: Study) -> str:
+    """Return the study file that the hub shows its sites: what they agree to, without anyone's folders."""
+    return yaml.safe_dump(_agreed_on(study), sort_keys=False, allow_unicode=True)
+
+
+def _agreed_on(study: Study) -> dict[str, Any]:
     plain = resolved(study)
     plain["sites"], plain["held_out"] = sorted(study.sites), sorted(study.held_out)
-    return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).hexdigest()
+    del plain["exchange"]
+    if study.start is not None:
+        # What it holds counts, and not where a hospital keeps it.
+        plain["start"] = hashlib.sha256(Path(study.start).read_bytes()).hexdigest()
+    return plain
 
 
 def schema() -> dict[str, Any]:
     """Return the JSON schema of a study file, for editors."""
-    return msgspec.json.schema(Study)
+    made = msgspec.json.schema(Study)
+    for key in _LISTED:
+        keys = made["$defs"]["Study"]["properties"][key]
+        names = {"type": "array", "items": keys["propertyNames"]}
+        made["$defs"]["Study"]["properties"][key] = {
+            "anyOf": [{k: v for k, v in keys.items() if k != "default"}, names]
+        }
+    return made
 
 
 # ---------------------------------------------------------------------------------------------- reading a file
@@ -182,25 +272,75 @@ def read_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
         StudyError: naming the file, the line and the key path, what was found, what is allowed, and the nearest name.
     """
     path = Path(path)
-    name = path.name
+    study = study_of(read_text(path), path.name, overrides)
+    folder = path.resolve().parent
+
+    def absolute(sites: Mapping[str, str | None]) -> dict[str, str | None]:
+        return {site: where and str((folder / where).resolve()) for site, where in sites.items()}
+
+    start = None if study.start is None else str((folder / study.start).resolve())
+    if start is not None and not Path(start).is_file():
+        raise StudyError(
+            f"{path.name}: start: there is no such file; give a checkpoint, relative to the study file"
+        )
+    return msgspec.structs.replace(
+        study, sites=absolute(study.sites), held_out=absolute(study.held_out), start=start
+    )
+
+
+def study_of(text: str, name: str = "study.yaml", overrides: Sequence[str] = ()) -> Study:
+    """Return the study that a text says, as `read_study` does; `name` is what errors call it."""
+    study = record_of(text, name, Study, "a study (keys such as name, task, sites)", overrides)
+    _agree(study, name)
+    return study
+
+
+def read_text(path: Path) -> str:
+    """Return a file's text.
+
+    Raises:
+        StudyError: if there is none, with the nearest name that is there.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        near = _nearest(name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
+        near = (
+            _nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
+        )
         raise StudyError(f"{path}: no such file{near}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: cannot be read as text: {type(error).__name__}") from None
-    raw, lines = _parse(text, name)
+
+
+def record_of(
+    text: str, name: str, kind: type[_Record], expected: str, overrides: Sequence[str] = ()
+) -> _Record:
+    """Return the record of this kind that a YAML text says; a study file and a site file are read alike.
+
+    Raises:
+        StudyError: as `read_study`.
+    """
+    raw, lines = _parse(text, name, expected)
     for override in overrides:
         _override(raw, override)
-    study = _convert(raw, name, lines, overrides)
-    _agree(study, name)
-    folder = path.resolve().parent
+    for key in _LISTED:
+        if isinstance(raw.get(key), list):
+            raw[key] = _named(raw[key], key, name, lines)
+    return _convert(raw, name, lines, overrides, kind)
 
-    def absolute(sites: Mapping[str, str]) -> dict[str, str]:
-        return {site: str((folder / where).resolve()) for site, where in sites.items()}
 
-    return msgspec.structs.replace(study, sites=absolute(study.sites), held_out=absolute(study.held_out))
+# Keys under which names alone may stand in place of names with folders.
+_LISTED = ("sites", "held_out")
+
+
+def _named(names: list[Any], key: str, name: str, lines: dict[tuple, int]) -> dict[Any, None]:
+    for index, one in enumerate(names):
+        place = f"{name}:{lines.get((key, index), '?')}: {key}"
+        if not isinstance(one, str):
+            raise StudyError(f"{place}: found {_found(one)}; expected a site's name")
+        if one in names[:index]:
+            raise StudyError(f"{place}: '{one}' is there twice")
+    return dict.fromkeys(names)
 
 
 class _Loader(yaml.SafeLoader):
@@ -229,7 +369,7 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def _parse(text: str, name: str) -> tuple[dict[str, Any], dict[tuple, int]]:
+def _parse(text: str, name: str, expected: str) -> tuple[dict[str, Any], dict[tuple, int]]:
     try:
         raw = yaml.load(text, Loader=_Loader)
         node = yaml.compose(text, Loader=_Loader)
@@ -240,7 +380,7 @@ def _parse(text: str, name: str) -> tuple[dict[str, Any], dict[tuple, int]]:
     except yaml.YAMLError as error:
         raise StudyError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(raw, dict):
-        raise StudyError(f"{name}: expected a study (keys such as name, task, sites), found {_found(raw)}")
+        raise StudyError(f"{name}: expected {expected}, found {_found(raw)}")
     lines: dict[tuple, int] = {}
     _mark(node, (), lines)
     return raw, lines
@@ -276,13 +416,15 @@ def _override(raw: dict[str, Any], override: str) -> None:
 # ---------------------------------------------------------------------------------------------- errors with a cure
 
 
-def _convert(raw: dict[str, Any], name: str, lines: dict[tuple, int], overrides: Sequence[str]) -> Study:
+def _convert(
+    raw: dict[str, Any], name: str, lines: dict[tuple, int], overrides: Sequence[str], kind: type[_Record]
+) -> _Record:
     try:
-        return msgspec.convert(raw, Study)
+        return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
         message, _, at = str(error).partition(" - at `")
         path = _path(at.removesuffix("`"), raw)
-        raise StudyError(_explained(message, path, raw, name, lines, overrides)) from None
+        raise StudyError(_explained(message, path, raw, name, lines, overrides, kind)) from None
     except MedfedError as error:
         raise StudyError(f"{name}: {error}") from None
 
@@ -297,7 +439,13 @@ def _path(at: str, raw: Any) -> tuple:
 
 
 def _explained(
-    message: str, path: tuple, raw: Any, name: str, lines: dict[tuple, int], overrides: Sequence[str]
+    message: str,
+    path: tuple,
+    raw: Any,
+    name: str,
+    lines: dict[tuple, int],
+    overrides: Sequence[str],
+    kind: type,
 ) -> str:
     unknown = re.search(r"unknown field `([^`]*)`", message)
     missing = re.search(r"missing required field `([^`]*)`", message)
@@ -312,17 +460,17 @@ def _explained(
     )
     value = _at(raw, path)
     if unknown:
-        allowed = _fields(path, raw)
+        allowed = _fields(path, raw, kind)
         return f"{place}: no such key{_nearest(unknown[1], allowed)}; there are {', '.join(allowed)}"
     if missing and missing[1] == "kind":
-        return f"{place}: which kind? Write kind: and one of {', '.join(_kinds(path, raw))}"
+        return f"{place}: which kind? Write kind: and one of {', '.join(_kinds(path, raw, kind))}"
     if missing:
         return f"{place}: '{missing[1]}' is missing; it has no default"
     if path and path[-1] == "kind":
-        allowed = _kinds(path[:-1], raw)
+        allowed = _kinds(path[:-1], raw, kind)
         return f"{place}: no '{value}'{_nearest(str(value), allowed)}; there are {', '.join(allowed)}"
     if message.startswith(("Invalid enum value", "Invalid value")):
-        allowed = _choices(path, raw)
+        allowed = _choices(path, raw, kind)
         told = f"{_nearest(str(value), allowed)}; there are {', '.join(allowed)}" if allowed else ""
         return f"{place}: found {_found(value)}{told}"
     return f"{place}: found {_found(value)}; {_plainly(message)}"
@@ -379,9 +527,9 @@ def _nearest(name: str, allowed: Sequence[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
-def _type_at(path: tuple, raw: Any) -> Any:
-    """Return the type that a study has at a key path, following the kinds that the file itself names."""
-    here: Any = Study
+def _type_at(path: tuple, raw: Any, kind: type) -> Any:
+    """Return the type that a record has at a key path, following the kinds that the file itself names."""
+    here: Any = kind
     for depth, part in enumerate(path):
         record = _record(here, _at(raw, path[:depth]))
         if record is not None:
@@ -414,20 +562,20 @@ def _record(annotation: Any, value: Any) -> Any:
     return next((record for record in records if record.__struct_config__.tag == named), None)
 
 
-def _fields(path: tuple, raw: Any) -> list[str]:
-    record = _record(_type_at(path, raw), _at(raw, path))
+def _fields(path: tuple, raw: Any, kind: type) -> list[str]:
+    record = _record(_type_at(path, raw, kind), _at(raw, path))
     return [] if record is None else sorted(field.encode_name for field in msgspec.structs.fields(record))
 
 
-def _kinds(path: tuple, raw: Any) -> list[str]:
-    members = _members(_type_at(path, raw))
+def _kinds(path: tuple, raw: Any, kind: type) -> list[str]:
+    members = _members(_type_at(path, raw, kind))
     tags = [m.__struct_config__.tag for m in members if isinstance(m, type) and issubclass(m, msgspec.Struct)]
     return sorted(str(tag) for tag in tags if tag)
 
 
-def _choices(path: tuple, raw: Any) -> list[str]:
+def _choices(path: tuple, raw: Any, kind: type) -> list[str]:
     found: list[str] = []
-    for member in _members(_type_at(path, raw)):
+    for member in _members(_type_at(path, raw, kind)):
         if get_origin(member) is Literal:
             found += [str(choice) for choice in get_args(member)]
     return found
@@ -458,16 +606,95 @@ def _agree(study: Study, name: str) -> None:
             f"{name}: data.kind: task '{task}' learns from '{wanted.__struct_config__.tag}', "
             f"found '{type(study.data).__struct_config__.tag}'"
         )
-    if study.rule.needs_each_update and not study.privacy.reveals_each_update:
-        raise StudyError(
-            f"{name}: rule.kind: '{kind_of(study.rule)}' compares the sites' single updates, which privacy "
-            f"'{kind_of(study.privacy)}' hides from the hub; take a rule that needs only their sum, such as fedavg"
-        )
+    for words in study.privacy.objections(study):
+        raise StudyError(f"{name}: {words}")
+    _agree_privacy(study, name)
     _agree_rule(study, name)
     _agree_compress(study, name)
+    _agree_local(study, name)
+    _agree_sites(study, name)
     if study.minimum > len(study.sites):
         raise StudyError(
             f"{name}: sampling.minimum: {study.minimum} sites must answer, but the study has {len(study.sites)}"
+        )
+
+
+def _agree_privacy(study: Study, name: str) -> None:
+    hidden, rule = not study.privacy.reveals_each_update, kind_of(study.rule)
+    if hidden and not study.rule.takes_a_sum:
+        suited = sorted(n for n, record in kinds("rules").items() if _takes_a_sum(record))
+        raise StudyError(
+            f"{name}: rule.kind: '{rule}' compares the sites' single updates, which privacy "
+            f"'{kind_of(study.privacy)}' hides from the hub; take a rule that needs only their sum, such as "
+            f"{', '.join(suited)}"
+        )
+    if hidden and study.train.local is not None and study.train.local.sends:
+        raise StudyError(
+            f"{name}: train.local.kind: '{kind_of(study.train.local)}' sends more than an update, which privacy "
+            f"'{kind_of(study.privacy)}' does not sum; take another one, or none"
+        )
+    fewest = study.privacy.fewest_sites()
+    if fewest > study.minimum:
+        raise StudyError(
+            f"{name}: privacy.kind: '{kind_of(study.privacy)}' with these settings needs {fewest} sites a round, the study "
+            f"goes on with {study.minimum}; set sampling.minimum to at least {fewest}"
+        )
+
+
+def _takes_a_sum(record: type) -> bool:
+    try:
+        return bool(record().takes_a_sum)
+    except TypeError:  # it has settings without a default
+        return False
+
+
+def _agree_sites(study: Study, name: str) -> None:
+    for site in study.site_overrides:
+        if site not in study.sites:
+            raise StudyError(
+                f"{name}: site_overrides: '{site}' is not one of the study's sites{_nearest(site, sorted(study.sites))}; "
+                f"there are {', '.join(sorted(study.sites))}"
+            )
+    known = {*study.sites, *study.held_out}
+    for site in getattr(study.task, "labelled", {}):
+        if site not in known:
+            raise StudyError(
+                f"{name}: task.labelled: '{site}' is not one of the study's sites{_nearest(site, sorted(known))}; there "
+                f"are {', '.join(sorted(known))}"
+            )
+
+
+def _agree_local(study: Study, name: str) -> None:
+    """Check that hub and sites do both halves of one method, where it has two."""
+    rule, method = kind_of(study.rule), study.train.local
+    found = kind_of(method) if method is not None else None
+    if study.rule.needs_local and found not in study.rule.needs_local:
+        raise StudyError(
+            f"{name}: rule.kind: '{rule}' is the hub's half of a method whose other half trains the sites; add "
+            f"train.local: {{kind: {study.rule.needs_local[0]}}}"
+        )
+    if method is not None and method.rules and rule not in method.rules:
+        raise StudyError(
+            f"{name}: train.local.kind: '{found}' is the sites' half of a method whose other half is the hub's; set "
+            f"rule: {{kind: {method.rules[0]}}}, found '{rule}'"
+        )
+
+
+def _agree_asynchronous(study: Study, name: str) -> None:
+    rule = kind_of(study.rule)
+    if not isinstance(study.exchange, Memory):
+        raise StudyError(
+            f"{name}: rule.kind: '{rule}' merges late updates, which exchange '{kind_of(study.exchange)}' does not carry; "
+            f"take exchange: {{kind: memory}}, or another rule, such as fedavg with sampling.deadline_s"
+        )
+    if not study.privacy.reveals_each_update:
+        raise StudyError(
+            f"{name}: rule.kind: '{rule}' merges updates of different rounds, which privacy "
+            f"'{kind_of(study.privacy)}' cannot sum up in secret; take another rule, such as fedavg"
+        )
+    if study.sampling.fraction < 1:
+        raise StudyError(
+            f"{name}: sampling.fraction: with rule '{rule}' every site trains all the time; leave it at 1"
         )
 
 
@@ -482,10 +709,7 @@ def _agree_rule(study: Study, name: str) -> None:
                 f"train.local: {{kind: {suited[0] if suited else '...'}}}"
             )
     if study.rule.asynchronous:
-        raise StudyError(
-            f"{name}: rule.kind: '{rule}' merges without rounds, and this version's hub works in rounds; take another "
-            f"rule, such as fedavg with sampling.deadline_s"
-        )
+        _agree_asynchronous(study, name)
     fewest = study.rule.fewest_sites()
     if fewest > study.minimum and study.rule.most_sites is None:
         raise StudyError(

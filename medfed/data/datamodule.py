@@ -141,6 +141,19 @@ class SiteData(pl.LightningDataModule):
         """
         return len(self.cases("train"))
 
+    def items_by_patient(self) -> tuple[tuple[int, ...], ...]:
+        """Return the numbers of the training items of each training patient, in the order of `patients`."""
+        dataset: Any = self.dataset("train", training=True)
+        each = len(dataset) // max(len(dataset.cases), 1)
+        items: dict[str, list[int]] = {}
+        for number, case in enumerate(dataset.cases):
+            items.setdefault(case.patient, []).extend(range(number * each, (number + 1) * each))
+        return tuple(tuple(items[patient]) for patient in sorted(items))
+
+    def patients(self, split: str) -> tuple[str, ...]:
+        """Return the patients of one split as the hospital calls them, sorted; nobody else may see them."""
+        return tuple(sorted({case.patient for case in self.cases(split)}))
+
     def dataset(self, split: str, *, training: bool = False) -> Dataset:
         """Return one split as a dataset; with `training`, as random patches with augmentation."""
         if self._rows is not None:
