@@ -16,8 +16,8 @@ from medfed.errors import EgressError
 from medfed.update import Update
 from medfed.weights import Weights
 
-# The numbers that the federated callback itself makes.
-TRAINING = frozenset({"train/steps", "train/seconds", "train/loss", "train/rate"})
+# The numbers that the federated callback itself makes; the last is what a ledger says was spent.
+TRAINING = frozenset({"train/steps", "train/seconds", "train/loss", "train/rate", "privacy/epsilon"})
 
 # The results of an evaluation over a group of patients: row/<split>/<model>/<metric>/<structure>/<group>/<field>, where
 # the field `n` is how many patients are behind it. Values of an attribute (a scanner, a sex) are in the group's name.
@@ -25,7 +25,7 @@ ROWS = "row/"
 _ROW = re.compile(r"row/[^/]{1,20}/[^/]{1,40}/[^/]{1,60}/[^/]{0,80}/[^/]{0,120}/(value|low|high|n)")
 
 # What a module of one's own may send where no study declares its names: short names of numbers, and not many.
-_PLAIN = re.compile(r"(train|val)[A-Za-z0-9_/ .-]{0,80}")
+_PLAIN = re.compile(r"(train|val)[A-Za-z0-9_/ .-]{0,80}|privacy/epsilon")
 MOST_PLAIN = 100
 
 
