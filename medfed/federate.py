@@ -61,6 +61,8 @@ class FederatedCallback(pl.Callback):
         exchange: where site and hub meet.
         local_epochs: E, the epochs between two merges; the Trainer's max_epochs must be a multiple of it.
         examples: how many training cases this site's weights stand for; the training dataset's length if None.
+        trained_only: whether parameters that don't train (`requires_grad` is False) are left out of the exchange;
+            every site must have begun with the same ones.
         keep_local: names that stay in the hospital: `norm` (FedBN), or a submodule such as `head` (FedPer).
         optimiser_state: whether the optimiser keeps its moments at a merge or starts anew. With `keep`, one site
             alone trains exactly as without federation.
@@ -92,6 +94,7 @@ class FederatedCallback(pl.Callback):
         *,
         examples: int | None = None,
         keep_local: Iterable[str] = (),
+        trained_only: bool = False,
         optimiser_state: Literal["keep", "reset"] = "keep",
         local: Local | None = None,
         privacy: Privacy | None = None,
@@ -115,6 +118,7 @@ class FederatedCallback(pl.Callback):
         self._keep_local = (*keep_local, *(local.kept() if local is not None else ()))
         self._needs = frozenset(needs)
         self._close_at_end = close_at_end
+        self._trained_only = trained_only
         self._optimiser_state = optimiser_state
         self._local = local
         self._local_state: LocalState = {}
@@ -147,7 +151,7 @@ class FederatedCallback(pl.Callback):
             # be a round further by now; what this site had not kept of that round it trains again, from the same
             # weights, and the hub knows the update already.
             self._restored = False
-            self._received = Global(self.round, weights_of(pl_module, self._keep_local))
+            self._received = Global(self.round, self._weights(pl_module))
             if self._local is not None and not self._local_state:
                 self._local_state = self._local.start(pl_module, self._received, {})
             self._begin_round()
@@ -229,12 +233,10 @@ class FederatedCallback(pl.Callback):
             withdraw(self._exchange, self.site, reason(exception), self._audit)
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "round": self.round,
-            "scores": dict(self.scores),
-            "local": self._local_state,
-            "left": self._left,
-        }
+        # Plain dictionaries: a checkpoint is read without unpickling any other class, such as a lazy mapping's.
+        local = {group: dict(tensors) for group, tensors in self._local_state.items()}
+        left = {group: dict(tensors) for group, tensors in self._left.items()}
+        return {"round": self.round, "scores": dict(self.scores), "local": local, "left": left}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.round = state_dict["round"]
@@ -294,7 +296,7 @@ class FederatedCallback(pl.Callback):
             groups = {}
         own = self._local.scalars(self._local_state) if self._local is not None else {}
         if trainer.is_global_zero:
-            local = weights_of(module, self._keep_local)
+            local = self._weights(module)
             spent = self._spends(self.round + 1) if self._spends is not None else {}
             update = Update(
                 site=self.site,
@@ -328,6 +330,9 @@ class FederatedCallback(pl.Callback):
         self._merged_now = True
         if self._received.final:
             trainer.should_stop = True
+
+    def _weights(self, module: pl.LightningModule) -> Weights:
+        return weights_of(module, self._keep_local, trained_only=self._trained_only)
 
     def _join(self, trainer: pl.Trainer, module: pl.LightningModule, round: int) -> None:
         """Take the hub's model of at least this round, and wait on while another round goes on without this site."""

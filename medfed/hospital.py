@@ -293,7 +293,8 @@ def _closing(
             UNTRAINED: weights_of(run._module(study)),
             FEDERATED: {**weights_of(run._module(study)), **received.weights},
         }
-        run._measure(study, folder, [hospital], models)
+        folder.cases.unlink(missing_ok=True)
+        run._measure_at(study, folder, hospital, models)
         if site.policy.rows == "none" or not folder.cases.exists():
             return {}
         rows = aggregate(
@@ -324,10 +325,11 @@ def _compare(site: SiteFile, study: Study, hospital: Hospital, folder: RunFolder
         save_checkpoint(path, own, study.train.rounds)
     federated = torch.load(folder.checkpoint(FEDERATED), weights_only=True)["state_dict"]
     whole = weights_of(run._module(study))
-    run._measure(
+    folder.cases.unlink(missing_ok=True)
+    run._measure_at(
         study,
         folder,
-        [hospital],
+        hospital,
         {UNTRAINED: whole, FEDERATED: {**whole, **federated}, local(site.name): own},
     )
 
@@ -433,7 +435,7 @@ class _First:
         self._side.withdraw(site, reason)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._side, name)  # letters, which only some mechanisms write
+        return getattr(self._side, name)  # letters and receipts: as they are
 
 
 class _Beside:

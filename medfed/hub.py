@@ -114,7 +114,7 @@ def coordinate(
             state,
             current,
             sites,
-            min(plan.minimum, len(sites)),
+            min(plan.minimum, len(sites), plan.rule.enough if plan.rule.asynchronous else len(sites)),
             plan.deadline_s,
             audit,
             plan.compress,
@@ -124,7 +124,8 @@ def coordinate(
             _save(folder, current, state)
             joins.remember(folder, current.round, [a.site for a in outcome.answers if a.status == "merged"])
         merged(current)
-        resting = tuple(Answer(site, "not sampled") for site in sorted(plan.sites) if site not in sites)
+        heard = {answer.site for answer in outcome.answers}
+        resting = tuple(Answer(site, "not sampled") for site in sorted(plan.sites) if site not in heard)
         watch(RoundReport(current.round, outcome.answers + resting, time.monotonic() - began, size))
     _close(plan, exchange, current, state, watch)
     return current
@@ -141,7 +142,10 @@ def _told(plan: Plan, current: Global, state: State, sites: Sequence[str]) -> Gl
 def _close(plan: Plan, exchange: HubSide, current: Global, state: State, watch: Watch) -> None:
     """Tell everyone that the study has ended, and hear each site's scores of the final model."""
     began = time.monotonic()
-    size = exchange.publish(Global(current.round, current.weights, (), final=True, study=plan.study))
+    groups = {name: state[name] for name in plan.rule.broadcast if name in state}
+    size = exchange.publish(
+        Global(current.round, current.weights, (), final=True, study=plan.study, groups=groups)
+    )
     answers = []
     everyone = sorted({*plan.sites, *plan.evaluating})
     for arrival in exchange.collect(current.round + 1, everyone, plan.deadline_s):

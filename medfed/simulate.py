@@ -100,7 +100,7 @@ def run_federation(
         QuorumError: if too few sites are left.
     """
     turns = Turns()
-    exchange = MemoryExchange(study, idle=turns.idle, seen=seen)
+    exchange = MemoryExchange(study, idle=turns.idle, seen=seen, late=rule.asynchronous)
 
     def run(site: str, function: Callable[[MemoryExchange], None]) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from medfed.accounting import Accountant
 from medfed.audit import AuditLog
 from medfed.compress import Compression
 from medfed.egress import Egress
-from medfed.errors import PrivacyError
+from medfed.errors import PrivacyError, RunError
 from medfed.exchange import SiteSide
 from medfed.federate import FederatedCallback, seed_epoch
 from medfed.local import Local
@@ -52,6 +53,7 @@ class Training:
     clip: float | None = None
     accumulate: int = 1
     keep_local: tuple[str, ...] = ()
+    trained_only: bool = False
     optimiser_state: Literal["keep", "reset"] = "keep"
     local: Local | None = None
     privacy: Privacy = field(default_factory=NoPrivacy)
@@ -111,6 +113,7 @@ def train_site(
         training.local_epochs,
         examples=examples,
         keep_local=training.keep_local,
+        trained_only=training.trained_only,
         optimiser_state=training.optimiser_state,
         local=training.local,
         privacy=training.privacy,
@@ -286,7 +289,15 @@ class _Keep(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if (trainer.current_epoch + 1) % self._local_epochs == 0:
             aside = self._path.with_suffix(".writing")
-            trainer.save_checkpoint(aside, weights_only=False)
+            try:
+                trainer.save_checkpoint(aside, weights_only=False)
+            except (OSError, RuntimeError) as error:  # torch's writer calls a full disk a RuntimeError
+                aside.unlink(missing_ok=True)
+                room = shutil.disk_usage(aside.parent).free
+                raise RunError(
+                    f"this site's checkpoint could not be written ({type(error).__name__}, {room / 1e6:.0f} MB are free where "
+                    f"the run folder is); make room and start it again: it goes on from the last round"
+                ) from None
             if trainer.is_global_zero:
                 aside.replace(self._path)
 

@@ -18,17 +18,23 @@ from medfed.errors import StudyError
 Weights = Mapping[str, Tensor]
 
 
-def weights_of(module: nn.Module, keep_local: Iterable[str] = ()) -> dict[str, Tensor]:
+def weights_of(
+    module: nn.Module, keep_local: Iterable[str] = (), *, trained_only: bool = False
+) -> dict[str, Tensor]:
     """Return copies of the floating-point parameters and buffers of a module, on the CPU, by name.
 
     Integer buffers (batch norm's counter) stay with the module, as does every name that matches `keep_local`:
     `norm` keeps batch, instance, group and layer norms (FedBN: Li, ICLR 2021, arXiv:2102.07623), any other entry the
     tensors below a submodule of that name or path (`head`, `model.2`; FedPer: Arivazhagan 2019, arXiv:1912.00818).
+    With `trained_only` a parameter that isn't trained stays, too: it is what it was at every site (buffers are exchanged
+    all the same).
 
     Raises:
         StudyError: if an entry keeps nothing.
     """
     local = local_names(module, keep_local)
+    if trained_only:
+        local |= {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
     return {
         name: tensor.detach().to("cpu", copy=True)
         for name, tensor in module.state_dict().items()

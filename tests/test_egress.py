@@ -138,7 +138,10 @@ def test_a_module_of_ones_own_may_send_plain_numbers_only():
 
 
 def test_a_study_declares_what_its_task_method_and_mechanism_send(tiny):
-    study = read_study(tiny / "tiny.yaml", ["train.local={kind: scaffold}", "train.optimiser={kind: sgd}", "rule.kind=scaffold"])
+    study = read_study(
+        tiny / "tiny.yaml",
+        ["train.local={kind: scaffold}", "rule={kind: scaffold}", "train.optimiser={kind: sgd}"],
+    )
     listed = egress_of(study)
     assert listed.groups == ("control",)
     assert "val/dice" in (listed.scalars or ())

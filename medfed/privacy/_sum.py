@@ -32,15 +32,10 @@ class Settings:
     most_examples: int
     neighbours: int
     patience_s: float
-    scores: bool
 
     def fixed_point(self, terms: int) -> FixedPoint:
         """Return how numbers become integers where this many sites may be in the sum."""
         return FixedPoint(self.bits, self.limit, terms)
-
-    def leaving(self, scalars: Mapping[str, float]) -> dict[str, float]:
-        """Return the numbers that may leave beside the sum: none of training, whose steps would tell the examples."""
-        return {name: value for name, value in scalars.items() if self.scores and name.startswith("val/")}
 
     def fewest(self, of: int) -> int:
         """Return how many sites must go on where this many began."""

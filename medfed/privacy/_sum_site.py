@@ -112,7 +112,6 @@ class SiteSum:
             update,
             delta=delta,
             examples=0,
-            scalars=settings.leaving(update.scalars),
             groups={GROUP: {EXAMPLES: _as_tensor(count, point)}},
         )
 

@@ -26,7 +26,7 @@ itself rounds. A larger change than `limit` is an error at the site and never cu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -64,6 +64,10 @@ class SecureSum(Privacy, tag="secure_sum", frozen=True):
     def fewest_sites(self) -> int:
         return self.least
 
+    def tell(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
+        # None of training, whose steps would tell the examples.
+        return {name: value for name, value in scalars.items() if self.scores and name.startswith("val")}
+
     def meet(self, letters: SiteLetters) -> Iterator[Shield]:
         yield from shields(self._settings, letters)
 
@@ -72,4 +76,12 @@ class SecureSum(Privacy, tag="secure_sum", frozen=True):
 
     @property
     def _settings(self) -> Settings:
-        return Settings(**{field: getattr(self, field) for field in self.__struct_fields__})
+        return Settings(
+            self.threshold,
+            self.least,
+            self.bits,
+            self.limit,
+            self.most_examples,
+            self.neighbours,
+            self.patience_s,
+        )

@@ -44,7 +44,7 @@ class Rule(Kind, frozen=True):
     # How many sites may answer one round; None is any number. One is cyclic weight transfer.
     most_sites: ClassVar[int | None] = None
 
-    # Whether updates may answer different rounds, so that the hub merges as soon as `buffer` of them have
+    # Whether updates may answer different rounds, so that the hub merges as soon as `enough` of them have
     # come.
     asynchronous: ClassVar[bool] = False
 
@@ -55,6 +55,11 @@ class Rule(Kind, frozen=True):
                 msgspec.convert(getattr(self, name), hint)
             except msgspec.ValidationError as error:
                 raise ValueError(f"{kind_of(self)}.{name}: {error}") from None
+
+    @property
+    def enough(self) -> int:
+        """How many updates an asynchronous rule merges at a time."""
+        return 1
 
     @property
     def broadcast(self) -> tuple[str, ...]:

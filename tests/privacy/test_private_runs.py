@@ -14,6 +14,7 @@ from medfed.audit import AuditLog
 from medfed.errors import PrivacyError
 from medfed.exchange.folder import Folder
 from medfed.hub import Plan, coordinate
+from medfed.privacy import NoPrivacy
 from medfed.privacy.secure_sum import SecureSum
 from medfed.round import contribute, receive
 from medfed.rules.fedadam import FedAdam
@@ -39,7 +40,7 @@ def answer(exchange, privacy, name: str, audit: AuditLog | None = None) -> None:
         generator = torch.Generator().manual_seed(sum(name.encode()) + received.round)
         local = {
             key: tensor + torch.randn(tensor.shape, generator=generator)
-            for key, tensor in received.weights.items()
+            for key, tensor in sorted(received.weights.items())
         }
         number = received.round + 1
         update = Update(name, number, Difference(local, received.weights), 10 + len(name), {"val/dice": 0.5})
@@ -57,7 +58,7 @@ def test_a_study_ends_with_the_model_that_it_has_without(rule):
             sites, model(), rule=rule, rounds=ROUNDS, privacy=privacy, minimum=3, **more
         )
 
-    plain, reports = run(medfed.NoPrivacy()), []
+    plain, reports = run(NoPrivacy()), []
     summed = run(SecureSum(), watch=reports.append)
     for name, tensor in plain.weights.items():
         # 64 bits with the defaults: the sum is rounded at 2^-51 times most_examples over the examples, 2^-40.
