@@ -28,13 +28,31 @@ def test_a_policy_that_says_nothing_refuses_nothing(study):
 
 
 REFUSED = {
-    "task": (Policy(tasks=("classify", "tabular")), "the study's task is 'segment', this hospital accepts 'classify' or 'tabular' (policy.tasks)"),
-    "network": (Policy(networks=("resnet",)), "the study's network is 'unet', this hospital accepts 'resnet' (policy.networks)"),
-    "privacy": (Policy(privacy=("dp_sgd",)), "the study's privacy is 'none', this hospital asks for 'dp_sgd' (policy.privacy)"),
-    "ceiling": (Policy(epsilon_ceiling=3), "the study's privacy 'none' states no epsilon, this hospital allows at most 3 (policy.epsilon_ceiling)"),
-    "rounds": (Policy(max_rounds=2), "the study trains 3 rounds, this hospital allows 2 (policy.max_rounds)"),
-    "cases": (Policy(minimum_cases=5), "this hospital has 4 training cases for the study and takes part with 5 or more (policy.minimum_cases)"),
-}  # fmt: skip
+    "task": (
+        Policy(tasks=("classify", "tabular")),
+        "the study's task is 'segment', this hospital accepts 'classify' or 'tabular' (policy.tasks)",
+    ),
+    "network": (
+        Policy(networks=("resnet",)),
+        "the study's network is 'unet', this hospital accepts 'resnet' (policy.networks)",
+    ),
+    "privacy": (
+        Policy(privacy=("dp_sgd",)),
+        "the study's privacy is 'none', this hospital asks for 'dp_sgd' (policy.privacy)",
+    ),
+    "ceiling": (
+        Policy(epsilon_ceiling=3),
+        "the study's privacy 'none' states no epsilon, this hospital allows at most 3 (policy.epsilon_ceiling)",
+    ),
+    "rounds": (
+        Policy(max_rounds=2),
+        "the study trains 3 rounds, this hospital allows 2 (policy.max_rounds)",
+    ),
+    "cases": (
+        Policy(minimum_cases=5),
+        "this hospital has 4 training cases for the study and takes part with 5 or more (policy.minimum_cases)",
+    ),
+}
 
 
 @pytest.mark.parametrize("policy, said", REFUSED.values(), ids=REFUSED.keys())
