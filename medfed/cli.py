@@ -172,6 +172,14 @@ def _end_on_terminate() -> None:
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key: train.epochs=3."
 )
 @click.option("--resume", is_flag=True, help="Go on with the run in the run folder, if there is one.")
+@click.option(
+    "--without", metavar="SITE", help="A hospital that withdrew: train again from before it joined."
+)
+@click.option(
+    "--former",
+    type=click.Path(path_type=Path),
+    help="The run it withdrew from; the newest of the study if not given.",
+)
 @click.option("--quiet", is_flag=True, help="Print the result only.")
 @_told
 def hub(
@@ -181,6 +189,8 @@ def hub(
     out: Path | None,
     overrides: tuple[str, ...],
     resume: bool,
+    without: str | None,
+    former: Path | None,
     quiet: bool,
 ) -> None:
     """Lead the study in a file across hospitals, each of which runs `medfed train --site`, and write a run folder.
@@ -202,6 +212,8 @@ def hub(
             out=out,
             overrides=overrides,
             resume=resume,
+            without=without,
+            former=former,
             progress=shown,
         )
     finally:

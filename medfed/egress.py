@@ -16,8 +16,8 @@ from medfed.errors import EgressError
 from medfed.update import Update
 from medfed.weights import Weights
 
-# The numbers that the federated callback itself makes.
-TRAINING = frozenset({"train/steps", "train/seconds", "train/loss", "train/rate"})
+# The numbers that the federated callback itself makes; the last is what a ledger says was spent.
+TRAINING = frozenset({"train/steps", "train/seconds", "train/loss", "train/rate", "privacy/epsilon"})
 
 # The results of an evaluation over a group of patients: row/<split>/<model>/<metric>/<structure>/<group>/<field>, where
 # the field `n` is how many patients are behind it. Values of an attribute (a scanner, a sex) are in the group's name.

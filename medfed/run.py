@@ -104,9 +104,7 @@ def train(
         if without is not None and before is not None:
             record = withdrawal.prepare(whole, without, before, folder)
             progress.say(f"without {without}: training goes on from round {record.retrained_from}")
-        if (record_of := withdrawal.recorded(folder)) is not None:
-            facts["withdrawn"] = record_of
-            folder.write_facts(facts)
+        facts |= withdrawal.facts(folder)
         for note in facts["privacy"]["notes"]:
             progress.say(f"privacy: {note}")
         audit = AuditLog(folder.audit)
