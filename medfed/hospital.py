@@ -424,7 +424,7 @@ def _train_beside(site: SiteFile, secret: bytes) -> None:
             site.name,
             run._module(study),
             hospital.data,
-            _Beside(),
+            _Beside(),  # type: ignore[arg-type]  # it receives only: no update, no letter is its own
             _training(site, study),
             folder=folder.site(site.name),
             examples=hospital.data.examples,

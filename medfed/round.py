@@ -23,24 +23,27 @@ from medfed.egress import Egress, declared
 from medfed.errors import MedfedError, QuorumError, UpdateError
 from medfed.exchange import Arrival, HubSide, SiteSide
 from medfed.letters import HubLetters, SiteLetters
-from medfed.privacy import Hearing, Privacy, apart
+from medfed.privacy import Hearing, NoPrivacy, Privacy, apart
 from medfed.rules import Rule, State
 from medfed.update import Global, Update, check
 from medfed.weights import Weights, digest
 
 # The model's tensors, and plain numbers under train and val.
 _MODEL_ONLY = Egress()
+_NO_PRIVACY = NoPrivacy()
 
 # ---------------------------------------------------------------------------------------------- in the hospital
 
 
-def receive(exchange: SiteSide, site: str, round: int, audit: AuditLog) -> Global:
+def receive(
+    exchange: SiteSide, site: str, round: int, audit: AuditLog, privacy: Privacy = _NO_PRIVACY
+) -> Global:
     """Return the hub's newest model of at least this round, waiting for it."""
     received = exchange.fetch(site, round)
     audit.write(
         "received", site=site, round=received.round, sha256=digest(received.weights), final=received.final
     )
-    return received
+    return privacy.open(received, SiteLetters(exchange, site, received.round, audit))
 
 
 def contribute(
