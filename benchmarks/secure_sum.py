@@ -56,7 +56,7 @@ def a_round(privacy: Privacy, weights, local, sites: list[str], gone: int) -> tu
         credentials(folder, sites)
 
         def record(where: Path) -> Folder:
-            return Folder(url=str(folder / "share"), credentials=str(where), poll_s=0.02)
+            return Folder(url=str(folder / "share"), credentials=str(where))
 
         hub = record(folder / "enrolment" / "hub").open_hub(STUDY, folder / "hub")
         sides = {

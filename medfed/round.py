@@ -20,7 +20,7 @@ from medfed.audit import AuditLog
 from medfed.compress import Compression, pack, unpack
 from medfed.compress import State as Left
 from medfed.egress import Egress, declared
-from medfed.errors import MedfedError, QuorumError, UpdateError
+from medfed.errors import MedfedError, QuorumError, SiteError, UpdateError
 from medfed.exchange import Arrival, HubSide, SiteSide
 from medfed.letters import HubLetters, SiteLetters
 from medfed.privacy import Hearing, NoPrivacy, Privacy, apart
@@ -165,7 +165,7 @@ def conduct(
     """
     number = current.round + 1
     hearing = privacy.convene(HubLetters(exchange, tuple(sites), number, audit), deadline_s)
-    updates, answers = [], [Answer(site, "refused", str(why)) for site, why in hearing.refused.items()]
+    updates, answers = [], [_before(site, why) for site, why in hearing.refused.items()]
     for arrival in exchange.collect(number, hearing.sites, hearing.deadline_s):
         update, answer = _admit(arrival, number, current, hearing, compress)
         answers.append(answer)
@@ -214,6 +214,11 @@ def _admit(
         arrival.site, "merged", "", update.examples, arrival.bytes_up, arrival.seconds, update.scalars
     )
     return replace(update), answer
+
+
+def _before(site: str, why: MedfedError) -> Answer:
+    """Return the answer of a site that is not awaited: it stopped, or what it said before is refused."""
+    return Answer(site, "absent" if isinstance(why, SiteError) else "refused", str(why))
 
 
 def _late(deadline_s: float | None) -> str:

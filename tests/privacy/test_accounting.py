@@ -45,9 +45,7 @@ def test_renyi_of_a_sampled_gaussian_is_the_integral_that_defines_it(noise, rate
     density = np.exp(-(z**2) / (2 * noise**2)) / (noise * math.sqrt(2 * math.pi))
     ratio = (1 - rate) + rate * np.exp(np.minimum((2 * z - 1) / (2 * noise**2), 600))
     orders = [1.5, 2.0, 4.25, 8.0]
-    expected = [
-        math.log(float(np.trapezoid(density * ratio**order, z))) / (order - 1) for order in orders
-    ]
+    expected = [math.log(float(np.trapezoid(density * ratio**order, z))) / (order - 1) for order in orders]
     np.testing.assert_allclose(renyi([Charge(noise, rate)], orders), expected, rtol=1e-5)
 
 
@@ -62,7 +60,8 @@ def test_prv_of_a_sampled_gaussian_is_that_of_dp_accounting():
     moved = np.diff(norm.cdf(edges, loc=1, scale=1.1))
     high = (1 - charge.sample_rate) * low + charge.sample_rate * moved
     pieces = {
-        side: {i: math.log(p) for i, p in enumerate(values) if p > 0} for side, values in (("low", low), ("high", high))
+        side: {i: math.log(p) for i, p in enumerate(values) if p > 0}
+        for side, values in (("low", low), ("high", high))
     }
     found = distributions.PrivacyLossDistribution.from_two_probability_mass_functions(
         pieces["low"], pieces["high"], pessimistic_estimate=False, value_discretization_interval=1e-4
@@ -74,7 +73,10 @@ def test_prv_of_a_sampled_gaussian_is_that_of_dp_accounting():
 
 def delta_of_gaussian(noise: float, eps: float) -> float:
     """Balle and Wang, ICML 2018, arXiv:1805.06083, theorem 8: the exact delta of one Gaussian mechanism."""
-    log = [float(log_ndtr(1 / (2 * noise) - eps * noise)), eps + float(log_ndtr(-1 / (2 * noise) - eps * noise))]
+    log = [
+        float(log_ndtr(1 / (2 * noise) - eps * noise)),
+        eps + float(log_ndtr(-1 / (2 * noise) - eps * noise)),
+    ]
     return math.exp(log[0]) - math.exp(log[1])
 
 
@@ -119,7 +121,9 @@ def test_the_smaller_bound_is_prv_and_rdp_where_prv_has_none(monkeypatch):
 
     monkeypatch.setattr(PRVAccountant, "get_epsilon", none)
     accounting._prv.cache_clear()
-    with pytest.raises(PrivacyError, match="20 steps, noise 2, rate 0.2 at delta 1e-05.*take accountant: rdp"):
+    with pytest.raises(
+        PrivacyError, match="20 steps, noise 2, rate 0.2 at delta 1e-05.*take accountant: rdp"
+    ):
         epsilon(charge, 1e-5, "prv")
     assert smallest_epsilon(charge, 1e-5) == epsilon(charge, 1e-5, "rdp")
 
