@@ -14,6 +14,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from medfed.enrol import enrolled, federation_of
@@ -27,6 +29,9 @@ LARGEST_MESSAGE = "4MB"
 
 # How long the server waits for a slow client to take what is under way to it: 8 chunks at 1 Mbit/s take 70 s.
 SLOW_CLIENT = "180s"
+
+# How long the server of a hub that was killed gets to end.
+EARLIER_S = 10.0
 
 # Pauses before a server that ended is started again: the first and the longest.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
@@ -156,9 +161,11 @@ class Broker:
     def __init__(self, folder: Path, options: tuple[str, ...] = ()) -> None:
         self._configuration = write_configuration(folder)
         self._log = folder / BROKER / "nats-server.log"
+        self._pid = folder / BROKER / "nats-server.pid"
         self._options = options
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
+        self._end_earlier()
         self._start()
         threading.Thread(target=self._supervise, name="medfed-broker", daemon=True).start()
 
@@ -179,13 +186,46 @@ class Broker:
                 # Ctrl-C in a terminal is for the hub: it closes the study first and then ends the server.
                 start_new_session=True,
             )
+        self._pid.write_text(str(self._process.pid))
+
+    def _end_earlier(self) -> None:
+        """End the server of a hub that was killed: it still holds the ports and the store."""
+        try:
+            pid = int(self._pid.read_text())
+        except (OSError, ValueError):
+            return
+        until = time.monotonic() + EARLIER_S
+        while self._is_ours(pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM if time.monotonic() < until else signal.SIGKILL)
+            time.sleep(0.1)
+
+    def _is_ours(self, pid: int) -> bool:
+        # By its command line, since the number may be another process's by now.
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            return False
+        return str(self._configuration) in words.split("\0")
+
+    def _last_words(self) -> str:
+        try:
+            lines = self._log.read_text(errors="replace").splitlines()[-20:]
+        except OSError:
+            return "its log cannot be read"
+        fatal = [line for line in lines if "[FTL]" in line or "[ERR]" in line or "nats-server: " in line]
+        return fatal[-1].strip() if fatal else "its log says nothing of why"
 
     def _supervise(self) -> None:
         pause = FIRST_PAUSE_S
         while not self._stopping.wait(pause):
             assert self._process is not None
             if self._process.poll() is not None:
-                log.warning("the broker ended with %s; it is started again", self._process.returncode)
+                log.warning(
+                    "the broker ended with %s and is started again: %s",
+                    self._process.returncode,
+                    self._last_words(),
+                )
                 self._start()
                 pause = min(2 * pause, LONGEST_PAUSE_S)
                 continue
@@ -204,3 +244,4 @@ class Broker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._pid.unlink(missing_ok=True)

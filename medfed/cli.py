@@ -12,6 +12,7 @@ import click
 
 import medfed
 from medfed.cli_audit import audit
+from medfed.cli_data import fingerprint, purge
 from medfed.cli_enrol import enrol
 from medfed.errors import MedfedError
 
@@ -62,7 +63,16 @@ def main() -> None:
 @click.option(
     "--leave-one-out", is_flag=True, help="Also train without each hospital in turn, and test on it."
 )
+@click.option(
+    "--without", metavar="SITE", help="A hospital that withdrew: train again from before it joined."
+)
+@click.option(
+    "--former",
+    type=click.Path(path_type=Path),
+    help="The run it withdrew from; the newest of the study if not given.",
+)
 @click.option("--quiet", is_flag=True, help="Print the result only.")
+@click.option("--compare", metavar="A,B,...", help="Train once a method and compare: fedavg,fedprox,fedadam.")
 @_told
 def train(
     study: Path | None,
@@ -72,7 +82,10 @@ def train(
     overrides: tuple[str, ...],
     resume: bool,
     leave_one_out: bool,
+    without: str | None,
+    former: Path | None,
     quiet: bool,
+    compare: str | None,
 ) -> None:
     """Train the study in a file over its hospitals, all in this process, and write a run folder with a report.
 
@@ -82,8 +95,16 @@ def train(
     \b
     medfed train configs/quickstart.yaml
     medfed train configs/quickstart.yaml --set train.rounds=3 --out runs/short
+    medfed train configs/quickstart.yaml --compare fedavg,fedprox,fedadam
     medfed train --site site.yaml
     """
+    if compare is not None:
+        if study is None or site is not None:
+            raise MedfedError(
+                "train --compare: name a study file; it compares methods over the hospitals of one process"
+            )
+        _compared(study, compare.split(","), out, overrides, resume, quiet)
+        return None
     from medfed import run
     from medfed.progress import progress
 
@@ -101,6 +122,8 @@ def train(
             overrides=overrides,
             resume=resume,
             leave_one_out=leave_one_out,
+            without=without,
+            former=former,
             progress=shown,
         )
     finally:
@@ -187,6 +210,24 @@ def hub(
     click.echo(f"report: {done.report}")
 
 
+def _compared(
+    study: Path, methods: list[str], out: Path | None, overrides: tuple[str, ...], resume: bool, quiet: bool
+) -> None:
+    from medfed import compare
+    from medfed.evaluation.method_table import text
+    from medfed.progress import progress
+
+    shown = progress(quiet)
+    try:
+        table, folder = compare.compare(
+            study, methods, out=out, overrides=overrides, resume=resume, progress=shown
+        )
+    finally:
+        shown.stop()
+    click.echo(text(table))
+    click.echo(f"\ncomparison: {folder / 'comparison.html'}")
+
+
 @main.command(short_help="Measure a run's models on another hospital.")
 @click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="A hospital's folder.")
@@ -231,6 +272,31 @@ def predict(run_folder: Path, data: Path, out: Path, model: str, name: str) -> N
 
     found = predictions.predict(run_folder, data, out, model=model, name=name)
     click.echo(f"predictions: {found}")
+
+
+@main.command(short_help="Write a run's model as MONAI Bundle, ONNX or TorchScript.")
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder for the export.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["bundle", "onnx", "torchscript"]),
+    default="bundle",
+    show_default=True,
+    help="What to write.",
+)
+@click.option("--model", default="federated", show_default=True, help="One of the run's models.")
+@_told
+def export(run_folder: Path, out: Path, format_: str, model: str) -> None:
+    """Write a run's model for others to run, checked against the model that was trained.
+
+    \b
+    medfed export runs/quickstart --out bundle
+    medfed export runs/quickstart --out exported --format onnx
+    """
+    from medfed import export as exports
+
+    click.echo(f"exported: {exports.export(run_folder, out, format=format_, model=model)}")
 
 
 @main.command(short_help="Write a run's report again.")
@@ -340,6 +406,8 @@ def kinds(folder: str | None, schema: bool) -> None:
         click.echo()
 
 
+main.add_command(fingerprint)
+main.add_command(purge)
 main.add_command(audit)
 main.add_command(enrol)
 

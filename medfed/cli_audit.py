@@ -86,3 +86,56 @@ def export(log: Path, out: Path) -> None:
 
     checked = work(_log(log), out)
     click.echo(f"{checked.lines} lines in {out}")
+
+
+@audit.command()
+@click.argument("run", type=_PATH)
+@click.option("--site", help="The hospital whose updates are attacked; needed where RUN has several.")
+@click.option("--gate", type=click.FloatRange(0, 1), help="Exit with 1 if more than this came back: 0.5.")
+@click.option(
+    "--cases", type=click.IntRange(1, 8), help="Cases in the step that is attacked; the study's batch."
+)
+@click.option("--steps", type=click.IntRange(1), default=300, show_default=True, help="Of gradient matching.")
+@click.option(
+    "--shadows",
+    type=click.IntRange(0),
+    default=16,
+    show_default=True,
+    help="Models; 0 leaves membership out.",
+)
+@click.option(
+    "--minutes", type=click.FloatRange(0), default=5.0, show_default=True, help="For the shadow models."
+)
+@click.option(
+    "--out", type=_PATH, help="Where text and picture go; the hospital's folder of the run if not given."
+)
+@_told
+def leakage(
+    run: Path,
+    site: str | None,
+    gate: float | None,
+    cases: int | None,
+    steps: int,
+    shadows: int,
+    minutes: float,
+    out: Path | None,
+) -> None:
+    """Attack a hospital's own updates, before they leave: what could the hub compute back from them?
+
+    RUN is a run folder, or a study file before anything was trained. What is found stays in the hospital's folder, with
+    a picture of a patient beside what an attacker would get.
+
+    \b
+    medfed audit leakage runs/our-study --site north
+    medfed audit leakage study.yaml --site north --gate 0.5
+    """
+    from medfed.leakage.command import audit as work
+    from medfed.leakage.local import Effort, in_words
+
+    effort = Effort(steps=steps, shadows=shadows, budget_s=60 * minutes, cases=cases)
+    findings, picture = work(run, site, effort, out)
+    click.echo(in_words(findings))
+    click.echo(f"\npicture, not to be passed on: {picture}")
+    if gate is not None and findings.worst > gate:
+        click.echo(f"gate: {findings.worst:.2f} is more than {gate:g}", err=True)
+        sys.exit(1)

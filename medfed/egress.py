@@ -19,6 +19,11 @@ from medfed.weights import Weights
 # The numbers that the federated callback itself makes.
 TRAINING = frozenset({"train/steps", "train/seconds", "train/loss", "train/rate"})
 
+# The results of an evaluation over a group of patients: row/<split>/<model>/<metric>/<structure>/<group>/<field>, where
+# the field `n` is how many patients are behind it. Values of an attribute (a scanner, a sex) are in the group's name.
+ROWS = "row/"
+_ROW = re.compile(r"row/[^/]{1,20}/[^/]{1,40}/[^/]{1,60}/[^/]{0,80}/[^/]{0,120}/(value|low|high|n)")
+
 # What a module of one's own may send where no study declares its names: short names of numbers, and not many.
 _PLAIN = re.compile(r"(train|val)[A-Za-z0-9_/ .-]{0,80}")
 MOST_PLAIN = 100
@@ -30,13 +35,17 @@ class Egress:
 
     scalars: the names of numbers; None, for a module outside a study, any short name under `train` or `val`.
     groups: the groups of tensors, each with tensors of the model's names and shapes.
-    sealed: the groups whose tensors a privacy mechanism has made unreadable, so that their shapes say nothing.
+    sealed: the groups whose tensors a privacy mechanism has made unreadable, so that their shapes say nothing;
+    `round.contribute` puts the study's mechanism's own here.
+    smallest_group: the fewest patients of a group of whom a result may leave (`row/...`, evaluation/leaving.py); None
+    where no result of an evaluation may.
     withheld: prefixes of numbers that this hospital keeps although the study would send them.
     """
 
     scalars: frozenset[str] | None = None
     groups: tuple[str, ...] = ()
     sealed: tuple[str, ...] = ()
+    smallest_group: int | None = None
     withheld: tuple[str, ...] = ()
 
 
@@ -57,7 +66,8 @@ def declared(update: Update, weights: Weights, egress: Egress) -> Update:
                 f"{who}: the group '{group[:40]}' is not declared to leave; a local method or privacy mechanism declares "
                 f"its groups in `sends`. Nothing was sent"
             )
-    _numbers(who, kept, egress.scalars)
+    _numbers(who, {name: value for name, value in kept.items() if not name.startswith(ROWS)}, egress.scalars)
+    _rows(who, {name: value for name, value in kept.items() if name.startswith(ROWS)}, egress.smallest_group)
     return replace(update, scalars=kept)
 
 
@@ -94,4 +104,24 @@ def _numbers(who: str, scalars: Mapping[str, float], names: frozenset[str] | Non
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not isfinite(value):
             raise EgressError(
                 f"{who}: '{name}' is a {type(value).__name__}, only finite numbers leave. Nothing was sent"
+            )
+
+
+def _rows(who: str, scalars: Mapping[str, float], smallest: int | None) -> None:
+    """Check that a hospital sends results over groups, and that each says how many patients are behind it: enough."""
+    if scalars and smallest is None:
+        raise EgressError(
+            f"{who}: holds {len(scalars)} results of an evaluation, and this hospital sends none (policy.rows). Nothing was "
+            f"sent"
+        )
+    for name, value in scalars.items():
+        if not _ROW.fullmatch(name) or not isinstance(value, (int, float)) or not isfinite(value):
+            raise EgressError(
+                f"{who}: a result of an evaluation has another form than medfed's. Nothing was sent"
+            )
+        behind = scalars.get(f"{name.rpartition('/')[0]}/n", 0)
+        if smallest is not None and behind < smallest:
+            raise EgressError(
+                f"{who}: a result is over {behind:g} patients, and this hospital sends none over fewer than {smallest} "
+                f"(policy.smallest_group). Nothing was sent"
             )

@@ -17,6 +17,7 @@ from pathlib import Path
 import safetensors
 from safetensors.torch import load_file, save_file
 
+from medfed import joins
 from medfed.audit import AuditLog
 from medfed.compress import Compression
 from medfed.errors import RunError
@@ -113,7 +114,7 @@ def coordinate(
             state,
             current,
             sites,
-            min(plan.minimum, len(sites)),
+            min(plan.minimum, len(sites), plan.rule.enough if plan.rule.asynchronous else len(sites)),
             plan.deadline_s,
             audit,
             plan.compress,
@@ -121,8 +122,10 @@ def coordinate(
         current, state = Global(current.round + 1, outcome.weights, study=plan.study), outcome.state
         if folder is not None:
             _save(folder, current, state)
+            joins.remember(folder, current.round, [a.site for a in outcome.answers if a.status == "merged"])
         merged(current)
-        resting = tuple(Answer(site, "not sampled") for site in sorted(plan.sites) if site not in sites)
+        heard = {answer.site for answer in outcome.answers}
+        resting = tuple(Answer(site, "not sampled") for site in sorted(plan.sites) if site not in heard)
         watch(RoundReport(current.round, outcome.answers + resting, time.monotonic() - began, size))
     _close(plan, exchange, current, state, watch)
     return replace(current, groups=_broadcast(plan, state))
@@ -144,7 +147,7 @@ def _broadcast(plan: Plan, state: State) -> dict[str, Weights]:
 def _close(plan: Plan, exchange: HubSide, current: Global, state: State, watch: Watch) -> None:
     """Tell everyone that the study has ended, and hear each site's scores of the final model."""
     began = time.monotonic()
-    groups = {name: state[name] for name in plan.privacy.broadcast if name in state}
+    groups = _broadcast(plan, state)
     size = exchange.publish(
         Global(current.round, current.weights, (), final=True, study=plan.study, groups=groups)
     )

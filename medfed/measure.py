@@ -7,6 +7,7 @@ study's grid is carried back first, so that resampling can't flatter a score.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -45,23 +46,32 @@ class Hospital:
         return case_token(self.secret, f"patient/{case.patient}")
 
 
+# Labels of a hospital that are kept between models take at most so many bytes; the others are read again.
+KEPT_BYTES = 512 * 1024**2
+
+
 class References:
-    """The labels of a hospital's cases on their own grids, each read once however many models are measured."""
+    """The labels of a hospital's cases on their own grids, read once a case as far as KEPT_BYTES hold them."""
 
     def __init__(self, hospital: Hospital) -> None:
         self._hospital = hospital
         self._read: dict[str, tuple[np.ndarray, tuple[float, ...]]] = {}
+        self._bytes = 0
         self._bands: dict[str, str] = {}
 
     def of(self, case: Case) -> tuple[np.ndarray, tuple[float, ...]]:
         """Return a case's label (X, Y, Z), as small integers, and its spacing in mm."""
-        if case.token not in self._read:
-            image, label = self._hospital.data.original(case)
-            assert label is not None
-            classes = self._hospital.data.classes or 256
-            small = label.array[0].astype(np.uint8 if classes <= 256 else np.int32)
-            self._read[case.token] = small, segmentation.spacing_of(image.affine_ras)
-        return self._read[case.token]
+        if case.token in self._read:
+            return self._read[case.token]
+        image, label = self._hospital.data.original(case)
+        assert label is not None
+        classes = self._hospital.data.classes or 256
+        small = label.array[0].astype(np.uint8 if classes <= 256 else np.int32)
+        found = small, segmentation.spacing_of(image.affine_ras)
+        if self._bytes + small.nbytes <= KEPT_BYTES:
+            self._read[case.token] = found
+            self._bytes += small.nbytes
+        return found
 
     def spacing(self, case: Case) -> dict[str, str]:
         """Return the subgroup of an image's own spacing; nothing for a table's row."""
@@ -97,9 +107,11 @@ def measure(
     tolerance_mm: float = 2.0,
     condition: str | None = None,
     seed: int = 0,
+    baseline: Mapping[float, float] | None = None,
 ) -> Iterator[CaseRow]:
     """Yield the rows of these cases, one case at a time, so that memory stays that of one image.
 
+    With a `baseline` (time -> cumulative hazard) a survival model also gives the chance of living beyond each time.
     With a `condition` of `robustness`, each case is changed so first; `seed` decides its noise.
     """
     module.eval()
@@ -137,6 +149,12 @@ def measure(
                 time, event = (float(value) for value in batch["target"][place])
                 risk = float(found["risk"][place])
                 yield CaseRow(metric="risk", value=risk, target=time, event=bool(event), **named)
+                for at, hazard in (baseline or {}).items():
+                    # Far beyond the training patients' risks exp overflows; nobody lives that long then.
+                    chance = math.exp(-min(hazard * math.exp(min(risk, 700.0)), 700.0))
+                    yield CaseRow(
+                        metric=f"survival@{at:g}", value=chance, target=time, event=bool(event), **named
+                    )
             else:
                 yield from _classified(
                     task, found["probabilities"][place], int(batch["target"][place]), named
@@ -206,8 +224,8 @@ def _segmented(
     named: dict[str, Any],
 ) -> Iterator[CaseRow]:
     label, spacing_mm = reference
-    structures = dict(enumerate(task.classes))
-    del structures[0]
+    # A class that this hospital did not label has no reference here.
+    structures = {number: task.classes[number] for number in task.labelled_at(named["site"])}
     predicted = task.labels(torch.as_tensor(probabilities)[None])[0, 0].numpy()
     for found in segmentation.measure(predicted, label, spacing_mm, structures, tolerance_mm):
         yield CaseRow(

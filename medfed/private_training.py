@@ -22,6 +22,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -435,8 +436,16 @@ def many_gradients(module: pl.LightningModule, batches: Sequence[Any]) -> tuple[
     both = torch.func.vmap(
         torch.func.grad_and_value(loss), in_dims=(None, 0), out_dims=0, randomness="different"
     )
-    gradients, losses = both(parameters, stacked)
+    with _OutOfPlace():
+        gradients, losses = both(parameters, stacked)
     return list(gradients.values()), losses
+
+
+class _OutOfPlace(TorchFunctionMode):
+    """Makes `scatter_` write into a copy: MONAI's one-hot labels begin with zeros, which vmap can't fill in place."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return (Tensor.scatter if func is Tensor.scatter_ else func)(*args, **(kwargs or {}))
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -91,6 +91,8 @@ class _Table:
     rounds: int = 0
     metric: str = ""
     done: int = 0
+    # Rounds that were over before this process began, when it resumes one.
+    before: int | None = None
     began: float = 0.0
     rows: dict[str, _Row] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
@@ -112,6 +114,8 @@ class _Table:
     def update(self, report: RoundReport) -> list[str]:
         """Take a round in; return why sites failed in it, told once and not again while they stay away."""
         closing = report.round > self.rounds
+        if self.before is None:
+            self.before = report.round - 1
         self.done = min(report.round, self.rounds)
         news = []
         for answer in report.answers:
@@ -136,9 +140,10 @@ class _Table:
 
     @property
     def left_s(self) -> float | None:
-        if not self.done:
+        here = self.done - (self.before or 0)
+        if here <= 0:
             return None
-        return (time.monotonic() - self.began) / self.done * (self.rounds - self.done)
+        return (time.monotonic() - self.began) / here * (self.rounds - self.done)
 
 
 class Lines:

@@ -20,8 +20,8 @@ from medfed.audit import AuditLog
 from medfed.compress import Compression, pack, unpack
 from medfed.compress import State as Left
 from medfed.egress import Egress, declared
-from medfed.errors import MedfedError, QuorumError, SiteError, UpdateError
-from medfed.exchange import Arrival, HubSide, SiteSide
+from medfed.errors import ExchangeError, MedfedError, QuorumError, SiteError, UpdateError
+from medfed.exchange import Arrival, HubSide, SiteSide, TakesLate
 from medfed.letters import HubLetters, SiteLetters
 from medfed.privacy import Hearing, NoPrivacy, Privacy, apart
 from medfed.rules import Rule, State
@@ -63,6 +63,7 @@ def contribute(
     Raises:
         UpdateError: if the update does not fit the model, or holds what `egress` does not list; nothing is sent then.
     """
+    egress = replace(egress, sealed=privacy.sends)
     with _noted(update, audit):
         checked = check(replace(update, scalars=privacy.tell(update.scalars)), weights)
     egress = replace(egress, sealed=(*egress.sealed, *privacy.sends))
@@ -166,8 +167,8 @@ def conduct(
     number = current.round + 1
     hearing = privacy.convene(HubLetters(exchange, tuple(sites), number, audit), deadline_s)
     updates, answers = [], [_before(site, why) for site, why in hearing.refused.items()]
-    for arrival in exchange.collect(number, hearing.sites, hearing.deadline_s):
-        update, answer = _admit(arrival, number, current, hearing, compress)
+    for arrival in _arrivals(exchange, rule, number, hearing):
+        update, answer = _admit(arrival, number, current, rule, hearing, compress)
         answers.append(answer)
         audit.write(
             answer.status, site=answer.site, round=number, bytes=answer.bytes_up, reason=answer.reason
@@ -175,7 +176,8 @@ def conduct(
         if update is not None:
             updates.append(update)
     heard = {answer.site for answer in answers}
-    answers += [Answer(site, "absent", _late(deadline_s)) for site in sites if site not in heard]
+    if not rule.asynchronous:  # where one merges without rounds, who was not heard is still training
+        answers += [Answer(site, "absent", _late(deadline_s)) for site in sites if site not in heard]
     answers.sort(key=lambda answer: answer.site)
     if len(updates) < minimum:
         told = "; ".join(f"{a.site}: {a.status}{f' ({a.reason})' if a.reason else ''}" for a in answers)
@@ -190,14 +192,30 @@ def conduct(
     return Outcome(weights, {**state, **kept}, tuple(answers))
 
 
+def _arrivals(exchange: HubSide, rule: Rule, number: int, hearing: Hearing) -> Iterator[Arrival]:
+    if not rule.asynchronous:
+        return exchange.collect(number, hearing.sites, hearing.deadline_s)
+    if not isinstance(exchange, TakesLate):
+        raise ExchangeError(
+            "this rule merges late updates, which this exchange does not carry; take the exchange 'memory'"
+        )
+    return exchange.collect_late(number, hearing.sites, hearing.deadline_s, rule.enough)
+
+
 def _admit(
-    arrival: Arrival, number: int, current: Global, hearing: Hearing, compress: Sequence[Compression]
+    arrival: Arrival,
+    number: int,
+    current: Global,
+    rule: Rule,
+    hearing: Hearing,
+    compress: Sequence[Compression],
 ) -> tuple[Update | None, Answer]:
     try:
         if arrival.error is not None:
             raise arrival.error
         assert arrival.update is not None
-        if arrival.update.site != arrival.site or arrival.update.round != number:
+        fits = arrival.update.round <= number if rule.asynchronous else arrival.update.round == number
+        if arrival.update.site != arrival.site or not fits:
             raise UpdateError(
                 f"site '{arrival.site}' sent an update of site '{arrival.update.site}' for round "
                 f"{arrival.update.round}, expected its own for round {number}"

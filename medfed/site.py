@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,22 +16,26 @@ from medfed.accounting import Accountant
 from medfed.audit import AuditLog
 from medfed.compress import Compression
 from medfed.egress import Egress
-from medfed.errors import PrivacyError
+from medfed.errors import PrivacyError, RunError
 from medfed.exchange import SiteSide
 from medfed.federate import FederatedCallback, seed_epoch
 from medfed.local import Local
+from medfed.local.fine_tune import FineTune
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.privacy.dp_sgd import DPSGD
 from medfed.privacy_ledger import DELTA, DataSet, Ledger, Spending
 from medfed.private_training import PrivateData, PrivateTraining
 from medfed.round import receive
 from medfed.update import Global, finite
-from medfed.weights import load, weights_of
+from medfed.weights import Weights, load, local_names, weights_of
 
 # The checkpoint from which a site's training goes on after it was stopped.
 RESUME = "last.ckpt"
 # The model that a site began with, until its first checkpoint.
 FIRST = "first.safetensors"
+# The model that this hospital made its own, whole, and the tensors that `keep_local` kept; neither is ever sent.
+PERSONAL = "personal.safetensors"
+KEPT = "kept.safetensors"
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Training:
     clip: float | None = None
     accumulate: int = 1
     keep_local: tuple[str, ...] = ()
+    trained_only: bool = False
     optimiser_state: Literal["keep", "reset"] = "keep"
     local: Local | None = None
     privacy: Privacy = field(default_factory=NoPrivacy)
@@ -56,6 +62,7 @@ class Training:
     seed: int = 0
     accelerator: str = "auto"
     devices: int | str = 1
+    needs: tuple[str, ...] = ()
 
 
 def train_site(
@@ -84,6 +91,8 @@ def train_site(
     `study` (its digest) costs the patients of `dataset` is written into `ledger`, one in `folder` if none is given;
     `items` are the numbers of each patient's training items; `say` hears what a person should know of it. `closing` is
     given the final model and returns what else this site reports of it.
+    Where the local method or `keep_local` makes the hospital a model of its own, that is kept in `folder` as PERSONAL
+    and its scores are told as `val/personal/...`.
 
     Raises:
         PrivacyError: if the ledger has no room for this study, before the first step.
@@ -104,6 +113,7 @@ def train_site(
         training.local_epochs,
         examples=examples,
         keep_local=training.keep_local,
+        trained_only=training.trained_only,
         optimiser_state=training.optimiser_state,
         local=training.local,
         privacy=training.privacy,
@@ -114,6 +124,8 @@ def train_site(
         egress=training.egress,
         spends=spending.settle if spending is not None else None,
         closing=closing,
+        needs=training.needs,
+        close_at_end=False,
     )
     if spending is not None and private is None:
         callbacks = [*callbacks, _Charges(name, privacy, spending, training)]
@@ -132,14 +144,68 @@ def train_site(
     received = receive(exchange, name, 0, audit or AuditLog(None), training.privacy)
     if received.final or not resume:
         # The untrained model's scores begin a curve; those of a study that ended while this site was down end it.
-        federated.scores = _scores(trainer, module, data, received)
+        federated.scores = _scores(trainer, module, data, received.weights)
     if received.final:
         federated.close(received)
-    else:
-        trainer.fit(
-            module, datamodule=fitted, ckpt_path=checkpoint if resume and checkpoint.exists() else None
-        )
+        return federated.scores
+    trainer.fit(module, datamodule=fitted, ckpt_path=checkpoint if resume and checkpoint.exists() else None)
+    federated.scores |= personalise(name, module, data, training, federated, folder)
+    if trainer.is_global_zero:
+        federated.close()
     return federated.scores
+
+
+def personalise(
+    name: str,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    training: Training,
+    federated: FederatedCallback,
+    folder: Path,
+) -> dict[str, float]:
+    """Keep the hospital's own model, where the study makes it one, and return its scores as `val/personal/...`."""
+    shared, keeps = weights_of(module), training.keep_local
+    own = federated.personal(module)
+    if keeps:
+        _write(folder / KEPT, {key: shared[key] for key in local_names(module, keeps) if key in shared})
+    if isinstance(training.local, FineTune):
+        own = _tuned(name, module, data, training, training.local, folder)
+    elif own is None and (keeps or (training.local is not None and training.local.makes_own)):
+        own = shared
+    if own is None:
+        return {}
+    scores = _scores(trainer_of(training, folder, [], False), module, data, own)
+    load(module, shared)
+    _write(folder / PERSONAL, own)
+    return {
+        f"val/personal/{key.removeprefix('val/')}": value
+        for key, value in scores.items()
+        if key.startswith("val/")
+    }
+
+
+def _write(path: Path, weights: Weights) -> None:
+    aside = path.with_suffix(".writing")
+    save_file({key: tensor.contiguous() for key, tensor in weights.items()}, aside)
+    aside.replace(path)
+
+
+def _tuned(
+    name: str,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    training: Training,
+    tuning: FineTune,
+    folder: Path,
+) -> Weights:
+    """Return the final model trained on at this hospital; the module holds the final model again afterwards."""
+    shared = weights_of(module)
+    shorter = replace(training, epochs=tuning.epochs, local_epochs=1, local=None)
+    callbacks = [_Seeded(f"{name}/fine-tuning", training.seed), _Rate(tuning.rate)]
+    trainer_of(shorter, folder, callbacks, False, validate=False).fit(module, datamodule=data)
+    own = weights_of(module)
+    load(module, shared)
+    return own
 
 
 def train_alone(
@@ -191,10 +257,10 @@ def trainer_of(
 
 
 def _scores(
-    trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule, received: Global
+    trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule, weights: Weights
 ) -> dict[str, float]:
-    """Return the validation scores of a received model."""
-    load(module, received.weights)
+    """Return the validation scores of a model."""
+    load(module, weights)
     found = trainer.validate(module, datamodule=data, verbose=False)
     return finite({key: float(value) for key, value in (found[0] if found else {}).items()})
 
@@ -223,7 +289,15 @@ class _Keep(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if (trainer.current_epoch + 1) % self._local_epochs == 0:
             aside = self._path.with_suffix(".writing")
-            trainer.save_checkpoint(aside, weights_only=False)
+            try:
+                trainer.save_checkpoint(aside, weights_only=False)
+            except (OSError, RuntimeError) as error:  # torch's writer calls a full disk a RuntimeError
+                aside.unlink(missing_ok=True)
+                room = shutil.disk_usage(aside.parent).free
+                raise RunError(
+                    f"this site's checkpoint could not be written ({type(error).__name__}, {room / 1e6:.0f} MB are free where "
+                    f"the run folder is); make room and start it again: it goes on from the last round"
+                ) from None
             if trainer.is_global_zero:
                 aside.replace(self._path)
 
@@ -280,3 +354,24 @@ class _Seeded(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         seed_epoch(trainer, self._seed, self._name)
+
+
+class _Rate(pl.Callback):
+    """Holds the learning rate at a share of the study's first one, whatever its schedule says."""
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._rates: list[list[float]] = []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._rates = [
+            [group.get("initial_lr", group["lr"]) * self._share for group in optimiser.param_groups]
+            for optimiser in trainer.optimizers
+        ]
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        for optimiser, rates in zip(trainer.optimizers, self._rates, strict=True):
+            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                group["lr"] = rate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import ClassVar
 
 import pytest
 import torch
@@ -92,15 +93,39 @@ def test_a_mechanism_that_adds_what_it_does_not_declare_is_refused(site):
     exchange, audit, left = site
 
     class Chatty(NoPrivacy, tag="chatty", frozen=True):
+        sends: ClassVar[tuple[str, ...]] = ("masked",)
+
         def protect(self, update, weights):
             return Update(update.site, update.round, {}, 4, {}, {"secret": {"x": torch.zeros(3)}})
 
     with pytest.raises(EgressError, match="the group 'secret' is not declared"):
         contribute(exchange, Chatty(), update(), WEIGHTS, audit, LISTED)
     assert left == []
-    sealed = Egress(scalars=frozenset(), sealed=("secret",))
-    contribute(exchange, Chatty(), update(), WEIGHTS, audit, sealed)
+
+    class Honest(Chatty, tag="honest", frozen=True):
+        sends: ClassVar[tuple[str, ...]] = ("secret",)
+
+    contribute(exchange, Honest(), update(), WEIGHTS, audit, LISTED)
     assert len(left) == 1
+
+
+ROW = "row/test/federated/dice//sex=F/"
+
+
+def test_results_leave_over_groups_of_enough_patients_only():
+    listed = Egress(scalars=frozenset(), smallest_group=10)
+    row = {f"{ROW}value": 0.8, f"{ROW}n": 10.0}
+    assert declared(update(scalars=row), WEIGHTS, listed).scalars == row
+    with pytest.raises(
+        EgressError, match="a result is over 9 patients, and this hospital sends none over fewer"
+    ):
+        declared(update(scalars={**row, f"{ROW}n": 9.0}), WEIGHTS, listed)
+    with pytest.raises(EgressError, match="a result is over 0 patients"):
+        declared(update(scalars={f"{ROW}value": 0.8}), WEIGHTS, listed)
+    with pytest.raises(EgressError, match="has another form than medfed's"):
+        declared(update(scalars={"row/MUSTERMANN": 0.8}), WEIGHTS, listed)
+    with pytest.raises(EgressError, match=r"holds 2 results of an evaluation, and this hospital sends none"):
+        declared(update(scalars=row), WEIGHTS, Egress(scalars=frozenset()))
 
 
 def test_a_module_of_ones_own_may_send_plain_numbers_only():
@@ -113,7 +138,10 @@ def test_a_module_of_ones_own_may_send_plain_numbers_only():
 
 
 def test_a_study_declares_what_its_task_method_and_mechanism_send(tiny):
-    study = read_study(tiny / "tiny.yaml", ["train.local={kind: scaffold}", "train.optimiser={kind: sgd}"])
+    study = read_study(
+        tiny / "tiny.yaml",
+        ["train.local={kind: scaffold}", "rule={kind: scaffold}", "train.optimiser={kind: sgd}"],
+    )
     listed = egress_of(study)
     assert listed.groups == ("control",)
     assert "val/dice" in (listed.scalars or ())

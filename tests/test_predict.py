@@ -15,8 +15,7 @@ from hospitals import make_hospital
 
 from medfed import predict, run
 from medfed.data.datamodule import SiteData
-from medfed.data.label import read_label
-from medfed.data.read import read
+from medfed.data.read import read, read_label
 from medfed.errors import RunError
 from medfed.run_folder import RunFolder, save_checkpoint
 from medfed.study import read_study

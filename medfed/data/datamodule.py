@@ -124,6 +124,17 @@ class SiteData(pl.LightningDataModule):
         return tuple(case for case in self.index.split(split) if case.token in self._usable)
 
     @property
+    def rows(self) -> Rows:
+        """The site's table.
+
+        Raises:
+            DataError: if its data are images.
+        """
+        if self._rows is None:
+            raise DataError("the site's data are images, and hold no table")
+        return self._rows
+
+    @property
     def examples(self) -> int:
         """How many training cases this site's weights stand for, however often or in how many patches they
         are seen.

@@ -55,6 +55,7 @@ METRICS = {
     ),
     "calibration_intercept": Metric("Calibration intercept", "", "zero", None, None, "0 is right"),
     "prevalence": Metric("Prevalence", better="none"),
+    "temperature": Metric("Temperature", "", "one", None, None, "above 1 the model was overconfident"),
 }
 
 # Probabilities are held this far from 0 and 1 before a logit is taken.

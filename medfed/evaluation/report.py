@@ -135,13 +135,17 @@ def _versus(rows: Iterable[Row], focus: Focus, site: str, other: str) -> Row | N
     return None
 
 
-def number(value: float | None, metric: Metric | None = None, sign: bool = False) -> str:
-    """Return a value as a person reads it: two decimals where the range is 0 to 1, else about three
-    digits."""
+# An interval narrower than this would be written as a single number with two decimals.
+NARROW = 0.05
+
+
+def number(value: float | None, metric: Metric | None = None, sign: bool = False, fine: bool = False) -> str:
+    """Return a value as a person reads it: two decimals where the range is 0 to 1 (three for a difference, or where
+    `fine`), else about three digits."""
     if value is None:
         return "–"
     if metric is None or (metric.lowest in (0.0, -1.0) and metric.highest == 1.0):
-        digits = 2 if metric is not None else 3
+        digits = 2 if metric is not None and not sign and not fine else 3
     else:
         digits = max(0, 2 - math.floor(math.log10(abs(value)))) if abs(value) >= 1e-9 else 1
         digits = min(digits, 2)
@@ -152,12 +156,17 @@ def number(value: float | None, metric: Metric | None = None, sign: bool = False
     return text.replace("-", "−")
 
 
-def interval(row: Row, sign: bool = False) -> str:
+def interval(row: Row, sign: bool = False, fine: bool = False) -> str:
     """Return the interval of a row as text, or an empty string where it has none."""
     if row.low is None or row.high is None:
         return ""
     metric = metric_of(row.metric)
-    return f"{number(row.low, metric, sign)} to {number(row.high, metric, sign)}"
+    return f"{number(row.low, metric, sign, fine)} to {number(row.high, metric, sign, fine)}"
+
+
+def narrow(row: Row | None) -> bool:
+    """Tell whether two decimals would make one number of a row's interval."""
+    return row is not None and row.low is not None and row.high is not None and row.high - row.low < NARROW
 
 
 def model_name(model: str) -> str:
@@ -217,7 +226,8 @@ def sentence(run: Run, focus: Focus | None) -> Sentence:
         if held_out
         else ("over all hospitals of the study" if site == ALL_SITES else f"at {site}")
     )
-    spread = f" (95 % CI {interval(row)})" if row.low is not None else ""
+    fine = narrow(row)
+    spread = f" (95 % CI {interval(row, fine=fine)})" if row.low is not None else ""
     unit = f" {metric.unit}" if metric.unit else ""
     of = f" for {focus.structure}" if focus.structure and len(_structures(run, focus)) > 1 else ""
     patients = f"{row.n} patient{'s' if row.n != 1 else ''}"
@@ -228,7 +238,8 @@ def sentence(run: Run, focus: Focus | None) -> Sentence:
     best = _best(_locals(run, focus, site), metric)
     second = ""
     if best is not None:
-        second = f"The best model that a single hospital trained alone reaches {number(best.value, metric)}"
+        reached = number(best.value, metric, fine=fine)
+        second = f"The best model that a single hospital trained alone reaches {reached}"
         versus = _versus(run.rows, focus, site, best.model)
         if versus is not None and versus.value is not None:
             second += f"; the difference, paired by patient, is {number(versus.value, metric, sign=True)}"
@@ -237,7 +248,7 @@ def sentence(run: Run, focus: Focus | None) -> Sentence:
             if versus.p is not None:
                 second += f", p {'' if versus.p < 0.001 else '= '}{p_value(versus.p)}"
         second += "."
-    return Sentence(f"Federated model: {metric.label} ", number(row.value, metric), after, second)
+    return Sentence(f"Federated model: {metric.label} ", number(row.value, metric, fine=fine), after, second)
 
 
 def _structures(run: Run, focus: Focus) -> set[str]:
@@ -439,6 +450,10 @@ def _comparison(run: Run, focus: Focus, site: str) -> dict[str, Any]:
         "held_out": site in run.about.get("held_out", []),
         "lines": lines,
         "scale": charts.scale(axis),
+        "fine": narrow(ours),
+        "title": "Against each hospital alone"
+        if any(":" in row.model for row in rows)
+        else "Against other models",
         "method": ours.method if ours else None,
         "methods": methods,
         "n": ours.n if ours else None,
@@ -803,6 +818,8 @@ def _limits(run: Run, focus: Focus | None) -> list[str]:
             + ", ".join(sorted({str(entry["site"]) for entry in lost}))
             + "; the model has seen less of their patients."
         )
+    found += [f"Nothing was measured at {site}: {why}." for site, why in _told(run, "unmeasured")]
+    found += [f"There is no model {model_name(model)}: {why}." for model, why in _told(run, "missing_models")]
     if _kind(run.study, "privacy") in ("none", ""):
         found.append(
             "No privacy mechanism protected the updates: whoever receives one may learn about its patients."
@@ -814,6 +831,11 @@ def _limits(run: Run, focus: Focus | None) -> list[str]:
         )
     found.append("Nothing here shows benefit or safety in care. The model is not a medical device.")
     return found
+
+
+def _told(run: Run, what: str) -> list[tuple[str, str]]:
+    """Return what a run could not make or measure, with the reasons it wrote down."""
+    return sorted((str(name), str(why)) for name, why in (run.about.get(what) or {}).items())
 
 
 def _kind(study: Mapping[str, Any], section: str) -> str:

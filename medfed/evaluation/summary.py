@@ -64,7 +64,8 @@ def read_rounds(path: Path) -> list[dict[str, Any]]:
 
 def last_round(rounds: list[dict[str, Any]]) -> int:
     """Return the last round that changed the model; lines after it only report its scores."""
-    return max((int(entry["round"]) for entry in rounds if entry.get("status") == "merged"), default=0)
+    told = ("merged", "evaluated")  # a site that trains nothing evaluates the last one
+    return max((int(entry["round"]) for entry in rounds if entry.get("status") in told), default=0)
 
 
 def smallest_group(study: Mapping[str, Any]) -> int:
@@ -81,10 +82,13 @@ def summarise(run: Path) -> list[rows.Row]:
     """
     about, study = read_json(run / "run.json"), read_study(run)
     every = rows.read_cases(run / "cases.jsonl")
-    # Cases that were changed before they were measured are about robustness and about nothing else.
-    cases = [case for case in every if case.condition is None]
     settings = study.get("evaluation") or {}
     classes = [str(name) for name in about.get("classes") or (study.get("task") or {}).get("classes") or ()]
+    temperatures: dict[str, float] = {}
+    if settings.get("temperature"):
+        every, temperatures = aggregate.cooled(every, classes)
+    # Cases that were changed before they were measured are about robustness and about nothing else.
+    cases = [case for case in every if case.condition is None]
     number = last_round(read_rounds(run / "rounds.jsonl"))
     minimum = smallest_group(study)
     options: dict[str, Any] = {
@@ -99,6 +103,19 @@ def summarise(run: Path) -> list[rows.Row]:
     found += comparisons.compare(cases, **options)
     found += comparisons.subgroups(cases, **options)
     found += robustness.robustness(every, **options)
+    found += [
+        rows.Row(
+            round=number,
+            site=rows.ALL_SITES,
+            split="val",
+            model=model,
+            metric="temperature",
+            value=value,
+            n=len({(c.site, c.patient) for c in cases if c.model == model and c.split == "val"}),
+            method="most likely on validation patients (Guo 2017); every probability here is at it",
+        )
+        for model, value in sorted(temperatures.items())
+    ]
     rows.write(run / "rows.jsonl", found)
     rows.write_csv(run / "rows.csv", found)
     counts = aggregate.histograms(cases, round=number, classes=classes, minimum=minimum)

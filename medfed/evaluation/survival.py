@@ -86,6 +86,18 @@ def brier_of(survival: ArrayLike, times: ArrayLike, events: ArrayLike, at: float
     return statistic
 
 
+def baseline_hazard(risks: ArrayLike, times: ArrayLike, events: ArrayLike, at: ArrayLike) -> list[float]:
+    """Return Breslow's cumulative baseline hazard at some times, of patients at log risks against one another.
+
+    The chance that a patient of log risk r lives beyond t is exp(-H(t) exp(r)).
+    """
+    risk, time, event = checked(risks, times, events)
+    relative = np.exp(risk)
+    steps = np.unique(time[event])
+    jumps = np.array([(event & (time == step)).sum() / relative[time >= step].sum() for step in steps])
+    return [float(jumps[steps <= moment].sum()) for moment in np.atleast_1d(np.asarray(at, float))]
+
+
 def _uncensored(time: Floats, event: NDArray[np.bool_], at: Floats, before: bool) -> Floats:
     """Return the Kaplan-Meier probability of not yet being censored at (or just before) some times."""
     steps = np.unique(time[~event])

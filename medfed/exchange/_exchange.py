@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from medfed.errors import MedfedError
 from medfed.kinds import Kind
@@ -79,6 +79,20 @@ class HubSide(HubPost, Protocol):
 
     def close(self) -> None:
         """Let every waiting party go; a site that waits raises ExchangeError."""
+        ...
+
+
+@runtime_checkable
+class TakesLate(Protocol):
+    """What a hub's side can also do where a rule merges without rounds."""
+
+    def collect_late(
+        self, round: int, sites: Sequence[str], deadline_s: float | None, enough: int
+    ) -> Iterator[Arrival]:
+        """Yield updates for this round or an earlier one as they come, each held against the model it was made from.
+
+        It ends when `enough` have come, when all sites have answered and wait for a newer model, or at the deadline.
+        """
         ...
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medfed import wire
-from medfed.errors import ExchangeError, MedfedError, SiteError
+from medfed.errors import ExchangeError, MedfedError, SiteError, UpdateError
 from medfed.exchange._exchange import Arrival, Exchange, Receipt
 from medfed.exchange._letterbox import write_secret
 from medfed.letters import FORMAT, Delivery, Letter, opened_letter, sealed_letter
@@ -41,8 +41,9 @@ class MemoryExchange:
     """Both sides of the memory exchange; threads share one object.
 
     `idle` is entered around every wait of a site, so that a simulation can give another site its turn meanwhile.
-    `seen` is called with every message's bytes, for a test that searches them. `secrets` is the folder under which each
-    site keeps its own, so that a run resumes; without it they last as long as this object.
+    `seen` is called with every message's bytes, for a test that searches them. With `late`, updates for earlier rounds
+    are kept, and the models that they and the sites' training began from. `secrets` is the folder under which each site
+    keeps its own, so that a run resumes; without it they last as long as this object.
     """
 
     def __init__(
@@ -51,7 +52,12 @@ class MemoryExchange:
         idle: Callable[[], AbstractContextManager[None]] = nullcontext,
         seen: Callable[[bytes], None] = lambda data: None,
         secrets: Path | None = None,
+        late: bool = False,
     ) -> None:
+        self._late = late
+        self._models: dict[int, Global] = {}
+        self._began: dict[str, int] = {}
+        self._taken: set[tuple[int, str]] = set()
         self._study = study
         self._idle = idle
         self._seen = seen
@@ -81,7 +87,7 @@ class MemoryExchange:
                 raise ExchangeError(
                     f"site '{site}' waits for round {round}, but the hub has closed the study"
                 )
-            data = self._newest[1]
+            self._began[site], data = self._newest
         return wire.decode_global(data, self._study)
 
     def receipt(self, update: Update) -> Receipt:
@@ -95,7 +101,8 @@ class MemoryExchange:
                     f"site '{update.site}' sends for round {update.round}, but the hub has closed"
                 )
             self._seen(data)
-            self._answers.setdefault((update.round, update.site), (data, time.monotonic()))
+            if (update.round, update.site) not in self._taken:
+                self._answers.setdefault((update.round, update.site), (data, time.monotonic()))
             self._changed.notify_all()
 
     def withdraw(self, site: str, reason: str) -> None:
@@ -110,8 +117,12 @@ class MemoryExchange:
             self._seen(data)
             self._newest = (sent.round, data)
             self._weights = sent
-            # An older round's answers can no longer count: memory stays that of one round.
-            self._answers = {key: value for key, value in self._answers.items() if key[0] > sent.round}
+            if self._late:
+                needed = {*self._began.values(), *(round - 1 for round, _ in self._answers)}
+                self._models = {r: m for r, m in self._models.items() if r in needed} | {sent.round: sent}
+            else:
+                # An older round's answers can no longer count: memory stays that of one round.
+                self._answers = {key: value for key, value in self._answers.items() if key[0] > sent.round}
             self._changed.notify_all()
         return len(data)
 
@@ -130,18 +141,58 @@ class MemoryExchange:
                 return
             for site, answer in taken.items():
                 awaited.remove(site)
-                yield self._arrival(round, site, answer, start)
+                yield self._arrival(round, site, answer, start, self._weights)
+
+    def collect_late(
+        self, round: int, sites: Sequence[str], deadline_s: float | None, enough: int
+    ) -> Iterator[Arrival]:
+        start = time.monotonic()
+        heard: set[str] = set()
+        came = 0
+        while came < enough and not heard.issuperset(sites):
+            with self._changed:
+                left = None if deadline_s is None else max(0.0, start + deadline_s - time.monotonic())
+                self._changed.wait_for(lambda: self._closed or self._next(round, sites, heard), timeout=left)
+                key = self._next(round, sites, heard)
+                if key is None:  # the hub closes, or the deadline has passed
+                    return
+                answer = self._answers.pop(key, None)
+                if answer is not None:
+                    self._taken.add(key)
+            heard.add(key[1])
+            arrival = self._arrival(*key, answer, start, self._models.get(key[0] - 1))
+            came += arrival.update is not None
+            yield arrival
+
+    def _next(self, round: int, sites: Sequence[str], heard: set[str]) -> tuple[int, str] | None:
+        """Return the round and site of the update that waits longest, or of a site that stopped and was not yet heard."""
+        here = [key for key in self._answers if key[0] <= round and key[1] in sites]
+        if here:
+            return min(here, key=lambda key: self._answers[key][1])
+        stopped = sorted(site for site in sites if site in self._withdrawn and site not in heard)
+        return (round, stopped[0]) if stopped else None
 
     def _answered(self, round: int, sites: Sequence[str]) -> list[str]:
         return [site for site in sites if (round, site) in self._answers or site in self._withdrawn]
 
-    def _arrival(self, round: int, site: str, answer: tuple[bytes, float] | None, start: float) -> Arrival:
+    def _arrival(
+        self,
+        round: int,
+        site: str,
+        answer: tuple[bytes, float] | None,
+        start: float,
+        began: Global | None,
+    ) -> Arrival:
         if answer is None:
             return Arrival(site, None, SiteError(f"site '{site}', round {round}: {self._withdrawn[site]}"))
         data, when = answer
         try:
-            assert self._weights is not None
-            update = wire.decode_update(data, self._weights.weights, self._study)
+            if began is None:
+                raise UpdateError(
+                    "it was made from a model that the hub no longer holds, as after the hub was started again; the site "
+                    "goes on from the newest one"
+                )
+            update = wire.decode_update(data, began.weights, self._study)
         except MedfedError as error:
             return Arrival(site, None, type(error)(f"site '{site}', round {round}: {error}"), len(data))
         return Arrival(site, update, None, len(data), when - start)

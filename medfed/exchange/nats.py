@@ -35,12 +35,14 @@ class Nats(Exchange, frozen=True, tag="nats"):
     """A NATS JetStream broker: mutual TLS, one account a site, outbound connections only, port 443 if need be.
 
     `credentials` is the folder of this party's key and certificate (`medfed enrol`). `urls` are tried in turn
-    (`tls://host:4222`, `wss://host:443`); by default those of the kit.
+    (`tls://host:4222`, `wss://host:443`); by default those of the kit. `proxy` is an HTTP proxy
+    (`http://proxy.hospital.example:3128`), by whose CONNECT the `wss` ones are reached.
     """
 
     credentials: str = ""
     urls: list[str] = []  # noqa: RUF012
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 120.0
+    proxy: str = ""
 
     def open_hub(self, study: str, folder: Path) -> HubMeeting:
         identity = self._identity()
@@ -78,7 +80,14 @@ class Nats(Exchange, frozen=True, tag="nats"):
         from medfed.enrol import urls_of
 
         urls = self.urls or urls_of(identity.folder)
-        return NatsDepot(urls, identity, study, self.timeout_s)
+        if self.proxy:
+            urls = [url for url in urls if url.startswith("wss://")]
+            if not self.proxy.startswith("http://") or not urls:
+                raise ExchangeError(
+                    f"exchange.proxy: '{self.proxy}': an HTTP proxy is named as http://host:port, and reaches a broker by "
+                    f"wss:// alone; there {'is no such url' if not urls else 'is one'} in exchange.urls or the kit"
+                )
+        return NatsDepot(urls, identity, study, self.timeout_s, self.proxy)
 
 
 # In the order in which they are tried.
@@ -110,11 +119,14 @@ class NatsDepot:
     heartbeat_s = 2.0
     way = "over NATS"
 
-    def __init__(self, urls: Sequence[str], identity: Identity, study: str, timeout_s: float = 120.0) -> None:
+    def __init__(
+        self, urls: Sequence[str], identity: Identity, study: str, timeout_s: float = 120.0, proxy: str = ""
+    ) -> None:
         for url in urls:
             if not url.startswith(_SCHEMES):
                 raise ExchangeError(f"exchange.urls: '{url}' begins with none of {', '.join(_SCHEMES)}")
         self._urls, self._identity, self._timeout_s = list(urls), identity, timeout_s
+        self._proxy = proxy
         self._is_hub = identity.name == HUB
         self._space = study[:16] or "none"
         self._streams: set[str] = set()
@@ -261,10 +273,17 @@ class NatsDepot:
             said = self._refused or self._last_error or "no answer"
             raise Unreachable(f"no connection to the broker at {', '.join(self._urls)}: {said}")
 
-    async def _connect_to(self, urls: list[str]) -> bool:
-        import nats.aio.client
+    def _new_client(self) -> Any:
+        if self._proxy:
+            from medfed.exchange._proxied import ProxiedClient
 
-        client = nats.aio.client.Client()
+            return ProxiedClient(self._proxy)
+        from nats.aio.client import Client
+
+        return Client()
+
+    async def _connect_to(self, urls: list[str]) -> bool:
+        client = self._new_client()
         self._refused = self._last_error = ""
         try:
             await asyncio.wait_for(

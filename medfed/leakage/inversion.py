@@ -39,29 +39,31 @@ def invert(
     guess: Guess,
     *,
     steps: int = 300,
-    smooth: float = 1e-3,
+    rate: float = 0.1,
+    smooth: float = 1e-4,
     seed: int = 0,
 ) -> Tensor:
     """Return the inputs (cases, ...) whose gradient, as `of` computes it, points closest to where `gradient` does.
 
-    `of` returns a loss's gradient by parameter name, itself differentiable. `smooth` weighs total variation; it is left
+    `of` returns a loss's gradient by parameter name, itself differentiable. `rate` is the first step, in ranges of values;
+    `smooth` weighs total variation; it is left
     out for rows of a table, whose neighbours mean nothing.
     """
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn((cases, *guess.mean.shape), generator=generator)
     span = guess.high - guess.low
-    sought = (guess.mean + noise * span / 4).clamp(guess.low, guess.high).requires_grad_()
-    optimiser = torch.optim.Adam([sought], lr=0.1)
+    sought = (guess.mean + noise * span / 20).clamp(guess.low, guess.high).requires_grad_()
+    optimiser = torch.optim.Adam([sought], lr=rate)
     target = {name: tensor.detach().float() for name, tensor in gradient.items()}
     best, least = sought.detach().clone(), float("inf")
     for step in range(steps):
         for group in optimiser.param_groups:
-            group["lr"] = 0.1 * 0.1 ** sum(step >= share * steps for share in DECAY_AT)
+            group["lr"] = rate * 0.1 ** sum(step >= share * steps for share in DECAY_AT)
         loss = _distance(of(sought), target)
         if smooth and sought.ndim > 2:
             loss = loss + smooth * _variation(sought / span)
-        if float(loss) < least:
-            best, least = sought.detach().clone(), float(loss)
+        if loss.item() < least:
+            best, least = sought.detach().clone(), loss.item()
         (slope,) = torch.autograd.grad(loss, sought)
         sought.grad = slope.sign() * span
         optimiser.step()
@@ -108,7 +110,7 @@ def _distance(found: Mapping[str, Tensor], target: Weights) -> Tensor:
     product = sum((found[name] * target[name]).sum() for name in target)
     mine = sum(found[name].square().sum() for name in target)
     theirs = sum(target[name].square().sum() for name in target)
-    return 1 - product / ((mine * theirs).sqrt() + 1e-12)  # type: ignore[operator, union-attr]
+    return 1 - product / ((mine * theirs).sqrt() + 1e-12)  # type: ignore[union-attr]
 
 
 def _variation(images: Tensor) -> Tensor:

@@ -209,7 +209,7 @@ def _best(
     answers = {name: value for name, value in collate(list(victims)).items() if name != key}
 
     def of(inputs: Tensor) -> Mapping[str, Tensor]:
-        loss = module.training_step({**answers, key: inputs}, 0)
+        loss = _loss(module, {**answers, key: inputs})
         slopes = torch.autograd.grad(loss, list(parameters.values()), create_graph=True)
         return dict(zip(parameters, slopes, strict=True))
 
@@ -269,7 +269,13 @@ def _membership(
 @torch.no_grad()
 def _losses(module: pl.LightningModule, items: Sequence[Item]) -> list[float]:
     module.eval()
-    return [float(module.training_step(collate([item]), 0)) for item in items]
+    return [float(_loss(module, collate([item]))) for item in items]
+
+
+def _loss(module: pl.LightningModule, batch: Item) -> Tensor:
+    loss = module.training_step(batch, 0)
+    assert isinstance(loss, Tensor)
+    return loss
 
 
 # ---------------------------------------------------------------------------------------------- in words
@@ -294,17 +300,19 @@ def in_words(findings: Findings) -> str:
             "Could someone with a patient's data tell from the trained model whether that patient was in training?"
         )
         lines.append("(100 %: always; 50 %: by throwing a coin)")
-    for one in findings.members:
+    for tried in findings.members:
         ratio = (
-            "" if one.by_ratio is None else f", {one.by_ratio:.0%} by comparison with models trained without"
+            ""
+            if tried.by_ratio is None
+            else f", {tried.by_ratio:.0%} by comparison with models trained without"
         )
         few = (
             ""
-            if one.cases >= 2 * FEWEST
-            else f"; only {one.cases} cases, too few to rely on, and not in the gate"
+            if tried.cases >= 2 * FEWEST
+            else f"; only {tried.cases} cases, too few to rely on, and not in the gate"
         )
         lines.append(
-            f"  {_protected(one.privacy)}: {one.by_loss:.0%} right by the model's error alone{ratio} ({one.models} models"
+            f"  {_protected(tried.privacy)}: {tried.by_loss:.0%} right by the model's error alone{ratio} ({tried.models} models"
             f"{few})"
         )
     lines += ["", *findings.notes] if findings.notes else []

@@ -44,11 +44,13 @@ class Task(Kind, frozen=True):
         schedule: Schedule,
         epochs: int,
         patch: tuple[int, ...] | None = None,
+        site: str = "",
     ) -> LightningModule:
         """Return the LightningModule that holds and trains `network`, and has no other tensors.
 
         `epochs` are those of the whole run, over all rounds. `patch` is the size in voxels that the network
-        was built for; tasks that see whole images or tables don't use it.
+        was built for; tasks that see whole images or tables don't use it. `site` is the hospital that it will
+        train in, for tasks that treat hospitals differently.
         """
         raise NotImplementedError
 

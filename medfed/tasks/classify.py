@@ -50,6 +50,7 @@ class Classify(Task, tag="classify", frozen=True):
         schedule: Schedule,
         epochs: int,
         patch: tuple[int, ...] | None = None,
+        site: str = "",
     ) -> LightningModule:
         from medfed.tasks._classification import Classification
 

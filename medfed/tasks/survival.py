@@ -47,6 +47,7 @@ class Survival(Task, tag="survival", frozen=True):
         schedule: Schedule,
         epochs: int,
         patch: tuple[int, ...] | None = None,
+        site: str = "",
     ) -> LightningModule:
         from medfed.tasks._time_to_event import TimeToEvent
 

@@ -50,6 +50,7 @@ class Tabular(Task, tag="tabular", frozen=True):
         schedule: Schedule,
         epochs: int,
         patch: tuple[int, ...] | None = None,
+        site: str = "",
     ) -> LightningModule:
         from medfed.tasks._classification import Classification
 

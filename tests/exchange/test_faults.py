@@ -24,13 +24,13 @@ PATIENCE_S = 120
 MEGABYTES = 12
 
 
-def model(value: float = 1.0) -> dict[str, torch.Tensor]:
+def model(value: float = 1.0, megabytes: int = MEGABYTES) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
-    return {f"layer{index}": torch.randn(250_000, generator=generator) * value for index in range(MEGABYTES)}
+    return {f"layer{index}": torch.randn(250_000, generator=generator) * value for index in range(megabytes)}
 
 
-def update(round: int = 1) -> Update:
-    weights = model()
+def update(round: int = 1, megabytes: int = MEGABYTES) -> Update:
+    weights = model(megabytes=megabytes)
     local = {name: tensor + 1 for name, tensor in weights.items()}
     return Update("north", round, Difference(local, weights), 12)
 
@@ -38,12 +38,12 @@ def update(round: int = 1) -> Update:
 class Link:
     """A hub at a broker, and the site north behind a proxy."""
 
-    def __init__(self, enrolment, folder: Path) -> None:
+    def __init__(self, enrolment, folder: Path, megabytes: int = MEGABYTES) -> None:
         self.enrolment, self.folder = enrolment, folder
         self.broker = enrolment.start()
         self.proxy = Proxy(enrolment.port)
         self.hub = Nats(**enrolment_record(enrolment, "hub")).open_hub(STUDY, folder / "hub")
-        self.hub.publish(Global(0, model(), study=STUDY))
+        self.hub.publish(Global(0, model(megabytes=megabytes), study=STUDY))
         self.north = self.site()
 
     def site(self, folder: str = "north"):
@@ -75,8 +75,8 @@ def link(enrolment, tmp_path):
     found.close()
 
 
-def sent() -> str:
-    return digest(update().delta.minuend)
+def sent(megabytes: int = MEGABYTES) -> str:
+    return digest(update(megabytes=megabytes).delta.minuend)
 
 
 def background(call) -> threading.Thread:

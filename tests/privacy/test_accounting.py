@@ -122,7 +122,7 @@ def test_the_smaller_bound_is_prv_and_rdp_where_prv_has_none(monkeypatch):
     monkeypatch.setattr(PRVAccountant, "get_epsilon", none)
     accounting._prv.cache_clear()
     with pytest.raises(
-        PrivacyError, match="20 steps, noise 2, rate 0.2 at delta 1e-05.*take accountant: rdp"
+        PrivacyError, match=r"20 steps, noise 2, rate 0.2 at delta 1e-05.*take accountant: rdp"
     ):
         epsilon(charge, 1e-5, "prv")
     assert smallest_epsilon(charge, 1e-5) == epsilon(charge, 1e-5, "rdp")

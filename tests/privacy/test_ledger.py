@@ -19,7 +19,7 @@ ALL = data_set(["anna", "bert", "cora"], SECRET)
 STEP = Charge(4.0, 1.0, 4)
 
 
-@pytest.fixture()
+@pytest.fixture
 def ledger(tmp_path) -> Ledger:
     return Ledger(tmp_path)
 
