@@ -92,6 +92,9 @@ class Ckks(Privacy, tag="ckks", frozen=True):
         sites, refused = carried(letters, deadline_s, self.patience_s)
         return _Blind(self, sites, deadline_s, refused)
 
+    def init(self, weights: Weights) -> PrivacyState:
+        return {SUM: {EXAMPLES: torch.tensor(0)}}
+
     def release(
         self, updates: Sequence[Update], state: PrivacyState, weights: Weights
     ) -> tuple[Sequence[Update], PrivacyState]:
@@ -102,17 +105,16 @@ class Ckks(Privacy, tag="ckks", frozen=True):
     def open(self, received: Global, letters: SiteLetters) -> Global:
         if SUM not in received.groups:
             return received
+        rest = {name: group for name, group in received.groups.items() if name != SUM}
+        if not int(received.groups[SUM][EXAMPLES]):
+            return replace(received, groups=rest)  # untrained: there is no sum yet
         key = letters.kept(KEY)
         if key is None:
             raise PrivacyError(
                 f"site '{letters.site}', round {received.round}: the model's encrypted layers are closed to this site: it "
                 f"has no key. A site gets it in the study's first round; if its folder was lost, start the run anew"
             )
-        return replace(
-            received,
-            weights=_opened(self, received, key),
-            groups={name: group for name, group in received.groups.items() if name != SUM},
-        )
+        return replace(received, weights=_opened(self, received, key), groups=rest)
 
     def encrypts(self, name: str) -> bool:
         """Return whether a tensor of this name is encrypted."""
