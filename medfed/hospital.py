@@ -476,7 +476,7 @@ def _train_beside(site: SiteFile, secret: bytes) -> None:
             site.name,
             run._module(study, site.name),
             hospital.data,
-            _Beside(),
+            _Beside(),  # type: ignore[arg-type]  # it receives only: no update, no letter is its own
             _training(site, study, hospital),
             folder=folder.site(site.name),
             examples=hospital.data.examples,

@@ -11,7 +11,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import safetensors
@@ -128,21 +128,26 @@ def coordinate(
         resting = tuple(Answer(site, "not sampled") for site in sorted(plan.sites) if site not in heard)
         watch(RoundReport(current.round, outcome.answers + resting, time.monotonic() - began, size))
     _close(plan, exchange, current, state, watch)
-    return current
+    return replace(current, groups=_broadcast(plan, state))
 
 
 def _told(plan: Plan, current: Global, state: State, sites: Sequence[str]) -> Global:
-    groups = {name: state[name] for name in plan.rule.broadcast if name in state}
+    groups = _broadcast(plan, state)
     everyone = len(sites) == len(plan.sites)
     return Global(
         current.round, current.weights, None if everyone else tuple(sites), study=plan.study, groups=groups
     )
 
 
+def _broadcast(plan: Plan, state: State) -> dict[str, Weights]:
+    names = (*plan.rule.broadcast, *plan.privacy.broadcast)
+    return {name: state[name] for name in names if name in state}
+
+
 def _close(plan: Plan, exchange: HubSide, current: Global, state: State, watch: Watch) -> None:
     """Tell everyone that the study has ended, and hear each site's scores of the final model."""
     began = time.monotonic()
-    groups = {name: state[name] for name in plan.rule.broadcast if name in state}
+    groups = _broadcast(plan, state)
     size = exchange.publish(
         Global(current.round, current.weights, (), final=True, study=plan.study, groups=groups)
     )

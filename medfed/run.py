@@ -378,6 +378,8 @@ def _federate(
         )
     finally:
         progress.stop()
+    # As a site has it, where the hub holds a part of the model encrypted.
+    save_checkpoint(folder.checkpoint(FEDERATED), final.weights, final.round)
     return final.weights
 
 
