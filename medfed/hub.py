@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from medfed import wire
 from medfed.audit import AuditLog
 from medfed.errors import RunError
 from medfed.exchange import HubSide
@@ -93,6 +94,7 @@ def coordinate(
     found = newest(folder, plan.study) if folder else None
     if found is None:
         state, current = plan.rule.init(weights), Global(0, weights, study=plan.study)
+        del weights  # else the untrained model would stay in memory through the whole study
         if folder is not None:
             _save(folder, current, state)
     else:
@@ -115,11 +117,13 @@ def coordinate(
             audit,
         )
         current, state = Global(current.round + 1, outcome.weights, study=plan.study), outcome.state
+        answers = outcome.answers
+        del outcome
         if folder is not None:
             _save(folder, current, state)
         merged(current)
         resting = tuple(Answer(site, "not sampled") for site in sorted(plan.sites) if site not in sites)
-        watch(RoundReport(current.round, outcome.answers + resting, time.monotonic() - began, size))
+        watch(RoundReport(current.round, answers + resting, time.monotonic() - began, size))
     _close(plan, exchange, current, state, watch)
     return current
 
@@ -189,11 +193,13 @@ def _save(folder: Path, current: Global, state: State) -> None:
     path = folder / f"round-{current.round:05d}.safetensors"
     aside = path.with_suffix(".writing")
     try:
-        save_file(tensors, aside, metadata={"round": str(current.round), "study": current.study})
-        with aside.open("rb+") as file:
+        with aside.open("wb") as file:
+            for piece in wire.pieces_of(tensors, {"round": str(current.round), "study": current.study}):
+                file.write(piece)
+            file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
-    except (OSError, safetensors.SafetensorError) as error:
+    except OSError as error:
         aside.unlink(missing_ok=True)
         raise RunError(
             f"round {current.round}: its checkpoint could not be written: {getattr(error, 'strerror', None) or error}; "
