@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -24,9 +23,11 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from medfed.evaluation.rows import Row, read_rows
+
 SITES = ("north", "east", "south", "west")
-# The share of each hospital's patients that validates.
-VALIDATION = 0.25
+# The shares of each hospital's patients that are tested on, seen by nobody while training, and that validate.
+TEST, VALIDATION = 0.25, 0.1
 
 
 def place(name: str) -> float:
@@ -72,7 +73,11 @@ def make(source: Path, folder: Path) -> None:
         target.mkdir(parents=True, exist_ok=True)
         lines = [["case", "patient", "image", "label", "split"]]
         ranked = sorted(mine, key=lambda case: place("split " + case[0]))
-        validation = {name for name, _, _ in ranked[: round(VALIDATION * len(ranked))]}
+        tested = round(TEST * len(ranked))
+        split = dict.fromkeys((name for name, _, _ in ranked), "train")
+        split |= dict.fromkeys((name for name, _, _ in ranked[:tested]), "test")
+        validates = ranked[tested : tested + round(VALIDATION * len(ranked))]
+        split |= dict.fromkeys((name for name, _, _ in validates), "val")
         for name, image_path, label_path in mine:
             image, label = nibabel.load(image_path), nibabel.load(label_path)
             generator = np.random.default_rng(int(place(name) * 2**32))
@@ -88,14 +93,37 @@ def make(source: Path, folder: Path) -> None:
                         nibabel.orientations.ornt_transform(nibabel.io_orientation(part.affine), to)
                     )
                 nibabel.save(part, target / f"{name}-{kind}.nii.gz")
-            lines.append([name, name, f"{name}-image.nii.gz", f"{name}-label.nii.gz",
-                          "val" if name in validation else "train"])  # fmt: skip
+            lines.append([name, name, f"{name}-image.nii.gz", f"{name}-label.nii.gz", split[name]])
         with (target / "cases.csv").open("w", newline="") as file:
             csv.writer(file).writerows(lines)
 
 
+def table(rows: list[Row]) -> str:
+    """Return the test Dice with its 95 % interval of every model at every hospital, as Markdown."""
+    whole = [row for row in rows if row.split == "test" and row.group is None and row.against is None]
+    sites = [
+        site for site in (*SITES, "all") if any(row.site == site and row.metric == "dice" for row in whole)
+    ]
+    counts = {row.site: row.n for row in whole if row.metric == "patients" and row.model == "federated"}
+    lines = ["| model, structure | " + " | ".join(f"{site} ({counts[site]})" for site in sites) + " |"]
+    lines.append("|---|" + "---|" * len(sites))
+    for model in sorted({row.model for row in whole}):
+        for structure in (None, "anterior", "posterior"):
+            cells = []
+            for site in sites:
+                found = [row for row in whole if (row.model, row.site, row.structure, row.metric)
+                         == (model, site, structure, "dice")]  # fmt: skip
+                cells.append(
+                    f"{found[0].value:.3f} ({found[0].low:.3f} to {found[0].high:.3f})"
+                    if found and found[0].value is not None and found[0].low is not None
+                    else "–"
+                )
+            lines.append(f"| {model}, {structure or 'mean of both'} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> int:
-    """Make the hospitals, train, and print each one's validation Dice."""
+    """Make the hospitals, train, and print each model's Dice on the test patients."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -115,7 +143,9 @@ def main() -> int:
     overrides = [f"sites.{site}={(given.folder / site).resolve()}" for site in SITES] + given.overrides
     flags = [part for override in overrides for part in ("--set", override)]
     command = [
-        str(Path(sys.executable).parent / "medfed"),
+        sys.executable,
+        "-m",
+        "medfed.cli",
         "train",
         "configs/hippocampus.yaml",
         "--out",
@@ -123,17 +153,9 @@ def main() -> int:
     ]
     subprocess.run([*command, *flags], check=True)
     seconds = time.monotonic() - began
-    scores: dict[str, dict] = {}
-    for line in (given.out / "rounds.jsonl").read_text().splitlines():
-        entry = json.loads(line)
-        scores[entry["site"]] = entry["scalars"] or scores.get(entry["site"], {})
-    print(f"\n{'hospital':<10}{'Dice':>8}{'anterior':>10}{'posterior':>11}")
-    for site, found in sorted(scores.items()):
-        parts = (found["val/dice"], found["val/dice/anterior"], found["val/dice/posterior"])
-        print(f"{site:<10}{parts[0]:>8.3f}{parts[1]:>10.3f}{parts[2]:>11.3f}")
-    print(
-        f"{'mean':<10}{np.mean([found['val/dice'] for found in scores.values()]):>8.3f}   in {seconds:.0f} s"
-    )
+    print()
+    print(table(read_rows(given.out / "rows.jsonl")))
+    print(f"in {seconds:.0f} s")
     return 0
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import click
 
 import medfed
+from medfed.cli_audit import audit
+from medfed.cli_data import fingerprint, purge
 from medfed.cli_enrol import enrol
 from medfed.errors import MedfedError
 
@@ -58,7 +60,19 @@ def main() -> None:
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key: train.epochs=3."
 )
 @click.option("--resume", is_flag=True, help="Go on with the run in the run folder from its last round.")
+@click.option(
+    "--leave-one-out", is_flag=True, help="Also train without each hospital in turn, and test on it."
+)
+@click.option(
+    "--without", metavar="SITE", help="A hospital that withdrew: train again from before it joined."
+)
+@click.option(
+    "--former",
+    type=click.Path(path_type=Path),
+    help="The run it withdrew from; the newest of the study if not given.",
+)
 @click.option("--quiet", is_flag=True, help="Print the result only.")
+@click.option("--compare", metavar="A,B,...", help="Train once a method and compare: fedavg,fedprox,fedadam.")
 @_told
 def train(
     study: Path | None,
@@ -67,7 +81,11 @@ def train(
     out: Path | None,
     overrides: tuple[str, ...],
     resume: bool,
+    leave_one_out: bool,
+    without: str | None,
+    former: Path | None,
     quiet: bool,
+    compare: str | None,
 ) -> None:
     """Train the study in a file over its hospitals, all in this process, and write a run folder with a report.
 
@@ -77,8 +95,16 @@ def train(
     \b
     medfed train configs/quickstart.yaml
     medfed train configs/quickstart.yaml --set train.rounds=3 --out runs/short
+    medfed train configs/quickstart.yaml --compare fedavg,fedprox,fedadam
     medfed train --site site.yaml
     """
+    if compare is not None:
+        if study is None or site is not None:
+            raise MedfedError(
+                "train --compare: name a study file; it compares methods over the hospitals of one process"
+            )
+        _compared(study, compare.split(","), out, overrides, resume, quiet)
+        return None
     from medfed import run
     from medfed.progress import progress
 
@@ -90,7 +116,16 @@ def train(
     if study is None or accept:
         raise MedfedError("train: name a study file, or this hospital's own file with --site (and --accept)")
     try:
-        done = run.train(study, out=out, overrides=overrides, resume=resume, progress=shown)
+        done = run.train(
+            study,
+            out=out,
+            overrides=overrides,
+            resume=resume,
+            leave_one_out=leave_one_out,
+            without=without,
+            former=former,
+            progress=shown,
+        )
     finally:
         shown.stop()
     click.echo(run.headline(done))
@@ -175,6 +210,24 @@ def hub(
     click.echo(f"report: {done.report}")
 
 
+def _compared(
+    study: Path, methods: list[str], out: Path | None, overrides: tuple[str, ...], resume: bool, quiet: bool
+) -> None:
+    from medfed import compare
+    from medfed.evaluation.method_table import text
+    from medfed.progress import progress
+
+    shown = progress(quiet)
+    try:
+        table, folder = compare.compare(
+            study, methods, out=out, overrides=overrides, resume=resume, progress=shown
+        )
+    finally:
+        shown.stop()
+    click.echo(text(table))
+    click.echo(f"\ncomparison: {folder / 'comparison.html'}")
+
+
 @main.command(short_help="Measure a run's models on another hospital.")
 @click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="A hospital's folder.")
@@ -194,6 +247,56 @@ def evaluate(run_folder: Path, data: Path, name: str, all_cases: bool) -> None:
     done = run.evaluate(run_folder, data, name=name, all_cases=all_cases)
     click.echo(run.headline(done))
     click.echo(f"report: {done.report}")
+
+
+@main.command(short_help="Write a run's predictions for a hospital's images.")
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="A hospital's folder.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="A new folder for the predictions."
+)
+@click.option("--model", default="federated", show_default=True, help="One of the run's models.")
+@click.option(
+    "--name", default="evaluated", show_default=True, help="The hospital's name: it salts the tokens."
+)
+@_told
+def predict(run_folder: Path, data: Path, out: Path, model: str, name: str) -> None:
+    """Write a run's predictions for every case of a hospital's folder. Labels aren't needed; nothing leaves it.
+
+    Masks are NIfTI files and, where the images are DICOM, DICOM SEG that refers to its source series.
+
+    \b
+    medfed predict runs/quickstart --data /data/our-hospital --out /data/predicted
+    """
+    from medfed import predict as predictions
+
+    found = predictions.predict(run_folder, data, out, model=model, name=name)
+    click.echo(f"predictions: {found}")
+
+
+@main.command(short_help="Write a run's model as MONAI Bundle, ONNX or TorchScript.")
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder for the export.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["bundle", "onnx", "torchscript"]),
+    default="bundle",
+    show_default=True,
+    help="What to write.",
+)
+@click.option("--model", default="federated", show_default=True, help="One of the run's models.")
+@_told
+def export(run_folder: Path, out: Path, format_: str, model: str) -> None:
+    """Write a run's model for others to run, checked against the model that was trained.
+
+    \b
+    medfed export runs/quickstart --out bundle
+    medfed export runs/quickstart --out exported --format onnx
+    """
+    from medfed import export as exports
+
+    click.echo(f"exported: {exports.export(run_folder, out, format=format_, model=model)}")
 
 
 @main.command(short_help="Write a run's report again.")
@@ -278,23 +381,6 @@ def deidentify(
     checks.deidentify(source, target, secret, dates, descriptors, device)
 
 
-@main.group()
-def audit() -> None:
-    """The log of what crossed a hospital's wall."""
-
-
-@audit.command()
-@click.argument("log", type=click.Path(path_type=Path))
-@click.option("--head", help="The last digest that is known to be right; finds a tail that was cut off.")
-@_told
-def verify(log: Path, head: str | None) -> None:
-    """Check that no line of an audit log was changed, removed or moved."""
-    from medfed import audit as audits
-
-    number, last = audits.verify(log / "audit.jsonl" if log.is_dir() else log, head)
-    click.echo(f"{number} lines, each continues the one before it; the last is {last}")
-
-
 @main.command(short_help="List what a study file can name.")
 @click.argument("folder", required=False)
 @click.option("--schema", is_flag=True, help="Print the JSON schema of a study file, for editors.")
@@ -320,6 +406,9 @@ def kinds(folder: str | None, schema: bool) -> None:
         click.echo()
 
 
+main.add_command(fingerprint)
+main.add_command(purge)
+main.add_command(audit)
 main.add_command(enrol)
 
 

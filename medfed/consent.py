@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
-
-from medfed.audit import AuditLog, verify
+from medfed.audit import AuditLog, entries
 
 # The record's file in the site's folder.
 FILE = "consent.jsonl"
@@ -25,10 +23,9 @@ def agreed(folder: Path, digest: str) -> bool:
     path = Path(folder) / FILE
     if not path.exists():
         return False
-    verify(path)
+    AuditLog(path)  # checks every link; what a power cut left of a last line says nothing
     said = False
-    for line in path.read_bytes().splitlines():
-        entry = msgspec.json.decode(line)
+    for entry in entries(path):
         if entry.get("study") == digest:
             said = entry["event"] == "agreed"
     return said
@@ -47,5 +44,4 @@ def take_back(folder: Path, digest: str, by: str) -> None:
 def _write(folder: Path, event: str, digest: str, by: str) -> None:
     path = Path(folder) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)
     AuditLog(path).write(event, study=digest, by=by)

@@ -32,7 +32,7 @@ from medfed.hub import Plan, RoundReport, coordinate
 from medfed.kinds import kind_of
 from medfed.progress import Progress, Silent, warnings_said
 from medfed.run_folder import RunFolder, save_checkpoint
-from medfed.signing import HUB
+from medfed.signing import HUB, Identity
 from medfed.site_file import located
 from medfed.status import FILE as STATUS
 from medfed.status import Status, stamp
@@ -71,7 +71,8 @@ def lead(
     began = time.monotonic()
     facts = run._begin(folder, study, {})
     status = Status(folder.path / STATUS, study=study.name, digest=known, rounds=study.train.rounds)
-    audit = AuditLog(folder.audit)
+    credentials = getattr(exchange, "credentials", "")
+    audit = AuditLog(folder.audit, Identity(Path(credentials)) if credentials else None)
     audit.write("began", study=known, sites=sorted(study.sites), resumed=resume)
     with warnings_said(progress), _told(status), _broker(enrolment if broker else None):
         _say_who_is_missing(study, enrolment, progress)

@@ -6,6 +6,7 @@
     │   └── ImageError    one image or series that is refused instead of read wrongly
     │       └── LabelError    a label that does not fit its image or its classes
     ├── UpdateError       what a site sent does not fit the round: site, round, tensor
+    │   └── EgressError   something that is not declared to leave a hospital
     ├── WireError         received bytes that are not what they claim to be
     ├── RuleError         updates that a rule cannot merge
     ├── ExchangeError     a message that could not be delivered or fetched
@@ -45,6 +46,10 @@ class LabelError(ImageError):
 
 class UpdateError(MedfedError):
     """An update does not fit the round and the model it answers."""
+
+
+class EgressError(UpdateError):
+    """Something that is not declared to leave a hospital was about to."""
 
 
 class WireError(MedfedError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,13 +19,17 @@ import torch
 from torch import Tensor
 
 from medfed.audit import AuditLog
+from medfed.compress import Compression
+from medfed.compress import State as Left
+from medfed.egress import Egress
 from medfed.errors import ExchangeError, MedfedError, StudyError
 from medfed.exchange import SiteSide
 from medfed.local import Local, LocalState
+from medfed.local._lightning import look_of, restore_step, step_of, wrap_step
 from medfed.privacy import NoPrivacy, Privacy
-from medfed.round import contribute, receive
+from medfed.round import contribute, receive, withdraw
 from medfed.update import Global, Update, finite
-from medfed.weights import Difference, load, weights_of
+from medfed.weights import Difference, Weights, load, weights_of
 
 
 def derived_seed(seed: int, *names: object) -> int:
@@ -57,15 +61,24 @@ class FederatedCallback(pl.Callback):
         exchange: where site and hub meet.
         local_epochs: E, the epochs between two merges; the Trainer's max_epochs must be a multiple of it.
         examples: how many training cases this site's weights stand for; the training dataset's length if None.
+        trained_only: whether parameters that don't train (`requires_grad` is False) are left out of the exchange;
+            every site must have begun with the same ones.
         keep_local: names that stay in the hospital: `norm` (FedBN), or a submodule such as `head` (FedPer).
         optimiser_state: whether the optimiser keeps its moments at a merge or starts anew. With `keep`, one site
             alone trains exactly as without federation.
         local: what changes local training, or None.
         privacy: what happens to an update before it leaves.
+        compress: how it is made smaller after that; the hub must be told the same.
         seed: if given, python's, numpy's and torch's random states are set from (seed, site, epoch) at every epoch's
             start, and a dataset with `set_random_state` too, so that a resumed run repeats. If None they are left alone.
         audit: where what crosses is written down.
+        egress: what may leave beside the model's tensors; the groups of `local` and plain numbers if None.
+        spends: called with the round's number before an update is sent; writes down what it costs under differential
+            privacy (`PrivateTraining.settle`, `Spending.settle`) and returns the scalars that say so.
         closing: given the final model, returns what this site reports of it beside its scores, by name.
+        needs: scalars that the study's rule needs and training does not give by itself: `train/loss_before`, the
+            training loss of the received model, and `train/class_loss`, its mean over the classes and each class's.
+        close_at_end: whether the scores of the final model are sent when fit ends; if not, call `close` later.
 
     Raises:
         StudyError: when fit starts, if max_epochs is not a multiple of local_epochs.
@@ -81,12 +94,18 @@ class FederatedCallback(pl.Callback):
         *,
         examples: int | None = None,
         keep_local: Iterable[str] = (),
+        trained_only: bool = False,
         optimiser_state: Literal["keep", "reset"] = "keep",
         local: Local | None = None,
         privacy: Privacy | None = None,
+        compress: Sequence[Compression] = (),
         seed: int | None = None,
         audit: AuditLog | None = None,
+        egress: Egress | None = None,
+        spends: Callable[[int], dict[str, float]] | None = None,
         closing: Callable[[Global], Mapping[str, float]] | None = None,
+        needs: Iterable[str] = (),
+        close_at_end: bool = True,
     ) -> None:
         if local_epochs < 1:
             raise StudyError(f"site '{site}': local_epochs is {local_epochs}, expected 1 or more")
@@ -96,13 +115,20 @@ class FederatedCallback(pl.Callback):
         self._exchange = exchange
         self._local_epochs = local_epochs
         self._examples = examples
-        self._keep_local = tuple(keep_local)
+        self._keep_local = (*keep_local, *(local.kept() if local is not None else ()))
+        self._needs = frozenset(needs)
+        self._close_at_end = close_at_end
+        self._trained_only = trained_only
         self._optimiser_state = optimiser_state
         self._local = local
         self._local_state: LocalState = {}
         self._privacy = privacy or NoPrivacy()
+        self._compress = tuple(compress)
+        self._left: Left = {}
         self._seed = seed
         self._audit = audit or AuditLog(None)
+        self._egress = egress or Egress(groups=local.sends if local is not None else ())
+        self._spends = spends
         self._closing = closing
         self._received: Global | None = None
         self._merged_now = False
@@ -118,12 +144,14 @@ class FederatedCallback(pl.Callback):
                 f"site '{self.site}': max_epochs is {epochs}, local_epochs is {self._local_epochs}; max_epochs must be a "
                 f"multiple, else the last epochs would be trained and never merged"
             )
+        if self._local is not None:
+            wrap_step(pl_module, self._train_step)
         if self._restored:
             # The checkpoint was written after the model of its round was received, so it holds that model. The hub may
             # be a round further by now; what this site had not kept of that round it trains again, from the same
             # weights, and the hub knows the update already.
             self._restored = False
-            self._received = Global(self.round, weights_of(pl_module, self._keep_local))
+            self._received = Global(self.round, self._weights(pl_module))
             if self._local is not None and not self._local_state:
                 self._local_state = self._local.start(pl_module, self._received, {})
             self._begin_round()
@@ -133,20 +161,29 @@ class FederatedCallback(pl.Callback):
         trainer.should_stop = self._received.final
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch % self._local_epochs == 0:
+            self._survey(trainer, pl_module)
         if self._seed is not None:
             seed_epoch(trainer, self._seed, self.site)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._exchange.closed:
+            raise ExchangeError(
+                f"site '{self.site}' trains for round {self.round + 1}, but the hub has closed the study"
+            )
+        if self._local is not None:
+            step = step_of(trainer, pl_module, batch, batch_idx, self._local_epochs)
+            self._local_state = self._local.step(step, self._local_state)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         self._steps += 1
         self._rates += float(optimizer.param_groups[0]["lr"])
-        if self._local is None:
-            return
-        term = self._local.loss(pl_module, self._local_state)
-        if term is not None:
-            term.backward()
-        self._local.gradient(pl_module, self._local_state)
+        if self._local is not None:
+            self._local.gradient(pl_module, self._local_state)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -170,34 +207,50 @@ class FederatedCallback(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Not on_train_end: Lightning leaves that out where a resumed fit has no epoch left to train.
-        if trainer.is_global_zero and self._received is not None:
+        restore_step(pl_module)
+        if self._close_at_end and trainer.is_global_zero and self._received is not None:
             self.close(self._received)
 
-    def close(self, received: Global) -> None:
+    def close(self, received: Global | None = None) -> None:
         """Send the scores of the final model; where the study goes on without this site, tell the hub so instead."""
+        received = received or self._received
+        assert received is not None
         if received.final:
             measured = self._closing(received) if self._closing is not None else {}
             closing = Update(self.site, received.round + 1, {}, 0, {**self.scores, **measured})
-            contribute(self._exchange, self._privacy, closing, received.weights, self._audit)
+            contribute(self._exchange, self._privacy, closing, received.weights, self._audit, self._egress)
         else:
-            self._exchange.withdraw(self.site, "its Trainer reached max_epochs before the study's last round")
+            why = "its Trainer reached max_epochs before the study's last round"
+            withdraw(self._exchange, self.site, why, self._audit)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
+        restore_step(pl_module)
         # Whoever interrupts a site means to start it again: the hub waits for it as for one that was killed.
         interrupted = isinstance(exception, (KeyboardInterrupt, SystemExit))
         if trainer.is_global_zero and not isinstance(exception, ExchangeError) and not interrupted:
-            self._exchange.withdraw(self.site, reason(exception))
+            withdraw(self._exchange, self.site, reason(exception), self._audit)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"round": self.round, "scores": dict(self.scores), "local": self._local_state}
+        # Plain dictionaries: a checkpoint is read without unpickling any other class, such as a lazy mapping's.
+        local = {group: dict(tensors) for group, tensors in self._local_state.items()}
+        left = {group: dict(tensors) for group, tensors in self._left.items()}
+        return {"round": self.round, "scores": dict(self.scores), "local": local, "left": left}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.round = state_dict["round"]
         self.scores = dict(state_dict["scores"])
         self._local_state = state_dict["local"]
+        self._left = state_dict["left"]
         self._restored = True
+
+    def personal(self, module: pl.LightningModule) -> Weights | None:
+        """Return the model that this hospital made its own, or None where it has none but the federation's."""
+        if self._local is None:
+            return None
+        found = self._local.personal(module, self._local_state)
+        return None if found is None else {name: tensor.detach().cpu() for name, tensor in found.items()}
 
     def begin_again(self, round: int) -> None:
         """Take the weights that the module holds for the hub's model of this round, instead of asking for it."""
@@ -209,7 +262,28 @@ class FederatedCallback(pl.Callback):
         self._losses: list[Tensor] = []
         self._steps = 0
         self._rates = 0.0
+        self._before: dict[str, float] = {}
         self._began = time.monotonic()
+
+    def _train_step(self, module: pl.LightningModule, own: Callable[[], Tensor]) -> Tensor:
+        assert self._local is not None
+        return self._local.loss(module, own, self._local_state)
+
+    def _survey(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Look at the training cases with the received model, for what the rule and the local method want to know."""
+        look = look_of(
+            trainer, module, self.site, derived_seed(self._seed or 0, self.site, self.round, "look")
+        )
+        self._before = {}
+        if "train/loss_before" in self._needs:
+            self._before["train/loss_before"] = look.loss()
+        if "train/class_loss" in self._needs:
+            found = finite(look.class_losses())
+            self._before |= {f"train/class_loss/{name}": value for name, value in found.items()}
+            if found:
+                self._before["train/class_loss"] = sum(found.values()) / len(found)
+        if self._local is not None:
+            self._local_state = self._local.survey(look, self._local_state)
 
     def _merge(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert self._received is not None
@@ -220,17 +294,33 @@ class FederatedCallback(pl.Callback):
             )
         else:
             groups = {}
+        own = self._local.scalars(self._local_state) if self._local is not None else {}
         if trainer.is_global_zero:
-            local = weights_of(module, self._keep_local)
+            local = self._weights(module)
+            spent = self._spends(self.round + 1) if self._spends is not None else {}
             update = Update(
                 site=self.site,
                 round=self.round + 1,
                 delta=Difference(local, self._received.weights),
                 examples=self._count(trainer),
-                scalars={**self.scores, **self._training_scalars()},
+                scalars={
+                    **self.scores,
+                    **self._training_scalars(),
+                    **finite({**self._before, **own}),
+                    **spent,
+                },
                 groups=groups,
             )
-            contribute(self._exchange, self._privacy, update, self._received.weights, self._audit)
+            self._left = contribute(
+                self._exchange,
+                self._privacy,
+                update,
+                self._received.weights,
+                self._audit,
+                self._egress,
+                self._compress,
+                self._left,
+            )
             del local, update
         for optimizer in trainer.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -240,6 +330,9 @@ class FederatedCallback(pl.Callback):
         self._merged_now = True
         if self._received.final:
             trainer.should_stop = True
+
+    def _weights(self, module: pl.LightningModule) -> Weights:
+        return weights_of(module, self._keep_local, trained_only=self._trained_only)
 
     def _join(self, trainer: pl.Trainer, module: pl.LightningModule, round: int) -> None:
         """Take the hub's model of at least this round, and wait on while another round goes on without this site."""

@@ -21,17 +21,21 @@ import torch
 from medfed import run, wire
 from medfed.audit import AuditLog
 from medfed.consent import agree, agreed
+from medfed.egress import Egress
 from medfed.errors import ExchangeError, MedfedError, StudyError
 from medfed.evaluation.aggregate import aggregate
 from medfed.evaluation.leaving import scalars_of
 from medfed.evaluation.rows import FEDERATED, UNTRAINED, local, read_cases
+from medfed.exchange import Receipt
 from medfed.federate import FederatedCallback
 from medfed.hub import RoundReport
 from medfed.measure import Hospital
-from medfed.policy import in_words, refusals
+from medfed.policy import egress_of, in_words, refusals
+from medfed.privacy_ledger import Ledger, data_set
 from medfed.progress import Progress, Silent, warnings_said
-from medfed.round import Answer, contribute, receive
+from medfed.round import Answer, contribute, receive, withdraw
 from medfed.run_folder import RunFolder, save_checkpoint, write_whole
+from medfed.signing import Identity
 from medfed.site import Training, train_alone, train_site
 from medfed.site_file import SiteFile, read_site, secret_of
 from medfed.status import FILE as STATUS
@@ -104,11 +108,11 @@ def _take_part(
     progress.say(f"{site.name}: {hospital.data.index.describe()}")
     for note in hospital.data.notes:
         progress.say(f"{site.name}: {note}")
-    _hold_to_policy(site, study, hospital, folder)
-    _hold_to_consent(Path(site.out), study, known, accept, ask)
+    audit = audit_of(site, folder)
+    _hold_to_policy(site, study, hospital, folder, audit)
+    _hold_to_consent(Path(site.out), study, known, accept, ask, audit)
     began = time.monotonic()
     facts = run._begin(folder, study, {site.name: hospital.data})
-    audit = AuditLog(folder.audit)
     audit.write("began", study=known, sites=[site.name], resumed=folder.rounds.exists())
     status.tell(state="waiting for the hub")
     side: Any = site.exchange.open_site(known, site.name, folder.site(site.name))
@@ -116,7 +120,8 @@ def _take_part(
     try:
         with _contact(side, status):
             if site.name in study.held_out:
-                final = _evaluate(site.name, side, folder, audit, closing)
+                egress = egress_of(study, site.policy)
+                final = _evaluate(site.name, side, folder, audit, egress, closing)
             else:
                 final = _train(site, study, hospital, side, folder, status, progress, audit, closing)
     finally:
@@ -150,21 +155,33 @@ def _study(text: str, known: str, site: SiteFile) -> Study:
     return study
 
 
-def _hold_to_policy(site: SiteFile, study: Study, hospital: Hospital, folder: RunFolder) -> None:
+def audit_of(site: SiteFile, folder: RunFolder) -> AuditLog:
+    """Return the run's audit log, signed with the site's key where it has one."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    credentials = getattr(site.exchange, "credentials", "")
+    return AuditLog(folder.audit, Identity(Path(credentials)) if credentials else None)
+
+
+def _hold_to_policy(
+    site: SiteFile, study: Study, hospital: Hospital, folder: RunFolder, audit: AuditLog
+) -> None:
     trains = site.name in study.sites
     cases = hospital.data.examples if trains else len(run._usable(hospital))
     reasons = refusals(site.policy, study, cases)
     if not reasons:
         return
+    audit.write("declined", study=digest(study), site=site.name, reason="; ".join(reasons))
     # The hub hears that it need not wait, and nothing of why.
     side: Any = site.exchange.open_site(digest(study), site.name, folder.site(site.name))
-    side.withdraw(site.name, "this hospital's policy does not allow the study")
+    withdraw(side, site.name, "this hospital's policy does not allow the study", audit)
     side.close()
     told = "\n  ".join(reasons)
     raise StudyError(f"this hospital's policy does not allow study '{study.name}':\n  {told}")
 
 
-def _hold_to_consent(out: Path, study: Study, known: str, accept: str, ask: Ask | None) -> None:
+def _hold_to_consent(
+    out: Path, study: Study, known: str, accept: str, ask: Ask | None, audit: AuditLog
+) -> None:
     if agreed(out, known):
         return
     words = in_words(study, known)
@@ -185,13 +202,15 @@ def _hold_to_consent(out: Path, study: Study, known: str, accept: str, ask: Ask 
     elif not ask(words):
         raise StudyError(f"study '{study.name}' was not agreed to; nothing was trained and nothing was sent")
     agree(out, known, getpass.getuser())
+    audit.write("agreed", study=known, by=getpass.getuser())
 
 
 # ---------------------------------------------------------------------------------------------- in the study
 
 
-def _training(site: SiteFile, study: Study) -> Training:
-    return replace(run._training(study), accelerator=site.accelerator, devices=site.devices)
+def _training(site: SiteFile, study: Study, hospital: Hospital) -> Training:
+    egress = egress_of(study, site.policy, len(hospital.data.cases("val")))
+    return replace(run._training(study), accelerator=site.accelerator, devices=site.devices, egress=egress)
 
 
 def _train(
@@ -218,13 +237,19 @@ def _train(
         module,
         data,
         first,
-        _training(site, study),
+        _training(site, study, hospital),
         folder=folder.site(site.name),
         examples=data.examples,
         audit=audit,
         callbacks=[_shown(site.name, study, folder, status, progress)],
         resume=True,
         closing=closing,
+        study=digest(study),
+        # One ledger for all studies of this hospital, beside their run folders.
+        ledger=Ledger(Path(site.out), site.policy.epsilon_ceiling, site.policy.delta),
+        dataset=data_set(data.patients("train"), hospital.secret),
+        items=data.items_by_patient() if study.privacy.trains_privately else (),
+        say=progress.say,
     )
     if first.received is None or not first.received.final:
         raise ExchangeError(f"site '{site.name}': training ended before the study did")
@@ -232,7 +257,12 @@ def _train(
 
 
 def _evaluate(
-    name: str, side: Any, folder: RunFolder, audit: AuditLog, closing: Callable[[Global], Mapping[str, float]]
+    name: str,
+    side: Any,
+    folder: RunFolder,
+    audit: AuditLog,
+    egress: Egress,
+    closing: Callable[[Global], Mapping[str, float]],
 ) -> Global:
     """Wait for the final model, and report how it does here: a site that trains nothing."""
     from medfed.privacy import NoPrivacy
@@ -242,7 +272,7 @@ def _evaluate(
         received = receive(side, name, received.round + 1, audit)
     run._write_round(folder, RoundReport(received.round, (Answer(name, "evaluated"),), 0.0, 0))
     report = Update(name, received.round + 1, {}, 0, dict(closing(received)))
-    contribute(side, NoPrivacy(), report, received.weights, audit)
+    contribute(side, NoPrivacy(), report, received.weights, audit, egress)
     return received
 
 
@@ -263,7 +293,8 @@ def _closing(
             UNTRAINED: weights_of(run._module(study)),
             FEDERATED: {**weights_of(run._module(study)), **received.weights},
         }
-        run._measure(study, folder, [hospital], models)
+        folder.cases.unlink(missing_ok=True)
+        run._measure_at(study, folder, hospital, models)
         if site.policy.rows == "none" or not folder.cases.exists():
             return {}
         rows = aggregate(
@@ -288,16 +319,17 @@ def _compare(site: SiteFile, study: Study, hospital: Hospital, folder: RunFolder
         own = torch.load(path, weights_only=True)["state_dict"]
     else:
         progress.say(f"{site.name}: its own model, for comparison; it stays here")
-        alone = replace(_training(site, study), devices=1)
+        alone = replace(_training(site, study, hospital), devices=1)
         train_alone(site.name, module, hospital.data, alone, folder=folder.site(site.name))
         own = weights_of(module)
         save_checkpoint(path, own, study.train.rounds)
     federated = torch.load(folder.checkpoint(FEDERATED), weights_only=True)["state_dict"]
     whole = weights_of(run._module(study))
-    run._measure(
+    folder.cases.unlink(missing_ok=True)
+    run._measure_at(
         study,
         folder,
-        [hospital],
+        hospital,
         {UNTRAINED: whole, FEDERATED: {**whole, **federated}, local(site.name): own},
     )
 
@@ -389,11 +421,21 @@ class _First:
         assert self.received is not None
         return self.received
 
+    def receipt(self, update: Update) -> Receipt:
+        return self._side.receipt(update)
+
     def send(self, update: Update) -> None:
         self._side.send(update)
 
+    @property
+    def closed(self) -> bool:
+        return self._side.closed
+
     def withdraw(self, site: str, reason: str) -> None:
         self._side.withdraw(site, reason)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._side, name)  # letters and receipts: as they are
 
 
 class _Beside:
@@ -402,8 +444,15 @@ class _Beside:
     def fetch(self, site: str, round: int) -> Global:
         return wire.read_global(Path(os.environ[_MODEL]))
 
+    def receipt(self, update: Update) -> Receipt:
+        raise ExchangeError(f"site '{update.site}': only the hospital's first process sends")
+
     def send(self, update: Update) -> None:
         raise ExchangeError(f"site '{update.site}': only the hospital's first process sends")
+
+    @property
+    def closed(self) -> bool:
+        return False  # the first process sees it, and stops the others
 
     def withdraw(self, site: str, reason: str) -> None:
         pass  # the first process stops too, and says so
@@ -423,7 +472,7 @@ def _train_beside(site: SiteFile, secret: bytes) -> None:
             run._module(study),
             hospital.data,
             _Beside(),
-            _training(site, study),
+            _training(site, study, hospital),
             folder=folder.site(site.name),
             examples=hospital.data.examples,
             logger=False,

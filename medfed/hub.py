@@ -17,8 +17,9 @@ from pathlib import Path
 import safetensors
 from safetensors.torch import load_file
 
-from medfed import wire
+from medfed import joins, wire
 from medfed.audit import AuditLog
+from medfed.compress import Compression
 from medfed.errors import RunError
 from medfed.exchange import HubSide
 from medfed.privacy import NoPrivacy, Privacy
@@ -44,6 +45,7 @@ class Plan:
     deadline_s: float | None = None
     seed: int = 0
     study: str = ""
+    compress: tuple[Compression, ...] = ()
     # Sites that train nothing and report how the final model does on their cases.
     evaluating: tuple[str, ...] = ()
 
@@ -93,7 +95,8 @@ def coordinate(
     audit = audit or AuditLog(None)
     found = newest(folder, plan.study) if folder else None
     if found is None:
-        state, current = plan.rule.init(weights), Global(0, weights, study=plan.study)
+        state: State = {**plan.rule.init(weights), **plan.privacy.init(weights)}
+        current = Global(0, weights, study=plan.study)
         del weights  # else the untrained model would stay in memory through the whole study
         if folder is not None:
             _save(folder, current, state)
@@ -112,17 +115,20 @@ def coordinate(
             state,
             current,
             sites,
-            min(plan.minimum, len(sites)),
+            min(plan.minimum, len(sites), plan.rule.enough if plan.rule.asynchronous else len(sites)),
             plan.deadline_s,
             audit,
+            plan.compress,
         )
         current, state = Global(current.round + 1, outcome.weights, study=plan.study), outcome.state
         answers = outcome.answers
         del outcome
         if folder is not None:
             _save(folder, current, state)
+            joins.remember(folder, current.round, [a.site for a in answers if a.status == "merged"])
         merged(current)
-        resting = tuple(Answer(site, "not sampled") for site in sorted(plan.sites) if site not in sites)
+        heard = {answer.site for answer in answers}
+        resting = tuple(Answer(site, "not sampled") for site in sorted(plan.sites) if site not in heard)
         watch(RoundReport(current.round, answers + resting, time.monotonic() - began, size))
     _close(plan, exchange, current, state, watch)
     return current
@@ -139,7 +145,10 @@ def _told(plan: Plan, current: Global, state: State, sites: Sequence[str]) -> Gl
 def _close(plan: Plan, exchange: HubSide, current: Global, state: State, watch: Watch) -> None:
     """Tell everyone that the study has ended, and hear each site's scores of the final model."""
     began = time.monotonic()
-    size = exchange.publish(Global(current.round, current.weights, (), final=True, study=plan.study))
+    groups = {name: state[name] for name in plan.rule.broadcast if name in state}
+    size = exchange.publish(
+        Global(current.round, current.weights, (), final=True, study=plan.study, groups=groups)
+    )
     answers = []
     everyone = sorted({*plan.sites, *plan.evaluating})
     for arrival in exchange.collect(current.round + 1, everyone, plan.deadline_s):

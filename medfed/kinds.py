@@ -21,6 +21,7 @@ FOLDERS: dict[str, str] = {
     "rules": "how the sites' updates become new weights",
     "local": "what changes training inside a site",
     "privacy": "what happens to an update before it leaves",
+    "compress": "how an update is made smaller",
     "exchange": "how sites and hub meet",
     "tasks": "what is learned",
     "networks": "the network",

@@ -6,6 +6,8 @@ study's grid is carried back first, so that resampling can't flatter a score.
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ import numpy as np
 import torch
 
 from medfed.data.splits import SPLITS, case_token
-from medfed.evaluation import segmentation
+from medfed.evaluation import robustness, segmentation
 from medfed.evaluation.rows import CaseRow
 
 if TYPE_CHECKING:
@@ -44,22 +46,53 @@ class Hospital:
         return case_token(self.secret, f"patient/{case.patient}")
 
 
+# Labels of a hospital that are kept between models take at most so many bytes; the others are read again.
+KEPT_BYTES = 512 * 1024**2
+
+
 class References:
-    """The labels of a hospital's cases on their own grids, each read once however many models are measured."""
+    """The labels of a hospital's cases on their own grids, read once a case as far as KEPT_BYTES hold them."""
 
     def __init__(self, hospital: Hospital) -> None:
         self._hospital = hospital
         self._read: dict[str, tuple[np.ndarray, tuple[float, ...]]] = {}
+        self._bytes = 0
+        self._bands: dict[str, str] = {}
 
     def of(self, case: Case) -> tuple[np.ndarray, tuple[float, ...]]:
         """Return a case's label (X, Y, Z), as small integers, and its spacing in mm."""
-        if case.token not in self._read:
-            image, label = self._hospital.data.original(case)
-            assert label is not None
-            classes = self._hospital.data.classes or 256
-            small = label.array[0].astype(np.uint8 if classes <= 256 else np.int32)
-            self._read[case.token] = small, segmentation.spacing_of(image.affine_ras)
-        return self._read[case.token]
+        if case.token in self._read:
+            return self._read[case.token]
+        image, label = self._hospital.data.original(case)
+        assert label is not None
+        classes = self._hospital.data.classes or 256
+        small = label.array[0].astype(np.uint8 if classes <= 256 else np.int32)
+        found = small, segmentation.spacing_of(image.affine_ras)
+        if self._bytes + small.nbytes <= KEPT_BYTES:
+            self._read[case.token] = found
+            self._bytes += small.nbytes
+        return found
+
+    def spacing(self, case: Case) -> dict[str, str]:
+        """Return the subgroup of an image's own spacing; nothing for a table's row."""
+        if self._hospital.data.needs not in ("segment", "classify"):
+            return {}
+        if case.token not in self._bands:
+            affine = self._hospital.data.prepared(case).original_affine_ras
+            self._bands[case.token] = spacing_band(np.linalg.norm(affine[:3, :3], axis=0).tolist())
+        return {"spacing": self._bands[case.token]}
+
+
+# Slices thicker than this make an image a thick one, as radiologists count them.
+THIN_MM = 2.0
+
+
+def spacing_band(spacing_mm: Sequence[float]) -> str:
+    """Return the subgroup of an image's widest spacing."""
+    widest = max(spacing_mm)
+    return (
+        f"up to {THIN_MM:g} mm" if widest <= THIN_MM else "above 2 to 5 mm" if widest <= 5.0 else "above 5 mm"
+    )
 
 
 def measure(
@@ -72,12 +105,24 @@ def measure(
     model: str,
     references: References,
     tolerance_mm: float = 2.0,
+    condition: str | None = None,
+    seed: int = 0,
+    baseline: Mapping[float, float] | None = None,
 ) -> Iterator[CaseRow]:
-    """Yield the rows of these cases, one case at a time, so that memory stays that of one image."""
+    """Yield the rows of these cases, one case at a time, so that memory stays that of one image.
+
+    With a `baseline` (time -> cumulative hazard) a survival model also gives the chance of living beyond each time.
+    With a `condition` of `robustness`, each case is changed so first; `seed` decides its noise.
+    """
     module.eval()
     device = next(module.parameters()).device
     by_token = {case.token: case for case in cases}
-    for batch in batches(hospital.data, cases):
+    found_in = (
+        batches(hospital.data, cases)
+        if condition is None
+        else changed(task, hospital.data, cases, condition, seed)
+    )
+    for batch in found_in:
         moved = {
             key: value.to(device) if isinstance(value, torch.Tensor) else value
             for key, value in batch.items()
@@ -92,7 +137,8 @@ def measure(
                 "split": split,
                 "case": token,
                 "patient": hospital.patient(case),
-                "attributes": attributes(case.attributes),
+                "attributes": {**attributes(case.attributes), **references.spacing(case)},
+                "condition": condition,
             }
             if task.needs == "segment":
                 restored = hospital.data.restored(
@@ -103,6 +149,12 @@ def measure(
                 time, event = (float(value) for value in batch["target"][place])
                 risk = float(found["risk"][place])
                 yield CaseRow(metric="risk", value=risk, target=time, event=bool(event), **named)
+                for at, hazard in (baseline or {}).items():
+                    # Far beyond the training patients' risks exp overflows; nobody lives that long then.
+                    chance = math.exp(-min(hazard * math.exp(min(risk, 700.0)), 700.0))
+                    yield CaseRow(
+                        metric=f"survival@{at:g}", value=chance, target=time, event=bool(event), **named
+                    )
             else:
                 yield from _classified(
                     task, found["probabilities"][place], int(batch["target"][place]), named
@@ -122,6 +174,48 @@ def batches(data: SiteData, cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
                     yield collate([dataset[number]])
 
 
+def conditions(task: Task) -> tuple[str, ...]:
+    """Return the changes under which a task's model is measured."""
+    images = task.needs in ("segment", "classify")
+    return tuple(robustness.IMAGE_CHANGES if images else robustness.TABLE_CHANGES)
+
+
+def changed(
+    task: Task, data: SiteData, cases: Sequence[Case], condition: str, seed: int
+) -> Iterator[dict[str, Any]]:
+    """Yield these cases as `batches` does, each changed before it is prepared."""
+    if task.needs in ("segment", "classify"):
+        for batch in batches(data, cases):
+            case = data.case(batch["case"][0])
+            yield {**batch, "image": _changed_image(task, data, case, condition, seed)}
+        return
+    every = list(batches(data, cases))
+    if every:
+        features = torch.cat([batch["features"] for batch in every]).numpy()
+        generator = np.random.default_rng(_seed(seed, condition, "table"))
+        moved = torch.from_numpy(robustness.TABLE_CHANGES[condition](features, generator))
+        for batch, one in zip(every, moved, strict=True):
+            yield {**batch, "features": one[None]}
+
+
+def _changed_image(task: Task, data: SiteData, case: Case, condition: str, seed: int) -> torch.Tensor:
+    from medfed.data.transforms import centre_crop, prepare
+    from medfed.data.volume import Volume
+
+    image, _ = data.original(case)
+    settings: Any = data.settings
+    generator = np.random.default_rng(_seed(seed, condition, case.token))
+    array = robustness.IMAGE_CHANGES[condition](image.array, image.spacing_mm, generator)
+    found = prepare(Volume(array, image.affine_ras, image.info), None, settings).image
+    if task.needs == "classify" and settings.patch is not None:
+        found = centre_crop(found, settings.patch, float(found.min()))
+    return torch.from_numpy(np.ascontiguousarray(found, np.float32))[None]
+
+
+def _seed(seed: int, *names: str) -> int:
+    return int.from_bytes(hashlib.sha256("/".join((str(seed), *names)).encode()).digest()[:8], "big")
+
+
 def _segmented(
     task: Any,
     probabilities: np.ndarray,
@@ -130,8 +224,8 @@ def _segmented(
     named: dict[str, Any],
 ) -> Iterator[CaseRow]:
     label, spacing_mm = reference
-    structures = dict(enumerate(task.classes))
-    del structures[0]
+    # A class that this hospital did not label has no reference here.
+    structures = {number: task.classes[number] for number in task.labelled_at(named["site"])}
     predicted = task.labels(torch.as_tensor(probabilities)[None])[0, 0].numpy()
     for found in segmentation.measure(predicted, label, spacing_mm, structures, tolerance_mm):
         yield CaseRow(

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from medfed.data.settings import Table
+from medfed.egress import TRAINING, Egress
 from medfed.errors import StudyError
 from medfed.kinds import kind_of, kinds, summary
 from medfed.study import Study
@@ -101,7 +102,7 @@ def _kind(what: str, found: str, key: str, accepted: tuple[str, ...] | None) -> 
 def _epsilon(policy: Policy, study: Study) -> list[str]:
     if policy.epsilon_ceiling is None:
         return []
-    epsilon, delta = getattr(study.privacy, "epsilon", None), getattr(study.privacy, "delta", None)
+    epsilon, delta = _stated(study), getattr(study.privacy, "delta", None)
     if epsilon is None:
         return [
             f"the study's privacy '{kind_of(study.privacy)}' states no epsilon, this hospital allows at most "
@@ -121,8 +122,45 @@ def _epsilon(policy: Policy, study: Study) -> list[str]:
     return found
 
 
+def _stated(study: Study) -> float | None:
+    """Return the epsilon of a whole study: the one it names, or what its rounds of the noise it names come to."""
+    named = getattr(study.privacy, "epsilon", None)
+    charge = study.privacy.charge() if named is None else None
+    if charge is None:
+        return named
+    from medfed.accounting import Charge, epsilon
+
+    rounds = Charge(charge.noise_multiplier, charge.sample_rate, study.train.rounds)
+    return epsilon([rounds], study.privacy.delta, study.privacy.accountant)  # type: ignore[attr-defined]
+
+
 def _either(names: tuple[str, ...]) -> str:
     return " or ".join(f"'{name}'" for name in names)
+
+
+def egress_of(study: Study, policy: Policy | None = None, validated: int | None = None) -> Egress:
+    """Return the list of what may leave a hospital of a study, less what its policy withholds.
+
+    `validated` are the hospital's validation cases: the scores over fewer than the policy's `smallest_group` stay, as
+    they do where no rows may leave.
+    """
+    local = study.train.local
+    stays = policy is not None and (
+        policy.rows == "none" or (validated is not None and validated < policy.smallest_group)
+    )
+    personal = [f"val/personal/{name.removeprefix('val/')}" for name in study.task.scores]
+    return Egress(
+        scalars=TRAINING | frozenset((*study.task.scores, *personal, *study.privacy.scalars)),
+        groups=local.sends if local is not None else (),
+        smallest_group=_smallest(study, policy),
+        withheld=("val",) if stays else (),
+    )
+
+
+def _smallest(study: Study, policy: Policy | None) -> int | None:
+    if policy is None:
+        return study.evaluation.smallest_group
+    return None if policy.rows == "none" else max(study.evaluation.smallest_group, policy.smallest_group)
 
 
 # ---------------------------------------------------------------------------------------------- in words

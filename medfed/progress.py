@@ -73,11 +73,14 @@ class _Row:
     step: int = 0
     steps: int = 0
     loss: float | None = None
+    epsilon: float | None = None
     score: float | None = None
     bytes_up: int = 0
     bytes_down: int = 0
-    reason: str = ""
     here: bool | None = None
+
+
+_FAILED = ("refused", "absent")
 
 
 @dataclass
@@ -92,6 +95,7 @@ class _Table:
     before: int | None = None
     began: float = 0.0
     rows: dict[str, _Row] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
     left_of_round_s: float | None = None
 
     def connect(self, here: Collection[str], awaited: Collection[str], left_s: float | None) -> list[str]:
@@ -107,20 +111,26 @@ class _Table:
         self.left_of_round_s = left_s
         return told
 
-    def update(self, report: RoundReport) -> None:
+    def update(self, report: RoundReport) -> list[str]:
+        """Take a round in; return why sites failed in it, told once and not again while they stay away."""
         closing = report.round > self.rounds
         if self.before is None:
             self.before = report.round - 1
         self.done = min(report.round, self.rounds)
+        news = []
         for answer in report.answers:
             row = self.rows.setdefault(answer.site, _Row(0))
+            if answer.status in _FAILED and answer.reason and answer.site not in self.failed:
+                news.append(f"round {report.round}: {answer.site} {answer.status}: {answer.reason}")
+            (self.failed.add if answer.status in _FAILED else self.failed.discard)(answer.site)
             row.status = answer.status
-            row.reason = answer.reason
             row.loss = answer.scalars.get("train/loss", row.loss)
             row.score = answer.scalars.get(self.metric, row.score)
+            row.epsilon = answer.scalars.get("privacy/epsilon", row.epsilon)
             row.bytes_up += answer.bytes_up
             row.bytes_down += report.bytes_down if not closing else 0
             row.step = row.steps = 0
+        return news
 
     @property
     def deadline(self) -> str:
@@ -158,16 +168,18 @@ class Lines:
 
     def round(self, report: RoundReport) -> None:
         table = self._table
-        table.update(report)
+        for line in table.update(report):
+            self.say(line)
         named = table.metric.removeprefix("val/")
         parts = []
         for site, row in sorted(table.rows.items()):
             if row.status in ("merged", "reported"):
                 score = "" if row.score is None else f" {named} {row.score:.3f}"
                 loss = "" if row.loss is None or row.status == "reported" else f" loss {row.loss:.3f}"
-                parts.append(f"{site}{loss}{score}")
+                spent = "" if row.epsilon is None else f" epsilon {row.epsilon:.2f}"
+                parts.append(f"{site}{loss}{score}{spent}")
             else:
-                parts.append(f"{site} {row.status}{f' ({row.reason})' if row.reason else ''}")
+                parts.append(f"{site} {row.status}")
         if report.round > table.rounds:
             self.say(f"final model   {' | '.join(parts)}")
             return
@@ -212,10 +224,8 @@ class Live:
         self._table.connect(here, awaited, left_s)
 
     def round(self, report: RoundReport) -> None:
-        self._table.update(report)
-        for answer in report.answers:
-            if answer.status in ("refused", "absent") and answer.reason:
-                self.say(f"round {report.round}: {answer.site} {answer.status}: {answer.reason}")
+        for line in self._table.update(report):
+            self.say(line)
 
     def say(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True)

@@ -2,22 +2,34 @@
 
 In the hospital:    receive  the hub's model arrives
                     (training happens elsewhere, on images that no line of this file can reach)
-                    contribute  the update is checked, protected, written to the audit log, and sent
-At the hub:         conduct  the updates are collected, checked, revealed and merged into the next model
+                    contribute  the update is checked, protected, held to the list of what may leave, compressed,
+                                written to the audit log, and sent
+                                (a mechanism whose sites settle keys among themselves does so by letters, before
+                                and after, and nothing that training learned is in a letter)
+At the hub:         conduct  the updates are collected, restored, checked, revealed and merged into the next model
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from medfed.audit import AuditLog
-from medfed.errors import MedfedError, QuorumError, UpdateError
-from medfed.exchange import Arrival, HubSide, SiteSide
-from medfed.privacy import Privacy
+from medfed.compress import Compression, pack, unpack
+from medfed.compress import State as Left
+from medfed.egress import Egress, declared
+from medfed.errors import ExchangeError, MedfedError, QuorumError, UpdateError
+from medfed.exchange import Arrival, HubSide, SiteSide, TakesLate
+from medfed.letters import HubLetters, SiteLetters
+from medfed.privacy import Hearing, Privacy, apart
 from medfed.rules import Rule, State
 from medfed.update import Global, Update, check
 from medfed.weights import Weights, digest
+
+# The model's tensors, and plain numbers under train and val.
+_MODEL_ONLY = Egress()
 
 # ---------------------------------------------------------------------------------------------- in the hospital
 
@@ -32,27 +44,79 @@ def receive(exchange: SiteSide, site: str, round: int, audit: AuditLog) -> Globa
 
 
 def contribute(
-    exchange: SiteSide, privacy: Privacy, update: Update, weights: Weights, audit: AuditLog
-) -> None:
+    exchange: SiteSide,
+    privacy: Privacy,
+    update: Update,
+    weights: Weights,
+    audit: AuditLog,
+    egress: Egress = _MODEL_ONLY,
+    compress: Sequence[Compression] = (),
+    left: Left = MappingProxyType({}),
+) -> Left:
     """Send one update to the hub: the only line in medfed by which anything learned from patients leaves.
 
+    Compression may only say less; what this round `left` out stays in the hospital, and is returned for the next.
+
     Raises:
-        UpdateError: if the update does not fit the model; nothing is sent then.
+        UpdateError: if the update does not fit the model, or holds what `egress` does not list; nothing is sent then.
     """
-    leaving = check(update, weights)
-    if not leaving.evaluates_only:
-        leaving = privacy.protect(leaving, weights)
+    egress = replace(egress, sealed=privacy.sends)
+    with _noted(update, audit):
+        checked = check(replace(update, scalars=privacy.tell(update.scalars)), weights)
+    egress = replace(egress, sealed=(*egress.sealed, *privacy.sends))
+    if checked.evaluates_only:
+        return _send(exchange, checked, weights, audit, egress, compress, left)
+    for shield in privacy.meet(SiteLetters(exchange, update.site, update.round, audit)):
+        with _noted(update, audit):
+            leaving = shield.protect(checked, weights)
+        left = _send(exchange, leaving, weights, audit, egress, compress, left)
+    return left
+
+
+@contextmanager
+def _noted(update: Update, audit: AuditLog) -> Iterator[None]:
+    """Write down why an update did not leave."""
+    try:
+        yield
+    except MedfedError as error:
+        audit.write("withheld", site=update.site, round=update.round, reason=str(error))
+        raise
+
+
+def _send(
+    exchange: SiteSide,
+    update: Update,
+    weights: Weights,
+    audit: AuditLog,
+    egress: Egress,
+    compress: Sequence[Compression],
+    left: Left,
+) -> Left:
+    with _noted(update, audit):
+        leaving = declared(update, weights, egress)
+        packed, left = pack(compress, leaving, left)
+    receipt = exchange.receipt(packed)
     audit.write(
         "sent",
         site=leaving.site,
         round=leaving.round,
+        to=receipt.to,
+        bytes=receipt.bytes,
+        sha256=receipt.sha256,
         tensors=len(leaving.delta),
         values=sum(weights[name].numel() for name in leaving.delta),
         examples=leaving.examples,
         scalars=sorted(leaving.scalars),
         groups=sorted(leaving.groups),
     )
-    exchange.send(leaving)
+    exchange.send(packed)
+    return left
+
+
+def withdraw(exchange: SiteSide, site: str, reason: str, audit: AuditLog) -> None:
+    """Tell the hub why this site stops; the reason names no patient, no file and no header."""
+    audit.write("withdrew", site=site, to="hub", bytes=len(reason.encode()), reason=reason)
+    exchange.withdraw(site, reason)
 
 
 # ---------------------------------------------------------------------------------------------- at the hub
@@ -90,6 +154,7 @@ def conduct(
     minimum: int,
     deadline_s: float | None,
     audit: AuditLog,
+    compress: Sequence[Compression] = (),
 ) -> Outcome:
     """Return the outcome of one round: collect what the sites send, leave out what does not fit, merge the rest.
 
@@ -97,9 +162,10 @@ def conduct(
         QuorumError: if fewer than `minimum` sites sent an update that fits, naming what became of each.
     """
     number = current.round + 1
-    updates, answers = [], []
-    for arrival in exchange.collect(number, sites, deadline_s):
-        update, answer = _admit(arrival, number, current, rule)
+    hearing = privacy.convene(HubLetters(exchange, tuple(sites), number, audit), deadline_s)
+    updates, answers = [], [Answer(site, "refused", str(why)) for site, why in hearing.refused.items()]
+    for arrival in _arrivals(exchange, rule, number, hearing):
+        update, answer = _admit(arrival, number, current, rule, hearing, compress)
         answers.append(answer)
         audit.write(
             answer.status, site=answer.site, round=number, bytes=answer.bytes_up, reason=answer.reason
@@ -107,7 +173,8 @@ def conduct(
         if update is not None:
             updates.append(update)
     heard = {answer.site for answer in answers}
-    answers += [Answer(site, "absent", _late(deadline_s)) for site in sites if site not in heard]
+    if not rule.asynchronous:  # where one merges without rounds, who was not heard is still training
+        answers += [Answer(site, "absent", _late(deadline_s)) for site in sites if site not in heard]
     answers.sort(key=lambda answer: answer.site)
     if len(updates) < minimum:
         told = "; ".join(f"{a.site}: {a.status}{f' ({a.reason})' if a.reason else ''}" for a in answers)
@@ -115,18 +182,37 @@ def conduct(
             f"round {number}: {len(updates)} of {len(sites)} sites sent an update that fits, the study's minimum is "
             f"{minimum} (sampling.minimum). {told}. Mend the sites named, or lower the minimum, and go on with --resume"
         )
-    revealed = privacy.reveal(updates, current.weights)
-    weights, state = rule.merge(revealed, state, current.weights)
+    own, rest = apart(state)
+    released, kept = privacy.release(hearing.reveal(updates, current.weights), own, current.weights)
+    weights, state = rule.merge(released, rest, current.weights)
     audit.write("merged", round=number, sites=sorted(u.site for u in updates), sha256=digest(weights))
-    return Outcome(weights, state, tuple(answers))
+    return Outcome(weights, {**state, **kept}, tuple(answers))
 
 
-def _admit(arrival: Arrival, number: int, current: Global, rule: Rule) -> tuple[Update | None, Answer]:
+def _arrivals(exchange: HubSide, rule: Rule, number: int, hearing: Hearing) -> Iterator[Arrival]:
+    if not rule.asynchronous:
+        return exchange.collect(number, hearing.sites, hearing.deadline_s)
+    if not isinstance(exchange, TakesLate):
+        raise ExchangeError(
+            "this rule merges late updates, which this exchange does not carry; take the exchange 'memory'"
+        )
+    return exchange.collect_late(number, hearing.sites, hearing.deadline_s, rule.enough)
+
+
+def _admit(
+    arrival: Arrival,
+    number: int,
+    current: Global,
+    rule: Rule,
+    hearing: Hearing,
+    compress: Sequence[Compression],
+) -> tuple[Update | None, Answer]:
     try:
         if arrival.error is not None:
             raise arrival.error
         assert arrival.update is not None
-        if arrival.update.site != arrival.site or arrival.update.round != number:
+        fits = arrival.update.round <= number if rule.asynchronous else arrival.update.round == number
+        if arrival.update.site != arrival.site or not fits:
             raise UpdateError(
                 f"site '{arrival.site}' sent an update of site '{arrival.update.site}' for round "
                 f"{arrival.update.round}, expected its own for round {number}"
@@ -135,7 +221,7 @@ def _admit(arrival: Arrival, number: int, current: Global, rule: Rule) -> tuple[
             raise UpdateError(
                 f"site '{arrival.site}' sent no weights for round {number}, but it was asked to train"
             )
-        update = check(arrival.update, current.weights)
+        update = hearing.admit(unpack(compress, arrival.update, current.weights), current.weights)
     except MedfedError as error:
         status = "absent" if arrival.update is None and arrival.bytes_up == 0 else "refused"
         return None, Answer(arrival.site, status, str(error), bytes_up=arrival.bytes_up)

@@ -16,14 +16,30 @@ import msgspec
 import torch
 import yaml
 
+from medfed import baseline as baselines
+from medfed import privacy_facts, withdrawal
 from medfed.audit import AuditLog
+from medfed.data.cache import cache_root
 from medfed.data.settings import Table
 from medfed.data.splits import SPLITS
 from medfed.errors import DataError, MedfedError, RunError, StudyError
-from medfed.evaluation.rows import FEDERATED, UNTRAINED, append, local
+from medfed.evaluation.rows import (
+    FEDERATED,
+    POOLED,
+    UNTRAINED,
+    append,
+    local,
+    model_of,
+    personal,
+    without,
+)
 from medfed.hub import RoundReport
 from medfed.kinds import kind_of
-from medfed.measure import Hospital, References, measure
+from medfed.measure import Hospital, References, conditions, measure
+from medfed.networks import replace_batch_norms
+from medfed.plan import planned
+from medfed.policy import egress_of
+from medfed.privacy_ledger import data_set
 from medfed.progress import Progress, Silent
 from medfed.run_folder import RunFolder, save_checkpoint, surroundings, write_whole
 from medfed.study import Study, digest, read_study, resolved
@@ -50,9 +66,16 @@ def train(
     out: str | Path | None = None,
     overrides: Sequence[str] = (),
     resume: bool = False,
+    leave_one_out: bool = False,
+    without: str | None = None,
+    former: str | Path | None = None,
     progress: Progress | None = None,
 ) -> RunFolder:
     """Train a study over its hospitals in this process, measure the models, write the report; return the run folder.
+
+    `without` names a hospital that withdrew from a `former` run of the study (the newest one if None): the study is
+    trained again without it, from the last model that it had no part in. With `leave_one_out` the federation is also
+    trained without each hospital in turn and tested on it.
 
     Raises:
         StudyError: what the study file says cannot be done.
@@ -63,6 +86,10 @@ def train(
     progress = progress or Silent()
     if not isinstance(study, Study):
         study = read_study(study, overrides)
+    whole = study
+    if without is not None:
+        before = None if resume else _folder(study, Path(former) if former is not None else None, resume=True)
+        study = withdrawal.without(study, without)
     folder = _folder(study, Path(out) if out is not None else None, resume)
     began = time.monotonic()
     with _quiet():
@@ -74,15 +101,44 @@ def train(
             for note in one.notes:
                 progress.say(f"{site}: {note}")
         facts = _begin(folder, study, data)
+        if without is not None and before is not None:
+            record = withdrawal.prepare(whole, without, before, folder)
+            progress.say(f"without {without}: training goes on from round {record.retrained_from}")
+        if (record_of := withdrawal.recorded(folder)) is not None:
+            facts["withdrawn"] = record_of
+            folder.write_facts(facts)
+        for note in facts["privacy"]["notes"]:
+            progress.say(f"privacy: {note}")
         audit = AuditLog(folder.audit)
         audit.write("began", study=digest(study), sites=sorted(study.sites), resumed=resume)
-        final = _federate(study, folder, data, progress, audit, resume)
+        if study.data.plan != "given":
+            trained = {site: data[site] for site in study.sites}
+            study = planned(study, trained, folder.path / "fingerprint.json", audit, progress.say)
+            hospitals = {site: _hospital(study, site, where) for site, where in places.items()}
+            data = {site: hospital.data for site, hospital in hospitals.items()}
+            _write_study(folder, study)
+        final = _federate(study, folder, hospitals, progress, audit, resume)
         models = {UNTRAINED: weights_of(_module(study)), FEDERATED: final}
         if study.evaluation.local_models and len(study.sites) > 1:
-            models |= _alone(study, folder, data, progress)
+            models |= _alone(study, folder, data, progress, facts)
+        if study.evaluation.pooled_model and len(study.sites) > 1:
+            try:
+                models[POOLED] = train_pooled(study, folder, data, progress)
+            except MedfedError as error:
+                # The federation went on without a hospital whose case can't be read; its result must not be lost here.
+                facts["missing_models"][POOLED] = str(error)
+                progress.say(f"no pooled model: {error}")
+        # Models that a local objective left in the folder, one for each hospital.
+        models |= {
+            model: weights for model, weights in saved(folder).items() if model.startswith("personal:")
+        }
+        if leave_one_out:
+            models |= _without_each(study, folder, hospitals, progress, audit, resume)
         progress.stop()
         progress.say("measuring every model on every hospital's test cases")
-        _measure(study, folder, list(hospitals.values()), models)
+        measured = _measure(study, folder, list(hospitals.values()), models, progress, facts)
+        _gallery(study, folder, measured, final)
+    facts["privacy"] |= privacy_facts.spent(study, {site: folder.site(site) for site in study.sites})
     folder.write_facts({**facts, "seconds": round(time.monotonic() - began, 1), "finished": _now()})
     return report(folder.path)
 
@@ -123,11 +179,7 @@ def _number(name: str, study: str) -> int:
 
 
 def _begin(folder: RunFolder, study: Study, data: dict[str, SiteData]) -> dict[str, Any]:
-    plain = resolved(study)
-    write_whole(folder.study, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
-    # For the report, which may be shared: without the folders, which only this machine's owner needs to know.
-    shared = {**plain, "sites": sorted(study.sites), "held_out": sorted(study.held_out)}
-    write_whole(folder.study.with_suffix(".json"), msgspec.json.encode(shared))
+    _write_study(folder, study)
     facts = {
         "study": study.name,
         "digest": digest(study),
@@ -140,11 +192,29 @@ def _begin(folder: RunFolder, study: Study, data: dict[str, SiteData]) -> dict[s
                   for site, one in data.items()},
         "layouts": {site: one.index.layout for site, one in data.items()},
         "notes": {site: list(one.notes) for site, one in data.items()},
+        "privacy": {"kind": kind_of(study.privacy), "notes": privacy_facts.notes(study, _network(study))},
+        # What could not be made or measured, each with its reason: a model by its name, a hospital by its.
+        "missing_models": {},
+        "unmeasured": {},
         "started": _now(),
         **surroundings(),
     }  # fmt: skip
     folder.write_facts(facts)
     return facts
+
+
+def _write_study(folder: RunFolder, study: Study) -> None:
+    plain = resolved(study)
+    write_whole(folder.study, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
+    # For the report, which may be shared: without the folders, which only this machine's owner needs to know.
+    shared = {**plain, "sites": sorted(study.sites), "held_out": sorted(study.held_out)}
+    shared["start"] = study.start and Path(study.start).name
+    write_whole(folder.study.with_suffix(".json"), msgspec.json.encode(shared))
+
+
+def secret_of(study: Study, site: str) -> bytes:
+    """Return what salts a site's tokens and splits where one person holds all folders."""
+    return hashlib.sha256(f"medfed/simulated/{study.seed}/{site}".encode()).digest()
 
 
 def _folders(study: Study) -> dict[str, str]:
@@ -168,51 +238,73 @@ def _hospital(study: Study, site: str, where: str, secret: bytes | None = None) 
     """
     from medfed.data.datamodule import SiteData
 
-    secret = secret or hashlib.sha256(f"medfed/simulated/{study.seed}/{site}".encode()).digest()
+    secret = secret or secret_of(study, site)
     try:
         data = SiteData.open(
             where,
             study.data,
             study.task.needs,
             site_secret=secret,
-            batch=study.train.batch,
+            batch=study.at(site).train.batch,
+            steps=study.train.steps,
             seed=study.seed,
             classes=len(getattr(study.task, "classes", ())) or None,
+            cache_folder=cache_root() / secret.hex()[:16],
         )
     except MedfedError as error:
         raise type(error)(f"site '{site}': {error}") from None
     return Hospital(site, data, secret)
 
 
-def _module(study: Study) -> pl.LightningModule:
-    """Return the study's LightningModule with the weights of its seed, the same wherever it is built."""
-    with torch.random.fork_rng():
-        torch.manual_seed(study.seed)
-        patch = getattr(study.data, "patch", None)
-        inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
-        network = study.network.build(inputs, study.task.outputs, patch)
+def _module(study: Study, site: str = "") -> pl.LightningModule:
+    """Return the study's LightningModule with the weights of its seed, the same wherever it is built.
+
+    With a site, it trains as that one does: its own epochs, and what the task says of it.
+    """
+    network = _network(study)
+    if study.privacy.replaces_batch_norm:
+        network = replace_batch_norms(network, "group")
     return study.task.module(
         network,
         optimiser=study.train.optimiser,
         schedule=study.train.schedule,
-        epochs=study.epochs,
-        patch=patch,
+        epochs=study.at(site).epochs,
+        patch=getattr(study.data, "patch", None),
+        site=site,
     )
 
 
-def _training(study: Study) -> Training:
+def _network(study: Study) -> torch.nn.Module:
+    """Return the study's network as its file describes it."""
+    from medfed.networks._partial import prepare
+
+    with torch.random.fork_rng():
+        torch.manual_seed(study.seed)
+        inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
+        network = study.network.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
+        prepare(network, study.start, study.train.lora, study.train.only)
+    return network
+
+
+def _training(study: Study, site: str = "") -> Training:
     from medfed.site import Training
 
+    study = study.at(site)
     return Training(
         epochs=study.epochs,
         local_epochs=study.train.epochs,
         precision=study.train.precision,
         clip=study.train.clip,
         accumulate=study.train.accumulate,
-        keep_local=study.train.keep_local,
+        keep_local=study.keep_local,
+        trained_only=study.trained_only,
         optimiser_state=study.train.optimiser_state,
-        local=study.train.local,
-        privacy=study.privacy,
+        batch=study.train.batch,
+        local=study.local,
+        privacy=study.privacy.planned(study.train.rounds),
+        egress=egress_of(study),
+        compress=study.compress,
+        needs=study.rule.needs_scalars,
         seed=study.seed,
     )
 
@@ -220,7 +312,7 @@ def _training(study: Study) -> Training:
 def _federate(
     study: Study,
     folder: RunFolder,
-    data: dict[str, SiteData],
+    hospitals: dict[str, Hospital],
     progress: Progress,
     audit: AuditLog,
     resume: bool,
@@ -228,22 +320,27 @@ def _federate(
     from medfed.simulate import run_federation
     from medfed.site import train_site
 
-    training = _training(study)
+    privacy = study.privacy.planned(study.train.rounds)
+    data = {site: hospital.data for site, hospital in hospitals.items()}
     metric = SHOWN[study.task.needs]
 
     def site(name: str) -> Callable[[MemoryExchange], None]:
         def work(exchange: MemoryExchange) -> None:
             train_site(
                 name,
-                _module(study),
+                _module(study, name),
                 data[name],
                 exchange,
-                training,
+                _training(study, name),
                 folder=folder.site(name),
                 examples=data[name].examples,
                 audit=audit,
-                callbacks=[_steps(progress, name, study.train.epochs)],
+                callbacks=[_steps(progress, name, study.at(name).train.epochs)],
                 resume=resume,
+                study=digest(study),
+                dataset=data_set(data[name].patients("train"), hospitals[name].secret),
+                items=data[name].items_by_patient() if privacy.trains_privately else (),
+                say=progress.say,
             )
 
         return work
@@ -252,8 +349,11 @@ def _federate(
         progress.round(found)
         _write_round(folder, found)
 
+    # What is not exchanged because it never changes belongs to a checkpoint all the same.
+    frozen = weights_of(_module(study)) if study.trained_only else {}
+
     def merged(current: Any) -> None:
-        save_checkpoint(folder.checkpoint(FEDERATED), current.weights, current.round)
+        save_checkpoint(folder.checkpoint(FEDERATED), {**frozen, **current.weights}, current.round)
 
     progress.start(
         f"{study.name}: {kind_of(study.rule)} over {len(study.sites)} hospitals",
@@ -264,10 +364,10 @@ def _federate(
     try:
         final = run_federation(
             {name: site(name) for name in study.sites},
-            weights_of(_module(study), study.train.keep_local),
+            weights_of(_module(study), study.keep_local, trained_only=study.trained_only),
             rule=study.rule,
             rounds=study.train.rounds,
-            privacy=study.privacy,
+            privacy=privacy,
             fraction=study.sampling.fraction,
             minimum=study.minimum,
             seed=study.seed,
@@ -276,6 +376,7 @@ def _federate(
             watch=heard,
             merged=merged,
             audit=audit,
+            compress=study.compress,
         )
     finally:
         progress.stop()
@@ -283,9 +384,16 @@ def _federate(
 
 
 def _alone(
-    study: Study, folder: RunFolder, data: dict[str, SiteData], progress: Progress
+    study: Study,
+    folder: RunFolder,
+    data: dict[str, SiteData],
+    progress: Progress,
+    facts: dict[str, Any],
 ) -> dict[str, Weights]:
-    """Return each hospital's own model, trained on its cases alone with the same budget, kept where one is there."""
+    """Return each hospital's own model, trained on its cases alone with the same budget, kept where one is there.
+
+    A hospital whose cases cannot be read has none: the federation went on without it, and its result must not be lost.
+    """
     from medfed.site import train_alone
 
     models: dict[str, Weights] = {}
@@ -295,11 +403,68 @@ def _alone(
             models[model] = torch.load(path, weights_only=True)["state_dict"]
             continue
         progress.say(f"{name}: its own model, for comparison")
-        module = _module(study)
-        train_alone(name, module, data[name], _training(study), folder=folder.site(name))
+        module = _module(study, name)
+        try:
+            train_alone(name, module, data[name], _training(study, name), folder=folder.site(name))
+        except MedfedError as error:
+            facts["missing_models"][model] = str(error)
+            progress.say(f"{name}: no model of its own: {error}")
+            continue
         models[model] = weights_of(module)
         save_checkpoint(path, models[model], study.train.rounds)
     return models
+
+
+def saved(folder: RunFolder) -> dict[str, Weights]:
+    """Return the weights of every model that a run has saved, by the model's name."""
+    return {
+        model_of(path.stem): torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        for path in sorted(folder.checkpoints.glob("*.ckpt"))
+    }
+
+
+def _without_each(
+    study: Study,
+    folder: RunFolder,
+    hospitals: dict[str, Hospital],
+    progress: Progress,
+    audit: AuditLog,
+    resume: bool,
+) -> dict[str, Weights]:
+    """Return the federated model without each hospital in turn, kept where one is there; each has a folder of its own."""
+    from medfed.leave_one_out import studies_without
+
+    models: dict[str, Weights] = {}
+    for left_out, smaller in studies_without(study).items():
+        model, path = without(left_out), folder.checkpoint(without(left_out))
+        if path.exists():
+            models[model] = torch.load(path, weights_only=True)["state_dict"]
+            continue
+        progress.say(f"the federation without {left_out}")
+        inner = RunFolder(folder.path / "leave-one-out" / left_out)
+        inner.path.mkdir(parents=True, exist_ok=True)
+        models[model] = _federate(smaller, inner, hospitals, progress, audit, resume)
+        save_checkpoint(path, models[model], study.train.rounds)
+    return models
+
+
+def train_pooled(
+    study: Study, folder: RunFolder, data: Mapping[str, SiteData], progress: Progress | None = None
+) -> Weights:
+    """Return the model trained on all the study's hospitals' cases in one place, kept where one is there."""
+    from medfed import pooled
+
+    path = folder.checkpoint(POOLED)
+    if path.exists():
+        return torch.load(path, weights_only=True)["state_dict"]
+    if progress is not None:
+        progress.say("all cases in one place, for comparison")
+    module = _module(study)
+    sites = {name: data[name] for name in study.sites}
+    pooled.train_pooled(sites, module, _training(study), batch=study.train.batch, folder=folder.site(POOLED))
+    weights = weights_of(module)
+    save_checkpoint(path, weights, study.train.rounds)
+    return weights
 
 
 def _steps(progress: Progress, site: str, local_epochs: int) -> pl.Callback:
@@ -360,18 +525,17 @@ def evaluate(
         )
     with _quiet():
         hospital = _hospital(study, name, str(Path(data).resolve()))
-        models = {UNTRAINED: weights_of(_module(study))}
-        for path in sorted(folder.checkpoints.glob("*.ckpt")):
-            model = path.stem.replace("local-", "local:", 1)
-            models[model] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        models = {UNTRAINED: weights_of(_module(study)), **saved(folder)}
         cases = _usable(hospital) if all_cases else hospital.data.cases("test")
         if not cases:
             raise DataError(
                 f"hospital '{name}': no case is in the test split ({hospital.data.index.describe()}); measure them all with "
                 f"--all-cases if none of them took part in training"
             )
-        for model, weights in models.items():
+        for model, weights in _models_at(study, folder, name, models).items():
             _measure_one(study, folder, hospital, cases, "test", model, weights, References(hospital))
+        _measure_changed(study, folder, hospital, cases, models[FEDERATED], References(hospital))
+        _gallery(study, folder, [hospital], models[FEDERATED])
     held_out = sorted({*facts["held_out"], name})
     folder.write_facts(
         {**facts, "held_out": held_out, "cases": {**facts["cases"], name: {"test": len(cases)}}}
@@ -380,21 +544,85 @@ def evaluate(
 
 
 def _measure(
-    study: Study, folder: RunFolder, hospitals: Sequence[Hospital], models: Mapping[str, Weights]
-) -> None:
+    study: Study,
+    folder: RunFolder,
+    hospitals: Sequence[Hospital],
+    models: Mapping[str, Weights],
+    progress: Progress,
+    facts: dict[str, Any],
+) -> list[Hospital]:
     """Measure every model on every hospital's test cases, and on all cases of those that took no part.
 
     A classifier is measured on validation cases too: its operating point is fixed there and not on what is reported.
+    Returns the hospitals that could be measured; one with a case that cannot be read is named in `facts` instead.
+
+    Raises:
+        MedfedError: if no hospital could be measured, the first one's reason.
     """
-    splits = ("test",) if study.task.needs == "segment" else ("val", "test")
     folder.cases.unlink(missing_ok=True)
+    if study.task.needs == "survival":
+        _write_baselines(study, folder, hospitals, models)
+    measured: list[Hospital] = []
+    first: MedfedError | None = None
     for hospital in hospitals:
-        references = References(hospital)
-        held_out = hospital.name in study.held_out
-        for split in ("test",) if held_out else splits:
-            cases = _usable(hospital) if held_out else hospital.data.cases(split)
-            for model, weights in models.items():
-                _measure_one(study, folder, hospital, cases, split, model, weights, references)
+        try:
+            _measure_at(study, folder, hospital, models)
+            measured.append(hospital)
+        except MedfedError as error:
+            first = first or error
+            facts["unmeasured"][hospital.name] = str(error)
+            progress.say(f"{hospital.name}: nothing measured there: {error}")
+    if first is not None and not measured:
+        raise first
+    return measured
+
+
+def _measure_at(study: Study, folder: RunFolder, hospital: Hospital, models: Mapping[str, Weights]) -> None:
+    splits = ("test",) if study.task.needs == "segment" else ("val", "test")
+    references = References(hospital)
+    held_out = hospital.name in study.held_out
+    for split in ("test",) if held_out else splits:
+        cases = _usable(hospital) if held_out else hospital.data.cases(split)
+        for model, weights in _models_at(study, folder, hospital.name, models).items():
+            _measure_one(study, folder, hospital, cases, split, model, weights, references)
+        if split == "test":
+            _measure_changed(study, folder, hospital, cases, models[FEDERATED], references)
+
+
+def _measure_changed(
+    study: Study,
+    folder: RunFolder,
+    hospital: Hospital,
+    cases: Sequence[Case],
+    weights: Weights,
+    references: References,
+) -> None:
+    """Measure the federated model on these cases changed a little, each way that the task knows."""
+    for condition in conditions(study.task) if study.evaluation.robustness else ():
+        _measure_one(study, folder, hospital, cases, "test", FEDERATED, weights, references, condition)
+
+
+def _models_at(
+    study: Study, folder: RunFolder, site: str, models: Mapping[str, Weights]
+) -> dict[str, Weights]:
+    """Return the models that can be measured at a hospital: with what it kept for itself, and its personal one.
+
+    Where layers stay in the hospitals the federated model is whole only at one that has such layers; a hospital that
+    took no part has none.
+    """
+    from safetensors.torch import load_file
+
+    from medfed.site import KEPT, PERSONAL
+
+    found = dict(models)
+    if site not in study.sites:
+        return {m: w for m, w in found.items() if m != FEDERATED or not study.keep_local}
+    own = folder.site(site)
+    if study.keep_local and (own / KEPT).exists():
+        found[FEDERATED] = {**load_file(own / KEPT), **models[FEDERATED]}
+    if (own / PERSONAL).exists():
+        found[personal(site)] = load_file(own / PERSONAL)
+    return found
 
 
 def _measure_one(
@@ -406,10 +634,12 @@ def _measure_one(
     model: str,
     weights: Weights,
     references: References,
+    condition: str | None = None,
 ) -> None:
     module = _module(study)
     load(module, weights)
     tolerance_mm = study.evaluation.tolerance_mm
+    baseline = baselines.read(folder.path).get(model) if study.task.needs == "survival" else None
     rows = measure(
         study.task,
         module,
@@ -419,8 +649,34 @@ def _measure_one(
         model=model,
         references=references,
         tolerance_mm=tolerance_mm,
+        condition=condition,
+        seed=study.seed,
+        baseline=baseline,
     )
-    append(folder.cases, rows)
+    append(folder.cases, list(rows))  # whole or not at all: a case of this hospital may prove unreadable
+
+
+def _gallery(study: Study, folder: RunFolder, hospitals: Sequence[Hospital], weights: Weights) -> None:
+    """Write cases.html, the pictures that stay: best, median, worst and what was missed, of a segmentation."""
+    if study.task.needs == "segment":
+        from medfed.gallery import write_gallery
+
+        module = _module(study)
+        load(module, weights)
+        write_gallery(folder.path, study.task, module, {hospital.name: hospital for hospital in hospitals})
+
+
+def _write_baselines(
+    study: Study, folder: RunFolder, hospitals: Sequence[Hospital], models: Mapping[str, Weights]
+) -> None:
+    """Write each model's baseline hazard, over the training patients of the hospitals that trained."""
+    sites = [hospital.data for hospital in hospitals if hospital.name in study.sites]
+    found = {}
+    for model, weights in models.items():
+        module = _module(study)
+        load(module, weights)
+        found[model] = baselines.baseline_of(module, sites)
+    baselines.write(folder.path, found)
 
 
 def _usable(hospital: Hospital) -> list[Case]:

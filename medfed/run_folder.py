@@ -28,6 +28,7 @@ class RunFolder:
     rounds.jsonl  a line a round and site                    audit.jsonl what crossed a hospital's wall
     checkpoints/  models that Lightning and torch read       sites/      what each site needs to resume, its TensorBoard
     hub/          the newest rounds, to resume from          report.html the report
+    cases.html  pictures of the best, median and worst cases and of failures; it stays in the hospital
     """
 
     path: Path

@@ -125,13 +125,17 @@ class Identity:
                 f"exchange.credentials: {self.name}'s certificate expired on {self.certificate.not_valid_after_utc:%Y-%m-%d}; "
                 f"ask the coordinator for a new kit (`medfed enrol site` makes the request)"
             )
-        _issued(self.certificate, self.authority)
+        check_issued(self.certificate, self.authority)
         return self
+
+    def sign(self, context: bytes, text: bytes) -> bytes:
+        """Return the Ed25519 signature of a text; the context, one for each purpose, keeps it from passing for another."""
+        return self._key.sign(context + text)
 
     def seal(self, text: bytes) -> bytes:
         proof = _Proof(
             base64.b64encode(self.certificate.public_bytes(Encoding.DER)).decode(),
-            base64.b64encode(self._key.sign(_CONTEXT + text)).decode(),
+            base64.b64encode(self.sign(_CONTEXT, text)).decode(),
         )
         return msgspec.json.encode(proof) + b"\n" + text
 
@@ -147,11 +151,8 @@ class Identity:
         except (binascii.Error, ValueError):
             raise WireError(f"it should be signed by '{party}', but its certificate does not read") from None
         self._believe(certificate, party)
-        key = certificate.public_key()
         try:
-            if not isinstance(key, Ed25519PublicKey):
-                raise InvalidSignature
-            key.verify(signature, _CONTEXT + text)
+            check_signature(certificate, _CONTEXT, text, signature)
         except InvalidSignature:
             raise WireError(
                 f"its signature by '{party}' does not hold: the text was changed after it was signed"
@@ -159,7 +160,7 @@ class Identity:
         return text
 
     def _believe(self, certificate: x509.Certificate, party: str) -> None:
-        _issued(certificate, self.authority)
+        check_issued(certificate, self.authority)
         if common_name(certificate) != party:
             raise WireError(
                 f"it is signed by '{common_name(certificate)}', expected '{party}': one party speaks in another's name"
@@ -180,6 +181,30 @@ class Identity:
         return frozenset(path.read_text().split()) if path.exists() else frozenset()
 
 
+@dataclass(frozen=True)
+class SessionSeal:
+    """A party of a study within one process: it signs with a key made for this session, which the others know."""
+
+    party: str
+    keys: dict[str, Ed25519PrivateKey]
+
+    def __post_init__(self) -> None:
+        self.keys.setdefault(self.party, Ed25519PrivateKey.generate())
+
+    def seal(self, text: bytes) -> bytes:
+        signature = self.keys[self.party].sign(_CONTEXT + text)
+        return msgspec.json.encode(_Proof(signature=base64.b64encode(signature).decode())) + b"\n" + text
+
+    def open(self, sealed: bytes, party: str) -> bytes:
+        proof, text = _split(sealed)
+        try:
+            known = self.keys[party].public_key()
+            known.verify(base64.b64decode(proof.signature, validate=True), _CONTEXT + text)
+        except (KeyError, InvalidSignature, binascii.Error):
+            raise WireError(f"its signature by '{party}' does not hold") from None
+        return text
+
+
 def seal_of(credentials: str) -> Seal:
     """Return the identity in a folder, checked, or `Unsigned` if no folder is named."""
     return Identity(Path(credentials)).check() if credentials else Unsigned()
@@ -196,7 +221,24 @@ def serial_of(certificate: x509.Certificate) -> str:
     return f"{certificate.serial_number:x}"
 
 
-def _issued(certificate: x509.Certificate, authority: x509.Certificate) -> None:
+def check_signature(certificate: x509.Certificate, context: bytes, text: bytes, signature: bytes) -> None:
+    """Check what `Identity.sign` returned against its signer's certificate.
+
+    Raises:
+        InvalidSignature: if it is not the signature of this text in this context by this certificate's key.
+    """
+    key = certificate.public_key()
+    if not isinstance(key, Ed25519PublicKey):
+        raise InvalidSignature
+    key.verify(signature, context + text)
+
+
+def check_issued(certificate: x509.Certificate, authority: x509.Certificate) -> None:
+    """Check that a certificate is one of the federation's.
+
+    Raises:
+        WireError: if its authority did not issue it.
+    """
     try:
         certificate.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from medfed.audit import AuditLog
+from medfed.compress import Compression
 from medfed.errors import ExchangeError
 from medfed.exchange import MemoryExchange
 from medfed.federate import reason
@@ -26,6 +27,9 @@ from medfed.privacy import NoPrivacy, Privacy
 from medfed.rules import Rule
 from medfed.update import Global
 from medfed.weights import Weights
+
+# How long a study that ends early waits for a site to see it: one step of training, or its validation.
+LONGEST_STEP_S = 60.0
 
 
 class Turns:
@@ -85,6 +89,7 @@ def run_federation(
     merged: Callable[[Global], None] = lambda current: None,
     audit: AuditLog | None = None,
     seen: Callable[[bytes], None] = lambda data: None,
+    compress: Sequence[Compression] = (),
 ) -> Global:
     """Return the final model of a federation over functions, one a site, each given the exchange and its turn.
 
@@ -95,7 +100,7 @@ def run_federation(
         QuorumError: if too few sites are left.
     """
     turns = Turns()
-    exchange = MemoryExchange(study, idle=turns.idle, seen=seen)
+    exchange = MemoryExchange(study, idle=turns.idle, seen=seen, late=rule.asynchronous)
 
     def run(site: str, function: Callable[[MemoryExchange], None]) -> None:
         try:
@@ -115,6 +120,7 @@ def run_federation(
         minimum=minimum,
         seed=seed,
         study=study,
+        compress=tuple(compress),
     )
     threads = [
         threading.Thread(target=run, args=item, name=f"medfed-{item[0]}", daemon=True)
@@ -125,7 +131,10 @@ def run_federation(
     try:
         final = coordinate(plan, exchange, weights, folder=folder, watch=watch, merged=merged, audit=audit)
     except BaseException:
+        # A thread that is still inside torch when the interpreter ends would abort the process.
         exchange.close()
+        for thread in threads:
+            thread.join(LONGEST_STEP_S)
         raise
     for thread in threads:
         thread.join()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,41 +12,57 @@ import pytorch_lightning as pl
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from medfed.accounting import Accountant
 from medfed.audit import AuditLog
-from medfed.errors import RunError
+from medfed.compress import Compression
+from medfed.egress import Egress
+from medfed.errors import PrivacyError, RunError
 from medfed.exchange import SiteSide
 from medfed.federate import FederatedCallback, seed_epoch
 from medfed.local import Local
+from medfed.local.fine_tune import FineTune
 from medfed.privacy import NoPrivacy, Privacy
+from medfed.privacy.dp_sgd import DPSGD
+from medfed.privacy_ledger import DELTA, DataSet, Ledger, Spending
+from medfed.private_training import PrivateData, PrivateTraining
 from medfed.round import receive
 from medfed.update import Global, finite
-from medfed.weights import load, weights_of
+from medfed.weights import Weights, load, local_names, weights_of
 
 # The checkpoint from which a site's training goes on after it was stopped.
 RESUME = "last.ckpt"
 # The model that a site began with, until its first checkpoint.
 FIRST = "first.safetensors"
+# The model that this hospital made its own, whole, and the tensors that `keep_local` kept; neither is ever sent.
+PERSONAL = "personal.safetensors"
+KEPT = "kept.safetensors"
 
 
 @dataclass(frozen=True)
 class Training:
     """How a site trains: the parts of a study that its Trainer and callback need.
 
-    `epochs` are those of the whole run, `local_epochs` those between two merges.
+    `epochs` are those of the whole run, `local_epochs` those between two merges. `batch` is how many patients a step of
+    private training holds on average.
     """
 
     epochs: int
     local_epochs: int = 1
+    batch: int = 1
     precision: Literal[32, "16-mixed", "bf16-mixed"] = 32
     clip: float | None = None
     accumulate: int = 1
     keep_local: tuple[str, ...] = ()
+    trained_only: bool = False
     optimiser_state: Literal["keep", "reset"] = "keep"
     local: Local | None = None
     privacy: Privacy = field(default_factory=NoPrivacy)
+    egress: Egress | None = None
+    compress: tuple[Compression, ...] = ()
     seed: int = 0
     accelerator: str = "auto"
     devices: int | str = 1
+    needs: tuple[str, ...] = ()
 
 
 def train_site(
@@ -62,26 +78,57 @@ def train_site(
     callbacks: Sequence[pl.Callback] = (),
     logger: bool = True,
     resume: bool = False,
+    study: str = "",
+    ledger: Ledger | None = None,
+    dataset: DataSet | None = None,
+    items: Sequence[Sequence[int]] = (),
+    say: Callable[[str], None] = lambda text: None,
     closing: Callable[[Global], Mapping[str, float]] | None = None,
 ) -> dict[str, float]:
     """Train one site through a whole study and return its scores of the final model.
 
-    What a resumed run needs is kept in `folder`; TensorBoard logs go there too. `closing` is given the final model and
-    returns what else this site reports of it.
+    What a resumed run needs is kept in `folder`; TensorBoard logs go there too. Under differential privacy, what the
+    `study` (its digest) costs the patients of `dataset` is written into `ledger`, one in `folder` if none is given;
+    `items` are the numbers of each patient's training items; `say` hears what a person should know of it. `closing` is
+    given the final model and returns what else this site reports of it.
+    Where the local method or `keep_local` makes the hospital a model of its own, that is kept in `folder` as PERSONAL
+    and its scores are told as `val/personal/...`.
+
+    Raises:
+        PrivacyError: if the ledger has no room for this study, before the first step.
     """
+    privacy = training.privacy
+    costs = privacy.trains_privately or privacy.charge() is not None
+    spending = _spending(privacy, ledger or Ledger(folder), study, dataset, resume) if costs else None
+    private: PrivateTraining | None = None
+    fitted: Any = data
+    if isinstance(privacy, DPSGD):
+        assert spending is not None
+        fitted = PrivateData(data, items, training.batch)
+        private = PrivateTraining(name, privacy, fitted, spending, say=say)
+        callbacks = [*callbacks, private]
     federated = FederatedCallback(
         name,
         exchange,
         training.local_epochs,
         examples=examples,
         keep_local=training.keep_local,
+        trained_only=training.trained_only,
         optimiser_state=training.optimiser_state,
         local=training.local,
         privacy=training.privacy,
-        seed=training.seed,
+        compress=training.compress,
+        # Private training draws from the operating system what is otherwise drawn from the study's seed.
+        seed=None if private is not None else training.seed,
         audit=audit,
+        egress=training.egress,
+        spends=spending.settle if spending is not None else None,
         closing=closing,
+        needs=training.needs,
+        close_at_end=False,
     )
+    if spending is not None and private is None:
+        callbacks = [*callbacks, _Charges(name, privacy, spending, training)]
     checkpoint = folder / RESUME
     first = folder / FIRST
     if resume and not checkpoint.exists() and first.exists():
@@ -97,12 +144,68 @@ def train_site(
     received = receive(exchange, name, 0, audit or AuditLog(None))
     if received.final or not resume:
         # The untrained model's scores begin a curve; those of a study that ended while this site was down end it.
-        federated.scores = _scores(trainer, module, data, received)
+        federated.scores = _scores(trainer, module, data, received.weights)
     if received.final:
         federated.close(received)
-    else:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint if resume and checkpoint.exists() else None)
+        return federated.scores
+    trainer.fit(module, datamodule=fitted, ckpt_path=checkpoint if resume and checkpoint.exists() else None)
+    federated.scores |= personalise(name, module, data, training, federated, folder)
+    if trainer.is_global_zero:
+        federated.close()
     return federated.scores
+
+
+def personalise(
+    name: str,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    training: Training,
+    federated: FederatedCallback,
+    folder: Path,
+) -> dict[str, float]:
+    """Keep the hospital's own model, where the study makes it one, and return its scores as `val/personal/...`."""
+    shared, keeps = weights_of(module), training.keep_local
+    own = federated.personal(module)
+    if keeps:
+        _write(folder / KEPT, {key: shared[key] for key in local_names(module, keeps) if key in shared})
+    if isinstance(training.local, FineTune):
+        own = _tuned(name, module, data, training, training.local, folder)
+    elif own is None and (keeps or (training.local is not None and training.local.makes_own)):
+        own = shared
+    if own is None:
+        return {}
+    scores = _scores(trainer_of(training, folder, [], False), module, data, own)
+    load(module, shared)
+    _write(folder / PERSONAL, own)
+    return {
+        f"val/personal/{key.removeprefix('val/')}": value
+        for key, value in scores.items()
+        if key.startswith("val/")
+    }
+
+
+def _write(path: Path, weights: Weights) -> None:
+    aside = path.with_suffix(".writing")
+    save_file({key: tensor.contiguous() for key, tensor in weights.items()}, aside)
+    aside.replace(path)
+
+
+def _tuned(
+    name: str,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    training: Training,
+    tuning: FineTune,
+    folder: Path,
+) -> Weights:
+    """Return the final model trained on at this hospital; the module holds the final model again afterwards."""
+    shared = weights_of(module)
+    shorter = replace(training, epochs=tuning.epochs, local_epochs=1, local=None)
+    callbacks = [_Seeded(f"{name}/fine-tuning", training.seed), _Rate(tuning.rate)]
+    trainer_of(shorter, folder, callbacks, False, validate=False).fit(module, datamodule=data)
+    own = weights_of(module)
+    load(module, shared)
+    return own
 
 
 def train_alone(
@@ -154,10 +257,10 @@ def trainer_of(
 
 
 def _scores(
-    trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule, received: Global
+    trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule, weights: Weights
 ) -> dict[str, float]:
-    """Return the validation scores of a received model."""
-    load(module, received.weights)
+    """Return the validation scores of a model."""
+    load(module, weights)
     found = trainer.validate(module, datamodule=data, verbose=False)
     return finite({key: float(value) for key, value in (found[0] if found else {}).items()})
 
@@ -199,6 +302,50 @@ class _Keep(pl.Callback):
                 aside.replace(self._path)
 
 
+def _spending(
+    privacy: Privacy, ledger: Ledger, study: str, dataset: DataSet | None, resume: bool
+) -> Spending:
+    """Return what counts a differentially private run's costs."""
+    if dataset is None:
+        raise PrivacyError(
+            "differential privacy keeps a ledger for each patient; give train_site(dataset=data_set(patients, secret))"
+        )
+    delta = getattr(privacy, "delta", DELTA)
+    accountant: Accountant = getattr(privacy, "accountant", "prv")
+    return Spending(ledger, study, dataset, delta=delta, accountant=accountant, resumed=resume)
+
+
+class _Charges(pl.Callback):
+    """Counts one charge of the privacy mechanism a round, where the noise is on the whole update."""
+
+    def __init__(self, name: str, privacy: Privacy, spending: Spending, training: Training) -> None:
+        self._name, self._privacy, self._spending = name, privacy, spending
+        self._local_epochs = training.local_epochs
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        rounds = ((trainer.max_epochs or 0) - trainer.current_epoch) // self._local_epochs
+        charge = self._privacy.charge()
+        if charge is not None and rounds:
+            try:
+                self._spending.begin(replace(charge, steps=charge.steps * rounds))
+            except PrivacyError as error:
+                raise PrivacyError(f"site '{self._name}': {error}") from None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        charge = self._privacy.charge()
+        if (
+            charge is not None
+            and trainer.is_last_batch
+            and (trainer.current_epoch + 1) % self._local_epochs == 0
+        ):
+            self._spending.add(charge)  # before the federated callback, whose turn comes after, merges
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._spending.end()
+
+
 class _Seeded(pl.Callback):
     """Seeds each epoch as the federation does, so that a site's own model differs by the federation alone."""
 
@@ -207,3 +354,24 @@ class _Seeded(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         seed_epoch(trainer, self._seed, self._name)
+
+
+class _Rate(pl.Callback):
+    """Holds the learning rate at a share of the study's first one, whatever its schedule says."""
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._rates: list[list[float]] = []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._rates = [
+            [group.get("initial_lr", group["lr"]) * self._share for group in optimiser.param_groups]
+            for optimiser in trainer.optimizers
+        ]
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        for optimiser, rates in zip(trainer.optimizers, self._rates, strict=True):
+            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                group["lr"] = rate

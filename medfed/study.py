@@ -17,6 +17,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
+from medfed.compress import Compression
 from medfed.data.settings import AnyData, Images, Table
 from medfed.errors import MedfedError, StudyError
 from medfed.exchange import Exchange
@@ -40,12 +41,14 @@ if TYPE_CHECKING:
     AnyLocal = Local
     AnyExchange = Exchange
     AnyPrivacy = Privacy
+    AnyCompression = Compression
     AnyOptimiser = Optimiser
     AnySchedule = Schedule
 else:
     AnyTask, AnyNetwork, AnyRule = union("tasks"), union("networks"), union("rules")
     AnyLocal, AnyExchange, AnyPrivacy = union("local"), union("exchange"), union("privacy")
     AnyOptimiser, AnySchedule = union("optimisers"), union("schedules")
+    AnyCompression = union("compress")
 
 Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(gt=0, le=1)]
@@ -60,18 +63,32 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pass
 
 
+class Lora(_Section, frozen=True, kw_only=True):
+    """Low-rank adapters of every linear and convolutional layer, which alone are trained and exchanged.
+
+    rank: r, the rows of an adapter's thin matrices.  alpha: what their product is multiplied by, over r.
+    """
+
+    rank: Count = 4
+    alpha: Annotated[float, Meta(gt=0)] = 8.0
+
+
 class Train(_Section, frozen=True, kw_only=True):
     """How each site trains, and how often the sites' weights are merged.
 
-    rounds: how many merges.  epochs: E, the epochs each site trains between two merges.  batch: cases (or patches) a
-    step.  accumulate: steps a gradient is summed over.  clip: the largest gradient norm, none if null.
+    rounds: how many merges.  epochs: E, the epochs each site trains between two merges.  steps: how many steps an
+    epoch has at every site, passing over its cases again where they run out; one pass over them if null.
+    batch: cases (or patches) a step.  accumulate: steps a gradient is summed over.  clip: the largest gradient norm,
+    none if null.
     keep_local: what stays in the hospital: `norm` is FedBN, `head` FedPer.  optimiser_state: `keep` the optimiser's
     moments at a merge (the default: one site alone then trains as without federation), or `reset` them, which costs
-    no memory between a site's turns.
+    no memory between a site's turns.  only: parts of the network, such as [output], that are trained and exchanged; all
+    else stays as it began (see `start`).  lora: train and exchange adapters of the layers, and what `only` names.
     """
 
     rounds: Count
     epochs: Count = 1
+    steps: Count | None = None
     batch: Count = 2
     accumulate: Count = 1
     optimiser: AnyOptimiser = AdamW()
@@ -80,6 +97,8 @@ class Train(_Section, frozen=True, kw_only=True):
     clip: Annotated[float, Meta(gt=0)] | None = None
     keep_local: tuple[str, ...] = ()
     optimiser_state: Literal["keep", "reset"] = "keep"
+    only: tuple[str, ...] = ()
+    lora: Lora | None = None
     local: AnyLocal | None = None
 
 
@@ -99,15 +118,33 @@ class Sampling(_Section, frozen=True, kw_only=True):
 class Evaluation(_Section, frozen=True, kw_only=True):
     """What is measured at the end.
 
+    temperature: report a classifier's probabilities after temperature scaling, fitted on its validation patients.
+    robustness: also measure the federated model on its test cases changed a little: shifted, noisy, slices lost.
     local_models: also train every site's own model on its own cases with the same budget of epochs, and compare.
+    pooled_model: also train one model on all sites' cases in one place, where one person holds them all (a
+    simulation), and compare.
     draws: bootstrap draws of an interval.  tolerance_mm: of the surface Dice.  smallest_group: results of fewer
     patients than this are withheld.
     """
 
     local_models: bool = True
+    pooled_model: bool = True
+    robustness: bool = True
+    temperature: bool = False
     draws: Count = 1000
     tolerance_mm: Annotated[float, Meta(gt=0)] = 2.0
     smallest_group: Count = 5
+
+
+class SiteOverride(_Section, frozen=True, kw_only=True):
+    """What one hospital does otherwise, because it has fewer cases, less memory or less time.
+
+    epochs: its own E.  batch: its own batch.  All hospitals merge as often; rule `fednova` makes up for their taking
+    different numbers of steps.
+    """
+
+    epochs: Count | None = None
+    batch: Count | None = None
 
 
 class Study(_Section, frozen=True, kw_only=True):
@@ -115,7 +152,11 @@ class Study(_Section, frozen=True, kw_only=True):
 
     sites: the hospitals that train, each with its folder (or CSV file).  held_out: hospitals that take no part and on
     which the final models are compared. Across hospitals (`medfed hub`) a list of names is enough: where each one's
-    data lie is in its own site file, and those held out take part to measure the final model.
+    data lie is in its own site file, and those held out take part to measure the final model.  compress: what makes an
+    update smaller on its way to the hub, one method after the other, such as [{kind: top_k, share: 0.01},
+    {kind: int8}]; what rounding left out is added the next round.  site_overrides: what single
+    hospitals do otherwise.  start: a checkpoint whose weights the study begins with, such as
+    another run's checkpoints/federated.ckpt.
     """
 
     name: SiteName
@@ -125,12 +166,49 @@ class Study(_Section, frozen=True, kw_only=True):
     train: Train
     sites: dict[SiteName, str | None] = {}
     held_out: dict[SiteName, str | None] = {}
+    site_overrides: dict[SiteName, SiteOverride] = {}
     seed: Annotated[int, Meta(ge=0)] = 0
     rule: AnyRule = FedAvg()
     sampling: Sampling = Sampling()
     privacy: AnyPrivacy = NoPrivacy()
+    compress: tuple[AnyCompression, ...] = ()
     exchange: AnyExchange = Memory()
     evaluation: Evaluation = Evaluation()
+    start: str | None = None
+
+    @property
+    def trained_only(self) -> bool:
+        """Whether only what is trained is exchanged."""
+        return bool(self.train.only) or self.train.lora is not None
+
+    @property
+    def keep_local(self) -> tuple[str, ...]:
+        """What stays in the hospital, what the local method keeps included.
+
+        `head` is the network's last layer, by its path in the LightningModule.
+        """
+        kept = self.train.local.kept() if self.train.local is not None else ()
+        return tuple(self._layer(entry) for entry in (*self.train.keep_local, *kept))
+
+    @property
+    def local(self) -> Local | None:
+        """The local method; where it speaks of the `head`, that is the network's last layer."""
+        method = self.train.local
+        head = getattr(method, "head", None)
+        if method is None or head is None:
+            return method
+        return msgspec.structs.replace(method, head=self._layer(head))
+
+    def _layer(self, name: str) -> str:
+        return f"network.{self.network.head}" if name == "head" and self.network.head else name
+
+    def at(self, site: str) -> Study:
+        """Return the study as one hospital trains it: with its own number of epochs and batch, where it has one."""
+        own = self.site_overrides.get(site)
+        if own is None:
+            return self
+        changed = {key: value for key, value in msgspec.structs.asdict(own).items() if value is not None}
+        return msgspec.structs.replace(self, train=msgspec.structs.replace(self.train, **changed))
 
     @property
     def minimum(self) -> int:
@@ -166,6 +244,9 @@ def _agreed_on(study: Study) -> dict[str, Any]:
     plain = resolved(study)
     plain["sites"], plain["held_out"] = sorted(study.sites), sorted(study.held_out)
     del plain["exchange"]
+    if study.start is not None:
+        # What it holds counts, and not where a hospital keeps it.
+        plain["start"] = hashlib.sha256(Path(study.start).read_bytes()).hexdigest()
     return plain
 
 
@@ -197,7 +278,14 @@ def read_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     def absolute(sites: Mapping[str, str | None]) -> dict[str, str | None]:
         return {site: where and str((folder / where).resolve()) for site, where in sites.items()}
 
-    return msgspec.structs.replace(study, sites=absolute(study.sites), held_out=absolute(study.held_out))
+    start = None if study.start is None else str((folder / study.start).resolve())
+    if start is not None and not Path(start).is_file():
+        raise StudyError(
+            f"{path.name}: start: there is no such file; give a checkpoint, relative to the study file"
+        )
+    return msgspec.structs.replace(
+        study, sites=absolute(study.sites), held_out=absolute(study.held_out), start=start
+    )
 
 
 def study_of(text: str, name: str = "study.yaml", overrides: Sequence[str] = ()) -> Study:
@@ -518,15 +606,95 @@ def _agree(study: Study, name: str) -> None:
             f"{name}: data.kind: task '{task}' learns from '{wanted.__struct_config__.tag}', "
             f"found '{type(study.data).__struct_config__.tag}'"
         )
-    if study.rule.needs_each_update and not study.privacy.reveals_each_update:
-        raise StudyError(
-            f"{name}: rule.kind: '{kind_of(study.rule)}' compares the sites' single updates, which privacy "
-            f"'{kind_of(study.privacy)}' hides from the hub; take a rule that needs only their sum, such as fedavg"
-        )
+    for words in study.privacy.objections(study):
+        raise StudyError(f"{name}: {words}")
+    _agree_privacy(study, name)
     _agree_rule(study, name)
+    _agree_compress(study, name)
+    _agree_local(study, name)
+    _agree_sites(study, name)
     if study.minimum > len(study.sites):
         raise StudyError(
             f"{name}: sampling.minimum: {study.minimum} sites must answer, but the study has {len(study.sites)}"
+        )
+
+
+def _agree_privacy(study: Study, name: str) -> None:
+    hidden, rule = not study.privacy.reveals_each_update, kind_of(study.rule)
+    if hidden and not study.rule.takes_a_sum:
+        suited = sorted(n for n, record in kinds("rules").items() if _takes_a_sum(record))
+        raise StudyError(
+            f"{name}: rule.kind: '{rule}' compares the sites' single updates, which privacy "
+            f"'{kind_of(study.privacy)}' hides from the hub; take a rule that needs only their sum, such as "
+            f"{', '.join(suited)}"
+        )
+    if hidden and study.train.local is not None and study.train.local.sends:
+        raise StudyError(
+            f"{name}: train.local.kind: '{kind_of(study.train.local)}' sends more than an update, which privacy "
+            f"'{kind_of(study.privacy)}' does not sum; take another one, or none"
+        )
+    fewest = study.privacy.fewest_sites()
+    if fewest > study.minimum:
+        raise StudyError(
+            f"{name}: privacy.kind: '{kind_of(study.privacy)}' with these settings needs {fewest} sites a round, the study "
+            f"goes on with {study.minimum}; set sampling.minimum to at least {fewest}"
+        )
+
+
+def _takes_a_sum(record: type) -> bool:
+    try:
+        return bool(record().takes_a_sum)
+    except TypeError:  # it has settings without a default
+        return False
+
+
+def _agree_sites(study: Study, name: str) -> None:
+    for site in study.site_overrides:
+        if site not in study.sites:
+            raise StudyError(
+                f"{name}: site_overrides: '{site}' is not one of the study's sites{_nearest(site, sorted(study.sites))}; "
+                f"there are {', '.join(sorted(study.sites))}"
+            )
+    known = {*study.sites, *study.held_out}
+    for site in getattr(study.task, "labelled", {}):
+        if site not in known:
+            raise StudyError(
+                f"{name}: task.labelled: '{site}' is not one of the study's sites{_nearest(site, sorted(known))}; there "
+                f"are {', '.join(sorted(known))}"
+            )
+
+
+def _agree_local(study: Study, name: str) -> None:
+    """Check that hub and sites do both halves of one method, where it has two."""
+    rule, method = kind_of(study.rule), study.train.local
+    found = kind_of(method) if method is not None else None
+    if study.rule.needs_local and found not in study.rule.needs_local:
+        raise StudyError(
+            f"{name}: rule.kind: '{rule}' is the hub's half of a method whose other half trains the sites; add "
+            f"train.local: {{kind: {study.rule.needs_local[0]}}}"
+        )
+    if method is not None and method.rules and rule not in method.rules:
+        raise StudyError(
+            f"{name}: train.local.kind: '{found}' is the sites' half of a method whose other half is the hub's; set "
+            f"rule: {{kind: {method.rules[0]}}}, found '{rule}'"
+        )
+
+
+def _agree_asynchronous(study: Study, name: str) -> None:
+    rule = kind_of(study.rule)
+    if not isinstance(study.exchange, Memory):
+        raise StudyError(
+            f"{name}: rule.kind: '{rule}' merges late updates, which exchange '{kind_of(study.exchange)}' does not carry; "
+            f"take exchange: {{kind: memory}}, or another rule, such as fedavg with sampling.deadline_s"
+        )
+    if not study.privacy.reveals_each_update:
+        raise StudyError(
+            f"{name}: rule.kind: '{rule}' merges updates of different rounds, which privacy "
+            f"'{kind_of(study.privacy)}' cannot sum up in secret; take another rule, such as fedavg"
+        )
+    if study.sampling.fraction < 1:
+        raise StudyError(
+            f"{name}: sampling.fraction: with rule '{rule}' every site trains all the time; leave it at 1"
         )
 
 
@@ -541,13 +709,24 @@ def _agree_rule(study: Study, name: str) -> None:
                 f"train.local: {{kind: {suited[0] if suited else '...'}}}"
             )
     if study.rule.asynchronous:
-        raise StudyError(
-            f"{name}: rule.kind: '{rule}' merges without rounds, and this version's hub works in rounds; take another "
-            f"rule, such as fedavg with sampling.deadline_s"
-        )
+        _agree_asynchronous(study, name)
     fewest = study.rule.fewest_sites()
     if fewest > study.minimum and study.rule.most_sites is None:
         raise StudyError(
             f"{name}: rule.kind: '{rule}' with these settings needs {fewest} sites a round, the study goes on with "
             f"{study.minimum}; set sampling.minimum to at least {fewest}"
         )
+
+
+def _agree_compress(study: Study, name: str) -> None:
+    if study.compress and not study.privacy.reveals_each_update:
+        raise StudyError(
+            f"{name}: compress: privacy '{kind_of(study.privacy)}' hides each update under what only the sum of all takes "
+            f"off again, and a rounded one would not sum to it; leave compress out, or take another privacy"
+        )
+    for number, stage in enumerate(study.compress[:-1]):
+        if not stage.passes_on:
+            after = kind_of(study.compress[number + 1])
+            raise StudyError(
+                f"{name}: compress: '{kind_of(stage)}' leaves no floats that '{after}' could shorten; let it be the last"
+            )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,12 +15,26 @@ from medfed.weights import Difference, Weights
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """Groups of named tensors that go on the wire, and a header of plain numbers, texts, lists and dicts beside them."""
+
+    groups: Mapping[str, Weights]
+    header: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of all tensors together."""
+        return sum(t.numel() * t.element_size() for group in self.groups.values() for t in group.values())
+
+
+@dataclass(frozen=True)
 class Update:
     """What crosses a hospital's wall: a difference of weights, how many examples made it, and floats for the report.
 
     `delta` is local minus global, by tensor name; a site that only evaluates sends an empty one with no examples.
     `scalars` are numbers over all of a site's cases (`val/dice`, `train/steps`), never of one patient.
     `groups` are further named tensors that a method needs (SCAFFOLD's control variate under `control`).
+    `encoded` stands for the delta on its way where a study compresses; the delta is empty then.
     """
 
     site: str
@@ -28,11 +43,12 @@ class Update:
     examples: int
     scalars: Mapping[str, float] = field(default_factory=dict)
     groups: Mapping[str, Weights] = field(default_factory=dict)
+    encoded: Encoded | None = None
 
     @property
     def evaluates_only(self) -> bool:
         """Whether this update carries numbers for the report and no weights."""
-        return not self.delta and self.examples == 0
+        return not self.delta and self.encoded is None and self.examples == 0
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,28 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from medfed.errors import StudyError
+
 Weights = Mapping[str, Tensor]
 
 
-def weights_of(module: nn.Module, keep_local: Iterable[str] = ()) -> dict[str, Tensor]:
+def weights_of(
+    module: nn.Module, keep_local: Iterable[str] = (), *, trained_only: bool = False
+) -> dict[str, Tensor]:
     """Return copies of the floating-point parameters and buffers of a module, on the CPU, by name.
 
     Integer buffers (batch norm's counter) stay with the module, as does every name that matches `keep_local`:
     `norm` keeps batch, instance, group and layer norms (FedBN: Li, ICLR 2021, arXiv:2102.07623), any other entry the
-    tensors below a submodule of that name (`head` is FedPer: Arivazhagan 2019, arXiv:1912.00818).
+    tensors below a submodule of that name or path (`head`, `model.2`; FedPer: Arivazhagan 2019, arXiv:1912.00818).
+    With `trained_only` a parameter that isn't trained stays, too: it is what it was at every site (buffers are exchanged
+    all the same).
+
+    Raises:
+        StudyError: if an entry keeps nothing.
     """
     local = local_names(module, keep_local)
+    if trained_only:
+        local |= {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
     return {
         name: tensor.detach().to("cpu", copy=True)
         for name, tensor in module.state_dict().items()
@@ -32,14 +43,30 @@ def weights_of(module: nn.Module, keep_local: Iterable[str] = ()) -> dict[str, T
 
 
 def local_names(module: nn.Module, keep_local: Iterable[str]) -> frozenset[str]:
-    """Return the names of the tensors that `keep_local` keeps in the hospital."""
-    entries = set(keep_local)
+    """Return the names of the tensors that `keep_local` keeps in the hospital.
+
+    Raises:
+        StudyError: if an entry keeps nothing: it is misspelt, or what it names has no tensors in this network.
+    """
+    found: set[str] = set()
+    for entry in keep_local:
+        kept = _kept(module, entry)
+        if not kept:
+            tops = ", ".join(f"'{name}'" for name, _ in module.named_children())
+            raise StudyError(
+                f"keep_local: '{entry}' keeps nothing: no layer of that name in {type(module).__name__} has weights "
+                f"(it has {tops}); give 'norm', 'head' or a submodule's name or path"
+            )
+        found |= kept
+    return frozenset(found)
+
+
+def _kept(module: nn.Module, entry: str) -> set[str]:
     found: set[str] = set()
     for prefix, child in module.named_modules():
-        is_norm = "norm" in entries and isinstance(child, _NORMS)
-        if is_norm or entries.intersection(prefix.split(".")):
+        if (entry == "norm" and isinstance(child, _NORMS)) or f".{entry}." in f".{prefix}.":
             found.update(f"{prefix}.{name}" for name in child.state_dict())
-    return frozenset(found)
+    return found
 
 
 _NORMS = (

@@ -4,11 +4,13 @@ Any safetensors reader opens what is sent. Nothing received is unpickled or give
 into a typed record that allows no other keys, and every tensor is one that the header names.
 
 A site's weights travel as they are (`local/`), because their difference to the global model is then exact at the hub
-(see `weights.Difference`); once a privacy mechanism or a compression has changed the difference, that travels (`delta/`).
+(see `weights.Difference`); once a privacy mechanism has changed the difference, that travels (`delta/`), and what a
+compression made of either (`encoded:<group>/`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import weakref
@@ -24,7 +26,7 @@ from safetensors.torch import save as _save
 from torch import Tensor
 
 from medfed.errors import WireError
-from medfed.update import Global, Update
+from medfed.update import Encoded, Global, Update
 from medfed.weights import Difference, Weights
 
 # The version of this format. A reader refuses any other, so that two releases never misread each other.
@@ -40,10 +42,11 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
     round: int
 
 
-class _UpdateHeader(_Header, frozen=True, tag="update"):
+class _UpdateHeader(_Header, frozen=True, tag="update", omit_defaults=True):
     site: str
     examples: int
     scalars: dict[str, float]
+    encoded: dict[str, Any] | None = None
 
 
 class _GlobalHeader(_Header, frozen=True, tag="global"):
@@ -62,6 +65,15 @@ def update_pieces(update: Update, study: str = "") -> Iterator[bytes | memoryvie
     return pieces_of(tensors, _metadata(header))
 
 
+def measured(update: Update, study: str = "") -> tuple[int, str]:
+    """Return how many bytes `encode_update` returns, and their SHA-256, without making them all at once."""
+    size, sha = 0, hashlib.sha256()
+    for piece in update_pieces(update, study):
+        size += piece.nbytes if isinstance(piece, memoryview) else len(piece)
+        sha.update(piece)
+    return size, sha.hexdigest()
+
+
 def global_pieces(sent: Global) -> Iterator[bytes | memoryview]:
     """Yield the bytes of `encode_global` piece by piece: the header, then views of the tensors' own memory."""
     tensors, header = _global_parts(sent)
@@ -76,6 +88,9 @@ def _update_parts(update: Update, study: str) -> tuple[dict[str, Tensor], _Heade
         _put(tensors, "delta", update.delta)
     for group, weights in update.groups.items():
         _put(tensors, f"group:{group}", weights)
+    if update.encoded is not None:
+        for group, weights in update.encoded.groups.items():
+            _put(tensors, f"encoded:{group}", weights)
     header = _UpdateHeader(
         format=FORMAT,
         study=study,
@@ -83,6 +98,7 @@ def _update_parts(update: Update, study: str) -> tuple[dict[str, Tensor], _Heade
         site=update.site,
         examples=update.examples,
         scalars=dict(update.scalars),
+        encoded=None if update.encoded is None else dict(update.encoded.header),
     )
     return tensors, header
 
@@ -236,7 +252,9 @@ def _groups(parts: dict[str, Weights]) -> dict[str, Weights]:
     for prefix, weights in parts.items():
         kind, colon, group = prefix.partition(":")
         if kind != "group" or not colon:
-            raise WireError(f"tensors under '{prefix[:80]}' are none of local, delta, weights, group:<name>")
+            raise WireError(
+                f"tensors under '{prefix[:80]}' are none of local, delta, weights, group:<name>, encoded:<name>"
+            )
         groups[group] = weights
     return groups
 
@@ -255,6 +273,7 @@ def _update(header: _UpdateHeader, tensors: Mapping[str, Tensor], weights: Weigh
             delta = local
         else:
             delta = Difference(local, weights)
+    encoded = _encoded(header, parts)
     return Update(
         site=header.site,
         round=header.round,
@@ -262,7 +281,19 @@ def _update(header: _UpdateHeader, tensors: Mapping[str, Tensor], weights: Weigh
         examples=header.examples,
         scalars=header.scalars,
         groups=_groups(parts),
+        encoded=encoded,
     )
+
+
+def _encoded(header: _UpdateHeader, parts: dict[str, Weights]) -> Encoded | None:
+    """Take what a compression made of a delta out of the parts; `compress` looks whether it fits the study."""
+    names = [prefix for prefix in parts if prefix.startswith("encoded:")]
+    groups = {prefix.removeprefix("encoded:"): parts.pop(prefix) for prefix in names}
+    if header.encoded is None and groups:
+        raise WireError(
+            f"the update of site '{header.site}' holds compressed tensors, and its header does not say how"
+        )
+    return None if header.encoded is None else Encoded(groups, header.encoded)
 
 
 # Safetensors' names of dtypes, in the order in which its own writer places them in a file.

@@ -56,7 +56,10 @@ WRONG = {
         "rule: {kind: fedagv}",
         r"study\.yaml:11: rule\.kind: no 'fedagv'; did you mean 'fedavg'\?; there are ",
     ),
-    "a key": ("trian: 3", r"study\.yaml:11: trian: no such key; did you mean 'train'\?; there are data, "),
+    "a key": (
+        "trian: 3",
+        r"study\.yaml:11: trian: no such key; did you mean 'train'\?; there are compress, data, ",
+    ),
     "a nested key": (
         "sampling: {fractoin: 1}",
         r"study\.yaml:11: sampling\.fractoin: no such key; did you mean 'fraction'",

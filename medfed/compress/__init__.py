@@ -8,6 +8,7 @@ al., ICML 2019, arXiv:1901.09847.
 """
 
 from medfed.compress._compression import Compression, Encoded, State
+from medfed.compress._pack import pack, unpack
 from medfed.compress._stack import compress, restore
 
-__all__ = ["Compression", "Encoded", "State", "compress", "restore"]
+__all__ = ["Compression", "Encoded", "State", "compress", "pack", "restore", "unpack"]

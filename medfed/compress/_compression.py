@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, ClassVar, get_origin, get_type_hints
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from medfed.errors import UpdateError, WireError
 from medfed.kinds import Kind, kind_of
+from medfed.update import Encoded
 from medfed.weights import Weights
 
 # What a compression carries from round to round, in named groups of named tensors, so that a checkpoint can
@@ -21,20 +21,6 @@ State = Mapping[str, Weights]
 
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Groups of named tensors that go on the wire, and a header of plain numbers, texts, lists and"
-    " dicts beside them."""
-
-    groups: Mapping[str, Weights]
-    header: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def bytes(self) -> int:
-        """The bytes of all tensors together."""
-        return sum(t.numel() * t.element_size() for group in self.groups.values() for t in group.values())
 
 
 class Compression(Kind, frozen=True):

@@ -93,6 +93,12 @@ class DiskStore(Store):
         return self._open[case.token]
 
 
+def cache_root() -> Path:
+    """Return where this account keeps prepared images: MEDFED_CACHE, or medfed in the account's cache folder."""
+    base = os.environ.get("MEDFED_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "medfed"
+    return Path(base).expanduser()
+
+
 def store_of(
     settings: Images, folder: Path | None = None, needs: Needs = "segment", classes: int | None = None
 ) -> Store:

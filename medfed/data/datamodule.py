@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from medfed.data.cache import Store, in_memory, store_of
 from medfed.data.dataset import ImageDataset
 from medfed.data.index import Case, Index, index_folder
+from medfed.data.passes import Passes
 from medfed.data.settings import AnyData, Images, Table
 from medfed.data.table import Rows, TableDataset, fit_scaling, inputs, read_table
 from medfed.data.transforms import Needs, Prepared, read_case, restore
@@ -42,6 +43,7 @@ class SiteData(pl.LightningDataModule):
         classes: how many classes the task has, the background included; labels and targets are checked
         against it.
         cache_folder: where `cache: disk` keeps prepared volumes, inside the site and outside the data folder.
+        steps: how many training batches an epoch has; one pass over the cases if None.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class SiteData(pl.LightningDataModule):
         seed: int = 0,
         classes: int | None = None,
         cache_folder: Path | None = None,
+        steps: int | None = None,
     ) -> None:
         super().__init__()
+        self.steps = steps
         self.settings = settings
         self.needs = needs
         self.batch = batch
@@ -94,6 +98,7 @@ class SiteData(pl.LightningDataModule):
         seed: int = 0,
         classes: int | None = None,
         cache_folder: Path | None = None,
+        steps: int | None = None,
     ) -> SiteData:
         """Return the data of a site's folder or table."""
         source: Index | Rows
@@ -102,7 +107,14 @@ class SiteData(pl.LightningDataModule):
         else:
             source = index_folder(path, site_secret=site_secret, fractions=settings.fractions)
         return cls(
-            source, settings, needs, batch=batch, seed=seed, classes=classes, cache_folder=cache_folder
+            source,
+            settings,
+            needs,
+            batch=batch,
+            seed=seed,
+            classes=classes,
+            cache_folder=cache_folder,
+            steps=steps,
         )
 
     # --- what there is --------------------------------------------------------------------------------------
@@ -112,11 +124,35 @@ class SiteData(pl.LightningDataModule):
         return tuple(case for case in self.index.split(split) if case.token in self._usable)
 
     @property
+    def rows(self) -> Rows:
+        """The site's table.
+
+        Raises:
+            DataError: if its data are images.
+        """
+        if self._rows is None:
+            raise DataError("the site's data are images, and hold no table")
+        return self._rows
+
+    @property
     def examples(self) -> int:
         """How many training cases this site's weights stand for, however often or in how many patches they
         are seen.
         """
         return len(self.cases("train"))
+
+    def items_by_patient(self) -> tuple[tuple[int, ...], ...]:
+        """Return the numbers of the training items of each training patient, in the order of `patients`."""
+        dataset: Any = self.dataset("train", training=True)
+        each = len(dataset) // max(len(dataset.cases), 1)
+        items: dict[str, list[int]] = {}
+        for number, case in enumerate(dataset.cases):
+            items.setdefault(case.patient, []).extend(range(number * each, (number + 1) * each))
+        return tuple(tuple(items[patient]) for patient in sorted(items))
+
+    def patients(self, split: str) -> tuple[str, ...]:
+        """Return the patients of one split as the hospital calls them, sorted; nobody else may see them."""
+        return tuple(sorted({case.patient for case in self.cases(split)}))
 
     def dataset(self, split: str, *, training: bool = False) -> Dataset:
         """Return one split as a dataset; with `training`, as random patches with augmentation."""
@@ -144,7 +180,22 @@ class SiteData(pl.LightningDataModule):
                 "column 'split'"
             )
         dataset = self.dataset("train", training=True)
+        if self.steps is not None:
+            return self._stepped(dataset, self.steps)
         return self._loader(dataset, self.batch, shuffle=True)
+
+    def _stepped(self, dataset: Dataset, steps: int) -> DataLoader:
+        if self.trainer is not None and self.trainer.world_size > 1:
+            raise DataError(
+                f"train.steps counts the batches of one process, and this site trains in {self.trainer.world_size}; "
+                "leave train.steps out and count by train.epochs"
+            )
+        # The first case's salted token, so that sites of one seed don't visit their cases in one order.
+        order = f"{self.seed}/{self.index.cases[0].token}"
+        batches = Passes(len(dataset), self.batch, steps, order)  # type: ignore[arg-type]
+        return DataLoader(
+            dataset, batch_sampler=batches, num_workers=self.settings.workers, collate_fn=collate
+        )
 
     def val_dataloader(self) -> DataLoader:
         """Return the validation batches."""

@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfed.data.dicom_directory import DIRECTORY
-from medfed.data.dicom_file import DicomFile
+from medfed.data.dicom_elements import PIXELS
+from medfed.data.dicom_file import DEFLATED, DicomFile
 from medfed.data.dicom_frame import (
     FRAME_UID,
     MODALITIES,
     MODALITY,
     PATIENT_ID,
     PROJECTIONS,
+    ROWS,
     SAMPLES,
     SERIES_UID,
     SOP_CLASS,
@@ -27,7 +29,7 @@ from medfed.data.dicom_frame import (
 from medfed.data.dicom_pixels import AIR_HU, modality_values, raw_words, stored_values
 from medfed.data.dicom_resample import evenly, upright
 from medfed.data.dicom_stack import Stack, is_projection, projection, stacks_of
-from medfed.data.limit import check_size
+from medfed.data.limit import MAX_DICOM_EXPANSION, MAX_VOLUME_BYTES, check_size
 from medfed.data.mark import marks
 from medfed.data.volume import Info, Volume
 from medfed.errors import ImageError
@@ -62,6 +64,14 @@ _OTHER_FAMILIES: tuple[tuple[str, str], ...] = (
 )
 
 
+# Families of objects that are images: one of these without pixels was cut off. Makers store protocols and raw data under
+# classes of their own beside them.
+_IMAGES = tuple(
+    f"{_CLASS}{family}"
+    for family in ("1", "2", "3", "4", "5", "6", "12", "13", "14", "20", "30", "128", "130")
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Wish:
     """How a reader was asked to treat what has several right answers."""
@@ -69,7 +79,9 @@ class Wish:
     padding: Literal["air", "nan"] = "air"
     tilt: Literal["affine", "resample", "refuse"] = "affine"
     uneven: Literal["refuse", "resample"] = "refuse"
-    max_bytes: int = 2_200_000_000
+    max_bytes: int = MAX_VOLUME_BYTES
+    # A compressed NIfTI of up to so many voxels may grow however much: a label of a volume that is in memory.
+    free_voxels: int = 0
 
 
 def other_object(file: DicomFile) -> str | None:
@@ -85,6 +97,8 @@ def other_object(file: DicomFile) -> str | None:
         for family, line in _OTHER_FAMILIES:
             if rest == family or rest.startswith(family + "."):
                 return line
+    if uid and not uid.startswith(_IMAGES) and not any(tag in file.elements for tag in (ROWS, PIXELS)):
+        return "an object without an image"
     if modality in (b"SR", b"PR", b"KO", b"SEG", b"RTSTRUCT", b"DOC"):
         return "a report, state or label, no image"
     samples = file.elements.integer(SAMPLES)
@@ -106,7 +120,8 @@ def volumes_of(files: Sequence[DicomFile], wish: Wish) -> tuple[list[Volume], li
     series: dict[tuple, list[Frame]] = defaultdict(list)
     for file in files:
         for frame in frames_of(file):
-            series[frame.belongs].append(frame)
+            series[frame.belongs, frame.patient].append(frame)
+    _join_patients(series)
     volumes = []
     lines: list[str] = []
     for belongs in sorted(series, key=repr):
@@ -118,6 +133,22 @@ def volumes_of(files: Sequence[DicomFile], wish: Wish) -> tuple[list[Volume], li
             lines += skipped
         volumes += [_volume(stack, wish) for stack in stacks]
     return volumes, lines
+
+
+def _join_patients(series: dict[tuple, list[Frame]]) -> None:
+    """Put images of one series that say less of their patient to those that say more, where that is one patient."""
+    for key in sorted(series, key=lambda key: -sum(word == b"" for word in key[1])):
+        belongs, patient = key
+        others = [
+            other
+            for other in series
+            if other != key
+            and other[0] == belongs
+            and any(patient) != all(patient)
+            and all(mine in (b"", theirs) for mine, theirs in zip(patient, other[1], strict=True))
+        ]
+        if len(others) == 1 and any(patient):
+            series[others[0]] += series.pop(key)
 
 
 def _same_pixels(one: Frame, other: Frame) -> bool:
@@ -136,7 +167,12 @@ def _volume(stack: Stack, wish: Wish) -> Volume:
         flags.append("inverted")
     rows, columns = frames[0].encoding.rows, frames[0].encoding.columns
     voxels = len(frames) * rows * columns
-    check_size(voxels * 2, None, voxels, "a series", wish.max_bytes)
+    packed = [frame.file for frame in frames if frame.file.encapsulated or frame.file.syntax == DEFLATED]
+    bytes_packed = (
+        sum({file.path: file.size for file in packed}.values()) if len(packed) == len(frames) else None
+    )
+    unpacked = voxels * frames[0].encoding.allocated // 8
+    check_size(unpacked, bytes_packed, voxels, "a series", wish.max_bytes, growth=MAX_DICOM_EXPANSION)
     array = np.empty((len(frames), rows, columns), np.float32)
     background = _fill(array, frames, wish)
     affine = stack.affine_ras

@@ -23,6 +23,9 @@ FLOAT_PIXELS = 0x7FE00008
 DOUBLE_PIXELS = 0x7FE00009
 # Deeper than any object of the standard; a file that nests more is made to exhaust the stack.
 MAX_DEPTH = 24
+# The longest sequences are of frames: a cine of a whole heart has a few thousand.
+MAX_ITEMS = 200_000
+_ITEM_LITTLE = b"\xfe\xff\x00\xe0"
 
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _SHORT = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
@@ -146,8 +149,9 @@ class Elements:
         if len(raw) > _MAX_TEXT:
             raise ImageError(f"{name(tag)} is {len(raw)} bytes long; the header is damaged")
         vr = self._where[tag][2] if tag in self._where else b""
-        if vr in (b"FD", b"FL") or (vr == b"" and tag in _BINARY):
-            code = _BINARY.get(tag, "d") if vr == b"" else {b"FD": "d", b"FL": "f"}[vr]
+        unnamed = vr in (b"", b"UN")
+        if vr in (b"FD", b"FL") or (unnamed and tag in _BINARY):
+            code = _BINARY.get(tag, "d") if unnamed else {b"FD": "d", b"FL": "f"}[vr]
             values = self._unpack(tag, raw, code)
         elif vr in _INTEGERS:
             values = self._unpack(tag, raw, _INTEGERS[vr])
@@ -214,6 +218,9 @@ class Elements:
         if self._depth >= MAX_DEPTH:
             raise ImageError(f"sequences are nested more than {MAX_DEPTH} deep; the header is damaged")
         start, length, vr = self._where[tag]
+        # An item takes a few hundred bytes of memory and eight of a file; no sequence of an image has so many.
+        if length > 8 * MAX_ITEMS and self._data.count(_ITEM_LITTLE, start, start + length) > MAX_ITEMS:
+            raise ImageError(f"the sequence {name(tag)} has more than {MAX_ITEMS} items; the file is damaged")
         implicit = vr == b"UN" or not self._explicit
         little = self._little or vr == b"UN"
         found = []

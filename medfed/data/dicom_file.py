@@ -100,8 +100,8 @@ class DicomFile:
 
 
 def _all_of(descriptor: int, at: int, length: int) -> bytes:
-    """Return `length` bytes of an open file, fewer where it ends; one call to the system returns at"
-    " most 2 GB."""
+    """Return `length` bytes of an open file, fewer where it ends; one call to the system returns at
+    most 2 GB."""
     data = os.pread(descriptor, length, at)
     while len(data) < length:
         more = os.pread(descriptor, length - len(data), at + len(data))
@@ -154,8 +154,8 @@ def _parse(path: str, data: bytes, size: int) -> DicomFile | None:
 
 
 def _deflated(data: bytes, start: int, size: int, whole: bool) -> Elements:
-    """Return the elements of a deflated dataset: of its first 64 kB, or of all of it where that is"
-    " too little."""
+    """Return the elements of a deflated dataset: of its first 64 kB, or of all of it where that is
+    too little."""
     for bound in (1 << 16, _MAX_DEFLATED_HEADER):
         unpacked, ended = inflate(data, start, bound, complete=False)
         try:
@@ -180,8 +180,8 @@ def _dataset_start(data: bytes) -> int | None:
 
 
 def _plausible(data: bytes, at: int, *, meta_only: bool) -> bool:
-    """Whether a DICOM dataset could begin here: group 2 or 8, a known value representation or a"
-    " short length."""
+    """Whether a DICOM dataset could begin here: group 2 or 8, a known value representation or a
+    short length."""
     head = data[at : at + 8]
     if len(head) < 8:
         return False
@@ -195,8 +195,8 @@ def _plausible(data: bytes, at: int, *, meta_only: bool) -> bool:
 
 
 def _meta(data: bytes, at: int) -> tuple[str, int]:
-    """Return the transfer syntax and the first byte behind the file meta elements, which are"
-    " explicit little endian."""
+    """Return the transfer syntax and the first byte behind the file meta elements, which are
+    explicit little endian."""
     syntax = ""
     while data[at : at + 2] == b"\2\0":
         if at + 12 > len(data):

@@ -1,5 +1,5 @@
-"""One two-dimensional image of a DICOM object: its place in the patient, its pixels' encoding, what"
-" it belongs to."""
+"""One two-dimensional image of a DICOM object: its place in the patient, its pixels' encoding, what
+it belongs to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from medfed.data.dicom_elements import PIXELS, Elements, name
-from medfed.data.dicom_file import DicomFile
+from medfed.data.dicom_file import DEFLATED, DicomFile
+from medfed.data.limit import MAX_DICOM_EXPANSION, check_size
 from medfed.errors import ImageError
 
 PATIENT_NAME, PATIENT_ID, BIRTH_DATE = 0x00100010, 0x00100020, 0x00100030
@@ -25,6 +26,8 @@ SHARED, PER_FRAME = 0x52009229, 0x52009230
 
 # Modalities whose images are projections: they have a detector, not a place in the patient.
 PROJECTIONS = frozenset((b"CR", b"DX", b"MG", b"PX", b"IO", b"RG", b"XA", b"RF"))
+# JPEG baseline and extended, which always lose something, and JPEG-LS near lossless, which is chosen to.
+LOSSY_SYNTAXES = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 81))
 # Modalities that are told on; another word in this element may be anything.
 MODALITIES = PROJECTIONS | {b"CT", b"MR", b"PT", b"NM", b"US", b"OT"}
 # Direction cosines are written with six decimals; more than this off unit length or right angle is no
@@ -71,8 +74,10 @@ class Frame:
     index: int  # among the frames of its file
     encoding: Encoding
     modality: bytes
-    belongs: tuple  # patient, study, series, frame of reference, modality: what one volume shares
-    splits: tuple  # echo, time point, diffusion weighting, stack: what separates volumes of one series
+    patient: tuple[bytes, bytes, bytes]  # number, name, birth date; empty where the header does not say
+    belongs: tuple  # series, modality, unit: what one volume shares
+    # Frame of reference, echo, time point, diffusion weighting, stack: what separates volumes of one series.
+    splits: tuple
     soft: Mapping[str, object]  # what may separate them where positions repeat
     uid: bytes
     image_type: tuple[bytes, ...]
@@ -98,7 +103,7 @@ def frames_of(file: DicomFile) -> list[Frame]:
     """
     header = file.elements
     encoding = _encoding(file)
-    lossy = header.texts(LOSSY) == (b"01",)
+    lossy = header.text(LOSSY) == b"01" or file.syntax in LOSSY_SYNTAXES
     flags = tuple(
         word
         for word, given in (
@@ -143,6 +148,9 @@ def _encoding(file: DicomFile) -> Encoding:
     frames = 1 if frames is None else frames
     if frames < 1 or rows < 1 or columns < 1:
         raise ImageError(f"{frames} frames of {rows} x {columns} pixels; the header is damaged")
+    if file.encapsulated or file.syntax == DEFLATED:
+        unpacked, pixels = frames * rows * columns * max(1, allocated // 8), rows * columns
+        check_size(unpacked, file.size, pixels, "a DICOM object", growth=MAX_DICOM_EXPANSION)
     if tag == PIXELS and (allocated not in (8, 16, 32) or signed not in (0, 1)):
         raise ImageError(
             f"pixels of {allocated} bits allocated; 8, 16 and 32 with a PixelRepresentation are read"
@@ -180,21 +188,28 @@ def _classic_frame(file: DicomFile, encoding: Encoding, flags: tuple[str, ...]) 
         "acquisition number": header.text(0x00200012),
         "inversion time": header.text(0x00180082),
         "flip angle": header.text(0x00181314),
-        "temporal position": header.text(0x00200100),
-        "gradient direction": header.raw(0x00189089),
+        "complex component": header.text(0x00089208) or header.raw(0x0043102F),
+        "b-value of Siemens": header.raw(0x0019100C),
+        "b-value of Philips": header.raw(0x20011003),
+        "b-value of GE": header.text(0x00431039).split(b"\\")[0],
+        "gradient direction": header.raw(0x00189089) or header.raw(0x0019100E),
+        "part of the cardiac cycle": header.text(0x00209241),
         "trigger time": header.text(0x00181060),
         "kernel": header.text(0x00181210),
         "tube voltage": header.text(0x00180060),
         "contrast": header.text(0x00180010),
         "sequence name": header.text(0x00180024),
+        "thickness": header.text(THICKNESS),
         "series number": header.text(0x00200011),
         "series description": header.text(0x0008103E),
-        "b-value of Siemens": header.raw(0x0019100C),
         "frame reference time": header.text(0x00541300),
-        "acquisition time": header.text(0x0008002A) or header.text(0x00080022) + header.text(0x00080032),
-        "content time": header.text(0x00080023) + header.text(0x00080033),
+        "acquisition time": (header.text(0x0008002A),)
+        if 0x0008002A in header
+        else (header.text(0x00080022), header.text(0x00080032)),
+        "content time": (header.text(0x00080023), header.text(0x00080033)),
     }
     splits = (
+        header.text(FRAME_UID),
         header.text(0x00180086),
         _rounded(header.number(0x00180081)),
         header.count(0x00200100),
@@ -206,7 +221,8 @@ def _classic_frame(file: DicomFile, encoding: Encoding, flags: tuple[str, ...]) 
         index=0,
         encoding=encoding,
         modality=modality,
-        belongs=_belongs(header),
+        patient=_patient(header),
+        belongs=(header.text(SERIES_UID), modality, header.text(0x00541001)),
         splits=splits,
         soft=soft,
         uid=header.text(SOP_UID),
@@ -226,12 +242,10 @@ def _classic_frame(file: DicomFile, encoding: Encoding, flags: tuple[str, ...]) 
     )
 
 
-def _belongs(header: Elements) -> tuple:
-    name_ = header.text(PATIENT_NAME).rstrip(b"^ ").lower()
-    patient = (header.text(PATIENT_ID), name_, header.text(BIRTH_DATE))
+def _patient(header: Elements) -> tuple[bytes, bytes, bytes]:
     # Not the study: writers exist that invent one a slice, and a series' UID is unique without it.
-    uids = (header.text(SERIES_UID), header.text(FRAME_UID))
-    return (*patient, *uids, header.text(MODALITY), header.text(0x00541001))
+    name_ = header.text(PATIENT_NAME).rstrip(b"^ ").lower()
+    return header.text(PATIENT_ID), name_, header.text(BIRTH_DATE)
 
 
 class _Groups:
@@ -301,10 +315,12 @@ def _enhanced_frame(
         "complex component": groups.text(0x00189226, 0x00089208),
         "gradient direction": _gradient(groups),
         "cardiac delay": groups.number(0x00189118, 0x00209153),
+        "kernel": groups.text(0x00189314, 0x00189316),
         "acquisition time": groups.text(0x00209111, 0x00189074),
         "reference time": groups.text(0x00209111, 0x00189151),
     }
     splits = (
+        header.text(FRAME_UID),
         _rounded(groups.number(0x00189114, 0x00189082)),
         groups.whole(0x00209111, 0x00209128),
         groups.number(0x00209310, 0x0020930D),
@@ -317,7 +333,8 @@ def _enhanced_frame(
         index=index,
         encoding=encoding,
         modality=modality,
-        belongs=_belongs(header),
+        patient=_patient(header),
+        belongs=(header.text(SERIES_UID), modality, header.text(0x00541001)),
         splits=splits,
         soft=soft,
         uid=header.text(SOP_UID) + b"#%d" % index,
@@ -407,7 +424,7 @@ def _lut(header: Elements, encoding: Encoding) -> Lut | None:
     descriptor = item.integers(0x00283002)
     if len(descriptor) != 3 or descriptor[2] not in range(8, 17):
         raise ImageError("the ModalityLUTSequence's descriptor is damaged; export the image again")
-    length = descriptor[0] or 1 << 16
+    length = descriptor[0] & 0xFFFF or 1 << 16  # written as SS where the pixels are signed
     first = descriptor[1] - (1 << 16 if encoding.signed and descriptor[1] >= 1 << 15 else 0)
     raw = item.raw(0x00283006)
     if len(raw) == 2 * length:

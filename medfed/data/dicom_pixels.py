@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 
 from medfed.data.decoder_process import decode_apart, decode_here
 from medfed.data.dicom_elements import DOUBLE_PIXELS, ITEM, PIXELS, SEQUENCE_END
-from medfed.data.dicom_file import DicomFile
+from medfed.data.dicom_file import DicomFile, inflate
 from medfed.data.dicom_frame import PROJECTIONS, Encoding, Frame
-from medfed.data.limit import check_size
+from medfed.data.limit import FRAME_FREE_BYTES, check_size
 from medfed.errors import ImageError
 
 # Hounsfield units of air: what padding means in CT.
 AIR_HU = -1000.0
 
 RLE = "1.2.840.10008.1.2.5"
+# Each frame deflated by itself (PS3.5 section A.4.13), which is how large segmentations are written.
+DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
 JPEG_2000 = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203))
 # What decodes a transfer syntax: the Python package, and pydicom's name for it. Named, because pydicom would
 # else take the first that is installed, which may be GDCM, and that aborts on damaged data.
@@ -51,7 +53,7 @@ def raw_words(file: DicomFile, encoding: Encoding, index: int) -> NDArray[Any]:
     count = encoding.rows * encoding.columns
     size = count * word.itemsize
     expected = size * encoding.frames
-    if encoding.length not in (expected, expected + expected % 2):
+    if encoding.length not in (expected, expected + expected % 2) and not _padded(file, encoding, expected):
         raise ImageError(
             f"the pixel data hold {encoding.length} bytes, {encoding.frames} frames of {encoding.rows} x"
             f" {encoding.columns} pixels of {word.itemsize} bytes need {expected}; truncated or damaged"
@@ -66,6 +68,17 @@ def raw_words(file: DicomFile, encoding: Encoding, index: int) -> NDArray[Any]:
     data = file.read(encoding.at + index * size, size)
     stored_as = word.newbyteorder(">") if file.big_endian else word.newbyteorder("<")
     return np.frombuffer(data, stored_as).reshape(encoding.rows, encoding.columns)
+
+
+def _padded(file: DicomFile, encoding: Encoding, expected: int) -> bool:
+    """Whether the pixel data end with up to 8 zeros too many, as writers exist that align them.
+
+    Less than a row and less than a column, so that a wrong Rows or Columns is not taken for it.
+    """
+    more = encoding.length - expected
+    if not 0 < more <= 8 or more >= min(encoding.rows, encoding.columns) * max(1, encoding.allocated // 8):
+        return False
+    return not any(file.read(encoding.at + expected, more))
 
 
 def _ow(file: DicomFile) -> bool:
@@ -162,16 +175,36 @@ def _representable(value: int, encoding: Encoding) -> bool:
 
 
 def _decoded(file: DicomFile, encoding: Encoding, index: int) -> NDArray[Any]:
-    if file.syntax not in DECODERS:
+    if file.syntax == DEFLATED_FRAMES:
+        return _inflated(file, encoding, index)
+    if encoding.allocated < 8 or file.syntax not in DECODERS:
         raise ImageError(
             f"transfer syntax {file.syntax} is not read; export the images as Explicit VR Little"
             " Endian or JPEG 2000"
         )
     packed = frame_bytes(file, encoding, index)
     pixels = encoding.rows * encoding.columns
-    check_size(pixels * (encoding.allocated // 8), len(packed), pixels, "a compressed frame")
+    check_size(
+        pixels * (encoding.allocated // 8),
+        len(packed),
+        pixels,
+        "a compressed frame",
+        free_bytes=FRAME_FREE_BYTES,
+    )
     check_codestream(packed, file.syntax, encoding)
     return decode(packed, file.syntax, encoding)
+
+
+def _inflated(file: DicomFile, encoding: Encoding, index: int) -> NDArray[Any]:
+    pixels = encoding.rows * encoding.columns
+    size = (pixels * encoding.allocated + 7) // 8
+    packed = frame_bytes(file, encoding, index)
+    check_size(size, len(packed), pixels, "a deflated frame", free_bytes=FRAME_FREE_BYTES)
+    data, _ = inflate(packed, 0, size)
+    if encoding.allocated == 1:
+        bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")[:pixels]
+        return bits.reshape(encoding.rows, encoding.columns)
+    return np.frombuffer(data, f"<u{encoding.allocated // 8}").reshape(encoding.rows, encoding.columns)
 
 
 def decode(packed: bytes, syntax: str, encoding: Encoding) -> NDArray[Any]:

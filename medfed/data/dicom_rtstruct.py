@@ -92,16 +92,22 @@ def _is_area(contour: Elements, number: int, skipped: list[str]) -> bool:
 def _region(contours: list[Elements], like: Volume) -> list[NDArray[np.int64]]:
     """Return the flat indices of a structure's voxels, slice by slice."""
     slices: dict[tuple[int, int], list[NDArray[np.float64]]] = defaultdict(list)
+    exclusive = all(contour.text(GEOMETRY) == b"CLOSEDPLANAR_XOR" for contour in contours)
     inverse = np.linalg.inv(like.affine_ras)
     for contour in contours:
         points = _points(contour) * (-1, -1, 1)  # LPS to RAS
         at = points @ inverse[:3, :3].T + inverse[:3, 3]
         axis, plane = _slice(at, like)
-        slices[axis, plane].append(np.delete(at, axis, axis=1))
+        across = np.delete(at, axis, axis=1)
+        if (across.max(axis=0) < -0.5).any() or (
+            across.min(axis=0) > np.delete(like.shape, axis) - 0.5
+        ).any():
+            raise LabelError("a contour lies beside the image; take the structures of this image")
+        slices[axis, plane].append(across)
     found = []
     for (axis, plane), polygons in sorted(slices.items(), key=lambda entry: entry[0]):
         size = tuple(np.delete(like.shape, axis))
-        mask = _even_odd(polygons, (int(size[0]), int(size[1])))
+        mask = _even_odd(polygons, (int(size[0]), int(size[1])), exclusive)
         across = np.nonzero(mask)
         voxels = [*across[:axis], np.full(len(across[0]), plane), *across[axis:]]
         found.append(np.ravel_multi_index(tuple(voxels), like.shape))
@@ -154,12 +160,16 @@ def _slice(at: NDArray[np.float64], like: Volume) -> tuple[int, int]:
     return axis, plane
 
 
-def _even_odd(polygons: list[NDArray[np.float64]], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return the voxels inside an odd number of nested contours.
+def _even_odd(
+    polygons: list[NDArray[np.float64]], size: tuple[int, int], exclusive: bool
+) -> NDArray[np.bool_]:
+    """Return the voxels inside an odd number of nested contours, or of any where they are `exclusive` by type.
 
     Raises:
         LabelError: if two contours cross, so that it is open what their common part is.
     """
+    if exclusive:
+        return np.logical_xor.reduce([inside(polygon, size) for polygon in polygons])
     masks: list[NDArray[np.bool_]] = []
     for polygon in polygons:
         mask = inside(polygon, size)

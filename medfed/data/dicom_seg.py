@@ -1,5 +1,5 @@
-"""DICOM segmentations on a volume's grid: every frame is placed by its own position, however few"
-" there are."""
+"""DICOM segmentations on a volume's grid: every frame is placed by its own position, however few
+there are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.dicom_elements import Elements
+from medfed.data.dicom_elements import PIXELS, Elements
 from medfed.data.dicom_file import DicomFile, open_dicom
 from medfed.data.dicom_frame import (
     ALLOCATED,
@@ -128,10 +128,9 @@ def _planes(file: DicomFile, encoding: Encoding) -> Callable[[int], NDArray]:
     """Return a function from a frame's index to its stored values, (rows, columns)."""
     if encoding.allocated != 1:
         return lambda index: meant_bits(raw_words(file, encoding, index), encoding)
-    if file.encapsulated or file.big_endian:
-        raise LabelError(
-            "single bits in a compressed or big endian transfer syntax are not read; export it again"
-        )
+    if file.encapsulated:
+        return lambda index: raw_words(file, encoding, index)
+    swapped = file.big_endian and file.elements.where(PIXELS)[2] == b"OW"
     size = encoding.rows * encoding.columns
     due = (size * encoding.frames + 7) // 8
     if encoding.length not in (due, due + due % 2):
@@ -142,9 +141,11 @@ def _planes(file: DicomFile, encoding: Encoding) -> Callable[[int], NDArray]:
     def plane(index: int) -> NDArray[np.uint8]:
         # Frames follow each other bit by bit and need not begin with a byte.
         first, last = index * size, (index + 1) * size
-        packed = file.read(encoding.at + first // 8, (last + 7) // 8 - first // 8)
-        bits = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")
-        return bits[first % 8 :][:size].reshape(encoding.rows, encoding.columns)
+        begin, end = first // 16 * 2, min((last + 15) // 16 * 2, encoding.length)
+        packed = np.frombuffer(file.read(encoding.at + begin, end - begin), np.uint8)
+        packed = packed.view("<u2").byteswap().view(np.uint8) if swapped else packed
+        bits = np.unpackbits(packed, bitorder="little")
+        return bits[first - 8 * begin :][:size].reshape(encoding.rows, encoding.columns)
 
     return plane
 

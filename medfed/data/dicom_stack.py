@@ -1,27 +1,31 @@
-"""Which frames make one volume, in which order, and where it lies; refused where the frames do not say."""
+"""The place of a series' volumes: slices in order, their common affine; refused where they do not agree on one."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.dicom_frame import PROJECTIONS, Frame
+from medfed.data.dicom_frame import IMAGE_TYPE, PROJECTIONS, Frame
+from medfed.data.dicom_separate import (
+    JITTER_FRACTION,
+    JITTER_MM,
+    SamePixels,
+    normal_of,
+    parts_of,
+    positions_of,
+    volumes_in,
+)
 from medfed.data.dicom_siemens import has_tiles
 from medfed.errors import ImageError
 
-# Two slices closer than this are one position written twice; scanners write positions to 0.001 or 0.01 mm.
-SAME_POSITION_MM = 0.01
-# How far a slice may lie from the even grid: 0.01 mm for positions that jitter as they are written, and 1 %
-# of the slice distance, which moves no voxel to a neighbour.
-JITTER_MM, JITTER_FRACTION = 0.01, 0.01
 # Direction cosines of one stack: six written decimals, and the noise of a scanner's own arithmetic.
 SAME_DIRECTION = 1e-4
+# An image turned against the others by more than this (6 degrees) is meant to be: a localizer, or another plane. One
+# turned less is a slice that does not fit its stack.
+OTHER_DIRECTION = 0.1
 SAME_SPACING = 1e-4
 # A stack whose slices slide sideways more than this over its whole length was taken with a tilted gantry.
 TILT_MM = 0.05
@@ -44,71 +48,78 @@ class Stack:
 
 
 def stacks_of(
-    frames: Sequence[Frame], same_pixels: Callable[[Frame, Frame], bool], *, uneven: bool
+    frames: Sequence[Frame], same_pixels: SamePixels, *, uneven: bool
 ) -> tuple[list[Stack], list[str]]:
     """Return the volumes among the frames of one series, and a line for each frame that is no part of one.
 
     Args:
-        frames: of one patient, study, series and frame of reference, in any order.
+        frames: of one patient and series, in any order.
         same_pixels: whether two frames hold the same values.
         uneven: whether uneven slices are wanted nevertheless, to be resampled.
 
     Raises:
         ImageError: if frames are missing, in conflict or of different sizes.
     """
-    skipped: list[str] = []
-    images = []
-    for frame in frames:
-        if any(b"MOSAIC" in part.upper() for part in frame.image_type) or has_tiles(frame.file.elements):
+    images, skipped = _images(frames)
+    parts = [_oriented(part) for part in parts_of(images)]
+    largest = max((cluster for clusters in parts for cluster in clusters), key=len, default=[])
+    stacks = []
+    for cluster in (cluster for clusters in parts for cluster in clusters):
+        if len(cluster) == 1 and len(largest) >= 3 and not _parallel(cluster[0], largest[0]):
+            _check_turned(cluster[0], largest[0])
+            skipped.append("a single image across the others' orientation, as a localizer has it")
+        else:
+            stacks += [_stack(volume, lines, uneven) for volume, lines in volumes_in(cluster, same_pixels)]
+    return stacks, skipped
+
+
+def _images(frames: Sequence[Frame]) -> tuple[list[Frame], list[str]]:
+    """Return the frames that could be slices of a volume, and a line for each other.
+
+    Raises:
+        ImageError: for a mosaic, whose slices have no place.
+    """
+    for file in {id(frame.file): frame.file for frame in frames}.values():
+        if has_tiles(file.elements) or any(
+            b"MOSAIC" in part.upper() for part in file.elements.texts(IMAGE_TYPE)
+        ):
             raise ImageError(
-                "a Siemens mosaic: one image holds all slices as tiles, and their places are in no"
-                " public element;"
-                " export it as enhanced MR or convert it with dcm2niix"
+                "a Siemens mosaic: one image holds all slices as tiles, and their places are in no public element; "
+                "export it as enhanced MR or convert it with dcm2niix"
             )
+    images, skipped = [], []
+    types = {frame.image_type for frame in frames if frame.position_mm is not None}
+    for frame in frames:
         if b"LOCALIZER" in frame.image_type:
             skipped.append(
                 f"a localizer of {frame.encoding.rows} x {frame.encoding.columns} pixels, no part of a volume"
             )
+        elif (
+            b"SECONDARY" in frame.image_type
+            and frame.position_mm is None
+            and frame.row_cosine is None
+            and types
+            and frame.image_type not in types
+        ):
+            skipped.append("a secondary picture without a place, unlike the series' other images")
         else:
             images.append(frame)
-    parts = [
-        _oriented(part) for _, part in sorted(_by(images, lambda frame: frame.splits).items(), key=_first_key)
-    ]
-    stacks = []
-    for clusters in parts:
-        largest = max(len(cluster) for cluster in clusters)
-        for cluster in clusters:
-            if len(cluster) == 1 and largest >= 3:
-                skipped.append("a single image across the others' orientation, as a localizer has it")
-            else:
-                stacks += [
-                    _stack(volume, lines, uneven) for volume, lines in _volumes(cluster, same_pixels, uneven)
-                ]
-    return stacks, skipped
+    return images, skipped
 
 
-def _by(frames: Iterable[Frame], key: Callable[[Frame], object]) -> dict[object, list[Frame]]:
-    groups: dict[object, list[Frame]] = defaultdict(list)
-    for frame in frames:
-        groups[key(frame)].append(frame)
-    return groups
+def _check_turned(frame: Frame, other: Frame) -> None:
+    """Refuse an image that is turned against the others too little to be meant.
 
-
-def _first_key(entry: tuple[object, list[Frame]]) -> tuple:
-    return _rank(entry[0])
-
-
-def _rank(value: object) -> tuple:
-    """Return a key that sorts numbers, and texts that are numbers, by their size, and anything else"
-    " behind them."""
-    if isinstance(value, tuple):
-        return (2, 0.0, "", tuple(_rank(part) for part in value))
-    if isinstance(value, int | float):
-        return (0, float(value), "", ())
-    if isinstance(value, bytes):
-        with suppress(ValueError):
-            return (0, float(value), "", ())
-    return (1, 0.0, repr(value), ())
+    Raises:
+        ImageError: saying by how much.
+    """
+    turn = _directions(frame) @ _directions(other).T  # 1, 1 on the diagonal where they are parallel
+    angle = float(np.degrees(np.arccos(np.clip(min(turn[0, 0], turn[1, 1]), -1, 1))))
+    if angle < np.degrees(OTHER_DIRECTION):
+        raise ImageError(
+            f"one slice is turned by {angle:.3f} degrees against the series' others, so that it does not lie on their "
+            "grid; export the series again"
+        )
 
 
 def _oriented(frames: list[Frame]) -> list[list[Frame]]:
@@ -120,12 +131,10 @@ def _oriented(frames: list[Frame]) -> list[list[Frame]]:
     clusters: list[list[Frame]] = []
     for frame in frames:
         if frame.position_mm is None or frame.row_cosine is None or frame.column_cosine is None:
+            missing = sum(f.position_mm is None or f.row_cosine is None for f in frames)
             raise ImageError(
-                f"{sum(f.position_mm is None or f.row_cosine is None for f in frames)} of"
-                f" {len(frames)} images lack"
-                " ImagePositionPatient or ImageOrientationPatient, so that no voxel has a place;"
-                " export the series"
-                " with its geometry"
+                f"{missing} of {len(frames)} images lack ImagePositionPatient or ImageOrientationPatient, so that no "
+                "voxel has a place; export the series with its geometry"
             )
         if frame.spacing_mm is None:
             raise ImageError(
@@ -137,6 +146,10 @@ def _oriented(frames: list[Frame]) -> list[list[Frame]]:
                 break
         else:
             clusters.append([frame])
+    main = max(clusters, key=len)
+    for cluster in clusters:
+        if cluster is not main and len(main) >= 3:
+            _check_turned(cluster[0], main[0])
     for cluster in clusters:
         sizes = sorted({(f.encoding.rows, f.encoding.columns) for f in cluster})
         if len(sizes) > 1:
@@ -157,141 +170,13 @@ def _oriented(frames: list[Frame]) -> list[list[Frame]]:
 
 
 def _parallel(one: Frame, other: Frame) -> bool:
-    a = np.array([one.row_cosine, one.column_cosine])
-    b = np.array([other.row_cosine, other.column_cosine])
-    return bool(np.abs(a - b).max() <= SAME_DIRECTION)
+    if (one.row_cosine, one.column_cosine) == (other.row_cosine, other.column_cosine):
+        return True
+    return bool(np.abs(_directions(one) - _directions(other)).max() <= SAME_DIRECTION)
 
 
-def _normal(frame: Frame) -> NDArray[np.float64]:
-    normal = np.cross(np.asarray(frame.row_cosine), np.asarray(frame.column_cosine))
-    return normal / np.linalg.norm(normal)
-
-
-def _positions(frames: Sequence[Frame]) -> NDArray[np.float64]:
-    return np.array([frame.position_mm for frame in frames], np.float64)
-
-
-def _levels(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """Return the frames grouped by their place along the normal, in its order."""
-    along = _positions(frames) @ _normal(frames[0])
-    levels: list[list[Frame]] = []
-    last = -np.inf
-    for i in np.argsort(along, kind="stable"):
-        if along[i] - last > SAME_POSITION_MM:
-            levels.append([])
-            last = along[i]
-        levels[-1].append(frames[i])
-    return levels
-
-
-def _volumes(
-    frames: list[Frame], same_pixels: Callable[[Frame, Frame], bool], uneven: bool
-) -> list[tuple[list[Frame], list[str]]]:
-    """Return the frames in volumes that hold each position once, and what was dropped of each.
-
-    Raises:
-        ImageError: if two images claim one position and nothing in their headers tells them apart.
-    """
-    lines: list[str] = []
-    frames, dropped = _without_copies(frames, same_pixels)
-    lines += dropped
-    levels = _levels(frames)
-    most = max(len(level) for level in levels)
-    if most == 1:
-        return [([level[0] for level in levels], lines)]
-    if all(len(level) == most for level in levels):
-        parts = _told_apart(frames, len(levels), most)
-        if parts is not None:
-            return [(part, lines) for part in parts]
-    slabs = _slabs(frames)
-    if slabs is not None:
-        return [(slab, lines) for slab in slabs]
-    kept = []
-    for level in levels:
-        for other in level[1:]:
-            if not same_pixels(level[0], other):
-                along = float(np.asarray(other.position_mm) @ _normal(other))
-                raise ImageError(
-                    f"{len(level)} different images at one position ({along:.2f} mm along the slice"
-                    " normal), and no"
-                    " echo, time or other element that tells them apart; separate or delete them"
-                )
-            lines.append("an exact copy of another image of the series")
-        kept.append(level[0])
-    return [(kept, lines)]
-
-
-def _without_copies(
-    frames: list[Frame], same_pixels: Callable[[Frame, Frame], bool]
-) -> tuple[list[Frame], list[str]]:
-    """Drop the second of two files that are one image: the same UID, place and pixels.
-
-    Raises:
-        ImageError: if one UID and place has two contents.
-    """
-    kept: dict[tuple, Frame] = {}
-    lines = []
-    for frame in frames:
-        key = (frame.uid, frame.position_mm) if frame.uid else (id(frame),)
-        if key not in kept:
-            kept[key] = frame
-        elif frame.soft == kept[key].soft:
-            if not same_pixels(kept[key], frame):
-                raise ImageError(
-                    "two files are one image by their SOPInstanceUID and position, with different"
-                    " pixels; keep the"
-                    " right one"
-                )
-            lines.append("an exact copy of another image of the series")
-        else:
-            kept[(*key, id(frame))] = frame
-    return list(kept.values()), lines
-
-
-def _told_apart(frames: list[Frame], positions: int, most: int) -> list[list[Frame]] | None:
-    """Return the volumes by the first element that has exactly one value a volume, None where there"
-    " is none."""
-    for attribute in frames[0].soft:
-        groups = _by(frames, lambda frame, attribute=attribute: frame.soft.get(attribute))  # type: ignore[misc]
-        if len(groups) == most and all(_complete(part, positions) for part in groups.values()):
-            return [_in_order(part) for _, part in sorted(groups.items(), key=_first_key)]
-    for attribute in ("acquisition time", "content time", "reference time", "trigger time"):
-        times = [frame.soft.get(attribute) for frame in frames]
-        if any(not time for time in times):
-            continue
-        ordered = sorted(frames, key=lambda frame: frame.soft[attribute])  # type: ignore[arg-type,return-value]
-        parts = [ordered[i : i + positions] for i in range(0, len(ordered), positions)]
-        edges = [(part[0].soft[attribute], part[-1].soft[attribute]) for part in parts]
-        apart = all(one[1] < two[0] for one, two in pairwise(edges))  # type: ignore[operator]
-        if apart and all(_complete(part, positions) for part in parts):
-            return [_in_order(part) for part in parts]
-    return None
-
-
-def _slabs(frames: list[Frame]) -> list[list[Frame]] | None:
-    """Return volumes that overlap in some positions only: two acquisitions, each even in itself."""
-    groups = _by(frames, lambda frame: frame.soft.get("acquisition number"))
-    if len(groups) < 2:
-        return None
-    slabs = []
-    for _, part in sorted(groups.items(), key=_first_key):
-        if len(part) < 3 or any(len(level) > 1 for level in _levels(part)):
-            return None
-        slab = _in_order(part)
-        along = _positions(slab) @ _normal(slab[0])
-        if np.ptp(np.diff(along)) > 2 * JITTER_MM:
-            return None
-        slabs.append(slab)
-    return slabs
-
-
-def _complete(part: list[Frame], positions: int) -> bool:
-    levels = _levels(part)
-    return len(part) == positions == len(levels)
-
-
-def _in_order(part: list[Frame]) -> list[Frame]:
-    return [level[0] for level in _levels(part)]
+def _directions(frame: Frame) -> NDArray[np.float64]:
+    return np.array([frame.row_cosine, frame.column_cosine])
 
 
 def _stack(frames: list[Frame], lines: list[str], uneven: bool) -> Stack:
@@ -301,8 +186,8 @@ def _stack(frames: list[Frame], lines: list[str], uneven: bool) -> Stack:
         ImageError: if a slice is missing or the slices are not even, naming the positions.
     """
     first = frames[0]
-    normal = _normal(first)
-    positions = _positions(frames)
+    normal = normal_of(first)
+    positions = positions_of(frames)
     flags: list[str] = []
     gaps: tuple[float, ...] | None = None
     if len(frames) == 1:

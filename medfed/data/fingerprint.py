@@ -447,10 +447,15 @@ COARSE_FACTOR = 3.0
 PATCH_STEP, SHORT_PATCH_STEP = 16, 8
 
 
-def proposal(merged: Fingerprint, *, voxels: int = 96**3) -> dict[str, Any]:
+def proposal(
+    merged: Fingerprint, *, voxels: int = 96**3, normalise: Literal["auto", "zscore", "nyul"] = "auto"
+) -> dict[str, Any]:
     """Return the `data` section that nnU-Net's rules give for a merged fingerprint: spacing, patch, normalisation.
 
-    `voxels`: the most a patch may have; memory decides.
+    Args:
+        merged: of all hospitals.
+        voxels: the most a patch may have; memory decides.
+        normalise: `auto` is nnU-Net's choice, by the grid; `nyul` the federation's landmarks.
     """
     spacing = np.asarray(merged.spacing_mm())
     size = np.asarray(merged.extent_mm()) / spacing
@@ -460,19 +465,19 @@ def proposal(merged: Fingerprint, *, voxels: int = 96**3) -> dict[str, Any]:
     if coarse and size[worst] * COARSE_FACTOR < size[others].min():
         spacing[worst] = max(merged.spacing_mm(0.1)[worst], spacing[others].max())
         size = np.asarray(merged.extent_mm()) / spacing
-    normalise: dict[str, Any]
-    if merged.grid == "hu":
+    chosen: dict[str, Any] = {"kind": "zscore", "foreground": False}
+    if normalise == "nyul":
+        chosen = {"kind": "nyul", "landmarks": [-1.0, *(round(x, 6) for x in merged.nyul()[1:-1]), 1.0]}
+    elif normalise == "auto" and merged.grid == "hu":
         numbers = {"low": merged.percentile(0.5), "high": merged.percentile(99.5)}
         numbers |= {"mean": merged.mean(), "sd": merged.sd()}
-        normalise = {"kind": "fingerprint"} | {name: round(value, 2) for name, value in numbers.items()}
-    else:
-        normalise = {"kind": "zscore", "foreground": False}
+        chosen = {"kind": "fingerprint"} | {name: round(value, 2) for name, value in numbers.items()}
     return {
         "kind": "images",
         "spacing_mm": [float(f"{value:.3g}") for value in spacing],
         "patch": patch(size, spacing, voxels),
         "channels": merged.channels,
-        "normalise": normalise,
+        "normalise": chosen,
     }
 
 

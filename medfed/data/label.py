@@ -1,5 +1,5 @@
-"""A label on the grid of its volume: voxels put where they belong in the patient, values checked to"
-" be classes."""
+"""A label on the grid of its volume: voxels put where they belong in the patient, values checked to
+be classes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from medfed.data.volume import Info, Volume
 from medfed.errors import LabelError
 
 # Two grids are one if no corner voxel lies further off than this part of the smallest voxel. Real pairs of an
-# image with a qform and a mask with an sform differ by 0.15 (a float32 quaternion near a half turn); a shift
-# that could move a voxel to its neighbour starts at 0.5.
+# image with a qform and a mask with an sform differ by 0.15 (a float32 quaternion near a half turn turns the image
+# about its first voxel); a shift that could move a voxel to its neighbour starts at 0.5.
 GRID_TOLERANCE_VOXELS = 0.2
+# The same for the corner that lies best: what is off there, too, is no rounded turn but another place.
+SHIFT_TOLERANCE_VOXELS = 0.05
 # Classes that were interpolated or scaled come back as 0.99999; anything further from whole is no class.
 CLASS_TOLERANCE = 1e-3
 
@@ -32,9 +34,10 @@ def label_on(
     overlap: str = "channels",
 ) -> Volume:
     """Return the label at `path` on the grid of `like`; see `medfed.data.read.read_label`."""
+    from medfed.data.dicom import Wish
     from medfed.data.dicom_rtstruct import structures_on
     from medfed.data.dicom_seg import segments_on
-    from medfed.data.read import read
+    from medfed.data.read import read_as
 
     if overlap not in ("channels", "refuse", "later"):
         raise LabelError(f"overlap is 'channels', 'refuse' or 'later'; not {overlap!r}")
@@ -45,7 +48,7 @@ def label_on(
         return segments_on(label_path, like, classes, names, overlap)
     if kind == b"RTSTRUCT":
         return structures_on(label_path, like, classes, names, overlap)
-    volumes = read(label_path, padding="nan")
+    volumes = read_as(label_path, Wish(padding="nan", free_voxels=like.array[0].size))
     if len(volumes) != 1:
         raise LabelError(
             f"the label's folder holds {len(volumes)} volumes, one is due; name the label's file"
@@ -62,8 +65,8 @@ def label_on(
 
 
 def _single_label(path: str) -> tuple[bytes, str]:
-    """Return the modality and path of the one segmentation or structure set; empty where the label"
-    " is an image."""
+    """Return the modality and path of the one segmentation or structure set; empty where the label
+    is an image."""
     if not stat.S_ISDIR(os.stat(path).st_mode):
         file = open_dicom(path) if stat.S_ISREG(os.stat(path).st_mode) else None
         return (file.elements.text(MODALITY) if file is not None else b""), path
@@ -113,9 +116,10 @@ def on_grid(voxels: NDArray, affine_ras: NDArray[np.float64], like: Volume) -> N
             exact[order[axis], 3] = voxels.shape[axis] - 1
     corners = np.array([[*corner, 1.0] for corner in itertools.product(*[(0, n - 1) for n in voxels.shape])])
     off_mm = like.affine_ras[:3, :3] @ ((to_like - exact) @ corners.T)[:3]
-    furthest = float(np.linalg.norm(off_mm, axis=0).max())
+    distances = np.linalg.norm(off_mm, axis=0)
+    furthest, nearest = float(distances.max()), float(distances.min())
     smallest = float(np.linalg.norm(like.affine_ras[:3, :3], axis=0).min())
-    if furthest > GRID_TOLERANCE_VOXELS * smallest:
+    if furthest > GRID_TOLERANCE_VOXELS * smallest or nearest > SHIFT_TOLERANCE_VOXELS * smallest:
         raise LabelError(
             f"the label's grid is shifted: corners lie up to {furthest:.2f} mm from the image's, at voxels of"
             f" {_mm(like.affine_ras)} mm; resample it onto the image, or take the label of this image"
@@ -137,19 +141,37 @@ def whole_classes(voxels: NDArray, classes: int | None) -> NDArray:
     Raises:
         LabelError: if a value is not whole, negative, or no class of the task.
     """
-    if not np.isfinite(voxels).all():
-        raise LabelError("the label holds values that are no finite numbers; correct it")
-    whole = np.rint(voxels)
-    off = float(np.abs(voxels - whole).max())
+    # Plane by plane along the slowest axis: sorting a whole body's voxels for their values would take a minute.
+    slowest = int(np.argmax(np.abs(voxels.strides)))
+    planes = np.moveaxis(voxels, slowest, 0)
+    values: set[int] = set()
+    off = 0.0
+    for plane in planes:
+        low, high = float(plane.min()), float(plane.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise LabelError("the label holds values that are no finite numbers; correct it")
+        whole = np.rint(plane)
+        off = max(off, float(np.abs(plane - whole).max()))
+        values |= {int(value) for value in ({np.rint(low)} if low == high else _values(whole))}
     if off > CLASS_TOLERANCE:
         raise LabelError(
-            f"the label holds values up to {off:.3f} from a whole number, so it is no map of classes;"
-            " make it one"
-            " (threshold a probability, resample with nearest neighbour)"
+            f"the label holds values up to {off:.3f} from a whole number, so it is no map of classes; make it one "
+            "(threshold a probability, resample with nearest neighbour)"
         )
-    check_classes(np.unique(whole).astype(np.int64).tolist(), classes)
-    highest = whole.max()
-    return whole.astype(np.uint8 if highest < 256 else np.int16 if highest < 1 << 15 else np.int32)
+    check_classes(sorted(values), classes)
+    highest = max(values)
+    result = np.empty_like(voxels, np.uint8 if highest < 256 else np.int16 if highest < 1 << 15 else np.int32)
+    for target, plane in zip(np.moveaxis(result, slowest, 0), planes, strict=True):
+        target[...] = np.rint(plane)
+    return result
+
+
+def _values(whole: NDArray) -> NDArray:
+    """Return the values of a plane of whole numbers, each once."""
+    low = whole.min()
+    if whole.max() - low > 1 << 16:
+        return np.unique(whole)
+    return np.flatnonzero(np.bincount((whole - low).astype(np.int32).ravel())) + low
 
 
 def check_classes(values: list[int], classes: int | None) -> None:

@@ -1,5 +1,5 @@
-"""medfed's readers for MONAI: `LoadImage(reader=MedfedReader())` gives the volume that `medfed.read`"
-" gives."""
+"""medfed's readers for MONAI: `LoadImage(reader=MedfedReader())` gives the volume that `medfed.read`
+gives."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def unpacked_head(start: bytes) -> bytes:
         return start
 
 
-def read_nifti(path: str, max_bytes: int = MAX_VOLUME_BYTES) -> Volume:
+def read_nifti(path: str, max_bytes: int = MAX_VOLUME_BYTES, free_voxels: int = 0) -> Volume:
     """Return the volume of one NIfTI file; its float values are those of the file, NaN included.
 
     Raises:
@@ -86,7 +86,9 @@ def read_nifti(path: str, max_bytes: int = MAX_VOLUME_BYTES) -> Volume:
         packed = start[:2] == b"\x1f\x8b"
         header = _header(head(start, 544) if packed else start)
         voxels = math.prod(header.shape)
-        check_size(header.data_bytes, size if packed else None, voxels, "a NIfTI file", max_bytes)
+        # A label is nearly empty and may grow a thousand times; it is no larger than its image.
+        grows = packed and voxels > free_voxels
+        check_size(header.data_bytes, size if grows else None, voxels, "a NIfTI file", max_bytes)
         total = header.offset + header.data_bytes
         file.seek(0)
         data: bytes | bytearray
@@ -113,8 +115,12 @@ def _values(stored: NDArray, header: _Header) -> tuple[NDArray[np.float32], bool
         with np.errstate(over="ignore", invalid="ignore"):
             array = stored.astype(np.float32)
     else:
+        # Plane by plane, as the products are float64: of a whole body at once they would take 4 GB.
+        array = np.empty(stored.shape, np.float32)
+        planes, values = array.reshape(-1, *array.shape[2:]), stored.reshape(-1, *stored.shape[2:])
         with np.errstate(over="ignore", invalid="ignore"):
-            array = (stored.astype(np.float64) * header.slope + header.inter).astype(np.float32)
+            for i, value in enumerate(values):
+                planes[i] = value.astype(np.float64) * header.slope + header.inter
     if stored.dtype.kind != "f" and header.slope == 1.0:
         return array, False
     # One sum tells whether every value is finite; only a file with others is looked at closer.

@@ -58,7 +58,7 @@ def read(
     if uneven not in ("refuse", "resample"):
         raise ImageError(f"uneven is 'refuse' or 'resample'; not {uneven!r}")
     wish = Wish(padding, tilt, uneven, max_bytes)
-    return _guarded(lambda: _read(os.fspath(path), wish), ImageError)
+    return _guarded(lambda: read_as(os.fspath(path), wish), ImageError)
 
 
 def read_label(
@@ -120,7 +120,8 @@ def _guarded(work: Callable[[], Result], kind: type[MedfedError]) -> Result:
     raise error.with_traceback(None)
 
 
-def _read(path: str, wish: Wish) -> list[Volume]:
+def read_as(path: str, wish: Wish) -> list[Volume]:
+    """Return what `read` does, its errors not yet guarded."""
     if stat.S_ISDIR(os.stat(path).st_mode):
         return _read_files(_files(path), wish)
     return _read_file(path, wish)
@@ -133,7 +134,7 @@ def _read_file(path: str, wish: Wish) -> list[Volume]:
     if status.st_size == 0:
         raise ImageError("the file is empty (0 bytes); copy it again")
     if is_nifti(unpacked_head(_start(path))):
-        return [read_nifti(path, wish.max_bytes)]
+        return [read_nifti(path, wish.max_bytes, wish.free_voxels)]
     file = open_dicom(path)
     if file is None:
         raise ImageError(_unknown(_start(path)))
@@ -151,7 +152,7 @@ def _read_file(path: str, wish: Wish) -> list[Volume]:
 def _unknown(start: bytes) -> str:
     if start[:2] == b"\x1f\x8b":
         return "a .gz file that holds no NIfTI, or is damaged at its beginning; copy it again"
-    if start[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c"):
+    if start[:4] in _ANALYZE:
         return (
             "not NIfTI: an Analyze header says no orientation, or the magic number is damaged;"
             " convert it to .nii"
@@ -168,6 +169,7 @@ def _read_files(paths: list[str], wish: Wish) -> list[Volume]:
     skipped: list[str] = []
     files: list[DicomFile] = []
     niftis: list[str] = []
+    files_seen: set[tuple[int, int]] = set()
     for file_path in sorted(set(paths)):
         name = os.path.basename(file_path)
         if os.path.islink(file_path) and not os.path.exists(file_path):
@@ -178,6 +180,8 @@ def _read_files(paths: list[str], wish: Wish) -> list[Volume]:
             skipped.append("neither a file nor a folder")
         elif name.startswith("."):
             skipped.append("a hidden file")
+        elif (status.st_dev, status.st_ino) in files_seen:
+            skipped.append("a link to another of the files")
         elif status.st_size == 0:
             if Path(name).suffix.lower() in _NEVER_IMAGES:
                 skipped.append("an empty file")
@@ -186,6 +190,7 @@ def _read_files(paths: list[str], wish: Wish) -> list[Volume]:
                     "one of the files is empty (0 bytes), perhaps an image that was not copied; copy it again"
                 )
         else:
+            files_seen.add((status.st_dev, status.st_ino))
             file = open_dicom(file_path)
             if file is not None:
                 other = other_object(file)
@@ -197,7 +202,7 @@ def _read_files(paths: list[str], wish: Wish) -> list[Volume]:
                 skipped.append(_junk(name, _start(file_path)))
     volumes, lines = volumes_of(files, wish)
     skipped += lines
-    volumes += [read_nifti(nifti, wish.max_bytes) for nifti in niftis]
+    volumes += [read_nifti(nifti, wish.max_bytes, wish.free_voxels) for nifti in niftis]
     if not volumes:
         found = (
             f": {len(skipped)} files are something else, the first {skipped[0]}"
@@ -220,6 +225,8 @@ def _junk(name: str, start: bytes) -> str:
         )
     if name.lower().endswith((".nii", ".nii.gz")):
         raise ImageError(f"one of the files is named as NIfTI, but is {_unknown(start)}")
+    if start[:4] in _ANALYZE:
+        return "an Analyze image, whose header says no orientation"
     return "neither DICOM nor NIfTI"
 
 
@@ -227,6 +234,7 @@ def _with_lines(volumes: list[Volume], lines: list[str]) -> list[Volume]:
     return [replace(v, info=replace(v.info, skipped=(*v.info.skipped, *lines))) for v in volumes]
 
 
+_ANALYZE = (b"\x5c\x01\0\0", b"\0\0\x01\x5c")  # its header's size, in either order of bytes
 _NEVER_IMAGES = frozenset(
     (".txt", ".csv", ".tsv", ".json", ".xml", ".log", ".md", ".html", ".ini", ".db", ".py")
 )
@@ -237,6 +245,11 @@ def _files(path: str) -> list[str]:
         raise error
 
     found = []
-    for folder, _, names in os.walk(path, onerror=stop):
+    seen = {os.path.realpath(path)}
+    # Links to folders are followed, as research copies are made of them; each folder is entered once, so that a link
+    # to one above ends.
+    for folder, folders, names in os.walk(path, onerror=stop, followlinks=True):
         found += [os.path.join(folder, name) for name in names]
+        new = {name: os.path.realpath(os.path.join(folder, name)) for name in sorted(folders)}
+        folders[:] = [name for name, real in new.items() if not (real in seen or seen.add(real))]  # type: ignore[func-returns-value]
     return found

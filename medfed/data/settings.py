@@ -50,6 +50,21 @@ class Augment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     blur: Chance = 0.0
 
 
+class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings taken from all training hospitals' fingerprints, before the first round.
+
+    fewest: counts of fewer patients (or voxels) than this are withheld; a hospital with fewer gives none.  grid: of the
+    images' intensities: `hu` for CT, `relative` for all else.  voxels: the most that a patch may have.  normalise: what
+    is proposed: `auto` is the fingerprint's percentiles, mean and deviation for CT and `zscore` else; `nyul` the
+    federation's histogram landmarks.
+    """
+
+    fewest: Annotated[int, Meta(ge=1)] = 10
+    grid: Literal["hu", "relative"] = "relative"
+    voxels: Annotated[int, Meta(ge=512)] = 96**3
+    normalise: Literal["auto", "zscore", "nyul"] = "auto"
+
+
 class Images(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="images"
 ):
@@ -68,6 +83,7 @@ class Images(
     cache: where prepared volumes are kept: `memory`, `disk` (in the site's cache folder), or `none`.
     workers: processes that prepare batches, 0 for none.
     fractions: of patients in train, val and test, where the folder gives no splits.
+    plan: take spacing_mm, patch and normalise from all hospitals' merged fingerprint instead; `given` takes those here.
     """
 
     spacing_mm: tuple[Millimetres, Millimetres, Millimetres] | Literal["native"] = (1.0, 1.0, 1.0)
@@ -81,6 +97,7 @@ class Images(
     cache: Literal["memory", "disk", "none"] = "memory"
     workers: Annotated[int, Meta(ge=0)] = 0
     fractions: tuple[Fraction, Fraction, Fraction] = DEFAULT_FRACTIONS
+    plan: Plan | Literal["given"] = "given"
 
     def __post_init__(self) -> None:
         if sorted({"L": "R", "P": "A", "I": "S"}.get(x, x) for x in self.orientation) != ["A", "R", "S"]:
@@ -107,11 +124,15 @@ class Table(
     its row out. An empty categorical cell has 0 for each of its words.
     indicate: add an input of 0 or 1 for each number feature that says whether its cell was empty.
     standardise: subtract the mean of the site's own training rows and divide by their standard deviation;
-    `fixed` takes `centre` and `scale` instead, the same at every site; `none` leaves numbers as they are.
-    centre, scale: for `fixed`, of each number feature.
+    `fixed` takes `centre` and `scale` instead, the same at every site; `combat` takes out what differs between
+    hospitals, shrunk over the features (ComBat; it leaves no difference in means, of patients neither); `none` leaves
+    numbers as they are.
+    centre, scale: for `fixed` and `combat`, of each number feature: the mean over all hospitals, and the standard
+    deviation (for `combat` within hospitals).
     patient, split: the columns with the patient's id and the split; each may be absent from the file.
     workers: processes that prepare batches, 0 for none.
     fractions: of patients in train, val and test, where the file gives no splits.
+    plan: take centre and scale from the sums of all hospitals instead; `given` takes those here.
     """
 
     features: tuple[str, ...]
@@ -121,13 +142,14 @@ class Table(
     categorical: dict[str, tuple[str, ...]] = {}
     missing: Literal["median", "drop"] = "median"
     indicate: bool = False
-    standardise: Literal["site", "fixed", "none"] = "site"
+    standardise: Literal["site", "fixed", "combat", "none"] = "site"
     centre: dict[str, float] = {}
     scale: dict[str, Annotated[float, Meta(gt=0)]] = {}
     patient: str = "patient"
     split: str = "split"
     workers: Annotated[int, Meta(ge=0)] = 0
     fractions: tuple[Fraction, Fraction, Fraction] = DEFAULT_FRACTIONS
+    plan: Plan | Literal["given"] = "given"
 
     def __post_init__(self) -> None:
         if not self.features:
@@ -145,11 +167,11 @@ class Table(
             )
         if (self.time is None) != (self.event is None):
             raise DataError("data: time and event go together; name both columns, or neither")
-        if self.standardise == "fixed":
+        if self.standardise in ("fixed", "combat") and self.plan == "given":
             for name in self.numbers:
                 if name not in self.centre or name not in self.scale:
                     raise DataError(
-                        f"data: standardise is 'fixed' and '{name}' has no centre or no scale; give both"
+                        f"data: standardise is '{self.standardise}' and '{name}' has no centre or no scale; give both"
                     )
 
     @property

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from medfed.data.harmonise import combat
 from medfed.data.index import Case, Index, check_cases
 from medfed.data.layouts import check_columns, read_rows, read_split, read_target
 from medfed.data.settings import Table
@@ -211,10 +212,15 @@ def fit_scaling(rows: Rows, settings: Table) -> tuple[Scaling, tuple[str, ...]]:
     for name in (name for name, nothing in zip(settings.numbers, empty, strict=True) if nothing):
         notes.append(f"column '{name}' is empty in every training row: it is a constant here")
     median = np.array([np.median(x[~np.isnan(x)]) if not np.isnan(x).all() else 0.0 for x in numbers.T])
-    if settings.standardise == "fixed":
+    if settings.plan != "given":
+        # Before the plan is made nothing is scaled; nobody trains on this.
+        centre, scale = np.zeros(numbers.shape[1]), np.ones(numbers.shape[1])
+    elif settings.standardise in ("fixed", "combat"):
         centre = np.array([settings.centre[name] for name in settings.numbers])
         scale = np.array([settings.scale[name] for name in settings.numbers])
         median = np.where(empty, centre, median)
+        if settings.standardise == "combat":
+            centre, scale = combat(numbers, centre, scale)
     elif settings.standardise == "site":
         filled = np.where(np.isnan(numbers), median, numbers)
         centre, deviation = filled.mean(axis=0), filled.std(axis=0)

@@ -1,5 +1,5 @@
-"""What every reader returns: voxels, the place of each voxel in the patient, and what there is to"
-" know about them."""
+"""What every reader returns: voxels, the place of each voxel in the patient, and what there is to
+know about them."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -452,6 +453,34 @@ def _survived(told: _Told, found: Patients, seed: int, minimum: int, draws: int)
         risks, times, events, curves=curves, seed=seed, strata=found.sites, draws=draws
     )
     return [told.interval(None, metric, interval) for metric, interval in measured.items()]
+
+
+def cooled(cases: Sequence[CaseRow], classes: Sequence[str]) -> tuple[list[CaseRow], dict[str, float]]:
+    """Return the cases with each model's probabilities at the temperature fitted on its validation patients.
+
+    Guo et al., ICML 2017. The order of patients, and so AUROC, stays; a model without validation patients stays as it
+    is. The second value holds each model's temperature.
+    """
+    temperatures = {}
+    for (model, split), some in _grouped(c for c in cases if c.metric == PROBABILITY).items():
+        if split == VALIDATION:
+            p, y = predictions(by_patient(some), classes)
+            temperatures[model] = classification.temperature(p, y)
+    by_case: dict[tuple[str, ...], list[CaseRow]] = defaultdict(list)
+    rest = []
+    for case in cases:
+        if case.metric == PROBABILITY and case.model in temperatures and case.value is not None:
+            by_case[case.model, case.site, case.split, case.case, case.condition or ""].append(case)
+        else:
+            rest.append(case)
+    found = []
+    for (model, *_), some in by_case.items():
+        p = np.array([case.value for case in some])
+        single = len(some) == 1
+        rescaled = classification.rescaled(p if single else p[None], temperatures[model])
+        values = rescaled if single else rescaled[0]
+        found += [msgspec.structs.replace(case, value=float(v)) for case, v in zip(some, values, strict=True)]
+    return [*rest, *found], temperatures
 
 
 def histograms(

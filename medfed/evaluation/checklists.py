@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from medfed.evaluation.robustness import CONDITION
 from medfed.evaluation.rows import FEDERATED, Row
 
 # Shown where the run cannot know.
@@ -83,7 +84,7 @@ def _known(
         steps.append(f"intensities normalised by {normalise}")
     versions = about.get("versions") or {}
     metrics = sorted({row.metric for row in rows if row.model == FEDERATED and row.metric != "patients"})
-    groups = sorted({row.group.split("=")[0] for row in rows if row.group})
+    groups = sorted({row.group.split("=")[0] for row in rows if row.group} - {CONDITION.rstrip("=")})
     lost = sum(1 for entry in rounds if entry.get("status") in ("absent", "refused", "late"))
     number = len({entry.get("round") for entry in rounds}) or _get(study, "train", "rounds")
     return _Known(

@@ -55,6 +55,7 @@ METRICS = {
     ),
     "calibration_intercept": Metric("Calibration intercept", "", "zero", None, None, "0 is right"),
     "prevalence": Metric("Prevalence", better="none"),
+    "temperature": Metric("Temperature", "", "one", None, None, "above 1 the model was overconfident"),
 }
 
 # Probabilities are held this far from 0 and 1 before a logit is taken.
@@ -81,6 +82,18 @@ def checked(probabilities: ArrayLike, targets: ArrayLike) -> tuple[Floats, NDArr
     if not np.isin(y, (0, 1)).all():
         raise DataError("targets must be 0 or 1")
     return p, y.astype(bool)
+
+
+def class_numbers(targets: ArrayLike, classes: int) -> NDArray[np.intp]:
+    """Return targets as class numbers.
+
+    Raises:
+        DataError: a target is no whole number from 0 to `classes` - 1.
+    """
+    y = np.asarray(targets)
+    if y.size and not np.isin(y, np.arange(classes)).all():
+        raise DataError(f"targets must be whole numbers from 0 to {classes - 1}, one for each class")
+    return y.astype(np.intp)
 
 
 def _ratio(top: Floats, bottom: Floats) -> Floats:
@@ -198,6 +211,10 @@ def delong(probabilities: ArrayLike, targets: ArrayLike, confidence: float = CON
             value, low, high, len(p), "exact bound from disjoint pairs, since no pair is ranked wrongly"
         )
     variance = above.var(ddof=1) / ups + below.var(ddof=1) / downs
+    if variance == 0.0:
+        # A model that gives everybody the same probability: no pair is ranked, and no sample says how sure that is.
+        note = "no interval: every patient is ranked alike"
+        return Interval(value, None, None, len(p), method, note)
     z = float(stats.norm.ppf((1 + confidence) / 2))
     middle, half = np.log(value / (1 - value)), z * np.sqrt(variance) / (value * (1 - value))
     low, high = (float(1 / (1 + np.exp(-bound))) for bound in (middle - half, middle + half))
@@ -282,7 +299,11 @@ def calibration(probabilities: ArrayLike, targets: ArrayLike) -> Calibration:
         return Calibration(nothing, nothing)
     logit = _logit(p)
     ones, z = np.ones((len(p), 1)), float(stats.norm.ppf((1 + CONFIDENCE) / 2))
-    separated = Interval(None, None, None, len(p), method, "no finite value: the classes are separated")
+    alike = bool(np.ptp(logit) == 0)
+    reason = (
+        "no slope: all probabilities are alike" if alike else "no finite value: the classes are separated"
+    )
+    separated = Interval(None, None, None, len(p), method, reason)
     found = []
     for design, offset in ((np.c_[ones, logit], np.zeros(len(p))), (ones, logit)):
         fit = _logistic(design, y, offset)
@@ -299,9 +320,16 @@ def net_benefit(probabilities: ArrayLike, targets: ArrayLike, thresholds: ArrayL
 
     Vickers and Elkin, Medical Decision Making 2006: true positives minus false positives, the latter
     weighted by the odds of the threshold at which a patient would accept treatment. Treating nobody has 0.
+
+    Raises:
+        DataError: there is no patient, or a threshold is not from 0 to below 1, where the odds are infinite.
     """
     p, y = checked(probabilities, targets)
     steps = np.asarray(thresholds, dtype=np.float64)
+    if not len(p):
+        raise DataError("net benefit of no patients; give at least one")
+    if steps.ndim != 1 or not ((steps >= 0) & (steps < 1)).all():
+        raise DataError("net benefit: thresholds must be a list of numbers from 0 to below 1")
     odds = steps / (1 - steps)
     called = p[None] >= steps[:, None]
     model = (called & y).mean(axis=1) - (called & ~y).mean(axis=1) * odds
@@ -314,9 +342,16 @@ def temperature(probabilities: ArrayLike, targets: ArrayLike) -> float:
     Args:
         probabilities: (patients, classes), or (patients,) of the one positive class.
         targets: class numbers.
+
+    Raises:
+        DataError: there is no patient, or a probability or a target is none.
     """
     logits = _log_probabilities(probabilities)
-    y = np.asarray(targets).astype(int)
+    y = class_numbers(targets, logits.shape[1])
+    if not len(y) or len(y) != len(logits):
+        raise DataError(
+            f"{len(logits)} patients' probabilities and {len(y)} targets; give at least one of each"
+        )
 
     def surprise(log_temperature: float) -> float:
         scaled = logits / np.exp(log_temperature)
@@ -329,7 +364,13 @@ def temperature(probabilities: ArrayLike, targets: ArrayLike) -> float:
 
 
 def rescaled(probabilities: ArrayLike, at_temperature: float) -> Floats:
-    """Return probabilities at another temperature; above 1 they are less confident, and their order stays."""
+    """Return probabilities at another temperature; above 1 they are less confident, and their order stays.
+
+    Raises:
+        DataError: the temperature is not above 0.
+    """
+    if not (np.isfinite(at_temperature) and at_temperature > 0):
+        raise DataError(f"temperature {at_temperature:g}: expected a number above 0")
     scaled = _log_probabilities(probabilities) / at_temperature
     scaled -= scaled.max(axis=1, keepdims=True)
     softened = np.exp(scaled)
@@ -339,6 +380,8 @@ def rescaled(probabilities: ArrayLike, at_temperature: float) -> Floats:
 
 def _log_probabilities(probabilities: ArrayLike) -> Floats:
     p = np.asarray(probabilities, dtype=np.float64)
+    if not ((p >= 0) & (p <= 1)).all():
+        raise DataError("probabilities must be between 0 and 1; apply softmax to the network's output first")
     if p.ndim == 1:
         p = np.stack([1 - p, p], axis=1)
     return np.asarray(np.log(np.clip(p, SMALLEST_PROBABILITY, 1.0)))
@@ -459,7 +502,7 @@ def measure(
         strata: each patient's hospital.
         draws: of the bootstrap.
     """
-    p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(targets)
+    p, y = np.asarray(probabilities, dtype=np.float64), class_numbers(targets, len(classes))
     if p.shape != (len(y), len(classes)):
         raise DataError(f"probabilities have shape {p.shape}, expected {(len(y), len(classes))}")
     if len(p) and not np.abs(p.sum(axis=1) - 1).max() < 1e-3:

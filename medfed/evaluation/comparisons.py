@@ -107,8 +107,12 @@ def compare(
     minimum: int = MINIMUM,
     draws: int = DRAWS,
     split: str = "test",
+    correct: bool = True,
 ) -> list[Row]:
-    """Return the differences of one model to every other at every hospital and over the study's hospitals."""
+    """Return the differences of one model to every other at every hospital and over the study's hospitals.
+
+    With `correct` false the p values are left as they are, for whoever corrects them with others.
+    """
     everything = [case for case in cases if case.split == split]
     secret = secret_sites(everything, held_out, minimum)
     by_model: dict[str, dict[str, list[CaseRow]]] = {}
@@ -131,7 +135,7 @@ def compare(
             about = (round, name, split, model, other)
             found = _differences(ours, theirs, about, classes, seed, minimum, draws)
             rows += [msgspec.structs.replace(row, p=None) for row in found] if other == UNTRAINED else found
-    return corrected(rows)
+    return corrected(rows) if correct else rows
 
 
 def _differences(

@@ -29,6 +29,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from medfed.errors import DataError
+
 Floats = NDArray[np.float64]
 # (resamples, patients) counts -> (resamples,) values; NaN where a resample leaves it undefined.
 Statistic = Callable[[Floats], Floats]
@@ -221,6 +223,8 @@ def quantile_of(values: ArrayLike, quantile: float) -> Statistic:
     """Return the statistic 'first value that this share of the patients drawn does not exceed'; it may be
     infinite."""
     array = np.asarray(values, dtype=np.float64)
+    if not len(array):
+        return lambda counts: np.full(len(counts), np.nan)
     order = np.argsort(array, kind="stable")
     ordered = array[order]
 
@@ -237,7 +241,11 @@ def quantile_of(values: ArrayLike, quantile: float) -> Statistic:
 
 
 def wilson(successes: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return Wilson's score interval of a proportion (JASA 1927), which stays honest at 0 and at 1."""
+    """Return Wilson's score interval of a proportion (JASA 1927), which stays honest at 0 and at 1; of no trial, 0 to 1."""
+    if not 0 <= successes <= trials:
+        raise DataError(f"{successes} of {trials}: a share needs a part no larger than the whole")
+    if trials == 0:
+        return 0.0, 1.0
     z = float(stats.norm.ppf((1 + confidence) / 2))
     share = successes / trials
     middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
@@ -247,6 +255,8 @@ def wilson(successes: int, trials: int, confidence: float = CONFIDENCE) -> tuple
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p values that may be read together: Holm's step-down correction (1979)."""
+    if not all(0 <= p <= 1 for p in p_values):
+        raise DataError("p values must be between 0 and 1; leave out a test that gave none")
     order = np.argsort(p_values, kind="stable")
     corrected = np.zeros(len(p_values))
     largest = 0.0

@@ -93,7 +93,7 @@ def write_local_pages(
     model: str = FEDERATED,
     split: str = "test",
     each: int = 1,
-    site: str | None = None,
+    sites: Sequence[str] | None = None,
 ) -> Path:
     """Write `cases.html` into the run folder, one case in memory at a time, and return its path.
 
@@ -104,7 +104,7 @@ def write_local_pages(
         model: whose predictions are shown.
         split: of which cases.
         each: how many best, median and worst cases.
-        site: only this hospital's cases.
+        sites: only these hospitals' cases.
 
     Raises:
         RunError: the run has no case rows; they may have stayed in another hospital.
@@ -113,7 +113,11 @@ def write_local_pages(
         raise RunError(
             f"{run.name}: no cases.jsonl in this folder; local pages are made in the hospital that measured"
         )
-    cases = [case for case in read_cases(run / "cases.jsonl") if site in (None, case.site)]
+    cases = [
+        case
+        for case in read_cases(run / "cases.jsonl")
+        if case.condition is None and (sites is None or case.site in sites)
+    ]
     parts = [
         _section(choice, load(choice.site, choice.token), structures)
         for choice in chosen(cases, model, split, each)

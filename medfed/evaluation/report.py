@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medfed.errors import RunError
-from medfed.evaluation import charts, checklists, histograms
+from medfed.evaluation import charts, checklists, histograms, report_sections
 from medfed.evaluation._metric import Metric
 from medfed.evaluation.aggregate import metric_of
 from medfed.evaluation.histograms import ScoreHistogram
+from medfed.evaluation.robustness import CONDITION
 from medfed.evaluation.rows import ALL_SITES, FEDERATED, POOLED, UNTRAINED, Row, read_rows, replace
 from medfed.evaluation.summary import (
     last_round,
@@ -134,13 +135,17 @@ def _versus(rows: Iterable[Row], focus: Focus, site: str, other: str) -> Row | N
     return None
 
 
-def number(value: float | None, metric: Metric | None = None, sign: bool = False) -> str:
-    """Return a value as a person reads it: two decimals where the range is 0 to 1, else about three
-    digits."""
+# An interval narrower than this would be written as a single number with two decimals.
+NARROW = 0.05
+
+
+def number(value: float | None, metric: Metric | None = None, sign: bool = False, fine: bool = False) -> str:
+    """Return a value as a person reads it: two decimals where the range is 0 to 1 (three for a difference, or where
+    `fine`), else about three digits."""
     if value is None:
         return "–"
     if metric is None or (metric.lowest in (0.0, -1.0) and metric.highest == 1.0):
-        digits = 2 if metric is not None else 3
+        digits = 2 if metric is not None and not sign and not fine else 3
     else:
         digits = max(0, 2 - math.floor(math.log10(abs(value)))) if abs(value) >= 1e-9 else 1
         digits = min(digits, 2)
@@ -151,19 +156,26 @@ def number(value: float | None, metric: Metric | None = None, sign: bool = False
     return text.replace("-", "−")
 
 
-def interval(row: Row, sign: bool = False) -> str:
+def interval(row: Row, sign: bool = False, fine: bool = False) -> str:
     """Return the interval of a row as text, or an empty string where it has none."""
     if row.low is None or row.high is None:
         return ""
     metric = metric_of(row.metric)
-    return f"{number(row.low, metric, sign)} to {number(row.high, metric, sign)}"
+    return f"{number(row.low, metric, sign, fine)} to {number(row.high, metric, sign, fine)}"
+
+
+def narrow(row: Row | None) -> bool:
+    """Tell whether two decimals would make one number of a row's interval."""
+    return row is not None and row.low is not None and row.high is not None and row.high - row.low < NARROW
 
 
 def model_name(model: str) -> str:
     """Return what a reader calls a model."""
     if ":" in model:
         kind, site = model.split(":", 1)
-        return f"{site} alone" if kind == "local" else f"personalised for {site}"
+        return {"local": f"{site} alone", "without": f"federated without {site}"}.get(
+            kind, f"personalised for {site}"
+        )
     return {
         FEDERATED: "Federated",
         POOLED: "Pooled",
@@ -214,7 +226,8 @@ def sentence(run: Run, focus: Focus | None) -> Sentence:
         if held_out
         else ("over all hospitals of the study" if site == ALL_SITES else f"at {site}")
     )
-    spread = f" (95 % CI {interval(row)})" if row.low is not None else ""
+    fine = narrow(row)
+    spread = f" (95 % CI {interval(row, fine=fine)})" if row.low is not None else ""
     unit = f" {metric.unit}" if metric.unit else ""
     of = f" for {focus.structure}" if focus.structure and len(_structures(run, focus)) > 1 else ""
     patients = f"{row.n} patient{'s' if row.n != 1 else ''}"
@@ -225,7 +238,8 @@ def sentence(run: Run, focus: Focus | None) -> Sentence:
     best = _best(_locals(run, focus, site), metric)
     second = ""
     if best is not None:
-        second = f"The best model that a single hospital trained alone reaches {number(best.value, metric)}"
+        reached = number(best.value, metric, fine=fine)
+        second = f"The best model that a single hospital trained alone reaches {reached}"
         versus = _versus(run.rows, focus, site, best.model)
         if versus is not None and versus.value is not None:
             second += f"; the difference, paired by patient, is {number(versus.value, metric, sign=True)}"
@@ -234,7 +248,7 @@ def sentence(run: Run, focus: Focus | None) -> Sentence:
             if versus.p is not None:
                 second += f", p {'' if versus.p < 0.001 else '= '}{p_value(versus.p)}"
         second += "."
-    return Sentence(f"Federated model: {metric.label} ", number(row.value, metric), after, second)
+    return Sentence(f"Federated model: {metric.label} ", number(row.value, metric, fine=fine), after, second)
 
 
 def _structures(run: Run, focus: Focus) -> set[str]:
@@ -305,6 +319,7 @@ def render(run: Run) -> str:
         matrix=_matrix(run, focus) if focus else None,
         diagrams=_diagrams(run, focus) if focus else [],
         subgroups=_subgroups(run, focus) if focus else [],
+        **_further(run, focus),
         cases=_patients(run),
         settings=_settings(run.study),
         limits=_limits(run, focus),
@@ -314,6 +329,22 @@ def render(run: Run) -> str:
         hidden=sum(1 for row in run.rows if row.value is None and "fewer than" in (row.note or "")),
     )
     return page + "\n" if not page.endswith("\n") else page
+
+
+def _further(run: Run, focus: Focus | None) -> dict[str, Any]:
+    """Return the sections that only some runs have."""
+    if focus is None:
+        return dict.fromkeys(("left_out", "contributions", "personalised", "robustness"))
+    found = report_sections.Rows(run.rows, focus.metric, focus.structure, focus.split, focus.round)
+    sites, apart = run.about.get("sites", []), run.about.get("held_out", [])
+    return {
+        "left_out": report_sections.left_out(found, sites),
+        "contributions": report_sections.contributions(
+            found, sites, apart, lambda place: found.of(place, FEDERATED) is not None
+        ),
+        "personalised": report_sections.personalised(found, sites),
+        "robustness": report_sections.robustness(found, focus.places),
+    }
 
 
 def _merging(run: Run) -> list[dict[str, Any]]:
@@ -330,6 +361,7 @@ def _facts(run: Run, focus: Focus | None) -> list[tuple[str, str]]:
         received = sum(entry.get("bytes_up") or 0 for entry in run.rounds)
         if received:
             facts.append(("sent by the hospitals, in all", size(received)))
+    facts += _privacy(run.about.get("privacy") or {})
     if run.about.get("seconds") is not None:
         facts.append(("for the whole run", duration(float(run.about["seconds"]))))
     if focus is not None:
@@ -339,6 +371,15 @@ def _facts(run: Run, focus: Focus | None) -> list[tuple[str, str]]:
         if patients:
             facts.append(("patients tested" if focus.split == "test" else "patients", str(patients)))
     return facts
+
+
+def _privacy(privacy: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what differential privacy cost, at the site that spent most."""
+    spent = [site["epsilon"] for site in privacy.get("sites", {}).values()]
+    if not spent:
+        return []
+    unit = "hospital" if privacy["unit"] == "site" else privacy["unit"]
+    return [(f"epsilon spent for each {unit}, at delta {privacy['delta']:g}", f"{max(spent):.2f}")]
 
 
 def size(count: float) -> str:
@@ -367,7 +408,9 @@ def _models(run: Run) -> list[str]:
 
 def _comparison(run: Run, focus: Focus, site: str) -> dict[str, Any]:
     metric = metric_of(focus.metric)
-    rows = [row for model in _models(run) if (row := _find(run.rows, focus, site, model)) is not None]
+    # Models without a hospital, and those made for one, have tables of their own.
+    models = [model for model in _models(run) if not model.startswith(("without:", "personal:"))]
+    rows = [row for model in models if (row := _find(run.rows, focus, site, model)) is not None]
     shown = [row for row in rows if row.model != UNTRAINED]
     axis = charts.span(
         [bound for row in shown for bound in (row.value, row.low, row.high)], metric.lowest, metric.highest
@@ -407,6 +450,10 @@ def _comparison(run: Run, focus: Focus, site: str) -> dict[str, Any]:
         "held_out": site in run.about.get("held_out", []),
         "lines": lines,
         "scale": charts.scale(axis),
+        "fine": narrow(ours),
+        "title": "Against each hospital alone"
+        if any(":" in row.model for row in rows)
+        else "Against other models",
         "method": ours.method if ours else None,
         "methods": methods,
         "n": ours.n if ours else None,
@@ -565,7 +612,7 @@ def rounds_of(numbers: Sequence[int]) -> str:
 
 
 def _matrix(run: Run, focus: Focus) -> dict[str, Any] | None:
-    models = [model for model in _models(run) if model != UNTRAINED]
+    models = [model for model in _models(run) if model != UNTRAINED and not model.startswith("without:")]
     sites = [*run.about.get("sites", []), ALL_SITES, *run.about.get("held_out", [])]
     shown = {row.site for row in run.rows if row.metric == focus.metric and row.value is not None}
     # Hospitals too small to be shown have no column; all of them together then stand for them.
@@ -658,6 +705,7 @@ def _diagram(
 
 def _subgroups(run: Run, focus: Focus) -> list[dict[str, Any]]:
     rows = [row for row in run.rows if row.group is not None and row.split == focus.split]
+    rows = [row for row in rows if not str(row.group).startswith(CONDITION)]
     rows = [row for row in rows if row.model == FEDERATED and row.round == focus.round]
     found = []
     for site in dict.fromkeys(row.site for row in rows):
@@ -770,6 +818,8 @@ def _limits(run: Run, focus: Focus | None) -> list[str]:
             + ", ".join(sorted({str(entry["site"]) for entry in lost}))
             + "; the model has seen less of their patients."
         )
+    found += [f"Nothing was measured at {site}: {why}." for site, why in _told(run, "unmeasured")]
+    found += [f"There is no model {model_name(model)}: {why}." for model, why in _told(run, "missing_models")]
     if _kind(run.study, "privacy") in ("none", ""):
         found.append(
             "No privacy mechanism protected the updates: whoever receives one may learn about its patients."
@@ -781,6 +831,11 @@ def _limits(run: Run, focus: Focus | None) -> list[str]:
         )
     found.append("Nothing here shows benefit or safety in care. The model is not a medical device.")
     return found
+
+
+def _told(run: Run, what: str) -> list[tuple[str, str]]:
+    """Return what a run could not make or measure, with the reasons it wrote down."""
+    return sorted((str(name), str(why)) for name, why in (run.about.get(what) or {}).items())
 
 
 def _kind(study: Mapping[str, Any], section: str) -> str:

@@ -46,11 +46,25 @@ def personal(site: str) -> str:
     return f"personal:{site}"
 
 
+def without(site: str) -> str:
+    """Return the name of the federated model that was trained without `site`."""
+    return f"without:{site}"
+
+
+def model_of(stem: str) -> str:
+    """Return the model that a checkpoint's file name stands for: 'local-north' is 'local:north'."""
+    for kind in ("local", "personal", "without"):
+        if stem.startswith(f"{kind}-"):
+            return f"{kind}:{stem.removeprefix(f'{kind}-')}"
+    return stem
+
+
 class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One metric of one model on one group of patients, with its interval.
 
     `site` is the hospital whose patients were measured, `ALL_SITES` for several; `model` says whose model
-    it was: "federated", "local:<site>", "pooled", "untrained", "personal:<site>". `n` counts patients. A
+    it was: "federated", "local:<site>", "pooled", "untrained", "personal:<site>", "without:<site>". `n` counts
+    patients. A
     `value` of None is always explained in `note`. `group` is a subgroup ("sex=F"); `against` names the
     other model where the value is a difference (model minus against), and `p` its test's p value, corrected
     as `method` says.
@@ -101,7 +115,8 @@ class CaseRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     `metric` is "probability", `structure` the class, `value` its probability and `target` 1.0 where the
     case is of that class, else 0.0. Survival: `metric` is "risk", `value` the predicted risk, `target` the
     time and `event` whether it happened; a predicted survival has metric "survival@<time>". `attributes`
-    are what subgroups are made of.
+    are what subgroups are made of. `condition` says how the case was changed before it was measured
+    ("noise of 10 %"), and is None for a case as it is.
     """
 
     model: str
@@ -116,6 +131,7 @@ class CaseRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     event: bool | None = None
     note: str | None = None
     attributes: dict[str, str] = {}
+    condition: str | None = None
 
     def __post_init__(self) -> None:
         _finite(self, ("value", "target"))
@@ -123,7 +139,15 @@ class CaseRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def key(self) -> tuple[object, ...]:
         """Return what the row is about, without what was found."""
-        return (self.model, self.site, self.split, self.case, self.metric, self.structure)
+        return (
+            self.model,
+            self.site,
+            self.split,
+            self.case,
+            self.metric,
+            self.structure,
+            self.condition,
+        )
 
 
 Record = TypeVar("Record", Row, CaseRow)

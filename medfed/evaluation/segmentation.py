@@ -92,6 +92,8 @@ def spacing_of(affine: ArrayLike) -> tuple[float, ...]:
     """
     columns = np.asarray(affine, dtype=np.float64)[:3, :3]
     spacing_mm = np.linalg.norm(columns, axis=0)
+    if not (np.isfinite(spacing_mm) & (spacing_mm > 0)).all():
+        raise LabelError(f"affine: spacings {tuple(spacing_mm.tolist())} mm; all three must be above zero")
     cosines = (columns / spacing_mm).T @ (columns / spacing_mm)
     worst = float(np.abs(cosines - np.eye(3)).max())
     if not worst <= LARGEST_COSINE:
@@ -121,7 +123,7 @@ def measure(
         form: of the surface, see the module.
 
     Raises:
-        LabelError: the masks differ in shape, or hold values that are no structure.
+        LabelError: the masks differ in shape or hold values that are no structure, or spacing or tolerance are none.
     """
     predicted = _labels(prediction, "prediction", structures)
     true = _labels(reference, "reference", structures)
@@ -133,6 +135,8 @@ def measure(
     spacing = np.asarray(spacing_mm, dtype=np.float64)
     if spacing.shape != (true.ndim,) or not (np.isfinite(spacing) & (spacing > 0)).all():
         raise LabelError(f"spacing_mm: found {tuple(spacing_mm)}, expected {true.ndim} numbers above zero")
+    if not (np.isfinite(tolerance_mm) and tolerance_mm >= 0):
+        raise LabelError(f"tolerance_mm: found {tolerance_mm:g}, expected a number of mm from 0 on")
     return [
         measured
         for value, name in structures.items()
@@ -194,7 +198,16 @@ def _structure(
 
 
 def dice(prediction: NDArray[np.bool_], reference: NDArray[np.bool_]) -> float | None:
-    """Return the Dice overlap of two masks, or None where both are empty."""
+    """Return the Dice overlap of two masks, or None where both are empty; whatever is not 0 is inside.
+
+    Raises:
+        LabelError: the masks differ in shape.
+    """
+    prediction, reference = np.asarray(prediction) != 0, np.asarray(reference) != 0
+    if prediction.shape != reference.shape:
+        raise LabelError(
+            f"prediction has shape {prediction.shape}, the reference {reference.shape}; both must be on one grid"
+        )
     total = int(np.count_nonzero(prediction)) + int(np.count_nonzero(reference))
     return 2.0 * int(np.count_nonzero(prediction & reference)) / total if total else None
 

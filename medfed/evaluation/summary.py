@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medfed.errors import RunError
-from medfed.evaluation import aggregate, comparisons, histograms, rows
+from medfed.evaluation import aggregate, comparisons, histograms, robustness, rows
 from medfed.evaluation.intervals import DRAWS
 
 
@@ -81,9 +81,14 @@ def summarise(run: Path) -> list[rows.Row]:
         DataError: case rows that contradict each other.
     """
     about, study = read_json(run / "run.json"), read_study(run)
-    cases = rows.read_cases(run / "cases.jsonl")
+    every = rows.read_cases(run / "cases.jsonl")
     settings = study.get("evaluation") or {}
     classes = [str(name) for name in about.get("classes") or (study.get("task") or {}).get("classes") or ()]
+    temperatures: dict[str, float] = {}
+    if settings.get("temperature"):
+        every, temperatures = aggregate.cooled(every, classes)
+    # Cases that were changed before they were measured are about robustness and about nothing else.
+    cases = [case for case in every if case.condition is None]
     number = last_round(read_rounds(run / "rounds.jsonl"))
     minimum = smallest_group(study)
     options: dict[str, Any] = {
@@ -97,6 +102,20 @@ def summarise(run: Path) -> list[rows.Row]:
     found = aggregate.aggregate(cases, **options)
     found += comparisons.compare(cases, **options)
     found += comparisons.subgroups(cases, **options)
+    found += robustness.robustness(every, **options)
+    found += [
+        rows.Row(
+            round=number,
+            site=rows.ALL_SITES,
+            split="val",
+            model=model,
+            metric="temperature",
+            value=value,
+            n=len({(c.site, c.patient) for c in cases if c.model == model and c.split == "val"}),
+            method="most likely on validation patients (Guo 2017); every probability here is at it",
+        )
+        for model, value in sorted(temperatures.items())
+    ]
     rows.write(run / "rows.jsonl", found)
     rows.write_csv(run / "rows.csv", found)
     counts = aggregate.histograms(cases, round=number, classes=classes, minimum=minimum)

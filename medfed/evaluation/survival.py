@@ -32,9 +32,12 @@ def checked(
     """Return risks, times and events as arrays.
 
     Raises:
-        DataError: they differ in length, or a time is not above zero.
+        DataError: they differ in length, a time is not above zero, or an event is neither 0 nor 1.
     """
-    risk, time, event = np.asarray(risks, float), np.asarray(times, float), np.asarray(events).astype(bool)
+    risk, time = np.asarray(risks, float), np.asarray(times, float)
+    if not np.isin(np.asarray(events), (0, 1)).all():
+        raise DataError("events must be 0 (censored) or 1 (it happened)")
+    event = np.asarray(events).astype(bool)
     if not (risk.shape == time.shape == event.shape and risk.ndim == 1):
         raise DataError(
             f"{risk.shape} risks, {time.shape} times and {event.shape} events; give one a patient"
@@ -61,11 +64,16 @@ def c_index_of(risks: ArrayLike, times: ArrayLike, events: ArrayLike) -> Statist
 
 
 def brier_of(survival: ArrayLike, times: ArrayLike, events: ArrayLike, at: float) -> Statistic:
-    """Return the statistic 'Brier score at a time', with the censoring curve of all given patients."""
+    """Return the statistic 'Brier score at a time', with the censoring curve of all given patients.
+
+    From the last follow-up on it is undefined (NaN): of nobody is it known that they lived longer.
+    """
     predicted = np.asarray(survival, dtype=np.float64)
     _, time, event = checked(predicted, times, events)
     if not ((predicted >= 0) & (predicted <= 1)).all():
         raise DataError("predicted survival must be between 0 and 1")
+    if not len(time) or at >= time.max():
+        return lambda counts: np.full(len(counts), np.nan)
     failed, alive = (time <= at) & event, time > at
     weights = np.zeros(len(time))
     weights[failed] = 1 / _uncensored(time, event, time[failed], before=True)
@@ -76,6 +84,18 @@ def brier_of(survival: ArrayLike, times: ArrayLike, events: ArrayLike, at: float
         return np.asarray(counts @ terms / counts.sum(axis=1))
 
     return statistic
+
+
+def baseline_hazard(risks: ArrayLike, times: ArrayLike, events: ArrayLike, at: ArrayLike) -> list[float]:
+    """Return Breslow's cumulative baseline hazard at some times, of patients at log risks against one another.
+
+    The chance that a patient of log risk r lives beyond t is exp(-H(t) exp(r)).
+    """
+    risk, time, event = checked(risks, times, events)
+    relative = np.exp(risk)
+    steps = np.unique(time[event])
+    jumps = np.array([(event & (time == step)).sum() / relative[time >= step].sum() for step in steps])
+    return [float(jumps[steps <= moment].sum()) for moment in np.atleast_1d(np.asarray(at, float))]
 
 
 def _uncensored(time: Floats, event: NDArray[np.bool_], at: Floats, before: bool) -> Floats:
@@ -104,7 +124,10 @@ def measure(
     found = {"c_index": bootstrap(c_index_of(risks, times, events), n, seed=seed, strata=strata, draws=draws)}
     parts = {at: brier_of(some, times, events, at) for at, some in sorted((curves or {}).items())}
     for at, statistic in parts.items():
-        found[f"brier@{at:g}"] = bootstrap(statistic, n, seed=seed, strata=strata, draws=draws)
+        interval = bootstrap(statistic, n, seed=seed, strata=strata, draws=draws)
+        if interval.value is None and n:
+            interval = interval._replace(note="nobody was followed beyond this time")
+        found[f"brier@{at:g}"] = interval
     if len(parts) > 1:
         ats = np.array(list(parts))
 

@@ -5,7 +5,7 @@ something with the verbs of `Hub` and `Site`; the contract test in tests/contrac
 An exchange moves bytes that `wire` made. It decides nothing: who takes part and what is merged is `hub.py`'s.
 """
 
-from medfed.exchange._exchange import Arrival, Exchange, HubSide, SiteSide
+from medfed.exchange._exchange import Arrival, Exchange, HubSide, Receipt, SiteSide, TakesLate
 from medfed.exchange.memory import MemoryExchange
 
-__all__ = ["Arrival", "Exchange", "HubSide", "MemoryExchange", "SiteSide"]
+__all__ = ["Arrival", "Exchange", "HubSide", "MemoryExchange", "Receipt", "SiteSide", "TakesLate"]

@@ -31,6 +31,8 @@ class Depot(Protocol):
     # How large a chunk may be here, and how often a site says that it is there.
     chunk_bytes: int
     heartbeat_s: float
+    # By which way a message goes there, in words for the audit log; no host and no path.
+    way: str
 
     def put(self, name: str, data: bytes, once: bool = False) -> None:
         """Store a piece, whole or not at all; with `once` a piece that is already there stays as it is."""

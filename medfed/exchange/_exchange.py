@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from medfed.errors import MedfedError
 from medfed.kinds import Kind
+from medfed.letters import HubPost, SitePost
 from medfed.update import Global, Update
 
 
@@ -23,8 +24,17 @@ class Arrival:
     seconds: float = 0.0
 
 
-class SiteSide(Protocol):
-    """What a site does at an exchange. Both verbs may be repeated: a second time changes nothing."""
+@dataclass(frozen=True)
+class Receipt:
+    """What `send` puts on the wire, for the audit log: to whom and by which way, how many bytes, and their SHA-256."""
+
+    to: str
+    bytes: int
+    sha256: str
+
+
+class SiteSide(SitePost, Protocol):
+    """What a site does at an exchange. All verbs may be repeated: a second time changes nothing."""
 
     def fetch(self, site: str, round: int) -> Global:
         """Return the newest global model of at least this round, waiting until there is one.
@@ -34,8 +44,17 @@ class SiteSide(Protocol):
         """
         ...
 
+    def receipt(self, update: Update) -> Receipt:
+        """Return what `send` would put on the wire; nothing is sent."""
+        ...
+
     def send(self, update: Update) -> None:
         """Deliver an update; the first one of a site and round counts."""
+        ...
+
+    @property
+    def closed(self) -> bool:
+        """Whether the study is known to have ended early: a site then stops at its next step and not at its next merge."""
         ...
 
     def withdraw(self, site: str, reason: str) -> None:
@@ -43,7 +62,7 @@ class SiteSide(Protocol):
         ...
 
 
-class HubSide(Protocol):
+class HubSide(HubPost, Protocol):
     """What a hub does at an exchange."""
 
     def publish(self, sent: Global) -> int:
@@ -60,6 +79,20 @@ class HubSide(Protocol):
 
     def close(self) -> None:
         """Let every waiting party go; a site that waits raises ExchangeError."""
+        ...
+
+
+@runtime_checkable
+class TakesLate(Protocol):
+    """What a hub's side can also do where a rule merges without rounds."""
+
+    def collect_late(
+        self, round: int, sites: Sequence[str], deadline_s: float | None, enough: int
+    ) -> Iterator[Arrival]:
+        """Yield updates for this round or an earlier one as they come, each held against the model it was made from.
+
+        It ends when `enough` have come, when all sites have answered and wait for a newer model, or at the deadline.
+        """
         ...
 
 

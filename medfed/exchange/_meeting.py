@@ -6,6 +6,7 @@
                up/<study>/<site>/r<N>/m              its manifest, sealed, written last and once
                up/<study>/<site>/here/m              a sign of life, every few seconds
                up/<study>/<site>/withdrawn/m         why it stops, or nothing
+    both       small letters, as `_letterbox.py` says
 
 Everything is sealed (`signing.py`) and every chunk has a digest, so that the place in between can at worst be silent.
 What a party needs after a kill -9 is in its own folder: a site's last two models and its update on the way, the hub's
@@ -17,10 +18,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import logging
+import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO, TypeVar
 
@@ -38,9 +40,11 @@ from medfed.exchange._depot import (
     site_notice,
     update_prefix,
 )
-from medfed.exchange._exchange import Arrival
+from medfed.exchange._exchange import Arrival, Receipt
+from medfed.exchange._letterbox import HubBox, SiteBox
 from medfed.exchange._manifest import PROTOCOL, Manifest, Notice, manifest, notice, party_name, sealed
-from medfed.signing import HUB, Seal
+from medfed.letters import Delivery, Letter, opened_letter
+from medfed.signing import HUB, Seal, Unsigned
 from medfed.update import Global, Update
 
 log = logging.getLogger("medfed.exchange")
@@ -85,6 +89,7 @@ class SiteMeeting:
         self._lock = _locked(self._folder / "lock", f"site '{site}'")
         self._session = _kept(self._folder / "session", uuid.uuid4().hex)
         self._who = f"site '{site}'"
+        self._letters = SiteBox(depot, seal, study, site, self._folder / "letters")
         self._told: set[str] = set()
         self._ousted: ExchangeError | None = None
         self._stopped = threading.Event()
@@ -120,6 +125,9 @@ class SiteMeeting:
                 continue
             self._depot.wait(max(0.01, min(LONGEST_PAUSE_S, time.monotonic() - began)))
 
+    def receipt(self, update: Update) -> Receipt:
+        return Receipt(f"hub, {self._depot.way}", *wire.measured(update, self._study))
+
     def send(self, update: Update) -> None:
         self._raise_if_ousted()
         going = Outgoing(self._outbox, update.round)
@@ -128,6 +136,10 @@ class SiteMeeting:
         if going.delivered:
             return
         self._patiently("sends", lambda: self._write_and_deliver(going, update))
+
+    @property
+    def closed(self) -> bool:
+        return False  # what the hub says is read at a merge; asking before would cost a message a step
 
     def withdraw(self, site: str, reason: str) -> None:
         until = time.monotonic() + FAREWELL_S
@@ -148,6 +160,52 @@ class SiteMeeting:
         self._stopped.set()
         self._depot.close()
         self._lock.close()
+
+    # -- letters
+
+    @property
+    def signed(self) -> bool:
+        return not isinstance(self._seal, Unsigned)
+
+    def post(self, site: str, round: int, attempt: int, step: str, data: bytes) -> None:
+        self._raise_if_ousted()
+        run = _kept(self._folder / "run", "")
+        self._patiently("writes", lambda: self._letters.keep(run, round, attempt, step, data))
+        self._patiently("writes", lambda: self._letters.deliver(step))
+
+    def posted(self, site: str, step: str) -> Letter | None:
+        found = self._letters.kept(step)
+        return found if found is not None and found.run == _kept(self._folder / "run", "") else None
+
+    def read(self, site: str, round: int, sought: Mapping[str, int]) -> Letter | None:
+        began, pause = time.monotonic(), FIRST_PAUSE_S
+        while True:
+            self._raise_if_ousted()
+            try:
+                if self._too_late(round):
+                    return None
+                found = self._letters.find(_kept(self._folder / "run", ""), round, sought)
+                if found is not None:
+                    return found
+                self._raise_if_closed(round)
+                pause = FIRST_PAUSE_S
+            except WireError as error:
+                self._tell(f"a letter of the hub is refused: {error}; waiting for a good one")
+            except (Unreachable, OSError) as error:
+                pause = self._pause(pause, error, "reads")
+                continue
+            self._depot.wait(max(0.01, min(LONGEST_PAUSE_S, time.monotonic() - began)))
+
+    def open_letter(self, site: str, sealed: bytes, party: str) -> Letter:
+        return opened_letter(sealed, self._seal, party, self._study, _kept(self._folder / "run", ""))
+
+    def recall(self, site: str, round: int) -> None:
+        going = Outgoing(self._outbox, round)
+        if going.complete or going.delivered:
+            # An empty piece stands for none: a site cannot remove what it stored at a broker.
+            name = manifest_name(update_prefix(self._study, self._site, round))
+            self._patiently("takes back its update", lambda: self._depot.put(name, b""))
+            going.remove()
 
     # -- receiving
 
@@ -234,7 +292,8 @@ class SiteMeeting:
             return
         prefix = update_prefix(self._study, self._site, going.round)
         self._depot.put_many(going.chunks(prefix, self._depot.chunk_bytes), going.arrived)
-        self._depot.put(manifest_name(prefix), sealed(going.manifest, self._seal), once=True)
+        name = manifest_name(prefix)
+        self._depot.put(name, sealed(going.manifest, self._seal), once=self._depot.get(name) != b"")
         going.mark_delivered()
 
     def _too_late(self, round: int) -> bool:
@@ -333,6 +392,7 @@ class HubMeeting:
         self._lock = _locked(self._folder / "lock", "the hub")
         fresh = not (self._folder / "run").exists()
         self._run = _kept(self._folder / "run", uuid.uuid4().hex)
+        self._letters = HubBox(depot, seal, study, self._run, self._folder / "letters")
         self._told: set[str] = set()
         self._current: Global | None = None
         self._largest = 0
@@ -346,6 +406,7 @@ class HubMeeting:
         if fresh:
             # What an earlier run of the same study left can be no answer to this one.
             self._patiently("clears", lambda: depot.forget_all(study))
+            shutil.rmtree(self._folder / "letters", ignore_errors=True)
         self._patiently("opens", lambda: self._say("state", "open"))
 
     def publish(self, sent: Global) -> int:
@@ -448,12 +509,54 @@ class HubMeeting:
         recent = SILENT_HEARTBEATS * self._depot.heartbeat_s
         return {site for site, ago in self.present().items() if ago <= recent}
 
+    # -- letters
+
+    def post_all(
+        self, round: int, attempt: int, step: str, letters: Mapping[str, bytes]
+    ) -> Mapping[str, bytes]:
+        stands = self._patiently("writes", lambda: self._letters.keep(round, attempt, step, letters))
+        for site, data in stands.items():
+            self._patiently(
+                "writes",
+                lambda site=site, data=data: self._letters.deliver(round, attempt, step, site, data),  # type: ignore[misc]
+            )
+        return stands
+
+    def posted_all(self, step: str) -> tuple[tuple[int, int], Mapping[str, bytes]] | None:
+        return self._letters.kept(step)
+
+    def gather(
+        self, round: int, attempt: int, step: str, sites: Sequence[str], deadline_s: float | None
+    ) -> Iterator[Delivery]:
+        start, pause = time.monotonic(), FIRST_PAUSE_S
+        awaited = sorted(sites)
+        while awaited:
+            try:
+                for site in list(awaited):
+                    found = self._letters.find(round, attempt, step, site) or self._gone(round, site)
+                    if found is not None:
+                        awaited.remove(site)
+                        yield found
+                pause = FIRST_PAUSE_S
+                self._listen(sites)
+            except (Unreachable, OSError) as error:
+                pause = _paused(self._tell, pause, error, "gathers")
+            passed = time.monotonic() - start
+            if deadline_s is not None and passed >= deadline_s:
+                return
+            left = LONGEST_PAUSE_S if deadline_s is None else deadline_s - passed
+            self._depot.wait(max(0.01, min(left, LONGEST_PAUSE_S, passed)))
+
+    def _gone(self, round: int, site: str) -> Delivery | None:
+        found = self._withdrawn(round, site)
+        return None if found is None else Delivery(site, error=found.error)
+
     # -- one site's answer
 
     def _look(self, round: int, site: str, start: float) -> Arrival | None:
         prefix = update_prefix(self._study, site, round)
         data = self._depot.get(manifest_name(prefix))
-        if data is None:
+        if not data:
             return self._withdrawn(round, site)
         size = 0
         try:

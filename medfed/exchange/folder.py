@@ -66,6 +66,7 @@ class FolderDepot:
     # Object storage costs a request a chunk; a larger chunk costs more to send again after a cut.
     chunk_bytes = 8 << 20
     heartbeat_s = 5.0
+    way = "through shared storage"
 
     def __init__(self, url: str, poll_s: float = 0.5, options: dict[str, Any] | None = None) -> None:
         import fsspec

@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from medfed import wire
-from medfed.errors import ExchangeError, MedfedError, SiteError
-from medfed.exchange._exchange import Arrival, Exchange
+from medfed.errors import ExchangeError, MedfedError, SiteError, UpdateError
+from medfed.exchange._exchange import Arrival, Exchange, Receipt
+from medfed.letters import FORMAT, Delivery, Letter, opened_letter, sealed_letter
+from medfed.signing import HUB, Seal, SessionSeal
 from medfed.update import Global, Update
 
 
@@ -36,7 +40,8 @@ class MemoryExchange:
     """Both sides of the memory exchange; threads share one object.
 
     `idle` is entered around every wait of a site, so that a simulation can give another site its turn meanwhile.
-    `seen` is called with every message's bytes, for a test that searches them.
+    `seen` is called with every message's bytes, for a test that searches them. With `late`, updates for earlier rounds
+    are kept, and the models that they and the sites' training began from.
     """
 
     def __init__(
@@ -44,7 +49,12 @@ class MemoryExchange:
         study: str = "",
         idle: Callable[[], AbstractContextManager[None]] = nullcontext,
         seen: Callable[[bytes], None] = lambda data: None,
+        late: bool = False,
     ) -> None:
+        self._late = late
+        self._models: dict[int, Global] = {}
+        self._began: dict[str, int] = {}
+        self._taken: set[tuple[int, str]] = set()
         self._study = study
         self._idle = idle
         self._seen = seen
@@ -53,7 +63,15 @@ class MemoryExchange:
         self._weights: Global | None = None
         self._answers: dict[tuple[int, str], tuple[bytes, float]] = {}
         self._withdrawn: dict[str, str] = {}
+        self._letters: dict[tuple[str, str, str], tuple[Letter, bytes]] = {}
+        self._sent_to_all: dict[str, tuple[tuple[int, int], dict[str, bytes]]] = {}
+        self._keys: dict[str, Any] = {}
+        self._run = uuid.uuid4().hex
         self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
 
     def fetch(self, site: str, round: int) -> Global:
         with self._idle(), self._changed:
@@ -64,8 +82,11 @@ class MemoryExchange:
                 raise ExchangeError(
                     f"site '{site}' waits for round {round}, but the hub has closed the study"
                 )
-            data = self._newest[1]
+            self._began[site], data = self._newest
         return wire.decode_global(data, self._study)
+
+    def receipt(self, update: Update) -> Receipt:
+        return Receipt("hub, in this process", *wire.measured(update, self._study))
 
     def send(self, update: Update) -> None:
         data = wire.encode_update(update, self._study)
@@ -75,7 +96,8 @@ class MemoryExchange:
                     f"site '{update.site}' sends for round {update.round}, but the hub has closed"
                 )
             self._seen(data)
-            self._answers.setdefault((update.round, update.site), (data, time.monotonic()))
+            if (update.round, update.site) not in self._taken:
+                self._answers.setdefault((update.round, update.site), (data, time.monotonic()))
             self._changed.notify_all()
 
     def withdraw(self, site: str, reason: str) -> None:
@@ -90,8 +112,12 @@ class MemoryExchange:
             self._seen(data)
             self._newest = (sent.round, data)
             self._weights = sent
-            # An older round's answers can no longer count: memory stays that of one round.
-            self._answers = {key: value for key, value in self._answers.items() if key[0] > sent.round}
+            if self._late:
+                needed = {*self._began.values(), *(round - 1 for round, _ in self._answers)}
+                self._models = {r: m for r, m in self._models.items() if r in needed} | {sent.round: sent}
+            else:
+                # An older round's answers can no longer count: memory stays that of one round.
+                self._answers = {key: value for key, value in self._answers.items() if key[0] > sent.round}
             self._changed.notify_all()
         return len(data)
 
@@ -110,21 +136,172 @@ class MemoryExchange:
                 return
             for site, answer in taken.items():
                 awaited.remove(site)
-                yield self._arrival(round, site, answer, start)
+                yield self._arrival(round, site, answer, start, self._weights)
+
+    def collect_late(
+        self, round: int, sites: Sequence[str], deadline_s: float | None, enough: int
+    ) -> Iterator[Arrival]:
+        start = time.monotonic()
+        heard: set[str] = set()
+        came = 0
+        while came < enough and not heard.issuperset(sites):
+            with self._changed:
+                left = None if deadline_s is None else max(0.0, start + deadline_s - time.monotonic())
+                self._changed.wait_for(lambda: self._closed or self._next(round, sites, heard), timeout=left)
+                key = self._next(round, sites, heard)
+                if key is None:  # the hub closes, or the deadline has passed
+                    return
+                answer = self._answers.pop(key, None)
+                if answer is not None:
+                    self._taken.add(key)
+            heard.add(key[1])
+            arrival = self._arrival(*key, answer, start, self._models.get(key[0] - 1))
+            came += arrival.update is not None
+            yield arrival
+
+    def _next(self, round: int, sites: Sequence[str], heard: set[str]) -> tuple[int, str] | None:
+        """Return the round and site of the update that waits longest, or of a site that stopped and was not yet heard."""
+        here = [key for key in self._answers if key[0] <= round and key[1] in sites]
+        if here:
+            return min(here, key=lambda key: self._answers[key][1])
+        stopped = sorted(site for site in sites if site in self._withdrawn and site not in heard)
+        return (round, stopped[0]) if stopped else None
 
     def _answered(self, round: int, sites: Sequence[str]) -> list[str]:
         return [site for site in sites if (round, site) in self._answers or site in self._withdrawn]
 
-    def _arrival(self, round: int, site: str, answer: tuple[bytes, float] | None, start: float) -> Arrival:
+    def _arrival(
+        self,
+        round: int,
+        site: str,
+        answer: tuple[bytes, float] | None,
+        start: float,
+        began: Global | None,
+    ) -> Arrival:
         if answer is None:
             return Arrival(site, None, SiteError(f"site '{site}', round {round}: {self._withdrawn[site]}"))
         data, when = answer
         try:
-            assert self._weights is not None
-            update = wire.decode_update(data, self._weights.weights, self._study)
+            if began is None:
+                raise UpdateError(
+                    "it was made from a model that the hub no longer holds, as after the hub was started again; the site "
+                    "goes on from the newest one"
+                )
+            update = wire.decode_update(data, began.weights, self._study)
         except MedfedError as error:
             return Arrival(site, None, type(error)(f"site '{site}', round {round}: {error}"), len(data))
         return Arrival(site, update, None, len(data), when - start)
+
+    # -- letters
+
+    signed = True
+
+    def post(self, site: str, round: int, attempt: int, step: str, data: bytes) -> None:
+        with self._changed:
+            self._put(Letter(FORMAT, self._study, self._run, site, HUB, round, attempt, step, data))
+
+    def posted(self, site: str, step: str) -> Letter | None:
+        with self._changed:
+            found = self._letters.get((site, HUB, step))
+            return found[0] if found else None
+
+    def read(self, site: str, round: int, sought: Mapping[str, int]) -> Letter | None:
+        with self._idle(), self._changed:
+            self._changed.wait_for(
+                lambda: self._closed or self._over(round) or self._sought(site, round, sought) is not None
+            )
+            if self._over(round):
+                return None
+            found = self._sought(site, round, sought)
+            if found is None:
+                raise ExchangeError(
+                    f"site '{site}' waits for a letter of round {round}, but the hub has closed"
+                )
+        return opened_letter(found, self._seal(site), HUB, self._study, self._run)
+
+    def open_letter(self, site: str, sealed: bytes, party: str) -> Letter:
+        return opened_letter(sealed, self._seal(site), party, self._study, self._run)
+
+    def recall(self, site: str, round: int) -> None:
+        with self._changed:
+            self._answers.pop((round, site), None)
+
+    def post_all(
+        self, round: int, attempt: int, step: str, letters: Mapping[str, bytes]
+    ) -> Mapping[str, bytes]:
+        with self._changed:
+            before = self._sent_to_all.get(step)
+            if before is not None and before[0] >= (round, attempt):
+                return before[1]
+            self._sent_to_all[step] = ((round, attempt), dict(letters))
+            for site, data in letters.items():
+                self._put(Letter(FORMAT, self._study, self._run, HUB, site, round, attempt, step, data))
+            return letters
+
+    def posted_all(self, step: str) -> tuple[tuple[int, int], Mapping[str, bytes]] | None:
+        with self._changed:
+            return self._sent_to_all.get(step)
+
+    def gather(
+        self, round: int, attempt: int, step: str, sites: Sequence[str], deadline_s: float | None
+    ) -> Iterator[Delivery]:
+        awaited, start = sorted(sites), time.monotonic()
+
+        def here() -> list[str]:
+            return [
+                site for site in awaited if site in self._withdrawn or self._is(site, round, attempt, step)
+            ]
+
+        while awaited:
+            with self._changed:
+                left = None if deadline_s is None else max(0.0, start + deadline_s - time.monotonic())
+                self._changed.wait_for(lambda: self._closed or bool(here()), timeout=left)
+                found = {site: self._letters.get((site, HUB, step), (None, b""))[1] for site in here()}
+            if not found:
+                return
+            for site, sealed in found.items():
+                awaited.remove(site)
+                yield self._delivery(site, round, attempt, step, sealed)
+
+    def _put(self, letter: Letter) -> None:
+        if self._closed:
+            raise ExchangeError(f"'{letter.party}' writes for round {letter.round}, but the hub has closed")
+        key = (letter.party, letter.to, letter.step)
+        if key in self._letters and self._letters[key][0].when >= letter.when:
+            return
+        sealed = sealed_letter(letter, self._seal(letter.party))
+        self._seen(sealed)
+        self._letters[key] = (letter, sealed)
+        self._changed.notify_all()
+
+    def _seal(self, party: str) -> Seal:
+        return SessionSeal(party, self._keys)
+
+    def _over(self, round: int) -> bool:
+        return self._newest is not None and self._newest[0] >= round
+
+    def _sought(self, site: str, round: int, sought: Mapping[str, int]) -> bytes | None:
+        for step, attempt in sought.items():
+            letter, sealed = self._letters.get((HUB, site, step), (None, b""))
+            if letter is not None and letter.round == round and letter.attempt >= attempt:
+                return sealed
+        return None
+
+    def _is(self, site: str, round: int, attempt: int, step: str) -> bool:
+        letter, _ = self._letters.get((site, HUB, step), (None, b""))
+        return letter is not None and letter.when == (round, attempt)
+
+    def _delivery(self, site: str, round: int, attempt: int, step: str, sealed: bytes) -> Delivery:
+        if not self._is(site, round, attempt, step):
+            return Delivery(
+                site, error=SiteError(f"site '{site}', round {round}: {self._withdrawn.get(site, '')}")
+            )
+        try:
+            return Delivery(
+                site, opened_letter(sealed, self._seal(HUB), site, self._study, self._run), sealed
+            )
+        except MedfedError as error:
+            return Delivery(site, error=type(error)(f"site '{site}', round {round}: {error}"))
 
     def close(self) -> None:
         with self._changed:

@@ -117,6 +117,7 @@ class NatsDepot:
 
     chunk_bytes = 1 << 20
     heartbeat_s = 2.0
+    way = "over NATS"
 
     def __init__(
         self, urls: Sequence[str], identity: Identity, study: str, timeout_s: float = 120.0, proxy: str = ""

@@ -35,17 +35,16 @@ class Rule(Kind, frozen=True):
     # not.
     needs_each_update: ClassVar[bool] = False
 
-    # The groups of the state that the hub publishes beside the weights, because the sites' training uses
-    # them.
-    broadcast: ClassVar[tuple[str, ...]] = ()
-
     # The scalars and groups that every update must carry, so that a study is refused before its first round.
     needs_groups: ClassVar[tuple[str, ...]] = ()
+
+    # The local methods of which one must train the sites, where the hub's part means nothing without the sites'.
+    needs_local: ClassVar[tuple[str, ...]] = ()
 
     # How many sites may answer one round; None is any number. One is cyclic weight transfer.
     most_sites: ClassVar[int | None] = None
 
-    # Whether updates may answer different rounds, so that the hub merges as soon as `buffer` of them have
+    # Whether updates may answer different rounds, so that the hub merges as soon as `enough` of them have
     # come.
     asynchronous: ClassVar[bool] = False
 
@@ -58,9 +57,25 @@ class Rule(Kind, frozen=True):
                 raise ValueError(f"{kind_of(self)}.{name}: {error}") from None
 
     @property
+    def enough(self) -> int:
+        """How many updates an asynchronous rule merges at a time."""
+        return 1
+
+    @property
+    def broadcast(self) -> tuple[str, ...]:
+        """The groups of the state that the hub publishes beside the weights, because the sites' training uses them."""
+        return ()
+
+    @property
     def needs_scalars(self) -> tuple[str, ...]:
         """The scalars that every update must carry for this rule."""
         return ()
+
+    @property
+    def takes_a_sum(self) -> bool:
+        """Whether one update, the mean of all sites' with their examples summed, merges as the single ones would."""
+        apart = self.needs_each_update or self.needs_scalars or self.needs_groups or self.asynchronous
+        return not apart and self.most_sites is None and self.fewest_sites() <= 1
 
     def fewest_sites(self) -> int:
         """Return how many updates a merge needs at least; a study's quorum can't be lower."""

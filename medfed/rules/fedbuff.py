@@ -6,6 +6,10 @@ staleness is how many merges happened since its site fetched the weights. As in 
 normalised again, so a buffer of late updates makes a shorter step. Departures: 1/K becomes the share of
 examples in the buffer; batch norm's running statistics take no step longer than the mean's.
 
+A site gets the newest model as soon as it has sent its update, and where that is still the one it trained
+from, it waits for the next: it never trains twice from one model (in the paper it may). So with a buffer as
+large as the study nobody is late, and this is FedAvg.
+
 A site that answers twice within a buffer counts twice, once a round. The state counts merges, so that a
 buffer in which every update is late is known to be. A delta is what its site learnt since the round it
 answers: the hub must hold that round's weights (or the delta itself) until then, and hands the rule a delta
@@ -46,6 +50,10 @@ class FedBuff(Rule, frozen=True, tag="fedbuff"):
     staleness_power: NotNegative = 0.5
 
     asynchronous: ClassVar[bool] = True
+
+    @property
+    def enough(self) -> int:
+        return self.buffer
 
     def init(self, weights: Weights) -> State:
         return {"clock": {"round": torch.zeros((), dtype=torch.int64)}}

@@ -47,8 +47,12 @@ class Scaffold(Rule, frozen=True, tag="scaffold"):
     learning_rate: Positive = 1.0
     sites: AtLeastOne | None = None
 
-    broadcast: ClassVar[tuple[str, ...]] = (CONTROL,)
     needs_groups: ClassVar[tuple[str, ...]] = (CONTROL,)
+    needs_local: ClassVar[tuple[str, ...]] = ("scaffold",)
+
+    @property
+    def broadcast(self) -> tuple[str, ...]:
+        return (CONTROL,)
 
     def init(self, weights: Weights) -> State:
         return {CONTROL: zeros_for_state(weights)}

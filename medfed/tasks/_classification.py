@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from medfed.losses import Loss
 from medfed.optimisers import Optimiser
 from medfed.schedules import Schedule
+from medfed.tasks._class_losses import class_losses
 from medfed.tasks._gather import gather_rows
 from medfed.tasks._optimisation import Configured, optimisation, plain
 from medfed.tasks._scores import mean_auroc
@@ -49,10 +50,21 @@ class Classification(LightningModule):
         return self.network(plain(inputs))
 
     def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
-        target = plain(batch["target"])
-        loss = self.criterion(self(batch[self.source]).float(), target)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(target))
+        loss = self.loss(batch)
+        size = len(batch["target"])
+        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
         return loss
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        """Return the loss of a training batch, and log nothing."""
+        return self.criterion(self(batch[self.source]).float(), plain(batch["target"]))
+
+    def class_losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Return by class the sum of the cases' cross entropy, and how many cases there are: (2,) float64."""
+        logits = self(batch[self.source]).float()
+        if logits.shape[1] == 1:  # one output for two classes: its logit is the second's over the first's
+            logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+        return class_losses(logits, plain(batch["target"]), self.classes)
 
     def on_validation_epoch_start(self) -> None:
         self._rows, self._cases = [], []

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from medfed.optimisers import Optimiser
 from medfed.schedules import Schedule
+from medfed.tasks._class_losses import class_losses
 from medfed.tasks._gather import gather_rows
 from medfed.tasks._optimisation import Configured, optimisation, plain
+from medfed.tasks._partial import marginal, merged_logits, merged_target
 from medfed.tasks._scores import dice_scores
 from medfed.tasks.segment import Segment
 
@@ -20,6 +22,9 @@ from medfed.tasks.segment import Segment
 @final
 class Segmentation(LightningModule):
     """Trains on patches; validates and predicts whole volumes, in windows of the patch's size.
+
+    `labelled` are the numbers of the classes that the hospital drew, all foreground classes if None; scores
+    are over these, and the loss takes all else for background.
 
     Logs `train/loss`, `val/loss` (mean over cases of the loss of the whole volume), `val/dice`,
     `val/dice/<class>` where there are several, and the counts `val/both_empty`, `val/false_positives`,
@@ -34,11 +39,13 @@ class Segmentation(LightningModule):
         schedule: Schedule,
         epochs: int,
         patch: tuple[int, ...] | None,
+        labelled: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.task = task
-        self.criterion = task.loss.build(len(task.classes))
+        self.labelled = tuple(range(1, len(task.classes))) if labelled is None else labelled
+        self.criterion = marginal(task.loss, len(task.classes), self.labelled)
         self.patch = patch
         self._configure = partial(optimisation, optimiser=optimiser, schedule=schedule, epochs=epochs)
         self._rows: list[list[float]] = []
@@ -67,10 +74,14 @@ class Segmentation(LightningModule):
         return logits
 
     def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
-        image, label = plain(batch["image"]), plain(batch["label"])
-        loss = self._loss(self.network(image).float(), label)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(image))
+        loss = self.loss(batch)
+        size = len(batch["image"])
+        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
         return loss
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        """Return the loss of a training batch, and log nothing."""
+        return self._loss(self.network(plain(batch["image"])).float(), plain(batch["label"]))
 
     def _loss(self, logits: Tensor, label: Tensor) -> Tensor:
         if logits.ndim == label.ndim:
@@ -80,6 +91,15 @@ class Segmentation(LightningModule):
         weights = [0.5**level for level in range(logits.shape[1])]
         losses = [w * self.criterion(one, label) for w, one in zip(weights, logits.unbind(1), strict=True)]
         return torch.stack(losses).sum() / sum(weights)
+
+    def class_losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Return by class the sum of the voxels' cross entropy, and how many voxels there are: (2,) float64."""
+        logits = self.network(plain(batch["image"])).float()
+        logits = logits[:, 0] if logits.ndim > batch["label"].ndim else logits
+        merged = merged_logits(logits, self.labelled)
+        target = merged_target(plain(batch["label"]), self.labelled)[:, 0]
+        names = [self.task.classes[number] for number in (0, *self.labelled)]
+        return class_losses(merged, target, names)
 
     def on_validation_epoch_start(self) -> None:
         self._rows, self._cases = [], []
@@ -91,11 +111,12 @@ class Segmentation(LightningModule):
         for case, one, predicted, reference in zip(batch["case"], logits, found, label, strict=True):
             loss = self.criterion(one[None], reference[None])
             counts = overlap_counts(predicted, reference, len(self.task.classes))
+            counts = counts[[number - 1 for number in self.labelled]]
             self._rows.append([float(loss), *counts.flatten().tolist()])
             self._cases.append(case)
 
     def on_validation_epoch_end(self) -> None:
-        width = 1 + 3 * (len(self.task.classes) - 1)
+        width = 1 + 3 * len(self.labelled)
         mine = torch.tensor(self._rows, dtype=torch.float64).reshape(-1, width)
         rows = gather_rows(mine, self._cases, self.device).numpy()
         self._rows, self._cases = [], []
@@ -105,10 +126,10 @@ class Segmentation(LightningModule):
         self.log("val/loss", float(rows[:, 0].mean()))
         if scores.mean is not None:
             self.log("val/dice", scores.mean, prog_bar=True)
-        if len(scores.by_class) > 1:
-            for name, value in zip(self.task.classes[1:], scores.by_class, strict=True):
+        if len(self.task.classes) > 2:
+            for number, value in zip(self.labelled, scores.by_class, strict=True):
                 if value is not None:
-                    self.log(f"val/dice/{name}", value)
+                    self.log(f"val/dice/{self.task.classes[number]}", value)
         for name in ("both_empty", "false_positives", "missed"):
             self.log(f"val/{name}", float(getattr(scores, name)))
 

@@ -31,6 +31,11 @@ class Task(Kind, frozen=True):
         """How many outputs the network must have."""
         raise NotImplementedError
 
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The names of the numbers that its module logs in validation: they leave a hospital, and no others do."""
+        return ()
+
     def module(
         self,
         network: nn.Module,
@@ -39,11 +44,13 @@ class Task(Kind, frozen=True):
         schedule: Schedule,
         epochs: int,
         patch: tuple[int, ...] | None = None,
+        site: str = "",
     ) -> LightningModule:
         """Return the LightningModule that holds and trains `network`, and has no other tensors.
 
         `epochs` are those of the whole run, over all rounds. `patch` is the size in voxels that the network
-        was built for; tasks that see whole images or tables don't use it.
+        was built for; tasks that see whole images or tables don't use it. `site` is the hospital that it will
+        train in, for tasks that treat hospitals differently.
         """
         raise NotImplementedError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from medfed.errors import StudyError
 from medfed.kinds import union
@@ -32,6 +32,9 @@ class Segment(Task, tag="segment", frozen=True):
     `windows` of them go through the network at once. `largest` names the classes of which only the largest
     connected piece is kept, `minimum_voxels` drops pieces of any class that are smaller on whichever grid
     labels are made; both change labels, in validation scores too, and never probabilities.
+
+    `labelled` names, for a hospital that drew some of the foreground classes only, which ones: there
+    everything else counts as background, in training and in scores. A hospital that isn't named drew all.
     """
 
     needs: ClassVar[Needs] = "segment"
@@ -43,6 +46,7 @@ class Segment(Task, tag="segment", frozen=True):
     windows: Annotated[int, Meta(ge=1)] = 4
     largest: tuple[str, ...] = ()
     minimum_voxels: Annotated[int, Meta(ge=0)] = 0
+    labelled: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_classes(self, self.classes)
@@ -53,10 +57,35 @@ class Segment(Task, tag="segment", frozen=True):
                     f"task 'segment': largest: '{name}' is not one of the foreground classes "
                     f"{', '.join(self.classes[1:])}"
                 )
+        self._check_labelled()
+
+    def _check_labelled(self) -> None:
+        for site, names in self.labelled.items():
+            for name in names:
+                if name not in self.classes[1:]:
+                    raise StudyError(
+                        f"task 'segment': labelled: {site}: '{name}' is not one of the foreground classes "
+                        f"{', '.join(self.classes[1:])}"
+                    )
+            if not names or len(set(names)) < len(names):
+                raise StudyError(
+                    f"task 'segment': labelled: {site}: names {len(names)} classes, {len(set(names))} of them "
+                    f"different; a hospital labels at least one, and each is named once"
+                )
+
+    def labelled_at(self, site: str) -> tuple[int, ...]:
+        """Return the numbers of the foreground classes that a hospital labels."""
+        names = self.labelled.get(site, self.classes[1:])
+        return tuple(sorted(self.classes.index(name) for name in names))
 
     @property
     def outputs(self) -> int:
         return self.loss.outputs(len(self.classes))
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        counts = ("val/both_empty", "val/false_positives", "val/missed")
+        return ("val/loss", "val/dice", *counts, *(f"val/dice/{name}" for name in self.classes[1:]))
 
     def labels(self, probabilities: Tensor) -> Tensor:
         """Return class numbers (B, 1, X, Y, Z) of probabilities (B, K, X, Y, Z), after post-processing."""
@@ -80,7 +109,8 @@ class Segment(Task, tag="segment", frozen=True):
         schedule: Schedule,
         epochs: int,
         patch: tuple[int, ...] | None = None,
+        site: str = "",
     ) -> LightningModule:
         from medfed.tasks._segmentation import Segmentation
 
-        return Segmentation(self, network, optimiser, schedule, epochs, patch)
+        return Segmentation(self, network, optimiser, schedule, epochs, patch, self.labelled_at(site))

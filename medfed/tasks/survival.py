@@ -35,6 +35,10 @@ class Survival(Task, tag="survival", frozen=True):
     def outputs(self) -> int:
         return self.loss.outputs(1)
 
+    @property
+    def scores(self) -> tuple[str, ...]:
+        return ("val/loss", "val/c_index")
+
     def module(
         self,
         network: nn.Module,
@@ -43,6 +47,7 @@ class Survival(Task, tag="survival", frozen=True):
         schedule: Schedule,
         epochs: int,
         patch: tuple[int, ...] | None = None,
+        site: str = "",
     ) -> LightningModule:
         from medfed.tasks._time_to_event import TimeToEvent
 

@@ -38,6 +38,10 @@ class Tabular(Task, tag="tabular", frozen=True):
     def outputs(self) -> int:
         return self.loss.outputs(len(self.classes))
 
+    @property
+    def scores(self) -> tuple[str, ...]:
+        return ("val/loss", "val/accuracy", "val/auroc")
+
     def module(
         self,
         network: nn.Module,
@@ -46,6 +50,7 @@ class Tabular(Task, tag="tabular", frozen=True):
         schedule: Schedule,
         epochs: int,
         patch: tuple[int, ...] | None = None,
+        site: str = "",
     ) -> LightningModule:
         from medfed.tasks._classification import Classification
 

@@ -14,7 +14,7 @@ import torch
 
 from medfed import enrol
 from medfed.broker import Broker
-from medfed.errors import ExchangeError, SiteError
+from medfed.errors import ExchangeError, SiteError, WireError
 from medfed.exchange import MemoryExchange
 from medfed.exchange.folder import Folder
 from medfed.exchange.nats import Nats
@@ -361,6 +361,117 @@ def test_a_second_process_of_one_site_is_refused(place):
     place.site("north")
     with pytest.raises(ExchangeError, match="site 'north' already runs with this folder"):
         place.site("north")
+
+
+# ------------------------------------------------------------------------------------------------ letters
+
+
+def begun(place: Place, *sites: str) -> list[Any]:
+    """Return the hub and the sites, having all received the untrained model."""
+    hub, *sides = place.hub(), *(place.site(name) for name in sites)
+    hub.publish(Global(0, model(), study=STUDY))
+    for name, side in zip(sites, sides, strict=True):
+        side.fetch(name, 0)
+    return [hub, *sides]
+
+
+def test_letters_go_both_ways_and_a_site_waits_for_its_own(place):
+    hub, north, south = begun(place, "north", "south")
+    north.post("north", 1, 1, "keys", b"from north")
+    south.post("south", 1, 1, "keys", b"\x00\xff from south")
+    found = {one.site: one.letter.data for one in hub.gather(1, 1, "keys", ["north", "south"], PATIENCE_S)}
+    assert found == {"north": b"from north", "south": b"\x00\xff from south"}
+    waiting = started(lambda: north.read("north", 1, {"keys": 1}))
+    assert hub.post_all(1, 1, "keys", {"north": b"to north", "south": b"to south"})["south"] == b"to south"
+    assert result(waiting).data == b"to north"
+    letter = south.read("south", 1, {"keys": 1})
+    assert (letter.data, letter.when, letter.step, letter.party) == (b"to south", (1, 1), "keys", "hub")
+
+
+def test_the_first_letter_of_a_step_counts_on_both_sides(place):
+    hub, north = begun(place, "north")
+    north.post("north", 1, 1, "keys", b"first")
+    north.post("north", 1, 1, "keys", b"second")
+    (found,) = hub.gather(1, 1, "keys", ["north"], PATIENCE_S)
+    assert found.letter.data == north.posted("north", "keys").data == b"first"
+    assert hub.post_all(1, 1, "keys", {"north": b"first"}) == {"north": b"first"}
+    assert hub.post_all(1, 1, "keys", {"north": b"second"}) == {"north": b"first"}
+    assert hub.posted_all("keys") == ((1, 1), {"north": b"first"})
+    assert north.read("north", 1, {"keys": 1}).data == b"first"
+
+
+def test_a_letter_of_another_step_attempt_or_round_is_not_the_one(place):
+    hub, north = begun(place, "north")
+    north.post("north", 1, 1, "keys", b"one")
+    for round, attempt, step in ((1, 1, "shares"), (1, 2, "keys"), (2, 1, "keys")):
+        assert list(hub.gather(round, attempt, step, ["north"], 0.3)) == []
+    hub.post_all(1, 1, "keys", {"north": b"one"})
+    hub.post_all(1, 2, "call", {"north": b"again"})
+    assert north.read("north", 1, {"keys": 2, "call": 2}).data == b"again"
+    north.post("north", 1, 2, "keys", b"two")
+    assert [one.letter.data for one in hub.gather(1, 2, "keys", ["north"], PATIENCE_S)] == [b"two"]
+
+
+def test_a_site_stops_waiting_for_a_letter_when_the_round_is_over(place):
+    hub, north = begun(place, "north")
+    waiting = started(lambda: (north.read("north", 1, {"keys": 1}), "over"))
+    hub.publish(Global(1, model(2), study=STUDY))
+    assert result(waiting) == (None, "over")
+
+
+def test_a_site_that_waits_for_a_letter_is_let_go_when_the_hub_closes(place):
+    hub, north = begun(place, "north")
+    waiting = started(lambda: north.read("north", 1, {"keys": 1}))
+    hub.close()
+    place.opened.remove(hub)
+    with pytest.raises(ExchangeError, match="the hub has closed"):
+        raise result(waiting)
+
+
+def test_a_site_that_withdraws_is_not_waited_for_in_a_step(place):
+    hub, north = begun(place, "north")
+    north.withdraw("north", "its disk is full")
+    (found,) = hub.gather(1, 1, "keys", ["north"], PATIENCE_S)
+    with pytest.raises(SiteError, match="site 'north', round 1: its disk is full"):
+        raise found.error
+
+
+def test_a_letter_that_was_handed_on_shows_who_wrote_it(place):
+    hub, north, south = begun(place, "north", "south")
+    north.post("north", 1, 1, "keys", b"from north")
+    (found,) = hub.gather(1, 1, "keys", ["north"], PATIENCE_S)
+    assert south.open_letter("south", found.sealed, "north").data == b"from north"
+    with pytest.raises(WireError, match="south"):
+        south.open_letter("south", found.sealed, "south")
+    if south.signed:
+        with pytest.raises(WireError, match="its signature by 'north' does not hold"):
+            south.open_letter("south", found.sealed.replace(b'"round":1', b'"round":2'), "north")
+    assert south.signed == (type(south).__name__ == "MemoryExchange" or "nats" in str(type(south._depot)))
+
+
+def test_an_update_that_was_taken_back_can_be_replaced(place):
+    hub, north = begun(place, "north")
+    north.send(update(plus=1.0))
+    north.recall("north", 1)
+    assert list(hub.collect(1, ["north"], 0.3)) == []
+    north.send(update(plus=2.0))
+    (arrival,) = hub.collect(1, ["north"], PATIENCE_S)
+    assert torch.equal(arrival.update.delta["b"], (model()["b"] + 2).double() - model()["b"].double())
+
+
+def test_both_sides_know_their_letters_after_a_restart(place):
+    lasting(place)
+    hub, north = begun(place, "north")
+    north.post("north", 1, 1, "keys", b"first")
+    hub.post_all(1, 1, "keys", {"north": b"first"})
+    ended(place, hub)
+    ended(place, north)
+    hub, north = place.hub(), place.site("north")
+    north.post("north", 1, 1, "keys", b"second")
+    assert north.posted("north", "keys").data == b"first"
+    assert hub.post_all(1, 1, "keys", {"north": b"second"}) == {"north": b"first"}
+    assert [one.letter.data for one in hub.gather(1, 1, "keys", ["north"], PATIENCE_S)] == [b"first"]
+    assert north.read("north", 1, {"keys": 1}).data == b"first"
 
 
 @pytest.mark.parametrize("name", ["hub", "broker", "a/b", "..", "a b", ""])

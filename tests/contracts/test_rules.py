@@ -25,6 +25,9 @@ RULES = kinds.kinds("rules")
 SITES = ("alfa", "bravo", "charlie", "delta", "echo", "foxtrot", "golf")
 LARGER_THAN_A_BLOCK = 70_001
 
+# What a scalar with a meaning of its own is at the nth site; any other is n + 1.
+SCALARS = {"train/cluster": lambda number: float(number % 2)}
+
 
 @pytest.fixture(params=sorted(RULES))
 def rule(request: pytest.FixtureRequest) -> Rule:
@@ -79,7 +82,8 @@ def fields(rule: Rule, seed: int) -> dict:
         group: {name: tensor.abs() for name, tensor in model(seed, 0.1).items()}
         for group in rule.needs_groups
     }
-    return {"scalars": dict.fromkeys(rule.needs_scalars, 1.0 + seed), "groups": groups}
+    scalars = {name: SCALARS.get(name, lambda number: 1.0 + number)(seed) for name in rule.needs_scalars}
+    return {"scalars": scalars, "groups": groups}
 
 
 def updates_for(rule: Rule, weights: Weights, lazy: bool = False, step: float = 0.01) -> list[Update]:

@@ -109,6 +109,14 @@ def bomb(kind, path):
         ds.file_meta.TransferSyntaxUID = uid.RLELossless
         ds.Rows = ds.Columns = 40_000
         ds.PixelData = encapsulate([struct.pack("<16I", 2, 64, 10_000, *[0] * 13) + b"\x81\x00" * 9_000])
+    elif kind == "empty frames":  # 62 times larger, all of it as announced
+        ds = hs.enhanced(Series(modality="MR"), [{"k": k} for k in range(520)])
+        ds.Rows = ds.Columns = 512
+        run = b"\x81\x00" * 2048
+        frame = struct.pack("<16I", 2, 64, 64 + len(run), *[0] * 13) + run + run
+        ds.file_meta.TransferSyntaxUID = uid.RLELossless
+        ds.PixelData = encapsulate([frame] * 520)
+        ds["PixelData"].is_undefined_length = True
     elif kind == "frames":
         ds = hs.enhanced(Series(modality="MR"), [{"k": k} for k in range(3)])
         ds.NumberOfFrames = 2_000_000_000
@@ -130,6 +138,14 @@ def bomb(kind, path):
         syntax = b"\x02\x00\x10\x00UI" + struct.pack("<H", 22) + b"1.2.840.10008.1.2.1.99"
         path.write_bytes(meta[:at] + syntax + meta[at + 8 + 20 :] + packed + stream.flush())
         return
+    elif kind == "items":
+        data = write(ds, path).read_bytes()
+        start, item = data.index(b"\x08\x00\x08\x00"), b"\xfe\xff\x00\xe0\0\0\0\0"
+        count = 4_000_000
+        lut = b"\x28\x00\x00\x30SQ\0\0" + struct.pack("<I", len(item) * count) + item * count
+        end = data.index(b"\xe0\x7f\x10\x00")
+        path.write_bytes(data[:end] + lut + data[end:])
+        return
     elif kind == "deep":
         depth = 40_000
         nested = (b"\x08\x00\x15\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff") * depth
@@ -142,7 +158,7 @@ def bomb(kind, path):
     write(ds, path)
 
 
-@pytest.mark.parametrize("kind", ["jpeg 2000", "rle", "frames", "deflate", "deep"])
+@pytest.mark.parametrize("kind", ["jpeg 2000", "rle", "empty frames", "frames", "items", "deflate", "deep"])
 def test_a_bomb_is_refused_in_little_memory_and_time(tmp_path, kind):
     path = tmp_path / "a.dcm"
     bomb(kind, path)

@@ -1,5 +1,5 @@
-"""Every transfer syntax gives the same voxels, and files are found without ending, preamble or by"
-" DICOMDIR."""
+"""Every transfer syntax gives the same voxels, and files are found without ending, preamble or by
+DICOMDIR."""
 
 from __future__ import annotations
 

@@ -74,12 +74,21 @@ def test_values_that_are_no_class_are_refused(tmp_path, volume):
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("voxels", [1.0, 0.5, 0.25])
+@pytest.mark.parametrize("voxels", [1.0, 0.5, 0.1, -0.06])
 def test_shifted_grids_are_refused(tmp_path, volume, axis, voxels):
     affine = volume.affine_ras.copy()
     affine[:3, 3] += voxels * affine[:3, axis]
     with pytest.raises(LabelError, match="shifted: corners lie up to"):
         read_label(nifti(tmp_path, np.zeros(volume.shape, np.uint8), affine), volume)
+
+
+def test_a_float32_turn_about_the_first_voxel_is_no_shift(tmp_path, volume):
+    angle = 4e-4  # what a float32 quaternion near a half turn can be off by
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine = volume.affine_ras.copy()
+    affine[:3, :3] = turn @ affine[:3, :3]
+    values = np.ones(volume.shape, np.uint8)
+    assert read_label(nifti(tmp_path, values, affine), volume).array.min() == 1
 
 
 def test_other_sizes_spacings_and_directions_are_refused(tmp_path, volume):
@@ -290,3 +299,87 @@ def test_highdicom_places_segments_likewise(tmp_path, series, volume):
     )
     seg.save_as(tmp_path / "seg.dcm")
     np.testing.assert_array_equal(read_label(tmp_path / "seg.dcm", volume).array, as_xyz(mask)[None])
+
+
+def test_exclusive_contours_may_cross(tmp_path, series, volume):
+    ds = structure_set(series, {1: [(2, square(0.5, 5.5)), (2, square(3.5, 7.5))]})
+    for contour in ds.ROIContourSequence[0].ContourSequence:
+        contour.ContourGeometricType = "CLOSEDPLANAR_XOR"
+    want = np.zeros(series.shape, bool)
+    want[2, 1:6, 1:6] ^= True
+    want[2, 4:8, 4:8] ^= True
+    np.testing.assert_array_equal(read_label(write(ds, tmp_path / "rt.dcm"), volume).array[0], as_xyz(want))
+
+
+def test_a_contour_beside_the_image_is_refused(tmp_path, series, volume):
+    path = write(structure_set(series, {1: [(2, square(50.5, 58.5))]}), tmp_path / "rt.dcm")
+    with pytest.raises(LabelError, match="a contour lies beside the image"):
+        read_label(path, volume)
+
+
+def test_a_sagittal_segmentation_of_an_axial_series(tmp_path):
+    axial = Series(shape=(6, 9, 11))  # z, y, x
+    write_series(tmp_path / "ct", axial)
+    (volume,) = read(tmp_path / "ct")
+    sagittal = Series(
+        shape=(11, 6, 9),  # x, z, y
+        orientation=(0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
+        origin_mm=axial.origin_mm,
+        spacing_mm=(2.5, 1.5),
+        step_mm=0.75,
+        uids=axial.uids,
+    )
+    masks = blob(sagittal)
+    path = write(segmentation(sagittal, [(1, x, masks[x]) for x in (5, 3, 7)]), tmp_path / "seg.dcm")
+    want = np.zeros(volume.shape, bool)
+    for x in (5, 3, 7):
+        want[x] = masks[x].T
+    np.testing.assert_array_equal(read_label(path, volume).array[0], want)
+
+
+@pytest.mark.parametrize("order", ["deflated", "big endian"])
+def test_single_bits_in_other_transfer_syntaxes(tmp_path, series, volume, order):
+    from pydicom import uid
+
+    masks = blob(series)
+    ds = segmentation(series, [(1, k, masks[k]) for k in range(6)])
+    ds.file_meta.TransferSyntaxUID = (
+        uid.DeflatedExplicitVRLittleEndian if order == "deflated" else uid.ExplicitVRBigEndian
+    )
+    path = write(ds, tmp_path / "seg.dcm")
+    np.testing.assert_array_equal(read_label(path, volume).array[0], as_xyz(masks))
+
+
+def test_frames_deflated_each_by_itself(tmp_path, series, volume):
+    import zlib
+
+    from pydicom import uid
+    from pydicom.encaps import encapsulate
+
+    masks = blob(series)
+    ds = segmentation(series, [(1, k, masks[k]) for k in range(6)])
+    frames = []
+    for mask in masks:
+        stream = zlib.compressobj(wbits=-15)
+        frames.append(stream.compress(np.packbits(mask, bitorder="little").tobytes()) + stream.flush())
+    ds.PixelData = encapsulate([frame + b"\0" * (len(frame) % 2) for frame in frames])
+    ds["PixelData"].is_undefined_length = True
+    ds.file_meta.TransferSyntaxUID = uid.JPEG2000Lossless  # pydicom writes no syntax that it does not know
+    path = write(ds, tmp_path / "seg.dcm")
+    path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.4.90", b"1.2.840.10008.1.2.8.1\0"))
+    np.testing.assert_array_equal(read_label(path, volume).array[0], as_xyz(masks))
+
+
+@pytest.mark.slow
+def test_a_large_and_nearly_empty_label_is_no_bomb(tmp_path):
+    from medfed.data.volume import Volume
+
+    shape, affine = (800, 600, 600), np.eye(4)
+    values = np.zeros(shape, np.uint8)  # 288 MB, a thousandth of it in the file
+    values[400, 300, 300] = 1
+    nib.Nifti1Image(values, affine).to_filename(tmp_path / "a.nii.gz")
+    like = Volume(np.broadcast_to(np.float32(0), (1, *shape)), affine)
+    label = read_label(tmp_path / "a.nii.gz", like, classes=2)
+    assert label.array[0, 400, 300, 300] == label.array.sum() == 1
+    with pytest.raises(ImageError, match="would grow from"):
+        read(tmp_path / "a.nii.gz")

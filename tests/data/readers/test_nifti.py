@@ -1,5 +1,5 @@
-"""NIfTI: the same voxels and affine as nibabel's where both read, a refusal where the file does not"
-" say enough."""
+"""NIfTI: the same voxels and affine as nibabel's where both read, a refusal where the file does not
+say enough."""
 
 from __future__ import annotations
 

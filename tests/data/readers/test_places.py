@@ -1,5 +1,5 @@
-"""Whatever the orientation, spacing, slope, tilt and file order: each voxel at its true place in the"
-" patient."""
+"""Whatever the orientation, spacing, slope, tilt and file order: each voxel at its true place in the
+patient."""
 
 from __future__ import annotations
 

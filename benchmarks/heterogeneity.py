@@ -1,0 +1,126 @@
+"""Every rule and local method on hospitals that differ, with equal budgets, seeds and intervals.
+
+    python benchmarks/heterogeneity.py quickstart [--seeds 0 1 2] [--methods fedavg,fedprox] [--set train.rounds=4]
+    MEDFED_REAL_DATA=... python benchmarks/heterogeneity.py hippocampus --seeds 0 --set train.rounds=10
+
+The methods are those that `medfed kinds rules` and `medfed kinds local` list, so that a new one is in the next table. Each
+trains through `medfed train --compare` (medfed/compare.py), its own run folder each, and what was trained already is
+not trained again: an interrupted call goes on, and a later one with more methods or seeds adds to it.
+
+A value is the mean over the seeds, ± the standard deviation over them; the interval is the mean of the seeds' 95 %
+intervals over patients. `worst hospital` is the lowest of the sites' means: what the least well served one gets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+from medfed import kinds
+from medfed.compare import compare
+from medfed.evaluation.method_table import MethodTable
+from medfed.evaluation.rows import ALL_SITES
+from medfed.progress import Silent
+
+ROOT = Path(__file__).parents[1]
+
+
+class Told(Silent):
+    """Says when a method begins."""
+
+    def start(self, title, sites, rounds, metric) -> None:  # type: ignore[no-untyped-def]
+        print(f"{time.strftime('%H:%M:%S')} {title}", file=sys.stderr, flush=True)
+
+
+def every_method() -> list[str]:
+    """Return the names of all rules and local methods, FedAvg first, which the others are compared to."""
+    names = sorted({*kinds.kinds("rules"), *kinds.kinds("local")} - {"fedavg"})
+    return ["fedavg", *names]
+
+
+def overrides_of(study: str) -> list[str]:
+    """Return what a study needs to be told: where the hippocampus hospitals are, made here from the real data."""
+    if study != "hippocampus":
+        return []
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import hippocampus
+
+    folder = ROOT / "runs" / "hippocampus-sites"
+    hippocampus.make(Path(os.environ["MEDFED_REAL_DATA"]) / "hippocampus", folder)
+    return [f"sites.{site}={(folder / site).resolve()}" for site in hippocampus.SITES]
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def lines(tables: Sequence[MethodTable]) -> list[str]:
+    """Return the table as Markdown."""
+    first = tables[0]
+    sites = [place for place in first.places if place != ALL_SITES]
+    held_out = first.places[: first.places.index(ALL_SITES)]
+    inside = [site for site in sites if site not in held_out]
+    head = ["method", *held_out, "all sites", "95 % interval", "worst hospital", "sent, kB"]
+    told = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for method, cost in first.methods.items():
+        if cost.refused:
+            told.append(f"| {method} | not run: {cost.refused} |" + " |" * (len(head) - 2))
+            continue
+        cells = [method]
+        for place in (*held_out, ALL_SITES):
+            found = [row.value for t in tables if (row := t.found(method, place)) and row.value is not None]
+            cells.append(spread(found) if found else "–")
+        rows = [
+            row for t in tables if (row := t.found(method, ALL_SITES)) and row.low is not None and row.high
+        ]
+        around = f"{mean(r.low for r in rows):.3f} to {mean(r.high for r in rows):.3f}" if rows else "–"
+        worst = [
+            mean(row.value for t in tables if (row := t.found(method, site)) and row.value is not None)
+            for site in inside
+            if any((row := t.found(method, site)) and row.value is not None for t in tables)
+        ]
+        sent = f"{cost.bytes_up / 1e3:.0f}" if cost.bytes_up is not None else ""
+        told.append("| " + " | ".join([*cells, around, f"{min(worst):.3f}" if worst else "–", sent]) + " |")
+    return told
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("study", choices=["quickstart", "hippocampus"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", default="")
+    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--set", dest="overrides", action="append", default=[])
+    given = parser.parse_args()
+    if given.study == "hippocampus" and "MEDFED_REAL_DATA" not in os.environ:
+        print("set MEDFED_REAL_DATA to the folder that holds hippocampus/", file=sys.stderr)
+        return 2
+    methods = given.methods.split(",") if given.methods else every_method()
+    out = given.out or ROOT / "runs" / f"heterogeneity-{given.study}"
+    overrides = [*overrides_of(given.study), *given.overrides]
+    tables = []
+    for seed in given.seeds:
+        table, _ = compare(
+            ROOT / "configs" / f"{given.study}.yaml",
+            methods,
+            out=out / f"seed{seed}",
+            overrides=[*overrides, f"seed={seed}"],
+            resume=True,
+            progress=Told(),
+        )
+        tables.append(table)
+    print(f"{given.study}: {tables[0].metric}, seeds {', '.join(map(str, given.seeds))}, "
+          f"{'; '.join(given.overrides) or 'the study as it is'}\n")  # fmt: skip
+    print("\n".join(lines(tables)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""What secure aggregation costs a round, beside the plain exchange of the same model: every step, real letters and files.
+
+    python benchmarks/secure_sum.py --millions 25 --sites 8
+
+Hub and sites are threads of one process that meet in a folder, with certificates. A round is: every site checks, protects,
+encodes, hashes and writes its update; the hub reads, checks, sums (unmasks) and merges. Seconds are of processor, of all
+parties together, for on one machine they share its cores; the model's way down is the same for all and is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import resource
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import torch
+
+from medfed import enrol
+from medfed.audit import AuditLog
+from medfed.errors import ExchangeError
+from medfed.exchange.folder import Folder
+from medfed.privacy import NoPrivacy, Privacy
+from medfed.privacy.secure_sum import SecureSum
+from medfed.round import conduct, contribute
+from medfed.rules.fedavg import FedAvg
+from medfed.update import Global, Update
+from medfed.weights import Difference
+
+STUDY = "5e" * 32
+TENSOR = 1_000_000
+
+
+def model(millions: int) -> dict[str, torch.Tensor]:
+    """Return float32 tensors of a million values."""
+    generator = torch.Generator().manual_seed(0)
+    return {f"layer{index:03d}": torch.randn(TENSOR, generator=generator) for index in range(millions)}
+
+
+def credentials(folder: Path, sites: list[str]) -> None:
+    """Enrol every site."""
+    enrol.init(folder / "enrolment", "bench", ["127.0.0.1"])
+    for site in sites:
+        request, _ = enrol.request(folder / "credentials" / site, site)
+        enrol.sign(folder / "enrolment", request, folder / f"{site}.kit")
+        enrol.accept(folder / "credentials" / site, folder / f"{site}.kit")
+
+
+def a_round(privacy: Privacy, weights, local, sites: list[str], gone: int) -> tuple[float, float, int]:
+    """Return processor seconds, seconds and the bytes of one update of one round; `gone` sites stop before they send."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        credentials(folder, sites)
+
+        def record(where: Path) -> Folder:
+            return Folder(url=str(folder / "share"), credentials=str(where), poll_s=0.02)
+
+        hub = record(folder / "enrolment" / "hub").open_hub(STUDY, folder / "hub")
+        sides = {
+            site: record(folder / "credentials" / site).open_site(STUDY, site, folder / site)
+            for site in sites
+        }
+        current = Global(0, weights, study=STUDY)
+        hub.publish(current)
+        for site, side in sides.items():
+            side.fetch(site, 0)
+        for site in sites[:gone]:
+
+            def stops(update: Update, site: str = site) -> None:
+                raise SystemExit
+
+            sides[site].send = stops
+
+        def work(site: str) -> None:
+            update = Update(site, 1, Difference(local, weights), 100 + len(site))
+            with contextlib.suppress(ExchangeError):  # the hub closes when the round is measured
+                contribute(sides[site], privacy, update, weights, AuditLog(None))
+
+        threads = [threading.Thread(target=work, args=(site,), daemon=True) for site in sites]
+        cpu, began = time.process_time(), time.monotonic()
+        for thread in threads:
+            thread.start()
+        outcome = conduct(hub, FedAvg(), privacy, {}, current, sites, 2, None, AuditLog(None))
+        cpu, passed = time.process_time() - cpu, time.monotonic() - began
+        hub.close()
+        for thread in threads:
+            thread.join(10)
+        for side in sides.values():
+            side.close()
+        return cpu, passed, max(answer.bytes_up for answer in outcome.answers)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--millions", type=int, default=25, help="parameters of the model, in millions")
+    parser.add_argument("--sites", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3, help="of each the least is shown")
+    chosen = parser.parse_args()
+    weights = model(chosen.millions)
+    local = {name: tensor + 1e-3 for name, tensor in weights.items()}
+    sites = [f"site{number}" for number in range(chosen.sites)]
+    cases = [
+        ("none", NoPrivacy(), 0),
+        ("secure_sum, 32 bits", SecureSum(bits=32, limit=16, most_examples=1000), 0),
+        ("secure_sum, 64 bits", SecureSum(), 0),
+        ("secure_sum, 64 bits, 2 sites drop out", SecureSum(patience_s=30, threshold=0.6), 2),
+    ]
+    print(
+        f"{chosen.millions} million parameters, {chosen.sites} sites, torch with {torch.get_num_threads()} threads"
+    )
+    print("| privacy | processor s a round | times plain | MB up a site |")
+    print("|---|---|---|---|")
+    plain = 0.0
+    for name, privacy, gone in cases:
+        found = [a_round(privacy, weights, local, sites, gone) for _ in range(chosen.rounds)]
+        seconds = min(cpu for cpu, _, _ in found)
+        plain = plain or seconds
+        print(f"| {name} | {seconds:.1f} | {seconds / plain:.1f} | {found[0][2] / 1e6:.0f} |", flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"\nPeak memory of all parties together: {peak:.1f} GB")
+
+
+if __name__ == "__main__":
+    main()

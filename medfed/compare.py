@@ -1,0 +1,235 @@
+"""`medfed train STUDY --compare fedavg,fedprox,scaffold`: several methods on one study, with equal budgets, in one table.
+
+Each method is a whole run in a folder of its own, with its own report; beside them stand what each hospital reaches alone
+(`own cases alone`) and what one model on all cases in one place would (`pooled`), which only a simulation can train. A
+name is a rule (`fedadam`), a local method under the study's own or FedAvg's rule (`fedprox`), or both (`scaffold`). Rounds,
+epochs, batches, optimiser and seed are the study's own for all of them; what a method keeps in a hospital is measured with
+the model which that hospital has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import torch
+from torch.utils.data import ConcatDataset, DataLoader
+
+from medfed import run
+from medfed.data.datamodule import collate
+from medfed.data.passes import Passes
+from medfed.errors import RunError, StudyError
+from medfed.evaluation.method_table import Cost, MethodTable, page, renamed, table_of
+from medfed.evaluation.report import model_name
+from medfed.evaluation.rows import FEDERATED, POOLED, CaseRow, local, personal, read_cases, write, write_csv
+from medfed.evaluation.summary import read_json, read_rounds
+from medfed.federate import derived_seed
+from medfed.kinds import Kind, kinds
+from medfed.measure import References
+from medfed.progress import Progress, Silent
+from medfed.run_folder import RunFolder, save_checkpoint, write_whole
+from medfed.study import Study, _agree, digest, read_study
+from medfed.weights import weights_of
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    from medfed.data.datamodule import SiteData
+
+# What the table calls each hospital's model of its own cases.
+ALONE = "own cases alone"
+
+
+def compare(
+    study: str | Path | Study,
+    methods: Sequence[str],
+    *,
+    out: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> tuple[MethodTable, Path]:
+    """Train a study once a method, and return the table and its folder, with comparison.html, .csv and .jsonl in it.
+
+    A method that the study refuses (SCAFFOLD under Adam) is a line that says why; the others run.
+
+    Raises:
+        StudyError: if a method is no rule and no local method, comes twice, or none can run.
+        RunError: if the folder is taken.
+    """
+    progress = progress or Silent()
+    if not isinstance(study, Study):
+        study = read_study(study, overrides)
+    planned = {name: _with(study, name) for name in _distinct(methods)}
+    ready = {name: variant for name, variant in planned.items() if isinstance(variant, Study)}
+    if not ready:
+        raise StudyError(
+            f"--compare: none of these can run: {'; '.join(f'{n}: {w}' for n, w in planned.items())}"
+        )
+    folder = _folder(study, Path(out) if out is not None else None, resume)
+    cases: list[CaseRow] = []
+    costs: dict[str, Cost] = {}
+    for name, variant in planned.items():
+        if not isinstance(variant, Study):
+            costs[name] = Cost(refused=variant)
+            continue
+        # Alone a hospital trains as it does in every method, so once is enough.
+        alone = study.evaluation.local_models and name == next(iter(ready))
+        done = _run(variant, folder / name, alone, progress)
+        costs[name] = _cost(done)
+        cases += _named(read_cases(done.cases), name, study)
+    progress.say("pooled: one model on all hospitals' cases, for comparison")
+    cases += _pooled(study, folder)
+    present = {case.model for case in cases}
+    beside = (ALONE, *(model_name(local(site)) for site in sorted(study.sites)), POOLED)
+    costs |= {name: Cost() for name in beside if name in present}
+    table = table_of(
+        study.name,
+        cases,
+        costs,
+        round=study.train.rounds,
+        seed=study.seed,
+        classes=getattr(study.task, "classes", ()),
+        held_out=sorted(study.held_out),
+        minimum=study.evaluation.smallest_group,
+        draws=study.evaluation.draws,
+    )
+    write(folder / "comparison.jsonl", table.rows)
+    write_csv(folder / "comparison.csv", table.rows)
+    write_whole(folder / "comparison.html", page(table).encode())
+    return table, folder
+
+
+def _distinct(methods: Sequence[str]) -> list[str]:
+    names = [name.strip() for name in methods if name.strip()]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or not names:
+        told = f"'{twice[0]}' is named twice" if twice else "no method is named"
+        raise StudyError(f"--compare: {told}; give names such as fedavg,fedprox,fedadam")
+    return names
+
+
+def _with(study: Study, name: str) -> Study | str:
+    """Return the study under a method, or why the study refuses it.
+
+    Raises:
+        StudyError: if there is no such method.
+    """
+    rules, locals_ = kinds("rules"), kinds("local")
+    if name not in rules and name not in locals_:
+        there = ", ".join(sorted({*rules, *locals_}))
+        raise StudyError(f"--compare: no method '{name}'; there are {there}")
+    plain_rule = study.rule if not study.rule.needs_groups else rules["fedavg"]()
+    rule = _kept(study.rule, rules[name]) if name in rules else plain_rule
+    method = _kept(study.train.local, locals_[name]) if name in locals_ else None
+    train = msgspec.structs.replace(study.train, local=method)
+    variant = msgspec.structs.replace(study, rule=rule, train=train)
+    try:
+        _agree(variant, "study")
+    except StudyError as error:
+        return str(error)
+    return variant
+
+
+def _kept(own: Kind | None, record: type[Kind]) -> Any:
+    """Return the study's own settings of a method where it names that one, else the method's defaults."""
+    return own if isinstance(own, record) else record()
+
+
+def _folder(study: Study, out: Path | None, resume: bool) -> Path:
+    folder = out or Path("runs") / f"{study.name}-compare"
+    if not resume and folder.exists() and any(folder.iterdir()):
+        raise RunError(f"{folder}: is not empty; go on with --resume, or give another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _run(study: Study, path: Path, alone: bool, progress: Progress) -> RunFolder:
+    evaluation = msgspec.structs.replace(study.evaluation, local_models=alone)
+    study = msgspec.structs.replace(study, evaluation=evaluation)
+    folder = RunFolder(path)
+    begun = folder.facts.exists()
+    if begun and "finished" in (facts := folder.read_facts()) and facts["digest"] == digest(study):
+        return folder
+    return run.train(study, out=path, resume=begun, progress=progress)
+
+
+def _cost(done: RunFolder) -> Cost:
+    lines = [line for line in read_rounds(done.rounds) if line["status"] == "merged"]
+    sites = {line["site"] for line in lines}
+    sent = sum(line["bytes_up"] for line in lines) / max(len(sites), 1)
+    return Cost(sent, float(read_json(done.facts).get("seconds", 0.0)))
+
+
+def _named(cases: Sequence[CaseRow], name: str, study: Study) -> list[CaseRow]:
+    """Return a run's cases under the method's name: at each hospital the model that it would use there."""
+    measured = {(case.model, case.site) for case in cases}
+    names: dict[tuple[str, str], str] = {}
+    for site in (*study.sites, *study.held_out):
+        own = personal(site)
+        names[own if (own, site) in measured else FEDERATED, site] = name
+        names[local(site), site] = ALONE
+    for (
+        site
+    ) in study.held_out:  # no own model was made here: those of the others are what it could have been given
+        names |= {(local(other), site): model_name(local(other)) for other in study.sites}
+    return renamed(cases, names)
+
+
+# ------------------------------------------------------------------------------------------------ pooled training
+
+
+def _pooled(study: Study, folder: Path) -> list[CaseRow]:
+    """Return the case rows of one model that trained on all hospitals' cases, with as many visits as all of theirs.
+
+    Each hospital's cases are prepared as that hospital does, so that pooling is all that differs.
+    """
+    from medfed.site import train_alone
+
+    place = RunFolder(folder / POOLED)
+    with run._quiet():
+        hospitals = {site: run._hospital(study, site, where) for site, where in run._folders(study).items()}
+        module = run._module(study)
+        checkpoint = place.checkpoint(POOLED)
+        if checkpoint.exists():
+            module.load_state_dict(torch.load(checkpoint, weights_only=True)["state_dict"], strict=False)
+        else:
+            together = _together(study, {site: hospitals[site].data for site in sorted(study.sites)})
+            train_alone(POOLED, module, together, run._training(study), folder=place.path / "training")
+            save_checkpoint(checkpoint, weights_of(module), study.train.rounds)
+        place.cases.unlink(missing_ok=True)
+        weights = weights_of(module)
+        for site, hospital in hospitals.items():
+            held_out = site in study.held_out
+            for split in ("test",) if held_out or study.task.needs == "segment" else ("val", "test"):
+                some = run._usable(hospital) if held_out else hospital.data.cases(split)
+                run._measure_one(study, place, hospital, some, split, POOLED, weights, References(hospital))
+    return read_cases(place.cases)
+
+
+class _Joined(ConcatDataset):
+    """Several hospitals' training cases, each with a random state of its own."""
+
+    def set_random_state(self, seed: int) -> None:
+        for number, dataset in enumerate(self.datasets):
+            if hasattr(dataset, "set_random_state"):
+                dataset.set_random_state(derived_seed(seed, number))
+
+
+def _together(study: Study, data: Mapping[str, SiteData]) -> pl.LightningDataModule:
+    import pytorch_lightning as pl
+
+    class Together(pl.LightningDataModule):
+        """All hospitals' training cases in one loader."""
+
+        def train_dataloader(self) -> DataLoader:
+            joined = _Joined([one.dataset("train", training=True) for one in data.values()])
+            batch, steps = study.train.batch, study.train.steps
+            if steps is None:
+                return DataLoader(joined, batch, shuffle=True, collate_fn=collate)
+            passes = Passes(len(joined), batch, steps * len(data), f"{study.seed}/{POOLED}")
+            return DataLoader(joined, batch_sampler=passes, collate_fn=collate)
+
+    return Together()

@@ -1,0 +1,52 @@
+"""The parts of a Gaussian mechanism over whole updates: their norm, a shorter copy, a noised copy.
+
+Mechanisms compose from these; `secure_sum` may give every site its share of the noise with them (see `share`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from medfed.noise import gaussian
+from medfed.weights import Weights, norm
+
+# A shortened update is this much shorter than its bound, so that rounding to float32 cannot carry it over.
+SLACK = 1e-6
+
+
+def factor(length: float, clip: float) -> float:
+    """Return what a vector of this length is multiplied by to be no longer than `clip`; 0 if it isn't finite."""
+    if not math.isfinite(length):
+        return 0.0
+    return 1.0 if length <= clip else clip * (1 - SLACK) / length
+
+
+def clipped(delta: Weights, clip: float) -> dict[str, Tensor]:
+    """Return a difference of weights scaled to a norm over all its tensors of at most `clip`, float64."""
+    scale = factor(norm(delta), clip)
+    return {name: scaled(delta[name], scale) for name in delta}
+
+
+def scaled(tensor: Tensor, scale: float) -> Tensor:
+    """Return the tensor times a number, float64; zeros for 0, whatever it held."""
+    wide = tensor.double()
+    return torch.zeros_like(wide) if scale == 0 else wide * scale
+
+
+def noised(delta: Weights, deviation: float, like: Weights) -> dict[str, Tensor]:
+    """Return a difference plus Gaussian noise of this standard deviation on every value, in the dtypes of `like`."""
+    return {
+        name: (delta[name].double() + gaussian(delta[name].shape, deviation)).to(like[name].dtype)
+        for name in delta
+    }
+
+
+def share(clip: float, noise_multiplier: float, answering: int) -> float:
+    """Return the deviation of each site's noise under a secure sum, so that any `answering` of them sum to the whole.
+
+    Where more answer, the sum has more noise than it needs; where fewer do, it must not be opened.
+    """
+    return noise_multiplier * clip / math.sqrt(answering)

@@ -1,0 +1,229 @@
+"""Client-level differential privacy: each site's whole update is clipped and noised, so that a site hides in the rest.
+
+McMahan, Ramage, Talwar, Zhang: Learning Differentially Private Recurrent Language Models, ICLR 2018, arXiv:1710.06963;
+adaptive clipping is Andrew, Thakkar, McMahan, Ramaswamy: Differentially Private Learning with Adaptive Clipping, NeurIPS
+2021, arXiv:1905.03871. Departures: sites weigh the same, so that the sum's sensitivity is the clip; no amplification by
+sampling is counted, because a round's sites are drawn from the study's seed, which everyone knows; with few sites the
+noise on the clip's count is larger than the paper's n / 20.
+
+Under a secure sum, a mechanism of that kind composes the same parts from `_clipping`: `clipped` at the site, then
+`noised` by `share`, so that only the opened sum has the whole noise and nobody has to be trusted with the bare one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+import torch
+from msgspec import Meta
+from torch import Tensor
+
+from medfed.accounting import Accountant, Charge, noise_for
+from medfed.errors import PrivacyError
+from medfed.kinds import kind_of
+from medfed.noise import gaussian
+from medfed.privacy._clipping import clipped, factor, noised, scaled
+from medfed.privacy._privacy import GROUP, Positive, Privacy, PrivacyState, Probability, public_only
+from medfed.update import Update
+from medfed.weights import Weights, norm
+
+CLIP = f"{GROUP}clip"
+
+# What the update that stands for all sites of a round is called where one is named.
+EVERYONE = "all-sites"
+
+
+class Adaptive(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A clip that follows the updates' lengths: after each round it moves towards their `quantile`.
+
+    rate: the paper's learning rate of the clip's logarithm, 0.2.  count_noise: the standard deviation of the noise on
+    how many updates were short enough; if null, a twentieth of the sites, but at least the noise multiplier, without
+    which few sites would leave nothing for the updates themselves.
+    """
+
+    quantile: Annotated[float, Meta(gt=0, lt=1)] = 0.5
+    rate: Positive = 0.2
+    count_noise: Positive | None = None
+
+
+class ClientDP(Privacy, tag="client_dp", frozen=True):
+    """Noised updates: from a site's update, or from the merged model, one cannot tell what that site's data were.
+
+    `where: hub` (central) protects each site against everyone but the hub, which sees the updates, clips them and adds
+    noise of `noise_multiplier` times `clip` to their sum: neighbours differ by one site's update being there or not.
+    `where: site` (local) protects it against the hub too: noise is added before an update leaves, and since any two
+    updates must look alike, it is `noise_multiplier` times twice the `clip`. With few sites that costs most of the
+    accuracy: noise shrinks with the number of sites only.
+
+    Give `noise_multiplier`, or `epsilon` and `delta` for the whole study. All sites weigh the same, whatever their
+    cases, and say 1 for their number. `adaptive` (hub only) lets the clip follow the updates.
+
+    Not covered: scores of validation cases, which are withheld unless `scores: send`; who took part in which round,
+    which is why sampling of sites is not counted as amplification.
+    """
+
+    replaces_batch_norm: ClassVar[bool] = True
+    example: ClassVar[Mapping[str, Any]] = {"noise_multiplier": 0.5}
+
+    where: Literal["site", "hub"] = "hub"
+    clip: Positive = 1.0
+    noise_multiplier: Positive | None = None
+    epsilon: Positive | None = None
+    delta: Probability = 1e-5
+    accountant: Accountant = "prv"
+    adaptive: Adaptive | None = None
+    scores: Literal["withhold", "send"] = "withhold"
+
+    def __post_init__(self) -> None:
+        if self.noise_multiplier is None and self.epsilon is None:
+            raise PrivacyError(
+                "privacy 'client_dp': give noise_multiplier, or epsilon and delta; neither is there"
+            )
+        if self.adaptive is not None and self.where == "site":
+            raise PrivacyError(
+                "privacy 'client_dp': adaptive needs where: hub: one noised update says nothing about the others' length"
+            )
+
+    @property
+    def reveals_each_update(self) -> bool:  # type: ignore[override]
+        """Whether the rule sees noised updates one by one; with central noise it sees their mean only."""
+        return self.where == "site"
+
+    def objections(self, study: Any) -> Iterator[str]:
+        sent = study.train.local.sends if study.train.local is not None else ()
+        for group in (*sent, *study.rule.needs_groups):
+            yield (
+                f"privacy.kind: client_dp clips and noises the update only, and the group '{group}' would leave beside "
+                f"it; take another local method and rule, or privacy dp_sgd"
+            )
+            break
+        for name in study.rule.needs_scalars:
+            if self.where == "hub" or name not in public_only({name: 0.0}, self.scores):
+                yield (
+                    f"rule.kind: '{kind_of(study.rule)}' weighs sites by '{name}', which client_dp does not let through; "
+                    f"sites weigh the same under it: take fedavg"
+                )
+        if self.where == "hub" and study.rule.most_sites is not None:
+            yield (
+                f"rule.kind: '{kind_of(study.rule)}' merges one site at a time, and central noise hides a site among "
+                f"the others of a round; take fedavg, or where: site"
+            )
+
+    def notes(self) -> tuple[str, ...]:
+        trusted = (
+            "the hub adds the noise and sees the updates"
+            if self.where == "hub"
+            else "noise is added in the hospital"
+        )
+        told = "are sent as they are" if self.scores == "send" else "stay in the hospitals (privacy.scores)"
+        return (
+            f"each hospital's updates are hidden by client_dp; {trusted}; all hospitals weigh the same",
+            f"validation scores are not covered by epsilon and {told}; sampling of sites is not secret and not counted",
+        )
+
+    def planned(self, rounds: int) -> ClientDP:
+        """Return it with the noise multiplier that keeps so many rounds within the target.
+
+        Raises:
+            PrivacyError: if no noise does.
+        """
+        if self.noise_multiplier is not None:
+            return self
+        assert self.epsilon is not None
+        found = noise_for(self.epsilon, self.delta, Charge(0.0, 1.0, rounds), self.accountant)
+        return msgspec.structs.replace(self, noise_multiplier=found)
+
+    @property
+    def multiplier(self) -> float:
+        """The noise multiplier.
+
+        Raises:
+            PrivacyError: if it depends on the number of rounds and `planned` was not asked.
+        """
+        if self.noise_multiplier is None:
+            raise PrivacyError(
+                "client_dp: the noise of a target epsilon depends on the rounds; use planned(rounds)"
+            )
+        return self.noise_multiplier
+
+    def charge(self) -> Charge:
+        return Charge(self.multiplier)
+
+    def protect(self, update: Update, weights: Weights) -> Update:
+        if update.groups:
+            raise PrivacyError(
+                f"site '{update.site}', round {update.round}: the groups {', '.join(sorted(update.groups))} would leave "
+                f"beside the noised update; client_dp covers the update only"
+            )
+        alike = replace(update, examples=1, scalars=self.tell(update.scalars))
+        if self.where == "site":
+            deviation = self.multiplier * 2 * self.clip
+            return replace(alike, delta=noised(clipped(update.delta, self.clip), deviation, weights))
+        if self.adaptive is not None:
+            return alike  # the hub knows this round's clip
+        short = clipped(update.delta, self.clip)
+        return replace(alike, delta={name: short[name].to(weights[name].dtype) for name in short})
+
+    def tell(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
+        return public_only(scalars, self.scores)
+
+    def init(self, weights: Weights) -> PrivacyState:
+        if self.adaptive is None:
+            return {}
+        return {CLIP: {"clip": torch.tensor(self.clip, dtype=torch.float64)}}
+
+    def release(
+        self, updates: Sequence[Update], state: PrivacyState, weights: Weights
+    ) -> tuple[Sequence[Update], PrivacyState]:
+        """Return one update that is the noised mean of all, and the next clip.
+
+        The noise is on the sum: `multiplier` times the clip, however many sites answered.
+        """
+        if self.where == "site":
+            return updates, state
+        ordered = sorted(updates, key=lambda update: update.site)
+        clip = float(state[CLIP]["clip"]) if self.adaptive is not None else self.clip
+        lengths = [norm(update.delta) for update in ordered]
+        factors = [factor(length, clip) for length in lengths]
+        deviation = self._deviation(len(ordered)) * clip
+        mean: dict[str, Tensor] = {}
+        for name in weights:
+            total = gaussian(weights[name].shape, deviation)
+            for update, scale in zip(ordered, factors, strict=True):
+                total += scaled(update.delta[name], scale)
+            mean[name] = (total / len(ordered)).to(weights[name].dtype)
+        if self.adaptive is not None:
+            state = {CLIP: {"clip": self._next(clip, lengths)}}
+        return [Update(EVERYONE, ordered[0].round, mean, 1)], state
+
+    def _deviation(self, sites: int) -> float:
+        """Return z_delta: the noise on the sum, in clips, that leaves room for the noise on the count (theorem 1)."""
+        if self.adaptive is None:
+            return self.multiplier
+        count_noise = self._count_noise(sites)
+        left = self.multiplier**-2 - (2 * count_noise) ** -2
+        if left <= 0:
+            raise PrivacyError(
+                f"client_dp: adaptive.count_noise: {count_noise:g} is too little for noise_multiplier "
+                f"{self.multiplier:g}; it must be above {self.multiplier / 2:g}"
+            )
+        return left**-0.5
+
+    def _count_noise(self, sites: int) -> float:
+        assert self.adaptive is not None
+        given = self.adaptive.count_noise
+        return max(sites / 20, self.multiplier) if given is None else given
+
+    def _next(self, clip: float, lengths: Sequence[float]) -> Tensor:
+        """Return C exp(-rate (b - quantile)), b the noised share of updates no longer than C."""
+        assert self.adaptive is not None
+        # Counted as +1/2 and -1/2, so that one site moves the sum by 1/2 and not by 1 (section 3).
+        count = sum(0.5 if length <= clip else -0.5 for length in lengths)
+        share = 0.5 + (count + float(gaussian((), self._count_noise(len(lengths))))) / len(lengths)
+        return torch.tensor(
+            clip * math.exp(-self.adaptive.rate * (share - self.adaptive.quantile)), dtype=torch.float64
+        )

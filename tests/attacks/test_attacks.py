@@ -1,0 +1,302 @@
+"""A hospital's own, enrolled software turns hostile: each thing it sends is refused with its reason, and the round goes on.
+
+Beside these: what somebody between the parties can do is in tests/exchange/test_tampering.py, what a lying hub can in
+tests/privacy/test_secure_sum.py, what the format itself refuses in tests/test_wire.py.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from medfed import enrol, wire
+from medfed.audit import AuditLog, verify
+from medfed.errors import ExchangeError
+from medfed.exchange import _meeting
+from medfed.exchange.folder import Folder
+from medfed.privacy import NoPrivacy
+from medfed.privacy.secure_sum import SecureSum
+from medfed.round import conduct
+from medfed.rules.fedavg import FedAvg
+from medfed.rules.norm_bound import NormBound
+from medfed.update import Global, Update
+from medfed.weights import norm
+
+STUDY = "a7" * 32
+SITES = ("north", "south", "west")
+
+
+def model() -> dict[str, torch.Tensor]:
+    return {"net.weight": torch.zeros(20, 30), "net.bias": torch.zeros(30)}
+
+
+def delta(plus: float = 1.0, **changes) -> dict[str, torch.Tensor]:
+    return {**{name: torch.full_like(tensor, plus) for name, tensor in model().items()}, **changes}
+
+
+class Federation:
+    """Three enrolled sites over a folder; `north` is the hostile one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        enrol.init(folder / "enrolment", "test", ["127.0.0.1"])
+        for site in SITES:
+            request, _ = enrol.request(folder / "credentials" / site, site)
+            enrol.sign(folder / "enrolment", request, folder / f"{site}.kit")
+            enrol.accept(folder / "credentials" / site, folder / f"{site}.kit")
+        self.hub = self.record(folder / "enrolment" / "hub").open_hub(STUDY, folder / "hub")
+        self.sites = {
+            site: self.record(folder / "credentials" / site).open_site(STUDY, site, folder / site)
+            for site in SITES
+        }
+        self.current = Global(0, model(), study=STUDY)
+        self.hub.publish(self.current)
+        for name, side in self.sites.items():
+            side.fetch(name, 0)
+
+    def record(self, credentials: Path) -> Folder:
+        return Folder(url=str(self.folder / "share"), credentials=str(credentials), poll_s=0.02)
+
+    def conduct(self, rule=None, privacy=None):
+        for site in ("south", "west"):
+            self.sites[site].send(Update(site, 1, delta(), 10))
+        log = self.folder / "audit.jsonl"
+        outcome = conduct(
+            self.hub,
+            rule or FedAvg(),
+            privacy or NoPrivacy(),
+            {},
+            self.current,
+            SITES,
+            2,
+            20,
+            AuditLog(log),
+        )
+        verify(log)
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        return outcome, {
+            line["site"]: line for line in lines if line["event"] in ("refused", "merged") and "site" in line
+        }
+
+    def refused(self) -> str:
+        """Conduct the round and return why north was refused, having seen that the others were merged."""
+        outcome, log = self.conduct()
+        # By hand: both honest sites add 1 to each number.
+        assert all(bool((tensor == 1).all()) for tensor in outcome.weights.values())
+        status = {answer.site: answer.status for answer in outcome.answers}
+        assert status == {"north": "refused", "south": "merged", "west": "merged"}
+        assert log["north"]["event"] == "refused"
+        reason = {answer.site: answer.reason for answer in outcome.answers}["north"]
+        assert log["north"]["reason"] == reason
+        assert "'north'" in reason
+        return reason
+
+    def close(self) -> None:
+        for side in (self.hub, *self.sites.values()):
+            side.close()
+
+
+@pytest.fixture
+def federation(tmp_path):
+    found = Federation(tmp_path)
+    yield found
+    found.close()
+
+
+def sends(federation: Federation, data: bytes, monkeypatch) -> None:
+    """Let north send these bytes as its update for round 1: signed by north, with true digests."""
+    with monkeypatch.context() as patched:
+        patched.setattr(_meeting.wire, "update_pieces", lambda update, study="": iter([data]))
+        federation.sites["north"].send(Update("north", 1, {}, 1))
+
+
+# ---------------------------------------------------------------------------------------------- bytes
+
+
+def header(**changes) -> dict[str, str]:
+    fields = {
+        "is": "update",
+        "format": wire.FORMAT,
+        "study": STUDY,
+        "round": 1,
+        "site": "north",
+        "examples": 10,
+    }
+    return {"medfed": json.dumps({**fields, "scalars": {}, **changes})}
+
+
+def described(**entries) -> bytes:
+    """Return a file whose header says what it likes about 8 bytes of content."""
+    text = json.dumps({"__metadata__": header(), **entries}).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(8)
+
+
+def entry(offsets, shape=(2,), dtype="F32") -> dict:
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+def zip_bomb() -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", bytes(10 << 20))
+    return out.getvalue()
+
+
+def nested(depth: int) -> str:
+    return "[" * depth + "]" * depth
+
+
+def framed(text: str) -> bytes:
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+BYTES = {
+    "a zip bomb": zip_bomb(),
+    "a gzip bomb": gzip.compress(bytes(10 << 20)),
+    "a JSON bomb as header": framed(nested(200_000)),
+    "a JSON bomb as metadata": framed('{"__metadata__":' + nested(200_000) + "}"),
+    "a JSON bomb in medfed's header": save(delta(), metadata={"medfed": nested(200_000)}),
+    "a JSON bomb in a number's place": save(
+        {"delta/net.bias": torch.ones(30)},
+        metadata={"medfed": header(scalars={"a": 0})["medfed"].replace("0}", nested(100_000) + "}")},
+    ),
+    "many keys": save(delta(), metadata={"medfed": json.dumps({str(n): n for n in range(60_000)})}),
+    "a header longer than the file": struct.pack("<Q", 1 << 62) + b"{}",
+    "no header": save(delta()),
+    "offsets beyond the file": described(**{"delta/net.bias": entry((0, 1 << 40), (1 << 38,))}),
+    "offsets that overlap": described(a=entry((0, 8)), b=entry((4, 8), (1,))),
+    "a shape that overflows": described(**{"delta/net.bias": entry((0, 8), (1 << 40, 1 << 40))}),
+    "a negative shape": described(**{"delta/net.bias": entry((0, 8), (-2,))}),
+    "a dtype that does not exist": described(**{"delta/net.bias": entry((0, 8), dtype="OBJ")}),
+    "a pickle": b"\x80\x04\x95" + bytes(100),
+    "too many bytes": bytes(24 << 20),
+}
+
+
+@pytest.mark.parametrize("data", BYTES.values(), ids=BYTES.keys())
+def test_bytes_that_are_no_update_are_refused(federation, monkeypatch, data):
+    sends(federation, data, monkeypatch)
+    reason = federation.refused()
+    assert "round 1" in reason
+    assert len(reason) < 600  # nothing of a bomb is told on
+
+
+# ---------------------------------------------------------------------------------------------- updates
+
+
+def named(name: str) -> bytes:
+    tensors = {f"delta/{key}": tensor for key, tensor in delta().items()} | {name: torch.ones(1)}
+    return save(tensors, metadata=header())
+
+
+NAN = torch.full((30,), float("nan"))
+UPDATES = {
+    "another site's name": (Update("south", 1, delta(), 10), "sent an update of site 'south'"),
+    "another round": (Update("north", 7, delta(), 10), "for round 7, expected its own for round 1"),
+    "NaN": (Update("north", 1, delta(**{"net.bias": NAN}), 10), "'net.bias' has 30 of 30 values that are not finite"),
+    "infinity": (
+        Update("north", 1, delta(**{"net.bias": NAN.nan_to_num(float("inf"))}), 10),
+        "values that are not finite",
+    ),
+    "NaN in a group": (
+        Update("north", 1, delta(), 10, groups={"control": {"net.bias": NAN}}),
+        "'net.bias' of group 'control' has values that are not finite",
+    ),
+    "NaN as a score": (Update("north", 1, delta(), 10, {"val/dice": float("nan")}), "the header does not read"),
+    "a negative weight": (Update("north", 1, delta(), -10), "trained on -10 examples"),
+    "a path as a tensor": (Update("north", 1, delta(**{"../../etc/cron": torch.ones(1)}), 10), "not in the global model"),
+    "a tensor too large": (Update("north", 1, delta(**{"net.bias": torch.ones(3000)}), 10), "has shape (3000,)"),
+    "a broadcast": (Update("north", 1, delta(**{"net.bias": torch.ones(1)}), 10), "has shape (1,)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("update, message", UPDATES.values(), ids=UPDATES.keys())
+def test_an_update_that_does_not_fit_is_refused(federation, monkeypatch, update, message):
+    data = wire.encode_update(update, STUDY)
+    sends(federation, data, monkeypatch)
+    assert message in federation.refused()
+
+
+@pytest.mark.parametrize("name", ["delta/../../x", "group:../../x/y", "/etc/passwd", "../x", "delta/"])
+def test_a_path_in_a_tensors_name_is_refused_and_nothing_is_written_there(federation, monkeypatch, name):
+    before = {path for path in federation.folder.rglob("*") if "credentials" in path.parts}
+    sends(federation, named(name), monkeypatch)
+    if name.startswith("group:"):
+        # A group that no rule asks for is carried in memory and dropped; its name is never a path.
+        federation.conduct()
+    else:
+        federation.refused()
+    assert before == {path for path in federation.folder.rglob("*") if "credentials" in path.parts}
+    assert not list(federation.folder.parent.glob("x"))
+
+
+@pytest.mark.parametrize("name", ["../south", "a/b", "..", "hub", "a\nb"])
+def test_a_path_as_a_sites_name_opens_nothing(federation, name):
+    with pytest.raises(ExchangeError, match="a site's name is 1 to 64 letters"):
+        federation.record(federation.folder / "credentials" / "north").open_site(
+            STUDY, name, federation.folder / "x"
+        )
+
+
+def test_a_million_times_an_update_moves_the_model_no_further_than_an_honest_one(federation):
+    federation.sites["north"].send(Update("north", 1, delta(1e6), 10))
+    outcome, log = federation.conduct(rule=NormBound())
+    honest = norm(delta())
+    # By hand: each site's length is cut to the median one, so the mean of three is at most that.
+    assert norm(outcome.weights) == pytest.approx(honest, rel=1e-6)
+    assert log["north"]["event"] == "merged"
+
+
+def test_a_plain_update_in_a_secure_sum_is_refused(federation):
+    """Whoever skips the letters is not awaited, and what lies there in its name is not looked at."""
+    from medfed.errors import QuorumError
+
+    federation.sites["north"].send(Update("north", 1, delta(1e6), 10))
+    with pytest.raises(QuorumError, match="0 of 3 sites showed keys"):
+        conduct(federation.hub, FedAvg(), SecureSum(), {}, federation.current, SITES, 2, 0.3, AuditLog(None))
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (nested(100_000).encode(), "does not read"),
+        (b'{"box":"AAAA","mask":"AAAA","seed":"AAAA"}', "X25519's have 32"),
+        (b"\x80\x04\x95", "does not read"),
+        (b"{}", "does not read"),
+    ],
+)
+def test_a_letter_that_is_none_is_refused_with_an_entry(federation, data, message):
+    from medfed.errors import QuorumError
+
+    federation.sites["north"].post("north", 1, 1, "keys", data)
+    log = federation.folder / "audit.jsonl"
+    with pytest.raises(QuorumError, match="0 of 3 sites showed keys"):
+        conduct(federation.hub, FedAvg(), SecureSum(), {}, federation.current, SITES, 2, 0.3, AuditLog(log))
+    (line,) = [json.loads(line) for line in log.read_text().splitlines()]
+    assert (line["event"], line["site"], line["step"]) == ("letter refused", "north", "keys")
+    assert message in line["reason"]
+
+
+def test_a_letter_in_anothers_name_is_refused(federation):
+    federation.sites["south"].post("south", 1, 1, "keys", b"of south")
+    share = federation.folder / "share" / "up" / STUDY[:16]
+    (share / "north" / "l-keys").mkdir(parents=True)
+    (share / "north" / "l-keys" / "m").write_bytes((share / "south" / "l-keys" / "m").read_bytes())
+    (found,) = federation.hub.gather(1, 1, "keys", ["north"], 5)
+    assert "it is signed by 'south', expected 'north'" in str(found.error)
+
+
+def test_a_letter_larger_than_any_is_refused(federation):
+    share = federation.folder / "share" / "up" / STUDY[:16] / "north" / "l-keys"
+    share.mkdir(parents=True)
+    (share / "m").write_bytes(bytes(5 << 20))
+    (found,) = federation.hub.gather(1, 1, "keys", ["north"], 5)
+    assert "a letter of 5242880 bytes; at most 4194304 are read" in str(found.error)

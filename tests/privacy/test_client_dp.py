@@ -1,0 +1,217 @@
+"""Client-level privacy: the bounds, the noise, the clip that adapts, and what is refused."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from medfed.accounting import Charge, epsilon
+from medfed.errors import PrivacyError
+from medfed.exchange import MemoryExchange
+from medfed.privacy import client_dp
+from medfed.privacy._clipping import clipped, factor, noised, share
+from medfed.privacy.client_dp import CLIP, Adaptive, ClientDP
+from medfed.rules.fedavg import FedAvg
+from medfed.simulate import run_federation
+from medfed.update import Update
+from medfed.weights import Difference, norm
+
+WEIGHTS = {"a": torch.zeros(2), "b": torch.zeros(2, 1)}
+
+
+def update(site: str, *values: float, examples: int = 7, **more) -> Update:
+    a, b, c, d = values
+    return Update(site, 1, {"a": torch.tensor([a, b]), "b": torch.tensor([[c], [d]])}, examples, **more)
+
+
+@pytest.fixture
+def no_noise(monkeypatch):
+    asked = []
+
+    def silent(shape, deviation):
+        asked.append(deviation)
+        return torch.zeros(tuple(shape), dtype=torch.float64)
+
+    monkeypatch.setattr(client_dp, "gaussian", silent)
+    monkeypatch.setattr("medfed.privacy._clipping.gaussian", silent)
+    return asked
+
+
+def test_an_update_is_clipped_over_all_its_tensors_together():
+    # (3, 0, 0, 4) has length 5; to length 1 it is a fifth.
+    short = clipped(update("x", 3, 0, 0, 4).delta, 1.0)
+    torch.testing.assert_close(short["a"], torch.tensor([0.6, 0.0], dtype=torch.float64), rtol=1e-5, atol=0)
+    assert norm(short) <= 1.0
+    same = update("x", 0.3, 0, 0, 0.4).delta
+    assert torch.equal(clipped(same, 1.0)["a"], same["a"].double())
+
+
+def test_an_update_that_is_not_finite_counts_as_none():
+    assert factor(float("nan"), 1.0) == factor(float("inf"), 1.0) == 0.0
+    assert norm(clipped({"a": torch.tensor([float("inf"), 1.0])}, 1.0)) == 0.0
+
+
+def test_a_difference_on_the_wire_is_no_longer_the_sites_own_weights():
+    local = {"a": torch.tensor([30.0, 0.0]), "b": torch.tensor([[0.0], [40.0]])}
+    kind = ClientDP(where="site", noise_multiplier=1.0)
+    protected = kind.protect(Update("x", 1, Difference(local, WEIGHTS), 7), WEIGHTS)
+    assert not isinstance(protected.delta, Difference)
+
+
+def test_at_the_site_the_noise_is_the_multiplier_times_twice_the_clip(no_noise):
+    # Two updates of length 0.5 may be 1 apart.
+    kind = ClientDP(where="site", noise_multiplier=3.0, clip=0.5)
+    protected = kind.protect(update("x", 3, 0, 0, 4), WEIGHTS)
+    assert no_noise == [3.0, 3.0]
+    assert norm(protected.delta) == pytest.approx(0.5, rel=1e-5)
+    assert protected.examples == 1
+
+
+def test_the_noise_at_the_site_is_measured():
+    weights = {"w": torch.zeros(200_000)}
+    kind = ClientDP(where="site", noise_multiplier=2.0, clip=0.5)
+    drawn = kind.protect(Update("x", 1, weights, 3), weights).delta["w"]
+    assert float(drawn.std()) == pytest.approx(2.0, rel=5 / math.sqrt(2 * 200_000))
+    other = kind.protect(Update("x", 1, weights, 3), weights).delta["w"]
+    assert not torch.equal(drawn, other)
+
+
+def test_at_the_hub_all_sites_weigh_the_same_and_the_noise_is_on_the_sum(no_noise):
+    # Clip 1: (0.6, 0, 0, 0.8) and (0, 0.5, 0, 0); their mean; noise of 2 on the sum of each tensor.
+    kind = ClientDP(where="hub", noise_multiplier=2.0)
+    updates = [update("y", 0, 0.5, 0, 0, examples=1), update("x", 3, 0, 0, 4, examples=1000)]
+    (mean,), state = kind.release(updates, {}, WEIGHTS)
+    torch.testing.assert_close(mean.delta["a"], torch.tensor([0.3, 0.25]), rtol=1e-5, atol=0)
+    torch.testing.assert_close(mean.delta["b"], torch.tensor([[0.0], [0.4]]), rtol=1e-5, atol=0)
+    assert no_noise == [2.0, 2.0]
+    assert (mean.examples, state) == (1, {})
+
+
+def test_one_site_more_or_less_changes_the_sum_by_at_most_the_clip(no_noise):
+    kind = ClientDP(where="hub", noise_multiplier=1.0, clip=0.7)
+    updates = [update(site, *(torch.randn(4) * 3).tolist()) for site in "abcde"]
+
+    def total(some):
+        (mean,), _ = kind.release(some, {}, WEIGHTS)
+        return torch.cat([mean.delta[name].reshape(-1) for name in WEIGHTS]).double() * len(some)
+
+    for gone in range(5):
+        left = [one for number, one in enumerate(updates) if number != gone]
+        assert float((total(updates) - total(left)).norm()) <= 0.7 * (1 + 1e-5)
+
+
+def test_the_noise_on_the_mean_of_many_sites_is_measured():
+    weights = {"w": torch.zeros(200_000)}
+    kind = ClientDP(where="hub", noise_multiplier=2.0, clip=0.5)
+    (mean,), _ = kind.release([Update(site, 1, weights, 3) for site in "abcd"], {}, weights)
+    assert float(mean.delta["w"].std()) == pytest.approx(2.0 * 0.5 / 4, rel=5 / math.sqrt(2 * 200_000))
+
+
+def test_the_clip_follows_the_quantile_by_hand(no_noise):
+    # Clip 1; lengths 0.5, 0.5, 0.5, 5: three of four are short. C exp(-0.2 (0.75 - 0.5)).
+    kind = ClientDP(
+        where="hub", noise_multiplier=0.1, adaptive=Adaptive(quantile=0.5, rate=0.2, count_noise=0.2)
+    )
+    state = kind.init(WEIGHTS)
+    updates = [update(site, 0.5, 0, 0, 0) for site in "abc"] + [update("d", 3, 0, 0, 4)]
+    _, state = kind.release(updates, state, WEIGHTS)
+    assert float(state[CLIP]["clip"]) == pytest.approx(math.exp(-0.05))
+    # Theorem 1: z_delta = (z^-2 - (2 s)^-2)^(-1/2), here (100 - 6.25)^(-1/2), times the clip.
+    assert no_noise == [pytest.approx((100 - 6.25) ** -0.5)] * 2 + [0.2]
+
+
+def test_the_clip_arrives_at_the_quantile():
+    kind = ClientDP(where="hub", clip=20.0, noise_multiplier=0.05, adaptive=Adaptive(quantile=0.5, rate=0.5))
+    state = kind.init(WEIGHTS)
+    updates = [update(f"s{n}", n + 1, 0, 0, 0) for n in range(21)]
+    for _ in range(60):
+        _, state = kind.release(updates, state, WEIGHTS)
+    assert 8 <= float(state[CLIP]["clip"]) <= 14  # the median is 11
+
+
+def test_a_count_noise_that_leaves_nothing_is_refused_with_the_cure():
+    kind = ClientDP(noise_multiplier=2.0, adaptive=Adaptive(count_noise=0.5))
+    with pytest.raises(PrivacyError, match=r"count_noise: 0.5 is too little .* must be above 1"):
+        kind.release([update("a", 1, 0, 0, 0)], kind.init(WEIGHTS), WEIGHTS)
+
+
+def test_the_target_epsilon_of_a_study_is_met_over_its_rounds():
+    kind = ClientDP(epsilon=4.0, accountant="rdp")
+    with pytest.raises(PrivacyError, match=r"use planned\(rounds\)"):
+        kind.charge()
+    planned = kind.planned(10)
+    assert planned.noise_multiplier is not None
+    assert 3.98 < epsilon([Charge(planned.noise_multiplier, 1.0, 10)], 1e-5, "rdp") <= 4
+    assert planned.charge() == Charge(planned.noise_multiplier)
+    given = ClientDP(noise_multiplier=1.5)
+    assert given.planned(10) is given
+
+
+def test_no_amplification_is_counted_for_sites_drawn_from_a_seed_that_everyone_knows():
+    assert ClientDP(noise_multiplier=1.5).charge().sample_rate == 1.0
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({}, "give noise_multiplier, or epsilon and delta"),
+        ({"where": "site", "noise_multiplier": 1.0, "adaptive": Adaptive()}, "adaptive needs where: hub"),
+    ],
+)
+def test_settings_that_cannot_be(settings, words):
+    with pytest.raises(PrivacyError, match=words):
+        ClientDP(**settings)
+
+
+@pytest.mark.parametrize("where", ["site", "hub"])
+def test_groups_beside_the_update_do_not_leave(where):
+    with_group = update("x", 1, 0, 0, 0, groups={"control": {"a": torch.ones(2)}})
+    with pytest.raises(PrivacyError, match="site 'x', round 1: the groups control would leave beside"):
+        ClientDP(where=where, noise_multiplier=1.0).protect(with_group, WEIGHTS)
+
+
+def test_shares_of_noise_under_a_secure_sum_add_up_to_the_whole():
+    # Four sites answer, each with its share: variances add.
+    each = share(0.5, 2.0, answering=4)
+    assert each == 0.5
+    total = sum(noised({"w": torch.zeros(100_000)}, each, {"w": torch.zeros(1)})["w"] for _ in range(4))
+    assert float(total.std()) == pytest.approx(2.0 * 0.5, rel=5 / math.sqrt(2 * 100_000))
+
+
+def test_only_the_noised_mean_reaches_the_rule_and_a_resumed_hub_keeps_its_clip(tmp_path):
+    from medfed.audit import AuditLog
+    from medfed.hub import newest
+    from medfed.round import contribute, receive
+
+    kind = ClientDP(clip=5.0, noise_multiplier=1e-6, adaptive=Adaptive(count_noise=1e-3, rate=1.0))
+
+    def site(length: float):
+        def work(exchange: MemoryExchange) -> None:
+            name = f"s{length:g}"
+            current = receive(exchange, name, 0, AuditLog(None))
+            while not current.final:
+                delta = {"w": torch.tensor([length, 0.0])}
+                sent = Update(name, current.round + 1, delta, 9, {"train/loss": 1.0})
+                contribute(exchange, kind, sent, current.weights, AuditLog(None))
+                current = receive(exchange, name, current.round + 1, AuditLog(None))
+            closing = Update(name, current.round + 1, {}, 0, {"val/dice": 0.5})
+            contribute(exchange, kind, closing, current.weights, AuditLog(None))
+
+        return work
+
+    reports = []
+    final = run_federation(
+        {"s1": site(1.0), "s3": site(3.0)}, {"w": torch.zeros(2)}, rule=FedAvg(), rounds=1, privacy=kind,
+        folder=tmp_path, watch=reports.append,
+    )  # fmt: skip
+    torch.testing.assert_close(final.weights["w"], torch.tensor([2.0, 0.0]), rtol=0, atol=1e-3)
+    found = newest(tmp_path)
+    assert found is not None
+    # Both lengths are within 5, quantile 0.5: C exp(-(1 - 0.5)).
+    assert float(found[1][CLIP]["clip"]) == pytest.approx(5 * math.exp(-0.5), rel=0.01)
+    for report in reports:
+        for answer in report.answers:
+            assert dict(answer.scalars) == {}
+            assert answer.examples in (0, 1)

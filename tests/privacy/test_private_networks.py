@@ -1,0 +1,91 @@
+"""Every network, made private: several patients at once give the gradients of each alone, over two cases of theirs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from contracts.test_networks import FEATURES, INPUTS, NETWORKS, OUTPUTS, SMALL, smallest
+from torch import nn
+
+from medfed import kinds
+from medfed.networks import Network, replace_batch_norms
+from medfed.private_training import check_layers, many_gradients, single_gradient, trained
+
+torch.set_num_threads(1)
+
+TASKS = {"segment": "segment", "classify": "classify", "table": "tabular"}
+OPTIMISER, SCHEDULE = kinds.kinds("optimisers")["adamw"](), kinds.kinds("schedules")["constant"]()
+
+
+@pytest.fixture(params=sorted(NETWORKS))
+def network(request: pytest.FixtureRequest) -> Network:
+    settings = SMALL.get(request.param, {})
+    return NETWORKS[request.param](**settings)  # type: ignore[return-value]
+
+
+def module_and_batches(network: Network, patients: int = 3) -> tuple[Any, list[dict[str, Any]]]:
+    size = smallest(network)
+    needs = next(kind for kind in network.serves if kind in TASKS)
+    torch.manual_seed(0)
+    inside = FEATURES if size is None else INPUTS
+    classes = tuple(f"class{number}" for number in range(OUTPUTS))
+    task = kinds.kinds("tasks")[TASKS[needs]](classes=classes)
+    built: nn.Module = replace_batch_norms(network.build(inside, OUTPUTS, size), "group")
+    module = task.module(built, optimiser=OPTIMISER, schedule=SCHEDULE, epochs=1, patch=size)
+    # Without dropout: its masks differ from call to call, as they should.
+    module.eval()
+    generator = torch.Generator().manual_seed(1)
+    batches = []
+    for _ in range(patients):
+        batch: dict[str, Any] = {"case": ["a", "b"]}
+        if size is None:
+            batch["features"] = torch.randn((2, FEATURES), generator=generator)
+        else:
+            batch["image"] = torch.randn((2, INPUTS, *size), generator=generator)
+        if needs == "segment":
+            batch["label"] = torch.randint(0, OUTPUTS, (2, 1, *size), generator=generator)
+        else:
+            batch["target"] = torch.randint(0, OUTPUTS, (2,), generator=generator)
+        batches.append(batch)
+    return module, batches
+
+
+def flat(gradients: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([gradient.double().reshape(-1) for gradient in gradients])
+
+
+@pytest.mark.slow
+def test_patients_at_once_have_the_gradients_of_each_alone(network: Network) -> None:
+    module, batches = module_and_batches(network)
+    check_layers(module)
+    found, losses = many_gradients(module, batches)
+    for number, batch in enumerate(batches):
+        alone, loss = single_gradient(module, batch)
+        # And by the way anyone would take: a backward pass of this patient's loss by itself.
+        module.zero_grad()
+        module.loss(batch).backward()
+        parameters = trained(module).values()
+        plain = flat([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
+        assert float(plain.norm()) > 0
+        # Of the whole gradient's length: a bias before a norm has none but rounding.
+        assert float((flat([one[0] for one in alone]) - plain).norm() / plain.norm()) < 1e-5
+        assert float((flat([many[number] for many in found]) - plain).norm() / plain.norm()) < 1e-3
+        torch.testing.assert_close(losses[number], loss, rtol=1e-4, atol=1e-5)
+
+
+def test_no_patient_reaches_another(network: Network) -> None:
+    # The same patients in another company have the same outputs: nothing in the network mixes a batch.
+    module, batches = module_and_batches(network, patients=2)
+    module.train()
+    for child in module.modules():
+        if isinstance(child, nn.Dropout | nn.Dropout2d | nn.Dropout3d):
+            child.eval()
+        if hasattr(child, "drop_connect_rate"):
+            child.drop_connect_rate = 0.0
+    key = "features" if "features" in batches[0] else "image"
+    with torch.no_grad():
+        alone = module.network(batches[0][key])
+        together = module.network(torch.cat([batches[0][key], batches[1][key]]))
+    torch.testing.assert_close(together[:2], alone, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,214 @@
+"""Whole studies under a mechanism with letters: in one process, over a folder, and with parties that are killed."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+import medfed
+from medfed import enrol
+from medfed.audit import AuditLog
+from medfed.errors import PrivacyError
+from medfed.exchange.folder import Folder
+from medfed.hub import Plan, coordinate
+from medfed.privacy import NoPrivacy
+from medfed.privacy.secure_sum import SecureSum
+from medfed.round import contribute, receive
+from medfed.rules.fedadam import FedAdam
+from medfed.rules.fedavg import FedAvg
+from medfed.update import Update
+from medfed.weights import Difference, digest
+
+STUDY = "5e" * 32
+SITES = ("north", "south", "west")
+PATIENCE_S = 60
+ROUNDS = 3
+
+
+def model() -> dict[str, torch.Tensor]:
+    return {"a": torch.arange(600.0).reshape(20, 30) / 100, "b": torch.zeros(())}
+
+
+def answer(exchange, privacy, name: str, audit: AuditLog | None = None) -> None:
+    """Take part in a whole study: each round adds a tensor of the site's own."""
+    audit = audit or AuditLog(None)
+    received = receive(exchange, name, 0, audit)
+    while not received.final:
+        generator = torch.Generator().manual_seed(sum(name.encode()) + received.round)
+        local = {
+            key: tensor + torch.randn(tensor.shape, generator=generator)
+            for key, tensor in sorted(received.weights.items())
+        }
+        number = received.round + 1
+        update = Update(name, number, Difference(local, received.weights), 10 + len(name), {"val/dice": 0.5})
+        contribute(exchange, privacy, update, received.weights, audit)
+        received = receive(exchange, name, number, audit)
+    closing = Update(name, received.round + 1, {}, 0, {"val/dice": 0.7})
+    contribute(exchange, privacy, closing, received.weights, audit)
+
+
+@pytest.mark.parametrize("rule", [FedAvg(), FedAdam()])
+def test_a_study_ends_with_the_model_that_it_has_without(rule):
+    def run(privacy, **more):
+        sites = {name: lambda exchange, name=name: answer(exchange, privacy, name) for name in SITES}
+        return medfed.run_federation(
+            sites, model(), rule=rule, rounds=ROUNDS, privacy=privacy, minimum=3, **more
+        )
+
+    plain, reports = run(NoPrivacy()), []
+    summed = run(SecureSum(), watch=reports.append)
+    for name, tensor in plain.weights.items():
+        # 64 bits with the defaults: the sum is rounded at 2^-51 times most_examples over the examples, 2^-40.
+        assert torch.allclose(summed.weights[name], tensor, rtol=0, atol=1e-5)
+    assert [report.round for report in reports] == [1, 2, 3, 4]
+    assert {one.status for one in reports[0].answers} == {"merged"}
+    assert {one.scalars["val/dice"] for one in reports[-1].answers} == {0.7}
+
+
+class Place:
+    """Hub and sites over a folder, with certificates."""
+
+    def __init__(self, folder: Path, privacy: SecureSum) -> None:
+        self.folder, self.privacy = folder, privacy
+        enrol.init(folder / "enrolment", "test", ["127.0.0.1"])
+        for site in SITES:
+            request, _ = enrol.request(folder / "credentials" / site, site)
+            enrol.sign(folder / "enrolment", request, folder / f"{site}.kit")
+            enrol.accept(folder / "credentials" / site, folder / f"{site}.kit")
+        self.ends: dict[str, BaseException | None] = {}
+
+    def record(self, credentials: Path) -> Folder:
+        return Folder(url=str(self.folder / "share"), credentials=str(credentials), poll_s=0.02)
+
+    def site(self, name: str) -> threading.Thread:
+        def work() -> None:
+            side = self.record(self.folder / "credentials" / name).open_site(STUDY, name, self.folder / name)
+            try:
+                answer(side, self.privacy, name, AuditLog(self.folder / f"{name}.jsonl"))
+                self.ends[name] = None
+            except BaseException as error:
+                self.ends[name] = error
+            finally:
+                side.close()
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        return thread
+
+    def hub(self, rounds: int = ROUNDS):
+        hub = self.record(self.folder / "enrolment" / "hub").open_hub(STUDY, self.folder / "hub")
+        plan = Plan(rounds, SITES, FedAvg(), self.privacy, minimum=3, study=STUDY)
+        try:
+            return coordinate(plan, hub, model(), folder=self.folder / "models")
+        finally:
+            hub.close()
+
+
+def test_over_a_folder_the_model_is_that_of_one_process_bit_for_bit(tmp_path):
+    privacy = SecureSum(patience_s=20)
+    place = Place(tmp_path, privacy)
+    threads = [place.site(name) for name in SITES]
+    final = place.hub()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert place.ends == dict.fromkeys(SITES)
+    sites = {name: lambda exchange, name=name: answer(exchange, privacy, name) for name in SITES}
+    one = medfed.run_federation(sites, model(), rule=FedAvg(), rounds=ROUNDS, privacy=privacy, minimum=3)
+    assert digest(final.weights) == digest(one.weights)
+    log = (tmp_path / "north.jsonl").read_text()
+    assert log.count('"event":"letter sent"') == 4 * ROUNDS  # keys, shares, signed, unmask
+    assert log.count('"event":"sent"') == ROUNDS + 1
+
+
+def test_without_certificates_a_site_sends_nothing(tmp_path):
+    record = Folder(url=str(tmp_path / "share"), poll_s=0.02)
+    hub = record.open_hub(STUDY, tmp_path / "hub")
+    site = record.open_site(STUDY, "north", tmp_path / "north")
+    with pytest.raises(
+        PrivacyError, match=r"secure_sum needs letters with signatures.*exchange\.credentials"
+    ):
+        contribute(site, SecureSum(), Update("north", 1, model(), 5), model(), AuditLog(None))
+    site.close()
+    hub.close()
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("step", ["keys", "shares", "members", "signed"])
+def test_a_hub_that_is_killed_after_any_of_its_letters_goes_on(tmp_path, step, monkeypatch):
+    from medfed.exchange._meeting import HubMeeting
+
+    privacy = SecureSum(patience_s=20)
+    place = Place(tmp_path, privacy)
+    threads = [place.site(name) for name in SITES]
+    real = HubMeeting.post_all
+
+    def dies(self, round, attempt, said, letters):
+        stands = real(self, round, attempt, said, letters)
+        if (round, said) == (2, step):
+            raise Killed
+        return stands
+
+    with monkeypatch.context() as patched:
+        patched.setattr(HubMeeting, "post_all", dies)
+        # A killed hub says no farewell, so the sites wait on.
+        patched.setattr(HubMeeting, "close", lambda self: (self._depot.close(), self._lock.close()))
+        with pytest.raises(Killed):
+            place.hub()
+    final = place.hub()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert place.ends == dict.fromkeys(SITES)
+    sites = {name: lambda exchange, name=name: answer(exchange, privacy, name) for name in SITES}
+    one = medfed.run_federation(sites, model(), rule=FedAvg(), rounds=ROUNDS, privacy=privacy, minimum=3)
+    assert digest(final.weights) == digest(one.weights)
+
+
+@pytest.mark.parametrize("step", ["keys", "shares", "update", "signed", "unmask"])
+def test_a_site_that_is_killed_at_any_step_and_comes_back_is_in_the_next_rounds(tmp_path, step, monkeypatch):
+    from medfed.exchange._meeting import SiteMeeting
+
+    privacy = SecureSum(patience_s=1.5, threshold=0.6, least=2)
+    place = Place(tmp_path, privacy)
+    post, send, killed = SiteMeeting.post, SiteMeeting.send, []
+
+    def dies(self, site, round, attempt, said, data):
+        if (site, round, said) == ("south", 2, step) and not killed:
+            killed.append(site)
+            raise Killed
+        post(self, site, round, attempt, said, data)
+
+    def dies_sending(self, update):
+        if (update.site, update.round, step) == ("south", 2, "update") and not killed:
+            killed.append(update.site)
+            raise Killed
+        send(self, update)
+
+    monkeypatch.setattr(SiteMeeting, "post", dies)
+    monkeypatch.setattr(SiteMeeting, "send", dies_sending)
+    threads = [place.site(name) for name in SITES]
+
+    def comes_back() -> None:
+        threads[SITES.index("south")].join(PATIENCE_S)
+        threads[SITES.index("south")] = place.site("south")
+
+    waiting = threading.Thread(target=comes_back, daemon=True)
+    waiting.start()
+    hub = place.record(tmp_path / "enrolment" / "hub").open_hub(STUDY, tmp_path / "hub")
+    reports = []
+    plan = Plan(ROUNDS, SITES, FedAvg(), privacy, minimum=2, study=STUDY)
+    coordinate(plan, hub, model(), watch=reports.append)
+    hub.close()
+    waiting.join(PATIENCE_S)
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert killed == ["south"]
+    assert place.ends == dict.fromkeys(SITES)
+    status = [{one.site: one.status for one in report.answers}["south"] for report in reports]
+    assert status[0] == status[2] == "merged"
+    assert status[1] == ("merged" if step in ("keys", "signed", "unmask") else "absent")

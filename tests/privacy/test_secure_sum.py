@@ -1,0 +1,461 @@
+"""The sum comes out bit for bit, whoever drops out and when; and what a hub that lies is told."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+
+import msgspec
+import pytest
+import torch
+
+from medfed.audit import AuditLog
+from medfed.errors import MedfedError, PrivacyError, QuorumError
+from medfed.exchange import MemoryExchange
+from medfed.privacy._masks import FixedPoint
+from medfed.privacy._sum import Handed, Keys, Members, Request, Shares, bytes_of
+from medfed.privacy._sum_hub import HubSum
+from medfed.privacy.secure_sum import SecureSum
+from medfed.round import conduct, contribute
+from medfed.rules.fedavg import FedAvg
+from medfed.update import Global, Update
+from medfed.weights import Difference
+
+SITES = ("east", "north", "south", "west")
+EXAMPLES = {"east": 7, "north": 12, "south": 30, "west": 51}
+PATIENCE_S = 60
+# In order: what a site says before it is killed. `updates` is no letter: it is the masked update.
+STEPS = ("keys", "shares", "updates", "signed", "unmask")
+
+
+class Killed(Exception):
+    pass
+
+
+class DiesBefore:
+    """A site's exchange that is gone at one step, as after kill -9: it says nothing more, not even farewell."""
+
+    def __init__(self, exchange: MemoryExchange, step: str) -> None:
+        self._exchange, self._step = exchange, step
+
+    def __getattr__(self, name: str):
+        return getattr(self._exchange, name)
+
+    def post(self, site, round, attempt, step, data):
+        if step == self._step:
+            raise Killed
+        self._exchange.post(site, round, attempt, step, data)
+
+    def send(self, update):
+        if self._step == "updates":
+            raise Killed
+        self._exchange.send(update)
+
+
+def model() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {"a.weight": torch.randn(70, 1100, generator=generator), "b": torch.randn(3, generator=generator)}
+
+
+def trained(site: str) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(EXAMPLES.get(site, 5))
+    return {name: tensor + torch.randn(tensor.shape, generator=generator) for name, tensor in model().items()}
+
+
+def update(site: str, round: int = 1) -> Update:
+    scalars = {"val/dice": 0.5, "train/steps": 4.0}
+    return Update(site, round, Difference(trained(site), model()), EXAMPLES.get(site, 5), scalars)
+
+
+def plainly(sites, privacy: SecureSum, terms: int) -> dict[str, torch.Tensor]:
+    """Return the mean that whole numbers give without any mask: 64-bit integers, nothing hidden."""
+    scale = FixedPoint(privacy.bits, privacy.limit, terms).scale
+    total = sum(EXAMPLES[site] for site in sites)
+    found = {}
+    for name in model():
+        whole = sum(
+            (update(site).delta[name] * (EXAMPLES[site] / privacy.most_examples * scale)).round().long()
+            for site in sites
+        )
+        found[name] = whole.double() / scale * (privacy.most_examples / total)
+    return found
+
+
+class Round:
+    """One round over the memory exchange, every site a thread; what the hub's rule is given is kept."""
+
+    def __init__(self, privacy: SecureSum, sites=SITES, exchange: MemoryExchange | None = None) -> None:
+        self.privacy, self.sites = privacy, sites
+        self.exchange = exchange or MemoryExchange("study")
+        self.exchange.publish(Global(0, model(), study="study"))
+        self.ends: dict[str, BaseException | None] = {}
+        self.given: list[Update] = []
+        self.threads: list[threading.Thread] = []
+
+    def start(self, *sites: str, dies: dict[str, str] | None = None, audit: AuditLog | None = None) -> None:
+        def work(site: str) -> None:
+            side = DiesBefore(self.exchange, (dies or {})[site]) if site in (dies or {}) else self.exchange
+            try:
+                contribute(side, self.privacy, update(site), model(), audit or AuditLog(None))
+                self.ends[site] = None
+            except BaseException as error:
+                self.ends[site] = error
+
+        for site in sites:
+            self.threads.append(threading.Thread(target=work, args=(site,), daemon=True))
+            self.threads[-1].start()
+
+    def conduct(self, minimum: int = 2, audit: AuditLog | None = None, deadline_s: float | None = None):
+        given = self.given
+
+        class Keeps(FedAvg, frozen=True, tag="keeps"):
+            def merge(self, updates, state, weights):
+                given[:] = updates
+                return super().merge(given, state, weights)
+
+        outcome = conduct(
+            self.exchange,
+            Keeps(),
+            self.privacy,
+            {},
+            Global(0, model(), study="study"),
+            self.sites,
+            minimum,
+            deadline_s,
+            audit or AuditLog(None),
+        )
+        self.exchange.publish(Global(1, outcome.weights, study="study"))
+        self.join()
+        return outcome
+
+    def join(self) -> None:
+        for thread in self.threads:
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive(), "a site waited for ever"
+
+
+def same(found: Update, expected: dict[str, torch.Tensor]) -> None:
+    assert set(found.delta) == set(expected)
+    for name, tensor in expected.items():
+        assert torch.equal(found.delta[name], tensor), name
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_the_hub_is_given_the_plain_sum_bit_for_bit(bits):
+    privacy = SecureSum(bits=bits, limit=16, most_examples=100)
+    round = Round(privacy)
+    round.start(*SITES)
+    outcome = round.conduct()
+    (given,) = round.given
+    assert given.examples == 100
+    same(given, plainly(SITES, privacy, 4))
+    # By another path: the weighted mean of the sites' own models, to within the bound that the docstring states.
+    bound = 4 * 100 / (2 * FixedPoint(bits, 16, 4).scale * 100) + 1e-12
+    for name, tensor in model().items():
+        mean = sum(trained(site)[name].double() * EXAMPLES[site] for site in SITES) / 100
+        assert float((given.delta[name] - (mean - tensor.double())).abs().max()) <= bound
+        assert torch.allclose(outcome.weights[name], mean.float(), atol=bound + 1e-6)
+    assert {answer.status for answer in outcome.answers} == {"merged"}
+    assert all(end is None for end in round.ends.values())
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_site_that_drops_out_at_any_step_leaves_an_exact_sum_of_the_rest(step):
+    privacy = SecureSum(patience_s=0.6)
+    round = Round(privacy)
+    round.start(*SITES, dies={"south": step})
+    outcome = round.conduct(deadline_s=3)
+    assert isinstance(round.ends.pop("south"), Killed)
+    assert all(end is None for end in round.ends.values())
+    rest = [site for site in SITES if site != "south"]
+    counted = SITES if step in ("signed", "unmask") else rest  # its masked update was there already
+    terms = 3 if step in ("keys", "shares") else 4
+    same(round.given[0], plainly(counted, privacy, terms))
+    status = {answer.site: answer.status for answer in outcome.answers}
+    assert status["south"] == ("merged" if "south" in counted else "absent")
+
+
+def test_sites_that_drop_out_at_different_steps_leave_an_exact_sum():
+    sites = ("a", "b", "c", "d", "e", "f", "g", "h", "i")
+    EXAMPLES.update({site: 3 + place for place, site in enumerate(sites)})
+    privacy = SecureSum(patience_s=0.8, threshold=0.6)
+    round = Round(privacy, sites)
+    round.start(*sites, dies={"b": "updates", "d": "updates", "f": "signed"})
+    round.conduct()
+    rest = [site for site in sites if site not in "bd"]
+    same(round.given[0], plainly(rest, privacy, 9))
+
+
+def test_on_a_ring_of_neighbours_the_sum_is_exact_too():
+    sites = tuple(f"s{number:02d}" for number in range(12))
+    EXAMPLES.update({site: 3 + place for place, site in enumerate(sites)})
+    privacy = SecureSum(patience_s=0.8, neighbours=6)
+    round = Round(privacy, sites)
+    round.start(*sites, dies={"s03": "updates", "s07": "shares"})
+    round.conduct(deadline_s=5)
+    same(round.given[0], plainly([site for site in sites if site not in ("s03", "s07")], privacy, 11))
+
+
+@pytest.mark.parametrize("step", STEPS[:3])
+def test_too_few_sites_stop_the_round_and_say_why(step):
+    round = Round(SecureSum(patience_s=0.4))
+    round.start(*SITES, dies={"south": step, "west": step})
+    with pytest.raises(QuorumError, match=r"round 1: 2 of 4 sites .*, 3 are needed for a secure sum"):
+        round.conduct(deadline_s=1)
+    round.exchange.close()
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_round_that_failed_goes_on_when_the_sites_are_back_with_new_masks(step):
+    privacy = SecureSum(patience_s=0.5)
+    seen: list[bytes] = []
+    round = Round(privacy, exchange=MemoryExchange("study", seen=seen.append))
+    round.start(*SITES, dies={"south": step, "west": step})
+    with pytest.raises(QuorumError, match="round 1"):
+        round.conduct(deadline_s=1)
+    round.start("south", "west")  # as after a restart: what they had in memory is gone
+    round.conduct()
+    same(round.given[0], plainly(SITES, privacy, 4))
+    masked = [data for data in seen if b'"site\\":\\"north' in data and b"secure_sum" in data]
+    assert len(masked) == len(set(masked)) == (2 if step in STEPS[2:] else 1)
+
+
+def test_a_site_that_restarts_within_a_round_sends_nothing_under_the_old_masks():
+    privacy = SecureSum(patience_s=1.5)
+    round = Round(privacy)
+    sent: list[Update] = []
+    round.exchange.send, send = lambda update: (sent.append(update), send(update)), round.exchange.send
+    hub = threading.Thread(target=round.conduct, daemon=True)
+    round.start(*SITES, dies={"south": "shares"})
+    hub.start()
+    round.threads[SITES.index("south")].join(PATIENCE_S)
+    round.start("south")
+    hub.join(PATIENCE_S)
+    round.join()
+    assert sorted(one.site for one in sent) == ["east", "north", "west"]
+    same(round.given[0], plainly(["east", "north", "west"], privacy, 3))
+
+
+def test_what_leaves_tells_nothing_of_the_update_and_no_examples():
+    seen: list[bytes] = []
+    round = Round(SecureSum(bits=32, limit=16), exchange=MemoryExchange("study", seen=seen.append))
+    sent: list[Update] = []
+    round.exchange.send, send = lambda update: (sent.append(update), send(update)), round.exchange.send
+    round.start(*SITES)
+    round.conduct()
+    for one in sent:
+        assert one.examples == 0
+        assert set(one.scalars) == {"val/dice"}  # train/steps would tell the examples
+        values = one.delta["a.weight"].double().flatten()
+        true = update(one.site).delta["a.weight"].flatten()
+        # 77,000 independent values: the correlation has a standard deviation of 0.0036.
+        assert abs(float(torch.corrcoef(torch.stack([values, true]))[0, 1])) < 0.02
+        # Uniform modulo 2^32: each of the top four bits' 16 values is as likely.
+        counts = torch.histc(values / 2**32, 16, -0.5, 0.5)
+        assert (
+            float(((counts - 4812.5) ** 2 / 4812.5).sum()) < 50
+        )  # chi-squared, 15 degrees of freedom, p = 1e-5
+    assert not any(b"train/steps" in data for data in seen)
+
+
+def test_a_change_too_large_for_the_fixed_point_is_named_and_not_cut():
+    round = Round(SecureSum(limit=2, patience_s=0.5))
+    round.start(*SITES)
+    with pytest.raises(QuorumError):
+        round.conduct(deadline_s=5)
+    assert isinstance(round.ends["north"], PrivacyError)
+    assert "site 'north', round 1: 'a.weight' changes by up to" in str(round.ends["north"])
+    assert "privacy.limit" in str(round.ends["north"])
+
+
+def test_letters_without_signatures_are_not_enough():
+    round = Round(SecureSum())
+    round.exchange.signed = False
+    with pytest.raises(
+        PrivacyError, match=r"site 'north': privacy.kind: secure_sum needs letters with signatures"
+    ):
+        contribute(round.exchange, round.privacy, update("north"), model(), AuditLog(None))
+
+
+# ---------------------------------------------------------------------------------------------- a hub that lies
+
+
+class Lies(MemoryExchange):
+    """A hub that changes what it says to some site: of a step, `change(site, data)` returns what it says instead."""
+
+    def __init__(self, changes) -> None:
+        super().__init__("study")
+        self._changes = changes
+
+    def post_all(self, round, attempt, step, letters):
+        change = self._changes.get(step, lambda site, data: data)
+        super().post_all(round, attempt, step, {site: change(site, data) for site, data in letters.items()})
+        return letters
+
+
+def lied_to(**changes) -> Round:
+    round = Round(SecureSum(patience_s=0.5), exchange=Lies(changes))
+    round.start(*SITES)
+    with pytest.raises(MedfedError, match="round 1"):
+        round.conduct(deadline_s=5)
+    round.exchange.close()
+    round.join()
+    return round
+
+
+def nothing_unmasked(round: Round) -> bool:
+    return not any(step == "unmask" for _, _, step in round.exchange._letters)
+
+
+def refusals(round: Round) -> dict[str, str]:
+    return {site: str(end) for site, end in round.ends.items() if isinstance(end, PrivacyError)}
+
+
+def said(data, kind):
+    return msgspec.json.decode(data, type=kind)
+
+
+def two_lists(site: str) -> list[str]:
+    return list(SITES) if site in ("east", "north") else ["east", "south", "west"]
+
+
+def test_a_hub_that_tells_sites_different_members_gets_no_shares():
+    """North is in the sum for east and north, and dropped out for the others: their shares would unmask its update."""
+    round = lied_to(members=lambda site, data: bytes_of(Members(two_lists(site))))
+    assert nothing_unmasked(round)
+
+
+@pytest.mark.parametrize(
+    "handed, message",
+    [
+        (
+            lambda site, other: True,
+            "signed another list of who is in the sum than this site: the hub told them",
+        ),
+        (
+            lambda site, other: two_lists(site) == two_lists(other),
+            "2 of 4 sites signed the list, 3 are needed",
+        ),
+    ],
+)
+def test_and_is_seen_by_the_signatures_when_it_asks_all_the_same(monkeypatch, handed, message):
+    def without_looking(self, sites):
+        found = self.letters.gather(self.attempt, "signed", sites, self.settings.patience_s)
+        return {delivery.site: delivery.sealed for delivery in found}
+
+    monkeypatch.setattr(HubSum, "_signed", without_looking)
+
+    def asks(site, data):
+        letters = {o: raw for o, raw in said(data, Request).letters.items() if handed(site, o)}
+        return bytes_of(Request(letters, two_lists(site), sorted(set(SITES) - set(two_lists(site)))))
+
+    round = lied_to(members=lambda site, data: bytes_of(Members(two_lists(site))), signed=asks)
+    assert nothing_unmasked(round)
+    assert all(message in found for found in refusals(round).values())
+    assert sorted(refusals(round)) == sorted(SITES)
+
+
+def test_a_hub_that_asks_for_shares_of_both_kinds_of_one_site_is_refused():
+    def change(site, data):
+        request = said(data, Request)
+        return bytes_of(Request(request.letters, request.seeds_of, ["west"]))
+
+    round = lied_to(signed=change)
+    found = refusals(round)
+    assert sorted(found) == sorted(SITES)
+    assert "the hub asks for shares of both kinds of site 'west'" in found["north"]
+    assert nothing_unmasked(round)
+
+
+def test_a_hub_that_asks_for_shares_of_others_than_signed_is_refused():
+    def change(site, data):
+        request = said(data, Request)
+        return bytes_of(Request(request.letters, ["east", "north", "south"], ["west"]))
+
+    assert "of other sites than the list that this site signed" in refusals(lied_to(signed=change))["north"]
+
+
+def test_a_hub_that_leaves_out_signatures_is_refused():
+    def change(site, data):
+        request = said(data, Request)
+        two = dict(list(request.letters.items())[:2])
+        return bytes_of(Request(two, request.seeds_of, request.keys_of))
+
+    assert "2 of 4 sites signed the list, 3 are needed" in refusals(lied_to(signed=change))["north"]
+
+
+def test_a_hub_that_puts_its_own_keys_in_a_sites_place_is_refused():
+    def change(site, data):
+        letters = dict(said(data, Handed).letters)
+        head, _, text = letters["west"].partition(b"\n")
+        own = bytes_of(Keys(b"1" * 32, b"2" * 32, b"3" * 32))
+        letter = msgspec.json.decode(text)
+        letters["west"] = (
+            head + b"\n" + msgspec.json.encode({**letter, "data": base64.b64encode(own).decode()})
+        )
+        return bytes_of(Handed(letters))
+
+    found = refusals(lied_to(keys=change))
+    assert "the hub hands on a letter in the name of 'west' that is not its own" in found["north"]
+    assert "its signature by 'west' does not hold" in found["north"]
+
+
+def test_a_hub_that_shows_too_few_sites_is_refused():
+    def change(site, data):
+        letters = said(data, Handed).letters
+        return bytes_of(Handed({one: letters[one] for one in ("north", site)}))
+
+    found = refusals(lied_to(keys=change))
+    assert "2 of 2 sites showed keys, 3 are needed" in found["south"]
+
+
+def test_a_second_sum_of_a_round_over_other_sites_is_refused():
+    """The difference of two sums is a site's own update: after a failed attempt only the same list is signed again."""
+    privacy = SecureSum(patience_s=0.5)
+    round = Round(privacy)
+    round.start(*SITES, dies={"south": "unmask", "west": "unmask"})
+    with pytest.raises(QuorumError, match="the sum cannot be unmasked"):
+        round.conduct(deadline_s=5)
+    round.start("west")
+    with pytest.raises(QuorumError, match="signed who is in the sum"):
+        round.conduct(deadline_s=1)
+    assert "a second sum of this round over other sites" in refusals(round)["north"]
+
+
+def test_a_wrong_share_is_named_and_the_sum_comes_out(tmp_path):
+    sites = (*SITES, "centre")
+    EXAMPLES["centre"] = 9
+    privacy = SecureSum(patience_s=1)
+    round = Round(privacy, sites)
+    post = round.exchange.post
+
+    def forged(site, number, attempt, step, data):
+        if (site, step) == ("centre", "unmask"):
+            shares = said(data, Shares)
+            seeds = {owner: bytes(2) + share[2:-1] + b"\x01" for owner, share in shares.seeds.items()}
+            data = bytes_of(Shares(seeds, shares.keys))
+        post(site, number, attempt, step, data)
+
+    round.exchange.post = forged
+    round.start(*sites)
+    audit = AuditLog(tmp_path / "audit.jsonl")
+    round.conduct(audit=audit)
+    same(round.given[0], plainly(sites, privacy, 5))
+    refused = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    refused = [one for one in refused if one["event"] == "letter refused"]
+    assert {one["site"] for one in refused} == {"centre"}
+    assert "its share of site 'east' is wrong" in {one["reason"] for one in refused}
+
+
+def test_an_unmasked_update_is_refused_and_the_others_are_summed():
+    privacy = SecureSum(patience_s=0.6)
+    round = Round(privacy)
+    send = round.exchange.send
+    round.exchange.send = lambda one: send(update("west") if one.site == "west" else one)
+    round.start(*SITES)
+    outcome = round.conduct(deadline_s=5)
+    answer = {answer.site: answer for answer in outcome.answers}["west"]
+    assert answer.status == "refused"
+    assert "expected masked numbers: torch.int64" in answer.reason
+    same(round.given[0], plainly(["east", "north", "south"], privacy, 4))
