@@ -31,7 +31,7 @@ class ProxiedClient(Client):
     @_transport.setter
     def _transport(self, made: Any) -> None:
         if isinstance(made, WebSocketTransport):
-            made.connect_tls = _through(made, self._proxy)
+            made.connect_tls = _through(made, self._proxy)  # type: ignore[method-assign]
         self._made = made
 
 
