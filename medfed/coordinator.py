@@ -144,7 +144,6 @@ def _conducted(
     study: Study, exchange: Exchange, folder: RunFolder, audit: AuditLog, progress: Progress, status: Status
 ) -> list[Row]:
     """Return what the sites report of the final model, after every round."""
-    module = run._module(study)
     side: Any = exchange.open_hub(digest(study), folder.hub)
     plan = Plan(
         rounds=study.train.rounds,
@@ -187,7 +186,7 @@ def _conducted(
             final = coordinate(
                 plan,
                 side,
-                weights_of(module, study.keep_local, trained_only=study.trained_only),
+                weights_of(run._module(study), study.keep_local, trained_only=study.trained_only),
                 folder=folder.hub,
                 watch=heard,
                 audit=audit,

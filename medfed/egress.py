@@ -95,7 +95,9 @@ def _numbers(who: str, scalars: Mapping[str, float], names: frozenset[str] | Non
     for name, value in scalars.items():
         if not (_PLAIN.fullmatch(name) if names is None else name in names):
             told = (
-                "a short name under train, val or privacy" if names is None else f"one of {', '.join(sorted(names))}"
+                "a short name under train, val or privacy"
+                if names is None
+                else f"one of {', '.join(sorted(names))}"
             )
             # The name itself could be what must not leave, and this error's text may: it is not repeated.
             raise EgressError(

@@ -471,12 +471,13 @@ def _train_beside(site: SiteFile, secret: bytes) -> None:
     folder = RunFolder(Path(os.environ[_RUN]))
     study = study_of(folder.study.read_text(encoding="utf-8"), "study.yaml")
     hospital = run._hospital(study, site.name, site.data, secret)
+    beside: Any = _Beside()  # it posts no letters: only `contribute` does, which is the first process's
     with run._quiet():
         train_site(
             site.name,
             run._module(study, site.name),
             hospital.data,
-            _Beside(),  # type: ignore[arg-type]  # it receives only: no update, no letter is its own
+            beside,
             _training(site, study, hospital),
             folder=folder.site(site.name),
             examples=hospital.data.examples,
