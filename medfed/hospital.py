@@ -466,12 +466,13 @@ def _train_beside(site: SiteFile, secret: bytes) -> None:
     folder = RunFolder(Path(os.environ[_RUN]))
     study = study_of(folder.study.read_text(encoding="utf-8"), "study.yaml")
     hospital = run._hospital(study, site.name, site.data, secret)
+    beside: Any = _Beside()
     with run._quiet():
         train_site(
             site.name,
             run._module(study),
             hospital.data,
-            _Beside(),
+            beside,
             _training(site, study, hospital),
             folder=folder.site(site.name),
             examples=hospital.data.examples,
