@@ -311,16 +311,31 @@ def export(run_folder: Path, out: Path, format_: str, model: str) -> None:
     click.echo(f"exported: {exports.export(run_folder, out, format=format_, model=model)}")
 
 
-@main.command(short_help="Write a run's report again.")
-@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@main.command(short_help="Write a run's report again, or compare runs.")
+@click.argument("run_folders", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Where several runs are compared; beside the first if not given.",
+)
 @_told
-def report(run_folder: Path) -> None:
-    """Write the report of a run again, from its rows."""
+def report(run_folders: tuple[Path, ...], out: Path | None) -> None:
+    """Write the report of each run again, from its rows, and of several runs a page that compares them.
+
+    \b
+    medfed report runs/quickstart
+    medfed report runs/fedavg runs/fedprox runs/scaffold --out runs/compared
+    """
     from medfed import run
 
-    done = run.report(run_folder)
-    click.echo(run.headline(done))
-    click.echo(f"report: {done.report}")
+    for folder in run_folders:
+        done = run.report(folder)
+        click.echo(run.headline(done))
+        click.echo(f"report: {done.report}")
+    if len(run_folders) > 1:
+        from medfed.evaluation.several_runs import write_several
+
+        click.echo(f"compared: {write_several(run_folders, out or run_folders[0].resolve().parent)}")
 
 
 @main.command(short_help="Look at a hospital's folder before training.")

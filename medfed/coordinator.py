@@ -144,7 +144,6 @@ def _conducted(
     study: Study, exchange: Exchange, folder: RunFolder, audit: AuditLog, progress: Progress, status: Status
 ) -> list[Row]:
     """Return what the sites report of the final model, after every round."""
-    module = run._module(study)
     side: Any = exchange.open_hub(digest(study), folder.hub)
     plan = Plan(
         rounds=study.train.rounds,
@@ -157,6 +156,7 @@ def _conducted(
         seed=study.seed,
         study=digest(study),
         evaluating=tuple(sorted(study.held_out)),
+        compress=study.compress,
     )
     rows: list[Row] = []
 
@@ -186,12 +186,13 @@ def _conducted(
             final = coordinate(
                 plan,
                 side,
-                weights_of(module, study.train.keep_local),
+                weights_of(run._module(study), study.keep_local, trained_only=study.trained_only),
                 folder=folder.hub,
                 watch=heard,
                 audit=audit,
             )
-        save_checkpoint(folder.checkpoint(FEDERATED), final.weights, final.round)
+        frozen = weights_of(module) if study.trained_only else {}
+        save_checkpoint(folder.checkpoint(FEDERATED), {**frozen, **final.weights}, final.round)
     except BaseException:
         # Not closed: the sites wait for a hub that was stopped and is started again.
         side.leave()

@@ -100,6 +100,7 @@ def test_what_hospitals_allow_agree_to_and_take_back(across):
         record = json.loads((across.folder / "again" / "withdrawn.json").read_text())
         assert (record["site"], record["joined"], record["retrained_from"]) == ("south", 1, 0)
         assert record["study_before"] == known
+        command(across, "train", "--site", "west.yaml")  # declines again, so that nobody waits for it
         across.until(
             lambda: (
                 command(across, "train", "--site", "north.yaml", "--accept", record["study"]).returncode == 0
