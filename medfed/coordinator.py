@@ -191,7 +191,7 @@ def _conducted(
                 watch=heard,
                 audit=audit,
             )
-        frozen = weights_of(module) if study.trained_only else {}
+        frozen = weights_of(run._module(study)) if study.trained_only else {}
         save_checkpoint(folder.checkpoint(FEDERATED), {**frozen, **final.weights}, final.round)
     except BaseException:
         # Not closed: the sites wait for a hub that was stopped and is started again.
