@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import uuid
+from dataclasses import dataclass
 
 import pytest
-from commands import Across
+from commands import PROCESSES, Across, run
 from hospitals import STUDY
 
 from medfed.audit import entries, examine
@@ -30,11 +30,26 @@ def across(tiny, tmp_path):
     made.end()
 
 
-def command(across, *words: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "medfed.cli", *words],
-        cwd=across.folder, capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+@dataclass
+class Said:
+    """How a command ended, and all that it printed."""
+
+    returncode: int
+    stderr: str
+
+
+def started(across, *words: str):
+    """Start a command; its output goes to a log of its own."""
+    log = across.folder / f"command-{uuid.uuid4().hex[:8]}.log"
+    process = PROCESSES.Process(target=run, args=([*words], str(log), str(across.folder)))
+    process.start()
+    return process, log
+
+
+def command(across, *words: str) -> Said:
+    process, log = started(across, *words)
+    process.join(240)
+    return Said(process.exitcode, log.read_text())
 
 
 @pytest.mark.slow
@@ -91,10 +106,7 @@ def test_what_hospitals_allow_agree_to_and_take_back(across):
 
     # South withdraws. The study without it is another one, and north is asked again.
     words = ["hub", "study.yaml", "--enrolment", "enrolment", "--out", "again"]
-    hub = subprocess.Popen(
-        [sys.executable, "-m", "medfed.cli", *words, "--without", "south", "--former", "run"],
-        cwd=across.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    hub, log = started(across, *words, "--without", "south", "--former", "run")
     try:
         across.until((across.folder / "again" / "withdrawn.json").exists, "the withdrawal is written down")
         record = json.loads((across.folder / "again" / "withdrawn.json").read_text())
@@ -107,10 +119,10 @@ def test_what_hospitals_allow_agree_to_and_take_back(across):
             ),
             "north took part again",
         )
-        output, _ = hub.communicate(timeout=240)
+        hub.join(240)
     finally:
         hub.kill()
-    assert hub.returncode == 0, output
+    assert hub.exitcode == 0, log.read_text()
     facts = json.loads((across.folder / "again" / "run.json").read_text())
     assert facts["withdrawn"] == record
     assert facts["sites"] == ["north", "west"]
