@@ -355,7 +355,9 @@ class FederatedCallback(pl.Callback):
 
     def _fetched(self, trainer: pl.Trainer, round: int) -> Global:
         """Rank 0 speaks to the hub; the hospital's other processes hear it from rank 0."""
-        received = receive(self._exchange, self.site, round, self._audit) if trainer.is_global_zero else None
+        received = None
+        if trainer.is_global_zero:
+            received = receive(self._exchange, self.site, round, self._audit, self._privacy)
         if trainer.world_size > 1:
             plain: Any = None if received is None else _plain(received)
             received = Global(**trainer.strategy.broadcast(plain))

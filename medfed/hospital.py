@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from medfed import run, wire
+from medfed import privacy_facts, run, wire
 from medfed.audit import AuditLog
 from medfed.consent import agree, agreed
 from medfed.egress import Egress
@@ -132,6 +132,8 @@ def _take_part(
         status.tell(state="training its own model, to compare")
         _compare(site, study, hospital, folder, progress)
     run.report(folder.path)
+    if site.name in study.sites:
+        facts["privacy"] |= privacy_facts.spent(study, {site.name: Path(site.out)})
     folder.write_facts({**facts, "seconds": round(time.monotonic() - began, 1), "finished": stamp()})
     status.tell(state="finished")
 
@@ -469,12 +471,13 @@ def _train_beside(site: SiteFile, secret: bytes) -> None:
     folder = RunFolder(Path(os.environ[_RUN]))
     study = study_of(folder.study.read_text(encoding="utf-8"), "study.yaml")
     hospital = run._hospital(study, site.name, site.data, secret)
+    beside: Any = _Beside()  # it posts no letters: only `contribute` does, which is the first process's
     with run._quiet():
         train_site(
             site.name,
             run._module(study, site.name),
             hospital.data,
-            _Beside(),
+            beside,
             _training(site, study, hospital),
             folder=folder.site(site.name),
             examples=hospital.data.examples,

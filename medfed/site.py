@@ -142,7 +142,7 @@ def train_site(
     trainer = trainer_of(
         training, folder, [*callbacks, federated, _Keep(checkpoint, federated, training.local_epochs)], logger
     )
-    received = receive(exchange, name, 0, audit or AuditLog(None))
+    received = receive(exchange, name, 0, audit or AuditLog(None), training.privacy)
     if received.final or not resume:
         # The untrained model's scores begin a curve; those of a study that ended while this site was down end it.
         federated.scores = _scores(trainer, module, data, received.weights)

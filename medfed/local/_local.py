@@ -57,6 +57,9 @@ class Local(Kind, frozen=True):
     # The groups of tensors that `finish` sends beside the weights, for a rule that needs them.
     sends: ClassVar[tuple[str, ...]] = ()
 
+    # The names of the numbers that `scalars` returns: what is not declared does not leave (egress.py).
+    reports: ClassVar[tuple[str, ...]] = ()
+
     # The rules that do the hub's part of this method, where it has one; a study must name one of them.
     rules: ClassVar[tuple[str, ...]] = ()
 
