@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -48,7 +49,7 @@ ATTACKS = ("sign_flip", "times_a_million", "random", "a_little")
 class Attacked(Rule, tag="attacked", frozen=True):
     """A rule whose last `attackers` sites, by name, send what an attack makes of the honest sites' updates."""
 
-    rule: Rule
+    rule: Any  # a Rule; its settings were checked when it was made
     attack: str
     attackers: int = 2
 

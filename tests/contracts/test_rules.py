@@ -230,6 +230,61 @@ def zeros(weights: Weights) -> dict[str, Tensor]:
     return {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
 
 
+# Rules whose step is not proportional to the updates': they normalise, clip at a fixed length, or weigh by distance.
+NOT_PROPORTIONAL = {
+    "fedadagrad": "the step is normalised by its own size",
+    "fedadam": "the step is normalised by its own size",
+    "fedyogi": "the step is normalised by its own size",
+    "qfedavg": "the step's length is bounded by an estimate that grows with the updates' squares",
+}
+
+
+@pytest.mark.parametrize("by", [0.5, 4.0])
+def test_updates_times_a_number_move_the_model_that_many_times_as_far(rule: Rule, by: float) -> None:
+    if kinds.kind_of(rule) in NOT_PROPORTIONAL:
+        pytest.skip(NOT_PROPORTIONAL[kinds.kind_of(rule)])
+    weights = {"w": torch.randn(40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)}
+    deltas = torch.randn(7, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 0.01
+
+    def moved(scale: float) -> Tensor:
+        updates = [
+            Update(site, 3, {"w": scale * delta}, 10, **_scalars_and_groups(rule, weights))
+            for site, delta in zip(SITES[: rule.most_sites], deltas, strict=False)
+        ]
+        return merged(rule, updates, weights)[0]["w"] - weights["w"]
+
+    torch.testing.assert_close(moved(by), by * moved(1.0), rtol=1e-4, atol=1e-9)
+
+
+def test_one_site_alone_gives_a_finite_model_that_lies_its_way(rule: Rule) -> None:
+    if rule.fewest_sites() > 1:
+        pytest.skip("it needs more sites")
+    weights = {"w": torch.randn(40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)}
+    delta = 0.01 * torch.randn(40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    update = Update("alfa", 1, {"w": delta}, 10, **_scalars_and_groups(rule, weights))
+    moved = merged(rule, [update], weights)[0]["w"] - weights["w"]
+    assert bool(torch.isfinite(moved).all())
+    assert float(torch.cosine_similarity(moved, delta, dim=0)) > 0.5
+
+
+def test_sites_that_agree_in_everything_are_followed(rule: Rule) -> None:
+    """Ties everywhere: the same update from all sites moves the model its way, and nothing is divided by zero."""
+    weights = {"w": torch.randn(40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)}
+    delta = 0.01 * torch.randn(40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    updates = [
+        Update(site, 1, {"w": delta}, 10, **_scalars_and_groups(rule, weights))
+        for site in SITES[: rule.most_sites]
+    ]
+    moved = merged(rule, updates, weights)[0]["w"] - weights["w"]
+    assert bool(torch.isfinite(moved).all())
+    assert float(torch.cosine_similarity(moved, delta, dim=0)) > 0.5
+
+
+def _scalars_and_groups(rule: Rule, weights: Weights) -> dict:
+    scalars = {name: SCALARS.get(name, lambda number: 1.0 + number)(0) for name in rule.needs_scalars}
+    return {"scalars": scalars, "groups": {group: zeros(weights) for group in rule.needs_groups}}
+
+
 @pytest.mark.parametrize("who_is_huge", ["one", "all"])
 @pytest.mark.parametrize("size", [1e4, 1e15, 1e30, 3e38])
 def test_huge_updates_give_finite_weights_or_an_error_that_names_a_site(
