@@ -30,6 +30,7 @@ from medfed.exchange.memory import Memory
 from medfed.exchange.nats import Nats
 from medfed.hub import Plan, RoundReport, coordinate
 from medfed.kinds import kind_of
+from medfed.plan import check_planned
 from medfed.progress import Progress, Silent, warnings_said
 from medfed.run_folder import RunFolder, save_checkpoint
 from medfed.signing import HUB, Identity
@@ -69,6 +70,7 @@ def lead(
     """
     progress = progress or Silent()
     study = read_study(study_file, overrides)
+    check_planned(study)
     exchange = exchange_of(study, study_file, enrolment, broker)
     whole, going_on = study, resume and _begun(study, out)
     before = None

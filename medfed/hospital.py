@@ -30,6 +30,7 @@ from medfed.exchange import Receipt
 from medfed.federate import FederatedCallback
 from medfed.hub import RoundReport
 from medfed.measure import Hospital
+from medfed.plan import check_planned
 from medfed.policy import egress_of, in_words, refusals
 from medfed.privacy_ledger import Ledger, data_set
 from medfed.progress import Progress, Silent, warnings_said
@@ -104,6 +105,7 @@ def _take_part(
     ask: Ask | None,
 ) -> None:
     known = digest(study)
+    check_planned(study)
     hospital = run._hospital(study, site.name, site.data, secret)
     progress.say(f"{site.name}: {hospital.data.index.describe()}")
     for note in hospital.data.notes:

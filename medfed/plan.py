@@ -76,6 +76,20 @@ def planned(study: Study, data: Mapping[str, SiteData], sum_file: Path, audit: A
     return msgspec.structs.replace(study, data=settings)
 
 
+def check_planned(study: Study) -> None:
+    """Refuse a study that is still to be planned, where hospitals are on machines of their own.
+
+    Raises:
+        StudyError: with what to do instead.
+    """
+    if study.data.plan != "given":
+        raise StudyError(
+            "data.plan: hospitals on machines of their own give their fingerprints as files, which a person reads first: "
+            "`medfed fingerprint make` at each, `medfed fingerprint merge` at the coordinator; put the section that it "
+            "prints into the study"
+        )
+
+
 def _images(study: Study, plan: Plan, site: SiteData) -> bytes:
     assert isinstance(study.data, Images)
     labelled = study.task.needs == "segment"

@@ -247,7 +247,7 @@ def _hospital(study: Study, site: str, where: str, secret: bytes | None = None) 
             steps=study.train.steps,
             seed=study.seed,
             classes=len(getattr(study.task, "classes", ())) or None,
-            cache_folder=cache_root() / secret.hex()[:16],
+            cache_folder=cache_root() / hashlib.sha256(b"medfed/cache/" + secret).hexdigest()[:16],
         )
     except MedfedError as error:
         raise type(error)(f"site '{site}': {error}") from None

@@ -18,8 +18,8 @@ from medfed.audit import entries
 from medfed.cli import main
 from medfed.data.fingerprint import fingerprint, from_json, merge, proposal, to_json
 from medfed.data.index import index_folder
-from medfed.errors import DataError
-from medfed.plan import planned
+from medfed.errors import DataError, StudyError
+from medfed.plan import check_planned, planned
 from medfed.run import secret_of
 from medfed.study import digest, read_study
 
@@ -80,6 +80,12 @@ def test_a_hospital_with_few_patients_gives_none(study_file, tmp_path):
         planned(study, data, tmp_path / "sum.json", run.AuditLog(None), said.append)
     assert [line.split(":")[0] for line in said] == ["north", "south"]
     assert not (tmp_path / "sum.json").exists()
+
+
+def test_hospitals_on_machines_of_their_own_are_not_asked_without_a_person(study_file):
+    with pytest.raises(StudyError, match="medfed fingerprint make"):
+        check_planned(read_study(study_file))
+    check_planned(read_study(study_file, ["data.plan=given"]))
 
 
 def test_hospitals_on_their_own_machines_make_and_the_coordinator_merges(study_file, tmp_path):
