@@ -118,8 +118,8 @@ def _unprivate_scaling(data: Any) -> Iterator[str]:
     standardise = getattr(data, "standardise", "none")
     if standardise in ("site", "combat"):
         yield (
-            f"data.standardise: {standardise} scales each patient by the mean of all, which dp_sgd does not hide; take fixed with "
-            "centre and scale, or none"
+            f"data.standardise: {standardise} scales each patient by the mean of all, which dp_sgd does not hide; take fixed "
+            "with centre and scale, or none"
         )
     if getattr(data, "missing", "drop") == "median" and getattr(data, "standardise", None) is not None:
         yield (
