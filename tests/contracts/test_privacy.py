@@ -82,7 +82,7 @@ def conducted(privacy: Privacy, weights: Weights, folder: Path | None = None) ->
         def work(exchange: MemoryExchange) -> None:
             received = receive(exchange, update.site, 0, AuditLog(None))
             told = {name: value for name, value in SCALARS.items() if name in privacy.scalars}
-            sent = replace(update, scalars={**told, "train/loss": 0.7, "train/steps": 6.0})
+            sent = replace(update, round=1, scalars={**told, "train/loss": 0.7, "train/steps": 6.0})
             contribute(exchange, privacy, sent, received.weights, AuditLog(None))
             received = receive(exchange, update.site, 1, AuditLog(None))
             closing = Update(update.site, 2, {}, 0, {"val/dice": 0.5})
