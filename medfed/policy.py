@@ -219,7 +219,7 @@ def leaves(study: Study) -> tuple[int, int, int]:
     with torch.random.fork_rng():
         inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
         network = study.network.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
-    weights = weights_of(network, study.keep_local)
+    weights = weights_of(network, study.keep_local, trained_only=study.trained_only)
     size = sum(tensor.numel() * tensor.element_size() + _BESIDE_A_TENSOR for tensor in weights.values())
     return len(weights), sum(tensor.numel() for tensor in weights.values()), size
 

@@ -92,7 +92,9 @@ def _known(
         {row.group.removeprefix(CONDITION) for row in rows if row.group and row.group.startswith(CONDITION)}
     )
     lost = sum(1 for entry in rounds if entry.get("status") in ("absent", "refused", "late"))
-    number = len({entry.get("round") for entry in rounds}) or _get(study, "train", "rounds")
+    # A last line a site only reports the final model's scores; it is no round of training.
+    merged = {entry.get("round") for entry in rounds if entry.get("status") != "reported"}
+    number = len(merged) or _get(study, "train", "rounds")
     return _Known(
         technique=f"Federated deep learning for {name}, {rule} over {len(sites)} hospitals",
         hospitals="Trained at "

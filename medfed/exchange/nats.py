@@ -97,6 +97,10 @@ _SCHEMES = ("tls://", "wss://")
 # with 128 KiB 90 and 87.
 _WINDOW = 8
 
+# How much the client reads at once. nats-py's own 32 KiB cost a third more of the processor a chunk, up and down
+# (60 MB: 0.25 and 0.25 s against 0.17 and 0.17); it has no setting for it but its module's constant.
+_READ_BYTES = 1 << 20
+
 # Bytes that may wait to be sent before a publish waits for room.
 _PENDING_BYTES = 64 << 20
 
@@ -274,13 +278,14 @@ class NatsDepot:
             raise Unreachable(f"no connection to the broker at {', '.join(self._urls)}: {said}")
 
     def _new_client(self) -> Any:
+        import nats.aio.client
+
+        nats.aio.client.DEFAULT_BUFFER_SIZE = _READ_BYTES
         if self._proxy:
             from medfed.exchange._proxied import ProxiedClient
 
             return ProxiedClient(self._proxy)
-        from nats.aio.client import Client
-
-        return Client()
+        return nats.aio.client.Client()
 
     async def _connect_to(self, urls: list[str]) -> bool:
         client = self._new_client()

@@ -201,7 +201,7 @@ def _inverted(
 def _weights(module: pl.LightningModule, study: Study) -> dict[str, Tensor]:
     from medfed.weights import weights_of
 
-    return weights_of(module, study.keep_local)
+    return weights_of(module, study.keep_local, trained_only=study.trained_only)
 
 
 def _best(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -311,8 +312,10 @@ def test_a_site_that_comes_back_goes_on_in_the_current_round(place):
     hub.publish(Global(0, model(), study=STUDY))
     site.fetch("north", 0)
     ended(place, site)
+    began = time.monotonic()
     site = place.site("north")
     assert site.fetch("north", 0).round == 0
+    assert time.monotonic() - began < 5
     site.send(update())
     assert [arrival.update.site for arrival in hub.collect(1, ["north"], PATIENCE_S)] == ["north"]
 

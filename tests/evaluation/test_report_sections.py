@@ -93,3 +93,14 @@ def test_checklists_say_what_was_left_out_spent_and_changed():
     assert answers["Robustness and sensitivity"] == "Measured: noise of 10 %"
     assert answers["Missing data"] == "an empty number: median"
     assert answers["Ethical approval"] is None
+
+
+def test_the_line_that_only_reports_final_scores_is_no_round():
+    from medfed.evaluation import checklists
+
+    rounds = [{"round": n, "site": "north", "status": "merged"} for n in (1, 2)]
+    rounds.append({"round": 3, "site": "north", "status": "reported"})
+    (_, _, claim), _ = checklists.filled({"sites": ["north"], "seed": 4}, {}, [], rounds)
+    answers = {item.topic: item.answer for item in claim}
+    training = answers["Initial parameters, training, choice of the final model"]
+    assert training.startswith("2 rounds, merged by fedavg; seed 4")

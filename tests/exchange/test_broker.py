@@ -1,0 +1,57 @@
+"""The broker as the hub's child: what becomes of it when a hub is killed, and what is said when it cannot start."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+
+from medfed.broker import Broker
+
+PATIENCE_S = 60
+
+
+def until(what, why: str) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not what():
+        assert time.monotonic() < end, f"waited in vain until {why}"
+        time.sleep(0.05)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_the_server_of_a_hub_that_was_killed_is_replaced(enrolment):
+    left = Broker(enrolment.authority)
+    until(lambda: listens(enrolment.port), "it listens")
+    left._stopping.set()  # a killed hub supervises nothing, and its server goes on
+    found = enrolment.start()
+    left._process.wait(PATIENCE_S)
+    assert found.pid != left._process.pid
+    until(lambda: listens(enrolment.port), "the new one listens")
+    assert found._process.poll() is None
+
+
+def test_another_process_with_the_old_number_is_let_alone(enrolment):
+    (enrolment.authority / "broker" / "nats-server.pid").write_text(str(os.getpid()))
+    enrolment.start()
+    until(lambda: listens(enrolment.port), "it listens")
+
+
+def test_a_port_that_is_taken_is_said(enrolment, caplog):
+    with socket.create_server(("127.0.0.1", enrolment.port)):
+        enrolment.start()
+        until(lambda: "is started again" in caplog.text, "it was said")
+    assert "address already in use" in caplog.text
+    until(lambda: listens(enrolment.port), "it listens once the port is free")
+
+
+def test_a_hub_reaches_its_broker_on_its_own_machine(enrolment):
+    """The broker's certificate is for the host that hospitals use and for the machine that it is on."""
+    from cryptography import x509
+
+    found = x509.load_pem_x509_certificate((enrolment.authority / "broker" / "identity.pem").read_bytes())
+    names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert "127.0.0.1" in [str(one) for one in names.get_values_for_type(x509.IPAddress)]
