@@ -35,7 +35,7 @@ from medfed.weights import Weights, load, weights_of
 QUICKSTART = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
 # A coarser grid and a smaller network than the quickstart's: a run takes seconds.
 SMALL = (
-    "data.spacing_mm=[8,8,8]", "data.patch=[16,16,16]", "network.channels=[8,16]", "train.rounds=5", "train.epochs=4",
+    "data.spacing_mm=[6,6,6]", "data.patch=[20,20,20]", "network.channels=[8,16]", "train.rounds=8", "train.epochs=4",
     "train.batch=2",
 )  # fmt: skip
 # Baruch, Baruch, Goldberg: A Little Is Enough, NeurIPS 2019, arXiv:1902.06156: the attackers send the honest mean less
@@ -59,9 +59,7 @@ class Attacked(Rule, tag="attacked", frozen=True):
     def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> tuple[dict, State]:
         sites = sorted(updates, key=lambda update: update.site)
         honest, bad = sites[: -self.attackers], sites[-self.attackers :]
-        sent = attacked(
-            [update.delta for update in honest], self.attack, len(sites), self.attackers, bad[0].round
-        )
+        sent = attacked([update.delta for update in honest], self.attack, bad[0].round)
         # What an attacker says of its examples is as free: it says no more than others, for FedAvg's sake.
         most = max(update.examples for update in honest)
         return self.rule.merge(
