@@ -245,6 +245,14 @@ class FederatedCallback(pl.Callback):
         self._left = state_dict["left"]
         self._restored = True
 
+    def recall(self, module: pl.LightningModule, received: Global, checkpoint: Mapping[str, Any]) -> None:
+        """Take a study's final model and, of this site's last checkpoint, what stayed in the hospital."""
+        module.load_state_dict(checkpoint["state_dict"])
+        self._local_state = checkpoint["callbacks"][self.state_key]["local"]
+        load(module, received.weights)
+        if self._local is not None:
+            self._local_state = self._local.start(module, received, self._local_state)
+
     def personal(self, module: pl.LightningModule) -> Weights | None:
         """Return the model that this hospital made its own, or None where it has none but the federation's."""
         if self._local is None:
@@ -347,7 +355,9 @@ class FederatedCallback(pl.Callback):
 
     def _fetched(self, trainer: pl.Trainer, round: int) -> Global:
         """Rank 0 speaks to the hub; the hospital's other processes hear it from rank 0."""
-        received = receive(self._exchange, self.site, round, self._audit) if trainer.is_global_zero else None
+        received = None
+        if trainer.is_global_zero:
+            received = receive(self._exchange, self.site, round, self._audit, self._privacy)
         if trainer.world_size > 1:
             plain: Any = None if received is None else _plain(received)
             received = Global(**trainer.strategy.broadcast(plain))

@@ -132,6 +132,14 @@ class SitePost(Protocol):
         """Take back this site's update for a round, if there is one, so that another can be sent in its place."""
         ...
 
+    def keep(self, site: str, name: str, secret: bytes) -> None:
+        """Put a secret into this site's own folder, where it survives a restart; it is sent to nobody."""
+        ...
+
+    def kept(self, site: str, name: str) -> bytes | None:
+        """Return a secret that this site kept, or None."""
+        ...
+
 
 class HubPost(Protocol):
     """What an exchange does with letters at the hub; part of `HubSide`."""
@@ -210,6 +218,14 @@ class SiteLetters:
     def recall(self) -> None:
         """Take back this site's update for the round."""
         self.exchange.recall(self.site, self.round)
+
+    def keep(self, name: str, secret: bytes) -> None:
+        """Keep a secret of this site, for this run of the study."""
+        self.exchange.keep(self.site, name, secret)
+
+    def kept(self, name: str) -> bytes | None:
+        """Return a secret that this site kept in this run of the study, or None."""
+        return self.exchange.kept(self.site, name)
 
 
 @dataclass(frozen=True)

@@ -20,27 +20,30 @@ from medfed.audit import AuditLog
 from medfed.compress import Compression, pack, unpack
 from medfed.compress import State as Left
 from medfed.egress import Egress, declared
-from medfed.errors import ExchangeError, MedfedError, QuorumError, UpdateError
+from medfed.errors import ExchangeError, MedfedError, QuorumError, SiteError, UpdateError
 from medfed.exchange import Arrival, HubSide, SiteSide, TakesLate
 from medfed.letters import HubLetters, SiteLetters
-from medfed.privacy import Hearing, Privacy, apart
+from medfed.privacy import Hearing, NoPrivacy, Privacy, apart
 from medfed.rules import Rule, State
 from medfed.update import Global, Update, check
 from medfed.weights import Weights, digest
 
 # The model's tensors, and plain numbers under train and val.
 _MODEL_ONLY = Egress()
+_NO_PRIVACY = NoPrivacy()
 
 # ---------------------------------------------------------------------------------------------- in the hospital
 
 
-def receive(exchange: SiteSide, site: str, round: int, audit: AuditLog) -> Global:
+def receive(
+    exchange: SiteSide, site: str, round: int, audit: AuditLog, privacy: Privacy = _NO_PRIVACY
+) -> Global:
     """Return the hub's newest model of at least this round, waiting for it."""
     received = exchange.fetch(site, round)
     audit.write(
         "received", site=site, round=received.round, sha256=digest(received.weights), final=received.final
     )
-    return received
+    return privacy.open(received, SiteLetters(exchange, site, received.round, audit))
 
 
 def contribute(
@@ -163,7 +166,7 @@ def conduct(
     """
     number = current.round + 1
     hearing = privacy.convene(HubLetters(exchange, tuple(sites), number, audit), deadline_s)
-    updates, answers = [], [Answer(site, "refused", str(why)) for site, why in hearing.refused.items()]
+    updates, answers = [], [_before(site, why) for site, why in hearing.refused.items()]
     for arrival in _arrivals(exchange, rule, number, hearing):
         update, answer = _admit(arrival, number, current, rule, hearing, compress)
         answers.append(answer)
@@ -229,6 +232,11 @@ def _admit(
         arrival.site, "merged", "", update.examples, arrival.bytes_up, arrival.seconds, update.scalars
     )
     return replace(update), answer
+
+
+def _before(site: str, why: MedfedError) -> Answer:
+    """Return the answer of a site that is not awaited: it stopped, or what it said before is refused."""
+    return Answer(site, "absent" if isinstance(why, SiteError) else "refused", str(why))
 
 
 def _late(deadline_s: float | None) -> str:

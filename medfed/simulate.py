@@ -23,6 +23,7 @@ from medfed.errors import ExchangeError
 from medfed.exchange import MemoryExchange
 from medfed.federate import reason
 from medfed.hub import Plan, Watch, coordinate
+from medfed.letters import SiteLetters
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.rules import Rule
 from medfed.update import Global
@@ -100,7 +101,8 @@ def run_federation(
         QuorumError: if too few sites are left.
     """
     turns = Turns()
-    exchange = MemoryExchange(study, idle=turns.idle, seen=seen, late=rule.asynchronous)
+    secrets = None if folder is None else folder.with_name("sites")
+    exchange = MemoryExchange(study, idle=turns.idle, seen=seen, late=rule.asynchronous, secrets=secrets)
 
     def run(site: str, function: Callable[[MemoryExchange], None]) -> None:
         try:
@@ -139,4 +141,5 @@ def run_federation(
     for thread in threads:
         thread.join()
     exchange.close()
-    return final
+    # Where the hub holds a part of the model encrypted, the model is a site's.
+    return plan.privacy.open(final, SiteLetters(exchange, plan.sites[0], final.round))

@@ -9,6 +9,7 @@ is also in its own folder, and that is what it goes by after a restart: nobody i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,15 @@ class SiteBox:
         """Return the letter of a step that this site wrote last."""
         path = self.folder / f"{step}.letter"
         return opened_letter(path.read_bytes(), self.seal, self.site, self.study) if path.exists() else None
+
+    def hide(self, run: str, name: str, secret: bytes) -> None:
+        """Keep a secret of this run in this site's folder, for its owner's eyes only."""
+        write_secret(self.folder / f"{name}-{run}.secret", secret)
+
+    def hidden(self, run: str, name: str) -> bytes | None:
+        """Return a secret of this run."""
+        path = self.folder / f"{name}-{run}.secret"
+        return path.read_bytes() if path.exists() else None
 
     def deliver(self, step: str) -> None:
         """Put the letter of a step where the hub finds it."""
@@ -119,6 +129,16 @@ class HubBox:
             if (letter.run, letter.when) == (self.run, (round, attempt))
             else None
         )
+
+
+def write_secret(path: Path, secret: bytes) -> None:
+    """Write a file that only its owner can read, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".writing")
+    aside.unlink(missing_ok=True)
+    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(secret)
+    aside.replace(path)
 
 
 def _write_whole(path: Path, data: bytes) -> None:

@@ -207,6 +207,13 @@ class SiteMeeting:
             self._patiently("takes back its update", lambda: self._depot.put(name, b""))
             going.remove()
 
+    def keep(self, site: str, name: str, secret: bytes) -> None:
+        run = _kept(self._folder / "run", "")
+        self._patiently("keeps a secret", lambda: self._letters.hide(run, name, secret))
+
+    def kept(self, site: str, name: str) -> bytes | None:
+        return self._letters.hidden(_kept(self._folder / "run", ""), name)
+
     # -- receiving
 
     def _offered(self) -> Manifest | None:

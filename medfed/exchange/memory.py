@@ -14,6 +14,7 @@ from typing import Any
 from medfed import wire
 from medfed.errors import ExchangeError, MedfedError, SiteError, UpdateError
 from medfed.exchange._exchange import Arrival, Exchange, Receipt
+from medfed.exchange._letterbox import write_secret
 from medfed.letters import FORMAT, Delivery, Letter, opened_letter, sealed_letter
 from medfed.signing import HUB, Seal, SessionSeal
 from medfed.update import Global, Update
@@ -41,7 +42,8 @@ class MemoryExchange:
 
     `idle` is entered around every wait of a site, so that a simulation can give another site its turn meanwhile.
     `seen` is called with every message's bytes, for a test that searches them. With `late`, updates for earlier rounds
-    are kept, and the models that they and the sites' training began from.
+    are kept, and the models that they and the sites' training began from. `secrets` is the folder under which each site
+    keeps its own, so that a run resumes; without it they last as long as this object.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class MemoryExchange:
         study: str = "",
         idle: Callable[[], AbstractContextManager[None]] = nullcontext,
         seen: Callable[[bytes], None] = lambda data: None,
+        secrets: Path | None = None,
         late: bool = False,
     ) -> None:
         self._late = late
@@ -66,6 +69,8 @@ class MemoryExchange:
         self._letters: dict[tuple[str, str, str], tuple[Letter, bytes]] = {}
         self._sent_to_all: dict[str, tuple[tuple[int, int], dict[str, bytes]]] = {}
         self._keys: dict[str, Any] = {}
+        self._secrets: dict[tuple[str, str], bytes] = {}
+        self._folder = secrets
         self._run = uuid.uuid4().hex
         self._closed = False
 
@@ -225,6 +230,17 @@ class MemoryExchange:
     def recall(self, site: str, round: int) -> None:
         with self._changed:
             self._answers.pop((round, site), None)
+
+    def keep(self, site: str, name: str, secret: bytes) -> None:
+        self._secrets[site, name] = secret
+        if self._folder is not None:
+            write_secret(self._folder / site / f"{name}.secret", secret)
+
+    def kept(self, site: str, name: str) -> bytes | None:
+        path = None if self._folder is None else self._folder / site / f"{name}.secret"
+        if (site, name) not in self._secrets and path is not None and path.exists():
+            self._secrets[site, name] = path.read_bytes()
+        return self._secrets.get((site, name))
 
     def post_all(
         self, round: int, attempt: int, step: str, letters: Mapping[str, bytes]

@@ -9,10 +9,10 @@ from typing import Annotated, Any, ClassVar, Protocol, Self
 import msgspec
 
 from medfed.accounting import Charge
-from medfed.errors import MedfedError
+from medfed.errors import MedfedError, PrivacyError
 from medfed.kinds import Kind
 from medfed.letters import HubLetters, SiteLetters
-from medfed.update import Update, check
+from medfed.update import Global, Update, check
 from medfed.weights import Weights
 
 # What a mechanism carries at the hub from round to round, kept in its checkpoint: named groups of named tensors, each
@@ -83,6 +83,9 @@ class Privacy(Kind, frozen=True):
     sends: ClassVar[tuple[str, ...]] = ()
     scalars: ClassVar[tuple[str, ...]] = ()
 
+    # The groups of its state that the hub publishes beside the weights, for `open` at the sites.
+    broadcast: ClassVar[tuple[str, ...]] = ()
+
     # Whether training itself is made private, patient by patient: a site then trains under `PrivateTraining`.
     trains_privately: ClassVar[bool] = False
 
@@ -133,6 +136,19 @@ class Privacy(Kind, frozen=True):
         """
         yield self
 
+    def open(self, received: Global, letters: SiteLetters) -> Global:
+        """Return the hub's model as this site trains and measures it; called there for every model that comes.
+
+        Raises:
+            PrivacyError: if a part of it is encrypted and this site cannot read it.
+        """
+        if found := sorted(name for name in received.groups if name.startswith(GROUP)):
+            raise PrivacyError(
+                f"site '{letters.site}': a part of the model is encrypted ('{found[0]}'), and only sites that train under "
+                f"the study's privacy hold its key"
+            )
+        return received
+
     def convene(self, letters: HubLetters, deadline_s: float | None) -> Hearing:
         """Return how the hub hears this round, having heard by letter what comes before the updates."""
         return _Plain(self, letters.sites, deadline_s)
@@ -171,11 +187,11 @@ def apart(state: Mapping[str, Weights]) -> tuple[dict[str, Weights], dict[str, W
 
 
 def public_only(scalars: Mapping[str, float], scores: str) -> dict[str, float]:
-    """Return the scalars that hold nothing about training patients; validation scores only where `scores` is `send`."""
+    """Return the scalars that hold nothing about training patients; scores of the others only where `scores` is `send`."""
     return {
         name: value
         for name, value in scalars.items()
         if name in PUBLIC_SCALARS
         or name.startswith("privacy/")
-        or (scores == "send" and name.startswith("val"))
+        or (scores == "send" and not name.startswith("train/"))
     }

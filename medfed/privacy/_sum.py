@@ -37,6 +37,10 @@ class Settings:
         """Return how numbers become integers where this many sites may be in the sum."""
         return FixedPoint(self.bits, self.limit, terms)
 
+    def whole_numbers(self, terms: int) -> FixedPoint:
+        """Return how numbers of examples become integers: as they are."""
+        return FixedPoint(self.bits, self.most_examples, terms, steps=1.0)
+
     def fewest(self, of: int) -> int:
         """Return how many sites must go on where this many began."""
         return max(self.least, needed(self.threshold, of))

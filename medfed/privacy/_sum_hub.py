@@ -7,10 +7,9 @@ can't be finished does it begin the round's letters again, as the next attempt, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, islice
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from medfed.errors import MedfedError, PrivacyError, QuorumError, UpdateError
 from medfed.letters import HubLetters, Letter
-from medfed.privacy._masks import FixedPoint, Room, Stream, mask, unsigned
+from medfed.privacy._masks import FixedPoint, Room, Stream, summed, unsigned
 from medfed.privacy._shamir import SHARE_BYTES, fits, join
 from medfed.privacy._sum import (
     Boxes,
@@ -45,8 +44,6 @@ from medfed.weights import Weights
 
 # How many choices of shares are tried where one of them is wrong, before the round is given up.
 MOST_CHOICES = 500
-
-_T = TypeVar("_T")
 
 
 def convened(settings: Settings, letters: HubLetters, deadline_s: float | None) -> HubSum:
@@ -310,8 +307,10 @@ class HubSum:
         weights: Weights,
     ) -> Update:
         room, streams = Room(), self._streams(seeds, keys)
-        count = self._added([update.groups[GROUP][EXAMPLES].reshape(1) for update in updates], streams, room)
-        examples, most = int(count[0]), self.settings.most_examples
+        counts = [self._integers(update.groups[GROUP][EXAMPLES]) for update in updates]
+        counting = self.settings.whole_numbers(len(self.sites))
+        examples = int(summed(counts, counting, 1.0, streams, room)[0])
+        most = self.settings.most_examples
         if not len(updates) <= examples <= len(updates) * most:
             raise PrivacyError(
                 f"round {self.letters.round}: the masks of {', '.join(seeds)} don't cancel: the sum of their examples would "
@@ -319,22 +318,13 @@ class HubSum:
             )
         delta = {}
         for name in sorted(weights):
-            total = self._added([update.delta[name].reshape(-1) for update in updates], streams, room)
-            mean = self._point.decode(total) * (most / examples)
+            parts = [self._integers(update.delta[name]) for update in updates]
+            mean = summed(parts, self._point, most / examples, streams, room)
             delta[name] = torch.from_numpy(mean).reshape(weights[name].shape)
         return Update(f"the sum of {', '.join(seeds)}", self.letters.round, delta, examples)
 
-    def _added(self, parts: Iterable[torch.Tensor], streams: Sequence[Stream], room: Room) -> np.ndarray:
-        total: np.ndarray | None = None
-        for part in parts:
-            whole = part.numpy().view(unsigned(self.settings.bits))
-            if total is None:
-                total = whole.copy()
-            else:
-                total += whole
-        assert total is not None
-        mask(total, streams, room)
-        return total
+    def _integers(self, tensor: torch.Tensor) -> np.ndarray:
+        return tensor.reshape(-1).numpy().view(unsigned(self.settings.bits))
 
     def _streams(self, seeds: Mapping[str, bytes], keys: Mapping[str, X25519PrivateKey]) -> list[Stream]:
         around = neighbours(self.keys, self.settings.neighbours)

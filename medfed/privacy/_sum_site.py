@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medfed.errors import PrivacyError, WireError
 from medfed.letters import Letter, SiteLetters
-from medfed.privacy._masks import FixedPoint, Room, Stream, mask, unsigned
+from medfed.privacy._masks import FixedPoint, Room, Stream, masked
 from medfed.privacy._shamir import SHARE_BYTES, split
 from medfed.privacy._sum import (
     Boxes,
@@ -38,7 +38,7 @@ from medfed.privacy._sum import (
     said,
 )
 from medfed.update import Update
-from medfed.weights import Weights
+from medfed.weights import Difference, Weights
 
 # Under which group and name a masked update carries the site's masked number of examples.
 GROUP, EXAMPLES = "secure_sum", "examples"
@@ -98,16 +98,14 @@ class SiteSum:
             )
         point = settings.fixed_point(len(self.members))
         room, streams = Room(), self._streams()
-        count = _count(update.examples, settings)
-        mask(count, streams, room)
+        examples = torch.tensor([update.examples], dtype=torch.float64)
+        count, _ = masked(examples, settings.whole_numbers(len(self.members)), 1.0, streams, room)
         factor = update.examples / settings.most_examples
         delta: dict[str, Tensor] = {}
-        for name in sorted(update.delta):
-            values = update.delta[name]
-            self._bounded(name, values)
-            whole = point.encode(values, factor)
-            mask(whole, streams, room)
-            delta[name] = _as_tensor(whole, point).reshape(values.shape)
+        for name in sorted(weights):
+            whole, largest = masked(_sides(update, name), point, factor, streams, room)
+            self._bounded(name, largest)
+            delta[name] = _as_tensor(whole, point).reshape(weights[name].shape)
         return replace(
             update,
             delta=delta,
@@ -115,9 +113,8 @@ class SiteSum:
             groups={GROUP: {EXAMPLES: _as_tensor(count, point)}},
         )
 
-    def _bounded(self, name: str, values: Tensor) -> None:
+    def _bounded(self, name: str, largest: float) -> None:
         limit = self.settings.limit
-        largest = float(torch.maximum(values.max(), -values.min())) if values.numel() else 0.0
         if not largest <= limit:
             raise PrivacyError(
                 f"site '{self.letters.site}', round {self.letters.round}: '{name}' changes by up to {largest:.3g}, "
@@ -330,8 +327,9 @@ def _next(letters: SiteLetters, attempt: int, step: str) -> Letter | None:
     return found if found is not None and (found.step, found.attempt) == (step, attempt) else None
 
 
-def _count(examples: int, settings: Settings) -> np.ndarray:
-    return np.array([examples], unsigned(settings.bits))
+def _sides(update: Update, name: str) -> Tensor | tuple[Tensor, Tensor]:
+    delta = update.delta
+    return (delta.minuend[name], delta.subtrahend[name]) if isinstance(delta, Difference) else delta[name]
 
 
 def _as_tensor(whole: np.ndarray, point: FixedPoint) -> Tensor:

@@ -66,7 +66,8 @@ class SecureSum(Privacy, tag="secure_sum", frozen=True):
 
     def tell(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
         # None of training, whose steps would tell the examples.
-        return {name: value for name, value in scalars.items() if self.scores and name.startswith("val")}
+        kept = ("privacy/", "val") if self.scores else ("privacy/",)
+        return {name: value for name, value in scalars.items() if name.startswith(kept)}
 
     def meet(self, letters: SiteLetters) -> Iterator[Shield]:
         yield from shields(self._settings, letters)

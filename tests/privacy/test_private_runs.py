@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from answering import SITES, STUDY, answer, model
 
 import medfed
 from medfed import enrol
@@ -16,38 +17,14 @@ from medfed.exchange.folder import Folder
 from medfed.hub import Plan, coordinate
 from medfed.privacy import NoPrivacy
 from medfed.privacy.secure_sum import SecureSum
-from medfed.round import contribute, receive
+from medfed.round import contribute
 from medfed.rules.fedadam import FedAdam
 from medfed.rules.fedavg import FedAvg
 from medfed.update import Update
-from medfed.weights import Difference, digest
+from medfed.weights import digest
 
-STUDY = "5e" * 32
-SITES = ("north", "south", "west")
 PATIENCE_S = 60
 ROUNDS = 3
-
-
-def model() -> dict[str, torch.Tensor]:
-    return {"a": torch.arange(600.0).reshape(20, 30) / 100, "b": torch.zeros(())}
-
-
-def answer(exchange, privacy, name: str, audit: AuditLog | None = None) -> None:
-    """Take part in a whole study: each round adds a tensor of the site's own."""
-    audit = audit or AuditLog(None)
-    received = receive(exchange, name, 0, audit)
-    while not received.final:
-        generator = torch.Generator().manual_seed(sum(name.encode()) + received.round)
-        local = {
-            key: tensor + torch.randn(tensor.shape, generator=generator)
-            for key, tensor in sorted(received.weights.items())
-        }
-        number = received.round + 1
-        update = Update(name, number, Difference(local, received.weights), 10 + len(name), {"val/dice": 0.5})
-        contribute(exchange, privacy, update, received.weights, audit)
-        received = receive(exchange, name, number, audit)
-    closing = Update(name, received.round + 1, {}, 0, {"val/dice": 0.7})
-    contribute(exchange, privacy, closing, received.weights, audit)
 
 
 @pytest.mark.parametrize("rule", [FedAvg(), FedAdam()])

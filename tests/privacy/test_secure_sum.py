@@ -93,14 +93,20 @@ class Round:
         self.given: list[Update] = []
         self.threads: list[threading.Thread] = []
 
-    def start(self, *sites: str, dies: dict[str, str] | None = None, audit: AuditLog | None = None) -> None:
+    def start(self, *sites: str, dies: dict[str, str] | None = None, silent: bool = False) -> None:
+        """Start sites; one that dies, or is lied to, is withdrawn, as a process's end is noticed, unless `silent`."""
+        for site in sites:
+            self.exchange._withdrawn.pop(site, None)
+
         def work(site: str) -> None:
             side = DiesBefore(self.exchange, (dies or {})[site]) if site in (dies or {}) else self.exchange
             try:
-                contribute(side, self.privacy, update(site), model(), audit or AuditLog(None))
+                contribute(side, self.privacy, update(site), model(), AuditLog(None))
                 self.ends[site] = None
             except BaseException as error:
                 self.ends[site] = error
+                if not silent:
+                    self.exchange.withdraw(site, "it stopped")
 
         for site in sites:
             self.threads.append(threading.Thread(target=work, args=(site,), daemon=True))
@@ -162,10 +168,10 @@ def test_the_hub_is_given_the_plain_sum_bit_for_bit(bits):
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_site_that_drops_out_at_any_step_leaves_an_exact_sum_of_the_rest(step):
-    privacy = SecureSum(patience_s=0.6)
+    privacy = SecureSum()
     round = Round(privacy)
     round.start(*SITES, dies={"south": step})
-    outcome = round.conduct(deadline_s=3)
+    outcome = round.conduct()
     assert isinstance(round.ends.pop("south"), Killed)
     assert all(end is None for end in round.ends.values())
     rest = [site for site in SITES if site != "south"]
@@ -176,10 +182,18 @@ def test_a_site_that_drops_out_at_any_step_leaves_an_exact_sum_of_the_rest(step)
     assert status["south"] == ("merged" if "south" in counted else "absent")
 
 
+def test_a_site_that_falls_silent_is_not_waited_for_longer_than_the_patience():
+    privacy = SecureSum(patience_s=4)
+    round = Round(privacy)
+    round.start(*SITES, dies={"south": "updates"}, silent=True)
+    round.conduct()
+    same(round.given[0], plainly(["east", "north", "west"], privacy, 4))
+
+
 def test_sites_that_drop_out_at_different_steps_leave_an_exact_sum():
     sites = ("a", "b", "c", "d", "e", "f", "g", "h", "i")
     EXAMPLES.update({site: 3 + place for place, site in enumerate(sites)})
-    privacy = SecureSum(patience_s=0.8, threshold=0.6)
+    privacy = SecureSum(threshold=0.6)
     round = Round(privacy, sites)
     round.start(*sites, dies={"b": "updates", "d": "updates", "f": "signed"})
     round.conduct()
@@ -190,30 +204,30 @@ def test_sites_that_drop_out_at_different_steps_leave_an_exact_sum():
 def test_on_a_ring_of_neighbours_the_sum_is_exact_too():
     sites = tuple(f"s{number:02d}" for number in range(12))
     EXAMPLES.update({site: 3 + place for place, site in enumerate(sites)})
-    privacy = SecureSum(patience_s=0.8, neighbours=6)
+    privacy = SecureSum(neighbours=6)
     round = Round(privacy, sites)
     round.start(*sites, dies={"s03": "updates", "s07": "shares"})
-    round.conduct(deadline_s=5)
+    round.conduct()
     same(round.given[0], plainly([site for site in sites if site not in ("s03", "s07")], privacy, 11))
 
 
 @pytest.mark.parametrize("step", STEPS[:3])
 def test_too_few_sites_stop_the_round_and_say_why(step):
-    round = Round(SecureSum(patience_s=0.4))
+    round = Round(SecureSum())
     round.start(*SITES, dies={"south": step, "west": step})
     with pytest.raises(QuorumError, match=r"round 1: 2 of 4 sites .*, 3 are needed for a secure sum"):
-        round.conduct(deadline_s=1)
+        round.conduct()
     round.exchange.close()
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_round_that_failed_goes_on_when_the_sites_are_back_with_new_masks(step):
-    privacy = SecureSum(patience_s=0.5)
+    privacy = SecureSum()
     seen: list[bytes] = []
     round = Round(privacy, exchange=MemoryExchange("study", seen=seen.append))
     round.start(*SITES, dies={"south": step, "west": step})
     with pytest.raises(QuorumError, match="round 1"):
-        round.conduct(deadline_s=1)
+        round.conduct()
     round.start("south", "west")  # as after a restart: what they had in memory is gone
     round.conduct()
     same(round.given[0], plainly(SITES, privacy, 4))
@@ -222,7 +236,7 @@ def test_a_round_that_failed_goes_on_when_the_sites_are_back_with_new_masks(step
 
 
 def test_a_site_that_restarts_within_a_round_sends_nothing_under_the_old_masks():
-    privacy = SecureSum(patience_s=1.5)
+    privacy = SecureSum(patience_s=6)
     round = Round(privacy)
     sent: list[Update] = []
     round.exchange.send, send = lambda update: (sent.append(update), send(update)), round.exchange.send
@@ -260,10 +274,10 @@ def test_what_leaves_tells_nothing_of_the_update_and_no_examples():
 
 
 def test_a_change_too_large_for_the_fixed_point_is_named_and_not_cut():
-    round = Round(SecureSum(limit=2, patience_s=0.5))
+    round = Round(SecureSum(limit=2))
     round.start(*SITES)
     with pytest.raises(QuorumError):
-        round.conduct(deadline_s=5)
+        round.conduct()
     assert isinstance(round.ends["north"], PrivacyError)
     assert "site 'north', round 1: 'a.weight' changes by up to" in str(round.ends["north"])
     assert "privacy.limit" in str(round.ends["north"])
@@ -295,10 +309,10 @@ class Lies(MemoryExchange):
 
 
 def lied_to(**changes) -> Round:
-    round = Round(SecureSum(patience_s=0.5), exchange=Lies(changes))
+    round = Round(SecureSum(), exchange=Lies(changes))
     round.start(*SITES)
     with pytest.raises(MedfedError, match="round 1"):
-        round.conduct(deadline_s=5)
+        round.conduct()
     round.exchange.close()
     round.join()
     return round
@@ -412,21 +426,21 @@ def test_a_hub_that_shows_too_few_sites_is_refused():
 
 def test_a_second_sum_of_a_round_over_other_sites_is_refused():
     """The difference of two sums is a site's own update: after a failed attempt only the same list is signed again."""
-    privacy = SecureSum(patience_s=0.5)
+    privacy = SecureSum()
     round = Round(privacy)
     round.start(*SITES, dies={"south": "unmask", "west": "unmask"})
     with pytest.raises(QuorumError, match="the sum cannot be unmasked"):
-        round.conduct(deadline_s=5)
+        round.conduct()
     round.start("west")
     with pytest.raises(QuorumError, match="signed who is in the sum"):
-        round.conduct(deadline_s=1)
+        round.conduct()
     assert "a second sum of this round over other sites" in refusals(round)["north"]
 
 
 def test_a_wrong_share_is_named_and_the_sum_comes_out(tmp_path):
     sites = (*SITES, "centre")
     EXAMPLES["centre"] = 9
-    privacy = SecureSum(patience_s=1)
+    privacy = SecureSum()
     round = Round(privacy, sites)
     post = round.exchange.post
 
@@ -449,12 +463,12 @@ def test_a_wrong_share_is_named_and_the_sum_comes_out(tmp_path):
 
 
 def test_an_unmasked_update_is_refused_and_the_others_are_summed():
-    privacy = SecureSum(patience_s=0.6)
+    privacy = SecureSum()
     round = Round(privacy)
     send = round.exchange.send
     round.exchange.send = lambda one: send(update("west") if one.site == "west" else one)
     round.start(*SITES)
-    outcome = round.conduct(deadline_s=5)
+    outcome = round.conduct()
     answer = {answer.site: answer for answer in outcome.answers}["west"]
     assert answer.status == "refused"
     assert "expected masked numbers: torch.int64" in answer.reason

@@ -1,0 +1,199 @@
+"""One secret key for all sites of a study, which the hub carries to them and cannot read.
+
+In each round every site shows its public key for boxes, and whether it holds the study's key. The first site by name
+that holds it, or else the first of all, which then makes it, puts it into a box for each site that does not. So a study
+begins with the key, and a site that lost its folder gets it again in the next round it takes part in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from medfed.errors import MedfedError, PrivacyError, QuorumError, WireError
+from medfed.letters import HubLetters, SiteLetters
+
+# Under which names a site keeps the study's key and its own key for boxes.
+KEY, BOX = "ckks", "ckks-box"
+SHOWN, BOXES = "ckks-keys", "ckks-boxes"
+# There is one attempt at a round's letters: nothing in them depends on who goes on.
+ONLY = 1
+
+
+class Shown(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A site's public key for boxes, and the digest of the study's key if it holds it."""
+
+    box: bytes
+    holds: bytes = b""
+
+
+class Letters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Sites' letters, sealed as they came, by site."""
+
+    letters: dict[str, bytes]
+
+
+class Boxes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The study's key in boxes, by the site that opens each."""
+
+    boxes: dict[str, bytes]
+
+
+def agreed(letters: SiteLetters, make: Callable[[], bytes]) -> bytes | None:
+    """Return the study's key at a site, made or received if it has none yet; None if the round went on without it.
+
+    Raises:
+        PrivacyError: if the hub or a site does what is not agreed.
+    """
+    if not letters.signed:
+        raise PrivacyError(
+            f"site '{letters.site}': privacy.kind: ckks needs letters with signatures, else whoever carries them can speak "
+            f"as a site and be given the key; set exchange.credentials (`medfed enrol` makes them)"
+        )
+    box, key = _box_key(letters), letters.kept(KEY)
+    holds = hashlib.sha256(key).digest() if key else b""
+    letters.post(ONLY, SHOWN, msgspec.json.encode(Shown(box.public_key().public_bytes_raw(), holds)))
+    found = letters.read({SHOWN: ONLY})
+    if found is None:
+        return None
+    shown = {
+        party: read(_opened(letters, sealed, party, SHOWN), Shown)
+        for party, sealed in read(found.data, Letters).letters.items()
+    }
+    if letters.site not in shown:
+        return None
+    first = giver(shown)
+    if len({one.holds for one in shown.values() if one.holds}) > 1:
+        raise PrivacyError(
+            f"site '{letters.site}', round {letters.round}: sites of this study hold different keys; start the run anew"
+        )
+    if first == letters.site:
+        if key is None:
+            key = make()
+            letters.keep(KEY, key)
+        lacking = [party for party, one in shown.items() if not one.holds and party != letters.site]
+        boxes = {
+            party: _cipher(box, shown[party].box, first, party).encrypt(bytes(12), key, None)
+            for party in lacking
+        }
+        letters.post(ONLY, BOXES, msgspec.json.encode(Boxes(boxes)))
+    elif key is None:
+        found = letters.read({BOXES: ONLY})
+        if found is None:
+            return None
+        key = _unboxed(letters, box, shown, first, found.data)
+        letters.keep(KEY, key)
+    return key
+
+
+def giver(shown: Mapping[str, Shown]) -> str:
+    """Return the site that gives the study's key to those that lack it."""
+    return min((party for party, one in shown.items() if one.holds), default=min(shown))
+
+
+def carried(
+    letters: HubLetters, deadline_s: float | None, patience_s: float
+) -> tuple[list[str], dict[str, MedfedError]]:
+    """Carry the sites' letters at the hub; return the sites that hold the key or get it, and those refused.
+
+    Raises:
+        QuorumError: if no site is there, or the one that gives the key does not.
+    """
+    refused: dict[str, MedfedError] = {}
+    sealed: dict[str, bytes] = {}
+    shown: dict[str, Shown] = {}
+    for delivery in letters.gather(ONLY, SHOWN, letters.sites, deadline_s):
+        try:
+            if delivery.letter is None:
+                raise delivery.error or WireError("no letter")
+            shown[delivery.site] = read(delivery.letter.data, Shown)
+            sealed[delivery.site] = delivery.sealed
+        except MedfedError as error:
+            refused[delivery.site] = error
+    if not shown:
+        raise QuorumError(
+            f"round {letters.round}: no site showed a key; start the sites and go on with --resume"
+        )
+    stands = letters.post(ONLY, SHOWN, dict.fromkeys(sorted(shown), msgspec.json.encode(Letters(sealed))))
+    shown = {site: one for site, one in shown.items() if site in stands}
+    first = giver(shown)
+    lacking = [site for site, one in shown.items() if not one.holds and site != first]
+    if lacking:
+        (given,) = list(letters.gather(ONLY, BOXES, [first], patience_s)) or (None,)
+        if given is None or given.letter is None:
+            raise QuorumError(
+                f"round {letters.round}: site '{first}' was to give the study's key to {', '.join(lacking)} and did not"
+                f"{f': {given.error}' if given else ''}; start it again and go on with --resume"
+            )
+        handed = msgspec.json.encode(Letters({first: given.sealed}))
+        letters.post(ONLY, BOXES, dict.fromkeys(sorted(lacking), handed))
+    return sorted(shown), refused
+
+
+def read(data: bytes, kind: type) -> Any:
+    """Return the content of a letter.
+
+    Raises:
+        WireError: if it is none of this kind.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise WireError(f"a letter about keys does not read: {str(error)[:200]}") from None
+
+
+def _box_key(letters: SiteLetters) -> X25519PrivateKey:
+    kept = letters.kept(BOX)
+    if kept is None:
+        kept = X25519PrivateKey.generate().private_bytes_raw()
+        letters.keep(BOX, kept)
+    return X25519PrivateKey.from_private_bytes(kept)
+
+
+def _opened(letters: SiteLetters, sealed: bytes, party: str, step: str) -> bytes:
+    try:
+        letter = letters.open(sealed, party)
+    except WireError as error:
+        raise PrivacyError(
+            f"site '{letters.site}', round {letters.round}: the hub hands on a letter in the name of '{party}' that is not "
+            f"its own: {error}"
+        ) from None
+    if (letter.step, letter.round) != (step, letters.round):
+        raise PrivacyError(
+            f"site '{letters.site}', round {letters.round}: the hub hands on a letter of '{party}' of another round or step"
+        )
+    return letter.data
+
+
+def _unboxed(
+    letters: SiteLetters, box: X25519PrivateKey, shown: Mapping[str, Shown], first: str, data: bytes
+) -> bytes:
+    handed = read(data, Letters).letters
+    boxes = read(_opened(letters, handed.get(first, b""), first, BOXES), Boxes).boxes
+    try:
+        return _cipher(box, shown[first].box, first, letters.site).decrypt(
+            bytes(12), boxes[letters.site], None
+        )
+    except (KeyError, InvalidTag):
+        raise PrivacyError(
+            f"site '{letters.site}', round {letters.round}: site '{first}' gave no key that opens here; start both again"
+        ) from None
+
+
+def _cipher(own: X25519PrivateKey, theirs: bytes, sender: str, receiver: str) -> AESGCM:
+    # A pair's key boxes one thing, the study's key, so a nonce of zero never meets two texts.
+    try:
+        shared = own.exchange(X25519PublicKey.from_public_bytes(theirs))
+    except ValueError:
+        raise PrivacyError("a public key of a site is no key of X25519 that hides anything") from None
+    return AESGCM(
+        HKDF(SHA256(), 32, salt=None, info=f"medfed-1 ckks {sender} to {receiver}".encode()).derive(shared)
+    )

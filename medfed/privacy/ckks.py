@@ -1,0 +1,355 @@
+"""Homomorphic encryption: the hub adds models that it cannot read, and never holds the merged one either.
+
+Cheon, Kim, Kim, Song: Homomorphic Encryption for Arithmetic of Approximate Numbers, ASIACRYPT 2017, eprint 2016/421, by
+TenSEAL (an extra: `pip install medfed[he]`). Ring dimension 4096 with 108 bits of modulus, which the homomorphic
+encryption standard rates at 128 bits of security; symmetric encryption, for all who encrypt hold the key.
+
+Each site sends its encrypted layers times its examples. The hub adds the ciphertexts and publishes the sum; every site
+decrypts it and divides. So the hub's checkpoints, its run folder and its measurements hold the ciphertext and, for these
+layers, the untrained numbers; the model itself is what any site has. In a simulation it is taken from a site.
+
+Who holds the secret key: all sites of the study, one key for a run. One of them makes it in the first round and the hub
+carries it to the others in boxes that only they open (`_ckks_keys.py`); each keeps it in its own folder, with mode 0600.
+What collusion breaks: a single site that gives the hub the key opens every site's updates of the whole run, past rounds
+too. Against a hub that may win over one site `secure_sum` is the mechanism, whose masks no one site can take off.
+The decrypted numbers must never be given to the hub: from a ciphertext and its decryption CKKS's key can be computed (Li,
+Micciancio, EUROCRYPT 2021, eprint 2020/1533). Nothing here does; don't hand it the final model while updates of the run
+should stay secret.
+Not hidden: layers that are not encrypted, the number of examples, scores, sizes, who took part. A site must be there in
+the first round, for later models are closed to whoever has no key. A merge is FedAvg's mean; nothing else can be computed
+on what is encrypted here. Rounding: 1e-5 over the examples in all, a number. Cost: benchmarks/RESULTS-encryption.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+import numpy as np
+import torch
+
+from medfed.errors import MedfedError, PrivacyError, UpdateError
+from medfed.kinds import kind_of
+from medfed.letters import HubLetters, SiteLetters
+from medfed.privacy._ckks_keys import KEY, agreed, carried
+from medfed.privacy._privacy import GROUP, Hearing, Privacy, PrivacyState, Shield
+from medfed.update import Global, Update, check
+from medfed.weights import Difference, Weights
+
+# The ring's dimension, its modulus (the second prime is for keys alone) and the scale: 2^25 either way is left for a sum.
+DIMENSION, MODULUS_BITS, SCALE = 4096, (54, 54), 2.0**28
+SLOTS = DIMENSION // 2
+LARGEST_SUM = 2.0**24
+
+# Ciphertexts that travel as one tensor, and the most bytes that one of them has (61,735 of 2 polynomials of 54 bits).
+TOGETHER = 64
+LARGEST_CIPHERTEXT = 70_000
+
+SUM, ENCRYPTED, EXAMPLES = f"{GROUP}ckks", "ckks", "examples"
+
+
+class Ckks(Privacy, tag="ckks", frozen=True):
+    """CKKS by TenSEAL: the hub adds encrypted models, and the sites alone can read the sum; one key for all sites.
+
+    `layers` are the names, or their beginnings, of the tensors that are encrypted; `all` encrypts every one, the others
+    travel in the clear. `patience_s` is how long the site that makes the key may take to give it to the others.
+    """
+
+    layers: Literal["all"] | list[str] = "all"
+    patience_s: Annotated[float, msgspec.Meta(gt=0)] = 300.0
+
+    reveals_each_update: ClassVar[bool] = False
+    sends: ClassVar[tuple[str, ...]] = (ENCRYPTED,)
+    broadcast: ClassVar[tuple[str, ...]] = (SUM,)
+
+    def objections(self, study: Any) -> Iterator[str]:
+        if kind_of(study.rule) != "fedavg":
+            yield (
+                f"rule.kind: '{kind_of(study.rule)}' computes with the merged model, which privacy 'ckks' hides from the "
+                f"hub; only the mean of fedavg can be taken of what is encrypted"
+            )
+        if study.sampling.fraction < 1:
+            yield (
+                "sampling.fraction: under privacy 'ckks' every site must be there in the first round, where the key is "
+                "made; set it to 1"
+            )
+
+    def notes(self) -> tuple[str, ...]:
+        return (
+            "the hub never holds the trained model: its checkpoints and measurements have the untrained encrypted layers; "
+            "take the model from a site",
+        )
+
+    def meet(self, letters: SiteLetters) -> Iterator[Shield]:
+        key = agreed(letters, _new_key)
+        if key is not None:
+            yield _Sealed(self, key)
+
+    def convene(self, letters: HubLetters, deadline_s: float | None) -> Hearing:
+        sites, refused = carried(letters, deadline_s, self.patience_s)
+        return _Blind(self, sites, deadline_s, refused)
+
+    def init(self, weights: Weights) -> PrivacyState:
+        return {SUM: {EXAMPLES: torch.tensor(0)}}
+
+    def release(
+        self, updates: Sequence[Update], state: PrivacyState, weights: Weights
+    ) -> tuple[Sequence[Update], PrivacyState]:
+        """Return updates whose encrypted layers stand still for the rule, and the ciphertexts' sum for the sites."""
+        merged = [replace(update, delta=_Still(update.delta, weights), groups={}) for update in updates]
+        return merged, {**state, SUM: _added(sorted(updates, key=lambda update: update.site))}
+
+    def open(self, received: Global, letters: SiteLetters) -> Global:
+        if SUM not in received.groups:
+            return received
+        rest = {name: group for name, group in received.groups.items() if name != SUM}
+        if not int(received.groups[SUM][EXAMPLES]):
+            return replace(received, groups=rest)  # untrained: there is no sum yet
+        key = letters.kept(KEY)
+        if key is None:
+            raise PrivacyError(
+                f"site '{letters.site}', round {received.round}: the model's encrypted layers are closed to this site: it "
+                f"has no key. A site gets it in the study's first round; if its folder was lost, start the run anew"
+            )
+        return replace(received, weights=_opened(self, received, key), groups=rest)
+
+    def encrypts(self, name: str) -> bool:
+        """Return whether a tensor of this name is encrypted."""
+        return self.layers == "all" or any(name.startswith(layer) for layer in self.layers)
+
+
+# ---------------------------------------------------------------------------------------------- in the hospital
+
+
+@dataclass(frozen=True)
+class _Sealed:
+    """The protection of one update, once its site holds the key."""
+
+    privacy: Ckks
+    key: bytes
+
+    def protect(self, update: Update, weights: Weights) -> Update:
+        hidden = [name for name in sorted(weights) if self.privacy.encrypts(name)]
+        if not hidden:
+            raise PrivacyError(
+                f"privacy.layers: none of the model's tensors begins with {', '.join(self.privacy.layers)}; there are "
+                f"{', '.join(list(weights)[:6])}"
+            )
+        open_ones = {name: tensor for name, tensor in weights.items() if name not in hidden}
+        return replace(
+            update,
+            delta=_part(update.delta, open_ones),
+            groups={ENCRYPTED: self._encrypted(update, weights, hidden)},
+        )
+
+    def _encrypted(self, update: Update, weights: Weights, hidden: Sequence[str]) -> dict[str, torch.Tensor]:
+        ts, context = _tenseal(), _context(self.key)
+        pieces: dict[str, torch.Tensor] = {}
+        flat = np.concatenate([_local(update, weights, name).reshape(-1).numpy() for name in hidden])
+        flat *= update.examples
+        largest = float(np.abs(flat).max())
+        if not largest < LARGEST_SUM / 64:
+            raise PrivacyError(
+                f"update of site '{update.site}' for round {update.round}: a weight times its {update.examples} examples is "
+                f"{largest:.3g}; ckks adds numbers below {LARGEST_SUM / 64:.3g} of up to 64 sites"
+            )
+        step = SLOTS * TOGETHER
+        for number, first in enumerate(range(0, flat.size, step)):
+            parts = [
+                ts.ckks_vector(context, ts.plain_tensor(flat[at : min(at + SLOTS, first + step)])).serialize()
+                for at in range(first, min(first + step, flat.size), SLOTS)
+            ]
+            pieces[f"{number:05d}"] = _packed(parts)
+        return pieces
+
+
+def _local(update: Update, weights: Weights, name: str) -> torch.Tensor:
+    if isinstance(update.delta, Difference):
+        return update.delta.minuend[name].double()
+    return weights[name].double() + update.delta[name].double()
+
+
+def _part(delta: Weights, names: Weights) -> Weights:
+    if isinstance(delta, Difference):
+        return Difference(
+            {name: delta.minuend[name] for name in names}, {name: delta.subtrahend[name] for name in names}
+        )
+    return {name: delta[name] for name in names}
+
+
+def _opened(privacy: Ckks, received: Global, key: bytes) -> dict[str, torch.Tensor]:
+    ts, context = _tenseal(), _context(key)
+    group = received.groups[SUM]
+    examples = int(group[EXAMPLES])
+    parts = [part for name in sorted(group) if name != EXAMPLES for part in _unpacked(group[name])]
+    flat = np.concatenate([np.asarray(ts.ckks_vector_from(context, part).decrypt()) for part in parts])
+    flat /= examples
+    weights, at = dict(received.weights), 0
+    for name in sorted(weights):
+        if privacy.encrypts(name):
+            size = weights[name].numel()
+            values = torch.from_numpy(flat[at : at + size]).reshape(weights[name].shape)
+            weights[name] = values.to(weights[name].dtype)
+            at += size
+    if at != flat.size:
+        raise PrivacyError(
+            f"round {received.round}: the encrypted sum holds {flat.size} numbers, the model's encrypted layers have {at}"
+        )
+    return weights
+
+
+# ---------------------------------------------------------------------------------------------- at the hub
+
+
+@dataclass(frozen=True)
+class _Blind:
+    """How a hub without the key hears a round."""
+
+    privacy: Ckks
+    sites: Sequence[str]
+    deadline_s: float | None
+    refused: Mapping[str, MedfedError] = field(default_factory=dict)
+
+    def admit(self, update: Update, weights: Weights) -> Update:
+        who = f"update of site '{update.site}' for round {update.round}"
+        plain = {name: tensor for name, tensor in weights.items() if not self.privacy.encrypts(name)}
+        check(replace(update, groups={}), plain) if plain else _counted(update, who)
+        if shown := sorted(name for name in update.delta if name not in plain):
+            raise UpdateError(
+                f"{who}: '{shown[0]}' came in the clear, the study encrypts it (privacy.layers)"
+            )
+        count = sum(weights[name].numel() for name in weights if name not in plain)
+        sizes = [min(SLOTS, count - first) for first in range(0, count, SLOTS)]
+        group = update.groups.get(ENCRYPTED, {})
+        names = [f"{number:05d}" for number in range(-(-len(sizes) // TOGETHER))]
+        if sorted(group) != names or set(update.groups) != {ENCRYPTED}:
+            raise UpdateError(f"{who}: {len(group)} pieces of ciphertext, expected {len(names)}")
+        for number, name in enumerate(names):
+            expected = sizes[number * TOGETHER : (number + 1) * TOGETHER]
+            _checked(f"{who}: piece {name}", group[name], expected)
+        return update
+
+    def reveal(self, updates: Sequence[Update], weights: Weights) -> Sequence[Update]:
+        return updates
+
+
+def _counted(update: Update, who: str) -> None:
+    if update.delta or update.examples < 1:
+        raise UpdateError(f"{who}: {len(update.delta)} tensors in the clear and {update.examples} examples")
+
+
+def _checked(what: str, piece: torch.Tensor, sizes: Sequence[int]) -> None:
+    if piece.dtype != torch.uint8 or piece.dim() != 1 or piece.numel() > len(sizes) * LARGEST_CIPHERTEXT:
+        raise UpdateError(f"{what}: {piece.numel()} numbers of {piece.dtype} are no {len(sizes)} ciphertexts")
+    ts, context = _tenseal(), _hub_context()
+    parts = _unpacked(piece)
+    if len(parts) != len(sizes):
+        raise UpdateError(f"{what}: {len(parts)} ciphertexts, expected {len(sizes)}")
+    for part, size in zip(parts, sizes, strict=True):
+        try:
+            found = ts.ckks_vector_from(context, part)
+            # A trial: ciphertexts of another scale or other parameters can't be added.
+            fits = list(found.shape) == [size] and list((found + _trial(size)).shape) == [size]
+        except (ValueError, RuntimeError, IndexError):
+            fits = False
+        if not fits:
+            raise UpdateError(f"{what}: holds something else than a ciphertext of {size} numbers")
+
+
+def _added(updates: Sequence[Update]) -> dict[str, torch.Tensor]:
+    ts, context = _tenseal(), _hub_context()
+    total: dict[str, torch.Tensor] = {EXAMPLES: torch.tensor(sum(update.examples for update in updates))}
+    for name in sorted(updates[0].groups[ENCRYPTED]):
+        sums: list[Any] = []
+        for update in updates:
+            vectors = [
+                ts.ckks_vector_from(context, part) for part in _unpacked(update.groups[ENCRYPTED][name])
+            ]
+            sums = [one + two for one, two in zip(sums, vectors, strict=True)] if sums else vectors
+        total[name] = _packed([one.serialize() for one in sums])
+    return total
+
+
+class _Still(Mapping[str, torch.Tensor]):
+    """A difference with zeros where a tensor is encrypted, so that a rule leaves the hub's numbers as they are."""
+
+    def __init__(self, shown: Weights, weights: Weights) -> None:
+        self._shown, self._weights = shown, weights
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._shown[name] if name in self._shown else torch.zeros_like(self._weights[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+
+# ---------------------------------------------------------------------------------------------- TenSEAL
+
+
+def _tenseal() -> Any:
+    try:
+        import tenseal
+    except ImportError:
+        raise PrivacyError("privacy.kind: ckks needs TenSEAL; install medfed[he]") from None
+    return tenseal
+
+
+def _new_context() -> Any:
+    ts = _tenseal()
+    context = ts.context(
+        ts.SCHEME_TYPE.CKKS,
+        DIMENSION,
+        coeff_mod_bit_sizes=list(MODULUS_BITS),
+        encryption_type=ts.ENCRYPTION_TYPE.SYMMETRIC,
+        n_threads=1,
+    )
+    context.global_scale = SCALE
+    return context
+
+
+@cache
+def _trial(size: int) -> Any:
+    return _tenseal().ckks_vector(_hub_context(), [0.0] * size)
+
+
+@cache
+def _hub_context() -> Any:
+    # It has the parameters; the key that is made with them belongs to nobody, and opens nothing.
+    return _new_context()
+
+
+def _new_key() -> bytes:
+    return _new_context().serialize(
+        save_public_key=False, save_secret_key=True, save_galois_keys=False, save_relin_keys=False
+    )
+
+
+def _context(key: bytes) -> Any:
+    context = _tenseal().context_from(key, n_threads=1)
+    context.global_scale = SCALE
+    return context
+
+
+def _packed(parts: Sequence[bytes]) -> torch.Tensor:
+    """Return byte strings in one tensor: how many, the length of each, and then they themselves."""
+    lengths = np.array([len(parts), *map(len, parts)], "<u4").tobytes()
+    return torch.frombuffer(bytearray(lengths + b"".join(parts)), dtype=torch.uint8)
+
+
+def _unpacked(piece: torch.Tensor) -> list[bytes]:
+    """Return the byte strings in a tensor; empty where it is none."""
+    data = piece.numpy().tobytes()
+    count = int.from_bytes(data[:4], "little")
+    if not 0 < count <= TOGETHER or len(data) < 4 * (count + 1):
+        return []
+    lengths = np.frombuffer(data[4 : 4 * (count + 1)], "<u4").astype(np.int64)
+    ends = 4 * (count + 1) + np.cumsum(lengths)
+    if ends[-1] != len(data):
+        return []
+    return [data[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)]

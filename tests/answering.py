@@ -1,0 +1,37 @@
+"""Sites that take part in a whole study without training: each adds random numbers of its own, for tests of privacy."""
+
+from __future__ import annotations
+
+import torch
+
+from medfed.audit import AuditLog
+from medfed.round import contribute, receive
+from medfed.update import Update
+from medfed.weights import Difference
+
+STUDY = "5e" * 32
+SITES = ("north", "south", "west")
+
+
+def model() -> dict[str, torch.Tensor]:
+    return {"a": torch.arange(6000.0).reshape(200, 30) / 100, "b": torch.zeros(())}
+
+
+def answer(exchange, privacy, name: str, audit: AuditLog | None = None, stops: int | None = None) -> None:
+    """Take part in a study to its end, or to the round at which it `stops`."""
+    audit = audit or AuditLog(None)
+    received = receive(exchange, name, 0, audit, privacy)
+    while not received.final:
+        generator = torch.Generator().manual_seed(sum(name.encode()) + received.round)
+        local = {
+            key: tensor + torch.randn(tensor.shape, generator=generator)
+            for key, tensor in sorted(received.weights.items())
+        }
+        number = received.round + 1
+        if number == stops:
+            raise RuntimeError("killed")
+        update = Update(name, number, Difference(local, received.weights), 10 + len(name), {"val/dice": 0.5})
+        contribute(exchange, privacy, update, received.weights, audit)
+        received = receive(exchange, name, number, audit, privacy)
+    closing = Update(name, received.round + 1, {}, 0, {"val/dice": 0.7})
+    contribute(exchange, privacy, closing, received.weights, audit)
