@@ -165,4 +165,5 @@ def _named(cases: Sequence[CaseRow], name: str, study: Study) -> list[CaseRow]:
         site
     ) in study.held_out:  # no own model was made here: those of the others are what it could have been given
         names |= {(local(other), site): model_name(local(other)) for other in study.sites}
-    return renamed(cases, names)
+    # Cases that were changed before they were measured are about robustness, not about methods.
+    return renamed([case for case in cases if case.condition is None], names)
