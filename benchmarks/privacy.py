@@ -1,14 +1,16 @@
 """What privacy costs: Dice against epsilon, and the time of a round under each mechanism of medfed/privacy.
 
-    python benchmarks/privacy.py                                        # quickstart, and each mechanism's time
-    MEDFED_REAL_DATA=... python benchmarks/privacy.py                   # and hippocampus
+    python benchmarks/privacy.py                                 # quickstart, tabular, and each mechanism's time
+    MEDFED_REAL_DATA=... python benchmarks/privacy.py            # and hippocampus
     python benchmarks/privacy.py --only quickstart --epsilons none,8
 
-Two studies, each without privacy and with DP-SGD for every patient at delta 1e-5. Under DP-SGD the noise grows with the
-root of the number of weights and shrinks with that of patients, so both are trained with a small U-Net (1,700 weights)
-and all of a hospital's patients in a step; the first line of a study is the same small network without privacy, and one
-more says what the study's own settings reach. Dice is that of the final model on the hospitals' validation cases, the
-mean over hospitals. hippocampus is the study of benchmarks/hippocampus.py at 2 mm.
+Each study is trained without privacy and with DP-SGD for every patient at delta 1e-5. Under DP-SGD the noise grows with
+the root of the number of weights and shrinks with that of patients, so images are learned by a small U-Net (1,700
+weights) from all of a hospital's patients in each step; the line without privacy is the same network and the same steps,
+and one more says what the study's own settings reach. Dice (or AUROC) is that of the final model on the hospitals'
+validation cases, the mean over hospitals. hippocampus is the study of benchmarks/hippocampus.py at 2 mm.
+
+A part that is run alone replaces its own section of RESULTS-privacy.md.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -37,28 +39,38 @@ CONFIGS = HERE.parent / "configs"
 RESULTS = HERE / "RESULTS-privacy.md"
 SITES = ("north", "east", "south", "west")
 
+MECHANISMS = "a round of quickstart under each mechanism"
+
 SMALL = ["network={kind: unet, channels: [4, 8], residual_units: 0, norm: group}", "train.clip=null"]
 QUICK = ["evaluation.local_models=false", "evaluation.draws=2", "held_out={}"]
 # What each study is trained with, private or not: one step an epoch, on all of a hospital's patients.
 BUDGET = {
-    "quickstart": ["train.batch=16", "train.rounds=10", "train.epochs=6", "train.optimiser={kind: adam, lr: 0.03}"],
+    "quickstart": ["train.batch=16", "train.rounds=8", "train.epochs=5", "train.optimiser={kind: adam, lr: 0.03}"],
     "hippocampus": [
         "train.batch=48", "train.rounds=10", "train.epochs=6", "train.optimiser={kind: adam, lr: 0.02}",
         "data.spacing_mm=[2, 2, 2]", "data.patch=[20, 28, 20]", "data.augment=none",
+    ],
+    # Logistic regression on columns scaled alike at every hospital: DP-SGD does not hide what a hospital's own means say.
+    "tabular": [
+        "train.batch=64", "train.rounds=20", "train.epochs=3", "train.optimiser={kind: adam, lr: 0.1}",
+        "data.missing=drop", "data.standardise=fixed",
+        "data.centre={age: 55, blood_pressure: 130, cholesterol: 245, heart_rate: 150, angina: 0.3, st_depression: 1, "
+        "vessels: 0.7}",
+        "data.scale={age: 9, blood_pressure: 18, cholesterol: 50, heart_rate: 23, angina: 0.5, st_depression: 1, vessels: 1}",
     ],
 }  # fmt: skip
 
 
 def trained(study: str, overrides: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Return a study's final validation Dice, seconds a round and epsilon spent, having trained it."""
+    """Return a study's final validation score, seconds a round and epsilon spent, having trained it."""
     shutil.rmtree(folder, ignore_errors=True)
     # Only training is timed and scored here; a report of each run would take longer than the small runs themselves.
-    kept = run._measure, run.report
-    run._measure, run.report = lambda *_: None, lambda where: None  # type: ignore[assignment]
+    kept = run._measure, run._gallery, run.report
+    run._measure = run._gallery = run.report = lambda *_, **__: []  # type: ignore[assignment]
     try:
         run.train(read_study(CONFIGS / f"{study}.yaml", overrides), out=folder)
     finally:
-        run._measure, run.report = kept
+        run._measure, run._gallery, run.report = kept
     rounds: dict[int, float] = {}
     scores: dict[str, float] = {}
     sent: dict[str, float] = {}
@@ -67,13 +79,15 @@ def trained(study: str, overrides: Sequence[str], folder: Path) -> dict[str, Any
         if entry["status"] == "merged":
             rounds[entry["round"]] = max(rounds.get(entry["round"], 0.0), entry["seconds"])
             sent[entry["site"]] = entry["bytes_up"]
-        scores[entry["site"]] = entry["scalars"].get("val/dice", scores.get(entry["site"], float("nan")))
+        score = entry["scalars"].get("val/dice", entry["scalars"].get("val/auroc"))
+        if score is not None:
+            scores[entry["site"]] = score
     privacy = json.loads((folder / "run.json").read_text())["privacy"]
     spent = [site["epsilon"] for site in privacy.get("sites", {}).values()]
     # The slowest site's answer ends a round. The first round of a process also loads libraries and images.
     later = [seconds for number, seconds in rounds.items() if number > 1] or list(rounds.values())
     return {
-        "dice": float(np.mean(list(scores.values()))),
+        "score": float(np.mean(list(scores.values()))) if scores else float("nan"),
         "seconds": float(np.median(later)),
         "kilobytes": max(sent.values()) / 1000,
         "epsilon": max(spent, default=None),  # type: ignore[type-var]
@@ -94,28 +108,25 @@ def places(study: str, folder: Path) -> list[str]:
     return [f"sites.{site}={(made / site).resolve()}" for site in SITES]
 
 
-def trade_off(study: str, epsilons: Sequence[str], folder: Path) -> list[str]:
-    """Return the lines of a study's table, printed as they are found."""
+def trade_off(study: str, epsilons: Sequence[str], folder: Path) -> Iterator[str]:
+    """Yield the lines of a study's table."""
     where = places(study, folder)
-    lines = []
 
-    def row(name: str, privacy: str, overrides: Sequence[str]) -> None:
+    def row(name: str, privacy: str, overrides: Sequence[str]) -> str:
         found = trained(study, [*overrides, *QUICK, *where, f"privacy={privacy}"], folder / "run")
         spent = "none" if found["epsilon"] is None else f"{found['epsilon']:.2f}"
         noise = "" if found["noise"] is None else f"{found['noise']:.2f}"
-        lines.append(f"| {name} | {spent} | {noise} | {found['dice']:.3f} | {found['seconds']:.2f} |")
-        print(lines[-1], flush=True)
+        return f"| {name} | {spent} | {noise} | {found['score']:.3f} | {found['seconds']:.2f} |"
 
-    row(f"{study}, its own settings", "{kind: none}", [])
     for epsilon in epsilons:
         kind = "{kind: none}" if epsilon == "none" else f"{{kind: dp_sgd, epsilon: {epsilon}, scores: send}}"
-        row(f"{study}, small network", kind, [*SMALL, *BUDGET[study]])
-    return lines
+        name = "no privacy" if epsilon == "none" else f"dp_sgd, epsilon {epsilon}"
+        yield row(name, kind, [*(SMALL if study != "tabular" else []), *BUDGET[study]])
+    yield row("its own settings, no privacy", "{kind: none}", [])
 
 
-def mechanisms(folder: Path) -> list[str]:
-    """Return a line for each mechanism of the registry: three rounds of quickstart's own study under it."""
-    lines = []
+def mechanisms(folder: Path) -> Iterator[str]:
+    """Yield a line for each mechanism of the registry: three rounds of quickstart's own study under it."""
     few = ["train.rounds=3", "train.epochs=1", *QUICK]
     for name, record in kinds.kinds("privacy").items():
         settings = {"kind": name, **record.example}  # type: ignore[attr-defined]
@@ -129,11 +140,9 @@ def mechanisms(folder: Path) -> list[str]:
             except (
                 Exception
             ) as error:  # a mechanism may need what this study does not give it; the table says so
-                lines.append(f"| {told} | {type(error).__name__}: {str(error)[:80]} | |")
+                yield f"| {told} | {type(error).__name__}: {str(error)[:80]} | |"
             else:
-                lines.append(f"| {told} | {found['seconds']:.2f} | {found['kilobytes']:.0f} |")
-            print(lines[-1], flush=True)
-    return lines
+                yield f"| {told} | {found['seconds']:.2f} | {found['kilobytes']:.0f} |"
 
 
 def main() -> int:
@@ -142,37 +151,50 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--epsilons", default="none,8,3,1")
-    parser.add_argument("--only", choices=["quickstart", "hippocampus", "mechanisms"])
+    parser.add_argument("--only", choices=[*BUDGET, MECHANISMS])
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
     logging.disable(logging.INFO)
-    epsilons = given.epsilons.split(",")
-    began = time.monotonic()
-    studies = ["quickstart"] + (["hippocampus"] if os.environ.get("MEDFED_REAL_DATA") else [])
-    parts = []
+    parts = [given.only] if given.only else [*BUDGET, MECHANISMS]
+    if not os.environ.get("MEDFED_REAL_DATA"):
+        parts = [part for part in parts if part != "hippocampus"]
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        rows = [line for study in studies if given.only in (None, study)
-                for line in trade_off(study, epsilons, folder)]  # fmt: skip
-        if rows:
-            head = (
-                "| study | epsilon spent | noise multiplier | Dice | seconds a round |\n|---|---|---|---|---|"
-            )
-            parts.append(f"## Dice against epsilon\n\n{head}\n" + "\n".join(rows))
-        if given.only in (None, "mechanisms"):
-            head = "| privacy | seconds a round | kB sent by a site |\n|---|---|---|"
-            parts.append(
-                f"## A round of quickstart under each mechanism\n\n{head}\n" + "\n".join(mechanisms(folder))
-            )
-    command = " ".join(["python", "benchmarks/privacy.py", *sys.argv[1:]])
-    text = (
-        f"# What privacy costs\n\nMade by `{command}` on {date.today().isoformat()} in "
-        f"{time.monotonic() - began:.0f} s, {os.cpu_count()} cores, {os.environ.get('OMP_NUM_THREADS', 'all')} threads. "
-        f"{' '.join(str(__doc__).split('Two studies')[1].split()).join(['Two studies', ''])}\n\n"
-        + "\n\n".join(parts)
-    )
-    given.results.write_text(text + "\n")
+        for part in parts:
+            began = time.monotonic()
+            if part == MECHANISMS:
+                head = "| privacy | seconds a round | kB sent by a site |\n|---|---|---|"
+                found = mechanisms(Path(temporary))
+            else:
+                score = "AUROC" if part == "tabular" else "Dice"
+                head = f"| {part} | epsilon spent | noise multiplier | {score} | seconds a round |\n|---|---|---|---|---|"
+                found = trade_off(part, given.epsilons.split(","), Path(temporary))
+            lines: list[str] = []
+            command = " ".join(["python", "benchmarks/privacy.py", *sys.argv[1:]])
+            for line in found:
+                lines.append(line)
+                print(line, flush=True)
+                made = (
+                    f"Made by `{command}` on {date.today().isoformat()} in {time.monotonic() - began:.0f} s, "
+                    f"{os.cpu_count()} cores (load {os.getloadavg()[1]:.0f}), "
+                    f"{os.environ.get('OMP_NUM_THREADS', 'all')} threads."
+                )
+                # After every line: hours of training are not lost to a kill.
+                write(given.results, part, "\n".join([made, "", head, *lines]))
     return 0
+
+
+def write(results: Path, part: str, text: str) -> None:
+    """Put a part's section into the results, in place of an older one."""
+    sections: dict[str, str] = {}
+    if results.exists():
+        for section in results.read_text().split("\n## ")[1:]:
+            title, _, body = section.partition("\n")
+            sections[title.strip()] = body.strip()
+    sections[part] = text
+    about = " ".join(str(__doc__).split("Each study")[1].split("A part that")[0].split())
+    whole = ["# What privacy costs", f"Each study {about}"]
+    whole += [f"## {name}\n\n{sections[name]}" for name in [*BUDGET, MECHANISMS] if name in sections]
+    results.write_text("\n\n".join(whole) + "\n")
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ def main() -> None:
             if "once the hub" in step.how:
                 late.append(step)
                 continue
-            both = step.host == "north" or "north" in step.text and step.kind == "run"
+            both = step.host == "north" or ("north" in step.text and step.kind == "run")
             for name in ("north", "south") if both else ("",):
                 said = one(hosts, renamed(step, name))
                 if "enrol init" in step.text:

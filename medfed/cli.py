@@ -172,6 +172,14 @@ def _end_on_terminate() -> None:
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key: train.epochs=3."
 )
 @click.option("--resume", is_flag=True, help="Go on with the run in the run folder, if there is one.")
+@click.option(
+    "--without", metavar="SITE", help="A hospital that withdrew: train again from before it joined."
+)
+@click.option(
+    "--former",
+    type=click.Path(path_type=Path),
+    help="The run it withdrew from; the newest of the study if not given.",
+)
 @click.option("--quiet", is_flag=True, help="Print the result only.")
 @_told
 def hub(
@@ -181,6 +189,8 @@ def hub(
     out: Path | None,
     overrides: tuple[str, ...],
     resume: bool,
+    without: str | None,
+    former: Path | None,
     quiet: bool,
 ) -> None:
     """Lead the study in a file across hospitals, each of which runs `medfed train --site`, and write a run folder.
@@ -202,6 +212,8 @@ def hub(
             out=out,
             overrides=overrides,
             resume=resume,
+            without=without,
+            former=former,
             progress=shown,
         )
     finally:
@@ -299,16 +311,31 @@ def export(run_folder: Path, out: Path, format_: str, model: str) -> None:
     click.echo(f"exported: {exports.export(run_folder, out, format=format_, model=model)}")
 
 
-@main.command(short_help="Write a run's report again.")
-@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@main.command(short_help="Write a run's report again, or compare runs.")
+@click.argument("run_folders", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Where several runs are compared; beside the first if not given.",
+)
 @_told
-def report(run_folder: Path) -> None:
-    """Write the report of a run again, from its rows."""
+def report(run_folders: tuple[Path, ...], out: Path | None) -> None:
+    """Write the report of each run again, from its rows, and of several runs a page that compares them.
+
+    \b
+    medfed report runs/quickstart
+    medfed report runs/fedavg runs/fedprox runs/scaffold --out runs/compared
+    """
     from medfed import run
 
-    done = run.report(run_folder)
-    click.echo(run.headline(done))
-    click.echo(f"report: {done.report}")
+    for folder in run_folders:
+        done = run.report(folder)
+        click.echo(run.headline(done))
+        click.echo(f"report: {done.report}")
+    if len(run_folders) > 1:
+        from medfed.evaluation.several_runs import write_several
+
+        click.echo(f"compared: {write_several(run_folders, out or run_folders[0].resolve().parent)}")
 
 
 @main.command(short_help="Look at a hospital's folder before training.")

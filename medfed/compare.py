@@ -9,34 +9,25 @@ the model which that hospital has.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import torch
-from torch.utils.data import ConcatDataset, DataLoader
 
 from medfed import run
-from medfed.data.datamodule import collate
-from medfed.data.passes import Passes
 from medfed.errors import RunError, StudyError
 from medfed.evaluation.method_table import Cost, MethodTable, page, renamed, table_of
 from medfed.evaluation.report import model_name
 from medfed.evaluation.rows import FEDERATED, POOLED, CaseRow, local, personal, read_cases, write, write_csv
 from medfed.evaluation.summary import read_json, read_rounds
-from medfed.federate import derived_seed
 from medfed.kinds import Kind, kinds
-from medfed.measure import References
 from medfed.progress import Progress, Silent
-from medfed.run_folder import RunFolder, save_checkpoint, write_whole
+from medfed.run_folder import RunFolder, write_whole
 from medfed.study import Study, _agree, digest, read_study
-from medfed.weights import weights_of
 
 if TYPE_CHECKING:
-    import pytorch_lightning as pl
-
-    from medfed.data.datamodule import SiteData
+    pass
 
 # What the table calls each hospital's model of its own cases.
 ALONE = "own cases alone"
@@ -75,13 +66,10 @@ def compare(
         if not isinstance(variant, Study):
             costs[name] = Cost(refused=variant)
             continue
-        # Alone a hospital trains as it does in every method, so once is enough.
-        alone = study.evaluation.local_models and name == next(iter(ready))
-        done = _run(variant, folder / name, alone, progress)
+        # Alone, and pooled, training is the same beside every method: once is enough.
+        done = _run(variant, folder / name, name == next(iter(ready)), progress)
         costs[name] = _cost(done)
         cases += _named(read_cases(done.cases), name, study)
-    progress.say("pooled: one model on all hospitals' cases, for comparison")
-    cases += _pooled(study, folder)
     present = {case.model for case in cases}
     beside = (ALONE, *(model_name(local(site)) for site in sorted(study.sites)), POOLED)
     costs |= {name: Cost() for name in beside if name in present}
@@ -146,8 +134,9 @@ def _folder(study: Study, out: Path | None, resume: bool) -> Path:
     return folder
 
 
-def _run(study: Study, path: Path, alone: bool, progress: Progress) -> RunFolder:
-    evaluation = msgspec.structs.replace(study.evaluation, local_models=alone)
+def _run(study: Study, path: Path, beside: bool, progress: Progress) -> RunFolder:
+    own = study.evaluation
+    evaluation = msgspec.structs.replace(own, local_models=own.local_models and beside, pooled_model=beside)
     study = msgspec.structs.replace(study, evaluation=evaluation)
     folder = RunFolder(path)
     begun = folder.facts.exists()
@@ -171,65 +160,9 @@ def _named(cases: Sequence[CaseRow], name: str, study: Study) -> list[CaseRow]:
         own = personal(site)
         names[own if (own, site) in measured else FEDERATED, site] = name
         names[local(site), site] = ALONE
+        names[POOLED, site] = POOLED
     for (
         site
     ) in study.held_out:  # no own model was made here: those of the others are what it could have been given
         names |= {(local(other), site): model_name(local(other)) for other in study.sites}
     return renamed(cases, names)
-
-
-# ------------------------------------------------------------------------------------------------ pooled training
-
-
-def _pooled(study: Study, folder: Path) -> list[CaseRow]:
-    """Return the case rows of one model that trained on all hospitals' cases, with as many visits as all of theirs.
-
-    Each hospital's cases are prepared as that hospital does, so that pooling is all that differs.
-    """
-    from medfed.site import train_alone
-
-    place = RunFolder(folder / POOLED)
-    with run._quiet():
-        hospitals = {site: run._hospital(study, site, where) for site, where in run._folders(study).items()}
-        module = run._module(study)
-        checkpoint = place.checkpoint(POOLED)
-        if checkpoint.exists():
-            module.load_state_dict(torch.load(checkpoint, weights_only=True)["state_dict"], strict=False)
-        else:
-            together = _together(study, {site: hospitals[site].data for site in sorted(study.sites)})
-            train_alone(POOLED, module, together, run._training(study), folder=place.path / "training")
-            save_checkpoint(checkpoint, weights_of(module), study.train.rounds)
-        place.cases.unlink(missing_ok=True)
-        weights = weights_of(module)
-        for site, hospital in hospitals.items():
-            held_out = site in study.held_out
-            for split in ("test",) if held_out or study.task.needs == "segment" else ("val", "test"):
-                some = run._usable(hospital) if held_out else hospital.data.cases(split)
-                run._measure_one(study, place, hospital, some, split, POOLED, weights, References(hospital))
-    return read_cases(place.cases)
-
-
-class _Joined(ConcatDataset):
-    """Several hospitals' training cases, each with a random state of its own."""
-
-    def set_random_state(self, seed: int) -> None:
-        for number, dataset in enumerate(self.datasets):
-            if hasattr(dataset, "set_random_state"):
-                dataset.set_random_state(derived_seed(seed, number))
-
-
-def _together(study: Study, data: Mapping[str, SiteData]) -> pl.LightningDataModule:
-    import pytorch_lightning as pl
-
-    class Together(pl.LightningDataModule):
-        """All hospitals' training cases in one loader."""
-
-        def train_dataloader(self) -> DataLoader:
-            joined = _Joined([one.dataset("train", training=True) for one in data.values()])
-            batch, steps = study.train.batch, study.train.steps
-            if steps is None:
-                return DataLoader(joined, batch, shuffle=True, collate_fn=collate)
-            passes = Passes(len(joined), batch, steps * len(data), f"{study.seed}/{POOLED}")
-            return DataLoader(joined, batch_sampler=passes, collate_fn=collate)
-
-    return Together()

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from medfed import run
+from medfed import run, withdrawal
 from medfed.audit import AuditLog
 from medfed.broker import Broker
 from medfed.enrol import enrolled, federation_of
@@ -51,12 +51,16 @@ def lead(
     out: Path | None = None,
     overrides: Sequence[str] = (),
     resume: bool = False,
+    without: str | None = None,
+    former: Path | None = None,
     progress: Progress | None = None,
 ) -> RunFolder:
     """Lead a study across hospitals to its end and write its report; return the run folder.
 
     `enrolment` is the coordinator's folder that `medfed enrol init` made; with `broker` the broker of that folder runs as
-    a child of this process. With `resume` a run that is there goes on, and one that is not there begins.
+    a child of this process. With `resume` a run that is there goes on, and one that is not there begins. `without` names
+    a hospital that withdrew from a `former` run of the study (the newest one if None): training goes on without it from
+    the last model that it had no part in.
 
     Raises:
         StudyError: if the study file, or how it says that parties meet, cannot be used.
@@ -66,13 +70,23 @@ def lead(
     progress = progress or Silent()
     study = read_study(study_file, overrides)
     exchange = exchange_of(study, study_file, enrolment, broker)
+    whole, going_on = study, resume and _begun(study, out)
+    before = None
+    if without is not None:
+        before = None if going_on else run._folder(study, former, resume=True)
+        study = withdrawal.without(study, without)
     known = digest(study)
-    folder = run._folder(study, out, resume and _begun(study, out))
+    folder = run._folder(study, out, going_on)
     began = time.monotonic()
     facts = run._begin(folder, study, {})
-    status = Status(folder.path / STATUS, study=study.name, digest=known, rounds=study.train.rounds)
     credentials = getattr(exchange, "credentials", "")
-    audit = AuditLog(folder.audit, Identity(Path(credentials)) if credentials else None)
+    identity = Identity(Path(credentials)) if credentials else None
+    if without is not None and before is not None:
+        record = withdrawal.prepare(whole, without, before, folder, identity)
+        progress.say(f"without {without}: training goes on from round {record.retrained_from}")
+    facts |= withdrawal.facts(folder)
+    status = Status(folder.path / STATUS, study=study.name, digest=known, rounds=study.train.rounds)
+    audit = AuditLog(folder.audit, identity)
     audit.write("began", study=known, sites=sorted(study.sites), resumed=resume)
     with warnings_said(progress), _told(status), _broker(enrolment if broker else None):
         _say_who_is_missing(study, enrolment, progress)
@@ -130,7 +144,6 @@ def _conducted(
     study: Study, exchange: Exchange, folder: RunFolder, audit: AuditLog, progress: Progress, status: Status
 ) -> list[Row]:
     """Return what the sites report of the final model, after every round."""
-    module = run._module(study)
     side: Any = exchange.open_hub(digest(study), folder.hub)
     plan = Plan(
         rounds=study.train.rounds,
@@ -143,6 +156,7 @@ def _conducted(
         seed=study.seed,
         study=digest(study),
         evaluating=tuple(sorted(study.held_out)),
+        compress=study.compress,
     )
     rows: list[Row] = []
 
@@ -172,12 +186,13 @@ def _conducted(
             final = coordinate(
                 plan,
                 side,
-                weights_of(module, study.train.keep_local),
+                weights_of(run._module(study), study.keep_local, trained_only=study.trained_only),
                 folder=folder.hub,
                 watch=heard,
                 audit=audit,
             )
-        save_checkpoint(folder.checkpoint(FEDERATED), final.weights, final.round)
+        frozen = weights_of(run._module(study)) if study.trained_only else {}
+        save_checkpoint(folder.checkpoint(FEDERATED), {**frozen, **final.weights}, final.round)
     except BaseException:
         # Not closed: the sites wait for a hub that was stopped and is started again.
         side.leave()

@@ -16,8 +16,8 @@ from medfed.errors import EgressError
 from medfed.update import Update
 from medfed.weights import Weights
 
-# The numbers that the federated callback itself makes.
-TRAINING = frozenset({"train/steps", "train/seconds", "train/loss", "train/rate"})
+# The numbers that the federated callback itself makes; the last is what a ledger says was spent.
+TRAINING = frozenset({"train/steps", "train/seconds", "train/loss", "train/rate", "privacy/epsilon"})
 
 # The results of an evaluation over a group of patients: row/<split>/<model>/<metric>/<structure>/<group>/<field>, where
 # the field `n` is how many patients are behind it. Values of an attribute (a scanner, a sex) are in the group's name.
@@ -25,7 +25,7 @@ ROWS = "row/"
 _ROW = re.compile(r"row/[^/]{1,20}/[^/]{1,40}/[^/]{1,60}/[^/]{0,80}/[^/]{0,120}/(value|low|high|n)")
 
 # What a module of one's own may send where no study declares its names: short names of numbers, and not many.
-_PLAIN = re.compile(r"(train|val)[A-Za-z0-9_/ .-]{0,80}")
+_PLAIN = re.compile(r"(train|val|privacy/)[A-Za-z0-9_/ .-]{0,80}")
 MOST_PLAIN = 100
 
 
@@ -33,7 +33,8 @@ MOST_PLAIN = 100
 class Egress:
     """What may leave this site beside the model's own tensors.
 
-    scalars: the names of numbers; None, for a module outside a study, any short name under `train` or `val`.
+    scalars: the names of numbers; None, for a module outside a study, any short name under `train`, `val` or
+    `privacy/` (what is spent).
     groups: the groups of tensors, each with tensors of the model's names and shapes.
     sealed: the groups whose tensors a privacy mechanism has made unreadable, so that their shapes say nothing;
     `round.contribute` puts the study's mechanism's own here.
@@ -94,7 +95,9 @@ def _numbers(who: str, scalars: Mapping[str, float], names: frozenset[str] | Non
     for name, value in scalars.items():
         if not (_PLAIN.fullmatch(name) if names is None else name in names):
             told = (
-                "a short name under train or val" if names is None else f"one of {', '.join(sorted(names))}"
+                "a short name under train, val or privacy"
+                if names is None
+                else f"one of {', '.join(sorted(names))}"
             )
             # The name itself could be what must not leave, and this error's text may: it is not repeated.
             raise EgressError(

@@ -245,6 +245,14 @@ class FederatedCallback(pl.Callback):
         self._left = state_dict["left"]
         self._restored = True
 
+    def recall(self, module: pl.LightningModule, received: Global, checkpoint: Mapping[str, Any]) -> None:
+        """Take a study's final model and, of this site's last checkpoint, what stayed in the hospital."""
+        module.load_state_dict(checkpoint["state_dict"])
+        self._local_state = checkpoint["callbacks"][self.state_key]["local"]
+        load(module, received.weights)
+        if self._local is not None:
+            self._local_state = self._local.start(module, received, self._local_state)
+
     def personal(self, module: pl.LightningModule) -> Weights | None:
         """Return the model that this hospital made its own, or None where it has none but the federation's."""
         if self._local is None:

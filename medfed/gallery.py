@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +16,20 @@ if TYPE_CHECKING:
     from pytorch_lightning import LightningModule
 
 
-def write_gallery(run: Path, task: Any, module: LightningModule, hospitals: Mapping[str, Hospital]) -> Path:
+def write_gallery(
+    run: Path, task: Any, module_at: Callable[[str], LightningModule], hospitals: Mapping[str, Hospital]
+) -> Path:
     """Write `cases.html` into a run folder for these hospitals' test cases, and return its path.
 
-    Only the cases that are shown are predicted again, one in memory at a time.
+    `module_at` gives the model at a hospital, which has layers of its own where the study keeps some local. Only the
+    cases that are shown are predicted again, one in memory at a time.
     """
-    module.eval()
 
     def shown(site: str, token: str) -> Shown:
         data = hospitals[site].data
         case = data.case(token)
         (batch,) = batches(data, [case])
+        module = module_at(site).eval()
         with torch.inference_mode():
             found = module.predict_step(batch, 0)
         restored = data.restored(found["probabilities"][0].cpu().numpy(), case, nearest=False)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from medfed import run, wire
+from medfed import privacy_facts, run, wire
 from medfed.audit import AuditLog
 from medfed.consent import agree, agreed
 from medfed.egress import Egress
@@ -132,6 +132,8 @@ def _take_part(
         status.tell(state="training its own model, to compare")
         _compare(site, study, hospital, folder, progress)
     run.report(folder.path)
+    if site.name in study.sites:
+        facts["privacy"] |= privacy_facts.spent(study, {site.name: Path(site.out)})
     folder.write_facts({**facts, "seconds": round(time.monotonic() - began, 1), "finished": stamp()})
     status.tell(state="finished")
 
@@ -167,7 +169,7 @@ def _hold_to_policy(
 ) -> None:
     trains = site.name in study.sites
     cases = hospital.data.examples if trains else len(run._usable(hospital))
-    reasons = refusals(site.policy, study, cases)
+    reasons = refusals(site.policy, study.at(site.name), cases)
     if not reasons:
         return
     audit.write("declined", study=digest(study), site=site.name, reason="; ".join(reasons))
@@ -210,7 +212,9 @@ def _hold_to_consent(
 
 def _training(site: SiteFile, study: Study, hospital: Hospital) -> Training:
     egress = egress_of(study, site.policy, len(hospital.data.cases("val")))
-    return replace(run._training(study), accelerator=site.accelerator, devices=site.devices, egress=egress)
+    return replace(
+        run._training(study, site.name), accelerator=site.accelerator, devices=site.devices, egress=egress
+    )
 
 
 def _train(
@@ -224,7 +228,7 @@ def _train(
     audit: AuditLog,
     closing: Callable[[Global], Mapping[str, float]],
 ) -> Global:
-    module, data = run._module(study), hospital.data
+    module, data = run._module(study, site.name), hospital.data
     progress.start(
         f"{study.name}: site {site.name}",
         {site.name: data.examples},
@@ -314,7 +318,7 @@ def _closing(
 def _compare(site: SiteFile, study: Study, hospital: Hospital, folder: RunFolder, progress: Progress) -> None:
     """Train the hospital's own model on its cases alone and measure it too; neither it nor its results leave."""
     path = folder.checkpoint(local(site.name))
-    module = run._module(study)
+    module = run._module(study, site.name)
     if path.exists():
         own = torch.load(path, weights_only=True)["state_dict"]
     else:
@@ -350,9 +354,10 @@ def _shown(name: str, study: Study, folder: RunFolder, status: Status, progress:
             self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
         ) -> None:
             steps = int(trainer.num_training_batches)
-            done = (trainer.current_epoch % study.train.epochs) * steps + batch_idx
-            progress.training(name, done, steps * study.train.epochs)
-            status.tell(state="training", step=done, steps=steps * study.train.epochs)
+            epochs = study.at(name).train.epochs
+            done = (trainer.current_epoch % epochs) * steps + batch_idx
+            progress.training(name, done, steps * epochs)
+            status.tell(state="training", step=done, steps=steps * epochs)
 
         def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             federated = next(one for one in trainer.callbacks if isinstance(one, FederatedCallback))  # type: ignore[attr-defined]
@@ -466,12 +471,13 @@ def _train_beside(site: SiteFile, secret: bytes) -> None:
     folder = RunFolder(Path(os.environ[_RUN]))
     study = study_of(folder.study.read_text(encoding="utf-8"), "study.yaml")
     hospital = run._hospital(study, site.name, site.data, secret)
+    beside: Any = _Beside()  # it posts no letters: only `contribute` does, which is the first process's
     with run._quiet():
         train_site(
             site.name,
-            run._module(study),
+            run._module(study, site.name),
             hospital.data,
-            _Beside(),  # type: ignore[arg-type]  # it receives only: no update, no letter is its own
+            beside,
             _training(site, study, hospital),
             folder=folder.site(site.name),
             examples=hospital.data.examples,

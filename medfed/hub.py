@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import safetensors
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from medfed import joins
+from medfed import joins, wire
 from medfed.audit import AuditLog
 from medfed.compress import Compression
 from medfed.errors import RunError
@@ -97,6 +97,7 @@ def coordinate(
     if found is None:
         state: State = {**plan.rule.init(weights), **plan.privacy.init(weights)}
         current = Global(0, weights, study=plan.study)
+        del weights  # else the untrained model would stay in memory through the whole study
         if folder is not None:
             _save(folder, current, state)
     else:
@@ -120,13 +121,15 @@ def coordinate(
             plan.compress,
         )
         current, state = Global(current.round + 1, outcome.weights, study=plan.study), outcome.state
+        answers = outcome.answers
+        del outcome
         if folder is not None:
             _save(folder, current, state)
-            joins.remember(folder, current.round, [a.site for a in outcome.answers if a.status == "merged"])
+            joins.remember(folder, current.round, [a.site for a in answers if a.status == "merged"])
         merged(current)
-        heard = {answer.site for answer in outcome.answers}
+        heard = {answer.site for answer in answers}
         resting = tuple(Answer(site, "not sampled") for site in sorted(plan.sites) if site not in heard)
-        watch(RoundReport(current.round, outcome.answers + resting, time.monotonic() - began, size))
+        watch(RoundReport(current.round, answers + resting, time.monotonic() - began, size))
     _close(plan, exchange, current, state, watch)
     return replace(current, groups=_broadcast(plan, state))
 
@@ -204,11 +207,13 @@ def _save(folder: Path, current: Global, state: State) -> None:
     path = folder / f"round-{current.round:05d}.safetensors"
     aside = path.with_suffix(".writing")
     try:
-        save_file(tensors, aside, metadata={"round": str(current.round), "study": current.study})
-        with aside.open("rb+") as file:
+        with aside.open("wb") as file:
+            for piece in wire.pieces_of(tensors, {"round": str(current.round), "study": current.study}):
+                file.write(piece)
+            file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
-    except (OSError, safetensors.SafetensorError) as error:
+    except OSError as error:
         aside.unlink(missing_ok=True)
         raise RunError(
             f"round {current.round}: its checkpoint could not be written: {getattr(error, 'strerror', None) or error}; "

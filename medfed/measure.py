@@ -227,6 +227,8 @@ def _segmented(
     # A class that this hospital did not label has no reference here.
     structures = {number: task.classes[number] for number in task.labelled_at(named["site"])}
     predicted = task.labels(torch.as_tensor(probabilities)[None])[0, 0].numpy()
+    if len(structures) < len(task.classes) - 1:
+        predicted, label = (np.where(np.isin(a, list(structures)), a, 0) for a in (predicted, label))
     for found in segmentation.measure(predicted, label, spacing_mm, structures, tolerance_mm):
         yield CaseRow(
             metric=found.metric, value=found.value, structure=found.structure, note=found.note, **named

@@ -144,13 +144,16 @@ def egress_of(study: Study, policy: Policy | None = None, validated: int | None 
     `validated` are the hospital's validation cases: the scores over fewer than the policy's `smallest_group` stay, as
     they do where no rows may leave.
     """
-    local = study.train.local
+    local = study.local
     stays = policy is not None and (
         policy.rows == "none" or (validated is not None and validated < policy.smallest_group)
     )
+    needed = study.rule.needs_scalars
+    by_class = [f"{name}/{one}" for name in needed for one in (*getattr(study.task, "classes", ()), "other")]
+    reports = local.reports if local is not None else ()
     personal = [f"val/personal/{name.removeprefix('val/')}" for name in study.task.scores]
     return Egress(
-        scalars=TRAINING | frozenset((*study.task.scores, *personal, *study.privacy.scalars)),
+        scalars=TRAINING.union(study.task.scores, personal, needed, by_class, reports, study.privacy.scalars),
         groups=local.sends if local is not None else (),
         smallest_group=_smallest(study, policy),
         withheld=("val",) if stays else (),
@@ -169,7 +172,7 @@ def _smallest(study: Study, policy: Policy | None) -> int | None:
 def in_words(study: Study, digest: str) -> str:
     """Return the study as a page of plain text for a privacy officer, before the hospital agrees to it."""
     tensors, numbers, size = leaves(study)
-    train, local = study.train, study.train.local
+    train, local = study.train, study.local
     sent = f"{numbers:,} numbers in {tensors} tensors, {_bytes(size)}: the network's weights after this hospital's training"
     lines = [
         f"Study '{study.name}'",
@@ -216,7 +219,7 @@ def leaves(study: Study) -> tuple[int, int, int]:
     with torch.random.fork_rng():
         inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
         network = study.network.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
-    weights = weights_of(network, study.train.keep_local)
+    weights = weights_of(network, study.keep_local)
     size = sum(tensor.numel() * tensor.element_size() + _BESIDE_A_TENSOR for tensor in weights.values())
     return len(weights), sum(tensor.numel() for tensor in weights.values()), size
 

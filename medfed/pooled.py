@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 from torch.utils.data import ConcatDataset, DataLoader
 
 from medfed.data.datamodule import SiteData, collate
+from medfed.data.passes import Passes
 from medfed.errors import DataError
 from medfed.federate import derived_seed
 from medfed.site import Training, train_alone
@@ -40,6 +41,7 @@ class PooledData(pl.LightningDataModule):
 
     def __init__(self, sites: Mapping[str, SiteData], batch: int) -> None:
         super().__init__()
+        self._seed = "/".join(str(sites[name].seed) for name in sorted(sites))
         # By name, so that the order in which hospitals were opened changes nothing.
         self._parts = [sites[name] for name in sorted(sites)]
         self._batch = batch
@@ -51,6 +53,12 @@ class PooledData(pl.LightningDataModule):
             raise DataError("no hospital has a training case, so nothing can be pooled; mark some as 'train'")
         settings: Any = self._parts[0].settings
         workers = getattr(settings, "workers", 0)
+        if all(part.steps is not None for part in self._parts):
+            # As many steps an epoch as the hospitals do together, so that the pooled model learns as long.
+            joined = PooledDataset(parts)
+            steps = sum(part.steps or 0 for part in self._parts)
+            batches = Passes(len(joined), self._batch, steps, f"{POOLED_SITE}/{self._seed}")
+            return DataLoader(joined, batch_sampler=batches, num_workers=workers, collate_fn=collate)
         return DataLoader(
             PooledDataset(parts), self._batch, shuffle=True, num_workers=workers, collate_fn=collate
         )

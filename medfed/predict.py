@@ -95,6 +95,11 @@ def trained(study: Study, folder: RunFolder, model: str) -> LightningModule:
     if model not in found:
         there = ", ".join(sorted(found)) or "none yet"
         raise RunError(f"{folder.path}: no model '{model}'; there are {there}")
+    if study.keep_local and model == FEDERATED:
+        raise RunError(
+            f"{folder.path}: the federated model of this study is whole only with the layers that each hospital kept "
+            f"({', '.join(study.keep_local)}); take another of its models"
+        )
     module = runs._module(study)
     load(module, found[model])
     return module.eval()

@@ -104,9 +104,7 @@ def train(
         if without is not None and before is not None:
             record = withdrawal.prepare(whole, without, before, folder)
             progress.say(f"without {without}: training goes on from round {record.retrained_from}")
-        if (record_of := withdrawal.recorded(folder)) is not None:
-            facts["withdrawn"] = record_of
-            folder.write_facts(facts)
+        facts |= withdrawal.facts(folder)
         for note in facts["privacy"]["notes"]:
             progress.say(f"privacy: {note}")
         audit = AuditLog(folder.audit)
@@ -137,7 +135,7 @@ def train(
         progress.stop()
         progress.say("measuring every model on every hospital's test cases")
         measured = _measure(study, folder, list(hospitals.values()), models, progress, facts)
-        _gallery(study, folder, measured, final)
+        _gallery(study, folder, measured, models)
     facts["privacy"] |= privacy_facts.spent(study, {site: folder.site(site) for site in study.sites})
     folder.write_facts({**facts, "seconds": round(time.monotonic() - began, 1), "finished": _now()})
     return report(folder.path)
@@ -534,10 +532,12 @@ def evaluate(
                 f"hospital '{name}': no case is in the test split ({hospital.data.index.describe()}); measure them all with "
                 f"--all-cases if none of them took part in training"
             )
-        for model, weights in _models_at(study, folder, name, models).items():
+        whole = _models_at(study, folder, name, models)
+        for model, weights in whole.items():
             _measure_one(study, folder, hospital, cases, "test", model, weights, References(hospital))
-        _measure_changed(study, folder, hospital, cases, models[FEDERATED], References(hospital))
-        _gallery(study, folder, [hospital], models[FEDERATED])
+        if FEDERATED in whole:
+            _measure_changed(study, folder, hospital, cases, whole[FEDERATED], References(hospital))
+        _gallery(study, folder, [hospital], models)
     held_out = sorted({*facts["held_out"], name})
     folder.write_facts(
         {**facts, "held_out": held_out, "cases": {**facts["cases"], name: {"test": len(cases)}}}
@@ -585,10 +585,11 @@ def _measure_at(study: Study, folder: RunFolder, hospital: Hospital, models: Map
     held_out = hospital.name in study.held_out
     for split in ("test",) if held_out else splits:
         cases = _usable(hospital) if held_out else hospital.data.cases(split)
-        for model, weights in _models_at(study, folder, hospital.name, models).items():
+        whole = _models_at(study, folder, hospital.name, models)
+        for model, weights in whole.items():
             _measure_one(study, folder, hospital, cases, split, model, weights, references)
-        if split == "test":
-            _measure_changed(study, folder, hospital, cases, models[FEDERATED], references)
+        if split == "test" and FEDERATED in whole:
+            _measure_changed(study, folder, hospital, cases, whole[FEDERATED], references)
 
 
 def _measure_changed(
@@ -621,7 +622,7 @@ def _models_at(
         return {m: w for m, w in found.items() if m != FEDERATED or not study.keep_local}
     own = folder.site(site)
     if study.keep_local and (own / KEPT).exists():
-        found[FEDERATED] = {**load_file(own / KEPT), **models[FEDERATED]}
+        found[FEDERATED] = {**models[FEDERATED], **load_file(own / KEPT)}
     if (own / PERSONAL).exists():
         found[personal(site)] = load_file(own / PERSONAL)
     return found
@@ -658,14 +659,28 @@ def _measure_one(
     append(folder.cases, list(rows))  # whole or not at all: a case of this hospital may prove unreadable
 
 
-def _gallery(study: Study, folder: RunFolder, hospitals: Sequence[Hospital], weights: Weights) -> None:
+def _gallery(
+    study: Study, folder: RunFolder, hospitals: Sequence[Hospital], models: Mapping[str, Weights]
+) -> None:
     """Write cases.html, the pictures that stay: best, median, worst and what was missed, of a segmentation."""
-    if study.task.needs == "segment":
-        from medfed.gallery import write_gallery
+    if study.task.needs != "segment":
+        return
+    from medfed.gallery import write_gallery
 
+    shown = {}
+    for hospital in hospitals:
+        whole = _models_at(study, folder, hospital.name, models)
+        if FEDERATED in whole:
+            shown[hospital.name] = (hospital, whole[FEDERATED])
+
+    def module_at(site: str) -> pl.LightningModule:
         module = _module(study)
-        load(module, weights)
-        write_gallery(folder.path, study.task, module, {hospital.name: hospital for hospital in hospitals})
+        load(module, shown[site][1])
+        return module
+
+    write_gallery(
+        folder.path, study.task, module_at, {site: hospital for site, (hospital, _) in shown.items()}
+    )
 
 
 def _write_baselines(
@@ -675,6 +690,9 @@ def _write_baselines(
     sites = [hospital.data for hospital in hospitals if hospital.name in study.sites]
     found = {}
     for model, weights in models.items():
+        if study.keep_local and model == FEDERATED:
+            # It is whole only with a hospital's own layers, and there is no one baseline for all of them.
+            continue
         module = _module(study)
         load(module, weights)
         found[model] = baselines.baseline_of(module, sites)

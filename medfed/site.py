@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -146,6 +147,10 @@ def train_site(
         # The untrained model's scores begin a curve; those of a study that ended while this site was down end it.
         federated.scores = _scores(trainer, module, data, received.weights)
     if received.final:
+        if resume and checkpoint.exists() and not (folder / PERSONAL).exists():
+            # The study ended while this site was down: what it had made its own by then is kept, and told of, now.
+            federated.recall(module, received, torch.load(checkpoint, map_location="cpu", weights_only=True))
+            federated.scores |= personalise(name, module, data, training, federated, folder)
         federated.close(received)
         return federated.scores
     trainer.fit(module, datamodule=fitted, ckpt_path=checkpoint if resume and checkpoint.exists() else None)

@@ -61,7 +61,8 @@ def encode_update(update: Update, study: str = "") -> bytes:
 
 def update_pieces(update: Update, study: str = "") -> Iterator[bytes | memoryview]:
     """Yield the bytes of `encode_update` piece by piece: the header, then views of the tensors' own memory."""
-    return _pieces(*_update_parts(update, study))
+    tensors, header = _update_parts(update, study)
+    return pieces_of(tensors, _metadata(header))
 
 
 def measured(update: Update, study: str = "") -> tuple[int, str]:
@@ -75,7 +76,8 @@ def measured(update: Update, study: str = "") -> tuple[int, str]:
 
 def global_pieces(sent: Global) -> Iterator[bytes | memoryview]:
     """Yield the bytes of `encode_global` piece by piece: the header, then views of the tensors' own memory."""
-    return _pieces(*_global_parts(sent))
+    tensors, header = _global_parts(sent)
+    return pieces_of(tensors, _metadata(header))
 
 
 def _update_parts(update: Update, study: str) -> tuple[dict[str, Tensor], _Header]:
@@ -318,8 +320,12 @@ def _metadata(header: _Header) -> dict[str, str]:
     return {"medfed": msgspec.json.encode(header, order="sorted").decode()}
 
 
-def _pieces(tensors: dict[str, Tensor], header: _Header) -> Iterator[bytes | memoryview]:
-    """Yield what `_encode` returns, without a copy of all of it: safetensors' own writer needs two."""
+def pieces_of(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> Iterator[bytes | memoryview]:
+    """Yield a safetensors file's bytes without a copy of all of it: safetensors' own writer needs two.
+
+    Raises:
+        WireError: if a tensor's dtype is one that cannot be sent.
+    """
     order = list(_NAMES)
     for name, tensor in tensors.items():
         if tensor.dtype not in _NAMES:
@@ -327,7 +333,7 @@ def _pieces(tensors: dict[str, Tensor], header: _Header) -> Iterator[bytes | mem
                 f"'{name}' has dtype {tensor.dtype}, which cannot be sent; {', '.join(_DTYPES)} can"
             )
     ordered = sorted(tensors.items(), key=lambda item: (order.index(item[1].dtype), item[0]))
-    described: dict[str, Any] = {"__metadata__": _metadata(header)}
+    described: dict[str, Any] = {"__metadata__": metadata}
     offset = 0
     for name, tensor in ordered:
         size = tensor.numel() * tensor.element_size()

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from medfed import joins
-from medfed.audit import AuditLog
+from medfed.audit import AuditLog, Signer
 from medfed.errors import RunError, StudyError
 from medfed.run_folder import RunFolder, write_whole
 from medfed.study import Study, digest
@@ -62,11 +62,13 @@ def without(study: Study, site: str) -> Study:
     return msgspec.structs.replace(study, sites=sites, sampling=sampling)
 
 
-def prepare(study: Study, site: str, before: RunFolder, after: RunFolder) -> Withdrawal:
+def prepare(
+    study: Study, site: str, before: RunFolder, after: RunFolder, identity: Signer | None = None
+) -> Withdrawal:
     """Put the model to go on from into a new run's folder, and write the withdrawal down in both runs; return it.
 
     `study` is the former study, with the hospital. A hub that starts with the new folder and `without(study, site)`
-    then goes on from there.
+    then goes on from there. `identity` signs the logs, where the hub has one.
 
     Raises:
         RunError: if the former run is not of this study.
@@ -87,15 +89,24 @@ def prepare(study: Study, site: str, before: RunFolder, after: RunFolder) -> Wit
         _carry(before, after, site, start)
     record = Withdrawal(site, first, start, digest(study), digest(smaller), _now())
     write_whole(after.path / FILE, msgspec.json.encode(record))
-    AuditLog(after.audit).write("withdrawn", **asdict(record))
-    AuditLog(before.audit).write("withdrawn", **asdict(record))
+    AuditLog(after.audit, identity).write("withdrawn", **asdict(record))
+    AuditLog(before.audit, identity).write("withdrawn", **asdict(record))
     return record
 
 
 def recorded(run: RunFolder) -> dict[str, Any] | None:
-    """Return the withdrawal that a run came from, for its facts and report, or None."""
+    """Return the withdrawal that a run came from, or None."""
     path = run.path / FILE
     return msgspec.json.decode(path.read_bytes()) if path.exists() else None
+
+
+def facts(run: RunFolder) -> dict[str, Any]:
+    """Return what a run's facts say of the withdrawal that it came from, written there; nothing if there was none."""
+    record = recorded(run)
+    if record is None:
+        return {}
+    run.write_facts({**run.read_facts(), "withdrawn": record})
+    return {"withdrawn": record}
 
 
 def first_merged(run: RunFolder, site: str) -> int | None:

@@ -179,6 +179,6 @@ def test_what_a_study_cannot_do_without_rounds_is_told(tmp_path) -> None:
     ):
         medfed.read_study(study, ["rule.kind=fedbuff", "exchange.kind=folder", "exchange.url=/tmp/x"])
     with pytest.raises(
-        StudyError, match="sampling.fraction: with rule 'fedbuff' every site trains all the time"
+        StudyError, match=r"sampling\.fraction: with rule 'fedbuff' every site trains all the time"
     ):
         medfed.read_study(study, ["rule.kind=fedbuff", "sampling.fraction=0.5"])

@@ -20,6 +20,7 @@ SHORT = [
     "evaluation.draws=50",
     "evaluation.local_models=false",
     "evaluation.pooled_model=false",
+    "evaluation.robustness=false",
 ]
 
 
@@ -29,6 +30,7 @@ def done(tmp_path_factory):
     return run.train(TABULAR, out=out, overrides=SHORT, leave_one_out=True)
 
 
+@pytest.mark.slow
 def test_each_model_is_that_of_the_study_without_the_hospital(done, tmp_path):
     """The independent path: somebody deletes the site from the file and trains."""
     study = read_study(TABULAR, SHORT)
@@ -43,6 +45,7 @@ def test_each_model_is_that_of_the_study_without_the_hospital(done, tmp_path):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_it_never_saw_the_hospital_and_is_tested_on_it(done):
     for site in ("north", "east", "south", "west"):
         lines = (done.path / "leave-one-out" / site / "rounds.jsonl").read_text().splitlines()
@@ -50,6 +53,7 @@ def test_it_never_saw_the_hospital_and_is_tested_on_it(done):
         assert (f"without:{site}", site) in {(row.model, row.site) for row in read_cases(done.cases)}
 
 
+@pytest.mark.slow
 def test_rows_say_what_each_hospital_gave_to_the_others_with_an_interval(done):
     rows = [row for row in read_rows(done.rows) if row.against == "without:south" and row.metric == "brier"]
     whole = {row.site: row for row in rows if row.group is None}
@@ -58,12 +62,14 @@ def test_rows_say_what_each_hospital_gave_to_the_others_with_an_interval(done):
     assert whole["university"].p is not None
 
 
+@pytest.mark.slow
 def test_the_report_has_both_tables(done):
     page = done.report.read_text()
     assert "Leave one hospital out" in page
     assert "What each hospital contributed" in page
 
 
+@pytest.mark.slow
 def test_a_finished_run_trains_none_of_them_again(done):
     before = {path.name: path.stat().st_mtime_ns for path in done.checkpoints.glob("without-*.ckpt")}
     assert len(before) == 4

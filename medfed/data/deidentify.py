@@ -18,7 +18,7 @@ import os
 import re
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
@@ -201,7 +201,7 @@ def cleaned(dataset: Any, secret: Secret, options: Options) -> Any:
     clean.PatientName, clean.PatientID = pseudonym, pseudonym
     clean.Manufacturer = rewrite.maker(dataset)
     _say_so(clean, options)
-    _siemens_b_value(dataset, clean)
+    _private_b_value(dataset, clean)
     _pixels(dataset, clean)
     _meta(dataset, clean)
     return clean
@@ -266,6 +266,8 @@ class _Rewrite:
                 self._put(new, tag, text or self._numbered(old))
         elif tag in rules.DEVICE and self.options.device == "keep":
             self._put(new, tag, old[tag].value)
+        elif tag in rules.TOLD_APART:
+            self._put(new, tag, _each(old[tag].value, lambda word: self._coded(tag, word)))
 
     def _put(self, new: Any, tag: int, value: Any, vr: str = "") -> None:
         if value is not None and value != []:
@@ -274,13 +276,13 @@ class _Rewrite:
             new.add_new(tag, known if " or " not in known else (vr or known.split(" ")[0]), value)
 
     def _sequence(self, old: Any, new: Any, tag: int) -> None:
-        from pydicom import Sequence
+        from pydicom import Sequence as Items
 
         from medfed.data.deidentify_rules import CODE_SEQUENCES
 
         items = old[tag].value if old[tag].VR == "SQ" else []
         clean = [known_code(item) if tag in CODE_SEQUENCES else self.dataset(item) for item in items]
-        new.add_new(tag, "SQ", Sequence([item for item in clean if item is not None]))
+        new.add_new(tag, "SQ", Items([item for item in clean if item is not None]))
 
     def uid(self, old: str) -> str | None:
         from pydicom.uid import UID_dictionary
@@ -296,6 +298,10 @@ class _Rewrite:
             if word in IMAGE_TYPES or not word
             else f"X{self.secret.hex('image type', word)[:12].upper()}"
         )
+
+    def _coded(self, tag: int, word: str) -> str | None:
+        """Return a word that says nothing but whether two were the same."""
+        return f"X{self.secret.hex(f'{tag:08x}', word)[:12].upper()}" if word else None
 
     def _numbered(self, old: Any) -> str:
         number = old.get("SegmentNumber", old.get("ROINumber", old.get("ObservationNumber", "")))
@@ -418,7 +424,8 @@ _METHODS = {
 
 
 def _say_so(clean: Any, options: Options) -> None:
-    from pydicom import Dataset, Sequence
+    from pydicom import Dataset
+    from pydicom import Sequence as Items
 
     codes = ["113100"]
     codes += ["113105"] if options.descriptors == "clean" else []
@@ -431,20 +438,46 @@ def _say_so(clean: Any, options: Options) -> None:
         items.append(item)
     clean.PatientIdentityRemoved = "YES"
     clean.DeidentificationMethod = "medfed: PS3.15 Basic Profile by an allow-list"
-    clean.DeidentificationMethodCodeSequence = Sequence(items)
+    clean.DeidentificationMethodCodeSequence = Items(items)
     clean.LongitudinalTemporalInformationModified = "MODIFIED" if options.dates == "shift" else "REMOVED"
 
 
-def _siemens_b_value(old: Any, clean: Any) -> None:
-    """Move Siemens' private b-value to the public attribute: without it a diffusion series falls together."""
-    if "DiffusionBValue" in clean or old.get((0x0019, 0x0010)) is None:
+# Where makers keep the b-value: the block's owner, its element, and the element that says who owns it.
+_B_VALUES = (
+    ("SIEMENS MR HEADER", (0x0019, 0x100C), (0x0019, 0x0010)),
+    ("Philips Imaging DD 001", (0x2001, 0x1003), (0x2001, 0x0010)),
+    ("GEMS_PARM_01", (0x0043, 0x1039), (0x0043, 0x0010)),
+)
+
+
+def _private_b_value(old: Any, clean: Any) -> None:
+    """Move a maker's private b-value to the public attribute: without it a diffusion series falls together."""
+    if "DiffusionBValue" in clean:
         return
-    element = old.get((0x0019, 0x100C))
-    if str(old[0x0019, 0x0010].value).strip() == "SIEMENS MR HEADER" and element is not None:
-        value = element.value
-        text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
-        if re.fullmatch(r"\s*\d{1,5}\s*", text.strip("\0")):
-            clean.DiffusionBValue = float(text.strip("\0"))
+    for owner, place, block in _B_VALUES:
+        if place in old and block in old and str(old[block].value).strip() == owner:
+            value = _b_value(old[place].value)
+            if value is not None:
+                clean.DiffusionBValue = value
+
+
+def _b_value(value: Any) -> float | None:
+    """Return a b-value in s/mm^2, from the first of several values; GE adds 1e9 to mark its own."""
+    import struct
+
+    if isinstance(value, bytes):
+        if len(value) == 4 and not re.fullmatch(rb"[\d \0]+", value):  # Philips' float, its type lost
+            value = struct.unpack("<f", value)[0]
+        else:
+            value = value.decode("ascii", "replace").split("\\")[0]
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        value = value[0] if len(value) else None
+    try:
+        number = float(str(value).strip(" \0"))
+    except ValueError:
+        return None
+    number = number % 1e6 if number >= 1e9 else number
+    return number if 0 <= number < 1e5 else None
 
 
 # ---------------------------------------------------------------------------------------------- pixels

@@ -211,6 +211,8 @@ DEVICE = _tags(
     TransmitCoilName ReceiveCoilName
     """
 )
+# Free text by which reconstructions of one series are told apart: it becomes a keyed hash, so that they still are.
+TOLD_APART = _tags("ConvolutionKernel")
 # Attributes that must be there, if only empty (Type 2 of every image).
 EMPTIED = _tags(
     "StudyDate StudyTime AccessionNumber ReferringPhysicianName PatientBirthDate PatientSex StudyID SeriesNumber"

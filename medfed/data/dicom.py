@@ -175,6 +175,8 @@ def _volume(stack: Stack, wish: Wish) -> Volume:
     check_size(unpacked, bytes_packed, voxels, "a series", wish.max_bytes, growth=MAX_DICOM_EXPANSION)
     array = np.empty((len(frames), rows, columns), np.float32)
     background = _fill(array, frames, wish)
+    if wish.padding == "nan" and any(frame.padding is not None for frame in frames) and np.isnan(array).any():
+        flags.append("nan")
     affine = stack.affine_ras
     if stack.sheared:
         flags.append("tilt")

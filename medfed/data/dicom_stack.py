@@ -240,7 +240,10 @@ def _single_thickness(frame: Frame) -> float:
 
 def _uneven_message(along: NDArray[np.float64]) -> str:
     steps = np.diff(along)
-    usual = float(np.median(steps))
+    ratios = steps / steps.min()
+    gaps_only = bool(np.abs(ratios - np.rint(ratios)).max() < 0.02)
+    # Of few slices with gaps the median may be a gap; where all are multiples of the smallest step, that is the usual.
+    usual = float(np.median(steps[np.rint(ratios) == 1]) if gaps_only else np.median(steps))
     odd = [
         i for i in range(len(steps)) if abs(steps[i] - usual) > max(2 * JITTER_MM, JITTER_FRACTION * usual)
     ]

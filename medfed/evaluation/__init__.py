@@ -8,8 +8,9 @@
     histograms      ROC and calibration from counts that can be added over hospitals
     aggregate       case rows -> rows
     comparisons     federated against local, pooled and personal models, paired by patient; subgroups
-    report          a run folder -> one self-contained HTML file; pages with images that stay inside
-    export          the model as MONAI bundle, ONNX, TorchScript; predictions as NIfTI and DICOM SEG
+    robustness      what a model loses on images changed in a stated way
+    report          a run folder -> one self-contained HTML file; report_sections, the tables only some runs have
+    several_runs    runs side by side       local_pages  pictures of cases, which stay inside
 
 To add a metric, add a function to the file of its task, name it in that file's table of metrics (label,
 unit, which direction is better), and give it a test against an independent implementation.

@@ -279,15 +279,15 @@ def _averaged(told: _Told, found: Patients, seed: int, draws: int) -> list[Row]:
         if metric == "volume_difference_ml":
             rows += _limits(told, structure, values[known])
     for structure in structures:
-        every = [note for some in found.notes.get((structure, "dice"), []) for note in some]
+        noted = found.notes.get((structure, "dice"), [])
         for metric, note in (
             ("missed", segmentation.MISSED),
             ("invented", segmentation.FALSE_POSITIVE),
             ("absent", segmentation.ABSENT),
         ):
-            rows.append(
-                told.row(metric, float(every.count(note)), n=len(found.patients), structure=structure)
-            )
+            # Patients in any of whose images it happened, as n counts patients.
+            number = float(sum(note in some for some in noted))
+            rows.append(told.row(metric, number, n=len(found.patients), structure=structure))
     return rows
 
 

@@ -53,6 +53,9 @@ class _Known(NamedTuple):
     uncertainty: str
     subgroups: str | None
     privacy: str
+    excluded: str | None
+    missing: str | None
+    robustness: str | None
     failures: str | None
 
 
@@ -85,6 +88,9 @@ def _known(
     versions = about.get("versions") or {}
     metrics = sorted({row.metric for row in rows if row.model == FEDERATED and row.metric != "patients"})
     groups = sorted({row.group.split("=")[0] for row in rows if row.group} - {CONDITION.rstrip("=")})
+    conditions = sorted(
+        {row.group.removeprefix(CONDITION) for row in rows if row.group and row.group.startswith(CONDITION)}
+    )
     lost = sum(1 for entry in rounds if entry.get("status") in ("absent", "refused", "late"))
     number = len({entry.get("round") for entry in rounds}) or _get(study, "train", "rounds")
     return _Known(
@@ -103,9 +109,34 @@ def _known(
         uncertainty="95 % intervals over patients (bootstrap, DeLong or Wilson, stated a row); tests paired "
         "by patient, corrected by Holm",
         subgroups=("by " + ", ".join(group.replace("_", " ") for group in groups)) if groups else None,
-        privacy="no mechanism beyond keeping images in the hospital" if privacy == "none" else privacy,
+        privacy="no mechanism beyond keeping images in the hospital"
+        if privacy == "none"
+        else f"{privacy}{spent(about)}",
+        excluded=excluded(about),
+        missing=f"an empty number: {data['missing']}" if data.get("missing") else None,
+        robustness=", ".join(conditions) or None,
         failures=f"{lost} contributions of hospitals were missing" if lost else "no contribution was missing",
     )
+
+
+def spent(about: Mapping[str, Any]) -> str:
+    """Return what differential privacy cost at the site that spent most, or nothing where none was counted."""
+    privacy = about.get("privacy") or {}
+    found = [site["epsilon"] for site in (privacy.get("sites") or {}).values()]
+    if not found:
+        return ""
+    return f": epsilon {max(found):.2f} spent for each {privacy['unit']}, at delta {privacy['delta']:g}"
+
+
+def excluded(about: Mapping[str, Any]) -> str | None:
+    """Return what each hospital left out of its folder, by the run's own notes; why is for a person to write."""
+    found = [
+        f"{site}: {note}"
+        for site, notes in sorted((about.get("notes") or {}).items())
+        for note in notes
+        if "left out" in note or "dropped" in note
+    ]
+    return f"{'; '.join(found)}. Reasons: a person" if found else None
 
 
 def filled(
@@ -126,7 +157,7 @@ def filled(
             "De-identification",
             f"Images stay in the hospital; updates: {k.privacy}. Local steps: a person",
         ),
-        Item("", "Missing data and how they were handled", PERSON),
+        Item("", "Missing data and how they were handled", k.missing),
         Item("", "Image acquisition protocol", PERSON),
         Item("", "Reference standard: definition, reason, annotators, their variability", PERSON),
         Item("", "Partitions and the level at which they are disjoint", k.partitions),
@@ -140,12 +171,12 @@ def filled(
         Item("", "Initial parameters, training, choice of the final model", k.training),
         Item("", "Metrics", k.metrics),
         Item("", "Statistical measures of uncertainty", k.uncertainty),
-        Item("", "Robustness and sensitivity", PERSON),
+        Item("", "Robustness and sensitivity", k.robustness and f"Measured: {k.robustness}"),
         Item("", "Explainability", PERSON),
         Item("", "Test on internal data", "See the matrix and the table of all measures"),
         Item("", "Test on external data", k.held_out),
         Item("", "Trial registration", PERSON),
-        Item("", "Flow of patients, numbers excluded", PERSON),
+        Item("", "Flow of patients, numbers excluded", k.excluded),
         Item("", "Numbers in each partition", k.patients),
         Item("", "Demographic and clinical characteristics in each partition", PERSON),
         Item("", "Performance with uncertainty", "First page and the table of all measures"),
@@ -172,7 +203,7 @@ def filled(
             f"Classes {', '.join(map(str, about.get('classes', [])))}" if about.get("classes") else PERSON,
         ),
         Item("10", "Sample size", k.patients and f"{k.patients}. Its reason: a person"),
-        Item("11", "Missing data", PERSON),
+        Item("11", "Missing data", k.missing),
         Item(
             "12",
             "Analytical methods: split, model, performance measures, heterogeneity over hospitals",

@@ -2,9 +2,8 @@
 
 Values are paired by patient. The interval is a bootstrap of the mean difference (of AUROCs: paired DeLong);
 the test flips the sign of each patient's difference, all 2^n ways up to 12 patients and 10,000 random ways
-above. The p values that
-one call returns for one metric are corrected together (Holm), and the method says over how many. The
-untrained model is shown but not tested: nobody asks whether training helps.
+above. The p values that one call returns for one metric at one hospital are corrected together (Holm), and the
+method says over how many. The untrained model is shown but not tested: nobody asks whether training helps.
 
 A row's `value` is model minus `against`, whichever direction is better.
 """
@@ -45,6 +44,7 @@ from medfed.evaluation.intervals import (
     wide,
 )
 from medfed.evaluation.rows import ALL_SITES, FEDERATED, UNTRAINED, CaseRow, Row
+from medfed.evaluation.segmentation import ABSENT
 
 # Up to this many patients every sign pattern is tried, so that the p value is exact.
 EXACT = 12
@@ -54,6 +54,8 @@ SHUFFLES = 2_000
 # What is compared, of what is there: the first of each tuple that a run has.
 COMPARED = ("dice", "nsd_", "hd95_mm")
 OTHERS = "the others"
+# What is 0 where a structure was invented, and missing where nothing was there and nothing predicted.
+OVERLAPS = ("dice", "nsd_")
 
 
 def sign_flip(differences: Floats, seed: int) -> float:
@@ -158,12 +160,48 @@ def _differences(
     if PROBABILITY in metrics:
         return _classified(first, second, about, classes, seed, minimum, draws)
     rows = []
+    first, second, alone = told_apart(first, second)
     others = over_structures(second)
     for (structure, metric), values in over_structures(first).items():
         if metric.startswith(COMPARED) and (structure, metric) in others:
             interval, p = paired(values, others[structure, metric], first.sites, seed, draws)
+            number = alone.get((structure, metric), 0)
+            if number and interval.value is not None:
+                note = f"{number} patients where one model alone saw that nothing is there: 1 against 0"
+                interval = interval._replace(note="; ".join(part for part in (interval.note, note) if part))
             rows.append(_row(about, structure, metric, interval, p, "sign-flip permutation"))
     return rows
+
+
+def told_apart(
+    first: Patients, second: Patients
+) -> tuple[Patients, Patients, dict[tuple[str | None, str], int]]:
+    """Return both models' overlaps with 1 for the one that alone saw that nothing is there, and how many such patients.
+
+    Nothing in both reference and prediction has no Dice, and the other model's invention has 0. Leaving such a patient
+    out of the pairs would forgive the invention in the one place where two models are told apart by it.
+    """
+    ours, theirs = dict(first.values), dict(second.values)
+    where: dict[tuple[str | None, str], NDArray[np.bool_]] = {}
+    for key in ours.keys() & theirs.keys():
+        if not key[1].startswith(OVERLAPS):
+            continue
+        a, b = ours[key], theirs[key]
+        right_a = np.isnan(a) & np.isfinite(b) & _absent(first, key)
+        right_b = np.isnan(b) & np.isfinite(a) & _absent(second, key)
+        ours[key], theirs[key] = np.where(right_a, 1.0, a), np.where(right_b, 1.0, b)
+        where[key] = right_a | right_b
+    for key in list(where):
+        # Patients of any structure, for the mean over structures.
+        before = where.get((None, key[1]), np.zeros(len(first.patients), dtype=bool))
+        if key[0] is not None:
+            where[None, key[1]] = before | where[key]
+    counts = {key: int(some.sum()) for key, some in where.items()}
+    return first._replace(values=ours), second._replace(values=theirs), counts
+
+
+def _absent(found: Patients, key: tuple[str | None, str]) -> NDArray[np.bool_]:
+    return np.array([ABSENT in notes for notes in found.notes[key]], dtype=bool)
 
 
 def _classified(
@@ -234,11 +272,15 @@ def _row(
 
 
 def corrected(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows with the p values of each metric and structure corrected together."""
-    families: dict[tuple[str, str | None], list[int]] = {}
+    """Return the rows with the p values of each metric, structure and hospital corrected together.
+
+    A hospital is a question of its own (how do the models compare there?), and one of three patients, whose p values
+    cannot be small, must not take the power from one of three hundred.
+    """
+    families: dict[tuple[str, str | None, str], list[int]] = {}
     for place, row in enumerate(rows):
         if row.p is not None:
-            families.setdefault((row.metric, row.structure), []).append(place)
+            families.setdefault((row.metric, row.structure, row.site), []).append(place)
     found = list(rows)
     for places in families.values():
         p_values = holm([p for place in places if (p := rows[place].p) is not None])

@@ -456,6 +456,13 @@ def _comparison(run: Run, focus: Focus, site: str) -> dict[str, Any]:
         else "Against other models",
         "method": ours.method if ours else None,
         "methods": methods,
+        "notes": [
+            (model_name(line["row"].model), line["versus"].note)
+            for line in lines
+            if line["versus"] is not None
+            and line["row"].model != UNTRAINED
+            and "patients" in (line["versus"].note or "")
+        ],
         "n": ours.n if ours else None,
     }
 
@@ -829,6 +836,8 @@ def _limits(run: Run, focus: Focus | None) -> list[str]:
         found.append(
             "The best single hospital's model was picked on the patients it is reported on, which favours it."
         )
+    for model, reason in sorted((run.about.get("missing_models") or {}).items()):
+        found.append(f"There is no {model_name(model).lower()} model to compare with: {reason}.")
     found.append("Nothing here shows benefit or safety in care. The model is not a medical device.")
     return found
 

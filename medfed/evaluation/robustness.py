@@ -127,7 +127,7 @@ def robustness(
     """Return, for each change and hospital, the changed minus the unchanged metric on the same patients.
 
     A row's `group` is "condition=<change>" and its `against` "unchanged". Hospitals that are hidden elsewhere are hidden
-    here, and the p values of one metric are corrected together over changes and hospitals.
+    here, and the p values of one metric at one hospital are corrected together over the changes.
     """
     conditions: dict[tuple[str, str], list[CaseRow]] = defaultdict(list)
     plain: dict[str, list[CaseRow]] = defaultdict(list)

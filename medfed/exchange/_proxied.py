@@ -6,6 +6,7 @@ nats-py makes, at each connection anew, is given a proxy here. Plain NATS (`tls:
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from typing import Any
 from urllib.parse import ParseResult
@@ -23,7 +24,7 @@ class ProxiedClient(Client):
         super().__init__()
 
     # Where nats-py keeps its transport: it sets a new one for each connection.
-    @property  # type: ignore[override]
+    @property
     def _transport(self) -> Any:
         return self._made
 
@@ -40,13 +41,10 @@ def _through(transport: WebSocketTransport, proxy: str) -> Any:
     ) -> None:
         if transport._ws is not None and not transport._ws.closed:
             return
-        transport._ws = await transport._client.ws_connect(
-            uri if isinstance(uri, str) else uri.geturl(),
-            ssl=ssl_context,
-            proxy=proxy,
-            timeout=connect_timeout,  # type: ignore[arg-type]
-            max_msg_size=0,
-        )
+        async with asyncio.timeout(connect_timeout):
+            transport._ws = await transport._client.ws_connect(
+                uri if isinstance(uri, str) else uri.geturl(), ssl=ssl_context, proxy=proxy, max_msg_size=0
+            )
         transport._using_tls = True
 
     return connect_tls

@@ -72,6 +72,12 @@ def invert(
     return best
 
 
+def mismatch(found: Tensor, gradient: Weights, of: Callable[[Tensor], Mapping[str, Tensor]]) -> float:
+    """Return how far the gradient of what was found points away from the one seen: 0 is the same way, 1 is none."""
+    target = {name: tensor.detach().float() for name, tensor in gradient.items()}
+    return _distance(of(found), target).item()
+
+
 def from_linear(gradient: Weights, weight: str, bias: str) -> Tensor:
     """Return the input (1, F) of a linear layer from its gradient over one case: dL/dW = dL/db x^T, row by row."""
     rows, offsets = gradient[weight].double(), gradient[bias].double()

@@ -1,15 +1,17 @@
-"""What the hub sees of a training: the update that comes out of the very bytes that the exchange carries.
+"""What an attacker sees of a training: the update that comes out of the very bytes that the exchange carries.
 
-A training runs under a real Trainer with the callback and the privacy mechanism that a deployed site uses, over the
-memory exchange; its bytes are decoded as the hub decodes them. Where a mechanism shows the hub only the sites' sum, the
-hub's view is the merge with stand-ins: other cases of the same hospital, as many parts as the study needs sites.
+A training runs as at a deployed site (`train_site`: Trainer, callback, privacy mechanism, compression, a ledger that is
+thrown away) over the memory exchange. A mechanism that shows single updates is attacked at the hub. Where it shows the
+hub only the sites' sum, or (central noise) only the hub sees more, the attacked view is the merged model: the site's
+update among stand-ins, other cases of the same hospital, as many parts as the study needs sites.
 """
 
 from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +23,15 @@ from torch.utils.data import DataLoader, Dataset
 from medfed.data.datamodule import collate
 from medfed.errors import PrivacyError
 from medfed.exchange import MemoryExchange
-from medfed.federate import FederatedCallback
 from medfed.privacy import NoPrivacy, Privacy
+from medfed.privacy_ledger import data_set
 from medfed.rules.fedavg import FedAvg
 from medfed.simulate import run_federation
-from medfed.site import Training, trainer_of
+from medfed.site import Training, train_site
 from medfed.weights import Weights, load, weights_of
 
 Item = dict[str, Any]
+Make = Callable[[], pl.LightningModule]
 
 
 class Items(Dataset):
@@ -44,44 +47,56 @@ class Items(Dataset):
         return self._items[index]
 
 
-def hub_sees(
-    make: Any,
+class _Data(pl.LightningDataModule):
+    def __init__(self, items: Sequence[Item], batch: int) -> None:
+        super().__init__()
+        self._items, self._batch = items, min(batch, len(items))
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(Items(self._items), self._batch, shuffle=True, collate_fn=collate)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(Items(self._items[:1]), 1, collate_fn=collate)  # nobody looks at this score
+
+
+def attacked(
+    make: Make,
     items: Sequence[Item],
     others: Sequence[Sequence[Item]],
     training: Training,
     privacy: Privacy,
-    batch: int,
     start: Weights,
 ) -> dict[str, Tensor]:
-    """Return the difference to `start` that the hub sees after one round over `items`.
+    """Return the difference to `start` that an attacker sees after one round over `items`.
 
-    `make` returns a fresh module. Where the mechanism hides single updates, `others` are the stand-ins' cases and the
-    difference is that of all of them together.
+    `make` returns a fresh module. `others` are the cases of the stand-ins, used where single updates are hidden.
+
+    Raises:
+        PrivacyError: if stand-ins are needed and there are none, or the mechanism cannot train this.
     """
     if privacy.reveals_each_update:
-        return _round(make, {"site": items}, training, privacy, batch, start)
+        return _round(make, {"site": items}, replace(training, privacy=privacy), start)
     if not others:
-        raise PrivacyError("the hub sees a sum only, and there are too few cases here to stand in for others")
+        raise PrivacyError(
+            "an attacker sees the sites' sum only, and there are too few cases here to stand in for the others"
+        )
     parties = {"site": items, **{f"other{k}": part for k, part in enumerate(others)}}
-    return _round(make, parties, training, NoPrivacy(), batch, start)
+    # The masks of a secure sum cancel to the plain sum, bit for bit; central noise is the hub's, and is added.
+    summed = privacy if privacy.charge() is not None else NoPrivacy()
+    return _round(make, parties, replace(training, privacy=summed), start)
 
 
 def _round(
-    make: Any,
-    parties: dict[str, Sequence[Item]],
-    training: Training,
-    privacy: Privacy,
-    batch: int,
-    start: Weights,
+    make: Make, parties: dict[str, Sequence[Item]], training: Training, start: Weights
 ) -> dict[str, Tensor]:
+    failures: list[BaseException] = []
     with tempfile.TemporaryDirectory(prefix="medfed-leakage-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        failures: list[BaseException] = []
 
-        def site(name: str) -> Any:
+        def site(name: str) -> Callable[[MemoryExchange], None]:
             def fit(exchange: MemoryExchange) -> None:
                 try:
-                    _fit(name, make(), parties[name], training, privacy, batch, exchange, Path(folder))
+                    _fit(name, make(), parties[name], training, exchange, Path(folder) / name)
                 except BaseException as error:
                     failures.append(error)
                     raise
@@ -94,9 +109,10 @@ def _round(
                 start,
                 rule=FedAvg(),
                 rounds=1,
-                privacy=privacy,
+                privacy=training.privacy,
                 minimum=len(parties),
                 seed=training.seed,
+                compress=training.compress,
             )
         except Exception:
             if failures:
@@ -110,22 +126,31 @@ def _fit(
     module: pl.LightningModule,
     items: Sequence[Item],
     training: Training,
-    privacy: Privacy,
-    batch: int,
     exchange: MemoryExchange,
     folder: Path,
 ) -> None:
-    callback = FederatedCallback(
-        name, exchange, training.local_epochs, examples=len(items), privacy=privacy, seed=training.seed
+    folder.mkdir()
+    patients: dict[str, list[int]] = {}
+    for number, item in enumerate(items):
+        patients.setdefault(item["case"], []).append(number)
+    train_site(
+        name,
+        module,
+        _Data(items, training.batch),
+        exchange,
+        training,
+        folder=folder,
+        examples=len(items),
+        logger=False,
+        study="leakage",
+        dataset=data_set(patients, b"leakage"),
+        items=list(patients.values()),
     )
-    trainer = trainer_of(training, folder, [callback], validate=False)
-    loader = DataLoader(Items(items), min(batch, len(items)), shuffle=True, collate_fn=collate)
-    trainer.fit(module, train_dataloaders=loader)
 
 
 @torch.no_grad()
-def with_difference(make: Any, start: Weights, difference: Weights) -> pl.LightningModule:
-    """Return a module with the weights that the hub would get from a difference."""
+def with_difference(make: Make, start: Weights, difference: Weights) -> pl.LightningModule:
+    """Return a module with the weights that the attacker gets from a difference."""
     module = make()
     load(module, {**weights_of(module), **{n: (start[n].double() + difference[n]).float() for n in start}})
     return module

@@ -54,17 +54,22 @@ class Local(Kind, frozen=True):
 
     folder: ClassVar[str] = "local"
 
-    # Whether its verbs use weights and gradients only and no case, so that what is private before them stays so after.
-    needs_no_cases: ClassVar[bool] = False
-
     # The groups of tensors that `finish` sends beside the weights, for a rule that needs them.
     sends: ClassVar[tuple[str, ...]] = ()
+
+    # The names of the numbers that `scalars` returns: what is not declared does not leave (egress.py).
+    reports: ClassVar[tuple[str, ...]] = ()
 
     # The rules that do the hub's part of this method, where it has one; a study must name one of them.
     rules: ClassVar[tuple[str, ...]] = ()
 
     # Whether the model that the module holds at the end is this hospital's own and not the federation's.
     makes_own: ClassVar[bool] = False
+
+    @property
+    def needs_no_cases(self) -> bool:
+        """Whether its verbs use weights and gradients only and no case: what is private before stays so after."""
+        return False
 
     def kept(self) -> tuple[str, ...]:
         """Return what this method keeps in the hospital, in the words of `train.keep_local`."""

@@ -8,7 +8,7 @@ optimiser's with moments of its own; running statistics of the mixture are its o
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from msgspec import Meta
@@ -27,6 +27,8 @@ class APFL(Local, tag="apfl", frozen=True):
 
     `alpha` is the own model's share at first; with `adaptive` each hospital learns its share. Each step costs twice.
     """
+
+    reports: ClassVar[tuple[str, ...]] = ("train/alpha",)
 
     alpha: Annotated[float, Meta(ge=0, le=1)] = 0.5
     adaptive: bool = True

@@ -12,5 +12,9 @@ from medfed.local._local import Local
 class FedBN(Local, tag="fedbn", frozen=True):
     """Keeps norm layers in the hospital: their scale, shift and running statistics are never sent."""
 
+    @property
+    def needs_no_cases(self) -> bool:
+        return True
+
     def kept(self) -> tuple[str, ...]:
         return ("norm",)

@@ -32,6 +32,10 @@ class FedDyn(Local, tag="feddyn", frozen=True):
 
     rules: ClassVar[tuple[str, ...]] = ("feddyn",)
 
+    @property
+    def needs_no_cases(self) -> bool:
+        return True
+
     def start(self, module: nn.Module, received: Global, state: LocalState) -> LocalState:
         anchors = {
             name: parameter.detach().clone()

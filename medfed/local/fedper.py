@@ -17,5 +17,9 @@ class FedPer(Local, tag="fedper", frozen=True):
 
     head: str = "head"
 
+    @property
+    def needs_no_cases(self) -> bool:
+        return True
+
     def kept(self) -> tuple[str, ...]:
         return (self.head,)

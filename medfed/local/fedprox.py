@@ -6,7 +6,7 @@ arXiv:1812.06127. Departure: the paper lets a site stop at an inexact solution; 
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from msgspec import Meta
@@ -19,9 +19,11 @@ from medfed.update import Global
 class FedProx(Local, tag="fedprox", frozen=True):
     """Adds mu / 2 times the squared distance to the global model to the loss, by its gradient mu (w - w_global)."""
 
-    needs_no_cases: ClassVar[bool] = True
-
     mu: Annotated[float, Meta(ge=0)] = 0.01
+
+    @property
+    def needs_no_cases(self) -> bool:
+        return True
 
     def start(self, module: nn.Module, received: Global, state: LocalState) -> LocalState:
         anchors = {

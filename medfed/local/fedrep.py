@@ -30,6 +30,10 @@ class FedRep(Local, tag="fedrep", frozen=True):
     head: str = "head"
     first: Annotated[float, Meta(gt=0, lt=1)] = 0.5
 
+    @property
+    def needs_no_cases(self) -> bool:
+        return True
+
     def kept(self) -> tuple[str, ...]:
         return (self.head,)
 

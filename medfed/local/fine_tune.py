@@ -22,3 +22,7 @@ class FineTune(Local, tag="fine_tune", frozen=True):
 
     epochs: Annotated[int, Meta(ge=1)] = 5
     rate: Annotated[float, Meta(gt=0)] = 0.1
+
+    @property
+    def needs_no_cases(self) -> bool:
+        return True

@@ -28,6 +28,7 @@ class IFCA(Local, tag="ifca", frozen=True):
 
     rules: ClassVar[tuple[str, ...]] = ("ifca",)
     makes_own: ClassVar[bool] = True
+    reports: ClassVar[tuple[str, ...]] = (CHOICE,)
 
     def start(self, module: nn.Module, received: Global, state: LocalState) -> LocalState:
         models = {name: group for name, group in received.groups.items() if name.startswith("cluster-")}

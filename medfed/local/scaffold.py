@@ -32,9 +32,12 @@ class Scaffold(Local, tag="scaffold", frozen=True):
 
     option: Literal["I", "II"] = "II"
 
-    needs_no_cases: ClassVar[bool] = True
     sends: ClassVar[tuple[str, ...]] = (CONTROL,)
     rules: ClassVar[tuple[str, ...]] = ("scaffold",)
+
+    @property
+    def needs_no_cases(self) -> bool:
+        return self.option == "II"
 
     def start(self, module: nn.Module, received: Global, state: LocalState) -> LocalState:
         trained = [name for name, parameter in module.named_parameters() if parameter.requires_grad]

@@ -187,11 +187,11 @@ def apart(state: Mapping[str, Weights]) -> tuple[dict[str, Weights], dict[str, W
 
 
 def public_only(scalars: Mapping[str, float], scores: str) -> dict[str, float]:
-    """Return the scalars that hold nothing about training patients; validation scores only where `scores` is `send`."""
+    """Return the scalars that hold nothing about training patients; scores of the others only where `scores` is `send`."""
     return {
         name: value
         for name, value in scalars.items()
         if name in PUBLIC_SCALARS
         or name.startswith("privacy/")
-        or (scores == "send" and name.startswith("val"))
+        or (scores == "send" and not name.startswith("train/"))
     }

@@ -68,6 +68,7 @@ class ClientDP(Privacy, tag="client_dp", frozen=True):
 
     replaces_batch_norm: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = {"noise_multiplier": 0.5}
+    scalars: ClassVar[tuple[str, ...]] = ("privacy/epsilon",)
 
     where: Literal["site", "hub"] = "hub"
     clip: Positive = 1.0

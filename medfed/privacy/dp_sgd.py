@@ -34,13 +34,12 @@ class DPSGD(Privacy, tag="dp_sgd", frozen=True):
     `clip` is the longest a patient's gradient may be; longer ones are shortened. `accountant`: `prv` is tighter, `rdp`
     older. `at_once` patients' gradients are held at a time, each as large as the model; 1 takes one after another.
 
-    Not covered: validation patients' scores, which are withheld unless `scores: send`; the number of training cases,
+    Not covered: validation and test patients' scores, which are withheld unless `scores: send`; the number of training cases,
     which is taken to be known; how long a step takes; a hospital's preprocessing, where it learns from its patients.
     """
 
     trains_privately: ClassVar[bool] = True
     replaces_batch_norm: ClassVar[bool] = True
-    scalars: ClassVar[tuple[str, ...]] = (EPSILON,)
 
     epsilon: Positive = 8.0
     delta: Probability = 1e-5
@@ -70,6 +69,11 @@ class DPSGD(Privacy, tag="dp_sgd", frozen=True):
             yield (
                 f"train.local.kind: '{kind_of(train.local)}' may use patients beside the noised gradients of dp_sgd; "
                 f"take fedprox or scaffold, or leave it out"
+            )
+        if getattr(train, "steps", None) is not None:
+            yield (
+                "train.steps: dp_sgd draws patients by chance, as many steps an epoch as bring each patient once on "
+                "average; leave it out and set train.batch and train.epochs"
             )
         yield from _unprivate_scaling(study.data)
         for name in study.rule.needs_scalars:
@@ -105,10 +109,16 @@ class DPSGD(Privacy, tag="dp_sgd", frozen=True):
 
 def _unprivate_scaling(data: Any) -> Iterator[str]:
     """Object to inputs that are scaled by other patients: removing one would then change all the others' gradients."""
-    if getattr(data, "standardise", "none") == "site":
+    if getattr(data, "plan", "given") != "given":
         yield (
-            "data.standardise: site scales each patient by the mean of all, which dp_sgd does not hide; take fixed with "
-            "centre and scale, or none"
+            "data.plan sends sums over each hospital's patients, which dp_sgd does not hide; write the settings into the "
+            "study (given)"
+        )
+    standardise = getattr(data, "standardise", "none")
+    if standardise in ("site", "combat"):
+        yield (
+            f"data.standardise: {standardise} scales each patient by the mean of all, which dp_sgd does not hide; take fixed "
+            "with centre and scale, or none"
         )
     if getattr(data, "missing", "drop") == "median" and getattr(data, "standardise", None) is not None:
         yield (

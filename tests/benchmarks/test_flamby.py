@@ -56,6 +56,14 @@ def test_heart_is_prepared_as_flamby_does(flamby):
     assert np.allclose(spread[spread > 0], 1, atol=1e-5)
 
 
+def test_three_sums_of_each_hospital_give_the_normalisation_of_all_together(flamby):
+    centres = flamby.heart(REAL)
+    together = flamby.pooled(centres)
+    middle, spread = flamby.of_all(centres)
+    found = (together.features - middle) / spread
+    assert found == pytest.approx(flamby.z_score(together)(together.features), abs=2e-4)
+
+
 def test_brca_has_flambys_regions(flamby):
     centres = flamby.brca(REAL)
     counts = [(int(c.training.sum()), int((~c.training).sum())) for c in centres.values()]

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import medfed
 from medfed import kinds
-from medfed.errors import QuorumError
+from medfed.errors import QuorumError, WireError
 from medfed.local import Local
 from medfed.local._local import Step
 from medfed.local._look import Look
@@ -34,6 +34,7 @@ from medfed.site import PERSONAL, Training, train_site
 from medfed.tasks import Task
 from medfed.update import Global, Update
 from medfed.weights import Weights, digest, load, local_names, weights_of
+from medfed.wire import decode_update
 
 torch.set_num_threads(1)
 warnings.filterwarnings("ignore", module="pytorch_lightning")
@@ -160,6 +161,7 @@ def own_models(folder: Path) -> dict[str, str]:
     return {path.parent.name: digest(load_file(path)) for path in sorted(folder.glob(f"*/{PERSONAL}"))}
 
 
+@pytest.mark.slow
 def test_it_trains_alike_whatever_the_order_of_sites_and_after_a_kill(method: Local, tmp_path: Path) -> None:
     final = run(tmp_path / "a", method)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in final.weights.values())
@@ -189,13 +191,11 @@ def test_one_site_alone_learns_and_what_it_sends_is_declared(method: Local, tmp_
         return float(nn.functional.cross_entropy(module.head(module.body(rows[0])), rows[1]))
 
     assert loss(after) < loss(before)
-    from medfed.wire import decode_update
-
     kept = local_names(net(), method.kept())
     for data in messages:
         try:
             update = decode_update(data, final.weights)
-        except medfed.WireError:
+        except WireError:
             continue  # a global model
         assert not kept & set(update.delta)
         assert tuple(update.groups) == (method.sends if update.delta else ())

@@ -7,8 +7,9 @@ have no default gives some in `example`.
 from __future__ import annotations
 
 import inspect
-import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -17,11 +18,16 @@ from torch import Tensor
 
 from medfed import kinds
 from medfed.accounting import Charge
+from medfed.audit import AuditLog
 from medfed.exchange import MemoryExchange
-from medfed.letters import HubLetters, SiteLetters
-from medfed.privacy import GROUP, Privacy
+from medfed.hub import newest
+from medfed.privacy import GROUP, NoPrivacy, Privacy
+from medfed.round import contribute, receive
+from medfed.rules import State
+from medfed.rules.fedavg import FedAvg
+from medfed.simulate import run_federation
 from medfed.update import Global, Update, check
-from medfed.weights import Difference, digest
+from medfed.weights import Difference, Weights, digest
 
 KINDS = kinds.kinds("privacy")
 SITES = ("alfa", "bravo", "charlie", "delta")
@@ -31,8 +37,6 @@ ROUNDS = 5
 
 @pytest.fixture(params=sorted(KINDS))
 def privacy(request: pytest.FixtureRequest) -> Privacy:
-    if request.param == "ckks":
-        pytest.importorskip("tenseal")
     record = KINDS[request.param]
     return msgspec.convert({"kind": request.param, **record.example}, record).planned(ROUNDS)  # type: ignore[attr-defined]
 
@@ -58,104 +62,103 @@ def updates(weights: Mapping[str, Tensor]) -> list[Update]:
     return made
 
 
-def heard(
-    privacy: Privacy, weights: Mapping[str, Tensor], sent: list[Update] | None = None
-) -> tuple[list[Update], list[Update]]:
-    """Return what leaves the sites in one round, and what the hub makes of it; letters go over the memory exchange."""
-    exchange = MemoryExchange()
-    leaving: dict[str, Update] = {}
-    came = threading.Semaphore(0)
-
-    def take_part(update: Update) -> None:
-        for shield in privacy.meet(SiteLetters(exchange, update.site, update.round)):
-            leaving[update.site] = shield.protect(check(update, weights), weights)
-            came.release()
-
-    sites = [threading.Thread(target=take_part, args=(one,), daemon=True) for one in sent or updates(weights)]
-    for thread in sites:
-        thread.start()
-    hearing = privacy.convene(HubLetters(exchange, SITES, 3), None)
-    assert all(came.acquire(timeout=60) for _ in hearing.sites)
-    ordered = [leaving[site] for site in sorted(leaving)]
-    revealed = list(hearing.reveal([hearing.admit(one, weights) for one in ordered], weights))
-    exchange.publish(Global(3, weights))
-    for thread in sites:
-        thread.join(60)
-    return ordered, revealed
+SEEN: list[list[Update]] = []
 
 
-def protected(privacy: Privacy, weights: Mapping[str, Tensor]) -> list[Update]:
-    return heard(privacy, weights)[0]
+class Sees(FedAvg, tag="sees", frozen=True):
+    """FedAvg that keeps what it was given to merge."""
+
+    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> tuple[dict, State]:
+        given = list(updates)
+        SEEN.append(given)
+        return super().merge(given, state, weights)
+
+
+def conducted(privacy: Privacy, weights: Weights, folder: Path | None = None) -> tuple[Global, list[Update]]:
+    """Return what a round of four sites comes to, and what the rule was given, over a real exchange."""
+    SEEN.clear()
+
+    def site(update: Update) -> Callable[[MemoryExchange], None]:
+        def work(exchange: MemoryExchange) -> None:
+            received = receive(exchange, update.site, 0, AuditLog(None))
+            told = {name: value for name, value in SCALARS.items() if name in privacy.scalars}
+            sent = replace(update, scalars={**told, "train/loss": 0.7, "train/steps": 6.0})
+            contribute(exchange, privacy, sent, received.weights, AuditLog(None))
+            received = receive(exchange, update.site, 1, AuditLog(None))
+            closing = Update(update.site, 2, {}, 0, {"val/dice": 0.5})
+            contribute(exchange, privacy, closing, received.weights, AuditLog(None))
+
+        return work
+
+    final = run_federation(
+        {update.site: site(update) for update in updates(weights)},
+        weights,
+        rule=Sees(),
+        rounds=1,
+        privacy=privacy,
+        minimum=len(SITES),
+        folder=folder,
+    )
+    return final, SEEN[0]
 
 
 def form(tensors: Mapping[str, Tensor]) -> dict[str, tuple]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
 
 
-def test_what_is_merged_has_the_models_names_and_shapes_and_is_finite(privacy: Privacy) -> None:
+def test_the_merged_model_has_the_models_names_shapes_and_dtypes_and_is_finite(privacy: Privacy) -> None:
     weights = model(0)
-    revealed = heard(privacy, weights)[1]
-    released, _ = privacy.release(revealed, privacy.init(weights), weights)
-    assert released
-    for update in released:
-        assert form(update.delta) == form(weights)
+    final, given = conducted(privacy, weights)
+    assert form(final.weights) == form(weights)
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in final.weights.values())
+    assert given
+    for update in given:
         check(update, weights)
-        assert update.round == 3
 
 
-def test_the_model_that_is_merged_keeps_its_dtypes(privacy: Privacy) -> None:
-    from medfed.rules.fedavg import FedAvg
-
+def test_without_noise_the_merged_model_is_that_of_no_privacy(privacy: Privacy) -> None:
+    if privacy.charge() is not None:
+        pytest.skip("it clips and adds noise to an update")
     weights = model(0)
-    revealed = heard(privacy, weights)[1]
-    released, _ = privacy.release(revealed, privacy.init(weights), weights)
-    merged, _ = FedAvg().merge(released, {}, weights)
-    assert {n: t.dtype for n, t in merged.items()} == {n: t.dtype for n, t in weights.items()}
+    plain, _ = conducted(NoPrivacy(), weights)
+    found, _ = conducted(privacy, weights)
+    for name, tensor in plain.weights.items():
+        torch.testing.assert_close(found.weights[name], tensor, rtol=1e-3, atol=1e-5)
 
 
 def test_inputs_are_left_as_they_were(privacy: Privacy) -> None:
     weights = model(0)
     before = digest(weights)
-    some = updates(weights)
-    held = [digest(dict(update.delta.items())) for update in some]
-    revealed = heard(privacy, weights, some)[1]
-    privacy.release(revealed, privacy.init(weights), weights)
+    conducted(privacy, weights)
     assert digest(weights) == before
-    assert [digest(dict(update.delta.items())) for update in some] == held
 
 
-def test_it_says_truly_whether_the_hub_sees_each_update(privacy: Privacy) -> None:
-    weights = model(0)
-    revealed = heard(privacy, weights)[1]
-    released, _ = privacy.release(revealed, privacy.init(weights), weights)
+def test_it_says_truly_whether_the_rule_sees_each_update(privacy: Privacy) -> None:
+    _, given = conducted(privacy, model(0))
     if privacy.reveals_each_update:
-        assert sorted(update.site for update in released) == sorted(SITES)
+        assert sorted(update.site for update in given) == sorted(SITES)
     else:
-        # The rule gets one update, or none that could be told apart from it.
-        assert len(released) == 1 or len({digest(dict(u.delta.items())) for u in released}) == 1
+        # The rule gets one update, or several that cannot be told apart.
+        assert len({digest(dict(update.delta.items())) for update in given}) == 1
 
 
-def test_its_state_is_its_own_and_goes_through_a_file(privacy: Privacy) -> None:
-    from safetensors.torch import load, save
-
-    weights = model(0)
-    state = privacy.init(weights)
+def test_its_state_is_its_own_and_goes_through_the_hubs_checkpoint(privacy: Privacy, tmp_path: Path) -> None:
+    state = privacy.init(model(0))
     assert all(name.startswith(GROUP) for name in state)
-    read = {group: load(save(dict(tensors))) for group, tensors in state.items()}
-    _, after = privacy.release(heard(privacy, weights)[1], read, weights)
-    assert set(after) == set(state)
+    conducted(privacy, model(0), tmp_path)
+    kept = newest(tmp_path)
+    assert kept is not None
+    assert {name for name in kept[1] if name.startswith(GROUP)} == set(state)
 
 
-def test_scalars_are_never_made_up_and_what_is_public_stays(privacy: Privacy) -> None:
+def test_scalars_are_never_made_up_and_loss_stays_where_privacy_is_counted(privacy: Privacy) -> None:
     told = privacy.tell(SCALARS)
-    assert set(told) <= set(SCALARS)
     assert all(told[name] == SCALARS[name] for name in told)
-    assert told["privacy/epsilon"] == 1.5
+    assert set(told) <= set(SCALARS)
     if privacy.charge() is not None or privacy.trains_privately:
         assert "train/loss" not in told
-    assert "train/loss" not in {
-        name for u in protected(privacy, model(0)) for name in privacy.tell(u.scalars)
-    } or ("train/loss" in told)
+        assert "privacy/epsilon" in privacy.scalars
+        assert told["privacy/epsilon"] == 1.5
 
 
 def test_what_a_round_costs_is_a_charge(privacy: Privacy) -> None:
@@ -168,11 +171,9 @@ def test_noise_is_drawn_anew_each_time(privacy: Privacy) -> None:
         pytest.skip("it adds no noise to an update")
     weights = model(0)
 
-    def once() -> list[str]:
+    def once() -> str:
         torch.manual_seed(0)
-        revealed = heard(privacy, weights)[1]
-        released, _ = privacy.release(revealed, privacy.init(weights), weights)
-        return [digest(dict(update.delta.items())) for update in released]
+        return digest(conducted(privacy, weights)[0].weights)
 
     assert once() != once()
 

@@ -25,6 +25,7 @@ from medfed.data.deidentify_rules import NUMBERS, PIXELS, SEQUENCES
 from medfed.errors import DataError
 
 sys.path.insert(0, str(Path(__file__).parent / "readers"))
+import hard_series
 from hard_series import Series, segmentation, slice_of
 
 SECRET = b"0123456789abcdef" * 2
@@ -417,3 +418,42 @@ def test_no_sequence_of_the_tables_is_removed_by_the_profile() -> None:
     table = pytest.importorskip("dicomanonymizer.dicom_anonymization_databases.dicomfields_2026c")
     listed = {(tag[0] << 16) | tag[1] for tag in table.X_TAGS if len(tag) == 2}
     assert not listed & SEQUENCES
+
+
+def _b_value_of(maker: str, ds, b: int) -> None:
+    if maker == "Philips":
+        ds.add_new(0x20010010, "LO", "Philips Imaging DD 001")
+        ds.add_new(0x20011003, "FL", float(b))
+    elif maker == "GE":
+        ds.add_new(0x00430010, "LO", "GEMS_PARM_01")
+        ds.add_new(0x00431039, "IS", [1_000_000_000 + b, 8, 0, 0])
+    else:
+        ds.add_new(0x00190010, "LO", "SIEMENS MR HEADER")
+        ds.add_new(0x0019100C, "IS", b)
+
+
+@pytest.mark.parametrize("maker", ["Philips", "GE", "Siemens"])
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"])
+def test_a_makers_private_b_value_becomes_the_public_one(tmp_path, maker, syntax):
+    for b in (0, 800):
+        ds = hard_series.slice_of(hard_series.Series(modality="MR"), 0)
+        ds.file_meta.TransferSyntaxUID = syntax
+        _b_value_of(maker, ds, b)
+        (tmp_path / "in").mkdir(exist_ok=True)
+        hard_series.write(ds, tmp_path / "in" / f"{b}.dcm")
+    deidentify(tmp_path / "in", tmp_path / "out", site_secret=SECRET, options=Options())
+    found = [pydicom.dcmread(path) for path in (tmp_path / "out").rglob("*.dcm")]
+    assert sorted(ds.DiffusionBValue for ds in found) == [0, 800]
+    assert not any(element.tag.is_private for ds in found for element in ds)
+
+
+def test_kernels_still_differ_and_say_nothing(tmp_path):
+    series = hard_series.Series()
+    other = hard_series.Series(uids=series.uids, origin_mm=(-10.0, -20.0, 31.25))
+    for made, kernel in ((series, "CANARY soft"), (other, "CANARY sharp")):
+        hard_series.write_series(
+            tmp_path / "in", made, lambda ds, k, kernel=kernel: setattr(ds, "ConvolutionKernel", kernel)
+        )
+    deidentify(tmp_path / "in", tmp_path / "out", site_secret=SECRET, options=Options())
+    assert len(medfed.read(tmp_path / "out")) == len(medfed.read(tmp_path / "in")) == 2
+    assert not any(b"CANARY" in path.read_bytes() for path in (tmp_path / "out").rglob("*.dcm"))

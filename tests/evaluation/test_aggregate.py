@@ -215,3 +215,9 @@ def test_histograms_are_made_a_site_and_hold_no_small_bin():
     (found,) = histograms(cases, round=2, classes=["healthy", "disease"], minimum=5)
     assert all(cell.n >= 5 for cell in found.bins)
     assert found.positives == 14
+
+
+def test_a_structure_missed_in_each_of_a_patients_images_is_one_patient():
+    cases = [case("a", 0.0, image=k, note="missed") for k in range(3)] + [case("b", 0.8)]
+    row = rows_of(cases)["north", "missed", "lesion"]
+    assert (row.value, row.n) == (1.0, 2)

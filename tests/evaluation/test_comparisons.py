@@ -11,7 +11,16 @@ from medfed.evaluation.rows import CaseRow
 
 
 def case(
-    model, patient, value, *, site="north", structure="lesion", metric="dice", target=None, **attributes
+    model,
+    patient,
+    value,
+    *,
+    site="north",
+    structure="lesion",
+    metric="dice",
+    target=None,
+    note=None,
+    **attributes,
 ):
     return CaseRow(
         model=model,
@@ -23,7 +32,7 @@ def case(
         value=value,
         structure=structure,
         target=target,
-        note="missing" if value is None else None,
+        note=note or ("missing" if value is None else None),
         attributes=attributes,
     )
 
@@ -151,3 +160,32 @@ def test_gap_tests_reject_as_often_as_they_say():
     ]
     # Holm doubled the two p values, which are of the same question: halved, they are the raw ones.
     assert 0.01 <= np.mean(np.array(p_values) < 0.05) <= 0.10
+
+
+def test_who_alone_saw_that_nothing_is_there_gets_one_against_nought():
+    """Left out of the pairs, as a Dice that neither has, the invention would cost nothing in the comparison."""
+    ours = [case("federated", str(i), 0.8) for i in range(6)] + [
+        case("federated", "x", 0.0, note="false positive")
+    ]
+    theirs = [case("pooled", str(i), 0.7) for i in range(6)] + [
+        case("pooled", "x", None, note="absent in both")
+    ]
+    both = [case(model, "y", None, note="absent in both") for model in ("federated", "pooled")]
+    (row,) = compare([*ours, *theirs, *both], round=1, seed=0, minimum=1, draws=100)
+    assert row.value == pytest.approx((6 * 0.1 - 1.0) / 7)
+    assert row.n == 7
+    assert "1 patients where one model alone saw that nothing is there" in row.note
+
+
+def test_a_hospital_is_a_family_of_its_own():
+    generator = np.random.default_rng(3)
+    models = ["federated", "local:a", "local:b"]
+    cases = [
+        case(m, f"{s}{i}", float(generator.random()), site=s)
+        for m in models
+        for s in ("a", "b")
+        for i in range(9)
+    ]
+    found = compare(cases, round=1, seed=0, minimum=1, draws=100)
+    assert {row.site for row in found} == {"a", "b", "all"}
+    assert all("Holm over 2 tests" in row.method for row in found)

@@ -231,7 +231,7 @@ def test_fedper_trains_both_parts_and_fedrep_in_turn_and_the_head_stays(
 
 
 def test_a_head_that_is_not_there_is_told() -> None:
-    with pytest.raises(StudyError, match="keep_local: 'hed' keeps nothing: .* it has 'body', 'head'"):
+    with pytest.raises(StudyError, match=r"keep_local: 'hed' keeps nothing: .* .it has 'body', 'head'"):
         weights_of(TwoLayers(0.0), ["hed"])
 
 
@@ -390,3 +390,14 @@ def test_the_module_gets_its_own_training_step_back() -> None:
     federated(Ditto())
     assert "training_step" not in vars(module)
     assert net().training_step.__func__ is type(net()).training_step
+
+
+@pytest.mark.parametrize("method", [Ditto(), FedPer(), APFL()], ids=lambda m: type(m).__name__)
+def test_a_site_that_was_down_when_the_study_ended_still_gets_its_own_model(method, tmp_path: Path) -> None:
+    final = run(tmp_path, method)
+    models = own_models(tmp_path)
+    for path in tmp_path.glob("*/personal.safetensors"):
+        path.unlink()
+    again = run(tmp_path, method, resume=True)
+    assert digest(again.weights) == digest(final.weights)
+    assert own_models(tmp_path) == models

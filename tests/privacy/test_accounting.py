@@ -112,20 +112,30 @@ def test_nothing_spent_is_zero_and_no_noise_is_infinite():
 def test_the_smaller_bound_is_prv_and_rdp_where_prv_has_none(monkeypatch):
     charge = [Charge(2.0, 0.2, 20)]
     assert smallest_epsilon(charge, 1e-5) == epsilon(charge, 1e-5, "prv")
-    from opacus.accountants import PRVAccountant
+    from opacus.accountants.analysis import prv
 
     from medfed import accounting
 
-    def none(self, *args, **kwargs):
+    def none(*args, **kwargs):
         raise RuntimeError("Cannot compute epsilon")
 
-    monkeypatch.setattr(PRVAccountant, "get_epsilon", none)
+    monkeypatch.setattr(prv, "compose_heterogeneous", none)
     accounting._prv.cache_clear()
     with pytest.raises(
         PrivacyError, match=r"20 steps, noise 2, rate 0.2 at delta 1e-05.*take accountant: rdp"
     ):
         epsilon(charge, 1e-5, "prv")
     assert smallest_epsilon(charge, 1e-5) == epsilon(charge, 1e-5, "rdp")
+
+
+@pytest.mark.parametrize("history", [[(2.0, 0.2, 20)], [(1.1, 0.05, 60), (3.0, 1.0, 2)], [(8.0, 1.0, 5)]])
+def test_prv_is_what_opacus_own_accountant_finds(history):
+    from opacus.accountants import PRVAccountant
+
+    theirs = PRVAccountant()
+    theirs.history = history
+    found = epsilon([Charge(*one) for one in history], 1e-5, "prv")
+    assert found == pytest.approx(theirs.get_epsilon(1e-5), abs=0.002)
 
 
 @pytest.mark.parametrize("accountant", ["prv", "rdp"])

@@ -46,6 +46,8 @@ OPTIMISER = {"kind": "adamw", "lr": 0.01}
             "train.precision: 16-mixed scales the loss",
         ),
         ({"privacy": DP_SGD, "train": {"accumulate": 2}}, "train.accumulate: 2 with dp_sgd"),
+        ({"privacy": DP_SGD, "train": {"steps": 5}}, "train.steps: dp_sgd draws patients by chance"),
+        ({"privacy": DP_SGD, "data": {"plan": {}}}, "data.plan sends sums over each hospital's patients"),
         ({"privacy": DP_SGD, "rule": {"kind": "qfedavg"}}, "needs each site's 'train/loss_before'"),
         ({"privacy": {**DP_SGD, "epsilon": 0}}, r"privacy.epsilon: found 0; expected a number > 0"),
         ({"privacy": {**DP_SGD, "delta": 1}}, r"privacy.delta: found 1"),

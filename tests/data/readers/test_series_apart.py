@@ -238,3 +238,26 @@ def test_an_object_in_parts_is_one_volume(tmp_path):
     volumes = read(tmp_path)
     assert len(volumes) == 1
     assert_in_place(volumes[0], shape=(7, 5, 6))
+
+
+@pytest.mark.parametrize(
+    "orientation", [hs.AXIAL, (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0), hs.CORONAL, hs.SAGITTAL], ids=str
+)
+@pytest.mark.parametrize("slide_mm", [(0.0, 0.9), (0.0, -0.9), (0.7, 0.0), (-0.3, 0.4)], ids=str)
+def test_tilts_to_either_side_of_any_plane(tmp_path, orientation, slide_mm):
+    directions = np.reshape(orientation, (2, 3))
+    series = Series(shape=(5, 6, 7), orientation=orientation, shift_mm=np.asarray(slide_mm) @ directions)
+    write_series(tmp_path, series, order=(3, 0, 4, 2, 1))
+    (volume,) = read(tmp_path)
+    assert_in_place(volume, shape=(7, 6, 5))
+    np.testing.assert_allclose(volume.affine_ras, hs.lps_affine(series), atol=1e-5)
+    upright = read(tmp_path, tilt="resample")[0].affine_ras[:3, :3]
+    np.testing.assert_allclose(upright[:, 2] @ upright[:, :2], 0, atol=1e-6)
+
+
+def test_of_three_slices_two_with_a_gap_one_is_missing(tmp_path):
+    write_series(tmp_path, Series(), order=(0, 1, 3))
+    with pytest.raises(
+        ImageError, match=r"1 slices are missing: 3 slices are usually 2\.50 mm apart, but 5\.00 mm"
+    ):
+        read(tmp_path)

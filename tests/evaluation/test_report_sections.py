@@ -1,0 +1,95 @@
+"""Tables that only some runs have: which row stands where, and none where there is no such row."""
+
+from __future__ import annotations
+
+from medfed.evaluation import report_sections
+from medfed.evaluation.report_sections import Rows
+from medfed.evaluation.rows import Row
+
+
+def row(site, model, value, *, against=None, group=None, metric="dice"):
+    return Row(
+        round=3, site=site, split="test", model=model, metric=metric, value=value, n=9, structure="lesion",
+        against=against, group=group, note=None if value is not None else "fewer than 5 patients",
+    )  # fmt: skip
+
+
+def rows(*found):
+    return Rows(found, "dice", "lesion", "test", 3)
+
+
+def test_personal_models_stand_beside_the_global_one_on_their_own_hospital():
+    found = rows(
+        row("north", "federated", 0.8),
+        row("north", "personal:north", 0.85),
+        row("north", "federated", -0.05, against="personal:north"),
+        # Somebody else's personal model, and another metric, have no place here.
+        row("north", "personal:south", 0.3),
+        row("south", "personal:south", 1.5, metric="hd95_mm"),
+    )
+    north, south = report_sections.personalised(found, ["north", "south"])
+    assert (north["federated"].value, north["personal"].value, north["difference"].value) == (
+        0.8,
+        0.85,
+        -0.05,
+    )
+    assert south["personal"] is None
+
+
+def test_contributions_are_the_others_loss_and_hidden_rows_stay_hidden():
+    found = rows(
+        row("west", "federated", 0.8),
+        row("west", "federated", 0.1, against="without:north"),
+        row("all", "federated", None, against="without:north"),
+        row("north", "without:north", 0.6),
+        row("north", "federated", 0.2, against="without:north"),
+    )
+    shown = report_sections.contributions(found, ["north"], ["west"], lambda place: True)
+    assert shown["places"] == ["west", "all"]
+    assert [cell and cell.value for cell in shown["lines"][0]["cells"]] == [0.1, None]
+    (line,) = report_sections.left_out(found, ["north"])
+    assert (line["without"].value, line["difference"].value, line["alone"]) == (0.6, 0.2, None)
+
+
+def test_robustness_has_a_line_a_change_and_a_column_where_something_was_measured():
+    found = rows(
+        row("west", "federated", 0.8),
+        row("west", "federated", -0.1, against="unchanged", group="condition=noise of 10 %"),
+        row("west", "federated", 0.7, group="sex=F"),
+    )
+    shown = report_sections.robustness(found, ["west", "all"])
+    assert shown["places"] == ["west"]
+    assert [(line["name"], line["cells"][0].value) for line in shown["lines"]] == [("noise of 10 %", -0.1)]
+
+
+def test_without_such_rows_there_is_no_section():
+    plain = rows(row("north", "federated", 0.8), row("north", "local:north", 0.7))
+    assert report_sections.personalised(plain, ["north"]) is None
+    assert report_sections.left_out(plain, ["north"]) is None
+    assert report_sections.contributions(plain, ["north"], [], lambda place: True) is None
+    assert report_sections.robustness(plain, ["north"]) is None
+
+
+def test_checklists_say_what_was_left_out_spent_and_changed():
+    from medfed.evaluation import checklists
+
+    about = {
+        "sites": ["north"],
+        "notes": {"north": ["3 cases have no label and are left out", "took the folder for Decathlon"]},
+        "privacy": {
+            "unit": "patient",
+            "delta": 1e-5,
+            "sites": {"north": {"epsilon": 2.5}, "south": {"epsilon": 3.25}},
+        },
+    }
+    study = {"privacy": {"kind": "dp_sgd"}, "data": {"missing": "median"}}
+    changed = row("west", "federated", -0.1, against="unchanged", group="condition=noise of 10 %")
+    (_, _, claim), (_, _, tripod) = checklists.filled(about, study, [changed], [])
+    answers = {item.topic: item.answer for item in [*claim, *tripod]}
+    assert answers["Flow of patients, numbers excluded"] == (
+        "north: 3 cases have no label and are left out. Reasons: a person"
+    )
+    assert "epsilon 3.25 spent for each patient, at delta 1e-05" in answers["De-identification"]
+    assert answers["Robustness and sensitivity"] == "Measured: noise of 10 %"
+    assert answers["Missing data"] == "an empty number: median"
+    assert answers["Ethical approval"] is None
