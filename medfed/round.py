@@ -63,10 +63,9 @@ def contribute(
     Raises:
         UpdateError: if the update does not fit the model, or holds what `egress` does not list; nothing is sent then.
     """
-    egress = replace(egress, sealed=privacy.sends)
+    egress = replace(egress, sealed=(*egress.sealed, *privacy.sends))
     with _noted(update, audit):
         checked = check(replace(update, scalars=privacy.tell(update.scalars)), weights)
-    egress = replace(egress, sealed=(*egress.sealed, *privacy.sends))
     if checked.evaluates_only:
         return _send(exchange, checked, weights, audit, egress, compress, left)
     for shield in privacy.meet(SiteLetters(exchange, update.site, update.round, audit)):
