@@ -19,7 +19,17 @@ from medfed import run
 from medfed.errors import RunError, StudyError
 from medfed.evaluation.method_table import Cost, MethodTable, page, renamed, table_of
 from medfed.evaluation.report import model_name
-from medfed.evaluation.rows import FEDERATED, POOLED, CaseRow, local, personal, read_cases, write, write_csv
+from medfed.evaluation.rows import (
+    FEDERATED,
+    POOLED,
+    CaseRow,
+    as_they_are,
+    local,
+    personal,
+    read_cases,
+    write,
+    write_csv,
+)
 from medfed.evaluation.summary import read_json, read_rounds
 from medfed.kinds import Kind, kinds
 from medfed.progress import Progress, Silent
@@ -166,4 +176,4 @@ def _named(cases: Sequence[CaseRow], name: str, study: Study) -> list[CaseRow]:
     ) in study.held_out:  # no own model was made here: those of the others are what it could have been given
         names |= {(local(other), site): model_name(local(other)) for other in study.sites}
     # Cases that were changed before they were measured are about robustness, not about methods.
-    return renamed([case for case in cases if case.condition is None], names)
+    return renamed(as_they_are(cases), names)

@@ -98,7 +98,7 @@ def lead(
             )
         progress.say(f"study {study.name}, digest {known}")
         rows = _conducted(study, exchange, folder, audit, progress, status)
-    write_rows(folder.rows, rows)
+    write_rows(folder.reported, rows)
     write_report(folder.path)
     folder.write_facts({**facts, "seconds": round(time.monotonic() - began, 1), "finished": stamp()})
     status.tell(state="finished")

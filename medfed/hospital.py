@@ -23,9 +23,10 @@ from medfed.audit import AuditLog
 from medfed.consent import agree, agreed
 from medfed.egress import Egress
 from medfed.errors import ExchangeError, MedfedError, StudyError
-from medfed.evaluation.aggregate import aggregate
+from medfed.evaluation.aggregate import aggregate, cooled
 from medfed.evaluation.leaving import scalars_of
 from medfed.evaluation.rows import FEDERATED, UNTRAINED, local, read_cases
+from medfed.evaluation.summary import last_round, read_rounds
 from medfed.exchange import Receipt
 from medfed.federate import FederatedCallback
 from medfed.hub import RoundReport
@@ -259,6 +260,8 @@ def _train(
     )
     if first.received is None or not first.received.final:
         raise ExchangeError(f"site '{site.name}': training ended before the study did")
+    if last_round(read_rounds(folder.rounds)) < first.received.round:
+        _write_evaluated(folder, site.name, first.received)  # the study ended while this site was down
     return first.received
 
 
@@ -276,10 +279,15 @@ def _evaluate(
     received = receive(side, name, 0, audit)
     while not received.final:
         received = receive(side, name, received.round + 1, audit)
-    run._write_round(folder, RoundReport(received.round, (Answer(name, "evaluated"),), 0.0, 0))
+    _write_evaluated(folder, name, received)
     report = Update(name, received.round + 1, {}, 0, dict(closing(received)))
     contribute(side, NoPrivacy(), report, received.weights, audit, egress)
     return received
+
+
+def _write_evaluated(folder: RunFolder, name: str, received: Global) -> None:
+    """Write down that this site had no part in the last round, and whose model it measures."""
+    run._write_round(folder, RoundReport(received.round, (Answer(name, "evaluated"),), 0.0, 0))
 
 
 def _closing(
@@ -303,11 +311,15 @@ def _closing(
         run._measure_at(study, folder, hospital, models)
         if site.policy.rows == "none" or not folder.cases.exists():
             return {}
+        classes = getattr(study.task, "classes", ())
+        cases = read_cases(folder.cases)
+        if study.evaluation.temperature:
+            cases, _ = cooled(cases, classes)
         rows = aggregate(
-            read_cases(folder.cases),
+            cases,
             round=received.round,
             seed=study.seed,
-            classes=getattr(study.task, "classes", ()),
+            classes=classes,
             held_out=tuple(study.held_out),
             minimum=max(site.policy.smallest_group, study.evaluation.smallest_group),
             draws=study.evaluation.draws,

@@ -704,7 +704,7 @@ def _usable(hospital: Hospital) -> list[Case]:
 
 
 def report(run: str | Path) -> RunFolder:
-    """Write a run's rows and report again from its cases; return the run folder.
+    """Write a run's rows and report again, from its cases and what hospitals reported; return the run folder.
 
     Raises:
         RunError: if this is no run folder, or nothing was measured in it yet.
@@ -713,7 +713,7 @@ def report(run: str | Path) -> RunFolder:
 
     folder = RunFolder(Path(run))
     folder.read_facts()
-    if not folder.cases.exists():
+    if not any(path.exists() for path in (folder.cases, folder.reported, folder.rows)):
         raise RunError(
             f"{folder.path}: nothing was measured in this run yet; finish it with medfed train --resume"
         )

@@ -25,6 +25,7 @@ class RunFolder:
 
     study.yaml  the study with every default written out     run.json    digest, versions, seeds, hardware, command
     rows.jsonl  what was measured, over groups of patients   cases.jsonl per patient; it stays in the hospital
+    reported.jsonl  at a hub: what hospitals told of their own measurement, over groups of patients
     rounds.jsonl  a line a round and site                    audit.jsonl what crossed a hospital's wall
     checkpoints/  models that Lightning and torch read       sites/      what each site needs to resume, its TensorBoard
     hub/          the newest rounds, to resume from          report.html the report
@@ -48,6 +49,10 @@ class RunFolder:
     @property
     def cases(self) -> Path:
         return self.path / "cases.jsonl"
+
+    @property
+    def reported(self) -> Path:
+        return self.path / "reported.jsonl"
 
     @property
     def rounds(self) -> Path:

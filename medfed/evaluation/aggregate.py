@@ -36,7 +36,7 @@ from medfed.evaluation.intervals import (
     quantile_of,
     wide,
 )
-from medfed.evaluation.rows import ALL_SITES, CaseRow, Row
+from medfed.evaluation.rows import ALL_SITES, CaseRow, Row, as_they_are
 
 # Fewer patients than this are a small group, unless the study or the hospital says otherwise.
 MINIMUM = 5
@@ -79,8 +79,14 @@ def by_patient(cases: Sequence[CaseRow]) -> Patients:
     """Return one value a patient, the mean over the patient's images; NaN where none of them has one.
 
     Raises:
-        DataError: the images of one patient have different targets.
+        DataError: the images of one patient have different targets, or some were changed before they were measured.
     """
+    conditions = sorted({case.condition or "none" for case in cases})
+    if len(conditions) > 1:
+        raise DataError(
+            f"case rows of model '{cases[0].model}' at site '{cases[0].site}': patients can't be summarised over the "
+            f"conditions {', '.join(conditions)}; give the cases of one"
+        )
     names = sorted({(case.site, case.patient) for case in cases})
     place = {name: index for index, name in enumerate(names)}
     collected: dict[tuple[str | None, str], list[list[CaseRow]]] = {}
@@ -129,7 +135,8 @@ def aggregate(
     """Return the rows of every model at every hospital and over the study's hospitals, per split.
 
     Args:
-        cases: of one round; of all hospitals (a simulation) or of the hospital that runs this.
+        cases: of one round; of all hospitals (a simulation) or of the hospital that runs this. Those that were changed
+            before they were measured are left out.
         round: that the models are of.
         seed: of the bootstrap.
         classes: a classifier's, in the order of their numbers; of two, the second is looked for.
@@ -137,7 +144,7 @@ def aggregate(
         minimum: patients a group needs to be shown.
         draws: of the bootstrap.
     """
-    everything = list(cases)
+    everything = as_they_are(cases)
     thresholds = _operating_points(everything, classes)
     secret = secret_sites(everything, held_out, minimum)
     rows = []
@@ -493,7 +500,7 @@ def histograms(
 ) -> list[ScoreHistogram]:
     """Return each model's and hospital's counts of patients by predicted risk, coarse enough to leave the
     hospital."""
-    some = [case for case in cases if case.metric == PROBABILITY and case.split == split]
+    some = [case for case in as_they_are(cases) if case.metric == PROBABILITY and case.split == split]
     found = []
     for (model, _), group in _grouped(some).items():
         for site in sorted({case.site for case in group}):

@@ -43,7 +43,7 @@ from medfed.evaluation.intervals import (
     mean_of,
     wide,
 )
-from medfed.evaluation.rows import ALL_SITES, FEDERATED, UNTRAINED, CaseRow, Row
+from medfed.evaluation.rows import ALL_SITES, FEDERATED, UNTRAINED, CaseRow, Row, as_they_are
 from medfed.evaluation.segmentation import ABSENT
 
 # Up to this many patients every sign pattern is tried, so that the p value is exact.
@@ -115,7 +115,7 @@ def compare(
 
     With `correct` false the p values are left as they are, for whoever corrects them with others.
     """
-    everything = [case for case in cases if case.split == split]
+    everything = [case for case in as_they_are(cases) if case.split == split]
     secret = secret_sites(everything, held_out, minimum)
     by_model: dict[str, dict[str, list[CaseRow]]] = {}
     for case in everything:
@@ -309,7 +309,7 @@ def subgroups(
     Groups are of the study's hospitals together, and of each hospital that took no part. A group with fewer
     than `minimum` patients is hidden, and another one with it.
     """
-    some = [case for case in cases if case.model == model and case.split == split]
+    some = [case for case in as_they_are(cases) if case.model == model and case.split == split]
     rows = []
     inside = [case for case in some if case.site not in held_out]
     places = [(ALL_SITES, inside)] + [

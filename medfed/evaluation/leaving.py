@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from urllib.parse import quote, unquote
 
+from medfed.errors import DataError
 from medfed.evaluation.aggregate import metric_of
 from medfed.evaluation.rows import FEDERATED, UNTRAINED, Row
 
@@ -34,6 +35,9 @@ def scalars_of(rows: Iterable[Row]) -> dict[str, float]:
     [('row/test/federated/dice///n', 16.0), ('row/test/federated/dice///value', 0.81)]
     >>> rows_of(scalars_of([row]), 3, "west") == [row]
     True
+
+    Raises:
+        DataError: if two rows have one name, so that the hub could not tell them apart.
     """
     found: dict[str, float] = {}
     for row in rows:
@@ -46,6 +50,11 @@ def scalars_of(rows: Iterable[Row]) -> dict[str, float]:
             continue
         parts = (row.split, row.model, row.metric, row.structure or "", row.group or "")
         name = PREFIX + "/".join(quote(part, safe=" @=:") for part in parts)
+        if f"{name}/value" in found:
+            raise DataError(
+                f"site '{row.site}': two results are called '{name}', and neither may stand for the other; report on one site "
+                f"and one round, and on changed cases apart from the others"
+            )
         for field in _FIELDS:
             value = getattr(row, field)
             if value is not None:

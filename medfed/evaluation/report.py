@@ -267,13 +267,13 @@ def headline(run: Path) -> str:
 
 
 def write_report(run: Path) -> Path:
-    """Write `report.html` into the run folder and return its path; rows first, where the cases are here.
+    """Write `report.html` into the run folder and return its path; rows first, where what they are made of is here.
 
     Raises:
         RunError: the folder is no run, or one of its files is damaged.
         DataError: case rows that contradict each other.
     """
-    if (run / "cases.jsonl").is_file():
+    if (run / "cases.jsonl").is_file() or (run / "reported.jsonl").is_file():
         summarise(run)
     path = run / "report.html"
     replace(path, render(read_run(run)).encode())

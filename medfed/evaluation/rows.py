@@ -166,6 +166,11 @@ def _finite(record: Any, names: tuple[str, ...]) -> None:
             msgspec.structs.force_setattr(record, name, float(found))
 
 
+def as_they_are(cases: Iterable[CaseRow]) -> list[CaseRow]:
+    """Return the cases that were measured as they are; those that were changed before are about robustness alone."""
+    return [case for case in cases if case.condition is None]
+
+
 def append(path: Path, records: Iterable[Row | CaseRow]) -> None:
     """Add lines to a JSON lines file in one write, after cutting off a line that was left half written."""
     data = b"".join(msgspec.json.encode(record) + b"\n" for record in records)

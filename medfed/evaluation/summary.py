@@ -1,7 +1,8 @@
 """A run folder's case rows become its rows, its histograms and its CSV, with the study's own settings.
 
 This is the only reader of `cases.jsonl`: what it writes beside it (`rows.jsonl`, `rows.csv`,
-`curves.jsonl`) is about groups of patients and may leave the hospital.
+`curves.jsonl`) is about groups of patients and may leave the hospital. At the hub the rows are those that the
+hospitals told it (`reported.jsonl`), and of cases that were evaluated there.
 """
 
 from __future__ import annotations
@@ -74,21 +75,23 @@ def smallest_group(study: Mapping[str, Any]) -> int:
 
 
 def summarise(run: Path) -> list[rows.Row]:
-    """Write rows.jsonl, rows.csv and curves.jsonl from cases.jsonl, and return the rows.
+    """Write rows.jsonl, rows.csv and curves.jsonl from cases.jsonl and reported.jsonl, and return the rows.
+
+    Of a hospital whose cases are here its own report is not needed.
 
     Raises:
         RunError: a file of the run is damaged.
         DataError: case rows that contradict each other.
     """
     about, study = read_json(run / "run.json"), read_study(run)
-    every = rows.read_cases(run / "cases.jsonl")
+    every = rows.read_cases(run / "cases.jsonl") if (run / "cases.jsonl").is_file() else []
+    reported = rows.read_rows(run / "reported.jsonl") if (run / "reported.jsonl").is_file() else []
     settings = study.get("evaluation") or {}
     classes = [str(name) for name in about.get("classes") or (study.get("task") or {}).get("classes") or ()]
     temperatures: dict[str, float] = {}
     if settings.get("temperature"):
         every, temperatures = aggregate.cooled(every, classes)
-    # Cases that were changed before they were measured are about robustness and about nothing else.
-    cases = [case for case in every if case.condition is None]
+    cases = rows.as_they_are(every)
     number = last_round(read_rounds(run / "rounds.jsonl"))
     minimum = smallest_group(study)
     options: dict[str, Any] = {
@@ -116,6 +119,8 @@ def summarise(run: Path) -> list[rows.Row]:
         )
         for model, value in sorted(temperatures.items())
     ]
+    here = {case.site for case in every}
+    found += [row for row in reported if row.site not in here]
     rows.write(run / "rows.jsonl", found)
     rows.write_csv(run / "rows.csv", found)
     counts = aggregate.histograms(cases, round=number, classes=classes, minimum=minimum)
