@@ -164,6 +164,8 @@ class Broker:
         self._pid = folder / BROKER / "nats-server.pid"
         self._options = options
         self._stopping = threading.Event()
+        # Held while a server is started or stopped: one that is started beside `stop` would outlive it.
+        self._changing = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._end_earlier()
         self._start()
@@ -221,12 +223,10 @@ class Broker:
         while not self._stopping.wait(pause):
             assert self._process is not None
             if self._process.poll() is not None:
-                log.warning(
-                    "the broker ended with %s and is started again: %s",
-                    self._process.returncode,
-                    self._last_words(),
-                )
-                self._start()
+                with self._changing:
+                    if self._stopping.is_set():
+                        return
+                    self._start_again()
                 pause = min(2 * pause, LONGEST_PAUSE_S)
                 continue
             pause = FIRST_PAUSE_S
@@ -234,14 +234,24 @@ class Broker:
                 self._told = self._configuration.stat().st_mtime_ns
                 os.kill(self._process.pid, signal.SIGHUP)
 
+    def _start_again(self) -> None:
+        assert self._process is not None
+        log.warning(
+            "the broker ended with %s and is started again: %s",
+            self._process.returncode,
+            self._last_words(),
+        )
+        self._start()
+
     def stop(self) -> None:
         """End the server; what it stored stays."""
         self._stopping.set()
-        assert self._process is not None
-        self._process.terminate()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._pid.unlink(missing_ok=True)
+        with self._changing:
+            assert self._process is not None
+            self._process.terminate()
+            try:
+                self._process.wait(20)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._pid.unlink(missing_ok=True)

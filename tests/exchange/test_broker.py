@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 import time
 
+from medfed import broker
 from medfed.broker import Broker
 
 PATIENCE_S = 60
@@ -46,6 +49,28 @@ def test_a_port_that_is_taken_is_said(enrolment, caplog):
         until(lambda: "is started again" in caplog.text, "it was said")
     assert "address already in use" in caplog.text
     until(lambda: listens(enrolment.port), "it listens once the port is free")
+
+
+def test_a_server_that_is_started_again_does_not_outlive_its_stop(enrolment, monkeypatch):
+    running = enrolment.start()
+    before, starting, go_on = running.pid, threading.Event(), threading.Event()
+    found = broker.server()
+
+    def slow():
+        starting.set()
+        assert go_on.wait(60)
+        return found
+
+    monkeypatch.setattr(broker, "server", slow)
+    os.kill(before, signal.SIGKILL)
+    assert starting.wait(60)
+    stopping = threading.Thread(target=running.stop)
+    stopping.start()
+    stopping.join(0.3)  # it has to wait for the server that is being started
+    go_on.set()
+    stopping.join(60)
+    until(lambda: running.pid != before, "the second server was started")
+    assert running._process.poll() is not None
 
 
 def test_a_hub_reaches_its_broker_on_its_own_machine(enrolment):
