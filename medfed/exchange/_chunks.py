@@ -53,7 +53,9 @@ class Outgoing:
         self._manifest = folder / f"r{round:05d}.manifest"
         self._delivered = folder / f"r{round:05d}.delivered"
         self._changed = threading.Condition()
-        self._digests: list[str] = []
+        # Of each chunk that is in the file: its SHA-256 and its length. The file may be longer than they are: until the last
+        # one is written, it ends in what is left of a longer update before.
+        self._chunks: list[tuple[str, int]] = []
         self._written = True
         self._error: BaseException | None = None
         self.round = round
@@ -81,10 +83,13 @@ class Outgoing:
     def write(
         self, pieces: Iterable[bytes | memoryview], describe: Callable[[int, list[str]], Manifest]
     ) -> None:
-        """Begin to fill the file in a thread of its own; `chunks` follows it. `describe` makes the manifest at the end."""
+        """Begin to fill the file in a thread of its own; `chunks` follows it. `describe` makes the manifest at the end.
+
+        No other update may be on its way into the file: `settle` says when the last one is through.
+        """
         for old in (*self._path.parent.glob("*.stored"), *self._path.parent.glob("*.manifest")):
             old.unlink(missing_ok=True)
-        self._written, self._digests, self._error = False, [], None
+        self._written, self._chunks, self._error = False, [], None
         # Opened here, so that a full or missing disk is known at once.
         file = self._path.open("rb+" if self._path.exists() else "wb")
 
@@ -98,11 +103,13 @@ class Outgoing:
                         total += len(chunk)
                         digest = hashlib.sha256(chunk).hexdigest()
                         with self._changed:
-                            self._digests.append(digest)
+                            self._chunks.append((digest, len(chunk)))
                             self._changed.notify_all()
                     file.truncate(total)
                 aside = self._manifest.with_suffix(".writing")
-                aside.write_bytes(msgspec.json.encode(describe(total, self._digests)))
+                aside.write_bytes(
+                    msgspec.json.encode(describe(total, [digest for digest, _ in self._chunks]))
+                )
                 aside.replace(self._manifest)
             except BaseException as error:
                 self._error = error
@@ -112,27 +119,39 @@ class Outgoing:
 
         threading.Thread(target=fill, name="medfed-outgoing", daemon=True).start()
 
+    def settle(self) -> None:
+        """Return when no thread of this process writes into the file any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._written)
+
     def chunks(self, prefix: str, chunk_bytes: int) -> Iterator[tuple[str, bytes]]:
         """Yield name and content of each chunk that has not arrived yet, as the file fills.
 
         Raises:
-            WireError: if the file no longer holds what its manifest names.
+            WireError: if the file is shorter than its manifest says.
         """
-        if self._written and self._error is None and not self._digests:
-            self._digests = list(self.manifest.chunks)
+        if self._written and self._error is None and not self._chunks:
+            found = self.manifest
+            lengths = (length for _, length in found.spans)
+            self._chunks = list(zip(found.chunks, lengths, strict=True))
         arrived = self._arrived()
         with self._path.open("rb") as file:
             for index in count():
                 with self._changed:
-                    while index >= len(self._digests) and not self._written:
+                    while index >= len(self._chunks) and not self._written:
                         self._changed.wait()
                     if self._error is not None:
                         raise self._error
-                    if index >= len(self._digests):
+                    if index >= len(self._chunks):
                         return
-                    digest = self._digests[index]
+                    digest, length = self._chunks[index]
                 if index not in arrived:
-                    data = os.pread(file.fileno(), chunk_bytes, index * chunk_bytes)
+                    data = os.pread(file.fileno(), length, index * chunk_bytes)
+                    if len(data) != length:
+                        raise WireError(
+                            f"the update on its way (outbox/update in this site's folder) ends in chunk {index + 1}, after "
+                            f"{len(data)} of its {length} bytes: something else wrote to it"
+                        )
                     yield chunk_name(prefix, index, digest), data
 
     def intact(self) -> bool:

@@ -135,7 +135,11 @@ class SiteMeeting:
             Outgoing(self._outbox, old).remove()
         if going.delivered:
             return
-        self._patiently("sends", lambda: self._write_and_deliver(going, update))
+        try:
+            self._patiently("sends", lambda: self._write_and_deliver(going, update))
+        finally:
+            # One that came too late may still be on its way into the file, which the next update is written over.
+            going.settle()
 
     @property
     def closed(self) -> bool:
@@ -275,7 +279,7 @@ class SiteMeeting:
 
     def _write_and_deliver(self, going: Outgoing, update: Update) -> None:
         # One made before a restart goes on: the first of a round counts, and some of it may be there already.
-        if not (going.writing or going.complete):
+        if not (going.writing or (going.complete and going.intact())):
             pieces = cut(wire.update_pieces(update, self._study), self._depot.chunk_bytes)
             going.write(pieces, lambda size, chunks: self._manifest(going.round, size, list(chunks)))
         self._deliver(going)
