@@ -40,6 +40,7 @@ class DPSGD(Privacy, tag="dp_sgd", frozen=True):
 
     trains_privately: ClassVar[bool] = True
     replaces_batch_norm: ClassVar[bool] = True
+    scalars: ClassVar[tuple[str, ...]] = (EPSILON,)
 
     epsilon: Positive = 8.0
     delta: Probability = 1e-5

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import pytest
 import yaml
 from hospitals import make_hospital
 
 import medfed
-from medfed import run
+from medfed import kinds, run
 from medfed.accounting import epsilon
 from medfed.errors import StudyError
+from medfed.privacy import Privacy
 from medfed.privacy_ledger import Ledger, data_set
-from medfed.study import read_study
+from medfed.rules.fedavg import FedAvg
+from medfed.study import _agree, read_study
 from medfed.weights import weights_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -65,6 +69,58 @@ OPTIMISER = {"kind": "adamw", "lr": 0.01}
 def test_what_privacy_cannot_hold_with_is_refused_when_the_study_is_read(tmp_path, sections, words):
     with pytest.raises(StudyError, match=words):
         read_study(written(tmp_path, **sections))
+
+
+def kept_back() -> list[tuple[str, str]]:
+    """Return every rule and privacy of the two folders of which the rule needs a number that the privacy keeps back."""
+    found = []
+    for rule, record in sorted(kinds.kinds("rules").items()):
+        needed = msgspec.convert({"kind": rule}, record).needs_scalars
+        for privacy, mechanism in sorted(kinds.kinds("privacy").items()):
+            shown = msgspec.convert({"kind": privacy, **mechanism.example}, mechanism).tell(
+                dict.fromkeys(needed, 1.0)
+            )
+            found += [(rule, privacy)] if set(needed) - set(shown) else []
+    return found
+
+
+@pytest.mark.parametrize("rule, privacy", kept_back())
+def test_a_rule_and_a_privacy_that_keeps_its_numbers_back_are_refused_together(tmp_path, rule, privacy):
+    """Whichever are added: else the first merge would find them missing, after every hospital had trained."""
+    settings = {"kind": privacy, **kinds.kinds("privacy")[privacy].example}
+    with pytest.raises(StudyError, match=rf"rule.kind: '{rule}'"):
+        read_study(written(tmp_path, privacy=settings, rule={"kind": rule}, sampling={"minimum": 4}))
+
+
+class Mute(Privacy, frozen=True, tag="mute"):
+    """The hub sees each update and no number beside it: what no kind of the folder does, and an installed one may."""
+
+    def tell(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
+        return {}
+
+
+def test_a_privacy_that_is_added_needs_no_objection_of_its_own(tmp_path):
+    study = read_study(written(tmp_path, rule={"kind": "fednova"}))
+    words = (
+        "x.yaml: rule.kind: 'fednova' needs each site's 'train/steps', which privacy 'mute' lets no site tell"
+    )
+    with pytest.raises(StudyError, match=words):
+        _agree(msgspec.structs.replace(study, privacy=Mute()), "x.yaml")
+    _agree(msgspec.structs.replace(study, privacy=Mute(), rule=FedAvg()), "x.yaml")
+
+
+@pytest.mark.parametrize(
+    "rule, number",
+    [("fednova", "train/steps"), ("qfedavg", "train/loss_before"), ("fednoro", "train/class_loss")],
+)
+def test_the_number_that_a_secure_sum_keeps_back_is_named(tmp_path, rule, number):
+    words = f"'{rule}' needs each site's '{number}', which privacy 'secure_sum' lets no site tell; .*fedavg"
+    with pytest.raises(StudyError, match=words):
+        read_study(written(tmp_path, privacy={"kind": "secure_sum"}, rule={"kind": rule}))
+
+
+def test_a_number_that_tells_nothing_of_patients_goes_with_dp_sgd(tmp_path):
+    assert read_study(written(tmp_path, privacy=DP_SGD, rule={"kind": "fednova"})).rule.needs_scalars
 
 
 def test_robust_rules_go_with_noise_at_the_sites(tmp_path):
