@@ -49,10 +49,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--rules", default=",".join(name for name in RULES if name != "bulyan"))
+    parser.add_argument("--attacks", default=",".join(ATTACKS))
     parser.add_argument("--parts", type=int, default=1, help="sites that each hospital is split into")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     began = time.process_time()
+    attacks = chosen.attacks.split(",")
     settings = (*SMALL, *chosen.set)
     found = hospitals(settings, chosen.parts)
     print(
@@ -64,12 +66,12 @@ def main() -> None:
         f"{len(found.sites)} honest sites of {cases} training cases, and one attacker; `clean` is without it. Dice over "
         f"{len(found.held_back)} held-back cases.\n"
     )
-    print(f"| rule | clean | {' | '.join(ATTACKS)} |")
-    print("|---|---|" + "---|" * len(ATTACKS), flush=True)
+    print(f"| rule | clean | {' | '.join(attacks)} |")
+    print("|---|---|" + "---|" * len(attacks), flush=True)
     for name in chosen.rules.split(","):
         rule = RULES[name]
         row = [dice_after(found, rule)]
-        row += [dice_after(found, Attacked(rule=rule, attack=attack)) for attack in ATTACKS]
+        row += [dice_after(found, Attacked(rule=rule, attack=attack)) for attack in attacks]
         print(f"| {name} | {' | '.join(f'{one:.3f}' for one in row)} |", flush=True)
     print(
         f"\n0.000 also stands for weights that left the range of numbers. {time.process_time() - began:.0f} s of one core."
