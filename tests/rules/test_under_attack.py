@@ -1,4 +1,4 @@
-"""An attacker joins the quickstart's four hospitals: a robust rule trains on, FedAvg fails. More in benchmarks/robust.py."""
+"""An attacker joins the quickstart's four hospitals: robust rules train on, FedAvg fails. More in benchmarks/robust.py."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import pytest
 import torch
 from attacks import SMALL, Attacked, Hospitals, dice_after, hospitals
 
+from medfed.rules import Rule
+from medfed.rules.centred_clipping import CentredClipping
 from medfed.rules.fedavg import FedAvg
 
 pytestmark = pytest.mark.slow
@@ -41,3 +43,17 @@ def test_the_clean_run_learns(clean: float) -> None:
 @pytest.mark.parametrize("attack", ["sign_flip", "times_a_million", "random"])
 def test_fedavg_fails(found: Hospitals, clean: float, attack: str) -> None:
     assert dice_after(found, Attacked(rule=FedAvg(), attack=attack)) < clean - 0.3
+
+
+@pytest.mark.parametrize(
+    "rule, attack",
+    [
+        (CentredClipping(), "sign_flip"),
+        (TrimmedMean(trim=1), "times_a_million"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_a_robust_rule_stays_near_the_clean_run(
+    found: Hospitals, clean: float, rule: Rule, attack: str
+) -> None:
+    assert dice_after(found, Attacked(rule=rule, attack=attack)) > clean - WITHIN
