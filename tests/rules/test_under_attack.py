@@ -11,6 +11,7 @@ from attacks import SMALL, Attacked, Hospitals, dice_after, hospitals
 from medfed.rules import Rule
 from medfed.rules.centred_clipping import CentredClipping
 from medfed.rules.fedavg import FedAvg
+from medfed.rules.trimmed_mean import TrimmedMean
 
 pytestmark = pytest.mark.slow
 
