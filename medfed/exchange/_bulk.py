@@ -89,6 +89,10 @@ class BulkTransport(TcpTransport):
         super().__init__()
         self._tls: _Received | None = None
 
+    async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
+        self._tls = None  # nats-py connects the same transport again
+        await super().connect(uri, buffer_size, connect_timeout)
+
     async def connect_tls(
         self, uri: str | ParseResult, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int
     ) -> None:
