@@ -175,6 +175,10 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "cpu_s_a_round": round(
             (sum(one["cpu_s"] for one in found.values()) + broker_cpu_s) / len(seconds), 2
         ),
+        "of_it_hub_site_broker": [
+            round(value / len(seconds), 2)
+            for value in (found["hub"]["cpu_s"], found[sites[0]]["cpu_s"], broker_cpu_s)
+        ],
         "hub_mb": round(found["hub"]["peak_mb"]),
         "hub_before_mb": round(found["hub"]["before_mb"]),
         "site_mb": round(max(found[name]["peak_mb"] for name in sites)),

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import safetensors
 import torch
 from safetensors.torch import load as _load
@@ -194,7 +195,7 @@ class _File(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         found = self._described[name]
         first, last = found["data_offsets"]
-        raw = torch.empty(last - first, dtype=torch.uint8)
+        raw = _room(last - first)
         view, done = raw.numpy().data, 0
         while done < last - first:
             # One call reads at most 2 GiB.
@@ -204,6 +205,10 @@ class _File(Mapping[str, Tensor]):
             done += read
         return raw.view(_DTYPES[found["dtype"]]).reshape(found["shape"])
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape, as the header gives it: nothing is read."""
+        return tuple(self._described[name]["shape"])
+
     def __contains__(self, name: object) -> bool:
         return name in self._described
 
@@ -212,6 +217,21 @@ class _File(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._described)
+
+
+# How torch aligns a tensor's memory, for the processor's widest loads.
+_ALIGNED_BYTES = 64
+
+
+def _room(size: int) -> Tensor:
+    """Return that many bytes, aligned as torch aligns them, from memory that is used again once they are let go.
+
+    torch asks for aligned memory, and glibc does not fit an aligned request into a freed block of the same size: a hub
+    that loaded tensor after tensor beside the model it was making grew by a whole model for nothing.
+    """
+    whole = torch.from_numpy(np.empty(size + _ALIGNED_BYTES, dtype=np.uint8))
+    first = -whole.data_ptr() % _ALIGNED_BYTES
+    return whole[first : first + size]
 
 
 class _Part(Mapping[str, Tensor]):
@@ -225,6 +245,15 @@ class _Part(Mapping[str, Tensor]):
             raise KeyError(name)
         return self._tensors[f"{self._prefix}/{name}"]
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape, without reading the tensor where it lies in a file."""
+        full = f"{self._prefix}/{name}"
+        return (
+            self._tensors.shape(full)
+            if isinstance(self._tensors, _File)
+            else tuple(self._tensors[full].shape)
+        )
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
@@ -237,7 +266,7 @@ def _put(tensors: dict[str, Tensor], prefix: str, weights: Weights) -> None:
         tensors[f"{prefix}/{name}"] = tensor.contiguous()
 
 
-def _parts(tensors: Mapping[str, Tensor]) -> dict[str, Weights]:
+def _parts(tensors: Mapping[str, Tensor]) -> dict[str, _Part]:
     names: dict[str, list[str]] = {}
     for full in tensors:
         prefix, slash, name = full.partition("/")
@@ -247,7 +276,7 @@ def _parts(tensors: Mapping[str, Tensor]) -> dict[str, Weights]:
     return {prefix: _Part(tensors, prefix, found) for prefix, found in names.items()}
 
 
-def _groups(parts: dict[str, Weights]) -> dict[str, Weights]:
+def _groups(parts: Mapping[str, Weights]) -> dict[str, Weights]:
     groups = {}
     for prefix, weights in parts.items():
         kind, colon, group = prefix.partition(":")
@@ -261,13 +290,14 @@ def _groups(parts: dict[str, Weights]) -> dict[str, Weights]:
 
 def _update(header: _UpdateHeader, tensors: Mapping[str, Tensor], weights: Weights) -> Update:
     parts = _parts(tensors)
-    local, delta = parts.pop("local", None), parts.pop("delta", None)
+    local = parts.pop("local", None)
+    delta: Weights | None = parts.pop("delta", None)
     if local is not None and delta is not None:
         raise WireError(
             f"the update of site '{header.site}' holds both weights and a difference; it may hold one"
         )
     if local is not None:
-        unknown = [name for name in local if name not in weights or local[name].shape != weights[name].shape]
+        unknown = [name for name in local if name not in weights or local.shape(name) != weights[name].shape]
         if unknown:
             # `check` says exactly what does not fit; a difference cannot be formed, so the raw tensors go there.
             delta = local
@@ -285,7 +315,7 @@ def _update(header: _UpdateHeader, tensors: Mapping[str, Tensor], weights: Weigh
     )
 
 
-def _encoded(header: _UpdateHeader, parts: dict[str, Weights]) -> Encoded | None:
+def _encoded(header: _UpdateHeader, parts: dict[str, _Part]) -> Encoded | None:
     """Take what a compression made of a delta out of the parts; `compress` looks whether it fits the study."""
     names = [prefix for prefix in parts if prefix.startswith("encoded:")]
     groups = {prefix.removeprefix("encoded:"): parts.pop(prefix) for prefix in names}

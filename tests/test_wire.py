@@ -53,6 +53,18 @@ def test_a_file_is_read_one_tensor_at_a_time(tmp_path):
     assert torch.equal(found.delta["b"], (model()["b"] + 1).double() - model()["b"].double())
 
 
+def test_opening_an_update_reads_no_tensor(tmp_path, monkeypatch):
+    path = tmp_path / "update"
+    path.write_bytes(wire.encode_update(update()))
+    read = []
+    monkeypatch.setattr(wire.os, "preadv", lambda *asked: read.append(asked) or 0)
+    found = wire.read_update(path, model())
+    assert list(found.delta) == ["a.weight", "b"]
+    assert read == []
+    with pytest.raises(WireError, match="became shorter"):
+        found.delta["b"]
+
+
 def test_a_global_model_comes_back():
     sent = Global(3, model(), ("north", "west"), False, "study", {"control": {"b": torch.ones(())}})
     found = wire.decode_global(wire.encode_global(sent), "study")
