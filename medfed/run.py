@@ -379,8 +379,9 @@ def _federate(
     finally:
         progress.stop()
     # As a site has it, where the hub holds a part of the model encrypted.
-    save_checkpoint(folder.checkpoint(FEDERATED), final.weights, final.round)
-    return final.weights
+    whole = {**frozen, **final.weights}
+    save_checkpoint(folder.checkpoint(FEDERATED), whole, final.round)
+    return whole
 
 
 def _alone(
