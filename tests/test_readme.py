@@ -15,7 +15,8 @@ from medfed.evaluation.summary import read_rounds
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_library_example_runs_and_both_sites_took_part(capsys):
+def test_the_library_example_runs_and_both_sites_took_part(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a Trainer as it comes writes its logs where it runs
     example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
     assert len(example.splitlines()) <= 20
     names: dict = {}
