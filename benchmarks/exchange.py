@@ -72,7 +72,7 @@ def hub(given: dict[str, Any]) -> None:
 
 def site(given: dict[str, Any]) -> None:
     """Take part in every round with the same weights, as if they had been trained."""
-    from medfed.audit import AuditLog
+    from medfed.audit.log import AuditLog
     from medfed.privacy import NoPrivacy
     from medfed.round import contribute, receive
     from medfed.update import Update
@@ -112,8 +112,8 @@ def opened(given: dict[str, Any]) -> Any:
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run one federation of processes and return what was measured."""
-    from medfed import enrol
-    from medfed.broker import Broker
+    from medfed.enrolment import enrol
+    from medfed.enrolment.broker import Broker
 
     sites = [f"site{index}" for index in range(arguments.sites)]
     authority, port, websocket_port = folder / "enrolment", *free_ports(2)

@@ -65,12 +65,12 @@ def trained(study: str, overrides: Sequence[str], folder: Path) -> dict[str, Any
     """Return a study's final validation score, seconds a round and epsilon spent, having trained it."""
     shutil.rmtree(folder, ignore_errors=True)
     # Only training is timed and scored here; a report of each run would take longer than the small runs themselves.
-    kept = run._measure, run._gallery, run.report
-    run._measure = run._gallery = run.report = lambda *_, **__: []  # type: ignore[assignment]
+    kept = run.measure_all, run.picture, run.report
+    run.measure_all = run.picture = run.report = lambda *_, **__: []  # type: ignore[assignment]
     try:
         run.train(read_study(CONFIGS / f"{study}.yaml", overrides), out=folder)
     finally:
-        run._measure, run._gallery, run.report = kept
+        run.measure_all, run.picture, run.report = kept
     rounds: dict[int, float] = {}
     scores: dict[str, float] = {}
     sent: dict[str, float] = {}

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-from medfed import enrol
-from medfed.audit import AuditLog
+from medfed.audit.log import AuditLog
+from medfed.enrolment import enrol
 from medfed.errors import ExchangeError
 from medfed.exchange.folder import Folder
 from medfed.privacy import NoPrivacy, Privacy

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from medfed.errors import DataError, MedfedError
 
 if TYPE_CHECKING:
-    from medfed.data.preflight import Preflight
+    from medfed.data.preflight.preflight import Preflight
     from medfed.study import Study
 
 # What a folder that is not there gives; as an error in it would.
@@ -23,7 +23,7 @@ def check(
     """Print a preflight of a folder and return the exit code: 0, 1 for warnings, 2 for errors."""
     from rich.console import Console
 
-    from medfed.data.preflight_report import show, write_page
+    from medfed.data.preflight.report import show, write_page
 
     console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
     try:
@@ -39,7 +39,7 @@ def check(
         print(json.dumps({"verdict": words, "exit": UNUSABLE}) if as_json else f"medfed: {words}")
         return UNUSABLE
     if as_json:
-        from medfed.data.preflight import as_json as plain
+        from medfed.data.preflight.preflight import as_json as plain
 
         print(json.dumps(plain(found), indent=2))
     else:
@@ -52,8 +52,8 @@ def check(
 
 
 def _found(folder: Path, study_file: Path | None, secret_file: Path | None, pictures: bool) -> Preflight:
-    from medfed.data.preflight import Wanted
-    from medfed.data.preflight import check as checked
+    from medfed.data.preflight.preflight import Wanted
+    from medfed.data.preflight.preflight import check as checked
     from medfed.data.settings import Table
 
     study = _study(study_file)
@@ -61,7 +61,7 @@ def _found(folder: Path, study_file: Path | None, secret_file: Path | None, pict
     wanted = None
     classes = tuple(getattr(study.task, "classes", ())) if study is not None else ()
     if folder.is_file() or (study is not None and isinstance(study.data, Table)):
-        from medfed.data.preflight_table import check_table
+        from medfed.data.preflight.table import check_table
 
         settings = study.data if study is not None and isinstance(study.data, Table) else None
         name = study.name if study is not None else ""

@@ -18,7 +18,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from medfed.audit import AuditLog
+from medfed.audit.log import AuditLog
 from medfed.compress import Compression
 from medfed.compress import State as Left
 from medfed.egress import Egress

@@ -18,7 +18,7 @@ import safetensors
 from safetensors.torch import load_file
 
 from medfed import joins, wire
-from medfed.audit import AuditLog
+from medfed.audit.log import AuditLog
 from medfed.compress import Compression
 from medfed.errors import RunError
 from medfed.exchange import HubSide

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from medfed.audit import AuditLog
+from medfed.audit.log import AuditLog
 from medfed.errors import MedfedError, WireError
 from medfed.signing import Seal
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from medfed.audit import AuditLog
+from medfed.audit.log import AuditLog
 from medfed.data import fingerprint, harmonise
 from medfed.data.settings import Images, Plan, Table
 from medfed.errors import DataError, StudyError

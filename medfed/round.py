@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from medfed.audit import AuditLog
+from medfed.audit.log import AuditLog
 from medfed.compress import Compression, pack, unpack
 from medfed.compress import State as Left
 from medfed.egress import Egress, declared

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medfed.audit import AuditLog
+from medfed.audit.log import AuditLog
 from medfed.compress import Compression
 from medfed.errors import ExchangeError
 from medfed.exchange import MemoryExchange

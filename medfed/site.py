@@ -13,9 +13,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from medfed.accounting import Accountant
-from medfed.audit import AuditLog
+from medfed.audit.log import AuditLog
 from medfed.compress import Compression
+from medfed.dp.accounting import Accountant
+from medfed.dp.ledger import DELTA, DataSet, Ledger, Spending
+from medfed.dp.training import PrivateData, PrivateTraining
 from medfed.egress import Egress
 from medfed.errors import PrivacyError, RunError
 from medfed.exchange import SiteSide
@@ -24,8 +26,6 @@ from medfed.local import Local
 from medfed.local.fine_tune import FineTune
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.privacy.dp_sgd import DPSGD
-from medfed.privacy_ledger import DELTA, DataSet, Ledger, Spending
-from medfed.private_training import PrivateData, PrivateTraining
 from medfed.round import receive
 from medfed.update import Global, finite
 from medfed.weights import Weights, load, local_names, weights_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from medfed.audit import AuditLog
+from medfed.audit.log import AuditLog
 from medfed.round import contribute, receive
 from medfed.update import Update
 from medfed.weights import Difference

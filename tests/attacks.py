@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 import medfed
+from medfed.build import module_of
 from medfed.data.datamodule import SiteData, collate
 from medfed.data.index import index_folder
 from medfed.errors import RuleError
 from medfed.federate import FederatedCallback
 from medfed.rules import Rule, State
-from medfed.run import _module
 from medfed.study import Study, read_study
 from medfed.tasks._scores import dice_scores
 from medfed.tasks._segmentation import overlap_counts
@@ -138,11 +138,11 @@ def dice_after(found: Hospitals, rule: Rule) -> float:
                 enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
                 accelerator="cpu", limit_val_batches=0,
             )  # fmt: skip
-            trainer.fit(_module(study), found.sites[name].train_dataloader())
+            trainer.fit(module_of(study), found.sites[name].train_dataloader())
 
         return work
 
-    module = _module(study)
+    module = module_of(study)
     try:
         final = medfed.run_federation(
             {name: site(name) for name in found.sites},

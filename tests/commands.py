@@ -17,13 +17,15 @@ from pathlib import Path
 import torch
 from exchange.brokered import free_ports
 
-from medfed import enrol
+from medfed.enrolment import enrol
 from medfed.weights import digest as weights_digest
 
 PATIENCE_S = 240
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["medfed.hospital", "medfed.coordinator", "medfed.cli", "commands"])
+PROCESSES.set_forkserver_preload(
+    ["medfed.across.hospital", "medfed.across.coordinator", "medfed.cli.commands", "commands"]
+)
 
 
 def run(words: list[str], log: str, folder: str) -> None:

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from medfed import wire
-from medfed.audit import AuditLog, entries
+from medfed.across.policy import Policy, egress_of
+from medfed.audit.log import AuditLog, entries
 from medfed.egress import TRAINING, Egress, declared
 from medfed.errors import EgressError, UpdateError
 from medfed.exchange import MemoryExchange
 from medfed.local.scaffold import CONTROL
-from medfed.policy import Policy, egress_of
 from medfed.privacy import NoPrivacy
 from medfed.round import contribute, withdraw
 from medfed.study import read_study

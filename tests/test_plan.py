@@ -14,13 +14,13 @@ from click.testing import CliRunner
 from hospitals import make_hospital, write_study
 
 from medfed import run
-from medfed.audit import entries
+from medfed.audit.log import entries
+from medfed.build import hospital_of, simulated_secret
 from medfed.cli import main
 from medfed.data.fingerprint import fingerprint, from_json, merge, proposal, to_json
 from medfed.data.index import index_folder
 from medfed.errors import DataError, StudyError
 from medfed.plan import check_planned, planned
-from medfed.run import secret_of
 from medfed.study import digest, read_study
 
 
@@ -39,7 +39,7 @@ def study_file(tmp_path):
 def prints_of(study):
     return {
         site: fingerprint(
-            index_folder(where, site_secret=secret_of(study, site)), grid="hu", classes=2, fewest=2
+            index_folder(where, site_secret=simulated_secret(study, site)), grid="hu", classes=2, fewest=2
         )
         for site, where in study.sites.items()
     }
@@ -75,7 +75,7 @@ def test_a_study_is_planned_from_the_sum_of_its_hospitals_fingerprints(study_fil
 def test_a_hospital_with_few_patients_gives_none(study_file, tmp_path):
     study = read_study(study_file, ["data.plan.fewest=5"])
     said: list[str] = []
-    data = {site: run._hospital(study, site, where).data for site, where in study.sites.items()}
+    data = {site: hospital_of(study, site, where).data for site, where in study.sites.items()}
     with pytest.raises(DataError, match=r"no site has the 5 training patients .*data\.plan\.fewest"):
         planned(study, data, tmp_path / "sum.json", run.AuditLog(None), said.append)
     assert [line.split(":")[0] for line in said] == ["north", "south"]
@@ -148,7 +148,7 @@ def test_a_table_is_harmonised_over_the_hospitals(tmp_path):
     assert data.centre["a"] == pytest.approx(1 + 15, abs=0.4)
     assert data.scale["b"] == pytest.approx(2, abs=0.4)  # within hospitals; over both it is 15
     for site in ("north", "south"):
-        features = run._hospital(read_study(done.study), site, str(tmp_path / f"{site}.csv")).data.dataset(
+        features = hospital_of(read_study(done.study), site, str(tmp_path / f"{site}.csv")).data.dataset(
             "train"
         )
         got = features.features.numpy()

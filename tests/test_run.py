@@ -17,7 +17,8 @@ from hospitals import make_hospital, write_study
 
 import medfed
 from medfed import run
-from medfed.audit import verify
+from medfed.audit.log import verify
+from medfed.build import hospital_of, module_of
 from medfed.errors import DataError, MedfedError, RunError, StudyError
 from medfed.evaluation.rows import read_cases
 from medfed.study import digest, read_study
@@ -70,12 +71,12 @@ def test_every_model_is_measured_on_every_hospital(done):
 
 def test_checkpoints_are_read_by_torch_and_by_lightning(done, tiny):
     study = read_study(tiny / "tiny.yaml")
-    module = run._module(study)
+    module = module_of(study)
     loaded = torch.load(done.checkpoint("federated"), weights_only=True)
     module.load_state_dict(loaded["state_dict"])
     import pytorch_lightning as pl
 
-    hospital = run._hospital(study, "north", study.sites["north"])
+    hospital = hospital_of(study, "north", study.sites["north"])
     trainer = pl.Trainer(logger=False, enable_progress_bar=False, accelerator="cpu")
     trainer.validate(module, datamodule=hospital.data, ckpt_path=done.checkpoint("federated"), verbose=False)
 

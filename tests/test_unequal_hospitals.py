@@ -15,16 +15,16 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import medfed
+from medfed.build import module_of, training_of
 from medfed.errors import StudyError
 from medfed.federate import FederatedCallback
 from medfed.losses.cross_entropy import CrossEntropy
 from medfed.losses.dicece import DiceCE
-from medfed.measure import _segmented
+from medfed.measuring.measure import _segmented
 from medfed.networks.unet import UNet
 from medfed.optimisers.adamw import AdamW
 from medfed.rules.fedavg import FedAvg
 from medfed.rules.fednova import FedNova
-from medfed.run import _module, _training
 from medfed.schedules.constant import Constant
 from medfed.tasks._partial import marginal, merged_logits, merged_target
 from medfed.tasks.segment import Segment
@@ -193,8 +193,8 @@ def test_a_site_trains_its_own_epochs_and_batch(tmp_path: Path) -> None:
     ]
     study = medfed.read_study(path, overrides)
     assert (study.at("north").train.epochs, study.at("north").train.batch) == (1, 2)
-    assert (_training(study, "south").epochs, _training(study, "south").local_epochs) == (6, 3)
-    assert _module(study, "south")._configure.keywords["epochs"] == 6
+    assert (training_of(study, "south").epochs, training_of(study, "south").local_epochs) == (6, 3)
+    assert module_of(study, "south")._configure.keywords["epochs"] == 6
     run = medfed.train(path, out=tmp_path / "run", overrides=overrides)
     import json
 

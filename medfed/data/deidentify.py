@@ -108,7 +108,7 @@ def _check_places(source: Path, target: Path, site_secret: bytes) -> None:
 
 def _one(path: Path, target: Path, secret: Secret, options: Options) -> tuple[str, str] | str:
     """Write one file; return its patient and series, or why it was left out. A foreign error's words may quote values."""
-    from medfed.data.dicom_quiet import quiet
+    from medfed.data.dicom.quiet import quiet
 
     with quiet():
         try:
@@ -309,7 +309,7 @@ class _Rewrite:
 
     def maker(self, old: Any) -> str:
         """Return the maker of the device by a word known here, empty for another; the word itself with `device: keep`."""
-        from medfed.data.preflight_case import MAKERS
+        from medfed.data.preflight.case import MAKERS
 
         word = str(old.get("Manufacturer", "") or "")
         if self.options.device == "keep":

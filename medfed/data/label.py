@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.dicom_file import open_dicom
-from medfed.data.dicom_frame import MODALITY
+from medfed.data.dicom.file import open_dicom
+from medfed.data.dicom.frame import MODALITY
 from medfed.data.volume import Info, Volume
 from medfed.errors import LabelError
 
@@ -34,9 +34,9 @@ def label_on(
     overlap: str = "channels",
 ) -> Volume:
     """Return the label at `path` on the grid of `like`; see `medfed.data.read.read_label`."""
-    from medfed.data.dicom import Wish
-    from medfed.data.dicom_rtstruct import structures_on
-    from medfed.data.dicom_seg import segments_on
+    from medfed.data.dicom.rtstruct import structures_on
+    from medfed.data.dicom.seg import segments_on
+    from medfed.data.dicom.volumes import Wish
     from medfed.data.read import read_as
 
     if overlap not in ("channels", "refuse", "later"):

@@ -77,7 +77,7 @@ class Nats(Exchange, frozen=True, tag="nats"):
         return Identity(Path(self.credentials)).check()
 
     def _depot(self, study: str, identity: Identity) -> Depot:
-        from medfed.enrol import urls_of
+        from medfed.enrolment.enrol import urls_of
 
         urls = self.urls or urls_of(identity.folder)
         if self.proxy:

@@ -14,7 +14,7 @@ from medfed.errors import RunError
 from medfed.evaluation.rows import FEDERATED
 from medfed.export import bundle, onnx, torchscript
 from medfed.export._subject import Subject, subject_of
-from medfed.run_folder import RunFolder
+from medfed.record.folder import RunFolder
 
 FORMATS = {"bundle": bundle.write, "onnx": onnx.write, "torchscript": torchscript.write}
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from medfed.data.settings import Images, Table
 from medfed.errors import RunError
-from medfed.predict import trained
-from medfed.run_folder import RunFolder
+from medfed.measuring.predict import trained
+from medfed.record.folder import RunFolder
 from medfed.study import Study, read_study
 
 # The largest difference of an export's outputs from the module's, as part of the largest output: other kernels add in

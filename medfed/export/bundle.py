@@ -25,7 +25,7 @@ from medfed.errors import RunError
 from medfed.export._subject import Subject
 from medfed.export.torchscript import trace
 from medfed.kinds import kind_of
-from medfed.run_folder import write_whole
+from medfed.record.folder import write_whole
 
 SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"

@@ -13,7 +13,7 @@ import torch
 
 from medfed.errors import RunError
 from medfed.export._subject import Subject
-from medfed.run_folder import write_whole
+from medfed.record.folder import write_whole
 
 FILE = "model.onnx"
 

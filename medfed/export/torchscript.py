@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from medfed.export._subject import Subject
-from medfed.run_folder import write_whole
+from medfed.record.folder import write_whole
 
 FILE = "model.ts"
 

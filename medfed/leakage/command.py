@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medfed.build import hospital_of
 from medfed.errors import RunError
 from medfed.leakage.local import Effort, Findings, attack, keep
-from medfed.run import _hospital, _quiet
-from medfed.run_folder import RunFolder
+from medfed.record.folder import RunFolder
+from medfed.record.quiet import quiet
 from medfed.study import read_study
 
 
@@ -28,13 +29,13 @@ def audit(run: Path, site: str | None, effort: Effort, out: Path | None) -> tupl
     study = read_study(run if is_file else folder.study)
     name = _chosen(site, sorted(study.sites), run.name)
     where = out or (Path(f"leakage-{name}") if is_file else folder.site(name) / "leakage")
-    with _quiet():
+    with quiet():
         folder_of_data = study.sites[name]
         if folder_of_data is None:
             raise RunError(
                 f"{run.name}: the study does not say where the data of '{name}' are; give the site's run folder"
             )
-        hospital = _hospital(study, name, folder_of_data)
+        hospital = hospital_of(study, name, folder_of_data)
         findings = attack(study, name, hospital.data, effort)
         return findings, keep(findings, where)
 

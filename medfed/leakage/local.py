@@ -18,6 +18,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from medfed.build import module_of, training_of
 from medfed.data.datamodule import SiteData, collate
 from medfed.errors import PrivacyError
 from medfed.kinds import kind_of
@@ -26,7 +27,6 @@ from medfed.leakage.membership import FEWEST, advantage, by_loss, lira
 from medfed.leakage.seen import Item, attacked, with_difference
 from medfed.optimisers.sgd import SGD
 from medfed.privacy import NoPrivacy, Privacy
-from medfed.run import _module, _training
 from medfed.schedules.constant import Constant
 from medfed.study import Study
 from medfed.weights import Weights
@@ -168,11 +168,11 @@ def _inverted(
         optimiser=SGD(lr=RATE), schedule=Constant(),
     )  # fmt: skip
     single = msgspec.structs.replace(study, train=train, site_overrides={})
-    training = replace(_training(single), local=None, privacy=NoPrivacy())
+    training = replace(training_of(single), local=None, privacy=NoPrivacy())
     planned = privacy.planned(study.train.rounds)
 
     def make() -> pl.LightningModule:
-        return _module(single)
+        return module_of(single)
 
     first = make()
     begun = dict(start) if start is not None else _weights(first, study)
@@ -258,10 +258,10 @@ def _membership(
     if half < 2 or effort.shadows < 2:
         notes.append("Membership was not tried.")
         return ()
-    begun = _weights(_module(study), study)
+    begun = _weights(module_of(study), study)
     train = msgspec.structs.replace(study.train, rounds=1, epochs=study.epochs)
     whole = msgspec.structs.replace(study, train=train, site_overrides={})
-    training = replace(_training(whole), local=None, privacy=NoPrivacy())
+    training = replace(training_of(whole), local=None, privacy=NoPrivacy())
     found = []
     for privacy in mechanisms:
         generator = np.random.default_rng(effort.seed)
@@ -273,8 +273,8 @@ def _membership(
             rest = [item for item, keep in zip(items, chosen, strict=True) if not keep]
             stand_ins = _parts(rest, study.minimum - 1, study.train.batch)
             planned = privacy.planned(study.train.rounds)
-            seen = attacked(lambda: _module(whole), mine, stand_ins, training, planned, begun)
-            losses.append(_losses(with_difference(lambda: _module(whole), begun, seen), items))
+            seen = attacked(lambda: module_of(whole), mine, stand_ins, training, planned, begun)
+            losses.append(_losses(with_difference(lambda: module_of(whole), begun, seen), items))
             inside.append(chosen)
             spent = time.monotonic() - began
             if spent * (len(losses) + 1) / len(losses) > effort.budget_s and len(losses) >= 2:

@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from medfed.data.datamodule import collate
+from medfed.dp.ledger import data_set
 from medfed.errors import PrivacyError
 from medfed.exchange import MemoryExchange
 from medfed.privacy import NoPrivacy, Privacy
-from medfed.privacy_ledger import data_set
 from medfed.rules.fedavg import FedAvg
 from medfed.simulate import run_federation
 from medfed.site import Training, train_site

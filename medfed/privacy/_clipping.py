@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from medfed.noise import gaussian
+from medfed.dp.noise import gaussian
 from medfed.weights import Weights, norm
 
 # A shortened update is this much shorter than its bound, so that rounding to float32 cannot carry it over.

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Protocol, Self
 
 import msgspec
 
-from medfed.accounting import Charge
+from medfed.dp.accounting import Charge
 from medfed.errors import MedfedError, PrivacyError
 from medfed.kinds import Kind
 from medfed.letters import HubLetters, SiteLetters

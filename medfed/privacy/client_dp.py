@@ -22,10 +22,10 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from medfed.accounting import Accountant, Charge, noise_for
+from medfed.dp.accounting import Accountant, Charge, noise_for
+from medfed.dp.noise import gaussian
 from medfed.errors import PrivacyError
 from medfed.kinds import kind_of
-from medfed.noise import gaussian
 from medfed.privacy._clipping import clipped, factor, noised, scaled
 from medfed.privacy._privacy import GROUP, Positive, Privacy, PrivacyState, Probability, public_only
 from medfed.update import Update

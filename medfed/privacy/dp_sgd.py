@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from medfed.accounting import Accountant
+from medfed.dp.accounting import Accountant
 from medfed.errors import PrivacyError
 from medfed.kinds import kind_of
 from medfed.privacy._privacy import Positive, Privacy, Probability, public_only

@@ -17,8 +17,9 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from medfed import enrol, wire
-from medfed.audit import AuditLog, verify
+from medfed import wire
+from medfed.audit.log import AuditLog, verify
+from medfed.enrolment import enrol
 from medfed.errors import ExchangeError
 from medfed.exchange import _meeting
 from medfed.exchange.folder import Folder

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from medfed import enrol
-from medfed.broker import Broker
+from medfed.enrolment import enrol
+from medfed.enrolment.broker import Broker
 from medfed.errors import ExchangeError, SiteError, WireError
 from medfed.exchange import MemoryExchange
 from medfed.exchange.folder import Folder

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from medfed import kinds
-from medfed.accounting import Charge
-from medfed.audit import AuditLog
+from medfed.audit.log import AuditLog
+from medfed.dp.accounting import Charge
 from medfed.exchange import MemoryExchange
 from medfed.hub import newest
 from medfed.privacy import GROUP, NoPrivacy, Privacy

@@ -8,8 +8,8 @@ import socket
 import threading
 import time
 
-from medfed import broker
-from medfed.broker import Broker
+from medfed.enrolment import broker
+from medfed.enrolment.broker import Broker
 
 PATIENCE_S = 60
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from brokered import Enrolment
 
-from medfed import enrol
+from medfed.enrolment import enrol
 from medfed.exchange.nats import Nats
 from medfed.update import Global, Update
 from medfed.weights import Difference

@@ -13,7 +13,7 @@ import pytest
 import torch
 from proxy import Proxy
 
-from medfed.broker import write_configuration
+from medfed.enrolment.broker import write_configuration
 from medfed.errors import ExchangeError
 from medfed.exchange.nats import Nats
 from medfed.update import Global, Update

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medfed import enrol
+from medfed.enrolment import enrol
 from medfed.exchange.folder import Folder
 from medfed.update import Global, Update
 from medfed.weights import Difference, digest

@@ -15,10 +15,12 @@ import pytest
 import torch
 from hospitals import make_hospital
 
-from medfed import predict, run
+from medfed.build import module_of
 from medfed.errors import RunError
 from medfed.export import export, subject_of
-from medfed.run_folder import RunFolder, save_checkpoint
+from medfed.measuring import predict
+from medfed.record.folder import RunFolder, save_checkpoint
+from medfed.record.opening import begin
 from medfed.study import read_study
 from medfed.weights import weights_of
 
@@ -71,11 +73,11 @@ SCHEMA = {
 def run_of(folder: Path, config: Path) -> RunFolder:
     study = read_study(config)
     found = RunFolder(folder)
-    run._begin(found, study, {})
+    begin(found, study, {})
     generator = torch.Generator().manual_seed(0)
     weights = {
         name: value + 0.2 * torch.randn(value.shape, generator=generator)
-        for name, value in weights_of(run._module(study)).items()
+        for name, value in weights_of(module_of(study)).items()
     }
     save_checkpoint(found.checkpoint("federated"), weights, 1)
     return found

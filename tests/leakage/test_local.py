@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from medfed.build import hospital_of
 from medfed.cli import main
 from medfed.errors import PrivacyError
 from medfed.leakage import local
 from medfed.leakage.command import audit
-from medfed.run import _hospital, _quiet
+from medfed.record.quiet import quiet
 from medfed.study import read_study
 
 STUDY = """\
@@ -46,8 +47,8 @@ def rows(tmp_path_factory):
 
 def attack(rows, study, **effort):
     found = read_study(rows / study)
-    with _quiet():
-        data = _hospital(found, "north", found.sites["north"]).data
+    with quiet():
+        data = hospital_of(found, "north", found.sites["north"]).data
         return local.attack(found, "north", data, local.Effort(**{"steps": 20, "shadows": 0, **effort}))
 
 
@@ -93,8 +94,8 @@ def test_membership_is_told_where_few_rows_are_learned_by_heart(rows):
             "train.optimiser={kind: adam, lr: 0.05}",
         ],
     )
-    with _quiet():
-        data = _hospital(found, "north", found.sites["north"]).data
+    with quiet():
+        data = hospital_of(found, "north", found.sites["north"]).data
         told = local.attack(found, "north", data, local.Effort(steps=1, shadows=8)).members[0]
     assert (told.models, told.cases) == (8, 24)
     assert told.by_loss > 0.6
@@ -105,7 +106,7 @@ def test_too_few_cases_are_said(rows):
     lines = (rows / "north.csv").read_text().splitlines(keepends=True)
     (rows / "few.csv").write_text("".join(lines[:9]))
     study = read_study(rows / "bare.yaml", ["sites.north=few.csv"])
-    data = _hospital(study, "north", study.sites["north"]).data
+    data = hospital_of(study, "north", study.sites["north"]).data
     with pytest.raises(
         PrivacyError, match="site 'north': 8 cases; a leakage audit attacks 8 and compares them"
     ):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from medfed import run
+from medfed.build import module_of
 from medfed.errors import StudyError
 from medfed.networks._partial import adapt, prepare, thaw, train_only
 from medfed.networks.unet import UNet
@@ -108,7 +109,7 @@ def test_a_study_trains_and_sends_a_part_of_what_another_one_learnt(place):
         part = study(place, name, more)
         done = run.train(part, out=place / name)
         final = torch.load(done.checkpoint("federated"), weights_only=True)["state_dict"]
-        module = run._module(part)
+        module = module_of(part)
         module.load_state_dict(final)  # whole: with what was never exchanged
         exchanged = weights_of(module, trained_only=True)
         if trained is not None:
@@ -130,7 +131,7 @@ def test_a_study_trains_and_sends_a_part_of_what_another_one_learnt(place):
 
 
 def test_what_a_study_begins_with_counts_in_its_digest_and_where_it_lies_does_not(place):
-    run.save_checkpoint(place / "one.ckpt", weights_of(run._module(read_study(place / "whole.yaml"))), 0)
+    run.save_checkpoint(place / "one.ckpt", weights_of(module_of(read_study(place / "whole.yaml"))), 0)
     (place / "elsewhere").mkdir(exist_ok=True)
     (place / "elsewhere" / "two.ckpt").write_bytes((place / "one.ckpt").read_bytes())
     digests = {}

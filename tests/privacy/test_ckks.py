@@ -13,7 +13,7 @@ import torch
 from answering import SITES, STUDY, answer, model
 
 import medfed
-from medfed.audit import AuditLog
+from medfed.audit.log import AuditLog
 from medfed.errors import PrivacyError, QuorumError, StudyError
 from medfed.exchange import MemoryExchange
 from medfed.hub import Plan, coordinate, newest

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from medfed.accounting import Charge, epsilon
+from medfed.dp.accounting import Charge, epsilon
 from medfed.errors import PrivacyError
 from medfed.exchange import MemoryExchange
 from medfed.privacy import client_dp
@@ -181,7 +181,7 @@ def test_shares_of_noise_under_a_secure_sum_add_up_to_the_whole():
 
 
 def test_only_the_noised_mean_reaches_the_rule_and_a_resumed_hub_keeps_its_clip(tmp_path):
-    from medfed.audit import AuditLog
+    from medfed.audit.log import AuditLog
     from medfed.hub import newest
     from medfed.round import contribute, receive
 

@@ -10,8 +10,8 @@ from contracts.test_networks import FEATURES, INPUTS, NETWORKS, OUTPUTS, SMALL, 
 from torch import nn
 
 from medfed import kinds
+from medfed.dp.training import check_layers, many_gradients, single_gradient, trained
 from medfed.networks import Network, replace_batch_norms
-from medfed.private_training import check_layers, many_gradients, single_gradient, trained
 
 torch.set_num_threads(1)
 

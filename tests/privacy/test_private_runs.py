@@ -10,8 +10,8 @@ import torch
 from answering import SITES, STUDY, answer, model
 
 import medfed
-from medfed import enrol
-from medfed.audit import AuditLog
+from medfed.audit.log import AuditLog
+from medfed.enrolment import enrol
 from medfed.errors import PrivacyError
 from medfed.exchange.folder import Folder
 from medfed.hub import Plan, coordinate

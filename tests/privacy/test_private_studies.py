@@ -13,11 +13,12 @@ import yaml
 from hospitals import make_hospital
 
 import medfed
-from medfed import kinds, run
-from medfed.accounting import epsilon
+from medfed import kinds
+from medfed.build import hospital_of, module_of
+from medfed.dp.accounting import epsilon
+from medfed.dp.ledger import Ledger, data_set
 from medfed.errors import StudyError
 from medfed.privacy import Privacy
-from medfed.privacy_ledger import Ledger, data_set
 from medfed.rules.fedavg import FedAvg
 from medfed.study import _agree, read_study
 from medfed.weights import weights_of
@@ -158,10 +159,10 @@ def test_survival_is_refused_with_dp_sgd_and_says_why(tmp_path):
 @pytest.mark.parametrize("privacy", [DP_SGD, CENTRAL, LOCAL])
 def test_the_network_has_no_batch_norm_at_any_side(tmp_path, privacy):
     study = read_study(written(tmp_path, network={"norm": "batch"}, privacy=privacy))
-    names = weights_of(run._module(study))
+    names = weights_of(module_of(study))
     assert not any("running" in name for name in names)
     plain = read_study(written(tmp_path, network={"norm": "batch"}))
-    assert any("running" in name for name in weights_of(run._module(plain)))
+    assert any("running" in name for name in weights_of(module_of(plain)))
 
 
 # ---------------------------------------------------------------------------------------------- a whole run
@@ -201,7 +202,7 @@ def tiny(folder: Path, privacy: str) -> Path:
 
 
 def patients(study, site: str, where: Path):
-    hospital = run._hospital(study, site, str(where))
+    hospital = hospital_of(study, site, str(where))
     return data_set(hospital.data.patients("train"), hospital.secret)
 
 

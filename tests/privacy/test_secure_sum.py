@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import torch
 
-from medfed.audit import AuditLog
+from medfed.audit.log import AuditLog
 from medfed.errors import MedfedError, PrivacyError, QuorumError
 from medfed.exchange import MemoryExchange
 from medfed.privacy._masks import FixedPoint

@@ -15,9 +15,9 @@ import pytest
 from click.testing import CliRunner
 
 from medfed.cli import main
-from medfed.data.preflight import MEANINGS, Preflight, Wanted, as_json, check
-from medfed.data.preflight_case import overlay_pixels, scanner
-from medfed.data.preflight_report import page, write_page
+from medfed.data.preflight.case import overlay_pixels, scanner
+from medfed.data.preflight.preflight import MEANINGS, Preflight, Wanted, as_json, check
+from medfed.data.preflight.report import page, write_page
 from medfed.data.settings import Images
 from medfed.errors import DataError
 

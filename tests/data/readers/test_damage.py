@@ -205,7 +205,7 @@ def test_a_cause_not_foreseen_becomes_our_error_without_its_words(tmp_path, monk
     def fail(*_):
         raise ValueError("CANARY")
 
-    monkeypatch.setattr("medfed.data.dicom.frames_of", fail)
+    monkeypatch.setattr("medfed.data.dicom.volumes.frames_of", fail)
     with pytest.raises(ImageError, match="cannot be read \\(ValueError\\)") as refusal:
         read(paths[0])
     assert refusal.value.__context__ is None

@@ -9,9 +9,9 @@ from pydicom import uid
 from pydicom.datadict import keyword_for_tag
 from test_encodings import SYNTAXES, encode
 
-from medfed.data.dicom_elements import PIXELS, Elements, Short
-from medfed.data.dicom_file import open_dicom
-from medfed.data.dicom_frame import PER_FRAME
+from medfed.data.dicom.elements import PIXELS, Elements, Short
+from medfed.data.dicom.file import open_dicom
+from medfed.data.dicom.frame import PER_FRAME
 from medfed.errors import ImageError
 
 

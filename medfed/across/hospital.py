@@ -1,0 +1,505 @@
+"""`medfed train --site`: one hospital's part in a study, from its site file to its own report.
+
+The study comes from the hub and is held to the digest that the hospital agreed to and to its own policy. Images, results
+of single patients, the site's secret and its own model stay; what leaves is an `Update` (`round.py`).
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from medfed import run, wire
+from medfed.across.consent import agree, agreed
+from medfed.across.policy import egress_of, in_words, refusals
+from medfed.across.site_file import SiteFile, read_site, secret_of
+from medfed.audit.log import AuditLog
+from medfed.build import hospital_of, module_of, training_of
+from medfed.dp import facts as privacy_facts
+from medfed.dp.ledger import Ledger, data_set
+from medfed.egress import Egress
+from medfed.errors import ExchangeError, MedfedError, StudyError
+from medfed.evaluation.aggregate import aggregate, cooled
+from medfed.evaluation.leaving import scalars_of
+from medfed.evaluation.rows import FEDERATED, UNTRAINED, local, read_cases
+from medfed.evaluation.summary import last_round, read_rounds
+from medfed.exchange import Receipt
+from medfed.federate import FederatedCallback
+from medfed.hub import RoundReport
+from medfed.measuring.measure import Hospital
+from medfed.measuring.models import measure_at, usable
+from medfed.plan import check_planned
+from medfed.record.folder import RunFolder, save_checkpoint, write_whole
+from medfed.record.opening import begin, write_round
+from medfed.record.progress import Progress, Silent, warnings_said
+from medfed.record.quiet import quiet
+from medfed.record.status import FILE as STATUS
+from medfed.record.status import Status, stamp
+from medfed.round import Answer, contribute, receive, withdraw
+from medfed.signing import Identity
+from medfed.site import Training, train_alone, train_site
+from medfed.study import Study, digest, shared, study_of
+from medfed.update import Global, Update
+from medfed.weights import Weights, weights_of
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+# How much of a study's digest names its run folder, and how much of it a person must type to agree.
+NAMED_BY, TYPED = 8, 12
+
+# How often the status file says when the hub was last reached.
+CONTACT_S = 5.0
+
+# Where the first process of a hospital tells those that Lightning starts beside it (several GPUs) what it received.
+_RUN, _MODEL = "MEDFED_RUN", "MEDFED_MODEL"
+
+Ask = Callable[[str], bool]
+
+
+def take_part(
+    site_file: Path, *, accept: str = "", progress: Progress | None = None, ask: Ask | None = None
+) -> RunFolder | None:
+    """Take part in the study that the hub offers, to its end; return this hospital's run folder.
+
+    It goes on by itself where an earlier process was stopped. `accept` is the digest of a study that was agreed to
+    already, `ask` shows a study in words and returns whether someone agrees. Returns None in a process that only trains
+    beside the first one (several GPUs).
+
+    Raises:
+        StudyError: if the site file cannot be used, or policy or people refuse the study.
+        ExchangeError: if the hub cannot be believed, or closed the study.
+        DataError: if the hospital's folder cannot be used.
+    """
+    site = read_site(site_file)
+    secret = secret_of(Path(site.secret))
+    if _beside():
+        _train_beside(site, secret)
+        return None
+    progress = progress or Silent()
+    with warnings_said(progress), quiet():
+        progress.say(f"site {site.name} asks the hub for the study")
+        known, text = site.exchange.offered()
+        study = _study(text, known, site)
+        folder = RunFolder(Path(site.out) / f"{study.name}-{known[:NAMED_BY]}")
+        if folder.facts.exists() and "finished" in folder.read_facts():
+            progress.say(f"this study is over here; if it was started anew, move {folder.path} away first")
+            return folder
+        status = Status(folder.path / STATUS, study=study.name, digest=known, rounds=study.train.rounds)
+        with _told(status):
+            _take_part(site, secret, study, folder, status, progress, accept, ask)
+    return folder
+
+
+def _take_part(
+    site: SiteFile,
+    secret: bytes,
+    study: Study,
+    folder: RunFolder,
+    status: Status,
+    progress: Progress,
+    accept: str,
+    ask: Ask | None,
+) -> None:
+    known = digest(study)
+    check_planned(study)
+    hospital = hospital_of(study, site.name, site.data, secret)
+    progress.say(f"{site.name}: {hospital.data.index.describe()}")
+    for note in hospital.data.notes:
+        progress.say(f"{site.name}: {note}")
+    audit = audit_of(site, folder)
+    _hold_to_policy(site, study, hospital, folder, audit)
+    _hold_to_consent(Path(site.out), study, known, accept, ask, audit)
+    began = time.monotonic()
+    facts = begin(folder, study, {site.name: hospital.data})
+    audit.write("began", study=known, sites=[site.name], resumed=folder.rounds.exists())
+    status.tell(state="waiting for the hub")
+    side: Any = site.exchange.open_site(known, site.name, folder.site(site.name))
+    closing = _closing(site, study, hospital, folder, status, progress)
+    try:
+        with _contact(side, status):
+            if site.name in study.held_out:
+                egress = egress_of(study, site.policy)
+                final = _evaluate(site.name, side, folder, audit, egress, closing)
+            else:
+                final = _train(site, study, hospital, side, folder, status, progress, audit, closing)
+    finally:
+        progress.stop()
+        side.close()
+    save_checkpoint(folder.checkpoint(FEDERATED), final.weights, final.round)
+    if study.evaluation.local_models and site.name in study.sites:
+        status.tell(state="training its own model, to compare")
+        _compare(site, study, hospital, folder, progress)
+    run.report(folder.path)
+    if site.name in study.sites:
+        facts["privacy"] |= privacy_facts.spent(study, {site.name: Path(site.out)})
+    folder.write_facts({**facts, "seconds": round(time.monotonic() - began, 1), "finished": stamp()})
+    status.tell(state="finished")
+
+
+# ---------------------------------------------------------------------------------------------- before anything trains
+
+
+def _study(text: str, known: str, site: SiteFile) -> Study:
+    study = study_of(text, "the hub's study")
+    if digest(study) != known:
+        raise ExchangeError(
+            f"the hub offers study {known[:TYPED]}, but the file it sends is study {digest(study)[:TYPED]}; do hub and site "
+            f"run the same version of medfed?"
+        )
+    if site.name not in study.sites and site.name not in study.held_out:
+        others = ", ".join(sorted({*study.sites, *study.held_out}))
+        raise StudyError(
+            f"study '{study.name}' has no site '{site.name}' (it has {others}); the coordinator adds it, or name in the site "
+            f"file is another"
+        )
+    return study
+
+
+def audit_of(site: SiteFile, folder: RunFolder) -> AuditLog:
+    """Return the run's audit log, signed with the site's key where it has one."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    credentials = getattr(site.exchange, "credentials", "")
+    return AuditLog(folder.audit, Identity(Path(credentials)) if credentials else None)
+
+
+def _hold_to_policy(
+    site: SiteFile, study: Study, hospital: Hospital, folder: RunFolder, audit: AuditLog
+) -> None:
+    trains = site.name in study.sites
+    cases = hospital.data.examples if trains else len(usable(hospital))
+    reasons = refusals(site.policy, study.at(site.name), cases)
+    if not reasons:
+        return
+    audit.write("declined", study=digest(study), site=site.name, reason="; ".join(reasons))
+    # The hub hears that it need not wait, and nothing of why.
+    side: Any = site.exchange.open_site(digest(study), site.name, folder.site(site.name))
+    withdraw(side, site.name, "this hospital's policy does not allow the study", audit)
+    side.close()
+    told = "\n  ".join(reasons)
+    raise StudyError(f"this hospital's policy does not allow study '{study.name}':\n  {told}")
+
+
+def _hold_to_consent(
+    out: Path, study: Study, known: str, accept: str, ask: Ask | None, audit: AuditLog
+) -> None:
+    if agreed(out, known):
+        return
+    words = in_words(study, known)
+    if accept:
+        if len(accept) < TYPED or not known.startswith(accept.lower()):
+            raise StudyError(
+                f"--accept {accept}: the hub offers study {known}; agree to that one, with at least {TYPED} of its digits, "
+                f"or to none"
+            )
+    elif ask is None:
+        page = out / f"{study.name}-{known[:NAMED_BY]}.txt"
+        write_whole(page, words.encode())
+        write_whole(page.with_suffix(".yaml"), shared(study).encode())
+        raise StudyError(
+            f"nobody here has agreed to study '{study.name}' yet. Read {page}, then run once\n"
+            f"  medfed train --site ... --accept {known}"
+        )
+    elif not ask(words):
+        raise StudyError(f"study '{study.name}' was not agreed to; nothing was trained and nothing was sent")
+    agree(out, known, getpass.getuser())
+    audit.write("agreed", study=known, by=getpass.getuser())
+
+
+# ---------------------------------------------------------------------------------------------- in the study
+
+
+def _training(site: SiteFile, study: Study, hospital: Hospital) -> Training:
+    egress = egress_of(study, site.policy, len(hospital.data.cases("val")))
+    return replace(
+        training_of(study, site.name), accelerator=site.accelerator, devices=site.devices, egress=egress
+    )
+
+
+def _train(
+    site: SiteFile,
+    study: Study,
+    hospital: Hospital,
+    side: Any,
+    folder: RunFolder,
+    status: Status,
+    progress: Progress,
+    audit: AuditLog,
+    closing: Callable[[Global], Mapping[str, float]],
+) -> Global:
+    module, data = module_of(study, site.name), hospital.data
+    progress.start(
+        f"{study.name}: site {site.name}",
+        {site.name: data.examples},
+        study.train.rounds,
+        run.SHOWN[study.task.needs],
+    )
+    first = _First(side, folder.path)
+    train_site(
+        site.name,
+        module,
+        data,
+        first,
+        _training(site, study, hospital),
+        folder=folder.site(site.name),
+        examples=data.examples,
+        audit=audit,
+        callbacks=[_shown(site.name, study, folder, status, progress)],
+        resume=True,
+        closing=closing,
+        study=digest(study),
+        # One ledger for all studies of this hospital, beside their run folders.
+        ledger=Ledger(Path(site.out), site.policy.epsilon_ceiling, site.policy.delta),
+        dataset=data_set(data.patients("train"), hospital.secret),
+        items=data.items_by_patient() if study.privacy.trains_privately else (),
+        say=progress.say,
+    )
+    if first.received is None or not first.received.final:
+        raise ExchangeError(f"site '{site.name}': training ended before the study did")
+    if last_round(read_rounds(folder.rounds)) < first.received.round:
+        _write_evaluated(folder, site.name, first.received)  # the study ended while this site was down
+    return first.received
+
+
+def _evaluate(
+    name: str,
+    side: Any,
+    folder: RunFolder,
+    audit: AuditLog,
+    egress: Egress,
+    closing: Callable[[Global], Mapping[str, float]],
+) -> Global:
+    """Wait for the final model, and report how it does here: a site that trains nothing."""
+    from medfed.privacy import NoPrivacy
+
+    received = receive(side, name, 0, audit)
+    while not received.final:
+        received = receive(side, name, received.round + 1, audit)
+    _write_evaluated(folder, name, received)
+    report = Update(name, received.round + 1, {}, 0, dict(closing(received)))
+    contribute(side, NoPrivacy(), report, received.weights, audit, egress)
+    return received
+
+
+def _write_evaluated(folder: RunFolder, name: str, received: Global) -> None:
+    """Write down that this site had no part in the last round, and whose model it measures."""
+    write_round(folder, RoundReport(received.round, (Answer(name, "evaluated"),), 0.0, 0))
+
+
+def _closing(
+    site: SiteFile,
+    study: Study,
+    hospital: Hospital,
+    folder: RunFolder,
+    status: Status,
+    progress: Progress,
+) -> Callable[[Global], Mapping[str, float]]:
+    """Return what measures the final model on this hospital's test cases and names the results that may leave."""
+
+    def measured(received: Global) -> Mapping[str, float]:
+        status.tell(state="measuring the final model", round=received.round)
+        progress.say("measuring the final model on this hospital's test cases")
+        models: dict[str, Weights] = {
+            UNTRAINED: weights_of(module_of(study)),
+            FEDERATED: {**weights_of(module_of(study)), **received.weights},
+        }
+        folder.cases.unlink(missing_ok=True)
+        measure_at(study, folder, hospital, models)
+        if site.policy.rows == "none" or not folder.cases.exists():
+            return {}
+        classes = getattr(study.task, "classes", ())
+        cases = read_cases(folder.cases)
+        if study.evaluation.temperature:
+            cases, _ = cooled(cases, classes)
+        rows = aggregate(
+            cases,
+            round=received.round,
+            seed=study.seed,
+            classes=classes,
+            held_out=tuple(study.held_out),
+            minimum=max(site.policy.smallest_group, study.evaluation.smallest_group),
+            draws=study.evaluation.draws,
+        )
+        return scalars_of(row for row in rows if row.site == site.name)
+
+    return measured
+
+
+def _compare(site: SiteFile, study: Study, hospital: Hospital, folder: RunFolder, progress: Progress) -> None:
+    """Train the hospital's own model on its cases alone and measure it too; neither it nor its results leave."""
+    path = folder.checkpoint(local(site.name))
+    module = module_of(study, site.name)
+    if path.exists():
+        own = torch.load(path, weights_only=True)["state_dict"]
+    else:
+        progress.say(f"{site.name}: its own model, for comparison; it stays here")
+        alone = replace(_training(site, study, hospital), devices=1)
+        train_alone(site.name, module, hospital.data, alone, folder=folder.site(site.name))
+        own = weights_of(module)
+        save_checkpoint(path, own, study.train.rounds)
+    federated = torch.load(folder.checkpoint(FEDERATED), weights_only=True)["state_dict"]
+    whole = weights_of(module_of(study))
+    folder.cases.unlink(missing_ok=True)
+    measure_at(
+        study,
+        folder,
+        hospital,
+        {UNTRAINED: whole, FEDERATED: {**whole, **federated}, local(site.name): own},
+    )
+
+
+# ---------------------------------------------------------------------------------------------- what is shown
+
+
+def _shown(name: str, study: Study, folder: RunFolder, status: Status, progress: Progress) -> pl.Callback:
+    import pytorch_lightning as pl
+
+    class Shown(pl.Callback):
+        """Tells display, status file and rounds.jsonl how far this site is."""
+
+        def __init__(self) -> None:
+            self._round, self._began = 0, time.monotonic()
+
+        def on_train_batch_start(
+            self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+        ) -> None:
+            steps = int(trainer.num_training_batches)
+            epochs = study.at(name).train.epochs
+            done = (trainer.current_epoch % epochs) * steps + batch_idx
+            progress.training(name, done, steps * epochs)
+            status.tell(state="training", step=done, steps=steps * epochs)
+
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            federated = next(one for one in trainer.callbacks if isinstance(one, FederatedCallback))  # type: ignore[attr-defined]
+            if federated.round <= self._round or not trainer.is_global_zero:
+                return
+            seconds, self._began = time.monotonic() - self._began, time.monotonic()
+            self._round = federated.round
+            answer = Answer(name, "merged", examples=0, seconds=seconds, scalars=federated.scores)
+            found = RoundReport(federated.round, (answer,), seconds, 0)
+            progress.round(found)
+            write_round(folder, found)
+            status.tell(round=federated.round, scores=dict(federated.scores))
+
+    return Shown()
+
+
+@contextmanager
+def _contact(side: Any, status: Status) -> Iterator[None]:
+    """Keep the status file's word on when the hub was last reached."""
+    over = threading.Event()
+
+    def tell() -> None:
+        while not over.wait(CONTACT_S):
+            if side.contact_s is not None:
+                status.tell(last_contact=stamp(side.contact_s))
+
+    thread = threading.Thread(target=tell, name="medfed-contact", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
+def _told(status: Status) -> Iterator[None]:
+    """Write down how it ended, if it did not end well; Lightning ends an interrupted process by SystemExit."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        status.tell(state="interrupted")
+        raise KeyboardInterrupt from None
+    except BaseException as error:
+        # Another library's message may quote a path or a header.
+        status.tell(
+            state="stopped", reason=str(error) if isinstance(error, MedfedError) else type(error).__name__
+        )
+        raise
+
+
+# ---------------------------------------------------------------------------------------------- several GPUs
+
+
+class _First:
+    """The exchange as the first process of a hospital uses it; what it received is told to those beside it."""
+
+    def __init__(self, side: Any, run_folder: Path) -> None:
+        self._side = side
+        self.received: Global | None = None
+        os.environ[_RUN] = str(run_folder)
+
+    def fetch(self, site: str, round: int) -> Global:
+        self.received = self._side.fetch(site, round)
+        os.environ[_MODEL] = str(self._side.taken)
+        assert self.received is not None
+        return self.received
+
+    def receipt(self, update: Update) -> Receipt:
+        return self._side.receipt(update)
+
+    def send(self, update: Update) -> None:
+        self._side.send(update)
+
+    @property
+    def closed(self) -> bool:
+        return self._side.closed
+
+    def withdraw(self, site: str, reason: str) -> None:
+        self._side.withdraw(site, reason)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._side, name)  # letters and receipts: as they are
+
+
+class _Beside:
+    """The exchange of a process that Lightning started beside the first: it reads what that one received."""
+
+    def fetch(self, site: str, round: int) -> Global:
+        return wire.read_global(Path(os.environ[_MODEL]))
+
+    def receipt(self, update: Update) -> Receipt:
+        raise ExchangeError(f"site '{update.site}': only the hospital's first process sends")
+
+    def send(self, update: Update) -> None:
+        raise ExchangeError(f"site '{update.site}': only the hospital's first process sends")
+
+    @property
+    def closed(self) -> bool:
+        return False  # the first process sees it, and stops the others
+
+    def withdraw(self, site: str, reason: str) -> None:
+        pass  # the first process stops too, and says so
+
+
+def _beside() -> bool:
+    return _RUN in os.environ and int(os.environ.get("LOCAL_RANK", "0")) > 0
+
+
+def _train_beside(site: SiteFile, secret: bytes) -> None:
+    folder = RunFolder(Path(os.environ[_RUN]))
+    study = study_of(folder.study.read_text(encoding="utf-8"), "study.yaml")
+    hospital = hospital_of(study, site.name, site.data, secret)
+    beside: Any = _Beside()  # it posts no letters: only `contribute` does, which is the first process's
+    with quiet():
+        train_site(
+            site.name,
+            module_of(study, site.name),
+            hospital.data,
+            beside,
+            _training(site, study, hospital),
+            folder=folder.site(site.name),
+            examples=hospital.data.examples,
+            logger=False,
+            resume=True,
+        )

@@ -1,0 +1,1 @@
+"""What crossed a hospital's wall, as a signed chain of lines, and as a page for people."""

@@ -1,0 +1,3 @@
+"""The command line."""
+
+from medfed.cli.commands import main as main

@@ -1,0 +1,96 @@
+"""`medfed fingerprint` and `medfed purge`: what a hospital's data are like, and what is kept of them beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from medfed.cli.told import told
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.group()
+def fingerprint() -> None:
+    """What all hospitals' images are like: sums that may be shared, and the settings that follow."""
+
+
+@fingerprint.command()
+@click.argument("folder", type=_PATH)
+@click.argument("out", type=_PATH)
+@click.option(
+    "--secret", "secret_file", type=_PATH, help="The file with the site's secret, as for `medfed check`."
+)
+@click.option("--grid", type=click.Choice(["hu", "relative"]), default="relative", show_default=True,
+              help="Of the intensities: hu for CT. The same at every site.")  # fmt: skip
+@click.option("--classes", type=int, help="How many classes the task has, the background included.")
+@click.option("--channels", type=int, default=1, show_default=True)
+@click.option("--fewest", type=int, default=10, show_default=True, help="Withhold counts of fewer patients.")
+@told
+def make(
+    folder: Path,
+    out: Path,
+    secret_file: Path | None,
+    grid: Literal["hu", "relative"],
+    classes: int | None,
+    channels: int,
+    fewest: int,
+) -> None:
+    """Write a hospital's own fingerprint to OUT, for its privacy officer to read before it is given away."""
+    import os
+
+    from medfed.check import _secret
+    from medfed.data import fingerprint as prints
+    from medfed.data.index import index_folder
+
+    # Which cases are in 'train' depends on the secret where the folder does not say.
+    index = index_folder(folder, site_secret=_secret(secret_file) or os.urandom(32))
+    found = prints.fingerprint(index, grid=grid, classes=classes, channels=channels, fewest=fewest)
+    out.write_bytes(prints.to_json(found))
+    click.echo(f"{out}: counts and sums over {found.cases} training cases of {found.patients} patients")
+    click.echo(
+        f"withheld, as fewer than {fewest} patients stand behind them: {found.withheld} classes or histograms"
+    )
+    click.echo("Nothing in it is of one patient. It is not sent: give the file to the coordinator.")
+
+
+@fingerprint.command()
+@click.argument("files", nargs=-1, required=True, type=_PATH)
+@click.option("--voxels", type=int, default=96**3, show_default=True, help="The most that a patch may have.")
+@click.option("--normalise", type=click.Choice(["auto", "zscore", "nyul"]), default="auto", show_default=True)
+@told
+def merge(files: tuple[Path, ...], voxels: int, normalise: Literal["auto", "zscore", "nyul"]) -> None:
+    """Print the `data` section of a study that the hospitals' fingerprints give."""
+    import yaml
+
+    from medfed.data import fingerprint as prints
+    from medfed.errors import DataError
+
+    parts = []
+    for path in files:
+        try:
+            parts.append(prints.from_json(path.read_bytes()))
+        except OSError:
+            raise DataError(f"{path}: can't be read; give the files that the hospitals gave") from None
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+    merged = prints.merge(parts)
+    click.echo(f"# from {merged.sites} hospitals, {merged.patients} patients, {merged.cases} cases")
+    section = prints.proposal(merged, voxels=voxels, normalise=normalise)
+    click.echo(yaml.safe_dump({"data": section}, sort_keys=False, default_flow_style=None), nl=False)
+
+
+@click.command(short_help="Delete prepared images that are kept on disk.")
+@click.argument("folder", required=False, type=_PATH)
+@told
+def purge(folder: Path | None) -> None:
+    """Delete what `cache: disk` keeps of patients' images: below FOLDER, or wherever this account keeps it."""
+    from medfed.data.cache import cache_root
+    from medfed.data.cache import purge as purged
+
+    root = folder if folder is not None else cache_root()
+    places = [root, *sorted(path for path in root.iterdir() if path.is_dir())] if root.is_dir() else []
+    count = sum(purged(place) for place in places)
+    click.echo(f"{root}: {count} prepared cases deleted")

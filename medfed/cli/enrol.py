@@ -1,0 +1,128 @@
+"""`medfed enrol`: who takes part. What each command does is in `enrolment/`; here it is parsed, called and told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from medfed.cli.told import told
+
+# Where each side keeps its credentials unless told otherwise.
+COORDINATOR, HOSPITAL = "enrolment", "credentials"
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+@click.group()
+def enrol() -> None:
+    """Who takes part: certificates for the hub and the hospitals."""
+
+
+@enrol.command()
+@click.argument("name")
+@click.option(
+    "--host", "hosts", multiple=True, required=True, help="name or address of the broker; may be repeated"
+)
+@click.option("--port", default=4222, show_default=True, help="NATS over TLS")
+@click.option(
+    "--websocket-port", default=443, show_default=True, help="WebSocket over TLS, for strict firewalls"
+)
+@click.option(
+    "--listen", default="0.0.0.0", show_default=True, help="the address on which the broker listens"
+)
+@click.option("--disk", default="", help="what the broker may store, such as 20GB; by default what there is")
+@click.option("--folder", type=_FOLDER, default=COORDINATOR, show_default=True)
+@told
+def init(
+    name: str, hosts: tuple[str, ...], port: int, websocket_port: int, listen: str, disk: str, folder: Path
+) -> None:
+    """Coordinator: make a federation's authority and the hub's and broker's certificates."""
+    from medfed.enrolment import enrol as work
+
+    fingerprint = work.init(folder, name, hosts, port, websocket_port, listen, disk)
+    click.echo(
+        f"federation {name} is made. Back up {folder}: its authority.key is what every certificate rests on."
+    )
+    click.echo(f"The authority's fingerprint, to be read out to the hospitals:\n  {fingerprint}")
+
+
+@enrol.command()
+@click.argument("name")
+@click.option("--folder", type=_FOLDER, default=HOSPITAL, show_default=True)
+@told
+def site(name: str, folder: Path) -> None:
+    """Hospital: make a private key, which stays here, and a request for a certificate."""
+    from medfed.enrolment import enrol as work
+
+    path, fingerprint = work.request(folder, name)
+    click.echo(f"Send this file to the coordinator: {path}")
+    click.echo(f"Its fingerprint, to be read out to the coordinator:\n  {fingerprint}")
+
+
+@enrol.command()
+@click.argument("request", type=_FILE)
+@click.option(
+    "--days", type=click.IntRange(1, 3650), default=730, show_default=True, help="how long it holds"
+)
+@click.option("--yes", is_flag=True, help="the fingerprint was compared already")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="the kit's path; by default NAME.kit"
+)
+@click.option("--folder", type=_FOLDER, default=COORDINATOR, show_default=True)
+@told
+def sign(request: Path, days: int, yes: bool, out: Path | None, folder: Path) -> None:
+    """Coordinator: answer a hospital's request with a kit."""
+    from medfed.enrolment import enrol as work
+
+    name, fingerprint = work.request_fingerprint(request)
+    click.echo(f"site {name} asks for a certificate; its fingerprint is\n  {fingerprint}")
+    if not yes:
+        click.confirm("Does the hospital read out the same?", abort=True)
+    kit = out or Path(f"{name}.kit")
+    signed = work.sign(folder, request, kit, days)
+    click.echo(
+        f"Send this file to {name}: {kit} (it holds no secret; the certificate holds until {signed.expires:%Y-%m-%d})"
+    )
+
+
+@enrol.command()
+@click.argument("kit", type=_FILE)
+@click.option("--authority", default="", help="the fingerprint that the coordinator read out")
+@click.option("--folder", type=_FOLDER, default=HOSPITAL, show_default=True)
+@told
+def accept(kit: Path, authority: str, folder: Path) -> None:
+    """Hospital: take the coordinator's kit."""
+    from medfed.enrolment import enrol as work
+
+    accepted = work.accept(folder, kit, authority)
+    click.echo(f"site {accepted.site} is enrolled until {accepted.expires:%Y-%m-%d}; it reaches the hub at")
+    for url in work.urls_of(folder):
+        click.echo(f"  {url}")
+
+
+@enrol.command()
+@click.argument("name")
+@click.option("--serial", default="", help="only the certificate with this serial number")
+@click.option("--folder", type=_FOLDER, default=COORDINATOR, show_default=True)
+@told
+def revoke(name: str, serial: str, folder: Path) -> None:
+    """Coordinator: take a site's certificates back; a running hub and broker hear of it at once."""
+    from medfed.enrolment import enrol as work
+
+    for one in work.revoke(folder, name, serial):
+        click.echo(f"revoked: site {one.site}, serial {one.serial}")
+
+
+@enrol.command("list")
+@click.option("--folder", type=_FOLDER, default=COORDINATOR, show_default=True)
+@told
+def list_(folder: Path) -> None:
+    """Coordinator: every certificate, until when it holds, and whether it was revoked."""
+    from medfed.enrolment import enrol as work
+
+    work.federation_of(folder)
+    for one in work.enrolled(folder):
+        left = f", {one.days_left} days left" if one.status in ("valid", "expires soon") else ""
+        click.echo(f"{one.site:24} {one.status:12} until {one.expires:%Y-%m-%d}{left}  serial {one.serial}")

@@ -1,0 +1,267 @@
+"""One DICOM file: its header's elements, how its pixels are encoded, and where they lie."""
+
+from __future__ import annotations
+
+import os
+import stat
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from medfed.data.dicom.elements import DOUBLE_PIXELS, FLOAT_PIXELS, PIXELS, UNDEFINED, VRS, Elements, Short
+from medfed.data.limit import EXPANSION_FREE_BYTES, MAX_EXPANSION
+from medfed.errors import ImageError
+
+IMPLICIT = "1.2.840.10008.1.2"
+EXPLICIT = "1.2.840.10008.1.2.1"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+NATIVE = frozenset((IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN))
+
+# Most headers are shorter than this, so that one read gets them whole.
+_FIRST_READ = 1 << 14
+# The header of an enhanced object of 10,000 frames takes about 30 MB.
+_MAX_HEADER = 1 << 28
+# A deflated header larger than this is made to cost time: empty items deflate 1000 times.
+_MAX_DEFLATED_HEADER = 1 << 26
+_META_VRS = (b"OB", b"OW", b"UN", b"SQ", b"UT", b"UC", b"UR")
+
+
+@dataclass(frozen=True, slots=True)
+class DicomFile:
+    """A DICOM file whose header was read and whose pixels were not."""
+
+    path: str
+    elements: Elements
+    syntax: str  # transfer syntax UID
+    start: int  # first byte of the dataset; in a deflated file, elements count from what it unpacks to
+    size: int
+    memo: dict[str, Any] = field(
+        default_factory=dict, compare=False, repr=False
+    )  # what reading pixels found out
+
+    @property
+    def big_endian(self) -> bool:
+        """Whether numbers are stored with their high byte first."""
+        return self.syntax == BIG_ENDIAN
+
+    @property
+    def encapsulated(self) -> bool:
+        """Whether the pixels are stored in compressed fragments."""
+        return self.syntax not in NATIVE
+
+    def pixels(self) -> tuple[int, int, int]:
+        """Return the tag, first byte and length of the pixel data.
+
+        Raises:
+            ImageError: if there are none, or the file ends before they do.
+        """
+        for tag in (PIXELS, FLOAT_PIXELS, DOUBLE_PIXELS):
+            if tag in self.elements:
+                at, length, _ = self.elements.where(tag)
+                if (length == UNDEFINED) != self.encapsulated:
+                    kind = "compressed" if self.encapsulated else "uncompressed"
+                    raise ImageError(
+                        f"the transfer syntax says {kind} pixels, the pixel data are not; file damaged"
+                    )
+                if self.syntax != DEFLATED and length != UNDEFINED and at + length > self.size:
+                    raise ImageError(
+                        f"truncated: the pixel data announce {length} bytes, the file holds"
+                        f" {self.size - at} of them;"
+                        " copy the file again"
+                    )
+                return tag, at, length
+        raise ImageError("an image without pixel data; the file is truncated or damaged, copy it again")
+
+    def read(self, at: int, length: int) -> bytes:
+        """Return bytes of the file, or of what it unpacks to.
+
+        Raises:
+            ImageError: if it holds fewer.
+        """
+        if self.syntax == DEFLATED:
+            data = self._unpacked(at + length)[at : at + length]
+        else:
+            with open(self.path, "rb", buffering=0) as file:
+                data = _all_of(file.fileno(), at, length)
+        if len(data) < length:
+            raise ImageError(f"truncated: {length} bytes are announced, {len(data)} are there; copy it again")
+        return data
+
+    def _unpacked(self, length: int) -> bytes:
+        if len(self.memo.get("unpacked", b"")) < length:
+            with open(self.path, "rb", buffering=0) as file:
+                packed = _all_of(file.fileno(), 0, self.size)
+            # All frames at once, so that each does not unpack those before it again.
+            _, at, size = self.pixels()
+            self.memo["unpacked"], _ = inflate(packed, self.start, max(length, at + size))
+        return self.memo["unpacked"]
+
+
+def _all_of(descriptor: int, at: int, length: int) -> bytes:
+    """Return `length` bytes of an open file, fewer where it ends; one call to the system returns at
+    most 2 GB."""
+    data = os.pread(descriptor, length, at)
+    while len(data) < length:
+        more = os.pread(descriptor, length - len(data), at + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def open_dicom(path: str) -> DicomFile | None:
+    """Return a file's header, None where the file is no DICOM file.
+
+    Raises:
+        ImageError: if it is one, but empty, truncated or damaged.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    with open(path, "rb", buffering=0) as file:
+        size = status.st_size
+        want = _FIRST_READ
+        while True:
+            data = os.pread(file.fileno(), want, 0)
+            try:
+                return _parse(path, data, size)
+            except Short:
+                if len(data) >= size:
+                    break
+            if want >= _MAX_HEADER:
+                raise ImageError(f"a header of more than {_MAX_HEADER // 1_000_000} MB; the file is damaged")
+            want = want * 16
+    raise ImageError(f"truncated: the header reaches beyond the {size} bytes of the file; copy it again")
+
+
+def _parse(path: str, data: bytes, size: int) -> DicomFile | None:
+    start = _dataset_start(data)
+    if start is None:
+        return None
+    syntax, start = _meta(data, start)
+    whole = len(data) >= size
+    if syntax == DEFLATED:
+        return DicomFile(path, _deflated(data, start, size, whole), syntax, start, size)
+    explicit, little = _encoding(data, start, syntax)
+    if syntax in NATIVE or not syntax:
+        syntax = BIG_ENDIAN if not little else EXPLICIT if explicit else IMPLICIT
+    elements = Elements(data, start, len(data), little=little, explicit=explicit)
+    if not whole and not any(tag in elements for tag in (PIXELS, FLOAT_PIXELS, DOUBLE_PIXELS)):
+        raise Short
+    return DicomFile(path, elements, syntax, start, size)
+
+
+def _deflated(data: bytes, start: int, size: int, whole: bool) -> Elements:
+    """Return the elements of a deflated dataset: of its first 64 kB, or of all of it where that is
+    too little."""
+    for bound in (1 << 16, _MAX_DEFLATED_HEADER):
+        unpacked, ended = inflate(data, start, bound, complete=False)
+        try:
+            elements = Elements(unpacked, 0, len(unpacked), little=True, explicit=True)
+        except Short:
+            continue
+        if ended or any(tag in elements for tag in (PIXELS, FLOAT_PIXELS, DOUBLE_PIXELS)):
+            return elements
+    if whole:
+        raise ImageError("truncated: the deflated data end before the header does; copy the file again")
+    raise Short
+
+
+def _dataset_start(data: bytes) -> int | None:
+    if data[128:132] == b"DICM":
+        return 132
+    if _plausible(data, 0, meta_only=False):
+        return 0
+    if _plausible(data, 132, meta_only=True):
+        raise ImageError("the file lacks the word DICM before its DICOM header; it is damaged, copy it again")
+    return None
+
+
+def _plausible(data: bytes, at: int, *, meta_only: bool) -> bool:
+    """Whether a DICOM dataset could begin here: group 2 or 8, a known value representation or a
+    short length."""
+    head = data[at : at + 8]
+    if len(head) < 8:
+        return False
+    if head[:2] == b"\2\0" and head[4:6] in VRS:
+        return True
+    if meta_only:
+        return False
+    if head[:2] == b"\0\x08" and head[4:6] in VRS:
+        return True
+    return head[:2] == b"\x08\0" and (head[4:6] in VRS or int.from_bytes(head[4:8], "little") < 256)
+
+
+def _meta(data: bytes, at: int) -> tuple[str, int]:
+    """Return the transfer syntax and the first byte behind the file meta elements, which are
+    explicit little endian."""
+    syntax = ""
+    while data[at : at + 2] == b"\2\0":
+        if at + 12 > len(data):
+            raise Short
+        vr = data[at + 4 : at + 6]
+        if vr not in VRS:
+            raise ImageError("the file meta header is damaged; copy the file again")
+        if vr in _META_VRS:
+            length, value = int.from_bytes(data[at + 8 : at + 12], "little"), at + 12
+        else:
+            length, value = int.from_bytes(data[at + 6 : at + 8], "little"), at + 8
+        if value + length > len(data):
+            raise Short
+        if data[at + 2 : at + 4] == b"\x10\0":
+            raw = data[value : value + length].strip(b" \0")
+            syntax = raw.decode("ascii", "replace")
+        at = value + length
+    if syntax and (not syntax.startswith("1.2.840.10008.1.2") or set(syntax) - set("0123456789.")):
+        raise ImageError(
+            "a transfer syntax that is not DICOM's own; export the images as Explicit VR Little Endian"
+        )
+    return syntax, at
+
+
+def _encoding(data: bytes, at: int, syntax: str) -> tuple[bool, bool]:
+    """Return whether the dataset is explicit and whether little endian.
+
+    Files exist whose meta header says implicit and whose data are explicit, and the reverse; the data decide.
+    """
+    if at + 8 > len(data):
+        raise Short
+    explicit = data[at + 4 : at + 6] in VRS
+    little = syntax != BIG_ENDIAN
+    if not syntax and data[at] == 0 and data[at + 1] != 0:
+        little = False
+    if little and data[at + 1] != 0 and data[at] == 0:
+        raise ImageError(
+            "the transfer syntax says little endian, the data are big endian; the file is damaged"
+        )
+    return explicit, little
+
+
+def inflate(data: bytes, start: int, length: int, *, complete: bool = True) -> tuple[bytes, bool]:
+    """Return up to `length` bytes of what data[start:] unpacks to, never more, and whether that was all.
+
+    Raises:
+        ImageError: if the packed data are damaged, grow like a bomb, or (where complete) are too few.
+    """
+    packed = len(data) - start
+    if length > _unpacked_bound(packed) and complete:
+        raise ImageError(
+            f"{packed} bytes would unpack to {length}; real images grow less than {MAX_EXPANSION} times"
+        )
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    unpacked = None
+    with suppress(zlib.error):
+        unpacked = stream.decompress(memoryview(data)[start:], min(length, 1 << 32))
+    if unpacked is None:
+        raise ImageError("the deflated data are damaged; copy the file again")
+    if complete and len(unpacked) < length:
+        raise ImageError(
+            f"truncated: unpacks to {len(unpacked)} bytes where {length} are announced; copy it again"
+        )
+    return unpacked, stream.eof
+
+
+def _unpacked_bound(packed: int) -> int:
+    return max(EXPANSION_FREE_BYTES, MAX_EXPANSION * packed)

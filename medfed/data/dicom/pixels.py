@@ -1,0 +1,402 @@
+"""Stored pixels of a frame, from whatever encoding, and the modality values they stand for."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfed.data.dicom.decoder_process import decode_apart, decode_here
+from medfed.data.dicom.elements import DOUBLE_PIXELS, ITEM, PIXELS, SEQUENCE_END
+from medfed.data.dicom.file import DicomFile, inflate
+from medfed.data.dicom.frame import PROJECTIONS, Encoding, Frame
+from medfed.data.limit import FRAME_FREE_BYTES, check_size
+from medfed.errors import ImageError
+
+# Hounsfield units of air: what padding means in CT.
+AIR_HU = -1000.0
+
+RLE = "1.2.840.10008.1.2.5"
+# Each frame deflated by itself (PS3.5 section A.4.13), which is how large segmentations are written.
+DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
+JPEG_2000 = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203))
+# What decodes a transfer syntax: the Python package, and pydicom's name for it. Named, because pydicom would
+# else take the first that is installed, which may be GDCM, and that aborts on damaged data.
+DECODERS = {
+    RLE: ("pylibjpeg-rle", "pylibjpeg"),
+    **dict.fromkeys(JPEG_2000, ("pylibjpeg-openjpeg", "pylibjpeg")),
+    **{f"1.2.840.10008.1.2.4.{n}": ("pyjpegls", "pyjpegls") for n in (80, 81)},
+    **{f"1.2.840.10008.1.2.4.{n}": ("python-gdcm", "gdcm") for n in (50, 51, 57, 70)},
+}
+
+
+def stored_values(frame: Frame) -> NDArray[Any]:
+    """Return a frame's stored values, (rows, columns), junk above the stored bits removed and the sign set.
+
+    Raises:
+        ImageError: if the pixels are truncated, damaged, or in an encoding that cannot be read.
+    """
+    return meant_bits(raw_words(frame.file, frame.encoding, frame.index), frame.encoding)
+
+
+def raw_words(file: DicomFile, encoding: Encoding, index: int) -> NDArray[Any]:
+    """Return a frame's words as they are allocated, (rows, columns), unsigned (float pixels: as they are)."""
+    if file.encapsulated:
+        return _decoded(file, encoding, index)
+    if encoding.pixel_tag != PIXELS:
+        word = np.dtype("f8" if encoding.pixel_tag == DOUBLE_PIXELS else "f4")
+    else:
+        word = np.dtype(f"u{encoding.allocated // 8}")
+    count = encoding.rows * encoding.columns
+    size = count * word.itemsize
+    expected = size * encoding.frames
+    if encoding.length not in (expected, expected + expected % 2) and not _padded(file, encoding, expected):
+        raise ImageError(
+            f"the pixel data hold {encoding.length} bytes, {encoding.frames} frames of {encoding.rows} x"
+            f" {encoding.columns} pixels of {word.itemsize} bytes need {expected}; truncated or damaged"
+        )
+    if file.big_endian and word.itemsize == 1:
+        # OW data in big endian: every two bytes are swapped, so an odd start shares its word with a
+        # neighbour.
+        first, last = index * size, (index + 1) * size
+        pair = file.read(encoding.at + first - first % 2, last - first + first % 2 + last % 2)
+        swapped = np.frombuffer(pair, "<u2").byteswap().view("u1") if _ow(file) else np.frombuffer(pair, "u1")
+        return swapped[first % 2 :][:size].reshape(encoding.rows, encoding.columns)
+    data = file.read(encoding.at + index * size, size)
+    stored_as = word.newbyteorder(">") if file.big_endian else word.newbyteorder("<")
+    return np.frombuffer(data, stored_as).reshape(encoding.rows, encoding.columns)
+
+
+def _padded(file: DicomFile, encoding: Encoding, expected: int) -> bool:
+    """Whether the pixel data end with up to 8 zeros too many, as writers exist that align them.
+
+    Less than a row and less than a column, so that a wrong Rows or Columns is not taken for it.
+    """
+    more = encoding.length - expected
+    if not 0 < more <= 8 or more >= min(encoding.rows, encoding.columns) * max(1, encoding.allocated // 8):
+        return False
+    return not any(file.read(encoding.at + expected, more))
+
+
+def _ow(file: DicomFile) -> bool:
+    return file.elements.where(PIXELS)[2] == b"OW"
+
+
+def meant_bits(words: NDArray[Any], encoding: Encoding) -> NDArray[Any]:
+    """Return the stored values of words: the bits from high_bit down, with their sign."""
+    if words.dtype.kind == "f":
+        return words
+    width = words.dtype.itemsize * 8
+    if words.dtype.byteorder == ">":
+        words = words.astype(words.dtype.newbyteorder("<"))
+    up = width - 1 - encoding.high_bit
+    down = width - encoding.stored
+    if encoding.signed:
+        words = words.view(f"i{words.dtype.itemsize}")
+    if up == 0 and down == 0:
+        return words
+    return (words << up) >> down
+
+
+def modality_values(
+    words: NDArray[Any], frame: Frame, padding: float | None, out: NDArray[np.float32]
+) -> None:
+    """Write a frame's modality values (HU in CT) to `out`, (rows, columns), padding replaced by a number.
+
+    Raises:
+        ImageError: if a value does not fit a float32.
+    """
+    encoding = frame.encoding
+    values = meant_bits(words, encoding)
+    if encoding.photometric == b"MONOCHROME1" and frame.modality in PROJECTIONS and values.dtype.kind != "f":
+        # Whether a radiograph shows bone white or black; a CT's HU mean the same under either.
+        top = -1 if encoding.signed else (1 << encoding.stored) - 1
+        inverted = top - values.astype(np.int64)
+    else:
+        inverted = values
+    if frame.lut is not None:
+        entries = np.asarray(frame.lut.entries, np.float32)
+        out[...] = entries[np.clip(inverted.astype(np.int64) - frame.lut.first, 0, len(entries) - 1)]
+    else:
+        _rescale(inverted, frame, out)
+    pads = padding_mask(words, values, frame)
+    if pads is not None and padding is not None:
+        out[pads] = padding
+
+
+def _rescale(values: NDArray[Any], frame: Frame, out: NDArray[np.float32]) -> None:
+    slope = 1.0 if frame.slope is None else frame.slope
+    intercept = 0.0 if frame.intercept is None else frame.intercept
+    if slope == 1.0 and intercept == int(intercept) and values.dtype.itemsize <= 2:
+        # Whole numbers of at most 17 bits are exact in float32.
+        np.add(values, np.float32(intercept), out=out, dtype=np.float32, casting="unsafe")
+        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        out[...] = values.astype(np.float64) * slope + intercept
+    if not np.isfinite(out).all() and np.isfinite(values).all():
+        raise ImageError("a rescaled value does not fit a 32 bit float; the RescaleSlope is damaged")
+
+
+def padding_mask(words: NDArray[Any], values: NDArray[Any], frame: Frame) -> NDArray[np.bool_] | None:
+    """Return where a frame is padded, None where its header names no padding.
+
+    The padding value is compared as a word, because older CT pad with -2000 outside the stored bits, and as a
+    stored value, because junk may fill the bits above those.
+    """
+    if frame.padding is None or values.dtype.kind == "f":
+        return None
+    encoding = frame.encoding
+    width = words.dtype.itemsize * 8
+    first, last = (_as_value(word, encoding, width) for word in frame.padding)
+    first, last = min(first, last), max(first, last)
+    if first == last:
+        if _representable(first, encoding):
+            mask = values == first
+        else:
+            mask = words == (frame.padding[0] & ((1 << width) - 1))
+    else:
+        mask = (values >= first) & (values <= last)
+    return mask
+
+
+def _as_value(word: int, encoding: Encoding, width: int) -> int:
+    """Return a padding word as a number; its value representation may be US where the pixels are signed."""
+    word &= (1 << min(width, 16)) - 1
+    bits = min(width, 16)
+    return word - (1 << bits) if encoding.signed and word >= 1 << (bits - 1) else word
+
+
+def _representable(value: int, encoding: Encoding) -> bool:
+    half = 1 << (encoding.stored - 1)
+    return -half <= value < half if encoding.signed else 0 <= value < 2 * half
+
+
+def _decoded(file: DicomFile, encoding: Encoding, index: int) -> NDArray[Any]:
+    if file.syntax == DEFLATED_FRAMES:
+        return _inflated(file, encoding, index)
+    if encoding.allocated < 8 or file.syntax not in DECODERS:
+        raise ImageError(
+            f"transfer syntax {file.syntax} is not read; export the images as Explicit VR Little"
+            " Endian or JPEG 2000"
+        )
+    packed = frame_bytes(file, encoding, index)
+    pixels = encoding.rows * encoding.columns
+    check_size(
+        pixels * (encoding.allocated // 8),
+        len(packed),
+        pixels,
+        "a compressed frame",
+        free_bytes=FRAME_FREE_BYTES,
+    )
+    check_codestream(packed, file.syntax, encoding)
+    return decode(packed, file.syntax, encoding)
+
+
+def _inflated(file: DicomFile, encoding: Encoding, index: int) -> NDArray[Any]:
+    pixels = encoding.rows * encoding.columns
+    size = (pixels * encoding.allocated + 7) // 8
+    packed = frame_bytes(file, encoding, index)
+    check_size(size, len(packed), pixels, "a deflated frame", free_bytes=FRAME_FREE_BYTES)
+    data, _ = inflate(packed, 0, size)
+    if encoding.allocated == 1:
+        bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")[:pixels]
+        return bits.reshape(encoding.rows, encoding.columns)
+    return np.frombuffer(data, f"<u{encoding.allocated // 8}").reshape(encoding.rows, encoding.columns)
+
+
+def decode(packed: bytes, syntax: str, encoding: Encoding) -> NDArray[Any]:
+    """Return one compressed frame's words, (rows, columns).
+
+    Raises:
+        ImageError: if the decoder is not installed, fails, or yields another size.
+    """
+    from pydicom.pixels import get_decoder
+
+    from medfed.data.dicom.quiet import quiet
+
+    word = np.dtype(f"u{encoding.allocated // 8}")
+    size = (encoding.rows, encoding.columns)
+    package, plugin = DECODERS[syntax]
+    if plugin == "gdcm":
+        from importlib.util import find_spec
+
+        if find_spec("gdcm") is None:
+            raise ImageError(f"transfer syntax {syntax} needs the Python package {package}; install it")
+        data = decode_apart(packed, syntax, *size, encoding.allocated, encoding.stored, encoding.signed)
+        if len(data) != size[0] * size[1] * word.itemsize:
+            raise ImageError(
+                f"the compressed pixels decode to {len(data)} bytes, not to the {size[0]} x {size[1]}"
+                " announced"
+            )
+        return np.frombuffer(data, word).reshape(size)
+    cause = ""
+    array = None
+    with quiet():
+        if plugin not in get_decoder(syntax).available_plugins:
+            raise ImageError(f"transfer syntax {syntax} needs the Python package {package}; install it")
+        try:
+            array = decode_here(
+                packed, syntax, plugin, *size, encoding.allocated, encoding.stored, encoding.signed
+            )
+        except Exception as error:
+            cause = type(error).__name__
+        except BaseException as panic:
+            # A panic in a decoder written in Rust is no Exception; it leaves nothing behind but its name.
+            if type(panic).__name__ != "PanicException":
+                raise
+            cause = "panic"
+    if array is None:
+        raise ImageError(
+            f"the compressed pixels cannot be decoded ({cause}); the file is damaged, copy it again"
+        )
+    if array.shape != (encoding.rows, encoding.columns) or array.dtype.itemsize != word.itemsize:
+        raise ImageError(
+            f"the compressed pixels decode to {array.shape} of {array.dtype.itemsize} bytes, the"
+            " header announces"
+            f" {encoding.rows} x {encoding.columns} of {word.itemsize}; the file is damaged"
+        )
+    return np.ascontiguousarray(array).view(word)
+
+
+def frame_bytes(file: DicomFile, encoding: Encoding, index: int) -> bytes:
+    """Return the compressed bytes of one frame.
+
+    Raises:
+        ImageError: if the fragments are damaged, or not as many as the frames.
+    """
+    fragments, offsets = _fragments(file, encoding)
+    frames = encoding.frames
+    if frames == 1:
+        if len(fragments) > 1 and sum(_begins_image(part) for part in _heads(file, fragments)) > 1:
+            raise ImageError(
+                f"{len(fragments)} compressed images where the header announces 1 frame; file damaged"
+            )
+        chosen = fragments
+    elif len(fragments) == frames:
+        chosen = fragments[index : index + 1]
+    elif len(offsets) == frames:
+        first = offsets[index]
+        last = offsets[index + 1] if index + 1 < frames else 1 << 62
+        base = fragments[0][0] - 8
+        chosen = tuple((at, size) for at, size in fragments if first <= at - 8 - base < last)
+    else:
+        starts = [i for i, part in enumerate(_heads(file, fragments)) if _begins_image(part)]
+        if len(starts) != frames or starts[0] != 0:
+            raise ImageError(
+                f"{len(fragments)} compressed fragments and {frames} frames, without a table that says"
+                " which belong"
+                " together; export the object again"
+            )
+        chosen = fragments[starts[index] : [*starts, len(fragments)][index + 1]]
+    announced = encoding.rows * encoding.columns * encoding.allocated // 8
+    if sum(size for _, size in chosen) > 4 * announced + (1 << 20):
+        raise ImageError(
+            f"a compressed frame is far larger than the {announced} bytes it stands for; file damaged"
+        )
+    packed = b"".join(file.read(at, size) for at, size in chosen)
+    if not packed:
+        raise ImageError("a frame without pixel data; the file is damaged")
+    return packed
+
+
+def _heads(file: DicomFile, fragments: Sequence[tuple[int, int]]) -> list[bytes]:
+    return [file.read(at, min(size, 4)) for at, size in fragments]
+
+
+def _begins_image(head: bytes) -> bool:
+    return head[:3] in (b"\xff\xd8\xff", b"\xff\x4f\xff")
+
+
+def _fragments(file: DicomFile, encoding: Encoding) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...]]:
+    """Return the place and length of each fragment, and the basic offset table."""
+    if "fragments" in file.memo:
+        return file.memo["fragments"]
+    found: list[tuple[int, int]] = []
+    at, size = encoding.at, file.size
+    with open(file.path, "rb") as opened:
+        while True:
+            opened.seek(at)
+            head = opened.read(8)
+            at += 8
+            if len(head) < 8:
+                raise ImageError(
+                    "truncated: the compressed pixel data end without their delimiter; copy it again"
+                )
+            group, number, length = struct.unpack("<HHI", head)
+            tag = group << 16 | number
+            if tag == SEQUENCE_END:
+                break
+            if tag != ITEM or at + length > size:
+                raise ImageError(
+                    "truncated: a compressed fragment is damaged or cut off; copy the file again"
+                )
+            found.append((at, length))
+            at += length
+    if len(found) < 2:
+        raise ImageError("the compressed pixel data hold no fragment; the file is damaged")
+    table = file.read(*found[0])
+    offsets = struct.unpack(f"<{len(table) // 4}I", table[: len(table) // 4 * 4])
+    file.memo["fragments"] = tuple(found[1:]), offsets
+    return file.memo["fragments"]
+
+
+def check_codestream(packed: bytes, syntax: str, encoding: Encoding) -> None:
+    """Refuse a codestream whose own size is not the header's, before a decoder allocates for it.
+
+    Raises:
+        ImageError: naming both sizes.
+    """
+    if syntax == RLE:
+        return
+    found = _size_2000(packed) if syntax in JPEG_2000 else _size_jpeg(packed)
+    if found is None:
+        raise ImageError(
+            "the compressed pixels do not begin as their transfer syntax says; the file is damaged"
+        )
+    rows, columns, components = found
+    if (rows, columns) != (encoding.rows, encoding.columns) or components != 1:
+        raise ImageError(
+            f"the compressed image is {rows} x {columns} with {components} components, the header announces"
+            f" {encoding.rows} x {encoding.columns} with 1; the file is damaged"
+        )
+
+
+def _size_2000(packed: bytes) -> tuple[int, int, int] | None:
+    at = packed.find(b"\xff\x4f\xff\x51", 0, 4096)
+    if at < 0 or len(packed) < at + 42:
+        return None
+    _, width, height, left, top = struct.unpack(">HIIII", packed[at + 6 : at + 24])
+    tile_width, tile_height = struct.unpack(">II", packed[at + 24 : at + 32])
+    if (
+        tile_width == 0
+        or tile_height == 0
+        or tile_width * tile_height * 64 < (width - left) * (height - top) // 1024
+    ):
+        return None
+    return height - top, width - left, struct.unpack(">H", packed[at + 40 : at + 42])[0]
+
+
+_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
+
+
+def _size_jpeg(packed: bytes) -> tuple[int, int, int] | None:
+    if packed[:2] != b"\xff\xd8":
+        return None
+    at = 2
+    while at + 10 <= len(packed):
+        if packed[at] != 0xFF:
+            return None
+        marker = packed[at + 1]
+        if marker == 0xFF:
+            at += 1
+            continue
+        if marker in _FRAME_MARKERS:
+            rows, columns, components = struct.unpack(">HHB", packed[at + 5 : at + 10])
+            return rows, columns, components
+        if marker == 0xDA or marker == 0xD9:
+            return None
+        at += 2 + int.from_bytes(packed[at + 2 : at + 4], "big")
+    return None

@@ -1,0 +1,209 @@
+"""DICOM structure sets on a volume's grid: a voxel belongs to a structure if its centre lies in the contour.
+
+Contours inside one another alternate between structure and hole, as treatment planning systems draw them, and
+so do contours that reach their hole through a channel without width (keyholes). Centres on a left or upper
+edge belong, on a right or lower edge not, so that neighbours share no voxel and an area keeps its size.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfed.data.dicom.elements import Elements
+from medfed.data.dicom.file import open_dicom
+from medfed.data.dicom.frame import FRAME_UID, PATIENT_ID, SERIES_UID
+from medfed.data.label_regions import check_belonging, class_of, label_of
+from medfed.data.mark import marks
+from medfed.data.volume import Volume
+from medfed.errors import LabelError
+
+ROIS, ROI_NUMBER, ROI_NAME = 0x30060020, 0x30060022, 0x30060026
+ROI_CONTOURS, REFERENCED_ROI, CONTOURS = 0x30060039, 0x30060084, 0x30060040
+REFERENCED_FRAMES, REFERENCED_STUDIES, REFERENCED_SERIES = 0x30060010, 0x30060012, 0x30060014
+GEOMETRY, POINTS, CONTOUR_DATA = 0x30060042, 0x30060046, 0x30060050
+# A contour must lie in the plane of a slice, this near in slice distances.
+PLANE_TOLERANCE = 0.1
+# Points this near to a voxel's centre line (in voxels) are on it: contours are written in 0.001 mm or so.
+SNAP_VOXELS = 1e-4
+
+
+def structures_on(
+    path: str, like: Volume, classes: int | None, names: Mapping[str, int] | None, overlap: str
+) -> Volume:
+    """Return the closed planar contours of a structure set as class numbers on the grid of `like`.
+
+    Raises:
+        LabelError: if a contour lies between or outside of the slices, is damaged, or is no class of the
+            task.
+    """
+    from medfed.data.label import check_classes
+
+    file = open_dicom(path)
+    if file is None:
+        raise LabelError("the label is no DICOM file; give the structure set's file")
+    header = file.elements
+    flags = check_belonging(like, _marks(header))
+    titles = {item.count(ROI_NUMBER): item.text(ROI_NAME) for item in header.items(ROIS)}
+    skipped: list[str] = []
+    regions: dict[int, list[NDArray[np.int64]]] = defaultdict(list)
+    for item in header.items(ROI_CONTOURS):
+        number = item.count(REFERENCED_ROI)
+        if number is None or number not in titles:
+            raise LabelError(
+                "contours belong to a structure that the file does not describe; the file is damaged"
+            )
+        chosen = class_of(number, titles[number], names)
+        contours = [contour for contour in item.items(CONTOURS) if _is_area(contour, number, skipped)]
+        if chosen is None:
+            skipped.append(f"structure {number}, which the given names leave out")
+        elif not contours:
+            skipped.append(f"structure {number}, which has no closed contour")
+        else:
+            check_classes([chosen], classes)
+            regions[chosen] += _region(contours, like)
+    if not regions and not any("names leave out" in line for line in skipped):
+        raise LabelError("the structure set holds no closed contour; export it again with its contours")
+    return label_of(regions, like, overlap, skipped, flags)
+
+
+def _marks(header: Elements) -> tuple[str, ...]:
+    frames, series = [], []
+    for frame in header.items(REFERENCED_FRAMES):
+        frames.append(frame.text(FRAME_UID))
+        for study in frame.items(REFERENCED_STUDIES):
+            series += [item.text(SERIES_UID) for item in study.items(REFERENCED_SERIES)]
+    return marks(header.text(PATIENT_ID), frames, series)
+
+
+def _is_area(contour: Elements, number: int, skipped: list[str]) -> bool:
+    kind = contour.text(GEOMETRY)
+    if kind in (b"CLOSED_PLANAR", b"CLOSEDPLANAR_XOR"):
+        return True
+    if kind in (b"POINT", b"OPEN_PLANAR", b"OPEN_NONPLANAR"):
+        skipped.append(f"a point or open line of structure {number}")
+        return False
+    raise LabelError("a contour of unknown geometric type; the file is damaged")
+
+
+def _region(contours: list[Elements], like: Volume) -> list[NDArray[np.int64]]:
+    """Return the flat indices of a structure's voxels, slice by slice."""
+    slices: dict[tuple[int, int], list[NDArray[np.float64]]] = defaultdict(list)
+    exclusive = all(contour.text(GEOMETRY) == b"CLOSEDPLANAR_XOR" for contour in contours)
+    inverse = np.linalg.inv(like.affine_ras)
+    for contour in contours:
+        points = _points(contour) * (-1, -1, 1)  # LPS to RAS
+        at = points @ inverse[:3, :3].T + inverse[:3, 3]
+        axis, plane = _slice(at, like)
+        across = np.delete(at, axis, axis=1)
+        if (across.max(axis=0) < -0.5).any() or (
+            across.min(axis=0) > np.delete(like.shape, axis) - 0.5
+        ).any():
+            raise LabelError("a contour lies beside the image; take the structures of this image")
+        slices[axis, plane].append(across)
+    found = []
+    for (axis, plane), polygons in sorted(slices.items(), key=lambda entry: entry[0]):
+        size = tuple(np.delete(like.shape, axis))
+        mask = _even_odd(polygons, (int(size[0]), int(size[1])), exclusive)
+        across = np.nonzero(mask)
+        voxels = [*across[:axis], np.full(len(across[0]), plane), *across[axis:]]
+        found.append(np.ravel_multi_index(tuple(voxels), like.shape))
+    return found
+
+
+def _points(contour: Elements) -> NDArray[np.float64]:
+    try:
+        values = np.array(contour.text(CONTOUR_DATA).split(b"\\"), dtype=np.float64)
+    except ValueError:
+        values = np.array([np.nan])
+    announced = contour.count(POINTS)
+    if len(values) % 3 or not np.isfinite(values).all() or announced not in (None, len(values) // 3):
+        raise LabelError(
+            "a contour's points are damaged, or not as many as announced; export the structures again"
+        )
+    if len(values) < 9:
+        raise LabelError(
+            f"a closed contour of {len(values) // 3} points encloses nothing; correct the structure"
+        )
+    return values.reshape(-1, 3)
+
+
+def _slice(at: NDArray[np.float64], like: Volume) -> tuple[int, int]:
+    """Return the axis across a contour's plane, and the index of its slice.
+
+    Raises:
+        LabelError: if it lies in none.
+    """
+    spread = np.ptp(at, axis=0)
+    axis = 2 if spread[2] <= PLANE_TOLERANCE else int(spread.argmin())
+    if spread[axis] > PLANE_TOLERANCE:
+        raise LabelError(
+            "a contour is oblique to the image's slices; draw or resample the structures on this image"
+        )
+    place = float(at[:, axis].mean())
+    plane = round(place)
+    distance_mm = float(np.linalg.norm(like.affine_ras[:3, axis]))
+    if not 0 <= plane < like.shape[axis]:
+        beyond = max(-place, place - like.shape[axis] + 1) * distance_mm
+        raise LabelError(
+            f"a contour lies {beyond:.1f} mm beyond the image; take the structures of this image"
+        )
+    if abs(place - plane) > PLANE_TOLERANCE:
+        raise LabelError(
+            f"a contour lies between two slices, {abs(place - plane) * distance_mm:.2f} mm from the"
+            " nearer; take the"
+            " structures of this image, or interpolate them onto its slices"
+        )
+    return axis, plane
+
+
+def _even_odd(
+    polygons: list[NDArray[np.float64]], size: tuple[int, int], exclusive: bool
+) -> NDArray[np.bool_]:
+    """Return the voxels inside an odd number of nested contours, or of any where they are `exclusive` by type.
+
+    Raises:
+        LabelError: if two contours cross, so that it is open what their common part is.
+    """
+    if exclusive:
+        return np.logical_xor.reduce([inside(polygon, size) for polygon in polygons])
+    masks: list[NDArray[np.bool_]] = []
+    for polygon in polygons:
+        mask = inside(polygon, size)
+        if not any(np.array_equal(mask, other) for other in masks):
+            masks.append(mask)
+    for i, one in enumerate(masks):
+        for other in masks[i + 1 :]:
+            common = one & other
+            if common.any() and not (np.array_equal(common, one) or np.array_equal(common, other)):
+                raise LabelError(
+                    f"two contours of one structure cross in a slice and share {int(common.sum())}"
+                    " voxels; whether these"
+                    " belong to it is open, correct the structure"
+                )
+    result = np.zeros(size, bool)
+    for mask in masks:
+        result ^= mask
+    return result
+
+
+def inside(polygon: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return which voxel centres, whole numbers (a, b), lie inside a closed polygon of points (a, b)."""
+    near = np.rint(polygon)
+    points = np.where(np.abs(polygon - near) < SNAP_VOXELS, near, polygon)
+    toggles = np.zeros((size[0] + 1, size[1]), np.int32)
+    for (a0, b0), (a1, b1) in zip(points, np.roll(points, -1, axis=0), strict=True):
+        if b0 == b1:
+            continue
+        low, high = min(b0, b1), max(b0, b1)
+        lines = np.arange(max(0, int(np.ceil(low))), min(size[1], int(np.ceil(high))))
+        # Computed from the lower end whichever way the edge runs, so that the two sides of a keyhole cancel.
+        start, end = (a0, a1) if b0 < b1 else (a1, a0)
+        crossing = start + (lines - low) * ((end - start) / (high - low))
+        whole = np.rint(crossing)
+        crossing = np.where(np.abs(crossing - whole) < SNAP_VOXELS, whole, crossing)
+        np.add.at(toggles, (np.clip(np.ceil(crossing), 0, size[0]).astype(int), lines), 1)
+    return np.cumsum(toggles, axis=0)[: size[0]] % 2 == 1

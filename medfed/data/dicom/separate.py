@@ -1,0 +1,291 @@
+"""Which frames of one series make a volume each: echoes, time points, weightings and reconstructions come apart.
+
+Nothing is told apart by the number of an image or the order of files: scanners, archives and anonymisers renumber
+them. What a header says of a frame decides (`Frame.splits` always, `Frame.soft` where positions repeat), and frames
+that it does not tell apart are refused, not picked from.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfed.data.dicom.frame import Frame
+from medfed.errors import ImageError
+
+# Two slices closer than this are one position written twice; scanners write positions to 0.001 or 0.01 mm.
+SAME_POSITION_MM = 0.01
+# How far a slice may lie from the even grid: 0.01 mm for positions that jitter as they are written, and 1 %
+# of the slice distance, which moves no voxel to a neighbour.
+JITTER_MM, JITTER_FRACTION = 0.01, 0.01
+# What is different in two acquisitions or reconstructions, so that slices that differ in it are of two volumes even
+# where their positions interleave. Not the acquisition number: it counts passes and slices of one volume, too.
+APART = (
+    "image type",
+    "inversion time",
+    "flip angle",
+    "kernel",
+    "tube voltage",
+    "contrast",
+    "sequence name",
+    "thickness",
+    "frame type",
+    "complex component",
+)
+TIMES = ("trigger time", "acquisition time", "reference time", "content time", "cardiac delay")
+SamePixels = Callable[[Frame, Frame], bool]
+
+
+def parts_of(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """Return the frames of one series by what always separates volumes: frame of reference, echo, time, stack.
+
+    An element that differs in every slice of one volume (a writer that numbers time points through, or invents a
+    frame of reference for each file) says nothing and is passed over; so is a frame of reference that some lack.
+    """
+    if not frames:
+        return []
+    columns = [_known([frame.splits[i] for frame in frames]) for i in range(len(frames[0].splits))]
+    places = [frame.position_mm for frame in frames]
+    one_volume = None not in places and len(set(places)) == len(frames) >= 3
+    telling = [
+        column for column in columns if not (one_volume and len({repr(x) for x in column}) == len(frames))
+    ]
+    groups: dict[tuple, list[Frame]] = defaultdict(list)
+    for frame, *key in zip(frames, *telling, strict=True):
+        groups[tuple(key)].append(frame)
+    return [part for _, part in sorted(groups.items(), key=_first_key)]
+
+
+def _known(column: list[object]) -> list[object]:
+    """Return one element's values, the single text that is there put where others are empty."""
+    told = {value for value in column if value != b""}
+    if len(told) == 1 and isinstance(next(iter(told)), bytes):
+        return [next(iter(told))] * len(column)
+    return column
+
+
+def volumes_in(frames: list[Frame], same_pixels: SamePixels) -> list[tuple[list[Frame], list[str]]]:
+    """Return parallel frames in volumes that hold each position once, and what was dropped of each.
+
+    Raises:
+        ImageError: if two images claim one position and nothing in their headers tells them apart.
+    """
+    frames, lines = _without_copies(frames, same_pixels)
+    levels = levels_of(frames)
+    if max(len(level) for level in levels) == 1:
+        parts = _interleaved(frames)
+        return [(part, lines) for part in parts or [_in_order(frames)]]
+    parts = _told_apart(frames, len(levels)) or _slabs(frames)
+    if parts:
+        return [(part, lines) for part in parts]
+    kept = []
+    for level in levels:
+        for other in level[1:]:
+            apart_mm = float(np.linalg.norm(np.diff(positions_of([level[0], other]), axis=0)))
+            if apart_mm > 2 * SAME_POSITION_MM or not same_pixels(level[0], other):
+                along = float(np.asarray(other.position_mm) @ normal_of(other))
+                raise ImageError(
+                    f"{len(level)} different images at one position ({along:.2f} mm along the slice normal), and no "
+                    "echo, time or other element that tells them apart; separate or delete them"
+                )
+            lines.append("an exact copy of another image of the series")
+        kept.append(level[0])
+    return [(kept, lines)]
+
+
+def _without_copies(frames: list[Frame], same_pixels: SamePixels) -> tuple[list[Frame], list[str]]:
+    """Drop the second of two files that are one image: the same UID, place and pixels.
+
+    Raises:
+        ImageError: if one UID and place has two contents.
+    """
+    kept: dict[tuple, Frame] = {}
+    lines = []
+    for frame in frames:
+        key = (frame.uid, frame.position_mm) if frame.uid else (id(frame),)
+        if key not in kept:
+            kept[key] = frame
+        elif frame.soft == kept[key].soft:
+            if not same_pixels(kept[key], frame):
+                raise ImageError(
+                    "two files are one image by their SOPInstanceUID and position, with different pixels; keep the "
+                    "right one"
+                )
+            lines.append("an exact copy of another image of the series")
+        else:
+            kept[(*key, id(frame))] = frame
+    return list(kept.values()), lines
+
+
+def _told_apart(frames: list[Frame], positions: int) -> list[list[Frame]] | None:
+    """Return volumes of every position, by one element after another; None where the headers do not tell."""
+    most = len(frames) // positions
+    if not _complete(frames, positions, most):
+        return None
+    if most == 1:
+        return [_in_order(frames)]
+    for attribute in frames[0].soft:
+        groups = by(frames, lambda frame, attribute=attribute: frame.soft.get(attribute))  # type: ignore[misc]
+        if len(groups) < 2 or not all(_complete(part, positions) for part in groups.values()):
+            continue
+        parts = [_told_apart(part, positions) for _, part in sorted(groups.items(), key=_first_key)]
+        if all(parts):
+            return [volume for part in parts if part for volume in part]
+    return _by_time(frames, positions)
+
+
+def _by_time(frames: list[Frame], positions: int) -> list[list[Frame]] | None:
+    """Return volumes by times that differ from slice to slice.
+
+    Either one volume was taken after the other; or, as in a cine, each position through all its phases: then the
+    n-th time at each position makes the n-th volume.
+    """
+    for attribute in TIMES:
+        times = {id(frame): _time(frame.soft.get(attribute)) for frame in frames}
+        if any(time is None for time in times.values()):
+            continue
+        ordered = sorted(frames, key=lambda frame: times[id(frame)])  # type: ignore[arg-type, return-value]
+        parts = [ordered[i : i + positions] for i in range(0, len(ordered), positions)]
+        apart = all(times[id(one[-1])] < times[id(two[0])] for one, two in pairwise(parts))  # type: ignore[operator]
+        if apart and all(_complete(part, positions, 1) for part in parts):
+            return [_in_order(part) for part in parts]
+        levels = [sorted(level, key=lambda frame: times[id(frame)]) for level in levels_of(frames)]  # type: ignore[arg-type, return-value]
+        if all(len({times[id(frame)] for frame in level}) == len(level) for level in levels):
+            return [list(volume) for volume in zip(*levels, strict=True)]
+    return None
+
+
+def _time(value: object) -> tuple[float, ...] | None:
+    """Return a time that can be compared, from a number, a text or texts of dates and times."""
+    parts = value if isinstance(value, tuple) else (value,)
+    numbers = []
+    for part in parts:
+        if isinstance(part, int | float):
+            numbers.append(float(part))
+        elif isinstance(part, bytes) and part:
+            with suppress(ValueError):
+                numbers.append(float(part))
+                continue
+            return None
+    return tuple(numbers) if numbers else None
+
+
+def _slabs(frames: list[Frame]) -> list[list[Frame]] | None:
+    """Return volumes that share some positions only, each even in itself: slabs that overlap, or reconstructions."""
+    for attribute in ("acquisition number", *APART):
+        parts = _even_parts(frames, attribute)
+        if parts is not None:
+            return parts
+    return None
+
+
+def _interleaved(frames: list[Frame]) -> list[list[Frame]] | None:
+    """Return the volumes of two acquisitions whose slices lie between each other's, None where there is but one."""
+    if len(frames) < 6:
+        return None
+    even = _even(frames)
+    for attribute in APART if even else ("acquisition number", *APART):
+        parts = _even_parts(frames, attribute)
+        if parts is None:
+            continue
+        spans = sorted((ends[0], ends[-1]) for ends in (_along(part) for part in parts))
+        if not all(two[0] < one[1] for one, two in pairwise(spans)):
+            continue
+        # Slices missing from one volume also leave groups that are even; they then lie on the grid of all.
+        if even or not _on_one_grid(frames):
+            return parts
+    return None
+
+
+def _even_parts(frames: list[Frame], attribute: str) -> list[list[Frame]] | None:
+    groups = by(frames, lambda frame: frame.soft.get(attribute))
+    parts = [_in_order(part) for _, part in sorted(groups.items(), key=_first_key)]
+    if len(parts) < 2 or sum(map(len, parts)) < len(frames):
+        return None
+    return parts if all(len(part) >= 3 and _even(part) for part in parts) else None
+
+
+def _along(frames: Sequence[Frame]) -> NDArray[np.float64]:
+    return np.sort(positions_of(frames) @ normal_of(frames[0]))
+
+
+def _even(frames: Sequence[Frame]) -> bool:
+    along = _along(frames)
+    return bool(np.ptp(np.diff(along)) <= 2 * JITTER_MM)
+
+
+def _on_one_grid(frames: Sequence[Frame]) -> bool:
+    """Whether all slices lie at multiples of the smallest distance of two."""
+    steps = np.diff(_along(frames))
+    ratios = steps / steps.min()
+    return bool(np.abs(ratios - np.rint(ratios)).max() < 0.02)
+
+
+def _complete(part: list[Frame], positions: int, each: int | None = None) -> bool:
+    """Whether a part holds every position, each as often (`each` times, where it is given)."""
+    levels = levels_of(part)
+    sizes = {len(level) for level in levels}
+    return len(levels) == positions and len(sizes) == 1 and (each is None or sizes == {each})
+
+
+def _in_order(part: list[Frame]) -> list[Frame]:
+    return [level[0] for level in levels_of(part)]
+
+
+# ---------------------------------------------------------------------------------------------- geometry
+
+
+def normal_of(frame: Frame) -> NDArray[np.float64]:
+    """Return the unit normal of a frame's plane, LPS."""
+    normal = np.cross(np.asarray(frame.row_cosine), np.asarray(frame.column_cosine))
+    return normal / np.linalg.norm(normal)
+
+
+def positions_of(frames: Sequence[Frame]) -> NDArray[np.float64]:
+    """Return the positions, (frames, 3), LPS mm."""
+    return np.array([frame.position_mm for frame in frames], np.float64)
+
+
+def levels_of(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """Return the frames grouped by their place along the normal, in its order."""
+    along = positions_of(frames) @ normal_of(frames[0])
+    levels: list[list[Frame]] = []
+    last = -np.inf
+    for i in np.argsort(along, kind="stable"):
+        if along[i] - last > SAME_POSITION_MM:
+            levels.append([])
+            last = along[i]
+        levels[-1].append(frames[i])
+    return levels
+
+
+# ---------------------------------------------------------------------------------------------- grouping
+
+
+def by(frames: Iterable[Frame], key: Callable[[Frame], object]) -> dict[object, list[Frame]]:
+    """Return the frames grouped by a key."""
+    groups: dict[object, list[Frame]] = defaultdict(list)
+    for frame in frames:
+        groups[key(frame)].append(frame)
+    return groups
+
+
+def _first_key(entry: tuple[object, list[Frame]]) -> tuple:
+    return _rank(entry[0])
+
+
+def _rank(value: object) -> tuple:
+    """Return a key that sorts numbers, and texts that are numbers, by their size, and anything else behind them."""
+    if isinstance(value, tuple):
+        return (2, 0.0, "", tuple(_rank(part) for part in value))
+    if isinstance(value, int | float):
+        return (0, float(value), "", ())
+    if isinstance(value, bytes):
+        with suppress(ValueError):
+            return (0, float(value), "", ())
+    return (1, 0.0, repr(value), ())

@@ -1,0 +1,31 @@
+"""What Siemens writes into private elements only: that one image is a mosaic of many."""
+
+from __future__ import annotations
+
+import struct
+
+from medfed.data.dicom.elements import Elements
+
+_COUNT = b"NumberOfImagesInMosaic"
+_TILES = 0x0019100A
+
+
+def has_tiles(header: Elements) -> bool:
+    """Whether an image is a mosaic though its ImageType does not say so (it is lost when images are anonymised)."""
+    if _TILES in header and b"SIEMENS" in header.text(0x00190010):
+        value = header.raw(_TILES)
+        if len(value) == 2 and int.from_bytes(value, "little") > 1:
+            return True
+    return any(_csa_count(header.raw(tag)) > 1 for tag in (0x00291010, 0x00291020) if tag in header)
+
+
+def _csa_count(csa: bytes) -> int:
+    """Return the number of tiles in a CSA header: after the name of 64 bytes come how many items, then the items."""
+    at = csa.find(_COUNT + b"\0")
+    if at < 0 or at + 100 > len(csa):
+        return 0
+    items = struct.unpack_from("<i", csa, at + 76)[0]
+    if items < 1:
+        return 0
+    digits = csa[at + 100 : at + 112].split(b"\0")[0].strip()
+    return int(digits) if digits.isdigit() else 0

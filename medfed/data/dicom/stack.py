@@ -1,0 +1,283 @@
+"""The place of a series' volumes: slices in order, their common affine; refused where they do not agree on one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfed.data.dicom.frame import IMAGE_TYPE, PROJECTIONS, Frame
+from medfed.data.dicom.separate import (
+    JITTER_FRACTION,
+    JITTER_MM,
+    SamePixels,
+    normal_of,
+    parts_of,
+    positions_of,
+    volumes_in,
+)
+from medfed.data.dicom.siemens import has_tiles
+from medfed.errors import ImageError
+
+# Direction cosines of one stack: six written decimals, and the noise of a scanner's own arithmetic.
+SAME_DIRECTION = 1e-4
+# An image turned against the others by more than this (6 degrees) is meant to be: a localizer, or another plane. One
+# turned less is a slice that does not fit its stack.
+OTHER_DIRECTION = 0.1
+SAME_SPACING = 1e-4
+# A stack whose slices slide sideways more than this over its whole length was taken with a tilted gantry.
+TILT_MM = 0.05
+# Gantries tilt by up to 30 degrees, a slide of 0.6; beyond 63 degrees positions and orientation contradict each other.
+MAX_SLIDE = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Frames of one volume in the order of their position, and the affine of their voxels."""
+
+    frames: tuple[Frame, ...]
+    affine_ras: NDArray[np.float64]  # maps (column, row, slice) to mm
+    sheared: bool
+    # The distance of each slice from the first along the normal, for slices that are not even; None where
+    # they are.
+    uneven_mm: tuple[float, ...] | None
+    flags: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
+def stacks_of(
+    frames: Sequence[Frame], same_pixels: SamePixels, *, uneven: bool
+) -> tuple[list[Stack], list[str]]:
+    """Return the volumes among the frames of one series, and a line for each frame that is no part of one.
+
+    Args:
+        frames: of one patient and series, in any order.
+        same_pixels: whether two frames hold the same values.
+        uneven: whether uneven slices are wanted nevertheless, to be resampled.
+
+    Raises:
+        ImageError: if frames are missing, in conflict or of different sizes.
+    """
+    images, skipped = _images(frames)
+    parts = [_oriented(part) for part in parts_of(images)]
+    largest = max((cluster for clusters in parts for cluster in clusters), key=len, default=[])
+    stacks = []
+    for cluster in (cluster for clusters in parts for cluster in clusters):
+        if len(cluster) == 1 and len(largest) >= 3 and not _parallel(cluster[0], largest[0]):
+            _check_turned(cluster[0], largest[0])
+            skipped.append("a single image across the others' orientation, as a localizer has it")
+        else:
+            stacks += [_stack(volume, lines, uneven) for volume, lines in volumes_in(cluster, same_pixels)]
+    return stacks, skipped
+
+
+def _images(frames: Sequence[Frame]) -> tuple[list[Frame], list[str]]:
+    """Return the frames that could be slices of a volume, and a line for each other.
+
+    Raises:
+        ImageError: for a mosaic, whose slices have no place.
+    """
+    for file in {id(frame.file): frame.file for frame in frames}.values():
+        if has_tiles(file.elements) or any(
+            b"MOSAIC" in part.upper() for part in file.elements.texts(IMAGE_TYPE)
+        ):
+            raise ImageError(
+                "a Siemens mosaic: one image holds all slices as tiles, and their places are in no public element; "
+                "export it as enhanced MR or convert it with dcm2niix"
+            )
+    images, skipped = [], []
+    types = {frame.image_type for frame in frames if frame.position_mm is not None}
+    for frame in frames:
+        if b"LOCALIZER" in frame.image_type:
+            skipped.append(
+                f"a localizer of {frame.encoding.rows} x {frame.encoding.columns} pixels, no part of a volume"
+            )
+        elif (
+            b"SECONDARY" in frame.image_type
+            and frame.position_mm is None
+            and frame.row_cosine is None
+            and types
+            and frame.image_type not in types
+        ):
+            skipped.append("a secondary picture without a place, unlike the series' other images")
+        else:
+            images.append(frame)
+    return images, skipped
+
+
+def _check_turned(frame: Frame, other: Frame) -> None:
+    """Refuse an image that is turned against the others too little to be meant.
+
+    Raises:
+        ImageError: saying by how much.
+    """
+    turn = _directions(frame) @ _directions(other).T  # 1, 1 on the diagonal where they are parallel
+    angle = float(np.degrees(np.arccos(np.clip(min(turn[0, 0], turn[1, 1]), -1, 1))))
+    if angle < np.degrees(OTHER_DIRECTION):
+        raise ImageError(
+            f"one slice is turned by {angle:.3f} degrees against the series' others, so that it does not lie on their "
+            "grid; export the series again"
+        )
+
+
+def _oriented(frames: list[Frame]) -> list[list[Frame]]:
+    """Return the frames in groups of one orientation.
+
+    Raises:
+        ImageError: if a frame has no place, or one orientation comes in several sizes.
+    """
+    clusters: list[list[Frame]] = []
+    for frame in frames:
+        if frame.position_mm is None or frame.row_cosine is None or frame.column_cosine is None:
+            missing = sum(f.position_mm is None or f.row_cosine is None for f in frames)
+            raise ImageError(
+                f"{missing} of {len(frames)} images lack ImagePositionPatient or ImageOrientationPatient, so that no "
+                "voxel has a place; export the series with its geometry"
+            )
+        if frame.spacing_mm is None:
+            raise ImageError(
+                "an image lacks PixelSpacing, so that it has no size in mm; export it with its geometry"
+            )
+        for cluster in clusters:
+            if _parallel(cluster[0], frame):
+                cluster.append(frame)
+                break
+        else:
+            clusters.append([frame])
+    main = max(clusters, key=len)
+    for cluster in clusters:
+        if cluster is not main and len(main) >= 3:
+            _check_turned(cluster[0], main[0])
+    for cluster in clusters:
+        sizes = sorted({(f.encoding.rows, f.encoding.columns) for f in cluster})
+        if len(sizes) > 1:
+            raise ImageError(
+                f"one series mixes images of {' and '.join(f'{r} x {c}' for r, c in sizes)} pixels in"
+                " one orientation;"
+                " separate them"
+            )
+        spacings = np.array([f.spacing_mm for f in cluster])
+        if np.ptp(spacings, axis=0).max() > SAME_SPACING * spacings.min():
+            low, high = spacings.min(axis=0), spacings.max(axis=0)
+            raise ImageError(
+                f"one series mixes pixel spacings from {low[0]:g} x {low[1]:g} to {high[0]:g} x"
+                f" {high[1]:g} mm;"
+                " separate them"
+            )
+    return clusters
+
+
+def _parallel(one: Frame, other: Frame) -> bool:
+    if (one.row_cosine, one.column_cosine) == (other.row_cosine, other.column_cosine):
+        return True
+    return bool(np.abs(_directions(one) - _directions(other)).max() <= SAME_DIRECTION)
+
+
+def _directions(frame: Frame) -> NDArray[np.float64]:
+    return np.array([frame.row_cosine, frame.column_cosine])
+
+
+def _stack(frames: list[Frame], lines: list[str], uneven: bool) -> Stack:
+    """Return the frames with their affine.
+
+    Raises:
+        ImageError: if a slice is missing or the slices are not even, naming the positions.
+    """
+    first = frames[0]
+    normal = normal_of(first)
+    positions = positions_of(frames)
+    flags: list[str] = []
+    gaps: tuple[float, ...] | None = None
+    if len(frames) == 1:
+        step = normal * _single_thickness(first)
+        flags.append("single_slice")
+    else:
+        step = (positions[-1] - positions[0]) / (len(frames) - 1)
+        even = positions[0] + np.arange(len(frames))[:, None] * step
+        off = np.linalg.norm(positions - even, axis=1)
+        along = (positions - positions[0]) @ normal
+        if off.max() > max(JITTER_MM, JITTER_FRACTION * float(step @ normal)):
+            straight = positions[0] + (along / along[-1])[:, None] * (positions[-1] - positions[0])
+            beside = float(np.linalg.norm(positions - straight, axis=1).max())
+            if beside > max(JITTER_MM, JITTER_FRACTION * float(step @ normal)):
+                raise ImageError(
+                    f"the slices do not lie on one line: one is {beside:.2f} mm beside it, with {len(frames)} slices"
+                    f" {float(step @ normal):.2f} mm apart; export the series again"
+                )
+            if not uneven:
+                raise ImageError(_uneven_message(along))
+            gaps = tuple(float(value) for value in along)
+    sideways = step - normal * (step @ normal)
+    if float(np.linalg.norm(sideways)) > MAX_SLIDE * float(step @ normal):
+        raise ImageError(
+            f"the slices slide {np.linalg.norm(sideways):.2f} mm sideways at each {step @ normal:.2f} mm along their"
+            " normal; no gantry tilts so far, export the series again"
+        )
+    sheared = len(frames) > 1 and float(np.linalg.norm(sideways)) * (len(frames) - 1) > TILT_MM
+    rows_mm, columns_mm = first.spacing_mm  # type: ignore[misc]
+    affine = np.eye(4)
+    affine[:3, 0] = np.asarray(first.row_cosine) * columns_mm
+    affine[:3, 1] = np.asarray(first.column_cosine) * rows_mm
+    affine[:3, 2] = step
+    affine[:3, 3] = positions[0]
+    affine[:2] *= -1  # LPS, as DICOM has it, to RAS
+    return Stack(tuple(frames), affine, sheared, gaps, tuple(flags), tuple(lines))
+
+
+def _single_thickness(frame: Frame) -> float:
+    if frame.gap_mm is not None:
+        return frame.gap_mm
+    if frame.thickness_mm is not None:
+        return frame.thickness_mm
+    raise ImageError(
+        "a single image with neither SpacingBetweenSlices nor SliceThickness: its extent across the"
+        " slice is unknown;"
+        " give the whole series"
+    )
+
+
+def _uneven_message(along: NDArray[np.float64]) -> str:
+    steps = np.diff(along)
+    ratios = steps / steps.min()
+    gaps_only = bool(np.abs(ratios - np.rint(ratios)).max() < 0.02)
+    # Of few slices with gaps the median may be a gap; where all are multiples of the smallest step, that is the usual.
+    usual = float(np.median(steps[np.rint(ratios) == 1]) if gaps_only else np.median(steps))
+    odd = [
+        i for i in range(len(steps)) if abs(steps[i] - usual) > max(2 * JITTER_MM, JITTER_FRACTION * usual)
+    ]
+    if not odd:  # small steps that add up: name the largest
+        odd = [int(np.abs(steps - usual).argmax())]
+    places = ", ".join(f"{steps[i]:.2f} mm from {along[i]:.2f} to {along[i + 1]:.2f} mm" for i in odd[:4])
+    whole = all(
+        abs(steps[i] / usual - round(steps[i] / usual)) < 0.02 and steps[i] > 1.5 * usual for i in odd
+    )
+    missing = sum(round(steps[i] / usual) - 1 for i in odd)
+    what = f"{missing} slices are missing" if whole else "the slices are uneven"
+    more = f" and {len(odd) - 4} more" if len(odd) > 4 else ""
+    return (
+        f"{what}: {len(along)} slices are usually {usual:.2f} mm apart, but {places}{more} (from the"
+        " first slice);"
+        " complete the series, or read it with uneven='resample'"
+    )
+
+
+def projection(frame: Frame) -> Stack:
+    """Return the stack of one radiograph, which has a detector's spacing and no place in the patient.
+
+    Raises:
+        ImageError: if it has no spacing.
+    """
+    if frame.spacing_mm is None:
+        raise ImageError(
+            "a radiograph without PixelSpacing or ImagerPixelSpacing has no size in mm; export it again"
+        )
+    rows_mm, columns_mm = frame.spacing_mm
+    flags = ("projection", "single_slice")
+    return Stack((frame,), np.diag([-columns_mm, -rows_mm, 1.0, 1.0]), False, None, flags, ())
+
+
+def is_projection(frame: Frame) -> bool:
+    """Whether a frame is a radiograph without a place in the patient."""
+    return frame.modality in PROJECTIONS and (frame.position_mm is None or frame.row_cosine is None)

@@ -1,0 +1,257 @@
+"""Volumes from DICOM images: files sorted into series, series into stacks, stacks read into arrays."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfed.data.dicom.directory import DIRECTORY
+from medfed.data.dicom.elements import PIXELS
+from medfed.data.dicom.file import DEFLATED, DicomFile
+from medfed.data.dicom.frame import (
+    FRAME_UID,
+    MODALITIES,
+    MODALITY,
+    PATIENT_ID,
+    PROJECTIONS,
+    ROWS,
+    SAMPLES,
+    SERIES_UID,
+    SOP_CLASS,
+    Frame,
+    frames_of,
+)
+from medfed.data.dicom.pixels import AIR_HU, modality_values, raw_words, stored_values
+from medfed.data.dicom.resample import evenly, upright
+from medfed.data.dicom.stack import Stack, is_projection, projection, stacks_of
+from medfed.data.limit import MAX_DICOM_EXPANSION, MAX_VOLUME_BYTES, check_size
+from medfed.data.mark import marks
+from medfed.data.volume import Info, Volume
+from medfed.errors import ImageError
+
+_CLASS = "1.2.840.10008.5.1.4.1.1."
+# What is no image of a patient's anatomy on a grid of its own: skipped with this line.
+_OTHER: dict[str, str] = {
+    "66.4": "a segmentation, which is a label: give it to read_label",
+    "66.7": "a segmentation, which is a label: give it to read_label",
+    "481.3": "a structure set, which is a label: give it to read_label",
+    "481.2": "a radiotherapy dose",
+    "481.5": "a radiotherapy plan",
+    "66": "raw data or a registration",
+    "66.1": "a spatial registration",
+    "66.2": "spatial fiducials",
+    "66.3": "a deformable registration",
+    "66.5": "a surface segmentation",
+    "4.2": "a spectroscopy",
+    "88.59": "a key object selection",
+    "104.1": "an encapsulated document",
+    "104.2": "an encapsulated document",
+}
+_OTHER_FAMILIES: tuple[tuple[str, str], ...] = (
+    ("7", "a secondary capture, a picture of a screen"),
+    ("88", "a structured report"),
+    ("11", "a presentation state"),
+    ("9", "a waveform"),
+    ("481", "a radiotherapy object"),
+    ("77.1.5", "a photograph"),
+    ("77.1.4", "a photograph"),
+    ("104", "an encapsulated document"),
+)
+
+
+# Families of objects that are images: one of these without pixels was cut off. Makers store protocols and raw data under
+# classes of their own beside them.
+_IMAGES = tuple(
+    f"{_CLASS}{family}"
+    for family in ("1", "2", "3", "4", "5", "6", "12", "13", "14", "20", "30", "128", "130")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How a reader was asked to treat what has several right answers."""
+
+    padding: Literal["air", "nan"] = "air"
+    tilt: Literal["affine", "resample", "refuse"] = "affine"
+    uneven: Literal["refuse", "resample"] = "refuse"
+    max_bytes: int = MAX_VOLUME_BYTES
+    # A compressed NIfTI of up to so many voxels may grow however much: a label of a volume that is in memory.
+    free_voxels: int = 0
+
+
+def other_object(file: DicomFile) -> str | None:
+    """Return what a DICOM object is if it is no image to be read, None if it is one."""
+    uid = file.elements.text(SOP_CLASS).decode("ascii", "replace")
+    modality = file.elements.text(MODALITY)
+    if DIRECTORY in file.elements:
+        return "a DICOMDIR, which lists files and holds no image"
+    if uid.startswith(_CLASS):
+        rest = uid[len(_CLASS) :]
+        if rest in _OTHER:
+            return _OTHER[rest]
+        for family, line in _OTHER_FAMILIES:
+            if rest == family or rest.startswith(family + "."):
+                return line
+    if uid and not uid.startswith(_IMAGES) and not any(tag in file.elements for tag in (ROWS, PIXELS)):
+        return "an object without an image"
+    if modality in (b"SR", b"PR", b"KO", b"SEG", b"RTSTRUCT", b"DOC"):
+        return "a report, state or label, no image"
+    samples = file.elements.integer(SAMPLES)
+    if samples is not None and samples != 1:
+        return f"a colour picture of {samples} samples a pixel"
+    if file.elements.text(0x00280004) == b"PALETTE COLOR":
+        return "a colour picture with a palette"
+    return None
+
+
+def volumes_of(files: Sequence[DicomFile], wish: Wish) -> tuple[list[Volume], list[str]]:
+    """Return every volume that image files hold, and a line for each image that is no part of one.
+
+    The files are images: `other_object` is None for each.
+
+    Raises:
+        ImageError: if one of them cannot be read rightly.
+    """
+    series: dict[tuple, list[Frame]] = defaultdict(list)
+    for file in files:
+        for frame in frames_of(file):
+            series[frame.belongs, frame.patient].append(frame)
+    _join_patients(series)
+    volumes = []
+    lines: list[str] = []
+    for belongs in sorted(series, key=repr):
+        stacks = [projection(frame) for frame in series[belongs] if is_projection(frame)]
+        placed = [frame for frame in series[belongs] if not is_projection(frame)]
+        if placed:
+            found, skipped = stacks_of(placed, _same_pixels, uneven=wish.uneven == "resample")
+            stacks += found
+            lines += skipped
+        volumes += [_volume(stack, wish) for stack in stacks]
+    return volumes, lines
+
+
+def _join_patients(series: dict[tuple, list[Frame]]) -> None:
+    """Put images of one series that say less of their patient to those that say more, where that is one patient."""
+    for key in sorted(series, key=lambda key: -sum(word == b"" for word in key[1])):
+        belongs, patient = key
+        others = [
+            other
+            for other in series
+            if other != key
+            and other[0] == belongs
+            and any(patient) != all(patient)
+            and all(mine in (b"", theirs) for mine, theirs in zip(patient, other[1], strict=True))
+        ]
+        if len(others) == 1 and any(patient):
+            series[others[0]] += series.pop(key)
+
+
+def _same_pixels(one: Frame, other: Frame) -> bool:
+    alike = (one.slope, one.intercept, one.lut) == (other.slope, other.intercept, other.lut)
+    return alike and bool(np.array_equal(stored_values(one), stored_values(other)))
+
+
+def _volume(stack: Stack, wish: Wish) -> Volume:
+    frames = stack.frames
+    flags = list(stack.flags)
+    for frame in frames:
+        flags += frame.flags
+    modality = frames[0].modality.decode("ascii", "replace") if frames[0].modality in MODALITIES else ""
+    flags += _check_rescale(frames)
+    if frames[0].encoding.photometric == b"MONOCHROME1" and frames[0].modality in PROJECTIONS:
+        flags.append("inverted")
+    rows, columns = frames[0].encoding.rows, frames[0].encoding.columns
+    voxels = len(frames) * rows * columns
+    packed = [frame.file for frame in frames if frame.file.encapsulated or frame.file.syntax == DEFLATED]
+    bytes_packed = (
+        sum({file.path: file.size for file in packed}.values()) if len(packed) == len(frames) else None
+    )
+    unpacked = voxels * frames[0].encoding.allocated // 8
+    check_size(unpacked, bytes_packed, voxels, "a series", wish.max_bytes, growth=MAX_DICOM_EXPANSION)
+    array = np.empty((len(frames), rows, columns), np.float32)
+    background = _fill(array, frames, wish)
+    if wish.padding == "nan" and any(frame.padding is not None for frame in frames) and np.isnan(array).any():
+        flags.append("nan")
+    affine = stack.affine_ras
+    if stack.sheared:
+        flags.append("tilt")
+        if wish.tilt == "refuse":
+            raise ImageError(f"{_tilt_message(affine)}; read it with tilt='affine' or tilt='resample'")
+    if stack.uneven_mm is not None:
+        array, affine = evenly(array, affine, stack.uneven_mm)
+        flags.append("resampled")
+    if stack.sheared and wish.tilt == "resample":
+        array, affine = upright(array, affine, background)
+        flags.append("resampled")
+    header = frames[0].file.elements
+    signs = marks(header.text(PATIENT_ID), [header.text(FRAME_UID)], [header.text(SERIES_UID)])
+    info = Info(modality, stack.skipped, tuple(dict.fromkeys(flags)), signs)
+    return Volume(array.transpose(2, 1, 0)[None], affine, info)
+
+
+def _tilt_message(affine: NDArray[np.float64]) -> str:
+    normal = np.cross(affine[:3, 0], affine[:3, 1])
+    step = affine[:3, 2]
+    cosine = abs(step @ normal) / np.linalg.norm(normal) / np.linalg.norm(step)
+    return (
+        f"the gantry is tilted: slices slide {np.degrees(np.arccos(min(1.0, cosine))):.1f} degrees off"
+        " their normal"
+    )
+
+
+def _check_rescale(frames: Sequence[Frame]) -> list[str]:
+    """Refuse slopes that cannot be meant; return a flag where a CT has none.
+
+    Raises:
+        ImageError: naming the element.
+    """
+    flags = []
+    for frame in frames:
+        if frame.slope == 0:
+            raise ImageError(
+                "RescaleSlope (0028,1053) is 0, which makes every voxel alike; correct the header"
+            )
+        if (frame.slope is None) != (frame.intercept is None) and frame.lut is None:
+            raise ImageError("only one of RescaleSlope and RescaleIntercept is there; correct the header")
+        if frame.lut is not None and frame.slope is not None and (frame.slope, frame.intercept) != (1.0, 0.0):
+            raise ImageError(
+                "both a ModalityLUTSequence and a RescaleSlope are there; only one can hold, correct it"
+            )
+    if len({(frame.slope is None, frame.lut is None, frame.rescale_type) for frame in frames}) > 1:
+        raise ImageError(
+            "some images of a series have a rescale slope, LUT or RescaleType that others lack;"
+            " export it again"
+        )
+    if frames[0].modality == b"CT" and frames[0].slope is None and frames[0].lut is None:
+        flags.append("no_rescale")
+    if frames[0].modality == b"CT" and frames[0].rescale_type not in (b"", b"HU"):
+        flags.append("not_hu")
+    return flags
+
+
+def _fill(array: NDArray[np.float32], frames: Sequence[Frame], wish: Wish) -> float:
+    """Read every frame into `array`, (slices, rows, columns); return the value of air."""
+    ct = frames[0].modality == b"CT"
+    padding = float("nan") if wish.padding == "nan" or not ct else AIR_HU
+    padded = []
+    for plane, frame in zip(array, frames, strict=True):
+        words = raw_words(frame.file, frame.encoding, frame.index)
+        modality_values(words, frame, padding, plane)
+        if frame.padding is not None and not ct:
+            padded.append(plane)
+        if frame.encoding.frames == 1:
+            frame.file.memo.clear()
+    air = AIR_HU
+    if not ct:
+        # No modality but CT says what air is: the smallest value outside the padding stands for it.
+        with np.errstate(invalid="ignore"):
+            air = float(np.nanmin(array)) if np.isfinite(array).any() else 0.0
+        if wish.padding == "air":
+            for plane in padded:
+                plane[np.isnan(plane)] = air
+    return air

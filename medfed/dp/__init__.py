@@ -1,0 +1,1 @@
+"""The arithmetic of differential privacy under `privacy/`: noise, accountants, the ledger, per-patient training."""

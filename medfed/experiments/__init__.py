@@ -1,0 +1,1 @@
+"""A study trained in more than one way: methods beside each other, pooled, without a hospital, after a withdrawal."""
