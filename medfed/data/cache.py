@@ -32,7 +32,7 @@ from medfed.data.transforms import Needs, Prepared
 from medfed.errors import DataError
 
 # Raised when an entry's form or the meaning of `prepare` changes.
-FORM = 1
+FORM = 2
 
 # float16 has 11 bits: values up to 16 are kept to 0.004, finer than any noise of a normalised image. Larger
 # values, such as Hounsfield units, stay float32.
