@@ -210,7 +210,7 @@ def _read_files(paths: list[str], wish: Wish) -> list[Volume]:
             if skipped
             else " and no file"
         )
-        raise ImageError(f"there is no volume{found}")
+        raise ImageError(f"there is no volume{found}; name a DICOM or NIfTI file, or a folder of such")
     return _with_lines(volumes, skipped)
 
 
