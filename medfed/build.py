@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from medfed.across.policy import egress_of
-from medfed.data.cache import cache_root
-from medfed.data.settings import Table
+from medfed.data.own_folder import cache_place
+from medfed.data.settings import Images, Table
 from medfed.errors import MedfedError, StudyError
 from medfed.measuring.measure import Hospital
 from medfed.networks import replace_batch_norms
@@ -39,15 +39,20 @@ def folders_of(study: Study) -> dict[str, str]:
     return places
 
 
-def hospital_of(study: Study, site: str, where: str, secret: bytes | None = None) -> Hospital:
+def hospital_of(
+    study: Study, site: str, where: str, secret: bytes | None = None, cache: str | None = None
+) -> Hospital:
     """Return a site's data, its folder indexed and checked.
 
     In a simulation one person holds all folders, so the secret that salts tokens and splits is made of the study's
-    seed and the site's name, and a run repeats; a hospital's own secret is in its site file.
+    seed and the site's name, and a run repeats; a hospital's own secret is in its site file, and so is the folder
+    where it keeps prepared images (`cache`), if that isn't to be inside `where`.
     """
     from medfed.data.datamodule import SiteData
 
     secret = secret or simulated_secret(study, site)
+    on_disk = isinstance(study.data, Images) and study.data.cache == "disk"
+    place = cache_place(where, secret, cache) if on_disk else None
     try:
         data = SiteData.open(
             where,
@@ -58,7 +63,7 @@ def hospital_of(study: Study, site: str, where: str, secret: bytes | None = None
             steps=study.train.steps,
             seed=study.seed,
             classes=len(getattr(study.task, "classes", ())) or None,
-            cache_folder=cache_root() / hashlib.sha256(b"medfed/cache/" + secret).hexdigest()[:16],
+            cache=place,
         )
     except MedfedError as error:
         raise type(error)(f"site '{site}': {error}") from None

@@ -112,7 +112,7 @@ def _take_part(
 ) -> None:
     known = digest(study)
     check_planned(study)
-    hospital = hospital_of(study, site.name, site.data, secret)
+    hospital = hospital_of(study, site.name, site.data, secret, site.cache)
     progress.say(f"{site.name}: {hospital.data.index.describe()}")
     for note in hospital.data.notes:
         progress.say(f"{site.name}: {note}")
@@ -489,7 +489,7 @@ def _beside() -> bool:
 def _train_beside(site: SiteFile, secret: bytes) -> None:
     folder = RunFolder(Path(os.environ[_RUN]))
     study = study_of(folder.study.read_text(encoding="utf-8"), "study.yaml")
-    hospital = hospital_of(study, site.name, site.data, secret)
+    hospital = hospital_of(study, site.name, site.data, secret, site.cache)
     beside: Any = _Beside()  # it posts no letters: only `contribute` does, which is the first process's
     with quiet():
         train_site(

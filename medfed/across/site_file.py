@@ -33,7 +33,8 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     name: as it is enrolled.  data: its folder of images, or its CSV file.  exchange: how it reaches the hub.  secret: the
     file that salts tokens and splits, made at the first use; who loses it gets other splits.  out: the folder under which
-    each study gets a run folder, and where its agreements are kept.  policy: what studies may do here.  devices: how many
+    each study gets a run folder, and where its agreements are kept.  policy: what studies may do here.  cache: the
+    folder where a study with `data.cache: disk` keeps prepared images, if not inside the data folder.  devices: how many
     GPUs (or processes) train one model.  accelerator: `auto` takes a GPU if there is one.
     """
 
@@ -43,6 +44,7 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     secret: str = "secret"
     out: str = "runs"
     policy: Policy = Policy()
+    cache: str | None = None
     devices: Count = 1
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
 
@@ -67,6 +69,7 @@ def read_site(path: str | Path) -> SiteFile:
         data=str(folder / found.data),
         secret=str(folder / found.secret),
         out=str(folder / found.out),
+        cache=None if found.cache is None else str(folder / found.cache),
         exchange=located(found.exchange, folder),
     )
 

@@ -84,13 +84,33 @@ def merge(files: tuple[Path, ...], voxels: int, normalise: Literal["auto", "zsco
 
 @click.command(short_help="Delete prepared images that are kept on disk.")
 @click.argument("folder", required=False, type=_PATH)
+@click.option(
+    "--site", "site_file", type=_PATH, help="A site file: all that this site keeps, wherever it does."
+)
 @told
-def purge(folder: Path | None) -> None:
-    """Delete what `cache: disk` keeps of patients' images: below FOLDER, or wherever this account keeps it."""
-    from medfed.data.cache import cache_root
-    from medfed.data.cache import purge as purged
+def purge(folder: Path | None, site_file: Path | None) -> None:
+    """Delete what `cache: disk` keeps of patients' images.
 
-    root = folder if folder is not None else cache_root()
-    places = [root, *sorted(path for path in root.iterdir() if path.is_dir())] if root.is_dir() else []
-    count = sum(purged(place) for place in places)
-    click.echo(f"{root}: {count} prepared cases deleted")
+    FOLDER is a site's data folder, inside which they are kept, or a cache folder. Without it, or a site file, what
+    this account keeps outside data folders is deleted. Nothing but prepared images is touched.
+    """
+    from medfed.data.cache import purge as purged
+    from medfed.data.own_folder import inside, remove_if_empty, shared_caches, site_folder
+
+    if site_file is not None:
+        from medfed.across.site_file import read_site, secret_of
+
+        site = read_site(site_file)
+        own = site_folder(secret_of(Path(site.secret)))
+        chosen = [] if site.cache is None else [Path(site.cache)]
+        data, places = [Path(site.data)], [place / own for place in (*chosen, *shared_caches())]
+    elif folder is not None:
+        data, places = [folder], [folder]
+    else:
+        data, places = [], shared_caches()
+    for place in (*map(inside, data), *places):
+        click.echo(f"{place}: {purged(place)} prepared cases deleted")
+    for one in data:
+        remove_if_empty(one)
+    if not data:
+        click.echo("A site's images inside its data folder: medfed purge FOLDER, or --site site.yaml")

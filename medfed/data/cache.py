@@ -26,12 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfed.data.index import Case
+from medfed.data.own_folder import files_below, is_hex, is_site_folder, private_folder
 from medfed.data.settings import Images
 from medfed.data.transforms import Needs, Prepared
 from medfed.errors import DataError
 
 # Raised when an entry's form or the meaning of `prepare` changes.
-FORM = 1
+FORM = 2
 
 # float16 has 11 bits: values up to 16 are kept to 0.004, finer than any noise of a normalised image. Larger
 # values, such as Hounsfield units, stay float32.
@@ -39,6 +40,8 @@ LARGEST_HALF = 16.0
 
 # How a file is named in an entry, in the order in which they are written; `about.json` last.
 PARTS = ("image", "label", "centres")
+# How the name of an entry begins while it is being written.
+UNFINISHED = "unfinished-"
 
 
 class Store:
@@ -83,7 +86,15 @@ class DiskStore(Store):
             entry = self.folder / entry_name(case, self.recipe)
             found = load(entry)
             if found is None:
-                save(entry, make())
+                made = make()
+                try:
+                    save(entry, made)
+                except OSError as error:  # whose own words name the path
+                    raise DataError(
+                        f"case {case.token}: its prepared image can't be kept on disk ({error.strerror}); make room, "
+                        "name another folder as `cache` in the site file or in MEDFED_CACHE, or set data.cache to "
+                        "'memory'"
+                    ) from None
                 found = load(entry)
                 if found is None:
                     raise DataError(
@@ -91,12 +102,6 @@ class DiskStore(Store):
                     )
             self._open[case.token] = found
         return self._open[case.token]
-
-
-def cache_root() -> Path:
-    """Return where this account keeps prepared images: MEDFED_CACHE, or medfed in the account's cache folder."""
-    base = os.environ.get("MEDFED_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "medfed"
-    return Path(base).expanduser()
 
 
 def store_of(
@@ -138,18 +143,17 @@ def entry_name(case: Case, recipe: str) -> str:
         sha.update(b"\0part")
         if part is None:
             continue
-        for path in sorted(part.rglob("*")) if part.is_dir() else [part]:
-            if path.is_file():
-                with path.open("rb") as file:
-                    sha.update(hashlib.file_digest(file, "sha256").digest())
+        for path in files_below(part) if part.is_dir() else [part]:
+            with path.open("rb") as file:
+                sha.update(hashlib.file_digest(file, "sha256").digest())
     return sha.hexdigest()
 
 
 def save(entry: Path, prepared: Prepared) -> None:
     """Write an entry; whoever is first wins, as both wrote the same."""
-    entry.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # mkdtemp gives 0700. The name's ending keeps `load` and `purge` from taking it for an entry.
-    unfinished = Path(tempfile.mkdtemp(dir=entry.parent, suffix=".part"))
+    private_folder(entry.parent)
+    # mkdtemp gives 0700. The name's ending keeps `load` from taking it for an entry.
+    unfinished = Path(tempfile.mkdtemp(dir=entry.parent, prefix=UNFINISHED, suffix=".part"))
     try:
         half = float(np.abs(prepared.image).max(initial=0)) <= LARGEST_HALF
         arrays = {
@@ -223,16 +227,26 @@ def _mapped(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> NDArray:
 
 
 def purge(folder: str | Path) -> int:
-    """Delete every entry below a cache folder and return how many there were; other files stay."""
+    """Delete every entry in a cache folder, and in sites' own folders in it; return how many there were.
+
+    All else stays: a data folder may be named by mistake, and hold patients' folders with names like an entry's.
+    """
     folder = Path(folder)
     found = 0
     if folder.is_dir():
-        for path in folder.iterdir():
-            is_entry = len(path.name) == 64 and set(path.name) <= set("0123456789abcdef")
-            if path.is_dir() and not path.is_symlink() and (is_entry or path.name.endswith(".part")):
+        for path in sorted(folder.iterdir()):
+            if not path.is_dir() or path.is_symlink():
+                continue
+            if is_site_folder(path.name):
+                found += purge(path)
+            elif _holds_only_parts(path) and (is_hex(path.name, 64) or path.name.startswith(UNFINISHED)):
                 shutil.rmtree(path)
-                found += is_entry
+                found += is_hex(path.name, 64)
     return found
+
+
+def _holds_only_parts(path: Path) -> bool:
+    return {one.name for one in path.iterdir()} <= {*PARTS, "about.json"}
 
 
 def in_memory(prepared: Prepared) -> Prepared:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from medfed.data.cache import Store, in_memory, store_of
 from medfed.data.dataset import ImageDataset
 from medfed.data.index import Case, Index, index_folder
+from medfed.data.own_folder import Place
 from medfed.data.passes import Passes
 from medfed.data.settings import AnyData, Images, Table
 from medfed.data.table import Rows, TableDataset, fit_scaling, inputs, read_table
@@ -42,7 +43,7 @@ class SiteData(pl.LightningDataModule):
             seed say otherwise.
         classes: how many classes the task has, the background included; labels and targets are checked
         against it.
-        cache_folder: where `cache: disk` keeps prepared volumes, inside the site and outside the data folder.
+        cache: where `cache: disk` keeps prepared volumes, and what is to be said about it.
         steps: how many training batches an epoch has; one pass over the cases if None.
     """
 
@@ -55,7 +56,7 @@ class SiteData(pl.LightningDataModule):
         batch: int = 1,
         seed: int = 0,
         classes: int | None = None,
-        cache_folder: Path | None = None,
+        cache: Place | None = None,
         steps: int | None = None,
     ) -> None:
         super().__init__()
@@ -83,7 +84,7 @@ class SiteData(pl.LightningDataModule):
                     "site's file"
                 )
             self.index = source
-            self._images(settings, cache_folder)
+            self._images(settings, cache)
         self.notes = (*self.index.notes, *self.notes)
 
     @classmethod
@@ -97,7 +98,7 @@ class SiteData(pl.LightningDataModule):
         batch: int = 1,
         seed: int = 0,
         classes: int | None = None,
-        cache_folder: Path | None = None,
+        cache: Place | None = None,
         steps: int | None = None,
     ) -> SiteData:
         """Return the data of a site's folder or table."""
@@ -113,7 +114,7 @@ class SiteData(pl.LightningDataModule):
             batch=batch,
             seed=seed,
             classes=classes,
-            cache_folder=cache_folder,
+            cache=cache,
             steps=steps,
         )
 
@@ -257,7 +258,7 @@ class SiteData(pl.LightningDataModule):
 
     # --- setting up -----------------------------------------------------------------------------------------
 
-    def _images(self, settings: Images, cache_folder: Path | None) -> None:
+    def _images(self, settings: Images, cache: Place | None) -> None:
         usable: Callable[[Case], bool]
         if self.needs == "segment":
             usable, what = (lambda case: case.label is not None), "label"
@@ -283,7 +284,9 @@ class SiteData(pl.LightningDataModule):
                         "correct the column 'target'"
                     )
         self._keep(kept)
-        self._store = store_of(settings, cache_folder, self.needs, self.classes)
+        self._store = store_of(settings, cache.folder if cache else None, self.needs, self.classes)
+        if cache is not None and cache.note and settings.cache == "disk":
+            self.notes += (cache.note,)
 
     def _table(self, rows: Rows, settings: Table) -> None:
         if self.needs == "table" and settings.target is None:

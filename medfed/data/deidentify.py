@@ -25,6 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from medfed.data.own_folder import files_below
 from medfed.errors import DataError
 
 # Dates move back by up to ten years, and by a part of a day, the same for all of a patient's.
@@ -74,7 +75,7 @@ def deidentify(
     """
     source, target = Path(source).resolve(), Path(target).resolve()
     _check_places(source, target, site_secret)
-    files = sorted(path for path in source.rglob("*") if path.is_file() and not path.is_symlink())
+    files = [path for path in files_below(source) if not path.is_symlink()]
     target.mkdir(parents=True, exist_ok=True, mode=0o700)
     left_out: Counter[str] = Counter()
     patients: set[str] = set()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from medfed.data.dicom.file import open_dicom
 from medfed.data.dicom.frame import MODALITY
+from medfed.data.own_folder import without_own
 from medfed.data.volume import Info, Volume
 from medfed.errors import LabelError
 
@@ -71,7 +72,8 @@ def _single_label(path: str) -> tuple[bytes, str]:
         file = open_dicom(path) if stat.S_ISREG(os.stat(path).st_mode) else None
         return (file.elements.text(MODALITY) if file is not None else b""), path
     found = []
-    for folder, _, file_names in os.walk(path):
+    for folder, folders, file_names in os.walk(path):
+        folders[:] = without_own(folders)
         for name in file_names:
             file_path = os.path.join(folder, name)
             file = open_dicom(file_path)

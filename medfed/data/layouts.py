@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from medfed.data.index import Case
+from medfed.data.own_folder import files_below
 from medfed.data.splits import SPLITS, UNASSIGNED, case_token
 from medfed.errors import DataError, ImageError
 
@@ -562,7 +563,7 @@ def _series_path(members: list[_Header], headers: list[_Header]) -> Path:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
+    return (path for path in files_below(folder) if not path.name.startswith("."))
 
 
 def _is_dicom(path: Path) -> bool:

@@ -21,6 +21,7 @@ from medfed.data.dicom.file import DicomFile, open_dicom
 from medfed.data.dicom.volumes import Wish, other_object, volumes_of
 from medfed.data.limit import MAX_VOLUME_BYTES
 from medfed.data.nifti import is_nifti, read_nifti, unpacked_head
+from medfed.data.own_folder import without_own
 from medfed.data.volume import Volume
 from medfed.errors import ImageError, LabelError, MedfedError
 
@@ -209,7 +210,7 @@ def _read_files(paths: list[str], wish: Wish) -> list[Volume]:
             if skipped
             else " and no file"
         )
-        raise ImageError(f"there is no volume{found}")
+        raise ImageError(f"there is no volume{found}; name a DICOM or NIfTI file, or a folder of such")
     return _with_lines(volumes, skipped)
 
 
@@ -250,6 +251,6 @@ def _files(path: str) -> list[str]:
     # to one above ends.
     for folder, folders, names in os.walk(path, onerror=stop, followlinks=True):
         found += [os.path.join(folder, name) for name in names]
-        new = {name: os.path.realpath(os.path.join(folder, name)) for name in sorted(folders)}
+        new = {name: os.path.realpath(os.path.join(folder, name)) for name in sorted(without_own(folders))}
         folders[:] = [name for name, real in new.items() if not (real in seen or seen.add(real))]  # type: ignore[func-returns-value]
     return found

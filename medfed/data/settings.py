@@ -80,7 +80,8 @@ class Images(
     normalise: how intensities are normalised, after resampling; see `medfed kinds data.normalise`.
     channels: how many channels every image has.
     augment: what changes at random in training; `none` for nothing.
-    cache: where prepared volumes are kept: `memory`, `disk` (in the site's cache folder), or `none`.
+    cache: where prepared volumes are kept: `memory`, `disk` (in `.medfed` inside the site's data folder,
+    unless its site file or MEDFED_CACHE names another), or `none`.
     workers: processes that prepare batches, 0 for none.
     fractions: of patients in train, val and test, where the folder gives no splits.
     plan: take spacing_mm, patch and normalise from all hospitals' merged fingerprint instead; `given` takes those here.

@@ -1,9 +1,9 @@
 """From a case's files to what a network sees: a part that is the same every time, and a part drawn at random.
 
 `prepare` is the first part (orientation, spacing, intensities) and can be cached; `draw` is the second (a
-patch or a crop, then augmentation). Both use MONAI's transforms. The voxels enter as arrays with an affine,
-so that no path, name or header can travel in MONAI's metadata, and a path can get into no checkpoint and no
-log.
+patch or a crop, then augmentation). Both use MONAI's transforms, but for resampling (`resample.py`). The
+voxels enter as arrays with an affine, so that no path, name or header can travel in MONAI's metadata, and a
+path can get into no checkpoint and no log.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfed.data.index import Case
+from medfed.data.resample import resample
 from medfed.data.settings import Augment, Images
 from medfed.data.volume import Volume
 from medfed.errors import DataError, ImageError, LabelError
@@ -118,9 +119,6 @@ def prepare(image: Volume, label: Volume | None, settings: Images) -> Prepared:
     Raises:
         ImageError: where the resampled volume would be absurdly large.
     """
-    import torch
-    from monai.data import MetaTensor
-
     array = image.array
     if not np.isfinite(array).all():
         finite = array[np.isfinite(array)]
@@ -129,23 +127,21 @@ def prepare(image: Volume, label: Volume | None, settings: Images) -> Prepared:
         array = np.nan_to_num(
             array, nan=float(finite.min()), posinf=float(finite.max()), neginf=float(finite.min())
         )
-    affine = torch.as_tensor(image.affine_ras, dtype=torch.float64)
-    data: dict[Hashable, Any] = {
-        "image": MetaTensor(torch.as_tensor(np.ascontiguousarray(array, np.float32)), affine=affine.clone())
-    }
-    if label is not None:
-        data["label"] = MetaTensor(
-            torch.as_tensor(np.ascontiguousarray(label.array, np.float32)), affine=affine.clone()
-        )
     _check_size(image, settings)
-    data = _geometry(settings, image, label is not None)(data)
-    found = data["image"].as_tensor().numpy()
-    marked = data["label"].as_tensor().numpy().astype(np.uint8) if label is not None else None
+    found, affine_ras = _oriented(array, image.affine_ras, settings.orientation)
+    marked = None
+    if label is not None:
+        marked, _ = _oriented(label.array.astype(np.uint8), image.affine_ras, settings.orientation)
+    if settings.spacing_mm != "native" and not _spaced(settings, image):
+        to_affine, to_shape = _grid(found.shape[1:], affine_ras, settings.spacing_mm)
+        found = resample(found, affine_ras, to_affine, to_shape, nearest=False)
+        marked = None if marked is None else resample(marked, affine_ras, to_affine, to_shape, nearest=True)
+        affine_ras = to_affine
     return Prepared(
-        image=np.ascontiguousarray(settings.normalise.image(found), np.float32),
-        label=marked,
+        image=np.ascontiguousarray(settings.normalise.image(np.ascontiguousarray(found)), np.float32),
+        label=None if marked is None else np.ascontiguousarray(marked),
         centres=_centres(marked),
-        affine_ras=np.asarray(data["image"].affine, np.float64),
+        affine_ras=affine_ras,
         original_shape=image.shape,
         original_affine_ras=image.affine_ras,
     )
@@ -164,18 +160,36 @@ def _check_size(image: Volume, settings: Images) -> None:
         )
 
 
-def _geometry(settings: Images, image: Volume, labelled: bool) -> Compose:
-    from monai.transforms import Compose, Orientationd, Spacingd
+def _oriented(
+    array: NDArray, affine_ras: NDArray[np.float64], orientation: str
+) -> tuple[NDArray, NDArray[np.float64]]:
+    """Return an array (C, X, Y, Z) with its axes in the order and directions of three letters, and its affine."""
+    import torch
+    from monai.data import MetaTensor
+    from monai.transforms import Orientation
 
-    keys = ["image", "label"] if labelled else ["image"]
     # With labels=None MONAI takes the letters from the tensor's own space, and a MetaTensor's is RAS.
-    steps: list[Any] = [Orientationd(keys, axcodes=settings.orientation, labels=None)]
-    if settings.spacing_mm != "native" and not _spaced(settings, image):
-        modes = ["bilinear", "nearest"] if labelled else ["bilinear"]
-        steps.append(
-            Spacingd(keys, pixdim=settings.spacing_mm, mode=modes, padding_mode="border", dtype=np.float32)
-        )
-    return Compose(steps)
+    turn = Orientation(axcodes=orientation, labels=None)
+    whole = torch.as_tensor(np.ascontiguousarray(array))
+    turned: Any = turn(MetaTensor(whole, affine=torch.as_tensor(affine_ras, dtype=torch.float64)))
+    return turned.as_tensor().numpy(), np.asarray(turned.affine, np.float64)
+
+
+def _grid(
+    shape: tuple[int, ...], affine_ras: NDArray[np.float64], spacing_mm: tuple[float, float, float]
+) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
+    """Return affine and shape of a grid as MONAI's `Spacing` lays it over another one, which has this spacing."""
+    import torch
+    from monai.data import MetaTensor
+    from monai.transforms import Spacing
+
+    # Lazy: it says where it would resample to, and resamples nothing.
+    empty = MetaTensor(
+        torch.empty(1).expand(1, *shape), affine=torch.as_tensor(affine_ras, dtype=torch.float64)
+    )
+    planned: Any = Spacing(spacing_mm, dtype=np.float32, lazy=True)(empty)
+    x, y, z = (int(size) for size in planned.peek_pending_shape())
+    return np.asarray(planned.peek_pending_affine(), np.float64), (x, y, z)
 
 
 def _spaced(settings: Images, image: Volume) -> bool:
@@ -209,25 +223,14 @@ def restore(array: NDArray, prepared: Prepared, *, nearest: bool) -> NDArray:
     `nearest` for class numbers; probabilities are interpolated linearly. Outside the prepared grid the
     border's values go on.
     """
-    import torch
-    from monai.data import MetaTensor
-    from monai.transforms import SpatialResample
-
     if array.shape[1:] != prepared.image.shape[1:]:
         raise DataError(
             f"a prediction has shape {array.shape[1:]}, its prepared image {prepared.image.shape[1:]}"
         )
-    placed = MetaTensor(
-        torch.as_tensor(np.ascontiguousarray(array, np.float32)),
-        affine=torch.as_tensor(prepared.affine_ras, dtype=torch.float64),
+    back = resample(
+        array, prepared.affine_ras, prepared.original_affine_ras, prepared.original_shape, nearest=nearest
     )
-    resample = SpatialResample(
-        mode="nearest" if nearest else "bilinear", padding_mode="border", dtype=np.float32
-    )
-    back: Any = resample(
-        placed, dst_affine=torch.as_tensor(prepared.original_affine_ras), spatial_size=prepared.original_shape
-    )
-    return back.as_tensor().numpy().astype(array.dtype if not nearest else np.uint8)
+    return back.astype(np.uint8 if nearest else array.dtype, copy=False)
 
 
 # --- the random part ----------------------------------------------------------------------------------------

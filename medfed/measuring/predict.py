@@ -22,6 +22,7 @@ from medfed.build import module_of, simulated_secret
 from medfed.data.datamodule import SiteData
 from medfed.data.dataset import prepared_of
 from medfed.data.index import Case, Index, index_folder
+from medfed.data.own_folder import files_below
 from medfed.data.settings import Images
 from medfed.data.splits import SPLITS
 from medfed.data.transforms import centre_crop, restore
@@ -240,8 +241,8 @@ def source_slices(case: Case) -> list[Any]:
     files = [
         file
         for path in case.image
-        for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
-        if file.is_file() and is_dicom(file)
+        for file in (files_below(path) if path.is_dir() else [path])
+        if is_dicom(file)
     ]
     headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
     headers = [header for header in headers if "ImagePositionPatient" in header]

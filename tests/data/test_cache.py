@@ -16,6 +16,7 @@ import torch
 from medfed.data import cache
 from medfed.data.datamodule import SiteData
 from medfed.data.normalise.none import NoNormalisation
+from medfed.data.own_folder import Place
 from medfed.data.settings import Images
 from medfed.data.transforms import Prepared
 from medfed.errors import DataError
@@ -28,7 +29,7 @@ DISK = Images(spacing_mm=(4.0, 4.0, 4.0), patch=(16, 16, 16), cache="disk")
 
 
 def site(folder: Path, data: Path = SAMPLES / "south", settings: Images = DISK) -> SiteData:
-    return SiteData.open(data, settings, "segment", site_secret=SECRET, classes=2, cache_folder=folder)
+    return SiteData.open(data, settings, "segment", site_secret=SECRET, classes=2, cache=Place(folder))
 
 
 def entries(folder: Path) -> list[Path]:

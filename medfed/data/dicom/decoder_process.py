@@ -1,8 +1,10 @@
-"""Decoding in a process of its own, for the decoder that aborts on damaged data (GDCM, which reads JPEG).
+"""Decoding in processes of its own, for the decoder that aborts on damaged data (GDCM, which reads JPEG).
 
 Of 10,000 mutated files one made GDCM call abort(), which no `except` catches: a hospital's training would be
 gone. So it runs in a child that may die or hang; the parent then refuses the image and starts another. A
-child starts in a third of a second, once, and a slice crosses to it and back in half a millisecond.
+child imports GDCM and nothing else, starts in a tenth of a second, once, and a slice crosses to it and back
+in a third of a millisecond. As they are processes anyway there may be several, so that the slices of a
+series, which `words_of` asks for ahead, are decoded beside each other.
 """
 
 from __future__ import annotations
@@ -14,28 +16,24 @@ import struct
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass, field
-from typing import IO, Any
+from contextlib import suppress
+from typing import Any
 
 from numpy.typing import NDArray
 
 # No slice takes this long; a decoder that does hangs.
 TIMEOUT_S = 15.0
-_HEAD = struct.Struct(
-    "<HHHHHHI"
-)  # rows, columns, allocated, stored, signed, length of the syntax, of the pixels
-_LOCK = threading.Lock()
-
-
-@dataclass
-class _Child:
-    process: subprocess.Popen[bytes]
-    owner: int = field(
-        default_factory=os.getpid
-    )  # a forked process inherits the pipes, and must not use them
-
-
-_child: _Child | None = None
+# A series is read by as many processes as there are processors, and no more than these: with four the parent's own
+# part (headers, scaling) is what limits.
+MOST_CHILDREN = 4
+# What a pipe holds, where the system allows it: a whole slice, instead of the usual 64 KiB at a time with a change
+# of process between.
+PIPE_BYTES = 1 << 20
+# rows, columns, allocated, stored, signed, length of the syntax, of the pixels
+_HEAD = struct.Struct("<HHHHHHI")
+_LENGTH = struct.Struct("<I")
+# JPEG Extended: GDCM decodes 12 bits of it wrongly.
+_EXTENDED = "1.2.840.10008.1.2.4.51"
 
 
 def decode_here(
@@ -72,7 +70,7 @@ def decode_here(
 def decode_apart(
     packed: bytes, syntax: str, rows: int, columns: int, allocated: int, stored: int, signed: bool
 ) -> bytes:
-    """Return the decoded words of one frame.
+    """Return the decoded words of one frame; threads that ask at once are answered by a process each.
 
     Raises:
         ImageError: if the decoder fails, dies or hangs.
@@ -80,11 +78,8 @@ def decode_apart(
     from medfed.errors import ImageError  # the child runs this file alone, without the package
 
     name = syntax.encode()
-    request = _HEAD.pack(rows, columns, allocated, stored, signed, len(name), len(packed)) + name + packed
-    with _LOCK:
-        answer = _ask(request)
-        if answer is None:
-            _end()
+    head = _HEAD.pack(rows, columns, allocated, stored, signed, len(name), len(packed))
+    answer = _children.ask(head + name + packed)
     if answer is None:
         raise ImageError(
             "the compressed pixels make the decoder die or hang; the file is damaged, copy it again"
@@ -94,86 +89,170 @@ def decode_apart(
     return answer[1:]
 
 
-def _ask(request: bytes) -> bytes | None:
-    """Return the child's answer, None where it died or hung."""
-    global _child
-    if _child is None or _child.owner != os.getpid() or _child.process.poll() is not None:
-        _child = _Child(_started())
-    child = _child.process
-    assert child.stdin is not None
-    assert child.stdout is not None
-    try:
-        child.stdin.write(struct.pack("<I", len(request)) + request)
-        child.stdin.flush()
-        head = _exactly(child.stdout, 4, TIMEOUT_S)
-        return None if head is None else _exactly(child.stdout, struct.unpack("<I", head)[0], TIMEOUT_S)
-    except OSError:
-        return None
+def most_children() -> int:
+    """Return how many frames are decoded beside each other; a worker of several makes do with one."""
+    import multiprocessing
+
+    if multiprocessing.parent_process() is not None:
+        return 1
+    return min(MOST_CHILDREN, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+
+
+class _Children:
+    """The processes that decode, started when they are first needed and kept."""
+
+    def __init__(self) -> None:
+        self._idle: list[subprocess.Popen[bytes]] = []
+        self._lock = threading.Lock()
+
+    def ask(self, request: bytes) -> bytes | None:
+        """Return a child's answer, None where it died or hung."""
+        with self._lock:
+            child = self._idle.pop() if self._idle else None
+        if child is None or child.poll() is not None:
+            _end(child)
+            child = _started()
+        answer = _asked(child, request)
+        if answer is None:
+            _end(child)
+        else:
+            with self._lock:
+                self._idle.append(child)
+        return answer
+
+    def end(self) -> None:
+        """End every child that is not at work."""
+        with self._lock:
+            ended, self._idle = self._idle, []
+        for child in ended:
+            _end(child)
+
+    def forget(self) -> None:
+        """Let go of the pipes that a forked process inherits: the children are its parent's."""
+        for child in self._idle:
+            _close(child)
+            child.returncode = 0  # so that its end is not waited for here
+        self.__init__()  # type: ignore[misc]
 
 
 def _started() -> subprocess.Popen[bytes]:
     # Of this interpreter, of this very file, whatever the working folder; nothing of the site's environment
     # is needed.
-    return subprocess.Popen(
+    child = subprocess.Popen(
         [sys.executable, "-P", os.path.abspath(__file__)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        bufsize=0,
     )
+    for stream in (child.stdin, child.stdout):
+        assert stream is not None
+        _widen(stream.fileno())
+    return child
 
 
-def _exactly(stream: IO[bytes], length: int, timeout_s: float | None) -> bytes | None:
+def _widen(pipe: int) -> None:
+    import fcntl
+
+    with suppress(OSError, AttributeError):  # another system, or one that gives an account no more
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+
+def _asked(child: subprocess.Popen[bytes], request: bytes) -> bytes | None:
+    assert child.stdin is not None
+    assert child.stdout is not None
+    try:
+        _write(child.stdin.fileno(), _LENGTH.pack(len(request)) + request)
+        head = _exactly(child.stdout.fileno(), _LENGTH.size, TIMEOUT_S)
+        return None if head is None else _exactly(child.stdout.fileno(), _LENGTH.unpack(head)[0], TIMEOUT_S)
+    except OSError:
+        return None
+
+
+def _write(pipe: int, content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[os.write(pipe, left) :]
+
+
+def _exactly(pipe: int, length: int, timeout_s: float | None) -> bytes | None:
     """Return `length` bytes of a pipe, None where it ends before or nothing comes in time."""
     parts = []
     while length:
-        if timeout_s is not None and not select.select([stream], [], [], timeout_s)[0]:
+        if timeout_s is not None and not select.select([pipe], [], [], timeout_s)[0]:
             return None
-        piece = os.read(stream.fileno(), min(length, 1 << 20))
+        piece = os.read(pipe, min(length, PIPE_BYTES))
         if not piece:
             return None
         parts.append(piece)
         length -= len(piece)
-    return b"".join(parts)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _end() -> None:
-    global _child
-    if _child is not None and _child.owner == os.getpid():
-        _child.process.kill()
-        _child.process.wait()
-        for stream in (_child.process.stdin, _child.process.stdout):
-            if stream is not None:
-                stream.close()
-    _child = None
+def _end(child: subprocess.Popen[bytes] | None) -> None:
+    if child is not None:
+        child.kill()
+        child.wait()
+        _close(child)
 
 
-atexit.register(_end)
+def _close(child: subprocess.Popen[bytes]) -> None:
+    for stream in (child.stdin, child.stdout):
+        if stream is not None:
+            stream.close()
+
+
+_children = _Children()
+atexit.register(lambda: _children.end())
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _children.forget())
+
+
+# --- the child ----------------------------------------------------------------------------------------------
 
 
 def _serve() -> None:
     """Answer requests until the parent closes the pipe."""
-    import warnings
-
-    warnings.simplefilter("ignore")
-    answers = os.fdopen(os.dup(1), "wb")
+    answers = os.dup(1)
     os.dup2(2, 1)  # whatever a decoder prints does not get among the answers
     while True:
-        head = _exactly(sys.stdin.buffer, 4, None)
-        if head is None:
-            return
-        request = _exactly(sys.stdin.buffer, struct.unpack("<I", head)[0], None)
+        head = _exactly(0, _LENGTH.size, None)
+        request = None if head is None else _exactly(0, _LENGTH.unpack(head)[0], None)
         if request is None:
             return
         rows, columns, allocated, stored, signed, name, length = _HEAD.unpack_from(request)
         syntax = request[_HEAD.size : _HEAD.size + name].decode()
         packed = request[_HEAD.size + name : _HEAD.size + name + length]
         try:
-            array = decode_here(packed, syntax, "gdcm", rows, columns, allocated, stored, bool(signed))
-            answer = b"\0" + array.tobytes() if array.shape == (rows, columns) else b"\1"
+            answer = b"\0" + _gdcm(packed, syntax, rows, columns, allocated, stored, signed)
         except Exception:
             answer = b"\1"
-        answers.write(struct.pack("<I", len(answer)) + answer)
-        answers.flush()
+        _write(answers, _LENGTH.pack(len(answer)) + answer)
+
+
+def _gdcm(
+    packed: bytes, syntax: str, rows: int, columns: int, allocated: int, stored: int, signed: int
+) -> bytes:
+    """Return a frame's decoded words, as pydicom's plugin asks GDCM for them, without pydicom around it."""
+    import gdcm
+
+    if syntax == _EXTENDED and stored != 8:
+        raise ValueError("GDCM decodes JPEG Extended of 8 bits only")
+    fragment = gdcm.Fragment()
+    fragment.SetByteStringValue(packed)
+    fragments = gdcm.SequenceOfFragments.New()
+    fragments.AddFragment(fragment)
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetValue(fragments.__ref__())
+    image = gdcm.Image()
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((columns, rows, 1))
+    image.SetDataElement(element)
+    kind = gdcm.PhotometricInterpretation.GetPIType("MONOCHROME2")
+    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(kind))
+    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
+    image.SetPixelFormat(gdcm.PixelFormat(1, allocated, stored, stored - 1, signed))
+    return image.GetBuffer().encode("utf-8", "surrogateescape")  # its bytes come as text
 
 
 if __name__ == "__main__":

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.dicom.decoder_process import decode_apart, decode_here
+from medfed.data.dicom.decoder_process import decode_apart, decode_here, most_children
 from medfed.data.dicom.elements import DOUBLE_PIXELS, ITEM, PIXELS, SEQUENCE_END
 from medfed.data.dicom.file import DicomFile, inflate
 from medfed.data.dicom.frame import PROJECTIONS, Encoding, Frame
@@ -40,6 +42,35 @@ def stored_values(frame: Frame) -> NDArray[Any]:
         ImageError: if the pixels are truncated, damaged, or in an encoding that cannot be read.
     """
     return meant_bits(raw_words(frame.file, frame.encoding, frame.index), frame.encoding)
+
+
+def words_of(frames: Sequence[Frame]) -> Iterator[NDArray[Any]]:
+    """Yield the words of each frame in turn; those that processes of their own decode are asked for ahead.
+
+    Raises:
+        ImageError: as `raw_words`.
+    """
+    at_once = most_children()
+    if at_once == 1 or len(frames) == 1 or not all(decoded_apart(frame.file) for frame in frames):
+        yield from (raw_words(frame.file, frame.encoding, frame.index) for frame in frames)
+        return
+    with ThreadPoolExecutor(at_once) as threads:  # which wait for the children, and hold no lock meanwhile
+        ahead: deque[Future[NDArray[Any]]] = deque()
+        try:
+            for frame in frames:
+                ahead.append(threads.submit(raw_words, frame.file, frame.encoding, frame.index))
+                if len(ahead) > at_once:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for waiting in ahead:  # a frame was refused: the rest is not needed
+                waiting.cancel()
+
+
+def decoded_apart(file: DicomFile) -> bool:
+    """Whether a file's pixels are decoded in a process of its own."""
+    return file.encapsulated and DECODERS.get(file.syntax, ("", ""))[1] == "gdcm"
 
 
 def raw_words(file: DicomFile, encoding: Encoding, index: int) -> NDArray[Any]:

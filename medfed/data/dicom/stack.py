@@ -254,7 +254,8 @@ def _uneven_message(along: NDArray[np.float64]) -> str:
         abs(steps[i] / usual - round(steps[i] / usual)) < 0.02 and steps[i] > 1.5 * usual for i in odd
     )
     missing = sum(round(steps[i] / usual) - 1 for i in odd)
-    what = f"{missing} slices are missing" if whole else "the slices are uneven"
+    count = "1 slice is" if missing == 1 else f"{missing} slices are"
+    what = f"{count} missing" if whole else "the slices are uneven"
     more = f" and {len(odd) - 4} more" if len(odd) > 4 else ""
     return (
         f"{what}: {len(along)} slices are usually {usual:.2f} mm apart, but {places}{more} (from the"

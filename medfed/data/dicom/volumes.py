@@ -26,7 +26,7 @@ from medfed.data.dicom.frame import (
     Frame,
     frames_of,
 )
-from medfed.data.dicom.pixels import AIR_HU, modality_values, raw_words, stored_values
+from medfed.data.dicom.pixels import AIR_HU, modality_values, stored_values, words_of
 from medfed.data.dicom.resample import evenly, upright
 from medfed.data.dicom.stack import Stack, is_projection, projection, stacks_of
 from medfed.data.limit import MAX_DICOM_EXPANSION, MAX_VOLUME_BYTES, check_size
@@ -239,8 +239,7 @@ def _fill(array: NDArray[np.float32], frames: Sequence[Frame], wish: Wish) -> fl
     ct = frames[0].modality == b"CT"
     padding = float("nan") if wish.padding == "nan" or not ct else AIR_HU
     padded = []
-    for plane, frame in zip(array, frames, strict=True):
-        words = raw_words(frame.file, frame.encoding, frame.index)
+    for plane, frame, words in zip(array, frames, words_of(frames), strict=True):
         modality_values(words, frame, padding, plane)
         if frame.padding is not None and not ct:
             padded.append(plane)

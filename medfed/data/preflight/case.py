@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medfed.data.own_folder import files_below
 from medfed.data.volume import Volume
 from medfed.errors import ImageError, LabelError
 
@@ -299,7 +300,7 @@ def header_words(path: Path) -> dict[str, str]:
     from medfed.data.dicom.quiet import quiet
 
     tags = ["Manufacturer", "MagneticFieldStrength", "KVP", "BodyPartExamined", "RecognizableVisualFeatures"]
-    files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+    files = files_below(path) if path.is_dir() else [path]
     for file in files[:50]:
         try:
             with quiet():

@@ -21,6 +21,7 @@ from medfed.data.layouts import (
     read_target,
     stem,
 )
+from medfed.data.own_folder import files_below
 from medfed.data.splits import UNASSIGNED, assign_splits, case_token
 from medfed.errors import DataError
 
@@ -178,7 +179,7 @@ def _with_splits(cases: Sequence[Case], key: bytes, fractions: Sequence[float]) 
 def _whatever(folder: Path, key: bytes, fractions: Sequence[float], refusal: str) -> Listing:
     """Return every image found below, each a case, where the folder is of no layout that training would take."""
     recognised = next((read.__name__ for recognise, read in LAYOUTS if recognise(folder)), "")
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+    files = [path for path in files_below(folder) if not path.name.startswith(".")]
     niftis = [path for path in files if is_nifti(path)]
     labels = {stem(path): path for path in niftis if "label" in path.parent.name.lower()}
     images: list[tuple[Path, Path | None]] = []

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -372,6 +374,23 @@ def _as_training_sees(folder: Path, key: bytes, fractions: Sequence[float]) -> l
 # ---------------------------------------------------------------------------------------------- reading
 
 
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Keep new processes from running the caller's script again, as `spawn` has them do.
+
+    One without an `if __name__ == "__main__"`, or one that is typed in, would end each of them, and every image would be
+    called damaged.
+    """
+    main: dict[str, Any] = vars(sys.modules["__main__"])
+    kept: dict[str, Any] = {name: main[name] for name in ("__file__", "__spec__") if name in main}
+    main.pop("__file__", None)
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.update(kept)
+
+
 def _examined(
     jobs: Sequence[Job], processes: int | None, tell: Callable[[int, int], None]
 ) -> Iterator[tuple[int, CaseFacts]]:
@@ -385,7 +404,7 @@ def _examined(
         return
     waiting = {job.number: job for job in jobs}
     try:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with _without_main(), ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             futures: dict[Future[CaseFacts], int] = {pool.submit(examine, job): job.number for job in jobs}
             for future in as_completed(futures):
                 facts = future.result()
@@ -399,7 +418,7 @@ def _examined(
         waiting.values()
     ):  # only where a process died: one at a time, so that it is known for which
         try:
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            with _without_main(), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 facts = pool.submit(examine, job).result()
         except BrokenExecutor:
             facts = CaseFacts(
@@ -516,7 +535,7 @@ def _intensity_outliers(listing: Listing, good: Mapping[int, CaseFacts]) -> Iter
                 yield (
                     "intensity_outlier",
                     listing.names[number],
-                    f"its {which} is {values[row, worst]:.4g}, the site's {middle[worst]:.4g}",
+                    f"its {which} is {values[row, worst]:.5g}, the site's {middle[worst]:.5g}",
                 )
 
 

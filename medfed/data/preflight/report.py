@@ -65,6 +65,8 @@ def facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         return [(name, str(value)) for name, value in found.items() if name != "columns"] + [
             (f"column {name}", line) for name, line in found["columns"].items()
         ]
+    if not found["cases"]:
+        return [("what it is", str(found["layout"])), ("cases", "none")]
     splits = ", ".join(f"{n} {split or 'none'}" for split, n in found["splits"].items())
     lines = [
         ("what it is", str(found["layout"])),

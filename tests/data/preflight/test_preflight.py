@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -275,3 +277,20 @@ def test_overlay_counts_text_in_every_slice_but_not_a_bright_background() -> Non
     assert overlay_pixels(array) == 30
     array[:20] = 50
     assert overlay_pixels(array) == 0
+
+
+@pytest.mark.slow
+def test_a_script_that_is_typed_in_or_has_no_main_guard_may_check(hospital: Hospital, tmp_path: Path) -> None:
+    for _ in range(8):
+        hospital.add()
+    text = (
+        "from medfed.data.preflight.preflight import check\n"
+        f"print(check({str(hospital.write())!r}, site_secret=bytes(32), processes=2).exit)\n"
+    )
+    (tmp_path / "script.py").write_text(text)
+    for arguments, typed in (["-"], text), ([str(tmp_path / "script.py")], ""):
+        done = subprocess.run(
+            [sys.executable, *arguments], input=typed, capture_output=True, text=True, check=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        )  # fmt: skip
+        assert (done.stdout, "Traceback" in done.stderr) == ("0\n", False)

@@ -83,7 +83,7 @@ def test_a_tilted_gantry_gets_its_sheared_affine_or_is_resampled_or_refused(tmp_
 def test_a_missing_slice_is_refused_with_its_place(tmp_path):
     write_series(tmp_path, Series(), order=[0, 1, 2, 4, 5])
     with pytest.raises(
-        ImageError, match=r"1 slices are missing: .*2\.50 mm apart, but 5\.00 mm from 5\.00 to 10\.00"
+        ImageError, match=r"1 slice is missing: .*2\.50 mm apart, but 5\.00 mm from 5\.00 to 10\.00"
     ):
         read(tmp_path)
 

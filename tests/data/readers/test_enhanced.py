@@ -77,7 +77,7 @@ def test_frames_without_a_place_or_with_two_contents_are_refused(tmp_path):
     with pytest.raises(ImageError, match=r"2 different images at one position \(35\.00 mm"):
         read(write(ds, tmp_path / "a.dcm"))
     ds = enhanced(series, [{"k": k} for k in (0, 1, 3, 4)])
-    with pytest.raises(ImageError, match="1 slices are missing"):
+    with pytest.raises(ImageError, match="1 slice is missing"):
         read(write(ds, tmp_path / "a.dcm"))
 
 

@@ -168,7 +168,7 @@ def test_a_gap_between_two_acquisitions_is_a_gap(tmp_path):
         lambda ds, k: setattr(ds, "AcquisitionNumber", 1 + (k > 3)),
         order=(0, 1, 2, 4, 5, 6),
     )
-    with pytest.raises(ImageError, match="1 slices are missing"):
+    with pytest.raises(ImageError, match="1 slice is missing"):
         read(tmp_path)
 
 
@@ -258,6 +258,6 @@ def test_tilts_to_either_side_of_any_plane(tmp_path, orientation, slide_mm):
 def test_of_three_slices_two_with_a_gap_one_is_missing(tmp_path):
     write_series(tmp_path, Series(), order=(0, 1, 3))
     with pytest.raises(
-        ImageError, match=r"1 slices are missing: 3 slices are usually 2\.50 mm apart, but 5\.00 mm"
+        ImageError, match=r"1 slice is missing: 3 slices are usually 2\.50 mm apart, but 5\.00 mm"
     ):
         read(tmp_path)

@@ -1,0 +1,112 @@
+"""GDCM in processes of its own: in order, beside each other, and no loss when one of them dies."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import hard_series as hs
+import numpy as np
+import pytest
+from hard_series import Series, assert_in_place, write_series
+from pydicom.encaps import generate_frames
+from test_encodings import JPEG_LOSSLESS, jpeg_lossless
+
+from medfed.data.dicom import decoder_process, pixels
+from medfed.data.read import read
+from medfed.errors import ImageError
+
+
+def encoded(value: int) -> bytes:
+    """A frame of 4 x 6 pixels of one value."""
+    ds = hs.slice_of(Series(shape=(1, 4, 6)), 0)
+    hs.put_pixels(ds, np.full((4, 6), value))
+    jpeg_lossless(ds)
+    return next(generate_frames(ds.PixelData))
+
+
+def decoded(packed: bytes) -> np.ndarray:
+    return np.frombuffer(decoder_process.decode_apart(packed, JPEG_LOSSLESS, 4, 6, 16, 16, False), "<u2")
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 4])
+def test_a_series_is_the_same_however_many_decode_it(tmp_path: Path, monkeypatch, at_once: int) -> None:
+    monkeypatch.setattr(pixels, "most_children", lambda: at_once)
+    write_series(tmp_path, Series(shape=(11, 10, 9)), lambda ds, _: jpeg_lossless(ds))
+    assert_in_place(read(tmp_path)[0], shape=(9, 10, 11))
+
+
+def test_threads_that_ask_at_once_each_get_their_own_frame() -> None:
+    packed = {value: encoded(value) for value in range(100, 108)}
+    wrong = []
+
+    def ask(value: int) -> None:
+        wrong.extend(value for _ in range(20) if not (decoded(packed[value]) == value).all())
+
+    threads = [threading.Thread(target=ask, args=(value,)) for value in packed]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_a_child_that_dies_is_replaced() -> None:
+    packed = encoded(7)
+    assert (decoded(packed) == 7).all()
+    for child in decoder_process._children._idle:
+        child.kill()
+        child.wait()
+    assert (decoded(packed) == 7).all()
+
+
+def test_a_child_that_dies_at_work_costs_its_frame_and_no_other(monkeypatch) -> None:
+    packed = encoded(7)
+    started = decoder_process._started
+
+    def dies():
+        child = started()
+        child.kill()
+        child.wait()
+        return child
+
+    decoder_process._children.end()
+    monkeypatch.setattr(decoder_process, "_started", dies)
+    with pytest.raises(ImageError, match="make the decoder die or hang; the file is damaged"):
+        decoded(packed)
+    monkeypatch.undo()
+    assert (decoded(packed) == 7).all()
+
+
+def test_one_damaged_slice_refuses_the_series_and_the_next_is_read(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(pixels, "most_children", lambda: 3)
+
+    def damaged(ds, k: int) -> None:
+        jpeg_lossless(ds)
+        if k == 4:
+            ds.PixelData = ds.PixelData.replace(b"\xff\xc4", b"\xff\xc8")  # no Huffman table
+
+    write_series(tmp_path / "one", Series(shape=(9, 10, 9)), damaged)
+    write_series(tmp_path / "two", Series(shape=(9, 10, 9)), lambda ds, _: jpeg_lossless(ds))
+    with pytest.raises(ImageError, match="compressed pixels"):
+        read(tmp_path / "one")
+    assert_in_place(read(tmp_path / "two")[0], shape=(9, 10, 9))
+
+
+def test_a_forked_process_starts_a_child_of_its_own_and_leaves_its_parents_alone() -> None:
+    packed = encoded(9)
+    assert (decoded(packed) == 9).all()
+    mine = {child.pid for child in decoder_process._children._idle}
+    forked = os.fork()
+    if forked == 0:
+        try:
+            right = (decoded(packed) == 9).all()
+            own = {child.pid for child in decoder_process._children._idle}
+            decoder_process._children.end()
+            os._exit(0 if right and own and not own & mine else 1)
+        except BaseException:
+            os._exit(2)
+    assert os.waitpid(forked, 0)[1] == 0
+    assert {child.pid for child in decoder_process._children._idle} == mine
+    assert (decoded(packed) == 9).all()
