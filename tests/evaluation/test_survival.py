@@ -113,7 +113,7 @@ def test_a_difference_of_c_indices_is_found_as_often_as_its_test_says():
     generator = np.random.default_rng(5)
     none = [s.compared(*pair_of(generator, 80), seed=0, draws=2)[1] for _ in range(400)]
     assert 0.03 <= np.mean([p < 0.05 for p in none]) <= 0.075
-    there = [s.compared(*pair_of(generator, 80, noise=20.0), seed=0, draws=2)[1] for _ in range(40)]
+    there = [s.compared(*pair_of(generator, 160, noise=20.0), seed=0, draws=2)[1] for _ in range(40)]
     assert np.mean([p < 0.05 for p in there]) > 0.8
 
 
