@@ -1,9 +1,10 @@
 """One model against another on the same patients: the difference, its interval and a test.
 
-Values are paired by patient. The interval is a bootstrap of the mean difference (of AUROCs: paired DeLong);
-the test flips the sign of each patient's difference, all 2^n ways up to 12 patients and 10,000 random ways
-above (of c-indices: the jackknife over patients). The p values that one call returns for one metric at one hospital are corrected together (Holm), and the
-method says over how many. The untrained model is shown but not tested: nobody asks whether training helps.
+Values are paired by patient. The interval is a bootstrap of the mean difference (of AUROCs: paired DeLong); the test
+flips the sign of each patient's difference, all 2^n ways up to 12 patients and 10,000 random ways above (of c-indices:
+the jackknife over patients). The p values that one call returns for one metric at one hospital are corrected together
+(Holm), and the method says over how many. The untrained model is shown but not tested: nobody asks whether training
+helps.
 
 A row's `value` is model minus `against`, whichever direction is better.
 """
@@ -380,7 +381,9 @@ def _groups(
                 continue
             if _few(outcomes, inside, minimum):
                 told_of = "an event" if metric == "c_index" else "or without the class"
-                rows.append(told.row(None, int(inside.sum()), f"fewer than {minimum} patients with {told_of}"))
+                rows.append(
+                    told.row(None, int(inside.sum()), f"fewer than {minimum} patients with {told_of}")
+                )
                 continue
             sites = [site for site, there in zip(found.sites, inside, strict=True) if there]
             n = int(inside.sum())
@@ -453,9 +456,7 @@ def _gap(
 
 def _measures(
     found: Patients, classes: Sequence[str]
-) -> list[
-    tuple[str | None, str, Callable[[NDArray[np.bool_]], Statistic], tuple[NDArray[np.bool_], ...]]
-]:
+) -> list[tuple[str | None, str, Callable[[NDArray[np.bool_]], Statistic], tuple[NDArray[np.bool_], ...]]]:
     """Return the headline metric of a task, how to build its statistic on some of the patients, and the patients of each
     outcome that it tells apart."""
     metrics = {metric for _, metric in found.values}
