@@ -53,6 +53,14 @@ def left_out(rows: Rows, sites: Places) -> list[dict[str, Any]] | None:
     return lines if any(line["without"] for line in lines) else None
 
 
+def methods(rows: Rows, sites: Places) -> list[str]:
+    """Return how the differences to the models without a hospital were found, each method once."""
+    every = (
+        rows.of(place, FEDERATED, against=without(site)) for site in sites for place in (*sites, ALL_SITES)
+    )
+    return sorted({row.method for row in every if row is not None and row.method is not None})
+
+
 def contributions(
     rows: Rows, sites: Places, held_out: Places, pooled: Callable[[str], bool]
 ) -> dict[str, Any] | None:
@@ -64,7 +72,12 @@ def contributions(
     ]
     if not any(cell for line in lines for cell in line["cells"]):
         return None
-    return {"places": places, "lines": lines}
+    counts = [
+        [line["cells"][place].n for line in lines if line["cells"][place] is not None]
+        for place in range(len(places))
+    ]
+    patients = [sorted({n for n in some if n is not None}) for some in counts]
+    return {"places": list(zip(places, patients, strict=True)), "lines": lines}
 
 
 def personalised(rows: Rows, sites: Places) -> list[dict[str, Any]] | None:
