@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -46,7 +47,9 @@ def weights() -> dict[str, torch.Tensor]:
 def changed(site: str) -> dict[str, torch.Tensor]:
     """Return what `answer` adds to the weights in the first round."""
     generator = torch.Generator().manual_seed(sum(site.encode()))
-    return {name: torch.randn(tensor.shape, generator=generator) for name, tensor in sorted(weights().items())}
+    return {
+        name: torch.randn(tensor.shape, generator=generator) for name, tensor in sorted(weights().items())
+    }
 
 
 def conducted(privacy, stops=(), rounds=1, **more):
@@ -55,7 +58,14 @@ def conducted(privacy, stops=(), rounds=1, **more):
         for name in SITES
     }
     return medfed.run_federation(
-        sites, weights(), rule=Keeps(), rounds=rounds, privacy=privacy, minimum=privacy.least, study=STUDY, **more
+        sites,
+        weights(),
+        rule=Keeps(),
+        rounds=rounds,
+        privacy=privacy,
+        minimum=privacy.least,
+        study=STUDY,
+        **more,
     )
 
 
@@ -90,7 +100,9 @@ def test_the_opened_sum_less_the_plain_one_has_the_promised_variance(least, coll
 
 
 def test_the_share_of_each_is_the_whole_over_the_root_of_those_that_are_left():
-    assert DistributedDP(noise_multiplier=2.0, clip=0.5, least=9, colluding=0).deviation == pytest.approx(1 / 3)
+    assert DistributedDP(noise_multiplier=2.0, clip=0.5, least=9, colluding=0).deviation == pytest.approx(
+        1 / 3
+    )
     assert DistributedDP(noise_multiplier=2.0, clip=0.5, least=5).deviation == pytest.approx(1 / 2)
 
 
@@ -112,17 +124,16 @@ def test_without_noise_the_sum_is_that_of_the_rounded_clipped_updates_bit_for_bi
         assert torch.equal(OPENED[0].delta[name] * len(SITES) * grid, whole)
 
 
-@pytest.mark.parametrize("bits", [32, 64])
-def test_rounding_carries_no_update_over_the_clip(monkeypatch, bits):
+def test_rounding_carries_no_update_over_the_clip(monkeypatch):
     monkeypatch.setattr(distributed_dp, "gaussian", lambda shape, _: torch.zeros(tuple(shape)).double())
-    privacy = DistributedDP(noise_multiplier=1.0, clip=0.1, bits=bits)
-    # Each number lies just above the middle of two steps, so all are rounded up; and the update is a long one.
-    long = {"a": torch.full((NUMBERS,), 1.0)}
-    assert norm(privacy.noised(Update("x", 1, long, 1))) <= 0.1
-    step = 1 / privacy.grid
-    value = (math.floor(0.1 / math.sqrt(NUMBERS) / step) - 0.499) * step
-    short = {"a": torch.full((NUMBERS,), value, dtype=torch.float64)}
-    assert norm(privacy.noised(Update("x", 1, short, 1))) <= 0.1
+    step = 1 / DistributedDP(noise_multiplier=1.0, clip=0.1).grid
+    # Every number ends a little below the clip, and rounding up would bring every one above it.
+    whole = math.floor(0.1 / math.sqrt(NUMBERS) / step)
+    privacy = DistributedDP(noise_multiplier=1.0, clip=(whole + 0.75) * step * math.sqrt(NUMBERS))
+    assert 1 / privacy.grid == step
+    short = {"a": torch.full((NUMBERS,), (whole + 0.6) * step, dtype=torch.float64)}
+    assert norm(short) < privacy.clip < norm({"a": torch.full((NUMBERS,), (whole + 1) * step).double()})
+    assert norm(privacy.noised(Update("x", 1, short, 1))) <= privacy.clip
 
 
 @pytest.mark.parametrize("bits", [32, 64])
@@ -159,7 +170,7 @@ def test_a_round_that_is_tried_again_sends_the_same_noise(monkeypatch):
 
     class Attempt:
         def protect(self, update, weights):
-            sent.append(update)
+            sent.append(replace(update, delta=dict(update.delta)))
             return update
 
     def twice(settings, letters):
@@ -271,7 +282,9 @@ def test_a_whole_study_goes_on_without_the_site_that_drops_out(tmp_path):
     for site in SITES:
         make_hospital(tmp_path / site)
     file = study_file(tmp_path, {"epsilon": 5, "accountant": "rdp", "clip": 0.5})
-    for image in sorted((tmp_path / "west").glob("*image*"))[:1] or sorted((tmp_path / "west").glob("*.nii*")):
+    for image in sorted((tmp_path / "west").glob("*image*"))[:1] or sorted(
+        (tmp_path / "west").glob("*.nii*")
+    ):
         image.write_bytes(b"no image any more")
     done = medfed.train(file, out=tmp_path / "run")
     rounds = [json.loads(line) for line in done.rounds.read_text().splitlines()]
