@@ -47,14 +47,14 @@ from medfed.dp.noise import LARGEST, gaussian
 from medfed.errors import PrivacyError
 from medfed.kinds import kind_of
 from medfed.letters import HubLetters, SiteLetters
-from medfed.privacy._clipping import clipped, share
+from medfed.privacy._clipping import factor, scaled, share
 from medfed.privacy._masks import Bits
 from medfed.privacy._privacy import Hearing, Positive, Privacy, Probability, Shield, public_only
 from medfed.privacy._sum import Settings, needed
 from medfed.privacy._sum_hub import convened
 from medfed.privacy._sum_site import GROUP, shields
 from medfed.update import Update
-from medfed.weights import Weights
+from medfed.weights import Weights, norm
 
 # For how many sites the grid leaves room. It must not depend on who is there: a round that is tried again with others
 # sends the same numbers.
@@ -223,11 +223,14 @@ class DistributedDP(Privacy, tag="distributed_dp", frozen=True):
                 f"{who}: rounding the model's {numbers} numbers moves an update by up to {rounding:.3g}, more than a tenth "
                 f"of the clip {self.clip:g}{finer or '; take a larger clip or less noise'}"
             )
-        short = clipped(update.delta, self.clip - rounding)
-        return {
-            name: (_rounded(tensor, grid) + _rounded(gaussian(tensor.shape, deviation), grid)) / grid
-            for name, tensor in short.items()
-        }
+        scale = factor(norm(update.delta), self.clip - rounding)
+
+        def both(tensor: Tensor) -> Tensor:
+            noise = gaussian(tensor.shape, deviation)
+            return (_rounded(scaled(tensor, scale), grid) + _rounded(noise, grid)) / grid
+
+        # One tensor after another: the model is held once more, and not three times.
+        return {name: both(update.delta[name]) for name in update.delta}
 
     @property
     def _settings(self) -> Settings:
