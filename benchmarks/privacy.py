@@ -3,7 +3,7 @@
     python benchmarks/privacy.py                                 # quickstart and tabular
     MEDFED_REAL_DATA=... python benchmarks/privacy.py            # and hippocampus
     python benchmarks/privacy.py --only quickstart --rows "no privacy,dp_sgd, epsilon 8"
-    python benchmarks/privacy.py --only quickstart --timing      # three rounds of each mechanism, on an idle machine
+    python benchmarks/privacy.py --only quickstart --timing      # three rounds of each mechanism, for their time
 
 Each study is trained without privacy, with DP-SGD for every patient at three epsilons, and under every other mechanism,
 always with the same network and the same steps (its budget: BUDGET in the script); delta is 1e-5. Under DP the noise
@@ -11,7 +11,8 @@ grows with the root of the number of weights and shrinks with that of patients (
 distributed_dp), so images are learned by a small U-Net (1,700 weights) from all of a hospital's patients in each step; one
 more line says what the study's own settings reach without privacy. Dice (or AUROC) is that of the final model on the
 hospitals' validation cases, the mean over hospitals. hippocampus is the study of benchmarks/hippocampus.py at 2 mm.
-Seconds and kB a round are of the slowest hospital, the median of the rounds after the first, which also loads images.
+Processor seconds are of all four hospitals and the hub in a round, training included, the median of those after the first,
+which also loads images; they vary less than seconds on a machine with other work. kB are of one hospital's update.
 
 A line that is trained or timed alone replaces its own in RESULTS-privacy.md.
 """
@@ -29,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,8 @@ from typing import Any
 import numpy as np
 
 from medfed import run
+from medfed.hub import RoundReport
+from medfed.record.progress import Silent
 from medfed.study import read_study
 
 HERE = Path(__file__).resolve().parent
@@ -60,7 +64,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "ckks": {"kind": "ckks"},
     OWN: {"kind": "none"},
 }
-COLUMNS = ("epsilon spent", "noise multiplier", "score", "seconds a round", "kB sent a round")
+COLUMNS = ("epsilon spent", "noise multiplier", "score", "processor s a round", "kB an update")
 
 SMALL = ["network={kind: unet, channels: [4, 8], residual_units: 0, norm: group}", "train.clip=null"]
 # A secure sum needs three sites; all four answer every round anyway.
@@ -83,34 +87,43 @@ BUDGET = {
 }  # fmt: skip
 
 
+@dataclass
+class Clock(Silent):
+    """Notes the processor's time at the end of each round."""
+
+    rounds: list[float] = field(default_factory=list)
+
+    def round(self, report: RoundReport) -> None:
+        self.rounds.append(time.process_time())
+
+
 def trained(study: str, overrides: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Return a study's final validation score, seconds a round and epsilon spent, having trained it."""
+    """Return a study's final validation score, processor seconds a round and epsilon spent, having trained it."""
     shutil.rmtree(folder, ignore_errors=True)
     # Only training is timed and scored here; a report of each run would take longer than the small runs themselves.
     kept = run.measure_all, run.picture, run.report
     run.measure_all = run.picture = run.report = lambda *_, **__: []  # type: ignore[assignment]
+    read, clock = read_study(CONFIGS / f"{study}.yaml", overrides), Clock()
     try:
-        run.train(read_study(CONFIGS / f"{study}.yaml", overrides), out=folder)
+        run.train(read, out=folder, progress=clock)
     finally:
         run.measure_all, run.picture, run.report = kept
-    rounds: dict[int, float] = {}
     scores: dict[str, float] = {}
     sent: dict[str, float] = {}
     for line in (folder / "rounds.jsonl").read_text().splitlines():
         entry = json.loads(line)
         if entry["status"] == "merged":
-            rounds[entry["round"]] = max(rounds.get(entry["round"], 0.0), entry["seconds"])
             sent[entry["site"]] = entry["bytes_up"]
         score = entry["scalars"].get("val/dice", entry["scalars"].get("val/auroc"))
         if score is not None:
             scores[entry["site"]] = score
     privacy = json.loads((folder / "run.json").read_text())["privacy"]
     spent = [site["epsilon"] for site in privacy.get("sites", {}).values()]
-    # The slowest site's answer ends a round. The first round of a process also loads libraries and images.
-    later = [seconds for number, seconds in rounds.items() if number > 1] or list(rounds.values())
+    # The last report is of the final scores and no round of training.
+    between = np.diff(clock.rounds[: read.train.rounds])
     return {
         "score": float(np.mean(list(scores.values()))) if scores else float("nan"),
-        "seconds": float(np.median(later)),
+        "seconds": float(np.median(between)) if len(between) else float("nan"),
         "kilobytes": max(sent.values()) / 1000,
         "epsilon": max(spent, default=None),  # type: ignore[type-var]
         "noise": max(
@@ -139,7 +152,7 @@ def row(study: str, name: str, where: Sequence[str], folder: Path, rounds: int |
     few = [] if rounds is None else [f"train.rounds={rounds}"]
     found = trained(study, [*own, *few, *QUICK, *where, f"privacy={json.dumps(ROWS[name])}"], folder / "run")
     if rounds is not None:
-        return {"seconds a round": f"{found['seconds']:.2f}", "kB sent a round": f"{found['kilobytes']:.0f}"}
+        return {"processor s a round": f"{found['seconds']:.2f}", "kB an update": f"{found['kilobytes']:.0f}"}
     return {
         "epsilon spent": "none" if found["epsilon"] is None else f"{found['epsilon']:.2f}",
         "noise multiplier": "" if found["noise"] is None else f"{found['noise']:.2f}",
