@@ -154,7 +154,7 @@ def _conducted(
         rounds=study.train.rounds,
         sites=tuple(sorted(study.sites)),
         rule=study.rule,
-        privacy=study.privacy,
+        privacy=study.privacy.planned(study.train.rounds),
         fraction=study.sampling.fraction,
         minimum=study.minimum,
         deadline_s=study.sampling.deadline_s,
