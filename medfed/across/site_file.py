@@ -34,7 +34,8 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     name: as it is enrolled.  data: its folder of images, or its CSV file.  exchange: how it reaches the hub.  secret: the
     file that salts tokens and splits, made at the first use; who loses it gets other splits.  out: the folder under which
     each study gets a run folder, and where its agreements are kept.  policy: what studies may do here.  devices: how many
-    GPUs (or processes) train one model.  accelerator: `auto` takes a GPU if there is one.
+    GPUs (or processes) train one model.  accelerator: `auto` takes a GPU if there is one.  start: the checkpoint that a
+    study begins with, where one does; it is held to the digest that was agreed to.
     """
 
     name: SiteName
@@ -45,6 +46,7 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     policy: Policy = Policy()
     devices: Count = 1
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    start: str | None = None
 
 
 def read_site(path: str | Path) -> SiteFile:
@@ -67,6 +69,7 @@ def read_site(path: str | Path) -> SiteFile:
         data=str(folder / found.data),
         secret=str(folder / found.secret),
         out=str(folder / found.out),
+        start=found.start and str(folder / found.start),
         exchange=located(found.exchange, folder),
     )
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from secrets import token_hex
+from typing import Any
 from urllib.parse import urlparse
 
 from medfed.exchange._depot import Missing, Unreachable
@@ -163,7 +164,7 @@ class Bulk:
         if not greeting.startswith(b"INFO "):
             raise Unreachable("what answers there is no NATS server")
         self._socket = tls.wrap_socket(plain, server_hostname=host)
-        options = {"verbose": False, "pedantic": False, "tls_required": True, "headers": True}
+        options: dict[str, Any] = {"verbose": False, "pedantic": False, "tls_required": True, "headers": True}
         options |= {"no_responders": True, "name": name, "lang": "python", "version": "medfed", "protocol": 1}
         text = json.dumps(options)
         self._send(f"CONNECT {text}\r\nSUB {self._inbox}.* 1\r\nPING\r\n".encode())

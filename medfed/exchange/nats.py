@@ -147,13 +147,13 @@ class NatsDepot:
 
     # -- the depot
 
-    def put(self, name: str, data: bytes, once: bool = False) -> None:
+    def put(self, name: str, data: bytes | memoryview, once: bool = False) -> None:
         self._result(self._begin(self._put(name, data, once)))
 
     def get(self, name: str) -> bytes | None:
         return self._result(self._begin(self._get(name)))
 
-    def put_many(self, pieces: Iterable[tuple[str, bytes]], stored: Callable[[str], None]) -> None:
+    def put_many(self, pieces: Iterable[tuple[str, bytes | memoryview]], stored: Callable[[str], None]) -> None:
         bulk = self._bulk_connection()
         if bulk is not None:
             bulk.put_many(self._placed(pieces), stored)
@@ -184,7 +184,7 @@ class NatsDepot:
             self._bulk = Bulk(url, self._tls(), self._identity.name, self._timeout_s, _CONNECT_S, _WINDOW)
         return self._bulk
 
-    def _placed(self, pieces: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, str, bytes]]:
+    def _placed(self, pieces: Iterable[tuple[str, bytes | memoryview]]) -> Iterator[tuple[str, str, bytes | memoryview]]:
         for name, data in pieces:
             if self._is_hub and _stream(name) not in self._streams:
                 self._result(self._begin(self._ensure_stream(name)))
@@ -228,7 +228,7 @@ class NatsDepot:
     def _begin(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
-    def _begin_put(self, name: str, data: bytes) -> Future[Any]:
+    def _begin_put(self, name: str, data: bytes | memoryview) -> Future[Any]:
         return self._begin(self._put(name, data, False))
 
     def _result(self, future: Future[Any]) -> Any:
@@ -242,7 +242,7 @@ class NatsDepot:
         except (concurrent.futures.CancelledError, asyncio.CancelledError):
             raise Unreachable("the connection to the broker was lost") from None
 
-    async def _put(self, name: str, data: bytes, once: bool) -> None:
+    async def _put(self, name: str, data: bytes | memoryview, once: bool) -> None:
         subject = name.replace("/", ".")
         await self._ensure_stream(name)
         headers = {"Nats-Expected-Last-Subject-Sequence": "0"} if once else None
