@@ -16,11 +16,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from secrets import token_hex
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlparse
 
 from medfed.exchange._depot import Missing, Unreachable
 from medfed.exchange._window import SLOW_S
+
+_T = TypeVar("_T")
 
 # A connection that was not used for this long is made anew: nobody answered the server's pings meanwhile, and after two
 # of them (2 minutes apart) it closes the connection.
@@ -41,6 +43,7 @@ class Bulk:
         self.url, self._timeout_s, self._window = url, timeout_s, window
         self._inbox = f"_INBOX.{token_hex(11)}"
         self._held, self._at = b"", 0
+        self._next = 0
         where = urlparse(url)
         assert where.hostname is not None
         try:
@@ -80,7 +83,7 @@ class Bulk:
         """
 
         def answered(name: str, header: bytes, body: memoryview) -> None:
-            found = {} if header else json.loads(bytes(body))
+            found = {} if header else self._or_lost(lambda: json.loads(bytes(body)))
             if "error" in found or "seq" not in found:
                 said = found.get("error", {}).get("description") or _status(header) or "no reason given"
                 raise Unreachable(f"the broker did not store it: {said}")
@@ -120,7 +123,7 @@ class Bulk:
 
         def take_one() -> None:
             nonlocal width, room
-            number, header, body, room = self._answer(room)
+            number, header, body, room = self._or_lost(lambda: self._answer(room))
             if number not in under_way:
                 return
             name, began = under_way.pop(number)
@@ -133,19 +136,23 @@ class Bulk:
                 while len(under_way) >= width:
                     take_one()
                 under_way[number] = (name, time.monotonic())
-                self._send(f"PUB {subject} {self._inbox}.{number} {len(data)}\r\n".encode(), data, b"\r\n")
+                head = f"PUB {subject} {self._inbox}.{number} {len(data)}\r\n".encode()
+                self._or_lost(lambda: self._send(head, data, b"\r\n"))  # noqa: B023
             while under_way:
                 take_one()
-        except (OSError, ValueError) as error:
-            self.close()
-            said = "no answer in time" if isinstance(error, TimeoutError) else _plain(error)
-            raise Unreachable(f"the connection to the broker was lost: {said}") from None
         except BaseException:
-            self.close()  # answers to what was asked would come between those of the next call
+            # The broker's, or the caller's own disk's: answers under way would come between those of the next call.
+            self.close()
             raise
         self.used_s = time.monotonic()
 
-    _next = 0
+    def _or_lost(self, call: Callable[[], _T]) -> _T:
+        """Return what a call on the connection returns; that it was lost is no error of this party's own disk."""
+        try:
+            return call()
+        except (OSError, ValueError) as error:
+            said = "no answer in time" if isinstance(error, TimeoutError) else _plain(error)
+            raise Unreachable(f"the connection to the broker was lost: {said}") from None
 
     # -- the protocol: docs.nats.io, reference, client protocol
 
@@ -232,4 +239,6 @@ def _status(header: bytes) -> str:
 
 
 def _plain(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return str(error).split("\n")[0][:200] or type(error).__name__

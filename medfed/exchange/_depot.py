@@ -42,7 +42,9 @@ class Depot(Protocol):
         """Return a piece, or None if there is none."""
         ...
 
-    def put_many(self, pieces: Iterable[tuple[str, bytes | memoryview]], stored: Callable[[str], None]) -> None:
+    def put_many(
+        self, pieces: Iterable[tuple[str, bytes | memoryview]], stored: Callable[[str], None]
+    ) -> None:
         """Store pieces, several at a time, calling `stored` with the name of each one that is safe."""
         ...
 

@@ -121,7 +121,9 @@ class FolderDepot:
 
         return self._try(read, "read")
 
-    def put_many(self, pieces: Iterable[tuple[str, bytes | memoryview]], stored: Callable[[str], None]) -> None:
+    def put_many(
+        self, pieces: Iterable[tuple[str, bytes | memoryview]], stored: Callable[[str], None]
+    ) -> None:
         jobs = ((name, partial(self._pool.submit, self.put, name, data)) for name, data in pieces)
         through_window(jobs, lambda name, _: stored(name), _AT_ONCE)
 

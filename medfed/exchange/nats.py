@@ -153,7 +153,9 @@ class NatsDepot:
     def get(self, name: str) -> bytes | None:
         return self._result(self._begin(self._get(name)))
 
-    def put_many(self, pieces: Iterable[tuple[str, bytes | memoryview]], stored: Callable[[str], None]) -> None:
+    def put_many(
+        self, pieces: Iterable[tuple[str, bytes | memoryview]], stored: Callable[[str], None]
+    ) -> None:
         bulk = self._bulk_connection()
         if bulk is not None:
             bulk.put_many(self._placed(pieces), stored)
@@ -184,7 +186,9 @@ class NatsDepot:
             self._bulk = Bulk(url, self._tls(), self._identity.name, self._timeout_s, _CONNECT_S, _WINDOW)
         return self._bulk
 
-    def _placed(self, pieces: Iterable[tuple[str, bytes | memoryview]]) -> Iterator[tuple[str, str, bytes | memoryview]]:
+    def _placed(
+        self, pieces: Iterable[tuple[str, bytes | memoryview]]
+    ) -> Iterator[tuple[str, str, bytes | memoryview]]:
         for name, data in pieces:
             if self._is_hub and _stream(name) not in self._streams:
                 self._result(self._begin(self._ensure_stream(name)))
