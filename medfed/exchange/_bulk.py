@@ -1,10 +1,9 @@
 """A second connection to the broker, for chunks alone: NATS's own text protocol over a blocking TLS socket.
 
 nats-py carries everything else. It copies a received message some five times on its way through asyncio's streams and its
-own parser, which was half of a hub's processor time at 40 MB a round; a blocking socket reads a chunk into the memory that
-is hashed, and sends one from the memory that it lies in. Measured under TLS for 105 MB: {down} and {up} s of processor
-instead of 0.31 and 0.29. A connection that breaks is not mended here: the call raises `Unreachable`, and the
-caller repeats it, as for every depot.
+own parser. A blocking socket reads a chunk into the memory that is hashed, and sends one from the memory that it lies in:
+105 MB under TLS cost 0.11 s of processor down and 0.10 up instead of 0.39 and 0.25, and the server a fifth less.
+A connection that breaks is not mended here: the call raises `Unreachable`, and the caller repeats it, as for every depot.
 """
 
 from __future__ import annotations
