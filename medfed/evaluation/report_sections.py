@@ -66,16 +66,11 @@ def contributions(
 ) -> dict[str, Any] | None:
     """Return what the federated model loses at each place when one hospital never took part."""
     places = [place for place in (*held_out, ALL_SITES) if pooled(place)]
-    lines = [
-        {"site": site, "cells": [rows.of(place, FEDERATED, against=without(site)) for place in places]}
-        for site in sites
-    ]
-    if not any(cell for line in lines for cell in line["cells"]):
+    cells = [[rows.of(place, FEDERATED, against=without(site)) for place in places] for site in sites]
+    if not any(row for line in cells for row in line):
         return None
-    counts = [
-        [line["cells"][place].n for line in lines if line["cells"][place] is not None]
-        for place in range(len(places))
-    ]
+    lines = [{"site": site, "cells": line} for site, line in zip(sites, cells, strict=True)]
+    counts = [[row.n for row in column if row is not None] for column in zip(*cells, strict=True)]
     patients = [sorted({n for n in some if n is not None}) for some in counts]
     return {"places": list(zip(places, patients, strict=True)), "lines": lines}
 
