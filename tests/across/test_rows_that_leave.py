@@ -225,7 +225,7 @@ def test_a_brier_score_at_a_hospitals_own_times_is_made_there_and_stays(tmp_path
     _, done, scalars = lead_to_the_end(tmp_path, text, table(tmp_path / "north.csv"))
     own = {row.metric for row in read_rows(done.rows) if row.model == "federated" and row.value is not None}
     assert {metric.partition("@")[0] for metric in own} >= {"c_index", "brier", "integrated_brier"}
-    assert {row.metric for row in rows_of(scalars, 3, "north")} == {"c_index", "patients"}
+    assert {row.metric for row in rows_of(scalars, 3, "north")} == {"c_index", "events", "patients"}
     assert not any("brier" in name for name in scalars)
 
 
