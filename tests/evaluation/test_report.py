@@ -203,6 +203,25 @@ def test_a_headline_of_means_over_other_patients_says_of_how_many_each_is(segmen
     assert " in 9; the difference, paired by patient in 13, is " in report.headline(run)
 
 
+def test_patients_of_hospitals_that_are_too_small_to_be_shown_are_counted_in_the_whole(tmp_path):
+    run = fake_runs.write(tmp_path / "run", "segment", patients=8)
+    kept = [c for c in rows.read_cases(run / "cases.jsonl") if c.site != "coast" or c.case[-1] in "012"]
+    rows.write(run / "cases.jsonl", kept)
+    text = report.write_report(run).read_text()
+    shown = {r.site for r in rows.read_rows(run / "rows.jsonl") if r.split == "test" and r.value is not None}
+    assert shown == {
+        "all",
+        "north",
+        "south",
+        "west",
+    }  # east covers coast, so that neither is all minus the others
+    # Four hospitals of the study, one of three patients, and the one that took no part.
+    assert re.search(r"<dt>patients tested</dt><dd>(\d+)</dd>", text)[1] == str(3 * 8 + 3 + 8)
+    columns = {cell for table in Page(text).tables for cell in table[0]}
+    assert "north" in columns
+    assert not columns & {"coast", "east"}
+
+
 def test_nothing_of_a_patient_is_in_the_page(run):
     text = report.write_report(run).read_text(encoding="utf-8")
     cases = rows.read_cases(run / "cases.jsonl")
