@@ -395,8 +395,13 @@ def _facts(run: Run, focus: Focus | None) -> list[tuple[str, str]]:
         facts.append(("for the whole run", duration(float(run.about["seconds"]))))
     if focus is not None:
         counted = [row for row in run.rows if row.metric == "patients" and row.model == FEDERATED]
-        counted = [row for row in counted if row.split == focus.split and row.site != ALL_SITES]
-        patients = sum(row.n or 0 for row in counted if row.round == focus.round)
+        by_site = {
+            row.site: row.n or 0 for row in counted if (row.split, row.round) == (focus.split, focus.round)
+        }
+        # Hospitals that are too small to be shown are in the row of all.
+        inside = by_site.pop(ALL_SITES, 0)
+        apart = sum(n for site, n in by_site.items() if site in run.about.get("held_out", []))
+        patients = inside + apart if inside else sum(by_site.values())
         if patients:
             facts.append(("patients tested" if focus.split == "test" else "patients", str(patients)))
     return facts

@@ -66,12 +66,13 @@ def contributions(
 ) -> dict[str, Any] | None:
     """Return what the federated model loses at each place when one hospital never took part."""
     places = [place for place in (*held_out, ALL_SITES) if pooled(place)]
-    cells = [[rows.of(place, FEDERATED, against=without(site)) for place in places] for site in sites]
-    if not any(row for line in cells for row in line):
+    table = {site: [rows.of(place, FEDERATED, against=without(site)) for place in places] for site in sites}
+    if not any(cell for cells in table.values() for cell in cells):
         return None
-    lines = [{"site": site, "cells": line} for site, line in zip(sites, cells, strict=True)]
-    counts = [[row.n for row in column if row is not None] for column in zip(*cells, strict=True)]
-    patients = [sorted({n for n in some if n is not None}) for some in counts]
+    lines = [{"site": site, "cells": cells} for site, cells in table.items()]
+    # A model has no Dice where it rightly saw nothing, so that pairs may be of other numbers of patients.
+    columns = zip(*table.values(), strict=True)
+    patients = [sorted({row.n for row in column if row and row.n is not None}) for column in columns]
     return {"places": list(zip(places, patients, strict=True)), "lines": lines}
 
 

@@ -12,6 +12,7 @@ patients, a one-shot estimate of the U-statistics' variance (Kang et al., Statis
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
@@ -144,6 +145,12 @@ def baseline_hazard(risks: ArrayLike, times: ArrayLike, events: ArrayLike, at: A
     steps = np.unique(time[event])
     jumps = np.array([(event & (time == step)).sum() / relative[time >= step].sum() for step in steps])
     return [float(jumps[steps <= moment].sum()) for moment in np.atleast_1d(np.asarray(at, float))]
+
+
+def chance(hazard: float, risk: float) -> float:
+    """Return the chance that a patient of a log risk lives beyond the time that a cumulative baseline hazard is of."""
+    # Far beyond the training patients' risks exp overflows; nobody lives that long then.
+    return math.exp(-min(hazard * math.exp(min(risk, 700.0)), 700.0))
 
 
 def _uncensored(time: Floats, event: NDArray[np.bool_], at: Floats, before: bool) -> Floats:

@@ -35,7 +35,12 @@ def export(
         raise RunError(f"{out}: is not empty; give another folder for the export")
     subject = subject_of(run if isinstance(run, RunFolder) else RunFolder(Path(run)), model)
     out.mkdir(parents=True, exist_ok=True)
-    FORMATS[format](subject, out)
+    try:
+        FORMATS[format](subject, out)
+    except RunError:
+        if not any(out.iterdir()):
+            out.rmdir()  # an empty folder would look like an export
+        raise
     return out
 
 

@@ -7,7 +7,6 @@ study's grid is carried back first, so that resampling can't flatter a score.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ import torch
 from medfed.data.splits import SPLITS, case_token
 from medfed.evaluation import robustness, segmentation
 from medfed.evaluation.rows import CaseRow
+from medfed.evaluation.survival import chance as survival_chance
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule
@@ -150,10 +150,9 @@ def measure(
                 risk = float(found["risk"][place])
                 yield CaseRow(metric="risk", value=risk, target=time, event=bool(event), **named)
                 for at, hazard in (baseline or {}).items():
-                    # Far beyond the training patients' risks exp overflows; nobody lives that long then.
-                    chance = math.exp(-min(hazard * math.exp(min(risk, 700.0)), 700.0))
+                    value = survival_chance(hazard, risk)
                     yield CaseRow(
-                        metric=f"survival@{at:g}", value=chance, target=time, event=bool(event), **named
+                        metric=f"survival@{at:g}", value=value, target=time, event=bool(event), **named
                     )
             else:
                 yield from _classified(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ from medfed.data.splits import SPLITS
 from medfed.data.transforms import centre_crop, restore
 from medfed.errors import MedfedError, RunError
 from medfed.evaluation.rows import FEDERATED
+from medfed.evaluation.survival import chance
+from medfed.measuring import baseline as baselines
 from medfed.measuring.measure import batches
 from medfed.measuring.models import saved
 from medfed.record.folder import RunFolder, write_whole
@@ -82,7 +84,7 @@ def predict(
                 classes=len(getattr(study.task, "classes", ())) or None,
             )
             cases = [case for split in SPLITS for case in site.cases(split)]
-            lines = list(_rows(study, module, site, cases))
+            lines = list(_rows(study, module, site, cases, baselines.read(folder.path).get(model, {})))
     _write_csv(out / TABLE, lines)
     _write_csv(out / KEY, [{"token": case.token, "case": case.id, "patient": case.patient} for case in cases])
     return out
@@ -134,14 +136,20 @@ def _probabilities(task: Any, probabilities: NDArray[np.floating]) -> dict[str, 
 
 
 def _rows(
-    study: Study, module: LightningModule, site: SiteData, cases: Sequence[Case]
+    study: Study,
+    module: LightningModule,
+    site: SiteData,
+    cases: Sequence[Case],
+    baseline: Mapping[float, float],
 ) -> Iterator[dict[str, object]]:
     for batch in batches(site, cases):
         with torch.inference_mode():
             found = module.predict_step(batch, 0)
         line: dict[str, object] = {"case": batch["case"][0]}
         if study.task.needs == "survival":
-            yield {**line, "log risk": float(found["risk"][0])}
+            risk = float(found["risk"][0])
+            chances = {f"survival beyond {at:g}": chance(hazard, risk) for at, hazard in baseline.items()}
+            yield {**line, "log risk": risk, **chances}
         else:
             yield line | _probabilities(study.task, found["probabilities"][0].numpy())
 

@@ -159,6 +159,69 @@ def test_sections_that_only_some_runs_have_hold_their_rows(segment, tmp_path):
     assert "without:north" not in text
 
 
+def test_an_interval_of_few_patients_is_marked_and_the_mark_explained_in_its_section(segment, tmp_path):
+    run = shutil.copytree(segment, tmp_path / "run")
+    (run / "cases.jsonl").unlink()
+    plain = [
+        row if row.value is None else msgspec.structs.replace(row, note=None)
+        for row in rows.read_rows(run / "rows.jsonl")
+    ]
+    rows.write(run / "rows.jsonl", plain)
+    assert "†" not in report.render(report.read_run(run))
+    few = "of 4 patients, so likely too narrow"
+    north = [
+        msgspec.structs.replace(row, note=few)
+        if (row.site, row.model, row.metric, row.against) == ("north", "federated", "msd_mm", None)
+        else row
+        for row in plain
+    ]
+    rows.write(run / "rows.jsonl", north)
+    text = report.render(report.read_run(run))
+    table = next(table for table in Page(text).tables if table[0][0] == "Measure")
+    column = table[0].index("north")
+    marked = [line[0] for line in table if any(cell.endswith("†") for cell in line)]
+    assert marked == ["Mean surface distance mm"]
+    assert next(line for line in table if line[0] == marked[0])[column].endswith("†")
+    sections = text.split("<section ")
+    assert [part[:30] for part in sections if "† An interval of fewer than ten" in part] == [
+        'aria-labelledby="measures">\n<h'
+    ]
+
+
+def test_a_headline_of_means_over_other_patients_says_of_how_many_each_is(segment, tmp_path):
+    run = shutil.copytree(segment, tmp_path / "run")
+    (run / "cases.jsonl").unlink()
+    assert " reaches 0." in report.headline(run)
+    assert " in 9;" not in report.headline(run)
+    changed = [
+        msgspec.structs.replace(row, n=9 if row.against is None else 13)
+        if row.site == "west" and row.metric == "dice" and "local:" in f"{row.model} {row.against}"
+        else row
+        for row in rows.read_rows(run / "rows.jsonl")
+    ]
+    rows.write(run / "rows.jsonl", changed)
+    assert " in 9; the difference, paired by patient in 13, is " in report.headline(run)
+
+
+def test_patients_of_hospitals_that_are_too_small_to_be_shown_are_counted_in_the_whole(tmp_path):
+    run = fake_runs.write(tmp_path / "run", "segment", patients=8)
+    kept = [c for c in rows.read_cases(run / "cases.jsonl") if c.site != "coast" or c.case[-1] in "012"]
+    rows.write(run / "cases.jsonl", kept)
+    text = report.write_report(run).read_text()
+    shown = {r.site for r in rows.read_rows(run / "rows.jsonl") if r.split == "test" and r.value is not None}
+    assert shown == {
+        "all",
+        "north",
+        "south",
+        "west",
+    }  # east covers coast, so that neither is all minus the others
+    # Four hospitals of the study, one of three patients, and the one that took no part.
+    assert re.search(r"<dt>patients tested</dt><dd>(\d+)</dd>", text)[1] == str(3 * 8 + 3 + 8)
+    columns = {cell for table in Page(text).tables for cell in table[0]}
+    assert "north" in columns
+    assert not columns & {"coast", "east"}
+
+
 def test_nothing_of_a_patient_is_in_the_page(run):
     text = report.write_report(run).read_text(encoding="utf-8")
     cases = rows.read_cases(run / "cases.jsonl")

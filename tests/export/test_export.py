@@ -202,6 +202,7 @@ def test_an_export_that_computes_something_else_is_an_error(segment):
 def test_what_a_bundle_cannot_hold_is_told(segment, tmp_path):
     with pytest.raises(RunError, match="is for segmentation in patches"):
         export(run_of(tmp_path / "run", CONFIGS / "tabular.yaml"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
     (tmp_path / "z.yaml").write_text(
         SEGMENT.replace("patch:", "normalise: {kind: zscore, foreground: true}, patch:")
     )
