@@ -8,7 +8,7 @@
 Each study is trained without privacy, with DP-SGD for every patient at three epsilons, and under every other mechanism,
 always with the same network and the same steps (its budget: BUDGET in the script); delta is 1e-5. Under DP the noise
 grows with the root of the number of weights and shrinks with that of patients (dp_sgd) or of hospitals (client_dp,
-distributed_dp), so images are learned by a small U-Net (1,700 weights) from all of a hospital's patients in each step; one
+distributed_dp), so images are learned by a small U-Net (2,000 weights) from all of a hospital's patients in each step; one
 more line says what the study's own settings reach without privacy. Dice (or AUROC) is that of the final model on the
 hospitals' validation cases, the mean over hospitals. hippocampus is the study of benchmarks/hippocampus.py at 2 mm.
 Processor seconds are of all four hospitals and the hub in a round, training included, the median of those after the first,
