@@ -1,16 +1,20 @@
 """What privacy costs: Dice against epsilon, and the time of a round under each mechanism of medfed/privacy.
 
-    python benchmarks/privacy.py                                 # quickstart, tabular, and each mechanism's time
+    python benchmarks/privacy.py                                 # quickstart and tabular
     MEDFED_REAL_DATA=... python benchmarks/privacy.py            # and hippocampus
-    python benchmarks/privacy.py --only quickstart --epsilons none,8
+    python benchmarks/privacy.py --only quickstart --rows "no privacy,dp_sgd, epsilon 8"
+    python benchmarks/privacy.py --only quickstart --timing      # three rounds of each mechanism, for their time
 
-Each study is trained without privacy and with DP-SGD for every patient at delta 1e-5. Under DP-SGD the noise grows with
-the root of the number of weights and shrinks with that of patients, so images are learned by a small U-Net (1,700
-weights) from all of a hospital's patients in each step; the line without privacy is the same network and the same steps,
-and one more says what the study's own settings reach. Dice (or AUROC) is that of the final model on the hospitals'
-validation cases, the mean over hospitals. hippocampus is the study of benchmarks/hippocampus.py at 2 mm.
+Each study is trained without privacy, with DP-SGD for every patient at three epsilons, and under every other mechanism,
+always with the same network and the same steps (its budget: BUDGET in the script); delta is 1e-5. Under DP the noise
+grows with the root of the number of weights and shrinks with that of patients (dp_sgd) or of hospitals (client_dp,
+distributed_dp), so images are learned by a small U-Net (1,700 weights) from all of a hospital's patients in each step; one
+more line says what the study's own settings reach without privacy. Dice (or AUROC) is that of the final model on the
+hospitals' validation cases, the mean over hospitals. hippocampus is the study of benchmarks/hippocampus.py at 2 mm.
+Processor seconds are of all four hospitals and the hub in a round, training included, the median of those after the first,
+which also loads images; they vary less than seconds on a machine with other work. kB are of one hospital's update.
 
-A part that is run alone replaces its own section of RESULTS-privacy.md.
+A line that is trained or timed alone replaces its own in RESULTS-privacy.md.
 """
 
 from __future__ import annotations
@@ -19,19 +23,23 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medfed import kinds, run
+from medfed import run
+from medfed.hub import RoundReport
+from medfed.record.progress import Silent
 from medfed.study import read_study
 
 HERE = Path(__file__).resolve().parent
@@ -39,10 +47,28 @@ CONFIGS = HERE.parent / "configs"
 RESULTS = HERE / "RESULTS-privacy.md"
 SITES = ("north", "east", "south", "west")
 
-MECHANISMS = "a round of quickstart under each mechanism"
+# The lines of a study's table, and the privacy that each trains under.
+NONE = "no privacy"
+OWN = "its own settings, no privacy"
+AT_EIGHT: dict[str, Any] = {"epsilon": 8, "scores": "send"}
+ROWS: dict[str, dict[str, Any]] = {
+    NONE: {"kind": "none"},
+    **{
+        f"dp_sgd, epsilon {epsilon}": {"kind": "dp_sgd", "epsilon": epsilon, "scores": "send"}
+        for epsilon in (8, 3, 1)
+    },
+    "client_dp at the hub, epsilon 8": {"kind": "client_dp", "where": "hub", **AT_EIGHT},
+    "client_dp at the sites, epsilon 8": {"kind": "client_dp", "where": "site", **AT_EIGHT},
+    "distributed_dp, epsilon 8": {"kind": "distributed_dp", **AT_EIGHT},
+    "secure_sum": {"kind": "secure_sum"},
+    "ckks": {"kind": "ckks"},
+    OWN: {"kind": "none"},
+}
+COLUMNS = ("epsilon spent", "noise multiplier", "score", "processor s a round", "kB an update")
 
 SMALL = ["network={kind: unet, channels: [4, 8], residual_units: 0, norm: group}", "train.clip=null"]
-QUICK = ["evaluation.local_models=false", "evaluation.draws=2", "held_out={}"]
+# A secure sum needs three sites; all four answer every round anyway.
+QUICK = ["evaluation.local_models=false", "evaluation.draws=2", "held_out={}", "sampling.minimum=3"]
 # What each study is trained with, private or not: one step an epoch, on all of a hospital's patients.
 BUDGET = {
     "quickstart": ["train.batch=16", "train.rounds=8", "train.epochs=5", "train.optimiser={kind: adam, lr: 0.03}"],
@@ -61,34 +87,43 @@ BUDGET = {
 }  # fmt: skip
 
 
+@dataclass
+class Clock(Silent):
+    """Notes the processor's time at the end of each round."""
+
+    rounds: list[float] = field(default_factory=list)
+
+    def round(self, report: RoundReport) -> None:
+        self.rounds.append(time.process_time())
+
+
 def trained(study: str, overrides: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Return a study's final validation score, seconds a round and epsilon spent, having trained it."""
+    """Return a study's final validation score, processor seconds a round and epsilon spent, having trained it."""
     shutil.rmtree(folder, ignore_errors=True)
     # Only training is timed and scored here; a report of each run would take longer than the small runs themselves.
     kept = run.measure_all, run.picture, run.report
     run.measure_all = run.picture = run.report = lambda *_, **__: []  # type: ignore[assignment]
+    read, clock = read_study(CONFIGS / f"{study}.yaml", overrides), Clock()
     try:
-        run.train(read_study(CONFIGS / f"{study}.yaml", overrides), out=folder)
+        run.train(read, out=folder, progress=clock)
     finally:
         run.measure_all, run.picture, run.report = kept
-    rounds: dict[int, float] = {}
     scores: dict[str, float] = {}
     sent: dict[str, float] = {}
     for line in (folder / "rounds.jsonl").read_text().splitlines():
         entry = json.loads(line)
         if entry["status"] == "merged":
-            rounds[entry["round"]] = max(rounds.get(entry["round"], 0.0), entry["seconds"])
             sent[entry["site"]] = entry["bytes_up"]
         score = entry["scalars"].get("val/dice", entry["scalars"].get("val/auroc"))
         if score is not None:
             scores[entry["site"]] = score
     privacy = json.loads((folder / "run.json").read_text())["privacy"]
     spent = [site["epsilon"] for site in privacy.get("sites", {}).values()]
-    # The slowest site's answer ends a round. The first round of a process also loads libraries and images.
-    later = [seconds for number, seconds in rounds.items() if number > 1] or list(rounds.values())
+    # The last report is of the final scores and no round of training.
+    between = np.diff(clock.rounds[: read.train.rounds])
     return {
         "score": float(np.mean(list(scores.values()))) if scores else float("nan"),
-        "seconds": float(np.median(later)),
+        "seconds": float(np.median(between)) if len(between) else float("nan"),
         "kilobytes": max(sent.values()) / 1000,
         "epsilon": max(spent, default=None),  # type: ignore[type-var]
         "noise": max(
@@ -108,41 +143,31 @@ def places(study: str, folder: Path) -> list[str]:
     return [f"sites.{site}={(made / site).resolve()}" for site in SITES]
 
 
-def trade_off(study: str, epsilons: Sequence[str], folder: Path) -> Iterator[str]:
-    """Yield the lines of a study's table."""
-    where = places(study, folder)
+def row(study: str, name: str, where: Sequence[str], folder: Path, rounds: int | None) -> dict[str, str]:
+    """Train a study as a line of its table says, and return the cells that this fills.
 
-    def row(name: str, privacy: str, overrides: Sequence[str]) -> str:
-        found = trained(study, [*overrides, *QUICK, *where, f"privacy={privacy}"], folder / "run")
-        spent = "none" if found["epsilon"] is None else f"{found['epsilon']:.2f}"
-        noise = "" if found["noise"] is None else f"{found['noise']:.2f}"
-        return f"| {name} | {spent} | {noise} | {found['score']:.3f} | {found['seconds']:.2f} |"
+    With `rounds` only so many are trained and the cells are those of time.
+    """
+    own = [] if name == OWN else [*(SMALL if study != "tabular" else []), *BUDGET[study]]
+    few = [] if rounds is None else [f"train.rounds={rounds}"]
+    found = trained(study, [*own, *few, *QUICK, *where, f"privacy={json.dumps(ROWS[name])}"], folder / "run")
+    if rounds is not None:
+        return {"processor s a round": f"{found['seconds']:.2f}", "kB an update": f"{found['kilobytes']:.0f}"}
+    return {
+        "epsilon spent": "none" if found["epsilon"] is None else f"{found['epsilon']:.2f}",
+        "noise multiplier": "" if found["noise"] is None else f"{found['noise']:.2f}",
+        "score": f"{found['score']:.3f}",
+    }
 
-    for epsilon in epsilons:
-        kind = "{kind: none}" if epsilon == "none" else f"{{kind: dp_sgd, epsilon: {epsilon}, scores: send}}"
-        name = "no privacy" if epsilon == "none" else f"dp_sgd, epsilon {epsilon}"
-        yield row(name, kind, [*(SMALL if study != "tabular" else []), *BUDGET[study]])
-    yield row("its own settings, no privacy", "{kind: none}", [])
 
-
-def mechanisms(folder: Path) -> Iterator[str]:
-    """Yield a line for each mechanism of the registry: three rounds of quickstart's own study under it."""
-    few = ["train.rounds=3", "train.epochs=1", *QUICK]
-    for name, record in kinds.kinds("privacy").items():
-        settings = {"kind": name, **record.example}  # type: ignore[attr-defined]
-        variants = [settings]
-        if name == "client_dp":
-            variants = [{**settings, "where": "hub"}, {**settings, "where": "site"}]
-        for one in variants:
-            told = ", ".join(f"{key}: {value}" for key, value in one.items())
-            try:
-                found = trained("quickstart", [*few, f"privacy={json.dumps(one)}"], folder / "run")
-            except (
-                Exception
-            ) as error:  # a mechanism may need what this study does not give it; the table says so
-                yield f"| {told} | {type(error).__name__}: {str(error)[:80]} | |"
-            else:
-                yield f"| {told} | {found['seconds']:.2f} | {found['kilobytes']:.0f} |"
+def wanted(study: str, given: str, timing: bool) -> list[str]:
+    """Return the lines of a study's table that are to be made."""
+    names = list(ROWS)
+    if study == "tabular":
+        names = [name for name in names if name in (NONE, OWN) or name.startswith("dp_sgd")]
+    if timing:  # an epsilon changes no time
+        names = [name for name in names if name not in ("dp_sgd, epsilon 3", "dp_sgd, epsilon 1", OWN)]
+    return [name for name in names if not given or any(part in name for part in given.split(";"))]
 
 
 def main() -> int:
@@ -150,51 +175,71 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--epsilons", default="none,8,3,1")
-    parser.add_argument("--only", choices=[*BUDGET, MECHANISMS])
+    parser.add_argument("--only", choices=list(BUDGET))
+    parser.add_argument("--rows", default="", help="parts of the names of lines, with ; between them")
+    parser.add_argument(
+        "--timing", action="store_true", help="three rounds of each mechanism, for their time"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
     logging.disable(logging.INFO)
-    parts = [given.only] if given.only else [*BUDGET, MECHANISMS]
+    parts = [given.only] if given.only else list(BUDGET)
     if not os.environ.get("MEDFED_REAL_DATA"):
         parts = [part for part in parts if part != "hippocampus"]
+    command = shlex.join(["python", "benchmarks/privacy.py", *sys.argv[1:]])
     with tempfile.TemporaryDirectory() as temporary:
-        for part in parts:
+        for study in parts:
             began = time.monotonic()
-            if part == MECHANISMS:
-                head = "| privacy | seconds a round | kB sent by a site |\n|---|---|---|"
-                found = mechanisms(Path(temporary))
-            else:
-                score = "AUROC" if part == "tabular" else "Dice"
-                head = f"| {part} | epsilon spent | noise multiplier | {score} | seconds a round |\n|---|---|---|---|---|"
-                found = trade_off(part, given.epsilons.split(","), Path(temporary))
-            lines: list[str] = []
-            command = " ".join(["python", "benchmarks/privacy.py", *sys.argv[1:]])
-            for line in found:
-                lines.append(line)
-                print(line, flush=True)
+            where = places(study, Path(temporary))
+            for name in wanted(study, given.rows, given.timing):
+                cells = row(study, name, where, Path(temporary), 3 if given.timing else None)
+                print(f"{study}: {name}: {cells}", flush=True)
                 made = (
-                    f"Made by `{command}` on {date.today().isoformat()} in {time.monotonic() - began:.0f} s, "
-                    f"{os.cpu_count()} cores (load {os.getloadavg()[1]:.0f}), "
-                    f"{os.environ.get('OMP_NUM_THREADS', 'all')} threads."
+                    f"`{command}` on {date.today().isoformat()} in {time.monotonic() - began:.0f} s, {os.cpu_count()} "
+                    f"cores (load {os.getloadavg()[1]:.0f}), {os.environ.get('OMP_NUM_THREADS', 'all')} threads"
                 )
                 # After every line: hours of training are not lost to a kill.
-                write(given.results, part, "\n".join([made, "", head, *lines]))
+                write(given.results, study, name, cells, "Timed" if given.timing else "Trained", made)
     return 0
 
 
-def write(results: Path, part: str, text: str) -> None:
-    """Put a part's section into the results, in place of an older one."""
-    sections: dict[str, str] = {}
-    if results.exists():
-        for section in results.read_text().split("\n## ")[1:]:
-            title, _, body = section.partition("\n")
-            sections[title.strip()] = body.strip()
-    sections[part] = text
-    about = " ".join(str(__doc__).split("Each study")[1].split("A part that")[0].split())
+def write(results: Path, study: str, name: str, cells: Mapping[str, str], did: str, made: str) -> None:
+    """Put the cells of a line into the results, in place of older ones, and how they were made below the table."""
+    tables, notes = read(results)
+    tables.setdefault(study, {}).setdefault(name, {}).update(cells)
+    notes.setdefault(study, {})[did] = made
+    about = " ".join(str(__doc__).split("Each study")[1].split("A line that")[0].split())
     whole = ["# What privacy costs", f"Each study {about}"]
-    whole += [f"## {name}\n\n{sections[name]}" for name in [*BUDGET, MECHANISMS] if name in sections]
+    for part in BUDGET:
+        if part not in tables:
+            continue
+        score = "AUROC" if part == "tabular" else "Dice"
+        lines = [" | ".join(["", part, *COLUMNS, ""]).replace("score", score).strip(), "|---" * 6 + "|"]
+        for title in ROWS:
+            if title in tables[part]:
+                found = [tables[part][title].get(column, "") for column in COLUMNS]
+                lines.append(" | ".join(["", title, *found, ""]).strip())
+        told = [f"{verb} last by {how}." for verb, how in sorted(notes.get(part, {}).items())]
+        whole += [f"## {part}", "\n".join(lines), *told]
     results.write_text("\n\n".join(whole) + "\n")
+
+
+def read(results: Path) -> tuple[dict[str, dict[str, dict[str, str]]], dict[str, dict[str, str]]]:
+    """Return the cells by study, line and column that the results hold, and how each study's were made."""
+    tables: dict[str, dict[str, dict[str, str]]] = {}
+    notes: dict[str, dict[str, str]] = {}
+    if not results.exists():
+        return tables, notes
+    for section in results.read_text().split("\n## ")[1:]:
+        study, _, body = section.partition("\n")
+        for line in body.splitlines():
+            parts = [part.strip() for part in line.strip("|").split("|")]
+            if line.startswith("|") and parts[0] in ROWS:
+                tables.setdefault(study, {})[parts[0]] = dict(zip(COLUMNS, parts[1:], strict=False))
+            verb, found, how = line.partition(" last by ")
+            if found:
+                notes.setdefault(study, {})[verb] = how.removesuffix(".")
+    return tables, notes
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from medfed.enrolment import enrol
 from medfed.errors import ExchangeError
 from medfed.exchange.folder import Folder
 from medfed.privacy import NoPrivacy, Privacy
+from medfed.privacy.distributed_dp import DistributedDP
 from medfed.privacy.secure_sum import SecureSum
 from medfed.round import conduct, contribute
 from medfed.rules.fedavg import FedAvg
@@ -108,6 +109,7 @@ def main() -> None:
         ("secure_sum, 32 bits", SecureSum(bits=32, limit=16, most_examples=1000), 0),
         ("secure_sum, 64 bits", SecureSum(), 0),
         ("secure_sum, 64 bits, 2 sites drop out", SecureSum(threshold=0.6), 2),
+        ("distributed_dp, 32 bits", DistributedDP(noise_multiplier=1.0, least=6), 0),
     ]
     print(
         f"{chosen.millions} million parameters, {chosen.sites} sites, torch with {torch.get_num_threads()} threads"

@@ -68,7 +68,7 @@ def _found(folder: Path, study_file: Path | None, secret_file: Path | None, pict
         return check_table(folder, settings, classes=classes, study=name, site_secret=secret)
     if study is not None and not isinstance(study.data, Table):
         wanted = Wanted(study.name, study.data, study.task.needs, classes)
-    with _Bar() as bar:
+    with Bar() as bar:
         return checked(folder, site_secret=secret, wanted=wanted, pictures=pictures, tell=bar.tell)
 
 
@@ -97,7 +97,7 @@ def deidentify(
 
     secret = _secret(secret_file)
     options = msgspec.convert({"dates": dates, "descriptors": descriptors, "device": device}, Options)
-    with _Bar() as bar:
+    with Bar() as bar:
         done = write(
             source,
             target,
@@ -121,10 +121,10 @@ def _study(path: Path | None) -> Study | None:
     return read_study(path)
 
 
-class _Bar:
+class Bar:
     """A bar on standard error while cases are read; nothing where that is no terminal."""
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> Bar:
         from rich.console import Console
         from rich.progress import Progress
 

@@ -246,8 +246,17 @@ def _agreed_on(study: Study) -> dict[str, Any]:
     del plain["exchange"]
     if study.start is not None:
         # What it holds counts, and not where a hospital keeps it.
-        plain["start"] = hashlib.sha256(Path(study.start).read_bytes()).hexdigest()
+        plain["start"] = start_digest(study.start)
     return plain
+
+
+# How a study that came from a hub names the checkpoint it begins with: by the SHA-256 of the file.
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def start_digest(start: str) -> str:
+    """Return the SHA-256 of the checkpoint that a study begins with: of its file, or as a study from a hub says it."""
+    return start if _SHA256.fullmatch(start) else hashlib.sha256(Path(start).read_bytes()).hexdigest()
 
 
 def schema() -> dict[str, Any]:

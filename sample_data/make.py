@@ -648,15 +648,91 @@ def make_table(
     write_csv(path, TABLE_COLUMNS, rows)
 
 
+# A hospital: patients, mean age, mean stage of 0 to 3, months its patients are followed at most, held out.
+SURVIVAL = (
+    ("north", 120, 62.0, 1.2, 84.0, False),
+    ("east", 80, 57.0, 0.7, 60.0, False),
+    ("south", 90, 66.0, 1.7, 48.0, False),
+    ("west", 100, 64.0, 1.3, 72.0, False),
+    ("university", 160, 61.0, 1.4, 72.0, True),
+)
+
+STAGE = ("I", "II", "III", "IV")
+GRADE = ("low", "intermediate", "high")
+SURVIVAL_COLUMNS = (
+    "patient",
+    "age",
+    "sex",
+    "stage",
+    "grade",
+    "diameter_mm",
+    "nodes",
+    "haemoglobin",
+    "albumin",
+    "performance",
+    "months",
+    "died",
+    "split",
+)
+# Deaths a month of a patient of 62 with a small tumour of stage I, and how their hazard grows over the years.
+HAZARD, SHAPE = 0.0025, 1.15
+
+
+def make_survival(
+    path: Path, name: str, count: int, mean_age: float, mean_stage: float, followed: float, held_out: bool
+) -> None:
+    """Write one hospital's table of times from diagnosis to death, or to the last visit of who is alive."""
+    rng = generator("survival", name)
+    rows = []
+    order = rng.permutation(count)
+    for number in range(count):
+        age = float(np.clip(rng.normal(mean_age, 10), 30, 90))
+        man = int(rng.uniform() < 0.55)
+        stage = int(np.clip(np.rint(rng.normal(mean_stage, 1.0)), 0, 3))
+        grade = int(np.clip(np.rint(0.5 + 0.35 * stage + rng.normal(0, 0.6)), 0, 2))
+        diameter = float(np.clip(rng.normal(20 + 9 * stage, 8), 5, 95))
+        nodes = int(rng.poisson(0.2 + 1.1 * stage))
+        haemoglobin = float(np.clip(rng.normal(13.6 + 0.6 * man - 0.4 * stage, 1.3), 7, 18))
+        albumin = float(np.clip(rng.normal(41 - 1.2 * stage, 3.5), 22, 52))
+        performance = int(np.clip(np.rint(rng.normal(0.5 + 0.3 * stage, 0.7)), 0, 3))
+        risk = 0.035 * (age - 62) + 0.45 * stage + 0.25 * grade + 0.012 * (diameter - 30) + 0.06 * nodes
+        risk += 0.15 * man - 0.12 * (haemoglobin - 13.6) - 0.05 * (albumin - 40) + 0.35 * performance
+        # Weibull's times: hazards stay in proportion, as Cox's model has them.
+        death = (-math.log(1 - rng.uniform()) / (HAZARD * math.exp(risk))) ** (1 / SHAPE)
+        last = min(followed, rng.exponential(1.2 * followed))
+        share = order[number] / count
+        cells = {
+            "patient": f"{name[0].upper()}S{number + 1:03d}",
+            "age": f"{age:.0f}",
+            "sex": "M" if man else "F",
+            "stage": STAGE[stage],
+            "grade": GRADE[grade],
+            "diameter_mm": f"{diameter:.0f}",
+            "nodes": nodes,
+            "haemoglobin": f"{haemoglobin:.1f}",
+            "albumin": f"{albumin:.0f}",
+            "performance": performance,
+            "months": f"{max(min(death, last), 0.1):.1f}",
+            "died": int(death <= last),
+            "split": "test" if held_out else "train" if share < 0.6 else "val" if share < 0.7 else "test",
+        }
+        for column in ("grade", "haemoglobin", "albumin"):
+            if rng.uniform() < 0.04:
+                cells[column] = ""
+        rows.append(tuple(cells[column] for column in SURVIVAL_COLUMNS))
+    write_csv(path, SURVIVAL_COLUMNS, rows)
+
+
 def make(folder: Path) -> None:
     """Write every hospital below `folder`, replacing those that are there."""
     for hospital in HOSPITALS:
         shutil.rmtree(folder / hospital.name, ignore_errors=True)
         make_hospital(hospital, folder / hospital.name)
-    shutil.rmtree(folder / "tabular", ignore_errors=True)
-    (folder / "tabular").mkdir(parents=True)
-    for table in TABLES:
-        make_table(folder / "tabular" / f"{table[0]}.csv", *table)
+    for tables, write, below in ((TABLES, make_table, "tabular"), (SURVIVAL, make_survival, "survival")):
+        shutil.rmtree(folder / below, ignore_errors=True)
+        (folder / below).mkdir(parents=True)
+        for table in tables:
+            write(folder / below / f"{table[0]}.csv", *table)
 
 
 if __name__ == "__main__":

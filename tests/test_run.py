@@ -177,6 +177,8 @@ def command(*arguments: str, cwd: Path) -> subprocess.Popen:
     return subprocess.Popen(
         [MEDFED, *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # Whoever runs the tests in the background of a shell ignores Ctrl-C, and a child would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 

@@ -100,6 +100,15 @@ def lead(
                 "nothing is signed: whoever can write to the exchange can speak as any site (--enrolment)"
             )
         progress.say(f"study {study.name}, digest {known}")
+        if study.start is not None:
+            progress.say(
+                "it begins with given weights: each hospital needs that checkpoint and names it in its site file (start)"
+            )
+        if study.task.needs == "survival":
+            progress.say(
+                "hospitals report the c-index; a Brier score rests on a baseline hazard over one hospital's patients and "
+                "stays there"
+            )
         rows = _conducted(study, exchange, folder, audit, progress, status)
     write_rows(folder.reported, rows)
     write_report(folder.path)
@@ -154,7 +163,7 @@ def _conducted(
         rounds=study.train.rounds,
         sites=tuple(sorted(study.sites)),
         rule=study.rule,
-        privacy=study.privacy,
+        privacy=study.privacy.planned(study.train.rounds),
         fraction=study.sampling.fraction,
         minimum=study.minimum,
         deadline_s=study.sampling.deadline_s,

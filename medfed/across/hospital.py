@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import torch
 
 from medfed import run, wire
@@ -36,7 +37,7 @@ from medfed.exchange import Receipt
 from medfed.federate import FederatedCallback
 from medfed.hub import RoundReport
 from medfed.measuring.measure import Hospital
-from medfed.measuring.models import measure_at, usable
+from medfed.measuring.models import measure_at, usable, write_baselines
 from medfed.plan import check_planned
 from medfed.record.folder import RunFolder, save_checkpoint, write_whole
 from medfed.record.opening import begin, write_round
@@ -47,7 +48,7 @@ from medfed.record.status import Status, stamp
 from medfed.round import Answer, contribute, receive, withdraw
 from medfed.signing import Identity
 from medfed.site import Training, train_alone, train_site
-from medfed.study import Study, digest, shared, study_of
+from medfed.study import Study, digest, shared, start_digest, study_of
 from medfed.update import Global, Update
 from medfed.weights import Weights, weights_of
 
@@ -162,7 +163,30 @@ def _study(text: str, known: str, site: SiteFile) -> Study:
             f"study '{study.name}' has no site '{site.name}' (it has {others}); the coordinator adds it, or name in the site "
             f"file is another"
         )
-    return study
+    return study if study.start is None else msgspec.structs.replace(study, start=_start(study, site))
+
+
+def _start(study: Study, site: SiteFile) -> str:
+    """Return where this hospital keeps the checkpoint that the study begins with: it never comes from the hub."""
+    assert study.start is not None
+    wanted = start_digest(study.start)
+    told = f"study '{study.name}' begins with the weights in a checkpoint of SHA-256 {wanted}"
+    if site.start is None:
+        raise StudyError(
+            f"{told}; get that file from the coordinator and name it in the site file (start: FILE)"
+        )
+    try:
+        found = start_digest(site.start)
+    except OSError as error:
+        raise StudyError(
+            f"{told}; the file that start names in the site file cannot be read: {error.strerror}"
+        ) from None
+    if found != wanted:
+        raise StudyError(
+            f"{told}; the file that start names in the site file has SHA-256 {found}: it is another one, or was damaged on "
+            f"the way"
+        )
+    return site.start
 
 
 def audit_of(site: SiteFile, folder: RunFolder) -> AuditLog:
@@ -308,12 +332,15 @@ def _closing(
     def measured(received: Global) -> Mapping[str, float]:
         status.tell(state="measuring the final model", round=received.round)
         progress.say("measuring the final model on this hospital's test cases")
+        if study.task.needs == "survival":
+            progress.say(
+                "Brier scores rest on this hospital's own baseline hazard, and stay here; the c-index leaves"
+            )
         models: dict[str, Weights] = {
             UNTRAINED: weights_of(module_of(study)),
             FEDERATED: {**weights_of(module_of(study)), **received.weights},
         }
-        folder.cases.unlink(missing_ok=True)
-        measure_at(study, folder, hospital, models)
+        _measure(study, folder, hospital, models)
         if site.policy.rows == "none" or not folder.cases.exists():
             return {}
         classes = getattr(study.task, "classes", ())
@@ -348,13 +375,20 @@ def _compare(site: SiteFile, study: Study, hospital: Hospital, folder: RunFolder
         save_checkpoint(path, own, study.train.rounds)
     federated = torch.load(folder.checkpoint(FEDERATED), weights_only=True)["state_dict"]
     whole = weights_of(module_of(study))
-    folder.cases.unlink(missing_ok=True)
-    measure_at(
+    _measure(
         study,
         folder,
         hospital,
         {UNTRAINED: whole, FEDERATED: {**whole, **federated}, local(site.name): own},
     )
+
+
+def _measure(study: Study, folder: RunFolder, hospital: Hospital, models: Mapping[str, Weights]) -> None:
+    """Measure models on this hospital's cases; a survival model's baseline hazard is that of its own patients."""
+    folder.cases.unlink(missing_ok=True)
+    if study.task.needs == "survival":
+        write_baselines(study, folder, [hospital], models)
+    measure_at(study, folder, hospital, models)
 
 
 # ---------------------------------------------------------------------------------------------- what is shown

@@ -17,7 +17,7 @@ from medfed.data.settings import Table
 from medfed.egress import TRAINING, Egress
 from medfed.errors import StudyError
 from medfed.kinds import kind_of, kinds, summary
-from medfed.study import Study
+from medfed.study import Study, start_digest
 
 Count = Annotated[int, Meta(ge=1)]
 
@@ -180,6 +180,11 @@ def in_words(study: Study, digest: str) -> str:
         f"What is trained    {_task(study)}, by a network '{kind_of(study.network)}' with {numbers:,} numbers",
         f"On what            {_data(study)}",
         f"By whom            {', '.join(sorted(study.sites))}; at least {study.minimum} must answer a round",
+        *(
+            [f"From where         given weights: the checkpoint of SHA-256 {start_digest(study.start)}"]
+            if study.start
+            else []
+        ),
         f"How long           {train.rounds} rounds; in each this hospital trains {train.epochs} epochs over its cases",
         "",
         "What leaves this hospital",
@@ -214,11 +219,13 @@ def leaves(study: Study) -> tuple[int, int, int]:
     """Return how many tensors, numbers and bytes of weights leave a hospital in a round, before any protection."""
     import torch
 
+    from medfed.networks._partial import prepare
     from medfed.weights import weights_of
 
     with torch.random.fork_rng():
         inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
         network = study.network.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
+        prepare(network, None, study.train.lora, study.train.only)  # only names and shapes count here
     weights = weights_of(network, study.keep_local, trained_only=study.trained_only)
     size = sum(tensor.numel() * tensor.element_size() + _BESIDE_A_TENSOR for tensor in weights.values())
     return len(weights), sum(tensor.numel() for tensor in weights.values()), size

@@ -35,7 +35,8 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     file that salts tokens and splits, made at the first use; who loses it gets other splits.  out: the folder under which
     each study gets a run folder, and where its agreements are kept.  policy: what studies may do here.  cache: the
     folder where a study with `data.cache: disk` keeps prepared images, if not inside the data folder.  devices: how many
-    GPUs (or processes) train one model.  accelerator: `auto` takes a GPU if there is one.
+    GPUs (or processes) train one model.  accelerator: `auto` takes a GPU if there is one.  start: the checkpoint that a
+    study begins with, where one does; it is held to the digest that was agreed to.
     """
 
     name: SiteName
@@ -47,6 +48,7 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cache: str | None = None
     devices: Count = 1
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    start: str | None = None
 
 
 def read_site(path: str | Path) -> SiteFile:
@@ -70,6 +72,7 @@ def read_site(path: str | Path) -> SiteFile:
         secret=str(folder / found.secret),
         out=str(folder / found.out),
         cache=None if found.cache is None else str(folder / found.cache),
+        start=found.start and str(folder / found.start),
         exchange=located(found.exchange, folder),
     )
 

@@ -26,7 +26,7 @@ def _log(place: Path) -> Path:
     return path
 
 
-@audit.command()
+@audit.command(short_help="Check that a log is as it was written.")
 @click.argument("log", type=_PATH)
 @click.option("--head", help="The last digest that is known to be right; finds a tail that was cut off.")
 @click.option(
@@ -54,7 +54,7 @@ def verify(log: Path, head: str | None, credentials: Path | None) -> None:
     click.echo(", enrolled in this federation" if authority else f", certificate {checked.fingerprint}")
 
 
-@audit.command()
+@audit.command(short_help="Write a log as a page or a table.")
 @click.argument("log", type=_PATH)
 @click.option(
     "--out", type=_PATH, default=Path("audit.html"), show_default=True, help="Ends in .html or .csv."
@@ -72,7 +72,7 @@ def export(log: Path, out: Path) -> None:
     click.echo(f"{checked.lines} lines in {out}")
 
 
-@audit.command()
+@audit.command(short_help="Attack a hospital's own updates first.")
 @click.argument("run", type=_PATH)
 @click.option("--site", help="The hospital whose updates are attacked; needed where RUN has several.")
 @click.option("--gate", type=click.FloatRange(0, 1), help="Exit with 1 if more than this came back: 0.5.")

@@ -12,6 +12,7 @@ import medfed
 from medfed.cli.audit import audit
 from medfed.cli.data import fingerprint, purge
 from medfed.cli.enrol import enrol
+from medfed.cli.new import new
 from medfed.cli.told import told
 from medfed.errors import MedfedError
 
@@ -409,6 +410,7 @@ def kinds(folder: str | None, schema: bool) -> None:
         click.echo()
 
 
+main.add_command(new)
 main.add_command(fingerprint)
 main.add_command(purge)
 main.add_command(audit)

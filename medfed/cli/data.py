@@ -12,12 +12,12 @@ from medfed.cli.told import told
 _PATH = click.Path(path_type=Path)
 
 
-@click.group()
+@click.group(short_help="What all hospitals' images are like.")
 def fingerprint() -> None:
     """What all hospitals' images are like: sums that may be shared, and the settings that follow."""
 
 
-@fingerprint.command()
+@fingerprint.command(short_help="Write one hospital's fingerprint.")
 @click.argument("folder", type=_PATH)
 @click.argument("out", type=_PATH)
 @click.option(
@@ -56,7 +56,7 @@ def make(
     click.echo("Nothing in it is of one patient. It is not sent: give the file to the coordinator.")
 
 
-@fingerprint.command()
+@fingerprint.command(short_help="Print the settings for all hospitals.")
 @click.argument("files", nargs=-1, required=True, type=_PATH)
 @click.option("--voxels", type=int, default=96**3, show_default=True, help="The most that a patch may have.")
 @click.option("--normalise", type=click.Choice(["auto", "zscore", "nyul"]), default="auto", show_default=True)

@@ -20,7 +20,7 @@ def enrol() -> None:
     """Who takes part: certificates for the hub and the hospitals."""
 
 
-@enrol.command()
+@enrol.command(short_help="Coordinator: make a federation.")
 @click.argument("name")
 @click.option(
     "--host", "hosts", multiple=True, required=True, help="name or address of the broker; may be repeated"
@@ -48,7 +48,7 @@ def init(
     click.echo(f"The authority's fingerprint, to be read out to the hospitals:\n  {fingerprint}")
 
 
-@enrol.command()
+@enrol.command(short_help="Hospital: make a key and a request.")
 @click.argument("name")
 @click.option("--folder", type=_FOLDER, default=HOSPITAL, show_default=True)
 @told
@@ -61,7 +61,7 @@ def site(name: str, folder: Path) -> None:
     click.echo(f"Its fingerprint, to be read out to the coordinator:\n  {fingerprint}")
 
 
-@enrol.command()
+@enrol.command(short_help="Coordinator: answer a request with a kit.")
 @click.argument("request", type=_FILE)
 @click.option(
     "--days", type=click.IntRange(1, 3650), default=730, show_default=True, help="how long it holds"
@@ -87,7 +87,7 @@ def sign(request: Path, days: int, yes: bool, out: Path | None, folder: Path) ->
     )
 
 
-@enrol.command()
+@enrol.command(short_help="Hospital: take the kit.")
 @click.argument("kit", type=_FILE)
 @click.option("--authority", default="", help="the fingerprint that the coordinator read out")
 @click.option("--folder", type=_FOLDER, default=HOSPITAL, show_default=True)
@@ -102,7 +102,7 @@ def accept(kit: Path, authority: str, folder: Path) -> None:
         click.echo(f"  {url}")
 
 
-@enrol.command()
+@enrol.command(short_help="Coordinator: take a certificate back.")
 @click.argument("name")
 @click.option("--serial", default="", help="only the certificate with this serial number")
 @click.option("--folder", type=_FOLDER, default=COORDINATOR, show_default=True)
@@ -115,7 +115,7 @@ def revoke(name: str, serial: str, folder: Path) -> None:
         click.echo(f"revoked: site {one.site}, serial {one.serial}")
 
 
-@enrol.command("list")
+@enrol.command("list", short_help="Coordinator: who has which certificate.")
 @click.option("--folder", type=_FOLDER, default=COORDINATOR, show_default=True)
 @told
 def list_(folder: Path) -> None:

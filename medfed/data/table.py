@@ -56,11 +56,8 @@ def read_table(path: str | Path, settings: Table, *, site_secret: bytes, classes
     where = "the site's table"
     rows = read_rows(_file(Path(path)), where)
     columns = next(rows)[1]
-    asked = {
-        name.lower(): name
-        for name in (*settings.features, *filter(None, (settings.target, settings.time, settings.event)))
-    }
-    check_columns(columns, list(asked), where)
+    answered = [name.lower() for name in (settings.target, settings.time, settings.event) if name is not None]
+    check_columns(columns, [*dict.fromkeys(name.lower() for name in settings.features), *answered], where)
     cases: list[Case] = []
     numbers: list[list[float]] = []
     words: list[list[float]] = []
@@ -102,7 +99,7 @@ def read_table(path: str | Path, settings: Table, *, site_secret: bytes, classes
                 image=(),
                 target=target,
                 split=read_split(row.get(settings.split.lower(), ""), at),
-                attributes=MappingProxyType({k: v for k, v in row.items() if k not in asked}),
+                attributes=MappingProxyType({k: v for k, v in row.items() if k not in answered}),
             )
         )
     if not cases:

@@ -21,6 +21,10 @@ from torch import Tensor
 # Values drawn at a time: 32 bytes of randomness each, so that noise for any model needs little memory.
 BLOCK = 1 << 17
 
+# No value is larger than this many deviations: the uniform numbers end at 2^-53, so a radius at sqrt(106 ln 2) = 8.58, and
+# a value at sqrt(2) radii.
+LARGEST = 12.2
+
 
 def gaussian(shape: Sequence[int], deviation: float) -> Tensor:
     """Return independent Gaussian noise of mean 0 and this standard deviation, float64, on the CPU."""

@@ -443,7 +443,21 @@ def _operating_points(cases: Sequence[CaseRow], classes: Sequence[str]) -> dict[
     return found
 
 
-def _survived(told: _Told, found: Patients, seed: int, minimum: int, draws: int) -> list[Row]:
+class Survivals(NamedTuple):
+    """What is known and predicted of each patient's survival; a curve is the chance of living beyond a time."""
+
+    risks: Floats
+    times: Floats
+    events: NDArray[np.bool_]
+    curves: dict[float, Floats]
+
+
+def survivals(found: Patients) -> Survivals:
+    """Return one model's predictions of survival, a value a patient.
+
+    Raises:
+        DataError: a patient lacks a risk or a time.
+    """
     key = next(key for key in found.values if key[1] == RISK)
     risks, times, events = found.values[key], found.targets[key], found.events[key]
     if not (np.isfinite(risks) & np.isfinite(times)).all():
@@ -453,13 +467,22 @@ def _survived(told: _Told, found: Patients, seed: int, minimum: int, draws: int)
         for (_, metric), values in found.values.items()
         if metric.startswith("survival@")
     }
+    return Survivals(risks, times, events, curves)
+
+
+def _survived(told: _Told, found: Patients, seed: int, minimum: int, draws: int) -> list[Row]:
+    risks, times, events, curves = survivals(found)
+    alive = len(events) - int(events.sum())
     if int(events.sum()) < minimum:
         note = f"fewer than {minimum} events"
         return [told.row("c_index", None, n=len(risks), note=note)]
     measured = survival.measure(
         risks, times, events, curves=curves, seed=seed, strata=found.sites, draws=draws
     )
-    return [told.interval(None, metric, interval) for metric, interval in measured.items()]
+    rows = [told.interval(None, metric, interval) for metric, interval in measured.items()]
+    if 0 < alive < minimum:
+        return [*rows, told.row("events", None, n=len(events), note=f"fewer than {minimum} without an event")]
+    return [*rows, told.row("events", float(events.sum()), n=len(events))]
 
 
 def cooled(cases: Sequence[CaseRow], classes: Sequence[str]) -> tuple[list[CaseRow], dict[str, float]]:

@@ -96,7 +96,7 @@ def _known(
     merged = {entry.get("round") for entry in rounds if entry.get("status") != "reported"}
     number = len(merged) or _get(study, "train", "rounds")
     return _Known(
-        technique=f"Federated deep learning for {name}, {rule} over {len(sites)} hospitals",
+        technique=f"Federated learning for {name}, {rule} over {len(sites)} hospitals",
         hospitals="Trained at "
         + ", ".join(map(str, sites))
         + ("; tested also at " + ", ".join(apart) if apart else ""),
@@ -111,7 +111,7 @@ def _known(
         uncertainty="95 % intervals over patients (bootstrap, DeLong or Wilson, stated a row); tests paired "
         "by patient, corrected by Holm",
         subgroups=("by " + ", ".join(group.replace("_", " ") for group in groups)) if groups else None,
-        privacy="no mechanism beyond keeping images in the hospital"
+        privacy="no mechanism beyond keeping patients' data in the hospital"
         if privacy == "none"
         else f"{privacy}{spent(about)}",
         excluded=excluded(about),
@@ -257,12 +257,20 @@ def filled(
     ]
 
 
+def _output(about: Mapping[str, Any]) -> str | None:
+    if about.get("task") == "survival":
+        return (
+            "A patient's risk against others', and the chance of living beyond the times of the Brier scores"
+        )
+    return ", ".join(map(str, about.get("classes", []))) or PERSON
+
+
 def model_card(about: Mapping[str, Any], study: Mapping[str, Any], finding: str) -> list[Item]:
     """Return the model card's lines."""
     k = _known(about, study, [], [])
     return [
         Item("", "Model", f"{k.technique}{f', network {k.network}' if k.network else ''}"),
-        Item("", "Output", ", ".join(map(str, about.get("classes", []))) or PERSON),
+        Item("", "Output", _output(about)),
         Item("", "Trained on", k.hospitals),
         Item("", "Result", finding),
         Item("", "Privacy", k.privacy.capitalize()),

@@ -48,6 +48,7 @@ SMALLEST_STRATUM = 5
 # A bootstrap of fewer patients covers less than it says (five: about 87 % instead of 95 %), and its row
 # says so.
 FEW = 10
+TOO_NARROW = "so likely too narrow"
 # Counts are made in pieces of about this many numbers, so that 20,000 patients do not fill the memory.
 PIECE = 8_000_000
 
@@ -169,7 +170,7 @@ def bootstrap(
     else:
         levels = _bca_levels(statistic, value, defined, groups, quantile)
     low, high = (float(bound) for bound in np.quantile(defined, levels))
-    note = f"of {patients} patients, so likely too narrow" if patients < FEW else None
+    note = f"of {patients} patients, {TOO_NARROW}" if patients < FEW else None
     return Interval(value, low, high, patients, method, note)
 
 

@@ -23,12 +23,18 @@ PREFIX = "row/"
 # The models of which a hospital reports; its own model's results are its own affair.
 MODELS = (FEDERATED, UNTRAINED)
 _SPLITS = ("val", "test")
+# Brier scores at a time, and their integral. Across machines the times are quartiles of the event times of one hospital's
+# own patients, in a small hospital those of single patients; and the baseline hazard behind them is that hospital's, so
+# that two hospitals' scores are of different times and measure different things.
+_AT_OWN_TIMES = ("brier@", "integrated_brier")
 _METRIC = re.compile(r"[a-z0-9_@.]{1,60}")
 _FIELDS = ("value", "low", "high", "n")
 
 
 def scalars_of(rows: Iterable[Row]) -> dict[str, float]:
     """Return the scalars of the rows that may leave; a row that was withheld has no value and stays.
+
+    Survival's Brier scores stay, too: their times are those of a hospital's own patients.
 
     >>> row = Row(round=3, site="west", split="test", model="federated", metric="dice", value=0.81, n=16)
     >>> sorted(scalars_of([row]).items())
@@ -46,6 +52,7 @@ def scalars_of(rows: Iterable[Row]) -> dict[str, float]:
             or row.against is not None
             or row.model not in MODELS
             or row.split not in _SPLITS
+            or row.metric.startswith(_AT_OWN_TIMES)
         ):
             continue
         parts = (row.split, row.model, row.metric, row.structure or "", row.group or "")

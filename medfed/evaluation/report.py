@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from medfed.evaluation import charts, checklists, histograms, report_sections
 from medfed.evaluation._metric import Metric
 from medfed.evaluation.aggregate import metric_of
 from medfed.evaluation.histograms import ScoreHistogram
+from medfed.evaluation.intervals import TOO_NARROW
 from medfed.evaluation.robustness import CONDITION
 from medfed.evaluation.rows import ALL_SITES, FEDERATED, POOLED, UNTRAINED, Row, read_rows, replace
 from medfed.evaluation.summary import (
@@ -164,6 +166,16 @@ def interval(row: Row, sign: bool = False, fine: bool = False) -> str:
     return f"{number(row.low, metric, sign, fine)} to {number(row.high, metric, sign, fine)}"
 
 
+def few(row: Row | None) -> bool:
+    """Tell whether a row's interval is of so few patients that it is likely too narrow."""
+    return row is not None and row.low is not None and TOO_NARROW in (row.note or "")
+
+
+def label_of(metric: str, time: str = "") -> str:
+    """Return a metric's label, with the column that counts the time where it is of a time."""
+    return metric_of(metric).label + (f" ({time})" if time and metric.startswith("brier@") else "")
+
+
 def narrow(row: Row | None) -> bool:
     """Tell whether two decimals would make one number of a row's interval."""
     return row is not None and row.low is not None and row.high is not None and row.high - row.low < NARROW
@@ -230,7 +242,7 @@ def sentence(run: Run, focus: Focus | None) -> Sentence:
     spread = f" (95 % CI {interval(row, fine=fine)})" if row.low is not None else ""
     unit = f" {metric.unit}" if metric.unit else ""
     of = f" for {focus.structure}" if focus.structure and len(_structures(run, focus)) > 1 else ""
-    patients = f"{row.n} patient{'s' if row.n != 1 else ''}"
+    patients = _patients_and_events(run, focus, row)
     split = (
         "" if focus.split == "test" else f", {'validation' if focus.split == 'val' else focus.split} split"
     )
@@ -242,13 +254,26 @@ def sentence(run: Run, focus: Focus | None) -> Sentence:
         second = f"The best model that a single hospital trained alone reaches {reached}"
         versus = _versus(run.rows, focus, site, best.model)
         if versus is not None and versus.value is not None:
-            second += f"; the difference, paired by patient, is {number(versus.value, metric, sign=True)}"
+            # Where nothing is there a model has a Dice only if it invents something: then the means are not of the same
+            # patients, and the difference is not theirs.
+            apart = best.n != row.n
+            second += f" in {best.n}" if apart else ""
+            second += f"; the difference, paired by patient{f' in {versus.n}' if apart else ''}, is "
+            second += number(versus.value, metric, sign=True)
             if versus.low is not None:
                 second += f" (95 % CI {interval(versus, sign=True)})"
             if versus.p is not None:
                 second += f", p {'' if versus.p < 0.001 else '= '}{p_value(versus.p)}"
         second += "."
     return Sentence(f"Federated model: {metric.label} ", number(row.value, metric, fine=fine), after, second)
+
+
+def _patients_and_events(run: Run, focus: Focus, row: Row) -> str:
+    text = f"{row.n} patient{'s' if row.n != 1 else ''}"
+    events = _find(run.rows, focus, row.site, row.model, "events")
+    if events is None or events.value is None:
+        return text
+    return f"{text} with {events.value:.0f} event{'s' if events.value != 1 else ''}"
 
 
 def _structures(run: Run, focus: Focus) -> set[str]:
@@ -301,6 +326,8 @@ def render(run: Run) -> str:
         p_value=p_value,
         FEDERATED=FEDERATED,
         COUNTS=COUNTS,
+        few=few,
+        label_of=partial(label_of, time=str((run.study.get("data") or {}).get("time") or "")),
     )
     focus = focus_of(run)
     page = environment.get_template("report.html.jinja").render(
@@ -326,6 +353,7 @@ def render(run: Run) -> str:
         card=checklists.model_card(run.about, run.study, sentence(run, focus).text),
         lists=checklists.filled(run.about, run.study, run.rows, run.rounds),
         versions=sorted(run.about.get("versions", {}).items()),
+        images=run.about.get("task") in ("segment", "classify"),
         hidden=sum(1 for row in run.rows if row.value is None and "fewer than" in (row.note or "")),
     )
     return page + "\n" if not page.endswith("\n") else page
@@ -334,11 +362,12 @@ def render(run: Run) -> str:
 def _further(run: Run, focus: Focus | None) -> dict[str, Any]:
     """Return the sections that only some runs have."""
     if focus is None:
-        return dict.fromkeys(("left_out", "contributions", "personalised", "robustness"))
+        return dict.fromkeys(("left_out", "contributions", "learnt_anew", "personalised", "robustness"))
     found = report_sections.Rows(run.rows, focus.metric, focus.structure, focus.split, focus.round)
     sites, apart = run.about.get("sites", []), run.about.get("held_out", [])
     return {
         "left_out": report_sections.left_out(found, sites),
+        "learnt_anew": report_sections.methods(found, sites),
         "contributions": report_sections.contributions(
             found, sites, apart, lambda place: found.of(place, FEDERATED) is not None
         ),
@@ -509,16 +538,18 @@ ORDER = (
     *("lesion_sensitivity", "false_positives"),
     *("volume_difference_ml", "volume_limit_low_ml", "volume_limit_high_ml", "volume_ml"),
     *("auroc", "auprc", "sensitivity", "specificity", "ppv", "npv", "accuracy", "balanced_accuracy", "f1"),
-    *("mcc", "brier", "ece", "calibration_slope", "calibration_intercept", "prevalence", "c_index"),
+    *("mcc", "brier", "ece", "calibration_slope", "calibration_intercept", "prevalence"),
+    *("c_index", "integrated_brier", "brier@", "events"),
 )
-COUNTS = ("missed", "invented", "absent")
+COUNTS = ("missed", "invented", "absent", "events")
 
 
-def _rank(metric: str) -> tuple[int, str]:
+def _rank(metric: str) -> tuple[int, float, str]:
+    at = float(metric.split("@")[1]) if "@" in metric else 0.0
     for place, name in enumerate(ORDER):
-        if metric == name or (name.endswith("_") and metric.startswith(name)):
-            return place, metric
-    return len(ORDER), metric
+        if metric == name or (name.endswith(("_", "@")) and metric.startswith(name)):
+            return place, at, metric
+    return len(ORDER), at, metric
 
 
 # Curves worth a reader's time, best first: one score on validation patients, then the losses.
@@ -770,8 +801,8 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
             continue
         if isinstance(inner, Mapping):
             found += flat(inner, f"{prefix}{name}.")
-        elif inner is not None and inner != []:
-            text = ", ".join(map(str, inner)) if isinstance(inner, (list, tuple)) else str(inner)
+        elif inner is not None:
+            text = ", ".join(map(str, inner)) or "none" if isinstance(inner, (list, tuple)) else str(inner)
             found.append((f"{prefix}{name}", text))
     return found
 
@@ -826,7 +857,10 @@ def _limits(run: Run, focus: Focus | None) -> list[str]:
             + "; the model has seen less of their patients."
         )
     found += [f"Nothing was measured at {site}: {why}." for site, why in _told(run, "unmeasured")]
-    found += [f"There is no model {model_name(model)}: {why}." for model, why in _told(run, "missing_models")]
+    found += [
+        f"There is no model to compare with of {model_name(model)}: {why}."
+        for model, why in _told(run, "missing_models")
+    ]
     if _kind(run.study, "privacy") in ("none", ""):
         found.append(
             "No privacy mechanism protected the updates: whoever receives one may learn about its patients."
@@ -836,8 +870,6 @@ def _limits(run: Run, focus: Focus | None) -> list[str]:
         found.append(
             "The best single hospital's model was picked on the patients it is reported on, which favours it."
         )
-    for model, reason in sorted((run.about.get("missing_models") or {}).items()):
-        found.append(f"There is no {model_name(model).lower()} model to compare with: {reason}.")
     found.append("Nothing here shows benefit or safety in care. The model is not a medical device.")
     return found
 

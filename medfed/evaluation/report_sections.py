@@ -53,18 +53,26 @@ def left_out(rows: Rows, sites: Places) -> list[dict[str, Any]] | None:
     return lines if any(line["without"] for line in lines) else None
 
 
+def methods(rows: Rows, sites: Places) -> list[str]:
+    """Return how the differences to the models without a hospital were found, each method once."""
+    every = (
+        rows.of(place, FEDERATED, against=without(site)) for site in sites for place in (*sites, ALL_SITES)
+    )
+    return sorted({row.method for row in every if row is not None and row.method is not None})
+
+
 def contributions(
     rows: Rows, sites: Places, held_out: Places, pooled: Callable[[str], bool]
 ) -> dict[str, Any] | None:
     """Return what the federated model loses at each place when one hospital never took part."""
     places = [place for place in (*held_out, ALL_SITES) if pooled(place)]
-    lines = [
-        {"site": site, "cells": [rows.of(place, FEDERATED, against=without(site)) for place in places]}
-        for site in sites
-    ]
-    if not any(cell for line in lines for cell in line["cells"]):
+    cells = [[rows.of(place, FEDERATED, against=without(site)) for place in places] for site in sites]
+    if not any(row for line in cells for row in line):
         return None
-    return {"places": places, "lines": lines}
+    lines = [{"site": site, "cells": line} for site, line in zip(sites, cells, strict=True)]
+    counts = [[row.n for row in column if row is not None] for column in zip(*cells, strict=True)]
+    patients = [sorted({n for n in some if n is not None}) for some in counts]
+    return {"places": list(zip(places, patients, strict=True)), "lines": lines}
 
 
 def personalised(rows: Rows, sites: Places) -> list[dict[str, Any]] | None:

@@ -46,6 +46,10 @@ ABSENT = "absent in both"
 # distance.
 LARGEST_COSINE = 1e-3
 
+# Voxels around an element of a surface in which the other surface is looked for one by one, and how many at a time.
+NEAR = 250
+LOOKED_UP = 16
+
 METRICS = {
     "dice": Metric("Dice", says="overlap of prediction and reference, 0 to 1"),
     "hd95_mm": Metric("HD95", "mm", "lower", 0.0, None, "larger of both directed 95th percentiles"),
@@ -214,10 +218,12 @@ def dice(prediction: NDArray[np.bool_], reference: NDArray[np.bool_]) -> float |
 
 def bounding_box(prediction: NDArray[np.bool_], reference: NDArray[np.bool_]) -> tuple[slice, ...]:
     """Return the smallest box that holds both masks."""
-    box = []
+    box: list[slice] = []
     for axis in range(reference.ndim):
+        # What earlier axes have cut off needs no second look.
+        here = (*box, *[slice(None)] * (reference.ndim - axis))
         others = tuple(other for other in range(reference.ndim) if other != axis)
-        filled = np.flatnonzero(prediction.any(axis=others) | reference.any(axis=others))
+        filled = np.flatnonzero(prediction[here].any(axis=others) | reference[here].any(axis=others))
         box.append(slice(int(filled[0]), int(filled[-1]) + 1) if filled.size else slice(0, 0))
     return tuple(box)
 
@@ -246,26 +252,56 @@ def surface_distances(
         weights = [np.ones(int(np.count_nonzero(mark))) for mark in marks]
     else:
         marks, weights = _surfels(prediction, reference, spacing)
-    ours, theirs = (np.argwhere(mark) * spacing for mark in marks)
-    shared = marks[0] & marks[1]
+    offsets, near_mm = _near(spacing)
+    reach = np.abs(offsets).max(axis=0)
+    first, second = (np.pad(mark, [(int(size), int(size)) for size in reach]) for mark in marks)
     return Surfaces(
-        _nearest(ours, theirs, shared[marks[0]]),
-        _nearest(theirs, ours, shared[marks[1]]),
+        _nearest(first, second, offsets, near_mm, spacing),
+        _nearest(second, first, offsets, near_mm, spacing),
         weights[0],
         weights[1],
     )
 
 
+def _near(spacing_mm: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Return the steps (N, axes) to all voxels within a ball of about NEAR voxels, nearest first, and their lengths."""
+    radius_mm = 0.6 * (NEAR * spacing_mm.prod()) ** (1 / len(spacing_mm))
+    ranges = [np.arange(-int(half), int(half) + 1) for half in np.floor(radius_mm / spacing_mm)]
+    steps = np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1).reshape(-1, len(spacing_mm))
+    lengths_mm = np.sqrt(((steps * spacing_mm) ** 2).sum(axis=1))
+    order = np.argsort(lengths_mm, kind="stable")
+    order = order[lengths_mm[order] <= radius_mm]
+    return steps[order], lengths_mm[order]
+
+
 def _nearest(
-    points: NDArray[np.float64], others: NDArray[np.float64], shared: NDArray[np.bool_]
+    mark: NDArray[np.bool_],
+    other: NDArray[np.bool_],
+    offsets: NDArray[np.intp],
+    near_mm: NDArray[np.float64],
+    spacing_mm: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    # Elements that lie in both surfaces have distance zero: in a good prediction they are the greater part.
-    distances = np.zeros(len(points))
-    if not shared.all():
-        # An unbalanced tree is built in half the time and searched as fast: surfaces have no coincident
-        # points.
-        tree = cKDTree(others, balanced_tree=False, compact_nodes=False)
-        distances[~shared] = tree.query(points[~shared])[0]
+    """Return the distance in mm from each marked element to the nearest of the other surface, both padded by the offsets.
+
+    In a usable prediction most elements have the other surface within a few voxels: those are looked up voxel by voxel,
+    nearest first, which is several times faster than a tree. The tree answers for the rest.
+    """
+    strides = np.array([int(np.prod(mark.shape[axis + 1 :])) for axis in range(mark.ndim)])
+    steps = offsets @ strides
+    places, there = np.flatnonzero(mark), other.ravel()
+    distances = np.zeros(len(places))
+    left = np.arange(len(places))
+    for start in range(0, len(steps), LOOKED_UP):
+        hits = there[steps[start : start + LOOKED_UP, None] + places[left]]
+        found = hits.any(axis=0)
+        distances[left[found]] = near_mm[start + hits[:, found].argmax(axis=0)]
+        left = left[~found]
+        if not len(left):
+            return distances
+    # An unbalanced tree is built in half the time and searched as fast: surfaces have no coincident points.
+    tree = cKDTree(np.argwhere(other) * spacing_mm, leafsize=32, balanced_tree=False, compact_nodes=False)
+    points = np.stack(np.unravel_index(places[left], mark.shape), axis=1) * spacing_mm
+    distances[left] = tree.query(points)[0]
     return distances
 
 

@@ -5,6 +5,9 @@ that patient had the higher risk; equal risks count half; equal times count only
 event, which then came first. **Brier score at a time** (Graf et al., Statistics in Medicine 1999): the
 squared error of the predicted survival, weighted by the inverse probability of not being censored before,
 which the Kaplan-Meier curve of the same patients' censoring gives.
+
+Two models' c-indices are of the same patients and pairs, so their difference is tested with the jackknife over
+patients, a one-shot estimate of the U-statistics' variance (Kang et al., Statistics in Medicine 2015).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from medfed.errors import DataError
 from medfed.evaluation._metric import Metric
@@ -23,6 +27,7 @@ METRICS = {
         "c-index", says="Harrell's; chance that of two patients the one at higher risk fails first"
     ),
     "integrated_brier": Metric("Integrated Brier score", better="lower"),
+    "events": Metric("Events observed", "", "none", 0.0, None, "count"),
 }
 
 
@@ -32,7 +37,7 @@ def checked(
     """Return risks, times and events as arrays.
 
     Raises:
-        DataError: they differ in length, a time is not above zero, or an event is neither 0 nor 1.
+        DataError: they differ in length, a time is below zero, or an event is neither 0 nor 1.
     """
     risk, time = np.asarray(risks, float), np.asarray(times, float)
     if not np.isin(np.asarray(events), (0, 1)).all():
@@ -42,8 +47,8 @@ def checked(
         raise DataError(
             f"{risk.shape} risks, {time.shape} times and {event.shape} events; give one a patient"
         )
-    if not (np.isfinite(risk).all() and np.isfinite(time).all() and (time > 0).all()):
-        raise DataError("risks must be finite numbers, and times above zero")
+    if not (np.isfinite(risk).all() and np.isfinite(time).all() and (time >= 0).all()):
+        raise DataError("risks must be finite numbers, and times not below zero")
     return risk, time, event
 
 
@@ -63,27 +68,70 @@ def c_index_of(risks: ArrayLike, times: ArrayLike, events: ArrayLike) -> Statist
     return statistic
 
 
-def brier_of(survival: ArrayLike, times: ArrayLike, events: ArrayLike, at: float) -> Statistic:
-    """Return the statistic 'Brier score at a time', with the censoring curve of all given patients.
+def brier_terms(survival: ArrayLike, times: ArrayLike, events: ArrayLike, at: float) -> Floats:
+    """Return each patient's part of the Brier score at a time, whose mean it is, with the censoring curve of all given.
 
-    From the last follow-up on it is undefined (NaN): of nobody is it known that they lived longer.
+    From the last follow-up on the parts are undefined (NaN): of nobody is it known that they lived longer.
     """
     predicted = np.asarray(survival, dtype=np.float64)
     _, time, event = checked(predicted, times, events)
     if not ((predicted >= 0) & (predicted <= 1)).all():
         raise DataError("predicted survival must be between 0 and 1")
     if not len(time) or at >= time.max():
-        return lambda counts: np.full(len(counts), np.nan)
+        return np.full(len(time), np.nan)
     failed, alive = (time <= at) & event, time > at
     weights = np.zeros(len(time))
     weights[failed] = 1 / _uncensored(time, event, time[failed], before=True)
     weights[alive] = 1 / _uncensored(time, event, np.array([at]), before=False)[0]
-    terms = weights * np.where(failed, predicted**2, (1 - predicted) ** 2)
+    return np.asarray(weights * np.where(failed, predicted**2, (1 - predicted) ** 2))
+
+
+def brier_of(survival: ArrayLike, times: ArrayLike, events: ArrayLike, at: float) -> Statistic:
+    """Return the statistic 'Brier score at a time', see `brier_terms`; undefined (NaN) from the last follow-up on."""
+    terms = brier_terms(survival, times, events, at)
 
     def statistic(counts: Floats) -> Floats:
-        return np.asarray(counts @ terms / counts.sum(axis=1))
+        drawn = counts.sum(axis=1)
+        return np.divide(counts @ terms, drawn, out=np.full(len(counts), np.nan), where=drawn > 0)
 
     return statistic
+
+
+def integrated_terms(curves: Mapping[float, ArrayLike], times: ArrayLike, events: ArrayLike) -> Floats:
+    """Return each patient's part of the integrated Brier score, the trapezoid over the times of two curves or more."""
+    ats = np.array(sorted(curves))
+    parts = np.stack([brier_terms(curves[at], times, events, at) for at in ats], axis=1)
+    return np.asarray(np.trapezoid(parts, ats, axis=1) / (ats[-1] - ats[0]))
+
+
+def compared(
+    risks: ArrayLike,
+    others: ArrayLike,
+    times: ArrayLike,
+    events: ArrayLike,
+    *,
+    seed: int,
+    strata: Sequence[Hashable] | None = None,
+    draws: int = DRAWS,
+) -> tuple[Interval, float | None]:
+    """Return one model's c-index minus another's on the same patients, its bootstrap interval, and the jackknife's p."""
+    ours, theirs = (c_index_of(some, times, events) for some in (risks, others))
+
+    def difference(counts: Floats) -> Floats:
+        return np.asarray(ours(counts) - theirs(counts))
+
+    n = len(np.asarray(times))
+    interval = bootstrap(difference, n, seed=seed, strata=strata, draws=draws)
+    if interval.value is None or n < 2:
+        return interval, None
+    left_out = difference(1.0 - np.eye(n))
+    if not np.isfinite(left_out).all():
+        # Without one of the patients there is no pair left.
+        return interval, None
+    spread = float(np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum()))
+    if spread == 0:
+        return interval, 1.0 if interval.value == 0 else None
+    return interval, float(2 * stats.norm.sf(abs(interval.value) / spread))
 
 
 def baseline_hazard(risks: ArrayLike, times: ArrayLike, events: ArrayLike, at: ArrayLike) -> list[float]:

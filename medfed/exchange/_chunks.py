@@ -218,7 +218,7 @@ def bring(depot: Depot, found: Manifest, prefix: str, path: Path, write_over: bo
     names = {chunk_name(prefix, index, found.chunks[index]): index for index in spans}
     with partial.open("rb+") as file, record.open("ab", buffering=0) as got:
 
-        def take(name: str, data: bytes) -> None:
+        def take(name: str, data: bytes | memoryview) -> None:
             index = names[name]
             first, length = spans[index]
             if len(data) != length or hashlib.sha256(data).hexdigest() != found.chunks[index]:
@@ -235,7 +235,7 @@ def bring(depot: Depot, found: Manifest, prefix: str, path: Path, write_over: bo
     record.unlink()
 
 
-def _write(handle: int, data: bytes, offset: int) -> None:
+def _write(handle: int, data: bytes | memoryview, offset: int) -> None:
     view = memoryview(data)
     while view:
         written = os.pwrite(handle, view, offset)

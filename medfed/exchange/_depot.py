@@ -34,7 +34,7 @@ class Depot(Protocol):
     # By which way a message goes there, in words for the audit log; no host and no path.
     way: str
 
-    def put(self, name: str, data: bytes, once: bool = False) -> None:
+    def put(self, name: str, data: bytes | memoryview, once: bool = False) -> None:
         """Store a piece, whole or not at all; with `once` a piece that is already there stays as it is."""
         ...
 
@@ -42,12 +42,14 @@ class Depot(Protocol):
         """Return a piece, or None if there is none."""
         ...
 
-    def put_many(self, pieces: Iterable[tuple[str, bytes]], stored: Callable[[str], None]) -> None:
+    def put_many(
+        self, pieces: Iterable[tuple[str, bytes | memoryview]], stored: Callable[[str], None]
+    ) -> None:
         """Store pieces, several at a time, calling `stored` with the name of each one that is safe."""
         ...
 
-    def get_many(self, names: Sequence[str], take: Callable[[str, bytes], None]) -> None:
-        """Hand each piece to `take`, several at a time, in any order.
+    def get_many(self, names: Sequence[str], take: Callable[[str, bytes | memoryview], None]) -> None:
+        """Hand each piece to `take`, several at a time, in any order; after `take` its memory may be used again.
 
         Raises:
             Missing: if one is not there.

@@ -426,7 +426,7 @@ class HubMeeting:
         digests: list[str] = []
         size = 0
 
-        def chunks() -> Iterator[tuple[str, bytes]]:
+        def chunks() -> Iterator[tuple[str, bytes | memoryview]]:
             nonlocal size
             size = 0
             digests.clear()
@@ -435,7 +435,7 @@ class HubMeeting:
                 digests.append(_sha256(chunk))
                 name = chunk_name(prefix, index, digests[-1])
                 if name not in stored:
-                    yield name, chunk  # type: ignore[misc]
+                    yield name, chunk
 
         self._patiently("publishes", lambda: self._depot.put_many(chunks(), stored.add))
         said = Manifest(

@@ -83,11 +83,11 @@ class FolderDepot:
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="medfed-folder")
         self._closed = threading.Event()
 
-    def put(self, name: str, data: bytes, once: bool = False) -> None:
+    def put(self, name: str, data: bytes | memoryview, once: bool = False) -> None:
         path = self._path(name)
         self._try(lambda: self._put(path, data, once), "written to")
 
-    def _put(self, path: str, data: bytes, once: bool) -> None:
+    def _put(self, path: str, data: bytes | memoryview, once: bool) -> None:
         if once and self._fs.exists(path):
             return
         if not self._renames:
@@ -121,11 +121,13 @@ class FolderDepot:
 
         return self._try(read, "read")
 
-    def put_many(self, pieces: Iterable[tuple[str, bytes]], stored: Callable[[str], None]) -> None:
+    def put_many(
+        self, pieces: Iterable[tuple[str, bytes | memoryview]], stored: Callable[[str], None]
+    ) -> None:
         jobs = ((name, partial(self._pool.submit, self.put, name, data)) for name, data in pieces)
         through_window(jobs, lambda name, _: stored(name), _AT_ONCE)
 
-    def get_many(self, names: Sequence[str], take: Callable[[str, bytes], None]) -> None:
+    def get_many(self, names: Sequence[str], take: Callable[[str, bytes | memoryview], None]) -> None:
         def got(name: str, data: bytes | None) -> None:
             if data is None:
                 raise Missing(f"chunk {name.rpartition('/')[2].partition('-')[0]} is not in the folder")

@@ -13,7 +13,7 @@ import logging
 import ssl
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import msgspec
 
 from medfed.errors import ExchangeError
+from medfed.exchange._bulk import Bulk
 from medfed.exchange._depot import Depot, Missing, Unreachable
 from medfed.exchange._exchange import Exchange
 from medfed.exchange._meeting import HubMeeting, SiteMeeting, newest_study
@@ -139,30 +140,59 @@ class NatsDepot:
         self._connecting = asyncio.Lock()
         self._refused = self._last_error = ""
         self._under_way: set[asyncio.Task[Any]] = set()
+        self._bulk: Bulk | None = None
         _quiet_asyncio()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="medfed-nats", daemon=True).start()
 
     # -- the depot
 
-    def put(self, name: str, data: bytes, once: bool = False) -> None:
+    def put(self, name: str, data: bytes | memoryview, once: bool = False) -> None:
         self._result(self._begin(self._put(name, data, once)))
 
     def get(self, name: str) -> bytes | None:
         return self._result(self._begin(self._get(name)))
 
-    def put_many(self, pieces: Iterable[tuple[str, bytes]], stored: Callable[[str], None]) -> None:
+    def put_many(
+        self, pieces: Iterable[tuple[str, bytes | memoryview]], stored: Callable[[str], None]
+    ) -> None:
+        bulk = self._bulk_connection()
+        if bulk is not None:
+            bulk.put_many(self._placed(pieces), stored)
+            return
         jobs = ((name, partial(self._begin_put, name, data)) for name, data in pieces)
         self._checked(lambda: through_window(jobs, lambda name, _: stored(name), _WINDOW, first=2))
 
-    def get_many(self, names: Sequence[str], take: Callable[[str, bytes], None]) -> None:
+    def get_many(self, names: Sequence[str], take: Callable[[str, bytes | memoryview], None]) -> None:
         def got(name: str, data: bytes | None) -> None:
             if data is None:
                 raise Missing(f"chunk {name.rpartition('/')[2].partition('-')[0]} is not at the broker")
             take(name, data)
 
+        bulk = self._bulk_connection()
+        if bulk is not None:
+            bulk.get_many([(name, _getting(name)) for name in names], take)
+            return
         jobs = ((name, lambda name=name: self._begin(self._get(name))) for name in names)
         self._checked(lambda: through_window(jobs, got, _WINDOW, first=2))
+
+    def _bulk_connection(self) -> Bulk | None:
+        """Return the connection for chunks, to where the other one is; None where that is no plain TLS."""
+        url = self._result(self._begin(self._connected())).connected_url.geturl()
+        if self._bulk is not None and not (self._bulk.url == url and self._bulk.fresh):
+            self._bulk.close()
+            self._bulk = None
+        if self._bulk is None and url.startswith("tls://"):
+            self._bulk = Bulk(url, self._tls(), self._identity.name, self._timeout_s, _CONNECT_S, _WINDOW)
+        return self._bulk
+
+    def _placed(
+        self, pieces: Iterable[tuple[str, bytes | memoryview]]
+    ) -> Iterator[tuple[str, str, bytes | memoryview]]:
+        for name, data in pieces:
+            if self._is_hub and _stream(name) not in self._streams:
+                self._result(self._begin(self._ensure_stream(name)))
+            yield name, name.replace("/", "."), data
 
     def forget(self, study: str, before: int) -> None:
         # An update that came too late lies in a round that was cleared already, so the rounds before are cleared again.
@@ -184,6 +214,9 @@ class NatsDepot:
         self._changed.clear()
 
     def close(self) -> None:
+        if self._bulk is not None:
+            self._bulk.close()
+
         async def end() -> None:
             if self._client is not None:
                 await self._client.close()
@@ -199,7 +232,7 @@ class NatsDepot:
     def _begin(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
-    def _begin_put(self, name: str, data: bytes) -> Future[Any]:
+    def _begin_put(self, name: str, data: bytes | memoryview) -> Future[Any]:
         return self._begin(self._put(name, data, False))
 
     def _result(self, future: Future[Any]) -> Any:
@@ -213,7 +246,7 @@ class NatsDepot:
         except (concurrent.futures.CancelledError, asyncio.CancelledError):
             raise Unreachable("the connection to the broker was lost") from None
 
-    async def _put(self, name: str, data: bytes, once: bool) -> None:
+    async def _put(self, name: str, data: bytes | memoryview, once: bool) -> None:
         subject = name.replace("/", ".")
         await self._ensure_stream(name)
         headers = {"Nats-Expected-Last-Subject-Sequence": "0"} if once else None
@@ -224,8 +257,7 @@ class NatsDepot:
 
     async def _get(self, name: str) -> bytes | None:
         await self._ensure_stream(name)
-        subject = f"$JS.API.DIRECT.GET.{_stream(name)}.{name.replace('/', '.')}"
-        answer = await self._request(subject, b"", None)
+        answer = await self._request(_getting(name), b"", None)
         status = (answer.headers or {}).get("Status")
         if status == "404":
             return None
@@ -409,6 +441,11 @@ class NatsDepot:
 def _stream(name: str) -> str:
     parts = name.split("/")
     return "GLOB" if parts[0] == "glob" else f"UP_{parts[2]}"
+
+
+def _getting(name: str) -> str:
+    """Return the subject of a request for a piece."""
+    return f"$JS.API.DIRECT.GET.{_stream(name)}.{name.replace('/', '.')}"
 
 
 def _quiet_asyncio() -> None:

@@ -141,6 +141,10 @@ def attack(study: Study, site: str, data: SiteData, effort: Effort, start: Weigh
         notes.append(
             "Under client_dp with where: hub, the hub itself sees the unprotected update; others see the noised."
         )
+    if kind_of(study.privacy) == "ckks":
+        notes.append(
+            "Under ckks a hospital that gives the hub its key opens every update: then what is said without protection holds."
+        )
     if not study.privacy.reveals_each_update:
         notes.append("Single updates are hidden: the sum with other cases of this hospital was attacked.")
     members = _membership(study, items, mechanisms, effort, notes)

@@ -83,6 +83,11 @@ def attacked(
     parties = {"site": items, **{f"other{k}": part for k, part in enumerate(others)}}
     # The masks of a secure sum cancel to the plain sum, bit for bit; central noise is the hub's, and is added.
     summed = privacy if privacy.charge() is not None else NoPrivacy()
+    if len(parties) < summed.fewest_sites():
+        raise PrivacyError(
+            f"an attacker sees a sum of at least {summed.fewest_sites()} sites only, and the cases here make "
+            f"{len(parties)} parts to stand in for them; take fewer cases a step (--cases), or a hospital with more"
+        )
     return _round(make, parties, replace(training, privacy=summed), start)
 
 

@@ -1,6 +1,6 @@
 """The parts of a Gaussian mechanism over whole updates: their norm, a shorter copy, a noised copy.
 
-Mechanisms compose from these; `secure_sum` may give every site its share of the noise with them (see `share`).
+`client_dp` and `distributed_dp` compose from these.
 """
 
 from __future__ import annotations

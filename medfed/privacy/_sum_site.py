@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -64,10 +65,22 @@ def shields(settings: Settings, letters: SiteLetters) -> Iterator[SiteSum]:
             # first. This site drops out of the attempt, and its shares at the others serve for that.
             letters.audit.write("left out", site=letters.site, round=letters.round, attempt=attempt)
             continue
-        agreed = _agree(settings, letters, attempt)
+        with _written_down(letters):
+            agreed = _agree(settings, letters, attempt)
         if agreed is not None:
             yield agreed
-            agreed.conclude()
+            with _written_down(letters):
+                agreed.conclude()
+
+
+@contextmanager
+def _written_down(letters: SiteLetters) -> Iterator[None]:
+    """Write into the audit log why this site says no more to the hub."""
+    try:
+        yield
+    except PrivacyError as error:
+        letters.audit.write("hub refused", site=letters.site, round=letters.round, reason=str(error))
+        raise
 
 
 @dataclass(frozen=True)

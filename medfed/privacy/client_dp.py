@@ -6,8 +6,7 @@ adaptive clipping is Andrew, Thakkar, McMahan, Ramaswamy: Differentially Private
 sampling is counted, because a round's sites are drawn from the study's seed, which everyone knows; with few sites the
 noise on the clip's count is larger than the paper's n / 20.
 
-Under a secure sum, a mechanism of that kind composes the same parts from `_clipping`: `clipped` at the site, then
-`noised` by `share`, so that only the opened sum has the whole noise and nobody has to be trusted with the bare one.
+`distributed_dp` has the sites add the noise together under a secure sum, so that nobody is trusted with bare updates.
 """
 
 from __future__ import annotations

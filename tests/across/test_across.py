@@ -108,6 +108,24 @@ def test_kills_of_hub_and_hospital_cost_no_bit(across, simulated):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("privacy", ["kind: client_dp, where: hub", "kind: distributed_dp, least: 2"])
+def test_the_noise_of_a_target_epsilon_is_known_to_hub_and_hospital(across, privacy):
+    study = TINY.replace("evaluation: {", "evaluation: {local_models: false, ").replace(
+        "rounds: 3", "rounds: 1"
+    )
+    study += f"privacy: {{{privacy}, epsilon: 5, accountant: rdp, scores: send}}\n"
+    found = across("private", study, kind="folder")
+    known = digest(read_study(found.folder / "study.yaml"))
+    for party in ("hub", "north", "south"):
+        found.start(party, "" if party == "hub" else known)
+    found.ended()
+    for site in ("north", "south"):
+        spent = json.loads((found.site_run(site) / "run.json").read_text())["privacy"]["sites"][site]
+        assert 4.98 < spent["epsilon"] <= 5
+        assert final(found.site_run(site)) == found.final()
+
+
+@pytest.mark.slow
 def test_two_processes_of_one_hospital_train_one_model(across):
     """Several GPUs by Lightning's DDP, here on two processors: `devices: 2`."""
     found = across("ddp", TINY.replace("rounds: 3", "rounds: 2"), sites=("north",), kind="folder")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 
 import msgspec
+import numpy as np
 import pytest
+import torch
 from hospitals import STUDY, make_hospital
 
 from medfed import run
 from medfed.across import hospital
 from medfed.build import module_of
-from medfed.errors import DataError
+from medfed.errors import DataError, StudyError
 from medfed.evaluation.aggregate import METRICS, aggregate, by_patient
 from medfed.evaluation.comparisons import compare, subgroups
 from medfed.evaluation.leaving import rows_of, scalars_of
@@ -97,7 +99,7 @@ def test_rows_that_differ_in_one_thing_are_told_apart():
         *(
             row(metric=metric, value=number + 1.0)
             for number, metric in enumerate(METRICS)
-            if metric != "dice"
+            if metric not in ("dice", "integrated_brier")
         ),
     ]
     found = rows_of(scalars_of(rows), 3, "north")
@@ -119,7 +121,7 @@ def outcomes(data):
     return data
 
 
-def lead_to_the_end(folder, text: str, data):
+def lead_to_the_end(folder, text: str, data, more: str = ""):
     """Take part as north in a study whose final model the hub has already; return north's run and what it sent."""
     (folder / "study.yaml").write_text(text + "sites: [north, south]\n")
     study = read_study(folder / "study.yaml")
@@ -129,7 +131,7 @@ def lead_to_the_end(folder, text: str, data):
     hub.publish(Global(3, weights_of(module_of(study)), final=True, study=known))
     (folder / "site.yaml").write_text(
         f"name: north\ndata: {data}\nexchange: {{kind: folder, url: share, poll_s: 0.02}}\naccelerator: cpu\n"
-        f"policy: {{smallest_group: 1}}\n"
+        f"policy: {{smallest_group: 1}}\n{more}"
     )
     done = hospital.take_part(folder / "site.yaml", accept=known)
     (arrival,) = hub.collect(4, ["north"], 30)
@@ -186,3 +188,73 @@ def test_the_hub_keeps_what_hospitals_told_it_when_another_is_evaluated(tmp_path
     # Again, and nothing of it is lost or told twice.
     run.report(at_hub.path)
     assert read_rows(at_hub.rows) == found
+
+
+TABLE = """\
+name: table
+seed: 1
+task: {kind: TASK}
+network: {kind: fully_connected, hidden: []}
+data: {kind: table, features: [a, b], TARGET}
+train: {rounds: 3, epochs: 1, batch: 4, optimiser: {kind: adam, lr: 0.01}}
+sampling: {minimum: 1}
+evaluation: {draws: 20, smallest_group: 1, local_models: LOCAL}
+"""
+SURVIVAL = TABLE.replace("TASK", "survival").replace("TARGET", "time: days, event: died")
+OUTCOME = (
+    TABLE.replace("TASK", "tabular, classes: [healthy, disease]")
+    .replace("TARGET", "target: died")
+    .replace("LOCAL", "false")
+)
+
+
+def table(path):
+    """Write 60 patients, of whom two in three had the event; those with a larger `a` sooner."""
+    drawn = np.random.default_rng(0)
+    lines = [
+        f"{a:.3f},{b:.3f},{300 * np.exp(-a) + 1:.0f},{number % 3 and 1}"
+        for number, (a, b) in enumerate(drawn.normal(size=(60, 2)))
+    ]
+    path.write_text("\n".join(["a,b,days,died", *lines]) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("local_models", ["false", "true"])
+def test_a_brier_score_at_a_hospitals_own_times_is_made_there_and_stays(tmp_path, local_models):
+    text = SURVIVAL.replace("LOCAL", local_models)
+    _, done, scalars = lead_to_the_end(tmp_path, text, table(tmp_path / "north.csv"))
+    own = {row.metric for row in read_rows(done.rows) if row.model == "federated" and row.value is not None}
+    assert {metric.partition("@")[0] for metric in own} >= {"c_index", "brier", "integrated_brier"}
+    assert {row.metric for row in rows_of(scalars, 3, "north")} == {"c_index", "patients"}
+    assert not any("brier" in name for name in scalars)
+
+
+def test_a_study_that_begins_with_given_weights_trains_from_the_hospitals_own_copy(tmp_path):
+    (tmp_path / "plain.yaml").write_text(OUTCOME + "sites: [north, south]\n")
+    given = {name: torch.full_like(tensor, 0.25) for name, tensor in
+             weights_of(module_of(read_study(tmp_path / "plain.yaml"))).items()}  # fmt: skip
+    for name in ("given.ckpt", "copy.ckpt"):
+        save_checkpoint(tmp_path / name, given, 0)
+    (tmp_path / "copy.ckpt").write_bytes((tmp_path / "given.ckpt").read_bytes())
+    save_checkpoint(tmp_path / "another.ckpt", given, 1)
+    data = table(tmp_path / "north.csv")
+    text = OUTCOME + "start: given.ckpt\n"
+
+    study, done, _ = lead_to_the_end(tmp_path, text, data, "start: copy.ckpt\n")
+    known = digest(study)
+    assert done.read_facts()["finished"]
+    # The untrained model that it was measured against is the one that it was given: 0.25 everywhere.
+    assert {case.model for case in read_cases(done.cases)} >= {"untrained", "federated"}
+    offered = hospital._study(shared(study), known, hospital.read_site(tmp_path / "site.yaml"))
+    assert all(torch.equal(tensor, given[name]) for name, tensor in weights_of(module_of(offered)).items())
+    assert digest(offered) == known
+
+    for line, told in (
+        ("", "get that file from the coordinator and name it in the site file"),
+        ("start: another.ckpt\n", "it is another one, or was damaged on the way"),
+        ("start: missing.ckpt\n", "cannot be read: No such file"),
+    ):
+        site = (tmp_path / "site.yaml").read_text().replace("start: copy.ckpt\n", line)
+        (tmp_path / "other.yaml").write_text(site)
+        with pytest.raises(StudyError, match=f"study 'table' begins with the weights .*{told}"):
+            hospital._study(shared(study), known, hospital.read_site(tmp_path / "other.yaml"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import shutil
 import struct
 import zipfile
 from pathlib import Path
@@ -117,6 +118,49 @@ def sends(federation: Federation, data: bytes, monkeypatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(_meeting.wire, "update_pieces", lambda update, study="": iter([data]))
         federation.sites["north"].send(Update("north", 1, {}, 1))
+
+
+# ---------------------------------------------------------------------------------------------- between the parties
+
+
+def up(federation: Federation, site: str, round: int = 1) -> Path:
+    return federation.folder / "share" / "up" / STUDY[:16] / site / f"r{round:05d}"
+
+
+def forged(federation: Federation) -> None:
+    """South's whole message in north's place."""
+    federation.sites["south"].send(Update("south", 1, delta(), 10))
+    shutil.copytree(up(federation, "south"), up(federation, "north"))
+
+
+def swapped(federation: Federation) -> None:
+    """North's own message of another round in the place of this one's."""
+    federation.sites["north"].send(Update("north", 2, delta(), 10))
+    shutil.copytree(up(federation, "north", 2), up(federation, "north", 1))
+
+
+def tampered(federation: Federation) -> None:
+    """A bit of a tensor that north sent."""
+    federation.sites["north"].send(Update("north", 1, delta(), 10))
+    chunk = next((up(federation, "north") / "c").iterdir())
+    data = bytearray(chunk.read_bytes())
+    data[-20] ^= 1
+    chunk.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "attack, message",
+    [
+        (forged, "it is signed by 'south', expected 'north'"),
+        (swapped, "its manifest is for round 2"),
+        (tampered, "does not have the digest that its manifest names"),
+    ],
+)
+def test_what_somebody_between_the_parties_changes_has_an_entry_and_the_round_goes_on(
+    federation, attack, message
+):
+    attack(federation)
+    assert message in federation.refused()
 
 
 # ---------------------------------------------------------------------------------------------- bytes

@@ -52,7 +52,7 @@ def test_the_script_makes_the_same_bytes(tmp_path: Path) -> None:
     made = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
     kept = {
         path.relative_to(SAMPLES)
-        for folder in (*HOSPITALS, "tabular")
+        for folder in (*HOSPITALS, "tabular", "survival")
         for path in (SAMPLES / folder).rglob("*")
         if path.is_file()
     }
@@ -67,6 +67,15 @@ def test_the_script_makes_the_same_bytes(tmp_path: Path) -> None:
 def test_the_hospitals_are_small() -> None:
     size = sum(path.stat().st_size for path in SAMPLES.rglob("*") if path.is_file())
     assert size < 12_000_000
+
+
+def test_a_survival_table_follows_nobody_longer_than_its_hospital_does() -> None:
+    for hospital, longest in {"north": 84, "east": 60, "south": 48, "west": 72, "university": 72}.items():
+        with (SAMPLES / "survival" / f"{hospital}.csv").open(encoding="utf-8", newline="") as file:
+            found = list(csv.DictReader(file))
+        times = [float(row["months"]) for row in found]
+        assert 0 < min(times) <= max(times) <= longest
+        assert 0.3 < sum(row["died"] == "1" for row in found) / len(found) < 0.7
 
 
 @pytest.mark.parametrize("hospital", ["north", "east"])

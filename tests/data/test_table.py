@@ -134,6 +134,12 @@ def test_the_sample_tables(hospital: str) -> None:
     assert (batch["features"].dtype, batch["target"].dtype) == (torch.float32, torch.int64)
 
 
+def test_a_feature_makes_subgroups_too_and_the_answer_does_not(tmp_path: Path) -> None:
+    case = read_table(write(tmp_path), settings_of(), site_secret=SECRET, classes=2).index.cases[0]
+    assert case.attributes["age"] == "40"
+    assert "disease" not in case.attributes
+
+
 def test_survival_has_time_and_event(tmp_path: Path) -> None:
     text = "patient,age,T,E,split\na,50,120.5,1,train\nb,60,300,0,train\n"
     settings = Table(features=("age",), time="T", event="E")

@@ -198,6 +198,14 @@ def test_survival_rows():
         for i, r in enumerate(generator.normal(0, 1, 40))
     ]
     assert rows_of(cases)["north", "c_index", None].value > 0.6
+    assert (rows_of(cases)["north", "events", None].value, rows_of(cases)["north", "events", None].n) == (
+        40,
+        40,
+    )
+    alive = [msgspec.structs.replace(row, event=i > 2) for i, row in enumerate(cases)]
+    assert rows_of(alive, minimum=3)["north", "events", None].value == 37
+    told = rows_of(alive, minimum=4)["north", "events", None]
+    assert (told.value, told.note) == (None, "fewer than 4 without an event")
     assert rows_of(cases, minimum=41)["north", "patients", None].value is None
 
 

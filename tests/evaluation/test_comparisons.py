@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from medfed.evaluation import survival
 from medfed.evaluation.comparisons import compare, sign_flip, subgroups
 from medfed.evaluation.rows import CaseRow
 
@@ -97,7 +98,7 @@ def test_a_pair_without_a_value_is_left_out_and_counted():
     cases += [case("pooled", str(i), 0.3 + i / 50) for i in range(6)]
     (row,) = compare(cases, round=1, seed=0, minimum=1, draws=100)
     assert row.n == 5
-    assert "1 patients without a pair left out" in row.note
+    assert "1 patient without a pair left out" in row.note
 
 
 def test_aurocs_are_compared_by_delong():
@@ -174,7 +175,7 @@ def test_who_alone_saw_that_nothing_is_there_gets_one_against_nought():
     (row,) = compare([*ours, *theirs, *both], round=1, seed=0, minimum=1, draws=100)
     assert row.value == pytest.approx((6 * 0.1 - 1.0) / 7)
     assert row.n == 7
-    assert "1 patients where one model alone saw that nothing is there" in row.note
+    assert "1 patient where one model alone saw that nothing is there" in row.note
 
 
 def test_a_hospital_is_a_family_of_its_own():
@@ -189,3 +190,69 @@ def test_a_hospital_is_a_family_of_its_own():
     found = compare(cases, round=1, seed=0, minimum=1, draws=100)
     assert {row.site for row in found} == {"a", "b", "all"}
     assert all("Holm over 2 tests" in row.method for row in found)
+
+
+def survivors(model, risks, times, events, *, curve=None, groups=None):
+    found = []
+    for i, (risk, time, event) in enumerate(zip(risks, times, events, strict=True)):
+        about = {
+            "model": model,
+            "site": "north",
+            "split": "test",
+            "case": str(i),
+            "patient": str(i),
+            "target": float(time),
+            "event": bool(event),
+            "attributes": {"sex": groups[i]} if groups else {},
+        }
+        found.append(CaseRow(metric="risk", value=float(risk), **about))
+        for at, chance in (curve or {}).items():
+            found.append(CaseRow(metric=f"survival@{at:g}", value=float(chance[i]), **about))
+    return found
+
+
+def test_models_of_survival_are_compared_by_c_index_and_brier_score():
+    generator = np.random.default_rng(0)
+    risks = generator.normal(0, 1, 60)
+    times, events = generator.exponential(np.exp(-risks)) + 0.01, generator.random(60) < 0.8
+    flat, good = np.full(60, 0.5), {at: np.exp(-at * np.exp(risks)) for at in (0.3, 0.8)}
+    cases = survivors("federated", risks, times, events, curve=good)
+    cases += survivors("pooled", -risks, times, events, curve=dict.fromkeys((0.3, 0.8), flat))
+    found = {row.metric: row for row in compare(cases, round=1, seed=0, draws=200)}
+    assert set(found) == {"c_index", "integrated_brier"}
+    # The pooled model ranks the other way round: what one gets right the other gets wrong.
+    ours = float(survival.c_index_of(risks, times, events)(np.ones((1, 60)))[0])
+    assert found["c_index"].value == pytest.approx(2 * ours - 1)
+    assert found["c_index"].p < 0.01
+    assert found["c_index"].method.endswith("jackknife z, Holm over 1 tests")
+    expected = survival.integrated_terms(good, times, events) - survival.integrated_terms(
+        dict.fromkeys((0.3, 0.8), flat), times, events
+    )
+    assert found["integrated_brier"].value == pytest.approx(expected.mean())
+    assert found["integrated_brier"].low < expected.mean() < found["integrated_brier"].high
+    few = [event and i < 5 for i, event in enumerate(events)]
+    rare = survivors("federated", risks, times, few) + survivors("pooled", -risks, times, few)
+    assert compare(rare, round=1, seed=0, minimum=6, draws=20) == []
+
+
+def test_a_group_with_few_of_an_outcome_has_no_auroc_and_no_c_index():
+    generator = np.random.default_rng(1)
+    ill = np.arange(40) % 2 == 0
+    ill[30:] = np.arange(10) < 3  # three of the ten women
+    sex = ["M"] * 30 + ["F"] * 10
+    score = 0.6 * generator.random(40) + 0.4 * ill
+    cases = [
+        case("federated", str(i), float(p), structure="disease", metric="probability", target=float(y), sex=s)
+        for i, (p, y, s) in enumerate(zip(score, ill, sex, strict=True))
+    ]
+    rows = {(r.group, r.against): r for r in subgroups(cases, round=1, seed=0, minimum=4, draws=50)}
+    assert rows["sex=F", None].value is None
+    assert rows["sex=F", None].note == "fewer than 4 patients with or without the class"
+    assert rows["sex=M", None].value is not None
+    assert ("sex=M", "the others") not in rows  # the others are those women
+    died = survivors("federated", score, np.arange(1, 41), ill, groups=sex)
+    rows = {(r.group, r.against): r for r in subgroups(died, round=1, seed=0, minimum=4, draws=50)}
+    assert rows["sex=F", None].note == "fewer than 4 patients with an event"
+    assert rows["sex=M", None].metric == "c_index"
+    three = {(r.group, r.against): r for r in subgroups(died, round=1, seed=0, minimum=3, draws=50)}
+    assert three["sex=F", "the others"].value is not None

@@ -45,7 +45,7 @@ def test_contributions_are_the_others_loss_and_hidden_rows_stay_hidden():
         row("north", "federated", 0.2, against="without:north"),
     )
     shown = report_sections.contributions(found, ["north"], ["west"], lambda place: True)
-    assert shown["places"] == ["west", "all"]
+    assert shown["places"] == [("west", [9]), ("all", [])]
     assert [cell and cell.value for cell in shown["lines"][0]["cells"]] == [0.1, None]
     (line,) = report_sections.left_out(found, ["north"])
     assert (line["without"].value, line["difference"].value, line["alone"]) == (0.6, 0.2, None)

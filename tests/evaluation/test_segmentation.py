@@ -224,3 +224,19 @@ def test_distances_are_symmetric_and_zero_between_equals():
     one = values(blob(1), blob(2), (1.0, 1.0, 2.0))
     other = values(blob(2), blob(1), (1.0, 1.0, 2.0))
     assert one["hd95_mm"] == other["hd95_mm"]
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (0.4, 0.5, 6.0), (3.0, 0.7), (0.05, 8.0)])
+def test_elements_near_and_far_have_the_distance_that_all_pairs_give(spacing_mm):
+    """Near ones are looked up voxel by voxel and far ones in a tree; both must be what trying every pair finds."""
+    shape = (60, 50, 9)[: len(spacing_mm)]
+    generator = np.random.default_rng(0)
+    one, two = np.zeros(shape, bool), np.zeros(shape, bool)
+    one[2:9, 3:12], two[3:9, 3:13] = True, True  # within a voxel or two of each other
+    one[40:55, 30:45] |= generator.random(one[40:55, 30:45].shape) < 0.5  # far from all of the other
+    found = surface_distances(one, two, spacing_mm)
+    there, back = brute_force(one, two, spacing_mm)
+    assert there.min() == 0
+    assert there.max() > 20  # a tree's part, on each of these grids
+    np.testing.assert_allclose(found.to_reference_mm, there, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found.to_prediction_mm, back, rtol=0, atol=1e-9)

@@ -59,8 +59,8 @@ def test_brier_weighs_by_the_chance_of_not_being_censored():
 
 
 def test_times_and_survival_that_cannot_be_are_refused():
-    with pytest.raises(DataError, match="times above zero"):
-        s.c_index_of([0.1, 0.2], [0, 1], [1, 1])
+    with pytest.raises(DataError, match="times not below zero"):
+        s.c_index_of([0.1, 0.2], [-1, 1], [1, 1])
     with pytest.raises(DataError, match="between 0 and 1"):
         s.brier_of([1.2, 0.1], [1, 2], [1, 1], 1.5)
 
@@ -74,3 +74,51 @@ def test_measure_gives_intervals():
     assert list(found) == ["c_index", "brier@0.5", "brier@1", "integrated_brier"]
     assert all(interval.low <= interval.value <= interval.high for interval in found.values())
     assert found["c_index"].low > 0.5
+
+
+def test_a_time_of_zero_is_a_time():
+    # Whoever dies on the first day is compared with all who lived longer: pairs (1,2), (1,3) right, (2,3) wrong.
+    times, events, risks = [0, 1, 2], [1, 1, 0], [0.9, 0.1, 0.5]
+    assert once(s.c_index_of(risks, times, events), 3) == pytest.approx(2 / 3)
+
+
+def test_the_integrated_brier_score_is_the_mean_of_its_patients_parts():
+    generator = np.random.default_rng(4)
+    times, events = generator.exponential(1, 50) + 0.01, generator.random(50) < 0.7
+    curves = {at: generator.random(50) for at in (0.3, 0.6, 1.2)}
+    found = s.measure(np.zeros(50), times, events, curves=curves, seed=0, draws=10)
+    one, two, three = (found[f"brier@{at:g}"].value for at in (0.3, 0.6, 1.2))
+    assert found["integrated_brier"].value == pytest.approx(
+        ((one + two) / 2 * 0.3 + (two + three) / 2 * 0.6) / 0.9
+    )
+    assert s.integrated_terms(curves, times, events).mean() == pytest.approx(found["integrated_brier"].value)
+
+
+def pair_of(generator, n, noise=1.0):
+    """Return two models' risks, as good as each other where the second's noise is 1, and times and events."""
+    true = generator.normal(0, 1, n)
+    times, last = generator.exponential(np.exp(-true)), generator.exponential(2, n)
+    one, two = (true + generator.normal(0, sd, n) for sd in (1.0, noise))
+    return one, two, np.minimum(times, last), times <= last
+
+
+def test_the_difference_of_two_c_indices_by_hand():
+    times, events = [1, 2, 3, 4], [1, 1, 1, 0]
+    # All six pairs can be compared; the first model gets all right, the second all but (1, 2).
+    interval, _ = s.compared([4, 3, 2, 1], [3, 4, 2, 1], times, events, seed=0, draws=20)
+    assert interval.value == pytest.approx(1 / 6)
+
+
+def test_a_difference_of_c_indices_is_found_as_often_as_its_test_says():
+    generator = np.random.default_rng(5)
+    none = [s.compared(*pair_of(generator, 80), seed=0, draws=2)[1] for _ in range(400)]
+    assert 0.03 <= np.mean([p < 0.05 for p in none]) <= 0.075
+    there = [s.compared(*pair_of(generator, 160, noise=20.0), seed=0, draws=2)[1] for _ in range(40)]
+    assert np.mean([p < 0.05 for p in there]) > 0.8
+
+
+def test_two_models_of_one_order_differ_by_nothing():
+    generator = np.random.default_rng(6)
+    risks, _, times, events = pair_of(generator, 30)
+    interval, p = s.compared(risks, 2 * risks + 1, times, events, seed=0, draws=20)
+    assert (interval.value, p) == (0.0, 1.0)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from medfed.build import hospital_of
 from medfed.cli import main
 from medfed.errors import RunError, StudyError
 from medfed.evaluation.rows import FEDERATED, POOLED, read_rows
@@ -111,7 +112,7 @@ def test_a_method_that_cannot_run_says_why_and_costs_nothing(compared):
 
 def test_pooled_training_has_as_many_steps_as_the_hospitals_together(place):
     study = read_study(place / "heart.yaml", ["train.steps=7"])
-    data = {site: compare.run._hospital(study, site, where).data for site, where in study.sites.items()}
+    data = {site: hospital_of(study, site, where).data for site, where in study.sites.items()}
     batches = list(PooledData(data, study.train.batch).train_dataloader())
     assert len(batches) == 7 * 2
     seen = {token for batch in batches for token in batch["case"]}

@@ -13,6 +13,8 @@ from medfed.build import hospital_of, module_of
 from medfed.errors import DataError
 from medfed.evaluation.rows import POOLED, read_cases
 from medfed.experiments.pooled import PooledData, PooledDataset
+from medfed.study import read_study
+from medfed.weights import weights_of
 
 TABULAR = Path(__file__).parents[2] / "configs" / "tabular.yaml"
 # One step a round on all of a hospital's rows, by plain gradient descent.
@@ -38,7 +40,7 @@ def done(tmp_path_factory):
 def test_one_full_step_a_round_pooled_is_federated_averaging(done):
     """The mean of the sites' gradients, weighted by their cases, is the gradient over all cases (McMahan 2017, eq. 1)."""
     pooled, federated = (weights(done.checkpoint(model)) for model in (POOLED, "federated"))
-    started = run.weights_of(module_of(run.read_study(TABULAR, ONE_STEP)))
+    started = weights_of(module_of(read_study(TABULAR, ONE_STEP)))
     for name, found in pooled.items():
         assert torch.allclose(found, federated[name], atol=1e-6), name
         assert not torch.allclose(found, started[name], atol=1e-3), name
@@ -53,7 +55,7 @@ def test_it_is_measured_everywhere_and_compared(done):
 
 
 def test_hospitals_are_shuffled_together_and_none_is_left_out(tiny):
-    study = run.read_study(tiny / "tiny.yaml")
+    study = read_study(tiny / "tiny.yaml")
     data = {name: hospital_of(study, name, where).data for name, where in study.sites.items()}
     loader = PooledData(data, batch=1).train_dataloader()
     torch.manual_seed(0)
@@ -66,7 +68,7 @@ def test_hospitals_are_shuffled_together_and_none_is_left_out(tiny):
 
 
 def test_each_hospitals_patches_have_a_stream_of_their_own(tiny):
-    study = run.read_study(tiny / "tiny.yaml")
+    study = read_study(tiny / "tiny.yaml")
     data = hospital_of(study, "north", study.sites["north"]).data
     both = PooledDataset([data.dataset("train", training=True), data.dataset("train", training=True)])
     both.set_random_state(3)

@@ -14,6 +14,7 @@ from medfed.cli import main
 from medfed.errors import PrivacyError
 from medfed.leakage import local
 from medfed.leakage.command import audit
+from medfed.leakage.seen import attacked
 from medfed.record.quiet import quiet
 from medfed.study import read_study
 
@@ -60,6 +61,40 @@ def test_a_row_comes_back_bare_and_not_under_noise(rows):
     assert own.best < 0.5
     assert bare.chance < 0.5
     assert found.worst == max(one.best for one in found.inverted if one.privacy == "client_dp")
+
+
+@pytest.mark.parametrize(
+    "privacy, said",
+    [
+        ("{kind: dp_sgd, epsilon: 8, accountant: rdp}", "spends the whole study's epsilon"),
+        (
+            "{kind: secure_sum}",
+            "Single updates are hidden: the sum with other cases of this hospital was attacked.",
+        ),
+        ("{kind: distributed_dp, epsilon: 8, accountant: rdp}", "Single updates are hidden"),
+        ("{kind: ckks}", "a hospital that gives the hub its key opens every update"),
+    ],
+)
+def test_what_an_attacker_sees_under_each_mechanism_gives_less_away(rows, privacy, said):
+    study = STUDY.replace("minimum: 1", "minimum: 3")
+    study = study.replace("south: south.csv}", "south: south.csv, west: south.csv}")
+    (rows / "each.yaml").write_text(study + f"privacy: {privacy}\n")
+    findings = attack(rows, "each.yaml", cases=1)
+    bare, protected = findings.inverted
+    assert bare.best > 0.99
+    assert protected.best < 0.7
+    assert any(said in note for note in findings.notes)
+    assert f"with {protected.privacy}" in local.in_words(findings)
+
+
+def test_too_few_cases_for_a_sum_are_said(rows):
+    study = STUDY.replace("minimum: 1", "minimum: 3")
+    study = study.replace("south: south.csv}", "south: south.csv, west: south.csv}")
+    (rows / "few.yaml").write_text(study + "privacy: {kind: distributed_dp, epsilon: 8, accountant: rdp}\n")
+    with pytest.raises(
+        PrivacyError, match=r"a sum of at least 3 sites only, and the cases here make 2 parts"
+    ):
+        attacked(lambda: None, [{}], [[{}]], None, read_study(rows / "few.yaml").privacy.planned(2), {})  # type: ignore[arg-type]
 
 
 def test_the_command_gates_and_keeps_what_it_found_in_the_hospitals_folder(rows, tmp_path):

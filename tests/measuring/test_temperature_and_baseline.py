@@ -11,6 +11,7 @@ from medfed.build import hospital_of
 from medfed.evaluation import aggregate, classification, survival
 from medfed.evaluation.rows import CaseRow
 from medfed.measuring import baseline
+from medfed.study import read_study
 
 
 def rows_of(split, probabilities, targets, model="federated"):
@@ -98,10 +99,9 @@ def test_horizons_are_quartiles_to_two_digits_and_none_where_nothing_happened(tm
 
 
 def test_labels_beyond_the_bound_are_read_again_and_not_kept(tiny, monkeypatch):
-    from medfed import run
     from medfed.measuring import measure
 
-    study = run.read_study(tiny / "tiny.yaml")
+    study = read_study(tiny / "tiny.yaml")
     hospital = hospital_of(study, "north", study.sites["north"])
     monkeypatch.setattr(measure, "KEPT_BYTES", 2 * 16**3)
     references = measure.References(hospital)

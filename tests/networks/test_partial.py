@@ -12,6 +12,7 @@ from medfed.build import module_of
 from medfed.errors import StudyError
 from medfed.networks._partial import adapt, prepare, thaw, train_only
 from medfed.networks.unet import UNet
+from medfed.record.folder import save_checkpoint
 from medfed.study import Lora, digest, read_study
 from medfed.weights import weights_of
 
@@ -131,7 +132,7 @@ def test_a_study_trains_and_sends_a_part_of_what_another_one_learnt(place):
 
 
 def test_what_a_study_begins_with_counts_in_its_digest_and_where_it_lies_does_not(place):
-    run.save_checkpoint(place / "one.ckpt", weights_of(module_of(read_study(place / "whole.yaml"))), 0)
+    save_checkpoint(place / "one.ckpt", weights_of(module_of(read_study(place / "whole.yaml"))), 0)
     (place / "elsewhere").mkdir(exist_ok=True)
     (place / "elsewhere" / "two.ckpt").write_bytes((place / "one.ckpt").read_bytes())
     digests = {}
@@ -145,6 +146,6 @@ def test_what_a_study_begins_with_counts_in_its_digest_and_where_it_lies_does_no
 
 
 def test_a_checkpoint_of_another_network_is_named(tmp_path):
-    run.save_checkpoint(tmp_path / "other.ckpt", {"network.0.weight": torch.zeros(1)}, 1)
+    save_checkpoint(tmp_path / "other.ckpt", {"network.0.weight": torch.zeros(1)}, 1)
     with pytest.raises(StudyError, match=r"other.ckpt is of another network: '0.weight' has shape \(1,\)"):
         prepare(small(), str(tmp_path / "other.ckpt"), Lora(), ())

@@ -87,6 +87,7 @@ class Round:
 
     def __init__(self, privacy: SecureSum, sites=SITES, exchange: MemoryExchange | None = None) -> None:
         self.privacy, self.sites = privacy, sites
+        self.log = AuditLog(None)
         self.exchange = exchange or MemoryExchange("study")
         self.exchange.publish(Global(0, model(), study="study"))
         self.ends: dict[str, BaseException | None] = {}
@@ -101,7 +102,7 @@ class Round:
         def work(site: str) -> None:
             side = DiesBefore(self.exchange, (dies or {})[site]) if site in (dies or {}) else self.exchange
             try:
-                contribute(side, self.privacy, update(site), model(), AuditLog(None))
+                contribute(side, self.privacy, update(site), model(), self.log)
                 self.ends[site] = None
             except BaseException as error:
                 self.ends[site] = error
@@ -308,8 +309,9 @@ class Lies(MemoryExchange):
         return letters
 
 
-def lied_to(**changes) -> Round:
+def lied_to(log: AuditLog | None = None, **changes) -> Round:
     round = Round(SecureSum(), exchange=Lies(changes))
+    round.log = log or round.log
     round.start(*SITES)
     with pytest.raises(MedfedError, match="round 1"):
         round.conduct()
@@ -370,12 +372,15 @@ def test_and_is_seen_by_the_signatures_when_it_asks_all_the_same(monkeypatch, ha
     assert sorted(refusals(round)) == sorted(SITES)
 
 
-def test_a_hub_that_asks_for_shares_of_both_kinds_of_one_site_is_refused():
+def test_a_hub_that_asks_for_shares_of_both_kinds_of_one_site_is_refused(tmp_path):
     def change(site, data):
         request = said(data, Request)
         return bytes_of(Request(request.letters, request.seeds_of, ["west"]))
 
-    round = lied_to(signed=change)
+    round = lied_to(AuditLog(tmp_path / "audit.jsonl"), signed=change)
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    refused = {line["site"]: line["reason"] for line in lines if line["event"] == "hub refused"}
+    assert refused == refusals(round)
     found = refusals(round)
     assert sorted(found) == sorted(SITES)
     assert "the hub asks for shares of both kinds of site 'west'" in found["north"]
@@ -442,14 +447,18 @@ def test_a_wrong_share_is_named_and_the_sum_comes_out(tmp_path):
     EXAMPLES["centre"] = 9
     privacy = SecureSum()
     round = Round(privacy, sites)
-    post = round.exchange.post
+    post, first = round.exchange.post, threading.Event()
 
     def forged(site, number, attempt, step, data):
+        if step == "unmask" and site != "centre":
+            first.wait(PATIENCE_S)  # the hub looks no further once it has enough
         if (site, step) == ("centre", "unmask"):
             shares = said(data, Shares)
             seeds = {owner: bytes(2) + share[2:-1] + b"\x01" for owner, share in shares.seeds.items()}
             data = bytes_of(Shares(seeds, shares.keys))
         post(site, number, attempt, step, data)
+        if (site, step) == ("centre", "unmask"):
+            first.set()
 
     round.exchange.post = forged
     round.start(*sites)

@@ -699,6 +699,7 @@ def _facts(listing: Listing, found: Mapping[int, CaseFacts]) -> dict[str, Any]:
         "splits": dict(sorted(Counter(case.split for case in cases).items())),
         "labels": sum(case.label is not None for case in cases),
         "targets": {str(target): targets[target] for target in sorted(targets)},
+        "class_names": list(names),
         "classes": {
             str(number): {
                 "name": names[number] if number < len(names) else "",

@@ -1,0 +1,75 @@
+"""`medfed new`: a study file to begin with, from hospitals' folders. What it does is in `draft.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from medfed.cli.told import told
+
+
+@click.command(short_help="Write a study file from hospitals' folders.")
+@click.argument("study", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("folders", nargs=-1, required=True)
+@click.option(
+    "--held-out", multiple=True, metavar="FOLDER", help="A hospital that only measures; may be repeated."
+)
+@click.option(
+    "--task", type=click.Choice(["segment", "classify"]), help="Where the folders hold labels and classes."
+)
+@click.option("--target", metavar="COLUMN", help="Of tables: the column with the class, 0, 1, ...")
+@click.option(
+    "--time", metavar="COLUMN", help="Of tables, for survival: the time to the event or the last contact."
+)
+@click.option(
+    "--event", metavar="COLUMN", help="Of tables, for survival: 1 where the event happened, else 0."
+)
+@told
+def new(
+    study: Path,
+    folders: tuple[str, ...],
+    held_out: tuple[str, ...],
+    task: str | None,
+    target: str | None,
+    time: str | None,
+    event: str | None,
+) -> None:
+    """Look into FOLDERS, one a hospital, and write STUDY: what to learn, and settings that fit, to be changed by hand.
+
+    A hospital is called as its folder; NAME=FOLDER names it. CSV files are hospitals with tables.
+
+    \b
+    medfed new our-study.yaml /data/north /data/south --held-out /data/west
+    medfed new heart.yaml north=a.csv south=b.csv --target disease
+    """
+    from medfed import draft
+    from medfed.check import Bar
+    from medfed.errors import StudyError
+
+    sites, others = draft.named(folders), draft.named(held_out)
+    twice = sorted(set(sites) & set(others))
+    if twice:
+        raise StudyError(
+            f"'{twice[0]}' trains and is held out; a hospital that measures must not have trained"
+        )
+    if study.exists():
+        raise StudyError(f"{study}: there is a file already; give another name, or move it away")
+    with Bar() as bar:
+        made = draft.draft(
+            study.stem,
+            sites,
+            others,
+            task=task,  # type: ignore[arg-type]
+            target=target,
+            time=time,
+            event=event,
+            tell=bar.tell,
+        )
+    draft.write(study, made)
+    for line in made.seen:
+        click.echo(line)
+    for line in made.doubts:
+        click.secho("look: ", fg="yellow", nl=False)
+        click.echo(line)
+    click.echo(f"{study}: written. Read it, then: medfed train {study}")
