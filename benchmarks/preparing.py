@@ -161,9 +161,9 @@ def epoch(folder: Path) -> None:
     """Print what of an epoch from the cache is spent waiting for the loader."""
     from medfed.networks.unet import UNet
 
-    hospital(folder / "data", 16, (192, 192, 96), (1.0, 1.0, 1.5))
+    hospital(folder / "data", 8, (192, 192, 96), (1.0, 1.0, 1.5))
     print(
-        f"\n{'an epoch of 16 cases, patches of 96 cubed':44} {'s':>6} {'loader s':>9} {'share':>6} {'ms a patch':>11}"
+        f"\n{'an epoch of 6 cases, patches of 96 cubed':44} {'s':>6} {'loader s':>9} {'share':>6} {'ms a patch':>11}"
     )
     for augment in ("none", "default"):
         settings = Images(

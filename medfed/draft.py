@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 import yaml
 
-from medfed.data.layouts import read_rows, visible
+from medfed.data.layouts._layout import visible
+from medfed.data.layouts.cases_csv import read_rows
 from medfed.data.preflight.preflight import Preflight
 from medfed.data.preflight.preflight import check as looked_at
 from medfed.errors import DataError, StudyError

@@ -1,7 +1,7 @@
 """What is in a hospital's folder: its cases, who they belong to, and which split each is in.
 
-`index_folder` looks at a folder and says what it took it for. `layouts.py` holds one function a layout; to
-read another one, add a function there and list it in `LAYOUTS`. An index reads names and tables, never
+`index_folder` looks at a folder and says what it took it for. `layouts/` holds a file a layout; to
+read another one, add a file there and list it in `LAYOUTS`. An index reads names and tables, never
 voxels, and writes nothing into the hospital's folder. It stays in the hospital: what may be printed is a
 case's token, not its id.
 """
@@ -89,7 +89,7 @@ def index_folder(
     """Return the index of a hospital's folder, checked.
 
     Args:
-        folder: the folder with `cases.csv`, or in one of the layouts of `layouts.py`.
+        folder: the folder with `cases.csv`, or in one of the layouts of `layouts/`.
         site_secret: the site's key. It salts the tokens of cases and decides splits where none are given; the
         caller
             keeps it outside this folder, and the same key always gives the same splits.
@@ -120,7 +120,7 @@ def index_folder(
     else:
         raise DataError(
             "the site's data folder holds nothing that medfed knows: expected cases.csv, imagesTr with "
-            "labelsTr and dataset.json, "
+            "labelsTr and dataset.json, sub-*/anat (BIDS), a folder of images beside one of labels, "
             "a folder a class, or DICOM series"
         )
     cases = assign_splits(found.cases, site_secret, fractions)

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from medfed.data.harmonise import combat
 from medfed.data.index import Case, Index, check_cases
-from medfed.data.layouts import check_columns, read_rows, read_split, read_target
+from medfed.data.layouts.cases_csv import check_columns, read_rows, read_split, read_target
 from medfed.data.settings import Table
 from medfed.data.splits import assign_splits, case_token
 from medfed.errors import DataError

@@ -9,17 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medfed.data.index import Case, index_folder
-from medfed.data.layouts import (
+from medfed.data.layouts import LAYOUTS
+from medfed.data.layouts._layout import is_nifti, stem
+from medfed.data.layouts.cases_csv import (
     CASE_COLUMNS,
     CHANNEL_SEPARATOR,
-    LAYOUTS,
     NEEDED_COLUMNS,
     check_columns,
-    is_nifti,
     is_table,
     read_split,
     read_target,
-    stem,
 )
 from medfed.data.own_folder import files_below
 from medfed.data.splits import UNASSIGNED, assign_splits, case_token

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from medfed.data.layouts import read_rows
+from medfed.data.layouts.cases_csv import read_rows
 from medfed.data.preflight.preflight import SEVERITIES, Problem, Severity
 from medfed.data.preflight.preflight import Preflight as _Preflight
 from medfed.data.settings import Table
@@ -76,7 +76,7 @@ def check_table(
 
 
 def _columns(path: Path) -> tuple[list[str], list[list[str]]]:
-    from medfed.data.layouts import visible
+    from medfed.data.layouts._layout import visible
 
     if path.is_dir():
         files = [file for file in visible(path) if file.suffix.lower() in (".csv", ".tsv")]
