@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import ssl
 import threading
 import time
@@ -140,6 +141,7 @@ class NatsDepot:
         self._connecting = asyncio.Lock()
         self._refused = self._last_error = ""
         self._under_way: set[asyncio.Task[Any]] = set()
+        self._failures, self._failed = 0, asyncio.Event()
         self._bulk: Bulk | None = None
         _quiet_asyncio()
         self._loop = asyncio.new_event_loop()
@@ -220,6 +222,11 @@ class NatsDepot:
         async def end() -> None:
             if self._client is not None:
                 await self._client.close()
+            # What still tries to connect would be told of by asyncio as a task that was destroyed.
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
 
         try:
             asyncio.run_coroutine_threadsafe(end(), self._loop).result(5)
@@ -322,8 +329,10 @@ class NatsDepot:
     async def _connect_to(self, urls: list[str]) -> bool:
         client = self._new_client()
         self._refused = self._last_error = ""
+        self._failures, self._failed = len(urls), asyncio.Event()
         try:
-            await asyncio.wait_for(
+            await _unless(
+                self._failed,
                 client.connect(
                     servers=urls,
                     tls=self._tls(),
@@ -377,6 +386,10 @@ class NatsDepot:
 
     async def _told(self, error: Exception) -> None:
         text = self._last_error = _plain(error) or type(error).__name__
+        # Where every address was tried once it is said; the client alone would go on trying without a word.
+        self._failures -= 1
+        if self._failures == 0:
+            self._failed.set()
         lower = text.lower()
         if (
             "authorization" in lower
@@ -457,6 +470,28 @@ def _no_eof_note(record: logging.LogRecord) -> bool:
     return "returning true from eof_received" not in record.msg
 
 
+async def _unless(failed: asyncio.Event, work: Coroutine[Any, Any, None], timeout_s: float) -> None:
+    """Do some work, in time and unless it is said to have failed.
+
+    Raises:
+        ConnectionError: if it has.
+        TimeoutError: if it takes too long.
+    """
+    doing, failing = asyncio.ensure_future(work), asyncio.ensure_future(failed.wait())
+    try:
+        await asyncio.wait({doing, failing}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if doing.done():
+            doing.result()
+        elif failing.done():
+            raise ConnectionError("no answer")
+        else:
+            raise TimeoutError
+    finally:
+        for one in (doing, failing):
+            one.cancel()
+        await asyncio.gather(doing, failing, return_exceptions=True)
+
+
 async def _quietly(ending: Coroutine[Any, Any, None]) -> None:
     try:
         await asyncio.wait_for(ending, 2.0)
@@ -465,4 +500,7 @@ async def _quietly(ending: Coroutine[Any, Any, None]) -> None:
 
 
 def _plain(error: Exception) -> str:
+    # A certificate's errors are OSErrors, too, with a number of their own.
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError):
+        return os.strerror(error.errno)  # asyncio's own text is "Connect call failed ('10.0.0.1', 4222)"
     return str(error).split("\n")[0][:200]
