@@ -81,6 +81,7 @@ def lead(
         before = None if going_on else folder_for(study, former, resume=True)
         study = withdrawal.without(study, without)
     known = digest(study)
+    unfinished = None if out is not None or going_on else _unfinished(study)
     folder = folder_for(study, out, going_on)
     began = time.monotonic()
     facts = begin(folder, study, {})
@@ -100,6 +101,11 @@ def lead(
                 "nothing is signed: whoever can write to the exchange can speak as any site (--enrolment)"
             )
         progress.say(f"study {study.name}, digest {known}")
+        if unfinished is not None:
+            progress.say(
+                f"{unfinished} holds a run of this study that was not finished; this is a new one, which sites that took part "
+                f"in that refuse. To go on with it, stop this and give --resume --out {unfinished}"
+            )
         if study.start is not None:
             progress.say(
                 "it begins with given weights: each hospital needs that checkpoint and names it in its site file (start)"
@@ -152,6 +158,16 @@ def _begun(study: Study, out: Path | None) -> bool:
     if out is not None:
         return RunFolder(out).facts.exists()
     return any((path / "run.json").exists() for path in Path("runs").glob(f"{study.name}*"))
+
+
+def _unfinished(study: Study) -> Path | None:
+    """Return the newest run folder of this very study that was begun and not finished, if that is its last run."""
+    runs = sorted(Path("runs").glob(f"{study.name}*/run.json"), key=lambda path: path.stat().st_mtime)
+    for path in reversed(runs):
+        facts = RunFolder(path.parent).read_facts()
+        if facts.get("digest") == digest(study):
+            return None if "finished" in facts else path.parent
+    return None
 
 
 def _conducted(

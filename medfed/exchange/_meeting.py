@@ -664,8 +664,15 @@ class HubMeeting:
 
 def newest_study(depot: Depot, seal: Seal) -> tuple[str, str]:
     """Return digest and text of the study that the hub offered last, waiting for one: what a site's people may agree to."""
+    told: set[str] = set()
+
+    def tell(what: str) -> None:
+        if what not in told:
+            told.add(what)
+            log.warning(what)
+
     while True:
-        data = _patiently(log.warning, "asks for the study", lambda: depot.get(NEWEST_STUDY))
+        data = _patiently(tell, "asks for the study", lambda: depot.get(NEWEST_STUDY))
         if data is not None:
             found = notice(data, seal, HUB, "study", None)
             return found.study, found.text
