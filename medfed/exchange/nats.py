@@ -301,7 +301,7 @@ class NatsDepot:
                 await self._connect()
                 continue
             if time.monotonic() > until:
-                raise Unreachable(f"no connection to the broker at {', '.join(self._urls)}")
+                raise self._unreachable()
             await asyncio.sleep(0.02)
 
     async def _connect(self) -> None:
@@ -313,8 +313,11 @@ class NatsDepot:
                 urls = [url for url in self._urls if url.startswith(scheme)]
                 if urls and await self._connect_to(urls):
                     return
-            said = self._refused or self._last_error or "no answer"
-            raise Unreachable(f"no connection to the broker at {', '.join(self._urls)}: {said}")
+            raise self._unreachable()
+
+    def _unreachable(self) -> Unreachable:
+        said = self._refused or self._last_error or "no answer"
+        return Unreachable(f"no connection to the broker at {', '.join(self._urls)}: {said}")
 
     def _new_client(self) -> Any:
         import nats.aio.client
@@ -353,6 +356,10 @@ class NatsDepot:
             await self._listen(client)
         except Exception as error:
             await _quietly(client.close())
+            # nats-py leaves the session of a WebSocket that was not made to the garbage collector, which complains.
+            session = getattr(getattr(client, "_transport", None), "_client", None)
+            if session is not None:
+                await _quietly(session.close())
             self._last_error = self._last_error or _plain(error)
             return False
         self._client = client
