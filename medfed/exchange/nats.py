@@ -180,7 +180,10 @@ class NatsDepot:
 
     def _bulk_connection(self) -> Bulk | None:
         """Return the connection for chunks, to where the other one is; None where that is no plain TLS."""
-        url = self._result(self._begin(self._connected())).connected_url.geturl()
+        found = self._result(self._begin(self._connected())).connected_url
+        if found is None:  # lost again since
+            raise self._unreachable()
+        url = found.geturl()
         if self._bulk is not None and not (self._bulk.url == url and self._bulk.fresh):
             self._bulk.close()
             self._bulk = None

@@ -136,3 +136,10 @@ def test_a_broker_that_is_not_there_is_said_at_once_and_with_its_address(enrolme
         hub.get("glob/newest/study/m")
     assert time.monotonic() - began < 5  # the client alone goes on trying without a word
     hub.close()
+
+
+def test_a_connection_that_is_lost_at_that_moment_is_tried_again_later(depots, monkeypatch):
+    hub, _ = depots
+    monkeypatch.setattr(type(hub._client), "connected_url", None)
+    with pytest.raises(Unreachable, match="no connection to the broker at tls://"):
+        hub.put_many(chunks(global_prefix(STUDY, 0)).items(), lambda name: None)
