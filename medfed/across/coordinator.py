@@ -6,7 +6,6 @@ enrolment and a run folder become a running hub, and what people and services se
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 import msgspec
 
 from medfed import run
+from medfed.across.alongside import ending_told, every
 from medfed.across.site_file import located
 from medfed.audit.log import AuditLog
 from medfed.build import module_of
@@ -81,6 +81,7 @@ def lead(
         before = None if going_on else folder_for(study, former, resume=True)
         study = withdrawal.without(study, without)
     known = digest(study)
+    unfinished = None if out is not None or going_on else _unfinished(study)
     folder = folder_for(study, out, going_on)
     began = time.monotonic()
     facts = begin(folder, study, {})
@@ -93,13 +94,18 @@ def lead(
     status = Status(folder.path / STATUS, study=study.name, digest=known, rounds=study.train.rounds)
     audit = AuditLog(folder.audit, identity)
     audit.write("began", study=known, sites=sorted(study.sites), resumed=resume)
-    with warnings_said(progress), _told(status), _broker(enrolment if broker else None):
+    with warnings_said(progress), ending_told(status), _broker(enrolment if broker else None):
         _say_who_is_missing(study, enrolment, progress)
         if not getattr(exchange, "credentials", ""):
             progress.say(
                 "nothing is signed: whoever can write to the exchange can speak as any site (--enrolment)"
             )
         progress.say(f"study {study.name}, digest {known}")
+        if unfinished is not None:
+            progress.say(
+                f"{unfinished} holds a run of this study that was not finished; this is a new one, which sites that took part "
+                f"in that refuse. To go on with it, stop this and give --resume --out {unfinished}"
+            )
         if study.start is not None:
             progress.say(
                 "it begins with given weights: each hospital needs that checkpoint and names it in its site file (start)"
@@ -154,6 +160,16 @@ def _begun(study: Study, out: Path | None) -> bool:
     return any((path / "run.json").exists() for path in Path("runs").glob(f"{study.name}*"))
 
 
+def _unfinished(study: Study) -> Path | None:
+    """Return the newest run folder of this very study that was begun and not finished, if that is its last run."""
+    runs = sorted(Path("runs").glob(f"{study.name}*/run.json"), key=lambda path: path.stat().st_mtime)
+    for path in reversed(runs):
+        facts = RunFolder(path.parent).read_facts()
+        if facts.get("digest") == digest(study):
+            return None if "finished" in facts else path.parent
+    return None
+
+
 def _conducted(
     study: Study, exchange: Exchange, folder: RunFolder, audit: AuditLog, progress: Progress, status: Status
 ) -> list[Row]:
@@ -196,7 +212,7 @@ def _conducted(
             plan.rounds,
             run.SHOWN[study.task.needs],
         )
-        with _looking(side, progress, status):
+        with every(LOOK_S, lambda: _look(side, progress, status), "medfed-look"):
             final = coordinate(
                 plan,
                 side,
@@ -217,40 +233,17 @@ def _conducted(
     return rows
 
 
-@contextmanager
-def _looking(side: Any, progress: Progress, status: Status) -> Iterator[None]:
-    """Show all the while who is connected and who is awaited."""
-    over = threading.Event()
-
-    def look() -> None:
-        while not over.wait(LOOK_S):
-            left = None if side.until is None else side.until - time.monotonic()
-            here, awaited = side.here(), side.awaited
-            progress.waiting(here, awaited, left)
-            status.tell(
-                state="leading",
-                connected=sorted(here),
-                awaited=sorted(awaited),
-                round_ends_in_s=None if left is None else round(left, 1),
-            )
-
-    thread = threading.Thread(target=look, name="medfed-look", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
-@contextmanager
-def _told(status: Status) -> Iterator[None]:
-    """Write down how it ended, if it did not end well."""
-    try:
-        yield
-    except BaseException as error:
-        status.tell(state="stopped", reason=str(error) or type(error).__name__)
-        raise
+def _look(side: Any, progress: Progress, status: Status) -> None:
+    """Show who is connected and who is awaited."""
+    left = None if side.until is None else side.until - time.monotonic()
+    here, awaited = side.here(), side.awaited
+    progress.waiting(here, awaited, left)
+    status.tell(
+        state="leading",
+        connected=sorted(here),
+        awaited=sorted(awaited),
+        round_ends_in_s=None if left is None else round(left, 1),
+    )
 
 
 @contextmanager

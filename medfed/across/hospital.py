@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import getpass
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,21 +17,22 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import torch
 
-from medfed import run, wire
+from medfed import run
+from medfed.across.alongside import ending_told, every
 from medfed.across.consent import agree, agreed
 from medfed.across.policy import egress_of, in_words, refusals
+from medfed.across.several_gpus import RUN, Beside, First, is_beside
 from medfed.across.site_file import SiteFile, read_site, secret_of
 from medfed.audit.log import AuditLog
 from medfed.build import hospital_of, module_of, training_of
 from medfed.dp import facts as privacy_facts
 from medfed.dp.ledger import Ledger, data_set
 from medfed.egress import Egress
-from medfed.errors import ExchangeError, MedfedError, StudyError
+from medfed.errors import ExchangeError, StudyError
 from medfed.evaluation.aggregate import aggregate, cooled
 from medfed.evaluation.leaving import scalars_of
 from medfed.evaluation.rows import FEDERATED, UNTRAINED, local, read_cases
 from medfed.evaluation.summary import last_round, read_rounds
-from medfed.exchange import Receipt
 from medfed.federate import FederatedCallback
 from medfed.hub import RoundReport
 from medfed.measuring.measure import Hospital
@@ -61,9 +60,6 @@ NAMED_BY, TYPED = 8, 12
 # How often the status file says when the hub was last reached.
 CONTACT_S = 5.0
 
-# Where the first process of a hospital tells those that Lightning starts beside it (several GPUs) what it received.
-_RUN, _MODEL = "MEDFED_RUN", "MEDFED_MODEL"
-
 Ask = Callable[[str], bool]
 
 
@@ -83,10 +79,11 @@ def take_part(
     """
     site = read_site(site_file)
     secret = secret_of(Path(site.secret))
-    if _beside():
+    if is_beside():
         _train_beside(site, secret)
         return None
     progress = progress or Silent()
+    _hold_to_name(site)
     with warnings_said(progress), quiet():
         progress.say(f"site {site.name} asks the hub for the study")
         known, text = site.exchange.offered()
@@ -96,7 +93,7 @@ def take_part(
             progress.say(f"this study is over here; if it was started anew, move {folder.path} away first")
             return folder
         status = Status(folder.path / STATUS, study=study.name, digest=known, rounds=study.train.rounds)
-        with _told(status):
+        with ending_told(status):
             _take_part(site, secret, study, folder, status, progress, accept, ask)
     return folder
 
@@ -127,7 +124,7 @@ def _take_part(
     side: Any = site.exchange.open_site(known, site.name, folder.site(site.name))
     closing = _closing(site, study, hospital, folder, status, progress)
     try:
-        with _contact(side, status):
+        with every(CONTACT_S, lambda: _tell_contact(side, status), "medfed-contact"):
             if site.name in study.held_out:
                 egress = egress_of(study, site.policy)
                 final = _evaluate(site.name, side, folder, audit, egress, closing)
@@ -148,6 +145,16 @@ def _take_part(
 
 
 # ---------------------------------------------------------------------------------------------- before anything trains
+
+
+def _hold_to_name(site: SiteFile) -> None:
+    """Say at once, and not only when there is a study, that the credentials are another party's."""
+    credentials = getattr(site.exchange, "credentials", "")
+    if credentials and (name := Identity(Path(credentials)).check().name) != site.name:
+        raise StudyError(
+            f"the site file says that this is '{site.name}', its exchange.credentials are those of '{name}'; name the folder "
+            f"that `medfed enrol accept` filled for '{site.name}'"
+        )
 
 
 def _study(text: str, known: str, site: SiteFile) -> Study:
@@ -267,7 +274,7 @@ def _train(
         study.train.rounds,
         run.SHOWN[study.task.needs],
     )
-    first = _First(side, folder.path)
+    first = First(side, folder.path)
     train_site(
         site.name,
         module,
@@ -427,104 +434,20 @@ def _shown(name: str, study: Study, folder: RunFolder, status: Status, progress:
     return Shown()
 
 
-@contextmanager
-def _contact(side: Any, status: Status) -> Iterator[None]:
+def _tell_contact(side: Any, status: Status) -> None:
     """Keep the status file's word on when the hub was last reached."""
-    over = threading.Event()
-
-    def tell() -> None:
-        while not over.wait(CONTACT_S):
-            if side.contact_s is not None:
-                status.tell(last_contact=stamp(side.contact_s))
-
-    thread = threading.Thread(target=tell, name="medfed-contact", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
-@contextmanager
-def _told(status: Status) -> Iterator[None]:
-    """Write down how it ended, if it did not end well; Lightning ends an interrupted process by SystemExit."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit):
-        status.tell(state="interrupted")
-        raise KeyboardInterrupt from None
-    except BaseException as error:
-        # Another library's message may quote a path or a header.
-        status.tell(
-            state="stopped", reason=str(error) if isinstance(error, MedfedError) else type(error).__name__
-        )
-        raise
+    if side.contact_s is not None:
+        status.tell(last_contact=stamp(side.contact_s))
 
 
 # ---------------------------------------------------------------------------------------------- several GPUs
 
 
-class _First:
-    """The exchange as the first process of a hospital uses it; what it received is told to those beside it."""
-
-    def __init__(self, side: Any, run_folder: Path) -> None:
-        self._side = side
-        self.received: Global | None = None
-        os.environ[_RUN] = str(run_folder)
-
-    def fetch(self, site: str, round: int) -> Global:
-        self.received = self._side.fetch(site, round)
-        os.environ[_MODEL] = str(self._side.taken)
-        assert self.received is not None
-        return self.received
-
-    def receipt(self, update: Update) -> Receipt:
-        return self._side.receipt(update)
-
-    def send(self, update: Update) -> None:
-        self._side.send(update)
-
-    @property
-    def closed(self) -> bool:
-        return self._side.closed
-
-    def withdraw(self, site: str, reason: str) -> None:
-        self._side.withdraw(site, reason)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._side, name)  # letters and receipts: as they are
-
-
-class _Beside:
-    """The exchange of a process that Lightning started beside the first: it reads what that one received."""
-
-    def fetch(self, site: str, round: int) -> Global:
-        return wire.read_global(Path(os.environ[_MODEL]))
-
-    def receipt(self, update: Update) -> Receipt:
-        raise ExchangeError(f"site '{update.site}': only the hospital's first process sends")
-
-    def send(self, update: Update) -> None:
-        raise ExchangeError(f"site '{update.site}': only the hospital's first process sends")
-
-    @property
-    def closed(self) -> bool:
-        return False  # the first process sees it, and stops the others
-
-    def withdraw(self, site: str, reason: str) -> None:
-        pass  # the first process stops too, and says so
-
-
-def _beside() -> bool:
-    return _RUN in os.environ and int(os.environ.get("LOCAL_RANK", "0")) > 0
-
-
 def _train_beside(site: SiteFile, secret: bytes) -> None:
-    folder = RunFolder(Path(os.environ[_RUN]))
+    folder = RunFolder(Path(os.environ[RUN]))
     study = study_of(folder.study.read_text(encoding="utf-8"), "study.yaml")
     hospital = hospital_of(study, site.name, site.data, secret, site.cache)
-    beside: Any = _Beside()  # it posts no letters: only `contribute` does, which is the first process's
+    beside: Any = Beside()  # it posts no letters: only `contribute` does, which is the first process's
     with quiet():
         train_site(
             site.name,

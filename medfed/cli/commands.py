@@ -133,6 +133,8 @@ def _end_on_terminate() -> None:
     import signal
 
     def interrupt(number: int, frame: object) -> None:
+        # Once: a second signal would break off what the first one's end still puts in order.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)

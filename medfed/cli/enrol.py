@@ -123,6 +123,9 @@ def list_(folder: Path) -> None:
     from medfed.enrolment import enrol as work
 
     work.federation_of(folder)
-    for one in work.enrolled(folder):
+    found = work.enrolled(folder)
+    if not found:
+        click.echo("no site is enrolled yet; `medfed enrol sign` answers a hospital's request")
+    for one in found:
         left = f", {one.days_left} days left" if one.status in ("valid", "expires soon") else ""
         click.echo(f"{one.site:24} {one.status:12} until {one.expires:%Y-%m-%d}{left}  serial {one.serial}")

@@ -27,7 +27,9 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
             click.echo(str(error), err=True)
             sys.exit(REFUSED)
         except KeyboardInterrupt:
-            click.echo(f"\nmedfed: interrupted; {GOES_ON.get(command.__name__, AGAIN)}", err=True)
+            # A hospital's own part goes on by itself; only a run that this process leads has to be told to.
+            goes_on = AT_A_SITE if kwargs.get("site") else GOES_ON.get(command.__name__, AGAIN)
+            click.echo(f"\nmedfed: interrupted; {goes_on}", err=True)
             sys.exit(INTERRUPTED)
 
     return wrapped
@@ -35,4 +37,5 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
 
 # What a person does after Ctrl-C, by command.
 GOES_ON = dict.fromkeys(("train", "hub"), "the same command with --resume goes on from the last round")
+AT_A_SITE = "the same command goes on from the last round"
 AGAIN = "run the same command again"

@@ -219,7 +219,7 @@ class Broker:
         return fatal[-1].strip() if fatal else "its log says nothing of why"
 
     def _supervise(self) -> None:
-        pause = FIRST_PAUSE_S
+        pause, again = FIRST_PAUSE_S, False
         while not self._stopping.wait(pause):
             assert self._process is not None
             if self._process.poll() is not None:
@@ -233,6 +233,12 @@ class Broker:
             if self._configuration.stat().st_mtime_ns != self._told:
                 self._told = self._configuration.stat().st_mtime_ns
                 os.kill(self._process.pid, signal.SIGHUP)
+                # And once more: nats-server 2.15 lets a site in whose account a reload added, but answers none of its
+                # requests before the next reload.
+                again = True
+            elif again:
+                os.kill(self._process.pid, signal.SIGHUP)
+                again = False
 
     def _start_again(self) -> None:
         assert self._process is not None

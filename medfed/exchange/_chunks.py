@@ -184,6 +184,11 @@ class Outgoing:
         self._delivered.touch()
         self._acknowledged.unlink(missing_ok=True)
 
+    def mark_lost(self) -> None:
+        """Note that nothing of it is at the other side any more."""
+        self._acknowledged.unlink(missing_ok=True)
+        self._delivered.unlink(missing_ok=True)
+
     def remove(self) -> None:
         """Remove every trace of it."""
         for path in (self._acknowledged, self._manifest, self._delivered):

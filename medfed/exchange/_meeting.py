@@ -115,6 +115,7 @@ class SiteMeeting:
                     if path is not None:
                         self.taken, self.contact_s = path, time.time()
                         return wire.read_global(path, self._study)
+                    self._send_again_what_was_lost(found)
                 self._raise_if_closed(round)
                 pause = FIRST_PAUSE_S
             except (WireError, Missing) as error:
@@ -323,6 +324,18 @@ class SiteMeeting:
                 self._deliver(going)
             if not going.delivered:
                 going.remove()
+
+    def _send_again_what_was_lost(self, found: Manifest) -> None:
+        """Send the update once more that the hub still waits for, if the place in between holds it no longer.
+
+        A broker's disk was replaced or a share restored, or another run of the study was begun and cleared it.
+        """
+        going = Outgoing(self._outbox, found.round + 1)
+        name = manifest_name(update_prefix(self._study, self._site, going.round))
+        if going.delivered and going.complete and self._depot.get(name) is None and going.intact():
+            self._tell(f"its update for round {going.round} is not there any more; it is sent again")
+            going.mark_lost()
+            self._deliver(going)
 
     # -- being here
 
@@ -664,8 +677,15 @@ class HubMeeting:
 
 def newest_study(depot: Depot, seal: Seal) -> tuple[str, str]:
     """Return digest and text of the study that the hub offered last, waiting for one: what a site's people may agree to."""
+    told: set[str] = set()
+
+    def tell(what: str) -> None:
+        if what not in told:
+            told.add(what)
+            log.warning(what)
+
     while True:
-        data = _patiently(log.warning, "asks for the study", lambda: depot.get(NEWEST_STUDY))
+        data = _patiently(tell, "asks for the study", lambda: depot.get(NEWEST_STUDY))
         if data is not None:
             found = notice(data, seal, HUB, "study", None)
             return found.study, found.text

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import ssl
 import threading
 import time
@@ -140,6 +141,7 @@ class NatsDepot:
         self._connecting = asyncio.Lock()
         self._refused = self._last_error = ""
         self._under_way: set[asyncio.Task[Any]] = set()
+        self._failures, self._failed = 0, asyncio.Event()
         self._bulk: Bulk | None = None
         _quiet_asyncio()
         self._loop = asyncio.new_event_loop()
@@ -178,7 +180,10 @@ class NatsDepot:
 
     def _bulk_connection(self) -> Bulk | None:
         """Return the connection for chunks, to where the other one is; None where that is no plain TLS."""
-        url = self._result(self._begin(self._connected())).connected_url.geturl()
+        found = self._result(self._begin(self._connected())).connected_url
+        if found is None:  # lost again since
+            raise self._unreachable()
+        url = found.geturl()
         if self._bulk is not None and not (self._bulk.url == url and self._bulk.fresh):
             self._bulk.close()
             self._bulk = None
@@ -220,6 +225,11 @@ class NatsDepot:
         async def end() -> None:
             if self._client is not None:
                 await self._client.close()
+            # What still tries to connect would be told of by asyncio as a task that was destroyed.
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
 
         try:
             asyncio.run_coroutine_threadsafe(end(), self._loop).result(5)
@@ -294,7 +304,7 @@ class NatsDepot:
                 await self._connect()
                 continue
             if time.monotonic() > until:
-                raise Unreachable(f"no connection to the broker at {', '.join(self._urls)}")
+                raise self._unreachable()
             await asyncio.sleep(0.02)
 
     async def _connect(self) -> None:
@@ -306,8 +316,11 @@ class NatsDepot:
                 urls = [url for url in self._urls if url.startswith(scheme)]
                 if urls and await self._connect_to(urls):
                     return
-            said = self._refused or self._last_error or "no answer"
-            raise Unreachable(f"no connection to the broker at {', '.join(self._urls)}: {said}")
+            raise self._unreachable()
+
+    def _unreachable(self) -> Unreachable:
+        said = self._refused or self._last_error or "no answer"
+        return Unreachable(f"no connection to the broker at {', '.join(self._urls)}: {said}")
 
     def _new_client(self) -> Any:
         import nats.aio.client
@@ -322,8 +335,10 @@ class NatsDepot:
     async def _connect_to(self, urls: list[str]) -> bool:
         client = self._new_client()
         self._refused = self._last_error = ""
+        self._failures, self._failed = len(urls), asyncio.Event()
         try:
-            await asyncio.wait_for(
+            await _unless(
+                self._failed,
                 client.connect(
                     servers=urls,
                     tls=self._tls(),
@@ -344,6 +359,10 @@ class NatsDepot:
             await self._listen(client)
         except Exception as error:
             await _quietly(client.close())
+            # nats-py leaves the session of a WebSocket that was not made to the garbage collector, which complains.
+            session = getattr(getattr(client, "_transport", None), "_client", None)
+            if session is not None:
+                await _quietly(session.close())
             self._last_error = self._last_error or _plain(error)
             return False
         self._client = client
@@ -377,6 +396,10 @@ class NatsDepot:
 
     async def _told(self, error: Exception) -> None:
         text = self._last_error = _plain(error) or type(error).__name__
+        # Where every address was tried once it is said; the client alone would go on trying without a word.
+        self._failures -= 1
+        if self._failures == 0:
+            self._failed.set()
         lower = text.lower()
         if (
             "authorization" in lower
@@ -457,6 +480,28 @@ def _no_eof_note(record: logging.LogRecord) -> bool:
     return "returning true from eof_received" not in record.msg
 
 
+async def _unless(failed: asyncio.Event, work: Coroutine[Any, Any, None], timeout_s: float) -> None:
+    """Do some work, in time and unless it is said to have failed.
+
+    Raises:
+        ConnectionError: if it has.
+        TimeoutError: if it takes too long.
+    """
+    doing, failing = asyncio.ensure_future(work), asyncio.ensure_future(failed.wait())
+    try:
+        await asyncio.wait({doing, failing}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if doing.done():
+            doing.result()
+        elif failing.done():
+            raise ConnectionError("no answer")
+        else:
+            raise TimeoutError
+    finally:
+        for one in (doing, failing):
+            one.cancel()
+        await asyncio.gather(doing, failing, return_exceptions=True)
+
+
 async def _quietly(ending: Coroutine[Any, Any, None]) -> None:
     try:
         await asyncio.wait_for(ending, 2.0)
@@ -465,4 +510,7 @@ async def _quietly(ending: Coroutine[Any, Any, None]) -> None:
 
 
 def _plain(error: Exception) -> str:
+    # A certificate's errors are OSErrors, too, with a number of their own.
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError):
+        return os.strerror(error.errno)  # asyncio's own text is "Connect call failed ('10.0.0.1', 4222)"
     return str(error).split("\n")[0][:200]

@@ -13,6 +13,7 @@ from medfed.across.consent import agreed
 from medfed.errors import ExchangeError, StudyError
 from medfed.exchange.folder import Folder
 from medfed.exchange.nats import Nats
+from medfed.record.folder import RunFolder
 from medfed.study import digest, read_study, shared, study_of
 
 TINY = STUDY.format(rounds=3).partition("sites:")[0]
@@ -140,3 +141,15 @@ def test_a_hub_that_is_not_told_how_says_what_to_say(tmp_path):
         exchange(tmp_path, "exchange: {kind: folder, url: share}", broker=True)
     with pytest.raises(ExchangeError, match="this folder holds no federation"):
         exchange(tmp_path, "", tmp_path / "nothing")
+
+
+def test_a_run_that_was_not_finished_is_found_and_another_studys_is_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.yaml").write_text(TINY + "sites: [north, south]\n")
+    study = read_study(tmp_path / "study.yaml")
+    assert coordinator._unfinished(study) is None
+    RunFolder(Path("runs/tiny")).write_facts({"digest": digest(study)})
+    RunFolder(Path("runs/tiny-2")).write_facts({"digest": "of another"})
+    assert coordinator._unfinished(study) == Path("runs/tiny")
+    RunFolder(Path("runs/tiny")).write_facts({"digest": digest(study), "finished": "now"})
+    assert coordinator._unfinished(study) is None

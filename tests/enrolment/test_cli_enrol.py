@@ -35,7 +35,7 @@ def test_a_fingerprint_that_is_not_confirmed_signs_nothing(said, tmp_path):
     said("site", "north")
     said("sign", "credentials/north.request.pem", code=1, answer="n\n")
     assert not (tmp_path / "north.kit").exists()
-    assert said("list") == ""
+    assert "no site is enrolled yet" in said("list")
 
 
 def test_errors_are_told_in_one_line(said):

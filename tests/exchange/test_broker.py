@@ -8,8 +8,13 @@ import socket
 import threading
 import time
 
-from medfed.enrolment import broker
+import pytest
+
+from medfed.enrolment import broker, enrol
 from medfed.enrolment.broker import Broker
+from medfed.exchange._depot import Unreachable
+from medfed.exchange.nats import NatsDepot
+from medfed.signing import Identity
 
 PATIENCE_S = 60
 
@@ -80,3 +85,35 @@ def test_a_hub_reaches_its_broker_on_its_own_machine(enrolment):
     found = x509.load_pem_x509_certificate((enrolment.authority / "broker" / "identity.pem").read_bytes())
     names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert "127.0.0.1" in [str(one) for one in names.get_values_for_type(x509.IPAddress)]
+
+
+@pytest.mark.parametrize("who", ["north", "west"], ids=["again after a revocation", "for the first time"])
+def test_a_site_that_is_enrolled_while_the_broker_runs_is_answered(enrolment, who):
+    """Not only let in: its requests, too."""
+    enrolment.start()
+    hub = NatsDepot([enrolment.url], Identity(enrolment.credentials("hub")), "56" * 32)
+    eventually(lambda: hub.put("glob/newest/study/m", b"here"))
+    if who == "north":
+        enrol.revoke(enrolment.authority, who)
+        eventually(lambda: reloaded(enrolment, 2))
+    enrolment.enrol(who)
+    site = NatsDepot([enrolment.url], Identity(enrolment.credentials(who)), "56" * 32)
+    assert eventually(lambda: site.get("glob/newest/study/m")) == b"here"
+    for depot in (site, hub):
+        depot.close()
+
+
+def reloaded(enrolment, times: int) -> None:
+    log = (enrolment.authority / "broker" / "nats-server.log").read_text()
+    if log.count("Reloaded server configuration") < times:
+        raise Unreachable("not yet")
+
+
+def eventually(call):
+    end = time.monotonic() + 15
+    while True:
+        try:
+            return call()
+        except Unreachable:
+            assert time.monotonic() < end, "it was never answered"
+            time.sleep(0.1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 
 import pytest
 
@@ -23,11 +24,22 @@ def depots(enrolment):
         NatsDepot([enrolment.url], Identity(enrolment.credentials(party)), STUDY)
         for party in ("hub", "north")
     ]
-    made[0].put("glob/newest/x/m", b"a stream for models")
+    until(lambda: made[0].put("glob/newest/x/m", b"a stream for models"))
     made[0].get(f"up/{STUDY[:16]}/north/here/m")  # and one for north's updates
     yield made
     for depot in made:
         depot.close()
+
+
+def until(call) -> None:
+    """Do it as soon as the broker is up."""
+    end = time.monotonic() + 20
+    while True:
+        try:
+            return call()
+        except Unreachable:
+            assert time.monotonic() < end, "the broker does not come up"
+            time.sleep(0.05)
 
 
 def chunks(prefix: str) -> dict[str, bytes]:
@@ -115,3 +127,19 @@ def test_what_answers_as_no_broker_does_is_refused(enrolment, said, told):
     with listening, pytest.raises(Unreachable, match=told):
         Bulk(f"tls://127.0.0.1:{listening.getsockname()[1]}", hub._tls(), "hub", 5, 5, 8)
     hub.close()
+
+
+def test_a_broker_that_is_not_there_is_said_at_once_and_with_its_address(enrolment):
+    hub = NatsDepot([enrolment.url], Identity(enrolment.credentials("hub")), STUDY)
+    began = time.monotonic()
+    with pytest.raises(Unreachable, match=rf"no connection to the broker at {enrolment.url}: .*refused"):
+        hub.get("glob/newest/study/m")
+    assert time.monotonic() - began < 5  # the client alone goes on trying without a word
+    hub.close()
+
+
+def test_a_connection_that_is_lost_at_that_moment_is_tried_again_later(depots, monkeypatch):
+    hub, _ = depots
+    monkeypatch.setattr(type(hub._client), "connected_url", None)
+    with pytest.raises(Unreachable, match="no connection to the broker at tls://"):
+        hub.put_many(chunks(global_prefix(STUDY, 0)).items(), lambda name: None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import threading
 
 import pytest
@@ -149,3 +150,23 @@ def test_an_update_that_was_damaged_in_the_site_is_made_again(meeting):
     (meeting.north._outbox / "update").write_bytes(b"damaged")
     meeting.north.send(meeting.update(1))
     assert digest(meeting.came(1).delta.minuend) == digest(meeting.update(1).delta.minuend)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_an_update_that_the_place_in_between_lost_is_sent_again(meeting, tmp_path, restarted):
+    meeting.north.send(meeting.update(1))
+    shutil.rmtree(
+        tmp_path / "share" / "up"
+    )  # a broker's disk that was replaced, or another run that cleared it
+    if restarted:
+        meeting.north.close()
+        meeting.north = Folder(url=str(tmp_path / "share"), poll_s=0.001).open_site(
+            STUDY, "north", tmp_path / "north"
+        )
+    # It waits for the next model, as after every update; nothing in this test publishes one before it is needed.
+    waiting = threading.Thread(target=lambda: meeting.north.fetch("north", 1), daemon=True)
+    waiting.start()
+    assert digest(meeting.came(1).delta.minuend) == digest(meeting.update(1).delta.minuend)
+    meeting.hub.publish(Global(1, meeting.model, study=STUDY))
+    waiting.join(PATIENCE_S)
+    assert not waiting.is_alive()
