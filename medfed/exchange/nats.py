@@ -14,7 +14,7 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,6 @@ from typing import Annotated, Any
 import msgspec
 
 from medfed.errors import ExchangeError
-from medfed.exchange._bulk import Bulk
 from medfed.exchange._depot import Depot, Missing, Unreachable
 from medfed.exchange._exchange import Exchange
 from medfed.exchange._meeting import HubMeeting, SiteMeeting, newest_study
@@ -142,7 +141,6 @@ class NatsDepot:
         self._refused = self._last_error = ""
         self._under_way: set[asyncio.Task[Any]] = set()
         self._failures, self._failed = 0, asyncio.Event()
-        self._bulk: Bulk | None = None
         _quiet_asyncio()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="medfed-nats", daemon=True).start()
@@ -158,10 +156,6 @@ class NatsDepot:
     def put_many(
         self, pieces: Iterable[tuple[str, bytes | memoryview]], stored: Callable[[str], None]
     ) -> None:
-        bulk = self._bulk_connection()
-        if bulk is not None:
-            bulk.put_many(self._placed(pieces), stored)
-            return
         jobs = ((name, partial(self._begin_put, name, data)) for name, data in pieces)
         self._checked(lambda: through_window(jobs, lambda name, _: stored(name), _WINDOW, first=2))
 
@@ -171,33 +165,8 @@ class NatsDepot:
                 raise Missing(f"chunk {name.rpartition('/')[2].partition('-')[0]} is not at the broker")
             take(name, data)
 
-        bulk = self._bulk_connection()
-        if bulk is not None:
-            bulk.get_many([(name, _getting(name)) for name in names], take)
-            return
         jobs = ((name, lambda name=name: self._begin(self._get(name))) for name in names)
         self._checked(lambda: through_window(jobs, got, _WINDOW, first=2))
-
-    def _bulk_connection(self) -> Bulk | None:
-        """Return the connection for chunks, to where the other one is; None where that is no plain TLS."""
-        found = self._result(self._begin(self._connected())).connected_url
-        if found is None:  # lost again since
-            raise self._unreachable()
-        url = found.geturl()
-        if self._bulk is not None and not (self._bulk.url == url and self._bulk.fresh):
-            self._bulk.close()
-            self._bulk = None
-        if self._bulk is None and url.startswith("tls://"):
-            self._bulk = Bulk(url, self._tls(), self._identity.name, self._timeout_s, _CONNECT_S, _WINDOW)
-        return self._bulk
-
-    def _placed(
-        self, pieces: Iterable[tuple[str, bytes | memoryview]]
-    ) -> Iterator[tuple[str, str, bytes | memoryview]]:
-        for name, data in pieces:
-            if self._is_hub and _stream(name) not in self._streams:
-                self._result(self._begin(self._ensure_stream(name)))
-            yield name, name.replace("/", "."), data
 
     def forget(self, study: str, before: int) -> None:
         # An update that came too late lies in a round that was cleared already, so the rounds before are cleared again.
@@ -219,9 +188,6 @@ class NatsDepot:
         self._changed.clear()
 
     def close(self) -> None:
-        if self._bulk is not None:
-            self._bulk.close()
-
         async def end() -> None:
             if self._client is not None:
                 await self._client.close()
