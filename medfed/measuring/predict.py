@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 import medfed
-from medfed.build import module_of, simulated_secret
+from medfed.build import hospital_of, module_of, simulated_secret
 from medfed.data.datamodule import SiteData
 from medfed.data.dataset import prepared_of
 from medfed.data.index import Case, Index, index_folder
@@ -76,13 +76,7 @@ def predict(
             lines = list(_images(study, module, index, out))
             cases: Sequence[Case] = index.cases
         else:
-            site = SiteData.open(
-                data,
-                study.data,
-                study.task.needs,
-                site_secret=secret,
-                classes=len(getattr(study.task, "classes", ())) or None,
-            )
+            site = hospital_of(study, name, str(data), secret).data
             cases = [case for split in SPLITS for case in site.cases(split)]
             lines = list(_rows(study, module, site, cases, baselines.read(folder.path).get(model, {})))
     _write_csv(out / TABLE, lines)

@@ -14,19 +14,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import torch
 from msgspec import Meta
 from torch import Tensor
 
-from medfed.dp.accounting import Accountant, Charge, noise_for
 from medfed.dp.noise import gaussian
 from medfed.errors import PrivacyError
 from medfed.kinds import kind_of
+from medfed.privacy._client_noise import ClientNoise
 from medfed.privacy._clipping import clipped, factor, noised, scaled
-from medfed.privacy._privacy import GROUP, Positive, Privacy, PrivacyState, Probability, public_only
+from medfed.privacy._privacy import GROUP, Positive, PrivacyState, public_only
 from medfed.update import Update
 from medfed.weights import Weights, norm
 
@@ -49,7 +49,7 @@ class Adaptive(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     count_noise: Positive | None = None
 
 
-class ClientDP(Privacy, tag="client_dp", frozen=True):
+class ClientDP(ClientNoise, tag="client_dp", frozen=True):
     """Noised updates: from a site's update, or from the merged model, one cannot tell what that site's data were.
 
     `where: hub` (central) protects each site against everyone but the hub, which sees the updates, clips them and adds
@@ -65,24 +65,11 @@ class ClientDP(Privacy, tag="client_dp", frozen=True):
     which is why sampling of sites is not counted as amplification.
     """
 
-    replaces_batch_norm: ClassVar[bool] = True
-    example: ClassVar[Mapping[str, Any]] = {"noise_multiplier": 0.5}
-    scalars: ClassVar[tuple[str, ...]] = ("privacy/epsilon",)
-
     where: Literal["site", "hub"] = "hub"
-    clip: Positive = 1.0
-    noise_multiplier: Positive | None = None
-    epsilon: Positive | None = None
-    delta: Probability = 1e-5
-    accountant: Accountant = "prv"
     adaptive: Adaptive | None = None
-    scores: Literal["withhold", "send"] = "withhold"
 
     def __post_init__(self) -> None:
-        if self.noise_multiplier is None and self.epsilon is None:
-            raise PrivacyError(
-                "privacy 'client_dp': give noise_multiplier, or epsilon and delta; neither is there"
-            )
+        super().__post_init__()
         if self.adaptive is not None and self.where == "site":
             raise PrivacyError(
                 "privacy 'client_dp': adaptive needs where: hub: one noised update says nothing about the others' length"
@@ -124,34 +111,6 @@ class ClientDP(Privacy, tag="client_dp", frozen=True):
             f"each hospital's updates are hidden by client_dp; {trusted}; all hospitals weigh the same",
             f"validation scores are not covered by epsilon and {told}; sampling of sites is not secret and not counted",
         )
-
-    def planned(self, rounds: int) -> ClientDP:
-        """Return it with the noise multiplier that keeps so many rounds within the target.
-
-        Raises:
-            PrivacyError: if no noise does.
-        """
-        if self.noise_multiplier is not None:
-            return self
-        assert self.epsilon is not None
-        found = noise_for(self.epsilon, self.delta, Charge(0.0, 1.0, rounds), self.accountant)
-        return msgspec.structs.replace(self, noise_multiplier=found)
-
-    @property
-    def multiplier(self) -> float:
-        """The noise multiplier.
-
-        Raises:
-            PrivacyError: if it depends on the number of rounds and `planned` was not asked.
-        """
-        if self.noise_multiplier is None:
-            raise PrivacyError(
-                "client_dp: the noise of a target epsilon depends on the rounds; use planned(rounds)"
-            )
-        return self.noise_multiplier
-
-    def charge(self) -> Charge:
-        return Charge(self.multiplier)
 
     def protect(self, update: Update, weights: Weights) -> Update:
         if update.groups:

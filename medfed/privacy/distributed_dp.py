@@ -35,21 +35,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
-import msgspec
 import torch
 from msgspec import Meta
 from torch import Tensor
 
-from medfed.dp.accounting import Accountant, Charge, noise_for
 from medfed.dp.noise import LARGEST, gaussian
 from medfed.errors import PrivacyError
 from medfed.kinds import kind_of
 from medfed.letters import HubLetters, SiteLetters
+from medfed.privacy._client_noise import ClientNoise
 from medfed.privacy._clipping import factor, scaled, share
 from medfed.privacy._masks import Bits
-from medfed.privacy._privacy import Hearing, Positive, Privacy, Probability, Shield, public_only
+from medfed.privacy._privacy import Hearing, Positive, Shield, public_only
 from medfed.privacy._sum import Settings, needed
 from medfed.privacy._sum_hub import convened
 from medfed.privacy._sum_site import GROUP, shields
@@ -65,7 +64,7 @@ MIN_STEPS = 1024
 MOST_ROUNDING = 0.1
 
 
-class DistributedDP(Privacy, tag="distributed_dp", frozen=True):
+class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
     """Noised secure sum: the hub learns only a sum of clipped updates, with noise that no one party knows.
 
     Protects each hospital's whole contribution, to (`epsilon`, `delta`) over the whole study, against the hub, other
@@ -80,30 +79,18 @@ class DistributedDP(Privacy, tag="distributed_dp", frozen=True):
     is not counted; sites beyond `colluding` that give the hub their noise.
     """
 
-    noise_multiplier: Positive | None = None
-    epsilon: Positive | None = None
-    delta: Probability = 1e-5
-    clip: Positive = 1.0
-    accountant: Accountant = "prv"
     least: Annotated[int, Meta(ge=2, le=MOST_SITES)] = 3
     colluding: Annotated[int, Meta(ge=0)] = 1
     threshold: Annotated[float, Meta(gt=0.5, le=1)] = 0.67
     bits: Bits = 32
     neighbours: Annotated[int, Meta(ge=4)] = 30
     patience_s: Positive = 300.0
-    scores: Literal["withhold", "send"] = "withhold"
 
     reveals_each_update: ClassVar[bool] = False
-    replaces_batch_norm: ClassVar[bool] = True
     sends: ClassVar[tuple[str, ...]] = (GROUP,)
-    scalars: ClassVar[tuple[str, ...]] = ("privacy/epsilon",)
-    example: ClassVar[Mapping[str, Any]] = {"noise_multiplier": 0.5}
 
     def __post_init__(self) -> None:
-        if self.noise_multiplier is None and self.epsilon is None:
-            raise PrivacyError(
-                "privacy 'distributed_dp': give noise_multiplier, or epsilon and delta; neither is there"
-            )
+        super().__post_init__()
         if self.colluding >= self.least:
             raise PrivacyError(
                 f"privacy 'distributed_dp': of least: {self.least} sites colluding: {self.colluding} may give their noise "
@@ -148,31 +135,6 @@ class DistributedDP(Privacy, tag="distributed_dp", frozen=True):
             f"validation scores are not covered by epsilon and {told}; sampling of sites is not secret and not counted",
         )
 
-    def planned(self, rounds: int) -> DistributedDP:
-        """Return it with the noise multiplier that keeps so many rounds within the target.
-
-        Raises:
-            PrivacyError: if no noise does.
-        """
-        if self.noise_multiplier is not None:
-            return self
-        assert self.epsilon is not None
-        found = noise_for(self.epsilon, self.delta, Charge(0.0, 1.0, rounds), self.accountant)
-        return msgspec.structs.replace(self, noise_multiplier=found)
-
-    @property
-    def multiplier(self) -> float:
-        """The noise multiplier of the sum.
-
-        Raises:
-            PrivacyError: if it depends on the number of rounds and `planned` was not asked.
-        """
-        if self.noise_multiplier is None:
-            raise PrivacyError(
-                "distributed_dp: the noise of a target epsilon depends on the rounds; use planned(rounds)"
-            )
-        return self.noise_multiplier
-
     @property
     def deviation(self) -> float:
         """The deviation of one site's share of the noise."""
@@ -182,9 +144,6 @@ class DistributedDP(Privacy, tag="distributed_dp", frozen=True):
     def grid(self) -> float:
         """Steps to a unit, a power of two: coarser than any round's fixed point, which then adds without error."""
         return self._settings.fixed_point(MOST_SITES).scale
-
-    def charge(self) -> Charge:
-        return Charge(self.multiplier)
 
     def tell(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
         # None of training: with the number of steps the hub could tell the cases.
