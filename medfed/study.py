@@ -33,6 +33,7 @@ from medfed.rules.fedavg import FedAvg
 from medfed.schedules import Schedule
 from medfed.schedules.constant import Constant
 from medfed.tasks import Task
+from medfed.update import OUTLIER
 
 if TYPE_CHECKING:
     AnyTask = Task
@@ -103,16 +104,18 @@ class Train(_Section, frozen=True, kw_only=True):
 
 
 class Sampling(_Section, frozen=True, kw_only=True):
-    """Who trains in a round.
+    """Who trains in a round, and whose update counts.
 
     fraction: the share of sites asked each round, drawn from the study's seed.  minimum: fewer answers than this stop
     the study; half of the sites, rounded up, if null.  deadline_s: seconds until a round goes on without who is late;
-    no limit if null.
+    no limit if null.  outlier: an update this many times as long as those of the same round is refused, and the round
+    goes on; null leaves it to the rule.
     """
 
     fraction: Share = 1.0
     minimum: Count | None = None
     deadline_s: Annotated[float, Meta(gt=0)] | None = None
+    outlier: Annotated[float, Meta(ge=10)] | None = OUTLIER
 
 
 class Evaluation(_Section, frozen=True, kw_only=True):

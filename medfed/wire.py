@@ -270,7 +270,8 @@ def _parts(tensors: Mapping[str, Tensor]) -> dict[str, _Part]:
     names: dict[str, list[str]] = {}
     for full in tensors:
         prefix, slash, name = full.partition("/")
-        if not slash or not name:
+        # No name is ever made a path; one that would lead somewhere as a path is nobody's layer.
+        if not slash or not name or not {"", ".", ".."}.isdisjoint(full.split("/")):
             raise WireError(f"a tensor is named '{full[:80]}', expected part/name")
         names.setdefault(prefix, []).append(name)
     return {prefix: _Part(tensors, prefix, found) for prefix, found in names.items()}
