@@ -57,6 +57,9 @@ Share = Annotated[float, Meta(gt=0, le=1)]
 SiteName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 
 
+# A study of hundreds of sites has some tens of thousands of characters.
+LARGEST_FILE = 1 << 20
+
 _Record = TypeVar("_Record")
 
 
@@ -382,9 +385,16 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def _parse(text: str, name: str, expected: str) -> tuple[dict[str, Any], dict[tuple, int]]:
+    # A few names for what is repeated, each standing for many of the one before, would make a short text endless.
+    if len(text) > LARGEST_FILE:
+        raise StudyError(f"{name}: {len(text)} characters; {expected} has at most {LARGEST_FILE}")
     try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader)):
+            raise StudyError(f"{name}: YAML's aliases (*name) are not read; write out what is meant")
         raw = yaml.load(text, Loader=_Loader)
         node = yaml.compose(text, Loader=_Loader)
+    except RecursionError:
+        raise StudyError(f"{name}: it is nested too deeply to be {expected}") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f":{mark.line + 1}" if mark else ""

@@ -429,7 +429,7 @@ def _header(metadata: Any, study: str) -> _UpdateHeader | _GlobalHeader:
         raise WireError(f"a header of {len(text)} characters; at most {LARGEST_HEADER_BYTES} are read")
     try:
         header: _UpdateHeader | _GlobalHeader = msgspec.json.decode(text, type=_UpdateHeader | _GlobalHeader)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise WireError(f"the header does not read: {_plain(error)}") from None
     if header.format != FORMAT:
         raise WireError(
