@@ -7,8 +7,8 @@
 
 Each study is trained without privacy with a budget that suits it (BUDGET in the script), and under each mechanism at
 three epsilons, delta 1e-5, with what a practitioner would change for it (CHANGES): under `dp_sgd` a step takes all of a
-hospital's patients, for noise shrinks with their number; under `client_dp` and `distributed_dp` the clip is near an
-update's length. Noise grows with the root of the number of weights, so the lines `public start` begin with a model that
+hospital's patients, for noise shrinks with their number; under `client_dp` and `distributed_dp` the clip is small, for noise
+grows with it. Noise grows with the root of the number of weights too, so the lines `public start` begin with a model that
 another hospital (the quickstart's held-out one, taken to be public) trained, and train and exchange its last block alone.
 One more line says what the study's own settings reach without privacy. Dice (or AUROC) is that of the final model on the
 hospitals' validation cases, the mean over hospitals. hippocampus is the study of benchmarks/hippocampus.py at 2 mm.
@@ -57,7 +57,7 @@ NOISED: dict[str, dict[str, Any]] = {
     "dp_sgd": {"kind": "dp_sgd"},
     "client_dp at the hub": {"kind": "client_dp", "where": "hub"},
     "client_dp at the sites": {"kind": "client_dp", "where": "site"},
-    "distributed_dp": {"kind": "distributed_dp", "bits": 64},
+    "distributed_dp": {"kind": "distributed_dp"},
 }
 PRIVATE = {
     f"{name}, epsilon {epsilon}": {**mechanism, "epsilon": epsilon, "scores": "send"}
@@ -101,20 +101,21 @@ BUDGET = {
 CHANGES: dict[str, dict[str, tuple[list[str], dict[str, Any]]]] = {
     "quickstart": {
         "dp_sgd": (["train.batch=16", "train.clip=null", "train.optimiser={kind: adam, lr: 0.01}"], {}),
-        "client_dp": ([], {"clip": 0.5}),
-        "distributed_dp": ([], {"clip": 0.5}),
+        "client_dp": ([], {"clip": 0.1}),
+        "distributed_dp": ([], {"clip": 0.1}),
     },
     "hippocampus": {
         "dp_sgd": (
             ["train.batch=48", "train.epochs=4", "train.clip=null", "train.optimiser={kind: adam, lr: 0.01}"],
             {},
         ),
-        "client_dp": ([], {"clip": 0.5}),
-        "distributed_dp": ([], {"clip": 0.5}),
+        "client_dp": ([], {"clip": 0.1}),
+        "distributed_dp": ([], {"clip": 0.1}),
     },
 }
 # From a public start: the last block alone, in small steps.
 LAST_BLOCK = ["train.only=[model.2]", "train.clip=null", "train.optimiser={kind: adam, lr: 0.003}"]
+LAST_BLOCK_CLIP = 0.01
 
 
 @dataclass
@@ -201,6 +202,7 @@ def settings(study: str, name: str, folder: Path) -> list[str]:
     found = [*BUDGET[study], *changed]
     if name.startswith(PUBLIC):
         found += [f"start={public_start(study, folder)}", *LAST_BLOCK]
+        own = {"clip": LAST_BLOCK_CLIP} if own else {}
     if name == UNTRAINED:  # a step too small to change anything, so that its score is written down
         found += ["train.rounds=1", "train.epochs=1", "train.optimiser={kind: sgd, lr: 1e-12}"]
     return [*found, f"privacy={json.dumps({**privacy, **own})}"]

@@ -254,5 +254,5 @@ def _split(sealed: bytes) -> tuple[_Proof, bytes]:
         if not newline:
             raise msgspec.DecodeError("no second line")
         return msgspec.json.decode(head, type=_Proof), text
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except msgspec.MsgspecError as error:
         raise WireError(f"a sealed text of {len(sealed)} bytes does not read: {error}") from None

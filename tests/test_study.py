@@ -145,7 +145,8 @@ def test_every_kind_is_named_after_its_file_and_says_what_it_is(folder):
     [
         # Ten lines, each ten times the one before: 10^9 values, were they written out.
         (
-            "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10)),
+            "a0: &a0 [x]\n"
+            + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10)),
             "aliases",
         ),
         ("a: &a [*a]\n", "aliases"),

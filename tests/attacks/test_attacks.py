@@ -255,11 +255,12 @@ BYTES = {
 @pytest.mark.parametrize("signed", [False, True])
 def test_a_json_bomb_as_manifest_is_refused(federation, signed):
     text = nested(100_000).encode()
-    # Unsigned it is in the first line, where the signature would be: whoever can write to the storage can send it.
+    # Unsigned it is in the first line, where the signature would be: whoever can write to the storage can send it. Signed
+    # it comes before what says that this is a manifest, so that it must be read over.
     sealed = (
-        federation.sites["north"]._seal.seal(b'{"is":"manifest","chunks":' + text + b"}")
+        federation.sites["north"]._seal.seal(b'{"chunks":' + text + b',"is":"manifest"}')
         if signed
-        else text + b"\n{}"
+        else b'{"more":' + text + b"}\n{}"
     )
     up(federation, "north").mkdir(parents=True)
     (up(federation, "north") / "m").write_bytes(sealed)
