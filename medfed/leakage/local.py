@@ -323,7 +323,9 @@ def in_words(findings: Findings) -> str:
             f"that came back best, {one.mean:.0%} on average (guessing with other patients: {one.chance:.0%})"
         )
     if what == "image":
-        lines.append("Look at the picture too: a part of a patient that an eye finds in noise is a small share of all voxels.")
+        lines.append(
+            "Look at the picture too: a part of a patient that an eye finds in noise is a small share of all voxels."
+        )
     if findings.members:
         lines.append("")
         lines.append(
