@@ -200,6 +200,7 @@ def _federate(
             merged=merged,
             audit=audit,
             compress=study.compress,
+            outlier=study.sampling.outlier,
         )
     finally:
         progress.stop()
