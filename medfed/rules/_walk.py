@@ -30,15 +30,19 @@ from medfed.weights import Difference, Weights
 # product, which reads and writes the sum once for all of them.
 BATCH = 4
 
-# Elements of a block: its float64 sum (256 KiB) and the rows of a batch (1 MiB) about fit a core's
-# second-level cache. It is below what torch splits over threads: each of the merge's thousands of small
-# additions would start and join some, which on a machine with other work waits for the scheduler each time (a
-# merge of 1 s then took minutes).
-BLOCK = 1 << 15
+# Elements of a block: its float64 sum (1 MiB) and the rows of a batch (4 MiB) stay in a core's share of the last
+# cache. Blocks of a quarter, which fit the cache before it, took a third longer: four times the calls, and shorter
+# reads of each update.
+BLOCK = 1 << 17
+
+# Elements of the piece of a block that a rule works on. It is no more than torch leaves to one thread: each of a rule's
+# thousands of small operations would start and join some, which on a machine with other work waits for the scheduler
+# each time (a merge of 1 s then took minutes).
+PIECE = 1 << 15
 
 # What a float32 sum of a block's squares may lie in: above, float32 overflows; below, squares that it rounds to
-# zero could count (32768 of at most 1e-38). Outside, the block is summed in float64.
-SQUARES = (1e-27, 1e38)
+# zero could count (131072 of at most 1e-38). Outside, the block is summed in float64.
+SQUARES = (1e-26, 1e38)
 
 # Shares that sum to one do so within a float64 rounding (1e-16) a site; this is room for thousands of sites.
 SHARES_ROUNDING = 1e-12
@@ -73,32 +77,28 @@ class Term:
         self.values_into(out, here)
         return out if self.origin is None else out.sub_(self.origin[here])
 
-    def squared_norm(self, single: Tensor, double: Tensor) -> float:
+    def squares(self, here: slice, single: Tensor, double: Tensor) -> float:
         """Return the sum of the delta's squares; `single` and `double` are room for a block.
 
-        Blocks of float32 are summed in float32, which takes a third of the time, and their sums in float64: a difference
-        is rounded by 6e-8 of itself, and a sum of n squares, in whatever order, by at most n times that (0.2 % for a
-        block; seen: 1e-6).
+        Float32 models are summed in float32, which takes a third of the time: a difference is rounded by 6e-8 of itself,
+        and a sum of n squares, in whatever order, by at most n times that (0.8 % for a block, seen: 1e-6).
         """
-        blocks = _blocks(self.values.numel())
-        if any(held is not None and held.dtype != torch.float32 for held in (self.values, self.origin)):
-            return sum(self._exact_squares(here, double) for here in blocks)
-        values, room = self.values.numpy(), single.numpy()
-        origin = np.zeros(0, np.float32) if self.origin is None else self.origin.numpy()
-        total = 0.0
-        for here in blocks:
-            size = here.stop - here.start
-            if self.origin is None:
-                room[:size] = values[here]
-            else:
-                np.subtract(values[here], origin[here], out=room[:size])
-            found = float(torch.dot(single[:size], single[:size]))
-            total += found if SQUARES[0] < found < SQUARES[1] else self._exact_squares(here, double)
-        return total
+        if self._single_arrays is not None:
+            values, origin = self._single_arrays
+            delta = single[: here.stop - here.start]
+            with np.errstate(over="ignore", invalid="ignore"):
+                np.subtract(values[here], origin[here], out=delta.numpy())
+            found = float(torch.dot(delta, delta))
+            if SQUARES[0] < found < SQUARES[1]:
+                return found
+        exact = self.delta_into(double[: here.stop - here.start], here)
+        return float(torch.dot(exact, exact))
 
-    def _exact_squares(self, here: slice, double: Tensor) -> float:
-        delta = self.delta_into(double[: here.stop - here.start], here)
-        return float(torch.dot(delta, delta))
+    @cached_property
+    def _single_arrays(self) -> tuple[np.ndarray, np.ndarray] | None:
+        if self.origin is None or not self.values.dtype == self.origin.dtype == torch.float32:
+            return None
+        return self.values.numpy(), self.origin.numpy()
 
     def is_whole(self, own: Tensor, here: slice) -> bool:
         """Whether the values are all there is to add: a bare delta, or a model that started from the global one."""
@@ -146,7 +146,7 @@ def term(update: Update, name: str, tensor: Tensor) -> Term:
 
 @dataclass(frozen=True)
 class Block:
-    """A block of one tensor: where it is, the global weights there, and the sites' factor-weighted sum.
+    """A piece of one tensor: where it is, the global weights there, and the sites' factor-weighted sum.
 
     `total` sums whole models where a site's model is held and deltas where only a delta is; `held` is the sum
     of the former's factors. So the sum of deltas is `total - held * weights`, and the merged model `total +
@@ -226,9 +226,10 @@ def _sum_in_cache(
     total = torch.empty(min(BLOCK, own.numel()), dtype=torch.float64)
     rows = _rows(own.numel())
     for here in _blocks(own.numel()):
-        block = total[: here.stop - here.start].zero_()
+        block = total[: here.stop - here.start]
+        block.numpy().fill(0)  # on this thread
         held = _add(block, parts, factors, own, here, rows)
-        yield Block(name, here, tensor, block, held, _split(rows, len(block)))
+        yield from _pieces(name, here, tensor, block, held, rows)
 
 
 def _sum_in_memory(
@@ -246,17 +247,22 @@ def _sum_in_memory(
             held[index] += _add(total[here], parts, factors[first : first + at_once], own, here, rows)
         del parts
     for index, here in enumerate(_blocks(own.numel())):
-        block = total[here]
-        yield Block(name, here, tensor, block, held[index], _split(rows, len(block)))
+        yield from _pieces(name, here, tensor, total[here], held[index], rows)
 
 
 def _rows(elements: int) -> Tensor:
     return torch.empty(BATCH * min(BLOCK, elements), dtype=torch.float64)
 
 
-def _split(rows: Tensor, elements: int) -> list[Tensor]:
-    # While a rule works on a block, what the sites' values were in is free, and in the cache.
-    return list(rows[: BATCH * elements].view(BATCH, elements))
+def _pieces(
+    name: str, here: slice, tensor: Tensor, total: Tensor, held: float, rows: Tensor
+) -> Iterator[Block]:
+    for piece in _blocks(len(total), PIECE):
+        elements = piece.stop - piece.start
+        # While a rule works on a piece, what the sites' values were in is free, and in the cache.
+        room = list(rows[: BATCH * elements].view(BATCH, elements))
+        where = slice(here.start + piece.start, here.start + piece.stop)
+        yield Block(name, where, tensor, total[piece], held, room)
 
 
 def _add(
@@ -375,20 +381,26 @@ def matrices(
 
 
 def squared_norms(sites: Sequence[Update], weights: Weights) -> list[float]:
-    """Return the squared Euclidean norm of each site's delta over all tensors together, summed in float64.
+    """Return the squared Euclidean norm of each site's delta over all tensors together.
+
+    Blocks are summed in float64; within a block see `Term.squares`.
 
     Raises:
         RuleError: naming the first site whose norm is not finite.
     """
     found = [0.0] * len(sites)
+    everything = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
     for name, tensor in weights.items():
-        own = tensor.reshape(-1)
-        double = torch.empty(min(BLOCK, own.numel()), dtype=torch.float64)
+        elements = tensor.numel()
+        double = torch.empty(min(BLOCK, elements), dtype=torch.float64)
         single = torch.empty(len(double))
-        for index, update in enumerate(sites):
-            # What leaves float32 is looked at again in float64.
-            with np.errstate(over="ignore", invalid="ignore"):
-                found[index] += term(update, name, tensor).squared_norm(single, double)
+        at_once = _at_once(sites, tensor, everything // 2)
+        for first in range(0, len(sites), at_once):
+            parts = [term(update, name, tensor) for update in sites[first : first + at_once]]
+            for here in _blocks(elements):
+                for number, part in enumerate(parts, first):
+                    found[number] += part.squares(here, single, double)
+            del parts
     for update, square in zip(sites, found, strict=True):
         if not isfinite(square):
             raise RuleError(f"{who(update)}: the norm of its delta is not finite; training diverged there")
