@@ -168,7 +168,11 @@ class Block:
 
     def double(self, tensor: Tensor) -> Tensor:
         """Return a copy of a tensor's values here, float64; it is valid until the next block."""
-        out = self.room.pop() if self.room else torch.empty(self.here.stop - self.here.start, dtype=torch.float64)
+        out = (
+            self.room.pop()
+            if self.room
+            else torch.empty(self.here.stop - self.here.start, dtype=torch.float64)
+        )
         return Term(tensor.reshape(-1), None).values_into(out, self.here)
 
     def delta(self) -> Tensor:
