@@ -235,7 +235,6 @@ NOT_PROPORTIONAL = {
     "fedadagrad": "the step is normalised by its own size",
     "fedadam": "the step is normalised by its own size",
     "fedyogi": "the step is normalised by its own size",
-    "qfedavg": "the step's length is bounded by an estimate that grows with the updates' squares",
 }
 
 
