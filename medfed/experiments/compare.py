@@ -72,10 +72,12 @@ def compare(
     folder = _folder(study, Path(out) if out is not None else None, resume)
     cases: list[CaseRow] = []
     costs: dict[str, Cost] = {}
-    for name, variant in planned.items():
+    for number, (name, variant) in enumerate(planned.items(), 1):
         if not isinstance(variant, Study):
+            progress.say(f"method {number} of {len(planned)}: {name} is not run: {variant}")
             costs[name] = Cost(refused=variant)
             continue
+        progress.say(f"method {number} of {len(planned)}: {name}")
         # Alone, and pooled, training is the same beside every method: once is enough.
         done = _run(variant, folder / name, name == next(iter(ready)), progress)
         costs[name] = _cost(done)
