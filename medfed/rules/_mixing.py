@@ -30,5 +30,7 @@ def mixed_distances(distances: Tensor, mixing: Tensor) -> Tensor:
     neighbours are at distance 0 exactly; a row with a site at an infinite distance is infinitely far.
     """
     apart = mixing[:, None] - mixing[None]
-    within = torch.where(distances.isfinite(), distances, torch.finfo(torch.float64).max / len(distances) ** 2)
+    within = torch.where(
+        distances.isfinite(), distances, torch.finfo(torch.float64).max / len(distances) ** 2
+    )
     return torch.einsum("abi,ij,abj->ab", apart, within, apart).mul_(-0.5).clamp_(min=0)

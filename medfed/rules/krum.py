@@ -2,10 +2,10 @@
 
 Blanchard, El Mhamdi, Guerraoui, Stainer: Machine Learning with Adversaries: Byzantine Tolerant Gradient
 Descent, NeurIPS 2017, arXiv:1703.02757: a site's score is the sum of squared distances to its n - f - 2
-nearest others; n must be at least 2f + 3. The paper assumes sites whose data are alike: where hospitals differ, the
-one that is chosen is one hospital's model, and `mixing` (see `_mixing`) is for them. Departures: models, where the paper takes gradients; equal scores
-go to the first site by name. Two passes over the updates, the first with all sites' tensors of one name in
-memory.
+nearest others; n must be at least 2f + 3. The paper assumes sites whose data are alike: where hospitals
+differ, the one that is chosen is one hospital's model, and `mixing` (see `_mixing`) is for them. Departures:
+models, where the paper takes gradients; equal scores go to the first site by name. Two passes over the
+updates, the first with all sites' tensors of one name in memory.
 """
 
 from __future__ import annotations
