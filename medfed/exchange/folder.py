@@ -28,7 +28,8 @@ class Folder(Exchange, frozen=True, tag="folder"):
     """A folder that all sites and the hub can reach: a network share, SFTP, S3 and alike.
 
     `url` is fsspec's (`/mnt/share/study`, `sftp://host/study`, `s3://bucket/study`), `credentials` the folder of this
-    party's key and certificate, `poll_s` the longest pause between two looks, `options` what fsspec's storage needs.
+    party's key and certificate, `poll_s` the longest pause between two looks (what comes soon is looked for more often: the
+    pause is a tenth of what was waited so far), `options` what fsspec's storage needs.
     """
 
     url: str
@@ -55,6 +56,10 @@ class Folder(Exchange, frozen=True, tag="folder"):
 
 # Storages whose rename replaces a file at once. Everywhere else an object is written whole or not at all.
 _RENAMES = ("file", "local", "sftp", "ssh", "smb")
+
+# The pause between two looks: this share of what was waited so far, at least the first, at most `poll_s`. So a look that
+# comes too late costs a tenth of a wait, and a wait of hours some fifty looks more than one every `poll_s`.
+POLL_SHARE, FIRST_POLL_S = 0.1, 0.01
 
 # How many pieces are under way at once: more hides the latency of object storage, each costs a chunk of memory.
 _AT_ONCE = 4
@@ -164,7 +169,7 @@ class FolderDepot:
             return []
 
     def wait(self, timeout_s: float) -> None:
-        self._closed.wait(min(timeout_s, self._poll_s))
+        self._closed.wait(min(max(FIRST_POLL_S, timeout_s * POLL_SHARE), self._poll_s))
 
     def close(self) -> None:
         self._closed.set()
