@@ -132,19 +132,24 @@ class FolderDepot:
         jobs = ((name, partial(self._pool.submit, self.put, name, data)) for name, data in pieces)
         through_window(jobs, lambda name, _: stored(name), _AT_ONCE)
 
-    def get_many(self, names: Sequence[str], take: Callable[[str, bytes | memoryview], None]) -> None:
+    def get_many(
+        self, names: Sequence[str], take: Callable[[str, bytes | memoryview], None], skip: bool = False
+    ) -> None:
         def got(name: str, data: bytes | None) -> None:
             if data is None:
+                if skip:
+                    return
                 raise Missing(f"chunk {name.rpartition('/')[2].partition('-')[0]} is not in the folder")
             take(name, data)
 
-        through_window(((name, partial(self._pool.submit, self.get, name)) for name in names), got, _AT_ONCE)
+        jobs = ((name, partial(self._pool.submit, self.get, name)) for name in names)
+        through_window(jobs, got, _AT_ONCE)
 
     def forget(self, study: str, before: int) -> None:
         self._forget(study, lambda side, round: round < before if side == "glob" else round <= before)
 
     def forget_all(self, study: str) -> None:
-        self._forget(study, lambda side, round: True, notices=("now",))
+        self._forget(study, lambda side, round: True, notices=("now", "coming"))
 
     def _forget(self, study: str, which: Callable[[str, int], bool], notices: Sequence[str] = ()) -> None:
         space = study[:16] or "none"

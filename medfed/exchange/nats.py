@@ -160,9 +160,13 @@ class NatsDepot:
         jobs = ((name, partial(self._begin_put, name, data)) for name, data in pieces)
         self._checked(lambda: through_window(jobs, lambda name, _: stored(name), _WINDOW, first=2))
 
-    def get_many(self, names: Sequence[str], take: Callable[[str, bytes | memoryview], None]) -> None:
+    def get_many(
+        self, names: Sequence[str], take: Callable[[str, bytes | memoryview], None], skip: bool = False
+    ) -> None:
         def got(name: str, data: bytes | None) -> None:
             if data is None:
+                if skip:
+                    return
                 raise Missing(f"chunk {name.rpartition('/')[2].partition('-')[0]} is not at the broker")
             take(name, data)
 
