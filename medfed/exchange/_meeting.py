@@ -95,6 +95,8 @@ class SiteMeeting:
         self._letters = SiteBox(depot, seal, study, site, self._folder / "letters")
         self._told: set[str] = set()
         self._ousted: ExchangeError | None = None
+        # What the hub said last of a model that is coming.
+        self._announced = b""
         # The update that was measured last, and its manifest: what `receipt` says of it is what `send` sends.
         self._measured: tuple[Update, Manifest] | None = None
         self._stopped = threading.Event()
@@ -124,7 +126,7 @@ class SiteMeeting:
                 self._raise_if_closed(round)
                 pause = FIRST_PAUSE_S
                 if self._bring_ahead(round):
-                    began = time.monotonic()  # the rest is here soon
+                    began = time.monotonic()  # more is here soon
             except (WireError, Missing) as error:
                 # Not raised: whoever can write to the place in between could then stop every site.
                 self._tell(f"the hub's model is refused: {error}; waiting for a good one")
@@ -274,15 +276,16 @@ class SiteMeeting:
         return path
 
     def _bring_ahead(self, round: int) -> bool:
-        """Fetch what is there already of a model that the hub is publishing; return whether anything was."""
+        """Fetch what is there already of a model that the hub is publishing; return whether there was anything new."""
         data = self._depot.get(hub_notice(self._study, "coming"))
         if data is None:
             return False
+        new, self._announced = data != self._announced, data
         found = manifest(data, self._seal, HUB, "global", self._study)
         path = self._inbox / f"r{found.round:05d}.global"
         if found.round < round or path.exists() or found.run != _kept(self._folder / "run", ""):
             return False
-        return bring_ahead(self._depot, found, global_prefix(self._study, found.round), path)
+        return bring_ahead(self._depot, found, global_prefix(self._study, found.round), path) or new
 
     def _again(self, found: Manifest, round: int) -> Path | None:
         """Return the model of `round` if this site was killed after its update for the next one had left.
@@ -360,7 +363,9 @@ class SiteMeeting:
         """
         going = Outgoing(self._outbox, found.round + 1)
         name = manifest_name(update_prefix(self._study, self._site, going.round))
-        if going.delivered and going.complete and self._depot.get(name) is None and going.intact():
+        lost = going.delivered and going.complete and self._depot.get(name) is None
+        # What the hub has merged it clears away, after it has published; so this is asked after.
+        if lost and not self._too_late(going.round) and going.intact():
             self._tell(f"its update for round {going.round} is not there any more; it is sent again")
             going.mark_lost()
             self._deliver(going)
@@ -448,6 +453,8 @@ class HubMeeting:
         self._told: set[str] = set()
         self._current: Global | None = None
         self._largest = 0
+        # What each site said last of an update that is coming.
+        self._announced: dict[str, bytes] = {}
         self._signs: dict[str, tuple[bytes | None, float]] = {}
         self._silent: dict[str, tuple[bytes | None, float]] = {}
         # Whose signs of life are looked for beside those of the sites that are asked, for a display.
@@ -502,16 +509,16 @@ class HubMeeting:
 
     def _collected(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[Arrival]:
         start, pause = time.monotonic(), FIRST_PAUSE_S
-        awaited, heard = sorted(sites), 0
+        awaited, heard, moved = sorted(sites), 0, start
         self.until = None if deadline_s is None else start + deadline_s
         while awaited:
             self.awaited = tuple(awaited)
-            came = False
             try:
                 for site in list(awaited):
                     arrival = self._look(round, site, start)
                     if arrival is None:
-                        came |= self._bring_ahead(round, site)
+                        if self._bring_ahead(round, site):
+                            moved = time.monotonic()
                     else:
                         awaited.remove(site)
                         self.awaited = tuple(awaited)
@@ -531,7 +538,8 @@ class HubMeeting:
             if heard and all(self._is_silent(site) for site in awaited):
                 return
             left = LONGEST_PAUSE_S if deadline_s is None else deadline_s - passed
-            self._depot.wait(0.01 if came else max(0.01, min(left, LONGEST_PAUSE_S, passed)))
+            # While an update is coming the next look is soon, else a while that grows with what was waited.
+            self._depot.wait(max(0.01, min(left, LONGEST_PAUSE_S, time.monotonic() - moved)))
 
     def close(self) -> None:
         try:
@@ -637,10 +645,11 @@ class HubMeeting:
             raise WireError(f"it holds {found.bytes} bytes; for this model at most {self._largest} are taken")
 
     def _bring_ahead(self, round: int, site: str) -> bool:
-        """Fetch what is there already of an update that a site is sending; return whether anything was."""
+        """Fetch what is there already of an update that a site is sending; return whether there was anything new."""
         data = self._depot.get(site_notice(self._study, site, "coming"))
         if data is None:
             return False
+        new, self._announced[site] = data != self._announced.get(site), data
         try:
             found = manifest(data, self._seal, site, "update", self._study)
             self._check(found, round)
@@ -649,7 +658,7 @@ class HubMeeting:
                 False  # an earlier round's; of this one's, the manifest at its end says what is wrong with it
             )
         prefix = update_prefix(self._study, site, round)
-        return bring_ahead(self._depot, found, prefix, self._spooled(site), write_over=True)
+        return bring_ahead(self._depot, found, prefix, self._spooled(site), write_over=True) or new
 
     def _spooled(self, site: str) -> Path:
         return self._spool / f"{site}.update"

@@ -8,6 +8,7 @@ The connection lives in a thread of its own, with its own asyncio loop, beside L
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import logging
 import os
@@ -144,7 +145,10 @@ class NatsDepot:
         self._failures, self._failed = 0, asyncio.Event()
         _quiet_asyncio()
         self._loop = _new_loop()
-        threading.Thread(target=self._loop.run_forever, name="medfed-nats", daemon=True).start()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="medfed-nats", daemon=True)
+        self._thread.start()
+        # A process that ends without closing would crash in uvloop, whose thread does not know that Python is gone.
+        atexit.register(self.close)
 
     # -- the depot
 
@@ -193,6 +197,10 @@ class NatsDepot:
         self._changed.clear()
 
     def close(self) -> None:
+        atexit.unregister(self.close)
+        if not self._thread.is_alive():
+            return
+
         async def end() -> None:
             if self._client is not None:
                 await self._client.close()
@@ -207,6 +215,7 @@ class NatsDepot:
         except Exception as error:
             log.debug("closing the connection to the broker: %s", error)
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
 
     # -- requests, in the loop's thread
 
