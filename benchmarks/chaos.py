@@ -63,12 +63,18 @@ def line(found: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run, compare and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--first", type=int, default=0, help="the first run's seed")
     parser.add_argument("--exchange", choices=["nats", "folder"], default="nats")
-    parser.add_argument("--results", type=Path, help="a file for a line of JSON a run; what it holds is not run again")
-    parser.add_argument("--port", type=int, default=20000, help="the brokers' ports are this and twice the seed")
+    parser.add_argument(
+        "--results", type=Path, help="a file for a line of JSON a run; what it holds is not run again"
+    )
+    parser.add_argument(
+        "--port", type=int, default=20000, help="the brokers' ports are this and twice the seed"
+    )
     arguments = parser.parse_args()
     # So that whoever stops it stops the parties and the broker of the run that is under way, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

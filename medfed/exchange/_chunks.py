@@ -142,6 +142,10 @@ class Outgoing:
                             f"{len(data)} of its {length} bytes: something else wrote to it"
                         )
                     yield chunk_name(prefix, index, digest), data
+        # Until then the file may be longer, and has no manifest beside it.
+        self.settle()
+        if self._error is not None:
+            raise self._error
 
     def intact(self) -> bool:
         """Whether the file of an earlier process still holds every byte that its manifest names."""
