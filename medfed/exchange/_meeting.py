@@ -95,8 +95,8 @@ class SiteMeeting:
         self._letters = SiteBox(depot, seal, study, site, self._folder / "letters")
         self._told: set[str] = set()
         self._ousted: ExchangeError | None = None
-        # What the hub said last of a model that is coming.
-        self._announced = b""
+        # What the hub said last, as it was opened: its signature is not checked again at every look.
+        self._opened: dict[str, tuple[bytes, Manifest | Notice]] = {}
         # The update that was measured last, and its manifest: what `receipt` says of it is what `send` sends.
         self._measured: tuple[Update, Manifest] | None = None
         self._stopped = threading.Event()
@@ -239,10 +239,9 @@ class SiteMeeting:
     # -- receiving
 
     def _offered(self) -> Manifest | None:
-        data = self._depot.get(hub_notice(self._study, "now"))
-        if data is None:
+        found, _ = self._said("now")
+        if found is None:
             return None
-        found = manifest(data, self._seal, HUB, "global", self._study)
         pinned = _kept(self._folder / "run", found.run)
         if found.run != pinned:
             raise WireError(
@@ -256,6 +255,18 @@ class SiteMeeting:
                 f"not taken"
             )
         return found
+
+    def _said(self, what: str) -> tuple[Manifest | None, bool]:
+        """Return the hub's manifest of its newest model (`now`) or the `coming` one, and whether it was not seen before."""
+        data = self._depot.get(hub_notice(self._study, what))
+        if data is None:
+            return None, False
+        known = self._opened.get(what)
+        if known is None or known[0] != data:
+            self._opened[what] = data, manifest(data, self._seal, HUB, "global", self._study)
+        found = self._opened[what][1]
+        assert isinstance(found, Manifest)
+        return found, known is not self._opened[what]
 
     def _bring(self, found: Manifest) -> Path:
         path = self._inbox / f"r{found.round:05d}.global"
@@ -277,11 +288,9 @@ class SiteMeeting:
 
     def _bring_ahead(self, round: int) -> bool:
         """Fetch what is there already of a model that the hub is publishing; return whether there was anything new."""
-        data = self._depot.get(hub_notice(self._study, "coming"))
-        if data is None:
+        found, new = self._said("coming")
+        if found is None:
             return False
-        new, self._announced = data != self._announced, data
-        found = manifest(data, self._seal, HUB, "global", self._study)
         path = self._inbox / f"r{found.round:05d}.global"
         if found.round < round or path.exists() or found.run != _kept(self._folder / "run", ""):
             return False
@@ -302,7 +311,12 @@ class SiteMeeting:
 
     def _raise_if_closed(self, round: int) -> None:
         data = self._depot.get(hub_notice(self._study, "state"))
-        if data is not None and notice(data, self._seal, HUB, "state", self._study).text == "closed":
+        if data is None:
+            return
+        if data != self._opened.get("state", (b"",))[0]:
+            self._opened["state"] = data, notice(data, self._seal, HUB, "state", self._study)
+        said = self._opened["state"][1]
+        if isinstance(said, Notice) and said.text == "closed":
             raise ExchangeError(f"{self._who} waits for round {round}, but the hub has closed the study")
 
     # -- sending
@@ -453,8 +467,8 @@ class HubMeeting:
         self._told: set[str] = set()
         self._current: Global | None = None
         self._largest = 0
-        # What each site said last of an update that is coming.
-        self._announced: dict[str, bytes] = {}
+        # What each site said last of an update that is coming, and what of it is believed.
+        self._announced: dict[str, tuple[bytes, Manifest | None]] = {}
         self._signs: dict[str, tuple[bytes | None, float]] = {}
         self._silent: dict[str, tuple[bytes | None, float]] = {}
         # Whose signs of life are looked for beside those of the sites that are asked, for a display.
@@ -649,14 +663,18 @@ class HubMeeting:
         data = self._depot.get(site_notice(self._study, site, "coming"))
         if data is None:
             return False
-        new, self._announced[site] = data != self._announced.get(site), data
+        new = data != self._announced.get(site, (b"", None))[0]
         try:
-            found = manifest(data, self._seal, site, "update", self._study)
+            if new:
+                self._announced[site] = data, None
+                self._announced[site] = data, manifest(data, self._seal, site, "update", self._study)
+            found = self._announced[site][1]
+            if found is None:
+                return False
             self._check(found, round)
         except WireError:
-            return (
-                False  # an earlier round's; of this one's, the manifest at its end says what is wrong with it
-            )
+            # An earlier round's; of this one's, the manifest at its end says what is wrong with it.
+            return False
         prefix = update_prefix(self._study, site, round)
         return bring_ahead(self._depot, found, prefix, self._spooled(site), write_over=True) or new
 
@@ -795,7 +813,10 @@ def _locked(path: Path, who: str) -> TextIO:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.close()
-        raise ExchangeError(f"{who} already runs with this folder; only one process may") from None
+        raise ExchangeError(
+            f"{who} already runs with this folder: another process holds its exchange/{path.name}, and only one may. The run's "
+            f"status.json says what that one does; to run here instead, stop it first"
+        ) from None
     return file
 
 

@@ -59,7 +59,7 @@ _RENAMES = ("file", "local", "sftp", "ssh", "smb")
 
 # The pause between two looks: this share of what was waited so far, at least the first, at most `poll_s`. So a look that
 # comes too late costs a tenth of a wait, and a wait of hours some fifty looks more than one every `poll_s`.
-POLL_SHARE, FIRST_POLL_S = 0.1, 0.01
+POLL_SHARE, FIRST_POLL_S = 0.1, 0.02
 
 # How many pieces are under way at once: more hides the latency of object storage, each costs a chunk of memory.
 _AT_ONCE = 4

@@ -28,7 +28,7 @@ from medfed.exchange._depot import Depot, Missing, Unreachable
 from medfed.exchange._exchange import Exchange
 from medfed.exchange._meeting import HubMeeting, SiteMeeting, newest_study
 from medfed.exchange._window import through_window
-from medfed.signing import HUB, Identity
+from medfed.signing import HUB, Identity, serial_of
 
 log = logging.getLogger("medfed.exchange")
 
@@ -299,8 +299,13 @@ class NatsDepot:
             raise self._unreachable()
 
     def _unreachable(self) -> Unreachable:
-        said = self._refused or self._last_error or "no answer"
-        return Unreachable(f"no connection to the broker at {', '.join(self._urls)}: {said}")
+        where = f"no connection to the broker at {', '.join(self._urls)}"
+        if self._refused:
+            return Unreachable(f"{where}: {self._refused}")
+        return Unreachable(
+            f"{where}: {self._last_error or 'no answer'}; does the broker run there (`medfed hub --broker`), and does each "
+            f"firewall between let that port through?"
+        )
 
     def _new_client(self) -> Any:
         import nats.aio.client
@@ -380,17 +385,7 @@ class NatsDepot:
         self._failures -= 1
         if self._failures == 0:
             self._failed.set()
-        lower = text.lower()
-        if (
-            "authorization" in lower
-            or "bad certificate" in lower
-            or "unknown ca" in lower
-            or "expired" in lower
-        ):
-            self._refused = (
-                f"the broker does not let '{self._identity.name}' in ({text}): its certificate is expired, revoked or of "
-                f"another federation; ask the coordinator"
-            )
+        self._refused = _refusal(text, self._identity) or self._refused
         log.debug("broker: %s", text)
 
     # -- the hub's streams
@@ -449,6 +444,32 @@ def _stream(name: str) -> str:
 def _getting(name: str) -> str:
     """Return the subject of a request for a piece."""
     return f"$JS.API.DIRECT.GET.{_stream(name)}.{name.replace('/', '.')}"
+
+
+def _refusal(text: str, identity: Identity) -> str:
+    """Return in words what TLS or the broker said where one side does not take the other's certificate, or nothing."""
+    lower = text.lower()
+    if "certificate verify failed" in lower:
+        reason = text.partition("certificate verify failed: ")[2].partition(" (_ssl")[0] or text
+        if "expired" in lower:
+            return f"the broker's own certificate does not hold any more ({reason}); the coordinator has to renew it"
+        if "mismatch" in lower:
+            return (
+                f"who answers there is not named so ({reason}); take an address that the coordinator gave to `medfed enrol "
+                f"init --host`"
+            )
+        return (
+            f"who answers is not of the federation of '{identity.name}' ({reason}): it is another federation's broker, or "
+            f"something between that opens TLS; compare the address, and the authority's fingerprint, with the coordinator"
+        )
+    if any(said in lower for said in ("authorization", "bad certificate", "unknown ca", "expired")):
+        until = identity.certificate.not_valid_after_utc
+        return (
+            f"the broker does not let '{identity.name}' in ({text}): its certificate ({serial_of(identity.certificate)}, "
+            f"until {until:%Y-%m-%d}) is expired, revoked or of another federation; ask the coordinator, whom `medfed enrol "
+            f"list` tells which"
+        )
+    return ""
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

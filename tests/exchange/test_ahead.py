@@ -207,6 +207,6 @@ def test_a_folder_is_looked_at_often_at_first_and_at_most_every_poll_s(tmp_path,
     monkeypatch.setattr(depot._closed, "wait", waited.append)
     for seconds in (0.0, 0.02, 1.0, 4.0, 600.0):
         depot.wait(seconds)
-    assert waited == pytest.approx([0.01, 0.01, 0.1, 0.4, 0.5])
+    assert waited == pytest.approx([0.02, 0.02, 0.1, 0.4, 0.5])
     monkeypatch.undo()
     depot.close()
