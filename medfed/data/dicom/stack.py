@@ -22,7 +22,7 @@ from medfed.data.dicom.siemens import has_tiles
 from medfed.errors import ImageError
 
 # Direction cosines of one stack: scanners that write four decimals differ by one or two of the last from slice to slice.
-SAME_DIRECTION = 5e-4
+SAME_DIRECTION = 2.5e-4
 # Nor may that move a corner of the slice by more than this part of a pixel: a voxel stays where the affine says.
 SAME_PLACE_PIXELS = 0.2
 # An image turned against the others by more than this (6 degrees) is meant to be: a localizer, or another plane. One
