@@ -44,7 +44,7 @@ _KEEP_MEMORY = {
     "MALLOC_TOP_PAD_": str(8 << 20),
 }
 # JPEG Extended: GDCM decodes 12 bits of it wrongly.
-_EXTENDED = "1.2.840.10008.1.2.4.51"
+EXTENDED = "1.2.840.10008.1.2.4.51"
 
 
 def decode_here(
@@ -272,7 +272,7 @@ def _gdcm(
     """Return a frame's decoded words, as pydicom's plugin asks GDCM for them, without pydicom around it."""
     import gdcm
 
-    if syntax == _EXTENDED and stored != 8:
+    if syntax == EXTENDED and stored != 8:
         raise ValueError("GDCM decodes JPEG Extended of 8 bits only")
     fragment = gdcm.Fragment()
     fragment.SetByteStringValue(packed)

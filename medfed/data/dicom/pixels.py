@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.dicom.decoder_process import decode_apart, decode_here, most_children
+from medfed.data.dicom.decoder_process import EXTENDED, decode_apart, decode_here, most_children
 from medfed.data.dicom.elements import DOUBLE_PIXELS, ITEM, PIXELS, SEQUENCE_END
 from medfed.data.dicom.file import DicomFile, inflate
 from medfed.data.dicom.frame import PROJECTIONS, Encoding, Frame
@@ -225,6 +225,11 @@ def _decoded(file: DicomFile, encoding: Encoding, index: int, apart: bool) -> ND
         raise ImageError(
             f"transfer syntax {file.syntax} is not read; export the images as Explicit VR Little"
             " Endian or JPEG 2000"
+        )
+    if file.syntax == EXTENDED and encoding.stored != 8:
+        raise ImageError(
+            f"JPEG Extended of {encoding.stored} bits is not read, as its decoders give wrong values; export the images "
+            "as Explicit VR Little Endian or JPEG 2000"
         )
     packed = frame_bytes(file, encoding, index)
     pixels = encoding.rows * encoding.columns
