@@ -20,7 +20,7 @@ import torch
 
 from medfed import run
 from medfed.across.alongside import ending_told, every
-from medfed.across.consent import agree, agreed
+from medfed.across.consent import agree, agreed, last_agreed
 from medfed.across.policy import egress_of, in_words, refusals
 from medfed.across.several_gpus import RUN, Beside, First, is_beside
 from medfed.across.site_file import SiteFile, read_site, secret_of
@@ -250,13 +250,19 @@ def _hold_to_consent(
         write_whole(page, words.encode())
         write_whole(page.with_suffix(".yaml"), shared(study).encode())
         raise StudyError(
-            f"nobody here has agreed to study '{study.name}' yet. Read {page}, then run once\n"
+            f"nobody here has agreed to study '{study.name}' yet{_other_agreed(out, known)}. Read {page}, then run once\n"
             f"  medfed train --site ... --accept {known}"
         )
     elif not ask(words):
         raise StudyError(f"study '{study.name}' was not agreed to; nothing was trained and nothing was sent")
     agree(out, known, getpass.getuser())
     audit.write("agreed", study=known, by=getpass.getuser())
+
+
+def _other_agreed(out: Path, known: str) -> str:
+    """Say that what was agreed to last is another study: one changed number makes another."""
+    last = last_agreed(out)
+    return "" if last is None else f" (it is {known[:TYPED]}; what was agreed to last is {last[:TYPED]})"
 
 
 # ---------------------------------------------------------------------------------------------- in the study
