@@ -115,7 +115,7 @@ CHANGES: dict[str, dict[str, tuple[list[str], dict[str, Any]]]] = {
     },
 }
 # From a public start: the last block alone, in small steps.
-LAST_BLOCK = ["train.only=[model.2]", "train.clip=null", "train.optimiser={kind: adam, lr: 0.003}"]
+LAST_BLOCK = ["train.only=['2']", "train.clip=null", "train.optimiser={kind: adam, lr: 0.003}"]
 LAST_BLOCK_CLIP = 0.01
 
 
