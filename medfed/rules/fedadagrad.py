@@ -25,7 +25,7 @@ class FedAdagrad(Adaptive, frozen=True, tag="fedadagrad"):
     beta1: Fraction = 0.0
 
     def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> tuple[dict, State]:
-        def second(moment: Tensor, squared: Tensor) -> Tensor:
-            return moment.add_(squared)
+        def second(moment: Tensor, delta: Tensor) -> Tensor:
+            return moment.addcmul_(delta, delta)
 
         return adaptive_merge(self, updates, state, weights, second)
