@@ -203,6 +203,7 @@ def _federate(
             merged=merged,
             audit=audit,
             compress=study.compress,
+            outlier=study.sampling.outlier,
         )
     finally:
         progress.stop()
