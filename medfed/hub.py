@@ -28,7 +28,7 @@ from medfed.exchange import HubSide
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.round import Answer, conduct
 from medfed.rules import Rule, State
-from medfed.update import Global
+from medfed.update import OUTLIER, Global
 from medfed.weights import Weights
 
 # How many rounds' checkpoints stay on disk: the newest, and one before it in case the newest was cut by a power loss.
@@ -49,6 +49,7 @@ class Plan:
     seed: int = 0
     study: str = ""
     compress: tuple[Compression, ...] = ()
+    outlier: float | None = OUTLIER
     # Sites that train nothing and report how the final model does on their cases.
     evaluating: tuple[str, ...] = ()
 
@@ -127,6 +128,7 @@ def coordinate(
                 plan.deadline_s,
                 audit,
                 plan.compress,
+                plan.outlier,
             )
             current, state = Global(current.round + 1, outcome.weights, study=plan.study), outcome.state
             answers = outcome.answers

@@ -17,10 +17,16 @@ def head(packed: bytes, length: int) -> bytes:
     Raises:
         ImageError: if they are damaged.
     """
+    rest, found = packed[: max(1 << 16, 4 * length)], b""
     try:
-        return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(packed[: max(1 << 16, 4 * length)], length)
+        while rest and len(found) < length:  # a file may have several members, the first a few bytes long
+            member = zlib.decompressobj(zlib.MAX_WBITS | 16)
+            found += member.decompress(rest, length - len(found))
+            rest = member.unused_data
+        return found
     except zlib.error:
-        pass
+        if found:
+            return found
     raise ImageError("the .gz file is damaged at its beginning; copy it again")
 
 

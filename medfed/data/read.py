@@ -153,6 +153,8 @@ def _read_file(path: str, wish: Wish) -> list[Volume]:
 def _unknown(start: bytes) -> str:
     if start[:2] == b"\x1f\x8b":
         return "a .gz file that holds no NIfTI, or is damaged at its beginning; copy it again"
+    if start[:4] == _ZIP:
+        return "a zip archive, which is not looked into; unpack it"
     if start[:4] in _ANALYZE:
         return (
             "not NIfTI: an Analyze header says no orientation, or the magic number is damaged;"
@@ -226,6 +228,8 @@ def _junk(name: str, start: bytes) -> str:
         )
     if name.lower().endswith((".nii", ".nii.gz")):
         raise ImageError(f"one of the files is named as NIfTI, but is {_unknown(start)}")
+    if start[:4] == _ZIP or start[:2] == b"\x1f\x8b":
+        return "a packed archive (zip or gzip), which is not looked into; unpack it"
     if start[:4] in _ANALYZE:
         return "an Analyze image, whose header says no orientation"
     return "neither DICOM nor NIfTI"
@@ -236,6 +240,7 @@ def _with_lines(volumes: list[Volume], lines: list[str]) -> list[Volume]:
 
 
 _ANALYZE = (b"\x5c\x01\0\0", b"\0\0\x01\x5c")  # its header's size, in either order of bytes
+_ZIP = b"PK\x03\x04"
 _NEVER_IMAGES = frozenset(
     (".txt", ".csv", ".tsv", ".json", ".xml", ".log", ".md", ".html", ".ini", ".db", ".py")
 )

@@ -1,15 +1,17 @@
-"""Decoding in processes of its own, for the decoder that aborts on damaged data (GDCM, which reads JPEG).
+"""Decoding in processes of its own: for the decoder that aborts on damaged data, and for the slow one.
 
-Of 10,000 mutated files one made GDCM call abort(), which no `except` catches: a hospital's training would be
-gone. So it runs in a child that may die or hang; the parent then refuses the image and starts another. A
-child imports GDCM and nothing else, starts in a tenth of a second, once, and a slice crosses to it and back
-in half a millisecond. As they are processes anyway there may be several, so that the slices of a
-series, which `words_of` asks for ahead, are decoded beside each other.
+Of 10,000 mutated files one made GDCM, which reads JPEG, call abort(), which no `except` catches: a hospital's training would
+be gone. So it runs in a child that may die or hang; the parent then refuses the image and starts another. A
+child that decodes JPEG imports GDCM and nothing else, starts in a tenth of a second, once, and a slice crosses to it and back
+in half a millisecond. As they are processes there may be several, so that the slices of a series, which `words_of` asks
+for ahead, are decoded beside each other. JPEG 2000, of which a slice takes 16 ms and whose decoder holds Python's lock, comes
+here for that alone.
 """
 
 from __future__ import annotations
 
 import atexit
+import io
 import os
 import select
 import struct
@@ -29,8 +31,8 @@ MOST_CHILDREN = 4
 # What a pipe holds, where the system allows it: a whole slice, instead of the usual 64 KiB at a time with a change
 # of process between.
 PIPE_BYTES = 1 << 20
-# rows, columns, allocated, stored, signed, length of the syntax, of the pixels
-_HEAD = struct.Struct("<HHHHHHI")
+# rows, columns, allocated, stored, signed, length of the syntax, of the decoder's name, of the pixels
+_HEAD = struct.Struct("<HHHHHHHI")
 _LENGTH = struct.Struct("<I")
 # Of an answer: whether it could be decoded, and its length.
 _ANSWER = struct.Struct("<?I")
@@ -42,7 +44,7 @@ _KEEP_MEMORY = {
     "MALLOC_TOP_PAD_": str(8 << 20),
 }
 # JPEG Extended: GDCM decodes 12 bits of it wrongly.
-_EXTENDED = "1.2.840.10008.1.2.4.51"
+EXTENDED = "1.2.840.10008.1.2.4.51"
 
 
 def decode_here(
@@ -77,7 +79,14 @@ def decode_here(
 
 
 def decode_apart(
-    packed: bytes, syntax: str, rows: int, columns: int, allocated: int, stored: int, signed: bool
+    packed: bytes,
+    syntax: str,
+    plugin: str,
+    rows: int,
+    columns: int,
+    allocated: int,
+    stored: int,
+    signed: bool,
 ) -> bytearray:
     """Return the decoded words of one frame; threads that ask at once are answered by a process each.
 
@@ -86,9 +95,9 @@ def decode_apart(
     """
     from medfed.errors import ImageError  # the child runs this file alone, without the package
 
-    name = syntax.encode()
-    head = _HEAD.pack(rows, columns, allocated, stored, signed, len(name), len(packed))
-    answer = _children.ask(head + name + packed)
+    names = syntax.encode(), plugin.encode()
+    head = _HEAD.pack(rows, columns, allocated, stored, signed, *map(len, names), len(packed))
+    answer = _children.ask(b"".join((head, *names, packed)))
     if answer is None:
         raise ImageError(
             "the compressed pixels make the decoder die or hang; the file is damaged, copy it again"
@@ -235,16 +244,26 @@ def _serve() -> None:
         request = None if head is None else _exactly(0, _LENGTH.unpack(head)[0], None)
         if request is None:
             return
-        rows, columns, allocated, stored, signed, name, length = _HEAD.unpack_from(request)
-        syntax = request[_HEAD.size : _HEAD.size + name].decode()
-        packed = bytes(request[_HEAD.size + name : _HEAD.size + name + length])
+        *described, syntax_length, plugin_length, length = _HEAD.unpack_from(request)
+        pieces = io.BytesIO(request)
+        pieces.seek(_HEAD.size)
+        syntax, plugin = pieces.read(syntax_length).decode(), pieces.read(plugin_length).decode()
         decoded, words = True, b""
         try:
-            words = _gdcm(packed, syntax, rows, columns, allocated, stored, signed)
+            words = _words(pieces.read(length), syntax, plugin, *described)
         except Exception:
             decoded = False
         _write(answers, _ANSWER.pack(decoded, len(words)))
         _write(answers, words)
+
+
+def _words(
+    packed: bytes, syntax: str, plugin: str, rows: int, columns: int, allocated: int, stored: int, signed: int
+) -> bytes:
+    """Return a frame's decoded words, little endian."""
+    if plugin == "gdcm":
+        return _gdcm(packed, syntax, rows, columns, allocated, stored, signed)
+    return decode_here(packed, syntax, plugin, rows, columns, allocated, stored, bool(signed)).tobytes()
 
 
 def _gdcm(
@@ -253,7 +272,7 @@ def _gdcm(
     """Return a frame's decoded words, as pydicom's plugin asks GDCM for them, without pydicom around it."""
     import gdcm
 
-    if syntax == _EXTENDED and stored != 8:
+    if syntax == EXTENDED and stored != 8:
         raise ValueError("GDCM decodes JPEG Extended of 8 bits only")
     fragment = gdcm.Fragment()
     fragment.SetByteStringValue(packed)

@@ -17,6 +17,27 @@ def listed_files(directory: DicomFile) -> list[str]:
     Raises:
         ImageError: if one is missing, or points out of the folder.
     """
+    paths, missing = _listed(directory)
+    if missing:
+        raise ImageError(
+            f"{missing} of the {missing + len(paths)} files that the DICOMDIR lists are not there;"
+            " copy the medium again"
+        )
+    return paths
+
+
+def not_there(directory: DicomFile) -> str:
+    """Return a line for a DICOMDIR that is met among the files of a folder: what it lists, and how much of it is gone."""
+    try:
+        paths, missing = _listed(directory)
+    except ImageError:
+        return "a DICOMDIR, which lists files outside of its own folder"
+    line = "a DICOMDIR, which lists files and holds no image"
+    return f"{line}; {missing} of its {missing + len(paths)} files are not there" if missing else line
+
+
+def _listed(directory: DicomFile) -> tuple[list[str], int]:
+    """Return the paths that are there, and how many are not."""
     folder = os.path.dirname(os.path.abspath(directory.path))
     paths = []
     missing = 0
@@ -33,12 +54,7 @@ def listed_files(directory: DicomFile) -> list[str]:
             missing += 1
         else:
             paths.append(path)
-    if missing:
-        raise ImageError(
-            f"{missing} of the {missing + len(paths)} files that the DICOMDIR lists are not there;"
-            " copy the medium again"
-        )
-    return paths
+    return paths, missing
 
 
 def _found(folder: str, parts: list[str]) -> str | None:

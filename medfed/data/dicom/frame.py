@@ -265,6 +265,10 @@ class _Groups:
         item = self.get(sequence)
         return b"" if item is None else item.text(tag)
 
+    def numbers(self, sequence: int, tag: int) -> tuple[float, ...]:
+        item = self.get(sequence)
+        return () if item is None else item.numbers(tag)
+
     def number(self, sequence: int, tag: int) -> float | None:
         item = self.get(sequence)
         return None if item is None else item.number(tag)
@@ -315,7 +319,10 @@ def _enhanced_frame(
         "complex component": groups.text(0x00189226, 0x00089208),
         "gradient direction": _gradient(groups),
         "cardiac delay": groups.number(0x00189118, 0x00209153),
+        "inversion time": groups.numbers(0x00189115, 0x00189079),
+        "flip angle": groups.number(0x00189112, 0x00181314),
         "kernel": groups.text(0x00189314, 0x00189316),
+        "tube voltage": groups.text(0x00189325, 0x00180060),
         "acquisition time": groups.text(0x00209111, 0x00189074),
         "reference time": groups.text(0x00209111, 0x00189151),
     }

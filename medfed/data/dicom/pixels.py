@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.dicom.decoder_process import decode_apart, decode_here, most_children
+from medfed.data.dicom.decoder_process import EXTENDED, decode_apart, decode_here, most_children
 from medfed.data.dicom.elements import DOUBLE_PIXELS, ITEM, PIXELS, SEQUENCE_END
 from medfed.data.dicom.file import DicomFile, inflate
 from medfed.data.dicom.frame import PROJECTIONS, Encoding, Frame
+from medfed.data.dicom.quiet import quiet
 from medfed.data.limit import FRAME_FREE_BYTES, check_size
 from medfed.errors import ImageError
 
@@ -25,6 +26,9 @@ RLE = "1.2.840.10008.1.2.5"
 # Each frame deflated by itself (PS3.5 section A.4.13), which is how large segmentations are written.
 DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
 JPEG_2000 = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203))
+# From this many frames on JPEG 2000 is decoded in processes of its own: two take 0.4 s of processor to start, once, and a
+# frame of 512 x 512 takes 16 ms. Fewer frames are decoded here, where nothing need be started.
+_SERIES_2000 = 16
 # What decodes a transfer syntax: the Python package, and pydicom's name for it. Named, because pydicom would
 # else take the first that is installed, which may be GDCM, and that aborts on damaged data.
 DECODERS = {
@@ -51,14 +55,14 @@ def words_of(frames: Sequence[Frame]) -> Iterator[NDArray[Any]]:
         ImageError: as `raw_words`.
     """
     at_once = most_children()
-    if at_once == 1 or len(frames) == 1 or not all(decoded_apart(frame.file) for frame in frames):
+    if at_once == 1 or not all(_worth_a_process(frame.file, len(frames)) for frame in frames):
         yield from (raw_words(frame.file, frame.encoding, frame.index) for frame in frames)
         return
     with ThreadPoolExecutor(at_once) as threads:  # which wait for the children, and hold no lock meanwhile
         ahead: deque[Future[NDArray[Any]]] = deque()
         try:
             for frame in frames:
-                ahead.append(threads.submit(raw_words, frame.file, frame.encoding, frame.index))
+                ahead.append(threads.submit(raw_words, frame.file, frame.encoding, frame.index, True))
                 if len(ahead) > at_once:
                     yield ahead.popleft().result()
             while ahead:
@@ -68,15 +72,24 @@ def words_of(frames: Sequence[Frame]) -> Iterator[NDArray[Any]]:
                 waiting.cancel()
 
 
-def decoded_apart(file: DicomFile) -> bool:
-    """Whether a file's pixels are decoded in a process of its own."""
-    return file.encapsulated and DECODERS.get(file.syntax, ("", ""))[1] == "gdcm"
+def _worth_a_process(file: DicomFile, frames: int) -> bool:
+    """Whether a series is decoded faster by several processes, their start counted."""
+    if not file.encapsulated:
+        return False
+    return frames >= _SERIES_2000 if file.syntax in JPEG_2000 else frames > 1 and _by_gdcm(file.syntax)
 
 
-def raw_words(file: DicomFile, encoding: Encoding, index: int) -> NDArray[Any]:
-    """Return a frame's words as they are allocated, (rows, columns), unsigned (float pixels: as they are)."""
+def _by_gdcm(syntax: str) -> bool:
+    return DECODERS.get(syntax, ("", ""))[1] == "gdcm"
+
+
+def raw_words(file: DicomFile, encoding: Encoding, index: int, apart: bool = False) -> NDArray[Any]:
+    """Return a frame's words as they are allocated, (rows, columns), unsigned (float pixels: as they are).
+
+    `apart`: compressed ones are decoded in a process of their own, which those that GDCM decodes always are.
+    """
     if file.encapsulated:
-        return _decoded(file, encoding, index)
+        return _decoded(file, encoding, index, apart)
     if encoding.pixel_tag != PIXELS:
         word = np.dtype("f8" if encoding.pixel_tag == DOUBLE_PIXELS else "f4")
     else:
@@ -205,13 +218,18 @@ def _representable(value: int, encoding: Encoding) -> bool:
     return -half <= value < half if encoding.signed else 0 <= value < 2 * half
 
 
-def _decoded(file: DicomFile, encoding: Encoding, index: int) -> NDArray[Any]:
+def _decoded(file: DicomFile, encoding: Encoding, index: int, apart: bool) -> NDArray[Any]:
     if file.syntax == DEFLATED_FRAMES:
         return _inflated(file, encoding, index)
     if encoding.allocated < 8 or file.syntax not in DECODERS:
         raise ImageError(
             f"transfer syntax {file.syntax} is not read; export the images as Explicit VR Little"
             " Endian or JPEG 2000"
+        )
+    if file.syntax == EXTENDED and encoding.stored != 8:
+        raise ImageError(
+            f"JPEG Extended of {encoding.stored} bits is not read, as its decoders give wrong values; export the images "
+            "as Explicit VR Little Endian or JPEG 2000"
         )
     packed = frame_bytes(file, encoding, index)
     pixels = encoding.rows * encoding.columns
@@ -223,7 +241,7 @@ def _decoded(file: DicomFile, encoding: Encoding, index: int) -> NDArray[Any]:
         free_bytes=FRAME_FREE_BYTES,
     )
     check_codestream(packed, file.syntax, encoding)
-    return decode(packed, file.syntax, encoding)
+    return decode(packed, file.syntax, encoding, apart)
 
 
 def _inflated(file: DicomFile, encoding: Encoding, index: int) -> NDArray[Any]:
@@ -238,39 +256,69 @@ def _inflated(file: DicomFile, encoding: Encoding, index: int) -> NDArray[Any]:
     return np.frombuffer(data, f"<u{encoding.allocated // 8}").reshape(encoding.rows, encoding.columns)
 
 
-def decode(packed: bytes, syntax: str, encoding: Encoding) -> NDArray[Any]:
+def decode(packed: bytes, syntax: str, encoding: Encoding, apart: bool = False) -> NDArray[Any]:
     """Return one compressed frame's words, (rows, columns).
 
     Raises:
         ImageError: if the decoder is not installed, fails, or yields another size.
     """
-    from pydicom.pixels import get_decoder
-
-    from medfed.data.dicom.quiet import quiet
-
-    word = np.dtype(f"u{encoding.allocated // 8}")
-    size = (encoding.rows, encoding.columns)
     package, plugin = DECODERS[syntax]
+    if not _installed(syntax, plugin):
+        raise ImageError(f"transfer syntax {syntax} needs the Python package {package}; install it")
+    return (
+        _decoded_apart(packed, syntax, encoding)
+        if apart or plugin == "gdcm"
+        else _decoded_here(packed, syntax, encoding)
+    )
+
+
+def _installed(syntax: str, plugin: str) -> bool:
     if plugin == "gdcm":
         from importlib.util import find_spec
 
-        if find_spec("gdcm") is None:
-            raise ImageError(f"transfer syntax {syntax} needs the Python package {package}; install it")
-        data = decode_apart(packed, syntax, *size, encoding.allocated, encoding.stored, encoding.signed)
-        if len(data) != size[0] * size[1] * word.itemsize:
-            raise ImageError(
-                f"the compressed pixels decode to {len(data)} bytes, not to the {size[0]} x {size[1]}"
-                " announced"
-            )
-        return np.frombuffer(data, word).reshape(size)
+        return find_spec("gdcm") is not None  # which is imported in its process alone
+    from pydicom.pixels import get_decoder
+
+    with quiet():
+        return plugin in get_decoder(syntax).available_plugins
+
+
+def _decoded_apart(packed: bytes, syntax: str, encoding: Encoding) -> NDArray[Any]:
+    rows, columns = encoding.rows, encoding.columns
+    word = np.dtype(f"u{encoding.allocated // 8}")
+    data = decode_apart(
+        packed,
+        syntax,
+        DECODERS[syntax][1],
+        rows,
+        columns,
+        encoding.allocated,
+        encoding.stored,
+        encoding.signed,
+    )
+    if len(data) != rows * columns * word.itemsize:
+        raise ImageError(
+            f"the compressed pixels decode to {len(data)} bytes, not to the {rows} x {columns} of {word.itemsize} announced;"
+            " the file is damaged"
+        )
+    return np.frombuffer(data, word).reshape(rows, columns)
+
+
+def _decoded_here(packed: bytes, syntax: str, encoding: Encoding) -> NDArray[Any]:
+    word = np.dtype(f"u{encoding.allocated // 8}")
+    size = (encoding.rows, encoding.columns)
     cause = ""
     array = None
     with quiet():
-        if plugin not in get_decoder(syntax).available_plugins:
-            raise ImageError(f"transfer syntax {syntax} needs the Python package {package}; install it")
         try:
             array = decode_here(
-                packed, syntax, plugin, *size, encoding.allocated, encoding.stored, encoding.signed
+                packed,
+                syntax,
+                DECODERS[syntax][1],
+                *size,
+                encoding.allocated,
+                encoding.stored,
+                encoding.signed,
             )
         except Exception as error:
             cause = type(error).__name__
@@ -283,7 +331,7 @@ def decode(packed: bytes, syntax: str, encoding: Encoding) -> NDArray[Any]:
         raise ImageError(
             f"the compressed pixels cannot be decoded ({cause}); the file is damaged, copy it again"
         )
-    if array.shape != (encoding.rows, encoding.columns) or array.dtype.itemsize != word.itemsize:
+    if array.shape != size or array.dtype.itemsize != word.itemsize:
         raise ImageError(
             f"the compressed pixels decode to {array.shape} of {array.dtype.itemsize} bytes, the"
             " header announces"

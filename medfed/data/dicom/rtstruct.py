@@ -64,7 +64,13 @@ def structures_on(
             skipped.append(f"structure {number}, which has no closed contour")
         else:
             check_classes([chosen], classes)
-            regions[chosen] += _region(contours, like)
+            region, passed_over = _region(contours, like)
+            regions[chosen] += region
+            if passed_over:
+                count = "1 slice" if passed_over == 1 else f"{passed_over} slices"
+                skipped.append(
+                    f"{count} between the contours of structure {number}, without one: nothing is interpolated"
+                )
     if not regions and not any("names leave out" in line for line in skipped):
         raise LabelError("the structure set holds no closed contour; export it again with its contours")
     return label_of(regions, like, overlap, skipped, flags)
@@ -89,8 +95,8 @@ def _is_area(contour: Elements, number: int, skipped: list[str]) -> bool:
     raise LabelError("a contour of unknown geometric type; the file is damaged")
 
 
-def _region(contours: list[Elements], like: Volume) -> list[NDArray[np.int64]]:
-    """Return the flat indices of a structure's voxels, slice by slice."""
+def _region(contours: list[Elements], like: Volume) -> tuple[list[NDArray[np.int64]], int]:
+    """Return the flat indices of a structure's voxels, slice by slice, and how many slices between them have none."""
     slices: dict[tuple[int, int], list[NDArray[np.float64]]] = defaultdict(list)
     exclusive = all(contour.text(GEOMETRY) == b"CLOSEDPLANAR_XOR" for contour in contours)
     inverse = np.linalg.inv(like.affine_ras)
@@ -99,19 +105,26 @@ def _region(contours: list[Elements], like: Volume) -> list[NDArray[np.int64]]:
         at = points @ inverse[:3, :3].T + inverse[:3, 3]
         axis, plane = _slice(at, like)
         across = np.delete(at, axis, axis=1)
-        if (across.max(axis=0) < -0.5).any() or (
-            across.min(axis=0) > np.delete(like.shape, axis) - 0.5
-        ).any():
-            raise LabelError("a contour lies beside the image; take the structures of this image")
+        size = np.delete(like.shape, axis)
+        beside = np.maximum(-0.5 - across.max(axis=0), across.min(axis=0) - size + 0.5)
+        if beside.max() > 0:
+            sides_mm = np.delete(np.linalg.norm(like.affine_ras[:3, :3], axis=0), axis)
+            raise LabelError(
+                f"a contour lies {float((beside * sides_mm).max()):.1f} mm beside the image; take the structures of this image"
+            )
         slices[axis, plane].append(across)
     found = []
     for (axis, plane), polygons in sorted(slices.items(), key=lambda entry: entry[0]):
-        size = tuple(np.delete(like.shape, axis))
-        mask = _even_odd(polygons, (int(size[0]), int(size[1])), exclusive)
+        rows, columns = np.delete(like.shape, axis)
+        mask = _even_odd(polygons, (int(rows), int(columns)), exclusive)
         across = np.nonzero(mask)
         voxels = [*across[:axis], np.full(len(across[0]), plane), *across[axis:]]
         found.append(np.ravel_multi_index(tuple(voxels), like.shape))
-    return found
+    passed_over = 0
+    for axis in {axis for axis, _ in slices}:
+        planes = [plane for across_axis, plane in slices if across_axis == axis]
+        passed_over += max(planes) - min(planes) + 1 - len(planes)
+    return found, passed_over
 
 
 def _points(contour: Elements) -> NDArray[np.float64]:
@@ -140,8 +153,10 @@ def _slice(at: NDArray[np.float64], like: Volume) -> tuple[int, int]:
     spread = np.ptp(at, axis=0)
     axis = 2 if spread[2] <= PLANE_TOLERANCE else int(spread.argmin())
     if spread[axis] > PLANE_TOLERANCE:
+        across_mm = float(spread[axis] * np.linalg.norm(like.affine_ras[:3, axis]))
         raise LabelError(
-            "a contour is oblique to the image's slices; draw or resample the structures on this image"
+            f"a contour is oblique to the image's slices: it spans {across_mm:.2f} mm across them; draw or resample the"
+            " structures on this image"
         )
     place = float(at[:, axis].mean())
     plane = round(place)

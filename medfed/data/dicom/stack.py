@@ -21,8 +21,10 @@ from medfed.data.dicom.separate import (
 from medfed.data.dicom.siemens import has_tiles
 from medfed.errors import ImageError
 
-# Direction cosines of one stack: six written decimals, and the noise of a scanner's own arithmetic.
-SAME_DIRECTION = 1e-4
+# Direction cosines of one stack: scanners that write four decimals differ by one or two of the last from slice to slice.
+SAME_DIRECTION = 2.5e-4
+# Nor may that move a corner of the slice by more than this part of a pixel: a voxel stays where the affine says.
+SAME_PLACE_PIXELS = 0.2
 # An image turned against the others by more than this (6 degrees) is meant to be: a localizer, or another plane. One
 # turned less is a slice that does not fit its stack.
 OTHER_DIRECTION = 0.1
@@ -117,8 +119,8 @@ def _check_turned(frame: Frame, other: Frame) -> None:
     angle = float(np.degrees(np.arccos(np.clip(min(turn[0, 0], turn[1, 1]), -1, 1))))
     if angle < np.degrees(OTHER_DIRECTION):
         raise ImageError(
-            f"one slice is turned by {angle:.3f} degrees against the series' others, so that it does not lie on their "
-            "grid; export the series again"
+            f"one slice is turned by {angle:.3f} degrees against the series' others, which moves its corner by "
+            f"{_corner_moves_mm(frame, other):.2f} mm off their grid; export the series again"
         )
 
 
@@ -172,7 +174,16 @@ def _oriented(frames: list[Frame]) -> list[list[Frame]]:
 def _parallel(one: Frame, other: Frame) -> bool:
     if (one.row_cosine, one.column_cosine) == (other.row_cosine, other.column_cosine):
         return True
-    return bool(np.abs(_directions(one) - _directions(other)).max() <= SAME_DIRECTION)
+    if np.abs(_directions(one) - _directions(other)).max() > SAME_DIRECTION:
+        return False
+    return _corner_moves_mm(one, other) <= SAME_PLACE_PIXELS * min(one.spacing_mm or (1.0, 1.0))
+
+
+def _corner_moves_mm(one: Frame, other: Frame) -> float:
+    """Return how far the corner across from the first pixel lies apart where both begin at one place."""
+    rows_mm, columns_mm = one.spacing_mm or (1.0, 1.0)
+    across = np.array([one.encoding.columns * columns_mm, one.encoding.rows * rows_mm])
+    return float(np.linalg.norm(across @ (_directions(one) - _directions(other))))
 
 
 def _directions(frame: Frame) -> NDArray[np.float64]:
@@ -242,7 +253,9 @@ def _uneven_message(along: NDArray[np.float64]) -> str:
     steps = np.diff(along)
     ratios = steps / steps.min()
     gaps_only = bool(np.abs(ratios - np.rint(ratios)).max() < 0.02)
-    # Of few slices with gaps the median may be a gap; where all are multiples of the smallest step, that is the usual.
+    # Of few slices with gaps the median may be a gap; where all are multiples of the smallest step, that is the usual,
+    # unless it is there once among many: a last slice that overlaps.
+    gaps_only &= int((np.rint(ratios) == 1).sum()) > 1 or len(steps) < 4
     usual = float(np.median(steps[np.rint(ratios) == 1]) if gaps_only else np.median(steps))
     odd = [
         i for i in range(len(steps)) if abs(steps[i] - usual) > max(2 * JITTER_MM, JITTER_FRACTION * usual)

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.dicom.directory import DIRECTORY
+from medfed.data.dicom.directory import DIRECTORY, not_there
 from medfed.data.dicom.elements import PIXELS
 from medfed.data.dicom.file import DEFLATED, DicomFile
 from medfed.data.dicom.frame import (
@@ -89,7 +89,7 @@ def other_object(file: DicomFile) -> str | None:
     uid = file.elements.text(SOP_CLASS).decode("ascii", "replace")
     modality = file.elements.text(MODALITY)
     if DIRECTORY in file.elements:
-        return "a DICOMDIR, which lists files and holds no image"
+        return not_there(file)
     if uid.startswith(_CLASS):
         rest = uid[len(_CLASS) :]
         if rest in _OTHER:

@@ -247,6 +247,15 @@ def _groups(series: Series, frame: dict) -> Dataset:
         diffusion = Dataset()
         diffusion.DiffusionBValue = float(frame["b"])
         group.MRDiffusionSequence = Items([diffusion])
+    for word, owner, attribute in (
+        ("inversion", "MRModifierSequence", "InversionTimes"),
+        ("flip", "MRTimingAndRelatedParametersSequence", "FlipAngle"),
+        ("kilovolt", "CTXRayDetailsSequence", "KVP"),
+    ):
+        if word in frame:
+            item = Dataset()
+            setattr(item, attribute, frame[word])
+            setattr(group, owner, Items([item]))
     return group
 
 

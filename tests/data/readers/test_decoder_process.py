@@ -1,4 +1,4 @@
-"""GDCM in processes of its own: in order, beside each other, and no loss when one of them dies."""
+"""GDCM and JPEG 2000 in processes of their own: in order, beside each other, and no loss when one of them dies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from hard_series import Series, assert_in_place, write_series
 from pydicom.encaps import generate_frames
-from test_encodings import JPEG_LOSSLESS, jpeg_lossless
+from pydicom.uid import JPEG2000Lossless
+from test_encodings import JPEG_LOSSLESS, encode, jpeg_lossless
 
 from medfed.data.dicom import decoder_process, pixels
 from medfed.data.read import read
@@ -27,7 +28,9 @@ def encoded(value: int) -> bytes:
 
 
 def decoded(packed: bytes) -> np.ndarray:
-    return np.frombuffer(decoder_process.decode_apart(packed, JPEG_LOSSLESS, 4, 6, 16, 16, False), "<u2")
+    return np.frombuffer(
+        decoder_process.decode_apart(packed, JPEG_LOSSLESS, "gdcm", 4, 6, 16, 16, False), "<u2"
+    )
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 4])
@@ -35,6 +38,50 @@ def test_a_series_is_the_same_however_many_decode_it(tmp_path: Path, monkeypatch
     monkeypatch.setattr(pixels, "most_children", lambda: at_once)
     write_series(tmp_path, Series(shape=(11, 10, 9)), lambda ds, _: jpeg_lossless(ds))
     assert_in_place(read(tmp_path)[0], shape=(9, 10, 11))
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
+def test_a_series_in_jpeg_2000_too(tmp_path: Path, monkeypatch, at_once: int, signed: bool) -> None:
+    monkeypatch.setattr(pixels, "most_children", lambda: at_once)
+    asked = _counted(monkeypatch)
+    series = Series(shape=(17, 34, 40), signed=signed)
+    write_series(tmp_path, series, lambda ds, _: encode(ds, JPEG2000Lossless))
+    assert_in_place(read(tmp_path)[0], shape=(40, 34, 17))
+    assert len(asked) == (0 if at_once == 1 else 17)
+
+
+def test_a_few_frames_in_jpeg_2000_start_no_process(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(pixels, "most_children", lambda: 2)
+    asked = _counted(monkeypatch)
+    write_series(tmp_path, Series(shape=(3, 34, 40)), lambda ds, _: encode(ds, JPEG2000Lossless))
+    assert_in_place(read(tmp_path)[0], shape=(40, 34, 3))
+    assert asked == []
+
+
+def test_a_damaged_slice_in_jpeg_2000_refuses_its_series(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(pixels, "most_children", lambda: 2)
+
+    def damaged(ds, k: int) -> None:
+        encode(ds, JPEG2000Lossless)
+        if k == 11:
+            ds.PixelData = ds.PixelData.replace(b"\xff\x52", b"\xff\x4c")  # no coding style
+
+    write_series(tmp_path, Series(shape=(17, 34, 40)), damaged)
+    with pytest.raises(ImageError, match="compressed pixels cannot be decoded; the file is damaged"):
+        read(tmp_path)
+
+
+def _counted(monkeypatch) -> list[str]:
+    asked: list[str] = []
+    apart = pixels.decode_apart
+
+    def counts(packed: bytes, syntax: str, *rest) -> bytearray:
+        asked.append(syntax)
+        return apart(packed, syntax, *rest)
+
+    monkeypatch.setattr(pixels, "decode_apart", counts)
+    return asked
 
 
 def test_threads_that_ask_at_once_each_get_their_own_frame() -> None:

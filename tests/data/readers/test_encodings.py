@@ -3,7 +3,9 @@ DICOMDIR."""
 
 from __future__ import annotations
 
+import gzip
 import struct
+import zipfile
 
 import hard_series as hs
 import numpy as np
@@ -13,6 +15,8 @@ from hard_series import Series, assert_in_place, write, write_series
 from pydicom import uid
 from pydicom.encaps import encapsulate
 
+from medfed.data.dicom.directory import not_there
+from medfed.data.dicom.file import open_dicom
 from medfed.data.read import read
 from medfed.errors import ImageError
 
@@ -213,6 +217,9 @@ def test_a_dicomdir_names_the_files_that_are_read(tmp_path):
     victim.unlink()
     with pytest.raises(ImageError, match="1 of the 6 files that the DICOMDIR lists"):
         read(tmp_path / "disc" / "DICOMDIR")
+    # Read as a folder, the rest may be meant, or the last slice lost: a line says so.
+    text = "a DICOMDIR, which lists files and holds no image; 1 of its 6 files are not there"
+    assert not_there(open_dicom(str(tmp_path / "disc" / "DICOMDIR"))) == text
 
 
 def test_colour_is_skipped_in_a_folder_and_refused_alone(tmp_path):
@@ -238,3 +245,34 @@ def test_an_unknown_transfer_syntax_is_refused(tmp_path):
     path.write_bytes(data)
     with pytest.raises(ImageError, match=r"transfer syntax 1\.2\.840\.10008\.1\.2\.6 is not read"):
         read(path)
+
+
+def test_jpeg_of_12_bits_says_what_is_wrong_with_it(tmp_path):
+    """Not that the file is damaged: it is sound, and its decoder is not."""
+
+    def edit(ds, k):
+        ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 12, 11, 0
+        ds.PixelData = encapsulate([b"\xff\xd8\xff\xd9"])
+        ds["PixelData"].VR, ds["PixelData"].is_undefined_length = "OB", True
+        ds.file_meta.TransferSyntaxUID = uid.JPEGExtended12Bit
+
+    write_series(tmp_path, Series(shape=(3, 5, 7)), edit)
+    with pytest.raises(
+        ImageError, match=r"JPEG Extended of 12 bits is not read, .* Explicit VR Little Endian"
+    ):
+        read(tmp_path)
+
+
+def test_archives_are_named_and_not_looked_into(tmp_path):
+    write_series(tmp_path / "a", Series())
+    (tmp_path / "b").mkdir()
+    first = next((tmp_path / "a").iterdir())
+    with zipfile.ZipFile(tmp_path / "b" / "a.zip", "w") as archive:
+        archive.write(first, "a.dcm")
+    with pytest.raises(ImageError, match="a zip archive, which is not looked into; unpack it"):
+        read(tmp_path / "b" / "a.zip")
+    (tmp_path / "b" / "a.dcm.gz").write_bytes(gzip.compress(first.read_bytes()))
+    with pytest.raises(
+        ImageError, match=r"2 files are something else, the first a packed archive .* unpack it"
+    ):
+        read(tmp_path / "b")

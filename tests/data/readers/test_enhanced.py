@@ -23,7 +23,16 @@ def test_shuffled_frames_with_slopes_of_their_own(tmp_path, modality):
 
 
 @pytest.mark.parametrize(
-    "what, values", [("echo", (4.6, 10.2)), ("time", (1, 2)), ("b", (0, 1000)), ("stack", (1, 2))]
+    "what, values",
+    [
+        ("echo", (4.6, 10.2)),
+        ("time", (1, 2)),
+        ("b", (0, 1000)),
+        ("stack", (1, 2)),
+        ("inversion", (100.0, 900.0)),
+        ("flip", (3.0, 15.0)),
+        ("kilovolt", (80.0, 140.0)),
+    ],
 )
 def test_what_one_object_mixes_comes_apart(tmp_path, what, values):
     series = Series(modality="MR")

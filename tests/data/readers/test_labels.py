@@ -245,6 +245,25 @@ def test_structures_that_do_not_fit_are_refused(tmp_path, series, volume, rois, 
         read_label(path, volume, classes=3)
 
 
+def test_a_tilted_contour_is_refused(tmp_path, series, volume):
+    ds = structure_set(series, {1: [(1, square(1, 5))]})
+    contour = ds.ROIContourSequence[0].ContourSequence[0]
+    points = np.array(contour.ContourData, float).reshape(-1, 3)
+    points[0] += 3 * series.normal  # one of its corners is 3 mm out of the plane
+    contour.ContourData = [f"{v:.4f}" for v in points.ravel()]
+    with pytest.raises(LabelError, match=r"oblique to the image's slices: it spans 3\.00 mm across them"):
+        read_label(write(ds, tmp_path / "rt.dcm"), volume)
+
+
+def test_slices_without_a_contour_between_others_get_a_line(tmp_path, series, volume):
+    ds = structure_set(series, {1: [(1, square(1, 5)), (4, square(1, 5))], 2: [(2, square(1, 5))]})
+    label = read_label(write(ds, tmp_path / "rt.dcm"), volume)
+    assert label.info.skipped == (
+        "2 slices between the contours of structure 1, without one: nothing is interpolated",
+    )
+    assert not label.array[..., [0, 3, 5]].any()
+
+
 def test_a_label_is_not_read_as_an_image(tmp_path, series):
     path = write(segmentation(series, [(1, 0, blob(series)[0])]), tmp_path / "seg.dcm")
     with pytest.raises(ImageError, match="give it to read_label"):
@@ -313,7 +332,7 @@ def test_exclusive_contours_may_cross(tmp_path, series, volume):
 
 def test_a_contour_beside_the_image_is_refused(tmp_path, series, volume):
     path = write(structure_set(series, {1: [(2, square(50.5, 58.5))]}), tmp_path / "rt.dcm")
-    with pytest.raises(LabelError, match="a contour lies beside the image"):
+    with pytest.raises(LabelError, match=r"63\.0 mm beside the image"):  # (50.5 + 0.5 - 9 rows) x 1.5 mm
         read_label(path, volume)
 
 

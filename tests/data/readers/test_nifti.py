@@ -195,6 +195,16 @@ def test_a_damaged_gz_is_refused(tmp_path):
             read(path)
 
 
+@pytest.mark.parametrize("piece", [100, 300, 5000])
+def test_a_gz_of_many_members_is_one_file(tmp_path, piece):
+    """As bgzip and some archives write it; the first member may end within the header."""
+    plain = write(tmp_path / "a.nii", voxels((20, 20, 20))).read_bytes()
+    members = [gzip.compress(plain[i : i + piece]) for i in range(0, len(plain), piece)]
+    (tmp_path / "b.nii.gz").write_bytes(b"".join(members))
+    (volume,) = read(tmp_path / "b.nii.gz")
+    np.testing.assert_array_equal(volume.array, read(tmp_path / "a.nii")[0].array)
+
+
 @pytest.mark.parametrize("missing", [(), ("deflate",), ("deflate", "isal")], ids=str)
 def test_every_inflater_gives_the_same_and_checks_the_crc(tmp_path, missing, monkeypatch):
     import sys

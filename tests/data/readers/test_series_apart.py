@@ -181,7 +181,47 @@ def test_a_slice_turned_a_little_is_refused_and_not_taken_for_a_localizer(tmp_pa
             ds.ImageOrientationPatient = [f"{v:.6f}" for v in (cosine, sine, 0, -sine, cosine, 0)]
 
     write_series(tmp_path, Series(), edit)
-    with pytest.raises(ImageError, match=rf"turned by {degrees:.2f}\d* degrees against"):
+    # The corner across moves by the chord of the turn: 2 sin(half of it) times the diagonal of 5 rows and 7 columns.
+    chord_mm = 2 * np.sin(np.radians(degrees) / 2) * np.hypot(5 * 1.5, 7 * 0.75)
+    said = rf"turned by {degrees:.2f}\d* degrees against .* its corner by {chord_mm:.2f} mm"
+    with pytest.raises(ImageError, match=said):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("units", [1, 2])
+def test_an_orientation_that_differs_in_its_fourth_decimal_is_one(tmp_path, units):
+    def edit(ds, k):
+        last = units * 1e-4 * (k % 2)
+        ds.ImageOrientationPatient = [f"{v:.4f}" for v in (1, last, 0, -last, 1, 0)]
+
+    write_series(tmp_path, Series(), edit)
+    (volume,) = read(tmp_path)
+    assert_in_place(volume, shape=(7, 5, 6))
+
+
+def test_a_small_turn_of_a_large_slice_is_refused(tmp_path):
+    # 0.0002 over 256 rows of 1.5 mm and 256 columns of 1 mm: 0.0002 x hypot(384, 256) = 0.09 mm, under a fifth of 1 mm;
+    # over 1024 of each, 0.37 mm, it is more.
+    def edit(ds, k):
+        ds.ImageOrientationPatient = [1, 2e-4 * (k == 2), 0, -2e-4 * (k == 2), 1, 0]
+
+    for side in (256, 1024):
+        write_series(tmp_path / str(side), Series(shape=(4, side, side), spacing_mm=(1.5, 1.0)), edit)
+    assert len(read(tmp_path / "256")) == 1
+    with pytest.raises(ImageError, match=r"turned by 0\.011 degrees .* its corner by 0\.37 mm"):
+        read(tmp_path / "1024")
+
+
+def test_a_last_slice_nearer_than_the_others_is_named(tmp_path):
+    series = Series(shape=(6, 5, 7))
+
+    def edit(ds, k):
+        if k == 5:  # 1 mm behind the fifth, which lies at 10 mm
+            ds.ImagePositionPatient = [f"{v:.3f}" for v in series.position(4) + series.normal]
+
+    write_series(tmp_path, series, edit)
+    said = r"uneven: 6 slices are usually 2\.50 mm apart, but 1\.00 mm from 10\.00 to 11\.00 mm"
+    with pytest.raises(ImageError, match=said):
         read(tmp_path)
 
 
