@@ -216,11 +216,11 @@ def test_a_last_slice_nearer_than_the_others_is_named(tmp_path):
     series = Series(shape=(6, 5, 7))
 
     def edit(ds, k):
-        if k == 5:  # 1 mm behind the fifth, which lies at 10 mm
-            ds.ImagePositionPatient = [f"{v:.3f}" for v in series.position(4) + series.normal]
+        if k == 5:  # half a step behind the fifth, which lies at 10 mm
+            ds.ImagePositionPatient = [f"{v:.3f}" for v in series.position(4) + 1.25 * series.normal]
 
     write_series(tmp_path, series, edit)
-    said = r"uneven: 6 slices are usually 2\.50 mm apart, but 1\.00 mm from 10\.00 to 11\.00 mm"
+    said = r"uneven: 6 slices are usually 2\.50 mm apart, but 1\.25 mm from 10\.00 to 11\.25 mm"
     with pytest.raises(ImageError, match=said):
         read(tmp_path)
 
