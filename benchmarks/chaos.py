@@ -1,55 +1,102 @@
-"""How often a study survives random kills with every bit: `python benchmarks/chaos.py --runs 200`.
+"""How often a study survives random kills with every bit: `python benchmarks/chaos.py --runs 200 --results chaos.jsonl`.
 
 Each run is a federation of real processes at a real broker. Hub, broker and sites are killed (kill -9) or stopped
 (SIGSTOP) at random moments and started again. A run counts if its final weights are those of an undisturbed run.
-Prints one line of JSON a run that did not, and one with the counts.
+Prints a line a run as it ends: seed, seconds, what was done to whom, and whether the bits are the same; at the end the counts.
+
+With `--results` each run is a line of JSON there, and a later call goes on with the seeds that have none yet: stop it
+(Ctrl-C, kill) whenever you like. Two processes share the work by `--first`, with a file each; their brokers' ports are
+`--port` and twice the seed, so they never meet.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "exchange"))
 
 
-def main() -> None:
-    """Run, compare and print."""
+def undisturbed(port: int) -> str:
+    """Return the digest of the final weights where nobody is disturbed."""
     from brokered import Enrolment
-    from chaos import disturbed
     from federation import Federation
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--exchange", choices=["nats", "folder"], default="nats")
-    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        enrolment = Enrolment(Path(name))
+        enrolment = Enrolment(Path(name), port=port, websocket_port=port + 1)
         enrolment.start()
         calm = Federation(Path(name), enrolment.exchange_of)
-        calm.start("hub", "north", "south")
-        expected = calm.digest()
-        calm.end()
-        enrolment.end()
-    same, began = 0, time.monotonic()
-    for seed in range(arguments.first, arguments.first + arguments.runs):
-        with tempfile.TemporaryDirectory() as name:
-            try:
-                found = disturbed(seed, Path(name), arguments.exchange)
-                wrong = None if found["digest"] == expected else found
-            except AssertionError as error:
-                wrong = {"seed": seed, "error": str(error)[-3000:]}
-        same += wrong is None
-        if wrong:
-            sys.stdout.write(json.dumps(wrong) + "\n")
-            sys.stdout.flush()
-    seconds = round(time.monotonic() - began)
-    sys.stdout.write(json.dumps({"runs": arguments.runs, "same_bits": same, "seconds": seconds}) + "\n")
+        try:
+            calm.start("hub", "north", "south")
+            return calm.digest()
+        finally:
+            calm.end()
+            enrolment.end()
+
+
+def one(seed: int, exchange: str, port: int, expected: str) -> dict[str, Any]:
+    """Return what became of one disturbed run."""
+    from chaos import disturbed
+
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        try:
+            found = disturbed(seed, Path(name), exchange, port)
+        except AssertionError as error:
+            found = {"seed": seed, "error": str(error)[-3000:]}
+    same = found.get("digest") == expected
+    return {**found, "exchange": exchange, "same": same, "seconds": round(time.monotonic() - began, 1)}
+
+
+def line(found: dict[str, Any]) -> str:
+    """Return a run as a line of the table."""
+    done = ", ".join(f"{how} {who} at {at:.2f}" for at, who, how in found.get("done", []))
+    said = "same bits" if found["same"] else f"NOT THE SAME {found.get('error', '')}"
+    return f"{found['seed']:5d}  {found['seconds']:6.1f} s  {said}  {done}\n"
+
+
+def main() -> None:
+    """Run, compare and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--first", type=int, default=0, help="the first run's seed")
+    parser.add_argument("--exchange", choices=["nats", "folder"], default="nats")
+    parser.add_argument(
+        "--results", type=Path, help="a file for a line of JSON a run; what it holds is not run again"
+    )
+    parser.add_argument(
+        "--port", type=int, default=20000, help="the brokers' ports are this and twice the seed"
+    )
+    arguments = parser.parse_args()
+    # So that whoever stops it stops the parties and the broker of the run that is under way, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    found: dict[int, dict[str, Any]] = {}
+    if arguments.results and arguments.results.exists():
+        for text in arguments.results.read_text().splitlines():
+            row = json.loads(text)
+            if row["exchange"] == arguments.exchange:
+                found[row["seed"]] = row
+    seeds = range(arguments.first, arguments.first + arguments.runs)
+    left = [seed for seed in seeds if seed not in found]
+    expected = undisturbed(arguments.port + 2 * left[0]) if left else ""
+    for seed in left:
+        found[seed] = one(seed, arguments.exchange, arguments.port + 2 * seed, expected)
+        sys.stdout.write(line(found[seed]))
+        sys.stdout.flush()
+        if arguments.results:
+            with arguments.results.open("a") as file:
+                file.write(json.dumps(found[seed]) + "\n")
+    rows = [found[seed] for seed in seeds]
+    same, seconds = sum(row["same"] for row in rows), round(sum(row["seconds"] for row in rows))
+    sys.stdout.write(json.dumps({"runs": len(rows), "same_bits": same, "seconds": seconds}) + "\n")
 
 
 if __name__ == "__main__":

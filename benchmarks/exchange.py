@@ -193,11 +193,12 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def size_of(folder: Path) -> int:
     """Return the bytes that a folder's files hold, as far as they stay long enough to be counted."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except OSError:
-            continue
+    for here, _, files in os.walk(folder):
+        for name in files:
+            try:
+                total += os.stat(os.path.join(here, name)).st_size
+            except OSError:
+                continue
     return total
 
 

@@ -1,7 +1,8 @@
 """The coordinator of a whole study: who is asked each round, when a round is over, what is kept so that a run resumes.
 
-The hub's own checkpoint is the truth: it is on disk before a round's model is published, so after a kill -9 of anything
-the study goes on from the last merged round. One round's message to everyone and the answers are `round.py`'s.
+The hub's own checkpoint is the truth: it is on disk before any site can take a round's model (whose bytes may be on their
+way by then), so after a kill -9 of anything the study goes on from the last merged round. One round's message to everyone
+and the answers are `round.py`'s.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import safetensors
@@ -25,7 +28,7 @@ from medfed.exchange import HubSide
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.round import Answer, conduct
 from medfed.rules import Rule, State
-from medfed.update import Global
+from medfed.update import OUTLIER, Global
 from medfed.weights import Weights
 
 # How many rounds' checkpoints stay on disk: the newest, and one before it in case the newest was cut by a power loss.
@@ -46,6 +49,7 @@ class Plan:
     seed: int = 0
     study: str = ""
     compress: tuple[Compression, ...] = ()
+    outlier: float | None = OUTLIER
     # Sites that train nothing and report how the final model does on their cases.
     evaluating: tuple[str, ...] = ()
 
@@ -86,7 +90,8 @@ def coordinate(
     """Return the final model of a study, having led every round of it.
 
     `weights` is the untrained model. With a `folder` each merged round is kept there, and a study found in it goes on
-    from its newest round. `watch` hears of every round; `merged` gets every model, the untrained one included.
+    from its newest round. `watch` hears of every round; `merged` gets every model, the untrained one included: both once
+    the model is on disk and published.
 
     Raises:
         QuorumError: if too few sites answered a round.
@@ -94,44 +99,58 @@ def coordinate(
     """
     audit = audit or AuditLog(None)
     found = newest(folder, plan.study) if folder else None
-    if found is None:
-        state: State = {**plan.rule.init(weights), **plan.privacy.init(weights)}
-        current = Global(0, weights, study=plan.study)
-        del weights  # else the untrained model would stay in memory through the whole study
-        if folder is not None:
-            _save(folder, current, state)
-    else:
-        current, state = found
-    merged(current)
-    while current.round < plan.rounds:
-        began = time.monotonic()
-        sites = sampled(plan, current.round + 1)
-        current = _told(plan, current, state, sites)
-        size = exchange.publish(current)
-        outcome = conduct(
-            exchange,
-            plan.rule,
-            plan.privacy,
-            state,
-            current,
-            sites,
-            min(plan.minimum, len(sites), plan.rule.enough if plan.rule.asynchronous else len(sites)),
-            plan.deadline_s,
-            audit,
-            plan.compress,
-        )
-        current, state = Global(current.round + 1, outcome.weights, study=plan.study), outcome.state
-        answers = outcome.answers
-        del outcome
-        if folder is not None:
-            _save(folder, current, state)
-            joins.remember(folder, current.round, [a.site for a in answers if a.status == "merged"])
-        merged(current)
-        heard = {answer.site for answer in answers}
-        resting = tuple(Answer(site, "not sampled") for site in sorted(plan.sites) if site not in heard)
-        watch(RoundReport(current.round, answers + resting, time.monotonic() - began, size))
-    _close(plan, exchange, current, state, watch)
+    # Checkpoints are written in a thread of their own, while the model's chunks already leave.
+    with ThreadPoolExecutor(1, thread_name_prefix="medfed-checkpoint") as aside:
+        kept = _nothing
+        if found is None:
+            state: State = {**plan.rule.init(weights), **plan.privacy.init(weights)}
+            current = Global(0, weights, study=plan.study)
+            if folder is not None:
+                kept = aside.submit(_save, folder, current, state).result
+        else:
+            current, state = found
+        del weights, found  # else the model that it begins with would stay in memory through the whole study
+        told = partial(merged, current)
+        while current.round < plan.rounds:
+            began = time.monotonic()
+            sites = sampled(plan, current.round + 1)
+            current = _told(plan, current, state, sites)
+            size = exchange.publish(current, kept)
+            told()
+            outcome = conduct(
+                exchange,
+                plan.rule,
+                plan.privacy,
+                state,
+                current,
+                sites,
+                min(plan.minimum, len(sites), plan.rule.enough if plan.rule.asynchronous else len(sites)),
+                plan.deadline_s,
+                audit,
+                plan.compress,
+                plan.outlier,
+            )
+            current, state = Global(current.round + 1, outcome.weights, study=plan.study), outcome.state
+            answers = outcome.answers
+            del outcome
+            if folder is not None:
+                names = [answer.site for answer in answers if answer.status == "merged"]
+                kept = aside.submit(_keep, folder, current, state, names).result
+            heard = {answer.site for answer in answers}
+            resting = tuple(Answer(site, "not sampled") for site in sorted(plan.sites) if site not in heard)
+            report = RoundReport(current.round, answers + resting, time.monotonic() - began, size)
+            told = partial(_tell, merged, watch, current, report)
+        _close(plan, exchange, current, state, watch, kept, told)
     return replace(current, groups=_broadcast(plan, state))
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+def _tell(merged: Callable[[Global], None], watch: Watch, current: Global, report: RoundReport) -> None:
+    merged(current)
+    watch(report)
 
 
 def _told(plan: Plan, current: Global, state: State, sites: Sequence[str]) -> Global:
@@ -147,13 +166,22 @@ def _broadcast(plan: Plan, state: State) -> dict[str, Weights]:
     return {name: state[name] for name in names if name in state}
 
 
-def _close(plan: Plan, exchange: HubSide, current: Global, state: State, watch: Watch) -> None:
+def _close(
+    plan: Plan,
+    exchange: HubSide,
+    current: Global,
+    state: State,
+    watch: Watch,
+    kept: Callable[[], None],
+    told: Callable[[], None],
+) -> None:
     """Tell everyone that the study has ended, and hear each site's scores of the final model."""
     began = time.monotonic()
     groups = _broadcast(plan, state)
     size = exchange.publish(
-        Global(current.round, current.weights, (), final=True, study=plan.study, groups=groups)
+        Global(current.round, current.weights, (), final=True, study=plan.study, groups=groups), kept
     )
+    told()
     answers = []
     everyone = sorted({*plan.sites, *plan.evaluating})
     for arrival in exchange.collect(current.round + 1, everyone, plan.deadline_s):
@@ -197,6 +225,11 @@ def newest(folder: Path, study: str = "") -> tuple[Global, State] | None:
             )
         return Global(int(metadata["round"]), weights, study=study), state
     return None
+
+
+def _keep(folder: Path, current: Global, state: State, merged: Sequence[str]) -> None:
+    _save(folder, current, state)
+    joins.remember(folder, current.round, merged)
 
 
 def _save(folder: Path, current: Global, state: State) -> None:

@@ -25,7 +25,7 @@ from medfed.exchange import Arrival, HubSide, SiteSide, TakesLate
 from medfed.letters import HubLetters, SiteLetters
 from medfed.privacy import Hearing, NoPrivacy, Privacy, apart
 from medfed.rules import Rule, State
-from medfed.update import Global, Update, check
+from medfed.update import Global, Update, check, implausible
 from medfed.weights import Weights, digest
 
 # The model's tensors, and plain numbers under train and val.
@@ -157,23 +157,28 @@ def conduct(
     deadline_s: float | None,
     audit: AuditLog,
     compress: Sequence[Compression] = (),
+    outlier: float | None = None,
 ) -> Outcome:
     """Return the outcome of one round: collect what the sites send, leave out what does not fit, merge the rest.
+
+    With `outlier` what is so many times as long as the round's updates does not fit either (see `implausible`).
 
     Raises:
         QuorumError: if fewer than `minimum` sites sent an update that fits, naming what became of each.
     """
     number = current.round + 1
     hearing = privacy.convene(HubLetters(exchange, tuple(sites), number, audit), deadline_s)
-    updates, answers = [], [_before(site, why) for site, why in hearing.refused.items()]
+    answers = [_before(site, why) for site, why in hearing.refused.items()]
+    admitted: list[tuple[Update, Answer]] = []
     for arrival in _arrivals(exchange, rule, number, hearing):
         update, answer = _admit(arrival, number, current, rule, hearing, compress)
-        answers.append(answer)
-        audit.write(
-            answer.status, site=answer.site, round=number, bytes=answer.bytes_up, reason=answer.reason
-        )
-        if update is not None:
-            updates.append(update)
+        if update is None:
+            answers.append(_written(answer, number, audit))
+        else:
+            admitted.append((update, answer))
+    limit = outlier if privacy.reveals_each_update else None
+    updates, compared = _compared(admitted, current.weights, limit)
+    answers += [_written(answer, number, audit) for answer in compared]
     heard = {answer.site for answer in answers}
     if not rule.asynchronous:  # where one merges without rounds, who was not heard is still training
         answers += [Answer(site, "absent", _late(deadline_s)) for site in sites if site not in heard]
@@ -231,6 +236,24 @@ def _admit(
         arrival.site, "merged", "", update.examples, arrival.bytes_up, arrival.seconds, update.scalars
     )
     return replace(update), answer
+
+
+def _compared(
+    admitted: Sequence[tuple[Update, Answer]], weights: Weights, outlier: float | None
+) -> tuple[list[Update], list[Answer]]:
+    """Return the updates that are merged, and every answer, having refused those too long to be of training."""
+    sent = [update for update, _ in admitted]
+    reasons = [None] * len(sent) if outlier is None else implausible(sent, weights, outlier)
+    judged = [
+        answer if why is None else Answer(answer.site, "refused", str(why), bytes_up=answer.bytes_up)
+        for (_, answer), why in zip(admitted, reasons, strict=True)
+    ]
+    return [update for update, why in zip(sent, reasons, strict=True) if why is None], judged
+
+
+def _written(answer: Answer, number: int, audit: AuditLog) -> Answer:
+    audit.write(answer.status, site=answer.site, round=number, bytes=answer.bytes_up, reason=answer.reason)
+    return answer
 
 
 def _before(site: str, why: MedfedError) -> Answer:

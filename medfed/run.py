@@ -178,8 +178,11 @@ def _federate(
     def merged(current: Any) -> None:
         save_checkpoint(folder.checkpoint(FEDERATED), {**frozen, **current.weights}, current.round)
 
+    method = kind_of(study.rule)
+    if study.train.local is not None and kind_of(study.train.local) != method:
+        method += f" with {kind_of(study.train.local)}"
     progress.start(
-        f"{study.name}: {kind_of(study.rule)} over {len(study.sites)} hospitals",
+        f"{study.name}: {method} over {len(study.sites)} hospitals",
         {name: data[name].examples for name in study.sites},
         study.train.rounds,
         metric,
@@ -200,6 +203,7 @@ def _federate(
             merged=merged,
             audit=audit,
             compress=study.compress,
+            outlier=study.sampling.outlier,
         )
     finally:
         progress.stop()

@@ -26,7 +26,7 @@ from medfed.hub import Plan, Watch, coordinate
 from medfed.letters import SiteLetters
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.rules import Rule
-from medfed.update import Global
+from medfed.update import OUTLIER, Global
 from medfed.weights import Weights
 
 # How long a study that ends early waits for a site to see it: one step of training, or its validation.
@@ -91,6 +91,7 @@ def run_federation(
     audit: AuditLog | None = None,
     seen: Callable[[bytes], None] = lambda data: None,
     compress: Sequence[Compression] = (),
+    outlier: float | None = OUTLIER,
 ) -> Global:
     """Return the final model of a federation over functions, one a site, each given the exchange and its turn.
 
@@ -123,6 +124,7 @@ def run_federation(
         seed=seed,
         study=study,
         compress=tuple(compress),
+        outlier=outlier,
     )
     threads = [
         threading.Thread(target=run, args=item, name=f"medfed-{item[0]}", daemon=True)

@@ -33,6 +33,7 @@ from medfed.rules.fedavg import FedAvg
 from medfed.schedules import Schedule
 from medfed.schedules.constant import Constant
 from medfed.tasks import Task
+from medfed.update import OUTLIER
 
 if TYPE_CHECKING:
     AnyTask = Task
@@ -55,6 +56,9 @@ Share = Annotated[float, Meta(gt=0, le=1)]
 # A site's name becomes a folder, a subject and a certificate's name: letters, digits, '-' and '_', no path, no dot.
 SiteName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 
+
+# A study of hundreds of sites has some tens of thousands of characters.
+LARGEST_FILE = 1 << 20
 
 _Record = TypeVar("_Record")
 
@@ -103,16 +107,18 @@ class Train(_Section, frozen=True, kw_only=True):
 
 
 class Sampling(_Section, frozen=True, kw_only=True):
-    """Who trains in a round.
+    """Who trains in a round, and whose update counts.
 
     fraction: the share of sites asked each round, drawn from the study's seed.  minimum: fewer answers than this stop
     the study; half of the sites, rounded up, if null.  deadline_s: seconds until a round goes on without who is late;
-    no limit if null.
+    no limit if null.  outlier: an update this many times as long as those of the same round is refused, and the round
+    goes on; null leaves it to the rule.
     """
 
     fraction: Share = 1.0
     minimum: Count | None = None
     deadline_s: Annotated[float, Meta(gt=0)] | None = None
+    outlier: Annotated[float, Meta(ge=10)] | None = OUTLIER
 
 
 class Evaluation(_Section, frozen=True, kw_only=True):
@@ -379,9 +385,16 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def _parse(text: str, name: str, expected: str) -> tuple[dict[str, Any], dict[tuple, int]]:
+    # A few names for what is repeated, each standing for many of the one before, would make a short text endless.
+    if len(text) > LARGEST_FILE:
+        raise StudyError(f"{name}: {len(text)} characters; {expected} has at most {LARGEST_FILE}")
     try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader)):
+            raise StudyError(f"{name}: YAML's aliases (*name) are not read; write out what is meant")
         raw = yaml.load(text, Loader=_Loader)
         node = yaml.compose(text, Loader=_Loader)
+    except RecursionError:
+        raise StudyError(f"{name}: it is nested too deeply to be {expected}") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f":{mark.line + 1}" if mark else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 
 from medfed.errors import UpdateError
-from medfed.weights import Difference, Weights
+from medfed.weights import Difference, Weights, norm
+
+# An update may be so many times as long as those of the same round before it is refused (see `implausible`).
+OUTLIER = 1000.0
+
+# Up to so many times the model's own length no update is refused, however short the others are.
+ALWAYS_PLAUSIBLE = 10.0
+
+# A model whose numbers are smaller than this on average (a head that begins at zero) counts as one of such numbers.
+SMALLEST_NUMBER = 0.1
 
 
 @dataclass(frozen=True)
@@ -124,6 +133,36 @@ def _check_tensor(what: str, found: Tensor, expected: Tensor) -> None:
             f"{what} has {bad} of {found.numel()} values that are not finite; training diverged there: a lower learning "
             f"rate or gradient clipping (train.clip) at that site helps"
         )
+
+
+def implausible(updates: Sequence[Update], weights: Weights, times: float) -> list[UpdateError | None]:
+    """Return for each update of one round why it is too long to be of training, or None.
+
+    Too long is more than `times` the median length of the round's updates (with an even number, the lower of the two in
+    the middle) and more than 10 times the model's own, so that nobody makes others too long by sending next to nothing.
+    One alone has no others to compare with: it may be `times` as long as the model. Lengths are Euclidean norms over all
+    tensors. What is refused does not depend on the order in which updates came.
+
+    The widest that honest hospitals were in any study, method and round that we looked at is in docs/privacy.md; both
+    limits are far beyond it. They stop what a fault or a lie multiplied, and no attacker who knows them: robust rules do.
+    """
+    lengths = [norm(update.delta) for update in updates]
+    numbers = sum(tensor.numel() for tensor in weights.values())
+    model = max(norm(weights), SMALLEST_NUMBER * numbers**0.5)
+    if len(lengths) > 1:
+        usual, among = sorted(lengths)[(len(lengths) - 1) // 2], "the median of this round's"
+        limit = max(times * usual, ALWAYS_PLAUSIBLE * model)
+    else:
+        usual, among, limit = model, "the model's own", times * model
+    return [
+        UpdateError(
+            f"update of site '{update.site}' for round {update.round}: its norm is {length:.3g}, {among} {usual:.3g}; more "
+            f"than {limit:.3g} is not from training (sampling.outlier): look at that site's loss, data and version of medfed"
+        )
+        if not length <= limit
+        else None
+        for update, length in zip(updates, lengths, strict=True)
+    ]
 
 
 def finite(scalars: Mapping[str, float]) -> dict[str, float]:

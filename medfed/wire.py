@@ -270,7 +270,8 @@ def _parts(tensors: Mapping[str, Tensor]) -> dict[str, _Part]:
     names: dict[str, list[str]] = {}
     for full in tensors:
         prefix, slash, name = full.partition("/")
-        if not slash or not name:
+        # No name is ever made a path; one that would lead somewhere as a path is nobody's layer.
+        if not slash or not name or not {"", ".", ".."}.isdisjoint(full.split("/")):
             raise WireError(f"a tensor is named '{full[:80]}', expected part/name")
         names.setdefault(prefix, []).append(name)
     return {prefix: _Part(tensors, prefix, found) for prefix, found in names.items()}
@@ -428,7 +429,7 @@ def _header(metadata: Any, study: str) -> _UpdateHeader | _GlobalHeader:
         raise WireError(f"a header of {len(text)} characters; at most {LARGEST_HEADER_BYTES} are read")
     try:
         header: _UpdateHeader | _GlobalHeader = msgspec.json.decode(text, type=_UpdateHeader | _GlobalHeader)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise WireError(f"the header does not read: {_plain(error)}") from None
     if header.format != FORMAT:
         raise WireError(

@@ -7,7 +7,7 @@ import pytest
 
 from medfed.errors import StudyError
 from medfed.kinds import FOLDERS, kinds
-from medfed.study import digest, read_study, resolved, schema
+from medfed.study import digest, read_study, resolved, schema, study_of
 
 ROOT = Path(__file__).parents[1]
 STUDY = """\
@@ -138,3 +138,24 @@ def test_every_kind_is_named_after_its_file_and_says_what_it_is(folder):
         assert (record.__doc__ or "").strip().split("\n")[0].endswith((".", ":")) or "\n" in (
             record.__doc__ or ""
         )
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        # Ten lines, each ten times the one before: 10^9 values, were they written out.
+        (
+            "a0: &a0 [x]\n"
+            + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10)),
+            "aliases",
+        ),
+        ("a: &a [*a]\n", "aliases"),
+        ("a: " + "[" * 5000 + "]" * 5000, "it is nested too deeply to be a study"),
+        ("a: '" + "x" * (1 << 20) + "'", "has at most 1048576"),
+    ],
+    ids=["a billion laughs", "itself", "nested", "long"],
+)
+def test_a_bomb_in_yaml_is_refused_at_once(text, words):
+    with pytest.raises(StudyError, match=words) as caught:
+        study_of(text)
+    assert len(str(caught.value)) < 300

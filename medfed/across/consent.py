@@ -31,6 +31,13 @@ def agreed(folder: Path, digest: str) -> bool:
     return said
 
 
+def last_agreed(folder: Path) -> str | None:
+    """Return the digest of the study that was agreed to last, if any was."""
+    path = Path(folder) / FILE
+    said = [entry for entry in entries(path) if entry["event"] == "agreed"] if path.exists() else []
+    return said[-1]["study"] if said else None
+
+
 def agree(folder: Path, digest: str, by: str) -> None:
     """Write down that `by` (a person's name or login, never a patient's) agreed to the study of this digest."""
     _write(folder, "agreed", digest, by)

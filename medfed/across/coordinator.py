@@ -187,6 +187,7 @@ def _conducted(
         study=digest(study),
         evaluating=tuple(sorted(study.held_out)),
         compress=study.compress,
+        outlier=study.sampling.outlier,
     )
     rows: list[Row] = []
 

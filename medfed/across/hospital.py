@@ -9,7 +9,8 @@ from __future__ import annotations
 import getpass
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ import torch
 
 from medfed import run
 from medfed.across.alongside import ending_told, every
-from medfed.across.consent import agree, agreed
+from medfed.across.consent import agree, agreed, last_agreed
 from medfed.across.policy import egress_of, in_words, refusals
 from medfed.across.several_gpus import RUN, Beside, First, is_beside
 from medfed.across.site_file import SiteFile, read_site, secret_of
@@ -28,7 +29,7 @@ from medfed.build import hospital_of, module_of, training_of
 from medfed.dp import facts as privacy_facts
 from medfed.dp.ledger import Ledger, data_set
 from medfed.egress import Egress
-from medfed.errors import ExchangeError, StudyError
+from medfed.errors import ExchangeError, StudyError, WireError
 from medfed.evaluation.aggregate import aggregate, cooled
 from medfed.evaluation.leaving import scalars_of
 from medfed.evaluation.rows import FEDERATED, UNTRAINED, local, read_cases
@@ -86,8 +87,9 @@ def take_part(
     _hold_to_name(site)
     with warnings_said(progress), quiet():
         progress.say(f"site {site.name} asks the hub for the study")
-        known, text = site.exchange.offered()
-        study = _study(text, known, site)
+        with _refusal_written(site):
+            known, text = site.exchange.offered()
+            study = _study(text, known, site)
         folder = RunFolder(Path(site.out) / f"{study.name}-{known[:NAMED_BY]}")
         if folder.facts.exists() and "finished" in folder.read_facts():
             progress.say(f"this study is over here; if it was started anew, move {folder.path} away first")
@@ -155,6 +157,17 @@ def _hold_to_name(site: SiteFile) -> None:
             f"the site file says that this is '{site.name}', its exchange.credentials are those of '{name}'; name the folder "
             f"that `medfed enrol accept` filled for '{site.name}'"
         )
+
+
+@contextmanager
+def _refusal_written(site: SiteFile) -> Iterator[None]:
+    """Write down, beside the run folders, that what was offered as a study is none that the hub can have meant."""
+    try:
+        yield
+    except (WireError, ExchangeError) as error:
+        audit = audit_of(site, RunFolder(Path(site.out)))
+        audit.write("study refused", site=site.name, reason=str(error))
+        raise
 
 
 def _study(text: str, known: str, site: SiteFile) -> Study:
@@ -237,13 +250,19 @@ def _hold_to_consent(
         write_whole(page, words.encode())
         write_whole(page.with_suffix(".yaml"), shared(study).encode())
         raise StudyError(
-            f"nobody here has agreed to study '{study.name}' yet. Read {page}, then run once\n"
+            f"nobody here has agreed to study '{study.name}' yet{_other_agreed(out, known)}. Read {page}, then run once\n"
             f"  medfed train --site ... --accept {known}"
         )
     elif not ask(words):
         raise StudyError(f"study '{study.name}' was not agreed to; nothing was trained and nothing was sent")
     agree(out, known, getpass.getuser())
     audit.write("agreed", study=known, by=getpass.getuser())
+
+
+def _other_agreed(out: Path, known: str) -> str:
+    """Say that what was agreed to last is another study: one changed number makes another."""
+    last = last_agreed(out)
+    return "" if last is None else f" (it is {known[:TYPED]}; what was agreed to last is {last[:TYPED]})"
 
 
 # ---------------------------------------------------------------------------------------------- in the study

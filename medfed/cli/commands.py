@@ -307,6 +307,10 @@ def report(run_folders: tuple[Path, ...], out: Path | None) -> None:
     """
     from medfed import run
 
+    if out is not None and len(run_folders) == 1:
+        raise click.UsageError(
+            f"--out {out}: that is where several runs are compared, and one is given; a run's own report lies in its folder"
+        )
     for folder in run_folders:
         done = run.report(folder)
         click.echo(run.headline(done))

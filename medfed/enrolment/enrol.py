@@ -306,6 +306,12 @@ def accept(folder: Path, kit: Path, authority: str = "") -> Enrolled:
         raise ExchangeError(
             f"enrol accept: the kit is of the authority {known}, expected {authority}; do not use it"
         )
+    until = certificate.not_valid_after_utc
+    if until < datetime.now(UTC):
+        raise ExchangeError(
+            f"enrol accept: the kit's certificate held until {until:%Y-%m-%d %H:%M} UTC, and here it is "
+            f"{datetime.now(UTC):%Y-%m-%d %H:%M}; ask the coordinator for a new kit, or set this machine's clock right"
+        )
     for name in ("requested.key", "identity.key"):
         path = folder / name
         if path.exists() and _public(path) == certificate.public_key():

@@ -20,7 +20,7 @@ from medfed.evaluation.rows import ALL_SITES, CaseRow, Row
 
 
 class Cost(NamedTuple):
-    """What a method took: megabytes a hospital sent over the whole run, seconds here, and why it didn't run."""
+    """What a method took: bytes a hospital sent over the whole run, hospitals' seconds of training, or why it didn't run."""
 
     bytes_up: float | None = None
     seconds: float | None = None

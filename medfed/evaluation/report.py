@@ -687,6 +687,10 @@ def _matrix(run: Run, focus: Focus) -> dict[str, Any] | None:
     return {"sites": sites, "held_out": set(run.about.get("held_out", [])), "lines": lines}
 
 
+# Curves from bins that leave the area under the ROC curve open by more than this show the bins and not the model.
+_UNDECIDED = 0.5
+
+
 def _diagrams(run: Run, focus: Focus) -> list[dict[str, Any]]:
     some = [h for h in run.curves if h.model == FEDERATED and h.split == focus.split]
     apart = set(run.about.get("held_out", []))
@@ -706,6 +710,14 @@ def _diagrams(run: Run, focus: Focus) -> list[dict[str, Any]]:
 def _diagram(
     site: str, structure: str | None, histogram: ScoreHistogram, bounds: histograms.Bounds
 ) -> dict[str, Any]:
+    if bounds.high - bounds.low > _UNDECIDED:
+        return {
+            "site": site,
+            "structure": structure,
+            "bounds": bounds,
+            "bins": len(histogram.bins),
+            "drawn": False,
+        }
     bins = histograms.reliability(histogram)
     benefit = histograms.net_benefit_of(histogram)
     prevalence = histogram.positives / max(histogram.positives + histogram.negatives, 1)
@@ -716,6 +728,7 @@ def _diagram(
         "structure": structure,
         "bounds": bounds,
         "bins": len(histogram.bins),
+        "drawn": True,
         "roc": charts.square(
             f"ROC curve at {site_name(site)}, area {number(bounds.value)}",
             "1 − specificity",

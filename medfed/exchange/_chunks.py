@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from itertools import count
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -53,9 +52,10 @@ class Outgoing:
         self._manifest = folder / f"r{round:05d}.manifest"
         self._delivered = folder / f"r{round:05d}.delivered"
         self._changed = threading.Condition()
-        # Of each chunk that is in the file: its SHA-256 and its length. The file may be longer than they are: until the last
-        # one is written, it ends in what is left of a longer update before.
-        self._chunks: list[tuple[str, int]] = []
+        # How many of its chunks are in the file. The file may be longer than they are: until the last one is written, it
+        # ends in what is left of a longer update before.
+        self._count = 0
+        self._described: Manifest | None = None
         self._written = True
         self._error: BaseException | None = None
         self.round = round
@@ -77,19 +77,19 @@ class Outgoing:
 
     @property
     def manifest(self) -> Manifest:
-        """The manifest of the complete update."""
-        return msgspec.json.decode(self._manifest.read_bytes(), type=Manifest)
+        """The manifest of the update that is in the file, or on its way there."""
+        return self._described or msgspec.json.decode(self._manifest.read_bytes(), type=Manifest)
 
-    def write(
-        self, pieces: Iterable[bytes | memoryview], describe: Callable[[int, list[str]], Manifest]
-    ) -> None:
-        """Begin to fill the file in a thread of its own; `chunks` follows it. `describe` makes the manifest at the end.
+    def write(self, pieces: Iterable[bytes | memoryview], described: Manifest) -> None:
+        """Begin to fill the file with an update's chunks in a thread of its own; `chunks` follows it.
 
-        No other update may be on its way into the file: `settle` says when the last one is through.
+        The manifest, which is kept beside the file once that is whole, names what the update was when it was measured:
+        whoever reads it later holds the file to it. No other update may be on its way into the file: `settle` says when
+        the last one is through.
         """
         for old in (*self._path.parent.glob("*.stored"), *self._path.parent.glob("*.manifest")):
             old.unlink(missing_ok=True)
-        self._written, self._chunks, self._error = False, [], None
+        self._written, self._count, self._error, self._described = False, 0, None, described
         # Opened here, so that a full or missing disk is known at once.
         file = self._path.open("rb+" if self._path.exists() else "wb")
 
@@ -101,15 +101,12 @@ class Outgoing:
                         file.write(chunk)
                         file.flush()
                         total += len(chunk)
-                        digest = hashlib.sha256(chunk).hexdigest()
                         with self._changed:
-                            self._chunks.append((digest, len(chunk)))
+                            self._count += 1
                             self._changed.notify_all()
                     file.truncate(total)
                 aside = self._manifest.with_suffix(".writing")
-                aside.write_bytes(
-                    msgspec.json.encode(describe(total, [digest for digest, _ in self._chunks]))
-                )
+                aside.write_bytes(msgspec.json.encode(described))
                 aside.replace(self._manifest)
             except BaseException as error:
                 self._error = error
@@ -124,35 +121,31 @@ class Outgoing:
         with self._changed:
             self._changed.wait_for(lambda: self._written)
 
-    def chunks(self, prefix: str, chunk_bytes: int) -> Iterator[tuple[str, bytes]]:
+    def chunks(self, prefix: str) -> Iterator[tuple[str, bytes]]:
         """Yield name and content of each chunk that has not arrived yet, as the file fills.
 
         Raises:
             WireError: if the file is shorter than its manifest says.
         """
-        if self._written and self._error is None and not self._chunks:
-            found = self.manifest
-            lengths = (length for _, length in found.spans)
-            self._chunks = list(zip(found.chunks, lengths, strict=True))
-        arrived = self._arrived()
+        found, arrived = self.manifest, self._arrived()
         with self._path.open("rb") as file:
-            for index in count():
+            for index, ((first, length), digest) in enumerate(zip(found.spans, found.chunks, strict=True)):
                 with self._changed:
-                    while index >= len(self._chunks) and not self._written:
-                        self._changed.wait()
+                    self._changed.wait_for(lambda: self._written or index < self._count)  # noqa: B023
                     if self._error is not None:
                         raise self._error
-                    if index >= len(self._chunks):
-                        return
-                    digest, length = self._chunks[index]
                 if index not in arrived:
-                    data = os.pread(file.fileno(), length, index * chunk_bytes)
+                    data = os.pread(file.fileno(), length, first)
                     if len(data) != length:
                         raise WireError(
                             f"the update on its way (outbox/update in this site's folder) ends in chunk {index + 1}, after "
                             f"{len(data)} of its {length} bytes: something else wrote to it"
                         )
                     yield chunk_name(prefix, index, digest), data
+        # Until then the file may be longer, and has no manifest beside it.
+        self.settle()
+        if self._error is not None:
+            raise self._error
 
     def intact(self) -> bool:
         """Whether the file of an earlier process still holds every byte that its manifest names."""
@@ -204,40 +197,96 @@ def bring(depot: Depot, found: Manifest, prefix: str, path: Path, write_over: bo
         WireError: if a chunk is not what the manifest names.
         Missing: if one is not there.
     """
-    partial, record = path.with_suffix(".partial"), path.with_suffix(".got")
-    wanted = hashlib.sha256("".join(found.chunks).encode()).digest()
-    spans = dict(enumerate(found.spans))
-    held = record.read_bytes() if record.exists() and partial.exists() else b""
-    if held[:32] == wanted:
-        for at in range(32, len(held) - 3, 4):
-            spans.pop(int.from_bytes(held[at : at + 4], "little"), None)
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        record.unlink(missing_ok=True)
-        if write_over and path.exists():
-            path.replace(partial)
-        elif not write_over:
-            partial.unlink(missing_ok=True)
-        partial.touch()
-        record.write_bytes(wanted)
-    names = {chunk_name(prefix, index, found.chunks[index]): index for index in spans}
-    with partial.open("rb+") as file, record.open("ab", buffering=0) as got:
+    coming = _Incoming(found, path, write_over)
+    names = {chunk_name(prefix, index, found.chunks[index]): index for index in coming.left()}
+    with coming.partial.open("rb+") as file, coming.record.open("ab", buffering=0) as got:
 
         def take(name: str, data: bytes | memoryview) -> None:
             index = names[name]
-            first, length = spans[index]
-            if len(data) != length or hashlib.sha256(data).hexdigest() != found.chunks[index]:
+            if not coming.fits(index, data):
                 raise WireError(
                     f"chunk {index + 1} of {len(found.chunks)} does not have the digest that its manifest names: it was "
                     f"changed or damaged on the way"
                 )
-            _write(file.fileno(), data, first)
+            _write(file.fileno(), data, coming.spans[index][0])
             got.write(index.to_bytes(4, "little"))
 
         depot.get_many(list(names), take)
         file.truncate(found.bytes)
-    partial.replace(path)
-    record.unlink()
+    coming.partial.replace(path)
+    coming.record.unlink()
+
+
+def bring_ahead(depot: Depot, found: Manifest, prefix: str, path: Path, write_over: bool = False) -> bool:
+    """Put some of the chunks into the file that `bring` will fill, as far as they are there; return whether any was.
+
+    The manifest is of something that is still on its way. What is brought counts for nothing until `bring` is called
+    with the same chunks; what does not fit is left to it.
+    """
+    coming = _Incoming(found, path, write_over)
+    names = {chunk_name(prefix, index, found.chunks[index]): index for index in coming.left()[:AHEAD]}
+    came = False
+    with coming.partial.open("rb+") as file, coming.record.open("ab", buffering=0) as got:
+
+        def take(name: str, data: bytes | memoryview) -> None:
+            nonlocal came
+            index = names[name]
+            if coming.fits(index, data):
+                _write(file.fileno(), data, coming.spans[index][0])
+                got.write(index.to_bytes(4, "little"))
+                came = True
+
+        depot.get_many(list(names), take, skip=True)
+    return came
+
+
+# How many chunks are asked for at once that may not be there yet.
+AHEAD = 4
+
+
+class _Incoming:
+    """A file on its way here: what is there of it, and a record of which chunks that is, of which manifest."""
+
+    def __init__(self, found: Manifest, path: Path, write_over: bool) -> None:
+        self._found, self.spans = found, found.spans
+        self.partial, self.record = path.with_suffix(".partial"), path.with_suffix(".got")
+        self._wanted = digest_of(found.chunks)
+        held = self.record.read_bytes() if self.record.exists() and self.partial.exists() else b""
+        if held[:32] == self._wanted:
+            self._got = {int.from_bytes(held[at : at + 4], "little") for at in range(32, len(held) - 3, 4)}
+            return
+        self._got = set()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.record.unlink(missing_ok=True)
+        if write_over and path.exists():
+            path.replace(self.partial)
+        elif not write_over:
+            self.partial.unlink(missing_ok=True)
+        self.partial.touch()
+        self.record.write_bytes(self._wanted)
+
+    def left(self) -> list[int]:
+        """The chunks that are not here yet, in order."""
+        return [index for index in range(len(self._found.chunks)) if index not in self._got]
+
+    def fits(self, index: int, data: bytes | memoryview) -> bool:
+        """Whether these bytes are the chunk that the manifest names."""
+        length = self.spans[index][1]
+        return len(data) == length and hashlib.sha256(data).hexdigest() == self._found.chunks[index]
+
+
+def digest_of(chunks: Iterable[str]) -> bytes:
+    """Return the SHA-256 of chunks' SHA-256 (in hex, one after the other): it stands for all their bytes."""
+    return hashlib.sha256("".join(chunks).encode()).digest()
+
+
+def measured(pieces: Iterable[bytes | memoryview], size: int) -> tuple[int, list[str]]:
+    """Return how many bytes there are, and each chunk's SHA-256."""
+    total, digests = 0, []
+    for chunk in cut(pieces, size):
+        total += len(chunk)
+        digests.append(hashlib.sha256(chunk).hexdigest())
+    return total, digests
 
 
 def _write(handle: int, data: bytes | memoryview, offset: int) -> None:

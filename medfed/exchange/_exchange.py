@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
@@ -26,7 +26,11 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What `send` puts on the wire, for the audit log: to whom and by which way, how many bytes, and their SHA-256."""
+    """What `send` puts on the wire, for the audit log: to whom and by which way, how many bytes, and their SHA-256.
+
+    Where they travel in chunks it is the SHA-256 of the chunks' SHA-256 (in hex, one after the other), as the signed
+    manifest lists them, so that each byte is hashed once.
+    """
 
     to: str
     bytes: int
@@ -65,8 +69,12 @@ class SiteSide(SitePost, Protocol):
 class HubSide(HubPost, Protocol):
     """What a hub does at an exchange."""
 
-    def publish(self, sent: Global) -> int:
-        """Make a global model available to every site, durably; return its size in bytes."""
+    def publish(self, sent: Global, kept: Callable[[], None] = lambda: None) -> int:
+        """Make a global model available to every site, durably; return its size in bytes.
+
+        Its bytes may be on their way before `kept` has returned, which raises if the hub's own copy is not safe; no site
+        takes the model before.
+        """
         ...
 
     def collect(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[Arrival]:

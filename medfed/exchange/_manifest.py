@@ -110,7 +110,7 @@ def _opened(data: bytes, seal: Seal, party: str, study: str | None) -> Manifest 
     text = seal.open(data, party)
     try:
         found: Manifest | Notice = msgspec.json.decode(text, type=Manifest | Notice)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise WireError(f"its manifest does not read: {error}") from None
     if found.protocol != PROTOCOL:
         raise WireError(f"it speaks '{found.protocol[:30]}', this medfed '{PROTOCOL}'; update the older side")

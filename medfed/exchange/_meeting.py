@@ -1,14 +1,17 @@
 """How a site and the hub speak over a depot: what is written where, what is believed, and how each goes on after a kill.
 
-    the hub    glob/<study>/r<N>/c/<i>-<digest>      the chunks of the model after N merges
+    the hub    glob/<study>/coming/m                 the manifest of the model that it is about to publish
+               glob/<study>/r<N>/c/<i>-<digest>      the chunks of the model after N merges
                glob/<study>/now/m                    its manifest, sealed, written last and over the one before
-    a site     up/<study>/<site>/r<N>/c/<i>-<digest> the chunks of its update for round N
+    a site     up/<study>/<site>/coming/m            the manifest of the update that it is about to send
+               up/<study>/<site>/r<N>/c/<i>-<digest> the chunks of its update for round N
                up/<study>/<site>/r<N>/m              its manifest, sealed, written last and once
                up/<study>/<site>/here/m              a sign of life, every few seconds
                up/<study>/<site>/withdrawn/m         why it stops, or nothing
     both       small letters, as `_letterbox.py` says
 
 Everything is sealed (`signing.py`) and every chunk has a digest, so that the place in between can at worst be silent.
+What is coming may be fetched while it is still being sent; it counts when the manifest that is written last names it.
 What a party needs after a kill -9 is in its own folder: a site's last two models and its update on the way, the hub's
 name for this run and the updates it holds already. A site that comes back with its folder sends what was not yet sent.
 """
@@ -28,7 +31,7 @@ from typing import TextIO, TypeVar
 
 from medfed import wire
 from medfed.errors import ExchangeError, MedfedError, SiteError, WireError
-from medfed.exchange._chunks import Outgoing, bring, cut
+from medfed.exchange._chunks import Outgoing, bring, bring_ahead, cut, digest_of, measured
 from medfed.exchange._depot import (
     Depot,
     Missing,
@@ -92,6 +95,10 @@ class SiteMeeting:
         self._letters = SiteBox(depot, seal, study, site, self._folder / "letters")
         self._told: set[str] = set()
         self._ousted: ExchangeError | None = None
+        # What the hub said last, as it was opened: its signature is not checked again at every look.
+        self._opened: dict[str, tuple[bytes, Manifest | Notice]] = {}
+        # The update that was measured last, and its manifest: what `receipt` says of it is what `send` sends.
+        self._measured: tuple[Update, Manifest] | None = None
         self._stopped = threading.Event()
         # The file of the model that was fetched last, and when the other side was last heard (seconds since 1970).
         self.taken: Path | None = None
@@ -118,6 +125,8 @@ class SiteMeeting:
                     self._send_again_what_was_lost(found)
                 self._raise_if_closed(round)
                 pause = FIRST_PAUSE_S
+                if self._bring_ahead(round):
+                    began = time.monotonic()  # more is here soon
             except (WireError, Missing) as error:
                 # Not raised: whoever can write to the place in between could then stop every site.
                 self._tell(f"the hub's model is refused: {error}; waiting for a good one")
@@ -127,7 +136,14 @@ class SiteMeeting:
             self._depot.wait(max(0.01, min(LONGEST_PAUSE_S, time.monotonic() - began)))
 
     def receipt(self, update: Update) -> Receipt:
-        return Receipt(f"hub, {self._depot.way}", *wire.measured(update, self._study))
+        found = self._measure(update)
+        return Receipt(f"hub, {self._depot.way}", found.bytes, digest_of(found.chunks).hex())
+
+    def _measure(self, update: Update) -> Manifest:
+        if self._measured is None or self._measured[0] is not update:
+            size, chunks = measured(wire.update_pieces(update, self._study), self._depot.chunk_bytes)
+            self._measured = update, self._manifest(update.round, size, chunks)
+        return self._measured[1]
 
     def send(self, update: Update) -> None:
         self._raise_if_ousted()
@@ -141,6 +157,7 @@ class SiteMeeting:
         finally:
             # One that came too late may still be on its way into the file, which the next update is written over.
             going.settle()
+            self._measured = None
 
     @property
     def closed(self) -> bool:
@@ -222,10 +239,9 @@ class SiteMeeting:
     # -- receiving
 
     def _offered(self) -> Manifest | None:
-        data = self._depot.get(hub_notice(self._study, "now"))
-        if data is None:
+        found, _ = self._said("now")
+        if found is None:
             return None
-        found = manifest(data, self._seal, HUB, "global", self._study)
         pinned = _kept(self._folder / "run", found.run)
         if found.run != pinned:
             raise WireError(
@@ -239,6 +255,18 @@ class SiteMeeting:
                 f"not taken"
             )
         return found
+
+    def _said(self, what: str) -> tuple[Manifest | None, bool]:
+        """Return the hub's manifest of its newest model (`now`) or the `coming` one, and whether it was not seen before."""
+        data = self._depot.get(hub_notice(self._study, what))
+        if data is None:
+            return None, False
+        known = self._opened.get(what)
+        if known is None or known[0] != data:
+            self._opened[what] = data, manifest(data, self._seal, HUB, "global", self._study)
+        found = self._opened[what][1]
+        assert isinstance(found, Manifest)
+        return found, known is not self._opened[what]
 
     def _bring(self, found: Manifest) -> Path:
         path = self._inbox / f"r{found.round:05d}.global"
@@ -254,9 +282,19 @@ class SiteMeeting:
                 f"the manifest says round {found.round}, the model in it says round {received.round}"
             )
         for old in sorted(self._models())[:-KEPT_MODELS]:
-            for suffix in (".global", ".chunks"):
+            for suffix in (".global", ".chunks", ".partial", ".got"):
                 (self._inbox / f"r{old:05d}{suffix}").unlink(missing_ok=True)
         return path
+
+    def _bring_ahead(self, round: int) -> bool:
+        """Fetch what is there already of a model that the hub is publishing; return whether there was anything new."""
+        found, new = self._said("coming")
+        if found is None:
+            return False
+        path = self._inbox / f"r{found.round:05d}.global"
+        if found.round < round or path.exists() or found.run != _kept(self._folder / "run", ""):
+            return False
+        return bring_ahead(self._depot, found, global_prefix(self._study, found.round), path) or new
 
     def _again(self, found: Manifest, round: int) -> Path | None:
         """Return the model of `round` if this site was killed after its update for the next one had left.
@@ -273,7 +311,12 @@ class SiteMeeting:
 
     def _raise_if_closed(self, round: int) -> None:
         data = self._depot.get(hub_notice(self._study, "state"))
-        if data is not None and notice(data, self._seal, HUB, "state", self._study).text == "closed":
+        if data is None:
+            return
+        if data != self._opened.get("state", (b"",))[0]:
+            self._opened["state"] = data, notice(data, self._seal, HUB, "state", self._study)
+        said = self._opened["state"][1]
+        if isinstance(said, Notice) and said.text == "closed":
             raise ExchangeError(f"{self._who} waits for round {round}, but the hub has closed the study")
 
     # -- sending
@@ -281,8 +324,8 @@ class SiteMeeting:
     def _write_and_deliver(self, going: Outgoing, update: Update) -> None:
         # One made before a restart goes on: the first of a round counts, and some of it may be there already.
         if not (going.writing or (going.complete and going.intact())):
-            pieces = cut(wire.update_pieces(update, self._study), self._depot.chunk_bytes)
-            going.write(pieces, lambda size, chunks: self._manifest(going.round, size, list(chunks)))
+            found = self._measure(update)
+            going.write(cut(wire.update_pieces(update, self._study), found.chunk_bytes), found)
         self._deliver(going)
 
     def _manifest(self, round: int, size: int, chunks: list[str]) -> Manifest:
@@ -302,10 +345,12 @@ class SiteMeeting:
         if self._too_late(going.round):
             self._tell(f"its update for round {going.round} comes too late, the hub has gone on")
             return
+        said = sealed(going.manifest, self._seal)
+        self._depot.put(site_notice(self._study, self._site, "coming"), said)
         prefix = update_prefix(self._study, self._site, going.round)
-        self._depot.put_many(going.chunks(prefix, self._depot.chunk_bytes), going.arrived)
+        self._depot.put_many(going.chunks(prefix), going.arrived)
         name = manifest_name(prefix)
-        self._depot.put(name, sealed(going.manifest, self._seal), once=self._depot.get(name) != b"")
+        self._depot.put(name, said, once=self._depot.get(name) != b"")
         going.mark_delivered()
 
     def _too_late(self, round: int) -> bool:
@@ -332,7 +377,9 @@ class SiteMeeting:
         """
         going = Outgoing(self._outbox, found.round + 1)
         name = manifest_name(update_prefix(self._study, self._site, going.round))
-        if going.delivered and going.complete and self._depot.get(name) is None and going.intact():
+        lost = going.delivered and going.complete and self._depot.get(name) is None
+        # What the hub has merged it clears away, after it has published; so this is asked after.
+        if lost and not self._too_late(going.round) and going.intact():
             self._tell(f"its update for round {going.round} is not there any more; it is sent again")
             going.mark_lost()
             self._deliver(going)
@@ -420,6 +467,8 @@ class HubMeeting:
         self._told: set[str] = set()
         self._current: Global | None = None
         self._largest = 0
+        # What each site said last of an update that is coming, and what of it is believed.
+        self._announced: dict[str, tuple[bytes, Manifest | None]] = {}
         self._signs: dict[str, tuple[bytes | None, float]] = {}
         self._silent: dict[str, tuple[bytes | None, float]] = {}
         # Whose signs of life are looked for beside those of the sites that are asked, for a display.
@@ -433,24 +482,10 @@ class HubMeeting:
             shutil.rmtree(self._folder / "letters", ignore_errors=True)
         self._patiently("opens", lambda: self._say("state", "open"))
 
-    def publish(self, sent: Global) -> int:
+    def publish(self, sent: Global, kept: Callable[[], None] = lambda: None) -> int:
         prefix = global_prefix(self._study, sent.round)
         stored: set[str] = set()
-        digests: list[str] = []
-        size = 0
-
-        def chunks() -> Iterator[tuple[str, bytes | memoryview]]:
-            nonlocal size
-            size = 0
-            digests.clear()
-            for index, chunk in enumerate(cut(wire.global_pieces(sent), self._depot.chunk_bytes)):
-                size += len(chunk)
-                digests.append(_sha256(chunk))
-                name = chunk_name(prefix, index, digests[-1])
-                if name not in stored:
-                    yield name, chunk
-
-        self._patiently("publishes", lambda: self._depot.put_many(chunks(), stored.add))
+        size, digests = measured(wire.global_pieces(sent), self._depot.chunk_bytes)
         said = Manifest(
             protocol=PROTOCOL,
             what="global",
@@ -463,6 +498,17 @@ class HubMeeting:
             chunks=digests,
         )
         data = sealed(said, self._seal)
+
+        def chunks() -> Iterator[tuple[str, bytes | memoryview]]:
+            pieces = cut(wire.global_pieces(sent), self._depot.chunk_bytes)
+            for index, (chunk, digest) in enumerate(zip(pieces, digests, strict=True)):
+                name = chunk_name(prefix, index, digest)
+                if name not in stored:
+                    yield name, chunk
+
+        self._patiently("publishes", lambda: self._depot.put(hub_notice(self._study, "coming"), data))
+        self._patiently("publishes", lambda: self._depot.put_many(chunks(), stored.add))
+        kept()
         self._patiently("publishes", lambda: self._depot.put(hub_notice(self._study, "now"), data))
         self._patiently("clears", lambda: self._depot.forget(self._study, sent.round))
         self._current = sent
@@ -477,14 +523,17 @@ class HubMeeting:
 
     def _collected(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[Arrival]:
         start, pause = time.monotonic(), FIRST_PAUSE_S
-        awaited, heard = sorted(sites), 0
+        awaited, heard, moved = sorted(sites), 0, start
         self.until = None if deadline_s is None else start + deadline_s
         while awaited:
             self.awaited = tuple(awaited)
             try:
                 for site in list(awaited):
                     arrival = self._look(round, site, start)
-                    if arrival is not None:
+                    if arrival is None:
+                        if self._bring_ahead(round, site):
+                            moved = time.monotonic()
+                    else:
                         awaited.remove(site)
                         self.awaited = tuple(awaited)
                         heard += 1
@@ -503,7 +552,8 @@ class HubMeeting:
             if heard and all(self._is_silent(site) for site in awaited):
                 return
             left = LONGEST_PAUSE_S if deadline_s is None else deadline_s - passed
-            self._depot.wait(max(0.01, min(left, LONGEST_PAUSE_S, passed)))
+            # While an update is coming the next look is soon, else a while that grows with what was waited.
+            self._depot.wait(max(0.01, min(left, LONGEST_PAUSE_S, time.monotonic() - moved)))
 
     def close(self) -> None:
         try:
@@ -586,16 +636,8 @@ class HubMeeting:
         try:
             found = manifest(data, self._seal, site, "update", self._study)
             size = found.bytes
-            if found.round != round or found.run != self._run:
-                raise WireError(
-                    f"its manifest is for round {found.round} of run {found.run[:8]}, expected round {round} of run "
-                    f"{self._run[:8]}: it is a copy of an older one"
-                )
-            if self._largest and found.bytes > self._largest:
-                raise WireError(
-                    f"it holds {found.bytes} bytes; for this model at most {self._largest} are taken"
-                )
-            path = self._spool / f"{site}.update"
+            self._check(found, round)
+            path = self._spooled(site)
             self._bring(found, prefix, path)
             assert self._current is not None
             update = wire.read_update(path, self._current.weights, self._study)
@@ -606,6 +648,38 @@ class HubMeeting:
                 site, None, type(error)(f"site '{site}', round {round}: {error}"), max(size, len(data))
             )
         return Arrival(site, update, None, size, time.monotonic() - start)
+
+    def _check(self, found: Manifest, round: int) -> None:
+        if found.round != round or found.run != self._run:
+            raise WireError(
+                f"its manifest is for round {found.round} of run {found.run[:8]}, expected round {round} of run "
+                f"{self._run[:8]}: it is a copy of an older one"
+            )
+        if self._largest and found.bytes > self._largest:
+            raise WireError(f"it holds {found.bytes} bytes; for this model at most {self._largest} are taken")
+
+    def _bring_ahead(self, round: int, site: str) -> bool:
+        """Fetch what is there already of an update that a site is sending; return whether there was anything new."""
+        data = self._depot.get(site_notice(self._study, site, "coming"))
+        if data is None:
+            return False
+        new = data != self._announced.get(site, (b"", None))[0]
+        try:
+            if new:
+                self._announced[site] = data, None
+                self._announced[site] = data, manifest(data, self._seal, site, "update", self._study)
+            found = self._announced[site][1]
+            if found is None:
+                return False
+            self._check(found, round)
+        except WireError:
+            # An earlier round's; of this one's, the manifest at its end says what is wrong with it.
+            return False
+        prefix = update_prefix(self._study, site, round)
+        return bring_ahead(self._depot, found, prefix, self._spooled(site), write_over=True) or new
+
+    def _spooled(self, site: str) -> Path:
+        return self._spool / f"{site}.update"
 
     def _bring(self, found: Manifest, prefix: str, path: Path) -> None:
         for attempt in range(TRIES):
@@ -700,12 +774,6 @@ def _study_text(depot: Depot, seal: Seal, study: str, patiently: Callable[..., b
         depot.wait(1.0)
 
 
-def _sha256(data: bytes | memoryview) -> str:
-    import hashlib
-
-    return hashlib.sha256(data).hexdigest()
-
-
 def _patiently(
     tell: Callable[[str], None],
     doing: str,
@@ -745,7 +813,10 @@ def _locked(path: Path, who: str) -> TextIO:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.close()
-        raise ExchangeError(f"{who} already runs with this folder; only one process may") from None
+        raise ExchangeError(
+            f"{who} already runs with this folder: another process holds its exchange/{path.name}, and only one may. The run's "
+            f"status.json says what that one does; to run here instead, stop it first"
+        ) from None
     return file
 
 

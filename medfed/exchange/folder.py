@@ -28,7 +28,8 @@ class Folder(Exchange, frozen=True, tag="folder"):
     """A folder that all sites and the hub can reach: a network share, SFTP, S3 and alike.
 
     `url` is fsspec's (`/mnt/share/study`, `sftp://host/study`, `s3://bucket/study`), `credentials` the folder of this
-    party's key and certificate, `poll_s` the longest pause between two looks, `options` what fsspec's storage needs.
+    party's key and certificate, `poll_s` the longest pause between two looks (what comes soon is looked for more often: the
+    pause is a tenth of what was waited so far), `options` what fsspec's storage needs.
     """
 
     url: str
@@ -55,6 +56,10 @@ class Folder(Exchange, frozen=True, tag="folder"):
 
 # Storages whose rename replaces a file at once. Everywhere else an object is written whole or not at all.
 _RENAMES = ("file", "local", "sftp", "ssh", "smb")
+
+# The pause between two looks: this share of what was waited so far, at least the first, at most `poll_s`. So a look that
+# comes too late costs a tenth of a wait, and a wait of hours some fifty looks more than one every `poll_s`.
+POLL_SHARE, FIRST_POLL_S = 0.1, 0.02
 
 # How many pieces are under way at once: more hides the latency of object storage, each costs a chunk of memory.
 _AT_ONCE = 4
@@ -127,19 +132,24 @@ class FolderDepot:
         jobs = ((name, partial(self._pool.submit, self.put, name, data)) for name, data in pieces)
         through_window(jobs, lambda name, _: stored(name), _AT_ONCE)
 
-    def get_many(self, names: Sequence[str], take: Callable[[str, bytes | memoryview], None]) -> None:
+    def get_many(
+        self, names: Sequence[str], take: Callable[[str, bytes | memoryview], None], skip: bool = False
+    ) -> None:
         def got(name: str, data: bytes | None) -> None:
             if data is None:
+                if skip:
+                    return
                 raise Missing(f"chunk {name.rpartition('/')[2].partition('-')[0]} is not in the folder")
             take(name, data)
 
-        through_window(((name, partial(self._pool.submit, self.get, name)) for name in names), got, _AT_ONCE)
+        jobs = ((name, partial(self._pool.submit, self.get, name)) for name in names)
+        through_window(jobs, got, _AT_ONCE)
 
     def forget(self, study: str, before: int) -> None:
         self._forget(study, lambda side, round: round < before if side == "glob" else round <= before)
 
     def forget_all(self, study: str) -> None:
-        self._forget(study, lambda side, round: True, notices=("now",))
+        self._forget(study, lambda side, round: True, notices=("now", "coming"))
 
     def _forget(self, study: str, which: Callable[[str, int], bool], notices: Sequence[str] = ()) -> None:
         space = study[:16] or "none"
@@ -164,7 +174,7 @@ class FolderDepot:
             return []
 
     def wait(self, timeout_s: float) -> None:
-        self._closed.wait(min(timeout_s, self._poll_s))
+        self._closed.wait(min(max(FIRST_POLL_S, timeout_s * POLL_SHARE), self._poll_s))
 
     def close(self) -> None:
         self._closed.set()

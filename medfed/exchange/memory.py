@@ -111,7 +111,8 @@ class MemoryExchange:
             self._withdrawn[site] = reason
             self._changed.notify_all()
 
-    def publish(self, sent: Global) -> int:
+    def publish(self, sent: Global, kept: Callable[[], None] = lambda: None) -> int:
+        kept()
         data = wire.encode_global(sent)
         with self._changed:
             self._seen(data)

@@ -30,7 +30,7 @@ from medfed.evaluation.rows import (
     write,
     write_csv,
 )
-from medfed.evaluation.summary import read_json, read_rounds
+from medfed.evaluation.summary import read_rounds
 from medfed.kinds import Kind, kinds
 from medfed.record.folder import RunFolder, write_whole
 from medfed.record.progress import Progress, Silent
@@ -72,10 +72,12 @@ def compare(
     folder = _folder(study, Path(out) if out is not None else None, resume)
     cases: list[CaseRow] = []
     costs: dict[str, Cost] = {}
-    for name, variant in planned.items():
+    for number, (name, variant) in enumerate(planned.items(), 1):
         if not isinstance(variant, Study):
+            progress.say(f"method {number} of {len(planned)}: {name} is not run: {variant}")
             costs[name] = Cost(refused=variant)
             continue
+        progress.say(f"method {number} of {len(planned)}: {name}")
         # Alone, and pooled, training is the same beside every method: once is enough.
         done = _run(variant, folder / name, name == next(iter(ready)), progress)
         costs[name] = _cost(done)
@@ -159,7 +161,8 @@ def _cost(done: RunFolder) -> Cost:
     lines = [line for line in read_rounds(done.rounds) if line["status"] == "merged"]
     sites = {line["site"] for line in lines}
     sent = sum(line["bytes_up"] for line in lines) / max(len(sites), 1)
-    return Cost(sent, float(read_json(done.facts).get("seconds", 0.0)))
+    # The hospitals' own training alone: the first run also trains what stands beside all methods.
+    return Cost(sent, sum(line["scalars"].get("train/seconds", 0.0) for line in lines))
 
 
 def _named(cases: Sequence[CaseRow], name: str, study: Study) -> list[CaseRow]:

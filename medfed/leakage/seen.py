@@ -118,6 +118,7 @@ def _round(
                 minimum=len(parties),
                 seed=training.seed,
                 compress=training.compress,
+                outlier=None,  # whatever a step at rate 1 makes, an attacker sees it
             )
         except Exception:
             if failures:

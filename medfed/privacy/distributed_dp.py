@@ -37,7 +37,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar
 
-import torch
 from msgspec import Meta
 from torch import Tensor
 
@@ -185,8 +184,8 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
         scale = factor(norm(update.delta), self.clip - rounding)
 
         def both(tensor: Tensor) -> Tensor:
-            noise = gaussian(tensor.shape, deviation)
-            return (_rounded(scaled(tensor, scale), grid) + _rounded(noise, grid)) / grid
+            short = _to_steps(scaled(tensor, scale), grid)
+            return short.add_(_to_steps(gaussian(tensor.shape, deviation), grid)).div_(grid)
 
         # One tensor after another: the model is held once more, and not three times.
         return {name: both(update.delta[name]) for name in update.delta}
@@ -217,6 +216,6 @@ class _Noised:
         return self.shield.protect(replace(update, delta=self.kept, examples=1), weights)
 
 
-def _rounded(tensor: Tensor, grid: float) -> Tensor:
-    """Return whole numbers of steps; below 2^53, so that adding two of them is exact."""
-    return torch.round(tensor * grid)
+def _to_steps(tensor: Tensor, grid: float) -> Tensor:
+    """Make a tensor whole numbers of steps, in place; below 2^53, so that adding two of them is exact."""
+    return tensor.mul_(grid).round_()

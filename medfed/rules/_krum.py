@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
+
+from medfed.rules._mixing import mixed_distances, nearest
 
 
 def scores(distances: Tensor, among: Sequence[int], neighbours: int) -> list[float]:
@@ -24,3 +27,20 @@ def best(distances: Tensor, among: Sequence[int], neighbours: int, count: int) -
     """Return the `count` sites with the lowest scores, lowest first; of equal ones the first by name."""
     scored = sorted(zip(scores(distances, among, neighbours), among, strict=True))
     return [site for _, site in scored[:count]]
+
+
+def mixed_if(mixing: bool, distances: Tensor, attackers: int) -> tuple[Tensor, Tensor]:
+    """Return the distances to choose by, and the coefficients over the sites of what there is to choose from.
+
+    Without mixing these are the sites' own models; with it see `_mixing`.
+    """
+    if not mixing:
+        return distances, torch.eye(len(distances), dtype=torch.float64)
+    table = nearest(distances, attackers)
+    return mixed_distances(distances, table), table
+
+
+def factors_of(chosen: Sequence[int], table: Tensor) -> dict[int, float]:
+    """Return the factors of the sites that the mean of the chosen is made of; the others stay out altogether."""
+    mean = table[sorted(chosen)].mean(0).tolist()
+    return {site: factor for site, factor in enumerate(mean) if factor > 0}

@@ -13,7 +13,7 @@ added in that order in float64, and nothing depends on how a difference came to 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite
 
@@ -30,11 +30,19 @@ from medfed.weights import Difference, Weights
 # product, which reads and writes the sum once for all of them.
 BATCH = 4
 
-# Elements of a block: its float64 sum (256 KiB) and the rows of a batch (1 MiB) about fit a core's
-# second-level cache. It is below what torch splits over threads: each of the merge's thousands of small
-# additions would start and join some, which on a machine with other work waits for the scheduler each time (a
-# merge of 1 s then took minutes).
-BLOCK = 1 << 15
+# Elements of a block: its float64 sum (1 MiB) and the rows of a batch (4 MiB) stay in a core's share of the last
+# cache. Blocks of a quarter, which fit the cache before it, took a third longer: four times the calls, and shorter
+# reads of each update.
+BLOCK = 1 << 17
+
+# Elements of the piece of a block that a rule works on. It is no more than torch leaves to one thread: each of a rule's
+# thousands of small operations would start and join some, which on a machine with other work waits for the scheduler
+# each time (a merge of 1 s then took minutes).
+PIECE = 1 << 15
+
+# What a float32 sum of a block's squares may lie in: above, float32 overflows; below, squares that it rounds to
+# zero could count (131072 of at most 1e-38). Outside, the block is summed in float64.
+SQUARES = (1e-26, 1e38)
 
 # Shares that sum to one do so within a float64 rounding (1e-16) a site; this is room for thousands of sites.
 SHARES_ROUNDING = 1e-12
@@ -68,6 +76,35 @@ class Term:
         """Write local minus global into `out` (float64)."""
         self.values_into(out, here)
         return out if self.origin is None else out.sub_(self.origin[here])
+
+    def squares(self, here: slice, single: Tensor, double: Tensor) -> float:
+        """Return the sum of the delta's squares; `single` and `double` are room for a block.
+
+        Float32 models are summed in float32, which takes a third of the time: a difference is rounded by 6e-8 of itself,
+        and a sum of n squares, in whatever order, by at most n times that (0.8 % for a block, seen: 1e-6).
+        """
+        if self._single_arrays is not None:
+            values, origin = self._single_arrays
+            delta = single[: here.stop - here.start]
+            with np.errstate(over="ignore", invalid="ignore"):
+                np.subtract(values[here], origin[here], out=delta.numpy())
+            found = float(torch.dot(delta, delta))
+            if SQUARES[0] < found < SQUARES[1]:
+                return found
+        exact = self.delta_into(double[: here.stop - here.start], here)
+        return float(torch.dot(exact, exact))
+
+    @cached_property
+    def _single_arrays(self) -> tuple[np.ndarray, np.ndarray] | None:
+        if self.origin is None or not self.values.dtype == self.origin.dtype == torch.float32:
+            return None
+        return self.values.numpy(), self.origin.numpy()
+
+    def is_whole(self, own: Tensor, here: slice) -> bool:
+        """Whether the values are all there is to add: a bare delta, or a model that started from the global one."""
+        if self.origin is None or self.origin.data_ptr() == own.data_ptr():
+            return True
+        return _same(self.origin[here], own[here])
 
     def model_into(self, out: Tensor, here: slice, weights: Tensor) -> Tensor:
         """Write the site's own model, or the global one plus its delta, into `out` (float64)."""
@@ -109,12 +146,13 @@ def term(update: Update, name: str, tensor: Tensor) -> Term:
 
 @dataclass(frozen=True)
 class Block:
-    """A block of one tensor: where it is, the global weights there, and the sites' factor-weighted sum.
+    """A piece of one tensor: where it is, the global weights there, and the sites' factor-weighted sum.
 
     `total` sums whole models where a site's model is held and deltas where only a delta is; `held` is the sum
     of the former's factors. So the sum of deltas is `total - held * weights`, and the merged model `total +
     (1 - held) * weights`. Both work in place on `total`, which is only valid until the next block: ask for
-    one of them, once.
+    one of them, once. `room` is for the rule's own float64 values here, which end with the block, too: fresh
+    memory for each of them took longer than the arithmetic.
     """
 
     name: str
@@ -122,10 +160,20 @@ class Block:
     tensor: Tensor
     total: Tensor
     held: float
+    room: list[Tensor] = field(default_factory=list)
 
     def weights(self) -> Tensor:
-        """Return the global weights here, as a new float64 tensor."""
-        return self.tensor.reshape(-1)[self.here].to(torch.float64, copy=True)
+        """Return a copy of the global weights here, float64; it is valid until the next block."""
+        return self.double(self.tensor)
+
+    def double(self, tensor: Tensor) -> Tensor:
+        """Return a copy of a tensor's values here, float64; it is valid until the next block."""
+        out = (
+            self.room.pop()
+            if self.room
+            else torch.empty(self.here.stop - self.here.start, dtype=torch.float64)
+        )
+        return Term(tensor.reshape(-1), None).values_into(out, self.here)
 
     def delta(self) -> Tensor:
         """Return the factor-weighted sum of the sites' deltas, float64."""
@@ -182,9 +230,10 @@ def _sum_in_cache(
     total = torch.empty(min(BLOCK, own.numel()), dtype=torch.float64)
     rows = _rows(own.numel())
     for here in _blocks(own.numel()):
-        block = total[: here.stop - here.start].zero_()
+        block = total[: here.stop - here.start]
+        block.numpy().fill(0)  # on this thread
         held = _add(block, parts, factors, own, here, rows)
-        yield Block(name, here, tensor, block, held)
+        yield from _pieces(name, here, tensor, block, held, rows)
 
 
 def _sum_in_memory(
@@ -202,11 +251,22 @@ def _sum_in_memory(
             held[index] += _add(total[here], parts, factors[first : first + at_once], own, here, rows)
         del parts
     for index, here in enumerate(_blocks(own.numel())):
-        yield Block(name, here, tensor, total[here], held[index])
+        yield from _pieces(name, here, tensor, total[here], held[index], rows)
 
 
 def _rows(elements: int) -> Tensor:
     return torch.empty(BATCH * min(BLOCK, elements), dtype=torch.float64)
+
+
+def _pieces(
+    name: str, here: slice, tensor: Tensor, total: Tensor, held: float, rows: Tensor
+) -> Iterator[Block]:
+    for piece in _blocks(len(total), PIECE):
+        elements = piece.stop - piece.start
+        # While a rule works on a piece, what the sites' values were in is free, and in the cache.
+        room = list(rows[: BATCH * elements].view(BATCH, elements))
+        where = slice(here.start + piece.start, here.start + piece.stop)
+        yield Block(name, where, tensor, total[piece], held, room)
 
 
 def _add(
@@ -214,29 +274,24 @@ def _add(
 ) -> float:
     """Add the sites' block to `total`, and return how much of the global weights the sum then holds."""
     held = 0.0
-    arrays = room.numpy()
     size = total.numel()
-    weights = own[here]
+    rows = room[: BATCH * size].view(BATCH, size)
+    arrays = rows.numpy()
+    by = torch.tensor(factors, dtype=torch.float64)
     for first in range(0, len(parts), BATCH):
         batch = parts[first : first + BATCH]
         for number, part in enumerate(batch):
-            row = slice(number * size, (number + 1) * size)
-            if (
-                part.origin is None
-                or part.origin.data_ptr() == own.data_ptr()
-                or _same(part.origin[here], weights)
-            ):
-                # A whole local model is added as it is, and the global one taken off once, for all sites:
-                # that saves a pass over both for each site, and loses nothing.
-                if part.array is None:
-                    room[row].copy_(part.values[here])
-                else:
-                    np.copyto(arrays[row], part.array[here])
-                held += 0.0 if part.origin is None else factors[first + number]
+            if not part.is_whole(own, here):
+                part.delta_into(rows[number], here)
+                continue
+            # A whole local model is added as it is, and the global one taken off once, for all sites: that saves a
+            # pass over both for each site, and loses nothing.
+            if part.array is None:
+                rows[number].copy_(part.values[here])
             else:
-                part.delta_into(room[row], here)
-        by = torch.tensor(factors[first : first + BATCH], dtype=torch.float64)
-        total.addmv_(room[: len(batch) * size].view(len(batch), size).T, by)
+                arrays[number] = part.array[here]
+            held += 0.0 if part.origin is None else factors[first + number]
+        total.addmv_(rows[: len(batch)].T, by[first : first + BATCH])
     return held
 
 
@@ -269,7 +324,7 @@ def write_as(
     """Round a block of float64 values to a dtype, into `merged`, as `write` does."""
     out = merged.get(block.name)
     if out is None:
-        out = merged[block.name] = torch.empty(block.tensor.shape, dtype=dtype)
+        out = merged[block.name] = _fresh(block.tensor.shape, dtype)
     piece = out.view(-1)[block.here]
     piece.copy_(values)
     if piece.numel() == 0:
@@ -281,6 +336,13 @@ def write_as(
             f"update of it is that of site '{_largest(sites, block)}': look at its training loss, or bound "
             f"updates (norm_bound)"
         )
+
+
+def _fresh(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    if dtype == torch.bfloat16:  # which numpy has not
+        return torch.empty(shape, dtype=dtype)
+    # numpy asks for large pages, torch for small ones, whose first touch took as long as the merge of two sites.
+    return torch.from_numpy(np.empty(tuple(shape), str(dtype).removeprefix("torch.")))
 
 
 def _largest(sites: Sequence[Update], block: Block) -> str:
@@ -323,20 +385,26 @@ def matrices(
 
 
 def squared_norms(sites: Sequence[Update], weights: Weights) -> list[float]:
-    """Return the squared Euclidean norm of each site's delta over all tensors together, summed in float64.
+    """Return the squared Euclidean norm of each site's delta over all tensors together.
+
+    Blocks are summed in float64; within a block see `Term.squares`.
 
     Raises:
         RuleError: naming the first site whose norm is not finite.
     """
     found = [0.0] * len(sites)
+    everything = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
     for name, tensor in weights.items():
-        own = tensor.reshape(-1)
-        scratch = torch.empty(min(BLOCK, own.numel()), dtype=torch.float64)
-        for index, update in enumerate(sites):
-            part = term(update, name, tensor)
-            for here in _blocks(own.numel()):
-                delta = part.delta_into(scratch[: here.stop - here.start], here)
-                found[index] += float(torch.dot(delta, delta))
+        elements = tensor.numel()
+        double = torch.empty(min(BLOCK, elements), dtype=torch.float64)
+        single = torch.empty(len(double))
+        at_once = _at_once(sites, tensor, everything // 2)
+        for first in range(0, len(sites), at_once):
+            parts = [term(update, name, tensor) for update in sites[first : first + at_once]]
+            for here in _blocks(elements):
+                for number, part in enumerate(parts, first):
+                    found[number] += part.squares(here, single, double)
+            del parts
     for update, square in zip(sites, found, strict=True):
         if not isfinite(square):
             raise RuleError(f"{who(update)}: the norm of its delta is not finite; training diverged there")
@@ -344,5 +412,5 @@ def squared_norms(sites: Sequence[Update], weights: Weights) -> list[float]:
 
 
 def part_of(group: Weights, block: Block) -> Tensor:
-    """Return the block of a state's tensor, as a new float64 tensor."""
-    return group[block.name].reshape(-1)[block.here].to(torch.float64, copy=True)
+    """Return a copy of the block of a state's tensor, float64; it is valid until the next block."""
+    return block.double(group[block.name])

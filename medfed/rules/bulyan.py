@@ -6,7 +6,8 @@ theta - 2f values closest to the median of the chosen. An attacker whom Krum cho
 weights only, which in a large model hardly adds to its distance, is outvoted there. n must be at least 4f +
 3. Departures: models, where the paper takes gradients; Krum's n - f - 2 neighbours would be none among the
 last few sites, so at least one is looked at; equal scores go to the first site by name, equally near values
-to the smaller. Two passes over the updates, both with all sites' tensors of one name in memory.
+to the smaller. As Krum it assumes sites whose data are alike; `mixing` (see `_mixing`) is for hospitals that differ.
+Two passes over the updates, both with all sites' tensors of one name in memory.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from medfed.rules._distances import squared_distances
-from medfed.rules._krum import best
+from medfed.rules._krum import best, mixed_if
 from medfed.rules._order import mean_of, median_of, sorted_rows
 from medfed.rules._rule import Count, Rule, State, at_least, by_site
 from medfed.rules._walk import matrices, write
@@ -27,9 +28,13 @@ from medfed.weights import Weights
 
 
 class Bulyan(Rule, frozen=True, tag="bulyan"):
-    """Repeated Krum, then a mean near each weight's median; withstands `attackers` of 4 `attackers` + 3."""
+    """Repeated Krum, then a mean near each weight's median; withstands `attackers` of 4 `attackers` + 3.
+
+    With `mixing` each site's model is first replaced by the mean of those nearest to it.
+    """
 
     attackers: Count = 1
+    mixing: bool = False
 
     needs_each_update: ClassVar[bool] = True
 
@@ -39,10 +44,15 @@ class Bulyan(Rule, frozen=True, tag="bulyan"):
     def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> tuple[dict, State]:
         sites = by_site(updates)
         at_least(sites, self.fewest_sites(), self, f"4 * {self.attackers} attackers + 3")
-        chosen = [sites[i] for i in self._chosen(squared_distances(sites, weights))]
+        distances, table = mixed_if(self.mixing, squared_distances(sites, weights), self.attackers)
+        rows = table[self._chosen(distances)]
+        # A site that is in none of the chosen is not looked at: its values may be of any size.
+        within = rows.sum(0) > 0
+        among = [site for site, used in zip(sites, within.tolist(), strict=True) if used]
         merged: dict[str, Tensor] = {}
-        for block, models in matrices(chosen, weights):
-            write(merged, block, _mean_near_median(sorted_rows(models), 2 * self.attackers), sites)
+        for block, models in matrices(among, weights):
+            chosen = rows[:, within] @ models if self.mixing else models
+            write(merged, block, _mean_near_median(sorted_rows(chosen), 2 * self.attackers), sites)
         return merged, state
 
     def _chosen(self, distances: Tensor) -> list[int]:

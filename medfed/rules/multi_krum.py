@@ -2,7 +2,8 @@
 
 Blanchard, El Mhamdi, Guerraoui, Stainer: Machine Learning with Adversaries: Byzantine Tolerant Gradient
 Descent, NeurIPS 2017, arXiv:1703.02757, section 4: Krum's scores, and the mean of the m sites with the
-lowest. It averages away the sites' noise, which Krum's single choice keeps. n must be at least 2f + 3.
+lowest. It averages away the sites' noise, which Krum's single choice keeps. n must be at least 2f + 3. As Krum it
+assumes sites whose data are alike; `mixing` (see `_mixing`) is for hospitals that differ.
 Departures: models, where the paper takes gradients; m is n - f - 2 unless set, the largest for which the
 paper's resilience is proven; sites count alike. Two passes over the updates, the first with all sites'
 tensors of one name in memory.
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from medfed.errors import RuleError
 from medfed.rules._distances import squared_distances
-from medfed.rules._krum import best
+from medfed.rules._krum import best, factors_of, mixed_if
 from medfed.rules._rule import AtLeastOne, Count, Rule, State, at_least, by_site, newest
 from medfed.rules._walk import sums, write
 from medfed.update import Update
@@ -25,10 +26,14 @@ from medfed.weights import Weights
 
 
 class MultiKrum(Rule, frozen=True, tag="multi_krum"):
-    """Mean of the `keep` sites closest to their neighbours; withstands `attackers` of 2 `attackers` + 3."""
+    """Mean of the `keep` sites closest to their neighbours; withstands `attackers` of 2 `attackers` + 3.
+
+    With `mixing` each site's model is first replaced by the mean of those nearest to it.
+    """
 
     attackers: Count = 1
     keep: AtLeastOne | None = None
+    mixing: bool = False
 
     needs_each_update: ClassVar[bool] = True
 
@@ -46,11 +51,10 @@ class MultiKrum(Rule, frozen=True, tag="multi_krum"):
                 f"least {self.fewest_sites()} are needed; with {self.attackers} attackers keep can be at "
                 f"most {most}"
             )
-        distances = squared_distances(sites, weights)
-        # In the order of names again: a sum in the order of scores would be as good, but this is everyone's
-        # order.
-        chosen = [sites[i] for i in sorted(best(distances, range(len(sites)), most, count=keep))]
+        distances, table = mixed_if(self.mixing, squared_distances(sites, weights), self.attackers)
+        factors = factors_of(best(distances, range(len(sites)), most, count=keep), table)
+        chosen = [sites[i] for i in factors]
         merged: dict[str, Tensor] = {}
-        for block in sums(chosen, [1 / keep] * keep, weights):
+        for block in sums(chosen, list(factors.values()), weights):
             write(merged, block, block.model(), chosen)
         return merged, state

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from commands import Across, final
 from hospitals import STUDY
 
@@ -34,20 +35,18 @@ def across(tiny, tmp_path):
         one.end()
 
 
-@pytest.fixture(scope="module")
-def simulated(tiny, tmp_path_factory):
-    """The same study in one process over the memory exchange."""
-    import torch
-
+def in_one_process(tiny, out, *overrides: str):
+    """Train the same study in one process over the memory exchange, on one thread as the commands do here."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    done = run.train(
-        tiny / "tiny.yaml",
-        out=tmp_path_factory.mktemp("simulated") / "run",
-        overrides=["evaluation.local_models=false"],
-    )
+    done = run.train(tiny / "tiny.yaml", out=out, overrides=["evaluation.local_models=false", *overrides])
     torch.set_num_threads(threads)
     return done
+
+
+@pytest.fixture(scope="module")
+def simulated(tiny, tmp_path_factory):
+    return in_one_process(tiny, tmp_path_factory.mktemp("simulated") / "run")
 
 
 @pytest.mark.slow
@@ -86,6 +85,28 @@ def test_the_commands_give_the_bits_of_one_process(across, simulated, kind):
     status = json.loads((found.run / "status.json").read_text())
     assert (status["state"], status["rounds"]) == ("finished", 3)
     assert "north is connected" in found.log("hub")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind, stages",
+    [
+        ("nats", "[{kind: top_k, share: 0.1}, {kind: int8}]"),
+        ("folder", "[{kind: low_rank, rank: 2}, {kind: bf16}]"),
+    ],
+)
+def test_what_is_compressed_comes_to_the_bits_of_one_process(across, tiny, tmp_path, kind, stages):
+    # What a round's rounding leaves out is added to the next, so that one that is lost on the way would show.
+    study = TINY.replace("evaluation: {", "evaluation: {local_models: false, ") + f"compress: {stages}\n"
+    found = across(kind, study, kind=kind)
+    known = digest(read_study(found.folder / "study.yaml"))
+    for party in ("hub", "north", "south"):
+        found.start(party, "" if party == "hub" else known)
+    alone = in_one_process(tiny, tmp_path / "alone", f"compress={stages}")
+    found.ended()
+    assert found.final() == final(alone.path)
+    for site in ("north", "south"):
+        assert final(found.site_run(site)) == found.final()
 
 
 @pytest.mark.slow

@@ -80,6 +80,20 @@ def test_what_hospitals_allow_agree_to_and_take_back(across):
     assert wrong.returncode == 1
     assert "agree to that one" in wrong.stderr
 
+    # A study that was changed on its way: north says so, writes it down, and takes part once the true one is there.
+    offered = across.folder / "share" / "glob" / "newest" / "study" / "m"
+    true = offered.read_bytes()
+    offered.write_bytes(true.replace(b"rounds: 2", b"rounds: 9"))
+    assert offered.read_bytes() != true
+    tampered = command(across, "train", "--site", "north.yaml", "--accept", known)
+    assert tampered.returncode == 1
+    assert "its signature by 'hub' does not hold" in tampered.stderr
+    (line,) = entries(across.folder / "runs-north" / "audit.jsonl")
+    assert (line["event"], line["site"]) == ("study refused", "north")
+    assert "its signature by 'hub' does not hold" in line["reason"]
+    assert examine(across.folder / "runs-north" / "audit.jsonl").signer == "north"
+    offered.write_bytes(true)
+
     for site in ("north", "south"):
         across.start(site, known)
     across.ended("hub", "north", "south")

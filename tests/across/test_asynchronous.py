@@ -124,7 +124,7 @@ def test_the_models_that_nobody_trains_from_any_more_are_let_go() -> None:
 
 def test_an_exchange_that_carries_no_late_updates_is_refused() -> None:
     class Plain:
-        def publish(self, sent):
+        def publish(self, sent, kept=lambda: None):
             return 0
 
     plan = Plan(rounds=1, sites=("a",), rule=FedBuff())

@@ -10,6 +10,7 @@ from hospitals import STUDY
 
 from medfed.across import coordinator, hospital
 from medfed.across.consent import agreed
+from medfed.audit.log import entries, verify
 from medfed.errors import ExchangeError, StudyError
 from medfed.exchange.folder import Folder
 from medfed.exchange.nats import Nats
@@ -107,9 +108,13 @@ def test_a_file_that_is_not_the_study_it_is_called_is_refused(place):
     place.hub.offer(changed)
     with pytest.raises(
         ExchangeError, match=f"offers study {place.digest[:12]}, but the file it sends is study"
-    ):
+    ) as caught:
         hospital.take_part(place.folder / "site.yaml", accept=place.digest)
     assert place.sent == []
+    log = place.folder / "runs" / "audit.jsonl"
+    verify(log)
+    (line,) = entries(log)
+    assert (line["event"], line["site"], line["reason"]) == ("study refused", "north", str(caught.value))
 
 
 # ---------------------------------------------------------------------------------------------- the hub's file

@@ -29,7 +29,7 @@ from medfed.privacy.secure_sum import SecureSum
 from medfed.round import conduct
 from medfed.rules.fedavg import FedAvg
 from medfed.rules.norm_bound import NormBound
-from medfed.update import Global, Update
+from medfed.update import OUTLIER, Global, Update
 from medfed.weights import norm
 
 STUDY = "a7" * 32
@@ -67,10 +67,18 @@ class Federation:
     def record(self, credentials: Path) -> Folder:
         return Folder(url=str(self.folder / "share"), credentials=str(credentials), poll_s=0.02)
 
-    def conduct(self, rule=None, privacy=None):
+    def go_on(self, weights: dict[str, torch.Tensor]) -> None:
+        """Publish the model after a round, and let every site take it."""
+        self.current = Global(self.current.round + 1, weights, study=STUDY)
+        self.hub.publish(self.current)
+        for name, side in self.sites.items():
+            side.fetch(name, self.current.round)
+
+    def conduct(self, rule=None, privacy=None, outlier: float | None = OUTLIER):
+        round = self.current.round + 1
         for site in ("south", "west"):
-            self.sites[site].send(Update(site, 1, delta(), 10))
-        log = self.folder / "audit.jsonl"
+            self.sites[site].send(Update(site, round, delta(), 10))
+        log = self.folder / f"audit-{round}.jsonl"
         outcome = conduct(
             self.hub,
             rule or FedAvg(),
@@ -81,6 +89,7 @@ class Federation:
             2,
             20,
             AuditLog(log),
+            outlier=outlier,
         )
         verify(log)
         lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -92,7 +101,8 @@ class Federation:
         """Conduct the round and return why north was refused, having seen that the others were merged."""
         outcome, log = self.conduct()
         # By hand: both honest sites add 1 to each number.
-        assert all(bool((tensor == 1).all()) for tensor in outcome.weights.values())
+        after = self.current.round + 1
+        assert all(bool((tensor == after).all()) for tensor in outcome.weights.values())
         status = {answer.site: answer.status for answer in outcome.answers}
         assert status == {"north": "refused", "south": "merged", "west": "merged"}
         assert log["north"]["event"] == "refused"
@@ -139,6 +149,17 @@ def swapped(federation: Federation) -> None:
     shutil.copytree(up(federation, "north", 2), up(federation, "north", 1))
 
 
+def replayed(federation: Federation) -> None:
+    """North's message of the round before, once more: what was merged is to be merged again."""
+    federation.sites["north"].send(Update("north", 1, delta(), 10))
+    outcome, log = federation.conduct()
+    assert log["north"]["event"] == "merged"
+    kept = federation.folder / "kept"
+    shutil.copytree(up(federation, "north"), kept)
+    federation.go_on(outcome.weights)
+    shutil.copytree(kept, up(federation, "north", 2))
+
+
 def tampered(federation: Federation) -> None:
     """A bit of a tensor that north sent."""
     federation.sites["north"].send(Update("north", 1, delta(), 10))
@@ -153,6 +174,7 @@ def tampered(federation: Federation) -> None:
     [
         (forged, "it is signed by 'south', expected 'north'"),
         (swapped, "its manifest is for round 2"),
+        (replayed, "its manifest is for round 1"),
         (tampered, "does not have the digest that its manifest names"),
     ],
 )
@@ -213,6 +235,10 @@ BYTES = {
         {"delta/net.bias": torch.ones(30)},
         metadata={"medfed": header(scalars={"a": 0})["medfed"].replace("0}", nested(100_000) + "}")},
     ),
+    "a JSON bomb as settings of a compression": save(
+        {"delta/net.bias": torch.ones(30)},
+        metadata={"medfed": header(encoded={"a": 0})["medfed"].replace('"a": 0', '"a": ' + nested(20_000))},
+    ),
     "many keys": save(delta(), metadata={"medfed": json.dumps({str(n): n for n in range(60_000)})}),
     "a header longer than the file": struct.pack("<Q", 1 << 62) + b"{}",
     "no header": save(delta()),
@@ -224,6 +250,21 @@ BYTES = {
     "a pickle": b"\x80\x04\x95" + bytes(100),
     "too many bytes": bytes(24 << 20),
 }
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_json_bomb_as_manifest_is_refused(federation, signed):
+    text = nested(100_000).encode()
+    # Unsigned it is in the first line, where the signature would be: whoever can write to the storage can send it. Signed
+    # it comes before what says that this is a manifest, so that it must be read over.
+    sealed = (
+        federation.sites["north"]._seal.seal(b'{"chunks":' + text + b',"is":"manifest"}')
+        if signed
+        else b'{"more":' + text + b"}\n{}"
+    )
+    up(federation, "north").mkdir(parents=True)
+    (up(federation, "north") / "m").write_bytes(sealed)
+    assert "does not read" in federation.refused()
 
 
 @pytest.mark.parametrize("data", BYTES.values(), ids=BYTES.keys())
@@ -257,8 +298,10 @@ UPDATES = {
     ),
     "NaN as a score": (Update("north", 1, delta(), 10, {"val/dice": float("nan")}), "the header does not read"),
     "a negative weight": (Update("north", 1, delta(), -10), "trained on -10 examples"),
-    "a path as a tensor": (Update("north", 1, delta(**{"../../etc/cron": torch.ones(1)}), 10), "not in the global model"),
+    "a tensor more": (Update("north", 1, delta(**{"net.scale": torch.ones(1)}), 10), "'net.scale' is not in the global model"),
     "a tensor too large": (Update("north", 1, delta(**{"net.bias": torch.ones(3000)}), 10), "has shape (3000,)"),
+    "a million times": (Update("north", 1, delta(1e6), 10), "its norm is 2.51e+07, the median of this round's 25.1"),
+    "a million times less": (Update("north", 1, delta(-1e6), 10), "its norm is 2.51e+07, the median of this round's 25.1"),
     "a broadcast": (Update("north", 1, delta(**{"net.bias": torch.ones(1)}), 10), "has shape (1,)"),
 }  # fmt: skip
 
@@ -270,15 +313,11 @@ def test_an_update_that_does_not_fit_is_refused(federation, monkeypatch, update,
     assert message in federation.refused()
 
 
-@pytest.mark.parametrize("name", ["delta/../../x", "group:../../x/y", "/etc/passwd", "../x", "delta/"])
+@pytest.mark.parametrize("name", ["delta/../../etc/cron", "group:../../x/y", "/etc/passwd", "../x", "delta/"])
 def test_a_path_in_a_tensors_name_is_refused_and_nothing_is_written_there(federation, monkeypatch, name):
     before = {path for path in federation.folder.rglob("*") if "credentials" in path.parts}
     sends(federation, named(name), monkeypatch)
-    if name.startswith("group:"):
-        # A group that no rule asks for is carried in memory and dropped; its name is never a path.
-        federation.conduct()
-    else:
-        federation.refused()
+    assert f"'{name}'" in federation.refused()
     assert before == {path for path in federation.folder.rglob("*") if "credentials" in path.parts}
     assert not list(federation.folder.parent.glob("x"))
 
@@ -291,9 +330,9 @@ def test_a_path_as_a_sites_name_opens_nothing(federation, name):
         )
 
 
-def test_a_million_times_an_update_moves_the_model_no_further_than_an_honest_one(federation):
+def test_left_to_a_rule_that_bounds_norms_it_moves_the_model_no_further_than_an_honest_one(federation):
     federation.sites["north"].send(Update("north", 1, delta(1e6), 10))
-    outcome, log = federation.conduct(rule=NormBound())
+    outcome, log = federation.conduct(rule=NormBound(), outlier=None)
     honest = norm(delta())
     # By hand: each site's length is cut to the median one, so the mean of three is at most that.
     assert norm(outcome.weights) == pytest.approx(honest, rel=1e-6)

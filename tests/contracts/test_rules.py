@@ -23,7 +23,7 @@ torch.set_num_threads(1)
 
 RULES = kinds.kinds("rules")
 SITES = ("alfa", "bravo", "charlie", "delta", "echo", "foxtrot", "golf")
-LARGER_THAN_A_BLOCK = 70_001
+LARGER_THAN_A_BLOCK = 140_001
 
 # What a scalar with a meaning of its own is at the nth site; any other is n + 1.
 SCALARS = {"train/cluster": lambda number: float(number % 2)}
@@ -235,7 +235,6 @@ NOT_PROPORTIONAL = {
     "fedadagrad": "the step is normalised by its own size",
     "fedadam": "the step is normalised by its own size",
     "fedyogi": "the step is normalised by its own size",
-    "qfedavg": "the step's length is bounded by an estimate that grows with the updates' squares",
 }
 
 

@@ -243,6 +243,12 @@ def test_a_label_without_its_image(tmp_path: Path) -> None:
     refused(lambda: index(tmp_path), ImageError, case_token(SECRET, "x2"), "imagesTr lacks its image")
 
 
+def test_a_decathlons_names_under_an_nnunets_description(tmp_path: Path) -> None:
+    decathlon(tmp_path, ["x1"], nnunet=True)
+    (tmp_path / "imagesTr" / "x1_0000.nii.gz").rename(tmp_path / "imagesTr" / "x1.nii.gz")
+    refused(lambda: index(tmp_path), DataError, "expected as CASE_0000;", "leave channel_names out")
+
+
 def class_folders(folder: Path, *, parents: tuple[str, ...] = ("",)) -> None:
     for parent in parents:
         for name, count in (("healthy", 3), ("tumour", 2)):

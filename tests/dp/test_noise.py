@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from scipy import stats
 
 from medfed.dp import noise
@@ -47,11 +48,53 @@ def test_shapes(shape):
 
 
 def test_uniform_numbers_are_never_zero_and_may_be_one(monkeypatch):
-    monkeypatch.setattr(noise.os, "urandom", lambda count: b"\x00" * (count // 2) + b"\xff" * (count // 2))
-    low, high = noise._uniform(2)
+    class Ends:
+        def update(self, zeros):
+            return b"\x00" * (len(zeros) // 2) + b"\xff" * (len(zeros) // 2)
+
+    uniform = noise.Uniform()
+    monkeypatch.setattr(uniform, "_cipher", Ends())
+    low, high = uniform.draw(2).tolist()
     assert low == 2.0**-53
     assert high == 1.0
-    assert bool(torch.isfinite(noise.gaussian((4,), 1.0)).all())
+    monkeypatch.setattr(noise, "Uniform", lambda: uniform)
+    # By hand: lengths of 2^-53 and angles of a whole turn give two radii of sqrt(-4 ln 2^-53), over two.
+    drawn = noise.gaussian((4,), 1.0)
+    assert drawn.tolist() == pytest.approx([math.sqrt(4 * 53 * math.log(2))] * 4)
+    assert float(drawn[0]) < noise.LARGEST
+
+
+def test_uniform_numbers_are_the_stream_of_a_key_of_the_operating_system(monkeypatch):
+    asked = []
+
+    def urandom(count):
+        asked.append(count)
+        return bytes(range(32))
+
+    monkeypatch.setattr(noise.os, "urandom", urandom)
+    drawn = noise.Uniform().draw(6)
+    assert asked == [32]
+    # Counter mode by hand: the blocks 0, 1 and 2, each through the bare cipher.
+    cipher = Cipher(algorithms.AES256(bytes(range(32))), modes.ECB()).encryptor()
+    stream = b"".join(cipher.update(number.to_bytes(16, "big")) for number in range(3))
+    # The upper 53 of each 8 bytes, the lowest first.
+    whole = [int.from_bytes(stream[at : at + 8], "little") >> 11 for at in range(0, 48, 8)]
+    assert drawn.tolist() == [(number + 1) / 2**53 for number in whole]
+
+
+def test_each_call_has_a_key_of_its_own(monkeypatch):
+    keys, urandom = [], noise.os.urandom
+    monkeypatch.setattr(noise.os, "urandom", lambda count: keys.append(urandom(count)) or keys[-1])
+    first, second = noise.gaussian((8,), 1.0), noise.gaussian((8,), 1.0)
+    noise.chosen(8, 0.5)
+    assert [len(key) for key in keys] == [32] * 3
+    assert len(set(keys)) == 3
+    assert not torch.equal(first, second)
+
+
+def test_within_a_call_nothing_comes_twice():
+    drawn = noise.gaussian((3 * noise.BLOCK,), 1.0)
+    assert len(set(drawn.tolist())) == len(drawn)
 
 
 def test_each_is_drawn_by_itself_with_the_chance_given():

@@ -16,7 +16,8 @@ import msgspec
 import pytest
 
 from medfed.errors import RunError
-from medfed.evaluation import charts, report, rows
+from medfed.evaluation import charts, histograms, report, rows
+from medfed.evaluation.histograms import Bin
 from medfed.evaluation.rows import Row
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -333,6 +334,21 @@ def test_a_run_with_rows_alone_still_has_a_report(tmp_path):
     page = page_of(tmp_path)
     assert "Dice 0.50 at north, in 3 patients, validation split." in report.headline(tmp_path)
     assert page.tables
+
+
+def test_curves_that_would_show_the_bins_and_not_the_model_are_not_drawn(tmp_path):
+    """One bin of five patients hides all their ranks: any area from 0 to 1; two bins that part them hide none."""
+    run = fake_runs.write(tmp_path / "run", "classify")
+    path = run / "curves.jsonl"
+    every = histograms.read(path)
+    for bins, drawn in (
+        ((Bin(0, 1, 3, 2, 2.5),), False),
+        ((Bin(0, 0.5, 0, 2, 0.5), Bin(0.5, 1, 3, 0, 2.5)), True),
+    ):
+        histograms.write(path, [msgspec.structs.replace(one, bins=bins) for one in every])
+        text = " ".join(page_of(run).words)
+        assert ("ROC curve." in text) == drawn
+        assert ("allows any area under the ROC curve from 0.000 to 1.000" in text) != drawn
 
 
 def test_a_run_that_may_show_nothing_says_so(tmp_path):

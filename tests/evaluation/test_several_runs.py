@@ -8,7 +8,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
+from medfed.cli import main
 from medfed.errors import RunError
 from medfed.evaluation import rows, several_runs
 
@@ -79,3 +81,10 @@ def test_names_are_told_apart_and_one_run_is_refused(tmp_path):
     assert several_runs.names_of([tmp_path / "a" / "run", tmp_path / "b" / "run"]) == ["run", "run-2"]
     with pytest.raises(RunError, match="name two runs or more"):
         several_runs.write_several([tmp_path], tmp_path)
+
+
+def test_a_place_to_compare_one_run_in_is_refused(two, tmp_path):
+    told = CliRunner().invoke(main, ["report", str(two[0]), "--out", str(tmp_path / "there")])
+    assert told.exit_code == 2
+    assert "that is where several runs are compared, and one is given" in told.output
+    assert not (tmp_path / "there").exists()

@@ -32,7 +32,8 @@ class Enrolment:
     brokers: list[Broker] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.port, self.websocket_port = free_ports(2)
+        if not self.port:
+            self.port, self.websocket_port = free_ports(2)
         enrol.init(
             self.authority,
             "test",

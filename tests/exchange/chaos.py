@@ -16,10 +16,14 @@ from federation import Federation, over
 MOST, WITHIN_S = 4, 4.0
 
 
-def disturbed(seed: int, folder: Path, kind: str = "nats") -> dict[str, Any]:
-    """Run the study of `party.py` while random parties are killed or stopped; return its digest and what was done."""
+def disturbed(seed: int, folder: Path, kind: str = "nats", port: int = 0) -> dict[str, Any]:
+    """Run the study of `party.py` while random parties are killed or stopped; return its digest and what was done.
+
+    The broker's ports are `port` and the one above; free ones by default.
+    """
     chance = random.Random(seed)
-    enrolment = Enrolment(folder) if kind == "nats" else None
+    ports = {"port": port, "websocket_port": port + 1} if port else {}
+    enrolment = Enrolment(folder, **ports) if kind == "nats" else None
     broker = enrolment.start() if enrolment else None
     found = Federation(
         folder, enrolment.exchange_of if enrolment else over(str(folder / "share")), settings={"pause_s": 0.1}

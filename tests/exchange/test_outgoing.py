@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from medfed.errors import WireError
-from medfed.exchange import _chunks
+from medfed.exchange import _meeting
 from medfed.exchange._chunks import Outgoing
 from medfed.exchange._manifest import PROTOCOL, Manifest
 from medfed.exchange.folder import Folder
@@ -21,13 +21,14 @@ STUDY = "5" * 64
 PATIENCE_S = 60
 
 
-def described(size: int, chunks: list[str]) -> Manifest:
-    return Manifest(PROTOCOL, "update", STUDY, "run", "north", 1, size, 4, list(chunks))
+def described(*chunks: bytes) -> Manifest:
+    digests = [hashlib.sha256(chunk).hexdigest() for chunk in chunks]
+    return Manifest(PROTOCOL, "update", STUDY, "run", "north", 1, sum(map(len, chunks)), 4, digests)
 
 
 def written(folder, round: int, *chunks: bytes) -> Outgoing:
     going = Outgoing(folder, round)
-    going.write(iter(chunks), described)
+    going.write(iter(chunks), described(*chunks))
     going.settle()
     return going
 
@@ -43,9 +44,9 @@ def test_a_shorter_update_is_sent_without_the_end_of_a_longer_one_before(tmp_pat
         assert sent.wait(PATIENCE_S)
 
     going = Outgoing(tmp_path, 2)
-    going.write(pieces(), described)
+    going.write(pieces(), described(b"dd"))
     assert last.wait(PATIENCE_S)
-    chunks = going.chunks("up/s/north/r00002", 4)
+    chunks = going.chunks("up/s/north/r00002")
     name, data = next(chunks)
     sent.set()
     assert data == b"dd"
@@ -56,12 +57,12 @@ def test_a_shorter_update_is_sent_without_the_end_of_a_longer_one_before(tmp_pat
 
 def test_a_restart_sends_the_same_chunks_and_not_those_that_arrived(tmp_path):
     first = written(tmp_path, 1, b"aaaa", b"bbbb", b"cc")
-    every = list(first.chunks("p", 4))
+    every = list(first.chunks("p"))
     first.arrived(every[1][0])
     again = Outgoing(tmp_path, 1)
     assert again.complete
     assert again.intact()
-    assert list(again.chunks("p", 4)) == [every[0], every[2]]
+    assert list(again.chunks("p")) == [every[0], every[2]]
 
 
 def test_a_file_that_something_else_cut_off_is_not_sent(tmp_path):
@@ -70,7 +71,7 @@ def test_a_file_that_something_else_cut_off_is_not_sent(tmp_path):
     again = Outgoing(tmp_path, 1)
     assert not again.intact()
     with pytest.raises(WireError, match=r"ends in chunk 2, after 2 of its 4 bytes"):
-        list(again.chunks("p", 4))
+        list(again.chunks("p"))
 
 
 class Meeting:
@@ -117,16 +118,17 @@ def test_the_small_report_after_every_update_arrives(meeting):
 def test_an_update_that_came_too_late_is_out_of_the_way_of_the_next(meeting, monkeypatch):
     """Its thread would write over the next update in the middle of its way."""
     paused, go_on = threading.Event(), threading.Event()
-    whole = _chunks.hashlib.sha256
+    cut = _meeting.cut
     late = threading.Thread(target=lambda: meeting.north.send(meeting.update(1)), daemon=True)
 
-    def slow(data=b""):
-        if threading.current_thread().name == "medfed-outgoing" and not go_on.is_set():
-            paused.set()
-            assert go_on.wait(PATIENCE_S)
-        return whole(data)
+    def slow(pieces, size):
+        for chunk in cut(pieces, size):
+            if threading.current_thread().name == "medfed-outgoing" and not go_on.is_set():
+                paused.set()
+                assert go_on.wait(PATIENCE_S)
+            yield chunk
 
-    monkeypatch.setattr(_chunks.hashlib, "sha256", slow)
+    monkeypatch.setattr(_meeting, "cut", slow)
     meeting.hub.publish(Global(1, meeting.model, study=STUDY))
     late.start()
     assert paused.wait(PATIENCE_S)
@@ -142,10 +144,8 @@ def test_an_update_that_came_too_late_is_out_of_the_way_of_the_next(meeting, mon
 
 def test_an_update_that_was_damaged_in_the_site_is_made_again(meeting):
     going = Outgoing(meeting.north._outbox, 1)
-    going.write(
-        iter([b"what an earlier process left"]),
-        lambda size, chunks: meeting.north._manifest(1, size, list(chunks)),
-    )
+    left = b"what an earlier process left"
+    going.write(iter([left]), meeting.north._manifest(1, len(left), [hashlib.sha256(left).hexdigest()]))
     going.settle()
     (meeting.north._outbox / "update").write_bytes(b"damaged")
     meeting.north.send(meeting.update(1))

@@ -15,6 +15,7 @@ from medfed.errors import RunError, StudyError
 from medfed.evaluation.rows import FEDERATED, POOLED, read_rows
 from medfed.experiments import compare
 from medfed.experiments.pooled import PooledData
+from medfed.record.progress import Silent
 from medfed.study import read_study
 
 STUDY = """
@@ -108,6 +109,20 @@ def test_a_method_that_cannot_run_says_why_and_costs_nothing(compared):
     assert (
         table.methods["scaffold"].bytes_up > 1.5 * table.methods["fedavg"].bytes_up * 0.7
     )  # its control variate
+
+
+def test_the_terminal_says_which_method_is_next(compared, place):
+    class Heard(Silent):
+        def __init__(self) -> None:
+            self.said: list[str] = []
+
+        def say(self, text: str) -> None:
+            self.said.append(text)
+
+    heard, (_, folder) = Heard(), compared
+    compare.compare(place / "heart.yaml", ["fedavg", "krum"], out=folder, resume=True, progress=heard)
+    assert heard.said[0] == "method 1 of 2: fedavg"
+    assert heard.said[1].startswith("method 2 of 2: krum is not run: study: rule.kind: 'krum'")
 
 
 def test_pooled_training_has_as_many_steps_as_the_hospitals_together(place):

@@ -33,16 +33,23 @@ data: {kind: images, spacing_mm: [1.5, 2, 2.5], patch: [12, 12, 12], orientation
 train: {rounds: 1}
 sites: {north: north}
 """
-# What docs.monai.io's bundle specification requires of metadata.json. The published schema is fetched by MONAI from the
-# address in the file; a test asks no network, so these are its rules as the specification states them.
+# What MONAI's published schema (meta_schema_20240725.json) and its bundle specification require of metadata.json. MONAI
+# fetches the schema from the address in the file; a test asks no network, so its rules are stated here once more.
 SCHEMA = {
     "type": "object",
-    "required": ["version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version", "task",
+    "required": ["schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version", "task",
                  "description", "authors", "copyright", "network_data_format"],
     "properties": {
         "version": {"type": "string", "pattern": r"^\d+\.\d+\.\d+$"},
         "changelog": {"type": "object"},
-        "monai_version": {"type": "string"},
+        **{
+            name: {"type": "string"}
+            for name in ("schema", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors",
+                         "copyright", "data_source", "data_type", "image_classes", "label_classes", "pred_classes",
+                         "intended_use")
+        },
+        "eval_metrics": {"type": "object"},
+        "references": {"type": "array", "items": {"type": "string"}},
         "required_packages_version": {"type": "object"},
         "network_data_format": {
             "type": "object",
@@ -56,8 +63,10 @@ SCHEMA = {
                         "properties": {
                             "type": {"enum": ["image", "latent", "probabilities", "raw", "series", "tuple"]},
                             "num_channels": {"type": "integer"},
-                            "spatial_shape": {"type": "array"},
-                            "value_range": {"type": "array"},
+                            "format": {"type": "string"},
+                            "dtype": {"type": "string"},
+                            "spatial_shape": {"type": "array", "items": {"type": ["string", "integer"]}},
+                            "value_range": {"type": "array", "items": {"type": "number"}},
                             "is_patch_data": {"type": "boolean"},
                             "channel_def": {"type": "object"},
                         },
@@ -90,6 +99,23 @@ def segment(tmp_path_factory):
     return run_of(folder / "run", folder / "tiny.yaml")
 
 
+CLASSIFY = """\
+name: tiny-classifier
+task: {kind: classify, classes: [healthy, lesion]}
+network: {kind: resnet, depth: 10, width: 4, norm: group}
+data: {kind: images, spacing_mm: [3, 4, 4], patch: [15, 20, 40], orientation: PIR}
+train: {rounds: 1}
+sites: {north: north}
+"""
+
+
+@pytest.fixture(scope="module")
+def classify(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    (folder / "tiny.yaml").write_text(CLASSIFY)
+    return run_of(folder / "run", folder / "tiny.yaml")
+
+
 @pytest.fixture(scope="module")
 def bundle(segment):
     return export(segment, segment.path / "bundle")
@@ -109,7 +135,9 @@ def monai(*arguments: str) -> str:
 
 
 @pytest.mark.slow
-def test_monais_own_command_verifies_the_bundle(bundle, tmp_path):
+@pytest.mark.parametrize("task", ["segment", "classify"])
+def test_monais_own_command_verifies_the_bundle(task, request, tmp_path):
+    bundle = export(request.getfixturevalue(task), tmp_path / "bundle")
     schema = tmp_path / "schema.json"
     schema.write_text(json.dumps(SCHEMA))
     meta = bundle / "configs" / "metadata.json"
@@ -144,6 +172,33 @@ def test_monais_run_gives_the_masks_that_medfed_predicts(segment, bundle, tmp_pa
         a, b = (np.asarray(one.dataobj).squeeze() for one in (theirs, mine))
         assert 0 < b.sum() < b.size
         assert (a == b).mean() > 0.999
+
+
+@pytest.mark.slow
+def test_monais_run_gives_the_probabilities_that_medfed_predicts(classify, tmp_path):
+    """The patch is shorter than the images along one side, longer along another: cut and filled up as in training."""
+    data = make_hospital(tmp_path / "west", 3)
+    images, found = tmp_path / "images", tmp_path / "found"
+    images.mkdir()
+    for path in data.glob("*-image.nii.gz"):
+        (images / path.name).symlink_to(path)
+    bundle = export(classify, tmp_path / "bundle")
+    monai(
+        "run", "--config_file", str(bundle / "configs" / "inference.json"), "--bundle_root", str(bundle),
+        "--dataset_dir", str(images), "--output_dir", str(found),
+    )  # fmt: skip
+    theirs = {
+        Path(line[0]).name: [float(p) for p in line[1:]]
+        for line in csv.reader((found / "predictions.csv").open())
+    }
+    ours = predict.predict(classify, data, tmp_path / "ours")
+    cases = {row["token"]: row["case"] for row in csv.DictReader((ours / predict.KEY).open())}
+    rows = list(csv.DictReader((ours / predict.TABLE).open()))
+    assert len(rows) == len(theirs) == 3
+    for row in rows:
+        mine = [float(row[f"probability of {name}"]) for name in ("healthy", "lesion")]
+        assert theirs[f"{cases[row['case']]}-image.nii.gz"] == pytest.approx(mine, abs=1e-3)
+    assert len({round(p[1], 4) for p in theirs.values()}) == 3
 
 
 def test_torchscript_computes_without_medfed(segment, tmp_path):
@@ -200,8 +255,11 @@ def test_an_export_that_computes_something_else_is_an_error(segment):
 
 
 def test_what_a_bundle_cannot_hold_is_told(segment, tmp_path):
-    with pytest.raises(RunError, match="is for segmentation in patches"):
+    with pytest.raises(RunError, match="bundles are of images, and this study's data are a table"):
         export(run_of(tmp_path / "run", CONFIGS / "tabular.yaml"), tmp_path / "out")
+    (tmp_path / "whole.yaml").write_text(SEGMENT.replace("[12, 12, 12]", "null"))
+    with pytest.raises(RunError, match=r"segmentation in patches, and this study has data\.patch: null"):
+        export(run_of(tmp_path / "whole", tmp_path / "whole.yaml"), tmp_path / "out-whole")
     assert not (tmp_path / "out").exists()
     (tmp_path / "z.yaml").write_text(
         SEGMENT.replace("patch:", "normalise: {kind: zscore, foreground: true}, patch:")

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import torch
 
-from medfed.audit.log import AuditLog
+from medfed.audit.log import AuditLog, entries
 from medfed.errors import MedfedError, PrivacyError, QuorumError
 from medfed.exchange import MemoryExchange
 from medfed.privacy._masks import FixedPoint
@@ -284,6 +284,29 @@ def test_a_change_too_large_for_the_fixed_point_is_named_and_not_cut():
     assert "privacy.limit" in str(round.ends["north"])
 
 
+def test_a_million_times_an_update_stays_at_its_site_and_the_others_are_summed(tmp_path):
+    """The hub could not see it; the site does, says why in its log, and drops out."""
+    privacy, log = SecureSum(), AuditLog(tmp_path / "audit.jsonl")
+    round = Round(privacy)
+    round.start(*SITES[:3])
+
+    def west() -> None:
+        far = {name: tensor * 1e6 for name, tensor in update("west").delta.items()}
+        try:
+            contribute(round.exchange, privacy, Update("west", 1, far, EXAMPLES["west"]), model(), log)
+        except PrivacyError as error:
+            round.ends["west"] = error
+            round.exchange.withdraw("west", "it stopped")
+
+    round.threads.append(threading.Thread(target=west, daemon=True))
+    round.threads[-1].start()
+    round.conduct()
+    same(round.given[0], plainly(SITES[:3], privacy, 4))
+    (line,) = [line for line in entries(log._path) if line["event"] == "withheld"]
+    assert (line["site"], line["round"], line["reason"]) == ("west", 1, str(round.ends["west"]))
+    assert "secure_sum adds changes of at most 1024" in line["reason"]
+
+
 def test_letters_without_signatures_are_not_enough():
     round = Round(SecureSum())
     round.exchange.signed = False
@@ -309,13 +332,14 @@ class Lies(MemoryExchange):
         return letters
 
 
-def lied_to(log: AuditLog | None = None, **changes) -> Round:
+def lied_to(log: AuditLog | None = None, closes: bool = True, **changes) -> Round:
     round = Round(SecureSum(), exchange=Lies(changes))
     round.log = log or round.log
     round.start(*SITES)
     with pytest.raises(MedfedError, match="round 1"):
         round.conduct()
-    round.exchange.close()
+    if closes:
+        round.exchange.close()
     round.join()
     return round
 
@@ -326,6 +350,19 @@ def nothing_unmasked(round: Round) -> bool:
 
 def refusals(round: Round) -> dict[str, str]:
     return {site: str(end) for site, end in round.ends.items() if isinstance(end, PrivacyError)}
+
+
+def written(log: AuditLog) -> dict[str, str]:
+    """Return why each site said no more to the hub, as its audit log has it."""
+    return {line["site"]: line["reason"] for line in entries(log._path) if line["event"] == "hub refused"}
+
+
+def goes_on(round: Round) -> None:
+    """The sites are started again, the hub tells the truth, and the sum comes out."""
+    round.exchange._changes.clear()
+    round.start(*SITES)
+    round.conduct()
+    same(round.given[0], plainly(SITES, round.privacy, 4))
 
 
 def said(data, kind):
@@ -355,7 +392,7 @@ def test_a_hub_that_tells_sites_different_members_gets_no_shares():
         ),
     ],
 )
-def test_and_is_seen_by_the_signatures_when_it_asks_all_the_same(monkeypatch, handed, message):
+def test_and_is_seen_by_the_signatures_when_it_asks_all_the_same(tmp_path, monkeypatch, handed, message):
     def without_looking(self, sites):
         found = self.letters.gather(self.attempt, "signed", sites, self.settings.patience_s)
         return {delivery.site: delivery.sealed for delivery in found}
@@ -366,7 +403,9 @@ def test_and_is_seen_by_the_signatures_when_it_asks_all_the_same(monkeypatch, ha
         letters = {o: raw for o, raw in said(data, Request).letters.items() if handed(site, o)}
         return bytes_of(Request(letters, two_lists(site), sorted(set(SITES) - set(two_lists(site)))))
 
-    round = lied_to(members=lambda site, data: bytes_of(Members(two_lists(site))), signed=asks)
+    log = AuditLog(tmp_path / "audit.jsonl")
+    round = lied_to(log, members=lambda site, data: bytes_of(Members(two_lists(site))), signed=asks)
+    assert written(log) == refusals(round)
     assert nothing_unmasked(round)
     assert all(message in found for found in refusals(round).values())
     assert sorted(refusals(round)) == sorted(SITES)
@@ -377,14 +416,14 @@ def test_a_hub_that_asks_for_shares_of_both_kinds_of_one_site_is_refused(tmp_pat
         request = said(data, Request)
         return bytes_of(Request(request.letters, request.seeds_of, ["west"]))
 
-    round = lied_to(AuditLog(tmp_path / "audit.jsonl"), signed=change)
-    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
-    refused = {line["site"]: line["reason"] for line in lines if line["event"] == "hub refused"}
-    assert refused == refusals(round)
+    log = AuditLog(tmp_path / "audit.jsonl")
+    round = lied_to(log, closes=False, signed=change)
+    assert written(log) == refusals(round)
     found = refusals(round)
     assert sorted(found) == sorted(SITES)
     assert "the hub asks for shares of both kinds of site 'west'" in found["north"]
     assert nothing_unmasked(round)
+    goes_on(round)
 
 
 def test_a_hub_that_asks_for_shares_of_others_than_signed_is_refused():
@@ -395,16 +434,20 @@ def test_a_hub_that_asks_for_shares_of_others_than_signed_is_refused():
     assert "of other sites than the list that this site signed" in refusals(lied_to(signed=change))["north"]
 
 
-def test_a_hub_that_leaves_out_signatures_is_refused():
+def test_a_hub_that_leaves_out_signatures_is_refused(tmp_path):
     def change(site, data):
         request = said(data, Request)
         two = dict(list(request.letters.items())[:2])
         return bytes_of(Request(two, request.seeds_of, request.keys_of))
 
-    assert "2 of 4 sites signed the list, 3 are needed" in refusals(lied_to(signed=change))["north"]
+    log = AuditLog(tmp_path / "audit.jsonl")
+    round = lied_to(log, closes=False, signed=change)
+    assert "2 of 4 sites signed the list, 3 are needed" in refusals(round)["north"]
+    assert written(log) == refusals(round)
+    goes_on(round)
 
 
-def test_a_hub_that_puts_its_own_keys_in_a_sites_place_is_refused():
+def test_a_hub_that_puts_its_own_keys_in_a_sites_place_is_refused(tmp_path):
     def change(site, data):
         letters = dict(said(data, Handed).letters)
         head, _, text = letters["west"].partition(b"\n")
@@ -415,9 +458,13 @@ def test_a_hub_that_puts_its_own_keys_in_a_sites_place_is_refused():
         )
         return bytes_of(Handed(letters))
 
-    found = refusals(lied_to(keys=change))
+    log = AuditLog(tmp_path / "audit.jsonl")
+    round = lied_to(log, closes=False, keys=change)
+    found = refusals(round)
     assert "the hub hands on a letter in the name of 'west' that is not its own" in found["north"]
     assert "its signature by 'west' does not hold" in found["north"]
+    assert written(log) == found
+    goes_on(round)
 
 
 def test_a_hub_that_shows_too_few_sites_is_refused():

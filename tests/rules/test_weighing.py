@@ -139,7 +139,17 @@ def test_qfedavg_is_the_papers_algorithm(rows: list[tuple[float, int, float]], q
     )
 
 
-def test_qfedavg_makes_losses_more_alike() -> None:
+def test_qfedavg_without_a_learning_rate_by_hand() -> None:
+    # Losses 1 and 3 with q 1 and examples 3 and 1: weights 3/4 * 1 and 1/4 * 3, so half each, where FedAvg says 1/4.
+    both = [update("a", 0, 3, train_loss_before=1.0), update("b", 4, 1, train_loss_before=3.0)]
+    assert merged(QFedAvg(q=1.0), *both) == pytest.approx(2.0, rel=1e-12)
+    assert merged(FedAvg(), *both) == 1.0
+    # It is what the paper's formula nears as the learning rate grows.
+    assert merged(QFedAvg(q=1.0, learning_rate=1e9), *both) == pytest.approx(2.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.1, None])
+def test_qfedavg_makes_losses_more_alike(rate: float | None) -> None:
     # Quadratics at 0 (three quarters of the examples) and at 4: FedAvg ends at 1, losses 0.5 and 4.5.
     def losses(rule: Rule) -> tuple[float, float]:
         w = {"w": torch.tensor([0.5], dtype=torch.float64)}
@@ -155,7 +165,7 @@ def test_qfedavg_makes_losses_more_alike() -> None:
             )
         return float(w["w"]) ** 2 / 2, (float(w["w"]) - 4) ** 2 / 2
 
-    few, many = losses(FedAvg()), losses(QFedAvg(q=2.0, learning_rate=0.1))
+    few, many = losses(FedAvg()), losses(QFedAvg(q=2.0, learning_rate=rate))
     assert few == pytest.approx((0.5, 4.5), rel=1e-3)
     assert max(many) - min(many) < 0.6 * (max(few) - min(few))
 

@@ -49,6 +49,12 @@ def decathlon(folder: Path, site_secret: bytes) -> Found:
             images = (_nifti(folder / "imagesTr", name),)
         for image in images:
             if not image.exists():
+                if nnunet and _nifti(folder / "imagesTr", name).exists():
+                    raise DataError(
+                        f"case {token}: dataset.json has channel_names, as nnU-Net writes it, so that an image is expected as "
+                        "CASE_0000; imagesTr has it without _0000; rename the images, or leave channel_names out and "
+                        "name the labels as the Decathlon does: 'labels': {'0': 'background', ...}"
+                    )
                 raise ImageError(
                     f"case {token}: labelsTr has its label, imagesTr lacks its image; restore the file or "
                     "remove the label"

@@ -1,0 +1,212 @@
+"""What is coming is fetched while it is still being sent, and counts only when the manifest that is written last names it."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from medfed import wire
+from medfed.errors import RunError
+from medfed.exchange._chunks import bring, bring_ahead
+from medfed.exchange._depot import chunk_name, hub_notice, site_notice
+from medfed.exchange._manifest import PROTOCOL, Manifest, manifest, sealed
+from medfed.exchange.folder import Folder, FolderDepot
+from medfed.signing import HUB, Unsigned
+from medfed.update import Global, Update
+from medfed.weights import Difference, digest
+
+STUDY = "6" * 64
+PATIENCE_S = 60
+# Of 4000 float32 values and their header: 17 chunks.
+CHUNK_BYTES, VALUES = 1000, 4000
+
+
+@pytest.fixture
+def record(tmp_path, monkeypatch) -> Folder:
+    monkeypatch.setattr(FolderDepot, "chunk_bytes", CHUNK_BYTES)
+    return Folder(url=str(tmp_path / "share"), poll_s=0.01)
+
+
+def weights(value: float) -> dict[str, torch.Tensor]:
+    return {"weight": torch.full((VALUES,), value)}
+
+
+def update(value: float, round: int = 1) -> Update:
+    return Update("north", round, Difference(weights(value), weights(0.0)), 3)
+
+
+def brought(folder: Path, name: str) -> int:
+    """Return how many chunks a party holds of what is coming."""
+    record = folder / f"{name}.got"
+    return (record.stat().st_size - 32) // 4 if record.exists() else 0
+
+
+def until(what) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Whoever sends stops after 10 chunks, until this is set."""
+    go_on = threading.Event()
+    whole = FolderDepot.put_many
+
+    def slowly(self, pieces, stored):
+        def some():
+            for number, piece in enumerate(pieces):
+                if number == 10:
+                    assert go_on.wait(PATIENCE_S)
+                yield piece
+
+        return whole(self, some(), stored)
+
+    monkeypatch.setattr(FolderDepot, "put_many", slowly)
+    yield go_on
+    go_on.set()
+
+
+def test_the_hub_fetches_an_update_while_its_site_sends_it(record, tmp_path, held):
+    hub = record.open_hub(STUDY, tmp_path / "hub")
+    held.set()
+    hub.publish(Global(0, weights(0.0), study=STUDY))
+    north = record.open_site(STUDY, "north", tmp_path / "north")
+    north.fetch("north", 0)
+    held.clear()
+    sending = threading.Thread(target=lambda: north.send(update(1.5)), daemon=True)
+    sending.start()
+    found: list = []
+    collecting = threading.Thread(
+        target=lambda: found.extend(hub.collect(1, ["north"], PATIENCE_S)), daemon=True
+    )
+    collecting.start()
+    # The window of the folder: some of the ten may not have begun.
+    until(lambda: brought(tmp_path / "hub/exchange/spool", "north") >= 6)
+    assert not found
+    held.set()
+    sending.join(PATIENCE_S)
+    collecting.join(PATIENCE_S)
+    (arrival,) = found
+    assert digest(arrival.update.delta.minuend) == digest(weights(1.5))
+    north.close()
+    hub.close()
+
+
+def test_a_site_fetches_a_model_while_the_hub_publishes_it(record, tmp_path, held):
+    hub = record.open_hub(STUDY, tmp_path / "hub")
+    held.set()
+    hub.publish(Global(0, weights(0.0), study=STUDY))
+    north = record.open_site(STUDY, "north", tmp_path / "north")
+    north.fetch("north", 0)
+    held.clear()
+    found: list = []
+    fetching = threading.Thread(target=lambda: found.append(north.fetch("north", 1)), daemon=True)
+    fetching.start()
+    publishing = threading.Thread(
+        target=lambda: hub.publish(Global(1, weights(2.5), study=STUDY)), daemon=True
+    )
+    publishing.start()
+    until(lambda: brought(tmp_path / "north/exchange/inbox", "r00001") >= 6)
+    assert not found
+    held.set()
+    publishing.join(PATIENCE_S)
+    fetching.join(PATIENCE_S)
+    assert digest(found[0].weights) == digest(weights(2.5))
+    north.close()
+    hub.close()
+
+
+def test_what_was_announced_does_not_count_where_the_manifest_names_something_else(record, tmp_path):
+    hub = record.open_hub(STUDY, tmp_path / "hub")
+    hub.publish(Global(0, weights(0.0), study=STUDY))
+    north = record.open_site(STUDY, "north", tmp_path / "north")
+    north.fetch("north", 0)
+    other = north._measure(update(7.0))
+    data = wire.encode_update(update(7.0), STUDY)
+    for index, (first, length) in enumerate(other.spans):
+        name = chunk_name(f"up/{STUDY[:16]}/north/r00001", index, other.chunks[index])
+        north._depot.put(name, data[first : first + length])
+    north._depot.put(site_notice(STUDY, "north", "coming"), sealed(other, Unsigned()))
+    assert list(hub.collect(1, ["north"], 0.3)) == []
+    assert brought(tmp_path / "hub/exchange/spool", "north") == len(other.chunks)
+    north.send(update(1.5))
+    (arrival,) = hub.collect(1, ["north"], PATIENCE_S)
+    assert digest(arrival.update.delta.minuend) == digest(weights(1.5))
+    north.close()
+    hub.close()
+
+
+def test_a_damaged_chunk_is_not_taken_ahead(tmp_path):
+    depot = FolderDepot(str(tmp_path / "share"))
+    chunks = [b"a" * 1000, b"b" * 1000, b"c" * 10]
+    digests = [hashlib.sha256(chunk).hexdigest() for chunk in chunks]
+    found = Manifest(PROTOCOL, "update", STUDY, "run", "north", 1, 2010, 1000, digests)
+    names = [chunk_name("up/x", index, name) for index, name in enumerate(digests)]
+    depot.put(names[0], chunks[0])
+    depot.put(names[1], b"B" + chunks[1][1:])
+    path = tmp_path / "spool" / "north.update"
+    assert bring_ahead(depot, found, "up/x", path)
+    assert brought(path.parent, "north") == 1
+    assert not bring_ahead(depot, found, "up/x", path)
+    depot.put(names[1], chunks[1])
+    depot.put(names[2], chunks[2])
+    bring(depot, found, "up/x", path)
+    assert path.read_bytes() == b"".join(chunks)
+    depot.close()
+
+
+def test_no_site_sees_a_model_before_the_hubs_own_copy_is_safe(record, tmp_path):
+    hub = record.open_hub(STUDY, tmp_path / "hub")
+    hub.publish(Global(0, weights(0.0), study=STUDY))
+    seen = []
+
+    def kept() -> None:
+        data = hub._depot.get(hub_notice(STUDY, "now"))
+        seen.append(manifest(data, Unsigned(), HUB, "global", STUDY).round)
+        raise RunError("its checkpoint could not be written")
+
+    with pytest.raises(RunError, match="its checkpoint could not be written"):
+        hub.publish(Global(1, weights(1.0), study=STUDY), kept)
+    assert seen == [0]
+    north = record.open_site(STUDY, "north", tmp_path / "north")
+    assert north.fetch("north", 0).round == 0
+    north.close()
+    hub.close()
+
+
+def test_the_receipt_is_the_manifest_that_is_sent(record, tmp_path):
+    hub = record.open_hub(STUDY, tmp_path / "hub")
+    hub.publish(Global(0, weights(0.0), study=STUDY))
+    north = record.open_site(STUDY, "north", tmp_path / "north")
+    north.fetch("north", 0)
+    sent = update(1.5)
+    receipt = north.receipt(sent)
+    north.send(sent)
+    data = wire.encode_update(sent, STUDY)
+    chunks = [
+        hashlib.sha256(data[first : first + CHUNK_BYTES]).hexdigest()
+        for first in range(0, len(data), CHUNK_BYTES)
+    ]
+    assert receipt.bytes == len(data)
+    assert receipt.sha256 == hashlib.sha256("".join(chunks).encode()).hexdigest()
+    stored = north._depot.get(f"up/{STUDY[:16]}/north/r00001/m")
+    assert manifest(stored, Unsigned(), "north", "update", STUDY).chunks == chunks
+    north.close()
+    hub.close()
+
+
+def test_a_folder_is_looked_at_often_at_first_and_at_most_every_poll_s(tmp_path, monkeypatch):
+    depot, waited = FolderDepot(str(tmp_path), poll_s=0.5), []
+    monkeypatch.setattr(depot._closed, "wait", waited.append)
+    for seconds in (0.0, 0.02, 1.0, 4.0, 600.0):
+        depot.wait(seconds)
+    assert waited == pytest.approx([0.02, 0.02, 0.1, 0.4, 0.5])
+    monkeypatch.undo()
+    depot.close()
