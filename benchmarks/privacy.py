@@ -15,7 +15,7 @@ hospitals' validation cases, the mean over hospitals. hippocampus is the study o
 Processor seconds are of all four hospitals and the hub in a round, training included, the median of those after the first,
 which also loads images; they vary less than seconds on a machine with other work. kB are of one hospital's update.
 
-A line that is trained or timed alone replaces its own in RESULTS-privacy.md.
+A line that is trained or timed alone replaces its own in RESULTS-privacy.md; what is written below the tables stays.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ QUICK = ["evaluation.local_models=false", "evaluation.draws=2", "held_out={}", "
 BUDGET = {
     "quickstart": [
         "network={kind: unet, channels: [8, 16]}", "data.spacing_mm=[6, 6, 6]", "data.patch=[16, 16, 16]", "train.rounds=8",
-        "train.epochs=4", "train.batch=4", "train.optimiser={kind: adamw, lr: 0.02}",
+        "train.epochs=3", "train.batch=4", "train.optimiser={kind: adamw, lr: 0.02}",
     ],
     "hippocampus": [
         "network={kind: unet, channels: [8, 16, 32]}", "data.spacing_mm=[2, 2, 2]", "data.patch=[20, 28, 20]",
@@ -289,6 +289,9 @@ def write(results: Path, study: str, name: str, cells: Mapping[str, str], did: s
                 lines.append(" | ".join(["", title, *found, ""]).strip())
         told = [f"{verb} last by {how}." for verb, how in sorted(notes.get(part, {}).items())]
         whole += [f"## {part}", "\n".join(lines), *told]
+    # What somebody wrote below the tables stays.
+    kept = results.read_text().split("\n## ")[1:] if results.exists() else []
+    whole += [f"## {section.strip()}" for section in kept if section.partition("\n")[0] not in BUDGET]
     results.write_text("\n\n".join(whole) + "\n")
 
 

@@ -315,14 +315,19 @@ def in_words(findings: Findings) -> str:
     lines.append(
         f"How much of a patient's {what} could be computed back from an update of a single training step?"
     )
-    lines.append("(100 %: the very same; 0 %: no more than the average of this hospital's patients)")
+    free = ", brightness and contrast aside" if what == "image" else ""
+    lines.append(f"(100 %: the very same{free}; 0 %: no more than the average of this hospital's patients)")
     for one in findings.inverted:
         lines.append(
             f"  {_protected(one.privacy)}, {one.cases} case{'s' * (one.cases > 1)} in the step: {one.best:.0%} of the one "
             f"that came back best, {one.mean:.0%} on average (guessing with other patients: {one.chance:.0%})"
         )
-    lines.append("")
+    if what == "image":
+        lines.append(
+            "Look at the picture too: a part of a patient that an eye finds in noise is a small share of all voxels."
+        )
     if findings.members:
+        lines.append("")
         lines.append(
             "Could someone with a patient's data tell from the trained model whether that patient was in training?"
         )

@@ -57,8 +57,10 @@ def test_an_image_comes_back_from_an_unprotected_update_and_not_from_a_protected
     bare = recovered(invert(gradient, of, 1, guess, steps=100), victim, guess.mean)[0]
     noised = recovered(invert(protected(gradient, 1.0, 1.0), of, 1, guess, steps=100), victim, guess.mean)[0]
     assert bare > 0.9
-    assert noised < 0.1
-    assert max(recovered(other[None], victim, guess.mean)[0] for other in others[:8]) < bare
+    # Of noise as of other patients some is alike by chance: with free contrast and a blur 0.15 here, and no more.
+    chance = max(recovered(other[None], victim, guess.mean)[0] for other in others[:8])
+    assert noised < 0.2
+    assert chance < bare
 
 
 def test_a_linear_layer_gives_its_one_input_away_exactly():
@@ -84,3 +86,19 @@ def test_recovered_by_hand():
     assert recovered(found, true, mean) == pytest.approx([1 - 1 / 25, 1 - 1 / 4])
     assert recovered(mean[None], true[:1], mean) == [0.0]
     assert recovered(true, true, mean) == [1.0, 1.0]
+
+
+def test_a_lesion_in_the_wrong_contrast_came_back():
+    mean, true = torch.zeros(1, 9, 9), torch.zeros(1, 1, 9, 9)
+    true[..., 3:6, 3:6] = 1
+    assert recovered(5 + 40 * true, true, mean) == pytest.approx([1.0])
+    assert recovered(-true, true, mean) == [0.0]
+    # By hand, over 81 pixels: the lesion has 9 and what was found 18 of them, all of the lesion's. With 81 * 9 - 9 * 18 over
+    # the root of (81 * 9 - 9 * 9) (81 * 18 - 18 * 18), the correlation's square is 7 / 16.
+    half = true.clone()
+    half[..., 6:9, 3:6] = 1
+    assert recovered(3 * half, true, mean)[0] == pytest.approx(7 / 16)
+    # Noise as strong as the lesion hides it from no eye, and not from this.
+    noise = torch.randn(true.shape, generator=torch.Generator().manual_seed(0))
+    assert recovered(true + 0.5 * noise, true, mean)[0] > 0.4
+    assert recovered(noise, true, mean)[0] < 0.1
