@@ -21,6 +21,7 @@ A line that is trained or timed alone replaces its own in RESULTS-privacy.md; wh
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import logging
 import os
@@ -114,7 +115,7 @@ CHANGES: dict[str, dict[str, tuple[list[str], dict[str, Any]]]] = {
     },
 }
 # From a public start: the last block alone, in small steps.
-LAST_BLOCK = ["train.only=[model.2]", "train.clip=null", "train.optimiser={kind: adam, lr: 0.003}"]
+LAST_BLOCK = ["train.only=['2']", "train.clip=null", "train.optimiser={kind: adam, lr: 0.003}"]
 LAST_BLOCK_CLIP = 0.01
 
 
@@ -179,14 +180,16 @@ def public_start(study: str, folder: Path) -> Path:
     kept = folder / f"{study}-public.ckpt"
     if kept.exists():
         return kept
-    public = shutil.copytree(HERE.parent / "sample_data" / "university", folder / "public")
+    source = HERE.parent / "sample_data" / "university"
+    public = shutil.copytree(source, folder / "public", dirs_exist_ok=True)
     # All its patients are for testing; here they train, but for every sixth.
-    lines = (public / "cases.csv").read_text().splitlines()
-    dealt = [
-        line.rpartition(",")[0] + (",val" if number % 6 == 0 else ",train")
-        for number, line in enumerate(lines[1:])
-    ]
-    (public / "cases.csv").write_text("\n".join([lines[0], *dealt]) + "\n")
+    patients = sorted({row["patient"] for row in csv.DictReader((source / "cases.csv").open())})
+    with (source / "cases.csv").open() as given, (public / "cases.csv").open("w", newline="") as dealt:
+        rows = csv.DictReader(given)
+        out = csv.DictWriter(dealt, list(rows.fieldnames or []))
+        out.writeheader()
+        for found in rows:
+            out.writerow({**found, "split": "val" if patients.index(found["patient"]) % 6 == 0 else "train"})
     alone = [f"sites={{university: {public}}}", "sampling.minimum=1", "held_out={}", "train.epochs=2"]
     trained(study, [*BUDGET[study], *alone, "evaluation.local_models=false"], folder / "public-run")
     shutil.copy(folder / "public-run" / "checkpoints" / "federated.ckpt", kept)
