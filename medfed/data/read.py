@@ -42,7 +42,7 @@ def read(
         path: a DICOM file, DICOMDIR or NIfTI file, or a folder of such, searched to its depth.
         padding: what voxels become that a DICOM header calls padding: -1000 HU in CT and else the smallest
             value
-            outside the padding, or NaN.
+            outside the padding, or NaN. So do voxels that no slice covers where a tilt is resampled.
         tilt: a CT with a tilted gantry gets its sheared affine, is resampled onto an upright grid, or is
             refused.
         uneven: slices at uneven distances, or with gaps, are refused, or interpolated onto an even grid.

@@ -24,10 +24,10 @@ from medfed.signing import BROKER, HUB
 
 log = logging.getLogger("medfed.enrolment.broker")
 
-# A message holds a chunk of 2 MiB and its headers; larger ones are refused.
+# A message holds a chunk of 1 MiB and its headers; larger ones are refused.
 LARGEST_MESSAGE = "4MB"
 
-# How long the server waits for a slow client to take what is under way to it: 8 chunks at 1 Mbit/s take 140 s.
+# How long the server waits for a slow client to take what is under way to it: 8 chunks at 1 Mbit/s take 70 s.
 SLOW_CLIENT = "180s"
 
 # How long the server of a hub that was killed gets to end.

@@ -103,7 +103,11 @@ class SiteMeeting:
         # The file of the model that was fetched last, and when the other side was last heard (seconds since 1970).
         self.taken: Path | None = None
         self.contact_s: float | None = None
-        self._patiently("joins", self._claim)
+        try:
+            self._patiently("joins", self._claim)
+        except BaseException:
+            self.close()
+            raise
         threading.Thread(target=self._live, name=f"medfed-here-{site}", daemon=True).start()
 
     # -- the two verbs, and the farewell

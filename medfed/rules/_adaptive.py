@@ -36,7 +36,7 @@ from medfed.rules._walk import part_of, sums, write, write_as
 from medfed.update import Update
 from medfed.weights import Weights
 
-# (v, delta squared) -> v, element by element, float64.
+# (v, delta) -> v, element by element, float64; both may be written over.
 SecondMoment = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -78,8 +78,8 @@ def adaptive_merge(
             continue
         dtype = state_dtype(block.tensor.dtype)
         delta = block.delta()
-        first = part_of(momentum_before, block).mul_(rule.beta1).add_(delta, alpha=1 - rule.beta1)
-        scale = second(part_of(root_before, block).square_(), delta.square_())
+        first = part_of(momentum_before, block).lerp_(delta, 1 - rule.beta1)
+        scale = second(part_of(root_before, block).square_(), delta)
         # numpy's root takes half of torch's time.
         np.sqrt(scale.numpy(), out=scale.numpy())
         write_as(momentum, block, first, sites, dtype)

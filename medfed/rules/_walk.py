@@ -163,7 +163,11 @@ class Block:
     room: list[Tensor] = field(default_factory=list)
 
     def weights(self) -> Tensor:
-        """Return a copy of the global weights here, float64; it is valid until the next block."""
+        """Return a copy of the global weights here, float64, to be written over last; it is valid until the next block."""
+        return self._weights
+
+    @cached_property
+    def _weights(self) -> Tensor:
         return self.double(self.tensor)
 
     def double(self, tensor: Tensor) -> Tensor:
@@ -177,7 +181,7 @@ class Block:
 
     def delta(self) -> Tensor:
         """Return the factor-weighted sum of the sites' deltas, float64."""
-        return self.total.add_(self.tensor.reshape(-1)[self.here], alpha=-self.held)
+        return self.total if self.held == 0 else self.total.add_(self._weights, alpha=-self.held)
 
     def model(self) -> Tensor:
         """Return the global weights plus that sum, float64."""

@@ -24,7 +24,7 @@ class FedAdam(Adaptive, frozen=True, tag="fedadam"):
     beta2: Fraction = 0.99
 
     def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> tuple[dict, State]:
-        def second(moment: Tensor, squared: Tensor) -> Tensor:
-            return moment.mul_(self.beta2).add_(squared, alpha=1 - self.beta2)
+        def second(moment: Tensor, delta: Tensor) -> Tensor:
+            return moment.mul_(self.beta2).addcmul_(delta, delta, value=1 - self.beta2)
 
         return adaptive_merge(self, updates, state, weights, second)

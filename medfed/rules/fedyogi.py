@@ -23,7 +23,8 @@ class FedYogi(Adaptive, frozen=True, tag="fedyogi"):
     beta2: Fraction = 0.99
 
     def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> tuple[dict, State]:
-        def second(moment: Tensor, squared: Tensor) -> Tensor:
+        def second(moment: Tensor, delta: Tensor) -> Tensor:
+            squared = delta.square_()
             sign = (moment - squared).sign_()
             return moment.addcmul_(squared, sign, value=-(1 - self.beta2))
 

@@ -209,11 +209,11 @@ OUTCOME = (
 
 
 def table(path):
-    """Write 60 patients, of whom two in three had the event; those with a larger `a` sooner."""
+    """Write 240 patients, of whom two in three had the event; those with a larger `a` sooner."""
     drawn = np.random.default_rng(0)
     lines = [
         f"{a:.3f},{b:.3f},{300 * np.exp(-a) + 1:.0f},{number % 3 and 1}"
-        for number, (a, b) in enumerate(drawn.normal(size=(60, 2)))
+        for number, (a, b) in enumerate(drawn.normal(size=(240, 2)))
     ]
     path.write_text("\n".join(["a,b,days,died", *lines]) + "\n")
     return path

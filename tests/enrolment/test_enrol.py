@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 
@@ -138,8 +139,16 @@ def test_revoked_and_renewed_are_listed(federation, tmp_path):
 
 
 def test_an_expired_certificate_is_told_of(federation, tmp_path):
-    joined(federation, tmp_path / "site", days=-1 / 24)
-    assert enrol.enrolled(federation)[0].status == "expired"
+    joined(federation, tmp_path / "site")
+    request, kit = tmp_path / "site" / "north.request.pem", tmp_path / "late.kit"
+    enrol.sign(federation, request, kit, days=-1 / 24)
+    assert "expired" in {one.status for one in enrol.enrolled(federation)}
+    with pytest.raises(
+        ExchangeError,
+        match=r"the kit's certificate held until .* UTC, and here it is .*; ask the coordinator",
+    ):
+        enrol.accept(tmp_path / "site", kit)
+    (tmp_path / "site" / "identity.pem").write_text(json.loads(kit.read_text())["certificate"])
     with pytest.raises(ExchangeError, match="north's certificate expired on"):
         Identity(tmp_path / "site").check()
 

@@ -96,7 +96,10 @@ def test_a_certificate_of_another_authority_no_entry(place, tmp_path):
 
 
 def test_an_expired_certificate_no_entry(place):
-    place[0].enrol("late", days=-1 / 24)
+    place[0].enrol("late")
+    credentials, kit = place[0].credentials("late"), place[0].folder / "late.kit"
+    enrol.sign(place[0].authority, credentials / "late.request.pem", kit, days=-1 / 24)
+    (credentials / "identity.pem").write_text(json.loads(kit.read_text())["certificate"])
     assert not let_in(place[0], place[0].credentials("late"))
     with pytest.raises(enrol.ExchangeError, match="late's certificate expired on"):
         Nats(**record(place[0], "late")).open_site(STUDY, "late", place[0].folder / "late")

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
+import sys
 
 import pytest
+from brokered import Enrolment
+
+from medfed.exchange._depot import Unreachable
+from medfed.exchange.nats import Nats, _refusal
+from medfed.signing import Identity, serial_of
 
 
 @pytest.mark.slow
@@ -52,3 +60,62 @@ def test_a_stopped_site_costs_its_deadline_once_and_is_back_when_it_goes_on(fede
     found.go_on("south")
     found.digest()
     found.ended("north", "south")
+
+
+def test_what_is_said_at_the_door_names_whose_certificate_and_what_to_do(enrolment, tmp_path):
+    """TLS's own words say neither whose certificate it is nor who can mend it."""
+    identity = Identity(enrolment.credentials("north"))
+    serial = serial_of(identity.certificate)
+    for text, told in (
+        (
+            "nats: 'Authorization Violation'",
+            f"the broker does not let 'north' in .*{serial}.*ask the coordinator",
+        ),
+        (
+            VERIFY.format("unable to get local issuer certificate"),
+            "not of the federation of 'north'.*fingerprint",
+        ),
+        (
+            VERIFY.format("certificate has expired"),
+            "the broker's own certificate .*coordinator has to renew it",
+        ),
+        (
+            VERIFY.format("IP address mismatch"),
+            r"who answers there is not named so .*`medfed enrol init --host`",
+        ),
+    ):
+        assert re.search(told, _refusal(text, identity)), _refusal(text, identity)
+    assert _refusal("Connection refused", identity) == ""
+
+
+VERIFY = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {} (_ssl.c:1006)"
+
+
+def test_another_federations_broker_is_told_of(enrolment, tmp_path):
+    enrolment.start()
+    other = Enrolment(tmp_path / "other", sites=("north",))
+    record = Nats(credentials=str(other.credentials("north")), urls=[enrolment.url])
+    depot = record._depot("ab" * 32, Identity(other.credentials("north")))
+    with pytest.raises(
+        Unreachable, match=r"who answers is not of the federation of 'north' \(.*issuer certificate\)"
+    ):
+        depot.get("glob/abababababababab/now/m")
+    depot.close()
+
+
+def test_a_process_that_ends_without_closing_stops_the_connections_thread_first(enrolment):
+    enrolment.start()
+    text = (
+        "import atexit, sys, threading\n"
+        "names = lambda: print([t.name for t in threading.enumerate() if t.name == 'medfed-nats'])\n"
+        "atexit.register(names)\n"  # what was registered later is called first
+        "from pathlib import Path\n"
+        "from medfed.exchange.nats import NatsDepot\n"
+        "from medfed.signing import Identity\n"
+        "depot = NatsDepot([sys.argv[1]], Identity(Path(sys.argv[2])), 'ab' * 32)\n"
+        "depot.put('glob/abababababababab/r00001/m', b'x')\n"
+        "names()\n"
+    )
+    words = [sys.executable, "-c", text, enrolment.url, str(enrolment.credentials("hub"))]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["['medfed-nats']", "[]"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -111,7 +112,7 @@ def test_a_method_that_cannot_run_says_why_and_costs_nothing(compared):
     )  # its control variate
 
 
-def test_the_terminal_says_which_method_is_next(compared, place):
+def test_the_terminal_says_which_method_is_next(compared, place, tmp_path):
     class Heard(Silent):
         def __init__(self) -> None:
             self.said: list[str] = []
@@ -119,7 +120,8 @@ def test_the_terminal_says_which_method_is_next(compared, place):
         def say(self, text: str) -> None:
             self.said.append(text)
 
-    heard, (_, folder) = Heard(), compared
+    heard, (_, trained) = Heard(), compared
+    folder = shutil.copytree(trained, tmp_path / "again")
     compare.compare(place / "heart.yaml", ["fedavg", "krum"], out=folder, resume=True, progress=heard)
     assert heard.said[0] == "method 1 of 2: fedavg"
     assert heard.said[1].startswith("method 2 of 2: krum is not run: study: rule.kind: 'krum'")

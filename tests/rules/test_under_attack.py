@@ -1,4 +1,8 @@
-"""An attacker joins the quickstart's four hospitals: robust rules train on, FedAvg fails. More in benchmarks/robust.py."""
+"""One of nine sites attacks the quickstart study: robust rules train on as without it, FedAvg fails.
+
+Each of the four hospitals is two sites here, and each rule is compared with itself on the eight honest ones. More attacks
+and longer runs are in benchmarks/robust.py, and in its RESULTS-robust.md what each paper promises.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,14 @@ import torch
 from attacks import SMALL, Attacked, Hospitals, dice_after, hospitals
 
 from medfed.rules import Rule
+from medfed.rules.bulyan import Bulyan
 from medfed.rules.centred_clipping import CentredClipping
 from medfed.rules.fedavg import FedAvg
 from medfed.rules.geometric_median import GeometricMedian
+from medfed.rules.krum import Krum
+from medfed.rules.median import Median
+from medfed.rules.multi_krum import MultiKrum
+from medfed.rules.trimmed_mean import TrimmedMean
 
 pytestmark = pytest.mark.slow
 
@@ -29,32 +38,28 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def found() -> Hospitals:
-    return hospitals(SMALL)
+    return hospitals((*SMALL, "train.rounds=4"), parts=2)
 
 
-@pytest.fixture(scope="module")
-def clean(found: Hospitals) -> float:
-    return dice_after(found, FedAvg())
-
-
-def test_the_clean_run_learns(clean: float) -> None:
-    assert clean > 0.6
-
-
-@pytest.mark.parametrize("attack", ["sign_flip", "times_a_million", "random"])
-def test_fedavg_fails(found: Hospitals, clean: float, attack: str) -> None:
-    assert dice_after(found, Attacked(rule=FedAvg(), attack=attack)) < clean - 0.3
+def test_fedavg_learns_and_an_attacker_ruins_it(found: Hospitals) -> None:
+    clean = dice_after(found, FedAvg())
+    assert clean > 0.4
+    assert dice_after(found, Attacked(rule=FedAvg(), attack="random")) < clean - 0.3
 
 
 @pytest.mark.parametrize(
     "rule, attack",
     [
-        (CentredClipping(), "sign_flip"),
+        (Median(), "sign_flip"),
+        (TrimmedMean(trim=1), "times_a_million"),
+        (Krum(mixing=True), "a_little"),
+        (MultiKrum(mixing=True), "random"),
+        (Bulyan(mixing=True), "sign_flip"),
         (GeometricMedian(), "times_a_million"),
+        (CentredClipping(), "a_little"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_a_robust_rule_stays_near_the_clean_run(
-    found: Hospitals, clean: float, rule: Rule, attack: str
-) -> None:
+def test_a_robust_rule_stays_near_its_clean_run(found: Hospitals, rule: Rule, attack: str) -> None:
+    clean = dice_after(found, rule)
     assert dice_after(found, Attacked(rule=rule, attack=attack)) > clean - WITHIN

@@ -320,7 +320,7 @@ def _enhanced_frame(
         "gradient direction": _gradient(groups),
         "cardiac delay": groups.number(0x00189118, 0x00209153),
         "inversion time": groups.numbers(0x00189115, 0x00189079),
-        "flip angle": groups.number(0x00189112, 0x00181314),
+        "flip angle": groups.text(0x00189112, 0x00181314),
         "kernel": groups.text(0x00189314, 0x00189316),
         "tube voltage": groups.text(0x00189325, 0x00180060),
         "acquisition time": groups.text(0x00209111, 0x00189074),

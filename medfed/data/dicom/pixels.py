@@ -241,7 +241,26 @@ def _decoded(file: DicomFile, encoding: Encoding, index: int, apart: bool) -> ND
         free_bytes=FRAME_FREE_BYTES,
     )
     check_codestream(packed, file.syntax, encoding)
-    return decode(packed, file.syntax, encoding, apart)
+    words = decode(packed, file.syntax, encoding, apart)
+    if file.syntax in JPEG_2000 and encoding.signed:
+        _check_sign(packed, words, encoding)
+    return words
+
+
+def _check_sign(packed: bytes, words: NDArray[Any], encoding: Encoding) -> None:
+    """Refuse words whose highest bit is a sign by the header and a number by a shorter JPEG 2000 codestream.
+
+    Raises:
+        ImageError: naming both lengths.
+    """
+    at = packed.find(b"\xff\x4f\xff\x51", 0, 4096)
+    depth = packed[at + 42]  # of the one component: its highest bit says signed, the others the bits less one
+    bits = (depth & 0x7F) + 1
+    if depth < 0x80 and bits < encoding.stored and (words.view(f"i{words.dtype.itemsize}") < 0).any():
+        raise ImageError(
+            f"the JPEG 2000 pixels are unsigned of {bits} bits, the header's signed of {encoding.stored}: whether the"
+            " highest bit is a sign is open; export the images as Explicit VR Little Endian"
+        )
 
 
 def _inflated(file: DicomFile, encoding: Encoding, index: int) -> NDArray[Any]:

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+# A slide this near to whole pixels is whole: positions are written to a thousandth of a pixel or so.
+WHOLE_PIXELS = 1e-4
+
 
 def upright(
     array: NDArray[np.float32], affine_ras: NDArray[np.float64], background: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Return a sheared stack, (slices, rows, columns), on a grid whose slices lie straight above each other.
 
-    The grid grows so that it holds every voxel; what no slice covers is background.
+    The grid grows so that it holds every voxel; what its slice does not cover, or only in part, is background, so that
+    no value is half of it.
     """
     columns, rows, step = affine_ras[:3, 0], affine_ras[:3, 1], affine_ras[:3, 2]
     slide_x = float(step @ columns / (columns @ columns))  # pixels a slice
@@ -37,14 +41,17 @@ def _shifted(
     plane: NDArray[np.float32], offset: float, length: int, background: float
 ) -> NDArray[np.float32]:
     """Return plane moved down its first axis by `offset` >= 0 pixels into `length` rows."""
-    places = np.arange(length) - offset
+    whole = round(offset)
+    places = np.arange(length) - (whole if abs(offset - whole) < WHOLE_PIXELS else offset)
     low = np.floor(places).astype(int)
     weight = (places - low).astype(np.float32)[:, None]
     padded = np.full((length + 2 + plane.shape[0], plane.shape[1]), background, np.float32)
     padded[1 : 1 + plane.shape[0]] = plane
     low = np.clip(low, -1, plane.shape[0])
     upper = padded[low + 2]
-    return np.where(weight == 0, padded[low + 1], padded[low + 1] * (1 - weight) + upper * weight)
+    mixed = padded[low + 1] * (1 - weight) + upper * weight
+    mixed[(low < 0) | (low >= plane.shape[0] - 1)] = background
+    return np.where(weight == 0, padded[low + 1], mixed)
 
 
 def evenly(

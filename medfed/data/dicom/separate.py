@@ -88,14 +88,29 @@ def volumes_in(frames: list[Frame], same_pixels: SamePixels) -> list[tuple[list[
         for other in level[1:]:
             apart_mm = float(np.linalg.norm(np.diff(positions_of([level[0], other]), axis=0)))
             if apart_mm > 2 * SAME_POSITION_MM or not same_pixels(level[0], other):
-                along = float(np.asarray(other.position_mm) @ normal_of(other))
-                raise ImageError(
-                    f"{len(level)} different images at one position ({along:.2f} mm along the slice normal), and no "
-                    "echo, time or other element that tells them apart; separate or delete them"
-                )
+                raise ImageError(_conflict(level, levels))
             lines.append("an exact copy of another image of the series")
         kept.append(level[0])
     return [(kept, lines)]
+
+
+def _conflict(level: list[Frame], levels: list[list[Frame]]) -> str:
+    """Return what is wrong where images share a position: one of them too many, or one of several volumes incomplete."""
+    along = float(np.asarray(level[0].position_mm) @ normal_of(level[0]))
+    most = max(len(other) for other in levels)
+    fewer = [other[0] for other in levels if len(other) < most]
+    # Every position several times, or most of them: volumes with a gap. Most of the positions once: copies that differ.
+    several = min(len(other) for other in levels) > 1
+    if fewer and (several or len(fewer) < len(levels) / 2):
+        where = float(np.asarray(fewer[0].position_mm) @ normal_of(fewer[0]))
+        return (
+            f"{most} images at each position, but fewer at {len(fewer)} of the {len(levels)}, the first {where:.2f} mm along"
+            " the slice normal: an echo or time point lacks slices; complete the series, or leave that volume out"
+        )
+    return (
+        f"{len(level)} different images at one position ({along:.2f} mm along the slice normal), and no "
+        "echo, time or other element that tells them apart; separate or delete them"
+    )
 
 
 def _without_copies(frames: list[Frame], same_pixels: SamePixels) -> tuple[list[Frame], list[str]]:

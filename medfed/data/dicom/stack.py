@@ -120,7 +120,7 @@ def _check_turned(frame: Frame, other: Frame) -> None:
     if angle < np.degrees(OTHER_DIRECTION):
         raise ImageError(
             f"one slice is turned by {angle:.3f} degrees against the series' others, which moves its corner by "
-            f"{_corner_moves_mm(frame, other):.2f} mm off their grid; export the series again"
+            f"{_corner_moves_mm(frame, other):.3f} mm off their grid; export the series again"
         )
 
 

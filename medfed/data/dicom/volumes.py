@@ -186,8 +186,8 @@ def _volume(stack: Stack, wish: Wish) -> Volume:
         array, affine = evenly(array, affine, stack.uneven_mm)
         flags.append("resampled")
     if stack.sheared and wish.tilt == "resample":
-        array, affine = upright(array, affine, background)
-        flags.append("resampled")
+        array, affine = upright(array, affine, np.nan if wish.padding == "nan" else background)
+        flags += ["resampled", "nan"] if wish.padding == "nan" else ["resampled"]
     header = frames[0].file.elements
     signs = marks(header.text(PATIENT_ID), [header.text(FRAME_UID)], [header.text(SERIES_UID)])
     info = Info(modality, stack.skipped, tuple(dict.fromkeys(flags)), signs)

@@ -71,13 +71,17 @@ def test_a_tilted_gantry_gets_its_sheared_affine_or_is_resampled_or_refused(tmp_
     columns = upright.affine_ras[:3, :3]
     assert abs(columns[:, 2] @ columns[:, 1]) < 1e-9
     want = hs.expected(upright.affine_ras, upright.array.shape[1:])
-    # Between voxels a linear function is interpolated exactly; one pixel at each edge mixes with the
-    # background.
+    # Between voxels a linear function is interpolated exactly; beyond the slices, and where they are half beside a pixel,
+    # there is air, or NaN, and nothing between.
     off = np.abs(upright.array[0] - want)
     for k in range(8):
         first = int(np.ceil(0.9 * k / 1.5))
         assert off[:, first : first + 11, k].max() < 0.3
     assert upright.array.shape[2] == 12 + 5  # 7 x 0.9 mm in pixels of 1.5 mm is 4.2
+    assert ((off < 0.3) | (upright.array[0] == -1000)).all()
+    (blank,) = read(tmp_path, tilt="resample", padding="nan")
+    np.testing.assert_array_equal(np.isnan(blank.array), upright.array == -1000)
+    assert "nan" in blank.info.flags
 
 
 def test_a_missing_slice_is_refused_with_its_place(tmp_path):

@@ -276,3 +276,25 @@ def test_archives_are_named_and_not_looked_into(tmp_path):
         ImageError, match=r"2 files are something else, the first a packed archive .* unpack it"
     ):
         read(tmp_path / "b")
+
+
+def test_a_codestream_that_leaves_the_sign_open_is_refused(tmp_path):
+    """Words of 1500 in 11 unsigned bits are 1500 or, their highest bit a sign, -548; the signed header does not say."""
+    from openjpeg.utils import encode_array
+
+    def compressed(top, depth):
+        words = np.linspace(0, top, 64 * 64).astype(np.uint16).reshape(64, 64)
+
+        def edit(ds, k):
+            ds.PixelRepresentation = 1
+            ds.PixelData = encapsulate([encode_array(words, bits_stored=depth)])
+            ds["PixelData"].VR, ds["PixelData"].is_undefined_length = "OB", True
+            ds.file_meta.TransferSyntaxUID = uid.JPEG2000Lossless
+
+        return edit
+
+    write_series(tmp_path / "open", Series(shape=(1, 64, 64)), compressed(1500, 11))
+    with pytest.raises(ImageError, match=r"unsigned of 11 bits, the header's signed of 16: .* sign is open"):
+        read(tmp_path / "open")
+    write_series(tmp_path / "told", Series(shape=(1, 64, 64)), compressed(1500, 12))  # 1500 < 2048: no sign
+    assert read(tmp_path / "told")[0].array.max() == 1500 * 0.5 - 1024

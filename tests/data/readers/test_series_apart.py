@@ -183,7 +183,7 @@ def test_a_slice_turned_a_little_is_refused_and_not_taken_for_a_localizer(tmp_pa
     write_series(tmp_path, Series(), edit)
     # The corner across moves by the chord of the turn: 2 sin(half of it) times the diagonal of 5 rows and 7 columns.
     chord_mm = 2 * np.sin(np.radians(degrees) / 2) * np.hypot(5 * 1.5, 7 * 0.75)
-    said = rf"turned by {degrees:.2f}\d* degrees against .* its corner by {chord_mm:.2f} mm"
+    said = rf"turned by {degrees:.2f}\d* degrees against .* its corner by {chord_mm:.3f} mm"
     with pytest.raises(ImageError, match=said):
         read(tmp_path)
 
@@ -201,26 +201,41 @@ def test_an_orientation_that_differs_in_its_fourth_decimal_is_one(tmp_path, unit
 
 def test_a_small_turn_of_a_large_slice_is_refused(tmp_path):
     # 0.0002 over 256 rows of 1.5 mm and 256 columns of 1 mm: 0.0002 x hypot(384, 256) = 0.09 mm, under a fifth of 1 mm;
-    # over 1024 of each, 0.37 mm, it is more.
+    # over 1024 of each, 0.369 mm, it is more.
     def edit(ds, k):
         ds.ImageOrientationPatient = [1, 2e-4 * (k == 2), 0, -2e-4 * (k == 2), 1, 0]
 
     for side in (256, 1024):
         write_series(tmp_path / str(side), Series(shape=(4, side, side), spacing_mm=(1.5, 1.0)), edit)
     assert len(read(tmp_path / "256")) == 1
-    with pytest.raises(ImageError, match=r"turned by 0\.011 degrees .* its corner by 0\.37 mm"):
+    with pytest.raises(ImageError, match=r"turned by 0\.011 degrees .* its corner by 0\.369 mm"):
         read(tmp_path / "1024")
+
+
+def test_a_time_point_that_lacks_a_slice_is_named(tmp_path):
+    """Three times of six slices, told apart by their time; of the second the fourth slice, at 30 + 7.5 mm, is lost."""
+    series = Series(modality="MR")
+    for time in range(3):
+
+        def edit(ds, k, time=time):
+            ds.AcquisitionTime = f"10{time:02d}00"
+            hs.put_pixels(ds, series.stored(k) + 100 * time)
+
+        write_series(tmp_path / str(time), series, edit, order=[k for k in range(6) if (time, k) != (1, 3)])
+    said = r"3 images at each position, but fewer at 1 of the 6, the first 37\.50 mm .* lacks slices"
+    with pytest.raises(ImageError, match=said):
+        read(tmp_path)
 
 
 def test_a_last_slice_nearer_than_the_others_is_named(tmp_path):
     series = Series(shape=(6, 5, 7))
 
     def edit(ds, k):
-        if k == 5:  # 1 mm behind the fifth, which lies at 10 mm
-            ds.ImagePositionPatient = [f"{v:.3f}" for v in series.position(4) + series.normal]
+        if k == 5:  # half a step behind the fifth, which lies at 10 mm
+            ds.ImagePositionPatient = [f"{v:.3f}" for v in series.position(4) + 1.25 * series.normal]
 
     write_series(tmp_path, series, edit)
-    said = r"uneven: 6 slices are usually 2\.50 mm apart, but 1\.00 mm from 10\.00 to 11\.00 mm"
+    said = r"uneven: 6 slices are usually 2\.50 mm apart, but 1\.25 mm from 10\.00 to 11\.25 mm"
     with pytest.raises(ImageError, match=said):
         read(tmp_path)
 
