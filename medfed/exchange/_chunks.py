@@ -197,22 +197,9 @@ def bring(depot: Depot, found: Manifest, prefix: str, path: Path, write_over: bo
         WireError: if a chunk is not what the manifest names.
         Missing: if one is not there.
     """
-    coming = _Incoming(found, path, write_over)
-    names = {chunk_name(prefix, index, found.chunks[index]): index for index in coming.left()}
-    with coming.partial.open("rb+") as file, coming.record.open("ab", buffering=0) as got:
-
-        def take(name: str, data: bytes | memoryview) -> None:
-            index = names[name]
-            if not coming.fits(index, data):
-                raise WireError(
-                    f"chunk {index + 1} of {len(found.chunks)} does not have the digest that its manifest names: it was "
-                    f"changed or damaged on the way"
-                )
-            _write(file.fileno(), data, coming.spans[index][0])
-            got.write(index.to_bytes(4, "little"))
-
-        depot.get_many(list(names), take)
-        file.truncate(found.bytes)
+    coming = _Incoming(found, prefix, path, write_over)
+    coming.receive(depot, coming.left())
+    os.truncate(coming.partial, found.bytes)
     coming.partial.replace(path)
     coming.record.unlink()
 
@@ -223,21 +210,8 @@ def bring_ahead(depot: Depot, found: Manifest, prefix: str, path: Path, write_ov
     The manifest is of something that is still on its way. What is brought counts for nothing until `bring` is called
     with the same chunks; what does not fit is left to it.
     """
-    coming = _Incoming(found, path, write_over)
-    names = {chunk_name(prefix, index, found.chunks[index]): index for index in coming.left()[:AHEAD]}
-    came = False
-    with coming.partial.open("rb+") as file, coming.record.open("ab", buffering=0) as got:
-
-        def take(name: str, data: bytes | memoryview) -> None:
-            nonlocal came
-            index = names[name]
-            if coming.fits(index, data):
-                _write(file.fileno(), data, coming.spans[index][0])
-                got.write(index.to_bytes(4, "little"))
-                came = True
-
-        depot.get_many(list(names), take, skip=True)
-    return came
+    coming = _Incoming(found, prefix, path, write_over)
+    return coming.receive(depot, coming.left()[:AHEAD], ahead=True)
 
 
 # How many chunks are asked for at once that may not be there yet.
@@ -247,8 +221,8 @@ AHEAD = 4
 class _Incoming:
     """A file on its way here: what is there of it, and a record of which chunks that is, of which manifest."""
 
-    def __init__(self, found: Manifest, path: Path, write_over: bool) -> None:
-        self._found, self.spans = found, found.spans
+    def __init__(self, found: Manifest, prefix: str, path: Path, write_over: bool) -> None:
+        self._found, self._prefix = found, prefix
         self.partial, self.record = path.with_suffix(".partial"), path.with_suffix(".got")
         self._wanted = digest_of(found.chunks)
         held = self.record.read_bytes() if self.record.exists() and self.partial.exists() else b""
@@ -269,10 +243,33 @@ class _Incoming:
         """The chunks that are not here yet, in order."""
         return [index for index in range(len(self._found.chunks)) if index not in self._got]
 
-    def fits(self, index: int, data: bytes | memoryview) -> bool:
-        """Whether these bytes are the chunk that the manifest names."""
-        length = self.spans[index][1]
-        return len(data) == length and hashlib.sha256(data).hexdigest() == self._found.chunks[index]
+    def receive(self, depot: Depot, wanted: Iterable[int], ahead: bool = False) -> bool:
+        """Fetch chunks into the file, and return whether any came; those asked for `ahead` need not be there, nor fit.
+
+        Raises:
+            WireError: if a chunk is not what the manifest names.
+            Missing: if one is not there.
+        """
+        spans, came = self._found.spans, False
+        names = {chunk_name(self._prefix, index, self._found.chunks[index]): index for index in wanted}
+        with self.partial.open("rb+") as file, self.record.open("ab", buffering=0) as got:
+
+            def take(name: str, data: bytes | memoryview) -> None:
+                nonlocal came
+                index = names[name]
+                first, length = spans[index]
+                if len(data) == length and hashlib.sha256(data).hexdigest() == self._found.chunks[index]:
+                    _write(file.fileno(), data, first)
+                    got.write(index.to_bytes(4, "little"))
+                    came = True
+                elif not ahead:
+                    raise WireError(
+                        f"chunk {index + 1} of {len(self._found.chunks)} does not have the digest that its manifest names: "
+                        f"it was changed or damaged on the way"
+                    )
+
+            depot.get_many(list(names), take, skip=ahead)
+        return came
 
 
 def digest_of(chunks: Iterable[str]) -> bytes:

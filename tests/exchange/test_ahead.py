@@ -54,7 +54,19 @@ def until(what) -> None:
 
 
 @pytest.fixture
-def held(monkeypatch):
+def both(record, tmp_path):
+    """The hub, and a site that has the untrained model."""
+    hub = record.open_hub(STUDY, tmp_path / "hub")
+    hub.publish(Global(0, weights(0.0), study=STUDY))
+    north = record.open_site(STUDY, "north", tmp_path / "north")
+    north.fetch("north", 0)
+    yield hub, north
+    north.close()
+    hub.close()
+
+
+@pytest.fixture
+def held(both, monkeypatch):
     """Whoever sends stops after 10 chunks, until this is set."""
     go_on = threading.Event()
     whole = FolderDepot.put_many
@@ -73,13 +85,8 @@ def held(monkeypatch):
     go_on.set()
 
 
-def test_the_hub_fetches_an_update_while_its_site_sends_it(record, tmp_path, held):
-    hub = record.open_hub(STUDY, tmp_path / "hub")
-    held.set()
-    hub.publish(Global(0, weights(0.0), study=STUDY))
-    north = record.open_site(STUDY, "north", tmp_path / "north")
-    north.fetch("north", 0)
-    held.clear()
+def test_the_hub_fetches_an_update_while_its_site_sends_it(both, tmp_path, held):
+    hub, north = both
     sending = threading.Thread(target=lambda: north.send(update(1.5)), daemon=True)
     sending.start()
     found: list = []
@@ -95,17 +102,10 @@ def test_the_hub_fetches_an_update_while_its_site_sends_it(record, tmp_path, hel
     collecting.join(PATIENCE_S)
     (arrival,) = found
     assert digest(arrival.update.delta.minuend) == digest(weights(1.5))
-    north.close()
-    hub.close()
 
 
-def test_a_site_fetches_a_model_while_the_hub_publishes_it(record, tmp_path, held):
-    hub = record.open_hub(STUDY, tmp_path / "hub")
-    held.set()
-    hub.publish(Global(0, weights(0.0), study=STUDY))
-    north = record.open_site(STUDY, "north", tmp_path / "north")
-    north.fetch("north", 0)
-    held.clear()
+def test_a_site_fetches_a_model_while_the_hub_publishes_it(both, tmp_path, held):
+    hub, north = both
     found: list = []
     fetching = threading.Thread(target=lambda: found.append(north.fetch("north", 1)), daemon=True)
     fetching.start()
@@ -119,15 +119,10 @@ def test_a_site_fetches_a_model_while_the_hub_publishes_it(record, tmp_path, hel
     publishing.join(PATIENCE_S)
     fetching.join(PATIENCE_S)
     assert digest(found[0].weights) == digest(weights(2.5))
-    north.close()
-    hub.close()
 
 
-def test_what_was_announced_does_not_count_where_the_manifest_names_something_else(record, tmp_path):
-    hub = record.open_hub(STUDY, tmp_path / "hub")
-    hub.publish(Global(0, weights(0.0), study=STUDY))
-    north = record.open_site(STUDY, "north", tmp_path / "north")
-    north.fetch("north", 0)
+def test_what_was_announced_does_not_count_where_the_manifest_names_something_else(both, tmp_path):
+    hub, north = both
     other = north._measure(update(7.0))
     data = wire.encode_update(update(7.0), STUDY)
     for index, (first, length) in enumerate(other.spans):
@@ -139,8 +134,6 @@ def test_what_was_announced_does_not_count_where_the_manifest_names_something_el
     north.send(update(1.5))
     (arrival,) = hub.collect(1, ["north"], PATIENCE_S)
     assert digest(arrival.update.delta.minuend) == digest(weights(1.5))
-    north.close()
-    hub.close()
 
 
 def test_a_damaged_chunk_is_not_taken_ahead(tmp_path):
@@ -181,11 +174,8 @@ def test_no_site_sees_a_model_before_the_hubs_own_copy_is_safe(record, tmp_path)
     hub.close()
 
 
-def test_the_receipt_is_the_manifest_that_is_sent(record, tmp_path):
-    hub = record.open_hub(STUDY, tmp_path / "hub")
-    hub.publish(Global(0, weights(0.0), study=STUDY))
-    north = record.open_site(STUDY, "north", tmp_path / "north")
-    north.fetch("north", 0)
+def test_the_receipt_is_the_manifest_that_is_sent(both):
+    _, north = both
     sent = update(1.5)
     receipt = north.receipt(sent)
     north.send(sent)
@@ -198,8 +188,6 @@ def test_the_receipt_is_the_manifest_that_is_sent(record, tmp_path):
     assert receipt.sha256 == hashlib.sha256("".join(chunks).encode()).hexdigest()
     stored = north._depot.get(f"up/{STUDY[:16]}/north/r00001/m")
     assert manifest(stored, Unsigned(), "north", "update", STUDY).chunks == chunks
-    north.close()
-    hub.close()
 
 
 def test_a_folder_is_looked_at_often_at_first_and_at_most_every_poll_s(tmp_path, monkeypatch):

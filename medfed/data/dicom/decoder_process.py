@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -47,47 +47,41 @@ _KEEP_MEMORY = {
 EXTENDED = "1.2.840.10008.1.2.4.51"
 
 
-def decode_here(
-    packed: bytes,
-    syntax: str,
-    plugin: str,
-    rows: int,
-    columns: int,
-    allocated: int,
-    stored: int,
-    signed: bool,
-) -> NDArray[Any]:
+class Coded(NamedTuple):
+    """What a decoder is told of a frame's bytes; `plugin` is pydicom's name for the decoder."""
+
+    syntax: str
+    plugin: str
+    rows: int
+    columns: int
+    allocated: int
+    stored: int
+    signed: bool
+
+
+def decode_here(packed: bytes, coded: Coded) -> NDArray[Any]:
     """Return the decoded words of one frame, (rows, columns), decoded in this process."""
     from pydicom.encaps import encapsulate
     from pydicom.pixels import get_decoder
 
     options: dict[str, Any] = {
-        "rows": rows,
-        "columns": columns,
+        "rows": coded.rows,
+        "columns": coded.columns,
         "samples_per_pixel": 1,
         "number_of_frames": 1,
-        "bits_allocated": allocated,
-        "bits_stored": stored,
-        "pixel_representation": int(signed),
+        "bits_allocated": coded.allocated,
+        "bits_stored": coded.stored,
+        "pixel_representation": int(coded.signed),
         "photometric_interpretation": "MONOCHROME2",
         "pixel_keyword": "PixelData",
     }
-    array, _ = get_decoder(syntax).as_array(
-        encapsulate([packed]), raw=True, index=0, decoding_plugin=plugin, **options
+    array, _ = get_decoder(coded.syntax).as_array(
+        encapsulate([packed]), raw=True, index=0, decoding_plugin=coded.plugin, **options
     )
     return array
 
 
-def decode_apart(
-    packed: bytes,
-    syntax: str,
-    plugin: str,
-    rows: int,
-    columns: int,
-    allocated: int,
-    stored: int,
-    signed: bool,
-) -> bytearray:
+def decode_apart(packed: bytes, coded: Coded) -> bytearray:
     """Return the decoded words of one frame; threads that ask at once are answered by a process each.
 
     Raises:
@@ -95,8 +89,8 @@ def decode_apart(
     """
     from medfed.errors import ImageError  # the child runs this file alone, without the package
 
-    names = syntax.encode(), plugin.encode()
-    head = _HEAD.pack(rows, columns, allocated, stored, signed, *map(len, names), len(packed))
+    names = coded.syntax.encode(), coded.plugin.encode()
+    head = _HEAD.pack(*coded[2:], *map(len, names), len(packed))
     answer = _children.ask(b"".join((head, *names, packed)))
     if answer is None:
         raise ImageError(
@@ -250,29 +244,23 @@ def _serve() -> None:
         syntax, plugin = pieces.read(syntax_length).decode(), pieces.read(plugin_length).decode()
         decoded, words = True, b""
         try:
-            words = _words(pieces.read(length), syntax, plugin, *described)
+            words = _words(pieces.read(length), Coded(syntax, plugin, *described))
         except Exception:
             decoded = False
         _write(answers, _ANSWER.pack(decoded, len(words)))
         _write(answers, words)
 
 
-def _words(
-    packed: bytes, syntax: str, plugin: str, rows: int, columns: int, allocated: int, stored: int, signed: int
-) -> bytes:
+def _words(packed: bytes, coded: Coded) -> bytes:
     """Return a frame's decoded words, little endian."""
-    if plugin == "gdcm":
-        return _gdcm(packed, syntax, rows, columns, allocated, stored, signed)
-    return decode_here(packed, syntax, plugin, rows, columns, allocated, stored, bool(signed)).tobytes()
+    return _gdcm(packed, coded) if coded.plugin == "gdcm" else decode_here(packed, coded).tobytes()
 
 
-def _gdcm(
-    packed: bytes, syntax: str, rows: int, columns: int, allocated: int, stored: int, signed: int
-) -> bytes:
+def _gdcm(packed: bytes, coded: Coded) -> bytes:
     """Return a frame's decoded words, as pydicom's plugin asks GDCM for them, without pydicom around it."""
     import gdcm
 
-    if syntax == EXTENDED and stored != 8:
+    if coded.syntax == EXTENDED and coded.stored != 8:
         raise ValueError("GDCM decodes JPEG Extended of 8 bits only")
     fragment = gdcm.Fragment()
     fragment.SetByteStringValue(packed)
@@ -282,12 +270,12 @@ def _gdcm(
     element.SetValue(fragments.__ref__())
     image = gdcm.Image()
     image.SetNumberOfDimensions(2)
-    image.SetDimensions((columns, rows, 1))
+    image.SetDimensions((coded.columns, coded.rows, 1))
     image.SetDataElement(element)
     kind = gdcm.PhotometricInterpretation.GetPIType("MONOCHROME2")
     image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(kind))
-    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
-    image.SetPixelFormat(gdcm.PixelFormat(1, allocated, stored, stored - 1, signed))
+    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(coded.syntax)))
+    image.SetPixelFormat(gdcm.PixelFormat(1, coded.allocated, coded.stored, coded.stored - 1, coded.signed))
     return image.GetBuffer().encode("utf-8", "surrogateescape")  # its bytes come as text
 
 

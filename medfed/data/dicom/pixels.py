@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.dicom.decoder_process import EXTENDED, decode_apart, decode_here, most_children
+from medfed.data.dicom.decoder_process import EXTENDED, Coded, decode_apart, decode_here, most_children
 from medfed.data.dicom.elements import DOUBLE_PIXELS, ITEM, PIXELS, SEQUENCE_END
 from medfed.data.dicom.file import DicomFile, inflate
 from medfed.data.dicom.frame import PROJECTIONS, Encoding, Frame
@@ -302,19 +302,22 @@ def _installed(syntax: str, plugin: str) -> bool:
         return plugin in get_decoder(syntax).available_plugins
 
 
+def _coded(syntax: str, encoding: Encoding) -> Coded:
+    return Coded(
+        syntax,
+        DECODERS[syntax][1],
+        encoding.rows,
+        encoding.columns,
+        encoding.allocated,
+        encoding.stored,
+        bool(encoding.signed),
+    )
+
+
 def _decoded_apart(packed: bytes, syntax: str, encoding: Encoding) -> NDArray[Any]:
     rows, columns = encoding.rows, encoding.columns
     word = np.dtype(f"u{encoding.allocated // 8}")
-    data = decode_apart(
-        packed,
-        syntax,
-        DECODERS[syntax][1],
-        rows,
-        columns,
-        encoding.allocated,
-        encoding.stored,
-        encoding.signed,
-    )
+    data = decode_apart(packed, _coded(syntax, encoding))
     if len(data) != rows * columns * word.itemsize:
         raise ImageError(
             f"the compressed pixels decode to {len(data)} bytes, not to the {rows} x {columns} of {word.itemsize} announced;"
@@ -330,15 +333,7 @@ def _decoded_here(packed: bytes, syntax: str, encoding: Encoding) -> NDArray[Any
     array = None
     with quiet():
         try:
-            array = decode_here(
-                packed,
-                syntax,
-                DECODERS[syntax][1],
-                *size,
-                encoding.allocated,
-                encoding.stored,
-                encoding.signed,
-            )
+            array = decode_here(packed, _coded(syntax, encoding))
         except Exception as error:
             cause = type(error).__name__
         except BaseException as panic:

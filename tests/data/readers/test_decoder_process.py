@@ -29,7 +29,10 @@ def encoded(value: int) -> bytes:
 
 def decoded(packed: bytes) -> np.ndarray:
     return np.frombuffer(
-        decoder_process.decode_apart(packed, JPEG_LOSSLESS, "gdcm", 4, 6, 16, 16, False), "<u2"
+        decoder_process.decode_apart(
+            packed, decoder_process.Coded(JPEG_LOSSLESS, "gdcm", 4, 6, 16, 16, False)
+        ),
+        "<u2",
     )
 
 
@@ -76,9 +79,9 @@ def _counted(monkeypatch) -> list[str]:
     asked: list[str] = []
     apart = pixels.decode_apart
 
-    def counts(packed: bytes, syntax: str, *rest) -> bytearray:
-        asked.append(syntax)
-        return apart(packed, syntax, *rest)
+    def counts(packed: bytes, coded: decoder_process.Coded) -> bytearray:
+        asked.append(coded.syntax)
+        return apart(packed, coded)
 
     monkeypatch.setattr(pixels, "decode_apart", counts)
     return asked
