@@ -19,7 +19,9 @@ import msgspec
 
 from medfed.exchange._depot import Missing, Unreachable
 from medfed.exchange._exchange import Exchange
-from medfed.exchange._meeting import HubMeeting, SiteMeeting, newest_study
+from medfed.exchange._hub_meeting import HubMeeting
+from medfed.exchange._meeting import newest_study
+from medfed.exchange._site_meeting import SiteMeeting
 from medfed.exchange._window import through_window
 from medfed.signing import seal_of
 

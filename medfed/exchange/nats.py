@@ -26,7 +26,9 @@ import msgspec
 from medfed.errors import ExchangeError
 from medfed.exchange._depot import Depot, Missing, Unreachable
 from medfed.exchange._exchange import Exchange
-from medfed.exchange._meeting import HubMeeting, SiteMeeting, newest_study
+from medfed.exchange._hub_meeting import HubMeeting
+from medfed.exchange._meeting import newest_study
+from medfed.exchange._site_meeting import SiteMeeting
 from medfed.exchange._window import through_window
 from medfed.signing import HUB, Identity, serial_of
 

@@ -22,7 +22,7 @@ from medfed import wire
 from medfed.audit.log import AuditLog, verify
 from medfed.enrolment import enrol
 from medfed.errors import ExchangeError
-from medfed.exchange import _meeting
+from medfed.exchange import _site_meeting
 from medfed.exchange.folder import Folder
 from medfed.privacy import NoPrivacy
 from medfed.privacy.secure_sum import SecureSum
@@ -126,7 +126,7 @@ def federation(tmp_path):
 def sends(federation: Federation, data: bytes, monkeypatch) -> None:
     """Let north send these bytes as its update for round 1: signed by north, with true digests."""
     with monkeypatch.context() as patched:
-        patched.setattr(_meeting.wire, "update_pieces", lambda update, study="": iter([data]))
+        patched.setattr(_site_meeting.wire, "update_pieces", lambda update, study="": iter([data]))
         federation.sites["north"].send(Update("north", 1, {}, 1))
 
 

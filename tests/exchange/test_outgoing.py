@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from medfed.errors import WireError
-from medfed.exchange import _meeting
+from medfed.exchange import _site_meeting
 from medfed.exchange._chunks import Outgoing
 from medfed.exchange._manifest import PROTOCOL, Manifest
 from medfed.exchange.folder import Folder
@@ -118,7 +118,7 @@ def test_the_small_report_after_every_update_arrives(meeting):
 def test_an_update_that_came_too_late_is_out_of_the_way_of_the_next(meeting, monkeypatch):
     """Its thread would write over the next update in the middle of its way."""
     paused, go_on = threading.Event(), threading.Event()
-    cut = _meeting.cut
+    cut = _site_meeting.cut
     late = threading.Thread(target=lambda: meeting.north.send(meeting.update(1)), daemon=True)
 
     def slow(pieces, size):
@@ -128,7 +128,7 @@ def test_an_update_that_came_too_late_is_out_of_the_way_of_the_next(meeting, mon
                 assert go_on.wait(PATIENCE_S)
             yield chunk
 
-    monkeypatch.setattr(_meeting, "cut", slow)
+    monkeypatch.setattr(_site_meeting, "cut", slow)
     meeting.hub.publish(Global(1, meeting.model, study=STUDY))
     late.start()
     assert paused.wait(PATIENCE_S)

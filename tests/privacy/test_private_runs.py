@@ -118,7 +118,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("step", ["keys", "shares", "members", "signed"])
 def test_a_hub_that_is_killed_after_any_of_its_letters_goes_on(tmp_path, step, monkeypatch):
-    from medfed.exchange._meeting import HubMeeting
+    from medfed.exchange._hub_meeting import HubMeeting
 
     privacy = SecureSum(patience_s=20)
     place = Place(tmp_path, privacy)
@@ -148,7 +148,7 @@ def test_a_hub_that_is_killed_after_any_of_its_letters_goes_on(tmp_path, step, m
 
 @pytest.mark.parametrize("step", ["keys", "shares", "update", "signed", "unmask"])
 def test_a_site_that_is_killed_at_any_step_and_comes_back_is_in_the_next_rounds(tmp_path, step, monkeypatch):
-    from medfed.exchange._meeting import SiteMeeting
+    from medfed.exchange._site_meeting import SiteMeeting
 
     privacy = SecureSum(patience_s=1.5, threshold=0.6, least=2)
     place = Place(tmp_path, privacy)
