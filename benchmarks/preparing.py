@@ -104,6 +104,18 @@ def resampling() -> None:
         )
 
 
+def opened(folder: Path, settings: Images, batch: int = 1) -> SiteData:
+    return SiteData.open(
+        folder / "data",
+        settings,
+        "segment",
+        site_secret=SECRET,
+        classes=2,
+        batch=batch,
+        cache=Place(folder / "cache"),
+    )
+
+
 def crops(folder: Path) -> None:
     """Print what a visit to a case costs that gives two random patches of 96 cubed."""
     from monai.data import PersistentDataset
@@ -119,14 +131,7 @@ def crops(folder: Path) -> None:
 
     hospital(folder / "data", 8, (256, 256, 128), (1.0, 1.0, 1.0))
     settings = Images(spacing_mm=(1.0, 1.0, 1.0), patch=(96, 96, 96), samples=2, augment="none", cache="disk")
-    data = SiteData.open(
-        folder / "data",
-        settings,
-        "segment",
-        site_secret=SECRET,
-        classes=2,
-        cache=Place(folder / "cache"),
-    )
+    data = opened(folder, settings)
     ours = data.dataset("train", training=True)
     keys = ["image", "label"]
     steps = Compose(
@@ -173,15 +178,7 @@ def epoch(folder: Path) -> None:
             fractions=(0.8, 0.1, 0.1),
             **({"augment": "none"} if augment == "none" else {}),
         )
-        data = SiteData.open(
-            folder / "data",
-            settings,
-            "segment",
-            site_secret=SECRET,
-            classes=2,
-            batch=2,
-            cache=Place(folder / "cache"),
-        )
+        data = opened(folder, settings, batch=2)
         network = UNet().build(1, 2, settings.patch)
         optimiser = torch.optim.SGD(network.parameters(), 0.01)
         for number in range(2 if augment == "none" else 1):
