@@ -124,6 +124,7 @@ def _take_part(
     audit.write("began", study=known, sites=[site.name], resumed=folder.rounds.exists())
     status.tell(state="waiting for the hub")
     side: Any = site.exchange.open_site(known, site.name, folder.site(site.name))
+    side.refused = lambda reason: audit.write("hub refused", site=site.name, reason=reason)
     closing = _closing(site, study, hospital, folder, status, progress)
     try:
         with every(CONTACT_S, lambda: _tell_contact(side, status), "medfed-contact"):

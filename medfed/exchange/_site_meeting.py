@@ -67,6 +67,8 @@ class SiteMeeting:
         # The update that was measured last, and its manifest: what `receipt` says of it is what `send` sends.
         self._measured: tuple[Update, Manifest] | None = None
         self._stopped = threading.Event()
+        # Hears, once each, why something in the hub's name was refused.
+        self.refused: Callable[[str], None] = lambda reason: None
         # The file of the model that was fetched last, and when the other side was last heard (seconds since 1970).
         self.taken: Path | None = None
         self.contact_s: float | None = None
@@ -100,7 +102,7 @@ class SiteMeeting:
                     began = time.monotonic()  # more is here soon
             except (WireError, Missing) as error:
                 # Not raised: whoever can write to the place in between could then stop every site.
-                self._tell(f"the hub's model is refused: {error}; waiting for a good one")
+                self._refuse("model", error)
             except (Unreachable, OSError) as error:
                 pause = self._pause(pause, error, "fetch")
                 continue
@@ -183,7 +185,7 @@ class SiteMeeting:
                 self._raise_if_closed(round)
                 pause = FIRST_PAUSE_S
             except WireError as error:
-                self._tell(f"a letter of the hub is refused: {error}; waiting for a good one")
+                self._refuse("letter", error)
             except (Unreachable, OSError) as error:
                 pause = self._pause(pause, error, "reads")
                 continue
@@ -414,6 +416,14 @@ class SiteMeeting:
 
     def _pause(self, pause: float, error: Exception, doing: str) -> float:
         return paused(self._tell, pause, error, doing)
+
+    def _refuse(self, what: str, error: Exception) -> None:
+        """Say once, and hand on, what is not as the hub would send it; what is only late is said alone."""
+        reason = f"the hub's {what} is refused: {error}"
+        told = f"{reason}; waiting for a good one"
+        if isinstance(error, WireError) and told not in self._told:
+            self.refused(reason)
+        self._tell(told)
 
     def _tell(self, what: str) -> None:
         if what not in self._told:

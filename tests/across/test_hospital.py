@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,14 @@ from hospitals import STUDY
 from medfed.across import coordinator, hospital
 from medfed.across.consent import agreed
 from medfed.audit.log import entries, verify
+from medfed.build import module_of
 from medfed.errors import ExchangeError, StudyError
 from medfed.exchange.folder import Folder
 from medfed.exchange.nats import Nats
 from medfed.record.folder import RunFolder
 from medfed.study import digest, read_study, shared, study_of
+from medfed.update import Global
+from medfed.weights import weights_of
 
 TINY = STUDY.format(rounds=3).partition("sites:")[0]
 
@@ -158,3 +163,40 @@ def test_a_run_that_was_not_finished_is_found_and_another_studys_is_not(tmp_path
     assert coordinator._unfinished(study) == Path("runs/tiny")
     RunFolder(Path("runs/tiny")).write_facts({"digest": digest(study), "finished": "now"})
     assert coordinator._unfinished(study) is None
+
+
+PATIENCE_S = 60
+
+
+def written(runs: Path, event: str) -> list[dict]:
+    """Return the lines of a hospital's audit logs with this event."""
+    lines = [json.loads(line) for path in runs.rglob("audit.jsonl") for line in path.read_text().splitlines()]
+    return [line for line in lines if line["event"] == event]
+
+
+def wait_for(look):
+    end = time.monotonic() + PATIENCE_S
+    while not (found := look()):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return found
+
+
+def test_a_model_that_was_changed_is_refused_and_written_down_and_the_true_one_is_taken(place):
+    weights = weights_of(module_of(place.study))
+    place.hub.publish(Global(3, weights, final=True, study=place.digest))
+    chunk = next((place.folder / "share" / "glob").rglob("c/*"))
+    true = chunk.read_bytes()
+    chunk.write_bytes(true[:-1] + bytes([true[-1] ^ 1]))
+    taking = threading.Thread(
+        target=lambda: hospital.take_part(place.folder / "site.yaml", accept=place.digest), daemon=True
+    )
+    taking.start()
+    lines = wait_for(lambda: written(place.folder / "runs", "hub refused"))
+    assert [line["site"] for line in lines] == ["north"]
+    assert "the hub's model is refused: chunk 1 of 1 does not have the digest" in lines[0]["reason"]
+    chunk.write_bytes(true)
+    taking.join(PATIENCE_S)
+    assert not taking.is_alive()
+    assert len(written(place.folder / "runs", "hub refused")) == 1
+    assert RunFolder(next((place.folder / "runs").glob("tiny-*/"))).checkpoint("federated").exists()
