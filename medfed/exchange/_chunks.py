@@ -15,29 +15,24 @@ from pathlib import Path
 import msgspec
 
 from medfed.errors import WireError
-from medfed.exchange._depot import Depot, chunk_name
+from medfed.exchange._depot import Buffer, Depot, Parts, chunk_name
 from medfed.exchange._manifest import Manifest
 
 
-def cut(pieces: Iterable[bytes | memoryview], size: int) -> Iterator[bytes | memoryview]:
-    """Yield the same bytes in chunks of one size, the last one shorter; a chunk within one piece is not copied."""
-    held = bytearray()
+def cut(pieces: Iterable[Buffer], size: int) -> Iterator[Parts]:
+    """Yield the same bytes in chunks of one size, the last one shorter, each as the parts it lies in: none is copied."""
+    held: list[Buffer] = []
+    room = size
     for piece in pieces:
         view = memoryview(piece)
-        if held:
-            needed = size - len(held)
-            held += view[:needed]
-            view = view[needed:]
-            if len(held) < size:
-                continue
-            yield bytes(held)
-            held = bytearray()
-        whole = len(view) - len(view) % size
-        for first in range(0, whole, size):
-            yield view[first : first + size]
-        held += view[whole:]
+        while len(view) >= room:
+            yield [*held, view[:room]]
+            view, held, room = view[room:], [], size
+        if view:
+            held.append(view)
+            room -= len(view)
     if held:
-        yield bytes(held)
+        yield held
 
 
 class Outgoing:
@@ -80,7 +75,7 @@ class Outgoing:
         """The manifest of the update that is in the file, or on its way there."""
         return self._described or msgspec.json.decode(self._manifest.read_bytes(), type=Manifest)
 
-    def write(self, pieces: Iterable[bytes | memoryview], described: Manifest) -> None:
+    def write(self, chunks: Iterable[Parts], described: Manifest) -> None:
         """Begin to fill the file with an update's chunks in a thread of its own; `chunks` follows it.
 
         The manifest, which is kept beside the file once that is whole, names what the update was when it was measured:
@@ -97,10 +92,10 @@ class Outgoing:
             try:
                 with file:
                     total = 0
-                    for chunk in pieces:
-                        file.write(chunk)
+                    for chunk in chunks:
+                        file.writelines(chunk)
                         file.flush()
-                        total += len(chunk)
+                        total += sum(map(len, chunk))
                         with self._changed:
                             self._count += 1
                             self._changed.notify_all()
@@ -121,8 +116,8 @@ class Outgoing:
         with self._changed:
             self._changed.wait_for(lambda: self._written)
 
-    def chunks(self, prefix: str) -> Iterator[tuple[str, bytes]]:
-        """Yield name and content of each chunk that has not arrived yet, as the file fills.
+    def chunks(self, prefix: str) -> Iterator[tuple[str, Parts]]:
+        """Yield name and content (in one part) of each chunk that has not arrived yet, as the file fills.
 
         Raises:
             WireError: if the file is shorter than its manifest says.
@@ -141,7 +136,7 @@ class Outgoing:
                             f"the update on its way (outbox/update in this site's folder) ends in chunk {index + 1}, after "
                             f"{len(data)} of its {length} bytes: something else wrote to it"
                         )
-                    yield chunk_name(prefix, index, digest), data
+                    yield chunk_name(prefix, index, digest), [data]
         # Until then the file may be longer, and has no manifest beside it.
         self.settle()
         if self._error is not None:
@@ -277,12 +272,15 @@ def digest_of(chunks: Iterable[str]) -> bytes:
     return hashlib.sha256("".join(chunks).encode()).digest()
 
 
-def measured(pieces: Iterable[bytes | memoryview], size: int) -> tuple[int, list[str]]:
+def measured(pieces: Iterable[Buffer], size: int) -> tuple[int, list[str]]:
     """Return how many bytes there are, and each chunk's SHA-256."""
     total, digests = 0, []
     for chunk in cut(pieces, size):
-        total += len(chunk)
-        digests.append(hashlib.sha256(chunk).hexdigest())
+        sha = hashlib.sha256()
+        for part in chunk:
+            sha.update(part)
+            total += len(part)
+        digests.append(sha.hexdigest())
     return total, digests
 
 

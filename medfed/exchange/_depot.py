@@ -22,6 +22,12 @@ class Missing(ExchangeError):
     """A piece that a manifest names is not there."""
 
 
+Buffer = bytes | memoryview
+
+# One piece in the parts of memory that it lies in, in order.
+Parts = Sequence[Buffer]
+
+
 class Depot(Protocol):
     """Small named pieces of bytes, readable by the other side. Every call may be repeated.
 
@@ -34,7 +40,7 @@ class Depot(Protocol):
     # By which way a message goes there, in words for the audit log; no host and no path.
     way: str
 
-    def put(self, name: str, data: bytes | memoryview, once: bool = False) -> None:
+    def put(self, name: str, data: Buffer, once: bool = False) -> None:
         """Store a piece, whole or not at all; with `once` a piece that is already there stays as it is."""
         ...
 
@@ -42,14 +48,12 @@ class Depot(Protocol):
         """Return a piece, or None if there is none."""
         ...
 
-    def put_many(
-        self, pieces: Iterable[tuple[str, bytes | memoryview]], stored: Callable[[str], None]
-    ) -> None:
+    def put_many(self, pieces: Iterable[tuple[str, Parts]], stored: Callable[[str], None]) -> None:
         """Store pieces, several at a time, calling `stored` with the name of each one that is safe."""
         ...
 
     def get_many(
-        self, names: Sequence[str], take: Callable[[str, bytes | memoryview], None], skip: bool = False
+        self, names: Sequence[str], take: Callable[[str, Buffer], None], skip: bool = False
     ) -> None:
         """Hand each piece to `take`, several at a time, in any order; after `take` its memory may be used again.
 
@@ -105,3 +109,8 @@ def manifest_name(prefix: str) -> str:
 def chunk_name(prefix: str, index: int, digest: str) -> str:
     """Return the name of a chunk: its content's own digest is in it, so that what is there need not be sent again."""
     return f"{prefix}/c/{index}-{digest[:32]}"
+
+
+def joined(parts: Parts) -> Buffer:
+    """Return a piece in one part: a copy, unless it is in one already."""
+    return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -15,6 +15,7 @@ from medfed.exchange._chunks import bring, bring_ahead, cut, measured
 from medfed.exchange._depot import (
     Depot,
     Missing,
+    Parts,
     Unreachable,
     chunk_name,
     global_prefix,
@@ -97,7 +98,7 @@ class HubMeeting:
         )
         data = sealed(said, self._seal)
 
-        def chunks() -> Iterator[tuple[str, bytes | memoryview]]:
+        def chunks() -> Iterator[tuple[str, Parts]]:
             pieces = cut(wire.global_pieces(sent), self._depot.chunk_bytes)
             for index, (chunk, digest) in enumerate(zip(pieces, digests, strict=True)):
                 name = chunk_name(prefix, index, digest)

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from medfed.exchange._depot import Missing, Unreachable
+from medfed.exchange._depot import Buffer, Missing, Parts, Unreachable, joined
 from medfed.exchange._exchange import Exchange
 from medfed.exchange._hub_meeting import HubMeeting
 from medfed.exchange._meeting import newest_study
@@ -90,22 +90,26 @@ class FolderDepot:
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="medfed-folder")
         self._closed = threading.Event()
 
-    def put(self, name: str, data: bytes | memoryview, once: bool = False) -> None:
-        path = self._path(name)
-        self._try(lambda: self._put(path, data, once), "written to")
+    def put(self, name: str, data: Buffer, once: bool = False) -> None:
+        self._put_parts(name, [data], once)
 
-    def _put(self, path: str, data: bytes | memoryview, once: bool) -> None:
+    def _put_parts(self, name: str, parts: Parts, once: bool = False) -> None:
+        path = self._path(name)
+        self._try(lambda: self._put(path, parts, once), "written to")
+
+    def _put(self, path: str, parts: Parts, once: bool) -> None:
         if once and self._fs.exists(path):
             return
         if not self._renames:
-            self._fs.pipe_file(path, data)
+            self._fs.pipe_file(path, joined(parts))
             return
         folder, _, last = path.rpartition("/")
         self._fs.makedirs(folder, exist_ok=True)
         aside = f"{folder}/.{last}.{os.getpid()}-{threading.get_ident()}"
         try:
             with self._fs.open(aside, "wb") as file:
-                file.write(data)
+                for part in parts:
+                    file.write(part)
             if hasattr(self._fs, "ftp"):  # fsspec's sftp: its plain rename refuses to replace
                 self._fs.ftp.posix_rename(aside, path)
             elif "file" in self._fs.protocol:
@@ -128,14 +132,12 @@ class FolderDepot:
 
         return self._try(read, "read")
 
-    def put_many(
-        self, pieces: Iterable[tuple[str, bytes | memoryview]], stored: Callable[[str], None]
-    ) -> None:
-        jobs = ((name, partial(self._pool.submit, self.put, name, data)) for name, data in pieces)
+    def put_many(self, pieces: Iterable[tuple[str, Parts]], stored: Callable[[str], None]) -> None:
+        jobs = ((name, partial(self._pool.submit, self._put_parts, name, parts)) for name, parts in pieces)
         through_window(jobs, lambda name, _: stored(name), _AT_ONCE)
 
     def get_many(
-        self, names: Sequence[str], take: Callable[[str, bytes | memoryview], None], skip: bool = False
+        self, names: Sequence[str], take: Callable[[str, Buffer], None], skip: bool = False
     ) -> None:
         def got(name: str, data: bytes | None) -> None:
             if data is None:

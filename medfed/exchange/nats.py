@@ -24,7 +24,7 @@ from typing import Annotated, Any
 import msgspec
 
 from medfed.errors import ExchangeError
-from medfed.exchange._depot import Depot, Missing, Unreachable
+from medfed.exchange._depot import Buffer, Depot, Missing, Parts, Unreachable, joined
 from medfed.exchange._exchange import Exchange
 from medfed.exchange._hub_meeting import HubMeeting
 from medfed.exchange._meeting import newest_study
@@ -153,20 +153,18 @@ class NatsDepot:
 
     # -- the depot
 
-    def put(self, name: str, data: bytes | memoryview, once: bool = False) -> None:
+    def put(self, name: str, data: Buffer, once: bool = False) -> None:
         self._result(self._begin(self._put(name, data, once)))
 
     def get(self, name: str) -> bytes | None:
         return self._result(self._begin(self._get(name)))
 
-    def put_many(
-        self, pieces: Iterable[tuple[str, bytes | memoryview]], stored: Callable[[str], None]
-    ) -> None:
-        jobs = ((name, partial(self._begin_put, name, data)) for name, data in pieces)
+    def put_many(self, pieces: Iterable[tuple[str, Parts]], stored: Callable[[str], None]) -> None:
+        jobs = ((name, partial(self._begin_put, name, joined(parts))) for name, parts in pieces)
         self._checked(lambda: through_window(jobs, lambda name, _: stored(name), _WINDOW, first=2))
 
     def get_many(
-        self, names: Sequence[str], take: Callable[[str, bytes | memoryview], None], skip: bool = False
+        self, names: Sequence[str], take: Callable[[str, Buffer], None], skip: bool = False
     ) -> None:
         def got(name: str, data: bytes | None) -> None:
             if data is None:
@@ -223,7 +221,7 @@ class NatsDepot:
     def _begin(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
-    def _begin_put(self, name: str, data: bytes | memoryview) -> Future[Any]:
+    def _begin_put(self, name: str, data: Buffer) -> Future[Any]:
         return self._begin(self._put(name, data, False))
 
     def _result(self, future: Future[Any]) -> Any:
@@ -237,7 +235,7 @@ class NatsDepot:
         except (concurrent.futures.CancelledError, asyncio.CancelledError):
             raise Unreachable("the connection to the broker was lost") from None
 
-    async def _put(self, name: str, data: bytes | memoryview, once: bool) -> None:
+    async def _put(self, name: str, data: Buffer, once: bool) -> None:
         subject = name.replace("/", ".")
         await self._ensure_stream(name)
         headers = {"Nats-Expected-Last-Subject-Sequence": "0"} if once else None
