@@ -52,9 +52,7 @@ class Depot(Protocol):
         """Store pieces, several at a time, calling `stored` with the name of each one that is safe."""
         ...
 
-    def get_many(
-        self, names: Sequence[str], take: Callable[[str, Buffer], None], skip: bool = False
-    ) -> None:
+    def get_many(self, names: Sequence[str], take: Callable[[str, Buffer], None], skip: bool = False) -> None:
         """Hand each piece to `take`, several at a time, in any order; after `take` its memory may be used again.
 
         With `skip` those that are not there are left out.

@@ -136,9 +136,7 @@ class FolderDepot:
         jobs = ((name, partial(self._pool.submit, self._put_parts, name, parts)) for name, parts in pieces)
         through_window(jobs, lambda name, _: stored(name), _AT_ONCE)
 
-    def get_many(
-        self, names: Sequence[str], take: Callable[[str, Buffer], None], skip: bool = False
-    ) -> None:
+    def get_many(self, names: Sequence[str], take: Callable[[str, Buffer], None], skip: bool = False) -> None:
         def got(name: str, data: bytes | None) -> None:
             if data is None:
                 if skip:

@@ -163,9 +163,7 @@ class NatsDepot:
         jobs = ((name, partial(self._begin_put, name, joined(parts))) for name, parts in pieces)
         self._checked(lambda: through_window(jobs, lambda name, _: stored(name), _WINDOW, first=2))
 
-    def get_many(
-        self, names: Sequence[str], take: Callable[[str, Buffer], None], skip: bool = False
-    ) -> None:
+    def get_many(self, names: Sequence[str], take: Callable[[str, Buffer], None], skip: bool = False) -> None:
         def got(name: str, data: bytes | None) -> None:
             if data is None:
                 if skip:

@@ -16,10 +16,17 @@ from medfed.weights import Difference
 
 @given(st.lists(st.binary(max_size=40), max_size=8), st.integers(1, 17))
 def test_chunks_are_the_same_bytes_all_of_one_size_but_the_last(pieces, size):
-    found = [bytes(chunk) for chunk in cut(iter(pieces), size)]
+    found = [b"".join(chunk) for chunk in cut(iter(pieces), size)]
     assert b"".join(found) == b"".join(pieces)
     assert all(len(chunk) == size for chunk in found[:-1])
     assert all(0 < len(chunk) <= size for chunk in found[-1:])
+
+
+def test_a_chunk_is_cut_without_a_copy():
+    held = bytearray(b"abcdefgh")
+    chunks = list(cut([b"12", memoryview(held)], 4))
+    held[:] = b"ABCDEFGH"
+    assert [b"".join(chunk) for chunk in chunks] == [b"12AB", b"CDEF", b"GH"]
 
 
 def model() -> dict[str, torch.Tensor]:

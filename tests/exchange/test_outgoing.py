@@ -28,7 +28,7 @@ def described(*chunks: bytes) -> Manifest:
 
 def written(folder, round: int, *chunks: bytes) -> Outgoing:
     going = Outgoing(folder, round)
-    going.write(iter(chunks), described(*chunks))
+    going.write(([chunk] for chunk in chunks), described(*chunks))
     going.settle()
     return going
 
@@ -38,7 +38,7 @@ def test_a_shorter_update_is_sent_without_the_end_of_a_longer_one_before(tmp_pat
     last, sent = threading.Event(), threading.Event()
 
     def pieces():
-        yield b"dd"
+        yield [b"dd"]
         # Between the last chunk and the file's new end: where whoever sends can overtake whoever writes.
         last.set()
         assert sent.wait(PATIENCE_S)
@@ -49,7 +49,7 @@ def test_a_shorter_update_is_sent_without_the_end_of_a_longer_one_before(tmp_pat
     chunks = going.chunks("up/s/north/r00002")
     name, data = next(chunks)
     sent.set()
-    assert data == b"dd"
+    assert data == [b"dd"]
     assert name == f"up/s/north/r00002/c/0-{hashlib.sha256(b'dd').hexdigest()[:32]}"
     assert list(chunks) == []
     assert (tmp_path / "update").read_bytes() == b"dd"
@@ -145,7 +145,7 @@ def test_an_update_that_came_too_late_is_out_of_the_way_of_the_next(meeting, mon
 def test_an_update_that_was_damaged_in_the_site_is_made_again(meeting):
     going = Outgoing(meeting.north._outbox, 1)
     left = b"what an earlier process left"
-    going.write(iter([left]), meeting.north._manifest(1, len(left), [hashlib.sha256(left).hexdigest()]))
+    going.write([[left]], meeting.north._manifest(1, len(left), [hashlib.sha256(left).hexdigest()]))
     going.settle()
     (meeting.north._outbox / "update").write_bytes(b"damaged")
     meeting.north.send(meeting.update(1))
