@@ -23,7 +23,6 @@ class Missing(ExchangeError):
 
 
 Buffer = bytes | memoryview
-
 # One piece in the parts of memory that it lies in, in order.
 Parts = Sequence[Buffer]
 
@@ -107,8 +106,3 @@ def manifest_name(prefix: str) -> str:
 def chunk_name(prefix: str, index: int, digest: str) -> str:
     """Return the name of a chunk: its content's own digest is in it, so that what is there need not be sent again."""
     return f"{prefix}/c/{index}-{digest[:32]}"
-
-
-def joined(parts: Parts) -> Buffer:
-    """Return a piece in one part: a copy, unless it is in one already."""
-    return parts[0] if len(parts) == 1 else b"".join(parts)

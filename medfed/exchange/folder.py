@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from medfed.exchange._depot import Buffer, Missing, Parts, Unreachable, joined
+from medfed.exchange._depot import Buffer, Missing, Parts, Unreachable
 from medfed.exchange._exchange import Exchange
 from medfed.exchange._hub_meeting import HubMeeting
 from medfed.exchange._meeting import newest_study
@@ -101,7 +101,7 @@ class FolderDepot:
         if once and self._fs.exists(path):
             return
         if not self._renames:
-            self._fs.pipe_file(path, joined(parts))
+            self._fs.pipe_file(path, b"".join(parts))
             return
         folder, _, last = path.rpartition("/")
         self._fs.makedirs(folder, exist_ok=True)

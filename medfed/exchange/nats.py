@@ -24,7 +24,7 @@ from typing import Annotated, Any
 import msgspec
 
 from medfed.errors import ExchangeError
-from medfed.exchange._depot import Buffer, Depot, Missing, Parts, Unreachable, joined
+from medfed.exchange._depot import Buffer, Depot, Missing, Parts, Unreachable
 from medfed.exchange._exchange import Exchange
 from medfed.exchange._hub_meeting import HubMeeting
 from medfed.exchange._meeting import newest_study
@@ -160,7 +160,7 @@ class NatsDepot:
         return self._result(self._begin(self._get(name)))
 
     def put_many(self, pieces: Iterable[tuple[str, Parts]], stored: Callable[[str], None]) -> None:
-        jobs = ((name, partial(self._begin_put, name, joined(parts))) for name, parts in pieces)
+        jobs = ((name, partial(self._begin_put, name, b"".join(parts))) for name, parts in pieces)
         self._checked(lambda: through_window(jobs, lambda name, _: stored(name), _WINDOW, first=2))
 
     def get_many(self, names: Sequence[str], take: Callable[[str, Buffer], None], skip: bool = False) -> None:
