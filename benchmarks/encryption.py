@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from medfed import wire
 from medfed.privacy import ckks
-from medfed.update import Global, Update
-from medfed.weights import Difference
+from medfed.wire import encoding as wire
+from medfed.wire.update import Global, Update
+from medfed.wire.weights import Difference
 
 TENSOR = 1_000_000
 

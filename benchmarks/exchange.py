@@ -50,8 +50,8 @@ def cpu_s(pid: int) -> float:
 
 def hub(given: dict[str, Any]) -> None:
     """Lead the study and write down each round's seconds."""
-    from medfed.hub import Plan, coordinate
-    from medfed.rules.fedavg import FedAvg
+    from medfed.aggregation.fedavg import FedAvg
+    from medfed.federation.hub import Plan, coordinate
 
     folder = Path(given["folder"])
     exchange = opened(given).open_hub(STUDY, folder)
@@ -72,11 +72,11 @@ def hub(given: dict[str, Any]) -> None:
 
 def site(given: dict[str, Any]) -> None:
     """Take part in every round with the same weights, as if they had been trained."""
-    from medfed.audit.log import AuditLog
+    from medfed.federation.round import contribute, receive
     from medfed.privacy import NoPrivacy
-    from medfed.round import contribute, receive
-    from medfed.update import Update
-    from medfed.weights import Difference
+    from medfed.wire.audit_log import AuditLog
+    from medfed.wire.update import Update
+    from medfed.wire.weights import Difference
 
     folder, name = Path(given["folder"]), given["site"]
     local = model(given["megabytes"], 1)
@@ -105,15 +105,15 @@ def opened(given: dict[str, Any]) -> Any:
     """Return the exchange's record, as a study file would give it."""
     import msgspec
 
-    from medfed.kinds import union
+    from medfed.registry import union
 
     return msgspec.convert(given["exchange"], union("exchange"))
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run one federation of processes and return what was measured."""
-    from medfed.enrolment import enrol
-    from medfed.enrolment.broker import Broker
+    from medfed.deployment.enrolment import enrol
+    from medfed.deployment.enrolment.broker import Broker
 
     sites = [f"site{index}" for index in range(arguments.sites)]
     authority, port, websocket_port = folder / "enrolment", *free_ports(2)

@@ -32,7 +32,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.study import Study
+from medfed.study.study import Study
 
 SEEDS = (42, 43, 44, 45, 46)
 POOLED = "pooled test"
@@ -380,7 +380,7 @@ def parts(study: Study):
 
 
 def training_of(study: Study):
-    from medfed.site import Training
+    from medfed.federation.site import Training
 
     return Training(
         epochs=study.epochs,
@@ -394,7 +394,7 @@ def training_of(study: Study):
 
 def federate(study: Study, folder: Path):
     import medfed
-    from medfed.site import train_site
+    from medfed.federation.site import train_site
 
     module, data = parts(study)
 
@@ -416,7 +416,7 @@ def federate(study: Study, folder: Path):
 
 def train_alone(study: Study, folder: Path):
     import medfed
-    from medfed import site
+    from medfed.federation import site
 
     module, data = parts(study)
     (name,) = study.sites

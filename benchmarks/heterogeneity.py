@@ -4,7 +4,7 @@
     MEDFED_REAL_DATA=... python benchmarks/heterogeneity.py hippocampus --seeds 0 --set train.rounds=10
 
 The methods are those that `medfed kinds rules` and `medfed kinds local` list, so that a new one is in the next table. Each
-trains through `medfed train --compare` (experiments/compare.py), its own run folder each, and what was trained already is
+trains through `medfed train --compare` (pipeline/experiments/compare.py), its own run folder each, and what was trained already is
 not trained again: an interrupted call goes on, and a later one with more methods or seeds adds to it.
 
 A value is the mean over the seeds, ± the standard deviation over them; the interval is the mean of the seeds' 95 %
@@ -21,11 +21,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from medfed import kinds
+from medfed import registry as kinds
 from medfed.evaluation.method_table import MethodTable
 from medfed.evaluation.rows import ALL_SITES
-from medfed.experiments.compare import compare
-from medfed.record.progress import Silent
+from medfed.pipeline.experiments.compare import compare
+from medfed.runs.progress import Silent
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,7 +39,7 @@ class Told(Silent):
 
 def every_method() -> list[str]:
     """Return the names of all rules and local methods, FedAvg first, which the others are compared to."""
-    names = sorted({*kinds.kinds("rules"), *kinds.kinds("local")} - {"fedavg"})
+    names = sorted({*kinds.kinds("aggregation"), *kinds.kinds("local_training")} - {"fedavg"})
     return ["fedavg", *names]
 
 

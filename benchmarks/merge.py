@@ -30,9 +30,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medfed import kinds
-from medfed.update import Update
-from medfed.weights import Difference, Weights
+from medfed import registry as kinds
+from medfed.wire.update import Update
+from medfed.wire.weights import Difference, Weights
 
 # Different models in turn: 400 MB of them at 25M parameters, so that no cache serves one site's from
 # another's.
@@ -109,7 +109,7 @@ def numpy_pass(total: Weights, sites: Sequence[Weights]) -> None:
 
 
 def measure_time(kind: str, sites: int, parameters: int) -> dict[str, float]:
-    rule = kinds.kinds("rules")[kind]()
+    rule = kinds.kinds("aggregation")[kind]()
     weights = model(0, parameters)
     held: list[Weights] = [model(i + 1, parameters) for i in range(MODELS)]
     updates = updates_of(rule, held, weights, sites)
@@ -131,7 +131,7 @@ def measure_time(kind: str, sites: int, parameters: int) -> dict[str, float]:
 
 
 def measure_memory(kind: str, sites: int, parameters: int, folder: Path) -> dict[str, float]:
-    rule = kinds.kinds("rules")[kind]()
+    rule = kinds.kinds("aggregation")[kind]()
     size = parameters * 4
     weights = model(0, parameters)
     updates = updates_of(rule, [File(folder / f"{i}.safetensors") for i in range(MODELS)], weights, sites)
@@ -170,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What each merge rule costs in time and memory.")
     parser.add_argument("--sites", type=int, default=32)
     parser.add_argument("--parameters", type=int, default=25_000_000)
-    parser.add_argument("--rules", default=",".join(kinds.kinds("rules")))
+    parser.add_argument("--rules", default=",".join(kinds.kinds("aggregation")))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--measure", choices=["time", "memory"])
     parser.add_argument("--folder")

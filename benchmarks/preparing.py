@@ -24,8 +24,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from medfed.data.cache_location import Place
 from medfed.data.datamodule import SiteData
-from medfed.data.own_folder import Place
 from medfed.data.settings import Images
 
 SECRET = b"of a benchmark, and of no hospital"
@@ -164,7 +164,7 @@ def crops(folder: Path) -> None:
 
 def epoch(folder: Path) -> None:
     """Print what of an epoch from the cache is spent waiting for the loader."""
-    from medfed.networks.unet import UNet
+    from medfed.models.networks.unet import UNet
 
     hospital(folder / "data", 8, (192, 192, 96), (1.0, 1.0, 1.5))
     print(

@@ -39,10 +39,10 @@ from typing import Any
 
 import numpy as np
 
-from medfed import run
-from medfed.hub import RoundReport
-from medfed.record.progress import Silent
-from medfed.study import read_study
+from medfed.pipeline import train as run
+from medfed.runs.progress import Silent
+from medfed.runs.rounds import RoundReport
+from medfed.study.study import read_study
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parent / "configs"

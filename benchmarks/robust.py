@@ -22,16 +22,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import torch
 from attacks import ATTACKS, SMALL, Attacked, dice_after, hospitals
 
-from medfed.rules import Rule
-from medfed.rules.bulyan import Bulyan
-from medfed.rules.centred_clipping import CentredClipping
-from medfed.rules.fedavg import FedAvg
-from medfed.rules.geometric_median import GeometricMedian
-from medfed.rules.krum import Krum
-from medfed.rules.median import Median
-from medfed.rules.multi_krum import MultiKrum
-from medfed.rules.norm_bound import NormBound
-from medfed.rules.trimmed_mean import TrimmedMean
+from medfed.aggregation import Rule
+from medfed.aggregation.bulyan import Bulyan
+from medfed.aggregation.centred_clipping import CentredClipping
+from medfed.aggregation.fedavg import FedAvg
+from medfed.aggregation.geometric_median import GeometricMedian
+from medfed.aggregation.krum import Krum
+from medfed.aggregation.median import Median
+from medfed.aggregation.multi_krum import MultiKrum
+from medfed.aggregation.norm_bound import NormBound
+from medfed.aggregation.trimmed_mean import TrimmedMean
 
 RULES: dict[str, Rule] = {
     "fedavg": FedAvg(),

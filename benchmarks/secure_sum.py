@@ -19,17 +19,17 @@ from pathlib import Path
 
 import torch
 
-from medfed.audit.log import AuditLog
-from medfed.enrolment import enrol
+from medfed.aggregation.fedavg import FedAvg
+from medfed.deployment.enrolment import enrol
 from medfed.errors import ExchangeError
 from medfed.exchange.folder import Folder
+from medfed.federation.round import conduct, contribute
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.privacy.distributed_dp import DistributedDP
 from medfed.privacy.secure_sum import SecureSum
-from medfed.round import conduct, contribute
-from medfed.rules.fedavg import FedAvg
-from medfed.update import Global, Update
-from medfed.weights import Difference
+from medfed.wire.audit_log import AuditLog
+from medfed.wire.update import Global, Update
+from medfed.wire.weights import Difference
 
 STUDY = "5e" * 32
 TENSOR = 1_000_000
@@ -92,7 +92,7 @@ def a_round(privacy: Privacy, weights, local, sites: list[str], gone: int) -> tu
             thread.join(10)
         for side in sides.values():
             side.close()
-        return cpu, passed, max(answer.bytes_up for answer in outcome.answers)
+        return cpu, passed, max(answer.bytes_up for answer in outcome.results)
 
 
 def main() -> None:

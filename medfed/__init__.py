@@ -11,20 +11,20 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PLACES = {
-    "FederatedCallback": "medfed.federate",
+    "FederatedCallback": "medfed.federation.callback",
     "ImageError": "medfed.errors",
     "MedfedError": "medfed.errors",
     "MemoryExchange": "medfed.exchange",
     "QuorumError": "medfed.errors",
-    "Update": "medfed.update",
+    "Update": "medfed.wire.update",
     "Volume": "medfed.data.volume",
-    "evaluate": "medfed.run",
+    "evaluate": "medfed.pipeline.train",
     "read": "medfed.data.read",
     "read_label": "medfed.data.read",
-    "read_study": "medfed.study",
-    "run_federation": "medfed.simulate",
-    "train": "medfed.run",
-    "weights_of": "medfed.weights",
+    "read_study": "medfed.study.study",
+    "run_federation": "medfed.federation.simulation",
+    "train": "medfed.pipeline.train",
+    "weights_of": "medfed.wire.weights",
 }
 
 __all__ = sorted(_PLACES)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from medfed.audit.log import AuditLog
-from medfed.round import contribute, receive
-from medfed.update import Update
-from medfed.weights import Difference
+from medfed.federation.round import contribute, receive
+from medfed.wire.audit_log import AuditLog
+from medfed.wire.update import Update
+from medfed.wire.weights import Difference
 
 STUDY = "5e" * 32
 SITES = ("north", "south", "west")

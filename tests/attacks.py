@@ -21,17 +21,17 @@ import torch
 from torch import Tensor
 
 import medfed
-from medfed.build import module_of
+from medfed.aggregation import Rule, State
 from medfed.data.datamodule import SiteData, collate
 from medfed.data.index import index_folder
 from medfed.errors import RuleError
-from medfed.federate import FederatedCallback
-from medfed.rules import Rule, State
-from medfed.study import Study, read_study
-from medfed.tasks._scores import dice_scores
-from medfed.tasks._segmentation import overlap_counts
-from medfed.update import Update
-from medfed.weights import Weights, load, weights_of
+from medfed.federation.callback import FederatedCallback
+from medfed.models.tasks._scores import dice_scores
+from medfed.models.tasks._segmentation import overlap_counts
+from medfed.pipeline.factory import module_of
+from medfed.study.study import Study, read_study
+from medfed.wire.update import Update
+from medfed.wire.weights import Weights, load, weights_of
 
 QUICKSTART = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
 # A coarser grid, smaller patches and a smaller network than the quickstart's, and larger steps: a run takes seconds.

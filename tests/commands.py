@@ -17,14 +17,14 @@ from pathlib import Path
 import torch
 from exchange.brokered import free_ports
 
-from medfed.enrolment import enrol
-from medfed.weights import digest as weights_digest
+from medfed.deployment.enrolment import enrol
+from medfed.wire.weights import digest as weights_digest
 
 PATIENCE_S = 240
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["medfed.across.hospital", "medfed.across.coordinator", "medfed.cli.commands", "commands"]
+    ["medfed.deployment.site_service", "medfed.deployment.hub_service", "medfed.cli.commands", "commands"]
 )
 
 

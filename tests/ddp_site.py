@@ -8,12 +8,12 @@ import torch
 from test_by_hand import BATCH, Net, data
 from torch.utils.data import DataLoader
 
+from medfed.aggregation.fedavg import FedAvg
 from medfed.exchange import MemoryExchange
-from medfed.federate import FederatedCallback
-from medfed.hub import Plan, coordinate
-from medfed.rules.fedavg import FedAvg
-from medfed.update import Update
-from medfed.weights import digest, weights_of
+from medfed.federation.callback import FederatedCallback
+from medfed.federation.hub import Plan, coordinate
+from medfed.wire.update import Update
+from medfed.wire.weights import digest, weights_of
 
 
 class Counts(MemoryExchange):

@@ -28,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).parent / "data" / "readers"))
 
 import hard_series as hs
 
-from medfed import run, wire
+from medfed.pipeline import train as run
+from medfed.wire import encoding as wire
 
 MARK = "Qz7CANARYx9"
 # Values that no image, weight or statistic holds by chance, in a row.

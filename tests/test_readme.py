@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from medfed import run
 from medfed.evaluation.rows import read_rows
-from medfed.evaluation.summary import read_rounds
+from medfed.evaluation.summarise import read_rounds
+from medfed.pipeline import train as run
 
 ROOT = Path(__file__).parents[1]
 

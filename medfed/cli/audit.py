@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from medfed.cli.told import told
+from medfed.cli.error_handling import told
 
 _PATH = click.Path(path_type=Path)
 
@@ -41,8 +41,8 @@ def verify(log: Path, head: str | None, credentials: Path | None) -> None:
     \b
     medfed audit verify runs/our-study --credentials credentials
     """
-    from medfed.audit.log import examine
-    from medfed.signing import Identity
+    from medfed.wire.audit_log import examine
+    from medfed.wire.signing import Identity
 
     authority = Identity(credentials).authority if credentials else None
     checked = examine(_log(log), head, authority)
@@ -66,7 +66,7 @@ def export(log: Path, out: Path) -> None:
     \b
     medfed audit export runs/our-study --out audit.csv
     """
-    from medfed.audit.export import export as work
+    from medfed.pipeline.audit_report import export as work
 
     checked = work(_log(log), out)
     click.echo(f"{checked.lines} lines in {out}")
@@ -113,8 +113,8 @@ def leakage(
     medfed audit leakage runs/our-study --site north
     medfed audit leakage study.yaml --site north --gate 0.5
     """
-    from medfed.leakage.command import audit as work
-    from medfed.leakage.local import Effort, in_words
+    from medfed.pipeline.leakage.attacks import Effort, in_words
+    from medfed.pipeline.leakage.audit import audit as work
 
     effort = Effort(steps=steps, shadows=shadows, budget_s=60 * minutes, cases=cases)
     findings, picture = work(run, site, effort, out)

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. What a command does is in `run.py` and below, and is loaded when it is called."""
+"""The command line: parse, call, print. What a command does is in `pipeline/` and below, and is loaded when it is called."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import medfed
 from medfed.cli.audit import audit
 from medfed.cli.data import fingerprint, purge
 from medfed.cli.enrol import enrol
+from medfed.cli.error_handling import told
 from medfed.cli.new import new
-from medfed.cli.told import told
 from medfed.errors import MedfedError
 
 
@@ -82,8 +82,8 @@ def train(
             )
         _compared(study, compare.split(","), out, overrides, resume, quiet)
         return None
-    from medfed import run
-    from medfed.record.progress import progress
+    from medfed.pipeline import train as run
+    from medfed.runs.progress import progress
 
     shown = progress(quiet)
     if site is not None:
@@ -111,8 +111,8 @@ def train(
 
 
 def _take_part(site: Path, accept: str, shown: Any) -> None:
-    from medfed import run
-    from medfed.across.hospital import take_part
+    from medfed.deployment.site_service import take_part
+    from medfed.pipeline import train as run
 
     def ask(words: str) -> bool:
         click.echo(words)
@@ -177,9 +177,9 @@ def hub(
     \b
     medfed hub study.yaml --enrolment enrolment --broker
     """
-    from medfed import run
-    from medfed.across.coordinator import lead
-    from medfed.record.progress import progress
+    from medfed.deployment.hub_service import lead
+    from medfed.pipeline import train as run
+    from medfed.runs.progress import progress
 
     shown = progress(quiet)
     _end_on_terminate()
@@ -205,8 +205,8 @@ def _compared(
     study: Path, methods: list[str], out: Path | None, overrides: tuple[str, ...], resume: bool, quiet: bool
 ) -> None:
     from medfed.evaluation.method_table import text
-    from medfed.experiments import compare
-    from medfed.record.progress import progress
+    from medfed.pipeline.experiments import compare
+    from medfed.runs.progress import progress
 
     shown = progress(quiet)
     try:
@@ -233,7 +233,7 @@ def evaluate(run_folder: Path, data: Path, name: str, all_cases: bool) -> None:
     \b
     medfed evaluate runs/quickstart --data /data/our-hospital --name ours
     """
-    from medfed import run
+    from medfed.pipeline import train as run
 
     done = run.evaluate(run_folder, data, name=name, all_cases=all_cases)
     click.echo(run.headline(done))
@@ -259,7 +259,7 @@ def predict(run_folder: Path, data: Path, out: Path, model: str, name: str) -> N
     \b
     medfed predict runs/quickstart --data /data/our-hospital --out /data/predicted
     """
-    from medfed.measuring import predict as predictions
+    from medfed.pipeline import predict as predictions
 
     found = predictions.predict(run_folder, data, out, model=model, name=name)
     click.echo(f"predictions: {found}")
@@ -285,7 +285,7 @@ def export(run_folder: Path, out: Path, format_: str, model: str) -> None:
     medfed export runs/quickstart --out bundle
     medfed export runs/quickstart --out exported --format onnx
     """
-    from medfed import export as exports
+    from medfed.pipeline import export as exports
 
     click.echo(f"exported: {exports.export(run_folder, out, format=format_, model=model)}")
 
@@ -305,7 +305,7 @@ def report(run_folders: tuple[Path, ...], out: Path | None) -> None:
     medfed report runs/quickstart
     medfed report runs/fedavg runs/fedprox runs/scaffold --out runs/compared
     """
-    from medfed import run
+    from medfed.pipeline import train as run
 
     if out is not None and len(run_folders) == 1:
         raise click.UsageError(
@@ -316,7 +316,7 @@ def report(run_folders: tuple[Path, ...], out: Path | None) -> None:
         click.echo(run.headline(done))
         click.echo(f"report: {done.report}")
     if len(run_folders) > 1:
-        from medfed.evaluation.several_runs import write_several
+        from medfed.evaluation.run_comparison import write_several
 
         click.echo(f"compared: {write_several(run_folders, out or run_folders[0].resolve().parent)}")
 
@@ -345,7 +345,7 @@ def check(folder: Path, study: Path | None, secret: Path | None, as_json: bool, 
     medfed check /data/our-hospital
     medfed check /data/our-hospital --study study.yaml --page check.html
     """
-    from medfed import check as checks
+    from medfed.pipeline import check as checks
 
     sys.exit(checks.check(folder, study, secret, as_json, page))
 
@@ -386,7 +386,7 @@ def deidentify(
     \b
     medfed deidentify /archive/export /data/our-hospital --secret /etc/medfed/secret
     """
-    from medfed import check as checks
+    from medfed.pipeline import check as checks
 
     checks.deidentify(source, target, secret, dates, descriptors, device)
 
@@ -397,12 +397,12 @@ def deidentify(
 @told
 def kinds(folder: str | None, schema: bool) -> None:
     """List what a study file can name, all of it or one FOLDER: rules, networks, losses, ..."""
-    from medfed import kinds as registry
+    from medfed import registry
 
     if schema:
         import msgspec
 
-        from medfed.study import schema as study_schema
+        from medfed.study.study import schema as study_schema
 
         click.echo(msgspec.json.format(msgspec.json.encode(study_schema()), indent=2).decode())
         return

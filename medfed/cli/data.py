@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from medfed.cli.told import told
+from medfed.cli.error_handling import told
 
 _PATH = click.Path(path_type=Path)
 
@@ -41,9 +41,9 @@ def make(
     """Write a hospital's own fingerprint to OUT, for its privacy officer to read before it is given away."""
     import os
 
-    from medfed.check import _secret
     from medfed.data import fingerprint as prints
     from medfed.data.index import index_folder
+    from medfed.pipeline.check import _secret
 
     # Which cases are in 'train' depends on the secret where the folder does not say.
     index = index_folder(folder, site_secret=_secret(secret_file) or os.urandom(32))
@@ -95,10 +95,10 @@ def purge(folder: Path | None, site_file: Path | None) -> None:
     this account keeps outside data folders is deleted. Nothing but prepared images is touched.
     """
     from medfed.data.cache import purge as purged
-    from medfed.data.own_folder import inside, remove_if_empty, shared_caches, site_folder
+    from medfed.data.cache_location import inside, remove_if_empty, shared_caches, site_folder
 
     if site_file is not None:
-        from medfed.across.site_file import read_site, secret_of
+        from medfed.deployment.site_file import read_site, secret_of
 
         site = read_site(site_file)
         own = site_folder(secret_of(Path(site.secret)))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from medfed.cli.told import told
+from medfed.cli.error_handling import told
 
 # Where each side keeps its credentials unless told otherwise.
 COORDINATOR, HOSPITAL = "enrolment", "credentials"
@@ -39,7 +39,7 @@ def init(
     name: str, hosts: tuple[str, ...], port: int, websocket_port: int, listen: str, disk: str, folder: Path
 ) -> None:
     """Coordinator: make a federation's authority and the hub's and broker's certificates."""
-    from medfed.enrolment import enrol as work
+    from medfed.deployment.enrolment import enrol as work
 
     fingerprint = work.init(folder, name, hosts, port, websocket_port, listen, disk)
     click.echo(
@@ -54,7 +54,7 @@ def init(
 @told
 def site(name: str, folder: Path) -> None:
     """Hospital: make a private key, which stays here, and a request for a certificate."""
-    from medfed.enrolment import enrol as work
+    from medfed.deployment.enrolment import enrol as work
 
     path, fingerprint = work.request(folder, name)
     click.echo(f"Send this file to the coordinator: {path}")
@@ -74,7 +74,7 @@ def site(name: str, folder: Path) -> None:
 @told
 def sign(request: Path, days: int, yes: bool, out: Path | None, folder: Path) -> None:
     """Coordinator: answer a hospital's request with a kit."""
-    from medfed.enrolment import enrol as work
+    from medfed.deployment.enrolment import enrol as work
 
     name, fingerprint = work.request_fingerprint(request)
     click.echo(f"site {name} asks for a certificate; its fingerprint is\n  {fingerprint}")
@@ -94,11 +94,12 @@ def sign(request: Path, days: int, yes: bool, out: Path | None, folder: Path) ->
 @told
 def accept(kit: Path, authority: str, folder: Path) -> None:
     """Hospital: take the coordinator's kit."""
-    from medfed.enrolment import enrol as work
+    from medfed.deployment.enrolment import enrol as work
+    from medfed.wire.credentials import urls_of
 
     accepted = work.accept(folder, kit, authority)
     click.echo(f"site {accepted.site} is enrolled until {accepted.expires:%Y-%m-%d}; it reaches the hub at")
-    for url in work.urls_of(folder):
+    for url in urls_of(folder):
         click.echo(f"  {url}")
 
 
@@ -109,7 +110,7 @@ def accept(kit: Path, authority: str, folder: Path) -> None:
 @told
 def revoke(name: str, serial: str, folder: Path) -> None:
     """Coordinator: take a site's certificates back; a running hub and broker hear of it at once."""
-    from medfed.enrolment import enrol as work
+    from medfed.deployment.enrolment import enrol as work
 
     for one in work.revoke(folder, name, serial):
         click.echo(f"revoked: site {one.site}, serial {one.serial}")
@@ -120,9 +121,10 @@ def revoke(name: str, serial: str, folder: Path) -> None:
 @told
 def list_(folder: Path) -> None:
     """Coordinator: every certificate, until when it holds, and whether it was revoked."""
-    from medfed.enrolment import enrol as work
+    from medfed.deployment.enrolment import enrol as work
+    from medfed.wire.credentials import federation_of
 
-    work.federation_of(folder)
+    federation_of(folder)
     found = work.enrolled(folder)
     if not found:
         click.echo("no site is enrolled yet; `medfed enrol sign` answers a hospital's request")

@@ -1,4 +1,4 @@
-"""`medfed new`: a study file to begin with, from hospitals' folders. What it does is in `draft.py`."""
+"""`medfed new`: a study file to begin with, from hospitals' folders. What it does is in `pipeline/drafting.py`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from medfed.cli.told import told
+from medfed.cli.error_handling import told
 
 
 @click.command(short_help="Write a study file from hospitals' folders.")
@@ -43,9 +43,9 @@ def new(
     medfed new our-study.yaml /data/north /data/south --held-out /data/west
     medfed new heart.yaml north=a.csv south=b.csv --target disease
     """
-    from medfed import draft
-    from medfed.check import Bar
     from medfed.errors import StudyError
+    from medfed.pipeline import drafting as draft
+    from medfed.pipeline.check import Bar
 
     sites, others = draft.named(folders), draft.named(held_out)
     twice = sorted(set(sites) & set(others))

@@ -11,10 +11,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from medfed.data.cache import Store, in_memory, store_of
+from medfed.data.cache_location import Place
 from medfed.data.dataset import ImageDataset
 from medfed.data.index import Case, Index, index_folder
-from medfed.data.own_folder import Place
-from medfed.data.passes import Passes
+from medfed.data.samplers import Passes
 from medfed.data.settings import AnyData, Images, Table
 from medfed.data.table import Rows, TableDataset, fit_scaling, inputs, read_table
 from medfed.data.transforms import Needs, Prepared, read_case, restore

@@ -25,7 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from medfed.data.own_folder import files_below
+from medfed.data.cache_location import files_below
 from medfed.errors import DataError
 
 # Dates move back by up to ten years, and by a part of a day, the same for all of a patient's.
@@ -109,7 +109,7 @@ def _check_places(source: Path, target: Path, site_secret: bytes) -> None:
 
 def _one(path: Path, target: Path, secret: Secret, options: Options) -> tuple[str, str] | str:
     """Write one file; return its patient and series, or why it was left out. A foreign error's words may quote values."""
-    from medfed.data.dicom.quiet import quiet
+    from medfed.data.dicom.suppress_logs import quiet
 
     with quiet():
         try:

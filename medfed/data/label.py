@@ -11,9 +11,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from medfed.data.cache_location import without_own
 from medfed.data.dicom.file import open_dicom
 from medfed.data.dicom.frame import MODALITY
-from medfed.data.own_folder import without_own
 from medfed.data.volume import Info, Volume
 from medfed.errors import LabelError
 

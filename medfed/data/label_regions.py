@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.mark import disagree
+from medfed.data.identity_digest import disagree
 from medfed.data.volume import Info, Volume
 from medfed.errors import LabelError
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfed.data.gunzip import gunzip, head
-from medfed.data.limit import MAX_VOLUME_BYTES, check_size
+from medfed.data.size_limits import MAX_VOLUME_BYTES, check_size
 from medfed.data.volume import Info, Volume
 from medfed.errors import ImageError
 

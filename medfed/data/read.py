@@ -16,12 +16,12 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from medfed.data.cache_location import without_own
 from medfed.data.dicom.directory import DIRECTORY, listed_files
 from medfed.data.dicom.file import DicomFile, open_dicom
 from medfed.data.dicom.volumes import Wish, other_object, volumes_of
-from medfed.data.limit import MAX_VOLUME_BYTES
 from medfed.data.nifti import is_nifti, read_nifti, unpacked_head
-from medfed.data.own_folder import without_own
+from medfed.data.size_limits import MAX_VOLUME_BYTES
 from medfed.data.volume import Volume
 from medfed.errors import ImageError, LabelError, MedfedError
 

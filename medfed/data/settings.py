@@ -15,12 +15,12 @@ from medfed.data.normalise._normalise import Normalise
 from medfed.data.normalise.percentile import Percentile
 from medfed.data.splits import DEFAULT_FRACTIONS, check_fractions
 from medfed.errors import DataError
-from medfed.kinds import union
+from medfed.registry import union
 
 if TYPE_CHECKING:
     AnyNormalise = Normalise
 else:
-    AnyNormalise = union("data.normalise")
+    AnyNormalise = union("normalise")
 
 Millimetres = Annotated[float, Meta(gt=0, le=100)]
 Voxels = Annotated[int, Meta(ge=1)]

@@ -25,7 +25,7 @@ from medfed.evaluation.histograms import ScoreHistogram
 from medfed.evaluation.intervals import TOO_NARROW
 from medfed.evaluation.robustness import CONDITION
 from medfed.evaluation.rows import ALL_SITES, FEDERATED, POOLED, UNTRAINED, Row, read_rows, replace
-from medfed.evaluation.summary import (
+from medfed.evaluation.summarise import (
     last_round,
     read_json,
     read_rounds,

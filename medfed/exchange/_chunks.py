@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 
 from medfed.errors import WireError
-from medfed.exchange._depot import Buffer, Depot, Parts, chunk_name
 from medfed.exchange._manifest import Manifest
+from medfed.exchange._object_store import Buffer, Depot, Parts, chunk_name
 
 
 def cut(pieces: Iterable[Buffer], size: int) -> Iterator[Parts]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 from medfed.errors import MedfedError
-from medfed.kinds import Kind
-from medfed.letters import HubPost, SitePost
-from medfed.update import Global, Update
+from medfed.registry import Kind
+from medfed.wire.messages import HubPost, SitePost
+from medfed.wire.update import Global, Update
 
 
 @dataclass(frozen=True)

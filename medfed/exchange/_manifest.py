@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from medfed.errors import ExchangeError, WireError
-from medfed.signing import BROKER, HUB, Seal
+from medfed.wire.signing import BROKER, HUB, Seal
 
 # The version of this protocol; parties refuse any other.
 PROTOCOL = "medfed-exchange-1"

@@ -17,13 +17,13 @@ from typing import Annotated, Any
 
 import msgspec
 
-from medfed.exchange._depot import Buffer, Missing, Parts, Unreachable
+from medfed.exchange._concurrency import through_window
 from medfed.exchange._exchange import Exchange
-from medfed.exchange._hub_meeting import HubMeeting
-from medfed.exchange._meeting import newest_study
-from medfed.exchange._site_meeting import SiteMeeting
-from medfed.exchange._window import through_window
-from medfed.signing import seal_of
+from medfed.exchange._hub_transport import HubMeeting
+from medfed.exchange._object_store import Buffer, Missing, Parts, Unreachable
+from medfed.exchange._protocol import newest_study
+from medfed.exchange._site_transport import SiteMeeting
+from medfed.wire.signing import seal_of
 
 
 class Folder(Exchange, frozen=True, tag="folder"):

@@ -11,13 +11,13 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from medfed import wire
 from medfed.errors import ExchangeError, MedfedError, SiteError, UpdateError
 from medfed.exchange._exchange import Arrival, Exchange, Receipt
-from medfed.exchange._letterbox import write_secret
-from medfed.letters import FORMAT, Delivery, Letter, opened_letter, sealed_letter
-from medfed.signing import HUB, Seal, SessionSeal
-from medfed.update import Global, Update
+from medfed.exchange._mailbox import write_secret
+from medfed.wire import encoding as wire
+from medfed.wire.messages import FORMAT, Delivery, Letter, opened_letter, sealed_letter
+from medfed.wire.signing import HUB, Seal, SessionSeal
+from medfed.wire.update import Global, Update
 
 
 class Memory(Exchange, tag="memory", frozen=True):

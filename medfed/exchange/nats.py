@@ -24,13 +24,13 @@ from typing import Annotated, Any
 import msgspec
 
 from medfed.errors import ExchangeError
-from medfed.exchange._depot import Buffer, Depot, Missing, Parts, Unreachable
+from medfed.exchange._concurrency import through_window
 from medfed.exchange._exchange import Exchange
-from medfed.exchange._hub_meeting import HubMeeting
-from medfed.exchange._meeting import newest_study
-from medfed.exchange._site_meeting import SiteMeeting
-from medfed.exchange._window import through_window
-from medfed.signing import HUB, Identity, serial_of
+from medfed.exchange._hub_transport import HubMeeting
+from medfed.exchange._object_store import Buffer, Depot, Missing, Parts, Unreachable
+from medfed.exchange._protocol import newest_study
+from medfed.exchange._site_transport import SiteMeeting
+from medfed.wire.signing import HUB, Identity, serial_of
 
 log = logging.getLogger("medfed.exchange")
 
@@ -81,7 +81,7 @@ class Nats(Exchange, frozen=True, tag="nats"):
         return Identity(Path(self.credentials)).check()
 
     def _depot(self, study: str, identity: Identity) -> Depot:
-        from medfed.enrolment.enrol import urls_of
+        from medfed.wire.credentials import urls_of
 
         urls = self.urls or urls_of(identity.folder)
         if self.proxy:
@@ -309,7 +309,7 @@ class NatsDepot:
 
         nats.aio.client.DEFAULT_BUFFER_SIZE = _READ_BYTES
         if self._proxy:
-            from medfed.exchange._proxied import ProxiedClient
+            from medfed.exchange._http_proxy import ProxiedClient
 
             return ProxiedClient(self._proxy)
         return nats.aio.client.Client()

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from medfed.errors import MedfedError, PrivacyError, QuorumError, WireError
-from medfed.letters import HubLetters, SiteLetters
+from medfed.wire.messages import HubLetters, SiteLetters
 
 # Under which names a site keeps the study's key and its own key for boxes.
 KEY, BOX = "ckks", "ckks-box"

@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Literal, Self
 
 import msgspec
 
-from medfed.dp.accounting import Accountant, Charge, noise_for
 from medfed.errors import PrivacyError
-from medfed.kinds import kind_of
 from medfed.privacy._privacy import Positive, Privacy, Probability
+from medfed.privacy.accounting.accountant import Accountant, Charge, noise_for
+from medfed.registry import kind_of
 
 
 class ClientNoise(Privacy, frozen=True):

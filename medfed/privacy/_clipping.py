@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from medfed.dp.noise import gaussian
-from medfed.weights import Weights, norm
+from medfed.privacy._noise import gaussian
+from medfed.wire.weights import Weights, norm
 
 # A shortened update is this much shorter than its bound, so that rounding to float32 cannot carry it over.
 SLACK = 1e-6

@@ -8,12 +8,12 @@ from typing import Annotated, Any, ClassVar, Protocol, Self
 
 import msgspec
 
-from medfed.dp.accounting import Charge
 from medfed.errors import MedfedError, PrivacyError
-from medfed.kinds import Kind
-from medfed.letters import HubLetters, SiteLetters
-from medfed.update import Global, Update, check
-from medfed.weights import Weights
+from medfed.privacy.accounting.accountant import Charge
+from medfed.registry import Kind
+from medfed.wire.messages import HubLetters, SiteLetters
+from medfed.wire.update import Global, Update, check
+from medfed.wire.weights import Weights
 
 # What a mechanism carries at the hub from round to round, kept in its checkpoint: named groups of named tensors, each
 # group's name beginning with `GROUP`, so that no rule takes it for its own.

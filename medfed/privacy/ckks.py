@@ -32,12 +32,12 @@ import numpy as np
 import torch
 
 from medfed.errors import MedfedError, PrivacyError, UpdateError
-from medfed.kinds import kind_of
-from medfed.letters import HubLetters, SiteLetters
 from medfed.privacy._ckks_keys import KEY, agreed, carried
 from medfed.privacy._privacy import GROUP, Hearing, Privacy, PrivacyState, Shield
-from medfed.update import Global, Update, check
-from medfed.weights import Difference, Weights
+from medfed.registry import kind_of
+from medfed.wire.messages import HubLetters, SiteLetters
+from medfed.wire.update import Global, Update, check
+from medfed.wire.weights import Difference, Weights
 
 # The ring's dimension, its modulus (the second prime is for keys alone) and the scale: 2^25 either way is left for a sum.
 DIMENSION, MODULUS_BITS, SCALE = 4096, (54, 54), 2.0**28

@@ -21,14 +21,14 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from medfed.dp.noise import gaussian
 from medfed.errors import PrivacyError
-from medfed.kinds import kind_of
 from medfed.privacy._client_noise import ClientNoise
 from medfed.privacy._clipping import clipped, factor, noised, scaled
+from medfed.privacy._noise import gaussian
 from medfed.privacy._privacy import GROUP, Positive, PrivacyState, public_only
-from medfed.update import Update
-from medfed.weights import Weights, norm
+from medfed.registry import kind_of
+from medfed.wire.update import Update
+from medfed.wire.weights import Weights, norm
 
 CLIP = f"{GROUP}clip"
 

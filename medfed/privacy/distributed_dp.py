@@ -40,19 +40,19 @@ from typing import Annotated, Any, ClassVar
 from msgspec import Meta
 from torch import Tensor
 
-from medfed.dp.noise import LARGEST, gaussian
 from medfed.errors import PrivacyError
-from medfed.kinds import kind_of
-from medfed.letters import HubLetters, SiteLetters
 from medfed.privacy._client_noise import ClientNoise
 from medfed.privacy._clipping import factor, scaled, share
 from medfed.privacy._masks import Bits
+from medfed.privacy._noise import LARGEST, gaussian
 from medfed.privacy._privacy import Hearing, Positive, Shield, public_only
-from medfed.privacy._sum import Settings, needed
-from medfed.privacy._sum_hub import convened
-from medfed.privacy._sum_site import GROUP, shields
-from medfed.update import Update
-from medfed.weights import Weights, norm
+from medfed.privacy._secagg import Settings, needed
+from medfed.privacy._secagg_client import GROUP, shields
+from medfed.privacy._secagg_server import convened
+from medfed.registry import kind_of
+from medfed.wire.messages import HubLetters, SiteLetters
+from medfed.wire.update import Update
+from medfed.wire.weights import Weights, norm
 
 # For how many sites the grid leaves room. It must not depend on who is there: a round that is tried again with others
 # sends the same numbers.

@@ -13,12 +13,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from medfed.dp.accounting import Accountant
 from medfed.errors import PrivacyError
-from medfed.kinds import kind_of
 from medfed.privacy._privacy import Positive, Privacy, Probability, public_only
-from medfed.update import Update
-from medfed.weights import Weights
+from medfed.privacy.accounting.accountant import Accountant
+from medfed.registry import kind_of
+from medfed.wire.update import Update
+from medfed.wire.weights import Weights
 
 # The scalar by which a site says what its training has spent; an update without it was not trained privately.
 EPSILON = "privacy/epsilon"

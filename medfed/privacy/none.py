@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from medfed.privacy._privacy import Privacy
-from medfed.update import Update
-from medfed.weights import Weights
+from medfed.wire.update import Update
+from medfed.wire.weights import Weights
 
 
 class NoPrivacy(Privacy, tag="none", frozen=True):

@@ -31,12 +31,12 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from medfed.letters import HubLetters, SiteLetters
 from medfed.privacy._masks import Bits
 from medfed.privacy._privacy import Hearing, Privacy, Shield
-from medfed.privacy._sum import Settings
-from medfed.privacy._sum_hub import convened
-from medfed.privacy._sum_site import GROUP, shields
+from medfed.privacy._secagg import Settings
+from medfed.privacy._secagg_client import GROUP, shields
+from medfed.privacy._secagg_server import convened
+from medfed.wire.messages import HubLetters, SiteLetters
 
 
 class SecureSum(Privacy, tag="secure_sum", frozen=True):

@@ -18,19 +18,19 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from medfed import wire
-from medfed.audit.log import AuditLog, verify
-from medfed.enrolment import enrol
+from medfed.aggregation.fedavg import FedAvg
+from medfed.aggregation.norm_bound import NormBound
+from medfed.deployment.enrolment import enrol
 from medfed.errors import ExchangeError
-from medfed.exchange import _site_meeting
+from medfed.exchange import _site_transport as _site_meeting
 from medfed.exchange.folder import Folder
+from medfed.federation.round import conduct
 from medfed.privacy import NoPrivacy
 from medfed.privacy.secure_sum import SecureSum
-from medfed.round import conduct
-from medfed.rules.fedavg import FedAvg
-from medfed.rules.norm_bound import NormBound
-from medfed.update import OUTLIER, Global, Update
-from medfed.weights import norm
+from medfed.wire import encoding as wire
+from medfed.wire.audit_log import AuditLog, verify
+from medfed.wire.update import OUTLIER, Global, Update
+from medfed.wire.weights import norm
 
 STUDY = "a7" * 32
 SITES = ("north", "south", "west")
@@ -103,10 +103,10 @@ class Federation:
         # By hand: both honest sites add 1 to each number.
         after = self.current.round + 1
         assert all(bool((tensor == after).all()) for tensor in outcome.weights.values())
-        status = {answer.site: answer.status for answer in outcome.answers}
+        status = {answer.site: answer.status for answer in outcome.results}
         assert status == {"north": "refused", "south": "merged", "west": "merged"}
         assert log["north"]["event"] == "refused"
-        reason = {answer.site: answer.reason for answer in outcome.answers}["north"]
+        reason = {answer.site: answer.reason for answer in outcome.results}["north"]
         assert log["north"]["reason"] == reason
         assert "'north'" in reason
         return reason

@@ -10,18 +10,18 @@ import pytest
 import torch
 from answering import SITES, answer, model
 
-from medfed.audit.log import AuditLog
+from medfed.aggregation.fedavg import FedAvg
+from medfed.aggregation.median import Median
 from medfed.errors import QuorumError
-from medfed.hub import RoundReport
+from medfed.federation.simulation import run_federation
 from medfed.privacy import NoPrivacy
 from medfed.privacy.client_dp import ClientDP
 from medfed.privacy.secure_sum import SecureSum
-from medfed.rules.fedavg import FedAvg
-from medfed.rules.median import Median
-from medfed.simulate import run_federation
-from medfed.study import read_study
-from medfed.update import OUTLIER, Update, implausible
-from medfed.weights import Difference, digest, norm
+from medfed.runs.rounds import RoundReport
+from medfed.study.study import read_study
+from medfed.wire.audit_log import AuditLog
+from medfed.wire.update import OUTLIER, Update, implausible
+from medfed.wire.weights import Difference, digest, norm
 
 # 100 numbers of 3: a model of length 30. An update of n / 10 at each has length n.
 WEIGHTS = {"a": torch.full((100,), 3.0)}
@@ -149,9 +149,9 @@ def study(tmp_path, rounds: int = 3, privacy=None, resumed: bool = False, **sett
 def test_a_million_times_an_update_is_refused_and_the_study_goes_on(tmp_path):
     final, reports, lines = study(tmp_path)
     (second,) = [report for report in reports if report.round == 2]
-    status = {one.site: one.status for one in second.answers}
+    status = {one.site: one.status for one in second.results}
     assert status == {"north": "merged", "south": "merged", "west": "refused"}
-    (why,) = [one.reason for one in second.answers if one.site == "west"]
+    (why,) = [one.reason for one in second.results if one.site == "west"]
     assert "update of site 'west' for round 2: its norm is" in why
     (line,) = [line for line in lines if line["event"] == "refused"]
     assert (line["site"], line["round"], line["reason"]) == ("west", 2, why)

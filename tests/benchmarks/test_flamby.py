@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from medfed.losses.cox import Cox
-from medfed.tasks._scores import c_index
+from medfed.models.losses.cox import Cox
+from medfed.models.tasks._scores import c_index
 
 ROOT = Path(__file__).parents[2]
 REAL = Path(os.environ.get("MEDFED_REAL_DATA", "/nowhere"))
@@ -164,7 +164,7 @@ def test_the_loss_is_flambys_where_no_two_times_are_equal(flamby):
 
 
 def test_a_method_of_the_table_is_a_study_that_medfed_accepts(flamby):
-    from medfed.study import _agree
+    from medfed.study.study import _agree
 
     for benchmark in flamby.BENCHMARKS.values():
         for method in benchmark.methods.values():

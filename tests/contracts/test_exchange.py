@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 import torch
 
-from medfed.enrolment import enrol
-from medfed.enrolment.broker import Broker
+from medfed.deployment.enrolment import enrol
+from medfed.deployment.enrolment.broker import Broker
 from medfed.errors import ExchangeError, SiteError, WireError
 from medfed.exchange import MemoryExchange
 from medfed.exchange.folder import Folder
 from medfed.exchange.nats import Nats
-from medfed.kinds import kinds
-from medfed.update import Global, Update
-from medfed.weights import Difference, digest
+from medfed.registry import kinds
+from medfed.wire.update import Global, Update
+from medfed.wire.weights import Difference, digest
 
 STUDY = "ab" * 32
 # Long enough for a slow machine, so that a party that waits for ever fails instead of hanging.

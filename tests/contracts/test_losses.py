@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medfed import kinds
-from medfed.losses import Loss
-from medfed.networks import Serves
+from medfed import registry as kinds
+from medfed.models.losses import Loss
+from medfed.models.networks import Serves
 
 torch.set_num_threads(1)
 

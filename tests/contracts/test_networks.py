@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import nn
 
-from medfed import kinds
+from medfed import registry as kinds
 from medfed.errors import StudyError
-from medfed.networks import Network, Serves
-from medfed.weights import digest, weights_of
+from medfed.models.networks import Network, Serves
+from medfed.wire.weights import digest, weights_of
 
 torch.set_num_threads(1)
 
@@ -176,7 +176,7 @@ def test_its_default_settings_train(name: str) -> None:
 
 def test_listing_networks_needs_no_torch() -> None:
     code = (
-        "import sys; from medfed.kinds import kinds; kinds('networks'); "
+        "import sys; from medfed.registry import kinds; kinds('networks'); "
         "print({'torch', 'monai', 'pytorch_lightning'} & set(sys.modules))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from medfed.data.normalise import Normalise
-from medfed.kinds import kinds, summary
+from medfed.registry import kinds, summary
 
-KINDS = kinds("data.normalise")
+KINDS = kinds("normalise")
 
 
 @pytest.fixture(params=sorted(KINDS))

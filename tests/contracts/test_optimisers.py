@@ -11,8 +11,8 @@ import msgspec
 import pytest
 import torch
 
-from medfed import kinds
-from medfed.optimisers import Optimiser
+from medfed import registry as kinds
+from medfed.models.optimisers import Optimiser
 
 OPTIMISERS = kinds.kinds("optimisers")
 

@@ -16,18 +16,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from medfed import kinds
-from medfed.audit.log import AuditLog
-from medfed.dp.accounting import Charge
+from medfed import registry as kinds
+from medfed.aggregation import State
+from medfed.aggregation.fedavg import FedAvg
 from medfed.exchange import MemoryExchange
-from medfed.hub import newest
+from medfed.federation.hub import newest
+from medfed.federation.round import contribute, receive
+from medfed.federation.simulation import run_federation
 from medfed.privacy import GROUP, NoPrivacy, Privacy
-from medfed.round import contribute, receive
-from medfed.rules import State
-from medfed.rules.fedavg import FedAvg
-from medfed.simulate import run_federation
-from medfed.update import Global, Update, check
-from medfed.weights import Difference, Weights, digest
+from medfed.privacy.accounting.accountant import Charge
+from medfed.wire.audit_log import AuditLog
+from medfed.wire.update import Global, Update, check
+from medfed.wire.weights import Difference, Weights, digest
 
 KINDS = kinds.kinds("privacy")
 SITES = ("alfa", "bravo", "charlie", "delta")

@@ -12,13 +12,13 @@ import msgspec
 import pytest
 import torch
 
-from medfed import kinds
+from medfed import registry as kinds
 from medfed.errors import StudyError
-from medfed.schedules import Schedule
-from medfed.schedules.cosine import Cosine
-from medfed.schedules.polynomial import Polynomial
-from medfed.schedules.step import Step
-from medfed.schedules.warmup_cosine import WarmupCosine
+from medfed.models.schedules import Schedule
+from medfed.models.schedules.cosine import Cosine
+from medfed.models.schedules.polynomial import Polynomial
+from medfed.models.schedules.step import Step
+from medfed.models.schedules.warmup_cosine import WarmupCosine
 
 SCHEDULES = kinds.kinds("schedules")
 EPOCHS = 12

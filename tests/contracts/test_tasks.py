@@ -17,14 +17,14 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from medfed import kinds
+from medfed import registry as kinds
 from medfed.errors import StudyError
-from medfed.networks.fully_connected import FullyConnected
-from medfed.networks.resnet import ResNet
-from medfed.networks.unet import UNet
-from medfed.optimisers.sgd import SGD
-from medfed.schedules.cosine import Cosine
-from medfed.tasks import Needs, Task
+from medfed.models.networks.fully_connected import FullyConnected
+from medfed.models.networks.resnet import ResNet
+from medfed.models.networks.unet import UNet
+from medfed.models.optimisers.sgd import SGD
+from medfed.models.schedules.cosine import Cosine
+from medfed.models.tasks import Needs, Task
 
 torch.set_num_threads(1)
 warnings.filterwarnings("ignore", module="pytorch_lightning")
@@ -116,7 +116,7 @@ def test_it_trains_and_its_checkpoint_holds_the_network_and_plain_numbers(task: 
     ours.fit(module, *loaders(task))
     logged = ours.callback_metrics
     assert {"train/loss", "val/loss"} <= set(logged)
-    # What is not declared is refused at the site (egress.py), so a forgotten name would stop every study of this task.
+    # What is not declared is refused at the site (federation/egress.py), so a forgotten name would stop every study of this task.
     assert {name for name in logged if name.startswith("val")} <= set(task.scores)
     assert all(torch.isfinite(value) for value in logged.values())
     assert all(name.startswith("network.") for name in before)
@@ -213,7 +213,7 @@ if ours.is_global_zero:
 
 def test_listing_tasks_needs_no_torch() -> None:
     code = (
-        "import sys; from medfed.kinds import kinds; kinds('tasks'); "
+        "import sys; from medfed.registry import kinds; kinds('tasks'); "
         "print({'torch', 'monai', 'pytorch_lightning'} & set(sys.modules))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from medfed.data import cache
+from medfed.data.cache_location import Place
 from medfed.data.datamodule import SiteData
 from medfed.data.normalise.none import NoNormalisation
-from medfed.data.own_folder import Place
 from medfed.data.settings import Images
 from medfed.data.transforms import Prepared
 from medfed.errors import DataError

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from medfed.evaluation import rows, summary
+from medfed.evaluation import rows
+from medfed.evaluation import summarise as summary
 from medfed.evaluation.rows import CaseRow
 
 SITES = ("north", "south", "east", "coast")

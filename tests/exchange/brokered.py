@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medfed.enrolment import enrol
-from medfed.enrolment.broker import Broker
+from medfed.deployment.enrolment import enrol
+from medfed.deployment.enrolment.broker import Broker
 
 
 def free_ports(number: int) -> list[int]:

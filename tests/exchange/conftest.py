@@ -13,9 +13,9 @@ import party
 from brokered import Enrolment
 from federation import Federation, federations
 
-from medfed.simulate import run_federation
-from medfed.site import train_site
-from medfed.weights import digest, weights_of
+from medfed.federation.simulation import run_federation
+from medfed.federation.site import train_site
+from medfed.wire.weights import digest, weights_of
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from medfed.hub import Plan, coordinate
-from medfed.kinds import union
-from medfed.rules.fedavg import FedAvg
-from medfed.site import Training, train_site
-from medfed.weights import digest, weights_of
+from medfed.aggregation.fedavg import FedAvg
+from medfed.federation.hub import Plan, coordinate
+from medfed.federation.site import Training, train_site
+from medfed.registry import union
+from medfed.wire.weights import digest, weights_of
 
 STUDY = "cd" * 32
 SIZES = {"north": 12, "south": 20, "west": 8}
@@ -87,7 +87,7 @@ def hub(settings: dict, folder: Path) -> None:
 
     def watch(report) -> None:
         with (folder / "rounds").open("a") as file:
-            answers = {answer.site: [answer.status, answer.reason] for answer in report.answers}
+            answers = {answer.site: [answer.status, answer.reason] for answer in report.results}
             file.write(
                 json.dumps({"round": report.round, "answers": answers, "seconds": report.seconds}) + "\n"
             )

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from medfed import wire
 from medfed.errors import RunError
 from medfed.exchange._chunks import bring, bring_ahead
-from medfed.exchange._depot import chunk_name, hub_notice, site_notice
 from medfed.exchange._manifest import PROTOCOL, Manifest, manifest, sealed
+from medfed.exchange._object_store import chunk_name, hub_notice, site_notice
 from medfed.exchange.folder import Folder, FolderDepot
-from medfed.signing import HUB, Unsigned
-from medfed.update import Global, Update
-from medfed.weights import Difference, digest
+from medfed.wire import encoding as wire
+from medfed.wire.signing import HUB, Unsigned
+from medfed.wire.update import Global, Update
+from medfed.wire.weights import Difference, digest
 
 STUDY = "6" * 64
 PATIENCE_S = 60

@@ -10,11 +10,11 @@ import time
 
 import pytest
 
-from medfed.enrolment import broker, enrol
-from medfed.enrolment.broker import Broker
-from medfed.exchange._depot import Unreachable
+from medfed.deployment.enrolment import broker, enrol
+from medfed.deployment.enrolment.broker import Broker
+from medfed.exchange._object_store import Unreachable
 from medfed.exchange.nats import NatsDepot
-from medfed.signing import Identity
+from medfed.wire.signing import Identity
 
 PATIENCE_S = 60
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from brokered import Enrolment
 
-from medfed.enrolment import enrol
+from medfed.deployment.enrolment import enrol
 from medfed.exchange.nats import Nats
-from medfed.update import Global, Update
-from medfed.weights import Difference
+from medfed.wire.update import Global, Update
+from medfed.wire.weights import Difference
 
 STUDY = "12" * 32
 SPACE = STUDY[:16]

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medfed import wire
 from medfed.errors import WireError
 from medfed.exchange._chunks import cut
-from medfed.update import Global, Update
-from medfed.weights import Difference
+from medfed.wire import encoding as wire
+from medfed.wire.update import Global, Update
+from medfed.wire.weights import Difference
 
 
 @given(st.lists(st.binary(max_size=40), max_size=8), st.integers(1, 17))

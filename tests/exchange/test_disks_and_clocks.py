@@ -10,14 +10,14 @@ import pytest
 import torch
 from test_faults import Link, background, sent, until, update
 
-from medfed import signing
+from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import RunError
 from medfed.exchange import MemoryExchange
 from medfed.exchange.folder import Folder
-from medfed.hub import Plan, coordinate
-from medfed.rules.fedavg import FedAvg
-from medfed.update import Global, Update
-from medfed.weights import Difference, digest
+from medfed.federation.hub import Plan, coordinate
+from medfed.wire import signing
+from medfed.wire.update import Global, Update
+from medfed.wire.weights import Difference, digest
 
 STUDY = "78" * 32
 PATIENCE_S = 60

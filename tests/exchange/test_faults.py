@@ -13,11 +13,11 @@ import pytest
 import torch
 from proxy import Proxy
 
-from medfed.enrolment.broker import write_configuration
+from medfed.deployment.enrolment.broker import write_configuration
 from medfed.errors import ExchangeError
 from medfed.exchange.nats import Nats
-from medfed.update import Global, Update
-from medfed.weights import Difference, digest
+from medfed.wire.update import Global, Update
+from medfed.wire.weights import Difference, digest
 
 STUDY = "34" * 32
 PATIENCE_S = 120

@@ -11,9 +11,9 @@ import sys
 import pytest
 from brokered import Enrolment
 
-from medfed.exchange._depot import Unreachable
+from medfed.exchange._object_store import Unreachable
 from medfed.exchange.nats import Nats, _refusal
-from medfed.signing import Identity, serial_of
+from medfed.wire.signing import Identity, serial_of
 
 
 @pytest.mark.slow
@@ -111,7 +111,7 @@ def test_a_process_that_ends_without_closing_stops_the_connections_thread_first(
         "atexit.register(names)\n"  # what was registered later is called first
         "from pathlib import Path\n"
         "from medfed.exchange.nats import NatsDepot\n"
-        "from medfed.signing import Identity\n"
+        "from medfed.wire.signing import Identity\n"
         "depot = NatsDepot([sys.argv[1]], Identity(Path(sys.argv[2])), 'ab' * 32)\n"
         "depot.put('glob/abababababababab/r00001/m', b'x')\n"
         "names()\n"

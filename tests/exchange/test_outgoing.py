@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from medfed.errors import WireError
-from medfed.exchange import _site_meeting
+from medfed.exchange import _site_transport as _site_meeting
 from medfed.exchange._chunks import Outgoing
 from medfed.exchange._manifest import PROTOCOL, Manifest
 from medfed.exchange.folder import Folder
-from medfed.update import Global, Update
-from medfed.weights import Difference, digest
+from medfed.wire.update import Global, Update
+from medfed.wire.weights import Difference, digest
 
 STUDY = "5" * 64
 PATIENCE_S = 60

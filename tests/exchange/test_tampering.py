@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from medfed.enrolment import enrol
+from medfed.deployment.enrolment import enrol
 from medfed.exchange.folder import Folder
-from medfed.update import Global, Update
-from medfed.weights import Difference, digest
+from medfed.wire.update import Global, Update
+from medfed.wire.weights import Difference, digest
 
 STUDY = "ef" * 32
 SPACE = STUDY[:16]
@@ -160,7 +160,7 @@ def test_a_site_of_another_authority_is_refused(meeting, tmp_path):
     fake = meeting.record(tmp_path / "fake")
     meeting.sites["north"].close()
     shutil.rmtree(meeting.share / "up" / SPACE / "north")
-    from medfed.signing import Identity
+    from medfed.wire.signing import Identity
 
     site = meeting.sites["north"] = meeting.site("north")
     site._seal = Identity(Path(fake.credentials))

@@ -13,15 +13,15 @@ import torch
 from answering import SITES, STUDY, answer, model
 
 import medfed
-from medfed.audit.log import AuditLog
+from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import PrivacyError, QuorumError, StudyError
 from medfed.exchange import MemoryExchange
-from medfed.hub import Plan, coordinate, newest
-from medfed.letters import SiteLetters
+from medfed.federation.hub import Plan, coordinate, newest
+from medfed.federation.round import contribute, receive
 from medfed.privacy import NoPrivacy
-from medfed.round import contribute, receive
-from medfed.rules.fedavg import FedAvg
-from medfed.update import Global, Update
+from medfed.wire.audit_log import AuditLog
+from medfed.wire.messages import SiteLetters
+from medfed.wire.update import Global, Update
 
 ts = pytest.importorskip("tenseal")
 
@@ -120,7 +120,7 @@ def tampered(change) -> str:
     for thread in threads:
         thread.join(60)
     assert module.SUM in final.groups
-    answers = {one.site: one for one in reports[0].answers}
+    answers = {one.site: one for one in reports[0].results}
     assert [answers[site].status for site in SITES] == ["refused", "merged", "merged"]
     return answers["north"].reason
 

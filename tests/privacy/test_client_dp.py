@@ -7,16 +7,16 @@ import math
 import pytest
 import torch
 
-from medfed.dp.accounting import Charge, epsilon
+from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import PrivacyError
 from medfed.exchange import MemoryExchange
+from medfed.federation.simulation import run_federation
 from medfed.privacy import client_dp
 from medfed.privacy._clipping import clipped, factor, noised, share
+from medfed.privacy.accounting.accountant import Charge, epsilon
 from medfed.privacy.client_dp import CLIP, Adaptive, ClientDP
-from medfed.rules.fedavg import FedAvg
-from medfed.simulate import run_federation
-from medfed.update import Update
-from medfed.weights import Difference, norm
+from medfed.wire.update import Update
+from medfed.wire.weights import Difference, norm
 
 WEIGHTS = {"a": torch.zeros(2), "b": torch.zeros(2, 1)}
 
@@ -181,9 +181,9 @@ def test_shares_of_noise_under_a_secure_sum_add_up_to_the_whole():
 
 
 def test_only_the_noised_mean_reaches_the_rule_and_a_resumed_hub_keeps_its_clip(tmp_path):
-    from medfed.audit.log import AuditLog
-    from medfed.hub import newest
-    from medfed.round import contribute, receive
+    from medfed.federation.hub import newest
+    from medfed.federation.round import contribute, receive
+    from medfed.wire.audit_log import AuditLog
 
     kind = ClientDP(clip=5.0, noise_multiplier=1e-6, adaptive=Adaptive(count_noise=1e-3, rate=1.0))
 
@@ -212,6 +212,6 @@ def test_only_the_noised_mean_reaches_the_rule_and_a_resumed_hub_keeps_its_clip(
     # Both lengths are within 5, quantile 0.5: C exp(-(1 - 0.5)).
     assert float(found[1][CLIP]["clip"]) == pytest.approx(5 * math.exp(-0.5), rel=0.01)
     for report in reports:
-        for answer in report.answers:
+        for answer in report.results:
             assert dict(answer.scalars) == {}
             assert answer.examples in (0, 1)

@@ -15,17 +15,17 @@ from answering import STUDY, answer
 from hospitals import make_hospital
 
 import medfed
-from medfed.dp.accounting import epsilon
-from medfed.dp.ledger import Ledger
-from medfed.dp.noise import LARGEST
+from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import PrivacyError, QuorumError, StudyError
 from medfed.privacy import distributed_dp
 from medfed.privacy._clipping import clipped
+from medfed.privacy._noise import LARGEST
+from medfed.privacy.accounting.accountant import epsilon
+from medfed.privacy.accounting.ledger import Ledger
 from medfed.privacy.distributed_dp import MOST_SITES, DistributedDP
-from medfed.rules.fedavg import FedAvg
-from medfed.study import read_study
-from medfed.update import Update
-from medfed.weights import norm
+from medfed.study.study import read_study
+from medfed.wire.update import Update
+from medfed.wire.weights import norm
 
 SITES = ("east", "north", "south", "west")
 NUMBERS = 60_000

@@ -11,17 +11,17 @@ from answering import SITES, STUDY, answer, model
 from exchange.brokered import Enrolment
 
 import medfed
-from medfed.audit.log import AuditLog, verify
+from medfed.aggregation.fedavg import FedAvg
 from medfed.exchange.folder import Folder
 from medfed.exchange.nats import Nats
-from medfed.hub import Plan, coordinate
-from medfed.letters import SiteLetters
+from medfed.federation.hub import Plan, coordinate
 from medfed.privacy import Privacy
 from medfed.privacy.distributed_dp import DistributedDP
 from medfed.privacy.secure_sum import SecureSum
-from medfed.rules.fedavg import FedAvg
-from medfed.update import Global
-from medfed.weights import digest
+from medfed.wire.audit_log import AuditLog, verify
+from medfed.wire.messages import SiteLetters
+from medfed.wire.update import Global
+from medfed.wire.weights import digest
 
 ROUNDS = 2
 PATIENCE_S = 60

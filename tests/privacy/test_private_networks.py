@@ -9,9 +9,9 @@ import torch
 from contracts.test_networks import FEATURES, INPUTS, NETWORKS, OUTPUTS, SMALL, smallest
 from torch import nn
 
-from medfed import kinds
-from medfed.dp.training import check_layers, many_gradients, single_gradient, trained
-from medfed.networks import Network, replace_batch_norms
+from medfed import registry as kinds
+from medfed.federation.private_training import check_layers, many_gradients, single_gradient, trained
+from medfed.models.networks import Network, replace_batch_norms
 
 torch.set_num_threads(1)
 

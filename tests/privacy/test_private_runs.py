@@ -10,18 +10,18 @@ import torch
 from answering import SITES, STUDY, answer, model
 
 import medfed
-from medfed.audit.log import AuditLog
-from medfed.enrolment import enrol
+from medfed.aggregation.fedadam import FedAdam
+from medfed.aggregation.fedavg import FedAvg
+from medfed.deployment.enrolment import enrol
 from medfed.errors import PrivacyError
 from medfed.exchange.folder import Folder
-from medfed.hub import Plan, coordinate
+from medfed.federation.hub import Plan, coordinate
+from medfed.federation.round import contribute
 from medfed.privacy import NoPrivacy
 from medfed.privacy.secure_sum import SecureSum
-from medfed.round import contribute
-from medfed.rules.fedadam import FedAdam
-from medfed.rules.fedavg import FedAvg
-from medfed.update import Update
-from medfed.weights import digest
+from medfed.wire.audit_log import AuditLog
+from medfed.wire.update import Update
+from medfed.wire.weights import digest
 
 PATIENCE_S = 60
 ROUNDS = 3
@@ -41,8 +41,8 @@ def test_a_study_ends_with_the_model_that_it_has_without(rule):
         # 64 bits with the defaults: the sum is rounded at 2^-51 times most_examples over the examples, 2^-40.
         assert torch.allclose(summed.weights[name], tensor, rtol=0, atol=1e-5)
     assert [report.round for report in reports] == [1, 2, 3, 4]
-    assert {one.status for one in reports[0].answers} == {"merged"}
-    assert {one.scalars["val/dice"] for one in reports[-1].answers} == {0.7}
+    assert {one.status for one in reports[0].results} == {"merged"}
+    assert {one.scalars["val/dice"] for one in reports[-1].results} == {0.7}
 
 
 class Place:
@@ -118,7 +118,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("step", ["keys", "shares", "members", "signed"])
 def test_a_hub_that_is_killed_after_any_of_its_letters_goes_on(tmp_path, step, monkeypatch):
-    from medfed.exchange._hub_meeting import HubMeeting
+    from medfed.exchange._hub_transport import HubMeeting
 
     privacy = SecureSum(patience_s=20)
     place = Place(tmp_path, privacy)
@@ -148,7 +148,7 @@ def test_a_hub_that_is_killed_after_any_of_its_letters_goes_on(tmp_path, step, m
 
 @pytest.mark.parametrize("step", ["keys", "shares", "update", "signed", "unmask"])
 def test_a_site_that_is_killed_at_any_step_and_comes_back_is_in_the_next_rounds(tmp_path, step, monkeypatch):
-    from medfed.exchange._site_meeting import SiteMeeting
+    from medfed.exchange._site_transport import SiteMeeting
 
     privacy = SecureSum(patience_s=1.5, threshold=0.6, least=2)
     place = Place(tmp_path, privacy)
@@ -186,6 +186,6 @@ def test_a_site_that_is_killed_at_any_step_and_comes_back_is_in_the_next_rounds(
         thread.join(PATIENCE_S)
     assert killed == ["south"]
     assert place.ends == dict.fromkeys(SITES)
-    status = [{one.site: one.status for one in report.answers}["south"] for report in reports]
+    status = [{one.site: one.status for one in report.results}["south"] for report in reports]
     assert status[0] == status[2] == "merged"
     assert status[1] == ("merged" if step in ("keys", "signed", "unmask") else "absent")

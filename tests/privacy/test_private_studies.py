@@ -13,15 +13,15 @@ import yaml
 from hospitals import make_hospital
 
 import medfed
-from medfed import kinds
-from medfed.build import hospital_of, module_of
-from medfed.dp.accounting import epsilon
-from medfed.dp.ledger import Ledger, data_set
+from medfed import registry as kinds
+from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import StudyError
+from medfed.pipeline.factory import hospital_of, module_of
 from medfed.privacy import Privacy
-from medfed.rules.fedavg import FedAvg
-from medfed.study import _agree, read_study
-from medfed.weights import weights_of
+from medfed.privacy.accounting.accountant import epsilon
+from medfed.privacy.accounting.ledger import Ledger, data_set
+from medfed.study.study import _agree, read_study
+from medfed.wire.weights import weights_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -75,7 +75,7 @@ def test_what_privacy_cannot_hold_with_is_refused_when_the_study_is_read(tmp_pat
 def kept_back() -> list[tuple[str, str]]:
     """Return every rule and privacy of the two folders of which the rule needs a number that the privacy keeps back."""
     found = []
-    for rule, record in sorted(kinds.kinds("rules").items()):
+    for rule, record in sorted(kinds.kinds("aggregation").items()):
         needed = msgspec.convert({"kind": rule}, record).needs_scalars
         for privacy, mechanism in sorted(kinds.kinds("privacy").items()):
             shown = msgspec.convert({"kind": privacy, **mechanism.example}, mechanism).tell(

@@ -10,17 +10,17 @@ import msgspec
 import pytest
 import torch
 
-from medfed.audit.log import AuditLog, entries
+from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import MedfedError, PrivacyError, QuorumError
 from medfed.exchange import MemoryExchange
+from medfed.federation.round import conduct, contribute
 from medfed.privacy._masks import FixedPoint
-from medfed.privacy._sum import Handed, Keys, Members, Request, Shares, bytes_of
-from medfed.privacy._sum_hub import HubSum
+from medfed.privacy._secagg import Handed, Keys, Members, Request, Shares, bytes_of
+from medfed.privacy._secagg_server import HubSum
 from medfed.privacy.secure_sum import SecureSum
-from medfed.round import conduct, contribute
-from medfed.rules.fedavg import FedAvg
-from medfed.update import Global, Update
-from medfed.weights import Difference
+from medfed.wire.audit_log import AuditLog, entries
+from medfed.wire.update import Global, Update
+from medfed.wire.weights import Difference
 
 SITES = ("east", "north", "south", "west")
 EXAMPLES = {"east": 7, "north": 12, "south": 30, "west": 51}
@@ -163,7 +163,7 @@ def test_the_hub_is_given_the_plain_sum_bit_for_bit(bits):
         mean = sum(trained(site)[name].double() * EXAMPLES[site] for site in SITES) / 100
         assert float((given.delta[name] - (mean - tensor.double())).abs().max()) <= bound
         assert torch.allclose(outcome.weights[name], mean.float(), atol=bound + 1e-6)
-    assert {answer.status for answer in outcome.answers} == {"merged"}
+    assert {answer.status for answer in outcome.results} == {"merged"}
     assert all(end is None for end in round.ends.values())
 
 
@@ -179,7 +179,7 @@ def test_a_site_that_drops_out_at_any_step_leaves_an_exact_sum_of_the_rest(step)
     counted = SITES if step in ("signed", "unmask") else rest  # its masked update was there already
     terms = 3 if step in ("keys", "shares") else 4
     same(round.given[0], plainly(counted, privacy, terms))
-    status = {answer.site: answer.status for answer in outcome.answers}
+    status = {answer.site: answer.status for answer in outcome.results}
     assert status["south"] == ("merged" if "south" in counted else "absent")
 
 
@@ -525,7 +525,7 @@ def test_an_unmasked_update_is_refused_and_the_others_are_summed():
     round.exchange.send = lambda one: send(update("west") if one.site == "west" else one)
     round.start(*SITES)
     outcome = round.conduct()
-    answer = {answer.site: answer for answer in outcome.answers}["west"]
+    answer = {answer.site: answer for answer in outcome.results}["west"]
     assert answer.status == "refused"
     assert "expected masked numbers: torch.int64" in answer.reason
     same(round.given[0], plainly(["east", "north", "south"], privacy, 4))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medfed.data.dicom.elements import DOUBLE_PIXELS, FLOAT_PIXELS, PIXELS, UNDEFINED, VRS, Elements, Short
-from medfed.data.limit import EXPANSION_FREE_BYTES, MAX_EXPANSION
+from medfed.data.size_limits import EXPANSION_FREE_BYTES, MAX_EXPANSION
 from medfed.errors import ImageError
 
 IMPLICIT = "1.2.840.10008.1.2"

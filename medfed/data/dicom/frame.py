@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from medfed.data.dicom.elements import PIXELS, Elements, name
 from medfed.data.dicom.file import DEFLATED, DicomFile
-from medfed.data.limit import MAX_DICOM_EXPANSION, check_size
+from medfed.data.size_limits import MAX_DICOM_EXPANSION, check_size
 from medfed.errors import ImageError
 
 PATIENT_NAME, PATIENT_ID, BIRTH_DATE = 0x00100010, 0x00100020, 0x00100030

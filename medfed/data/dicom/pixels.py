@@ -15,8 +15,8 @@ from medfed.data.dicom.decoder_process import EXTENDED, Coded, decode_apart, dec
 from medfed.data.dicom.elements import DOUBLE_PIXELS, ITEM, PIXELS, SEQUENCE_END
 from medfed.data.dicom.file import DicomFile, inflate
 from medfed.data.dicom.frame import PROJECTIONS, Encoding, Frame
-from medfed.data.dicom.quiet import quiet
-from medfed.data.limit import FRAME_FREE_BYTES, check_size
+from medfed.data.dicom.suppress_logs import quiet
+from medfed.data.size_limits import FRAME_FREE_BYTES, check_size
 from medfed.errors import ImageError
 
 # Hounsfield units of air: what padding means in CT.

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from medfed.data.dicom.elements import Elements
 from medfed.data.dicom.file import open_dicom
 from medfed.data.dicom.frame import FRAME_UID, PATIENT_ID, SERIES_UID
+from medfed.data.identity_digest import marks
 from medfed.data.label_regions import check_belonging, class_of, label_of
-from medfed.data.mark import marks
 from medfed.data.volume import Volume
 from medfed.errors import LabelError
 

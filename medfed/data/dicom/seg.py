@@ -30,9 +30,9 @@ from medfed.data.dicom.frame import (
     Encoding,
 )
 from medfed.data.dicom.pixels import meant_bits, raw_words
+from medfed.data.identity_digest import marks
 from medfed.data.label_regions import check_belonging, class_of, label_of
-from medfed.data.limit import check_size
-from medfed.data.mark import marks
+from medfed.data.size_limits import check_size
 from medfed.data.volume import Volume
 from medfed.errors import LabelError
 

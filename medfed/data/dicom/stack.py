@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfed.data.dicom.frame import IMAGE_TYPE, PROJECTIONS, Frame
-from medfed.data.dicom.separate import (
+from medfed.data.dicom.siemens import has_tiles
+from medfed.data.dicom.split_series import (
     JITTER_FRACTION,
     JITTER_MM,
     SamePixels,
@@ -18,7 +19,6 @@ from medfed.data.dicom.separate import (
     positions_of,
     volumes_in,
 )
-from medfed.data.dicom.siemens import has_tiles
 from medfed.errors import ImageError
 
 # Direction cosines of one stack: scanners that write four decimals differ by one or two of the last from slice to slice.

@@ -29,8 +29,8 @@ from medfed.data.dicom.frame import (
 from medfed.data.dicom.pixels import AIR_HU, modality_values, stored_values, words_of
 from medfed.data.dicom.resample import evenly, upright
 from medfed.data.dicom.stack import Stack, is_projection, projection, stacks_of
-from medfed.data.limit import MAX_DICOM_EXPANSION, MAX_VOLUME_BYTES, check_size
-from medfed.data.mark import marks
+from medfed.data.identity_digest import marks
+from medfed.data.size_limits import MAX_DICOM_EXPANSION, MAX_VOLUME_BYTES, check_size
 from medfed.data.volume import Info, Volume
 from medfed.errors import ImageError
 

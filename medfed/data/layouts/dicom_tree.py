@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from medfed.data.cache_location import files_below
 from medfed.data.index import Case
 from medfed.data.layouts._layout import Found
-from medfed.data.own_folder import files_below
 from medfed.data.splits import UNASSIGNED, case_token
 from medfed.errors import DataError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from medfed.kinds import Kind
+from medfed.registry import Kind
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Normalise(Kind, frozen=True):
     """How one channel's intensities become numbers of about -1 to 1."""
 
-    folder: ClassVar[str] = "data.normalise"
+    folder: ClassVar[str] = "normalise"
 
     def channel(self, voxels: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return new float32 voxels of the same shape; the input stays as it is. A constant channel becomes a

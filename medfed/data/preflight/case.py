@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.own_folder import files_below
+from medfed.data.cache_location import files_below
 from medfed.data.volume import Volume
 from medfed.errors import ImageError, LabelError
 
@@ -297,7 +297,7 @@ def header_words(path: Path) -> dict[str, str]:
     """Return a few words of the first DICOM header at a path, for this process only; empty for NIfTI."""
     import pydicom
 
-    from medfed.data.dicom.quiet import quiet
+    from medfed.data.dicom.suppress_logs import quiet
 
     tags = ["Manufacturer", "MagneticFieldStrength", "KVP", "BodyPartExamined", "RecognizableVisualFeatures"]
     files = files_below(path) if path.is_dir() else [path]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medfed.data.cache_location import files_below
 from medfed.data.index import Case, index_folder
 from medfed.data.layouts import LAYOUTS
 from medfed.data.layouts._layout import is_nifti, stem
@@ -20,7 +21,6 @@ from medfed.data.layouts.cases_csv import (
     read_split,
     read_target,
 )
-from medfed.data.own_folder import files_below
 from medfed.data.splits import UNASSIGNED, assign_splits, case_token
 from medfed.errors import DataError
 

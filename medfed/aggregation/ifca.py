@@ -1,0 +1,115 @@
+"""IFCA's hub: several models, each the mean of the sites that chose it.
+
+Ghosh, Chung, Yin, Ramchandran: An Efficient Framework for Clustered Federated Learning, NeurIPS 2020,
+arXiv:2006.04088, algorithm 1 with model averaging. A site gets all models, trains the one whose loss on its
+training cases is lowest (local_training/ifca.py), and says which by the scalar `train/cluster`.
+
+The paper starts from independent random models. A rule sees one model only, the study's first, so the others
+are that plus noise of `spread` times each tensor's standard deviation, drawn from `seed` and the model's
+number. Departures: means are weighted by examples; a model that nobody chose stays as it is; the global
+weights beside the clusters are the mean over all sites, for those who belong to no cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, ClassVar
+
+import torch
+from msgspec import Meta
+from torch import Tensor
+
+from medfed.aggregation._reduce import sums, write
+from medfed.aggregation._rule import (
+    NotNegative,
+    Rule,
+    State,
+    by_site,
+    carried,
+    is_statistic,
+    scalar,
+    shares,
+    who,
+)
+from medfed.errors import RuleError
+from medfed.wire.update import Update
+from medfed.wire.weights import Weights
+
+CHOICE = "train/cluster"
+# More models than this are no clusters of hospitals; the hub sends them all each round.
+MOST_CLUSTERS = 16
+
+
+def cluster_name(number: int) -> str:
+    """Return the name of a cluster's group of tensors; names sort as numbers do."""
+    return f"cluster-{number:02}"
+
+
+class IFCA(Rule, frozen=True, tag="ifca"):
+    """Several models, each the mean of the sites whose cases it fits best.
+
+    `clusters` is how many. They start apart by noise of `spread` standard deviations of each tensor, drawn from
+    `seed`.
+    """
+
+    clusters: Annotated[int, Meta(ge=2, le=MOST_CLUSTERS)] = 2
+    spread: NotNegative = 0.5
+    seed: Annotated[int, Meta(ge=0)] = 0
+
+    needs_local: ClassVar[tuple[str, ...]] = ("ifca",)
+
+    @property
+    def broadcast(self) -> tuple[str, ...]:
+        return tuple(cluster_name(number) for number in range(self.clusters))
+
+    @property
+    def needs_scalars(self) -> tuple[str, ...]:
+        return (CHOICE,)
+
+    def init(self, weights: Weights) -> State:
+        return {cluster_name(number): self._apart(weights, number) for number in range(self.clusters)}
+
+    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> tuple[dict, State]:
+        sites = by_site(updates)
+        chosen = [self._choice(update) for update in sites]
+        after: dict[str, Weights] = {}
+        for number in range(self.clusters):
+            members = [update for update, choice in zip(sites, chosen, strict=True) if choice == number]
+            before = carried(state, cluster_name(number), self)
+            after[cluster_name(number)] = (
+                _mean(members, weights) if members else {n: t.clone() for n, t in before.items()}
+            )
+        return _mean(sites, weights), after
+
+    def _choice(self, update: Update) -> int:
+        choice = scalar(update, CHOICE, "says which cluster it belongs to")
+        if choice != int(choice) or not 0 <= choice < self.clusters:
+            raise RuleError(
+                f"{who(update)}: scalar '{CHOICE}' is {choice:g}; a whole number from 0 to {self.clusters - 1} is "
+                f"expected"
+            )
+        return int(choice)
+
+    def _apart(self, weights: Weights, number: int) -> dict[str, Tensor]:
+        if number == 0:
+            return {name: tensor.clone() for name, tensor in weights.items()}
+        generator = torch.Generator().manual_seed(1000003 * self.seed + number)
+        moved = {}
+        for name in sorted(weights):
+            tensor = weights[name]
+            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+            deviation = tensor.double().std(correction=0) if tensor.numel() > 1 else torch.tensor(0.0)
+            still = is_statistic(name)
+            moved[name] = (
+                tensor.clone()
+                if still
+                else (tensor.double() + self.spread * deviation * noise).to(tensor.dtype)
+            )
+        return {name: moved[name] for name in weights}
+
+
+def _mean(members: list[Update], weights: Weights) -> dict[str, Tensor]:
+    merged: dict[str, Tensor] = {}
+    for block in sums(members, shares(members), weights):
+        write(merged, block, block.model(), members)
+    return merged

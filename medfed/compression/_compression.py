@@ -1,0 +1,146 @@
+"""What every compression is: a frozen record with `encode` at the site and `decode` at the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Annotated, Any, ClassVar, get_origin, get_type_hints
+
+import msgspec
+import torch
+from torch import Tensor
+
+from medfed.errors import UpdateError, WireError
+from medfed.registry import Kind, kind_of
+from medfed.wire.update import Encoded
+from medfed.wire.weights import Weights
+
+# What a compression carries from round to round, in named groups of named tensors, so that a checkpoint can
+# hold it.
+State = Mapping[str, Weights]
+
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Compression(Kind, frozen=True):
+    """A way to say tensors in fewer bytes, not always exactly."""
+
+    folder: ClassVar[str] = "compression"
+
+    # The groups that hold plain floats, which a further compression may shorten.
+    passes_on: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        # msgspec holds a study file to these bounds, but not a record that Python code makes.
+        for name, hint in _bounded(type(self)).items():
+            try:
+                msgspec.convert(getattr(self, name), hint)
+            except msgspec.ValidationError as error:
+                raise ValueError(f"{kind_of(self)}.{name}: {error}") from None
+
+    def encode(self, weights: Weights, state: State) -> tuple[Encoded, State]:
+        """Return the tensors in fewer bytes, and the new state; the first round's is empty.
+
+        Raises:
+            UpdateError: naming a tensor with values that are not finite.
+        """
+        raise NotImplementedError
+
+    def decode(self, encoded: Encoded) -> dict[str, Tensor]:
+        """Return tensors of the first names and shapes, float32.
+
+        Raises:
+            WireError: if these groups and this header can't be what `encode` returned.
+        """
+        raise NotImplementedError
+
+
+@cache
+def _bounded(record: type[Compression]) -> dict[str, Any]:
+    hints = get_type_hints(record, include_extras=True)
+    return {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar}
+
+
+def flat(name: str, tensor: Tensor) -> Tensor:
+    """Return a tensor's values as a flat float32 tensor.
+
+    Raises:
+        UpdateError: if one is not finite, or leaves float32.
+    """
+    values = tensor.detach().reshape(-1).to(torch.float32)
+    if not bool(torch.isfinite(values).all()):
+        raise UpdateError(
+            f"'{name}' can't be compressed: it has values that are not finite in float32; training"
+            " diverged: a lower "
+            f"learning rate or gradient clipping (train.clip) helps"
+        )
+    return values
+
+
+def shapes_of(weights: Weights) -> dict[str, list[int]]:
+    """Return the tensors' shapes for a header."""
+    return {name: list(tensor.shape) for name, tensor in weights.items()}
+
+
+# No tensor of a model is larger: a header that says more is damaged, and must not make the hub reserve its
+# memory.
+MOST_ELEMENTS = 1 << 33
+
+
+def shapes_in(encoded: Encoded) -> dict[str, list[int]]:
+    """Return the shapes that a header holds.
+
+    Raises:
+        WireError: if they are no shapes.
+    """
+    shapes = encoded.header.get("shapes")
+    if not isinstance(shapes, dict) or not all(_is_shape(shape) for shape in shapes.values()):
+        raise WireError(
+            "a compressed update's header has no table of shapes; do site and hub run the same medfed?"
+        )
+    return shapes
+
+
+def _is_shape(shape: object) -> bool:
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+        return False
+    return elements(shape) <= MOST_ELEMENTS
+
+
+def elements(shape: Sequence[int]) -> int:
+    """Return how many elements a shape holds."""
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def part(encoded: Encoded, group: str, name: str, count: int | None, *dtypes: torch.dtype) -> Tensor:
+    """Return one tensor of an encoded group, flat, after a check of its dtype and number of elements.
+
+    Raises:
+        WireError: naming the group and tensor, what was found and what was expected.
+    """
+    held = encoded.groups.get(group, {})
+    if name not in held:
+        raise WireError(f"a compressed update has no '{name}' in its group '{group}'")
+    tensor = held[name].reshape(-1)
+    if tensor.dtype not in dtypes or (count is not None and tensor.numel() != count):
+        raise WireError(
+            f"a compressed update's '{name}' of group '{group}' holds {tensor.numel()} {tensor.dtype},"
+            " expected "
+            f"{'any number of' if count is None else count} {' or '.join(map(str, dtypes))}"
+        )
+    return tensor
+
+
+def finite(name: str, values: Tensor) -> Tensor:
+    """Return decoded values if all are finite.
+
+    Raises:
+        WireError: naming the tensor.
+    """
+    if not bool(torch.isfinite(values).all()):
+        raise WireError(f"a compressed update's '{name}' decodes to values that are not finite")
+    return values

@@ -1,0 +1,71 @@
+"""A hospital of several GPUs: Lightning starts processes beside the first one, and only the first speaks with the hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from medfed.errors import ExchangeError
+from medfed.exchange import Receipt
+from medfed.wire import encoding as wire
+from medfed.wire.update import Global, Update
+
+# Where the first process of a hospital tells those beside it its run folder and what it received.
+RUN, MODEL = "MEDFED_RUN", "MEDFED_MODEL"
+
+
+def is_beside() -> bool:
+    """Whether this process is one that Lightning started beside a hospital's first."""
+    return RUN in os.environ and int(os.environ.get("LOCAL_RANK", "0")) > 0
+
+
+class First:
+    """The exchange as the first process of a hospital uses it; what it received is told to those beside it."""
+
+    def __init__(self, side: Any, run_folder: Path) -> None:
+        self._side = side
+        self.received: Global | None = None
+        os.environ[RUN] = str(run_folder)
+
+    def fetch(self, site: str, round: int) -> Global:
+        self.received = self._side.fetch(site, round)
+        os.environ[MODEL] = str(self._side.taken)
+        assert self.received is not None
+        return self.received
+
+    def receipt(self, update: Update) -> Receipt:
+        return self._side.receipt(update)
+
+    def send(self, update: Update) -> None:
+        self._side.send(update)
+
+    @property
+    def closed(self) -> bool:
+        return self._side.closed
+
+    def withdraw(self, site: str, reason: str) -> None:
+        self._side.withdraw(site, reason)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._side, name)  # letters and receipts: as they are
+
+
+class Beside:
+    """The exchange of a process that Lightning started beside the first: it reads what that one received."""
+
+    def fetch(self, site: str, round: int) -> Global:
+        return wire.read_global(Path(os.environ[MODEL]))
+
+    def receipt(self, update: Update) -> Receipt:
+        raise ExchangeError(f"site '{update.site}': only the hospital's first process sends")
+
+    def send(self, update: Update) -> None:
+        raise ExchangeError(f"site '{update.site}': only the hospital's first process sends")
+
+    @property
+    def closed(self) -> bool:
+        return False  # the first process sees it, and stops the others
+
+    def withdraw(self, site: str, reason: str) -> None:
+        pass  # the first process stops too, and says so

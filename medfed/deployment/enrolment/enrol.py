@@ -1,0 +1,422 @@
+"""Who takes part: the federation's certificate authority, a request and a kit a hospital, revocation, expiry.
+
+    the coordinator    init     an authority, the hub's and the broker's certificates
+    a hospital         request  a private key, which never leaves, and a request for a certificate
+    the coordinator    sign     a kit: one file with the certificate, the authority and where the hub is
+    the hospital       accept   the kit checked against the key, unpacked beside it
+    the coordinator    revoke, enrolled
+
+Standard formats only: PKCS#8 and X.509 in PEM, PKCS#10 for a request, Ed25519 keys, readable with openssl. Whether a
+request or an authority is the right one is for two people to compare: both sides print the same fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from medfed.errors import ExchangeError
+from medfed.wire.credentials import (
+    KIT_FORMAT,
+    NATS_PORT,
+    WEBSOCKET_PORT,
+    Federation,
+    Kit,
+    federation_of,
+)
+from medfed.wire.signing import BROKER, HUB, common_name, serial_of
+
+# How long certificates hold: a party's two years, so that nobody renews during a study; the authority's ten.
+PARTY_DAYS, AUTHORITY_DAYS = 730, 3650
+
+# How long before its end a certificate is warned of.
+WARNED_DAYS = 60
+
+# A clock may be wrong by hours; a certificate made a moment ago holds already where it is still yesterday.
+BACKDATED = timedelta(days=1)
+
+_FEDERATION = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+_SITE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """One certificate that the authority issued."""
+
+    site: str
+    serial: str
+    user: str
+    expires: datetime
+    revoked: bool
+
+    @property
+    def days_left(self) -> int:
+        """Whole days until it expires; negative when it has."""
+        return (self.expires - datetime.now(UTC)).days
+
+    @property
+    def status(self) -> str:
+        """What to say of it in a list: valid, expires soon, expired or revoked."""
+        if self.revoked:
+            return "revoked"
+        if self.days_left < 0:
+            return "expired"
+        return "expires soon" if self.days_left < WARNED_DAYS else "valid"
+
+
+# ---------------------------------------------------------------------------------------------- the coordinator
+
+
+def init(
+    folder: Path,
+    name: str,
+    hosts: Sequence[str],
+    port: int = NATS_PORT,
+    websocket_port: int = WEBSOCKET_PORT,
+    listen: str = "0.0.0.0",
+    disk: str = "",
+) -> str:
+    """Make a federation's authority, the hub's and the broker's identities, and return the authority's fingerprint.
+
+    `hosts` are the names or addresses under which hospitals reach the broker.
+
+    Raises:
+        ExchangeError: if there is one already, or a name cannot be used.
+    """
+    if (folder / "authority.key").exists():
+        raise ExchangeError("enrol init: there is an authority in this folder already; choose another folder")
+    if not _FEDERATION.fullmatch(name):
+        raise ExchangeError(
+            f"enrol init: '{name}': a federation's name is 1 to 40 small letters, digits and '-'"
+        )
+    if not hosts:
+        raise ExchangeError("enrol init: name the host or hosts under which hospitals reach the broker")
+    folder.mkdir(parents=True, exist_ok=True)
+    key = Ed25519PrivateKey.generate()
+    subject = x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, name),
+            x509.NameAttribute(NameOID.COMMON_NAME, f"medfed authority of {name}"),
+        ]
+    )
+    authority = (
+        _builder(subject, subject, key.public_key(), AUTHORITY_DAYS)
+        .serial_number(x509.random_serial_number())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(sign_certificates=True), critical=True)
+        .sign(key, None)
+    )
+    _write_key(folder / "authority.key", key)
+    _write(folder / "authority.pem", authority.public_bytes(Encoding.PEM))
+    found = Federation(name, list(hosts), port, websocket_port, listen, disk)
+    _write(folder / "federation.json", msgspec.json.format(msgspec.json.encode(found)))
+    for party in (HUB, BROKER):
+        own = Ed25519PrivateKey.generate()
+        certificate = _issue(folder, party, own.public_key(), found.names if party == BROKER else ())
+        _write_key(folder / party / "identity.key", own)
+        _write(folder / party / "identity.pem", certificate.public_bytes(Encoding.PEM))
+        _write(folder / party / "authority.pem", authority.public_bytes(Encoding.PEM))
+    (folder / "sites").mkdir(exist_ok=True)
+    _tell_hub(folder)
+    return fingerprint(authority.public_key())
+
+
+def sign(folder: Path, request: Path, kit: Path, days: int = PARTY_DAYS) -> Enrolled:
+    """Write the kit that answers a hospital's request; compare `request_fingerprint` with the hospital first.
+
+    Raises:
+        ExchangeError: if the request does not read, or names a party that is no site.
+    """
+    found = _request(request)
+    site = _common_name_of(found)
+    if not _SITE.fullmatch(site) or site.lower() in (HUB, BROKER):
+        raise ExchangeError(
+            f"enrol sign: the request names '{site[:80]}'; a site's name is 1 to 64 letters, digits, '-' or '_', and not "
+            f"'hub' or 'broker'"
+        )
+    public = found.public_key()
+    assert isinstance(public, Ed25519PublicKey)
+    certificate = _issue(folder, site, public, (), days)
+    _write(folder / "sites" / f"{site}.{serial_of(certificate)}.pem", certificate.public_bytes(Encoding.PEM))
+    _tell_hub(folder)
+    federation = federation_of(folder)
+    answer = Kit(
+        KIT_FORMAT,
+        federation.name,
+        site,
+        federation.urls,
+        certificate.public_bytes(Encoding.PEM).decode(),
+        (folder / "authority.pem").read_text(),
+    )
+    _write(kit, msgspec.json.format(msgspec.json.encode(answer)))
+    return _enrolled(certificate, revoked=False)
+
+
+def revoke(folder: Path, site: str, serial: str = "") -> list[Enrolled]:
+    """Take back a site's certificates, or the one with a serial number, and return them. Hub and broker hear of it.
+
+    Raises:
+        ExchangeError: if there is none.
+    """
+    chosen = [
+        one for one in enrolled(folder) if one.site == site and serial in ("", one.serial) and not one.revoked
+    ]
+    if not chosen:
+        there = ", ".join(sorted({one.site for one in enrolled(folder) if not one.revoked})) or "none"
+        raise ExchangeError(
+            f"enrol revoke: no valid certificate of site '{site}'; there are those of: {there}"
+        )
+    path = folder / HUB / "revoked.txt"
+    serials = path.read_text().split() if path.exists() else []
+    _write(path, "".join(f"{one}\n" for one in [*serials, *(one.serial for one in chosen)]).encode())
+    _tell_hub(folder)
+    return chosen
+
+
+def enrolled(folder: Path) -> list[Enrolled]:
+    """Return every certificate that was issued to a site, by name and then by its end."""
+    path = folder / HUB / "revoked.txt"
+    revoked = set(path.read_text().split()) if path.exists() else set()
+    certificates = [
+        x509.load_pem_x509_certificate(file.read_bytes()) for file in (folder / "sites").glob("*.pem")
+    ]
+    found = [_enrolled(certificate, serial_of(certificate) in revoked) for certificate in certificates]
+    return sorted(found, key=lambda one: (one.site, one.expires, one.serial))
+
+
+# ---------------------------------------------------------------------------------------------- a hospital
+
+
+def request(folder: Path, site: str) -> tuple[Path, str]:
+    """Make a private key and a request for a certificate in a folder; return the request's path and its fingerprint.
+
+    Raises:
+        ExchangeError: if the name cannot be used.
+    """
+    if not _SITE.fullmatch(site) or site.lower() in (HUB, BROKER):
+        raise ExchangeError(
+            f"enrol site: '{site[:80]}': a site's name is 1 to 64 letters, digits, '-' or '_', and not 'hub' or 'broker'"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    # Beside the key in use, if there is one: a renewed certificate replaces it only when its kit is accepted.
+    key = Ed25519PrivateKey.generate()
+    _write_key(folder / "requested.key", key)
+    made = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, site)]))
+        .sign(key, None)
+    )
+    path = folder / f"{site}.request.pem"
+    _write(path, made.public_bytes(Encoding.PEM))
+    return path, fingerprint(key.public_key())
+
+
+def accept(folder: Path, kit: Path, authority: str = "") -> Enrolled:
+    """Check a kit against the key that was made here, and make them this folder's identity.
+
+    `authority`, if given, is the fingerprint that the coordinator reads out; the kit's must be that one.
+
+    Raises:
+        ExchangeError: if the kit does not read, is for another key or site, or of another authority.
+    """
+    try:
+        found = msgspec.json.decode(kit.read_bytes(), type=Kit)
+        certificate = x509.load_pem_x509_certificate(found.certificate.encode())
+        issuer = x509.load_pem_x509_certificate(found.authority.encode())
+        certificate.verify_directly_issued_by(issuer)
+    except Exception as error:
+        raise ExchangeError(
+            f"enrol accept: the kit does not read ({type(error).__name__}); ask for it again"
+        ) from None
+    if found.format != KIT_FORMAT:
+        raise ExchangeError(
+            f"enrol accept: the kit is a '{found.format[:30]}', this medfed reads '{KIT_FORMAT}'"
+        )
+    known = fingerprint(issuer.public_key())
+    if authority and _bare(authority) != _bare(known):
+        raise ExchangeError(
+            f"enrol accept: the kit is of the authority {known}, expected {authority}; do not use it"
+        )
+    until = certificate.not_valid_after_utc
+    if until < datetime.now(UTC):
+        raise ExchangeError(
+            f"enrol accept: the kit's certificate held until {until:%Y-%m-%d %H:%M} UTC, and here it is "
+            f"{datetime.now(UTC):%Y-%m-%d %H:%M}; ask the coordinator for a new kit, or set this machine's clock right"
+        )
+    for name in ("requested.key", "identity.key"):
+        path = folder / name
+        if path.exists() and _public(path) == certificate.public_key():
+            break
+    else:
+        raise ExchangeError(
+            "enrol accept: the kit is not for a key in this folder; accept it where `medfed enrol site` was run, or make "
+            "a new request"
+        )
+    _write(folder / "identity.pem", found.certificate.encode())
+    _write(folder / "authority.pem", found.authority.encode())
+    _write(folder / "kit.json", kit.read_bytes())
+    if name == "requested.key":
+        path.replace(folder / "identity.key")
+    return _enrolled(certificate, revoked=False)
+
+
+# ---------------------------------------------------------------------------------------------- both
+
+
+def fingerprint(public: object) -> str:
+    """Return the SHA-256 of a public key as two people read it to each other: 16 groups of 4 hex digits."""
+    assert isinstance(public, Ed25519PublicKey)
+    digest = hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+    return " ".join(digest[at : at + 4] for at in range(0, 64, 4))
+
+
+def request_fingerprint(path: Path) -> tuple[str, str]:
+    """Return the site that a request names and its key's fingerprint, to compare with what the hospital reads out."""
+    found = _request(path)
+    return _common_name_of(found), fingerprint(found.public_key())
+
+
+def _request(path: Path) -> x509.CertificateSigningRequest:
+    try:
+        found = x509.load_pem_x509_csr(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ExchangeError(
+            f"enrol sign: the request does not read ({type(error).__name__}); ask for it again"
+        ) from None
+    if not isinstance(found.public_key(), Ed25519PublicKey) or not found.is_signature_valid:
+        raise ExchangeError(
+            "enrol sign: the request is not one that `medfed enrol site` made; its key or signature fails"
+        )
+    return found
+
+
+def _common_name_of(found: x509.CertificateSigningRequest) -> str:
+    names = found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if names else ""
+
+
+def _bare(text: str) -> str:
+    return "".join(text.split()).lower()
+
+
+def _enrolled(certificate: x509.Certificate, revoked: bool) -> Enrolled:
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    user = names.get_values_for_type(x509.DNSName)[0]
+    return Enrolled(
+        common_name(certificate), serial_of(certificate), user, certificate.not_valid_after_utc, revoked
+    )
+
+
+def _issue(
+    folder: Path, party: str, public: Ed25519PublicKey, hosts: Sequence[str], days: int = PARTY_DAYS
+) -> x509.Certificate:
+    key = load_pem_private_key((folder / "authority.key").read_bytes(), password=None)
+    authority = x509.load_pem_x509_certificate((folder / "authority.pem").read_bytes())
+    assert isinstance(key, Ed25519PrivateKey)
+    federation = federation_of(folder).name
+    serial = x509.random_serial_number()
+    subject = x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, federation),
+            x509.NameAttribute(NameOID.COMMON_NAME, party),
+        ]
+    )
+    # The broker knows a client by this name. The serial number is in it, so that a certificate that was taken back does
+    # not come alive when the site gets a new one.
+    names: list[x509.GeneralName] = [x509.DNSName(f"{serial:x}.{party}.{federation}.medfed")]
+    for host in hosts:
+        try:
+            names.append(x509.IPAddress(ip_address(host)))
+        except ValueError:
+            names.append(x509.DNSName(host))
+    purpose = ExtendedKeyUsageOID.SERVER_AUTH if party == BROKER else ExtendedKeyUsageOID.CLIENT_AUTH
+    return (
+        _builder(subject, authority.subject, public, days)
+        .serial_number(serial)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()),
+            critical=False,
+        )
+        .sign(key, None)
+    )
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, public: Ed25519PublicKey, days: int
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public)
+        .not_valid_before(now - BACKDATED)
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+    )
+
+
+def _usage(sign_certificates: bool = False) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not sign_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=sign_certificates,
+        crl_sign=sign_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _tell_hub(folder: Path) -> None:
+    """Write down for the hub which sites there are, and for the broker whom it lets in."""
+    from medfed.deployment.enrolment.broker import write_configuration
+
+    sites = sorted({one.site for one in enrolled(folder) if not one.revoked})
+    _write(folder / HUB / "sites.txt", "".join(f"{site}\n" for site in sites).encode())
+    write_configuration(folder)
+
+
+def _public(path: Path) -> object:
+    return load_pem_private_key(path.read_bytes(), password=None).public_key()
+
+
+def _write_key(path: Path, key: Ed25519PrivateKey) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.unlink(missing_ok=True)
+    # Made with mode 0600 and not changed to it, so that it is never readable by others.
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.writing")
+    aside.write_bytes(data)
+    aside.replace(path)

@@ -1,0 +1,247 @@
+"""What a hospital allows a study to do, whatever the study says, and a study in words for its privacy officer.
+
+A policy is part of a hospital's own site file. It is held against every study before anything is trained, by
+`refusals`: an empty list lets the study pass, each sentence says what the study says, what the policy allows and which
+key of the site file says so.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from medfed.data.settings import Table
+from medfed.errors import StudyError
+from medfed.federation.egress import Egress
+from medfed.pipeline.factory import egress_of
+from medfed.registry import kind_of, kinds, summary
+from medfed.study.study import Study, start_digest
+
+Count = Annotated[int, Meta(ge=1)]
+
+# How many bytes of names, offsets and header go with each tensor on the wire, about; see wire.py.
+_BESIDE_A_TENSOR = 120
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What this hospital allows.
+
+    tasks, networks: the kinds it accepts, any if null.  privacy: the kinds of which a study must use one; none is
+    required if empty.  epsilon_ceiling: the most epsilon that a study may spend on this hospital's patients, at
+    `delta` or less; a study without differential privacy has no epsilon and is then refused. No ceiling if null.
+    max_rounds, max_local_epochs: the most rounds, and epochs between two merges, no limit if null.  minimum_cases: the
+    hospital takes part only with at least this many training cases, since few are easier to tell from a model.
+    rows: which results of an evaluation may leave: `none`, `aggregates` over groups, or rows of single `patients`
+    (under salted ids).  smallest_group: results of groups of fewer patients than this stay, whatever the study says.
+    """
+
+    tasks: tuple[str, ...] | None = None
+    networks: tuple[str, ...] | None = None
+    privacy: tuple[str, ...] = ()
+    epsilon_ceiling: Annotated[float, Meta(gt=0)] | None = None
+    delta: Annotated[float, Meta(gt=0, lt=1)] = 1e-5
+    max_rounds: Count | None = None
+    max_local_epochs: Count | None = None
+    minimum_cases: Count = 1
+    rows: Literal["none", "aggregates", "patients"] = "aggregates"
+    smallest_group: Count = 10
+
+    def __post_init__(self) -> None:
+        # A name that no study can have would refuse every study, or, misspelt under `privacy`, ask for nothing that is.
+        for key, named in (("tasks", self.tasks), ("networks", self.networks), ("privacy", self.privacy)):
+            known = kinds(key)
+            for name in named or ():
+                if name not in known:
+                    near = difflib.get_close_matches(name, known, n=1)
+                    meant = f"; did you mean '{near[0]}'?" if near else ""
+                    raise StudyError(f"policy.{key}: no '{name}'{meant}; there are {', '.join(known)}")
+
+
+def refusals(policy: Policy, study: Study, cases: int) -> list[str]:
+    """Return why this hospital refuses the study, a sentence a reason; an empty list if it doesn't.
+
+    `cases` are the hospital's training cases.
+    """
+    found = [
+        *_kind("task", kind_of(study.task), "tasks", policy.tasks),
+        *_kind("network", kind_of(study.network), "networks", policy.networks),
+    ]
+    privacy = kind_of(study.privacy)
+    if policy.privacy and privacy not in policy.privacy:
+        found.append(
+            f"the study's privacy is '{privacy}', this hospital asks for {_either(policy.privacy)} (policy.privacy)"
+        )
+    found += _epsilon(policy, study)
+    if policy.max_rounds is not None and study.train.rounds > policy.max_rounds:
+        found.append(
+            f"the study trains {study.train.rounds} rounds, this hospital allows {policy.max_rounds} "
+            f"(policy.max_rounds)"
+        )
+    if policy.max_local_epochs is not None and study.train.epochs > policy.max_local_epochs:
+        found.append(
+            f"the study trains {study.train.epochs} epochs between two merges, this hospital allows "
+            f"{policy.max_local_epochs} (policy.max_local_epochs)"
+        )
+    if cases < policy.minimum_cases:
+        found.append(
+            f"this hospital has {cases} training cases for the study and takes part with {policy.minimum_cases} or more "
+            f"(policy.minimum_cases)"
+        )
+    return found
+
+
+def _kind(what: str, found: str, key: str, accepted: tuple[str, ...] | None) -> list[str]:
+    if accepted is None or found in accepted:
+        return []
+    told = _either(accepted) if accepted else "none"
+    return [f"the study's {what} is '{found}', this hospital accepts {told} (policy.{key})"]
+
+
+def _epsilon(policy: Policy, study: Study) -> list[str]:
+    if policy.epsilon_ceiling is None:
+        return []
+    epsilon, delta = _stated(study), getattr(study.privacy, "delta", None)
+    if epsilon is None:
+        return [
+            f"the study's privacy '{kind_of(study.privacy)}' states no epsilon, this hospital allows at most "
+            f"{policy.epsilon_ceiling:g} (policy.epsilon_ceiling)"
+        ]
+    found = []
+    if epsilon > policy.epsilon_ceiling:
+        found.append(
+            f"the study's epsilon is {epsilon:g}, this hospital allows at most {policy.epsilon_ceiling:g} "
+            f"(policy.epsilon_ceiling)"
+        )
+    if delta is not None and delta > policy.delta:
+        found.append(
+            f"the study's epsilon holds at a delta of {delta:g}, this hospital allows at most {policy.delta:g} "
+            f"(policy.delta)"
+        )
+    return found
+
+
+def _stated(study: Study) -> float | None:
+    """Return the epsilon of a whole study: the one it names, or what its rounds of the noise it names come to."""
+    named = getattr(study.privacy, "epsilon", None)
+    charge = study.privacy.charge() if named is None else None
+    if charge is None:
+        return named
+    from medfed.privacy.accounting.accountant import Charge, epsilon
+
+    rounds = Charge(charge.noise_multiplier, charge.sample_rate, study.train.rounds)
+    return epsilon([rounds], study.privacy.delta, study.privacy.accountant)  # type: ignore[attr-defined]
+
+
+def _either(names: tuple[str, ...]) -> str:
+    return " or ".join(f"'{name}'" for name in names)
+
+
+def egress_under(study: Study, policy: Policy, validated: int | None = None) -> Egress:
+    """Return the list of what may leave a hospital of a study, less what its policy withholds.
+
+    `validated` is the hospital's number of validation cases: scores over fewer than the policy's `smallest_group` stay,
+    as do all scores where no rows may leave.
+    """
+    stays = policy.rows == "none" or (validated is not None and validated < policy.smallest_group)
+    smallest = max(study.evaluation.smallest_group, policy.smallest_group)
+    return egress_of(
+        study,
+        smallest_group=None if policy.rows == "none" else smallest,
+        withheld=("val",) if stays else (),
+    )
+
+
+# ---------------------------------------------------------------------------------------------- in words
+
+
+def in_words(study: Study, digest: str) -> str:
+    """Return the study as a page of plain text for a privacy officer, before the hospital agrees to it."""
+    tensors, numbers, size = leaves(study)
+    train, local = study.train, study.local
+    sent = f"{numbers:,} numbers in {tensors} tensors, {_bytes(size)}: the network's weights after this hospital's training"
+    lines = [
+        f"Study '{study.name}'",
+        "",
+        f"What is trained    {_task(study)}, by a network '{kind_of(study.network)}' with {numbers:,} numbers",
+        f"On what            {_data(study)}",
+        f"By whom            {', '.join(sorted(study.sites))}; at least {study.minimum} must answer a round",
+        *(
+            [f"From where         given weights: the checkpoint of SHA-256 {start_digest(study.start)}"]
+            if study.start
+            else []
+        ),
+        f"How long           {train.rounds} rounds; in each this hospital trains {train.epochs} epochs over its cases",
+        "",
+        "What leaves this hospital",
+        f"  each round       {sent}",
+        "                   how many training cases they were made from, and scores over all of its cases",
+    ]
+    if local is not None and local.sends:
+        lines.append(
+            f"                   for '{kind_of(local)}' as many numbers again ({', '.join(local.sends)})"
+        )
+    if train.keep_local:
+        lines.append(f"                   what stays: the parts {', '.join(train.keep_local)} of the network")
+    lines += [
+        f"  in all           at most {_bytes(size * train.rounds)} of weights in {train.rounds} rounds",
+        f"  after training   results over groups of at least {study.evaluation.smallest_group} patients, or of more or "
+        f"none where",
+        "                   this hospital's policy says so",
+        "  never            an image, a row of a table, a header, a name, a date or a file's path",
+        "",
+        f"Protection         {kind_of(study.privacy)}: {summary(type(study.privacy))}",
+        *(f"                   {key}: {value}" for key, value in _settings(study)),
+        f"Who receives it    the hub, which merges it by '{kind_of(study.rule)}' into the model that every hospital gets",
+        f"By which way       {kind_of(study.exchange)}: {summary(type(study.exchange))}",
+        "",
+        f"Digest             {digest}",
+        "Agreement is to this digest: a study in which anything is changed has another one and is asked again.",
+    ]
+    return "\n".join(lines)
+
+
+def leaves(study: Study) -> tuple[int, int, int]:
+    """Return how many tensors, numbers and bytes of weights leave a hospital in a round, before any protection."""
+    import torch
+
+    from medfed.models.networks._adapters import prepare
+    from medfed.wire.weights import weights_of
+
+    with torch.random.fork_rng():
+        inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
+        network = study.network.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
+        prepare(network, None, study.train.lora, study.train.only)  # only names and shapes count here
+    weights = weights_of(network, study.keep_local, trained_only=study.trained_only)
+    size = sum(tensor.numel() * tensor.element_size() + _BESIDE_A_TENSOR for tensor in weights.values())
+    return len(weights), sum(tensor.numel() for tensor in weights.values()), size
+
+
+def _task(study: Study) -> str:
+    classes = getattr(study.task, "classes", ())
+    return f"{kind_of(study.task)} ({', '.join(classes)})" if classes else kind_of(study.task)
+
+
+def _data(study: Study) -> str:
+    data = study.data
+    if isinstance(data, Table):
+        answers = [name for name in (data.target, data.time, data.event) if name]
+        return f"a table: {', '.join(data.features)}; to be predicted: {', '.join(answers)}"
+    patch = "whole images" if data.patch is None else f"pieces of {' x '.join(map(str, data.patch))} voxels"
+    return (
+        f"images of {data.channels} channel{'s' * (data.channels > 1)}, {patch}, on this hospital's machine"
+    )
+
+
+def _settings(study: Study) -> list[tuple[str, object]]:
+    plain = msgspec.to_builtins(study.privacy)
+    return [(key, value) for key, value in plain.items() if key != "kind"]
+
+
+def _bytes(size: int) -> str:
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} bytes"

@@ -1,1 +1,0 @@
-"""The arithmetic of differential privacy under `privacy/`: noise, accountants, the ledger, per-patient training."""

@@ -1,0 +1,406 @@
+"""The federated Lightning callback: it exchanges weights inside one long `Trainer.fit`, whatever the module is.
+
+Where the merge stands was measured on Lightning 2.6.6: validation runs before `on_train_epoch_end`, and a default
+ModelCheckpoint saves after it, so a merge there would store merged weights under the unmerged weights' score. Here the
+merge is in `on_train_batch_end` of the last batch of every E-th epoch, so what is validated, what is checkpointed and
+what the hub holds are the same weights.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from medfed.compression import Compression
+from medfed.compression import State as Left
+from medfed.errors import ExchangeError, MedfedError, StudyError
+from medfed.exchange import SiteSide
+from medfed.federation.egress import Egress
+from medfed.federation.round import contribute, receive, withdraw
+from medfed.local_training import Local, LocalState
+from medfed.local_training._lightning import look_of, restore_step, step_of, wrap_step
+from medfed.privacy import NoPrivacy, Privacy
+from medfed.wire.audit_log import AuditLog
+from medfed.wire.update import Global, Update, finite
+from medfed.wire.weights import Difference, Weights, load, weights_of
+
+
+def derived_seed(seed: int, *names: object) -> int:
+    """Return a 32-bit seed that depends on the study's seed and the names (site, epoch), and on nothing else."""
+    return random.Random("/".join(str(part) for part in (seed, *names))).getrandbits(32)
+
+
+def seed_epoch(trainer: pl.Trainer, seed: int, site: str) -> None:
+    """Set the random states of an epoch from the study's seed, the site and the epoch alone; call it at its start."""
+    drawn = derived_seed(seed, site, trainer.current_epoch, trainer.global_rank)
+    random.seed(drawn)
+    np.random.seed(drawn)  # noqa: NPY002 - transforms of others draw from it
+    torch.manual_seed(drawn)
+    dataset = getattr(trainer.train_dataloader, "dataset", None)
+    if dataset is not None and hasattr(dataset, "set_random_state"):
+        dataset.set_random_state(drawn)
+    # Lightning makes the iterator of the first epoch, and of the first after a resume, before this hook and all others
+    # after it. Made here in those cases too, an epoch draws the same numbers either way.
+    loop = trainer.fit_loop
+    if loop._data_fetcher is not None and (trainer.current_epoch == 0 or loop.is_resuming or loop.restarting):
+        iter(loop._data_fetcher)
+
+
+class FederatedCallback(pl.Callback):
+    """Makes any Trainer one site of a federation: after every `local_epochs` epochs the sites' weights are merged.
+
+    Args:
+        site: this site's name, as the hub knows it.
+        exchange: where site and hub meet.
+        local_epochs: E, the epochs between two merges; the Trainer's max_epochs must be a multiple of it.
+        examples: how many training cases this site's weights stand for; the training dataset's length if None.
+        trained_only: whether parameters that don't train (`requires_grad` is False) are left out of the exchange;
+            every site must have begun with the same ones.
+        keep_local: names that stay in the hospital: `norm` (FedBN), or a submodule such as `head` (FedPer).
+        optimiser_state: whether the optimiser keeps its moments at a merge or starts anew. With `keep`, one site
+            alone trains exactly as without federation.
+        local: what changes local training, or None.
+        privacy: what happens to an update before it leaves.
+        compress: how it is made smaller after that; the hub must be told the same.
+        seed: if given, python's, numpy's and torch's random states are set from (seed, site, epoch) at every epoch's
+            start, and a dataset with `set_random_state` too, so that a resumed run repeats. If None they are left alone.
+        audit: where what crosses is written down.
+        egress: what may leave beside the model's tensors; the groups of `local` and plain numbers if None.
+        spends: called with the round's number before an update is sent; writes down what it costs under differential
+            privacy (`PrivateTraining.settle`, `Spending.settle`) and returns the scalars that say so.
+        closing: given the final model, returns what this site reports of it beside its scores, by name.
+        needs: scalars that the study's rule needs and training does not give by itself: `train/loss_before`, the
+            training loss of the received model, and `train/class_loss`, its mean over the classes and each class's.
+        close_at_end: whether the scores of the final model are sent when fit ends; if not, call `close` later.
+
+    Raises:
+        StudyError: when fit starts, if max_epochs is not a multiple of local_epochs.
+        UpdateError: at a merge, if training has made the weights infinite or NaN.
+        ExchangeError: if the hub closed the study.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        exchange: SiteSide,
+        local_epochs: int = 1,
+        *,
+        examples: int | None = None,
+        keep_local: Iterable[str] = (),
+        trained_only: bool = False,
+        optimiser_state: Literal["keep", "reset"] = "keep",
+        local: Local | None = None,
+        privacy: Privacy | None = None,
+        compress: Sequence[Compression] = (),
+        seed: int | None = None,
+        audit: AuditLog | None = None,
+        egress: Egress | None = None,
+        spends: Callable[[int], dict[str, float]] | None = None,
+        closing: Callable[[Global], Mapping[str, float]] | None = None,
+        needs: Iterable[str] = (),
+        close_at_end: bool = True,
+    ) -> None:
+        if local_epochs < 1:
+            raise StudyError(f"site '{site}': local_epochs is {local_epochs}, expected 1 or more")
+        self.site = site
+        self.round = 0
+        self.scores: dict[str, float] = {}
+        self._exchange = exchange
+        self._local_epochs = local_epochs
+        self._examples = examples
+        self._keep_local = (*keep_local, *(local.kept() if local is not None else ()))
+        self._needs = frozenset(needs)
+        self._close_at_end = close_at_end
+        self._trained_only = trained_only
+        self._optimiser_state = optimiser_state
+        self._local = local
+        self._local_state: LocalState = {}
+        self._privacy = privacy or NoPrivacy()
+        self._compress = tuple(compress)
+        self._left: Left = {}
+        self._seed = seed
+        self._audit = audit or AuditLog(None)
+        self._egress = egress or Egress(groups=local.sends if local is not None else ())
+        self._spends = spends
+        self._closing = closing
+        self._received: Global | None = None
+        self._merged_now = False
+        self._restored = False
+        self._begin_round()
+
+    # -- where Lightning calls
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        epochs = trainer.max_epochs
+        if epochs is None or epochs < 0 or epochs % self._local_epochs:
+            raise StudyError(
+                f"site '{self.site}': max_epochs is {epochs}, local_epochs is {self._local_epochs}; max_epochs must be a "
+                f"multiple, else the last epochs would be trained and never merged"
+            )
+        if self._local is not None:
+            wrap_step(pl_module, self._train_step)
+        if self._restored:
+            # The checkpoint was written after the model of its round was received, so it holds that model. The hub may
+            # be a round further by now; what this site had not kept of that round it trains again, from the same
+            # weights, and the hub knows the update already.
+            self._restored = False
+            self._received = Global(self.round, self._weights(pl_module))
+            if self._local is not None and not self._local_state:
+                self._local_state = self._local.start(pl_module, self._received, {})
+            self._begin_round()
+            return
+        self._join(trainer, pl_module, self.round)
+        assert self._received is not None
+        trainer.should_stop = self._received.final
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch % self._local_epochs == 0:
+            self._survey(trainer, pl_module)
+        if self._seed is not None:
+            seed_epoch(trainer, self._seed, self.site)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._exchange.closed:
+            raise ExchangeError(
+                f"site '{self.site}' trains for round {self.round + 1}, but the hub has closed the study"
+            )
+        if self._local is not None:
+            step = step_of(trainer, pl_module, batch, batch_idx, self._local_epochs)
+            self._local_state = self._local.step(step, self._local_state)
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self._steps += 1
+        self._rates += float(optimizer.param_groups[0]["lr"])
+        if self._local is not None:
+            self._local.gradient(pl_module, self._local_state)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor):
+            self._losses.append(loss.detach().float())
+        if trainer.is_last_batch and (trainer.current_epoch + 1) % self._local_epochs == 0:
+            self._merge(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Between two merges validation may score local weights; only a merged model's scores are the federation's.
+        if self._merged_now and not trainer.sanity_checking:
+            named = {
+                name: float(value)
+                for name, value in trainer.callback_metrics.items()
+                if name.startswith("val")
+            }
+            self.scores = finite(named)
+            self._merged_now = False
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Not on_train_end: Lightning leaves that out where a resumed fit has no epoch left to train.
+        restore_step(pl_module)
+        if self._close_at_end and trainer.is_global_zero and self._received is not None:
+            self.close(self._received)
+
+    def close(self, received: Global | None = None) -> None:
+        """Send the scores of the final model; where the study goes on without this site, tell the hub so instead."""
+        received = received or self._received
+        assert received is not None
+        if received.final:
+            measured = self._closing(received) if self._closing is not None else {}
+            closing = Update(self.site, received.round + 1, {}, 0, {**self.scores, **measured})
+            contribute(self._exchange, self._privacy, closing, received.weights, self._audit, self._egress)
+        else:
+            why = "its Trainer reached max_epochs before the study's last round"
+            withdraw(self._exchange, self.site, why, self._audit)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        restore_step(pl_module)
+        # Whoever interrupts a site means to start it again: the hub waits for it as for one that was killed.
+        interrupted = isinstance(exception, (KeyboardInterrupt, SystemExit))
+        if trainer.is_global_zero and not isinstance(exception, ExchangeError) and not interrupted:
+            withdraw(self._exchange, self.site, reason(exception), self._audit)
+
+    def state_dict(self) -> dict[str, Any]:
+        # Plain dictionaries: a checkpoint is read without unpickling any other class, such as a lazy mapping's.
+        local = {group: dict(tensors) for group, tensors in self._local_state.items()}
+        left = {group: dict(tensors) for group, tensors in self._left.items()}
+        return {"round": self.round, "scores": dict(self.scores), "local": local, "left": left}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.round = state_dict["round"]
+        self.scores = dict(state_dict["scores"])
+        self._local_state = state_dict["local"]
+        self._left = state_dict["left"]
+        self._restored = True
+
+    def recall(self, module: pl.LightningModule, received: Global, checkpoint: Mapping[str, Any]) -> None:
+        """Take a study's final model and, of this site's last checkpoint, what stayed in the hospital."""
+        module.load_state_dict(checkpoint["state_dict"])
+        self._local_state = checkpoint["callbacks"][self.state_key]["local"]
+        load(module, received.weights)
+        if self._local is not None:
+            self._local_state = self._local.start(module, received, self._local_state)
+
+    def personal(self, module: pl.LightningModule) -> Weights | None:
+        """Return the model that this hospital made its own, or None where it has none but the federation's."""
+        if self._local is None:
+            return None
+        found = self._local.personal(module, self._local_state)
+        return None if found is None else {name: tensor.detach().cpu() for name, tensor in found.items()}
+
+    def begin_again(self, round: int) -> None:
+        """Take the weights that the module holds for the hub's model of this round, instead of asking for it."""
+        self.round, self._restored = round, True
+
+    # -- one round, seen from the site
+
+    def _begin_round(self) -> None:
+        self._losses: list[Tensor] = []
+        self._steps = 0
+        self._rates = 0.0
+        self._before: dict[str, float] = {}
+        self._began = time.monotonic()
+
+    def _train_step(self, module: pl.LightningModule, own: Callable[[], Tensor]) -> Tensor:
+        assert self._local is not None
+        return self._local.loss(module, own, self._local_state)
+
+    def _survey(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Look at the training cases with the received model, for what the rule and the local method want to know."""
+        look = look_of(
+            trainer, module, self.site, derived_seed(self._seed or 0, self.site, self.round, "look")
+        )
+        self._before = {}
+        if "train/loss_before" in self._needs:
+            self._before["train/loss_before"] = look.loss()
+        if "train/class_loss" in self._needs:
+            found = finite(look.class_losses())
+            self._before |= {f"train/class_loss/{name}": value for name, value in found.items()}
+            if found:
+                self._before["train/class_loss"] = sum(found.values()) / len(found)
+        if self._local is not None:
+            self._local_state = self._local.survey(look, self._local_state)
+
+    def _merge(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert self._received is not None
+        if self._local is not None:
+            rate = self._rates / max(self._steps, 1)
+            self._local_state, groups = self._local.finish(
+                module, self._received, self._local_state, self._steps, rate
+            )
+        else:
+            groups = {}
+        own = self._local.scalars(self._local_state) if self._local is not None else {}
+        if trainer.is_global_zero:
+            local = self._weights(module)
+            spent = self._spends(self.round + 1) if self._spends is not None else {}
+            update = Update(
+                site=self.site,
+                round=self.round + 1,
+                delta=Difference(local, self._received.weights),
+                examples=self._count(trainer),
+                scalars={
+                    **self.scores,
+                    **self._training_scalars(),
+                    **finite({**self._before, **own}),
+                    **spent,
+                },
+                groups=groups,
+            )
+            self._left = contribute(
+                self._exchange,
+                self._privacy,
+                update,
+                self._received.weights,
+                self._audit,
+                self._egress,
+                self._compress,
+                self._left,
+            )
+            del local, update
+        for optimizer in trainer.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+            if self._optimiser_state == "reset":
+                optimizer.state.clear()
+        self._join(trainer, module, self.round + 1)
+        self._merged_now = True
+        if self._received.final:
+            trainer.should_stop = True
+
+    def _weights(self, module: pl.LightningModule) -> Weights:
+        return weights_of(module, self._keep_local, trained_only=self._trained_only)
+
+    def _join(self, trainer: pl.Trainer, module: pl.LightningModule, round: int) -> None:
+        """Take the hub's model of at least this round, and wait on while another round goes on without this site."""
+        received = self._fetched(trainer, round)
+        while not received.final and not received.asks(self.site):
+            received = self._fetched(trainer, received.round + 1)
+        load(module, received.weights)
+        self._received, self.round = received, received.round
+        if self._local is not None:
+            self._local_state = self._local.start(module, received, self._local_state)
+        self._begin_round()
+
+    def _fetched(self, trainer: pl.Trainer, round: int) -> Global:
+        """Rank 0 speaks to the hub; the hospital's other processes hear it from rank 0."""
+        received = None
+        if trainer.is_global_zero:
+            received = receive(self._exchange, self.site, round, self._audit, self._privacy)
+        if trainer.world_size > 1:
+            plain: Any = None if received is None else _plain(received)
+            received = Global(**trainer.strategy.broadcast(plain))
+        assert received is not None
+        return received
+
+    def _count(self, trainer: pl.Trainer) -> int:
+        if self._examples is not None:
+            return self._examples
+        dataset = getattr(trainer.train_dataloader, "dataset", None)
+        try:
+            return len(dataset)  # type: ignore[arg-type]
+        except TypeError:
+            raise StudyError(
+                f"site '{self.site}': the training data has no length, so its examples cannot be counted; "
+                f"give FederatedCallback(examples=...)"
+            ) from None
+
+    def _training_scalars(self) -> dict[str, float]:
+        scalars = {"train/steps": float(self._steps), "train/seconds": time.monotonic() - self._began}
+        if self._losses:
+            scalars["train/loss"] = float(torch.stack(self._losses).mean())
+        if self._steps:
+            scalars["train/rate"] = self._rates / self._steps
+        return finite(scalars)
+
+
+def _plain(received: Global) -> dict[str, Any]:
+    return {
+        "round": received.round,
+        "weights": dict(received.weights),
+        "participants": received.participants,
+        "final": received.final,
+        "study": received.study,
+        "groups": {name: dict(group) for name, group in received.groups.items()},
+    }
+
+
+def reason(exception: BaseException) -> str:
+    """Return why a site stops, in words that may leave it: medfed's own message, or only the name of another error.
+
+    Another library's message can quote a path, a header or a patient; medfed's never do.
+    """
+    if isinstance(exception, MedfedError):
+        return str(exception)
+    return f"training stopped with {type(exception).__name__}; the site's own log says more"

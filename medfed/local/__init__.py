@@ -1,9 +1,0 @@
-"""What changes training inside a site: one file a method, named after it.
-
-To add one, write `local/<name>.py` with a `Local` record tagged `<name>`; the contract test finds it. The federated
-callback calls its verbs at the places named there; state goes in and comes out.
-"""
-
-from medfed.local._local import Local, LocalState
-
-__all__ = ["Local", "LocalState"]

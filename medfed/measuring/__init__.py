@@ -1,1 +1,0 @@
-"""Models over a hospital's cases, as rows, masks and pictures that stay in that hospital."""

@@ -1,0 +1,1 @@
+"""What is trained: networks, losses, optimisers, learning-rate schedules and the tasks that join them."""

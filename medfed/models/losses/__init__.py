@@ -1,0 +1,10 @@
+"""What training makes small: one file a loss, named after it.
+
+To add one, write `losses/<name>.py` with a `Loss` record tagged `<name>`; the contract test in
+tests/contracts finds it. `build` returns a function of logits and target without tensors of its own: a loss
+that registered its class weights as buffers would send them through every merge.
+"""
+
+from medfed.models.losses._loss import Criterion, Loss
+
+__all__ = ["Criterion", "Loss"]

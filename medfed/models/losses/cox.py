@@ -1,0 +1,54 @@
+"""Cox's partial likelihood for survival: Cox, JRSS B 1972; ties as Breslow 1974 or Efron 1977."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from medfed.models.losses._loss import Criterion, Loss, Serves
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Cox(Loss, tag="cox", frozen=True):
+    """Minus the log of Cox's partial likelihood, within a batch.
+
+    Patients at risk at an event are those of the batch with that time or a later one, so a larger batch
+    compares each with more. `ties` says how events of the same time share their risk set. The sum is divided
+    by the batch's number of events, or with `per: examples`, as in FLamby, by its patients. A batch without
+    an event has loss 0.
+    """
+
+    serves: ClassVar[tuple[Serves, ...]] = ("survival",)
+
+    ties: Literal["efron", "breslow"] = "efron"
+    per: Literal["events", "examples"] = "events"
+
+    def outputs(self, classes: int) -> int:
+        return 1
+
+    def build(self, classes: int) -> Criterion:
+        return partial(_cox, efron=self.ties == "efron", per_event=self.per == "events")
+
+
+def _cox(logits: Tensor, target: Tensor, *, efron: bool, per_event: bool) -> Tensor:
+    """Return the loss of log risks (B, 1) and targets (B, 2) of time and event."""
+    import torch
+
+    order = target[:, 0].argsort(descending=True, stable=True)
+    risk = logits[order, 0]
+    event = target[order, 1].to(risk.dtype)
+    # Patients of one time are a group; in this order everybody up to the group's last is at risk at its time.
+    _, group, sizes = target[order, 0].unique_consecutive(return_inverse=True, return_counts=True)
+    at_risk = risk.logcumsumexp(0)[sizes.cumsum(0) - 1][group]
+    if efron:
+        # Of d events at one time the l-th (from 0) leaves l/d of their own risk out of the risk set.
+        nothing = risk.new_zeros(len(sizes))
+        dying = nothing.index_add(0, group, event * (risk - at_risk).exp())[group]
+        deaths = nothing.index_add(0, group, event)
+        earlier = event.cumsum(0) - event - (deaths.cumsum(0) - deaths)[group]
+        left_out = event * earlier / deaths[group].clamp(min=1) * dying
+        at_risk = at_risk + torch.log1p(-left_out)
+    loss = (event * (at_risk - risk)).sum()
+    return loss / (event.sum().clamp(min=1) if per_event else len(risk))

@@ -1,0 +1,32 @@
+"""Soft Dice: Milletari, Navab, Ahmadi: V-Net, 3DV 2016, arXiv:1606.04797.
+
+Departure: without the squares in its denominator.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import ClassVar
+
+from medfed.models.losses._loss import Criterion, Loss, Serves, apply_module
+
+
+class Dice(Loss, tag="dice", frozen=True):
+    """One minus the soft Dice, the mean over the foreground classes, or over all with `background`.
+
+    `batch` sums over the whole batch before it divides, so that a patch without a lesion is not scored by
+    itself.
+    """
+
+    serves: ClassVar[tuple[Serves, ...]] = ("segment",)
+
+    background: bool = False
+    batch: bool = True
+
+    def build(self, classes: int) -> Criterion:
+        from monai.losses import DiceLoss
+
+        return partial(
+            apply_module,
+            DiceLoss(include_background=self.background, to_onehot_y=True, softmax=True, batch=self.batch),
+        )

@@ -1,0 +1,47 @@
+"""Focal loss: Lin, Goyal, Girshick, He, Dollár, ICCV 2017, arXiv:1708.02002, over softmax.
+
+MONAI's, too, can use softmax, but means over the classes as well; with gamma 0 this one is cross entropy.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from msgspec import Meta
+
+from medfed.models.losses._loss import Criterion, Loss, Serves, check_weights, class_numbers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Focal(Loss, tag="focal", frozen=True):
+    """Cross entropy that counts less what is already right: times (1 - probability) to the power `gamma`.
+
+    `weights` are one a class; unlike in `cross_entropy` the mean is over all voxels or images alike, as in
+    the paper.
+    """
+
+    serves: ClassVar[tuple[Serves, ...]] = ("segment", "classify", "table")
+
+    gamma: Annotated[float, Meta(ge=0)] = 2.0
+    weights: tuple[float, ...] | None = None
+
+    def build(self, classes: int) -> Criterion:
+        check_weights(self, self.weights, classes)
+        return partial(focal, gamma=self.gamma, weights=self.weights)
+
+
+def focal(logits: Tensor, target: Tensor, *, gamma: float, weights: tuple[float, ...] | None) -> Tensor:
+    """Return the mean over all examples of -w (1 - p)^gamma log p, p the probability of the right class."""
+    import torch
+
+    numbers = class_numbers(target)
+    log_p = logits.log_softmax(dim=1).gather(1, numbers.unsqueeze(1)).squeeze(1)
+    # 1 - p by expm1, which keeps its digits where p is near 1; a power below 1 has no gradient at 0.
+    wrong = (-log_p.expm1()).clamp(min=torch.finfo(log_p.dtype).tiny)
+    loss = -(wrong**gamma) * log_p
+    if weights is not None:
+        loss = loss * logits.new_tensor(weights)[numbers]
+    return loss.mean()

@@ -1,0 +1,48 @@
+"""Generalised cross entropy: between cross entropy, which learns wrong labels too, and the mean absolute error.
+
+Zhang, Sabuncu: Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels, NeurIPS 2018,
+arXiv:1805.07836, equation 6: (1 - p^q) / q, p the probability of the labelled class. Departure: the paper's truncated
+form, which drops examples of small p, is left out.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from msgspec import Meta
+
+from medfed.models.losses._loss import Criterion, Loss, Serves, check_weights, class_numbers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class GeneralisedCrossEntropy(Loss, tag="generalised_cross_entropy", frozen=True):
+    """Generalised cross entropy, for labels of which some are wrong.
+
+    `q` near 0 is cross entropy, 1 the mean absolute error: the larger, the less a wrong label teaches and the
+    slower the right ones do. `weights` are one a class; the mean is then weighted.
+    """
+
+    serves: ClassVar[tuple[Serves, ...]] = ("segment", "classify", "table")
+
+    q: Annotated[float, Meta(gt=0, le=1)] = 0.7
+    weights: tuple[float, ...] | None = None
+
+    def build(self, classes: int) -> Criterion:
+        check_weights(self, self.weights, classes)
+        return partial(_generalised, q=self.q, weights=self.weights)
+
+
+def _generalised(logits: Tensor, target: Tensor, *, q: float, weights: tuple[float, ...] | None) -> Tensor:
+    import torch
+
+    numbers = class_numbers(target)
+    chosen = logits.log_softmax(dim=1).gather(1, numbers.unsqueeze(1)).squeeze(1)
+    # 1 - p^q as -expm1(q log p): exact for p near 1, and without the infinite slope of p^q at p = 0.
+    each = -torch.expm1(q * chosen) / q
+    if weights is None:
+        return each.mean()
+    by_class = logits.new_tensor(weights)[numbers]
+    return (each * by_class).sum() / by_class.sum()

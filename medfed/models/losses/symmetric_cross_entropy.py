@@ -1,0 +1,44 @@
+"""Symmetric cross entropy: cross entropy, plus the same with label and prediction exchanged.
+
+Wang, Ma, Chen, Luo, Yi, Bailey: Symmetric Cross Entropy for Robust Learning with Noisy Labels, ICCV 2019,
+arXiv:1908.06112, equations 7 to 10: alpha CE(q, p) + beta CE(p, q) with log 0 = A in the second. For a label of one
+class the second is -A (1 - p), p the probability of that class.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from msgspec import Meta
+
+from medfed.models.losses._loss import Criterion, Loss, Serves, class_numbers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class SymmetricCrossEntropy(Loss, tag="symmetric_cross_entropy", frozen=True):
+    """Symmetric cross entropy, for labels of which some are wrong.
+
+    `alpha` weighs cross entropy, which learns fast and learns wrong labels too; `beta` the reversed one, which
+    tolerates them. `log_zero` is what stands for log 0. The defaults are the paper's for small data sets.
+    """
+
+    serves: ClassVar[tuple[Serves, ...]] = ("segment", "classify", "table")
+
+    alpha: Annotated[float, Meta(ge=0)] = 0.1
+    beta: Annotated[float, Meta(ge=0)] = 1.0
+    log_zero: Annotated[float, Meta(lt=0)] = -4.0
+
+    def build(self, classes: int) -> Criterion:
+        return partial(_symmetric, alpha=self.alpha, beta=self.beta, log_zero=self.log_zero)
+
+
+def _symmetric(logits: Tensor, target: Tensor, *, alpha: float, beta: float, log_zero: float) -> Tensor:
+    from torch.nn import functional
+
+    numbers = class_numbers(target)
+    forward = functional.cross_entropy(logits, numbers)
+    chosen = logits.softmax(dim=1).gather(1, numbers.unsqueeze(1))
+    return alpha * forward + beta * -log_zero * (1 - chosen).mean()

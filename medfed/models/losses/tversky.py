@@ -1,0 +1,39 @@
+"""Tversky loss: Salehi, Erdogmus, Gholipour, MLMI 2017, arXiv:1706.05721."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
+
+from medfed.models.losses._loss import Criterion, Loss, Serves, apply_module
+
+
+class Tversky(Loss, tag="tversky", frozen=True):
+    """Soft Dice with false positives and missed voxels weighed apart; a half each is Dice.
+
+    More weight on `missed` finds more of small lesions, at the price of false positives.
+    """
+
+    serves: ClassVar[tuple[Serves, ...]] = ("segment",)
+
+    background: bool = False
+    batch: bool = True
+    false_positives: Annotated[float, Meta(ge=0)] = 0.3
+    missed: Annotated[float, Meta(ge=0)] = 0.7
+
+    def build(self, classes: int) -> Criterion:
+        from monai.losses import TverskyLoss
+
+        return partial(
+            apply_module,
+            TverskyLoss(
+                include_background=self.background,
+                to_onehot_y=True,
+                softmax=True,
+                batch=self.batch,
+                alpha=self.false_positives,
+                beta=self.missed,
+            ),
+        )

@@ -1,0 +1,11 @@
+"""The networks a study can name: one file a network, named after it, built on MONAI.
+
+To add one, write `networks/<name>.py` with a `Network` record tagged `<name>`; the contract test in
+tests/contracts finds it. A record holds settings and imports nothing heavy; `build` imports MONAI and returns
+an `nn.Module`. It says which tasks it `serves` and under which name its last layer, the `head`, is found, so
+that a study can keep the head in the hospital (FedPer) or exchange nothing else.
+"""
+
+from medfed.models.networks._network import Network, Norm, Serves, replace_batch_norms
+
+__all__ = ["Network", "Norm", "Serves", "replace_batch_norms"]

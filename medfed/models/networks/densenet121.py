@@ -1,0 +1,57 @@
+"""Densely connected network for whole images.
+
+Huang, Liu, van der Maaten, Weinberger: Densely connected convolutional networks, CVPR 2017, arXiv:1608.06993.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from medfed.models.networks._network import (
+    Network,
+    Norm,
+    Serves,
+    check_at_least,
+    check_more_than_one_voxel,
+    replace_batch_norms,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class DenseNet121(Network, tag="densenet121", frozen=True):
+    """Densely connected network of 121 layers for whole images.
+
+    `blocks` are the layers of each dense block; the default is the 121 of the name.
+    """
+
+    serves: ClassVar[tuple[Serves, ...]] = ("classify",)
+    head: ClassVar[str] = "class_layers.out"
+
+    spatial_dims: Literal[2, 3] = 3
+    features: Annotated[int, Meta(ge=1)] = 64
+    growth: Annotated[int, Meta(ge=1)] = 32
+    blocks: Annotated[tuple[int, ...], Meta(min_length=1)] = (6, 12, 24, 16)
+    norm: Norm = "batch"
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+
+    def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
+        # The stem divides by 4 and each transition between blocks by 2.
+        shrinks_by = 4 * 2 ** (len(self.blocks) - 1)
+        check_at_least(self, size, self.spatial_dims, shrinks_by)
+        check_more_than_one_voxel(self, size, self.norm, shrinks_by)
+        from monai.networks.nets import DenseNet
+
+        network = DenseNet(
+            spatial_dims=self.spatial_dims,
+            in_channels=inputs,
+            out_channels=outputs,
+            init_features=self.features,
+            growth_rate=self.growth,
+            block_config=self.blocks,
+            dropout_prob=self.dropout,
+        )
+        return replace_batch_norms(network, self.norm)

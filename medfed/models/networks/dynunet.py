@@ -1,0 +1,100 @@
+"""The U-Net of nnU-Net, with kernels and strides of each level free.
+
+Isensee et al.: nnU-Net, Nature Methods 2021, arXiv:1904.08128.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from medfed.errors import StudyError
+from medfed.models.networks._network import (
+    Network,
+    Norm,
+    Serves,
+    check_more_than_one_voxel,
+    check_sides,
+    monai_norm,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# One number for all axes, or one for each: [1, 2, 2] leaves thick slices as they are.
+Sides = int | tuple[int, ...]
+
+
+class DynUNet(Network, tag="dynunet", frozen=True):
+    """The U-Net of nnU-Net: kernels and strides of each level can differ by axis, which thick slices need.
+
+    `filters`, `kernels` and `strides` have one entry a level, at least 3. `kernels` may be left out (3
+    everywhere). `deep_supervision` trains the outputs of so many coarser levels too, each with half the
+    weight of the one above.
+    """
+
+    serves: ClassVar[tuple[Serves, ...]] = ("segment",)
+    head: ClassVar[str] = "output_block"
+
+    spatial_dims: Literal[2, 3] = 3
+    filters: Annotated[tuple[int, ...], Meta(min_length=3)] = (32, 64, 128, 256, 320)
+    strides: Annotated[tuple[Sides, ...], Meta(min_length=3)] = (1, 2, 2, 2, 2)
+    kernels: tuple[Sides, ...] | None = None
+    norm: Norm = "instance"
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    residual: bool = False
+    deep_supervision: Annotated[int, Meta(ge=0)] = 0
+
+    def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
+        kernels = self.kernels or (3,) * len(self.strides)
+        self._check_levels(kernels)
+        strides = [self._sides(stride) for stride in self.strides]
+        shrinks_by = tuple(prod(axis) for axis in zip(*strides, strict=True))
+        check_sides(self, size, self.spatial_dims, shrinks_by)
+        check_more_than_one_voxel(self, size, self.norm, shrinks_by)
+        from monai.networks.nets import DynUNet as MonaiDynUNet
+
+        network = MonaiDynUNet(
+            spatial_dims=self.spatial_dims,
+            in_channels=inputs,
+            out_channels=outputs,
+            kernel_size=[self._sides(kernel) for kernel in kernels],
+            strides=strides,
+            upsample_kernel_size=strides[1:],
+            filters=self.filters,
+            dropout=self.dropout or None,
+            norm_name=monai_norm(self.norm, self.filters),
+            deep_supervision=self.deep_supervision > 0,
+            deep_supr_num=max(self.deep_supervision, 1),
+            res_block=self.residual,
+        )
+        # MONAI registers every level twice, here and inside skip_layers, which forward uses. Each tensor
+        # would have two names, and cross the wire twice.
+        for name in ("input_block", "downsamples", "bottleneck", "upsamples"):
+            delattr(network, name)
+        if self.deep_supervision:
+            del network.deep_supervision_heads
+        return network
+
+    def _sides(self, value: Sides) -> tuple[int, ...]:
+        return (value,) * self.spatial_dims if isinstance(value, int) else tuple(value)
+
+    def _check_levels(self, kernels: tuple[Sides, ...]) -> None:
+        levels = len(self.strides)
+        if levels < 3 or len(self.filters) != levels or len(kernels) != levels:
+            raise StudyError(
+                f"network 'dynunet': filters, strides and kernels have {len(self.filters)}, {levels} and "
+                f"{len(kernels)} entries; each needs one a level, and at least 3"
+            )
+        for name, values in (("strides", self.strides), ("kernels", kernels)):
+            if any(len(self._sides(value)) != self.spatial_dims for value in values):
+                raise StudyError(
+                    f"network 'dynunet': {name}: an entry is one number or {self.spatial_dims}, one an axis"
+                )
+        if self.deep_supervision > levels - 2:
+            raise StudyError(
+                f"network 'dynunet': deep_supervision: {self.deep_supervision}; of {levels} levels at most "
+                f"{levels - 2} can have an output of their own"
+            )

@@ -1,0 +1,48 @@
+"""EfficientNet for whole images.
+
+Tan and Le: EfficientNet, ICML 2019, arXiv:1905.11946.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from medfed.models.networks._network import (
+    Network,
+    Norm,
+    Serves,
+    check_at_least,
+    check_more_than_one_voxel,
+    replace_batch_norms,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_SHRINKS_BY = 2**5
+
+
+class EfficientNet(Network, tag="efficientnet", frozen=True):
+    """EfficientNet for whole images, few weights for its accuracy; `b0` is the smallest."""
+
+    serves: ClassVar[tuple[Serves, ...]] = ("classify",)
+    head: ClassVar[str] = "_fc"
+
+    spatial_dims: Literal[2, 3] = 3
+    version: Literal["b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7"] = "b0"
+    norm: Norm = "batch"
+
+    def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
+        check_at_least(self, size, self.spatial_dims, _SHRINKS_BY)
+        check_more_than_one_voxel(self, size, self.norm, _SHRINKS_BY)
+        from monai.networks.nets import EfficientNetBN
+
+        network = EfficientNetBN(
+            model_name=f"efficientnet-{self.version}",
+            # MONAI's default fetches weights from the internet.
+            pretrained=False,
+            spatial_dims=self.spatial_dims,
+            in_channels=inputs,
+            num_classes=outputs,
+        )
+        return replace_batch_norms(network, self.norm)

@@ -1,0 +1,64 @@
+"""Residual encoder and decoder for segmentation.
+
+Myronenko: 3D MRI brain tumor segmentation using autoencoder regularization, BrainLes 2018, arXiv:1810.11654.
+Departure: without the autoencoder branch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from medfed.errors import StudyError
+from medfed.models.networks._network import (
+    Network,
+    Norm,
+    Serves,
+    check_more_than_one_voxel,
+    check_sides,
+    monai_norm,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class SegResNet(Network, tag="segresnet", frozen=True):
+    """Residual encoder and decoder, light on memory.
+
+    `blocks_down` and `blocks_up` are the residual blocks of each level; going up there is one level less.
+    """
+
+    serves: ClassVar[tuple[Serves, ...]] = ("segment",)
+    head: ClassVar[str] = "conv_final"
+
+    spatial_dims: Literal[2, 3] = 3
+    filters: Annotated[int, Meta(ge=1)] = 16
+    blocks_down: Annotated[tuple[int, ...], Meta(min_length=2)] = (1, 2, 2, 4)
+    blocks_up: Annotated[tuple[int, ...], Meta(min_length=1)] = (1, 1, 1)
+    # Not instance norm as in the other segmentation networks: the paper's is group norm.
+    norm: Norm = "group"
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+
+    def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
+        halvings = len(self.blocks_down) - 1
+        if halvings < 1 or len(self.blocks_up) != halvings:
+            raise StudyError(
+                f"network 'segresnet': blocks_down has {len(self.blocks_down)} levels and blocks_up "
+                f"{len(self.blocks_up)}; blocks_up needs one less than blocks_down"
+            )
+        check_sides(self, size, self.spatial_dims, 2**halvings)
+        check_more_than_one_voxel(self, size, self.norm, 2**halvings)
+        from monai.networks.nets import SegResNet as MonaiSegResNet
+
+        return MonaiSegResNet(
+            spatial_dims=self.spatial_dims,
+            init_filters=self.filters,
+            in_channels=inputs,
+            out_channels=outputs,
+            dropout_prob=self.dropout or None,
+            norm=monai_norm(self.norm, (self.filters,)),
+            blocks_down=self.blocks_down,
+            blocks_up=self.blocks_up,
+        )

@@ -1,0 +1,71 @@
+"""U-Net with a Swin transformer as encoder.
+
+Hatamizadeh et al.: Swin UNETR, BrainLes 2021, arXiv:2201.01266.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from medfed.errors import StudyError
+from medfed.models.networks._network import (
+    Network,
+    Norm,
+    Serves,
+    check_more_than_one_voxel,
+    check_sides,
+    monai_norm,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# A patch is halved by the embedding and by each of the four stages.
+_SHRINKS_BY = 2**5
+
+
+class SwinUNETR(Network, tag="swinunetr", frozen=True):
+    """U-Net with a Swin transformer as encoder, for studies with many cases and a GPU.
+
+    `checkpointing` computes activations again in the backward pass instead of keeping them.
+    """
+
+    serves: ClassVar[tuple[Serves, ...]] = ("segment",)
+    head: ClassVar[str] = "out"
+
+    spatial_dims: Literal[2, 3] = 3
+    features: Annotated[int, Meta(ge=12, multiple_of=12)] = 24
+    depths: tuple[int, int, int, int] = (2, 2, 2, 2)
+    heads: tuple[int, int, int, int] = (3, 6, 12, 24)
+    window: Annotated[int, Meta(ge=2)] = 7
+    norm: Norm = "instance"
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    version: Literal[1, 2] = 1
+    checkpointing: bool = False
+
+    def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
+        check_sides(self, size, self.spatial_dims, _SHRINKS_BY)
+        check_more_than_one_voxel(self, size, self.norm, _SHRINKS_BY)
+        for stage, heads in enumerate(self.heads):
+            if self.features % 12 or (self.features * 2**stage) % heads:
+                raise StudyError(
+                    f"network 'swinunetr': features: {self.features} must be a multiple of 12, and the "
+                    f"{self.features * 2**stage} features of stage {stage + 1} of its {heads} heads"
+                )
+        from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
+
+        return MonaiSwinUNETR(
+            in_channels=inputs,
+            out_channels=outputs,
+            depths=self.depths,
+            num_heads=self.heads,
+            window_size=self.window,
+            norm_name=monai_norm(self.norm, (self.features,)),
+            feature_size=self.features,
+            drop_rate=self.dropout,
+            use_checkpoint=self.checkpointing,
+            spatial_dims=self.spatial_dims,
+            use_v2=self.version == 2,
+        )

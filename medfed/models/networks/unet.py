@@ -1,0 +1,64 @@
+"""U-Net with residual units.
+
+Ronneberger, Fischer, Brox: U-Net, MICCAI 2015, arXiv:1505.04597; the residual units are Kerfoot et al.,
+STACOM 2018.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from medfed.errors import StudyError
+from medfed.models.networks._network import (
+    Network,
+    Norm,
+    Serves,
+    check_more_than_one_voxel,
+    check_sides,
+    monai_norm,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class UNet(Network, tag="unet", frozen=True):
+    """U-Net with residual units, a good first choice for segmentation.
+
+    `channels` are the features of each level from the finest to the coarsest; each further level halves the
+    patch.
+    """
+
+    serves: ClassVar[tuple[Serves, ...]] = ("segment",)
+    head: ClassVar[str] = "model.2"
+
+    spatial_dims: Literal[2, 3] = 3
+    channels: Annotated[tuple[int, ...], Meta(min_length=2)] = (16, 32, 64, 128, 256)
+    residual_units: Annotated[int, Meta(ge=0)] = 2
+    norm: Norm = "instance"
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+
+    def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
+        if len(self.channels) < 2:
+            raise StudyError(
+                f"network 'unet': {len(self.channels)} channels, a U-Net needs at least 2 levels"
+            )
+        halvings = len(self.channels) - 1
+        check_sides(self, size, self.spatial_dims, 2**halvings)
+        check_more_than_one_voxel(self, size, self.norm, 2**halvings)
+        from monai.networks.nets import UNet as MonaiUNet
+
+        return MonaiUNet(
+            spatial_dims=self.spatial_dims,
+            in_channels=inputs,
+            out_channels=outputs,
+            channels=self.channels,
+            strides=(2,) * halvings,
+            num_res_units=self.residual_units,
+            # The topmost transposed convolution has as many features as there are outputs, and a norm of its
+            # own.
+            norm=monai_norm(self.norm, (*self.channels, outputs)),
+            dropout=self.dropout,
+        )

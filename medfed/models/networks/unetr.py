@@ -1,0 +1,62 @@
+"""U-Net with a vision transformer as encoder.
+
+Hatamizadeh et al.: UNETR, WACV 2022, arXiv:2103.10504.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from medfed.models.networks._network import (
+    Network,
+    Norm,
+    Serves,
+    check_sides,
+    drop_unused_norms,
+    monai_norm,
+    needs_size,
+    split_over_heads,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# The side of a token in voxels; MONAI's decoder is built for this one.
+_TOKEN = 16
+
+
+class UNETR(Network, tag="unetr", frozen=True):
+    """U-Net with a vision transformer of 12 layers as encoder; it is built for one patch size."""
+
+    serves: ClassVar[tuple[Serves, ...]] = ("segment",)
+    head: ClassVar[str] = "out"
+
+    spatial_dims: Literal[2, 3] = 3
+    features: Annotated[int, Meta(ge=1)] = 16
+    hidden: Annotated[int, Meta(ge=1)] = 768
+    mlp: Annotated[int, Meta(ge=1)] = 3072
+    heads: Annotated[int, Meta(ge=1)] = 12
+    norm: Norm = "instance"
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+
+    def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
+        size = needs_size(self, size)
+        check_sides(self, size, self.spatial_dims, _TOKEN)
+        split_over_heads(self, self.hidden, self.heads)
+        from monai.networks.nets import UNETR as MonaiUNETR
+
+        network = MonaiUNETR(
+            in_channels=inputs,
+            out_channels=outputs,
+            img_size=size,
+            feature_size=self.features,
+            hidden_size=self.hidden,
+            mlp_dim=self.mlp,
+            num_heads=self.heads,
+            norm_name=monai_norm(self.norm, (self.features,)),
+            dropout_rate=self.dropout,
+            spatial_dims=self.spatial_dims,
+        )
+        return drop_unused_norms(network)

@@ -1,0 +1,66 @@
+"""Vision transformer for whole images.
+
+Dosovitskiy et al.: An image is worth 16x16 words, ICLR 2021, arXiv:2010.11929.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from medfed.models.networks._network import (
+    Network,
+    Serves,
+    check_sides,
+    drop_unused_norms,
+    needs_size,
+    split_over_heads,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class ViT(Network, tag="vit", frozen=True):
+    """Vision transformer for whole images; it is built for one image size, and has no batch statistics.
+
+    `token` is the side in voxels of the blocks that an image is cut into.
+    """
+
+    serves: ClassVar[tuple[Serves, ...]] = ("classify",)
+    head: ClassVar[str] = "vit.classification_head"
+
+    spatial_dims: Literal[2, 3] = 3
+    token: Annotated[int, Meta(ge=1)] = 16
+    hidden: Annotated[int, Meta(ge=1)] = 384
+    mlp: Annotated[int, Meta(ge=1)] = 1536
+    layers: Annotated[int, Meta(ge=1)] = 6
+    heads: Annotated[int, Meta(ge=1)] = 6
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+
+    def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
+        size = needs_size(self, size)
+        check_sides(self, size, self.spatial_dims, self.token)
+        split_over_heads(self, self.hidden, self.heads)
+        from monai.networks.nets import ViT as MonaiViT
+
+        from medfed.models.networks._vit_logits import ViTLogits
+
+        vit = MonaiViT(
+            in_channels=inputs,
+            img_size=size,
+            patch_size=(self.token,) * self.spatial_dims,
+            hidden_size=self.hidden,
+            mlp_dim=self.mlp,
+            num_layers=self.layers,
+            num_heads=self.heads,
+            classification=True,
+            num_classes=outputs,
+            dropout_rate=self.dropout,
+            spatial_dims=self.spatial_dims,
+            # MONAI's default puts a tanh on the logits; of two classes no probability then leaves 0.12 to
+            # 0.88.
+            post_activation=None,
+        )
+        return ViTLogits(drop_unused_norms(vit))

@@ -1,0 +1,21 @@
+"""What every optimiser is: a frozen record of its settings that builds a torch optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar
+
+from medfed.registry import Kind
+
+if TYPE_CHECKING:
+    from torch import nn, optim
+
+
+class Optimiser(Kind, frozen=True):
+    """How a site's training steps; `lr` is the rate before the schedule."""
+
+    folder: ClassVar[str] = "optimisers"
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
+        """Return the torch optimiser over these parameters."""
+        raise NotImplementedError

@@ -1,0 +1,18 @@
+"""A power of what is left of the run, as in DeepLab (arXiv:1606.00915) and nnU-Net."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from medfed.models.schedules._schedule import Schedule
+
+
+class Polynomial(Schedule, tag="polynomial", frozen=True):
+    """The share of the run that is left, to the power `power`."""
+
+    power: Annotated[float, Meta(gt=0)] = 0.9
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        return (1 - epoch / epochs) ** self.power

@@ -1,0 +1,116 @@
+"""Segmentation: which voxel belongs to what."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from msgspec import Meta, field
+
+from medfed.errors import StudyError
+from medfed.models.losses import Loss
+from medfed.models.losses.dicece import DiceCE
+from medfed.models.tasks._task import Needs, Task, check_classes, check_loss
+from medfed.registry import union
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningModule
+    from torch import Tensor, nn
+
+    from medfed.models.optimisers import Optimiser
+    from medfed.models.schedules import Schedule
+
+    AnyLoss = Loss
+else:
+    AnyLoss = union("losses")
+
+
+class Segment(Task, tag="segment", frozen=True):
+    """Segmentation of each voxel into one of the classes, the background first.
+
+    Volumes larger than the patch are predicted in windows that overlap by the share `overlap` and are blended
+    with weights that fall off towards a window's edge (`blend: gaussian`) or are equal (`constant`);
+    `windows` of them go through the network at once. `largest` names the classes of which only the largest
+    connected piece is kept, `minimum_voxels` drops pieces of any class that are smaller on whichever grid
+    labels are made; both change labels, in validation scores too, and never probabilities.
+
+    `labelled` names, for a hospital that drew some of the foreground classes only, which ones: there
+    everything else counts as background, in training and in scores. A hospital that isn't named drew all.
+    """
+
+    needs: ClassVar[Needs] = "segment"
+
+    classes: tuple[str, ...]
+    loss: AnyLoss = DiceCE()
+    overlap: Annotated[float, Meta(ge=0, lt=1)] = 0.25
+    blend: Literal["gaussian", "constant"] = "gaussian"
+    windows: Annotated[int, Meta(ge=1)] = 4
+    largest: tuple[str, ...] = ()
+    minimum_voxels: Annotated[int, Meta(ge=0)] = 0
+    labelled: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_classes(self, self.classes)
+        check_loss(self, self.loss)
+        for name in self.largest:
+            if name not in self.classes[1:]:
+                raise StudyError(
+                    f"task 'segment': largest: '{name}' is not one of the foreground classes "
+                    f"{', '.join(self.classes[1:])}"
+                )
+        self._check_labelled()
+
+    def _check_labelled(self) -> None:
+        for site, names in self.labelled.items():
+            for name in names:
+                if name not in self.classes[1:]:
+                    raise StudyError(
+                        f"task 'segment': labelled: {site}: '{name}' is not one of the foreground classes "
+                        f"{', '.join(self.classes[1:])}"
+                    )
+            if not names or len(set(names)) < len(names):
+                raise StudyError(
+                    f"task 'segment': labelled: {site}: names {len(names)} classes, {len(set(names))} of them "
+                    f"different; a hospital labels at least one, and each is named once"
+                )
+
+    def labelled_at(self, site: str) -> tuple[int, ...]:
+        """Return the numbers of the foreground classes that a hospital labels."""
+        names = self.labelled.get(site, self.classes[1:])
+        return tuple(sorted(self.classes.index(name) for name in names))
+
+    @property
+    def outputs(self) -> int:
+        return self.loss.outputs(len(self.classes))
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        counts = ("val/both_empty", "val/false_positives", "val/missed")
+        return ("val/loss", "val/dice", *counts, *(f"val/dice/{name}" for name in self.classes[1:]))
+
+    def labels(self, probabilities: Tensor) -> Tensor:
+        """Return class numbers (B, 1, X, Y, Z) of probabilities (B, K, X, Y, Z), after post-processing."""
+        import torch
+
+        from medfed.models.tasks._connected_components import keep_pieces
+
+        labels = probabilities.argmax(dim=1, keepdim=True)
+        # A byte a voxel and not the eight of argmax, where the classes fit.
+        labels = labels.to(torch.uint8 if len(self.classes) <= 256 else torch.int32)
+        if not self.largest and not self.minimum_voxels:
+            return labels
+        largest = [self.classes.index(name) for name in self.largest]
+        return keep_pieces(labels, largest, self.minimum_voxels, len(self.classes))
+
+    def module(
+        self,
+        network: nn.Module,
+        *,
+        optimiser: Optimiser,
+        schedule: Schedule,
+        epochs: int,
+        patch: tuple[int, ...] | None = None,
+        site: str = "",
+    ) -> LightningModule:
+        from medfed.models.tasks._segmentation import Segmentation
+
+        return Segmentation(self, network, optimiser, schedule, epochs, patch, self.labelled_at(site))

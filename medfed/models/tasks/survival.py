@@ -1,0 +1,54 @@
+"""Survival from rows of a table: how long until an event, where some are still without it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from medfed.models.losses import Loss
+from medfed.models.losses.cox import Cox
+from medfed.models.tasks._task import Needs, Task, check_loss
+from medfed.registry import union
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningModule
+    from torch import nn
+
+    from medfed.models.optimisers import Optimiser
+    from medfed.models.schedules import Schedule
+
+    AnyLoss = Loss
+else:
+    AnyLoss = union("losses")
+
+
+class Survival(Task, tag="survival", frozen=True):
+    """Survival from rows of a table: one output, the logarithm of a patient's risk against others'."""
+
+    needs: ClassVar[Needs] = "survival"
+
+    loss: AnyLoss = Cox()
+
+    def __post_init__(self) -> None:
+        check_loss(self, self.loss)
+
+    @property
+    def outputs(self) -> int:
+        return self.loss.outputs(1)
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        return ("val/loss", "val/c_index")
+
+    def module(
+        self,
+        network: nn.Module,
+        *,
+        optimiser: Optimiser,
+        schedule: Schedule,
+        epochs: int,
+        patch: tuple[int, ...] | None = None,
+        site: str = "",
+    ) -> LightningModule:
+        from medfed.models.tasks._time_to_event import TimeToEvent
+
+        return TimeToEvent(self.loss, network, optimiser, schedule, epochs)

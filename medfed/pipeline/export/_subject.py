@@ -1,0 +1,127 @@
+"""What is exported: a trained network with its study, and the comparison that an export must pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from medfed.data.settings import Images, Table
+from medfed.errors import RunError
+from medfed.pipeline.predict import trained
+from medfed.runs.folder import RunFolder
+from medfed.study.study import Study, read_study
+
+# The largest difference of an export's outputs from the module's, as part of the largest output: other kernels add in
+# another order, and nothing else may differ.
+TOLERANCE = 1e-4
+# A classifier of whole images without a patch is traced on a cube of this side.
+SIDE = 32
+
+
+class Computed(nn.Module):
+    """What an export computes: a window's logits, probabilities, or the logarithm of a risk."""
+
+    def __init__(self, network: nn.Module, probabilities: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.probabilities = probabilities
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs = self.network(inputs)
+        if not self.probabilities:
+            return outputs
+        if outputs.shape[1] == 1:
+            return torch.cat([(-outputs).sigmoid(), outputs.sigmoid()], dim=1)
+        return outputs.softmax(dim=1)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to export, with the study that it came from and what the run says about itself."""
+
+    study: Study
+    facts: dict[str, Any]
+    model: str
+    computed: Computed
+    shape: tuple[int, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The task's classes; none for survival."""
+        return tuple(getattr(self.study.task, "classes", ()))
+
+    @property
+    def output(self) -> str:
+        """What the numbers that come out are."""
+        needs = self.study.task.needs
+        return {"segment": "logits", "survival": "log risk"}.get(needs, "probabilities")
+
+    def example(self, batch: int, seed: int = 0) -> Tensor:
+        """Return random inputs (batch, ...) of the right shape."""
+        return torch.randn((batch, *self.shape), generator=torch.Generator().manual_seed(seed))
+
+    def check(self, run: Callable[[Tensor], Tensor], what: str) -> float:
+        """Return the largest difference of an export's outputs from the module's, on batches of one and of two.
+
+        Raises:
+            RunError: if it is more than rounding.
+        """
+        worst = 0.0
+        for batch, seed in ((1, 1), (2, 2)):
+            inputs = self.example(batch, seed)
+            with torch.inference_mode():
+                expected = self.computed(inputs)
+            found = run(inputs)
+            if found.shape != expected.shape:
+                raise RunError(
+                    f"export to {what}: outputs of shape {tuple(found.shape)}, not {tuple(expected.shape)}"
+                )
+            scale = max(float(expected.abs().max()), 1.0)
+            worst = max(worst, float((found.detach() - expected).abs().max()) / scale)
+        if not worst <= TOLERANCE:
+            raise RunError(
+                f"export to {what}: its outputs differ from the model's by {worst:.2g} of the largest one, at most "
+                f"{TOLERANCE:g} is rounding; the network has something that {what} computes differently"
+            )
+        return worst
+
+    def described(self, difference: float) -> bytes:
+        """Return what a reader of the exported file needs to know, as JSON."""
+        about = {
+            "study": self.study.name,
+            "digest": self.facts["digest"],
+            "model": self.model,
+            "input": ["batch", *self.shape],
+            "output": self.output,
+            "classes": self.classes,
+            "data": msgspec.to_builtins(self.study.data),
+            "largest_difference_from_the_model": difference,
+            "intended_use": "research; not a medical device",
+        }
+        return msgspec.json.format(msgspec.json.encode(about), indent=2)
+
+
+def subject_of(folder: RunFolder, model: str) -> Subject:
+    """Return a run's model, ready to be exported.
+
+    Raises:
+        RunError: if this is no run folder, or it has no such model.
+    """
+    facts = folder.read_facts()
+    study = read_study(folder.study)
+    module = trained(study, folder, model)
+    network = module.network
+    assert isinstance(network, nn.Module)
+    shape: tuple[int, ...]
+    if isinstance(study.data, Images):
+        shape = (study.data.channels, *(study.data.patch or (SIDE,) * 3))
+    else:
+        assert isinstance(study.data, Table)
+        shape = (study.data.inputs,)
+    computed = Computed(network, study.task.needs in ("classify", "table")).eval()
+    return Subject(study, facts, model, computed, shape)

@@ -1,0 +1,130 @@
+"""A MONAI Bundle: the network, how images are prepared, and an inference that `python -m monai.bundle run` runs.
+
+    python -m monai.bundle run --config_file BUNDLE/configs/inference.json --bundle_root BUNDLE \\
+        --dataset_dir IMAGES --output_dir FOUND
+
+Of a segmentation it writes a mask an image, of a classification predictions.csv with the probabilities of each image.
+It needs MONAI and nibabel and nothing of medfed. Specification: docs.monai.io, "MONAI Bundle Specification".
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from medfed.data.normalise.percentile import Percentile
+from medfed.data.normalise.window import Window
+from medfed.data.settings import Images
+from medfed.errors import RunError
+from medfed.pipeline.export._bundle_inference import inference
+from medfed.pipeline.export._subject import Subject
+from medfed.pipeline.export.torchscript import trace
+from medfed.runs.folder import write_whole
+
+SCHEMA = (
+    "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+)
+
+
+def write(subject: Subject, folder: Path) -> list[Path]:
+    """Write models/, configs/ and docs/ of a bundle, its network checked against the module.
+
+    Raises:
+        RunError: if the task is neither segmentation in patches nor classification of images, or MONAI has no equal for how
+            images are prepared or masks finished.
+    """
+    settings = subject.study.data
+    if not isinstance(settings, Images):
+        raise RunError(
+            "export to a MONAI bundle: MONAI's bundles are of images, and this study's data are a table; export to onnx or "
+            "torchscript instead"
+        )
+    configuration = inference(subject, settings)
+    network = folder / "models" / "model.ts"
+    difference = trace(subject, network)
+    files = {
+        folder / "configs" / "metadata.json": metadata(subject, settings),
+        folder / "configs" / "inference.json": configuration,
+    }
+    for path, content in files.items():
+        write_whole(path, msgspec.json.format(msgspec.json.encode(content), indent=2))
+    write_whole(folder / "docs" / "README.md", readme(subject, difference).encode())
+    return [network, *files, folder / "docs" / "README.md"]
+
+
+def metadata(subject: Subject, settings: Images) -> dict[str, Any]:
+    """Return metadata.json: what the bundle is, and the shapes that `verify_net_in_out` checks."""
+    image = {
+        "type": "image",
+        "format": "magnitude",
+        "num_channels": settings.channels,
+        "spatial_shape": list(subject.shape[1:]),
+        "dtype": "float32",
+        "value_range": [-1, 1] if isinstance(settings.normalise, (Percentile, Window)) else [],
+        "is_patch_data": subject.study.task.needs == "segment",
+        "channel_def": {str(number): "image" for number in range(settings.channels)},
+    }
+    named = {str(number): name for number, name in enumerate(subject.classes)}
+    channels = {"num_channels": len(subject.classes), "channel_def": named}
+    if subject.study.task.needs == "segment":
+        found = {**image, "format": "logits", "value_range": [], **channels}
+    else:
+        # The schema knows no word of its own for what a classifier gives; MONAI's own classifiers say this.
+        found = {
+            **image,
+            "type": "probabilities",
+            "format": "classes",
+            "spatial_shape": [],
+            "value_range": [0, 1],
+            **channels,
+        }
+    meant = ", ".join(f"{number}: {name}" for number, name in named.items())
+    return {
+        "schema": SCHEMA,
+        "version": "0.1.0",
+        "changelog": {"0.1.0": f"exported from study {subject.study.name}, {subject.facts['digest'][:12]}"},
+        "monai_version": version("monai"),
+        "pytorch_version": version("torch").split("+")[0],
+        "numpy_version": version("numpy"),
+        "required_packages_version": {"nibabel": version("nibabel")},
+        "optional_packages_version": {"nibabel": version("nibabel")},
+        "task": _does(subject).lower(),
+        "description": f"{subject.model} model of the study {subject.study.name}, trained by medfed over "
+        f"{len(subject.facts.get('sites', []))} hospitals",
+        "authors": "to be written by a person",
+        "copyright": "to be written by a person",
+        "intended_use": "research; not a medical device",
+        "label_classes": meant,
+        "pred_classes": meant,
+        "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": found}},
+    }
+
+
+def _does(subject: Subject) -> str:
+    if subject.study.task.needs == "segment":
+        return f"Segmentation of {', '.join(subject.classes[1:])}"
+    return f"Classification into {', '.join(subject.classes)}"
+
+
+def readme(subject: Subject, difference: float) -> str:
+    """Return the bundle's page for people."""
+    return (
+        f"# {subject.study.name}: {subject.model} model\n\n"
+        f"{_does(subject)}, trained by medfed over "
+        f"{len(subject.facts.get('sites', []))} hospitals; study {subject.facts['digest'][:12]}.\n\n"
+        "    python -m monai.bundle run --config_file configs/inference.json --bundle_root . \\\n"
+        "        --dataset_dir IMAGES --output_dir FOUND\n\n"
+        f"{_writes(subject)}\n\n"
+        f"The network in models/model.ts differs from the one that was trained by at most {difference:.1e} of its "
+        "largest output.\n\nResearch only: not a medical device. Authors, copyright and licence are to be written by a "
+        "person.\n"
+    )
+
+
+def _writes(subject: Subject) -> str:
+    if subject.study.task.needs == "segment":
+        return "Each NIfTI file of IMAGES gets a mask on its own grid, in FOUND."
+    return f"FOUND/predictions.csv has a line an image: its file, and the probabilities of {', '.join(subject.classes)}."

@@ -1,0 +1,71 @@
+"""ONNX: one file for onnxruntime, TensorRT and what else is in a hospital's viewer. Needs `pip install medfed[export]`."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medfed.errors import RunError
+from medfed.pipeline.export._subject import Subject
+from medfed.runs.folder import write_whole
+
+FILE = "model.onnx"
+
+
+def write(subject: Subject, folder: Path) -> list[Path]:
+    """Write the network and what it takes and gives, checked in onnxruntime against the module.
+
+    Raises:
+        RunError: if ONNX isn't installed, can't express the network, or computes something else.
+    """
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401 - torch's exporter writes with it
+    except ImportError as error:
+        raise RunError(f"export to ONNX needs {error.name}; pip install 'medfed[export]'") from None
+    path = folder / FILE
+    _convert(subject, path)
+    try:
+        onnx.checker.check_model(str(path))
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+        def run(inputs: torch.Tensor) -> torch.Tensor:
+            (found,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+            return torch.from_numpy(found)
+
+        difference = subject.check(run, "ONNX")
+    except BaseException:
+        path.unlink()
+        raise
+    write_whole(folder / "model.json", subject.described(difference))
+    return [path, folder / "model.json"]
+
+
+def _convert(subject: Subject, path: Path) -> None:
+    said = io.StringIO()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    options: dict[str, Any] = {
+        "dynamo": True,
+        "external_data": False,
+        "input_names": ["input"],
+        "output_names": [subject.output.replace(" ", "_")],
+        # Any number of windows or patients at once; a batch of two is traced, as torch takes a one for a constant.
+        "dynamic_shapes": ({0: torch.export.Dim("batch", min=1)},),
+    }
+    with warnings.catch_warnings(), redirect_stdout(said), redirect_stderr(said):
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(subject.computed, (subject.example(2),), str(path), **options)
+        except Exception as error:
+            path.unlink(missing_ok=True)
+            raise RunError(
+                f"export to ONNX: {type(error).__name__}: {str(error).splitlines()[0][:200]}; the network has "
+                f"something ONNX cannot express; export to torchscript instead"
+            ) from None

@@ -1,0 +1,48 @@
+"""TorchScript: one file that torch runs without medfed and without the network's code."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+
+from medfed.pipeline.export._subject import Subject
+from medfed.runs.folder import write_whole
+
+FILE = "model.ts"
+
+
+def write(subject: Subject, folder: Path) -> list[Path]:
+    """Write the traced network and what it takes and gives, checked against the module."""
+    path = folder / FILE
+    difference = trace(subject, path)
+    write_whole(folder / "model.json", subject.described(difference))
+    return [path, folder / "model.json"]
+
+
+def trace(subject: Subject, path: Path) -> float:
+    """Write the traced network, and return its largest difference from the module.
+
+    Raises:
+        RunError: if the file computes something else; it is removed then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings(), torch.inference_mode():
+        # Shapes that networks check are constants of a trace; torch warns of each one.
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(subject.computed, subject.example(1), check_trace=False)
+        torch.jit.save(traced, str(path))
+        loaded = torch.jit.load(str(path))
+
+    def run(inputs: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            found = loaded(inputs)
+        assert isinstance(found, torch.Tensor)
+        return found
+
+    try:
+        return subject.check(run, "TorchScript")
+    except BaseException:
+        path.unlink()
+        raise

@@ -1,0 +1,138 @@
+"""From a study to what trains it: each hospital's data, the network, its LightningModule, a site's training."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import torch
+
+from medfed.data.cache_location import cache_place
+from medfed.data.settings import Images, Table
+from medfed.errors import MedfedError, StudyError
+from medfed.evaluation.inference import Hospital
+from medfed.federation.egress import TRAINING, Egress
+from medfed.models.networks import replace_batch_norms
+from medfed.study.study import Study
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    from medfed.federation.site import Training
+
+
+def simulated_secret(study: Study, site: str) -> bytes:
+    """Return what salts a site's tokens and splits where one person holds all folders."""
+    return hashlib.sha256(f"medfed/simulated/{study.seed}/{site}".encode()).digest()
+
+
+def folders_of(study: Study) -> dict[str, str]:
+    """Return where each hospital's data lie, which a run in one process has to know."""
+    places: dict[str, str] = {}
+    for site, where in {**study.sites, **study.held_out}.items():
+        if where is None:
+            raise StudyError(
+                f"site '{site}': the study names no folder for it, and this process trains every site; name one (sites: "
+                f"{{{site}: path/to/folder}}), or across hospitals use `medfed hub` and `medfed train --site`"
+            )
+        places[site] = where
+    return places
+
+
+def hospital_of(
+    study: Study, site: str, where: str, secret: bytes | None = None, cache: str | None = None
+) -> Hospital:
+    """Return a site's data, its folder indexed and checked.
+
+    In a simulation one person holds all folders, so the secret that salts tokens and splits is made of the study's
+    seed and the site's name, and a run repeats; a hospital's own secret is in its site file, and so is the folder
+    where it keeps prepared images (`cache`), if that isn't to be inside `where`.
+    """
+    from medfed.data.datamodule import SiteData
+
+    secret = secret or simulated_secret(study, site)
+    on_disk = isinstance(study.data, Images) and study.data.cache == "disk"
+    place = cache_place(where, secret, cache) if on_disk else None
+    try:
+        data = SiteData.open(
+            where,
+            study.data,
+            study.task.needs,
+            site_secret=secret,
+            batch=study.at(site).train.batch,
+            steps=study.train.steps,
+            seed=study.seed,
+            classes=len(getattr(study.task, "classes", ())) or None,
+            cache=place,
+        )
+    except MedfedError as error:
+        raise type(error)(f"site '{site}': {error}") from None
+    return Hospital(site, data, secret)
+
+
+def module_of(study: Study, site: str = "") -> pl.LightningModule:
+    """Return the study's LightningModule with the weights of its seed, the same wherever it is built.
+
+    With a site, it trains as that one does: its own epochs, and what the task says of it.
+    """
+    network = network_of(study)
+    if study.privacy.replaces_batch_norm:
+        network = replace_batch_norms(network, "group")
+    return study.task.module(
+        network,
+        optimiser=study.train.optimiser,
+        schedule=study.train.schedule,
+        epochs=study.at(site).epochs,
+        patch=getattr(study.data, "patch", None),
+        site=site,
+    )
+
+
+def network_of(study: Study) -> torch.nn.Module:
+    """Return the study's network as its file describes it."""
+    from medfed.models.networks._adapters import prepare
+
+    with torch.random.fork_rng():
+        torch.manual_seed(study.seed)
+        inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
+        network = study.network.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
+        prepare(network, study.start, study.train.lora, study.train.only)
+    return network
+
+
+def training_of(study: Study, site: str = "") -> Training:
+    from medfed.federation.site import Training
+
+    study = study.at(site)
+    return Training(
+        epochs=study.epochs,
+        local_epochs=study.train.epochs,
+        precision=study.train.precision,
+        clip=study.train.clip,
+        accumulate=study.train.accumulate,
+        keep_local=study.keep_local,
+        trained_only=study.trained_only,
+        optimiser_state=study.train.optimiser_state,
+        batch=study.train.batch,
+        local=study.local,
+        privacy=study.privacy.planned(study.train.rounds),
+        egress=egress_of(study, smallest_group=study.evaluation.smallest_group),
+        compress=study.compress,
+        needs=study.rule.needs_scalars,
+        seed=study.seed,
+    )
+
+
+def egress_of(study: Study, *, smallest_group: int | None, withheld: tuple[str, ...] = ()) -> Egress:
+    """Return the list of what may leave a hospital of a study: what its rule, method, task and mechanism declare."""
+    local = study.local
+    needed = study.rule.needs_scalars
+    by_class = [f"{name}/{one}" for name in needed for one in (*getattr(study.task, "classes", ()), "other")]
+    reports = local.reports if local is not None else ()
+    personal = [f"val/personal/{name.removeprefix('val/')}" for name in study.task.scores]
+    return Egress(
+        scalars=TRAINING.union(study.task.scores, personal, needed, by_class, reports, study.privacy.scalars),
+        groups=local.sends if local is not None else (),
+        smallest_group=smallest_group,
+        withheld=withheld,
+    )

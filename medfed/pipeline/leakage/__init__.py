@@ -1,0 +1,1 @@
+"""The leakage audit: what an attacker learns from one site's updates."""

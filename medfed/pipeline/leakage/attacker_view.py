@@ -1,0 +1,162 @@
+"""What an attacker sees of a training: the update that comes out of the very bytes that the exchange carries.
+
+A training runs as at a deployed site (`train_site`: Trainer, callback, privacy mechanism, compression, a ledger that is
+thrown away) over the memory exchange. A mechanism that shows single updates is attacked at the hub. Where it shows the
+hub only the sites' sum, or (central noise) only the hub sees more, the attacked view is the merged model: the site's
+update among stand-ins, other cases of the same hospital, as many parts as the study needs sites.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from medfed.aggregation.fedavg import FedAvg
+from medfed.data.datamodule import collate
+from medfed.errors import PrivacyError
+from medfed.exchange import MemoryExchange
+from medfed.federation.simulation import run_federation
+from medfed.federation.site import Training, train_site
+from medfed.privacy import NoPrivacy, Privacy
+from medfed.privacy.accounting.ledger import data_set
+from medfed.wire.weights import Weights, load, weights_of
+
+Item = dict[str, Any]
+Make = Callable[[], pl.LightningModule]
+
+
+class Items(Dataset):
+    """Cases that were read once: a training then sees the same voxels as the attack's reference."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self._items = list(items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> Item:
+        return self._items[index]
+
+
+class _Data(pl.LightningDataModule):
+    def __init__(self, items: Sequence[Item], batch: int) -> None:
+        super().__init__()
+        self._items, self._batch = items, min(batch, len(items))
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(Items(self._items), self._batch, shuffle=True, collate_fn=collate)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(Items(self._items[:1]), 1, collate_fn=collate)  # nobody looks at this score
+
+
+def attacked(
+    make: Make,
+    items: Sequence[Item],
+    others: Sequence[Sequence[Item]],
+    training: Training,
+    privacy: Privacy,
+    start: Weights,
+) -> dict[str, Tensor]:
+    """Return the difference to `start` that an attacker sees after one round over `items`.
+
+    `make` returns a fresh module. `others` are the cases of the stand-ins, used where single updates are hidden.
+
+    Raises:
+        PrivacyError: if stand-ins are needed and there are none, or the mechanism cannot train this.
+    """
+    if privacy.reveals_each_update:
+        return _round(make, {"site": items}, replace(training, privacy=privacy), start)
+    if not others:
+        raise PrivacyError(
+            "an attacker sees the sites' sum only, and there are too few cases here to stand in for the others"
+        )
+    parties = {"site": items, **{f"other{k}": part for k, part in enumerate(others)}}
+    # The masks of a secure sum cancel to the plain sum, bit for bit; central noise is the hub's, and is added.
+    summed = privacy if privacy.charge() is not None else NoPrivacy()
+    if len(parties) < summed.fewest_sites():
+        raise PrivacyError(
+            f"an attacker sees a sum of at least {summed.fewest_sites()} sites only, and the cases here make "
+            f"{len(parties)} parts to stand in for them; take fewer cases a step (--cases), or a hospital with more"
+        )
+    return _round(make, parties, replace(training, privacy=summed), start)
+
+
+def _round(
+    make: Make, parties: dict[str, Sequence[Item]], training: Training, start: Weights
+) -> dict[str, Tensor]:
+    failures: list[BaseException] = []
+    with tempfile.TemporaryDirectory(prefix="medfed-leakage-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+
+        def site(name: str) -> Callable[[MemoryExchange], None]:
+            def fit(exchange: MemoryExchange) -> None:
+                try:
+                    _fit(name, make(), parties[name], training, exchange, Path(folder) / name)
+                except BaseException as error:
+                    failures.append(error)
+                    raise
+
+            return fit
+
+        try:
+            final = run_federation(
+                {name: site(name) for name in parties},
+                start,
+                rule=FedAvg(),
+                rounds=1,
+                privacy=training.privacy,
+                minimum=len(parties),
+                seed=training.seed,
+                compress=training.compress,
+                outlier=None,  # whatever a step at rate 1 makes, an attacker sees it
+            )
+        except Exception:
+            if failures:
+                raise failures[0] from None
+            raise
+    return {name: tensor.double() - start[name].double() for name, tensor in final.weights.items()}
+
+
+def _fit(
+    name: str,
+    module: pl.LightningModule,
+    items: Sequence[Item],
+    training: Training,
+    exchange: MemoryExchange,
+    folder: Path,
+) -> None:
+    folder.mkdir()
+    patients: dict[str, list[int]] = {}
+    for number, item in enumerate(items):
+        patients.setdefault(item["case"], []).append(number)
+    train_site(
+        name,
+        module,
+        _Data(items, training.batch),
+        exchange,
+        training,
+        folder=folder,
+        examples=len(items),
+        logger=False,
+        study="leakage",
+        dataset=data_set(patients, b"leakage"),
+        items=list(patients.values()),
+    )
+
+
+@torch.no_grad()
+def with_difference(make: Make, start: Weights, difference: Weights) -> pl.LightningModule:
+    """Return a module with the weights that the attacker gets from a difference."""
+    module = make()
+    load(module, {**weights_of(module), **{n: (start[n].double() + difference[n]).float() for n in start}})
+    return module

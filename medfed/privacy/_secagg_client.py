@@ -1,0 +1,349 @@
+"""A secure sum at a site: its keys, the masks that hide its update, and the shares with which the sum comes out."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from torch import Tensor
+
+from medfed.errors import PrivacyError, WireError
+from medfed.privacy._masks import FixedPoint, Room, Stream, masked
+from medfed.privacy._secagg import (
+    Boxes,
+    Delivered,
+    Handed,
+    Keys,
+    Members,
+    Request,
+    Settings,
+    Shares,
+    agreed_key,
+    bytes_of,
+    checked_keys,
+    derived,
+    holders,
+    needed,
+    neighbours,
+    pair,
+    said,
+)
+from medfed.privacy._shamir import SHARE_BYTES, split
+from medfed.wire.messages import Letter, SiteLetters
+from medfed.wire.update import Update
+from medfed.wire.weights import Difference, Weights
+
+# Under which group and name a masked update carries the site's masked number of examples.
+GROUP, EXAMPLES = "secure_sum", "examples"
+
+
+def shields(settings: Settings, letters: SiteLetters) -> Iterator[SiteSum]:
+    """Yield one protection for each attempt of the round that this site takes part in.
+
+    Raises:
+        PrivacyError: if the hub, or a site, does what the protocol forbids; nothing more is said then.
+    """
+    if not letters.signed:
+        raise PrivacyError(
+            f"site '{letters.site}': privacy.kind: secure_sum needs letters with signatures, else whoever carries them can "
+            f"speak as every other site and take the masks off; set exchange.credentials (`medfed enrol` makes them)"
+        )
+    attempt = 0
+    while (called := letters.read({"call": attempt + 1})) is not None:
+        attempt = called.attempt
+        mine = letters.posted("keys")
+        if mine is not None and mine.attempt >= attempt:
+            # Killed since: what the masks were made of is gone, and a second masked update must not go out beside a
+            # first. This site drops out of the attempt, and its shares at the others serve for that.
+            letters.audit.write("left out", site=letters.site, round=letters.round, attempt=attempt)
+            continue
+        with _written_down(letters):
+            agreed = _agree(settings, letters, attempt)
+        if agreed is not None:
+            yield agreed
+            with _written_down(letters):
+                agreed.conclude()
+
+
+@contextmanager
+def _written_down(letters: SiteLetters) -> Iterator[None]:
+    """Write into the audit log why this site says no more to the hub."""
+    try:
+        yield
+    except PrivacyError as error:
+        letters.audit.write("hub refused", site=letters.site, round=letters.round, reason=str(error))
+        raise
+
+
+@dataclass(frozen=True)
+class SiteSum:
+    """One attempt at a site, once every site's keys and shares are there."""
+
+    settings: Settings
+    letters: SiteLetters
+    attempt: int
+    seed: bytes
+    mask_key: X25519PrivateKey
+    keys: Mapping[str, Keys]  # of all sites that showed any
+    members: Sequence[str]  # those that handed out shares
+    others: Sequence[str]  # this site's neighbours among them
+    shares: Mapping[str, tuple[bytes, bytes]]  # by owner: of its mask key and of its seed
+
+    def protect(self, update: Update, weights: Weights) -> Update:
+        """Return the update with every number masked: what the hub gets tells it nothing but together with the others'.
+
+        Raises:
+            PrivacyError: if a number is too large for the fixed point.
+        """
+        settings, site = self.settings, self.letters.site
+        if not 1 <= update.examples <= settings.most_examples:
+            raise PrivacyError(
+                f"site '{site}' trains on {update.examples} examples; secure_sum takes 1 to {settings.most_examples} "
+                f"(privacy.most_examples), which every site must know before"
+            )
+        point = settings.fixed_point(len(self.members))
+        room, streams = Room(), self._streams()
+        examples = torch.tensor([update.examples], dtype=torch.float64)
+        count, _ = masked(examples, settings.whole_numbers(len(self.members)), 1.0, streams, room)
+        factor = update.examples / settings.most_examples
+        delta: dict[str, Tensor] = {}
+        for name in sorted(weights):
+            whole, largest = masked(_sides(update, name), point, factor, streams, room)
+            self._bounded(name, largest)
+            delta[name] = _as_tensor(whole, point).reshape(weights[name].shape)
+        return replace(
+            update,
+            delta=delta,
+            examples=0,
+            groups={GROUP: {EXAMPLES: _as_tensor(count, point)}},
+        )
+
+    def _bounded(self, name: str, largest: float) -> None:
+        limit = self.settings.limit
+        if not largest <= limit:
+            raise PrivacyError(
+                f"site '{self.letters.site}', round {self.letters.round}: '{name}' changes by up to {largest:.3g}, "
+                f"secure_sum adds changes of at most {limit:g}; set privacy.limit higher, or bits: 64 where it is not, or "
+                f"a lower learning rate"
+            )
+
+    def _streams(self) -> list[Stream]:
+        site = self.letters.site
+        streams = [Stream(derived(self.seed, "own mask"), 1)]
+        for other in self.others:
+            key = agreed_key(self.mask_key, self.keys[other].mask, f"mask {pair(site, other)}")
+            streams.append(Stream(key, 1 if site < other else -1))
+        return streams
+
+    def conclude(self) -> None:
+        """Sign who is in the sum, see that the others signed the same, and give the shares that take the masks off."""
+        listed = _next(self.letters, self.attempt, "members")
+        if listed is None:
+            return
+        sites = said(listed.data, Members, "hub", "members").sites
+        if self.letters.site not in sites:
+            self.letters.audit.write(
+                "left out", site=self.letters.site, round=self.letters.round, attempt=self.attempt
+            )
+            return
+        self._list_holds(sites)
+        self.letters.post(self.attempt, "signed", bytes_of(Members(sites)))
+        asked = _next(self.letters, self.attempt, "signed")
+        if asked is None:
+            return
+        request = said(asked.data, Request, "hub", "signed")
+        self._request_holds(request, sites)
+        self.letters.post(self.attempt, "unmask", bytes_of(self._unmasking(sites)))
+
+    def _list_holds(self, sites: Sequence[str]) -> None:
+        who = f"site '{self.letters.site}', round {self.letters.round}"
+        if sorted(set(sites)) != list(sites) or not set(sites) <= set(self.members):
+            raise PrivacyError(
+                f"{who}: the hub's list of who is in the sum names a site twice, or one that handed out no shares; nothing "
+                f"is unmasked"
+            )
+        self.settings.enough(who, "are in the sum", len(sites), len(self.keys))
+        before = self.letters.posted("signed")
+        if before is not None and said(before.data, Members, self.letters.site, "signed").sites != list(
+            sites
+        ):
+            raise PrivacyError(
+                f"{who}: the hub asks for a second sum of this round over other sites. The difference of two sums is a "
+                f"single site's update, so one list a round is signed; let the same sites take part again, or start the "
+                f"run anew"
+            )
+
+    def _request_holds(self, request: Request, sites: Sequence[str]) -> None:
+        who = f"site '{self.letters.site}', round {self.letters.round}"
+        dropped = sorted(set(self.members) - set(sites))
+        if both := sorted(set(request.seeds_of) & set(request.keys_of)):
+            raise PrivacyError(
+                f"{who}: the hub asks for shares of both kinds of site '{both[0]}', which would take the mask off its own "
+                f"update; nothing is given"
+            )
+        if request.seeds_of != list(sites) or request.keys_of != dropped:
+            raise PrivacyError(
+                f"{who}: the hub asks for shares of other sites than the list that this site signed; nothing is given"
+            )
+        for party, sealed in request.letters.items():
+            letter = self._opened(party, sealed, "signed")
+            if party not in sites or said(letter.data, Members, party, "signed").sites != list(sites):
+                raise PrivacyError(
+                    f"{who}: site '{party}' signed another list of who is in the sum than this site: the hub told them "
+                    f"different ones; nothing is given"
+                )
+        self.settings.enough(who, "signed the list", len(request.letters), len(self.keys))
+
+    def _opened(self, party: str, sealed: bytes, step: str) -> Letter:
+        return _opened(self.letters, party, sealed, step, self.attempt)
+
+    def _unmasking(self, sites: Sequence[str]) -> Shares:
+        seeds, keys = {}, {}
+        for owner, (key_share, seed_share) in self.shares.items():
+            # Of each site one or the other: of both together the hub could make its single update.
+            if owner in sites:
+                seeds[owner] = seed_share
+            else:
+                keys[owner] = key_share
+        return Shares(seeds, keys)
+
+
+# ---------------------------------------------------------------------------------------------- keys and shares
+
+
+def _agree(settings: Settings, letters: SiteLetters, attempt: int) -> SiteSum | None:
+    """Show keys, hand out shares and get the others'; None if the attempt ended meanwhile."""
+    who = f"site '{letters.site}', round {letters.round}"
+    letters.recall()
+    box_key, mask_key = X25519PrivateKey.generate(), X25519PrivateKey.generate()
+    seed = secrets.token_bytes(32)
+    mine = Keys(
+        box_key.public_key().public_bytes_raw(),
+        mask_key.public_key().public_bytes_raw(),
+        hashlib.sha256(seed).digest(),
+    )
+    letters.post(attempt, "keys", bytes_of(mine))
+    handed = _next(letters, attempt, "keys")
+    if handed is None:
+        return None
+    keys = checked_keys(
+        {
+            party: said(_opened(letters, party, sealed, "keys", attempt).data, Keys, party, "keys")
+            for party, sealed in said(handed.data, Handed, "hub", "keys").letters.items()
+        }
+    )
+    if keys.get(letters.site) != mine:
+        raise PrivacyError(f"{who}: the hub's list of keys has not this site's own; nothing is sent")
+    settings.enough(who, "showed keys", len(keys), len(keys))
+    around = neighbours(keys, settings.neighbours)[letters.site]
+    holding = holders(letters.site, around)
+    at_least = needed(settings.threshold, len(holding))
+    halves = zip(
+        split(mask_key.private_bytes_raw(), len(holding), at_least),
+        split(seed, len(holding), at_least),
+        strict=True,
+    )
+    shares = dict(zip(holding, halves, strict=True))
+    boxes = {
+        other: _cipher(box_key, keys, letters, attempt, letters.site, other).encrypt(
+            bytes(12), b"".join(shares[other]), None
+        )
+        for other in around
+    }
+    letters.post(attempt, "shares", bytes_of(Boxes(boxes)))
+    found = _next(letters, attempt, "shares")
+    if found is None:
+        return None
+    delivered = said(found.data, Delivered, "hub", "shares")
+    members = delivered.members
+    if letters.site not in members:
+        letters.audit.write("left out", site=letters.site, round=letters.round, attempt=attempt)
+        return None
+    others = [other for other in around if other in members]
+    if sorted(set(members)) != members or not set(members) <= set(keys) or sorted(delivered.boxes) != others:
+        raise PrivacyError(
+            f"{who}: the hub's list of who handed out shares contradicts itself; nothing is sent"
+        )
+    settings.enough(who, "handed out shares", len(members), len(keys))
+    if len(others) + 1 < at_least:
+        raise PrivacyError(
+            f"{who}: {len(others)} of its neighbours are left, {at_least - 1} are needed to unmask; nothing is sent"
+        )
+    held = {letters.site: shares[letters.site]}
+    for other in others:
+        cipher = _cipher(box_key, keys, letters, attempt, other, letters.site)
+        opened = _open_box(cipher, delivered.boxes[other])
+        if opened is None:
+            # The hub, or its sender, spoilt it. The sum can do without some shares, and says so if it can't.
+            letters.audit.write(
+                "letter refused", site=other, round=letters.round, step="shares", reason="no such key"
+            )
+            continue
+        held[other] = opened
+    return SiteSum(settings, letters, attempt, seed, mask_key, keys, members, others, held)
+
+
+def _cipher(
+    own: X25519PrivateKey,
+    keys: Mapping[str, Keys],
+    letters: SiteLetters,
+    attempt: int,
+    sender: str,
+    receiver: str,
+) -> AESGCM:
+    # A key for one box alone, so its nonce may be zero.
+    other = receiver if sender == letters.site else sender
+    purpose = f"box {letters.round}/{attempt} {sender} to {receiver}"
+    return AESGCM(agreed_key(own, keys[other].box, purpose))
+
+
+def _open_box(cipher: AESGCM, box: bytes) -> tuple[bytes, bytes] | None:
+    try:
+        opened = cipher.decrypt(bytes(12), box, None)
+    except InvalidTag:
+        return None
+    return (opened[:SHARE_BYTES], opened[SHARE_BYTES:]) if len(opened) == 2 * SHARE_BYTES else None
+
+
+def _opened(letters: SiteLetters, party: str, sealed: bytes, step: str, attempt: int) -> Letter:
+    """Return a site's letter that the hub handed on.
+
+    Raises:
+        PrivacyError: if that site did not write it, or wrote it at another time.
+    """
+    who = f"site '{letters.site}', round {letters.round}"
+    try:
+        letter = letters.open(sealed, party)
+    except WireError as error:
+        raise PrivacyError(
+            f"{who}: the hub hands on a letter in the name of '{party}' that is not its own: {error}; nothing more is said"
+        ) from None
+    if (letter.step, letter.when) != (step, (letters.round, attempt)):
+        raise PrivacyError(
+            f"{who}: the hub hands on a letter of '{party}' of round {letter.round}, attempt {letter.attempt}, step "
+            f"'{letter.step[:20]}', expected round {letters.round}, attempt {attempt}, '{step}': a copy of an older one"
+        )
+    return letter
+
+
+def _next(letters: SiteLetters, attempt: int, step: str) -> Letter | None:
+    """Return the hub's letter of this step and attempt, or None if the attempt or the round is over."""
+    found = letters.read({step: attempt, "call": attempt + 1})
+    return found if found is not None and (found.step, found.attempt) == (step, attempt) else None
+
+
+def _sides(update: Update, name: str) -> Tensor | tuple[Tensor, Tensor]:
+    delta = update.delta
+    return (delta.minuend[name], delta.subtrahend[name]) if isinstance(delta, Difference) else delta[name]
+
+
+def _as_tensor(whole: np.ndarray, point: FixedPoint) -> Tensor:
+    return torch.from_numpy(whole.view(np.int32 if point.bits == 32 else np.int64))

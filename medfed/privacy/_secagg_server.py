@@ -1,0 +1,391 @@
+"""A secure sum at the hub: it hands letters on, adds what is masked, and takes off the sum's masks with the sites' shares.
+
+Whatever the hub has said in a step it says again after a restart, because its own letters are kept. Only when a round
+can't be finished does it begin the round's letters again, as the next attempt, with new keys and new masks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations, islice
+
+import numpy as np
+import torch
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from medfed.errors import MedfedError, PrivacyError, QuorumError, UpdateError
+from medfed.privacy._masks import FixedPoint, Room, Stream, summed, unsigned
+from medfed.privacy._secagg import (
+    Boxes,
+    Delivered,
+    Handed,
+    Keys,
+    Members,
+    Request,
+    Settings,
+    Shares,
+    agreed_key,
+    bytes_of,
+    checked_keys,
+    derived,
+    holders,
+    needed,
+    neighbours,
+    pair,
+    said,
+)
+from medfed.privacy._secagg_client import EXAMPLES, GROUP
+from medfed.privacy._shamir import SHARE_BYTES, fits, join
+from medfed.wire.messages import HubLetters, Letter
+from medfed.wire.update import Update
+from medfed.wire.weights import Weights
+
+# How many choices of shares are tried where one of them is wrong, before the round is given up.
+MOST_CHOICES = 500
+
+
+def convened(settings: Settings, letters: HubLetters, deadline_s: float | None) -> HubSum:
+    """Return the sum of this round, once every site that can has shown its keys and handed out shares.
+
+    Raises:
+        QuorumError: if too few did.
+    """
+    attempt = _attempt(letters)
+    letters.post(attempt, "call", dict.fromkeys(letters.sites, b""))
+    refused: dict[str, MedfedError] = {}
+    keys = _keys(settings, letters, attempt, deadline_s, refused)
+    members = _members(settings, letters, attempt, keys, refused)
+    return HubSum(settings, letters, attempt, keys, members, refused)
+
+
+def _attempt(letters: HubLetters) -> int:
+    called = letters.posted("call")
+    if called is None:
+        return 1
+    listed = letters.posted("members")
+    # Once a list of members is out it stands, and the sites' letters are where they were. Before, nothing is lost by
+    # beginning again with the sites that are there now.
+    return called[0] if listed is not None and listed[0] == called[0] else called[0] + 1
+
+
+def _keys(
+    settings: Settings,
+    letters: HubLetters,
+    attempt: int,
+    deadline_s: float | None,
+    refused: dict[str, MedfedError],
+) -> Mapping[str, Keys]:
+    stands = _standing(letters, attempt, "keys")
+    if stands is not None:
+        handed = said(next(iter(stands.values())), Handed, "hub", "keys")
+        return {site: said(_inside(sealed), Keys, site, "keys") for site, sealed in handed.letters.items()}
+    keys: dict[str, Keys] = {}
+    sealed: dict[str, bytes] = {}
+
+    def take(letter: Letter, raw: bytes) -> None:
+        found = said(letter.data, Keys, letter.party, "keys")
+        checked_keys({**keys, letter.party: found})
+        keys[letter.party], sealed[letter.party] = found, raw
+
+    _gather(letters, attempt, "keys", letters.sites, deadline_s, take, refused)
+    _enough(settings, letters, "showed keys", len(keys), len(keys), refused)
+    letters.post(attempt, "keys", dict.fromkeys(sorted(keys), bytes_of(Handed(sealed))))
+    return keys
+
+
+def _members(
+    settings: Settings,
+    letters: HubLetters,
+    attempt: int,
+    keys: Mapping[str, Keys],
+    refused: dict[str, MedfedError],
+) -> Sequence[str]:
+    stands = _standing(letters, attempt, "shares")
+    if stands is not None:
+        return sorted(stands)
+    around = neighbours(keys, settings.neighbours)
+    boxes: dict[str, dict[str, bytes]] = {}
+
+    def take(letter: Letter, raw: bytes) -> None:
+        found = said(letter.data, Boxes, letter.party, "shares")
+        if sorted(found.boxes) != around[letter.party]:
+            raise PrivacyError(f"site '{letter.party}' handed out shares to others than its neighbours")
+        boxes[letter.party] = found.boxes
+
+    _gather(letters, attempt, "shares", sorted(keys), settings.patience_s, take, refused)
+    members = sorted(boxes)
+    _enough(settings, letters, "handed out shares", len(members), len(keys), refused)
+    letters.post(
+        attempt,
+        "shares",
+        {
+            site: bytes_of(Delivered(members, {o: boxes[o][site] for o in around[site] if o in boxes}))
+            for site in members
+        },
+    )
+    return members
+
+
+@dataclass(frozen=True)
+class HubSum:
+    """One attempt at a round, from the masked updates to their sum."""
+
+    settings: Settings
+    letters: HubLetters
+    attempt: int
+    keys: Mapping[str, Keys]
+    sites: Sequence[str]
+    refused: dict[str, MedfedError] = field(default_factory=dict)
+
+    @property
+    def deadline_s(self) -> float | None:
+        return self.settings.patience_s
+
+    @property
+    def _point(self) -> FixedPoint:
+        return self.settings.fixed_point(len(self.sites))
+
+    def admit(self, update: Update, weights: Weights) -> Update:
+        who = f"update of site '{update.site}' for round {update.round}"
+        dtype = self._point.dtype
+        if set(update.delta) != set(weights):
+            odd = sorted(set(update.delta) ^ set(weights))[0]
+            raise UpdateError(f"{who}: '{odd[:80]}' is not in both the update and the global model")
+        for name, tensor in update.delta.items():
+            if tensor.dtype != dtype or tensor.shape != weights[name].shape:
+                raise UpdateError(
+                    f"{who}: '{name}' is {tensor.dtype} of shape {tuple(tensor.shape)}, expected masked numbers: {dtype} "
+                    f"of shape {tuple(weights[name].shape)}"
+                )
+        count = update.groups.get(GROUP, {}).get(EXAMPLES)
+        if set(update.groups) != {GROUP} or count is None or count.dtype != dtype or count.numel() != 1:
+            raise UpdateError(
+                f"{who}: its masked number of examples is missing, or something is there beside it"
+            )
+        if update.examples != 0:
+            raise UpdateError(f"{who}: it tells its {update.examples} examples, which a secure sum hides")
+        for name, value in update.scalars.items():
+            if not isinstance(value, (int, float)) or isinstance(value, bool):
+                raise UpdateError(f"{who}: scalar '{name}' is a {type(value).__name__}, expected a number")
+        return update
+
+    def reveal(self, updates: Sequence[Update], weights: Weights) -> Sequence[Update]:
+        """Return one update that holds the mean of the sites' changes and the sum of their examples.
+
+        Raises:
+            QuorumError: if too few sites are in the sum, or too few gave shares to unmask it.
+            PrivacyError: if the masks don't cancel.
+        """
+        came = {update.site: update for update in updates}
+        _enough(self.settings, self.letters, "sent a masked update", len(came), len(self.keys), self.refused)
+        stands = self.letters.post(
+            self.attempt, "members", dict.fromkeys(sorted(came), bytes_of(Members(sorted(came))))
+        )
+        sites = sorted(stands)
+        if missing := sorted(set(sites) - set(came)):
+            self._begin_again()
+            raise QuorumError(
+                f"round {self.letters.round}: the sum was to be over {', '.join(sites)}, and the update of "
+                f"'{missing[0]}' is not there any more; go on with --resume, the round is tried anew"
+            )
+        try:
+            seeds, keys = self._unmasking(sites)
+            return [self._sum([came[site] for site in sites], seeds, keys, weights)]
+        except (PrivacyError, QuorumError):
+            self._begin_again()
+            raise
+
+    def _begin_again(self) -> None:
+        self.letters.post(self.attempt + 1, "call", dict.fromkeys(self.letters.sites, b""))
+
+    # -- shares
+
+    def _unmasking(self, sites: Sequence[str]) -> tuple[dict[str, bytes], dict[str, X25519PrivateKey]]:
+        """Return the seeds of the sites in the sum and the mask keys of those that dropped out."""
+        dropped = sorted(set(self.sites) - set(sites))
+        self.letters.post(
+            self.attempt,
+            "signed",
+            dict.fromkeys(sites, bytes_of(Request(self._signed(sites), list(sites), dropped))),
+        )
+        given: dict[str, Shares] = {}
+        seeds: dict[str, bytes] = {}
+        keys: dict[str, bytes] = {}
+
+        def take(letter: Letter, raw: bytes) -> bool:
+            found = said(letter.data, Shares, letter.party, "unmask")
+            shares = [*found.seeds.values(), *found.keys.values()]
+            if not set(found.seeds) <= set(sites) or not set(found.keys) <= set(dropped):
+                raise PrivacyError(f"site '{letter.party}' gave shares that nobody asked for")
+            if any(len(share) != SHARE_BYTES for share in shares):
+                raise PrivacyError(
+                    f"site '{letter.party}' gave a share of another length than {SHARE_BYTES} bytes"
+                )
+            given[letter.party] = found
+            for site in sites:
+                if site not in seeds:
+                    held = {giver: one.seeds[site] for giver, one in given.items() if site in one.seeds}
+                    self._join(site, held, seeds, lambda secret, site=site: self._is_seed(site, secret))  # type: ignore[misc]
+            for site in dropped:
+                if site not in keys:
+                    held = {giver: one.keys[site] for giver, one in given.items() if site in one.keys}
+                    self._join(site, held, keys, lambda secret, site=site: self._is_key(site, secret))  # type: ignore[misc]
+            return len(seeds) == len(sites) and len(keys) == len(dropped)
+
+        _gather(self.letters, self.attempt, "unmask", sites, self.settings.patience_s, take, self.refused)
+        lacking = [site for site in (*sites, *dropped) if site not in seeds and site not in keys]
+        if lacking:
+            raise QuorumError(
+                f"round {self.letters.round}: the sum cannot be unmasked: {len(given)} of {len(sites)} sites gave shares, and "
+                f"those of site '{lacking[0]}' are too few or don't fit its key. {_told(self.refused)}Start the sites "
+                f"that stopped and go on with --resume; the round is tried anew with the same sites"
+            )
+        return seeds, {site: X25519PrivateKey.from_private_bytes(key) for site, key in keys.items()}
+
+    def _signed(self, sites: Sequence[str]) -> dict[str, bytes]:
+        sealed: dict[str, bytes] = {}
+        fewest = self.settings.fewest(len(self.keys))
+
+        def take(letter: Letter, raw: bytes) -> bool:
+            if said(letter.data, Members, letter.party, "signed").sites != list(sites):
+                raise PrivacyError(f"site '{letter.party}' signed another list of who is in the sum")
+            sealed[letter.party] = raw
+            return len(sealed) >= fewest
+
+        _gather(self.letters, self.attempt, "signed", sites, self.settings.patience_s, take, self.refused)
+        if len(sealed) < fewest:
+            raise QuorumError(
+                f"round {self.letters.round}: {len(sealed)} of {len(sites)} sites signed who is in the sum, {fewest} are "
+                f"needed. {_told(self.refused)}Start the sites that stopped and go on with --resume"
+            )
+        return sealed
+
+    def _join(
+        self, site: str, held: Mapping[str, bytes], found: dict[str, bytes], right: Callable[[bytes], bool]
+    ) -> None:
+        """Put a site's secret into `found` once enough of its shares are there, whoever gave a wrong one."""
+        around = neighbours(self.keys, self.settings.neighbours)[site]
+        numbers = {holder: number for number, holder in enumerate(holders(site, around), start=1)}
+        shares = {numbers[giver]: share for giver, share in held.items() if giver in numbers}
+        at_least = needed(self.settings.threshold, len(numbers))
+        for choice in islice(combinations(sorted(shares), at_least), MOST_CHOICES):
+            chosen = {number: shares[number] for number in choice}
+            try:
+                secret = join(chosen)
+            except PrivacyError:
+                continue
+            if right(secret):
+                found[site] = secret
+                self._name_liars(site, chosen, shares, numbers)
+                return
+
+    def _name_liars(
+        self, site: str, good: Mapping[int, bytes], shares: Mapping[int, bytes], numbers: Mapping[str, int]
+    ) -> None:
+        for giver, number in numbers.items():
+            if number in shares and not fits(good, number, shares[number]):
+                self.letters.refuse(giver, "unmask", PrivacyError(f"its share of site '{site}' is wrong"))
+
+    def _is_seed(self, site: str, secret: bytes) -> bool:
+        return hashlib.sha256(secret).digest() == self.keys[site].seed
+
+    def _is_key(self, site: str, secret: bytes) -> bool:
+        return (
+            X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
+            == self.keys[site].mask
+        )
+
+    # -- the sum
+
+    def _sum(
+        self,
+        updates: Sequence[Update],
+        seeds: Mapping[str, bytes],
+        keys: Mapping[str, X25519PrivateKey],
+        weights: Weights,
+    ) -> Update:
+        room, streams = Room(), self._streams(seeds, keys)
+        counts = [self._integers(update.groups[GROUP][EXAMPLES]) for update in updates]
+        counting = self.settings.whole_numbers(len(self.sites))
+        examples = int(summed(counts, counting, 1.0, streams, room)[0])
+        most = self.settings.most_examples
+        if not len(updates) <= examples <= len(updates) * most:
+            raise PrivacyError(
+                f"round {self.letters.round}: the masks of {', '.join(seeds)} don't cancel: the sum of their examples would "
+                f"be {examples}; one of these sites did not mask as it agreed"
+            )
+        delta = {}
+        for name in sorted(weights):
+            parts = [self._integers(update.delta[name]) for update in updates]
+            mean = summed(parts, self._point, most / examples, streams, room)
+            delta[name] = torch.from_numpy(mean).reshape(weights[name].shape)
+        return Update(f"the sum of {', '.join(seeds)}", self.letters.round, delta, examples)
+
+    def _integers(self, tensor: torch.Tensor) -> np.ndarray:
+        return tensor.reshape(-1).numpy().view(unsigned(self.settings.bits))
+
+    def _streams(self, seeds: Mapping[str, bytes], keys: Mapping[str, X25519PrivateKey]) -> list[Stream]:
+        around = neighbours(self.keys, self.settings.neighbours)
+        streams = [Stream(derived(seed, "own mask"), -1) for seed in seeds.values()]
+        for gone, key in keys.items():
+            for site in seeds:
+                if site in around[gone]:
+                    agreed = agreed_key(key, self.keys[site].mask, f"mask {pair(site, gone)}")
+                    # What the site that is there added for its pair with the one that is gone is taken back.
+                    streams.append(Stream(agreed, -1 if site < gone else 1))
+        return streams
+
+
+# ---------------------------------------------------------------------------------------------- letters
+
+
+def _gather(
+    letters: HubLetters,
+    attempt: int,
+    step: str,
+    sites: Sequence[str],
+    deadline_s: float | None,
+    take: Callable[[Letter, bytes], bool | None],
+    refused: dict[str, MedfedError],
+) -> None:
+    """Take the sites' letters of a step as they come, until `take` has enough; one that does not fit is refused."""
+    for delivery in letters.gather(attempt, step, sites, deadline_s):
+        if delivery.letter is None:
+            assert delivery.error is not None
+            refused[delivery.site] = delivery.error
+            continue
+        try:
+            if take(delivery.letter, delivery.sealed):
+                return
+        except MedfedError as error:
+            letters.refuse(delivery.site, step, error)
+            refused[delivery.site] = error
+
+
+def _standing(letters: HubLetters, attempt: int, step: str) -> Mapping[str, bytes] | None:
+    found = letters.posted(step)
+    return found[1] if found is not None and found[0] == attempt else None
+
+
+def _inside(sealed: bytes) -> bytes:
+    """Return the content of a letter that this hub opened and checked before it kept it."""
+    import msgspec
+
+    return msgspec.json.decode(sealed.partition(b"\n")[2], type=Letter).data
+
+
+def _enough(
+    settings: Settings, letters: HubLetters, did: str, count: int, of: int, refused: Mapping[str, MedfedError]
+) -> None:
+    if count < settings.fewest(of):
+        raise QuorumError(
+            f"round {letters.round}: {count} of {len(letters.sites)} sites {did}, {settings.fewest(of)} are needed for a "
+            f"secure sum (privacy.threshold, privacy.least). {_told(refused)}Start the sites that stopped and go on with "
+            f"--resume"
+        )
+
+
+def _told(refused: Mapping[str, MedfedError]) -> str:
+    return "".join(f"{site}: {error}. " for site, error in sorted(refused.items()))

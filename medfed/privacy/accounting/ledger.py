@@ -1,0 +1,399 @@
+"""The privacy ledger: what a hospital's patients have spent over all studies, kept in the hospital.
+
+One file of JSON lines, readable by its owner only, to which lines are added and never taken away; each holds the digest
+of the line before it. Before training a study reserves what it plans to spend, and is refused where that would carry any
+patient over the site's ceiling. What it does spend is written down before anything is sent, so that a crash can make the
+ledger say too much and never too little.
+
+    began     the orders at which Rényi divergences are kept
+    data      a set of patients, by the digest of their salted tokens, and the tokens
+    reserved  an account of one run of a study: it will spend up to so much on these patients
+    spent     so many steps were released: noise multiplier, sampling rate, Rényi divergences
+    closed    the run is over; what is reserved and not spent is free again
+
+Spending is per patient. A data set that has gained a patient is another set with another digest, and those who were in
+the older one have spent what they spent there; nobody starts anew because the hospital admitted someone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import hmac
+import math
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from medfed.errors import PrivacyError
+from medfed.privacy.accounting.accountant import (
+    ORDERS,
+    Accountant,
+    Charge,
+    composed,
+    epsilon,
+    epsilon_of_renyi,
+    renyi,
+    smallest_epsilon,
+)
+
+# What the first line calls its predecessor, as in the audit log.
+GENESIS = "0" * 64
+LEDGER = "ledger.jsonl"
+DELTA = 1e-5
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """The patients of one study at one site, by tokens that mean nothing outside the hospital."""
+
+    patients: frozenset[str]
+
+    @property
+    def digest(self) -> str:
+        """The digest by which the ledger calls this set of patients."""
+        return hashlib.sha256("\n".join(sorted(self.patients)).encode()).hexdigest()
+
+
+def data_set(patients: Iterable[str], secret: bytes) -> DataSet:
+    """Return the data set of these patients (as the hospital calls them), salted with the site's secret."""
+    return DataSet(
+        frozenset(
+            hmac.new(secret, f"ledger/{one}".encode(), hashlib.sha256).hexdigest()[:16] for one in patients
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Account:
+    """One run of a study in a ledger: what it has spent, and what is reserved and not spent yet."""
+
+    id: str
+    study: str
+    data: str
+    spent: tuple[Charge, ...] = ()
+    renyi: tuple[float, ...] = ()
+    reserved: Charge | None = None
+    closed: bool = False
+
+    @property
+    def left(self) -> tuple[Charge, ...]:
+        """What is reserved still, if anything."""
+        return () if self.closed or self.reserved is None else composed([self.reserved])
+
+
+class Ledger:
+    """A site's ledger in a file; several processes and studies may share it.
+
+    Args:
+        path: the file, or a folder that holds or will hold `ledger.jsonl`.
+        ceiling: the most epsilon that any patient may spend over all studies, the site's own decision; None for no limit.
+        delta: the delta at which the ceiling is meant.
+
+    Raises:
+        PrivacyError: if a line was changed, removed or moved.
+    """
+
+    def __init__(self, path: str | Path, ceiling: float | None = None, delta: float = DELTA) -> None:
+        path = Path(path)
+        self._path = path / LEDGER if path.is_dir() or not path.suffix else path
+        self._ceiling = ceiling
+        self._delta = delta
+        list(self._lines())
+
+    # -- what is asked of it
+
+    def accounts(self, study: str = "") -> list[Account]:
+        """Return the accounts of a study, or of all, in the order in which they were opened."""
+        found = _accounts(self._lines())
+        return [account for account in found.values() if not study or account.study == study]
+
+    def spent(self, data: DataSet, delta: float | None = None) -> float:
+        """Return the most epsilon that any patient of this data set has spent over all studies."""
+        return self._most(data, self._delta if delta is None else delta, reserved=False, but="", plan=None)
+
+    # -- what is written to it
+
+    def reserve(self, study: str, data: DataSet, plan: Charge, account: str = "") -> str:
+        """Reserve what a run of a study plans to spend from here on, and return the name of its account.
+
+        With `account` the plan takes the place of what that run had reserved; what it has spent stays.
+
+        Raises:
+            PrivacyError: if a patient's spending would go over the site's ceiling; nothing is written then.
+        """
+        with self._locked():
+            self._check(study, data, plan, account)
+            lines = list(self._lines())
+            if not lines:
+                self._append({"event": "began", "orders": list(ORDERS)})
+            if not any(line["event"] == "data" and line["data"] == data.digest for line in lines):
+                self._append({"event": "data", "data": data.digest, "patients": sorted(data.patients)})
+            name = account or secrets.token_hex(8)
+            self._append(
+                {"event": "reserved", "account": name, "study": study, "data": data.digest, **_plain(plan)}
+            )
+        return name
+
+    def commit(self, account: str, charges: Sequence[Charge], round: int) -> None:
+        """Write down what a round's update costs; call it before the update is sent.
+
+        Raises:
+            PrivacyError: if there is no such account.
+        """
+        with self._locked():
+            if account not in _accounts(self._lines()):
+                raise PrivacyError(f"privacy ledger: no account '{account}'; reserve first")
+            for charge in composed(charges):
+                divergences = [float(value) for value in renyi([charge])]
+                self._append(
+                    {
+                        "event": "spent",
+                        "account": account,
+                        "round": round,
+                        **_plain(charge),
+                        "renyi": divergences,
+                    }
+                )
+
+    def close(self, account: str) -> None:
+        """End an account: what it reserved and did not spend is free again."""
+        with self._locked():
+            self._append({"event": "closed", "account": account})
+
+    # -- inside
+
+    def _check(self, study: str, data: DataSet, plan: Charge, account: str) -> None:
+        if self._ceiling is None:
+            return
+        before = self._most(data, self._delta, reserved=True, but=account, plan=None)
+        after = self._most(data, self._delta, reserved=True, but=account, plan=plan)
+        if after > self._ceiling:
+            raise PrivacyError(
+                f"study {study[:12]}: its {plan.steps} steps would bring a patient of this hospital from epsilon "
+                f"{before:.3f} to {after:.3f} at delta {self._delta:g}, the hospital's ceiling is {self._ceiling:g} over all "
+                f"studies; nothing was trained. Fewer rounds, a smaller epsilon or other patients would do"
+            )
+
+    def _most(self, data: DataSet, delta: float, *, reserved: bool, but: str, plan: Charge | None) -> float:
+        lines = list(self._lines())
+        members = {line["data"]: frozenset(line["patients"]) for line in lines if line["event"] == "data"}
+        orders = next((line["orders"] for line in lines if line["event"] == "began"), list(ORDERS))
+        accounts = _accounts(lines).values()
+        # Patients who were in the same runs have spent the same, so each such group is counted once.
+        groups = {
+            frozenset(a.id for a in accounts if patient in members.get(a.data, frozenset()))
+            for patient in data.patients
+        }
+        return max(
+            (
+                _epsilon([a for a in accounts if a.id in group], orders, delta, reserved, but, plan)
+                for group in groups
+            ),
+            default=0.0,
+        )
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        """Yield the lines, each checked against the one before.
+
+        Raises:
+            PrivacyError: naming the first line that doesn't fit.
+        """
+        if not self._path.exists():
+            return
+        previous = GENESIS
+        text = self._path.read_bytes()
+        # A line that a power loss cut has no end; it was never acted on, because what follows waits for it.
+        whole = text[: text.rfind(b"\n") + 1]
+        for number, line in enumerate(whole.splitlines()):
+            try:
+                entry = msgspec.json.decode(line)
+            except msgspec.DecodeError:
+                entry = None
+            if (
+                not isinstance(entry, dict)
+                or entry.get("previous") != previous
+                or entry.get("number") != number
+            ):
+                raise PrivacyError(
+                    f"privacy ledger, line {number + 1}: does not continue the line before it; a line was changed, removed "
+                    f"or moved at or before this place. Put the ledger back from a backup: without it nobody knows what "
+                    f"was spent"
+                )
+            previous = hashlib.sha256(line).hexdigest()
+            yield entry
+
+    def _append(self, fields: Mapping[str, Any]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        with os.fdopen(descriptor, "rb+") as file:
+            text = file.read()
+            whole = text[: text.rfind(b"\n") + 1]
+            last = whole.splitlines()[-1] if whole else b""
+            entry = {
+                "number": whole.count(b"\n"),
+                "time": datetime.now(UTC).isoformat(timespec="seconds"),
+                **fields,
+                "previous": hashlib.sha256(last).hexdigest() if last else GENESIS,
+            }
+            file.seek(len(whole))
+            file.truncate()
+            file.write(msgspec.json.encode(entry) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the ledger alone among the hospital's processes; a process that dies lets go of it."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def spent(folder: str | Path, data: DataSet, delta: float = DELTA) -> float:
+    """Return the most epsilon that any patient of a data set has spent, by the ledger in this folder."""
+    return Ledger(folder).spent(data, delta)
+
+
+def _plain(charge: Charge) -> dict[str, Any]:
+    return {
+        "noise_multiplier": charge.noise_multiplier,
+        "sample_rate": charge.sample_rate,
+        "steps": charge.steps,
+    }
+
+
+def _charge(line: Mapping[str, Any]) -> Charge:
+    return Charge(float(line["noise_multiplier"]), float(line["sample_rate"]), int(line["steps"]))
+
+
+def _accounts(lines: Iterable[Mapping[str, Any]]) -> dict[str, Account]:
+    found: dict[str, Account] = {}
+    for line in lines:
+        event, name = line["event"], line.get("account", "")
+        if event == "reserved":
+            before = found.get(name) or Account(name, line["study"], line["data"])
+            found[name] = Account(
+                name, before.study, before.data, before.spent, before.renyi, reserved=_charge(line)
+            )
+        elif event == "spent":
+            found[name] = _after(found[name], _charge(line), line["renyi"])
+        elif event == "closed":
+            old = found[name]
+            found[name] = Account(name, old.study, old.data, old.spent, old.renyi, None, closed=True)
+    return found
+
+
+def _after(account: Account, charge: Charge, divergences: Sequence[float]) -> Account:
+    reserved = account.reserved
+    if reserved is not None:
+        steps = max(reserved.steps - charge.steps, 0)
+        reserved = Charge(reserved.noise_multiplier, reserved.sample_rate, steps) if steps else None
+    total = np.asarray(divergences) + (np.asarray(account.renyi) if account.renyi else 0)
+    return Account(
+        account.id,
+        account.study,
+        account.data,
+        composed([*account.spent, charge]),
+        tuple(float(value) for value in total),
+        reserved,
+        account.closed,
+    )
+
+
+def _epsilon(
+    accounts: Sequence[Account],
+    orders: Sequence[float],
+    delta: float,
+    reserved: bool,
+    but: str,
+    plan: Charge | None,
+) -> float:
+    """Return the epsilon of these accounts and a plan: the smaller of the two accountants' bounds."""
+    planned = [charge for a in accounts if reserved and a.id != but for charge in a.left]
+    planned += [plan] if plan is not None else []
+    charges = composed([charge for a in accounts for charge in a.spent] + planned)
+    if not charges:
+        return 0.0
+    kept = sum((np.asarray(a.renyi) for a in accounts if a.renyi), np.zeros(len(orders)))
+    bound = epsilon_of_renyi(kept + renyi(planned, orders), delta, orders)
+    return bound if math.isinf(bound) else min(bound, smallest_epsilon(charges, delta))
+
+
+class Spending:
+    """What one run of a study spends at a site: in its ledger, and as the epsilon that progress and report show.
+
+    The order of a run: `begin` with the plan of all steps left, `add` for every step, `settle` before a round's update
+    is sent, `end`. A run that goes on (`resumed`) continues the account it left open.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        study: str,
+        data: DataSet,
+        *,
+        delta: float,
+        accountant: Accountant = "prv",
+        resumed: bool = False,
+    ) -> None:
+        self._ledger, self._study, self._data = ledger, study, data
+        self.delta, self.accountant = delta, accountant
+        self._account = ""
+        self._settled: tuple[Charge, ...] = ()
+        self._pending: tuple[Charge, ...] = ()
+        # A run that starts anew leaves an older one of this study behind, which can spend nothing any more.
+        for account in ledger.accounts(study):
+            if account.closed or account.data != data.digest:
+                continue
+            if resumed:
+                self._account, self._settled = account.id, account.spent
+            else:
+                ledger.close(account.id)
+
+    @property
+    def settled(self) -> tuple[Charge, ...]:
+        """What this run has released so far, by the ledger."""
+        return self._settled
+
+    @property
+    def epsilon(self) -> float:
+        """The epsilon of what this run has released, by the study's accountant."""
+        return epsilon(self._settled, self.delta, self.accountant)
+
+    def begin(self, plan: Charge) -> None:
+        """Reserve the steps that are left.
+
+        Raises:
+            PrivacyError: if they would carry a patient over the site's ceiling.
+        """
+        self._account = self._ledger.reserve(self._study, self._data, plan, self._account)
+
+    def add(self, charge: Charge) -> None:
+        """Count a step; it is spent once it is settled, for nothing has left before."""
+        self._pending = composed([*self._pending, charge])
+
+    def settle(self, round: int) -> dict[str, float]:
+        """Write down what the round's update costs, and return the scalars that say so."""
+        if self._pending:
+            self._ledger.commit(self._account, self._pending, round)
+            self._settled = composed([*self._settled, *self._pending])
+            self._pending = ()
+        return {"privacy/epsilon": self.epsilon}
+
+    def end(self) -> None:
+        """Free what was reserved and not spent."""
+        if self._account:
+            self._ledger.close(self._account)

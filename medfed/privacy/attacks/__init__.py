@@ -1,0 +1,12 @@
+"""What an update tells about the cases behind it.
+
+    inversion.py   from an update back to the images or rows that made it
+    membership.py  whether a patient was among the training cases
+
+To add an attack, add a file with a function from what the hub sees to a number between 0 (nothing) and 1 (everything).
+"""
+
+from medfed.privacy.attacks.inversion import invert, recovered
+from medfed.privacy.attacks.membership import advantage, auc, lira
+
+__all__ = ["advantage", "auc", "invert", "lira", "recovered"]

@@ -1,0 +1,1 @@
+"""A study file as typed records, read strictly."""

@@ -1,0 +1,75 @@
+"""What a folder of credentials says of the federation: its name, and where its broker is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from medfed.errors import ExchangeError
+
+# The broker's ports: NATS over TLS, and WebSocket over TLS for hospitals that let only 443 out.
+NATS_PORT, WEBSOCKET_PORT = 4222, 443
+
+
+class Federation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the coordinator's folder says of the federation."""
+
+    name: str
+    hosts: list[str]
+    port: int = NATS_PORT
+    websocket_port: int = WEBSOCKET_PORT
+    # The address on which the broker listens, and what it may store, such as `20GB` (everything there is, if empty).
+    listen: str = "0.0.0.0"
+    disk: str = ""
+
+    @property
+    def own_host(self) -> str:
+        """The address under which the broker's own machine reaches it."""
+        return "127.0.0.1" if self.listen in ("0.0.0.0", "::") else self.listen
+
+    @property
+    def names(self) -> list[str]:
+        """What the broker's certificate is for: the hosts that hospitals use, and the way of a hub beside it."""
+        return list(dict.fromkeys([*self.hosts, self.own_host]))
+
+    @property
+    def urls(self) -> list[str]:
+        """Where sites reach the broker: NATS over TLS first, then WebSocket over TLS."""
+        direct = [f"tls://{host}:{self.port}" for host in self.hosts]
+        return direct + [f"wss://{host}:{self.websocket_port}" for host in self.hosts]
+
+
+class Kit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a hospital gets from the coordinator; nothing in it is secret."""
+
+    format: str
+    federation: str
+    site: str
+    urls: list[str]
+    certificate: str
+    authority: str
+
+
+KIT_FORMAT = "medfed-kit-1"
+
+
+def federation_of(folder: Path) -> Federation:
+    """Return what a coordinator's folder says of its federation.
+
+    Raises:
+        ExchangeError: if the folder is none.
+    """
+    try:
+        return msgspec.json.decode((folder / "federation.json").read_bytes(), type=Federation)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ExchangeError(
+            f"this folder holds no federation ({type(error).__name__}); `medfed enrol init` makes one"
+        ) from None
+
+
+def urls_of(credentials: Path) -> list[str]:
+    """Return where the hub is, as the kit in a credentials folder (or the coordinator's folder) says."""
+    if (credentials / "kit.json").exists():
+        return msgspec.json.decode((credentials / "kit.json").read_bytes(), type=Kit).urls
+    return federation_of(credentials.parent).urls

@@ -1,0 +1,447 @@
+"""Updates and global models to bytes and back: one safetensors file, its metadata a JSON header.
+
+Any safetensors reader opens what is sent. Nothing received is unpickled or given to torch.load; a header is decoded
+into a typed record that allows no other keys, and every tensor is one that the header names.
+
+A site's weights travel as they are (`local/`), because their difference to the global model is then exact at the hub
+(see `weights.Difference`); once a privacy mechanism has changed the difference, that travels (`delta/`), and what a
+compression made of either (`encoded:<group>/`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import weakref
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import safetensors
+import torch
+from safetensors.torch import load as _load
+from safetensors.torch import save as _save
+from torch import Tensor
+
+from medfed.errors import WireError
+from medfed.wire.update import Encoded, Global, Update
+from medfed.wire.weights import Difference, Weights
+
+# The version of this format. A reader refuses any other, so that two releases never misread each other.
+FORMAT = "medfed-1"
+
+# A header holds some numbers and names. A larger one is an attack or damage, not an update.
+LARGEST_HEADER_BYTES = 1 << 20
+
+
+class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="is"):
+    format: str
+    study: str
+    round: int
+
+
+class _UpdateHeader(_Header, frozen=True, tag="update", omit_defaults=True):
+    site: str
+    examples: int
+    scalars: dict[str, float]
+    encoded: dict[str, Any] | None = None
+
+
+class _GlobalHeader(_Header, frozen=True, tag="global"):
+    participants: list[str] | None
+    final: bool
+
+
+def encode_update(update: Update, study: str = "") -> bytes:
+    """Return the bytes that `decode_update` reads."""
+    return _encode(*_update_parts(update, study))
+
+
+def update_pieces(update: Update, study: str = "") -> Iterator[bytes | memoryview]:
+    """Yield the bytes of `encode_update` piece by piece: the header, then views of the tensors' own memory."""
+    tensors, header = _update_parts(update, study)
+    return pieces_of(tensors, _metadata(header))
+
+
+def measured(update: Update, study: str = "") -> tuple[int, str]:
+    """Return how many bytes `encode_update` returns, and their SHA-256, without making them all at once."""
+    size, sha = 0, hashlib.sha256()
+    for piece in update_pieces(update, study):
+        size += piece.nbytes if isinstance(piece, memoryview) else len(piece)
+        sha.update(piece)
+    return size, sha.hexdigest()
+
+
+def global_pieces(sent: Global) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of `encode_global` piece by piece: the header, then views of the tensors' own memory."""
+    tensors, header = _global_parts(sent)
+    return pieces_of(tensors, _metadata(header))
+
+
+def _update_parts(update: Update, study: str) -> tuple[dict[str, Tensor], _Header]:
+    tensors: dict[str, Tensor] = {}
+    if isinstance(update.delta, Difference):
+        _put(tensors, "local", update.delta.minuend)
+    else:
+        _put(tensors, "delta", update.delta)
+    for group, weights in update.groups.items():
+        _put(tensors, f"group:{group}", weights)
+    if update.encoded is not None:
+        for group, weights in update.encoded.groups.items():
+            _put(tensors, f"encoded:{group}", weights)
+    header = _UpdateHeader(
+        format=FORMAT,
+        study=study,
+        round=update.round,
+        site=update.site,
+        examples=update.examples,
+        scalars=dict(update.scalars),
+        encoded=None if update.encoded is None else dict(update.encoded.header),
+    )
+    return tensors, header
+
+
+def decode_update(data: bytes, weights: Weights, study: str = "") -> Update:
+    """Return the update that the bytes hold; `weights` is the global model it was trained from.
+
+    Raises:
+        WireError: if the bytes are damaged, of another format, of another study, or no update.
+    """
+    header, tensors = _decode(data, "an update", study)
+    if not isinstance(header, _UpdateHeader):
+        raise WireError("expected an update, found a global model")
+    return _update(header, tensors, weights)
+
+
+def read_update(path: Path, weights: Weights, study: str = "") -> Update:
+    """Return the update in a file; its tensors are loaded one at a time, when they are asked for."""
+    header, tensors = _open(path, "an update", study)
+    if not isinstance(header, _UpdateHeader):
+        raise WireError("expected an update, found a global model")
+    return _update(header, tensors, weights)
+
+
+def read_global(path: Path, study: str = "") -> Global:
+    """Return the global model in a file; its tensors are loaded one at a time, when they are asked for.
+
+    The file may be removed or replaced meanwhile: it stays open as long as the model is in use.
+    """
+    header, tensors = _open(path, "a global model", study)
+    if not isinstance(header, _GlobalHeader):
+        raise WireError("expected a global model, found an update")
+    return _global(header, tensors)
+
+
+def encode_global(sent: Global) -> bytes:
+    """Return the bytes that `decode_global` reads."""
+    return _encode(*_global_parts(sent))
+
+
+def _global_parts(sent: Global) -> tuple[dict[str, Tensor], _Header]:
+    tensors: dict[str, Tensor] = {}
+    _put(tensors, "weights", sent.weights)
+    for group, weights in sent.groups.items():
+        _put(tensors, f"group:{group}", weights)
+    header = _GlobalHeader(
+        format=FORMAT,
+        study=sent.study,
+        round=sent.round,
+        participants=None if sent.participants is None else list(sent.participants),
+        final=sent.final,
+    )
+    return tensors, header
+
+
+def decode_global(data: bytes, study: str = "") -> Global:
+    """Return the global model that the bytes hold.
+
+    Raises:
+        WireError: if the bytes are damaged, of another format, of another study, or no global model.
+    """
+    header, tensors = _decode(data, "a global model", study)
+    if not isinstance(header, _GlobalHeader):
+        raise WireError("expected a global model, found an update")
+    return _global(header, tensors)
+
+
+def _global(header: _GlobalHeader, tensors: Mapping[str, Tensor]) -> Global:
+    parts = _parts(tensors)
+    return Global(
+        round=header.round,
+        weights=parts.pop("weights", {}),
+        participants=None if header.participants is None else tuple(header.participants),
+        final=header.final,
+        study=header.study,
+        groups=_groups(parts),
+    )
+
+
+class _File(Mapping[str, Tensor]):
+    """The tensors of a safetensors file, each read into memory of its own when it is asked for.
+
+    Read and not mapped: a mapped file counts towards a process's memory until the system wants it back, and a hub that
+    merges eight files of 400 MB would seem to need, and in a container with a limit would need, all of them.
+    """
+
+    def __init__(self, path: Path, described: dict[str, Any]) -> None:
+        self._handle = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._handle)
+        self._start = 8 + int.from_bytes(os.pread(self._handle, 8, 0), "little")
+        self._described = described
+
+    def __getitem__(self, name: str) -> Tensor:
+        found = self._described[name]
+        first, last = found["data_offsets"]
+        raw = _room(last - first)
+        view, done = raw.numpy().data, 0
+        while done < last - first:
+            # One call reads at most 2 GiB.
+            read = os.preadv(self._handle, [view[done:]], self._start + first + done)
+            if read == 0:
+                raise WireError(f"'{name}' is cut off: the file became shorter after it was checked")
+            done += read
+        return raw.view(_DTYPES[found["dtype"]]).reshape(found["shape"])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape, as the header gives it: nothing is read."""
+        return tuple(self._described[name]["shape"])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._described
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._described)
+
+    def __len__(self) -> int:
+        return len(self._described)
+
+
+# How torch aligns a tensor's memory, for the processor's widest loads.
+_ALIGNED_BYTES = 64
+
+
+def _room(size: int) -> Tensor:
+    """Return that many bytes, aligned as torch aligns them, from memory that is used again once they are let go.
+
+    torch asks for aligned memory, and glibc does not fit an aligned request into a freed block of the same size: a hub
+    that loaded tensor after tensor beside the model it was making grew by a whole model for nothing.
+    """
+    whole = torch.from_numpy(np.empty(size + _ALIGNED_BYTES, dtype=np.uint8))
+    first = -whole.data_ptr() % _ALIGNED_BYTES
+    return whole[first : first + size]
+
+
+class _Part(Mapping[str, Tensor]):
+    """The tensors under one prefix of a mapping."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], prefix: str, names: list[str]) -> None:
+        self._tensors, self._prefix, self._names = tensors, prefix, dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._tensors[f"{self._prefix}/{name}"]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape, without reading the tensor where it lies in a file."""
+        full = f"{self._prefix}/{name}"
+        return (
+            self._tensors.shape(full)
+            if isinstance(self._tensors, _File)
+            else tuple(self._tensors[full].shape)
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _put(tensors: dict[str, Tensor], prefix: str, weights: Weights) -> None:
+    for name, tensor in weights.items():
+        tensors[f"{prefix}/{name}"] = tensor.contiguous()
+
+
+def _parts(tensors: Mapping[str, Tensor]) -> dict[str, _Part]:
+    names: dict[str, list[str]] = {}
+    for full in tensors:
+        prefix, slash, name = full.partition("/")
+        # No name is ever made a path; one that would lead somewhere as a path is nobody's layer.
+        if not slash or not name or not {"", ".", ".."}.isdisjoint(full.split("/")):
+            raise WireError(f"a tensor is named '{full[:80]}', expected part/name")
+        names.setdefault(prefix, []).append(name)
+    return {prefix: _Part(tensors, prefix, found) for prefix, found in names.items()}
+
+
+def _groups(parts: Mapping[str, Weights]) -> dict[str, Weights]:
+    groups = {}
+    for prefix, weights in parts.items():
+        kind, colon, group = prefix.partition(":")
+        if kind != "group" or not colon:
+            raise WireError(
+                f"tensors under '{prefix[:80]}' are none of local, delta, weights, group:<name>, encoded:<name>"
+            )
+        groups[group] = weights
+    return groups
+
+
+def _update(header: _UpdateHeader, tensors: Mapping[str, Tensor], weights: Weights) -> Update:
+    parts = _parts(tensors)
+    local = parts.pop("local", None)
+    delta: Weights | None = parts.pop("delta", None)
+    if local is not None and delta is not None:
+        raise WireError(
+            f"the update of site '{header.site}' holds both weights and a difference; it may hold one"
+        )
+    if local is not None:
+        unknown = [name for name in local if name not in weights or local.shape(name) != weights[name].shape]
+        if unknown:
+            # `check` says exactly what does not fit; a difference cannot be formed, so the raw tensors go there.
+            delta = local
+        else:
+            delta = Difference(local, weights)
+    encoded = _encoded(header, parts)
+    return Update(
+        site=header.site,
+        round=header.round,
+        delta=delta if delta is not None else {},
+        examples=header.examples,
+        scalars=header.scalars,
+        groups=_groups(parts),
+        encoded=encoded,
+    )
+
+
+def _encoded(header: _UpdateHeader, parts: dict[str, _Part]) -> Encoded | None:
+    """Take what a compression made of a delta out of the parts; `compress` looks whether it fits the study."""
+    names = [prefix for prefix in parts if prefix.startswith("encoded:")]
+    groups = {prefix.removeprefix("encoded:"): parts.pop(prefix) for prefix in names}
+    if header.encoded is None and groups:
+        raise WireError(
+            f"the update of site '{header.site}' holds compressed tensors, and its header does not say how"
+        )
+    return None if header.encoded is None else Encoded(groups, header.encoded)
+
+
+# Safetensors' names of dtypes, in the order in which its own writer places them in a file.
+_DTYPES = {
+    "I64": torch.int64,
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "I32": torch.int32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+def _encode(tensors: dict[str, Tensor], header: _Header) -> bytes:
+    return _save(tensors, metadata=_metadata(header))
+
+
+def _metadata(header: _Header) -> dict[str, str]:
+    return {"medfed": msgspec.json.encode(header, order="sorted").decode()}
+
+
+def pieces_of(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> Iterator[bytes | memoryview]:
+    """Yield a safetensors file's bytes without a copy of all of it: safetensors' own writer needs two.
+
+    Raises:
+        WireError: if a tensor's dtype is one that cannot be sent.
+    """
+    order = list(_NAMES)
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _NAMES:
+            raise WireError(
+                f"'{name}' has dtype {tensor.dtype}, which cannot be sent; {', '.join(_DTYPES)} can"
+            )
+    ordered = sorted(tensors.items(), key=lambda item: (order.index(item[1].dtype), item[0]))
+    described: dict[str, Any] = {"__metadata__": metadata}
+    offset = 0
+    for name, tensor in ordered:
+        size = tensor.numel() * tensor.element_size()
+        described[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    text = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for _, tensor in ordered:
+        if tensor.numel():
+            yield tensor.detach().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _open(
+    path: Path, expected: str, study: str
+) -> tuple[_UpdateHeader | _GlobalHeader, Mapping[str, Tensor]]:
+    try:
+        # Safetensors' own reader checks the header and that every offset lies in the file.
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+        with path.open("rb") as raw:
+            described = msgspec.json.decode(raw.read(int.from_bytes(raw.read(8), "little")))
+    except Exception as error:
+        raise WireError(
+            f"{expected} of {path.stat().st_size} bytes is not a safetensors file: {_plain(error)}; it must be sent again"
+        ) from None
+    described.pop("__metadata__", None)
+    for name, found in described.items():
+        if found["dtype"] not in _DTYPES:
+            raise WireError(
+                f"'{name[:80]}' has dtype {found['dtype']}, which is not read; {', '.join(_DTYPES)} are"
+            )
+    return _header(metadata, study), _File(path, described)
+
+
+def _decode(data: bytes, expected: str, study: str) -> tuple[_Header, dict[str, Tensor]]:
+    size = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or size > len(data) - 8:
+        raise WireError(
+            f"{len(data)} bytes are too few for {expected}: it was cut off; it must be sent again"
+        )
+    try:
+        raw = msgspec.json.decode(data[8 : 8 + size])
+        tensors = _load(bytes(data))
+    except Exception as error:
+        raise WireError(
+            f"{len(data)} bytes are not {expected}: {_plain(error)}; it must be sent again"
+        ) from None
+    metadata = raw.get("__metadata__") if isinstance(raw, dict) else None
+    return _header(metadata, study), tensors
+
+
+def _header(metadata: Any, study: str) -> _UpdateHeader | _GlobalHeader:
+    text = (metadata or {}).get("medfed") if isinstance(metadata, dict) or metadata is None else None
+    if not isinstance(text, str):
+        raise WireError("a safetensors file without medfed's header; was it sent by medfed?")
+    if len(text) > LARGEST_HEADER_BYTES:
+        raise WireError(f"a header of {len(text)} characters; at most {LARGEST_HEADER_BYTES} are read")
+    try:
+        header: _UpdateHeader | _GlobalHeader = msgspec.json.decode(text, type=_UpdateHeader | _GlobalHeader)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise WireError(f"the header does not read: {_plain(error)}") from None
+    if header.format != FORMAT:
+        raise WireError(
+            f"the format is '{header.format[:20]}', this medfed reads '{FORMAT}'; update the older side"
+        )
+    if study and header.study != study:
+        raise WireError(
+            f"it belongs to study {header.study[:12] or '(none)'}, this is study {study[:12]}; both sides must run the "
+            f"same study file"
+        )
+    return header
+
+
+def _plain(error: Exception) -> str:
+    return str(error).split("\n")[0][:200]

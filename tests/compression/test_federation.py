@@ -1,0 +1,319 @@
+"""Compression in a study: over the real callback, exchange and hub; its bytes, its memory, and a site that cheats."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import ClassVar
+
+import msgspec
+import pytest
+import pytorch_lightning as pl
+import safetensors.torch
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import medfed
+from medfed.aggregation.fedavg import FedAvg
+from medfed.compression import Encoded, compress, pack, restore, unpack
+from medfed.compression.int8 import Int8
+from medfed.compression.low_rank import LowRank
+from medfed.compression.top_k import TopK
+from medfed.errors import QuorumError, StudyError, UpdateError, WireError
+from medfed.federation.site import Training, train_site
+from medfed.privacy import Privacy
+from medfed.study.study import _agree_compress, read_study
+from medfed.wire import encoding as wire
+from medfed.wire.update import Update
+from medfed.wire.weights import Difference, digest, weights_of
+
+torch.set_num_threads(1)
+
+SITES, ROUNDS = ("north", "south"), 8
+STACK = (TopK(share=0.1), Int8())
+
+
+class Net(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(20, 150), nn.BatchNorm1d(150), nn.ReLU(), nn.Linear(150, 2))
+
+    def training_step(self, batch, index):
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch, index):
+        self.log("val/accuracy", (self.net(batch[0]).argmax(1) == batch[1]).float().mean())
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Data(pl.LightningDataModule):
+    def __init__(self, site: str) -> None:
+        super().__init__()
+        features = torch.randn(64, 20, generator=torch.Generator().manual_seed(sum(site.encode())))
+        self.rows = TensorDataset(features, (features[:, :3].sum(1) > 0).long())
+
+    def train_dataloader(self):
+        return DataLoader(self.rows, 16, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(self.rows, 64)
+
+
+def untrained() -> Net:
+    torch.manual_seed(7)
+    return Net()
+
+
+class Dies(pl.Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.current_epoch == 3 and batch_idx == 1:
+            raise RuntimeError("killed")
+
+
+def run(folder, stages=STACK, *, dies: bool = False, resume: bool = False, watch=lambda report: None):
+    def site(name):
+        def work(exchange):
+            training = Training(ROUNDS, 1, seed=3, accelerator="cpu", compress=stages)
+            callbacks = [Dies()] if dies and name == "south" else []
+            train_site(name, untrained(), Data(name), exchange, training, folder=folder / name,
+                       callbacks=callbacks, logger=False, resume=resume)  # fmt: skip
+
+        return work
+
+    return medfed.run_federation(
+        {name: site(name) for name in SITES}, weights_of(untrained()), rule=FedAvg(), rounds=ROUNDS,
+        minimum=2, seed=3, folder=folder / "hub", compress=stages, watch=watch,
+    )  # fmt: skip
+
+
+def test_it_learns_and_sends_the_bytes_that_its_settings_say(tmp_path):
+    reports = []
+    run(tmp_path, watch=reports.append)
+    learnt = [answer.scalars["val/accuracy"] for answer in reports[-1].results]
+    assert min(learnt) > 0.9
+    # By hand: of each of n values a tenth, one byte each, its place in four, and a scale (four) for 256 of them; batch
+    # norm's two statistics of 150 go as they are, differences in float64.
+    tensors = [tensor.numel() for name, tensor in weights_of(untrained()).items() if "running" not in name]
+    kept = [math.ceil(0.1 * count) for count in tensors]
+    expected = sum(5 * count + 4 * math.ceil(count / 256) for count in kept) + 2 * 150 * 8
+    for report in reports[:-1]:
+        for answer in report.results:
+            assert answer.status == "merged"
+            assert expected < answer.bytes_up < expected + 4096  # safetensors' header and ours
+    plain = []
+    run(tmp_path / "plain", (), watch=plain.append)
+    whole = 4 * sum(tensor.numel() for tensor in weights_of(untrained()).values())
+    assert whole < plain[0].results[0].bytes_up < whole + 4096
+    assert min(answer.scalars["val/accuracy"] for answer in plain[-1].results) > 0.9
+
+
+def test_a_resumed_run_ends_with_the_bytes_of_an_undisturbed_one(tmp_path):
+    undisturbed = digest(run(tmp_path / "a").weights)
+    with pytest.raises(QuorumError, match="south: absent"):
+        run(tmp_path / "b", dies=True)
+    assert digest(run(tmp_path / "b", resume=True).weights) == undisturbed
+    assert digest(run(tmp_path / "c", (TopK(share=0.1),)).weights) != undisturbed
+
+
+def test_the_hub_merges_what_was_said_and_the_site_keeps_the_rest(tmp_path):
+    # One site with a fixed delta, two rounds: what the hub holds is exactly the sum of what `compress` says by itself.
+    weights = {"w": torch.zeros(40, 30)}
+    delta = {"w": torch.randn(40, 30, generator=torch.Generator().manual_seed(1))}
+
+    def site(exchange):
+        left: dict = {}
+        received = exchange.fetch("a", 0)
+        while not received.final:
+            update, left = pack(STACK, Update("a", received.round + 1, delta, 3), left)
+            assert update.delta == {}
+            exchange.send(update)
+            received = exchange.fetch("a", received.round + 1)
+        exchange.send(Update("a", received.round + 1, {}, 0))
+
+    final = medfed.run_federation({"a": site}, weights, rule=FedAvg(), rounds=2, compress=STACK)
+    first, state = compress(STACK, delta, {})
+    second, _ = compress(STACK, delta, state)
+    torch.testing.assert_close(
+        final.weights["w"], restore(STACK, first)["w"] + restore(STACK, second)["w"], rtol=0, atol=1e-6
+    )
+
+
+# ------------------------------------------------------------------------------------------------ a site that cheats
+
+WEIGHTS = {"w": torch.zeros(40, 30)}
+DELTA = {"w": torch.ones(40, 30)}
+
+
+def packed(stages=STACK) -> Update:
+    return pack(stages, Update("bad", 1, DELTA, 3), {})[0]
+
+
+def with_header(update: Update, **stages) -> Update:
+    tree = {**update.encoded.header["stages"], **stages}
+    return Update("bad", 1, {}, 3, encoded=Encoded(update.encoded.groups, {"stages": tree}))
+
+
+def with_group(update: Update, group: str, tensor: torch.Tensor) -> Update:
+    groups = {**update.encoded.groups, group: {"w": tensor}}
+    return Update("bad", 1, {}, 3, encoded=Encoded(groups, update.encoded.header))
+
+
+def nested(shapes: dict) -> dict:
+    return {"values": {"header": {"shapes": shapes}, "inner": {}}}
+
+
+CHEATS = {
+    "a header that claims a model of 32 GB": (
+        lambda: with_header(packed(), header={"shapes": {"w": [1 << 16, 1 << 17]}}),
+        "its header claims 8589934592 values, the global model has 1200",
+    ),
+    "the same, one stage further down": (
+        lambda: with_header(packed(), inner=nested({"w": [1 << 16, 1 << 17]})),
+        "its header claims 8589934592 values, the global model has 1200",
+    ),
+    "another shape": (
+        lambda: pack(STACK, Update("bad", 1, {"w": torch.ones(30, 40)}, 3), {})[0],
+        "'w' has shape (30, 40), the global model has (40, 30)",
+    ),
+    "another name": (
+        lambda: pack(STACK, Update("bad", 1, {"v": torch.ones(40, 30)}, 3), {})[0],
+        "'w' is missing; the global model has it",
+    ),
+    "a scale that is not a number": (
+        lambda: with_group(packed(), "values.scales", torch.tensor([float("nan")])),
+        "a compressed update's 'w' decodes to values that are not finite",
+    ),
+    "a place outside the tensor": (
+        lambda: with_group(packed(), "places", torch.full((120,), 5000, dtype=torch.int32)),
+        "has a place outside its 1200 values",
+    ),
+    "codes of another type": (
+        lambda: with_group(packed(), "values.codes", torch.zeros(120)),
+        "'w' of group 'codes' holds 120 torch.float32",
+    ),
+    "an exact tensor that is not finite": (
+        lambda: with_group(packed(), "exact", torch.full((40, 30), float("inf"))),
+        "'w' has 1200 of 1200 values that are not finite",
+    ),
+    "no stages": (
+        lambda: Update("bad", 1, {}, 3, encoded=Encoded({}, {})),
+        "a compressed update's header says no stages",
+    ),
+    "other stages": (lambda: packed((Int8(),)), "has no 'w' in its group 'places'"),
+    "no compression": (lambda: Update("bad", 1, DELTA, 3), "is not compressed, but the study compresses"),
+}
+
+
+@pytest.mark.parametrize("cheat", CHEATS)
+def test_a_malicious_update_is_refused_by_name_and_round(cheat):
+    make, said = CHEATS[cheat]
+
+    def site(name):
+        def work(exchange):
+            exchange.fetch(name, 0)
+            exchange.send(make() if name == "bad" else pack(STACK, Update(name, 1, DELTA, 3), {})[0])
+            exchange.fetch(name, 1)
+            exchange.send(Update(name, 2, {}, 0))
+
+        return work
+
+    reports = []
+    medfed.run_federation(
+        {"bad": site("bad"), "good": site("good")}, WEIGHTS, rule=FedAvg(), rounds=1, compress=STACK,
+        watch=reports.append,
+    )  # fmt: skip
+    answers = {answer.site: answer for answer in reports[0].results}
+    assert answers["good"].status == "merged"
+    assert answers["bad"].status == "refused"
+    assert "'bad'" in answers["bad"].reason
+    assert "round 1" in answers["bad"].reason
+    assert said in answers["bad"].reason
+
+
+def test_a_header_of_a_deep_stage_is_held_against_the_model_too():
+    update = pack((LowRank(rank=2), Int8()), Update("bad", 4, DELTA, 3), {})[0]
+    tree = {
+        **update.encoded.header["stages"],
+        "inner": {"left": {"header": {"shapes": {"w": [99, 99]}}, "inner": {}}},
+    }
+    bad = Update("bad", 4, {}, 3, encoded=Encoded(update.encoded.groups, {"stages": tree}))
+    with pytest.raises(UpdateError, match="update of site 'bad' for round 4: its header claims 9801 values"):
+        unpack((LowRank(rank=2), Int8()), bad, WEIGHTS)
+
+
+def test_a_study_that_does_not_compress_refuses_a_compressed_update():
+    with pytest.raises(
+        UpdateError, match="'bad' for round 1 is compressed, but the study names no compression"
+    ):
+        unpack((), packed(), WEIGHTS)
+    assert unpack((), Update("a", 1, DELTA, 3), WEIGHTS).delta is DELTA
+
+
+def test_the_wire_carries_it_and_refuses_tensors_whose_header_says_nothing():
+    update = packed()
+    found = wire.decode_update(wire.encode_update(update, "s"), WEIGHTS, "s")
+    assert found.encoded.header == update.encoded.header
+    assert unpack(STACK, found, WEIGHTS).delta["w"].equal(unpack(STACK, update, WEIGHTS).delta["w"])
+    data = wire.encode_update(update)
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["medfed"])
+    del header["encoded"]
+    silent = safetensors.torch.save(safetensors.torch.load(data), metadata={"medfed": json.dumps(header)})
+    with pytest.raises(
+        WireError, match="site 'bad' holds compressed tensors, and its header does not say how"
+    ):
+        wire.decode_update(silent, WEIGHTS)
+    assert b"encoded" not in wire.encode_update(Update("a", 1, DELTA, 3))
+
+
+def test_values_that_diverged_are_told_with_site_and_round():
+    far = {"w": torch.full((4, 4), float("inf"))}
+    with pytest.raises(UpdateError, match=r"update of site 'a' for round 2: 'w' can't be compressed"):
+        pack(STACK, Update("a", 2, Difference(far, {"w": torch.zeros(4, 4)}), 1), {})
+
+
+# ------------------------------------------------------------------------------------------------ the study file
+
+STUDY = """
+name: t
+task: {{kind: tabular, classes: [a, b]}}
+network: {{kind: fully_connected}}
+data: {{kind: table, target: y, features: [x]}}
+train: {{rounds: 1}}
+sites: {{north: north.csv}}
+{more}
+"""
+
+
+def study(tmp_path, more: str):
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY.format(more=more))
+    return read_study(path)
+
+
+def test_a_study_names_its_compressions_and_a_typing_error_is_answered(tmp_path):
+    assert study(tmp_path, "compress: [{kind: top_k, share: 0.01}, {kind: int8}]").compress == (
+        TopK(share=0.01),
+        Int8(),
+    )
+    assert study(tmp_path, "").compress == ()
+    with pytest.raises(StudyError, match=re.escape("no 'topk'; did you mean 'top_k'?")):
+        study(tmp_path, "compress: [{kind: topk}]")
+    with pytest.raises(
+        StudyError, match="'int8' leaves no floats that 'top_k' could shorten; let it be the last"
+    ):
+        study(tmp_path, "compress: [{kind: int8}, {kind: top_k}]")
+
+
+class Masked(Privacy, frozen=True, tag="masked"):
+    reveals_each_update: ClassVar[bool] = False
+
+
+def test_compression_under_masks_that_only_a_sum_takes_off_is_refused(tmp_path):
+    plain = study(tmp_path, "compress: [{kind: int8}]")
+    with pytest.raises(StudyError, match="compress: privacy 'masked' hides each update"):
+        _agree_compress(msgspec.structs.replace(plain, privacy=Masked()), "study.yaml")

@@ -1,0 +1,174 @@
+"""A study across hospitals as its people meet it: the commands, their files, kills, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from commands import Across, final
+from hospitals import STUDY
+
+from medfed.evaluation.rows import read_rows
+from medfed.pipeline import train as run
+from medfed.study.study import digest, read_study
+from medfed.wire.audit_log import verify
+
+# Without the sites, which each test names.
+TINY = STUDY.format(rounds=3).partition("sites:")[0]
+
+
+@pytest.fixture
+def across(tiny, tmp_path):
+    """Make a coordinator and hospitals, and end at the end what was started."""
+    made: list[Across] = []
+
+    def make(name: str, study: str = TINY, **settings) -> Across:
+        made.append(Across(tmp_path / name, tiny, study, **settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.end()
+
+
+def in_one_process(tiny, out, *overrides: str):
+    """Train the same study in one process over the memory exchange, on one thread as the commands do here."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    done = run.train(tiny / "tiny.yaml", out=out, overrides=["evaluation.local_models=false", *overrides])
+    torch.set_num_threads(threads)
+    return done
+
+
+@pytest.fixture(scope="module")
+def simulated(tiny, tmp_path_factory):
+    return in_one_process(tiny, tmp_path_factory.mktemp("simulated") / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["nats", "folder"])
+def test_the_commands_give_the_bits_of_one_process(across, simulated, kind):
+    study = TINY.replace("evaluation: {", "evaluation: {local_models: false, ")
+    found = across(kind, study, kind=kind, held_out=("west",))
+    known = digest(read_study(found.folder / "study.yaml"))
+    assert known == digest(read_study(simulated.study))
+    for party in ("hub", "north", "south", "west"):
+        found.start(party, "" if party == "hub" else known)
+    found.ended()
+    assert found.final() == final(simulated.path)
+    for site in ("north", "south", "west"):
+        assert final(found.site_run(site)) == found.final()
+
+    # What each holds afterwards.
+    assert not (found.run / "cases.jsonl").exists()
+    at_hub = {row.key: row for row in read_rows(found.run / "rows.jsonl")}
+    for site in ("north", "south", "west"):
+        own = read_rows(found.site_run(site) / "rows.jsonl")
+        # By the site itself, from its own cases: the hub's rows are the same numbers.
+        for row in own:
+            if row.site == site and row.value is not None and row.group is row.against is None:
+                there = at_hub.pop(row.key)
+                assert (there.value, there.low, there.high, there.n) == (row.value, row.low, row.high, row.n)
+        assert verify(found.site_run(site) / "audit.jsonl")[0] > 3
+        assert json.loads((found.site_run(site) / "status.json").read_text())["state"] == "finished"
+    assert at_hub == {}
+    lines = [json.loads(line) for line in (found.run / "rounds.jsonl").read_text().splitlines()]
+    assert {(line["round"], line["site"]) for line in lines} >= {
+        (round, site) for round in (1, 2, 3, 4) for site in ("north", "south")
+    }
+    assert all(not name.startswith("row/") for line in lines for name in line["scalars"])
+    assert "west" in (found.run / "report.html").read_text()
+    status = json.loads((found.run / "status.json").read_text())
+    assert (status["state"], status["rounds"]) == ("finished", 3)
+    assert "north is connected" in found.log("hub")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind, stages",
+    [
+        ("nats", "[{kind: top_k, share: 0.1}, {kind: int8}]"),
+        ("folder", "[{kind: low_rank, rank: 2}, {kind: bf16}]"),
+    ],
+)
+def test_what_is_compressed_comes_to_the_bits_of_one_process(across, tiny, tmp_path, kind, stages):
+    # What a round's rounding leaves out is added to the next, so that one that is lost on the way would show.
+    study = TINY.replace("evaluation: {", "evaluation: {local_models: false, ") + f"compress: {stages}\n"
+    found = across(kind, study, kind=kind)
+    known = digest(read_study(found.folder / "study.yaml"))
+    for party in ("hub", "north", "south"):
+        found.start(party, "" if party == "hub" else known)
+    alone = in_one_process(tiny, tmp_path / "alone", f"compress={stages}")
+    found.ended()
+    assert found.final() == final(alone.path)
+    for site in ("north", "south"):
+        assert final(found.site_run(site)) == found.final()
+
+
+@pytest.mark.slow
+def test_kills_of_hub_and_hospital_cost_no_bit(across, simulated):
+    study = TINY.replace("evaluation: {", "evaluation: {local_models: false, ")
+    found = across("killed", study.replace("rounds: 3", "rounds: 6"))
+    known = digest(read_study(found.folder / "study.yaml"))
+    calm = across("calm", study.replace("rounds: 3", "rounds: 6"), kind="folder")
+    for one in (calm, found):
+        for party in ("hub", "north", "south"):
+            one.start(party, "" if party == "hub" else known)
+    found.until(lambda: found.round(2), "round 2 is over")
+    found.kill("north")
+    found.kill("hub")  # its broker goes on without it, and is replaced by that of the next hub
+    found.start("hub")
+    found.start("north")  # agreed to already
+    found.ended()
+    calm.ended()
+    assert found.final() == calm.final()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("privacy", ["kind: client_dp, where: hub", "kind: distributed_dp, least: 2"])
+def test_the_noise_of_a_target_epsilon_is_known_to_hub_and_hospital(across, privacy):
+    study = TINY.replace("evaluation: {", "evaluation: {local_models: false, ").replace(
+        "rounds: 3", "rounds: 1"
+    )
+    study += f"privacy: {{{privacy}, epsilon: 5, accountant: rdp, scores: send}}\n"
+    found = across("private", study, kind="folder")
+    known = digest(read_study(found.folder / "study.yaml"))
+    for party in ("hub", "north", "south"):
+        found.start(party, "" if party == "hub" else known)
+    found.ended()
+    for site in ("north", "south"):
+        spent = json.loads((found.site_run(site) / "run.json").read_text())["privacy"]["sites"][site]
+        assert 4.98 < spent["epsilon"] <= 5
+        assert final(found.site_run(site)) == found.final()
+
+
+@pytest.mark.slow
+def test_two_processes_of_one_hospital_train_one_model(across):
+    """Several GPUs by Lightning's DDP, here on two processors: `devices: 2`."""
+    found = across("ddp", TINY.replace("rounds: 3", "rounds: 2"), sites=("north",), kind="folder")
+    text = (found.folder / "north.yaml").read_text()
+    (found.folder / "north.yaml").write_text(text + "devices: 2\n")
+    study = (found.folder / "study.yaml").read_text()
+    (found.folder / "study.yaml").write_text(
+        study.replace("sampling: {minimum: 2}", "sampling: {minimum: 1}")
+    )
+    found.start("hub")
+    known = digest(read_study(found.folder / "study.yaml"))
+    done = subprocess.run(
+        [sys.executable, "-m", "medfed.cli", "train", "--site", "north.yaml", "--accept", known],
+        cwd=found.folder, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found.ended("hub")
+    assert final(found.site_run("north")) == found.final()
+    steps = [
+        json.loads(line)["scalars"]["train/steps"]
+        for line in (found.run / "rounds.jsonl").read_text().splitlines()
+        if '"merged"' in line
+    ]
+    # Four training cases, two a step, over two processes: one step a round each.
+    assert steps == [1.0, 1.0]

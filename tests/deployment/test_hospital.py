@@ -1,0 +1,203 @@
+"""What a hospital does before anything trains: it believes the digest alone, holds its policy, and asks its people."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hospitals import STUDY
+
+from medfed.deployment import hub_service as coordinator
+from medfed.deployment import site_service as hospital
+from medfed.deployment.approvals import agreed
+from medfed.errors import ExchangeError, StudyError
+from medfed.exchange.folder import Folder
+from medfed.exchange.nats import Nats
+from medfed.pipeline.factory import module_of
+from medfed.runs.folder import RunFolder
+from medfed.study.study import digest, read_study, shared, study_of
+from medfed.wire.audit_log import entries, verify
+from medfed.wire.update import Global
+from medfed.wire.weights import weights_of
+
+TINY = STUDY.format(rounds=3).partition("sites:")[0]
+
+
+class Place:
+    """A hub that offers a study over a folder, and the hospital north's own file."""
+
+    def __init__(self, folder: Path, data: Path, text: str = "sites: [north, south]\n") -> None:
+        self.folder = folder
+        (folder / "study.yaml").write_text(TINY + text)
+        self.study = read_study(folder / "study.yaml")
+        self.digest = digest(self.study)
+        self.hub = Folder(url=str(folder / "share"), poll_s=0.02).open_hub(self.digest, folder / "hub")
+        self.hub.offer(shared(self.study))
+        self.site(data)
+
+    def site(self, data: Path, name: str = "north", more: str = "") -> Path:
+        path = self.folder / "site.yaml"
+        path.write_text(
+            f"name: {name}\ndata: {data}\nexchange: {{kind: folder, url: share, poll_s: 0.02}}\naccelerator: cpu\n{more}"
+        )
+        return path
+
+    @property
+    def sent(self) -> list[Path]:
+        """What lies at the exchange that this hospital wrote, beside that it was there."""
+        written = (self.folder / "share" / "up").rglob("*")
+        return [path for path in written if path.is_file() and path.parent.name != "here"]
+
+
+@pytest.fixture
+def place(tmp_path, tiny):
+    found = Place(tmp_path, tiny / "north")
+    yield found
+    found.hub.close()
+
+
+def test_nobody_agreed_so_nothing_trains_and_nothing_is_sent(place):
+    with pytest.raises(StudyError, match="nobody here has agreed to study 'tiny' yet") as caught:
+        hospital.take_part(place.folder / "site.yaml")
+    page = next((place.folder / "runs").glob("*.txt")).read_text()
+    assert str(next((place.folder / "runs").glob("*.txt"))) in str(caught.value)
+    assert place.digest in page
+    assert "never            an image" in page
+    # Beside the words, the very file, by which the digest can be made again.
+    offered = next((place.folder / "runs").glob("*.yaml")).read_text()
+    assert digest(study_of(offered)) == place.digest
+    assert place.sent == []
+    status = json.loads(next((place.folder / "runs").glob("tiny-*/status.json")).read_text())
+    assert status["state"] == "stopped"
+
+
+def test_someone_who_says_no_is_heard(place):
+    shown = []
+    with pytest.raises(StudyError, match="was not agreed to; nothing was trained and nothing was sent"):
+        hospital.take_part(place.folder / "site.yaml", ask=lambda words: bool(shown.append(words)))
+    assert place.digest in shown[0]
+    assert place.sent == []
+    assert not agreed(place.folder / "runs", place.digest)
+
+
+@pytest.mark.parametrize("accept", ["", "0" * 64, "short"])
+def test_only_this_studys_digest_is_agreement(place, accept):
+    accept = accept if accept != "short" else place.digest[:11]
+    with pytest.raises(StudyError, match=r"nobody here has agreed|the hub offers study"):
+        hospital.take_part(place.folder / "site.yaml", accept=accept)
+    assert not agreed(place.folder / "runs", place.digest)
+
+
+def test_a_policy_that_says_no_tells_the_hub_that_and_not_why(place, tiny):
+    path = place.site(tiny / "north", more="policy: {minimum_cases: 99, max_rounds: 2}\n")
+    with pytest.raises(StudyError, match="this hospital's policy does not allow study 'tiny'") as caught:
+        hospital.take_part(path, accept=place.digest)
+    assert "(policy.minimum_cases)" in str(caught.value)
+    assert "(policy.max_rounds)" in str(caught.value)
+    (arrival,) = place.hub.collect(1, ["north"], 30)
+    assert str(arrival.error) == "site 'north', round 1: this hospital's policy does not allow the study"
+    assert not agreed(place.folder / "runs", place.digest)
+
+
+def test_a_study_without_this_hospital_is_refused(place, tiny):
+    path = place.site(tiny / "west", name="west")
+    with pytest.raises(StudyError, match=r"study 'tiny' has no site 'west' \(it has north, south\)"):
+        hospital.take_part(path, accept=place.digest)
+
+
+def test_a_file_that_is_not_the_study_it_is_called_is_refused(place):
+    # As one would do who can write to storage where nothing is signed: other words under the agreed digest.
+    changed = shared(place.study).replace("rounds: 3", "rounds: 300")
+    place.hub.offer(changed)
+    with pytest.raises(
+        ExchangeError, match=f"offers study {place.digest[:12]}, but the file it sends is study"
+    ) as caught:
+        hospital.take_part(place.folder / "site.yaml", accept=place.digest)
+    assert place.sent == []
+    log = place.folder / "runs" / "audit.jsonl"
+    verify(log)
+    (line,) = entries(log)
+    assert (line["event"], line["site"], line["reason"]) == ("study refused", "north", str(caught.value))
+
+
+# ---------------------------------------------------------------------------------------------- the hub's file
+
+
+def exchange(folder: Path, said: str, enrolment: Path | None = None, broker: bool = False):
+    path = folder / "study.yaml"
+    path.write_text(TINY + f"sites: [north, south]\n{said}")
+    return coordinator.exchange_of(read_study(path), path, enrolment, broker)
+
+
+def test_a_hub_finds_its_sites_by_its_enrolment(tmp_path):
+    from medfed.deployment.enrolment import enrol
+
+    enrol.init(tmp_path / "enrolment", "test", ["hub.example.org"], 5222, 5443)
+    own = str(tmp_path / "enrolment" / "hub")
+    assert exchange(tmp_path, "", tmp_path / "enrolment") == Nats(credentials=own)
+    # A hub beside its broker reaches it without a way round through the firewall.
+    beside = exchange(tmp_path, "", tmp_path / "enrolment", broker=True)
+    assert beside.urls == ["tls://127.0.0.1:5222", "tls://hub.example.org:5222", "wss://hub.example.org:5443"]
+    shared_folder = exchange(tmp_path, "exchange: {kind: folder, url: share}", tmp_path / "enrolment")
+    assert shared_folder == Folder(url=str(tmp_path / "share"), credentials=own)
+
+
+def test_a_hub_that_is_not_told_how_says_what_to_say(tmp_path):
+    with pytest.raises(StudyError, match="'memory' joins sites of one process; give --enrolment FOLDER"):
+        exchange(tmp_path, "")
+    with pytest.raises(StudyError, match="--broker starts the broker of an enrolment"):
+        exchange(tmp_path, "exchange: {kind: folder, url: share}", broker=True)
+    with pytest.raises(ExchangeError, match="this folder holds no federation"):
+        exchange(tmp_path, "", tmp_path / "nothing")
+
+
+def test_a_run_that_was_not_finished_is_found_and_another_studys_is_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.yaml").write_text(TINY + "sites: [north, south]\n")
+    study = read_study(tmp_path / "study.yaml")
+    assert coordinator._unfinished(study) is None
+    RunFolder(Path("runs/tiny")).write_facts({"digest": digest(study)})
+    RunFolder(Path("runs/tiny-2")).write_facts({"digest": "of another"})
+    assert coordinator._unfinished(study) == Path("runs/tiny")
+    RunFolder(Path("runs/tiny")).write_facts({"digest": digest(study), "finished": "now"})
+    assert coordinator._unfinished(study) is None
+
+
+PATIENCE_S = 60
+
+
+def written(runs: Path, event: str) -> list[dict]:
+    """Return the lines of a hospital's audit logs with this event."""
+    lines = [json.loads(line) for path in runs.rglob("audit.jsonl") for line in path.read_text().splitlines()]
+    return [line for line in lines if line["event"] == event]
+
+
+def wait_for(look):
+    end = time.monotonic() + PATIENCE_S
+    while not (found := look()):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return found
+
+
+def test_a_model_that_was_changed_is_refused_and_written_down_and_the_true_one_is_taken(place):
+    weights = weights_of(module_of(place.study))
+    place.hub.publish(Global(3, weights, final=True, study=place.digest))
+    chunk = next((place.folder / "share" / "glob").rglob("c/*"))
+    true = chunk.read_bytes()
+    chunk.write_bytes(true[:-1] + bytes([true[-1] ^ 1]))
+    taking = threading.Thread(
+        target=lambda: hospital.take_part(place.folder / "site.yaml", accept=place.digest), daemon=True
+    )
+    taking.start()
+    lines = wait_for(lambda: written(place.folder / "runs", "hub refused"))
+    assert [line["site"] for line in lines] == ["north"]
+    assert "the hub's model is refused: chunk 1 of 1 does not have the digest" in lines[0]["reason"]
+    chunk.write_bytes(true)
+    taking.join(PATIENCE_S)
+    assert not taking.is_alive()
+    assert len(written(place.folder / "runs", "hub refused")) == 1
+    assert RunFolder(next((place.folder / "runs").glob("tiny-*/"))).checkpoint("federated").exists()

@@ -1,0 +1,152 @@
+"""A hospital's policy, a study in words, and agreement to a digest."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from medfed.deployment import approvals as consent
+from medfed.deployment.policy import Policy, in_words, leaves, refusals
+from medfed.errors import AuditError, StudyError
+from medfed.pipeline.factory import module_of
+from medfed.privacy.accounting.accountant import Charge, epsilon
+from medfed.study.study import digest, read_study
+from medfed.wire.audit_log import verify
+
+
+@pytest.fixture
+def study(tiny):
+    return read_study(tiny / "tiny.yaml")
+
+
+@pytest.fixture
+def noised(tiny):
+    return read_study(tiny / "tiny.yaml", ["privacy={kind: client_dp, where: site, noise_multiplier: 2.0}"])
+
+
+def test_a_policy_that_says_nothing_refuses_nothing(study):
+    assert refusals(Policy(), study, 1) == []
+
+
+REFUSED = {
+    "task": (
+        Policy(tasks=("classify", "tabular")),
+        "the study's task is 'segment', this hospital accepts 'classify' or 'tabular' (policy.tasks)",
+    ),
+    "network": (
+        Policy(networks=("resnet",)),
+        "the study's network is 'unet', this hospital accepts 'resnet' (policy.networks)",
+    ),
+    "privacy": (
+        Policy(privacy=("dp_sgd",)),
+        "the study's privacy is 'none', this hospital asks for 'dp_sgd' (policy.privacy)",
+    ),
+    "ceiling": (
+        Policy(epsilon_ceiling=3),
+        "the study's privacy 'none' states no epsilon, this hospital allows at most 3 (policy.epsilon_ceiling)",
+    ),
+    "rounds": (
+        Policy(max_rounds=2),
+        "the study trains 3 rounds, this hospital allows 2 (policy.max_rounds)",
+    ),
+    "cases": (
+        Policy(minimum_cases=5),
+        "this hospital has 4 training cases for the study and takes part with 5 or more (policy.minimum_cases)",
+    ),
+}
+
+
+@pytest.mark.parametrize("policy, said", REFUSED.values(), ids=REFUSED.keys())
+def test_each_key_refuses_by_itself_and_says_so(study, policy, said):
+    assert refusals(policy, study, 4) == [said]
+
+
+def test_epochs_and_all_reasons_at_once(tiny):
+    study = read_study(tiny / "tiny.yaml", ["train.epochs=4"])
+    policy = Policy(max_local_epochs=3, max_rounds=1, minimum_cases=9)
+    assert [reason.rpartition("(")[2] for reason in refusals(policy, study, 4)] == [
+        "policy.max_rounds)",
+        "policy.max_local_epochs)",
+        "policy.minimum_cases)",
+    ]
+
+
+def test_a_studys_epsilon_is_held_to_the_ceiling(tiny):
+    study = read_study(
+        tiny / "tiny.yaml", ["privacy={kind: client_dp, where: site, epsilon: 8, delta: 0.001}"]
+    )
+    assert refusals(Policy(epsilon_ceiling=8, delta=0.001), study, 4) == []
+    said = refusals(Policy(epsilon_ceiling=7.5), study, 4)
+    assert said[0] == "the study's epsilon is 8, this hospital allows at most 7.5 (policy.epsilon_ceiling)"
+    assert "holds at a delta of 0.001, this hospital allows at most 1e-05 (policy.delta)" in said[1]
+
+
+def test_noise_without_an_epsilon_is_counted(noised):
+    spent = epsilon([Charge(2.0, 1.0, 3)], 1e-5, "prv")
+    assert refusals(Policy(epsilon_ceiling=spent + 0.01), noised, 4) == []
+    assert f"the study's epsilon is {spent:g}" in refusals(Policy(epsilon_ceiling=spent - 0.01), noised, 4)[0]
+
+
+def test_a_misspelt_kind_is_an_error_and_not_a_hole():
+    with pytest.raises(StudyError, match=r"policy\.privacy: no 'dp_sdg'; did you mean 'dp_sgd'\?; there are"):
+        Policy(privacy=("dp_sdg",))
+    with pytest.raises(msgspec.ValidationError, match="unknown field `privcy`"):
+        msgspec.convert({"privcy": ["dp_sgd"]}, Policy)
+
+
+def test_the_words_name_what_a_privacy_officer_asks(study, noised):
+    words = in_words(study, "d" * 64)
+    tensors, numbers, size = leaves(study)
+    for said in ("segment (background, lesion)", "3 rounds", f"{numbers:,} numbers in {tensors} tensors",
+                 "north, south", "Protection         none", "d" * 64):  # fmt: skip
+        assert said in words
+    assert size > 4 * numbers
+    assert "noise_multiplier: 2.0" in in_words(noised, "d")
+    assert all(len(line) < 200 for line in words.splitlines())
+
+
+def test_the_words_count_what_is_sent(study, tmp_path):
+    from medfed.wire import encoding as wire
+    from medfed.wire.update import Update
+    from medfed.wire.weights import Difference, weights_of
+
+    weights = weights_of(module_of(study))
+    sent = wire.encode_update(Update("north", 1, Difference(weights, weights), 4, {"val/dice": 0.5}), "s")
+    tensors, numbers, size = leaves(study)
+    assert (tensors, numbers) == (len(weights), sum(t.numel() for t in weights.values()))
+    assert size == pytest.approx(len(sent), rel=0.1)
+
+
+# ---------------------------------------------------------------------------------------------- agreement
+
+
+def test_agreement_is_to_one_digest_and_can_be_taken_back(tmp_path, study, tiny):
+    known, changed = digest(study), digest(read_study(tiny / "tiny.yaml", ["train.rounds=4"]))
+    assert not consent.agreed(tmp_path / "site", known)
+    consent.agree(tmp_path / "site", known, "m.muster")
+    assert consent.agreed(tmp_path / "site", known)
+    assert not consent.agreed(tmp_path / "site", changed)
+    consent.take_back(tmp_path / "site", known, "m.muster")
+    assert not consent.agreed(tmp_path / "site", known)
+    consent.agree(tmp_path / "site", known, "m.muster")
+    assert consent.agreed(tmp_path / "site", known)
+    path = tmp_path / "site" / consent.FILE
+    assert verify(path)[0] == 3
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_agreement_that_was_written_in_is_found(tmp_path):
+    consent.agree(tmp_path, "a" * 64, "m.muster")
+    path = tmp_path / consent.FILE
+    path.write_bytes(path.read_bytes().replace(b"a" * 64, b"b" * 64) + path.read_bytes())
+    with pytest.raises(AuditError, match="line 2: does not continue"):
+        consent.agreed(tmp_path, "a" * 64)
+
+
+def test_a_power_cut_while_agreeing_leaves_no_agreement(tmp_path):
+    consent.agree(tmp_path, "a" * 64, "m.muster")
+    path = tmp_path / consent.FILE
+    path.write_bytes(path.read_bytes()[:-20])
+    assert not consent.agreed(tmp_path, "a" * 64)
+    consent.agree(tmp_path, "a" * 64, "m.muster")
+    assert consent.agreed(tmp_path, "a" * 64)

@@ -1,0 +1,228 @@
+"""The callback in anybody's Trainer: sampling, mixed precision, accumulation, checkpoints, several processes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import medfed
+from medfed.aggregation.fedavg import FedAvg
+from medfed.errors import StudyError
+from medfed.federation.callback import FederatedCallback
+from medfed.federation.hub import Plan, sampled
+from medfed.local_training.fedprox import FedProx
+from medfed.wire.weights import digest, weights_of
+
+
+class Net(pl.LightningModule):
+    def __init__(self, optimiser: str = "sgd") -> None:
+        super().__init__()
+        self.optimiser = optimiser
+        self.body = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU())
+        self.head = nn.Linear(6, 2)
+
+    def training_step(self, batch, index):
+        return nn.functional.cross_entropy(self.head(self.body(batch[0])), batch[1])
+
+    def validation_step(self, batch, index):
+        self.log("val/loss", nn.functional.cross_entropy(self.head(self.body(batch[0])), batch[1]))
+
+    def configure_optimizers(self):
+        if self.optimiser == "adam":
+            return torch.optim.Adam(self.parameters(), lr=0.01)
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def rows(site: str, count: int = 12) -> TensorDataset:
+    generator = torch.Generator().manual_seed(sum(site.encode()))
+    features = torch.randn(count, 4, generator=generator)
+    return TensorDataset(features, (features[:, 0] > 0).long())
+
+
+def net(**settings) -> Net:
+    torch.manual_seed(5)
+    return Net(**settings)
+
+
+def trainer(epochs: int, *callbacks, **settings) -> pl.Trainer:
+    plain = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    return pl.Trainer(
+        max_epochs=epochs,
+        callbacks=list(callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **{**plain, **settings},
+    )
+
+
+def run(sites, rounds=2, epochs=1, *, callback=None, settings=None, extra=(), module=net, **federation):
+    modules = {site: module() for site in sites}
+
+    def work(site):
+        def fit(exchange):
+            federated = FederatedCallback(site, exchange, epochs, **(callback or {}))
+            fitted = trainer(rounds * epochs, federated, *extra, **(settings or {}))
+            fitted.fit(modules[site], DataLoader(rows(site), 4), DataLoader(rows("val"), 6))
+
+        return fit
+
+    final = medfed.run_federation(
+        {site: work(site) for site in sites},
+        weights_of(module(), (callback or {}).get("keep_local", ())),
+        rule=FedAvg(),
+        rounds=rounds,
+        **federation,
+    )
+    return final, modules
+
+
+def test_sampling_is_drawn_from_seed_and_round_alone():
+    plan = Plan(rounds=1, sites=tuple("abcdef"), rule=FedAvg(), fraction=0.5, minimum=2, seed=4)
+    drawn = [sampled(plan, number) for number in range(1, 200)]
+    assert drawn == [sampled(plan, number) for number in range(1, 200)]
+    assert {len(sites) for sites in drawn} == {3}
+    counts = [sum(site in sites for sites in drawn) for site in "abcdef"]
+    # 199 draws of 3 of 6: 99.5 each on average, standard deviation 7; five of them is far outside chance.
+    assert all(abs(count - 99.5) < 35 for count in counts)
+    assert sampled(Plan(rounds=1, sites=tuple("ab"), rule=FedAvg(), fraction=0.1, minimum=2), 1) == ("a", "b")
+
+
+def test_sites_that_were_not_drawn_do_not_train_and_end_with_the_final_model():
+    reports = []
+    final, modules = run("abcd", rounds=6, fraction=0.5, minimum=2, seed=1, watch=reports.append)
+    for report in reports[:6]:
+        assert sorted(answer.status for answer in report.results) == ["merged"] * 2 + ["not sampled"] * 2
+    assert {digest(weights_of(module)) for module in modules.values()} == {digest(final.weights)}
+
+
+def test_each_epoch_of_a_site_is_trained_once_for_each_round_it_was_drawn_for():
+    class Epochs(pl.Callback):
+        def __init__(self):
+            self.count = 0
+
+        def on_train_epoch_start(self, trainer, pl_module):
+            self.count += 1
+
+    counter, reports = Epochs(), []
+    run("abcd", rounds=6, epochs=2, fraction=0.5, minimum=2, extra=[counter], watch=reports.append)
+    merged = sum(answer.status == "merged" for report in reports for answer in report.results)
+    assert counter.count == merged * 2 == 6 * 2 * 2
+
+
+@pytest.mark.parametrize(
+    "settings", [{"precision": "bf16-mixed"}, {"accumulate_grad_batches": 2}, {"gradient_clip_val": 0.1}]
+)
+def test_lightnings_own_settings_work(settings):
+    final, modules = run("ab", settings=settings)
+    assert {tensor.dtype for tensor in final.weights.values()} == {torch.float32}
+    assert {digest(weights_of(module)) for module in modules.values()} == {digest(final.weights)}
+
+
+def test_a_default_checkpoint_holds_the_merged_weights_and_their_score(tmp_path):
+    keeper = ModelCheckpoint(dirpath=tmp_path, monitor="val/loss", filename="best", save_top_k=1)
+    module = net()
+
+    def fit(exchange):
+        federated = FederatedCallback("north", exchange, 1)
+        trainer(3, federated, keeper, enable_checkpointing=True).fit(
+            module, DataLoader(rows("north"), 4), DataLoader(rows("val"), 6)
+        )
+
+    seen = []
+    medfed.run_federation(
+        {"north": fit},
+        weights_of(net()),
+        rule=FedAvg(),
+        rounds=3,
+        merged=lambda g: seen.append(digest(g.weights)),
+    )
+    saved = torch.load(keeper.best_model_path, weights_only=True)
+    restored = net()
+    restored.load_state_dict(saved["state_dict"])
+    assert digest(weights_of(restored)) in seen
+    score = trainer(1).validate(restored, DataLoader(rows("val"), 6), verbose=False)[0]["val/loss"]
+    assert score == pytest.approx(float(keeper.best_model_score), rel=1e-6)
+
+
+def test_epochs_that_would_never_be_merged_are_refused():
+    with pytest.raises(StudyError, match="max_epochs is 3, local_epochs is 2; max_epochs must be a multiple"):
+        trainer(3, FederatedCallback("a", medfed.MemoryExchange(), 2)).fit(net(), DataLoader(rows("a"), 4))
+
+
+def test_keep_local_never_leaves():
+    sent = []
+    _, modules = run("ab", callback={"keep_local": ["norm"]}, seen=sent.append)
+    assert sent
+    assert not any(b"running_mean" in data for data in sent)
+    own = [module.state_dict()["body.1.running_mean"] for module in modules.values()]
+    assert not torch.equal(*own)
+    assert torch.equal(*[module.head.weight for module in modules.values()])
+
+
+def test_an_optimiser_that_is_reset_holds_no_moments_while_its_site_waits():
+    held = []
+
+    class Looks(pl.Callback):
+        def on_validation_start(self, trainer, pl_module):
+            held.append(len(trainer.optimizers[0].state))
+
+    run("a", settings={"num_sanity_val_steps": 0}, module=lambda: net(optimiser="adam"), extra=[Looks()],
+        callback={"optimiser_state": "reset"})  # fmt: skip
+    assert held == [0, 0]
+
+
+def test_examples_are_cases_and_not_visits():
+    reports = []
+    run("a", rounds=2, epochs=3, watch=reports.append)
+    assert [report.results[0].examples for report in reports] == [12, 12, 0]
+
+
+def test_fedprox_by_hand():
+    # One parameter, loss a * w: gradient a, and FedProx adds mu (w - w0). Two SGD steps of rate r from w0 = 1:
+    # w1 = w0 - r a;  w2 = w1 - r (a + mu (w1 - w0)).
+    class Line(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(1))
+
+        def training_step(self, batch, index):
+            return (2.0 * self.w).sum()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def fit(exchange):
+        loader = DataLoader(TensorDataset(torch.zeros(2, 1)), 1)
+        trainer(1, FederatedCallback("a", exchange, 1, local=FedProx(mu=0.5))).fit(Line(), loader)
+
+    final = medfed.run_federation({"a": fit}, weights_of(Line()), rule=FedAvg(), rounds=1)
+    first = 1 - 0.1 * 2
+    second = first - 0.1 * (2 + 0.5 * (first - 1))
+    assert float(final.weights["w"]) == pytest.approx(second, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_exchange_once_a_round_and_hold_the_same_merged_weights():
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, str(here / "ddp_site.py")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=here,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = dict(re.findall(r"rank (\d) sent (\d+ weights [0-9a-f]{64})", done.stdout))
+    hub = re.search(r"hub ([0-9a-f]{64})", done.stdout)[1]
+    # Two rounds and the closing scores: three messages, all from rank 0.
+    assert ranks == {"0": f"3 weights {hub}", "1": f"0 weights {hub}"}

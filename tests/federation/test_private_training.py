@@ -1,0 +1,414 @@
+"""DP-SGD by hand: gradients a patient, clipped together, noised once, counted, and never repeated."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import medfed
+from medfed.aggregation.fedavg import FedAvg
+from medfed.errors import PrivacyError
+from medfed.federation import private_training
+from medfed.federation.callback import FederatedCallback
+from medfed.federation.private_training import (
+    PoissonPatients,
+    PrivateData,
+    PrivateTraining,
+    clipped_sum,
+    many_gradients,
+    single_gradient,
+)
+from medfed.federation.site import Training, train_site
+from medfed.privacy import _noise as noise
+from medfed.privacy.accounting.accountant import Charge, epsilon
+from medfed.privacy.accounting.ledger import Ledger, Spending, data_set
+from medfed.privacy.dp_sgd import DPSGD
+from medfed.wire.weights import digest, weights_of
+
+# Items 0 to 5 of three patients: two visits, one, three.
+ITEMS = [(0, 1), (2,), (3, 4, 5)]
+PATIENTS = data_set(["anna", "bert", "cora"], b"a secret of 16 b")
+
+
+class Line(pl.LightningModule):
+    """The loss is the mean of w . x, so a patient's gradient is the mean of their rows."""
+
+    def __init__(self, rate: float = 1.0, optimiser=torch.optim.SGD) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(2))
+        self.rate, self.optimiser = rate, optimiser
+
+    def training_step(self, batch, index):
+        return (batch[0] @ self.w).mean()
+
+    def validation_step(self, batch, index):
+        self.log("val/loss", (batch[0] @ self.w).mean())
+
+    def configure_optimizers(self):
+        return self.optimiser(self.parameters(), lr=self.rate)
+
+
+class Logged(Line):
+    """The same with a loss of its own, which lets patients go through together."""
+
+    def loss(self, batch):
+        return (batch[0] @ self.w).mean()
+
+
+class Rows(pl.LightningDataModule):
+    def __init__(self, rows: torch.Tensor) -> None:
+        super().__init__()
+        self.rows = TensorDataset(rows)
+
+    def train_dataloader(self):
+        return DataLoader(self.rows, 2, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(self.rows, 3)
+
+
+# Mean rows of the patients: (3, 4) of length 5, (0.3, 0.4) of length 0.5, (-1, 0) of length 1.
+TABLE = torch.tensor([[2.0, 4.0], [4.0, 4.0], [0.3, 0.4], [-2.0, 1.0], [-1.0, -2.0], [0.0, 1.0]])
+
+
+def spending(folder, resumed: bool = False, ceiling: float | None = None) -> Spending:
+    return Spending(Ledger(folder, ceiling), "study", PATIENTS, delta=1e-5, accountant="rdp", resumed=resumed)
+
+
+def fit(folder, module, *, privacy=None, expected=3, epochs=1, rows=TABLE, items=ITEMS, **settings):
+    data = PrivateData(Rows(rows), items, expected)
+    private = PrivateTraining("north", privacy or DPSGD(accountant="rdp"), data, spending(folder))
+    trainer = pl.Trainer(
+        max_epochs=epochs, callbacks=[private], logger=False, enable_checkpointing=False, accelerator="cpu",
+        enable_progress_bar=False, enable_model_summary=False, **settings,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data)
+    return private
+
+
+@pytest.fixture
+def no_noise(monkeypatch):
+    asked = []
+
+    def silent(shape, deviation):
+        asked.append(deviation)
+        return torch.zeros(tuple(shape), dtype=torch.float64)
+
+    monkeypatch.setattr(private_training.noise, "gaussian", silent)
+    return asked
+
+
+@pytest.mark.parametrize("module", [Line, Logged])
+def test_one_step_by_hand(tmp_path, no_noise, module):
+    # Clip 1: (3, 4) / 5 + (0.3, 0.4) + (-1, 0) = (-0.1, 1.2), over 3 patients; w is minus that.
+    model = module()
+    private = fit(tmp_path, model, privacy=DPSGD(clip=1.0, accountant="rdp"))
+    torch.testing.assert_close(model.w.data, torch.tensor([0.1, -1.2]) / 3, rtol=1e-5, atol=1e-6)
+    # The noise that was drawn: once, of deviation noise multiplier times clip.
+    assert no_noise == [pytest.approx(private.noise_multiplier * 1.0)]
+
+
+@pytest.mark.parametrize("module", [Line, Logged])
+@pytest.mark.parametrize("clip", [0.25, 1.0, 7.0])
+def test_removing_a_patient_of_several_cases_changes_the_clipped_sum_by_at_most_the_clip(module, clip):
+    model = module()
+    batches = [(TABLE[list(items)],) for items in ITEMS]
+    whole = clipped_sum(*gradients(model, batches), clip)
+    for gone in range(3):
+        left = clipped_sum(*gradients(model, [b for number, b in enumerate(batches) if number != gone]), clip)
+        change = math.sqrt(sum(float((a - b).pow(2).sum()) for a, b in zip(whole, left, strict=True)))
+        length = float(TABLE[list(ITEMS[gone])].mean(0).norm())
+        assert change <= clip * (1 + 1e-6)
+        assert change == pytest.approx(min(length, clip), rel=1e-5)
+
+
+def gradients(model, batches):
+    each = [single_gradient(model, batch)[0] for batch in batches]
+    return ([torch.cat(parts) for parts in zip(*each, strict=True)],)
+
+
+def test_a_patient_is_clipped_over_all_tensors_together_and_not_one_by_one():
+    one = [torch.tensor([[3.0]]), torch.tensor([[0.0, 4.0]])]
+    total = clipped_sum(one, 1.0)
+    torch.testing.assert_close(total, [torch.tensor([0.6]), torch.tensor([0.0, 0.8])], rtol=1e-5, atol=0)
+
+
+def test_a_gradient_that_is_not_finite_counts_as_none():
+    two = [torch.tensor([[float("nan"), 1.0], [0.3, 0.4]]), torch.tensor([[float("inf")], [0.0]])]
+    torch.testing.assert_close(clipped_sum(two, 1.0), [torch.tensor([0.3, 0.4]), torch.zeros(1)])
+
+
+def test_several_at_once_are_each_alone():
+    torch.manual_seed(0)
+    model = Logged()
+    batches = [(torch.randn(3, 2),) for _ in range(4)]
+    found, losses = many_gradients(model, batches)
+    for number, batch in enumerate(batches):
+        alone, loss = single_gradient(model, batch)
+        torch.testing.assert_close(found[0][number : number + 1], alone[0])
+        torch.testing.assert_close(losses[number], loss)
+
+
+def test_the_noise_has_the_deviation_that_the_accountant_was_told(tmp_path):
+    # No gradient at all: what moves w is the noise. w after one step is -noise / 3, of deviation z / 3 each.
+    class Wide(Line):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(20_000))
+
+        def training_step(self, batch, index):
+            return (0 * self.w).sum()
+
+        validation_step = None
+
+    model = Wide()
+    private = fit(tmp_path, model, privacy=DPSGD(epsilon=2.0, clip=0.5, accountant="rdp"))
+    assert private.noise_multiplier > 1
+    expected = private.noise_multiplier * 0.5 / 3
+    assert float(model.w.data.std()) == pytest.approx(expected, rel=5 / math.sqrt(2 * 20_000))
+    assert abs(float(model.w.data.mean())) < 5 * expected / math.sqrt(20_000)
+
+
+def test_the_target_is_met_over_all_steps_and_the_noise_differs_each_time(tmp_path):
+    moved = []
+    for run in ("a", "b"):
+        (tmp_path / run).mkdir()
+        torch.manual_seed(0)
+        model = Line()
+        private = fit(tmp_path / run, model, epochs=4, expected=1, privacy=DPSGD(epsilon=3, accountant="rdp"))
+        moved.append(model.w.data.clone())
+        # One of three patients a step: a rate of 1 / 3, three steps an epoch, four epochs.
+        private.settle(1)
+        assert private.state_dict()["steps"] == 12
+        assert private.state_dict()["sample_rate"] == pytest.approx(1 / 3)
+        spent = epsilon([Charge(private.noise_multiplier, 1 / 3, 12)], 1e-5, "rdp")
+        assert private.epsilon == pytest.approx(spent)
+        assert 2.98 < spent <= 3
+    assert not torch.equal(*moved)
+
+
+def test_a_step_without_any_patient_is_noise_alone_and_counts(tmp_path, no_noise, monkeypatch):
+    monkeypatch.setattr(noise, "chosen", lambda count, chance: [])
+    model = Line()
+    private = fit(tmp_path, model, expected=1)
+    assert float(model.w.data.abs().sum()) == 0.0
+    assert len(no_noise) == 3
+    private.settle(1)
+    assert private.state_dict()["steps"] == 3
+
+
+def test_sampling_is_of_patients_and_by_the_operating_system(monkeypatch):
+    sampler = PoissonPatients(10, 4)
+    assert (sampler.rate, sampler.steps, len(sampler)) == (0.4, 2, 2)
+    assert PoissonPatients(3, 8).rate == 1.0
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        drawn.append([list(PoissonPatients(40, 20)) for _ in range(3)])
+    assert drawn[0] != drawn[1]
+
+
+def test_each_patient_brings_all_their_items():
+    loader = PrivateData(Rows(TABLE), ITEMS, 3).train_dataloader()
+    (batch,) = list(loader)
+    assert [len(patient[0]) for patient in batch["patients"]] == [2, 1, 3]
+
+
+def test_an_item_of_two_patients_is_refused():
+    with pytest.raises(PrivacyError, match="an item belongs to two patients"):
+        PrivateData(Rows(TABLE), [(0, 1), (1, 2)], 1)
+    with pytest.raises(PrivacyError, match="each with at least one training item"):
+        PrivateData(Rows(TABLE), [(0, 1), ()], 1)
+
+
+@pytest.mark.parametrize("optimiser", [torch.optim.Adam, torch.optim.SGD])
+def test_bfloat16_works(tmp_path, optimiser):
+    model = Logged(optimiser=optimiser)
+    fit(tmp_path, model, precision="bf16-mixed")
+    assert bool(torch.isfinite(model.w).all())
+
+
+class BatchNormed(Line):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Linear(2, 2), nn.BatchNorm1d(2), nn.InstanceNorm1d(2, track_running_stats=True)
+        )
+
+
+class ByHand(Line):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+
+class Remembers(Line):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(2))
+
+    def training_step(self, batch, index):
+        self.seen += batch[0].detach().sum(0)
+        return super().training_step(batch, index)
+
+
+@pytest.mark.parametrize(
+    "module, settings, words",
+    [
+        (
+            BatchNormed,
+            {},
+            r"body.1 \(BatchNorm1d\), body.2 \(InstanceNorm1d\); build the network with group norm",
+        ),
+        (ByHand, {}, "ByHand optimises by itself"),
+        (Remembers, {}, "training changes seen without a gradient"),
+        (Line, {"accumulate_grad_batches": 2}, "accumulate_grad_batches is 2; take 1 and a larger batch"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_by_name(tmp_path, module, settings, words):
+    with pytest.raises(PrivacyError, match=words):
+        fit(tmp_path, module(), **settings)
+
+
+def test_a_delta_of_one_over_the_patients_is_refused(tmp_path):
+    with pytest.raises(
+        PrivacyError, match=r"delta is 0.4 for 3 training patients; it must be well below 3.3e-01"
+    ):
+        fit(tmp_path, Line(), privacy=DPSGD(delta=0.4, accountant="rdp"))
+
+
+def test_batches_that_are_not_drawn_by_patient_are_refused(tmp_path):
+    private = PrivateTraining("north", DPSGD(), PrivateData(Rows(TABLE), ITEMS, 2), spending(tmp_path))
+    trainer = pl.Trainer(max_epochs=1, callbacks=[private], logger=False, enable_checkpointing=False,
+                         enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")  # fmt: skip
+    with pytest.raises(PrivacyError, match="the training batches are not drawn by patient"):
+        trainer.fit(Line(), datamodule=Rows(TABLE))
+
+
+def test_the_module_is_itself_again_after_training(tmp_path):
+    model = Line()
+    fit(tmp_path, model)
+    assert "training_step" not in vars(model)
+    assert "backward" not in vars(model)
+
+
+def test_over_the_ceiling_no_step_is_taken(tmp_path, no_noise):
+    model = Line()
+    data = PrivateData(Rows(TABLE), ITEMS, 3)
+    private = PrivateTraining(
+        "north", DPSGD(epsilon=4, accountant="rdp"), data, spending(tmp_path, ceiling=2)
+    )
+    trainer = pl.Trainer(max_epochs=1, callbacks=[private], logger=False, enable_checkpointing=False,
+                         enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")  # fmt: skip
+    with pytest.raises(PrivacyError, match=r"site 'north': .*the hospital's ceiling is 2 over all"):
+        trainer.fit(model, datamodule=data)
+    assert no_noise == []
+    assert float(model.w.data.abs().sum()) == 0.0
+
+
+# ---------------------------------------------------------------------------------------------- in a federation
+
+ROUNDS = 3
+
+
+class Dies(pl.Callback):
+    """Ends south when a round's update has been sent and nothing of the next is on its disk."""
+
+    def on_validation_start(self, trainer, pl_module):
+        if trainer.state.fn == "fit" and trainer.current_epoch == 1:
+            raise RuntimeError("killed")
+
+
+def federation(folder, *, privacy=None, resume=False, dies=False, seen=lambda data: None, **settings):
+    reports = []
+
+    def site(name):
+        def work(exchange):
+            train_site(
+                name, Logged(), Rows(TABLE), exchange,
+                Training(ROUNDS, 1, batch=2, privacy=privacy or DPSGD(epsilon=4, accountant="rdp"), accelerator="cpu",
+                         **settings),
+                folder=folder / name, logger=False, resume=resume, study="study", dataset=PATIENTS, items=ITEMS,
+                examples=6, callbacks=[Dies()] if dies and name == "south" else [],
+            )  # fmt: skip
+
+        return work
+
+    for name in ("north", "south"):
+        (folder / name).mkdir(exist_ok=True)
+    final = medfed.run_federation(
+        {name: site(name) for name in ("north", "south")}, weights_of(Logged()), rule=FedAvg(), rounds=ROUNDS,
+        privacy=privacy or DPSGD(epsilon=4, accountant="rdp"), minimum=2, folder=folder / "hub", seen=seen,
+        watch=reports.append,
+    )  # fmt: skip
+    return final, reports
+
+
+def test_epsilon_grows_round_by_round_to_the_target_and_no_exact_score_leaves(tmp_path):
+    _, reports = federation(tmp_path)
+    told = [report.results[0].scalars for report in reports]
+    spent = [scalars["privacy/epsilon"] for scalars in told[:ROUNDS]]
+    assert spent == sorted(spent)
+    assert 3.98 < spent[-1] <= 4
+    for scalars in told:
+        assert set(scalars) <= {"privacy/epsilon", "train/steps", "train/rate"}
+    assert Ledger(tmp_path / "north").spent(PATIENTS) == pytest.approx(spent[-1], rel=0.2)
+    (account,) = Ledger(tmp_path / "north").accounts("study")
+    assert account.closed
+
+
+def test_scores_leave_where_the_study_says_so(tmp_path):
+    _, reports = federation(tmp_path, privacy=DPSGD(epsilon=4, accountant="rdp", scores="send"))
+    assert "val/loss" in reports[1].results[0].scalars
+    assert "train/loss" not in reports[1].results[0].scalars
+
+
+def test_a_resumed_run_counts_the_round_it_repeats_draws_new_noise_and_keeps_the_target(tmp_path):
+    with pytest.raises(medfed.QuorumError, match="south: absent"):
+        federation(tmp_path, dies=True)
+    before = Ledger(tmp_path / "south").accounts("study")[-1]
+    # Two rounds left south; its checkpoint is of the first. The second is trained again, and both releases count.
+    steps = sum(charge.steps for charge in before.spent)
+    federation(tmp_path, resume=True)
+    after = Ledger(tmp_path / "south").accounts("study")[-1]
+    assert after.id == before.id
+    assert after.spent[: len(before.spent)] == before.spent
+    assert sum(charge.steps for charge in after.spent) == steps + 2 * 2 == 8
+    assert after.spent[-1].noise_multiplier > before.spent[0].noise_multiplier
+    assert epsilon(after.spent, 1e-5, "rdp") <= 4
+
+
+def test_no_run_repeats(tmp_path):
+    weights = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        weights.append(digest(federation(tmp_path / name)[0].weights))
+    assert weights[0] != weights[1]
+
+
+def test_training_that_was_not_private_sends_nothing(tmp_path):
+    sent = []
+
+    def work(exchange):
+        federated = FederatedCallback("north", exchange, 1, privacy=DPSGD())
+        pl.Trainer(max_epochs=1, callbacks=[federated], logger=False, enable_checkpointing=False, accelerator="cpu",
+                   enable_progress_bar=False, enable_model_summary=False).fit(Line(), datamodule=Rows(TABLE))  # fmt: skip
+
+    with pytest.raises(
+        medfed.QuorumError, match="the study asks for dp_sgd and this training was not private"
+    ):
+        medfed.run_federation({"north": work}, weights_of(Line()), rule=FedAvg(), rounds=1, seen=sent.append)
+    assert sent
+    assert not any(b'"local/w"' in data or b'"delta/w"' in data for data in sent)
+
+
+def test_the_last_checkpoint_says_what_was_spent(tmp_path):
+    federation(tmp_path)
+    saved = torch.load(tmp_path / "north" / "last.ckpt", weights_only=False)
+    assert saved["callbacks"]["PrivateTraining"]["steps"] == 2 * ROUNDS
+    assert saved["callbacks"]["PrivateTraining"]["epsilon"] <= 4

@@ -1,0 +1,93 @@
+"""`medfed train --leave-one-out`: without each hospital in turn, and tested on it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from medfed.errors import StudyError
+from medfed.evaluation.rows import model_of, read_cases, read_rows
+from medfed.pipeline import train as run
+from medfed.pipeline.experiments.leave_one_out import studies_without
+from medfed.study.study import read_study
+
+TABULAR = Path(__file__).parents[3] / "configs" / "tabular.yaml"
+SHORT = [
+    "train.rounds=2",
+    "evaluation.draws=50",
+    "evaluation.local_models=false",
+    "evaluation.pooled_model=false",
+    "evaluation.robustness=false",
+]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp("loo") / "run"
+    return run.train(TABULAR, out=out, overrides=SHORT, leave_one_out=True)
+
+
+@pytest.mark.slow
+def test_each_model_is_that_of_the_study_without_the_hospital(done, tmp_path):
+    """The independent path: somebody deletes the site from the file and trains."""
+    study = read_study(TABULAR, SHORT)
+    smaller = {name: where for name, where in study.sites.items() if name != "east"}
+    import msgspec
+
+    alone = run.train(msgspec.structs.replace(study, sites=smaller), out=tmp_path / "run")
+    expected, found = (
+        torch.load(path, weights_only=True)["state_dict"]
+        for path in (alone.checkpoint("federated"), done.checkpoint("without:east"))
+    )
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.slow
+def test_it_never_saw_the_hospital_and_is_tested_on_it(done):
+    for site in ("north", "east", "south", "west"):
+        lines = (done.path / "leave-one-out" / site / "rounds.jsonl").read_text().splitlines()
+        assert site not in {json.loads(line)["site"] for line in lines}
+        assert (f"without:{site}", site) in {(row.model, row.site) for row in read_cases(done.cases)}
+
+
+@pytest.mark.slow
+def test_rows_say_what_each_hospital_gave_to_the_others_with_an_interval(done):
+    rows = [row for row in read_rows(done.rows) if row.against == "without:south" and row.metric == "brier"]
+    whole = {row.site: row for row in rows if row.group is None}
+    assert {"all", "south", "university"} <= set(whole)
+    assert whole["university"].low is not None
+    assert whole["university"].p is not None
+
+
+@pytest.mark.slow
+def test_the_report_has_both_tables(done):
+    page = done.report.read_text()
+    assert "Leave one hospital out" in page
+    assert "What each hospital contributed" in page
+
+
+@pytest.mark.slow
+def test_a_finished_run_trains_none_of_them_again(done):
+    before = {path.name: path.stat().st_mtime_ns for path in done.checkpoints.glob("without-*.ckpt")}
+    assert len(before) == 4
+    run.train(TABULAR, out=done.path, overrides=SHORT, resume=True, leave_one_out=True)
+    assert {path.name: path.stat().st_mtime_ns for path in done.checkpoints.glob("without-*.ckpt")} == before
+
+
+def test_two_hospitals_cannot_be_left_out_of_one_another(tiny):
+    with pytest.raises(StudyError, match="needs at least 3 sites"):
+        studies_without(read_study(tiny / "tiny.yaml"))
+
+
+def test_a_quorum_of_all_becomes_all_that_are_left():
+    study = read_study(TABULAR, [*SHORT, "sampling.minimum=4"])
+    assert {smaller.minimum for smaller in studies_without(study).values()} == {3}
+
+
+def test_checkpoints_names_are_models():
+    assert [model_of(stem) for stem in ("federated", "pooled", "local-a-b", "without-x", "personal-x")] == [
+        "federated", "pooled", "local:a-b", "without:x", "personal:x",
+    ]  # fmt: skip

@@ -1,0 +1,136 @@
+"""`medfed new`: what a study's first file says of folders, and what is said where nothing can be made of them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hospitals import make_hospital
+
+from medfed.cli import main
+from medfed.errors import DataError, StudyError
+from medfed.pipeline.drafting import draft, named, write
+from medfed.study.study import read_study
+
+SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
+
+
+def new(*words: object) -> tuple[int, str]:
+    done = CliRunner().invoke(main, ["new", *map(str, words)])
+    return done.exit_code, done.output
+
+
+def test_image_folders_become_a_segmentation(tmp_path: Path) -> None:
+    file = tmp_path / "ours.yaml"
+    code, told = new(file, SAMPLES / "north", f"b={SAMPLES / 'south'}", "--held-out", SAMPLES / "university")
+    assert code == 0, told
+    assert "north: cases.csv, 18 cases of 16 patients, 18 with a label, 18 with a class; CT" in told
+    study = read_study(file)
+    assert study.name == "ours"
+    assert set(study.sites) == {"north", "b"}
+    assert set(study.held_out) == {"university"}
+    assert study.task.classes == ("background", "structure1")
+    assert study.data.plan.grid == "relative"  # one of the two says it is CT, the other says nothing
+    assert study.minimum == 2
+
+
+def test_folders_of_ct_alone_are_planned_in_hounsfield_units(tmp_path: Path) -> None:
+    made = draft("ours", {"north": SAMPLES / "north"}, {})
+    write(tmp_path / "ours.yaml", made)
+    study = read_study(tmp_path / "ours.yaml")
+    assert study.data.plan.grid == "hu"
+    assert study.minimum == 1
+
+
+def test_a_classifier_sees_the_whole_image(tmp_path: Path) -> None:
+    code, told = new(tmp_path / "c.yaml", SAMPLES / "north", SAMPLES / "east", "--task", "classify")
+    assert code == 0, told
+    study = read_study(tmp_path / "c.yaml")
+    # By hand: north 41 x 41 x 26 voxels of 2.75 x 2.75 x 4 mm, east 45 x 42 x 32 of 2.5 x 2.5 x 3.5 mm: at most
+    # 112.75 x 112.75 x 112 mm, at the finest 45.1 x 45.1 x 32 voxels, rounded up to multiples of 8.
+    assert study.data.spacing_mm == (2.5, 2.5, 3.5)
+    assert study.data.patch == (48, 48, 32)
+
+
+def test_tables_become_a_study_of_their_columns(tmp_path: Path) -> None:
+    tables = SAMPLES / "tabular"
+    code, told = new(tmp_path / "h.yaml", tables / "north.csv", tables / "east.csv", "--target", "disease")
+    assert code == 0, told
+    data = read_study(tmp_path / "h.yaml").data
+    assert data.target == "disease"
+    assert "patient" not in data.features
+    assert "split" not in data.features
+    assert data.categorical["sex"] == ("F", "M")
+    assert "age" in data.numbers
+
+
+def test_names_of_people_never_become_a_category(tmp_path: Path) -> None:
+    for site in ("a", "b"):
+        rows = "\n".join(f"{n},Jane Doe {site}{n},{n % 2}" for n in range(20))
+        (tmp_path / f"{site}.csv").write_text(f"age,who,target\n{rows}\n")
+    code, told = new(tmp_path / "s.yaml", tmp_path / "a.csv", tmp_path / "b.csv", "--target", "target")
+    assert code == 0, told
+    assert "Doe" not in (tmp_path / "s.yaml").read_text() + told
+    assert "column 'who' holds 40 different words and was left out" in told
+
+
+def test_what_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
+    table = SAMPLES / "tabular" / "north.csv"
+    code, told = new(tmp_path / "s.yaml", table)
+    assert code == 1
+    assert "give --target COLUMN, or --time COLUMN and --event COLUMN" in told
+    code, told = new(tmp_path / "s.yaml", table, "--target", "diseese")
+    assert code == 1
+    assert "no column 'diseese'; all hospitals have patient, age" in told
+    code, told = new(tmp_path / "s.yaml", table, SAMPLES / "east", "--target", "disease")
+    assert code == 1
+    assert "a study has one or the other" in told
+    code, told = new(tmp_path / "s.yaml", tmp_path / "nowhere")
+    assert code == 1
+    assert "nowhere: there is no such folder" in told
+    assert not (tmp_path / "s.yaml").exists()
+
+
+def test_without_labels_or_classes_there_is_nothing_to_learn(tmp_path: Path) -> None:
+    for site in ("a", "b"):
+        make_hospital(tmp_path / site, cases=2)
+        table = (tmp_path / site / "cases.csv").read_text().splitlines()
+        heading = table[0].split(",")
+        keep = [n for n, column in enumerate(heading) if column not in ("label", "target")]
+        rows = [",".join(line.split(",")[n] for n in keep) for line in table]
+        (tmp_path / site / "cases.csv").write_text("\n".join(rows) + "\n")
+    with pytest.raises(StudyError, match="without a label in any case are a, b; without a class, a, b"):
+        draft("s", {"a": tmp_path / "a", "b": tmp_path / "b"}, {})
+
+
+def test_no_file_is_written_over_and_no_hospital_named_twice(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("mine\n")
+    code, told = new(tmp_path / "s.yaml", SAMPLES / "north")
+    assert code == 1
+    assert "there is a file already" in told
+    assert (tmp_path / "s.yaml").read_text() == "mine\n"
+    with pytest.raises(StudyError, match="two hospitals would be called 'north'"):
+        named([str(SAMPLES / "north"), "/elsewhere/North"])
+    with pytest.raises(StudyError, match="makes no name"):
+        named(["/data/42"])
+
+
+def test_folders_without_a_readable_case_are_refused(tmp_path: Path) -> None:
+    shutil.copytree(SAMPLES / "south", tmp_path / "south")
+    for path in (tmp_path / "south").rglob("*.nii.gz"):
+        path.write_bytes(b"nothing")
+    with pytest.raises(DataError, match="south: none of its 18 cases can be read"):
+        draft("s", {"south": tmp_path / "south"}, {})
+
+
+@pytest.mark.slow
+def test_what_is_written_trains(tmp_path: Path) -> None:
+    import medfed
+
+    write(tmp_path / "s.yaml", draft("s", {s: SAMPLES / s for s in ("north", "east")}, {}))
+    small = ["data.plan.voxels=4096", "train.rounds=1", "train.epochs=1", "network.channels=[4,8]"]
+    small += ["evaluation.local_models=false", "evaluation.pooled_model=false", "evaluation.robustness=false"]
+    done = medfed.train(tmp_path / "s.yaml", out=tmp_path / "run", overrides=small)
+    assert done.report.exists()

@@ -1,0 +1,165 @@
+"""A study planned from all its hospitals' fingerprints, and what of them crosses and is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+from hospitals import make_hospital, write_study
+
+from medfed.cli import main
+from medfed.data.fingerprint import fingerprint, from_json, merge, proposal, to_json
+from medfed.data.index import index_folder
+from medfed.errors import DataError, StudyError
+from medfed.pipeline import train as run
+from medfed.pipeline.factory import hospital_of, simulated_secret
+from medfed.pipeline.planning import check_planned, planned
+from medfed.study.study import digest, read_study
+from medfed.wire.audit_log import entries
+
+
+@pytest.fixture
+def study_file(tmp_path):
+    for name in ("north", "south", "west"):
+        make_hospital(tmp_path / name)
+    path = write_study(tmp_path, rounds=1)
+    text = path.read_text().replace(
+        "patch: [16, 16, 16]}", "patch: [16, 16, 16], cache: disk, plan: {fewest: 2, grid: hu, voxels: 4096}}"
+    )
+    path.write_text(text + "\n")
+    return path
+
+
+def prints_of(study):
+    return {
+        site: fingerprint(
+            index_folder(where, site_secret=simulated_secret(study, site)), grid="hu", classes=2, fewest=2
+        )
+        for site, where in study.sites.items()
+    }
+
+
+def test_a_study_is_planned_from_the_sum_of_its_hospitals_fingerprints(study_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDFED_CACHE", str(tmp_path / "cache"))
+    study = read_study(study_file)
+    done = run.train(study, out=tmp_path / "run")
+    given = prints_of(study)
+    want = proposal(merge(given.values()), voxels=4096)
+    data = read_study(done.study).data
+    assert data.plan == "given"
+    assert (list(data.spacing_mm), list(data.patch)) == (want["spacing_mm"], want["patch"])
+    assert data.normalise.mean == want["normalise"]["mean"]
+    told = [entry for entry in entries(done.audit) if entry.get("what") == "fingerprint"]
+    assert {entry["site"]: entry["sha256"] for entry in told} == {
+        site: hashlib.sha256(to_json(one)).hexdigest() for site, one in given.items()
+    }
+    assert from_json((done.path / "fingerprint.json").read_bytes()) == merge(given.values())
+    # The digest is that of the file that the hospitals agreed to, so that the run can be resumed with it.
+    assert json.loads(done.facts.read_text())["digest"] == digest(study)
+    run.train(study, out=tmp_path / "run", resume=True)
+    assert len([entry for entry in entries(done.audit) if entry.get("what") == "fingerprint"]) == 2
+    kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert kept
+    assert {path.stat().st_mode & 0o077 for path in kept} == {0}
+    told = CliRunner().invoke(main, ["purge"])
+    assert "prepared cases deleted" in told.output
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def test_a_hospital_with_few_patients_gives_none(study_file, tmp_path):
+    study = read_study(study_file, ["data.plan.fewest=5"])
+    said: list[str] = []
+    data = {site: hospital_of(study, site, where).data for site, where in study.sites.items()}
+    with pytest.raises(DataError, match=r"no site has the 5 training patients .*data\.plan\.fewest"):
+        planned(study, data, tmp_path / "sum.json", run.AuditLog(None), said.append)
+    assert [line.split(":")[0] for line in said] == ["north", "south"]
+    assert not (tmp_path / "sum.json").exists()
+
+
+def test_hospitals_on_machines_of_their_own_are_not_asked_without_a_person(study_file):
+    with pytest.raises(StudyError, match="medfed fingerprint make"):
+        check_planned(read_study(study_file))
+    check_planned(read_study(study_file, ["data.plan=given"]))
+
+
+def test_hospitals_on_their_own_machines_make_and_the_coordinator_merges(study_file, tmp_path):
+    (tmp_path / "secret").write_bytes(os.urandom(32))
+    runner = CliRunner()
+    for site in ("north", "south"):
+        made = runner.invoke(
+            main,
+            ["fingerprint", "make", str(tmp_path / site), str(tmp_path / f"{site}.json"), "--secret",
+             str(tmp_path / "secret"), "--grid", "hu", "--classes", "2", "--fewest", "2"],
+        )  # fmt: skip
+        assert made.exit_code == 0, made.output
+        assert "4 training cases of 4 patients" in made.output
+    told = runner.invoke(
+        main, ["fingerprint", "merge", str(tmp_path / "north.json"), str(tmp_path / "south.json")]
+    )
+    section = yaml.safe_load(told.output)["data"]
+    parts = [from_json((tmp_path / f"{site}.json").read_bytes()) for site in ("north", "south")]
+    assert section == proposal(merge(parts))
+    (tmp_path / "north.json").write_text("{}")
+    told = runner.invoke(main, ["fingerprint", "merge", str(tmp_path / "north.json")])
+    assert told.exit_code == 1
+    assert "not a fingerprint" in told.output
+
+
+def test_nyul_landmarks_of_the_federation(study_file):
+    parts = prints_of(read_study(study_file))
+    landmarks = proposal(merge(parts.values()), normalise="nyul")["normalise"]["landmarks"]
+    assert landmarks[0] == -1
+    assert landmarks[-1] == 1
+    # The federation's landmark is the mean of its cases', whichever hospital they are in.
+    both = [x.nyul()[5] for x in parts.values()]
+    assert landmarks[5] == pytest.approx(np.mean(both), abs=1e-5)
+
+
+TABLE = """\
+name: table
+seed: 1
+task: {kind: tabular, classes: ["no", "yes"]}
+network: {kind: fully_connected, hidden: []}
+data: {kind: table, features: [a, b, c], target: y, standardise: combat, plan: {fewest: 5}}
+train: {rounds: 1, epochs: 1, batch: 8}
+evaluation: {draws: 20, smallest_group: 1}
+sites: {north: north.csv, south: south.csv}
+"""
+
+
+def test_a_table_is_harmonised_over_the_hospitals(tmp_path):
+    rng = np.random.default_rng(0)
+    for site, shift in (("north", 0.0), ("south", 30.0)):
+        values = rng.normal([1, 20, 300], [1, 2, 30], (60, 3)) + shift
+        rows = [
+            f"{site}{i},{','.join(f'{v:.5f}' for v in row)},{int(row[0] > 1 + shift)},{'test' if i % 5 == 0 else 'train'}"
+            for i, row in enumerate(values)
+        ]
+        (tmp_path / f"{site}.csv").write_text("\n".join(["patient,a,b,c,y,split", *rows]) + "\n")
+    (tmp_path / "study.yaml").write_text(TABLE)
+    done = run.train(tmp_path / "study.yaml", out=tmp_path / "run")
+    data = read_study(done.study).data
+    assert data.centre["a"] == pytest.approx(1 + 15, abs=0.4)
+    assert data.scale["b"] == pytest.approx(2, abs=0.4)  # within hospitals; over both it is 15
+    for site in ("north", "south"):
+        features = hospital_of(read_study(done.study), site, str(tmp_path / f"{site}.csv")).data.dataset(
+            "train"
+        )
+        got = features.features.numpy()
+        assert np.abs(got.mean(axis=0)).max() < 0.2
+        assert np.abs(got.std(axis=0) - 1).max() < 0.2
+
+
+def test_an_image_of_another_spacing_shifts_the_plan(study_file, tmp_path):
+    for path in (tmp_path / "south").glob("*.nii.gz"):
+        saved = nib.load(path)
+        nib.save(nib.Nifti1Image(np.asarray(saved.dataobj), np.diag([1.0, 1.0, 1.0, 1.0])), path)
+    parts = prints_of(read_study(study_file))
+    assert proposal(merge(parts.values()))["spacing_mm"][0] == 1.0
+    assert proposal(parts["north"])["spacing_mm"][0] == 2.0

@@ -1,0 +1,301 @@
+"""`medfed train` as a site operator meets it: files, kills, bad folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hospitals import make_hospital, write_study
+
+import medfed
+from medfed.errors import DataError, MedfedError, RunError, StudyError
+from medfed.evaluation.rows import read_cases
+from medfed.pipeline import train as run
+from medfed.pipeline.factory import hospital_of, module_of
+from medfed.study.study import digest, read_study
+from medfed.wire.audit_log import verify
+from medfed.wire.weights import digest as weights_digest
+
+MEDFED = Path(sys.executable).parent / "medfed"
+
+
+@pytest.fixture(scope="module")
+def done(tiny, tmp_path_factory):
+    return run.train(tiny / "tiny.yaml", out=tmp_path_factory.mktemp("run") / "tiny")
+
+
+def final(folder: Path) -> str:
+    return weights_digest(
+        torch.load(folder / "checkpoints" / "federated.ckpt", weights_only=True)["state_dict"]
+    )
+
+
+def test_a_run_folder_holds_what_it_promises(done, tiny):
+    facts = json.loads(done.facts.read_text())
+    assert facts["digest"] == digest(read_study(tiny / "tiny.yaml"))
+    assert facts["cases"]["north"] == {"train": 4, "val": 1, "test": 1}
+    assert facts["versions"]["torch"] == torch.__version__
+    assert read_study(done.study).train.rounds == 3
+    assert list((done.path / "sites" / "north" / "tensorboard").glob("events.*"))
+    assert verify(done.audit)[0] > 10
+    assert "<!doctype html>" in done.report.read_text()[:200].lower()
+    lines = [json.loads(line) for line in done.rounds.read_text().splitlines()]
+    assert {(line["round"], line["site"]) for line in lines} == {
+        (r, s) for r in (1, 2, 3, 4) for s in ("north", "south")
+    }
+    assert all(line["bytes_up"] > 5_000 for line in lines if line["round"] < 4)
+    assert all("val/dice" in line["scalars"] for line in lines)
+
+
+def test_every_model_is_measured_on_every_hospital(done):
+    rows = read_cases(done.cases)
+    models = {"untrained", "federated", "pooled", "local:north", "local:south"}
+    assert {row.model for row in rows} == models
+    cases = {(row.model, row.site): set() for row in rows}
+    for row in rows:
+        cases[row.model, row.site].add(row.case)
+    assert {site: len(cases["federated", site]) for site in ("north", "south", "west")} == {
+        "north": 1,
+        "south": 1,
+        "west": 6,
+    }
+
+
+def test_checkpoints_are_read_by_torch_and_by_lightning(done, tiny):
+    study = read_study(tiny / "tiny.yaml")
+    module = module_of(study)
+    loaded = torch.load(done.checkpoint("federated"), weights_only=True)
+    module.load_state_dict(loaded["state_dict"])
+    import pytorch_lightning as pl
+
+    hospital = hospital_of(study, "north", study.sites["north"])
+    trainer = pl.Trainer(logger=False, enable_progress_bar=False, accelerator="cpu")
+    trainer.validate(module, datamodule=hospital.data, ckpt_path=done.checkpoint("federated"), verbose=False)
+
+
+def test_the_same_study_gives_the_same_bytes(done, tiny, tmp_path):
+    assert final(run.train(tiny / "tiny.yaml", out=tmp_path / "again").path) == final(done.path)
+
+
+def test_the_library_and_the_command_do_the_same(done, tiny, tmp_path):
+    found = medfed.evaluate(done.path, tiny / "west", name="ours", all_cases=True)
+    rows = [
+        row
+        for row in read_cases(found.cases)
+        if row.site == "ours" and row.model == "federated" and row.condition is None
+    ]
+    before = [
+        row
+        for row in read_cases(found.cases)
+        if row.site == "west" and row.model == "federated" and row.condition is None
+    ]
+    assert sorted(row.value or 0 for row in rows) == pytest.approx(sorted(row.value or 0 for row in before))
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(done, tiny):
+    with pytest.raises(RunError, match="is not empty; go on with --resume, or give another --out"):
+        run.train(tiny / "tiny.yaml", out=done.path)
+
+
+def test_another_studys_run_is_not_resumed(done, tiny):
+    with pytest.raises(RunError, match="holds a run of study"):
+        run.train(tiny / "tiny.yaml", out=done.path, overrides=["train.rounds=9"], resume=True)
+
+
+def test_a_finished_run_resumes_to_itself(done, tiny):
+    before = final(done.path)
+    run.train(tiny / "tiny.yaml", out=done.path, resume=True)
+    assert final(done.path) == before
+
+
+BROKEN = {
+    "no folder": (lambda site: shutil.rmtree(site), "site 'south': the site's data folder is not a folder"),
+    "empty folder": (
+        lambda site: [path.unlink() for path in site.iterdir()],
+        "site 'south': .*holds nothing that medfed knows",
+    ),
+    "missing image": (
+        lambda site: (site / "south1-image.nii.gz").unlink(),
+        "site 'south': cases.csv row 3 .case [0-9a-f]{12}.: its image is not there",
+    ),
+}
+
+
+@pytest.mark.parametrize("breaks, message", BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_folder_is_told_before_anything_trains(tmp_path, breaks, message):
+    for name in ("north", "south", "west"):
+        make_hospital(tmp_path / name)
+    breaks(tmp_path / "south")
+    with pytest.raises(DataError, match=message) as caught:
+        run.train(write_study(tmp_path), out=tmp_path / "run")
+    assert "south1" not in str(caught.value)
+    assert not (tmp_path / "run" / "rounds.jsonl").exists()
+
+
+def test_a_label_with_an_unknown_class_names_the_case_and_the_round_goes_on(tmp_path):
+    for name in ("north", "south", "west"):
+        make_hospital(tmp_path / name)
+    make_hospital(tmp_path / "east")
+    import nibabel
+    import numpy as np
+
+    path = tmp_path / "east" / "east0-label.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.full((16,) * 3, 7, np.uint8), np.diag([2.0, 2, 2, 1])), path)
+    study = write_study(tmp_path, rounds=1)
+    study.write_text(study.read_text().replace("south: south}", "south: south, east: east}"))
+    done = run.train(study, out=tmp_path / "run")
+    lines = [json.loads(line) for line in done.rounds.read_text().splitlines()]
+    east = next(line for line in lines if line["site"] == "east" and line["round"] == 1)
+    assert east["status"] == "absent"
+    assert "case " in east["reason"]
+    assert "7" in east["reason"]
+    assert "east0" not in east["reason"]
+    # The others' result is not lost, and the report says what is missing and why.
+    assert "There is no model to compare with of east alone: " in done.report.read_text()
+    assert not done.checkpoint("local:east").exists()
+
+
+def test_a_study_that_names_no_site(tmp_path):
+    study = write_study(tmp_path)
+    study.write_text(study.read_text().partition("sites:")[0])
+    with pytest.raises(StudyError, match="names no site"):
+        run.train(study, out=tmp_path / "run")
+
+
+# ---------------------------------------------------------------------------------------------- the command line
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [MEDFED, *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # Whoever runs the tests in the background of a shell ignores Ctrl-C, and a child would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+
+
+def wait_for_round(folder: Path, number: int, process: subprocess.Popen) -> None:
+    """Wait until a round is written down."""
+    for _ in range(1200):
+        if (folder / "rounds.jsonl").exists() and f'"round":{number},' in (
+            folder / "rounds.jsonl"
+        ).read_text():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError("the round never came")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_goes_on_and_ends_with_the_bytes_of_an_undisturbed_one(tiny, tmp_path, how):
+    study = tmp_path / "tiny.yaml"
+    study.write_text(
+        (tiny / "tiny.yaml")
+        .read_text()
+        .replace("rounds: 3", "rounds: 12")
+        .replace("north: north", f"north: {tiny}/north")
+        .replace("south: south", f"south: {tiny}/south")
+        .replace("west: west", f"west: {tiny}/west")
+    )
+    undisturbed = command(
+        "train", str(study), "--out", "a", "--set", "evaluation.local_models=false", cwd=tmp_path
+    )
+    out, err = undisturbed.communicate(timeout=300)
+    assert undisturbed.returncode == 0, err
+    assert "report: a/report.html" in out
+    killed = command(
+        "train", str(study), "--out", "b", "--set", "evaluation.local_models=false", cwd=tmp_path
+    )
+    wait_for_round(tmp_path / "b", 5, killed)
+    killed.send_signal(how)
+    _, err = killed.communicate(timeout=60)
+    assert killed.returncode == (-9 if how == signal.SIGKILL else 130)
+    if how == signal.SIGINT:
+        assert "the same command with --resume goes on from the last round" in err
+    resumed = command(
+        "train", str(study), "--out", "b", "--set", "evaluation.local_models=false", "--resume", cwd=tmp_path
+    )
+    out, err = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, err
+    assert "round 1/12" not in out
+    assert final(tmp_path / "b") == final(tmp_path / "a")
+
+
+def test_an_error_is_one_sentence_and_no_traceback(tmp_path):
+    process = command("train", "nothing.yaml", cwd=tmp_path)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.strip() == "medfed: nothing.yaml: no such file"
+    assert out == ""
+
+
+def test_help_names_every_command(tmp_path):
+    process = command("--help", cwd=tmp_path)
+    out, _ = process.communicate(timeout=60)
+    assert all(name in out for name in ("train", "evaluate", "report", "kinds", "audit"))
+
+
+def test_kinds_lists_what_a_study_can_name(tmp_path):
+    process = command("kinds", "aggregation", cwd=tmp_path)
+    out, _ = process.communicate(timeout=60)
+    assert "fedavg" in out
+    assert "Mean of the sites' models" in out
+    process = command("kinds", "rulez", cwd=tmp_path)
+    assert "no folder 'rulez'" in process.communicate(timeout=60)[1]
+
+
+# ---------------------------------------------------------------------------------------------- the canary
+
+
+def test_nothing_of_a_patient_is_in_any_byte_that_is_sent_or_shared(tmp_path, monkeypatch):
+    """Mark names, paths, headers and cells; train; search every message, log, checkpoint and report for the marks."""
+    from medfed.wire import encoding as wire
+
+    mark = "Qz7CANARYx9"
+    for name in ("north", "south", "west"):
+        make_hospital(tmp_path / f"{mark}data" / name, mark=mark)
+    study = write_study(tmp_path / f"{mark}data", rounds=2)
+    sent: list[bytes] = []
+
+    def listened(encode):
+        def listening(*args, **kwargs):
+            sent.append(encode(*args, **kwargs))
+            return sent[-1]
+
+        return listening
+
+    for verb in ("encode_update", "encode_global"):
+        monkeypatch.setattr(wire, verb, listened(getattr(wire, verb)))
+    done = run.train(study, out=tmp_path / "run")
+    assert len(sent) > 6
+    shared = {
+        path: path.read_bytes()
+        for path in done.path.rglob("*")
+        if path.is_file() and path not in (done.study, done.cases)
+    }
+    assert {done.report, done.audit, done.rounds, done.rows} <= set(shared)
+    shared[Path("(sent)")] = b"".join(sent)
+    import base64
+    import zipfile
+
+    needles = [mark.encode(), mark.encode("utf-16-le"), base64.b64encode(mark.encode())[:-2]]
+    for path, data in shared.items():
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                data += b"".join(archive.read(name) for name in archive.namelist())
+        for needle in needles:
+            assert needle not in data, path.name
+
+
+def test_errors_are_medfeds(tmp_path):
+    with pytest.raises(MedfedError, match="no run folder"):
+        run.report(tmp_path)
