@@ -34,6 +34,7 @@ FOLDERS: dict[str, str] = {
 
 # Where a folder lies, if not directly below medfed/.
 _PACKAGES = {
+    "compression": "wire.compression",
     "tasks": "models.tasks",
     "networks": "models.networks",
     "losses": "models.losses",

@@ -14,7 +14,7 @@ from torch import Tensor
 from medfed.errors import RuleError
 from medfed.registry import Kind, kind_of
 from medfed.wire.update import Update
-from medfed.wire.weights import Weights
+from medfed.wire.weights import Weights, is_statistic
 
 # What a rule carries from round to round: named groups of named tensors, so that a checkpoint can hold it.
 State = Mapping[str, Weights]
@@ -195,17 +195,6 @@ def newest(sites: Sequence[Update]) -> int:
 def who(update: Update) -> str:
     """Return how an error names an update."""
     return f"update of site '{update.site}' for round {update.round}"
-
-
-# Batch norm's running statistics are averaged, never stepped by a server's optimiser: a step of momentum or
-# Adam can leave the sites' range, a variance below zero follows, and its square root is NaN at the next
-# validation. PyTorch gives these buffers the same last name in every network.
-_STATISTICS = ("running_mean", "running_var")
-
-
-def is_statistic(name: str) -> bool:
-    """Return whether a tensor is a batch norm's running statistic: averaged and never extrapolated."""
-    return name.rsplit(".", 1)[-1] in _STATISTICS
 
 
 def zeros_for_state(weights: Weights) -> dict[str, Tensor]:

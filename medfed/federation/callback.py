@@ -18,8 +18,6 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from medfed.compression import Compression
-from medfed.compression import State as Left
 from medfed.errors import ExchangeError, MedfedError, StudyError
 from medfed.exchange import SiteSide
 from medfed.federation.egress import Egress
@@ -28,6 +26,8 @@ from medfed.local_training import Local, LocalState
 from medfed.local_training._lightning import look_of, restore_step, step_of, wrap_step
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.wire.audit_log import AuditLog
+from medfed.wire.compression import Compression
+from medfed.wire.compression import State as Left
 from medfed.wire.update import Global, Update, finite
 from medfed.wire.weights import Difference, Weights, load, weights_of
 

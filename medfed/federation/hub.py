@@ -21,7 +21,6 @@ import safetensors
 from safetensors.torch import load_file
 
 from medfed.aggregation import Rule, State
-from medfed.compression import Compression
 from medfed.errors import RunError
 from medfed.exchange import HubSide
 from medfed.federation import membership as joins
@@ -30,6 +29,7 @@ from medfed.privacy import NoPrivacy, Privacy
 from medfed.runs.rounds import RoundReport, SiteResult
 from medfed.wire import encoding as wire
 from medfed.wire.audit_log import AuditLog
+from medfed.wire.compression import Compression
 from medfed.wire.update import OUTLIER, Global
 from medfed.wire.weights import Weights
 

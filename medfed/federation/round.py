@@ -17,14 +17,14 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from medfed.aggregation import Rule, State
-from medfed.compression import Compression, pack, unpack
-from medfed.compression import State as Left
 from medfed.errors import ExchangeError, MedfedError, QuorumError, SiteError, UpdateError
 from medfed.exchange import Arrival, HubSide, SiteSide, TakesLate
 from medfed.federation.egress import Egress, declared
 from medfed.privacy import Hearing, NoPrivacy, Privacy, apart
 from medfed.runs.rounds import SiteResult
 from medfed.wire.audit_log import AuditLog
+from medfed.wire.compression import Compression, pack, unpack
+from medfed.wire.compression import State as Left
 from medfed.wire.messages import HubLetters, SiteLetters
 from medfed.wire.update import Global, Update, check, implausible
 from medfed.wire.weights import Weights, digest

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from medfed.aggregation import Rule
-from medfed.compression import Compression
 from medfed.errors import ExchangeError
 from medfed.exchange import MemoryExchange
 from medfed.federation.callback import reason
 from medfed.federation.hub import Plan, Watch, coordinate
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.wire.audit_log import AuditLog
+from medfed.wire.compression import Compression
 from medfed.wire.messages import SiteLetters
 from medfed.wire.update import OUTLIER, Global
 from medfed.wire.weights import Weights

@@ -13,7 +13,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from medfed.compression import Compression
 from medfed.errors import PrivacyError, RunError
 from medfed.exchange import SiteSide
 from medfed.federation.callback import FederatedCallback, seed_epoch
@@ -27,6 +26,7 @@ from medfed.privacy.accounting.accountant import Accountant
 from medfed.privacy.accounting.ledger import DELTA, DataSet, Ledger, Spending
 from medfed.privacy.dp_sgd import DPSGD
 from medfed.wire.audit_log import AuditLog
+from medfed.wire.compression import Compression
 from medfed.wire.update import Global, finite
 from medfed.wire.weights import Weights, load, local_names, weights_of
 

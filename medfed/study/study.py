@@ -19,7 +19,6 @@ from msgspec import Meta
 
 from medfed.aggregation import Rule
 from medfed.aggregation.fedavg import FedAvg
-from medfed.compression import Compression
 from medfed.data.settings import AnyData, Images, Table
 from medfed.errors import MedfedError, StudyError
 from medfed.exchange import Exchange
@@ -33,6 +32,7 @@ from medfed.models.schedules.constant import Constant
 from medfed.models.tasks import Task
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.registry import kind_of, kinds, union
+from medfed.wire.compression import Compression
 from medfed.wire.update import OUTLIER
 
 if TYPE_CHECKING:

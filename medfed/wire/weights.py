@@ -20,6 +20,11 @@ Weights = Mapping[str, Tensor]
 # Elements that a norm takes at a time: in float64 they stay in the processor's cache, and no copy of a tensor is made.
 _BLOCK = 1 << 15
 
+# Batch norm's running statistics are averaged, never stepped by a server's optimiser: a step of momentum or
+# Adam can leave the sites' range, a variance below zero follows, and its square root is NaN at the next
+# validation. PyTorch gives these buffers the same last name in every network.
+_STATISTICS = ("running_mean", "running_var")
+
 
 def weights_of(
     module: nn.Module, keep_local: Iterable[str] = (), *, trained_only: bool = False
@@ -140,3 +145,8 @@ def digest(weights: Weights) -> str:
         sha.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         sha.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
     return sha.hexdigest()
+
+
+def is_statistic(name: str) -> bool:
+    """Return whether a tensor is a batch norm's running statistic: averaged and never extrapolated."""
+    return name.rsplit(".", 1)[-1] in _STATISTICS

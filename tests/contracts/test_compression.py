@@ -13,8 +13,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from medfed import registry as kinds
-from medfed.compression import Compression, Encoded, compress, restore
 from medfed.errors import UpdateError, WireError
+from medfed.wire.compression import Compression, Encoded, compress, restore
 from medfed.wire.weights import Difference, Weights, digest
 
 torch.set_num_threads(1)

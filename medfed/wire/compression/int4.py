@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medfed.compression._blockwise import quantise, restore
-from medfed.compression._compression import (
+from medfed.wire.compression._blockwise import quantise, restore
+from medfed.wire.compression._compression import (
     AtLeastOne,
     Compression,
     Encoded,

@@ -17,15 +17,15 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import medfed
 from medfed.aggregation.fedavg import FedAvg
-from medfed.compression import Encoded, compress, pack, restore, unpack
-from medfed.compression.int8 import Int8
-from medfed.compression.low_rank import LowRank
-from medfed.compression.top_k import TopK
 from medfed.errors import QuorumError, StudyError, UpdateError, WireError
 from medfed.federation.site import Training, train_site
 from medfed.privacy import Privacy
 from medfed.study.study import _agree_compress, read_study
 from medfed.wire import encoding as wire
+from medfed.wire.compression import Encoded, compress, pack, restore, unpack
+from medfed.wire.compression.int8 import Int8
+from medfed.wire.compression.low_rank import LowRank
+from medfed.wire.compression.top_k import TopK
 from medfed.wire.update import Update
 from medfed.wire.weights import Difference, digest, weights_of
 

@@ -10,14 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medfed.compression import Compression, Encoded, compress, restore
-from medfed.compression.bf16 import BF16
-from medfed.compression.fp16 import FP16
-from medfed.compression.int4 import Int4
-from medfed.compression.int8 import Int8
-from medfed.compression.low_rank import LowRank
-from medfed.compression.top_k import TopK
 from medfed.errors import WireError
+from medfed.wire.compression import Compression, Encoded, compress, restore
+from medfed.wire.compression.bf16 import BF16
+from medfed.wire.compression.fp16 import FP16
+from medfed.wire.compression.int4 import Int4
+from medfed.wire.compression.int8 import Int8
+from medfed.wire.compression.low_rank import LowRank
+from medfed.wire.compression.top_k import TopK
 
 torch.set_num_threads(1)
 

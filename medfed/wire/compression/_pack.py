@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from medfed.compression._compression import Compression, State, elements, shapes_in
-from medfed.compression._stack import compress, restore
 from medfed.errors import UpdateError, WireError
+from medfed.wire.compression._compression import Compression, State, elements, shapes_in
+from medfed.wire.compression._stack import compress, restore
 from medfed.wire.update import Encoded, Update
 from medfed.wire.weights import Weights
 

@@ -13,7 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from medfed.compression._compression import (
+from medfed.errors import WireError
+from medfed.wire.compression._compression import (
     Compression,
     Encoded,
     State,
@@ -24,7 +25,6 @@ from medfed.compression._compression import (
     shapes_in,
     shapes_of,
 )
-from medfed.errors import WireError
 from medfed.wire.weights import Weights
 
 # float16 ends at 65504: a largest value between 2^14 and 2^15 is within, whatever rounding adds.

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from medfed.compression._compression import (
+from medfed.wire.compression._compression import (
     AtLeastOne,
     Compression,
     Encoded,

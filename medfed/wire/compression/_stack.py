@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medfed.aggregation._rule import is_statistic
-from medfed.compression._compression import Compression, Encoded, State
 from medfed.errors import WireError
-from medfed.wire.weights import Weights
+from medfed.wire.compression._compression import Compression, Encoded, State
+from medfed.wire.weights import Weights, is_statistic
 
 # The state's group for what rounding left out so far.
 ERROR = "error"

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medfed.compression._compression import (
+from medfed.errors import UpdateError
+from medfed.wire.compression._compression import (
     Compression,
     Encoded,
     State,
@@ -20,7 +21,6 @@ from medfed.compression._compression import (
     shapes_in,
     shapes_of,
 )
-from medfed.errors import UpdateError
 from medfed.wire.weights import Weights
 
 

@@ -14,7 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from medfed.compression._compression import (
+from medfed.errors import WireError
+from medfed.wire.compression._compression import (
     Compression,
     Encoded,
     Share,
@@ -26,7 +27,6 @@ from medfed.compression._compression import (
     shapes_in,
     shapes_of,
 )
-from medfed.errors import WireError
 from medfed.wire.weights import Weights
 
 

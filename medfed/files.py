@@ -1,0 +1,87 @@
+"""Files that are written whole or not at all, bounded reads, and how times and sizes are written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from medfed.errors import RunError
+
+# The suffix of a file that is being written; whoever lists a folder passes over it.
+UNFINISHED = ".writing"
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = False, mode: int | None = None) -> Iterator[Path]:
+    """Yield the path to write to; it takes the place of `path` when the block ends, and is deleted if it raises.
+
+    A reader sees the old file or the new one, never a part. `durable` waits until the bytes are on disk, so that the
+    file outlives a power loss. `mode` sets the permissions, such as 0o600, before anything is written.
+    """
+    aside = path.with_name(path.name + UNFINISHED)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if mode is not None:
+            aside.unlink(missing_ok=True)
+            os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+        yield aside
+        if durable:
+            _sync(aside)
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    if durable:
+        _sync(path.parent)
+
+
+def write_whole(path: Path, data: bytes | str, *, durable: bool = False, mode: int | None = None) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part; text is UTF-8."""
+    with replacing(path, durable=durable, mode=mode) as aside:
+        aside.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append one line and wait until it is on disk."""
+    with path.open("ab") as file:
+        file.write(line.rstrip(b"\n") + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_bounded(path: Path, most_bytes: int, what: str) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        RunError: if there are more than `most_bytes`; `what` names the file in the message.
+    """
+    with path.open("rb") as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise RunError(f"{what} has more than {format_bytes(most_bytes)}, the most that is read")
+    return data
+
+
+def utc_now() -> str:
+    """Return the time in UTC as ISO 8601 to the second, such as 2026-11-29T18:01:35+00:00."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def format_bytes(count: float) -> str:
+    """Return a number of bytes in decimal units, such as '40.0 MB'."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count:.0f} bytes"
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's entries, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
