@@ -1,12 +1,14 @@
-"""How often a study survives random kills with every bit: `python benchmarks/chaos.py --runs 200 --results chaos.jsonl`.
+"""How often a study survives random kills with every bit: `python benchmarks/chaos.py
+--runs 200 --results chaos.jsonl`.
 
-Each run is a federation of real processes at a real broker. Hub, broker and sites are killed (kill -9) or stopped
-(SIGSTOP) at random moments and started again. A run counts if its final weights are those of an undisturbed run.
-Prints a line a run as it ends: seed, seconds, what was done to whom, and whether the bits are the same; at the end the counts.
+Each run is a federation of real processes at a real broker. Hub, broker and sites are killed (kill -9) or
+stopped (SIGSTOP) at random moments and started again. A run counts if its final weights are those of an
+undisturbed run. Prints a line a run as it ends: seed, seconds, what was done to whom, and whether the bits
+are the same; at the end the counts.
 
-With `--results` each run is a line of JSON there, and a later call goes on with the seeds that have none yet: stop it
-(Ctrl-C, kill) whenever you like. Two processes share the work by `--first`, with a file each; their brokers' ports are
-`--port` and twice the seed, so they never meet.
+With `--results` each run is a line of JSON there, and a later call goes on with the seeds that have none yet:
+stop it (Ctrl-C, kill) whenever you like. Two processes share the work by `--first`, with a file each; their
+brokers' ports are `--port` and twice the seed, so they never meet.
 """
 
 from __future__ import annotations

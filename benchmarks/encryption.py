@@ -1,10 +1,11 @@
-"""What CKKS costs a round: a site encrypts, the hub checks and adds, a site decrypts. No training, no network.
+"""What CKKS costs a round: a site encrypts, the hub checks and adds, a site decrypts.
+No training, no network.
 
     python benchmarks/encryption.py --millions 10 --sites 2
 
-Seconds are of processor, one thread. Sites work on machines of their own, so a round waits for one site's encryption, the
-hub's work for all of them, and one site's decryption: that sum is the last line. NVFlare 2.9's CKKS takes 54 to 76 s a
-round at 10 million parameters on a machine such as ours.
+Seconds are of processor, one thread. Sites work on machines of their own, so a round waits for one site's
+encryption, the hub's work for all of them, and one site's decryption: that sum is the last line. NVFlare
+2.9's CKKS takes 54 to 76 s a round at 10 million parameters on a machine such as ours.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python benchmarks/exchange.py --exchange nats --megabytes 40 --sites 2 --rounds 5
 
-Prints the seconds of each round as the hub sees them (publish, every site fetches it, sends an update of the same size,
-all are checked and merged, checkpoint), the seconds of processor that all parties together took a round, their peak memory,
-and what the broker stored at most.
+Prints the seconds of each round as the hub sees them (publish, every site fetches it, sends an update of the
+same size, all are checked and merged, checkpoint), the seconds of processor that all parties together took a
+round, their peak memory, and what the broker stored at most.
 """
 
 from __future__ import annotations
@@ -165,7 +165,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             broker.stop()
     found = {name: json.loads((folder / name / "result").read_text()) for name in processes}
     seconds = [row["seconds"] for row in found["hub"]["rows"]]
-    # Without the first, in which parties still start, and the last, the sites' reports; of a short run, what there is.
+    # Without the first, in which parties still start, and the last, the sites' reports; of a short run,
+    # what there is.
     between = seconds[1:-1] or seconds[:1]
     return {
         "exchange": arguments.exchange,

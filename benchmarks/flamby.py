@@ -1,15 +1,17 @@
-"""FLamby's Fed-Heart-Disease and Fed-TCGA-BRCA through medfed, beside the figures that FLamby keeps in its repository.
+"""FLamby's Fed-Heart-Disease and Fed-TCGA-BRCA through medfed, beside the figures that FLamby
+keeps in its repository.
 
     MEDFED_REAL_DATA=... python benchmarks/flamby.py heart [--seeds 42 43 44 45 46] [--only "fedavg;fedadam"]
     MEDFED_REAL_DATA=... python benchmarks/flamby.py brca
 
-du Terrail et al., FLamby: Datasets and Benchmarks for Cross-Silo Federated Learning in Realistic Healthcare Settings,
-NeurIPS 2022, arXiv:2210.04620. Preprocessing, split, budget, rates and seeds are FLamby's; the training is medfed's: the
-study's task, network and optimiser, `train_site` for a hospital, `run_federation` over the memory exchange. A round is
-`train.steps: 100` batches that pass over a hospital's cases again where they run out, as FLamby's loader does.
+du Terrail et al., FLamby: Datasets and Benchmarks for Cross-Silo Federated Learning in Realistic Healthcare
+Settings, NeurIPS 2022, arXiv:2210.04620. Preprocessing, split, budget, rates and seeds are FLamby's; the
+training is medfed's: the study's task, network and optimiser, `train_site` for a hospital, `run_federation`
+over the memory exchange. A round is `train.steps: 100` batches that pass over a hospital's cases again where
+they run out, as FLamby's loader does.
 
-What FLamby's code does differently from its words is repeated here where its figure can't be understood without it, and
-said in RESULTS.md: its "cyclic" never hands a model on.
+What FLamby's code does differently from its words is repeated here where its figure can't be understood
+without it, and said in RESULTS.md: its "cyclic" never hands a model on.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ POOLED = "pooled test"
 
 @dataclass(frozen=True)
 class Centre:
-    """One hospital's cases: features (N, F) before normalisation, answers (N,) or (N, 2), and which are for training."""
+    """One hospital's cases: features (N, F) before normalisation, answers (N,) or (N, 2), and
+    which are for training.
+    """
 
     features: NDArray[np.float32]
     answers: NDArray
@@ -54,7 +58,9 @@ Normalise = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 def heart(real: Path) -> dict[str, Centre]:
-    """Return the four hospitals, prepared as FLamby's dataset.py does, with its own rows for training and test."""
+    """Return the four hospitals, prepared as FLamby's dataset.py does, with its own rows
+    for training and test.
+    """
     import pandas as pd
 
     split = json.loads((real / "uci_heart" / "flamby_split.json").read_text())
@@ -66,7 +72,8 @@ def heart(real: Path) -> dict[str, Centre]:
         sizes[name] = len(kept)
         assert set(split[name]["test_rows_in_file"]) == set(kept.index[~frames[-1]["training"]]), name
     table = pd.concat(frames, ignore_index=True)
-    # The categories are those of all hospitals together: chest pain 1 to 4, ECG 0 to 2, the first of each left out.
+    # The categories are those of all hospitals together: chest pain 1 to 4, ECG 0 to 2, the first of
+    # each left out.
     features = pd.get_dummies(table.drop(columns=[13, "training"]), columns=[2, 6], drop_first=True)
     x = features.to_numpy(np.float32)
     y = (table[13] > 0).to_numpy(np.int64)
@@ -109,7 +116,9 @@ def pooled(centres: Mapping[str, Centre]) -> Centre:
 
 
 def z_score(centre: Centre) -> Normalise:
-    """Return FLamby's normalisation: mean and standard deviation (n - 1) of the training cases, each feature's."""
+    """Return FLamby's normalisation: mean and standard deviation (n - 1) of the
+    training cases, each feature's.
+    """
     held = centre.features[centre.training]
     middle, spread = held.mean(0), held.std(0, ddof=1) + np.float32(1e-9)
     return lambda features: ((features - middle) / spread).astype(np.float32)
@@ -120,7 +129,9 @@ def as_it_is(centre: Centre) -> Normalise:
 
 
 def sums(centre: Centre) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
-    """Return a hospital's number of training cases, their features' sums and sums of squares: all that it tells."""
+    """Return a hospital's number of training cases, their features' sums and sums of squares:
+    all that it tells.
+    """
     held = centre.features[centre.training].astype(np.float64)
     return len(held), held.sum(0), (held**2).sum(0)
 
@@ -141,8 +152,8 @@ def of_all(centres: Mapping[str, Centre]) -> tuple[NDArray[np.float64], NDArray[
 class Method:
     """One row of the table: which rule and settings, and how it is trained.
 
-    shared: features are normalised by the mean and deviation of all hospitals' training cases, which two sums and a
-    count from each give, instead of by each hospital's own.
+    shared: features are normalised by the mean and deviation of all hospitals' training cases, which two sums
+    and a count from each give, instead of by each hospital's own.
     """
 
     rule: Mapping[str, object] = field(default_factory=lambda: {"kind": "fedavg"})
@@ -154,7 +165,8 @@ class Method:
 
 
 def server(kind: str, rate: float, **more: float) -> dict[str, object]:
-    # FLamby starts v at 0 and takes tau 1e-8, so that a first step has the size of the rate whatever the delta.
+    # FLamby starts v at 0 and takes tau 1e-8, so that a first step has the size of the rate
+    # whatever the delta.
     return {"kind": kind, "learning_rate": rate, "tau": 1e-8, "start": 0.0, **more}
 
 
@@ -270,7 +282,7 @@ BENCHMARKS = {
 }
 
 
-# ------------------------------------------------------------------------------------------------ through medfed
+# --------------------------------------------------------------------------------------------- through medfed
 
 
 def study_of(
@@ -281,7 +293,9 @@ def study_of(
     seed: int,
     fixed: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
 ) -> Study:
-    """Return the study of one run, as its file would say it; `fixed` are the mean and deviation that all sites take."""
+    """Return the study of one run, as its file would say it; `fixed` are the mean and deviation
+    that all sites take.
+    """
     survival = benchmark.study["kind"] == "survival"
     federated = method.how in ("federated", "flamby_cyclic")
     columns = [f"x{n}" for n in range(features)]
@@ -336,14 +350,18 @@ def run_once(
 
 
 def cyclic_turns(sites: int, mine: int, rounds: int, seed: int) -> int:
-    """Return in how many rounds FLamby's cyclic trains this site; it draws an order a cycle and hands nothing on."""
+    """Return in how many rounds FLamby's cyclic trains this site; it draws an order a cycle
+    and hands nothing on.
+    """
     drawn = np.random.default_rng(seed)
     order = [int(site) for _ in range(-(-rounds // sites)) for site in drawn.permutation(sites)]
     return order[:rounds].count(mine)
 
 
 def write_table(path: Path, centre: Centre, normalise: Normalise) -> Path:
-    """Write a hospital's training cases as the CSV file that a study reads; the test cases are kept for the end."""
+    """Write a hospital's training cases as the CSV file that a study reads; the test cases are
+    kept for the end.
+    """
     survival = centre.answers.ndim == 2
     with path.open("w", newline="") as file:
         out = csv.writer(file)
@@ -431,7 +449,9 @@ def train_alone(study: Study, folder: Path):
 def scores(
     benchmark: Benchmark, model: Mapping[str, NDArray], centres: Mapping[str, Centre], shared: bool
 ) -> dict[str, float]:
-    """Return the score on each hospital's test cases and on all together, which FLamby normalises as one table."""
+    """Return the score on each hospital's test cases and on all together, which FLamby
+    normalises as one table.
+    """
     together = pooled(centres)
     found = {}
     for name, centre in [*centres.items(), (POOLED, together)]:
@@ -446,7 +466,9 @@ def scores(
 def found_or_run(
     benchmark: Benchmark, title: str, centres: Mapping[str, Centre], seed: int, kept: Path
 ) -> dict[str, float]:
-    """Return a run's scores, from the file of finished runs where it is there: these are hours on a small machine."""
+    """Return a run's scores, from the file of finished runs where it is there: these are hours
+    on a small machine.
+    """
     method = benchmark.methods[title]
     key = {"title": title, "seed": seed, "method": asdict(method)}
     lines = kept.read_text().splitlines() if kept.exists() else []

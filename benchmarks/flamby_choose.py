@@ -1,14 +1,16 @@
-"""Chooses the configuration `ours` of benchmarks/flamby.py by cross-validation inside Heart's training cases alone.
+"""Chooses the configuration `ours` of benchmarks/flamby.py by cross-validation inside
+Heart's training cases alone.
 
     MEDFED_REAL_DATA=... python benchmarks/flamby_choose.py
 
-No test case is read. Each hospital's training cases are cut into five folds, both classes alike; a federation of FLamby's
-budget (15 rounds of 100 batches of 4 at every hospital) trains on four, and the fifth folds of all hospitals together,
-normalised as one table, are what "pooled test" is to the whole. Ten cuts, 50 trainings a configuration. The log loss on
-what was left out decides: on some 90 cases an accuracy moves in steps of a hundredth, and cannot tell neighbours apart.
+No test case is read. Each hospital's training cases are cut into five folds, both classes alike; a federation
+of FLamby's budget (15 rounds of 100 batches of 4 at every hospital) trains on four, and the fifth folds of
+all hospitals together, normalised as one table, are what "pooled test" is to the whole. Ten cuts, 50
+trainings a configuration. The log loss on what was left out decides: on some 90 cases an accuracy moves in
+steps of a hundredth, and cannot tell neighbours apart.
 
-The training is FedAvg in numpy, the same arithmetic as medfed's on a linear model (benchmarks/flamby.py runs the chosen one
-through medfed), all trainings of a configuration at once.
+The training is FedAvg in numpy, the same arithmetic as medfed's on a linear model (benchmarks/flamby.py runs
+the chosen one through medfed), all trainings of a configuration at once.
 """
 
 from __future__ import annotations
@@ -57,8 +59,8 @@ GRID = [
 
 @dataclass(frozen=True)
 class Site:
-    """One hospital's part of T trainings: rows (T, N, F + 1), answers (T, N), the batches' rows (T, steps, batch), and each
-    row's weight in its batch (T, steps, batch), 0 where a pass ended with a smaller one."""
+    """One hospital's part of T trainings: rows (T, N, F + 1), answers (T, N), the batches' rows (T, steps,
+    batch), and each row's weight in its batch (T, steps, batch), 0 where a pass ended with a smaller one."""
 
     rows: NDArray[np.float64]
     answers: NDArray[np.float64]

@@ -1,10 +1,12 @@
-"""Fed-TCGA-BRCA's pooled and single-centre rows by a plain torch loop, no part of medfed: which published rows come back?
+"""Fed-TCGA-BRCA's pooled and single-centre rows by a plain torch loop, no part of medfed: which
+published rows come back?
 
     MEDFED_REAL_DATA=... python benchmarks/flamby_plain.py
 
-FLamby's budget and seeds (Adam 0.1, 30 epochs, batch 8, a new linear layer a seed), its loss written anew from Cox's partial
-likelihood, and torch's own shuffling after `torch.manual_seed(seed)`, so that batches come as in FLamby's own program. A row
-that this gives to three digits, and medfed's differs from, would be medfed's fault; one that it does not give is not.
+FLamby's budget and seeds (Adam 0.1, 30 epochs, batch 8, a new linear layer a seed), its loss written anew
+from Cox's partial likelihood, and torch's own shuffling after `torch.manual_seed(seed)`, so that batches come
+as in FLamby's own program. A row that this gives to three digits, and medfed's differs from, would be
+medfed's fault; one that it does not give is not.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ def cox(risk: Tensor, answers: Tensor) -> Tensor:
 
 
 def in_file_order(real: Path) -> Centre:
-    """Return all centres' cases in the order of the file, as FLamby pools them: what a shuffle draws depends on it."""
+    """Return all centres' cases in the order of the file, as FLamby pools them: what a shuffle
+    draws depends on it.
+    """
     import pandas as pd
 
     table = pd.read_csv(real / "tcga_brca" / "brca.csv")

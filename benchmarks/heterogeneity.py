@@ -3,12 +3,14 @@
     python benchmarks/heterogeneity.py quickstart [--seeds 0 1 2] [--methods fedavg,fedprox] [--set train.rounds=4]
     MEDFED_REAL_DATA=... python benchmarks/heterogeneity.py hippocampus --seeds 0 --set train.rounds=10
 
-The methods are those that `medfed kinds rules` and `medfed kinds local` list, so that a new one is in the next table. Each
-trains through `medfed train --compare` (pipeline/experiments/compare.py), its own run folder each, and what was trained already is
-not trained again: an interrupted call goes on, and a later one with more methods or seeds adds to it.
+The methods are those that `medfed kinds rules` and `medfed kinds local` list, so that a new one is in the
+next table. Each trains through `medfed train --compare` (pipeline/experiments/compare.py), its own run folder
+each, and what was trained already is not trained again: an interrupted call goes on, and a later one with
+more methods or seeds adds to it.
 
-A value is the mean over the seeds, ± the standard deviation over them; the interval is the mean of the seeds' 95 %
-intervals over patients. `worst hospital` is the lowest of the sites' means: what the least well served one gets.
+A value is the mean over the seeds, ± the standard deviation over them; the interval is the mean of the
+seeds' 95 % intervals over patients. `worst hospital` is the lowest of the sites' means: what the least
+well served one gets.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ def every_method() -> list[str]:
 
 
 def overrides_of(study: str) -> list[str]:
-    """Return what a study needs to be told: where the hippocampus hospitals are, made here from the real data."""
+    """Return what a study needs to be told: where the hippocampus hospitals are, made here
+    from the real data.
+    """
     if study != "hippocampus":
         return []
     sys.path.insert(0, str(ROOT / "benchmarks"))

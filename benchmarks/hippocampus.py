@@ -3,10 +3,10 @@
     MEDFED_REAL_DATA=... python benchmarks/hippocampus.py            # makes the hospitals, trains, prints a table
     MEDFED_REAL_DATA=... python benchmarks/hippocampus.py --only-make
 
-The volumes are those of the Medical Segmentation Decathlon's Task04 (Antonelli, Nat Commun 2022, CC BY-SA 4.0), one
-vendor's crops. Hospitals are simulated from them: north keeps its volumes as they are; east has another contrast curve
-and noise; south stores them turned and mirrored (another orientation, the same patients' space) under a shading; west
-gets the smallest hippocampi. Nothing is written but into --folder.
+The volumes are those of the Medical Segmentation Decathlon's Task04 (Antonelli, Nat Commun 2022, CC BY-SA
+4.0), one vendor's crops. Hospitals are simulated from them: north keeps its volumes as they are; east has
+another contrast curve and noise; south stores them turned and mirrored (another orientation, the same
+patients' space) under a shading; west gets the smallest hippocampi. Nothing is written but into --folder.
 """
 
 from __future__ import annotations

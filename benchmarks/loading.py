@@ -5,8 +5,8 @@
 Each row is one reader; MB/s counts decoded pixels as they are stored (two bytes each), the best of the
 repeats. 'warm' is with the files in the system's cache; 'cold' after asking the system to drop them (it may
 keep some). A reader that is not installed is left out. The limit reads the bytes and views them as numbers:
-nobody can be faster. With `--clock cpu` seconds are those of the CPU, of this process and its children, finished or (JPEG
-lossless) living on, which a busy machine changes less.
+nobody can be faster. With `--clock cpu` seconds are those of the CPU, of this process and its children,
+finished or (JPEG lossless) living on, which a busy machine changes less.
 """
 
 from __future__ import annotations

@@ -5,11 +5,11 @@
 Each rule runs in a process of its own. Time is the processor's, taken with the updates in memory (a few
 different models in turn, far more than any cache holds), memory with the updates in safetensors files that
 are read tensor by tensor, as a hub does it: the largest resident set during the merge less the one before it,
-plus the one model of global weights that was there. A rule's own state, before and after, is shown apart.
-A pass is a running float32 mean over the same bytes, so over a group of tensors as well where a rule merges one
-(scaffold's control variates): torch's `total.add_(delta, alpha=share)`, which is the least that any merge can do, and
-numpy's `total += share * delta`. Passes and merges are timed in turn and the fastest of each counts, so that other work
-on the machine falls on both.
+plus the one model of global weights that was there. A rule's own state, before and after, is shown apart. A
+pass is a running float32 mean over the same bytes, so over a group of tensors as well where a rule merges one
+(scaffold's control variates): torch's `total.add_(delta, alpha=share)`, which is the least that any merge can
+do, and numpy's `total += share * delta`. Passes and merges are timed in turn and the fastest of each counts,
+so that other work on the machine falls on both.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Time the metrics against the libraries that hospitals would otherwise use, on one large case and on 2,000 patients.
+"""Time the metrics against the libraries that hospitals would otherwise use, on one large case
+and on 2,000 patients.
 
     python benchmarks/metrics.py
 

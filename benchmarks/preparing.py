@@ -1,10 +1,11 @@
-"""What comes between a file and the network: resampling, the cache, an epoch, and the check of a whole hospital.
+"""What comes between a file and the network: resampling, the cache, an epoch, and the check
+of a whole hospital.
 
     python benchmarks/preparing.py [--only resampling,crops,epoch,check] [--cases 200]
 
-Each section prints a table. CPU ms are of this process and the children it waited for, the best of the repeats; wall times are
-what a person waits, and mean little on a busy machine. MONAI does the same work beside it where it can: `Spacing`, and
-`PersistentDataset` with `RandCropByPosNegLabel`.
+Each section prints a table. CPU ms are of this process and the children it waited for, the best of the
+repeats; wall times are what a person waits, and mean little on a busy machine. MONAI does the same work
+beside it where it can: `Spacing`, and `PersistentDataset` with `RandCropByPosNegLabel`.
 """
 
 from __future__ import annotations

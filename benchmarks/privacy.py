@@ -5,17 +5,20 @@
     python benchmarks/privacy.py --only quickstart --rows "no privacy;dp_sgd, epsilon 8"
     python benchmarks/privacy.py --only quickstart --timing      # three rounds of each mechanism, for their time
 
-Each study is trained without privacy with a budget that suits it (BUDGET in the script), and under each mechanism at
-three epsilons, delta 1e-5, with what a practitioner would change for it (CHANGES): under `dp_sgd` a step takes all of a
-hospital's patients, for noise shrinks with their number; under `client_dp` and `distributed_dp` the clip is small, for noise
-grows with it. Noise grows with the root of the number of weights too, so the lines `public start` begin with a model that
-another hospital (the quickstart's held-out one, taken to be public) trained, and train and exchange its last block alone.
-One more line says what the study's own settings reach without privacy. Dice (or AUROC) is that of the final model on the
-hospitals' validation cases, the mean over hospitals. hippocampus is the study of benchmarks/hippocampus.py at 2 mm.
-Processor seconds are of all four hospitals and the hub in a round, training included, the median of those after the first,
-which also loads images; they vary less than seconds on a machine with other work. kB are of one hospital's update.
+Each study is trained without privacy with a budget that suits it (BUDGET in the script), and under each
+mechanism at three epsilons, delta 1e-5, with what a practitioner would change for it (CHANGES): under
+`dp_sgd` a step takes all of a hospital's patients, for noise shrinks with their number; under `client_dp`
+and `distributed_dp` the clip is small, for noise grows with it. Noise grows with the root of the number of
+weights too, so the lines `public start` begin with a model that another hospital (the quickstart's held-out
+one, taken to be public) trained, and train and exchange its last block alone. One more line says what the
+study's own settings reach without privacy. Dice (or AUROC) is that of the final model on the hospitals'
+validation cases, the mean over hospitals. hippocampus is the study of benchmarks/hippocampus.py at 2 mm.
+Processor seconds are of all four hospitals and the hub in a round, training included, the median of those
+after the first, which also loads images; they vary less than seconds on a machine with other work. kB are
+of one hospital's update.
 
-A line that is trained or timed alone replaces its own in RESULTS-privacy.md; what is written below the tables stays.
+A line that is trained or timed alone replaces its own in RESULTS-privacy.md; what is written
+below the tables stays.
 """
 
 from __future__ import annotations
@@ -89,7 +92,8 @@ BUDGET = {
         "network={kind: unet, channels: [8, 16, 32]}", "data.spacing_mm=[2, 2, 2]", "data.patch=[20, 28, 20]",
         "train.rounds=5", "train.epochs=2", "train.batch=4", "train.optimiser={kind: adamw, lr: 0.01}",
     ],
-    # Logistic regression on columns scaled alike at every hospital: DP-SGD does not hide what a hospital's own means say.
+    # Logistic regression on columns scaled alike at every hospital: DP-SGD does not hide what a hospital's
+    # own means say.
     "tabular": [
         "train.batch=64", "train.rounds=20", "train.epochs=3", "train.optimiser={kind: adam, lr: 0.1}",
         "data.missing=drop", "data.standardise=fixed",
@@ -98,7 +102,8 @@ BUDGET = {
         "data.scale={age: 9, blood_pressure: 18, cholesterol: 50, heart_rate: 23, angina: 0.5, st_depression: 1, vessels: 1}",
     ],
 }  # fmt: skip
-# What is changed under a mechanism, in the training and in its own settings. A step of dp_sgd takes all patients.
+# What is changed under a mechanism, in the training and in its own settings. A step of dp_sgd
+# takes all patients.
 CHANGES: dict[str, dict[str, tuple[list[str], dict[str, Any]]]] = {
     "quickstart": {
         "dp_sgd": (["train.batch=16", "train.clip=null", "train.optimiser={kind: adam, lr: 0.01}"], {}),
@@ -130,9 +135,12 @@ class Clock(Silent):
 
 
 def trained(study: str, overrides: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Return a study's final validation score, processor seconds a round and epsilon spent, having trained it."""
+    """Return a study's final validation score, processor seconds a round and epsilon
+    spent, having trained it.
+    """
     shutil.rmtree(folder, ignore_errors=True)
-    # Only training is timed and scored here; a report of each run would take longer than the small runs themselves.
+    # Only training is timed and scored here; a report of each run would take longer than the
+    # small runs themselves.
     kept = run.measure_all, run.picture, run.report
     run.measure_all = run.picture = run.report = lambda *_, **__: []  # type: ignore[assignment]
     read, clock = read_study(CONFIGS / f"{study}.yaml", overrides), Clock()
@@ -275,7 +283,9 @@ def main() -> int:
 
 
 def write(results: Path, study: str, name: str, cells: Mapping[str, str], did: str, made: str) -> None:
-    """Put the cells of a line into the results, in place of older ones, and how they were made below the table."""
+    """Put the cells of a line into the results, in place of older ones, and how they were
+    made below the table.
+    """
     tables, notes = read(results)
     tables.setdefault(study, {}).setdefault(name, {}).update(cells)
     notes.setdefault(study, {})[did] = made

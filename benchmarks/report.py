@@ -2,8 +2,8 @@
 
     python benchmarks/report.py [segment|classify]
 
-The run is made up (tests/evaluation/fake_runs.py): five hospitals of 400 patients, seven models, and validation rows
-half as many again.
+The run is made up (tests/evaluation/fake_runs.py): five hospitals of 400 patients, seven models, and
+validation rows half as many again.
 """
 
 from __future__ import annotations

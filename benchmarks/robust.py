@@ -2,10 +2,10 @@
 
     python benchmarks/robust.py > benchmarks/RESULTS-robust.md
 
-One of five is the most that Krum's bound allows (2 f + 3 sites), and its clean run wants five honest ones; Bulyan wants
-4 f + 3. Both have them with --parts 2, where each hospital is two sites. A rule is to be compared with its own clean run.
-The attacker knows the honest updates; see tests/attacks.py. Grid and network are smaller than the quickstart's, so that
-the table is made in minutes on two cores; `--set` gives others.
+One of five is the most that Krum's bound allows (2 f + 3 sites), and its clean run wants five honest ones;
+Bulyan wants 4 f + 3. Both have them with --parts 2, where each hospital is two sites. A rule is to be
+compared with its own clean run. The attacker knows the honest updates; see tests/attacks.py. Grid and network
+are smaller than the quickstart's, so that the table is made in minutes on two cores; `--set` gives others.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""What secure aggregation costs a round, beside the plain exchange of the same model: every step, real letters and files.
+"""What secure aggregation costs a round, beside the plain exchange of the same model: every step,
+real letters and files.
 
     python benchmarks/secure_sum.py --millions 25 --sites 8
 
-Hub and sites are threads of one process that meet in a folder, with certificates. A round is: every site checks, protects,
-encodes, hashes and writes its update; the hub reads, checks, sums (unmasks) and merges. Seconds are of processor, of all
-parties together, for on one machine they share its cores; the model's way down is the same for all and is not counted.
+Hub and sites are threads of one process that meet in a folder, with certificates. A round is: every site
+checks, protects, encodes, hashes and writes its update; the hub reads, checks, sums (unmasks) and merges.
+Seconds are of processor, of all parties together, for on one machine they share its cores; the model's way
+down is the same for all and is not counted.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ def credentials(folder: Path, sites: list[str]) -> None:
 
 
 def a_round(privacy: Privacy, weights, local, sites: list[str], gone: int) -> tuple[float, float, int]:
-    """Return processor seconds, seconds and the bytes of one update of one round; `gone` sites stop before they send."""
+    """Return processor seconds, seconds and the bytes of one update of one round; `gone` sites
+    stop before they send.
+    """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as made:
         folder = Path(made)
         credentials(folder, sites)

@@ -1,8 +1,9 @@
 """The commands of docs/deploy.md, word for word, on three hosts: `python benchmarks/three_hosts.py`, as root.
 
-A host is a network namespace with an address of its own, joined to the others by one wire; a coordinator and two hospitals.
-Every block that the page marks with `<!-- run on HOST ... -->` is run there in its order, every `<!-- file NAME on HOST -->`
-written; what people mail or read to each other is carried by this script. Prints what was run where, its seconds and its end.
+A host is a network namespace with an address of its own, joined to the others by one wire; a coordinator and
+two hospitals. Every block that the page marks with `<!-- run on HOST ... -->` is run there in its order,
+every `<!-- file NAME on HOST -->` written; what people mail or read to each other is carried by this script.
+Prints what was run where, its seconds and its end.
 """
 
 from __future__ import annotations

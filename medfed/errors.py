@@ -17,8 +17,9 @@
     ├── PrivacyError      a privacy mechanism that cannot keep its promise here
     └── AuditError        an audit log that does not verify
 
-A message says whose, where, what was found, what was expected and what to do. It never holds a patient's data:
-a case is named by its salted id, a header by its tag name and never by its value, a file not by its path.
+A message says whose, where, what was found, what was expected and what to do. It never holds a
+patient's data: a case is named by its salted id, a header by its tag name and never by its value, a
+file not by its path.
 """
 
 from __future__ import annotations

@@ -16,10 +16,12 @@ UNFINISHED = ".writing"
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = False, mode: int | None = None) -> Iterator[Path]:
-    """Yield the path to write to; it takes the place of `path` when the block ends, and is deleted if it raises.
+    """Yield the path to write to; it takes the place of `path` when the block ends, and is
+    deleted if it raises.
 
-    A reader sees the old file or the new one, never a part. `durable` waits until the bytes are on disk, so that the
-    file outlives a power loss. `mode` sets the permissions, such as 0o600, before anything is written.
+    A reader sees the old file or the new one, never a part. `durable` waits until the bytes are on
+    disk, so that the file outlives a power loss. `mode` sets the permissions, such as 0o600,
+    before anything is written.
     """
     aside = path.with_name(path.name + UNFINISHED)
     path.parent.mkdir(parents=True, exist_ok=True)

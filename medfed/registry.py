@@ -1,9 +1,9 @@
 """What a study file may name: `kind: fedavg` becomes a `FedAvg`, because aggregation/fedavg.py exists.
 
-The folder is the registry and the allow-list: one file a kind, named after it, holding one `Kind` record whose tag is
-the file's name. To add a kind, add a file; nothing else is edited, and the folder's contract test holds it at once.
-A package outside medfed adds one through the entry point group `medfed.<folder>`. No import path is ever read from a
-study file.
+The folder is the registry and the allow-list: one file a kind, named after it, holding one `Kind` record
+whose tag is the file's name. To add a kind, add a file; nothing else is edited, and the folder's contract
+test holds it at once. A package outside medfed adds one through the entry point group `medfed.<folder>`. No
+import path is ever read from a study file.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 @cache
 def kinds(folder: str) -> dict[str, type[Kind]]:
-    """Return the records of one folder by name, sorted; the folder's files first, then installed entry points."""
+    """Return the records of one folder by name, sorted; the folder's files first,
+    then installed entry points.
+    """
     package = importlib.import_module(f"medfed.{_PACKAGES.get(folder, folder)}")
     found: dict[str, type[Kind]] = {}
     for module in pkgutil.iter_modules(package.__path__):

@@ -1,4 +1,6 @@
-"""Sites that take part in a whole study without training: each adds random numbers of its own, for tests of privacy."""
+"""Sites that take part in a whole study without training: each adds random numbers of its own,
+for tests of privacy.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The quickstart's four hospitals under attack: a fifth site sends what would ruin the model.
 
-The attackers stand at the hub's door: they train nothing, and the rule sees their updates beside those of the honest
-sites, whose training is the study's as it is run. They collude and know what the honest sites send, which is the worst
-that the rules' papers allow.
+The attackers stand at the hub's door: they train nothing, and the rule sees their updates beside those of the
+honest sites, whose training is the study's as it is run. They collude and know what the honest sites send,
+which is the worst that the rules' papers allow.
 """
 
 from __future__ import annotations
@@ -34,13 +34,15 @@ from medfed.wire.update import Update
 from medfed.wire.weights import Weights, load, weights_of
 
 QUICKSTART = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
-# A coarser grid, smaller patches and a smaller network than the quickstart's, and larger steps: a run takes seconds.
+# A coarser grid, smaller patches and a smaller network than the quickstart's, and larger steps: a
+# run takes seconds.
 SMALL = (
     "data.spacing_mm=[6,6,6]", "data.patch=[16,16,16]", "network.channels=[8,16]", "train.rounds=8", "train.epochs=4",
     "train.batch=4", "train.optimiser.lr=0.02",
 )  # fmt: skip
-# Baruch, Baruch, Goldberg: A Little Is Enough, NeurIPS 2019, arXiv:1902.06156: the attackers send the honest mean less
-# this many standard deviations. Their formula for a majority gives 0 with one of five; 1.5 is of their experiments.
+# Baruch, Baruch, Goldberg: A Little Is Enough, NeurIPS 2019, arXiv:1902.06156: the attackers send the
+# honest mean less this many standard deviations. Their formula for a majority gives 0 with one of five; 1.5
+# is of their experiments.
 A_LITTLE = 1.5
 # A plain sign flip by one of five only shortens FedAvg's step; an attacker that means harm sends more of it.
 FLIPPED = -5.0
@@ -48,7 +50,9 @@ ATTACKS = ("sign_flip", "times_a_million", "random", "a_little")
 
 
 class Attacked(Rule, tag="attacked", frozen=True):
-    """A rule that is sent, beside the honest sites' updates, what an attack makes of them, by `attackers` more sites."""
+    """A rule that is sent, beside the honest sites' updates, what an attack makes of them,
+    by `attackers` more sites.
+    """
 
     rule: Any  # a Rule; its settings were checked when it was made
     attack: str

@@ -1,4 +1,5 @@
-"""`medfed hub` and `medfed train --site` as processes of their own, for the tests here: started, killed, started again.
+"""`medfed hub` and `medfed train --site` as processes of their own, for the tests here:
+started, killed, started again.
 
 Forked from one process that has imported everything, so that each costs what it does and not what it imports.
 """

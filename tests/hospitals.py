@@ -25,7 +25,8 @@ held_out: {{west: west}}
 
 
 def make_hospital(folder: Path, cases: int = 6, *, mark: str = "") -> Path:
-    """Write a hospital: bright boxes in noise, their masks, and cases.csv; `mark` is put wherever a patient's name may be.
+    """Write a hospital: bright boxes in noise, their masks, and cases.csv; `mark` is put wherever a
+    patient's name may be.
 
     Not in the column `scanner`: that one is reported, by groups of at least `smallest_group` patients.
     """

@@ -1,9 +1,10 @@
-"""A patient is marked wherever a patient can stand, a federation is run, and every byte that could leave is searched.
+"""A patient is marked wherever a patient can stand, a federation is run, and every byte that
+could leave is searched.
 
-The marks are in file names and folders, in every text of a DICOM header (private elements too), in NIfTI's `descrip`
-and an extension, in cells of cases.csv, and in voxels. They are looked for in what was sent, in the run folder (models,
-checkpoints, TensorBoard, logs, report) and in what was printed, logged or warned: as they are, in UTF-16, in base64 and
-hexadecimal, inside zip, gzip and zlib, and as plain hashes.
+The marks are in file names and folders, in every text of a DICOM header (private elements too), in NIfTI's
+`descrip` and an extension, in cells of cases.csv, and in voxels. They are looked for in what was sent, in the
+run folder (models, checkpoints, TensorBoard, logs, report) and in what was printed, logged or warned: as they
+are, in UTF-16, in base64 and hexadecimal, inside zip, gzip and zlib, and as plain hashes.
 """
 
 from __future__ import annotations

@@ -30,18 +30,18 @@ from medfed.wire.weights import Difference, Weights
 # product, which reads and writes the sum once for all of them.
 BATCH = 4
 
-# Elements of a block: its float64 sum (1 MiB) and the rows of a batch (4 MiB) stay in a core's share of the last
-# cache. Blocks of a quarter, which fit the cache before it, took a third longer: four times the calls, and shorter
-# reads of each update.
+# Elements of a block: its float64 sum (1 MiB) and the rows of a batch (4 MiB) stay in a core's share of the
+# last cache. Blocks of a quarter, which fit the cache before it, took a third longer: four times the calls,
+# and shorter reads of each update.
 BLOCK = 1 << 17
 
-# Elements of the piece of a block that a rule works on. It is no more than torch leaves to one thread: each of a rule's
-# thousands of small operations would start and join some, which on a machine with other work waits for the scheduler
-# each time (a merge of 1 s then took minutes).
+# Elements of the piece of a block that a rule works on. It is no more than torch leaves to one thread: each
+# of a rule's thousands of small operations would start and join some, which on a machine with other work
+# waits for the scheduler each time (a merge of 1 s then took minutes).
 PIECE = 1 << 15
 
-# What a float32 sum of a block's squares may lie in: above, float32 overflows; below, squares that it rounds to
-# zero could count (131072 of at most 1e-38). Outside, the block is summed in float64.
+# What a float32 sum of a block's squares may lie in: above, float32 overflows; below, squares that it rounds
+# to zero could count (131072 of at most 1e-38). Outside, the block is summed in float64.
 SQUARES = (1e-26, 1e38)
 
 # Shares that sum to one do so within a float64 rounding (1e-16) a site; this is room for thousands of sites.
@@ -80,8 +80,9 @@ class Term:
     def squares(self, here: slice, single: Tensor, double: Tensor) -> float:
         """Return the sum of the delta's squares; `single` and `double` are room for a block.
 
-        Float32 models are summed in float32, which takes a third of the time: a difference is rounded by 6e-8 of itself,
-        and a sum of n squares, in whatever order, by at most n times that (0.8 % for a block, seen: 1e-6).
+        Float32 models are summed in float32, which takes a third of the time: a difference is rounded
+        by 6e-8 of itself, and a sum of n squares, in whatever order, by at most n times that (0.8 % for
+        a block, seen: 1e-6).
         """
         if self._single_arrays is not None:
             values, origin = self._single_arrays
@@ -101,7 +102,9 @@ class Term:
         return self.values.numpy(), self.origin.numpy()
 
     def is_whole(self, own: Tensor, here: slice) -> bool:
-        """Whether the values are all there is to add: a bare delta, or a model that started from the global one."""
+        """Whether the values are all there is to add: a bare delta, or a model that started
+        from the global one.
+        """
         if self.origin is None or self.origin.data_ptr() == own.data_ptr():
             return True
         return _same(self.origin[here], own[here])
@@ -163,7 +166,9 @@ class Block:
     room: list[Tensor] = field(default_factory=list)
 
     def weights(self) -> Tensor:
-        """Return a copy of the global weights here, float64, to be written over last; it is valid until the next block."""
+        """Return a copy of the global weights here, float64, to be written over last; it is valid
+        until the next block.
+        """
         return self._weights
 
     @cached_property
@@ -288,8 +293,8 @@ def _add(
             if not part.is_whole(own, here):
                 part.delta_into(rows[number], here)
                 continue
-            # A whole local model is added as it is, and the global one taken off once, for all sites: that saves a
-            # pass over both for each site, and loses nothing.
+            # A whole local model is added as it is, and the global one taken off once, for all sites: that
+            # saves a pass over both for each site, and loses nothing.
             if part.array is None:
                 rows[number].copy_(part.values[here])
             else:
@@ -345,7 +350,8 @@ def write_as(
 def _fresh(shape: torch.Size, dtype: torch.dtype) -> Tensor:
     if dtype == torch.bfloat16:  # which numpy has not
         return torch.empty(shape, dtype=dtype)
-    # numpy asks for large pages, torch for small ones, whose first touch took as long as the merge of two sites.
+    # numpy asks for large pages, torch for small ones, whose first touch took as long as the merge
+    # of two sites.
     return torch.from_numpy(np.empty(tuple(shape), str(dtype).removeprefix("torch.")))
 
 

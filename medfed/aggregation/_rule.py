@@ -38,7 +38,8 @@ class Rule(Kind, frozen=True):
     # The scalars and groups that every update must carry, so that a study is refused before its first round.
     needs_groups: ClassVar[tuple[str, ...]] = ()
 
-    # The local methods of which one must train the sites, where the hub's part means nothing without the sites'.
+    # The local methods of which one must train the sites, where the hub's part means nothing
+    # without the sites'.
     needs_local: ClassVar[tuple[str, ...]] = ()
 
     # How many sites may answer one round; None is any number. One is cyclic weight transfer.
@@ -63,7 +64,9 @@ class Rule(Kind, frozen=True):
 
     @property
     def broadcast(self) -> tuple[str, ...]:
-        """The groups of the state that the hub publishes beside the weights, because the sites' training uses them."""
+        """The groups of the state that the hub publishes beside the weights, because the
+        sites' training uses them.
+        """
         return ()
 
     @property
@@ -73,7 +76,9 @@ class Rule(Kind, frozen=True):
 
     @property
     def takes_a_sum(self) -> bool:
-        """Whether one update, the mean of all sites' with their examples summed, merges as the single ones would."""
+        """Whether one update, the mean of all sites' with their examples summed, merges as
+        the single ones would.
+        """
         apart = self.needs_each_update or self.needs_scalars or self.needs_groups or self.asynchronous
         return not apart and self.most_sites is None and self.fewest_sites() <= 1
 

@@ -6,8 +6,8 @@ theta - 2f values closest to the median of the chosen. An attacker whom Krum cho
 weights only, which in a large model hardly adds to its distance, is outvoted there. n must be at least 4f +
 3. Departures: models, where the paper takes gradients; Krum's n - f - 2 neighbours would be none among the
 last few sites, so at least one is looked at; equal scores go to the first site by name, equally near values
-to the smaller. As Krum it assumes sites whose data are alike; `mixing` (see `_mixing`) is for hospitals that differ.
-Two passes over the updates, both with all sites' tensors of one name in memory.
+to the smaller. As Krum it assumes sites whose data are alike; `mixing` (see `_mixing`) is for hospitals that
+differ. Two passes over the updates, both with all sites' tensors of one name in memory.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """FedAdagrad: the hub steps along the mean delta with Adagrad's step for each weight, v <- v + delta^2.
 
 Reddi et al.: Adaptive Federated Optimization, ICLR 2021, arXiv:2003.00295; departures stand in `_adaptive`.
-The paper sets beta1 to 0 for Adagrad, and so does the default here. The steps shrink with the root of the number of
-rounds, so the default learning rate is 0.1, ten times the others' (as Flower's; with 0.01 a weight moves by 0.05 in 8
-rounds, where a hospital's own training moves it by more than that in one).
+The paper sets beta1 to 0 for Adagrad, and so does the default here. The steps shrink with the root of the
+number of rounds, so the default learning rate is 0.1, ten times the others' (as Flower's; with 0.01 a weight
+moves by 0.05 in 8 rounds, where a hospital's own training moves it by more than that in one).
 """
 
 from __future__ import annotations

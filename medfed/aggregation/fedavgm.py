@@ -5,9 +5,10 @@ Hsu, Qi, Brown: Measuring the Effects of Non-Identical Data Distribution for Fed
 mean is weighted by examples (the paper's clients are of equal size), and batch norm's running statistics are
 averaged without momentum, which could make a variance negative.
 
-A delta that stays the same is taken 1 / (1 - beta) times as far as FedAvg takes it. The paper's beta of 0.9 makes that
-ten times, and the paper lowers the sites' learning rate for it and trains thousands of rounds. Between hospitals there
-are tens of rounds at the rate at which a site trains well alone, and the default is 0.5, twice as far (quickstart in 8
+A delta that stays the same is taken 1 / (1 - beta) times as far as FedAvg takes it. The paper's beta of 0.9
+makes that ten times, and the paper lowers the sites' learning rate for it and trains thousands of rounds.
+Between hospitals there are tens of rounds at the rate at which a site trains well alone, and the default is
+0.5, twice as far (quickstart in 8
 rounds: Dice 0.17 with 0.9, 0.75 with 0.5, FedAvg 0.73).
 """
 

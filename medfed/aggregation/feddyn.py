@@ -38,7 +38,8 @@ MOVED = "moved"
 
 
 class FedDyn(Rule, frozen=True, tag="feddyn"):
-    """Mean of the sites' models plus the sum of all rounds' movements, for sites that train with local feddyn.
+    """Mean of the sites' models plus the sum of all rounds' movements, for sites that
+    train with local feddyn.
 
     `sites` is how many the whole study has; None says that all of them answer each round.
     """

@@ -33,8 +33,8 @@ from medfed.wire.weights import Weights
 
 CLASS_LOSS = "train/class_loss"
 
-# A component of the mixture is never narrower than this share of the losses' mean: two sites of equal losses would
-# else have a likelihood without bound.
+# A component of the mixture is never narrower than this share of the losses' mean: two sites of equal losses
+# would else have a likelihood without bound.
 NARROWEST = 0.05
 
 # Steps of expectation maximisation; on numbers on a line it has settled long before.
@@ -44,7 +44,8 @@ STEPS = 200
 class FedNoRo(Rule, frozen=True, tag="fednoro"):
     """FedAvg that finds the sites with noisy labels after `warmup` rounds and weighs their models down.
 
-    `strength` multiplies a model's scaled distance to the clean ones in its weight's exponent; 1 is the paper's.
+    `strength` multiplies a model's scaled distance to the clean ones in its weight's exponent;
+    1 is the paper's.
     """
 
     warmup: Count = 3
@@ -85,7 +86,9 @@ class FedNoRo(Rule, frozen=True, tag="fednoro"):
 
 
 def noisy_sites(sites: Sequence[Update]) -> frozenset[str]:
-    """Return the sites whose losses by class set them apart from the others as noisy; none where nothing does."""
+    """Return the sites whose losses by class set them apart from the others as noisy;
+    none where nothing does.
+    """
     losses = _losses(sites)
     if len(losses) < 3 or float(losses.mean()) <= 0:
         return frozenset()
@@ -131,7 +134,8 @@ def _one_gaussian(losses: Tensor) -> float:
 
 
 def _two_gaussians(losses: Tensor) -> tuple[float, Tensor, int]:
-    """Return the log likelihood, each site's probabilities of both components (2, sites), and which is the higher one.
+    """Return the log likelihood, each site's probabilities of both components (2, sites), and which
+    is the higher one.
 
     Expectation maximisation from the split at the widest gap, so that no random start decides.
     """

@@ -48,8 +48,8 @@ def cluster_name(number: int) -> str:
 class IFCA(Rule, frozen=True, tag="ifca"):
     """Several models, each the mean of the sites whose cases it fits best.
 
-    `clusters` is how many. They start apart by noise of `spread` standard deviations of each tensor, drawn from
-    `seed`.
+    `clusters` is how many. They start apart by noise of `spread` standard deviations of each
+    tensor, drawn from `seed`.
     """
 
     clusters: Annotated[int, Meta(ge=2, le=MOST_CLUSTERS)] = 2

@@ -2,8 +2,8 @@
 
 Blanchard, El Mhamdi, Guerraoui, Stainer: Machine Learning with Adversaries: Byzantine Tolerant Gradient
 Descent, NeurIPS 2017, arXiv:1703.02757, section 4: Krum's scores, and the mean of the m sites with the
-lowest. It averages away the sites' noise, which Krum's single choice keeps. n must be at least 2f + 3. As Krum it
-assumes sites whose data are alike; `mixing` (see `_mixing`) is for hospitals that differ.
+lowest. It averages away the sites' noise, which Krum's single choice keeps. n must be at least 2f + 3. As
+Krum it assumes sites whose data are alike; `mixing` (see `_mixing`) is for hospitals that differ.
 Departures: models, where the paper takes gradients; m is n - f - 2 unless set, the largest for which the
 paper's resilience is proven; sites count alike. Two passes over the updates, the first with all sites'
 tensors of one name in memory.

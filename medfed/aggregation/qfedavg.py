@@ -10,11 +10,12 @@ q = 0 is FedAvg; larger q is fairer. Departures: p_k is the share of examples, w
 with that probability; losses are taken relative to the largest, which changes nothing and keeps F^q in range;
 a loss of 0 counts as 1e-10 of the largest, as in the authors' code.
 
-The first term below the line bounds how fast F^(q+1)'s gradient can change, for sites that took steps of plain SGD:
-L d_k is then a sum of gradients. Adam's steps have the learning rate's size whatever the gradient's, L d_k is then about
-the root of the number of weights, and the step about a ten-thousandth of FedAvg's (quickstart: Dice 0.03 where FedAvg
-reaches 0.73). So that term is left out unless `learning_rate` is set: w <- w + sum p_k F_k^q d_k / sum p_k F_k^q, which
-the formula nears as the learning rate grows. With it, there are two passes over the updates, both streamed, else one.
+The first term below the line bounds how fast F^(q+1)'s gradient can change, for sites that took steps of
+plain SGD: L d_k is then a sum of gradients. Adam's steps have the learning rate's size whatever the
+gradient's, L d_k is then about the root of the number of weights, and the step about a ten-thousandth of
+FedAvg's (quickstart: Dice 0.03 where FedAvg reaches 0.73). So that term is left out unless `learning_rate` is
+set: w <- w + sum p_k F_k^q d_k / sum p_k F_k^q, which the formula nears as the learning rate grows. With it,
+there are two passes over the updates, both streamed, else one.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class QFedAvg(Rule, frozen=True, tag="qfedavg"):
         powers = [share * loss**self.q for share, loss in zip(portions, relative, strict=True)]
         total = sum(powers)
         if self.learning_rate is not None:
-            # L d_k squared over L, and F in units of the largest, leaves |d_k|^2 / (learning rate * largest) here.
+            # L d_k squared over L, and F in units of the largest, leaves |d_k|^2 / (learning rate
+            # * largest) here.
             unit = self.learning_rate * largest
             total += sum(
                 self.q * power * square / (loss * unit)

@@ -106,8 +106,8 @@ def leakage(
 ) -> None:
     """Attack a hospital's own updates, before they leave: what could the hub compute back from them?
 
-    RUN is a run folder, or a study file before anything was trained. What is found stays in the hospital's folder, with
-    a picture of a patient beside what an attacker would get.
+    RUN is a run folder, or a study file before anything was trained. What is found stays in the hospital's
+    folder, with a picture of a patient beside what an attacker would get.
 
     \b
     medfed audit leakage runs/our-study --site north

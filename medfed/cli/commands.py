@@ -1,4 +1,6 @@
-"""The command line: parse, call, print. What a command does is in `pipeline/` and below, and is loaded when it is called."""
+"""The command line: parse, call, print. What a command does is in `pipeline/` and below, and is loaded
+when it is called.
+"""
 
 from __future__ import annotations
 
@@ -64,10 +66,11 @@ def train(
     quiet: bool,
     compare: str | None,
 ) -> None:
-    """Train the study in a file over its hospitals, all in this process, and write a run folder with a report.
+    """Train the study in a file over its hospitals, all in this process, and write a run
+    folder with a report.
 
-    With --site FILE take part as one hospital in the study that its hub offers: it is held to the hospital's policy and
-    shown, and trains when someone has agreed to it. Started again, it goes on where it was.
+    With --site FILE take part as one hospital in the study that its hub offers: it is held to the hospital's
+    policy and shown, and trains when someone has agreed to it. Started again, it goes on where it was.
 
     \b
     medfed train configs/quickstart.yaml
@@ -172,7 +175,8 @@ def hub(
     former: Path | None,
     quiet: bool,
 ) -> None:
-    """Lead the study in a file across hospitals, each of which runs `medfed train --site`, and write a run folder.
+    """Lead the study in a file across hospitals, each of which runs `medfed train --site`, and
+    write a run folder.
 
     \b
     medfed hub study.yaml --enrolment enrolment --broker
@@ -252,7 +256,8 @@ def evaluate(run_folder: Path, data: Path, name: str, all_cases: bool) -> None:
 )
 @told
 def predict(run_folder: Path, data: Path, out: Path, model: str, name: str) -> None:
-    """Write a run's predictions for every case of a hospital's folder. Labels aren't needed; nothing leaves it.
+    """Write a run's predictions for every case of a hospital's folder. Labels aren't
+    needed; nothing leaves it.
 
     Masks are NIfTI files and, where the images are DICOM, DICOM SEG that refers to its source series.
 
@@ -337,7 +342,8 @@ def report(run_folders: tuple[Path, ...], out: Path | None) -> None:
 @click.option("--page", type=click.Path(path_type=Path), help="Write a page with histograms and thumbnails.")
 @told
 def check(folder: Path, study: Path | None, secret: Path | None, as_json: bool, page: Path | None) -> None:
-    """Say what is in a hospital's FOLDER (or CSV file), what is wrong with it and what to do. Nothing leaves it.
+    """Say what is in a hospital's FOLDER (or CSV file), what is wrong with it and what to
+    do. Nothing leaves it.
 
     Exits with 0 where all is well, 1 for warnings, 2 for errors.
 

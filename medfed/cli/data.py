@@ -1,4 +1,6 @@
-"""`medfed fingerprint` and `medfed purge`: what a hospital's data are like, and what is kept of them beside them."""
+"""`medfed fingerprint` and `medfed purge`: what a hospital's data are like, and what is kept
+of them beside them.
+"""
 
 from __future__ import annotations
 
@@ -91,8 +93,8 @@ def merge(files: tuple[Path, ...], voxels: int, normalise: Literal["auto", "zsco
 def purge(folder: Path | None, site_file: Path | None) -> None:
     """Delete what `cache: disk` keeps of patients' images.
 
-    FOLDER is a site's data folder, inside which they are kept, or a cache folder. Without it, or a site file, what
-    this account keeps outside data folders is deleted. Nothing but prepared images is touched.
+    FOLDER is a site's data folder, inside which they are kept, or a cache folder. Without it, or a site file,
+    what this account keeps outside data folders is deleted. Nothing but prepared images is touched.
     """
     from medfed.data.cache import purge as purged
     from medfed.data.cache_location import inside, remove_if_empty, shared_caches, site_folder

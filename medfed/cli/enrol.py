@@ -1,4 +1,6 @@
-"""`medfed enrol`: who takes part. What each command does is in `enrolment/`; here it is parsed, called and told."""
+"""`medfed enrol`: who takes part. What each command does is in `enrolment/`; here it is
+parsed, called and told.
+"""
 
 from __future__ import annotations
 

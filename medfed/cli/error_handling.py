@@ -11,7 +11,8 @@ import click
 
 from medfed.errors import MedfedError
 
-# Exit codes: 0 done, 1 medfed refused something and said why, 2 the command line was wrong (click), 130 interrupted.
+# Exit codes: 0 done, 1 medfed refused something and said why, 2 the command line was wrong
+# (click), 130 interrupted.
 REFUSED, INTERRUPTED = 1, 130
 
 

@@ -1,4 +1,6 @@
-"""`medfed new`: a study file to begin with, from hospitals' folders. What it does is in `pipeline/drafting.py`."""
+"""`medfed new`: a study file to begin with, from hospitals' folders. What it
+does is in `pipeline/drafting.py`.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ def new(
     time: str | None,
     event: str | None,
 ) -> None:
-    """Look into FOLDERS, one a hospital, and write STUDY: what to learn, and settings that fit, to be changed by hand.
+    """Look into FOLDERS, one a hospital, and write STUDY: what to learn, and settings that fit, to
+    be changed by hand.
 
     A hospital is called as its folder; NAME=FOLDER names it. CSV files are hospitals with tables.
 

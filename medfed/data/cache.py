@@ -229,7 +229,8 @@ def _mapped(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> NDArray:
 def purge(folder: str | Path) -> int:
     """Delete every entry in a cache folder, and in sites' own folders in it; return how many there were.
 
-    All else stays: a data folder may be named by mistake, and hold patients' folders with names like an entry's.
+    All else stays: a data folder may be named by mistake, and hold patients' folders with
+    names like an entry's.
     """
     folder = Path(folder)
     found = 0

@@ -18,7 +18,8 @@ NAME = ".medfed"
 # Hexadecimal digits in the name of a site's own folder, where sites share a cache.
 SITE_FOLDER = 16
 
-# What a run says where the data folder takes no files; a path would tell the log's readers how the site is built.
+# What a run says where the data folder takes no files; a path would tell the log's readers how the
+# site is built.
 READ_ONLY = (
     "the data folder can't be written to, so prepared images are kept in this account's own cache folder, outside "
     "it; set `cache` in the site file (or MEDFED_CACHE) to choose where, and `medfed purge` deletes them"
@@ -81,7 +82,9 @@ def shared_caches() -> list[Path]:
 
 
 def remove_if_empty(data: str | Path) -> None:
-    """Remove the cache folder inside a data folder, and medfed's own around it, where nothing is left in them."""
+    """Remove the cache folder inside a data folder, and medfed's own around it, where nothing
+    is left in them.
+    """
     for folder in (inside(data), inside(data).parent):
         try:
             folder.rmdir()

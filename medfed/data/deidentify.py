@@ -1,13 +1,14 @@
-"""DICOM images without the patient: PS3.15 Annex E, Basic Profile, by an allow-list, with UIDs from the site's secret.
+"""DICOM images without the patient: PS3.15 Annex E, Basic Profile, by an allow-list, with UIDs
+from the site's secret.
 
-`deidentify` reads a folder and writes another. What may stay, and in which form, is in `deidentify_rules.py`; an
-attribute that isn't there is removed, known or not, public or private, at any depth. The same secret gives the same
-UIDs, pseudonyms and shifts of dates on every day, so that a later export fits an earlier one; without the secret none
-of them can be undone or tried out.
+`deidentify` reads a folder and writes another. What may stay, and in which form, is in `deidentify_rules.py`;
+an attribute that isn't there is removed, known or not, public or private, at any depth. The same secret gives
+the same UIDs, pseudonyms and shifts of dates on every day, so that a later export fits an earlier one;
+without the secret none of them can be undone or tried out.
 
-Dicom-anonymizer was tried as the base: its list of the standard's attributes is right, but it looks at the top level
-alone, keeps what the standard doesn't list, forgets its UIDs after a run and cannot shift dates. The tests hold
-this module to its list.
+Dicom-anonymizer was tried as the base: its list of the standard's attributes is right, but it looks at the
+top level alone, keeps what the standard doesn't list, forgets its UIDs after a run and cannot shift dates.
+The tests hold this module to its list.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class Options:
     """What is kept beyond the Basic Profile.
 
     dates: `shift` all of a patient's by one hidden number of days and seconds, or `remove`.  descriptors: of
-    descriptions and labels keep the words of a vocabulary (`clean`), or nothing (`remove`).  device: `keep` the names
-    and numbers of devices, or `remove`.
+    descriptions and labels keep the words of a vocabulary (`clean`), or nothing (`remove`).  device: `keep`
+    the names and numbers of devices, or `remove`.
     """
 
     dates: Literal["shift", "remove"] = "shift"
@@ -65,10 +66,12 @@ def deidentify(
     options: Options | None = None,
     tell: Callable[[int, int], None] = lambda done, all_: None,
 ) -> Deidentified:
-    """Write the DICOM images, segmentations and structure sets below a folder without what says whose they are.
+    """Write the DICOM images, segmentations and structure sets below a folder without what
+    says whose they are.
 
-    A file is written as target/patient/series/instance.dcm, all three derived from the secret. What can't be made
-    safe (text in the picture, another kind of object, a damaged file) is left out and counted with the reason.
+    A file is written as target/patient/series/instance.dcm, all three derived from the secret. What
+    can't be made safe (text in the picture, another kind of object, a damaged file) is left out and
+    counted with the reason.
 
     Raises:
         DataError: if the target isn't empty or lies in the source, or the secret is short.
@@ -108,7 +111,9 @@ def _check_places(source: Path, target: Path, site_secret: bytes) -> None:
 
 
 def _one(path: Path, target: Path, secret: Secret, options: Options) -> tuple[str, str] | str:
-    """Write one file; return its patient and series, or why it was left out. A foreign error's words may quote values."""
+    """Write one file; return its patient and series, or why it was left out. A foreign error's
+    words may quote values.
+    """
     from medfed.data.dicom.suppress_logs import quiet
 
     with quiet():
@@ -209,7 +214,9 @@ def cleaned(dataset: Any, secret: Secret, options: Options) -> Any:
 
 
 def _patient(dataset: Any) -> str:
-    """Return what tells a patient from others: the id; without one the name; else what a series' images share."""
+    """Return what tells a patient from others: the id; without one the name; else what
+    a series' images share.
+    """
 
     def text(*names: str) -> str:
         return "/".join(str(dataset.get(name, "") or "").strip() for name in names)
@@ -309,7 +316,9 @@ class _Rewrite:
         return f"roi {int(number)}" if number not in (None, "") else "roi"
 
     def maker(self, old: Any) -> str:
-        """Return the maker of the device by a word known here, empty for another; the word itself with `device: keep`."""
+        """Return the maker of the device by a word known here, empty for another; the word
+        itself with `device: keep`.
+        """
         from medfed.data.preflight.case import MAKERS
 
         word = str(old.get("Manufacturer", "") or "")
@@ -485,7 +494,9 @@ def _b_value(value: Any) -> float | None:
 
 
 def _pixels(old: Any, clean: Any) -> None:
-    """Carry the pixels over, without what hides beside them: bits above the high bit, bytes after the end, comments."""
+    """Carry the pixels over, without what hides beside them: bits above the high bit, bytes
+    after the end, comments.
+    """
     if "PixelData" not in old:
         return
     element = old["PixelData"]

@@ -1,12 +1,13 @@
-"""Which attributes of a DICOM image may stay, and as what: an allow-list, so that what nobody thought of is removed.
+"""Which attributes of a DICOM image may stay, and as what: an allow-list, so that what nobody
+thought of is removed.
 
-PS3.15 Annex E lists what to remove. A list of what to remove misses what it doesn't name: a patient's name in an
-attribute that is harmless on paper, in a private tag, in a sequence. So these tables name what an image needs and
-in which form; everything else goes, which covers every removal (X), emptying (Z) and replacement (D, U) of the Basic
-Profile; tests/data/test_deidentify.py holds it to the profile's own list.
+PS3.15 Annex E lists what to remove. A list of what to remove misses what it doesn't name: a patient's name in
+an attribute that is harmless on paper, in a private tag, in a sequence. So these tables name what an image
+needs and in which form; everything else goes, which covers every removal (X), emptying (Z) and replacement
+(D, U) of the Basic Profile; tests/data/test_deidentify.py holds it to the profile's own list.
 
-To let another attribute stay, add its keyword to the table of its form. Free text has no form: it stays only as words
-of `WORDS`.
+To let another attribute stay, add its keyword to the table of its form. Free text has no form: it stays only
+as words of `WORDS`.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Numbers that describe geometry, pixels and acquisition. None of them can hold a word; identifiers that happen to be
-# numbers (accession, study and device numbers) are not among them.
+# Numbers that describe geometry, pixels and acquisition. None of them can hold a word; identifiers that
+# happen to be numbers (accession, study and device numbers) are not among them.
 NUMBERS = _tags(
     """
     InstanceNumber AcquisitionNumber SeriesNumber NumberOfFrames SamplesPerPixel Rows Columns PixelSpacing
@@ -122,7 +123,8 @@ CODES: dict[int, frozenset[str]] = {
     for keyword, words in _CODES.items()
     for tag in _tags(keyword)
 }
-# Image types of the standard and of makers; another word becomes a keyed hash, so that what differed still differs.
+# Image types of the standard and of makers; another word becomes a keyed hash, so that what
+# differed still differs.
 IMAGE_TYPES = _words(
     """
     ORIGINAL DERIVED PRIMARY SECONDARY AXIAL LOCALIZER SCOUT MIXED MPR REFORMATTED RESAMPLED
@@ -211,7 +213,8 @@ DEVICE = _tags(
     TransmitCoilName ReceiveCoilName
     """
 )
-# Free text by which reconstructions of one series are told apart: it becomes a keyed hash, so that they still are.
+# Free text by which reconstructions of one series are told apart: it becomes a keyed hash, so that
+# they still are.
 TOLD_APART = _tags("ConvolutionKernel")
 # Attributes that must be there, if only empty (Type 2 of every image).
 EMPTIED = _tags(
@@ -220,5 +223,6 @@ EMPTIED = _tags(
 PIXELS = _tags("PixelData FloatPixelData DoubleFloatPixelData ExtendedOffsetTable ExtendedOffsetTableLengths")
 # Objects that are written; reports, documents, presentation states and raw data are left out.
 MODALITIES = frozenset(_CODES["Modality"].split())
-# Modalities that write a patient's name into the picture; without the word that they didn't, they are left out.
+# Modalities that write a patient's name into the picture; without the word that they didn't, they
+# are left out.
 OFTEN_BURNED_IN = frozenset(("US", "OT", "XA", "RF"))

@@ -1,12 +1,13 @@
-"""What nnU-Net would compute of all cases in one place, from sums that hospitals can add: the federation's fingerprint.
+"""What nnU-Net would compute of all cases in one place, from sums that hospitals can
+add: the federation's fingerprint.
 
-`fingerprint` makes a hospital's own, `merge` adds them, `proposal` turns the sum into the `data` section of a study.
-A fingerprint holds counts and whole numbers only: a sum of whole numbers is the same in whatever order sites arrive,
-bit for bit. Percentiles come from histograms with fixed edges; percentiles of each site's percentiles would be off by
-tens of HU, since no average of percentiles is a percentile.
+`fingerprint` makes a hospital's own, `merge` adds them, `proposal` turns the sum into the `data` section of a
+study. A fingerprint holds counts and whole numbers only: a sum of whole numbers is the same in whatever order
+sites arrive, bit for bit. Percentiles come from histograms with fixed edges; percentiles of each site's
+percentiles would be off by tens of HU, since no average of percentiles is a percentile.
 
-What leaves a hospital this way is in `Fingerprint` and nowhere else. Fewer than `fewest` patients, or voxels in a
-histogram's bin, are withheld: the whole, a class, or moved into the next bin towards the median.
+What leaves a hospital this way is in `Fingerprint` and nowhere else. Fewer than `fewest` patients, or voxels
+in a histogram's bin, are withheld: the whole, a class, or moved into the next bin towards the median.
 """
 
 from __future__ import annotations
@@ -33,25 +34,29 @@ Counts = dict[int, Whole]
 
 # HU bins are 1 wide and centred on whole numbers; what lies beyond counts in the first or last.
 LEAST_HU, MOST_HU = -1024, 3071
-# Scanners' own units span decades: bins of 1/200 of a decade, 1.2 % wide, from 1e-3 to 1e7, on both sides of zero.
+# Scanners' own units span decades: bins of 1/200 of a decade, 1.2 % wide, from 1e-3 to 1e7, on both
+# sides of zero.
 BINS_A_DECADE, LEAST_DECADE, MOST_DECADE = 200, -3, 7
 # Spacings and sizes: bins of 1/400 of a decade, 0.6 % wide, from 1e-3.
 SIZES_A_DECADE, LEAST_SIZE_DECADE = 400, -3
 # Sums of intensities are kept as whole numbers of this part.
 PART = 1024
-# More voxels of a case's foreground than this are counted one in so many: a body of 50 million would add nothing.
+# More voxels of a case's foreground than this are counted one in so many: a body of 50 million
+# would add nothing.
 MOST_COUNTED = 4_000_000
 
 
 class Fingerprint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Sums over a hospital's training cases, or over several hospitals'.
 
-    grid: of the intensity histograms: `hu` has a bin a HU, `relative` a bin every 1.2 %.  classes: how many classes
-    labels have, 0 included.  sites, patients, cases: how many are in it.  withheld: counts that a site kept back, as
-    too few patients stood behind them.  spacing, size, extent: for the axes right, front, up: cases a bin, of mm, of
-    voxels, of mm.  voxels, holders: of each class, its voxels and the cases that have it, over the sites that told.
-    intensity: a histogram of the foreground's voxels for each channel.  total, squares: of its intensities, in parts
-    of 1/1024.  landmarks: for each channel, sums of Nyul's landmarks in parts of 1/1048576, over `cases`.
+    grid: of the intensity histograms: `hu` has a bin a HU, `relative` a bin every 1.2 %.  classes: how many
+    classes labels have, 0 included.  sites, patients, cases: how many are in it.  withheld: counts that a
+    site kept back, as too few patients stood behind them.  spacing, size, extent: for the axes right, front,
+    up: cases a bin, of mm, of voxels, of mm.  voxels, holders: of each class, its voxels and the cases that
+    have it, over the sites that told.
+    intensity: a histogram of the foreground's voxels for each channel.  total, squares: of its
+    intensities, in parts of 1/1024.  landmarks: for each channel, sums of Nyul's landmarks in parts
+    of 1/1048576, over `cases`.
     """
 
     version: Literal[1] = 1
@@ -172,8 +177,9 @@ def quantile(counts: Mapping[int, int], share: float) -> int:
 def pooled(counts: Mapping[int, int], fewest: int, people: Mapping[int, int] | None = None) -> Counts:
     """Return a histogram in which no bin stands for fewer than `fewest`, its total and median kept.
 
-    What is too few moves into the next bin towards the median, from both ends. `people` says how many stand behind a
-    bin, where that is not its count. What remains at the median itself is kept, or the whole is empty.
+    What is too few moves into the next bin towards the median, from both ends. `people` says how
+    many stand behind a bin, where that is not its count. What remains at the median itself is kept,
+    or the whole is empty.
     """
     people = counts if people is None else people
     if sum(people.values()) < fewest:
@@ -338,7 +344,9 @@ def _told(sums: _Sums, patients: int, cases: int, classes: int, fewest: int) -> 
 
 
 def _axis(geometry: Sequence[tuple[str, tuple[int, ...]]], axis: int, fewest: int) -> Counts:
-    """Return cases a bin along one axis, each bin with enough patients; a patient in two bins counts in the first."""
+    """Return cases a bin along one axis, each bin with enough patients; a patient in two bins
+    counts in the first.
+    """
     counts: dict[int, int] = {}
     people: dict[int, int] = {}
     seen: set[str] = set()
@@ -354,7 +362,7 @@ def _intensity(counts: Mapping[int, int], fewest: int) -> Counts:
     return pooled(counts, fewest) if counts else {}
 
 
-# ---------------------------------------------------------------------------------------------- the federation
+# --------------------------------------------------------------------------------------------- the federation
 
 
 def merge(prints: Iterable[Fingerprint]) -> Fingerprint:
@@ -439,9 +447,10 @@ def from_json(text: bytes | str) -> Fingerprint:
     return found
 
 
-# ---------------------------------------------------------------------------------------------- a study's settings
+# ----------------------------------------------------------------------------------------- a study's settings
 
-# nnU-Net: an axis this much coarser than the others, and this much shorter in voxels, gets the finer 10th percentile.
+# nnU-Net: an axis this much coarser than the others, and this much shorter in voxels, gets the
+# finer 10th percentile.
 COARSE_FACTOR = 3.0
 # Networks halve a patch four times, so an axis is a multiple of 16, or of 8 where it is short.
 PATCH_STEP, SHORT_PATCH_STEP = 16, 8
@@ -450,7 +459,8 @@ PATCH_STEP, SHORT_PATCH_STEP = 16, 8
 def proposal(
     merged: Fingerprint, *, voxels: int = 96**3, normalise: Literal["auto", "zscore", "nyul"] = "auto"
 ) -> dict[str, Any]:
-    """Return the `data` section that nnU-Net's rules give for a merged fingerprint: spacing, patch, normalisation.
+    """Return the `data` section that nnU-Net's rules give for a merged
+    fingerprint: spacing, patch, normalisation.
 
     Args:
         merged: of all hospitals.
@@ -482,9 +492,11 @@ def proposal(
 
 
 def patch(size: NDArray, spacing: NDArray, voxels: int) -> list[int]:
-    """Return the largest patch of at most `voxels` that is no larger than the median image, shaped like it in mm.
+    """Return the largest patch of at most `voxels` that is no larger than the median image, shaped
+    like it in mm.
 
-    The axis that is longest relative to what the image has shrinks first, so that a patch sees the same share of each.
+    The axis that is longest relative to what the image has shrinks first, so that a patch sees the
+    same share of each.
     """
 
     def step(axis: int) -> int:

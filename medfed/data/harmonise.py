@@ -1,11 +1,12 @@
-"""ComBat for the features of tables: each hospital's scanner and habits taken out, with sums that hospitals can add.
+"""ComBat for the features of tables: each hospital's scanner and habits taken out, with sums
+that hospitals can add.
 
-Johnson, Li and Rabinovic, Biostatistics 2007; Fortin et al., NeuroImage 2018 for measures from images. What ComBat
-needs from all hospitals together is each feature's mean and its deviation within hospitals: `sums` makes a hospital's
-counts for that, `merge_sums` adds them, `centre_and_scale` is what the study then says. A hospital's own shift and
-factor, shrunk towards those of its other features (empirical Bayes), are computed in the hospital and stay there.
-Departs from the papers: no covariates are kept, so that a feature whose mean differs because the patients do is
-moved, too.
+Johnson, Li and Rabinovic, Biostatistics 2007; Fortin et al., NeuroImage 2018 for measures from images. What
+ComBat needs from all hospitals together is each feature's mean and its deviation within hospitals: `sums`
+makes a hospital's counts for that, `merge_sums` adds them, `centre_and_scale` is what the study then says. A
+hospital's own shift and factor, shrunk towards those of its other features (empirical Bayes), are computed in
+the hospital and stay there. Departs from the papers: no covariates are kept, so that a feature whose mean
+differs because the patients do is moved, too.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ CONSTANT = 1e-9
 class TableSums(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Sums over a hospital's training rows, or over several hospitals'.
 
-    features: the columns that are numbers.  sites, patients: how many are in it.  counted: of each feature, rows with a
-    value; 0 where a site withheld it.  total: their sum.  squares: of their distances from the site's own mean. The last
-    two in parts of 1/1048576.
+    features: the columns that are numbers.  sites, patients: how many are in it.  counted: of each feature,
+    rows with a value; 0 where a site withheld it.  total: their sum.  squares: of their distances from the
+    site's own mean. The last two in parts of 1/1048576.
     """
 
     version: Literal[1] = 1
@@ -51,7 +52,8 @@ class TableSums(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 def sums(rows: Rows, features: tuple[str, ...], *, fewest: int = 10) -> TableSums:
-    """Return the sums of a hospital's training rows; a feature known of fewer than `fewest` patients is withheld.
+    """Return the sums of a hospital's training rows; a feature known of fewer than
+    `fewest` patients is withheld.
 
     Raises:
         DataError: for fewer than `fewest` training patients, all of which would be withheld.
@@ -127,7 +129,8 @@ def centre_and_scale(merged: TableSums) -> tuple[dict[str, float], dict[str, flo
 def combat(
     numbers: NDArray[np.float64], centre: NDArray[np.float64], scale: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return a hospital's own centre and scale of each feature: after them, ComBat's values in units of `scale`.
+    """Return a hospital's own centre and scale of each feature: after them, ComBat's values
+    in units of `scale`.
 
     Args:
         numbers: (N, F), the hospital's training rows, NaN where a cell is empty.

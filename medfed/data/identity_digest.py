@@ -1,7 +1,7 @@
 """Whether a label belongs to a volume, without either of them saying whose it is.
 
-A patient's number and the UIDs of a series are turned into digests under a key that this process draws at random and
-never writes down: within the process equal means equal, outside of it they mean nothing.
+A patient's number and the UIDs of a series are turned into digests under a key that this process draws at
+random and never writes down: within the process equal means equal, outside of it they mean nothing.
 """
 
 from __future__ import annotations

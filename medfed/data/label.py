@@ -18,8 +18,8 @@ from medfed.data.volume import Info, Volume
 from medfed.errors import LabelError
 
 # Two grids are one if no corner voxel lies further off than this part of the smallest voxel. Real pairs of an
-# image with a qform and a mask with an sform differ by 0.15 (a float32 quaternion near a half turn turns the image
-# about its first voxel); a shift that could move a voxel to its neighbour starts at 0.5.
+# image with a qform and a mask with an sform differ by 0.15 (a float32 quaternion near a half turn turns the
+# image about its first voxel); a shift that could move a voxel to its neighbour starts at 0.5.
 GRID_TOLERANCE_VOXELS = 0.2
 # The same for the corner that lies best: what is off there, too, is no rounded turn but another place.
 SHIFT_TOLERANCE_VOXELS = 0.05
@@ -143,7 +143,8 @@ def whole_classes(voxels: NDArray, classes: int | None) -> NDArray:
     Raises:
         LabelError: if a value is not whole, negative, or no class of the task.
     """
-    # Plane by plane along the slowest axis: sorting a whole body's voxels for their values would take a minute.
+    # Plane by plane along the slowest axis: sorting a whole body's voxels for their values would
+    # take a minute.
     slowest = int(np.argmax(np.abs(voxels.strides)))
     planes = np.moveaxis(voxels, slowest, 0)
     values: set[int] = set()

@@ -252,8 +252,8 @@ def _files(path: str) -> list[str]:
 
     found = []
     seen = {os.path.realpath(path)}
-    # Links to folders are followed, as research copies are made of them; each folder is entered once, so that a link
-    # to one above ends.
+    # Links to folders are followed, as research copies are made of them; each folder is entered once, so that
+    # a link to one above ends.
     for folder, folders, names in os.walk(path, onerror=stop, followlinks=True):
         found += [os.path.join(folder, name) for name in names]
         new = {name: os.path.realpath(os.path.join(folder, name)) for name in sorted(without_own(folders))}

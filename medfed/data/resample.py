@@ -30,8 +30,8 @@ def resample(
 ) -> NDArray:
     """Return an array (C, X, Y, Z) on another grid, as (C, *to_shape); outside its own the border goes on.
 
-    Linear interpolation gives float32; `nearest` keeps the type, and of two voxels equally near it takes the even
-    one, as numbers are rounded.
+    Linear interpolation gives float32; `nearest` keeps the type, and of two voxels equally near it takes the
+    even one, as numbers are rounded.
     """
     places = parallel(affine_ras, to_affine_ras, array.shape[1:], to_shape)
     if places is None:
@@ -75,7 +75,8 @@ def _along(array: NDArray, axis: int, places: NDArray[np.float64], nearest: bool
     whole = np.rint(places)
     if len(places) == array.shape[axis] and np.abs(places - np.arange(len(places))).max() < SAME_VOXELS:
         return array
-    # numpy gathers along the last axis ten times as fast as torch's index_select; torch interpolates in one pass.
+    # numpy gathers along the last axis ten times as fast as torch's index_select; torch interpolates
+    # in one pass.
     if nearest or np.abs(places - whole).max() < SAME_VOXELS:
         return np.take(array, whole.astype(np.intp), axis)
     lower = np.minimum(np.floor(places).astype(np.intp), array.shape[axis] - 2)

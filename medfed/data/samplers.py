@@ -1,4 +1,6 @@
-"""Training batches by number and not by pass: an epoch of exactly so many steps, whatever a site's number of cases."""
+"""Training batches by number and not by pass: an epoch of exactly so many steps, whatever a
+site's number of cases.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,13 @@ class Order(Sampler[int]):
 
 
 class Passes(Sampler[list[int]]):
-    """Batches of item numbers, `steps` an epoch, from passes over all items that go on where the last epoch stopped.
+    """Batches of item numbers, `steps` an epoch, from passes over all items that go on where
+    the last epoch stopped.
 
-    Every pass visits each item once, in an order of its own, and ends with a smaller batch where they don't divide.
-    An epoch's batches follow from `seed` and the epoch's number alone, so a resumed run repeats them. Hospitals of
-    different sizes then do the same number of steps between two merges, as McMahan (2017) and FLamby count them.
+    Every pass visits each item once, in an order of its own, and ends with a smaller batch where they don't
+    divide. An epoch's batches follow from `seed` and the epoch's number alone, so a resumed run repeats
+    them. Hospitals of different sizes then do the same number of steps between two merges, as McMahan (2017)
+    and FLamby count them.
     """
 
     def __init__(self, items: int, batch: int, steps: int, seed: str) -> None:

@@ -53,10 +53,10 @@ class Augment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings taken from all training hospitals' fingerprints, before the first round.
 
-    fewest: counts of fewer patients (or voxels) than this are withheld; a hospital with fewer gives none.  grid: of the
-    images' intensities: `hu` for CT, `relative` for all else.  voxels: the most that a patch may have.  normalise: what
-    is proposed: `auto` is the fingerprint's percentiles, mean and deviation for CT and `zscore` else; `nyul` the
-    federation's histogram landmarks.
+    fewest: counts of fewer patients (or voxels) than this are withheld; a hospital with fewer gives none.
+    grid: of the images' intensities: `hu` for CT, `relative` for all else.  voxels: the most that a patch may
+    have.  normalise: what is proposed: `auto` is the fingerprint's percentiles, mean and deviation for CT and
+    `zscore` else; `nyul` the federation's histogram landmarks.
     """
 
     fewest: Annotated[int, Meta(ge=1)] = 10
@@ -84,7 +84,8 @@ class Images(
     unless its site file or MEDFED_CACHE names another), or `none`.
     workers: processes that prepare batches, 0 for none.
     fractions: of patients in train, val and test, where the folder gives no splits.
-    plan: take spacing_mm, patch and normalise from all hospitals' merged fingerprint instead; `given` takes those here.
+    plan: take spacing_mm, patch and normalise from all hospitals' merged fingerprint instead;
+    `given` takes those here.
     """
 
     spacing_mm: tuple[Millimetres, Millimetres, Millimetres] | Literal["native"] = (1.0, 1.0, 1.0)
@@ -125,12 +126,11 @@ class Table(
     its row out. An empty categorical cell has 0 for each of its words.
     indicate: add an input of 0 or 1 for each number feature that says whether its cell was empty.
     standardise: subtract the mean of the site's own training rows and divide by their standard deviation;
-    `fixed` takes `centre` and `scale` instead, the same at every site; `combat` takes out what differs between
-    hospitals, shrunk over the features (ComBat; it leaves no difference in means, of patients neither); `none` leaves
-    numbers as they are.
-    centre, scale: for `fixed` and `combat`, of each number feature: the mean over all hospitals, and the standard
-    deviation (for `combat` within hospitals).
-    patient, split: the columns with the patient's id and the split; each may be absent from the file.
+    `fixed` takes `centre` and `scale` instead, the same at every site; `combat` takes out what differs
+    between hospitals, shrunk over the features (ComBat; it leaves no difference in means, of patients
+    neither); `none` leaves numbers as they are. centre, scale: for `fixed` and `combat`, of each number
+    feature: the mean over all hospitals, and the standard deviation (for `combat` within hospitals). patient,
+    split: the columns with the patient's id and the split; each may be absent from the file.
     workers: processes that prepare batches, 0 for none.
     fractions: of patients in train, val and test, where the file gives no splits.
     plan: take centre and scale from the sums of all hospitals instead; `given` takes those here.

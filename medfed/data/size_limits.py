@@ -8,7 +8,8 @@ from medfed.errors import ImageError
 MAX_VOLUME_BYTES = 2_200_000_000
 # A compressed image that grows more than this is a bomb or nearly empty: noise keeps real ones below 20.
 MAX_EXPANSION = 200
-# The same for DICOM, where run lengths alone could grow 64 times; what is compressed with loss grows 30 times.
+# The same for DICOM, where run lengths alone could grow 64 times; what is compressed with loss
+# grows 30 times.
 MAX_DICOM_EXPANSION = 50
 # Below this size even an empty image is harmless, and labels, which are nearly empty, pass.
 EXPANSION_FREE_BYTES = 256_000_000

@@ -163,7 +163,9 @@ def _check_size(image: Volume, settings: Images) -> None:
 def _oriented(
     array: NDArray, affine_ras: NDArray[np.float64], orientation: str
 ) -> tuple[NDArray, NDArray[np.float64]]:
-    """Return an array (C, X, Y, Z) with its axes in the order and directions of three letters, and its affine."""
+    """Return an array (C, X, Y, Z) with its axes in the order and directions of three
+    letters, and its affine.
+    """
     import torch
     from monai.data import MetaTensor
     from monai.transforms import Orientation
@@ -178,7 +180,9 @@ def _oriented(
 def _grid(
     shape: tuple[int, ...], affine_ras: NDArray[np.float64], spacing_mm: tuple[float, float, float]
 ) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
-    """Return affine and shape of a grid as MONAI's `Spacing` lays it over another one, which has this spacing."""
+    """Return affine and shape of a grid as MONAI's `Spacing` lays it over another one,
+    which has this spacing.
+    """
     import torch
     from monai.data import MetaTensor
     from monai.transforms import Spacing

@@ -18,7 +18,8 @@ class Info:
     # Short words: burned_in, recognizable, tilt, resampled, lossy, single_slice, projection, inverted, nan,
     # no_rescale, overlap, qform_differs
     flags: tuple[str, ...] = ()
-    # To refuse another patient's label: digests that mean nothing outside of this process, see medfed/data/mark.py.
+    # To refuse another patient's label: digests that mean nothing outside of this
+    # process, see medfed/data/mark.py.
     marks: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
 

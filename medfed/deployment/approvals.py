@@ -1,7 +1,9 @@
-"""Which studies a hospital agreed to, by digest: asked once a study, written down, and asked again when it changes.
+"""Which studies a hospital agreed to, by digest: asked once a study, written down, and asked
+again when it changes.
 
-The record is a chained log like the audit log (`wire/audit_log.py`), in the site's own folder and readable by its owner only. A
-study is named by the digest that `study.digest` gives, so a study in which one number changed is another study.
+The record is a chained log like the audit log (`wire/audit_log.py`), in the site's own folder and readable by
+its owner only. A study is named by the digest that `study.digest` gives, so a study in which one number
+changed is another study.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What runs beside a party's own work until that ends: a look at something now and then, and the last word in its status."""
+"""What runs beside a party's own work until that ends: a look at something now and then, and the last
+word in its status.
+"""
 
 from __future__ import annotations
 

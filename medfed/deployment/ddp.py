@@ -1,4 +1,6 @@
-"""A hospital of several GPUs: Lightning starts processes beside the first one, and only the first speaks with the hub."""
+"""A hospital of several GPUs: Lightning starts processes beside the first one, and only the first
+speaks with the hub.
+"""
 
 from __future__ import annotations
 

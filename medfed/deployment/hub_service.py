@@ -1,7 +1,7 @@
 """`medfed hub`: the coordinator of a study across hospitals, from its file to its report.
 
-What the hub decides is `hub.py`'s, what is said and believed on the way `exchange/`'s. Here a study file, a folder of
-enrolment and a run folder become a running hub, and what people and services see of it.
+What the hub decides is `hub.py`'s, what is said and believed on the way `exchange/`'s. Here a study file, a
+folder of enrolment and a run folder become a running hub, and what people and services see of it.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def lead(
 ) -> RunFolder:
     """Lead a study across hospitals to its end and write its report; return the run folder.
 
-    `enrolment` is the coordinator's folder that `medfed enrol init` made; with `broker` the broker of that folder runs as
-    a child of this process. With `resume` a run that is there goes on, and one that is not there begins. `without` names
-    a hospital that withdrew from a `former` run of the study (the newest one if None): training goes on without it from
-    the last model that it had no part in.
+    `enrolment` is the coordinator's folder that `medfed enrol init` made; with `broker` the broker of that
+    folder runs as a child of this process. With `resume` a run that is there goes on, and one that is not
+    there begins. `without` names a hospital that withdrew from a `former` run of the study (the newest one if
+    None): training goes on without it from the last model that it had no part in.
 
     Raises:
         StudyError: if the study file, or how it says that parties meet, cannot be used.
@@ -163,7 +163,9 @@ def _begun(study: Study, out: Path | None) -> bool:
 
 
 def _unfinished(study: Study) -> Path | None:
-    """Return the newest run folder of this very study that was begun and not finished, if that is its last run."""
+    """Return the newest run folder of this very study that was begun and not finished, if that
+    is its last run.
+    """
     runs = sorted(Path("runs").glob(f"{study.name}*/run.json"), key=lambda path: path.stat().st_mtime)
     for path in reversed(runs):
         facts = RunFolder(path.parent).read_facts()
@@ -262,7 +264,9 @@ def _broker(enrolment: Path | None) -> Iterator[None]:
 
 
 def _say_who_is_missing(study: Study, enrolment: Path | None, progress: Progress) -> None:
-    """Say which sites of the study hold no certificate, and whose ends soon; they can still be enrolled meanwhile."""
+    """Say which sites of the study hold no certificate, and whose ends soon; they can
+    still be enrolled meanwhile.
+    """
     if enrolment is None:
         return
     good = {one.site: one for one in enrolled(enrolment) if one.status in ("valid", "expires soon")}

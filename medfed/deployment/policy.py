@@ -1,8 +1,9 @@
-"""What a hospital allows a study to do, whatever the study says, and a study in words for its privacy officer.
+"""What a hospital allows a study to do, whatever the study says, and a study in words
+for its privacy officer.
 
 A policy is part of a hospital's own site file. It is held against every study before anything is trained, by
-`refusals`: an empty list lets the study pass, each sentence says what the study says, what the policy allows and which
-key of the site file says so.
+`refusals`: an empty list lets the study pass, each sentence says what the study says, what the policy allows
+and which key of the site file says so.
 """
 
 from __future__ import annotations
@@ -29,13 +30,15 @@ _BESIDE_A_TENSOR = 120
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What this hospital allows.
 
-    tasks, networks: the kinds it accepts, any if null.  privacy: the kinds of which a study must use one; none is
-    required if empty.  epsilon_ceiling: the most epsilon that a study may spend on this hospital's patients, at
-    `delta` or less; a study without differential privacy has no epsilon and is then refused. No ceiling if null.
-    max_rounds, max_local_epochs: the most rounds, and epochs between two merges, no limit if null.  minimum_cases: the
-    hospital takes part only with at least this many training cases, since few are easier to tell from a model.
-    rows: which results of an evaluation may leave: `none`, `aggregates` over groups, or rows of single `patients`
-    (under salted ids).  smallest_group: results of groups of fewer patients than this stay, whatever the study says.
+    tasks, networks: the kinds it accepts, any if null.  privacy: the kinds of which a study must use one;
+    none is required if empty.  epsilon_ceiling: the most epsilon that a study may spend on this hospital's
+    patients, at `delta` or less; a study without differential privacy has no epsilon and is then refused. No
+    ceiling if null. max_rounds, max_local_epochs: the most rounds, and epochs between two merges, no limit if
+    null.  minimum_cases: the hospital takes part only with at least this many training cases, since few are
+    easier to tell from a model.
+    rows: which results of an evaluation may leave: `none`, `aggregates` over groups, or rows of single
+    `patients` (under salted ids).  smallest_group: results of groups of fewer patients than this stay,
+    whatever the study says.
     """
 
     tasks: tuple[str, ...] | None = None
@@ -50,7 +53,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     smallest_group: Count = 10
 
     def __post_init__(self) -> None:
-        # A name that no study can have would refuse every study, or, misspelt under `privacy`, ask for nothing that is.
+        # A name that no study can have would refuse every study, or, misspelt under `privacy`, ask for
+        # nothing that is.
         for key, named in (("tasks", self.tasks), ("networks", self.networks), ("privacy", self.privacy)):
             known = kinds(key)
             for name in named or ():
@@ -124,7 +128,9 @@ def _epsilon(policy: Policy, study: Study) -> list[str]:
 
 
 def _stated(study: Study) -> float | None:
-    """Return the epsilon of a whole study: the one it names, or what its rounds of the noise it names come to."""
+    """Return the epsilon of a whole study: the one it names, or what its rounds of the noise
+    it names come to.
+    """
     named = getattr(study.privacy, "epsilon", None)
     charge = study.privacy.charge() if named is None else None
     if charge is None:
@@ -142,8 +148,8 @@ def _either(names: tuple[str, ...]) -> str:
 def egress_under(study: Study, policy: Policy, validated: int | None = None) -> Egress:
     """Return the list of what may leave a hospital of a study, less what its policy withholds.
 
-    `validated` is the hospital's number of validation cases: scores over fewer than the policy's `smallest_group` stay,
-    as do all scores where no rows may leave.
+    `validated` is the hospital's number of validation cases: scores over fewer than the policy's
+    `smallest_group` stay, as do all scores where no rows may leave.
     """
     stays = policy.rows == "none" or (validated is not None and validated < policy.smallest_group)
     smallest = max(study.evaluation.smallest_group, policy.smallest_group)
@@ -204,7 +210,9 @@ def in_words(study: Study, digest: str) -> str:
 
 
 def leaves(study: Study) -> tuple[int, int, int]:
-    """Return how many tensors, numbers and bytes of weights leave a hospital in a round, before any protection."""
+    """Return how many tensors, numbers and bytes of weights leave a hospital in a
+    round, before any protection.
+    """
     import torch
 
     from medfed.models.networks._adapters import prepare

@@ -1,11 +1,13 @@
-"""A hospital's own file: where its data are, how it reaches the hub, what it allows. It never leaves the hospital.
+"""A hospital's own file: where its data are, how it reaches the hub, what it allows. It
+never leaves the hospital.
 
     name: north
     data: /srv/images
     exchange: {kind: nats, credentials: credentials}
     policy: {minimum_cases: 20, privacy: [clip_noise]}
 
-It is read like a study file: strict, with the line, the key and the nearest name in every error. Paths are relative to it.
+It is read like a study file: strict, with the line, the key and the nearest name in every error. Paths
+are relative to it.
 """
 
 from __future__ import annotations
@@ -31,12 +33,13 @@ LEAST_SECRET_BYTES = 16
 class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One hospital.
 
-    name: as it is enrolled.  data: its folder of images, or its CSV file.  exchange: how it reaches the hub.  secret: the
-    file that salts tokens and splits, made at the first use; who loses it gets other splits.  out: the folder under which
-    each study gets a run folder, and where its agreements are kept.  policy: what studies may do here.  cache: the
-    folder where a study with `data.cache: disk` keeps prepared images, if not inside the data folder.  devices: how many
-    GPUs (or processes) train one model.  accelerator: `auto` takes a GPU if there is one.  start: the checkpoint that a
-    study begins with, where one does; it is held to the digest that was agreed to.
+    name: as it is enrolled.  data: its folder of images, or its CSV file.  exchange: how it reaches the hub.
+    secret: the file that salts tokens and splits, made at the first use; who loses it gets other splits.
+    out: the folder under which each study gets a run folder, and where its agreements are kept.  policy: what
+    studies may do here.  cache: the folder where a study with `data.cache: disk` keeps prepared images, if
+    not inside the data folder.  devices: how many GPUs (or processes) train one model.  accelerator: `auto`
+    takes a GPU if there is one.  start: the checkpoint that a study begins with, where one does; it is held
+    to the digest that was agreed to.
     """
 
     name: SiteName

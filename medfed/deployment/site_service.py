@@ -1,7 +1,8 @@
 """`medfed train --site`: one hospital's part in a study, from its site file to its own report.
 
-The study comes from the hub and is held to the digest that the hospital agreed to and to its own policy. Images, results
-of single patients, the site's secret and its own model stay; what leaves is an `Update` (`round.py`).
+The study comes from the hub and is held to the digest that the hospital agreed to and to its own
+policy. Images, results of single patients, the site's secret and its own model stay; what leaves
+is an `Update` (`round.py`).
 """
 
 from __future__ import annotations
@@ -69,9 +70,9 @@ def take_part(
 ) -> RunFolder | None:
     """Take part in the study that the hub offers, to its end; return this hospital's run folder.
 
-    It goes on by itself where an earlier process was stopped. `accept` is the digest of a study that was agreed to
-    already, `ask` shows a study in words and returns whether someone agrees. Returns None in a process that only trains
-    beside the first one (several GPUs).
+    It goes on by itself where an earlier process was stopped. `accept` is the digest of a study that was
+    agreed to already, `ask` shows a study in words and returns whether someone agrees. Returns None in a
+    process that only trains beside the first one (several GPUs).
 
     Raises:
         StudyError: if the site file cannot be used, or policy or people refuse the study.
@@ -147,7 +148,7 @@ def _take_part(
     status.tell(state="finished")
 
 
-# ---------------------------------------------------------------------------------------------- before anything trains
+# ------------------------------------------------------------------------------------- before anything trains
 
 
 def _hold_to_name(site: SiteFile) -> None:
@@ -162,7 +163,9 @@ def _hold_to_name(site: SiteFile) -> None:
 
 @contextmanager
 def _refusal_written(site: SiteFile) -> Iterator[None]:
-    """Write down, beside the run folders, that what was offered as a study is none that the hub can have meant."""
+    """Write down, beside the run folders, that what was offered as a study is none that the
+    hub can have meant.
+    """
     try:
         yield
     except (WireError, ExchangeError) as error:
@@ -188,7 +191,9 @@ def _study(text: str, known: str, site: SiteFile) -> Study:
 
 
 def _start(study: Study, site: SiteFile) -> str:
-    """Return where this hospital keeps the checkpoint that the study begins with: it never comes from the hub."""
+    """Return where this hospital keeps the checkpoint that the study begins with: it never
+    comes from the hub.
+    """
     assert study.start is not None
     wanted = start_digest(study.start)
     told = f"study '{study.name}' begins with the weights in a checkpoint of SHA-256 {wanted}"
@@ -354,7 +359,9 @@ def _closing(
     status: Status,
     progress: Progress,
 ) -> Callable[[Global], Mapping[str, float]]:
-    """Return what measures the final model on this hospital's test cases and names the results that may leave."""
+    """Return what measures the final model on this hospital's test cases and names the
+    results that may leave.
+    """
 
     def measured(received: Global) -> Mapping[str, float]:
         status.tell(state="measuring the final model", round=received.round)
@@ -411,7 +418,9 @@ def _compare(site: SiteFile, study: Study, hospital: Hospital, folder: RunFolder
 
 
 def _measure(study: Study, folder: RunFolder, hospital: Hospital, models: Mapping[str, Weights]) -> None:
-    """Measure models on this hospital's cases; a survival model's baseline hazard is that of its own patients."""
+    """Measure models on this hospital's cases; a survival model's baseline hazard is that
+    of its own patients.
+    """
     folder.cases.unlink(missing_ok=True)
     if study.task.needs == "survival":
         write_baselines(study, folder, [hospital], models)

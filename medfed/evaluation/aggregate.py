@@ -488,8 +488,8 @@ def _survived(told: _Told, found: Patients, seed: int, minimum: int, draws: int)
 def cooled(cases: Sequence[CaseRow], classes: Sequence[str]) -> tuple[list[CaseRow], dict[str, float]]:
     """Return the cases with each model's probabilities at the temperature fitted on its validation patients.
 
-    Guo et al., ICML 2017. The order of patients, and so AUROC, stays; a model without validation patients stays as it
-    is. The second value holds each model's temperature.
+    Guo et al., ICML 2017. The order of patients, and so AUROC, stays; a model without validation patients
+    stays as it is. The second value holds each model's temperature.
     """
     temperatures = {}
     for (model, split), some in _grouped(c for c in cases if c.metric == PROBABILITY).items():

@@ -212,7 +212,8 @@ def delong(probabilities: ArrayLike, targets: ArrayLike, confidence: float = CON
         )
     variance = above.var(ddof=1) / ups + below.var(ddof=1) / downs
     if variance == 0.0:
-        # A model that gives everybody the same probability: no pair is ranked, and no sample says how sure that is.
+        # A model that gives everybody the same probability: no pair is ranked, and no sample says how
+        # sure that is.
         note = "no interval: every patient is ranked alike"
         return Interval(value, None, None, len(p), method, note)
     z = float(stats.norm.ppf((1 + confidence) / 2))

@@ -1,10 +1,10 @@
 """One model against another on the same patients: the difference, its interval and a test.
 
-Values are paired by patient. The interval is a bootstrap of the mean difference (of AUROCs: paired DeLong); the test
-flips the sign of each patient's difference, all 2^n ways up to 12 patients and 10,000 random ways above (of c-indices:
-the jackknife over patients). The p values that one call returns for one metric at one hospital are corrected together
-(Holm), and the method says over how many. The untrained model is shown but not tested: nobody asks whether training
-helps.
+Values are paired by patient. The interval is a bootstrap of the mean difference (of AUROCs: paired DeLong);
+the test flips the sign of each patient's difference, all 2^n ways up to 12 patients and 10,000 random ways
+above (of c-indices: the jackknife over patients). The p values that one call returns for one metric at one
+hospital are corrected together (Holm), and the method says over how many. The untrained model is shown but
+not tested: nobody asks whether training helps.
 
 A row's `value` is model minus `against`, whichever direction is better.
 """
@@ -182,10 +182,12 @@ def _differences(
 def told_apart(
     first: Patients, second: Patients
 ) -> tuple[Patients, Patients, dict[tuple[str | None, str], int]]:
-    """Return both models' overlaps with 1 for the one that alone saw that nothing is there, and how many such patients.
+    """Return both models' overlaps with 1 for the one that alone saw that nothing is there, and
+    how many such patients.
 
-    Nothing in both reference and prediction has no Dice, and the other model's invention has 0. Leaving such a patient
-    out of the pairs would forgive the invention in the one place where two models are told apart by it.
+    Nothing in both reference and prediction has no Dice, and the other model's invention has 0. Leaving
+    such a patient out of the pairs would forgive the invention in the one place where two models are
+    told apart by it.
     """
     ours, theirs = dict(first.values), dict(second.values)
     where: dict[tuple[str | None, str], NDArray[np.bool_]] = {}
@@ -306,8 +308,8 @@ def _row(
 def corrected(rows: Sequence[Row]) -> list[Row]:
     """Return the rows with the p values of each metric, structure and hospital corrected together.
 
-    A hospital is a question of its own (how do the models compare there?), and one of three patients, whose p values
-    cannot be small, must not take the power from one of three hundred.
+    A hospital is a question of its own (how do the models compare there?), and one of three patients, whose p
+    values cannot be small, must not take the power from one of three hundred.
     """
     families: dict[tuple[str, str | None, str], list[int]] = {}
     for place, row in enumerate(rows):
@@ -339,8 +341,8 @@ def subgroups(
     attribute.
 
     Groups are of the study's hospitals together, and of each hospital that took no part. A group with fewer
-    than `minimum` patients is hidden, and another one with it; so is an AUROC or a c-index of a group with fewer than
-    `minimum` patients of an outcome that it tells apart.
+    than `minimum` patients is hidden, and another one with it; so is an AUROC or a c-index of a group with
+    fewer than `minimum` patients of an outcome that it tells apart.
     """
     some = [case for case in as_they_are(cases) if case.model == model and case.split == split]
     rows = []
@@ -457,8 +459,8 @@ def _gap(
 def _measures(
     found: Patients, classes: Sequence[str]
 ) -> list[tuple[str | None, str, Callable[[NDArray[np.bool_]], Statistic], tuple[NDArray[np.bool_], ...]]]:
-    """Return the headline metric of a task, how to build its statistic on some of the patients, and the patients of each
-    outcome that it tells apart."""
+    """Return the headline metric of a task, how to build its statistic on some of the patients, and the
+    patients of each outcome that it tells apart."""
     metrics = {metric for _, metric in found.values}
     if RISK in metrics:
         risks, times, events, _ = survivals(found)

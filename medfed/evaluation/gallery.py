@@ -1,4 +1,6 @@
-"""A run's best, median and worst cases and its failures as pictures, in a file that stays where the images are."""
+"""A run's best, median and worst cases and its failures as pictures, in a file that stays
+where the images are.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ def write_gallery(
 ) -> Path:
     """Write `cases.html` into a run folder for these hospitals' test cases, and return its path.
 
-    `module_at` gives the model at a hospital, which has layers of its own where the study keeps some local. Only the
-    cases that are shown are predicted again, one in memory at a time.
+    `module_at` gives the model at a hospital, which has layers of its own where the study keeps some local.
+    Only the cases that are shown are predicted again, one in memory at a time.
     """
 
     def shown(site: str, token: str) -> Shown:

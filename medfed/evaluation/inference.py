@@ -1,7 +1,7 @@
 """One model over one hospital's cases: rows a case, which stay in that hospital.
 
-A segmentation is measured on the image's own grid and in its own millimetres: what the network predicted on the
-study's grid is carried back first, so that resampling can't flatter a score.
+A segmentation is measured on the image's own grid and in its own millimetres: what the network predicted on
+the study's grid is carried back first, so that resampling can't flatter a score.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ def measure(
 ) -> Iterator[CaseRow]:
     """Yield the rows of these cases, one case at a time, so that memory stays that of one image.
 
-    With a `baseline` (time -> cumulative hazard) a survival model also gives the chance of living beyond each time.
-    With a `condition` of `robustness`, each case is changed so first; `seed` decides its noise.
+    With a `baseline` (time -> cumulative hazard) a survival model also gives the chance of living beyond each
+    time. With a `condition` of `robustness`, each case is changed so first; `seed` decides its noise.
     """
     module.eval()
     device = next(module.parameters()).device
@@ -246,7 +246,9 @@ def _classified(task: Any, probabilities: torch.Tensor, target: int, named: dict
 
 
 def attributes(found: Mapping[str, str]) -> dict[str, str]:
-    """Return what subgroups are made of: sex, scanner and a band of ages, where the hospital's table has them."""
+    """Return what subgroups are made of: sex, scanner and a band of ages, where the
+    hospital's table has them.
+    """
     kept = {name: found[name] for name in SUBGROUPS if found.get(name)}
     try:
         age = float(found.get("age", ""))

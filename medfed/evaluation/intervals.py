@@ -242,7 +242,9 @@ def quantile_of(values: ArrayLike, quantile: float) -> Statistic:
 
 
 def wilson(successes: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return Wilson's score interval of a proportion (JASA 1927), which stays honest at 0 and at 1; of no trial, 0 to 1."""
+    """Return Wilson's score interval of a proportion (JASA 1927), which stays honest at 0 and at 1; of no
+    trial, 0 to 1.
+    """
     if not 0 <= successes <= trials:
         raise DataError(f"{successes} of {trials}: a share needs a part no larger than the whole")
     if trials == 0:

@@ -1,8 +1,9 @@
 """One table of several methods on the same patients: how each scored, where, how surely, and what it cost.
 
-`table_of` takes case rows whose `model` is a method's name, summarises them as a report does (patients first, small
-groups withheld, bootstrap intervals over patients), and compares each method to the first on the same patients.
-`text` is the table for a terminal, `page` a page to print, and the rows behind both are for any other use.
+`table_of` takes case rows whose `model` is a method's name, summarises them as a report does (patients
+first, small groups withheld, bootstrap intervals over patients), and compares each method to the first on
+the same patients. `text` is the table for a terminal, `page` a page to print, and the rows behind both are
+for any other use.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from medfed.evaluation.rows import ALL_SITES, CaseRow, Row
 
 
 class Cost(NamedTuple):
-    """What a method took: bytes a hospital sent over the whole run, hospitals' seconds of training, or why it didn't run."""
+    """What a method took: bytes a hospital sent over the whole run, hospitals' seconds of training, or
+    why it didn't run.
+    """
 
     bytes_up: float | None = None
     seconds: float | None = None
@@ -30,8 +33,8 @@ class Cost(NamedTuple):
 class MethodTable(NamedTuple):
     """The rows of all methods, and what of them the table shows.
 
-    `places` are the hospitals in its columns, those that took no part first; `against` is the method that the others
-    are compared to.
+    `places` are the hospitals in its columns, those that took no part first; `against` is the method that the
+    others are compared to.
     """
 
     study: str

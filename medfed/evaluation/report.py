@@ -142,8 +142,8 @@ NARROW = 0.05
 
 
 def number(value: float | None, metric: Metric | None = None, sign: bool = False, fine: bool = False) -> str:
-    """Return a value as a person reads it: two decimals where the range is 0 to 1 (three for a difference, or where
-    `fine`), else about three digits."""
+    """Return a value as a person reads it: two decimals where the range is 0 to 1 (three for a difference, or
+    where `fine`), else about three digits."""
     if value is None:
         return "–"
     if metric is None or (metric.lowest in (0.0, -1.0) and metric.highest == 1.0):
@@ -254,8 +254,8 @@ def sentence(run: Run, focus: Focus | None) -> Sentence:
         second = f"The best model that a single hospital trained alone reaches {reached}"
         versus = _versus(run.rows, focus, site, best.model)
         if versus is not None and versus.value is not None:
-            # Where nothing is there a model has a Dice only if it invents something: then the means are not of the same
-            # patients, and the difference is not theirs.
+            # Where nothing is there a model has a Dice only if it invents something: then the means are not
+            # of the same patients, and the difference is not theirs.
             apart = best.n != row.n
             second += f" in {best.n}" if apart else ""
             second += f"; the difference, paired by patient{f' in {versus.n}' if apart else ''}, is "
@@ -292,7 +292,8 @@ def headline(run: Path) -> str:
 
 
 def write_report(run: Path) -> Path:
-    """Write `report.html` into the run folder and return its path; rows first, where what they are made of is here.
+    """Write `report.html` into the run folder and return its path; rows first, where what they are
+    made of is here.
 
     Raises:
         RunError: the folder is no run, or one of its files is damaged.
@@ -687,7 +688,8 @@ def _matrix(run: Run, focus: Focus) -> dict[str, Any] | None:
     return {"sites": sites, "held_out": set(run.about.get("held_out", [])), "lines": lines}
 
 
-# Curves from bins that leave the area under the ROC curve open by more than this show the bins and not the model.
+# Curves from bins that leave the area under the ROC curve open by more than this show the bins and
+# not the model.
 _UNDECIDED = 0.5
 
 

@@ -1,6 +1,7 @@
 """Tables of a report that only some runs have: hospitals left out, personal models, changed images.
 
-Each function returns what the template draws, or None where the run has no such rows. Every number is a row's.
+Each function returns what the template draws, or None where the run has no such rows. Every
+number is a row's.
 """
 
 from __future__ import annotations

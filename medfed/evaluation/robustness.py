@@ -1,11 +1,13 @@
-"""What a model loses on images that are a little worse than its own: the same patients, changed in a stated way.
+"""What a model loses on images that are a little worse than its own: the same patients, changed
+in a stated way.
 
-An image is changed as its files would be, before anything else: orientation, resampling and normalisation then happen
-as for any image, so a change that normalisation undoes costs nothing, and one that it does not, shows. A table's
-number columns are changed after scaling, in units of their own spread over the patients measured.
+An image is changed as its files would be, before anything else: orientation, resampling and
+normalisation then happen as for any image, so a change that normalisation undoes costs nothing, and one
+that it does not, shows. A table's number columns are changed after scaling, in units of their own spread
+over the patients measured.
 
-To add a change, write a function from an image (C, X, Y, Z), its spacing in mm and a generator to an image of the same
-shape, and list it in `IMAGE_CHANGES`.
+To add a change, write a function from an image (C, X, Y, Z), its spacing in mm and a generator to an image of
+the same shape, and list it in `IMAGE_CHANGES`.
 """
 
 from __future__ import annotations
@@ -98,7 +100,9 @@ def _numbers(features: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def table_shifted(features: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
-    """Return (patients, columns) with a quarter of its spread added to each number: another laboratory's offset."""
+    """Return (patients, columns) with a quarter of its spread added to each
+    number: another laboratory's offset.
+    """
     return np.asarray(features + TABLE_SHIFT * _numbers(features), np.float32)
 
 
@@ -126,8 +130,8 @@ def robustness(
 ) -> list[Row]:
     """Return, for each change and hospital, the changed minus the unchanged metric on the same patients.
 
-    A row's `group` is "condition=<change>" and its `against` "unchanged". Hospitals that are hidden elsewhere are hidden
-    here, and the p values of one metric at one hospital are corrected together over the changes.
+    A row's `group` is "condition=<change>" and its `against` "unchanged". Hospitals that are hidden elsewhere
+    are hidden here, and the p values of one metric at one hospital are corrected together over the changes.
     """
     conditions: dict[tuple[str, str], list[CaseRow]] = defaultdict(list)
     plain: dict[str, list[CaseRow]] = defaultdict(list)

@@ -1,10 +1,12 @@
-"""Rows about a hospital's groups of patients as numbers with names, the only form in which results leave a hospital.
+"""Rows about a hospital's groups of patients as numbers with names, the only form in which
+results leave a hospital.
 
 An `Update` carries scalars, floats by name. A row becomes a few of them, named
 
     row/<split>/<model>/<metric>/<structure>/<group>/<value, low, high or n>
 
-and is made of them again at the hub, which knows by itself whose they are. Notes, methods and tests stay behind.
+and is made of them again at the hub, which knows by itself whose they are. Notes, methods
+and tests stay behind.
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ PREFIX = "row/"
 # The models of which a hospital reports; its own model's results are its own affair.
 MODELS = (FEDERATED, UNTRAINED)
 _SPLITS = ("val", "test")
-# Brier scores at a time, and their integral. Across machines the times are quartiles of the event times of one hospital's
-# own patients, in a small hospital those of single patients; and the baseline hazard behind them is that hospital's, so
-# that two hospitals' scores are of different times and measure different things.
+# Brier scores at a time, and their integral. Across machines the times are quartiles of the event times of
+# one hospital's own patients, in a small hospital those of single patients; and the baseline hazard behind
+# them is that hospital's, so that two hospitals' scores are of different times and measure different things.
 _AT_OWN_TIMES = ("brier@", "integrated_brier")
 _METRIC = re.compile(r"[a-z0-9_@.]{1,60}")
 _FIELDS = ("value", "low", "high", "n")
@@ -70,7 +72,9 @@ def scalars_of(rows: Iterable[Row]) -> dict[str, float]:
 
 
 def rows_of(scalars: Mapping[str, float], round: int, site: str) -> list[Row]:
-    """Return the rows that a site's scalars say; one that says what no site may say, or nothing known, is left out."""
+    """Return the rows that a site's scalars say; one that says what no site may say, or nothing
+    known, is left out.
+    """
     found: dict[tuple[str, ...], dict[str, float]] = {}
     for name, value in scalars.items():
         parts = name.removeprefix(PREFIX).split("/")

@@ -62,12 +62,11 @@ def model_of(stem: str) -> str:
 class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One metric of one model on one group of patients, with its interval.
 
-    `site` is the hospital whose patients were measured, `ALL_SITES` for several; `model` says whose model
-    it was: "federated", "local:<site>", "pooled", "untrained", "personal:<site>", "without:<site>". `n` counts
-    patients. A
-    `value` of None is always explained in `note`. `group` is a subgroup ("sex=F"); `against` names the
-    other model where the value is a difference (model minus against), and `p` its test's p value, corrected
-    as `method` says.
+    `site` is the hospital whose patients were measured, `ALL_SITES` for several; `model` says whose model it
+    was: "federated", "local:<site>", "pooled", "untrained", "personal:<site>", "without:<site>". `n` counts
+    patients. A `value` of None is always explained in `note`. `group` is a subgroup ("sex=F"); `against`
+    names the other model where the value is a difference (model minus against), and `p` its test's p value,
+    corrected as `method` says.
     """
 
     round: int
@@ -167,7 +166,9 @@ def _finite(record: Any, names: tuple[str, ...]) -> None:
 
 
 def as_they_are(cases: Iterable[CaseRow]) -> list[CaseRow]:
-    """Return the cases that were measured as they are; those that were changed before are about robustness alone."""
+    """Return the cases that were measured as they are; those that were changed before
+    are about robustness alone.
+    """
     return [case for case in cases if case.condition is None]
 
 

@@ -1,8 +1,9 @@
-"""Several runs side by side: one row a run and hospital, and the difference to the first run, paired by patient.
+"""Several runs side by side: one row a run and hospital, and the difference to the first
+run, paired by patient.
 
-A paired difference needs the case rows of both runs, so it can be made where the patients are; elsewhere the runs' own
-rows stand beside each other and nothing is tested. Rows come first (`runs.jsonl`, `runs.csv`), the page second
-(`runs.html`); the page holds no case and no patient's row.
+A paired difference needs the case rows of both runs, so it can be made where the patients are; elsewhere the
+runs' own rows stand beside each other and nothing is tested. Rows come first (`runs.jsonl`, `runs.csv`), the
+page second (`runs.html`); the page holds no case and no patient's row.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def names_of(runs: Sequence[Path]) -> list[str]:
 
 
 def rows_of(runs: Sequence[Path]) -> list[Row]:
-    """Return each run's federated rows with the run's name as the model, and the differences to the first run.
+    """Return each run's federated rows with the run's name as the model, and the differences
+    to the first run.
 
     Raises:
         RunError: a folder is no finished run.
@@ -54,7 +56,8 @@ def rows_of(runs: Sequence[Path]) -> list[Row]:
     first = read[0]
     differences: list[Row] = []
     for name, one, theirs in zip(names[1:], read[1:], cases[1:], strict=True):
-        # Both runs' hospitals that took no part in either: a hospital that trained in one is no fair test of both.
+        # Both runs' hospitals that took no part in either: a hospital that trained in one is no fair
+        # test of both.
         apart = sorted({*first.about.get("held_out", []), *one.about.get("held_out", [])})
         differences += comparisons.compare(
             [*cases[0], *theirs],

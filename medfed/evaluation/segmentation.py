@@ -46,7 +46,8 @@ ABSENT = "absent in both"
 # distance.
 LARGEST_COSINE = 1e-3
 
-# Voxels around an element of a surface in which the other surface is looked for one by one, and how many at a time.
+# Voxels around an element of a surface in which the other surface is looked for one by one, and how many
+# at a time.
 NEAR = 250
 LOOKED_UP = 16
 
@@ -264,7 +265,9 @@ def surface_distances(
 
 
 def _near(spacing_mm: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Return the steps (N, axes) to all voxels within a ball of about NEAR voxels, nearest first, and their lengths."""
+    """Return the steps (N, axes) to all voxels within a ball of about NEAR voxels, nearest
+    first, and their lengths.
+    """
     radius_mm = 0.6 * (NEAR * spacing_mm.prod()) ** (1 / len(spacing_mm))
     ranges = [np.arange(-int(half), int(half) + 1) for half in np.floor(radius_mm / spacing_mm)]
     steps = np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1).reshape(-1, len(spacing_mm))
@@ -281,10 +284,11 @@ def _nearest(
     near_mm: NDArray[np.float64],
     spacing_mm: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Return the distance in mm from each marked element to the nearest of the other surface, both padded by the offsets.
+    """Return the distance in mm from each marked element to the nearest of the other surface, both
+    padded by the offsets.
 
-    In a usable prediction most elements have the other surface within a few voxels: those are looked up voxel by voxel,
-    nearest first, which is several times faster than a tree. The tree answers for the rest.
+    In a usable prediction most elements have the other surface within a few voxels: those are looked up voxel
+    by voxel, nearest first, which is several times faster than a tree. The tree answers for the rest.
     """
     strides = np.array([int(np.prod(mark.shape[axis + 1 :])) for axis in range(mark.ndim)])
     steps = offsets @ strides

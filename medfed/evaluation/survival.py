@@ -6,8 +6,8 @@ event, which then came first. **Brier score at a time** (Graf et al., Statistics
 squared error of the predicted survival, weighted by the inverse probability of not being censored before,
 which the Kaplan-Meier curve of the same patients' censoring gives.
 
-Two models' c-indices are of the same patients and pairs, so their difference is tested with the jackknife over
-patients, a one-shot estimate of the U-statistics' variance (Kang et al., Statistics in Medicine 2015).
+Two models' c-indices are of the same patients and pairs, so their difference is tested with the jackknife
+over patients, a one-shot estimate of the U-statistics' variance (Kang et al., Statistics in Medicine 2015).
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def c_index_of(risks: ArrayLike, times: ArrayLike, events: ArrayLike) -> Statist
 
 
 def brier_terms(survival: ArrayLike, times: ArrayLike, events: ArrayLike, at: float) -> Floats:
-    """Return each patient's part of the Brier score at a time, whose mean it is, with the censoring curve of all given.
+    """Return each patient's part of the Brier score at a time, whose mean it is, with the censoring
+    curve of all given.
 
     From the last follow-up on the parts are undefined (NaN): of nobody is it known that they lived longer.
     """
@@ -88,7 +89,9 @@ def brier_terms(survival: ArrayLike, times: ArrayLike, events: ArrayLike, at: fl
 
 
 def brier_of(survival: ArrayLike, times: ArrayLike, events: ArrayLike, at: float) -> Statistic:
-    """Return the statistic 'Brier score at a time', see `brier_terms`; undefined (NaN) from the last follow-up on."""
+    """Return the statistic 'Brier score at a time', see `brier_terms`; undefined (NaN) from
+    the last follow-up on.
+    """
     terms = brier_terms(survival, times, events, at)
 
     def statistic(counts: Floats) -> Floats:
@@ -99,7 +102,9 @@ def brier_of(survival: ArrayLike, times: ArrayLike, events: ArrayLike, at: float
 
 
 def integrated_terms(curves: Mapping[float, ArrayLike], times: ArrayLike, events: ArrayLike) -> Floats:
-    """Return each patient's part of the integrated Brier score, the trapezoid over the times of two curves or more."""
+    """Return each patient's part of the integrated Brier score, the trapezoid over the times of
+    two curves or more.
+    """
     ats = np.array(sorted(curves))
     parts = np.stack([brier_terms(curves[at], times, events, at) for at in ats], axis=1)
     return np.asarray(np.trapezoid(parts, ats, axis=1) / (ats[-1] - ats[0]))
@@ -115,7 +120,9 @@ def compared(
     strata: Sequence[Hashable] | None = None,
     draws: int = DRAWS,
 ) -> tuple[Interval, float | None]:
-    """Return one model's c-index minus another's on the same patients, its bootstrap interval, and the jackknife's p."""
+    """Return one model's c-index minus another's on the same patients, its bootstrap interval,
+    and the jackknife's p.
+    """
     ours, theirs = (c_index_of(some, times, events) for some in (risks, others))
 
     def difference(counts: Floats) -> Floats:
@@ -136,7 +143,8 @@ def compared(
 
 
 def baseline_hazard(risks: ArrayLike, times: ArrayLike, events: ArrayLike, at: ArrayLike) -> list[float]:
-    """Return Breslow's cumulative baseline hazard at some times, of patients at log risks against one another.
+    """Return Breslow's cumulative baseline hazard at some times, of patients at log
+    risks against one another.
 
     The chance that a patient of log risk r lives beyond t is exp(-H(t) exp(r)).
     """
@@ -148,7 +156,9 @@ def baseline_hazard(risks: ArrayLike, times: ArrayLike, events: ArrayLike, at: A
 
 
 def chance(hazard: float, risk: float) -> float:
-    """Return the chance that a patient of a log risk lives beyond the time that a cumulative baseline hazard is of."""
+    """Return the chance that a patient of a log risk lives beyond the time that a cumulative
+    baseline hazard is of.
+    """
     # Far beyond the training patients' risks exp overflows; nobody lives that long then.
     return math.exp(-min(hazard * math.exp(min(risk, 700.0)), 700.0))
 

@@ -1,7 +1,7 @@
 """Bytes on their way in files: cut into chunks, hashed, sent and received, and gone on with after a kill -9.
 
-Nothing here is fsynced: a process that is killed leaves its files whole, and after a power loss the digests show what is
-not, and it is fetched or made again.
+Nothing here is fsynced: a process that is killed leaves its files whole, and after a power loss the digests
+show what is not, and it is fetched or made again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from medfed.exchange._object_store import Buffer, Depot, Parts, chunk_name
 
 
 def cut(pieces: Iterable[Buffer], size: int) -> Iterator[Parts]:
-    """Yield the same bytes in chunks of one size, the last one shorter, each as the parts it lies in: none is copied."""
+    """Yield the same bytes in chunks of one size, the last one shorter, each as the parts it lies
+    in: none is copied.
+    """
     held: list[Buffer] = []
     room = size
     for piece in pieces:
@@ -40,15 +42,15 @@ class Outgoing:
 
     def __init__(self, folder: Path, round: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        # One file for every round, written over: pages that a system has at hand already cost a fifth of new ones
-        # (0.25 and 1.3 s for 400 MB).
+        # One file for every round, written over: pages that a system has at hand already cost a fifth of new
+        # ones (0.25 and 1.3 s for 400 MB).
         self._path = folder / "update"
         self._acknowledged = folder / f"r{round:05d}.stored"
         self._manifest = folder / f"r{round:05d}.manifest"
         self._delivered = folder / f"r{round:05d}.delivered"
         self._changed = threading.Condition()
-        # How many of its chunks are in the file. The file may be longer than they are: until the last one is written, it
-        # ends in what is left of a longer update before.
+        # How many of its chunks are in the file. The file may be longer than they are: until the last one is
+        # written, it ends in what is left of a longer update before.
         self._count = 0
         self._described: Manifest | None = None
         self._written = True
@@ -78,9 +80,9 @@ class Outgoing:
     def write(self, chunks: Iterable[Parts], described: Manifest) -> None:
         """Begin to fill the file with an update's chunks in a thread of its own; `chunks` follows it.
 
-        The manifest, which is kept beside the file once that is whole, names what the update was when it was measured:
-        whoever reads it later holds the file to it. No other update may be on its way into the file: `settle` says when
-        the last one is through.
+        The manifest, which is kept beside the file once that is whole, names what the update was when it was
+        measured: whoever reads it later holds the file to it. No other update may be on its way into the
+        file: `settle` says when the last one is through.
         """
         for old in (*self._path.parent.glob("*.stored"), *self._path.parent.glob("*.manifest")):
             old.unlink(missing_ok=True)
@@ -200,10 +202,11 @@ def bring(depot: Depot, found: Manifest, prefix: str, path: Path, write_over: bo
 
 
 def bring_ahead(depot: Depot, found: Manifest, prefix: str, path: Path, write_over: bool = False) -> bool:
-    """Put some of the chunks into the file that `bring` will fill, as far as they are there; return whether any was.
+    """Put some of the chunks into the file that `bring` will fill, as far as they are there;
+    return whether any was.
 
-    The manifest is of something that is still on its way. What is brought counts for nothing until `bring` is called
-    with the same chunks; what does not fit is left to it.
+    The manifest is of something that is still on its way. What is brought counts for nothing until `bring` is
+    called with the same chunks; what does not fit is left to it.
     """
     coming = _Incoming(found, prefix, path, write_over)
     return coming.receive(depot, coming.left()[:AHEAD], ahead=True)
@@ -239,7 +242,8 @@ class _Incoming:
         return [index for index in range(len(self._found.chunks)) if index not in self._got]
 
     def receive(self, depot: Depot, wanted: Iterable[int], ahead: bool = False) -> bool:
-        """Fetch chunks into the file, and return whether any came; those asked for `ahead` need not be there, nor fit.
+        """Fetch chunks into the file, and return whether any came; those asked for `ahead` need not
+        be there, nor fit.
 
         Raises:
             WireError: if a chunk is not what the manifest names.

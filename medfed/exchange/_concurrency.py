@@ -19,7 +19,8 @@ def through_window(
 ) -> None:
     """Begin each job in turn and hand its name and result to `done`, with at most `window` under way.
 
-    It begins with `first` at once (all of them if None), one more after each quick one, half after a slow one.
+    It begins with `first` at once (all of them if None), one more after each quick one, half
+    after a slow one.
     """
     under_way: dict[Future[Any], tuple[str, float]] = {}
     width = window if first is None else first

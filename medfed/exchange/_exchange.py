@@ -26,10 +26,11 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What `send` puts on the wire, for the audit log: to whom and by which way, how many bytes, and their SHA-256.
+    """What `send` puts on the wire, for the audit log: to whom and by which way, how many
+    bytes, and their SHA-256.
 
-    Where they travel in chunks it is the SHA-256 of the chunks' SHA-256 (in hex, one after the other), as the signed
-    manifest lists them, so that each byte is hashed once.
+    Where they travel in chunks it is the SHA-256 of the chunks' SHA-256 (in hex, one after the other), as the
+    signed manifest lists them, so that each byte is hashed once.
     """
 
     to: str
@@ -58,7 +59,9 @@ class SiteSide(SitePost, Protocol):
 
     @property
     def closed(self) -> bool:
-        """Whether the study is known to have ended early: a site then stops at its next step and not at its next merge."""
+        """Whether the study is known to have ended early: a site then stops at its next step and not
+        at its next merge.
+        """
         ...
 
     def withdraw(self, site: str, reason: str) -> None:
@@ -72,16 +75,16 @@ class HubSide(HubPost, Protocol):
     def publish(self, sent: Global, kept: Callable[[], None] = lambda: None) -> int:
         """Make a global model available to every site, durably; return its size in bytes.
 
-        Its bytes may be on their way before `kept` has returned, which raises if the hub's own copy is not safe; no site
-        takes the model before.
+        Its bytes may be on their way before `kept` has returned, which raises if the hub's own copy is not
+        safe; no site takes the model before.
         """
         ...
 
     def collect(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[Arrival]:
         """Yield one arrival a site as they come, until all have answered or the deadline has passed.
 
-        A site that answered nothing in time yields nothing. One that sent what cannot be decoded, or withdrew, yields
-        an arrival with the error.
+        A site that answered nothing in time yields nothing. One that sent what cannot be decoded, or
+        withdrew, yields an arrival with the error.
         """
         ...
 
@@ -97,9 +100,11 @@ class TakesLate(Protocol):
     def collect_late(
         self, round: int, sites: Sequence[str], deadline_s: float | None, enough: int
     ) -> Iterator[Arrival]:
-        """Yield updates for this round or an earlier one as they come, each held against the model it was made from.
+        """Yield updates for this round or an earlier one as they come, each held against the model
+        it was made from.
 
-        It ends when `enough` have come, when all sites have answered and wait for a newer model, or at the deadline.
+        It ends when `enough` have come, when all sites have answered and wait for a newer model,
+        or at the deadline.
         """
         ...
 
@@ -118,5 +123,7 @@ class Exchange(Kind, frozen=True):
         raise NotImplementedError
 
     def offered(self) -> tuple[str, str]:
-        """Return digest and text of the study that the hub offers, for a site whose people have not agreed to it yet."""
+        """Return digest and text of the study that the hub offers, for a site whose people have not
+        agreed to it yet.
+        """
         raise NotImplementedError

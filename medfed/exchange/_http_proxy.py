@@ -1,7 +1,8 @@
 """WebSocket to a broker through an HTTP proxy (CONNECT), for hospitals that let nothing else out.
 
-nats-py makes its own WebSocket transport and knows no proxies; aiohttp, on which it rests, does. So the transport that
-nats-py makes, at each connection anew, is given a proxy here. Plain NATS (`tls://`) is not proxied: use `wss://`.
+nats-py makes its own WebSocket transport and knows no proxies; aiohttp, on which it rests, does. So the
+transport that nats-py makes, at each connection anew, is given a proxy here. Plain NATS (`tls://`) is
+not proxied: use `wss://`.
 """
 
 from __future__ import annotations

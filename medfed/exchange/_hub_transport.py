@@ -43,8 +43,8 @@ from medfed.wire.messages import Delivery
 from medfed.wire.signing import HUB, Seal
 from medfed.wire.update import Global
 
-# An update may hold a few tensors for each of the model's (SCAFFOLD, a difference in float64). Beyond this many times the
-# model's size it is refused before it fills the hub's disk.
+# An update may hold a few tensors for each of the model's (SCAFFOLD, a difference in float64). Beyond this
+# many times the model's size it is refused before it fills the hub's disk.
 LARGEST_UPDATE_IN_MODELS = 8
 LARGEST_UPDATE_BESIDE_BYTES = 16 << 20
 
@@ -258,7 +258,9 @@ class HubMeeting:
             raise WireError(f"it holds {found.bytes} bytes; for this model at most {self._largest} are taken")
 
     def _bring_ahead(self, round: int, site: str) -> bool:
-        """Fetch what is there already of an update that a site is sending; return whether there was anything new."""
+        """Fetch what is there already of an update that a site is sending; return whether
+        there was anything new.
+        """
         data = self._depot.get(site_notice(self._study, site, "coming"))
         if data is None:
             return False
@@ -283,7 +285,8 @@ class HubMeeting:
     def _bring(self, found: Manifest, prefix: str, path: Path) -> None:
         for attempt in range(TRIES):
             try:
-                # Brought again even where an earlier process had it whole: nobody vouches for that file's bytes.
+                # Brought again even where an earlier process had it whole: nobody vouches for
+                # that file's bytes.
                 return bring(self._depot, found, prefix, path, write_over=True)
             except (WireError, Missing) as error:
                 if attempt == TRIES - 1:

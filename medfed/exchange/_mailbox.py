@@ -1,10 +1,12 @@
-"""Letters over a depot: where each lies, what of a party's own survives a kill, and what of the others' is believed.
+"""Letters over a depot: where each lies, what of a party's own survives a kill, and what of
+the others' is believed.
 
     the hub    glob/<study>/l-<step>-<site>/m     its letter of a step to a site
     a site     up/<study>/<site>/l-<step>/m       its letter of a step to the hub
 
-A later round's letter takes an earlier one's place, so their number stays what one round needs. What a party wrote last
-is also in its own folder, and that is what it goes by after a restart: nobody in between can make it write twice.
+A later round's letter takes an earlier one's place, so their number stays what one round needs. What a
+party wrote last is also in its own folder, and that is what it goes by after a restart: nobody in between
+can make it write twice.
 """
 
 from __future__ import annotations
@@ -90,7 +92,9 @@ class HubBox:
     folder: Path
 
     def keep(self, round: int, attempt: int, step: str, letters: Mapping[str, bytes]) -> Mapping[str, bytes]:
-        """Write letters into the hub's folder, unless some of this time or later are there; return what stands."""
+        """Write letters into the hub's folder, unless some of this time or later are
+        there; return what stands.
+        """
         before = self.kept(step)
         if before is not None and before[0] >= (round, attempt):
             return before[1]

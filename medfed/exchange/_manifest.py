@@ -1,7 +1,8 @@
-"""What is said about bytes that travel in chunks: whose, for what round of what study, and the digest of every chunk.
+"""What is said about bytes that travel in chunks: whose, for what round of what study, and the
+digest of every chunk.
 
-The manifest is written after its chunks and is sealed by whoever sends; a chunk counts only with the digest that the
-manifest names. So what is half there does not exist yet, and what was changed on the way is noticed.
+The manifest is written after its chunks and is sealed by whoever sends; a chunk counts only with the digest
+that the manifest names. So what is half there does not exist yet, and what was changed on the way is noticed.
 """
 
 from __future__ import annotations

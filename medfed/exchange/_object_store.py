@@ -1,7 +1,8 @@
-"""Where site and hub meet: a place that holds small named pieces of bytes. `folder` and `nats` are two such places.
+"""Where site and hub meet: a place that holds small named pieces of bytes. `folder` and `nats`
+are two such places.
 
-What is said there, and what is believed, is `_meeting.py`'s, the same for every depot. To build another exchange across
-machines, write a depot and let `_meeting` speak over it.
+What is said there, and what is believed, is `_meeting.py`'s, the same for every depot. To build another
+exchange across machines, write a depot and let `_meeting` speak over it.
 
 Names are paths: up/<study>/<site>/... is written by that site alone, glob/<study>/... by the hub alone.
 """
@@ -52,7 +53,8 @@ class Depot(Protocol):
         ...
 
     def get_many(self, names: Sequence[str], take: Callable[[str, Buffer], None], skip: bool = False) -> None:
-        """Hand each piece to `take`, several at a time, in any order; after `take` its memory may be used again.
+        """Hand each piece to `take`, several at a time, in any order; after `take` its memory
+        may be used again.
 
         With `skip` those that are not there are left out.
 
@@ -62,7 +64,9 @@ class Depot(Protocol):
         ...
 
     def forget(self, study: str, before: int) -> None:
-        """Remove the study's global models of rounds below `before` and the updates for rounds up to `before`."""
+        """Remove the study's global models of rounds below `before` and the updates for
+        rounds up to `before`.
+        """
         ...
 
     def forget_all(self, study: str) -> None:
@@ -104,5 +108,7 @@ def manifest_name(prefix: str) -> str:
 
 
 def chunk_name(prefix: str, index: int, digest: str) -> str:
-    """Return the name of a chunk: its content's own digest is in it, so that what is there need not be sent again."""
+    """Return the name of a chunk: its content's own digest is in it, so that what is there need
+    not be sent again.
+    """
     return f"{prefix}/c/{index}-{digest[:32]}"

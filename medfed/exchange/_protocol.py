@@ -1,4 +1,5 @@
-"""How a site and the hub speak over a depot: what is written where, what is believed, and how each goes on after a kill.
+"""How a site and the hub speak over a depot: what is written where, what is believed, and how each goes
+on after a kill.
 
     the hub    glob/<study>/coming/m                 the manifest of the model that it is about to publish
                glob/<study>/r<N>/c/<i>-<digest>      the chunks of the model after N merges
@@ -10,10 +11,11 @@
                up/<study>/<site>/withdrawn/m         why it stops, or nothing
     both       small letters, as `_letterbox.py` says
 
-Everything is sealed (`wire/signing.py`) and every chunk has a digest, so that the place in between can at worst be silent.
-What is coming may be fetched while it is still being sent; it counts when the manifest that is written last names it.
-What a party needs after a kill -9 is in its own folder: a site's last two models and its update on the way, the hub's
-name for this run and the updates it holds already. A site that comes back with its folder sends what was not yet sent.
+Everything is sealed (`wire/signing.py`) and every chunk has a digest, so that the place in between can at
+worst be silent. What is coming may be fetched while it is still being sent; it counts when the manifest that
+is written last names it. What a party needs after a kill -9 is in its own folder: a site's last two models
+and its update on the way, the hub's name for this run and the updates it holds already. A site that comes
+back with its folder sends what was not yet sent.
 """
 
 from __future__ import annotations
@@ -40,8 +42,8 @@ log = logging.getLogger("medfed.exchange")
 # The pauses between two tries of something that fails: the first and the longest.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 
-# How often bytes that do not fit their manifest are fetched again before the update is refused: a proxy or a cache may
-# have damaged them once.
+# How often bytes that do not fit their manifest are fetched again before the update is refused: a proxy or a
+# cache may have damaged them once.
 TRIES = 3
 
 # A site counts as silent after this many heartbeats without one.
@@ -54,7 +56,9 @@ _T = TypeVar("_T")
 
 
 def newest_study(depot: Depot, seal: Seal) -> tuple[str, str]:
-    """Return digest and text of the study that the hub offered last, waiting for one: what a site's people may agree to."""
+    """Return digest and text of the study that the hub offered last, waiting for one: what a site's
+    people may agree to.
+    """
     told: set[str] = set()
 
     def tell(what: str) -> None:
@@ -93,7 +97,8 @@ def patiently(
             pause = paused(tell, pause, error, doing)
 
 
-# What a full disk says, and a disk quota: it passes once room is made. Any other error of one's own disk does not.
+# What a full disk says, and a disk quota: it passes once room is made. Any other error of one's own
+# disk does not.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 

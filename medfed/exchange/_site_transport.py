@@ -40,7 +40,8 @@ from medfed.wire.messages import Letter, opened_letter
 from medfed.wire.signing import HUB, Seal, Unsigned
 from medfed.wire.update import Global, Update
 
-# How many rounds' models a site keeps: the newest, and the one its last checkpoint may have been trained from.
+# How many rounds' models a site keeps: the newest, and the one its last checkpoint may have
+# been trained from.
 KEPT_MODELS = 2
 
 # How long a site that stops tries to say so.
@@ -69,7 +70,8 @@ class SiteMeeting:
         self._stopped = threading.Event()
         # Hears, once each, why something in the hub's name was refused.
         self.refused: Callable[[str], None] = lambda reason: None
-        # The file of the model that was fetched last, and when the other side was last heard (seconds since 1970).
+        # The file of the model that was fetched last, and when the other side was last heard
+        # (seconds since 1970).
         self.taken: Path | None = None
         self.contact_s: float | None = None
         try:
@@ -128,7 +130,8 @@ class SiteMeeting:
         try:
             self._patiently("sends", lambda: self._write_and_deliver(going, update))
         finally:
-            # One that came too late may still be on its way into the file, which the next update is written over.
+            # One that came too late may still be on its way into the file, which the next update
+            # is written over.
             going.settle()
             self._measured = None
 
@@ -147,7 +150,9 @@ class SiteMeeting:
                 time.sleep(FIRST_PAUSE_S)
 
     def study_text(self) -> str:
-        """Return the study file that the hub offers, waiting for it. Whoever calls holds its digest to what was agreed."""
+        """Return the study file that the hub offers, waiting for it. Whoever calls holds its digest
+        to what was agreed.
+        """
         return study_text(self._depot, self._seal, self._study, self._patiently)
 
     def close(self) -> None:
@@ -230,7 +235,9 @@ class SiteMeeting:
         return found
 
     def _said(self, what: str) -> tuple[Manifest | None, bool]:
-        """Return the hub's manifest of its newest model (`now`) or the `coming` one, and whether it was not seen before."""
+        """Return the hub's manifest of its newest model (`now`) or the `coming` one, and whether it
+        was not seen before.
+        """
         data = self._depot.get(hub_notice(self._study, what))
         if data is None:
             return None, False
@@ -260,7 +267,9 @@ class SiteMeeting:
         return path
 
     def _bring_ahead(self, round: int) -> bool:
-        """Fetch what is there already of a model that the hub is publishing; return whether there was anything new."""
+        """Fetch what is there already of a model that the hub is publishing; return whether
+        there was anything new.
+        """
         found, new = self._said("coming")
         if found is None:
             return False
@@ -272,8 +281,8 @@ class SiteMeeting:
     def _again(self, found: Manifest, round: int) -> Path | None:
         """Return the model of `round` if this site was killed after its update for the next one had left.
 
-        Training from it again brings the site's optimiser to where it was; what it then sends was sent already. So a
-        killed site's later rounds are those of one that was not killed, bit for bit.
+        Training from it again brings the site's optimiser to where it was; what it then sends was sent
+        already. So a killed site's later rounds are those of one that was not killed, bit for bit.
         """
         path = self._inbox / f"r{round:05d}.global"
         sent = Outgoing(self._outbox, round + 1)
@@ -346,7 +355,8 @@ class SiteMeeting:
     def _send_again_what_was_lost(self, found: Manifest) -> None:
         """Send the update once more that the hub still waits for, if the place in between holds it no longer.
 
-        A broker's disk was replaced or a share restored, or another run of the study was begun and cleared it.
+        A broker's disk was replaced or a share restored, or another run of the study was
+        begun and cleared it.
         """
         going = Outgoing(self._outbox, found.round + 1)
         name = manifest_name(update_prefix(self._study, self._site, going.round))

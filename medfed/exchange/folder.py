@@ -1,8 +1,8 @@
 """Sites and hub meet in shared storage: a network share, SFTP, S3 and alike, whatever fsspec reaches.
 
-For hospitals that allow nothing else. A piece is written aside and renamed where the storage can rename, else written
-whole (object storage shows nothing of a half-written object). Nobody need trust the storage: with `credentials` every
-manifest is signed. Without them anyone who can write there can pretend to be a site.
+For hospitals that allow nothing else. A piece is written aside and renamed where the storage can rename, else
+written whole (object storage shows nothing of a half-written object). Nobody need trust the storage: with
+`credentials` every manifest is signed. Without them anyone who can write there can pretend to be a site.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from medfed.wire.signing import seal_of
 class Folder(Exchange, frozen=True, tag="folder"):
     """A folder that all sites and the hub can reach: a network share, SFTP, S3 and alike.
 
-    `url` is fsspec's (`/mnt/share/study`, `sftp://host/study`, `s3://bucket/study`), `credentials` the folder of this
-    party's key and certificate, `poll_s` the longest pause between two looks (what comes soon is looked for more often: the
-    pause is a tenth of what was waited so far), `options` what fsspec's storage needs.
+    `url` is fsspec's (`/mnt/share/study`, `sftp://host/study`, `s3://bucket/study`), `credentials` the
+    folder of this party's key and certificate, `poll_s` the longest pause between two looks (what
+    comes soon is looked for more often: the pause is a tenth of what was waited so far), `options`
+    what fsspec's storage needs.
     """
 
     url: str
@@ -59,11 +60,13 @@ class Folder(Exchange, frozen=True, tag="folder"):
 # Storages whose rename replaces a file at once. Everywhere else an object is written whole or not at all.
 _RENAMES = ("file", "local", "sftp", "ssh", "smb")
 
-# The pause between two looks: this share of what was waited so far, at least the first, at most `poll_s`. So a look that
-# comes too late costs a tenth of a wait, and a wait of hours some fifty looks more than one every `poll_s`.
+# The pause between two looks: this share of what was waited so far, at least the first, at most `poll_s`.
+# So a look that comes too late costs a tenth of a wait, and a wait of hours some fifty looks more than
+# one every `poll_s`.
 POLL_SHARE, FIRST_POLL_S = 0.1, 0.02
 
-# How many pieces are under way at once: more hides the latency of object storage, each costs a chunk of memory.
+# How many pieces are under way at once: more hides the latency of object storage, each costs a
+# chunk of memory.
 _AT_ONCE = 4
 
 

@@ -40,10 +40,11 @@ class Memory(Exchange, tag="memory", frozen=True):
 class MemoryExchange:
     """Both sides of the memory exchange; threads share one object.
 
-    `idle` is entered around every wait of a site, so that a simulation can give another site its turn meanwhile.
-    `seen` is called with every message's bytes, for a test that searches them. With `late`, updates for earlier rounds
-    are kept, and the models that they and the sites' training began from. `secrets` is the folder under which each site
-    keeps its own, so that a run resumes; without it they last as long as this object.
+    `idle` is entered around every wait of a site, so that a simulation can give another site its turn
+    meanwhile. `seen` is called with every message's bytes, for a test that searches them. With `late`,
+    updates for earlier rounds are kept, and the models that they and the sites' training began from.
+    `secrets` is the folder under which each site keeps its own, so that a run resumes; without it they last
+    as long as this object.
     """
 
     def __init__(
@@ -166,7 +167,9 @@ class MemoryExchange:
             yield arrival
 
     def _next(self, round: int, sites: Sequence[str], heard: set[str]) -> tuple[int, str] | None:
-        """Return the round and site of the update that waits longest, or of a site that stopped and was not yet heard."""
+        """Return the round and site of the update that waits longest, or of a site that stopped and
+        was not yet heard.
+        """
         here = [key for key in self._answers if key[0] <= round and key[1] in sites]
         if here:
             return min(here, key=lambda key: self._answers[key][1])

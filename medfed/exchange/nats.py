@@ -1,8 +1,9 @@
 """Sites and hub meet at a NATS JetStream broker: mutual TLS, an account a site, outbound connections only.
 
-The protocol needs two requests of the broker, publish and direct get; no consumers, no key-value and no object store.
-Names become subjects: `up/<study>/<site>/...` is stored in the stream `UP_<site>`, `glob/<study>/...` in `GLOB`.
-The connection lives in a thread of its own, with its own asyncio loop, beside Lightning's. It is made again for ever.
+The protocol needs two requests of the broker, publish and direct get; no consumers, no key-value and no
+object store. Names become subjects: `up/<study>/<site>/...` is stored in the stream `UP_<site>`,
+`glob/<study>/...` in `GLOB`. The connection lives in a thread of its own, with its own asyncio loop, beside
+Lightning's. It is made again for ever.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ log = logging.getLogger("medfed.exchange")
 
 
 class Nats(Exchange, frozen=True, tag="nats"):
-    """A NATS JetStream broker: mutual TLS, one account a site, outbound connections only, port 443 if need be.
+    """A NATS JetStream broker: mutual TLS, one account a site, outbound connections only, port
+    443 if need be.
 
     `credentials` is the folder of this party's key and certificate (`medfed enrol`). `urls` are tried in turn
     (`tls://host:4222`, `wss://host:443`); by default those of the kit. `proxy` is an HTTP proxy
@@ -97,19 +99,19 @@ class Nats(Exchange, frozen=True, tag="nats"):
 # In the order in which they are tried.
 _SCHEMES = ("tls://", "wss://")
 
-# Chunks under way at once. Measured under TLS on two cores: 1 MiB and 8 give 228 MB/s up and 133 MB/s down, one at a time
-# with 128 KiB 90 and 87.
+# Chunks under way at once. Measured under TLS on two cores: 1 MiB and 8 give 228 MB/s up and 133 MB/s down,
+# one at a time with 128 KiB 90 and 87.
 _WINDOW = 8
 
-# How much the client reads at once. nats-py's own 32 KiB cost a third more of the processor a chunk, up and down
-# (60 MB: 0.25 and 0.25 s against 0.17 and 0.17); it has no setting for it but its module's constant.
+# How much the client reads at once. nats-py's own 32 KiB cost a third more of the processor a chunk, up and
+# down (60 MB: 0.25 and 0.25 s against 0.17 and 0.17); it has no setting for it but its module's constant.
 _READ_BYTES = 1 << 20
 
 # Bytes that may wait to be sent before a publish waits for room.
 _PENDING_BYTES = 64 << 20
 
-# How often the connection is asked whether it lives, and how many answers may be missing: on a link of 1 Mbit/s an answer
-# can wait a minute behind chunks.
+# How often the connection is asked whether it lives, and how many answers may be missing: on a link of 1
+# Mbit/s an answer can wait a minute behind chunks.
 _PING_S, _PINGS = 20, 5
 
 # How long a call waits for a lost connection before it says so; the caller tries again.
@@ -175,7 +177,8 @@ class NatsDepot:
         self._checked(lambda: through_window(jobs, got, _WINDOW, first=2))
 
     def forget(self, study: str, before: int) -> None:
-        # An update that came too late lies in a round that was cleared already, so the rounds before are cleared again.
+        # An update that came too late lies in a round that was cleared already, so the rounds before
+        # are cleared again.
         for round in range(max(0, before - 2), before + 1):
             for stream in self._sites():
                 site = stream.removeprefix("UP_")
@@ -341,7 +344,8 @@ class NatsDepot:
             await self._listen(client)
         except Exception as error:
             await _quietly(client.close())
-            # nats-py leaves the session of a WebSocket that was not made to the garbage collector, which complains.
+            # nats-py leaves the session of a WebSocket that was not made to the garbage
+            # collector, which complains.
             session = getattr(getattr(client, "_transport", None), "_client", None)
             if session is not None:
                 await _quietly(session.close())
@@ -444,7 +448,9 @@ def _getting(name: str) -> str:
 
 
 def _refusal(text: str, identity: Identity) -> str:
-    """Return in words what TLS or the broker said where one side does not take the other's certificate, or nothing."""
+    """Return in words what TLS or the broker said where one side does not take the
+    other's certificate, or nothing.
+    """
     lower = text.lower()
     if "certificate verify failed" in lower:
         reason = text.partition("certificate verify failed: ")[2].partition(" (_ssl")[0] or text

@@ -1,9 +1,10 @@
-"""The federated Lightning callback: it exchanges weights inside one long `Trainer.fit`, whatever the module is.
+"""The federated Lightning callback: it exchanges weights inside one long `Trainer.fit`,
+whatever the module is.
 
-Where the merge stands was measured on Lightning 2.6.6: validation runs before `on_train_epoch_end`, and a default
-ModelCheckpoint saves after it, so a merge there would store merged weights under the unmerged weights' score. Here the
-merge is in `on_train_batch_end` of the last batch of every E-th epoch, so what is validated, what is checkpointed and
-what the hub holds are the same weights.
+Where the merge stands was measured on Lightning 2.6.6: validation runs before `on_train_epoch_end`, and a
+default ModelCheckpoint saves after it, so a merge there would store merged weights under the unmerged
+weights' score. Here the merge is in `on_train_batch_end` of the last batch of every E-th epoch, so what is
+validated, what is checkpointed and what the hub holds are the same weights.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def derived_seed(seed: int, *names: object) -> int:
 
 
 def seed_epoch(trainer: pl.Trainer, seed: int, site: str) -> None:
-    """Set the random states of an epoch from the study's seed, the site and the epoch alone; call it at its start."""
+    """Set the random states of an epoch from the study's seed, the site and the epoch alone; call
+    it at its start.
+    """
     drawn = derived_seed(seed, site, trainer.current_epoch, trainer.global_rank)
     random.seed(drawn)
     np.random.seed(drawn)  # noqa: NPY002 - transforms of others draw from it
@@ -46,15 +49,16 @@ def seed_epoch(trainer: pl.Trainer, seed: int, site: str) -> None:
     dataset = getattr(trainer.train_dataloader, "dataset", None)
     if dataset is not None and hasattr(dataset, "set_random_state"):
         dataset.set_random_state(drawn)
-    # Lightning makes the iterator of the first epoch, and of the first after a resume, before this hook and all others
-    # after it. Made here in those cases too, an epoch draws the same numbers either way.
+    # Lightning makes the iterator of the first epoch, and of the first after a resume, before this hook and
+    # all others after it. Made here in those cases too, an epoch draws the same numbers either way.
     loop = trainer.fit_loop
     if loop._data_fetcher is not None and (trainer.current_epoch == 0 or loop.is_resuming or loop.restarting):
         iter(loop._data_fetcher)
 
 
 class FederatedCallback(pl.Callback):
-    """Makes any Trainer one site of a federation: after every `local_epochs` epochs the sites' weights are merged.
+    """Makes any Trainer one site of a federation: after every `local_epochs` epochs the
+    sites' weights are merged.
 
     Args:
         site: this site's name, as the hub knows it.
@@ -147,9 +151,9 @@ class FederatedCallback(pl.Callback):
         if self._local is not None:
             wrap_step(pl_module, self._train_step)
         if self._restored:
-            # The checkpoint was written after the model of its round was received, so it holds that model. The hub may
-            # be a round further by now; what this site had not kept of that round it trains again, from the same
-            # weights, and the hub knows the update already.
+            # The checkpoint was written after the model of its round was received, so it holds that model.
+            # The hub may be a round further by now; what this site had not kept of that round it trains
+            # again, from the same weights, and the hub knows the update already.
             self._restored = False
             self._received = Global(self.round, self._weights(pl_module))
             if self._local is not None and not self._local_state:
@@ -195,7 +199,8 @@ class FederatedCallback(pl.Callback):
             self._merge(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Between two merges validation may score local weights; only a merged model's scores are the federation's.
+        # Between two merges validation may score local weights; only a merged model's scores
+        # are the federation's.
         if self._merged_now and not trainer.sanity_checking:
             named = {
                 name: float(value)
@@ -212,7 +217,9 @@ class FederatedCallback(pl.Callback):
             self.close(self._received)
 
     def close(self, received: Global | None = None) -> None:
-        """Send the scores of the final model; where the study goes on without this site, tell the hub so instead."""
+        """Send the scores of the final model; where the study goes on without this site, tell
+        the hub so instead.
+        """
         received = received or self._received
         assert received is not None
         if received.final:
@@ -233,7 +240,8 @@ class FederatedCallback(pl.Callback):
             withdraw(self._exchange, self.site, reason(exception), self._audit)
 
     def state_dict(self) -> dict[str, Any]:
-        # Plain dictionaries: a checkpoint is read without unpickling any other class, such as a lazy mapping's.
+        # Plain dictionaries: a checkpoint is read without unpickling any other class, such as
+        # a lazy mapping's.
         local = {group: dict(tensors) for group, tensors in self._local_state.items()}
         left = {group: dict(tensors) for group, tensors in self._left.items()}
         return {"round": self.round, "scores": dict(self.scores), "local": local, "left": left}
@@ -278,7 +286,9 @@ class FederatedCallback(pl.Callback):
         return self._local.loss(module, own, self._local_state)
 
     def _survey(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Look at the training cases with the received model, for what the rule and the local method want to know."""
+        """Look at the training cases with the received model, for what the rule and the local
+        method want to know.
+        """
         look = look_of(
             trainer, module, self.site, derived_seed(self._seed or 0, self.site, self.round, "look")
         )
@@ -343,7 +353,9 @@ class FederatedCallback(pl.Callback):
         return weights_of(module, self._keep_local, trained_only=self._trained_only)
 
     def _join(self, trainer: pl.Trainer, module: pl.LightningModule, round: int) -> None:
-        """Take the hub's model of at least this round, and wait on while another round goes on without this site."""
+        """Take the hub's model of at least this round, and wait on while another round goes
+        on without this site.
+        """
         received = self._fetched(trainer, round)
         while not received.final and not received.asks(self.site):
             received = self._fetched(trainer, received.round + 1)
@@ -397,7 +409,8 @@ def _plain(received: Global) -> dict[str, Any]:
 
 
 def reason(exception: BaseException) -> str:
-    """Return why a site stops, in words that may leave it: medfed's own message, or only the name of another error.
+    """Return why a site stops, in words that may leave it: medfed's own message, or only the
+    name of another error.
 
     Another library's message can quote a path, a header or a patient; medfed's never do.
     """

@@ -1,8 +1,11 @@
-"""What may leave a hospital: a declared list. Whatever is not on it is refused at the site and never reaches the wire.
+"""What may leave a hospital: a declared list. Whatever is not on it is refused at the site and
+never reaches the wire.
 
-The list is made of the model that the hub sent (names and shapes of its tensors) and of what the parts of a study
-declare: a local method or privacy mechanism its groups of tensors (`sends`), a privacy mechanism and a task the names of
-their numbers (`scalars`, `scores`). `pipeline.factory.egress_of` makes it for a study. A hospital can withhold scores besides.
+The list is made of the model that the hub sent (names and shapes of its tensors) and of what the
+parts of a study
+declare: a local method or privacy mechanism its groups of tensors (`sends`), a privacy mechanism and a task
+the names of their numbers (`scalars`, `scores`). `pipeline.factory.egress_of` makes it for a study. A
+hospital can withhold scores besides.
 """
 
 from __future__ import annotations
@@ -19,8 +22,9 @@ from medfed.wire.weights import Weights
 # The numbers that the federated callback itself makes; the last is what a ledger says was spent.
 TRAINING = frozenset({"train/steps", "train/seconds", "train/loss", "train/rate", "privacy/epsilon"})
 
-# The results of an evaluation over a group of patients: row/<split>/<model>/<metric>/<structure>/<group>/<field>, where
-# the field `n` is how many patients are behind it. Values of an attribute (a scanner, a sex) are in the group's name.
+# The results of an evaluation over a group of patients:
+# row/<split>/<model>/<metric>/<structure>/<group>/<field>, where the field `n` is how many patients are
+# behind it. Values of an attribute (a scanner, a sex) are in the group's name.
 ROWS = "row/"
 _ROW = re.compile(r"row/[^/]{1,20}/[^/]{1,40}/[^/]{1,60}/[^/]{0,80}/[^/]{0,120}/(value|low|high|n)")
 
@@ -36,10 +40,10 @@ class Egress:
     scalars: the names of numbers; None, for a module outside a study, any short name under `train`, `val` or
     `privacy/` (what is spent).
     groups: the groups of tensors, each with tensors of the model's names and shapes.
-    sealed: the groups whose tensors a privacy mechanism has made unreadable, so that their shapes say nothing;
-    `round.contribute` puts the study's mechanism's own here.
-    smallest_group: the fewest patients of a group of whom a result may leave (`row/...`, evaluation/leaving.py); None
-    where no result of an evaluation may.
+    sealed: the groups whose tensors a privacy mechanism has made unreadable, so that their shapes say
+    nothing; `round.contribute` puts the study's mechanism's own here.
+    smallest_group: the fewest patients of a group of whom a result may leave (`row/...`,
+    evaluation/leaving.py); None where no result of an evaluation may.
     withheld: prefixes of numbers that this hospital keeps although the study would send them.
     """
 
@@ -111,7 +115,9 @@ def _numbers(who: str, scalars: Mapping[str, float], names: frozenset[str] | Non
 
 
 def _rows(who: str, scalars: Mapping[str, float], smallest: int | None) -> None:
-    """Check that a hospital sends results over groups, and that each says how many patients are behind it: enough."""
+    """Check that a hospital sends results over groups, and that each says how many patients
+    are behind it: enough.
+    """
     if scalars and smallest is None:
         raise EgressError(
             f"{who}: holds {len(scalars)} results of an evaluation, and this hospital sends none (policy.rows). Nothing was "

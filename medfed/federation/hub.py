@@ -1,8 +1,9 @@
-"""The coordinator of a whole study: who is asked each round, when a round is over, what is kept so that a run resumes.
+"""The coordinator of a whole study: who is asked each round, when a round is over, what is kept so
+that a run resumes.
 
-The hub's own checkpoint is the truth: it is on disk before any site can take a round's model (whose bytes may be on their
-way by then), so after a kill -9 of anything the study goes on from the last merged round. One round's message to everyone
-and the results are `round.py`'s.
+The hub's own checkpoint is the truth: it is on disk before any site can take a round's model (whose bytes may
+be on their way by then), so after a kill -9 of anything the study goes on from the last merged round. One
+round's message to everyone and the results are `round.py`'s.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from medfed.wire.compression import Compression
 from medfed.wire.update import OUTLIER, Global
 from medfed.wire.weights import Weights
 
-# How many rounds' checkpoints stay on disk: the newest, and one before it in case the newest was cut by a power loss.
+# How many rounds' checkpoints stay on disk: the newest, and one before it in case the newest was cut by
+# a power loss.
 KEPT_CHECKPOINTS = 2
 
 
@@ -81,9 +83,9 @@ def coordinate(
 ) -> Global:
     """Return the final model of a study, having led every round of it.
 
-    `weights` is the untrained model. With a `folder` each merged round is kept there, and a study found in it goes on
-    from its newest round. `watch` hears of every round; `merged` gets every model, the untrained one included: both once
-    the model is on disk and published.
+    `weights` is the untrained model. With a `folder` each merged round is kept there, and a study found in it
+    goes on from its newest round. `watch` hears of every round; `merged` gets every model, the untrained one
+    included: both once the model is on disk and published.
 
     Raises:
         QuorumError: if too few sites answered a round.

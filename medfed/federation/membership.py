@@ -1,7 +1,8 @@
 """When each site's first update was merged, and the model from just before: what a withdrawal goes back to.
 
-A hub keeps the newest rounds' checkpoints only. The one before a site joined is kept beside them, in `joined/`, so that
-a site that withdraws costs the rounds since it joined and no more. Sites that join together share one.
+A hub keeps the newest rounds' checkpoints only. The one before a site joined is kept beside them, in
+`joined/`, so that a site that withdraws costs the rounds since it joined and no more. Sites that
+join together share one.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ def joined(hub: Path) -> dict[str, int]:
 
 
 def remember(hub: Path, round: int, merged: Iterable[str]) -> None:
-    """Write down which of the sites merged in this round are new, and keep the checkpoint of the round before."""
+    """Write down which of the sites merged in this round are new, and keep the checkpoint
+    of the round before.
+    """
     known = joined(hub)
     new = sorted(set(merged) - set(known))
     if not new:

@@ -1,16 +1,18 @@
-"""Training that is private for each patient: Poisson samples of patients, one clipped gradient a patient, noise.
+"""Training that is private for each patient: Poisson samples of patients, one clipped
+gradient a patient, noise.
 
-`PrivateTraining` is a Lightning callback; with it and `PrivateData` any LightningModule with automatic optimisation trains
-by DP-SGD inside the one long `Trainer.fit` of the federated callback. A gradient is taken for each patient over all that
-the patient gives to the step, clipped as a whole, summed, noised, and divided by the expected number of patients; what
-Lightning, the optimiser and local methods do afterwards works on private numbers and costs nothing more.
+`PrivateTraining` is a Lightning callback; with it and `PrivateData` any LightningModule with automatic
+optimisation trains by DP-SGD inside the one long `Trainer.fit` of the federated callback. A gradient is taken
+for each patient over all that the patient gives to the step, clipped as a whole, summed, noised, and divided
+by the expected number of patients; what Lightning, the optimiser and local methods do afterwards works on
+private numbers and costs nothing more.
 
-Which way to single gradients was measured (patches of 28^3 and 40 x 56 x 40, four patients, one core). Opacus' hooks take
-2.5 times a plain step for 3D convolutions, whose inputs they unfold, and fail on MONAI's in-place activations;
-`torch.func` takes 1.1 times a plain step; one backward pass a patient takes twice one. So patients go through
-`torch.func.vmap` together, `at_once` of them; a network or loss that vmap does not know goes patient by patient, and that
-is said. Both give the gradient of the patient's own loss, so a loss may do what it likes with the items of one patient.
-Opacus' accountants count (accounting.py).
+Which way to single gradients was measured (patches of 28^3 and 40 x 56 x 40, four patients, one core).
+Opacus' hooks take 2.5 times a plain step for 3D convolutions, whose inputs they unfold, and fail on MONAI's
+in-place activations; `torch.func` takes 1.1 times a plain step; one backward pass a patient takes twice one.
+So patients go through `torch.func.vmap` together, `at_once` of them; a network or loss that vmap does not
+know goes patient by patient, and that is said. Both give the gradient of the patient's own loss, so a loss
+may do what it likes with the items of one patient. Opacus' accountants count (accounting.py).
 """
 
 from __future__ import annotations
@@ -39,14 +41,15 @@ PATIENTS = "patients"
 _MIXING = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)
 
 
-# ---------------------------------------------------------------------------------------------- which patients
+# --------------------------------------------------------------------------------------------- which patients
 
 
 class PoissonPatients(Sampler[list[int]]):
-    """Draws each patient into each step by itself, with the same chance; a step may hold none, and still counts.
+    """Draws each patient into each step by itself, with the same chance; a step may hold
+    none, and still counts.
 
-    The draws come from the operating system: from the study's seed anyone could work out who was in a step, and
-    sampling would hide nobody.
+    The draws come from the operating system: from the study's seed anyone could work out who was in a step,
+    and sampling would hide nobody.
     """
 
     def __init__(self, patients: int, expected: int) -> None:
@@ -129,8 +132,8 @@ def _as_patients(batches: list[Any]) -> dict[str, list[Any]]:
 class PrivateTraining(pl.Callback):
     """Makes a Trainer's steps those of DP-SGD, counts them, and keeps within the study's target epsilon.
 
-    Use it together with `FederatedCallback(spends=private.settle, seed=None)` and `PrivateData`. `say` hears what a
-    person should know of how it trains.
+    Use it together with `FederatedCallback(spends=private.settle, seed=None)` and `PrivateData`. `say` hears
+    what a person should know of how it trains.
 
     Raises:
         PrivacyError: when fit starts, if the module, its layers or the Trainer's settings do not go together with it,
@@ -160,8 +163,9 @@ class PrivateTraining(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._refuse(trainer, pl_module)
-        # Lightning has no hook between a step's forward and its backward pass, and a module around the module would have
-        # to repeat every hook of it and hide its names; so the two verbs are put in their place for this fit.
+        # Lightning has no hook between a step's forward and its backward pass, and a module around the module
+        # would have to repeat every hook of it and hide its names; so the two verbs are put in their place
+        # for this fit.
         pl_module.__dict__.update(
             training_step=partial(self._step, pl_module), backward=partial(self._write, pl_module)
         )
@@ -191,8 +195,8 @@ class PrivateTraining(pl.Callback):
             raise PrivacyError(f"site '{self.site}': {error}") from None
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Dropout and augmentation are secret too: seeded by the study, they would come out differently for everyone
-        # else once one patient is gone, and the clip would no longer bound what a patient changes.
+        # Dropout and augmentation are secret too: seeded by the study, they would come out differently for
+        # everyone else once one patient is gone, and the clip would no longer bound what a patient changes.
         drawn = noise.seed()
         torch.manual_seed(drawn)
         dataset = getattr(trainer.train_dataloader, "dataset", None)
@@ -209,7 +213,9 @@ class PrivateTraining(pl.Callback):
         self._leave(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint says about privacy; what was spent stands in the ledger and is read from there."""
+        """Return what a checkpoint says about privacy; what was spent stands in the ledger and
+        is read from there.
+        """
         return {
             "epsilon": self.epsilon,
             "delta": self._privacy.delta,
@@ -227,7 +233,9 @@ class PrivateTraining(pl.Callback):
         return self._spending.epsilon
 
     def settle(self, round: int) -> dict[str, float]:
-        """Write the steps since the last update into the ledger and return the scalars that say what is spent."""
+        """Write the steps since the last update into the ledger and return the scalars that
+        say what is spent.
+        """
         return self._spending.settle(round)
 
     def _charge(self, steps: int) -> Charge:
@@ -361,11 +369,12 @@ def _buffers(module: nn.Module) -> dict[str, Tensor]:
     return {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
 
 
-# ---------------------------------------------------------------------------------------------- gradients of patients
+# -------------------------------------------------------------------------------------- gradients of patients
 
 
 def clipped_sum(gradients: Sequence[Tensor], clip: float) -> list[Tensor]:
-    """Return the sum over patients of gradients (patients, *shape) after each patient's, over all tensors, is clipped.
+    """Return the sum over patients of gradients (patients, *shape) after each patient's, over
+    all tensors, is clipped.
 
     A gradient that isn't finite counts as none: to stop there would tell that such a patient exists.
     """
@@ -382,7 +391,9 @@ def clipped_sum(gradients: Sequence[Tensor], clip: float) -> list[Tensor]:
 
 
 def loss_of(module: pl.LightningModule, batch: Any) -> Tensor:
-    """Return the training loss of one patient's batch: the module's `loss`, or what its training_step returns."""
+    """Return the training loss of one patient's batch: the module's `loss`, or
+    what its training_step returns.
+    """
     own = getattr(module, "loss", None)
     # The class's own step: the one of this object is PrivateTraining's.
     found: Any = own(batch) if callable(own) else type(module).training_step(module, batch, 0)
@@ -413,7 +424,8 @@ class _Loss(nn.Module):
 
 
 def many_gradients(module: pl.LightningModule, batches: Sequence[Any]) -> tuple[list[Tensor], Tensor]:
-    """Return the gradients (patients, *shape) of several patients' losses at once; their batches have the same shapes.
+    """Return the gradients (patients, *shape) of several patients' losses at once; their batches
+    have the same shapes.
 
     Raises:
         RuntimeError: if torch.func can't batch an operation of the network or the loss.
@@ -442,7 +454,9 @@ def many_gradients(module: pl.LightningModule, batches: Sequence[Any]) -> tuple[
 
 
 class _OutOfPlace(TorchFunctionMode):
-    """Makes `scatter_` write into a copy: MONAI's one-hot labels begin with zeros, which vmap can't fill in place."""
+    """Makes `scatter_` write into a copy: MONAI's one-hot labels begin with zeros, which vmap
+    can't fill in place.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return (Tensor.scatter if func is Tensor.scatter_ else func)(*args, **(kwargs or {}))
@@ -454,7 +468,9 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def alike(batches: Sequence[Any], most: int) -> Iterator[list[Any]]:
-    """Yield the batches in groups of at most `most` whose tensors have the same shapes, so that they can be stacked."""
+    """Yield the batches in groups of at most `most` whose tensors have the same shapes, so that
+    they can be stacked.
+    """
     groups: dict[Any, list[Any]] = {}
     for batch in batches:
         leaves = tree_flatten(batch)[0]

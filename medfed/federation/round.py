@@ -33,7 +33,7 @@ from medfed.wire.weights import Weights, digest
 _MODEL_ONLY = Egress()
 _NO_PRIVACY = NoPrivacy()
 
-# ---------------------------------------------------------------------------------------------- in the hospital
+# -------------------------------------------------------------------------------------------- in the hospital
 
 
 def receive(
@@ -59,7 +59,8 @@ def contribute(
 ) -> Left:
     """Send one update to the hub: the only line in medfed by which anything learned from patients leaves.
 
-    Compression may only say less; what this round `left` out stays in the hospital, and is returned for the next.
+    Compression may only say less; what this round `left` out stays in the hospital, and is
+    returned for the next.
 
     Raises:
         UpdateError: if the update does not fit the model, or holds what `egress` does not list; nothing is sent then.
@@ -147,9 +148,11 @@ def conduct(
     compress: Sequence[Compression] = (),
     outlier: float | None = None,
 ) -> Outcome:
-    """Return the outcome of one round: collect what the sites send, leave out what does not fit, merge the rest.
+    """Return the outcome of one round: collect what the sites send, leave out what does not
+    fit, merge the rest.
 
-    With `outlier` what is so many times as long as the round's updates does not fit either (see `implausible`).
+    With `outlier` what is so many times as long as the round's updates does not
+    fit either (see `implausible`).
 
     Raises:
         QuorumError: if fewer than `minimum` sites sent an update that fits, naming what became of each.

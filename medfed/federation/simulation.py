@@ -1,8 +1,8 @@
 """All sites of a study in this process: real Trainers, the same callback, the memory exchange.
 
-Sites are threads that take turns: one trains at a time, on all cores, and hands over while it waits at the exchange.
-The random states of python, numpy and torch belong to a site and are put back when its turn comes again; threads share
-one stream otherwise, and no run repeats.
+Sites are threads that take turns: one trains at a time, on all cores, and hands over while it waits at the
+exchange. The random states of python, numpy and torch belong to a site and are put back when its turn comes
+again; threads share one stream otherwise, and no run repeats.
 """
 
 from __future__ import annotations
@@ -93,10 +93,11 @@ def run_federation(
     compress: Sequence[Compression] = (),
     outlier: float | None = OUTLIER,
 ) -> Global:
-    """Return the final model of a federation over functions, one a site, each given the exchange and its turn.
+    """Return the final model of a federation over functions, one a site, each given the
+    exchange and its turn.
 
-    A site's function runs a Trainer with a `FederatedCallback`. One that raises is withdrawn: the rounds go on without
-    it where `minimum` allows.
+    A site's function runs a Trainer with a `FederatedCallback`. One that raises is withdrawn: the rounds go
+    on without it where `minimum` allows.
 
     Raises:
         QuorumError: if too few sites are left.

@@ -1,4 +1,6 @@
-"""One hospital: its cases, a LightningModule, a Trainer and the callbacks that make it a site of a federation."""
+"""One hospital: its cases, a LightningModule, a Trainer and the callbacks that make it a
+site of a federation.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ from medfed.wire.weights import Weights, load, local_names, weights_of
 RESUME = "last.ckpt"
 # The model that a site began with, until its first checkpoint.
 FIRST = "first.safetensors"
-# The model that this hospital made its own, whole, and the tensors that `keep_local` kept; neither is ever sent.
+# The model that this hospital made its own, whole, and the tensors that `keep_local` kept; neither
+# is ever sent.
 PERSONAL = "personal.safetensors"
 KEPT = "kept.safetensors"
 
@@ -43,8 +46,8 @@ KEPT = "kept.safetensors"
 class Training:
     """How a site trains: the parts of a study that its Trainer and callback need.
 
-    `epochs` are those of the whole run, `local_epochs` those between two merges. `batch` is how many patients a step of
-    private training holds on average.
+    `epochs` are those of the whole run, `local_epochs` those between two merges. `batch` is how many patients
+    a step of private training holds on average.
     """
 
     epochs: int
@@ -88,11 +91,11 @@ def train_site(
 ) -> dict[str, float]:
     """Train one site through a whole study and return its scores of the final model.
 
-    What a resumed run needs is kept in `folder`; TensorBoard logs go there too. Under differential privacy, what the
-    `study` (its digest) costs the patients of `dataset` is written into `ledger`, one in `folder` if none is given;
-    `items` are the numbers of each patient's training items; `say` hears what a person should know of it. `closing` is
-    given the final model and returns what else this site reports of it.
-    Where the local method or `keep_local` makes the hospital a model of its own, that is kept in `folder` as PERSONAL
+    What a resumed run needs is kept in `folder`; TensorBoard logs go there too. Under differential privacy,
+    what the `study` (its digest) costs the patients of `dataset` is written into `ledger`, one in `folder` if
+    none is given; `items` are the numbers of each patient's training items; `say` hears what a person should
+    know of it. `closing` is given the final model and returns what else this site reports of it. Where the
+    local method or `keep_local` makes the hospital a model of its own, that is kept in `folder` as PERSONAL
     and its scores are told as `val/personal/...`.
 
     Raises:
@@ -133,7 +136,8 @@ def train_site(
     checkpoint = folder / RESUME
     first = folder / FIRST
     if resume and not checkpoint.exists() and first.exists():
-        # It died in its first round: it trains that again from the model it began with, wherever the hub is by now.
+        # It died in its first round: it trains that again from the model it began with, wherever the hub
+        # is by now.
         federated.begin_again(int(_began(first, module)))
     elif not resume:
         first.unlink(missing_ok=True)
@@ -144,11 +148,13 @@ def train_site(
     )
     received = receive(exchange, name, 0, audit or AuditLog(None), training.privacy)
     if received.final or not resume:
-        # The untrained model's scores begin a curve; those of a study that ended while this site was down end it.
+        # The untrained model's scores begin a curve; those of a study that ended while this site was
+        # down end it.
         federated.scores = _scores(trainer, module, data, received.weights)
     if received.final:
         if resume and checkpoint.exists() and not (folder / PERSONAL).exists():
-            # The study ended while this site was down: what it had made its own by then is kept, and told of, now.
+            # The study ended while this site was down: what it had made its own by then is kept, and
+            # told of, now.
             federated.recall(module, received, torch.load(checkpoint, map_location="cpu", weights_only=True))
             federated.scores |= personalise(name, module, data, training, federated, folder)
         federated.close(received)
@@ -168,7 +174,9 @@ def personalise(
     federated: FederatedCallback,
     folder: Path,
 ) -> dict[str, float]:
-    """Keep the hospital's own model, where the study makes it one, and return its scores as `val/personal/...`."""
+    """Keep the hospital's own model, where the study makes it one, and return
+    its scores as `val/personal/...`.
+    """
     shared, keeps = weights_of(module), training.keep_local
     own = federated.personal(module)
     if keeps:

@@ -24,8 +24,8 @@ def wrap_step(
 ) -> None:
     """Put a local method's loss around the module's training step, until `restore_step`.
 
-    Around it and not in a hook: so the term goes through Lightning's own backward, with its gradient scaler, its
-    accumulation and its reduction over processes. The module's own step logs what it always logs.
+    Around it and not in a hook: so the term goes through Lightning's own backward, with its gradient scaler,
+    its accumulation and its reduction over processes. The module's own step logs what it always logs.
     """
     restore_step(module)
     own = module.training_step
@@ -86,7 +86,8 @@ def look_of(trainer: pl.Trainer, module: pl.LightningModule, site: str, seed: in
         torch.manual_seed(seed)
         if hasattr(loader.dataset, "set_random_state"):
             loader.dataset.set_random_state(seed)
-        # A loader of its own: another iterator of Lightning's would end the one that training is about to use.
+        # A loader of its own: another iterator of Lightning's would end the one that training is
+        # about to use.
         passed = DataLoader(
             loader.dataset, loader.batch_size, num_workers=loader.num_workers, collate_fn=loader.collate_fn
         )

@@ -1,9 +1,9 @@
 """What every local method is: a frozen record whose verbs the federated callback calls while a site trains.
 
-In a round they come in this order: `start` with the received model, `survey` before the first step, for every batch
-`step`, `loss` and (where the optimiser steps) `gradient`, then `finish`, whose groups and `scalars` leave with the
-update. `personal` is asked for once, after the study. State goes in and comes out of each, as named tensors, so that a
-checkpoint holds it; at `finish` it goes to the CPU, where an idle site keeps it.
+In a round they come in this order: `start` with the received model, `survey` before the first step, for every
+batch `step`, `loss` and (where the optimiser steps) `gradient`, then `finish`, whose groups and `scalars`
+leave with the update. `personal` is asked for once, after the study. State goes in and comes out of each, as
+named tensors, so that a checkpoint holds it; at `finish` it goes to the CPU, where an idle site keeps it.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ LocalState = Mapping[str, Weights]
 class Step:
     """One batch that is about to be trained on, for a method that also trains something beside the module.
 
-    `own_loss()` is the module's training loss of the batch, in the Trainer's precision and logged nowhere. `part` is the
-    batch's share of an accumulated gradient, `ends` whether the optimiser steps after it, `done` the share of the
-    round's steps that lie behind. `average` takes a tensor's mean over the hospital's processes, `scale` is by what a
-    loss must be multiplied lest half precision loses its gradient.
+    `own_loss()` is the module's training loss of the batch, in the Trainer's precision and logged nowhere.
+    `part` is the batch's share of an accumulated gradient, `ends` whether the optimiser steps after it,
+    `done` the share of the round's steps that lie behind. `average` takes a tensor's mean over the hospital's
+    processes, `scale` is by what a loss must be multiplied lest half precision loses its gradient.
     """
 
     module: nn.Module
@@ -57,7 +57,8 @@ class Local(Kind, frozen=True):
     # The groups of tensors that `finish` sends beside the weights, for a rule that needs them.
     sends: ClassVar[tuple[str, ...]] = ()
 
-    # The names of the numbers that `scalars` returns: what is not declared does not leave (federation/egress.py).
+    # The names of the numbers that `scalars` returns: what is not declared does
+    # not leave (federation/egress.py).
     reports: ClassVar[tuple[str, ...]] = ()
 
     # The rules that do the hub's part of this method, where it has one; a study must name one of them.
@@ -68,7 +69,9 @@ class Local(Kind, frozen=True):
 
     @property
     def needs_no_cases(self) -> bool:
-        """Whether its verbs use weights and gradients only and no case: what is private before stays so after."""
+        """Whether its verbs use weights and gradients only and no case: what is private
+        before stays so after.
+        """
         return False
 
     def kept(self) -> tuple[str, ...]:
@@ -97,7 +100,9 @@ class Local(Kind, frozen=True):
     def finish(
         self, module: nn.Module, received: Global, state: LocalState, steps: int, rate: float
     ) -> tuple[LocalState, dict[str, Weights]]:
-        """Return the state and the groups of tensors to send, after `steps` steps at a mean learning rate of `rate`."""
+        """Return the state and the groups of tensors to send, after `steps` steps at a mean
+        learning rate of `rate`.
+        """
         return state, {}
 
     def scalars(self, state: LocalState) -> dict[str, float]:
@@ -105,5 +110,7 @@ class Local(Kind, frozen=True):
         return {}
 
     def personal(self, module: nn.Module, state: LocalState) -> Weights | None:
-        """Return this hospital's own model after the study, or None where it is the one that the module holds."""
+        """Return this hospital's own model after the study, or None where it is the one
+        that the module holds.
+        """
         return None

@@ -1,8 +1,9 @@
 """A second model trained beside the federation's, through the same module: what Ditto and APFL need.
 
-The module wears the other weights for a moment, its own training step says the gradient, and its own optimiser takes
-the step with moments of the other model's. So whatever the task, the precision and the optimiser, a personal model is
-trained as the federated one is, and the federated one is left as it was, bit for bit.
+The module wears the other weights for a moment, its own training step says the gradient, and its own
+optimiser takes the step with moments of the other model's. So whatever the task, the precision and the
+optimiser, a personal model is trained as the federated one is, and the federated one is left as it
+was, bit for bit.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from medfed.wire.weights import Weights
 
 
 def all_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Return copies of a module's floating-point tensors, those that stay in the hospital included, where they are."""
+    """Return copies of a module's floating-point tensors, those that stay in the hospital
+    included, where they are.
+    """
     return {
         name: tensor.detach().clone()
         for name, tensor in module.state_dict().items()
@@ -56,8 +59,8 @@ def unnoticed() -> Iterator[None]:
 def worn(module: nn.Module, weights: Weights) -> Iterator[None]:
     """Let a module hold other weights for a while.
 
-    Storage is exchanged and nothing copied where both are on one device, so what the module does to them meanwhile
-    (batch norm's statistics, an optimiser's step) is done to `weights`.
+    Storage is exchanged and nothing copied where both are on one device, so what the module does to them
+    meanwhile (batch norm's statistics, an optimiser's step) is done to `weights`.
     """
     own = module.state_dict(keep_vars=True)
     set_aside = {name: own[name].data for name in weights}
@@ -71,10 +74,12 @@ def worn(module: nn.Module, weights: Weights) -> Iterator[None]:
 
 
 def gradients(step: Step, weights: Weights) -> dict[str, Tensor]:
-    """Return the gradient of the module's own loss of a batch at other weights, times the batch's part of a step.
+    """Return the gradient of the module's own loss of a batch at other weights, times the batch's
+    part of a step.
 
-    Running statistics among `weights` move on in place. The random state is put back, so that the module's own step
-    draws what it would have drawn. A gradient that half precision made infinite is returned as it is.
+    Running statistics among `weights` move on in place. The random state is put back, so that the
+    module's own step draws what it would have drawn. A gradient that half precision made infinite is
+    returned as it is.
     """
     with worn(step.module, weights), unnoticed():
         named = {n: p for n, p in step.module.named_parameters() if p.requires_grad and n in weights}
@@ -96,7 +101,8 @@ def added(one: Weights, other: Weights) -> dict[str, Tensor]:
 
 
 def descend(step: Step, weights: Weights, gradients: Weights, moments: Weights) -> dict[str, Tensor]:
-    """Take one step of the module's optimiser on other weights, in place; return that optimiser's new moments.
+    """Take one step of the module's optimiser on other weights, in place; return
+    that optimiser's new moments.
 
     A gradient that isn't finite is no step, as a gradient scaler has it.
     """

@@ -1,9 +1,9 @@
 """A look at a site's training cases without training on them: losses, a gradient, losses by class.
 
-Methods that choose before they train need one: which of several models fits (IFCA), how far the received one is from
-fitting (q-FedAvg, FedNoRo), what the gradient there is (SCAFFOLD's option I). Cases are visited in order and the random
-states put back, so that a look changes nothing of the training that follows. It costs a pass over the training cases,
-and the passes are only made when asked for.
+Methods that choose before they train need one: which of several models fits (IFCA), how far the received one
+is from fitting (q-FedAvg, FedNoRo), what the gradient there is (SCAFFOLD's option I). Cases are visited in
+order and the random states put back, so that a look changes nothing of the training that follows. It costs a
+pass over the training cases, and the passes are only made when asked for.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from medfed.wire.weights import Weights
 class Look:
     """A site's training cases, seen through the module.
 
-    `batches` begins a pass over them, each batch on the module's device; `loss` is the module's own training loss of
-    one, and `average` a tensor's mean over the hospital's processes.
+    `batches` begins a pass over them, each batch on the module's device; `loss` is the module's own training
+    loss of one, and `average` a tensor's mean over the hospital's processes.
     """
 
     def __init__(

@@ -1,9 +1,10 @@
 """APFL: each hospital mixes its own model with the federated one, and learns how much of each.
 
-Deng, Kamani, Mahdavi: Adaptive Personalized Federated Learning, 2020, arXiv:2003.13461, algorithm 1: beside the
-federated model's step w, v <- v - eta grad_v F(m) with m = alpha v + (1 - alpha) w, whose gradient is alpha grad F(m),
-and by equation 11 alpha <- alpha - eta <v - w, grad F(m)>, kept in [0, 1]. Departures: v's step is the site's own
-optimiser's with moments of its own; running statistics of the mixture are its own and not mixed.
+Deng, Kamani, Mahdavi: Adaptive Personalized Federated Learning, 2020, arXiv:2003.13461, algorithm 1:
+beside the federated model's step w, v <- v - eta grad_v F(m) with m = alpha v + (1 - alpha) w, whose
+gradient is alpha grad F(m), and by equation 11 alpha <- alpha - eta <v - w, grad F(m)>, kept in [0, 1].
+Departures: v's step is the site's own optimiser's with moments of its own; running statistics of the
+mixture are its own and not mixed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ OWN, MOMENTS, MIX, GRADIENTS = "own", "moments", "mix", "gradients"
 class APFL(Local, tag="apfl", frozen=True):
     """Trains a model of the hospital's own beside the federated one; their mixture is the personal model.
 
-    `alpha` is the own model's share at first; with `adaptive` each hospital learns its share. Each step costs twice.
+    `alpha` is the own model's share at first; with `adaptive` each hospital learns its share.
+    Each step costs twice.
     """
 
     reports: ClassVar[tuple[str, ...]] = ("train/alpha",)
@@ -71,7 +73,9 @@ class APFL(Local, tag="apfl", frozen=True):
 
 @torch.no_grad()
 def mixed(module: nn.Module, own: Weights, alpha: float) -> dict[str, Tensor]:
-    """Return alpha times the own parameters plus the rest of the module's; buffers are the own ones, not copied."""
+    """Return alpha times the own parameters plus the rest of the module's; buffers are the
+    own ones, not copied.
+    """
     shared = dict(module.named_parameters())
     return {
         name: alpha * tensor + (1 - alpha) * shared[name] if name in shared else tensor

@@ -1,9 +1,10 @@
 """Ditto: beside the federated model each hospital trains its own, pulled towards the federated one.
 
-Li, Hu, Beirami, Smith: Ditto: Fair and Robust Federated Learning Through Personalization, ICML 2021, arXiv:2012.04221,
-algorithm 1: v_k <- v_k - eta (grad F_k(v_k) + lambda (v_k - w)), w the round's received model. Departures: the step is
-the site's own optimiser's, whatever it is, with moments of its own, and is taken on each batch that the federated model
-sees. The federated part is untouched: it ends with the same bits as without Ditto.
+Li, Hu, Beirami, Smith: Ditto: Fair and Robust Federated Learning Through Personalization, ICML 2021,
+arXiv:2012.04221, algorithm 1: v_k <- v_k - eta (grad F_k(v_k) + lambda (v_k - w)), w the round's received
+model. Departures: the step is the site's own optimiser's, whatever it is, with moments of its own, and is
+taken on each batch that the federated model sees. The federated part is untouched: it ends with the same
+bits as without Ditto.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ PERSONAL, MOMENTS, ANCHORS, GRADIENTS = "personal", "moments", "anchors", "gradi
 class Ditto(Local, tag="ditto", frozen=True):
     """Trains a personal model in each hospital beside the federated one, `pull` (lambda) towards it.
 
-    With `pull: 0` it is the hospital's own model; the larger, the nearer the federated one. Each step costs twice.
+    With `pull: 0` it is the hospital's own model; the larger, the nearer the federated one.
+    Each step costs twice.
     """
 
     pull: Annotated[float, Meta(ge=0)] = 0.1

@@ -1,7 +1,9 @@
-"""FedBN: every hospital keeps its own normalisation layers, for scanners differ in what they make of intensities.
+"""FedBN: every hospital keeps its own normalisation layers, for scanners differ in what
+they make of intensities.
 
-Li, Jiang, Zhang, Kamp, Dou: FedBN: Federated Learning on Non-IID Features via Local Batch Normalization, ICLR 2021,
-arXiv:2102.07623. Departure: instance, group and layer norms with learnt scale and shift are kept like batch norms.
+Li, Jiang, Zhang, Kamp, Dou: FedBN: Federated Learning on Non-IID Features via Local Batch Normalization,
+ICLR 2021, arXiv:2102.07623. Departure: instance, group and layer norms with learnt scale and shift are
+kept like batch norms.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """FedDyn's site: a regulariser that moves with the rounds, so that all sites' minima become the joint one.
 
-Acar, Zhao, Matas Navarro, Mattina, Whatmough, Saligrama: Federated Learning Based on Dynamic Regularization, ICLR 2021,
-arXiv:2111.04263, algorithm 1: a site minimises L_k(w) - <g_k, w> + alpha / 2 |w - x|^2 from the received x, then
-g_k <- g_k - alpha (w_k - x). The hub's part is aggregation/feddyn.py; a study names both. Departure: a site takes its E epochs
-of steps and not to the minimum, as the authors' own code does; so g_k approaches the site's gradient over the rounds.
+Acar, Zhao, Matas Navarro, Mattina, Whatmough, Saligrama: Federated Learning Based on Dynamic Regularization,
+ICLR 2021, arXiv:2111.04263, algorithm 1: a site minimises L_k(w) - <g_k, w> + alpha / 2 |w - x|^2 from the
+received x, then g_k <- g_k - alpha (w_k - x). The hub's part is aggregation/feddyn.py; a study names both.
+Departure: a site takes its E epochs of steps and not to the minimum, as the authors' own code does; so g_k
+approaches the site's gradient over the rounds.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ GRADIENT, ANCHORS = "gradient", "anchors"
 
 
 class FedDyn(Local, tag="feddyn", frozen=True):
-    """Adds alpha (w - w_global) - g_k to every gradient, g_k what the earlier rounds taught of this site's own pull.
+    """Adds alpha (w - w_global) - g_k to every gradient, g_k what the earlier rounds taught of
+    this site's own pull.
 
     `alpha`: the paper uses 0.001 to 0.1; large ones slow a site, small ones let it drift.
     """

@@ -1,7 +1,7 @@
 """FedPer: the hospitals share a body and each keeps its own head.
 
-Arivazhagan, Aggarwal, Singh, Choudhary: Federated Learning with Personalization Layers, 2019, arXiv:1912.00818. Body
-and head are trained together, as in the paper; `fedrep` trains them in turn.
+Arivazhagan, Aggarwal, Singh, Choudhary: Federated Learning with Personalization Layers, 2019,
+arXiv:1912.00818. Body and head are trained together, as in the paper; `fedrep` trains them in turn.
 """
 
 from __future__ import annotations

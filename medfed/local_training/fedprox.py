@@ -17,7 +17,9 @@ from medfed.wire.update import Global
 
 
 class FedProx(Local, tag="fedprox", frozen=True):
-    """Adds mu / 2 times the squared distance to the global model to the loss, by its gradient mu (w - w_global)."""
+    """Adds mu / 2 times the squared distance to the global model to the loss, by its gradient
+    mu (w - w_global).
+    """
 
     mu: Annotated[float, Meta(ge=0)] = 0.01
 

@@ -1,9 +1,11 @@
 """FedRep: in each round a hospital first fits its own head to the shared body, then the body to its head.
 
-Collins, Hassani, Mokhtari, Shakkottai: Exploiting Shared Representations for Personalized Federated Learning, ICML
-2021, arXiv:2102.07089, algorithm 1: tau steps on the head, then steps on the representation, which alone is sent.
-Departures: what is counted are shares of a round's steps and not epochs, so that E = 1 alternates too; batch norm's
-running statistics in the body follow the data in both phases; an optimiser's moments of what rests are left alone.
+Collins, Hassani, Mokhtari, Shakkottai: Exploiting Shared Representations for Personalized Federated
+Learning, ICML 2021, arXiv:2102.07089, algorithm 1: tau steps on the head, then steps on the representation,
+which alone is sent.
+Departures: what is counted are shares of a round's steps and not epochs, so that E = 1 alternates too;
+batch norm's running statistics in the body follow the data in both phases; an optimiser's moments of what
+rests are left alone.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ PHASE = "phase"
 class FedRep(Local, tag="fedrep", frozen=True):
     """Keeps the last layer in the hospital and trains it and the body in turn.
 
-    `head` is the network's last layer; another name is that of a submodule. `first` is the share of a round's steps
-    that train the head; the others train the body.
+    `head` is the network's last layer; another name is that of a submodule. `first` is the share of a round's
+    steps that train the head; the others train the body.
     """
 
     head: str = "head"

@@ -1,9 +1,9 @@
 """IFCA's site: of the hub's models it trains the one that fits its cases best.
 
-Ghosh, Chung, Yin, Ramchandran: An Efficient Framework for Clustered Federated Learning, NeurIPS 2020, arXiv:2006.04088,
-algorithm 1, lines 6 to 9 with model averaging. The hub's part is aggregation/ifca.py, which says where it departs; a study
-names both. A model's loss is the mean over the site's training cases, each round anew, augmented as in training but
-with the same draws for all models.
+Ghosh, Chung, Yin, Ramchandran: An Efficient Framework for Clustered Federated Learning, NeurIPS 2020,
+arXiv:2006.04088, algorithm 1, lines 6 to 9 with model averaging. The hub's part is aggregation/ifca.py, which
+says where it departs; a study names both. A model's loss is the mean over the site's training cases, each
+round anew, augmented as in training but with the same draws for all models.
 """
 
 from __future__ import annotations

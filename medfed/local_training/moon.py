@@ -1,11 +1,14 @@
-"""MOON: what the network sees in a case is drawn towards what the global model sees, away from the last local one's.
+"""MOON: what the network sees in a case is drawn towards what the global model sees, away from
+the last local one's.
 
-Li, He, Song: Model-Contrastive Federated Learning, CVPR 2021, arXiv:2103.16257: the loss gains mu times -log(exp(
-sim(z, z_global) / tau) / (exp(sim(z, z_global) / tau) + exp(sim(z, z_previous) / tau))), sim the cosine.
+Li, He, Song: Model-Contrastive Federated Learning, CVPR 2021, arXiv:2103.16257: the loss gains mu
+times -log(exp( sim(z, z_global) / tau) / (exp(sim(z, z_global) / tau) + exp(sim(z, z_previous) /
+tau))), sim the cosine.
 
-The representation z of a case is the input of the network's last layer, averaged over space: its penultimate features.
-Departures: no projection head is added, so the network stays the study's; in a site's first round there is no previous
-local model and no term (the paper's would be that of two equal models, whose gradient is zero).
+The representation z of a case is the input of the network's last layer, averaged over
+space: its penultimate features.
+Departures: no projection head is added, so the network stays the study's; in a site's first round there is no
+previous local model and no term (the paper's would be that of two equal models, whose gradient is zero).
 """
 
 from __future__ import annotations
@@ -29,10 +32,11 @@ PREVIOUS, RECEIVED, FEATURES = "previous", "received", "features"
 
 
 class Moon(Local, tag="moon", frozen=True):
-    """Adds a contrastive term: near the global model's representation of a case, far from the last local model's.
+    """Adds a contrastive term: near the global model's representation of a case, far from
+    the last local model's.
 
-    `mu` weighs it (the paper tries 0.1 to 10), `temperature` is the paper's tau. `head` is the network's last layer,
-    whose input is the representation. Each step costs two more passes forward.
+    `mu` weighs it (the paper tries 0.1 to 10), `temperature` is the paper's tau. `head` is the network's last
+    layer, whose input is the representation. Each step costs two more passes forward.
     """
 
     mu: Annotated[float, Meta(ge=0)] = 1.0

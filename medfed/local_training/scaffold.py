@@ -1,10 +1,11 @@
 """SCAFFOLD's site: every step is corrected by how this site's gradients differ from all sites'.
 
-Karimireddy, Kale, Mohri, Reddi, Stich, Suresh: SCAFFOLD: Stochastic Controlled Averaging for Federated Learning,
-ICML 2020, arXiv:1910.06378, algorithm 1, lines 10 to 13. Option I: c_k+ is the gradient at the received x, over all
-training cases; option II: c_k+ = c_k - c + (x - y_k) / (K eta). The hub's part is aggregation/scaffold.py; a study names
-both. The paper's steps are plain SGD; with momentum or Adam, (x - y_k) / (K eta) is no mean gradient any more, and
-option II loses its meaning. Departure: option I's gradient is the mean over the batches of one pass, in training mode.
+Karimireddy, Kale, Mohri, Reddi, Stich, Suresh: SCAFFOLD: Stochastic Controlled Averaging for Federated
+Learning, ICML 2020, arXiv:1910.06378, algorithm 1, lines 10 to 13. Option I: c_k+ is the gradient at the
+received x, over all training cases; option II: c_k+ = c_k - c + (x - y_k) / (K eta). The hub's part is
+aggregation/scaffold.py; a study names both. The paper's steps are plain SGD; with momentum or Adam, (x - y_k)
+/ (K eta) is no mean gradient any more, and option II loses its meaning. Departure: option I's gradient is the
+mean over the batches of one pass, in training mode.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ FRESH = "fresh"
 class Scaffold(Local, tag="scaffold", frozen=True):
     """Adds c - c_k to every gradient, so that sites with unlike data do not drift apart; needs plain SGD.
 
-    `option` is the paper's: II renews c_k from the round's own steps; I from a pass over the training cases before
-    them, which costs that pass and is steadier.
+    `option` is the paper's: II renews c_k from the round's own steps; I from a pass over the training cases
+    before them, which costs that pass and is steadier.
     """
 
     option: Literal["I", "II"] = "II"

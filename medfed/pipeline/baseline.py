@@ -1,8 +1,8 @@
 """From a Cox model's risks to each patient's chance of survival: the baseline hazard at a few times.
 
-Breslow's estimate (discussion of Cox, JRSS B 1972) over the training patients of the study's hospitals. Only its value
-at three times is kept, the quartiles of the observed event times to two digits: numbers over all patients, which a
-hospital that evaluates the model later needs and which name nobody.
+Breslow's estimate (discussion of Cox, JRSS B 1972) over the training patients of the study's hospitals. Only
+its value at three times is kept, the quartiles of the observed event times to two digits: numbers over all
+patients, which a hospital that evaluates the model later needs and which name nobody.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ Baseline = dict[float, float]
 
 
 def baseline_of(module: LightningModule, sites: Iterable[SiteData]) -> Baseline:
-    """Return the baseline of a model over these hospitals' training patients; empty where nothing ever happened."""
+    """Return the baseline of a model over these hospitals' training patients; empty
+    where nothing ever happened.
+    """
     module.eval()
     risks, times, events = [], [], []
     for site in sites:

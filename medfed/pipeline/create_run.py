@@ -91,7 +91,9 @@ def write_study(folder: RunFolder, study: Study) -> None:
 
 
 def write_round(folder: RunFolder, found: RoundReport) -> None:
-    """Append a line a site; a round that is reported again after a resume is written again, and the last one counts."""
+    """Append a line a site; a round that is reported again after a resume is written again, and
+    the last one counts.
+    """
     with folder.rounds.open("ab") as file:
         for answer in found.results:
             line = {

@@ -1,9 +1,10 @@
 """`medfed new`: a first study file from hospitals' folders, with settings that follow from what is in them.
 
-What to learn is read from the folders (labels to segment, a class to tell, a column of a table), the modality from the
-headers, sizes and spacing from the volumes. Everything is written down with its reason, to be changed by hand: the file
-is the study, and nothing is decided behind it. For segmentation, spacing, patch and normalisation are left to
-`data.plan`, which takes them from all hospitals' fingerprints before the first round (as nnU-Net does from one data
+What to learn is read from the folders (labels to segment, a class to tell, a column of a table), the modality
+from the headers, sizes and spacing from the volumes. Everything is written down with its reason, to be
+changed by hand: the file is the study, and nothing is decided behind it. For segmentation, spacing, patch and
+normalisation are left to `data.plan`, which takes them from all hospitals' fingerprints before the first
+round (as nnU-Net does from one data
 set: Isensee, Nature Methods 2021).
 """
 
@@ -37,7 +38,9 @@ NO_FEATURE = ("patient", "case", "id", "split")
 
 @dataclass(frozen=True)
 class Draft:
-    """A study file's text, and what was seen while it was made: a line a hospital, and what needs a person's eye."""
+    """A study file's text, and what was seen while it was made: a line a hospital, and what
+    needs a person's eye.
+    """
 
     text: str
     seen: tuple[str, ...]

@@ -44,9 +44,9 @@ def hospital_of(
 ) -> Hospital:
     """Return a site's data, its folder indexed and checked.
 
-    In a simulation one person holds all folders, so the secret that salts tokens and splits is made of the study's
-    seed and the site's name, and a run repeats; a hospital's own secret is in its site file, and so is the folder
-    where it keeps prepared images (`cache`), if that isn't to be inside `where`.
+    In a simulation one person holds all folders, so the secret that salts tokens and splits is made of the
+    study's seed and the site's name, and a run repeats; a hospital's own secret is in its site file, and so
+    is the folder where it keeps prepared images (`cache`), if that isn't to be inside `where`.
     """
     from medfed.data.datamodule import SiteData
 
@@ -124,7 +124,9 @@ def training_of(study: Study, site: str = "") -> Training:
 
 
 def egress_of(study: Study, *, smallest_group: int | None, withheld: tuple[str, ...] = ()) -> Egress:
-    """Return the list of what may leave a hospital of a study: what its rule, method, task and mechanism declare."""
+    """Return the list of what may leave a hospital of a study: what its rule, method,
+    task and mechanism declare.
+    """
     local = study.local
     needed = study.rule.needs_scalars
     by_class = [f"{name}/{one}" for name in needed for one in (*getattr(study.task, "classes", ()), "other")]

@@ -1,4 +1,6 @@
-"""A run's models on its hospitals' cases, as rows: the final one, each hospital's own, and whatever else a study asks for."""
+"""A run's models on its hospitals' cases, as rows: the final one, each hospital's own, and whatever else
+a study asks for.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,9 @@ def measure_all(
 ) -> list[Hospital]:
     """Measure every model on every hospital's test cases, and on all cases of those that took no part.
 
-    A classifier is measured on validation cases too: its operating point is fixed there and not on what is reported.
-    Returns the hospitals that could be measured; one with a case that cannot be read is named in `facts` instead.
+    A classifier is measured on validation cases too: its operating point is fixed there and not on what
+    is reported. Returns the hospitals that could be measured; one with a case that cannot be read is
+    named in `facts` instead.
 
     Raises:
         MedfedError: if no hospital could be measured, the first one's reason.
@@ -87,10 +90,11 @@ def measure_changed(
 def models_at(
     study: Study, folder: RunFolder, site: str, models: Mapping[str, Weights]
 ) -> dict[str, Weights]:
-    """Return the models that can be measured at a hospital: with what it kept for itself, and its personal one.
+    """Return the models that can be measured at a hospital: with what it kept for itself,
+    and its personal one.
 
-    Where layers stay in the hospitals the federated model is whole only at one that has such layers; a hospital that
-    took no part has none.
+    Where layers stay in the hospitals the federated model is whole only at one that has such layers; a
+    hospital that took no part has none.
     """
     from safetensors.torch import load_file
 

@@ -1,12 +1,14 @@
-"""A study's settings from what all its hospitals' data are like: spacing, patch, normalisation, harmonisation.
+"""A study's settings from what all its hospitals' data are like:
+spacing, patch, normalisation, harmonisation.
 
-`planned` asks each hospital for its fingerprint (images) or its sums (a table), which hold counts and sums over patients
-and nothing of one, and fill the study's `data` section from their sum, before the first round. A hospital with fewer
-patients than `data.plan.fewest` gives none. Each that is given stands in the audit log with its bytes and digest, and
-the sum in the run folder, so that a resumed run plans the same.
+`planned` asks each hospital for its fingerprint (images) or its sums (a table), which hold counts and sums
+over patients and nothing of one, and fill the study's `data` section from their sum, before the first round.
+A hospital with fewer patients than `data.plan.fewest` gives none. Each that is given stands in the audit log
+with its bytes and digest, and the sum in the run folder, so that a resumed run plans the same.
 
-Hospitals on machines of their own do the same with `medfed fingerprint make`, which writes a file that a person can
-read before it is given away, and the coordinator with `medfed fingerprint merge`, which prints the section.
+Hospitals on machines of their own do the same with `medfed fingerprint make`, which writes a file
+that a person can read before it is given away, and the coordinator with `medfed fingerprint merge`,
+which prints the section.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ Say = Callable[[str], None]
 
 
 def planned(study: Study, data: Mapping[str, SiteData], sum_file: Path, audit: AuditLog, say: Say) -> Study:
-    """Return the study with its `data` section filled from its training hospitals; as it is where it asks for no plan.
+    """Return the study with its `data` section filled from its training hospitals; as it is where it
+    asks for no plan.
 
     Args:
         data: the hospitals that train.

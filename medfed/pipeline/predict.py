@@ -1,8 +1,9 @@
 """A run's model on a hospital's images: masks as NIfTI, and as DICOM SEG where the images are DICOM.
 
-Everything is written in the hospital, into a folder that its operator names. A NIfTI file is called by the case's token
-and its header says nothing but the grid. A DICOM SEG refers to the series it was made from, as a PACS needs it, and so
-carries that series' patient: it is as confidential as the images. `stays-in-hospital.csv` says which token is whose.
+Everything is written in the hospital, into a folder that its operator names. A NIfTI file is called by the
+case's token and its header says nothing but the grid. A DICOM SEG refers to the series it was made from, as a
+PACS needs it, and so carries that series' patient: it is as confidential as the images.
+`stays-in-hospital.csv` says which token is whose.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ def predict(
 ) -> Path:
     """Write a run's predictions for every case of a hospital's folder into `out`, and return `out`.
 
-    Labels and targets aren't needed, and not looked at where they are there; a table needs its columns. One case is in
-    memory at a time.
+    Labels and targets aren't needed, and not looked at where they are there; a table needs its columns. One
+    case is in memory at a time.
 
     Raises:
         RunError: if this is no run folder, it has no such model, or `out` is not empty.
@@ -181,7 +182,8 @@ def dicom_segmentation(
 ) -> Any:
     """Return a mask as a DICOM SEG on the slices of its source series, or None where the source is no DICOM.
 
-    A voxel of a slice takes the label at its place in the patient, whatever the order or direction of the slices.
+    A voxel of a slice takes the label at its place in the patient, whatever the order or
+    direction of the slices.
 
     Raises:
         RunError: the source is DICOM that a SEG is not written for here: several channels, or frames in one file.
@@ -233,7 +235,8 @@ def dicom_segmentation(
 
 
 def source_slices(case: Case) -> list[Any]:
-    """Return the headers of a case's DICOM slices, in the order of their place, or nothing for another format.
+    """Return the headers of a case's DICOM slices, in the order of their place, or
+    nothing for another format.
 
     Raises:
         RunError: several channels, or a file of several frames.

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def notes(study: Study, network: nn.Module) -> list[str]:
-    """Return what a person should know of a study's privacy, a sentence each; `network` is as the file describes it."""
+    """Return what a person should know of a study's privacy, a sentence each; `network` is as
+    the file describes it.
+    """
     found = list(study.privacy.notes())
     replaced = _batch_norms(network) if study.privacy.replaces_batch_norm else 0
     if replaced:

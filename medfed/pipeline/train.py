@@ -1,4 +1,6 @@
-"""One run of a study, from its file to its report: what the commands do, and what `medfed.train` does as a library."""
+"""One run of a study, from its file to its report: what the commands do, and what `medfed.train`
+does as a library.
+"""
 
 from __future__ import annotations
 
@@ -60,11 +62,12 @@ def train(
     former: str | Path | None = None,
     progress: Progress | None = None,
 ) -> RunFolder:
-    """Train a study over its hospitals in this process, measure the models, write the report; return the run folder.
+    """Train a study over its hospitals in this process, measure the models, write the report;
+    return the run folder.
 
-    `without` names a hospital that withdrew from a `former` run of the study (the newest one if None): the study is
-    trained again without it, from the last model that it had no part in. With `leave_one_out` the federation is also
-    trained without each hospital in turn and tested on it.
+    `without` names a hospital that withdrew from a `former` run of the study (the newest one if None): the
+    study is trained again without it, from the last model that it had no part in. With `leave_one_out` the
+    federation is also trained without each hospital in turn and tested on it.
 
     Raises:
         StudyError: what the study file says cannot be done.
@@ -114,7 +117,8 @@ def train(
             try:
                 models[POOLED] = train_pooled(study, folder, data, progress)
             except MedfedError as error:
-                # The federation went on without a hospital whose case can't be read; its result must not be lost here.
+                # The federation went on without a hospital whose case can't be read; its result must not
+                # be lost here.
                 facts["missing_models"][POOLED] = str(error)
                 progress.say(f"no pooled model: {error}")
         # Models that a local objective left in the folder, one for each hospital.
@@ -220,9 +224,11 @@ def _alone(
     progress: Progress,
     facts: dict[str, Any],
 ) -> dict[str, Weights]:
-    """Return each hospital's own model, trained on its cases alone with the same budget, kept where one is there.
+    """Return each hospital's own model, trained on its cases alone with the same budget, kept
+    where one is there.
 
-    A hospital whose cases cannot be read has none: the federation went on without it, and its result must not be lost.
+    A hospital whose cases cannot be read has none: the federation went on without it, and its result
+    must not be lost.
     """
     from medfed.federation.site import train_alone
 
@@ -253,7 +259,9 @@ def _without_each(
     audit: AuditLog,
     resume: bool,
 ) -> dict[str, Weights]:
-    """Return the federated model without each hospital in turn, kept where one is there; each has a folder of its own."""
+    """Return the federated model without each hospital in turn, kept where one is there; each has a
+    folder of its own.
+    """
     from medfed.pipeline.experiments.leave_one_out import studies_without
 
     models: dict[str, Weights] = {}
@@ -307,16 +315,17 @@ def _steps(progress: Progress, site: str, local_epochs: int) -> pl.Callback:
     return Steps()
 
 
-# ---------------------------------------------------------------------------------------------- measure and report
+# ----------------------------------------------------------------------------------------- measure and report
 
 
 def evaluate(
     run: str | Path | RunFolder, data: str | Path, *, name: str = "evaluated", all_cases: bool = False
 ) -> RunFolder:
-    """Measure a run's models on the cases of a hospital's folder and write the report again; return the run folder.
+    """Measure a run's models on the cases of a hospital's folder and write the report again;
+    return the run folder.
 
-    The hospital is called `name` in rows and report. Its test split is measured, or every case with `all_cases`, which
-    is right for a hospital that took no part in the study.
+    The hospital is called `name` in rows and report. Its test split is measured, or every case with
+    `all_cases`, which is right for a hospital that took no part in the study.
 
     Raises:
         RunError: if this is no run folder, or the name is that of a hospital that trained.

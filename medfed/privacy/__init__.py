@@ -1,7 +1,7 @@
 """What happens to an update before it leaves a hospital, and what the hub undoes: one file a mechanism.
 
-To add one, write `privacy/<name>.py` with a `Privacy` record tagged `<name>`; the contract test finds it. Its docstring
-states what it protects, from whom, and at what cost.
+To add one, write `privacy/<name>.py` with a `Privacy` record tagged `<name>`; the contract test finds it. Its
+docstring states what it protects, from whom, and at what cost.
 """
 
 from medfed.privacy._privacy import GROUP, Hearing, Privacy, PrivacyState, Shield, apart

@@ -1,8 +1,9 @@
 """One secret key for all sites of a study, which the hub carries to them and cannot read.
 
-In each round every site shows its public key for boxes, and whether it holds the study's key. The first site by name
-that holds it, or else the first of all, which then makes it, puts it into a box for each site that does not. So a study
-begins with the key, and a site that lost its folder gets it again in the next round it takes part in.
+In each round every site shows its public key for boxes, and whether it holds the study's key. The first
+site by name that holds it, or else the first of all, which then makes it, puts it into a box for each site
+that does not. So a study begins with the key, and a site that lost its folder gets it again in the next
+round it takes part in.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class Boxes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def agreed(letters: SiteLetters, make: Callable[[], bytes]) -> bytes | None:
-    """Return the study's key at a site, made or received if it has none yet; None if the round went on without it.
+    """Return the study's key at a site, made or received if it has none yet; None if the round
+    went on without it.
 
     Raises:
         PrivacyError: if the hub or a site does what is not agreed.

@@ -1,4 +1,6 @@
-"""What every mechanism of client-level privacy has: a clip, and noise that is given or follows from a target epsilon."""
+"""What every mechanism of client-level privacy has: a clip, and noise that is given or follows
+from a target epsilon.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from medfed.registry import kind_of
 
 
 class ClientNoise(Privacy, frozen=True):
-    """Whole updates, clipped to `clip` and noised: `noise_multiplier`, or `epsilon` and `delta` for the whole study."""
+    """Whole updates, clipped to `clip` and noised: `noise_multiplier`, or `epsilon` and `delta`
+    for the whole study.
+    """
 
     noise_multiplier: Positive | None = None
     epsilon: Positive | None = None

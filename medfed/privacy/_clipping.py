@@ -37,7 +37,9 @@ def scaled(tensor: Tensor, scale: float) -> Tensor:
 
 
 def noised(delta: Weights, deviation: float, like: Weights) -> dict[str, Tensor]:
-    """Return a difference plus Gaussian noise of this standard deviation on every value, in the dtypes of `like`."""
+    """Return a difference plus Gaussian noise of this standard deviation on every value, in
+    the dtypes of `like`.
+    """
     return {
         name: (delta[name].double() + gaussian(delta[name].shape, deviation)).to(like[name].dtype)
         for name in delta
@@ -45,7 +47,8 @@ def noised(delta: Weights, deviation: float, like: Weights) -> dict[str, Tensor]
 
 
 def share(clip: float, noise_multiplier: float, answering: int) -> float:
-    """Return the deviation of each site's noise under a secure sum, so that any `answering` of them sum to the whole.
+    """Return the deviation of each site's noise under a secure sum, so that any `answering` of them
+    sum to the whole.
 
     Where more answer, the sum has more noise than it needs; where fewer do, it must not be opened.
     """

@@ -1,7 +1,8 @@
 """Fixed point numbers modulo 2^32 or 2^64, and the key streams that hide them: what is added here is exact.
 
-A number v becomes rint(v * scale) modulo 2^bits. Sums modulo 2^bits are exact whatever the order, so masks that cancel
-leave nothing, and the decoded sum differs from the true one by at most half a step, 0.5 / scale, a site and value.
+A number v becomes rint(v * scale) modulo 2^bits. Sums modulo 2^bits are exact whatever the order, so masks
+that cancel leave nothing, and the decoded sum differs from the true one by at most half a step, 0.5 / scale,
+a site and value.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from torch import Tensor
 
 Bits = Literal[32, 64]
 
-# Numbers that are encoded, masked or unmasked at once: 128 KiB for each of what is in use, so that it stays in the cache.
+# Numbers that are encoded, masked or unmasked at once: 128 KiB for each of what is in use, so that it stays
+# in the cache.
 _BLOCK = 1 << 14
 
 # Room for what rounding adds to a sum: 2^11 steps at 32 bits, half a step a term.
@@ -74,7 +76,9 @@ class Stream:
 
 
 class Room:
-    """Memory that blocks of one tensor after another go through, so that all of it stays in the processor's cache."""
+    """Memory that blocks of one tensor after another go through, so that all of it stays
+    in the processor's cache.
+    """
 
     def __init__(self) -> None:
         self.zeros = memoryview(bytes(_BLOCK * 8))
@@ -93,7 +97,8 @@ def masked(
 ) -> tuple[np.ndarray, float]:
     """Return values times a factor as masked integers (flat), and the size of the largest value.
 
-    A pair of tensors stands for its difference, taken in float64. Each block goes through all streams before the next.
+    A pair of tensors stands for its difference, taken in float64. Each block goes through all
+    streams before the next.
     """
     parts = [_flat(tensor) for tensor in (values if isinstance(values, tuple) else (values,))]
     whole = np.empty(parts[0].size, unsigned(point.bits))

@@ -1,13 +1,16 @@
-"""Gaussian noise for privacy, from keys of the operating system's generator: never seeded, never repeated, not to be guessed.
+"""Gaussian noise for privacy, from keys of the operating system's generator: never seeded, never repeated,
+not to be guessed.
 
-torch's and numpy's generators are fast and predictable: whoever learns their state, or some of their output, knows
-the noise and can subtract it. Here every bit is of the stream of AES-256 in counter mode under a key of 32 bytes from
-`os.urandom`, new for each call and kept nowhere. To tell that stream from chance is to break AES, and Linux's own generator
-is a stream cipher under such a key; it only costs a system call a block and several times as long.
+torch's and numpy's generators are fast and predictable: whoever learns their state, or some of their output,
+knows the noise and can subtract it. Here every bit is of the stream of AES-256 in counter mode under a key of
+32 bytes from `os.urandom`, new for each call and kept nowhere. To tell that stream from chance is to break
+AES, and Linux's own generator is a stream cipher under such a key; it only costs a system call a block and
+several times as long.
 
-What is left is that floating-point numbers have gaps, from which Mironov (CCS 2012) recovered noised values; as in Opacus'
-secure mode, each value is the sum of four Gaussians over two, after which the search for the bits behind it is infeasible
-(Holohan and Braghin, Secure Random Sampling in Differential Privacy, ESORICS 2021, arXiv:2107.10138).
+What is left is that floating-point numbers have gaps, from which Mironov (CCS 2012) recovered noised
+values; as in Opacus' secure mode, each value is the sum of four Gaussians over two, after which the
+search for the bits behind it is infeasible (Holohan and Braghin, Secure Random Sampling in Differential
+Privacy, ESORICS 2021, arXiv:2107.10138).
 """
 
 from __future__ import annotations
@@ -22,12 +25,12 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from torch import Tensor
 
-# Values drawn at a time, 32 bytes of the stream each: what is in use (1.3 MiB) stays in the cache. It is below what torch
-# splits over threads.
+# Values drawn at a time, 32 bytes of the stream each: what is in use (1.3 MiB) stays in the cache. It is
+# below what torch splits over threads.
 BLOCK = 1 << 14
 
-# No value is larger than this many deviations: the uniform numbers end at 2^-53, so a radius at sqrt(106 ln 2) = 8.58, and
-# a value at sqrt(2) radii.
+# No value is larger than this many deviations: the uniform numbers end at 2^-53, so a radius at sqrt(106 ln
+# 2) = 8.58, and a value at sqrt(2) radii.
 LARGEST = 12.2
 
 
@@ -65,9 +68,11 @@ class Uniform:
 
 
 def _four(uniform: Uniform, out: Tensor, scale: float) -> None:
-    """Write the sum of four independent standard Gaussians times a number, each pair by Box and Muller (1958).
+    """Write the sum of four independent standard Gaussians times a number, each pair by
+    Box and Muller (1958).
 
-    A pair's two sum to radius (cos + sin)(angle) = sqrt(2) radius cos(angle - pi / 4), and where an angle is uniform so is
+    A pair's two sum to radius (cos + sin)(angle) = sqrt(2) radius cos(angle - pi / 4), and where an angle
+    is uniform so is
     that: one cosine does for both. The radius is sqrt(-2 log), with the root of 2 sqrt(-4 log).
     """
     drawn = uniform.draw(4 * out.numel()).view(4, -1)

@@ -15,8 +15,8 @@ from medfed.wire.messages import HubLetters, SiteLetters
 from medfed.wire.update import Global, Update, check
 from medfed.wire.weights import Weights
 
-# What a mechanism carries at the hub from round to round, kept in its checkpoint: named groups of named tensors, each
-# group's name beginning with `GROUP`, so that no rule takes it for its own.
+# What a mechanism carries at the hub from round to round, kept in its checkpoint: named groups of named
+# tensors, each group's name beginning with `GROUP`, so that no rule takes it for its own.
 PrivacyState = Mapping[str, Weights]
 GROUP = "privacy:"
 
@@ -36,7 +36,9 @@ class Shield(Protocol):
 
 
 class Hearing(Protocol):
-    """How the hub hears one round: whose updates it waits for, which it takes, and what they give it to merge."""
+    """How the hub hears one round: whose updates it waits for, which it takes, and what they
+    give it to merge.
+    """
 
     @property
     def sites(self) -> Sequence[str]:
@@ -69,17 +71,19 @@ class Hearing(Protocol):
 class Privacy(Kind, frozen=True):
     """What happens to an update before it leaves.
 
-    In the order in which they are called: `objections` when a study is read, `planned` when it starts; for every
-    round `tell` and `protect` in each hospital, `reveal` and `release` at the hub. A mechanism whose sites settle
-    something among themselves by letters overrides `meet` and `convene` besides.
+    In the order in which they are called: `objections` when a study is read, `planned` when it starts; for
+    every round `tell` and `protect` in each hospital, `reveal` and `release` at the hub. A mechanism whose
+    sites settle something among themselves by letters overrides `meet` and `convene` besides.
     """
 
     folder: ClassVar[str] = "privacy"
 
-    # Whether the hub, after `reveal`, still sees each site's own update. Rules that need it are refused where not.
+    # Whether the hub, after `reveal`, still sees each site's own update. Rules that need it are
+    # refused where not.
     reveals_each_update: ClassVar[bool] = True
 
-    # The groups of tensors that `protect` adds in place of the readable ones, and the numbers it adds to the report.
+    # The groups of tensors that `protect` adds in place of the readable ones, and the numbers it adds
+    # to the report.
     sends: ClassVar[tuple[str, ...]] = ()
     scalars: ClassVar[tuple[str, ...]] = ()
 
@@ -89,15 +93,18 @@ class Privacy(Kind, frozen=True):
     # Whether training itself is made private, patient by patient: a site then trains under `PrivateTraining`.
     trains_privately: ClassVar[bool] = False
 
-    # Whether the network is built with group norm for batch norm, at every site and at the hub: batch norm mixes the
-    # patients of a batch and keeps statistics of them.
+    # Whether the network is built with group norm for batch norm, at every site and at the hub: batch norm
+    # mixes the patients of a batch and keeps statistics of them.
     replaces_batch_norm: ClassVar[bool] = False
 
-    # Settings that make a whole one, for kinds whose settings have no default: the contract test builds with them.
+    # Settings that make a whole one, for kinds whose settings have no default: the contract test
+    # builds with them.
     example: ClassVar[Mapping[str, Any]] = {}
 
     def objections(self, study: Any) -> Iterator[str]:
-        """Yield what of this study (a `study.Study`) the mechanism cannot keep its promise with, key path first."""
+        """Yield what of this study (a `study.Study`) the mechanism cannot keep its promise
+        with, key path first.
+        """
         yield from ()
 
     def notes(self) -> tuple[str, ...]:
@@ -109,11 +116,15 @@ class Privacy(Kind, frozen=True):
         return 1
 
     def planned(self, rounds: int) -> Self:
-        """Return the mechanism with what depends on the number of rounds decided, such as the noise of a target."""
+        """Return the mechanism with what depends on the number of rounds decided, such as the
+        noise of a target.
+        """
         return self
 
     def charge(self) -> Charge | None:
-        """Return what one round's update costs the site, for its ledger; None where it isn't counted by rounds."""
+        """Return what one round's update costs the site, for its ledger; None where it
+        isn't counted by rounds.
+        """
         return None
 
     def protect(self, update: Update, weights: Weights) -> Update:
@@ -121,7 +132,9 @@ class Privacy(Kind, frozen=True):
         raise NotImplementedError
 
     def tell(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
-        """Return the numbers for the report that may leave; called in the hospital for everything that is sent."""
+        """Return the numbers for the report that may leave; called in the hospital for
+        everything that is sent.
+        """
         return scalars
 
     def reveal(self, updates: Sequence[Update], weights: Weights) -> Sequence[Update]:
@@ -131,13 +144,14 @@ class Privacy(Kind, frozen=True):
     def meet(self, letters: SiteLetters) -> Iterator[Shield]:
         """Yield what protects this round's update, each time it is to be sent; go on when it was sent.
 
-        Once for most. Not at all where this site has no part in the round any more, and once more where the hub had to
-        begin a round's letters again.
+        Once for most. Not at all where this site has no part in the round any more, and once more where the
+        hub had to begin a round's letters again.
         """
         yield self
 
     def open(self, received: Global, letters: SiteLetters) -> Global:
-        """Return the hub's model as this site trains and measures it; called there for every model that comes.
+        """Return the hub's model as this site trains and measures it; called there for
+        every model that comes.
 
         Raises:
             PrivacyError: if a part of it is encrypted and this site cannot read it.
@@ -187,7 +201,9 @@ def apart(state: Mapping[str, Weights]) -> tuple[dict[str, Weights], dict[str, W
 
 
 def public_only(scalars: Mapping[str, float], scores: str) -> dict[str, float]:
-    """Return the scalars that hold nothing about training patients; scores of the others only where `scores` is `send`."""
+    """Return the scalars that hold nothing about training patients; scores of the others only
+    where `scores` is `send`.
+    """
     return {
         name: value
         for name, value in scalars.items()

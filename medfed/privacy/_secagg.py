@@ -1,7 +1,8 @@
-"""What sites and hub write to each other in a secure sum, who is whose neighbour, and the keys that come of it.
+"""What sites and hub write to each other in a secure sum, who is whose neighbour, and the keys
+that come of it.
 
-Each record is the content of a letter (`medfed/wire/messages.py`), which carries study, run, round, attempt, step and the
-writer's signature. The steps, in order: call, keys, shares, members, signed, unmask.
+Each record is the content of a letter (`medfed/wire/messages.py`), which carries study, run, round, attempt,
+step and the writer's signature. The steps, in order: call, keys, shares, members, signed, unmask.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ class _Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Keys(_Said, frozen=True):
-    """keys, site to hub: public keys for this attempt alone, and the digest of the seed of the site's own mask."""
+    """keys, site to hub: public keys for this attempt alone, and the digest of the seed of
+    the site's own mask.
+    """
 
     box: bytes
     mask: bytes
@@ -104,7 +107,9 @@ class Request(_Said, frozen=True):
 
 
 class Shares(_Said, frozen=True):
-    """unmask, site to hub: shares of the seeds of sites in the sum, and of the mask keys of those that dropped out."""
+    """unmask, site to hub: shares of the seeds of sites in the sum, and of the mask keys of
+    those that dropped out.
+    """
 
     seeds: dict[str, bytes]
     keys: dict[str, bytes]
@@ -133,11 +138,13 @@ def bytes_of(content: _Said) -> bytes:
 
 
 def neighbours(keys: Mapping[str, Keys], most: int) -> dict[str, list[str]]:
-    """Return who holds shares with whom and shares masks: all with all, or beyond `most` others a ring of that degree.
+    """Return who holds shares with whom and shares masks: all with all, or beyond `most` others a
+    ring of that degree.
 
-    Bell, Bonawitz, Gascón, Lepoint, Raykova: Secure Single-Server Aggregation with (Poly)Logarithmic Overhead, CCS 2020,
-    eprint 2020/704: a Harary graph over a random order. The order here is drawn from the digest of all sites' keys of
-    this attempt, so that it is known to everyone and to nobody before the keys are.
+    Bell, Bonawitz, Gascón, Lepoint, Raykova: Secure Single-Server Aggregation with (Poly)Logarithmic
+    Overhead, CCS 2020, eprint 2020/704: a Harary graph over a random order. The order here is drawn
+    from the digest of all sites' keys of this attempt, so that it is known to everyone and to nobody
+    before the keys are.
     """
     sites = sorted(keys)
     if len(sites) - 1 <= most:
@@ -151,7 +158,9 @@ def neighbours(keys: Mapping[str, Keys], most: int) -> dict[str, list[str]]:
 
 
 def holders(site: str, others: Sequence[str]) -> list[str]:
-    """Return who holds shares of a site's secrets, in the order of the shares' numbers: its neighbours and itself."""
+    """Return who holds shares of a site's secrets, in the order of the shares' numbers:
+    its neighbours and itself.
+    """
     return sorted([site, *others])
 
 

@@ -1,4 +1,6 @@
-"""A secure sum at a site: its keys, the masks that hide its update, and the shares with which the sum comes out."""
+"""A secure sum at a site: its keys, the masks that hide its update, and the shares with which
+the sum comes out.
+"""
 
 from __future__ import annotations
 
@@ -61,8 +63,8 @@ def shields(settings: Settings, letters: SiteLetters) -> Iterator[SiteSum]:
         attempt = called.attempt
         mine = letters.posted("keys")
         if mine is not None and mine.attempt >= attempt:
-            # Killed since: what the masks were made of is gone, and a second masked update must not go out beside a
-            # first. This site drops out of the attempt, and its shares at the others serve for that.
+            # Killed since: what the masks were made of is gone, and a second masked update must not go out
+            # beside a first. This site drops out of the attempt, and its shares at the others serve for that.
             letters.audit.write("left out", site=letters.site, round=letters.round, attempt=attempt)
             continue
         with _written_down(letters):
@@ -98,7 +100,8 @@ class SiteSum:
     shares: Mapping[str, tuple[bytes, bytes]]  # by owner: of its mask key and of its seed
 
     def protect(self, update: Update, weights: Weights) -> Update:
-        """Return the update with every number masked: what the hub gets tells it nothing but together with the others'.
+        """Return the update with every number masked: what the hub gets tells it nothing but
+        together with the others'.
 
         Raises:
             PrivacyError: if a number is too large for the fixed point.
@@ -144,7 +147,9 @@ class SiteSum:
         return streams
 
     def conclude(self) -> None:
-        """Sign who is in the sum, see that the others signed the same, and give the shares that take the masks off."""
+        """Sign who is in the sum, see that the others signed the same, and give the shares that
+        take the masks off.
+        """
         listed = _next(self.letters, self.attempt, "members")
         if listed is None:
             return
@@ -216,7 +221,7 @@ class SiteSum:
         return Shares(seeds, keys)
 
 
-# ---------------------------------------------------------------------------------------------- keys and shares
+# -------------------------------------------------------------------------------------------- keys and shares
 
 
 def _agree(settings: Settings, letters: SiteLetters, attempt: int) -> SiteSum | None:

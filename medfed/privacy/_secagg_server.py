@@ -1,7 +1,9 @@
-"""A secure sum at the hub: it hands letters on, adds what is masked, and takes off the sum's masks with the sites' shares.
+"""A secure sum at the hub: it hands letters on, adds what is masked, and takes off the sum's masks
+with the sites' shares.
 
-Whatever the hub has said in a step it says again after a restart, because its own letters are kept. Only when a round
-can't be finished does it begin the round's letters again, as the next attempt, with new keys and new masks.
+Whatever the hub has said in a step it says again after a restart, because its own letters are kept. Only
+when a round can't be finished does it begin the round's letters again, as the next attempt, with new
+keys and new masks.
 """
 
 from __future__ import annotations
@@ -65,8 +67,8 @@ def _attempt(letters: HubLetters) -> int:
     if called is None:
         return 1
     listed = letters.posted("members")
-    # Once a list of members is out it stands, and the sites' letters are where they were. Before, nothing is lost by
-    # beginning again with the sites that are there now.
+    # Once a list of members is out it stands, and the sites' letters are where they were. Before, nothing is
+    # lost by beginning again with the sites that are there now.
     return called[0] if listed is not None and listed[0] == called[0] else called[0] + 1
 
 
@@ -350,7 +352,9 @@ def _gather(
     take: Callable[[Letter, bytes], bool | None],
     refused: dict[str, MedfedError],
 ) -> None:
-    """Take the sites' letters of a step as they come, until `take` has enough; one that does not fit is refused."""
+    """Take the sites' letters of a step as they come, until `take` has enough; one that does
+    not fit is refused.
+    """
     for delivery in letters.gather(attempt, step, sites, deadline_s):
         if delivery.letter is None:
             assert delivery.error is not None

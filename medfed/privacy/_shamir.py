@@ -1,8 +1,9 @@
 """A secret of 32 bytes in shares, of which a stated number gives it back and fewer tell nothing.
 
-Shamir: How to share a secret, Communications of the ACM 22(11), 1979, doi:10.1145/359168.359176. A polynomial over the
-integers modulo a prime, whose value at 0 is the secret and whose other coefficients are drawn from the operating system;
-share x is its value at x. Secrets are seeds and private keys, so there are few, and plain integers are fast enough.
+Shamir: How to share a secret, Communications of the ACM 22(11), 1979, doi:10.1145/359168.359176. A polynomial
+over the integers modulo a prime, whose value at 0 is the secret and whose other coefficients are drawn from
+the operating system; share x is its value at x. Secrets are seeds and private keys, so there are few, and
+plain integers are fast enough.
 """
 
 from __future__ import annotations

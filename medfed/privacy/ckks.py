@@ -1,23 +1,26 @@
 """Homomorphic encryption: the hub adds models that it cannot read, and never holds the merged one either.
 
-Cheon, Kim, Kim, Song: Homomorphic Encryption for Arithmetic of Approximate Numbers, ASIACRYPT 2017, eprint 2016/421, by
-TenSEAL (an extra: `pip install medfed[he]`). Ring dimension 4096 with 108 bits of modulus, which the homomorphic
-encryption standard rates at 128 bits of security; symmetric encryption, for all who encrypt hold the key.
+Cheon, Kim, Kim, Song: Homomorphic Encryption for Arithmetic of Approximate Numbers, ASIACRYPT 2017, eprint
+2016/421, by TenSEAL (an extra: `pip install medfed[he]`). Ring dimension 4096 with 108 bits of modulus,
+which the homomorphic encryption standard rates at 128 bits of security; symmetric encryption, for all who
+encrypt hold the key.
 
-Each site sends its encrypted layers times its examples. The hub adds the ciphertexts and publishes the sum; every site
-decrypts it and divides. So the hub's checkpoints, its run folder and its measurements hold the ciphertext and, for these
-layers, the untrained numbers; the model itself is what any site has. In a simulation it is taken from a site.
+Each site sends its encrypted layers times its examples. The hub adds the ciphertexts and publishes the sum;
+every site decrypts it and divides. So the hub's checkpoints, its run folder and its measurements hold the
+ciphertext and, for these layers, the untrained numbers; the model itself is what any site has. In a
+simulation it is taken from a site.
 
-Who holds the secret key: all sites of the study, one key for a run. One of them makes it in the first round and the hub
-carries it to the others in boxes that only they open (`_ckks_keys.py`); each keeps it in its own folder, with mode 0600.
-What collusion breaks: a single site that gives the hub the key opens every site's updates of the whole run, past rounds
-too. Against a hub that may win over one site `secure_sum` is the mechanism, whose masks no one site can take off.
-The decrypted numbers must never be given to the hub: from a ciphertext and its decryption CKKS's key can be computed (Li,
-Micciancio, EUROCRYPT 2021, eprint 2020/1533). Nothing here does; don't hand it the final model while updates of the run
-should stay secret.
-Not hidden: layers that are not encrypted, the number of examples, scores, sizes, who took part. A site must be there in
-the first round, for later models are closed to whoever has no key. A merge is FedAvg's mean; nothing else can be computed
-on what is encrypted here. Rounding: 1e-5 over the examples in all, a number. Cost: benchmarks/RESULTS-encryption.md.
+Who holds the secret key: all sites of the study, one key for a run. One of them makes it in the first
+round and the hub carries it to the others in boxes that only they open (`_ckks_keys.py`); each keeps it
+in its own folder, with mode 0600. What collusion breaks: a single site that gives the hub the key opens
+every site's updates of the whole run, past rounds too. Against a hub that may win over one site
+`secure_sum` is the mechanism, whose masks no one site can take off. The decrypted numbers must never be
+given to the hub: from a ciphertext and its decryption CKKS's key can be computed (Li, Micciancio,
+EUROCRYPT 2021, eprint 2020/1533). Nothing here does; don't hand it the final model while updates of the
+run should stay secret. Not hidden: layers that are not encrypted, the number of examples, scores, sizes,
+who took part. A site must be there in the first round, for later models are closed to whoever has no key.
+A merge is FedAvg's mean; nothing else can be computed on what is encrypted here. Rounding: 1e-5 over the
+examples in all, a number. Cost: benchmarks/RESULTS-encryption.md.
 """
 
 from __future__ import annotations
@@ -39,12 +42,14 @@ from medfed.wire.messages import HubLetters, SiteLetters
 from medfed.wire.update import Global, Update, check
 from medfed.wire.weights import Difference, Weights
 
-# The ring's dimension, its modulus (the second prime is for keys alone) and the scale: 2^25 either way is left for a sum.
+# The ring's dimension, its modulus (the second prime is for keys alone) and the scale: 2^25 either way is
+# left for a sum.
 DIMENSION, MODULUS_BITS, SCALE = 4096, (54, 54), 2.0**28
 SLOTS = DIMENSION // 2
 LARGEST_SUM = 2.0**24
 
-# Ciphertexts that travel as one tensor, and the most bytes that one of them has (61,735 of 2 polynomials of 54 bits).
+# Ciphertexts that travel as one tensor, and the most bytes that one of them has (61,735 of 2 polynomials
+# of 54 bits).
 TOGETHER = 64
 LARGEST_CIPHERTEXT = 70_000
 
@@ -52,10 +57,12 @@ SUM, ENCRYPTED, EXAMPLES = f"{GROUP}ckks", "ckks", "examples"
 
 
 class Ckks(Privacy, tag="ckks", frozen=True):
-    """CKKS by TenSEAL: the hub adds encrypted models, and the sites alone can read the sum; one key for all sites.
+    """CKKS by TenSEAL: the hub adds encrypted models, and the sites alone can read the sum; one
+    key for all sites.
 
-    `layers` are the names, or their beginnings, of the tensors that are encrypted; `all` encrypts every one, the others
-    travel in the clear. `patience_s` is how long the site that makes the key may take to give it to the others.
+    `layers` are the names, or their beginnings, of the tensors that are encrypted; `all` encrypts every
+    one, the others travel in the clear. `patience_s` is how long the site that makes the key may take to
+    give it to the others.
     """
 
     layers: Literal["all"] | list[str] = "all"
@@ -98,7 +105,9 @@ class Ckks(Privacy, tag="ckks", frozen=True):
     def release(
         self, updates: Sequence[Update], state: PrivacyState, weights: Weights
     ) -> tuple[Sequence[Update], PrivacyState]:
-        """Return updates whose encrypted layers stand still for the rule, and the ciphertexts' sum for the sites."""
+        """Return updates whose encrypted layers stand still for the rule, and the ciphertexts'
+        sum for the sites.
+        """
         merged = [replace(update, delta=_Still(update.delta, weights), groups={}) for update in updates]
         return merged, {**state, SUM: _added(sorted(updates, key=lambda update: update.site))}
 
@@ -121,7 +130,7 @@ class Ckks(Privacy, tag="ckks", frozen=True):
         return self.layers == "all" or any(name.startswith(layer) for layer in self.layers)
 
 
-# ---------------------------------------------------------------------------------------------- in the hospital
+# -------------------------------------------------------------------------------------------- in the hospital
 
 
 @dataclass(frozen=True)
@@ -274,7 +283,9 @@ def _added(updates: Sequence[Update]) -> dict[str, torch.Tensor]:
 
 
 class _Still(Mapping[str, torch.Tensor]):
-    """A difference with zeros where a tensor is encrypted, so that a rule leaves the hub's numbers as they are."""
+    """A difference with zeros where a tensor is encrypted, so that a rule leaves the hub's
+    numbers as they are.
+    """
 
     def __init__(self, shown: Weights, weights: Weights) -> None:
         self._shown, self._weights = shown, weights

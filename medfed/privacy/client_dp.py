@@ -1,12 +1,15 @@
-"""Client-level differential privacy: each site's whole update is clipped and noised, so that a site hides in the rest.
+"""Client-level differential privacy: each site's whole update is clipped and noised, so that a site
+hides in the rest.
 
-McMahan, Ramage, Talwar, Zhang: Learning Differentially Private Recurrent Language Models, ICLR 2018, arXiv:1710.06963;
-adaptive clipping is Andrew, Thakkar, McMahan, Ramaswamy: Differentially Private Learning with Adaptive Clipping, NeurIPS
-2021, arXiv:1905.03871. Departures: sites weigh the same, so that the sum's sensitivity is the clip; no amplification by
-sampling is counted, because a round's sites are drawn from the study's seed, which everyone knows; with few sites the
-noise on the clip's count is larger than the paper's n / 20.
+McMahan, Ramage, Talwar, Zhang: Learning Differentially Private Recurrent Language Models, ICLR 2018,
+arXiv:1710.06963; adaptive clipping is Andrew, Thakkar, McMahan, Ramaswamy: Differentially Private Learning
+with Adaptive Clipping, NeurIPS 2021, arXiv:1905.03871. Departures: sites weigh the same, so that the sum's
+sensitivity is the clip; no amplification by sampling is counted, because a round's sites are drawn from
+the study's seed, which everyone knows; with few sites the noise on the clip's count is larger than the
+paper's n / 20.
 
-`distributed_dp` has the sites add the noise together under a secure sum, so that nobody is trusted with bare updates.
+`distributed_dp` has the sites add the noise together under a secure sum, so that nobody is
+trusted with bare updates.
 """
 
 from __future__ import annotations
@@ -39,9 +42,9 @@ EVERYONE = "all-sites"
 class Adaptive(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A clip that follows the updates' lengths: after each round it moves towards their `quantile`.
 
-    rate: the paper's learning rate of the clip's logarithm, 0.2.  count_noise: the standard deviation of the noise on
-    how many updates were short enough; if null, a twentieth of the sites, but at least the noise multiplier, without
-    which few sites would leave nothing for the updates themselves.
+    rate: the paper's learning rate of the clip's logarithm, 0.2.  count_noise: the standard deviation of the
+    noise on how many updates were short enough; if null, a twentieth of the sites, but at least the noise
+    multiplier, without which few sites would leave nothing for the updates themselves.
     """
 
     quantile: Annotated[float, Meta(gt=0, lt=1)] = 0.5
@@ -50,19 +53,21 @@ class Adaptive(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class ClientDP(ClientNoise, tag="client_dp", frozen=True):
-    """Noised updates: from a site's update, or from the merged model, one cannot tell what that site's data were.
+    """Noised updates: from a site's update, or from the merged model, one cannot tell what
+    that site's data were.
 
-    `where: hub` (central) protects each site against everyone but the hub, which sees the updates, clips them and adds
-    noise of `noise_multiplier` times `clip` to their sum: neighbours differ by one site's update being there or not.
-    `where: site` (local) protects it against the hub too: noise is added before an update leaves, and since any two
-    updates must look alike, it is `noise_multiplier` times twice the `clip`. With few sites that costs most of the
+    `where: hub` (central) protects each site against everyone but the hub, which sees the updates, clips them
+    and adds noise of `noise_multiplier` times `clip` to their sum: neighbours differ by one site's update
+    being there or not. `where: site` (local) protects it against the hub too: noise is added before an update
+    leaves, and since any two updates must look alike, it is `noise_multiplier` times twice the `clip`. With
+    few sites that costs most of the
     accuracy: noise shrinks with the number of sites only.
 
-    Give `noise_multiplier`, or `epsilon` and `delta` for the whole study. All sites weigh the same, whatever their
-    cases, and say 1 for their number. `adaptive` (hub only) lets the clip follow the updates.
+    Give `noise_multiplier`, or `epsilon` and `delta` for the whole study. All sites weigh the same, whatever
+    their cases, and say 1 for their number. `adaptive` (hub only) lets the clip follow the updates.
 
-    Not covered: scores of validation cases, which are withheld unless `scores: send`; who took part in which round,
-    which is why sampling of sites is not counted as amplification.
+    Not covered: scores of validation cases, which are withheld unless `scores: send`; who took part in which
+    round, which is why sampling of sites is not counted as amplification.
     """
 
     where: Literal["site", "hub"] = "hub"
@@ -160,7 +165,9 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
         return [Update(EVERYONE, ordered[0].round, mean, 1)], state
 
     def _deviation(self, sites: int) -> float:
-        """Return z_delta: the noise on the sum, in clips, that leaves room for the noise on the count (theorem 1)."""
+        """Return z_delta: the noise on the sum, in clips, that leaves room for the noise on
+        the count (theorem 1).
+        """
         if self.adaptive is None:
             return self.multiplier
         count_noise = self._count_noise(sites)

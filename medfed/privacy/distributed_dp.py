@@ -1,33 +1,37 @@
-"""Client-level differential privacy under a secure sum: each site adds a share of the noise, nobody sees less than all.
+"""Client-level differential privacy under a secure sum: each site adds a share of the noise, nobody
+sees less than all.
 
-Kairouz, Liu, Steinke: The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure Aggregation, ICML
-2021, arXiv:2102.06387. A site clips its update to length `clip`, adds Gaussian noise of deviation
-z clip / sqrt(least - colluding), z the noise multiplier, rounds to the fixed point and masks (`secure_sum.py`); the hub
-learns the noised sum. Any `least - colluding` shares together are noise of deviation z clip, that of a central Gaussian
-mechanism, and as one the accountant counts it, a step a round.
+Kairouz, Liu, Steinke: The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
+Aggregation, ICML 2021, arXiv:2102.06387. A site clips its update to length `clip`, adds Gaussian noise of
+deviation z clip / sqrt(least - colluding), z the noise multiplier, rounds to the fixed point and masks
+(`secure_sum.py`); the hub learns the noised sum. Any `least - colluding` shares together are noise of
+deviation z clip, that of a central Gaussian mechanism, and as one the accountant counts it, a step a round.
 
-What is guaranteed, and when sites drop out. A sum is over at least `least` sites, or it is not opened: the sites
-themselves see to that before they give the shares that unmask it, so a hub that lies can't have a smaller one. Of those
-sites `colluding` may subtract their own noise, and what is left is the promised noise or more. Each site knows its own
-share, so already another hospital that looks at the merged model needs `colluding: 1`, the default: it holds against the
-hub, against each hospital, and against the hub with one of them. If more sites answer than `least`, the sum has more noise
-than was counted, by sqrt(answered / (least - colluding)); epsilon is then an upper bound. If fewer do, the round fails,
-nothing is opened, and the charge that was written down for it stands.
-A round that is tried again sends the very same noised numbers, so that two sums of one round are no second look.
+What is guaranteed, and when sites drop out. A sum is over at least `least` sites, or it is not opened: the
+sites themselves see to that before they give the shares that unmask it, so a hub that lies can't have a
+smaller one. Of those sites `colluding` may subtract their own noise, and what is left is the promised noise
+or more. Each site knows its own share, so already another hospital that looks at the merged model needs
+`colluding: 1`, the default: it holds against the hub, against each hospital, and against the hub with one of
+them. If more sites answer than `least`, the sum has more noise than was counted, by sqrt(answered / (least -
+colluding)); epsilon is then an upper bound. If fewer do, the round fails, nothing is opened, and the charge
+that was written down for it stands. A round that is tried again sends the very same noised numbers, so that
+two sums of one round are no second look.
 
-Neighbours differ by one site's update being there or zeros in its place: who is in a sum is known. Sites weigh the same,
-because the sum's sensitivity is the clip only then.
+Neighbours differ by one site's update being there or zeros in its place: who is in a sum is known. Sites
+weigh the same, because the sum's sensitivity is the clip only then.
 
-Whether the rounding matters. Noised sites that are rounded do not sum to the rounded noised sum, so the central bound does
-not simply carry over. Here the clipped update and the noise are each rounded to one grid and added there without error:
-what is opened is a whole sum, and a whole noise that does not depend on the data. The paper draws discrete Gaussians
-(Canonne, Kamath, Steinke, NeurIPS 2020, arXiv:2004.00010) and bounds how far their sum is from one; this rounds continuous
-ones. By Poisson's summation a rounded Gaussian of s steps' deviation is, up to e^(-2 pi^2 s^2), a Gaussian plus an
-independent uniform number within half a step, seen on the grid; n of them differ from a central Gaussian seen on the grid
-by more noise, of n / 12 steps^2 against n s^2. A share has at least MIN_STEPS = 1024 steps, with which both are far below
-the accountant's own error; a site refuses to send with fewer. The clip is shortened by sqrt(numbers) / 2 steps, so that
-rounding can't carry an update over it. Further departures: no rotation and no wrapping modulo (the fixed point holds the
-largest noise that the generator can draw, so neither a clip of single numbers nor their overflow is counted).
+Whether the rounding matters. Noised sites that are rounded do not sum to the rounded noised sum, so the
+central bound does not simply carry over. Here the clipped update and the noise are each rounded to one grid
+and added there without error: what is opened is a whole sum, and a whole noise that does not depend on the
+data. The paper draws discrete Gaussians (Canonne, Kamath, Steinke, NeurIPS 2020, arXiv:2004.00010) and
+bounds how far their sum is from one; this rounds continuous ones. By Poisson's summation a rounded Gaussian
+of s steps' deviation is, up to e^(-2 pi^2 s^2), a Gaussian plus an independent uniform number within half a
+step, seen on the grid; n of them differ from a central Gaussian seen on the grid by more noise, of n / 12
+steps^2 against n s^2. A share has at least MIN_STEPS = 1024 steps, with which both are far below the
+accountant's own error; a site refuses to send with fewer. The clip is shortened by sqrt(numbers) / 2 steps,
+so that rounding can't carry an update over it. Further departures: no rotation and no wrapping modulo (the
+fixed point holds the largest noise that the generator can draw, so neither a clip of single numbers nor
+their overflow is counted).
 """
 
 from __future__ import annotations
@@ -54,8 +58,8 @@ from medfed.wire.messages import HubLetters, SiteLetters
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights, norm
 
-# For how many sites the grid leaves room. It must not depend on who is there: a round that is tried again with others
-# sends the same numbers.
+# For how many sites the grid leaves room. It must not depend on who is there: a round that is tried again
+# with others sends the same numbers.
 MOST_SITES = 1024
 
 # The least steps of the grid in a share's deviation, and the largest part of the clip that rounding may cost.
@@ -66,16 +70,17 @@ MOST_ROUNDING = 0.1
 class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
     """Noised secure sum: the hub learns only a sum of clipped updates, with noise that no one party knows.
 
-    Protects each hospital's whole contribution, to (`epsilon`, `delta`) over the whole study, against the hub, other
-    hospitals and whoever gets the model, without trusting the hub with bare updates (client_dp at the hub does) and with
-    far less noise than where each update is hidden by itself (client_dp at the sites).
+    Protects each hospital's whole contribution, to (`epsilon`, `delta`) over the whole study, against the
+    hub, other hospitals and whoever gets the model, without trusting the hub with bare updates (client_dp at
+    the hub does) and with far less noise than where each update is hidden by itself (client_dp at the sites).
 
-    Give `noise_multiplier`, or `epsilon` and `delta`. `least` sites must be in a sum, and together they have the whole
-    noise even if `colluding` of them give theirs away; more sites make more noise, so set it to as many as surely answer.
-    `threshold`, `bits`, `neighbours` and `patience_s` are those of secure_sum; 32 bits are half the bytes.
+    Give `noise_multiplier`, or `epsilon` and `delta`. `least` sites must be in a sum, and together they have
+    the whole noise even if `colluding` of them give theirs away; more sites make more noise, so set it to as
+    many as surely answer. `threshold`, `bits`, `neighbours` and `patience_s` are those of secure_sum; 32 bits
+    are half the bytes.
 
-    Not covered: scores of validation cases, withheld unless `scores: send`; who took part, which is why sampling of sites
-    is not counted; sites beyond `colluding` that give the hub their noise.
+    Not covered: scores of validation cases, withheld unless `scores: send`; who took part, which is why
+    sampling of sites is not counted; sites beyond `colluding` that give the hub their noise.
     """
 
     least: Annotated[int, Meta(ge=2, le=MOST_SITES)] = 3
@@ -141,7 +146,9 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
 
     @property
     def grid(self) -> float:
-        """Steps to a unit, a power of two: coarser than any round's fixed point, which then adds without error."""
+        """Steps to a unit, a power of two: coarser than any round's fixed point, which
+        then adds without error.
+        """
         return self._settings.fixed_point(MOST_SITES).scale
 
     def tell(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
@@ -161,7 +168,8 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
         return convened(self._settings, letters, deadline_s)
 
     def noised(self, update: Update) -> dict[str, Tensor]:
-        """Return the update clipped and with this site's share of the noise, float64, each number a multiple of a step.
+        """Return the update clipped and with this site's share of the noise, float64, each number a
+        multiple of a step.
 
         Raises:
             PrivacyError: if the grid is too coarse for the noise or for so large a model.

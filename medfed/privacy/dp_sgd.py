@@ -1,9 +1,10 @@
 """DP-SGD: every step of a site's training is differentially private for each of its patients.
 
-Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang: Deep Learning with Differential Privacy, CCS 2016,
-arXiv:1607.00133. Departures: the unit is a patient, not an image: all that a patient gives to a step (volumes, visits,
-patches, slices) makes one gradient, which is clipped once; the noise multiplier is found from the target epsilon; noise
-and sampling come from the operating system's generator and never from the study's seed.
+Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang: Deep Learning with Differential Privacy, CCS
+2016, arXiv:1607.00133. Departures: the unit is a patient, not an image: all that a patient gives to a
+step (volumes, visits, patches, slices) makes one gradient, which is clipped once; the noise multiplier is
+found from the target epsilon; noise and sampling come from the operating system's generator and never
+from the study's seed.
 """
 
 from __future__ import annotations
@@ -25,17 +26,21 @@ EPSILON = "privacy/epsilon"
 
 
 class DPSGD(Privacy, tag="dp_sgd", frozen=True):
-    """Private training: nobody who sees the models, the hub included, can tell whether a given patient took part.
+    """Private training: nobody who sees the models, the hub included, can tell whether a
+    given patient took part.
 
-    Protects each training patient against everyone outside the hospital, the hub and the other hospitals too, whatever
-    they know besides: with probability 1 - `delta`, odds about a patient change by at most a factor e^`epsilon` over the
-    whole study, at each site. It costs accuracy, more for fewer patients, and about twice the time of a step.
+    Protects each training patient against everyone outside the hospital, the hub and the other hospitals too,
+    whatever they know besides: with probability 1 - `delta`, odds about a patient change by at most a factor
+    e^`epsilon` over the whole study, at each site. It costs accuracy, more for fewer patients, and about
+    twice the time of a step.
 
-    `clip` is the longest a patient's gradient may be; longer ones are shortened. `accountant`: `prv` is tighter, `rdp`
-    older. `at_once` patients' gradients are held at a time, each as large as the model; 1 takes one after another.
+    `clip` is the longest a patient's gradient may be; longer ones are shortened. `accountant`: `prv` is
+    tighter, `rdp` older. `at_once` patients' gradients are held at a time, each as large as the model; 1
+    takes one after another.
 
-    Not covered: validation and test patients' scores, which are withheld unless `scores: send`; the number of training cases,
-    which is taken to be known; how long a step takes; a hospital's preprocessing, where it learns from its patients.
+    Not covered: validation and test patients' scores, which are withheld unless `scores: send`; the number of
+    training cases, which is taken to be known; how long a step takes; a hospital's preprocessing, where it
+    learns from its patients.
     """
 
     trains_privately: ClassVar[bool] = True
@@ -92,7 +97,8 @@ class DPSGD(Privacy, tag="dp_sgd", frozen=True):
         )
 
     def protect(self, update: Update, weights: Weights) -> Update:
-        """Return the update as it is, for its noise is in the training; one that was not trained so is refused.
+        """Return the update as it is, for its noise is in the training; one that was not
+        trained so is refused.
 
         Raises:
             PrivacyError: if the site's Trainer has no `PrivateTraining`.
@@ -109,7 +115,9 @@ class DPSGD(Privacy, tag="dp_sgd", frozen=True):
 
 
 def _unprivate_scaling(data: Any) -> Iterator[str]:
-    """Object to inputs that are scaled by other patients: removing one would then change all the others' gradients."""
+    """Object to inputs that are scaled by other patients: removing one would then change
+    all the others' gradients.
+    """
     if getattr(data, "plan", "given") != "given":
         yield (
             "data.plan sends sums over each hospital's patients, which dp_sgd does not hide; write the settings into the "

@@ -8,7 +8,9 @@ from medfed.wire.weights import Weights
 
 
 class NoPrivacy(Privacy, tag="none", frozen=True):
-    """Nothing is changed: the hub sees each site's weights, from which a determined one can learn about its cases."""
+    """Nothing is changed: the hub sees each site's weights, from which a determined one can
+    learn about its cases.
+    """
 
     def protect(self, update: Update, weights: Weights) -> Update:
         return update

@@ -20,7 +20,9 @@ class Progress(Protocol):
     """What a run tells while it goes on; every verb returns at once."""
 
     def start(self, title: str, sites: Mapping[str, int], rounds: int, metric: str) -> None:
-        """A phase begins: its sites with their training cases, how many rounds it has, and the metric to show."""
+        """A phase begins: its sites with their training cases, how many rounds it has, and
+        the metric to show.
+        """
         ...
 
     def training(self, site: str, step: int, steps: int) -> None:
@@ -28,7 +30,9 @@ class Progress(Protocol):
         ...
 
     def waiting(self, here: Collection[str], awaited: Collection[str], left_s: float | None) -> None:
-        """A hub across machines waits: which sites are connected, which it awaits, seconds until it goes on without."""
+        """A hub across machines waits: which sites are connected, which it awaits, seconds until
+        it goes on without.
+        """
         ...
 
     def round(self, report: RoundReport) -> None:
@@ -274,7 +278,8 @@ class Live:
         return Group(Text(state.title, style="bold"), table, foot, Text(""))
 
 
-# A word alone is read faster than a symbol whose meaning must be learnt; colour repeats it and never replaces it.
+# A word alone is read faster than a symbol whose meaning must be learnt; colour repeats it and
+# never replaces it.
 _STYLES = {
     "training": "cyan",
     "merged": "green",
@@ -321,7 +326,9 @@ def progress(quiet: bool = False) -> Progress:
 
 @contextmanager
 def warnings_said(shown: Progress) -> Iterator[None]:
-    """Let the display say what medfed's exchange and broker warn of: a lost connection, a full disk, a refused message."""
+    """Let the display say what medfed's exchange and broker warn of: a lost connection, a full
+    disk, a refused message.
+    """
 
     class Said(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

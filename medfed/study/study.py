@@ -1,7 +1,7 @@
 """A study file to typed objects: strict, and every error says where, what was found and what is allowed.
 
-A study file says everything about a study; flags only say which one, where to write and how loudly. The types below
-are the reference: a key that is not here is an error with the nearest name that is.
+A study file says everything about a study; flags only say which one, where to write and how loudly. The types
+below are the reference: a key that is not here is an error with the nearest name that is.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ else:
 
 Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(gt=0, le=1)]
-# A site's name becomes a folder, a subject and a certificate's name: letters, digits, '-' and '_', no path, no dot.
+# A site's name becomes a folder, a subject and a certificate's name: letters, digits, '-' and '_', no
+# path, no dot.
 SiteName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 
 
@@ -80,14 +81,16 @@ class Lora(_Section, frozen=True, kw_only=True):
 class Train(_Section, frozen=True, kw_only=True):
     """How each site trains, and how often the sites' weights are merged.
 
-    rounds: how many merges.  epochs: E, the epochs each site trains between two merges.  steps: how many steps an
-    epoch has at every site, passing over its cases again where they run out; one pass over them if null.
-    batch: cases (or patches) a step.  accumulate: steps a gradient is summed over.  clip: the largest gradient norm,
-    none if null.
-    keep_local: what stays in the hospital: `norm` is FedBN, `head` FedPer.  optimiser_state: `keep` the optimiser's
-    moments at a merge (the default: one site alone then trains as without federation), or `reset` them, which costs
-    no memory between a site's turns.  only: parts of the network, such as [output], that are trained and exchanged; all
-    else stays as it began (see `start`).  lora: train and exchange adapters of the layers, and what `only` names.
+    rounds: how many merges.  epochs: E, the epochs each site trains between two merges.  steps: how
+    many steps an epoch has at every site, passing over its cases again where they run out; one pass
+    over them if null.
+    batch: cases (or patches) a step.  accumulate: steps a gradient is summed over.  clip: the largest
+    gradient norm, none if null.
+    keep_local: what stays in the hospital: `norm` is FedBN, `head` FedPer.  optimiser_state: `keep` the
+    optimiser's moments at a merge (the default: one site alone then trains as without federation), or `reset`
+    them, which costs no memory between a site's turns.  only: parts of the network, such as [output], that
+    are trained and exchanged; all else stays as it began (see `start`).  lora: train and exchange adapters of
+    the layers, and what `only` names.
     """
 
     rounds: Count
@@ -109,10 +112,10 @@ class Train(_Section, frozen=True, kw_only=True):
 class Sampling(_Section, frozen=True, kw_only=True):
     """Who trains in a round, and whose update counts.
 
-    fraction: the share of sites asked each round, drawn from the study's seed.  minimum: fewer answers than this stop
-    the study; half of the sites, rounded up, if null.  deadline_s: seconds until a round goes on without who is late;
-    no limit if null.  outlier: an update this many times as long as those of the same round is refused, and the round
-    goes on; null leaves it to the rule.
+    fraction: the share of sites asked each round, drawn from the study's seed.  minimum: fewer answers than
+    this stop the study; half of the sites, rounded up, if null.  deadline_s: seconds until a round goes on
+    without who is late; no limit if null.  outlier: an update this many times as long as those of the same
+    round is refused, and the round goes on; null leaves it to the rule.
     """
 
     fraction: Share = 1.0
@@ -124,13 +127,16 @@ class Sampling(_Section, frozen=True, kw_only=True):
 class Evaluation(_Section, frozen=True, kw_only=True):
     """What is measured at the end.
 
-    temperature: report a classifier's probabilities after temperature scaling, fitted on its validation patients.
-    robustness: also measure the federated model on its test cases changed a little: shifted, noisy, slices lost.
-    local_models: also train every site's own model on its own cases with the same budget of epochs, and compare.
+    temperature: report a classifier's probabilities after temperature scaling, fitted
+    on its validation patients.
+    robustness: also measure the federated model on its test cases changed a little:
+    shifted, noisy, slices lost.
+    local_models: also train every site's own model on its own cases with the same budget
+    of epochs, and compare.
     pooled_model: also train one model on all sites' cases in one place, where one person holds them all (a
     simulation), and compare.
-    draws: bootstrap draws of an interval.  tolerance_mm: of the surface Dice.  smallest_group: results of fewer
-    patients than this are withheld.
+    draws: bootstrap draws of an interval.  tolerance_mm: of the surface Dice.  smallest_group: results of
+    fewer patients than this are withheld.
     """
 
     local_models: bool = True
@@ -145,8 +151,8 @@ class Evaluation(_Section, frozen=True, kw_only=True):
 class SiteOverride(_Section, frozen=True, kw_only=True):
     """What one hospital does otherwise, because it has fewer cases, less memory or less time.
 
-    epochs: its own E.  batch: its own batch.  All hospitals merge as often; rule `fednova` makes up for their taking
-    different numbers of steps.
+    epochs: its own E.  batch: its own batch.  All hospitals merge as often; rule `fednova` makes up for their
+    taking different numbers of steps.
     """
 
     epochs: Count | None = None
@@ -156,13 +162,13 @@ class SiteOverride(_Section, frozen=True, kw_only=True):
 class Study(_Section, frozen=True, kw_only=True):
     """One study, whole.
 
-    sites: the hospitals that train, each with its folder (or CSV file).  held_out: hospitals that take no part and on
-    which the final models are compared. Across hospitals (`medfed hub`) a list of names is enough: where each one's
-    data lie is in its own site file, and those held out take part to measure the final model.  compress: what makes an
-    update smaller on its way to the hub, one method after the other, such as [{kind: top_k, share: 0.01},
-    {kind: int8}]; what rounding left out is added the next round.  site_overrides: what single
-    hospitals do otherwise.  start: a checkpoint whose weights the study begins with, such as
-    another run's checkpoints/federated.ckpt.
+    sites: the hospitals that train, each with its folder (or CSV file).  held_out: hospitals that take no
+    part and on which the final models are compared. Across hospitals (`medfed hub`) a list of names is
+    enough: where each one's data lie is in its own site file, and those held out take part to measure the
+    final model.  compress: what makes an update smaller on its way to the hub, one method after the other,
+    such as [{kind: top_k, share: 0.01}, {kind: int8}]; what rounding left out is added the next round.
+    site_overrides: what single hospitals do otherwise.  start: a checkpoint whose weights the study begins
+    with, such as another run's checkpoints/federated.ckpt.
     """
 
     name: SiteName
@@ -209,7 +215,9 @@ class Study(_Section, frozen=True, kw_only=True):
         return f"network.{self.network.head}" if name == "head" and self.network.head else name
 
     def at(self, site: str) -> Study:
-        """Return the study as one hospital trains it: with its own number of epochs and batch, where it has one."""
+        """Return the study as one hospital trains it: with its own number of epochs and batch,
+        where it has one.
+        """
         own = self.site_overrides.get(site)
         if own is None:
             return self
@@ -235,8 +243,9 @@ def resolved(study: Study) -> dict[str, Any]:
 def digest(study: Study) -> str:
     """Return the SHA-256 of a resolved study, by which sites agree to it.
 
-    Where each hospital's data lie is that hospital's own matter, so the folders don't count, only the sites' names. Nor
-    does the exchange: which way a party takes to the hub is in its own file, and changes nothing of what is computed.
+    Where each hospital's data lie is that hospital's own matter, so the folders don't count, only the sites'
+    names. Nor does the exchange: which way a party takes to the hub is in its own file, and changes nothing
+    of what is computed.
     """
     return hashlib.sha256(msgspec.json.encode(_agreed_on(study), order="sorted")).hexdigest()
 
@@ -261,7 +270,9 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def start_digest(start: str) -> str:
-    """Return the SHA-256 of the checkpoint that a study begins with: of its file, or as a study from a hub says it."""
+    """Return the SHA-256 of the checkpoint that a study begins with: of its file, or as a study from
+    a hub says it.
+    """
     return start if _SHA256.fullmatch(start) else hashlib.sha256(Path(start).read_bytes()).hexdigest()
 
 
@@ -277,7 +288,7 @@ def schema() -> dict[str, Any]:
     return made
 
 
-# ---------------------------------------------------------------------------------------------- reading a file
+# --------------------------------------------------------------------------------------------- reading a file
 
 
 def read_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
@@ -359,7 +370,9 @@ def _named(names: list[Any], key: str, name: str, lines: dict[tuple, int]) -> di
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers (PyYAML reads 1e-3 as text), and no key twice (PyYAML keeps the last without a word)."""
+    """YAML 1.2's numbers (PyYAML reads 1e-3 as text), and no key twice (PyYAML keeps the
+    last without a word).
+    """
 
 
 _Loader.add_implicit_resolver(
@@ -385,7 +398,8 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def _parse(text: str, name: str, expected: str) -> tuple[dict[str, Any], dict[tuple, int]]:
-    # A few names for what is repeated, each standing for many of the one before, would make a short text endless.
+    # A few names for what is repeated, each standing for many of the one before, would make a
+    # short text endless.
     if len(text) > LARGEST_FILE:
         raise StudyError(f"{name}: {len(text)} characters; {expected} has at most {LARGEST_FILE}")
     try:
@@ -435,7 +449,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
         raise StudyError(f"--set {override}: '{value}' does not read as YAML") from None
 
 
-# ---------------------------------------------------------------------------------------------- errors with a cure
+# ----------------------------------------------------------------------------------------- errors with a cure
 
 
 def _convert(
@@ -452,7 +466,9 @@ def _convert(
 
 
 def _path(at: str, raw: Any) -> tuple:
-    """Return `$.sites[...].x` as a tuple of keys; msgspec writes [...] where a dictionary's key was not named."""
+    """Return `$.sites[...].x` as a tuple of keys; msgspec writes [...] where a dictionary's
+    key was not named.
+    """
     path: list[Any] = []
     for part in re.findall(r"\.([A-Za-z_]\w*)|\[(\d+|\.\.\.)\]", at):
         key = part[0] or part[1]
@@ -603,7 +619,7 @@ def _choices(path: tuple, raw: Any, kind: type) -> list[str]:
     return found
 
 
-# ---------------------------------------------------------------------------------------------- what must agree
+# -------------------------------------------------------------------------------------------- what must agree
 
 
 def _agree(study: Study, name: str) -> None:

@@ -1,1 +1,3 @@
-"""What crosses a hospital's wall: weights, updates, their encoding, messages, signatures, and the signed log of it all."""
+"""What crosses a hospital's wall: weights, updates, their encoding, messages, signatures, and the signed
+log of it all.
+"""

@@ -1,12 +1,15 @@
-"""The audit log: one JSON line for everything that crossed a hospital's wall, each chained to the one before and signed.
+"""The audit log: one JSON line for everything that crossed a hospital's wall, each chained to the
+one before and signed.
 
-A line holds `previous`, the SHA-256 of the line before it, so that a changed, missing or reordered line breaks the
-chain at a known place. With a site's identity each line ends with its Ed25519 signature (RFC 8032) over the line without
-it, so that nobody else can write a log anew; the first such line, and the first after a renewal, holds the certificate.
-A tail that was cut off leaves a chain that holds: only someone who keeps the last `head` elsewhere can tell.
-No line holds anything about a patient: rounds, sites, sizes, digests and reasons.
+A line holds `previous`, the SHA-256 of the line before it, so that a changed, missing or reordered line
+breaks the chain at a known place. With a site's identity each line ends with its Ed25519 signature (RFC
+8032) over the line without it, so that nobody else can write a log anew; the first such line, and the
+first after a renewal, holds the certificate. A tail that was cut off leaves a chain that holds: only
+someone who keeps the last `head` elsewhere can tell. No line holds anything about a patient: rounds,
+sites, sizes, digests and reasons.
 
-A line is on disk before what it tells of happens. So what a power cut leaves of a last line tells of nothing that
+A line is on disk before what it tells of happens. So what a power cut leaves of a last line
+tells of nothing that
 happened: it is moved to `audit.torn` beside the log and written down as a `mended` line, and the log goes on.
 """
 
@@ -158,8 +161,8 @@ def _flush(file: BinaryIO) -> None:
 def _torn(data: bytes) -> tuple[int, bytes]:
     """Return how many bytes of a log are whole lines, and what a power cut left of a last one.
 
-    That is what no newline ends; or a last line with a zero byte, which JSON never holds and a file system leaves where
-    a file had grown and its content was not written yet.
+    That is what no newline ends; or a last line with a zero byte, which JSON never holds and a file system
+    leaves where a file had grown and its content was not written yet.
     """
     whole = data.rfind(b"\n") + 1
     start = data.rfind(b"\n", 0, max(whole - 1, 0)) + 1
@@ -172,7 +175,8 @@ def _torn(data: bytes) -> tuple[int, bytes]:
 
 
 def verify(path: Path, head: str | None = None) -> tuple[int, str]:
-    """Return how many lines a log has and the digest of its last one, having checked every link and signature.
+    """Return how many lines a log has and the digest of its last one, having checked
+    every link and signature.
 
     Raises:
         AuditError: see `examine`.
@@ -184,8 +188,9 @@ def verify(path: Path, head: str | None = None) -> tuple[int, str]:
 def examine(path: Path, head: str | None = None, authority: x509.Certificate | None = None) -> Checked:
     """Return what a whole log holds, having checked every link and every signature.
 
-    With the federation's `authority` every line must be signed, by a certificate that it issued. Without one a log that
-    was written anew from its first line, with a certificate made for that, passes: look at signer and fingerprint.
+    With the federation's `authority` every line must be signed, by a certificate that it issued. Without
+    one a log that was written anew from its first line, with a certificate made for that, passes: look
+    at signer and fingerprint.
 
     Raises:
         AuditError: naming the first line that was changed, removed, moved or badly signed, or a tail that is missing

@@ -19,7 +19,8 @@ class Federation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hosts: list[str]
     port: int = NATS_PORT
     websocket_port: int = WEBSOCKET_PORT
-    # The address on which the broker listens, and what it may store, such as `20GB` (everything there is, if empty).
+    # The address on which the broker listens, and what it may store, such as `20GB` (everything there
+    # is, if empty).
     listen: str = "0.0.0.0"
     disk: str = ""
 

@@ -1,11 +1,11 @@
 """Updates and global models to bytes and back: one safetensors file, its metadata a JSON header.
 
-Any safetensors reader opens what is sent. Nothing received is unpickled or given to torch.load; a header is decoded
-into a typed record that allows no other keys, and every tensor is one that the header names.
+Any safetensors reader opens what is sent. Nothing received is unpickled or given to torch.load; a header is
+decoded into a typed record that allows no other keys, and every tensor is one that the header names.
 
-A site's weights travel as they are (`local/`), because their difference to the global model is then exact at the hub
-(see `weights.Difference`); once a privacy mechanism has changed the difference, that travels (`delta/`), and what a
-compression made of either (`encoded:<group>/`).
+A site's weights travel as they are (`local/`), because their difference to the global model is then exact at
+the hub (see `weights.Difference`); once a privacy mechanism has changed the difference, that travels
+(`delta/`), and what a compression made of either (`encoded:<group>/`).
 """
 
 from __future__ import annotations
@@ -182,8 +182,9 @@ def _global(header: _GlobalHeader, tensors: Mapping[str, Tensor]) -> Global:
 class _File(Mapping[str, Tensor]):
     """The tensors of a safetensors file, each read into memory of its own when it is asked for.
 
-    Read and not mapped: a mapped file counts towards a process's memory until the system wants it back, and a hub that
-    merges eight files of 400 MB would seem to need, and in a container with a limit would need, all of them.
+    Read and not mapped: a mapped file counts towards a process's memory until the system wants it back,
+    and a hub that merges eight files of 400 MB would seem to need, and in a container with a limit would
+    need, all of them.
     """
 
     def __init__(self, path: Path, described: dict[str, Any]) -> None:
@@ -224,10 +225,12 @@ _ALIGNED_BYTES = 64
 
 
 def _room(size: int) -> Tensor:
-    """Return that many bytes, aligned as torch aligns them, from memory that is used again once they are let go.
+    """Return that many bytes, aligned as torch aligns them, from memory that is used again once
+    they are let go.
 
-    torch asks for aligned memory, and glibc does not fit an aligned request into a freed block of the same size: a hub
-    that loaded tensor after tensor beside the model it was making grew by a whole model for nothing.
+    torch asks for aligned memory, and glibc does not fit an aligned request into a freed block of
+    the same size: a hub that loaded tensor after tensor beside the model it was making grew by a
+    whole model for nothing.
     """
     whole = torch.from_numpy(np.empty(size + _ALIGNED_BYTES, dtype=np.uint8))
     first = -whole.data_ptr() % _ALIGNED_BYTES
@@ -300,7 +303,8 @@ def _update(header: _UpdateHeader, tensors: Mapping[str, Tensor], weights: Weigh
     if local is not None:
         unknown = [name for name in local if name not in weights or local.shape(name) != weights[name].shape]
         if unknown:
-            # `check` says exactly what does not fit; a difference cannot be formed, so the raw tensors go there.
+            # `check` says exactly what does not fit; a difference cannot be formed, so the raw
+            # tensors go there.
             delta = local
         else:
             delta = Difference(local, weights)

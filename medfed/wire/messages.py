@@ -1,9 +1,10 @@
-"""Small sealed letters between a site and the hub beside the model and the updates: keys, shares, signed lists.
+"""Small sealed letters between a site and the hub beside the model and the updates:
+keys, shares, signed lists.
 
-A mechanism whose sites must settle something among themselves (`privacy/secure_sum.py`) does it by letters. They are
-addressed by study, run, round, attempt, step and party and sealed by whoever writes, so the hub can hand a site's letter
-on to the others as it came and they see that it is that site's. The first letter of a step counts. What is learned from
-patients never goes in a letter; it goes as an `Update`, in `round.py`.
+A mechanism whose sites must settle something among themselves (`privacy/secure_sum.py`) does it by letters.
+They are addressed by study, run, round, attempt, step and party and sealed by whoever writes, so the hub can
+hand a site's letter on to the others as it came and they see that it is that site's. The first letter of a
+step counts. What is learned from patients never goes in a letter; it goes as an `Update`, in `round.py`.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class Letter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 
 @dataclass(frozen=True)
 class Delivery:
-    """A site's letter as the hub got it: opened, and sealed as it came; or the error that stands in its place."""
+    """A site's letter as the hub got it: opened, and sealed as it came; or the error that
+    stands in its place.
+    """
 
     site: str
     letter: Letter | None = None
@@ -111,7 +114,8 @@ class SitePost(Protocol):
         ...
 
     def read(self, site: str, round: int, sought: Mapping[str, int]) -> Letter | None:
-        """Return the hub's letter to this site of one of these steps, each with its lowest attempt, waiting for one.
+        """Return the hub's letter to this site of one of these steps, each with its lowest
+        attempt, waiting for one.
 
         None says that the round is over: the hub has merged without whatever this would have led to.
 
@@ -129,7 +133,9 @@ class SitePost(Protocol):
         ...
 
     def recall(self, site: str, round: int) -> None:
-        """Take back this site's update for a round, if there is one, so that another can be sent in its place."""
+        """Take back this site's update for a round, if there is one, so that another can be
+        sent in its place.
+        """
         ...
 
     def keep(self, site: str, name: str, secret: bytes) -> None:
@@ -147,11 +153,15 @@ class HubPost(Protocol):
     def post_all(
         self, round: int, attempt: int, step: str, letters: Mapping[str, bytes]
     ) -> Mapping[str, bytes]:
-        """Leave letters for sites, durably, and return what stands: of a step, round and attempt the first ones."""
+        """Leave letters for sites, durably, and return what stands: of a step, round and
+        attempt the first ones.
+        """
         ...
 
     def posted_all(self, step: str) -> tuple[tuple[int, int], Mapping[str, bytes]] | None:
-        """Return when (round, attempt) the hub last left letters of a step, by any process, and those letters."""
+        """Return when (round, attempt) the hub last left letters of a step, by any
+        process, and those letters.
+        """
         ...
 
     def gather(

@@ -1,9 +1,11 @@
-"""Who said this: a short text sealed with a party's Ed25519 signature, and the check of one that was received.
+"""Who said this: a short text sealed with a party's Ed25519 signature, and the check of
+one that was received.
 
-A sealed text carries its signer's certificate, so whoever holds the federation's authority can check it: neither the
-broker nor the storage in between need be trusted. Standard formats only: X.509, PEM, Ed25519 (RFC 8032).
-An identity is a folder with `identity.key` (the private key, mode 0600), `identity.pem` (its certificate),
-`authority.pem`, and at the hub `revoked.txt` (serial numbers, one a line). `medfed enrol` makes them.
+A sealed text carries its signer's certificate, so whoever holds the federation's authority can check
+it: neither the broker nor the storage in between need be trusted. Standard formats only: X.509, PEM,
+Ed25519 (RFC 8032). An identity is a folder with `identity.key` (the private key, mode 0600),
+`identity.pem` (its certificate), `authority.pem`, and at the hub `revoked.txt` (serial numbers, one a
+line). `medfed enrol` makes them.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from medfed.errors import ExchangeError, WireError
 # What the hub and the broker are called in their certificates; no site may have these names.
 HUB, BROKER = "hub", "broker"
 
-# Before every text that is signed, so that no signature made for TLS or another program passes for one of ours.
+# Before every text that is signed, so that no signature made for TLS or another program passes for
+# one of ours.
 _CONTEXT = b"medfed-1 sealed\n"
 
 
@@ -110,7 +113,8 @@ class Identity:
             ) from None
 
     def check(self) -> Identity:
-        """Return this identity if its key, certificate and authority are there, belong together and have not expired.
+        """Return this identity if its key, certificate and authority are there, belong together
+        and have not expired.
 
         Raises:
             ExchangeError: saying which of these is not so.
@@ -129,7 +133,9 @@ class Identity:
         return self
 
     def sign(self, context: bytes, text: bytes) -> bytes:
-        """Return the Ed25519 signature of a text; the context, one for each purpose, keeps it from passing for another."""
+        """Return the Ed25519 signature of a text; the context, one for each purpose, keeps it
+        from passing for another.
+        """
         return self._key.sign(context + text)
 
     def seal(self, text: bytes) -> bytes:
@@ -183,7 +189,9 @@ class Identity:
 
 @dataclass(frozen=True)
 class SessionSeal:
-    """A party of a study within one process: it signs with a key made for this session, which the others know."""
+    """A party of a study within one process: it signs with a key made for this session,
+    which the others know.
+    """
 
     party: str
     keys: dict[str, Ed25519PrivateKey]

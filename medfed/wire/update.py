@@ -1,4 +1,6 @@
-"""What travels between a hospital and the hub: the `Global` model one way, an `Update` the other, and its check."""
+"""What travels between a hospital and the hub: the `Global` model one way, an `Update` the
+other, and its check.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,16 @@ OUTLIER = 1000.0
 # Up to so many times the model's own length no update is refused, however short the others are.
 ALWAYS_PLAUSIBLE = 10.0
 
-# A model whose numbers are smaller than this on average (a head that begins at zero) counts as one of such numbers.
+# A model whose numbers are smaller than this on average (a head that begins at zero) counts as one
+# of such numbers.
 SMALLEST_NUMBER = 0.1
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Groups of named tensors that go on the wire, and a header of plain numbers, texts, lists and dicts beside them."""
+    """Groups of named tensors that go on the wire, and a header of plain numbers, texts, lists
+    and dicts beside them.
+    """
 
     groups: Mapping[str, Weights]
     header: Mapping[str, Any] = field(default_factory=dict)
@@ -38,12 +43,13 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Update:
-    """What crosses a hospital's wall: a difference of weights, how many examples made it, and floats for the report.
+    """What crosses a hospital's wall: a difference of weights, how many examples made it, and
+    floats for the report.
 
-    `delta` is local minus global, by tensor name; a site that only evaluates sends an empty one with no examples.
-    `scalars` are numbers over all of a site's cases (`val/dice`, `train/steps`), never of one patient.
-    `groups` are further named tensors that a method needs (SCAFFOLD's control variate under `control`).
-    `encoded` stands for the delta on its way where a study compresses; the delta is empty then.
+    `delta` is local minus global, by tensor name; a site that only evaluates sends an empty one with no
+    examples. `scalars` are numbers over all of a site's cases (`val/dice`, `train/steps`), never of one
+    patient. `groups` are further named tensors that a method needs (SCAFFOLD's control variate under
+    `control`). `encoded` stands for the delta on its way where a study compresses; the delta is empty then.
     """
 
     site: str
@@ -64,8 +70,9 @@ class Update:
 class Global:
     """What the hub sends every site: the model after `round` merges, and who trains next.
 
-    Round 0 is the untrained model. `participants` are the sites that train towards round + 1, None for all of them.
-    `groups` are a rule's further tensors for the sites (SCAFFOLD's control variate). `final` ends the study.
+    Round 0 is the untrained model. `participants` are the sites that train towards round + 1, None for
+    all of them. `groups` are a rule's further tensors for the sites (SCAFFOLD's control variate).
+    `final` ends the study.
     """
 
     round: int
@@ -95,7 +102,8 @@ def check(update: Update, against: Weights) -> Update:
             f"{who}: trained on {update.examples} examples; a merge weighs sites by their examples, so at least 1 is "
             f"needed: does this site's training split hold any case?"
         )
-    # A difference is finite where both its sides are, and forming it in float64 only to look would cost a model's memory.
+    # A difference is finite where both its sides are, and forming it in float64 only to look would cost
+    # a model's memory.
     sent = update.delta.minuend if isinstance(update.delta, Difference) else update.delta
     for name in sorted(against):
         if name not in sent:
@@ -126,7 +134,8 @@ def _check_tensor(what: str, found: Tensor, expected: Tensor) -> None:
         raise UpdateError(
             f"{what} has dtype {found.dtype}, expected a floating-point one such as {expected.dtype}"
         )
-    # One sum says whether a look at each value is needed: it is finite unless a value is not, or it overflows.
+    # One sum says whether a look at each value is needed: it is finite unless a value is not,
+    # or it overflows.
     if not bool(torch.isfinite(found.sum())) and not bool(torch.isfinite(found).all()):
         bad = int((~torch.isfinite(found)).sum())
         raise UpdateError(
@@ -138,13 +147,15 @@ def _check_tensor(what: str, found: Tensor, expected: Tensor) -> None:
 def implausible(updates: Sequence[Update], weights: Weights, times: float) -> list[UpdateError | None]:
     """Return for each update of one round why it is too long to be of training, or None.
 
-    Too long is more than `times` the median length of the round's updates (with an even number, the lower of the two in
-    the middle) and more than 10 times the model's own, so that nobody makes others too long by sending next to nothing.
-    One alone has no others to compare with: it may be `times` as long as the model. Lengths are Euclidean norms over all
-    tensors. What is refused does not depend on the order in which updates came.
+    Too long is more than `times` the median length of the round's updates (with an even number, the
+    lower of the two in the middle) and more than 10 times the model's own, so that nobody makes others
+    too long by sending next to nothing. One alone has no others to compare with: it may be `times` as
+    long as the model. Lengths are Euclidean norms over all tensors. What is refused does not depend on
+    the order in which updates came.
 
-    The widest that honest hospitals were in any study, method and round that we looked at is in docs/privacy.md; both
-    limits are far beyond it. They stop what a fault or a lie multiplied, and no attacker who knows them: robust rules do.
+    The widest that honest hospitals were in any study, method and round that we looked at is in
+    docs/privacy.md; both limits are far beyond it. They stop what a fault or a lie multiplied, and no
+    attacker who knows them: robust rules do.
     """
     lengths = [norm(update.delta) for update in updates]
     numbers = sum(tensor.numel() for tensor in weights.values())
@@ -166,5 +177,7 @@ def implausible(updates: Sequence[Update], weights: Weights, times: float) -> li
 
 
 def finite(scalars: Mapping[str, float]) -> dict[str, float]:
-    """Return the scalars that are finite numbers; a metric undefined at a site is left out rather than sent as NaN."""
+    """Return the scalars that are finite numbers; a metric undefined at a site is left out rather
+    than sent as NaN.
+    """
     return {name: float(value) for name, value in scalars.items() if isfinite(float(value))}

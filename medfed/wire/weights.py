@@ -1,8 +1,9 @@
 """Named tensors and their arithmetic: what a model is, once it has left its network.
 
-`Weights` are a mapping from a tensor's name to a CPU tensor. A mapping may be lazy: `Difference` computes a tensor
-when it is asked for, and a mapping that reads from a file loads it then. All arithmetic here goes one tensor at a time,
-so a merge needs the old weights, the new ones and a few tensors, however many sites there are.
+`Weights` are a mapping from a tensor's name to a CPU tensor. A mapping may be lazy: `Difference`
+computes a tensor when it is asked for, and a mapping that reads from a file loads it then. All
+arithmetic here goes one tensor at a time, so a merge needs the old weights, the new ones and a few
+tensors, however many sites there are.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from medfed.errors import StudyError
 
 Weights = Mapping[str, Tensor]
 
-# Elements that a norm takes at a time: in float64 they stay in the processor's cache, and no copy of a tensor is made.
+# Elements that a norm takes at a time: in float64 they stay in the processor's cache, and no copy of a
+# tensor is made.
 _BLOCK = 1 << 15
 
 # Batch norm's running statistics are averaged, never stepped by a server's optimiser: a step of momentum or
@@ -32,10 +34,10 @@ def weights_of(
     """Return copies of the floating-point parameters and buffers of a module, on the CPU, by name.
 
     Integer buffers (batch norm's counter) stay with the module, as does every name that matches `keep_local`:
-    `norm` keeps batch, instance, group and layer norms (FedBN: Li, ICLR 2021, arXiv:2102.07623), any other entry the
-    tensors below a submodule of that name or path (`head`, `model.2`; FedPer: Arivazhagan 2019, arXiv:1912.00818).
-    With `trained_only` a parameter that isn't trained stays, too: it is what it was at every site (buffers are exchanged
-    all the same).
+    `norm` keeps batch, instance, group and layer norms (FedBN: Li, ICLR 2021, arXiv:2102.07623), any other
+    entry the tensors below a submodule of that name or path (`head`, `model.2`; FedPer: Arivazhagan 2019,
+    arXiv:1912.00818). With `trained_only` a parameter that isn't trained stays, too: it is what it was at
+    every site (buffers are exchanged all the same).
 
     Raises:
         StudyError: if an entry keeps nothing.
@@ -95,9 +97,9 @@ def load(module: nn.Module, weights: Weights) -> None:
 class Difference(Mapping[str, Tensor]):
     """`minuend - subtrahend`, tensor by tensor, in float64 and computed when asked for.
 
-    In float32 `global + (local - global)` is not `local` where the two differ by more than a factor of two, and one
-    site alone would then not get its own weights back. In float64 it is. On the wire goes the minuend, so that an
-    exact difference costs no more bytes than a rounded one.
+    In float32 `global + (local - global)` is not `local` where the two differ by more than a factor of two,
+    and one site alone would then not get its own weights back. In float64 it is. On the wire goes the
+    minuend, so that an exact difference costs no more bytes than a rounded one.
     """
 
     def __init__(self, minuend: Weights, subtrahend: Weights) -> None:

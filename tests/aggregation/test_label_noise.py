@@ -82,8 +82,8 @@ def test_during_the_warm_up_and_among_clean_sites_it_is_fedavg() -> None:
 
 
 def test_the_weights_by_hand() -> None:
-    # Clean a, b, c at 0, 1, 2; noisy d at 6 and e at 4: to the nearest clean one (c) 4 and 2, over the largest 1 and
-    # 0.5. Shares are as 10, 10, 10, 10 exp(-1), 10 exp(-0.5).
+    # Clean a, b, c at 0, 1, 2; noisy d at 6 and e at 4: to the nearest clean one (c) 4 and 2, over the
+    # largest 1 and 0.5. Shares are as 10, 10, 10, 10 exp(-1), 10 exp(-0.5).
     updates = [update("a", [0.3], 0), update("b", [0.31], 1), update("c", [0.29], 2), update("d", [1.4], 6),
                update("e", [1.5], 4)]  # fmt: skip
     one, half = math.exp(-1), math.exp(-0.5)

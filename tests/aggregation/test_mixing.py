@@ -1,4 +1,6 @@
-"""Nearest-neighbour mixing against loops in numpy, and what it is for: hospitals that differ, and one that attacks."""
+"""Nearest-neighbour mixing against loops in numpy, and what it is for: hospitals that differ,
+and one that attacks.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ def merge(rule: Rule, rows: np.ndarray) -> np.ndarray:
 
 
 def test_three_by_hand() -> None:
-    # 1, 4 and 7 with one attacker: each is averaged with its nearest; 4 lies between, and the first by name wins.
+    # 1, 4 and 7 with one attacker: each is averaged with its nearest; 4 lies between, and the first
+    # by name wins.
     rows = np.array([[1.0], [4.0], [7.0]])
     table = nearest(torch.from_numpy(squared(rows)), 1)
     assert (table.numpy() @ rows).ravel().tolist() == [2.5, 2.5, 5.5]

@@ -1,7 +1,8 @@
 """One of nine sites attacks the quickstart study: robust rules train on as without it, FedAvg fails.
 
-Each of the four hospitals is two sites here, and each rule is compared with itself on the eight honest ones. More attacks
-and longer runs are in benchmarks/robust.py, and in its RESULTS-robust.md what each paper promises.
+Each of the four hospitals is two sites here, and each rule is compared with itself on the eight
+honest ones. More attacks and longer runs are in benchmarks/robust.py, and in its RESULTS-robust.md
+what each paper promises.
 """
 
 from __future__ import annotations

@@ -140,7 +140,8 @@ def test_qfedavg_is_the_papers_algorithm(rows: list[tuple[float, int, float]], q
 
 
 def test_qfedavg_without_a_learning_rate_by_hand() -> None:
-    # Losses 1 and 3 with q 1 and examples 3 and 1: weights 3/4 * 1 and 1/4 * 3, so half each, where FedAvg says 1/4.
+    # Losses 1 and 3 with q 1 and examples 3 and 1: weights 3/4 * 1 and 1/4 * 3, so half each, where
+    # FedAvg says 1/4.
     both = [update("a", 0, 3, train_loss_before=1.0), update("b", 4, 1, train_loss_before=3.0)]
     assert merged(QFedAvg(q=1.0), *both) == pytest.approx(2.0, rel=1e-12)
     assert merged(FedAvg(), *both) == 1.0

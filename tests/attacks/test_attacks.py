@@ -1,7 +1,8 @@
-"""A hospital's own, enrolled software turns hostile: each thing it sends is refused with its reason, and the round goes on.
+"""A hospital's own, enrolled software turns hostile: each thing it sends is refused with its reason, and
+the round goes on.
 
-Beside these: what somebody between the parties can do is in tests/exchange/test_tampering.py, what a lying hub can in
-tests/privacy/test_secure_sum.py, what the format itself refuses in tests/test_wire.py.
+Beside these: what somebody between the parties can do is in tests/exchange/test_tampering.py, what a lying
+hub can in tests/privacy/test_secure_sum.py, what the format itself refuses in tests/test_wire.py.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def sends(federation: Federation, data: bytes, monkeypatch) -> None:
         federation.sites["north"].send(Update("north", 1, {}, 1))
 
 
-# ---------------------------------------------------------------------------------------------- between the parties
+# ---------------------------------------------------------------------------------------- between the parties
 
 
 def up(federation: Federation, site: str, round: int = 1) -> Path:
@@ -255,8 +256,8 @@ BYTES = {
 @pytest.mark.parametrize("signed", [False, True])
 def test_a_json_bomb_as_manifest_is_refused(federation, signed):
     text = nested(100_000).encode()
-    # Unsigned it is in the first line, where the signature would be: whoever can write to the storage can send it. Signed
-    # it comes before what says that this is a manifest, so that it must be read over.
+    # Unsigned it is in the first line, where the signature would be: whoever can write to the storage can
+    # send it. Signed it comes before what says that this is a manifest, so that it must be read over.
     sealed = (
         federation.sites["north"]._seal.seal(b'{"chunks":' + text + b',"is":"manifest"}')
         if signed

@@ -1,4 +1,6 @@
-"""An update far too long to be of training is refused like one of NaN, and no honest one is: by hand, and in a study."""
+"""An update far too long to be of training is refused like one of NaN, and no honest one is: by hand,
+and in a study.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,9 @@ def test_numbers_that_overflow_a_norm_are_refused():
 
 
 class Scales:
-    """A site's exchange that multiplies what is sent for one round: the site's software is hostile, or broken."""
+    """A site's exchange that multiplies what is sent for one round: the site's software
+    is hostile, or broken.
+    """
 
     def __init__(self, exchange, round: int, factor: float) -> None:
         self._exchange, self._round, self._factor = exchange, round, factor
@@ -112,7 +116,9 @@ class Scales:
 
 
 def study(tmp_path, rounds: int = 3, privacy=None, resumed: bool = False, **settings):
-    """Return the final model, every round's report and the audit's lines; west sends a million times its second update."""
+    """Return the final model, every round's report and the audit's lines; west sends a million
+    times its second update.
+    """
     privacy, reports = privacy or NoPrivacy(), []
     log = tmp_path / "audit.jsonl"
 

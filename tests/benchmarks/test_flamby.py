@@ -1,4 +1,6 @@
-"""FLamby's two tables as benchmarks/flamby.py reads and trains them, against FLamby's own figures and lifelines."""
+"""FLamby's two tables as benchmarks/flamby.py reads and trains them, against FLamby's
+own figures and lifelines.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +47,8 @@ def test_heart_is_prepared_as_flamby_does(flamby):
         "va": (85, 45),
     }
     assert {centre.features.shape[1] for centre in centres.values()} == {13}
-    # The first row of Cleveland by hand: 63 years, male, pressure 145, cholesterol 233, sugar 1, rate 150, no angina,
-    # depression 2.3; then chest pain 2, 3, 4 of typical (1), and ECG 1, 2 of 2.
+    # The first row of Cleveland by hand: 63 years, male, pressure 145, cholesterol 233, sugar 1, rate 150, no
+    # angina, depression 2.3; then chest pain 2, 3, 4 of typical (1), and ECG 1, 2 of 2.
     assert centres["cleveland"].features[0].tolist() == pytest.approx(
         [63, 1, 145, 233, 1, 150, 0, 2.3, 0, 0, 0, 0, 1]
     )
@@ -79,8 +81,8 @@ def test_cyclic_turns_are_those_of_flambys_generator(flamby):
 
 @pytest.mark.slow
 def test_one_seed_of_fedavg_is_flambys_to_the_patient(flamby):
-    # flamby/results/results_benchmark_fed_heart_disease/heart_seed42.csv, FedAvg100: the same first weights, rates and
-    # number of updates; only the order of batches differs.
+    # flamby/results/results_benchmark_fed_heart_disease/heart_seed42.csv, FedAvg100: the same first weights,
+    # rates and number of updates; only the order of batches differs.
     centres = flamby.heart(REAL)
     model = flamby.run_once(flamby.BENCHMARKS["heart"], flamby.HEART_METHODS["fedavg"], centres, 42)
     found = flamby.scores(flamby.BENCHMARKS["heart"], model, centres, shared=False)
@@ -91,7 +93,7 @@ def test_one_seed_of_fedavg_is_flambys_to_the_patient(flamby):
     assert abs(found[flamby.POOLED] - 191 / 254) * 254 < 2.5
 
 
-# ------------------------------------------------------------------------------------------------ survival: lifelines
+# ---------------------------------------------------------------------------------------- survival: lifelines
 
 
 @pytest.mark.parametrize("ties", ["efron", "breslow"])
@@ -146,7 +148,8 @@ def test_the_c_index_is_lifelines(flamby):
 
 
 def test_the_loss_is_flambys_where_no_two_times_are_equal(flamby):
-    # FLamby's own formula: sorted by falling time, log-sum-exp of all before minus one's own, times the event; the mean.
+    # FLamby's own formula: sorted by falling time, log-sum-exp of all before minus one's own, times the
+    # event; the mean.
     region = flamby.brca(REAL)["region3"]
     drawn = np.random.default_rng(0)
     for _ in range(20):

@@ -230,7 +230,8 @@ def zeros(weights: Weights) -> dict[str, Tensor]:
     return {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
 
 
-# Rules whose step is not proportional to the updates': they normalise, clip at a fixed length, or weigh by distance.
+# Rules whose step is not proportional to the updates': they normalise, clip at a fixed length, or
+# weigh by distance.
 NOT_PROPORTIONAL = {
     "fedadagrad": "the step is normalised by its own size",
     "fedadam": "the step is normalised by its own size",
@@ -267,7 +268,9 @@ def test_one_site_alone_gives_a_finite_model_that_lies_its_way(rule: Rule) -> No
 
 
 def test_sites_that_agree_in_everything_are_followed(rule: Rule) -> None:
-    """Ties everywhere: the same update from all sites moves the model its way, and nothing is divided by zero."""
+    """Ties everywhere: the same update from all sites moves the model its way, and nothing
+    is divided by zero.
+    """
     weights = {"w": torch.randn(40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)}
     delta = 0.01 * torch.randn(40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     updates = [

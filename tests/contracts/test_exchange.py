@@ -260,7 +260,8 @@ def test_a_site_that_withdraws_is_not_waited_for(place):
 def test_an_update_of_another_study_is_refused_and_the_round_goes_on(place, tmp_path):
     hub, south = place.hub(), place.site("south")
     hub.publish(Global(0, model(), study=STUDY))
-    # Sent by a site whose study file differs after the digest's first characters, as an attacker could arrange.
+    # Sent by a site whose study file differs after the digest's first characters, as an
+    # attacker could arrange.
     south._study = STUDY[:-4] + "0000"
     south.send(update("south"))
     south._study = STUDY
@@ -330,7 +331,8 @@ def test_a_site_killed_after_its_update_left_may_train_that_round_again(place):
     ended(place, site)
     hub.publish(Global(1, model(2), study=STUDY))
     site = place.site("north")
-    # Its checkpoint is from before round 1: it gets that model again, so that its optimiser sees the same steps.
+    # Its checkpoint is from before round 1: it gets that model again, so that its optimiser sees
+    # the same steps.
     assert digest(site.fetch("north", 0).weights) == digest(model())
     site.send(update(plus=5.0))
     assert digest(site.fetch("north", 1).weights) == digest(model(2))

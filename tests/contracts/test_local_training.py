@@ -1,7 +1,8 @@
-"""What every local method keeps: it trains, resumes bit for bit, sends what it declares, and cares for no order.
+"""What every local method keeps: it trains, resumes bit for bit, sends what it declares, and
+cares for no order.
 
-The methods are those the folder holds, so a new file is held to this without an edit here. A method that has a hub's
-half is tried with it.
+The methods are those the folder holds, so a new file is held to this without an edit here. A method that has
+a hub's half is tried with it.
 """
 
 from __future__ import annotations
@@ -223,7 +224,7 @@ def test_the_hubs_half_and_the_sites_half_name_each_other(method: Local) -> None
             assert name in METHODS[local].rules  # type: ignore[attr-defined]
 
 
-# ---------------------------------------------------------------------------------------------- under every network
+# ---------------------------------------------------------------------------------------- under every network
 
 
 @cache

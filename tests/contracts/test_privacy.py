@@ -1,7 +1,8 @@
-"""What every privacy mechanism keeps: names, shapes and dtypes; what it says of itself; and nothing beside the update.
+"""What every privacy mechanism keeps: names, shapes and dtypes; what it says of itself; and
+nothing beside the update.
 
-The mechanisms are those the folder holds, so a new file is held to this without an edit here. A kind whose settings
-have no default gives some in `example`.
+The mechanisms are those the folder holds, so a new file is held to this without an edit here. A kind whose
+settings have no default gives some in `example`.
 """
 
 from __future__ import annotations

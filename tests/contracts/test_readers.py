@@ -1,4 +1,5 @@
-"""One volume in every form that is read: each reader gives the same voxels at the same places, typed and silent.
+"""One volume in every form that is read: each reader gives the same voxels at the same
+places, typed and silent.
 
 A new format joins by a line in FORMS.
 """

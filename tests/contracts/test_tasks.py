@@ -116,7 +116,8 @@ def test_it_trains_and_its_checkpoint_holds_the_network_and_plain_numbers(task: 
     ours.fit(module, *loaders(task))
     logged = ours.callback_metrics
     assert {"train/loss", "val/loss"} <= set(logged)
-    # What is not declared is refused at the site (federation/egress.py), so a forgotten name would stop every study of this task.
+    # What is not declared is refused at the site (federation/egress.py), so a forgotten name would stop every
+    # study of this task.
     assert {name for name in logged if name.startswith("val")} <= set(task.scores)
     assert all(torch.isfinite(value) for value in logged.values())
     assert all(name.startswith("network.") for name in before)

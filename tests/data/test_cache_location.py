@@ -1,4 +1,6 @@
-"""Prepared images lie inside the data folder, for the site's account alone, and nothing takes them for its data."""
+"""Prepared images lie inside the data folder, for the site's account alone, and nothing takes
+them for its data.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Marks in every place of a DICOM file that can hold one: none of them comes out, and the image still reads the same."""
+"""Marks in every place of a DICOM file that can hold one: none of them comes out, and the image
+still reads the same.
+"""
 
 from __future__ import annotations
 
@@ -273,7 +275,8 @@ def test_dates_move_together_and_keep_their_distance() -> None:
     assert timedelta(days=-3652) < shift < timedelta(0)
     early, late = _moved("20200101", "101500.5", shift), _moved("20200311", "091500", shift)
     first, second = (datetime.strptime("".join(one), "%Y%m%d%H%M%S.%f") for one in (early, late))
-    # From the first of January to the eleventh of March in a leap year: 70 days, less an hour and half a second.
+    # From the first of January to the eleventh of March in a leap year: 70 days, less an hour and
+    # half a second.
     assert second - first == timedelta(days=70, hours=-1, seconds=-0.5)
     assert _moved("20200131", "", timedelta(days=-31)) == ("20191231", "")
     assert _moved(WORD, "101500", shift) is None

@@ -1,4 +1,6 @@
-"""ComBat with sums that hospitals can add: the same as with all rows in one place, and as the paper's equations."""
+"""ComBat with sums that hospitals can add: the same as with all rows in one place, and
+as the paper's equations.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""An epoch of so many steps: passes that go on over epochs, the same at a resume, equal at hospitals of unlike size."""
+"""An epoch of so many steps: passes that go on over epochs, the same at a resume, equal at
+hospitals of unlike size.
+"""
 
 from __future__ import annotations
 

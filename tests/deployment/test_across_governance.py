@@ -80,7 +80,8 @@ def test_what_hospitals_allow_agree_to_and_take_back(across):
     assert wrong.returncode == 1
     assert "agree to that one" in wrong.stderr
 
-    # A study that was changed on its way: north says so, writes it down, and takes part once the true one is there.
+    # A study that was changed on its way: north says so, writes it down, and takes part once the true
+    # one is there.
     offered = across.folder / "share" / "glob" / "newest" / "study" / "m"
     true = offered.read_bytes()
     offered.write_bytes(true.replace(b"rounds: 2", b"rounds: 9"))

@@ -1,4 +1,6 @@
-"""What a hospital does before anything trains: it believes the digest alone, holds its policy, and asks its people."""
+"""What a hospital does before anything trains: it believes the digest alone, holds its policy,
+and asks its people.
+"""
 
 from __future__ import annotations
 
@@ -123,7 +125,7 @@ def test_a_file_that_is_not_the_study_it_is_called_is_refused(place):
     assert (line["event"], line["site"], line["reason"]) == ("study refused", "north", str(caught.value))
 
 
-# ---------------------------------------------------------------------------------------------- the hub's file
+# --------------------------------------------------------------------------------------------- the hub's file
 
 
 def exchange(folder: Path, said: str, enrolment: Path | None = None, broker: bool = False):

@@ -1,4 +1,6 @@
-"""What a hospital reports of the final model is what it finds itself, and the hub keeps it apart from what it is not."""
+"""What a hospital reports of the final model is what it finds itself, and the hub keeps it apart from
+what it is not.
+"""
 
 from __future__ import annotations
 
@@ -122,7 +124,9 @@ def outcomes(data):
 
 
 def lead_to_the_end(folder, text: str, data, more: str = ""):
-    """Take part as north in a study whose final model the hub has already; return north's run and what it sent."""
+    """Take part as north in a study whose final model the hub has already; return north's run
+    and what it sent.
+    """
     (folder / "study.yaml").write_text(text + "sites: [north, south]\n")
     study = read_study(folder / "study.yaml")
     known = digest(study)

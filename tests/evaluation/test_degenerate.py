@@ -1,4 +1,6 @@
-"""What peers answer with a plausible number, or crash on: each is a value that is defined, or an error with a reason."""
+"""What peers answer with a plausible number, or crash on: each is a value that is defined, or an
+error with a reason.
+"""
 
 from __future__ import annotations
 

@@ -337,7 +337,9 @@ def test_a_run_with_rows_alone_still_has_a_report(tmp_path):
 
 
 def test_curves_that_would_show_the_bins_and_not_the_model_are_not_drawn(tmp_path):
-    """One bin of five patients hides all their ranks: any area from 0 to 1; two bins that part them hide none."""
+    """One bin of five patients hides all their ranks: any area from 0 to 1; two bins that
+    part them hide none.
+    """
     run = fake_runs.write(tmp_path / "run", "classify")
     path = run / "curves.jsonl"
     every = histograms.read(path)

@@ -228,7 +228,9 @@ def test_distances_are_symmetric_and_zero_between_equals():
 
 @pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (0.4, 0.5, 6.0), (3.0, 0.7), (0.05, 8.0)])
 def test_elements_near_and_far_have_the_distance_that_all_pairs_give(spacing_mm):
-    """Near ones are looked up voxel by voxel and far ones in a tree; both must be what trying every pair finds."""
+    """Near ones are looked up voxel by voxel and far ones in a tree; both must be what
+    trying every pair finds.
+    """
     shape = (60, 50, 9)[: len(spacing_mm)]
     generator = np.random.default_rng(0)
     one, two = np.zeros(shape, bool), np.zeros(shape, bool)

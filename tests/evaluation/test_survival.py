@@ -77,7 +77,8 @@ def test_measure_gives_intervals():
 
 
 def test_a_time_of_zero_is_a_time():
-    # Whoever dies on the first day is compared with all who lived longer: pairs (1,2), (1,3) right, (2,3) wrong.
+    # Whoever dies on the first day is compared with all who lived longer: pairs (1,2), (1,3)
+    # right, (2,3) wrong.
     times, events, risks = [0, 1, 2], [1, 1, 0], [0.9, 0.1, 0.5]
     assert once(s.c_index_of(risks, times, events), 3) == pytest.approx(2 / 3)
 

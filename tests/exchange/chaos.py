@@ -17,7 +17,8 @@ MOST, WITHIN_S = 4, 4.0
 
 
 def disturbed(seed: int, folder: Path, kind: str = "nats", port: int = 0) -> dict[str, Any]:
-    """Run the study of `party.py` while random parties are killed or stopped; return its digest and what was done.
+    """Run the study of `party.py` while random parties are killed or stopped; return its digest
+    and what was done.
 
     The broker's ports are `port` and the one above; free ones by default.
     """

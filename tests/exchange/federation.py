@@ -18,8 +18,9 @@ import party
 
 PATIENCE_S = 120
 
-# Forked from one process that has imported everything: real processes that can be killed, and each starts at once.
-# (Python 3.11's server does not take over sys.path, so the place of `party` is given by the environment.)
+# Forked from one process that has imported everything: real processes that can be killed, and each
+# starts at once. (Python 3.11's server does not take over sys.path, so the place of `party` is given
+# by the environment.)
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
 ).rstrip(":")
@@ -29,7 +30,9 @@ PROCESSES.set_forkserver_preload(["party"])
 
 @dataclass
 class Federation:
-    """Hub and sites of one study as processes; `exchange_of` gives each party's exchange as a study file would."""
+    """Hub and sites of one study as processes; `exchange_of` gives each party's exchange as
+    a study file would.
+    """
 
     folder: Path
     exchange_of: Callable[[str], dict[str, Any]]

@@ -1,4 +1,6 @@
-"""One party of a federation as a process of its own: `python party.py hub|site <settings.json>`, for the tests here."""
+"""One party of a federation as a process of its own: `python party.py hub|site <settings.json>`,
+for the tests here.
+"""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ from contextlib import suppress
 class Proxy:
     """Passes bytes between a free port and a server's; its settings may be changed while it runs.
 
-    `cut_after` ends a connection after that many bytes went up, `rate` limits bytes a second each way, `delay_s` delays
-    each piece, `corrupt_after` flips a bit once after that many bytes went up, `closed` refuses connections and ends
-    those there are.
+    `cut_after` ends a connection after that many bytes went up, `rate` limits bytes a second each way,
+    `delay_s` delays each piece, `corrupt_after` flips a bit once after that many bytes went up, `closed`
+    refuses connections and ends those there are.
     """
 
     def __init__(self, server_port: int) -> None:

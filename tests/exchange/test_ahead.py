@@ -1,4 +1,6 @@
-"""What is coming is fetched while it is still being sent, and counts only when the manifest that is written last names it."""
+"""What is coming is fetched while it is still being sent, and counts only when the manifest that is
+written last names it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The broker as the hub's child: what becomes of it when a hub is killed, and what is said when it cannot start."""
+"""The broker as the hub's child: what becomes of it when a hub is killed, and what is said
+when it cannot start.
+"""
 
 from __future__ import annotations
 

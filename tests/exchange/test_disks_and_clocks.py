@@ -145,14 +145,17 @@ def test_a_link_of_1_mbit_that_is_cut_now_and_then_finishes(enrolment, tmp_path)
 
 @pytest.mark.parametrize("hours", [-1, 1])
 def test_clocks_an_hour_apart_change_nothing(enrolment, tmp_path, monkeypatch, hours):
-    """The hub's clock is right, the site's an hour off; every certificate was made a moment ago by a third clock."""
+    """The hub's clock is right, the site's an hour off; every certificate was made a moment ago
+    by a third clock.
+    """
 
     class Shifted(datetime):
         @classmethod
         def now(cls, tz=None):
             return datetime.now(tz) + timedelta(hours=hours)
 
-    # What TLS holds against the clock, which OpenSSL reads by itself: made a moment ago, it holds since yesterday.
+    # What TLS holds against the clock, which OpenSSL reads by itself: made a moment ago, it
+    # holds since yesterday.
     for party in ("hub", "north"):
         found = signing.Identity(enrolment.credentials(party)).certificate
         assert found.not_valid_before_utc < datetime.now(UTC) - timedelta(hours=23)

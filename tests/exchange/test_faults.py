@@ -1,4 +1,6 @@
-"""Bad links, full disks and lost brokers between a site and a hub that both live on: nothing is lost, and it is said."""
+"""Bad links, full disks and lost brokers between a site and a hub that both live on: nothing is lost,
+and it is said.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Real processes that meet at a real broker: the bits of one process, and those bits again when anyone is killed."""
+"""Real processes that meet at a real broker: the bits of one process, and those bits again
+when anyone is killed.
+"""
 
 from __future__ import annotations
 

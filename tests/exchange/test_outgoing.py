@@ -1,4 +1,6 @@
-"""An update on its way in a file that an earlier, longer update was in: what is sent is the update and nothing beside."""
+"""An update on its way in a file that an earlier, longer update was in: what is sent is the
+update and nothing beside.
+"""
 
 from __future__ import annotations
 
@@ -163,7 +165,8 @@ def test_an_update_that_the_place_in_between_lost_is_sent_again(meeting, tmp_pat
         meeting.north = Folder(url=str(tmp_path / "share"), poll_s=0.001).open_site(
             STUDY, "north", tmp_path / "north"
         )
-    # It waits for the next model, as after every update; nothing in this test publishes one before it is needed.
+    # It waits for the next model, as after every update; nothing in this test publishes one before
+    # it is needed.
     waiting = threading.Thread(target=lambda: meeting.north.fetch("north", 1), daemon=True)
     waiting.start()
     assert digest(meeting.came(1).delta.minuend) == digest(meeting.update(1).delta.minuend)

@@ -1,4 +1,6 @@
-"""Whoever can write to the place in between can be silent, and nothing more: each try is refused, and the round goes on."""
+"""Whoever can write to the place in between can be silent, and nothing more: each try is refused, and
+the round goes on.
+"""
 
 from __future__ import annotations
 

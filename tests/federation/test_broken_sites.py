@@ -16,7 +16,9 @@ WEIGHTS = {"net.weight": torch.zeros(2, 3), "net.bias": torch.zeros(2)}
 
 
 def site(name: str, value: float = 1.0, **broken):
-    """Return a site that answers every round by hand with `value` added to each weight, or with what is broken."""
+    """Return a site that answers every round by hand with `value` added to each weight, or
+    with what is broken.
+    """
 
     def work(exchange):
         received = exchange.fetch(name, 0)

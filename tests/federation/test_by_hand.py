@@ -1,4 +1,6 @@
-"""FedAvg by hand: plain training loops, no Lightning, no exchange, against the federated callback under real Trainers."""
+"""FedAvg by hand: plain training loops, no Lightning, no exchange, against the federated
+callback under real Trainers.
+"""
 
 from __future__ import annotations
 

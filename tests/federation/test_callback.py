@@ -187,8 +187,8 @@ def test_examples_are_cases_and_not_visits():
 
 
 def test_fedprox_by_hand():
-    # One parameter, loss a * w: gradient a, and FedProx adds mu (w - w0). Two SGD steps of rate r from w0 = 1:
-    # w1 = w0 - r a;  w2 = w1 - r (a + mu (w1 - w0)).
+    # One parameter, loss a * w: gradient a, and FedProx adds mu (w - w0). Two SGD steps of rate r from w0 =
+    # 1: w1 = w0 - r a;  w2 = w1 - r (a + mu (w1 - w0)).
     class Line(pl.LightningModule):
         def __init__(self):
             super().__init__()

@@ -311,7 +311,7 @@ def test_over_the_ceiling_no_step_is_taken(tmp_path, no_noise):
     assert float(model.w.data.abs().sum()) == 0.0
 
 
-# ---------------------------------------------------------------------------------------------- in a federation
+# -------------------------------------------------------------------------------------------- in a federation
 
 ROUNDS = 3
 
@@ -372,7 +372,8 @@ def test_a_resumed_run_counts_the_round_it_repeats_draws_new_noise_and_keeps_the
     with pytest.raises(medfed.QuorumError, match="south: absent"):
         federation(tmp_path, dies=True)
     before = Ledger(tmp_path / "south").accounts("study")[-1]
-    # Two rounds left south; its checkpoint is of the first. The second is trained again, and both releases count.
+    # Two rounds left south; its checkpoint is of the first. The second is trained again, and
+    # both releases count.
     steps = sum(charge.steps for charge in before.spent)
     federation(tmp_path, resume=True)
     after = Ledger(tmp_path / "south").accounts("study")[-1]

@@ -33,7 +33,7 @@ from medfed.wire.weights import load, weights_of
 torch.set_num_threads(1)
 
 
-# ---------------------------------------------------------------------------------------------- partial labels
+# --------------------------------------------------------------------------------------------- partial labels
 
 
 @settings(max_examples=30, deadline=None)
@@ -60,7 +60,8 @@ def test_added_probabilities_are_a_softmax_of_the_merged_logits() -> None:
 
 
 def test_an_unlabelled_organ_is_not_unlearned() -> None:
-    # A voxel that shows organ 2, at a hospital that labels organ 1 only: background or organ 2 are the same to it.
+    # A voxel that shows organ 2, at a hospital that labels organ 1 only: background or organ 2 are the
+    # same to it.
     logits = torch.tensor([[0.0, 0.0, 8.0]], requires_grad=True)
     marginal(CrossEntropy(), 3, (1,))(logits, torch.tensor([0])).backward()
     usual = torch.tensor([[0.0, 0.0, 8.0]], requires_grad=True)
@@ -179,7 +180,7 @@ def test_two_hospitals_that_drew_one_organ_each_train_a_network_that_finds_both(
     assert min(organ_dice({})) < min(both) - 0.1
 
 
-# ---------------------------------------------------------------------------------------------- epochs and batches
+# ----------------------------------------------------------------------------------------- epochs and batches
 
 
 def test_a_site_trains_its_own_epochs_and_batch(tmp_path: Path) -> None:

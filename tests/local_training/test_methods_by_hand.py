@@ -329,7 +329,7 @@ def test_a_cluster_that_is_not_there_is_refused() -> None:
         IFCARule().merge([update], IFCARule().init(weights), weights)
 
 
-# ---------------------------------------------------------------------------------------------- beside the federation
+# -------------------------------------------------------------------------------------- beside the federation
 
 
 @pytest.mark.parametrize("method", [Ditto(), APFL(), FineTune()], ids=lambda m: type(m).__name__)

@@ -1,4 +1,6 @@
-"""`medfed new`: what a study's first file says of folders, and what is said where nothing can be made of them."""
+"""`medfed new`: what a study's first file says of folders, and what is said where nothing can
+be made of them.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +50,8 @@ def test_a_classifier_sees_the_whole_image(tmp_path: Path) -> None:
     code, told = new(tmp_path / "c.yaml", SAMPLES / "north", SAMPLES / "east", "--task", "classify")
     assert code == 0, told
     study = read_study(tmp_path / "c.yaml")
-    # By hand: north 41 x 41 x 26 voxels of 2.75 x 2.75 x 4 mm, east 45 x 42 x 32 of 2.5 x 2.5 x 3.5 mm: at most
-    # 112.75 x 112.75 x 112 mm, at the finest 45.1 x 45.1 x 32 voxels, rounded up to multiples of 8.
+    # By hand: north 41 x 41 x 26 voxels of 2.75 x 2.75 x 4 mm, east 45 x 42 x 32 of 2.5 x 2.5 x 3.5 mm: at
+    # most 112.75 x 112.75 x 112 mm, at the finest 45.1 x 45.1 x 32 voxels, rounded up to multiples of 8.
     assert study.data.spacing_mm == (2.5, 2.5, 3.5)
     assert study.data.patch == (48, 48, 32)
 

@@ -1,4 +1,6 @@
-"""`medfed predict`: masks on the images' own grid, DICOM SEG that refers to its series, and no name in a NIfTI file."""
+"""`medfed predict`: masks on the images' own grid, DICOM SEG that refers to its series, and no name
+in a NIfTI file.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ SAMPLES = Path(__file__).parents[2] / "sample_data"
 
 
 def untrained_run(folder: Path, config: Path, overrides: tuple[str, ...] = ()) -> RunFolder:
-    """A run whose federated model is the untrained one: what it predicts is arbitrary, and the same every time."""
+    """A run whose federated model is the untrained one: what it predicts is arbitrary, and
+    the same every time.
+    """
     study = read_study(config, overrides)
     found = RunFolder(folder)
     begin(found, study, {})
@@ -116,7 +120,9 @@ def test_volumes_are_the_masks(dicom):
 
 
 def test_names_and_headers_of_nifti_files_say_nothing_of_the_patient(tmp_path):
-    """Labels are not needed, and the mark on the hospital's files, headers and patients is nowhere but in the key."""
+    """Labels are not needed, and the mark on the hospital's files, headers and patients is nowhere
+    but in the key.
+    """
     mark = "MEIER"
     data = make_hospital(tmp_path / "west", 2, mark=mark)
     lines = (data / "cases.csv").read_text().splitlines()

@@ -170,7 +170,7 @@ def test_a_study_that_names_no_site(tmp_path):
         run.train(study, out=tmp_path / "run")
 
 
-# ---------------------------------------------------------------------------------------------- the command line
+# ------------------------------------------------------------------------------------------- the command line
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.Popen:
@@ -257,7 +257,9 @@ def test_kinds_lists_what_a_study_can_name(tmp_path):
 
 
 def test_nothing_of_a_patient_is_in_any_byte_that_is_sent_or_shared(tmp_path, monkeypatch):
-    """Mark names, paths, headers and cells; train; search every message, log, checkpoint and report for the marks."""
+    """Mark names, paths, headers and cells; train; search every message, log, checkpoint and
+    report for the marks.
+    """
     from medfed.wire import encoding as wire
 
     mark = "Qz7CANARYx9"

@@ -1,4 +1,6 @@
-"""The hub adds what it cannot read: the model is the plain one's, and neither key nor model is ever at the hub."""
+"""The hub adds what it cannot read: the model is the plain one's, and neither key nor model is
+ever at the hub.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ from medfed.privacy import ckks as module  # noqa: E402
 from medfed.privacy.ckks import Ckks  # noqa: E402
 
 ROUNDS = 2
-# Scale 2^28 and 39 examples: measured 5e-6 a number of a sum of two, over the examples; float32 itself rounds to 4e-6 here.
+# Scale 2^28 and 39 examples: measured 5e-6 a number of a sum of two, over the examples; float32 itself rounds
+# to 4e-6 here.
 CLOSE = 1e-5
 
 

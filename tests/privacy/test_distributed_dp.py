@@ -268,7 +268,8 @@ def test_scaffolds_control_variates_are_refused(tmp_path):
 def test_the_sum_is_accounted_as_central_gaussian_noise(tmp_path):
     study = read_study(study_file(tmp_path, {"epsilon": 3, "accountant": "rdp"}))
     planned = study.privacy.planned(10)
-    # By Mironov 2017: a step of noise multiplier z costs alpha / (2 z^2) at order alpha; converted as Balle 2020 does.
+    # By Mironov 2017: a step of noise multiplier z costs alpha / (2 z^2) at order alpha; converted as
+    # Balle 2020 does.
     orders = [1 + tenth / 10 for tenth in range(1, 2000)]
     z = planned.multiplier
     bound = min(

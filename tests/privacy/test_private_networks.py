@@ -1,4 +1,6 @@
-"""Every network, made private: several patients at once give the gradients of each alone, over two cases of theirs."""
+"""Every network, made private: several patients at once give the gradients of each alone, over
+two cases of theirs.
+"""
 
 from __future__ import annotations
 

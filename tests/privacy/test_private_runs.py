@@ -1,4 +1,6 @@
-"""Whole studies under a mechanism with letters: in one process, over a folder, and with parties that are killed."""
+"""Whole studies under a mechanism with letters: in one process, over a folder, and with
+parties that are killed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Privacy in a study file: what is refused when it is read, and a whole run with its ledgers, facts and report."""
+"""Privacy in a study file: what is refused when it is read, and a whole run with its
+ledgers, facts and report.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ def test_what_privacy_cannot_hold_with_is_refused_when_the_study_is_read(tmp_pat
 
 
 def kept_back() -> list[tuple[str, str]]:
-    """Return every rule and privacy of the two folders of which the rule needs a number that the privacy keeps back."""
+    """Return every rule and privacy of the two folders of which the rule needs a number that
+    the privacy keeps back.
+    """
     found = []
     for rule, record in sorted(kinds.kinds("aggregation").items()):
         needed = msgspec.convert({"kind": rule}, record).needs_scalars
@@ -94,7 +98,9 @@ def test_a_rule_and_a_privacy_that_keeps_its_numbers_back_are_refused_together(t
 
 
 class Mute(Privacy, frozen=True, tag="mute"):
-    """The hub sees each update and no number beside it: what no kind of the folder does, and an installed one may."""
+    """The hub sees each update and no number beside it: what no kind of the folder does, and
+    an installed one may.
+    """
 
     def tell(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
         return {}

@@ -95,7 +95,9 @@ class Round:
         self.threads: list[threading.Thread] = []
 
     def start(self, *sites: str, dies: dict[str, str] | None = None, silent: bool = False) -> None:
-        """Start sites; one that dies, or is lied to, is withdrawn, as a process's end is noticed, unless `silent`."""
+        """Start sites; one that dies, or is lied to, is withdrawn, as a process's end
+        is noticed, unless `silent`.
+        """
         for site in sites:
             self.exchange._withdrawn.pop(site, None)
 
@@ -157,7 +159,8 @@ def test_the_hub_is_given_the_plain_sum_bit_for_bit(bits):
     (given,) = round.given
     assert given.examples == 100
     same(given, plainly(SITES, privacy, 4))
-    # By another path: the weighted mean of the sites' own models, to within the bound that the docstring states.
+    # By another path: the weighted mean of the sites' own models, to within the bound that
+    # the docstring states.
     bound = 4 * 100 / (2 * FixedPoint(bits, 16, 4).scale * 100) + 1e-12
     for name, tensor in model().items():
         mean = sum(trained(site)[name].double() * EXAMPLES[site] for site in SITES) / 100
@@ -316,11 +319,13 @@ def test_letters_without_signatures_are_not_enough():
         contribute(round.exchange, round.privacy, update("north"), model(), AuditLog(None))
 
 
-# ---------------------------------------------------------------------------------------------- a hub that lies
+# -------------------------------------------------------------------------------------------- a hub that lies
 
 
 class Lies(MemoryExchange):
-    """A hub that changes what it says to some site: of a step, `change(site, data)` returns what it says instead."""
+    """A hub that changes what it says to some site: of a step, `change(site, data)` returns
+    what it says instead.
+    """
 
     def __init__(self, changes) -> None:
         super().__init__("study")
@@ -374,7 +379,9 @@ def two_lists(site: str) -> list[str]:
 
 
 def test_a_hub_that_tells_sites_different_members_gets_no_shares():
-    """North is in the sum for east and north, and dropped out for the others: their shares would unmask its update."""
+    """North is in the sum for east and north, and dropped out for the others: their shares
+    would unmask its update.
+    """
     round = lied_to(members=lambda site, data: bytes_of(Members(two_lists(site))))
     assert nothing_unmasked(round)
 
@@ -477,7 +484,9 @@ def test_a_hub_that_shows_too_few_sites_is_refused():
 
 
 def test_a_second_sum_of_a_round_over_other_sites_is_refused():
-    """The difference of two sums is a site's own update: after a failed attempt only the same list is signed again."""
+    """The difference of two sums is a site's own update: after a failed attempt only the same
+    list is signed again.
+    """
     privacy = SecureSum()
     round = Round(privacy)
     round.start(*SITES, dies={"south": "unmask", "west": "unmask"})

@@ -1,11 +1,11 @@
 """Decoding in processes of its own: for the decoder that aborts on damaged data, and for the slow one.
 
-Of 10,000 mutated files one made GDCM, which reads JPEG, call abort(), which no `except` catches: a hospital's training would
-be gone. So it runs in a child that may die or hang; the parent then refuses the image and starts another. A
-child that decodes JPEG imports GDCM and nothing else, starts in a tenth of a second, once, and a slice crosses to it and back
-in half a millisecond. As they are processes there may be several, so that the slices of a series, which `words_of` asks
-for ahead, are decoded beside each other. JPEG 2000, of which a slice takes 16 ms and whose decoder holds Python's lock, comes
-here for that alone.
+Of 10,000 mutated files one made GDCM, which reads JPEG, call abort(), which no `except` catches: a hospital's
+training would be gone. So it runs in a child that may die or hang; the parent then refuses the image and
+starts another. A child that decodes JPEG imports GDCM and nothing else, starts in a tenth of a second, once,
+and a slice crosses to it and back in half a millisecond. As they are processes there may be several, so that
+the slices of a series, which `words_of` asks for ahead, are decoded beside each other. JPEG 2000, of which a
+slice takes 16 ms and whose decoder holds Python's lock, comes here for that alone.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from numpy.typing import NDArray
 
 # No slice takes this long; a decoder that does hangs.
 TIMEOUT_S = 15.0
-# A series is read by as many processes as there are processors, and no more than these: the parent's own part (headers,
-# scaling) takes a fifth of a slice's time, so that more would wait for it.
+# A series is read by as many processes as there are processors, and no more than these: the parent's own part
+# (headers, scaling) takes a fifth of a slice's time, so that more would wait for it.
 MOST_CHILDREN = 4
-# What a pipe holds, where the system allows it: a whole slice, instead of the usual 64 KiB at a time with a change
-# of process between.
+# What a pipe holds, where the system allows it: a whole slice, instead of the usual 64 KiB at a time with a
+# change of process between.
 PIPE_BYTES = 1 << 20
 # rows, columns, allocated, stored, signed, length of the syntax, of the decoder's name, of the pixels
 _HEAD = struct.Struct("<HHHHHHHI")
 _LENGTH = struct.Struct("<I")
 # Of an answer: whether it could be decoded, and its length.
 _ANSWER = struct.Struct("<?I")
-# A child keeps the memory of one frame for the next. Else glibc gives it back, and a frame of 512 x 512 costs 1100 page
-# faults, a third of its time (3 of 9 CPU ms).
+# A child keeps the memory of one frame for the next. Else glibc gives it back, and a frame of 512 x 512 costs
+# 1100 page faults, a third of its time (3 of 9 CPU ms).
 _KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(128 << 20),

@@ -27,7 +27,9 @@ def listed_files(directory: DicomFile) -> list[str]:
 
 
 def not_there(directory: DicomFile) -> str:
-    """Return a line for a DICOMDIR that is met among the files of a folder: what it lists, and how much of it is gone."""
+    """Return a line for a DICOMDIR that is met among the files of a folder: what it lists, and how much
+    of it is gone.
+    """
     try:
         paths, missing = _listed(directory)
     except ImageError:

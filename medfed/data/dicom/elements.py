@@ -218,7 +218,8 @@ class Elements:
         if self._depth >= MAX_DEPTH:
             raise ImageError(f"sequences are nested more than {MAX_DEPTH} deep; the header is damaged")
         start, length, vr = self._where[tag]
-        # An item takes a few hundred bytes of memory and eight of a file; no sequence of an image has so many.
+        # An item takes a few hundred bytes of memory and eight of a file; no sequence of an image
+        # has so many.
         if length > 8 * MAX_ITEMS and self._data.count(_ITEM_LITTLE, start, start + length) > MAX_ITEMS:
             raise ImageError(f"the sequence {name(tag)} has more than {MAX_ITEMS} items; the file is damaged")
         implicit = vr == b"UN" or not self._explicit

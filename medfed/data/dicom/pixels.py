@@ -26,8 +26,8 @@ RLE = "1.2.840.10008.1.2.5"
 # Each frame deflated by itself (PS3.5 section A.4.13), which is how large segmentations are written.
 DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
 JPEG_2000 = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203))
-# From this many frames on JPEG 2000 is decoded in processes of its own: two take 0.4 s of processor to start, once, and a
-# frame of 512 x 512 takes 16 ms. Fewer frames are decoded here, where nothing need be started.
+# From this many frames on JPEG 2000 is decoded in processes of its own: two take 0.4 s of processor to start,
+# once, and a frame of 512 x 512 takes 16 ms. Fewer frames are decoded here, where nothing need be started.
 _SERIES_2000 = 16
 # What decodes a transfer syntax: the Python package, and pydicom's name for it. Named, because pydicom would
 # else take the first that is installed, which may be GDCM, and that aborts on damaged data.

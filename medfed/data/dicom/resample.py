@@ -16,8 +16,8 @@ def upright(
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Return a sheared stack, (slices, rows, columns), on a grid whose slices lie straight above each other.
 
-    The grid grows so that it holds every voxel; what its slice does not cover, or only in part, is background, so that
-    no value is half of it.
+    The grid grows so that it holds every voxel; what its slice does not cover, or only in part, is
+    background, so that no value is half of it.
     """
     columns, rows, step = affine_ras[:3, 0], affine_ras[:3, 1], affine_ras[:3, 2]
     slide_x = float(step @ columns / (columns @ columns))  # pixels a slice

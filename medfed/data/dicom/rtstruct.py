@@ -96,7 +96,9 @@ def _is_area(contour: Elements, number: int, skipped: list[str]) -> bool:
 
 
 def _region(contours: list[Elements], like: Volume) -> tuple[list[NDArray[np.int64]], int]:
-    """Return the flat indices of a structure's voxels, slice by slice, and how many slices between them have none."""
+    """Return the flat indices of a structure's voxels, slice by slice, and how many slices
+    between them have none.
+    """
     slices: dict[tuple[int, int], list[NDArray[np.float64]]] = defaultdict(list)
     exclusive = all(contour.text(GEOMETRY) == b"CLOSEDPLANAR_XOR" for contour in contours)
     inverse = np.linalg.inv(like.affine_ras)
@@ -178,7 +180,8 @@ def _slice(at: NDArray[np.float64], like: Volume) -> tuple[int, int]:
 def _even_odd(
     polygons: list[NDArray[np.float64]], size: tuple[int, int], exclusive: bool
 ) -> NDArray[np.bool_]:
-    """Return the voxels inside an odd number of nested contours, or of any where they are `exclusive` by type.
+    """Return the voxels inside an odd number of nested contours, or of any where they
+    are `exclusive` by type.
 
     Raises:
         LabelError: if two contours cross, so that it is open what their common part is.

@@ -1,8 +1,9 @@
-"""Which frames of one series make a volume each: echoes, time points, weightings and reconstructions come apart.
+"""Which frames of one series make a volume each: echoes, time points, weightings
+and reconstructions come apart.
 
-Nothing is told apart by the number of an image or the order of files: scanners, archives and anonymisers renumber
-them. What a header says of a frame decides (`Frame.splits` always, `Frame.soft` where positions repeat), and frames
-that it does not tell apart are refused, not picked from.
+Nothing is told apart by the number of an image or the order of files: scanners, archives and anonymisers
+renumber them. What a header says of a frame decides (`Frame.splits` always, `Frame.soft` where positions
+repeat), and frames that it does not tell apart are refused, not picked from.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ SAME_POSITION_MM = 0.01
 # How far a slice may lie from the even grid: 0.01 mm for positions that jitter as they are written, and 1 %
 # of the slice distance, which moves no voxel to a neighbour.
 JITTER_MM, JITTER_FRACTION = 0.01, 0.01
-# What is different in two acquisitions or reconstructions, so that slices that differ in it are of two volumes even
-# where their positions interleave. Not the acquisition number: it counts passes and slices of one volume, too.
+# What is different in two acquisitions or reconstructions, so that slices that differ in it are of two
+# volumes even where their positions interleave. Not the acquisition number: it counts passes and slices of
+# one volume, too.
 APART = (
     "image type",
     "inversion time",
@@ -42,10 +44,12 @@ SamePixels = Callable[[Frame, Frame], bool]
 
 
 def parts_of(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """Return the frames of one series by what always separates volumes: frame of reference, echo, time, stack.
+    """Return the frames of one series by what always separates volumes: frame of
+    reference, echo, time, stack.
 
-    An element that differs in every slice of one volume (a writer that numbers time points through, or invents a
-    frame of reference for each file) says nothing and is passed over; so is a frame of reference that some lack.
+    An element that differs in every slice of one volume (a writer that numbers time points through, or
+    invents a frame of reference for each file) says nothing and is passed over; so is a frame of
+    reference that some lack.
     """
     if not frames:
         return []
@@ -95,11 +99,14 @@ def volumes_in(frames: list[Frame], same_pixels: SamePixels) -> list[tuple[list[
 
 
 def _conflict(level: list[Frame], levels: list[list[Frame]]) -> str:
-    """Return what is wrong where images share a position: one of them too many, or one of several volumes incomplete."""
+    """Return what is wrong where images share a position: one of them too many, or one
+    of several volumes incomplete.
+    """
     along = float(np.asarray(level[0].position_mm) @ normal_of(level[0]))
     most = max(len(other) for other in levels)
     fewer = [other[0] for other in levels if len(other) < most]
-    # Every position several times, or most of them: volumes with a gap. Most of the positions once: copies that differ.
+    # Every position several times, or most of them: volumes with a gap. Most of the positions once:
+    # copies that differ.
     several = min(len(other) for other in levels) > 1
     if fewer and (several or len(fewer) < len(levels) / 2):
         where = float(np.asarray(fewer[0].position_mm) @ normal_of(fewer[0]))
@@ -157,8 +164,8 @@ def _told_apart(frames: list[Frame], positions: int) -> list[list[Frame]] | None
 def _by_time(frames: list[Frame], positions: int) -> list[list[Frame]] | None:
     """Return volumes by times that differ from slice to slice.
 
-    Either one volume was taken after the other; or, as in a cine, each position through all its phases: then the
-    n-th time at each position makes the n-th volume.
+    Either one volume was taken after the other; or, as in a cine, each position through all its phases: then
+    the n-th time at each position makes the n-th volume.
     """
     for attribute in TIMES:
         times = {id(frame): _time(frame.soft.get(attribute)) for frame in frames}
@@ -191,7 +198,9 @@ def _time(value: object) -> tuple[float, ...] | None:
 
 
 def _slabs(frames: list[Frame]) -> list[list[Frame]] | None:
-    """Return volumes that share some positions only, each even in itself: slabs that overlap, or reconstructions."""
+    """Return volumes that share some positions only, each even in itself: slabs
+    that overlap, or reconstructions.
+    """
     for attribute in ("acquisition number", *APART):
         parts = _even_parts(frames, attribute)
         if parts is not None:
@@ -200,7 +209,9 @@ def _slabs(frames: list[Frame]) -> list[list[Frame]] | None:
 
 
 def _interleaved(frames: list[Frame]) -> list[list[Frame]] | None:
-    """Return the volumes of two acquisitions whose slices lie between each other's, None where there is but one."""
+    """Return the volumes of two acquisitions whose slices lie between each other's, None where
+    there is but one.
+    """
     if len(frames) < 6:
         return None
     even = _even(frames)
@@ -295,7 +306,9 @@ def _first_key(entry: tuple[object, list[Frame]]) -> tuple:
 
 
 def _rank(value: object) -> tuple:
-    """Return a key that sorts numbers, and texts that are numbers, by their size, and anything else behind them."""
+    """Return a key that sorts numbers, and texts that are numbers, by their size, and
+    anything else behind them.
+    """
     if isinstance(value, tuple):
         return (2, 0.0, "", tuple(_rank(part) for part in value))
     if isinstance(value, int | float):

@@ -1,4 +1,6 @@
-"""The place of a series' volumes: slices in order, their common affine; refused where they do not agree on one."""
+"""The place of a series' volumes: slices in order, their common affine; refused where they do
+not agree on one.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +23,20 @@ from medfed.data.dicom.split_series import (
 )
 from medfed.errors import ImageError
 
-# Direction cosines of one stack: scanners that write four decimals differ by one or two of the last from slice to slice.
+# Direction cosines of one stack: scanners that write four decimals differ by one or two of the last from
+# slice to slice.
 SAME_DIRECTION = 2.5e-4
-# Nor may that move a corner of the slice by more than this part of a pixel: a voxel stays where the affine says.
+# Nor may that move a corner of the slice by more than this part of a pixel: a voxel stays where
+# the affine says.
 SAME_PLACE_PIXELS = 0.2
-# An image turned against the others by more than this (6 degrees) is meant to be: a localizer, or another plane. One
-# turned less is a slice that does not fit its stack.
+# An image turned against the others by more than this (6 degrees) is meant to be: a localizer, or another
+# plane. One turned less is a slice that does not fit its stack.
 OTHER_DIRECTION = 0.1
 SAME_SPACING = 1e-4
 # A stack whose slices slide sideways more than this over its whole length was taken with a tilted gantry.
 TILT_MM = 0.05
-# Gantries tilt by up to 30 degrees, a slide of 0.6; beyond 63 degrees positions and orientation contradict each other.
+# Gantries tilt by up to 30 degrees, a slide of 0.6; beyond 63 degrees positions and orientation
+# contradict each other.
 MAX_SLIDE = 2.0
 
 
@@ -253,8 +258,8 @@ def _uneven_message(along: NDArray[np.float64]) -> str:
     steps = np.diff(along)
     ratios = steps / steps.min()
     gaps_only = bool(np.abs(ratios - np.rint(ratios)).max() < 0.02)
-    # Of few slices with gaps the median may be a gap; where all are multiples of the smallest step, that is the usual,
-    # unless it is there once among many: a last slice that overlaps.
+    # Of few slices with gaps the median may be a gap; where all are multiples of the smallest step, that is
+    # the usual, unless it is there once among many: a last slice that overlaps.
     gaps_only &= int((np.rint(ratios) == 1).sum()) > 1 or len(steps) < 4
     usual = float(np.median(steps[np.rint(ratios) == 1]) if gaps_only else np.median(steps))
     odd = [

@@ -64,8 +64,8 @@ _OTHER_FAMILIES: tuple[tuple[str, str], ...] = (
 )
 
 
-# Families of objects that are images: one of these without pixels was cut off. Makers store protocols and raw data under
-# classes of their own beside them.
+# Families of objects that are images: one of these without pixels was cut off. Makers store protocols and raw
+# data under classes of their own beside them.
 _IMAGES = tuple(
     f"{_CLASS}{family}"
     for family in ("1", "2", "3", "4", "5", "6", "12", "13", "14", "20", "30", "128", "130")
@@ -136,7 +136,9 @@ def volumes_of(files: Sequence[DicomFile], wish: Wish) -> tuple[list[Volume], li
 
 
 def _join_patients(series: dict[tuple, list[Frame]]) -> None:
-    """Put images of one series that say less of their patient to those that say more, where that is one patient."""
+    """Put images of one series that say less of their patient to those that say more, where
+    that is one patient.
+    """
     for key in sorted(series, key=lambda key: -sum(word == b"" for word in key[1])):
         belongs, patient = key
         others = [

@@ -1,9 +1,9 @@
 """The folder layouts that hospitals have, one a file: how to recognise it, and how to list its cases.
 
-To add one, write `data/layouts/<name>.py` with `is_<name>(folder) -> bool` and `<name>(folder, site_secret) -> Found`, and
-put the pair into `LAYOUTS`, the surest sign first. A layout lists; `index.py` then assigns splits and checks. Messages name
-a case by token and a row by number, never a path, a name or a cell: a table without a heading line would leak its first
-patient.
+To add one, write `data/layouts/<name>.py` with `is_<name>(folder) -> bool` and `<name>(folder, site_secret)
+-> Found`, and put the pair into `LAYOUTS`, the surest sign first. A layout lists; `index.py` then assigns
+splits and checks. Messages name a case by token and a row by number, never a path, a name or a cell: a table
+without a heading line would leak its first patient.
 """
 
 from __future__ import annotations

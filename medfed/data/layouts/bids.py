@@ -1,8 +1,9 @@
-"""The Brain Imaging Data Structure: sub-01[/ses-1]/anat/sub-01[_ses-1]_T1w.nii.gz, with labels below derivatives/.
+"""The Brain Imaging Data Structure: sub-01[/ses-1]/anat/sub-01[_ses-1]_T1w.nii.gz,
+with labels below derivatives/.
 
-Source: Gorgolewski et al., The brain imaging data structure, Scientific Data 2016, doi:10.1038/sdata.2016.44; names of
-masks and segmentations by its derivatives (version 1.9), and by the widespread `<image>_seg`. Only `anat` is looked at: a
-functional or diffusion series is no volume to segment.
+Source: Gorgolewski et al., The brain imaging data structure, Scientific Data 2016, doi:10.1038/sdata.2016.44;
+names of masks and segmentations by its derivatives (version 1.9), and by the widespread `<image>_seg`. Only
+`anat` is looked at: a functional or diffusion series is no volume to segment.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from medfed.data.layouts._layout import Found, is_nifti, stem, visible
 from medfed.data.splits import UNASSIGNED, case_token
 from medfed.errors import DataError
 
-# How the name of a label ends below derivatives/: what is derived is also images (bias-corrected, in a template's space).
+# How the name of a label ends below derivatives/: what is derived is also images (bias-corrected, in
+# a template's space).
 LABELS = ("dseg", "mask", "seg", "label", "lesion")
 
-# The kinds of anatomical image that may be named in a line; any other word of a file's name could be a patient's.
+# The kinds of anatomical image that may be named in a line; any other word of a file's name could
+# be a patient's.
 KINDS = frozenset(
     (
         "T1w",

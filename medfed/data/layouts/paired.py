@@ -31,7 +31,9 @@ LABEL_SUFFIXES = ("_seg", "_segmentation", "_mask", "_label", "-seg", "-mask", "
 
 
 def is_paired(folder: Path) -> bool:
-    """Whether there is one folder of images beside one of labels, by their names, directly or below the splits."""
+    """Whether there is one folder of images beside one of labels, by their names, directly
+    or below the splits.
+    """
     parents = split_folders(folder) or {UNASSIGNED: folder}
     return all(_image_and_label_folder(parent) is not None for parent in parents.values())
 

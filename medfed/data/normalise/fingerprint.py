@@ -1,8 +1,9 @@
-"""The federation's own foreground: clip to its 0.5 and 99.5 percentiles, then its mean 0 and deviation 1 (nnU-Net's CT).
+"""The federation's own foreground: clip to its 0.5 and 99.5 percentiles, then its mean 0 and
+deviation 1 (nnU-Net's CT).
 
 Isensee et al., nnU-Net, Nature Methods 2021, arXiv:1809.10486. The numbers come from all hospitals' merged
-fingerprint (`medfed.data.fingerprint.proposal` writes this section) and stand in the study, so that a study means the
-same at every hospital and in ten years.
+fingerprint (`medfed.data.fingerprint.proposal` writes this section) and stand in the study, so that a study
+means the same at every hospital and in ten years.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 
 
 class FederatedFingerprint(Normalise, tag="fingerprint", frozen=True):
-    """Clips to the federation's foreground percentiles, subtracts its mean and divides by its deviation; for CT.
+    """Clips to the federation's foreground percentiles, subtracts its mean and divides by
+    its deviation; for CT.
 
-    low, high: the 0.5 and 99.5 percentiles of the foreground over all hospitals.  mean, sd: of the foreground. There
-    are no defaults: numbers of another study would be wrong without a word.
+    low, high: the 0.5 and 99.5 percentiles of the foreground over all hospitals.  mean, sd: of the
+    foreground. There are no defaults: numbers of another study would be wrong without a word.
     """
 
     low: float

@@ -1,8 +1,9 @@
-"""Nyul's histogram landmarks: each MR's percentiles are moved to where the federation's are, linearly in between.
+"""Nyul's histogram landmarks: each MR's percentiles are moved to where the federation's
+are, linearly in between.
 
-Nyul, Udupa and Zhang, IEEE Transactions on Medical Imaging 2000; Shah et al., Medical Image Analysis 2011 for the
-percentiles used here. The landmarks come from all hospitals' merged fingerprint and stand in the study. Beyond the
-first and last percentile values are clipped; the paper extends the outer pieces.
+Nyul, Udupa and Zhang, IEEE Transactions on Medical Imaging 2000; Shah et al., Medical Image Analysis 2011 for
+the percentiles used here. The landmarks come from all hospitals' merged fingerprint and stand in the study.
+Beyond the first and last percentile values are clipped; the paper extends the outer pieces.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ PERCENTILES = (1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 99.0)
 class Nyul(Normalise, tag="nyul", frozen=True):
     """Maps the image's percentiles to the federation's landmarks, linearly in between; for MR.
 
-    landmarks: where the 1st, 10th, 20th, ... 90th and 99th percentile come to lie, rising, -1 first and 1 last.
-    foreground: take the percentiles from voxels above the image's mean, as the paper does, which leaves out the air.
+    landmarks: where the 1st, 10th, 20th, ... 90th and 99th percentile come to lie, rising, -1
+    first and 1 last.
+    foreground: take the percentiles from voxels above the image's mean, as the paper does, which
+    leaves out the air.
     """
 
     landmarks: tuple[float, ...]

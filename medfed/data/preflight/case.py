@@ -1,7 +1,7 @@
 """What preflight finds in one case: its files are read once, and measured in one pass.
 
-`examine` runs in a process of its own, so it takes and returns plain values. What it returns names no file and
-quotes no header: a scanner is told by its maker from a list known here, never by the header's own words.
+`examine` runs in a process of its own, so it takes and returns plain values. What it returns names no file
+and quotes no header: a scanner is told by its maker from a list known here, never by the header's own words.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ SAMPLED_VOXELS = 400_000
 # A histogram for the page is drawn from so many quantiles of each case.
 QUANTILES = 101
 THUMBNAIL_PIXELS = 112
-# Pixels that are the brightest of their slice, at the same place in every slice: fewer are noise, a larger share of
-# the slice is anatomy or background.
+# Pixels that are the brightest of their slice, at the same place in every slice: fewer are noise, a larger
+# share of the slice is anatomy or background.
 FEWEST_OVERLAY_PIXELS, LARGEST_OVERLAY_SHARE = 20, 0.05
 FEWEST_OVERLAY_SLICES = 4
 # Makers of scanners by the words that their headers hold; any other word stays untold.
@@ -224,7 +224,8 @@ def overlay_pixels(array: NDArray) -> int:
 def shaped_like_head(volume: Volume) -> bool:
     """Whether what is brighter than air has the size of a whole head, with air to its left, right and front.
 
-    A skull-stripped brain is lower than 150 mm, an abdomen wider than 220 mm, a knee shorter from front to back.
+    A skull-stripped brain is lower than 150 mm, an abdomen wider than 220 mm, a knee shorter
+    from front to back.
     """
     steps = [max(1, size // 64) for size in volume.shape]
     small = volume.array[0][:: steps[0], :: steps[1], :: steps[2]]
@@ -334,7 +335,9 @@ def scanner(header: dict[str, str]) -> str:
 
 
 def thumbnail(volume: Volume, label: NDArray | None) -> str:
-    """Return an axial slice as a PNG in base64: the patient's right at the left, front at the top, label in amber."""
+    """Return an axial slice as a PNG in base64: the patient's right at the left, front at the
+    top, label in amber.
+    """
     axes = np.abs(volume.affine_ras[:3, :3]).argmax(axis=0).tolist()
     if sorted(axes) != [0, 1, 2]:
         axes = [0, 1, 2]

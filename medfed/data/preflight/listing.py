@@ -1,4 +1,6 @@
-"""A hospital's cases, listed however broken the folder is: what the index refuses becomes a line, and the rest goes on."""
+"""A hospital's cases, listed however broken the folder is: what the index refuses becomes a line, and
+the rest goes on.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Whether a hospital's folder can be trained on: every image is read once, and what is wrong comes with its cure.
+"""Whether a hospital's folder can be trained on: every image is read once, and what is wrong
+comes with its cure.
 
-`check` looks at a folder and returns a `Preflight`; nothing in it names a path, a patient or a header's value: a
-case is called by its row in cases.csv (or its number in the index) and its salted token. One bad case never stops the
-check of the others. To look for something else, add a line to `MEANINGS` and report it under that code, from
-`case.py` where one case shows it, from here where it takes them all.
+`check` looks at a folder and returns a `Preflight`; nothing in it names a path, a patient or a header's
+value: a case is called by its row in cases.csv (or its number in the index) and its salted token. One bad
+case never stops the check of the others. To look for something else, add a line to `MEANINGS` and report it
+under that code, from `case.py` where one case shows it, from here where it takes them all.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 FEWEST_TO_COMPARE = 8
 # A voxel edge this many times the site's median, or its inverse, is an outlier.
 SPACING_FACTOR = 2.0
-# An intensity this many robust deviations off the site's median is an outlier; a deviation counts as at least this
-# part of the site's range of intensities, so that a site with one scanner and one protocol isn't full of them.
+# An intensity this many robust deviations off the site's median is an outlier; a deviation counts as at
+# least this part of the site's range of intensities, so that a site with one scanner and one protocol isn't
+# full of them.
 INTENSITY_DEVIATIONS, LEAST_DEVIATION = 6.0, 0.05
-# A label whose last slice has this part of its largest area ends abruptly, where the site's labels taper off to the
-# second number at most.
+# A label whose last slice has this part of its largest area ends abruptly, where the site's labels taper off
+# to the second number at most.
 CUT_SHARE, TAPERED_SHARE = 0.5, 0.3
 # Resampling over more than this factor makes or drops most of what is seen.
 RESAMPLING_FACTOR = 3.0
@@ -378,8 +380,8 @@ def _as_training_sees(folder: Path, key: bytes, fractions: Sequence[float]) -> l
 def _without_main() -> Iterator[None]:
     """Keep new processes from running the caller's script again, as `spawn` has them do.
 
-    One without an `if __name__ == "__main__"`, or one that is typed in, would end each of them, and every image would be
-    called damaged.
+    One without an `if __name__ == "__main__"`, or one that is typed in, would end each of them, and every
+    image would be called damaged.
     """
     main: dict[str, Any] = vars(sys.modules["__main__"])
     kept: dict[str, Any] = {name: main[name] for name in ("__file__", "__spec__") if name in main}

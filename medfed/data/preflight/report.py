@@ -1,4 +1,6 @@
-"""A preflight for a person: lines for a terminal, and a page with histograms and thumbnails that stays in the hospital."""
+"""A preflight for a person: lines for a terminal, and a page with histograms and thumbnails that
+stays in the hospital.
+"""
 
 from __future__ import annotations
 

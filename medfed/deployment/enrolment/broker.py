@@ -1,8 +1,9 @@
-"""The broker of an exchange over NATS: its configuration, made from who is enrolled, and the server as a child process.
+"""The broker of an exchange over NATS: its configuration, made from who is enrolled, and the server
+as a child process.
 
-One account a site, whose imports are exactly its own subjects and the hub's models; JetStream is the hub's account's
-alone. A shared account with permissions a user is not enough: a site could then have the server write to another site's
-subject by naming it as the reply to an allowed request.
+One account a site, whose imports are exactly its own subjects and the hub's models; JetStream is the hub's
+account's alone. A shared account with permissions a user is not enough: a site could then have the server
+write to another site's subject by naming it as the reply to an allowed request.
 """
 
 from __future__ import annotations
@@ -115,7 +116,8 @@ def _services(site: str) -> list[str]:
 
 
 def _account(party: str) -> str:
-    # A site may be called as the server calls accounts of its own ($SYS, $G); with a prefix it can't be one of them.
+    # A site may be called as the server calls accounts of its own ($SYS, $G); with a prefix it can't be
+    # one of them.
     return "HUB" if party == HUB else f"SITE_{party}"
 
 
@@ -234,8 +236,8 @@ class Broker:
             if self._configuration.stat().st_mtime_ns != self._told:
                 self._told = self._configuration.stat().st_mtime_ns
                 os.kill(self._process.pid, signal.SIGHUP)
-                # And once more: nats-server 2.15 lets a site in whose account a reload added, but answers none of its
-                # requests before the next reload.
+                # And once more: nats-server 2.15 lets a site in whose account a reload added, but answers
+                # none of its requests before the next reload.
                 again = True
             elif again:
                 os.kill(self._process.pid, signal.SIGHUP)

@@ -6,8 +6,9 @@
     the hospital       accept   the kit checked against the key, unpacked beside it
     the coordinator    revoke, enrolled
 
-Standard formats only: PKCS#8 and X.509 in PEM, PKCS#10 for a request, Ed25519 keys, readable with openssl. Whether a
-request or an authority is the right one is for two people to compare: both sides print the same fingerprint.
+Standard formats only: PKCS#8 and X.509 in PEM, PKCS#10 for a request, Ed25519 keys, readable with
+openssl. Whether a request or an authority is the right one is for two people to compare: both sides
+print the same fingerprint.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Enrolled:
         return "expires soon" if self.days_left < WARNED_DAYS else "valid"
 
 
-# ---------------------------------------------------------------------------------------------- the coordinator
+# -------------------------------------------------------------------------------------------- the coordinator
 
 
 def init(
@@ -94,7 +95,8 @@ def init(
     listen: str = "0.0.0.0",
     disk: str = "",
 ) -> str:
-    """Make a federation's authority, the hub's and the broker's identities, and return the authority's fingerprint.
+    """Make a federation's authority, the hub's and the broker's identities, and
+    return the authority's fingerprint.
 
     `hosts` are the names or addresses under which hospitals reach the broker.
 
@@ -171,7 +173,8 @@ def sign(folder: Path, request: Path, kit: Path, days: int = PARTY_DAYS) -> Enro
 
 
 def revoke(folder: Path, site: str, serial: str = "") -> list[Enrolled]:
-    """Take back a site's certificates, or the one with a serial number, and return them. Hub and broker hear of it.
+    """Take back a site's certificates, or the one with a serial number, and return them. Hub and
+    broker hear of it.
 
     Raises:
         ExchangeError: if there is none.
@@ -206,7 +209,8 @@ def enrolled(folder: Path) -> list[Enrolled]:
 
 
 def request(folder: Path, site: str) -> tuple[Path, str]:
-    """Make a private key and a request for a certificate in a folder; return the request's path and its fingerprint.
+    """Make a private key and a request for a certificate in a folder; return the request's
+    path and its fingerprint.
 
     Raises:
         ExchangeError: if the name cannot be used.
@@ -289,7 +293,9 @@ def fingerprint(public: object) -> str:
 
 
 def request_fingerprint(path: Path) -> tuple[str, str]:
-    """Return the site that a request names and its key's fingerprint, to compare with what the hospital reads out."""
+    """Return the site that a request names and its key's fingerprint, to compare with what
+    the hospital reads out.
+    """
     found = _request(path)
     return _common_name_of(found), fingerprint(found.public_key())
 
@@ -339,8 +345,8 @@ def _issue(
             x509.NameAttribute(NameOID.COMMON_NAME, party),
         ]
     )
-    # The broker knows a client by this name. The serial number is in it, so that a certificate that was taken back does
-    # not come alive when the site gets a new one.
+    # The broker knows a client by this name. The serial number is in it, so that a certificate that was taken
+    # back does not come alive when the site gets a new one.
     names: list[x509.GeneralName] = [x509.DNSName(f"{serial:x}.{party}.{federation}.medfed")]
     for host in hosts:
         try:

@@ -1,8 +1,9 @@
-"""Generalised cross entropy: between cross entropy, which learns wrong labels too, and the mean absolute error.
+"""Generalised cross entropy: between cross entropy, which learns wrong labels too, and
+the mean absolute error.
 
-Zhang, Sabuncu: Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels, NeurIPS 2018,
-arXiv:1805.07836, equation 6: (1 - p^q) / q, p the probability of the labelled class. Departure: the paper's truncated
-form, which drops examples of small p, is left out.
+Zhang, Sabuncu: Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels, NeurIPS
+2018, arXiv:1805.07836, equation 6: (1 - p^q) / q, p the probability of the labelled class. Departure: the
+paper's truncated form, which drops examples of small p, is left out.
 """
 
 from __future__ import annotations

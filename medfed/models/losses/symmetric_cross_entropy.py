@@ -1,8 +1,8 @@
 """Symmetric cross entropy: cross entropy, plus the same with label and prediction exchanged.
 
 Wang, Ma, Chen, Luo, Yi, Bailey: Symmetric Cross Entropy for Robust Learning with Noisy Labels, ICCV 2019,
-arXiv:1908.06112, equations 7 to 10: alpha CE(q, p) + beta CE(p, q) with log 0 = A in the second. For a label of one
-class the second is -A (1 - p), p the probability of that class.
+arXiv:1908.06112, equations 7 to 10: alpha CE(q, p) + beta CE(p, q) with log 0 = A in the second. For a label
+of one class the second is -A (1 - p), p the probability of that class.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 class SymmetricCrossEntropy(Loss, tag="symmetric_cross_entropy", frozen=True):
     """Symmetric cross entropy, for labels of which some are wrong.
 
-    `alpha` weighs cross entropy, which learns fast and learns wrong labels too; `beta` the reversed one, which
-    tolerates them. `log_zero` is what stands for log 0. The defaults are the paper's for small data sets.
+    `alpha` weighs cross entropy, which learns fast and learns wrong labels too; `beta` the
+    reversed one, which tolerates them. `log_zero` is what stands for log 0. The defaults are the
+    paper's for small data sets.
     """
 
     serves: ClassVar[tuple[Serves, ...]] = ("segment", "classify", "table")

@@ -1,8 +1,11 @@
-"""Training a part of a network: the layers that a study names, or low-rank adapters of all its layers, and where from.
+"""Training a part of a network: the layers that a study names, or low-rank adapters of all its
+layers, and where from.
 
-LoRA: Hu, Shen, Wallis, Allen-Zhu, Li, Wang, Wang, Chen, ICLR 2022, arXiv:2106.09685: a layer's weight becomes
-W + alpha / r B A, where W stays as it is, A (r rows) begins random and B at zero, so that the network begins as it was.
-Departure: a convolution's weight (out, in, x, y, z) is taken as the matrix of `out` rows; the paper adapts linear layers.
+LoRA: Hu, Shen, Wallis, Allen-Zhu, Li, Wang, Wang, Chen, ICLR 2022, arXiv:2106.09685: a layer's weight
+becomes W + alpha / r B A, where W stays as it is, A (r rows) begins random and B at zero, so that the
+network begins as it was.
+Departure: a convolution's weight (out, in, x, y, z) is taken as the matrix of `out` rows; the
+paper adapts linear layers.
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ class Adapters(Protocol):
 
 
 def prepare(network: nn.Module, start: str | None, lora: Adapters | None, only: Sequence[str]) -> None:
-    """Load the weights that a study begins with, and leave trainable what it trains: all, if it names nothing.
+    """Load the weights that a study begins with, and leave trainable what it trains: all,
+    if it names nothing.
 
     Raises:
         StudyError: if the checkpoint is of another network, a part is not in this one, or no adapter would be small.
@@ -64,7 +68,8 @@ def begin(network: nn.Module, path: Path) -> None:
 def adapt(network: nn.Module, rank: int, alpha: float) -> None:
     """Give every linear and convolutional layer a low-rank adapter, and freeze all that was there.
 
-    A layer whose two thin matrices would hold as many numbers as the layer itself has none; it stays frozen, too.
+    A layer whose two thin matrices would hold as many numbers as the layer itself has none;
+    it stays frozen, too.
 
     Raises:
         StudyError: if no layer is large enough for an adapter of this rank.

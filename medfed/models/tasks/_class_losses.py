@@ -10,7 +10,8 @@ from torch.nn import functional
 
 
 def class_losses(logits: Tensor, target: Tensor, classes: Sequence[str]) -> dict[str, Tensor]:
-    """Return by class the sum of the cross entropy where the target is that class, and how often it is: (2,) float64.
+    """Return by class the sum of the cross entropy where the target is that class, and how often
+    it is: (2,) float64.
 
     Logits are (B, K, ...), the target (B, ...) of class numbers.
     """

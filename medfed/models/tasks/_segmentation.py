@@ -65,9 +65,9 @@ class Segmentation(LightningModule):
             self.network,
             self.task.overlap,
             mode=self.task.blend,
-            # A volume smaller than the patch is padded as a training patch is: with its darkest value. MONAI's zero is
-            # mid-grey after normalisation, and instance norm then sees another image than in training; on hippocampus
-            # crops that cost 0.2 of Dice.
+            # A volume smaller than the patch is padded as a training patch is: with its darkest value.
+            # MONAI's zero is mid-grey after normalisation, and instance norm then sees another image than in
+            # training; on hippocampus crops that cost 0.2 of Dice.
             cval=float(image.amin()),
         )
         assert isinstance(logits, Tensor)

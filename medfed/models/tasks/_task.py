@@ -33,7 +33,9 @@ class Task(Kind, frozen=True):
 
     @property
     def scores(self) -> tuple[str, ...]:
-        """The names of the numbers that its module logs in validation: they leave a hospital, and no others do."""
+        """The names of the numbers that its module logs in validation: they leave a hospital,
+        and no others do.
+        """
         return ()
 
     def module(

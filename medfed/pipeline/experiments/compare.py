@@ -1,10 +1,11 @@
-"""`medfed train STUDY --compare fedavg,fedprox,scaffold`: several methods on one study, with equal budgets, in one table.
+"""`medfed train STUDY --compare fedavg,fedprox,scaffold`: several methods on one study, with equal
+budgets, in one table.
 
-Each method is a whole run in a folder of its own, with its own report; beside them stand what each hospital reaches alone
-(`own cases alone`) and what one model on all cases in one place would (`pooled`), which only a simulation can train. A
-name is a rule (`fedadam`), a local method under the study's own or FedAvg's rule (`fedprox`), or both (`scaffold`). Rounds,
-epochs, batches, optimiser and seed are the study's own for all of them; what a method keeps in a hospital is measured with
-the model which that hospital has.
+Each method is a whole run in a folder of its own, with its own report; beside them stand what each hospital
+reaches alone (`own cases alone`) and what one model on all cases in one place would (`pooled`), which only a
+simulation can train. A name is a rule (`fedadam`), a local method under the study's own or FedAvg's rule
+(`fedprox`), or both (`scaffold`). Rounds, epochs, batches, optimiser and seed are the study's own for all of
+them; what a method keeps in a hospital is measured with the model which that hospital has.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def compare(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> tuple[MethodTable, Path]:
-    """Train a study once a method, and return the table and its folder, with comparison.html, .csv and .jsonl in it.
+    """Train a study once a method, and return the table and its folder, with comparison.html, .csv
+    and .jsonl in it.
 
     A method that the study refuses (SCAFFOLD under Adam) is a line that says why; the others run.
 

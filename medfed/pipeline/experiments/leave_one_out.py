@@ -1,8 +1,10 @@
-"""A study without each of its hospitals in turn: what a hospital that joins nothing gets, and what each one gave.
+"""A study without each of its hospitals in turn: what a hospital that joins nothing gets, and
+what each one gave.
 
-The model trained without a hospital and tested on it says how the federation would do at a hospital like it that took
-no part. What the federation loses at the others when a hospital leaves is that hospital's contribution (Cook's
-leave-one-out, Technometrics 1977); paired by patient, it has an interval like any difference of two models.
+The model trained without a hospital and tested on it says how the federation would do at a hospital like it
+that took no part. What the federation loses at the others when a hospital leaves is that hospital's
+contribution (Cook's leave-one-out, Technometrics 1977); paired by patient, it has an interval like any
+difference of two models.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from medfed.study.study import Study
 
 
 def studies_without(study: Study) -> dict[str, Study]:
-    """Return, for each hospital, the study of all the others: the same seed, rounds and settings, one site fewer.
+    """Return, for each hospital, the study of all the others: the same seed, rounds and
+    settings, one site fewer.
 
     A quorum of more sites than are left becomes all that are left.
 

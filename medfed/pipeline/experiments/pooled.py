@@ -1,4 +1,5 @@
-"""All hospitals' cases in one place: the model that a federation is measured against, and only a simulation can have.
+"""All hospitals' cases in one place: the model that a federation is measured against, and only
+a simulation can have.
 
 Nothing here runs in a hospital: whoever pools holds every folder already.
 """
@@ -33,10 +34,11 @@ class PooledDataset(ConcatDataset):
 
 
 class PooledData(pl.LightningDataModule):
-    """The training batches of several hospitals, shuffled together; there is no validation, as nothing is chosen.
+    """The training batches of several hospitals, shuffled together; there is no validation,
+    as nothing is chosen.
 
-    A hospital's table is scaled by its own patients, and its images are prepared as it prepares them: the pooled
-    model differs from the federated one by the federation alone.
+    A hospital's table is scaled by its own patients, and its images are prepared as it prepares them: the
+    pooled model differs from the federated one by the federation alone.
     """
 
     def __init__(self, sites: Mapping[str, SiteData], batch: int) -> None:
@@ -73,10 +75,11 @@ def train_pooled(
     folder: Path,
     callbacks: Sequence[pl.Callback] = (),
 ) -> None:
-    """Train one model on the training cases of all these hospitals together, for as many epochs as a site trains.
+    """Train one model on the training cases of all these hospitals together, for as many epochs
+    as a site trains.
 
-    It sees each case as often as the federation does. Optimiser, schedule, clipping and seeds are the study's; merges
-    and what they imply (rule, privacy, `keep_local`, a local objective) have no part in it.
+    It sees each case as often as the federation does. Optimiser, schedule, clipping and seeds are the
+    study's; merges and what they imply (rule, privacy, `keep_local`, a local objective) have no part in it.
 
     Raises:
         DataError: if no hospital has a training case.

@@ -1,10 +1,11 @@
 """A hospital withdraws: its updates are taken out of the model by training again without them.
 
-Nothing can be subtracted from a merged model, for every later update was trained from it. So training goes back to the
-last model that the hospital had no part in, the one before its first merged update where it was kept (`federation/membership.py`) and
-else the untrained one, and goes on without it. The study without the hospital has another digest, so that every other
-hospital is asked again. The former run's folder stays as it is, but for a line in its audit log: whether its models
-are deleted, and who has a copy, is for people to settle.
+Nothing can be subtracted from a merged model, for every later update was trained from it. So training
+goes back to the last model that the hospital had no part in, the one before its first merged update where
+it was kept (`federation/membership.py`) and else the untrained one, and goes on without it. The study
+without the hospital has another digest, so that every other hospital is asked again. The former run's
+folder stays as it is, but for a line in its audit log: whether its models are deleted, and who has a
+copy, is for people to settle.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ FILE = "withdrawn.json"
 
 @dataclass(frozen=True)
 class Withdrawal:
-    """What was done: who withdrew, when its first update had been merged (None: never), where training goes on from."""
+    """What was done: who withdrew, when its first update had been merged (None: never), where
+    training goes on from.
+    """
 
     site: str
     joined: int | None
@@ -43,7 +46,8 @@ class Withdrawal:
 
 
 def without(study: Study, site: str) -> Study:
-    """Return the study of the other hospitals; a quorum of more sites than are left becomes all that are left.
+    """Return the study of the other hospitals; a quorum of more sites than are left becomes
+    all that are left.
 
     Raises:
         StudyError: if the hospital is not in the study, or too few are left for its rule.
@@ -65,10 +69,11 @@ def without(study: Study, site: str) -> Study:
 def prepare(
     study: Study, site: str, before: RunFolder, after: RunFolder, identity: Signer | None = None
 ) -> Withdrawal:
-    """Put the model to go on from into a new run's folder, and write the withdrawal down in both runs; return it.
+    """Put the model to go on from into a new run's folder, and write the withdrawal down in
+    both runs; return it.
 
-    `study` is the former study, with the hospital. A hub that starts with the new folder and `without(study, site)`
-    then goes on from there. `identity` signs the logs, where the hub has one.
+    `study` is the former study, with the hospital. A hub that starts with the new folder and `without(study,
+    site)` then goes on from there. `identity` signs the logs, where the hub has one.
 
     Raises:
         RunError: if the former run is not of this study.
@@ -101,7 +106,9 @@ def recorded(run: RunFolder) -> dict[str, Any] | None:
 
 
 def facts(run: RunFolder) -> dict[str, Any]:
-    """Return what a run's facts say of the withdrawal that it came from, written there; nothing if there was none."""
+    """Return what a run's facts say of the withdrawal that it came from, written there; nothing
+    if there was none.
+    """
     record = recorded(run)
     if record is None:
         return {}
@@ -150,7 +157,9 @@ def _restore(path: Path, hub: Path, study: str) -> None:
 
 
 def _carry(before: RunFolder, after: RunFolder, site: str, start: int) -> None:
-    """Take along what the model that training goes on from is made of: its rounds, and who had joined by then."""
+    """Take along what the model that training goes on from is made of: its rounds, and who
+    had joined by then.
+    """
     kept = [
         msgspec.json.encode(line) + b"\n"
         for line in _lines(before)

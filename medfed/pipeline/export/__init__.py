@@ -1,9 +1,10 @@
 """A run's model in the formats that others run: a MONAI Bundle, ONNX, TorchScript. One file a format.
 
-Every export is run again from its file and compared with the module that was trained; one that computes something else
-is an error and not a file. What is exported of a segmentation are the logits of one window, since windows are blended
-before the softmax; of a classifier its probabilities; of a survival model the logarithm of the risk. To add a format,
-write a file with a function `write(subject, folder) -> list of files` and list it in `FORMATS`.
+Every export is run again from its file and compared with the module that was trained; one that computes
+something else is an error and not a file. What is exported of a segmentation are the logits of one window,
+since windows are blended before the softmax; of a classifier its probabilities; of a survival model the
+logarithm of the risk. To add a format, write a file with a function `write(subject, folder) -> list of files`
+and list it in `FORMATS`.
 """
 
 from __future__ import annotations

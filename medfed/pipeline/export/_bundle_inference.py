@@ -1,4 +1,6 @@
-"""The inference of a MONAI Bundle, as MONAI's own transforms: from a folder of NIfTI images to what a model says of them."""
+"""The inference of a MONAI Bundle, as MONAI's own transforms: from a folder of NIfTI images to what a
+model says of them.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from medfed.registry import kind_of
 
 
 def inference(subject: Subject, settings: Images) -> dict[str, Any]:
-    """Return inference.json: from a folder of NIfTI images to masks on their own grids, or to their probabilities.
+    """Return inference.json: from a folder of NIfTI images to masks on their own grids,
+    or to their probabilities.
 
     Raises:
         RunError: if MONAI has no equal for how images are prepared or masks finished.

@@ -16,8 +16,8 @@ from medfed.pipeline.predict import trained
 from medfed.runs.folder import RunFolder
 from medfed.study.study import Study, read_study
 
-# The largest difference of an export's outputs from the module's, as part of the largest output: other kernels add in
-# another order, and nothing else may differ.
+# The largest difference of an export's outputs from the module's, as part of the largest output: other
+# kernels add in another order, and nothing else may differ.
 TOLERANCE = 1e-4
 # A classifier of whole images without a patch is traced on a cube of this side.
 SIDE = 32
@@ -66,7 +66,8 @@ class Subject:
         return torch.randn((batch, *self.shape), generator=torch.Generator().manual_seed(seed))
 
     def check(self, run: Callable[[Tensor], Tensor], what: str) -> float:
-        """Return the largest difference of an export's outputs from the module's, on batches of one and of two.
+        """Return the largest difference of an export's outputs from the module's, on batches of
+        one and of two.
 
         Raises:
             RunError: if it is more than rounding.

@@ -1,10 +1,12 @@
-"""A MONAI Bundle: the network, how images are prepared, and an inference that `python -m monai.bundle run` runs.
+"""A MONAI Bundle: the network, how images are prepared, and an inference that `python
+-m monai.bundle run` runs.
 
     python -m monai.bundle run --config_file BUNDLE/configs/inference.json --bundle_root BUNDLE \\
         --dataset_dir IMAGES --output_dir FOUND
 
-Of a segmentation it writes a mask an image, of a classification predictions.csv with the probabilities of each image.
-It needs MONAI and nibabel and nothing of medfed. Specification: docs.monai.io, "MONAI Bundle Specification".
+Of a segmentation it writes a mask an image, of a classification predictions.csv with the
+probabilities of each image. It needs MONAI and nibabel and nothing of medfed. Specification:
+docs.monai.io, "MONAI Bundle Specification".
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""ONNX: one file for onnxruntime, TensorRT and what else is in a hospital's viewer. Needs `pip install medfed[export]`."""
+"""ONNX: one file for onnxruntime, TensorRT and what else is in a hospital's viewer.
+Needs `pip install medfed[export]`.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,8 @@ def _convert(subject: Subject, path: Path) -> None:
         "external_data": False,
         "input_names": ["input"],
         "output_names": [subject.output.replace(" ", "_")],
-        # Any number of windows or patients at once; a batch of two is traced, as torch takes a one for a constant.
+        # Any number of windows or patients at once; a batch of two is traced, as torch takes a one
+        # for a constant.
         "dynamic_shapes": ({0: torch.export.Dim("batch", min=1)},),
     }
     with warnings.catch_warnings(), redirect_stdout(said), redirect_stderr(said):

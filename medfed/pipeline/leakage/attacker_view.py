@@ -1,9 +1,10 @@
 """What an attacker sees of a training: the update that comes out of the very bytes that the exchange carries.
 
-A training runs as at a deployed site (`train_site`: Trainer, callback, privacy mechanism, compression, a ledger that is
-thrown away) over the memory exchange. A mechanism that shows single updates is attacked at the hub. Where it shows the
-hub only the sites' sum, or (central noise) only the hub sees more, the attacked view is the merged model: the site's
-update among stand-ins, other cases of the same hospital, as many parts as the study needs sites.
+A training runs as at a deployed site (`train_site`: Trainer, callback, privacy mechanism, compression, a
+ledger that is thrown away) over the memory exchange. A mechanism that shows single updates is attacked at
+the hub. Where it shows the hub only the sites' sum, or (central noise) only the hub sees more, the attacked
+view is the merged model: the site's update among stand-ins, other cases of the same hospital, as many parts
+as the study needs sites.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def attacked(
 ) -> dict[str, Tensor]:
     """Return the difference to `start` that an attacker sees after one round over `items`.
 
-    `make` returns a fresh module. `others` are the cases of the stand-ins, used where single updates are hidden.
+    `make` returns a fresh module. `others` are the cases of the stand-ins, used where
+    single updates are hidden.
 
     Raises:
         PrivacyError: if stand-ins are needed and there are none, or the mechanism cannot train this.
@@ -81,7 +83,8 @@ def attacked(
             "an attacker sees the sites' sum only, and there are too few cases here to stand in for the others"
         )
     parties = {"site": items, **{f"other{k}": part for k, part in enumerate(others)}}
-    # The masks of a secure sum cancel to the plain sum, bit for bit; central noise is the hub's, and is added.
+    # The masks of a secure sum cancel to the plain sum, bit for bit; central noise is the hub's,
+    # and is added.
     summed = privacy if privacy.charge() is not None else NoPrivacy()
     if len(parties) < summed.fewest_sites():
         raise PrivacyError(

@@ -1,7 +1,8 @@
-"""The leakage audit of one hospital: it attacks its own updates, before they leave, with its own cases as the reference.
+"""The leakage audit of one hospital: it attacks its own updates, before they leave, with its own
+cases as the reference.
 
-What comes out names no case and stays in the hospital's folder: a text, the figures as JSON, and a picture that shows
-patients beside what an attacker would get of them.
+What comes out names no case and stays in the hospital's folder: a text, the figures as JSON, and a picture
+that shows patients beside what an attacker would get of them.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ MOST_CASES = 8
 MOST_OTHERS = 64
 # Fewer models than this cannot be each other's shadows.
 FEWEST_SHADOWS = 8
-# Gradient matching is tried with these first steps and weights of smoothness, and what fits the update best is taken, as an
-# attacker would: small networks on small images want the first, 3D networks with instance norm the second. On the
-# quickstart study's 28^3 patches the first finds nothing and the second starts to.
+# Gradient matching is tried with these first steps and weights of smoothness, and what fits the update best
+# is taken, as an attacker would: small networks on small images want the first, 3D networks with instance
+# norm the second. On the quickstart study's 28^3 patches the first finds nothing and the second starts to.
 TRIES = ((0.1, 1e-4), (0.01, 0.1))
 # The step of the attacked update's only optimiser step: the update is then the gradient itself.
 RATE = 1.0
@@ -58,7 +59,8 @@ class Effort:
 
 @dataclass(frozen=True)
 class Inverted:
-    """What came back of the cases of one update of one step, from 0 to 1, the best and the mean over its cases.
+    """What came back of the cases of one update of one step, from 0 to 1, the best and the
+    mean over its cases.
 
     `chance` is what other patients of the hospital, offered as guesses, would have scored.
     """
@@ -72,7 +74,9 @@ class Inverted:
 
 @dataclass(frozen=True)
 class Members:
-    """How often an attacker, shown a case that was trained on and one that was not, says which is which; 0.5 guesses."""
+    """How often an attacker, shown a case that was trained on and one that was not, says which
+    is which; 0.5 guesses.
+    """
 
     privacy: str
     models: int

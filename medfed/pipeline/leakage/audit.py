@@ -13,10 +13,11 @@ from medfed.study.study import read_study
 
 
 def audit(run: Path, site: str | None, effort: Effort, out: Path | None) -> tuple[Findings, Path]:
-    """Attack the updates of one hospital of a run (or of a study file), and keep what was found in its folder.
+    """Attack the updates of one hospital of a run (or of a study file), and keep what was
+    found in its folder.
 
-    The attacked updates start from the study's untrained model, which every party knows and from which gradients tell
-    most.
+    The attacked updates start from the study's untrained model, which every party knows and from
+    which gradients tell most.
 
     Raises:
         RunError: if there is no such run or hospital, or it is not said which of several.

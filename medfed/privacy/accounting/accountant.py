@@ -1,11 +1,11 @@
 """How much privacy a chain of noised releases costs, by Opacus' accountants: numbers in, an epsilon out.
 
-Everything medfed releases under differential privacy is a Gaussian mechanism, perhaps over a Poisson sample: a
-`Charge` is so many steps of one. Charges of any number of studies compose. Two accountants: `rdp` adds Rényi
-divergences (Mironov, CSF 2017, arXiv:1702.07476; Mironov, Talwar, Zhang 2019, arXiv:1908.10530) and `prv` convolves
-privacy loss distributions (Gopi, Lee, Wutschitz, NeurIPS 2021, arXiv:2106.02848), which is tighter. Both give upper
-bounds on the same loss, so the smaller of the two is one as well. Neighbours differ by one patient (or site) added or
-removed.
+Everything medfed releases under differential privacy is a Gaussian mechanism, perhaps over a Poisson sample:
+a `Charge` is so many steps of one. Charges of any number of studies compose. Two accountants: `rdp` adds
+Rényi divergences (Mironov, CSF 2017, arXiv:1702.07476; Mironov, Talwar, Zhang 2019, arXiv:1908.10530) and
+`prv` convolves privacy loss distributions (Gopi, Lee, Wutschitz, NeurIPS 2021, arXiv:2106.02848), which is
+tighter. Both give upper bounds on the same loss, so the smaller of the two is one as well. Neighbours differ
+by one patient (or site) added or removed.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from medfed.errors import PrivacyError
 
 Accountant = Literal["prv", "rdp"]
 
-# The orders of Rényi divergence that are kept. Fewer than Opacus' between 3 and 11, where a broken order costs a long
-# series to compute and wins less than a hundredth of epsilon; and larger ones for much noise and few steps.
+# The orders of Rényi divergence that are kept. Fewer than Opacus' between 3 and 11, where a broken order
+# costs a long series to compute and wins less than a hundredth of epsilon; and larger ones for much noise
+# and few steps.
 ORDERS: tuple[float, ...] = (
     *(1 + tenth / 10 for tenth in range(1, 21)),
     *(3 + quarter / 4 for quarter in range(1, 13)),
@@ -33,8 +34,8 @@ ORDERS: tuple[float, ...] = (
     *(64.0, 80.0, 96.0, 128.0, 192.0, 256.0, 384.0, 512.0),
 )
 
-# How far below the target the found noise may leave epsilon, as a share of it; the most noise that is looked for, and
-# how many guesses are made.
+# How far below the target the found noise may leave epsilon, as a share of it; the most noise that is looked
+# for, and how many guesses are made.
 EPSILON_TOLERANCE = 0.002
 MOST_NOISE = 1e5
 MOST_GUESSES = 60
@@ -84,7 +85,9 @@ def _renyi_step(noise_multiplier: float, sample_rate: float, orders: tuple[float
 
 
 def epsilon_of_renyi(divergences: np.ndarray, delta: float, orders: Sequence[float] = ORDERS) -> float:
-    """Return the epsilon that Rényi divergences at these orders mean for a delta (Balle et al., arXiv:1905.09982)."""
+    """Return the epsilon that Rényi divergences at these orders mean for a delta
+    (Balle et al., arXiv:1905.09982).
+    """
     from opacus.accountants.analysis.rdp import get_privacy_spent
 
     if not np.any(divergences):
@@ -147,10 +150,11 @@ def _prv(charges: tuple[Charge, ...], delta: float) -> float:
 
 
 def _domain(charges: Sequence[Charge], delta: float) -> Any:
-    """Return where losses are cut off and how finely they are cut, as Opacus' PRVAccountant does (remark 5.6).
+    """Return where losses are cut off and how finely they are cut, as Opacus'
+    PRVAccountant does (remark 5.6).
 
-    Its own takes the Rényi divergences of one mechanism anew for every number of steps, which was most of the seconds
-    that one epsilon took; here they are kept.
+    Its own takes the Rényi divergences of one mechanism anew for every number of steps, which was most of the
+    seconds that one epsilon took; here they are kept.
     """
     from opacus.accountants.analysis import prv
 
@@ -194,10 +198,11 @@ def noise_for(
     accountant: Accountant = "prv",
     before: Sequence[Charge] = (),
 ) -> float:
-    """Return the least noise multiplier with which a plan, after what was spent before, stays within a target epsilon.
+    """Return the least noise multiplier with which a plan, after what was spent before, stays
+    within a target epsilon.
 
-    `plan.noise_multiplier` is what is looked for and not read. As Opacus' `get_noise_multiplier`, but it counts what
-    an interrupted run has released already.
+    `plan.noise_multiplier` is what is looked for and not read. As Opacus' `get_noise_multiplier`, but it
+    counts what an interrupted run has released already.
 
     Raises:
         PrivacyError: if no noise is enough, because the target is spent or far too small.
@@ -234,7 +239,9 @@ def noise_for(
 
 
 def _between(low: float, low_epsilon: float, high: float, high_epsilon: float, target: float) -> float:
-    """Return the next guess: a line through both ends in logarithms, where epsilon is nearly one; else the middle."""
+    """Return the next guess: a line through both ends in logarithms, where epsilon is nearly
+    one; else the middle.
+    """
     if low <= 0 or not math.isfinite(low_epsilon):
         return high / 2
     slope = math.log(low_epsilon / high_epsilon) / math.log(high / low)

@@ -1,9 +1,9 @@
 """The privacy ledger: what a hospital's patients have spent over all studies, kept in the hospital.
 
-One file of JSON lines, readable by its owner only, to which lines are added and never taken away; each holds the digest
-of the line before it. Before training a study reserves what it plans to spend, and is refused where that would carry any
-patient over the site's ceiling. What it does spend is written down before anything is sent, so that a crash can make the
-ledger say too much and never too little.
+One file of JSON lines, readable by its owner only, to which lines are added and never taken away; each holds
+the digest of the line before it. Before training a study reserves what it plans to spend, and is refused
+where that would carry any patient over the site's ceiling. What it does spend is written down before anything
+is sent, so that a crash can make the ledger say too much and never too little.
 
     began     the orders at which Rényi divergences are kept
     data      a set of patients, by the digest of their salted tokens, and the tokens
@@ -11,8 +11,9 @@ ledger say too much and never too little.
     spent     so many steps were released: noise multiplier, sampling rate, Rényi divergences
     closed    the run is over; what is reserved and not spent is free again
 
-Spending is per patient. A data set that has gained a patient is another set with another digest, and those who were in
-the older one have spent what they spent there; nobody starts anew because the hospital admitted someone.
+Spending is per patient. A data set that has gained a patient is another set with another digest,
+and those who were in the older one have spent what they spent there; nobody starts anew because
+the hospital admitted someone.
 """
 
 from __future__ import annotations
@@ -333,10 +334,11 @@ def _epsilon(
 
 
 class Spending:
-    """What one run of a study spends at a site: in its ledger, and as the epsilon that progress and report show.
+    """What one run of a study spends at a site: in its ledger, and as the epsilon that
+    progress and report show.
 
-    The order of a run: `begin` with the plan of all steps left, `add` for every step, `settle` before a round's update
-    is sent, `end`. A run that goes on (`resumed`) continues the account it left open.
+    The order of a run: `begin` with the plan of all steps left, `add` for every step, `settle` before a
+    round's update is sent, `end`. A run that goes on (`resumed`) continues the account it left open.
     """
 
     def __init__(

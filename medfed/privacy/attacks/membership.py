@@ -1,10 +1,11 @@
 """Whether a patient was among the training cases, told from a model's losses.
 
-`auc` of the losses themselves is the plain attack (Yeom, Giacomelli, Fredrikson, Jha: Privacy Risk in Machine Learning,
-CSF 2018, arXiv:1709.01604). `lira` compares a case's loss with what models give it that were trained with it and
-without it (Carlini, Chien, Nasr, Song, Terzis, Tramer: Membership Inference Attacks From First Principles, IEEE S&P
-2022, arXiv:2112.03570): a likelihood ratio of two normal distributions of the loss's logit, with one variance for all
-cases, as the paper advises where shadow models are few. Every model is the target once, the others are its shadows.
+`auc` of the losses themselves is the plain attack (Yeom, Giacomelli, Fredrikson, Jha: Privacy Risk in Machine
+Learning, CSF 2018, arXiv:1709.01604). `lira` compares a case's loss with what models give it that were
+trained with it and without it (Carlini, Chien, Nasr, Song, Terzis, Tramer: Membership Inference Attacks From
+First Principles, IEEE S&P 2022, arXiv:2112.03570): a likelihood ratio of two normal distributions of the
+loss's logit, with one variance for all cases, as the paper advises where shadow models are few. Every model
+is the target once, the others are its shadows.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ def by_loss(losses: Floats, inside: Flags) -> float:
 def lira(losses: Floats, inside: Flags) -> float:
     """Return the area of the likelihood-ratio attack, each model the target of the others.
 
-    `losses` and `inside` are (models, cases): a case's loss under a model, and whether the model was trained on it. A
-    case that the other models all saw, or none saw, is left out for that target.
+    `losses` and `inside` are (models, cases): a case's loss under a model, and whether the model was trained
+    on it. A case that the other models all saw, or none saw, is left out for that target.
     """
     logits = logit(losses)
     scores: list[float] = []
@@ -64,7 +65,9 @@ def lira(losses: Floats, inside: Flags) -> float:
 
 
 def logit(losses: Floats) -> Floats:
-    """Return log(p / (1 - p)) of p = exp(-loss), the paper's phi: nearly normal over models, where a loss is not."""
+    """Return log(p / (1 - p)) of p = exp(-loss), the paper's phi: nearly normal over models, where
+    a loss is not.
+    """
     clipped = np.clip(losses, 1e-7, 50.0)
     return -clipped - np.log(-np.expm1(-clipped))
 

@@ -1,4 +1,6 @@
-"""An update's two ends: `pack` in the hospital, after its privacy mechanism, `unpack` at the hub, before its check."""
+"""An update's two ends: `pack` in the hospital, after its privacy mechanism, `unpack` at the
+hub, before its check.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from medfed.wire.weights import Weights
 def pack(stages: Sequence[Compression], update: Update, state: State) -> tuple[Update, State]:
     """Return the update with its delta in fewer bytes, and what this round's rounding left out for the next.
 
-    Groups (a control variate) and scalars go as they are. Without a stage, and with no delta, nothing is changed.
+    Groups (a control variate) and scalars go as they are. Without a stage, and with no
+    delta, nothing is changed.
 
     Raises:
         UpdateError: naming site, round and tensor, if a value does not fit float32.
@@ -33,8 +36,9 @@ def pack(stages: Sequence[Compression], update: Update, state: State) -> tuple[U
 def unpack(stages: Sequence[Compression], update: Update, weights: Weights) -> Update:
     """Return the update with the delta that was said, float32, as the rule merges it.
 
-    What a header claims is held against the model before anything is made of it, so that a site cannot make the hub
-    reserve more memory than a model takes. The delta itself is checked as any other: by `update.check`, afterwards.
+    What a header claims is held against the model before anything is made of it, so that a site
+    cannot make the hub reserve more memory than a model takes. The delta itself is checked as any
+    other: by `update.check`, afterwards.
 
     Raises:
         UpdateError: naming site and round, if this is not what the study's stages make of this model.

@@ -71,8 +71,8 @@ def test_a_tilted_gantry_gets_its_sheared_affine_or_is_resampled_or_refused(tmp_
     columns = upright.affine_ras[:3, :3]
     assert abs(columns[:, 2] @ columns[:, 1]) < 1e-9
     want = hs.expected(upright.affine_ras, upright.array.shape[1:])
-    # Between voxels a linear function is interpolated exactly; beyond the slices, and where they are half beside a pixel,
-    # there is air, or NaN, and nothing between.
+    # Between voxels a linear function is interpolated exactly; beyond the slices, and where they are half
+    # beside a pixel, there is air, or NaN, and nothing between.
     off = np.abs(upright.array[0] - want)
     for k in range(8):
         first = int(np.ceil(0.9 * k / 1.5))

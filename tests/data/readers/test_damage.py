@@ -188,7 +188,8 @@ def test_a_few_hundred_mutated_files(tmp_path):
 
 @pytest.mark.slow
 def test_ten_thousand_mutated_files():
-    # In a process of its own: a process's peak memory never falls, and this one's may be high from other tests.
+    # In a process of its own: a process's peak memory never falls, and this one's may be high
+    # from other tests.
     script = Path(__file__).with_name("fuzz.py")
     done = subprocess.run(
         [sys.executable, str(script), "--count", "10000", "--seed", "0"],

@@ -1,4 +1,6 @@
-"""GDCM and JPEG 2000 in processes of their own: in order, beside each other, and no loss when one of them dies."""
+"""GDCM and JPEG 2000 in processes of their own: in order, beside each other, and no loss when
+one of them dies.
+"""
 
 from __future__ import annotations
 

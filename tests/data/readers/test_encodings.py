@@ -279,7 +279,9 @@ def test_archives_are_named_and_not_looked_into(tmp_path):
 
 
 def test_a_codestream_that_leaves_the_sign_open_is_refused(tmp_path):
-    """Words of 1500 in 11 unsigned bits are 1500 or, their highest bit a sign, -548; the signed header does not say."""
+    """Words of 1500 in 11 unsigned bits are 1500 or, their highest bit a sign, -548; the signed
+    header does not say.
+    """
     from openjpeg.utils import encode_array
 
     def compressed(top, depth):

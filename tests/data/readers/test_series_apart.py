@@ -1,4 +1,6 @@
-"""What one series UID may hold: cines, weightings, reconstructions, writers' inventions (point 9, and 6 to 8)."""
+"""What one series UID may hold: cines, weightings, reconstructions, writers' inventions (point 9,
+and 6 to 8).
+"""
 
 from __future__ import annotations
 
@@ -181,7 +183,8 @@ def test_a_slice_turned_a_little_is_refused_and_not_taken_for_a_localizer(tmp_pa
             ds.ImageOrientationPatient = [f"{v:.6f}" for v in (cosine, sine, 0, -sine, cosine, 0)]
 
     write_series(tmp_path, Series(), edit)
-    # The corner across moves by the chord of the turn: 2 sin(half of it) times the diagonal of 5 rows and 7 columns.
+    # The corner across moves by the chord of the turn: 2 sin(half of it) times the diagonal of 5 rows
+    # and 7 columns.
     chord_mm = 2 * np.sin(np.radians(degrees) / 2) * np.hypot(5 * 1.5, 7 * 0.75)
     said = rf"turned by {degrees:.2f}\d* degrees against .* its corner by {chord_mm:.3f} mm"
     with pytest.raises(ImageError, match=said):
@@ -200,8 +203,8 @@ def test_an_orientation_that_differs_in_its_fourth_decimal_is_one(tmp_path, unit
 
 
 def test_a_small_turn_of_a_large_slice_is_refused(tmp_path):
-    # 0.0002 over 256 rows of 1.5 mm and 256 columns of 1 mm: 0.0002 x hypot(384, 256) = 0.09 mm, under a fifth of 1 mm;
-    # over 1024 of each, 0.369 mm, it is more.
+    # 0.0002 over 256 rows of 1.5 mm and 256 columns of 1 mm: 0.0002 x hypot(384, 256) = 0.09 mm, under a
+    # fifth of 1 mm; over 1024 of each, 0.369 mm, it is more.
     def edit(ds, k):
         ds.ImageOrientationPatient = [1, 2e-4 * (k == 2), 0, -2e-4 * (k == 2), 1, 0]
 
@@ -213,7 +216,9 @@ def test_a_small_turn_of_a_large_slice_is_refused(tmp_path):
 
 
 def test_a_time_point_that_lacks_a_slice_is_named(tmp_path):
-    """Three times of six slices, told apart by their time; of the second the fourth slice, at 30 + 7.5 mm, is lost."""
+    """Three times of six slices, told apart by their time; of the second the fourth slice, at 30 +
+    7.5 mm, is lost.
+    """
     series = Series(modality="MR")
     for time in range(3):
 

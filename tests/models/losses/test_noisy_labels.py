@@ -1,4 +1,6 @@
-"""The losses for noisy labels: values by hand, their limits, and that they forget wrong labels where cross entropy learns."""
+"""The losses for noisy labels: values by hand, their limits, and that they forget wrong labels
+where cross entropy learns.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,8 @@ def test_a_volume_is_the_mean_over_its_voxels() -> None:
 
 @pytest.mark.parametrize("loss", [GeneralisedCrossEntropy(), SymmetricCrossEntropy(alpha=0.01)])
 def test_a_doubted_label_pulls_less_against_a_certain_answer_than_with_cross_entropy(loss) -> None:
-    # The model gives class 0 a logit of 5; one example says class 1. What fraction of an undecided example's pull has it?
+    # The model gives class 0 a logit of 5; one example says class 1. What fraction of an undecided example's
+    # pull has it?
     def pull(criterion, logit: float) -> float:
         logits = torch.tensor([[logit, 0.0]], dtype=torch.float64, requires_grad=True)
         criterion(logits, torch.tensor([1])).backward()
@@ -85,7 +88,8 @@ def test_a_doubted_label_pulls_less_against_a_certain_answer_than_with_cross_ent
 
 @pytest.mark.parametrize("loss", [GeneralisedCrossEntropy(), SymmetricCrossEntropy()])
 def test_with_two_fifths_of_labels_wrong_the_answer_is_surer_of_the_majority(loss) -> None:
-    # 100 examples of one kind, 60 right: cross entropy ends at the share of the labels, 0.6; these go to the majority.
+    # 100 examples of one kind, 60 right: cross entropy ends at the share of the labels, 0.6; these go
+    # to the majority.
     labels = (torch.arange(100) >= 60).long()
 
     def ends_at(criterion) -> float:

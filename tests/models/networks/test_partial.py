@@ -1,4 +1,6 @@
-"""A part of a network: what is trained, what is exchanged, and that an adapter is the low-rank update of its paper."""
+"""A part of a network: what is trained, what is exchanged, and that an adapter is the low-rank
+update of its paper.
+"""
 
 from __future__ import annotations
 
@@ -125,7 +127,8 @@ def test_a_study_trains_and_sends_a_part_of_what_another_one_learnt(place):
         lines = (done.path / "rounds.jsonl").read_text()
         assert '"status":"merged"' in lines
     assert sent["head"] == 32 * 2 + 2
-    # Of the layers of 32 by 3 and 32 by 32; the last one's adapter would be larger than its 2 by 32, and it trains whole.
+    # Of the layers of 32 by 3 and 32 by 32; the last one's adapter would be larger than its 2 by 32, and
+    # it trains whole.
     assert sent["lora"] == sent["head"] + 2 * (32 + 3) + 2 * (32 + 32)
     evaluated = run.evaluate(place / "lora", place / "north.csv", name="again", all_cases=True)
     assert evaluated.report.exists()

@@ -1,4 +1,6 @@
-"""The pooled model: one full step on everybody's cases is the federation's step, so the two must agree to rounding."""
+"""The pooled model: one full step on everybody's cases is the federation's step, so the two
+must agree to rounding.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def done(tmp_path_factory):
 
 
 def test_one_full_step_a_round_pooled_is_federated_averaging(done):
-    """The mean of the sites' gradients, weighted by their cases, is the gradient over all cases (McMahan 2017, eq. 1)."""
+    """The mean of the sites' gradients, weighted by their cases, is the gradient over all cases
+    (McMahan 2017, eq. 1).
+    """
     pooled, federated = (weights(done.checkpoint(model)) for model in (POOLED, "federated"))
     started = weights_of(module_of(read_study(TABULAR, ONE_STEP)))
     for name, found in pooled.items():

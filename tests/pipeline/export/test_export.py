@@ -1,4 +1,6 @@
-"""Exports compute what the model computes, in others' hands: onnxruntime, plain torch, and MONAI's own bundle command."""
+"""Exports compute what the model computes, in others' hands: onnxruntime, plain torch, and
+MONAI's own bundle command.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,9 @@ data: {kind: images, spacing_mm: [1.5, 2, 2.5], patch: [12, 12, 12], orientation
 train: {rounds: 1}
 sites: {north: north}
 """
-# What MONAI's published schema (meta_schema_20240725.json) and its bundle specification require of metadata.json. MONAI
-# fetches the schema from the address in the file; a test asks no network, so its rules are stated here once more.
+# What MONAI's published schema (meta_schema_20240725.json) and its bundle specification require of
+# metadata.json. MONAI fetches the schema from the address in the file; a test asks no network, so its rules
+# are stated here once more.
 SCHEMA = {
     "type": "object",
     "required": ["schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version", "task",
@@ -152,7 +155,9 @@ def test_monais_own_command_verifies_the_bundle(task, request, tmp_path):
 
 @pytest.mark.slow
 def test_monais_run_gives_the_masks_that_medfed_predicts(segment, bundle, tmp_path):
-    """Two programs, from the hospital's file to the mask on its grid: transforms, windows, blending, the way back."""
+    """Two programs, from the hospital's file to the mask on its grid: transforms, windows,
+    blending, the way back.
+    """
     data = make_hospital(tmp_path / "west", 2)
     images, masks = tmp_path / "images", tmp_path / "masks"
     images.mkdir()
@@ -176,7 +181,9 @@ def test_monais_run_gives_the_masks_that_medfed_predicts(segment, bundle, tmp_pa
 
 @pytest.mark.slow
 def test_monais_run_gives_the_probabilities_that_medfed_predicts(classify, tmp_path):
-    """The patch is shorter than the images along one side, longer along another: cut and filled up as in training."""
+    """The patch is shorter than the images along one side, longer along another: cut and filled
+    up as in training.
+    """
     data = make_hospital(tmp_path / "west", 3)
     images, found = tmp_path / "images", tmp_path / "found"
     images.mkdir()

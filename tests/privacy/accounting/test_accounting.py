@@ -21,16 +21,17 @@ from medfed.privacy.accounting.accountant import (
     smallest_epsilon,
 )
 
-# The table of TensorFlow Privacy's tutorial on MNIST (github.com/tensorflow/privacy, tutorials/README.md, 2019): 60000
-# images in batches of 256; noise multiplier, epochs, and the epsilon printed there for delta 1e-5.
+# The table of TensorFlow Privacy's tutorial on MNIST (github.com/tensorflow/privacy,
+# tutorials/README.md, 2019): 60000 images in batches of 256; noise multiplier, epochs, and the epsilon
+# printed there for delta 1e-5.
 PUBLISHED = [(1.12, 60, 2.92), (0.6, 30, 9.74), (1.2, 10, 1.20)]
 
 
 @pytest.mark.parametrize("noise, epochs, published", PUBLISHED)
 def test_published_epsilons(noise, epochs, published):
     charge = Charge(noise, 256 / 60000, epochs * 60000 // 256)
-    # They were published with the conversion of Mironov 2017, proposition 3, written out here by itself; today's is
-    # tighter.
+    # They were published with the conversion of Mironov 2017, proposition 3, written out here by itself;
+    # today's is tighter.
     classic = min(
         value + math.log(1e5) / (order - 1) for value, order in zip(renyi([charge]), ORDERS, strict=True)
     )
@@ -40,7 +41,8 @@ def test_published_epsilons(noise, epochs, published):
 
 @pytest.mark.parametrize("noise, rate", [(1.1, 256 / 60000), (0.8, 0.3), (5.0, 0.5)])
 def test_renyi_of_a_sampled_gaussian_is_the_integral_that_defines_it(noise, rate):
-    # Mironov, Talwar, Zhang 2019, equation 3: E over N(0, s^2) of ((1 - q) + q exp((2 z - 1) / (2 s^2)))^order.
+    # Mironov, Talwar, Zhang 2019, equation 3: E over N(0, s^2) of ((1 - q) + q exp((2 z - 1)
+    # / (2 s^2)))^order.
     z = np.linspace(-40 * noise, 40 * noise, 400_001)
     density = np.exp(-(z**2) / (2 * noise**2)) / (noise * math.sqrt(2 * math.pi))
     ratio = (1 - rate) + rate * np.exp(np.minimum((2 * z - 1) / (2 * noise**2), 600))
@@ -51,8 +53,9 @@ def test_renyi_of_a_sampled_gaussian_is_the_integral_that_defines_it(noise, rate
 
 @pytest.mark.slow
 def test_prv_of_a_sampled_gaussian_is_that_of_dp_accounting():
-    # Google's library, which shares no code with Opacus, on the two distributions cut into small pieces. Cutting can only
-    # lose privacy loss, so its epsilon is just below the exact one, and Opacus' upper bound just above.
+    # Google's library, which shares no code with Opacus, on the two distributions cut into small pieces.
+    # Cutting can only lose privacy loss, so its epsilon is just below the exact one, and Opacus' upper
+    # bound just above.
     distributions = pytest.importorskip("dp_accounting.privacy_loss_distribution")
     charge = Charge(1.1, 0.05, 200)
     edges = np.linspace(-12, 13, 20_001)

@@ -57,7 +57,8 @@ def test_an_image_comes_back_from_an_unprotected_update_and_not_from_a_protected
     bare = recovered(invert(gradient, of, 1, guess, steps=100), victim, guess.mean)[0]
     noised = recovered(invert(protected(gradient, 1.0, 1.0), of, 1, guess, steps=100), victim, guess.mean)[0]
     assert bare > 0.9
-    # Of noise as of other patients some is alike by chance: with free contrast and a blur 0.15 here, and no more.
+    # Of noise as of other patients some is alike by chance: with free contrast and a blur 0.15 here,
+    # and no more.
     chance = max(recovered(other[None], victim, guess.mean)[0] for other in others[:8])
     assert noised < 0.2
     assert chance < bare
@@ -93,8 +94,8 @@ def test_a_lesion_in_the_wrong_contrast_came_back():
     true[..., 3:6, 3:6] = 1
     assert recovered(5 + 40 * true, true, mean) == pytest.approx([1.0])
     assert recovered(-true, true, mean) == [0.0]
-    # By hand, over 81 pixels: the lesion has 9 and what was found 18 of them, all of the lesion's. With 81 * 9 - 9 * 18 over
-    # the root of (81 * 9 - 9 * 9) (81 * 18 - 18 * 18), the correlation's square is 7 / 16.
+    # By hand, over 81 pixels: the lesion has 9 and what was found 18 of them, all of the lesion's. With 81 *
+    # 9 - 9 * 18 over the root of (81 * 9 - 9 * 9) (81 * 18 - 18 * 18), the correlation's square is 7 / 16.
     half = true.clone()
     half[..., 6:9, 3:6] = 1
     assert recovered(3 * half, true, mean)[0] == pytest.approx(7 / 16)

@@ -1,4 +1,6 @@
-"""Compression in a study: over the real callback, exchange and hub; its bytes, its memory, and a site that cheats."""
+"""Compression in a study: over the real callback, exchange and hub; its bytes, its memory, and
+a site that cheats.
+"""
 
 from __future__ import annotations
 
@@ -95,8 +97,8 @@ def test_it_learns_and_sends_the_bytes_that_its_settings_say(tmp_path):
     run(tmp_path, watch=reports.append)
     learnt = [answer.scalars["val/accuracy"] for answer in reports[-1].results]
     assert min(learnt) > 0.9
-    # By hand: of each of n values a tenth, one byte each, its place in four, and a scale (four) for 256 of them; batch
-    # norm's two statistics of 150 go as they are, differences in float64.
+    # By hand: of each of n values a tenth, one byte each, its place in four, and a scale (four) for 256 of
+    # them; batch norm's two statistics of 150 go as they are, differences in float64.
     tensors = [tensor.numel() for name, tensor in weights_of(untrained()).items() if "running" not in name]
     kept = [math.ceil(0.1 * count) for count in tensors]
     expected = sum(5 * count + 4 * math.ceil(count / 256) for count in kept) + 2 * 150 * 8
@@ -120,7 +122,8 @@ def test_a_resumed_run_ends_with_the_bytes_of_an_undisturbed_one(tmp_path):
 
 
 def test_the_hub_merges_what_was_said_and_the_site_keeps_the_rest(tmp_path):
-    # One site with a fixed delta, two rounds: what the hub holds is exactly the sum of what `compress` says by itself.
+    # One site with a fixed delta, two rounds: what the hub holds is exactly the sum of what `compress`
+    # says by itself.
     weights = {"w": torch.zeros(40, 30)}
     delta = {"w": torch.randn(40, 30, generator=torch.Generator().manual_seed(1))}
 
@@ -142,7 +145,7 @@ def test_the_hub_merges_what_was_said_and_the_site_keeps_the_rest(tmp_path):
     )
 
 
-# ------------------------------------------------------------------------------------------------ a site that cheats
+# ----------------------------------------------------------------------------------------- a site that cheats
 
 WEIGHTS = {"w": torch.zeros(40, 30)}
 DELTA = {"w": torch.ones(40, 30)}
@@ -276,7 +279,7 @@ def test_values_that_diverged_are_told_with_site_and_round():
         pack(STACK, Update("a", 2, Difference(far, {"w": torch.zeros(4, 4)}), 1), {})
 
 
-# ------------------------------------------------------------------------------------------------ the study file
+# --------------------------------------------------------------------------------------------- the study file
 
 STUDY = """
 name: t
