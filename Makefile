@@ -55,7 +55,7 @@ layers: $(READY)
 	$(BIN)/lint-imports
 
 docs: $(READY)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 coverage: $(READY)
 	$(BIN)/python -m pytest -m "not slow" -n 2 --cov --cov-report=term:skip-covered
