@@ -27,11 +27,11 @@ from medfed.evaluation.rows import write as write_rows
 from medfed.exchange import Exchange
 from medfed.exchange.memory import Memory
 from medfed.exchange.nats import Nats
-from medfed.federation.hub import Plan, coordinate
+from medfed.federation.hub import run_hub
 from medfed.pipeline import train as run
 from medfed.pipeline.create_run import begin, folder_for, write_round
 from medfed.pipeline.experiments import unlearning as withdrawal
-from medfed.pipeline.factory import module_of
+from medfed.pipeline.factory import hub_config_of, module_of
 from medfed.pipeline.planning import check_planned
 from medfed.registry import kind_of
 from medfed.runs.folder import RunFolder, save_checkpoint
@@ -179,28 +179,15 @@ def _conducted(
 ) -> list[Row]:
     """Return what the sites report of the final model, after every round."""
     side: Any = exchange.open_hub(digest(study), folder.hub)
-    plan = Plan(
-        rounds=study.train.rounds,
-        sites=tuple(sorted(study.sites)),
-        rule=study.rule,
-        privacy=study.privacy.planned(study.train.rounds),
-        fraction=study.sampling.fraction,
-        minimum=study.minimum,
-        deadline_s=study.sampling.deadline_s,
-        seed=study.seed,
-        study=digest(study),
-        evaluating=tuple(sorted(study.held_out)),
-        compress=study.compress,
-        outlier=study.sampling.outlier,
-    )
+    config = hub_config_of(study)
     rows: list[Row] = []
 
     def heard(found: RoundReport) -> None:
         rows[:] = [
-            row for answer in found.results for row in rows_of(answer.scalars, plan.rounds, answer.site)
+            row for answer in found.results for row in rows_of(answer.scalars, config.rounds, answer.site)
         ]
         plain = (replace(answer, scalars=without_rows(answer.scalars)) for answer in found.results)
-        found = replace(found, answers=tuple(plain))
+        found = replace(found, results=tuple(plain))
         progress.round(found)
         write_round(folder, found)
         status.tell(state="leading", round=found.round, last_round_s=round(found.seconds, 1))
@@ -209,21 +196,21 @@ def _conducted(
                 progress.say(f"round {found.round}: {answer.site} refused: {answer.reason}")
 
     try:
-        side.watched = (*plan.sites, *plan.evaluating)
+        side.watched = (*config.sites, *config.evaluating)
         side.offer(shared(study))
         progress.start(
-            f"{study.name}: {kind_of(study.rule)} over {len(plan.sites)} hospitals",
+            f"{study.name}: {kind_of(study.rule)} over {len(config.sites)} hospitals",
             dict.fromkeys(side.watched, 0),
-            plan.rounds,
+            config.rounds,
             run.SHOWN[study.task.needs],
         )
         with every(LOOK_S, lambda: _look(side, progress, status), "medfed-look"):
-            final = coordinate(
-                plan,
+            final = run_hub(
+                config,
                 side,
                 weights_of(module_of(study), study.keep_local, trained_only=study.trained_only),
                 folder=folder.hub,
-                watch=heard,
+                on_round=heard,
                 audit=audit,
             )
         frozen = weights_of(module_of(study)) if study.trained_only else {}

@@ -98,14 +98,14 @@ def models_at(
     """
     from safetensors.torch import load_file
 
-    from medfed.federation.site import KEPT, PERSONAL
+    from medfed.federation.site import LOCAL, PERSONAL
 
     found = dict(models)
     if site not in study.sites:
         return {m: w for m, w in found.items() if m != FEDERATED or not study.keep_local}
     own = folder.site(site)
-    if study.keep_local and (own / KEPT).exists():
-        found[FEDERATED] = {**models[FEDERATED], **load_file(own / KEPT)}
+    if study.keep_local and (own / LOCAL).exists():
+        found[FEDERATED] = {**models[FEDERATED], **load_file(own / LOCAL)}
     if (own / PERSONAL).exists():
         found[personal(site)] = load_file(own / PERSONAL)
     return found

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED, local, without
 from medfed.pipeline import privacy_facts
 from medfed.pipeline.create_run import begin, folder_for, now, write_round, write_study
 from medfed.pipeline.experiments import unlearning as withdrawal
-from medfed.pipeline.factory import folders_of, hospital_of, module_of, training_of
+from medfed.pipeline.factory import folders_of, hospital_of, hub_config_of, module_of, training_of
 from medfed.pipeline.measure_models import (
     measure_all,
     measure_changed,
@@ -144,8 +145,8 @@ def _federate(
     audit: AuditLog,
     resume: bool,
 ) -> Weights:
-    from medfed.federation.simulation import run_federation
-    from medfed.federation.site import train_site
+    from medfed.federation.simulation import simulate
+    from medfed.federation.site import PatientLedger, SiteRun, train_site
 
     privacy = study.privacy.planned(study.train.rounds)
     data = {site: hospital.data for site, hospital in hospitals.items()}
@@ -159,15 +160,20 @@ def _federate(
                 data[name],
                 exchange,
                 training_of(study, name),
-                folder=folder.site(name),
-                examples=data[name].examples,
-                audit=audit,
-                callbacks=[_steps(progress, name, study.at(name).train.epochs)],
-                resume=resume,
-                study=digest(study),
-                dataset=data_set(data[name].patients("train"), hospitals[name].secret),
-                items=data[name].items_by_patient() if privacy.trains_privately else (),
-                say=progress.say,
+                SiteRun(
+                    folder.site(name),
+                    resume,
+                    logger=True,
+                    examples=data[name].examples,
+                    patients=PatientLedger(
+                        digest(study),
+                        data_set(data[name].patients("train"), hospitals[name].secret),
+                        data[name].items_by_patient() if privacy.trains_privately else (),
+                    ),
+                    audit=audit,
+                    callbacks=[_steps(progress, name, study.at(name).train.epochs)],
+                    log=progress.say,
+                ),
             )
 
         return work
@@ -192,22 +198,15 @@ def _federate(
         metric,
     )
     try:
-        final = run_federation(
+        final = simulate(
             {name: site(name) for name in study.sites},
             weights_of(module_of(study), study.keep_local, trained_only=study.trained_only),
-            rule=study.rule,
-            rounds=study.train.rounds,
-            privacy=privacy,
-            fraction=study.sampling.fraction,
-            minimum=study.minimum,
-            seed=study.seed,
-            study=digest(study),
+            # In one process nothing is lost on the way: the hub waits for every site.
+            replace(hub_config_of(study), deadline_s=None, evaluating=()),
             folder=folder.hub,
-            watch=heard,
-            merged=merged,
+            on_round=heard,
+            on_model=merged,
             audit=audit,
-            compress=study.compress,
-            outlier=study.sampling.outlier,
         )
     finally:
         progress.stop()

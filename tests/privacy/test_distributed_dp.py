@@ -13,6 +13,7 @@ import torch
 import yaml
 from answering import STUDY, answer
 from hospitals import make_hospital
+from simulated import simulated
 
 import medfed
 from medfed.aggregation.fedavg import FedAvg
@@ -57,7 +58,7 @@ def conducted(privacy, stops=(), rounds=1, **more):
         name: lambda exchange, name=name: answer(exchange, privacy, name, stops=1 if name in stops else None)
         for name in SITES
     }
-    return medfed.run_federation(
+    return simulated(
         sites,
         weights(),
         rule=Keeps(),

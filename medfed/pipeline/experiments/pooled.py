@@ -17,7 +17,8 @@ from medfed.data.datamodule import SiteData, collate
 from medfed.data.samplers import Passes
 from medfed.errors import DataError
 from medfed.federation.callback import derived_seed
-from medfed.federation.site import Training, train_alone
+from medfed.federation.config import SiteConfig
+from medfed.federation.site import train_alone
 
 # Whose seeds the pooled model trains with, where a site's own model trains with the site's name.
 POOLED_SITE = "pooled"
@@ -69,7 +70,7 @@ class PooledData(pl.LightningDataModule):
 def train_pooled(
     sites: Mapping[str, SiteData],
     module: pl.LightningModule,
-    training: Training,
+    training: SiteConfig,
     *,
     batch: int,
     folder: Path,

@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from medfed.errors import RunError, StudyError
-from medfed.federation import membership as joins
+from medfed.federation import membership
 from medfed.runs.folder import RunFolder, write_whole
 from medfed.study.study import Study, digest
 from medfed.wire.audit_log import AuditLog, Signer
@@ -119,7 +119,7 @@ def facts(run: RunFolder) -> dict[str, Any]:
 def first_merged(run: RunFolder, site: str) -> int | None:
     """Return the first round of a run into which an update of this site was merged, or None if there is none."""
     rounds = [line["round"] for line in _lines(run) if line["site"] == site and line["status"] == "merged"]
-    known = joins.joined(run.hub).get(site)
+    known = membership.first_rounds(run.hub).get(site)
     return min([*rounds, *([known] if known is not None else [])], default=None)
 
 
@@ -131,7 +131,7 @@ def _lines(run: RunFolder) -> Iterator[dict[str, Any]]:
 
 def _checkpoint(hub: Path, newest_round: int) -> Path | None:
     """Return the newest readable checkpoint of at most this round."""
-    kept = [*hub.glob("round-*.safetensors"), *(hub / joins.FOLDER).glob("round-*.safetensors")]
+    kept = [*hub.glob("round-*.safetensors"), *(hub / membership.FOLDER).glob("round-*.safetensors")]
     for path in sorted(kept, key=_number, reverse=True):
         if _number(path) <= newest_round and _round(path) == _number(path):
             return path
@@ -166,12 +166,14 @@ def _carry(before: RunFolder, after: RunFolder, site: str, start: int) -> None:
         if line["round"] <= start and line["site"] != site
     ]
     write_whole(after.rounds, b"".join(kept))
-    known = {name: at for name, at in joins.joined(before.hub).items() if at <= start and name != site}
-    write_whole(after.hub / joins.FILE, msgspec.json.encode(known))
-    for path in (before.hub / joins.FOLDER).glob("round-*.safetensors"):
+    known = {
+        name: at for name, at in membership.first_rounds(before.hub).items() if at <= start and name != site
+    }
+    write_whole(after.hub / membership.FILE, msgspec.json.encode(known))
+    for path in (before.hub / membership.FOLDER).glob("round-*.safetensors"):
         if _number(path) < start:
-            (after.hub / joins.FOLDER).mkdir(exist_ok=True)
-            shutil.copyfile(path, after.hub / joins.FOLDER / path.name)
+            (after.hub / membership.FOLDER).mkdir(exist_ok=True)
+            shutil.copyfile(path, after.hub / membership.FOLDER / path.name)
 
 
 def _now() -> str:
