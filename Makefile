@@ -6,12 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test test-fast check format lint types layers browser sample clean help
+.PHONY: train test test-fast check format lint types layers docs coverage browser sample clean help
 
 help:
 	@echo "make train    install, then train over the four hospitals in sample_data/ (about a minute)"
 	@echo "make test     install, then run every test"
-	@echo "make check    format, lint, types, import layers, then every test"
+	@echo "make check    format, lint, types, import layers, docs, then every test"
+	@echo "make docs     the documentation site, in site/, with strict links"
+	@echo "make coverage the fast tests with their coverage, and its floor"
 	@echo "make sample   write sample_data/ again, byte for byte"
 
 $(READY): pyproject.toml constraints.txt
@@ -19,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "medfed needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Set PYTHON=..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,fast,nats,privacy,he,export]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs,fast,nats,privacy,he,export]'
 	touch $(READY)
 
 train: $(READY)
@@ -52,7 +54,13 @@ types: $(READY)
 layers: $(READY)
 	$(BIN)/lint-imports
 
-check: format lint types layers test
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+coverage: $(READY)
+	$(BIN)/python -m pytest -m "not slow" -n 2 --cov --cov-report=term:skip-covered
+
+check: format lint types layers docs test
 
 sample: $(READY)
 	$(BIN)/python sample_data/make.py

@@ -1,4 +1,6 @@
-"""The commands of docs/deploy.md, word for word, on three hosts: `python benchmarks/three_hosts.py`, as root.
+"""The commands of the tutorial on three machines, word for word, on three hosts, as root.
+
+    python benchmarks/three_hosts.py
 
 A host is a network namespace with an address of its own, joined to the others by one wire; a coordinator and
 two hospitals. Every block that the page marks with `<!-- run on HOST ... -->` is run there in its order,
@@ -150,7 +152,7 @@ def main() -> None:
     from hospitals import make_hospital
 
     hosts = Hosts(Path(tempfile.mkdtemp(prefix="medfed-hosts-")))
-    page = (ROOT / "docs" / "deploy.md").read_text()
+    page = (ROOT / "docs" / "tutorials" / "three-machines.md").read_text()
     late: list[Step] = []
     try:
         hosts.begin()

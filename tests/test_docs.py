@@ -1,0 +1,108 @@
+"""What README and docs/ show runs, what they name exists, and what the README says of the quickstart is so."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from medfed.cli import main
+from medfed.evaluation.rows import read_rows
+from medfed.evaluation.summarise import read_rounds
+from medfed.pipeline import train as run
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted(
+    (ROOT / "docs").rglob("*.md")
+)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """Return the code blocks of a page that name this language."""
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name
+)
+def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a Trainer as it comes writes its logs where it runs
+    names: dict = {}
+    for block in blocks(page, "python"):
+        exec(block, names)
+    assert names["final"].round == 3
+    assert set(names["final"].weights) == {"net.weight", "net.bias"}
+
+
+def test_the_readme_example_fits_a_screen():
+    (example,) = blocks(ROOT / "README.md", "python")
+    assert len(example.splitlines()) <= 20
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_names_exists(page):
+    text = page.read_text()
+    for path in re.findall(r"`((?:configs|docs|benchmarks|sample_data|medfed|tests)/[\w./-]+)`", text):
+        assert (ROOT / path).exists(), path
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+def test_every_page_is_in_the_navigation():
+    text = re.sub(r"^(hooks|  .*!!.*)$", "", (ROOT / "mkdocs.yml").read_text(), flags=re.MULTILINE)
+    listed = set(re.findall(r"[\w/-]+\.md", json.dumps(yaml.safe_load(text)["nav"])))
+    assert listed == {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+
+
+# Training takes minutes as a reader would run it; here it is shortened, everything else is as the page has it.
+SHORTER = {"train": ["--set", "train.rounds=2", "--set", "train.epochs=1"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["first-federation", "own-folder"])
+def test_the_commands_of_a_tutorial_run_in_their_order(page, tmp_path, monkeypatch):
+    for folder in ("configs", "sample_data"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(ROOT / "docs" / "tutorials" / f"{page}.md", "console"):
+        for command in re.findall(r"^\$ (medfed .*)$", block, re.MULTILINE):
+            program, *arguments = shlex.split(command, comments=True)
+            expected = [line for line in block.splitlines() if line and not line.startswith("$ ")]
+            done = CliRunner().invoke(main, arguments + SHORTER.get(arguments[0], []))
+            assert program == "medfed"
+            if expected:  # the page shows a mistake and its answer
+                assert expected[0] in done.output
+            else:
+                assert done.exit_code in ((0, 1) if arguments[0] == "check" else (0,)), (
+                    f"{command}\n{done.output}"
+                )
+
+
+@pytest.mark.slow
+def test_the_quickstart_learns_and_federation_beats_every_hospitals_own_model(tmp_path):
+    done = run.train(ROOT / "configs" / "quickstart.yaml", out=tmp_path / "run")
+    curve: dict[int, list[float]] = {}
+    for entry in read_rounds(done.rounds):
+        if "val/dice" in entry["scalars"]:  # a line's score is of the model before its round
+            curve.setdefault(entry["round"], []).append(entry["scalars"]["val/dice"])
+    means = [sum(values) / len(values) for _, values in sorted(curve.items())]
+    assert len(means) == 11  # ten rounds, and the final model
+    assert means[0] < 0.2
+    assert means[-1] >= 0.75
+    assert sum(means[-3:]) > sum(means[3:6]) > sum(means[:3])
+    held_out = {
+        row.model: row.value
+        for row in read_rows(done.rows)
+        if row.site == "university" and row.metric == "dice" and row.group is None and row.against is None
+    }
+    own = [value for model, value in held_out.items() if model.startswith("local:")]
+    assert len(own) == 4
+    assert held_out["federated"] > max(own)
+    facts = json.loads(done.facts.read_text())
+    assert facts["held_out"] == ["university"]
