@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from medfed.aggregation.fedavg import FedAvg
-    from medfed.data.datamodule import SiteData
+    from medfed.data.datamodule import SiteDataModule
     from medfed.data.read import read, read_label
     from medfed.data.volume import Volume
     from medfed.errors import (
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from medfed.federation.callback import FederatedCallback
     from medfed.federation.simulation import run_federation
     from medfed.pipeline.train import evaluate, train
-    from medfed.study.study import Study, read_study
+    from medfed.study.reading import read_study
+    from medfed.study.study import Study
     from medfed.wire.update import Update
     from medfed.wire.weights import load, weights_of
 
@@ -60,7 +61,7 @@ __all__ = [
     "RegistryError",
     "RuleError",
     "RunError",
-    "SiteData",
+    "SiteDataModule",
     "SiteError",
     "Study",
     "StudyError",
@@ -83,7 +84,7 @@ _MODULES = {
     "FedAvg": "medfed.aggregation.fedavg",
     "FederatedCallback": "medfed.federation.callback",
     "MemoryExchange": "medfed.exchange.memory",
-    "SiteData": "medfed.data.datamodule",
+    "SiteDataModule": "medfed.data.datamodule",
     "Study": "medfed.study.study",
     "Update": "medfed.wire.update",
     "Volume": "medfed.data.volume",
@@ -91,7 +92,7 @@ _MODULES = {
     "load": "medfed.wire.weights",
     "read": "medfed.data.read",
     "read_label": "medfed.data.read",
-    "read_study": "medfed.study.study",
+    "read_study": "medfed.study.reading",
     "run_federation": "medfed.federation.simulation",
     "train": "medfed.pipeline.train",
     "weights_of": "medfed.wire.weights",

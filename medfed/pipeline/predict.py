@@ -35,7 +35,8 @@ from medfed.pipeline.factory import hospital_of, module_of, simulated_secret
 from medfed.pipeline.measure_models import saved
 from medfed.pipeline.suppress_warnings import quiet
 from medfed.runs.folder import RunFolder, write_whole
-from medfed.study.study import Study, read_study
+from medfed.study.reading import read_study
+from medfed.study.study import Study
 from medfed.wire.weights import load
 
 if TYPE_CHECKING:
