@@ -99,14 +99,14 @@ def _send(
     with _noted(update, audit):
         leaving = declared(update, weights, egress)
         packed, left = pack(compress, leaving, left)
-    receipt = exchange.receipt(packed)
+    transmission = exchange.transmission(packed)
     audit.write(
         "sent",
         site=leaving.site,
         round=leaving.round,
-        to=receipt.to,
-        bytes=receipt.bytes,
-        sha256=receipt.sha256,
+        to=transmission.to,
+        bytes=transmission.bytes,
+        sha256=transmission.sha256,
         tensors=len(leaving.delta),
         values=sum(weights[name].numel() for name in leaving.delta),
         examples=leaving.examples,

@@ -151,7 +151,7 @@ def read(data: bytes, kind: type) -> Any:
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise WireError(f"a message about keys does not read: {str(error)[:200]}") from None
+        raise WireError(f"a message about keys cannot be read: {str(error)[:200]}") from None
 
 
 def _box_key(channel: SiteChannel) -> X25519PrivateKey:

@@ -128,7 +128,7 @@ def said(data: bytes, kind: type[_T], party: str, step: str) -> _T:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise WireError(
-            f"the message of '{party}' for step '{step}' does not read: {str(error)[:200]}"
+            f"the message of '{party}' for step '{step}' cannot be read: {str(error)[:200]}"
         ) from None
 
 
