@@ -11,8 +11,8 @@ import msgspec
 from medfed.errors import MedfedError, PrivacyError
 from medfed.privacy.accounting.accountant import Charge
 from medfed.registry import Kind
-from medfed.wire.messages import HubLetters, SiteLetters
-from medfed.wire.update import Global, Update, check
+from medfed.wire.messages import HubChannel, SiteChannel
+from medfed.wire.update import GlobalModel, Update, check
 from medfed.wire.weights import Weights
 
 # What a mechanism carries at the hub from round to round, kept in its checkpoint: named groups of named
@@ -73,7 +73,7 @@ class Privacy(Kind, frozen=True):
 
     In the order in which they are called: `objections` when a study is read, `planned` when it starts; for
     every round `tell` and `protect` in each hospital, `reveal` and `release` at the hub. A mechanism whose
-    sites settle something among themselves by letters overrides `meet` and `convene` besides.
+    sites settle something among themselves by messages overrides `meet` and `convene` besides.
     """
 
     folder: ClassVar[str] = "privacy"
@@ -141,15 +141,15 @@ class Privacy(Kind, frozen=True):
         """Return what the hub merges, from what arrived; called at the hub."""
         return updates
 
-    def meet(self, letters: SiteLetters) -> Iterator[Shield]:
+    def meet(self, channel: SiteChannel) -> Iterator[Shield]:
         """Yield what protects this round's update, each time it is to be sent; go on when it was sent.
 
         Once for most. Not at all where this site has no part in the round any more, and once more where the
-        hub had to begin a round's letters again.
+        hub had to begin a round's messages again.
         """
         yield self
 
-    def open(self, received: Global, letters: SiteLetters) -> Global:
+    def open(self, received: GlobalModel, channel: SiteChannel) -> GlobalModel:
         """Return the hub's model as this site trains and measures it; called there for
         every model that comes.
 
@@ -158,14 +158,14 @@ class Privacy(Kind, frozen=True):
         """
         if found := sorted(name for name in received.groups if name.startswith(GROUP)):
             raise PrivacyError(
-                f"site '{letters.site}': a part of the model is encrypted ('{found[0]}'), and only sites that train under "
+                f"site '{channel.site}': a part of the model is encrypted ('{found[0]}'), and only sites that train under "
                 f"the study's privacy hold its key"
             )
         return received
 
-    def convene(self, letters: HubLetters, deadline_s: float | None) -> Hearing:
-        """Return how the hub hears this round, having heard by letter what comes before the updates."""
-        return _Plain(self, letters.sites, deadline_s)
+    def convene(self, channel: HubChannel, deadline_s: float | None) -> Hearing:
+        """Return how the hub hears this round, having heard by message what comes before the updates."""
+        return _Plain(self, channel.sites, deadline_s)
 
     def init(self, weights: Weights) -> PrivacyState:
         """Return the hub's state before the first round."""
@@ -180,7 +180,7 @@ class Privacy(Kind, frozen=True):
 
 @dataclass(frozen=True)
 class _Plain:
-    """A round of a mechanism without letters."""
+    """A round of a mechanism without messages."""
 
     privacy: Privacy
     sites: Sequence[str]

@@ -1,7 +1,7 @@
 """What sites and hub write to each other in a secure sum, who is whose neighbour, and the keys
 that come of it.
 
-Each record is the content of a letter (`medfed/wire/messages.py`), which carries study, run, round, attempt,
+Each record is the content of a message (`medfed/wire/messages.py`), which carries study, run, round, attempt,
 step and the writer's signature. The steps, in order: call, keys, shares, members, signed, unmask.
 """
 
@@ -74,9 +74,9 @@ class Keys(_Said, frozen=True):
 
 
 class Handed(_Said, frozen=True):
-    """keys, hub to sites: the sites' letters with their keys, sealed as they came, by site."""
+    """keys, hub to sites: the sites' messages with their keys, sealed as they came, by site."""
 
-    letters: dict[str, bytes]
+    channel: dict[str, bytes]
 
 
 class Boxes(_Said, frozen=True):
@@ -101,7 +101,7 @@ class Members(_Said, frozen=True):
 class Request(_Said, frozen=True):
     """signed, hub to sites: the signed lists, and whose shares of which kind the hub asks for."""
 
-    letters: dict[str, bytes]
+    channel: dict[str, bytes]
     seeds_of: list[str]
     keys_of: list[str]
 
@@ -119,7 +119,7 @@ _T = TypeVar("_T", bound=_Said)
 
 
 def said(data: bytes, kind: type[_T], party: str, step: str) -> _T:
-    """Return the content of a letter.
+    """Return the content of a message.
 
     Raises:
         WireError: if it is none of this kind.
@@ -128,12 +128,12 @@ def said(data: bytes, kind: type[_T], party: str, step: str) -> _T:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise WireError(
-            f"the letter of '{party}' for step '{step}' does not read: {str(error)[:200]}"
+            f"the message of '{party}' for step '{step}' does not read: {str(error)[:200]}"
         ) from None
 
 
 def bytes_of(content: _Said) -> bytes:
-    """Return the content of a letter as bytes."""
+    """Return the content of a message as bytes."""
     return msgspec.json.encode(content)
 
 

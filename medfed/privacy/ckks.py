@@ -38,8 +38,8 @@ from medfed.errors import MedfedError, PrivacyError, UpdateError
 from medfed.privacy._ckks_keys import KEY, agreed, carried
 from medfed.privacy._privacy import GROUP, Hearing, Privacy, PrivacyState, Shield
 from medfed.registry import kind_of
-from medfed.wire.messages import HubLetters, SiteLetters
-from medfed.wire.update import Global, Update, check
+from medfed.wire.messages import HubChannel, SiteChannel
+from medfed.wire.update import GlobalModel, Update, check
 from medfed.wire.weights import Difference, Weights
 
 # The ring's dimension, its modulus (the second prime is for keys alone) and the scale: 2^25 either way is
@@ -90,13 +90,13 @@ class Ckks(Privacy, tag="ckks", frozen=True):
             "take the model from a site",
         )
 
-    def meet(self, letters: SiteLetters) -> Iterator[Shield]:
-        key = agreed(letters, _new_key)
+    def meet(self, channel: SiteChannel) -> Iterator[Shield]:
+        key = agreed(channel, _new_key)
         if key is not None:
             yield _Sealed(self, key)
 
-    def convene(self, letters: HubLetters, deadline_s: float | None) -> Hearing:
-        sites, refused = carried(letters, deadline_s, self.patience_s)
+    def convene(self, channel: HubChannel, deadline_s: float | None) -> Hearing:
+        sites, refused = carried(channel, deadline_s, self.patience_s)
         return _Blind(self, sites, deadline_s, refused)
 
     def init(self, weights: Weights) -> PrivacyState:
@@ -111,16 +111,16 @@ class Ckks(Privacy, tag="ckks", frozen=True):
         merged = [replace(update, delta=_Still(update.delta, weights), groups={}) for update in updates]
         return merged, {**state, SUM: _added(sorted(updates, key=lambda update: update.site))}
 
-    def open(self, received: Global, letters: SiteLetters) -> Global:
+    def open(self, received: GlobalModel, channel: SiteChannel) -> GlobalModel:
         if SUM not in received.groups:
             return received
         rest = {name: group for name, group in received.groups.items() if name != SUM}
         if not int(received.groups[SUM][EXAMPLES]):
             return replace(received, groups=rest)  # untrained: there is no sum yet
-        key = letters.kept(KEY)
+        key = channel.load_secret(KEY)
         if key is None:
             raise PrivacyError(
-                f"site '{letters.site}', round {received.round}: the model's encrypted layers are closed to this site: it "
+                f"site '{channel.site}', round {received.round}: the model's encrypted layers are closed to this site: it "
                 f"has no key. A site gets it in the study's first round; if its folder was lost, start the run anew"
             )
         return replace(received, weights=_opened(self, received, key), groups=rest)
@@ -189,7 +189,7 @@ def _part(delta: Weights, names: Weights) -> Weights:
     return {name: delta[name] for name in names}
 
 
-def _opened(privacy: Ckks, received: Global, key: bytes) -> dict[str, torch.Tensor]:
+def _opened(privacy: Ckks, received: GlobalModel, key: bytes) -> dict[str, torch.Tensor]:
     ts, context = _tenseal(), _context(key)
     group = received.groups[SUM]
     examples = int(group[EXAMPLES])

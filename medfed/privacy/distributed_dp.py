@@ -54,7 +54,7 @@ from medfed.privacy._secagg import Settings, needed
 from medfed.privacy._secagg_client import GROUP, shields
 from medfed.privacy._secagg_server import convened
 from medfed.registry import kind_of
-from medfed.wire.messages import HubLetters, SiteLetters
+from medfed.wire.messages import HubChannel, SiteChannel
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights, norm
 
@@ -159,13 +159,13 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
             if not name.startswith("train/")
         }
 
-    def meet(self, letters: SiteLetters) -> Iterator[Shield]:
+    def meet(self, channel: SiteChannel) -> Iterator[Shield]:
         kept: dict[str, Tensor] = {}
-        for shield in shields(self._settings, letters):
+        for shield in shields(self._settings, channel):
             yield _Noised(self, shield, kept)
 
-    def convene(self, letters: HubLetters, deadline_s: float | None) -> Hearing:
-        return convened(self._settings, letters, deadline_s)
+    def convene(self, channel: HubChannel, deadline_s: float | None) -> Hearing:
+        return convened(self._settings, channel, deadline_s)
 
     def noised(self, update: Update) -> dict[str, Tensor]:
         """Return the update clipped and with this site's share of the noise, float64, each number a

@@ -38,7 +38,7 @@ from medfed.privacy._privacy import Hearing, Privacy, Shield
 from medfed.privacy._secagg import Settings
 from medfed.privacy._secagg_client import GROUP, shields
 from medfed.privacy._secagg_server import convened
-from medfed.wire.messages import HubLetters, SiteLetters
+from medfed.wire.messages import HubChannel, SiteChannel
 
 
 class SecureSum(Privacy, tag="secure_sum", frozen=True):
@@ -72,11 +72,11 @@ class SecureSum(Privacy, tag="secure_sum", frozen=True):
         kept = ("privacy/", "val") if self.scores else ("privacy/",)
         return {name: value for name, value in scalars.items() if name.startswith(kept)}
 
-    def meet(self, letters: SiteLetters) -> Iterator[Shield]:
-        yield from shields(self._settings, letters)
+    def meet(self, channel: SiteChannel) -> Iterator[Shield]:
+        yield from shields(self._settings, channel)
 
-    def convene(self, letters: HubLetters, deadline_s: float | None) -> Hearing:
-        return convened(self._settings, letters, deadline_s)
+    def convene(self, channel: HubChannel, deadline_s: float | None) -> Hearing:
+        return convened(self._settings, channel, deadline_s)
 
     @property
     def _settings(self) -> Settings:

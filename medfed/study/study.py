@@ -779,7 +779,7 @@ def _agree_compress(study: Study, name: str) -> None:
             f"off again, and a rounded one would not sum to it; leave compress out, or take another privacy"
         )
     for number, stage in enumerate(study.compress[:-1]):
-        if not stage.passes_on:
+        if not stage.chainable:
             after = kind_of(study.compress[number + 1])
             raise StudyError(
                 f"{name}: compress: '{kind_of(stage)}' leaves no floats that '{after}' could shorten; let it be the last"
