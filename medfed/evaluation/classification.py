@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from medfed.errors import DataError
-from medfed.evaluation.intervals import CONFIDENCE, Floats, Interval, Statistic, mean_of, wilson
+from medfed.evaluation.intervals import CONFIDENCE, Floats, Interval, Statistic, mean_of, ratio, wilson
 
 BINS = 10
 ONE_CLASS = "one class only"
@@ -55,10 +55,6 @@ def class_numbers(targets: ArrayLike, classes: int) -> NDArray[np.intp]:
     if y.size and not np.isin(y, np.arange(classes)).all():
         raise DataError(f"targets must be whole numbers from 0 to {classes - 1}, one for each class")
     return y.astype(np.intp)
-
-
-def ratio(top: Floats, bottom: Floats) -> Floats:
-    return np.divide(top, bottom, out=np.full(np.broadcast(top, bottom).shape, np.nan), where=bottom > 0)
 
 
 def auroc_of(p: Floats, y: NDArray[np.bool_]) -> Statistic:

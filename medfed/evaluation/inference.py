@@ -235,7 +235,9 @@ def _segmented(
         )
 
 
-def _classified(task: Any, probabilities: torch.Tensor, target: int, named: dict) -> Iterator[CaseRow]:
+def _classified(
+    task: Any, probabilities: torch.Tensor, target: int, named: dict[str, Any]
+) -> Iterator[CaseRow]:
     for number, name in enumerate(task.classes):
         yield CaseRow(
             metric="probability",

@@ -226,6 +226,12 @@ def _acceleration(statistic: Statistic, groups: list[NDArray[np.intp]]) -> float
     return cubes / (6.0 * squares**1.5) if squares > 0 else 0.0
 
 
+def ratio(top: Floats, bottom: Floats) -> Floats:
+    """Return `top / bottom`, NaN where `bottom` is not above 0."""
+    undefined = np.full(np.broadcast(top, bottom).shape, np.nan)
+    return np.asarray(np.divide(top, bottom, out=undefined, where=bottom > 0))
+
+
 def mean_of(values: ArrayLike) -> Statistic:
     """Return the statistic 'mean over the drawn patients', ignoring patients whose value is NaN."""
     array = np.asarray(values, dtype=np.float64)
@@ -234,7 +240,7 @@ def mean_of(values: ArrayLike) -> Statistic:
 
     def statistic(counts: Floats) -> Floats:
         drawn = counts @ known.astype(np.float64)
-        return np.divide(counts @ filled, drawn, out=np.full(len(counts), np.nan), where=drawn > 0)
+        return ratio(counts @ filled, drawn)
 
     return statistic
 

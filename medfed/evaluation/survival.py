@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from medfed.errors import DataError
-from medfed.evaluation.intervals import Floats, Interval, Resampling, Statistic
+from medfed.evaluation.intervals import Floats, Interval, Resampling, Statistic, ratio
 
 
 def check_survival(
@@ -55,7 +55,7 @@ def c_index_of(risks: ArrayLike, times: ArrayLike, events: ArrayLike) -> Statist
     def statistic(counts: Floats) -> Floats:
         top = ((counts @ right) * counts).sum(axis=1)
         bottom = ((counts @ usable_pairs) * counts).sum(axis=1)
-        return np.divide(top, bottom, out=np.full(len(counts), np.nan), where=bottom > 0)
+        return ratio(top, bottom)
 
     return statistic
 
@@ -86,8 +86,7 @@ def brier_of(survival: ArrayLike, times: ArrayLike, events: ArrayLike, at: float
     terms = brier_terms(survival, times, events, at)
 
     def statistic(counts: Floats) -> Floats:
-        drawn = counts.sum(axis=1)
-        return np.divide(counts @ terms, drawn, out=np.full(len(counts), np.nan), where=drawn > 0)
+        return ratio(counts @ terms, counts.sum(axis=1))
 
     return statistic
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 from numpy import bool_
@@ -14,7 +15,8 @@ from medfed.registry import Kind
 Mask = NDArray[bool_]
 
 
-class Metric(NamedTuple):
+@dataclass(frozen=True)
+class Metric:
     """What reports and comparisons need to know of one metric.
 
     `name` is that of its rows; one that ends in "_" or "@" is followed by a parameter, as in "brier@12".

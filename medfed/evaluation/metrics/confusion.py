@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from medfed.evaluation.classification import confusion_cells, f1_of, mcc_of, proportion, ratio
-from medfed.evaluation.intervals import Interval, Statistic, mean_of
+from medfed.evaluation.classification import confusion_cells, f1_of, mcc_of, proportion
+from medfed.evaluation.intervals import Interval, Statistic, mean_of, ratio
 from medfed.evaluation.metrics import (
     ClassGroup,
     ClassificationMetrics,

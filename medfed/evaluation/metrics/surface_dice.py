@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 from medfed.evaluation.metrics import CaseValue, Metric, SegmentationMetrics
@@ -26,7 +27,8 @@ class SurfaceDice(SegmentationMetrics, frozen=True, tag="surface_dice"):
         if metric is None or name == metric.name:
             return metric
         _, form, tolerance = name.split("_")
-        return metric._replace(
+        return replace(
+            metric,
             title=f"Surface Dice at {tolerance.removesuffix('mm')} mm",
             description=f"share of both surfaces within the tolerance, {form} form",
         )

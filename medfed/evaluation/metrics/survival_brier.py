@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -45,7 +46,7 @@ class SurvivalBrier(SurvivalMetrics, frozen=True, tag="survival_brier"):
         metric = super().describe(name)
         if metric is None or name == metric.name:
             return metric
-        return metric._replace(title=f"Brier score at {name.removeprefix('brier@')}")
+        return replace(metric, title=f"Brier score at {name.removeprefix('brier@')}")
 
     def of_group(self, group: SurvivalGroup) -> Mapping[str, Interval]:
         """Return the score at every predicted time, and over two times or more their integral."""
