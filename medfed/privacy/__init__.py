@@ -4,7 +4,7 @@ To add one, write `privacy/<name>.py` with a `Privacy` record tagged `<name>`; t
 docstring states what it protects, from whom, and at what cost.
 """
 
-from medfed.privacy._privacy import GROUP, Hearing, Privacy, PrivacyState, Shield, apart
+from medfed.privacy._privacy import GROUP, Privacy, PrivacyState, RoundSession, UpdateProtector, split_state
 from medfed.privacy.none import NoPrivacy
 
-__all__ = ["GROUP", "Hearing", "NoPrivacy", "Privacy", "PrivacyState", "Shield", "apart"]
+__all__ = ["GROUP", "NoPrivacy", "Privacy", "PrivacyState", "RoundSession", "UpdateProtector", "split_state"]

@@ -26,34 +26,34 @@ from medfed.wire.messages import HubLetters, SiteLetters
 KEY, BOX = "ckks", "ckks-box"
 SHOWN, BOXES = "ckks-keys", "ckks-boxes"
 # There is one attempt at a round's letters: nothing in them depends on who goes on.
-ONLY = 1
+ONLY_ATTEMPT = 1
 
 
-class Shown(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class KeyAnnouncement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A site's public key for boxes, and the digest of the study's key if it holds it."""
 
     box: bytes
     holds: bytes = b""
 
 
-class Letters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ForwardedMessages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Sites' letters, sealed as they came, by site."""
 
     letters: dict[str, bytes]
 
 
-class Boxes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SealedKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The study's key in boxes, by the site that opens each."""
 
     boxes: dict[str, bytes]
 
 
-def agreed(letters: SiteLetters, make: Callable[[], bytes]) -> bytes | None:
+def shared_key(letters: SiteLetters, make: Callable[[], bytes]) -> bytes | None:
     """Return the study's key at a site, made or received if it has none yet; None if the round
     went on without it.
 
     Raises:
-        PrivacyError: if the hub or a site does what is not agreed.
+        PrivacyError: if the hub or a site does what is not shared_key.
     """
     if not letters.signed:
         raise PrivacyError(
@@ -62,17 +62,19 @@ def agreed(letters: SiteLetters, make: Callable[[], bytes]) -> bytes | None:
         )
     box, key = _box_key(letters), letters.kept(KEY)
     holds = hashlib.sha256(key).digest() if key else b""
-    letters.post(ONLY, SHOWN, msgspec.json.encode(Shown(box.public_key().public_bytes_raw(), holds)))
-    found = letters.read({SHOWN: ONLY})
+    letters.post(
+        ONLY_ATTEMPT, SHOWN, msgspec.json.encode(KeyAnnouncement(box.public_key().public_bytes_raw(), holds))
+    )
+    found = letters.read({SHOWN: ONLY_ATTEMPT})
     if found is None:
         return None
     shown = {
-        party: read(_opened(letters, sealed, party, SHOWN), Shown)
-        for party, sealed in read(found.data, Letters).letters.items()
+        party: read(_opened(letters, sealed, party, SHOWN), KeyAnnouncement)
+        for party, sealed in read(found.data, ForwardedMessages).letters.items()
     }
     if letters.site not in shown:
         return None
-    first = giver(shown)
+    first = dealer(shown)
     if len({one.holds for one in shown.values() if one.holds}) > 1:
         raise PrivacyError(
             f"site '{letters.site}', round {letters.round}: sites of this study hold different keys; start the run anew"
@@ -86,22 +88,22 @@ def agreed(letters: SiteLetters, make: Callable[[], bytes]) -> bytes | None:
             party: _cipher(box, shown[party].box, first, party).encrypt(bytes(12), key, None)
             for party in lacking
         }
-        letters.post(ONLY, BOXES, msgspec.json.encode(Boxes(boxes)))
+        letters.post(ONLY_ATTEMPT, BOXES, msgspec.json.encode(SealedKeys(boxes)))
     elif key is None:
-        found = letters.read({BOXES: ONLY})
+        found = letters.read({BOXES: ONLY_ATTEMPT})
         if found is None:
             return None
-        key = _unboxed(letters, box, shown, first, found.data)
+        key = _open_sealed_key(letters, box, shown, first, found.data)
         letters.keep(KEY, key)
     return key
 
 
-def giver(shown: Mapping[str, Shown]) -> str:
+def dealer(shown: Mapping[str, KeyAnnouncement]) -> str:
     """Return the site that gives the study's key to those that lack it."""
     return min((party for party, one in shown.items() if one.holds), default=min(shown))
 
 
-def carried(
+def relay_keys(
     letters: HubLetters, deadline_s: float | None, patience_s: float
 ) -> tuple[list[str], dict[str, MedfedError]]:
     """Carry the sites' letters at the hub; return the sites that hold the key or get it, and those refused.
@@ -111,12 +113,12 @@ def carried(
     """
     refused: dict[str, MedfedError] = {}
     sealed: dict[str, bytes] = {}
-    shown: dict[str, Shown] = {}
-    for delivery in letters.gather(ONLY, SHOWN, letters.sites, deadline_s):
+    shown: dict[str, KeyAnnouncement] = {}
+    for delivery in letters.gather(ONLY_ATTEMPT, SHOWN, letters.sites, deadline_s):
         try:
             if delivery.letter is None:
                 raise delivery.error or WireError("no letter")
-            shown[delivery.site] = read(delivery.letter.data, Shown)
+            shown[delivery.site] = read(delivery.letter.data, KeyAnnouncement)
             sealed[delivery.site] = delivery.sealed
         except MedfedError as error:
             refused[delivery.site] = error
@@ -124,19 +126,21 @@ def carried(
         raise QuorumError(
             f"round {letters.round}: no site showed a key; start the sites and go on with --resume"
         )
-    stands = letters.post(ONLY, SHOWN, dict.fromkeys(sorted(shown), msgspec.json.encode(Letters(sealed))))
+    stands = letters.post(
+        ONLY_ATTEMPT, SHOWN, dict.fromkeys(sorted(shown), msgspec.json.encode(ForwardedMessages(sealed)))
+    )
     shown = {site: one for site, one in shown.items() if site in stands}
-    first = giver(shown)
+    first = dealer(shown)
     lacking = [site for site, one in shown.items() if not one.holds and site != first]
     if lacking:
-        (given,) = list(letters.gather(ONLY, BOXES, [first], patience_s)) or (None,)
+        (given,) = list(letters.gather(ONLY_ATTEMPT, BOXES, [first], patience_s)) or (None,)
         if given is None or given.letter is None:
             raise QuorumError(
                 f"round {letters.round}: site '{first}' was to give the study's key to {', '.join(lacking)} and did not"
                 f"{f': {given.error}' if given else ''}; start it again and go on with --resume"
             )
-        handed = msgspec.json.encode(Letters({first: given.sealed}))
-        letters.post(ONLY, BOXES, dict.fromkeys(sorted(lacking), handed))
+        handed = msgspec.json.encode(ForwardedMessages({first: given.sealed}))
+        letters.post(ONLY_ATTEMPT, BOXES, dict.fromkeys(sorted(lacking), handed))
     return sorted(shown), refused
 
 
@@ -175,11 +179,11 @@ def _opened(letters: SiteLetters, sealed: bytes, party: str, step: str) -> bytes
     return letter.data
 
 
-def _unboxed(
-    letters: SiteLetters, box: X25519PrivateKey, shown: Mapping[str, Shown], first: str, data: bytes
+def _open_sealed_key(
+    letters: SiteLetters, box: X25519PrivateKey, shown: Mapping[str, KeyAnnouncement], first: str, data: bytes
 ) -> bytes:
-    handed = read(data, Letters).letters
-    boxes = read(_opened(letters, handed.get(first, b""), first, BOXES), Boxes).boxes
+    handed = read(data, ForwardedMessages).letters
+    boxes = read(_opened(letters, handed.get(first, b""), first, BOXES), SealedKeys).boxes
     try:
         return _cipher(box, shown[first].box, first, letters.site).decrypt(
             bytes(12), boxes[letters.site], None

@@ -11,7 +11,7 @@ import msgspec
 
 from medfed.errors import PrivacyError
 from medfed.privacy._privacy import Positive, Privacy, Probability
-from medfed.privacy.accounting.accountant import Accountant, Charge, noise_for
+from medfed.privacy.accounting.accountant import Accountant, MechanismSteps, noise_for
 from medfed.registry import kind_of
 
 
@@ -46,7 +46,7 @@ class ClientNoise(Privacy, frozen=True):
         if self.noise_multiplier is not None:
             return self
         assert self.epsilon is not None
-        found = noise_for(self.epsilon, self.delta, Charge(0.0, 1.0, rounds), self.accountant)
+        found = noise_for(self.epsilon, self.delta, MechanismSteps(0.0, 1.0, rounds), self.accountant)
         return msgspec.structs.replace(self, noise_multiplier=found)
 
     @property
@@ -62,5 +62,5 @@ class ClientNoise(Privacy, frozen=True):
             )
         return self.noise_multiplier
 
-    def charge(self) -> Charge:
-        return Charge(self.multiplier)
+    def round_cost(self) -> MechanismSteps:
+        return MechanismSteps(self.multiplier)

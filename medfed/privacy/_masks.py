@@ -23,7 +23,7 @@ Bits = Literal[32, 64]
 # in the cache.
 _BLOCK = 1 << 14
 
-# Room for what rounding adds to a sum: 2^11 steps at 32 bits, half a step a term.
+# Scratch for what rounding adds to a sum: 2^11 steps at 32 bits, half a step a term.
 _ROUNDING = 1 + 2.0**-20
 
 
@@ -64,18 +64,18 @@ class Stream:
         self._cipher = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
         self._sign = sign
 
-    def apply(self, total: np.ndarray, room: Room) -> None:
+    def apply(self, total: np.ndarray, scratch: Scratch) -> None:
         """Add the next of the stream to the integers, or subtract it, in place and modulo their size."""
         size = total.nbytes
-        self._cipher.update_into(room.zeros[:size], room.out)
-        drawn = room.out_array[:size].view(total.dtype)
+        self._cipher.update_into(scratch.zeros[:size], scratch.out)
+        drawn = scratch.out_array[:size].view(total.dtype)
         if self._sign > 0:
             np.add(total, drawn, out=total)
         else:
             np.subtract(total, drawn, out=total)
 
 
-class Room:
+class Scratch:
     """Memory that blocks of one tensor after another go through, so that all of it stays
     in the processor's cache.
     """
@@ -93,7 +93,7 @@ def masked(
     point: FixedPoint,
     factor: float,
     streams: Sequence[Stream],
-    room: Room,
+    scratch: Scratch,
 ) -> tuple[np.ndarray, float]:
     """Return values times a factor as masked integers (flat), and the size of the largest value.
 
@@ -105,7 +105,7 @@ def masked(
     largest = 0.0
     for first in range(0, whole.size, _BLOCK):
         here = slice(first, min(first + _BLOCK, whole.size))
-        block, integers = room.values[: here.stop - first], room.integers[: here.stop - first]
+        block, integers = scratch.values[: here.stop - first], scratch.integers[: here.stop - first]
         if len(parts) == 2:
             np.subtract(parts[0][here], parts[1][here], out=block, dtype=np.float64)
         else:
@@ -119,12 +119,12 @@ def masked(
         np.copyto(integers, block, casting="unsafe")
         np.copyto(whole[here], integers, casting="unsafe")  # modulo 2^bits
         for stream in streams:
-            stream.apply(whole[here], room)
+            stream.apply(whole[here], scratch)
     return whole, largest
 
 
 def summed(
-    parts: Sequence[np.ndarray], point: FixedPoint, factor: float, streams: Sequence[Stream], room: Room
+    parts: Sequence[np.ndarray], point: FixedPoint, factor: float, streams: Sequence[Stream], scratch: Scratch
 ) -> np.ndarray:
     """Return the sum of masked integers (flat), unmasked, decoded and times a factor, in float64."""
     result = np.empty(parts[0].size, np.float64)
@@ -135,7 +135,7 @@ def summed(
         for part in parts[1:]:
             total += part[here]
         for stream in streams:
-            stream.apply(total, room)
+            stream.apply(total, scratch)
         np.multiply(total.view(signed), factor / point.scale, out=result[here])
     return result
 

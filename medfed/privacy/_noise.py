@@ -31,7 +31,7 @@ BLOCK = 1 << 14
 
 # No value is larger than this many deviations: the uniform numbers end at 2^-53, so a radius at sqrt(106 ln
 # 2) = 8.58, and a value at sqrt(2) radii.
-LARGEST = 12.2
+MAX_DEVIATIONS = 12.2
 
 
 def gaussian(shape: Sequence[int], deviation: float) -> Tensor:
@@ -48,7 +48,7 @@ def seed() -> int:
     return secrets.randbits(63)
 
 
-def chosen(count: int, chance: float) -> list[int]:
+def poisson_sample(count: int, chance: float) -> list[int]:
     """Return which of `count` are drawn when each is drawn by itself with this chance (Poisson sampling)."""
     if chance >= 1:
         return list(range(count))

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Protocol, Self
 import msgspec
 
 from medfed.errors import MedfedError, PrivacyError
-from medfed.privacy.accounting.accountant import Charge
+from medfed.privacy.accounting.accountant import MechanismSteps
 from medfed.registry import Kind
 from medfed.wire.messages import HubLetters, SiteLetters
 from medfed.wire.update import Global, Update, check
@@ -27,7 +27,7 @@ Probability = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 PUBLIC_SCALARS = ("train/steps", "train/rate")
 
 
-class Shield(Protocol):
+class UpdateProtector(Protocol):
     """What stands between a checked update and the exchange, for one round at one site."""
 
     def protect(self, update: Update, weights: Weights) -> Update:
@@ -35,7 +35,7 @@ class Shield(Protocol):
         ...
 
 
-class Hearing(Protocol):
+class RoundSession(Protocol):
     """How the hub hears one round: whose updates it waits for, which it takes, and what they
     give it to merge.
     """
@@ -72,8 +72,8 @@ class Privacy(Kind, frozen=True):
     """What happens to an update before it leaves.
 
     In the order in which they are called: `objections` when a study is read, `planned` when it starts; for
-    every round `tell` and `protect` in each hospital, `reveal` and `release` at the hub. A mechanism whose
-    sites settle something among themselves by letters overrides `meet` and `convene` besides.
+    every round `filter_scalars` and `protect` in each hospital, `reveal` and `prepare_merge` at the hub. A mechanism whose
+    sites settle something among themselves by letters overrides `protectors` and `open_session` besides.
     """
 
     folder: ClassVar[str] = "privacy"
@@ -121,7 +121,7 @@ class Privacy(Kind, frozen=True):
         """
         return self
 
-    def charge(self) -> Charge | None:
+    def round_cost(self) -> MechanismSteps | None:
         """Return what one round's update costs the site, for its ledger; None where it
         isn't counted by rounds.
         """
@@ -131,7 +131,7 @@ class Privacy(Kind, frozen=True):
         """Return what may leave the hospital in place of this update; called there, after `check`."""
         raise NotImplementedError
 
-    def tell(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
+    def filter_scalars(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
         """Return the numbers for the report that may leave; called in the hospital for
         everything that is sent.
         """
@@ -141,7 +141,7 @@ class Privacy(Kind, frozen=True):
         """Return what the hub merges, from what arrived; called at the hub."""
         return updates
 
-    def meet(self, letters: SiteLetters) -> Iterator[Shield]:
+    def protectors(self, letters: SiteLetters) -> Iterator[UpdateProtector]:
         """Yield what protects this round's update, each time it is to be sent; go on when it was sent.
 
         Once for most. Not at all where this site has no part in the round any more, and once more where the
@@ -149,7 +149,7 @@ class Privacy(Kind, frozen=True):
         """
         yield self
 
-    def open(self, received: Global, letters: SiteLetters) -> Global:
+    def decrypt(self, received: Global, letters: SiteLetters) -> Global:
         """Return the hub's model as this site trains and measures it; called there for
         every model that comes.
 
@@ -163,7 +163,7 @@ class Privacy(Kind, frozen=True):
             )
         return received
 
-    def convene(self, letters: HubLetters, deadline_s: float | None) -> Hearing:
+    def open_session(self, letters: HubLetters, deadline_s: float | None) -> RoundSession:
         """Return how the hub hears this round, having heard by letter what comes before the updates."""
         return _Plain(self, letters.sites, deadline_s)
 
@@ -171,7 +171,7 @@ class Privacy(Kind, frozen=True):
         """Return the hub's state before the first round."""
         return {}
 
-    def release(
+    def prepare_merge(
         self, updates: Sequence[Update], state: PrivacyState, weights: Weights
     ) -> tuple[Sequence[Update], PrivacyState]:
         """Return what the rule merges and the new state: what the hub itself adds, such as central noise."""
@@ -194,7 +194,7 @@ class _Plain:
         return self.privacy.reveal(updates, weights)
 
 
-def apart(state: Mapping[str, Weights]) -> tuple[dict[str, Weights], dict[str, Weights]]:
+def split_state(state: Mapping[str, Weights]) -> tuple[dict[str, Weights], dict[str, Weights]]:
     """Return the hub's state in two: the privacy mechanism's groups, and the rule's."""
     own = {name: group for name, group in state.items() if name.startswith(GROUP)}
     return own, {name: group for name, group in state.items() if name not in own}

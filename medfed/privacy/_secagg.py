@@ -42,28 +42,28 @@ class Settings:
         """Return how numbers of examples become integers: as they are."""
         return FixedPoint(self.bits, self.most_examples, terms, steps=1.0)
 
-    def fewest(self, of: int) -> int:
+    def required(self, of: int) -> int:
         """Return how many sites must go on where this many began."""
-        return max(self.least, needed(self.threshold, of))
+        return max(self.least, required_sites(self.threshold, of))
 
-    def enough(self, who: str, did: str, count: int, of: int) -> None:
+    def require(self, who: str, did: str, count: int, of: int) -> None:
         """Raise if too few sites are left of those that began.
 
         Raises:
             PrivacyError: saying how many there are and must be.
         """
-        if count < self.fewest(of):
+        if count < self.required(of):
             raise PrivacyError(
-                f"{who}: {count} of {of} sites {did}, {self.fewest(of)} are needed (privacy.threshold, privacy.least): a "
+                f"{who}: {count} of {of} sites {did}, {self.required(of)} are needed (privacy.threshold, privacy.least): a "
                 f"sum of fewer would tell too much of each; nothing more is said"
             )
 
 
-class _Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-class Keys(_Said, frozen=True):
+class Keys(_Content, frozen=True):
     """keys, site to hub: public keys for this attempt alone, and the digest of the seed of
     the site's own mask.
     """
@@ -73,32 +73,32 @@ class Keys(_Said, frozen=True):
     seed: bytes
 
 
-class Handed(_Said, frozen=True):
+class ForwardedKeys(_Content, frozen=True):
     """keys, hub to sites: the sites' letters with their keys, sealed as they came, by site."""
 
     letters: dict[str, bytes]
 
 
-class Boxes(_Said, frozen=True):
+class SealedShares(_Content, frozen=True):
     """shares, site to hub: boxes that only their receiver opens, by receiver."""
 
     boxes: dict[str, bytes]
 
 
-class Delivered(_Said, frozen=True):
+class DeliveredShares(_Content, frozen=True):
     """shares, hub to site: the sites that handed out shares, and the boxes for this site, by sender."""
 
     members: list[str]
     boxes: dict[str, bytes]
 
 
-class Members(_Said, frozen=True):
+class Members(_Content, frozen=True):
     """members, hub to sites, and signed, site to hub: the sites whose masked updates the hub holds, sorted."""
 
     sites: list[str]
 
 
-class Request(_Said, frozen=True):
+class UnmaskRequest(_Content, frozen=True):
     """signed, hub to sites: the signed lists, and whose shares of which kind the hub asks for."""
 
     letters: dict[str, bytes]
@@ -106,7 +106,7 @@ class Request(_Said, frozen=True):
     keys_of: list[str]
 
 
-class Shares(_Said, frozen=True):
+class Shares(_Content, frozen=True):
     """unmask, site to hub: shares of the seeds of sites in the sum, and of the mask keys of
     those that dropped out.
     """
@@ -115,10 +115,10 @@ class Shares(_Said, frozen=True):
     keys: dict[str, bytes]
 
 
-_T = TypeVar("_T", bound=_Said)
+_T = TypeVar("_T", bound=_Content)
 
 
-def said(data: bytes, kind: type[_T], party: str, step: str) -> _T:
+def parse(data: bytes, kind: type[_T], party: str, step: str) -> _T:
     """Return the content of a letter.
 
     Raises:
@@ -132,7 +132,7 @@ def said(data: bytes, kind: type[_T], party: str, step: str) -> _T:
         ) from None
 
 
-def bytes_of(content: _Said) -> bytes:
+def to_bytes(content: _Content) -> bytes:
     """Return the content of a letter as bytes."""
     return msgspec.json.encode(content)
 
@@ -164,7 +164,7 @@ def holders(site: str, others: Sequence[str]) -> list[str]:
     return sorted([site, *others])
 
 
-def needed(threshold: float, sites: int) -> int:
+def required_sites(threshold: float, sites: int) -> int:
     """Return how many of this many sites must go on: never one alone, whose sum would be its update."""
     return max(2, math.ceil(threshold * sites - 1e-9))
 

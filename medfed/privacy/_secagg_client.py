@@ -18,25 +18,25 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from torch import Tensor
 
 from medfed.errors import PrivacyError, WireError
-from medfed.privacy._masks import FixedPoint, Room, Stream, masked
+from medfed.privacy._masks import FixedPoint, Scratch, Stream, masked
 from medfed.privacy._secagg import (
-    Boxes,
-    Delivered,
-    Handed,
+    DeliveredShares,
+    ForwardedKeys,
     Keys,
     Members,
-    Request,
+    SealedShares,
     Settings,
     Shares,
+    UnmaskRequest,
     agreed_key,
-    bytes_of,
     checked_keys,
     derived,
     holders,
-    needed,
     neighbours,
     pair,
-    said,
+    parse,
+    required_sites,
+    to_bytes,
 )
 from medfed.privacy._shamir import SHARE_BYTES, split
 from medfed.wire.messages import Letter, SiteLetters
@@ -47,7 +47,7 @@ from medfed.wire.weights import Difference, Weights
 GROUP, EXAMPLES = "secure_sum", "examples"
 
 
-def shields(settings: Settings, letters: SiteLetters) -> Iterator[SiteSum]:
+def protectors(settings: Settings, letters: SiteLetters) -> Iterator[SiteSum]:
     """Yield one protection for each attempt of the round that this site takes part in.
 
     Raises:
@@ -113,13 +113,13 @@ class SiteSum:
                 f"(privacy.most_examples), which every site must know before"
             )
         point = settings.fixed_point(len(self.members))
-        room, streams = Room(), self._streams()
+        scratch, streams = Scratch(), self._streams()
         examples = torch.tensor([update.examples], dtype=torch.float64)
-        count, _ = masked(examples, settings.whole_numbers(len(self.members)), 1.0, streams, room)
+        count, _ = masked(examples, settings.whole_numbers(len(self.members)), 1.0, streams, scratch)
         factor = update.examples / settings.most_examples
         delta: dict[str, Tensor] = {}
         for name in sorted(weights):
-            whole, largest = masked(_sides(update, name), point, factor, streams, room)
+            whole, largest = masked(_terms(update, name), point, factor, streams, scratch)
             self._bounded(name, largest)
             delta[name] = _as_tensor(whole, point).reshape(weights[name].shape)
         return replace(
@@ -153,31 +153,31 @@ class SiteSum:
         listed = _next(self.letters, self.attempt, "members")
         if listed is None:
             return
-        sites = said(listed.data, Members, "hub", "members").sites
+        sites = parse(listed.data, Members, "hub", "members").sites
         if self.letters.site not in sites:
             self.letters.audit.write(
                 "left out", site=self.letters.site, round=self.letters.round, attempt=self.attempt
             )
             return
-        self._list_holds(sites)
-        self.letters.post(self.attempt, "signed", bytes_of(Members(sites)))
+        self._check_list(sites)
+        self.letters.post(self.attempt, "signed", to_bytes(Members(sites)))
         asked = _next(self.letters, self.attempt, "signed")
         if asked is None:
             return
-        request = said(asked.data, Request, "hub", "signed")
-        self._request_holds(request, sites)
-        self.letters.post(self.attempt, "unmask", bytes_of(self._unmasking(sites)))
+        request = parse(asked.data, UnmaskRequest, "hub", "signed")
+        self._check_request(request, sites)
+        self.letters.post(self.attempt, "unmask", to_bytes(self._unmasking(sites)))
 
-    def _list_holds(self, sites: Sequence[str]) -> None:
+    def _check_list(self, sites: Sequence[str]) -> None:
         who = f"site '{self.letters.site}', round {self.letters.round}"
         if sorted(set(sites)) != list(sites) or not set(sites) <= set(self.members):
             raise PrivacyError(
                 f"{who}: the hub's list of who is in the sum names a site twice, or one that handed out no shares; nothing "
                 f"is unmasked"
             )
-        self.settings.enough(who, "are in the sum", len(sites), len(self.keys))
+        self.settings.require(who, "are in the sum", len(sites), len(self.keys))
         before = self.letters.posted("signed")
-        if before is not None and said(before.data, Members, self.letters.site, "signed").sites != list(
+        if before is not None and parse(before.data, Members, self.letters.site, "signed").sites != list(
             sites
         ):
             raise PrivacyError(
@@ -186,7 +186,7 @@ class SiteSum:
                 f"run anew"
             )
 
-    def _request_holds(self, request: Request, sites: Sequence[str]) -> None:
+    def _check_request(self, request: UnmaskRequest, sites: Sequence[str]) -> None:
         who = f"site '{self.letters.site}', round {self.letters.round}"
         dropped = sorted(set(self.members) - set(sites))
         if both := sorted(set(request.seeds_of) & set(request.keys_of)):
@@ -200,12 +200,12 @@ class SiteSum:
             )
         for party, sealed in request.letters.items():
             letter = self._opened(party, sealed, "signed")
-            if party not in sites or said(letter.data, Members, party, "signed").sites != list(sites):
+            if party not in sites or parse(letter.data, Members, party, "signed").sites != list(sites):
                 raise PrivacyError(
                     f"{who}: site '{party}' signed another list of who is in the sum than this site: the hub told them "
                     f"different ones; nothing is given"
                 )
-        self.settings.enough(who, "signed the list", len(request.letters), len(self.keys))
+        self.settings.require(who, "signed the list", len(request.letters), len(self.keys))
 
     def _opened(self, party: str, sealed: bytes, step: str) -> Letter:
         return _opened(self.letters, party, sealed, step, self.attempt)
@@ -235,22 +235,22 @@ def _agree(settings: Settings, letters: SiteLetters, attempt: int) -> SiteSum | 
         mask_key.public_key().public_bytes_raw(),
         hashlib.sha256(seed).digest(),
     )
-    letters.post(attempt, "keys", bytes_of(mine))
+    letters.post(attempt, "keys", to_bytes(mine))
     handed = _next(letters, attempt, "keys")
     if handed is None:
         return None
     keys = checked_keys(
         {
-            party: said(_opened(letters, party, sealed, "keys", attempt).data, Keys, party, "keys")
-            for party, sealed in said(handed.data, Handed, "hub", "keys").letters.items()
+            party: parse(_opened(letters, party, sealed, "keys", attempt).data, Keys, party, "keys")
+            for party, sealed in parse(handed.data, ForwardedKeys, "hub", "keys").letters.items()
         }
     )
     if keys.get(letters.site) != mine:
         raise PrivacyError(f"{who}: the hub's list of keys has not this site's own; nothing is sent")
-    settings.enough(who, "showed keys", len(keys), len(keys))
+    settings.require(who, "showed keys", len(keys), len(keys))
     around = neighbours(keys, settings.neighbours)[letters.site]
     holding = holders(letters.site, around)
-    at_least = needed(settings.threshold, len(holding))
+    at_least = required_sites(settings.threshold, len(holding))
     halves = zip(
         split(mask_key.private_bytes_raw(), len(holding), at_least),
         split(seed, len(holding), at_least),
@@ -263,11 +263,11 @@ def _agree(settings: Settings, letters: SiteLetters, attempt: int) -> SiteSum | 
         )
         for other in around
     }
-    letters.post(attempt, "shares", bytes_of(Boxes(boxes)))
+    letters.post(attempt, "shares", to_bytes(SealedShares(boxes)))
     found = _next(letters, attempt, "shares")
     if found is None:
         return None
-    delivered = said(found.data, Delivered, "hub", "shares")
+    delivered = parse(found.data, DeliveredShares, "hub", "shares")
     members = delivered.members
     if letters.site not in members:
         letters.audit.write("left out", site=letters.site, round=letters.round, attempt=attempt)
@@ -277,7 +277,7 @@ def _agree(settings: Settings, letters: SiteLetters, attempt: int) -> SiteSum | 
         raise PrivacyError(
             f"{who}: the hub's list of who handed out shares contradicts itself; nothing is sent"
         )
-    settings.enough(who, "handed out shares", len(members), len(keys))
+    settings.require(who, "handed out shares", len(members), len(keys))
     if len(others) + 1 < at_least:
         raise PrivacyError(
             f"{who}: {len(others)} of its neighbours are left, {at_least - 1} are needed to unmask; nothing is sent"
@@ -345,7 +345,7 @@ def _next(letters: SiteLetters, attempt: int, step: str) -> Letter | None:
     return found if found is not None and (found.step, found.attempt) == (step, attempt) else None
 
 
-def _sides(update: Update, name: str) -> Tensor | tuple[Tensor, Tensor]:
+def _terms(update: Update, name: str) -> Tensor | tuple[Tensor, Tensor]:
     delta = update.delta
     return (delta.minuend[name], delta.subtrahend[name]) if isinstance(delta, Difference) else delta[name]
 

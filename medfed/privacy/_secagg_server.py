@@ -18,25 +18,25 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from medfed.errors import MedfedError, PrivacyError, QuorumError, UpdateError
-from medfed.privacy._masks import FixedPoint, Room, Stream, summed, unsigned
+from medfed.privacy._masks import FixedPoint, Scratch, Stream, summed, unsigned
 from medfed.privacy._secagg import (
-    Boxes,
-    Delivered,
-    Handed,
+    DeliveredShares,
+    ForwardedKeys,
     Keys,
     Members,
-    Request,
+    SealedShares,
     Settings,
     Shares,
+    UnmaskRequest,
     agreed_key,
-    bytes_of,
     checked_keys,
     derived,
     holders,
-    needed,
     neighbours,
     pair,
-    said,
+    parse,
+    required_sites,
+    to_bytes,
 )
 from medfed.privacy._secagg_client import EXAMPLES, GROUP
 from medfed.privacy._shamir import SHARE_BYTES, fits, join
@@ -45,10 +45,10 @@ from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
 # How many choices of shares are tried where one of them is wrong, before the round is given up.
-MOST_CHOICES = 500
+MAX_CHOICES = 500
 
 
-def convened(settings: Settings, letters: HubLetters, deadline_s: float | None) -> HubSum:
+def open_session(settings: Settings, letters: HubLetters, deadline_s: float | None) -> HubSum:
     """Return the sum of this round, once every site that can has shown its keys and handed out shares.
 
     Raises:
@@ -79,21 +79,21 @@ def _keys(
     deadline_s: float | None,
     refused: dict[str, MedfedError],
 ) -> Mapping[str, Keys]:
-    stands = _standing(letters, attempt, "keys")
+    stands = _already_posted(letters, attempt, "keys")
     if stands is not None:
-        handed = said(next(iter(stands.values())), Handed, "hub", "keys")
-        return {site: said(_inside(sealed), Keys, site, "keys") for site, sealed in handed.letters.items()}
+        handed = parse(next(iter(stands.values())), ForwardedKeys, "hub", "keys")
+        return {site: parse(_inside(sealed), Keys, site, "keys") for site, sealed in handed.letters.items()}
     keys: dict[str, Keys] = {}
     sealed: dict[str, bytes] = {}
 
     def take(letter: Letter, raw: bytes) -> None:
-        found = said(letter.data, Keys, letter.party, "keys")
+        found = parse(letter.data, Keys, letter.party, "keys")
         checked_keys({**keys, letter.party: found})
         keys[letter.party], sealed[letter.party] = found, raw
 
     _gather(letters, attempt, "keys", letters.sites, deadline_s, take, refused)
-    _enough(settings, letters, "showed keys", len(keys), len(keys), refused)
-    letters.post(attempt, "keys", dict.fromkeys(sorted(keys), bytes_of(Handed(sealed))))
+    _require(settings, letters, "showed keys", len(keys), len(keys), refused)
+    letters.post(attempt, "keys", dict.fromkeys(sorted(keys), to_bytes(ForwardedKeys(sealed))))
     return keys
 
 
@@ -104,26 +104,26 @@ def _members(
     keys: Mapping[str, Keys],
     refused: dict[str, MedfedError],
 ) -> Sequence[str]:
-    stands = _standing(letters, attempt, "shares")
+    stands = _already_posted(letters, attempt, "shares")
     if stands is not None:
         return sorted(stands)
     around = neighbours(keys, settings.neighbours)
     boxes: dict[str, dict[str, bytes]] = {}
 
     def take(letter: Letter, raw: bytes) -> None:
-        found = said(letter.data, Boxes, letter.party, "shares")
+        found = parse(letter.data, SealedShares, letter.party, "shares")
         if sorted(found.boxes) != around[letter.party]:
             raise PrivacyError(f"site '{letter.party}' handed out shares to others than its neighbours")
         boxes[letter.party] = found.boxes
 
     _gather(letters, attempt, "shares", sorted(keys), settings.patience_s, take, refused)
     members = sorted(boxes)
-    _enough(settings, letters, "handed out shares", len(members), len(keys), refused)
+    _require(settings, letters, "handed out shares", len(members), len(keys), refused)
     letters.post(
         attempt,
         "shares",
         {
-            site: bytes_of(Delivered(members, {o: boxes[o][site] for o in around[site] if o in boxes}))
+            site: to_bytes(DeliveredShares(members, {o: boxes[o][site] for o in around[site] if o in boxes}))
             for site in members
         },
     )
@@ -181,13 +181,13 @@ class HubSum:
             PrivacyError: if the masks don't cancel.
         """
         came = {update.site: update for update in updates}
-        _enough(self.settings, self.letters, "sent a masked update", len(came), len(self.keys), self.refused)
+        _require(self.settings, self.letters, "sent a masked update", len(came), len(self.keys), self.refused)
         stands = self.letters.post(
-            self.attempt, "members", dict.fromkeys(sorted(came), bytes_of(Members(sorted(came))))
+            self.attempt, "members", dict.fromkeys(sorted(came), to_bytes(Members(sorted(came))))
         )
         sites = sorted(stands)
         if missing := sorted(set(sites) - set(came)):
-            self._begin_again()
+            self._start_next_attempt()
             raise QuorumError(
                 f"round {self.letters.round}: the sum was to be over {', '.join(sites)}, and the update of "
                 f"'{missing[0]}' is not there any more; go on with --resume, the round is tried anew"
@@ -196,10 +196,10 @@ class HubSum:
             seeds, keys = self._unmasking(sites)
             return [self._sum([came[site] for site in sites], seeds, keys, weights)]
         except (PrivacyError, QuorumError):
-            self._begin_again()
+            self._start_next_attempt()
             raise
 
-    def _begin_again(self) -> None:
+    def _start_next_attempt(self) -> None:
         self.letters.post(self.attempt + 1, "call", dict.fromkeys(self.letters.sites, b""))
 
     # -- shares
@@ -210,14 +210,14 @@ class HubSum:
         self.letters.post(
             self.attempt,
             "signed",
-            dict.fromkeys(sites, bytes_of(Request(self._signed(sites), list(sites), dropped))),
+            dict.fromkeys(sites, to_bytes(UnmaskRequest(self._signed(sites), list(sites), dropped))),
         )
         given: dict[str, Shares] = {}
         seeds: dict[str, bytes] = {}
         keys: dict[str, bytes] = {}
 
         def take(letter: Letter, raw: bytes) -> bool:
-            found = said(letter.data, Shares, letter.party, "unmask")
+            found = parse(letter.data, Shares, letter.party, "unmask")
             shares = [*found.seeds.values(), *found.keys.values()]
             if not set(found.seeds) <= set(sites) or not set(found.keys) <= set(dropped):
                 raise PrivacyError(f"site '{letter.party}' gave shares that nobody asked for")
@@ -241,17 +241,17 @@ class HubSum:
         if lacking:
             raise QuorumError(
                 f"round {self.letters.round}: the sum cannot be unmasked: {len(given)} of {len(sites)} sites gave shares, and "
-                f"those of site '{lacking[0]}' are too few or don't fit its key. {_told(self.refused)}Start the sites "
+                f"those of site '{lacking[0]}' are too few or don't fit its key. {_refusals(self.refused)}Start the sites "
                 f"that stopped and go on with --resume; the round is tried anew with the same sites"
             )
         return seeds, {site: X25519PrivateKey.from_private_bytes(key) for site, key in keys.items()}
 
     def _signed(self, sites: Sequence[str]) -> dict[str, bytes]:
         sealed: dict[str, bytes] = {}
-        fewest = self.settings.fewest(len(self.keys))
+        fewest = self.settings.required(len(self.keys))
 
         def take(letter: Letter, raw: bytes) -> bool:
-            if said(letter.data, Members, letter.party, "signed").sites != list(sites):
+            if parse(letter.data, Members, letter.party, "signed").sites != list(sites):
                 raise PrivacyError(f"site '{letter.party}' signed another list of who is in the sum")
             sealed[letter.party] = raw
             return len(sealed) >= fewest
@@ -260,7 +260,7 @@ class HubSum:
         if len(sealed) < fewest:
             raise QuorumError(
                 f"round {self.letters.round}: {len(sealed)} of {len(sites)} sites signed who is in the sum, {fewest} are "
-                f"needed. {_told(self.refused)}Start the sites that stopped and go on with --resume"
+                f"needed. {_refusals(self.refused)}Start the sites that stopped and go on with --resume"
             )
         return sealed
 
@@ -271,8 +271,8 @@ class HubSum:
         around = neighbours(self.keys, self.settings.neighbours)[site]
         numbers = {holder: number for number, holder in enumerate(holders(site, around), start=1)}
         shares = {numbers[giver]: share for giver, share in held.items() if giver in numbers}
-        at_least = needed(self.settings.threshold, len(numbers))
-        for choice in islice(combinations(sorted(shares), at_least), MOST_CHOICES):
+        at_least = required_sites(self.settings.threshold, len(numbers))
+        for choice in islice(combinations(sorted(shares), at_least), MAX_CHOICES):
             chosen = {number: shares[number] for number in choice}
             try:
                 secret = join(chosen)
@@ -280,10 +280,10 @@ class HubSum:
                 continue
             if right(secret):
                 found[site] = secret
-                self._name_liars(site, chosen, shares, numbers)
+                self._report_wrong_shares(site, chosen, shares, numbers)
                 return
 
-    def _name_liars(
+    def _report_wrong_shares(
         self, site: str, good: Mapping[int, bytes], shares: Mapping[int, bytes], numbers: Mapping[str, int]
     ) -> None:
         for giver, number in numbers.items():
@@ -308,10 +308,10 @@ class HubSum:
         keys: Mapping[str, X25519PrivateKey],
         weights: Weights,
     ) -> Update:
-        room, streams = Room(), self._streams(seeds, keys)
+        scratch, streams = Scratch(), self._streams(seeds, keys)
         counts = [self._integers(update.groups[GROUP][EXAMPLES]) for update in updates]
         counting = self.settings.whole_numbers(len(self.sites))
-        examples = int(summed(counts, counting, 1.0, streams, room)[0])
+        examples = int(summed(counts, counting, 1.0, streams, scratch)[0])
         most = self.settings.most_examples
         if not len(updates) <= examples <= len(updates) * most:
             raise PrivacyError(
@@ -321,7 +321,7 @@ class HubSum:
         delta = {}
         for name in sorted(weights):
             parts = [self._integers(update.delta[name]) for update in updates]
-            mean = summed(parts, self._point, most / examples, streams, room)
+            mean = summed(parts, self._point, most / examples, streams, scratch)
             delta[name] = torch.from_numpy(mean).reshape(weights[name].shape)
         return Update(f"the sum of {', '.join(seeds)}", self.letters.round, delta, examples)
 
@@ -368,7 +368,7 @@ def _gather(
             refused[delivery.site] = error
 
 
-def _standing(letters: HubLetters, attempt: int, step: str) -> Mapping[str, bytes] | None:
+def _already_posted(letters: HubLetters, attempt: int, step: str) -> Mapping[str, bytes] | None:
     found = letters.posted(step)
     return found[1] if found is not None and found[0] == attempt else None
 
@@ -380,16 +380,16 @@ def _inside(sealed: bytes) -> bytes:
     return msgspec.json.decode(sealed.partition(b"\n")[2], type=Letter).data
 
 
-def _enough(
+def _require(
     settings: Settings, letters: HubLetters, did: str, count: int, of: int, refused: Mapping[str, MedfedError]
 ) -> None:
-    if count < settings.fewest(of):
+    if count < settings.required(of):
         raise QuorumError(
-            f"round {letters.round}: {count} of {len(letters.sites)} sites {did}, {settings.fewest(of)} are needed for a "
-            f"secure sum (privacy.threshold, privacy.least). {_told(refused)}Start the sites that stopped and go on with "
+            f"round {letters.round}: {count} of {len(letters.sites)} sites {did}, {settings.required(of)} are needed for a "
+            f"secure sum (privacy.threshold, privacy.least). {_refusals(refused)}Start the sites that stopped and go on with "
             f"--resume"
         )
 
 
-def _told(refused: Mapping[str, MedfedError]) -> str:
+def _refusals(refused: Mapping[str, MedfedError]) -> str:
     return "".join(f"{site}: {error}. " for site, error in sorted(refused.items()))

@@ -35,8 +35,8 @@ import numpy as np
 import torch
 
 from medfed.errors import MedfedError, PrivacyError, UpdateError
-from medfed.privacy._ckks_keys import KEY, agreed, carried
-from medfed.privacy._privacy import GROUP, Hearing, Privacy, PrivacyState, Shield
+from medfed.privacy._ckks_keys import KEY, relay_keys, shared_key
+from medfed.privacy._privacy import GROUP, Privacy, PrivacyState, RoundSession, UpdateProtector
 from medfed.registry import kind_of
 from medfed.wire.messages import HubLetters, SiteLetters
 from medfed.wire.update import Global, Update, check
@@ -46,12 +46,12 @@ from medfed.wire.weights import Difference, Weights
 # left for a sum.
 DIMENSION, MODULUS_BITS, SCALE = 4096, (54, 54), 2.0**28
 SLOTS = DIMENSION // 2
-LARGEST_SUM = 2.0**24
+MAX_SUM = 2.0**24
 
 # Ciphertexts that travel as one tensor, and the most bytes that one of them has (61,735 of 2 polynomials
 # of 54 bits).
-TOGETHER = 64
-LARGEST_CIPHERTEXT = 70_000
+CIPHERTEXTS_PER_TENSOR = 64
+MAX_CIPHERTEXT_BYTES = 70_000
 
 SUM, ENCRYPTED, EXAMPLES = f"{GROUP}ckks", "ckks", "examples"
 
@@ -90,28 +90,30 @@ class Ckks(Privacy, tag="ckks", frozen=True):
             "take the model from a site",
         )
 
-    def meet(self, letters: SiteLetters) -> Iterator[Shield]:
-        key = agreed(letters, _new_key)
+    def protectors(self, letters: SiteLetters) -> Iterator[UpdateProtector]:
+        key = shared_key(letters, _new_key)
         if key is not None:
-            yield _Sealed(self, key)
+            yield _Encryptor(self, key)
 
-    def convene(self, letters: HubLetters, deadline_s: float | None) -> Hearing:
-        sites, refused = carried(letters, deadline_s, self.patience_s)
-        return _Blind(self, sites, deadline_s, refused)
+    def open_session(self, letters: HubLetters, deadline_s: float | None) -> RoundSession:
+        sites, refused = relay_keys(letters, deadline_s, self.patience_s)
+        return _EncryptedSession(self, sites, deadline_s, refused)
 
     def init(self, weights: Weights) -> PrivacyState:
         return {SUM: {EXAMPLES: torch.tensor(0)}}
 
-    def release(
+    def prepare_merge(
         self, updates: Sequence[Update], state: PrivacyState, weights: Weights
     ) -> tuple[Sequence[Update], PrivacyState]:
         """Return updates whose encrypted layers stand still for the rule, and the ciphertexts'
         sum for the sites.
         """
-        merged = [replace(update, delta=_Still(update.delta, weights), groups={}) for update in updates]
-        return merged, {**state, SUM: _added(sorted(updates, key=lambda update: update.site))}
+        merged = [
+            replace(update, delta=_CiphertextView(update.delta, weights), groups={}) for update in updates
+        ]
+        return merged, {**state, SUM: _sum_ciphertexts(sorted(updates, key=lambda update: update.site))}
 
-    def open(self, received: Global, letters: SiteLetters) -> Global:
+    def decrypt(self, received: Global, letters: SiteLetters) -> Global:
         if SUM not in received.groups:
             return received
         rest = {name: group for name, group in received.groups.items() if name != SUM}
@@ -123,7 +125,7 @@ class Ckks(Privacy, tag="ckks", frozen=True):
                 f"site '{letters.site}', round {received.round}: the model's encrypted layers are closed to this site: it "
                 f"has no key. A site gets it in the study's first round; if its folder was lost, start the run anew"
             )
-        return replace(received, weights=_opened(self, received, key), groups=rest)
+        return replace(received, weights=_decrypted(self, received, key), groups=rest)
 
     def encrypts(self, name: str) -> bool:
         """Return whether a tensor of this name is encrypted."""
@@ -134,7 +136,7 @@ class Ckks(Privacy, tag="ckks", frozen=True):
 
 
 @dataclass(frozen=True)
-class _Sealed:
+class _Encryptor:
     """The protection of one update, once its site holds the key."""
 
     privacy: Ckks
@@ -160,12 +162,12 @@ class _Sealed:
         flat = np.concatenate([_local(update, weights, name).reshape(-1).numpy() for name in hidden])
         flat *= update.examples
         largest = float(np.abs(flat).max())
-        if not largest < LARGEST_SUM / 64:
+        if not largest < MAX_SUM / 64:
             raise PrivacyError(
                 f"update of site '{update.site}' for round {update.round}: a weight times its {update.examples} examples is "
-                f"{largest:.3g}; ckks adds numbers below {LARGEST_SUM / 64:.3g} of up to 64 sites"
+                f"{largest:.3g}; ckks adds numbers below {MAX_SUM / 64:.3g} of up to 64 sites"
             )
-        step = SLOTS * TOGETHER
+        step = SLOTS * CIPHERTEXTS_PER_TENSOR
         for number, first in enumerate(range(0, flat.size, step)):
             parts = [
                 ts.ckks_vector(context, ts.plain_tensor(flat[at : min(at + SLOTS, first + step)])).serialize()
@@ -189,7 +191,7 @@ def _part(delta: Weights, names: Weights) -> Weights:
     return {name: delta[name] for name in names}
 
 
-def _opened(privacy: Ckks, received: Global, key: bytes) -> dict[str, torch.Tensor]:
+def _decrypted(privacy: Ckks, received: Global, key: bytes) -> dict[str, torch.Tensor]:
     ts, context = _tenseal(), _context(key)
     group = received.groups[SUM]
     examples = int(group[EXAMPLES])
@@ -214,7 +216,7 @@ def _opened(privacy: Ckks, received: Global, key: bytes) -> dict[str, torch.Tens
 
 
 @dataclass(frozen=True)
-class _Blind:
+class _EncryptedSession:
     """How a hub without the key hears a round."""
 
     privacy: Ckks
@@ -225,7 +227,7 @@ class _Blind:
     def admit(self, update: Update, weights: Weights) -> Update:
         who = f"update of site '{update.site}' for round {update.round}"
         plain = {name: tensor for name, tensor in weights.items() if not self.privacy.encrypts(name)}
-        check(replace(update, groups={}), plain) if plain else _counted(update, who)
+        check(replace(update, groups={}), plain) if plain else _check_counted(update, who)
         if shown := sorted(name for name in update.delta if name not in plain):
             raise UpdateError(
                 f"{who}: '{shown[0]}' came in the clear, the study encrypts it (privacy.layers)"
@@ -233,25 +235,25 @@ class _Blind:
         count = sum(weights[name].numel() for name in weights if name not in plain)
         sizes = [min(SLOTS, count - first) for first in range(0, count, SLOTS)]
         group = update.groups.get(ENCRYPTED, {})
-        names = [f"{number:05d}" for number in range(-(-len(sizes) // TOGETHER))]
+        names = [f"{number:05d}" for number in range(-(-len(sizes) // CIPHERTEXTS_PER_TENSOR))]
         if sorted(group) != names or set(update.groups) != {ENCRYPTED}:
             raise UpdateError(f"{who}: {len(group)} pieces of ciphertext, expected {len(names)}")
         for number, name in enumerate(names):
-            expected = sizes[number * TOGETHER : (number + 1) * TOGETHER]
-            _checked(f"{who}: piece {name}", group[name], expected)
+            expected = sizes[number * CIPHERTEXTS_PER_TENSOR : (number + 1) * CIPHERTEXTS_PER_TENSOR]
+            _check_ciphertexts(f"{who}: piece {name}", group[name], expected)
         return update
 
     def reveal(self, updates: Sequence[Update], weights: Weights) -> Sequence[Update]:
         return updates
 
 
-def _counted(update: Update, who: str) -> None:
+def _check_counted(update: Update, who: str) -> None:
     if update.delta or update.examples < 1:
         raise UpdateError(f"{who}: {len(update.delta)} tensors in the clear and {update.examples} examples")
 
 
-def _checked(what: str, piece: torch.Tensor, sizes: Sequence[int]) -> None:
-    if piece.dtype != torch.uint8 or piece.dim() != 1 or piece.numel() > len(sizes) * LARGEST_CIPHERTEXT:
+def _check_ciphertexts(what: str, piece: torch.Tensor, sizes: Sequence[int]) -> None:
+    if piece.dtype != torch.uint8 or piece.dim() != 1 or piece.numel() > len(sizes) * MAX_CIPHERTEXT_BYTES:
         raise UpdateError(f"{what}: {piece.numel()} numbers of {piece.dtype} are no {len(sizes)} ciphertexts")
     ts, context = _tenseal(), _hub_context()
     parts = _unpacked(piece)
@@ -268,7 +270,7 @@ def _checked(what: str, piece: torch.Tensor, sizes: Sequence[int]) -> None:
             raise UpdateError(f"{what}: holds something else than a ciphertext of {size} numbers")
 
 
-def _added(updates: Sequence[Update]) -> dict[str, torch.Tensor]:
+def _sum_ciphertexts(updates: Sequence[Update]) -> dict[str, torch.Tensor]:
     ts, context = _tenseal(), _hub_context()
     total: dict[str, torch.Tensor] = {EXAMPLES: torch.tensor(sum(update.examples for update in updates))}
     for name in sorted(updates[0].groups[ENCRYPTED]):
@@ -282,7 +284,7 @@ def _added(updates: Sequence[Update]) -> dict[str, torch.Tensor]:
     return total
 
 
-class _Still(Mapping[str, torch.Tensor]):
+class _CiphertextView(Mapping[str, torch.Tensor]):
     """A difference with zeros where a tensor is encrypted, so that a rule leaves the hub's
     numbers as they are.
     """
@@ -357,7 +359,7 @@ def _unpacked(piece: torch.Tensor) -> list[bytes]:
     """Return the byte strings in a tensor; empty where it is none."""
     data = piece.numpy().tobytes()
     count = int.from_bytes(data[:4], "little")
-    if not 0 < count <= TOGETHER or len(data) < 4 * (count + 1):
+    if not 0 < count <= CIPHERTEXTS_PER_TENSOR or len(data) < 4 * (count + 1):
         return []
     lengths = np.frombuffer(data[4 : 4 * (count + 1)], "<u4").astype(np.int64)
     ends = 4 * (count + 1) + np.cumsum(lengths)

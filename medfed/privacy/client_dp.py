@@ -123,7 +123,7 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
                 f"site '{update.site}', round {update.round}: the groups {', '.join(sorted(update.groups))} would leave "
                 f"beside the noised update; client_dp covers the update only"
             )
-        alike = replace(update, examples=1, scalars=self.tell(update.scalars))
+        alike = replace(update, examples=1, scalars=self.filter_scalars(update.scalars))
         if self.where == "site":
             deviation = self.multiplier * 2 * self.clip
             return replace(alike, delta=noised(clipped(update.delta, self.clip), deviation, weights))
@@ -132,7 +132,7 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
         short = clipped(update.delta, self.clip)
         return replace(alike, delta={name: short[name].to(weights[name].dtype) for name in short})
 
-    def tell(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
+    def filter_scalars(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
         return public_only(scalars, self.scores)
 
     def init(self, weights: Weights) -> PrivacyState:
@@ -140,7 +140,7 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
             return {}
         return {CLIP: {"clip": torch.tensor(self.clip, dtype=torch.float64)}}
 
-    def release(
+    def prepare_merge(
         self, updates: Sequence[Update], state: PrivacyState, weights: Weights
     ) -> tuple[Sequence[Update], PrivacyState]:
         """Return one update that is the noised mean of all, and the next clip.
@@ -165,7 +165,7 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
         return [Update(EVERYONE, ordered[0].round, mean, 1)], state
 
     def _deviation(self, sites: int) -> float:
-        """Return z_delta: the noise on the sum, in clips, that leaves room for the noise on
+        """Return z_delta: the noise on the sum, in clips, that leaves scratch for the noise on
         the count (theorem 1).
         """
         if self.adaptive is None:

@@ -48,23 +48,23 @@ from medfed.errors import PrivacyError
 from medfed.privacy._client_noise import ClientNoise
 from medfed.privacy._clipping import factor, scaled, share
 from medfed.privacy._masks import Bits
-from medfed.privacy._noise import LARGEST, gaussian
-from medfed.privacy._privacy import Hearing, Positive, Shield, public_only
-from medfed.privacy._secagg import Settings, needed
-from medfed.privacy._secagg_client import GROUP, shields
-from medfed.privacy._secagg_server import convened
+from medfed.privacy._noise import MAX_DEVIATIONS, gaussian
+from medfed.privacy._privacy import Positive, RoundSession, UpdateProtector, public_only
+from medfed.privacy._secagg import Settings, required_sites
+from medfed.privacy._secagg_client import GROUP, protectors
+from medfed.privacy._secagg_server import open_session
 from medfed.registry import kind_of
 from medfed.wire.messages import HubLetters, SiteLetters
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights, norm
 
-# For how many sites the grid leaves room. It must not depend on who is there: a round that is tried again
+# For how many sites the grid leaves scratch. It must not depend on who is there: a round that is tried again
 # with others sends the same numbers.
-MOST_SITES = 1024
+MAX_SITES = 1024
 
 # The least steps of the grid in a share's deviation, and the largest part of the clip that rounding may cost.
 MIN_STEPS = 1024
-MOST_ROUNDING = 0.1
+MAX_ROUNDING = 0.1
 
 
 class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
@@ -83,7 +83,7 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
     sampling of sites is not counted; sites beyond `colluding` that give the hub their noise.
     """
 
-    least: Annotated[int, Meta(ge=2, le=MOST_SITES)] = 3
+    least: Annotated[int, Meta(ge=2, le=MAX_SITES)] = 3
     colluding: Annotated[int, Meta(ge=0)] = 1
     threshold: Annotated[float, Meta(gt=0.5, le=1)] = 0.67
     bits: Bits = 32
@@ -117,9 +117,9 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
                 f"of a round; take fedavg"
             )
         asked = max(1, math.ceil(study.sampling.fraction * len(study.sites) - 1e-9))
-        if asked > MOST_SITES:
-            yield f"privacy.kind: distributed_dp sums at most {MOST_SITES} sites a round, found {asked}"
-        if (fewest := needed(self.threshold, asked)) > self.least:
+        if asked > MAX_SITES:
+            yield f"privacy.kind: distributed_dp sums at most {MAX_SITES} sites a round, found {asked}"
+        if (fewest := required_sites(self.threshold, asked)) > self.least:
             wasted = math.sqrt((fewest - self.colluding) / (self.least - self.colluding))
             yield (
                 f"privacy.least: {self.least}, but of {asked} sites a round {fewest} must go on anyway (privacy.threshold): "
@@ -149,9 +149,9 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
         """Steps to a unit, a power of two: coarser than any round's fixed point, which
         then adds without error.
         """
-        return self._settings.fixed_point(MOST_SITES).scale
+        return self._settings.fixed_point(MAX_SITES).scale
 
-    def tell(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
+    def filter_scalars(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
         # None of training: with the number of steps the hub could tell the cases.
         return {
             name: value
@@ -159,13 +159,13 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
             if not name.startswith("train/")
         }
 
-    def meet(self, letters: SiteLetters) -> Iterator[Shield]:
+    def protectors(self, letters: SiteLetters) -> Iterator[UpdateProtector]:
         kept: dict[str, Tensor] = {}
-        for shield in shields(self._settings, letters):
-            yield _Noised(self, shield, kept)
+        for protector in protectors(self._settings, letters):
+            yield _Noised(self, protector, kept)
 
-    def convene(self, letters: HubLetters, deadline_s: float | None) -> Hearing:
-        return convened(self._settings, letters, deadline_s)
+    def open_session(self, letters: HubLetters, deadline_s: float | None) -> RoundSession:
+        return open_session(self._settings, letters, deadline_s)
 
     def noised(self, update: Update) -> dict[str, Tensor]:
         """Return the update clipped and with this site's share of the noise, float64, each number a
@@ -184,7 +184,7 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
             )
         numbers = sum(tensor.numel() for tensor in update.delta.values())
         rounding = math.sqrt(numbers) / (2 * grid)
-        if rounding > MOST_ROUNDING * self.clip:
+        if rounding > MAX_ROUNDING * self.clip:
             raise PrivacyError(
                 f"{who}: rounding the model's {numbers} numbers moves an update by up to {rounding:.3g}, more than a tenth "
                 f"of the clip {self.clip:g}{finer or '; take a larger clip or less noise'}"
@@ -201,7 +201,7 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
     @property
     def _settings(self) -> Settings:
         # The largest number that may leave: a clipped one and the most noise that the generator can draw.
-        limit = self.clip + LARGEST * self.deviation
+        limit = self.clip + MAX_DEVIATIONS * self.deviation
         return Settings(self.threshold, self.least, self.bits, limit, 1, self.neighbours, self.patience_s)
 
 
@@ -210,7 +210,7 @@ class _Noised:
     """One attempt at a round: what was noised in the first is masked anew."""
 
     privacy: DistributedDP
-    shield: Shield
+    protector: UpdateProtector
     kept: dict[str, Tensor] = field(default_factory=dict)
 
     def protect(self, update: Update, weights: Weights) -> Update:
@@ -221,7 +221,7 @@ class _Noised:
             )
         if not self.kept:
             self.kept.update(self.privacy.noised(update))
-        return self.shield.protect(replace(update, delta=self.kept, examples=1), weights)
+        return self.protector.protect(replace(update, delta=self.kept, examples=1), weights)
 
 
 def _to_steps(tensor: Tensor, grid: float) -> Tensor:

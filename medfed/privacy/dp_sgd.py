@@ -110,7 +110,7 @@ class DPSGD(Privacy, tag="dp_sgd", frozen=True):
             )
         return update
 
-    def tell(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
+    def filter_scalars(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
         return public_only(scalars, self.scores)
 
 

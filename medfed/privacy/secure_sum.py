@@ -34,10 +34,10 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from medfed.privacy._masks import Bits
-from medfed.privacy._privacy import Hearing, Privacy, Shield
+from medfed.privacy._privacy import Privacy, RoundSession, UpdateProtector
 from medfed.privacy._secagg import Settings
-from medfed.privacy._secagg_client import GROUP, shields
-from medfed.privacy._secagg_server import convened
+from medfed.privacy._secagg_client import GROUP, protectors
+from medfed.privacy._secagg_server import open_session
 from medfed.wire.messages import HubLetters, SiteLetters
 
 
@@ -67,16 +67,16 @@ class SecureSum(Privacy, tag="secure_sum", frozen=True):
     def fewest_sites(self) -> int:
         return self.least
 
-    def tell(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
+    def filter_scalars(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
         # None of training, whose steps would tell the examples.
         kept = ("privacy/", "val") if self.scores else ("privacy/",)
         return {name: value for name, value in scalars.items() if name.startswith(kept)}
 
-    def meet(self, letters: SiteLetters) -> Iterator[Shield]:
-        yield from shields(self._settings, letters)
+    def protectors(self, letters: SiteLetters) -> Iterator[UpdateProtector]:
+        yield from protectors(self._settings, letters)
 
-    def convene(self, letters: HubLetters, deadline_s: float | None) -> Hearing:
-        return convened(self._settings, letters, deadline_s)
+    def open_session(self, letters: HubLetters, deadline_s: float | None) -> RoundSession:
+        return open_session(self._settings, letters, deadline_s)
 
     @property
     def _settings(self) -> Settings:

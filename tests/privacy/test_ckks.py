@@ -173,19 +173,19 @@ def test_letters_without_signatures_are_not_enough():
 
 
 def test_a_weight_too_large_is_named():
-    shield = module._Sealed(Ckks(), module._new_key())
+    protector = module._Encryptor(Ckks(), module._new_key())
     with pytest.raises(
         PrivacyError, match=r"site 'north' for round 1: a weight times its 10 examples is 1e\+07"
     ):
-        shield.protect(Update("north", 1, {"a": torch.tensor([1e6])}, 10), {"a": torch.zeros(1)})
+        protector.protect(Update("north", 1, {"a": torch.tensor([1e6])}, 10), {"a": torch.zeros(1)})
 
 
 def test_a_layer_that_does_not_exist_is_named():
-    shield = module._Sealed(Ckks(layers=["head"]), module._new_key())
+    protector = module._Encryptor(Ckks(layers=["head"]), module._new_key())
     with pytest.raises(
         PrivacyError, match=r"privacy.layers: none of the model's tensors begins with head; there are a, b"
     ):
-        shield.protect(Update("north", 1, model(), 10), model())
+        protector.protect(Update("north", 1, model(), 10), model())
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_what_cannot_be_computed_on_ciphertext_is_refused_when_the_study_is_read
 
 def test_a_hub_cannot_give_a_site_a_key_of_its_own():
     """The hub puts its own public key in south's place: the signature of south's letter does not cover it."""
-    from medfed.privacy._ckks_keys import SHOWN, Letters, Shown, agreed, read
+    from medfed.privacy._ckks_keys import SHOWN, ForwardedMessages, KeyAnnouncement, read, shared_key
 
     class Lies(MemoryExchange):
         def post_all(self, round, attempt, step, letters):
@@ -216,14 +216,14 @@ def test_a_hub_cannot_give_a_site_a_key_of_its_own():
             return super().post_all(round, attempt, step, changed)
 
     def read_and_change(data: bytes) -> bytes:
-        sealed = read(data, Letters).letters
-        return msgspec.json.encode(Letters({**sealed, "south": sealed["north"]}))
+        sealed = read(data, ForwardedMessages).letters
+        return msgspec.json.encode(ForwardedMessages({**sealed, "south": sealed["north"]}))
 
     exchange = Lies(STUDY)
     exchange.publish(Global(0, model(), study=STUDY))
     for site, key in (("south", b"1" * 32), ("north", b"2" * 32)):
-        exchange.post(site, 1, 1, SHOWN, msgspec.json.encode(Shown(key)))
+        exchange.post(site, 1, 1, SHOWN, msgspec.json.encode(KeyAnnouncement(key)))
     sealed = {site: exchange._letters[(site, "hub", SHOWN)][1] for site in ("north", "south")}
-    exchange.post_all(1, 1, SHOWN, {"north": msgspec.json.encode(Letters(sealed))})
+    exchange.post_all(1, 1, SHOWN, {"north": msgspec.json.encode(ForwardedMessages(sealed))})
     with pytest.raises(PrivacyError, match="in the name of 'south' that is not its own"):
-        agreed(SiteLetters(exchange, "north", 1), lambda: b"key")
+        shared_key(SiteLetters(exchange, "north", 1), lambda: b"key")

@@ -22,7 +22,7 @@ from medfed.privacy._clipping import clipped
 from medfed.privacy._noise import LARGEST
 from medfed.privacy.accounting.accountant import epsilon
 from medfed.privacy.accounting.ledger import Ledger
-from medfed.privacy.distributed_dp import MOST_SITES, DistributedDP
+from medfed.privacy.distributed_dp import MAX_SITES, DistributedDP
 from medfed.study.study import read_study
 from medfed.wire.update import Update
 from medfed.wire.weights import norm
@@ -140,7 +140,7 @@ def test_rounding_carries_no_update_over_the_clip(monkeypatch):
 def test_the_largest_noise_of_as_many_sites_as_may_be_fits(bits):
     privacy = DistributedDP(noise_multiplier=30.0, clip=7.0, bits=bits)
     largest = (7.0 + LARGEST * privacy.deviation) * privacy.grid
-    assert largest * MOST_SITES < 2 ** (bits - 1)
+    assert largest * MAX_SITES < 2 ** (bits - 1)
     assert largest < 2**53  # so that float64 holds every step
 
 
@@ -160,7 +160,7 @@ def test_a_sum_of_too_few_is_never_opened():
 
 
 class Letters:
-    """What `meet` hands to the secure sum, which these tests take the place of."""
+    """What `protectors` hands to the secure sum, which these tests take the place of."""
 
     site, round = "north", 1
 
@@ -177,13 +177,13 @@ def test_a_round_that_is_tried_again_sends_the_same_noise(monkeypatch):
         yield Attempt()
         yield Attempt()
 
-    monkeypatch.setattr(distributed_dp, "shields", twice)
+    monkeypatch.setattr(distributed_dp, "protectors", twice)
     privacy = DistributedDP(noise_multiplier=1.0)
     update = Update("north", 1, changed("north"), 14)
-    for shield in privacy.meet(Letters()):
-        shield.protect(update, weights())
-    for shield in privacy.meet(Letters()):  # the next round
-        shield.protect(update, weights())
+    for protector in privacy.protectors(Letters()):
+        protector.protect(update, weights())
+    for protector in privacy.protectors(Letters()):  # the next round
+        protector.protect(update, weights())
     first, again, later, _ = [one.delta["a"] for one in sent]
     assert torch.equal(first, again)
     assert not torch.equal(first, later)
@@ -193,9 +193,9 @@ def test_a_round_that_is_tried_again_sends_the_same_noise(monkeypatch):
 def test_what_would_leave_beside_the_update_is_refused():
     privacy = DistributedDP(noise_multiplier=1.0)
     update = Update("north", 1, weights(), 14, groups={"control": weights()})
-    shield = distributed_dp._Noised(privacy, shield=None)  # type: ignore[arg-type]
+    protector = distributed_dp._Noised(privacy, protector=None)  # type: ignore[arg-type]
     with pytest.raises(PrivacyError, match="the groups control would leave beside the noised update"):
-        shield.protect(update, weights())
+        protector.protect(update, weights())
 
 
 def test_a_grid_too_coarse_is_refused():
@@ -206,7 +206,7 @@ def test_a_grid_too_coarse_is_refused():
 
 
 def test_a_model_too_large_for_the_grid_is_refused(monkeypatch):
-    monkeypatch.setattr(distributed_dp, "MOST_ROUNDING", 1e-9)
+    monkeypatch.setattr(distributed_dp, "MAX_ROUNDING", 1e-9)
     with pytest.raises(PrivacyError, match="rounding the model's 60007 numbers moves an update by up to"):
         DistributedDP(noise_multiplier=1.0).noised(Update("north", 1, weights(), 1))
 

@@ -82,7 +82,7 @@ def kept_back() -> list[tuple[str, str]]:
     for rule, record in sorted(kinds.kinds("aggregation").items()):
         needed = msgspec.convert({"kind": rule}, record).needs_scalars
         for privacy, mechanism in sorted(kinds.kinds("privacy").items()):
-            shown = msgspec.convert({"kind": privacy, **mechanism.example}, mechanism).tell(
+            shown = msgspec.convert({"kind": privacy, **mechanism.example}, mechanism).filter_scalars(
                 dict.fromkeys(needed, 1.0)
             )
             found += [(rule, privacy)] if set(needed) - set(shown) else []
@@ -102,7 +102,7 @@ class Mute(Privacy, frozen=True, tag="mute"):
     an installed one may.
     """
 
-    def tell(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
+    def filter_scalars(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
         return {}
 
 

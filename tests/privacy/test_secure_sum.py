@@ -15,7 +15,7 @@ from medfed.errors import MedfedError, PrivacyError, QuorumError
 from medfed.exchange import MemoryExchange
 from medfed.federation.round import conduct, contribute
 from medfed.privacy._masks import FixedPoint
-from medfed.privacy._secagg import Handed, Keys, Members, Request, Shares, bytes_of
+from medfed.privacy._secagg import ForwardedKeys, Keys, Members, Shares, UnmaskRequest, to_bytes
 from medfed.privacy._secagg_server import HubSum
 from medfed.privacy.secure_sum import SecureSum
 from medfed.wire.audit_log import AuditLog, entries
@@ -370,7 +370,7 @@ def goes_on(round: Round) -> None:
     same(round.given[0], plainly(SITES, round.privacy, 4))
 
 
-def said(data, kind):
+def parse(data, kind):
     return msgspec.json.decode(data, type=kind)
 
 
@@ -382,7 +382,7 @@ def test_a_hub_that_tells_sites_different_members_gets_no_shares():
     """North is in the sum for east and north, and dropped out for the others: their shares
     would unmask its update.
     """
-    round = lied_to(members=lambda site, data: bytes_of(Members(two_lists(site))))
+    round = lied_to(members=lambda site, data: to_bytes(Members(two_lists(site))))
     assert nothing_unmasked(round)
 
 
@@ -407,11 +407,11 @@ def test_and_is_seen_by_the_signatures_when_it_asks_all_the_same(tmp_path, monke
     monkeypatch.setattr(HubSum, "_signed", without_looking)
 
     def asks(site, data):
-        letters = {o: raw for o, raw in said(data, Request).letters.items() if handed(site, o)}
-        return bytes_of(Request(letters, two_lists(site), sorted(set(SITES) - set(two_lists(site)))))
+        letters = {o: raw for o, raw in parse(data, UnmaskRequest).letters.items() if handed(site, o)}
+        return to_bytes(UnmaskRequest(letters, two_lists(site), sorted(set(SITES) - set(two_lists(site)))))
 
     log = AuditLog(tmp_path / "audit.jsonl")
-    round = lied_to(log, members=lambda site, data: bytes_of(Members(two_lists(site))), signed=asks)
+    round = lied_to(log, members=lambda site, data: to_bytes(Members(two_lists(site))), signed=asks)
     assert written(log) == refusals(round)
     assert nothing_unmasked(round)
     assert all(message in found for found in refusals(round).values())
@@ -420,8 +420,8 @@ def test_and_is_seen_by_the_signatures_when_it_asks_all_the_same(tmp_path, monke
 
 def test_a_hub_that_asks_for_shares_of_both_kinds_of_one_site_is_refused(tmp_path):
     def change(site, data):
-        request = said(data, Request)
-        return bytes_of(Request(request.letters, request.seeds_of, ["west"]))
+        request = parse(data, UnmaskRequest)
+        return to_bytes(UnmaskRequest(request.letters, request.seeds_of, ["west"]))
 
     log = AuditLog(tmp_path / "audit.jsonl")
     round = lied_to(log, closes=False, signed=change)
@@ -435,17 +435,17 @@ def test_a_hub_that_asks_for_shares_of_both_kinds_of_one_site_is_refused(tmp_pat
 
 def test_a_hub_that_asks_for_shares_of_others_than_signed_is_refused():
     def change(site, data):
-        request = said(data, Request)
-        return bytes_of(Request(request.letters, ["east", "north", "south"], ["west"]))
+        request = parse(data, UnmaskRequest)
+        return to_bytes(UnmaskRequest(request.letters, ["east", "north", "south"], ["west"]))
 
     assert "of other sites than the list that this site signed" in refusals(lied_to(signed=change))["north"]
 
 
 def test_a_hub_that_leaves_out_signatures_is_refused(tmp_path):
     def change(site, data):
-        request = said(data, Request)
+        request = parse(data, UnmaskRequest)
         two = dict(list(request.letters.items())[:2])
-        return bytes_of(Request(two, request.seeds_of, request.keys_of))
+        return to_bytes(UnmaskRequest(two, request.seeds_of, request.keys_of))
 
     log = AuditLog(tmp_path / "audit.jsonl")
     round = lied_to(log, closes=False, signed=change)
@@ -456,14 +456,14 @@ def test_a_hub_that_leaves_out_signatures_is_refused(tmp_path):
 
 def test_a_hub_that_puts_its_own_keys_in_a_sites_place_is_refused(tmp_path):
     def change(site, data):
-        letters = dict(said(data, Handed).letters)
+        letters = dict(parse(data, ForwardedKeys).letters)
         head, _, text = letters["west"].partition(b"\n")
-        own = bytes_of(Keys(b"1" * 32, b"2" * 32, b"3" * 32))
+        own = to_bytes(Keys(b"1" * 32, b"2" * 32, b"3" * 32))
         letter = msgspec.json.decode(text)
         letters["west"] = (
             head + b"\n" + msgspec.json.encode({**letter, "data": base64.b64encode(own).decode()})
         )
-        return bytes_of(Handed(letters))
+        return to_bytes(ForwardedKeys(letters))
 
     log = AuditLog(tmp_path / "audit.jsonl")
     round = lied_to(log, closes=False, keys=change)
@@ -476,8 +476,8 @@ def test_a_hub_that_puts_its_own_keys_in_a_sites_place_is_refused(tmp_path):
 
 def test_a_hub_that_shows_too_few_sites_is_refused():
     def change(site, data):
-        letters = said(data, Handed).letters
-        return bytes_of(Handed({one: letters[one] for one in ("north", site)}))
+        letters = parse(data, ForwardedKeys).letters
+        return to_bytes(ForwardedKeys({one: letters[one] for one in ("north", site)}))
 
     found = refusals(lied_to(keys=change))
     assert "2 of 2 sites showed keys, 3 are needed" in found["south"]
@@ -509,9 +509,9 @@ def test_a_wrong_share_is_named_and_the_sum_comes_out(tmp_path):
         if step == "unmask" and site != "centre":
             first.wait(PATIENCE_S)  # the hub looks no further once it has enough
         if (site, step) == ("centre", "unmask"):
-            shares = said(data, Shares)
+            shares = parse(data, Shares)
             seeds = {owner: bytes(2) + share[2:-1] + b"\x01" for owner, share in shares.seeds.items()}
-            data = bytes_of(Shares(seeds, shares.keys))
+            data = to_bytes(Shares(seeds, shares.keys))
         post(site, number, attempt, step, data)
         if (site, step) == ("centre", "unmask"):
             first.set()

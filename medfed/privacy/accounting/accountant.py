@@ -1,7 +1,7 @@
 """How much privacy a chain of noised releases costs, by Opacus' accountants: numbers in, an epsilon out.
 
 Everything medfed releases under differential privacy is a Gaussian mechanism, perhaps over a Poisson sample:
-a `Charge` is so many steps of one. Charges of any number of studies compose. Two accountants: `rdp` adds
+a `MechanismSteps` is so many steps of one. Charges of any number of studies compose. Two accountants: `rdp` adds
 Rényi divergences (Mironov, CSF 2017, arXiv:1702.07476; Mironov, Talwar, Zhang 2019, arXiv:1908.10530) and
 `prv` convolves privacy loss distributions (Gopi, Lee, Wutschitz, NeurIPS 2021, arXiv:2106.02848), which is
 tighter. Both give upper bounds on the same loss, so the smaller of the two is one as well. Neighbours differ
@@ -37,8 +37,8 @@ ORDERS: tuple[float, ...] = (
 # How far below the target the found noise may leave epsilon, as a share of it; the most noise that is looked
 # for, and how many guesses are made.
 EPSILON_TOLERANCE = 0.002
-MOST_NOISE = 1e5
-MOST_GUESSES = 60
+MAX_NOISE = 1e5
+MAX_GUESSES = 60
 
 # A PRV accountant's bound holds up to this error in epsilon, which is part of what it returns.
 PRV_ERROR = 0.01
@@ -46,7 +46,7 @@ PRV_DELTA_SHARE = 1e-3
 
 
 @dataclass(frozen=True)
-class Charge:
+class MechanismSteps:
     """So many steps of a Gaussian mechanism whose noise is `noise_multiplier` times its sensitivity.
 
     `sample_rate` is the chance of each patient to be in a step; 1 where nothing is sampled, or not in secret.
@@ -57,19 +57,19 @@ class Charge:
     steps: int = 1
 
 
-def composed(charges: Sequence[Charge]) -> tuple[Charge, ...]:
+def compose(charges: Sequence[MechanismSteps]) -> tuple[MechanismSteps, ...]:
     """Return the charges with the steps of like mechanisms together: their order does not matter."""
     steps: dict[tuple[float, float], int] = {}
     for charge in charges:
         key = (charge.noise_multiplier, charge.sample_rate)
         steps[key] = steps.get(key, 0) + charge.steps
-    return tuple(Charge(noise, rate, count) for (noise, rate), count in steps.items() if count)
+    return tuple(MechanismSteps(noise, rate, count) for (noise, rate), count in steps.items() if count)
 
 
-def renyi(charges: Sequence[Charge], orders: Sequence[float] = ORDERS) -> np.ndarray:
+def renyi(charges: Sequence[MechanismSteps], orders: Sequence[float] = ORDERS) -> np.ndarray:
     """Return the Rényi divergence of all charges together at each order."""
     total = np.zeros(len(orders))
-    for charge in composed(charges):
+    for charge in compose(charges):
         total += charge.steps * np.array(
             _renyi_step(charge.noise_multiplier, charge.sample_rate, tuple(orders))
         )
@@ -99,13 +99,13 @@ def epsilon_of_renyi(divergences: np.ndarray, delta: float, orders: Sequence[flo
     return max(float(found), 0.0)
 
 
-def epsilon(charges: Sequence[Charge], delta: float, accountant: Accountant = "prv") -> float:
+def epsilon(charges: Sequence[MechanismSteps], delta: float, accountant: Accountant = "prv") -> float:
     """Return the epsilon that these charges have spent together, at this delta; 0 for none.
 
     Raises:
         PrivacyError: if the PRV accountant's numbers don't hold for these charges, which happens at extremes.
     """
-    charges = composed(charges)
+    charges = compose(charges)
     if not charges:
         return 0.0
     if any(charge.noise_multiplier <= 0 for charge in charges):
@@ -116,7 +116,7 @@ def epsilon(charges: Sequence[Charge], delta: float, accountant: Accountant = "p
 
 
 @lru_cache(maxsize=4096)
-def _prv(charges: tuple[Charge, ...], delta: float) -> float:
+def _prv(charges: tuple[MechanismSteps, ...], delta: float) -> float:
     from opacus.accountants.analysis import prv
 
     try:
@@ -149,7 +149,7 @@ def _prv(charges: tuple[Charge, ...], delta: float) -> float:
     return found
 
 
-def _domain(charges: Sequence[Charge], delta: float) -> Any:
+def _domain(charges: Sequence[MechanismSteps], delta: float) -> Any:
     """Return where losses are cut off and how finely they are cut, as Opacus'
     PRVAccountant does (remark 5.6).
 
@@ -163,7 +163,7 @@ def _domain(charges: Sequence[Charge], delta: float) -> Any:
         order for order in ORDERS if order.is_integer()
     )  # a short sum each; the bound holds at any
 
-    def bound(some: Sequence[Charge], most: float) -> float:
+    def bound(some: Sequence[MechanismSteps], most: float) -> float:
         return epsilon_of_renyi(renyi(some, orders), most, orders)
 
     bounds = [bound(charges, error / 4)]
@@ -173,7 +173,7 @@ def _domain(charges: Sequence[Charge], delta: float) -> Any:
     return prv.Domain.create_aligned(-length, length, mesh)
 
 
-def _no_prv(charges: Sequence[Charge], delta: float, why: str) -> PrivacyError:
+def _no_prv(charges: Sequence[MechanismSteps], delta: float, why: str) -> PrivacyError:
     told = ", ".join(
         f"{c.steps} steps, noise {c.noise_multiplier:.3g}, rate {c.sample_rate:.3g}" for c in charges
     )
@@ -182,7 +182,7 @@ def _no_prv(charges: Sequence[Charge], delta: float, why: str) -> PrivacyError:
     )
 
 
-def smallest_epsilon(charges: Sequence[Charge], delta: float) -> float:
+def smallest_epsilon(charges: Sequence[MechanismSteps], delta: float) -> float:
     """Return the smaller of both accountants' bounds; of one alone where the other has none."""
     bound = epsilon(charges, delta, "rdp")
     try:
@@ -194,9 +194,9 @@ def smallest_epsilon(charges: Sequence[Charge], delta: float) -> float:
 def noise_for(
     target: float,
     delta: float,
-    plan: Charge,
+    plan: MechanismSteps,
     accountant: Accountant = "prv",
-    before: Sequence[Charge] = (),
+    before: Sequence[MechanismSteps] = (),
 ) -> float:
     """Return the least noise multiplier with which a plan, after what was spent before, stays
     within a target epsilon.
@@ -220,13 +220,13 @@ def noise_for(
     low, low_epsilon, high, high_epsilon = 0.0, math.inf, 1.0, after(1.0)
     while high_epsilon > target:
         low, low_epsilon, high = high, high_epsilon, 2 * high
-        if high > MOST_NOISE:
+        if high > MAX_NOISE:
             raise PrivacyError(
                 f"no noise keeps {plan.steps} steps within epsilon {target:g} at delta {delta:g} after {spent:.3f} was "
                 f"spent; fewer rounds or a larger epsilon would do"
             )
         high_epsilon = after(high)
-    for _ in range(MOST_GUESSES):
+    for _ in range(MAX_GUESSES):
         if high_epsilon >= target * (1 - EPSILON_TOLERANCE) or high - low < 1e-4 * high:
             break
         guess = _between(low, low_epsilon, high, high_epsilon, target)

@@ -11,7 +11,7 @@ is sent, so that a crash can make the ledger say too much and never too little.
     spent     so many steps were released: noise multiplier, sampling rate, Rényi divergences
     closed    the run is over; what is reserved and not spent is free again
 
-Spending is per patient. A data set that has gained a patient is another set with another digest,
+BudgetTracker is per patient. A data set that has gained a patient is another set with another digest,
 and those who were in the older one have spent what they spent there; nobody starts anew because
 the hospital admitted someone.
 """
@@ -38,8 +38,8 @@ from medfed.errors import PrivacyError
 from medfed.privacy.accounting.accountant import (
     ORDERS,
     Accountant,
-    Charge,
-    composed,
+    MechanismSteps,
+    compose,
     epsilon,
     epsilon_of_renyi,
     renyi,
@@ -74,21 +74,21 @@ def data_set(patients: Iterable[str], secret: bytes) -> DataSet:
 
 
 @dataclass(frozen=True)
-class Account:
+class BudgetEntry:
     """One run of a study in a ledger: what it has spent, and what is reserved and not spent yet."""
 
     id: str
     study: str
     data: str
-    spent: tuple[Charge, ...] = ()
+    spent: tuple[MechanismSteps, ...] = ()
     renyi: tuple[float, ...] = ()
-    reserved: Charge | None = None
+    reserved: MechanismSteps | None = None
     closed: bool = False
 
     @property
-    def left(self) -> tuple[Charge, ...]:
+    def remaining(self) -> tuple[MechanismSteps, ...]:
         """What is reserved still, if anything."""
-        return () if self.closed or self.reserved is None else composed([self.reserved])
+        return () if self.closed or self.reserved is None else compose([self.reserved])
 
 
 class Ledger:
@@ -112,7 +112,7 @@ class Ledger:
 
     # -- what is asked of it
 
-    def accounts(self, study: str = "") -> list[Account]:
+    def accounts(self, study: str = "") -> list[BudgetEntry]:
         """Return the accounts of a study, or of all, in the order in which they were opened."""
         found = _accounts(self._lines())
         return [account for account in found.values() if not study or account.study == study]
@@ -123,7 +123,7 @@ class Ledger:
 
     # -- what is written to it
 
-    def reserve(self, study: str, data: DataSet, plan: Charge, account: str = "") -> str:
+    def reserve(self, study: str, data: DataSet, plan: MechanismSteps, account: str = "") -> str:
         """Reserve what a run of a study plans to spend from here on, and return the name of its account.
 
         With `account` the plan takes the place of what that run had reserved; what it has spent stays.
@@ -144,7 +144,7 @@ class Ledger:
             )
         return name
 
-    def commit(self, account: str, charges: Sequence[Charge], round: int) -> None:
+    def commit(self, account: str, charges: Sequence[MechanismSteps], round: int) -> None:
         """Write down what a round's update costs; call it before the update is sent.
 
         Raises:
@@ -153,7 +153,7 @@ class Ledger:
         with self._locked():
             if account not in _accounts(self._lines()):
                 raise PrivacyError(f"privacy ledger: no account '{account}'; reserve first")
-            for charge in composed(charges):
+            for charge in compose(charges):
                 divergences = [float(value) for value in renyi([charge])]
                 self._append(
                     {
@@ -172,7 +172,7 @@ class Ledger:
 
     # -- inside
 
-    def _check(self, study: str, data: DataSet, plan: Charge, account: str) -> None:
+    def _check(self, study: str, data: DataSet, plan: MechanismSteps, account: str) -> None:
         if self._ceiling is None:
             return
         before = self._most(data, self._delta, reserved=True, but=account, plan=None)
@@ -184,7 +184,9 @@ class Ledger:
                 f"studies; nothing was trained. Fewer rounds, a smaller epsilon or other patients would do"
             )
 
-    def _most(self, data: DataSet, delta: float, *, reserved: bool, but: str, plan: Charge | None) -> float:
+    def _most(
+        self, data: DataSet, delta: float, *, reserved: bool, but: str, plan: MechanismSteps | None
+    ) -> float:
         lines = list(self._lines())
         members = {line["data"]: frozenset(line["patients"]) for line in lines if line["event"] == "data"}
         orders = next((line["orders"] for line in lines if line["event"] == "began"), list(ORDERS))
@@ -268,7 +270,7 @@ def spent(folder: str | Path, data: DataSet, delta: float = DELTA) -> float:
     return Ledger(folder).spent(data, delta)
 
 
-def _plain(charge: Charge) -> dict[str, Any]:
+def _plain(charge: MechanismSteps) -> dict[str, Any]:
     return {
         "noise_multiplier": charge.noise_multiplier,
         "sample_rate": charge.sample_rate,
@@ -276,38 +278,38 @@ def _plain(charge: Charge) -> dict[str, Any]:
     }
 
 
-def _charge(line: Mapping[str, Any]) -> Charge:
-    return Charge(float(line["noise_multiplier"]), float(line["sample_rate"]), int(line["steps"]))
+def _charge(line: Mapping[str, Any]) -> MechanismSteps:
+    return MechanismSteps(float(line["noise_multiplier"]), float(line["sample_rate"]), int(line["steps"]))
 
 
-def _accounts(lines: Iterable[Mapping[str, Any]]) -> dict[str, Account]:
-    found: dict[str, Account] = {}
+def _accounts(lines: Iterable[Mapping[str, Any]]) -> dict[str, BudgetEntry]:
+    found: dict[str, BudgetEntry] = {}
     for line in lines:
         event, name = line["event"], line.get("account", "")
         if event == "reserved":
-            before = found.get(name) or Account(name, line["study"], line["data"])
-            found[name] = Account(
+            before = found.get(name) or BudgetEntry(name, line["study"], line["data"])
+            found[name] = BudgetEntry(
                 name, before.study, before.data, before.spent, before.renyi, reserved=_charge(line)
             )
         elif event == "spent":
             found[name] = _after(found[name], _charge(line), line["renyi"])
         elif event == "closed":
             old = found[name]
-            found[name] = Account(name, old.study, old.data, old.spent, old.renyi, None, closed=True)
+            found[name] = BudgetEntry(name, old.study, old.data, old.spent, old.renyi, None, closed=True)
     return found
 
 
-def _after(account: Account, charge: Charge, divergences: Sequence[float]) -> Account:
+def _after(account: BudgetEntry, charge: MechanismSteps, divergences: Sequence[float]) -> BudgetEntry:
     reserved = account.reserved
     if reserved is not None:
         steps = max(reserved.steps - charge.steps, 0)
-        reserved = Charge(reserved.noise_multiplier, reserved.sample_rate, steps) if steps else None
+        reserved = MechanismSteps(reserved.noise_multiplier, reserved.sample_rate, steps) if steps else None
     total = np.asarray(divergences) + (np.asarray(account.renyi) if account.renyi else 0)
-    return Account(
+    return BudgetEntry(
         account.id,
         account.study,
         account.data,
-        composed([*account.spent, charge]),
+        compose([*account.spent, charge]),
         tuple(float(value) for value in total),
         reserved,
         account.closed,
@@ -315,17 +317,17 @@ def _after(account: Account, charge: Charge, divergences: Sequence[float]) -> Ac
 
 
 def _epsilon(
-    accounts: Sequence[Account],
+    accounts: Sequence[BudgetEntry],
     orders: Sequence[float],
     delta: float,
     reserved: bool,
     but: str,
-    plan: Charge | None,
+    plan: MechanismSteps | None,
 ) -> float:
     """Return the epsilon of these accounts and a plan: the smaller of the two accountants' bounds."""
-    planned = [charge for a in accounts if reserved and a.id != but for charge in a.left]
+    planned = [charge for a in accounts if reserved and a.id != but for charge in a.remaining]
     planned += [plan] if plan is not None else []
-    charges = composed([charge for a in accounts for charge in a.spent] + planned)
+    charges = compose([charge for a in accounts for charge in a.spent] + planned)
     if not charges:
         return 0.0
     kept = sum((np.asarray(a.renyi) for a in accounts if a.renyi), np.zeros(len(orders)))
@@ -333,11 +335,11 @@ def _epsilon(
     return bound if math.isinf(bound) else min(bound, smallest_epsilon(charges, delta))
 
 
-class Spending:
+class BudgetTracker:
     """What one run of a study spends at a site: in its ledger, and as the epsilon that
     progress and report show.
 
-    The order of a run: `begin` with the plan of all steps left, `add` for every step, `settle` before a
+    The order of a run: `begin` with the plan of all steps left, `add` for every step, `commit_round` before a
     round's update is sent, `end`. A run that goes on (`resumed`) continues the account it left open.
     """
 
@@ -354,8 +356,8 @@ class Spending:
         self._ledger, self._study, self._data = ledger, study, data
         self.delta, self.accountant = delta, accountant
         self._account = ""
-        self._settled: tuple[Charge, ...] = ()
-        self._pending: tuple[Charge, ...] = ()
+        self._settled: tuple[MechanismSteps, ...] = ()
+        self._pending: tuple[MechanismSteps, ...] = ()
         # A run that starts anew leaves an older one of this study behind, which can spend nothing any more.
         for account in ledger.accounts(study):
             if account.closed or account.data != data.digest:
@@ -366,7 +368,7 @@ class Spending:
                 ledger.close(account.id)
 
     @property
-    def settled(self) -> tuple[Charge, ...]:
+    def settled(self) -> tuple[MechanismSteps, ...]:
         """What this run has released so far, by the ledger."""
         return self._settled
 
@@ -375,7 +377,7 @@ class Spending:
         """The epsilon of what this run has released, by the study's accountant."""
         return epsilon(self._settled, self.delta, self.accountant)
 
-    def begin(self, plan: Charge) -> None:
+    def begin(self, plan: MechanismSteps) -> None:
         """Reserve the steps that are left.
 
         Raises:
@@ -383,15 +385,15 @@ class Spending:
         """
         self._account = self._ledger.reserve(self._study, self._data, plan, self._account)
 
-    def add(self, charge: Charge) -> None:
+    def add(self, charge: MechanismSteps) -> None:
         """Count a step; it is spent once it is settled, for nothing has left before."""
-        self._pending = composed([*self._pending, charge])
+        self._pending = compose([*self._pending, charge])
 
-    def settle(self, round: int) -> dict[str, float]:
+    def commit_round(self, round: int) -> dict[str, float]:
         """Write down what the round's update costs, and return the scalars that say so."""
         if self._pending:
             self._ledger.commit(self._account, self._pending, round)
-            self._settled = composed([*self._settled, *self._pending])
+            self._settled = compose([*self._settled, *self._pending])
             self._pending = ()
         return {"privacy/epsilon": self.epsilon}
 

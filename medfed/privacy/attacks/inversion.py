@@ -25,7 +25,7 @@ DECAY_AT = (3 / 8, 5 / 8, 7 / 8)
 
 
 @dataclass(frozen=True)
-class Guess:
+class Prior:
     """What an attacker knows before it looks: the mean input (shape of one case) and the range of values."""
 
     mean: Tensor
@@ -37,7 +37,7 @@ def invert(
     gradient: Weights,
     of: Callable[[Tensor], Mapping[str, Tensor]],
     cases: int,
-    guess: Guess,
+    prior: Prior,
     *,
     steps: int = 300,
     rate: float = 0.1,
@@ -52,9 +52,9 @@ def invert(
     whose neighbours mean nothing.
     """
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn((cases, *guess.mean.shape), generator=generator)
-    span = guess.high - guess.low
-    sought = (guess.mean + noise * span / 20).clamp(guess.low, guess.high).requires_grad_()
+    noise = torch.randn((cases, *prior.mean.shape), generator=generator)
+    span = prior.high - prior.low
+    sought = (prior.mean + noise * span / 20).clamp(prior.low, prior.high).requires_grad_()
     optimiser = torch.optim.Adam([sought], lr=rate)
     target = {name: tensor.detach().float() for name, tensor in gradient.items()}
     best, least = sought.detach().clone(), float("inf")
@@ -70,7 +70,7 @@ def invert(
         sought.grad = slope.sign() * span
         optimiser.step()
         with torch.no_grad():
-            sought.clamp_(guess.low, guess.high)
+            sought.clamp_(prior.low, prior.high)
     return best
 
 
