@@ -1,9 +1,8 @@
-"""One secret key for all sites of a study, which the hub carries to them and cannot read.
+"""One secret key for all sites of a study, which the hub relays and cannot read.
 
-In each round every site shows its public key for boxes, and whether it holds the study's key. The first
-site by name that holds it, or else the first of all, which then makes it, puts it into a box for each site
-that does not. So a study begins with the key, and a site that lost its folder gets it again in the next
-round it takes part in.
+In each round every site announces its public encryption key, and whether it holds the study's key. The first
+site by name that holds it, or else the first of all, which then creates it, encrypts it for each site that
+lacks it. So a study begins with the key, and a site that lost its folder gets it again in its next round.
 """
 
 from __future__ import annotations
@@ -22,43 +21,43 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from medfed.errors import MedfedError, PrivacyError, QuorumError, WireError
 from medfed.wire.messages import HubLetters, SiteLetters
 
-# Under which names a site keeps the study's key and its own key for boxes.
+# The names under which a site keeps the study's key and its own encryption key.
 KEY, BOX = "ckks", "ckks-box"
 SHOWN, BOXES = "ckks-keys", "ckks-boxes"
-# There is one attempt at a round's letters: nothing in them depends on who goes on.
+# A round's key exchange has one attempt: nothing in it depends on which sites remain.
 ONLY_ATTEMPT = 1
 
 
 class KeyAnnouncement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A site's public key for boxes, and the digest of the study's key if it holds it."""
+    """A site's public encryption key, and the digest of the study's key if it holds that."""
 
     box: bytes
     holds: bytes = b""
 
 
 class ForwardedMessages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Sites' letters, sealed as they came, by site."""
+    """Sites' signed messages, unchanged, by site."""
 
     letters: dict[str, bytes]
 
 
 class SealedKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The study's key in boxes, by the site that opens each."""
+    """The study's key, encrypted for each receiver."""
 
     boxes: dict[str, bytes]
 
 
 def shared_key(letters: SiteLetters, make: Callable[[], bytes]) -> bytes | None:
-    """Return the study's key at a site, made or received if it has none yet; None if the round
-    went on without it.
+    """Return the study's key at a site, created or received if missing; None if the site is left out.
 
     Raises:
-        PrivacyError: if the hub or a site does what is not shared_key.
+        PrivacyError: if the hub or a site violates the protocol.
     """
     if not letters.signed:
         raise PrivacyError(
-            f"site '{letters.site}': privacy.kind: ckks needs letters with signatures, else whoever carries them can speak "
-            f"as a site and be given the key; set exchange.credentials (`medfed enrol` makes them)"
+            f"site '{letters.site}': privacy.kind: ckks needs letters with signatures, else whoever carries "
+            "them can speak as a site and be given the key; set exchange.credentials "
+            "(`medfed enrol` makes them)"
         )
     box, key = _box_key(letters), letters.kept(KEY)
     holds = hashlib.sha256(key).digest() if key else b""
@@ -77,7 +76,8 @@ def shared_key(letters: SiteLetters, make: Callable[[], bytes]) -> bytes | None:
     first = dealer(shown)
     if len({one.holds for one in shown.values() if one.holds}) > 1:
         raise PrivacyError(
-            f"site '{letters.site}', round {letters.round}: sites of this study hold different keys; start the run anew"
+            f"site '{letters.site}', round {letters.round}: sites of this study hold "
+            "different keys; start the run anew"
         )
     if first == letters.site:
         if key is None:
@@ -99,17 +99,17 @@ def shared_key(letters: SiteLetters, make: Callable[[], bytes]) -> bytes | None:
 
 
 def dealer(shown: Mapping[str, KeyAnnouncement]) -> str:
-    """Return the site that gives the study's key to those that lack it."""
+    """Return the site that distributes the study's key to those that lack it."""
     return min((party for party, one in shown.items() if one.holds), default=min(shown))
 
 
 def relay_keys(
     letters: HubLetters, deadline_s: float | None, patience_s: float
 ) -> tuple[list[str], dict[str, MedfedError]]:
-    """Carry the sites' letters at the hub; return the sites that hold the key or get it, and those refused.
+    """Relay the key exchange at the hub; return the sites that hold or get the key, and those refused.
 
     Raises:
-        QuorumError: if no site is there, or the one that gives the key does not.
+        QuorumError: if no site is there, or the dealer does not distribute the key.
     """
     refused: dict[str, MedfedError] = {}
     sealed: dict[str, bytes] = {}
@@ -136,8 +136,8 @@ def relay_keys(
         (given,) = list(letters.gather(ONLY_ATTEMPT, BOXES, [first], patience_s)) or (None,)
         if given is None or given.letter is None:
             raise QuorumError(
-                f"round {letters.round}: site '{first}' was to give the study's key to {', '.join(lacking)} and did not"
-                f"{f': {given.error}' if given else ''}; start it again and go on with --resume"
+                f"round {letters.round}: site '{first}' was to give the study's key to {', '.join(lacking)} "
+                f"and did not{f': {given.error}' if given else ''}; start it again and go on with --resume"
             )
         handed = msgspec.json.encode(ForwardedMessages({first: given.sealed}))
         letters.post(ONLY_ATTEMPT, BOXES, dict.fromkeys(sorted(lacking), handed))
@@ -145,15 +145,15 @@ def relay_keys(
 
 
 def read(data: bytes, kind: type) -> Any:
-    """Return the content of a letter.
+    """Return the content of a message.
 
     Raises:
-        WireError: if it is none of this kind.
+        WireError: if it is not of this kind.
     """
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise WireError(f"a letter about keys does not read: {str(error)[:200]}") from None
+        raise WireError(f"a message about keys cannot be decoded: {str(error)[:200]}") from None
 
 
 def _box_key(letters: SiteLetters) -> X25519PrivateKey:
@@ -169,12 +169,13 @@ def _opened(letters: SiteLetters, sealed: bytes, party: str, step: str) -> bytes
         letter = letters.open(sealed, party)
     except WireError as error:
         raise PrivacyError(
-            f"site '{letters.site}', round {letters.round}: the hub hands on a letter in the name of '{party}' that is not "
-            f"its own: {error}"
+            f"site '{letters.site}', round {letters.round}: the hub hands on a letter in the name of "
+            f"'{party}' that is not its own: {error}"
         ) from None
     if (letter.step, letter.round) != (step, letters.round):
         raise PrivacyError(
-            f"site '{letters.site}', round {letters.round}: the hub hands on a letter of '{party}' of another round or step"
+            f"site '{letters.site}', round {letters.round}: the hub hands on a letter of '{party}' of "
+            "another round or step"
         )
     return letter.data
 
@@ -190,16 +191,17 @@ def _open_sealed_key(
         )
     except (KeyError, InvalidTag):
         raise PrivacyError(
-            f"site '{letters.site}', round {letters.round}: site '{first}' gave no key that opens here; start both again"
+            f"site '{letters.site}', round {letters.round}: site '{first}' gave no key that opens here; "
+            "start both again"
         ) from None
 
 
 def _cipher(own: X25519PrivateKey, theirs: bytes, sender: str, receiver: str) -> AESGCM:
-    # A pair's key boxes one thing, the study's key, so a nonce of zero never meets two texts.
+    # A pair's key encrypts only the study's key, so a zero nonce is never used for two plaintexts.
     try:
         shared = own.exchange(X25519PublicKey.from_public_bytes(theirs))
     except ValueError:
-        raise PrivacyError("a public key of a site is no key of X25519 that hides anything") from None
+        raise PrivacyError("a site's public key is not a usable X25519 key (it has small order)") from None
     return AESGCM(
         HKDF(SHA256(), 32, salt=None, info=f"medfed-1 ckks {sender} to {receiver}".encode()).derive(shared)
     )

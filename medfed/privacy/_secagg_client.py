@@ -43,28 +43,30 @@ from medfed.wire.messages import Letter, SiteLetters
 from medfed.wire.update import Update
 from medfed.wire.weights import Difference, Weights
 
-# Under which group and name a masked update carries the site's masked number of examples.
+# The group and name under which a masked update carries the site's masked number of examples.
 GROUP, EXAMPLES = "secure_sum", "examples"
 
 
 def protectors(settings: Settings, letters: SiteLetters) -> Iterator[SiteSum]:
-    """Yield one protection for each attempt of the round that this site takes part in.
+    """Yield one protector for each attempt of the round in which this site takes part.
 
     Raises:
-        PrivacyError: if the hub, or a site, does what the protocol forbids; nothing more is said then.
+        PrivacyError: if the hub or a site violates the protocol; nothing more is sent then.
     """
     if not letters.signed:
         raise PrivacyError(
-            f"site '{letters.site}': privacy.kind: secure_sum needs letters with signatures, else whoever carries them can "
-            f"speak as every other site and take the masks off; set exchange.credentials (`medfed enrol` makes them)"
+            f"site '{letters.site}': privacy.kind: secure_sum needs letters with signatures, else whoever "
+            "carries them can speak as every other site and take the masks off; set exchange.credentials "
+            "(`medfed enrol` makes them)"
         )
     attempt = 0
     while (called := letters.read({"call": attempt + 1})) is not None:
         attempt = called.attempt
         mine = letters.posted("keys")
         if mine is not None and mine.attempt >= attempt:
-            # Killed since: what the masks were made of is gone, and a second masked update must not go out
-            # beside a first. This site drops out of the attempt, and its shares at the others serve for that.
+            # This process was restarted: the masks' seeds are lost, and a second masked update must
+            # not follow a first. The site drops out of the attempt, and the others' shares of its key
+            # allow for that.
             letters.audit.write("left out", site=letters.site, round=letters.round, attempt=attempt)
             continue
         with _written_down(letters):
@@ -77,7 +79,7 @@ def protectors(settings: Settings, letters: SiteLetters) -> Iterator[SiteSum]:
 
 @contextmanager
 def _written_down(letters: SiteLetters) -> Iterator[None]:
-    """Write into the audit log why this site says no more to the hub."""
+    """Log in the audit log why this site stops answering the hub."""
     try:
         yield
     except PrivacyError as error:
@@ -87,21 +89,20 @@ def _written_down(letters: SiteLetters) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class SiteSum:
-    """One attempt at a site, once every site's keys and shares are there."""
+    """One attempt at a site, after the keys and shares of all sites have arrived."""
 
     settings: Settings
     letters: SiteLetters
     attempt: int
     seed: bytes
     mask_key: X25519PrivateKey
-    keys: Mapping[str, Keys]  # of all sites that showed any
-    members: Sequence[str]  # those that handed out shares
+    keys: Mapping[str, Keys]  # of all sites that sent keys
+    members: Sequence[str]  # the sites that distributed shares
     others: Sequence[str]  # this site's neighbours among them
     shares: Mapping[str, tuple[bytes, bytes]]  # by owner: of its mask key and of its seed
 
     def protect(self, update: Update, weights: Weights) -> Update:
-        """Return the update with every number masked: what the hub gets tells it nothing but
-        together with the others'.
+        """Return the update with every number masked; only the sum with the others' reveals anything.
 
         Raises:
             PrivacyError: if a number is too large for the fixed point.
@@ -109,8 +110,8 @@ class SiteSum:
         settings, site = self.settings, self.letters.site
         if not 1 <= update.examples <= settings.most_examples:
             raise PrivacyError(
-                f"site '{site}' trains on {update.examples} examples; secure_sum takes 1 to {settings.most_examples} "
-                f"(privacy.most_examples), which every site must know before"
+                f"site '{site}' trains on {update.examples} examples; secure_sum takes 1 to "
+                f"{settings.most_examples} (privacy.most_examples), which every site must know before"
             )
         point = settings.fixed_point(len(self.members))
         scratch, streams = Scratch(), self._streams()
@@ -133,9 +134,9 @@ class SiteSum:
         limit = self.settings.limit
         if not largest <= limit:
             raise PrivacyError(
-                f"site '{self.letters.site}', round {self.letters.round}: '{name}' changes by up to {largest:.3g}, "
-                f"secure_sum adds changes of at most {limit:g}; set privacy.limit higher, or bits: 64 where it is not, or "
-                f"a lower learning rate"
+                f"site '{self.letters.site}', round {self.letters.round}: '{name}' changes by up to "
+                f"{largest:.3g}, secure_sum adds changes of at most {limit:g}; set privacy.limit higher, or "
+                "bits: 64 where it is not, or a lower learning rate"
             )
 
     def _streams(self) -> list[Stream]:
@@ -147,8 +148,8 @@ class SiteSum:
         return streams
 
     def conclude(self) -> None:
-        """Sign who is in the sum, see that the others signed the same, and give the shares that
-        take the masks off.
+        """Sign the list of sites in the sum, check that the others signed the same,
+        and send unmasking shares.
         """
         listed = _next(self.letters, self.attempt, "members")
         if listed is None:
@@ -172,8 +173,8 @@ class SiteSum:
         who = f"site '{self.letters.site}', round {self.letters.round}"
         if sorted(set(sites)) != list(sites) or not set(sites) <= set(self.members):
             raise PrivacyError(
-                f"{who}: the hub's list of who is in the sum names a site twice, or one that handed out no shares; nothing "
-                f"is unmasked"
+                f"{who}: the hub's list of who is in the sum names a site twice, or one that handed out no "
+                "shares; nothing is unmasked"
             )
         self.settings.require(who, "are in the sum", len(sites), len(self.keys))
         before = self.letters.posted("signed")
@@ -181,9 +182,9 @@ class SiteSum:
             sites
         ):
             raise PrivacyError(
-                f"{who}: the hub asks for a second sum of this round over other sites. The difference of two sums is a "
-                f"single site's update, so one list a round is signed; let the same sites take part again, or start the "
-                f"run anew"
+                f"{who}: the hub asks for a second sum of this round over other sites. The difference of two "
+                "sums is a single site's update, so one list a round is signed; let the same sites take part "
+                "again, or start the run anew"
             )
 
     def _check_request(self, request: UnmaskRequest, sites: Sequence[str]) -> None:
@@ -191,19 +192,20 @@ class SiteSum:
         dropped = sorted(set(self.members) - set(sites))
         if both := sorted(set(request.seeds_of) & set(request.keys_of)):
             raise PrivacyError(
-                f"{who}: the hub asks for shares of both kinds of site '{both[0]}', which would take the mask off its own "
-                f"update; nothing is given"
+                f"{who}: the hub asks for shares of both kinds of site '{both[0]}', which would take the "
+                "mask off its own update; nothing is given"
             )
         if request.seeds_of != list(sites) or request.keys_of != dropped:
             raise PrivacyError(
-                f"{who}: the hub asks for shares of other sites than the list that this site signed; nothing is given"
+                f"{who}: the hub asks for shares of other sites than the list that this "
+                "site signed; nothing is given"
             )
         for party, sealed in request.letters.items():
             letter = self._opened(party, sealed, "signed")
             if party not in sites or parse(letter.data, Members, party, "signed").sites != list(sites):
                 raise PrivacyError(
-                    f"{who}: site '{party}' signed another list of who is in the sum than this site: the hub told them "
-                    f"different ones; nothing is given"
+                    f"{who}: site '{party}' signed another list of who is in the sum than this site: the hub "
+                    "told them different ones; nothing is given"
                 )
         self.settings.require(who, "signed the list", len(request.letters), len(self.keys))
 
@@ -213,7 +215,7 @@ class SiteSum:
     def _unmasking(self, sites: Sequence[str]) -> Shares:
         seeds, keys = {}, {}
         for owner, (key_share, seed_share) in self.shares.items():
-            # Of each site one or the other: of both together the hub could make its single update.
+            # One kind of share per site: with both, the hub could compute the site's own update.
             if owner in sites:
                 seeds[owner] = seed_share
             else:
@@ -225,7 +227,7 @@ class SiteSum:
 
 
 def _agree(settings: Settings, letters: SiteLetters, attempt: int) -> SiteSum | None:
-    """Show keys, hand out shares and get the others'; None if the attempt ended meanwhile."""
+    """Exchange keys and shares with the other sites; return None if the attempt ended meanwhile."""
     who = f"site '{letters.site}', round {letters.round}"
     letters.recall()
     box_key, mask_key = X25519PrivateKey.generate(), X25519PrivateKey.generate()
@@ -280,14 +282,16 @@ def _agree(settings: Settings, letters: SiteLetters, attempt: int) -> SiteSum | 
     settings.require(who, "handed out shares", len(members), len(keys))
     if len(others) + 1 < at_least:
         raise PrivacyError(
-            f"{who}: {len(others)} of its neighbours are left, {at_least - 1} are needed to unmask; nothing is sent"
+            f"{who}: {len(others)} of its neighbours are left, {at_least - 1} are needed "
+            "to unmask; nothing is sent"
         )
     held = {letters.site: shares[letters.site]}
     for other in others:
         cipher = _cipher(box_key, keys, letters, attempt, other, letters.site)
         opened = _open_box(cipher, delivered.boxes[other])
         if opened is None:
-            # The hub, or its sender, spoilt it. The sum can do without some shares, and says so if it can't.
+            # The hub or the sender corrupted it. The sum tolerates some missing shares, and fails with
+            # a message otherwise.
             letters.audit.write(
                 "letter refused", site=other, round=letters.round, step="shares", reason="no such key"
             )
@@ -304,7 +308,7 @@ def _cipher(
     sender: str,
     receiver: str,
 ) -> AESGCM:
-    # A key for one box alone, so its nonce may be zero.
+    # Each key encrypts a single message, so its nonce may be zero.
     other = receiver if sender == letters.site else sender
     purpose = f"box {letters.round}/{attempt} {sender} to {receiver}"
     return AESGCM(agreed_key(own, keys[other].box, purpose))
@@ -319,28 +323,30 @@ def _open_box(cipher: AESGCM, box: bytes) -> tuple[bytes, bytes] | None:
 
 
 def _opened(letters: SiteLetters, party: str, sealed: bytes, step: str, attempt: int) -> Letter:
-    """Return a site's letter that the hub handed on.
+    """Return a site's message that the hub forwarded.
 
     Raises:
-        PrivacyError: if that site did not write it, or wrote it at another time.
+        PrivacyError: if that site did not write it, or wrote it in another step.
     """
     who = f"site '{letters.site}', round {letters.round}"
     try:
         letter = letters.open(sealed, party)
     except WireError as error:
         raise PrivacyError(
-            f"{who}: the hub hands on a letter in the name of '{party}' that is not its own: {error}; nothing more is said"
+            f"{who}: the hub hands on a letter in the name of '{party}' that is not its own: {error}; "
+            "nothing more is said"
         ) from None
     if (letter.step, letter.when) != (step, (letters.round, attempt)):
         raise PrivacyError(
-            f"{who}: the hub hands on a letter of '{party}' of round {letter.round}, attempt {letter.attempt}, step "
-            f"'{letter.step[:20]}', expected round {letters.round}, attempt {attempt}, '{step}': a copy of an older one"
+            f"{who}: the hub hands on a letter of '{party}' of round {letter.round}, attempt "
+            f"{letter.attempt}, step '{letter.step[:20]}', expected round {letters.round}, attempt "
+            f"{attempt}, '{step}': a copy of an older one"
         )
     return letter
 
 
 def _next(letters: SiteLetters, attempt: int, step: str) -> Letter | None:
-    """Return the hub's letter of this step and attempt, or None if the attempt or the round is over."""
+    """Return the hub's message of this step and attempt, or None if the attempt or the round is over."""
     found = letters.read({step: attempt, "call": attempt + 1})
     return found if found is not None and (found.step, found.attempt) == (step, attempt) else None
 

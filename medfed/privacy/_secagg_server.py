@@ -1,9 +1,8 @@
-"""A secure sum at the hub: it hands letters on, adds what is masked, and takes off the sum's masks
-with the sites' shares.
+"""A secure sum at the hub: it forwards messages, adds masked updates, and unmasks their sum with shares.
 
-Whatever the hub has said in a step it says again after a restart, because its own letters are kept. Only
-when a round can't be finished does it begin the round's letters again, as the next attempt, with new
-keys and new masks.
+After a restart the hub repeats what it sent in each step, because its own messages are stored.
+Only if a round cannot be finished does it restart the round's key exchange as the next attempt,
+with new keys and masks.
 """
 
 from __future__ import annotations
@@ -44,15 +43,15 @@ from medfed.wire.messages import HubLetters, Letter
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
-# How many choices of shares are tried where one of them is wrong, before the round is given up.
+# How many combinations of shares are tried if some are wrong, before the round is given up.
 MAX_CHOICES = 500
 
 
 def open_session(settings: Settings, letters: HubLetters, deadline_s: float | None) -> HubSum:
-    """Return the sum of this round, once every site that can has shown its keys and handed out shares.
+    """Return the session of this round, after the sites have sent keys and distributed shares.
 
     Raises:
-        QuorumError: if too few did.
+        QuorumError: if too few sites did.
     """
     attempt = _attempt(letters)
     letters.post(attempt, "call", dict.fromkeys(letters.sites, b""))
@@ -67,8 +66,8 @@ def _attempt(letters: HubLetters) -> int:
     if called is None:
         return 1
     listed = letters.posted("members")
-    # Once a list of members is out it stands, and the sites' letters are where they were. Before, nothing is
-    # lost by beginning again with the sites that are there now.
+    # A published list of members is final, and the sites' messages are still there. Before that, nothing is
+    # lost by restarting with the sites that are there now.
     return called[0] if listed is not None and listed[0] == called[0] else called[0] + 1
 
 
@@ -158,8 +157,8 @@ class HubSum:
         for name, tensor in update.delta.items():
             if tensor.dtype != dtype or tensor.shape != weights[name].shape:
                 raise UpdateError(
-                    f"{who}: '{name}' is {tensor.dtype} of shape {tuple(tensor.shape)}, expected masked numbers: {dtype} "
-                    f"of shape {tuple(weights[name].shape)}"
+                    f"{who}: '{name}' is {tensor.dtype} of shape {tuple(tensor.shape)}, expected masked "
+                    f"numbers: {dtype} of shape {tuple(weights[name].shape)}"
                 )
         count = update.groups.get(GROUP, {}).get(EXAMPLES)
         if set(update.groups) != {GROUP} or count is None or count.dtype != dtype or count.numel() != 1:
@@ -174,11 +173,11 @@ class HubSum:
         return update
 
     def reveal(self, updates: Sequence[Update], weights: Weights) -> Sequence[Update]:
-        """Return one update that holds the mean of the sites' changes and the sum of their examples.
+        """Return one update with the mean of the sites' changes and the sum of their examples.
 
         Raises:
-            QuorumError: if too few sites are in the sum, or too few gave shares to unmask it.
-            PrivacyError: if the masks don't cancel.
+            QuorumError: if too few sites are in the sum, or too few sent shares to unmask it.
+            PrivacyError: if the masks do not cancel.
         """
         came = {update.site: update for update in updates}
         _require(self.settings, self.letters, "sent a masked update", len(came), len(self.keys), self.refused)
@@ -240,9 +239,10 @@ class HubSum:
         lacking = [site for site in (*sites, *dropped) if site not in seeds and site not in keys]
         if lacking:
             raise QuorumError(
-                f"round {self.letters.round}: the sum cannot be unmasked: {len(given)} of {len(sites)} sites gave shares, and "
-                f"those of site '{lacking[0]}' are too few or don't fit its key. {_refusals(self.refused)}Start the sites "
-                f"that stopped and go on with --resume; the round is tried anew with the same sites"
+                f"round {self.letters.round}: the sum cannot be unmasked: {len(given)} of {len(sites)} sites "
+                f"gave shares, and those of site '{lacking[0]}' are too few or don't fit its key. "
+                f"{_refusals(self.refused)}Start the sites that stopped and go on with --resume; the round "
+                "is tried anew with the same sites"
             )
         return seeds, {site: X25519PrivateKey.from_private_bytes(key) for site, key in keys.items()}
 
@@ -259,15 +259,16 @@ class HubSum:
         _gather(self.letters, self.attempt, "signed", sites, self.settings.patience_s, take, self.refused)
         if len(sealed) < fewest:
             raise QuorumError(
-                f"round {self.letters.round}: {len(sealed)} of {len(sites)} sites signed who is in the sum, {fewest} are "
-                f"needed. {_refusals(self.refused)}Start the sites that stopped and go on with --resume"
+                f"round {self.letters.round}: {len(sealed)} of {len(sites)} sites signed who is in the sum, "
+                f"{fewest} are needed. {_refusals(self.refused)}Start the sites that "
+                "stopped and go on with --resume"
             )
         return sealed
 
     def _join(
         self, site: str, held: Mapping[str, bytes], found: dict[str, bytes], right: Callable[[bytes], bool]
     ) -> None:
-        """Put a site's secret into `found` once enough of its shares are there, whoever gave a wrong one."""
+        """Store a site's secret in `found` once enough shares have arrived, even if some are wrong."""
         around = neighbours(self.keys, self.settings.neighbours)[site]
         numbers = {holder: number for number, holder in enumerate(holders(site, around), start=1)}
         shares = {numbers[giver]: share for giver, share in held.items() if giver in numbers}
@@ -315,8 +316,8 @@ class HubSum:
         most = self.settings.most_examples
         if not len(updates) <= examples <= len(updates) * most:
             raise PrivacyError(
-                f"round {self.letters.round}: the masks of {', '.join(seeds)} don't cancel: the sum of their examples would "
-                f"be {examples}; one of these sites did not mask as it agreed"
+                f"round {self.letters.round}: the masks of {', '.join(seeds)} don't cancel: the sum of their "
+                f"examples would be {examples}; one of these sites did not mask as it agreed"
             )
         delta = {}
         for name in sorted(weights):
@@ -352,9 +353,7 @@ def _gather(
     take: Callable[[Letter, bytes], bool | None],
     refused: dict[str, MedfedError],
 ) -> None:
-    """Take the sites' letters of a step as they come, until `take` has enough; one that does
-    not fit is refused.
-    """
+    """Pass the sites' messages of a step to `take` until it has enough; one that does not fit is refused."""
     for delivery in letters.gather(attempt, step, sites, deadline_s):
         if delivery.letter is None:
             assert delivery.error is not None
@@ -374,7 +373,7 @@ def _already_posted(letters: HubLetters, attempt: int, step: str) -> Mapping[str
 
 
 def _inside(sealed: bytes) -> bytes:
-    """Return the content of a letter that this hub opened and checked before it kept it."""
+    """Return the content of a message that this hub verified before it stored it."""
     import msgspec
 
     return msgspec.json.decode(sealed.partition(b"\n")[2], type=Letter).data
@@ -385,9 +384,9 @@ def _require(
 ) -> None:
     if count < settings.required(of):
         raise QuorumError(
-            f"round {letters.round}: {count} of {len(letters.sites)} sites {did}, {settings.required(of)} are needed for a "
-            f"secure sum (privacy.threshold, privacy.least). {_refusals(refused)}Start the sites that stopped and go on with "
-            f"--resume"
+            f"round {letters.round}: {count} of {len(letters.sites)} sites {did}, {settings.required(of)} "
+            f"are needed for a secure sum (privacy.threshold, privacy.least). {_refusals(refused)}Start the "
+            "sites that stopped and go on with --resume"
         )
 
 

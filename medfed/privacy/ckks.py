@@ -2,25 +2,24 @@
 
 Cheon, Kim, Kim, Song: Homomorphic Encryption for Arithmetic of Approximate Numbers, ASIACRYPT 2017, eprint
 2016/421, by TenSEAL (an extra: `pip install medfed[he]`). Ring dimension 4096 with 108 bits of modulus,
-which the homomorphic encryption standard rates at 128 bits of security; symmetric encryption, for all who
-encrypt hold the key.
+which the homomorphic encryption standard rates at 128 bits of security; encryption is symmetric, because all
+who encrypt hold the key.
 
 Each site sends its encrypted layers times its examples. The hub adds the ciphertexts and publishes the sum;
-every site decrypts it and divides. So the hub's checkpoints, its run folder and its measurements hold the
-ciphertext and, for these layers, the untrained numbers; the model itself is what any site has. In a
-simulation it is taken from a site.
+every site decrypts it and divides. So the hub's checkpoints, run folder and measurements hold the ciphertext
+and, for these layers, the untrained numbers; the trained model is at every site. A simulation takes it from a
+site.
 
-Who holds the secret key: all sites of the study, one key for a run. One of them makes it in the first
-round and the hub carries it to the others in boxes that only they open (`_ckks_keys.py`); each keeps it
-in its own folder, with mode 0600. What collusion breaks: a single site that gives the hub the key opens
-every site's updates of the whole run, past rounds too. Against a hub that may win over one site
-`secure_sum` is the mechanism, whose masks no one site can take off. The decrypted numbers must never be
-given to the hub: from a ciphertext and its decryption CKKS's key can be computed (Li, Micciancio,
-EUROCRYPT 2021, eprint 2020/1533). Nothing here does; don't hand it the final model while updates of the
-run should stay secret. Not hidden: layers that are not encrypted, the number of examples, scores, sizes,
-who took part. A site must be there in the first round, for later models are closed to whoever has no key.
-A merge is FedAvg's mean; nothing else can be computed on what is encrypted here. Rounding: 1e-5 over the
-examples in all, a number. Cost: benchmarks/RESULTS-encryption.md.
+The secret key is held by all sites of the study, one key per run. One site creates it in the first round, and
+the hub relays it to the others, encrypted for each (`_ckks_keys.py`); each keeps it in its own folder, with
+mode 0600. Collusion: a single site that gives the key to the hub opens every site's updates of the whole run,
+past rounds included. Against a hub that may win over one site, use `secure_sum`, whose masks no single site
+can remove. The decrypted numbers must never be given to the hub: CKKS's key can be computed from a ciphertext
+and its decryption (Li, Micciancio, EUROCRYPT 2021, eprint 2020/1533). medfed never sends them; do not hand
+over the final model while updates of the run must stay secret. Not hidden: layers that are not encrypted, the
+number of examples, scores, sizes, who took part. A site must be present in the first round, because it cannot
+read later models without the key. A merge is FedAvg's mean; nothing else can be computed on these
+ciphertexts. Rounding: 1e-5 per number, divided by the total examples. Cost: benchmarks/RESULTS-encryption.md.
 """
 
 from __future__ import annotations
@@ -42,14 +41,13 @@ from medfed.wire.messages import HubLetters, SiteLetters
 from medfed.wire.update import Global, Update, check
 from medfed.wire.weights import Difference, Weights
 
-# The ring's dimension, its modulus (the second prime is for keys alone) and the scale: 2^25 either way is
-# left for a sum.
+# The ring's dimension, its modulus (the second prime is for keys only) and the scale, which leaves 2^25 in
+# each direction for a sum.
 DIMENSION, MODULUS_BITS, SCALE = 4096, (54, 54), 2.0**28
 SLOTS = DIMENSION // 2
 MAX_SUM = 2.0**24
 
-# Ciphertexts that travel as one tensor, and the most bytes that one of them has (61,735 of 2 polynomials
-# of 54 bits).
+# Ciphertexts per transmitted tensor, and the maximum bytes of one (2 polynomials of 54 bits take 61,735).
 CIPHERTEXTS_PER_TENSOR = 64
 MAX_CIPHERTEXT_BYTES = 70_000
 
@@ -57,12 +55,12 @@ SUM, ENCRYPTED, EXAMPLES = f"{GROUP}ckks", "ckks", "examples"
 
 
 class Ckks(Privacy, tag="ckks", frozen=True):
-    """CKKS by TenSEAL: the hub adds encrypted models, and the sites alone can read the sum; one
-    key for all sites.
+    """CKKS by TenSEAL: the hub adds encrypted models, and only the sites can read the sum.
 
-    `layers` are the names, or their beginnings, of the tensors that are encrypted; `all` encrypts every
-    one, the others travel in the clear. `patience_s` is how long the site that makes the key may take to
-    give it to the others.
+    All sites hold one key.
+
+    layers: the names, or prefixes of names, of the tensors to encrypt, or `all`; other tensors travel in the
+    clear.  patience_s: how many seconds the site that creates the key may take to distribute it.
     """
 
     layers: Literal["all"] | list[str] = "all"
@@ -75,19 +73,19 @@ class Ckks(Privacy, tag="ckks", frozen=True):
     def objections(self, study: Any) -> Iterator[str]:
         if kind_of(study.rule) != "fedavg":
             yield (
-                f"rule.kind: '{kind_of(study.rule)}' computes with the merged model, which privacy 'ckks' hides from the "
-                f"hub; only the mean of fedavg can be taken of what is encrypted"
+                f"rule.kind: '{kind_of(study.rule)}' computes with the merged model, which privacy 'ckks' "
+                "hides from the hub; only the mean of fedavg can be taken of what is encrypted"
             )
         if study.sampling.fraction < 1:
             yield (
-                "sampling.fraction: under privacy 'ckks' every site must be there in the first round, where the key is "
-                "made; set it to 1"
+                "sampling.fraction: under privacy 'ckks' every site must be there in the first round, where "
+                "the key is made; set it to 1"
             )
 
     def notes(self) -> tuple[str, ...]:
         return (
-            "the hub never holds the trained model: its checkpoints and measurements have the untrained encrypted layers; "
-            "take the model from a site",
+            "the hub never holds the trained model: its checkpoints and measurements have the untrained "
+            "encrypted layers; take the model from a site",
         )
 
     def protectors(self, letters: SiteLetters) -> Iterator[UpdateProtector]:
@@ -105,9 +103,7 @@ class Ckks(Privacy, tag="ckks", frozen=True):
     def prepare_merge(
         self, updates: Sequence[Update], state: PrivacyState, weights: Weights
     ) -> tuple[Sequence[Update], PrivacyState]:
-        """Return updates whose encrypted layers stand still for the rule, and the ciphertexts'
-        sum for the sites.
-        """
+        """Return updates with zeros for encrypted layers, and a state with the sum of the ciphertexts."""
         merged = [
             replace(update, delta=_CiphertextView(update.delta, weights), groups={}) for update in updates
         ]
@@ -122,8 +118,9 @@ class Ckks(Privacy, tag="ckks", frozen=True):
         key = letters.kept(KEY)
         if key is None:
             raise PrivacyError(
-                f"site '{letters.site}', round {received.round}: the model's encrypted layers are closed to this site: it "
-                f"has no key. A site gets it in the study's first round; if its folder was lost, start the run anew"
+                f"site '{letters.site}', round {received.round}: the model's encrypted layers are closed to "
+                "this site: it has no key. A site gets it in the study's first round; if its folder was "
+                "lost, start the run anew"
             )
         return replace(received, weights=_decrypted(self, received, key), groups=rest)
 
@@ -137,7 +134,7 @@ class Ckks(Privacy, tag="ckks", frozen=True):
 
 @dataclass(frozen=True)
 class _Encryptor:
-    """The protection of one update, once its site holds the key."""
+    """Encrypts one update at a site that holds the key."""
 
     privacy: Ckks
     key: bytes
@@ -146,8 +143,8 @@ class _Encryptor:
         hidden = [name for name in sorted(weights) if self.privacy.encrypts(name)]
         if not hidden:
             raise PrivacyError(
-                f"privacy.layers: none of the model's tensors begins with {', '.join(self.privacy.layers)}; there are "
-                f"{', '.join(list(weights)[:6])}"
+                f"privacy.layers: none of the model's tensors begins with {', '.join(self.privacy.layers)}; "
+                f"there are {', '.join(list(weights)[:6])}"
             )
         open_ones = {name: tensor for name, tensor in weights.items() if name not in hidden}
         return replace(
@@ -164,8 +161,9 @@ class _Encryptor:
         largest = float(np.abs(flat).max())
         if not largest < MAX_SUM / 64:
             raise PrivacyError(
-                f"update of site '{update.site}' for round {update.round}: a weight times its {update.examples} examples is "
-                f"{largest:.3g}; ckks adds numbers below {MAX_SUM / 64:.3g} of up to 64 sites"
+                f"update of site '{update.site}' for round {update.round}: a weight times its "
+                f"{update.examples} examples is {largest:.3g}; ckks adds numbers below "
+                f"{MAX_SUM / 64:.3g} of up to 64 sites"
             )
         step = SLOTS * CIPHERTEXTS_PER_TENSOR
         for number, first in enumerate(range(0, flat.size, step)):
@@ -207,7 +205,8 @@ def _decrypted(privacy: Ckks, received: Global, key: bytes) -> dict[str, torch.T
             at += size
     if at != flat.size:
         raise PrivacyError(
-            f"round {received.round}: the encrypted sum holds {flat.size} numbers, the model's encrypted layers have {at}"
+            f"round {received.round}: the encrypted sum holds {flat.size} numbers, the model's encrypted "
+            f"layers have {at}"
         )
     return weights
 
@@ -217,7 +216,7 @@ def _decrypted(privacy: Ckks, received: Global, key: bytes) -> dict[str, torch.T
 
 @dataclass(frozen=True)
 class _EncryptedSession:
-    """How a hub without the key hears a round."""
+    """The hub's session for one round, without the key."""
 
     privacy: Ckks
     sites: Sequence[str]
@@ -262,12 +261,12 @@ def _check_ciphertexts(what: str, piece: torch.Tensor, sizes: Sequence[int]) -> 
     for part, size in zip(parts, sizes, strict=True):
         try:
             found = ts.ckks_vector_from(context, part)
-            # A trial: ciphertexts of another scale or other parameters can't be added.
+            # Try an addition: ciphertexts of another scale or other parameters cannot be added.
             fits = list(found.shape) == [size] and list((found + _trial(size)).shape) == [size]
         except (ValueError, RuntimeError, IndexError):
             fits = False
         if not fits:
-            raise UpdateError(f"{what}: holds something else than a ciphertext of {size} numbers")
+            raise UpdateError(f"{what}: does not hold a ciphertext of {size} numbers")
 
 
 def _sum_ciphertexts(updates: Sequence[Update]) -> dict[str, torch.Tensor]:
@@ -285,9 +284,7 @@ def _sum_ciphertexts(updates: Sequence[Update]) -> dict[str, torch.Tensor]:
 
 
 class _CiphertextView(Mapping[str, torch.Tensor]):
-    """A difference with zeros where a tensor is encrypted, so that a rule leaves the hub's
-    numbers as they are.
-    """
+    """A difference with zeros where a tensor is encrypted, so that a rule keeps the hub's values."""
 
     def __init__(self, shown: Weights, weights: Weights) -> None:
         self._shown, self._weights = shown, weights
@@ -333,7 +330,7 @@ def _trial(size: int) -> Any:
 
 @cache
 def _hub_context() -> Any:
-    # It has the parameters; the key that is made with them belongs to nobody, and opens nothing.
+    # Only its parameters are used; the key that is generated with them decrypts nothing.
     return _new_context()
 
 
@@ -350,13 +347,13 @@ def _context(key: bytes) -> Any:
 
 
 def _packed(parts: Sequence[bytes]) -> torch.Tensor:
-    """Return byte strings in one tensor: how many, the length of each, and then they themselves."""
+    """Return byte strings packed in one tensor: their count, their lengths, their bytes."""
     lengths = np.array([len(parts), *map(len, parts)], "<u4").tobytes()
     return torch.frombuffer(bytearray(lengths + b"".join(parts)), dtype=torch.uint8)
 
 
 def _unpacked(piece: torch.Tensor) -> list[bytes]:
-    """Return the byte strings in a tensor; empty where it is none."""
+    """Return the byte strings packed in a tensor; empty if it is malformed."""
     data = piece.numpy().tobytes()
     count = int.from_bytes(data[:4], "little")
     if not 0 < count <= CIPHERTEXTS_PER_TENSOR or len(data) < 4 * (count + 1):

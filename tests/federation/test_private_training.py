@@ -185,7 +185,7 @@ def test_the_target_is_met_over_all_steps_and_the_noise_differs_each_time(tmp_pa
         private = fit(tmp_path / run, model, epochs=4, expected=1, privacy=DPSGD(epsilon=3, accountant="rdp"))
         moved.append(model.w.data.clone())
         # One of three patients a step: a rate of 1 / 3, three steps an epoch, four epochs.
-        private.settle(1)
+        private.commit_round(1)
         assert private.state_dict()["steps"] == 12
         assert private.state_dict()["sample_rate"] == pytest.approx(1 / 3)
         spent = epsilon([MechanismSteps(private.noise_multiplier, 1 / 3, 12)], 1e-5, "rdp")
@@ -195,12 +195,12 @@ def test_the_target_is_met_over_all_steps_and_the_noise_differs_each_time(tmp_pa
 
 
 def test_a_step_without_any_patient_is_noise_alone_and_counts(tmp_path, no_noise, monkeypatch):
-    monkeypatch.setattr(noise, "chosen", lambda count, chance: [])
+    monkeypatch.setattr(noise, "poisson_sample", lambda count, chance: [])
     model = Line()
     private = fit(tmp_path, model, expected=1)
     assert float(model.w.data.abs().sum()) == 0.0
     assert len(no_noise) == 3
-    private.settle(1)
+    private.commit_round(1)
     assert private.state_dict()["steps"] == 3
 
 

@@ -153,9 +153,9 @@ CHANGES = {
     "rubbish": (lambda update: piece(update, torch.ones(5000, dtype=torch.uint8)), "0 ciphertexts, expected 3"),
     "floats": (lambda update: piece(update, torch.ones(50)), "50 numbers of torch.float32 are no 3 ciphertexts"),
     "too much": (lambda update: piece(update, torch.ones(300_000, dtype=torch.uint8)), "are no 3 ciphertexts"),
-    "no ciphertexts": (lambda update: piece(update, packed(lambda size: b"x" * 60)), "something else than a ciphertext"),
-    "another ring": (lambda update: piece(update, packed(other_parameters)), "something else than a ciphertext|are no 3"),
-    "another scale": (lambda update: piece(update, packed(other_scale)), "something else than a ciphertext"),
+    "no ciphertexts": (lambda update: piece(update, packed(lambda size: b"x" * 60)), "does not hold a ciphertext"),
+    "another ring": (lambda update: piece(update, packed(other_parameters)), "does not hold a ciphertext|are no 3"),
+    "another scale": (lambda update: piece(update, packed(other_scale)), "does not hold a ciphertext"),
     "in the clear": (in_the_clear, "'a' is not in the global model"),
 }  # fmt: skip
 

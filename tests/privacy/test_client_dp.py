@@ -133,7 +133,7 @@ def test_the_clip_arrives_at_the_quantile():
 
 def test_a_count_noise_that_leaves_nothing_is_refused_with_the_cure():
     kind = ClientDP(noise_multiplier=2.0, adaptive=Adaptive(count_noise=0.5))
-    with pytest.raises(PrivacyError, match=r"count_noise: 0.5 is too little .* must be above 1"):
+    with pytest.raises(PrivacyError, match=r"count_noise: 0.5 is too small .* must be above 1"):
         kind.prepare_merge([update("a", 1, 0, 0, 0)], kind.init(WEIGHTS), WEIGHTS)
 
 

@@ -19,7 +19,7 @@ from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import PrivacyError, QuorumError, StudyError
 from medfed.privacy import distributed_dp
 from medfed.privacy._clipping import clipped
-from medfed.privacy._noise import LARGEST
+from medfed.privacy._noise import MAX_DEVIATIONS
 from medfed.privacy.accounting.accountant import epsilon
 from medfed.privacy.accounting.ledger import Ledger
 from medfed.privacy.distributed_dp import MAX_SITES, DistributedDP
@@ -139,7 +139,7 @@ def test_rounding_carries_no_update_over_the_clip(monkeypatch):
 @pytest.mark.parametrize("bits", [32, 64])
 def test_the_largest_noise_of_as_many_sites_as_may_be_fits(bits):
     privacy = DistributedDP(noise_multiplier=30.0, clip=7.0, bits=bits)
-    largest = (7.0 + LARGEST * privacy.deviation) * privacy.grid
+    largest = (7.0 + MAX_DEVIATIONS * privacy.deviation) * privacy.grid
     assert largest * MAX_SITES < 2 ** (bits - 1)
     assert largest < 2**53  # so that float64 holds every step
 
@@ -193,7 +193,7 @@ def test_a_round_that_is_tried_again_sends_the_same_noise(monkeypatch):
 def test_what_would_leave_beside_the_update_is_refused():
     privacy = DistributedDP(noise_multiplier=1.0)
     update = Update("north", 1, weights(), 14, groups={"control": weights()})
-    protector = distributed_dp._Noised(privacy, protector=None)  # type: ignore[arg-type]
+    protector = distributed_dp._NoisedUpdate(privacy, protector=None)  # type: ignore[arg-type]
     with pytest.raises(PrivacyError, match="the groups control would leave beside the noised update"):
         protector.protect(update, weights())
 
@@ -240,7 +240,7 @@ def study_file(folder, privacy: dict, **sections):
     "privacy, sections, words",
     [
         ({}, {}, "give noise_multiplier, or epsilon and delta"),
-        ({"epsilon": 1, "colluding": 3}, {}, "of least: 3 sites colluding: 3 may give their noise away"),
+        ({"epsilon": 1, "colluding": 3}, {}, "of least: 3 sites colluding: 3 may reveal their noise"),
         ({"epsilon": 1, "least": 4}, {}, "needs 4 sites a round, the study goes on with 3"),
         ({"epsilon": 1}, {"rule": {"kind": "median"}}, "'median' compares the sites' single updates"),
         ({"epsilon": 1}, {"rule": {"kind": "cyclic"}}, "'cyclic' merges one site at a time"),
@@ -250,7 +250,7 @@ def study_file(folder, privacy: dict, **sections):
             {"epsilon": 1},
             {"sites": {f"s{number}": "north" for number in range(12)}},
             # ceil(0.67 * 12) = 9; sqrt((9 - 1) / (3 - 1)) = 2.
-            "of 12 sites a round 9 must go on anyway .*noise would be 2.0 times what it need be; set it to 9",
+            "of 12 sites a round 9 must stay anyway .*noise would be 2.0 times what is needed; set it to 9",
         ),
     ],
 )  # fmt: skip

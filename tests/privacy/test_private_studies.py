@@ -138,7 +138,7 @@ def test_robust_rules_go_with_noise_at_the_sites(tmp_path):
     "data, words",
     [
         ({"standardise": "site"}, "data.standardise: site scales each patient by the mean of all"),
-        ({"standardise": "none", "missing": "median"}, "data.missing: median fills in"),
+        ({"standardise": "none", "missing": "median"}, "data.missing: median fills gaps"),
     ],
 )
 def test_inputs_scaled_by_other_patients_are_refused(tmp_path, data, words):
@@ -158,7 +158,7 @@ def test_survival_is_refused_with_dp_sgd_and_says_why(tmp_path):
     plain["data"].pop("target")
     plain["task"] = {"kind": "survival"}
     study.write_text(yaml.safe_dump(plain))
-    with pytest.raises(StudyError, match="task 'survival' compares patients with one another"):
+    with pytest.raises(StudyError, match="task 'survival' compares patients with each other"):
         read_study(study)
 
 

@@ -27,7 +27,7 @@ from medfed.pipeline.factory import module_of, training_of
 from medfed.pipeline.leakage.attacker_view import Item, attacked, with_difference
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.privacy.attacks.inversion import Prior, first_linear, from_linear, invert, mismatch, recovered
-from medfed.privacy.attacks.membership import FEWEST, advantage, by_loss, lira
+from medfed.privacy.attacks.membership import MIN_CASES, advantage, by_loss, lira
 from medfed.registry import kind_of
 from medfed.study.study import Study
 from medfed.wire.weights import Weights
@@ -105,7 +105,7 @@ class Findings:
         attacks += [
             advantage(max(one.by_loss, one.by_ratio or 0.5))
             for one in self.members
-            if one.privacy == own and one.cases >= 2 * FEWEST
+            if one.privacy == own and one.cases >= 2 * MIN_CASES
         ]
         return max(attacks)
 
@@ -344,7 +344,7 @@ def in_words(findings: Findings) -> str:
         )
         few = (
             ""
-            if tried.cases >= 2 * FEWEST
+            if tried.cases >= 2 * MIN_CASES
             else f"; only {tried.cases} cases, too few to rely on, and not in the gate"
         )
         lines.append(

@@ -170,5 +170,5 @@ def test_what_was_spent_before_leaves_less_for_what_comes():
     assert after > alone
     assert epsilon([*before, MechanismSteps(after, 0.25, 30)], 1e-5, "rdp") <= 3.0
     spent = [MechanismSteps(1.0, 1.0, 10)]
-    with pytest.raises(PrivacyError, match=r"of 3 \(delta 1e-05\) is spent already and 30 steps are left"):
+    with pytest.raises(PrivacyError, match=r"of 3 \(delta 1e-05\) is already spent and 30 steps remain"):
         noise_for(3.0, 1e-5, MechanismSteps(0.0, 0.25, 30), "rdp", spent)

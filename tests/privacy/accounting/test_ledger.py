@@ -178,13 +178,13 @@ def test_a_resumed_run_goes_on_with_its_account_and_a_new_one_opens_another(ledg
     first.add(MechanismSteps(4.0))
     # Nothing has left yet, so nothing is spent.
     assert first.settled == ()
-    assert first.settle(1) == {"privacy/epsilon": epsilon([MechanismSteps(4.0)], 1e-5, "rdp")}
+    assert first.commit_round(1) == {"privacy/epsilon": epsilon([MechanismSteps(4.0)], 1e-5, "rdp")}
     first.add(MechanismSteps(4.0))  # the process dies before this is sent
     second = run(True)
     assert second.settled == (MechanismSteps(4.0),)
     second.begin(MechanismSteps(4.0, 1.0, 3))
     second.add(MechanismSteps(4.0, 1.0, 3))
-    assert second.settle(2)["privacy/epsilon"] == epsilon([MechanismSteps(4.0, 1.0, 4)], 1e-5, "rdp")
+    assert second.commit_round(2)["privacy/epsilon"] == epsilon([MechanismSteps(4.0, 1.0, 4)], 1e-5, "rdp")
     second.end()
     third = run(False)
     assert third.settled == ()
