@@ -19,7 +19,7 @@ import torch
 
 from medfed.privacy import ckks
 from medfed.wire import encoding as wire
-from medfed.wire.update import Global, Update
+from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference
 
 TENSOR = 1_000_000
@@ -53,7 +53,7 @@ def main() -> None:
     _, checking = timed(lambda: session.admit(sent, weights))
     updates = [sent] * chosen.sites
     (_, state), adding = timed(lambda: privacy.prepare_merge(updates, {}, weights))
-    received = Global(1, weights, groups=state)
+    received = GlobalModel(1, weights, groups=state)
     opened, decrypting = timed(lambda: ckks._opened(privacy, received, protector.key))
     worst = max(float((opened[name] - local[name]).abs().max()) for name in weights)
     hub = checking * chosen.sites + adding

@@ -41,7 +41,7 @@ from medfed.runs.status import FILE as STATUS
 from medfed.runs.status import Status, stamp
 from medfed.study.study import Study, digest, read_study, shared
 from medfed.wire.audit_log import AuditLog
-from medfed.wire.credentials import federation_of
+from medfed.wire.credentials import read_federation
 from medfed.wire.signing import HUB, Identity
 from medfed.wire.weights import weights_of
 
@@ -141,14 +141,14 @@ def exchange_of(study: Study, study_file: Path, enrolment: Path | None, broker: 
             )
         found = Nats()
     if enrolment is not None and not getattr(found, "credentials", ""):
-        federation_of(enrolment)
+        read_federation(enrolment)
         found = msgspec.structs.replace(found, credentials=str(enrolment.resolve() / HUB))
     if broker:
         if enrolment is None or not isinstance(found, Nats):
             raise StudyError(
                 f"{name}: --broker starts the broker of an enrolment: give --enrolment FOLDER, and no exchange.kind but 'nats'"
             )
-        federation = federation_of(enrolment)
+        federation = read_federation(enrolment)
         own = f"tls://{federation.own_host}:{federation.port}"
         found = msgspec.structs.replace(
             found, urls=list(dict.fromkeys([own, *(found.urls or federation.urls)]))
@@ -209,11 +209,11 @@ def _conducted(
                 progress.say(f"round {found.round}: {answer.site} refused: {answer.reason}")
 
     try:
-        side.watched = (*plan.sites, *plan.evaluating)
-        side.offer(shared(study))
+        side.monitored_sites = (*plan.sites, *plan.evaluating)
+        side.advertise_study(shared(study))
         progress.start(
             f"{study.name}: {kind_of(study.rule)} over {len(plan.sites)} hospitals",
-            dict.fromkeys(side.watched, 0),
+            dict.fromkeys(side.monitored_sites, 0),
             plan.rounds,
             run.SHOWN[study.task.needs],
         )
@@ -230,7 +230,7 @@ def _conducted(
         save_checkpoint(folder.checkpoint(FEDERATED), {**frozen, **final.weights}, final.round)
     except BaseException:
         # Not closed: the sites wait for a hub that was stopped and is started again.
-        side.leave()
+        side.disconnect()
         raise
     finally:
         progress.stop()
@@ -240,8 +240,8 @@ def _conducted(
 
 def _look(side: Any, progress: Progress, status: Status) -> None:
     """Show who is connected and who is awaited."""
-    left = None if side.until is None else side.until - time.monotonic()
-    here, awaited = side.here(), side.awaited
+    left = None if side.deadline is None else side.deadline - time.monotonic()
+    here, awaited = side.online_sites(), side.pending_sites
     progress.waiting(here, awaited, left)
     status.tell(
         state="leading",

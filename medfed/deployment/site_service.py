@@ -50,7 +50,7 @@ from medfed.runs.status import Status, stamp
 from medfed.study.study import Study, digest, shared, start_digest, study_of
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.signing import Identity
-from medfed.wire.update import Global, Update
+from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Weights, weights_of
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def take_part(
     with warnings_said(progress), quiet():
         progress.say(f"site {site.name} asks the hub for the study")
         with _refusal_written(site):
-            known, text = site.exchange.offered()
+            known, text = site.exchange.advertised_study()
             study = _study(text, known, site)
         folder = RunFolder(Path(site.out) / f"{study.name}-{known[:NAMED_BY]}")
         if folder.facts.exists() and "finished" in folder.read_facts():
@@ -125,7 +125,7 @@ def _take_part(
     audit.write("began", study=known, sites=[site.name], resumed=folder.rounds.exists())
     status.tell(state="waiting for the hub")
     side: Any = site.exchange.open_site(known, site.name, folder.site(site.name))
-    side.refused = lambda reason: audit.write("hub refused", site=site.name, reason=reason)
+    side.on_refused = lambda reason: audit.write("hub refused", site=site.name, reason=reason)
     closing = _closing(site, study, hospital, folder, status, progress)
     try:
         with every(CONTACT_S, lambda: _tell_contact(side, status), "medfed-contact"):
@@ -290,8 +290,8 @@ def _train(
     status: Status,
     progress: Progress,
     audit: AuditLog,
-    closing: Callable[[Global], Mapping[str, float]],
-) -> Global:
+    closing: Callable[[GlobalModel], Mapping[str, float]],
+) -> GlobalModel:
     module, data = module_of(study, site.name), hospital.data
     progress.start(
         f"{study.name}: site {site.name}",
@@ -332,8 +332,8 @@ def _evaluate(
     folder: RunFolder,
     audit: AuditLog,
     egress: Egress,
-    closing: Callable[[Global], Mapping[str, float]],
-) -> Global:
+    closing: Callable[[GlobalModel], Mapping[str, float]],
+) -> GlobalModel:
     """Wait for the final model, and report how it does here: a site that trains nothing."""
     from medfed.privacy import NoPrivacy
 
@@ -346,7 +346,7 @@ def _evaluate(
     return received
 
 
-def _write_evaluated(folder: RunFolder, name: str, received: Global) -> None:
+def _write_evaluated(folder: RunFolder, name: str, received: GlobalModel) -> None:
     """Write down that this site had no part in the last round, and whose model it measures."""
     write_round(folder, RoundReport(received.round, (SiteResult(name, "evaluated"),), 0.0, 0))
 
@@ -358,12 +358,12 @@ def _closing(
     folder: RunFolder,
     status: Status,
     progress: Progress,
-) -> Callable[[Global], Mapping[str, float]]:
+) -> Callable[[GlobalModel], Mapping[str, float]]:
     """Return what measures the final model on this hospital's test cases and names the
     results that may leave.
     """
 
-    def measured(received: Global) -> Mapping[str, float]:
+    def measured(received: GlobalModel) -> Mapping[str, float]:
         status.tell(state="measuring the final model", round=received.round)
         progress.say("measuring the final model on this hospital's test cases")
         if study.task.needs == "survival":
@@ -465,8 +465,8 @@ def _shown(name: str, study: Study, folder: RunFolder, status: Status, progress:
 
 def _tell_contact(side: Any, status: Status) -> None:
     """Keep the status file's word on when the hub was last reached."""
-    if side.contact_s is not None:
-        status.tell(last_contact=stamp(side.contact_s))
+    if side.last_contact_s is not None:
+        status.tell(last_contact=stamp(side.last_contact_s))
 
 
 # ---------------------------------------------------------------------------------------------- several GPUs

@@ -22,7 +22,7 @@ from medfed.evaluation.survival import chance as survival_chance
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule
 
-    from medfed.data.datamodule import SiteData
+    from medfed.data.datamodule import SiteDataModule
     from medfed.data.index import Case
     from medfed.models.tasks import Task
 
@@ -38,7 +38,7 @@ class Hospital:
     """One hospital's data, and the key that names its patients in rows."""
 
     name: str
-    data: SiteData
+    data: SiteDataModule
     secret: bytes = field(repr=False)
 
     def patient(self, case: Case) -> str:
@@ -160,7 +160,7 @@ def measure(
                 )
 
 
-def batches(data: SiteData, cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
+def batches(data: SiteDataModule, cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
     """Yield these cases whole, one a batch, as the network validates on them."""
     from medfed.data.datamodule import collate
 
@@ -180,7 +180,7 @@ def conditions(task: Task) -> tuple[str, ...]:
 
 
 def changed(
-    task: Task, data: SiteData, cases: Sequence[Case], condition: str, seed: int
+    task: Task, data: SiteDataModule, cases: Sequence[Case], condition: str, seed: int
 ) -> Iterator[dict[str, Any]]:
     """Yield these cases as `batches` does, each changed before it is prepared."""
     if task.needs in ("segment", "classify"):
@@ -197,7 +197,7 @@ def changed(
             yield {**batch, "features": one[None]}
 
 
-def _changed_image(task: Task, data: SiteData, case: Case, condition: str, seed: int) -> torch.Tensor:
+def _changed_image(task: Task, data: SiteDataModule, case: Case, condition: str, seed: int) -> torch.Tensor:
     from medfed.data.transforms import centre_crop, prepare
     from medfed.data.volume import Volume
 

@@ -29,7 +29,7 @@ from medfed.privacy.accounting.ledger import DELTA, BudgetTracker, DataSet, Ledg
 from medfed.privacy.dp_sgd import DPSGD
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.compression import Compression
-from medfed.wire.update import Global, finite
+from medfed.wire.update import GlobalModel, finite
 from medfed.wire.weights import Weights, load, local_names, weights_of
 
 # The checkpoint from which a site's training goes on after it was stopped.
@@ -87,7 +87,7 @@ def train_site(
     dataset: DataSet | None = None,
     items: Sequence[Sequence[int]] = (),
     say: Callable[[str], None] = lambda text: None,
-    closing: Callable[[Global], Mapping[str, float]] | None = None,
+    closing: Callable[[GlobalModel], Mapping[str, float]] | None = None,
 ) -> dict[str, float]:
     """Train one site through a whole study and return its scores of the final model.
 

@@ -18,7 +18,7 @@ from medfed.runs.rounds import RoundReport
 from medfed.study.study import Study, digest, resolved
 
 if TYPE_CHECKING:
-    from medfed.data.datamodule import SiteData
+    from medfed.data.datamodule import SiteDataModule
 
 
 def folder_for(study: Study, out: Path | None, resume: bool) -> RunFolder:
@@ -56,7 +56,7 @@ def _number(name: str, study: str) -> int:
     return int(name.removeprefix(f"{study}-")) if _numbered(name, study) else 1
 
 
-def begin(folder: RunFolder, study: Study, data: dict[str, SiteData]) -> dict[str, Any]:
+def begin(folder: RunFolder, study: Study, data: dict[str, SiteDataModule]) -> dict[str, Any]:
     write_study(folder, study)
     facts = {
         "study": study.name,

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 import medfed
 from medfed.data.cache_location import files_below
-from medfed.data.datamodule import SiteData
-from medfed.data.dataset import prepared_of
+from medfed.data.datamodule import SiteDataModule
+from medfed.data.dataset import prepare_case
 from medfed.data.index import Case, Index, index_folder
 from medfed.data.settings import Images
 from medfed.data.splits import SPLITS
@@ -109,7 +109,7 @@ def _images(study: Study, module: LightningModule, index: Index, out: Path) -> I
     settings, task = study.data, study.task
     assert isinstance(settings, Images)
     for case in index.cases:
-        prepared = prepared_of(case, settings, "classify", None)
+        prepared = prepare_case(case, settings, "classify", None)
         image = np.array(prepared.image, np.float32)
         if task.needs == "classify" and settings.patch is not None:
             image = centre_crop(image, settings.patch, float(image.min()))
@@ -133,7 +133,7 @@ def _probabilities(task: Any, probabilities: NDArray[np.floating]) -> dict[str, 
 def _rows(
     study: Study,
     module: LightningModule,
-    site: SiteData,
+    site: SiteDataModule,
     cases: Sequence[Case],
     baseline: Mapping[float, float],
 ) -> Iterator[dict[str, object]]:

@@ -41,7 +41,7 @@ from medfed.wire.weights import Weights, weights_of
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
-    from medfed.data.datamodule import SiteData
+    from medfed.data.datamodule import SiteDataModule
     from medfed.exchange import MemoryExchange
 
 # The score that progress shows and that the headline is about, by what a task needs.
@@ -220,7 +220,7 @@ def _federate(
 def _alone(
     study: Study,
     folder: RunFolder,
-    data: dict[str, SiteData],
+    data: dict[str, SiteDataModule],
     progress: Progress,
     facts: dict[str, Any],
 ) -> dict[str, Weights]:
@@ -279,7 +279,7 @@ def _without_each(
 
 
 def train_pooled(
-    study: Study, folder: RunFolder, data: Mapping[str, SiteData], progress: Progress | None = None
+    study: Study, folder: RunFolder, data: Mapping[str, SiteDataModule], progress: Progress | None = None
 ) -> Weights:
     """Return the model trained on all the study's hospitals' cases in one place, kept where one is there."""
     from medfed.pipeline.experiments import pooled

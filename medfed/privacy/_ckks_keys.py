@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from medfed.errors import MedfedError, PrivacyError, QuorumError, WireError
-from medfed.wire.messages import HubLetters, SiteLetters
+from medfed.wire.messages import HubChannel, SiteChannel
 
 # The names under which a site keeps the study's key and its own encryption key.
 KEY, BOX = "ckks", "ckks-box"
@@ -35,10 +35,10 @@ class KeyAnnouncement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     holds: bytes = b""
 
 
-class ForwardedMessages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RelayedMessages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Sites' signed messages, unchanged, by site."""
 
-    letters: dict[str, bytes]
+    messages: dict[str, bytes] = msgspec.field(name="letters")
 
 
 class SealedKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,54 +47,54 @@ class SealedKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     boxes: dict[str, bytes]
 
 
-def shared_key(letters: SiteLetters, make: Callable[[], bytes]) -> bytes | None:
+def shared_key(channel: SiteChannel, make: Callable[[], bytes]) -> bytes | None:
     """Return the study's key at a site, created or received if missing; None if the site is left out.
 
     Raises:
         PrivacyError: if the hub or a site violates the protocol.
     """
-    if not letters.signed:
+    if not channel.signed:
         raise PrivacyError(
-            f"site '{letters.site}': privacy.kind: ckks needs letters with signatures, else whoever carries "
+            f"site '{channel.site}': privacy.kind: ckks needs messages with signatures, else whoever carries "
             "them can speak as a site and be given the key; set exchange.credentials "
             "(`medfed enrol` makes them)"
         )
-    box, key = _box_key(letters), letters.kept(KEY)
+    box, key = _box_key(channel), channel.load_secret(KEY)
     holds = hashlib.sha256(key).digest() if key else b""
-    letters.post(
+    channel.send(
         ONLY_ATTEMPT, SHOWN, msgspec.json.encode(KeyAnnouncement(box.public_key().public_bytes_raw(), holds))
     )
-    found = letters.read({SHOWN: ONLY_ATTEMPT})
+    found = channel.receive({SHOWN: ONLY_ATTEMPT})
     if found is None:
         return None
     shown = {
-        party: read(_opened(letters, sealed, party, SHOWN), KeyAnnouncement)
-        for party, sealed in read(found.data, ForwardedMessages).letters.items()
+        party: read(_opened(channel, sealed, party, SHOWN), KeyAnnouncement)
+        for party, sealed in read(found.data, RelayedMessages).messages.items()
     }
-    if letters.site not in shown:
+    if channel.site not in shown:
         return None
     first = dealer(shown)
     if len({one.holds for one in shown.values() if one.holds}) > 1:
         raise PrivacyError(
-            f"site '{letters.site}', round {letters.round}: sites of this study hold "
+            f"site '{channel.site}', round {channel.round}: sites of this study hold "
             "different keys; start the run anew"
         )
-    if first == letters.site:
+    if first == channel.site:
         if key is None:
             key = make()
-            letters.keep(KEY, key)
-        lacking = [party for party, one in shown.items() if not one.holds and party != letters.site]
+            channel.store_secret(KEY, key)
+        lacking = [party for party, one in shown.items() if not one.holds and party != channel.site]
         boxes = {
             party: _cipher(box, shown[party].box, first, party).encrypt(bytes(12), key, None)
             for party in lacking
         }
-        letters.post(ONLY_ATTEMPT, BOXES, msgspec.json.encode(SealedKeys(boxes)))
+        channel.send(ONLY_ATTEMPT, BOXES, msgspec.json.encode(SealedKeys(boxes)))
     elif key is None:
-        found = letters.read({BOXES: ONLY_ATTEMPT})
+        found = channel.receive({BOXES: ONLY_ATTEMPT})
         if found is None:
             return None
-        key = _open_sealed_key(letters, box, shown, first, found.data)
-        letters.keep(KEY, key)
+        key = _open_sealed_key(channel, box, shown, first, found.data)
+        channel.store_secret(KEY, key)
     return key
 
 
@@ -104,7 +104,7 @@ def dealer(shown: Mapping[str, KeyAnnouncement]) -> str:
 
 
 def relay_keys(
-    letters: HubLetters, deadline_s: float | None, patience_s: float
+    channel: HubChannel, deadline_s: float | None, patience_s: float
 ) -> tuple[list[str], dict[str, MedfedError]]:
     """Relay the key exchange at the hub; return the sites that hold or get the key, and those refused.
 
@@ -114,33 +114,33 @@ def relay_keys(
     refused: dict[str, MedfedError] = {}
     sealed: dict[str, bytes] = {}
     shown: dict[str, KeyAnnouncement] = {}
-    for delivery in letters.gather(ONLY_ATTEMPT, SHOWN, letters.sites, deadline_s):
+    for delivery in channel.collect(ONLY_ATTEMPT, SHOWN, channel.sites, deadline_s):
         try:
-            if delivery.letter is None:
-                raise delivery.error or WireError("no letter")
-            shown[delivery.site] = read(delivery.letter.data, KeyAnnouncement)
+            if delivery.message is None:
+                raise delivery.error or WireError("no message")
+            shown[delivery.site] = read(delivery.message.data, KeyAnnouncement)
             sealed[delivery.site] = delivery.sealed
         except MedfedError as error:
             refused[delivery.site] = error
     if not shown:
         raise QuorumError(
-            f"round {letters.round}: no site showed a key; start the sites and go on with --resume"
+            f"round {channel.round}: no site showed a key; start the sites and go on with --resume"
         )
-    stands = letters.post(
-        ONLY_ATTEMPT, SHOWN, dict.fromkeys(sorted(shown), msgspec.json.encode(ForwardedMessages(sealed)))
+    stands = channel.send(
+        ONLY_ATTEMPT, SHOWN, dict.fromkeys(sorted(shown), msgspec.json.encode(RelayedMessages(sealed)))
     )
     shown = {site: one for site, one in shown.items() if site in stands}
     first = dealer(shown)
     lacking = [site for site, one in shown.items() if not one.holds and site != first]
     if lacking:
-        (given,) = list(letters.gather(ONLY_ATTEMPT, BOXES, [first], patience_s)) or (None,)
-        if given is None or given.letter is None:
+        (given,) = list(channel.collect(ONLY_ATTEMPT, BOXES, [first], patience_s)) or (None,)
+        if given is None or given.message is None:
             raise QuorumError(
-                f"round {letters.round}: site '{first}' was to give the study's key to {', '.join(lacking)} "
+                f"round {channel.round}: site '{first}' was to give the study's key to {', '.join(lacking)} "
                 f"and did not{f': {given.error}' if given else ''}; start it again and go on with --resume"
             )
-        handed = msgspec.json.encode(ForwardedMessages({first: given.sealed}))
-        letters.post(ONLY_ATTEMPT, BOXES, dict.fromkeys(sorted(lacking), handed))
+        handed = msgspec.json.encode(RelayedMessages({first: given.sealed}))
+        channel.send(ONLY_ATTEMPT, BOXES, dict.fromkeys(sorted(lacking), handed))
     return sorted(shown), refused
 
 
@@ -156,42 +156,42 @@ def read(data: bytes, kind: type) -> Any:
         raise WireError(f"a message about keys cannot be decoded: {str(error)[:200]}") from None
 
 
-def _box_key(letters: SiteLetters) -> X25519PrivateKey:
-    kept = letters.kept(BOX)
+def _box_key(channel: SiteChannel) -> X25519PrivateKey:
+    kept = channel.load_secret(BOX)
     if kept is None:
         kept = X25519PrivateKey.generate().private_bytes_raw()
-        letters.keep(BOX, kept)
+        channel.store_secret(BOX, kept)
     return X25519PrivateKey.from_private_bytes(kept)
 
 
-def _opened(letters: SiteLetters, sealed: bytes, party: str, step: str) -> bytes:
+def _opened(channel: SiteChannel, sealed: bytes, party: str, step: str) -> bytes:
     try:
-        letter = letters.open(sealed, party)
+        message = channel.open(sealed, party)
     except WireError as error:
         raise PrivacyError(
-            f"site '{letters.site}', round {letters.round}: the hub hands on a letter in the name of "
+            f"site '{channel.site}', round {channel.round}: the hub hands on a message in the name of "
             f"'{party}' that is not its own: {error}"
         ) from None
-    if (letter.step, letter.round) != (step, letters.round):
+    if (message.step, message.round) != (step, channel.round):
         raise PrivacyError(
-            f"site '{letters.site}', round {letters.round}: the hub hands on a letter of '{party}' of "
+            f"site '{channel.site}', round {channel.round}: the hub hands on a message of '{party}' of "
             "another round or step"
         )
-    return letter.data
+    return message.data
 
 
 def _open_sealed_key(
-    letters: SiteLetters, box: X25519PrivateKey, shown: Mapping[str, KeyAnnouncement], first: str, data: bytes
+    channel: SiteChannel, box: X25519PrivateKey, shown: Mapping[str, KeyAnnouncement], first: str, data: bytes
 ) -> bytes:
-    handed = read(data, ForwardedMessages).letters
-    boxes = read(_opened(letters, handed.get(first, b""), first, BOXES), SealedKeys).boxes
+    handed = read(data, RelayedMessages).messages
+    boxes = read(_opened(channel, handed.get(first, b""), first, BOXES), SealedKeys).boxes
     try:
-        return _cipher(box, shown[first].box, first, letters.site).decrypt(
-            bytes(12), boxes[letters.site], None
+        return _cipher(box, shown[first].box, first, channel.site).decrypt(
+            bytes(12), boxes[channel.site], None
         )
     except (KeyError, InvalidTag):
         raise PrivacyError(
-            f"site '{letters.site}', round {letters.round}: site '{first}' gave no key that opens here; "
+            f"site '{channel.site}', round {channel.round}: site '{first}' gave no key that opens here; "
             "start both again"
         ) from None
 

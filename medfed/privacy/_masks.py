@@ -80,7 +80,7 @@ class Scratch:
 
     def __init__(self) -> None:
         self.zeros = memoryview(bytes(_BLOCK * 8))
-        # The library requires room for one AES block beyond what is written.
+        # The library requires scratch for one AES block beyond what is written.
         whole = bytearray(_BLOCK * 8 + 15)
         self.out, self.out_array = memoryview(whole), np.frombuffer(whole, np.uint8)
         self.values, self.integers = np.empty(_BLOCK, np.float64), np.empty(_BLOCK, np.int64)

@@ -11,8 +11,8 @@ import msgspec
 from medfed.errors import MedfedError, PrivacyError
 from medfed.privacy.accounting.accountant import MechanismSteps
 from medfed.registry import Kind
-from medfed.wire.messages import HubLetters, SiteLetters
-from medfed.wire.update import Global, Update, check
+from medfed.wire.messages import HubChannel, SiteChannel
+from medfed.wire.update import GlobalModel, Update, check
 from medfed.wire.weights import Weights
 
 # A mechanism's state at the hub between rounds, kept in the hub's checkpoint: named groups of named tensors.
@@ -128,7 +128,7 @@ class Privacy(Kind, frozen=True):
         """Return the updates to merge, from those that arrived; called at the hub."""
         return updates
 
-    def protectors(self, letters: SiteLetters) -> Iterator[UpdateProtector]:
+    def protectors(self, channel: SiteChannel) -> Iterator[UpdateProtector]:
         """Yield an `UpdateProtector` for each transmission of this round's update; resume after it was sent.
 
         Most mechanisms yield once. None is yielded if the site no longer takes part in the round, and a
@@ -136,7 +136,7 @@ class Privacy(Kind, frozen=True):
         """
         yield self
 
-    def decrypt(self, received: Global, letters: SiteLetters) -> Global:
+    def decrypt(self, received: GlobalModel, channel: SiteChannel) -> GlobalModel:
         """Return the received model as this site trains and measures it; called for every model.
 
         Raises:
@@ -144,14 +144,14 @@ class Privacy(Kind, frozen=True):
         """
         if found := sorted(name for name in received.groups if name.startswith(GROUP)):
             raise PrivacyError(
-                f"site '{letters.site}': a part of the model is encrypted ('{found[0]}'), and only sites "
+                f"site '{channel.site}': a part of the model is encrypted ('{found[0]}'), and only sites "
                 "that train under the study's privacy hold its key"
             )
         return received
 
-    def open_session(self, letters: HubLetters, deadline_s: float | None) -> RoundSession:
+    def open_session(self, channel: HubChannel, deadline_s: float | None) -> RoundSession:
         """Return the hub's session for this round, after any key exchange that precedes the updates."""
-        return _Plain(self, letters.sites, deadline_s)
+        return _Plain(self, channel.sites, deadline_s)
 
     def init(self, weights: Weights) -> PrivacyState:
         """Return the hub's state before the first round."""

@@ -73,7 +73,7 @@ class Keys(_Content, frozen=True):
 class ForwardedKeys(_Content, frozen=True):
     """keys, hub to sites: the sites' signed key messages, unchanged, by site."""
 
-    letters: dict[str, bytes]
+    messages: dict[str, bytes] = msgspec.field(name="letters")
 
 
 class SealedShares(_Content, frozen=True):
@@ -98,7 +98,7 @@ class Members(_Content, frozen=True):
 class UnmaskRequest(_Content, frozen=True):
     """signed, hub to sites: the signed lists, and whose shares of which kind the hub requests."""
 
-    letters: dict[str, bytes]
+    messages: dict[str, bytes] = msgspec.field(name="letters")
     seeds_of: list[str]
     keys_of: list[str]
 

@@ -39,7 +39,7 @@ from medfed.privacy._secagg import (
 )
 from medfed.privacy._secagg_client import EXAMPLES, GROUP
 from medfed.privacy._shamir import SHARE_BYTES, fits, join
-from medfed.wire.messages import HubLetters, Letter
+from medfed.wire.messages import HubChannel, Message
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
@@ -47,25 +47,25 @@ from medfed.wire.weights import Weights
 MAX_CHOICES = 500
 
 
-def open_session(settings: Settings, letters: HubLetters, deadline_s: float | None) -> HubSum:
+def open_session(settings: Settings, channel: HubChannel, deadline_s: float | None) -> HubSum:
     """Return the session of this round, after the sites have sent keys and distributed shares.
 
     Raises:
         QuorumError: if too few sites did.
     """
-    attempt = _attempt(letters)
-    letters.post(attempt, "call", dict.fromkeys(letters.sites, b""))
+    attempt = _attempt(channel)
+    channel.send(attempt, "call", dict.fromkeys(channel.sites, b""))
     refused: dict[str, MedfedError] = {}
-    keys = _keys(settings, letters, attempt, deadline_s, refused)
-    members = _members(settings, letters, attempt, keys, refused)
-    return HubSum(settings, letters, attempt, keys, members, refused)
+    keys = _keys(settings, channel, attempt, deadline_s, refused)
+    members = _members(settings, channel, attempt, keys, refused)
+    return HubSum(settings, channel, attempt, keys, members, refused)
 
 
-def _attempt(letters: HubLetters) -> int:
-    called = letters.posted("call")
+def _attempt(channel: HubChannel) -> int:
+    called = channel.sent("call")
     if called is None:
         return 1
-    listed = letters.posted("members")
+    listed = channel.sent("members")
     # A published list of members is final, and the sites' messages are still there. Before that, nothing is
     # lost by restarting with the sites that are there now.
     return called[0] if listed is not None and listed[0] == called[0] else called[0] + 1
@@ -73,52 +73,52 @@ def _attempt(letters: HubLetters) -> int:
 
 def _keys(
     settings: Settings,
-    letters: HubLetters,
+    channel: HubChannel,
     attempt: int,
     deadline_s: float | None,
     refused: dict[str, MedfedError],
 ) -> Mapping[str, Keys]:
-    stands = _already_posted(letters, attempt, "keys")
+    stands = _already_posted(channel, attempt, "keys")
     if stands is not None:
         handed = parse(next(iter(stands.values())), ForwardedKeys, "hub", "keys")
-        return {site: parse(_inside(sealed), Keys, site, "keys") for site, sealed in handed.letters.items()}
+        return {site: parse(_inside(sealed), Keys, site, "keys") for site, sealed in handed.messages.items()}
     keys: dict[str, Keys] = {}
     sealed: dict[str, bytes] = {}
 
-    def take(letter: Letter, raw: bytes) -> None:
-        found = parse(letter.data, Keys, letter.party, "keys")
-        checked_keys({**keys, letter.party: found})
-        keys[letter.party], sealed[letter.party] = found, raw
+    def take(message: Message, raw: bytes) -> None:
+        found = parse(message.data, Keys, message.party, "keys")
+        checked_keys({**keys, message.party: found})
+        keys[message.party], sealed[message.party] = found, raw
 
-    _gather(letters, attempt, "keys", letters.sites, deadline_s, take, refused)
-    _require(settings, letters, "showed keys", len(keys), len(keys), refused)
-    letters.post(attempt, "keys", dict.fromkeys(sorted(keys), to_bytes(ForwardedKeys(sealed))))
+    _gather(channel, attempt, "keys", channel.sites, deadline_s, take, refused)
+    _require(settings, channel, "showed keys", len(keys), len(keys), refused)
+    channel.send(attempt, "keys", dict.fromkeys(sorted(keys), to_bytes(ForwardedKeys(sealed))))
     return keys
 
 
 def _members(
     settings: Settings,
-    letters: HubLetters,
+    channel: HubChannel,
     attempt: int,
     keys: Mapping[str, Keys],
     refused: dict[str, MedfedError],
 ) -> Sequence[str]:
-    stands = _already_posted(letters, attempt, "shares")
+    stands = _already_posted(channel, attempt, "shares")
     if stands is not None:
         return sorted(stands)
     around = neighbours(keys, settings.neighbours)
     boxes: dict[str, dict[str, bytes]] = {}
 
-    def take(letter: Letter, raw: bytes) -> None:
-        found = parse(letter.data, SealedShares, letter.party, "shares")
-        if sorted(found.boxes) != around[letter.party]:
-            raise PrivacyError(f"site '{letter.party}' handed out shares to others than its neighbours")
-        boxes[letter.party] = found.boxes
+    def take(message: Message, raw: bytes) -> None:
+        found = parse(message.data, SealedShares, message.party, "shares")
+        if sorted(found.boxes) != around[message.party]:
+            raise PrivacyError(f"site '{message.party}' handed out shares to others than its neighbours")
+        boxes[message.party] = found.boxes
 
-    _gather(letters, attempt, "shares", sorted(keys), settings.patience_s, take, refused)
+    _gather(channel, attempt, "shares", sorted(keys), settings.patience_s, take, refused)
     members = sorted(boxes)
-    _require(settings, letters, "handed out shares", len(members), len(keys), refused)
-    letters.post(
+    _require(settings, channel, "handed out shares", len(members), len(keys), refused)
+    channel.send(
         attempt,
         "shares",
         {
@@ -134,7 +134,7 @@ class HubSum:
     """One attempt at a round, from the masked updates to their sum."""
 
     settings: Settings
-    letters: HubLetters
+    channel: HubChannel
     attempt: int
     keys: Mapping[str, Keys]
     sites: Sequence[str]
@@ -180,15 +180,15 @@ class HubSum:
             PrivacyError: if the masks do not cancel.
         """
         came = {update.site: update for update in updates}
-        _require(self.settings, self.letters, "sent a masked update", len(came), len(self.keys), self.refused)
-        stands = self.letters.post(
+        _require(self.settings, self.channel, "sent a masked update", len(came), len(self.keys), self.refused)
+        stands = self.channel.send(
             self.attempt, "members", dict.fromkeys(sorted(came), to_bytes(Members(sorted(came))))
         )
         sites = sorted(stands)
         if missing := sorted(set(sites) - set(came)):
             self._start_next_attempt()
             raise QuorumError(
-                f"round {self.letters.round}: the sum was to be over {', '.join(sites)}, and the update of "
+                f"round {self.channel.round}: the sum was to be over {', '.join(sites)}, and the update of "
                 f"'{missing[0]}' is not there any more; go on with --resume, the round is tried anew"
             )
         try:
@@ -199,14 +199,14 @@ class HubSum:
             raise
 
     def _start_next_attempt(self) -> None:
-        self.letters.post(self.attempt + 1, "call", dict.fromkeys(self.letters.sites, b""))
+        self.channel.send(self.attempt + 1, "call", dict.fromkeys(self.channel.sites, b""))
 
     # -- shares
 
     def _unmasking(self, sites: Sequence[str]) -> tuple[dict[str, bytes], dict[str, X25519PrivateKey]]:
         """Return the seeds of the sites in the sum and the mask keys of those that dropped out."""
         dropped = sorted(set(self.sites) - set(sites))
-        self.letters.post(
+        self.channel.send(
             self.attempt,
             "signed",
             dict.fromkeys(sites, to_bytes(UnmaskRequest(self._signed(sites), list(sites), dropped))),
@@ -215,16 +215,16 @@ class HubSum:
         seeds: dict[str, bytes] = {}
         keys: dict[str, bytes] = {}
 
-        def take(letter: Letter, raw: bytes) -> bool:
-            found = parse(letter.data, Shares, letter.party, "unmask")
+        def take(message: Message, raw: bytes) -> bool:
+            found = parse(message.data, Shares, message.party, "unmask")
             shares = [*found.seeds.values(), *found.keys.values()]
             if not set(found.seeds) <= set(sites) or not set(found.keys) <= set(dropped):
-                raise PrivacyError(f"site '{letter.party}' gave shares that nobody asked for")
+                raise PrivacyError(f"site '{message.party}' gave shares that nobody asked for")
             if any(len(share) != SHARE_BYTES for share in shares):
                 raise PrivacyError(
-                    f"site '{letter.party}' gave a share of another length than {SHARE_BYTES} bytes"
+                    f"site '{message.party}' gave a share of another length than {SHARE_BYTES} bytes"
                 )
-            given[letter.party] = found
+            given[message.party] = found
             for site in sites:
                 if site not in seeds:
                     held = {giver: one.seeds[site] for giver, one in given.items() if site in one.seeds}
@@ -235,11 +235,11 @@ class HubSum:
                     self._join(site, held, keys, lambda secret, site=site: self._is_key(site, secret))  # type: ignore[misc]
             return len(seeds) == len(sites) and len(keys) == len(dropped)
 
-        _gather(self.letters, self.attempt, "unmask", sites, self.settings.patience_s, take, self.refused)
+        _gather(self.channel, self.attempt, "unmask", sites, self.settings.patience_s, take, self.refused)
         lacking = [site for site in (*sites, *dropped) if site not in seeds and site not in keys]
         if lacking:
             raise QuorumError(
-                f"round {self.letters.round}: the sum cannot be unmasked: {len(given)} of {len(sites)} sites "
+                f"round {self.channel.round}: the sum cannot be unmasked: {len(given)} of {len(sites)} sites "
                 f"gave shares, and those of site '{lacking[0]}' are too few or don't fit its key. "
                 f"{_refusals(self.refused)}Start the sites that stopped and go on with --resume; the round "
                 "is tried anew with the same sites"
@@ -250,16 +250,16 @@ class HubSum:
         sealed: dict[str, bytes] = {}
         fewest = self.settings.required(len(self.keys))
 
-        def take(letter: Letter, raw: bytes) -> bool:
-            if parse(letter.data, Members, letter.party, "signed").sites != list(sites):
-                raise PrivacyError(f"site '{letter.party}' signed another list of who is in the sum")
-            sealed[letter.party] = raw
+        def take(message: Message, raw: bytes) -> bool:
+            if parse(message.data, Members, message.party, "signed").sites != list(sites):
+                raise PrivacyError(f"site '{message.party}' signed another list of who is in the sum")
+            sealed[message.party] = raw
             return len(sealed) >= fewest
 
-        _gather(self.letters, self.attempt, "signed", sites, self.settings.patience_s, take, self.refused)
+        _gather(self.channel, self.attempt, "signed", sites, self.settings.patience_s, take, self.refused)
         if len(sealed) < fewest:
             raise QuorumError(
-                f"round {self.letters.round}: {len(sealed)} of {len(sites)} sites signed who is in the sum, "
+                f"round {self.channel.round}: {len(sealed)} of {len(sites)} sites signed who is in the sum, "
                 f"{fewest} are needed. {_refusals(self.refused)}Start the sites that "
                 "stopped and go on with --resume"
             )
@@ -289,7 +289,7 @@ class HubSum:
     ) -> None:
         for giver, number in numbers.items():
             if number in shares and not fits(good, number, shares[number]):
-                self.letters.refuse(giver, "unmask", PrivacyError(f"its share of site '{site}' is wrong"))
+                self.channel.refuse(giver, "unmask", PrivacyError(f"its share of site '{site}' is wrong"))
 
     def _is_seed(self, site: str, secret: bytes) -> bool:
         return hashlib.sha256(secret).digest() == self.keys[site].seed
@@ -316,7 +316,7 @@ class HubSum:
         most = self.settings.most_examples
         if not len(updates) <= examples <= len(updates) * most:
             raise PrivacyError(
-                f"round {self.letters.round}: the masks of {', '.join(seeds)} don't cancel: the sum of their "
+                f"round {self.channel.round}: the masks of {', '.join(seeds)} don't cancel: the sum of their "
                 f"examples would be {examples}; one of these sites did not mask as it agreed"
             )
         delta = {}
@@ -324,7 +324,7 @@ class HubSum:
             parts = [self._integers(update.delta[name]) for update in updates]
             mean = summed(parts, self._point, most / examples, streams, scratch)
             delta[name] = torch.from_numpy(mean).reshape(weights[name].shape)
-        return Update(f"the sum of {', '.join(seeds)}", self.letters.round, delta, examples)
+        return Update(f"the sum of {', '.join(seeds)}", self.channel.round, delta, examples)
 
     def _integers(self, tensor: torch.Tensor) -> np.ndarray:
         return tensor.reshape(-1).numpy().view(unsigned(self.settings.bits))
@@ -341,34 +341,34 @@ class HubSum:
         return streams
 
 
-# ---------------------------------------------------------------------------------------------- letters
+# ---------------------------------------------------------------------------------------------- messages
 
 
 def _gather(
-    letters: HubLetters,
+    channel: HubChannel,
     attempt: int,
     step: str,
     sites: Sequence[str],
     deadline_s: float | None,
-    take: Callable[[Letter, bytes], bool | None],
+    take: Callable[[Message, bytes], bool | None],
     refused: dict[str, MedfedError],
 ) -> None:
     """Pass the sites' messages of a step to `take` until it has enough; one that does not fit is refused."""
-    for delivery in letters.gather(attempt, step, sites, deadline_s):
-        if delivery.letter is None:
+    for delivery in channel.collect(attempt, step, sites, deadline_s):
+        if delivery.message is None:
             assert delivery.error is not None
             refused[delivery.site] = delivery.error
             continue
         try:
-            if take(delivery.letter, delivery.sealed):
+            if take(delivery.message, delivery.sealed):
                 return
         except MedfedError as error:
-            letters.refuse(delivery.site, step, error)
+            channel.refuse(delivery.site, step, error)
             refused[delivery.site] = error
 
 
-def _already_posted(letters: HubLetters, attempt: int, step: str) -> Mapping[str, bytes] | None:
-    found = letters.posted(step)
+def _already_posted(channel: HubChannel, attempt: int, step: str) -> Mapping[str, bytes] | None:
+    found = channel.sent(step)
     return found[1] if found is not None and found[0] == attempt else None
 
 
@@ -376,15 +376,15 @@ def _inside(sealed: bytes) -> bytes:
     """Return the content of a message that this hub verified before it stored it."""
     import msgspec
 
-    return msgspec.json.decode(sealed.partition(b"\n")[2], type=Letter).data
+    return msgspec.json.decode(sealed.partition(b"\n")[2], type=Message).data
 
 
 def _require(
-    settings: Settings, letters: HubLetters, did: str, count: int, of: int, refused: Mapping[str, MedfedError]
+    settings: Settings, channel: HubChannel, did: str, count: int, of: int, refused: Mapping[str, MedfedError]
 ) -> None:
     if count < settings.required(of):
         raise QuorumError(
-            f"round {letters.round}: {count} of {len(letters.sites)} sites {did}, {settings.required(of)} "
+            f"round {channel.round}: {count} of {len(channel.sites)} sites {did}, {settings.required(of)} "
             f"are needed for a secure sum (privacy.threshold, privacy.least). {_refusals(refused)}Start the "
             "sites that stopped and go on with --resume"
         )

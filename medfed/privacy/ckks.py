@@ -37,8 +37,8 @@ from medfed.errors import MedfedError, PrivacyError, UpdateError
 from medfed.privacy._ckks_keys import KEY, relay_keys, shared_key
 from medfed.privacy._privacy import GROUP, Privacy, PrivacyState, RoundSession, UpdateProtector
 from medfed.registry import kind_of
-from medfed.wire.messages import HubLetters, SiteLetters
-from medfed.wire.update import Global, Update, check
+from medfed.wire.messages import HubChannel, SiteChannel
+from medfed.wire.update import GlobalModel, Update, check
 from medfed.wire.weights import Difference, Weights
 
 # The ring's dimension, its modulus (the second prime is for keys only) and the scale, which leaves 2^25 in
@@ -88,13 +88,13 @@ class Ckks(Privacy, tag="ckks", frozen=True):
             "encrypted layers; take the model from a site",
         )
 
-    def protectors(self, letters: SiteLetters) -> Iterator[UpdateProtector]:
-        key = shared_key(letters, _new_key)
+    def protectors(self, channel: SiteChannel) -> Iterator[UpdateProtector]:
+        key = shared_key(channel, _new_key)
         if key is not None:
             yield _Encryptor(self, key)
 
-    def open_session(self, letters: HubLetters, deadline_s: float | None) -> RoundSession:
-        sites, refused = relay_keys(letters, deadline_s, self.patience_s)
+    def open_session(self, channel: HubChannel, deadline_s: float | None) -> RoundSession:
+        sites, refused = relay_keys(channel, deadline_s, self.patience_s)
         return _EncryptedSession(self, sites, deadline_s, refused)
 
     def init(self, weights: Weights) -> PrivacyState:
@@ -109,16 +109,16 @@ class Ckks(Privacy, tag="ckks", frozen=True):
         ]
         return merged, {**state, SUM: _sum_ciphertexts(sorted(updates, key=lambda update: update.site))}
 
-    def decrypt(self, received: Global, letters: SiteLetters) -> Global:
+    def decrypt(self, received: GlobalModel, channel: SiteChannel) -> GlobalModel:
         if SUM not in received.groups:
             return received
         rest = {name: group for name, group in received.groups.items() if name != SUM}
         if not int(received.groups[SUM][EXAMPLES]):
             return replace(received, groups=rest)  # untrained: there is no sum yet
-        key = letters.kept(KEY)
+        key = channel.load_secret(KEY)
         if key is None:
             raise PrivacyError(
-                f"site '{letters.site}', round {received.round}: the model's encrypted layers are closed to "
+                f"site '{channel.site}', round {received.round}: the model's encrypted layers are closed to "
                 "this site: it has no key. A site gets it in the study's first round; if its folder was "
                 "lost, start the run anew"
             )
@@ -189,7 +189,7 @@ def _part(delta: Weights, names: Weights) -> Weights:
     return {name: delta[name] for name in names}
 
 
-def _decrypted(privacy: Ckks, received: Global, key: bytes) -> dict[str, torch.Tensor]:
+def _decrypted(privacy: Ckks, received: GlobalModel, key: bytes) -> dict[str, torch.Tensor]:
     ts, context = _tenseal(), _context(key)
     group = received.groups[SUM]
     examples = int(group[EXAMPLES])

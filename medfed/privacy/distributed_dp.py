@@ -54,7 +54,7 @@ from medfed.privacy._secagg import Settings, required_sites
 from medfed.privacy._secagg_client import GROUP, protectors
 from medfed.privacy._secagg_server import open_session
 from medfed.registry import kind_of
-from medfed.wire.messages import HubLetters, SiteLetters
+from medfed.wire.messages import HubChannel, SiteChannel
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights, norm
 
@@ -160,13 +160,13 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
             if not name.startswith("train/")
         }
 
-    def protectors(self, letters: SiteLetters) -> Iterator[UpdateProtector]:
+    def protectors(self, channel: SiteChannel) -> Iterator[UpdateProtector]:
         noised: dict[str, Tensor] = {}
-        for protector in protectors(self._settings, letters):
+        for protector in protectors(self._settings, channel):
             yield _NoisedUpdate(self, protector, noised)
 
-    def open_session(self, letters: HubLetters, deadline_s: float | None) -> RoundSession:
-        return open_session(self._settings, letters, deadline_s)
+    def open_session(self, channel: HubChannel, deadline_s: float | None) -> RoundSession:
+        return open_session(self._settings, channel, deadline_s)
 
     def noised(self, update: Update) -> dict[str, Tensor]:
         """Return the clipped update plus this site's share of the noise, float64, on the grid.

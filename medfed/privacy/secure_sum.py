@@ -40,7 +40,7 @@ from medfed.privacy._privacy import Privacy, RoundSession, UpdateProtector
 from medfed.privacy._secagg import Settings
 from medfed.privacy._secagg_client import GROUP, protectors
 from medfed.privacy._secagg_server import open_session
-from medfed.wire.messages import HubLetters, SiteLetters
+from medfed.wire.messages import HubChannel, SiteChannel
 
 
 class SecureSum(Privacy, tag="secure_sum", frozen=True):
@@ -75,11 +75,11 @@ class SecureSum(Privacy, tag="secure_sum", frozen=True):
         allowed = ("privacy/", "val") if self.scores else ("privacy/",)
         return {name: value for name, value in scalars.items() if name.startswith(allowed)}
 
-    def protectors(self, letters: SiteLetters) -> Iterator[UpdateProtector]:
-        yield from protectors(self._settings, letters)
+    def protectors(self, channel: SiteChannel) -> Iterator[UpdateProtector]:
+        yield from protectors(self._settings, channel)
 
-    def open_session(self, letters: HubLetters, deadline_s: float | None) -> RoundSession:
-        return open_session(self._settings, letters, deadline_s)
+    def open_session(self, channel: HubChannel, deadline_s: float | None) -> RoundSession:
+        return open_session(self._settings, channel, deadline_s)
 
     @property
     def _settings(self) -> Settings:

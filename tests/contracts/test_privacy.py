@@ -27,7 +27,7 @@ from medfed.federation.simulation import run_federation
 from medfed.privacy import GROUP, NoPrivacy, Privacy
 from medfed.privacy.accounting.accountant import MechanismSteps
 from medfed.wire.audit_log import AuditLog
-from medfed.wire.update import Global, Update, check
+from medfed.wire.update import GlobalModel, Update, check
 from medfed.wire.weights import Difference, Weights, digest
 
 KINDS = kinds.kinds("privacy")
@@ -77,7 +77,9 @@ class Sees(FedAvg, tag="sees", frozen=True):
         return super().merge(given, state, weights)
 
 
-def conducted(privacy: Privacy, weights: Weights, folder: Path | None = None) -> tuple[Global, list[Update]]:
+def conducted(
+    privacy: Privacy, weights: Weights, folder: Path | None = None
+) -> tuple[GlobalModel, list[Update]]:
     """Return what a round of four sites comes to, and what the rule was given, over a real exchange."""
     SEEN.clear()
 

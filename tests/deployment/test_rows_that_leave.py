@@ -25,7 +25,7 @@ from medfed.pipeline.create_run import begin
 from medfed.pipeline.factory import module_of
 from medfed.runs.folder import RunFolder, save_checkpoint
 from medfed.study.study import digest, read_study, shared
-from medfed.wire.update import Global
+from medfed.wire.update import GlobalModel
 from medfed.wire.weights import weights_of
 
 SEGMENT = (
@@ -131,8 +131,8 @@ def lead_to_the_end(folder, text: str, data, more: str = ""):
     study = read_study(folder / "study.yaml")
     known = digest(study)
     hub = Folder(url=str(folder / "share"), poll_s=0.02).open_hub(known, folder / "hub")
-    hub.offer(shared(study))
-    hub.publish(Global(3, weights_of(module_of(study)), final=True, study=known))
+    hub.advertise_study(shared(study))
+    hub.publish(GlobalModel(3, weights_of(module_of(study)), final=True, study=known))
     (folder / "site.yaml").write_text(
         f"name: north\ndata: {data}\nexchange: {{kind: folder, url: share, poll_s: 0.02}}\naccelerator: cpu\n"
         f"policy: {{smallest_group: 1}}\n{more}"

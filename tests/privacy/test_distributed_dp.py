@@ -159,7 +159,7 @@ def test_a_sum_of_too_few_is_never_opened():
     assert OPENED == []
 
 
-class Letters:
+class Channel:
     """What `protectors` hands to the secure sum, which these tests take the place of."""
 
     site, round = "north", 1
@@ -173,16 +173,16 @@ def test_a_round_that_is_tried_again_sends_the_same_noise(monkeypatch):
             sent.append(replace(update, delta=dict(update.delta)))
             return update
 
-    def twice(settings, letters):
+    def twice(settings, channel):
         yield Attempt()
         yield Attempt()
 
     monkeypatch.setattr(distributed_dp, "protectors", twice)
     privacy = DistributedDP(noise_multiplier=1.0)
     update = Update("north", 1, changed("north"), 14)
-    for protector in privacy.protectors(Letters()):
+    for protector in privacy.protectors(Channel()):
         protector.protect(update, weights())
-    for protector in privacy.protectors(Letters()):  # the next round
+    for protector in privacy.protectors(Channel()):  # the next round
         protector.protect(update, weights())
     first, again, later, _ = [one.delta["a"] for one in sent]
     assert torch.equal(first, again)

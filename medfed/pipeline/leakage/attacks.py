@@ -19,7 +19,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from medfed.data.datamodule import SiteData, collate
+from medfed.data.datamodule import SiteDataModule, collate
 from medfed.errors import PrivacyError
 from medfed.models.optimisers.sgd import SGD
 from medfed.models.schedules.constant import Constant
@@ -110,7 +110,9 @@ class Findings:
         return max(attacks)
 
 
-def attack(study: Study, site: str, data: SiteData, effort: Effort, start: Weights | None = None) -> Findings:
+def attack(
+    study: Study, site: str, data: SiteDataModule, effort: Effort, start: Weights | None = None
+) -> Findings:
     """Return what a hospital's updates tell, without any protection and with the study's own.
 
     `start` is the model from which the attacked updates are trained, the study's untrained one if None.
@@ -155,7 +157,7 @@ def attack(study: Study, site: str, data: SiteData, effort: Effort, start: Weigh
     return Findings(study.name, site, study.task.needs, tuple(inverted), members, tuple(notes), pictures)
 
 
-def _items(data: SiteData, split: str) -> list[Item]:
+def _items(data: SiteDataModule, split: str) -> list[Item]:
     dataset: Any = data.dataset(split, training=True)
     return [dataset[k] for k in range(len(dataset))]
 
