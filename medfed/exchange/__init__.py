@@ -9,4 +9,4 @@ part and what is merged is `federation/hub.py`'s.
 from medfed.exchange._exchange import Exchange, HubSide, Receipt, ReceivedUpdate, SiteSide, SupportsAsync
 from medfed.exchange.memory import MemoryExchange
 
-__all__ = ["ReceivedUpdate", "Exchange", "HubSide", "MemoryExchange", "Receipt", "SiteSide", "SupportsAsync"]
+__all__ = ["Exchange", "HubSide", "MemoryExchange", "Receipt", "ReceivedUpdate", "SiteSide", "SupportsAsync"]

@@ -352,10 +352,10 @@ def test_a_plain_update_in_a_secure_sum_is_refused(federation):
 @pytest.mark.parametrize(
     "data, message",
     [
-        (nested(100_000).encode(), "does not read"),
+        (nested(100_000).encode(), "cannot be decoded"),
         (b'{"box":"AAAA","mask":"AAAA","seed":"AAAA"}', "X25519's have 32"),
-        (b"\x80\x04\x95", "does not read"),
-        (b"{}", "does not read"),
+        (b"\x80\x04\x95", "cannot be decoded"),
+        (b"{}", "cannot be decoded"),
     ],
 )
 def test_a_message_that_is_none_is_refused_with_an_entry(federation, data, message):
