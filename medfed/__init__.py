@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from medfed.aggregation.fedavg import FedAvg
-    from medfed.data.datamodule import SiteData
+    from medfed.data.datamodule import SiteDataModule
     from medfed.data.read import read, read_label
     from medfed.data.volume import Volume
     from medfed.errors import (
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from medfed.wire.update import Update
     from medfed.wire.weights import load, weights_of
 
-__version__ = "0.1.0"
+__version__: str
 
 __all__ = [
     "AuditError",
@@ -60,7 +60,7 @@ __all__ = [
     "RegistryError",
     "RuleError",
     "RunError",
-    "SiteData",
+    "SiteDataModule",
     "SiteError",
     "Study",
     "StudyError",
@@ -83,7 +83,7 @@ _MODULES = {
     "FedAvg": "medfed.aggregation.fedavg",
     "FederatedCallback": "medfed.federation.callback",
     "MemoryExchange": "medfed.exchange.memory",
-    "SiteData": "medfed.data.datamodule",
+    "SiteDataModule": "medfed.data.datamodule",
     "Study": "medfed.study.study",
     "Update": "medfed.wire.update",
     "Volume": "medfed.data.volume",
@@ -101,6 +101,8 @@ _MODULES = {
 if not TYPE_CHECKING:
 
     def __getattr__(name):
+        if name == "__version__":
+            return importlib.import_module("importlib.metadata").version("medfed")
         if name not in __all__:
             raise AttributeError(
                 f"module 'medfed' has no attribute '{name}'; public are {', '.join(__all__)}"

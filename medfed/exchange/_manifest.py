@@ -117,7 +117,7 @@ def _open(data: bytes, seal: Seal, party: str, study: str | None) -> Manifest | 
     try:
         record: Manifest | ControlMessage = msgspec.json.decode(text, type=Manifest | ControlMessage)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise WireError(f"its manifest cannot be read: {error}") from None
+        raise WireError(f"its manifest cannot be decoded: {error}") from None
     if record.protocol != PROTOCOL:
         raise WireError(
             f"it uses protocol '{record.protocol[:30]}', this medfed uses '{PROTOCOL}'; update the older side"

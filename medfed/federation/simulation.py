@@ -145,4 +145,4 @@ def run_federation(
         thread.join()
     exchange.close()
     # Where the hub holds a part of the model encrypted, the model is a site's.
-    return plan.privacy.open(final, SiteChannel(exchange, plan.sites[0], final.round))
+    return plan.privacy.decrypt(final, SiteChannel(exchange, plan.sites[0], final.round))

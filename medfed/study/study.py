@@ -670,7 +670,7 @@ def _agree(study: Study, name: str) -> None:
 def _agree_privacy(study: Study, name: str) -> None:
     hidden, rule = not study.privacy.reveals_each_update, kind_of(study.rule)
     for scalar in study.rule.needs_scalars:
-        if scalar not in study.privacy.tell({scalar: 0.0}):
+        if scalar not in study.privacy.filter_scalars({scalar: 0.0}):
             raise StudyError(
                 f"{name}: rule.kind: '{rule}' needs each site's '{scalar}', which privacy '{kind_of(study.privacy)}' lets no "
                 f"site tell; take a rule that needs no such number, such as fedavg"

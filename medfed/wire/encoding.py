@@ -436,7 +436,7 @@ def _header(metadata: Any, study: str) -> _UpdateHeader | _GlobalHeader:
     try:
         header: _UpdateHeader | _GlobalHeader = msgspec.json.decode(text, type=_UpdateHeader | _GlobalHeader)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise WireError(f"the header cannot be read: {_plain(error)}") from None
+        raise WireError(f"the header cannot be decoded: {_plain(error)}") from None
     if header.format != FORMAT:
         raise WireError(
             f"the format is '{header.format[:20]}', this medfed reads '{FORMAT}'; update the older side"
