@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from medfed.wire.update import Update
     from medfed.wire.weights import load, weights_of
 
-__version__ = "0.1.0"
+__version__: str
 
 __all__ = [
     "AuditError",
@@ -102,6 +102,8 @@ _MODULES = {
 if not TYPE_CHECKING:
 
     def __getattr__(name):
+        if name == "__version__":
+            return importlib.import_module("importlib.metadata").version("medfed")
         if name not in __all__:
             raise AttributeError(
                 f"module 'medfed' has no attribute '{name}'; public are {', '.join(__all__)}"

@@ -202,7 +202,7 @@ def _conducted(
             row for answer in found.results for row in rows_of(answer.scalars, plan.rounds, answer.site)
         ]
         plain = (replace(answer, scalars=without_rows(answer.scalars)) for answer in found.results)
-        found = replace(found, answers=tuple(plain))
+        found = replace(found, results=tuple(plain))
         progress.round(found)
         write_round(folder, found)
         status.tell(state="leading", round=found.round, last_round_s=round(found.seconds, 1))

@@ -25,8 +25,10 @@ from medfed.deployment.ddp import RUN, Beside, First, is_beside
 from medfed.deployment.policy import egress_under, in_words, refusals
 from medfed.deployment.site_file import SiteFile, read_site, secret_of
 from medfed.errors import ExchangeError, StudyError, WireError
-from medfed.evaluation.aggregate import aggregate, cooled
+from medfed.evaluation.aggregate import aggregate
 from medfed.evaluation.inference import Hospital
+from medfed.evaluation.patients import SummarySettings
+from medfed.evaluation.probabilities import temperature_scaled
 from medfed.evaluation.row_transport import scalars_of
 from medfed.evaluation.rows import FEDERATED, UNTRAINED, local, read_cases
 from medfed.evaluation.summarise import last_round, read_rounds
@@ -382,16 +384,16 @@ def _closing(
         classes = getattr(study.task, "classes", ())
         cases = read_cases(folder.cases)
         if study.evaluation.temperature:
-            cases, _ = cooled(cases, classes)
-        rows = aggregate(
-            cases,
+            cases, _ = temperature_scaled(cases, classes)
+        settings = SummarySettings(
             round=received.round,
             seed=study.seed,
             classes=classes,
             held_out=tuple(study.held_out),
-            minimum=max(site.policy.smallest_group, study.evaluation.smallest_group),
+            min_patients=max(site.policy.smallest_group, study.evaluation.smallest_group),
             draws=study.evaluation.draws,
         )
+        rows = aggregate(cases, settings)
         return scalars_of(row for row in rows if row.site == site.name)
 
     return measured

@@ -78,7 +78,7 @@ class FederatedCallback(pl.Callback):
         audit: where what crosses is written down.
         egress: what may leave beside the model's tensors; the groups of `local` and plain numbers if None.
         spends: called with the round's number before an update is sent; writes down what it costs under differential
-            privacy (`PrivateTraining.settle`, `Spending.settle`) and returns the scalars that say so.
+            privacy (`PrivateTraining.settle`, `BudgetTracker.settle`) and returns the scalars that say so.
         closing: given the final model, returns what this site reports of it beside its scores, by name.
         needs: scalars that the study's rule needs and training does not give by itself: `train/loss_before`, the
             training loss of the received model, and `train/class_loss`, its mean over the classes and each class's.

@@ -20,7 +20,7 @@ from medfed.aggregation import Rule, State
 from medfed.errors import ExchangeError, MedfedError, QuorumError, SiteError, UpdateError
 from medfed.exchange import HubSide, ReceivedUpdate, SiteSide, SupportsAsync
 from medfed.federation.egress import Egress, declared
-from medfed.privacy import Hearing, NoPrivacy, Privacy, apart
+from medfed.privacy import NoPrivacy, Privacy, RoundSession, split_state
 from medfed.runs.rounds import SiteResult
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.compression import Compression, pack, unpack
@@ -44,7 +44,7 @@ def receive(
     audit.write(
         "received", site=site, round=received.round, sha256=digest(received.weights), final=received.final
     )
-    return privacy.open(received, SiteChannel(exchange, site, received.round, audit))
+    return privacy.decrypt(received, SiteChannel(exchange, site, received.round, audit))
 
 
 def contribute(
@@ -67,12 +67,12 @@ def contribute(
     """
     egress = replace(egress, sealed=(*egress.sealed, *privacy.sends))
     with _noted(update, audit):
-        checked = check(replace(update, scalars=privacy.tell(update.scalars)), weights)
+        checked = check(replace(update, scalars=privacy.filter_scalars(update.scalars)), weights)
     if checked.evaluation_only:
         return _send(exchange, checked, weights, audit, egress, compress, left)
-    for shield in privacy.meet(SiteChannel(exchange, update.site, update.round, audit)):
+    for protector in privacy.protectors(SiteChannel(exchange, update.site, update.round, audit)):
         with _noted(update, audit):
-            leaving = shield.protect(checked, weights)
+            leaving = protector.protect(checked, weights)
         left = _send(exchange, leaving, weights, audit, egress, compress, left)
     return left
 
@@ -99,14 +99,14 @@ def _send(
     with _noted(update, audit):
         leaving = declared(update, weights, egress)
         packed, left = pack(compress, leaving, left)
-    receipt = exchange.receipt(packed)
+    transmission = exchange.transmission(packed)
     audit.write(
         "sent",
         site=leaving.site,
         round=leaving.round,
-        to=receipt.to,
-        bytes=receipt.bytes,
-        sha256=receipt.sha256,
+        to=transmission.to,
+        bytes=transmission.bytes,
+        sha256=transmission.sha256,
         tensors=len(leaving.delta),
         values=sum(weights[name].numel() for name in leaving.delta),
         examples=leaving.examples,
@@ -158,11 +158,11 @@ def conduct(
         QuorumError: if fewer than `minimum` sites sent an update that fits, naming what became of each.
     """
     number = current.round + 1
-    hearing = privacy.convene(HubChannel(exchange, tuple(sites), number, audit), deadline_s)
-    results = [_before(site, why) for site, why in hearing.refused.items()]
+    session = privacy.open_session(HubChannel(exchange, tuple(sites), number, audit), deadline_s)
+    results = [_before(site, why) for site, why in session.refused.items()]
     admitted: list[tuple[Update, SiteResult]] = []
-    for arrival in _arrivals(exchange, rule, number, hearing):
-        update, result = _admit(arrival, number, current, rule, hearing, compress)
+    for arrival in _arrivals(exchange, rule, number, session):
+        update, result = _admit(arrival, number, current, rule, session, compress)
         if update is None:
             results.append(_written(result, number, audit))
         else:
@@ -180,21 +180,21 @@ def conduct(
             f"round {number}: {len(updates)} of {len(sites)} sites sent an update that fits, the study's minimum is "
             f"{minimum} (sampling.minimum). {told}. Mend the sites named, or lower the minimum, and go on with --resume"
         )
-    own, rest = apart(state)
-    released, kept = privacy.release(hearing.reveal(updates, current.weights), own, current.weights)
+    own, rest = split_state(state)
+    released, kept = privacy.prepare_merge(session.reveal(updates, current.weights), own, current.weights)
     weights, state = rule.merge(released, rest, current.weights)
     audit.write("merged", round=number, sites=sorted(u.site for u in updates), sha256=digest(weights))
     return Outcome(weights, {**state, **kept}, tuple(results))
 
 
-def _arrivals(exchange: HubSide, rule: Rule, number: int, hearing: Hearing) -> Iterator[ReceivedUpdate]:
+def _arrivals(exchange: HubSide, rule: Rule, number: int, session: RoundSession) -> Iterator[ReceivedUpdate]:
     if not rule.asynchronous:
-        return exchange.collect(number, hearing.sites, hearing.deadline_s)
+        return exchange.collect(number, session.sites, session.deadline_s)
     if not isinstance(exchange, SupportsAsync):
         raise ExchangeError(
             "this rule merges late updates, which this exchange does not carry; take the exchange 'memory'"
         )
-    return exchange.collect_async(number, hearing.sites, hearing.deadline_s, rule.enough)
+    return exchange.collect_async(number, session.sites, session.deadline_s, rule.enough)
 
 
 def _admit(
@@ -202,7 +202,7 @@ def _admit(
     number: int,
     current: GlobalModel,
     rule: Rule,
-    hearing: Hearing,
+    session: RoundSession,
     compress: Sequence[Compression],
 ) -> tuple[Update | None, SiteResult]:
     try:
@@ -219,7 +219,7 @@ def _admit(
             raise UpdateError(
                 f"site '{arrival.site}' sent no weights for round {number}, but it was asked to train"
             )
-        update = hearing.admit(unpack(compress, arrival.update, current.weights), current.weights)
+        update = session.admit(unpack(compress, arrival.update, current.weights), current.weights)
     except MedfedError as error:
         status = "absent" if arrival.update is None and arrival.bytes_up == 0 else "refused"
         return None, SiteResult(arrival.site, status, str(error), bytes_up=arrival.bytes_up)

@@ -104,7 +104,9 @@ def run_federation(
     """
     turns = Turns()
     secrets = None if folder is None else folder.with_name("sites")
-    exchange = MemoryExchange(study, idle=turns.idle, seen=seen, late=rule.asynchronous, secrets=secrets)
+    exchange = MemoryExchange(
+        study, idle=turns.idle, on_bytes=seen, asynchronous=rule.asynchronous, secrets=secrets
+    )
 
     def run(site: str, function: Callable[[MemoryExchange], None]) -> None:
         try:
@@ -145,4 +147,4 @@ def run_federation(
         thread.join()
     exchange.close()
     # Where the hub holds a part of the model encrypted, the model is a site's.
-    return plan.privacy.open(final, SiteChannel(exchange, plan.sites[0], final.round))
+    return plan.privacy.decrypt(final, SiteChannel(exchange, plan.sites[0], final.round))

@@ -53,7 +53,7 @@ def _privacy(study: Study) -> Iterator[str]:
     yield from study.privacy.objections(study)
     privacy, rule = kind_of(study.privacy), kind_of(study.rule)
     for scalar in study.rule.needs_scalars:
-        if scalar not in study.privacy.tell({scalar: 0.0}):
+        if scalar not in study.privacy.filter_scalars({scalar: 0.0}):
             yield (
                 f"rule.kind: '{rule}' needs each site's '{scalar}', which privacy '{privacy}' does not let a "
                 "site send; take a rule that needs no such number, such as fedavg"

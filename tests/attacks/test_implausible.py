@@ -107,8 +107,8 @@ class Scales:
     def __getattr__(self, name: str):
         return getattr(self._exchange, name)
 
-    def receipt(self, update):
-        return self._exchange.receipt(update)
+    def transmission(self, update):
+        return self._exchange.transmission(update)
 
     def send(self, update):
         if update.round == self._round:

@@ -153,9 +153,9 @@ CHANGES = {
     "rubbish": (lambda update: piece(update, torch.ones(5000, dtype=torch.uint8)), "0 ciphertexts, expected 3"),
     "floats": (lambda update: piece(update, torch.ones(50)), "50 numbers of torch.float32 are no 3 ciphertexts"),
     "too much": (lambda update: piece(update, torch.ones(300_000, dtype=torch.uint8)), "are no 3 ciphertexts"),
-    "no ciphertexts": (lambda update: piece(update, packed(lambda size: b"x" * 60)), "something else than a ciphertext"),
-    "another ring": (lambda update: piece(update, packed(other_parameters)), "something else than a ciphertext|are no 3"),
-    "another scale": (lambda update: piece(update, packed(other_scale)), "something else than a ciphertext"),
+    "no ciphertexts": (lambda update: piece(update, packed(lambda size: b"x" * 60)), "does not hold a ciphertext"),
+    "another ring": (lambda update: piece(update, packed(other_parameters)), "does not hold a ciphertext|are no 3"),
+    "another scale": (lambda update: piece(update, packed(other_scale)), "does not hold a ciphertext"),
     "in the clear": (in_the_clear, "'a' is not in the global model"),
 }  # fmt: skip
 
@@ -173,19 +173,19 @@ def test_messages_without_signatures_are_not_enough():
 
 
 def test_a_weight_too_large_is_named():
-    shield = module._Sealed(Ckks(), module._new_key())
+    protector = module._Encryptor(Ckks(), module._new_key())
     with pytest.raises(
         PrivacyError, match=r"site 'north' for round 1: a weight times its 10 examples is 1e\+07"
     ):
-        shield.protect(Update("north", 1, {"a": torch.tensor([1e6])}, 10), {"a": torch.zeros(1)})
+        protector.protect(Update("north", 1, {"a": torch.tensor([1e6])}, 10), {"a": torch.zeros(1)})
 
 
 def test_a_layer_that_does_not_exist_is_named():
-    shield = module._Sealed(Ckks(layers=["head"]), module._new_key())
+    protector = module._Encryptor(Ckks(layers=["head"]), module._new_key())
     with pytest.raises(
         PrivacyError, match=r"privacy.layers: none of the model's tensors begins with head; there are a, b"
     ):
-        shield.protect(Update("north", 1, model(), 10), model())
+        protector.protect(Update("north", 1, model(), 10), model())
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_what_cannot_be_computed_on_ciphertext_is_refused_when_the_study_is_read
 
 def test_a_hub_cannot_give_a_site_a_key_of_its_own():
     """The hub puts its own public key in south's place: the signature of south's message does not cover it."""
-    from medfed.privacy._ckks_keys import SHOWN, RelayedMessages, Shown, agreed, read
+    from medfed.privacy._ckks_keys import SHOWN, KeyAnnouncement, RelayedMessages, read, shared_key
 
     class Lies(MemoryExchange):
         def send_messages(self, round, attempt, step, channel):
@@ -222,8 +222,8 @@ def test_a_hub_cannot_give_a_site_a_key_of_its_own():
     exchange = Lies(STUDY)
     exchange.publish(GlobalModel(0, model(), study=STUDY))
     for site, key in (("south", b"1" * 32), ("north", b"2" * 32)):
-        exchange.send_message(site, 1, 1, SHOWN, msgspec.json.encode(Shown(key)))
+        exchange.send_message(site, 1, 1, SHOWN, msgspec.json.encode(KeyAnnouncement(key)))
     sealed = {site: exchange._messages[(site, "hub", SHOWN)][1] for site in ("north", "south")}
     exchange.send_messages(1, 1, SHOWN, {"north": msgspec.json.encode(RelayedMessages(sealed))})
     with pytest.raises(PrivacyError, match="in the name of 'south' that is not its own"):
-        agreed(SiteChannel(exchange, "north", 1), lambda: b"key")
+        shared_key(SiteChannel(exchange, "north", 1), lambda: b"key")

@@ -15,7 +15,7 @@ from medfed.errors import MedfedError, PrivacyError, QuorumError
 from medfed.exchange import MemoryExchange
 from medfed.federation.round import conduct, contribute
 from medfed.privacy._masks import FixedPoint
-from medfed.privacy._secagg import Handed, Keys, Members, Request, Shares, bytes_of
+from medfed.privacy._secagg import ForwardedKeys, Keys, Members, Shares, UnmaskRequest, to_bytes
 from medfed.privacy._secagg_server import HubSum
 from medfed.privacy.secure_sum import SecureSum
 from medfed.wire.audit_log import AuditLog, entries
@@ -228,7 +228,7 @@ def test_too_few_sites_stop_the_round_and_say_why(step):
 def test_a_round_that_failed_goes_on_when_the_sites_are_back_with_new_masks(step):
     privacy = SecureSum()
     seen: list[bytes] = []
-    round = Round(privacy, exchange=MemoryExchange("study", seen=seen.append))
+    round = Round(privacy, exchange=MemoryExchange("study", on_bytes=seen.append))
     round.start(*SITES, dies={"south": step, "west": step})
     with pytest.raises(QuorumError, match="round 1"):
         round.conduct()
@@ -257,7 +257,7 @@ def test_a_site_that_restarts_within_a_round_sends_nothing_under_the_old_masks()
 
 def test_what_leaves_tells_nothing_of_the_update_and_no_examples():
     seen: list[bytes] = []
-    round = Round(SecureSum(bits=32, limit=16), exchange=MemoryExchange("study", seen=seen.append))
+    round = Round(SecureSum(bits=32, limit=16), exchange=MemoryExchange("study", on_bytes=seen.append))
     sent: list[Update] = []
     round.exchange.send, send = lambda update: (sent.append(update), send(update)), round.exchange.send
     round.start(*SITES)
@@ -372,7 +372,7 @@ def goes_on(round: Round) -> None:
     same(round.given[0], plainly(SITES, round.privacy, 4))
 
 
-def said(data, kind):
+def parse(data, kind):
     return msgspec.json.decode(data, type=kind)
 
 
@@ -384,7 +384,7 @@ def test_a_hub_that_tells_sites_different_members_gets_no_shares():
     """North is in the sum for east and north, and dropped out for the others: their shares
     would unmask its update.
     """
-    round = lied_to(members=lambda site, data: bytes_of(Members(two_lists(site))))
+    round = lied_to(members=lambda site, data: to_bytes(Members(two_lists(site))))
     assert nothing_unmasked(round)
 
 
@@ -409,11 +409,11 @@ def test_and_is_seen_by_the_signatures_when_it_asks_all_the_same(tmp_path, monke
     monkeypatch.setattr(HubSum, "_signed", without_looking)
 
     def asks(site, data):
-        channel = {o: raw for o, raw in said(data, Request).channel.items() if handed(site, o)}
-        return bytes_of(Request(channel, two_lists(site), sorted(set(SITES) - set(two_lists(site)))))
+        channel = {o: raw for o, raw in parse(data, UnmaskRequest).messages.items() if handed(site, o)}
+        return to_bytes(UnmaskRequest(channel, two_lists(site), sorted(set(SITES) - set(two_lists(site)))))
 
     log = AuditLog(tmp_path / "audit.jsonl")
-    round = lied_to(log, members=lambda site, data: bytes_of(Members(two_lists(site))), signed=asks)
+    round = lied_to(log, members=lambda site, data: to_bytes(Members(two_lists(site))), signed=asks)
     assert written(log) == refusals(round)
     assert nothing_unmasked(round)
     assert all(message in found for found in refusals(round).values())
@@ -422,8 +422,8 @@ def test_and_is_seen_by_the_signatures_when_it_asks_all_the_same(tmp_path, monke
 
 def test_a_hub_that_asks_for_shares_of_both_kinds_of_one_site_is_refused(tmp_path):
     def change(site, data):
-        request = said(data, Request)
-        return bytes_of(Request(request.channel, request.seeds_of, ["west"]))
+        request = parse(data, UnmaskRequest)
+        return to_bytes(UnmaskRequest(request.messages, request.seeds_of, ["west"]))
 
     log = AuditLog(tmp_path / "audit.jsonl")
     round = lied_to(log, closes=False, signed=change)
@@ -437,17 +437,17 @@ def test_a_hub_that_asks_for_shares_of_both_kinds_of_one_site_is_refused(tmp_pat
 
 def test_a_hub_that_asks_for_shares_of_others_than_signed_is_refused():
     def change(site, data):
-        request = said(data, Request)
-        return bytes_of(Request(request.channel, ["east", "north", "south"], ["west"]))
+        request = parse(data, UnmaskRequest)
+        return to_bytes(UnmaskRequest(request.messages, ["east", "north", "south"], ["west"]))
 
     assert "of other sites than the list that this site signed" in refusals(lied_to(signed=change))["north"]
 
 
 def test_a_hub_that_leaves_out_signatures_is_refused(tmp_path):
     def change(site, data):
-        request = said(data, Request)
-        two = dict(list(request.channel.items())[:2])
-        return bytes_of(Request(two, request.seeds_of, request.keys_of))
+        request = parse(data, UnmaskRequest)
+        two = dict(list(request.messages.items())[:2])
+        return to_bytes(UnmaskRequest(two, request.seeds_of, request.keys_of))
 
     log = AuditLog(tmp_path / "audit.jsonl")
     round = lied_to(log, closes=False, signed=change)
@@ -458,14 +458,14 @@ def test_a_hub_that_leaves_out_signatures_is_refused(tmp_path):
 
 def test_a_hub_that_puts_its_own_keys_in_a_sites_place_is_refused(tmp_path):
     def change(site, data):
-        channel = dict(said(data, Handed).channel)
-        head, _, text = channel["west"].partition(b"\n")
-        own = bytes_of(Keys(b"1" * 32, b"2" * 32, b"3" * 32))
+        messages = dict(parse(data, ForwardedKeys).messages)
+        head, _, text = messages["west"].partition(b"\n")
+        own = to_bytes(Keys(b"1" * 32, b"2" * 32, b"3" * 32))
         message = msgspec.json.decode(text)
-        channel["west"] = (
+        messages["west"] = (
             head + b"\n" + msgspec.json.encode({**message, "data": base64.b64encode(own).decode()})
         )
-        return bytes_of(Handed(channel))
+        return to_bytes(ForwardedKeys(messages))
 
     log = AuditLog(tmp_path / "audit.jsonl")
     round = lied_to(log, closes=False, keys=change)
@@ -478,8 +478,8 @@ def test_a_hub_that_puts_its_own_keys_in_a_sites_place_is_refused(tmp_path):
 
 def test_a_hub_that_shows_too_few_sites_is_refused():
     def change(site, data):
-        channel = said(data, Handed).channel
-        return bytes_of(Handed({one: channel[one] for one in ("north", site)}))
+        messages = parse(data, ForwardedKeys).messages
+        return to_bytes(ForwardedKeys({one: messages[one] for one in ("north", site)}))
 
     found = refusals(lied_to(keys=change))
     assert "2 of 2 sites showed keys, 3 are needed" in found["south"]
@@ -511,9 +511,9 @@ def test_a_wrong_share_is_named_and_the_sum_comes_out(tmp_path):
         if step == "unmask" and site != "centre":
             first.wait(PATIENCE_S)  # the hub looks no further once it has enough
         if (site, step) == ("centre", "unmask"):
-            shares = said(data, Shares)
+            shares = parse(data, Shares)
             seeds = {owner: bytes(2) + share[2:-1] + b"\x01" for owner, share in shares.seeds.items()}
-            data = bytes_of(Shares(seeds, shares.keys))
+            data = to_bytes(Shares(seeds, shares.keys))
         post(site, number, attempt, step, data)
         if (site, step) == ("centre", "unmask"):
             first.set()

@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from medfed.errors import RunError, StudyError
-from medfed.evaluation.method_table import Cost, MethodTable, page, renamed, table_of
+from medfed.evaluation.method_table import Cost, MethodTable, compare_methods, page, renamed
+from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.report import model_name
 from medfed.evaluation.rows import (
     FEDERATED,
     POOLED,
     CaseRow,
-    as_they_are,
     local,
     personal,
     read_cases,
+    unperturbed,
     write,
     write_csv,
 )
@@ -90,17 +91,15 @@ def compare(
     present = {case.model for case in cases}
     beside = (ALONE, *(model_name(local(site)) for site in sorted(study.sites)), POOLED)
     costs |= {name: Cost() for name in beside if name in present}
-    table = table_of(
-        study.name,
-        cases,
-        costs,
+    settings = SummarySettings(
         round=study.train.rounds,
         seed=study.seed,
         classes=getattr(study.task, "classes", ()),
         held_out=sorted(study.held_out),
-        minimum=study.evaluation.smallest_group,
+        min_patients=study.evaluation.smallest_group,
         draws=study.evaluation.draws,
     )
+    table = compare_methods(study.name, cases, costs, settings)
     write(folder / "comparison.jsonl", table.rows)
     write_csv(folder / "comparison.csv", table.rows)
     write_whole(folder / "comparison.html", page(table).encode())
@@ -184,4 +183,4 @@ def _named(cases: Sequence[CaseRow], name: str, study: Study) -> list[CaseRow]:
     ) in study.held_out:  # no own model was made here: those of the others are what it could have been given
         names |= {(local(other), site): model_name(local(other)) for other in study.sites}
     # Cases that were changed before they were measured are about robustness, not about methods.
-    return renamed(as_they_are(cases), names)
+    return renamed(unperturbed(cases), names)
