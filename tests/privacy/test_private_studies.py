@@ -109,9 +109,7 @@ class Mute(Privacy, frozen=True, tag="mute"):
 
 def test_a_privacy_that_is_added_needs_no_objection_of_its_own(tmp_path):
     study = read_study(written(tmp_path, rule={"kind": "fednova"}))
-    words = (
-        "x.yaml: rule.kind: 'fednova' needs each site's 'train/steps', which privacy 'mute' does not let a site send"
-    )
+    words = "x.yaml: rule.kind: 'fednova' needs each site's 'train/steps', which privacy 'mute' does not let a site send"
     with pytest.raises(StudyError, match=words):
         validate(msgspec.structs.replace(study, privacy=Mute()), "x.yaml")
     validate(msgspec.structs.replace(study, privacy=Mute(), rule=FedAvg()), "x.yaml")
