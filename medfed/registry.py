@@ -41,6 +41,7 @@ FOLDERS: dict[str, Folder] = {
     "optimisers": Folder("models.optimisers", "the optimiser"),
     "schedules": Folder("models.schedules", "the learning rate over time"),
     "normalise": Folder("data.normalise", "how intensities are normalised"),
+    "layouts": Folder("data.layouts", "how cases lie in a hospital's folder"),
 }
 
 
