@@ -40,6 +40,7 @@ FOLDERS: dict[str, Folder] = {
     "losses": Folder("models.losses", "the loss"),
     "optimisers": Folder("models.optimisers", "the optimiser"),
     "schedules": Folder("models.schedules", "the learning rate over time"),
+    "metrics": Folder("evaluation.metrics", "what models are scored by"),
     "normalise": Folder("data.normalise", "how intensities are normalised"),
     "layouts": Folder("data.layouts", "how cases lie in a hospital's folder"),
 }

@@ -16,8 +16,9 @@ import torch
 
 from medfed.data.splits import SPLITS, case_token
 from medfed.evaluation import robustness, segmentation
+from medfed.evaluation.metrics import measure_masks
 from medfed.evaluation.rows import CaseRow
-from medfed.evaluation.survival import chance as survival_chance
+from medfed.evaluation.survival import survival_probability
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule
@@ -150,7 +151,7 @@ def measure(
                 risk = float(found["risk"][place])
                 yield CaseRow(metric="risk", value=risk, target=time, event=bool(event), **named)
                 for at, hazard in (baseline or {}).items():
-                    value = survival_chance(hazard, risk)
+                    value = survival_probability(hazard, risk)
                     yield CaseRow(
                         metric=f"survival@{at:g}", value=value, target=time, event=bool(event), **named
                     )
@@ -228,13 +229,15 @@ def _segmented(
     predicted = task.labels(torch.as_tensor(probabilities)[None])[0, 0].numpy()
     if len(structures) < len(task.classes) - 1:
         predicted, label = (np.where(np.isin(a, list(structures)), a, 0) for a in (predicted, label))
-    for found in segmentation.measure(predicted, label, spacing_mm, structures, tolerance_mm):
+    for found in measure_masks(predicted, label, spacing_mm, structures, tolerance_mm):
         yield CaseRow(
             metric=found.metric, value=found.value, structure=found.structure, note=found.note, **named
         )
 
 
-def _classified(task: Any, probabilities: torch.Tensor, target: int, named: dict) -> Iterator[CaseRow]:
+def _classified(
+    task: Any, probabilities: torch.Tensor, target: int, named: dict[str, Any]
+) -> Iterator[CaseRow]:
     for number, name in enumerate(task.classes):
         yield CaseRow(
             metric="probability",

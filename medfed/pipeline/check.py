@@ -122,7 +122,7 @@ def deidentify(
 def _study(path: Path | None) -> Study | None:
     if path is None:
         return None
-    from medfed.study.study import read_study
+    from medfed.study.reading import read_study
 
     return read_study(path)
 

@@ -30,13 +30,14 @@ from medfed.data.transforms import centre_crop, restore
 from medfed.errors import MedfedError, RunError
 from medfed.evaluation.inference import batches
 from medfed.evaluation.rows import FEDERATED
-from medfed.evaluation.survival import chance
+from medfed.evaluation.survival import survival_probability
 from medfed.pipeline import baseline as baselines
 from medfed.pipeline.factory import hospital_of, module_of, simulated_secret
 from medfed.pipeline.measure_models import saved
 from medfed.pipeline.suppress_warnings import quiet
 from medfed.runs.folder import RunFolder, write_whole
-from medfed.study.study import Study, read_study
+from medfed.study.reading import read_study
+from medfed.study.study import Study
 from medfed.wire.weights import load
 
 if TYPE_CHECKING:
@@ -144,7 +145,10 @@ def _rows(
         line: dict[str, object] = {"case": batch["case"][0]}
         if study.task.needs == "survival":
             risk = float(found["risk"][0])
-            chances = {f"survival beyond {at:g}": chance(hazard, risk) for at, hazard in baseline.items()}
+            chances = {
+                f"survival beyond {at:g}": survival_probability(hazard, risk)
+                for at, hazard in baseline.items()
+            }
             yield {**line, "log risk": risk, **chances}
         else:
             yield line | _probabilities(study.task, found["probabilities"][0].numpy())
