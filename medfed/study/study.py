@@ -665,8 +665,10 @@ def _agree_privacy(study: Study, name: str) -> None:
                 f"{name}: rule.kind: '{rule}' needs each site's '{scalar}', which privacy '{kind_of(study.privacy)}' lets no "
                 f"site tell; take a rule that needs no such number, such as fedavg"
             )
-    if hidden and not study.rule.takes_a_sum:
-        suited = sorted(n for n, record in kinds("aggregation").items() if _takes_a_sum(record))
+    if hidden and not study.rule.supports_secure_aggregation:
+        suited = sorted(
+            n for n, record in kinds("aggregation").items() if _supports_secure_aggregation(record)
+        )
         raise StudyError(
             f"{name}: rule.kind: '{rule}' compares the sites' single updates, which privacy "
             f"'{kind_of(study.privacy)}' hides from the hub; take a rule that needs only their sum, such as "
@@ -685,9 +687,9 @@ def _agree_privacy(study: Study, name: str) -> None:
         )
 
 
-def _takes_a_sum(record: type) -> bool:
+def _supports_secure_aggregation(record: type) -> bool:
     try:
-        return bool(record().takes_a_sum)
+        return bool(record().supports_secure_aggregation)
     except TypeError:  # it has settings without a default
         return False
 
@@ -754,8 +756,8 @@ def _agree_rule(study: Study, name: str) -> None:
             )
     if study.rule.asynchronous:
         _agree_asynchronous(study, name)
-    fewest = study.rule.fewest_sites()
-    if fewest > study.minimum and study.rule.most_sites is None:
+    fewest = study.rule.min_sites()
+    if fewest > study.minimum and study.rule.max_sites is None:
         raise StudyError(
             f"{name}: rule.kind: '{rule}' with these settings needs {fewest} sites a round, the study goes on with "
             f"{study.minimum}; set sampling.minimum to at least {fewest}"
