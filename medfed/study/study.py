@@ -23,7 +23,7 @@ from medfed.data.settings import AnyData, Images, Table
 from medfed.errors import MedfedError, StudyError
 from medfed.exchange import Exchange
 from medfed.exchange.memory import Memory
-from medfed.local_training import Local
+from medfed.local_training import LocalMethod
 from medfed.models.networks import Network
 from medfed.models.optimisers import Optimiser
 from medfed.models.optimisers.adamw import AdamW
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     AnyTask = Task
     AnyNetwork = Network
     AnyRule = Rule
-    AnyLocal = Local
+    AnyLocal = LocalMethod
     AnyExchange = Exchange
     AnyPrivacy = Privacy
     AnyCompression = Compression
@@ -199,11 +199,11 @@ class Study(_Section, frozen=True, kw_only=True):
 
         `head` is the network's last layer, by its path in the LightningModule.
         """
-        kept = self.train.local.kept() if self.train.local is not None else ()
+        kept = self.train.local.keep_local() if self.train.local is not None else ()
         return tuple(self._layer(entry) for entry in (*self.train.keep_local, *kept))
 
     @property
-    def local(self) -> Local | None:
+    def local(self) -> LocalMethod | None:
         """The local method; where it speaks of the `head`, that is the network's last layer."""
         method = self.train.local
         head = getattr(method, "head", None)
