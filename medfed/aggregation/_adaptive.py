@@ -34,7 +34,7 @@ from medfed.aggregation._rule import (
     zeros_for_state,
 )
 from medfed.wire.update import Update
-from medfed.wire.weights import Weights, is_statistic
+from medfed.wire.weights import Weights, is_running_statistic
 
 # (v, delta) -> new v, element by element, in float64; both may be overwritten.
 SecondMoment = Callable[[Tensor, Tensor], Tensor]
@@ -76,7 +76,7 @@ def adaptive_merge(
     momentum: dict[str, Tensor] = {}
     root: dict[str, Tensor] = {}
     for block in weighted_sum_blocks(sites, shares(sites), weights):
-        if is_statistic(block.name):
+        if is_running_statistic(block.name):
             write_block(merged, block, block.model(), sites)
             continue
         dtype = state_dtype(block.tensor.dtype)

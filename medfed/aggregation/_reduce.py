@@ -26,7 +26,7 @@ from medfed.aggregation._rule import describe, newest_round
 from medfed.aggregation._site_tensor import SiteTensor, site_tensor
 from medfed.errors import RuleError
 from medfed.wire.update import Update
-from medfed.wire.weights import Difference, Weights, is_statistic
+from medfed.wire.weights import Difference, Weights, is_running_statistic
 
 # Sites added by one call: their rows, as float64, are summed with their factors by one matrix product, which
 # reads and writes the sum once for all of them.
@@ -112,7 +112,7 @@ def weighted_sum_blocks(
     """
     model_bytes = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
     for name, tensor in weights.items():
-        tensor_factors = statistics if statistics is not None and is_statistic(name) else factors
+        tensor_factors = statistics if statistics is not None and is_running_statistic(name) else factors
         sites_in_memory = _sites_in_memory(sites, tensor, model_bytes // 2)
         if sites_in_memory >= len(sites):
             yield from _sum_in_cache(sites, tensor_factors, name, tensor)

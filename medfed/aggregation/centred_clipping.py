@@ -32,7 +32,7 @@ from medfed.aggregation._rule import (
     zeros_for_state,
 )
 from medfed.wire.update import Update
-from medfed.wire.weights import Weights, is_statistic
+from medfed.wire.weights import Weights, is_running_statistic
 
 
 class CentredClipping(Rule, frozen=True, tag="centred_clipping"):
@@ -52,7 +52,7 @@ class CentredClipping(Rule, frozen=True, tag="centred_clipping"):
         merged: dict[str, Tensor] = {}
         after: dict[str, Tensor] = {}
         for block in weighted_sum_blocks(sites, factors, weights):
-            if is_statistic(block.name):
+            if is_running_statistic(block.name):
                 write_block(merged, block, block.model(), sites)
                 continue
             centre = state_block(before, block).mul_(memory).add_(block.delta())

@@ -31,7 +31,7 @@ from medfed.aggregation._rule import (
     zeros_for_state,
 )
 from medfed.wire.update import Update
-from medfed.wire.weights import Weights, is_statistic
+from medfed.wire.weights import Weights, is_running_statistic
 
 
 class FedAvgM(Rule, frozen=True, tag="fedavgm"):
@@ -53,7 +53,7 @@ class FedAvgM(Rule, frozen=True, tag="fedavgm"):
         merged: dict[str, Tensor] = {}
         after: dict[str, Tensor] = {}
         for block in weighted_sum_blocks(sites, shares(sites), weights):
-            if is_statistic(block.name):
+            if is_running_statistic(block.name):
                 write_block(merged, block, block.model(), sites)
                 continue
             velocity = state_block(before, block).mul_(self.momentum).add_(block.delta())

@@ -31,7 +31,7 @@ from medfed.aggregation._rule import (
     zeros_for_state,
 )
 from medfed.wire.update import Update
-from medfed.wire.weights import Weights, is_statistic
+from medfed.wire.weights import Weights, is_running_statistic
 
 MOVED = "moved"
 
@@ -62,7 +62,7 @@ class FedDyn(Rule, frozen=True, tag="feddyn"):
         merged: dict[str, Tensor] = {}
         moved: dict[str, Tensor] = {}
         for block in weighted_sum_blocks(sites, shares(sites), weights):
-            if is_statistic(block.name):
+            if is_running_statistic(block.name):
                 write_block(merged, block, block.model(), sites)
                 continue
             delta = block.delta()

@@ -34,7 +34,7 @@ from medfed.aggregation._rule import (
 )
 from medfed.errors import RuleError
 from medfed.wire.update import Update
-from medfed.wire.weights import Weights, is_statistic
+from medfed.wire.weights import Weights, is_running_statistic
 
 CHOICE = "train/cluster"
 # The hub sends all models each round, and more than this would not be clusters of hospitals.
@@ -100,7 +100,7 @@ class IFCA(Rule, frozen=True, tag="ifca"):
             tensor = weights[name]
             noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
             deviation = tensor.double().std(correction=0) if tensor.numel() > 1 else torch.tensor(0.0)
-            still = is_statistic(name)
+            still = is_running_statistic(name)
             moved[name] = (
                 tensor.clone()
                 if still

@@ -33,7 +33,7 @@ from medfed.aggregation._rule import (
 )
 from medfed.errors import RuleError
 from medfed.wire.update import Update
-from medfed.wire.weights import Weights, is_statistic
+from medfed.wire.weights import Weights, is_running_statistic
 
 CONTROL = "control"
 
@@ -91,7 +91,7 @@ def _names(sites: list[Update], control: Weights) -> set[str]:
                 f"{describe(update)} has no group '{CONTROL}'; does the site train with "
                 f"train.local: {{kind: scaffold}}?"
             )
-        names = {name for name in update.groups[CONTROL] if not is_statistic(name)}
+        names = {name for name in update.groups[CONTROL] if not is_running_statistic(name)}
         if unknown := sorted(names - set(control)):
             raise RuleError(
                 f"{describe(update)}: '{unknown[0]}' of group '{CONTROL}' is not in the global model"

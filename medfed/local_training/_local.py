@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from medfed.local_training._step import Step
 from medfed.local_training._train_pass import TrainEvaluator
 from medfed.registry import Kind
-from medfed.wire.update import Global
+from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
 
 # What a method keeps through a round and from one round to the next: named groups of named tensors.
@@ -50,7 +50,7 @@ class LocalMethod(Kind, frozen=True):
         """Return the layers that this method keeps in the hospital, as `train.keep_local` names them."""
         return ()
 
-    def start(self, module: nn.Module, received: Global, state: LocalState) -> LocalState:
+    def start(self, module: nn.Module, received: GlobalModel, state: LocalState) -> LocalState:
         """Return the state at the start of a round; the module holds the received weights already."""
         return state
 
@@ -70,7 +70,7 @@ class LocalMethod(Kind, frozen=True):
         """Change the gradients of one step in place, after they are unscaled and before they are clipped."""
 
     def finish(
-        self, module: nn.Module, received: Global, state: LocalState, steps: int, rate: float
+        self, module: nn.Module, received: GlobalModel, state: LocalState, steps: int, rate: float
     ) -> tuple[LocalState, dict[str, Weights]]:
         """Return the state and the groups to send, after `steps` steps at a mean learning rate of `rate`."""
         return state, {}

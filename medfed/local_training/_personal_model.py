@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from medfed.local_training._step import Step
-from medfed.wire.update import Global
+from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
 
 
@@ -30,7 +30,7 @@ def all_weights(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def received_parameters(module: nn.Module, received: Global) -> dict[str, Tensor]:
+def received_parameters(module: nn.Module, received: GlobalModel) -> dict[str, Tensor]:
     """Return copies of a module's trainable parameters that came with the received weights."""
     return {
         name: parameter.detach().clone()

@@ -25,7 +25,7 @@ from medfed.local_training._personal_model import (
     to_device,
 )
 from medfed.local_training._step import Step
-from medfed.wire.update import Global
+from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
 
 OWN, MOMENTS, MIX, GRADIENTS = "own", "moments", "mix", "gradients"
@@ -43,7 +43,7 @@ class APFL(LocalMethod, tag="apfl", frozen=True):
     alpha: Annotated[float, Meta(ge=0, le=1)] = 0.5
     adaptive: bool = True
 
-    def start(self, module: nn.Module, received: Global, state: LocalState) -> LocalState:
+    def start(self, module: nn.Module, received: GlobalModel, state: LocalState) -> LocalState:
         own = to_device(state[OWN], module) if OWN in state else all_weights(module)
         mix = state.get(MIX) or {"alpha": torch.tensor(self.alpha, dtype=torch.float64)}
         return {OWN: own, MOMENTS: to_device(state.get(MOMENTS, {}), module), MIX: mix, GRADIENTS: {}}
@@ -72,7 +72,7 @@ class APFL(LocalMethod, tag="apfl", frozen=True):
         return {OWN: own, MOMENTS: moments, MIX: mix, GRADIENTS: {}}
 
     def finish(
-        self, module: nn.Module, received: Global, state: LocalState, steps: int, rate: float
+        self, module: nn.Module, received: GlobalModel, state: LocalState, steps: int, rate: float
     ) -> tuple[LocalState, dict[str, Weights]]:
         return {OWN: to_cpu(state[OWN]), MOMENTS: to_cpu(state[MOMENTS]), MIX: state[MIX]}, {}
 

@@ -25,7 +25,7 @@ from medfed.local_training._personal_model import (
     to_device,
 )
 from medfed.local_training._step import Step
-from medfed.wire.update import Global
+from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
 
 PERSONAL, MOMENTS, ANCHORS, GRADIENTS = "personal", "moments", "anchors", "gradients"
@@ -40,7 +40,7 @@ class Ditto(LocalMethod, tag="ditto", frozen=True):
 
     pull: Annotated[float, Meta(ge=0)] = 0.1
 
-    def start(self, module: nn.Module, received: Global, state: LocalState) -> LocalState:
+    def start(self, module: nn.Module, received: GlobalModel, state: LocalState) -> LocalState:
         personal = to_device(state[PERSONAL], module) if PERSONAL in state else all_weights(module)
         anchors = received_parameters(module, received)
         moments = to_device(state.get(MOMENTS, {}), module)
@@ -60,7 +60,7 @@ class Ditto(LocalMethod, tag="ditto", frozen=True):
         return {**state, MOMENTS: optimizer_step(step, personal, accumulated, state[MOMENTS]), GRADIENTS: {}}
 
     def finish(
-        self, module: nn.Module, received: Global, state: LocalState, steps: int, rate: float
+        self, module: nn.Module, received: GlobalModel, state: LocalState, steps: int, rate: float
     ) -> tuple[LocalState, dict[str, Weights]]:
         return {PERSONAL: to_cpu(state[PERSONAL]), MOMENTS: to_cpu(state[MOMENTS])}, {}
 

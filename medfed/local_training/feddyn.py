@@ -17,7 +17,7 @@ from torch import nn
 
 from medfed.local_training._local import LocalMethod, LocalState
 from medfed.local_training._personal_model import received_parameters, to_cpu, to_device
-from medfed.wire.update import Global
+from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
 
 GRADIENT, ANCHORS = "gradient", "anchors"
@@ -37,7 +37,7 @@ class FedDyn(LocalMethod, tag="feddyn", frozen=True):
     def is_data_free(self) -> bool:
         return True
 
-    def start(self, module: nn.Module, received: Global, state: LocalState) -> LocalState:
+    def start(self, module: nn.Module, received: GlobalModel, state: LocalState) -> LocalState:
         anchors = received_parameters(module, received)
         accumulated = state.get(GRADIENT) or {
             name: torch.zeros_like(tensor) for name, tensor in anchors.items()
@@ -53,7 +53,7 @@ class FedDyn(LocalMethod, tag="feddyn", frozen=True):
 
     @torch.no_grad()
     def finish(
-        self, module: nn.Module, received: Global, state: LocalState, steps: int, rate: float
+        self, module: nn.Module, received: GlobalModel, state: LocalState, steps: int, rate: float
     ) -> tuple[LocalState, dict[str, Weights]]:
         parameters = dict(module.named_parameters())
         gradient = {

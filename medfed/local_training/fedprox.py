@@ -14,7 +14,7 @@ from torch import nn
 
 from medfed.local_training._local import LocalMethod, LocalState
 from medfed.local_training._personal_model import received_parameters
-from medfed.wire.update import Global
+from medfed.wire.update import GlobalModel
 
 
 class FedProx(LocalMethod, tag="fedprox", frozen=True):
@@ -26,7 +26,7 @@ class FedProx(LocalMethod, tag="fedprox", frozen=True):
     def is_data_free(self) -> bool:
         return True
 
-    def start(self, module: nn.Module, received: Global, state: LocalState) -> LocalState:
+    def start(self, module: nn.Module, received: GlobalModel, state: LocalState) -> LocalState:
         anchors = received_parameters(module, received)
         return {"anchors": anchors}
 

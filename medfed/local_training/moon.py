@@ -24,7 +24,7 @@ from medfed.errors import StudyError
 from medfed.local_training._local import LocalMethod, LocalState
 from medfed.local_training._personal_model import all_weights, fork_rng, swapped_weights, to_cpu, to_device
 from medfed.local_training._step import Step
-from medfed.wire.update import Global
+from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
 
 PREVIOUS, RECEIVED, FEATURES = "previous", "received", "features"
@@ -41,7 +41,7 @@ class Moon(LocalMethod, tag="moon", frozen=True):
     temperature: Annotated[float, Meta(gt=0)] = 0.5
     head: str = "head"
 
-    def start(self, module: nn.Module, received: Global, state: LocalState) -> LocalState:
+    def start(self, module: nn.Module, received: GlobalModel, state: LocalState) -> LocalState:
         if PREVIOUS not in state:
             return {}
         return {PREVIOUS: to_device(state[PREVIOUS], module), RECEIVED: all_weights(module)}
@@ -74,7 +74,7 @@ class Moon(LocalMethod, tag="moon", frozen=True):
         )
 
     def finish(
-        self, module: nn.Module, received: Global, state: LocalState, steps: int, rate: float
+        self, module: nn.Module, received: GlobalModel, state: LocalState, steps: int, rate: float
     ) -> tuple[LocalState, dict[str, Weights]]:
         return {PREVIOUS: to_cpu(all_weights(module))}, {}
 

@@ -34,7 +34,7 @@ from medfed.models.optimisers.sgd import SGD
 from medfed.models.schedules.constant import Constant
 from medfed.models.tasks import Task
 from medfed.wire.encoding import decode_update
-from medfed.wire.update import Global, Update
+from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Weights, digest, load, local_names, weights_of
 
 torch.set_num_threads(1)
@@ -135,7 +135,7 @@ def run(
     resume: bool = False,
     seen: Any = lambda data: None,
     accumulate: int = 1,
-) -> Global:
+) -> GlobalModel:
     def site(name: str):
         def work(exchange):
             train_site(
@@ -271,7 +271,7 @@ def module_and_batches(name: str) -> tuple[pl.LightningModule, list[dict], str]:
 
 
 def one_round(
-    method: LocalMethod, module: pl.LightningModule, batches: list[dict], received: Global, state: Any
+    method: LocalMethod, module: pl.LightningModule, batches: list[dict], received: GlobalModel, state: Any
 ) -> Any:
     """The verbs in their order, as the callback calls them."""
     module.train()
@@ -310,7 +310,9 @@ def test_it_works_under_every_network(method: LocalMethod, network: str) -> None
         rule_state, state = rule.init(weights), {}
         for number in range(2):
             groups: dict[str, Weights] = {name: rule_state[name] for name in rule.broadcast}
-            state, sent = one_round(method, module, batches, Global(number, weights, groups=groups), state)
+            state, sent = one_round(
+                method, module, batches, GlobalModel(number, weights, groups=groups), state
+            )
             update = Update("a", number + 1, _delta(module, weights), 4, method.scalars(state), sent)
             weights, rule_state = rule.merge([update], rule_state, weights)
         assert set(sent) == set(method.sends)
