@@ -7,7 +7,7 @@ import stat
 from dataclasses import replace
 from pathlib import Path
 
-from medfed.data.cache_location import without_own
+from medfed.data.cache_location import skip_cache_folder
 from medfed.data.dicom.directory import DIRECTORY, listed_files
 from medfed.data.dicom.file import DicomFile, open_dicom
 from medfed.data.dicom.volumes import assemble_volumes, describe_non_image
@@ -165,7 +165,7 @@ def _list_files(path: str) -> list[str]:
     for folder, folders, names in os.walk(path, onerror=stop, followlinks=True):
         files += [os.path.join(folder, name) for name in names]
         unseen = []
-        for name in sorted(without_own(folders)):
+        for name in sorted(skip_cache_folder(folders)):
             real = os.path.realpath(os.path.join(folder, name))
             if real not in seen:
                 seen.add(real)

@@ -25,8 +25,10 @@ from medfed.deployment.ddp import RUN, Beside, First, is_beside
 from medfed.deployment.policy import egress_under, in_words, refusals
 from medfed.deployment.site_file import SiteFile, read_site, secret_of
 from medfed.errors import ExchangeError, StudyError, WireError
-from medfed.evaluation.aggregate import aggregate, cooled
+from medfed.evaluation.aggregate import aggregate
 from medfed.evaluation.inference import Hospital
+from medfed.evaluation.patients import SummarySettings
+from medfed.evaluation.probabilities import temperature_scaled
 from medfed.evaluation.row_transport import scalars_of
 from medfed.evaluation.rows import FEDERATED, UNTRAINED, local, read_cases
 from medfed.evaluation.summarise import last_round, read_rounds
@@ -47,10 +49,12 @@ from medfed.runs.progress import Progress, Silent, warnings_said
 from medfed.runs.rounds import RoundReport, SiteResult
 from medfed.runs.status import FILE as STATUS
 from medfed.runs.status import Status, stamp
-from medfed.study.study import Study, digest, shared, start_digest, study_of
+from medfed.study.canonical import public_yaml, start_digest, study_digest
+from medfed.study.reading import parse_study
+from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.signing import Identity
-from medfed.wire.update import Global, Update
+from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Weights, weights_of
 
 if TYPE_CHECKING:
@@ -89,7 +93,7 @@ def take_part(
     with warnings_said(progress), quiet():
         progress.say(f"site {site.name} asks the hub for the study")
         with _refusal_written(site):
-            known, text = site.exchange.offered()
+            known, text = site.exchange.advertised_study()
             study = _study(text, known, site)
         folder = RunFolder(Path(site.out) / f"{study.name}-{known[:NAMED_BY]}")
         if folder.facts.exists() and "finished" in folder.read_facts():
@@ -111,7 +115,7 @@ def _take_part(
     accept: str,
     ask: Ask | None,
 ) -> None:
-    known = digest(study)
+    known = study_digest(study)
     check_planned(study)
     hospital = hospital_of(study, site.name, site.data, secret, site.cache)
     progress.say(f"{site.name}: {hospital.data.index.describe()}")
@@ -125,7 +129,7 @@ def _take_part(
     audit.write("began", study=known, sites=[site.name], resumed=folder.rounds.exists())
     status.tell(state="waiting for the hub")
     side: Any = site.exchange.open_site(known, site.name, folder.site(site.name))
-    side.refused = lambda reason: audit.write("hub refused", site=site.name, reason=reason)
+    side.on_refused = lambda reason: audit.write("hub refused", site=site.name, reason=reason)
     closing = _closing(site, study, hospital, folder, status, progress)
     try:
         with every(CONTACT_S, lambda: _tell_contact(side, status), "medfed-contact"):
@@ -175,10 +179,10 @@ def _refusal_written(site: SiteFile) -> Iterator[None]:
 
 
 def _study(text: str, known: str, site: SiteFile) -> Study:
-    study = study_of(text, "the hub's study")
-    if digest(study) != known:
+    study = parse_study(text, "the hub's study")
+    if study_digest(study) != known:
         raise ExchangeError(
-            f"the hub offers study {known[:TYPED]}, but the file it sends is study {digest(study)[:TYPED]}; do hub and site "
+            f"the hub offers study {known[:TYPED]}, but the file it sends is study {study_digest(study)[:TYPED]}; do hub and site "
             f"run the same version of medfed?"
         )
     if site.name not in study.sites and site.name not in study.held_out:
@@ -230,9 +234,9 @@ def _hold_to_policy(
     reasons = refusals(site.policy, study.at(site.name), cases)
     if not reasons:
         return
-    audit.write("declined", study=digest(study), site=site.name, reason="; ".join(reasons))
+    audit.write("declined", study=study_digest(study), site=site.name, reason="; ".join(reasons))
     # The hub hears that it need not wait, and nothing of why.
-    side: Any = site.exchange.open_site(digest(study), site.name, folder.site(site.name))
+    side: Any = site.exchange.open_site(study_digest(study), site.name, folder.site(site.name))
     withdraw(side, site.name, "this hospital's policy does not allow the study", audit)
     side.close()
     told = "\n  ".join(reasons)
@@ -254,7 +258,7 @@ def _hold_to_consent(
     elif ask is None:
         page = out / f"{study.name}-{known[:NAMED_BY]}.txt"
         write_whole(page, words.encode())
-        write_whole(page.with_suffix(".yaml"), shared(study).encode())
+        write_whole(page.with_suffix(".yaml"), public_yaml(study).encode())
         raise StudyError(
             f"nobody here has agreed to study '{study.name}' yet{_other_agreed(out, known)}. Read {page}, then run once\n"
             f"  medfed train --site ... --accept {known}"
@@ -290,8 +294,8 @@ def _train(
     status: Status,
     progress: Progress,
     audit: AuditLog,
-    closing: Callable[[Global], Mapping[str, float]],
-) -> Global:
+    closing: Callable[[GlobalModel], Mapping[str, float]],
+) -> GlobalModel:
     module, data = module_of(study, site.name), hospital.data
     progress.start(
         f"{study.name}: site {site.name}",
@@ -312,7 +316,7 @@ def _train(
         callbacks=[_shown(site.name, study, folder, status, progress)],
         resume=True,
         closing=closing,
-        study=digest(study),
+        study=study_digest(study),
         # One ledger for all studies of this hospital, beside their run folders.
         ledger=Ledger(Path(site.out), site.policy.epsilon_ceiling, site.policy.delta),
         dataset=data_set(data.patients("train"), hospital.secret),
@@ -332,8 +336,8 @@ def _evaluate(
     folder: RunFolder,
     audit: AuditLog,
     egress: Egress,
-    closing: Callable[[Global], Mapping[str, float]],
-) -> Global:
+    closing: Callable[[GlobalModel], Mapping[str, float]],
+) -> GlobalModel:
     """Wait for the final model, and report how it does here: a site that trains nothing."""
     from medfed.privacy import NoPrivacy
 
@@ -346,7 +350,7 @@ def _evaluate(
     return received
 
 
-def _write_evaluated(folder: RunFolder, name: str, received: Global) -> None:
+def _write_evaluated(folder: RunFolder, name: str, received: GlobalModel) -> None:
     """Write down that this site had no part in the last round, and whose model it measures."""
     write_round(folder, RoundReport(received.round, (SiteResult(name, "evaluated"),), 0.0, 0))
 
@@ -358,12 +362,12 @@ def _closing(
     folder: RunFolder,
     status: Status,
     progress: Progress,
-) -> Callable[[Global], Mapping[str, float]]:
+) -> Callable[[GlobalModel], Mapping[str, float]]:
     """Return what measures the final model on this hospital's test cases and names the
     results that may leave.
     """
 
-    def measured(received: Global) -> Mapping[str, float]:
+    def measured(received: GlobalModel) -> Mapping[str, float]:
         status.tell(state="measuring the final model", round=received.round)
         progress.say("measuring the final model on this hospital's test cases")
         if study.task.needs == "survival":
@@ -380,16 +384,16 @@ def _closing(
         classes = getattr(study.task, "classes", ())
         cases = read_cases(folder.cases)
         if study.evaluation.temperature:
-            cases, _ = cooled(cases, classes)
-        rows = aggregate(
-            cases,
+            cases, _ = temperature_scaled(cases, classes)
+        settings = SummarySettings(
             round=received.round,
             seed=study.seed,
             classes=classes,
             held_out=tuple(study.held_out),
-            minimum=max(site.policy.smallest_group, study.evaluation.smallest_group),
+            min_patients=max(site.policy.smallest_group, study.evaluation.smallest_group),
             draws=study.evaluation.draws,
         )
+        rows = aggregate(cases, settings)
         return scalars_of(row for row in rows if row.site == site.name)
 
     return measured
@@ -465,8 +469,8 @@ def _shown(name: str, study: Study, folder: RunFolder, status: Status, progress:
 
 def _tell_contact(side: Any, status: Status) -> None:
     """Keep the status file's word on when the hub was last reached."""
-    if side.contact_s is not None:
-        status.tell(last_contact=stamp(side.contact_s))
+    if side.last_contact_s is not None:
+        status.tell(last_contact=stamp(side.last_contact_s))
 
 
 # ---------------------------------------------------------------------------------------------- several GPUs
@@ -474,7 +478,7 @@ def _tell_contact(side: Any, status: Status) -> None:
 
 def _train_beside(site: SiteFile, secret: bytes) -> None:
     folder = RunFolder(Path(os.environ[RUN]))
-    study = study_of(folder.study.read_text(encoding="utf-8"), "study.yaml")
+    study = parse_study(folder.study.read_text(encoding="utf-8"), "study.yaml")
     hospital = hospital_of(study, site.name, site.data, secret, site.cache)
     beside: Any = Beside()  # it posts no letters: only `contribute` does, which is the first process's
     with quiet():

@@ -24,7 +24,7 @@ from medfed.data.layouts.cases_csv import read_rows
 from medfed.data.preflight.preflight import Preflight
 from medfed.data.preflight.preflight import check as looked_at
 from medfed.errors import DataError, StudyError
-from medfed.study.study import read_study
+from medfed.study.reading import read_study
 
 Task = Literal["segment", "classify", "tabular", "survival"]
 
