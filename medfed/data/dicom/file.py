@@ -18,7 +18,7 @@ from medfed.data.dicom.elements import (
     Elements,
     TruncatedHeader,
 )
-from medfed.data.size_limits import UNLIMITED_RATIO_BYTES, MAX_RATIO
+from medfed.data.size_limits import MAX_RATIO, UNLIMITED_RATIO_BYTES
 from medfed.errors import ImageError
 
 IMPLICIT = "1.2.840.10008.1.2"

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from medfed.data.dicom.decoder_process import (
     EXTENDED,
     CodedFrame,
-    decode_in_subprocess,
     decode_in_process,
+    decode_in_subprocess,
     max_processes,
 )
 from medfed.data.dicom.elements import DOUBLE_PIXELS, ITEM, PIXELS, SEQUENCE_END

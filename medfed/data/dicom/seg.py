@@ -32,7 +32,7 @@ from medfed.data.dicom.frame import (
     STORED,
     Encoding,
 )
-from medfed.data.dicom.pixels import sign_extend, read_words
+from medfed.data.dicom.pixels import read_words, sign_extend
 from medfed.data.identity_digest import identity_digests
 from medfed.data.label_regions import check_classes, check_same_patient, paint_regions
 from medfed.data.read_options import LabelOptions

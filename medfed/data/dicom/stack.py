@@ -16,9 +16,9 @@ from medfed.data.dicom.split_series import (
     JITTER_FRACTION,
     JITTER_MM,
     SamePixels,
+    positions_lps,
     slice_normal,
     split_by_hard_key,
-    positions_lps,
     split_volumes,
 )
 from medfed.errors import ImageError

@@ -26,9 +26,9 @@ from medfed.data.dicom.frame import (
     Frame,
     parse_frames,
 )
-from medfed.data.dicom.pixels import AIR_HU, modality_values, stored_values, iter_words
-from medfed.data.dicom.resample import resample_even, correct_gantry_tilt
-from medfed.data.dicom.stack import Stack, is_projection, projection, build_stacks
+from medfed.data.dicom.pixels import AIR_HU, iter_words, modality_values, stored_values
+from medfed.data.dicom.resample import correct_gantry_tilt, resample_even
+from medfed.data.dicom.stack import Stack, build_stacks, is_projection, projection
 from medfed.data.identity_digest import identity_digests
 from medfed.data.size_limits import MAX_DICOM_RATIO, MAX_VOLUME_BYTES, check_size
 from medfed.data.volume import Info, Volume

@@ -272,9 +272,7 @@ def test_archives_are_named_and_not_looked_into(tmp_path):
     with pytest.raises(ImageError, match="a zip archive, which is not opened; unpack it"):
         read(tmp_path / "b" / "a.zip")
     (tmp_path / "b" / "a.dcm.gz").write_bytes(gzip.compress(first.read_bytes()))
-    with pytest.raises(
-        ImageError, match=r"only 2 other files, the first a packed archive .* unpack it"
-    ):
+    with pytest.raises(ImageError, match=r"only 2 other files, the first a packed archive .* unpack it"):
         read(tmp_path / "b")
 
 
