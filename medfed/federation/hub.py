@@ -118,7 +118,9 @@ def coordinate(
                 state,
                 current,
                 sites,
-                min(plan.minimum, len(sites), plan.rule.buffer_size if plan.rule.asynchronous else len(sites)),
+                min(
+                    plan.minimum, len(sites), plan.rule.buffer_size if plan.rule.asynchronous else len(sites)
+                ),
                 plan.deadline_s,
                 audit,
                 plan.compress,

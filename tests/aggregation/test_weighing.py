@@ -108,7 +108,9 @@ def test_fednova_averages_running_statistics() -> None:
 def test_fednova_without_steps_names_the_site() -> None:
     with pytest.raises(RuleError, match="site 'b' for round 3 has no finite scalar 'train/steps'"):
         merged(FedNova(), update("a", 1, 1, train_steps=3), update("b", 1, 1))
-    with pytest.raises(RuleError, match=r"site 'a' for round 3: scalar 'train/steps' is 0.0; expected a whole number"):
+    with pytest.raises(
+        RuleError, match=r"site 'a' for round 3: scalar 'train/steps' is 0.0; expected a whole number"
+    ):
         merged(FedNova(), update("a", 1, 1, train_steps=0.0))
 
 
