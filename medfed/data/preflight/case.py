@@ -321,13 +321,13 @@ def header_words(path: Path) -> dict[str, str]:
     """Return a few values of the first DICOM header at a path, for this process only; empty for NIfTI."""
     import pydicom
 
-    from medfed.data.dicom.suppress_logs import quiet
+    from medfed.data.dicom.suppress_logs import suppress_dicom_logs
 
     tags = ["Manufacturer", "MagneticFieldStrength", "KVP", "BodyPartExamined", "RecognizableVisualFeatures"]
     files = files_below(path) if path.is_dir() else [path]
     for file in files[:50]:
         try:
-            with quiet():
+            with suppress_dicom_logs():
                 header = pydicom.dcmread(
                     file, stop_before_pixels=True, specific_tags=[*tags, "Rows"], force=True
                 )
