@@ -75,14 +75,14 @@ def hub(given: dict[str, Any]) -> None:
 
 def site(given: dict[str, Any]) -> None:
     """Take part in every round with the same weights, as if they had been trained."""
-    from medfed.federation.round import SiteChannel, receive, send_update
+    from medfed.federation.round import SiteConnection, receive, send_update
     from medfed.wire.update import Update
     from medfed.wire.weights import Difference
 
     folder, name = Path(given["folder"]), given["site"]
     local = model(given["megabytes"], 1)
     exchange = opened(given).open_site(STUDY, name, folder)
-    channel, number = SiteChannel(name, exchange), 0
+    channel, number = SiteConnection(name, exchange), 0
     before, began = peak_mb(), time.process_time()
     while True:
         received = receive(channel, number)

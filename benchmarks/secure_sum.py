@@ -1,5 +1,5 @@
 """What secure aggregation costs a round, beside the plain exchange of the same model: every step,
-real letters and files.
+real messages and files.
 
     python benchmarks/secure_sum.py --millions 25 --sites 8
 
@@ -26,12 +26,12 @@ from medfed.deployment.enrolment import enrol
 from medfed.errors import ExchangeError
 from medfed.exchange.folder import Folder
 from medfed.federation.config import HubConfig
-from medfed.federation.round import SiteChannel, aggregate_round, send_update
+from medfed.federation.round import SiteConnection, aggregate_round, send_update
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.privacy.distributed_dp import DistributedDP
 from medfed.privacy.secure_sum import SecureSum
 from medfed.wire.audit_log import AuditLog
-from medfed.wire.update import Global, Update
+from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference
 
 STUDY = "5e" * 32
@@ -69,7 +69,7 @@ def a_round(privacy: Privacy, weights, local, sites: list[str], gone: int) -> tu
             site: record(folder / "credentials" / site).open_site(STUDY, site, folder / site)
             for site in sites
         }
-        current = Global(0, weights, study=STUDY)
+        current = GlobalModel(0, weights, study=STUDY)
         hub.publish(current)
         for site, side in sides.items():
             side.fetch(site, 0)
@@ -84,7 +84,7 @@ def a_round(privacy: Privacy, weights, local, sites: list[str], gone: int) -> tu
         def work(site: str) -> None:
             update = Update(site, 1, Difference(local, weights), 100 + len(site))
             with contextlib.suppress(ExchangeError):  # the hub closes when the round is measured
-                send_update(SiteChannel(site, sides[site], privacy), update, weights)
+                send_update(SiteConnection(site, sides[site], privacy), update, weights)
 
         threads = [threading.Thread(target=work, args=(site,), daemon=True) for site in sites]
         cpu, began = time.process_time(), time.monotonic()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import torch
 
-from medfed.federation.round import SiteChannel, receive, send_update
+from medfed.federation.round import SiteConnection, receive, send_update
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.update import Update
 from medfed.wire.weights import Difference
@@ -21,7 +21,7 @@ def model() -> dict[str, torch.Tensor]:
 
 def answer(exchange, privacy, name: str, audit: AuditLog | None = None, stops: int | None = None) -> None:
     """Take part in a study to its end, or to the round at which it `stops`."""
-    channel = SiteChannel(name, exchange, privacy, audit=audit or AuditLog(None))
+    channel = SiteConnection(name, exchange, privacy, audit=audit or AuditLog(None))
     received = receive(channel, 0)
     while not received.final:
         generator = torch.Generator().manual_seed(sum(name.encode()) + received.round)

@@ -408,7 +408,7 @@ def kinds(folder: str | None, schema: bool) -> None:
     if schema:
         import msgspec
 
-        from medfed.study.study import schema as study_schema
+        from medfed.study.schema import schema as study_schema
 
         click.echo(msgspec.json.format(msgspec.json.encode(study_schema()), indent=2).decode())
         return
@@ -416,9 +416,12 @@ def kinds(folder: str | None, schema: bool) -> None:
         raise MedfedError(f"kinds: no folder '{folder}'; there are {', '.join(registry.FOLDERS)}")
     for name in [folder] if folder else registry.FOLDERS:
         click.secho(f"{name}", bold=True, nl=False)
-        click.echo(f"  {registry.FOLDERS[name]}")
+        click.echo(f"  {registry.FOLDERS[name].description}")
         for kind, record in registry.kinds(name).items():
             click.echo(f"  {kind:<20} {registry.summary(record)}")
+        for reason in registry.broken_entry_points(name).values():
+            click.secho("  warning: ", fg="yellow", nl=False)
+            click.echo(reason)
         click.echo()
 
 

@@ -39,9 +39,11 @@ from medfed.runs.progress import Progress, Silent, warnings_said
 from medfed.runs.rounds import RoundReport
 from medfed.runs.status import FILE as STATUS
 from medfed.runs.status import Status, stamp
-from medfed.study.study import Study, digest, read_study, shared
+from medfed.study.canonical import public_yaml, study_digest
+from medfed.study.reading import read_study
+from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
-from medfed.wire.credentials import federation_of
+from medfed.wire.credentials import read_federation
 from medfed.wire.signing import HUB, Identity
 from medfed.wire.weights import weights_of
 
@@ -82,7 +84,7 @@ def lead(
     if without is not None:
         before = None if going_on else folder_for(study, former, resume=True)
         study = withdrawal.without(study, without)
-    known = digest(study)
+    known = study_digest(study)
     unfinished = None if out is not None or going_on else _unfinished(study)
     folder = folder_for(study, out, going_on)
     began = time.monotonic()
@@ -141,14 +143,14 @@ def exchange_of(study: Study, study_file: Path, enrolment: Path | None, broker: 
             )
         found = Nats()
     if enrolment is not None and not getattr(found, "credentials", ""):
-        federation_of(enrolment)
+        read_federation(enrolment)
         found = msgspec.structs.replace(found, credentials=str(enrolment.resolve() / HUB))
     if broker:
         if enrolment is None or not isinstance(found, Nats):
             raise StudyError(
                 f"{name}: --broker starts the broker of an enrolment: give --enrolment FOLDER, and no exchange.kind but 'nats'"
             )
-        federation = federation_of(enrolment)
+        federation = read_federation(enrolment)
         own = f"tls://{federation.own_host}:{federation.port}"
         found = msgspec.structs.replace(
             found, urls=list(dict.fromkeys([own, *(found.urls or federation.urls)]))
@@ -169,7 +171,7 @@ def _unfinished(study: Study) -> Path | None:
     runs = sorted(Path("runs").glob(f"{study.name}*/run.json"), key=lambda path: path.stat().st_mtime)
     for path in reversed(runs):
         facts = RunFolder(path.parent).read_facts()
-        if facts.get("digest") == digest(study):
+        if facts.get("digest") == study_digest(study):
             return None if "finished" in facts else path.parent
     return None
 
@@ -178,7 +180,7 @@ def _conducted(
     study: Study, exchange: Exchange, folder: RunFolder, audit: AuditLog, progress: Progress, status: Status
 ) -> list[Row]:
     """Return what the sites report of the final model, after every round."""
-    side: Any = exchange.open_hub(digest(study), folder.hub)
+    side: Any = exchange.open_hub(study_digest(study), folder.hub)
     config = hub_config_of(study)
     rows: list[Row] = []
 
@@ -196,11 +198,11 @@ def _conducted(
                 progress.say(f"round {found.round}: {answer.site} refused: {answer.reason}")
 
     try:
-        side.watched = (*config.sites, *config.evaluating)
-        side.offer(shared(study))
+        side.monitored_sites = (*config.sites, *config.evaluating)
+        side.advertise_study(public_yaml(study))
         progress.start(
             f"{study.name}: {kind_of(study.rule)} over {len(config.sites)} hospitals",
-            dict.fromkeys(side.watched, 0),
+            dict.fromkeys(side.monitored_sites, 0),
             config.rounds,
             run.SHOWN[study.task.needs],
         )
@@ -217,7 +219,7 @@ def _conducted(
         save_checkpoint(folder.checkpoint(FEDERATED), {**frozen, **final.weights}, final.round)
     except BaseException:
         # Not closed: the sites wait for a hub that was stopped and is started again.
-        side.leave()
+        side.disconnect()
         raise
     finally:
         progress.stop()
@@ -227,8 +229,8 @@ def _conducted(
 
 def _look(side: Any, progress: Progress, status: Status) -> None:
     """Show who is connected and who is awaited."""
-    left = None if side.until is None else side.until - time.monotonic()
-    here, awaited = side.here(), side.awaited
+    left = None if side.deadline is None else side.deadline - time.monotonic()
+    here, awaited = side.online_sites(), side.pending_sites
     progress.waiting(here, awaited, left)
     status.tell(
         state="leading",

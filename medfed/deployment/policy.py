@@ -19,7 +19,8 @@ from medfed.errors import StudyError
 from medfed.federation.egress import Egress
 from medfed.pipeline.factory import egress_of
 from medfed.registry import kind_of, kinds, summary
-from medfed.study.study import Study, start_digest
+from medfed.study.canonical import start_digest
+from medfed.study.study import Study
 
 Count = Annotated[int, Meta(ge=1)]
 
@@ -132,12 +133,12 @@ def _stated(study: Study) -> float | None:
     it names come to.
     """
     named = getattr(study.privacy, "epsilon", None)
-    charge = study.privacy.charge() if named is None else None
+    charge = study.privacy.round_cost() if named is None else None
     if charge is None:
         return named
-    from medfed.privacy.accounting.accountant import Charge, epsilon
+    from medfed.privacy.accounting.accountant import MechanismSteps, epsilon
 
-    rounds = Charge(charge.noise_multiplier, charge.sample_rate, study.train.rounds)
+    rounds = MechanismSteps(charge.noise_multiplier, charge.sample_rate, study.train.rounds)
     return epsilon([rounds], study.privacy.delta, study.privacy.accountant)  # type: ignore[attr-defined]
 
 

@@ -25,15 +25,17 @@ from medfed.deployment.ddp import RUN, Beside, First, is_beside
 from medfed.deployment.policy import egress_under, in_words, refusals
 from medfed.deployment.site_file import SiteFile, read_site, secret_of
 from medfed.errors import ExchangeError, StudyError, WireError
-from medfed.evaluation.aggregate import aggregate, cooled
+from medfed.evaluation.aggregate import aggregate
 from medfed.evaluation.inference import Hospital
+from medfed.evaluation.patients import SummarySettings
+from medfed.evaluation.probabilities import temperature_scaled
 from medfed.evaluation.row_transport import scalars_of
 from medfed.evaluation.rows import FEDERATED, UNTRAINED, local, read_cases
 from medfed.evaluation.summarise import last_round, read_rounds
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.config import SiteConfig
 from medfed.federation.egress import Egress
-from medfed.federation.round import SiteChannel, receive, send_update, withdraw
+from medfed.federation.round import SiteConnection, receive, send_update, withdraw
 from medfed.federation.site import PatientLedger, SiteRun, train_alone, train_site
 from medfed.pipeline import privacy_facts
 from medfed.pipeline import train as run
@@ -48,10 +50,12 @@ from medfed.runs.progress import Progress, Silent, warnings_said
 from medfed.runs.rounds import RoundReport, SiteResult
 from medfed.runs.status import FILE as STATUS
 from medfed.runs.status import Status, stamp
-from medfed.study.study import Study, digest, shared, start_digest, study_of
+from medfed.study.canonical import public_yaml, start_digest, study_digest
+from medfed.study.reading import parse_study
+from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.signing import Identity
-from medfed.wire.update import Global, Update
+from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Weights, weights_of
 
 if TYPE_CHECKING:
@@ -90,7 +94,7 @@ def take_part(
     with warnings_said(progress), quiet():
         progress.say(f"site {site.name} asks the hub for the study")
         with _refusal_written(site):
-            known, text = site.exchange.offered()
+            known, text = site.exchange.advertised_study()
             study = _study(text, known, site)
         folder = RunFolder(Path(site.out) / f"{study.name}-{known[:NAMED_BY]}")
         if folder.facts.exists() and "finished" in folder.read_facts():
@@ -112,7 +116,7 @@ def _take_part(
     accept: str,
     ask: Ask | None,
 ) -> None:
-    known = digest(study)
+    known = study_digest(study)
     check_planned(study)
     hospital = hospital_of(study, site.name, site.data, secret, site.cache)
     progress.say(f"{site.name}: {hospital.data.index.describe()}")
@@ -126,7 +130,7 @@ def _take_part(
     audit.write("began", study=known, sites=[site.name], resumed=folder.rounds.exists())
     status.tell(state="waiting for the hub")
     side: Any = site.exchange.open_site(known, site.name, folder.site(site.name))
-    side.refused = lambda reason: audit.write("hub refused", site=site.name, reason=reason)
+    side.on_refused = lambda reason: audit.write("hub refused", site=site.name, reason=reason)
     closing = _closing(site, study, hospital, folder, status, progress)
     try:
         with every(CONTACT_S, lambda: _tell_contact(side, status), "medfed-contact"):
@@ -176,10 +180,10 @@ def _refusal_written(site: SiteFile) -> Iterator[None]:
 
 
 def _study(text: str, known: str, site: SiteFile) -> Study:
-    study = study_of(text, "the hub's study")
-    if digest(study) != known:
+    study = parse_study(text, "the hub's study")
+    if study_digest(study) != known:
         raise ExchangeError(
-            f"the hub offers study {known[:TYPED]}, but the file it sends is study {digest(study)[:TYPED]}; do hub and site "
+            f"the hub offers study {known[:TYPED]}, but the file it sends is study {study_digest(study)[:TYPED]}; do hub and site "
             f"run the same version of medfed?"
         )
     if site.name not in study.sites and site.name not in study.held_out:
@@ -231,10 +235,10 @@ def _hold_to_policy(
     reasons = refusals(site.policy, study.at(site.name), cases)
     if not reasons:
         return
-    audit.write("declined", study=digest(study), site=site.name, reason="; ".join(reasons))
+    audit.write("declined", study=study_digest(study), site=site.name, reason="; ".join(reasons))
     # The hub hears that it need not wait, and nothing of why.
-    side: Any = site.exchange.open_site(digest(study), site.name, folder.site(site.name))
-    withdraw(SiteChannel(site.name, side, audit=audit), "this hospital's policy does not allow the study")
+    side: Any = site.exchange.open_site(study_digest(study), site.name, folder.site(site.name))
+    withdraw(SiteConnection(site.name, side, audit=audit), "this hospital's policy does not allow the study")
     side.close()
     told = "\n  ".join(reasons)
     raise StudyError(f"this hospital's policy does not allow study '{study.name}':\n  {told}")
@@ -255,7 +259,7 @@ def _hold_to_consent(
     elif ask is None:
         page = out / f"{study.name}-{known[:NAMED_BY]}.txt"
         write_whole(page, words.encode())
-        write_whole(page.with_suffix(".yaml"), shared(study).encode())
+        write_whole(page.with_suffix(".yaml"), public_yaml(study).encode())
         raise StudyError(
             f"nobody here has agreed to study '{study.name}' yet{_other_agreed(out, known)}. Read {page}, then run once\n"
             f"  medfed train --site ... --accept {known}"
@@ -291,8 +295,8 @@ def _train(
     status: Status,
     progress: Progress,
     audit: AuditLog,
-    closing: Callable[[Global], Mapping[str, float]],
-) -> Global:
+    closing: Callable[[GlobalModel], Mapping[str, float]],
+) -> GlobalModel:
     module, data = module_of(study, site.name), hospital.data
     progress.start(
         f"{study.name}: site {site.name}",
@@ -313,7 +317,7 @@ def _train(
             logger=True,
             examples=data.examples,
             patients=PatientLedger(
-                digest(study),
+                study_digest(study),
                 data_set(data.patients("train"), hospital.secret),
                 data.items_by_patient() if study.privacy.trains_privately else (),
                 # One ledger for all studies of this hospital, beside their run folders.
@@ -338,10 +342,10 @@ def _evaluate(
     folder: RunFolder,
     audit: AuditLog,
     egress: Egress,
-    closing: Callable[[Global], Mapping[str, float]],
-) -> Global:
+    closing: Callable[[GlobalModel], Mapping[str, float]],
+) -> GlobalModel:
     """Wait for the final model, and report how it does here: a site that trains nothing."""
-    channel = SiteChannel(name, side, egress=egress, audit=audit)
+    channel = SiteConnection(name, side, egress=egress, audit=audit)
     received = receive(channel, 0)
     while not received.final:
         received = receive(channel, received.round + 1)
@@ -351,7 +355,7 @@ def _evaluate(
     return received
 
 
-def _write_evaluated(folder: RunFolder, name: str, received: Global) -> None:
+def _write_evaluated(folder: RunFolder, name: str, received: GlobalModel) -> None:
     """Write down that this site had no part in the last round, and whose model it measures."""
     write_round(folder, RoundReport(received.round, (SiteResult(name, "evaluated"),), 0.0, 0))
 
@@ -363,12 +367,12 @@ def _closing(
     folder: RunFolder,
     status: Status,
     progress: Progress,
-) -> Callable[[Global], Mapping[str, float]]:
+) -> Callable[[GlobalModel], Mapping[str, float]]:
     """Return what measures the final model on this hospital's test cases and names the
     results that may leave.
     """
 
-    def measured(received: Global) -> Mapping[str, float]:
+    def measured(received: GlobalModel) -> Mapping[str, float]:
         status.tell(state="measuring the final model", round=received.round)
         progress.say("measuring the final model on this hospital's test cases")
         if study.task.needs == "survival":
@@ -385,16 +389,16 @@ def _closing(
         classes = getattr(study.task, "classes", ())
         cases = read_cases(folder.cases)
         if study.evaluation.temperature:
-            cases, _ = cooled(cases, classes)
-        rows = aggregate(
-            cases,
+            cases, _ = temperature_scaled(cases, classes)
+        settings = SummarySettings(
             round=received.round,
             seed=study.seed,
             classes=classes,
             held_out=tuple(study.held_out),
-            minimum=max(site.policy.smallest_group, study.evaluation.smallest_group),
+            min_patients=max(site.policy.smallest_group, study.evaluation.smallest_group),
             draws=study.evaluation.draws,
         )
+        rows = aggregate(cases, settings)
         return scalars_of(row for row in rows if row.site == site.name)
 
     return measured
@@ -470,8 +474,8 @@ def _shown(name: str, study: Study, folder: RunFolder, status: Status, progress:
 
 def _tell_contact(side: Any, status: Status) -> None:
     """Keep the status file's word on when the hub was last reached."""
-    if side.contact_s is not None:
-        status.tell(last_contact=stamp(side.contact_s))
+    if side.last_contact_s is not None:
+        status.tell(last_contact=stamp(side.last_contact_s))
 
 
 # ---------------------------------------------------------------------------------------------- several GPUs
@@ -479,7 +483,7 @@ def _tell_contact(side: Any, status: Status) -> None:
 
 def _train_beside(site: SiteFile, secret: bytes) -> None:
     folder = RunFolder(Path(os.environ[RUN]))
-    study = study_of(folder.study.read_text(encoding="utf-8"), "study.yaml")
+    study = parse_study(folder.study.read_text(encoding="utf-8"), "study.yaml")
     hospital = hospital_of(study, site.name, site.data, secret, site.cache)
     beside: Any = Beside()  # it posts no letters: only `send_update` does, which is the first process's
     with quiet():

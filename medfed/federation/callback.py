@@ -22,14 +22,14 @@ from torch import Tensor
 from medfed.errors import ExchangeError, MedfedError, StudyError
 from medfed.exchange import SiteSide
 from medfed.federation.egress import Egress
-from medfed.federation.round import SiteChannel, receive, send_update, withdraw
-from medfed.local_training import Local, LocalState
-from medfed.local_training._lightning import look_of, restore_step, step_of, wrap_step
+from medfed.federation.round import SiteConnection, receive, send_update, withdraw
+from medfed.local_training import LocalMethod, LocalState
+from medfed.local_training._lightning import current_step, restore_step, train_evaluator, wrap_step
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.compression import Compression
 from medfed.wire.compression import State as Residual
-from medfed.wire.update import Global, Update, finite
+from medfed.wire.update import GlobalModel, Update, finite
 from medfed.wire.weights import Difference, Weights, load, weights_of
 
 
@@ -63,7 +63,7 @@ class CallbackOptions:
     egress: what may leave beside the model's tensors; by default the local method's groups and plain numbers.
     audit: the log of what is received and sent.
     accountant: called with the round before an update is sent; records what the round costs under differential
-        privacy and returns the scalars that report it (`PrivateTraining.settle`, `Spending.settle`).
+        privacy and returns the scalars that report it (`PrivateTraining.commit_round`, `BudgetTracker.commit_round`).
     on_final_model: called with the final model; returns what this site reports of it beside its scores, by name.
     required_scalars: what the study's rule needs beside the weights: `train/loss_before`, the training loss of
         the received model, and `train/class_loss`, its mean over the classes and each class's.
@@ -74,7 +74,7 @@ class CallbackOptions:
     egress: Egress | None = None
     audit: AuditLog | None = None
     accountant: Callable[[int], dict[str, float]] | None = None
-    on_final_model: Callable[[Global], Mapping[str, float]] | None = None
+    on_final_model: Callable[[GlobalModel], Mapping[str, float]] | None = None
     required_scalars: Collection[str] = ()
     close_at_end: bool = True
 
@@ -111,7 +111,7 @@ class FederatedCallback(pl.Callback):
         *,
         examples: int | None = None,
         keep_local: Iterable[str] = (),
-        local: Local | None = None,
+        local: LocalMethod | None = None,
         privacy: Privacy | None = None,
         compress: Sequence[Compression] = (),
         optimiser_state: Literal["keep", "reset"] = "keep",
@@ -124,7 +124,7 @@ class FederatedCallback(pl.Callback):
         self.site = site
         self.round = 0
         self.scores: dict[str, float] = {}
-        self._channel = SiteChannel(
+        self._channel = SiteConnection(
             site,
             exchange,
             privacy or NoPrivacy(),
@@ -134,13 +134,13 @@ class FederatedCallback(pl.Callback):
         )
         self._local_epochs = local_epochs
         self._examples = examples
-        self._keep_local = (*keep_local, *(local.kept() if local is not None else ()))
+        self._keep_local = (*keep_local, *(local.keep_local() if local is not None else ()))
         self._optimiser_state = optimiser_state
         self._local = local
         self._local_state: LocalState = {}
         self._residual: Residual = {}
         self._seed = seed
-        self._received: Global | None = None
+        self._received: GlobalModel | None = None
         self._merged_now = False
         self._restored = False
         self._begin_round()
@@ -161,7 +161,7 @@ class FederatedCallback(pl.Callback):
             # The hub may be a round further by now; what this site had not kept of that round it trains
             # again, from the same weights, and the hub knows the update already.
             self._restored = False
-            self._received = Global(self.round, self._weights(pl_module))
+            self._received = GlobalModel(self.round, self._weights(pl_module))
             if self._local is not None and not self._local_state:
                 self._local_state = self._local.start(pl_module, self._received, {})
             self._begin_round()
@@ -184,7 +184,7 @@ class FederatedCallback(pl.Callback):
                 f"site '{self.site}' trains for round {self.round + 1}, but the hub has closed the study"
             )
         if self._local is not None:
-            step = step_of(trainer, pl_module, batch, batch_idx, self._local_epochs)
+            step = current_step(trainer, pl_module, batch, batch_idx, self._local_epochs)
             self._local_state = self._local.step(step, self._local_state)
 
     def on_before_optimizer_step(
@@ -222,7 +222,7 @@ class FederatedCallback(pl.Callback):
         if self._options.close_at_end and trainer.is_global_zero and self._received is not None:
             self.close(self._received)
 
-    def close(self, received: Global | None = None) -> None:
+    def close(self, received: GlobalModel | None = None) -> None:
         """Send the scores of the final model; if the study goes on without this site, withdraw instead."""
         received = received or self._received
         assert received is not None
@@ -259,7 +259,7 @@ class FederatedCallback(pl.Callback):
         self._restored = True
 
     def restore_final(
-        self, module: pl.LightningModule, received: Global, checkpoint: Mapping[str, Any]
+        self, module: pl.LightningModule, received: GlobalModel, checkpoint: Mapping[str, Any]
     ) -> None:
         """Load a study's final model into the module, and from this site's last checkpoint what never left."""
         module.load_state_dict(checkpoint["state_dict"])
@@ -295,7 +295,7 @@ class FederatedCallback(pl.Callback):
     def _evaluate_train(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Evaluate the received model on the training cases, as far as the rule and the local method need it."""
         seed = derived_seed(self._seed or 0, self.site, self.round, "look")
-        evaluator = look_of(trainer, module, self.site, seed)
+        evaluator = train_evaluator(trainer, module, self.site, seed)
         self._scalars_before = {}
         if "train/loss_before" in self._options.required_scalars:
             self._scalars_before["train/loss_before"] = evaluator.loss()
@@ -305,7 +305,7 @@ class FederatedCallback(pl.Callback):
             if losses:
                 self._scalars_before["train/class_loss"] = sum(losses.values()) / len(losses)
         if self._local is not None:
-            self._local_state = self._local.survey(evaluator, self._local_state)
+            self._local_state = self._local.evaluate_train(evaluator, self._local_state)
 
     def _merge(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Send this round's update and go on from the merged model."""
@@ -358,14 +358,14 @@ class FederatedCallback(pl.Callback):
             self._local_state = self._local.start(module, received, self._local_state)
         self._begin_round()
 
-    def _fetch(self, trainer: pl.Trainer, round: int) -> Global:
+    def _fetch(self, trainer: pl.Trainer, round: int) -> GlobalModel:
         """Return the hub's model, which rank 0 receives and broadcasts to the hospital's other processes."""
         received = None
         if trainer.is_global_zero:
             received = receive(self._channel, round)
         if trainer.world_size > 1:
             plain: Any = None if received is None else _as_plain_dict(received)
-            received = Global(**trainer.strategy.broadcast(plain))
+            received = GlobalModel(**trainer.strategy.broadcast(plain))
         assert received is not None
         return received
 
@@ -390,7 +390,7 @@ class FederatedCallback(pl.Callback):
         return finite(scalars)
 
 
-def _as_plain_dict(received: Global) -> dict[str, Any]:
+def _as_plain_dict(received: GlobalModel) -> dict[str, Any]:
     return {
         "round": received.round,
         "weights": dict(received.weights),

@@ -14,13 +14,13 @@ from medfed.federation import membership
 from medfed.files import replacing
 from medfed.runs.rounds import SiteResult
 from medfed.wire import encoding
-from medfed.wire.update import Global
+from medfed.wire.update import GlobalModel
 
 # How many rounds' checkpoints stay on disk: the newest, and the one before it in case a power loss cut it short.
 MAX_CHECKPOINTS = 2
 
 
-def load_latest_checkpoint(folder: Path, study: str = "") -> tuple[Global, State] | None:
+def load_latest_checkpoint(folder: Path, study: str = "") -> tuple[GlobalModel, State] | None:
     """Return the newest model and rule state in a hub's folder, or None.
 
     Raises:
@@ -46,18 +46,18 @@ def load_latest_checkpoint(folder: Path, study: str = "") -> tuple[Global, State
                 weights if group == "weights" else state.setdefault(group.removeprefix("state:"), {})
             )
             tensors_of_group[name] = tensor
-        return Global(int(metadata["round"]), weights, study=study), state
+        return GlobalModel(int(metadata["round"]), weights, study=study), state
     return None
 
 
-def save_round(folder: Path, current: Global, state: State, results: Iterable[SiteResult]) -> None:
+def save_round(folder: Path, current: GlobalModel, state: State, results: Iterable[SiteResult]) -> None:
     """Write the checkpoint of a merged round, and which sites were merged into it."""
     save_checkpoint(folder, current, state)
     merged = [result.site for result in results if result.status == "merged"]
     membership.record_first_rounds(folder, current.round, merged)
 
 
-def save_checkpoint(folder: Path, current: Global, state: State) -> None:
+def save_checkpoint(folder: Path, current: GlobalModel, state: State) -> None:
     """Write a model and the rule's state, on disk when this returns, and delete what is older than needed.
 
     Raises:
@@ -70,7 +70,7 @@ def save_checkpoint(folder: Path, current: Global, state: State) -> None:
     path = folder / f"round-{current.round:05d}.safetensors"
     try:
         with replacing(path, durable=True) as unfinished, unfinished.open("wb") as file:
-            for piece in encoding.pieces_of(tensors, metadata):
+            for piece in encoding.safetensors_pieces(tensors, metadata):
                 file.write(piece)
     except OSError as error:
         raise RunError(

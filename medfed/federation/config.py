@@ -10,7 +10,7 @@ from typing import Literal
 
 from medfed.aggregation import Rule
 from medfed.federation.egress import Egress
-from medfed.local_training import Local
+from medfed.local_training import LocalMethod
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.wire.compression import Compression
 from medfed.wire.update import OUTLIER
@@ -43,7 +43,7 @@ class HubConfig:
     def quorum(self, asked: int) -> int:
         """Return the fewest valid updates that make a round for which so many sites were asked."""
         rule = self.rule
-        return min(self.minimum, asked, rule.enough if rule.asynchronous else asked)
+        return min(self.minimum, asked, rule.buffer_size if rule.asynchronous else asked)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class SiteConfig:
     keep_local: tuple[str, ...] = ()
     trained_only: bool = False
     optimiser_state: Literal["keep", "reset"] = "keep"
-    local: Local | None = None
+    local: LocalMethod | None = None
     privacy: Privacy = field(default_factory=NoPrivacy)
     egress: Egress | None = None
     compress: tuple[Compression, ...] = ()

@@ -17,23 +17,23 @@ from functools import partial
 from pathlib import Path
 
 from medfed.aggregation import State
-from medfed.exchange import Arrival, HubSide
+from medfed.exchange import HubSide, ReceivedUpdate
 from medfed.federation.checkpoints import load_latest_checkpoint, save_checkpoint, save_round
 from medfed.federation.config import HubConfig
 from medfed.federation.round import aggregate_round
 from medfed.runs.rounds import RoundReport, SiteResult
 from medfed.wire.audit_log import AuditLog
-from medfed.wire.update import Global
+from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
 
 RoundCallback = Callable[[RoundReport], None]
-ModelCallback = Callable[[Global], None]
+ModelCallback = Callable[[GlobalModel], None]
 
 
 def sample_sites(config: HubConfig, round: int) -> tuple[str, ...]:
     """Return the sites asked to train towards a round, drawn from the study's seed and the round alone."""
     sites = sorted(config.sites)
-    if config.rule.most_sites == 1:  # the model goes from site to site, in turn
+    if config.rule.max_sites == 1:  # the model goes from site to site, in turn
         return (sites[(round - 1) % len(sites)],)
     count = max(config.minimum, math.ceil(config.fraction * len(sites) - 1e-9))
     if count >= len(sites):
@@ -50,7 +50,7 @@ def run_hub(
     on_round: RoundCallback = lambda report: None,
     on_model: ModelCallback = lambda current: None,
     audit: AuditLog | None = None,
-) -> Global:
+) -> GlobalModel:
     """Lead every round of a study and return its final model.
 
     `weights` are those of the untrained model. With a `folder`, each merged round is saved there, and a run
@@ -68,7 +68,7 @@ def run_hub(
         wait_saved: Callable[[], None] = _nothing
         if saved is None:
             state: State = {**config.rule.init(weights), **config.privacy.init(weights)}
-            current = Global(0, weights, study=config.study)
+            current = GlobalModel(0, weights, study=config.study)
             if folder is not None:
                 wait_saved = writer.submit(save_checkpoint, folder, current, state).result
         else:
@@ -82,7 +82,10 @@ def run_hub(
             size = exchange.publish(current, wait_saved)
             report_model()
             outcome = aggregate_round(exchange, config, state, current, sites, audit)
-            current, state = Global(current.round + 1, outcome.weights, study=config.study), outcome.state
+            current, state = (
+                GlobalModel(current.round + 1, outcome.weights, study=config.study),
+                outcome.state,
+            )
             results = outcome.results
             del outcome
             if folder is not None:
@@ -104,13 +107,13 @@ def _nothing() -> None:
 
 
 def _report_round(
-    on_model: ModelCallback, on_round: RoundCallback, current: Global, report: RoundReport
+    on_model: ModelCallback, on_round: RoundCallback, current: GlobalModel, report: RoundReport
 ) -> None:
     on_model(current)
     on_round(report)
 
 
-def _addressed(config: HubConfig, current: Global, state: State, sites: Sequence[str]) -> Global:
+def _addressed(config: HubConfig, current: GlobalModel, state: State, sites: Sequence[str]) -> GlobalModel:
     """Return the model with the sites that are asked to train it further, and what the rule sends along."""
     participants = None if len(sites) == len(config.sites) else tuple(sites)
     return replace(current, participants=participants, groups=_broadcast(config, state))
@@ -135,7 +138,7 @@ def _collect_scores(config: HubConfig, exchange: HubSide, round: int) -> tuple[S
     return tuple(sorted(results, key=lambda result: result.site))
 
 
-def _reported(arrival: Arrival) -> SiteResult:
+def _reported(arrival: ReceivedUpdate) -> SiteResult:
     return SiteResult(
         arrival.site,
         status="absent" if arrival.error else "reported",

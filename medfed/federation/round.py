@@ -18,23 +18,23 @@ from dataclasses import dataclass, field, replace
 
 from medfed.aggregation import Rule, State
 from medfed.errors import ExchangeError, MedfedError, QuorumError, SiteError, UpdateError
-from medfed.exchange import Arrival, HubSide, SiteSide, TakesLate
+from medfed.exchange import HubSide, ReceivedUpdate, SiteSide, SupportsAsync
 from medfed.federation.config import HubConfig
 from medfed.federation.egress import Egress, enforce
-from medfed.privacy import Hearing, NoPrivacy, Privacy, apart
+from medfed.privacy import NoPrivacy, Privacy, RoundSession, split_state
 from medfed.runs.rounds import SiteResult
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.compression import Compression, pack, unpack
 from medfed.wire.compression import State as Residual
-from medfed.wire.messages import HubLetters, SiteLetters
-from medfed.wire.update import Global, Update, check, implausible
+from medfed.wire.messages import HubChannel, SiteChannel
+from medfed.wire.update import GlobalModel, Update, check, outlier_errors
 from medfed.wire.weights import Weights, digest
 
 # -------------------------------------------------------------------------------------------- in the hospital
 
 
 @dataclass(frozen=True)
-class SiteChannel:
+class SiteConnection:
     """How a site sends to the hub: the exchange, the protection, what may leave, and the audit log."""
 
     site: str
@@ -45,12 +45,12 @@ class SiteChannel:
     compress: Sequence[Compression] = ()
     audit: AuditLog = field(default_factory=lambda: AuditLog(None))
 
-    def messages(self, round: int) -> SiteLetters:
+    def messages(self, round: int) -> SiteChannel:
         """Return the messages by which the privacy mechanism's parties agree on keys in a round."""
-        return SiteLetters(self.exchange, self.site, round, self.audit)
+        return SiteChannel(self.exchange, self.site, round, self.audit)
 
 
-def receive(channel: SiteChannel, round: int) -> Global:
+def receive(channel: SiteConnection, round: int) -> GlobalModel:
     """Wait for the hub's model of this round or a later one, and return it."""
     received = channel.exchange.fetch(channel.site, round)
     channel.audit.write(
@@ -60,11 +60,11 @@ def receive(channel: SiteChannel, round: int) -> Global:
         sha256=digest(received.weights),
         final=received.final,
     )
-    return channel.privacy.open(received, channel.messages(received.round))
+    return channel.privacy.decrypt(received, channel.messages(received.round))
 
 
 def send_update(
-    channel: SiteChannel, update: Update, weights: Weights, residual: Residual | None = None
+    channel: SiteConnection, update: Update, weights: Weights, residual: Residual | None = None
 ) -> Residual:
     """Send one update to the hub: the only line in medfed by which anything learned from patients leaves.
 
@@ -77,10 +77,10 @@ def send_update(
     """
     residual = residual or {}
     with _log_withheld(channel, update):
-        checked = check(replace(update, scalars=channel.privacy.tell(update.scalars)), weights)
-    if checked.evaluates_only:
+        checked = check(replace(update, scalars=channel.privacy.filter_scalars(update.scalars)), weights)
+    if checked.evaluation_only:
         return _send(channel, checked, weights, residual)
-    for protector in channel.privacy.meet(channel.messages(update.round)):
+    for protector in channel.privacy.protectors(channel.messages(update.round)):
         with _log_withheld(channel, update):
             protected = protector.protect(checked, weights)
         residual = _send(channel, protected, weights, residual)
@@ -88,7 +88,7 @@ def send_update(
 
 
 @contextmanager
-def _log_withheld(channel: SiteChannel, update: Update) -> Iterator[None]:
+def _log_withheld(channel: SiteConnection, update: Update) -> Iterator[None]:
     """Write to the audit log why an update did not leave."""
     try:
         yield
@@ -97,19 +97,19 @@ def _log_withheld(channel: SiteChannel, update: Update) -> Iterator[None]:
         raise
 
 
-def _send(channel: SiteChannel, update: Update, weights: Weights, residual: Residual) -> Residual:
+def _send(channel: SiteConnection, update: Update, weights: Weights, residual: Residual) -> Residual:
     egress = replace(channel.egress, sealed=(*channel.egress.sealed, *channel.privacy.sends))
     with _log_withheld(channel, update):
         leaving = enforce(update, weights, egress)
         packed, residual = pack(channel.compress, leaving, residual)
-    receipt = channel.exchange.receipt(packed)
+    transmission = channel.exchange.transmission(packed)
     channel.audit.write(
         "sent",
         site=leaving.site,
         round=leaving.round,
-        to=receipt.to,
-        bytes=receipt.bytes,
-        sha256=receipt.sha256,
+        to=transmission.to,
+        bytes=transmission.bytes,
+        sha256=transmission.sha256,
         tensors=len(leaving.delta),
         values=sum(weights[name].numel() for name in leaving.delta),
         examples=leaving.examples,
@@ -120,7 +120,7 @@ def _send(channel: SiteChannel, update: Update, weights: Weights, residual: Resi
     return residual
 
 
-def withdraw(channel: SiteChannel, reason: str) -> None:
+def withdraw(channel: SiteConnection, reason: str) -> None:
     """Tell the hub why this site stops; the reason names no patient, no file and no header."""
     channel.audit.write("withdrew", site=channel.site, to="hub", bytes=len(reason.encode()), reason=reason)
     channel.exchange.withdraw(channel.site, reason)
@@ -142,7 +142,7 @@ def aggregate_round(
     exchange: HubSide,
     config: HubConfig,
     state: State,
-    current: Global,
+    current: GlobalModel,
     sites: Sequence[str],
     audit: AuditLog,
 ) -> RoundOutcome:
@@ -152,7 +152,7 @@ def aggregate_round(
         QuorumError: if too few sites sent a valid update; it names the result of each site.
     """
     number, rule, privacy = current.round + 1, config.rule, config.privacy
-    session = privacy.convene(HubLetters(exchange, tuple(sites), number, audit), config.deadline_s)
+    session = privacy.open_session(HubChannel(exchange, tuple(sites), number, audit), config.deadline_s)
     results = [_refused_early(site, why) for site, why in session.refused.items()]
     admitted: list[tuple[Update, SiteResult]] = []
     for arrival in _arrivals(exchange, rule, number, session):
@@ -174,26 +174,26 @@ def aggregate_round(
             f"{minimum} (sampling.minimum). {each}. Correct what is named for each site, or lower the minimum, then "
             f"resume the run with --resume"
         )
-    own, rest = apart(state)
+    own, rest = split_state(state)
     revealed = session.reveal(updates, current.weights)
-    released, privacy_state = privacy.release(revealed, own, current.weights)
+    released, privacy_state = privacy.prepare_merge(revealed, own, current.weights)
     weights, state = rule.merge(released, rest, current.weights)
     audit.write("merged", round=number, sites=sorted(u.site for u in updates), sha256=digest(weights))
     return RoundOutcome(weights, {**state, **privacy_state}, tuple(results))
 
 
-def _arrivals(exchange: HubSide, rule: Rule, number: int, session: Hearing) -> Iterator[Arrival]:
+def _arrivals(exchange: HubSide, rule: Rule, number: int, session: RoundSession) -> Iterator[ReceivedUpdate]:
     if not rule.asynchronous:
         return exchange.collect(number, session.sites, session.deadline_s)
-    if not isinstance(exchange, TakesLate):
+    if not isinstance(exchange, SupportsAsync):
         raise ExchangeError(
             "this rule merges late updates, which this exchange does not carry; use the exchange 'memory'"
         )
-    return exchange.collect_late(number, session.sites, session.deadline_s, rule.enough)
+    return exchange.collect_async(number, session.sites, session.deadline_s, rule.buffer_size)
 
 
 def _admit(
-    arrival: Arrival, current: Global, config: HubConfig, session: Hearing
+    arrival: ReceivedUpdate, current: GlobalModel, config: HubConfig, session: RoundSession
 ) -> tuple[Update | None, SiteResult]:
     """Return the update if it is valid, and the site's result."""
     try:
@@ -208,7 +208,7 @@ def _admit(
     return replace(update), result
 
 
-def _require_own(arrival: Arrival, number: int, asynchronous: bool) -> Update:
+def _require_own(arrival: ReceivedUpdate, number: int, asynchronous: bool) -> Update:
     """Return the update that arrived, if it is the site's own, trained, and for this round."""
     if arrival.error is not None:
         raise arrival.error
@@ -220,7 +220,7 @@ def _require_own(arrival: Arrival, number: int, asynchronous: bool) -> Update:
             f"site '{arrival.site}' sent an update of site '{update.site}' for round {update.round}, expected its "
             f"own for round {number}"
         )
-    if update.evaluates_only:
+    if update.evaluation_only:
         raise UpdateError(
             f"site '{arrival.site}' sent no weights for round {number}, but it was asked to train"
         )
@@ -232,7 +232,7 @@ def _without_outliers(
 ) -> tuple[list[Update], list[SiteResult]]:
     """Return the updates to merge and all results; updates too long to come from training are refused."""
     sent = [update for update, _ in admitted]
-    reasons = [None] * len(sent) if outlier is None else implausible(sent, weights, outlier)
+    reasons = [None] * len(sent) if outlier is None else outlier_errors(sent, weights, outlier)
     judged = [
         result if why is None else SiteResult(result.site, "refused", str(why), bytes_up=result.bytes_up)
         for (_, result), why in zip(admitted, reasons, strict=True)

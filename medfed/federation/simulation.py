@@ -25,8 +25,8 @@ from medfed.federation.config import HubConfig
 from medfed.federation.hub import ModelCallback, RoundCallback, run_hub
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.wire.audit_log import AuditLog
-from medfed.wire.messages import SiteLetters
-from medfed.wire.update import Global
+from medfed.wire.messages import SiteChannel
+from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
 
 # How long a study that ends early waits for a site to notice it: one step of training, or its validation.
@@ -86,7 +86,7 @@ def run_federation(
     minimum: int = 1,
     seed: int = 0,
     on_round: RoundCallback = lambda report: None,
-) -> Global:
+) -> GlobalModel:
     """Return the final model of a federation of functions, one per site; each is given the exchange.
 
     A site's function runs a Trainer with a `FederatedCallback`. If one raises, its site withdraws: the rounds
@@ -110,7 +110,7 @@ def simulate(
     on_model: ModelCallback = lambda current: None,
     audit: AuditLog | None = None,
     on_bytes: Callable[[bytes], None] = lambda data: None,
-) -> Global:
+) -> GlobalModel:
     """Return the final model of a federation of functions, with every setting of a hub (see `run_hub`).
 
     `on_bytes` is called with the bytes of everything that the exchange carries.
@@ -127,7 +127,11 @@ def simulate(
     scheduler = SiteScheduler()
     secrets = None if folder is None else folder.with_name("sites")
     exchange = MemoryExchange(
-        config.study, idle=scheduler.idle, seen=on_bytes, late=config.rule.asynchronous, secrets=secrets
+        config.study,
+        idle=scheduler.idle,
+        on_bytes=on_bytes,
+        asynchronous=config.rule.asynchronous,
+        secrets=secrets,
     )
     threads = [
         threading.Thread(
@@ -151,7 +155,7 @@ def simulate(
         thread.join()
     exchange.close()
     # Where the hub holds a part of the model encrypted, the model is returned as a site decrypts it.
-    return config.privacy.open(final, SiteLetters(exchange, min(config.sites), final.round))
+    return config.privacy.decrypt(final, SiteChannel(exchange, min(config.sites), final.round))
 
 
 def _run_site(scheduler: SiteScheduler, exchange: MemoryExchange, site: str, function: SiteFunction) -> None:

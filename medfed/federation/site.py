@@ -18,15 +18,15 @@ from medfed.exchange import SiteSide
 from medfed.federation.callback import CallbackOptions, FederatedCallback, seed_epoch
 from medfed.federation.config import SiteConfig
 from medfed.federation.private_training import PrivateData, PrivateTraining
-from medfed.federation.round import SiteChannel, receive
+from medfed.federation.round import SiteConnection, receive
 from medfed.files import UNFINISHED, format_bytes, replacing
 from medfed.local_training.fine_tune import FineTune
 from medfed.privacy import Privacy
 from medfed.privacy.accounting.accountant import Accountant
-from medfed.privacy.accounting.ledger import DELTA, DataSet, Ledger, Spending
+from medfed.privacy.accounting.ledger import DELTA, BudgetTracker, DataSet, Ledger
 from medfed.privacy.dp_sgd import DPSGD
 from medfed.wire.audit_log import AuditLog
-from medfed.wire.update import Global, finite
+from medfed.wire.update import GlobalModel, finite
 from medfed.wire.weights import Weights, load, local_names, weights_of
 
 # The checkpoint from which a site's training resumes.
@@ -69,7 +69,7 @@ class SiteRun:
     audit: AuditLog = field(default_factory=lambda: AuditLog(None))
     callbacks: Sequence[pl.Callback] = ()
     log: Callable[[str], None] = lambda text: None
-    on_final_model: Callable[[Global], Mapping[str, float]] | None = None
+    on_final_model: Callable[[GlobalModel], Mapping[str, float]] | None = None
 
     @property
     def checkpoint(self) -> Path:
@@ -112,7 +112,7 @@ def train_site(
     resume = _resume(federated, module, run)
     saver = _CheckpointSaver(run, federated, config.local_epochs)
     trainer = trainer_of(config, run.folder, [*callbacks, federated, saver], run.logger)
-    received = receive(SiteChannel(name, exchange, config.privacy, audit=run.audit), 0)
+    received = receive(SiteConnection(name, exchange, config.privacy, audit=run.audit), 0)
     if received.final or not resume:
         # The untrained model's scores begin a curve; those of a study that ended while this site was
         # down end it.
@@ -135,7 +135,7 @@ def train_site(
 
 
 def _callback(
-    name: str, exchange: SiteSide, config: SiteConfig, run: SiteRun, tracker: Spending | None
+    name: str, exchange: SiteSide, config: SiteConfig, run: SiteRun, tracker: BudgetTracker | None
 ) -> FederatedCallback:
     return FederatedCallback(
         name,
@@ -153,7 +153,7 @@ def _callback(
             trained_only=config.trained_only,
             egress=config.egress,
             audit=run.audit,
-            accountant=tracker.settle if tracker is not None else None,
+            accountant=tracker.commit_round if tracker is not None else None,
             on_final_model=run.on_final_model,
             required_scalars=config.required_scalars,
             close_at_end=False,
@@ -188,7 +188,7 @@ def personalise(
         _save(folder / LOCAL, {key: shared[key] for key in local_names(module, keep_local) if key in shared})
     if isinstance(config.local, FineTune):
         own = _fine_tuned(federated.site, module, data, config, folder)
-    elif own is None and (keep_local or (config.local is not None and config.local.makes_own)):
+    elif own is None and (keep_local or (config.local is not None and config.local.module_is_personal)):
         own = shared
     if own is None:
         return {}
@@ -316,9 +316,9 @@ class _CheckpointSaver(pl.Callback):
                 unfinished.replace(path)
 
 
-def _budget_tracker(privacy: Privacy, run: SiteRun) -> Spending | None:
+def _budget_tracker(privacy: Privacy, run: SiteRun) -> BudgetTracker | None:
     """Return what counts a differentially private run's costs, or None if the run is not private."""
-    if not privacy.trains_privately and privacy.charge() is None:
+    if not privacy.trains_privately and privacy.round_cost() is None:
         return None
     if run.patients is None:
         raise PrivacyError(
@@ -329,7 +329,7 @@ def _budget_tracker(privacy: Privacy, run: SiteRun) -> Spending | None:
     accountant: Accountant = getattr(privacy, "accountant", "prv")
     patients = run.patients
     ledger = patients.ledger or Ledger(run.folder)
-    return Spending(
+    return BudgetTracker(
         ledger, patients.study, patients.dataset, delta=delta, accountant=accountant, resumed=run.resume
     )
 
@@ -337,13 +337,13 @@ def _budget_tracker(privacy: Privacy, run: SiteRun) -> Spending | None:
 class _RoundCharges(pl.Callback):
     """Charges the ledger once per round, for a privacy mechanism that adds noise to the whole update."""
 
-    def __init__(self, name: str, config: SiteConfig, tracker: Spending) -> None:
+    def __init__(self, name: str, config: SiteConfig, tracker: BudgetTracker) -> None:
         self._name, self._privacy, self._tracker = name, config.privacy, tracker
         self._local_epochs = config.local_epochs
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         rounds = ((trainer.max_epochs or 0) - trainer.current_epoch) // self._local_epochs
-        charge = self._privacy.charge()
+        charge = self._privacy.round_cost()
         if charge is not None and rounds:
             try:
                 self._tracker.begin(replace(charge, steps=charge.steps * rounds))
@@ -354,7 +354,7 @@ class _RoundCharges(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         merges = trainer.is_last_batch and (trainer.current_epoch + 1) % self._local_epochs == 0
-        if merges and (charge := self._privacy.charge()) is not None:
+        if merges and (charge := self._privacy.round_cost()) is not None:
             self._tracker.add(charge)  # before the federated callback, which comes later in the list, merges
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

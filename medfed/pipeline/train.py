@@ -35,14 +35,16 @@ from medfed.registry import kind_of
 from medfed.runs.folder import RunFolder, save_checkpoint
 from medfed.runs.progress import Progress, Silent
 from medfed.runs.rounds import RoundReport
-from medfed.study.study import Study, digest, read_study
+from medfed.study.canonical import study_digest
+from medfed.study.reading import read_study
+from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.weights import Weights, weights_of
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
-    from medfed.data.datamodule import SiteData
+    from medfed.data.datamodule import SiteDataModule
     from medfed.exchange import MemoryExchange
 
 # The score that progress shows and that the headline is about, by what a task needs.
@@ -103,7 +105,7 @@ def train(
         for note in facts["privacy"]["notes"]:
             progress.say(f"privacy: {note}")
         audit = AuditLog(folder.audit)
-        audit.write("began", study=digest(study), sites=sorted(study.sites), resumed=resume)
+        audit.write("began", study=study_digest(study), sites=sorted(study.sites), resumed=resume)
         if study.data.plan != "given":
             trained = {site: data[site] for site in study.sites}
             study = planned(study, trained, folder.path / "fingerprint.json", audit, progress.say)
@@ -166,7 +168,7 @@ def _federate(
                     logger=True,
                     examples=data[name].examples,
                     patients=PatientLedger(
-                        digest(study),
+                        study_digest(study),
                         data_set(data[name].patients("train"), hospitals[name].secret),
                         data[name].items_by_patient() if privacy.trains_privately else (),
                     ),
@@ -219,7 +221,7 @@ def _federate(
 def _alone(
     study: Study,
     folder: RunFolder,
-    data: dict[str, SiteData],
+    data: dict[str, SiteDataModule],
     progress: Progress,
     facts: dict[str, Any],
 ) -> dict[str, Weights]:
@@ -278,7 +280,7 @@ def _without_each(
 
 
 def train_pooled(
-    study: Study, folder: RunFolder, data: Mapping[str, SiteData], progress: Progress | None = None
+    study: Study, folder: RunFolder, data: Mapping[str, SiteDataModule], progress: Progress | None = None
 ) -> Weights:
     """Return the model trained on all the study's hospitals' cases in one place, kept where one is there."""
     from medfed.pipeline.experiments import pooled

@@ -47,8 +47,20 @@ class RunFolder:
         return self.path / "rows.jsonl"
 
     @property
+    def rows_csv(self) -> Path:
+        return self.path / "rows.csv"
+
+    @property
+    def curves(self) -> Path:
+        return self.path / "curves.jsonl"
+
+    @property
     def cases(self) -> Path:
         return self.path / "cases.jsonl"
+
+    @property
+    def gallery(self) -> Path:
+        return self.path / "cases.html"
 
     @property
     def reported(self) -> Path:

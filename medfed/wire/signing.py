@@ -155,7 +155,9 @@ class Identity:
             certificate = x509.load_der_x509_certificate(base64.b64decode(proof.certificate, validate=True))
             signature = base64.b64decode(proof.signature, validate=True)
         except (binascii.Error, ValueError):
-            raise WireError(f"it should be signed by '{party}', but its certificate does not read") from None
+            raise WireError(
+                f"it should be signed by '{party}', but its certificate cannot be decoded"
+            ) from None
         self._believe(certificate, party)
         try:
             check_signature(certificate, _CONTEXT, text, signature)
@@ -176,7 +178,7 @@ class Identity:
             raise WireError(
                 f"the certificate of '{party}' expired on {certificate.not_valid_after_utc:%Y-%m-%d}; it needs a new one"
             )
-        if serial_of(certificate) in self._revoked():
+        if serial_number(certificate) in self._revoked():
             raise WireError(
                 f"the certificate of '{party}' was revoked; it needs a new one to take part again"
             )
@@ -213,7 +215,7 @@ class SessionSeal:
         return text
 
 
-def seal_of(credentials: str) -> Seal:
+def load_seal(credentials: str) -> Seal:
     """Return the identity in a folder, checked, or `Unsigned` if no folder is named."""
     return Identity(Path(credentials)).check() if credentials else Unsigned()
 
@@ -224,7 +226,7 @@ def common_name(certificate: x509.Certificate) -> str:
     return str(names[0].value) if len(names) == 1 else ""
 
 
-def serial_of(certificate: x509.Certificate) -> str:
+def serial_number(certificate: x509.Certificate) -> str:
     """Return a certificate's serial number as it is listed when revoked."""
     return f"{certificate.serial_number:x}"
 
@@ -263,4 +265,4 @@ def _split(sealed: bytes) -> tuple[_Proof, bytes]:
             raise msgspec.DecodeError("no second line")
         return msgspec.json.decode(head, type=_Proof), text
     except msgspec.MsgspecError as error:
-        raise WireError(f"a sealed text of {len(sealed)} bytes does not read: {error}") from None
+        raise WireError(f"a sealed text of {len(sealed)} bytes cannot be decoded: {error}") from None

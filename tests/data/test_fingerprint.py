@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from medfed.data.case import Case
 from medfed.data.fingerprint import (
     Fingerprint,
     bins_of,
@@ -27,7 +28,7 @@ from medfed.data.fingerprint import (
     to_json,
     value_of,
 )
-from medfed.data.index import Case, Index
+from medfed.data.index import Index
 from medfed.data.normalise.fingerprint import FederatedFingerprint
 from medfed.data.normalise.nyul import PERCENTILES, Nyul
 from medfed.data.settings import Images
@@ -57,7 +58,7 @@ class Site:
         self.index = Index(Path(), "memory", tuple(listed))
 
     def told(self, **options) -> Fingerprint:
-        options = {"grid": "hu", "classes": 3, "fewest": 10} | options
+        options = {"grid": "hu", "classes": 3, "min_count": 10} | options
         return fingerprint(self.index, read=lambda case: self.volumes[case.id], **options)
 
     @property
@@ -100,7 +101,7 @@ def test_the_sum_is_the_same_in_any_order_and_grouping(sites: list[Site]) -> Non
 
 
 def test_class_shares_spacing_and_size(sites: list[Site]) -> None:
-    merged = merge([site.told(fewest=5) for site in sites])
+    merged = merge([site.told(min_count=5) for site in sites])
     labels = [label.array for site in sites for _, label in site.volumes.values()]
     every = np.concatenate([label.ravel() for label in labels])
     for number in range(3):

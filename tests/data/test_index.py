@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medfed.data.datamodule import SiteData
+from medfed.data.datamodule import SiteDataModule
 from medfed.data.index import Index, index_folder
 from medfed.data.settings import Images
 from medfed.data.splits import case_token
@@ -122,7 +122,9 @@ def test_spreadsheets_ways_of_writing_a_table(tmp_path: Path, delimiter: str, ma
 
 def test_several_channels_are_several_files(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, [row("a", image=f"{MARK}_a.nii.gz|{MARK}_b.nii.gz")])
-    data = SiteData(index(folder), Images(spacing_mm="native", patch=None, channels=2), "segment", classes=2)
+    data = SiteDataModule(
+        index(folder), Images(spacing_mm="native", patch=None, channels=2), "segment", classes=2
+    )
     image = data.dataset("train")[0]["image"]
     assert tuple(image.shape) == (2, 6, 5, 4)
     assert not np.allclose(image[0], image[1])
@@ -176,14 +178,14 @@ def test_bids_takes_the_labelled_kind_of_image_and_a_subject_s_sessions_as_one_p
     }
     assert found.patients == 3
     assert found.notes == (
-        "1 images of another kind than T1w are left out",
+        "1 images of another contrast than T1w are left out",
         "1 labels below derivatives belong to no image and are left out",
     )
 
 
 def test_bids_guesses_neither_the_kind_of_image_nor_the_label(tmp_path: Path) -> None:
     two = bids(tmp_path / "kinds", "sub-1/anat/sub-1_T1w.nii.gz", f"sub-2/anat/sub-2_{MARK}.nii.gz")
-    with pytest.raises(DataError, match=r"several kinds of image \(1 of no usual kind, 1 T1w\)") as told:
+    with pytest.raises(DataError, match=r"several contrasts \(1 of no usual contrast, 1 T1w\)") as told:
         index(two)
     assert MARK not in str(told.value)
     labels = bids(
@@ -246,7 +248,7 @@ def test_a_label_without_its_image(tmp_path: Path) -> None:
 def test_a_decathlons_names_under_an_nnunets_description(tmp_path: Path) -> None:
     decathlon(tmp_path, ["x1"], nnunet=True)
     (tmp_path / "imagesTr" / "x1_0000.nii.gz").rename(tmp_path / "imagesTr" / "x1.nii.gz")
-    refused(lambda: index(tmp_path), DataError, "expected as CASE_0000;", "leave channel_names out")
+    refused(lambda: index(tmp_path), DataError, "expected as CASE_0000;", "omit channel_names")
 
 
 def class_folders(folder: Path, *, parents: tuple[str, ...] = ("",)) -> None:
@@ -261,7 +263,7 @@ def class_folders(folder: Path, *, parents: tuple[str, ...] = ("",)) -> None:
 def test_a_folder_a_class(tmp_path: Path) -> None:
     class_folders(tmp_path)
     found = index(tmp_path)
-    assert found.layout == "a folder a class"
+    assert found.layout == "one folder per class"
     assert found.class_names == ("healthy", "tumour")
     assert [case.target for case in found.cases] == [0, 0, 0, 1, 1]
 
@@ -293,12 +295,12 @@ def test_a_tree_of_dicom_series_with_segmentations(tmp_path: Path) -> None:
     labels = {case.patient: case.label and case.label.name for case in found.cases}
     assert labels == {"N01": "b.dcm", "N02": "a.dcm", "N05": None}
     assert any("1 series with fewer than 5 slices" in note for note in found.notes)
-    data = SiteData(found, NATIVE, "segment", classes=2)
+    data = SiteDataModule(found, NATIVE, "segment", classes=2)
     assert any("1 cases have no label" in note for note in data.notes)
     for case in found.cases:
         if case.label is not None:
             _, label = data.original(case)
-            by_table = SiteData(index(source), NATIVE, "segment", classes=2)
+            by_table = SiteDataModule(index(source), NATIVE, "segment", classes=2)
             same = next(c for c in by_table.index.cases if c.patient == case.patient)
             expected = by_table.original(same)[1]
             assert label is not None
@@ -311,7 +313,7 @@ def test_two_segmentations_of_one_series(tmp_path: Path) -> None:
     shutil.copytree(SAMPLES / "north" / "images" / "north-01", tmp_path / "ct")
     for name in ("one", "two"):
         shutil.copy(SAMPLES / "north" / "labels" / "north-01.dcm", tmp_path / f"{name}.dcm")
-    refused(lambda: index(tmp_path), DataError, "two label objects", "keep the one")
+    refused(lambda: index(tmp_path), DataError, "two label objects", "keep the right one")
 
 
 # --- broken folders -----------------------------------------------------------------------------------------
@@ -404,7 +406,7 @@ def test_a_target_that_is_none(tmp_path: Path, cell: str, word: str) -> None:
 
 def test_a_target_beyond_the_tasks_classes(tmp_path: Path) -> None:
     found = index(folder_of(tmp_path, [row("a"), row("b", target="2")]))
-    refused(lambda: SiteData(found, NATIVE, "classify", classes=2), DataError, token("b"), "has 2")
+    refused(lambda: SiteDataModule(found, NATIVE, "classify", classes=2), DataError, token("b"), "has 2")
 
 
 def test_a_row_with_a_cell_too_many(tmp_path: Path) -> None:
@@ -427,7 +429,7 @@ def test_a_table_that_is_none(tmp_path: Path, content: bytes, word: str) -> None
 
 
 def read_all(folder: Path, classes: int = 2) -> None:
-    dataset = SiteData(index(folder), NATIVE, "segment", classes=classes).dataset("train")
+    dataset = SiteDataModule(index(folder), NATIVE, "segment", classes=classes).dataset("train")
     for i in range(len(dataset)):  # type: ignore[arg-type]
         dataset[i]
 
@@ -458,7 +460,7 @@ def test_channels_on_different_grids(tmp_path: Path) -> None:
     write_nifti(folder / f"{MARK}_b.nii.gz", np.zeros((6, 5, 4), np.float32), moved)
     settings = Images(spacing_mm="native", patch=None, channels=2)
     refused(
-        lambda: SiteData(index(folder), settings, "segment", classes=2).dataset("train")[0],
+        lambda: SiteDataModule(index(folder), settings, "segment", classes=2).dataset("train")[0],
         ImageError,
         token("a"),
         "channel 2",

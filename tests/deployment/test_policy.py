@@ -9,8 +9,9 @@ from medfed.deployment import approvals as consent
 from medfed.deployment.policy import Policy, in_words, leaves, refusals
 from medfed.errors import AuditError, StudyError
 from medfed.pipeline.factory import module_of
-from medfed.privacy.accounting.accountant import Charge, epsilon
-from medfed.study.study import digest, read_study
+from medfed.privacy.accounting.accountant import MechanismSteps, epsilon
+from medfed.study.canonical import study_digest
+from medfed.study.reading import read_study
 from medfed.wire.audit_log import verify
 
 
@@ -82,7 +83,7 @@ def test_a_studys_epsilon_is_held_to_the_ceiling(tiny):
 
 
 def test_noise_without_an_epsilon_is_counted(noised):
-    spent = epsilon([Charge(2.0, 1.0, 3)], 1e-5, "prv")
+    spent = epsilon([MechanismSteps(2.0, 1.0, 3)], 1e-5, "prv")
     assert refusals(Policy(epsilon_ceiling=spent + 0.01), noised, 4) == []
     assert f"the study's epsilon is {spent:g}" in refusals(Policy(epsilon_ceiling=spent - 0.01), noised, 4)[0]
 
@@ -121,7 +122,7 @@ def test_the_words_count_what_is_sent(study, tmp_path):
 
 
 def test_agreement_is_to_one_digest_and_can_be_taken_back(tmp_path, study, tiny):
-    known, changed = digest(study), digest(read_study(tiny / "tiny.yaml", ["train.rounds=4"]))
+    known, changed = study_digest(study), study_digest(read_study(tiny / "tiny.yaml", ["train.rounds=4"]))
     assert not consent.agreed(tmp_path / "site", known)
     consent.agree(tmp_path / "site", known, "m.muster")
     assert consent.agreed(tmp_path / "site", known)

@@ -14,18 +14,22 @@ from hospitals import STUDY, make_hospital
 
 from medfed.deployment import site_service as hospital
 from medfed.errors import DataError, StudyError
-from medfed.evaluation.aggregate import METRICS, aggregate, by_patient
-from medfed.evaluation.comparisons import compare, subgroups
+from medfed.evaluation.aggregate import aggregate
+from medfed.evaluation.comparisons import compare
+from medfed.evaluation.metrics import MetricFamily, families
+from medfed.evaluation.patients import SummarySettings, by_patient
 from medfed.evaluation.report import headline
 from medfed.evaluation.row_transport import rows_of, scalars_of
 from medfed.evaluation.rows import CaseRow, Row, read_cases, read_rows, write
+from medfed.evaluation.subgroups import subgroups
 from medfed.exchange.folder import Folder
 from medfed.pipeline import train as run
 from medfed.pipeline.create_run import begin
 from medfed.pipeline.factory import module_of
 from medfed.runs.folder import RunFolder, save_checkpoint
-from medfed.study.study import digest, read_study, shared
-from medfed.wire.update import Global
+from medfed.study.canonical import public_yaml, study_digest
+from medfed.study.reading import read_study
+from medfed.wire.update import GlobalModel
 from medfed.wire.weights import weights_of
 
 SEGMENT = (
@@ -52,18 +56,19 @@ PLAIN = [case("a", 0.9), case("b", 0.7), case("c", 0.8), case("d", 0.6)]
 CHANGED = [
     case(name, 0.1, condition) for name in "abcd" for condition in ("noise of 10 %", "every 4th slice lost")
 ]
-OPTIONS = {"round": 3, "seed": 1, "minimum": 1, "draws": 50}
+SETTINGS = SummarySettings(round=3, seed=1, min_patients=1, draws=50)
+METRICS = [metric for family in families(MetricFamily) for metric in family.metrics]
 
 
 def test_a_changed_case_is_in_no_row_but_those_of_robustness():
-    found = {row.metric: row for row in aggregate([*CHANGED, *PLAIN], **OPTIONS)}
+    found = {row.metric: row for row in aggregate([*CHANGED, *PLAIN], SETTINGS)}
     # By hand: (0.9 + 0.7 + 0.8 + 0.6) / 4; with the changed ones it would be (0.75 + 2 * 0.1) / 3.
     assert found["dice"].value == pytest.approx(0.75)
     assert found["dice"].n == 4
     untrained = [msgspec.structs.replace(one, model="untrained", value=0.5) for one in PLAIN]
     for made in (compare, subgroups):
-        with_changed = made([*CHANGED, *PLAIN, *untrained], **OPTIONS)
-        assert with_changed == made([*PLAIN, *untrained], **OPTIONS)
+        with_changed = made([*CHANGED, *PLAIN, *untrained], SETTINGS)
+        assert with_changed == made([*PLAIN, *untrained], SETTINGS)
         assert with_changed
 
 
@@ -99,9 +104,9 @@ def test_rows_that_differ_in_one_thing_are_told_apart():
         row(group="condition=noise of 10 %", value=0.57),
         row(structure="ü", group="scanner=A/B", value=0.58),
         *(
-            row(metric=metric, value=number + 1.0)
+            row(metric=metric.name, value=number + 1.0)
             for number, metric in enumerate(METRICS)
-            if metric not in ("dice", "integrated_brier")
+            if metric.comparable and metric.name not in ("dice", "nsd_")
         ),
     ]
     found = rows_of(scalars_of(rows), 3, "north")
@@ -129,10 +134,10 @@ def lead_to_the_end(folder, text: str, data, more: str = ""):
     """
     (folder / "study.yaml").write_text(text + "sites: [north, south]\n")
     study = read_study(folder / "study.yaml")
-    known = digest(study)
+    known = study_digest(study)
     hub = Folder(url=str(folder / "share"), poll_s=0.02).open_hub(known, folder / "hub")
-    hub.offer(shared(study))
-    hub.publish(Global(3, weights_of(module_of(study)), final=True, study=known))
+    hub.advertise_study(public_yaml(study))
+    hub.publish(GlobalModel(3, weights_of(module_of(study)), final=True, study=known))
     (folder / "site.yaml").write_text(
         f"name: north\ndata: {data}\nexchange: {{kind: folder, url: share, poll_s: 0.02}}\naccelerator: cpu\n"
         f"policy: {{smallest_group: 1}}\n{more}"
@@ -245,13 +250,13 @@ def test_a_study_that_begins_with_given_weights_trains_from_the_hospitals_own_co
     text = OUTCOME + "start: given.ckpt\n"
 
     study, done, _ = lead_to_the_end(tmp_path, text, data, "start: copy.ckpt\n")
-    known = digest(study)
+    known = study_digest(study)
     assert done.read_facts()["finished"]
     # The untrained model that it was measured against is the one that it was given: 0.25 everywhere.
     assert {case.model for case in read_cases(done.cases)} >= {"untrained", "federated"}
-    offered = hospital._study(shared(study), known, hospital.read_site(tmp_path / "site.yaml"))
+    offered = hospital._study(public_yaml(study), known, hospital.read_site(tmp_path / "site.yaml"))
     assert all(torch.equal(tensor, given[name]) for name, tensor in weights_of(module_of(offered)).items())
-    assert digest(offered) == known
+    assert study_digest(offered) == known
 
     for line, told in (
         ("", "get that file from the coordinator and name it in the site file"),
@@ -261,4 +266,4 @@ def test_a_study_that_begins_with_given_weights_trains_from_the_hospitals_own_co
         site = (tmp_path / "site.yaml").read_text().replace("start: copy.ckpt\n", line)
         (tmp_path / "other.yaml").write_text(site)
         with pytest.raises(StudyError, match=f"study 'table' begins with the weights .*{told}"):
-            hospital._study(shared(study), known, hospital.read_site(tmp_path / "other.yaml"))
+            hospital._study(public_yaml(study), known, hospital.read_site(tmp_path / "other.yaml"))

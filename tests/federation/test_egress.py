@@ -12,11 +12,11 @@ from medfed.deployment.policy import Policy, egress_under
 from medfed.errors import EgressError, UpdateError
 from medfed.exchange import MemoryExchange
 from medfed.federation.egress import TRAINING, Egress, enforce
-from medfed.federation.round import SiteChannel, send_update, withdraw
+from medfed.federation.round import SiteConnection, send_update, withdraw
 from medfed.local_training.scaffold import CONTROL
 from medfed.pipeline.factory import egress_of
 from medfed.privacy import NoPrivacy
-from medfed.study.study import read_study
+from medfed.study.reading import read_study
 from medfed.wire import encoding as wire
 from medfed.wire.audit_log import AuditLog, entries
 from medfed.wire.update import Update
@@ -36,12 +36,12 @@ def update(**changed) -> Update:
 def site(tmp_path):
     """What a site sends, its log, and every byte that left."""
     left: list[bytes] = []
-    return MemoryExchange("study", seen=left.append), AuditLog(tmp_path / "audit.jsonl"), left
+    return MemoryExchange("study", on_bytes=left.append), AuditLog(tmp_path / "audit.jsonl"), left
 
 
 def test_what_is_sent_has_an_entry_with_the_bytes_and_their_digest(site, tmp_path):
     exchange, audit, left = site
-    send_update(SiteChannel("north", exchange, egress=LISTED, audit=audit), update(), WEIGHTS)
+    send_update(SiteConnection("north", exchange, egress=LISTED, audit=audit), update(), WEIGHTS)
     (entry,) = entries(tmp_path / "audit.jsonl")
     assert entry["event"] == "sent"
     assert entry["to"] == "hub, in this process"
@@ -58,9 +58,9 @@ def test_the_entry_is_on_disk_before_anything_leaves(site, tmp_path):
             raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"):
-        send_update(SiteChannel("north", exchange, egress=LISTED, audit=Full(None)), update(), WEIGHTS)
+        send_update(SiteConnection("north", exchange, egress=LISTED, audit=Full(None)), update(), WEIGHTS)
     with pytest.raises(OSError, match="no space left"):
-        withdraw(SiteChannel("north", exchange, audit=Full(None)), "why")
+        withdraw(SiteConnection("north", exchange, audit=Full(None)), "why")
     assert left == []
 
 
@@ -83,7 +83,7 @@ UNDECLARED = {
 def test_what_is_not_declared_is_refused_and_written_down(site, tmp_path, changed, message):
     exchange, audit, left = site
     with pytest.raises(UpdateError, match=message):
-        send_update(SiteChannel("north", exchange, egress=LISTED, audit=audit), update(**changed), WEIGHTS)
+        send_update(SiteConnection("north", exchange, egress=LISTED, audit=audit), update(**changed), WEIGHTS)
     assert left == []
     (entry,) = entries(tmp_path / "audit.jsonl")
     assert (entry["event"], entry["site"], entry["round"]) == ("withheld", "north", 3)
@@ -100,13 +100,13 @@ def test_a_mechanism_that_adds_what_it_does_not_declare_is_refused(site):
             return Update(update.site, update.round, {}, 4, {}, {"secret": {"x": torch.zeros(3)}})
 
     with pytest.raises(EgressError, match="the group 'secret' is not declared"):
-        send_update(SiteChannel("north", exchange, Chatty(), LISTED, audit=audit), update(), WEIGHTS)
+        send_update(SiteConnection("north", exchange, Chatty(), LISTED, audit=audit), update(), WEIGHTS)
     assert left == []
 
     class Honest(Chatty, tag="honest", frozen=True):
         sends: ClassVar[tuple[str, ...]] = ("secret",)
 
-    send_update(SiteChannel("north", exchange, Honest(), LISTED, audit=audit), update(), WEIGHTS)
+    send_update(SiteConnection("north", exchange, Honest(), LISTED, audit=audit), update(), WEIGHTS)
     assert len(left) == 1
 
 
@@ -173,12 +173,12 @@ def test_scores_over_few_patients_stay_where_the_hospital_says_so(tiny, policy, 
 
 def test_a_reason_to_stop_has_an_entry(site, tmp_path):
     exchange, audit, left = site
-    withdraw(SiteChannel("north", exchange, audit=audit), "it was interrupted")
+    withdraw(SiteConnection("north", exchange, audit=audit), "it was interrupted")
     (entry,) = entries(tmp_path / "audit.jsonl")
     assert (entry["event"], entry["bytes"]) == ("withdrew", len(left[0]))
 
 
 def test_measured_is_what_is_encoded():
-    size, digest = wire.measured(update(), "study")
+    size, digest = wire.measure_update(update(), "study")
     data = wire.encode_update(update(), "study")
     assert (size, digest) == (len(data), hashlib.sha256(data).hexdigest())

@@ -22,7 +22,8 @@ from medfed.pipeline.factory import hospital_of, module_of
 from medfed.privacy import Privacy
 from medfed.privacy.accounting.accountant import epsilon
 from medfed.privacy.accounting.ledger import Ledger, data_set
-from medfed.study.study import _agree, read_study
+from medfed.study.reading import read_study
+from medfed.study.validation import validate
 from medfed.wire.weights import weights_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -82,7 +83,7 @@ def kept_back() -> list[tuple[str, str]]:
     for rule, record in sorted(kinds.kinds("aggregation").items()):
         needed = msgspec.convert({"kind": rule}, record).needs_scalars
         for privacy, mechanism in sorted(kinds.kinds("privacy").items()):
-            shown = msgspec.convert({"kind": privacy, **mechanism.example}, mechanism).tell(
+            shown = msgspec.convert({"kind": privacy, **mechanism.example}, mechanism).filter_scalars(
                 dict.fromkeys(needed, 1.0)
             )
             found += [(rule, privacy)] if set(needed) - set(shown) else []
@@ -102,18 +103,16 @@ class Mute(Privacy, frozen=True, tag="mute"):
     an installed one may.
     """
 
-    def tell(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
+    def filter_scalars(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
         return {}
 
 
 def test_a_privacy_that_is_added_needs_no_objection_of_its_own(tmp_path):
     study = read_study(written(tmp_path, rule={"kind": "fednova"}))
-    words = (
-        "x.yaml: rule.kind: 'fednova' needs each site's 'train/steps', which privacy 'mute' lets no site tell"
-    )
+    words = "x.yaml: rule.kind: 'fednova' needs each site's 'train/steps', which privacy 'mute' does not let a site send"
     with pytest.raises(StudyError, match=words):
-        _agree(msgspec.structs.replace(study, privacy=Mute()), "x.yaml")
-    _agree(msgspec.structs.replace(study, privacy=Mute(), rule=FedAvg()), "x.yaml")
+        validate(msgspec.structs.replace(study, privacy=Mute()), "x.yaml")
+    validate(msgspec.structs.replace(study, privacy=Mute(), rule=FedAvg()), "x.yaml")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +120,7 @@ def test_a_privacy_that_is_added_needs_no_objection_of_its_own(tmp_path):
     [("fednova", "train/steps"), ("qfedavg", "train/loss_before"), ("fednoro", "train/class_loss")],
 )
 def test_the_number_that_a_secure_sum_keeps_back_is_named(tmp_path, rule, number):
-    words = f"'{rule}' needs each site's '{number}', which privacy 'secure_sum' lets no site tell; .*fedavg"
+    words = f"'{rule}' needs each site's '{number}', which privacy 'secure_sum' does not let a site send; .*fedavg"
     with pytest.raises(StudyError, match=words):
         read_study(written(tmp_path, privacy={"kind": "secure_sum"}, rule={"kind": rule}))
 
@@ -138,7 +137,7 @@ def test_robust_rules_go_with_noise_at_the_sites(tmp_path):
     "data, words",
     [
         ({"standardise": "site"}, "data.standardise: site scales each patient by the mean of all"),
-        ({"standardise": "none", "missing": "median"}, "data.missing: median fills in"),
+        ({"standardise": "none", "missing": "median"}, "data.missing: median fills gaps"),
     ],
 )
 def test_inputs_scaled_by_other_patients_are_refused(tmp_path, data, words):
@@ -158,7 +157,7 @@ def test_survival_is_refused_with_dp_sgd_and_says_why(tmp_path):
     plain["data"].pop("target")
     plain["task"] = {"kind": "survival"}
     study.write_text(yaml.safe_dump(plain))
-    with pytest.raises(StudyError, match="task 'survival' compares patients with one another"):
+    with pytest.raises(StudyError, match="task 'survival' compares patients with each other"):
         read_study(study)
 
 

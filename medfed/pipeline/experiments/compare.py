@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from medfed.errors import RunError, StudyError
-from medfed.evaluation.method_table import Cost, MethodTable, page, renamed, table_of
+from medfed.evaluation.method_table import Cost, MethodTable, compare_methods, page, renamed
+from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.report import model_name
 from medfed.evaluation.rows import (
     FEDERATED,
     POOLED,
     CaseRow,
-    as_they_are,
     local,
     personal,
     read_cases,
+    unperturbed,
     write,
     write_csv,
 )
@@ -35,7 +36,10 @@ from medfed.pipeline import train as run
 from medfed.registry import Kind, kinds
 from medfed.runs.folder import RunFolder, write_whole
 from medfed.runs.progress import Progress, Silent
-from medfed.study.study import Study, _agree, digest, read_study
+from medfed.study.canonical import study_digest
+from medfed.study.reading import read_study
+from medfed.study.study import Study
+from medfed.study.validation import validate
 
 if TYPE_CHECKING:
     pass
@@ -87,17 +91,15 @@ def compare(
     present = {case.model for case in cases}
     beside = (ALONE, *(model_name(local(site)) for site in sorted(study.sites)), POOLED)
     costs |= {name: Cost() for name in beside if name in present}
-    table = table_of(
-        study.name,
-        cases,
-        costs,
+    settings = SummarySettings(
         round=study.train.rounds,
         seed=study.seed,
         classes=getattr(study.task, "classes", ()),
         held_out=sorted(study.held_out),
-        minimum=study.evaluation.smallest_group,
+        min_patients=study.evaluation.smallest_group,
         draws=study.evaluation.draws,
     )
+    table = compare_methods(study.name, cases, costs, settings)
     write(folder / "comparison.jsonl", table.rows)
     write_csv(folder / "comparison.csv", table.rows)
     write_whole(folder / "comparison.html", page(table).encode())
@@ -129,7 +131,7 @@ def _with(study: Study, name: str) -> Study | str:
     train = msgspec.structs.replace(study.train, local=method)
     variant = msgspec.structs.replace(study, rule=rule, train=train)
     try:
-        _agree(variant, "study")
+        validate(variant, "study")
     except StudyError as error:
         return str(error)
     return variant
@@ -154,7 +156,7 @@ def _run(study: Study, path: Path, beside: bool, progress: Progress) -> RunFolde
     study = msgspec.structs.replace(study, evaluation=evaluation)
     folder = RunFolder(path)
     begun = folder.facts.exists()
-    if begun and "finished" in (facts := folder.read_facts()) and facts["digest"] == digest(study):
+    if begun and "finished" in (facts := folder.read_facts()) and facts["digest"] == study_digest(study):
         return folder
     return run.train(study, out=path, resume=begun, progress=progress)
 
@@ -181,4 +183,4 @@ def _named(cases: Sequence[CaseRow], name: str, study: Study) -> list[CaseRow]:
     ) in study.held_out:  # no own model was made here: those of the others are what it could have been given
         names |= {(local(other), site): model_name(local(other)) for other in study.sites}
     # Cases that were changed before they were measured are about robustness, not about methods.
-    return renamed(as_they_are(cases), names)
+    return renamed(unperturbed(cases), names)
