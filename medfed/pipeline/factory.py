@@ -14,7 +14,8 @@ from medfed.evaluation.inference import Hospital
 from medfed.federation.config import HubConfig, SiteConfig
 from medfed.federation.egress import TRAINING, Egress
 from medfed.models.networks import replace_batch_norms
-from medfed.study.study import Study, digest
+from medfed.study.canonical import study_digest
+from medfed.study.study import Study
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -132,7 +133,7 @@ def hub_config_of(study: Study) -> HubConfig:
         minimum=study.minimum,
         deadline_s=study.sampling.deadline_s,
         seed=study.seed,
-        study=digest(study),
+        study=study_digest(study),
         compress=study.compress,
         outlier=study.sampling.outlier,
         evaluating=tuple(sorted(study.held_out)),

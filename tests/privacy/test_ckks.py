@@ -24,6 +24,7 @@ from medfed.federation.config import HubConfig
 from medfed.federation.hub import run_hub
 from medfed.federation.round import SiteConnection, receive, send_update
 from medfed.privacy import NoPrivacy
+from medfed.wire.messages import SiteChannel
 from medfed.wire.update import GlobalModel, Update
 
 ts = pytest.importorskip("tenseal")
@@ -64,7 +65,7 @@ def test_a_study_ends_with_the_model_that_it_has_without(layers):
 
 def test_the_hub_holds_neither_the_key_nor_the_model(tmp_path):
     seen: list[bytes] = []
-    final = run(Ckks(layers=["a"]), folder=tmp_path / "hub", seen=seen.append)
+    final = run(Ckks(layers=["a"]), folder=tmp_path / "hub", on_bytes=seen.append)
     assert close(final, run(NoPrivacy()))
     kept, state = load_latest_checkpoint(tmp_path / "hub", STUDY)
     assert torch.equal(kept.weights["a"], model()["a"])  # the untrained numbers
@@ -227,4 +228,4 @@ def test_a_hub_cannot_give_a_site_a_key_of_its_own():
     sealed = {site: exchange._messages[(site, "hub", SHOWN)][1] for site in ("north", "south")}
     exchange.send_messages(1, 1, SHOWN, {"north": msgspec.json.encode(RelayedMessages(sealed))})
     with pytest.raises(PrivacyError, match="in the name of 'south' that is not its own"):
-        shared_key(SiteConnection(exchange, "north", 1), lambda: b"key")
+        shared_key(SiteChannel(exchange, "north", 1), lambda: b"key")
