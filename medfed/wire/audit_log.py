@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import fcntl
 import hashlib
 import os
 import threading
@@ -32,7 +31,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from medfed.errors import AuditError, WireError
+from medfed.files import lock, require_file_locks
 from medfed.wire.signing import check_issued, check_signature, common_name
+
+require_file_locks("the audit log")
 
 # The `previous` of the first line.
 GENESIS = "0" * 64
@@ -96,7 +98,7 @@ class AuditLog:
         if self._path is None:
             return
         with self._lock, open(self._path, "ab", opener=_open_private) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock(file)
             if _file_size(file) != self._size:  # another process wrote, or a power cut tore the last line
                 self._read(self._path.read_bytes())
                 self._repair(self._path, file)
@@ -181,7 +183,7 @@ def verify(path: Path, head: str | None = None, authority: x509.Certificate | No
     compare signer and fingerprint.
 
     Raises:
-        AuditError: naming the first line that was changed, removed, moved or badly signed; or because the tail
+        AuditError: naming the first line that was changed, removed, moved or badly signed; or if the tail
             after the last known `head` is missing.
     """
     data = path.read_bytes()

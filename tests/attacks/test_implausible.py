@@ -20,7 +20,7 @@ from medfed.privacy import NoPrivacy
 from medfed.privacy.client_dp import ClientDP
 from medfed.privacy.secure_sum import SecureSum
 from medfed.runs.rounds import RoundReport
-from medfed.study.study import read_study
+from medfed.study.reading import read_study
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, Update, outlier_errors
 from medfed.wire.weights import Difference, digest, norm

@@ -16,7 +16,7 @@ from medfed.federation.round import contribute, withdraw
 from medfed.local_training.scaffold import CONTROL
 from medfed.pipeline.factory import egress_of
 from medfed.privacy import NoPrivacy
-from medfed.study.study import read_study
+from medfed.study.reading import read_study
 from medfed.wire import encoding as wire
 from medfed.wire.audit_log import AuditLog, entries
 from medfed.wire.update import Update
