@@ -154,10 +154,10 @@ def test_no_input_is_changed_and_state_goes_through_a_file(stages: list[Compress
     local: Weights = {name: tensor + weights[name] for name, tensor in delta(2).items()}
     before = digest(weights), digest(local)
     _, state = compress(stages, Difference(local, weights), {})
-    before = {name: digest(group) for name, group in state.items()}
+    state_before = {name: digest(group) for name, group in state.items()}
     encoded, after = compress(stages, Difference(local, weights), state)
     assert (digest(weights), digest(local)) == before
-    assert {name: digest(group) for name, group in state.items()} == before
+    assert {name: digest(group) for name, group in state.items()} == state_before
     read = {name: load(save(dict(group))) if group else {} for name, group in state.items()}
     again, _ = compress(stages, Difference(local, weights), read)
     assert {k: digest(v) for k, v in again.groups.items()} == {
