@@ -31,7 +31,6 @@ from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.probabilities import temperature_scaled
 from medfed.evaluation.row_transport import scalars_of
 from medfed.evaluation.rows import FEDERATED, UNTRAINED, local, read_cases
-from medfed.evaluation.summarise import last_round, read_rounds
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.egress import Egress
 from medfed.federation.round import contribute, receive, withdraw
@@ -46,7 +45,7 @@ from medfed.pipeline.suppress_warnings import quiet
 from medfed.privacy.accounting.ledger import Ledger, data_set
 from medfed.runs.folder import RunFolder, save_checkpoint, write_whole
 from medfed.runs.progress import Progress, Silent, warnings_said
-from medfed.runs.rounds import RoundReport, SiteResult
+from medfed.runs.rounds import RoundReport, SiteResult, last_round, read_rounds
 from medfed.runs.status import FILE as STATUS
 from medfed.runs.status import Status, stamp
 from medfed.study.study import Study, digest, shared, start_digest, study_of

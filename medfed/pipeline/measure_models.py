@@ -148,7 +148,8 @@ def picture(
     """Write cases.html, the pictures that stay: best, median, worst and what was missed, of a segmentation."""
     if study.task.needs != "segment":
         return
-    from medfed.evaluation.gallery import write_gallery
+    from medfed.evaluation.inference import case_images
+    from medfed.evaluation.report.gallery import write_gallery
 
     shown = {}
     for hospital in hospitals:
@@ -161,9 +162,9 @@ def picture(
         load(module, shown[site][1])
         return module
 
-    write_gallery(
-        folder.path, study.task, module_at, {site: hospital for site, (hospital, _) in shown.items()}
-    )
+    images = case_images(study.task, module_at, {site: hospital for site, (hospital, _) in shown.items()})
+    structures = dict(list(enumerate(study.task.classes))[1:])  # type: ignore[attr-defined]
+    write_gallery(folder.path, images, structures, sites=sorted(shown))
 
 
 def write_baselines(

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from medfed.errors import RunError, StudyError
-from medfed.evaluation.method_table import Cost, MethodTable, compare_methods, page, renamed
 from medfed.evaluation.patients import SummarySettings
-from medfed.evaluation.report import model_name
+from medfed.evaluation.report.formatting import model_name
+from medfed.evaluation.report.method_table import Cost, MethodTable, compare_methods, page, renamed
 from medfed.evaluation.rows import (
     FEDERATED,
     POOLED,
@@ -31,11 +31,11 @@ from medfed.evaluation.rows import (
     write,
     write_csv,
 )
-from medfed.evaluation.summarise import read_rounds
 from medfed.pipeline import train as run
 from medfed.registry import Kind, kinds
 from medfed.runs.folder import RunFolder, write_whole
 from medfed.runs.progress import Progress, Silent
+from medfed.runs.rounds import read_rounds
 from medfed.study.study import Study, _agree, digest, read_study
 
 if TYPE_CHECKING:
@@ -159,11 +159,11 @@ def _run(study: Study, path: Path, beside: bool, progress: Progress) -> RunFolde
 
 
 def _cost(done: RunFolder) -> Cost:
-    lines = [line for line in read_rounds(done.rounds) if line["status"] == "merged"]
-    sites = {line["site"] for line in lines}
-    sent = sum(line["bytes_up"] for line in lines) / max(len(sites), 1)
+    lines = [line for line in read_rounds(done.rounds) if line.status == "merged"]
+    sites = {line.site for line in lines}
+    sent = sum(line.bytes_up for line in lines) / max(len(sites), 1)
     # The hospitals' own training alone: the first run also trains what stands beside all methods.
-    return Cost(sent, sum(line["scalars"].get("train/seconds", 0.0) for line in lines))
+    return Cost(sent, sum(line.scalars.get("train/seconds") or 0.0 for line in lines))
 
 
 def _named(cases: Sequence[CaseRow], name: str, study: Study) -> list[CaseRow]:
