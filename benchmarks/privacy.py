@@ -45,7 +45,7 @@ import numpy as np
 from medfed.pipeline import train as run
 from medfed.runs.progress import Silent
 from medfed.runs.rounds import RoundReport
-from medfed.study.study import read_study
+from medfed.study.reading import read_study
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parent / "configs"

@@ -39,7 +39,9 @@ from medfed.runs.progress import Progress, Silent, warnings_said
 from medfed.runs.rounds import RoundReport
 from medfed.runs.status import FILE as STATUS
 from medfed.runs.status import Status, stamp
-from medfed.study.study import Study, digest, read_study, shared
+from medfed.study.canonical import public_yaml, study_digest
+from medfed.study.reading import read_study
+from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.credentials import read_federation
 from medfed.wire.signing import HUB, Identity
@@ -82,7 +84,7 @@ def lead(
     if without is not None:
         before = None if going_on else folder_for(study, former, resume=True)
         study = withdrawal.without(study, without)
-    known = digest(study)
+    known = study_digest(study)
     unfinished = None if out is not None or going_on else _unfinished(study)
     folder = folder_for(study, out, going_on)
     began = time.monotonic()
@@ -169,7 +171,7 @@ def _unfinished(study: Study) -> Path | None:
     runs = sorted(Path("runs").glob(f"{study.name}*/run.json"), key=lambda path: path.stat().st_mtime)
     for path in reversed(runs):
         facts = RunFolder(path.parent).read_facts()
-        if facts.get("digest") == digest(study):
+        if facts.get("digest") == study_digest(study):
             return None if "finished" in facts else path.parent
     return None
 
@@ -178,7 +180,7 @@ def _conducted(
     study: Study, exchange: Exchange, folder: RunFolder, audit: AuditLog, progress: Progress, status: Status
 ) -> list[Row]:
     """Return what the sites report of the final model, after every round."""
-    side: Any = exchange.open_hub(digest(study), folder.hub)
+    side: Any = exchange.open_hub(study_digest(study), folder.hub)
     plan = Plan(
         rounds=study.train.rounds,
         sites=tuple(sorted(study.sites)),
@@ -188,7 +190,7 @@ def _conducted(
         minimum=study.minimum,
         deadline_s=study.sampling.deadline_s,
         seed=study.seed,
-        study=digest(study),
+        study=study_digest(study),
         evaluating=tuple(sorted(study.held_out)),
         compress=study.compress,
         outlier=study.sampling.outlier,
@@ -210,7 +212,7 @@ def _conducted(
 
     try:
         side.monitored_sites = (*plan.sites, *plan.evaluating)
-        side.advertise_study(shared(study))
+        side.advertise_study(public_yaml(study))
         progress.start(
             f"{study.name}: {kind_of(study.rule)} over {len(plan.sites)} hospitals",
             dict.fromkeys(side.monitored_sites, 0),

@@ -15,7 +15,8 @@ from medfed.pipeline.factory import network_of
 from medfed.registry import kind_of
 from medfed.runs.folder import RunFolder, surroundings, write_whole
 from medfed.runs.rounds import RoundReport
-from medfed.study.study import Study, digest, resolved
+from medfed.study.canonical import study_digest, to_dict
+from medfed.study.study import Study
 
 if TYPE_CHECKING:
     from medfed.data.datamodule import SiteDataModule
@@ -37,9 +38,9 @@ def folder_for(study: Study, out: Path | None, resume: bool) -> RunFolder:
     folder = RunFolder(out)
     if resume:
         found = folder.read_facts()["digest"]
-        if found != digest(study):
+        if found != study_digest(study):
             raise RunError(
-                f"{out}: holds a run of study {found[:12]}, the study file's digest is {digest(study)[:12]}; resume with "
+                f"{out}: holds a run of study {found[:12]}, the study file's digest is {study_digest(study)[:12]}; resume with "
                 f"the file and the --set that started it, or start anew with another --out"
             )
     elif out.exists() and any(out.iterdir()):
@@ -60,7 +61,7 @@ def begin(folder: RunFolder, study: Study, data: dict[str, SiteDataModule]) -> d
     write_study(folder, study)
     facts = {
         "study": study.name,
-        "digest": digest(study),
+        "digest": study_digest(study),
         "seed": study.seed,
         "task": kind_of(study.task),
         "classes": list(getattr(study.task, "classes", ())),
@@ -82,7 +83,7 @@ def begin(folder: RunFolder, study: Study, data: dict[str, SiteDataModule]) -> d
 
 
 def write_study(folder: RunFolder, study: Study) -> None:
-    plain = resolved(study)
+    plain = to_dict(study)
     write_whole(folder.study, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
     # For the report, which may be shared: without the folders, which only this machine's owner needs to know.
     shared = {**plain, "sites": sorted(study.sites), "held_out": sorted(study.held_out)}

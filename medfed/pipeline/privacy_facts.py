@@ -38,11 +38,11 @@ def spent(study: Study, folders: Mapping[str, Path]) -> dict[str, Any]:
     delta = getattr(study.privacy, "delta", None)
     if delta is None:
         return {}
-    from medfed.study.study import digest
+    from medfed.study.canonical import study_digest
 
     sites = {}
     for site, folder in folders.items():
-        accounts = Ledger(folder).accounts(digest(study))
+        accounts = Ledger(folder).accounts(study_digest(study))
         if not accounts:
             continue
         charges = accounts[-1].spent

@@ -34,7 +34,9 @@ from medfed.registry import kind_of
 from medfed.runs.folder import RunFolder, save_checkpoint
 from medfed.runs.progress import Progress, Silent
 from medfed.runs.rounds import RoundReport
-from medfed.study.study import Study, digest, read_study
+from medfed.study.canonical import study_digest
+from medfed.study.reading import read_study
+from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.weights import Weights, weights_of
 
@@ -102,7 +104,7 @@ def train(
         for note in facts["privacy"]["notes"]:
             progress.say(f"privacy: {note}")
         audit = AuditLog(folder.audit)
-        audit.write("began", study=digest(study), sites=sorted(study.sites), resumed=resume)
+        audit.write("began", study=study_digest(study), sites=sorted(study.sites), resumed=resume)
         if study.data.plan != "given":
             trained = {site: data[site] for site in study.sites}
             study = planned(study, trained, folder.path / "fingerprint.json", audit, progress.say)
@@ -164,7 +166,7 @@ def _federate(
                 audit=audit,
                 callbacks=[_steps(progress, name, study.at(name).train.epochs)],
                 resume=resume,
-                study=digest(study),
+                study=study_digest(study),
                 dataset=data_set(data[name].patients("train"), hospitals[name].secret),
                 items=data[name].items_by_patient() if privacy.trains_privately else (),
                 say=progress.say,
@@ -201,7 +203,7 @@ def _federate(
             fraction=study.sampling.fraction,
             minimum=study.minimum,
             seed=study.seed,
-            study=digest(study),
+            study=study_digest(study),
             folder=folder.hub,
             watch=heard,
             merged=merged,

@@ -23,7 +23,7 @@ from medfed.pipeline.create_run import begin
 from medfed.pipeline.factory import module_of, simulated_secret
 from medfed.pipeline.measure_models import saved
 from medfed.runs.folder import RunFolder, save_checkpoint
-from medfed.study.study import read_study
+from medfed.study.reading import read_study
 from medfed.wire.weights import load, weights_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -20,7 +20,8 @@ from medfed.errors import DataError, MedfedError, RunError, StudyError
 from medfed.evaluation.rows import read_cases
 from medfed.pipeline import train as run
 from medfed.pipeline.factory import hospital_of, module_of
-from medfed.study.study import digest, read_study
+from medfed.study.canonical import study_digest
+from medfed.study.reading import read_study
 from medfed.wire.audit_log import verify
 from medfed.wire.weights import digest as weights_digest
 
@@ -40,7 +41,7 @@ def final(folder: Path) -> str:
 
 def test_a_run_folder_holds_what_it_promises(done, tiny):
     facts = json.loads(done.facts.read_text())
-    assert facts["digest"] == digest(read_study(tiny / "tiny.yaml"))
+    assert facts["digest"] == study_digest(read_study(tiny / "tiny.yaml"))
     assert facts["cases"]["north"] == {"train": 4, "val": 1, "test": 1}
     assert facts["versions"]["torch"] == torch.__version__
     assert read_study(done.study).train.rounds == 3

@@ -36,7 +36,10 @@ from medfed.registry import Kind, kinds
 from medfed.runs.folder import RunFolder, write_whole
 from medfed.runs.progress import Progress, Silent
 from medfed.runs.rounds import read_rounds
-from medfed.study.study import Study, _agree, digest, read_study
+from medfed.study.canonical import study_digest
+from medfed.study.reading import read_study
+from medfed.study.study import Study
+from medfed.study.validation import validate
 
 if TYPE_CHECKING:
     pass
@@ -128,7 +131,7 @@ def _with(study: Study, name: str) -> Study | str:
     train = msgspec.structs.replace(study.train, local=method)
     variant = msgspec.structs.replace(study, rule=rule, train=train)
     try:
-        _agree(variant, "study")
+        validate(variant, "study")
     except StudyError as error:
         return str(error)
     return variant
@@ -153,7 +156,7 @@ def _run(study: Study, path: Path, beside: bool, progress: Progress) -> RunFolde
     study = msgspec.structs.replace(study, evaluation=evaluation)
     folder = RunFolder(path)
     begun = folder.facts.exists()
-    if begun and "finished" in (facts := folder.read_facts()) and facts["digest"] == digest(study):
+    if begun and "finished" in (facts := folder.read_facts()) and facts["digest"] == study_digest(study):
         return folder
     return run.train(study, out=path, resume=begun, progress=progress)
 

@@ -24,7 +24,8 @@ from safetensors.torch import load_file, save_file
 from medfed.errors import RunError, StudyError
 from medfed.federation import membership as joins
 from medfed.runs.folder import RunFolder, write_whole
-from medfed.study.study import Study, digest
+from medfed.study.canonical import study_digest
+from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog, Signer
 
 # The record in the new run's folder.
@@ -57,7 +58,7 @@ def without(study: Study, site: str) -> Study:
             f"study '{study.name}': --without {site}: no such hospital; there are {', '.join(sorted(study.sites))}"
         )
     sites = {name: where for name, where in study.sites.items() if name != site}
-    fewest = study.rule.fewest_sites()
+    fewest = study.rule.min_sites()
     if len(sites) < max(fewest, 1):
         raise StudyError(
             f"study '{study.name}': without {site} {len(sites)} hospitals are left, and its rule needs {max(fewest, 1)}"
@@ -79,9 +80,9 @@ def prepare(
         RunError: if the former run is not of this study.
     """
     found = before.read_facts()["digest"]
-    if found != digest(study):
+    if found != study_digest(study):
         raise RunError(
-            f"{before.path}: holds a run of study {found[:12]}, the study file's digest is {digest(study)[:12]}; give the "
+            f"{before.path}: holds a run of study {found[:12]}, the study file's digest is {study_digest(study)[:12]}; give the "
             f"file and the --set of the run that the hospital withdraws from"
         )
     smaller = without(study, site)
@@ -90,9 +91,9 @@ def prepare(
     path = _checkpoint(before.hub, newest_round)
     start = 0 if path is None else _round(path)
     if path is not None and start:
-        _restore(path, after.hub, digest(smaller))
+        _restore(path, after.hub, study_digest(smaller))
         _carry(before, after, site, start)
-    record = Withdrawal(site, first, start, digest(study), digest(smaller), _now())
+    record = Withdrawal(site, first, start, study_digest(study), study_digest(smaller), _now())
     write_whole(after.path / FILE, msgspec.json.encode(record))
     AuditLog(after.audit, identity).write("withdrawn", **asdict(record))
     AuditLog(before.audit, identity).write("withdrawn", **asdict(record))
