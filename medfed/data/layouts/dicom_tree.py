@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medfed.data.cache_location import files_below
+from medfed.data.dicom.file import is_dicom
 from medfed.data.index import Case
 from medfed.data.layouts._layout import Found
 from medfed.data.splits import UNASSIGNED, case_token
@@ -32,7 +33,7 @@ class _Header:
 
 def is_dicom_tree(folder: Path) -> bool:
     """Whether a DICOM file lies anywhere below."""
-    return any(_is_dicom(path) for path in _files(folder))
+    return any(_may_be_dicom(path) for path in _files(folder))
 
 
 def dicom_tree(folder: Path, site_secret: bytes) -> Found:
@@ -41,7 +42,9 @@ def dicom_tree(folder: Path, site_secret: bytes) -> Found:
     A label belongs to the series it references (ReferencedSeriesSequence); failing that, to the only series
     in its frame of reference.
     """
-    headers = [header for path in _files(folder) if _is_dicom(path) and (header := _header(path)) is not None]
+    headers = [
+        header for path in _files(folder) if _may_be_dicom(path) and (header := _header(path)) is not None
+    ]
     series: dict[tuple[str, str], list[_Header]] = {}
     labels = [header for header in headers if header.modality in ("SEG", "RTSTRUCT")]
     others = 0
@@ -125,11 +128,9 @@ def _files(folder: Path) -> Iterator[Path]:
     return (path for path in files_below(folder) if not path.name.startswith("."))
 
 
-def _is_dicom(path: Path) -> bool:
-    """Whether a file has DICOM's preamble. Without one a file is taken for DICOM by its ending alone."""
-    with path.open("rb") as file:
-        start = file.read(132)
-    return start[128:] == b"DICM" or path.suffix.lower() == ".dcm"
+def _may_be_dicom(path: Path) -> bool:
+    """Whether a file has DICOM's preamble, or at least its suffix."""
+    return is_dicom(path) or path.suffix.lower() == ".dcm"
 
 
 def _header(path: Path) -> _Header | None:

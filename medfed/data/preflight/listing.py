@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medfed.data.cache_location import files_below
+from medfed.data.dicom.file import is_dicom
 from medfed.data.index import Case, index_folder
 from medfed.data.layouts import LAYOUTS
 from medfed.data.layouts._layout import is_nifti, stem
@@ -210,7 +211,6 @@ def _fallback_listing(folder: Path, key: bytes, fractions: Sequence[float], refu
 
 def _dicom(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+        return is_dicom(path)
     except OSError:
         return False
