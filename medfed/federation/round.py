@@ -194,7 +194,7 @@ def _arrivals(exchange: HubSide, rule: Rule, number: int, session: RoundSession)
         raise ExchangeError(
             "this rule merges late updates, which this exchange does not carry; take the exchange 'memory'"
         )
-    return exchange.collect_async(number, session.sites, session.deadline_s, rule.enough)
+    return exchange.collect_async(number, session.sites, session.deadline_s, rule.buffer_size)
 
 
 def _admit(

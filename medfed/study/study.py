@@ -17,7 +17,7 @@ from medfed.aggregation.fedavg import FedAvg
 from medfed.data.settings import AnyData
 from medfed.exchange import Exchange
 from medfed.exchange.memory import Memory
-from medfed.local_training import Local
+from medfed.local_training import LocalMethod
 from medfed.models.networks import Network
 from medfed.models.optimisers import Optimiser
 from medfed.models.optimisers.adamw import AdamW
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     AnyTask = Task
     AnyNetwork = Network
     AnyRule = Rule
-    AnyLocal = Local
+    AnyLocal = LocalMethod
     AnyExchange = Exchange
     AnyPrivacy = Privacy
     AnyCompression = Compression
@@ -180,11 +180,11 @@ class Study(_Section, frozen=True, kw_only=True):
 
         `head` is the network's last layer, by its path in the LightningModule.
         """
-        personal = self.train.local.kept() if self.train.local is not None else ()
+        personal = self.train.local.keep_local() if self.train.local is not None else ()
         return tuple(self._layer_path(layer) for layer in (*self.train.keep_local, *personal))
 
     @property
-    def local(self) -> Local | None:
+    def local(self) -> LocalMethod | None:
         """The local method, with its `head` as the path of the network's last layer."""
         method = self.train.local
         head = getattr(method, "head", None)

@@ -11,7 +11,7 @@ from typing import cast
 from medfed.data.settings import Images, Table
 from medfed.errors import StudyError
 from medfed.exchange.memory import Memory
-from medfed.local_training import Local
+from medfed.local_training import LocalMethod
 from medfed.models.networks import Network
 from medfed.registry import Kind, kind_of, kinds
 from medfed.study._explain import nearest
@@ -71,8 +71,10 @@ def _privacy(study: Study) -> Iterator[str]:
 def _hidden_updates(study: Study) -> Iterator[str]:
     """Check a study whose hub sees only the sum of the updates."""
     privacy, rule, local = kind_of(study.privacy), kind_of(study.rule), study.train.local
-    if not study.rule.takes_a_sum:
-        suitable = ", ".join(name for name, record in kinds("aggregation").items() if _takes_a_sum(record))
+    if not study.rule.supports_secure_aggregation:
+        suitable = ", ".join(
+            name for name, record in kinds("aggregation").items() if _supports_secure_aggregation(record)
+        )
         yield (
             f"rule.kind: '{rule}' compares the sites' single updates, which privacy '{privacy}' hides from "
             f"the hub; take a rule that needs only their sum, such as {suitable}"
@@ -84,9 +86,9 @@ def _hidden_updates(study: Study) -> Iterator[str]:
         )
 
 
-def _takes_a_sum(record: type[Kind]) -> bool:
+def _supports_secure_aggregation(record: type[Kind]) -> bool:
     try:
-        return bool(record().takes_a_sum)  # type: ignore[attr-defined]  # kinds of 'aggregation' are rules
+        return bool(record().supports_secure_aggregation)  # type: ignore[attr-defined]  # kinds of 'aggregation' are rules
     except TypeError:  # it has settings without a default
         return False
 
@@ -96,7 +98,7 @@ def _rule(study: Study) -> Iterator[str]:
     sent = study.train.local.sends if study.train.local is not None else ()
     for group in study.rule.needs_groups:
         if group not in sent:
-            records = cast(dict[str, type[Local]], kinds("local_training"))
+            records = cast(dict[str, type[LocalMethod]], kinds("local_training"))
             suitable = next((name for name, record in records.items() if group in record.sends), "...")
             yield (
                 f"rule.kind: '{rule}' merges the group '{group}', which no site of this study sends; add "
@@ -104,8 +106,8 @@ def _rule(study: Study) -> Iterator[str]:
             )
     if study.rule.asynchronous:
         yield from _asynchronous(study)
-    required = study.rule.fewest_sites()
-    if required > study.minimum and study.rule.most_sites is None:
+    required = study.rule.min_sites()
+    if required > study.minimum and study.rule.max_sites is None:
         yield (
             f"rule.kind: '{rule}' with these settings needs {required} sites per round, but the study "
             f"continues with {study.minimum}; set sampling.minimum to at least {required}"

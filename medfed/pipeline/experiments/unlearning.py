@@ -58,7 +58,7 @@ def without(study: Study, site: str) -> Study:
             f"study '{study.name}': --without {site}: no such hospital; there are {', '.join(sorted(study.sites))}"
         )
     sites = {name: where for name, where in study.sites.items() if name != site}
-    fewest = study.rule.fewest_sites()
+    fewest = study.rule.min_sites()
     if len(sites) < max(fewest, 1):
         raise StudyError(
             f"study '{study.name}': without {site} {len(sites)} hospitals are left, and its rule needs {max(fewest, 1)}"
