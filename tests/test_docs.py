@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from medfed.cli import main
 from medfed.evaluation.rows import read_rows
-from medfed.evaluation.summarise import read_rounds
+from medfed.runs.rounds import read_rounds
 from medfed.pipeline import train as run
 
 ROOT = Path(__file__).parents[1]

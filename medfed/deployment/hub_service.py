@@ -29,14 +29,14 @@ from medfed.exchange.memory import Memory
 from medfed.exchange.nats import Nats
 from medfed.federation.hub import Plan, coordinate
 from medfed.pipeline import train as run
-from medfed.pipeline.create_run import begin, folder_for, write_round
+from medfed.pipeline.create_run import begin, folder_for
 from medfed.pipeline.experiments import unlearning as withdrawal
 from medfed.pipeline.factory import module_of
 from medfed.pipeline.planning import check_planned
 from medfed.registry import kind_of
 from medfed.runs.folder import RunFolder, save_checkpoint
 from medfed.runs.progress import Progress, Silent, warnings_said
-from medfed.runs.rounds import RoundReport
+from medfed.runs.rounds import RoundReport, append_round
 from medfed.runs.status import FILE as STATUS
 from medfed.runs.status import Status, stamp
 from medfed.study.study import Study, digest, read_study, shared
@@ -202,7 +202,7 @@ def _conducted(
         plain = (replace(answer, scalars=without_rows(answer.scalars)) for answer in found.results)
         found = replace(found, answers=tuple(plain))
         progress.round(found)
-        write_round(folder, found)
+        append_round(folder.rounds, found)
         status.tell(state="leading", round=found.round, last_round_s=round(found.seconds, 1))
         for answer in found.results:
             if answer.status == "refused":

@@ -29,14 +29,14 @@ from medfed.evaluation.aggregate import aggregate, cooled
 from medfed.evaluation.inference import Hospital
 from medfed.evaluation.row_transport import scalars_of
 from medfed.evaluation.rows import FEDERATED, UNTRAINED, local, read_cases
-from medfed.evaluation.summarise import last_round, read_rounds
+from medfed.runs.rounds import last_round, read_rounds
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.egress import Egress
 from medfed.federation.round import contribute, receive, withdraw
 from medfed.federation.site import Training, train_alone, train_site
 from medfed.pipeline import privacy_facts
 from medfed.pipeline import train as run
-from medfed.pipeline.create_run import begin, write_round
+from medfed.pipeline.create_run import begin
 from medfed.pipeline.factory import hospital_of, module_of, training_of
 from medfed.pipeline.measure_models import measure_at, usable, write_baselines
 from medfed.pipeline.planning import check_planned
@@ -44,7 +44,7 @@ from medfed.pipeline.suppress_warnings import quiet
 from medfed.privacy.accounting.ledger import Ledger, data_set
 from medfed.runs.folder import RunFolder, save_checkpoint, write_whole
 from medfed.runs.progress import Progress, Silent, warnings_said
-from medfed.runs.rounds import RoundReport, SiteResult
+from medfed.runs.rounds import RoundReport, SiteResult, append_round
 from medfed.runs.status import FILE as STATUS
 from medfed.runs.status import Status, stamp
 from medfed.study.study import Study, digest, shared, start_digest, study_of
@@ -348,7 +348,7 @@ def _evaluate(
 
 def _write_evaluated(folder: RunFolder, name: str, received: Global) -> None:
     """Write down that this site had no part in the last round, and whose model it measures."""
-    write_round(folder, RoundReport(received.round, (SiteResult(name, "evaluated"),), 0.0, 0))
+    append_round(folder.rounds, RoundReport(received.round, (SiteResult(name, "evaluated"),), 0.0, 0))
 
 
 def _closing(
@@ -457,7 +457,7 @@ def _shown(name: str, study: Study, folder: RunFolder, status: Status, progress:
             answer = SiteResult(name, "merged", examples=0, seconds=seconds, scalars=federated.scores)
             found = RoundReport(federated.round, (answer,), seconds, 0)
             progress.round(found)
-            write_round(folder, found)
+            append_round(folder.rounds, found)
             status.tell(round=federated.round, scores=dict(federated.scores))
 
     return Shown()

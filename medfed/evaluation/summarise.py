@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medfed.errors import RunError
+from medfed.runs.rounds import last_round, read_rounds
 from medfed.evaluation import aggregate, comparisons, histograms, robustness, rows
 from medfed.evaluation.intervals import DRAWS
 
@@ -41,32 +42,6 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise RunError(f"{path.name}: not JSON: {error}; restore the file") from error
     return found if isinstance(found, dict) else {}
-
-
-def read_rounds(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of rounds.jsonl, the last of each round and site, in order.
-
-    Raises:
-        RunError: a line that was written whole is no round.
-    """
-    if not path.is_file():
-        return []
-    found: dict[tuple[Any, Any], dict[str, Any]] = {}
-    # A resumed run writes a round again: the later line holds. What follows the last newline was cut by a
-    # kill.
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
-        try:
-            entry = json.loads(line)
-            found[entry["round"], entry["site"]] = entry
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path.name}: line {number} is no round: {error}; restore the file") from error
-    return sorted(found.values(), key=lambda entry: (entry["round"], str(entry["site"])))
-
-
-def last_round(rounds: list[dict[str, Any]]) -> int:
-    """Return the last round that changed the model; lines after it only report its scores."""
-    told = ("merged", "evaluated")  # a site that trains nothing evaluates the last one
-    return max((int(entry["round"]) for entry in rounds if entry.get("status") in told), default=0)
 
 
 def smallest_group(study: Mapping[str, Any]) -> int:

@@ -30,7 +30,7 @@ from medfed.evaluation.rows import (
     write,
     write_csv,
 )
-from medfed.evaluation.summarise import read_rounds
+from medfed.runs.rounds import read_rounds
 from medfed.pipeline import train as run
 from medfed.registry import Kind, kinds
 from medfed.runs.folder import RunFolder, write_whole
