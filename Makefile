@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Test processes; a test file stays in one of them, for its fixtures.
+WORKERS ?= -n 2 --dist loadfile
 
 .PHONY: train test test-fast check format lint types layers docs coverage browser sample clean help
 
@@ -29,11 +31,11 @@ train: $(READY)
 
 # The fast tests first, so that a mistake shows within a minute or two.
 test: $(READY) browser
-	$(BIN)/python -m pytest -m "not slow"
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "not slow" $(WORKERS)
+	$(BIN)/python -m pytest -m slow $(WORKERS)
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(WORKERS)
 
 # Chromium opens the report in a test. Where apt can't install it, that test skips and says so.
 browser:
@@ -55,10 +57,10 @@ layers: $(READY)
 	$(BIN)/lint-imports
 
 docs: $(READY)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 coverage: $(READY)
-	$(BIN)/python -m pytest -m "not slow" -n 2 --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -m "not slow" $(WORKERS) --cov --cov-report=term:skip-covered
 
 check: format lint types layers docs test
 

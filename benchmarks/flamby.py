@@ -377,7 +377,7 @@ def write_table(path: Path, centre: Centre, normalise: Normalise) -> Path:
 def parts(study: Study):
     import torch
 
-    from medfed.data.datamodule import SiteData
+    from medfed.data.datamodule import SiteDataModule
 
     def module():
         with torch.random.fork_rng():
@@ -388,7 +388,7 @@ def parts(study: Study):
         )
 
     data = {
-        name: SiteData.open(
+        name: SiteDataModule.open(
             place, study.data, study.task.needs, site_secret=name.encode(), batch=study.train.batch,
             steps=study.train.steps, seed=study.seed,
         )

@@ -27,12 +27,12 @@ from medfed import registry as kinds
 from medfed.evaluation.method_table import MethodTable
 from medfed.evaluation.rows import ALL_SITES
 from medfed.pipeline.experiments.compare import compare
-from medfed.runs.progress import Silent
+from medfed.runs.progress import NoProgress
 
 ROOT = Path(__file__).parents[1]
 
 
-class Told(Silent):
+class Told(NoProgress):
     """Says when a method begins."""
 
     def start(self, title, sites, rounds, metric) -> None:  # type: ignore[no-untyped-def]

@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from medfed.evaluation import classification, segmentation
 from medfed.evaluation.intervals import bootstrap
+from medfed.evaluation.metrics import measure_masks
 
 REPEATS = 5
 
@@ -64,7 +65,7 @@ def main() -> None:
         return segmentation.surface_dice_of(surfaces, 2.0)
 
     def all_of_it() -> int:
-        return len(segmentation.measure(prediction, reference, spacing_mm, {1: "organ"}))
+        return len(measure_masks(prediction, reference, spacing_mm, {1: "organ"}))
 
     rows = [
         (

@@ -25,8 +25,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from medfed.data.cache_location import Place
-from medfed.data.datamodule import SiteData
+from medfed.data.cache_location import CacheLocation
+from medfed.data.datamodule import SiteDataModule
 from medfed.data.settings import Images
 
 SECRET = b"of a benchmark, and of no hospital"
@@ -105,15 +105,15 @@ def resampling() -> None:
         )
 
 
-def opened(folder: Path, settings: Images, batch: int = 1) -> SiteData:
-    return SiteData.open(
+def opened(folder: Path, settings: Images, batch: int = 1) -> SiteDataModule:
+    return SiteDataModule.open(
         folder / "data",
         settings,
         "segment",
         site_secret=SECRET,
         classes=2,
         batch=batch,
-        cache=Place(folder / "cache"),
+        cache=CacheLocation(folder / "cache"),
     )
 
 

@@ -43,7 +43,7 @@ from typing import Any
 import numpy as np
 
 from medfed.pipeline import train as run
-from medfed.runs.progress import Silent
+from medfed.runs.progress import NoProgress
 from medfed.runs.rounds import RoundReport
 from medfed.study.study import read_study
 
@@ -125,7 +125,7 @@ LAST_BLOCK_CLIP = 0.01
 
 
 @dataclass
-class Clock(Silent):
+class Clock(NoProgress):
     """Notes the processor's time at the end of each round."""
 
     rounds: list[float] = field(default_factory=list)

@@ -31,9 +31,9 @@ def main() -> None:
             0, 400
         )
         rows.write(run / "cases.jsonl", cases)
-        study = json.loads((run / "study.json").read_text())
+        study = json.loads((run / "study.yaml").read_text())
         study["evaluation"]["draws"] = 2000
-        (run / "study.json").write_text(json.dumps(study))
+        (run / "study.yaml").write_text(json.dumps(study))
         began, busy = time.perf_counter(), time.process_time()
         page = write_report(run)
         seconds, busy = time.perf_counter() - began, time.process_time() - busy

@@ -1,5 +1,5 @@
 """What secure aggregation costs a round, beside the plain exchange of the same model: every step,
-real letters and files.
+real messages and files.
 
     python benchmarks/secure_sum.py --millions 25 --sites 8
 
@@ -30,7 +30,7 @@ from medfed.privacy import NoPrivacy, Privacy
 from medfed.privacy.distributed_dp import DistributedDP
 from medfed.privacy.secure_sum import SecureSum
 from medfed.wire.audit_log import AuditLog
-from medfed.wire.update import Global, Update
+from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference
 
 STUDY = "5e" * 32
@@ -68,7 +68,7 @@ def a_round(privacy: Privacy, weights, local, sites: list[str], gone: int) -> tu
             site: record(folder / "credentials" / site).open_site(STUDY, site, folder / site)
             for site in sites
         }
-        current = Global(0, weights, study=STUDY)
+        current = GlobalModel(0, weights, study=STUDY)
         hub.publish(current)
         for site, side in sides.items():
             side.fetch(site, 0)

@@ -36,7 +36,8 @@ def kinds_reference() -> str:
     from medfed.registry import FOLDERS, kinds
 
     parts = []
-    for folder, purpose in FOLDERS.items():
+    for folder, entry in FOLDERS.items():
+        purpose = entry.description
         parts.append(f"## {folder}\n\n{purpose[:1].upper()}{purpose[1:]}.")
         parts += [_section(record, f"### {name}") for name, record in kinds(folder).items()]
     return "\n\n".join(parts)

@@ -1,24 +1,94 @@
 """medfed: one model over many hospitals; images stay where they are.
 
-The public names below are loaded when they are first used, so that importing medfed does not import torch.
+The public names are loaded when they are first used, so that importing medfed does not import torch. Type
+checkers see the same names as ordinary imports.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from medfed.aggregation.fedavg import FedAvg
+    from medfed.data.datamodule import SiteDataModule
+    from medfed.data.read import read, read_label
+    from medfed.data.volume import Volume
+    from medfed.errors import (
+        AuditError,
+        DataError,
+        DeadlineError,
+        EgressError,
+        ExchangeError,
+        ImageError,
+        LabelError,
+        MedfedError,
+        PrivacyError,
+        QuorumError,
+        RegistryError,
+        RuleError,
+        RunError,
+        SiteError,
+        StudyError,
+        UpdateError,
+        WireError,
+    )
+    from medfed.exchange.memory import MemoryExchange
+    from medfed.federation.callback import FederatedCallback
+    from medfed.federation.simulation import run_federation
+    from medfed.pipeline.train import evaluate, train
+    from medfed.study.study import Study, read_study
+    from medfed.wire.update import Update
+    from medfed.wire.weights import load, weights_of
 
-_PLACES = {
+__version__: str
+
+__all__ = [
+    "AuditError",
+    "DataError",
+    "DeadlineError",
+    "EgressError",
+    "ExchangeError",
+    "FedAvg",
+    "FederatedCallback",
+    "ImageError",
+    "LabelError",
+    "MedfedError",
+    "MemoryExchange",
+    "PrivacyError",
+    "QuorumError",
+    "RegistryError",
+    "RuleError",
+    "RunError",
+    "SiteDataModule",
+    "SiteError",
+    "Study",
+    "StudyError",
+    "Update",
+    "UpdateError",
+    "Volume",
+    "WireError",
+    "evaluate",
+    "load",
+    "read",
+    "read_label",
+    "read_study",
+    "run_federation",
+    "train",
+    "weights_of",
+]
+
+# The module of each public name; the errors' is medfed.errors.
+_MODULES = {
+    "FedAvg": "medfed.aggregation.fedavg",
     "FederatedCallback": "medfed.federation.callback",
-    "ImageError": "medfed.errors",
-    "MedfedError": "medfed.errors",
-    "MemoryExchange": "medfed.exchange",
-    "QuorumError": "medfed.errors",
+    "MemoryExchange": "medfed.exchange.memory",
+    "SiteDataModule": "medfed.data.datamodule",
+    "Study": "medfed.study.study",
     "Update": "medfed.wire.update",
     "Volume": "medfed.data.volume",
     "evaluate": "medfed.pipeline.train",
+    "load": "medfed.wire.weights",
     "read": "medfed.data.read",
     "read_label": "medfed.data.read",
     "read_study": "medfed.study.study",
@@ -27,14 +97,17 @@ _PLACES = {
     "weights_of": "medfed.wire.weights",
 }
 
-__all__ = sorted(_PLACES)
+# Hidden from type checkers, for which a module with __getattr__ has every name.
+if not TYPE_CHECKING:
 
+    def __getattr__(name):
+        if name == "__version__":
+            return importlib.import_module("importlib.metadata").version("medfed")
+        if name not in __all__:
+            raise AttributeError(
+                f"module 'medfed' has no attribute '{name}'; public are {', '.join(__all__)}"
+            )
+        return getattr(importlib.import_module(_MODULES.get(name, "medfed.errors")), name)
 
-def __getattr__(name: str) -> Any:
-    if name in _PLACES:
-        return getattr(importlib.import_module(_PLACES[name]), name)
-    raise AttributeError(f"module 'medfed' has no attribute '{name}'; public are {', '.join(__all__)}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+    def __dir__():
+        return __all__

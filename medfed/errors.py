@@ -15,7 +15,8 @@
     ├── SiteError         training at a site stopped: which site, which round, why
     ├── RunError          a run folder that is missing, of another study, or damaged
     ├── PrivacyError      a privacy mechanism that cannot keep its promise here
-    └── AuditError        an audit log that does not verify
+    ├── AuditError        an audit log that does not verify
+    └── RegistryError     a module of a registry's folder that does not hold the one kind it is named after
 
 A message says whose, where, what was found, what was expected and what to do. It never holds a
 patient's data: a case is named by its salted id, a header by its tag name and never by its value, a
@@ -87,3 +88,7 @@ class PrivacyError(MedfedError):
 
 class AuditError(MedfedError):
     """An audit log does not verify."""
+
+
+class RegistryError(MedfedError):
+    """A module of a registry's folder does not hold exactly one kind that is named after it."""

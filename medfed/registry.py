@@ -1,99 +1,164 @@
-"""What a study file may name: `kind: fedavg` becomes a `FedAvg`, because aggregation/fedavg.py exists.
+"""The registry of what a study file may name: `kind: fedavg` becomes a `FedAvg` of aggregation/fedavg.py.
 
-The folder is the registry and the allow-list: one file a kind, named after it, holding one `Kind` record
-whose tag is the file's name. To add a kind, add a file; nothing else is edited, and the folder's contract
-test holds it at once. A package outside medfed adds one through the entry point group `medfed.<folder>`. No
-import path is ever read from a study file.
+A folder is a registry and an allow-list: each module in it holds one `Kind` record whose tag is the module's
+name. To add a kind, add a file; nothing else is edited, and the folder's contract test covers it at once. A
+package outside medfed adds a kind through the entry point group `medfed.<registry>`. No import path is ever
+read from a study file.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections import Counter
 from functools import cache
-from importlib.metadata import entry_points
-from typing import ClassVar
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+from typing import Any, ClassVar, NamedTuple, TypeGuard
 
 import msgspec
 
-# The folders that hold kinds, and what a person calls their contents.
-FOLDERS: dict[str, str] = {
-    "aggregation": "how the sites' updates become new weights",
-    "local_training": "what changes training inside a site",
-    "privacy": "what happens to an update before it leaves",
-    "compression": "how an update is made smaller",
-    "exchange": "how sites and hub meet",
-    "tasks": "what is learned",
-    "networks": "the network",
-    "losses": "the loss",
-    "optimisers": "the optimiser",
-    "schedules": "the learning rate over time",
-    "normalise": "how intensities are normalised",
-}
+from medfed.errors import RegistryError
 
 
-# Where a folder lies, if not directly below medfed/.
-_PACKAGES = {
-    "compression": "wire.compression",
-    "tasks": "models.tasks",
-    "networks": "models.networks",
-    "losses": "models.losses",
-    "optimisers": "models.optimisers",
-    "schedules": "models.schedules",
-    "normalise": "data.normalise",
+class Folder(NamedTuple):
+    """Where the modules of a registry are, below `medfed`, and what its kinds decide."""
+
+    package: str
+    description: str
+
+
+# The registries by name, in the order in which `medfed kinds` lists them.
+FOLDERS: dict[str, Folder] = {
+    "aggregation": Folder("aggregation", "how the sites' updates become new weights"),
+    "local_training": Folder("local_training", "what changes training inside a site"),
+    "privacy": Folder("privacy", "what happens to an update before it leaves"),
+    "compression": Folder("wire.compression", "how an update is made smaller"),
+    "exchange": Folder("exchange", "how sites and hub meet"),
+    "tasks": Folder("models.tasks", "what is learned"),
+    "networks": Folder("models.networks", "the network"),
+    "losses": Folder("models.losses", "the loss"),
+    "optimisers": Folder("models.optimisers", "the optimiser"),
+    "schedules": Folder("models.schedules", "the learning rate over time"),
+    "metrics": Folder("evaluation.metrics", "what models are scored by"),
+    "normalise": Folder("data.normalise", "how intensities are normalised"),
 }
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
     """A frozen record that a study file can name by `kind`; its fields are its settings."""
 
+    # The registry that the kind belongs to, a key of FOLDERS.
     folder: ClassVar[str] = ""
 
 
-@cache
+class _Registry(NamedTuple):
+    kinds: dict[str, type[Kind]]
+    broken: dict[str, str]
+
+
 def kinds(folder: str) -> dict[str, type[Kind]]:
-    """Return the records of one folder by name, sorted; the folder's files first,
-    then installed entry points.
+    """Return the kinds of one registry by name, sorted: medfed's own and those of installed packages.
+
+    Raises:
+        RegistryError: if a module of medfed's folder does not hold exactly one kind, named after the module.
     """
-    package = importlib.import_module(f"medfed.{_PACKAGES.get(folder, folder)}")
-    found: dict[str, type[Kind]] = {}
-    for module in pkgutil.iter_modules(package.__path__):
-        if not module.name.startswith("_"):
-            record = _record(importlib.import_module(f"{package.__name__}.{module.name}"), module.name)
-            if record is not None:
-                found[module.name] = record
-    for entry in entry_points(group=f"medfed.{folder}"):
-        # A kind of our own is never replaced from outside: a study must mean the same in every hospital.
-        found.setdefault(entry.name, entry.load())
-    return dict(sorted(found.items()))
+    return _registry(folder).kinds
 
 
-def _record(module: object, name: str) -> type[Kind] | None:
-    for value in vars(module).values():
-        if (
-            isinstance(value, type)
-            and issubclass(value, Kind)
-            and value.__module__ == module.__name__  # type: ignore[attr-defined]
-            and value.__struct_config__.tag == name
-        ):
-            return value
-    return None
+def broken_entry_points(folder: str) -> dict[str, str]:
+    """Return, by kind name, why an entry point of this registry is not used: one sentence per name."""
+    return _registry(folder).broken
 
 
-def union(folder: str) -> object:
-    """Return the type 'any kind of this folder', which msgspec decodes by its `kind` key."""
+def union(folder: str) -> Any:
+    """Return the type 'any kind of this registry', which msgspec decodes by its `kind` key."""
     records = tuple(kinds(folder).values())
-    result: object = records[0]
+    result: Any = records[0]
     for record in records[1:]:
         result = result | record
     return result
 
 
 def kind_of(record: Kind) -> str:
-    """Return the name under which a study file would call this record."""
-    return str(type(record).__struct_config__.tag)
+    """Return the name by which a study file calls this record."""
+    return _tag(type(record))
 
 
 def summary(record: type[Kind]) -> str:
     """Return the first sentence of a record's docstring."""
     return (record.__doc__ or "").strip().split("\n")[0]
+
+
+@cache
+def _registry(folder: str) -> _Registry:
+    """Import a registry's modules and entry points.
+
+    Kinds of medfed are never replaced from outside: a study must mean the same in every hospital. For the
+    same reason none is taken of two packages that add kinds of one name.
+    """
+    built_in = _built_in(importlib.import_module(f"medfed.{FOLDERS[folder].package}"), folder)
+    added: dict[str, type[Kind]] = {}
+    broken: dict[str, str] = {}
+    points = entry_points(group=f"medfed.{folder}")
+    copies = Counter(point.name for point in points)
+    for point in points:
+        try:
+            if point.name in built_in:
+                raise RegistryError(f"medfed has a kind of this name in '{folder}', which cannot be replaced")
+            if copies[point.name] > 1:
+                raise RegistryError("several packages add a kind of this name; uninstall all but one")
+            added[point.name] = _load(point, folder)
+        except (Exception, SystemExit) as error:
+            reason = str(error) if isinstance(error, RegistryError) else f"{type(error).__name__}: {error}"
+            broken[point.name] = f"{_describe(point)} is not used: {reason}"
+    return _Registry(dict(sorted((built_in | added).items())), dict(sorted(broken.items())))
+
+
+def _built_in(package: ModuleType, folder: str) -> dict[str, type[Kind]]:
+    names = [info.name for info in pkgutil.iter_modules(package.__path__) if not info.ispkg]
+    modules = {
+        name: importlib.import_module(f"{package.__name__}.{name}")
+        for name in names
+        if not name.startswith("_")
+    }
+    return {name: _only_kind(module, name, folder) for name, module in modules.items()}
+
+
+def _only_kind(module: ModuleType, name: str, folder: str) -> type[Kind]:
+    """Return the one kind that a module of a registry's folder defines, named after the module."""
+    records = [
+        kind for kind in vars(module).values() if _is_kind(kind) and kind.__module__ == module.__name__
+    ]
+    records = list(dict.fromkeys(records))
+    if [_tag(record) for record in records] != [name] or records[0].folder != folder:
+        tags = ", ".join(f"'{_tag(record)}' of '{record.folder}'" for record in records) or "no kind"
+        raise RegistryError(
+            f"{module.__name__.replace('.', '/')}.py: a module of this folder defines one kind with the tag "
+            f"'{name}' of the registry '{folder}', found {tags}; mend the tag, or begin the file's name "
+            "with '_'"
+        )
+    return records[0]
+
+
+def _load(point: EntryPoint, folder: str) -> type[Kind]:
+    record = point.load()
+    if not _is_kind(record) or record.folder != folder:
+        raise RegistryError(f"it is no kind of the registry '{folder}'")
+    if _tag(record) != point.name:
+        raise RegistryError(f"its tag is '{_tag(record)}', expected the entry point's name '{point.name}'")
+    msgspec.json.Decoder(record)  # a type that cannot be decoded would break every study
+    return record
+
+
+def _describe(point: EntryPoint) -> str:
+    package = f" of the package '{point.dist.name}'" if point.dist is not None else ""
+    return f"the entry point '{point.name} = {point.value}' in '{point.group}'{package}"
+
+
+def _is_kind(value: object) -> TypeGuard[type[Kind]]:
+    return isinstance(value, type) and issubclass(value, Kind)
+
+
+def _tag(record: type[Kind]) -> str:
+    return str(record.__struct_config__.tag)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import medfed
 from medfed.aggregation import Rule, State
-from medfed.data.datamodule import SiteData, collate
+from medfed.data.datamodule import SiteDataModule, collate
 from medfed.data.index import index_folder
 from medfed.errors import RuleError
 from medfed.federation.callback import FederatedCallback
@@ -98,7 +98,7 @@ class Hospitals:
     """The quickstart study's training cases as virtual sites, prepared once, and the cases to measure on."""
 
     study: Study
-    sites: dict[str, SiteData]
+    sites: dict[str, SiteDataModule]
     held_back: list[dict]
 
 
@@ -110,8 +110,8 @@ def hospitals(overrides: Iterable[str] = (), parts: int = 1) -> Hospitals:
         secret = hashlib.sha256(name.encode()).digest()
         index = index_folder(where, site_secret=secret)
 
-        def data(cases, index=index) -> SiteData:
-            return SiteData(replace(index, cases=tuple(cases)), study.data, "segment", batch=study.train.batch,
+        def data(cases, index=index) -> SiteDataModule:
+            return SiteDataModule(replace(index, cases=tuple(cases)), study.data, "segment", batch=study.train.batch,
                             seed=study.seed, classes=len(study.task.classes))  # fmt: skip
 
         train = index.split("train")

@@ -28,7 +28,7 @@ from medfed.aggregation._rule import (
     State,
     by_site,
     carried,
-    is_statistic,
+    is_running_statistic,
     shares,
     state_dtype,
     zeros_for_state,
@@ -73,7 +73,7 @@ def adaptive_merge(
     momentum: dict[str, Tensor] = {}
     root: dict[str, Tensor] = {}
     for block in sums(sites, shares(sites), weights):
-        if is_statistic(block.name):
+        if is_running_statistic(block.name):
             write(merged, block, block.model(), sites)
             continue
         dtype = state_dtype(block.tensor.dtype)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medfed.aggregation._rule import is_statistic, newest, who
+from medfed.aggregation._rule import is_running_statistic, newest, who
 from medfed.errors import RuleError
 from medfed.wire.update import Update
 from medfed.wire.weights import Difference, Weights
@@ -210,7 +210,7 @@ def sums(
     """
     everything = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
     for name, tensor in weights.items():
-        chosen = statistics if statistics is not None and is_statistic(name) else factors
+        chosen = statistics if statistics is not None and is_running_statistic(name) else factors
         at_once = _at_once(sites, tensor, everything // 2)
         if at_once >= len(sites):
             yield from _sum_in_cache(sites, chosen, name, tensor)

@@ -14,7 +14,7 @@ from torch import Tensor
 from medfed.errors import RuleError
 from medfed.registry import Kind, kind_of
 from medfed.wire.update import Update
-from medfed.wire.weights import Weights, is_statistic
+from medfed.wire.weights import Weights, is_running_statistic
 
 # What a rule carries from round to round: named groups of named tensors, so that a checkpoint can hold it.
 State = Mapping[str, Weights]
@@ -207,7 +207,7 @@ def zeros_for_state(weights: Weights) -> dict[str, Tensor]:
     return {
         name: torch.zeros(tensor.shape, dtype=state_dtype(tensor.dtype))
         for name, tensor in weights.items()
-        if not is_statistic(name)
+        if not is_running_statistic(name)
     }
 
 

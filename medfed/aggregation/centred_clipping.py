@@ -28,7 +28,7 @@ from medfed.aggregation._rule import (
     State,
     by_site,
     carried,
-    is_statistic,
+    is_running_statistic,
     state_dtype,
     zeros_for_state,
 )
@@ -55,7 +55,7 @@ class CentredClipping(Rule, frozen=True, tag="centred_clipping"):
         merged: dict[str, Tensor] = {}
         after: dict[str, Tensor] = {}
         for block in sums(sites, factors, weights):
-            if is_statistic(block.name):
+            if is_running_statistic(block.name):
                 write(merged, block, block.model(), sites)
                 continue
             centre = part_of(before, block).mul_(kept).add_(block.delta())

@@ -26,7 +26,7 @@ from medfed.aggregation._rule import (
     State,
     by_site,
     carried,
-    is_statistic,
+    is_running_statistic,
     shares,
     state_dtype,
     zeros_for_state,
@@ -50,7 +50,7 @@ class FedAvgM(Rule, frozen=True, tag="fedavgm"):
         merged: dict[str, Tensor] = {}
         after: dict[str, Tensor] = {}
         for block in sums(sites, shares(sites), weights):
-            if is_statistic(block.name):
+            if is_running_statistic(block.name):
                 write(merged, block, block.model(), sites)
                 continue
             velocity = part_of(before, block).mul_(self.momentum).add_(block.delta())

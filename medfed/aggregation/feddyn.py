@@ -24,7 +24,7 @@ from medfed.aggregation._rule import (
     State,
     by_site,
     carried,
-    is_statistic,
+    is_running_statistic,
     newest,
     shares,
     state_dtype,
@@ -63,7 +63,7 @@ class FedDyn(Rule, frozen=True, tag="feddyn"):
         merged: dict[str, Tensor] = {}
         moved: dict[str, Tensor] = {}
         for block in sums(sites, shares(sites), weights):
-            if is_statistic(block.name):
+            if is_running_statistic(block.name):
                 write(merged, block, block.model(), sites)
                 continue
             delta = block.delta()

@@ -26,7 +26,7 @@ from medfed.aggregation._rule import (
     State,
     by_site,
     carried,
-    is_statistic,
+    is_running_statistic,
     scalar,
     shares,
     who,
@@ -99,7 +99,7 @@ class IFCA(Rule, frozen=True, tag="ifca"):
             tensor = weights[name]
             noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
             deviation = tensor.double().std(correction=0) if tensor.numel() > 1 else torch.tensor(0.0)
-            still = is_statistic(name)
+            still = is_running_statistic(name)
             moved[name] = (
                 tensor.clone()
                 if still

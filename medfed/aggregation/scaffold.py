@@ -25,7 +25,7 @@ from medfed.aggregation._rule import (
     State,
     by_site,
     carried,
-    is_statistic,
+    is_running_statistic,
     newest,
     shares,
     who,
@@ -95,7 +95,7 @@ def _names(sites: list[Update], control: Weights) -> set[str]:
             raise RuleError(
                 f"{who(update)} has no group '{CONTROL}'; does the site train with local kind scaffold?"
             )
-        found = {name for name in update.groups[CONTROL] if not is_statistic(name)}
+        found = {name for name in update.groups[CONTROL] if not is_running_statistic(name)}
         if unknown := sorted(found - set(control)):
             raise RuleError(f"{who(update)}: '{unknown[0]}' of group '{CONTROL}' is not in the global model")
         expected = found if expected is None else expected

@@ -86,9 +86,9 @@ def train(
         _compared(study, compare.split(","), out, overrides, resume, quiet)
         return None
     from medfed.pipeline import train as run
-    from medfed.runs.progress import progress
+    from medfed.runs.progress import progress_display
 
-    shown = progress(quiet)
+    shown = progress_display(quiet)
     if site is not None:
         if study is not None or out is not None or overrides:
             raise MedfedError("train --site: the study comes from the hub; leave STUDY, --out and --set away")
@@ -183,9 +183,9 @@ def hub(
     """
     from medfed.deployment.hub_service import lead
     from medfed.pipeline import train as run
-    from medfed.runs.progress import progress
+    from medfed.runs.progress import progress_display
 
-    shown = progress(quiet)
+    shown = progress_display(quiet)
     _end_on_terminate()
     try:
         done = lead(
@@ -210,9 +210,9 @@ def _compared(
 ) -> None:
     from medfed.evaluation.method_table import text
     from medfed.pipeline.experiments import compare
-    from medfed.runs.progress import progress
+    from medfed.runs.progress import progress_display
 
-    shown = progress(quiet)
+    shown = progress_display(quiet)
     try:
         table, folder = compare.compare(
             study, methods, out=out, overrides=overrides, resume=resume, progress=shown
@@ -416,9 +416,12 @@ def kinds(folder: str | None, schema: bool) -> None:
         raise MedfedError(f"kinds: no folder '{folder}'; there are {', '.join(registry.FOLDERS)}")
     for name in [folder] if folder else registry.FOLDERS:
         click.secho(f"{name}", bold=True, nl=False)
-        click.echo(f"  {registry.FOLDERS[name]}")
+        click.echo(f"  {registry.FOLDERS[name].description}")
         for kind, record in registry.kinds(name).items():
             click.echo(f"  {kind:<20} {registry.summary(record)}")
+        for reason in registry.broken_entry_points(name).values():
+            click.secho("  warning: ", fg="yellow", nl=False)
+            click.echo(reason)
         click.echo()
 
 

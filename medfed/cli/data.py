@@ -49,7 +49,7 @@ def make(
 
     # Which cases are in 'train' depends on the secret where the folder does not say.
     index = index_folder(folder, site_secret=_secret(secret_file) or os.urandom(32))
-    found = prints.fingerprint(index, grid=grid, classes=classes, channels=channels, fewest=fewest)
+    found = prints.fingerprint(index, grid=grid, classes=classes, channels=channels, min_count=fewest)
     out.write_bytes(prints.to_json(found))
     click.echo(f"{out}: counts and sums over {found.cases} training cases of {found.patients} patients")
     click.echo(
@@ -97,7 +97,7 @@ def purge(folder: Path | None, site_file: Path | None) -> None:
     what this account keeps outside data folders is deleted. Nothing but prepared images is touched.
     """
     from medfed.data.cache import purge as purged
-    from medfed.data.cache_location import inside, remove_if_empty, shared_caches, site_folder
+    from medfed.data.cache_location import data_cache_folder, remove_if_empty, shared_caches, site_folder
 
     if site_file is not None:
         from medfed.deployment.site_file import read_site, secret_of
@@ -110,7 +110,7 @@ def purge(folder: Path | None, site_file: Path | None) -> None:
         data, places = [folder], [folder]
     else:
         data, places = [], shared_caches()
-    for place in (*map(inside, data), *places):
+    for place in (*map(data_cache_folder, data), *places):
         click.echo(f"{place}: {purged(place)} prepared cases deleted")
     for one in data:
         remove_if_empty(one)

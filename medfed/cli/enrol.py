@@ -97,11 +97,11 @@ def sign(request: Path, days: int, yes: bool, out: Path | None, folder: Path) ->
 def accept(kit: Path, authority: str, folder: Path) -> None:
     """Hospital: take the coordinator's kit."""
     from medfed.deployment.enrolment import enrol as work
-    from medfed.wire.credentials import urls_of
+    from medfed.wire.credentials import broker_urls
 
     accepted = work.accept(folder, kit, authority)
     click.echo(f"site {accepted.site} is enrolled until {accepted.expires:%Y-%m-%d}; it reaches the hub at")
-    for url in urls_of(folder):
+    for url in broker_urls(folder):
         click.echo(f"  {url}")
 
 
@@ -124,9 +124,9 @@ def revoke(name: str, serial: str, folder: Path) -> None:
 def list_(folder: Path) -> None:
     """Coordinator: every certificate, until when it holds, and whether it was revoked."""
     from medfed.deployment.enrolment import enrol as work
-    from medfed.wire.credentials import federation_of
+    from medfed.wire.credentials import read_federation
 
-    federation_of(folder)
+    read_federation(folder)
     found = work.enrolled(folder)
     if not found:
         click.echo("no site is enrolled yet; `medfed enrol sign` answers a hospital's request")

@@ -36,7 +36,7 @@ FORM = 2
 
 # float16 has 11 bits: values up to 16 are kept to 0.004, finer than any noise of a normalised image. Larger
 # values, such as Hounsfield units, stay float32.
-LARGEST_HALF = 16.0
+MAX_FLOAT16 = 16.0
 
 # How a file is named in an entry, in the order in which they are written; `about.json` last.
 PARTS = ("image", "label", "centres")
@@ -44,7 +44,7 @@ PARTS = ("image", "label", "centres")
 UNFINISHED = "unfinished-"
 
 
-class Store:
+class NoCache:
     """Keeps nothing: every case is prepared each time it is asked for."""
 
     def get(self, case: Case, make: Callable[[], Prepared]) -> Prepared:
@@ -52,7 +52,7 @@ class Store:
         return make()
 
 
-class MemoryStore(Store):
+class MemoryCache(NoCache):
     """Keeps every prepared case in this process's memory."""
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class MemoryStore(Store):
 
 
 @dataclass(eq=False)
-class DiskStore(Store):
+class DiskCache(NoCache):
     """Keeps every prepared case below `folder`, which only the site's own account can read.
 
     `recipe` says how cases are prepared; it is part of every entry's name.
@@ -104,27 +104,27 @@ class DiskStore(Store):
         return self._open[case.token]
 
 
-def store_of(
+def open_cache(
     settings: Images, folder: Path | None = None, needs: Needs = "segment", classes: int | None = None
-) -> Store:
+) -> NoCache:
     """Return the store that the settings name.
 
     Raises:
         DataError: where it is on disk and the caller has no folder for it.
     """
     if settings.cache == "memory":
-        return MemoryStore()
+        return MemoryCache()
     if settings.cache == "none":
-        return Store()
+        return NoCache()
     if folder is None:
         raise DataError(
             "data.cache is 'disk' and there is no cache folder here; set one in the site file, or use "
             "'memory'"
         )
-    return DiskStore(Path(folder), recipe_of(settings, needs, classes))
+    return DiskCache(Path(folder), preparation_recipe(settings, needs, classes))
 
 
-def recipe_of(settings: Images, needs: Needs, classes: int | None) -> str:
+def preparation_recipe(settings: Images, needs: Needs, classes: int | None) -> str:
     """Return what an entry depends on beside its files, as text: settings that shape it, and versions."""
     import monai
     import torch
@@ -155,7 +155,7 @@ def save(entry: Path, prepared: Prepared) -> None:
     # mkdtemp gives 0700. The name's ending keeps `load` from taking it for an entry.
     unfinished = Path(tempfile.mkdtemp(dir=entry.parent, prefix=UNFINISHED, suffix=".part"))
     try:
-        half = float(np.abs(prepared.image).max(initial=0)) <= LARGEST_HALF
+        half = float(np.abs(prepared.image).max(initial=0)) <= MAX_FLOAT16
         arrays = {
             "image": prepared.image.astype(np.float16 if half else np.float32),
             "label": prepared.label,

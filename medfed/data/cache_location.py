@@ -27,14 +27,16 @@ READ_ONLY = (
 
 
 @dataclass(frozen=True, repr=False)
-class Place:
+class CacheLocation:
     """Where a site keeps prepared images; `note` is a line to be said where it is not inside the data folder."""
 
     folder: Path
     note: str = ""
 
 
-def cache_place(data: str | Path, site_secret: bytes, chosen: str | Path | None = None) -> Place:
+def find_cache_location(
+    data: str | Path, site_secret: bytes, chosen: str | Path | None = None
+) -> CacheLocation:
     """Return where a site keeps prepared images; nothing is made yet.
 
     The folder that the site file chose; else MEDFED_CACHE; else inside the data folder; else, where that is
@@ -44,10 +46,10 @@ def cache_place(data: str | Path, site_secret: bytes, chosen: str | Path | None 
     own = site_folder(site_secret)
     elsewhere = chosen or os.environ.get("MEDFED_CACHE")
     if elsewhere:
-        return Place(Path(elsewhere).expanduser() / own)
+        return CacheLocation(Path(elsewhere).expanduser() / own)
     if os.access(data, os.W_OK | os.X_OK):
-        return Place(inside(data))
-    return Place(account_cache() / own, READ_ONLY)
+        return CacheLocation(data_cache_folder(data))
+    return CacheLocation(account_cache() / own, READ_ONLY)
 
 
 def site_folder(site_secret: bytes) -> str:
@@ -65,7 +67,7 @@ def is_hex(name: str, length: int) -> bool:
     return len(name) == length and set(name) <= set("0123456789abcdef")
 
 
-def inside(data: str | Path) -> Path:
+def data_cache_folder(data: str | Path) -> Path:
     """Return the cache folder inside a data folder."""
     return Path(data) / NAME / "cache"
 
@@ -85,7 +87,7 @@ def remove_if_empty(data: str | Path) -> None:
     """Remove the cache folder inside a data folder, and medfed's own around it, where nothing
     is left in them.
     """
-    for folder in (inside(data), inside(data).parent):
+    for folder in (data_cache_folder(data), data_cache_folder(data).parent):
         try:
             folder.rmdir()
         except OSError:
@@ -103,11 +105,11 @@ def files_below(folder: Path) -> list[Path]:
     """Return every file of a folder and below it, in order; links to folders are not followed."""
     found = []
     for where, folders, names in os.walk(folder):
-        folders[:] = without_own(folders)
+        folders[:] = skip_cache_folder(folders)
         found += [path for name in names if (path := Path(where, name)).is_file()]
     return sorted(found)
 
 
-def without_own(folders: list[str]) -> Iterator[str]:
+def skip_cache_folder(folders: list[str]) -> Iterator[str]:
     """Yield names of folders, without that of medfed's own."""
     return (name for name in folders if name != NAME)

@@ -10,19 +10,19 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from medfed.data.cache import Store, in_memory, store_of
-from medfed.data.cache_location import Place
+from medfed.data.cache import NoCache, in_memory, open_cache
+from medfed.data.cache_location import CacheLocation
 from medfed.data.dataset import ImageDataset
 from medfed.data.index import Case, Index, index_folder
-from medfed.data.samplers import Passes
+from medfed.data.samplers import FixedStepBatchSampler
 from medfed.data.settings import AnyData, Images, Table
-from medfed.data.table import Rows, TableDataset, fit_scaling, inputs, read_table
+from medfed.data.table import TableDataset, TableRows, fit_scaling, inputs, read_table
 from medfed.data.transforms import Needs, Prepared, read_case, restore
 from medfed.data.volume import Volume
 from medfed.errors import DataError
 
 
-class SiteData(pl.LightningDataModule):
+class SiteDataModule(pl.LightningDataModule):
     """A site's training, validation and test batches.
 
     A batch is a dictionary: `image` (B, C, X, Y, Z) float32 with `label` (B, 1, X, Y, Z) int64 (segmentation)
@@ -34,7 +34,7 @@ class SiteData(pl.LightningDataModule):
     and no name.
 
     Args:
-        source: the site's index (or its rows, for a table); `SiteData.open` makes it from a folder.
+        source: the site's index (or its rows, for a table); `SiteDataModule.open` makes it from a folder.
         settings: the study's `data` section.
         needs: what the task needs in a batch.
         batch: training items a step: patches for segmentation, else cases.
@@ -49,14 +49,14 @@ class SiteData(pl.LightningDataModule):
 
     def __init__(
         self,
-        source: Index | Rows,
+        source: Index | TableRows,
         settings: AnyData,
         needs: Needs,
         *,
         batch: int = 1,
         seed: int = 0,
         classes: int | None = None,
-        cache: Place | None = None,
+        cache: CacheLocation | None = None,
         steps: int | None = None,
     ) -> None:
         super().__init__()
@@ -67,10 +67,10 @@ class SiteData(pl.LightningDataModule):
         self.seed = seed
         self.classes = classes
         self.notes: tuple[str, ...] = ()
-        self._rows: Rows | None = None
-        self._store: Store | None = None
+        self._rows: TableRows | None = None
+        self._store: NoCache | None = None
         if isinstance(settings, Table):
-            if not isinstance(source, Rows):
+            if not isinstance(source, TableRows):
                 raise DataError(
                     "data.kind is 'table' and the site's data are images; correct the study or the site's "
                     "folder"
@@ -78,7 +78,7 @@ class SiteData(pl.LightningDataModule):
             self.index = source.index
             self._table(source, settings)
         else:
-            if isinstance(source, Rows):
+            if isinstance(source, TableRows):
                 raise DataError(
                     "data.kind is 'images' and the site's data are a table; correct the study or the "
                     "site's file"
@@ -98,11 +98,11 @@ class SiteData(pl.LightningDataModule):
         batch: int = 1,
         seed: int = 0,
         classes: int | None = None,
-        cache: Place | None = None,
+        cache: CacheLocation | None = None,
         steps: int | None = None,
-    ) -> SiteData:
+    ) -> SiteDataModule:
         """Return the data of a site's folder or table."""
-        source: Index | Rows
+        source: Index | TableRows
         if isinstance(settings, Table):
             source = read_table(path, settings, site_secret=site_secret, classes=classes)
         else:
@@ -125,7 +125,7 @@ class SiteData(pl.LightningDataModule):
         return tuple(case for case in self.index.split(split) if case.token in self._usable)
 
     @property
-    def rows(self) -> Rows:
+    def rows(self) -> TableRows:
         """The site's table.
 
         Raises:
@@ -193,7 +193,7 @@ class SiteData(pl.LightningDataModule):
             )
         # The first case's salted token, so that sites of one seed don't visit their cases in one order.
         order = f"{self.seed}/{self.index.cases[0].token}"
-        batches = Passes(len(dataset), self.batch, steps, order)  # type: ignore[arg-type]
+        batches = FixedStepBatchSampler(len(dataset), self.batch, steps, order)  # type: ignore[arg-type]
         return DataLoader(
             dataset, batch_sampler=batches, num_workers=self.settings.workers, collate_fn=collate
         )
@@ -258,7 +258,7 @@ class SiteData(pl.LightningDataModule):
 
     # --- setting up -----------------------------------------------------------------------------------------
 
-    def _images(self, settings: Images, cache: Place | None) -> None:
+    def _images(self, settings: Images, cache: CacheLocation | None) -> None:
         usable: Callable[[Case], bool]
         if self.needs == "segment":
             usable, what = (lambda case: case.label is not None), "label"
@@ -284,11 +284,11 @@ class SiteData(pl.LightningDataModule):
                         "correct the column 'target'"
                     )
         self._keep(kept)
-        self._store = store_of(settings, cache.folder if cache else None, self.needs, self.classes)
+        self._store = open_cache(settings, cache.folder if cache else None, self.needs, self.classes)
         if cache is not None and cache.note and settings.cache == "disk":
             self.notes += (cache.note,)
 
-    def _table(self, rows: Rows, settings: Table) -> None:
+    def _table(self, rows: TableRows, settings: Table) -> None:
         if self.needs == "table" and settings.target is None:
             raise DataError("the task predicts a class; name its column in data.target")
         if self.needs == "survival" and settings.time is None:

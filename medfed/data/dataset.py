@@ -10,10 +10,18 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from medfed.data.cache import Store, store_of
+from medfed.data.cache import NoCache, open_cache
 from medfed.data.index import Case
 from medfed.data.settings import Images
-from medfed.data.transforms import Needs, Prepared, augmentation, centre_crop, draw, prepare, read_case
+from medfed.data.transforms import (
+    Needs,
+    Prepared,
+    augmentation,
+    centre_crop,
+    prepare,
+    read_case,
+    sample_patch,
+)
 from medfed.errors import ImageError
 
 
@@ -36,7 +44,7 @@ class ImageDataset(Dataset):
         training: bool,
         seed: int = 0,
         classes: int | None = None,
-        store: Store | None = None,
+        store: NoCache | None = None,
     ) -> None:
         self.cases = cases
         self.settings = settings
@@ -44,7 +52,7 @@ class ImageDataset(Dataset):
         self.training = training
         self.classes = classes
         self.seed = seed
-        self.store = store if store is not None else store_of(settings)
+        self.store = store if store is not None else open_cache(settings)
         labelled = needs == "segment"
         self._changes = augmentation(settings.augment, labelled, settings.orientation) if training else None
         self._samples = settings.samples if training and labelled else 1
@@ -64,7 +72,7 @@ class ImageDataset(Dataset):
         if self.training:
             label = found.label if self.needs == "segment" else None
             result: dict[str, Any] = dict(
-                draw(
+                sample_patch(
                     found.image,
                     label,
                     found.centres,
@@ -99,10 +107,10 @@ class ImageDataset(Dataset):
         Raises:
             ImageError, LabelError: naming the case by token.
         """
-        return self.store.get(case, lambda: prepared_of(case, self.settings, self.needs, self.classes))
+        return self.store.get(case, lambda: prepare_case(case, self.settings, self.needs, self.classes))
 
 
-def prepared_of(case: Case, settings: Images, needs: Needs, classes: int | None) -> Prepared:
+def prepare_case(case: Case, settings: Images, needs: Needs, classes: int | None) -> Prepared:
     """Return a case read and prepared; its label only where the task needs one."""
     wanted = case if needs == "segment" else replace(case, label=None)
     image, label = read_case(wanted, settings, classes)

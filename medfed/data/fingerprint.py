@@ -6,7 +6,7 @@ study. A fingerprint holds counts and whole numbers only: a sum of whole numbers
 sites arrive, bit for bit. Percentiles come from histograms with fixed edges; percentiles of each site's
 percentiles would be off by tens of HU, since no average of percentiles is a percentile.
 
-What leaves a hospital this way is in `Fingerprint` and nowhere else. Fewer than `fewest` patients, or voxels
+What leaves a hospital this way is in `Fingerprint` and nowhere else. Fewer than `min_count` patients, or voxels
 in a histogram's bin, are withheld: the whole, a class, or moved into the next bin towards the median.
 """
 
@@ -174,15 +174,15 @@ def quantile(counts: Mapping[int, int], share: float) -> int:
     return max(counts)
 
 
-def pooled(counts: Mapping[int, int], fewest: int, people: Mapping[int, int] | None = None) -> Counts:
-    """Return a histogram in which no bin stands for fewer than `fewest`, its total and median kept.
+def pooled(counts: Mapping[int, int], min_count: int, people: Mapping[int, int] | None = None) -> Counts:
+    """Return a histogram in which no bin stands for fewer than `min_count`, its total and median kept.
 
     What is too few moves into the next bin towards the median, from both ends. `people` says how
     many stand behind a bin, where that is not its count. What remains at the median itself is kept,
     or the whole is empty.
     """
     people = counts if people is None else people
-    if sum(people.values()) < fewest:
+    if sum(people.values()) < min_count:
         return {}
     middle = quantile(counts, 0.5)
     result: dict[int, int] = {}
@@ -194,12 +194,12 @@ def pooled(counts: Mapping[int, int], fewest: int, people: Mapping[int, int] | N
         count = behind = 0
         for number in side:
             count, behind = count + counts[number], behind + people[number]
-            if behind >= fewest:
+            if behind >= min_count:
                 result[number] = count
                 count = behind = 0
         held_count, held_people = held_count + count, held_people + behind
     result[middle] = held_count
-    if held_people < fewest and len(result) > 1:
+    if held_people < min_count and len(result) > 1:
         # Too few even so: they join the nearest bin that may be told.
         near = min((n for n in result if n != middle), key=lambda n: (abs(n - middle), n))
         result[near] += result.pop(middle)
@@ -275,7 +275,7 @@ def fingerprint(
     grid: Grid,
     classes: int | None = None,
     channels: int = 1,
-    fewest: int = 10,
+    min_count: int = 10,
     read: Callable[[Case], tuple[Volume, Volume | None]] | None = None,
 ) -> Fingerprint:
     """Return the fingerprint of a hospital's training cases, small counts withheld.
@@ -285,20 +285,20 @@ def fingerprint(
         grid: `hu` for CT, `relative` for MR and all else; the same at every site.
         classes: how many classes the task has, 0 included; None where there are no labels.
         channels: how many channels an image has.
-        fewest: counts of patients or voxels below this are withheld; the site's choice.
+        min_count: counts of patients or voxels below this are withheld; the site's choice.
         read: how a case is read; `read_case` by default.
 
     Raises:
-        DataError: for fewer than `fewest` training patients, all of which would be withheld.
+        DataError: for fewer than `min_count` training patients, all of which would be withheld.
         ImageError, LabelError: for a case that is refused, by its token.
     """
     cases = index.split("train")
     patients = len({case.patient for case in cases})
-    if fewest < 1:
-        raise DataError(f"fewest is {fewest}; at least 1 is due, 10 is advised")
-    if patients < fewest or not cases:
+    if min_count < 1:
+        raise DataError(f"min_count is {min_count}; at least 1 is due, 10 is advised")
+    if patients < min_count or not cases:
         raise DataError(
-            f"the site has {patients} training patients and withholds numbers of fewer than {fewest}; it can train "
+            f"the site has {patients} training patients and withholds numbers of fewer than {min_count}; it can train "
             "without giving a fingerprint"
         )
     if read is None:
@@ -315,13 +315,13 @@ def fingerprint(
         if label is not None and label.array.shape[0] != 1:
             raise LabelError(f"case {case.token}: its label has {label.array.shape[0]} channels, one is due")
         sums.add(case, image, label)
-    return _told(sums, patients, len(cases), classes or 0, fewest)
+    return _told(sums, patients, len(cases), classes or 0, min_count)
 
 
-def _told(sums: _Sums, patients: int, cases: int, classes: int, fewest: int) -> Fingerprint:
-    axes = [_axis(sums.geometry, axis, fewest) for axis in range(9)]
-    few = {number for number, who in sums.patients_of.items() if len(who) < fewest}
-    told = tuple(_intensity(counts, fewest) for counts in sums.intensity)
+def _told(sums: _Sums, patients: int, cases: int, classes: int, min_count: int) -> Fingerprint:
+    axes = [_axis(sums.geometry, axis, min_count) for axis in range(9)]
+    few = {number for number, who in sums.patients_of.items() if len(who) < min_count}
+    told = tuple(_intensity(counts, min_count) for counts in sums.intensity)
     return Fingerprint(
         grid=sums.grid,
         classes=classes,
@@ -343,7 +343,7 @@ def _told(sums: _Sums, patients: int, cases: int, classes: int, fewest: int) -> 
     )
 
 
-def _axis(geometry: Sequence[tuple[str, tuple[int, ...]]], axis: int, fewest: int) -> Counts:
+def _axis(geometry: Sequence[tuple[str, tuple[int, ...]]], axis: int, min_count: int) -> Counts:
     """Return cases a bin along one axis, each bin with enough patients; a patient in two bins
     counts in the first.
     """
@@ -355,11 +355,11 @@ def _axis(geometry: Sequence[tuple[str, tuple[int, ...]]], axis: int, fewest: in
         counts[number] = counts.get(number, 0) + 1
         people[number] = people.get(number, 0) + (patient not in seen)
         seen.add(patient)
-    return pooled(counts, fewest, people)
+    return pooled(counts, min_count, people)
 
 
-def _intensity(counts: Mapping[int, int], fewest: int) -> Counts:
-    return pooled(counts, fewest) if counts else {}
+def _intensity(counts: Mapping[int, int], min_count: int) -> Counts:
+    return pooled(counts, min_count) if counts else {}
 
 
 # --------------------------------------------------------------------------------------------- the federation

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from medfed.errors import DataError
 
 if TYPE_CHECKING:
-    from medfed.data.table import Rows
+    from medfed.data.table import TableRows
 
 Whole = Annotated[int, Meta(ge=0)]
 
@@ -51,25 +51,25 @@ class TableSums(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     squares: tuple[Whole, ...]
 
 
-def sums(rows: Rows, features: tuple[str, ...], *, fewest: int = 10) -> TableSums:
+def sums(rows: TableRows, features: tuple[str, ...], *, min_count: int = 10) -> TableSums:
     """Return the sums of a hospital's training rows; a feature known of fewer than
-    `fewest` patients is withheld.
+    `min_count` patients is withheld.
 
     Raises:
-        DataError: for fewer than `fewest` training patients, all of which would be withheld.
+        DataError: for fewer than `min_count` training patients, all of which would be withheld.
     """
     training = [i for i, case in enumerate(rows.index.cases) if case.split == "train"]
     patients = np.array([rows.index.cases[i].patient for i in training])
-    if len(set(patients.tolist())) < fewest or not training:
+    if len(set(patients.tolist())) < min_count or not training:
         raise DataError(
-            f"the site has {len(set(patients.tolist()))} training patients and withholds numbers of fewer than {fewest}; "
+            f"the site has {len(set(patients.tolist()))} training patients and withholds numbers of fewer than {min_count}; "
             f"it can train without giving its sums"
         )
     counted, total, squares = [], [], []
     for column in rows.numbers[training].T:
         known = ~np.isnan(column)
         values = column[known].astype(np.float64)
-        told = len(set(patients[known].tolist())) >= fewest
+        told = len(set(patients[known].tolist())) >= min_count
         counted.append(int(known.sum()) if told else 0)
         total.append(round(float(values.sum()) * PART) if told else 0)
         squares.append(round(float(((values - values.mean()) ** 2).sum()) * PART) if told else 0)

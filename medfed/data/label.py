@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.cache_location import without_own
+from medfed.data.cache_location import skip_cache_folder
 from medfed.data.dicom.file import open_dicom
 from medfed.data.dicom.frame import MODALITY
 from medfed.data.volume import Info, Volume
@@ -73,7 +73,7 @@ def _single_label(path: str) -> tuple[bytes, str]:
         return (file.elements.text(MODALITY) if file is not None else b""), path
     found = []
     for folder, folders, file_names in os.walk(path):
-        folders[:] = without_own(folders)
+        folders[:] = skip_cache_folder(folders)
         for name in file_names:
             file_path = os.path.join(folder, name)
             file = open_dicom(file_path)

@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from medfed.data.cache_location import without_own
+from medfed.data.cache_location import skip_cache_folder
 from medfed.data.dicom.directory import DIRECTORY, listed_files
 from medfed.data.dicom.file import DicomFile, open_dicom
 from medfed.data.dicom.volumes import Wish, other_object, volumes_of
@@ -256,6 +256,8 @@ def _files(path: str) -> list[str]:
     # a link to one above ends.
     for folder, folders, names in os.walk(path, onerror=stop, followlinks=True):
         found += [os.path.join(folder, name) for name in names]
-        new = {name: os.path.realpath(os.path.join(folder, name)) for name in sorted(without_own(folders))}
+        new = {
+            name: os.path.realpath(os.path.join(folder, name)) for name in sorted(skip_cache_folder(folders))
+        }
         folders[:] = [name for name, real in new.items() if not (real in seen or seen.add(real))]  # type: ignore[func-returns-value]
     return found

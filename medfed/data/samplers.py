@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from torch.utils.data import Sampler
 
 
-class Order(Sampler[int]):
-    """Which epoch it is, which Lightning says at its start; the order of an epoch's items is `Passes`'s."""
+class EpochSampler(Sampler[int]):
+    """Which epoch it is, which Lightning says at its start; the order of an epoch's items is `FixedStepBatchSampler`'s."""
 
     def __init__(self, items: int) -> None:
         self.items = items
@@ -27,7 +27,7 @@ class Order(Sampler[int]):
         return self.items
 
 
-class Passes(Sampler[list[int]]):
+class FixedStepBatchSampler(Sampler[list[int]]):
     """Batches of item numbers, `steps` an epoch, from passes over all items that go on where
     the last epoch stopped.
 
@@ -38,7 +38,7 @@ class Passes(Sampler[list[int]]):
     """
 
     def __init__(self, items: int, batch: int, steps: int, seed: str) -> None:
-        self.sampler = Order(items)  # by this name Lightning finds what to tell the epoch
+        self.sampler = EpochSampler(items)  # by this name Lightning finds what to tell the epoch
         self.batch_size = batch
         self.drop_last = False
         self.steps = steps

@@ -50,7 +50,7 @@ class Augment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     blur: Chance = 0.0
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PlanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings taken from all training hospitals' fingerprints, before the first round.
 
     fewest: counts of fewer patients (or voxels) than this are withheld; a hospital with fewer gives none.
@@ -99,7 +99,7 @@ class Images(
     cache: Literal["memory", "disk", "none"] = "memory"
     workers: Annotated[int, Meta(ge=0)] = 0
     fractions: tuple[Fraction, Fraction, Fraction] = DEFAULT_FRACTIONS
-    plan: Plan | Literal["given"] = "given"
+    plan: PlanSettings | Literal["given"] = "given"
 
     def __post_init__(self) -> None:
         if sorted({"L": "R", "P": "A", "I": "S"}.get(x, x) for x in self.orientation) != ["A", "R", "S"]:
@@ -150,7 +150,7 @@ class Table(
     split: str = "split"
     workers: Annotated[int, Meta(ge=0)] = 0
     fractions: tuple[Fraction, Fraction, Fraction] = DEFAULT_FRACTIONS
-    plan: Plan | Literal["given"] = "given"
+    plan: PlanSettings | Literal["given"] = "given"
 
     def __post_init__(self) -> None:
         if not self.features:

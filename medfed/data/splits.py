@@ -38,7 +38,7 @@ def _mac(site_secret: bytes, purpose: str, text: str) -> bytes:
     return hmac.new(site_secret, f"medfed/{purpose}/{text}".encode(), hashlib.sha256).digest()
 
 
-def place_of(site_secret: bytes, patient: str) -> float:
+def split_position(site_secret: bytes, patient: str) -> float:
     """Return a patient's place in [0, 1), which decides the split."""
     return int.from_bytes(_mac(site_secret, "split", patient)[:8], "big") / 2**64
 
@@ -68,7 +68,9 @@ def assign_splits(cases: Sequence[Case], site_secret: bytes, fractions: Sequence
     shares = check_fractions(fractions)
     chosen = {case.patient: case.split for case in cases if case.split != UNASSIGNED}
     places = {
-        case.patient: place_of(site_secret, case.patient) for case in cases if case.patient not in chosen
+        case.patient: split_position(site_secret, case.patient)
+        for case in cases
+        if case.patient not in chosen
     }
     edges = (shares[0], shares[0] + shares[1])
     for patient, place in places.items():

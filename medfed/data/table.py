@@ -33,7 +33,7 @@ CONSTANT = 1e-9
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Rows:
+class TableRows:
     """A table's rows in the index's order, before anything is computed from them.
 
     numbers: (N, numeric features) float64, NaN where empty.  words: (N, words of all categorical features) of
@@ -47,7 +47,9 @@ class Rows:
     answers: NDArray
 
 
-def read_table(path: str | Path, settings: Table, *, site_secret: bytes, classes: int | None = None) -> Rows:
+def read_table(
+    path: str | Path, settings: Table, *, site_secret: bytes, classes: int | None = None
+) -> TableRows:
     """Return the rows of a site's CSV file, checked; `path` is the file, or a folder that holds just one.
 
     Raises:
@@ -111,7 +113,7 @@ def read_table(path: str | Path, settings: Table, *, site_secret: bytes, classes
     check_cases(split)
     dtype = np.float32 if settings.time else np.int64
     count = len(cases)
-    return Rows(
+    return TableRows(
         Index(Path(path), "a table", split),
         np.array(numbers, np.float64).reshape(count, -1),
         np.array(words, np.float32).reshape(count, -1),
@@ -192,7 +194,7 @@ class Scaling:
     scale: NDArray[np.float64]
 
 
-def fit_scaling(rows: Rows, settings: Table) -> tuple[Scaling, tuple[str, ...]]:
+def fit_scaling(rows: TableRows, settings: Table) -> tuple[Scaling, tuple[str, ...]]:
     """Return the site's medians, centres and scales, and notes on what they rest on.
 
     A site that only evaluates has no training row; its own rows' features, without any target, then stand in.
@@ -228,7 +230,7 @@ def fit_scaling(rows: Rows, settings: Table) -> tuple[Scaling, tuple[str, ...]]:
     return Scaling(median, centre, scale), tuple(notes)
 
 
-def inputs(rows: Rows, scaling: Scaling, settings: Table) -> NDArray[np.float32]:
+def inputs(rows: TableRows, scaling: Scaling, settings: Table) -> NDArray[np.float32]:
     """Return (N, F): the numbers filled and scaled, with `indicate` which were empty, then the words."""
     empty = np.isnan(rows.numbers)
     scaled = (np.where(empty, scaling.median, rows.numbers) - scaling.centre) / scaling.scale
@@ -237,7 +239,7 @@ def inputs(rows: Rows, scaling: Scaling, settings: Table) -> NDArray[np.float32]
 
 
 class TableDataset(Dataset):
-    """Rows of one split: `features` (F,) float32, `target` (an int64 class, or time and event as float32),
+    """TableRows of one split: `features` (F,) float32, `target` (an int64 class, or time and event as float32),
     `case`.
     """
 

@@ -1,6 +1,6 @@
 """From a case's files to what a network sees: a part that is the same every time, and a part drawn at random.
 
-`prepare` is the first part (orientation, spacing, intensities) and can be cached; `draw` is the second (a
+`prepare` is the first part (orientation, spacing, intensities) and can be cached; `sample_patch` is the second (a
 patch or a crop, then augmentation). Both use MONAI's transforms, but for resampling (`resample.py`). The
 voxels enter as arrays with an affine, so that no path, name or header can travel in MONAI's metadata, and a
 path can get into no checkpoint and no log.
@@ -71,7 +71,7 @@ def read_case(case: Case, settings: Images, classes: int | None) -> tuple[Volume
         volumes = [volume for path in case.image for volume in _one(read(path))]
         image = volumes[0]
         for number, volume in enumerate(volumes[1:], start=2):
-            _same_grid(image, volume, number)
+            check_same_grid(image, volume, number)
         array = np.concatenate([volume.array for volume in volumes]) if len(volumes) > 1 else image.array
         if array.shape[0] != settings.channels:
             raise ImageError(
@@ -97,7 +97,7 @@ def _one(volumes: list[Volume]) -> list[Volume]:
     return volumes
 
 
-def _same_grid(first: Volume, other: Volume, number: int) -> None:
+def check_same_grid(first: Volume, other: Volume, number: int) -> None:
     corners = np.array(
         [[i, j, k, 1] for i in (0, first.shape[0]) for j in (0, first.shape[1]) for k in (0, first.shape[2])]
     )
@@ -249,7 +249,7 @@ def place_patch(
 ) -> tuple[int, int, int]:
     """Return where a patch starts: around a labelled voxel with the chance `foreground`, else anywhere.
 
-    An axis shorter than the patch starts at 0; `cut` fills up what is missing.
+    An axis shorter than the patch starts at 0; `crop_padded` fills up what is missing.
     """
     room = [max(size - want, 0) for size, want in zip(shape, patch, strict=True)]
     # Three numbers are drawn either way, so that what follows does not depend on whether there is a label.
@@ -268,7 +268,9 @@ def _triple(values: Any) -> tuple[int, int, int]:
     return x, y, z
 
 
-def cut(array: NDArray, start: tuple[int, int, int], patch: tuple[int, int, int], fill: float) -> NDArray:
+def crop_padded(
+    array: NDArray, start: tuple[int, int, int], patch: tuple[int, int, int], fill: float
+) -> NDArray:
     """Return (C, *patch) from `start`; where the volume is shorter than the patch it is centred in `fill`."""
     part = array[(slice(None), *(slice(s, s + want) for s, want in zip(start, patch, strict=True)))]
     if part.shape[1:] == patch:
@@ -282,7 +284,7 @@ def cut(array: NDArray, start: tuple[int, int, int], patch: tuple[int, int, int]
 def centre_crop(array: NDArray, patch: tuple[int, int, int], fill: float) -> NDArray:
     """Return the middle of a volume, (C, *patch), filled up where it is shorter."""
     start = _triple(max(size - want, 0) // 2 for size, want in zip(array.shape[1:], patch, strict=True))
-    return cut(array, start, patch, fill)
+    return crop_padded(array, start, patch, fill)
 
 
 def augmentation(augment: Augment | Literal["none"], labelled: bool, orientation: str) -> Compose | None:
@@ -331,7 +333,7 @@ def augmentation(augment: Augment | Literal["none"], labelled: bool, orientation
     return Compose(steps)
 
 
-def draw(
+def sample_patch(
     image: NDArray[np.float32],
     label: NDArray[np.uint8] | None,
     centres: NDArray[np.int32],
@@ -355,7 +357,10 @@ def draw(
         else:
             random = np.random.default_rng(seed)
             start = place_patch(image.shape[1:], centres, settings.patch, settings.foreground, random)
-            image, label = cut(image, start, settings.patch, fill), cut(label, start, settings.patch, 0)
+            image, label = (
+                crop_padded(image, start, settings.patch, fill),
+                crop_padded(label, start, settings.patch, 0),
+            )
     data: dict[Hashable, Any] = {"image": torch.from_numpy(np.array(image, np.float32))}
     if label is not None:
         data["label"] = torch.from_numpy(label.astype(np.float32))

@@ -11,7 +11,7 @@ from typing import Any
 from medfed.errors import ExchangeError
 from medfed.exchange import Receipt
 from medfed.wire import encoding as wire
-from medfed.wire.update import Global, Update
+from medfed.wire.update import GlobalModel, Update
 
 # Where the first process of a hospital tells those beside it its run folder and what it received.
 RUN, MODEL = "MEDFED_RUN", "MEDFED_MODEL"
@@ -27,12 +27,12 @@ class First:
 
     def __init__(self, side: Any, run_folder: Path) -> None:
         self._side = side
-        self.received: Global | None = None
+        self.received: GlobalModel | None = None
         os.environ[RUN] = str(run_folder)
 
-    def fetch(self, site: str, round: int) -> Global:
+    def fetch(self, site: str, round: int) -> GlobalModel:
         self.received = self._side.fetch(site, round)
-        os.environ[MODEL] = str(self._side.taken)
+        os.environ[MODEL] = str(self._side.model_path)
         assert self.received is not None
         return self.received
 
@@ -50,13 +50,13 @@ class First:
         self._side.withdraw(site, reason)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._side, name)  # letters and receipts: as they are
+        return getattr(self._side, name)  # messages and receipts: as they are
 
 
 class Beside:
     """The exchange of a process that Lightning started beside the first: it reads what that one received."""
 
-    def fetch(self, site: str, round: int) -> Global:
+    def fetch(self, site: str, round: int) -> GlobalModel:
         return wire.read_global(Path(os.environ[MODEL]))
 
     def receipt(self, update: Update) -> Receipt:

@@ -34,14 +34,14 @@ from medfed.pipeline.experiments import unlearning as withdrawal
 from medfed.pipeline.factory import module_of
 from medfed.pipeline.planning import check_planned
 from medfed.registry import kind_of
-from medfed.runs.folder import RunFolder, save_checkpoint
-from medfed.runs.progress import Progress, Silent, warnings_said
+from medfed.runs.checkpoints import save_checkpoint
+from medfed.runs.folder import RunFolder
+from medfed.runs.progress import Progress, NoProgress, show_warnings
 from medfed.runs.rounds import RoundReport, append_round
-from medfed.runs.status import FILE as STATUS
-from medfed.runs.status import Status, stamp
+from medfed.runs.status import Status
 from medfed.study.study import Study, digest, read_study, shared
 from medfed.wire.audit_log import AuditLog
-from medfed.wire.credentials import federation_of
+from medfed.wire.credentials import read_federation
 from medfed.wire.signing import HUB, Identity
 from medfed.wire.weights import weights_of
 
@@ -73,7 +73,7 @@ def lead(
         QuorumError: if too few sites answered a round; the sites wait, and the run resumes.
         RunError: if the run folder is taken, or its disk is full.
     """
-    progress = progress or Silent()
+    progress = progress or NoProgress()
     study = read_study(study_file, overrides)
     check_planned(study)
     exchange = exchange_of(study, study_file, enrolment, broker)
@@ -91,29 +91,29 @@ def lead(
     identity = Identity(Path(credentials)) if credentials else None
     if without is not None and before is not None:
         record = withdrawal.prepare(whole, without, before, folder, identity)
-        progress.say(f"without {without}: training goes on from round {record.retrained_from}")
+        progress.log(f"without {without}: training goes on from round {record.retrained_from}")
     facts |= withdrawal.facts(folder)
-    status = Status(folder.path / STATUS, study=study.name, digest=known, rounds=study.train.rounds)
+    status = Status(folder.status, study=study.name, digest=known, rounds=study.train.rounds)
     audit = AuditLog(folder.audit, identity)
     audit.write("began", study=known, sites=sorted(study.sites), resumed=resume)
-    with warnings_said(progress), ending_told(status), _broker(enrolment if broker else None):
+    with show_warnings(progress), ending_told(status), _broker(enrolment if broker else None):
         _say_who_is_missing(study, enrolment, progress)
         if not getattr(exchange, "credentials", ""):
-            progress.say(
+            progress.log(
                 "nothing is signed: whoever can write to the exchange can speak as any site (--enrolment)"
             )
-        progress.say(f"study {study.name}, digest {known}")
+        progress.log(f"study {study.name}, digest {known}")
         if unfinished is not None:
-            progress.say(
+            progress.log(
                 f"{unfinished} holds a run of this study that was not finished; this is a new one, which sites that took part "
                 f"in that refuse. To go on with it, stop this and give --resume --out {unfinished}"
             )
         if study.start is not None:
-            progress.say(
+            progress.log(
                 "it begins with given weights: each hospital needs that checkpoint and names it in its site file (start)"
             )
         if study.task.needs == "survival":
-            progress.say(
+            progress.log(
                 "hospitals report the c-index; a Brier score rests on a baseline hazard over one hospital's patients and "
                 "stays there"
             )
@@ -121,7 +121,7 @@ def lead(
     write_rows(folder.reported, rows)
     write_report(folder.path)
     folder.write_facts({**facts, "seconds": round(time.monotonic() - began, 1), "finished": stamp()})
-    status.tell(state="finished")
+    status.update(state="finished")
     return folder
 
 
@@ -141,14 +141,14 @@ def exchange_of(study: Study, study_file: Path, enrolment: Path | None, broker: 
             )
         found = Nats()
     if enrolment is not None and not getattr(found, "credentials", ""):
-        federation_of(enrolment)
+        read_federation(enrolment)
         found = msgspec.structs.replace(found, credentials=str(enrolment.resolve() / HUB))
     if broker:
         if enrolment is None or not isinstance(found, Nats):
             raise StudyError(
                 f"{name}: --broker starts the broker of an enrolment: give --enrolment FOLDER, and no exchange.kind but 'nats'"
             )
-        federation = federation_of(enrolment)
+        federation = read_federation(enrolment)
         own = f"tls://{federation.own_host}:{federation.port}"
         found = msgspec.structs.replace(
             found, urls=list(dict.fromkeys([own, *(found.urls or federation.urls)]))
@@ -200,20 +200,20 @@ def _conducted(
             row for answer in found.results for row in rows_of(answer.scalars, plan.rounds, answer.site)
         ]
         plain = (replace(answer, scalars=without_rows(answer.scalars)) for answer in found.results)
-        found = replace(found, answers=tuple(plain))
+        found = replace(found, results=tuple(plain))
         progress.round(found)
         append_round(folder.rounds, found)
-        status.tell(state="leading", round=found.round, last_round_s=round(found.seconds, 1))
+        status.update(state="leading", round=found.round, last_round_s=round(found.seconds, 1))
         for answer in found.results:
             if answer.status == "refused":
-                progress.say(f"round {found.round}: {answer.site} refused: {answer.reason}")
+                progress.log(f"round {found.round}: {answer.site} refused: {answer.reason}")
 
     try:
-        side.watched = (*plan.sites, *plan.evaluating)
-        side.offer(shared(study))
+        side.monitored_sites = (*plan.sites, *plan.evaluating)
+        side.advertise_study(shared(study))
         progress.start(
             f"{study.name}: {kind_of(study.rule)} over {len(plan.sites)} hospitals",
-            dict.fromkeys(side.watched, 0),
+            dict.fromkeys(side.monitored_sites, 0),
             plan.rounds,
             run.SHOWN[study.task.needs],
         )
@@ -230,7 +230,7 @@ def _conducted(
         save_checkpoint(folder.checkpoint(FEDERATED), {**frozen, **final.weights}, final.round)
     except BaseException:
         # Not closed: the sites wait for a hub that was stopped and is started again.
-        side.leave()
+        side.disconnect()
         raise
     finally:
         progress.stop()
@@ -240,10 +240,10 @@ def _conducted(
 
 def _look(side: Any, progress: Progress, status: Status) -> None:
     """Show who is connected and who is awaited."""
-    left = None if side.until is None else side.until - time.monotonic()
-    here, awaited = side.here(), side.awaited
+    left = None if side.deadline is None else side.deadline - time.monotonic()
+    here, awaited = side.online_sites(), side.pending_sites
     progress.waiting(here, awaited, left)
-    status.tell(
+    status.update(
         state="leading",
         connected=sorted(here),
         awaited=sorted(awaited),
@@ -272,10 +272,10 @@ def _say_who_is_missing(study: Study, enrolment: Path | None, progress: Progress
     good = {one.site: one for one in enrolled(enrolment) if one.status in ("valid", "expires soon")}
     for site in sorted({*study.sites, *study.held_out}):
         if site not in good:
-            progress.say(
+            progress.log(
                 f"{site}: in the study, but without a valid certificate; `medfed enrol sign` answers its request"
             )
         elif good[site].status == "expires soon":
-            progress.say(
+            progress.log(
                 f"{site}: its certificate ends in {good[site].days_left} days; it can ask for a new one now"
             )

@@ -132,12 +132,12 @@ def _stated(study: Study) -> float | None:
     it names come to.
     """
     named = getattr(study.privacy, "epsilon", None)
-    charge = study.privacy.charge() if named is None else None
+    charge = study.privacy.round_cost() if named is None else None
     if charge is None:
         return named
-    from medfed.privacy.accounting.accountant import Charge, epsilon
+    from medfed.privacy.accounting.accountant import MechanismSteps, epsilon
 
-    rounds = Charge(charge.noise_multiplier, charge.sample_rate, study.train.rounds)
+    rounds = MechanismSteps(charge.noise_multiplier, charge.sample_rate, study.train.rounds)
     return epsilon([rounds], study.privacy.delta, study.privacy.accountant)  # type: ignore[attr-defined]
 
 

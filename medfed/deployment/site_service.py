@@ -25,8 +25,10 @@ from medfed.deployment.ddp import RUN, Beside, First, is_beside
 from medfed.deployment.policy import egress_under, in_words, refusals
 from medfed.deployment.site_file import SiteFile, read_site, secret_of
 from medfed.errors import ExchangeError, StudyError, WireError
-from medfed.evaluation.aggregate import aggregate, cooled
+from medfed.evaluation.aggregate import aggregate
 from medfed.evaluation.inference import Hospital
+from medfed.evaluation.patients import SummarySettings
+from medfed.evaluation.probabilities import temperature_scaled
 from medfed.evaluation.row_transport import scalars_of
 from medfed.evaluation.rows import FEDERATED, UNTRAINED, local, read_cases
 from medfed.runs.rounds import last_round, read_rounds
@@ -42,15 +44,16 @@ from medfed.pipeline.measure_models import measure_at, usable, write_baselines
 from medfed.pipeline.planning import check_planned
 from medfed.pipeline.suppress_warnings import quiet
 from medfed.privacy.accounting.ledger import Ledger, data_set
-from medfed.runs.folder import RunFolder, save_checkpoint, write_whole
-from medfed.runs.progress import Progress, Silent, warnings_said
+from medfed.runs.checkpoints import save_checkpoint
+from medfed.files import utc_now, utc_time, write_whole
+from medfed.runs.folder import RunFolder
+from medfed.runs.progress import Progress, NoProgress, show_warnings
 from medfed.runs.rounds import RoundReport, SiteResult, append_round
-from medfed.runs.status import FILE as STATUS
-from medfed.runs.status import Status, stamp
+from medfed.runs.status import Status
 from medfed.study.study import Study, digest, shared, start_digest, study_of
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.signing import Identity
-from medfed.wire.update import Global, Update
+from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Weights, weights_of
 
 if TYPE_CHECKING:
@@ -84,18 +87,18 @@ def take_part(
     if is_beside():
         _train_beside(site, secret)
         return None
-    progress = progress or Silent()
+    progress = progress or NoProgress()
     _hold_to_name(site)
-    with warnings_said(progress), quiet():
-        progress.say(f"site {site.name} asks the hub for the study")
+    with show_warnings(progress), quiet():
+        progress.log(f"site {site.name} asks the hub for the study")
         with _refusal_written(site):
-            known, text = site.exchange.offered()
+            known, text = site.exchange.advertised_study()
             study = _study(text, known, site)
         folder = RunFolder(Path(site.out) / f"{study.name}-{known[:NAMED_BY]}")
         if folder.facts.exists() and "finished" in folder.read_facts():
-            progress.say(f"this study is over here; if it was started anew, move {folder.path} away first")
+            progress.log(f"this study is over here; if it was started anew, move {folder.path} away first")
             return folder
-        status = Status(folder.path / STATUS, study=study.name, digest=known, rounds=study.train.rounds)
+        status = Status(folder.status, study=study.name, digest=known, rounds=study.train.rounds)
         with ending_told(status):
             _take_part(site, secret, study, folder, status, progress, accept, ask)
     return folder
@@ -114,18 +117,18 @@ def _take_part(
     known = digest(study)
     check_planned(study)
     hospital = hospital_of(study, site.name, site.data, secret, site.cache)
-    progress.say(f"{site.name}: {hospital.data.index.describe()}")
+    progress.log(f"{site.name}: {hospital.data.index.describe()}")
     for note in hospital.data.notes:
-        progress.say(f"{site.name}: {note}")
+        progress.log(f"{site.name}: {note}")
     audit = audit_of(site, folder)
     _hold_to_policy(site, study, hospital, folder, audit)
     _hold_to_consent(Path(site.out), study, known, accept, ask, audit)
     began = time.monotonic()
     facts = begin(folder, study, {site.name: hospital.data})
     audit.write("began", study=known, sites=[site.name], resumed=folder.rounds.exists())
-    status.tell(state="waiting for the hub")
+    status.update(state="waiting for the hub")
     side: Any = site.exchange.open_site(known, site.name, folder.site(site.name))
-    side.refused = lambda reason: audit.write("hub refused", site=site.name, reason=reason)
+    side.on_refused = lambda reason: audit.write("hub refused", site=site.name, reason=reason)
     closing = _closing(site, study, hospital, folder, status, progress)
     try:
         with every(CONTACT_S, lambda: _tell_contact(side, status), "medfed-contact"):
@@ -139,13 +142,13 @@ def _take_part(
         side.close()
     save_checkpoint(folder.checkpoint(FEDERATED), final.weights, final.round)
     if study.evaluation.local_models and site.name in study.sites:
-        status.tell(state="training its own model, to compare")
+        status.update(state="training its own model, to compare")
         _compare(site, study, hospital, folder, progress)
     run.report(folder.path)
     if site.name in study.sites:
         facts["privacy"] |= privacy_facts.spent(study, {site.name: Path(site.out)})
     folder.write_facts({**facts, "seconds": round(time.monotonic() - began, 1), "finished": stamp()})
-    status.tell(state="finished")
+    status.update(state="finished")
 
 
 # ------------------------------------------------------------------------------------- before anything trains
@@ -290,8 +293,8 @@ def _train(
     status: Status,
     progress: Progress,
     audit: AuditLog,
-    closing: Callable[[Global], Mapping[str, float]],
-) -> Global:
+    closing: Callable[[GlobalModel], Mapping[str, float]],
+) -> GlobalModel:
     module, data = module_of(study, site.name), hospital.data
     progress.start(
         f"{study.name}: site {site.name}",
@@ -317,7 +320,7 @@ def _train(
         ledger=Ledger(Path(site.out), site.policy.epsilon_ceiling, site.policy.delta),
         dataset=data_set(data.patients("train"), hospital.secret),
         items=data.items_by_patient() if study.privacy.trains_privately else (),
-        say=progress.say,
+        say=progress.log,
     )
     if first.received is None or not first.received.final:
         raise ExchangeError(f"site '{site.name}': training ended before the study did")
@@ -332,8 +335,8 @@ def _evaluate(
     folder: RunFolder,
     audit: AuditLog,
     egress: Egress,
-    closing: Callable[[Global], Mapping[str, float]],
-) -> Global:
+    closing: Callable[[GlobalModel], Mapping[str, float]],
+) -> GlobalModel:
     """Wait for the final model, and report how it does here: a site that trains nothing."""
     from medfed.privacy import NoPrivacy
 
@@ -346,7 +349,7 @@ def _evaluate(
     return received
 
 
-def _write_evaluated(folder: RunFolder, name: str, received: Global) -> None:
+def _write_evaluated(folder: RunFolder, name: str, received: GlobalModel) -> None:
     """Write down that this site had no part in the last round, and whose model it measures."""
     append_round(folder.rounds, RoundReport(received.round, (SiteResult(name, "evaluated"),), 0.0, 0))
 
@@ -358,16 +361,16 @@ def _closing(
     folder: RunFolder,
     status: Status,
     progress: Progress,
-) -> Callable[[Global], Mapping[str, float]]:
+) -> Callable[[GlobalModel], Mapping[str, float]]:
     """Return what measures the final model on this hospital's test cases and names the
     results that may leave.
     """
 
-    def measured(received: Global) -> Mapping[str, float]:
-        status.tell(state="measuring the final model", round=received.round)
-        progress.say("measuring the final model on this hospital's test cases")
+    def measured(received: GlobalModel) -> Mapping[str, float]:
+        status.update(state="measuring the final model", round=received.round)
+        progress.log("measuring the final model on this hospital's test cases")
         if study.task.needs == "survival":
-            progress.say(
+            progress.log(
                 "Brier scores rest on this hospital's own baseline hazard, and stay here; the c-index leaves"
             )
         models: dict[str, Weights] = {
@@ -380,16 +383,16 @@ def _closing(
         classes = getattr(study.task, "classes", ())
         cases = read_cases(folder.cases)
         if study.evaluation.temperature:
-            cases, _ = cooled(cases, classes)
-        rows = aggregate(
-            cases,
+            cases, _ = temperature_scaled(cases, classes)
+        settings = SummarySettings(
             round=received.round,
             seed=study.seed,
             classes=classes,
             held_out=tuple(study.held_out),
-            minimum=max(site.policy.smallest_group, study.evaluation.smallest_group),
+            min_patients=max(site.policy.smallest_group, study.evaluation.smallest_group),
             draws=study.evaluation.draws,
         )
+        rows = aggregate(cases, settings)
         return scalars_of(row for row in rows if row.site == site.name)
 
     return measured
@@ -402,7 +405,7 @@ def _compare(site: SiteFile, study: Study, hospital: Hospital, folder: RunFolder
     if path.exists():
         own = torch.load(path, weights_only=True)["state_dict"]
     else:
-        progress.say(f"{site.name}: its own model, for comparison; it stays here")
+        progress.log(f"{site.name}: its own model, for comparison; it stays here")
         alone = replace(_training(site, study, hospital), devices=1)
         train_alone(site.name, module, hospital.data, alone, folder=folder.site(site.name))
         own = weights_of(module)
@@ -446,7 +449,7 @@ def _shown(name: str, study: Study, folder: RunFolder, status: Status, progress:
             epochs = study.at(name).train.epochs
             done = (trainer.current_epoch % epochs) * steps + batch_idx
             progress.training(name, done, steps * epochs)
-            status.tell(state="training", step=done, steps=steps * epochs)
+            status.update(state="training", step=done, steps=steps * epochs)
 
         def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             federated = next(one for one in trainer.callbacks if isinstance(one, FederatedCallback))  # type: ignore[attr-defined]
@@ -458,15 +461,15 @@ def _shown(name: str, study: Study, folder: RunFolder, status: Status, progress:
             found = RoundReport(federated.round, (answer,), seconds, 0)
             progress.round(found)
             append_round(folder.rounds, found)
-            status.tell(round=federated.round, scores=dict(federated.scores))
+            status.update(round=federated.round, scores=dict(federated.scores))
 
     return Shown()
 
 
 def _tell_contact(side: Any, status: Status) -> None:
     """Keep the status file's word on when the hub was last reached."""
-    if side.contact_s is not None:
-        status.tell(last_contact=stamp(side.contact_s))
+    if side.last_contact_s is not None:
+        status.update(last_contact=stamp(side.last_contact_s))
 
 
 # ---------------------------------------------------------------------------------------------- several GPUs

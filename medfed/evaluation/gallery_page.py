@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfed.errors import RunError
-from medfed.evaluation.rows import FEDERATED, CaseRow, read_cases, replace
+from medfed.evaluation.rows import FEDERATED, CaseRow, read_cases
 from medfed.evaluation.segmentation import FALSE_POSITIVE, MISSED
+from medfed.files import write_whole
 
 # The widest side of a picture, in pixels of the page.
 SIDE = 300.0
@@ -124,7 +125,7 @@ def write_local_pages(
     ]
     style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
     path = run / "cases.html"
-    replace(path, _page(style, parts).encode())
+    write_whole(path, _page(style, parts), durable=True)
     return path
 
 

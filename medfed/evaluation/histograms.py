@@ -1,7 +1,7 @@
 """ROC and calibration from counts that may leave a hospital and add up over hospitals.
 
 A hospital counts its patients with and without the disease in bins of predicted risk. A bin is a group of
-patients like any other: before it leaves, neighbouring bins are joined until each holds at least `minimum`
+patients like any other: before it leaves, neighbouring bins are joined until each holds at least `min_patients`
 patients. Hospitals' bins need not be the same: the pooled histogram simply holds all of them.
 
 How much the bins hide is known. A pair of patients whose bins overlap may be ranked either way, so the
@@ -21,11 +21,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from medfed.errors import DataError, RunError
-from medfed.evaluation.classification import checked
+from medfed.evaluation.classification import check_binary
 from medfed.evaluation.intervals import Floats, wilson
-from medfed.evaluation.rows import ALL_SITES, replace
+from medfed.evaluation.rows import ALL_SITES
+from medfed.files import write_whole
 
-FINEST = 100
+MAX_BINS = 100
 
 
 class Bin(msgspec.Struct, frozen=True, array_like=True):
@@ -80,21 +81,28 @@ class Reliability(NamedTuple):
     n: int
 
 
-def counted(
+class ScoreLabels(NamedTuple):
+    """Which patients a histogram counts, and for which class."""
+
+    round: int
+    site: str
+    split: str
+    model: str
+    structure: str | None = None
+
+
+def count_scores(
     probabilities: ArrayLike,
     targets: ArrayLike,
-    *,
-    round: int,
-    site: str,
-    split: str,
-    model: str,
-    structure: str | None = None,
-    minimum: int = 1,
-    bins: int = FINEST,
+    labels: ScoreLabels,
+    min_patients: int = 1,
+    bins: int = MAX_BINS,
 ) -> ScoreHistogram:
-    """Return the histogram of one hospital's patients, coarse enough to leave it; no bins where even one is
-    too few."""
-    p, y = checked(probabilities, targets)
+    """Return the histogram of one hospital's patients, coarse enough to leave it.
+
+    It has no bins where all patients together are fewer than `min_patients`.
+    """
+    p, y = check_binary(probabilities, targets)
     edges = np.arange(bins + 1) / bins
     # The place is decided by the edges and not by p * bins, whose rounding may differ from theirs.
     place = np.clip(np.searchsorted(edges, p, side="right") - 1, 0, bins - 1)
@@ -104,18 +112,16 @@ def counted(
         Bin(float(edges[i]), float(edges[i + 1]), int(ups[i]), int(downs[i]), float(risks[i]))
         for i in range(bins)
     ]
-    return ScoreHistogram(
-        round=round, site=site, split=split, model=model, structure=structure, bins=coarsened(fine, minimum)
-    )
+    return ScoreHistogram(**labels._asdict(), bins=coarsen(fine, min_patients))
 
 
-def coarsened(fine: Iterable[Bin], minimum: int) -> tuple[Bin, ...]:
-    """Return neighbouring bins joined until each holds at least `minimum` patients (and at least one)."""
+def coarsen(fine: Iterable[Bin], min_patients: int) -> tuple[Bin, ...]:
+    """Return neighbouring bins joined until each holds at least `min_patients` patients (and at least one)."""
     found: list[Bin] = []
     open_: Bin | None = None
     for cell in fine:
         open_ = cell if open_ is None else _joined(open_, cell)
-        if open_.n >= max(minimum, 1):
+        if open_.n >= max(min_patients, 1):
             found.append(open_)
             open_ = None
     if open_ is not None and open_.n > 0 and found:
@@ -229,7 +235,9 @@ def net_benefit_of(histogram: ScoreHistogram) -> list[tuple[float, float, float]
 
 def write(path: Path, histograms: Iterable[ScoreHistogram]) -> None:
     """Write histograms as JSON lines."""
-    replace(path, b"".join(msgspec.json.encode(histogram) + b"\n" for histogram in histograms))
+    write_whole(
+        path, b"".join(msgspec.json.encode(histogram) + b"\n" for histogram in histograms), durable=True
+    )
 
 
 def read(path: Path) -> list[ScoreHistogram]:

@@ -16,13 +16,14 @@ import torch
 
 from medfed.data.splits import SPLITS, case_token
 from medfed.evaluation import robustness, segmentation
+from medfed.evaluation.metrics import measure_masks
 from medfed.evaluation.rows import CaseRow
-from medfed.evaluation.survival import chance as survival_chance
+from medfed.evaluation.survival import survival_probability
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule
 
-    from medfed.data.datamodule import SiteData
+    from medfed.data.datamodule import SiteDataModule
     from medfed.data.index import Case
     from medfed.models.tasks import Task
 
@@ -38,7 +39,7 @@ class Hospital:
     """One hospital's data, and the key that names its patients in rows."""
 
     name: str
-    data: SiteData
+    data: SiteDataModule
     secret: bytes = field(repr=False)
 
     def patient(self, case: Case) -> str:
@@ -150,7 +151,7 @@ def measure(
                 risk = float(found["risk"][place])
                 yield CaseRow(metric="risk", value=risk, target=time, event=bool(event), **named)
                 for at, hazard in (baseline or {}).items():
-                    value = survival_chance(hazard, risk)
+                    value = survival_probability(hazard, risk)
                     yield CaseRow(
                         metric=f"survival@{at:g}", value=value, target=time, event=bool(event), **named
                     )
@@ -160,7 +161,7 @@ def measure(
                 )
 
 
-def batches(data: SiteData, cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
+def batches(data: SiteDataModule, cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
     """Yield these cases whole, one a batch, as the network validates on them."""
     from medfed.data.datamodule import collate
 
@@ -180,7 +181,7 @@ def conditions(task: Task) -> tuple[str, ...]:
 
 
 def changed(
-    task: Task, data: SiteData, cases: Sequence[Case], condition: str, seed: int
+    task: Task, data: SiteDataModule, cases: Sequence[Case], condition: str, seed: int
 ) -> Iterator[dict[str, Any]]:
     """Yield these cases as `batches` does, each changed before it is prepared."""
     if task.needs in ("segment", "classify"):
@@ -197,7 +198,7 @@ def changed(
             yield {**batch, "features": one[None]}
 
 
-def _changed_image(task: Task, data: SiteData, case: Case, condition: str, seed: int) -> torch.Tensor:
+def _changed_image(task: Task, data: SiteDataModule, case: Case, condition: str, seed: int) -> torch.Tensor:
     from medfed.data.transforms import centre_crop, prepare
     from medfed.data.volume import Volume
 
@@ -228,13 +229,15 @@ def _segmented(
     predicted = task.labels(torch.as_tensor(probabilities)[None])[0, 0].numpy()
     if len(structures) < len(task.classes) - 1:
         predicted, label = (np.where(np.isin(a, list(structures)), a, 0) for a in (predicted, label))
-    for found in segmentation.measure(predicted, label, spacing_mm, structures, tolerance_mm):
+    for found in measure_masks(predicted, label, spacing_mm, structures, tolerance_mm):
         yield CaseRow(
             metric=found.metric, value=found.value, structure=found.structure, note=found.note, **named
         )
 
 
-def _classified(task: Any, probabilities: torch.Tensor, target: int, named: dict) -> Iterator[CaseRow]:
+def _classified(
+    task: Any, probabilities: torch.Tensor, target: int, named: dict[str, Any]
+) -> Iterator[CaseRow]:
     for number, name in enumerate(task.classes):
         yield CaseRow(
             metric="probability",

@@ -1,12 +1,12 @@
-"""How sure a number is: intervals over patients, corrected tests, small groups hidden.
+"""Confidence intervals over patients, Holm's correction, and suppression of small groups.
 
-The unit is the patient. Whoever has several images of one patient summarises them first (`aggregate`), so
-that ten copies of a patient's rows leave an interval as wide as it was.
+The unit is the patient. Several images of one patient are averaged first (`patients`), so ten copies of a
+patient's rows leave an interval as wide as it was.
 
-**Bootstrap.** A resample is a row of counts, how often each patient was drawn; a statistic takes all rows
-at once and returns one value a row, which makes 2,000 resamples of an AUROC a matter of a matrix instead of
-a loop. Where hospitals are pooled, patients are drawn within their hospital (hospitals with fewer than five
-patients together). Two kinds: "percentile", and "bca" (Efron, JASA 1987), which corrects bias and skewness.
+**Bootstrap.** A resample is a row of counts that says how often each patient was drawn. A statistic takes all
+rows at once and returns one value per row, so that 2,000 resamples of an AUROC are a matrix operation instead
+of a loop. Where hospitals are pooled, patients are drawn within their hospital; hospitals with fewer than five
+patients are drawn together. Two kinds: "percentile", and "bca" (Efron, JASA 1987), which corrects bias and skewness.
 Both are expanded for small samples as Hesterberg (The American Statistician 2015, 69:371) derives: the
 bootstrap's variance is too small by (n - 1) / n, and its normal quantile where a t belongs. Without that a
 95 % interval of 16 patients covers about 91 %.
@@ -38,19 +38,19 @@ Statistic = Callable[[Floats], Floats]
 CONFIDENCE = 0.95
 DRAWS = 2000
 # An interval that spans more than this share of the metric's range (or of twice the value) is marked as wide.
-WIDE = 0.3
+WIDE_SHARE = 0.3
 # Resamples without a value (only one class drawn) are left out; beyond this share the interval is withheld.
-LARGEST_UNDEFINED = 0.05
-# Fewer patients of a hospital say too little about its spread: one alone would seem to have none. Small
-# hospitals are resampled together, which counts the differences between them as chance and so errs on the
-# wide side.
-SMALLEST_STRATUM = 5
-# A bootstrap of fewer patients covers less than it says (five: about 87 % instead of 95 %), and its row
-# says so.
-FEW = 10
+MAX_UNDEFINED_SHARE = 0.05
+# Fewer patients of a hospital say too little about its spread; a single one would seem to have none. Small
+# hospitals are resampled together, which counts the differences between them as chance and errs on the wide
+# side.
+MIN_STRATUM = 5
+# A bootstrap of fewer patients covers less than its nominal level (of five: about 87 % instead of 95 %), which
+# the row's note says.
+MIN_RELIABLE = 10
 TOO_NARROW = "so likely too narrow"
-# Counts are made in pieces of about this many numbers, so that 20,000 patients do not fill the memory.
-PIECE = 8_000_000
+# Counts are made in blocks of about this many numbers, so that 20,000 patients do not fill the memory.
+MAX_COUNTS = 8_000_000
 
 
 class Interval(NamedTuple):
@@ -67,21 +67,20 @@ class Interval(NamedTuple):
 def resamples(
     strata: Sequence[Hashable] | None, patients: int, draws: int, seed: int
 ) -> Iterator[NDArray[np.float64]]:
-    """Yield (draws, patients) counts in pieces; each row draws every stratum's patients anew, with
-    replacement."""
+    """Yield (draws, patients) counts in blocks; each row draws every stratum's patients with replacement."""
     groups = _groups(strata, patients)
-    if patients * draws <= PIECE:
-        # A report asks for the same resamples once a metric and model; the last few are kept.
-        yield _kept(tuple(members.tobytes() for members in groups), patients, draws, seed)
+    if patients * draws <= MAX_COUNTS:
+        # A report needs the same resamples for each metric and model, so the last few are cached.
+        yield _cached_counts(tuple(members.tobytes() for members in groups), patients, draws, seed)
         return
     generator = np.random.default_rng(seed)
-    piece = max(1, PIECE // patients)
-    for start in range(0, draws, piece):
-        yield _counts(generator, groups, patients, min(piece, draws - start))
+    block = max(1, MAX_COUNTS // patients)
+    for start in range(0, draws, block):
+        yield _counts(generator, groups, patients, min(block, draws - start))
 
 
 @lru_cache(maxsize=6)
-def _kept(groups: tuple[bytes, ...], patients: int, draws: int, seed: int) -> NDArray[np.float64]:
+def _cached_counts(groups: tuple[bytes, ...], patients: int, draws: int, seed: int) -> NDArray[np.float64]:
     members = [np.frombuffer(some, dtype=np.intp) for some in groups]
     counts = _counts(np.random.default_rng(seed), members, patients, draws)
     counts.flags.writeable = False
@@ -100,7 +99,7 @@ def _counts(
 
 
 def _groups(strata: Sequence[Hashable] | None, patients: int) -> list[NDArray[np.intp]]:
-    """Return the patients of each stratum, with the small strata as one."""
+    """Return the patients of each stratum, with the small strata joined."""
     if strata is None:
         return [np.arange(patients)]
     if len(strata) != patients:
@@ -110,15 +109,35 @@ def _groups(strata: Sequence[Hashable] | None, patients: int) -> list[NDArray[np
         places.setdefault(stratum, []).append(place)
     # By name, so that the order in which hospitals were read changes no digit.
     ordered = [places[stratum] for stratum in sorted(places, key=str)]
-    large = [members for members in ordered if len(members) >= SMALLEST_STRATUM]
-    small = [place for members in ordered if len(members) < SMALLEST_STRATUM for place in members]
-    if small and large and len(small) < SMALLEST_STRATUM:
+    large = [members for members in ordered if len(members) >= MIN_STRATUM]
+    small = [place for members in ordered if len(members) < MIN_STRATUM for place in members]
+    if small and large and len(small) < MIN_STRATUM:
         # Too few even together: they join the smallest of the others.
-        smallest = min(large, key=len)
-        smallest += small
+        min(large, key=len).extend(small)
     elif small:
         large.append(small)
     return [np.array(members) for members in large]
+
+
+class Resampling(NamedTuple):
+    """How patients are resampled: the seed, each patient's hospital where several are pooled, and the draws."""
+
+    seed: int
+    strata: Sequence[Hashable] | None = None
+    draws: int = DRAWS
+
+    def within(self, chosen: NDArray[np.bool_]) -> Resampling:
+        """Return the resampling of some of the patients."""
+        if self.strata is None:
+            return self
+        strata = [stratum for stratum, taken in zip(self.strata, chosen, strict=True) if taken]
+        return self._replace(strata=strata)
+
+    def interval(
+        self, statistic: Statistic, patients: int, kind: Literal["bca", "percentile"] = "bca"
+    ) -> Interval:
+        """Return the statistic of all patients with its bootstrap interval."""
+        return bootstrap(statistic, patients, seed=self.seed, strata=self.strata, kind=kind, draws=self.draws)
 
 
 def bootstrap(
@@ -156,7 +175,7 @@ def bootstrap(
         return Interval(value, None, None, patients, method, "no interval: a single patient")
     found = np.concatenate([statistic(counts) for counts in resamples(strata, patients, draws, seed)])
     defined = found[np.isfinite(found)]
-    if len(defined) < (1 - LARGEST_UNDEFINED) * draws:
+    if len(defined) < (1 - MAX_UNDEFINED_SHARE) * draws:
         share = 1 - len(defined) / draws
         return Interval(
             value, None, None, patients, method, f"no interval: undefined in {share:.0%} of the resamples"
@@ -170,7 +189,7 @@ def bootstrap(
     else:
         levels = _bca_levels(statistic, value, defined, groups, quantile)
     low, high = (float(bound) for bound in np.quantile(defined, levels))
-    note = f"of {patients} patients, {TOO_NARROW}" if patients < FEW else None
+    note = f"of {patients} patients, {TOO_NARROW}" if patients < MIN_RELIABLE else None
     return Interval(value, low, high, patients, method, note)
 
 
@@ -190,7 +209,7 @@ def _acceleration(statistic: Statistic, groups: list[NDArray[np.intp]]) -> float
     """Return the skewness of the jackknife's influence values, taken within strata."""
     patients = sum(len(members) for members in groups)
     cubes = squares = 0.0
-    step = max(1, PIECE // patients)
+    step = max(1, MAX_COUNTS // patients)
     for members in groups:
         left_out = []
         for start in range(0, len(members), step):
@@ -207,22 +226,27 @@ def _acceleration(statistic: Statistic, groups: list[NDArray[np.intp]]) -> float
     return cubes / (6.0 * squares**1.5) if squares > 0 else 0.0
 
 
+def ratio(top: Floats, bottom: Floats) -> Floats:
+    """Return `top / bottom`, NaN where `bottom` is not above 0."""
+    undefined = np.full(np.broadcast(top, bottom).shape, np.nan)
+    return np.asarray(np.divide(top, bottom, out=undefined, where=bottom > 0))
+
+
 def mean_of(values: ArrayLike) -> Statistic:
-    """Return the statistic 'mean over the patients drawn', leaving out patients whose value is NaN."""
+    """Return the statistic 'mean over the drawn patients', ignoring patients whose value is NaN."""
     array = np.asarray(values, dtype=np.float64)
     known = np.isfinite(array)
     filled = np.where(known, array, 0.0)
 
     def statistic(counts: Floats) -> Floats:
         drawn = counts @ known.astype(np.float64)
-        return np.divide(counts @ filled, drawn, out=np.full(len(counts), np.nan), where=drawn > 0)
+        return ratio(counts @ filled, drawn)
 
     return statistic
 
 
 def quantile_of(values: ArrayLike, quantile: float) -> Statistic:
-    """Return the statistic 'first value that this share of the patients drawn does not exceed'; it may be
-    infinite."""
+    """Return the statistic 'smallest value that this share of the drawn patients does not exceed'."""
     array = np.asarray(values, dtype=np.float64)
     if not len(array):
         return lambda counts: np.full(len(counts), np.nan)
@@ -231,7 +255,7 @@ def quantile_of(values: ArrayLike, quantile: float) -> Statistic:
 
     def statistic(counts: Floats) -> Floats:
         share = np.cumsum(counts[:, order], axis=1)
-        # The middle of the two middle ones where the count is even, as the median is taught.
+        # The mean of the two middle values where the count is even, as is usual for a median.
         target = quantile * share[:, -1:]
         lower = np.minimum((share < target - 1e-9).sum(axis=1), len(ordered) - 1)
         upper = np.minimum((share <= target + 1e-9).sum(axis=1), len(ordered) - 1)
@@ -242,11 +266,11 @@ def quantile_of(values: ArrayLike, quantile: float) -> Statistic:
 
 
 def wilson(successes: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return Wilson's score interval of a proportion (JASA 1927), which stays honest at 0 and at 1; of no
-    trial, 0 to 1.
-    """
+    """Return Wilson's score interval of a proportion (JASA 1927), which holds at 0 and 1 too; 0 to 1 without trials."""
     if not 0 <= successes <= trials:
-        raise DataError(f"{successes} of {trials}: a share needs a part no larger than the whole")
+        raise DataError(
+            f"{successes} of {trials}: the successes of a proportion must be from 0 to the number of trials"
+        )
     if trials == 0:
         return 0.0, 1.0
     z = float(stats.norm.ppf((1 + confidence) / 2))
@@ -257,9 +281,9 @@ def wilson(successes: int, trials: int, confidence: float = CONFIDENCE) -> tuple
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p values that may be read together: Holm's step-down correction (1979)."""
+    """Return p values corrected for multiple testing by Holm's step-down method (1979)."""
     if not all(0 <= p <= 1 for p in p_values):
-        raise DataError("p values must be between 0 and 1; leave out a test that gave none")
+        raise DataError("p values must be between 0 and 1; omit a test that gave none")
     order = np.argsort(p_values, kind="stable")
     corrected = np.zeros(len(p_values))
     largest = 0.0
@@ -269,26 +293,24 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in corrected]
 
 
-def wide(interval: Interval, lowest: float | None = 0.0, highest: float | None = 1.0) -> bool:
-    """Tell whether the interval spans a large share of the metric's range, or of a value that cannot be
-    negative."""
+def is_wide(interval: Interval, lowest: float | None = 0.0, highest: float | None = 1.0) -> bool:
+    """Return whether an interval spans a large share of the metric's range (or of the value, without a maximum)."""
     if interval.low is None or interval.high is None or interval.value is None or lowest is None:
         # Around zero, as for a difference of volumes, no share of the value says anything.
         return False
     scale = highest - lowest if highest is not None else 2 * abs(interval.value)
-    return interval.high - interval.low > WIDE * scale
+    return interval.high - interval.low > WIDE_SHARE * scale
 
 
-def hidden(sizes: Mapping[str, int], minimum: int) -> set[str]:
-    """Return the groups of one partition that may not be shown: the small ones, and enough others to cover
-    them.
+def suppressed_groups(sizes: Mapping[str, int], min_patients: int) -> set[str]:
+    """Return the groups of one partition that may not be shown: the small ones, and enough others to cover them.
 
-    A single hidden group could be had by subtracting the others from the total. So at least two are hidden,
-    and together they hold at least `minimum` patients. An empty group is no secret.
+    A single suppressed group could be computed by subtracting the others from the total. So at least two are
+    suppressed, and together they hold at least `min_patients` patients. An empty group needs no protection.
     """
     filled = {name: size for name, size in sizes.items() if size > 0}
-    small = {name for name, size in filled.items() if size < minimum}
+    small = {name for name, size in filled.items() if size < min_patients}
     others = sorted((name for name in filled if name not in small), key=lambda name: (filled[name], name))
-    while small and others and sum(filled[name] for name in small) < minimum:
+    while small and others and sum(filled[name] for name in small) < min_patients:
         small.add(others.pop(0))
     return small

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
-from medfed.evaluation import aggregate, comparisons
-from medfed.evaluation.aggregate import metric_of
+from medfed.evaluation.aggregate import aggregate
+from medfed.evaluation.comparisons import compare
+from medfed.evaluation.metrics import metric_of
+from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.report import HEADLINES, interval, number, p_value, site_name, size
 from medfed.evaluation.rows import ALL_SITES, CaseRow, Row
 
@@ -61,34 +63,16 @@ class MethodTable(NamedTuple):
         return None
 
 
-def table_of(
-    study: str,
-    cases: Sequence[CaseRow],
-    methods: Mapping[str, Cost],
-    *,
-    round: int,
-    seed: int,
-    classes: Sequence[str],
-    held_out: Sequence[str],
-    minimum: int,
-    draws: int,
+def compare_methods(
+    study: str, cases: Sequence[CaseRow], methods: Mapping[str, Cost], settings: SummarySettings
 ) -> MethodTable:
     """Return the table; the first method that ran is the one that the others are compared to.
 
     Raises:
-        DataError: case rows that contradict each other.
+        DataError: if case rows contradict each other.
     """
     against = next(name for name, cost in methods.items() if not cost.refused)
-    options: dict[str, Any] = {
-        "round": round,
-        "seed": seed,
-        "classes": classes,
-        "held_out": held_out,
-        "minimum": minimum,
-        "draws": draws,
-    }
-    rows = aggregate.aggregate(cases, **options)
-    rows += comparisons.compare(cases, model=against, **options)
+    rows = aggregate(cases, settings) + compare(cases, settings, model=against)
     shown = [
         row
         for row in rows
@@ -101,7 +85,7 @@ def table_of(
     structures = {row.structure for row in some}
     structure = None if None in structures or not structures else sorted(map(str, structures))[0]
     sites = [row.site for row in some if row.structure == structure]
-    order = sorted(sites, key=lambda site: (site not in held_out, site != ALL_SITES, site))
+    order = sorted(sites, key=lambda site: (site not in settings.held_out, site != ALL_SITES, site))
     return MethodTable(study, dict(methods), against, metric, structure, order, rows)
 
 
@@ -130,7 +114,7 @@ def text(table: MethodTable) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)).rstrip()
         for line in lines
     ]
-    label = metric_of(table.metric).label if table.metric else "no metric"
+    label = metric_of(table.metric).title if table.metric else "no metric"
     return "\n".join([f"{label}, with 95 % intervals over patients", "", *told])
 
 

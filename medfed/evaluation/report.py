@@ -20,21 +20,21 @@ from typing import Any, NamedTuple
 from medfed.errors import RunError
 from medfed.runs.rounds import last_round, read_rounds, RoundLine
 from medfed.evaluation import charts, checklists, histograms, report_sections
-from medfed.evaluation._metric import Metric
-from medfed.evaluation.aggregate import metric_of
 from medfed.evaluation.histograms import ScoreHistogram
 from medfed.evaluation.intervals import TOO_NARROW
+from medfed.evaluation.metrics import Metric, headline_metrics, metric_of
 from medfed.evaluation.robustness import CONDITION
-from medfed.evaluation.rows import ALL_SITES, FEDERATED, POOLED, UNTRAINED, Row, read_rows, replace
+from medfed.evaluation.rows import ALL_SITES, FEDERATED, POOLED, UNTRAINED, Row, read_rows
 from medfed.evaluation.summarise import (
+    ResolvedStudy,
     read_json,
-    read_study,
-    smallest_group,
+    read_resolved_study,
     summarise,
 )
+from medfed.files import write_whole
 
 # What the headline is about, best first; a row of one of these must be there.
-HEADLINES = ("dice", "auroc", "c_index", "accuracy", "brier")
+HEADLINES = tuple(metric.name for metric in headline_metrics())
 SPLITS = ("test", "val", "train")
 # Settings whose values may name a path, an address or a person's file stay out of the page.
 PRIVATE_KEYS = ("sites", "held_out", "path", "folder", "file", "url", "server", "key", "token", "cache")
@@ -47,7 +47,7 @@ class Run(NamedTuple):
     """What a run folder holds, as far as it is written."""
 
     about: dict[str, Any]
-    study: dict[str, Any]
+    study: ResolvedStudy
     rows: list[Row]
     rounds: list[RoundLine]
     curves: list[ScoreHistogram]
@@ -66,7 +66,7 @@ def read_run(run: Path) -> Run:
     audit = run / "audit.jsonl"
     return Run(
         read_json(run / "run.json"),
-        read_study(run),
+        read_resolved_study(run),
         read_rows(run / "rows.jsonl"),
         read_rounds(run / "rounds.jsonl"),
         histograms.read(curves) if curves.is_file() else [],
@@ -172,7 +172,7 @@ def few(row: Row | None) -> bool:
 
 def label_of(metric: str, time: str = "") -> str:
     """Return a metric's label, with the column that counts the time where it is of a time."""
-    return metric_of(metric).label + (f" ({time})" if time and metric.startswith("brier@") else "")
+    return metric_of(metric).title + (f" ({time})" if time and metric.startswith("brier@") else "")
 
 
 def narrow(row: Row | None) -> bool:
@@ -264,7 +264,7 @@ def sentence(run: Run, focus: Focus | None) -> Sentence:
             if versus.p is not None:
                 second += f", p {'' if versus.p < 0.001 else '= '}{p_value(versus.p)}"
         second += "."
-    return Sentence(f"Federated model: {metric.label} ", number(row.value, metric, fine=fine), after, second)
+    return Sentence(f"Federated model: {metric.title} ", number(row.value, metric, fine=fine), after, second)
 
 
 def _patients_and_events(run: Run, focus: Focus, row: Row) -> str:
@@ -301,7 +301,7 @@ def write_report(run: Path) -> Path:
     if (run / "cases.jsonl").is_file() or (run / "reported.jsonl").is_file():
         summarise(run)
     path = run / "report.html"
-    replace(path, render(read_run(run)).encode())
+    write_whole(path, render(read_run(run)), durable=True)
     return path
 
 
@@ -325,9 +325,8 @@ def render(run: Run) -> str:
         site_name=site_name,
         p_value=p_value,
         FEDERATED=FEDERATED,
-        COUNTS=COUNTS,
         few=few,
-        label_of=partial(label_of, time=str((run.study.get("data") or {}).get("time") or "")),
+        label_of=partial(label_of, time=str(run.study.section("data").get("time") or "")),
     )
     focus = focus_of(run)
     page = environment.get_template("report.html.jinja").render(
@@ -348,10 +347,10 @@ def render(run: Run) -> str:
         subgroups=_subgroups(run, focus) if focus else [],
         **_further(run, focus),
         cases=_patients(run),
-        settings=_settings(run.study),
+        settings=_settings(run.study.sections),
         limits=_limits(run, focus),
-        card=checklists.model_card(run.about, run.study, sentence(run, focus).text),
-        lists=checklists.filled(run.about, run.study, run.rows, run.rounds),
+        card=checklists.model_card(run.about, run.study.sections, sentence(run, focus).text),
+        lists=checklists.filled(run.about, run.study.sections, run.rows, run.rounds),
         versions=sorted(run.about.get("versions", {}).items()),
         images=run.about.get("task") in ("segment", "classify"),
         hidden=sum(1 for row in run.rows if row.value is None and "fewer than" in (row.note or "")),
@@ -537,28 +536,13 @@ def _measures(run: Run, focus: Focus) -> dict[str, Any]:
     }
 
 
-# The order of a table of measures; what is not named comes after, by name.
-ORDER = (
-    *("dice", "nsd_", "hd95_mm", "hd95_median_mm", "msd_mm", "missed", "invented", "absent"),
-    *("lesion_sensitivity", "false_positives"),
-    *("volume_difference_ml", "volume_limit_low_ml", "volume_limit_high_ml", "volume_ml"),
-    *("auroc", "auprc", "sensitivity", "specificity", "ppv", "npv", "accuracy", "balanced_accuracy", "f1"),
-    *("mcc", "brier", "ece", "calibration_slope", "calibration_intercept", "prevalence"),
-    *("c_index", "integrated_brier", "brier@", "events"),
-)
-COUNTS = ("missed", "invented", "absent", "events")
-
-
 def _rank(metric: str) -> tuple[int, float, str]:
     at = float(metric.split("@")[1]) if "@" in metric else 0.0
-    for place, name in enumerate(ORDER):
-        if metric == name or (name.endswith(("_", "@")) and metric.startswith(name)):
-            return place, at, metric
-    return len(ORDER), at, metric
+    return metric_of(metric).rank, at, metric
 
 
 # Curves worth a reader's time, best first: one score on validation patients, then the losses.
-SCORES = ("val/dice", "val/auroc", "val/c_index", "val/accuracy")
+SCORES = tuple(f"val/{name}" for name in HEADLINES)
 LOSSES = ("val/loss", "train/loss")
 
 
@@ -597,7 +581,7 @@ def _curve(run: Run, name: str) -> dict[str, Any] | None:
         panels.append({"site": site, "last": number_(line[-1][1]), "graph": graph})
     where = {"val": "on validation patients", "train": "in training"}[name.split("/")[0]]
     short = name.split("/")[-1].replace("_", " ").capitalize()
-    label = metric.label if metric.better != "none" else short
+    label = metric.title if metric.better != "none" else short
     return {"name": name, "label": f"{label} {where}", "panels": panels}
 
 
@@ -790,7 +774,7 @@ def _patients(run: Run) -> dict[str, Any] | None:
     if not isinstance(counts, Mapping):
         return None
     splits = ("train", "val", "test")
-    minimum = smallest_group(run.study)
+    minimum = run.study.min_patients
 
     def shown(value: Any) -> str:
         return f"< {minimum}" if isinstance(value, int) and 0 < value < minimum else str(value or 0)
@@ -880,7 +864,7 @@ def _limits(run: Run, focus: Focus | None) -> list[str]:
         f"There is no model to compare with of {model_name(model)}: {why}."
         for model, why in _told(run, "missing_models")
     ]
-    if _kind(run.study, "privacy") in ("none", ""):
+    if run.study.kind("privacy") in ("none", ""):
         found.append(
             "No privacy mechanism protected the updates: whoever receives one may learn about its patients."
         )
@@ -896,8 +880,3 @@ def _limits(run: Run, focus: Focus | None) -> list[str]:
 def _told(run: Run, what: str) -> list[tuple[str, str]]:
     """Return what a run could not make or measure, with the reasons it wrote down."""
     return sorted((str(name), str(why)) for name, why in (run.about.get(what) or {}).items())
-
-
-def _kind(study: Mapping[str, Any], section: str) -> str:
-    value = study.get(section)
-    return str(value.get("kind", "")) if isinstance(value, Mapping) else str(value or "")

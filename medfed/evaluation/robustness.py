@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfed.evaluation import comparisons
-from medfed.evaluation.aggregate import MINIMUM
-from medfed.evaluation.intervals import DRAWS
+from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.rows import CaseRow, Row
 
 Image = NDArray[np.float32]
@@ -29,24 +28,24 @@ ImageChange = Callable[[Image, Sequence[float], np.random.Generator], Image]
 TableChange = Callable[[NDArray[np.float32], np.random.Generator], NDArray[np.float32]]
 
 # What an image or a table is changed by, as shares of its range (between these percentiles) or spread.
-RANGE = (0.5, 99.5)
-SHIFT, GAMMA, NOISE, BIAS = 0.2, 1.5, 0.1, 0.3
+RANGE_PERCENTILES = (0.5, 99.5)
+SHIFT, GAMMA, NOISE, BIAS_GAIN = 0.2, 1.5, 0.1, 0.3
 # One slice of so many is lost.
-LOST = 4
+SLICES_PER_LOST_SLICE = 4
 TABLE_NOISE = TABLE_SHIFT = 0.25
 # A group of rows that are about changed images is called so.
 CONDITION = "condition="
 UNCHANGED = "unchanged"
 
 
-def _limits(channel: Image) -> tuple[float, float]:
-    low, high = np.percentile(channel, RANGE)
+def _range(channel: Image) -> tuple[float, float]:
+    low, high = np.percentile(channel, RANGE_PERCENTILES)
     return float(low), float(high)
 
 
 def shifted(image: Image, spacing_mm: Sequence[float], generator: np.random.Generator) -> Image:
     """Return the image with a fifth of its range added to every voxel: another scanner's offset."""
-    steps = [SHIFT * (high - low) for low, high in map(_limits, image)]
+    steps = [SHIFT * (high - low) for low, high in map(_range, image)]
     return np.asarray(image + np.array(steps, np.float32)[:, None, None, None], np.float32)
 
 
@@ -54,32 +53,32 @@ def contrast(image: Image, spacing_mm: Sequence[float], generator: np.random.Gen
     """Return the image with its grey values bent by a power of 1.5: another sequence's contrast."""
     found = []
     for channel in image:
-        low, high = _limits(channel)
+        low, high = _range(channel)
         unit = np.clip((channel - low) / max(high - low, 1e-12), 0.0, None)
         found.append(np.where(channel > low, low + (high - low) * unit**GAMMA, channel))
     return np.asarray(np.stack(found), np.float32)
 
 
-def shaded(image: Image, spacing_mm: Sequence[float], generator: np.random.Generator) -> Image:
+def bias_field(image: Image, spacing_mm: Sequence[float], generator: np.random.Generator) -> Image:
     """Return the image under a gain that runs from 0.7 to 1.3 along its first axis: a surface coil's shading."""
-    gain = np.linspace(1 - BIAS, 1 + BIAS, image.shape[1], dtype=np.float32)[:, None, None]
-    lows = np.array([_limits(channel)[0] for channel in image], np.float32)[:, None, None, None]
+    gain = np.linspace(1 - BIAS_GAIN, 1 + BIAS_GAIN, image.shape[1], dtype=np.float32)[:, None, None]
+    lows = np.array([_range(channel)[0] for channel in image], np.float32)[:, None, None, None]
     return np.asarray((image - lows) * gain + lows, np.float32)
 
 
 def noisy(image: Image, spacing_mm: Sequence[float], generator: np.random.Generator) -> Image:
     """Return the image with normal noise of a tenth of its range: a faster scan."""
-    spread = np.array([NOISE * (high - low) for low, high in map(_limits, image)], np.float32)
+    spread = np.array([NOISE * (high - low) for low, high in map(_range, image)], np.float32)
     noise = generator.standard_normal(image.shape, dtype=np.float32)
     return np.asarray(image + noise * spread[:, None, None, None], np.float32)
 
 
-def thinned(image: Image, spacing_mm: Sequence[float], generator: np.random.Generator) -> Image:
+def dropped_slices(image: Image, spacing_mm: Sequence[float], generator: np.random.Generator) -> Image:
     """Return the image with every fourth slice lost and filled from its neighbours, along the widest spacing."""
     axis = 3 - int(np.argmax(np.asarray(spacing_mm)[::-1]))
     found = np.array(image, np.float32)
     slices = np.moveaxis(found, axis, 0)
-    for lost in range(LOST - 1, len(slices) - 1, LOST):
+    for lost in range(SLICES_PER_LOST_SLICE - 1, len(slices) - 1, SLICES_PER_LOST_SLICE):
         slices[lost] = (slices[lost - 1] + slices[lost + 1]) / 2
     return found
 
@@ -87,13 +86,13 @@ def thinned(image: Image, spacing_mm: Sequence[float], generator: np.random.Gene
 IMAGE_CHANGES: dict[str, ImageChange] = {
     "intensity shifted by 20 %": shifted,
     "contrast bent (power 1.5)": contrast,
-    "shading of 30 %": shaded,
+    "shading of 30 %": bias_field,
     "noise of 10 %": noisy,
-    "every 4th slice lost": thinned,
+    "every 4th slice lost": dropped_slices,
 }
 
 
-def _numbers(features: NDArray[np.float32]) -> NDArray[np.float32]:
+def _column_spread(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return each column's spread, and 0 for a column of one or two values, which is a category."""
     varied = np.array([len(np.unique(column)) > 2 for column in features.T], dtype=bool)
     return np.asarray(np.where(varied, features.std(axis=0) if len(features) else 0.0, 0.0), np.float32)
@@ -103,13 +102,13 @@ def table_shifted(features: NDArray[np.float32], generator: np.random.Generator)
     """Return (patients, columns) with a quarter of its spread added to each
     number: another laboratory's offset.
     """
-    return np.asarray(features + TABLE_SHIFT * _numbers(features), np.float32)
+    return np.asarray(features + TABLE_SHIFT * _column_spread(features), np.float32)
 
 
 def table_noisy(features: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
     """Return (patients, columns) with normal noise of a quarter of its spread on each number."""
     noise = generator.standard_normal(features.shape, dtype=np.float32)
-    return np.asarray(features + TABLE_NOISE * noise * _numbers(features), np.float32)
+    return np.asarray(features + TABLE_NOISE * noise * _column_spread(features), np.float32)
 
 
 TABLE_CHANGES: dict[str, TableChange] = {
@@ -118,20 +117,11 @@ TABLE_CHANGES: dict[str, TableChange] = {
 }
 
 
-def robustness(
-    cases: Iterable[CaseRow],
-    *,
-    round: int,
-    seed: int,
-    classes: Sequence[str] = (),
-    held_out: Sequence[str] = (),
-    minimum: int = MINIMUM,
-    draws: int = DRAWS,
-) -> list[Row]:
+def robustness(cases: Iterable[CaseRow], settings: SummarySettings) -> list[Row]:
     """Return, for each change and hospital, the changed minus the unchanged metric on the same patients.
 
-    A row's `group` is "condition=<change>" and its `against` "unchanged". Hospitals that are hidden elsewhere
-    are hidden here, and the p values of one metric at one hospital are corrected together over the changes.
+    A row's `group` is "condition=<change>" and its `against` "unchanged". Hospitals that are suppressed elsewhere
+    are suppressed here, and the p values of one metric at one hospital are corrected together over the changes.
     """
     conditions: dict[tuple[str, str], list[CaseRow]] = defaultdict(list)
     plain: dict[str, list[CaseRow]] = defaultdict(list)
@@ -147,16 +137,6 @@ def robustness(
     for (model, condition), changed in sorted(conditions.items()):
         # Compared as two models are, paired by patient: the unchanged images stand for the other model.
         against = [msgspec.structs.replace(case, model=UNCHANGED) for case in plain[model]]
-        found = comparisons.compare(
-            [*changed, *against],
-            round=round,
-            seed=seed,
-            model=model,
-            classes=classes,
-            held_out=held_out,
-            minimum=minimum,
-            draws=draws,
-            correct=False,
-        )
-        rows += [msgspec.structs.replace(row, group=f"{CONDITION}{condition}") for row in found]
-    return comparisons.corrected(rows)
+        differences = comparisons.compare([*changed, *against], settings, model=model, correct=False)
+        rows += [msgspec.structs.replace(row, group=f"{CONDITION}{condition}") for row in differences]
+    return comparisons.holm_corrected(rows)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from urllib.parse import quote, unquote
 
 from medfed.errors import DataError
-from medfed.evaluation.aggregate import metric_of
+from medfed.evaluation.metrics import metric_of
 from medfed.evaluation.rows import FEDERATED, UNTRAINED, Row
 
 # What every such name begins with.
@@ -25,10 +25,6 @@ PREFIX = "row/"
 # The models of which a hospital reports; its own model's results are its own affair.
 MODELS = (FEDERATED, UNTRAINED)
 _SPLITS = ("val", "test")
-# Brier scores at a time, and their integral. Across machines the times are quartiles of the event times of
-# one hospital's own patients, in a small hospital those of single patients; and the baseline hazard behind
-# them is that hospital's, so that two hospitals' scores are of different times and measure different things.
-_AT_OWN_TIMES = ("brier@", "integrated_brier")
 _METRIC = re.compile(r"[a-z0-9_@.]{1,60}")
 _FIELDS = ("value", "low", "high", "n")
 
@@ -54,7 +50,7 @@ def scalars_of(rows: Iterable[Row]) -> dict[str, float]:
             or row.against is not None
             or row.model not in MODELS
             or row.split not in _SPLITS
-            or row.metric.startswith(_AT_OWN_TIMES)
+            or not metric_of(row.metric).comparable
         ):
             continue
         parts = (row.split, row.model, row.metric, row.structure or "", row.group or "")

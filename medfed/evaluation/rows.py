@@ -1,12 +1,11 @@
 """The two records of an evaluation: a `Row` may leave the hospital, a `CaseRow` never does.
 
 A `Row` is about a group of patients: one metric of one model at one site. A `CaseRow` is about one case of
-one patient, both named by tokens (salted hashes), and is read again by whoever wants another summary. Both
-are stored as JSON lines, which are appended to while a run goes on, and as CSV for spreadsheets.
+one patient, both named by tokens (salted hashes); every summary is made from case rows. Both are stored as
+JSON lines, which are appended to during a run, and as CSV for spreadsheets.
 
-Appending is safe: a line that a killed process left half written is cut off before the next append and
-skipped by a reader; the same row written twice, as a resumed run does, counts once, and the later value
-holds.
+Appending is safe: a line that a killed process left unfinished is cut off before the next append, and readers
+skip it. A row that is written twice, as by a resumed run, counts once, with the later value.
 
 >>> row = Row(round=3, site="west", split="test", model="federated", metric="dice", value=0.81, n=16)
 >>> row.key == msgspec.structs.replace(row, value=0.5).key
@@ -19,7 +18,6 @@ import csv
 import io
 import math
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +25,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from medfed.errors import RunError
+from medfed.files import write_whole
 
 # The `site` of a row that pools several hospitals.
 ALL_SITES = "all"
@@ -52,7 +51,7 @@ def without(site: str) -> str:
 
 
 def model_of(stem: str) -> str:
-    """Return the model that a checkpoint's file name stands for: 'local-north' is 'local:north'."""
+    """Return the name of the model in a checkpoint file: 'local-north' holds 'local:north'."""
     for kind in ("local", "personal", "without"):
         if stem.startswith(f"{kind}-"):
             return f"{kind}:{stem.removeprefix(f'{kind}-')}"
@@ -62,11 +61,11 @@ def model_of(stem: str) -> str:
 class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One metric of one model on one group of patients, with its interval.
 
-    `site` is the hospital whose patients were measured, `ALL_SITES` for several; `model` says whose model it
-    was: "federated", "local:<site>", "pooled", "untrained", "personal:<site>", "without:<site>". `n` counts
-    patients. A `value` of None is always explained in `note`. `group` is a subgroup ("sex=F"); `against`
-    names the other model where the value is a difference (model minus against), and `p` its test's p value,
-    corrected as `method` says.
+    `site` is the hospital whose patients were measured, or `ALL_SITES`. `model` is "federated",
+    "local:<site>", "pooled", "untrained", "personal:<site>" or "without:<site>". `n` counts patients. A
+    `value` of None is always explained in `note`. `group` is a subgroup ("sex=F"). Where the value is a
+    difference (model minus against), `against` names the other model and `p` is its test's p value, corrected
+    as `method` says.
     """
 
     round: int
@@ -89,12 +88,12 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         _finite(self, ("value", "low", "high", "p"))
         if self.value is None and not self.note:
             raise ValueError(
-                f"row {self.metric} of {self.model} at {self.site}: no value and no note that says why"
+                f"row {self.metric} of {self.model} at {self.site}: no value, and no note that explains why"
             )
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Return what the row is about, without what was found."""
+        """Return what the row is about: all that identifies it, without its value."""
         return (
             self.round,
             self.site,
@@ -113,9 +112,9 @@ class CaseRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     Segmentation: `metric` is dice, hd95_mm, ... and `structure` the class. Classification and tabular:
     `metric` is "probability", `structure` the class, `value` its probability and `target` 1.0 where the
     case is of that class, else 0.0. Survival: `metric` is "risk", `value` the predicted risk, `target` the
-    time and `event` whether it happened; a predicted survival has metric "survival@<time>". `attributes`
-    are what subgroups are made of. `condition` says how the case was changed before it was measured
-    ("noise of 10 %"), and is None for a case as it is.
+    time and `event` whether the event happened; a predicted survival has the metric "survival@<time>".
+    Subgroups are made of `attributes`. `condition` says how the case was perturbed before it was measured
+    ("noise of 10 %"), and is None for an unperturbed case.
     """
 
     model: str
@@ -137,7 +136,7 @@ class CaseRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Return what the row is about, without what was found."""
+        """Return what the row is about: all that identifies it, without its value."""
         return (
             self.model,
             self.site,
@@ -155,28 +154,26 @@ Record = TypeVar("Record", Row, CaseRow)
 def _finite(record: Any, names: tuple[str, ...]) -> None:
     # msgspec would write NaN as null, which would turn a failed metric into one that was never measured.
     for name in names:
-        found = getattr(record, name)
-        if found is not None and not math.isfinite(found):
+        value = getattr(record, name)
+        if value is not None and not math.isfinite(value):
             raise ValueError(
-                f"row {record.metric} of {record.model}: {name} is {found}; give None and a note"
+                f"row {record.metric} of {record.model}: {name} is {value}; give None and a note"
             )
-        if found is not None and type(found) is not float:
+        if value is not None and type(value) is not float:
             # numpy's numbers are floats to Python, but msgspec does not encode them.
-            msgspec.structs.force_setattr(record, name, float(found))
+            msgspec.structs.force_setattr(record, name, float(value))
 
 
-def as_they_are(cases: Iterable[CaseRow]) -> list[CaseRow]:
-    """Return the cases that were measured as they are; those that were changed before
-    are about robustness alone.
-    """
+def unperturbed(cases: Iterable[CaseRow]) -> list[CaseRow]:
+    """Return the cases that were measured unperturbed; the others are about robustness alone."""
     return [case for case in cases if case.condition is None]
 
 
 def append(path: Path, records: Iterable[Row | CaseRow]) -> None:
-    """Add lines to a JSON lines file in one write, after cutting off a line that was left half written."""
-    data = b"".join(msgspec.json.encode(record) + b"\n" for record in records)
+    """Append lines to a JSON lines file in one write, after cutting off an unfinished line."""
+    data = _lines(records)
     with open(path, "ab+") as file:
-        end = _whole(file)
+        end = _finished_length(file)
         if end != file.seek(0, os.SEEK_END):
             file.truncate(end)
         file.write(data)
@@ -184,37 +181,26 @@ def append(path: Path, records: Iterable[Row | CaseRow]) -> None:
         os.fsync(file.fileno())
 
 
-def _whole(file: io.BufferedRandom) -> int:
-    """Return the length of the file up to and with its last newline."""
+def _finished_length(file: io.BufferedRandom) -> int:
+    """Return the length of the file up to and including its last newline."""
     position = file.seek(0, os.SEEK_END)
     while position > 0:
         step = min(position, 65536)
         file.seek(position - step)
-        found = file.read(step).rfind(b"\n")
-        if found >= 0:
-            return position - step + found + 1
+        newline = file.read(step).rfind(b"\n")
+        if newline >= 0:
+            return position - step + newline + 1
         position -= step
     return 0
 
 
 def write(path: Path, records: Iterable[Row | CaseRow]) -> None:
-    """Write a JSON lines file that a reader sees whole or not at all."""
-    replace(path, b"".join(msgspec.json.encode(record) + b"\n" for record in records))
+    """Write a JSON lines file, which readers see whole or not at all."""
+    write_whole(path, _lines(records), durable=True)
 
 
-def replace(path: Path, data: bytes) -> None:
-    """Put `data` at `path` by renaming a finished temporary file of the same folder."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def _lines(records: Iterable[Row | CaseRow]) -> bytes:
+    return b"".join(msgspec.json.encode(record) + b"\n" for record in records)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -229,9 +215,9 @@ def read_cases(path: Path) -> list[CaseRow]:
 
 def _read(path: Path, kind: type[Record]) -> list[Record]:
     decoder = msgspec.json.Decoder(kind)
-    found: dict[tuple[object, ...], Record] = {}
+    records: dict[tuple[object, ...], Record] = {}
     lines = path.read_bytes().split(b"\n")
-    # What follows the last newline is empty, or a line whose writer was killed.
+    # After the last newline there is nothing, or a line whose writer was killed.
     for number, line in enumerate(lines[:-1], start=1):
         try:
             record = decoder.decode(line)
@@ -239,8 +225,8 @@ def _read(path: Path, kind: type[Record]) -> list[Record]:
             raise RunError(
                 f"{path.name}: line {number} is not a {kind.__name__}: {error}; restore the file"
             ) from error
-        found[record.key] = record
-    return list(found.values())
+        records[record.key] = record
+    return list(records.values())
 
 
 def write_csv(path: Path, records: Iterable[Record]) -> None:
@@ -251,7 +237,7 @@ def write_csv(path: Path, records: Iterable[Record]) -> None:
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
-    replace(path, text.getvalue().encode())
+    write_whole(path, text.getvalue(), durable=True)
 
 
 def _flat(record: Row | CaseRow) -> dict[str, object]:

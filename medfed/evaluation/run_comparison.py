@@ -16,12 +16,12 @@ import msgspec
 
 from medfed.errors import RunError
 from medfed.evaluation import comparisons, report, rows
-from medfed.evaluation.aggregate import metric_of
-from medfed.evaluation.intervals import DRAWS
+from medfed.evaluation.metrics import headline_metrics, metric_of
+from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.rows import ALL_SITES, FEDERATED, CaseRow, Row
-from medfed.evaluation.summarise import smallest_group
+from medfed.files import write_whole
 
-HEADLINE = ("dice", "auroc", "c_index", "brier")
+HEADLINE = tuple(metric.name for metric in headline_metrics() if metric.compared)
 
 
 def names_of(runs: Sequence[Path]) -> list[str]:
@@ -59,18 +59,16 @@ def rows_of(runs: Sequence[Path]) -> list[Row]:
         # Both runs' hospitals that took no part in either: a hospital that trained in one is no fair
         # test of both.
         apart = sorted({*first.about.get("held_out", []), *one.about.get("held_out", [])})
-        differences += comparisons.compare(
-            [*cases[0], *theirs],
+        settings = SummarySettings(
             round=max((row.round for row in one.rows), default=0),
             seed=int(first.about.get("seed") or 0),
-            model=name,
             classes=[str(label) for label in first.about.get("classes") or ()],
             held_out=apart,
-            minimum=max(smallest_group(first.study), smallest_group(one.study)),
-            draws=int((first.study.get("evaluation") or {}).get("draws", DRAWS)),
-            correct=False,
+            min_patients=max(first.study.min_patients, one.study.min_patients),
+            draws=first.study.draws,
         )
-    return found + comparisons.corrected(differences)
+        differences += comparisons.compare([*cases[0], *theirs], settings, model=name, correct=False)
+    return found + comparisons.holm_corrected(differences)
 
 
 def _cases(run: Path, name: str) -> list[CaseRow]:
@@ -96,7 +94,7 @@ def write_several(runs: Sequence[Path], out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     rows.write(out / "runs.jsonl", found)
     rows.write_csv(out / "runs.csv", found)
-    rows.replace(out / "runs.html", page(names_of(runs), found).encode())
+    write_whole(out / "runs.html", page(names_of(runs), found), durable=True)
     return out / "runs.html"
 
 
@@ -137,7 +135,7 @@ def _table(names: Sequence[str], found: Sequence[Row], metric: str, structure: s
         return ""
     by = {(row.model, row.site, row.against): row for row in some}
     about = metric_of(metric)
-    title = f"{about.label}{f', {structure}' if structure else ''}"
+    title = f"{about.title}{f', {structure}' if structure else ''}"
     heads = "".join(f'<th scope="col">{escape(report.site_name(site))}</th>' for site in sites)
     lines = []
     for name in names:
@@ -147,7 +145,7 @@ def _table(names: Sequence[str], found: Sequence[Row], metric: str, structure: s
         lines.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
     return (
         f'<section>\n<h2>{escape(title)}</h2>\n<div class="scroll" role="region" tabindex="0" '
-        f'aria-label="{escape(title, quote=True)}">\n<table class="stack">\n<caption>{escape(about.says)}</caption>\n'
+        f'aria-label="{escape(title, quote=True)}">\n<table class="stack">\n<caption>{escape(about.description)}</caption>\n'
         f'<thead><tr><th scope="col">Run</th>{heads}</tr></thead>\n<tbody>\n{"".join(lines)}\n</tbody>\n</table>\n'
         "</div>\n</section>\n"
     )

@@ -27,7 +27,9 @@ predicted; a predicted lesion that holds no voxel of the reference is a false po
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -36,7 +38,6 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from medfed.errors import LabelError
-from medfed.evaluation._metric import Metric
 
 MISSED = "missed"
 FALSE_POSITIVE = "false positive"
@@ -44,40 +45,14 @@ ABSENT = "absent in both"
 
 # Two axes of an affine whose cosine is above this are not at a right angle, and spacing alone gives no
 # distance.
-LARGEST_COSINE = 1e-3
+MAX_COSINE = 1e-3
 
 # Voxels around an element of a surface in which the other surface is looked for one by one, and how many
 # at a time.
-NEAR = 250
-LOOKED_UP = 16
-
-METRICS = {
-    "dice": Metric("Dice", says="overlap of prediction and reference, 0 to 1"),
-    "hd95_mm": Metric("HD95", "mm", "lower", 0.0, None, "larger of both directed 95th percentiles"),
-    "hd95_median_mm": Metric("HD95, median", "mm", "lower", 0.0, None, "missed, invented: infinite"),
-    "msd_mm": Metric("Mean surface distance", "mm", "lower", 0.0, None, "over both surfaces"),
-    "volume_difference_ml": Metric("Volume difference", "ml", "zero", None, None, "predicted - reference"),
-    "volume_limit_low_ml": Metric("Lower limit of agreement", "ml", "none", None, None),
-    "volume_limit_high_ml": Metric("Upper limit of agreement", "ml", "none", None, None),
-    "volume_ml": Metric("Volume, predicted", "ml", "none", 0.0, None),
-    "reference_volume_ml": Metric("Volume, reference", "ml", "none", 0.0, None),
-    "lesion_sensitivity": Metric("Lesions found", "", "higher", 0.0, 1.0, "share of a patient's lesions"),
-    "false_positives": Metric("False positive lesions a case", "", "lower", 0.0, None),
-    "missed": Metric("Structures missed", "", "lower", 0.0, None, "count"),
-    "invented": Metric("Structures invented", "", "lower", 0.0, None, "count"),
-    "absent": Metric("Structures absent in both", "", "none", 0.0, None, "count"),
-}
+NEIGHBOURHOOD_VOXELS = 250
+OFFSETS_PER_STEP = 16
 
 Form = Literal["voxel", "surfel"]
-
-
-class Measured(NamedTuple):
-    """One metric of one structure of one case; a missing value has its reason in `note`."""
-
-    structure: str
-    metric: str
-    value: float | None
-    note: str | None
 
 
 class Surfaces(NamedTuple):
@@ -87,6 +62,35 @@ class Surfaces(NamedTuple):
     to_prediction_mm: NDArray[np.float64]
     prediction_weights: NDArray[np.float64]
     reference_weights: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class StructureMasks:
+    """One structure's predicted and reference masks in one case, cut to the box that holds both."""
+
+    prediction: NDArray[np.bool_]
+    reference: NDArray[np.bool_]
+    spacing_mm: NDArray[np.float64]
+    tolerance_mm: float
+    form: Form
+
+    @cached_property
+    def voxels(self) -> tuple[int, int]:
+        """How many voxels the prediction and the reference have."""
+        return int(np.count_nonzero(self.prediction)), int(np.count_nonzero(self.reference))
+
+    @property
+    def absence(self) -> str | None:
+        """Whether the structure is missed, a false positive or absent in both; None where both masks have it."""
+        predicted, true = self.voxels
+        if predicted and true:
+            return None
+        return ABSENT if predicted == true else MISSED if true else FALSE_POSITIVE
+
+    @cached_property
+    def surfaces(self) -> Surfaces:
+        """The distances between both surfaces, which exist where `absence` is None."""
+        return surface_distances(self.prediction, self.reference, self.spacing_mm, self.form)
 
 
 def spacing_of(affine: ArrayLike) -> tuple[float, ...]:
@@ -101,34 +105,34 @@ def spacing_of(affine: ArrayLike) -> tuple[float, ...]:
         raise LabelError(f"affine: spacings {tuple(spacing_mm.tolist())} mm; all three must be above zero")
     cosines = (columns / spacing_mm).T @ (columns / spacing_mm)
     worst = float(np.abs(cosines - np.eye(3)).max())
-    if not worst <= LARGEST_COSINE:
+    if not worst <= MAX_COSINE:
         raise LabelError(
-            f"affine: two axes have a cosine of {worst:.3g}, at most {LARGEST_COSINE:g} is allowed; "
+            f"affine: two axes have a cosine of {worst:.3g}, at most {MAX_COSINE:g} is allowed; "
             "resample the case to a grid with right angles before it is measured"
         )
     return tuple(float(value) for value in spacing_mm)
 
 
-def measure(
+def split_structures(
     prediction: ArrayLike,
     reference: ArrayLike,
     spacing_mm: Sequence[float],
     structures: Mapping[int, str],
     tolerance_mm: float = 2.0,
     form: Form = "voxel",
-) -> list[Measured]:
-    """Return every metric of every structure of one case.
+) -> Iterator[tuple[str, StructureMasks]]:
+    """Yield the name and masks of each structure of one case.
 
     Args:
         prediction: label values, (X, Y, Z) or (X, Y).
         reference: label values on the same grid.
-        spacing_mm: between voxel centres along each axis; `spacing_of` reads it from an affine.
+        spacing_mm: distance between voxel centres along each axis; `spacing_of` reads it from an affine.
         structures: label value -> name; 0 is background.
-        tolerance_mm: of the surface Dice.
-        form: of the surface, see the module.
+        tolerance_mm: tolerance of the surface Dice.
+        form: form of the surfaces, see the module.
 
     Raises:
-        LabelError: the masks differ in shape or hold values that are no structure, or spacing or tolerance are none.
+        LabelError: if the masks differ in shape, a label value is no structure, or spacing or tolerance are invalid.
     """
     predicted = _labels(prediction, "prediction", structures)
     true = _labels(reference, "reference", structures)
@@ -142,11 +146,10 @@ def measure(
         raise LabelError(f"spacing_mm: found {tuple(spacing_mm)}, expected {true.ndim} numbers above zero")
     if not (np.isfinite(tolerance_mm) and tolerance_mm >= 0):
         raise LabelError(f"tolerance_mm: found {tolerance_mm:g}, expected a number of mm from 0 on")
-    return [
-        measured
-        for value, name in structures.items()
-        for measured in _structure(predicted == value, true == value, spacing, name, tolerance_mm, form)
-    ]
+    for value, name in structures.items():
+        inside, expected = predicted == value, true == value
+        box = bounding_box(inside, expected)
+        yield name, StructureMasks(inside[box], expected[box], spacing, tolerance_mm, form)
 
 
 def _labels(mask: ArrayLike, what: str, structures: Mapping[int, str]) -> NDArray[np.generic]:
@@ -165,41 +168,6 @@ def _labels(mask: ArrayLike, what: str, structures: Mapping[int, str]) -> NDArra
             f"{', '.join(f'{value} ({name})' for value, name in structures.items())} and 0 for background"
         )
     return array
-
-
-def _structure(
-    prediction: NDArray[np.bool_],
-    reference: NDArray[np.bool_],
-    spacing_mm: NDArray[np.float64],
-    name: str,
-    tolerance_mm: float,
-    form: Form,
-) -> list[Measured]:
-    voxel_ml = float(spacing_mm.prod()) / 1000.0
-    box = bounding_box(prediction, reference)
-    prediction, reference = prediction[box], reference[box]
-    predicted, true = int(np.count_nonzero(prediction)), int(np.count_nonzero(reference))
-    surface_dice = f"nsd_{form}_{tolerance_mm:g}mm"
-    found: dict[str, tuple[float | None, str | None]] = {}
-    if predicted and true:
-        surfaces = surface_distances(prediction, reference, spacing_mm, form)
-        found["dice"] = (2.0 * int(np.count_nonzero(prediction & reference)) / (predicted + true), None)
-        found[surface_dice] = (surface_dice_of(surfaces, tolerance_mm), None)
-        found["hd95_mm"] = (hausdorff_of(surfaces, 0.95, form), None)
-        found["msd_mm"] = (mean_distance_of(surfaces), None)
-    else:
-        note = ABSENT if predicted == true else MISSED if true else FALSE_POSITIVE
-        overlap = None if note == ABSENT else 0.0
-        found["dice"] = found[surface_dice] = (overlap, note)
-        found["hd95_mm"] = found["msd_mm"] = (None, note)
-    found["volume_ml"] = (predicted * voxel_ml, None)
-    found["reference_volume_ml"] = (true * voxel_ml, None)
-    found["volume_difference_ml"] = ((predicted - true) * voxel_ml, None)
-    lesions, detected, invented = count_lesions(prediction, reference)
-    absent = "no lesion in the reference"
-    found["lesion_sensitivity"] = (detected / lesions, None) if lesions else (None, absent)
-    found["false_positives"] = (float(invented), None)
-    return [Measured(name, metric, value, note) for metric, (value, note) in found.items()]
 
 
 def dice(prediction: NDArray[np.bool_], reference: NDArray[np.bool_]) -> float | None:
@@ -233,10 +201,10 @@ def count_lesions(prediction: NDArray[np.bool_], reference: NDArray[np.bool_]) -
     """Return the reference's lesions, how many of them were found, and how many predicted are invented."""
     neighbours = np.ones((3,) * reference.ndim, dtype=bool)
     true, lesions = ndimage.label(reference, structure=neighbours)
-    predicted, marks = ndimage.label(prediction, structure=neighbours)
+    predicted, components = ndimage.label(prediction, structure=neighbours)
     detected = np.count_nonzero(np.bincount(true[prediction], minlength=lesions + 1)[1:])
-    touching = np.count_nonzero(np.bincount(predicted[reference], minlength=marks + 1)[1:])
-    return int(lesions), int(detected), int(marks - touching)
+    touching = np.count_nonzero(np.bincount(predicted[reference], minlength=components + 1)[1:])
+    return int(lesions), int(detected), int(components - touching)
 
 
 def surface_distances(
@@ -249,13 +217,13 @@ def surface_distances(
     prediction, reference = prediction[box], reference[box]
     spacing = np.asarray(spacing_mm, dtype=np.float64)
     if form == "voxel":
-        marks = _edge(prediction), _edge(reference)
-        weights = [np.ones(int(np.count_nonzero(mark))) for mark in marks]
+        edges = _edge(prediction), _edge(reference)
+        weights = [np.ones(int(np.count_nonzero(mark))) for mark in edges]
     else:
-        marks, weights = _surfels(prediction, reference, spacing)
+        edges, weights = _surfels(prediction, reference, spacing)
     offsets, near_mm = _near(spacing)
     reach = np.abs(offsets).max(axis=0)
-    first, second = (np.pad(mark, [(int(size), int(size)) for size in reach]) for mark in marks)
+    first, second = (np.pad(mark, [(int(size), int(size)) for size in reach]) for mark in edges)
     return Surfaces(
         _nearest(first, second, offsets, near_mm, spacing),
         _nearest(second, first, offsets, near_mm, spacing),
@@ -265,10 +233,10 @@ def surface_distances(
 
 
 def _near(spacing_mm: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Return the steps (N, axes) to all voxels within a ball of about NEAR voxels, nearest
+    """Return the steps (N, axes) to all voxels within a ball of about NEIGHBOURHOOD_VOXELS voxels, nearest
     first, and their lengths.
     """
-    radius_mm = 0.6 * (NEAR * spacing_mm.prod()) ** (1 / len(spacing_mm))
+    radius_mm = 0.6 * (NEIGHBOURHOOD_VOXELS * spacing_mm.prod()) ** (1 / len(spacing_mm))
     ranges = [np.arange(-int(half), int(half) + 1) for half in np.floor(radius_mm / spacing_mm)]
     steps = np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1).reshape(-1, len(spacing_mm))
     lengths_mm = np.sqrt(((steps * spacing_mm) ** 2).sum(axis=1))
@@ -295,8 +263,8 @@ def _nearest(
     places, there = np.flatnonzero(mark), other.ravel()
     distances = np.zeros(len(places))
     left = np.arange(len(places))
-    for start in range(0, len(steps), LOOKED_UP):
-        hits = there[steps[start : start + LOOKED_UP, None] + places[left]]
+    for start in range(0, len(steps), OFFSETS_PER_STEP):
+        hits = there[steps[start : start + OFFSETS_PER_STEP, None] + places[left]]
         found = hits.any(axis=0)
         distances[left[found]] = near_mm[start + hits[:, found].argmax(axis=0)]
         left = left[~found]
@@ -334,7 +302,7 @@ def _surfels(
         raise LabelError(f"the surfel form needs three axes, found {reference.ndim}; use the voxel form")
     table, kernel = create_table_neighbour_code_to_surface_area(tuple(float(value) for value in spacing_mm))
     areas, code = table.numpy().astype(np.float64), kernel.numpy().reshape(2, 2, 2)
-    marks, weights = [], []
+    edges, weights = [], []
     for mask in (prediction, reference):
         padded = np.pad(mask, 1).astype(np.int16)
         codes = np.zeros(tuple(size + 1 for size in mask.shape), dtype=np.int16)
@@ -342,9 +310,9 @@ def _surfels(
             view = tuple(slice(start, start + size) for start, size in zip(corner, codes.shape, strict=True))
             codes += int(code[corner]) * padded[view]
         mark = (codes != 0) & (codes != 255)
-        marks.append(mark)
+        edges.append(mark)
         weights.append(areas[codes[mark]])
-    return (marks[0], marks[1]), weights
+    return (edges[0], edges[1]), weights
 
 
 def surface_dice_of(surfaces: Surfaces, tolerance_mm: float) -> float:

@@ -1,36 +1,90 @@
 """A run folder's case rows become its rows, its histograms and its CSV, with the study's own settings.
 
-This is the only reader of `cases.jsonl`: what it writes beside it (`rows.jsonl`, `rows.csv`,
-`curves.jsonl`) is about groups of patients and may leave the hospital. At the hub the rows are those that the
-hospitals told it (`reported.jsonl`), and of cases that were evaluated there.
+What is written here (`rows.jsonl`, `rows.csv`, `curves.jsonl`) is about groups of patients and may leave the
+hospital, unlike `cases.jsonl`. At the hub the rows are those that hospitals reported (`reported.jsonl`), and
+those of cases that were evaluated there.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medfed.errors import RunError
-from medfed.runs.rounds import last_round, read_rounds
-from medfed.evaluation import aggregate, comparisons, histograms, robustness, rows
+from medfed.evaluation import histograms, rows
+from medfed.evaluation.aggregate import aggregate
+from medfed.evaluation.comparisons import compare
 from medfed.evaluation.intervals import DRAWS
+from medfed.evaluation.patients import MIN_PATIENTS, SummarySettings
+from medfed.evaluation.probabilities import score_histograms, temperature_scaled
+from medfed.evaluation.robustness import robustness
+from medfed.evaluation.subgroups import subgroups
+from medfed.runs.folder import RunFolder
+from medfed.runs.rounds import last_round, read_rounds
 
 
-def read_study(run: Path) -> dict[str, Any]:
-    """Return the study as the run resolved it, or nothing where it was not written."""
+@dataclass(frozen=True)
+class ResolvedStudy:
+    """A run's study as it was written into the run folder, with every default; empty if it was not written.
+
+    Unlike `study.Study` it is not checked, so that a run of another version still has a report.
+    """
+
+    sections: Mapping[str, Any]
+
+    def section(self, name: str) -> Mapping[str, Any]:
+        """Return one section; a kind without settings, written as its name, as a section with that kind."""
+        value = self.sections.get(name)
+        if isinstance(value, Mapping):
+            return value
+        return {"kind": value} if value else {}
+
+    def kind(self, name: str) -> str:
+        """Return the kind that a section names, or an empty string."""
+        return str(self.section(name).get("kind") or "")
+
+    @property
+    def min_patients(self) -> int:
+        """How many patients a group needs to be shown."""
+        return int(self.section("evaluation").get("smallest_group", MIN_PATIENTS))
+
+    @property
+    def draws(self) -> int:
+        """Number of bootstrap resamples."""
+        return int(self.section("evaluation").get("draws", DRAWS))
+
+    @property
+    def temperature(self) -> bool:
+        """Whether probabilities are rescaled on validation patients."""
+        return bool(self.section("evaluation").get("temperature"))
+
+    @property
+    def classes(self) -> Sequence[Any]:
+        """The task's classes."""
+        return self.section("task").get("classes") or ()
+
+
+def read_resolved_study(run: Path) -> ResolvedStudy:
+    """Return the study that is written in a run folder.
+
+    Raises:
+        RunError: if the file is damaged.
+    """
     import yaml
 
-    for name in ("study.json", "study.yaml"):
-        if (run / name).is_file():
-            text = (run / name).read_text(encoding="utf-8")
-            try:
-                found = json.loads(text) if name.endswith("json") else yaml.safe_load(text)
-            except (ValueError, yaml.YAMLError) as error:
-                raise RunError(f"{name}: cannot be read: {type(error).__name__}; restore the file") from error
-            return found if isinstance(found, dict) else {}
-    return {}
+    folder = RunFolder(run)
+    # The report may be shared: study.json is the study without the hospitals' folders.
+    path = folder.shared_study if folder.shared_study.is_file() else folder.study
+    if not path.is_file():
+        return ResolvedStudy({})
+    try:
+        sections = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise RunError(f"{path.name}: cannot be read: {type(error).__name__}; restore the file") from error
+    return ResolvedStudy(sections if isinstance(sections, dict) else {})
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -44,60 +98,61 @@ def read_json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def smallest_group(study: Mapping[str, Any]) -> int:
-    """Return how many patients a group needs to be shown."""
-    return int((study.get("evaluation") or {}).get("smallest_group", aggregate.MINIMUM))
-
-
 def summarise(run: Path) -> list[rows.Row]:
     """Write rows.jsonl, rows.csv and curves.jsonl from cases.jsonl and reported.jsonl, and return the rows.
 
-    Of a hospital whose cases are here its own report is not needed.
+    Rows that a hospital reported are replaced by those of its cases, where these are in the folder.
 
     Raises:
         RunError: a file of the run is damaged.
         DataError: case rows that contradict each other.
     """
-    about, study = read_json(run / "run.json"), read_study(run)
-    every = rows.read_cases(run / "cases.jsonl") if (run / "cases.jsonl").is_file() else []
-    reported = rows.read_rows(run / "reported.jsonl") if (run / "reported.jsonl").is_file() else []
-    settings = study.get("evaluation") or {}
-    classes = [str(name) for name in about.get("classes") or (study.get("task") or {}).get("classes") or ()]
+    folder = RunFolder(run)
+    about, study = read_json(folder.facts), read_resolved_study(run)
+    every = rows.read_cases(folder.cases) if folder.cases.is_file() else []
+    reported = rows.read_rows(folder.reported) if folder.reported.is_file() else []
+    settings = summary_settings(about, study, last_round(read_rounds(folder.rounds)))
     temperatures: dict[str, float] = {}
-    if settings.get("temperature"):
-        every, temperatures = aggregate.cooled(every, classes)
-    cases = rows.as_they_are(every)
-    number = last_round(read_rounds(run / "rounds.jsonl"))
-    minimum = smallest_group(study)
-    options: dict[str, Any] = {
-        "round": number,
-        "seed": int(about.get("seed") or 0),
-        "classes": classes,
-        "held_out": [str(site) for site in about.get("held_out") or ()],
-        "minimum": minimum,
-        "draws": int(settings.get("draws", DRAWS)),
-    }
-    found = aggregate.aggregate(cases, **options)
-    found += comparisons.compare(cases, **options)
-    found += comparisons.subgroups(cases, **options)
-    found += robustness.robustness(every, **options)
+    if study.temperature:
+        every, temperatures = temperature_scaled(every, settings.classes)
+    cases = rows.unperturbed(every)
+    found = aggregate(cases, settings)
+    found += compare(cases, settings)
+    found += subgroups(cases, settings)
+    found += robustness(every, settings)
     found += [
-        rows.Row(
-            round=number,
-            site=rows.ALL_SITES,
-            split="val",
-            model=model,
-            metric="temperature",
-            value=value,
-            n=len({(c.site, c.patient) for c in cases if c.model == model and c.split == "val"}),
-            method="most likely on validation patients (Guo 2017); every probability here is at it",
-        )
-        for model, value in sorted(temperatures.items())
+        _temperature_row(model, value, cases, settings) for model, value in sorted(temperatures.items())
     ]
-    here = {case.site for case in every}
-    found += [row for row in reported if row.site not in here]
-    rows.write(run / "rows.jsonl", found)
-    rows.write_csv(run / "rows.csv", found)
-    counts = aggregate.histograms(cases, round=number, classes=classes, minimum=minimum)
-    histograms.write(run / "curves.jsonl", counts)
+    measured = {case.site for case in every}
+    found += [row for row in reported if row.site not in measured]
+    rows.write(folder.rows, found)
+    rows.write_csv(folder.rows_csv, found)
+    histograms.write(folder.curves, score_histograms(cases, settings))
     return found
+
+
+def summary_settings(about: Mapping[str, Any], study: ResolvedStudy, round: int) -> SummarySettings:
+    """Return how a run's case rows are summarised."""
+    return SummarySettings(
+        round=round,
+        seed=int(about.get("seed") or 0),
+        classes=[str(name) for name in about.get("classes") or study.classes],
+        held_out=[str(site) for site in about.get("held_out") or ()],
+        min_patients=study.min_patients,
+        draws=study.draws,
+    )
+
+
+def _temperature_row(
+    model: str, value: float, cases: list[rows.CaseRow], settings: SummarySettings
+) -> rows.Row:
+    return rows.Row(
+        round=settings.round,
+        site=rows.ALL_SITES,
+        split="val",
+        model=model,
+        metric="temperature",
+        value=value,
+        n=len({(c.site, c.patient) for c in cases if c.model == model and c.split == "val"}),
+        method="most likely on validation patients (Guo 2017); every probability here is at it",
+    )

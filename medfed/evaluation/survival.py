@@ -13,26 +13,17 @@ over patients, a one-shot estimate of the U-statistics' variance (Kang et al., S
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from medfed.errors import DataError
-from medfed.evaluation._metric import Metric
-from medfed.evaluation.intervals import DRAWS, Floats, Interval, Statistic, bootstrap
-
-METRICS = {
-    "c_index": Metric(
-        "c-index", says="Harrell's; chance that of two patients the one at higher risk fails first"
-    ),
-    "integrated_brier": Metric("Integrated Brier score", better="lower"),
-    "events": Metric("Events observed", "", "none", 0.0, None, "count"),
-}
+from medfed.evaluation.intervals import Floats, Interval, Resampling, Statistic, ratio
 
 
-def checked(
+def check_survival(
     risks: ArrayLike, times: ArrayLike, events: ArrayLike
 ) -> tuple[Floats, Floats, NDArray[np.bool_]]:
     """Return risks, times and events as arrays.
@@ -55,7 +46,7 @@ def checked(
 
 def c_index_of(risks: ArrayLike, times: ArrayLike, events: ArrayLike) -> Statistic:
     """Return the statistic 'share of usable pairs whose order the risk gets right'."""
-    risk, time, event = checked(risks, times, events)
+    risk, time, event = check_survival(risks, times, events)
     usable = event[:, None] & ((time[:, None] < time) | ((time[:, None] == time) & ~event))
     np.fill_diagonal(usable, val=False)
     right = usable * ((risk[:, None] > risk) + 0.5 * (risk[:, None] == risk))
@@ -64,7 +55,7 @@ def c_index_of(risks: ArrayLike, times: ArrayLike, events: ArrayLike) -> Statist
     def statistic(counts: Floats) -> Floats:
         top = ((counts @ right) * counts).sum(axis=1)
         bottom = ((counts @ usable_pairs) * counts).sum(axis=1)
-        return np.divide(top, bottom, out=np.full(len(counts), np.nan), where=bottom > 0)
+        return ratio(top, bottom)
 
     return statistic
 
@@ -76,7 +67,7 @@ def brier_terms(survival: ArrayLike, times: ArrayLike, events: ArrayLike, at: fl
     From the last follow-up on the parts are undefined (NaN): of nobody is it known that they lived longer.
     """
     predicted = np.asarray(survival, dtype=np.float64)
-    _, time, event = checked(predicted, times, events)
+    _, time, event = check_survival(predicted, times, events)
     if not ((predicted >= 0) & (predicted <= 1)).all():
         raise DataError("predicted survival must be between 0 and 1")
     if not len(time) or at >= time.max():
@@ -95,8 +86,7 @@ def brier_of(survival: ArrayLike, times: ArrayLike, events: ArrayLike, at: float
     terms = brier_terms(survival, times, events, at)
 
     def statistic(counts: Floats) -> Floats:
-        drawn = counts.sum(axis=1)
-        return np.divide(counts @ terms, drawn, out=np.full(len(counts), np.nan), where=drawn > 0)
+        return ratio(counts @ terms, counts.sum(axis=1))
 
     return statistic
 
@@ -110,31 +100,22 @@ def integrated_terms(curves: Mapping[float, ArrayLike], times: ArrayLike, events
     return np.asarray(np.trapezoid(parts, ats, axis=1) / (ats[-1] - ats[0]))
 
 
-def compared(
-    risks: ArrayLike,
-    others: ArrayLike,
-    times: ArrayLike,
-    events: ArrayLike,
-    *,
-    seed: int,
-    strata: Sequence[Hashable] | None = None,
-    draws: int = DRAWS,
+def c_index_difference(
+    risks: ArrayLike, others: ArrayLike, times: ArrayLike, events: ArrayLike, resampling: Resampling
 ) -> tuple[Interval, float | None]:
-    """Return one model's c-index minus another's on the same patients, its bootstrap interval,
-    and the jackknife's p.
-    """
+    """Return one model's c-index minus another's with its bootstrap interval, and the jackknife's p value."""
     ours, theirs = (c_index_of(some, times, events) for some in (risks, others))
 
     def difference(counts: Floats) -> Floats:
         return np.asarray(ours(counts) - theirs(counts))
 
     n = len(np.asarray(times))
-    interval = bootstrap(difference, n, seed=seed, strata=strata, draws=draws)
+    interval = resampling.interval(difference, n)
     if interval.value is None or n < 2:
         return interval, None
     left_out = difference(1.0 - np.eye(n))
     if not np.isfinite(left_out).all():
-        # Without one of the patients there is no pair left.
+        # Without one of the patients no usable pair is left.
         return interval, None
     spread = float(np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum()))
     if spread == 0:
@@ -148,14 +129,14 @@ def baseline_hazard(risks: ArrayLike, times: ArrayLike, events: ArrayLike, at: A
 
     The chance that a patient of log risk r lives beyond t is exp(-H(t) exp(r)).
     """
-    risk, time, event = checked(risks, times, events)
+    risk, time, event = check_survival(risks, times, events)
     relative = np.exp(risk)
     steps = np.unique(time[event])
     jumps = np.array([(event & (time == step)).sum() / relative[time >= step].sum() for step in steps])
     return [float(jumps[steps <= moment].sum()) for moment in np.atleast_1d(np.asarray(at, float))]
 
 
-def chance(hazard: float, risk: float) -> float:
+def survival_probability(hazard: float, risk: float) -> float:
     """Return the chance that a patient of a log risk lives beyond the time that a cumulative
     baseline hazard is of.
     """
@@ -172,33 +153,3 @@ def _uncensored(time: Floats, event: NDArray[np.bool_], at: Floats, before: bool
     curve = np.r_[1.0, np.cumprod(1 - censored / at_risk)] if len(steps) else np.ones(1)
     place = np.searchsorted(steps, at, side="left" if before else "right")
     return np.asarray(np.maximum(curve[place], 1e-9))
-
-
-def measure(
-    risks: ArrayLike,
-    times: ArrayLike,
-    events: ArrayLike,
-    *,
-    seed: int,
-    curves: Mapping[float, ArrayLike] | None = None,
-    strata: Sequence[Hashable] | None = None,
-    draws: int = DRAWS,
-) -> dict[str, Interval]:
-    """Return the c-index, and the Brier score at every time that `curves` predicts survival at."""
-    n = len(np.asarray(risks))
-    found = {"c_index": bootstrap(c_index_of(risks, times, events), n, seed=seed, strata=strata, draws=draws)}
-    parts = {at: brier_of(some, times, events, at) for at, some in sorted((curves or {}).items())}
-    for at, statistic in parts.items():
-        interval = bootstrap(statistic, n, seed=seed, strata=strata, draws=draws)
-        if interval.value is None and n:
-            interval = interval._replace(note="nobody was followed beyond this time")
-        found[f"brier@{at:g}"] = interval
-    if len(parts) > 1:
-        ats = np.array(list(parts))
-
-        def integrated(counts: Floats) -> Floats:
-            values = np.stack([part(counts) for part in parts.values()], axis=1)
-            return np.asarray(np.trapezoid(values, ats, axis=1) / (ats[-1] - ats[0]))
-
-        found["integrated_brier"] = bootstrap(integrated, n, seed=seed, strata=strata, draws=draws)
-    return found

@@ -6,7 +6,7 @@ tests/contracts finds it. An exchange moves bytes that `wire` made. It decides n
 part and what is merged is `federation/hub.py`'s.
 """
 
-from medfed.exchange._exchange import Arrival, Exchange, HubSide, Receipt, SiteSide, TakesLate
+from medfed.exchange._exchange import Exchange, HubSide, Receipt, ReceivedUpdate, SiteSide, SupportsAsync
 from medfed.exchange.memory import MemoryExchange
 
-__all__ = ["Arrival", "Exchange", "HubSide", "MemoryExchange", "Receipt", "SiteSide", "TakesLate"]
+__all__ = ["Exchange", "HubSide", "MemoryExchange", "Receipt", "ReceivedUpdate", "SiteSide", "SupportsAsync"]

@@ -16,10 +16,10 @@ import msgspec
 
 from medfed.errors import WireError
 from medfed.exchange._manifest import Manifest
-from medfed.exchange._object_store import Buffer, Depot, Parts, chunk_name
+from medfed.exchange._object_store import Buffer, ObjectStore, Parts, chunk_name
 
 
-def cut(pieces: Iterable[Buffer], size: int) -> Iterator[Parts]:
+def split_chunks(pieces: Iterable[Buffer], size: int) -> Iterator[Parts]:
     """Yield the same bytes in chunks of one size, the last one shorter, each as the parts it lies
     in: none is copied.
     """
@@ -37,7 +37,7 @@ def cut(pieces: Iterable[Buffer], size: int) -> Iterator[Parts]:
         yield held
 
 
-class Outgoing:
+class OutgoingUpdate:
     """One update on its way: in a file, with what of it has arrived, so that a restart sends only the rest."""
 
     def __init__(self, folder: Path, round: int) -> None:
@@ -113,7 +113,7 @@ class Outgoing:
 
         threading.Thread(target=fill, name="medfed-outgoing", daemon=True).start()
 
-    def settle(self) -> None:
+    def wait_written(self) -> None:
         """Return when no thread of this process writes into the file any more."""
         with self._changed:
             self._changed.wait_for(lambda: self._written)
@@ -140,7 +140,7 @@ class Outgoing:
                         )
                     yield chunk_name(prefix, index, digest), [data]
         # Until then the file may be longer, and has no manifest beside it.
-        self.settle()
+        self.wait_written()
         if self._error is not None:
             raise self._error
 
@@ -185,23 +185,23 @@ class Outgoing:
             path.unlink(missing_ok=True)
 
 
-def bring(depot: Depot, found: Manifest, prefix: str, path: Path, write_over: bool = False) -> None:
+def download(store: ObjectStore, found: Manifest, prefix: str, path: Path, write_over: bool = False) -> None:
     """Put the bytes that a manifest names into a file, going on where an earlier call stopped.
 
     With `write_over` a file that is there is written over instead of replaced; nobody may still read it then.
 
     Raises:
         WireError: if a chunk is not what the manifest names.
-        Missing: if one is not there.
+        MissingObject: if one is not there.
     """
     coming = _Incoming(found, prefix, path, write_over)
-    coming.receive(depot, coming.left())
+    coming.receive(store, coming.left())
     os.truncate(coming.partial, found.bytes)
     coming.partial.replace(path)
     coming.record.unlink()
 
 
-def bring_ahead(depot: Depot, found: Manifest, prefix: str, path: Path, write_over: bool = False) -> bool:
+def prefetch(store: ObjectStore, found: Manifest, prefix: str, path: Path, write_over: bool = False) -> bool:
     """Put some of the chunks into the file that `bring` will fill, as far as they are there;
     return whether any was.
 
@@ -209,11 +209,11 @@ def bring_ahead(depot: Depot, found: Manifest, prefix: str, path: Path, write_ov
     called with the same chunks; what does not fit is left to it.
     """
     coming = _Incoming(found, prefix, path, write_over)
-    return coming.receive(depot, coming.left()[:AHEAD], ahead=True)
+    return coming.receive(store, coming.left()[:PREFETCH_CHUNKS], ahead=True)
 
 
 # How many chunks are asked for at once that may not be there yet.
-AHEAD = 4
+PREFETCH_CHUNKS = 4
 
 
 class _Incoming:
@@ -222,7 +222,7 @@ class _Incoming:
     def __init__(self, found: Manifest, prefix: str, path: Path, write_over: bool) -> None:
         self._found, self._prefix = found, prefix
         self.partial, self.record = path.with_suffix(".partial"), path.with_suffix(".got")
-        self._wanted = digest_of(found.chunks)
+        self._wanted = combined_digest(found.chunks)
         held = self.record.read_bytes() if self.record.exists() and self.partial.exists() else b""
         if held[:32] == self._wanted:
             self._got = {int.from_bytes(held[at : at + 4], "little") for at in range(32, len(held) - 3, 4)}
@@ -241,13 +241,13 @@ class _Incoming:
         """The chunks that are not here yet, in order."""
         return [index for index in range(len(self._found.chunks)) if index not in self._got]
 
-    def receive(self, depot: Depot, wanted: Iterable[int], ahead: bool = False) -> bool:
+    def receive(self, store: ObjectStore, wanted: Iterable[int], ahead: bool = False) -> bool:
         """Fetch chunks into the file, and return whether any came; those asked for `ahead` need not
         be there, nor fit.
 
         Raises:
             WireError: if a chunk is not what the manifest names.
-            Missing: if one is not there.
+            MissingObject: if one is not there.
         """
         spans, came = self._found.spans, False
         names = {chunk_name(self._prefix, index, self._found.chunks[index]): index for index in wanted}
@@ -267,11 +267,11 @@ class _Incoming:
                         f"it was changed or damaged on the way"
                     )
 
-            depot.get_many(list(names), take, skip=ahead)
+            store.get_many(list(names), take, skip=ahead)
         return came
 
 
-def digest_of(chunks: Iterable[str]) -> bytes:
+def combined_digest(chunks: Iterable[str]) -> bytes:
     """Return the SHA-256 of chunks' SHA-256 (in hex, one after the other): it stands for all their bytes."""
     return hashlib.sha256("".join(chunks).encode()).digest()
 
@@ -279,7 +279,7 @@ def digest_of(chunks: Iterable[str]) -> bytes:
 def measured(pieces: Iterable[Buffer], size: int) -> tuple[int, list[str]]:
     """Return how many bytes there are, and each chunk's SHA-256."""
     total, digests = 0, []
-    for chunk in cut(pieces, size):
+    for chunk in split_chunks(pieces, size):
         sha = hashlib.sha256()
         for part in chunk:
             sha.update(part)

@@ -11,7 +11,7 @@ from typing import Any
 SLOW_S = 2.0
 
 
-def through_window(
+def run_bounded(
     jobs: Iterable[tuple[str, Callable[[], Future[Any]]]],
     done: Callable[[str, Any], None],
     window: int,

@@ -9,12 +9,12 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from medfed.errors import MedfedError
 from medfed.registry import Kind
-from medfed.wire.messages import HubPost, SitePost
-from medfed.wire.update import Global, Update
+from medfed.wire.messages import HubMessaging, SiteMessaging
+from medfed.wire.update import GlobalModel, Update
 
 
 @dataclass(frozen=True)
-class Arrival:
+class ReceivedUpdate:
     """What came of one site in one round: its update, or the error that stands in its place."""
 
     site: str
@@ -38,10 +38,10 @@ class Receipt:
     sha256: str
 
 
-class SiteSide(SitePost, Protocol):
+class SiteSide(SiteMessaging, Protocol):
     """What a site does at an exchange. All verbs may be repeated: a second time changes nothing."""
 
-    def fetch(self, site: str, round: int) -> Global:
+    def fetch(self, site: str, round: int) -> GlobalModel:
         """Return the newest global model of at least this round, waiting until there is one.
 
         Raises:
@@ -69,10 +69,10 @@ class SiteSide(SitePost, Protocol):
         ...
 
 
-class HubSide(HubPost, Protocol):
+class HubSide(HubMessaging, Protocol):
     """What a hub does at an exchange."""
 
-    def publish(self, sent: Global, kept: Callable[[], None] = lambda: None) -> int:
+    def publish(self, sent: GlobalModel, kept: Callable[[], None] = lambda: None) -> int:
         """Make a global model available to every site, durably; return its size in bytes.
 
         Its bytes may be on their way before `kept` has returned, which raises if the hub's own copy is not
@@ -80,7 +80,7 @@ class HubSide(HubPost, Protocol):
         """
         ...
 
-    def collect(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[Arrival]:
+    def collect(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[ReceivedUpdate]:
         """Yield one arrival a site as they come, until all have answered or the deadline has passed.
 
         A site that answered nothing in time yields nothing. One that sent what cannot be decoded, or
@@ -94,12 +94,12 @@ class HubSide(HubPost, Protocol):
 
 
 @runtime_checkable
-class TakesLate(Protocol):
+class SupportsAsync(Protocol):
     """What a hub's side can also do where a rule merges without rounds."""
 
-    def collect_late(
+    def collect_async(
         self, round: int, sites: Sequence[str], deadline_s: float | None, enough: int
-    ) -> Iterator[Arrival]:
+    ) -> Iterator[ReceivedUpdate]:
         """Yield updates for this round or an earlier one as they come, each held against the model
         it was made from.
 
@@ -122,7 +122,7 @@ class Exchange(Kind, frozen=True):
         """Return a site's side for a study (its digest); what must survive a restart is kept under `folder`."""
         raise NotImplementedError
 
-    def offered(self) -> tuple[str, str]:
+    def advertised_study(self) -> tuple[str, str]:
         """Return digest and text of the study that the hub offers, for a site whose people have not
         agreed to it yet.
         """

@@ -1,4 +1,4 @@
-"""The hub's side of an exchange over a depot; what is written where stands in `_meeting.py`."""
+"""The hub's side of an exchange over a store; what is written where stands in `_meeting.py`."""
 
 from __future__ import annotations
 
@@ -10,81 +10,81 @@ from pathlib import Path
 from typing import TypeVar
 
 from medfed.errors import MedfedError, SiteError, WireError
-from medfed.exchange._chunks import bring, bring_ahead, cut, measured
-from medfed.exchange._exchange import Arrival
-from medfed.exchange._mailbox import HubBox
-from medfed.exchange._manifest import PROTOCOL, Manifest, Notice, manifest, notice, sealed
+from medfed.exchange._chunks import download, measured, prefetch, split_chunks
+from medfed.exchange._exchange import ReceivedUpdate
+from medfed.exchange._mailbox import HubMailbox
+from medfed.exchange._manifest import PROTOCOL, ControlMessage, Manifest, encode_sealed, manifest, notice
 from medfed.exchange._object_store import (
-    Depot,
-    Missing,
+    MissingObject,
+    ObjectStore,
     Parts,
     Unreachable,
     chunk_name,
     global_prefix,
-    hub_notice,
+    hub_control_name,
     manifest_name,
-    site_notice,
+    site_control_name,
     update_prefix,
 )
 from medfed.exchange._protocol import (
-    FIRST_PAUSE_S,
-    LONGEST_PAUSE_S,
-    NEWEST_STUDY,
-    SILENT_HEARTBEATS,
-    TRIES,
-    kept_text,
-    locked,
+    ADVERTISED_STUDY,
+    MAX_ATTEMPTS,
+    MAX_BACKOFF_S,
+    MIN_BACKOFF_S,
+    SILENT_AFTER_HEARTBEATS,
+    acquire_lock,
+    backoff,
     log,
-    patiently,
-    paused,
+    read_or_create,
+    retry,
 )
 from medfed.wire import encoding as wire
-from medfed.wire.messages import Delivery
+from medfed.wire.messages import ReceivedMessage
 from medfed.wire.signing import HUB, Seal
-from medfed.wire.update import Global
+from medfed.wire.update import GlobalModel
 
 # An update may hold a few tensors for each of the model's (SCAFFOLD, a difference in float64). Beyond this
 # many times the model's size it is refused before it fills the hub's disk.
-LARGEST_UPDATE_IN_MODELS = 8
-LARGEST_UPDATE_BESIDE_BYTES = 16 << 20
+MAX_UPDATE_IN_MODELS = 8
+EXTRA_UPDATE_BYTES = 16 << 20
 
 
 _T = TypeVar("_T")
 
 
-class HubMeeting:
-    """The hub's side of an exchange over a depot."""
+class HubTransport:
+    """The hub's side of an exchange over a store."""
 
-    def __init__(self, depot: Depot, seal: Seal, study: str, folder: Path) -> None:
-        self._depot, self._seal, self._study = depot, seal, study
+    def __init__(self, store: ObjectStore, seal: Seal, study: str, folder: Path) -> None:
+        self._store, self._seal, self._study = store, seal, study
         self._folder = folder / "exchange"
         self._spool = self._folder / "spool"
-        self._lock = locked(self._folder / "lock", "the hub")
+        self._lock = acquire_lock(self._folder / "lock", "the hub")
         fresh = not (self._folder / "run").exists()
-        self._run = kept_text(self._folder / "run", uuid.uuid4().hex)
-        self._letters = HubBox(depot, seal, study, self._run, self._folder / "letters")
+        self._run = read_or_create(self._folder / "run", uuid.uuid4().hex)
+        self._mailbox = HubMailbox(store, seal, study, self._run, self._folder / "letters")
         self._told: set[str] = set()
-        self._current: Global | None = None
+        self._current: GlobalModel | None = None
         self._largest = 0
         # What each site said last of an update that is coming, and what of it is believed.
         self._announced: dict[str, tuple[bytes, Manifest | None]] = {}
         self._signs: dict[str, tuple[bytes | None, float]] = {}
         self._silent: dict[str, tuple[bytes | None, float]] = {}
         # Whose signs of life are looked for beside those of the sites that are asked, for a display.
-        self.watched: tuple[str, ...] = ()
+        self.monitored_sites: tuple[str, ...] = ()
         # Who is awaited at the moment, and until when (of time.monotonic), for a display.
-        self.awaited: tuple[str, ...] = ()
-        self.until: float | None = None
+        self.pending_sites: tuple[str, ...] = ()
+        self.deadline: float | None = None
         if fresh:
             # What an earlier run of the same study left can be no answer to this one.
-            self._patiently("clears", lambda: depot.forget_all(study))
+            self._retry("clears", lambda: store.delete_study(study))
             shutil.rmtree(self._folder / "letters", ignore_errors=True)
-        self._patiently("opens", lambda: self._say("state", "open"))
+        self._retry("opens", lambda: self._say("state", "open"))
 
-    def publish(self, sent: Global, kept: Callable[[], None] = lambda: None) -> int:
+    def publish(self, sent: GlobalModel, kept: Callable[[], None] = lambda: None) -> int:
         prefix = global_prefix(self._study, sent.round)
         stored: set[str] = set()
-        size, digests = measured(wire.global_pieces(sent), self._depot.chunk_bytes)
+        size, digests = measured(wire.global_pieces(sent), self._store.chunk_bytes)
         said = Manifest(
             protocol=PROTOCOL,
             what="global",
@@ -93,55 +93,57 @@ class HubMeeting:
             party=HUB,
             round=sent.round,
             bytes=size,
-            chunk_bytes=self._depot.chunk_bytes,
+            chunk_bytes=self._store.chunk_bytes,
             chunks=digests,
         )
-        data = sealed(said, self._seal)
+        data = encode_sealed(said, self._seal)
 
         def chunks() -> Iterator[tuple[str, Parts]]:
-            pieces = cut(wire.global_pieces(sent), self._depot.chunk_bytes)
+            pieces = split_chunks(wire.global_pieces(sent), self._store.chunk_bytes)
             for index, (chunk, digest) in enumerate(zip(pieces, digests, strict=True)):
                 name = chunk_name(prefix, index, digest)
                 if name not in stored:
                     yield name, chunk
 
-        self._patiently("publishes", lambda: self._depot.put(hub_notice(self._study, "coming"), data))
-        self._patiently("publishes", lambda: self._depot.put_many(chunks(), stored.add))
+        self._retry("publishes", lambda: self._store.put(hub_control_name(self._study, "coming"), data))
+        self._retry("publishes", lambda: self._store.put_many(chunks(), stored.add))
         kept()
-        self._patiently("publishes", lambda: self._depot.put(hub_notice(self._study, "now"), data))
-        self._patiently("clears", lambda: self._depot.forget(self._study, sent.round))
+        self._retry("publishes", lambda: self._store.put(hub_control_name(self._study, "now"), data))
+        self._retry("clears", lambda: self._store.delete_rounds(self._study, sent.round))
         self._current = sent
-        self._largest = LARGEST_UPDATE_IN_MODELS * size + LARGEST_UPDATE_BESIDE_BYTES
+        self._largest = MAX_UPDATE_IN_MODELS * size + EXTRA_UPDATE_BYTES
         return size
 
-    def collect(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[Arrival]:
+    def collect(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[ReceivedUpdate]:
         try:
             yield from self._collected(round, sites, deadline_s)
         finally:
-            self.awaited, self.until = (), None
+            self.pending_sites, self.deadline = (), None
 
-    def _collected(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[Arrival]:
-        start, pause = time.monotonic(), FIRST_PAUSE_S
+    def _collected(
+        self, round: int, sites: Sequence[str], deadline_s: float | None
+    ) -> Iterator[ReceivedUpdate]:
+        start, pause = time.monotonic(), MIN_BACKOFF_S
         awaited, heard, moved = sorted(sites), 0, start
-        self.until = None if deadline_s is None else start + deadline_s
+        self.deadline = None if deadline_s is None else start + deadline_s
         while awaited:
-            self.awaited = tuple(awaited)
+            self.pending_sites = tuple(awaited)
             try:
                 for site in list(awaited):
                     arrival = self._look(round, site, start)
                     if arrival is None:
-                        if self._bring_ahead(round, site):
+                        if self._prefetch(round, site):
                             moved = time.monotonic()
                     else:
                         awaited.remove(site)
-                        self.awaited = tuple(awaited)
+                        self.pending_sites = tuple(awaited)
                         heard += 1
                         self._silent.pop(site, None)
                         yield arrival
-                pause = FIRST_PAUSE_S
-                self._listen({*sites, *self.watched})
+                pause = MIN_BACKOFF_S
+                self._listen({*sites, *self.monitored_sites})
             except (Unreachable, OSError) as error:
-                pause = paused(self._tell, pause, error, "collects")
+                pause = backoff(self._tell, pause, error, "collects")
             passed = time.monotonic() - start
             if deadline_s is not None and passed >= deadline_s:
                 for site in awaited:
@@ -150,85 +152,87 @@ class HubMeeting:
                 return
             if heard and all(self._is_silent(site) for site in awaited):
                 return
-            left = LONGEST_PAUSE_S if deadline_s is None else deadline_s - passed
+            left = MAX_BACKOFF_S if deadline_s is None else deadline_s - passed
             # While an update is coming the next look is soon, else a while that grows with what was waited.
-            self._depot.wait(max(0.01, min(left, LONGEST_PAUSE_S, time.monotonic() - moved)))
+            self._store.wait(max(0.01, min(left, MAX_BACKOFF_S, time.monotonic() - moved)))
 
     def close(self) -> None:
         try:
             self._say("state", "closed")
         except (Unreachable, OSError) as error:
             self._tell(f"the sites could not be told that it closes: {error}")
-        self.leave()
+        self.disconnect()
 
-    def leave(self) -> None:
+    def disconnect(self) -> None:
         """Stop without a word: the sites wait until the hub comes back."""
-        self._depot.close()
+        self._store.close()
         self._lock.close()
 
-    def offer(self, study_text: str) -> None:
+    def advertise_study(self, study_text: str) -> None:
         """Let every site fetch the study file, so that its people can read what they agree to."""
-        said = sealed(Notice(PROTOCOL, "study", self._study, HUB, study_text, self._run), self._seal)
-        for where in (hub_notice(self._study, "study"), NEWEST_STUDY):
-            self._patiently("offers the study", lambda where=where: self._depot.put(where, said))  # type: ignore[misc]
+        said = encode_sealed(
+            ControlMessage(PROTOCOL, "study", self._study, HUB, study_text, self._run), self._seal
+        )
+        for where in (hub_control_name(self._study, "study"), ADVERTISED_STUDY):
+            self._retry("offers the study", lambda where=where: self._store.put(where, said))  # type: ignore[misc]
 
-    def present(self) -> dict[str, float]:
+    def heartbeat_ages(self) -> dict[str, float]:
         """Return for each site that was awaited how many seconds ago it gave a sign of life that was new."""
         now = time.monotonic()
         return {site: now - when for site, (data, when) in self._signs.items() if data is not None}
 
-    def here(self) -> set[str]:
+    def online_sites(self) -> set[str]:
         """Return the sites that gave a sign of life a moment ago."""
-        recent = SILENT_HEARTBEATS * self._depot.heartbeat_s
-        return {site for site, ago in self.present().items() if ago <= recent}
+        recent = SILENT_AFTER_HEARTBEATS * self._store.heartbeat_s
+        return {site for site, ago in self.heartbeat_ages().items() if ago <= recent}
 
-    # -- letters
+    # -- messages
 
-    def post_all(
-        self, round: int, attempt: int, step: str, letters: Mapping[str, bytes]
+    def send_messages(
+        self, round: int, attempt: int, step: str, messages: Mapping[str, bytes]
     ) -> Mapping[str, bytes]:
-        stands = self._patiently("writes", lambda: self._letters.keep(round, attempt, step, letters))
+        stands = self._retry("writes", lambda: self._mailbox.keep(round, attempt, step, messages))
         for site, data in stands.items():
-            self._patiently(
+            self._retry(
                 "writes",
-                lambda site=site, data=data: self._letters.deliver(round, attempt, step, site, data),  # type: ignore[misc]
+                lambda site=site, data=data: self._mailbox.deliver(round, attempt, step, site, data),  # type: ignore[misc]
             )
         return stands
 
-    def posted_all(self, step: str) -> tuple[tuple[int, int], Mapping[str, bytes]] | None:
-        return self._letters.kept(step)
+    def sent_messages(self, step: str) -> tuple[tuple[int, int], Mapping[str, bytes]] | None:
+        return self._mailbox.kept(step)
 
-    def gather(
+    def collect_messages(
         self, round: int, attempt: int, step: str, sites: Sequence[str], deadline_s: float | None
-    ) -> Iterator[Delivery]:
-        start, pause = time.monotonic(), FIRST_PAUSE_S
+    ) -> Iterator[ReceivedMessage]:
+        start, pause = time.monotonic(), MIN_BACKOFF_S
         awaited = sorted(sites)
         while awaited:
             try:
                 for site in list(awaited):
-                    found = self._letters.find(round, attempt, step, site) or self._gone(round, site)
+                    found = self._mailbox.find(round, attempt, step, site) or self._gone(round, site)
                     if found is not None:
                         awaited.remove(site)
                         yield found
-                pause = FIRST_PAUSE_S
+                pause = MIN_BACKOFF_S
                 self._listen(sites)
             except (Unreachable, OSError) as error:
-                pause = paused(self._tell, pause, error, "gathers")
+                pause = backoff(self._tell, pause, error, "gathers")
             passed = time.monotonic() - start
             if deadline_s is not None and passed >= deadline_s:
                 return
-            left = LONGEST_PAUSE_S if deadline_s is None else deadline_s - passed
-            self._depot.wait(max(0.01, min(left, LONGEST_PAUSE_S, passed)))
+            left = MAX_BACKOFF_S if deadline_s is None else deadline_s - passed
+            self._store.wait(max(0.01, min(left, MAX_BACKOFF_S, passed)))
 
-    def _gone(self, round: int, site: str) -> Delivery | None:
+    def _gone(self, round: int, site: str) -> ReceivedMessage | None:
         found = self._withdrawn(round, site)
-        return None if found is None else Delivery(site, error=found.error)
+        return None if found is None else ReceivedMessage(site, error=found.error)
 
     # -- one site's answer
 
-    def _look(self, round: int, site: str, start: float) -> Arrival | None:
+    def _look(self, round: int, site: str, start: float) -> ReceivedUpdate | None:
         prefix = update_prefix(self._study, site, round)
-        data = self._depot.get(manifest_name(prefix))
+        data = self._store.get(manifest_name(prefix))
         if not data:
             return self._withdrawn(round, site)
         size = 0
@@ -237,16 +241,16 @@ class HubMeeting:
             size = found.bytes
             self._check(found, round)
             path = self._spooled(site)
-            self._bring(found, prefix, path)
+            self._download(found, prefix, path)
             assert self._current is not None
             update = wire.read_update(path, self._current.weights, self._study)
         except (Unreachable, OSError):
             raise
         except MedfedError as error:
-            return Arrival(
+            return ReceivedUpdate(
                 site, None, type(error)(f"site '{site}', round {round}: {error}"), max(size, len(data))
             )
-        return Arrival(site, update, None, size, time.monotonic() - start)
+        return ReceivedUpdate(site, update, None, size, time.monotonic() - start)
 
     def _check(self, found: Manifest, round: int) -> None:
         if found.round != round or found.run != self._run:
@@ -257,11 +261,11 @@ class HubMeeting:
         if self._largest and found.bytes > self._largest:
             raise WireError(f"it holds {found.bytes} bytes; for this model at most {self._largest} are taken")
 
-    def _bring_ahead(self, round: int, site: str) -> bool:
+    def _prefetch(self, round: int, site: str) -> bool:
         """Fetch what is there already of an update that a site is sending; return whether
         there was anything new.
         """
-        data = self._depot.get(site_notice(self._study, site, "coming"))
+        data = self._store.get(site_control_name(self._study, site, "coming"))
         if data is None:
             return False
         new = data != self._announced.get(site, (b"", None))[0]
@@ -277,25 +281,25 @@ class HubMeeting:
             # An earlier round's; of this one's, the manifest at its end says what is wrong with it.
             return False
         prefix = update_prefix(self._study, site, round)
-        return bring_ahead(self._depot, found, prefix, self._spooled(site), write_over=True) or new
+        return prefetch(self._store, found, prefix, self._spooled(site), write_over=True) or new
 
     def _spooled(self, site: str) -> Path:
         return self._spool / f"{site}.update"
 
-    def _bring(self, found: Manifest, prefix: str, path: Path) -> None:
-        for attempt in range(TRIES):
+    def _download(self, found: Manifest, prefix: str, path: Path) -> None:
+        for attempt in range(MAX_ATTEMPTS):
             try:
                 # Brought again even where an earlier process had it whole: nobody vouches for
                 # that file's bytes.
-                return bring(self._depot, found, prefix, path, write_over=True)
-            except (WireError, Missing) as error:
-                if attempt == TRIES - 1:
+                return download(self._store, found, prefix, path, write_over=True)
+            except (WireError, MissingObject) as error:
+                if attempt == MAX_ATTEMPTS - 1:
                     raise WireError(str(error)) from None
-                time.sleep(FIRST_PAUSE_S)
+                time.sleep(MIN_BACKOFF_S)
         return None
 
-    def _withdrawn(self, round: int, site: str) -> Arrival | None:
-        data = self._depot.get(site_notice(self._study, site, "withdrawn"))
+    def _withdrawn(self, round: int, site: str) -> ReceivedUpdate | None:
+        data = self._store.get(site_control_name(self._study, site, "withdrawn"))
         if data is None:
             return None
         try:
@@ -304,7 +308,7 @@ class HubMeeting:
             self._tell(f"a withdrawal of site '{site}' is refused: {error}")
             return None
         return (
-            Arrival(site, None, SiteError(f"site '{site}', round {round}: {said.text}"))
+            ReceivedUpdate(site, None, SiteError(f"site '{site}', round {round}: {said.text}"))
             if said.text
             else None
         )
@@ -315,7 +319,7 @@ class HubMeeting:
         now = time.monotonic()
         for site in sites:
             known, _ = self._signs.get(site, (None, 0.0))
-            data = self._depot.get(site_notice(self._study, site, "here"))
+            data = self._store.get(site_control_name(self._study, site, "here"))
             if data is not None and data != known:
                 try:
                     notice(data, self._seal, site, "here", self._study)
@@ -331,16 +335,16 @@ class HubMeeting:
         if sign != self._silent[site][0]:
             del self._silent[site]
             return False
-        return sign is None or time.monotonic() - when > SILENT_HEARTBEATS * self._depot.heartbeat_s
+        return sign is None or time.monotonic() - when > SILENT_AFTER_HEARTBEATS * self._store.heartbeat_s
 
     # -- words and patience
 
     def _say(self, what: str, text: str) -> None:
-        said = Notice(PROTOCOL, what, self._study, HUB, text, self._run)  # type: ignore[arg-type]
-        self._depot.put(hub_notice(self._study, what), sealed(said, self._seal))
+        said = ControlMessage(PROTOCOL, what, self._study, HUB, text, self._run)  # type: ignore[arg-type]
+        self._store.put(hub_control_name(self._study, what), encode_sealed(said, self._seal))
 
-    def _patiently(self, doing: str, call: Callable[[], _T]) -> _T:
-        return patiently(self._tell, doing, call)
+    def _retry(self, doing: str, call: Callable[[], _T]) -> _T:
+        return retry(self._tell, doing, call)
 
     def _tell(self, what: str) -> None:
         if what not in self._told:

@@ -44,7 +44,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
         ]
 
 
-class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="is", tag="notice"):
+class ControlMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="is", tag="notice"):
     """A short word of one party: it is here, it stops, the study is closed, this is the study."""
 
     protocol: str
@@ -70,7 +70,7 @@ def party_name(name: str) -> str:
     return name
 
 
-def sealed(said: Manifest | Notice, seal: Seal) -> bytes:
+def encode_sealed(said: Manifest | ControlMessage, seal: Seal) -> bytes:
     """Return a manifest or notice, sealed."""
     return seal.seal(msgspec.json.encode(said))
 
@@ -95,22 +95,22 @@ def manifest(data: bytes, seal: Seal, party: str, what: str, study: str) -> Mani
     return found
 
 
-def notice(data: bytes, seal: Seal, party: str, what: str, study: str | None) -> Notice:
+def notice(data: bytes, seal: Seal, party: str, what: str, study: str | None) -> ControlMessage:
     """Return the notice that a party sealed, of any study if that is None.
 
     Raises:
         WireError: as for a manifest.
     """
     found = _opened(data, seal, party, study)
-    if not isinstance(found, Notice) or found.what != what:
+    if not isinstance(found, ControlMessage) or found.what != what:
         raise WireError(f"expected the notice '{what}', found something else")
     return found
 
 
-def _opened(data: bytes, seal: Seal, party: str, study: str | None) -> Manifest | Notice:
+def _opened(data: bytes, seal: Seal, party: str, study: str | None) -> Manifest | ControlMessage:
     text = seal.open(data, party)
     try:
-        found: Manifest | Notice = msgspec.json.decode(text, type=Manifest | Notice)
+        found: Manifest | ControlMessage = msgspec.json.decode(text, type=Manifest | ControlMessage)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise WireError(f"its manifest does not read: {error}") from None
     if found.protocol != PROTOCOL:

@@ -1,8 +1,8 @@
 """Where site and hub meet: a place that holds small named pieces of bytes. `folder` and `nats`
 are two such places.
 
-What is said there, and what is believed, is `_meeting.py`'s, the same for every depot. To build another
-exchange across machines, write a depot and let `_meeting` speak over it.
+What is said there, and what is believed, is `_meeting.py`'s, the same for every store. To build another
+exchange across machines, write a store and let `_meeting` speak over it.
 
 Names are paths: up/<study>/<site>/... is written by that site alone, glob/<study>/... by the hub alone.
 """
@@ -19,7 +19,7 @@ class Unreachable(ExchangeError):
     """The place cannot be reached, or has no room, at the moment; the same call may succeed later."""
 
 
-class Missing(ExchangeError):
+class MissingObject(ExchangeError):
     """A piece that a manifest names is not there."""
 
 
@@ -28,7 +28,7 @@ Buffer = bytes | memoryview
 Parts = Sequence[Buffer]
 
 
-class Depot(Protocol):
+class ObjectStore(Protocol):
     """Small named pieces of bytes, readable by the other side. Every call may be repeated.
 
     Any call may raise `Unreachable`, after which it may be repeated.
@@ -38,7 +38,7 @@ class Depot(Protocol):
     chunk_bytes: int
     heartbeat_s: float
     # By which way a message goes there, in words for the audit log; no host and no path.
-    way: str
+    channel: str
 
     def put(self, name: str, data: Buffer, once: bool = False) -> None:
         """Store a piece, whole or not at all; with `once` a piece that is already there stays as it is."""
@@ -59,22 +59,22 @@ class Depot(Protocol):
         With `skip` those that are not there are left out.
 
         Raises:
-            Missing: if one is not there.
+            MissingObject: if one is not there.
         """
         ...
 
-    def forget(self, study: str, before: int) -> None:
+    def delete_rounds(self, study: str, before: int) -> None:
         """Remove the study's global models of rounds below `before` and the updates for
         rounds up to `before`.
         """
         ...
 
-    def forget_all(self, study: str) -> None:
+    def delete_study(self, study: str) -> None:
         """Remove every model and update of a study, and the manifest of its newest model."""
         ...
 
     def wait(self, timeout_s: float) -> None:
-        """Return when something may have changed, at the latest after a while that the depot thinks right."""
+        """Return when something may have changed, at the latest after a while that the store thinks right."""
         ...
 
     def close(self) -> None:
@@ -92,12 +92,12 @@ def global_prefix(study: str, round: int) -> str:
     return f"glob/{study[:16] or 'none'}/r{round:05d}"
 
 
-def site_notice(study: str, site: str, what: str) -> str:
+def site_control_name(study: str, site: str, what: str) -> str:
     """Return where a site's notice lies."""
     return f"up/{study[:16] or 'none'}/{site}/{what}/m"
 
 
-def hub_notice(study: str, what: str) -> str:
+def hub_control_name(study: str, what: str) -> str:
     """Return where a notice of the hub lies, or (`now`) the manifest of its newest model."""
     return f"glob/{study[:16] or 'none'}/{what}/m"
 

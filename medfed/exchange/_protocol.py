@@ -1,4 +1,4 @@
-"""How a site and the hub speak over a depot: what is written where, what is believed, and how each goes
+"""How a site and the hub speak over a store: what is written where, what is believed, and how each goes
 on after a kill.
 
     the hub    glob/<study>/coming/m                 the manifest of the model that it is about to publish
@@ -9,7 +9,7 @@ on after a kill.
                up/<study>/<site>/r<N>/m              its manifest, sealed, written last and once
                up/<study>/<site>/here/m              a sign of life, every few seconds
                up/<study>/<site>/withdrawn/m         why it stops, or nothing
-    both       small letters, as `_letterbox.py` says
+    both       small messages, as `_letterbox.py` says
 
 Everything is sealed (`wire/signing.py`) and every chunk has a digest, so that the place in between can at
 worst be silent. What is coming may be fetched while it is still being sent; it counts when the manifest that
@@ -31,31 +31,31 @@ from typing import TextIO, TypeVar
 from medfed.errors import ExchangeError
 from medfed.exchange._manifest import notice
 from medfed.exchange._object_store import (
-    Depot,
+    ObjectStore,
     Unreachable,
-    hub_notice,
+    hub_control_name,
 )
 from medfed.wire.signing import HUB, Seal
 
 log = logging.getLogger("medfed.exchange")
 
 # The pauses between two tries of something that fails: the first and the longest.
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+MIN_BACKOFF_S, MAX_BACKOFF_S = 0.1, 5.0
 
 # How often bytes that do not fit their manifest are fetched again before the update is refused: a proxy or a
 # cache may have damaged them once.
-TRIES = 3
+MAX_ATTEMPTS = 3
 
 # A site counts as silent after this many heartbeats without one.
-SILENT_HEARTBEATS = 2.5
+SILENT_AFTER_HEARTBEATS = 2.5
 
 # Where the study lies that was offered last, for a site that knows none yet.
-NEWEST_STUDY = "glob/newest/study/m"
+ADVERTISED_STUDY = "glob/newest/study/m"
 
 _T = TypeVar("_T")
 
 
-def newest_study(depot: Depot, seal: Seal) -> tuple[str, str]:
+def wait_for_study(store: ObjectStore, seal: Seal) -> tuple[str, str]:
     """Return digest and text of the study that the hub offered last, waiting for one: what a site's
     people may agree to.
     """
@@ -67,34 +67,34 @@ def newest_study(depot: Depot, seal: Seal) -> tuple[str, str]:
             log.warning(what)
 
     while True:
-        data = patiently(tell, "asks for the study", lambda: depot.get(NEWEST_STUDY))
+        data = retry(tell, "asks for the study", lambda: store.get(ADVERTISED_STUDY))
         if data is not None:
             found = notice(data, seal, HUB, "study", None)
             return found.study, found.text
-        depot.wait(1.0)
+        store.wait(1.0)
 
 
-def study_text(depot: Depot, seal: Seal, study: str, patiently: Callable[..., bytes | None]) -> str:
+def study_text(store: ObjectStore, seal: Seal, study: str, retry: Callable[..., bytes | None]) -> str:
     while True:
-        data = patiently("asks for the study", lambda: depot.get(hub_notice(study, "study")))
+        data = retry("asks for the study", lambda: store.get(hub_control_name(study, "study")))
         if data is not None:
             return notice(data, seal, HUB, "study", study).text
-        depot.wait(1.0)
+        store.wait(1.0)
 
 
-def patiently(
+def retry(
     tell: Callable[[str], None],
     doing: str,
     call: Callable[[], _T],
     give_up: Callable[[], None] = lambda: None,
 ) -> _T:
-    pause = FIRST_PAUSE_S
+    pause = MIN_BACKOFF_S
     while True:
         give_up()
         try:
             return call()
         except (Unreachable, OSError) as error:
-            pause = paused(tell, pause, error, doing)
+            pause = backoff(tell, pause, error, doing)
 
 
 # What a full disk says, and a disk quota: it passes once room is made. Any other error of one's own
@@ -102,7 +102,7 @@ def patiently(
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
-def paused(tell: Callable[[str], None], pause: float, error: Exception, doing: str) -> float:
+def backoff(tell: Callable[[str], None], pause: float, error: Exception, doing: str) -> float:
     if isinstance(error, OSError):
         if error.errno not in _NO_ROOM:
             raise ExchangeError(
@@ -112,10 +112,10 @@ def paused(tell: Callable[[str], None], pause: float, error: Exception, doing: s
     else:
         tell(f"{doing}: {error}; trying again")
     time.sleep(pause)
-    return min(pause * 1.7, LONGEST_PAUSE_S)
+    return min(pause * 1.7, MAX_BACKOFF_S)
 
 
-def locked(path: Path, who: str) -> TextIO:
+def acquire_lock(path: Path, who: str) -> TextIO:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("w")
     try:
@@ -129,7 +129,7 @@ def locked(path: Path, who: str) -> TextIO:
     return file
 
 
-def kept_text(path: Path, text: str) -> str:
+def read_or_create(path: Path, text: str) -> str:
     """Return what a small file says, after writing `text` there if it is missing and there is any."""
     if path.exists() and (found := path.read_text()):
         return found

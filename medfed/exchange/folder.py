@@ -17,13 +17,13 @@ from typing import Annotated, Any
 
 import msgspec
 
-from medfed.exchange._concurrency import through_window
+from medfed.exchange._concurrency import run_bounded
 from medfed.exchange._exchange import Exchange
-from medfed.exchange._hub_transport import HubMeeting
-from medfed.exchange._object_store import Buffer, Missing, Parts, Unreachable
-from medfed.exchange._protocol import newest_study
-from medfed.exchange._site_transport import SiteMeeting
-from medfed.wire.signing import seal_of
+from medfed.exchange._hub_transport import HubTransport
+from medfed.exchange._object_store import Buffer, MissingObject, Parts, Unreachable
+from medfed.exchange._protocol import wait_for_study
+from medfed.exchange._site_transport import SiteTransport
+from medfed.wire.signing import load_seal
 
 
 class Folder(Exchange, frozen=True, tag="folder"):
@@ -40,21 +40,21 @@ class Folder(Exchange, frozen=True, tag="folder"):
     poll_s: Annotated[float, msgspec.Meta(gt=0)] = 0.5
     options: dict[str, Any] = {}  # noqa: RUF012
 
-    def open_hub(self, study: str, folder: Path) -> HubMeeting:
-        return HubMeeting(self._depot(), seal_of(self.credentials), study, folder)
+    def open_hub(self, study: str, folder: Path) -> HubTransport:
+        return HubTransport(self._store(), load_seal(self.credentials), study, folder)
 
-    def open_site(self, study: str, site: str, folder: Path) -> SiteMeeting:
-        return SiteMeeting(self._depot(), seal_of(self.credentials), study, site, folder)
+    def open_site(self, study: str, site: str, folder: Path) -> SiteTransport:
+        return SiteTransport(self._store(), load_seal(self.credentials), study, site, folder)
 
-    def offered(self) -> tuple[str, str]:
-        depot = self._depot()
+    def advertised_study(self) -> tuple[str, str]:
+        store = self._store()
         try:
-            return newest_study(depot, seal_of(self.credentials))
+            return wait_for_study(store, load_seal(self.credentials))
         finally:
-            depot.close()
+            store.close()
 
-    def _depot(self) -> FolderDepot:
-        return FolderDepot(self.url, self.poll_s, self.options)
+    def _store(self) -> FolderStore:
+        return FolderStore(self.url, self.poll_s, self.options)
 
 
 # Storages whose rename replaces a file at once. Everywhere else an object is written whole or not at all.
@@ -70,13 +70,13 @@ POLL_SHARE, FIRST_POLL_S = 0.1, 0.02
 _AT_ONCE = 4
 
 
-class FolderDepot:
-    """A depot in a storage that fsspec reaches."""
+class FolderStore:
+    """A store in a storage that fsspec reaches."""
 
     # Object storage costs a request a chunk; a larger chunk costs more to send again after a cut.
     chunk_bytes = 8 << 20
     heartbeat_s = 5.0
-    way = "through shared storage"
+    channel = "through shared storage"
 
     def __init__(self, url: str, poll_s: float = 0.5, options: dict[str, Any] | None = None) -> None:
         import fsspec
@@ -137,26 +137,26 @@ class FolderDepot:
 
     def put_many(self, pieces: Iterable[tuple[str, Parts]], stored: Callable[[str], None]) -> None:
         jobs = ((name, partial(self._pool.submit, self._put_parts, name, parts)) for name, parts in pieces)
-        through_window(jobs, lambda name, _: stored(name), _AT_ONCE)
+        run_bounded(jobs, lambda name, _: stored(name), _AT_ONCE)
 
     def get_many(self, names: Sequence[str], take: Callable[[str, Buffer], None], skip: bool = False) -> None:
         def got(name: str, data: bytes | None) -> None:
             if data is None:
                 if skip:
                     return
-                raise Missing(f"chunk {name.rpartition('/')[2].partition('-')[0]} is not in the folder")
+                raise MissingObject(f"chunk {name.rpartition('/')[2].partition('-')[0]} is not in the folder")
             take(name, data)
 
         jobs = ((name, partial(self._pool.submit, self.get, name)) for name in names)
-        through_window(jobs, got, _AT_ONCE)
+        run_bounded(jobs, got, _AT_ONCE)
 
-    def forget(self, study: str, before: int) -> None:
-        self._forget(study, lambda side, round: round < before if side == "glob" else round <= before)
+    def delete_rounds(self, study: str, before: int) -> None:
+        self._delete(study, lambda side, round: round < before if side == "glob" else round <= before)
 
-    def forget_all(self, study: str) -> None:
-        self._forget(study, lambda side, round: True, notices=("now", "coming"))
+    def delete_study(self, study: str) -> None:
+        self._delete(study, lambda side, round: True, notices=("now", "coming"))
 
-    def _forget(self, study: str, which: Callable[[str, int], bool], notices: Sequence[str] = ()) -> None:
+    def _delete(self, study: str, which: Callable[[str, int], bool], notices: Sequence[str] = ()) -> None:
         space = study[:16] or "none"
 
         def remove() -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from medfed.errors import ExchangeError, MedfedError, SiteError, UpdateError
-from medfed.exchange._exchange import Arrival, Exchange, Receipt
+from medfed.exchange._exchange import Exchange, Receipt, ReceivedUpdate
 from medfed.exchange._mailbox import write_secret
 from medfed.wire import encoding as wire
-from medfed.wire.messages import FORMAT, Delivery, Letter, opened_letter, sealed_letter
+from medfed.wire.messages import FORMAT, Message, ReceivedMessage, open_message, seal_message
 from medfed.wire.signing import HUB, Seal, SessionSeal
-from medfed.wire.update import Global, Update
+from medfed.wire.update import GlobalModel, Update
 
 
 class Memory(Exchange, tag="memory", frozen=True):
@@ -31,7 +31,7 @@ class Memory(Exchange, tag="memory", frozen=True):
             "exchange.kind: 'memory' joins sites of one process only; across machines use 'nats' or 'folder'"
         )
 
-    def offered(self) -> tuple[str, str]:
+    def advertised_study(self) -> tuple[str, str]:
         raise ExchangeError(
             "exchange.kind: 'memory' joins sites of one process, which have the study already"
         )
@@ -56,7 +56,7 @@ class MemoryExchange:
         late: bool = False,
     ) -> None:
         self._late = late
-        self._models: dict[int, Global] = {}
+        self._models: dict[int, GlobalModel] = {}
         self._began: dict[str, int] = {}
         self._taken: set[tuple[int, str]] = set()
         self._study = study
@@ -64,10 +64,10 @@ class MemoryExchange:
         self._seen = seen
         self._changed = threading.Condition()
         self._newest: tuple[int, bytes] | None = None
-        self._weights: Global | None = None
+        self._weights: GlobalModel | None = None
         self._answers: dict[tuple[int, str], tuple[bytes, float]] = {}
         self._withdrawn: dict[str, str] = {}
-        self._letters: dict[tuple[str, str, str], tuple[Letter, bytes]] = {}
+        self._messages: dict[tuple[str, str, str], tuple[Message, bytes]] = {}
         self._sent_to_all: dict[str, tuple[tuple[int, int], dict[str, bytes]]] = {}
         self._keys: dict[str, Any] = {}
         self._secrets: dict[tuple[str, str], bytes] = {}
@@ -79,7 +79,7 @@ class MemoryExchange:
     def closed(self) -> bool:
         return self._closed
 
-    def fetch(self, site: str, round: int) -> Global:
+    def fetch(self, site: str, round: int) -> GlobalModel:
         with self._idle(), self._changed:
             self._changed.wait_for(
                 lambda: self._closed or (self._newest is not None and self._newest[0] >= round)
@@ -112,7 +112,7 @@ class MemoryExchange:
             self._withdrawn[site] = reason
             self._changed.notify_all()
 
-    def publish(self, sent: Global, kept: Callable[[], None] = lambda: None) -> int:
+    def publish(self, sent: GlobalModel, kept: Callable[[], None] = lambda: None) -> int:
         kept()
         data = wire.encode_global(sent)
         with self._changed:
@@ -128,7 +128,7 @@ class MemoryExchange:
             self._changed.notify_all()
         return len(data)
 
-    def collect(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[Arrival]:
+    def collect(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[ReceivedUpdate]:
         awaited = sorted(sites)
         start = time.monotonic()
         while awaited:
@@ -145,9 +145,9 @@ class MemoryExchange:
                 awaited.remove(site)
                 yield self._arrival(round, site, answer, start, self._weights)
 
-    def collect_late(
+    def collect_async(
         self, round: int, sites: Sequence[str], deadline_s: float | None, enough: int
-    ) -> Iterator[Arrival]:
+    ) -> Iterator[ReceivedUpdate]:
         start = time.monotonic()
         heard: set[str] = set()
         came = 0
@@ -185,10 +185,12 @@ class MemoryExchange:
         site: str,
         answer: tuple[bytes, float] | None,
         start: float,
-        began: Global | None,
-    ) -> Arrival:
+        began: GlobalModel | None,
+    ) -> ReceivedUpdate:
         if answer is None:
-            return Arrival(site, None, SiteError(f"site '{site}', round {round}: {self._withdrawn[site]}"))
+            return ReceivedUpdate(
+                site, None, SiteError(f"site '{site}', round {round}: {self._withdrawn[site]}")
+            )
         data, when = answer
         try:
             if began is None:
@@ -198,23 +200,25 @@ class MemoryExchange:
                 )
             update = wire.decode_update(data, began.weights, self._study)
         except MedfedError as error:
-            return Arrival(site, None, type(error)(f"site '{site}', round {round}: {error}"), len(data))
-        return Arrival(site, update, None, len(data), when - start)
+            return ReceivedUpdate(
+                site, None, type(error)(f"site '{site}', round {round}: {error}"), len(data)
+            )
+        return ReceivedUpdate(site, update, None, len(data), when - start)
 
-    # -- letters
+    # -- messages
 
     signed = True
 
-    def post(self, site: str, round: int, attempt: int, step: str, data: bytes) -> None:
+    def send_message(self, site: str, round: int, attempt: int, step: str, data: bytes) -> None:
         with self._changed:
-            self._put(Letter(FORMAT, self._study, self._run, site, HUB, round, attempt, step, data))
+            self._put(Message(FORMAT, self._study, self._run, site, HUB, round, attempt, step, data))
 
-    def posted(self, site: str, step: str) -> Letter | None:
+    def sent_message(self, site: str, step: str) -> Message | None:
         with self._changed:
-            found = self._letters.get((site, HUB, step))
+            found = self._messages.get((site, HUB, step))
             return found[0] if found else None
 
-    def read(self, site: str, round: int, sought: Mapping[str, int]) -> Letter | None:
+    def receive_message(self, site: str, round: int, sought: Mapping[str, int]) -> Message | None:
         with self._idle(), self._changed:
             self._changed.wait_for(
                 lambda: self._closed or self._over(round) or self._sought(site, round, sought) is not None
@@ -224,50 +228,50 @@ class MemoryExchange:
             found = self._sought(site, round, sought)
             if found is None:
                 raise ExchangeError(
-                    f"site '{site}' waits for a letter of round {round}, but the hub has closed"
+                    f"site '{site}' waits for a message of round {round}, but the hub has closed"
                 )
-        return opened_letter(found, self._seal(site), HUB, self._study, self._run)
+        return open_message(found, self._seal(site), HUB, self._study, self._run)
 
-    def open_letter(self, site: str, sealed: bytes, party: str) -> Letter:
-        return opened_letter(sealed, self._seal(site), party, self._study, self._run)
+    def open_message(self, site: str, sealed: bytes, party: str) -> Message:
+        return open_message(sealed, self._seal(site), party, self._study, self._run)
 
-    def recall(self, site: str, round: int) -> None:
+    def retract(self, site: str, round: int) -> None:
         with self._changed:
             self._answers.pop((round, site), None)
 
-    def keep(self, site: str, name: str, secret: bytes) -> None:
+    def store_secret(self, site: str, name: str, secret: bytes) -> None:
         self._secrets[site, name] = secret
         if self._folder is not None:
             write_secret(self._folder / site / f"{name}.secret", secret)
 
-    def kept(self, site: str, name: str) -> bytes | None:
+    def load_secret(self, site: str, name: str) -> bytes | None:
         path = None if self._folder is None else self._folder / site / f"{name}.secret"
         if (site, name) not in self._secrets and path is not None and path.exists():
             self._secrets[site, name] = path.read_bytes()
         return self._secrets.get((site, name))
 
-    def post_all(
-        self, round: int, attempt: int, step: str, letters: Mapping[str, bytes]
+    def send_messages(
+        self, round: int, attempt: int, step: str, messages: Mapping[str, bytes]
     ) -> Mapping[str, bytes]:
         with self._changed:
             before = self._sent_to_all.get(step)
             if before is not None and before[0] >= (round, attempt):
                 return before[1]
-            self._sent_to_all[step] = ((round, attempt), dict(letters))
-            for site, data in letters.items():
-                self._put(Letter(FORMAT, self._study, self._run, HUB, site, round, attempt, step, data))
-            return letters
+            self._sent_to_all[step] = ((round, attempt), dict(messages))
+            for site, data in messages.items():
+                self._put(Message(FORMAT, self._study, self._run, HUB, site, round, attempt, step, data))
+            return messages
 
-    def posted_all(self, step: str) -> tuple[tuple[int, int], Mapping[str, bytes]] | None:
+    def sent_messages(self, step: str) -> tuple[tuple[int, int], Mapping[str, bytes]] | None:
         with self._changed:
             return self._sent_to_all.get(step)
 
-    def gather(
+    def collect_messages(
         self, round: int, attempt: int, step: str, sites: Sequence[str], deadline_s: float | None
-    ) -> Iterator[Delivery]:
+    ) -> Iterator[ReceivedMessage]:
         awaited, start = sorted(sites), time.monotonic()
 
-        def here() -> list[str]:
+        def answered() -> list[str]:
             return [
                 site for site in awaited if site in self._withdrawn or self._is(site, round, attempt, step)
             ]
@@ -275,23 +279,23 @@ class MemoryExchange:
         while awaited:
             with self._changed:
                 left = None if deadline_s is None else max(0.0, start + deadline_s - time.monotonic())
-                self._changed.wait_for(lambda: self._closed or bool(here()), timeout=left)
-                found = {site: self._letters.get((site, HUB, step), (None, b""))[1] for site in here()}
+                self._changed.wait_for(lambda: self._closed or bool(answered()), timeout=left)
+                found = {site: self._messages.get((site, HUB, step), (None, b""))[1] for site in answered()}
             if not found:
                 return
             for site, sealed in found.items():
                 awaited.remove(site)
                 yield self._delivery(site, round, attempt, step, sealed)
 
-    def _put(self, letter: Letter) -> None:
+    def _put(self, message: Message) -> None:
         if self._closed:
-            raise ExchangeError(f"'{letter.party}' writes for round {letter.round}, but the hub has closed")
-        key = (letter.party, letter.to, letter.step)
-        if key in self._letters and self._letters[key][0].when >= letter.when:
+            raise ExchangeError(f"'{message.party}' writes for round {message.round}, but the hub has closed")
+        key = (message.party, message.to, message.step)
+        if key in self._messages and self._messages[key][0].when >= message.when:
             return
-        sealed = sealed_letter(letter, self._seal(letter.party))
+        sealed = seal_message(message, self._seal(message.party))
         self._seen(sealed)
-        self._letters[key] = (letter, sealed)
+        self._messages[key] = (message, sealed)
         self._changed.notify_all()
 
     def _seal(self, party: str) -> Seal:
@@ -302,26 +306,26 @@ class MemoryExchange:
 
     def _sought(self, site: str, round: int, sought: Mapping[str, int]) -> bytes | None:
         for step, attempt in sought.items():
-            letter, sealed = self._letters.get((HUB, site, step), (None, b""))
-            if letter is not None and letter.round == round and letter.attempt >= attempt:
+            message, sealed = self._messages.get((HUB, site, step), (None, b""))
+            if message is not None and message.round == round and message.attempt >= attempt:
                 return sealed
         return None
 
     def _is(self, site: str, round: int, attempt: int, step: str) -> bool:
-        letter, _ = self._letters.get((site, HUB, step), (None, b""))
-        return letter is not None and letter.when == (round, attempt)
+        message, _ = self._messages.get((site, HUB, step), (None, b""))
+        return message is not None and message.when == (round, attempt)
 
-    def _delivery(self, site: str, round: int, attempt: int, step: str, sealed: bytes) -> Delivery:
+    def _delivery(self, site: str, round: int, attempt: int, step: str, sealed: bytes) -> ReceivedMessage:
         if not self._is(site, round, attempt, step):
-            return Delivery(
+            return ReceivedMessage(
                 site, error=SiteError(f"site '{site}', round {round}: {self._withdrawn.get(site, '')}")
             )
         try:
-            return Delivery(
-                site, opened_letter(sealed, self._seal(HUB), site, self._study, self._run), sealed
+            return ReceivedMessage(
+                site, open_message(sealed, self._seal(HUB), site, self._study, self._run), sealed
             )
         except MedfedError as error:
-            return Delivery(site, error=type(error)(f"site '{site}', round {round}: {error}"))
+            return ReceivedMessage(site, error=type(error)(f"site '{site}', round {round}: {error}"))
 
     def close(self) -> None:
         with self._changed:

@@ -25,13 +25,13 @@ from typing import Annotated, Any
 import msgspec
 
 from medfed.errors import ExchangeError
-from medfed.exchange._concurrency import through_window
+from medfed.exchange._concurrency import run_bounded
 from medfed.exchange._exchange import Exchange
-from medfed.exchange._hub_transport import HubMeeting
-from medfed.exchange._object_store import Buffer, Depot, Missing, Parts, Unreachable
-from medfed.exchange._protocol import newest_study
-from medfed.exchange._site_transport import SiteMeeting
-from medfed.wire.signing import HUB, Identity, serial_of
+from medfed.exchange._hub_transport import HubTransport
+from medfed.exchange._object_store import Buffer, MissingObject, ObjectStore, Parts, Unreachable
+from medfed.exchange._protocol import wait_for_study
+from medfed.exchange._site_transport import SiteTransport
+from medfed.wire.signing import HUB, Identity, serial_number
 
 log = logging.getLogger("medfed.exchange")
 
@@ -50,30 +50,30 @@ class Nats(Exchange, frozen=True, tag="nats"):
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 120.0
     proxy: str = ""
 
-    def open_hub(self, study: str, folder: Path) -> HubMeeting:
+    def open_hub(self, study: str, folder: Path) -> HubTransport:
         identity = self._identity()
         if identity.name != HUB:
             raise ExchangeError(
                 f"exchange.credentials: they are those of '{identity.name}'; the hub needs those in the folder 'hub' that "
                 f"`medfed enrol init` made"
             )
-        return HubMeeting(self._depot(study, identity), identity, study, folder)
+        return HubTransport(self._store(study, identity), identity, study, folder)
 
-    def open_site(self, study: str, site: str, folder: Path) -> SiteMeeting:
+    def open_site(self, study: str, site: str, folder: Path) -> SiteTransport:
         identity = self._identity()
         if identity.name != site:
             raise ExchangeError(
                 f"exchange.credentials: they are those of '{identity.name}', this is site '{site}'"
             )
-        return SiteMeeting(self._depot(study, identity), identity, study, site, folder)
+        return SiteTransport(self._store(study, identity), identity, study, site, folder)
 
-    def offered(self) -> tuple[str, str]:
+    def advertised_study(self) -> tuple[str, str]:
         identity = self._identity()
-        depot = self._depot("newest", identity)
+        store = self._store("newest", identity)
         try:
-            return newest_study(depot, identity)
+            return wait_for_study(store, identity)
         finally:
-            depot.close()
+            store.close()
 
     def _identity(self) -> Identity:
         if not self.credentials:
@@ -82,10 +82,10 @@ class Nats(Exchange, frozen=True, tag="nats"):
             )
         return Identity(Path(self.credentials)).check()
 
-    def _depot(self, study: str, identity: Identity) -> Depot:
-        from medfed.wire.credentials import urls_of
+    def _store(self, study: str, identity: Identity) -> ObjectStore:
+        from medfed.wire.credentials import broker_urls
 
-        urls = self.urls or urls_of(identity.folder)
+        urls = self.urls or broker_urls(identity.folder)
         if self.proxy:
             urls = [url for url in urls if url.startswith("wss://")]
             if not self.proxy.startswith("http://") or not urls:
@@ -93,7 +93,7 @@ class Nats(Exchange, frozen=True, tag="nats"):
                     f"exchange.proxy: '{self.proxy}': an HTTP proxy is named as http://host:port, and reaches a broker by "
                     f"wss:// alone; there {'is no such url' if not urls else 'is one'} in exchange.urls or the kit"
                 )
-        return NatsDepot(urls, identity, study, self.timeout_s, self.proxy)
+        return NatsStore(urls, identity, study, self.timeout_s, self.proxy)
 
 
 # In the order in which they are tried.
@@ -122,12 +122,12 @@ _WRONG_LAST_SEQUENCE = 10071
 _ALREADY_OTHERWISE = 10058
 
 
-class NatsDepot:
-    """A depot at a NATS JetStream broker."""
+class NatsStore:
+    """A store at a NATS JetStream broker."""
 
     chunk_bytes = 1 << 20
     heartbeat_s = 2.0
-    way = "over NATS"
+    channel = "over NATS"
 
     def __init__(
         self, urls: Sequence[str], identity: Identity, study: str, timeout_s: float = 120.0, proxy: str = ""
@@ -153,7 +153,7 @@ class NatsDepot:
         # The thread has to end before Python does.
         atexit.register(self.close)
 
-    # -- the depot
+    # -- the store
 
     def put(self, name: str, data: Buffer, once: bool = False) -> None:
         self._result(self._begin(self._put(name, data, once)))
@@ -163,20 +163,20 @@ class NatsDepot:
 
     def put_many(self, pieces: Iterable[tuple[str, Parts]], stored: Callable[[str], None]) -> None:
         jobs = ((name, partial(self._begin_put, name, b"".join(parts))) for name, parts in pieces)
-        self._checked(lambda: through_window(jobs, lambda name, _: stored(name), _WINDOW, first=2))
+        self._checked(lambda: run_bounded(jobs, lambda name, _: stored(name), _WINDOW, first=2))
 
     def get_many(self, names: Sequence[str], take: Callable[[str, Buffer], None], skip: bool = False) -> None:
         def got(name: str, data: bytes | None) -> None:
             if data is None:
                 if skip:
                     return
-                raise Missing(f"chunk {name.rpartition('/')[2].partition('-')[0]} is not at the broker")
+                raise MissingObject(f"chunk {name.rpartition('/')[2].partition('-')[0]} is not at the broker")
             take(name, data)
 
         jobs = ((name, lambda name=name: self._begin(self._get(name))) for name in names)
-        self._checked(lambda: through_window(jobs, got, _WINDOW, first=2))
+        self._checked(lambda: run_bounded(jobs, got, _WINDOW, first=2))
 
-    def forget(self, study: str, before: int) -> None:
+    def delete_rounds(self, study: str, before: int) -> None:
         # An update that came too late lies in a round that was cleared already, so the rounds before
         # are cleared again.
         for round in range(max(0, before - 2), before + 1):
@@ -186,7 +186,7 @@ class NatsDepot:
             if round > 0:
                 self._purge("GLOB", f"glob.{self._space}.r{round - 1:05d}.>")
 
-    def forget_all(self, study: str) -> None:
+    def delete_study(self, study: str) -> None:
         for stream in self._sites():
             self._purge(stream, f"up.{self._space}.>")
         self._purge("GLOB", f"glob.{self._space}.>")
@@ -468,7 +468,7 @@ def _refusal(text: str, identity: Identity) -> str:
     if any(said in lower for said in ("authorization", "bad certificate", "unknown ca", "expired")):
         until = identity.certificate.not_valid_after_utc
         return (
-            f"the broker does not let '{identity.name}' in ({text}): its certificate ({serial_of(identity.certificate)}, "
+            f"the broker does not let '{identity.name}' in ({text}): its certificate ({serial_number(identity.certificate)}, "
             f"until {until:%Y-%m-%d}) is expired, revoked or of another federation; ask the coordinator, whom `medfed enrol "
             f"list` tells which"
         )

@@ -29,7 +29,7 @@ from medfed.privacy import NoPrivacy, Privacy
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.compression import Compression
 from medfed.wire.compression import State as Left
-from medfed.wire.update import Global, Update, finite
+from medfed.wire.update import GlobalModel, Update, finite
 from medfed.wire.weights import Difference, Weights, load, weights_of
 
 
@@ -78,7 +78,7 @@ class FederatedCallback(pl.Callback):
         audit: where what crosses is written down.
         egress: what may leave beside the model's tensors; the groups of `local` and plain numbers if None.
         spends: called with the round's number before an update is sent; writes down what it costs under differential
-            privacy (`PrivateTraining.settle`, `Spending.settle`) and returns the scalars that say so.
+            privacy (`PrivateTraining.settle`, `BudgetTracker.settle`) and returns the scalars that say so.
         closing: given the final model, returns what this site reports of it beside its scores, by name.
         needs: scalars that the study's rule needs and training does not give by itself: `train/loss_before`, the
             training loss of the received model, and `train/class_loss`, its mean over the classes and each class's.
@@ -107,7 +107,7 @@ class FederatedCallback(pl.Callback):
         audit: AuditLog | None = None,
         egress: Egress | None = None,
         spends: Callable[[int], dict[str, float]] | None = None,
-        closing: Callable[[Global], Mapping[str, float]] | None = None,
+        closing: Callable[[GlobalModel], Mapping[str, float]] | None = None,
         needs: Iterable[str] = (),
         close_at_end: bool = True,
     ) -> None:
@@ -134,7 +134,7 @@ class FederatedCallback(pl.Callback):
         self._egress = egress or Egress(groups=local.sends if local is not None else ())
         self._spends = spends
         self._closing = closing
-        self._received: Global | None = None
+        self._received: GlobalModel | None = None
         self._merged_now = False
         self._restored = False
         self._begin_round()
@@ -155,7 +155,7 @@ class FederatedCallback(pl.Callback):
             # The hub may be a round further by now; what this site had not kept of that round it trains
             # again, from the same weights, and the hub knows the update already.
             self._restored = False
-            self._received = Global(self.round, self._weights(pl_module))
+            self._received = GlobalModel(self.round, self._weights(pl_module))
             if self._local is not None and not self._local_state:
                 self._local_state = self._local.start(pl_module, self._received, {})
             self._begin_round()
@@ -216,7 +216,7 @@ class FederatedCallback(pl.Callback):
         if self._close_at_end and trainer.is_global_zero and self._received is not None:
             self.close(self._received)
 
-    def close(self, received: Global | None = None) -> None:
+    def close(self, received: GlobalModel | None = None) -> None:
         """Send the scores of the final model; where the study goes on without this site, tell
         the hub so instead.
         """
@@ -253,7 +253,9 @@ class FederatedCallback(pl.Callback):
         self._left = state_dict["left"]
         self._restored = True
 
-    def recall(self, module: pl.LightningModule, received: Global, checkpoint: Mapping[str, Any]) -> None:
+    def recall(
+        self, module: pl.LightningModule, received: GlobalModel, checkpoint: Mapping[str, Any]
+    ) -> None:
         """Take a study's final model and, of this site's last checkpoint, what stayed in the hospital."""
         module.load_state_dict(checkpoint["state_dict"])
         self._local_state = checkpoint["callbacks"][self.state_key]["local"]
@@ -365,14 +367,14 @@ class FederatedCallback(pl.Callback):
             self._local_state = self._local.start(module, received, self._local_state)
         self._begin_round()
 
-    def _fetched(self, trainer: pl.Trainer, round: int) -> Global:
+    def _fetched(self, trainer: pl.Trainer, round: int) -> GlobalModel:
         """Rank 0 speaks to the hub; the hospital's other processes hear it from rank 0."""
         received = None
         if trainer.is_global_zero:
             received = receive(self._exchange, self.site, round, self._audit, self._privacy)
         if trainer.world_size > 1:
             plain: Any = None if received is None else _plain(received)
-            received = Global(**trainer.strategy.broadcast(plain))
+            received = GlobalModel(**trainer.strategy.broadcast(plain))
         assert received is not None
         return received
 
@@ -397,7 +399,7 @@ class FederatedCallback(pl.Callback):
         return finite(scalars)
 
 
-def _plain(received: Global) -> dict[str, Any]:
+def _plain(received: GlobalModel) -> dict[str, Any]:
     return {
         "round": received.round,
         "weights": dict(received.weights),

@@ -43,7 +43,7 @@ class Egress:
     sealed: the groups whose tensors a privacy mechanism has made unreadable, so that their shapes say
     nothing; `round.contribute` puts the study's mechanism's own here.
     smallest_group: the fewest patients of a group of whom a result may leave (`row/...`,
-    evaluation/leaving.py); None where no result of an evaluation may.
+    evaluation/row_transport.py); None where no result of an evaluation may.
     withheld: prefixes of numbers that this hospital keeps although the study would send them.
     """
 

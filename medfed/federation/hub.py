@@ -31,7 +31,7 @@ from medfed.runs.rounds import RoundReport, SiteResult
 from medfed.wire import encoding as wire
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.compression import Compression
-from medfed.wire.update import OUTLIER, Global
+from medfed.wire.update import OUTLIER, GlobalModel
 from medfed.wire.weights import Weights
 
 # How many rounds' checkpoints stay on disk: the newest, and one before it in case the newest was cut by
@@ -78,9 +78,9 @@ def coordinate(
     *,
     folder: Path | None = None,
     watch: Watch = lambda report: None,
-    merged: Callable[[Global], None] = lambda current: None,
+    merged: Callable[[GlobalModel], None] = lambda current: None,
     audit: AuditLog | None = None,
-) -> Global:
+) -> GlobalModel:
     """Return the final model of a study, having led every round of it.
 
     `weights` is the untrained model. With a `folder` each merged round is kept there, and a study found in it
@@ -98,7 +98,7 @@ def coordinate(
         kept = _nothing
         if found is None:
             state: State = {**plan.rule.init(weights), **plan.privacy.init(weights)}
-            current = Global(0, weights, study=plan.study)
+            current = GlobalModel(0, weights, study=plan.study)
             if folder is not None:
                 kept = aside.submit(_save, folder, current, state).result
         else:
@@ -124,7 +124,7 @@ def coordinate(
                 plan.compress,
                 plan.outlier,
             )
-            current, state = Global(current.round + 1, outcome.weights, study=plan.study), outcome.state
+            current, state = GlobalModel(current.round + 1, outcome.weights, study=plan.study), outcome.state
             results = outcome.results
             del outcome
             if folder is not None:
@@ -144,15 +144,17 @@ def _nothing() -> None:
     """Do nothing."""
 
 
-def _tell(merged: Callable[[Global], None], watch: Watch, current: Global, report: RoundReport) -> None:
+def _tell(
+    merged: Callable[[GlobalModel], None], watch: Watch, current: GlobalModel, report: RoundReport
+) -> None:
     merged(current)
     watch(report)
 
 
-def _told(plan: Plan, current: Global, state: State, sites: Sequence[str]) -> Global:
+def _told(plan: Plan, current: GlobalModel, state: State, sites: Sequence[str]) -> GlobalModel:
     groups = _broadcast(plan, state)
     everyone = len(sites) == len(plan.sites)
-    return Global(
+    return GlobalModel(
         current.round, current.weights, None if everyone else tuple(sites), study=plan.study, groups=groups
     )
 
@@ -165,7 +167,7 @@ def _broadcast(plan: Plan, state: State) -> dict[str, Weights]:
 def _close(
     plan: Plan,
     exchange: HubSide,
-    current: Global,
+    current: GlobalModel,
     state: State,
     watch: Watch,
     kept: Callable[[], None],
@@ -175,7 +177,7 @@ def _close(
     began = time.monotonic()
     groups = _broadcast(plan, state)
     size = exchange.publish(
-        Global(current.round, current.weights, (), final=True, study=plan.study, groups=groups), kept
+        GlobalModel(current.round, current.weights, (), final=True, study=plan.study, groups=groups), kept
     )
     told()
     results = []
@@ -196,7 +198,7 @@ def _close(
 # ---------------------------------------------------------------------------------------------- checkpoints
 
 
-def newest(folder: Path, study: str = "") -> tuple[Global, State] | None:
+def newest(folder: Path, study: str = "") -> tuple[GlobalModel, State] | None:
     """Return the newest model and rule state that a run folder holds, or None.
 
     Raises:
@@ -221,16 +223,16 @@ def newest(folder: Path, study: str = "") -> tuple[Global, State] | None:
             (weights if group == "weights" else state.setdefault(group.removeprefix("state:"), {}))[name] = (
                 tensor
             )
-        return Global(int(metadata["round"]), weights, study=study), state
+        return GlobalModel(int(metadata["round"]), weights, study=study), state
     return None
 
 
-def _keep(folder: Path, current: Global, state: State, merged: Sequence[str]) -> None:
+def _keep(folder: Path, current: GlobalModel, state: State, merged: Sequence[str]) -> None:
     _save(folder, current, state)
     joins.remember(folder, current.round, merged)
 
 
-def _save(folder: Path, current: Global, state: State) -> None:
+def _save(folder: Path, current: GlobalModel, state: State) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"weights/{name}": tensor.contiguous() for name, tensor in current.weights.items()}
     for group, named in state.items():
@@ -239,7 +241,9 @@ def _save(folder: Path, current: Global, state: State) -> None:
     aside = path.with_suffix(".writing")
     try:
         with aside.open("wb") as file:
-            for piece in wire.pieces_of(tensors, {"round": str(current.round), "study": current.study}):
+            for piece in wire.safetensors_pieces(
+                tensors, {"round": str(current.round), "study": current.study}
+            ):
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())

@@ -31,8 +31,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from medfed.errors import PrivacyError
 from medfed.privacy import _noise as noise
 from medfed.privacy._clipping import SLACK
-from medfed.privacy.accounting.accountant import Charge, noise_for
-from medfed.privacy.accounting.ledger import Spending
+from medfed.privacy.accounting.accountant import MechanismSteps, noise_for
+from medfed.privacy.accounting.ledger import BudgetTracker
 from medfed.privacy.dp_sgd import DPSGD
 
 PATIENTS = "patients"
@@ -59,7 +59,7 @@ class PoissonPatients(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         for _ in range(self.steps):
-            yield noise.chosen(self.patients, self.rate)
+            yield noise.poisson_sample(self.patients, self.rate)
 
     def __len__(self) -> int:
         return self.steps
@@ -145,7 +145,7 @@ class PrivateTraining(pl.Callback):
         site: str,
         privacy: DPSGD,
         data: PrivateData,
-        spending: Spending,
+        spending: BudgetTracker,
         *,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
@@ -181,7 +181,7 @@ class PrivateTraining(pl.Callback):
         left = (trainer.max_epochs - trainer.current_epoch) * len(self._sampler)
         if left < 1:
             return
-        plan = Charge(0.0, self._sampler.rate, left)
+        plan = MechanismSteps(0.0, self._sampler.rate, left)
         try:
             self.noise_multiplier = noise_for(
                 self._privacy.epsilon,
@@ -232,14 +232,14 @@ class PrivateTraining(pl.Callback):
         """The epsilon of all that has left this site in this run."""
         return self._spending.epsilon
 
-    def settle(self, round: int) -> dict[str, float]:
+    def commit_round(self, round: int) -> dict[str, float]:
         """Write the steps since the last update into the ledger and return the scalars that
         say what is spent.
         """
-        return self._spending.settle(round)
+        return self._spending.commit_round(round)
 
-    def _charge(self, steps: int) -> Charge:
-        return Charge(self.noise_multiplier, self._sampler.rate, steps)
+    def _charge(self, steps: int) -> MechanismSteps:
+        return MechanismSteps(self.noise_multiplier, self._sampler.rate, steps)
 
     # -- one step
 

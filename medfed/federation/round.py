@@ -4,8 +4,8 @@ In the hospital:    receive  the hub's model arrives
                     (training happens elsewhere, on images that no line of this file can reach)
                     contribute  the update is checked, protected, held to the list of what may leave, compressed,
                                 written to the audit log, and sent
-                                (a mechanism whose sites settle keys among themselves does so by letters, before
-                                and after, and nothing that training learned is in a letter)
+                                (a mechanism whose sites settle keys among themselves does so by messages, before
+                                and after, and nothing that training learned is in a message)
 At the hub:         conduct  the updates are collected, restored, checked, revealed and merged into the next model
 """
 
@@ -18,15 +18,15 @@ from types import MappingProxyType
 
 from medfed.aggregation import Rule, State
 from medfed.errors import ExchangeError, MedfedError, QuorumError, SiteError, UpdateError
-from medfed.exchange import Arrival, HubSide, SiteSide, TakesLate
+from medfed.exchange import HubSide, ReceivedUpdate, SiteSide, SupportsAsync
 from medfed.federation.egress import Egress, declared
-from medfed.privacy import Hearing, NoPrivacy, Privacy, apart
+from medfed.privacy import NoPrivacy, Privacy, RoundSession, split_state
 from medfed.runs.rounds import SiteResult
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.compression import Compression, pack, unpack
 from medfed.wire.compression import State as Left
-from medfed.wire.messages import HubLetters, SiteLetters
-from medfed.wire.update import Global, Update, check, implausible
+from medfed.wire.messages import HubChannel, SiteChannel
+from medfed.wire.update import GlobalModel, Update, check, outlier_errors
 from medfed.wire.weights import Weights, digest
 
 # The model's tensors, and plain numbers under train and val.
@@ -38,13 +38,13 @@ _NO_PRIVACY = NoPrivacy()
 
 def receive(
     exchange: SiteSide, site: str, round: int, audit: AuditLog, privacy: Privacy = _NO_PRIVACY
-) -> Global:
+) -> GlobalModel:
     """Return the hub's newest model of at least this round, waiting for it."""
     received = exchange.fetch(site, round)
     audit.write(
         "received", site=site, round=received.round, sha256=digest(received.weights), final=received.final
     )
-    return privacy.open(received, SiteLetters(exchange, site, received.round, audit))
+    return privacy.decrypt(received, SiteChannel(exchange, site, received.round, audit))
 
 
 def contribute(
@@ -67,12 +67,12 @@ def contribute(
     """
     egress = replace(egress, sealed=(*egress.sealed, *privacy.sends))
     with _noted(update, audit):
-        checked = check(replace(update, scalars=privacy.tell(update.scalars)), weights)
-    if checked.evaluates_only:
+        checked = check(replace(update, scalars=privacy.filter_scalars(update.scalars)), weights)
+    if checked.evaluation_only:
         return _send(exchange, checked, weights, audit, egress, compress, left)
-    for shield in privacy.meet(SiteLetters(exchange, update.site, update.round, audit)):
+    for protector in privacy.protectors(SiteChannel(exchange, update.site, update.round, audit)):
         with _noted(update, audit):
-            leaving = shield.protect(checked, weights)
+            leaving = protector.protect(checked, weights)
         left = _send(exchange, leaving, weights, audit, egress, compress, left)
     return left
 
@@ -140,7 +140,7 @@ def conduct(
     rule: Rule,
     privacy: Privacy,
     state: State,
-    current: Global,
+    current: GlobalModel,
     sites: Sequence[str],
     minimum: int,
     deadline_s: float | None,
@@ -152,17 +152,17 @@ def conduct(
     fit, merge the rest.
 
     With `outlier` what is so many times as long as the round's updates does not
-    fit either (see `implausible`).
+    fit either (see `outlier_errors`).
 
     Raises:
         QuorumError: if fewer than `minimum` sites sent an update that fits, naming what became of each.
     """
     number = current.round + 1
-    hearing = privacy.convene(HubLetters(exchange, tuple(sites), number, audit), deadline_s)
-    results = [_before(site, why) for site, why in hearing.refused.items()]
+    session = privacy.open_session(HubChannel(exchange, tuple(sites), number, audit), deadline_s)
+    results = [_before(site, why) for site, why in session.refused.items()]
     admitted: list[tuple[Update, SiteResult]] = []
-    for arrival in _arrivals(exchange, rule, number, hearing):
-        update, result = _admit(arrival, number, current, rule, hearing, compress)
+    for arrival in _arrivals(exchange, rule, number, session):
+        update, result = _admit(arrival, number, current, rule, session, compress)
         if update is None:
             results.append(_written(result, number, audit))
         else:
@@ -180,29 +180,29 @@ def conduct(
             f"round {number}: {len(updates)} of {len(sites)} sites sent an update that fits, the study's minimum is "
             f"{minimum} (sampling.minimum). {told}. Mend the sites named, or lower the minimum, and go on with --resume"
         )
-    own, rest = apart(state)
-    released, kept = privacy.release(hearing.reveal(updates, current.weights), own, current.weights)
+    own, rest = split_state(state)
+    released, kept = privacy.prepare_merge(session.reveal(updates, current.weights), own, current.weights)
     weights, state = rule.merge(released, rest, current.weights)
     audit.write("merged", round=number, sites=sorted(u.site for u in updates), sha256=digest(weights))
     return Outcome(weights, {**state, **kept}, tuple(results))
 
 
-def _arrivals(exchange: HubSide, rule: Rule, number: int, hearing: Hearing) -> Iterator[Arrival]:
+def _arrivals(exchange: HubSide, rule: Rule, number: int, session: RoundSession) -> Iterator[ReceivedUpdate]:
     if not rule.asynchronous:
-        return exchange.collect(number, hearing.sites, hearing.deadline_s)
-    if not isinstance(exchange, TakesLate):
+        return exchange.collect(number, session.sites, session.deadline_s)
+    if not isinstance(exchange, SupportsAsync):
         raise ExchangeError(
             "this rule merges late updates, which this exchange does not carry; take the exchange 'memory'"
         )
-    return exchange.collect_late(number, hearing.sites, hearing.deadline_s, rule.enough)
+    return exchange.collect_async(number, session.sites, session.deadline_s, rule.enough)
 
 
 def _admit(
-    arrival: Arrival,
+    arrival: ReceivedUpdate,
     number: int,
-    current: Global,
+    current: GlobalModel,
     rule: Rule,
-    hearing: Hearing,
+    session: RoundSession,
     compress: Sequence[Compression],
 ) -> tuple[Update | None, SiteResult]:
     try:
@@ -215,11 +215,11 @@ def _admit(
                 f"site '{arrival.site}' sent an update of site '{arrival.update.site}' for round "
                 f"{arrival.update.round}, expected its own for round {number}"
             )
-        if arrival.update.evaluates_only:
+        if arrival.update.evaluation_only:
             raise UpdateError(
                 f"site '{arrival.site}' sent no weights for round {number}, but it was asked to train"
             )
-        update = hearing.admit(unpack(compress, arrival.update, current.weights), current.weights)
+        update = session.admit(unpack(compress, arrival.update, current.weights), current.weights)
     except MedfedError as error:
         status = "absent" if arrival.update is None and arrival.bytes_up == 0 else "refused"
         return None, SiteResult(arrival.site, status, str(error), bytes_up=arrival.bytes_up)
@@ -234,7 +234,7 @@ def _compared(
 ) -> tuple[list[Update], list[SiteResult]]:
     """Return the updates that are merged, and every result, having refused those too long to be of training."""
     sent = [update for update, _ in admitted]
-    reasons = [None] * len(sent) if outlier is None else implausible(sent, weights, outlier)
+    reasons = [None] * len(sent) if outlier is None else outlier_errors(sent, weights, outlier)
     judged = [
         result if why is None else SiteResult(result.site, "refused", str(why), bytes_up=result.bytes_up)
         for (_, result), why in zip(admitted, reasons, strict=True)

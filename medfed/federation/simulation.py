@@ -25,8 +25,8 @@ from medfed.federation.hub import Plan, Watch, coordinate
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.compression import Compression
-from medfed.wire.messages import SiteLetters
-from medfed.wire.update import OUTLIER, Global
+from medfed.wire.messages import SiteChannel
+from medfed.wire.update import OUTLIER, GlobalModel
 from medfed.wire.weights import Weights
 
 # How long a study that ends early waits for a site to see it: one step of training, or its validation.
@@ -87,12 +87,12 @@ def run_federation(
     study: str = "",
     folder: Path | None = None,
     watch: Watch = lambda report: None,
-    merged: Callable[[Global], None] = lambda current: None,
+    merged: Callable[[GlobalModel], None] = lambda current: None,
     audit: AuditLog | None = None,
     seen: Callable[[bytes], None] = lambda data: None,
     compress: Sequence[Compression] = (),
     outlier: float | None = OUTLIER,
-) -> Global:
+) -> GlobalModel:
     """Return the final model of a federation over functions, one a site, each given the
     exchange and its turn.
 
@@ -145,4 +145,4 @@ def run_federation(
         thread.join()
     exchange.close()
     # Where the hub holds a part of the model encrypted, the model is a site's.
-    return plan.privacy.open(final, SiteLetters(exchange, plan.sites[0], final.round))
+    return plan.privacy.decrypt(final, SiteChannel(exchange, plan.sites[0], final.round))

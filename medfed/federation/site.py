@@ -25,11 +25,11 @@ from medfed.local_training import Local
 from medfed.local_training.fine_tune import FineTune
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.privacy.accounting.accountant import Accountant
-from medfed.privacy.accounting.ledger import DELTA, DataSet, Ledger, Spending
+from medfed.privacy.accounting.ledger import DELTA, BudgetTracker, DataSet, Ledger
 from medfed.privacy.dp_sgd import DPSGD
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.compression import Compression
-from medfed.wire.update import Global, finite
+from medfed.wire.update import GlobalModel, finite
 from medfed.wire.weights import Weights, load, local_names, weights_of
 
 # The checkpoint from which a site's training goes on after it was stopped.
@@ -87,7 +87,7 @@ def train_site(
     dataset: DataSet | None = None,
     items: Sequence[Sequence[int]] = (),
     say: Callable[[str], None] = lambda text: None,
-    closing: Callable[[Global], Mapping[str, float]] | None = None,
+    closing: Callable[[GlobalModel], Mapping[str, float]] | None = None,
 ) -> dict[str, float]:
     """Train one site through a whole study and return its scores of the final model.
 
@@ -102,7 +102,7 @@ def train_site(
         PrivacyError: if the ledger has no room for this study, before the first step.
     """
     privacy = training.privacy
-    costs = privacy.trains_privately or privacy.charge() is not None
+    costs = privacy.trains_privately or privacy.round_cost() is not None
     spending = _spending(privacy, ledger or Ledger(folder), study, dataset, resume) if costs else None
     private: PrivateTraining | None = None
     fitted: Any = data
@@ -126,7 +126,7 @@ def train_site(
         seed=None if private is not None else training.seed,
         audit=audit,
         egress=training.egress,
-        spends=spending.settle if spending is not None else None,
+        spends=spending.commit_round if spending is not None else None,
         closing=closing,
         needs=training.needs,
         close_at_end=False,
@@ -317,7 +317,7 @@ class _Keep(pl.Callback):
 
 def _spending(
     privacy: Privacy, ledger: Ledger, study: str, dataset: DataSet | None, resume: bool
-) -> Spending:
+) -> BudgetTracker:
     """Return what counts a differentially private run's costs."""
     if dataset is None:
         raise PrivacyError(
@@ -325,19 +325,19 @@ def _spending(
         )
     delta = getattr(privacy, "delta", DELTA)
     accountant: Accountant = getattr(privacy, "accountant", "prv")
-    return Spending(ledger, study, dataset, delta=delta, accountant=accountant, resumed=resume)
+    return BudgetTracker(ledger, study, dataset, delta=delta, accountant=accountant, resumed=resume)
 
 
 class _Charges(pl.Callback):
     """Counts one charge of the privacy mechanism a round, where the noise is on the whole update."""
 
-    def __init__(self, name: str, privacy: Privacy, spending: Spending, training: Training) -> None:
+    def __init__(self, name: str, privacy: Privacy, spending: BudgetTracker, training: Training) -> None:
         self._name, self._privacy, self._spending = name, privacy, spending
         self._local_epochs = training.local_epochs
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         rounds = ((trainer.max_epochs or 0) - trainer.current_epoch) // self._local_epochs
-        charge = self._privacy.charge()
+        charge = self._privacy.round_cost()
         if charge is not None and rounds:
             try:
                 self._spending.begin(replace(charge, steps=charge.steps * rounds))
@@ -347,7 +347,7 @@ class _Charges(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        charge = self._privacy.charge()
+        charge = self._privacy.round_cost()
         if (
             charge is not None
             and trainer.is_last_batch

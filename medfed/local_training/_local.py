@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor, nn
 
 from medfed.registry import Kind
-from medfed.wire.update import Global
+from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Local(Kind, frozen=True):
         """Return what this method keeps in the hospital, in the words of `train.keep_local`."""
         return ()
 
-    def start(self, module: nn.Module, received: Global, state: LocalState) -> LocalState:
+    def start(self, module: nn.Module, received: GlobalModel, state: LocalState) -> LocalState:
         """Return the state for a round that begins; the module holds the received weights already."""
         return state
 
@@ -98,7 +98,7 @@ class Local(Kind, frozen=True):
         """Change the gradients of one step in place, after they are unscaled and before they are clipped."""
 
     def finish(
-        self, module: nn.Module, received: Global, state: LocalState, steps: int, rate: float
+        self, module: nn.Module, received: GlobalModel, state: LocalState, steps: int, rate: float
     ) -> tuple[LocalState, dict[str, Weights]]:
         """Return the state and the groups of tensors to send, after `steps` steps at a mean
         learning rate of `rate`.

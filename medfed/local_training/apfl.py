@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from medfed.local_training._local import Local, LocalState, Step
 from medfed.local_training._personal_model import added, all_weights, at_rest, descend, gradients, near
-from medfed.wire.update import Global
+from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
 
 OWN, MOMENTS, MIX, GRADIENTS = "own", "moments", "mix", "gradients"
@@ -35,7 +35,7 @@ class APFL(Local, tag="apfl", frozen=True):
     alpha: Annotated[float, Meta(ge=0, le=1)] = 0.5
     adaptive: bool = True
 
-    def start(self, module: nn.Module, received: Global, state: LocalState) -> LocalState:
+    def start(self, module: nn.Module, received: GlobalModel, state: LocalState) -> LocalState:
         own = near(state[OWN], module) if OWN in state else all_weights(module)
         mix = state.get(MIX) or {"alpha": torch.tensor(self.alpha, dtype=torch.float64)}
         return {OWN: own, MOMENTS: near(state.get(MOMENTS, {}), module), MIX: mix, GRADIENTS: {}}
@@ -60,7 +60,7 @@ class APFL(Local, tag="apfl", frozen=True):
         return {OWN: own, MOMENTS: moments, MIX: mix, GRADIENTS: {}}
 
     def finish(
-        self, module: nn.Module, received: Global, state: LocalState, steps: int, rate: float
+        self, module: nn.Module, received: GlobalModel, state: LocalState, steps: int, rate: float
     ) -> tuple[LocalState, dict[str, Weights]]:
         return {OWN: at_rest(state[OWN]), MOMENTS: at_rest(state[MOMENTS]), MIX: state[MIX]}, {}
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from medfed.local_training._local import Local, LocalState, Step
 from medfed.local_training._personal_model import added, all_weights, at_rest, descend, gradients, near
-from medfed.wire.update import Global
+from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
 
 PERSONAL, MOMENTS, ANCHORS, GRADIENTS = "personal", "moments", "anchors", "gradients"
@@ -32,7 +32,7 @@ class Ditto(Local, tag="ditto", frozen=True):
 
     pull: Annotated[float, Meta(ge=0)] = 0.1
 
-    def start(self, module: nn.Module, received: Global, state: LocalState) -> LocalState:
+    def start(self, module: nn.Module, received: GlobalModel, state: LocalState) -> LocalState:
         personal = near(state[PERSONAL], module) if PERSONAL in state else all_weights(module)
         anchors = {
             name: parameter.detach().clone()
@@ -56,7 +56,7 @@ class Ditto(Local, tag="ditto", frozen=True):
         return {**state, MOMENTS: descend(step, personal, found, state[MOMENTS]), GRADIENTS: {}}
 
     def finish(
-        self, module: nn.Module, received: Global, state: LocalState, steps: int, rate: float
+        self, module: nn.Module, received: GlobalModel, state: LocalState, steps: int, rate: float
     ) -> tuple[LocalState, dict[str, Weights]]:
         return {PERSONAL: at_rest(state[PERSONAL]), MOMENTS: at_rest(state[MOMENTS])}, {}
 

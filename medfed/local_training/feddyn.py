@@ -17,7 +17,7 @@ from torch import nn
 
 from medfed.local_training._local import Local, LocalState
 from medfed.local_training._personal_model import at_rest, near
-from medfed.wire.update import Global
+from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
 
 GRADIENT, ANCHORS = "gradient", "anchors"
@@ -38,7 +38,7 @@ class FedDyn(Local, tag="feddyn", frozen=True):
     def needs_no_cases(self) -> bool:
         return True
 
-    def start(self, module: nn.Module, received: Global, state: LocalState) -> LocalState:
+    def start(self, module: nn.Module, received: GlobalModel, state: LocalState) -> LocalState:
         anchors = {
             name: parameter.detach().clone()
             for name, parameter in module.named_parameters()
@@ -56,7 +56,7 @@ class FedDyn(Local, tag="feddyn", frozen=True):
 
     @torch.no_grad()
     def finish(
-        self, module: nn.Module, received: Global, state: LocalState, steps: int, rate: float
+        self, module: nn.Module, received: GlobalModel, state: LocalState, steps: int, rate: float
     ) -> tuple[LocalState, dict[str, Weights]]:
         parameters = dict(module.named_parameters())
         gradient = {

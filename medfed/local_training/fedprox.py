@@ -13,7 +13,7 @@ from msgspec import Meta
 from torch import nn
 
 from medfed.local_training._local import Local, LocalState
-from medfed.wire.update import Global
+from medfed.wire.update import GlobalModel
 
 
 class FedProx(Local, tag="fedprox", frozen=True):
@@ -27,7 +27,7 @@ class FedProx(Local, tag="fedprox", frozen=True):
     def needs_no_cases(self) -> bool:
         return True
 
-    def start(self, module: nn.Module, received: Global, state: LocalState) -> LocalState:
+    def start(self, module: nn.Module, received: GlobalModel, state: LocalState) -> LocalState:
         anchors = {
             name: parameter.detach().clone()
             for name, parameter in module.named_parameters()

@@ -17,7 +17,7 @@ from medfed.aggregation.ifca import CHOICE, cluster_name
 from medfed.local_training._local import Local, LocalState
 from medfed.local_training._personal_model import at_rest, near
 from medfed.local_training._train_pass import Look
-from medfed.wire.update import Global
+from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights, load
 
 CHOSEN = "chosen"
@@ -30,7 +30,7 @@ class IFCA(Local, tag="ifca", frozen=True):
     makes_own: ClassVar[bool] = True
     reports: ClassVar[tuple[str, ...]] = (CHOICE,)
 
-    def start(self, module: nn.Module, received: Global, state: LocalState) -> LocalState:
+    def start(self, module: nn.Module, received: GlobalModel, state: LocalState) -> LocalState:
         models = {name: group for name, group in received.groups.items() if name.startswith("cluster-")}
         if CHOSEN in state and models:
             load(module, models[cluster_name(_chosen(state))])
@@ -45,7 +45,7 @@ class IFCA(Local, tag="ifca", frozen=True):
         return {**state, CHOSEN: {"cluster": torch.tensor(best)}}
 
     def finish(
-        self, module: nn.Module, received: Global, state: LocalState, steps: int, rate: float
+        self, module: nn.Module, received: GlobalModel, state: LocalState, steps: int, rate: float
     ) -> tuple[LocalState, dict[str, Weights]]:
         return {CHOSEN: at_rest(state[CHOSEN])}, {}
 

@@ -25,7 +25,7 @@ from torch.nn import functional
 from medfed.errors import StudyError
 from medfed.local_training._local import Local, LocalState, Step
 from medfed.local_training._personal_model import all_weights, at_rest, near, unnoticed, worn
-from medfed.wire.update import Global
+from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
 
 PREVIOUS, RECEIVED, FEATURES = "previous", "received", "features"
@@ -43,7 +43,7 @@ class Moon(Local, tag="moon", frozen=True):
     temperature: Annotated[float, Meta(gt=0)] = 0.5
     head: str = "head"
 
-    def start(self, module: nn.Module, received: Global, state: LocalState) -> LocalState:
+    def start(self, module: nn.Module, received: GlobalModel, state: LocalState) -> LocalState:
         if PREVIOUS not in state:
             return {}
         return {PREVIOUS: near(state[PREVIOUS], module), RECEIVED: all_weights(module)}
@@ -72,7 +72,7 @@ class Moon(Local, tag="moon", frozen=True):
         )
 
     def finish(
-        self, module: nn.Module, received: Global, state: LocalState, steps: int, rate: float
+        self, module: nn.Module, received: GlobalModel, state: LocalState, steps: int, rate: float
     ) -> tuple[LocalState, dict[str, Weights]]:
         return {PREVIOUS: at_rest(all_weights(module))}, {}
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from medfed.local_training._local import Local, LocalState
 from medfed.local_training._train_pass import Look
-from medfed.wire.update import Global
+from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
 
 CONTROL = "control"
@@ -40,7 +40,7 @@ class Scaffold(Local, tag="scaffold", frozen=True):
     def needs_no_cases(self) -> bool:
         return self.option == "II"
 
-    def start(self, module: nn.Module, received: Global, state: LocalState) -> LocalState:
+    def start(self, module: nn.Module, received: GlobalModel, state: LocalState) -> LocalState:
         trained = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
         names = [name for name in trained if name in received.weights]
         own = state.get("own") or {name: torch.zeros_like(received.weights[name]) for name in names}
@@ -59,7 +59,7 @@ class Scaffold(Local, tag="scaffold", frozen=True):
 
     @torch.no_grad()
     def finish(
-        self, module: nn.Module, received: Global, state: LocalState, steps: int, rate: float
+        self, module: nn.Module, received: GlobalModel, state: LocalState, steps: int, rate: float
     ) -> tuple[LocalState, dict[str, Weights]]:
         if not steps or not rate:
             return state, {CONTROL: {name: torch.zeros_like(tensor) for name, tensor in state["own"].items()}}

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from medfed.data.datamodule import SiteData
+from medfed.data.datamodule import SiteDataModule
 from medfed.evaluation.inference import batches
 from medfed.evaluation.survival import baseline_hazard
-from medfed.runs.folder import write_whole
+from medfed.files import write_whole
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule
@@ -31,7 +31,7 @@ QUARTILES = (0.25, 0.5, 0.75)
 Baseline = dict[float, float]
 
 
-def baseline_of(module: LightningModule, sites: Iterable[SiteData]) -> Baseline:
+def baseline_of(module: LightningModule, sites: Iterable[SiteDataModule]) -> Baseline:
     """Return the baseline of a model over these hospitals' training patients; empty
     where nothing ever happened.
     """

@@ -52,7 +52,7 @@ def check(
 
 
 def _found(folder: Path, study_file: Path | None, secret_file: Path | None, pictures: bool) -> Preflight:
-    from medfed.data.preflight.preflight import Wanted
+    from medfed.data.preflight.preflight import StudyRequirements
     from medfed.data.preflight.preflight import check as checked
     from medfed.data.settings import Table
 
@@ -67,7 +67,7 @@ def _found(folder: Path, study_file: Path | None, secret_file: Path | None, pict
         name = study.name if study is not None else ""
         return check_table(folder, settings, classes=classes, study=name, site_secret=secret)
     if study is not None and not isinstance(study.data, Table):
-        wanted = Wanted(study.name, study.data, study.task.needs, classes)
+        wanted = StudyRequirements(study.name, study.data, study.task.needs, classes)
     with Bar() as bar:
         return checked(folder, site_secret=secret, wanted=wanted, pictures=pictures, tell=bar.tell)
 

@@ -13,12 +13,13 @@ from medfed.errors import RunError
 from medfed.pipeline import privacy_facts
 from medfed.pipeline.factory import network_of
 from medfed.registry import kind_of
-from medfed.runs.folder import RunFolder, surroundings, write_whole
+from medfed.files import write_whole
+from medfed.runs.folder import RunFolder
 from medfed.runs.rounds import RoundReport
 from medfed.study.study import Study, digest, resolved
 
 if TYPE_CHECKING:
-    from medfed.data.datamodule import SiteData
+    from medfed.data.datamodule import SiteDataModule
 
 
 def folder_for(study: Study, out: Path | None, resume: bool) -> RunFolder:
@@ -56,7 +57,7 @@ def _number(name: str, study: str) -> int:
     return int(name.removeprefix(f"{study}-")) if _numbered(name, study) else 1
 
 
-def begin(folder: RunFolder, study: Study, data: dict[str, SiteData]) -> dict[str, Any]:
+def begin(folder: RunFolder, study: Study, data: dict[str, SiteDataModule]) -> dict[str, Any]:
     write_study(folder, study)
     facts = {
         "study": study.name,

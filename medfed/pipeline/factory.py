@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from medfed.data.cache_location import cache_place
+from medfed.data.cache_location import find_cache_location
 from medfed.data.settings import Images, Table
 from medfed.errors import MedfedError, StudyError
 from medfed.evaluation.inference import Hospital
@@ -48,13 +48,13 @@ def hospital_of(
     study's seed and the site's name, and a run repeats; a hospital's own secret is in its site file, and so
     is the folder where it keeps prepared images (`cache`), if that isn't to be inside `where`.
     """
-    from medfed.data.datamodule import SiteData
+    from medfed.data.datamodule import SiteDataModule
 
     secret = secret or simulated_secret(study, site)
     on_disk = isinstance(study.data, Images) and study.data.cache == "disk"
-    place = cache_place(where, secret, cache) if on_disk else None
+    place = find_cache_location(where, secret, cache) if on_disk else None
     try:
-        data = SiteData.open(
+        data = SiteDataModule.open(
             where,
             study.data,
             study.task.needs,

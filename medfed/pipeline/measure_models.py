@@ -55,7 +55,7 @@ def measure_all(
         except MedfedError as error:
             first = first or error
             facts["unmeasured"][hospital.name] = str(error)
-            progress.say(f"{hospital.name}: nothing measured there: {error}")
+            progress.log(f"{hospital.name}: nothing measured there: {error}")
     if first is not None and not measured:
         raise first
     return measured

@@ -21,18 +21,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from medfed.data import fingerprint, harmonise
-from medfed.data.settings import Images, Plan, Table
+from medfed.data.settings import Images, PlanSettings, Table
 from medfed.errors import DataError, StudyError
 from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
 
 if TYPE_CHECKING:
-    from medfed.data.datamodule import SiteData
+    from medfed.data.datamodule import SiteDataModule
 
 Say = Callable[[str], None]
 
 
-def planned(study: Study, data: Mapping[str, SiteData], sum_file: Path, audit: AuditLog, say: Say) -> Study:
+def planned(
+    study: Study, data: Mapping[str, SiteDataModule], sum_file: Path, audit: AuditLog, say: Say
+) -> Study:
     """Return the study with its `data` section filled from its training hospitals; as it is where it
     asks for no plan.
 
@@ -93,7 +95,7 @@ def check_planned(study: Study) -> None:
         )
 
 
-def _images(study: Study, plan: Plan, site: SiteData) -> bytes:
+def _images(study: Study, plan: PlanSettings, site: SiteDataModule) -> bytes:
     assert isinstance(study.data, Images)
     labelled = study.task.needs == "segment"
     classes = len(getattr(study.task, "classes", ())) or None
@@ -102,7 +104,7 @@ def _images(study: Study, plan: Plan, site: SiteData) -> bytes:
         grid=plan.grid,
         classes=classes if labelled else None,
         channels=study.data.channels,
-        fewest=plan.fewest,
+        min_count=plan.fewest,
     )
     return fingerprint.to_json(one)
 
@@ -111,7 +113,7 @@ def _merged(given: list[bytes]) -> bytes:
     return fingerprint.to_json(fingerprint.merge(fingerprint.from_json(one) for one in given))
 
 
-def _volumes(study: Study, plan: Plan, merged: bytes) -> Images:
+def _volumes(study: Study, plan: PlanSettings, merged: bytes) -> Images:
     assert isinstance(study.data, Images)
     section = fingerprint.proposal(
         fingerprint.from_json(merged), voxels=plan.voxels, normalise=plan.normalise
@@ -123,9 +125,9 @@ def _volumes(study: Study, plan: Plan, merged: bytes) -> Images:
         raise StudyError(f"data.plan: what the fingerprint gives is no data section: {error}") from None
 
 
-def _rows(study: Study, plan: Plan, site: SiteData) -> bytes:
+def _rows(study: Study, plan: PlanSettings, site: SiteDataModule) -> bytes:
     assert isinstance(study.data, Table)
-    return msgspec.json.encode(harmonise.sums(site.rows, study.data.numbers, fewest=plan.fewest))
+    return msgspec.json.encode(harmonise.sums(site.rows, study.data.numbers, min_count=plan.fewest))
 
 
 def _merged_rows(given: list[bytes]) -> bytes:
@@ -133,7 +135,7 @@ def _merged_rows(given: list[bytes]) -> bytes:
     return msgspec.json.encode(harmonise.merge_sums(parts))
 
 
-def _table(study: Study, plan: Plan, merged: bytes) -> Table:
+def _table(study: Study, plan: PlanSettings, merged: bytes) -> Table:
     assert isinstance(study.data, Table)
     sums = msgspec.json.decode(merged, type=harmonise.TableSums)
     centre, scale = harmonise.centre_and_scale(sums)

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 import medfed
 from medfed.data.cache_location import files_below
-from medfed.data.datamodule import SiteData
-from medfed.data.dataset import prepared_of
+from medfed.data.datamodule import SiteDataModule
+from medfed.data.dataset import prepare_case
 from medfed.data.index import Case, Index, index_folder
 from medfed.data.settings import Images
 from medfed.data.splits import SPLITS
@@ -29,12 +29,13 @@ from medfed.data.transforms import centre_crop, restore
 from medfed.errors import MedfedError, RunError
 from medfed.evaluation.inference import batches
 from medfed.evaluation.rows import FEDERATED
-from medfed.evaluation.survival import chance
+from medfed.evaluation.survival import survival_probability
 from medfed.pipeline import baseline as baselines
 from medfed.pipeline.factory import hospital_of, module_of, simulated_secret
 from medfed.pipeline.measure_models import saved
 from medfed.pipeline.suppress_warnings import quiet
-from medfed.runs.folder import RunFolder, write_whole
+from medfed.files import write_whole
+from medfed.runs.folder import RunFolder
 from medfed.study.study import Study, read_study
 from medfed.wire.weights import load
 
@@ -109,7 +110,7 @@ def _images(study: Study, module: LightningModule, index: Index, out: Path) -> I
     settings, task = study.data, study.task
     assert isinstance(settings, Images)
     for case in index.cases:
-        prepared = prepared_of(case, settings, "classify", None)
+        prepared = prepare_case(case, settings, "classify", None)
         image = np.array(prepared.image, np.float32)
         if task.needs == "classify" and settings.patch is not None:
             image = centre_crop(image, settings.patch, float(image.min()))
@@ -133,7 +134,7 @@ def _probabilities(task: Any, probabilities: NDArray[np.floating]) -> dict[str, 
 def _rows(
     study: Study,
     module: LightningModule,
-    site: SiteData,
+    site: SiteDataModule,
     cases: Sequence[Case],
     baseline: Mapping[float, float],
 ) -> Iterator[dict[str, object]]:
@@ -143,7 +144,10 @@ def _rows(
         line: dict[str, object] = {"case": batch["case"][0]}
         if study.task.needs == "survival":
             risk = float(found["risk"][0])
-            chances = {f"survival beyond {at:g}": chance(hazard, risk) for at, hazard in baseline.items()}
+            chances = {
+                f"survival beyond {at:g}": survival_probability(hazard, risk)
+                for at, hazard in baseline.items()
+            }
             yield {**line, "log risk": risk, **chances}
         else:
             yield line | _probabilities(study.task, found["probabilities"][0].numpy())

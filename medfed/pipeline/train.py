@@ -31,8 +31,9 @@ from medfed.pipeline.planning import planned
 from medfed.pipeline.suppress_warnings import quiet
 from medfed.privacy.accounting.ledger import data_set
 from medfed.registry import kind_of
-from medfed.runs.folder import RunFolder, save_checkpoint
-from medfed.runs.progress import Progress, Silent
+from medfed.runs.checkpoints import save_checkpoint
+from medfed.runs.folder import RunFolder
+from medfed.runs.progress import Progress, NoProgress
 from medfed.runs.rounds import RoundReport
 from medfed.study.study import Study, digest, read_study
 from medfed.wire.audit_log import AuditLog
@@ -41,7 +42,7 @@ from medfed.wire.weights import Weights, weights_of
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
-    from medfed.data.datamodule import SiteData
+    from medfed.data.datamodule import SiteDataModule
     from medfed.exchange import MemoryExchange
 
 # The score that progress shows and that the headline is about, by what a task needs.
@@ -75,7 +76,7 @@ def train(
         QuorumError: too few sites were left; the run resumes.
         RunError: the run folder is taken, or holds another study's run.
     """
-    progress = progress or Silent()
+    progress = progress or NoProgress()
     if not isinstance(study, Study):
         study = read_study(study, overrides)
     whole = study
@@ -91,21 +92,21 @@ def train(
         hospitals = {site: hospital_of(study, site, where) for site, where in places.items()}
         data = {site: hospital.data for site, hospital in hospitals.items()}
         for site, one in data.items():
-            progress.say(f"{site}: {one.index.describe()}")
+            progress.log(f"{site}: {one.index.describe()}")
             for note in one.notes:
-                progress.say(f"{site}: {note}")
+                progress.log(f"{site}: {note}")
         facts = begin(folder, study, data)
         if without is not None and before is not None:
             record = withdrawal.prepare(whole, without, before, folder)
-            progress.say(f"without {without}: training goes on from round {record.retrained_from}")
+            progress.log(f"without {without}: training goes on from round {record.retrained_from}")
         facts |= withdrawal.facts(folder)
         for note in facts["privacy"]["notes"]:
-            progress.say(f"privacy: {note}")
+            progress.log(f"privacy: {note}")
         audit = AuditLog(folder.audit)
         audit.write("began", study=digest(study), sites=sorted(study.sites), resumed=resume)
         if study.data.plan != "given":
             trained = {site: data[site] for site in study.sites}
-            study = planned(study, trained, folder.path / "fingerprint.json", audit, progress.say)
+            study = planned(study, trained, folder.path / "fingerprint.json", audit, progress.log)
             hospitals = {site: hospital_of(study, site, where) for site, where in places.items()}
             data = {site: hospital.data for site, hospital in hospitals.items()}
             write_study(folder, study)
@@ -120,7 +121,7 @@ def train(
                 # The federation went on without a hospital whose case can't be read; its result must not
                 # be lost here.
                 facts["missing_models"][POOLED] = str(error)
-                progress.say(f"no pooled model: {error}")
+                progress.log(f"no pooled model: {error}")
         # Models that a local objective left in the folder, one for each hospital.
         models |= {
             model: weights for model, weights in saved(folder).items() if model.startswith("personal:")
@@ -128,7 +129,7 @@ def train(
         if leave_one_out:
             models |= _without_each(study, folder, hospitals, progress, audit, resume)
         progress.stop()
-        progress.say("measuring every model on every hospital's test cases")
+        progress.log("measuring every model on every hospital's test cases")
         measured = measure_all(study, folder, list(hospitals.values()), models, progress, facts)
         picture(study, folder, measured, models)
     facts["privacy"] |= privacy_facts.spent(study, {site: folder.site(site) for site in study.sites})
@@ -167,7 +168,7 @@ def _federate(
                 study=digest(study),
                 dataset=data_set(data[name].patients("train"), hospitals[name].secret),
                 items=data[name].items_by_patient() if privacy.trains_privately else (),
-                say=progress.say,
+                say=progress.log,
             )
 
         return work
@@ -220,7 +221,7 @@ def _federate(
 def _alone(
     study: Study,
     folder: RunFolder,
-    data: dict[str, SiteData],
+    data: dict[str, SiteDataModule],
     progress: Progress,
     facts: dict[str, Any],
 ) -> dict[str, Weights]:
@@ -238,13 +239,13 @@ def _alone(
         if path.exists():
             models[model] = torch.load(path, weights_only=True)["state_dict"]
             continue
-        progress.say(f"{name}: its own model, for comparison")
+        progress.log(f"{name}: its own model, for comparison")
         module = module_of(study, name)
         try:
             train_alone(name, module, data[name], training_of(study, name), folder=folder.site(name))
         except MedfedError as error:
             facts["missing_models"][model] = str(error)
-            progress.say(f"{name}: no model of its own: {error}")
+            progress.log(f"{name}: no model of its own: {error}")
             continue
         models[model] = weights_of(module)
         save_checkpoint(path, models[model], study.train.rounds)
@@ -270,7 +271,7 @@ def _without_each(
         if path.exists():
             models[model] = torch.load(path, weights_only=True)["state_dict"]
             continue
-        progress.say(f"the federation without {left_out}")
+        progress.log(f"the federation without {left_out}")
         inner = RunFolder(folder.path / "leave-one-out" / left_out)
         inner.path.mkdir(parents=True, exist_ok=True)
         models[model] = _federate(smaller, inner, hospitals, progress, audit, resume)
@@ -279,7 +280,7 @@ def _without_each(
 
 
 def train_pooled(
-    study: Study, folder: RunFolder, data: Mapping[str, SiteData], progress: Progress | None = None
+    study: Study, folder: RunFolder, data: Mapping[str, SiteDataModule], progress: Progress | None = None
 ) -> Weights:
     """Return the model trained on all the study's hospitals' cases in one place, kept where one is there."""
     from medfed.pipeline.experiments import pooled
@@ -288,7 +289,7 @@ def train_pooled(
     if path.exists():
         return torch.load(path, weights_only=True)["state_dict"]
     if progress is not None:
-        progress.say("all cases in one place, for comparison")
+        progress.log("all cases in one place, for comparison")
     module = module_of(study)
     sites = {name: data[name] for name in study.sites}
     pooled.train_pooled(

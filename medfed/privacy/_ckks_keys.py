@@ -1,9 +1,8 @@
-"""One secret key for all sites of a study, which the hub carries to them and cannot read.
+"""One secret key for all sites of a study, which the hub relays and cannot read.
 
-In each round every site shows its public key for boxes, and whether it holds the study's key. The first
-site by name that holds it, or else the first of all, which then makes it, puts it into a box for each site
-that does not. So a study begins with the key, and a site that lost its folder gets it again in the next
-round it takes part in.
+In each round every site announces its public encryption key, and whether it holds the study's key. The first
+site by name that holds it, or else the first of all, which then creates it, encrypts it for each site that
+lacks it. So a study begins with the key, and a site that lost its folder gets it again in its next round.
 """
 
 from __future__ import annotations
@@ -20,182 +19,189 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from medfed.errors import MedfedError, PrivacyError, QuorumError, WireError
-from medfed.wire.messages import HubLetters, SiteLetters
+from medfed.wire.messages import HubChannel, SiteChannel
 
-# Under which names a site keeps the study's key and its own key for boxes.
+# The names under which a site keeps the study's key and its own encryption key.
 KEY, BOX = "ckks", "ckks-box"
 SHOWN, BOXES = "ckks-keys", "ckks-boxes"
-# There is one attempt at a round's letters: nothing in them depends on who goes on.
-ONLY = 1
+# A round's key exchange has one attempt: nothing in it depends on which sites remain.
+ONLY_ATTEMPT = 1
 
 
-class Shown(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A site's public key for boxes, and the digest of the study's key if it holds it."""
+class KeyAnnouncement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A site's public encryption key, and the digest of the study's key if it holds that."""
 
     box: bytes
     holds: bytes = b""
 
 
-class Letters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Sites' letters, sealed as they came, by site."""
+class RelayedMessages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Sites' signed messages, unchanged, by site."""
 
-    letters: dict[str, bytes]
+    messages: dict[str, bytes] = msgspec.field(name="letters")
 
 
-class Boxes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The study's key in boxes, by the site that opens each."""
+class SealedKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The study's key, encrypted for each receiver."""
 
     boxes: dict[str, bytes]
 
 
-def agreed(letters: SiteLetters, make: Callable[[], bytes]) -> bytes | None:
-    """Return the study's key at a site, made or received if it has none yet; None if the round
-    went on without it.
+def shared_key(channel: SiteChannel, make: Callable[[], bytes]) -> bytes | None:
+    """Return the study's key at a site, created or received if missing; None if the site is left out.
 
     Raises:
-        PrivacyError: if the hub or a site does what is not agreed.
+        PrivacyError: if the hub or a site violates the protocol.
     """
-    if not letters.signed:
+    if not channel.signed:
         raise PrivacyError(
-            f"site '{letters.site}': privacy.kind: ckks needs letters with signatures, else whoever carries them can speak "
-            f"as a site and be given the key; set exchange.credentials (`medfed enrol` makes them)"
+            f"site '{channel.site}': privacy.kind: ckks needs messages with signatures, else whoever carries "
+            "them can speak as a site and be given the key; set exchange.credentials "
+            "(`medfed enrol` makes them)"
         )
-    box, key = _box_key(letters), letters.kept(KEY)
+    box, key = _box_key(channel), channel.load_secret(KEY)
     holds = hashlib.sha256(key).digest() if key else b""
-    letters.post(ONLY, SHOWN, msgspec.json.encode(Shown(box.public_key().public_bytes_raw(), holds)))
-    found = letters.read({SHOWN: ONLY})
+    channel.send(
+        ONLY_ATTEMPT, SHOWN, msgspec.json.encode(KeyAnnouncement(box.public_key().public_bytes_raw(), holds))
+    )
+    found = channel.receive({SHOWN: ONLY_ATTEMPT})
     if found is None:
         return None
     shown = {
-        party: read(_opened(letters, sealed, party, SHOWN), Shown)
-        for party, sealed in read(found.data, Letters).letters.items()
+        party: read(_opened(channel, sealed, party, SHOWN), KeyAnnouncement)
+        for party, sealed in read(found.data, RelayedMessages).messages.items()
     }
-    if letters.site not in shown:
+    if channel.site not in shown:
         return None
-    first = giver(shown)
+    first = dealer(shown)
     if len({one.holds for one in shown.values() if one.holds}) > 1:
         raise PrivacyError(
-            f"site '{letters.site}', round {letters.round}: sites of this study hold different keys; start the run anew"
+            f"site '{channel.site}', round {channel.round}: sites of this study hold "
+            "different keys; start the run anew"
         )
-    if first == letters.site:
+    if first == channel.site:
         if key is None:
             key = make()
-            letters.keep(KEY, key)
-        lacking = [party for party, one in shown.items() if not one.holds and party != letters.site]
+            channel.store_secret(KEY, key)
+        lacking = [party for party, one in shown.items() if not one.holds and party != channel.site]
         boxes = {
             party: _cipher(box, shown[party].box, first, party).encrypt(bytes(12), key, None)
             for party in lacking
         }
-        letters.post(ONLY, BOXES, msgspec.json.encode(Boxes(boxes)))
+        channel.send(ONLY_ATTEMPT, BOXES, msgspec.json.encode(SealedKeys(boxes)))
     elif key is None:
-        found = letters.read({BOXES: ONLY})
+        found = channel.receive({BOXES: ONLY_ATTEMPT})
         if found is None:
             return None
-        key = _unboxed(letters, box, shown, first, found.data)
-        letters.keep(KEY, key)
+        key = _open_sealed_key(channel, box, shown, first, found.data)
+        channel.store_secret(KEY, key)
     return key
 
 
-def giver(shown: Mapping[str, Shown]) -> str:
-    """Return the site that gives the study's key to those that lack it."""
+def dealer(shown: Mapping[str, KeyAnnouncement]) -> str:
+    """Return the site that distributes the study's key to those that lack it."""
     return min((party for party, one in shown.items() if one.holds), default=min(shown))
 
 
-def carried(
-    letters: HubLetters, deadline_s: float | None, patience_s: float
+def relay_keys(
+    channel: HubChannel, deadline_s: float | None, patience_s: float
 ) -> tuple[list[str], dict[str, MedfedError]]:
-    """Carry the sites' letters at the hub; return the sites that hold the key or get it, and those refused.
+    """Relay the key exchange at the hub; return the sites that hold or get the key, and those refused.
 
     Raises:
-        QuorumError: if no site is there, or the one that gives the key does not.
+        QuorumError: if no site is there, or the dealer does not distribute the key.
     """
     refused: dict[str, MedfedError] = {}
     sealed: dict[str, bytes] = {}
-    shown: dict[str, Shown] = {}
-    for delivery in letters.gather(ONLY, SHOWN, letters.sites, deadline_s):
+    shown: dict[str, KeyAnnouncement] = {}
+    for delivery in channel.collect(ONLY_ATTEMPT, SHOWN, channel.sites, deadline_s):
         try:
-            if delivery.letter is None:
-                raise delivery.error or WireError("no letter")
-            shown[delivery.site] = read(delivery.letter.data, Shown)
+            if delivery.message is None:
+                raise delivery.error or WireError("no message")
+            shown[delivery.site] = read(delivery.message.data, KeyAnnouncement)
             sealed[delivery.site] = delivery.sealed
         except MedfedError as error:
             refused[delivery.site] = error
     if not shown:
         raise QuorumError(
-            f"round {letters.round}: no site showed a key; start the sites and go on with --resume"
+            f"round {channel.round}: no site showed a key; start the sites and go on with --resume"
         )
-    stands = letters.post(ONLY, SHOWN, dict.fromkeys(sorted(shown), msgspec.json.encode(Letters(sealed))))
+    stands = channel.send(
+        ONLY_ATTEMPT, SHOWN, dict.fromkeys(sorted(shown), msgspec.json.encode(RelayedMessages(sealed)))
+    )
     shown = {site: one for site, one in shown.items() if site in stands}
-    first = giver(shown)
+    first = dealer(shown)
     lacking = [site for site, one in shown.items() if not one.holds and site != first]
     if lacking:
-        (given,) = list(letters.gather(ONLY, BOXES, [first], patience_s)) or (None,)
-        if given is None or given.letter is None:
+        (given,) = list(channel.collect(ONLY_ATTEMPT, BOXES, [first], patience_s)) or (None,)
+        if given is None or given.message is None:
             raise QuorumError(
-                f"round {letters.round}: site '{first}' was to give the study's key to {', '.join(lacking)} and did not"
-                f"{f': {given.error}' if given else ''}; start it again and go on with --resume"
+                f"round {channel.round}: site '{first}' was to give the study's key to {', '.join(lacking)} "
+                f"and did not{f': {given.error}' if given else ''}; start it again and go on with --resume"
             )
-        handed = msgspec.json.encode(Letters({first: given.sealed}))
-        letters.post(ONLY, BOXES, dict.fromkeys(sorted(lacking), handed))
+        handed = msgspec.json.encode(RelayedMessages({first: given.sealed}))
+        channel.send(ONLY_ATTEMPT, BOXES, dict.fromkeys(sorted(lacking), handed))
     return sorted(shown), refused
 
 
 def read(data: bytes, kind: type) -> Any:
-    """Return the content of a letter.
+    """Return the content of a message.
 
     Raises:
-        WireError: if it is none of this kind.
+        WireError: if it is not of this kind.
     """
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise WireError(f"a letter about keys does not read: {str(error)[:200]}") from None
+        raise WireError(f"a message about keys cannot be decoded: {str(error)[:200]}") from None
 
 
-def _box_key(letters: SiteLetters) -> X25519PrivateKey:
-    kept = letters.kept(BOX)
+def _box_key(channel: SiteChannel) -> X25519PrivateKey:
+    kept = channel.load_secret(BOX)
     if kept is None:
         kept = X25519PrivateKey.generate().private_bytes_raw()
-        letters.keep(BOX, kept)
+        channel.store_secret(BOX, kept)
     return X25519PrivateKey.from_private_bytes(kept)
 
 
-def _opened(letters: SiteLetters, sealed: bytes, party: str, step: str) -> bytes:
+def _opened(channel: SiteChannel, sealed: bytes, party: str, step: str) -> bytes:
     try:
-        letter = letters.open(sealed, party)
+        message = channel.open(sealed, party)
     except WireError as error:
         raise PrivacyError(
-            f"site '{letters.site}', round {letters.round}: the hub hands on a letter in the name of '{party}' that is not "
-            f"its own: {error}"
+            f"site '{channel.site}', round {channel.round}: the hub hands on a message in the name of "
+            f"'{party}' that is not its own: {error}"
         ) from None
-    if (letter.step, letter.round) != (step, letters.round):
+    if (message.step, message.round) != (step, channel.round):
         raise PrivacyError(
-            f"site '{letters.site}', round {letters.round}: the hub hands on a letter of '{party}' of another round or step"
+            f"site '{channel.site}', round {channel.round}: the hub hands on a message of '{party}' of "
+            "another round or step"
         )
-    return letter.data
+    return message.data
 
 
-def _unboxed(
-    letters: SiteLetters, box: X25519PrivateKey, shown: Mapping[str, Shown], first: str, data: bytes
+def _open_sealed_key(
+    channel: SiteChannel, box: X25519PrivateKey, shown: Mapping[str, KeyAnnouncement], first: str, data: bytes
 ) -> bytes:
-    handed = read(data, Letters).letters
-    boxes = read(_opened(letters, handed.get(first, b""), first, BOXES), Boxes).boxes
+    handed = read(data, RelayedMessages).messages
+    boxes = read(_opened(channel, handed.get(first, b""), first, BOXES), SealedKeys).boxes
     try:
-        return _cipher(box, shown[first].box, first, letters.site).decrypt(
-            bytes(12), boxes[letters.site], None
+        return _cipher(box, shown[first].box, first, channel.site).decrypt(
+            bytes(12), boxes[channel.site], None
         )
     except (KeyError, InvalidTag):
         raise PrivacyError(
-            f"site '{letters.site}', round {letters.round}: site '{first}' gave no key that opens here; start both again"
+            f"site '{channel.site}', round {channel.round}: site '{first}' gave no key that opens here; "
+            "start both again"
         ) from None
 
 
 def _cipher(own: X25519PrivateKey, theirs: bytes, sender: str, receiver: str) -> AESGCM:
-    # A pair's key boxes one thing, the study's key, so a nonce of zero never meets two texts.
+    # A pair's key encrypts only the study's key, so a zero nonce is never used for two plaintexts.
     try:
         shared = own.exchange(X25519PublicKey.from_public_bytes(theirs))
     except ValueError:
-        raise PrivacyError("a public key of a site is no key of X25519 that hides anything") from None
+        raise PrivacyError("a site's public key is not a usable X25519 key (it has small order)") from None
     return AESGCM(
         HKDF(SHA256(), 32, salt=None, info=f"medfed-1 ckks {sender} to {receiver}".encode()).derive(shared)
     )

@@ -1,6 +1,4 @@
-"""What every mechanism of client-level privacy has: a clip, and noise that is given or follows
-from a target epsilon.
-"""
+"""The settings of client-level privacy: a clip, and noise that is given or follows from a target epsilon."""
 
 from __future__ import annotations
 
@@ -11,14 +9,12 @@ import msgspec
 
 from medfed.errors import PrivacyError
 from medfed.privacy._privacy import Positive, Privacy, Probability
-from medfed.privacy.accounting.accountant import Accountant, Charge, noise_for
+from medfed.privacy.accounting.accountant import Accountant, MechanismSteps, noise_for
 from medfed.registry import kind_of
 
 
 class ClientNoise(Privacy, frozen=True):
-    """Whole updates, clipped to `clip` and noised: `noise_multiplier`, or `epsilon` and `delta`
-    for the whole study.
-    """
+    """Clips whole updates to `clip` and adds noise: `noise_multiplier`, or `epsilon` and `delta` per study."""
 
     noise_multiplier: Positive | None = None
     epsilon: Positive | None = None
@@ -34,27 +30,27 @@ class ClientNoise(Privacy, frozen=True):
     def __post_init__(self) -> None:
         if self.noise_multiplier is None and self.epsilon is None:
             raise PrivacyError(
-                f"privacy '{kind_of(self)}': give noise_multiplier, or epsilon and delta; neither is there"
+                f"privacy '{kind_of(self)}': give noise_multiplier, or epsilon and delta; neither is set"
             )
 
     def planned(self, rounds: int) -> Self:
-        """Return it with the noise multiplier that keeps so many rounds within the target.
+        """Return the mechanism with the noise multiplier that keeps so many rounds within the target.
 
         Raises:
-            PrivacyError: if no noise does.
+            PrivacyError: if no noise multiplier does.
         """
         if self.noise_multiplier is not None:
             return self
         assert self.epsilon is not None
-        found = noise_for(self.epsilon, self.delta, Charge(0.0, 1.0, rounds), self.accountant)
+        found = noise_for(self.epsilon, self.delta, MechanismSteps(0.0, 1.0, rounds), self.accountant)
         return msgspec.structs.replace(self, noise_multiplier=found)
 
     @property
     def multiplier(self) -> float:
-        """The noise multiplier: of a sum where there is one, else of one update.
+        """The noise multiplier, of the sum of updates if the mechanism sums them, else of one update.
 
         Raises:
-            PrivacyError: if it depends on the number of rounds and `planned` was not asked.
+            PrivacyError: if it depends on the number of rounds and `planned` was not called.
         """
         if self.noise_multiplier is None:
             raise PrivacyError(
@@ -62,5 +58,5 @@ class ClientNoise(Privacy, frozen=True):
             )
         return self.noise_multiplier
 
-    def charge(self) -> Charge:
-        return Charge(self.multiplier)
+    def round_cost(self) -> MechanismSteps:
+        return MechanismSteps(self.multiplier)

@@ -1,4 +1,4 @@
-"""The parts of a Gaussian mechanism over whole updates: their norm, a shorter copy, a noised copy.
+"""The parts of a Gaussian mechanism on whole updates: clipping, scaling and noise.
 
 `client_dp` and `distributed_dp` compose from these.
 """
@@ -13,12 +13,14 @@ from torch import Tensor
 from medfed.privacy._noise import gaussian
 from medfed.wire.weights import Weights, norm
 
-# A shortened update is this much shorter than its bound, so that rounding to float32 cannot carry it over.
+# A clipped update is shorter than its bound by this share, so that rounding to float32 cannot exceed it.
 SLACK = 1e-6
 
 
 def factor(length: float, clip: float) -> float:
-    """Return what a vector of this length is multiplied by to be no longer than `clip`; 0 if it isn't finite."""
+    """Return what a vector of this length is multiplied by to be no longer than `clip`; 0 if
+    it is not finite.
+    """
     if not math.isfinite(length):
         return 0.0
     return 1.0 if length <= clip else clip * (1 - SLACK) / length
@@ -31,15 +33,13 @@ def clipped(delta: Weights, clip: float) -> dict[str, Tensor]:
 
 
 def scaled(tensor: Tensor, scale: float) -> Tensor:
-    """Return the tensor times a number, float64; zeros for 0, whatever it held."""
+    """Return the tensor times a number, float64; zeros for 0, even where it is not finite."""
     wide = tensor.double()
     return torch.zeros_like(wide) if scale == 0 else wide * scale
 
 
 def noised(delta: Weights, deviation: float, like: Weights) -> dict[str, Tensor]:
-    """Return a difference plus Gaussian noise of this standard deviation on every value, in
-    the dtypes of `like`.
-    """
+    """Return a difference plus Gaussian noise of this deviation on every value, in the dtypes of `like`."""
     return {
         name: (delta[name].double() + gaussian(delta[name].shape, deviation)).to(like[name].dtype)
         for name in delta
@@ -47,9 +47,8 @@ def noised(delta: Weights, deviation: float, like: Weights) -> dict[str, Tensor]
 
 
 def share(clip: float, noise_multiplier: float, answering: int) -> float:
-    """Return the deviation of each site's noise under a secure sum, so that any `answering` of them
-    sum to the whole.
+    """Return the deviation of each site's noise such that any `answering` sites add the whole noise to a sum.
 
-    Where more answer, the sum has more noise than it needs; where fewer do, it must not be opened.
+    If more answer, the sum has more noise than it needs; if fewer do, it must not be opened.
     """
     return noise_multiplier * clip / math.sqrt(answering)

@@ -1,8 +1,8 @@
-"""Fixed point numbers modulo 2^32 or 2^64, and the key streams that hide them: what is added here is exact.
+"""Fixed-point numbers modulo 2^32 or 2^64, and the key streams that mask them; all sums are exact.
 
-A number v becomes rint(v * scale) modulo 2^bits. Sums modulo 2^bits are exact whatever the order, so masks
-that cancel leave nothing, and the decoded sum differs from the true one by at most half a step, 0.5 / scale,
-a site and value.
+A number v becomes rint(v * scale) modulo 2^bits. Sums modulo 2^bits are exact in any order, so masks that
+cancel leave nothing, and each value of the decoded sum differs from the true one by at most half a step per
+site, 0.5 / scale.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from torch import Tensor
 
 Bits = Literal[32, 64]
 
-# Numbers that are encoded, masked or unmasked at once: 128 KiB for each of what is in use, so that it stays
-# in the cache.
+# Numbers that are encoded, masked or unmasked at once: each buffer takes 128 KiB, so that all stay in the
+# cache.
 _BLOCK = 1 << 14
 
-# Room for what rounding adds to a sum: 2^11 steps at 32 bits, half a step a term.
+# Headroom for rounding in a sum: 2^11 steps at 32 bits, half a step per term.
 _ROUNDING = 1 + 2.0**-20
 
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """How numbers of at most `limit` in size become integers, so that `terms` of them sum without overflow."""
+    """An integer encoding of numbers up to `limit` in size, so that `terms` of them add without overflow."""
 
     bits: Bits
     limit: float
@@ -38,14 +38,14 @@ class FixedPoint:
 
     @property
     def scale(self) -> float:
-        """Steps to a unit: `steps`, or the largest power of two with which the sum stays below 2^(bits - 1)."""
+        """Steps per unit: `steps`, or the largest power of two that keeps the sum below 2^(bits - 1)."""
         return self.steps or 2.0 ** math.floor(
             math.log2(2.0 ** (self.bits - 1) / (self.terms * self.limit * _ROUNDING))
         )
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the integers travel as: torch has no arithmetic for unsigned ones, the bits are the same."""
+        """The signed dtype in which they travel, with the same bits: torch has no unsigned arithmetic."""
         return torch.int32 if self.bits == 32 else torch.int64
 
 
@@ -55,34 +55,32 @@ def unsigned(bits: Bits) -> Any:
 
 
 class Stream:
-    """One key's stream of AES-256 in counter mode, added to or taken from integers as they come.
+    """One key's stream of AES-256 in counter mode, added to or subtracted from successive integers.
 
-    A key makes one stream, once: its counter begins at 0, so a key must never mask two different things.
+    Use each key for one stream only: the counter begins at 0, so a key must never mask two different things.
     """
 
     def __init__(self, key: bytes, sign: int) -> None:
         self._cipher = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
         self._sign = sign
 
-    def apply(self, total: np.ndarray, room: Room) -> None:
-        """Add the next of the stream to the integers, or subtract it, in place and modulo their size."""
+    def apply(self, total: np.ndarray, scratch: Scratch) -> None:
+        """Add the next part of the stream to the integers, or subtract it, in place and modulo their size."""
         size = total.nbytes
-        self._cipher.update_into(room.zeros[:size], room.out)
-        drawn = room.out_array[:size].view(total.dtype)
+        self._cipher.update_into(scratch.zeros[:size], scratch.out)
+        drawn = scratch.out_array[:size].view(total.dtype)
         if self._sign > 0:
             np.add(total, drawn, out=total)
         else:
             np.subtract(total, drawn, out=total)
 
 
-class Room:
-    """Memory that blocks of one tensor after another go through, so that all of it stays
-    in the processor's cache.
-    """
+class Scratch:
+    """Buffers that are reused for every block of every tensor, so that they stay in the processor's cache."""
 
     def __init__(self) -> None:
         self.zeros = memoryview(bytes(_BLOCK * 8))
-        # The library asks for a block of AES beyond what is written.
+        # The library requires scratch for one AES block beyond what is written.
         whole = bytearray(_BLOCK * 8 + 15)
         self.out, self.out_array = memoryview(whole), np.frombuffer(whole, np.uint8)
         self.values, self.integers = np.empty(_BLOCK, np.float64), np.empty(_BLOCK, np.int64)
@@ -93,7 +91,7 @@ def masked(
     point: FixedPoint,
     factor: float,
     streams: Sequence[Stream],
-    room: Room,
+    scratch: Scratch,
 ) -> tuple[np.ndarray, float]:
     """Return values times a factor as masked integers (flat), and the size of the largest value.
 
@@ -105,12 +103,12 @@ def masked(
     largest = 0.0
     for first in range(0, whole.size, _BLOCK):
         here = slice(first, min(first + _BLOCK, whole.size))
-        block, integers = room.values[: here.stop - first], room.integers[: here.stop - first]
+        block, integers = scratch.values[: here.stop - first], scratch.integers[: here.stop - first]
         if len(parts) == 2:
             np.subtract(parts[0][here], parts[1][here], out=block, dtype=np.float64)
         else:
             np.copyto(block, parts[0][here])
-        # Not finite counts as largest of all, for NaN is larger than nothing.
+        # A value that is not finite counts as the largest of all; comparisons with NaN are false.
         low, high = float(block.min()), float(block.max())
         largest = max(largest, high, -low) if low <= high else float("inf")
         if largest > point.limit:
@@ -119,12 +117,12 @@ def masked(
         np.copyto(integers, block, casting="unsafe")
         np.copyto(whole[here], integers, casting="unsafe")  # modulo 2^bits
         for stream in streams:
-            stream.apply(whole[here], room)
+            stream.apply(whole[here], scratch)
     return whole, largest
 
 
 def summed(
-    parts: Sequence[np.ndarray], point: FixedPoint, factor: float, streams: Sequence[Stream], room: Room
+    parts: Sequence[np.ndarray], point: FixedPoint, factor: float, streams: Sequence[Stream], scratch: Scratch
 ) -> np.ndarray:
     """Return the sum of masked integers (flat), unmasked, decoded and times a factor, in float64."""
     result = np.empty(parts[0].size, np.float64)
@@ -135,12 +133,12 @@ def summed(
         for part in parts[1:]:
             total += part[here]
         for stream in streams:
-            stream.apply(total, room)
+            stream.apply(total, scratch)
         np.multiply(total.view(signed), factor / point.scale, out=result[here])
     return result
 
 
 def _flat(tensor: Tensor) -> np.ndarray:
-    # numpy knows no bfloat16.
+    # numpy has no bfloat16.
     known = tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.double()
     return known.detach().reshape(-1).numpy()

@@ -1,14 +1,13 @@
-"""Gaussian noise for privacy, from keys of the operating system's generator: never seeded, never repeated,
-not to be guessed.
+"""Gaussian noise for privacy, keyed by the operating system's generator: never seeded, never repeated.
 
 torch's and numpy's generators are fast and predictable: whoever learns their state, or some of their output,
-knows the noise and can subtract it. Here every bit is of the stream of AES-256 in counter mode under a key of
-32 bytes from `os.urandom`, new for each call and kept nowhere. To tell that stream from chance is to break
-AES, and Linux's own generator is a stream cipher under such a key; it only costs a system call a block and
-several times as long.
+knows the noise and can subtract it. Here every bit comes from AES-256 in counter mode under a key of 32 bytes
+from `os.urandom`, new for each call and stored nowhere. Distinguishing that stream from chance means breaking
+AES. Linux's own generator is such a stream cipher too, but costs a system call per block and takes several
+times as long.
 
-What is left is that floating-point numbers have gaps, from which Mironov (CCS 2012) recovered noised
-values; as in Opacus' secure mode, each value is the sum of four Gaussians over two, after which the
+Floating-point numbers have gaps, from which Mironov (CCS 2012) recovered noised values; therefore, as in
+Opacus' secure mode, each value is the sum of four Gaussians over two, after which the
 search for the bits behind it is infeasible (Holohan and Braghin, Secure Random Sampling in Differential
 Privacy, ESORICS 2021, arXiv:2107.10138).
 """
@@ -25,13 +24,13 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from torch import Tensor
 
-# Values drawn at a time, 32 bytes of the stream each: what is in use (1.3 MiB) stays in the cache. It is
-# below what torch splits over threads.
+# Values drawn at a time, 32 bytes of the stream each: the buffers (1.3 MiB) stay in the cache, and torch does
+# not split such a tensor over threads.
 BLOCK = 1 << 14
 
-# No value is larger than this many deviations: the uniform numbers end at 2^-53, so a radius at sqrt(106 ln
-# 2) = 8.58, and a value at sqrt(2) radii.
-LARGEST = 12.2
+# No value exceeds this many deviations: uniform numbers are at least 2^-53, so a radius is at most
+# sqrt(106 ln 2) = 8.58, and a value at most sqrt(2) radii.
+MAX_DEVIATIONS = 12.2
 
 
 def gaussian(shape: Sequence[int], deviation: float) -> Tensor:
@@ -44,19 +43,19 @@ def gaussian(shape: Sequence[int], deviation: float) -> Tensor:
 
 
 def seed() -> int:
-    """Return 63 secret bits that seed what need not be Gaussian: dropout, augmentation."""
+    """Return 63 secret bits to seed what is not privacy noise: dropout, augmentation."""
     return secrets.randbits(63)
 
 
-def chosen(count: int, chance: float) -> list[int]:
-    """Return which of `count` are drawn when each is drawn by itself with this chance (Poisson sampling)."""
+def poisson_sample(count: int, chance: float) -> list[int]:
+    """Return which of `count` are drawn, each independently with this probability (Poisson sampling)."""
     if chance >= 1:
         return list(range(count))
     return torch.nonzero(Uniform().draw(count) <= chance).flatten().tolist()
 
 
 class Uniform:
-    """One key's stream as uniform numbers: multiples of 2^-53 in (0, 1], so that their logarithm is finite."""
+    """Uniform numbers from one key's stream: multiples of 2^-53 in (0, 1], so that logarithms are finite."""
 
     def __init__(self) -> None:
         self._cipher = Cipher(algorithms.AES256(os.urandom(32)), modes.CTR(bytes(16))).encryptor()
@@ -68,12 +67,11 @@ class Uniform:
 
 
 def _four(uniform: Uniform, out: Tensor, scale: float) -> None:
-    """Write the sum of four independent standard Gaussians times a number, each pair by
-    Box and Muller (1958).
+    """Write the scaled sum of four standard Gaussians, each pair by Box and Muller (1958).
 
-    A pair's two sum to radius (cos + sin)(angle) = sqrt(2) radius cos(angle - pi / 4), and where an angle
-    is uniform so is
-    that: one cosine does for both. The radius is sqrt(-2 log), with the root of 2 sqrt(-4 log).
+    A pair sums to radius (cos + sin)(angle) = sqrt(2) radius cos(angle - pi / 4). If the angle is uniform, so
+    is the shifted one, and a single cosine suffices. The radius is sqrt(-2 log), times sqrt(2) it is
+    sqrt(-4 log).
     """
     drawn = uniform.draw(4 * out.numel()).view(4, -1)
     lengths, angles = drawn[:2], drawn[2:]

@@ -1,4 +1,4 @@
-"""What every privacy mechanism is: both of its sides in one record, so that they cannot drift apart."""
+"""The interface of a privacy mechanism: site and hub side in one record, so that they stay consistent."""
 
 from __future__ import annotations
 
@@ -9,36 +9,34 @@ from typing import Annotated, Any, ClassVar, Protocol, Self
 import msgspec
 
 from medfed.errors import MedfedError, PrivacyError
-from medfed.privacy.accounting.accountant import Charge
+from medfed.privacy.accounting.accountant import MechanismSteps
 from medfed.registry import Kind
-from medfed.wire.messages import HubLetters, SiteLetters
-from medfed.wire.update import Global, Update, check
+from medfed.wire.messages import HubChannel, SiteChannel
+from medfed.wire.update import GlobalModel, Update, check
 from medfed.wire.weights import Weights
 
-# What a mechanism carries at the hub from round to round, kept in its checkpoint: named groups of named
-# tensors, each group's name beginning with `GROUP`, so that no rule takes it for its own.
+# A mechanism's state at the hub between rounds, kept in the hub's checkpoint: named groups of named tensors.
+# Every group's name begins with `GROUP`, which separates it from the aggregation rule's state.
 PrivacyState = Mapping[str, Weights]
 GROUP = "privacy:"
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Probability = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
-# The scalars that hold nothing about a patient: what the study or the accountant decides.
+# Scalars that reveal nothing about a patient: the study or the accountant determines them.
 PUBLIC_SCALARS = ("train/steps", "train/rate")
 
 
-class Shield(Protocol):
-    """What stands between a checked update and the exchange, for one round at one site."""
+class UpdateProtector(Protocol):
+    """Protects one round's update at one site, after it was checked and before it is sent."""
 
     def protect(self, update: Update, weights: Weights) -> Update:
-        """Return what may leave the hospital in place of this update."""
+        """Return what may leave the hospital instead of this update."""
         ...
 
 
-class Hearing(Protocol):
-    """How the hub hears one round: whose updates it waits for, which it takes, and what they
-    give it to merge.
-    """
+class RoundSession(Protocol):
+    """The hub's session for one round: expected sites, validation, and input to the aggregation."""
 
     @property
     def sites(self) -> Sequence[str]:
@@ -47,12 +45,12 @@ class Hearing(Protocol):
 
     @property
     def deadline_s(self) -> float | None:
-        """How long they are awaited."""
+        """How many seconds to wait for them; None waits without a limit."""
         ...
 
     @property
     def refused(self) -> Mapping[str, MedfedError]:
-        """The sites that were asked and are not awaited, because of what they said before."""
+        """The sites that were refused before their updates, each with the reason."""
         ...
 
     def admit(self, update: Update, weights: Weights) -> Update:
@@ -64,123 +62,111 @@ class Hearing(Protocol):
         ...
 
     def reveal(self, updates: Sequence[Update], weights: Weights) -> Sequence[Update]:
-        """Return what the hub merges, from what arrived."""
+        """Return the updates that the hub merges, from those that arrived."""
         ...
 
 
 class Privacy(Kind, frozen=True):
     """What happens to an update before it leaves.
 
-    In the order in which they are called: `objections` when a study is read, `planned` when it starts; for
-    every round `tell` and `protect` in each hospital, `reveal` and `release` at the hub. A mechanism whose
-    sites settle something among themselves by letters overrides `meet` and `convene` besides.
+    The methods in the order of their calls: `objections` when a study is read and `planned` when it starts;
+    in every round `filter_scalars` and `protect` at each site, then `reveal` and `prepare_merge` at the hub.
+    A mechanism whose sites exchange keys first also overrides `protectors` and `open_session`.
     """
 
     folder: ClassVar[str] = "privacy"
 
-    # Whether the hub, after `reveal`, still sees each site's own update. Rules that need it are
-    # refused where not.
+    # Whether the hub sees each site's own update after `reveal`. If not, rules that need it are refused.
     reveals_each_update: ClassVar[bool] = True
 
-    # The groups of tensors that `protect` adds in place of the readable ones, and the numbers it adds
-    # to the report.
+    # The groups of tensors that `protect` adds in place of readable ones, and the scalars that it reports.
     sends: ClassVar[tuple[str, ...]] = ()
     scalars: ClassVar[tuple[str, ...]] = ()
 
-    # The groups of its state that the hub publishes beside the weights, for `open` at the sites.
+    # The groups of its state that the hub publishes beside the weights, for `decrypt` at the sites.
     broadcast: ClassVar[tuple[str, ...]] = ()
 
-    # Whether training itself is made private, patient by patient: a site then trains under `PrivateTraining`.
+    # Whether training itself is private for each patient: the site then trains under `PrivateTraining`.
     trains_privately: ClassVar[bool] = False
 
-    # Whether the network is built with group norm for batch norm, at every site and at the hub: batch norm
-    # mixes the patients of a batch and keeps statistics of them.
+    # Whether the network has group norm instead of batch norm, at every site and at the hub: batch norm mixes
+    # the patients of a batch and keeps statistics of them.
     replaces_batch_norm: ClassVar[bool] = False
 
-    # Settings that make a whole one, for kinds whose settings have no default: the contract test
-    # builds with them.
+    # Settings with which the contract test builds a mechanism that has settings without a default.
     example: ClassVar[Mapping[str, Any]] = {}
 
     def objections(self, study: Any) -> Iterator[str]:
-        """Yield what of this study (a `study.Study`) the mechanism cannot keep its promise
-        with, key path first.
-        """
+        """Yield why the mechanism cannot keep its promise in this `Study`, each beginning with the key."""
         yield from ()
 
     def notes(self) -> tuple[str, ...]:
-        """Return what a person should know before the study starts, a sentence each."""
+        """Return sentences that a person should read before the study starts."""
         return ()
 
     def fewest_sites(self) -> int:
-        """Return how many sites must answer a round at least."""
+        """Return the smallest number of sites that must answer a round."""
         return 1
 
     def planned(self, rounds: int) -> Self:
-        """Return the mechanism with what depends on the number of rounds decided, such as the
-        noise of a target.
-        """
+        """Return the mechanism for this number of rounds, for example with the noise that meets a target."""
         return self
 
-    def charge(self) -> Charge | None:
-        """Return what one round's update costs the site, for its ledger; None where it
-        isn't counted by rounds.
-        """
+    def round_cost(self) -> MechanismSteps | None:
+        """Return the privacy cost of one round's update for the ledger; None if rounds are not charged."""
         return None
 
     def protect(self, update: Update, weights: Weights) -> Update:
-        """Return what may leave the hospital in place of this update; called there, after `check`."""
+        """Return what may leave the hospital instead of this update; called at the site, after `check`."""
         raise NotImplementedError
 
-    def tell(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
-        """Return the numbers for the report that may leave; called in the hospital for
-        everything that is sent.
-        """
+    def filter_scalars(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
+        """Return the scalars that may leave; called at the site for everything that is sent."""
         return scalars
 
     def reveal(self, updates: Sequence[Update], weights: Weights) -> Sequence[Update]:
-        """Return what the hub merges, from what arrived; called at the hub."""
+        """Return the updates to merge, from those that arrived; called at the hub."""
         return updates
 
-    def meet(self, letters: SiteLetters) -> Iterator[Shield]:
-        """Yield what protects this round's update, each time it is to be sent; go on when it was sent.
+    def protectors(self, channel: SiteChannel) -> Iterator[UpdateProtector]:
+        """Yield an `UpdateProtector` for each transmission of this round's update; resume after it was sent.
 
-        Once for most. Not at all where this site has no part in the round any more, and once more where the
-        hub had to begin a round's letters again.
+        Most mechanisms yield once. None is yielded if the site no longer takes part in the round, and a
+        further one if the hub had to restart the round's key exchange.
         """
         yield self
 
-    def open(self, received: Global, letters: SiteLetters) -> Global:
-        """Return the hub's model as this site trains and measures it; called there for
-        every model that comes.
+    def decrypt(self, received: GlobalModel, channel: SiteChannel) -> GlobalModel:
+        """Return the received model as this site trains and measures it; called for every model.
 
         Raises:
             PrivacyError: if a part of it is encrypted and this site cannot read it.
         """
         if found := sorted(name for name in received.groups if name.startswith(GROUP)):
             raise PrivacyError(
-                f"site '{letters.site}': a part of the model is encrypted ('{found[0]}'), and only sites that train under "
-                f"the study's privacy hold its key"
+                f"site '{channel.site}': a part of the model is encrypted ('{found[0]}'), and only sites "
+                "that train under the study's privacy hold its key"
             )
         return received
 
-    def convene(self, letters: HubLetters, deadline_s: float | None) -> Hearing:
-        """Return how the hub hears this round, having heard by letter what comes before the updates."""
-        return _Plain(self, letters.sites, deadline_s)
+    def open_session(self, channel: HubChannel, deadline_s: float | None) -> RoundSession:
+        """Return the hub's session for this round, after any key exchange that precedes the updates."""
+        return _Plain(self, channel.sites, deadline_s)
 
     def init(self, weights: Weights) -> PrivacyState:
         """Return the hub's state before the first round."""
         return {}
 
-    def release(
+    def prepare_merge(
         self, updates: Sequence[Update], state: PrivacyState, weights: Weights
     ) -> tuple[Sequence[Update], PrivacyState]:
-        """Return what the rule merges and the new state: what the hub itself adds, such as central noise."""
+        """Return the rule's input and the new state, with what the hub adds, such as central noise."""
         return updates, state
 
 
 @dataclass(frozen=True)
 class _Plain:
-    """A round of a mechanism without letters."""
+    """The session of a mechanism without a key exchange."""
 
     privacy: Privacy
     sites: Sequence[str]
@@ -194,16 +180,14 @@ class _Plain:
         return self.privacy.reveal(updates, weights)
 
 
-def apart(state: Mapping[str, Weights]) -> tuple[dict[str, Weights], dict[str, Weights]]:
-    """Return the hub's state in two: the privacy mechanism's groups, and the rule's."""
+def split_state(state: Mapping[str, Weights]) -> tuple[dict[str, Weights], dict[str, Weights]]:
+    """Return the hub's state split into the privacy mechanism's groups and the rule's."""
     own = {name: group for name, group in state.items() if name.startswith(GROUP)}
     return own, {name: group for name, group in state.items() if name not in own}
 
 
 def public_only(scalars: Mapping[str, float], scores: str) -> dict[str, float]:
-    """Return the scalars that hold nothing about training patients; scores of the others only
-    where `scores` is `send`.
-    """
+    """Return the scalars without information on training patients; others' scores if `scores` is 'send'."""
     return {
         name: value
         for name, value in scalars.items()

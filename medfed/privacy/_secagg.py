@@ -1,8 +1,7 @@
-"""What sites and hub write to each other in a secure sum, who is whose neighbour, and the keys
-that come of it.
+"""The messages of a secure sum, the graph of neighbours, and key derivation.
 
-Each record is the content of a letter (`medfed/wire/messages.py`), which carries study, run, round, attempt,
-step and the writer's signature. The steps, in order: call, keys, shares, members, signed, unmask.
+Each record is the content of a message (`medfed/wire/messages.py`), which carries study, run, round, attempt,
+step and the sender's signature. The steps, in order: call, keys, shares, members, signed, unmask.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from medfed.privacy._masks import Bits, FixedPoint
 
 @dataclass(frozen=True)
 class Settings:
-    """What a study says of its secure sum; `secure_sum.py` explains each."""
+    """A study's settings of its secure sum; `secure_sum.py` explains each."""
 
     threshold: float
     least: int
@@ -35,116 +34,111 @@ class Settings:
     patience_s: float
 
     def fixed_point(self, terms: int) -> FixedPoint:
-        """Return how numbers become integers where this many sites may be in the sum."""
+        """Return the fixed-point encoding for a sum of up to this many sites."""
         return FixedPoint(self.bits, self.limit, terms)
 
     def whole_numbers(self, terms: int) -> FixedPoint:
-        """Return how numbers of examples become integers: as they are."""
+        """Return the encoding of example counts, with a step of 1."""
         return FixedPoint(self.bits, self.most_examples, terms, steps=1.0)
 
-    def fewest(self, of: int) -> int:
-        """Return how many sites must go on where this many began."""
-        return max(self.least, needed(self.threshold, of))
+    def required(self, of: int) -> int:
+        """Return how many sites must remain of those that began."""
+        return max(self.least, required_sites(self.threshold, of))
 
-    def enough(self, who: str, did: str, count: int, of: int) -> None:
-        """Raise if too few sites are left of those that began.
+    def require(self, who: str, did: str, count: int, of: int) -> None:
+        """Check that enough sites remain of those that began.
 
         Raises:
-            PrivacyError: saying how many there are and must be.
+            PrivacyError: if not, saying how many there are and how many are needed.
         """
-        if count < self.fewest(of):
+        if count < self.required(of):
             raise PrivacyError(
-                f"{who}: {count} of {of} sites {did}, {self.fewest(of)} are needed (privacy.threshold, privacy.least): a "
-                f"sum of fewer would tell too much of each; nothing more is said"
+                f"{who}: {count} of {of} sites {did}, {self.required(of)} are needed (privacy.threshold, "
+                "privacy.least): a sum of fewer would reveal too much of each; nothing more is sent"
             )
 
 
-class _Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-class Keys(_Said, frozen=True):
-    """keys, site to hub: public keys for this attempt alone, and the digest of the seed of
-    the site's own mask.
-    """
+class Keys(_Content, frozen=True):
+    """keys, site to hub: public keys for this attempt, and the digest of the own mask's seed."""
 
     box: bytes
     mask: bytes
     seed: bytes
 
 
-class Handed(_Said, frozen=True):
-    """keys, hub to sites: the sites' letters with their keys, sealed as they came, by site."""
+class ForwardedKeys(_Content, frozen=True):
+    """keys, hub to sites: the sites' signed key messages, unchanged, by site."""
 
-    letters: dict[str, bytes]
+    messages: dict[str, bytes] = msgspec.field(name="letters")
 
 
-class Boxes(_Said, frozen=True):
-    """shares, site to hub: boxes that only their receiver opens, by receiver."""
+class SealedShares(_Content, frozen=True):
+    """shares, site to hub: encrypted shares that only their receiver can read, by receiver."""
 
     boxes: dict[str, bytes]
 
 
-class Delivered(_Said, frozen=True):
-    """shares, hub to site: the sites that handed out shares, and the boxes for this site, by sender."""
+class DeliveredShares(_Content, frozen=True):
+    """shares, hub to site: the sites that distributed shares, and the shares for this site, by sender."""
 
     members: list[str]
     boxes: dict[str, bytes]
 
 
-class Members(_Said, frozen=True):
-    """members, hub to sites, and signed, site to hub: the sites whose masked updates the hub holds, sorted."""
+class Members(_Content, frozen=True):
+    """members, hub to sites, and signed, site to hub: the sites whose updates the hub holds, sorted."""
 
     sites: list[str]
 
 
-class Request(_Said, frozen=True):
-    """signed, hub to sites: the signed lists, and whose shares of which kind the hub asks for."""
+class UnmaskRequest(_Content, frozen=True):
+    """signed, hub to sites: the signed lists, and whose shares of which kind the hub requests."""
 
-    letters: dict[str, bytes]
+    messages: dict[str, bytes] = msgspec.field(name="letters")
     seeds_of: list[str]
     keys_of: list[str]
 
 
-class Shares(_Said, frozen=True):
-    """unmask, site to hub: shares of the seeds of sites in the sum, and of the mask keys of
-    those that dropped out.
-    """
+class Shares(_Content, frozen=True):
+    """unmask, site to hub: shares of seeds of sites in the sum, and of mask keys of those that left."""
 
     seeds: dict[str, bytes]
     keys: dict[str, bytes]
 
 
-_T = TypeVar("_T", bound=_Said)
+_T = TypeVar("_T", bound=_Content)
 
 
-def said(data: bytes, kind: type[_T], party: str, step: str) -> _T:
-    """Return the content of a letter.
+def parse(data: bytes, kind: type[_T], party: str, step: str) -> _T:
+    """Return the content of a message.
 
     Raises:
-        WireError: if it is none of this kind.
+        WireError: if it is not of this kind.
     """
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise WireError(
-            f"the letter of '{party}' for step '{step}' does not read: {str(error)[:200]}"
+            f"the message of '{party}' for step '{step}' cannot be decoded: {str(error)[:200]}"
         ) from None
 
 
-def bytes_of(content: _Said) -> bytes:
-    """Return the content of a letter as bytes."""
+def to_bytes(content: _Content) -> bytes:
+    """Return the content of a message as bytes."""
     return msgspec.json.encode(content)
 
 
 def neighbours(keys: Mapping[str, Keys], most: int) -> dict[str, list[str]]:
-    """Return who holds shares with whom and shares masks: all with all, or beyond `most` others a
-    ring of that degree.
+    """Return each site's neighbours, with whom it shares masks and secrets: all, or a ring of degree `most`.
 
     Bell, Bonawitz, Gascón, Lepoint, Raykova: Secure Single-Server Aggregation with (Poly)Logarithmic
-    Overhead, CCS 2020, eprint 2020/704: a Harary graph over a random order. The order here is drawn
-    from the digest of all sites' keys of this attempt, so that it is known to everyone and to nobody
-    before the keys are.
+    Overhead, CCS 2020, eprint 2020/704: a Harary graph over a random order. The order here is derived
+    from the digest of all sites' keys of this attempt, so that everyone can compute it, but only after all
+    keys are known.
     """
     sites = sorted(keys)
     if len(sites) - 1 <= most:
@@ -158,22 +152,20 @@ def neighbours(keys: Mapping[str, Keys], most: int) -> dict[str, list[str]]:
 
 
 def holders(site: str, others: Sequence[str]) -> list[str]:
-    """Return who holds shares of a site's secrets, in the order of the shares' numbers:
-    its neighbours and itself.
-    """
+    """Return who holds shares of a site's secrets, its neighbours and itself, in the order of the shares."""
     return sorted([site, *others])
 
 
-def needed(threshold: float, sites: int) -> int:
-    """Return how many of this many sites must go on: never one alone, whose sum would be its update."""
+def required_sites(threshold: float, sites: int) -> int:
+    """Return how many of so many sites must remain; never one alone, whose sum would be its update."""
     return max(2, math.ceil(threshold * sites - 1e-9))
 
 
 def checked_keys(keys: Mapping[str, Keys]) -> Mapping[str, Keys]:
-    """Return the keys if they can be those of different sites.
+    """Return the keys, having checked that they belong to different sites.
 
     Raises:
-        PrivacyError: if one has another length, or two sites have the same.
+        PrivacyError: if one has a wrong length, or two sites have the same.
     """
     seen: dict[bytes, str] = {}
     for site, found in sorted(keys.items()):
@@ -190,12 +182,12 @@ def agreed_key(mine: X25519PrivateKey, theirs: bytes, purpose: str) -> bytes:
     """Return the 32 bytes that two sites share for a purpose, by X25519 and HKDF.
 
     Raises:
-        PrivacyError: if the other key is one that gives everyone the same secret.
+        PrivacyError: if the other key has small order and would give everyone the same secret.
     """
     try:
         shared = mine.exchange(X25519PublicKey.from_public_bytes(theirs))
     except ValueError:
-        raise PrivacyError("a public key of a site is no key of X25519 that hides anything") from None
+        raise PrivacyError("a site's public key is not a usable X25519 key (it has small order)") from None
     return derived(shared, purpose)
 
 

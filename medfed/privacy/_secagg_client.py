@@ -18,108 +18,109 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from torch import Tensor
 
 from medfed.errors import PrivacyError, WireError
-from medfed.privacy._masks import FixedPoint, Room, Stream, masked
+from medfed.privacy._masks import FixedPoint, Scratch, Stream, masked
 from medfed.privacy._secagg import (
-    Boxes,
-    Delivered,
-    Handed,
+    DeliveredShares,
+    ForwardedKeys,
     Keys,
     Members,
-    Request,
+    SealedShares,
     Settings,
     Shares,
+    UnmaskRequest,
     agreed_key,
-    bytes_of,
     checked_keys,
     derived,
     holders,
-    needed,
     neighbours,
     pair,
-    said,
+    parse,
+    required_sites,
+    to_bytes,
 )
 from medfed.privacy._shamir import SHARE_BYTES, split
-from medfed.wire.messages import Letter, SiteLetters
+from medfed.wire.messages import Message, SiteChannel
 from medfed.wire.update import Update
 from medfed.wire.weights import Difference, Weights
 
-# Under which group and name a masked update carries the site's masked number of examples.
+# The group and name under which a masked update carries the site's masked number of examples.
 GROUP, EXAMPLES = "secure_sum", "examples"
 
 
-def shields(settings: Settings, letters: SiteLetters) -> Iterator[SiteSum]:
-    """Yield one protection for each attempt of the round that this site takes part in.
+def protectors(settings: Settings, channel: SiteChannel) -> Iterator[SiteSum]:
+    """Yield one protector for each attempt of the round in which this site takes part.
 
     Raises:
-        PrivacyError: if the hub, or a site, does what the protocol forbids; nothing more is said then.
+        PrivacyError: if the hub or a site violates the protocol; nothing more is sent then.
     """
-    if not letters.signed:
+    if not channel.signed:
         raise PrivacyError(
-            f"site '{letters.site}': privacy.kind: secure_sum needs letters with signatures, else whoever carries them can "
-            f"speak as every other site and take the masks off; set exchange.credentials (`medfed enrol` makes them)"
+            f"site '{channel.site}': privacy.kind: secure_sum needs messages with signatures, else whoever "
+            "carries them can speak as every other site and take the masks off; set exchange.credentials "
+            "(`medfed enrol` makes them)"
         )
     attempt = 0
-    while (called := letters.read({"call": attempt + 1})) is not None:
+    while (called := channel.receive({"call": attempt + 1})) is not None:
         attempt = called.attempt
-        mine = letters.posted("keys")
+        mine = channel.sent("keys")
         if mine is not None and mine.attempt >= attempt:
-            # Killed since: what the masks were made of is gone, and a second masked update must not go out
-            # beside a first. This site drops out of the attempt, and its shares at the others serve for that.
-            letters.audit.write("left out", site=letters.site, round=letters.round, attempt=attempt)
+            # This process was restarted: the masks' seeds are lost, and a second masked update must
+            # not follow a first. The site drops out of the attempt, and the others' shares of its key
+            # allow for that.
+            channel.audit.write("left out", site=channel.site, round=channel.round, attempt=attempt)
             continue
-        with _written_down(letters):
-            agreed = _agree(settings, letters, attempt)
+        with _written_down(channel):
+            agreed = _agree(settings, channel, attempt)
         if agreed is not None:
             yield agreed
-            with _written_down(letters):
+            with _written_down(channel):
                 agreed.conclude()
 
 
 @contextmanager
-def _written_down(letters: SiteLetters) -> Iterator[None]:
-    """Write into the audit log why this site says no more to the hub."""
+def _written_down(channel: SiteChannel) -> Iterator[None]:
+    """Log in the audit log why this site stops answering the hub."""
     try:
         yield
     except PrivacyError as error:
-        letters.audit.write("hub refused", site=letters.site, round=letters.round, reason=str(error))
+        channel.audit.write("hub refused", site=channel.site, round=channel.round, reason=str(error))
         raise
 
 
 @dataclass(frozen=True)
 class SiteSum:
-    """One attempt at a site, once every site's keys and shares are there."""
+    """One attempt at a site, after the keys and shares of all sites have arrived."""
 
     settings: Settings
-    letters: SiteLetters
+    channel: SiteChannel
     attempt: int
     seed: bytes
     mask_key: X25519PrivateKey
-    keys: Mapping[str, Keys]  # of all sites that showed any
-    members: Sequence[str]  # those that handed out shares
+    keys: Mapping[str, Keys]  # of all sites that sent keys
+    members: Sequence[str]  # the sites that distributed shares
     others: Sequence[str]  # this site's neighbours among them
     shares: Mapping[str, tuple[bytes, bytes]]  # by owner: of its mask key and of its seed
 
     def protect(self, update: Update, weights: Weights) -> Update:
-        """Return the update with every number masked: what the hub gets tells it nothing but
-        together with the others'.
+        """Return the update with every number masked; only the sum with the others' reveals anything.
 
         Raises:
             PrivacyError: if a number is too large for the fixed point.
         """
-        settings, site = self.settings, self.letters.site
+        settings, site = self.settings, self.channel.site
         if not 1 <= update.examples <= settings.most_examples:
             raise PrivacyError(
-                f"site '{site}' trains on {update.examples} examples; secure_sum takes 1 to {settings.most_examples} "
-                f"(privacy.most_examples), which every site must know before"
+                f"site '{site}' trains on {update.examples} examples; secure_sum takes 1 to "
+                f"{settings.most_examples} (privacy.most_examples), which every site must know before"
             )
         point = settings.fixed_point(len(self.members))
-        room, streams = Room(), self._streams()
+        scratch, streams = Scratch(), self._streams()
         examples = torch.tensor([update.examples], dtype=torch.float64)
-        count, _ = masked(examples, settings.whole_numbers(len(self.members)), 1.0, streams, room)
+        count, _ = masked(examples, settings.whole_numbers(len(self.members)), 1.0, streams, scratch)
         factor = update.examples / settings.most_examples
         delta: dict[str, Tensor] = {}
         for name in sorted(weights):
-            whole, largest = masked(_sides(update, name), point, factor, streams, room)
+            whole, largest = masked(_terms(update, name), point, factor, streams, scratch)
             self._bounded(name, largest)
             delta[name] = _as_tensor(whole, point).reshape(weights[name].shape)
         return replace(
@@ -133,13 +134,13 @@ class SiteSum:
         limit = self.settings.limit
         if not largest <= limit:
             raise PrivacyError(
-                f"site '{self.letters.site}', round {self.letters.round}: '{name}' changes by up to {largest:.3g}, "
-                f"secure_sum adds changes of at most {limit:g}; set privacy.limit higher, or bits: 64 where it is not, or "
-                f"a lower learning rate"
+                f"site '{self.channel.site}', round {self.channel.round}: '{name}' changes by up to "
+                f"{largest:.3g}, secure_sum adds changes of at most {limit:g}; set privacy.limit higher, or "
+                "bits: 64 where it is not, or a lower learning rate"
             )
 
     def _streams(self) -> list[Stream]:
-        site = self.letters.site
+        site = self.channel.site
         streams = [Stream(derived(self.seed, "own mask"), 1)]
         for other in self.others:
             key = agreed_key(self.mask_key, self.keys[other].mask, f"mask {pair(site, other)}")
@@ -147,73 +148,74 @@ class SiteSum:
         return streams
 
     def conclude(self) -> None:
-        """Sign who is in the sum, see that the others signed the same, and give the shares that
-        take the masks off.
+        """Sign the list of sites in the sum, check that the others signed the same,
+        and send unmasking shares.
         """
-        listed = _next(self.letters, self.attempt, "members")
+        listed = _next(self.channel, self.attempt, "members")
         if listed is None:
             return
-        sites = said(listed.data, Members, "hub", "members").sites
-        if self.letters.site not in sites:
-            self.letters.audit.write(
-                "left out", site=self.letters.site, round=self.letters.round, attempt=self.attempt
+        sites = parse(listed.data, Members, "hub", "members").sites
+        if self.channel.site not in sites:
+            self.channel.audit.write(
+                "left out", site=self.channel.site, round=self.channel.round, attempt=self.attempt
             )
             return
-        self._list_holds(sites)
-        self.letters.post(self.attempt, "signed", bytes_of(Members(sites)))
-        asked = _next(self.letters, self.attempt, "signed")
+        self._check_list(sites)
+        self.channel.send(self.attempt, "signed", to_bytes(Members(sites)))
+        asked = _next(self.channel, self.attempt, "signed")
         if asked is None:
             return
-        request = said(asked.data, Request, "hub", "signed")
-        self._request_holds(request, sites)
-        self.letters.post(self.attempt, "unmask", bytes_of(self._unmasking(sites)))
+        request = parse(asked.data, UnmaskRequest, "hub", "signed")
+        self._check_request(request, sites)
+        self.channel.send(self.attempt, "unmask", to_bytes(self._unmasking(sites)))
 
-    def _list_holds(self, sites: Sequence[str]) -> None:
-        who = f"site '{self.letters.site}', round {self.letters.round}"
+    def _check_list(self, sites: Sequence[str]) -> None:
+        who = f"site '{self.channel.site}', round {self.channel.round}"
         if sorted(set(sites)) != list(sites) or not set(sites) <= set(self.members):
             raise PrivacyError(
-                f"{who}: the hub's list of who is in the sum names a site twice, or one that handed out no shares; nothing "
-                f"is unmasked"
+                f"{who}: the hub's list of who is in the sum names a site twice, or one that handed out no "
+                "shares; nothing is unmasked"
             )
-        self.settings.enough(who, "are in the sum", len(sites), len(self.keys))
-        before = self.letters.posted("signed")
-        if before is not None and said(before.data, Members, self.letters.site, "signed").sites != list(
+        self.settings.require(who, "are in the sum", len(sites), len(self.keys))
+        before = self.channel.sent("signed")
+        if before is not None and parse(before.data, Members, self.channel.site, "signed").sites != list(
             sites
         ):
             raise PrivacyError(
-                f"{who}: the hub asks for a second sum of this round over other sites. The difference of two sums is a "
-                f"single site's update, so one list a round is signed; let the same sites take part again, or start the "
-                f"run anew"
+                f"{who}: the hub asks for a second sum of this round over other sites. The difference of two "
+                "sums is a single site's update, so one list a round is signed; let the same sites take part "
+                "again, or start the run anew"
             )
 
-    def _request_holds(self, request: Request, sites: Sequence[str]) -> None:
-        who = f"site '{self.letters.site}', round {self.letters.round}"
+    def _check_request(self, request: UnmaskRequest, sites: Sequence[str]) -> None:
+        who = f"site '{self.channel.site}', round {self.channel.round}"
         dropped = sorted(set(self.members) - set(sites))
         if both := sorted(set(request.seeds_of) & set(request.keys_of)):
             raise PrivacyError(
-                f"{who}: the hub asks for shares of both kinds of site '{both[0]}', which would take the mask off its own "
-                f"update; nothing is given"
+                f"{who}: the hub asks for shares of both kinds of site '{both[0]}', which would take the "
+                "mask off its own update; nothing is given"
             )
         if request.seeds_of != list(sites) or request.keys_of != dropped:
             raise PrivacyError(
-                f"{who}: the hub asks for shares of other sites than the list that this site signed; nothing is given"
+                f"{who}: the hub asks for shares of other sites than the list that this "
+                "site signed; nothing is given"
             )
-        for party, sealed in request.letters.items():
-            letter = self._opened(party, sealed, "signed")
-            if party not in sites or said(letter.data, Members, party, "signed").sites != list(sites):
+        for party, sealed in request.messages.items():
+            message = self._opened(party, sealed, "signed")
+            if party not in sites or parse(message.data, Members, party, "signed").sites != list(sites):
                 raise PrivacyError(
-                    f"{who}: site '{party}' signed another list of who is in the sum than this site: the hub told them "
-                    f"different ones; nothing is given"
+                    f"{who}: site '{party}' signed another list of who is in the sum than this site: the hub "
+                    "told them different ones; nothing is given"
                 )
-        self.settings.enough(who, "signed the list", len(request.letters), len(self.keys))
+        self.settings.require(who, "signed the list", len(request.messages), len(self.keys))
 
-    def _opened(self, party: str, sealed: bytes, step: str) -> Letter:
-        return _opened(self.letters, party, sealed, step, self.attempt)
+    def _opened(self, party: str, sealed: bytes, step: str) -> Message:
+        return _opened(self.channel, party, sealed, step, self.attempt)
 
     def _unmasking(self, sites: Sequence[str]) -> Shares:
         seeds, keys = {}, {}
         for owner, (key_share, seed_share) in self.shares.items():
-            # Of each site one or the other: of both together the hub could make its single update.
+            # One kind of share per site: with both, the hub could compute the site's own update.
             if owner in sites:
                 seeds[owner] = seed_share
             else:
@@ -224,10 +226,10 @@ class SiteSum:
 # -------------------------------------------------------------------------------------------- keys and shares
 
 
-def _agree(settings: Settings, letters: SiteLetters, attempt: int) -> SiteSum | None:
-    """Show keys, hand out shares and get the others'; None if the attempt ended meanwhile."""
-    who = f"site '{letters.site}', round {letters.round}"
-    letters.recall()
+def _agree(settings: Settings, channel: SiteChannel, attempt: int) -> SiteSum | None:
+    """Exchange keys and shares with the other sites; return None if the attempt ended meanwhile."""
+    who = f"site '{channel.site}', round {channel.round}"
+    channel.retract()
     box_key, mask_key = X25519PrivateKey.generate(), X25519PrivateKey.generate()
     seed = secrets.token_bytes(32)
     mine = Keys(
@@ -235,22 +237,22 @@ def _agree(settings: Settings, letters: SiteLetters, attempt: int) -> SiteSum | 
         mask_key.public_key().public_bytes_raw(),
         hashlib.sha256(seed).digest(),
     )
-    letters.post(attempt, "keys", bytes_of(mine))
-    handed = _next(letters, attempt, "keys")
+    channel.send(attempt, "keys", to_bytes(mine))
+    handed = _next(channel, attempt, "keys")
     if handed is None:
         return None
     keys = checked_keys(
         {
-            party: said(_opened(letters, party, sealed, "keys", attempt).data, Keys, party, "keys")
-            for party, sealed in said(handed.data, Handed, "hub", "keys").letters.items()
+            party: parse(_opened(channel, party, sealed, "keys", attempt).data, Keys, party, "keys")
+            for party, sealed in parse(handed.data, ForwardedKeys, "hub", "keys").messages.items()
         }
     )
-    if keys.get(letters.site) != mine:
+    if keys.get(channel.site) != mine:
         raise PrivacyError(f"{who}: the hub's list of keys has not this site's own; nothing is sent")
-    settings.enough(who, "showed keys", len(keys), len(keys))
-    around = neighbours(keys, settings.neighbours)[letters.site]
-    holding = holders(letters.site, around)
-    at_least = needed(settings.threshold, len(holding))
+    settings.require(who, "showed keys", len(keys), len(keys))
+    around = neighbours(keys, settings.neighbours)[channel.site]
+    holding = holders(channel.site, around)
+    at_least = required_sites(settings.threshold, len(holding))
     halves = zip(
         split(mask_key.private_bytes_raw(), len(holding), at_least),
         split(seed, len(holding), at_least),
@@ -258,55 +260,57 @@ def _agree(settings: Settings, letters: SiteLetters, attempt: int) -> SiteSum | 
     )
     shares = dict(zip(holding, halves, strict=True))
     boxes = {
-        other: _cipher(box_key, keys, letters, attempt, letters.site, other).encrypt(
+        other: _cipher(box_key, keys, channel, attempt, channel.site, other).encrypt(
             bytes(12), b"".join(shares[other]), None
         )
         for other in around
     }
-    letters.post(attempt, "shares", bytes_of(Boxes(boxes)))
-    found = _next(letters, attempt, "shares")
+    channel.send(attempt, "shares", to_bytes(SealedShares(boxes)))
+    found = _next(channel, attempt, "shares")
     if found is None:
         return None
-    delivered = said(found.data, Delivered, "hub", "shares")
+    delivered = parse(found.data, DeliveredShares, "hub", "shares")
     members = delivered.members
-    if letters.site not in members:
-        letters.audit.write("left out", site=letters.site, round=letters.round, attempt=attempt)
+    if channel.site not in members:
+        channel.audit.write("left out", site=channel.site, round=channel.round, attempt=attempt)
         return None
     others = [other for other in around if other in members]
     if sorted(set(members)) != members or not set(members) <= set(keys) or sorted(delivered.boxes) != others:
         raise PrivacyError(
             f"{who}: the hub's list of who handed out shares contradicts itself; nothing is sent"
         )
-    settings.enough(who, "handed out shares", len(members), len(keys))
+    settings.require(who, "handed out shares", len(members), len(keys))
     if len(others) + 1 < at_least:
         raise PrivacyError(
-            f"{who}: {len(others)} of its neighbours are left, {at_least - 1} are needed to unmask; nothing is sent"
+            f"{who}: {len(others)} of its neighbours are left, {at_least - 1} are needed "
+            "to unmask; nothing is sent"
         )
-    held = {letters.site: shares[letters.site]}
+    held = {channel.site: shares[channel.site]}
     for other in others:
-        cipher = _cipher(box_key, keys, letters, attempt, other, letters.site)
+        cipher = _cipher(box_key, keys, channel, attempt, other, channel.site)
         opened = _open_box(cipher, delivered.boxes[other])
         if opened is None:
-            # The hub, or its sender, spoilt it. The sum can do without some shares, and says so if it can't.
-            letters.audit.write(
-                "letter refused", site=other, round=letters.round, step="shares", reason="no such key"
+            # The hub or the sender corrupted it. The sum tolerates some missing shares, and fails with
+            # a message otherwise.
+            channel.audit.write(
+                "letter refused", site=other, round=channel.round, step="shares", reason="no such key"
             )
             continue
         held[other] = opened
-    return SiteSum(settings, letters, attempt, seed, mask_key, keys, members, others, held)
+    return SiteSum(settings, channel, attempt, seed, mask_key, keys, members, others, held)
 
 
 def _cipher(
     own: X25519PrivateKey,
     keys: Mapping[str, Keys],
-    letters: SiteLetters,
+    channel: SiteChannel,
     attempt: int,
     sender: str,
     receiver: str,
 ) -> AESGCM:
-    # A key for one box alone, so its nonce may be zero.
-    other = receiver if sender == letters.site else sender
-    purpose = f"box {letters.round}/{attempt} {sender} to {receiver}"
+    # Each key encrypts a single message, so its nonce may be zero.
+    other = receiver if sender == channel.site else sender
+    purpose = f"box {channel.round}/{attempt} {sender} to {receiver}"
     return AESGCM(agreed_key(own, keys[other].box, purpose))
 
 
@@ -318,34 +322,36 @@ def _open_box(cipher: AESGCM, box: bytes) -> tuple[bytes, bytes] | None:
     return (opened[:SHARE_BYTES], opened[SHARE_BYTES:]) if len(opened) == 2 * SHARE_BYTES else None
 
 
-def _opened(letters: SiteLetters, party: str, sealed: bytes, step: str, attempt: int) -> Letter:
-    """Return a site's letter that the hub handed on.
+def _opened(channel: SiteChannel, party: str, sealed: bytes, step: str, attempt: int) -> Message:
+    """Return a site's message that the hub forwarded.
 
     Raises:
-        PrivacyError: if that site did not write it, or wrote it at another time.
+        PrivacyError: if that site did not write it, or wrote it in another step.
     """
-    who = f"site '{letters.site}', round {letters.round}"
+    who = f"site '{channel.site}', round {channel.round}"
     try:
-        letter = letters.open(sealed, party)
+        message = channel.open(sealed, party)
     except WireError as error:
         raise PrivacyError(
-            f"{who}: the hub hands on a letter in the name of '{party}' that is not its own: {error}; nothing more is said"
+            f"{who}: the hub hands on a message in the name of '{party}' that is not its own: {error}; "
+            "nothing more is said"
         ) from None
-    if (letter.step, letter.when) != (step, (letters.round, attempt)):
+    if (message.step, message.when) != (step, (channel.round, attempt)):
         raise PrivacyError(
-            f"{who}: the hub hands on a letter of '{party}' of round {letter.round}, attempt {letter.attempt}, step "
-            f"'{letter.step[:20]}', expected round {letters.round}, attempt {attempt}, '{step}': a copy of an older one"
+            f"{who}: the hub hands on a message of '{party}' of round {message.round}, attempt "
+            f"{message.attempt}, step '{message.step[:20]}', expected round {channel.round}, attempt "
+            f"{attempt}, '{step}': a copy of an older one"
         )
-    return letter
+    return message
 
 
-def _next(letters: SiteLetters, attempt: int, step: str) -> Letter | None:
-    """Return the hub's letter of this step and attempt, or None if the attempt or the round is over."""
-    found = letters.read({step: attempt, "call": attempt + 1})
+def _next(channel: SiteChannel, attempt: int, step: str) -> Message | None:
+    """Return the hub's message of this step and attempt, or None if the attempt or the round is over."""
+    found = channel.receive({step: attempt, "call": attempt + 1})
     return found if found is not None and (found.step, found.attempt) == (step, attempt) else None
 
 
-def _sides(update: Update, name: str) -> Tensor | tuple[Tensor, Tensor]:
+def _terms(update: Update, name: str) -> Tensor | tuple[Tensor, Tensor]:
     delta = update.delta
     return (delta.minuend[name], delta.subtrahend[name]) if isinstance(delta, Difference) else delta[name]
 

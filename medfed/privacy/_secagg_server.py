@@ -1,9 +1,8 @@
-"""A secure sum at the hub: it hands letters on, adds what is masked, and takes off the sum's masks
-with the sites' shares.
+"""A secure sum at the hub: it forwards messages, adds masked updates, and unmasks their sum with shares.
 
-Whatever the hub has said in a step it says again after a restart, because its own letters are kept. Only
-when a round can't be finished does it begin the round's letters again, as the next attempt, with new
-keys and new masks.
+After a restart the hub repeats what it sent in each step, because its own messages are stored.
+Only if a round cannot be finished does it restart the round's key exchange as the next attempt,
+with new keys and masks.
 """
 
 from __future__ import annotations
@@ -18,112 +17,112 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from medfed.errors import MedfedError, PrivacyError, QuorumError, UpdateError
-from medfed.privacy._masks import FixedPoint, Room, Stream, summed, unsigned
+from medfed.privacy._masks import FixedPoint, Scratch, Stream, summed, unsigned
 from medfed.privacy._secagg import (
-    Boxes,
-    Delivered,
-    Handed,
+    DeliveredShares,
+    ForwardedKeys,
     Keys,
     Members,
-    Request,
+    SealedShares,
     Settings,
     Shares,
+    UnmaskRequest,
     agreed_key,
-    bytes_of,
     checked_keys,
     derived,
     holders,
-    needed,
     neighbours,
     pair,
-    said,
+    parse,
+    required_sites,
+    to_bytes,
 )
 from medfed.privacy._secagg_client import EXAMPLES, GROUP
 from medfed.privacy._shamir import SHARE_BYTES, fits, join
-from medfed.wire.messages import HubLetters, Letter
+from medfed.wire.messages import HubChannel, Message
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
-# How many choices of shares are tried where one of them is wrong, before the round is given up.
-MOST_CHOICES = 500
+# How many combinations of shares are tried if some are wrong, before the round is given up.
+MAX_CHOICES = 500
 
 
-def convened(settings: Settings, letters: HubLetters, deadline_s: float | None) -> HubSum:
-    """Return the sum of this round, once every site that can has shown its keys and handed out shares.
+def open_session(settings: Settings, channel: HubChannel, deadline_s: float | None) -> HubSum:
+    """Return the session of this round, after the sites have sent keys and distributed shares.
 
     Raises:
-        QuorumError: if too few did.
+        QuorumError: if too few sites did.
     """
-    attempt = _attempt(letters)
-    letters.post(attempt, "call", dict.fromkeys(letters.sites, b""))
+    attempt = _attempt(channel)
+    channel.send(attempt, "call", dict.fromkeys(channel.sites, b""))
     refused: dict[str, MedfedError] = {}
-    keys = _keys(settings, letters, attempt, deadline_s, refused)
-    members = _members(settings, letters, attempt, keys, refused)
-    return HubSum(settings, letters, attempt, keys, members, refused)
+    keys = _keys(settings, channel, attempt, deadline_s, refused)
+    members = _members(settings, channel, attempt, keys, refused)
+    return HubSum(settings, channel, attempt, keys, members, refused)
 
 
-def _attempt(letters: HubLetters) -> int:
-    called = letters.posted("call")
+def _attempt(channel: HubChannel) -> int:
+    called = channel.sent("call")
     if called is None:
         return 1
-    listed = letters.posted("members")
-    # Once a list of members is out it stands, and the sites' letters are where they were. Before, nothing is
-    # lost by beginning again with the sites that are there now.
+    listed = channel.sent("members")
+    # A published list of members is final, and the sites' messages are still there. Before that, nothing is
+    # lost by restarting with the sites that are there now.
     return called[0] if listed is not None and listed[0] == called[0] else called[0] + 1
 
 
 def _keys(
     settings: Settings,
-    letters: HubLetters,
+    channel: HubChannel,
     attempt: int,
     deadline_s: float | None,
     refused: dict[str, MedfedError],
 ) -> Mapping[str, Keys]:
-    stands = _standing(letters, attempt, "keys")
+    stands = _already_posted(channel, attempt, "keys")
     if stands is not None:
-        handed = said(next(iter(stands.values())), Handed, "hub", "keys")
-        return {site: said(_inside(sealed), Keys, site, "keys") for site, sealed in handed.letters.items()}
+        handed = parse(next(iter(stands.values())), ForwardedKeys, "hub", "keys")
+        return {site: parse(_inside(sealed), Keys, site, "keys") for site, sealed in handed.messages.items()}
     keys: dict[str, Keys] = {}
     sealed: dict[str, bytes] = {}
 
-    def take(letter: Letter, raw: bytes) -> None:
-        found = said(letter.data, Keys, letter.party, "keys")
-        checked_keys({**keys, letter.party: found})
-        keys[letter.party], sealed[letter.party] = found, raw
+    def take(message: Message, raw: bytes) -> None:
+        found = parse(message.data, Keys, message.party, "keys")
+        checked_keys({**keys, message.party: found})
+        keys[message.party], sealed[message.party] = found, raw
 
-    _gather(letters, attempt, "keys", letters.sites, deadline_s, take, refused)
-    _enough(settings, letters, "showed keys", len(keys), len(keys), refused)
-    letters.post(attempt, "keys", dict.fromkeys(sorted(keys), bytes_of(Handed(sealed))))
+    _gather(channel, attempt, "keys", channel.sites, deadline_s, take, refused)
+    _require(settings, channel, "showed keys", len(keys), len(keys), refused)
+    channel.send(attempt, "keys", dict.fromkeys(sorted(keys), to_bytes(ForwardedKeys(sealed))))
     return keys
 
 
 def _members(
     settings: Settings,
-    letters: HubLetters,
+    channel: HubChannel,
     attempt: int,
     keys: Mapping[str, Keys],
     refused: dict[str, MedfedError],
 ) -> Sequence[str]:
-    stands = _standing(letters, attempt, "shares")
+    stands = _already_posted(channel, attempt, "shares")
     if stands is not None:
         return sorted(stands)
     around = neighbours(keys, settings.neighbours)
     boxes: dict[str, dict[str, bytes]] = {}
 
-    def take(letter: Letter, raw: bytes) -> None:
-        found = said(letter.data, Boxes, letter.party, "shares")
-        if sorted(found.boxes) != around[letter.party]:
-            raise PrivacyError(f"site '{letter.party}' handed out shares to others than its neighbours")
-        boxes[letter.party] = found.boxes
+    def take(message: Message, raw: bytes) -> None:
+        found = parse(message.data, SealedShares, message.party, "shares")
+        if sorted(found.boxes) != around[message.party]:
+            raise PrivacyError(f"site '{message.party}' handed out shares to others than its neighbours")
+        boxes[message.party] = found.boxes
 
-    _gather(letters, attempt, "shares", sorted(keys), settings.patience_s, take, refused)
+    _gather(channel, attempt, "shares", sorted(keys), settings.patience_s, take, refused)
     members = sorted(boxes)
-    _enough(settings, letters, "handed out shares", len(members), len(keys), refused)
-    letters.post(
+    _require(settings, channel, "handed out shares", len(members), len(keys), refused)
+    channel.send(
         attempt,
         "shares",
         {
-            site: bytes_of(Delivered(members, {o: boxes[o][site] for o in around[site] if o in boxes}))
+            site: to_bytes(DeliveredShares(members, {o: boxes[o][site] for o in around[site] if o in boxes}))
             for site in members
         },
     )
@@ -135,7 +134,7 @@ class HubSum:
     """One attempt at a round, from the masked updates to their sum."""
 
     settings: Settings
-    letters: HubLetters
+    channel: HubChannel
     attempt: int
     keys: Mapping[str, Keys]
     sites: Sequence[str]
@@ -158,8 +157,8 @@ class HubSum:
         for name, tensor in update.delta.items():
             if tensor.dtype != dtype or tensor.shape != weights[name].shape:
                 raise UpdateError(
-                    f"{who}: '{name}' is {tensor.dtype} of shape {tuple(tensor.shape)}, expected masked numbers: {dtype} "
-                    f"of shape {tuple(weights[name].shape)}"
+                    f"{who}: '{name}' is {tensor.dtype} of shape {tuple(tensor.shape)}, expected masked "
+                    f"numbers: {dtype} of shape {tuple(weights[name].shape)}"
                 )
         count = update.groups.get(GROUP, {}).get(EXAMPLES)
         if set(update.groups) != {GROUP} or count is None or count.dtype != dtype or count.numel() != 1:
@@ -174,58 +173,58 @@ class HubSum:
         return update
 
     def reveal(self, updates: Sequence[Update], weights: Weights) -> Sequence[Update]:
-        """Return one update that holds the mean of the sites' changes and the sum of their examples.
+        """Return one update with the mean of the sites' changes and the sum of their examples.
 
         Raises:
-            QuorumError: if too few sites are in the sum, or too few gave shares to unmask it.
-            PrivacyError: if the masks don't cancel.
+            QuorumError: if too few sites are in the sum, or too few sent shares to unmask it.
+            PrivacyError: if the masks do not cancel.
         """
         came = {update.site: update for update in updates}
-        _enough(self.settings, self.letters, "sent a masked update", len(came), len(self.keys), self.refused)
-        stands = self.letters.post(
-            self.attempt, "members", dict.fromkeys(sorted(came), bytes_of(Members(sorted(came))))
+        _require(self.settings, self.channel, "sent a masked update", len(came), len(self.keys), self.refused)
+        stands = self.channel.send(
+            self.attempt, "members", dict.fromkeys(sorted(came), to_bytes(Members(sorted(came))))
         )
         sites = sorted(stands)
         if missing := sorted(set(sites) - set(came)):
-            self._begin_again()
+            self._start_next_attempt()
             raise QuorumError(
-                f"round {self.letters.round}: the sum was to be over {', '.join(sites)}, and the update of "
+                f"round {self.channel.round}: the sum was to be over {', '.join(sites)}, and the update of "
                 f"'{missing[0]}' is not there any more; go on with --resume, the round is tried anew"
             )
         try:
             seeds, keys = self._unmasking(sites)
             return [self._sum([came[site] for site in sites], seeds, keys, weights)]
         except (PrivacyError, QuorumError):
-            self._begin_again()
+            self._start_next_attempt()
             raise
 
-    def _begin_again(self) -> None:
-        self.letters.post(self.attempt + 1, "call", dict.fromkeys(self.letters.sites, b""))
+    def _start_next_attempt(self) -> None:
+        self.channel.send(self.attempt + 1, "call", dict.fromkeys(self.channel.sites, b""))
 
     # -- shares
 
     def _unmasking(self, sites: Sequence[str]) -> tuple[dict[str, bytes], dict[str, X25519PrivateKey]]:
         """Return the seeds of the sites in the sum and the mask keys of those that dropped out."""
         dropped = sorted(set(self.sites) - set(sites))
-        self.letters.post(
+        self.channel.send(
             self.attempt,
             "signed",
-            dict.fromkeys(sites, bytes_of(Request(self._signed(sites), list(sites), dropped))),
+            dict.fromkeys(sites, to_bytes(UnmaskRequest(self._signed(sites), list(sites), dropped))),
         )
         given: dict[str, Shares] = {}
         seeds: dict[str, bytes] = {}
         keys: dict[str, bytes] = {}
 
-        def take(letter: Letter, raw: bytes) -> bool:
-            found = said(letter.data, Shares, letter.party, "unmask")
+        def take(message: Message, raw: bytes) -> bool:
+            found = parse(message.data, Shares, message.party, "unmask")
             shares = [*found.seeds.values(), *found.keys.values()]
             if not set(found.seeds) <= set(sites) or not set(found.keys) <= set(dropped):
-                raise PrivacyError(f"site '{letter.party}' gave shares that nobody asked for")
+                raise PrivacyError(f"site '{message.party}' gave shares that nobody asked for")
             if any(len(share) != SHARE_BYTES for share in shares):
                 raise PrivacyError(
-                    f"site '{letter.party}' gave a share of another length than {SHARE_BYTES} bytes"
+                    f"site '{message.party}' gave a share of another length than {SHARE_BYTES} bytes"
                 )
-            given[letter.party] = found
+            given[message.party] = found
             for site in sites:
                 if site not in seeds:
                     held = {giver: one.seeds[site] for giver, one in given.items() if site in one.seeds}
@@ -236,43 +235,45 @@ class HubSum:
                     self._join(site, held, keys, lambda secret, site=site: self._is_key(site, secret))  # type: ignore[misc]
             return len(seeds) == len(sites) and len(keys) == len(dropped)
 
-        _gather(self.letters, self.attempt, "unmask", sites, self.settings.patience_s, take, self.refused)
+        _gather(self.channel, self.attempt, "unmask", sites, self.settings.patience_s, take, self.refused)
         lacking = [site for site in (*sites, *dropped) if site not in seeds and site not in keys]
         if lacking:
             raise QuorumError(
-                f"round {self.letters.round}: the sum cannot be unmasked: {len(given)} of {len(sites)} sites gave shares, and "
-                f"those of site '{lacking[0]}' are too few or don't fit its key. {_told(self.refused)}Start the sites "
-                f"that stopped and go on with --resume; the round is tried anew with the same sites"
+                f"round {self.channel.round}: the sum cannot be unmasked: {len(given)} of {len(sites)} sites "
+                f"gave shares, and those of site '{lacking[0]}' are too few or don't fit its key. "
+                f"{_refusals(self.refused)}Start the sites that stopped and go on with --resume; the round "
+                "is tried anew with the same sites"
             )
         return seeds, {site: X25519PrivateKey.from_private_bytes(key) for site, key in keys.items()}
 
     def _signed(self, sites: Sequence[str]) -> dict[str, bytes]:
         sealed: dict[str, bytes] = {}
-        fewest = self.settings.fewest(len(self.keys))
+        fewest = self.settings.required(len(self.keys))
 
-        def take(letter: Letter, raw: bytes) -> bool:
-            if said(letter.data, Members, letter.party, "signed").sites != list(sites):
-                raise PrivacyError(f"site '{letter.party}' signed another list of who is in the sum")
-            sealed[letter.party] = raw
+        def take(message: Message, raw: bytes) -> bool:
+            if parse(message.data, Members, message.party, "signed").sites != list(sites):
+                raise PrivacyError(f"site '{message.party}' signed another list of who is in the sum")
+            sealed[message.party] = raw
             return len(sealed) >= fewest
 
-        _gather(self.letters, self.attempt, "signed", sites, self.settings.patience_s, take, self.refused)
+        _gather(self.channel, self.attempt, "signed", sites, self.settings.patience_s, take, self.refused)
         if len(sealed) < fewest:
             raise QuorumError(
-                f"round {self.letters.round}: {len(sealed)} of {len(sites)} sites signed who is in the sum, {fewest} are "
-                f"needed. {_told(self.refused)}Start the sites that stopped and go on with --resume"
+                f"round {self.channel.round}: {len(sealed)} of {len(sites)} sites signed who is in the sum, "
+                f"{fewest} are needed. {_refusals(self.refused)}Start the sites that "
+                "stopped and go on with --resume"
             )
         return sealed
 
     def _join(
         self, site: str, held: Mapping[str, bytes], found: dict[str, bytes], right: Callable[[bytes], bool]
     ) -> None:
-        """Put a site's secret into `found` once enough of its shares are there, whoever gave a wrong one."""
+        """Store a site's secret in `found` once enough shares have arrived, even if some are wrong."""
         around = neighbours(self.keys, self.settings.neighbours)[site]
         numbers = {holder: number for number, holder in enumerate(holders(site, around), start=1)}
         shares = {numbers[giver]: share for giver, share in held.items() if giver in numbers}
-        at_least = needed(self.settings.threshold, len(numbers))
-        for choice in islice(combinations(sorted(shares), at_least), MOST_CHOICES):
+        at_least = required_sites(self.settings.threshold, len(numbers))
+        for choice in islice(combinations(sorted(shares), at_least), MAX_CHOICES):
             chosen = {number: shares[number] for number in choice}
             try:
                 secret = join(chosen)
@@ -280,15 +281,15 @@ class HubSum:
                 continue
             if right(secret):
                 found[site] = secret
-                self._name_liars(site, chosen, shares, numbers)
+                self._report_wrong_shares(site, chosen, shares, numbers)
                 return
 
-    def _name_liars(
+    def _report_wrong_shares(
         self, site: str, good: Mapping[int, bytes], shares: Mapping[int, bytes], numbers: Mapping[str, int]
     ) -> None:
         for giver, number in numbers.items():
             if number in shares and not fits(good, number, shares[number]):
-                self.letters.refuse(giver, "unmask", PrivacyError(f"its share of site '{site}' is wrong"))
+                self.channel.refuse(giver, "unmask", PrivacyError(f"its share of site '{site}' is wrong"))
 
     def _is_seed(self, site: str, secret: bytes) -> bool:
         return hashlib.sha256(secret).digest() == self.keys[site].seed
@@ -308,22 +309,22 @@ class HubSum:
         keys: Mapping[str, X25519PrivateKey],
         weights: Weights,
     ) -> Update:
-        room, streams = Room(), self._streams(seeds, keys)
+        scratch, streams = Scratch(), self._streams(seeds, keys)
         counts = [self._integers(update.groups[GROUP][EXAMPLES]) for update in updates]
         counting = self.settings.whole_numbers(len(self.sites))
-        examples = int(summed(counts, counting, 1.0, streams, room)[0])
+        examples = int(summed(counts, counting, 1.0, streams, scratch)[0])
         most = self.settings.most_examples
         if not len(updates) <= examples <= len(updates) * most:
             raise PrivacyError(
-                f"round {self.letters.round}: the masks of {', '.join(seeds)} don't cancel: the sum of their examples would "
-                f"be {examples}; one of these sites did not mask as it agreed"
+                f"round {self.channel.round}: the masks of {', '.join(seeds)} don't cancel: the sum of their "
+                f"examples would be {examples}; one of these sites did not mask as it agreed"
             )
         delta = {}
         for name in sorted(weights):
             parts = [self._integers(update.delta[name]) for update in updates]
-            mean = summed(parts, self._point, most / examples, streams, room)
+            mean = summed(parts, self._point, most / examples, streams, scratch)
             delta[name] = torch.from_numpy(mean).reshape(weights[name].shape)
-        return Update(f"the sum of {', '.join(seeds)}", self.letters.round, delta, examples)
+        return Update(f"the sum of {', '.join(seeds)}", self.channel.round, delta, examples)
 
     def _integers(self, tensor: torch.Tensor) -> np.ndarray:
         return tensor.reshape(-1).numpy().view(unsigned(self.settings.bits))
@@ -340,56 +341,54 @@ class HubSum:
         return streams
 
 
-# ---------------------------------------------------------------------------------------------- letters
+# ---------------------------------------------------------------------------------------------- messages
 
 
 def _gather(
-    letters: HubLetters,
+    channel: HubChannel,
     attempt: int,
     step: str,
     sites: Sequence[str],
     deadline_s: float | None,
-    take: Callable[[Letter, bytes], bool | None],
+    take: Callable[[Message, bytes], bool | None],
     refused: dict[str, MedfedError],
 ) -> None:
-    """Take the sites' letters of a step as they come, until `take` has enough; one that does
-    not fit is refused.
-    """
-    for delivery in letters.gather(attempt, step, sites, deadline_s):
-        if delivery.letter is None:
+    """Pass the sites' messages of a step to `take` until it has enough; one that does not fit is refused."""
+    for delivery in channel.collect(attempt, step, sites, deadline_s):
+        if delivery.message is None:
             assert delivery.error is not None
             refused[delivery.site] = delivery.error
             continue
         try:
-            if take(delivery.letter, delivery.sealed):
+            if take(delivery.message, delivery.sealed):
                 return
         except MedfedError as error:
-            letters.refuse(delivery.site, step, error)
+            channel.refuse(delivery.site, step, error)
             refused[delivery.site] = error
 
 
-def _standing(letters: HubLetters, attempt: int, step: str) -> Mapping[str, bytes] | None:
-    found = letters.posted(step)
+def _already_posted(channel: HubChannel, attempt: int, step: str) -> Mapping[str, bytes] | None:
+    found = channel.sent(step)
     return found[1] if found is not None and found[0] == attempt else None
 
 
 def _inside(sealed: bytes) -> bytes:
-    """Return the content of a letter that this hub opened and checked before it kept it."""
+    """Return the content of a message that this hub verified before it stored it."""
     import msgspec
 
-    return msgspec.json.decode(sealed.partition(b"\n")[2], type=Letter).data
+    return msgspec.json.decode(sealed.partition(b"\n")[2], type=Message).data
 
 
-def _enough(
-    settings: Settings, letters: HubLetters, did: str, count: int, of: int, refused: Mapping[str, MedfedError]
+def _require(
+    settings: Settings, channel: HubChannel, did: str, count: int, of: int, refused: Mapping[str, MedfedError]
 ) -> None:
-    if count < settings.fewest(of):
+    if count < settings.required(of):
         raise QuorumError(
-            f"round {letters.round}: {count} of {len(letters.sites)} sites {did}, {settings.fewest(of)} are needed for a "
-            f"secure sum (privacy.threshold, privacy.least). {_told(refused)}Start the sites that stopped and go on with "
-            f"--resume"
+            f"round {channel.round}: {count} of {len(channel.sites)} sites {did}, {settings.required(of)} "
+            f"are needed for a secure sum (privacy.threshold, privacy.least). {_refusals(refused)}Start the "
+            "sites that stopped and go on with --resume"
         )
 
 
-def _told(refused: Mapping[str, MedfedError]) -> str:
+def _refusals(refused: Mapping[str, MedfedError]) -> str:
     return "".join(f"{site}: {error}. " for site, error in sorted(refused.items()))

@@ -1,4 +1,4 @@
-"""A secret of 32 bytes in shares, of which a stated number gives it back and fewer tell nothing.
+"""Secret sharing: a stated number of shares restores a secret of 32 bytes, fewer reveal nothing.
 
 Shamir: How to share a secret, Communications of the ACM 22(11), 1979, doi:10.1145/359168.359176. A polynomial
 over the integers modulo a prime, whose value at 0 is the secret and whose other coefficients are drawn from
@@ -21,36 +21,36 @@ SHARE_BYTES = 66
 
 
 def split(secret: bytes, holders: int, needed: int) -> list[bytes]:
-    """Return shares 1 to `holders` of a secret; any `needed` of them give it back.
+    """Return shares 1 to `holders` of a secret; any `needed` of them restore it.
 
     Raises:
-        ValueError: if the secret has not 32 bytes, or the numbers make no sense.
+        ValueError: if the secret does not have 32 bytes, or `needed` is not between 1 and `holders`.
     """
     if len(secret) != SECRET_BYTES or not 1 <= needed <= holders:
         raise ValueError(f"{len(secret)} bytes in {holders} shares, {needed} needed")
     line = [int.from_bytes(secret, "big"), *(secrets.randbelow(PRIME) for _ in range(needed - 1))]
-    return [_value(line, x).to_bytes(SHARE_BYTES, "big") for x in range(1, holders + 1)]
+    return [_evaluate(line, x).to_bytes(SHARE_BYTES, "big") for x in range(1, holders + 1)]
 
 
 def join(shares: Mapping[int, bytes]) -> bytes:
     """Return the secret from its shares by their number.
 
     Raises:
-        PrivacyError: if the shares don't fit together, so that what comes out is no secret of 32 bytes.
+        PrivacyError: if the shares are inconsistent, so that they yield no secret of 32 bytes.
     """
-    secret = _through(shares, 0)
+    secret = _interpolate(shares, 0)
     if secret >> (8 * SECRET_BYTES):
-        raise PrivacyError(f"{len(shares)} shares don't fit together: one of them is wrong")
+        raise PrivacyError(f"{len(shares)} shares are inconsistent: at least one of them is wrong")
     return secret.to_bytes(SECRET_BYTES, "big")
 
 
 def fits(shares: Mapping[int, bytes], number: int, share: bytes) -> bool:
-    """Return whether a further share lies on the polynomial that these go through."""
-    return _through(shares, number) == int.from_bytes(share, "big")
+    """Return whether a further share lies on the polynomial through these."""
+    return _interpolate(shares, number) == int.from_bytes(share, "big")
 
 
-def _through(shares: Mapping[int, bytes], at: int) -> int:
-    """Return the value at a place of the polynomial through the shares, by Lagrange's formula."""
+def _interpolate(shares: Mapping[int, bytes], at: int) -> int:
+    """Return the value at `at` of the polynomial through the shares, by Lagrange's formula."""
     points = {x: int.from_bytes(share, "big") for x, share in shares.items()}
     total = 0
     for x, y in points.items():
@@ -63,7 +63,7 @@ def _through(shares: Mapping[int, bytes], at: int) -> int:
     return total
 
 
-def _value(line: Sequence[int], x: int) -> int:
+def _evaluate(line: Sequence[int], x: int) -> int:
     total = 0
     for coefficient in reversed(line):
         total = (total * x + coefficient) % PRIME

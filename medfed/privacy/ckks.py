@@ -2,25 +2,24 @@
 
 Cheon, Kim, Kim, Song: Homomorphic Encryption for Arithmetic of Approximate Numbers, ASIACRYPT 2017, eprint
 2016/421, by TenSEAL (an extra: `pip install medfed[he]`). Ring dimension 4096 with 108 bits of modulus,
-which the homomorphic encryption standard rates at 128 bits of security; symmetric encryption, for all who
-encrypt hold the key.
+which the homomorphic encryption standard rates at 128 bits of security; encryption is symmetric, because all
+who encrypt hold the key.
 
 Each site sends its encrypted layers times its examples. The hub adds the ciphertexts and publishes the sum;
-every site decrypts it and divides. So the hub's checkpoints, its run folder and its measurements hold the
-ciphertext and, for these layers, the untrained numbers; the model itself is what any site has. In a
-simulation it is taken from a site.
+every site decrypts it and divides. So the hub's checkpoints, run folder and measurements hold the ciphertext
+and, for these layers, the untrained numbers; the trained model is at every site. A simulation takes it from a
+site.
 
-Who holds the secret key: all sites of the study, one key for a run. One of them makes it in the first
-round and the hub carries it to the others in boxes that only they open (`_ckks_keys.py`); each keeps it
-in its own folder, with mode 0600. What collusion breaks: a single site that gives the hub the key opens
-every site's updates of the whole run, past rounds too. Against a hub that may win over one site
-`secure_sum` is the mechanism, whose masks no one site can take off. The decrypted numbers must never be
-given to the hub: from a ciphertext and its decryption CKKS's key can be computed (Li, Micciancio,
-EUROCRYPT 2021, eprint 2020/1533). Nothing here does; don't hand it the final model while updates of the
-run should stay secret. Not hidden: layers that are not encrypted, the number of examples, scores, sizes,
-who took part. A site must be there in the first round, for later models are closed to whoever has no key.
-A merge is FedAvg's mean; nothing else can be computed on what is encrypted here. Rounding: 1e-5 over the
-examples in all, a number. Cost: benchmarks/RESULTS-encryption.md.
+The secret key is held by all sites of the study, one key per run. One site creates it in the first round, and
+the hub relays it to the others, encrypted for each (`_ckks_keys.py`); each keeps it in its own folder, with
+mode 0600. Collusion: a single site that gives the key to the hub opens every site's updates of the whole run,
+past rounds included. Against a hub that may win over one site, use `secure_sum`, whose masks no single site
+can remove. The decrypted numbers must never be given to the hub: CKKS's key can be computed from a ciphertext
+and its decryption (Li, Micciancio, EUROCRYPT 2021, eprint 2020/1533). medfed never sends them; do not hand
+over the final model while updates of the run must stay secret. Not hidden: layers that are not encrypted, the
+number of examples, scores, sizes, who took part. A site must be present in the first round, because it cannot
+read later models without the key. A merge is FedAvg's mean; nothing else can be computed on these
+ciphertexts. Rounding: 1e-5 per number, divided by the total examples. Cost: benchmarks/RESULTS-encryption.md.
 """
 
 from __future__ import annotations
@@ -35,34 +34,33 @@ import numpy as np
 import torch
 
 from medfed.errors import MedfedError, PrivacyError, UpdateError
-from medfed.privacy._ckks_keys import KEY, agreed, carried
-from medfed.privacy._privacy import GROUP, Hearing, Privacy, PrivacyState, Shield
+from medfed.privacy._ckks_keys import KEY, relay_keys, shared_key
+from medfed.privacy._privacy import GROUP, Privacy, PrivacyState, RoundSession, UpdateProtector
 from medfed.registry import kind_of
-from medfed.wire.messages import HubLetters, SiteLetters
-from medfed.wire.update import Global, Update, check
+from medfed.wire.messages import HubChannel, SiteChannel
+from medfed.wire.update import GlobalModel, Update, check
 from medfed.wire.weights import Difference, Weights
 
-# The ring's dimension, its modulus (the second prime is for keys alone) and the scale: 2^25 either way is
-# left for a sum.
+# The ring's dimension, its modulus (the second prime is for keys only) and the scale, which leaves 2^25 in
+# each direction for a sum.
 DIMENSION, MODULUS_BITS, SCALE = 4096, (54, 54), 2.0**28
 SLOTS = DIMENSION // 2
-LARGEST_SUM = 2.0**24
+MAX_SUM = 2.0**24
 
-# Ciphertexts that travel as one tensor, and the most bytes that one of them has (61,735 of 2 polynomials
-# of 54 bits).
-TOGETHER = 64
-LARGEST_CIPHERTEXT = 70_000
+# Ciphertexts per transmitted tensor, and the maximum bytes of one (2 polynomials of 54 bits take 61,735).
+CIPHERTEXTS_PER_TENSOR = 64
+MAX_CIPHERTEXT_BYTES = 70_000
 
 SUM, ENCRYPTED, EXAMPLES = f"{GROUP}ckks", "ckks", "examples"
 
 
 class Ckks(Privacy, tag="ckks", frozen=True):
-    """CKKS by TenSEAL: the hub adds encrypted models, and the sites alone can read the sum; one
-    key for all sites.
+    """CKKS by TenSEAL: the hub adds encrypted models, and only the sites can read the sum.
 
-    `layers` are the names, or their beginnings, of the tensors that are encrypted; `all` encrypts every
-    one, the others travel in the clear. `patience_s` is how long the site that makes the key may take to
-    give it to the others.
+    All sites hold one key.
+
+    layers: the names, or prefixes of names, of the tensors to encrypt, or `all`; other tensors travel in the
+    clear.  patience_s: how many seconds the site that creates the key may take to distribute it.
     """
 
     layers: Literal["all"] | list[str] = "all"
@@ -75,55 +73,56 @@ class Ckks(Privacy, tag="ckks", frozen=True):
     def objections(self, study: Any) -> Iterator[str]:
         if kind_of(study.rule) != "fedavg":
             yield (
-                f"rule.kind: '{kind_of(study.rule)}' computes with the merged model, which privacy 'ckks' hides from the "
-                f"hub; only the mean of fedavg can be taken of what is encrypted"
+                f"rule.kind: '{kind_of(study.rule)}' computes with the merged model, which privacy 'ckks' "
+                "hides from the hub; only the mean of fedavg can be taken of what is encrypted"
             )
         if study.sampling.fraction < 1:
             yield (
-                "sampling.fraction: under privacy 'ckks' every site must be there in the first round, where the key is "
-                "made; set it to 1"
+                "sampling.fraction: under privacy 'ckks' every site must be there in the first round, where "
+                "the key is made; set it to 1"
             )
 
     def notes(self) -> tuple[str, ...]:
         return (
-            "the hub never holds the trained model: its checkpoints and measurements have the untrained encrypted layers; "
-            "take the model from a site",
+            "the hub never holds the trained model: its checkpoints and measurements have the untrained "
+            "encrypted layers; take the model from a site",
         )
 
-    def meet(self, letters: SiteLetters) -> Iterator[Shield]:
-        key = agreed(letters, _new_key)
+    def protectors(self, channel: SiteChannel) -> Iterator[UpdateProtector]:
+        key = shared_key(channel, _new_key)
         if key is not None:
-            yield _Sealed(self, key)
+            yield _Encryptor(self, key)
 
-    def convene(self, letters: HubLetters, deadline_s: float | None) -> Hearing:
-        sites, refused = carried(letters, deadline_s, self.patience_s)
-        return _Blind(self, sites, deadline_s, refused)
+    def open_session(self, channel: HubChannel, deadline_s: float | None) -> RoundSession:
+        sites, refused = relay_keys(channel, deadline_s, self.patience_s)
+        return _EncryptedSession(self, sites, deadline_s, refused)
 
     def init(self, weights: Weights) -> PrivacyState:
         return {SUM: {EXAMPLES: torch.tensor(0)}}
 
-    def release(
+    def prepare_merge(
         self, updates: Sequence[Update], state: PrivacyState, weights: Weights
     ) -> tuple[Sequence[Update], PrivacyState]:
-        """Return updates whose encrypted layers stand still for the rule, and the ciphertexts'
-        sum for the sites.
-        """
-        merged = [replace(update, delta=_Still(update.delta, weights), groups={}) for update in updates]
-        return merged, {**state, SUM: _added(sorted(updates, key=lambda update: update.site))}
+        """Return updates with zeros for encrypted layers, and a state with the sum of the ciphertexts."""
+        merged = [
+            replace(update, delta=_CiphertextView(update.delta, weights), groups={}) for update in updates
+        ]
+        return merged, {**state, SUM: _sum_ciphertexts(sorted(updates, key=lambda update: update.site))}
 
-    def open(self, received: Global, letters: SiteLetters) -> Global:
+    def decrypt(self, received: GlobalModel, channel: SiteChannel) -> GlobalModel:
         if SUM not in received.groups:
             return received
         rest = {name: group for name, group in received.groups.items() if name != SUM}
         if not int(received.groups[SUM][EXAMPLES]):
             return replace(received, groups=rest)  # untrained: there is no sum yet
-        key = letters.kept(KEY)
+        key = channel.load_secret(KEY)
         if key is None:
             raise PrivacyError(
-                f"site '{letters.site}', round {received.round}: the model's encrypted layers are closed to this site: it "
-                f"has no key. A site gets it in the study's first round; if its folder was lost, start the run anew"
+                f"site '{channel.site}', round {received.round}: the model's encrypted layers are closed to "
+                "this site: it has no key. A site gets it in the study's first round; if its folder was "
+                "lost, start the run anew"
             )
-        return replace(received, weights=_opened(self, received, key), groups=rest)
+        return replace(received, weights=_decrypted(self, received, key), groups=rest)
 
     def encrypts(self, name: str) -> bool:
         """Return whether a tensor of this name is encrypted."""
@@ -134,8 +133,8 @@ class Ckks(Privacy, tag="ckks", frozen=True):
 
 
 @dataclass(frozen=True)
-class _Sealed:
-    """The protection of one update, once its site holds the key."""
+class _Encryptor:
+    """Encrypts one update at a site that holds the key."""
 
     privacy: Ckks
     key: bytes
@@ -144,8 +143,8 @@ class _Sealed:
         hidden = [name for name in sorted(weights) if self.privacy.encrypts(name)]
         if not hidden:
             raise PrivacyError(
-                f"privacy.layers: none of the model's tensors begins with {', '.join(self.privacy.layers)}; there are "
-                f"{', '.join(list(weights)[:6])}"
+                f"privacy.layers: none of the model's tensors begins with {', '.join(self.privacy.layers)}; "
+                f"there are {', '.join(list(weights)[:6])}"
             )
         open_ones = {name: tensor for name, tensor in weights.items() if name not in hidden}
         return replace(
@@ -160,12 +159,13 @@ class _Sealed:
         flat = np.concatenate([_local(update, weights, name).reshape(-1).numpy() for name in hidden])
         flat *= update.examples
         largest = float(np.abs(flat).max())
-        if not largest < LARGEST_SUM / 64:
+        if not largest < MAX_SUM / 64:
             raise PrivacyError(
-                f"update of site '{update.site}' for round {update.round}: a weight times its {update.examples} examples is "
-                f"{largest:.3g}; ckks adds numbers below {LARGEST_SUM / 64:.3g} of up to 64 sites"
+                f"update of site '{update.site}' for round {update.round}: a weight times its "
+                f"{update.examples} examples is {largest:.3g}; ckks adds numbers below "
+                f"{MAX_SUM / 64:.3g} of up to 64 sites"
             )
-        step = SLOTS * TOGETHER
+        step = SLOTS * CIPHERTEXTS_PER_TENSOR
         for number, first in enumerate(range(0, flat.size, step)):
             parts = [
                 ts.ckks_vector(context, ts.plain_tensor(flat[at : min(at + SLOTS, first + step)])).serialize()
@@ -189,7 +189,7 @@ def _part(delta: Weights, names: Weights) -> Weights:
     return {name: delta[name] for name in names}
 
 
-def _opened(privacy: Ckks, received: Global, key: bytes) -> dict[str, torch.Tensor]:
+def _decrypted(privacy: Ckks, received: GlobalModel, key: bytes) -> dict[str, torch.Tensor]:
     ts, context = _tenseal(), _context(key)
     group = received.groups[SUM]
     examples = int(group[EXAMPLES])
@@ -205,7 +205,8 @@ def _opened(privacy: Ckks, received: Global, key: bytes) -> dict[str, torch.Tens
             at += size
     if at != flat.size:
         raise PrivacyError(
-            f"round {received.round}: the encrypted sum holds {flat.size} numbers, the model's encrypted layers have {at}"
+            f"round {received.round}: the encrypted sum holds {flat.size} numbers, the model's encrypted "
+            f"layers have {at}"
         )
     return weights
 
@@ -214,8 +215,8 @@ def _opened(privacy: Ckks, received: Global, key: bytes) -> dict[str, torch.Tens
 
 
 @dataclass(frozen=True)
-class _Blind:
-    """How a hub without the key hears a round."""
+class _EncryptedSession:
+    """The hub's session for one round, without the key."""
 
     privacy: Ckks
     sites: Sequence[str]
@@ -225,7 +226,7 @@ class _Blind:
     def admit(self, update: Update, weights: Weights) -> Update:
         who = f"update of site '{update.site}' for round {update.round}"
         plain = {name: tensor for name, tensor in weights.items() if not self.privacy.encrypts(name)}
-        check(replace(update, groups={}), plain) if plain else _counted(update, who)
+        check(replace(update, groups={}), plain) if plain else _check_counted(update, who)
         if shown := sorted(name for name in update.delta if name not in plain):
             raise UpdateError(
                 f"{who}: '{shown[0]}' came in the clear, the study encrypts it (privacy.layers)"
@@ -233,25 +234,25 @@ class _Blind:
         count = sum(weights[name].numel() for name in weights if name not in plain)
         sizes = [min(SLOTS, count - first) for first in range(0, count, SLOTS)]
         group = update.groups.get(ENCRYPTED, {})
-        names = [f"{number:05d}" for number in range(-(-len(sizes) // TOGETHER))]
+        names = [f"{number:05d}" for number in range(-(-len(sizes) // CIPHERTEXTS_PER_TENSOR))]
         if sorted(group) != names or set(update.groups) != {ENCRYPTED}:
             raise UpdateError(f"{who}: {len(group)} pieces of ciphertext, expected {len(names)}")
         for number, name in enumerate(names):
-            expected = sizes[number * TOGETHER : (number + 1) * TOGETHER]
-            _checked(f"{who}: piece {name}", group[name], expected)
+            expected = sizes[number * CIPHERTEXTS_PER_TENSOR : (number + 1) * CIPHERTEXTS_PER_TENSOR]
+            _check_ciphertexts(f"{who}: piece {name}", group[name], expected)
         return update
 
     def reveal(self, updates: Sequence[Update], weights: Weights) -> Sequence[Update]:
         return updates
 
 
-def _counted(update: Update, who: str) -> None:
+def _check_counted(update: Update, who: str) -> None:
     if update.delta or update.examples < 1:
         raise UpdateError(f"{who}: {len(update.delta)} tensors in the clear and {update.examples} examples")
 
 
-def _checked(what: str, piece: torch.Tensor, sizes: Sequence[int]) -> None:
-    if piece.dtype != torch.uint8 or piece.dim() != 1 or piece.numel() > len(sizes) * LARGEST_CIPHERTEXT:
+def _check_ciphertexts(what: str, piece: torch.Tensor, sizes: Sequence[int]) -> None:
+    if piece.dtype != torch.uint8 or piece.dim() != 1 or piece.numel() > len(sizes) * MAX_CIPHERTEXT_BYTES:
         raise UpdateError(f"{what}: {piece.numel()} numbers of {piece.dtype} are no {len(sizes)} ciphertexts")
     ts, context = _tenseal(), _hub_context()
     parts = _unpacked(piece)
@@ -260,15 +261,15 @@ def _checked(what: str, piece: torch.Tensor, sizes: Sequence[int]) -> None:
     for part, size in zip(parts, sizes, strict=True):
         try:
             found = ts.ckks_vector_from(context, part)
-            # A trial: ciphertexts of another scale or other parameters can't be added.
+            # Try an addition: ciphertexts of another scale or other parameters cannot be added.
             fits = list(found.shape) == [size] and list((found + _trial(size)).shape) == [size]
         except (ValueError, RuntimeError, IndexError):
             fits = False
         if not fits:
-            raise UpdateError(f"{what}: holds something else than a ciphertext of {size} numbers")
+            raise UpdateError(f"{what}: does not hold a ciphertext of {size} numbers")
 
 
-def _added(updates: Sequence[Update]) -> dict[str, torch.Tensor]:
+def _sum_ciphertexts(updates: Sequence[Update]) -> dict[str, torch.Tensor]:
     ts, context = _tenseal(), _hub_context()
     total: dict[str, torch.Tensor] = {EXAMPLES: torch.tensor(sum(update.examples for update in updates))}
     for name in sorted(updates[0].groups[ENCRYPTED]):
@@ -282,10 +283,8 @@ def _added(updates: Sequence[Update]) -> dict[str, torch.Tensor]:
     return total
 
 
-class _Still(Mapping[str, torch.Tensor]):
-    """A difference with zeros where a tensor is encrypted, so that a rule leaves the hub's
-    numbers as they are.
-    """
+class _CiphertextView(Mapping[str, torch.Tensor]):
+    """A difference with zeros where a tensor is encrypted, so that a rule keeps the hub's values."""
 
     def __init__(self, shown: Weights, weights: Weights) -> None:
         self._shown, self._weights = shown, weights
@@ -331,7 +330,7 @@ def _trial(size: int) -> Any:
 
 @cache
 def _hub_context() -> Any:
-    # It has the parameters; the key that is made with them belongs to nobody, and opens nothing.
+    # Only its parameters are used; the key that is generated with them decrypts nothing.
     return _new_context()
 
 
@@ -348,16 +347,16 @@ def _context(key: bytes) -> Any:
 
 
 def _packed(parts: Sequence[bytes]) -> torch.Tensor:
-    """Return byte strings in one tensor: how many, the length of each, and then they themselves."""
+    """Return byte strings packed in one tensor: their count, their lengths, their bytes."""
     lengths = np.array([len(parts), *map(len, parts)], "<u4").tobytes()
     return torch.frombuffer(bytearray(lengths + b"".join(parts)), dtype=torch.uint8)
 
 
 def _unpacked(piece: torch.Tensor) -> list[bytes]:
-    """Return the byte strings in a tensor; empty where it is none."""
+    """Return the byte strings packed in a tensor; empty if it is malformed."""
     data = piece.numpy().tobytes()
     count = int.from_bytes(data[:4], "little")
-    if not 0 < count <= TOGETHER or len(data) < 4 * (count + 1):
+    if not 0 < count <= CIPHERTEXTS_PER_TENSOR or len(data) < 4 * (count + 1):
         return []
     lengths = np.frombuffer(data[4 : 4 * (count + 1)], "<u4").astype(np.int64)
     ends = 4 * (count + 1) + np.cumsum(lengths)

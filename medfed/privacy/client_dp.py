@@ -1,15 +1,14 @@
-"""Client-level differential privacy: each site's whole update is clipped and noised, so that a site
-hides in the rest.
+"""Client-level differential privacy: each site's whole update is clipped and noised.
 
 McMahan, Ramage, Talwar, Zhang: Learning Differentially Private Recurrent Language Models, ICLR 2018,
 arXiv:1710.06963; adaptive clipping is Andrew, Thakkar, McMahan, Ramaswamy: Differentially Private Learning
-with Adaptive Clipping, NeurIPS 2021, arXiv:1905.03871. Departures: sites weigh the same, so that the sum's
-sensitivity is the clip; no amplification by sampling is counted, because a round's sites are drawn from
-the study's seed, which everyone knows; with few sites the noise on the clip's count is larger than the
+with Adaptive Clipping, NeurIPS 2021, arXiv:1905.03871. Departures: all sites have the same weight, so that
+the sum's sensitivity is the clip; no amplification by sampling is counted, because a round's sites are drawn
+from the study's seed, which everyone knows; with few sites the noise on the clip's count is larger than the
 paper's n / 20.
 
-`distributed_dp` has the sites add the noise together under a secure sum, so that nobody is
-trusted with bare updates.
+Under `distributed_dp` the sites add the noise together in a secure sum, so that nobody is trusted with bare
+updates.
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ from medfed.wire.weights import Weights, norm
 
 CLIP = f"{GROUP}clip"
 
-# What the update that stands for all sites of a round is called where one is named.
+# The site name of the update that stands for all sites of a round.
 EVERYONE = "all-sites"
 
 
 class Adaptive(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A clip that follows the updates' lengths: after each round it moves towards their `quantile`.
+    """A clip that follows the updates' norms: after each round it moves towards their `quantile`.
 
     rate: the paper's learning rate of the clip's logarithm, 0.2.  count_noise: the standard deviation of the
-    noise on how many updates were short enough; if null, a twentieth of the sites, but at least the noise
-    multiplier, without which few sites would leave nothing for the updates themselves.
+    noise on how many updates were short enough; if null, a twentieth of the sites, but at least
+    the noise multiplier, because with few sites less would leave no budget for the updates themselves.
     """
 
     quantile: Annotated[float, Meta(gt=0, lt=1)] = 0.5
@@ -53,18 +52,16 @@ class Adaptive(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class ClientDP(ClientNoise, tag="client_dp", frozen=True):
-    """Noised updates: from a site's update, or from the merged model, one cannot tell what
-    that site's data were.
+    """Noised updates: neither a site's update nor the merged model reveals that site's contribution.
 
     `where: hub` (central) protects each site against everyone but the hub, which sees the updates, clips them
-    and adds noise of `noise_multiplier` times `clip` to their sum: neighbours differ by one site's update
-    being there or not. `where: site` (local) protects it against the hub too: noise is added before an update
+    and adds noise of `noise_multiplier` times `clip` to their sum: neighbours differ by the presence of one
+    site's update. `where: site` (local) protects it against the hub too: noise is added before an update
     leaves, and since any two updates must look alike, it is `noise_multiplier` times twice the `clip`. With
-    few sites that costs most of the
-    accuracy: noise shrinks with the number of sites only.
+    few sites that costs most of the accuracy, because noise averages out only over sites.
 
-    Give `noise_multiplier`, or `epsilon` and `delta` for the whole study. All sites weigh the same, whatever
-    their cases, and say 1 for their number. `adaptive` (hub only) lets the clip follow the updates.
+    Give `noise_multiplier`, or `epsilon` and `delta` for the whole study. All sites have the same weight,
+    whatever their number of cases, and report 1 case. `adaptive` (hub only) lets the clip follow the updates.
 
     Not covered: scores of validation cases, which are withheld unless `scores: send`; who took part in which
     round, which is why sampling of sites is not counted as amplification.
@@ -77,7 +74,8 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
         super().__post_init__()
         if self.adaptive is not None and self.where == "site":
             raise PrivacyError(
-                "privacy 'client_dp': adaptive needs where: hub: one noised update says nothing about the others' length"
+                "privacy 'client_dp': adaptive needs where: hub: a noised update reveals "
+                "nothing about the others' norms"
             )
 
     @property
@@ -89,20 +87,20 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
         sent = study.train.local.sends if study.train.local is not None else ()
         for group in (*sent, *study.rule.needs_groups):
             yield (
-                f"privacy.kind: client_dp clips and noises the update only, and the group '{group}' would leave beside "
-                f"it; take another local method and rule, or privacy dp_sgd"
+                f"privacy.kind: client_dp clips and noises the update only, and the group '{group}' would "
+                "leave beside it; take another local method and rule, or privacy dp_sgd"
             )
             break
         for name in study.rule.needs_scalars:
             if self.where == "hub" or name not in public_only({name: 0.0}, self.scores):
                 yield (
-                    f"rule.kind: '{kind_of(study.rule)}' weighs sites by '{name}', which client_dp does not let through; "
-                    f"sites weigh the same under it: take fedavg"
+                    f"rule.kind: '{kind_of(study.rule)}' weighs sites by '{name}', which client_dp "
+                    "withholds; under it all sites have the same weight: take fedavg"
                 )
         if self.where == "hub" and study.rule.most_sites is not None:
             yield (
-                f"rule.kind: '{kind_of(study.rule)}' merges one site at a time, and central noise hides a site among "
-                f"the others of a round; take fedavg, or where: site"
+                f"rule.kind: '{kind_of(study.rule)}' merges one site at a time, and central noise hides a "
+                "site among the others of a round; take fedavg, or where: site"
             )
 
     def notes(self) -> tuple[str, ...]:
@@ -111,19 +109,20 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
             if self.where == "hub"
             else "noise is added in the hospital"
         )
-        told = "are sent as they are" if self.scores == "send" else "stay in the hospitals (privacy.scores)"
+        scores = "are sent as they are" if self.scores == "send" else "stay in the hospitals (privacy.scores)"
         return (
-            f"each hospital's updates are hidden by client_dp; {trusted}; all hospitals weigh the same",
-            f"validation scores are not covered by epsilon and {told}; sampling of sites is not secret and not counted",
+            f"each hospital's updates are hidden by client_dp; {trusted}; all hospitals have the same weight",
+            f"validation scores are not covered by epsilon and {scores}; sampling of sites is "
+            "not secret and not counted",
         )
 
     def protect(self, update: Update, weights: Weights) -> Update:
         if update.groups:
             raise PrivacyError(
-                f"site '{update.site}', round {update.round}: the groups {', '.join(sorted(update.groups))} would leave "
-                f"beside the noised update; client_dp covers the update only"
+                f"site '{update.site}', round {update.round}: the groups {', '.join(sorted(update.groups))} "
+                "would leave beside the noised update; client_dp covers the update only"
             )
-        alike = replace(update, examples=1, scalars=self.tell(update.scalars))
+        alike = replace(update, examples=1, scalars=self.filter_scalars(update.scalars))
         if self.where == "site":
             deviation = self.multiplier * 2 * self.clip
             return replace(alike, delta=noised(clipped(update.delta, self.clip), deviation, weights))
@@ -132,7 +131,7 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
         short = clipped(update.delta, self.clip)
         return replace(alike, delta={name: short[name].to(weights[name].dtype) for name in short})
 
-    def tell(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
+    def filter_scalars(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
         return public_only(scalars, self.scores)
 
     def init(self, weights: Weights) -> PrivacyState:
@@ -140,7 +139,7 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
             return {}
         return {CLIP: {"clip": torch.tensor(self.clip, dtype=torch.float64)}}
 
-    def release(
+    def prepare_merge(
         self, updates: Sequence[Update], state: PrivacyState, weights: Weights
     ) -> tuple[Sequence[Update], PrivacyState]:
         """Return one update that is the noised mean of all, and the next clip.
@@ -165,19 +164,17 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
         return [Update(EVERYONE, ordered[0].round, mean, 1)], state
 
     def _deviation(self, sites: int) -> float:
-        """Return z_delta: the noise on the sum, in clips, that leaves room for the noise on
-        the count (theorem 1).
-        """
+        """Return z_delta, the noise on the sum in clips, given the noise on the count (theorem 1)."""
         if self.adaptive is None:
             return self.multiplier
         count_noise = self._count_noise(sites)
-        left = self.multiplier**-2 - (2 * count_noise) ** -2
-        if left <= 0:
+        remaining = self.multiplier**-2 - (2 * count_noise) ** -2
+        if remaining <= 0:
             raise PrivacyError(
-                f"client_dp: adaptive.count_noise: {count_noise:g} is too little for noise_multiplier "
+                f"client_dp: adaptive.count_noise: {count_noise:g} is too small for noise_multiplier "
                 f"{self.multiplier:g}; it must be above {self.multiplier / 2:g}"
             )
-        return left**-0.5
+        return remaining**-0.5
 
     def _count_noise(self, sites: int) -> float:
         assert self.adaptive is not None

@@ -1,27 +1,27 @@
-"""Client-level differential privacy under a secure sum: each site adds a share of the noise, nobody
-sees less than all.
+"""Client-level differential privacy under a secure sum: each site adds a share of the noise.
 
 Kairouz, Liu, Steinke: The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
-Aggregation, ICML 2021, arXiv:2102.06387. A site clips its update to length `clip`, adds Gaussian noise of
-deviation z clip / sqrt(least - colluding), z the noise multiplier, rounds to the fixed point and masks
-(`secure_sum.py`); the hub learns the noised sum. Any `least - colluding` shares together are noise of
-deviation z clip, that of a central Gaussian mechanism, and as one the accountant counts it, a step a round.
+Aggregation, ICML 2021, arXiv:2102.06387. A site clips its update to length `clip`, adds Gaussian noise
+of deviation z clip / sqrt(least - colluding), z the noise multiplier, rounds to the fixed point and
+masks (`secure_sum.py`); the hub learns the noised sum. Any `least - colluding` shares together are
+noise of deviation z clip, that of a central Gaussian mechanism, and the accountant counts it as one,
+with one step per round.
 
 What is guaranteed, and when sites drop out. A sum is over at least `least` sites, or it is not opened: the
-sites themselves see to that before they give the shares that unmask it, so a hub that lies can't have a
-smaller one. Of those sites `colluding` may subtract their own noise, and what is left is the promised noise
-or more. Each site knows its own share, so already another hospital that looks at the merged model needs
+sites themselves check that before they give the shares that unmask it, so a lying hub cannot obtain a smaller
+one. Of those sites `colluding` may subtract their own noise, and what remains is the promised noise or more.
+Each site knows its own share, so protection against another hospital that has the merged model needs
 `colluding: 1`, the default: it holds against the hub, against each hospital, and against the hub with one of
 them. If more sites answer than `least`, the sum has more noise than was counted, by sqrt(answered / (least -
-colluding)); epsilon is then an upper bound. If fewer do, the round fails, nothing is opened, and the charge
-that was written down for it stands. A round that is tried again sends the very same noised numbers, so that
-two sums of one round are no second look.
+colluding)); epsilon is then an upper bound. If fewer do, the round fails, nothing is opened, and its
+recorded cost stands. A round that is repeated sends exactly the same noised numbers, so that a second sum of
+the same round reveals nothing new.
 
-Neighbours differ by one site's update being there or zeros in its place: who is in a sum is known. Sites
-weigh the same, because the sum's sensitivity is the clip only then.
+Neighbours differ by one site's update being present or replaced by zeros: who is in a sum is known. Sites
+have the same weight, because only then is the sum's sensitivity the clip.
 
-Whether the rounding matters. Noised sites that are rounded do not sum to the rounded noised sum, so the
-central bound does not simply carry over. Here the clipped update and the noise are each rounded to one grid
+Whether the rounding matters. Rounded noised updates do not sum to the rounded noised sum, so the central
+bound does not simply carry over. Here the clipped update and the noise are each rounded to one grid
 and added there without error: what is opened is a whole sum, and a whole noise that does not depend on the
 data. The paper draws discrete Gaussians (Canonne, Kamath, Steinke, NeurIPS 2020, arXiv:2004.00010) and
 bounds how far their sum is from one; this rounds continuous ones. By Poisson's summation a rounded Gaussian
@@ -29,7 +29,7 @@ of s steps' deviation is, up to e^(-2 pi^2 s^2), a Gaussian plus an independent 
 step, seen on the grid; n of them differ from a central Gaussian seen on the grid by more noise, of n / 12
 steps^2 against n s^2. A share has at least MIN_STEPS = 1024 steps, with which both are far below the
 accountant's own error; a site refuses to send with fewer. The clip is shortened by sqrt(numbers) / 2 steps,
-so that rounding can't carry an update over it. Further departures: no rotation and no wrapping modulo (the
+so that rounding cannot carry an update over it. Further departures: no rotation and no wrapping modulo (the
 fixed point holds the largest noise that the generator can draw, so neither a clip of single numbers nor
 their overflow is counted).
 """
@@ -48,42 +48,43 @@ from medfed.errors import PrivacyError
 from medfed.privacy._client_noise import ClientNoise
 from medfed.privacy._clipping import factor, scaled, share
 from medfed.privacy._masks import Bits
-from medfed.privacy._noise import LARGEST, gaussian
-from medfed.privacy._privacy import Hearing, Positive, Shield, public_only
-from medfed.privacy._secagg import Settings, needed
-from medfed.privacy._secagg_client import GROUP, shields
-from medfed.privacy._secagg_server import convened
+from medfed.privacy._noise import MAX_DEVIATIONS, gaussian
+from medfed.privacy._privacy import Positive, RoundSession, UpdateProtector, public_only
+from medfed.privacy._secagg import Settings, required_sites
+from medfed.privacy._secagg_client import GROUP, protectors
+from medfed.privacy._secagg_server import open_session
 from medfed.registry import kind_of
-from medfed.wire.messages import HubLetters, SiteLetters
+from medfed.wire.messages import HubChannel, SiteChannel
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights, norm
 
-# For how many sites the grid leaves room. It must not depend on who is there: a round that is tried again
-# with others sends the same numbers.
-MOST_SITES = 1024
+# The number of sites for which the grid has headroom. It must not depend on who is there: a round that is
+# repeated with other sites sends the same numbers.
+MAX_SITES = 1024
 
-# The least steps of the grid in a share's deviation, and the largest part of the clip that rounding may cost.
+# The smallest deviation of a share in grid steps, and the largest share of the clip that rounding may cost.
 MIN_STEPS = 1024
-MOST_ROUNDING = 0.1
+MAX_ROUNDING = 0.1
 
 
 class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
-    """Noised secure sum: the hub learns only a sum of clipped updates, with noise that no one party knows.
+    """Noised secure sum: the hub learns only a sum of clipped updates plus noise that no single party knows.
 
     Protects each hospital's whole contribution, to (`epsilon`, `delta`) over the whole study, against the
-    hub, other hospitals and whoever gets the model, without trusting the hub with bare updates (client_dp at
-    the hub does) and with far less noise than where each update is hidden by itself (client_dp at the sites).
+    hub, other hospitals and whoever gets the model, without trusting the hub with bare updates (as
+    client_dp at the hub does) and with far less noise than if each update were noised by itself
+    (client_dp at the sites).
 
-    Give `noise_multiplier`, or `epsilon` and `delta`. `least` sites must be in a sum, and together they have
-    the whole noise even if `colluding` of them give theirs away; more sites make more noise, so set it to as
-    many as surely answer. `threshold`, `bits`, `neighbours` and `patience_s` are those of secure_sum; 32 bits
-    are half the bytes.
+    Give `noise_multiplier`, or `epsilon` and `delta`. `least` sites must be in a sum, and together they add
+    the whole noise even if `colluding` of them reveal theirs; more sites add more noise, so set it to the
+    number that is sure to answer. `threshold`, `bits`, `neighbours` and `patience_s` are those of secure_sum;
+    32 bits are half the bytes.
 
     Not covered: scores of validation cases, withheld unless `scores: send`; who took part, which is why
     sampling of sites is not counted; sites beyond `colluding` that give the hub their noise.
     """
 
-    least: Annotated[int, Meta(ge=2, le=MOST_SITES)] = 3
+    least: Annotated[int, Meta(ge=2, le=MAX_SITES)] = 3
     colluding: Annotated[int, Meta(ge=0)] = 1
     threshold: Annotated[float, Meta(gt=0.5, le=1)] = 0.67
     bits: Bits = 32
@@ -97,8 +98,8 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
         super().__post_init__()
         if self.colluding >= self.least:
             raise PrivacyError(
-                f"privacy 'distributed_dp': of least: {self.least} sites colluding: {self.colluding} may give their noise "
-                f"away, and nobody is left to hide behind; set colluding below least"
+                f"privacy 'distributed_dp': of least: {self.least} sites colluding: {self.colluding} may "
+                "reveal their noise, and none would remain; set colluding below least"
             )
 
     def objections(self, study: Any) -> Iterator[str]:
@@ -108,35 +109,37 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
         )
         if groups:
             yield (
-                f"privacy.kind: distributed_dp clips and noises the update only, and the group '{groups[0]}' would leave "
-                f"beside it; take another local method and rule, or privacy dp_sgd"
+                f"privacy.kind: distributed_dp clips and noises the update only, and the group '{groups[0]}' "
+                "would leave beside it; take another local method and rule, or privacy dp_sgd"
             )
         if study.rule.most_sites is not None:
             yield (
-                f"rule.kind: '{kind_of(study.rule)}' merges one site at a time, and distributed_dp hides a site in the sum "
-                f"of a round; take fedavg"
+                f"rule.kind: '{kind_of(study.rule)}' merges one site at a time, and distributed_dp hides a "
+                "site in the sum of a round; take fedavg"
             )
         asked = max(1, math.ceil(study.sampling.fraction * len(study.sites) - 1e-9))
-        if asked > MOST_SITES:
-            yield f"privacy.kind: distributed_dp sums at most {MOST_SITES} sites a round, found {asked}"
-        if (fewest := needed(self.threshold, asked)) > self.least:
+        if asked > MAX_SITES:
+            yield f"privacy.kind: distributed_dp sums at most {MAX_SITES} sites a round, found {asked}"
+        if (fewest := required_sites(self.threshold, asked)) > self.least:
             wasted = math.sqrt((fewest - self.colluding) / (self.least - self.colluding))
             yield (
-                f"privacy.least: {self.least}, but of {asked} sites a round {fewest} must go on anyway (privacy.threshold): "
-                f"the noise would be {wasted:.1f} times what it need be; set it to {fewest}, and sampling.minimum too"
+                f"privacy.least: {self.least}, but of {asked} sites a round {fewest} must stay anyway "
+                f"(privacy.threshold): the noise would be {wasted:.1f} times what is needed; set it to "
+                f"{fewest}, and sampling.minimum too"
             )
 
     def fewest_sites(self) -> int:
         return self.least
 
     def notes(self) -> tuple[str, ...]:
-        told = "are sent as they are" if self.scores == "send" else "stay in the hospitals (privacy.scores)"
+        scores = "are sent as they are" if self.scores == "send" else "stay in the hospitals (privacy.scores)"
         return (
-            f"each hospital's updates are hidden by distributed_dp: every hospital adds a share of the noise, and the hub "
-            f"sees a sum of at least {self.least} only; all hospitals weigh the same",
-            f"the noise is enough while at most {self.colluding} of a round's hospitals tell theirs; a sum of fewer than "
-            f"{self.least} is never opened",
-            f"validation scores are not covered by epsilon and {told}; sampling of sites is not secret and not counted",
+            "each hospital's updates are hidden by distributed_dp: every hospital adds a share of the noise, "
+            f"and the hub sees only a sum of at least {self.least}; all hospitals have the same weight",
+            f"the noise suffices while at most {self.colluding} of a round's hospitals reveal theirs; a sum "
+            f"of fewer than {self.least} is never opened",
+            f"validation scores are not covered by epsilon and {scores}; sampling of sites is "
+            "not secret and not counted",
         )
 
     @property
@@ -146,30 +149,27 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
 
     @property
     def grid(self) -> float:
-        """Steps to a unit, a power of two: coarser than any round's fixed point, which
-        then adds without error.
-        """
-        return self._settings.fixed_point(MOST_SITES).scale
+        """Steps per unit, a power of two, coarser than any round's fixed point, so that sums are exact."""
+        return self._settings.fixed_point(MAX_SITES).scale
 
-    def tell(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
-        # None of training: with the number of steps the hub could tell the cases.
+    def filter_scalars(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
+        # No scalars of training: from the number of steps the hub could infer the number of cases.
         return {
             name: value
             for name, value in public_only(scalars, self.scores).items()
             if not name.startswith("train/")
         }
 
-    def meet(self, letters: SiteLetters) -> Iterator[Shield]:
-        kept: dict[str, Tensor] = {}
-        for shield in shields(self._settings, letters):
-            yield _Noised(self, shield, kept)
+    def protectors(self, channel: SiteChannel) -> Iterator[UpdateProtector]:
+        noised: dict[str, Tensor] = {}
+        for protector in protectors(self._settings, channel):
+            yield _NoisedUpdate(self, protector, noised)
 
-    def convene(self, letters: HubLetters, deadline_s: float | None) -> Hearing:
-        return convened(self._settings, letters, deadline_s)
+    def open_session(self, channel: HubChannel, deadline_s: float | None) -> RoundSession:
+        return open_session(self._settings, channel, deadline_s)
 
     def noised(self, update: Update) -> dict[str, Tensor]:
-        """Return the update clipped and with this site's share of the noise, float64, each number a
-        multiple of a step.
+        """Return the clipped update plus this site's share of the noise, float64, on the grid.
 
         Raises:
             PrivacyError: if the grid is too coarse for the noise or for so large a model.
@@ -179,15 +179,16 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
         finer = "; set privacy.bits to 64" if self.bits == 32 else ""
         if deviation * grid < MIN_STEPS:
             raise PrivacyError(
-                f"{who}: its noise of deviation {deviation:.3g} is {deviation * grid:.0f} steps of the fixed point, fewer than "
-                f"the {MIN_STEPS} from which on rounding does not matter{finer}, or a larger noise_multiplier"
+                f"{who}: its noise of deviation {deviation:.3g} is {deviation * grid:.0f} steps of the fixed "
+                f"point, fewer than the {MIN_STEPS} that make rounding negligible{finer}, or use a larger "
+                "noise_multiplier"
             )
         numbers = sum(tensor.numel() for tensor in update.delta.values())
         rounding = math.sqrt(numbers) / (2 * grid)
-        if rounding > MOST_ROUNDING * self.clip:
+        if rounding > MAX_ROUNDING * self.clip:
             raise PrivacyError(
-                f"{who}: rounding the model's {numbers} numbers moves an update by up to {rounding:.3g}, more than a tenth "
-                f"of the clip {self.clip:g}{finer or '; take a larger clip or less noise'}"
+                f"{who}: rounding the model's {numbers} numbers moves an update by up to {rounding:.3g}, "
+                f"more than a tenth of the clip {self.clip:g}{finer or '; take a larger clip or less noise'}"
             )
         scale = factor(norm(update.delta), self.clip - rounding)
 
@@ -195,35 +196,35 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
             short = _to_steps(scaled(tensor, scale), grid)
             return short.add_(_to_steps(gaussian(tensor.shape, deviation), grid)).div_(grid)
 
-        # One tensor after another: the model is held once more, and not three times.
+        # One tensor after another, so that the model is held once more instead of three times.
         return {name: both(update.delta[name]) for name in update.delta}
 
     @property
     def _settings(self) -> Settings:
-        # The largest number that may leave: a clipped one and the most noise that the generator can draw.
-        limit = self.clip + LARGEST * self.deviation
+        # The largest number that may leave: a clipped one plus the largest noise that the generator can draw.
+        limit = self.clip + MAX_DEVIATIONS * self.deviation
         return Settings(self.threshold, self.least, self.bits, limit, 1, self.neighbours, self.patience_s)
 
 
 @dataclass(frozen=True)
-class _Noised:
-    """One attempt at a round: what was noised in the first is masked anew."""
+class _NoisedUpdate:
+    """One attempt at a round: the update that was noised in the first attempt is masked anew."""
 
     privacy: DistributedDP
-    shield: Shield
-    kept: dict[str, Tensor] = field(default_factory=dict)
+    protector: UpdateProtector
+    noised: dict[str, Tensor] = field(default_factory=dict)
 
     def protect(self, update: Update, weights: Weights) -> Update:
         if update.groups:
             raise PrivacyError(
-                f"site '{update.site}', round {update.round}: the groups {', '.join(sorted(update.groups))} would leave "
-                f"beside the noised update; distributed_dp covers the update only"
+                f"site '{update.site}', round {update.round}: the groups {', '.join(sorted(update.groups))} "
+                "would leave beside the noised update; distributed_dp covers the update only"
             )
-        if not self.kept:
-            self.kept.update(self.privacy.noised(update))
-        return self.shield.protect(replace(update, delta=self.kept, examples=1), weights)
+        if not self.noised:
+            self.noised.update(self.privacy.noised(update))
+        return self.protector.protect(replace(update, delta=self.noised, examples=1), weights)
 
 
 def _to_steps(tensor: Tensor, grid: float) -> Tensor:
-    """Make a tensor whole numbers of steps, in place; below 2^53, so that adding two of them is exact."""
+    """Round a tensor to whole grid steps, in place; below 2^53, so that adding two of them is exact."""
     return tensor.mul_(grid).round_()

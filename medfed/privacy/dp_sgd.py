@@ -1,9 +1,9 @@
 """DP-SGD: every step of a site's training is differentially private for each of its patients.
 
-Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang: Deep Learning with Differential Privacy, CCS
-2016, arXiv:1607.00133. Departures: the unit is a patient, not an image: all that a patient gives to a
-step (volumes, visits, patches, slices) makes one gradient, which is clipped once; the noise multiplier is
-found from the target epsilon; noise and sampling come from the operating system's generator and never
+Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang: Deep Learning with Differential Privacy, CCS 2016,
+arXiv:1607.00133. Departures: the unit is a patient, not an image: everything that a patient contributes to
+a step (volumes, visits, patches, slices) makes one gradient, which is clipped once; the noise multiplier is
+derived from the target epsilon; noise and sampling come from the operating system's generator and never
 from the study's seed.
 """
 
@@ -21,22 +21,20 @@ from medfed.registry import kind_of
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
-# The scalar by which a site says what its training has spent; an update without it was not trained privately.
+# The scalar with which a site reports what its training has spent; without it, training was not private.
 EPSILON = "privacy/epsilon"
 
 
 class DPSGD(Privacy, tag="dp_sgd", frozen=True):
-    """Private training: nobody who sees the models, the hub included, can tell whether a
-    given patient took part.
+    """Private training: nobody who sees the models, the hub included, can tell whether a patient took part.
 
-    Protects each training patient against everyone outside the hospital, the hub and the other hospitals too,
-    whatever they know besides: with probability 1 - `delta`, odds about a patient change by at most a factor
-    e^`epsilon` over the whole study, at each site. It costs accuracy, more for fewer patients, and about
-    twice the time of a step.
+    Protects each training patient against everyone outside the hospital, including the hub and the other
+    hospitals, whatever else they know: with probability 1 - `delta`, the odds about a patient change by at
+    most a factor e^`epsilon` over the whole study, at each site. It costs accuracy, more with fewer patients,
+    and about doubles the time of a step.
 
-    `clip` is the longest a patient's gradient may be; longer ones are shortened. `accountant`: `prv` is
-    tighter, `rdp` older. `at_once` patients' gradients are held at a time, each as large as the model; 1
-    takes one after another.
+    clip: the maximum norm of a patient's gradient.  accountant: `prv` is tighter, `rdp` older.  at_once: how
+    many patients' gradients are held at a time, each as large as the model.
 
     Not covered: validation and test patients' scores, which are withheld unless `scores: send`; the number of
     training cases, which is taken to be known; how long a step takes; a hospital's preprocessing, where it
@@ -58,78 +56,77 @@ class DPSGD(Privacy, tag="dp_sgd", frozen=True):
         train = study.train
         if study.task.needs == "survival":
             yield (
-                "privacy.kind: 'dp_sgd' needs a loss of each patient alone, and task 'survival' compares patients with "
-                "one another; take privacy client_dp"
+                "privacy.kind: 'dp_sgd' needs a loss of each patient alone, and task 'survival' compares "
+                "patients with each other; take privacy client_dp"
             )
         if train.precision == "16-mixed":
             yield (
-                "train.precision: 16-mixed scales the loss, and with it what dp_sgd has clipped and noised; take 32 or "
-                "bf16-mixed"
+                "train.precision: 16-mixed scales the loss, and with it what dp_sgd has clipped and noised; "
+                "take 32 or bf16-mixed"
             )
         if train.accumulate > 1:
             yield (
-                f"train.accumulate: {train.accumulate} with dp_sgd: a step holds few patients at a time already "
-                f"(privacy.at_once); raise train.batch instead"
+                f"train.accumulate: {train.accumulate} with dp_sgd: a step holds few patients at a time "
+                "already (privacy.at_once); raise train.batch instead"
             )
         if train.local is not None and not train.local.needs_no_cases:
             yield (
-                f"train.local.kind: '{kind_of(train.local)}' may use patients beside the noised gradients of dp_sgd; "
-                f"take fedprox or scaffold, or leave it out"
+                f"train.local.kind: '{kind_of(train.local)}' may use patients beside the noised gradients of "
+                "dp_sgd; take fedprox or scaffold, or leave it out"
             )
         if getattr(train, "steps", None) is not None:
             yield (
-                "train.steps: dp_sgd draws patients by chance, as many steps an epoch as bring each patient once on "
-                "average; leave it out and set train.batch and train.epochs"
+                "train.steps: dp_sgd draws patients by chance, as many steps an epoch as bring each patient "
+                "once on average; leave it out and set train.batch and train.epochs"
             )
         yield from _unprivate_scaling(study.data)
         for name in study.rule.needs_scalars:
             if name not in public_only({name: 0.0}, self.scores):
                 yield (
-                    f"rule.kind: '{kind_of(study.rule)}' needs each site's '{name}', which is exact about its patients "
-                    f"and is withheld by dp_sgd; take another rule, such as fedavg"
+                    f"rule.kind: '{kind_of(study.rule)}' needs each site's '{name}', which is exact about "
+                    "its patients and is withheld by dp_sgd; take another rule, such as fedavg"
                 )
 
     def notes(self) -> tuple[str, ...]:
-        told = "are sent as they are" if self.scores == "send" else "stay in the hospitals (privacy.scores)"
+        scores = "are sent as they are" if self.scores == "send" else "stay in the hospitals (privacy.scores)"
         return (
-            f"each patient's part in training is hidden to epsilon {self.epsilon:g} at delta {self.delta:g}, by dp_sgd",
-            f"validation scores are not covered by epsilon and {told}; so are case counts, which are sent",
+            f"each patient's part in training is hidden to epsilon {self.epsilon:g} at delta "
+            f"{self.delta:g}, by dp_sgd",
+            f"validation scores are not covered by epsilon and {scores}; so are case counts, which are sent",
         )
 
     def protect(self, update: Update, weights: Weights) -> Update:
-        """Return the update as it is, for its noise is in the training; one that was not
-        trained so is refused.
+        """Return the update unchanged, because the noise was added in training.
 
         Raises:
-            PrivacyError: if the site's Trainer has no `PrivateTraining`.
+            PrivacyError: if training was not private because the site's Trainer has no `PrivateTraining`.
         """
         if EPSILON not in update.scalars:
             raise PrivacyError(
-                f"site '{update.site}', round {update.round}: the study asks for dp_sgd and this training was not "
-                f"private, so nothing is sent; give the Trainer a PrivateTraining callback (train_site does)"
+                f"site '{update.site}', round {update.round}: the study asks for dp_sgd and this training "
+                "was not private, so nothing is sent; give the Trainer a PrivateTraining callback "
+                "(train_site does)"
             )
         return update
 
-    def tell(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
+    def filter_scalars(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
         return public_only(scalars, self.scores)
 
 
 def _unprivate_scaling(data: Any) -> Iterator[str]:
-    """Object to inputs that are scaled by other patients: removing one would then change
-    all the others' gradients.
-    """
+    """Object to inputs scaled by other patients: removing one patient would change all others' gradients."""
     if getattr(data, "plan", "given") != "given":
         yield (
-            "data.plan sends sums over each hospital's patients, which dp_sgd does not hide; write the settings into the "
-            "study (given)"
+            "data.plan sends sums over each hospital's patients, which dp_sgd does not hide; write the "
+            "settings into the study (given)"
         )
     standardise = getattr(data, "standardise", "none")
     if standardise in ("site", "combat"):
         yield (
-            f"data.standardise: {standardise} scales each patient by the mean of all, which dp_sgd does not hide; take fixed "
-            "with centre and scale, or none"
+            f"data.standardise: {standardise} scales each patient by the mean of all, which dp_sgd does not "
+            "hide; take fixed with centre and scale, or none"
         )
     if getattr(data, "missing", "drop") == "median" and getattr(data, "standardise", None) is not None:
         yield (
-            "data.missing: median fills in what other patients' rows say, which dp_sgd does not hide; take drop"
+            "data.missing: median fills gaps from other patients' rows, which dp_sgd does not hide; take drop"
         )

@@ -1,4 +1,4 @@
-"""No mechanism: the hub sees every site's weights. Images and rows stay in the hospital all the same."""
+"""No mechanism: the hub sees every site's weights. Images and rows stay in the hospital."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from medfed.wire.weights import Weights
 
 
 class NoPrivacy(Privacy, tag="none", frozen=True):
-    """Nothing is changed: the hub sees each site's weights, from which a determined one can
-    learn about its cases.
-    """
+    """No protection: the hub sees each site's weights and could infer something about its cases."""
 
     def protect(self, update: Update, weights: Weights) -> Update:
         return update

@@ -6,24 +6,26 @@ hub that lies. Beyond `neighbours` other sites the graph of Bell, Bonawitz, Gasc
 CCS 2020, eprint 2020/704.
 
 Each pair of sites agrees on a key stream, which one adds to its numbers and the other subtracts; each site
-adds one of its own. In the sum the pairs' streams cancel. Each site hands out shares of its own stream's seed
-and of its key, so that those who are left give the hub the seeds of the sites in the sum, or the keys of
-those that dropped out, never both of one site. All keys are new in every attempt at a round.
+also adds a stream of its own. In the sum the pairs' streams cancel. Each site distributes secret shares of
+its own stream's seed and of its key, so that the remaining sites can give the hub the seeds of the sites in
+the sum or the keys of those that dropped out, never both of one site. All keys are new in every attempt.
 
-What it protects: against a hub that reads everything, and against one that lies about who is there, as long
-as it has fewer than `threshold` of the sites on its side; who colludes with the hub can take its own update
-off the sum. Names are the certificates': who holds the federation's authority can invent sites, so its key
-belongs to somebody else than the hub's operator. Beyond `neighbours` the graph is drawn from the keys, and a
-hub that also has many sites on its side could try keys until it pleases: there it is meant for a hub that
-reads, not for one that invents sites. What it does not: the sum itself (differential privacy is for that); a
-site that sends nonsense, since nobody sees it (the robust rules need single updates and are refused); a site
-that spoils a round on purpose; scores of the merged model (`val/...`), which leave in the clear unless
-`scores` is off; who took part, when, and how long it took. Numbers of training (steps, seconds, loss) stay in
-the hospital, for with them the hub could tell the examples.
+It protects against a hub that reads everything, and against one that lies about who is there, as long as
+fewer than `threshold` of the sites collude with it; a colluding site can subtract its own update from the
+sum. Names are those of the certificates: whoever holds the federation's authority can invent sites, so its
+key belongs to someone other than the hub's operator. Beyond `neighbours` the graph is drawn from the keys,
+and a hub with many colluding sites could try keys until the graph suits it: there the mechanism is meant for
+a hub that reads, not for one that invents sites.
 
-Cost: benchmarks/RESULTS-secure-sum.md. Rounding: the mean differs from the exact one by at most sites *
-most_examples / (2 * scale * examples in all) a number; with 64 bits and the defaults that is below what
-float32 itself rounds. A larger change than `limit` is an error at the site and never cut.
+It does not protect the sum itself (differential privacy does); nor against a site that sends nonsense, which
+nobody sees (the robust rules need single updates and are refused), or one that spoils a round on purpose.
+Scores of the merged model (`val/...`) leave in the clear unless `scores` is off; who took part, when and for
+how long is visible. Numbers about training (steps, seconds, loss) stay in the hospital, because the hub could
+infer the number of examples from them.
+
+Cost: benchmarks/RESULTS-secure-sum.md. Rounding: each number of the mean differs from the exact one by at
+most sites * most_examples / (2 * scale * total examples); with 64 bits and the defaults that is below the
+rounding of float32 itself. A change larger than `limit` is an error at the site; it is never clipped.
 """
 
 from __future__ import annotations
@@ -34,22 +36,23 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from medfed.privacy._masks import Bits
-from medfed.privacy._privacy import Hearing, Privacy, Shield
+from medfed.privacy._privacy import Privacy, RoundSession, UpdateProtector
 from medfed.privacy._secagg import Settings
-from medfed.privacy._secagg_client import GROUP, shields
-from medfed.privacy._secagg_server import convened
-from medfed.wire.messages import HubLetters, SiteLetters
+from medfed.privacy._secagg_client import GROUP, protectors
+from medfed.privacy._secagg_server import open_session
+from medfed.wire.messages import HubChannel, SiteChannel
 
 
 class SecureSum(Privacy, tag="secure_sum", frozen=True):
     """Secure aggregation (Bonawitz 2017): the hub learns the sum of the sites' updates and no site's own.
 
-    `threshold` is the part of the sites that must go on to the end, above a half (against a hub that lies,
-    two thirds); the others may drop out at any step. `least` is the fewest sites in a sum: with two, each can
-    tell the other's. `bits` is the size of the numbers on the wire: 64, or 32 for half the bytes and less
-    precision. `limit` is the largest change of one number in a round, `most_examples` the most training cases
-    of a site; both set the steps of the fixed point. `patience_s` is how long a site may take for a step
-    after its keys before it counts as dropped out.
+    threshold: the share of the sites that must stay to the end, above a half (against a lying hub, two
+    thirds); the others may drop out at any step.  least: the smallest number of sites in a sum; with two,
+    each can compute the other's.  bits: the size of the numbers on the wire, 64, or 32 for half the bytes and
+    less precision.  limit: the largest change of one number in a round.  most_examples: the largest number of
+    training cases at a site; both determine the fixed-point step.  neighbours: beyond this many other sites,
+    each shares masks with so many only.  patience_s: how many seconds a site may take for a step after its
+    keys before it counts as dropped out.  scores: whether scores of the merged model are sent.
     """
 
     threshold: Annotated[float, msgspec.Meta(gt=0.5, le=1)] = 0.67
@@ -67,16 +70,16 @@ class SecureSum(Privacy, tag="secure_sum", frozen=True):
     def fewest_sites(self) -> int:
         return self.least
 
-    def tell(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
-        # None of training, whose steps would tell the examples.
-        kept = ("privacy/", "val") if self.scores else ("privacy/",)
-        return {name: value for name, value in scalars.items() if name.startswith(kept)}
+    def filter_scalars(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
+        # No scalars of training: its steps would reveal the number of examples.
+        allowed = ("privacy/", "val") if self.scores else ("privacy/",)
+        return {name: value for name, value in scalars.items() if name.startswith(allowed)}
 
-    def meet(self, letters: SiteLetters) -> Iterator[Shield]:
-        yield from shields(self._settings, letters)
+    def protectors(self, channel: SiteChannel) -> Iterator[UpdateProtector]:
+        yield from protectors(self._settings, channel)
 
-    def convene(self, letters: HubLetters, deadline_s: float | None) -> Hearing:
-        return convened(self._settings, letters, deadline_s)
+    def open_session(self, channel: HubChannel, deadline_s: float | None) -> RoundSession:
+        return open_session(self._settings, channel, deadline_s)
 
     @property
     def _settings(self) -> Settings:

@@ -31,7 +31,7 @@ from medfed.models.schedules import Schedule
 from medfed.models.schedules.constant import Constant
 from medfed.models.tasks import Task
 from medfed.privacy import NoPrivacy, Privacy
-from medfed.registry import kind_of, kinds, union
+from medfed.registry import Kind, broken_entry_points, kind_of, kinds, union
 from medfed.wire.compression import Compression
 from medfed.wire.update import OUTLIER
 
@@ -506,6 +506,9 @@ def _explained(
         return f"{place}: '{missing[1]}' is missing; it has no default"
     if path and path[-1] == "kind":
         allowed = _kinds(path[:-1], raw, kind)
+        broken = _broken_entry_point(path[:-1], raw, kind, str(value))
+        if broken:
+            return f"{place}: {broken}"
         return f"{place}: no '{value}'{_nearest(str(value), allowed)}; there are {', '.join(allowed)}"
     if message.startswith(("Invalid enum value", "Invalid value")):
         allowed = _choices(path, raw, kind)
@@ -611,6 +614,13 @@ def _kinds(path: tuple, raw: Any, kind: type) -> list[str]:
     return sorted(str(tag) for tag in tags if tag)
 
 
+def _broken_entry_point(path: tuple, raw: Any, kind: type, name: str) -> str | None:
+    """Return why an installed package's kind of this name is not used; None if no package adds one."""
+    members = _members(_type_at(path, raw, kind))
+    folders = {member.folder for member in members if isinstance(member, type) and issubclass(member, Kind)}
+    return next((why for f in folders if (why := broken_entry_points(f).get(name))), None)
+
+
 def _choices(path: tuple, raw: Any, kind: type) -> list[str]:
     found: list[str] = []
     for member in _members(_type_at(path, raw, kind)):
@@ -660,7 +670,7 @@ def _agree(study: Study, name: str) -> None:
 def _agree_privacy(study: Study, name: str) -> None:
     hidden, rule = not study.privacy.reveals_each_update, kind_of(study.rule)
     for scalar in study.rule.needs_scalars:
-        if scalar not in study.privacy.tell({scalar: 0.0}):
+        if scalar not in study.privacy.filter_scalars({scalar: 0.0}):
             raise StudyError(
                 f"{name}: rule.kind: '{rule}' needs each site's '{scalar}', which privacy '{kind_of(study.privacy)}' lets no "
                 f"site tell; take a rule that needs no such number, such as fedavg"
@@ -769,7 +779,7 @@ def _agree_compress(study: Study, name: str) -> None:
             f"off again, and a rounded one would not sum to it; leave compress out, or take another privacy"
         )
     for number, stage in enumerate(study.compress[:-1]):
-        if not stage.passes_on:
+        if not stage.chainable:
             after = kind_of(study.compress[number + 1])
             raise StudyError(
                 f"{name}: compress: '{kind_of(stage)}' leaves no floats that '{after}' could shorten; let it be the last"

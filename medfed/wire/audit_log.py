@@ -120,7 +120,7 @@ class AuditLog:
             aside.write(torn + b"\n")
             _flush(aside)
         file.truncate(self._size)
-        self._append(file, "mended", {"bytes": len(torn), "sha256": hashlib.sha256(torn).hexdigest()})
+        self._append(file, "repaired", {"bytes": len(torn), "sha256": hashlib.sha256(torn).hexdigest()})
 
     def _append(self, file: BinaryIO, event: str, fields: dict[str, Any]) -> None:
         before, signature, certificate = self._checked, b"", self._checked.certificate

@@ -41,7 +41,7 @@ class Federation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return direct + [f"wss://{host}:{self.websocket_port}" for host in self.hosts]
 
 
-class Kit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StartupKit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a hospital gets from the coordinator; nothing in it is secret."""
 
     format: str
@@ -55,7 +55,7 @@ class Kit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 KIT_FORMAT = "medfed-kit-1"
 
 
-def federation_of(folder: Path) -> Federation:
+def read_federation(folder: Path) -> Federation:
     """Return what a coordinator's folder says of its federation.
 
     Raises:
@@ -69,8 +69,8 @@ def federation_of(folder: Path) -> Federation:
         ) from None
 
 
-def urls_of(credentials: Path) -> list[str]:
+def broker_urls(credentials: Path) -> list[str]:
     """Return where the hub is, as the kit in a credentials folder (or the coordinator's folder) says."""
     if (credentials / "kit.json").exists():
-        return msgspec.json.decode((credentials / "kit.json").read_bytes(), type=Kit).urls
-    return federation_of(credentials.parent).urls
+        return msgspec.json.decode((credentials / "kit.json").read_bytes(), type=StartupKit).urls
+    return read_federation(credentials.parent).urls

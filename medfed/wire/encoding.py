@@ -27,14 +27,14 @@ from safetensors.torch import save as _save
 from torch import Tensor
 
 from medfed.errors import WireError
-from medfed.wire.update import Encoded, Global, Update
+from medfed.wire.update import Encoded, GlobalModel, Update
 from medfed.wire.weights import Difference, Weights
 
 # The version of this format. A reader refuses any other, so that two releases never misread each other.
 FORMAT = "medfed-1"
 
 # A header holds some numbers and names. A larger one is an attack or damage, not an update.
-LARGEST_HEADER_BYTES = 1 << 20
+MAX_HEADER_BYTES = 1 << 20
 
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="is"):
@@ -63,7 +63,7 @@ def encode_update(update: Update, study: str = "") -> bytes:
 def update_pieces(update: Update, study: str = "") -> Iterator[bytes | memoryview]:
     """Yield the bytes of `encode_update` piece by piece: the header, then views of the tensors' own memory."""
     tensors, header = _update_parts(update, study)
-    return pieces_of(tensors, _metadata(header))
+    return safetensors_pieces(tensors, _metadata(header))
 
 
 def measured(update: Update, study: str = "") -> tuple[int, str]:
@@ -75,10 +75,10 @@ def measured(update: Update, study: str = "") -> tuple[int, str]:
     return size, sha.hexdigest()
 
 
-def global_pieces(sent: Global) -> Iterator[bytes | memoryview]:
+def global_pieces(sent: GlobalModel) -> Iterator[bytes | memoryview]:
     """Yield the bytes of `encode_global` piece by piece: the header, then views of the tensors' own memory."""
     tensors, header = _global_parts(sent)
-    return pieces_of(tensors, _metadata(header))
+    return safetensors_pieces(tensors, _metadata(header))
 
 
 def _update_parts(update: Update, study: str) -> tuple[dict[str, Tensor], _Header]:
@@ -124,7 +124,7 @@ def read_update(path: Path, weights: Weights, study: str = "") -> Update:
     return _update(header, tensors, weights)
 
 
-def read_global(path: Path, study: str = "") -> Global:
+def read_global(path: Path, study: str = "") -> GlobalModel:
     """Return the global model in a file; its tensors are loaded one at a time, when they are asked for.
 
     The file may be removed or replaced meanwhile: it stays open as long as the model is in use.
@@ -135,12 +135,12 @@ def read_global(path: Path, study: str = "") -> Global:
     return _global(header, tensors)
 
 
-def encode_global(sent: Global) -> bytes:
+def encode_global(sent: GlobalModel) -> bytes:
     """Return the bytes that `decode_global` reads."""
     return _encode(*_global_parts(sent))
 
 
-def _global_parts(sent: Global) -> tuple[dict[str, Tensor], _Header]:
+def _global_parts(sent: GlobalModel) -> tuple[dict[str, Tensor], _Header]:
     tensors: dict[str, Tensor] = {}
     _put(tensors, "weights", sent.weights)
     for group, weights in sent.groups.items():
@@ -155,7 +155,7 @@ def _global_parts(sent: Global) -> tuple[dict[str, Tensor], _Header]:
     return tensors, header
 
 
-def decode_global(data: bytes, study: str = "") -> Global:
+def decode_global(data: bytes, study: str = "") -> GlobalModel:
     """Return the global model that the bytes hold.
 
     Raises:
@@ -167,9 +167,9 @@ def decode_global(data: bytes, study: str = "") -> Global:
     return _global(header, tensors)
 
 
-def _global(header: _GlobalHeader, tensors: Mapping[str, Tensor]) -> Global:
+def _global(header: _GlobalHeader, tensors: Mapping[str, Tensor]) -> GlobalModel:
     parts = _parts(tensors)
-    return Global(
+    return GlobalModel(
         round=header.round,
         weights=parts.pop("weights", {}),
         participants=None if header.participants is None else tuple(header.participants),
@@ -355,7 +355,9 @@ def _metadata(header: _Header) -> dict[str, str]:
     return {"medfed": msgspec.json.encode(header, order="sorted").decode()}
 
 
-def pieces_of(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> Iterator[bytes | memoryview]:
+def safetensors_pieces(
+    tensors: Mapping[str, Tensor], metadata: dict[str, str]
+) -> Iterator[bytes | memoryview]:
     """Yield a safetensors file's bytes without a copy of all of it: safetensors' own writer needs two.
 
     Raises:
@@ -429,8 +431,8 @@ def _header(metadata: Any, study: str) -> _UpdateHeader | _GlobalHeader:
     text = (metadata or {}).get("medfed") if isinstance(metadata, dict) or metadata is None else None
     if not isinstance(text, str):
         raise WireError("a safetensors file without medfed's header; was it sent by medfed?")
-    if len(text) > LARGEST_HEADER_BYTES:
-        raise WireError(f"a header of {len(text)} characters; at most {LARGEST_HEADER_BYTES} are read")
+    if len(text) > MAX_HEADER_BYTES:
+        raise WireError(f"a header of {len(text)} characters; at most {MAX_HEADER_BYTES} are read")
     try:
         header: _UpdateHeader | _GlobalHeader = msgspec.json.decode(text, type=_UpdateHeader | _GlobalHeader)
     except (msgspec.MsgspecError, RecursionError) as error:

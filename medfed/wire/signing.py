@@ -176,7 +176,7 @@ class Identity:
             raise WireError(
                 f"the certificate of '{party}' expired on {certificate.not_valid_after_utc:%Y-%m-%d}; it needs a new one"
             )
-        if serial_of(certificate) in self._revoked():
+        if serial_number(certificate) in self._revoked():
             raise WireError(
                 f"the certificate of '{party}' was revoked; it needs a new one to take part again"
             )
@@ -213,7 +213,7 @@ class SessionSeal:
         return text
 
 
-def seal_of(credentials: str) -> Seal:
+def load_seal(credentials: str) -> Seal:
     """Return the identity in a folder, checked, or `Unsigned` if no folder is named."""
     return Identity(Path(credentials)).check() if credentials else Unsigned()
 
@@ -224,7 +224,7 @@ def common_name(certificate: x509.Certificate) -> str:
     return str(names[0].value) if len(names) == 1 else ""
 
 
-def serial_of(certificate: x509.Certificate) -> str:
+def serial_number(certificate: x509.Certificate) -> str:
     """Return a certificate's serial number as it is listed when revoked."""
     return f"{certificate.serial_number:x}"
 

@@ -1,4 +1,4 @@
-"""What travels between a hospital and the hub: the `Global` model one way, an `Update` the
+"""What travels between a hospital and the hub: the `GlobalModel` model one way, an `Update` the
 other, and its check.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from medfed.errors import UpdateError
 from medfed.wire.weights import Difference, Weights, norm
 
-# An update may be so many times as long as those of the same round before it is refused (see `implausible`).
+# An update may be so many times as long as those of the same round before it is refused (see `outlier_errors`).
 OUTLIER = 1000.0
 
 # Up to so many times the model's own length no update is refused, however short the others are.
@@ -61,13 +61,13 @@ class Update:
     encoded: Encoded | None = None
 
     @property
-    def evaluates_only(self) -> bool:
+    def evaluation_only(self) -> bool:
         """Whether this update carries numbers for the report and no weights."""
         return not self.delta and self.encoded is None and self.examples == 0
 
 
 @dataclass(frozen=True)
-class Global:
+class GlobalModel:
     """What the hub sends every site: the model after `round` merges, and who trains next.
 
     Round 0 is the untrained model. `participants` are the sites that train towards round + 1, None for
@@ -94,7 +94,7 @@ def check(update: Update, against: Weights) -> Update:
         UpdateError: naming the site, the round and the tensor: a missing or unknown name, another shape or dtype,
             a value that is not finite, or a number of examples that is not a whole number above zero.
     """
-    if update.evaluates_only:
+    if update.evaluation_only:
         return update
     who = f"update of site '{update.site}' for round {update.round}"
     if not isinstance(update.examples, int) or isinstance(update.examples, bool) or update.examples < 1:
@@ -144,7 +144,7 @@ def _check_tensor(what: str, found: Tensor, expected: Tensor) -> None:
         )
 
 
-def implausible(updates: Sequence[Update], weights: Weights, times: float) -> list[UpdateError | None]:
+def outlier_errors(updates: Sequence[Update], weights: Weights, times: float) -> list[UpdateError | None]:
     """Return for each update of one round why it is too long to be of training, or None.
 
     Too long is more than `times` the median length of the round's updates (with an even number, the

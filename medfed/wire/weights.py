@@ -149,6 +149,6 @@ def digest(weights: Weights) -> str:
     return sha.hexdigest()
 
 
-def is_statistic(name: str) -> bool:
+def is_running_statistic(name: str) -> bool:
     """Return whether a tensor is a batch norm's running statistic: averaged and never extrapolated."""
     return name.rsplit(".", 1)[-1] in _STATISTICS

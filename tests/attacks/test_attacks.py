@@ -23,14 +23,14 @@ from medfed.aggregation.fedavg import FedAvg
 from medfed.aggregation.norm_bound import NormBound
 from medfed.deployment.enrolment import enrol
 from medfed.errors import ExchangeError
-from medfed.exchange import _site_transport as _site_meeting
+from medfed.exchange import _site_transport
 from medfed.exchange.folder import Folder
 from medfed.federation.round import conduct
 from medfed.privacy import NoPrivacy
 from medfed.privacy.secure_sum import SecureSum
 from medfed.wire import encoding as wire
 from medfed.wire.audit_log import AuditLog, verify
-from medfed.wire.update import OUTLIER, Global, Update
+from medfed.wire.update import OUTLIER, GlobalModel, Update
 from medfed.wire.weights import norm
 
 STUDY = "a7" * 32
@@ -60,7 +60,7 @@ class Federation:
             site: self.record(folder / "credentials" / site).open_site(STUDY, site, folder / site)
             for site in SITES
         }
-        self.current = Global(0, model(), study=STUDY)
+        self.current = GlobalModel(0, model(), study=STUDY)
         self.hub.publish(self.current)
         for name, side in self.sites.items():
             side.fetch(name, 0)
@@ -70,7 +70,7 @@ class Federation:
 
     def go_on(self, weights: dict[str, torch.Tensor]) -> None:
         """Publish the model after a round, and let every site take it."""
-        self.current = Global(self.current.round + 1, weights, study=STUDY)
+        self.current = GlobalModel(self.current.round + 1, weights, study=STUDY)
         self.hub.publish(self.current)
         for name, side in self.sites.items():
             side.fetch(name, self.current.round)
@@ -127,7 +127,7 @@ def federation(tmp_path):
 def sends(federation: Federation, data: bytes, monkeypatch) -> None:
     """Let north send these bytes as its update for round 1: signed by north, with true digests."""
     with monkeypatch.context() as patched:
-        patched.setattr(_site_meeting.wire, "update_pieces", lambda update, study="": iter([data]))
+        patched.setattr(_site_transport.wire, "update_pieces", lambda update, study="": iter([data]))
         federation.sites["north"].send(Update("north", 1, {}, 1))
 
 
@@ -341,7 +341,7 @@ def test_left_to_a_rule_that_bounds_norms_it_moves_the_model_no_further_than_an_
 
 
 def test_a_plain_update_in_a_secure_sum_is_refused(federation):
-    """Whoever skips the letters is not awaited, and what lies there in its name is not looked at."""
+    """Whoever skips the messages is not awaited, and what lies there in its name is not looked at."""
     from medfed.errors import QuorumError
 
     federation.sites["north"].send(Update("north", 1, delta(1e6), 10))
@@ -352,36 +352,36 @@ def test_a_plain_update_in_a_secure_sum_is_refused(federation):
 @pytest.mark.parametrize(
     "data, message",
     [
-        (nested(100_000).encode(), "does not read"),
+        (nested(100_000).encode(), "cannot be decoded"),
         (b'{"box":"AAAA","mask":"AAAA","seed":"AAAA"}', "X25519's have 32"),
-        (b"\x80\x04\x95", "does not read"),
-        (b"{}", "does not read"),
+        (b"\x80\x04\x95", "cannot be decoded"),
+        (b"{}", "cannot be decoded"),
     ],
 )
-def test_a_letter_that_is_none_is_refused_with_an_entry(federation, data, message):
+def test_a_message_that_is_none_is_refused_with_an_entry(federation, data, message):
     from medfed.errors import QuorumError
 
-    federation.sites["north"].post("north", 1, 1, "keys", data)
+    federation.sites["north"].send_message("north", 1, 1, "keys", data)
     log = federation.folder / "audit.jsonl"
     with pytest.raises(QuorumError, match="0 of 3 sites showed keys"):
         conduct(federation.hub, FedAvg(), SecureSum(), {}, federation.current, SITES, 2, 0.3, AuditLog(log))
     (line,) = [json.loads(line) for line in log.read_text().splitlines()]
-    assert (line["event"], line["site"], line["step"]) == ("letter refused", "north", "keys")
+    assert (line["event"], line["site"], line["step"]) == ("message refused", "north", "keys")
     assert message in line["reason"]
 
 
-def test_a_letter_in_anothers_name_is_refused(federation):
-    federation.sites["south"].post("south", 1, 1, "keys", b"of south")
+def test_a_message_in_anothers_name_is_refused(federation):
+    federation.sites["south"].send_message("south", 1, 1, "keys", b"of south")
     share = federation.folder / "share" / "up" / STUDY[:16]
     (share / "north" / "l-keys").mkdir(parents=True)
     (share / "north" / "l-keys" / "m").write_bytes((share / "south" / "l-keys" / "m").read_bytes())
-    (found,) = federation.hub.gather(1, 1, "keys", ["north"], 5)
+    (found,) = federation.hub.collect_messages(1, 1, "keys", ["north"], 5)
     assert "it is signed by 'south', expected 'north'" in str(found.error)
 
 
-def test_a_letter_larger_than_any_is_refused(federation):
+def test_a_message_larger_than_any_is_refused(federation):
     share = federation.folder / "share" / "up" / STUDY[:16] / "north" / "l-keys"
     share.mkdir(parents=True)
     (share / "m").write_bytes(bytes(5 << 20))
-    (found,) = federation.hub.gather(1, 1, "keys", ["north"], 5)
-    assert "a letter of 5242880 bytes; at most 4194304 are read" in str(found.error)
+    (found,) = federation.hub.collect_messages(1, 1, "keys", ["north"], 5)
+    assert "a message of 5242880 bytes; at most 4194304 are read" in str(found.error)

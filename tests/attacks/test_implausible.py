@@ -22,7 +22,7 @@ from medfed.privacy.secure_sum import SecureSum
 from medfed.runs.rounds import RoundReport
 from medfed.study.study import read_study
 from medfed.wire.audit_log import AuditLog
-from medfed.wire.update import OUTLIER, Update, implausible
+from medfed.wire.update import OUTLIER, Update, outlier_errors
 from medfed.wire.weights import Difference, digest, norm
 
 # 100 numbers of 3: a model of length 30. An update of n / 10 at each has length n.
@@ -36,7 +36,7 @@ def of_length(site: str, length: float) -> Update:
 def refused(*lengths: float, weights=WEIGHTS, times: float = OUTLIER) -> list[int]:
     """Return which of the updates of these lengths are refused."""
     sent = [of_length(f"s{number}", length) for number, length in enumerate(lengths)]
-    return [number for number, why in enumerate(implausible(sent, weights, times)) if why is not None]
+    return [number for number, why in enumerate(outlier_errors(sent, weights, times)) if why is not None]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,9 @@ def test_it_does_not_depend_on_who_comes_first():
 
 
 def test_the_reason_names_who_what_and_the_setting():
-    (_, _, why) = implausible([of_length("a", 1), of_length("b", 2), of_length("north", 1e6)], WEIGHTS, 1000)
+    (_, _, why) = outlier_errors(
+        [of_length("a", 1), of_length("b", 2), of_length("north", 1e6)], WEIGHTS, 1000
+    )
     assert str(why).startswith(
         "update of site 'north' for round 3: its norm is 1e+06, the median of this round's 2; more than 2e+03 is not from "
         "training (sampling.outlier)"
@@ -87,7 +89,7 @@ def test_the_reason_names_who_what_and_the_setting():
 
 def test_numbers_that_overflow_a_norm_are_refused():
     huge = Update("north", 3, {"a": torch.full((100,), 1e200, dtype=torch.float64)}, 5)
-    (_, _, why) = implausible([of_length("a", 1), of_length("b", 2), huge], WEIGHTS, 1000)
+    (_, _, why) = outlier_errors([of_length("a", 1), of_length("b", 2), huge], WEIGHTS, 1000)
     assert "its norm is inf" in str(why)
 
 

@@ -20,7 +20,7 @@ from medfed.exchange import MemoryExchange
 from medfed.exchange.folder import Folder
 from medfed.exchange.nats import Nats
 from medfed.registry import kinds
-from medfed.wire.update import Global, Update
+from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference, digest
 
 STUDY = "ab" * 32
@@ -35,7 +35,7 @@ class Place:
     open_hub: Callable[[], Any]
     open_site: Callable[[str], Any]
     lasting: bool = True
-    offered: Callable[[], tuple[str, str]] | None = None
+    advertised_study: Callable[[], tuple[str, str]] | None = None
     opened: list[Any] = field(default_factory=list)
 
     def hub(self) -> Any:
@@ -56,7 +56,7 @@ def over(record: Any, tmp_path: Path) -> Place:
     return Place(
         lambda: record.open_hub(STUDY, tmp_path / "hub"),
         lambda name: record.open_site(STUDY, name, tmp_path / name),
-        offered=record.offered,
+        advertised_study=record.advertised_study,
     )
 
 
@@ -98,7 +98,11 @@ def broker(tmp_path: Path, scheme: str = "tls") -> Iterator[Place]:
 
     try:
         hub = Nats(credentials=str(enrolment / "hub"), urls=urls)
-        yield Place(lambda: hub.open_hub(STUDY, tmp_path / "hub"), site, offered=record("north").offered)
+        yield Place(
+            lambda: hub.open_hub(STUDY, tmp_path / "hub"),
+            site,
+            advertised_study=record("north").advertised_study,
+        )
     finally:
         server.stop()
 
@@ -164,7 +168,9 @@ def result(waiting: tuple[threading.Thread, list[Any]]) -> Any:
 def test_a_site_waits_for_the_first_model_and_gets_its_bits(place):
     hub, site = place.hub(), place.site("north")
     waiting = started(lambda: site.fetch("north", 0))
-    size = hub.publish(Global(0, model(), ("north",), study=STUDY, groups={"control": {"b": torch.ones(())}}))
+    size = hub.publish(
+        GlobalModel(0, model(), ("north",), study=STUDY, groups={"control": {"b": torch.ones(())}})
+    )
     found = result(waiting)
     assert (found.round, found.participants, found.final, found.study) == (0, ("north",), False, STUDY)
     assert digest(found.weights) == digest(model())
@@ -175,28 +181,28 @@ def test_a_site_waits_for_the_first_model_and_gets_its_bits(place):
 def test_fetch_returns_the_newest_model_of_at_least_the_round(place):
     hub, site = place.hub(), place.site("north")
     for round in (0, 1, 2):
-        hub.publish(Global(round, model(round + 1), study=STUDY))
+        hub.publish(GlobalModel(round, model(round + 1), study=STUDY))
     found = site.fetch("north", 1)
     assert found.round == 2
     assert digest(found.weights) == digest(model(3))
     waiting = started(lambda: site.fetch("north", 3))
-    hub.publish(Global(3, model(4), (), final=True, study=STUDY))
+    hub.publish(GlobalModel(3, model(4), (), final=True, study=STUDY))
     assert result(waiting).final
 
 
 def test_a_model_stays_readable_when_newer_ones_have_come(place):
     hub, site = place.hub(), place.site("north")
-    hub.publish(Global(0, model(), study=STUDY))
+    hub.publish(GlobalModel(0, model(), study=STUDY))
     first = site.fetch("north", 0)
     for round in (1, 2, 3):
-        hub.publish(Global(round, model(round + 1), study=STUDY))
+        hub.publish(GlobalModel(round, model(round + 1), study=STUDY))
         site.fetch("north", round)
     assert digest(first.weights) == digest(model())
 
 
 def test_an_update_arrives_with_every_bit(place):
     hub, site = place.hub(), place.site("north")
-    hub.publish(Global(0, model(), study=STUDY))
+    hub.publish(GlobalModel(0, model(), study=STUDY))
     site.fetch("north", 0)
     site.send(update(groups={"control": {"b": torch.full((), 2.0)}}))
     (arrival,) = hub.collect(1, ["north"], PATIENCE_S)
@@ -212,7 +218,7 @@ def test_an_update_arrives_with_every_bit(place):
 
 def test_sending_twice_equals_sending_once_and_the_first_counts(place):
     hub, site = place.hub(), place.site("north")
-    hub.publish(Global(0, model(), study=STUDY))
+    hub.publish(GlobalModel(0, model(), study=STUDY))
     site.fetch("north", 0)
     site.send(update(plus=1.0))
     site.send(update(plus=2.0))
@@ -222,7 +228,7 @@ def test_sending_twice_equals_sending_once_and_the_first_counts(place):
 
 def test_updates_come_one_a_site_as_they_arrive(place):
     hub, north, south = place.hub(), place.site("north"), place.site("south")
-    hub.publish(Global(0, model(), study=STUDY))
+    hub.publish(GlobalModel(0, model(), study=STUDY))
     south.send(update("south"))
     arrivals = hub.collect(1, ["south", "north"], PATIENCE_S)
     assert next(arrivals).site == "south"
@@ -232,14 +238,14 @@ def test_updates_come_one_a_site_as_they_arrive(place):
 
 def test_who_has_not_answered_at_the_deadline_is_left_out(place):
     hub, site = place.hub(), place.site("north")
-    hub.publish(Global(0, model(), study=STUDY))
+    hub.publish(GlobalModel(0, model(), study=STUDY))
     site.send(update())
     assert [arrival.site for arrival in hub.collect(1, ["north", "south"], 0.5)] == ["north"]
 
 
 def test_an_update_for_another_round_is_no_answer(place):
     hub, site = place.hub(), place.site("north")
-    hub.publish(Global(1, model(), study=STUDY))
+    hub.publish(GlobalModel(1, model(), study=STUDY))
     site.send(update(round=1))
     assert list(hub.collect(2, ["north"], 0.5)) == []
     site.send(update(round=2))
@@ -248,7 +254,7 @@ def test_an_update_for_another_round_is_no_answer(place):
 
 def test_a_site_that_withdraws_is_not_waited_for(place):
     hub, site = place.hub(), place.site("north")
-    hub.publish(Global(0, model(), study=STUDY))
+    hub.publish(GlobalModel(0, model(), study=STUDY))
     site.withdraw("north", "its disk is full")
     (arrival,) = hub.collect(1, ["north"], PATIENCE_S)
     assert arrival.update is None
@@ -259,7 +265,7 @@ def test_a_site_that_withdraws_is_not_waited_for(place):
 
 def test_an_update_of_another_study_is_refused_and_the_round_goes_on(place, tmp_path):
     hub, south = place.hub(), place.site("south")
-    hub.publish(Global(0, model(), study=STUDY))
+    hub.publish(GlobalModel(0, model(), study=STUDY))
     # Sent by a site whose study file differs after the digest's first characters, as an
     # attacker could arrange.
     south._study = STUDY[:-4] + "0000"
@@ -272,7 +278,7 @@ def test_an_update_of_another_study_is_refused_and_the_round_goes_on(place, tmp_
 
 def test_closing_lets_a_waiting_site_go(place):
     hub, site = place.hub(), place.site("north")
-    hub.publish(Global(0, model(), study=STUDY))
+    hub.publish(GlobalModel(0, model(), study=STUDY))
     waiting = started(lambda: site.fetch("north", 1))
     hub.close()
     place.opened.remove(hub)
@@ -290,7 +296,7 @@ def lasting(place: Place) -> None:
 def ended(place: Place, side: Any) -> None:
     """End a side as a kill would: nothing is said to the other side, the lock falls."""
     side._stopped.set() if hasattr(side, "_stopped") else None
-    side._depot.close()
+    side._store.close()
     side._lock.close()
     place.opened.remove(side)
 
@@ -298,19 +304,19 @@ def ended(place: Place, side: Any) -> None:
 def test_a_hub_that_comes_back_finds_what_was_sent_meanwhile(place):
     lasting(place)
     hub, site = place.hub(), place.site("north")
-    hub.publish(Global(0, model(), study=STUDY))
+    hub.publish(GlobalModel(0, model(), study=STUDY))
     site.fetch("north", 0)
     ended(place, hub)
     site.send(update())
     hub = place.hub()
-    hub.publish(Global(0, model(), study=STUDY))
+    hub.publish(GlobalModel(0, model(), study=STUDY))
     assert [arrival.update.site for arrival in hub.collect(1, ["north"], PATIENCE_S)] == ["north"]
 
 
 def test_a_site_that_comes_back_goes_on_in_the_current_round(place):
     lasting(place)
     hub, site = place.hub(), place.site("north")
-    hub.publish(Global(0, model(), study=STUDY))
+    hub.publish(GlobalModel(0, model(), study=STUDY))
     site.fetch("north", 0)
     ended(place, site)
     began = time.monotonic()
@@ -324,12 +330,12 @@ def test_a_site_that_comes_back_goes_on_in_the_current_round(place):
 def test_a_site_killed_after_its_update_left_may_train_that_round_again(place):
     lasting(place)
     hub, site = place.hub(), place.site("north")
-    hub.publish(Global(0, model(), study=STUDY))
+    hub.publish(GlobalModel(0, model(), study=STUDY))
     site.fetch("north", 0)
     site.send(update())
     assert len(list(hub.collect(1, ["north"], PATIENCE_S))) == 1
     ended(place, site)
-    hub.publish(Global(1, model(2), study=STUDY))
+    hub.publish(GlobalModel(1, model(2), study=STUDY))
     site = place.site("north")
     # Its checkpoint is from before round 1: it gets that model again, so that its optimiser sees
     # the same steps.
@@ -341,22 +347,22 @@ def test_a_site_killed_after_its_update_left_may_train_that_round_again(place):
 def test_a_new_run_of_the_same_study_takes_nothing_from_the_one_before(place, tmp_path):
     lasting(place)
     hub, site = place.hub(), place.site("north")
-    hub.publish(Global(0, model(), study=STUDY))
+    hub.publish(GlobalModel(0, model(), study=STUDY))
     site.fetch("north", 0)
     site.send(update())
     ended(place, hub)
     for path in (tmp_path / "hub" / "exchange").iterdir():
         path.unlink() if path.is_file() else None
     hub = place.hub()
-    hub.publish(Global(0, model(), study=STUDY))
+    hub.publish(GlobalModel(0, model(), study=STUDY))
     assert list(hub.collect(1, ["north"], 0.5)) == []
 
 
 def test_a_site_that_knows_no_study_is_shown_the_one_on_offer(place):
     lasting(place)
     hub = place.hub()
-    hub.offer("rounds: 3\n")
-    assert place.offered() == (STUDY, "rounds: 3\n")
+    hub.advertise_study("rounds: 3\n")
+    assert place.advertised_study() == (STUDY, "rounds: 3\n")
     assert place.site("north").study_text() == "rounds: 3\n"
 
 
@@ -368,65 +374,70 @@ def test_a_second_process_of_one_site_is_refused(place):
         place.site("north")
 
 
-# ------------------------------------------------------------------------------------------------ letters
+# ------------------------------------------------------------------------------------------------ messages
 
 
 def begun(place: Place, *sites: str) -> list[Any]:
     """Return the hub and the sites, having all received the untrained model."""
     hub, *sides = place.hub(), *(place.site(name) for name in sites)
-    hub.publish(Global(0, model(), study=STUDY))
+    hub.publish(GlobalModel(0, model(), study=STUDY))
     for name, side in zip(sites, sides, strict=True):
         side.fetch(name, 0)
     return [hub, *sides]
 
 
-def test_letters_go_both_ways_and_a_site_waits_for_its_own(place):
+def test_messages_go_both_ways_and_a_site_waits_for_its_own(place):
     hub, north, south = begun(place, "north", "south")
-    north.post("north", 1, 1, "keys", b"from north")
-    south.post("south", 1, 1, "keys", b"\x00\xff from south")
-    found = {one.site: one.letter.data for one in hub.gather(1, 1, "keys", ["north", "south"], PATIENCE_S)}
+    north.send_message("north", 1, 1, "keys", b"from north")
+    south.send_message("south", 1, 1, "keys", b"\x00\xff from south")
+    found = {
+        one.site: one.message.data
+        for one in hub.collect_messages(1, 1, "keys", ["north", "south"], PATIENCE_S)
+    }
     assert found == {"north": b"from north", "south": b"\x00\xff from south"}
-    waiting = started(lambda: north.read("north", 1, {"keys": 1}))
-    assert hub.post_all(1, 1, "keys", {"north": b"to north", "south": b"to south"})["south"] == b"to south"
+    waiting = started(lambda: north.receive_message("north", 1, {"keys": 1}))
+    assert (
+        hub.send_messages(1, 1, "keys", {"north": b"to north", "south": b"to south"})["south"] == b"to south"
+    )
     assert result(waiting).data == b"to north"
-    letter = south.read("south", 1, {"keys": 1})
-    assert (letter.data, letter.when, letter.step, letter.party) == (b"to south", (1, 1), "keys", "hub")
+    message = south.receive_message("south", 1, {"keys": 1})
+    assert (message.data, message.when, message.step, message.party) == (b"to south", (1, 1), "keys", "hub")
 
 
-def test_the_first_letter_of_a_step_counts_on_both_sides(place):
+def test_the_first_message_of_a_step_counts_on_both_sides(place):
     hub, north = begun(place, "north")
-    north.post("north", 1, 1, "keys", b"first")
-    north.post("north", 1, 1, "keys", b"second")
-    (found,) = hub.gather(1, 1, "keys", ["north"], PATIENCE_S)
-    assert found.letter.data == north.posted("north", "keys").data == b"first"
-    assert hub.post_all(1, 1, "keys", {"north": b"first"}) == {"north": b"first"}
-    assert hub.post_all(1, 1, "keys", {"north": b"second"}) == {"north": b"first"}
-    assert hub.posted_all("keys") == ((1, 1), {"north": b"first"})
-    assert north.read("north", 1, {"keys": 1}).data == b"first"
+    north.send_message("north", 1, 1, "keys", b"first")
+    north.send_message("north", 1, 1, "keys", b"second")
+    (found,) = hub.collect_messages(1, 1, "keys", ["north"], PATIENCE_S)
+    assert found.message.data == north.sent_message("north", "keys").data == b"first"
+    assert hub.send_messages(1, 1, "keys", {"north": b"first"}) == {"north": b"first"}
+    assert hub.send_messages(1, 1, "keys", {"north": b"second"}) == {"north": b"first"}
+    assert hub.sent_messages("keys") == ((1, 1), {"north": b"first"})
+    assert north.receive_message("north", 1, {"keys": 1}).data == b"first"
 
 
-def test_a_letter_of_another_step_attempt_or_round_is_not_the_one(place):
+def test_a_message_of_another_step_attempt_or_round_is_not_the_one(place):
     hub, north = begun(place, "north")
-    north.post("north", 1, 1, "keys", b"one")
+    north.send_message("north", 1, 1, "keys", b"one")
     for round, attempt, step in ((1, 1, "shares"), (1, 2, "keys"), (2, 1, "keys")):
-        assert list(hub.gather(round, attempt, step, ["north"], 0.3)) == []
-    hub.post_all(1, 1, "keys", {"north": b"one"})
-    hub.post_all(1, 2, "call", {"north": b"again"})
-    assert north.read("north", 1, {"keys": 2, "call": 2}).data == b"again"
-    north.post("north", 1, 2, "keys", b"two")
-    assert [one.letter.data for one in hub.gather(1, 2, "keys", ["north"], PATIENCE_S)] == [b"two"]
+        assert list(hub.collect_messages(round, attempt, step, ["north"], 0.3)) == []
+    hub.send_messages(1, 1, "keys", {"north": b"one"})
+    hub.send_messages(1, 2, "call", {"north": b"again"})
+    assert north.receive_message("north", 1, {"keys": 2, "call": 2}).data == b"again"
+    north.send_message("north", 1, 2, "keys", b"two")
+    assert [one.message.data for one in hub.collect_messages(1, 2, "keys", ["north"], PATIENCE_S)] == [b"two"]
 
 
-def test_a_site_stops_waiting_for_a_letter_when_the_round_is_over(place):
+def test_a_site_stops_waiting_for_a_message_when_the_round_is_over(place):
     hub, north = begun(place, "north")
-    waiting = started(lambda: (north.read("north", 1, {"keys": 1}), "over"))
-    hub.publish(Global(1, model(2), study=STUDY))
+    waiting = started(lambda: (north.receive_message("north", 1, {"keys": 1}), "over"))
+    hub.publish(GlobalModel(1, model(2), study=STUDY))
     assert result(waiting) == (None, "over")
 
 
-def test_a_site_that_waits_for_a_letter_is_let_go_when_the_hub_closes(place):
+def test_a_site_that_waits_for_a_message_is_let_go_when_the_hub_closes(place):
     hub, north = begun(place, "north")
-    waiting = started(lambda: north.read("north", 1, {"keys": 1}))
+    waiting = started(lambda: north.receive_message("north", 1, {"keys": 1}))
     hub.close()
     place.opened.remove(hub)
     with pytest.raises(ExchangeError, match="the hub has closed"):
@@ -436,47 +447,49 @@ def test_a_site_that_waits_for_a_letter_is_let_go_when_the_hub_closes(place):
 def test_a_site_that_withdraws_is_not_waited_for_in_a_step(place):
     hub, north = begun(place, "north")
     north.withdraw("north", "its disk is full")
-    (found,) = hub.gather(1, 1, "keys", ["north"], PATIENCE_S)
+    (found,) = hub.collect_messages(1, 1, "keys", ["north"], PATIENCE_S)
     with pytest.raises(SiteError, match="site 'north', round 1: its disk is full"):
         raise found.error
 
 
-def test_a_letter_that_was_handed_on_shows_who_wrote_it(place):
+def test_a_message_that_was_handed_on_shows_who_wrote_it(place):
     hub, north, south = begun(place, "north", "south")
-    north.post("north", 1, 1, "keys", b"from north")
-    (found,) = hub.gather(1, 1, "keys", ["north"], PATIENCE_S)
-    assert south.open_letter("south", found.sealed, "north").data == b"from north"
+    north.send_message("north", 1, 1, "keys", b"from north")
+    (found,) = hub.collect_messages(1, 1, "keys", ["north"], PATIENCE_S)
+    assert south.open_message("south", found.sealed, "north").data == b"from north"
     with pytest.raises(WireError, match="south"):
-        south.open_letter("south", found.sealed, "south")
+        south.open_message("south", found.sealed, "south")
     if south.signed:
         with pytest.raises(WireError, match="its signature by 'north' does not hold"):
-            south.open_letter("south", found.sealed.replace(b'"round":1', b'"round":2'), "north")
-    assert south.signed == (type(south).__name__ == "MemoryExchange" or "nats" in str(type(south._depot)))
+            south.open_message("south", found.sealed.replace(b'"round":1', b'"round":2'), "north")
+    assert south.signed == (type(south).__name__ == "MemoryExchange" or "nats" in str(type(south._store)))
 
 
 def test_an_update_that_was_taken_back_can_be_replaced(place):
     hub, north = begun(place, "north")
     north.send(update(plus=1.0))
-    north.recall("north", 1)
+    north.retract("north", 1)
     assert list(hub.collect(1, ["north"], 0.3)) == []
     north.send(update(plus=2.0))
     (arrival,) = hub.collect(1, ["north"], PATIENCE_S)
     assert torch.equal(arrival.update.delta["b"], (model()["b"] + 2).double() - model()["b"].double())
 
 
-def test_both_sides_know_their_letters_after_a_restart(place):
+def test_both_sides_know_their_messages_after_a_restart(place):
     lasting(place)
     hub, north = begun(place, "north")
-    north.post("north", 1, 1, "keys", b"first")
-    hub.post_all(1, 1, "keys", {"north": b"first"})
+    north.send_message("north", 1, 1, "keys", b"first")
+    hub.send_messages(1, 1, "keys", {"north": b"first"})
     ended(place, hub)
     ended(place, north)
     hub, north = place.hub(), place.site("north")
-    north.post("north", 1, 1, "keys", b"second")
-    assert north.posted("north", "keys").data == b"first"
-    assert hub.post_all(1, 1, "keys", {"north": b"second"}) == {"north": b"first"}
-    assert [one.letter.data for one in hub.gather(1, 1, "keys", ["north"], PATIENCE_S)] == [b"first"]
-    assert north.read("north", 1, {"keys": 1}).data == b"first"
+    north.send_message("north", 1, 1, "keys", b"second")
+    assert north.sent_message("north", "keys").data == b"first"
+    assert hub.send_messages(1, 1, "keys", {"north": b"second"}) == {"north": b"first"}
+    assert [one.message.data for one in hub.collect_messages(1, 1, "keys", ["north"], PATIENCE_S)] == [
+        b"first"
+    ]
+    assert north.receive_message("north", 1, {"keys": 1}).data == b"first"
 
 
 @pytest.mark.parametrize("name", ["hub", "broker", "a/b", "..", "a b", ""])

@@ -34,7 +34,7 @@ from medfed.models.optimisers.sgd import SGD
 from medfed.models.schedules.constant import Constant
 from medfed.models.tasks import Task
 from medfed.wire.encoding import decode_update
-from medfed.wire.update import Global, Update
+from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Weights, digest, load, local_names, weights_of
 
 torch.set_num_threads(1)
@@ -127,7 +127,7 @@ def net() -> Net:
 
 
 def run(folder: Path, method: Local | None, sites: tuple[str, ...] = ("north", "south"), *, dies: int | None = None,
-        resume: bool = False, seen: Any = lambda data: None, accumulate: int = 1) -> Global:  # fmt: skip
+        resume: bool = False, seen: Any = lambda data: None, accumulate: int = 1) -> GlobalModel:  # fmt: skip
     def site(name: str):
         def work(exchange):
             train_site(
@@ -261,7 +261,7 @@ def module_and_batches(name: str) -> tuple[pl.LightningModule, list[dict], str]:
 
 
 def one_round(
-    method: Local, module: pl.LightningModule, batches: list[dict], received: Global, state: Any
+    method: Local, module: pl.LightningModule, batches: list[dict], received: GlobalModel, state: Any
 ) -> Any:
     """The verbs in their order, as the callback calls them."""
     module.train()
@@ -299,7 +299,9 @@ def test_it_works_under_every_network(method: Local, network: str) -> None:
         rule_state, state = rule.init(weights), {}
         for number in range(2):
             groups: dict[str, Weights] = {name: rule_state[name] for name in rule.broadcast}
-            state, sent = one_round(method, module, batches, Global(number, weights, groups=groups), state)
+            state, sent = one_round(
+                method, module, batches, GlobalModel(number, weights, groups=groups), state
+            )
             update = Update("a", number + 1, _delta(module, weights), 4, method.scalars(state), sent)
             weights, rule_state = rule.merge([update], rule_state, weights)
         assert set(sent) == set(method.sends)

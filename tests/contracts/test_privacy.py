@@ -25,9 +25,9 @@ from medfed.federation.hub import newest
 from medfed.federation.round import contribute, receive
 from medfed.federation.simulation import run_federation
 from medfed.privacy import GROUP, NoPrivacy, Privacy
-from medfed.privacy.accounting.accountant import Charge
+from medfed.privacy.accounting.accountant import MechanismSteps
 from medfed.wire.audit_log import AuditLog
-from medfed.wire.update import Global, Update, check
+from medfed.wire.update import GlobalModel, Update, check
 from medfed.wire.weights import Difference, Weights, digest
 
 KINDS = kinds.kinds("privacy")
@@ -77,7 +77,9 @@ class Sees(FedAvg, tag="sees", frozen=True):
         return super().merge(given, state, weights)
 
 
-def conducted(privacy: Privacy, weights: Weights, folder: Path | None = None) -> tuple[Global, list[Update]]:
+def conducted(
+    privacy: Privacy, weights: Weights, folder: Path | None = None
+) -> tuple[GlobalModel, list[Update]]:
     """Return what a round of four sites comes to, and what the rule was given, over a real exchange."""
     SEEN.clear()
 
@@ -120,7 +122,7 @@ def test_the_merged_model_has_the_models_names_shapes_and_dtypes_and_is_finite(p
 
 
 def test_without_noise_the_merged_model_is_that_of_no_privacy(privacy: Privacy) -> None:
-    if privacy.charge() is not None:
+    if privacy.round_cost() is not None:
         pytest.skip("it clips and adds noise to an update")
     weights = model(0)
     plain, _ = conducted(NoPrivacy(), weights)
@@ -155,22 +157,22 @@ def test_its_state_is_its_own_and_goes_through_the_hubs_checkpoint(privacy: Priv
 
 
 def test_scalars_are_never_made_up_and_loss_stays_where_privacy_is_counted(privacy: Privacy) -> None:
-    told = privacy.tell(SCALARS)
+    told = privacy.filter_scalars(SCALARS)
     assert all(told[name] == SCALARS[name] for name in told)
     assert set(told) <= set(SCALARS)
-    if privacy.charge() is not None or privacy.trains_privately:
+    if privacy.round_cost() is not None or privacy.trains_privately:
         assert "train/loss" not in told
         assert "privacy/epsilon" in privacy.scalars
         assert told["privacy/epsilon"] == 1.5
 
 
 def test_what_a_round_costs_is_a_charge(privacy: Privacy) -> None:
-    charge = privacy.charge()
-    assert charge is None or (isinstance(charge, Charge) and charge.noise_multiplier > 0)
+    charge = privacy.round_cost()
+    assert charge is None or (isinstance(charge, MechanismSteps) and charge.noise_multiplier > 0)
 
 
 def test_noise_is_drawn_anew_each_time(privacy: Privacy) -> None:
-    if privacy.charge() is None:
+    if privacy.round_cost() is None:
         pytest.skip("it adds no noise to an update")
     weights = model(0)
 

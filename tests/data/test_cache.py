@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from medfed.data import cache
-from medfed.data.cache_location import Place
-from medfed.data.datamodule import SiteData
+from medfed.data.cache_location import CacheLocation
+from medfed.data.datamodule import SiteDataModule
 from medfed.data.normalise.none import NoNormalisation
 from medfed.data.settings import Images
 from medfed.data.transforms import Prepared
@@ -28,8 +28,10 @@ SAMPLES = Path(__file__).parents[2] / "sample_data"
 DISK = Images(spacing_mm=(4.0, 4.0, 4.0), patch=(16, 16, 16), cache="disk")
 
 
-def site(folder: Path, data: Path = SAMPLES / "south", settings: Images = DISK) -> SiteData:
-    return SiteData.open(data, settings, "segment", site_secret=SECRET, classes=2, cache=Place(folder))
+def site(folder: Path, data: Path = SAMPLES / "south", settings: Images = DISK) -> SiteDataModule:
+    return SiteDataModule.open(
+        data, settings, "segment", site_secret=SECRET, classes=2, cache=CacheLocation(folder)
+    )
 
 
 def entries(folder: Path) -> list[Path]:
@@ -89,7 +91,7 @@ def test_a_second_run_prepares_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     def never(*_: object) -> Prepared:
         raise AssertionError("prepared again")
 
-    monkeypatch.setattr("medfed.data.dataset.prepared_of", never)
+    monkeypatch.setattr("medfed.data.dataset.prepare_case", never)
     second = site(tmp_path).dataset("train")
     assert all(torch.equal(second[i]["image"], expected[i]) for i in range(3))
 
@@ -221,7 +223,7 @@ def test_purge_deletes_entries_and_nothing_else(tmp_path: Path) -> None:
 
 def test_disk_without_a_folder_is_refused() -> None:
     with pytest.raises(DataError, match="there is no cache folder"):
-        SiteData.open(SAMPLES / "south", DISK, "segment", site_secret=SECRET, classes=2)
+        SiteDataModule.open(SAMPLES / "south", DISK, "segment", site_secret=SECRET, classes=2)
 
 
 def test_a_store_travels_to_a_worker_without_its_volumes(tmp_path: Path) -> None:

@@ -17,8 +17,14 @@ from click.testing import CliRunner
 import medfed
 from medfed.cli import main
 from medfed.data import cache
-from medfed.data.cache_location import READ_ONLY, account_cache, cache_place, inside, site_folder
-from medfed.data.datamodule import SiteData
+from medfed.data.cache_location import (
+    READ_ONLY,
+    account_cache,
+    data_cache_folder,
+    find_cache_location,
+    site_folder,
+)
+from medfed.data.datamodule import SiteDataModule
 from medfed.data.deidentify import deidentify
 from medfed.data.index import index_folder
 from medfed.data.preflight.listing import list_folder
@@ -89,21 +95,21 @@ def test_in_memory_writes_nothing(data: Path, tmp_path: Path) -> None:
 
 def test_who_decides_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = site_folder(SECRET)
-    assert cache_place(tmp_path, SECRET).folder == tmp_path / ".medfed" / "cache"
+    assert find_cache_location(tmp_path, SECRET).folder == tmp_path / ".medfed" / "cache"
     monkeypatch.setenv("MEDFED_CACHE", str(tmp_path / "fast"))
-    assert cache_place(tmp_path, SECRET).folder == tmp_path / "fast" / own
-    assert cache_place(tmp_path, SECRET, str(tmp_path / "chosen")).folder == tmp_path / "chosen" / own
-    assert cache_place(tmp_path, b"another site's secret").folder.parent == tmp_path / "fast"
-    assert cache_place(tmp_path, b"another site's secret").folder.name != own
+    assert find_cache_location(tmp_path, SECRET).folder == tmp_path / "fast" / own
+    assert find_cache_location(tmp_path, SECRET, str(tmp_path / "chosen")).folder == tmp_path / "chosen" / own
+    assert find_cache_location(tmp_path, b"another site's secret").folder.parent == tmp_path / "fast"
+    assert find_cache_location(tmp_path, b"another site's secret").folder.name != own
 
 
 def test_beside_a_read_only_export_the_accounts_folder_is_used_and_said(data: Path) -> None:
     read_only = "/proc/self"  # nobody, root neither, may make a file there
-    place = cache_place(read_only, SECRET)
+    place = find_cache_location(read_only, SECRET)
     assert place.folder == account_cache() / site_folder(SECRET)
     assert "can't be written to" in place.note
     assert read_only not in place.note
-    opened = SiteData.open(data, DISK, "segment", site_secret=SECRET, classes=2, cache=place)
+    opened = SiteDataModule.open(data, DISK, "segment", site_secret=SECRET, classes=2, cache=place)
     assert place.note in opened.notes
     opened.dataset("train")[0]
     assert not (data / ".medfed").exists()
@@ -112,8 +118,8 @@ def test_beside_a_read_only_export_the_accounts_folder_is_used_and_said(data: Pa
 
 def test_a_disk_that_takes_nothing_is_named_without_its_path(data: Path, tmp_path: Path) -> None:
     (tmp_path / "a file").write_text("")
-    place = cache_place(data, SECRET, tmp_path / "a file")
-    opened = SiteData.open(data, DISK, "segment", site_secret=SECRET, classes=2, cache=place)
+    place = find_cache_location(data, SECRET, tmp_path / "a file")
+    opened = SiteDataModule.open(data, DISK, "segment", site_secret=SECRET, classes=2, cache=place)
     with pytest.raises(
         DataError, match=r"case \w+: .*can't be kept on disk \(File exists\); .*'memory'"
     ) as told:
@@ -140,15 +146,15 @@ def test_nothing_takes_what_lies_there_for_data(tmp_path: Path) -> None:
         )
 
     before = seen()
-    hs.write_series(inside(folder) / "another", hs.Series(shape=(7, 8, 8)))
-    (inside(folder) / "image").write_bytes(np.zeros(99, np.float16).tobytes())
+    hs.write_series(data_cache_folder(folder) / "another", hs.Series(shape=(7, 8, 8)))
+    (data_cache_folder(folder) / "image").write_bytes(np.zeros(99, np.float16).tobytes())
     assert seen() == before
 
 
 def test_a_site_is_purged_and_its_folder_left_as_it_was(data: Path, tmp_path: Path) -> None:
     before = sorted(data.rglob("*"))
-    opened = SiteData.open(
-        data, DISK, "segment", site_secret=SECRET, classes=2, cache=cache_place(data, SECRET)
+    opened = SiteDataModule.open(
+        data, DISK, "segment", site_secret=SECRET, classes=2, cache=find_cache_location(data, SECRET)
     )
     opened.dataset("train")[0], opened.dataset("train")[1]
     told = CliRunner().invoke(main, ["purge", str(data)])
@@ -171,8 +177,10 @@ def test_a_site_file_finds_all_that_its_site_keeps_and_no_one_elses(
         (SECRET, tmp_path / "chosen"),
         (b"the secret of another site", None),
     ):
-        place = cache_place(data, secret, chosen)
-        SiteData.open(data, DISK, "segment", site_secret=secret, classes=2, cache=place).dataset("train")[0]
+        place = find_cache_location(data, secret, chosen)
+        SiteDataModule.open(data, DISK, "segment", site_secret=secret, classes=2, cache=place).dataset(
+            "train"
+        )[0]
     told = CliRunner().invoke(main, ["purge", "--site", str(tmp_path / "site.yaml")])
     assert told.exit_code == 0, told.output
     assert told.output.count(": 1 prepared cases deleted") == 2

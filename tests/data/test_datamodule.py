@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from medfed.data.datamodule import SiteData
+from medfed.data.datamodule import SiteDataModule
 from medfed.data.settings import Images, Table
 from medfed.errors import DataError
 
@@ -24,16 +24,16 @@ SETTINGS = Images(spacing_mm=(4.0, 4.0, 4.0), patch=(16, 16, 16), samples=2)
 
 def site(
     hospital: str = "south", settings: Images = SETTINGS, needs: str = "segment", **more: object
-) -> SiteData:
-    return SiteData.open(SAMPLES / hospital, settings, needs, site_secret=SECRET, classes=2, **more)  # type: ignore[arg-type]
+) -> SiteDataModule:
+    return SiteDataModule.open(SAMPLES / hospital, settings, needs, site_secret=SECRET, classes=2, **more)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
-def south() -> SiteData:
+def south() -> SiteDataModule:
     return site(batch=4)
 
 
-def test_a_segmentation_batch(south: SiteData) -> None:
+def test_a_segmentation_batch(south: SiteDataModule) -> None:
     batch = next(iter(south.train_dataloader()))
     assert set(batch) == {"image", "label", "case"}
     assert tuple(batch["image"].shape) == (4, 1, 16, 16, 16)
@@ -45,7 +45,7 @@ def test_a_segmentation_batch(south: SiteData) -> None:
     assert set(batch["case"]) <= {case.token for case in south.cases("train")}
 
 
-def test_validation_sees_whole_volumes_one_at_a_time(south: SiteData) -> None:
+def test_validation_sees_whole_volumes_one_at_a_time(south: SiteDataModule) -> None:
     batches = list(south.val_dataloader())
     assert len(batches) == 3
     for batch in batches:
@@ -55,7 +55,7 @@ def test_validation_sees_whole_volumes_one_at_a_time(south: SiteData) -> None:
     assert [b["case"][0] for b in batches] == [case.token for case in south.cases("val")]
 
 
-def test_examples_are_cases_and_not_patches(south: SiteData) -> None:
+def test_examples_are_cases_and_not_patches(south: SiteDataModule) -> None:
     assert south.examples == 12
     assert len(south.dataset("train", training=True)) == 24  # type: ignore[arg-type]
 
@@ -94,7 +94,7 @@ def test_the_order_in_which_items_are_asked_for_does_not_matter() -> None:
         assert torch.equal(backward[i]["image"], expected[i])
 
 
-def test_another_seed_draws_otherwise(south: SiteData) -> None:
+def test_another_seed_draws_otherwise(south: SiteDataModule) -> None:
     dataset = south.dataset("train", training=True)
     dataset.set_random_state(1)  # type: ignore[attr-defined]
     first = dataset[0]["image"]
@@ -102,7 +102,7 @@ def test_another_seed_draws_otherwise(south: SiteData) -> None:
     assert not torch.equal(first, dataset[0]["image"])
 
 
-def test_a_batch_can_be_changed_without_changing_the_cache(south: SiteData) -> None:
+def test_a_batch_can_be_changed_without_changing_the_cache(south: SiteDataModule) -> None:
     for dataset in (south.dataset("val"), south.dataset("train", training=True)):
         before = dataset[0]["image"].clone()
         dataset[0]["image"].fill_(7)
@@ -118,7 +118,7 @@ def test_caches_give_the_same(cache: str) -> None:
     assert torch.equal(found["image"], expected["image"])
 
 
-def test_original_and_restored_lie_on_the_files_grid(south: SiteData) -> None:
+def test_original_and_restored_lie_on_the_files_grid(south: SiteDataModule) -> None:
     case = next(case for case in south.cases("test") if case.target == 1)
     volume, label = south.original(case.token)
     assert label is not None
@@ -129,7 +129,7 @@ def test_original_and_restored_lie_on_the_files_grid(south: SiteData) -> None:
     assert overlap > 0.8  # 3 mm to 4 mm and back costs some of a small lesion's rim
 
 
-def test_a_token_of_another_site(south: SiteData) -> None:
+def test_a_token_of_another_site(south: SiteDataModule) -> None:
     with pytest.raises(DataError, match="no case 0123456789ab"):
         south.case("0123456789ab")
 
@@ -143,7 +143,7 @@ def test_a_hospital_that_is_held_out_cannot_train() -> None:
 
 def test_images_that_differ_in_size_need_a_patch() -> None:
     settings = Images(spacing_mm="native", patch=None, augment="none")
-    data = SiteData.open(SAMPLES / "university", settings, "segment", site_secret=SECRET, classes=2)
+    data = SiteDataModule.open(SAMPLES / "university", settings, "segment", site_secret=SECRET, classes=2)
     items = [{"image": torch.zeros(1, 2, 2, 2)}, {"image": torch.zeros(1, 2, 2, 3)}]
     from medfed.data.datamodule import collate
 
@@ -164,7 +164,7 @@ def test_task_and_data_of_two_kinds(settings: Images, needs: str, word: str) -> 
 
     index = index_folder(SAMPLES / "south", site_secret=SECRET)
     with pytest.raises(DataError, match=word):
-        SiteData(index, settings, needs)  # type: ignore[arg-type]
+        SiteDataModule(index, settings, needs)  # type: ignore[arg-type]
 
 
 class Tiny(pl.LightningModule):
@@ -204,7 +204,7 @@ def test_a_checkpoint_holds_no_path_and_no_name(tmp_path: Path) -> None:
         assert case.id.encode() not in content
 
 
-def test_every_batch_is_plain_tensors(south: SiteData) -> None:
+def test_every_batch_is_plain_tensors(south: SiteDataModule) -> None:
     for loader in (south.train_dataloader(), south.val_dataloader()):
         batch = next(iter(loader))
         assert type(batch["image"]) is torch.Tensor
@@ -212,7 +212,7 @@ def test_every_batch_is_plain_tensors(south: SiteData) -> None:
         assert all(isinstance(case, str) and len(case) == 12 for case in batch["case"])
 
 
-def test_numpys_global_state_is_left_alone(south: SiteData) -> None:
+def test_numpys_global_state_is_left_alone(south: SiteDataModule) -> None:
     before = np.random.get_state()[1].tolist()  # type: ignore[union-attr,index]  # noqa: NPY002
     south.dataset("train", training=True)[0]
     assert np.random.get_state()[1].tolist() == before  # type: ignore[union-attr,index]  # noqa: NPY002

@@ -57,7 +57,7 @@ class Site:
         self.index = Index(Path(), "memory", tuple(listed))
 
     def told(self, **options) -> Fingerprint:
-        options = {"grid": "hu", "classes": 3, "fewest": 10} | options
+        options = {"grid": "hu", "classes": 3, "min_count": 10} | options
         return fingerprint(self.index, read=lambda case: self.volumes[case.id], **options)
 
     @property
@@ -100,7 +100,7 @@ def test_the_sum_is_the_same_in_any_order_and_grouping(sites: list[Site]) -> Non
 
 
 def test_class_shares_spacing_and_size(sites: list[Site]) -> None:
-    merged = merge([site.told(fewest=5) for site in sites])
+    merged = merge([site.told(min_count=5) for site in sites])
     labels = [label.array for site in sites for _, label in site.volumes.values()]
     every = np.concatenate([label.ravel() for label in labels])
     for number in range(3):

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medfed.data.datamodule import SiteData
+from medfed.data.datamodule import SiteDataModule
 from medfed.data.index import Index, index_folder
 from medfed.data.settings import Images
 from medfed.data.splits import case_token
@@ -122,7 +122,9 @@ def test_spreadsheets_ways_of_writing_a_table(tmp_path: Path, delimiter: str, ma
 
 def test_several_channels_are_several_files(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, [row("a", image=f"{MARK}_a.nii.gz|{MARK}_b.nii.gz")])
-    data = SiteData(index(folder), Images(spacing_mm="native", patch=None, channels=2), "segment", classes=2)
+    data = SiteDataModule(
+        index(folder), Images(spacing_mm="native", patch=None, channels=2), "segment", classes=2
+    )
     image = data.dataset("train")[0]["image"]
     assert tuple(image.shape) == (2, 6, 5, 4)
     assert not np.allclose(image[0], image[1])
@@ -293,12 +295,12 @@ def test_a_tree_of_dicom_series_with_segmentations(tmp_path: Path) -> None:
     labels = {case.patient: case.label and case.label.name for case in found.cases}
     assert labels == {"N01": "b.dcm", "N02": "a.dcm", "N05": None}
     assert any("1 series with fewer than 5 slices" in note for note in found.notes)
-    data = SiteData(found, NATIVE, "segment", classes=2)
+    data = SiteDataModule(found, NATIVE, "segment", classes=2)
     assert any("1 cases have no label" in note for note in data.notes)
     for case in found.cases:
         if case.label is not None:
             _, label = data.original(case)
-            by_table = SiteData(index(source), NATIVE, "segment", classes=2)
+            by_table = SiteDataModule(index(source), NATIVE, "segment", classes=2)
             same = next(c for c in by_table.index.cases if c.patient == case.patient)
             expected = by_table.original(same)[1]
             assert label is not None
@@ -404,7 +406,7 @@ def test_a_target_that_is_none(tmp_path: Path, cell: str, word: str) -> None:
 
 def test_a_target_beyond_the_tasks_classes(tmp_path: Path) -> None:
     found = index(folder_of(tmp_path, [row("a"), row("b", target="2")]))
-    refused(lambda: SiteData(found, NATIVE, "classify", classes=2), DataError, token("b"), "has 2")
+    refused(lambda: SiteDataModule(found, NATIVE, "classify", classes=2), DataError, token("b"), "has 2")
 
 
 def test_a_row_with_a_cell_too_many(tmp_path: Path) -> None:
@@ -427,7 +429,7 @@ def test_a_table_that_is_none(tmp_path: Path, content: bytes, word: str) -> None
 
 
 def read_all(folder: Path, classes: int = 2) -> None:
-    dataset = SiteData(index(folder), NATIVE, "segment", classes=classes).dataset("train")
+    dataset = SiteDataModule(index(folder), NATIVE, "segment", classes=classes).dataset("train")
     for i in range(len(dataset)):  # type: ignore[arg-type]
         dataset[i]
 
@@ -458,7 +460,7 @@ def test_channels_on_different_grids(tmp_path: Path) -> None:
     write_nifti(folder / f"{MARK}_b.nii.gz", np.zeros((6, 5, 4), np.float32), moved)
     settings = Images(spacing_mm="native", patch=None, channels=2)
     refused(
-        lambda: SiteData(index(folder), settings, "segment", classes=2).dataset("train")[0],
+        lambda: SiteDataModule(index(folder), settings, "segment", classes=2).dataset("train")[0],
         ImageError,
         token("a"),
         "channel 2",

@@ -9,14 +9,14 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from medfed.data.datamodule import SiteData
-from medfed.data.samplers import Passes
+from medfed.data.datamodule import SiteDataModule
+from medfed.data.samplers import FixedStepBatchSampler
 from medfed.data.settings import Table
 from medfed.errors import DataError
 from medfed.federation.callback import seed_epoch
 
 
-def epochs(batches: Passes, numbers: range) -> list[list[int]]:
+def epochs(batches: FixedStepBatchSampler, numbers: range) -> list[list[int]]:
     found = []
     for number in numbers:
         batches.sampler.set_epoch(number)
@@ -26,27 +26,29 @@ def epochs(batches: Passes, numbers: range) -> list[list[int]]:
 
 def test_passes_visit_each_item_once_and_go_on_where_an_epoch_stopped():
     # 10 items in batches of 4 are passes of 4, 4 and 2; five epochs of 6 steps are ten passes.
-    found = epochs(Passes(10, 4, 6, "s"), range(5))
+    found = epochs(FixedStepBatchSampler(10, 4, 6, "s"), range(5))
     assert [len(batch) for batch in found] == [4, 4, 2] * 10
     passes = [[item for batch in found[start : start + 3] for item in batch] for start in range(0, 30, 3)]
     assert all(sorted(one) == list(range(10)) for one in passes)
     assert len({tuple(one) for one in passes}) == 10  # each in an order of its own
     # An epoch that does not divide a pass: the next one continues it.
-    assert epochs(Passes(10, 4, 5, "s"), range(6)) == found
+    assert epochs(FixedStepBatchSampler(10, 4, 5, "s"), range(6)) == found
 
 
 def test_an_epoch_follows_from_its_number_alone():
-    whole = epochs(Passes(7, 2, 5, "s"), range(4))
-    assert epochs(Passes(7, 2, 5, "s"), range(2, 4)) == whole[10:]
-    assert epochs(Passes(7, 2, 5, "other"), range(4)) != whole
-    assert len(Passes(7, 2, 5, "s")) == 5
+    whole = epochs(FixedStepBatchSampler(7, 2, 5, "s"), range(4))
+    assert epochs(FixedStepBatchSampler(7, 2, 5, "s"), range(2, 4)) == whole[10:]
+    assert epochs(FixedStepBatchSampler(7, 2, 5, "other"), range(4)) != whole
+    assert len(FixedStepBatchSampler(7, 2, 5, "s")) == 5
 
 
 @pytest.fixture
 def site(tmp_path):
     (tmp_path / "a.csv").write_text("x,y,split\n" + "".join(f"{n},{n % 2},train\n" for n in range(7)))
     settings = Table(features=("x",), target="y", standardise="none")
-    return SiteData.open(tmp_path / "a.csv", settings, "table", site_secret=b"k", batch=2, steps=5, seed=1)
+    return SiteDataModule.open(
+        tmp_path / "a.csv", settings, "table", site_secret=b"k", batch=2, steps=5, seed=1
+    )
 
 
 class Sees(pl.LightningModule):

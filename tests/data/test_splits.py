@@ -15,7 +15,7 @@ from medfed.data.splits import (
     assign_splits,
     case_token,
     check_fractions,
-    place_of,
+    split_position,
 )
 from medfed.errors import DataError
 
@@ -42,7 +42,7 @@ def split_of(found: tuple[Case, ...]) -> dict[str, str]:
 
 def test_a_patients_place_is_its_hmac() -> None:
     digest = hmac.new(SECRET, b"medfed/split/p1", hashlib.sha256).digest()
-    assert place_of(SECRET, "p1") == int.from_bytes(digest[:8], "big") / 2**64
+    assert split_position(SECRET, "p1") == int.from_bytes(digest[:8], "big") / 2**64
 
 
 def test_a_token_is_an_hmac_and_no_plain_hash() -> None:

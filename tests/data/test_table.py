@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from medfed.data.datamodule import SiteData
+from medfed.data.datamodule import SiteDataModule
 from medfed.data.settings import Table
 from medfed.data.table import fit_scaling, inputs, read_table
 from medfed.errors import DataError
@@ -43,8 +43,8 @@ def write(tmp_path: Path, text: str = ROWS) -> Path:
     return path
 
 
-def site(path: Path, settings: Table, needs: Any = "table", **more: Any) -> SiteData:
-    return SiteData.open(path, settings, needs, site_secret=SECRET, classes=2, **more)
+def site(path: Path, settings: Table, needs: Any = "table", **more: Any) -> SiteDataModule:
+    return SiteDataModule.open(path, settings, needs, site_secret=SECRET, classes=2, **more)
 
 
 def test_inputs_by_hand(tmp_path: Path) -> None:

@@ -15,7 +15,15 @@ import torch
 
 from medfed.data.normalise.none import NoNormalisation
 from medfed.data.settings import Augment, Images
-from medfed.data.transforms import augmentation, centre_crop, cut, draw, place_patch, prepare, restore
+from medfed.data.transforms import (
+    augmentation,
+    centre_crop,
+    crop_padded,
+    place_patch,
+    prepare,
+    restore,
+    sample_patch,
+)
 from medfed.data.volume import Volume
 from medfed.errors import ImageError
 
@@ -160,11 +168,11 @@ def test_a_label_there_and_back_is_itself() -> None:
 
 def test_cut_is_a_slice() -> None:
     array = np.arange(4 * 5 * 6).reshape(1, 4, 5, 6)
-    np.testing.assert_array_equal(cut(array, (1, 2, 3), (2, 2, 2), 0), array[:, 1:3, 2:4, 3:5])
+    np.testing.assert_array_equal(crop_padded(array, (1, 2, 3), (2, 2, 2), 0), array[:, 1:3, 2:4, 3:5])
 
 
 def test_cut_centres_what_is_too_small() -> None:
-    found = cut(np.ones((1, 2, 3, 8), np.float32), (0, 0, 2), (4, 4, 4), -7)
+    found = crop_padded(np.ones((1, 2, 3, 8), np.float32), (0, 0, 2), (4, 4, 4), -7)
     assert found.shape == (1, 4, 4, 4)
     assert found[0, 1:3, 0:3, :].min() == 1  # 2 of 4 with 1 before, 3 of 4 with 0 before
     assert (found == 1).sum() == 2 * 3 * 4
@@ -217,13 +225,13 @@ def example() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_a_draw_follows_from_its_seed_alone() -> None:
     settings = Images(patch=(8, 8, 8), augment=EVERYTHING)
     first, second = augmentation(EVERYTHING, True, "RAS"), augmentation(EVERYTHING, True, "RAS")
-    expected = draw(*example(), settings, first, 5)
+    expected = sample_patch(*example(), settings, first, 5)
     torch.manual_seed(99)
-    draw(*example(), settings, second, 6)
-    again = draw(*example(), settings, second, 5)
+    sample_patch(*example(), settings, second, 6)
+    again = sample_patch(*example(), settings, second, 5)
     for key, value in expected.items():
         assert torch.equal(value, again[key]), key
-    assert not torch.equal(expected["image"], draw(*example(), settings, first, 7)["image"])
+    assert not torch.equal(expected["image"], sample_patch(*example(), settings, first, 7)["image"])
 
 
 def test_image_and_label_move_together() -> None:
@@ -233,7 +241,7 @@ def test_image_and_label_move_together() -> None:
     label[0, 3:9, 4:12, 5:8] = 1
     settings = Images(patch=(16, 16, 16), augment=augment)
     changes = augmentation(augment, True, "RAS")
-    found = draw(
+    found = sample_patch(
         label.astype(np.float32), label, np.argwhere(label[0]).astype(np.int32), settings, changes, 4
     )
     alike = (found["image"] > 0.5) == (found["label"] > 0)
@@ -248,14 +256,14 @@ def test_flips_go_along_the_patients_axes(axis: str, orientation: str, place: in
     augment = Augment(flip=1.0, flip_axes=(axis,), rotate=0, intensity=0, noise=0)  # type: ignore[arg-type]
     image, label, centres = example()
     settings = settings_of(augment=augment)
-    found = draw(image, label, centres, settings, augmentation(augment, True, orientation), 1)
+    found = sample_patch(image, label, centres, settings, augmentation(augment, True, orientation), 1)
     np.testing.assert_array_equal(found["image"].numpy(), np.flip(image, 1 + place))
     np.testing.assert_array_equal(found["label"].numpy(), np.flip(label, 1 + place))
 
 
 def test_no_augmentation_leaves_an_image_as_it_is() -> None:
     image, label, centres = example()
-    found = draw(image, label, centres, settings_of(), augmentation("none", True, "RAS"), 1)
+    found = sample_patch(image, label, centres, settings_of(), augmentation("none", True, "RAS"), 1)
     np.testing.assert_array_equal(found["image"].numpy(), image)
     assert found["label"].dtype == torch.int64
     assert type(found["image"]) is torch.Tensor  # plain: no metadata to pickle
@@ -264,7 +272,7 @@ def test_no_augmentation_leaves_an_image_as_it_is() -> None:
 def test_augmentation_leaves_the_prepared_volume_alone() -> None:
     image, label, centres = example()
     before = image.copy()
-    draw(
+    sample_patch(
         image,
         label,
         centres,

@@ -22,7 +22,7 @@ from medfed.pipeline.factory import module_of
 from medfed.runs.folder import RunFolder
 from medfed.study.study import digest, read_study, shared, study_of
 from medfed.wire.audit_log import entries, verify
-from medfed.wire.update import Global
+from medfed.wire.update import GlobalModel
 from medfed.wire.weights import weights_of
 
 TINY = STUDY.format(rounds=3).partition("sites:")[0]
@@ -37,7 +37,7 @@ class Place:
         self.study = read_study(folder / "study.yaml")
         self.digest = digest(self.study)
         self.hub = Folder(url=str(folder / "share"), poll_s=0.02).open_hub(self.digest, folder / "hub")
-        self.hub.offer(shared(self.study))
+        self.hub.advertise_study(shared(self.study))
         self.site(data)
 
     def site(self, data: Path, name: str = "north", more: str = "") -> Path:
@@ -113,7 +113,7 @@ def test_a_study_without_this_hospital_is_refused(place, tiny):
 def test_a_file_that_is_not_the_study_it_is_called_is_refused(place):
     # As one would do who can write to storage where nothing is signed: other words under the agreed digest.
     changed = shared(place.study).replace("rounds: 3", "rounds: 300")
-    place.hub.offer(changed)
+    place.hub.advertise_study(changed)
     with pytest.raises(
         ExchangeError, match=f"offers study {place.digest[:12]}, but the file it sends is study"
     ) as caught:
@@ -187,7 +187,7 @@ def wait_for(look):
 
 def test_a_model_that_was_changed_is_refused_and_written_down_and_the_true_one_is_taken(place):
     weights = weights_of(module_of(place.study))
-    place.hub.publish(Global(3, weights, final=True, study=place.digest))
+    place.hub.publish(GlobalModel(3, weights, final=True, study=place.digest))
     chunk = next((place.folder / "share" / "glob").rglob("c/*"))
     true = chunk.read_bytes()
     chunk.write_bytes(true[:-1] + bytes([true[-1] ^ 1]))

@@ -9,7 +9,7 @@ from medfed.deployment import approvals as consent
 from medfed.deployment.policy import Policy, in_words, leaves, refusals
 from medfed.errors import AuditError, StudyError
 from medfed.pipeline.factory import module_of
-from medfed.privacy.accounting.accountant import Charge, epsilon
+from medfed.privacy.accounting.accountant import MechanismSteps, epsilon
 from medfed.study.study import digest, read_study
 from medfed.wire.audit_log import verify
 
@@ -82,7 +82,7 @@ def test_a_studys_epsilon_is_held_to_the_ceiling(tiny):
 
 
 def test_noise_without_an_epsilon_is_counted(noised):
-    spent = epsilon([Charge(2.0, 1.0, 3)], 1e-5, "prv")
+    spent = epsilon([MechanismSteps(2.0, 1.0, 3)], 1e-5, "prv")
     assert refusals(Policy(epsilon_ceiling=spent + 0.01), noised, 4) == []
     assert f"the study's epsilon is {spent:g}" in refusals(Policy(epsilon_ceiling=spent - 0.01), noised, 4)[0]
 

@@ -14,18 +14,22 @@ from hospitals import STUDY, make_hospital
 
 from medfed.deployment import site_service as hospital
 from medfed.errors import DataError, StudyError
-from medfed.evaluation.aggregate import METRICS, aggregate, by_patient
-from medfed.evaluation.comparisons import compare, subgroups
+from medfed.evaluation.aggregate import aggregate
+from medfed.evaluation.comparisons import compare
+from medfed.evaluation.metrics import MetricFamily, families
+from medfed.evaluation.patients import SummarySettings, by_patient
 from medfed.evaluation.report import headline
 from medfed.evaluation.row_transport import rows_of, scalars_of
 from medfed.evaluation.rows import CaseRow, Row, read_cases, read_rows, write
+from medfed.evaluation.subgroups import subgroups
 from medfed.exchange.folder import Folder
 from medfed.pipeline import train as run
 from medfed.pipeline.create_run import begin
 from medfed.pipeline.factory import module_of
-from medfed.runs.folder import RunFolder, save_checkpoint
+from medfed.runs.checkpoints import save_checkpoint
+from medfed.runs.folder import RunFolder
 from medfed.study.study import digest, read_study, shared
-from medfed.wire.update import Global
+from medfed.wire.update import GlobalModel
 from medfed.wire.weights import weights_of
 
 SEGMENT = (
@@ -52,18 +56,19 @@ PLAIN = [case("a", 0.9), case("b", 0.7), case("c", 0.8), case("d", 0.6)]
 CHANGED = [
     case(name, 0.1, condition) for name in "abcd" for condition in ("noise of 10 %", "every 4th slice lost")
 ]
-OPTIONS = {"round": 3, "seed": 1, "minimum": 1, "draws": 50}
+SETTINGS = SummarySettings(round=3, seed=1, min_patients=1, draws=50)
+METRICS = [metric for family in families(MetricFamily) for metric in family.metrics]
 
 
 def test_a_changed_case_is_in_no_row_but_those_of_robustness():
-    found = {row.metric: row for row in aggregate([*CHANGED, *PLAIN], **OPTIONS)}
+    found = {row.metric: row for row in aggregate([*CHANGED, *PLAIN], SETTINGS)}
     # By hand: (0.9 + 0.7 + 0.8 + 0.6) / 4; with the changed ones it would be (0.75 + 2 * 0.1) / 3.
     assert found["dice"].value == pytest.approx(0.75)
     assert found["dice"].n == 4
     untrained = [msgspec.structs.replace(one, model="untrained", value=0.5) for one in PLAIN]
     for made in (compare, subgroups):
-        with_changed = made([*CHANGED, *PLAIN, *untrained], **OPTIONS)
-        assert with_changed == made([*PLAIN, *untrained], **OPTIONS)
+        with_changed = made([*CHANGED, *PLAIN, *untrained], SETTINGS)
+        assert with_changed == made([*PLAIN, *untrained], SETTINGS)
         assert with_changed
 
 
@@ -99,9 +104,9 @@ def test_rows_that_differ_in_one_thing_are_told_apart():
         row(group="condition=noise of 10 %", value=0.57),
         row(structure="ü", group="scanner=A/B", value=0.58),
         *(
-            row(metric=metric, value=number + 1.0)
+            row(metric=metric.name, value=number + 1.0)
             for number, metric in enumerate(METRICS)
-            if metric not in ("dice", "integrated_brier")
+            if metric.comparable and metric.name not in ("dice", "nsd_")
         ),
     ]
     found = rows_of(scalars_of(rows), 3, "north")
@@ -131,8 +136,8 @@ def lead_to_the_end(folder, text: str, data, more: str = ""):
     study = read_study(folder / "study.yaml")
     known = digest(study)
     hub = Folder(url=str(folder / "share"), poll_s=0.02).open_hub(known, folder / "hub")
-    hub.offer(shared(study))
-    hub.publish(Global(3, weights_of(module_of(study)), final=True, study=known))
+    hub.advertise_study(shared(study))
+    hub.publish(GlobalModel(3, weights_of(module_of(study)), final=True, study=known))
     (folder / "site.yaml").write_text(
         f"name: north\ndata: {data}\nexchange: {{kind: folder, url: share, poll_s: 0.02}}\naccelerator: cpu\n"
         f"policy: {{smallest_group: 1}}\n{more}"

@@ -177,8 +177,7 @@ def write(
         "train": {"rounds": rounds, "local_epochs": 2, "batch_size": 2, "learning_rate": 0.001},
         "data": {"spacing_mm": [2.0, 2.0, 2.0], "patch": [48, 48, 48], "normalise": {"kind": "zscore"}},
     }
-    (run / "study.json").write_text(json.dumps(study))
-    (run / "study.yaml").write_text("name: lesions-of-four-hospitals\n")
+    (run / "study.yaml").write_text(json.dumps(study))  # YAML contains JSON
     (run / "audit.jsonl").write_text("")
     summary.summarise(run)
     return run

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from medfed.errors import DataError
-from medfed.evaluation.aggregate import aggregate, histograms
+from medfed.evaluation.aggregate import aggregate
+from medfed.evaluation.patients import SummarySettings
+from medfed.evaluation.probabilities import score_histograms
 from medfed.evaluation.rows import CaseRow
 
 
@@ -29,7 +31,9 @@ def case(patient, value, metric="dice", *, site="north", image=0, note=None, spl
 
 
 def rows_of(cases, **options):
-    found = aggregate(cases, **{"round": 2, "seed": 1, "minimum": 1, "draws": 200, **options})
+    found = aggregate(
+        cases, SummarySettings(**{"round": 2, "seed": 1, "min_patients": 1, "draws": 200, **options})
+    )
     return {(row.site, row.metric, row.structure): row for row in found if row.split == "test"}
 
 
@@ -114,7 +118,7 @@ def test_hospitals_are_pooled_without_the_one_that_took_no_part():
 def test_a_small_hospital_is_hidden_with_another_one():
     sizes = {"north": 9, "south": 3, "east": 7}
     cases = [case(f"{s}{i}", 0.5 + i / 100, site=s) for s, n in sizes.items() for i in range(n)]
-    rows = rows_of(cases, minimum=5)
+    rows = rows_of(cases, min_patients=5)
     assert rows["south", "patients", None].value is None
     assert rows["south", "patients", None].n is None
     assert rows["east", "patients", None].value is None
@@ -164,7 +168,7 @@ def test_one_class_is_null_with_a_reason():
 
 def test_a_rare_outcome_is_not_shown():
     cases = [row for i in range(12) for row in answer(f"p{i}", 0.05 * i, i > 9)]
-    rows = rows_of(cases, classes=["healthy", "disease"], minimum=5)
+    rows = rows_of(cases, classes=["healthy", "disease"], min_patients=5)
     for metric in ("auroc", "sensitivity", "specificity", "prevalence", "ppv"):
         assert rows["north", metric, None].value is None
     assert rows["north", "brier", None].value is not None
@@ -203,10 +207,10 @@ def test_survival_rows():
         40,
     )
     alive = [msgspec.structs.replace(row, event=i > 2) for i, row in enumerate(cases)]
-    assert rows_of(alive, minimum=3)["north", "events", None].value == 37
-    told = rows_of(alive, minimum=4)["north", "events", None]
+    assert rows_of(alive, min_patients=3)["north", "events", None].value == 37
+    told = rows_of(alive, min_patients=4)["north", "events", None]
     assert (told.value, told.note) == (None, "fewer than 4 without an event")
-    assert rows_of(cases, minimum=41)["north", "patients", None].value is None
+    assert rows_of(cases, min_patients=41)["north", "patients", None].value is None
 
 
 def test_the_order_of_cases_changes_nothing():
@@ -220,7 +224,9 @@ def test_the_order_of_cases_changes_nothing():
 
 def test_histograms_are_made_a_site_and_hold_no_small_bin():
     cases = [row for i in range(40) for row in answer(f"p{i}", i / 40, i % 3 == 0)]
-    (found,) = histograms(cases, round=2, classes=["healthy", "disease"], minimum=5)
+    (found,) = score_histograms(
+        cases, SummarySettings(round=2, seed=0, classes=["healthy", "disease"], min_patients=5)
+    )
     assert all(cell.n >= 5 for cell in found.bins)
     assert found.positives == 14
 

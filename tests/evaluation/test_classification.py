@@ -8,8 +8,10 @@ import statsmodels.api as sm
 from sklearn import metrics as sk
 
 from medfed.errors import DataError
+from medfed.evaluation import calibration as k
 from medfed.evaluation import classification as c
-from medfed.evaluation.intervals import bootstrap
+from medfed.evaluation.intervals import Resampling, bootstrap
+from medfed.evaluation.metrics import ClassGroup, classification_estimates
 
 
 def sample(seed, n=200, ties=False, prevalence=0.4):
@@ -17,6 +19,10 @@ def sample(seed, n=200, ties=False, prevalence=0.4):
     y = generator.random(n) < prevalence
     p = 1 / (1 + np.exp(-(generator.normal(0, 1, n) + 1.2 * y - 0.8)))
     return (np.round(p, 1) if ties else p), y
+
+
+def estimates(p, y, names, draws=2000):
+    return classification_estimates(ClassGroup.of(p, y, names, Resampling(0, draws=draws)))
 
 
 def by_name(found):
@@ -27,7 +33,7 @@ def by_name(found):
 @pytest.mark.parametrize("seed", range(4))
 def test_ranking_metrics_equal_scikit_learn(seed, ties):
     p, y = sample(seed, ties=ties)
-    found = by_name(c.measure(np.c_[1 - p, p], y, ["no", "yes"], seed=0, thresholds=[0.5, 0.5], draws=50))
+    found = by_name(estimates(np.c_[1 - p, p], y, ["no", "yes"], draws=50))
     assert found[None, "auroc"].value == pytest.approx(sk.roc_auc_score(y, p), rel=1e-12)
     assert found[None, "auprc"].value == pytest.approx(sk.average_precision_score(y, p), rel=1e-12)
     assert found[None, "brier"].value == pytest.approx(sk.brier_score_loss(y, p), rel=1e-12)
@@ -90,7 +96,7 @@ def test_auroc_intervals_cover_95_percent():
 
 def test_one_class_has_no_auroc_and_says_why():
     p = np.linspace(0.1, 0.9, 8)
-    found = by_name(c.measure(np.c_[1 - p, p], np.zeros(8, int), ["no", "yes"], seed=0))
+    found = by_name(estimates(np.c_[1 - p, p], np.zeros(8, int), ["no", "yes"]))
     assert (found[None, "auroc"].value, found[None, "auroc"].note) == (None, "one class only")
     assert (found[None, "auprc"].value, found[None, "auprc"].note) == (None, "no patient of this class")
     assert (found[None, "sensitivity"].value, found[None, "sensitivity"].note) == (
@@ -105,7 +111,7 @@ def test_a_probability_above_one_is_refused_and_not_taken_for_a_logit():
     with pytest.raises(DataError, match="1 of 3 probabilities are not between 0 and 1; apply softmax"):
         c.delong([0.2, 1.2, 0.4], [0, 1, 0])
     with pytest.raises(DataError, match="do not sum to one"):
-        c.measure([[0.2, 0.2, 0.2]], [0], ["a", "b", "c"], seed=0)
+        estimates([[0.2, 0.2, 0.2]], [0], ["a", "b", "c"])
 
 
 def test_perfect_separation_is_not_certainty():
@@ -114,7 +120,7 @@ def test_perfect_separation_is_not_certainty():
     assert found.value == 1.0
     assert found.low == pytest.approx(0.025 ** (1 / 3))
     assert found.high == 1.0
-    assert c.calibration([0.1, 0.2, 0.3, 0.7, 0.8, 0.9], [0, 0, 0, 1, 1, 1]).slope.value is None
+    assert k.calibration([0.1, 0.2, 0.3, 0.7, 0.8, 0.9], [0, 0, 0, 1, 1, 1]).slope.value is None
 
 
 def test_calibration_equals_statsmodels():
@@ -122,7 +128,7 @@ def test_calibration_equals_statsmodels():
     logit = np.log(p / (1 - p))
     slope = sm.Logit(y, sm.add_constant(logit)).fit(disp=0)
     intercept = sm.GLM(y, np.ones(300), offset=logit, family=sm.families.Binomial()).fit()
-    found = c.calibration(p, y)
+    found = k.calibration(p, y)
     assert found.slope.value == pytest.approx(slope.params[1], rel=1e-6)
     assert found.slope.low == pytest.approx(slope.conf_int()[1, 0], rel=1e-5)
     assert found.intercept.value == pytest.approx(intercept.params[0], rel=1e-6)
@@ -148,7 +154,7 @@ def test_the_operating_point_is_youdens_and_separates_the_observed_values():
 def test_net_benefit_by_hand():
     p, y = [0.9, 0.6, 0.4, 0.1], [1, 0, 1, 0]
     # At 0.25: true positives 2 of 4, false positive 1 of 4, odds 1 / 3. Treating all: 2 / 4 - 2 / 4 / 3.
-    assert c.net_benefit(p, y, [0.25])[0] == pytest.approx([0.5 - 0.25 / 3, 0.5 - 0.5 / 3])
+    assert k.net_benefit(p, y, [0.25])[0] == pytest.approx([0.5 - 0.25 / 3, 0.5 - 0.5 / 3])
 
 
 def test_temperature_finds_the_overconfidence_that_was_put_in():
@@ -156,9 +162,9 @@ def test_temperature_finds_the_overconfidence_that_was_put_in():
     truth = 1 / (1 + np.exp(-generator.normal(0, 1.5, 20000)))
     y = generator.random(20000) < truth
     confident = 1 / (1 + (1 / truth - 1) ** 2.5)
-    found = c.temperature(confident, y)
+    found = k.temperature(confident, y)
     assert found == pytest.approx(2.5, rel=0.05)
-    softened = c.rescaled(confident, found)
+    softened = k.rescaled(confident, found)
     assert np.abs(softened - truth).max() < 0.02
     assert (np.argsort(softened, kind="stable") == np.argsort(confident, kind="stable")).all()
 
@@ -168,7 +174,7 @@ def test_many_classes_macro_and_per_class_equal_scikit_learn():
     y = generator.integers(0, 3, 150)
     logits = generator.normal(0, 1, (150, 3)) + 1.3 * np.eye(3)[y]
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    found = by_name(c.measure(p, y, ["a", "b", "c"], seed=0, draws=50))
+    found = by_name(estimates(p, y, ["a", "b", "c"], draws=50))
     assert found[None, "auroc"].value == pytest.approx(
         sk.roc_auc_score(y, p, multi_class="ovr", average="macro"), rel=1e-12
     )
@@ -180,7 +186,7 @@ def test_many_classes_macro_and_per_class_equal_scikit_learn():
 
 def test_macro_average_is_undefined_without_a_class_rather_than_over_the_rest():
     p = np.full((6, 3), 1 / 3)
-    found = by_name(c.measure(p, [0, 1, 0, 1, 0, 1], ["a", "b", "c"], seed=0))
+    found = by_name(estimates(p, [0, 1, 0, 1, 0, 1], ["a", "b", "c"]))
     assert (found[None, "auroc"].value, found[None, "auroc"].note) == (None, "a class without patients")
 
 

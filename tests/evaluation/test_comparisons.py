@@ -7,8 +7,11 @@ import pytest
 from scipy import stats
 
 from medfed.evaluation import survival
-from medfed.evaluation.comparisons import compare, sign_flip, subgroups
+from medfed.evaluation.comparisons import compare
+from medfed.evaluation.paired_tests import sign_flip
+from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.rows import CaseRow
+from medfed.evaluation.subgroups import subgroups
 
 
 def case(
@@ -64,7 +67,7 @@ def test_a_difference_is_paired():
     level = np.random.default_rng(2).random(12)
     cases = [case("federated", str(i), float(v) * 0.8 + 0.05) for i, v in enumerate(level)]
     cases += [case("local:north", str(i), float(v) * 0.8) for i, v in enumerate(level)]
-    (row,) = compare(cases, round=1, seed=0, minimum=1, draws=200)
+    (row,) = compare(cases, SummarySettings(round=1, seed=0, min_patients=1, draws=200))
     assert (row.model, row.against) == ("federated", "local:north")
     assert row.value == pytest.approx(0.05)
     assert row.p == pytest.approx(2 / 2**12)
@@ -73,7 +76,7 @@ def test_a_difference_is_paired():
 def test_patients_that_only_one_model_saw_are_not_compared():
     cases = [case("federated", str(i), 0.5 + i / 100) for i in range(8)]
     cases += [case("pooled", str(i), 0.4) for i in range(2, 12)]
-    (row,) = compare(cases, round=1, seed=0, minimum=1, draws=200)
+    (row,) = compare(cases, SummarySettings(round=1, seed=0, min_patients=1, draws=200))
     assert row.n == 6
     assert row.value == pytest.approx(np.mean([0.1 + i / 100 for i in range(2, 8)]))
 
@@ -82,7 +85,10 @@ def test_p_values_of_one_metric_are_corrected_together_and_the_untrained_model_i
     generator = np.random.default_rng(3)
     models = ["federated", "local:a", "local:b", "untrained"]
     cases = [case(m, str(i), float(generator.random())) for m in models for i in range(9)]
-    rows = {row.against: row for row in compare(cases, round=1, seed=0, minimum=1, draws=100)}
+    rows = {
+        row.against: row
+        for row in compare(cases, SummarySettings(round=1, seed=0, min_patients=1, draws=100))
+    }
     assert rows["untrained"].p is None
     assert "Holm over 2 tests" in rows["local:a"].method
     ours = np.array([c.value for c in cases if c.model == "federated"])
@@ -96,7 +102,7 @@ def test_p_values_of_one_metric_are_corrected_together_and_the_untrained_model_i
 def test_a_pair_without_a_value_is_left_out_and_counted():
     cases = [case("federated", str(i), 0.5 if i else None) for i in range(6)]
     cases += [case("pooled", str(i), 0.3 + i / 50) for i in range(6)]
-    (row,) = compare(cases, round=1, seed=0, minimum=1, draws=100)
+    (row,) = compare(cases, SummarySettings(round=1, seed=0, min_patients=1, draws=100))
     assert row.n == 5
     assert "1 patient without a pair left out" in row.note
 
@@ -112,7 +118,7 @@ def test_aurocs_are_compared_by_delong():
         for model, values in (("federated", p), ("local:north", q))
         for i, v in enumerate(values)
     ]
-    rows = {row.metric: row for row in compare(cases, round=1, seed=0, draws=100)}
+    rows = {row.metric: row for row in compare(cases, SummarySettings(round=1, seed=0, draws=100))}
     interval, p_value = delong_test(p, q, y)
     assert rows["auroc"].value == pytest.approx(interval.value)
     assert rows["auroc"].p == pytest.approx(p_value)
@@ -122,7 +128,7 @@ def test_aurocs_are_compared_by_delong():
 def test_a_hidden_site_is_in_no_comparison():
     cases = [case(m, f"{s}{i}", i / 20, site=s) for m in ("federated", "pooled") for s, n in
              (("north", 3), ("south", 8), ("east", 9)) for i in range(n)]  # fmt: skip
-    sites = {row.site for row in compare(cases, round=1, seed=0, draws=100, minimum=5)}
+    sites = {row.site for row in compare(cases, SummarySettings(round=1, seed=0, draws=100, min_patients=5))}
     assert sites == {"east", "all"}
 
 
@@ -136,7 +142,10 @@ def test_a_gap_that_was_put_in_is_found():
     generator = np.random.default_rng(6)
     sexes = ["F"] * 20 + ["M"] * 20
     values = np.r_[generator.normal(0.8, 0.05, 20), generator.normal(0.6, 0.05, 20)]
-    rows = {(r.group, r.against): r for r in subgroups(people(values, sexes), round=1, seed=0, draws=300)}
+    rows = {
+        (r.group, r.against): r
+        for r in subgroups(people(values, sexes), SummarySettings(round=1, seed=0, draws=300))
+    }
     gap = rows["sex=F", "the others"]
     assert gap.value == pytest.approx(values[:20].mean() - values[20:].mean())
     assert gap.low < 0.2 < gap.high
@@ -146,7 +155,9 @@ def test_a_gap_that_was_put_in_is_found():
 
 
 def test_small_groups_are_hidden_with_their_complement():
-    rows = subgroups(people(np.linspace(0.5, 0.9, 20), ["F"] * 3 + ["M"] * 17), round=1, seed=0, draws=100)
+    rows = subgroups(
+        people(np.linspace(0.5, 0.9, 20), ["F"] * 3 + ["M"] * 17), SummarySettings(round=1, seed=0, draws=100)
+    )
     assert {row.group for row in rows} == {"sex=F", "sex=M"}
     assert all(row.value is None and row.n is None for row in rows)
 
@@ -155,7 +166,13 @@ def test_gap_tests_reject_as_often_as_they_say():
     generator = np.random.default_rng(7)
     sexes = ["F"] * 15 + ["M"] * 15
     p_values = [
-        next(r.p for r in subgroups(people(generator.random(30), sexes), round=1, seed=run, draws=50) if r.p)
+        next(
+            r.p
+            for r in subgroups(
+                people(generator.random(30), sexes), SummarySettings(round=1, seed=run, draws=50)
+            )
+            if r.p
+        )
         / 2
         for run in range(120)
     ]
@@ -172,7 +189,7 @@ def test_who_alone_saw_that_nothing_is_there_gets_one_against_nought():
         case("pooled", "x", None, note="absent in both")
     ]
     both = [case(model, "y", None, note="absent in both") for model in ("federated", "pooled")]
-    (row,) = compare([*ours, *theirs, *both], round=1, seed=0, minimum=1, draws=100)
+    (row,) = compare([*ours, *theirs, *both], SummarySettings(round=1, seed=0, min_patients=1, draws=100))
     assert row.value == pytest.approx((6 * 0.1 - 1.0) / 7)
     assert row.n == 7
     assert "1 patient where one model alone saw that nothing is there" in row.note
@@ -187,7 +204,7 @@ def test_a_hospital_is_a_family_of_its_own():
         for s in ("a", "b")
         for i in range(9)
     ]
-    found = compare(cases, round=1, seed=0, minimum=1, draws=100)
+    found = compare(cases, SummarySettings(round=1, seed=0, min_patients=1, draws=100))
     assert {row.site for row in found} == {"a", "b", "all"}
     assert all("Holm over 2 tests" in row.method for row in found)
 
@@ -218,7 +235,7 @@ def test_models_of_survival_are_compared_by_c_index_and_brier_score():
     flat, good = np.full(60, 0.5), {at: np.exp(-at * np.exp(risks)) for at in (0.3, 0.8)}
     cases = survivors("federated", risks, times, events, curve=good)
     cases += survivors("pooled", -risks, times, events, curve=dict.fromkeys((0.3, 0.8), flat))
-    found = {row.metric: row for row in compare(cases, round=1, seed=0, draws=200)}
+    found = {row.metric: row for row in compare(cases, SummarySettings(round=1, seed=0, draws=200))}
     assert set(found) == {"c_index", "integrated_brier"}
     # The pooled model ranks the other way round: what one gets right the other gets wrong.
     ours = float(survival.c_index_of(risks, times, events)(np.ones((1, 60)))[0])
@@ -232,7 +249,7 @@ def test_models_of_survival_are_compared_by_c_index_and_brier_score():
     assert found["integrated_brier"].low < expected.mean() < found["integrated_brier"].high
     few = [event and i < 5 for i, event in enumerate(events)]
     rare = survivors("federated", risks, times, few) + survivors("pooled", -risks, times, few)
-    assert compare(rare, round=1, seed=0, minimum=6, draws=20) == []
+    assert compare(rare, SummarySettings(round=1, seed=0, min_patients=6, draws=20)) == []
 
 
 def test_a_group_with_few_of_an_outcome_has_no_auroc_and_no_c_index():
@@ -245,14 +262,23 @@ def test_a_group_with_few_of_an_outcome_has_no_auroc_and_no_c_index():
         case("federated", str(i), float(p), structure="disease", metric="probability", target=float(y), sex=s)
         for i, (p, y, s) in enumerate(zip(score, ill, sex, strict=True))
     ]
-    rows = {(r.group, r.against): r for r in subgroups(cases, round=1, seed=0, minimum=4, draws=50)}
+    rows = {
+        (r.group, r.against): r
+        for r in subgroups(cases, SummarySettings(round=1, seed=0, min_patients=4, draws=50))
+    }
     assert rows["sex=F", None].value is None
     assert rows["sex=F", None].note == "fewer than 4 patients with or without the class"
     assert rows["sex=M", None].value is not None
     assert ("sex=M", "the others") not in rows  # the others are those women
     died = survivors("federated", score, np.arange(1, 41), ill, groups=sex)
-    rows = {(r.group, r.against): r for r in subgroups(died, round=1, seed=0, minimum=4, draws=50)}
+    rows = {
+        (r.group, r.against): r
+        for r in subgroups(died, SummarySettings(round=1, seed=0, min_patients=4, draws=50))
+    }
     assert rows["sex=F", None].note == "fewer than 4 patients with an event"
     assert rows["sex=M", None].metric == "c_index"
-    three = {(r.group, r.against): r for r in subgroups(died, round=1, seed=0, minimum=3, draws=50)}
+    three = {
+        (r.group, r.against): r
+        for r in subgroups(died, SummarySettings(round=1, seed=0, min_patients=3, draws=50))
+    }
     assert three["sex=F", "the others"].value is not None

@@ -17,14 +17,14 @@ def patients(seed, n):
 
 
 def of(p, y, site="a", **options):
-    return h.counted(p, y, round=1, site=site, split="test", model="federated", **options)
+    return h.count_scores(p, y, h.ScoreLabels(1, site, "test", "federated"), **options)
 
 
 @pytest.mark.parametrize("minimum", [1, 5])
 @pytest.mark.parametrize("seed", range(5))
 def test_the_pooled_auroc_lies_within_the_stated_bounds(seed, minimum):
     parts = [patients(10 * seed + place, n) for place, n in enumerate((40, 90, 200))]
-    total = h.merged([of(p, y, site=f"s{i}", minimum=minimum) for i, (p, y) in enumerate(parts)])
+    total = h.merged([of(p, y, site=f"s{i}", min_patients=minimum) for i, (p, y) in enumerate(parts)])
     truth = roc_auc_score(np.concatenate([y for _, y in parts]), np.concatenate([p for p, _ in parts]))
     bounds = h.auroc_bounds(total)
     assert bounds.low <= truth <= bounds.high
@@ -36,7 +36,7 @@ def test_the_pooled_auroc_lies_within_the_stated_bounds(seed, minimum):
 def test_no_bin_that_leaves_is_small():
     for seed in range(20):
         p, y = patients(seed, 60)
-        found = of(p, y, minimum=5)
+        found = of(p, y, min_patients=5)
         assert len(found.bins) > 3
         assert all(cell.n >= 5 for cell in found.bins)
         assert found.positives == y.sum()
@@ -44,11 +44,11 @@ def test_no_bin_that_leaves_is_small():
 
 
 def test_fewer_patients_than_a_group_leave_nothing():
-    assert of([0.1, 0.9, 0.8], [0, 1, 1], minimum=5).bins == ()
+    assert of([0.1, 0.9, 0.8], [0, 1, 1], min_patients=5).bins == ()
 
 
 def test_patients_in_one_bin_may_be_ranked_either_way():
-    found = of([0.1, 0.9, 0.8], [0, 1, 1], minimum=3)
+    found = of([0.1, 0.9, 0.8], [0, 1, 1], min_patients=3)
     assert [(cell.low, cell.high) for cell in found.bins] == [(0.0, 0.91)]
     assert h.auroc_bounds(found) == (0.5, 0.0, 1.0)
 
@@ -73,9 +73,9 @@ def test_roc_and_reliability_by_hand():
 
 
 def test_merging_twice_in_any_order_is_the_same_and_other_models_do_not_add():
-    parts = [of(*patients(seed, 80), site=str(seed), minimum=5) for seed in range(3)]
+    parts = [of(*patients(seed, 80), site=str(seed), min_patients=5) for seed in range(3)]
     assert h.merged(parts) == h.merged(parts[::-1])
-    other = h.counted([0.5], [1], round=2, site="z", split="test", model="federated")
+    other = h.count_scores([0.5], [1], h.ScoreLabels(2, "z", "test", "federated"))
     with pytest.raises(DataError, match="different rounds, splits, models or classes"):
         h.merged([parts[0], other])
 
@@ -87,7 +87,7 @@ def test_one_outcome_alone_has_no_curve():
 
 
 def test_net_benefit_equals_the_patients_own():
-    from medfed.evaluation.classification import net_benefit
+    from medfed.evaluation.calibration import net_benefit
 
     p, y = patients(1, 100)
     found = h.net_benefit_of(of(p, y, bins=20))

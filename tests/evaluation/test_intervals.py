@@ -11,12 +11,12 @@ from statsmodels.stats.proportion import proportion_confint
 from medfed.evaluation.intervals import (
     Interval,
     bootstrap,
-    hidden,
     holm,
+    is_wide,
     mean_of,
     quantile_of,
     resamples,
-    wide,
+    suppressed_groups,
     wilson,
 )
 
@@ -107,7 +107,7 @@ def test_hospitals_of_one_or_two_patients_do_not_make_an_interval_narrow():
 
 def test_pieces_do_not_change_the_numbers(monkeypatch):
     whole = np.concatenate(list(resamples(None, 7, 20, seed=4)))
-    monkeypatch.setattr("medfed.evaluation.intervals.PIECE", 7 * 3)
+    monkeypatch.setattr("medfed.evaluation.intervals.MAX_COUNTS", 7 * 3)
     assert (np.concatenate(list(resamples(None, 7, 20, seed=4))) == whole).all()
 
 
@@ -136,17 +136,17 @@ def test_holm_equals_statsmodels():
 
 
 def test_wide_intervals_are_told():
-    assert wide(Interval(0.7, 0.5, 0.9, 9, ""))
-    assert not wide(Interval(0.8, 0.75, 0.85, 9, ""))
-    assert wide(Interval(4.0, 2.0, 6.0, 9, ""), 0.0, None)
-    assert not wide(Interval(4.0, 3.0, 5.0, 9, ""), 0.0, None)
-    assert not wide(Interval(0.01, -1.0, 1.0, 9, ""), None, None)
+    assert is_wide(Interval(0.7, 0.5, 0.9, 9, ""))
+    assert not is_wide(Interval(0.8, 0.75, 0.85, 9, ""))
+    assert is_wide(Interval(4.0, 2.0, 6.0, 9, ""), 0.0, None)
+    assert not is_wide(Interval(4.0, 3.0, 5.0, 9, ""), 0.0, None)
+    assert not is_wide(Interval(0.01, -1.0, 1.0, 9, ""), None, None)
 
 
 def test_a_small_group_is_hidden_together_with_another():
-    assert hidden({"F": 40, "M": 30}, 5) == set()
-    assert hidden({"F": 40, "M": 3}, 5) == {"F", "M"}
-    assert hidden({"a": 40, "b": 3, "c": 9}, 5) == {"b", "c"}
+    assert suppressed_groups({"F": 40, "M": 30}, 5) == set()
+    assert suppressed_groups({"F": 40, "M": 3}, 5) == {"F", "M"}
+    assert suppressed_groups({"a": 40, "b": 3, "c": 9}, 5) == {"b", "c"}
     # Two hidden groups of one patient each could still be had as a sum of two: more must go.
-    assert hidden({"a": 40, "b": 1, "c": 1, "d": 9}, 5) == {"b", "c", "d"}
-    assert hidden({"a": 40, "b": 0}, 5) == set()
+    assert suppressed_groups({"a": 40, "b": 1, "c": 1, "d": 9}, 5) == {"b", "c", "d"}
+    assert suppressed_groups({"a": 40, "b": 0}, 5) == set()

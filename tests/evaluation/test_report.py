@@ -237,11 +237,11 @@ def test_nothing_of_a_patient_is_in_the_page(run):
 
 def test_paths_in_the_study_stay_out_of_the_page(tmp_path):
     run = fake_runs.write(tmp_path / "run", "segment", patients=6)
-    study = json.loads((run / "study.json").read_text())
+    study = json.loads((run / "study.yaml").read_text())
     study["sites"] = {"north": "/hospital/secret-folder"}
     study["data"]["cache"] = {"path": "secret-cache"}
     study["data"]["extra"] = "C:\\secret-disk"
-    (run / "study.json").write_text(json.dumps(study))
+    (run / "study.yaml").write_text(json.dumps(study))
     assert "secret" not in report.write_report(run).read_text(encoding="utf-8")
 
 

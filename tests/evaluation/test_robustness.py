@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from medfed.evaluation import robustness
+from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.rows import CaseRow
 
 SPACING_MM = (1.0, 1.0, 3.0)
@@ -101,7 +102,9 @@ def test_rows_are_paired_differences_and_hidden_where_all_else_is():
     plain = [case("north", p, 0.80 + 0.01 * p) for p in range(8)]
     noise = [case("north", p, 0.70 + 0.01 * p, "noise of 10 %") for p in range(8)]
     few = [case("south", p, 0.5, condition) for p in range(2) for condition in (None, "noise of 10 %")]
-    rows = robustness.robustness([*plain, *noise, *few], round=3, seed=0, minimum=5, draws=200)
+    rows = robustness.robustness(
+        [*plain, *noise, *few], SummarySettings(round=3, seed=0, min_patients=5, draws=200)
+    )
     shown = [row for row in rows if row.metric == "dice"]
     assert {(row.site, row.group, row.against) for row in shown} == {
         ("all", "condition=noise of 10 %", "unchanged")
@@ -110,4 +113,7 @@ def test_rows_are_paired_differences_and_hidden_where_all_else_is():
 
 
 def test_without_changed_cases_there_are_no_rows():
-    assert robustness.robustness([case("north", p, 0.8) for p in range(8)], round=1, seed=0) == []
+    assert (
+        robustness.robustness([case("north", p, 0.8) for p in range(8)], SummarySettings(round=1, seed=0))
+        == []
+    )

@@ -102,5 +102,5 @@ def test_nan_is_refused_since_json_would_turn_it_into_null():
 
 
 def test_a_value_that_is_missing_needs_a_reason():
-    with pytest.raises(ValueError, match="no value and no note"):
+    with pytest.raises(ValueError, match="no value, and no note"):
         msgspec.structs.replace(ROW, value=None)

@@ -11,11 +11,11 @@ from scipy import ndimage
 from scipy.spatial.distance import cdist
 
 from medfed.errors import LabelError
+from medfed.evaluation.metrics import measure_masks
 from medfed.evaluation.segmentation import (
     count_lesions,
     hausdorff_of,
     mean_distance_of,
-    measure,
     spacing_of,
     surface_dice_of,
     surface_distances,
@@ -23,7 +23,7 @@ from medfed.evaluation.segmentation import (
 
 
 def values(prediction, reference, spacing_mm=(1.0, 1.0, 1.0), **options):
-    found = measure(prediction, reference, spacing_mm, {1: "lesion"}, **options)
+    found = measure_masks(prediction, reference, spacing_mm, {1: "lesion"}, **options)
     return {item.metric: (item.value, item.note) for item in found}
 
 
@@ -186,7 +186,7 @@ def test_structures_are_measured_apart():
     reference = np.array([[1, 1, 1, 2, 2]], np.int16)
     found = {
         (item.structure, item.metric): item.value
-        for item in measure(prediction, reference, (1.0, 1.0), {1: "liver", 2: "tumour"})
+        for item in measure_masks(prediction, reference, (1.0, 1.0), {1: "liver", 2: "tumour"})
     }
     assert found["liver", "dice"] == pytest.approx(4 / 5)
     assert found["tumour", "dice"] == pytest.approx(2 / 4)
@@ -194,16 +194,16 @@ def test_structures_are_measured_apart():
 
 def test_an_unknown_label_value_is_an_error_not_background():
     with pytest.raises(LabelError, match=r"reference: holds the label value 3, known are 1 \(lesion\) and 0"):
-        measure(EMPTY, FULL * 3, (1, 1, 1), {1: "lesion"})
+        measure_masks(EMPTY, FULL * 3, (1, 1, 1), {1: "lesion"})
     with pytest.raises(LabelError, match="prediction: holds the label value nan"):
-        measure(np.full((3, 3, 3), np.nan), FULL, (1, 1, 1), {1: "lesion"})
+        measure_masks(np.full((3, 3, 3), np.nan), FULL, (1, 1, 1), {1: "lesion"})
 
 
 def test_other_grids_and_impossible_spacings_are_errors():
     with pytest.raises(LabelError, match=r"prediction has shape \(3, 3\), the reference \(3, 3, 3\)"):
-        measure(EMPTY[0], FULL, (1, 1, 1), {1: "lesion"})
+        measure_masks(EMPTY[0], FULL, (1, 1, 1), {1: "lesion"})
     with pytest.raises(LabelError, match="spacing_mm: found"):
-        measure(EMPTY, FULL, (1, 0, 1), {1: "lesion"})
+        measure_masks(EMPTY, FULL, (1, 0, 1), {1: "lesion"})
 
 
 def test_spacing_comes_from_an_oblique_affine_and_a_sheared_one_is_refused():

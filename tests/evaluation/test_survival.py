@@ -8,6 +8,14 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from medfed.errors import DataError
 from medfed.evaluation import survival as s
+from medfed.evaluation.intervals import Resampling
+from medfed.evaluation.metrics import SurvivalGroup, survival_estimates
+from medfed.evaluation.patients import SurvivalPredictions
+
+
+def measured(risks, times, events, curves, draws):
+    group = SurvivalGroup(SurvivalPredictions(risks, times, events, curves), Resampling(0, draws=draws))
+    return {one.metric: one.interval for one in survival_estimates(group)}
 
 
 def once(statistic, n):
@@ -70,8 +78,9 @@ def test_measure_gives_intervals():
     risks = generator.normal(0, 1, 60)
     times, events = generator.exponential(np.exp(-risks)) + 1e-3, generator.random(60) < 0.7
     curves = {at: np.exp(-at * np.exp(risks)) for at in (0.5, 1.0)}
-    found = s.measure(risks, times, events, curves=curves, seed=0, draws=200)
-    assert list(found) == ["c_index", "brier@0.5", "brier@1", "integrated_brier"]
+    found = measured(risks, times, events, curves, draws=200)
+    assert list(found) == ["c_index", "brier@0.5", "brier@1", "integrated_brier", "events"]
+    assert found.pop("events").value == events.sum()
     assert all(interval.low <= interval.value <= interval.high for interval in found.values())
     assert found["c_index"].low > 0.5
 
@@ -87,7 +96,7 @@ def test_the_integrated_brier_score_is_the_mean_of_its_patients_parts():
     generator = np.random.default_rng(4)
     times, events = generator.exponential(1, 50) + 0.01, generator.random(50) < 0.7
     curves = {at: generator.random(50) for at in (0.3, 0.6, 1.2)}
-    found = s.measure(np.zeros(50), times, events, curves=curves, seed=0, draws=10)
+    found = measured(np.zeros(50), times, events, curves, draws=10)
     one, two, three = (found[f"brier@{at:g}"].value for at in (0.3, 0.6, 1.2))
     assert found["integrated_brier"].value == pytest.approx(
         ((one + two) / 2 * 0.3 + (two + three) / 2 * 0.6) / 0.9
@@ -106,20 +115,23 @@ def pair_of(generator, n, noise=1.0):
 def test_the_difference_of_two_c_indices_by_hand():
     times, events = [1, 2, 3, 4], [1, 1, 1, 0]
     # All six pairs can be compared; the first model gets all right, the second all but (1, 2).
-    interval, _ = s.compared([4, 3, 2, 1], [3, 4, 2, 1], times, events, seed=0, draws=20)
+    interval, _ = s.c_index_difference([4, 3, 2, 1], [3, 4, 2, 1], times, events, Resampling(0, draws=20))
     assert interval.value == pytest.approx(1 / 6)
 
 
 def test_a_difference_of_c_indices_is_found_as_often_as_its_test_says():
     generator = np.random.default_rng(5)
-    none = [s.compared(*pair_of(generator, 80), seed=0, draws=2)[1] for _ in range(400)]
+    none = [s.c_index_difference(*pair_of(generator, 80), Resampling(0, draws=2))[1] for _ in range(400)]
     assert 0.03 <= np.mean([p < 0.05 for p in none]) <= 0.075
-    there = [s.compared(*pair_of(generator, 160, noise=20.0), seed=0, draws=2)[1] for _ in range(40)]
+    there = [
+        s.c_index_difference(*pair_of(generator, 160, noise=20.0), Resampling(0, draws=2))[1]
+        for _ in range(40)
+    ]
     assert np.mean([p < 0.05 for p in there]) > 0.8
 
 
 def test_two_models_of_one_order_differ_by_nothing():
     generator = np.random.default_rng(6)
     risks, _, times, events = pair_of(generator, 30)
-    interval, p = s.compared(risks, 2 * risks + 1, times, events, seed=0, draws=20)
+    interval, p = s.c_index_difference(risks, 2 * risks + 1, times, events, Resampling(0, draws=20))
     assert (interval.value, p) == (0.0, 1.0)

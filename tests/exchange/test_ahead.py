@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from medfed.errors import RunError
-from medfed.exchange._chunks import bring, bring_ahead
-from medfed.exchange._manifest import PROTOCOL, Manifest, manifest, sealed
-from medfed.exchange._object_store import chunk_name, hub_notice, site_notice
-from medfed.exchange.folder import Folder, FolderDepot
+from medfed.exchange._chunks import download, prefetch
+from medfed.exchange._manifest import PROTOCOL, Manifest, encode_sealed, manifest
+from medfed.exchange._object_store import chunk_name, hub_control_name, site_control_name
+from medfed.exchange.folder import Folder, FolderStore
 from medfed.wire import encoding as wire
 from medfed.wire.signing import HUB, Unsigned
-from medfed.wire.update import Global, Update
+from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference, digest
 
 STUDY = "6" * 64
@@ -30,7 +30,7 @@ CHUNK_BYTES, VALUES = 1000, 4000
 
 @pytest.fixture
 def record(tmp_path, monkeypatch) -> Folder:
-    monkeypatch.setattr(FolderDepot, "chunk_bytes", CHUNK_BYTES)
+    monkeypatch.setattr(FolderStore, "chunk_bytes", CHUNK_BYTES)
     return Folder(url=str(tmp_path / "share"), poll_s=0.01)
 
 
@@ -59,7 +59,7 @@ def until(what) -> None:
 def both(record, tmp_path):
     """The hub, and a site that has the untrained model."""
     hub = record.open_hub(STUDY, tmp_path / "hub")
-    hub.publish(Global(0, weights(0.0), study=STUDY))
+    hub.publish(GlobalModel(0, weights(0.0), study=STUDY))
     north = record.open_site(STUDY, "north", tmp_path / "north")
     north.fetch("north", 0)
     yield hub, north
@@ -71,7 +71,7 @@ def both(record, tmp_path):
 def held(both, monkeypatch):
     """Whoever sends stops after 10 chunks, until this is set."""
     go_on = threading.Event()
-    whole = FolderDepot.put_many
+    whole = FolderStore.put_many
 
     def slowly(self, pieces, stored):
         def some():
@@ -82,7 +82,7 @@ def held(both, monkeypatch):
 
         return whole(self, some(), stored)
 
-    monkeypatch.setattr(FolderDepot, "put_many", slowly)
+    monkeypatch.setattr(FolderStore, "put_many", slowly)
     yield go_on
     go_on.set()
 
@@ -112,7 +112,7 @@ def test_a_site_fetches_a_model_while_the_hub_publishes_it(both, tmp_path, held)
     fetching = threading.Thread(target=lambda: found.append(north.fetch("north", 1)), daemon=True)
     fetching.start()
     publishing = threading.Thread(
-        target=lambda: hub.publish(Global(1, weights(2.5), study=STUDY)), daemon=True
+        target=lambda: hub.publish(GlobalModel(1, weights(2.5), study=STUDY)), daemon=True
     )
     publishing.start()
     until(lambda: brought(tmp_path / "north/exchange/inbox", "r00001") >= 6)
@@ -129,8 +129,8 @@ def test_what_was_announced_does_not_count_where_the_manifest_names_something_el
     data = wire.encode_update(update(7.0), STUDY)
     for index, (first, length) in enumerate(other.spans):
         name = chunk_name(f"up/{STUDY[:16]}/north/r00001", index, other.chunks[index])
-        north._depot.put(name, data[first : first + length])
-    north._depot.put(site_notice(STUDY, "north", "coming"), sealed(other, Unsigned()))
+        north._store.put(name, data[first : first + length])
+    north._store.put(site_control_name(STUDY, "north", "coming"), encode_sealed(other, Unsigned()))
     assert list(hub.collect(1, ["north"], 0.3)) == []
     assert brought(tmp_path / "hub/exchange/spool", "north") == len(other.chunks)
     north.send(update(1.5))
@@ -139,36 +139,36 @@ def test_what_was_announced_does_not_count_where_the_manifest_names_something_el
 
 
 def test_a_damaged_chunk_is_not_taken_ahead(tmp_path):
-    depot = FolderDepot(str(tmp_path / "share"))
+    store = FolderStore(str(tmp_path / "share"))
     chunks = [b"a" * 1000, b"b" * 1000, b"c" * 10]
     digests = [hashlib.sha256(chunk).hexdigest() for chunk in chunks]
     found = Manifest(PROTOCOL, "update", STUDY, "run", "north", 1, 2010, 1000, digests)
     names = [chunk_name("up/x", index, name) for index, name in enumerate(digests)]
-    depot.put(names[0], chunks[0])
-    depot.put(names[1], b"B" + chunks[1][1:])
+    store.put(names[0], chunks[0])
+    store.put(names[1], b"B" + chunks[1][1:])
     path = tmp_path / "spool" / "north.update"
-    assert bring_ahead(depot, found, "up/x", path)
+    assert prefetch(store, found, "up/x", path)
     assert brought(path.parent, "north") == 1
-    assert not bring_ahead(depot, found, "up/x", path)
-    depot.put(names[1], chunks[1])
-    depot.put(names[2], chunks[2])
-    bring(depot, found, "up/x", path)
+    assert not prefetch(store, found, "up/x", path)
+    store.put(names[1], chunks[1])
+    store.put(names[2], chunks[2])
+    download(store, found, "up/x", path)
     assert path.read_bytes() == b"".join(chunks)
-    depot.close()
+    store.close()
 
 
 def test_no_site_sees_a_model_before_the_hubs_own_copy_is_safe(record, tmp_path):
     hub = record.open_hub(STUDY, tmp_path / "hub")
-    hub.publish(Global(0, weights(0.0), study=STUDY))
+    hub.publish(GlobalModel(0, weights(0.0), study=STUDY))
     seen = []
 
     def kept() -> None:
-        data = hub._depot.get(hub_notice(STUDY, "now"))
+        data = hub._store.get(hub_control_name(STUDY, "now"))
         seen.append(manifest(data, Unsigned(), HUB, "global", STUDY).round)
         raise RunError("its checkpoint could not be written")
 
     with pytest.raises(RunError, match="its checkpoint could not be written"):
-        hub.publish(Global(1, weights(1.0), study=STUDY), kept)
+        hub.publish(GlobalModel(1, weights(1.0), study=STUDY), kept)
     assert seen == [0]
     north = record.open_site(STUDY, "north", tmp_path / "north")
     assert north.fetch("north", 0).round == 0
@@ -188,15 +188,15 @@ def test_the_receipt_is_the_manifest_that_is_sent(both):
     ]
     assert receipt.bytes == len(data)
     assert receipt.sha256 == hashlib.sha256("".join(chunks).encode()).hexdigest()
-    stored = north._depot.get(f"up/{STUDY[:16]}/north/r00001/m")
+    stored = north._store.get(f"up/{STUDY[:16]}/north/r00001/m")
     assert manifest(stored, Unsigned(), "north", "update", STUDY).chunks == chunks
 
 
 def test_a_folder_is_looked_at_often_at_first_and_at_most_every_poll_s(tmp_path, monkeypatch):
-    depot, waited = FolderDepot(str(tmp_path), poll_s=0.5), []
-    monkeypatch.setattr(depot._closed, "wait", waited.append)
+    store, waited = FolderStore(str(tmp_path), poll_s=0.5), []
+    monkeypatch.setattr(store._closed, "wait", waited.append)
     for seconds in (0.0, 0.02, 1.0, 4.0, 600.0):
-        depot.wait(seconds)
+        store.wait(seconds)
     assert waited == pytest.approx([0.02, 0.02, 0.1, 0.4, 0.5])
     monkeypatch.undo()
-    depot.close()
+    store.close()

@@ -15,7 +15,7 @@ import pytest
 from medfed.deployment.enrolment import broker, enrol
 from medfed.deployment.enrolment.broker import Broker
 from medfed.exchange._object_store import Unreachable
-from medfed.exchange.nats import NatsDepot
+from medfed.exchange.nats import NatsStore
 from medfed.wire.signing import Identity
 
 PATIENCE_S = 60
@@ -93,16 +93,16 @@ def test_a_hub_reaches_its_broker_on_its_own_machine(enrolment):
 def test_a_site_that_is_enrolled_while_the_broker_runs_is_answered(enrolment, who):
     """Not only let in: its requests, too."""
     enrolment.start()
-    hub = NatsDepot([enrolment.url], Identity(enrolment.credentials("hub")), "56" * 32)
+    hub = NatsStore([enrolment.url], Identity(enrolment.credentials("hub")), "56" * 32)
     eventually(lambda: hub.put("glob/newest/study/m", b"here"))
     if who == "north":
         enrol.revoke(enrolment.authority, who)
         eventually(lambda: reloaded(enrolment, 2))
     enrolment.enrol(who)
-    site = NatsDepot([enrolment.url], Identity(enrolment.credentials(who)), "56" * 32)
+    site = NatsStore([enrolment.url], Identity(enrolment.credentials(who)), "56" * 32)
     assert eventually(lambda: site.get("glob/newest/study/m")) == b"here"
-    for depot in (site, hub):
-        depot.close()
+    for store in (site, hub):
+        store.close()
 
 
 def reloaded(enrolment, times: int) -> None:

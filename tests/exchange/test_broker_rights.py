@@ -15,7 +15,7 @@ from brokered import Enrolment
 
 from medfed.deployment.enrolment import enrol
 from medfed.exchange.nats import Nats
-from medfed.wire.update import Global, Update
+from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference
 
 STUDY = "12" * 32
@@ -32,7 +32,7 @@ def place(tmp_path_factory):
     enrolment.start()
     weights = {"a": torch.ones(40)}
     hub = Nats(**record(enrolment, "hub")).open_hub(STUDY, folder / "hub")
-    hub.publish(Global(0, weights, study=STUDY))
+    hub.publish(GlobalModel(0, weights, study=STUDY))
     south = Nats(**record(enrolment, "south")).open_site(STUDY, "south", folder / "south")
     south.fetch("south", 0)
     south.send(Update("south", 1, Difference({"a": weights["a"] + 1}, weights), 3))
@@ -153,7 +153,7 @@ def as_north(place, subject: str, data: bytes = b"", reply: str = "") -> bytes |
 
 
 def stored(place, name: str) -> bytes | None:
-    return place[1]._depot.get(name)
+    return place[1]._store.get(name)
 
 
 def test_a_site_writes_and_reads_its_own(place):
@@ -211,7 +211,7 @@ def test_a_site_hears_no_other_site(place):
         for wanted in ("glob.*.*.m", "up.>", ">"):
             await client.subscribe(wanted, cb=note)
         await client.flush(5)
-        place[1].publish(Global(0, {"a": torch.ones(40)}, study=STUDY))
+        place[1].publish(GlobalModel(0, {"a": torch.ones(40)}, study=STUDY))
         # South gives a sign of life every two seconds.
         await asyncio.sleep(2.5)
         await client.close()

@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medfed.errors import WireError
-from medfed.exchange._chunks import cut
+from medfed.exchange._chunks import split_chunks
 from medfed.wire import encoding as wire
-from medfed.wire.update import Global, Update
+from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference
 
 
 @given(st.lists(st.binary(max_size=40), max_size=8), st.integers(1, 17))
 def test_chunks_are_the_same_bytes_all_of_one_size_but_the_last(pieces, size):
-    found = [b"".join(chunk) for chunk in cut(iter(pieces), size)]
+    found = [b"".join(chunk) for chunk in split_chunks(iter(pieces), size)]
     assert b"".join(found) == b"".join(pieces)
     assert all(len(chunk) == size for chunk in found[:-1])
     assert all(0 < len(chunk) <= size for chunk in found[-1:])
@@ -24,7 +24,7 @@ def test_chunks_are_the_same_bytes_all_of_one_size_but_the_last(pieces, size):
 
 def test_a_chunk_is_cut_without_a_copy():
     held = bytearray(b"abcdefgh")
-    chunks = list(cut([b"12", memoryview(held)], 4))
+    chunks = list(split_chunks([b"12", memoryview(held)], 4))
     held[:] = b"ABCDEFGH"
     assert [b"".join(chunk) for chunk in chunks] == [b"12AB", b"CDEF", b"GH"]
 
@@ -46,13 +46,13 @@ def test_pieces_are_the_bytes_that_safetensors_itself_writes():
         "n", 2, Difference(model(), model()), 12, {"x": 0.5}, {"g": {"i": torch.ones(3, dtype=torch.int64)}}
     )
     assert b"".join(wire.update_pieces(update, "s")) == wire.encode_update(update, "s")
-    sent = Global(3, model(), ("n",), study="s")
+    sent = GlobalModel(3, model(), ("n",), study="s")
     assert b"".join(wire.global_pieces(sent)) == wire.encode_global(sent)
 
 
 def test_a_model_in_a_file_is_read_after_the_file_is_gone(tmp_path):
     path = tmp_path / "model"
-    path.write_bytes(wire.encode_global(Global(3, model(), ("n",), study="s")))
+    path.write_bytes(wire.encode_global(GlobalModel(3, model(), ("n",), study="s")))
     found = wire.read_global(path, "s")
     path.unlink()
     assert (found.round, found.participants, found.final) == (3, ("n",), False)
@@ -64,7 +64,7 @@ def test_a_model_in_a_file_is_read_after_the_file_is_gone(tmp_path):
 def test_reading_one_tensor_after_another_takes_the_memory_of_one(tmp_path):
     weights = {f"layer{index}": torch.ones(2_000_000) for index in range(20)}
     path = tmp_path / "model"
-    path.write_bytes(wire.encode_global(Global(0, weights)))
+    path.write_bytes(wire.encode_global(GlobalModel(0, weights)))
     weights.clear()
 
     def resident_mb() -> float:
@@ -81,6 +81,6 @@ def test_reading_one_tensor_after_another_takes_the_memory_of_one(tmp_path):
 @pytest.mark.parametrize("cut_off", [1, 100])
 def test_a_file_that_is_cut_off_is_refused(tmp_path, cut_off):
     path = tmp_path / "model"
-    path.write_bytes(wire.encode_global(Global(0, model()))[:-cut_off])
+    path.write_bytes(wire.encode_global(GlobalModel(0, model()))[:-cut_off])
     with pytest.raises(WireError, match=r"a global model of .* bytes is not a safetensors file"):
         wire.read_global(path)

@@ -1,4 +1,4 @@
-"""Disks that are really full, a link of 1 Mbit/s that is cut, and clocks that disagree."""
+"""Disks that are really full, a link of 1 Mbit/s that is split_chunks, and clocks that disagree."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from medfed.exchange import MemoryExchange
 from medfed.exchange.folder import Folder
 from medfed.federation.hub import Plan, coordinate
 from medfed.wire import signing
-from medfed.wire.update import Global, Update
+from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference, digest
 
 STUDY = "78" * 32
@@ -49,7 +49,7 @@ def test_a_full_disk_at_the_hub_ends_it_with_the_cure_and_it_resumes(small_disk)
     place, grow = small_disk
     plan = Plan(rounds=2, sites=("north",), rule=FedAvg(), study=STUDY)
 
-    def led() -> Global:
+    def led() -> GlobalModel:
         exchange = MemoryExchange(STUDY)
         waiting = background(lambda: answer(exchange))
         try:
@@ -90,7 +90,7 @@ def test_a_full_share_is_told_of_and_it_goes_on_when_there_is_room(small_disk, t
     place, grow = small_disk
     record = Folder(url=str(place), poll_s=0.02)
     hub = record.open_hub(STUDY, tmp_path / "hub")
-    hub.publish(Global(0, two_megabytes(), study=STUDY))
+    hub.publish(GlobalModel(0, two_megabytes(), study=STUDY))
     north = record.open_site(STUDY, "north", tmp_path / "north")
     received = north.fetch("north", 0)
     leaving = Update("north", 1, Difference(two_megabytes(1.0), received.weights), 3)
@@ -111,7 +111,7 @@ def test_a_full_disk_at_a_site_is_told_of_and_it_goes_on_when_there_is_room(smal
     place, grow = small_disk
     record = Folder(url=str(tmp_path / "share"), poll_s=0.02)
     hub = record.open_hub(STUDY, tmp_path / "hub")
-    hub.publish(Global(0, two_megabytes(), study=STUDY))
+    hub.publish(GlobalModel(0, two_megabytes(), study=STUDY))
     north = record.open_site(STUDY, "north", place / "north")
     received = north.fetch("north", 0)
     leaving = Update("north", 1, Difference(two_megabytes(1.0), received.weights), 3)
@@ -163,7 +163,7 @@ def test_clocks_an_hour_apart_change_nothing(enrolment, tmp_path, monkeypatch, h
         url=str(tmp_path / "share"), credentials=str(enrolment.credentials(party)), poll_s=0.02
     )
     hub = record("hub").open_hub(STUDY, tmp_path / "hub")
-    hub.publish(Global(0, two_megabytes(), study=STUDY))
+    hub.publish(GlobalModel(0, two_megabytes(), study=STUDY))
     monkeypatch.setattr(signing, "datetime", Shifted)
     north = record("north").open_site(STUDY, "north", tmp_path / "north")
     received = north.fetch("north", 0)

@@ -18,7 +18,7 @@ from proxy import Proxy
 from medfed.deployment.enrolment.broker import write_configuration
 from medfed.errors import ExchangeError
 from medfed.exchange.nats import Nats
-from medfed.wire.update import Global, Update
+from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference, digest
 
 STUDY = "34" * 32
@@ -45,7 +45,7 @@ class Link:
         self.broker = enrolment.start()
         self.proxy = Proxy(enrolment.port)
         self.hub = Nats(**enrolment_record(enrolment, "hub")).open_hub(STUDY, folder / "hub")
-        self.hub.publish(Global(0, model(megabytes=megabytes), study=STUDY))
+        self.hub.publish(GlobalModel(0, model(megabytes=megabytes), study=STUDY))
         self.north = self.site()
 
     def site(self, folder: str = "north"):
@@ -96,7 +96,7 @@ def until(what, why: str) -> None:
 
 def test_an_upload_goes_on_by_chunk_when_every_connection_is_cut(link):
     link.north.fetch("north", 0)
-    # A third of the update: begun from zero after each cut, it would never arrive.
+    # A third of the update: begun from zero after each split_chunks, it would never arrive.
     link.proxy.cut_after = MEGABYTES * 1_000_000 // 3
     link.proxy.up = 0
     link.north.send(update())
@@ -117,7 +117,7 @@ def test_a_killed_sites_upload_goes_on_by_chunk(link):
     # What a kill does: the lock falls, nothing more is written, what is in the folder stays.
     link.north._stopped.set()
     link.north._lock.close()
-    link.north._depot.close()
+    link.north._store.close()
     stored = len((link.folder / "north/exchange/outbox/r00001.stored").read_bytes()) // 4
     assert 0 < stored < MEGABYTES
     link.proxy.rate, link.proxy.up, link.proxy.closed = None, 0, False
@@ -227,7 +227,7 @@ def test_a_second_process_of_one_site_from_another_machine_is_refused(link):
 def test_another_machine_may_take_over_a_site_that_is_gone(link):
     link.north._stopped.set()
     link.north._lock.close()
-    link.north._depot.close()
+    link.north._store.close()
     link.north = link.site("another-machine")
     assert link.north.fetch("north", 0).round == 0
 
@@ -245,4 +245,4 @@ def test_an_address_of_another_kind_is_refused(link):
     with pytest.raises(
         ExchangeError, match=r"exchange\.urls: 'http://hub' begins with none of tls://, wss://"
     ):
-        Nats(**{**enrolment_record(link.enrolment, "north"), "urls": ["http://hub"]}).offered()
+        Nats(**{**enrolment_record(link.enrolment, "north"), "urls": ["http://hub"]}).advertised_study()

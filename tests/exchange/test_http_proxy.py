@@ -11,7 +11,7 @@ import torch
 
 from medfed.errors import ExchangeError
 from medfed.exchange.nats import Nats
-from medfed.wire.update import Global, Update
+from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference, digest
 
 STUDY = "56" * 32
@@ -57,9 +57,9 @@ class ConnectProxy:
         with suppress(OSError):
             while data := source.recv(65536):
                 target.sendall(data)
-        self.cut(source, target)
+        self.split_chunks(source, target)
 
-    def cut(self, *sockets: socket.socket) -> None:
+    def split_chunks(self, *sockets: socket.socket) -> None:
         for one in sockets or tuple(self._open):
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
@@ -67,7 +67,7 @@ class ConnectProxy:
 
     def close(self) -> None:
         self._listener.close()
-        self.cut()
+        self.split_chunks()
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_hospital_behind_an_http_proxy_takes_part(enrolment, tmp_path, proxy):
     weights = {"a": torch.arange(600_000.0)}
     credentials = {name: str(enrolment.credentials(name)) for name in ("hub", "north")}
     hub = Nats(credentials=credentials["hub"], urls=[enrolment.url]).open_hub(STUDY, tmp_path / "hub")
-    hub.publish(Global(0, weights, study=STUDY))
+    hub.publish(GlobalModel(0, weights, study=STUDY))
     # The kit's tls:// comes first and is passed over: a proxy carries WebSocket alone.
     north = Nats(credentials=credentials["north"], proxy=proxy.url).open_site(
         STUDY, "north", tmp_path / "north"
@@ -92,7 +92,7 @@ def test_a_hospital_behind_an_http_proxy_takes_part(enrolment, tmp_path, proxy):
         place = f"CONNECT 127.0.0.1:{enrolment.websocket_port}"
         assert set(proxy.asked) == {place}
         before = len(proxy.asked)
-        proxy.cut()  # the next connection goes through the proxy too
+        proxy.split_chunks()  # the next connection goes through the proxy too
         north.send(Update("north", 1, Difference({"a": weights["a"] + 1}, weights), 3))
         (arrival,) = hub.collect(1, ["north"], 60)
         assert arrival.error is None
@@ -119,4 +119,4 @@ def test_a_hospital_behind_an_http_proxy_takes_part(enrolment, tmp_path, proxy):
 )
 def test_a_proxy_that_cannot_serve_is_refused(enrolment, settings, message):
     with pytest.raises(ExchangeError, match=message):
-        Nats(credentials=str(enrolment.credentials("north")), **settings).offered()
+        Nats(credentials=str(enrolment.credentials("north")), **settings).advertised_study()

@@ -15,7 +15,7 @@ from brokered import Enrolment
 
 from medfed.exchange._object_store import Unreachable
 from medfed.exchange.nats import Nats, _refusal
-from medfed.wire.signing import Identity, serial_of
+from medfed.wire.signing import Identity, serial_number
 
 
 @pytest.mark.slow
@@ -67,7 +67,7 @@ def test_a_stopped_site_costs_its_deadline_once_and_is_back_when_it_goes_on(fede
 def test_what_is_said_at_the_door_names_whose_certificate_and_what_to_do(enrolment, tmp_path):
     """TLS's own words say neither whose certificate it is nor who can mend it."""
     identity = Identity(enrolment.credentials("north"))
-    serial = serial_of(identity.certificate)
+    serial = serial_number(identity.certificate)
     for text, told in (
         (
             "nats: 'Authorization Violation'",
@@ -97,12 +97,12 @@ def test_another_federations_broker_is_told_of(enrolment, tmp_path):
     enrolment.start()
     other = Enrolment(tmp_path / "other", sites=("north",))
     record = Nats(credentials=str(other.credentials("north")), urls=[enrolment.url])
-    depot = record._depot("ab" * 32, Identity(other.credentials("north")))
+    store = record._store("ab" * 32, Identity(other.credentials("north")))
     with pytest.raises(
         Unreachable, match=r"who answers is not of the federation of 'north' \(.*issuer certificate\)"
     ):
-        depot.get("glob/abababababababab/now/m")
-    depot.close()
+        store.get("glob/abababababababab/now/m")
+    store.close()
 
 
 def test_a_process_that_ends_without_closing_stops_the_connections_thread_first(enrolment):
@@ -112,10 +112,10 @@ def test_a_process_that_ends_without_closing_stops_the_connections_thread_first(
         "names = lambda: print([t.name for t in threading.enumerate() if t.name == 'medfed-nats'])\n"
         "atexit.register(names)\n"  # what was registered later is called first
         "from pathlib import Path\n"
-        "from medfed.exchange.nats import NatsDepot\n"
+        "from medfed.exchange.nats import NatsStore\n"
         "from medfed.wire.signing import Identity\n"
-        "depot = NatsDepot([sys.argv[1]], Identity(Path(sys.argv[2])), 'ab' * 32)\n"
-        "depot.put('glob/abababababababab/r00001/m', b'x')\n"
+        "store = NatsStore([sys.argv[1]], Identity(Path(sys.argv[2])), 'ab' * 32)\n"
+        "store.put('glob/abababababababab/r00001/m', b'x')\n"
         "names()\n"
     )
     words = [sys.executable, "-c", text, enrolment.url, str(enrolment.credentials("hub"))]

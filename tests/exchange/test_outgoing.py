@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from medfed.errors import WireError
-from medfed.exchange import _site_transport as _site_meeting
-from medfed.exchange._chunks import Outgoing
+from medfed.exchange import _site_transport
+from medfed.exchange._chunks import OutgoingUpdate
 from medfed.exchange._manifest import PROTOCOL, Manifest
 from medfed.exchange.folder import Folder
-from medfed.wire.update import Global, Update
+from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference, digest
 
 STUDY = "5" * 64
@@ -28,10 +28,10 @@ def described(*chunks: bytes) -> Manifest:
     return Manifest(PROTOCOL, "update", STUDY, "run", "north", 1, sum(map(len, chunks)), 4, digests)
 
 
-def written(folder, round: int, *chunks: bytes) -> Outgoing:
-    going = Outgoing(folder, round)
+def written(folder, round: int, *chunks: bytes) -> OutgoingUpdate:
+    going = OutgoingUpdate(folder, round)
     going.write(([chunk] for chunk in chunks), described(*chunks))
-    going.settle()
+    going.wait_written()
     return going
 
 
@@ -45,7 +45,7 @@ def test_a_shorter_update_is_sent_without_the_end_of_a_longer_one_before(tmp_pat
         last.set()
         assert sent.wait(PATIENCE_S)
 
-    going = Outgoing(tmp_path, 2)
+    going = OutgoingUpdate(tmp_path, 2)
     going.write(pieces(), described(b"dd"))
     assert last.wait(PATIENCE_S)
     chunks = going.chunks("up/s/north/r00002")
@@ -61,7 +61,7 @@ def test_a_restart_sends_the_same_chunks_and_not_those_that_arrived(tmp_path):
     first = written(tmp_path, 1, b"aaaa", b"bbbb", b"cc")
     every = list(first.chunks("p"))
     first.arrived(every[1][0])
-    again = Outgoing(tmp_path, 1)
+    again = OutgoingUpdate(tmp_path, 1)
     assert again.complete
     assert again.intact()
     assert list(again.chunks("p")) == [every[0], every[2]]
@@ -70,7 +70,7 @@ def test_a_restart_sends_the_same_chunks_and_not_those_that_arrived(tmp_path):
 def test_a_file_that_something_else_cut_off_is_not_sent(tmp_path):
     written(tmp_path, 1, b"aaaa", b"bbbb", b"cc")
     (tmp_path / "update").write_bytes(b"aaaabb")
-    again = Outgoing(tmp_path, 1)
+    again = OutgoingUpdate(tmp_path, 1)
     assert not again.intact()
     with pytest.raises(WireError, match=r"ends in chunk 2, after 2 of its 4 bytes"):
         list(again.chunks("p"))
@@ -83,7 +83,7 @@ class Meeting:
         record = Folder(url=str(folder / "share"), poll_s=0.001)
         self.model = {"weight": torch.zeros(width)}
         self.hub = record.open_hub(STUDY, folder / "hub")
-        self.hub.publish(Global(0, self.model, study=STUDY))
+        self.hub.publish(GlobalModel(0, self.model, study=STUDY))
         self.north = record.open_site(STUDY, "north", folder / "north")
         self.north.fetch("north", 0)
 
@@ -120,18 +120,18 @@ def test_the_small_report_after_every_update_arrives(meeting):
 def test_an_update_that_came_too_late_is_out_of_the_way_of_the_next(meeting, monkeypatch):
     """Its thread would write over the next update in the middle of its way."""
     paused, go_on = threading.Event(), threading.Event()
-    cut = _site_meeting.cut
+    split_chunks = _site_transport.split_chunks
     late = threading.Thread(target=lambda: meeting.north.send(meeting.update(1)), daemon=True)
 
     def slow(pieces, size):
-        for chunk in cut(pieces, size):
+        for chunk in split_chunks(pieces, size):
             if threading.current_thread().name == "medfed-outgoing" and not go_on.is_set():
                 paused.set()
                 assert go_on.wait(PATIENCE_S)
             yield chunk
 
-    monkeypatch.setattr(_site_meeting, "cut", slow)
-    meeting.hub.publish(Global(1, meeting.model, study=STUDY))
+    monkeypatch.setattr(_site_transport, "split_chunks", slow)
+    meeting.hub.publish(GlobalModel(1, meeting.model, study=STUDY))
     late.start()
     assert paused.wait(PATIENCE_S)
     late.join(0.3)
@@ -145,10 +145,10 @@ def test_an_update_that_came_too_late_is_out_of_the_way_of_the_next(meeting, mon
 
 
 def test_an_update_that_was_damaged_in_the_site_is_made_again(meeting):
-    going = Outgoing(meeting.north._outbox, 1)
+    going = OutgoingUpdate(meeting.north._outbox, 1)
     left = b"what an earlier process left"
     going.write([[left]], meeting.north._manifest(1, len(left), [hashlib.sha256(left).hexdigest()]))
-    going.settle()
+    going.wait_written()
     (meeting.north._outbox / "update").write_bytes(b"damaged")
     meeting.north.send(meeting.update(1))
     assert digest(meeting.came(1).delta.minuend) == digest(meeting.update(1).delta.minuend)
@@ -170,6 +170,6 @@ def test_an_update_that_the_place_in_between_lost_is_sent_again(meeting, tmp_pat
     waiting = threading.Thread(target=lambda: meeting.north.fetch("north", 1), daemon=True)
     waiting.start()
     assert digest(meeting.came(1).delta.minuend) == digest(meeting.update(1).delta.minuend)
-    meeting.hub.publish(Global(1, meeting.model, study=STUDY))
+    meeting.hub.publish(GlobalModel(1, meeting.model, study=STUDY))
     waiting.join(PATIENCE_S)
     assert not waiting.is_alive()

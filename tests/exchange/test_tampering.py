@@ -13,7 +13,7 @@ import torch
 
 from medfed.deployment.enrolment import enrol
 from medfed.exchange.folder import Folder
-from medfed.wire.update import Global, Update
+from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference, digest
 
 STUDY = "ef" * 32
@@ -42,7 +42,7 @@ class Meeting:
             self.enrol(site)
         self.hub = self.record(self.authority / "hub").open_hub(STUDY, folder / "hub")
         self.sites = {site: self.site(site) for site in ("north", "south")}
-        self.hub.publish(Global(0, model(), study=STUDY))
+        self.hub.publish(GlobalModel(0, model(), study=STUDY))
         for name, site in self.sites.items():
             site.fetch(name, 0)
 
@@ -141,7 +141,7 @@ def test_an_update_of_an_older_round_is_refused(meeting):
     meeting.sites["north"].send(update("north"))
     kept = meeting.folder / "kept"
     shutil.copytree(meeting.up("north"), kept)
-    meeting.hub.publish(Global(1, model(2), study=STUDY))
+    meeting.hub.publish(GlobalModel(1, model(2), study=STUDY))
     meeting.sites["south"].fetch("south", 1)
     shutil.copytree(kept, meeting.up("north", 2))
     assert "its manifest is for round 1" in meeting.collected(2)
@@ -173,7 +173,7 @@ def test_a_site_of_another_authority_is_refused(meeting, tmp_path):
 
 def refused(meeting: Meeting, caplog, damage, mend) -> str:
     """Damage the model of round 1, see that north goes on waiting, mend it, and return what north said."""
-    meeting.hub.publish(Global(1, model(2), study=STUDY))
+    meeting.hub.publish(GlobalModel(1, model(2), study=STUDY))
     undo = damage()
     found = []
     waiting = threading.Thread(
@@ -194,10 +194,10 @@ def refused(meeting: Meeting, caplog, damage, mend) -> str:
 
 
 def test_an_older_model_is_not_taken(meeting, caplog):
-    meeting.hub.publish(Global(1, model(2), study=STUDY))
+    meeting.hub.publish(GlobalModel(1, model(2), study=STUDY))
     old = meeting.now.read_bytes()
     meeting.sites["north"].fetch("north", 1)
-    meeting.hub.publish(Global(2, model(3), study=STUDY))
+    meeting.hub.publish(GlobalModel(2, model(3), study=STUDY))
     meeting.sites["north"].fetch("north", 2)
     meeting.now.write_bytes(old)
     waiting = threading.Thread(target=lambda: meeting.sites["north"].fetch("north", 3), daemon=True)
@@ -208,7 +208,7 @@ def test_an_older_model_is_not_taken(meeting, caplog):
         waiting.join(0.05)
     else:
         pytest.fail("the older model was not refused")
-    meeting.hub.publish(Global(3, model(4), study=STUDY))
+    meeting.hub.publish(GlobalModel(3, model(4), study=STUDY))
     waiting.join(PATIENCE_S)
     assert not waiting.is_alive()
 
@@ -231,7 +231,7 @@ def test_a_model_that_a_site_signed_is_refused(meeting, caplog):
 
 
 def test_a_changed_study_is_refused(meeting):
-    meeting.hub.offer("rounds: 3\n")
+    meeting.hub.advertise_study("rounds: 3\n")
     assert meeting.sites["north"].study_text() == "rounds: 3\n"
     path = meeting.share / "glob" / SPACE / "study" / "m"
     path.write_bytes(path.read_bytes().replace(b"rounds: 3", b"rounds: 9"))

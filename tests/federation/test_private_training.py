@@ -25,8 +25,8 @@ from medfed.federation.private_training import (
 )
 from medfed.federation.site import Training, train_site
 from medfed.privacy import _noise as noise
-from medfed.privacy.accounting.accountant import Charge, epsilon
-from medfed.privacy.accounting.ledger import Ledger, Spending, data_set
+from medfed.privacy.accounting.accountant import MechanismSteps, epsilon
+from medfed.privacy.accounting.ledger import BudgetTracker, Ledger, data_set
 from medfed.privacy.dp_sgd import DPSGD
 from medfed.wire.weights import digest, weights_of
 
@@ -76,8 +76,10 @@ class Rows(pl.LightningDataModule):
 TABLE = torch.tensor([[2.0, 4.0], [4.0, 4.0], [0.3, 0.4], [-2.0, 1.0], [-1.0, -2.0], [0.0, 1.0]])
 
 
-def spending(folder, resumed: bool = False, ceiling: float | None = None) -> Spending:
-    return Spending(Ledger(folder, ceiling), "study", PATIENTS, delta=1e-5, accountant="rdp", resumed=resumed)
+def spending(folder, resumed: bool = False, ceiling: float | None = None) -> BudgetTracker:
+    return BudgetTracker(
+        Ledger(folder, ceiling), "study", PATIENTS, delta=1e-5, accountant="rdp", resumed=resumed
+    )
 
 
 def fit(folder, module, *, privacy=None, expected=3, epochs=1, rows=TABLE, items=ITEMS, **settings):
@@ -183,22 +185,22 @@ def test_the_target_is_met_over_all_steps_and_the_noise_differs_each_time(tmp_pa
         private = fit(tmp_path / run, model, epochs=4, expected=1, privacy=DPSGD(epsilon=3, accountant="rdp"))
         moved.append(model.w.data.clone())
         # One of three patients a step: a rate of 1 / 3, three steps an epoch, four epochs.
-        private.settle(1)
+        private.commit_round(1)
         assert private.state_dict()["steps"] == 12
         assert private.state_dict()["sample_rate"] == pytest.approx(1 / 3)
-        spent = epsilon([Charge(private.noise_multiplier, 1 / 3, 12)], 1e-5, "rdp")
+        spent = epsilon([MechanismSteps(private.noise_multiplier, 1 / 3, 12)], 1e-5, "rdp")
         assert private.epsilon == pytest.approx(spent)
         assert 2.98 < spent <= 3
     assert not torch.equal(*moved)
 
 
 def test_a_step_without_any_patient_is_noise_alone_and_counts(tmp_path, no_noise, monkeypatch):
-    monkeypatch.setattr(noise, "chosen", lambda count, chance: [])
+    monkeypatch.setattr(noise, "poisson_sample", lambda count, chance: [])
     model = Line()
     private = fit(tmp_path, model, expected=1)
     assert float(model.w.data.abs().sum()) == 0.0
     assert len(no_noise) == 3
-    private.settle(1)
+    private.commit_round(1)
     assert private.state_dict()["steps"] == 3
 
 

@@ -133,17 +133,17 @@ def test_another_seed_gives_other_bytes(tmp_path, undisturbed):
 def test_a_full_disk_at_the_hub_is_told_and_the_run_goes_on_afterwards(tmp_path, undisturbed, monkeypatch):
     from medfed.federation import hub
 
-    real = hub.wire.pieces_of
+    real = hub.wire.safetensors_pieces
 
     def full(tensors, metadata):
         if metadata.get("round") == "2":
             raise OSError(28, "No space left on device")
         return real(tensors, metadata)
 
-    monkeypatch.setattr(hub.wire, "pieces_of", full)
+    monkeypatch.setattr(hub.wire, "safetensors_pieces", full)
     with pytest.raises(
         medfed.MedfedError, match="round 2: its checkpoint could not be written: No space left on device"
     ):
         run(tmp_path)
-    monkeypatch.setattr(hub.wire, "pieces_of", real)
+    monkeypatch.setattr(hub.wire, "safetensors_pieces", real)
     assert digest(run(tmp_path, resume=True).weights) == undisturbed

@@ -39,7 +39,7 @@ def study_file(tmp_path):
 def prints_of(study):
     return {
         site: fingerprint(
-            index_folder(where, site_secret=simulated_secret(study, site)), grid="hu", classes=2, fewest=2
+            index_folder(where, site_secret=simulated_secret(study, site)), grid="hu", classes=2, min_count=2
         )
         for site, where in study.sites.items()
     }

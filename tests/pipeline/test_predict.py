@@ -15,14 +15,15 @@ import pytest
 import torch
 from hospitals import make_hospital
 
-from medfed.data.datamodule import SiteData
+from medfed.data.datamodule import SiteDataModule
 from medfed.data.read import read, read_label
 from medfed.errors import RunError
 from medfed.pipeline import predict
 from medfed.pipeline.create_run import begin
 from medfed.pipeline.factory import module_of, simulated_secret
 from medfed.pipeline.measure_models import saved
-from medfed.runs.folder import RunFolder, save_checkpoint
+from medfed.runs.checkpoints import save_checkpoint
+from medfed.runs.folder import RunFolder
 from medfed.study.study import read_study
 from medfed.wire.weights import load, weights_of
 
@@ -72,7 +73,9 @@ def test_masks_lie_on_the_images_grid_and_are_what_the_network_says(dicom):
     """By another path: Lightning's validation data, the module by hand, and back to the file's grid."""
     done, data, out = dicom
     study = read_study(done.study)
-    site = SiteData.open(data, study.data, "segment", site_secret=simulated_secret(study, "ours"), classes=2)
+    site = SiteDataModule.open(
+        data, study.data, "segment", site_secret=simulated_secret(study, "ours"), classes=2
+    )
     module = module_of(study)
     load(module, saved(done)["federated"])
     module.eval()

@@ -67,5 +67,5 @@ def test_a_survival_study_from_its_tables_to_its_report(tmp_path):
 
 
 def test_a_hopeless_risk_has_no_chance_and_no_overflow():
-    assert survival.chance(0.5, 1e6) < 1e-300
-    assert survival.chance(0.0, 3.0) == 1.0
+    assert survival.survival_probability(0.5, 1e6) < 1e-300
+    assert survival.survival_probability(0.0, 3.0) == 1.0

@@ -7,7 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from medfed.evaluation import aggregate, classification, survival
+from medfed.evaluation import calibration, classification, survival
+from medfed.evaluation.patients import by_patient, class_predictions
+from medfed.evaluation.probabilities import temperature_scaled
 from medfed.evaluation.rows import CaseRow
 from medfed.pipeline import baseline
 from medfed.pipeline.factory import hospital_of
@@ -43,17 +45,17 @@ def overconfident(patients, seed):
 
 def test_the_temperature_comes_from_validation_and_undoes_overconfidence_on_test_patients():
     cases = rows_of("val", *overconfident(4000, 0)) + rows_of("test", *overconfident(2000, 1))
-    cooled, temperatures = aggregate.cooled(cases, ["healthy", "disease"])
+    scaled, temperatures = temperature_scaled(cases, ["healthy", "disease"])
     assert temperatures["federated"] == pytest.approx(3.0, rel=0.1)
-    p, y = aggregate.predictions(
-        aggregate.by_patient([case for case in cooled if case.split == "test"]), ["healthy", "disease"]
+    p, y = class_predictions(
+        by_patient([case for case in scaled if case.split == "test"]), ["healthy", "disease"]
     )
-    raw, _ = aggregate.predictions(
-        aggregate.by_patient([case for case in cases if case.split == "test"]), ["healthy", "disease"]
+    raw, _ = class_predictions(
+        by_patient([case for case in cases if case.split == "test"]), ["healthy", "disease"]
     )
     assert p.sum(axis=1) == pytest.approx(1)
-    assert classification.calibration(p[:, 1], y == 1).slope.value == pytest.approx(1.0, abs=0.15)
-    assert classification.calibration(raw[:, 1], y == 1).slope.value < 0.5
+    assert calibration.calibration(p[:, 1], y == 1).slope.value == pytest.approx(1.0, abs=0.15)
+    assert calibration.calibration(raw[:, 1], y == 1).slope.value < 0.5
     ones = np.ones((1, len(y)))
     assert classification.auroc_of(p[:, 1], y == 1)(ones) == pytest.approx(
         classification.auroc_of(raw[:, 1], y == 1)(ones)
@@ -62,7 +64,7 @@ def test_the_temperature_comes_from_validation_and_undoes_overconfidence_on_test
 
 def test_a_model_without_validation_patients_stays_as_it_is():
     cases = rows_of("test", *overconfident(20, 1))
-    assert aggregate.cooled(cases, ["healthy", "disease"]) == (cases, {})
+    assert temperature_scaled(cases, ["healthy", "disease"]) == (cases, {})
 
 
 def test_breslow_by_hand():

@@ -22,8 +22,8 @@ from medfed.federation.hub import Plan, coordinate, newest
 from medfed.federation.round import contribute, receive
 from medfed.privacy import NoPrivacy
 from medfed.wire.audit_log import AuditLog
-from medfed.wire.messages import SiteLetters
-from medfed.wire.update import Global, Update
+from medfed.wire.messages import SiteChannel
+from medfed.wire.update import GlobalModel, Update
 
 ts = pytest.importorskip("tenseal")
 
@@ -36,7 +36,7 @@ ROUNDS = 2
 CLOSE = 1e-5
 
 
-def run(privacy, rounds=ROUNDS, **more) -> Global:
+def run(privacy, rounds=ROUNDS, **more) -> GlobalModel:
     stops = more.pop("stops", None)
     sites = {
         name: lambda exchange, name=name: answer(
@@ -49,7 +49,7 @@ def run(privacy, rounds=ROUNDS, **more) -> Global:
     )
 
 
-def close(found: Global, expected: Global) -> bool:
+def close(found: GlobalModel, expected: GlobalModel) -> bool:
     return all(
         torch.allclose(found.weights[name], tensor, rtol=0, atol=CLOSE)
         for name, tensor in expected.weights.items()
@@ -93,7 +93,7 @@ def test_a_stopped_run_goes_on_with_the_key_that_the_sites_kept(tmp_path):
 def test_a_site_that_lost_its_key_is_told_so():
     exchange = MemoryExchange(STUDY)
     group = {module.SUM: {module.EXAMPLES: torch.tensor(3)}}
-    exchange.publish(Global(1, model(), study=STUDY, groups=group))
+    exchange.publish(GlobalModel(1, model(), study=STUDY, groups=group))
     with pytest.raises(
         PrivacyError, match=r"site 'north', round 1: the model's encrypted layers are closed to this site"
     ):
@@ -129,11 +129,11 @@ def tampered(change) -> str:
 
 
 def piece(update: Update, data: torch.Tensor) -> Update:
-    return update if update.evaluates_only else replace(update, groups={"ckks": {"00000": data}})
+    return update if update.evaluation_only else replace(update, groups={"ckks": {"00000": data}})
 
 
 def in_the_clear(update: Update) -> Update:
-    return update if update.evaluates_only else replace(update, delta=model())
+    return update if update.evaluation_only else replace(update, delta=model())
 
 
 def other_parameters(size: int) -> bytes:
@@ -153,9 +153,9 @@ CHANGES = {
     "rubbish": (lambda update: piece(update, torch.ones(5000, dtype=torch.uint8)), "0 ciphertexts, expected 3"),
     "floats": (lambda update: piece(update, torch.ones(50)), "50 numbers of torch.float32 are no 3 ciphertexts"),
     "too much": (lambda update: piece(update, torch.ones(300_000, dtype=torch.uint8)), "are no 3 ciphertexts"),
-    "no ciphertexts": (lambda update: piece(update, packed(lambda size: b"x" * 60)), "something else than a ciphertext"),
-    "another ring": (lambda update: piece(update, packed(other_parameters)), "something else than a ciphertext|are no 3"),
-    "another scale": (lambda update: piece(update, packed(other_scale)), "something else than a ciphertext"),
+    "no ciphertexts": (lambda update: piece(update, packed(lambda size: b"x" * 60)), "does not hold a ciphertext"),
+    "another ring": (lambda update: piece(update, packed(other_parameters)), "does not hold a ciphertext|are no 3"),
+    "another scale": (lambda update: piece(update, packed(other_scale)), "does not hold a ciphertext"),
     "in the clear": (in_the_clear, "'a' is not in the global model"),
 }  # fmt: skip
 
@@ -165,27 +165,27 @@ def test_what_is_no_ciphertext_is_refused_and_the_others_are_added(change, messa
     assert re.search(message, tampered(change))
 
 
-def test_letters_without_signatures_are_not_enough():
+def test_messages_without_signatures_are_not_enough():
     exchange = MemoryExchange(STUDY)
     exchange.signed = False
-    with pytest.raises(PrivacyError, match=r"privacy.kind: ckks needs letters with signatures"):
+    with pytest.raises(PrivacyError, match=r"privacy.kind: ckks needs messages with signatures"):
         contribute(exchange, Ckks(), Update("north", 1, model(), 5), model(), AuditLog(None))
 
 
 def test_a_weight_too_large_is_named():
-    shield = module._Sealed(Ckks(), module._new_key())
+    protector = module._Encryptor(Ckks(), module._new_key())
     with pytest.raises(
         PrivacyError, match=r"site 'north' for round 1: a weight times its 10 examples is 1e\+07"
     ):
-        shield.protect(Update("north", 1, {"a": torch.tensor([1e6])}, 10), {"a": torch.zeros(1)})
+        protector.protect(Update("north", 1, {"a": torch.tensor([1e6])}, 10), {"a": torch.zeros(1)})
 
 
 def test_a_layer_that_does_not_exist_is_named():
-    shield = module._Sealed(Ckks(layers=["head"]), module._new_key())
+    protector = module._Encryptor(Ckks(layers=["head"]), module._new_key())
     with pytest.raises(
         PrivacyError, match=r"privacy.layers: none of the model's tensors begins with head; there are a, b"
     ):
-        shield.protect(Update("north", 1, model(), 10), model())
+        protector.protect(Update("north", 1, model(), 10), model())
 
 
 @pytest.mark.parametrize(
@@ -205,25 +205,25 @@ def test_what_cannot_be_computed_on_ciphertext_is_refused_when_the_study_is_read
 
 
 def test_a_hub_cannot_give_a_site_a_key_of_its_own():
-    """The hub puts its own public key in south's place: the signature of south's letter does not cover it."""
-    from medfed.privacy._ckks_keys import SHOWN, Letters, Shown, agreed, read
+    """The hub puts its own public key in south's place: the signature of south's message does not cover it."""
+    from medfed.privacy._ckks_keys import SHOWN, KeyAnnouncement, RelayedMessages, read, shared_key
 
     class Lies(MemoryExchange):
-        def post_all(self, round, attempt, step, letters):
+        def send_messages(self, round, attempt, step, channel):
             changed = {
-                site: read_and_change(data) if step == SHOWN else data for site, data in letters.items()
+                site: read_and_change(data) if step == SHOWN else data for site, data in channel.items()
             }
-            return super().post_all(round, attempt, step, changed)
+            return super().send_messages(round, attempt, step, changed)
 
     def read_and_change(data: bytes) -> bytes:
-        sealed = read(data, Letters).letters
-        return msgspec.json.encode(Letters({**sealed, "south": sealed["north"]}))
+        sealed = read(data, RelayedMessages).messages
+        return msgspec.json.encode(RelayedMessages({**sealed, "south": sealed["north"]}))
 
     exchange = Lies(STUDY)
-    exchange.publish(Global(0, model(), study=STUDY))
+    exchange.publish(GlobalModel(0, model(), study=STUDY))
     for site, key in (("south", b"1" * 32), ("north", b"2" * 32)):
-        exchange.post(site, 1, 1, SHOWN, msgspec.json.encode(Shown(key)))
-    sealed = {site: exchange._letters[(site, "hub", SHOWN)][1] for site in ("north", "south")}
-    exchange.post_all(1, 1, SHOWN, {"north": msgspec.json.encode(Letters(sealed))})
+        exchange.send_message(site, 1, 1, SHOWN, msgspec.json.encode(KeyAnnouncement(key)))
+    sealed = {site: exchange._messages[(site, "hub", SHOWN)][1] for site in ("north", "south")}
+    exchange.send_messages(1, 1, SHOWN, {"north": msgspec.json.encode(RelayedMessages(sealed))})
     with pytest.raises(PrivacyError, match="in the name of 'south' that is not its own"):
-        agreed(SiteLetters(exchange, "north", 1), lambda: b"key")
+        shared_key(SiteChannel(exchange, "north", 1), lambda: b"key")

@@ -13,7 +13,7 @@ from medfed.exchange import MemoryExchange
 from medfed.federation.simulation import run_federation
 from medfed.privacy import client_dp
 from medfed.privacy._clipping import clipped, factor, noised, share
-from medfed.privacy.accounting.accountant import Charge, epsilon
+from medfed.privacy.accounting.accountant import MechanismSteps, epsilon
 from medfed.privacy.client_dp import CLIP, Adaptive, ClientDP
 from medfed.wire.update import Update
 from medfed.wire.weights import Difference, norm
@@ -82,7 +82,7 @@ def test_at_the_hub_all_sites_weigh_the_same_and_the_noise_is_on_the_sum(no_nois
     # Clip 1: (0.6, 0, 0, 0.8) and (0, 0.5, 0, 0); their mean; noise of 2 on the sum of each tensor.
     kind = ClientDP(where="hub", noise_multiplier=2.0)
     updates = [update("y", 0, 0.5, 0, 0, examples=1), update("x", 3, 0, 0, 4, examples=1000)]
-    (mean,), state = kind.release(updates, {}, WEIGHTS)
+    (mean,), state = kind.prepare_merge(updates, {}, WEIGHTS)
     torch.testing.assert_close(mean.delta["a"], torch.tensor([0.3, 0.25]), rtol=1e-5, atol=0)
     torch.testing.assert_close(mean.delta["b"], torch.tensor([[0.0], [0.4]]), rtol=1e-5, atol=0)
     assert no_noise == [2.0, 2.0]
@@ -94,7 +94,7 @@ def test_one_site_more_or_less_changes_the_sum_by_at_most_the_clip(no_noise):
     updates = [update(site, *(torch.randn(4) * 3).tolist()) for site in "abcde"]
 
     def total(some):
-        (mean,), _ = kind.release(some, {}, WEIGHTS)
+        (mean,), _ = kind.prepare_merge(some, {}, WEIGHTS)
         return torch.cat([mean.delta[name].reshape(-1) for name in WEIGHTS]).double() * len(some)
 
     for gone in range(5):
@@ -105,7 +105,7 @@ def test_one_site_more_or_less_changes_the_sum_by_at_most_the_clip(no_noise):
 def test_the_noise_on_the_mean_of_many_sites_is_measured():
     weights = {"w": torch.zeros(200_000)}
     kind = ClientDP(where="hub", noise_multiplier=2.0, clip=0.5)
-    (mean,), _ = kind.release([Update(site, 1, weights, 3) for site in "abcd"], {}, weights)
+    (mean,), _ = kind.prepare_merge([Update(site, 1, weights, 3) for site in "abcd"], {}, weights)
     assert float(mean.delta["w"].std()) == pytest.approx(2.0 * 0.5 / 4, rel=5 / math.sqrt(2 * 200_000))
 
 
@@ -116,7 +116,7 @@ def test_the_clip_follows_the_quantile_by_hand(no_noise):
     )
     state = kind.init(WEIGHTS)
     updates = [update(site, 0.5, 0, 0, 0) for site in "abc"] + [update("d", 3, 0, 0, 4)]
-    _, state = kind.release(updates, state, WEIGHTS)
+    _, state = kind.prepare_merge(updates, state, WEIGHTS)
     assert float(state[CLIP]["clip"]) == pytest.approx(math.exp(-0.05))
     # Theorem 1: z_delta = (z^-2 - (2 s)^-2)^(-1/2), here (100 - 6.25)^(-1/2), times the clip.
     assert no_noise == [pytest.approx((100 - 6.25) ** -0.5)] * 2 + [0.2]
@@ -127,30 +127,30 @@ def test_the_clip_arrives_at_the_quantile():
     state = kind.init(WEIGHTS)
     updates = [update(f"s{n}", n + 1, 0, 0, 0) for n in range(21)]
     for _ in range(60):
-        _, state = kind.release(updates, state, WEIGHTS)
+        _, state = kind.prepare_merge(updates, state, WEIGHTS)
     assert 8 <= float(state[CLIP]["clip"]) <= 14  # the median is 11
 
 
 def test_a_count_noise_that_leaves_nothing_is_refused_with_the_cure():
     kind = ClientDP(noise_multiplier=2.0, adaptive=Adaptive(count_noise=0.5))
-    with pytest.raises(PrivacyError, match=r"count_noise: 0.5 is too little .* must be above 1"):
-        kind.release([update("a", 1, 0, 0, 0)], kind.init(WEIGHTS), WEIGHTS)
+    with pytest.raises(PrivacyError, match=r"count_noise: 0.5 is too small .* must be above 1"):
+        kind.prepare_merge([update("a", 1, 0, 0, 0)], kind.init(WEIGHTS), WEIGHTS)
 
 
 def test_the_target_epsilon_of_a_study_is_met_over_its_rounds():
     kind = ClientDP(epsilon=4.0, accountant="rdp")
     with pytest.raises(PrivacyError, match=r"use planned\(rounds\)"):
-        kind.charge()
+        kind.round_cost()
     planned = kind.planned(10)
     assert planned.noise_multiplier is not None
-    assert 3.98 < epsilon([Charge(planned.noise_multiplier, 1.0, 10)], 1e-5, "rdp") <= 4
-    assert planned.charge() == Charge(planned.noise_multiplier)
+    assert 3.98 < epsilon([MechanismSteps(planned.noise_multiplier, 1.0, 10)], 1e-5, "rdp") <= 4
+    assert planned.round_cost() == MechanismSteps(planned.noise_multiplier)
     given = ClientDP(noise_multiplier=1.5)
     assert given.planned(10) is given
 
 
 def test_no_amplification_is_counted_for_sites_drawn_from_a_seed_that_everyone_knows():
-    assert ClientDP(noise_multiplier=1.5).charge().sample_rate == 1.0
+    assert ClientDP(noise_multiplier=1.5).round_cost().sample_rate == 1.0
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,10 @@ from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import PrivacyError, QuorumError, StudyError
 from medfed.privacy import distributed_dp
 from medfed.privacy._clipping import clipped
-from medfed.privacy._noise import LARGEST
+from medfed.privacy._noise import MAX_DEVIATIONS
 from medfed.privacy.accounting.accountant import epsilon
 from medfed.privacy.accounting.ledger import Ledger
-from medfed.privacy.distributed_dp import MOST_SITES, DistributedDP
+from medfed.privacy.distributed_dp import MAX_SITES, DistributedDP
 from medfed.study.study import read_study
 from medfed.wire.update import Update
 from medfed.wire.weights import norm
@@ -139,8 +139,8 @@ def test_rounding_carries_no_update_over_the_clip(monkeypatch):
 @pytest.mark.parametrize("bits", [32, 64])
 def test_the_largest_noise_of_as_many_sites_as_may_be_fits(bits):
     privacy = DistributedDP(noise_multiplier=30.0, clip=7.0, bits=bits)
-    largest = (7.0 + LARGEST * privacy.deviation) * privacy.grid
-    assert largest * MOST_SITES < 2 ** (bits - 1)
+    largest = (7.0 + MAX_DEVIATIONS * privacy.deviation) * privacy.grid
+    assert largest * MAX_SITES < 2 ** (bits - 1)
     assert largest < 2**53  # so that float64 holds every step
 
 
@@ -159,8 +159,8 @@ def test_a_sum_of_too_few_is_never_opened():
     assert OPENED == []
 
 
-class Letters:
-    """What `meet` hands to the secure sum, which these tests take the place of."""
+class Channel:
+    """What `protectors` hands to the secure sum, which these tests take the place of."""
 
     site, round = "north", 1
 
@@ -173,17 +173,17 @@ def test_a_round_that_is_tried_again_sends_the_same_noise(monkeypatch):
             sent.append(replace(update, delta=dict(update.delta)))
             return update
 
-    def twice(settings, letters):
+    def twice(settings, channel):
         yield Attempt()
         yield Attempt()
 
-    monkeypatch.setattr(distributed_dp, "shields", twice)
+    monkeypatch.setattr(distributed_dp, "protectors", twice)
     privacy = DistributedDP(noise_multiplier=1.0)
     update = Update("north", 1, changed("north"), 14)
-    for shield in privacy.meet(Letters()):
-        shield.protect(update, weights())
-    for shield in privacy.meet(Letters()):  # the next round
-        shield.protect(update, weights())
+    for protector in privacy.protectors(Channel()):
+        protector.protect(update, weights())
+    for protector in privacy.protectors(Channel()):  # the next round
+        protector.protect(update, weights())
     first, again, later, _ = [one.delta["a"] for one in sent]
     assert torch.equal(first, again)
     assert not torch.equal(first, later)
@@ -193,9 +193,9 @@ def test_a_round_that_is_tried_again_sends_the_same_noise(monkeypatch):
 def test_what_would_leave_beside_the_update_is_refused():
     privacy = DistributedDP(noise_multiplier=1.0)
     update = Update("north", 1, weights(), 14, groups={"control": weights()})
-    shield = distributed_dp._Noised(privacy, shield=None)  # type: ignore[arg-type]
+    protector = distributed_dp._NoisedUpdate(privacy, protector=None)  # type: ignore[arg-type]
     with pytest.raises(PrivacyError, match="the groups control would leave beside the noised update"):
-        shield.protect(update, weights())
+        protector.protect(update, weights())
 
 
 def test_a_grid_too_coarse_is_refused():
@@ -206,7 +206,7 @@ def test_a_grid_too_coarse_is_refused():
 
 
 def test_a_model_too_large_for_the_grid_is_refused(monkeypatch):
-    monkeypatch.setattr(distributed_dp, "MOST_ROUNDING", 1e-9)
+    monkeypatch.setattr(distributed_dp, "MAX_ROUNDING", 1e-9)
     with pytest.raises(PrivacyError, match="rounding the model's 60007 numbers moves an update by up to"):
         DistributedDP(noise_multiplier=1.0).noised(Update("north", 1, weights(), 1))
 
@@ -240,7 +240,7 @@ def study_file(folder, privacy: dict, **sections):
     "privacy, sections, words",
     [
         ({}, {}, "give noise_multiplier, or epsilon and delta"),
-        ({"epsilon": 1, "colluding": 3}, {}, "of least: 3 sites colluding: 3 may give their noise away"),
+        ({"epsilon": 1, "colluding": 3}, {}, "of least: 3 sites colluding: 3 may reveal their noise"),
         ({"epsilon": 1, "least": 4}, {}, "needs 4 sites a round, the study goes on with 3"),
         ({"epsilon": 1}, {"rule": {"kind": "median"}}, "'median' compares the sites' single updates"),
         ({"epsilon": 1}, {"rule": {"kind": "cyclic"}}, "'cyclic' merges one site at a time"),
@@ -250,7 +250,7 @@ def study_file(folder, privacy: dict, **sections):
             {"epsilon": 1},
             {"sites": {f"s{number}": "north" for number in range(12)}},
             # ceil(0.67 * 12) = 9; sqrt((9 - 1) / (3 - 1)) = 2.
-            "of 12 sites a round 9 must go on anyway .*noise would be 2.0 times what it need be; set it to 9",
+            "of 12 sites a round 9 must stay anyway .*noise would be 2.0 times what is needed; set it to 9",
         ),
     ],
 )  # fmt: skip

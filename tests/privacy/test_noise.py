@@ -61,7 +61,7 @@ def test_uniform_numbers_are_never_zero_and_may_be_one(monkeypatch):
     # By hand: lengths of 2^-53 and angles of a whole turn give two radii of sqrt(-4 ln 2^-53), over two.
     drawn = noise.gaussian((4,), 1.0)
     assert drawn.tolist() == pytest.approx([math.sqrt(4 * 53 * math.log(2))] * 4)
-    assert float(drawn[0]) < noise.LARGEST
+    assert float(drawn[0]) < noise.MAX_DEVIATIONS
 
 
 def test_uniform_numbers_are_the_stream_of_a_key_of_the_operating_system(monkeypatch):
@@ -86,7 +86,7 @@ def test_each_call_has_a_key_of_its_own(monkeypatch):
     keys, urandom = [], noise.os.urandom
     monkeypatch.setattr(noise.os, "urandom", lambda count: keys.append(urandom(count)) or keys[-1])
     first, second = noise.gaussian((8,), 1.0), noise.gaussian((8,), 1.0)
-    noise.chosen(8, 0.5)
+    noise.poisson_sample(8, 0.5)
     assert [len(key) for key in keys] == [32] * 3
     assert len(set(keys)) == 3
     assert not torch.equal(first, second)
@@ -101,11 +101,11 @@ def test_each_is_drawn_by_itself_with_the_chance_given():
     counts = np.zeros(20)
     sizes = []
     for _ in range(3000):
-        drawn = noise.chosen(20, 0.3)
+        drawn = noise.poisson_sample(20, 0.3)
         counts[drawn] += 1
         sizes.append(len(drawn))
     # Binomial: 900 of 3000 with standard deviation 25 each; sizes 6 with variance 20 * 0.3 * 0.7 = 4.2.
     assert np.all(np.abs(counts - 900) < 5 * 25.1)
     assert abs(np.mean(sizes) - 6) < 5 * math.sqrt(4.2 / 3000)
     assert abs(np.var(sizes) - 4.2) < 0.8
-    assert noise.chosen(5, 1.0) == [0, 1, 2, 3, 4]
+    assert noise.poisson_sample(5, 1.0) == [0, 1, 2, 3, 4]

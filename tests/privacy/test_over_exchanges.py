@@ -1,4 +1,4 @@
-"""What settles keys by letters comes out alike in one process, over a folder and at a broker."""
+"""What settles keys by messages comes out alike in one process, over a folder and at a broker."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from medfed.privacy import Privacy
 from medfed.privacy.distributed_dp import DistributedDP
 from medfed.privacy.secure_sum import SecureSum
 from medfed.wire.audit_log import AuditLog, verify
-from medfed.wire.messages import SiteLetters
-from medfed.wire.update import Global
+from medfed.wire.messages import SiteChannel
+from medfed.wire.update import GlobalModel
 from medfed.wire.weights import digest
 
 ROUNDS = 2
@@ -57,7 +57,7 @@ class Place:
         finally:
             side.close()
 
-    def run(self, privacy: Privacy) -> Global:
+    def run(self, privacy: Privacy) -> GlobalModel:
         """Return the hub's final model, once every site has ended."""
         hub = self.record("hub").open_hub(STUDY, self.folder / "hub")
         plan = Plan(ROUNDS, SITES, FedAvg(), privacy, minimum=3, study=STUDY)
@@ -81,7 +81,7 @@ def place(request, tmp_path):
     found.enrolment.end()
 
 
-def in_one_process(privacy: Privacy) -> Global:
+def in_one_process(privacy: Privacy) -> GlobalModel:
     sites = {name: lambda exchange, name=name: answer(exchange, privacy, name) for name in SITES}
     return medfed.run_federation(
         sites, model(), rule=FedAvg(), rounds=ROUNDS, privacy=privacy, minimum=3, study=STUDY
@@ -100,7 +100,7 @@ def test_what_is_encrypted_opens_at_a_site_to_the_model_of_one_process(place):
     assert torch.equal(final.weights["a"], model()["a"])
     assert SUM in final.groups
     side = place.record("north").open_site(STUDY, "north", place.folder / "north")
-    opened = privacy.open(final, SiteLetters(side, "north", final.round, AuditLog(None)))
+    opened = privacy.decrypt(final, SiteChannel(side, "north", final.round, AuditLog(None)))
     side.close()
     for name, tensor in one.weights.items():
         torch.testing.assert_close(opened.weights[name], tensor, rtol=0, atol=CLOSE)

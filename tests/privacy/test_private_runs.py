@@ -1,4 +1,4 @@
-"""Whole studies under a mechanism with letters: in one process, over a folder, and with
+"""Whole studies under a mechanism with messages: in one process, over a folder, and with
 parties that are killed.
 """
 
@@ -98,7 +98,7 @@ def test_over_a_folder_the_model_is_that_of_one_process_bit_for_bit(tmp_path):
     one = medfed.run_federation(sites, model(), rule=FedAvg(), rounds=ROUNDS, privacy=privacy, minimum=3)
     assert digest(final.weights) == digest(one.weights)
     log = (tmp_path / "north.jsonl").read_text()
-    assert log.count('"event":"letter sent"') == 4 * ROUNDS  # keys, shares, signed, unmask
+    assert log.count('"event":"message sent"') == 4 * ROUNDS  # keys, shares, signed, unmask
     assert log.count('"event":"sent"') == ROUNDS + 1
 
 
@@ -107,7 +107,7 @@ def test_without_certificates_a_site_sends_nothing(tmp_path):
     hub = record.open_hub(STUDY, tmp_path / "hub")
     site = record.open_site(STUDY, "north", tmp_path / "north")
     with pytest.raises(
-        PrivacyError, match=r"secure_sum needs letters with signatures.*exchange\.credentials"
+        PrivacyError, match=r"secure_sum needs messages with signatures.*exchange\.credentials"
     ):
         contribute(site, SecureSum(), Update("north", 1, model(), 5), model(), AuditLog(None))
     site.close()
@@ -119,24 +119,24 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("step", ["keys", "shares", "members", "signed"])
-def test_a_hub_that_is_killed_after_any_of_its_letters_goes_on(tmp_path, step, monkeypatch):
-    from medfed.exchange._hub_transport import HubMeeting
+def test_a_hub_that_is_killed_after_any_of_its_messages_goes_on(tmp_path, step, monkeypatch):
+    from medfed.exchange._hub_transport import HubTransport
 
     privacy = SecureSum(patience_s=20)
     place = Place(tmp_path, privacy)
     threads = [place.site(name) for name in SITES]
-    real = HubMeeting.post_all
+    real = HubTransport.send_messages
 
-    def dies(self, round, attempt, said, letters):
-        stands = real(self, round, attempt, said, letters)
+    def dies(self, round, attempt, said, channel):
+        stands = real(self, round, attempt, said, channel)
         if (round, said) == (2, step):
             raise Killed
         return stands
 
     with monkeypatch.context() as patched:
-        patched.setattr(HubMeeting, "post_all", dies)
+        patched.setattr(HubTransport, "send_messages", dies)
         # A killed hub says no farewell, so the sites wait on.
-        patched.setattr(HubMeeting, "close", lambda self: (self._depot.close(), self._lock.close()))
+        patched.setattr(HubTransport, "close", lambda self: (self._store.close(), self._lock.close()))
         with pytest.raises(Killed):
             place.hub()
     final = place.hub()
@@ -150,11 +150,11 @@ def test_a_hub_that_is_killed_after_any_of_its_letters_goes_on(tmp_path, step, m
 
 @pytest.mark.parametrize("step", ["keys", "shares", "update", "signed", "unmask"])
 def test_a_site_that_is_killed_at_any_step_and_comes_back_is_in_the_next_rounds(tmp_path, step, monkeypatch):
-    from medfed.exchange._site_transport import SiteMeeting
+    from medfed.exchange._site_transport import SiteTransport
 
     privacy = SecureSum(patience_s=1.5, threshold=0.6, least=2)
     place = Place(tmp_path, privacy)
-    post, send, killed = SiteMeeting.post, SiteMeeting.send, []
+    post, send, killed = SiteTransport.send_message, SiteTransport.send, []
 
     def dies(self, site, round, attempt, said, data):
         if (site, round, said) == ("south", 2, step) and not killed:
@@ -168,8 +168,8 @@ def test_a_site_that_is_killed_at_any_step_and_comes_back_is_in_the_next_rounds(
             raise Killed
         send(self, update)
 
-    monkeypatch.setattr(SiteMeeting, "post", dies)
-    monkeypatch.setattr(SiteMeeting, "send", dies_sending)
+    monkeypatch.setattr(SiteTransport, "send_message", dies)
+    monkeypatch.setattr(SiteTransport, "send", dies_sending)
     threads = [place.site(name) for name in SITES]
 
     def comes_back() -> None:

@@ -82,7 +82,7 @@ def kept_back() -> list[tuple[str, str]]:
     for rule, record in sorted(kinds.kinds("aggregation").items()):
         needed = msgspec.convert({"kind": rule}, record).needs_scalars
         for privacy, mechanism in sorted(kinds.kinds("privacy").items()):
-            shown = msgspec.convert({"kind": privacy, **mechanism.example}, mechanism).tell(
+            shown = msgspec.convert({"kind": privacy, **mechanism.example}, mechanism).filter_scalars(
                 dict.fromkeys(needed, 1.0)
             )
             found += [(rule, privacy)] if set(needed) - set(shown) else []
@@ -102,7 +102,7 @@ class Mute(Privacy, frozen=True, tag="mute"):
     an installed one may.
     """
 
-    def tell(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
+    def filter_scalars(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
         return {}
 
 
@@ -138,7 +138,7 @@ def test_robust_rules_go_with_noise_at_the_sites(tmp_path):
     "data, words",
     [
         ({"standardise": "site"}, "data.standardise: site scales each patient by the mean of all"),
-        ({"standardise": "none", "missing": "median"}, "data.missing: median fills in"),
+        ({"standardise": "none", "missing": "median"}, "data.missing: median fills gaps"),
     ],
 )
 def test_inputs_scaled_by_other_patients_are_refused(tmp_path, data, words):
@@ -158,7 +158,7 @@ def test_survival_is_refused_with_dp_sgd_and_says_why(tmp_path):
     plain["data"].pop("target")
     plain["task"] = {"kind": "survival"}
     study.write_text(yaml.safe_dump(plain))
-    with pytest.raises(StudyError, match="task 'survival' compares patients with one another"):
+    with pytest.raises(StudyError, match="task 'survival' compares patients with each other"):
         read_study(study)
 
 

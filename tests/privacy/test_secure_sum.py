@@ -15,17 +15,17 @@ from medfed.errors import MedfedError, PrivacyError, QuorumError
 from medfed.exchange import MemoryExchange
 from medfed.federation.round import conduct, contribute
 from medfed.privacy._masks import FixedPoint
-from medfed.privacy._secagg import Handed, Keys, Members, Request, Shares, bytes_of
+from medfed.privacy._secagg import ForwardedKeys, Keys, Members, Shares, UnmaskRequest, to_bytes
 from medfed.privacy._secagg_server import HubSum
 from medfed.privacy.secure_sum import SecureSum
 from medfed.wire.audit_log import AuditLog, entries
-from medfed.wire.update import Global, Update
+from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference
 
 SITES = ("east", "north", "south", "west")
 EXAMPLES = {"east": 7, "north": 12, "south": 30, "west": 51}
 PATIENCE_S = 60
-# In order: what a site says before it is killed. `updates` is no letter: it is the masked update.
+# In order: what a site says before it is killed. `updates` is no message: it is the masked update.
 STEPS = ("keys", "shares", "updates", "signed", "unmask")
 
 
@@ -42,10 +42,10 @@ class DiesBefore:
     def __getattr__(self, name: str):
         return getattr(self._exchange, name)
 
-    def post(self, site, round, attempt, step, data):
+    def send_message(self, site, round, attempt, step, data):
         if step == self._step:
             raise Killed
-        self._exchange.post(site, round, attempt, step, data)
+        self._exchange.send_message(site, round, attempt, step, data)
 
     def send(self, update):
         if self._step == "updates":
@@ -89,7 +89,7 @@ class Round:
         self.privacy, self.sites = privacy, sites
         self.log = AuditLog(None)
         self.exchange = exchange or MemoryExchange("study")
-        self.exchange.publish(Global(0, model(), study="study"))
+        self.exchange.publish(GlobalModel(0, model(), study="study"))
         self.ends: dict[str, BaseException | None] = {}
         self.given: list[Update] = []
         self.threads: list[threading.Thread] = []
@@ -128,13 +128,13 @@ class Round:
             Keeps(),
             self.privacy,
             {},
-            Global(0, model(), study="study"),
+            GlobalModel(0, model(), study="study"),
             self.sites,
             minimum,
             deadline_s,
             audit or AuditLog(None),
         )
-        self.exchange.publish(Global(1, outcome.weights, study="study"))
+        self.exchange.publish(GlobalModel(1, outcome.weights, study="study"))
         self.join()
         return outcome
 
@@ -310,11 +310,11 @@ def test_a_million_times_an_update_stays_at_its_site_and_the_others_are_summed(t
     assert "secure_sum adds changes of at most 1024" in line["reason"]
 
 
-def test_letters_without_signatures_are_not_enough():
+def test_messages_without_signatures_are_not_enough():
     round = Round(SecureSum())
     round.exchange.signed = False
     with pytest.raises(
-        PrivacyError, match=r"site 'north': privacy.kind: secure_sum needs letters with signatures"
+        PrivacyError, match=r"site 'north': privacy.kind: secure_sum needs messages with signatures"
     ):
         contribute(round.exchange, round.privacy, update("north"), model(), AuditLog(None))
 
@@ -331,10 +331,12 @@ class Lies(MemoryExchange):
         super().__init__("study")
         self._changes = changes
 
-    def post_all(self, round, attempt, step, letters):
+    def send_messages(self, round, attempt, step, channel):
         change = self._changes.get(step, lambda site, data: data)
-        super().post_all(round, attempt, step, {site: change(site, data) for site, data in letters.items()})
-        return letters
+        super().send_messages(
+            round, attempt, step, {site: change(site, data) for site, data in channel.items()}
+        )
+        return channel
 
 
 def lied_to(log: AuditLog | None = None, closes: bool = True, **changes) -> Round:
@@ -350,7 +352,7 @@ def lied_to(log: AuditLog | None = None, closes: bool = True, **changes) -> Roun
 
 
 def nothing_unmasked(round: Round) -> bool:
-    return not any(step == "unmask" for _, _, step in round.exchange._letters)
+    return not any(step == "unmask" for _, _, step in round.exchange._messages)
 
 
 def refusals(round: Round) -> dict[str, str]:
@@ -370,7 +372,7 @@ def goes_on(round: Round) -> None:
     same(round.given[0], plainly(SITES, round.privacy, 4))
 
 
-def said(data, kind):
+def parse(data, kind):
     return msgspec.json.decode(data, type=kind)
 
 
@@ -382,7 +384,7 @@ def test_a_hub_that_tells_sites_different_members_gets_no_shares():
     """North is in the sum for east and north, and dropped out for the others: their shares
     would unmask its update.
     """
-    round = lied_to(members=lambda site, data: bytes_of(Members(two_lists(site))))
+    round = lied_to(members=lambda site, data: to_bytes(Members(two_lists(site))))
     assert nothing_unmasked(round)
 
 
@@ -401,17 +403,17 @@ def test_a_hub_that_tells_sites_different_members_gets_no_shares():
 )
 def test_and_is_seen_by_the_signatures_when_it_asks_all_the_same(tmp_path, monkeypatch, handed, message):
     def without_looking(self, sites):
-        found = self.letters.gather(self.attempt, "signed", sites, self.settings.patience_s)
+        found = self.channel.collect(self.attempt, "signed", sites, self.settings.patience_s)
         return {delivery.site: delivery.sealed for delivery in found}
 
     monkeypatch.setattr(HubSum, "_signed", without_looking)
 
     def asks(site, data):
-        letters = {o: raw for o, raw in said(data, Request).letters.items() if handed(site, o)}
-        return bytes_of(Request(letters, two_lists(site), sorted(set(SITES) - set(two_lists(site)))))
+        channel = {o: raw for o, raw in parse(data, UnmaskRequest).messages.items() if handed(site, o)}
+        return to_bytes(UnmaskRequest(channel, two_lists(site), sorted(set(SITES) - set(two_lists(site)))))
 
     log = AuditLog(tmp_path / "audit.jsonl")
-    round = lied_to(log, members=lambda site, data: bytes_of(Members(two_lists(site))), signed=asks)
+    round = lied_to(log, members=lambda site, data: to_bytes(Members(two_lists(site))), signed=asks)
     assert written(log) == refusals(round)
     assert nothing_unmasked(round)
     assert all(message in found for found in refusals(round).values())
@@ -420,8 +422,8 @@ def test_and_is_seen_by_the_signatures_when_it_asks_all_the_same(tmp_path, monke
 
 def test_a_hub_that_asks_for_shares_of_both_kinds_of_one_site_is_refused(tmp_path):
     def change(site, data):
-        request = said(data, Request)
-        return bytes_of(Request(request.letters, request.seeds_of, ["west"]))
+        request = parse(data, UnmaskRequest)
+        return to_bytes(UnmaskRequest(request.messages, request.seeds_of, ["west"]))
 
     log = AuditLog(tmp_path / "audit.jsonl")
     round = lied_to(log, closes=False, signed=change)
@@ -435,17 +437,17 @@ def test_a_hub_that_asks_for_shares_of_both_kinds_of_one_site_is_refused(tmp_pat
 
 def test_a_hub_that_asks_for_shares_of_others_than_signed_is_refused():
     def change(site, data):
-        request = said(data, Request)
-        return bytes_of(Request(request.letters, ["east", "north", "south"], ["west"]))
+        request = parse(data, UnmaskRequest)
+        return to_bytes(UnmaskRequest(request.messages, ["east", "north", "south"], ["west"]))
 
     assert "of other sites than the list that this site signed" in refusals(lied_to(signed=change))["north"]
 
 
 def test_a_hub_that_leaves_out_signatures_is_refused(tmp_path):
     def change(site, data):
-        request = said(data, Request)
-        two = dict(list(request.letters.items())[:2])
-        return bytes_of(Request(two, request.seeds_of, request.keys_of))
+        request = parse(data, UnmaskRequest)
+        two = dict(list(request.messages.items())[:2])
+        return to_bytes(UnmaskRequest(two, request.seeds_of, request.keys_of))
 
     log = AuditLog(tmp_path / "audit.jsonl")
     round = lied_to(log, closes=False, signed=change)
@@ -456,19 +458,19 @@ def test_a_hub_that_leaves_out_signatures_is_refused(tmp_path):
 
 def test_a_hub_that_puts_its_own_keys_in_a_sites_place_is_refused(tmp_path):
     def change(site, data):
-        letters = dict(said(data, Handed).letters)
-        head, _, text = letters["west"].partition(b"\n")
-        own = bytes_of(Keys(b"1" * 32, b"2" * 32, b"3" * 32))
-        letter = msgspec.json.decode(text)
-        letters["west"] = (
-            head + b"\n" + msgspec.json.encode({**letter, "data": base64.b64encode(own).decode()})
+        messages = dict(parse(data, ForwardedKeys).messages)
+        head, _, text = messages["west"].partition(b"\n")
+        own = to_bytes(Keys(b"1" * 32, b"2" * 32, b"3" * 32))
+        message = msgspec.json.decode(text)
+        messages["west"] = (
+            head + b"\n" + msgspec.json.encode({**message, "data": base64.b64encode(own).decode()})
         )
-        return bytes_of(Handed(letters))
+        return to_bytes(ForwardedKeys(messages))
 
     log = AuditLog(tmp_path / "audit.jsonl")
     round = lied_to(log, closes=False, keys=change)
     found = refusals(round)
-    assert "the hub hands on a letter in the name of 'west' that is not its own" in found["north"]
+    assert "the hub hands on a message in the name of 'west' that is not its own" in found["north"]
     assert "its signature by 'west' does not hold" in found["north"]
     assert written(log) == found
     goes_on(round)
@@ -476,8 +478,8 @@ def test_a_hub_that_puts_its_own_keys_in_a_sites_place_is_refused(tmp_path):
 
 def test_a_hub_that_shows_too_few_sites_is_refused():
     def change(site, data):
-        letters = said(data, Handed).letters
-        return bytes_of(Handed({one: letters[one] for one in ("north", site)}))
+        messages = parse(data, ForwardedKeys).messages
+        return to_bytes(ForwardedKeys({one: messages[one] for one in ("north", site)}))
 
     found = refusals(lied_to(keys=change))
     assert "2 of 2 sites showed keys, 3 are needed" in found["south"]
@@ -503,26 +505,26 @@ def test_a_wrong_share_is_named_and_the_sum_comes_out(tmp_path):
     EXAMPLES["centre"] = 9
     privacy = SecureSum()
     round = Round(privacy, sites)
-    post, first = round.exchange.post, threading.Event()
+    post, first = round.exchange.send_message, threading.Event()
 
     def forged(site, number, attempt, step, data):
         if step == "unmask" and site != "centre":
             first.wait(PATIENCE_S)  # the hub looks no further once it has enough
         if (site, step) == ("centre", "unmask"):
-            shares = said(data, Shares)
+            shares = parse(data, Shares)
             seeds = {owner: bytes(2) + share[2:-1] + b"\x01" for owner, share in shares.seeds.items()}
-            data = bytes_of(Shares(seeds, shares.keys))
+            data = to_bytes(Shares(seeds, shares.keys))
         post(site, number, attempt, step, data)
         if (site, step) == ("centre", "unmask"):
             first.set()
 
-    round.exchange.post = forged
+    round.exchange.send_message = forged
     round.start(*sites)
     audit = AuditLog(tmp_path / "audit.jsonl")
     round.conduct(audit=audit)
     same(round.given[0], plainly(sites, privacy, 5))
     refused = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
-    refused = [one for one in refused if one["event"] == "letter refused"]
+    refused = [one for one in refused if one["event"] == "message refused"]
     assert {one["site"] for one in refused} == {"centre"}
     assert "its share of site 'east' is wrong" in {one["reason"] for one in refused}
 

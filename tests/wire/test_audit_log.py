@@ -206,7 +206,7 @@ def test_a_power_cut_at_any_byte_of_a_line_leaves_a_log_that_goes_on(tmp_path, p
         checked = examine(signed, authority=parties[0].authority)
         assert checked.lines == 5
         *_, mended, after = entries(signed)
-        assert (mended["event"], mended["bytes"]) == ("mended", cut - start)
+        assert (mended["event"], mended["bytes"]) == ("repaired", cut - start)
         assert (after["event"], after["round"]) == ("sent", 9)
         torn = signed.with_suffix(".torn")
         assert torn.read_bytes() == whole[start:cut] + b"\n"
@@ -220,7 +220,7 @@ def test_zero_bytes_that_a_power_cut_left_are_no_line(log):
     for left in (whole + zeros, whole[:start] + zeros + whole[start + 40 :]):
         log.write_bytes(left)
         AuditLog(log).write("sent", round=9)
-        assert [entry["event"] for entry in entries(log)][-2:] == ["mended", "sent"]
+        assert [entry["event"] for entry in entries(log)][-2:] == ["repaired", "sent"]
         verify(log)
         log.write_bytes(whole)
 

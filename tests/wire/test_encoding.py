@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from medfed.errors import MedfedError, WireError
 from medfed.wire import encoding as wire
-from medfed.wire.update import Global, Update
+from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference
 
 
@@ -66,7 +66,7 @@ def test_opening_an_update_reads_no_tensor(tmp_path, monkeypatch):
 
 
 def test_a_global_model_comes_back():
-    sent = Global(3, model(), ("north", "west"), False, "study", {"control": {"b": torch.ones(())}})
+    sent = GlobalModel(3, model(), ("north", "west"), False, "study", {"control": {"b": torch.ones(())}})
     found = wire.decode_global(wire.encode_global(sent), "study")
     assert (found.round, found.participants, found.final, found.study) == (
         3,
@@ -82,7 +82,7 @@ def test_a_global_model_comes_back():
 
 def test_bfloat16_weights_travel():
     weights = {"w": torch.ones(4, dtype=torch.bfloat16)}
-    found = wire.decode_global(wire.encode_global(Global(0, weights)))
+    found = wire.decode_global(wire.encode_global(GlobalModel(0, weights)))
     assert found.weights["w"].dtype == torch.bfloat16
 
 
@@ -112,7 +112,7 @@ def header(**changes) -> bytes:
         (header(extra=1), "unknown field `extra`"),
         (header(examples="7"), "Expected `int`"),
         (header(site="x" * (2 << 20)), "a header of 2097\\d+ characters"),
-        (wire.encode_global(Global(1, model())), "expected an update, found a global model"),
+        (wire.encode_global(GlobalModel(1, model())), "expected an update, found a global model"),
     ],
 )
 def test_what_is_no_update_is_refused(data, message):

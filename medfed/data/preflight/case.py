@@ -52,7 +52,7 @@ _HEAD_PARTS = ("HEAD", "BRAIN", "SKULL", "FACE", "IAC", "ORBIT", "SINUS", "JAW",
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Job:
+class CaseRequest:
     """One case to be examined; `key` salts the hash of its voxels."""
 
     number: int
@@ -87,7 +87,7 @@ class CaseFacts:
     thumbnail: str = ""  # PNG in base64
 
 
-def examine(job: Job) -> CaseFacts:
+def examine(job: CaseRequest) -> CaseFacts:
     """Return what there is to know about one case; nothing that its files hold makes it raise."""
     found = CaseFacts(job.number)
     try:
@@ -111,9 +111,9 @@ def examine(job: Job) -> CaseFacts:
 # ---------------------------------------------------------------------------------------------- image
 
 
-def _image(job: Job, found: CaseFacts) -> Volume | None:
+def _image(job: CaseRequest, found: CaseFacts) -> Volume | None:
     from medfed.data.read import read
-    from medfed.data.transforms import _same_grid
+    from medfed.data.transforms import check_same_grid
 
     volumes: list[Volume] = []
     for path in job.image:
@@ -128,7 +128,7 @@ def _image(job: Job, found: CaseFacts) -> Volume | None:
         volumes.append(here[0])
     for number, other in enumerate(volumes[1:], start=2):
         try:
-            _same_grid(volumes[0], other, number)
+            check_same_grid(volumes[0], other, number)
         except ImageError as error:
             found.troubles.append(("channel_grid", str(error)))
             return None
@@ -166,7 +166,7 @@ def refusal_code(text: str) -> str:
     return "corrupt"
 
 
-def _measure(volume: Volume, job: Job, found: CaseFacts) -> None:
+def _measure(volume: Volume, job: CaseRequest, found: CaseFacts) -> None:
     import nibabel as nib
 
     found.channels, found.shape = int(volume.array.shape[0]), volume.shape
@@ -252,7 +252,7 @@ def shaped_like_head(volume: Volume) -> bool:
 # ---------------------------------------------------------------------------------------------- label
 
 
-def _label(job: Job, volume: Volume, found: CaseFacts) -> NDArray | None:
+def _label(job: CaseRequest, volume: Volume, found: CaseFacts) -> NDArray | None:
     from medfed.data.read import read_label
 
     if job.label is None:

@@ -45,7 +45,7 @@ def list_folder(folder: Path, key: bytes, fractions: Sequence[float]) -> Listing
     try:
         index = index_folder(folder, site_secret=key, fractions=fractions)
     except DataError as error:
-        return _whatever(folder, key, fractions, str(error))
+        return _fallback_listing(folder, key, fractions, str(error))
     notes = tuple(("note", "", note) for note in index.notes)
     return Listing(index.layout, index.cases, _numbered(index.cases), notes, index.class_names)
 
@@ -63,7 +63,7 @@ def _table(folder: Path, key: bytes, fractions: Sequence[float]) -> Listing:
         columns, rows = _rows(folder / where)
         check_columns(columns, NEEDED_COLUMNS, where)
     except DataError as error:
-        found = _whatever(folder, key, fractions, str(error))
+        found = _fallback_listing(folder, key, fractions, str(error))
         return replace(found, layout="cases.csv, which can't be read")
     cases: list[Case] = []
     names: list[str] = []
@@ -177,7 +177,7 @@ def _with_splits(cases: Sequence[Case], key: bytes, fractions: Sequence[float]) 
 # ---------------------------------------------------------------------------------------------- anything else
 
 
-def _whatever(folder: Path, key: bytes, fractions: Sequence[float], refusal: str) -> Listing:
+def _fallback_listing(folder: Path, key: bytes, fractions: Sequence[float], refusal: str) -> Listing:
     """Return every image found below, each a case, where the folder is of no layout that training would take."""
     recognised = next((read.__name__ for recognise, read in LAYOUTS if recognise(folder)), "")
     files = [path for path in files_below(folder) if not path.name.startswith(".")]

@@ -3,7 +3,7 @@ comes with its cure.
 
 `check` looks at a folder and returns a `Preflight`; nothing in it names a path, a patient or a header's
 value: a case is called by its row in cases.csv (or its number in the index) and its salted token. One bad
-case never stops the check of the others. To look for something else, add a line to `MEANINGS` and report it
+case never stops the check of the others. To look for something else, add a line to `ISSUE_TYPES` and report it
 under that code, from `case.py` where one case shows it, from here where it takes them all.
 """
 
@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 
 from medfed.data.index import Case, index_folder
-from medfed.data.preflight.case import CaseFacts, Job, examine
+from medfed.data.preflight.case import CaseFacts, CaseRequest, examine
 from medfed.data.preflight.listing import Listing, list_folder
 from medfed.data.settings import Images
 from medfed.errors import DataError
@@ -50,7 +50,7 @@ AIR_AT_MOST_HU = -200.0
 
 
 @dataclass(frozen=True, slots=True)
-class Meaning:
+class IssueType:
     """What an anomaly means, how bad it is and what to do about it."""
 
     severity: Severity
@@ -59,206 +59,210 @@ class Meaning:
     cure: str
 
 
-MEANINGS: Mapping[str, Meaning] = {
+ISSUE_TYPES: Mapping[str, IssueType] = {
     # the folder and its table
-    "folder": Meaning(
+    "folder": IssueType(
         "error",
         "The folder can't be used as it is",
         "Training refuses it.",
         "Follow the line below.",
     ),
-    "row": Meaning(
+    "row": IssueType(
         "error", "Rows that can't be used", "Training refuses the whole table.", "Mend or remove the rows."
     ),
-    "missing_file": Meaning(
+    "missing_file": IssueType(
         "error",
         "Files that are not there",
         "Training refuses the folder.",
         "Correct the path, or restore the file.",
     ),
-    "patient_in_two_splits": Meaning(
+    "patient_in_two_splits": IssueType(
         "error",
         "One patient in two splits",
         "The model would be tested on patients that it has trained on, and look better than it is.",
         "Put all of a patient's cases into one split.",
     ),
     # images
-    "corrupt": Meaning(
+    "corrupt": IssueType(
         "error",
         "Images that can't be read rightly",
         "Training stops at the first of them.",
         "Export them again from the archive, or leave the cases out.",
     ),
-    "empty_file": Meaning(
+    "empty_file": IssueType(
         "error",
         "Empty files",
         "A copy that broke off, most likely.",
         "Copy them again, or leave the cases out.",
     ),
-    "singular_affine": Meaning(
+    "singular_affine": IssueType(
         "error",
         "Headers whose geometry is impossible",
         "Nothing says where the voxels lie in the patient, nor which side is left.",
         "Convert the images again from their DICOM, or leave the cases out.",
     ),
-    "several_volumes": Meaning(
+    "several_volumes": IssueType(
         "error",
         "Several volumes where one is due",
         "Which of them is the case's image can't be guessed.",
         "Put each series or time point into a folder of its own.",
     ),
-    "channel_grid": Meaning(
+    "channel_grid": IssueType(
         "error",
         "Channels on different grids",
         "They can't be stacked.",
         "Register and resample them to one grid.",
     ),
-    "constant": Meaning(
+    "constant": IssueType(
         "error",
         "Images with one value throughout",
         "There is nothing to see.",
         "Export them again, or leave them out.",
     ),
-    "hu_unsigned": Meaning(
+    "hu_unsigned": IssueType(
         "error",
         "HU stored as unsigned numbers",
         "Values below zero wrapped round to about 65000: air looks brighter than bone.",
         "Convert the images again from their DICOM, with signed numbers.",
     ),
-    "hu_offset": Meaning(
+    "hu_offset": IssueType(
         "error",
         "CT images that are not in HU",
         "No voxel is near the -1000 HU of air; 1000 or 1024 was probably added, or the rescale was left out.",
         "Convert the images again from their DICOM; a header with the right slope and intercept mends it.",
     ),
-    "near_empty": Meaning(
+    "near_empty": IssueType(
         "warning",
         "Images with almost nothing in them",
         "Nearly all voxels are alike.",
         "Look at them; leave them out if they are scouts, phantoms or failed exports.",
     ),
-    "not_numbers": Meaning(
+    "not_numbers": IssueType(
         "warning",
         "Voxels that are not numbers",
         "Training puts the image's smallest value in their place.",
         "Look whether that is right for these images.",
     ),
-    "no_rescale": Meaning(
+    "no_rescale": IssueType(
         "warning",
         "CT without rescale slope and intercept",
         "Its numbers may not be HU.",
         "Export it again from the archive.",
     ),
-    "not_hu": Meaning(
+    "not_hu": IssueType(
         "warning",
         "CT whose header says that it is not in HU",
         "A window in HU is wrong for it.",
         "Leave it out.",
     ),
-    "duplicate": Meaning(
+    "duplicate": IssueType(
         "warning",
         "The same image in several cases",
         "It counts twice in training; across splits or patients, the score is wrong.",
         "Keep one of them; if the patients differ, find out whose it is.",
     ),
-    "duplicate_across_splits": Meaning(
+    "duplicate_across_splits": IssueType(
         "error",
         "The same image in two splits",
         "The model would be tested on an image that it has trained on.",
         "Keep one of them.",
     ),
-    "burned_in": Meaning(
+    "burned_in": IssueType(
         "warning",
         "Text in the picture",
         "It may be a name, and a model can learn to read it.",
         "Look at the images; mask the text or leave them out.",
     ),
-    "face": Meaning(
+    "face": IssueType(
         "warning",
         "Head scans that may show a face",
         "A face can be rebuilt from the image and recognised. Images don't leave the hospital, but copies and cached "
         "files are personal data.",
         "Deface them if your ethics approval asks for it; ignore this if they are.",
     ),
-    "spacing_outlier": Meaning(
+    "spacing_outlier": IssueType(
         "warning",
         "Voxel sizes unlike the site's others",
         "Another protocol, or a wrong header.",
         "Look whether the images belong to the study.",
     ),
-    "intensity_outlier": Meaning(
+    "intensity_outlier": IssueType(
         "warning",
         "Intensities unlike the site's others",
         "Another modality or contrast, or a wrong slope.",
         "Look whether the images belong to the study.",
     ),
-    "orientation": Meaning(
+    "orientation": IssueType(
         "note",
         "Images stored in another orientation",
         "Training turns every image to the study's.",
         "Nothing to do.",
     ),
-    "lossy": Meaning(
+    "lossy": IssueType(
         "note", "Images with lossy compression", "Fine detail is gone.", "Prefer the originals."
     ),
-    "tilt": Meaning("note", "CT with a tilted gantry", "It is read with its sheared grid.", "Nothing to do."),
-    "qform_differs": Meaning(
+    "tilt": IssueType(
+        "note", "CT with a tilted gantry", "It is read with its sheared grid.", "Nothing to do."
+    ),
+    "qform_differs": IssueType(
         "note",
         "qform and sform differ",
         "The sform is taken, as most programs do.",
         "Nothing to do if it is right.",
     ),
     # labels
-    "label_corrupt": Meaning(
+    "label_corrupt": IssueType(
         "error",
         "Labels that can't be read rightly",
         "Training stops at the first of them.",
         "Export the labels again, or leave the cases out.",
     ),
-    "label_grid": Meaning(
+    "label_grid": IssueType(
         "error",
         "Labels on another grid than their image",
         "Voxel by voxel they would mark the wrong place.",
         "Resample the label onto the image (nearest neighbour), or find the image that it was drawn on.",
     ),
-    "label_classes": Meaning(
+    "label_classes": IssueType(
         "error",
         "Labels with values that are no class",
         "Training refuses them.",
         "Map the values to classes from 0, or correct the study.",
     ),
-    "label_empty": Meaning(
+    "label_empty": IssueType(
         "warning",
         "Labels without a labelled voxel",
         "Right for a healthy patient; else the label was lost.",
         "Look at them; leave the case out if the label was lost.",
     ),
-    "label_healthy": Meaning(
+    "label_healthy": IssueType(
         "note", "Labels without a labelled voxel, of cases with target 0", "", "Nothing to do."
     ),
-    "label_cut": Meaning(
+    "label_cut": IssueType(
         "warning",
         "Labels that end abruptly",
         "The last labelled slice is nearly as large as the largest, unlike the site's other labels: perhaps it was not "
         "finished, or cut off.",
         "Look at the last slices.",
     ),
-    "unlabelled": Meaning("note", "Cases without a label", "Segmentation leaves them out.", "Nothing to do."),
+    "unlabelled": IssueType(
+        "note", "Cases without a label", "Segmentation leaves them out.", "Nothing to do."
+    ),
     # the study
-    "study": Meaning(
+    "study": IssueType(
         "error",
         "What the study needs and the folder lacks",
         "This hospital can't take part as it is.",
         "As it says.",
     ),
-    "study_fit": Meaning(
+    "study_fit": IssueType(
         "warning",
         "What fits the study badly",
         "Training runs; its results may suffer.",
         "Talk to the coordinator.",
     ),
-    "study_note": Meaning("note", "What the study will do with it", "", "Nothing to do."),
-    "note": Meaning("note", "Worth knowing", "", ""),
+    "study_note": IssueType("note", "What the study will do with it", "", "Nothing to do."),
+    "note": IssueType("note", "Worth knowing", "", ""),
 }
 
 
@@ -275,7 +279,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class StudyRequirements:
     """What a study asks of a hospital, as far as its data decide it."""
 
     study: str
@@ -306,7 +310,7 @@ def check(
     folder: str | Path,
     *,
     site_secret: bytes | None = None,
-    wanted: Wanted | None = None,
+    wanted: StudyRequirements | None = None,
     processes: int | None = None,
     pictures: bool = False,
     tell: Callable[[int, int], None] = lambda done, all_: None,
@@ -333,7 +337,7 @@ def check(
     classes = len(wanted.classes) if wanted is not None and wanted.needs == "segment" else None
     use_labels = wanted is None or wanted.needs == "segment"
     jobs = [
-        Job(
+        CaseRequest(
             number,
             tuple(map(str, case.image)),
             str(case.label) if case.label is not None and use_labels else None,
@@ -394,7 +398,7 @@ def _without_main() -> Iterator[None]:
 
 
 def _examined(
-    jobs: Sequence[Job], processes: int | None, tell: Callable[[int, int], None]
+    jobs: Sequence[CaseRequest], processes: int | None, tell: Callable[[int, int], None]
 ) -> Iterator[tuple[int, CaseFacts]]:
     """Yield each case's facts; a case that kills its process is told, and the others go on."""
     workers = processes if processes is not None else min(4, os.cpu_count() or 1)
@@ -548,7 +552,9 @@ def _mm(values: Sequence[float] | np.ndarray) -> str:
 # ---------------------------------------------------------------------------------------------- the study
 
 
-def _against(wanted: Wanted, listing: Listing, found: Mapping[int, CaseFacts]) -> Iterator[Trouble]:
+def _against(
+    wanted: StudyRequirements, listing: Listing, found: Mapping[int, CaseFacts]
+) -> Iterator[Trouble]:
     settings = wanted.settings
     good = {number: facts for number, facts in found.items() if facts.read}
     has: Callable[[Case], bool] = (
@@ -597,7 +603,7 @@ def _against(wanted: Wanted, listing: Listing, found: Mapping[int, CaseFacts]) -
 
 
 def _classes_against(
-    wanted: Wanted, listing: Listing, good: Mapping[int, CaseFacts], usable: Sequence[Case]
+    wanted: StudyRequirements, listing: Listing, good: Mapping[int, CaseFacts], usable: Sequence[Case]
 ) -> Iterator[Trouble]:
     count = len(wanted.classes)
     if wanted.needs == "classify":
@@ -654,7 +660,7 @@ def _problems(troubles: Sequence[Trouble]) -> tuple[Problem, ...]:
             grouped[code].append((name, detail))
     found = []
     for code, cases in grouped.items():
-        meaning = MEANINGS[code]
+        meaning = ISSUE_TYPES[code]
         found.append(
             Problem(code, meaning.severity, meaning.title, meaning.means, meaning.cure, tuple(cases))
         )
@@ -662,7 +668,10 @@ def _problems(troubles: Sequence[Trouble]) -> tuple[Problem, ...]:
 
 
 def _verdict(
-    problems: Sequence[Problem], listing: Listing, found: Mapping[int, CaseFacts], wanted: Wanted | None
+    problems: Sequence[Problem],
+    listing: Listing,
+    found: Mapping[int, CaseFacts],
+    wanted: StudyRequirements | None,
 ) -> str:
     errors = [p for p in problems if p.severity == "error"]
     warnings = [p for p in problems if p.severity == "warning"]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from medfed.deployment.enrolment.enrol import enrolled
 from medfed.errors import ExchangeError
-from medfed.wire.credentials import federation_of
+from medfed.wire.credentials import read_federation
 from medfed.wire.signing import BROKER, HUB
 
 log = logging.getLogger("medfed.deployment.enrolment.broker")
@@ -36,7 +36,7 @@ SLOW_CLIENT = "180s"
 EARLIER_S = 10.0
 
 # Pauses before a server that ended is started again: the first and the longest.
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
+MIN_BACKOFF_S, MAX_BACKOFF_S = 0.2, 10.0
 
 
 def configuration(folder: Path) -> str:
@@ -44,7 +44,7 @@ def configuration(folder: Path) -> str:
 
     Its disk needs room for two rounds: twice (sites + 1) models.
     """
-    federation = federation_of(folder)
+    federation = read_federation(folder)
     here = (folder / BROKER).resolve()
     accounts: dict[str, list[str]] = {}
     for one in enrolled(folder):
@@ -222,7 +222,7 @@ class Broker:
         return fatal[-1].strip() if fatal else "its log says nothing of why"
 
     def _supervise(self) -> None:
-        pause, again = FIRST_PAUSE_S, False
+        pause, again = MIN_BACKOFF_S, False
         while not self._stopping.wait(pause):
             assert self._process is not None
             if self._process.poll() is not None:
@@ -230,9 +230,9 @@ class Broker:
                     if self._stopping.is_set():
                         return
                     self._start_again()
-                pause = min(2 * pause, LONGEST_PAUSE_S)
+                pause = min(2 * pause, MAX_BACKOFF_S)
                 continue
-            pause = FIRST_PAUSE_S
+            pause = MIN_BACKOFF_S
             if self._configuration.stat().st_mtime_ns != self._told:
                 self._told = self._configuration.stat().st_mtime_ns
                 os.kill(self._process.pid, signal.SIGHUP)

@@ -40,10 +40,10 @@ from medfed.wire.credentials import (
     NATS_PORT,
     WEBSOCKET_PORT,
     Federation,
-    Kit,
-    federation_of,
+    StartupKit,
+    read_federation,
 )
-from medfed.wire.signing import BROKER, HUB, common_name, serial_of
+from medfed.wire.signing import BROKER, HUB, common_name, serial_number
 
 # How long certificates hold: a party's two years, so that nobody renews during a study; the authority's ten.
 PARTY_DAYS, AUTHORITY_DAYS = 730, 3650
@@ -157,10 +157,12 @@ def sign(folder: Path, request: Path, kit: Path, days: int = PARTY_DAYS) -> Enro
     public = found.public_key()
     assert isinstance(public, Ed25519PublicKey)
     certificate = _issue(folder, site, public, (), days)
-    _write(folder / "sites" / f"{site}.{serial_of(certificate)}.pem", certificate.public_bytes(Encoding.PEM))
+    _write(
+        folder / "sites" / f"{site}.{serial_number(certificate)}.pem", certificate.public_bytes(Encoding.PEM)
+    )
     _tell_hub(folder)
-    federation = federation_of(folder)
-    answer = Kit(
+    federation = read_federation(folder)
+    answer = StartupKit(
         KIT_FORMAT,
         federation.name,
         site,
@@ -201,7 +203,7 @@ def enrolled(folder: Path) -> list[Enrolled]:
     certificates = [
         x509.load_pem_x509_certificate(file.read_bytes()) for file in (folder / "sites").glob("*.pem")
     ]
-    found = [_enrolled(certificate, serial_of(certificate) in revoked) for certificate in certificates]
+    found = [_enrolled(certificate, serial_number(certificate) in revoked) for certificate in certificates]
     return sorted(found, key=lambda one: (one.site, one.expires, one.serial))
 
 
@@ -242,7 +244,7 @@ def accept(folder: Path, kit: Path, authority: str = "") -> Enrolled:
         ExchangeError: if the kit does not read, is for another key or site, or of another authority.
     """
     try:
-        found = msgspec.json.decode(kit.read_bytes(), type=Kit)
+        found = msgspec.json.decode(kit.read_bytes(), type=StartupKit)
         certificate = x509.load_pem_x509_certificate(found.certificate.encode())
         issuer = x509.load_pem_x509_certificate(found.authority.encode())
         certificate.verify_directly_issued_by(issuer)
@@ -327,7 +329,7 @@ def _enrolled(certificate: x509.Certificate, revoked: bool) -> Enrolled:
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     user = names.get_values_for_type(x509.DNSName)[0]
     return Enrolled(
-        common_name(certificate), serial_of(certificate), user, certificate.not_valid_after_utc, revoked
+        common_name(certificate), serial_number(certificate), user, certificate.not_valid_after_utc, revoked
     )
 
 
@@ -337,7 +339,7 @@ def _issue(
     key = load_pem_private_key((folder / "authority.key").read_bytes(), password=None)
     authority = x509.load_pem_x509_certificate((folder / "authority.pem").read_bytes())
     assert isinstance(key, Ed25519PrivateKey)
-    federation = federation_of(folder).name
+    federation = read_federation(folder).name
     serial = x509.random_serial_number()
     subject = x509.Name(
         [

@@ -17,24 +17,26 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from medfed.errors import RunError, StudyError
-from medfed.evaluation.method_table import Cost, MethodTable, page, renamed, table_of
+from medfed.evaluation.method_table import Cost, MethodTable, compare_methods, page, renamed
+from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.report import model_name
 from medfed.evaluation.rows import (
     FEDERATED,
     POOLED,
     CaseRow,
-    as_they_are,
     local,
     personal,
     read_cases,
+    unperturbed,
     write,
     write_csv,
 )
 from medfed.runs.rounds import read_rounds
 from medfed.pipeline import train as run
 from medfed.registry import Kind, kinds
-from medfed.runs.folder import RunFolder, write_whole
-from medfed.runs.progress import Progress, Silent
+from medfed.files import write_whole
+from medfed.runs.folder import RunFolder
+from medfed.runs.progress import Progress, NoProgress
 from medfed.study.study import Study, _agree, digest, read_study
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ def compare(
         StudyError: if a method is no rule and no local method, comes twice, or none can run.
         RunError: if the folder is taken.
     """
-    progress = progress or Silent()
+    progress = progress or NoProgress()
     if not isinstance(study, Study):
         study = read_study(study, overrides)
     planned = {name: _with(study, name) for name in _distinct(methods)}
@@ -76,10 +78,10 @@ def compare(
     costs: dict[str, Cost] = {}
     for number, (name, variant) in enumerate(planned.items(), 1):
         if not isinstance(variant, Study):
-            progress.say(f"method {number} of {len(planned)}: {name} is not run: {variant}")
+            progress.log(f"method {number} of {len(planned)}: {name} is not run: {variant}")
             costs[name] = Cost(refused=variant)
             continue
-        progress.say(f"method {number} of {len(planned)}: {name}")
+        progress.log(f"method {number} of {len(planned)}: {name}")
         # Alone, and pooled, training is the same beside every method: once is enough.
         done = _run(variant, folder / name, name == next(iter(ready)), progress)
         costs[name] = _cost(done)
@@ -87,17 +89,15 @@ def compare(
     present = {case.model for case in cases}
     beside = (ALONE, *(model_name(local(site)) for site in sorted(study.sites)), POOLED)
     costs |= {name: Cost() for name in beside if name in present}
-    table = table_of(
-        study.name,
-        cases,
-        costs,
+    settings = SummarySettings(
         round=study.train.rounds,
         seed=study.seed,
         classes=getattr(study.task, "classes", ()),
         held_out=sorted(study.held_out),
-        minimum=study.evaluation.smallest_group,
+        min_patients=study.evaluation.smallest_group,
         draws=study.evaluation.draws,
     )
+    table = compare_methods(study.name, cases, costs, settings)
     write(folder / "comparison.jsonl", table.rows)
     write_csv(folder / "comparison.csv", table.rows)
     write_whole(folder / "comparison.html", page(table).encode())
@@ -181,4 +181,4 @@ def _named(cases: Sequence[CaseRow], name: str, study: Study) -> list[CaseRow]:
     ) in study.held_out:  # no own model was made here: those of the others are what it could have been given
         names |= {(local(other), site): model_name(local(other)) for other in study.sites}
     # Cases that were changed before they were measured are about robustness, not about methods.
-    return renamed(as_they_are(cases), names)
+    return renamed(unperturbed(cases), names)

@@ -13,8 +13,8 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import ConcatDataset, DataLoader
 
-from medfed.data.datamodule import SiteData, collate
-from medfed.data.samplers import Passes
+from medfed.data.datamodule import SiteDataModule, collate
+from medfed.data.samplers import FixedStepBatchSampler
 from medfed.errors import DataError
 from medfed.federation.callback import derived_seed
 from medfed.federation.site import Training, train_alone
@@ -41,7 +41,7 @@ class PooledData(pl.LightningDataModule):
     pooled model differs from the federated one by the federation alone.
     """
 
-    def __init__(self, sites: Mapping[str, SiteData], batch: int) -> None:
+    def __init__(self, sites: Mapping[str, SiteDataModule], batch: int) -> None:
         super().__init__()
         self._seed = "/".join(str(sites[name].seed) for name in sorted(sites))
         # By name, so that the order in which hospitals were opened changes nothing.
@@ -59,7 +59,7 @@ class PooledData(pl.LightningDataModule):
             # As many steps an epoch as the hospitals do together, so that the pooled model learns as long.
             joined = PooledDataset(parts)
             steps = sum(part.steps or 0 for part in self._parts)
-            batches = Passes(len(joined), self._batch, steps, f"{POOLED_SITE}/{self._seed}")
+            batches = FixedStepBatchSampler(len(joined), self._batch, steps, f"{POOLED_SITE}/{self._seed}")
             return DataLoader(joined, batch_sampler=batches, num_workers=workers, collate_fn=collate)
         return DataLoader(
             PooledDataset(parts), self._batch, shuffle=True, num_workers=workers, collate_fn=collate
@@ -67,7 +67,7 @@ class PooledData(pl.LightningDataModule):
 
 
 def train_pooled(
-    sites: Mapping[str, SiteData],
+    sites: Mapping[str, SiteDataModule],
     module: pl.LightningModule,
     training: Training,
     *,

@@ -23,7 +23,8 @@ from safetensors.torch import load_file, save_file
 
 from medfed.errors import RunError, StudyError
 from medfed.federation import membership as joins
-from medfed.runs.folder import RunFolder, write_whole
+from medfed.files import write_whole
+from medfed.runs.folder import RunFolder
 from medfed.study.study import Study, digest
 from medfed.wire.audit_log import AuditLog, Signer
 

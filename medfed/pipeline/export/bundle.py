@@ -24,7 +24,7 @@ from medfed.errors import RunError
 from medfed.pipeline.export._bundle_inference import inference
 from medfed.pipeline.export._subject import Subject
 from medfed.pipeline.export.torchscript import trace
-from medfed.runs.folder import write_whole
+from medfed.files import write_whole
 
 SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"

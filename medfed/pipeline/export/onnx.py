@@ -15,7 +15,7 @@ import torch
 
 from medfed.errors import RunError
 from medfed.pipeline.export._subject import Subject
-from medfed.runs.folder import write_whole
+from medfed.files import write_whole
 
 FILE = "model.onnx"
 

@@ -85,7 +85,7 @@ def attacked(
     parties = {"site": items, **{f"other{k}": part for k, part in enumerate(others)}}
     # The masks of a secure sum cancel to the plain sum, bit for bit; central noise is the hub's,
     # and is added.
-    summed = privacy if privacy.charge() is not None else NoPrivacy()
+    summed = privacy if privacy.round_cost() is not None else NoPrivacy()
     if len(parties) < summed.fewest_sites():
         raise PrivacyError(
             f"an attacker sees a sum of at least {summed.fewest_sites()} sites only, and the cases here make "

@@ -19,15 +19,15 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from medfed.data.datamodule import SiteData, collate
+from medfed.data.datamodule import SiteDataModule, collate
 from medfed.errors import PrivacyError
 from medfed.models.optimisers.sgd import SGD
 from medfed.models.schedules.constant import Constant
 from medfed.pipeline.factory import module_of, training_of
 from medfed.pipeline.leakage.attacker_view import Item, attacked, with_difference
 from medfed.privacy import NoPrivacy, Privacy
-from medfed.privacy.attacks.inversion import Guess, first_linear, from_linear, invert, mismatch, recovered
-from medfed.privacy.attacks.membership import FEWEST, advantage, by_loss, lira
+from medfed.privacy.attacks.inversion import Prior, first_linear, from_linear, invert, mismatch, recovered
+from medfed.privacy.attacks.membership import MIN_CASES, advantage, by_loss, lira
 from medfed.registry import kind_of
 from medfed.study.study import Study
 from medfed.wire.weights import Weights
@@ -105,12 +105,14 @@ class Findings:
         attacks += [
             advantage(max(one.by_loss, one.by_ratio or 0.5))
             for one in self.members
-            if one.privacy == own and one.cases >= 2 * FEWEST
+            if one.privacy == own and one.cases >= 2 * MIN_CASES
         ]
         return max(attacks)
 
 
-def attack(study: Study, site: str, data: SiteData, effort: Effort, start: Weights | None = None) -> Findings:
+def attack(
+    study: Study, site: str, data: SiteDataModule, effort: Effort, start: Weights | None = None
+) -> Findings:
     """Return what a hospital's updates tell, without any protection and with the study's own.
 
     `start` is the model from which the attacked updates are trained, the study's untrained one if None.
@@ -155,7 +157,7 @@ def attack(study: Study, site: str, data: SiteData, effort: Effort, start: Weigh
     return Findings(study.name, site, study.task.needs, tuple(inverted), members, tuple(notes), pictures)
 
 
-def _items(data: SiteData, split: str) -> list[Item]:
+def _items(data: SiteDataModule, split: str) -> list[Item]:
     dataset: Any = data.dataset(split, training=True)
     return [dataset[k] for k in range(len(dataset))]
 
@@ -191,19 +193,19 @@ def _inverted(
     key = _source(victims[0])
     true = torch.stack([item[key].float() for item in victims])
     known = torch.stack([item[key].float() for item in rest])
-    guess = Guess(known.mean(0), known.amin(), known.amax())
+    prior = Prior(known.mean(0), known.amin(), known.amax())
     if key == "features":
-        guess = Guess(guess.mean, known.amin(0), known.amax(0))
-    found = _best(first, begun, gradient, victims, key, guess, effort)
-    parts = recovered(found, true, guess.mean)
+        prior = Prior(prior.mean, known.amin(0), known.amax(0))
+    found = _best(first, begun, gradient, victims, key, prior, effort)
+    parts = recovered(found, true, prior.mean)
     chance = [
-        recovered(known[k : k + count], true, guess.mean) for k in range(0, len(rest) - count + 1, count)
+        recovered(known[k : k + count], true, prior.mean) for k in range(0, len(rest) - count + 1, count)
     ]
     name = kind_of(privacy)
     told = Inverted(
         name, count, max(parts), float(np.mean(parts)), float(np.mean([max(c) for c in chance] or [0.0]))
     )
-    return told, {"true": true, "mean": guess.mean, name: found}
+    return told, {"true": true, "mean": prior.mean, name: found}
 
 
 def _weights(module: pl.LightningModule, study: Study) -> dict[str, Tensor]:
@@ -218,12 +220,12 @@ def _best(
     gradient: Weights,
     victims: Sequence[Item],
     key: str,
-    guess: Guess,
+    prior: Prior,
     effort: Effort,
 ) -> Tensor:
     linear = first_linear(module)
     if len(victims) == 1 and linear is not None and all(name in gradient for name in linear):
-        return from_linear(gradient, *linear).reshape(1, *guess.mean.shape)
+        return from_linear(gradient, *linear).reshape(1, *prior.mean.shape)
     module = with_difference(lambda: module, start, {name: torch.zeros(()) for name in start})
     module.train()
     for layer in module.modules():
@@ -237,10 +239,10 @@ def _best(
         slopes = torch.autograd.grad(loss, list(parameters.values()), create_graph=True)
         return dict(zip(parameters, slopes, strict=True))
 
-    tries = TRIES if guess.mean.ndim > 1 else TRIES[:1]
+    tries = TRIES if prior.mean.ndim > 1 else TRIES[:1]
     found = [
         invert(
-            gradient, of, len(victims), guess, steps=effort.steps, rate=rate, smooth=smooth, seed=effort.seed
+            gradient, of, len(victims), prior, steps=effort.steps, rate=rate, smooth=smooth, seed=effort.seed
         )
         for rate, smooth in tries
     ]
@@ -344,7 +346,7 @@ def in_words(findings: Findings) -> str:
         )
         few = (
             ""
-            if tried.cases >= 2 * FEWEST
+            if tried.cases >= 2 * MIN_CASES
             else f"; only {tried.cases} cases, too few to rely on, and not in the gate"
         )
         lines.append(

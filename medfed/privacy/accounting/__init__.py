@@ -1,1 +1,1 @@
-"""What a study's noise costs in epsilon, and the ledger of what patients have spent."""
+"""Privacy accounting: the epsilon of noised releases, and the ledger of what patients have spent."""

@@ -1,11 +1,11 @@
-"""How much privacy a chain of noised releases costs, by Opacus' accountants: numbers in, an epsilon out.
+"""The privacy cost of a sequence of noised releases as an epsilon, by Opacus' accountants.
 
-Everything medfed releases under differential privacy is a Gaussian mechanism, perhaps over a Poisson sample:
-a `Charge` is so many steps of one. Charges of any number of studies compose. Two accountants: `rdp` adds
-Rényi divergences (Mironov, CSF 2017, arXiv:1702.07476; Mironov, Talwar, Zhang 2019, arXiv:1908.10530) and
-`prv` convolves privacy loss distributions (Gopi, Lee, Wutschitz, NeurIPS 2021, arXiv:2106.02848), which is
-tighter. Both give upper bounds on the same loss, so the smaller of the two is one as well. Neighbours differ
-by one patient (or site) added or removed.
+Everything that medfed releases under differential privacy is a Gaussian mechanism, possibly on a Poisson
+sample; a `MechanismSteps` stands for a number of its steps. Those of any number of studies compose. Two
+accountants: `rdp` adds Rényi divergences (Mironov, CSF 2017, arXiv:1702.07476; Mironov, Talwar, Zhang 2019,
+arXiv:1908.10530) and `prv` convolves privacy loss distributions (Gopi, Lee, Wutschitz, NeurIPS 2021,
+arXiv:2106.02848), which is tighter. Both give upper bounds on the same loss, so the smaller of the two is an
+upper bound as well. Neighbours differ by one patient (or site) added or removed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from medfed.errors import PrivacyError
 
 Accountant = Literal["prv", "rdp"]
 
-# The orders of Rényi divergence that are kept. Fewer than Opacus' between 3 and 11, where a broken order
-# costs a long series to compute and wins less than a hundredth of epsilon; and larger ones for much noise
-# and few steps.
+# The orders of Rényi divergence that are computed. Fewer than Opacus' between 3 and 11, where a fractional
+# order takes a long series and improves epsilon by less than a hundredth; and larger ones for much noise and
+# few steps.
 ORDERS: tuple[float, ...] = (
     *(1 + tenth / 10 for tenth in range(1, 21)),
     *(3 + quarter / 4 for quarter in range(1, 13)),
@@ -34,22 +34,22 @@ ORDERS: tuple[float, ...] = (
     *(64.0, 80.0, 96.0, 128.0, 192.0, 256.0, 384.0, 512.0),
 )
 
-# How far below the target the found noise may leave epsilon, as a share of it; the most noise that is looked
-# for, and how many guesses are made.
+# How far below the target epsilon may end, as a share of it; the largest noise multiplier that is tried, and
+# the maximum number of guesses.
 EPSILON_TOLERANCE = 0.002
-MOST_NOISE = 1e5
-MOST_GUESSES = 60
+MAX_NOISE = 1e5
+MAX_GUESSES = 60
 
-# A PRV accountant's bound holds up to this error in epsilon, which is part of what it returns.
+# The error in epsilon of the PRV accountant, which is included in its bound.
 PRV_ERROR = 0.01
 PRV_DELTA_SHARE = 1e-3
 
 
 @dataclass(frozen=True)
-class Charge:
-    """So many steps of a Gaussian mechanism whose noise is `noise_multiplier` times its sensitivity.
+class MechanismSteps:
+    """Steps of a Gaussian mechanism whose noise is `noise_multiplier` times its sensitivity.
 
-    `sample_rate` is the chance of each patient to be in a step; 1 where nothing is sampled, or not in secret.
+    sample_rate: the probability of each patient to be in a step; 1 without sampling, or if it is not secret.
     """
 
     noise_multiplier: float
@@ -57,19 +57,19 @@ class Charge:
     steps: int = 1
 
 
-def composed(charges: Sequence[Charge]) -> tuple[Charge, ...]:
-    """Return the charges with the steps of like mechanisms together: their order does not matter."""
+def compose(charges: Sequence[MechanismSteps]) -> tuple[MechanismSteps, ...]:
+    """Return the charges with the steps of equal mechanisms added up; their order does not matter."""
     steps: dict[tuple[float, float], int] = {}
     for charge in charges:
         key = (charge.noise_multiplier, charge.sample_rate)
         steps[key] = steps.get(key, 0) + charge.steps
-    return tuple(Charge(noise, rate, count) for (noise, rate), count in steps.items() if count)
+    return tuple(MechanismSteps(noise, rate, count) for (noise, rate), count in steps.items() if count)
 
 
-def renyi(charges: Sequence[Charge], orders: Sequence[float] = ORDERS) -> np.ndarray:
-    """Return the Rényi divergence of all charges together at each order."""
+def renyi(charges: Sequence[MechanismSteps], orders: Sequence[float] = ORDERS) -> np.ndarray:
+    """Return the total Rényi divergence of all charges at each order."""
     total = np.zeros(len(orders))
-    for charge in composed(charges):
+    for charge in compose(charges):
         total += charge.steps * np.array(
             _renyi_step(charge.noise_multiplier, charge.sample_rate, tuple(orders))
         )
@@ -85,27 +85,25 @@ def _renyi_step(noise_multiplier: float, sample_rate: float, orders: tuple[float
 
 
 def epsilon_of_renyi(divergences: np.ndarray, delta: float, orders: Sequence[float] = ORDERS) -> float:
-    """Return the epsilon that Rényi divergences at these orders mean for a delta
-    (Balle et al., arXiv:1905.09982).
-    """
+    """Return the epsilon of Rényi divergences at a delta (Balle et al., arXiv:1905.09982)."""
     from opacus.accountants.analysis.rdp import get_privacy_spent
 
     if not np.any(divergences):
         return 0.0
     with warnings.catch_warnings():
-        # It advises larger orders where the best is the largest; the bound holds all the same.
+        # It warns if the best order is the largest; the bound holds anyway.
         warnings.simplefilter("ignore")
         found, _ = get_privacy_spent(orders=list(orders), rdp=divergences, delta=delta)
     return max(float(found), 0.0)
 
 
-def epsilon(charges: Sequence[Charge], delta: float, accountant: Accountant = "prv") -> float:
+def epsilon(charges: Sequence[MechanismSteps], delta: float, accountant: Accountant = "prv") -> float:
     """Return the epsilon that these charges have spent together, at this delta; 0 for none.
 
     Raises:
-        PrivacyError: if the PRV accountant's numbers don't hold for these charges, which happens at extremes.
+        PrivacyError: if the PRV accountant fails numerically for these charges, which happens at extremes.
     """
-    charges = composed(charges)
+    charges = compose(charges)
     if not charges:
         return 0.0
     if any(charge.noise_multiplier <= 0 for charge in charges):
@@ -116,7 +114,7 @@ def epsilon(charges: Sequence[Charge], delta: float, accountant: Accountant = "p
 
 
 @lru_cache(maxsize=4096)
-def _prv(charges: tuple[Charge, ...], delta: float) -> float:
+def _prv(charges: tuple[MechanismSteps, ...], delta: float) -> float:
     from opacus.accountants.analysis import prv
 
     try:
@@ -149,12 +147,11 @@ def _prv(charges: tuple[Charge, ...], delta: float) -> float:
     return found
 
 
-def _domain(charges: Sequence[Charge], delta: float) -> Any:
-    """Return where losses are cut off and how finely they are cut, as Opacus'
-    PRVAccountant does (remark 5.6).
+def _domain(charges: Sequence[MechanismSteps], delta: float) -> Any:
+    """Return the truncation and mesh of privacy losses, as Opacus' PRVAccountant does (remark 5.6).
 
-    Its own takes the Rényi divergences of one mechanism anew for every number of steps, which was most of the
-    seconds that one epsilon took; here they are kept.
+    Opacus computes the Rényi divergences of one mechanism again for every number of steps, which took most of
+    the seconds of one epsilon; here they are cached.
     """
     from opacus.accountants.analysis import prv
 
@@ -163,7 +160,7 @@ def _domain(charges: Sequence[Charge], delta: float) -> Any:
         order for order in ORDERS if order.is_integer()
     )  # a short sum each; the bound holds at any
 
-    def bound(some: Sequence[Charge], most: float) -> float:
+    def bound(some: Sequence[MechanismSteps], most: float) -> float:
         return epsilon_of_renyi(renyi(some, orders), most, orders)
 
     bounds = [bound(charges, error / 4)]
@@ -173,17 +170,18 @@ def _domain(charges: Sequence[Charge], delta: float) -> Any:
     return prv.Domain.create_aligned(-length, length, mesh)
 
 
-def _no_prv(charges: Sequence[Charge], delta: float, why: str) -> PrivacyError:
-    told = ", ".join(
+def _no_prv(charges: Sequence[MechanismSteps], delta: float, why: str) -> PrivacyError:
+    described = ", ".join(
         f"{c.steps} steps, noise {c.noise_multiplier:.3g}, rate {c.sample_rate:.3g}" for c in charges
     )
     return PrivacyError(
-        f"the PRV accountant finds no epsilon for {told} at delta {delta:g} ({why}); take accountant: rdp"
+        f"the PRV accountant finds no epsilon for {described} at delta {delta:g} "
+        f"({why}); take accountant: rdp"
     )
 
 
-def smallest_epsilon(charges: Sequence[Charge], delta: float) -> float:
-    """Return the smaller of both accountants' bounds; of one alone where the other has none."""
+def smallest_epsilon(charges: Sequence[MechanismSteps], delta: float) -> float:
+    """Return the smaller of both accountants' bounds, or the RDP bound if the PRV accountant fails."""
     bound = epsilon(charges, delta, "rdp")
     try:
         return min(bound, epsilon(charges, delta, "prv"))
@@ -194,24 +192,23 @@ def smallest_epsilon(charges: Sequence[Charge], delta: float) -> float:
 def noise_for(
     target: float,
     delta: float,
-    plan: Charge,
+    plan: MechanismSteps,
     accountant: Accountant = "prv",
-    before: Sequence[Charge] = (),
+    before: Sequence[MechanismSteps] = (),
 ) -> float:
-    """Return the least noise multiplier with which a plan, after what was spent before, stays
-    within a target epsilon.
+    """Return the smallest noise multiplier that keeps a plan, after `before`, within a target epsilon.
 
-    `plan.noise_multiplier` is what is looked for and not read. As Opacus' `get_noise_multiplier`, but it
-    counts what an interrupted run has released already.
+    `plan.noise_multiplier` is ignored. Like Opacus' `get_noise_multiplier`, but it includes what an
+    interrupted run has already released.
 
     Raises:
-        PrivacyError: if no noise is enough, because the target is spent or far too small.
+        PrivacyError: if no noise suffices, because the target is spent or far too small.
     """
     spent = epsilon(before, delta, accountant)
     if spent >= target:
         raise PrivacyError(
-            f"epsilon {spent:.3f} of {target:g} (delta {delta:g}) is spent already and {plan.steps} steps are left; "
-            f"nothing more can be released under this target"
+            f"epsilon {spent:.3f} of {target:g} (delta {delta:g}) is already spent and {plan.steps} steps "
+            "remain; nothing more can be released under this target"
         )
 
     def after(noise: float) -> float:
@@ -220,13 +217,13 @@ def noise_for(
     low, low_epsilon, high, high_epsilon = 0.0, math.inf, 1.0, after(1.0)
     while high_epsilon > target:
         low, low_epsilon, high = high, high_epsilon, 2 * high
-        if high > MOST_NOISE:
+        if high > MAX_NOISE:
             raise PrivacyError(
-                f"no noise keeps {plan.steps} steps within epsilon {target:g} at delta {delta:g} after {spent:.3f} was "
-                f"spent; fewer rounds or a larger epsilon would do"
+                f"no noise keeps {plan.steps} steps within epsilon {target:g} at delta {delta:g} after "
+                f"{spent:.3f} was spent; fewer rounds or a larger epsilon would do"
             )
         high_epsilon = after(high)
-    for _ in range(MOST_GUESSES):
+    for _ in range(MAX_GUESSES):
         if high_epsilon >= target * (1 - EPSILON_TOLERANCE) or high - low < 1e-4 * high:
             break
         guess = _between(low, low_epsilon, high, high_epsilon, target)
@@ -239,13 +236,11 @@ def noise_for(
 
 
 def _between(low: float, low_epsilon: float, high: float, high_epsilon: float, target: float) -> float:
-    """Return the next guess: a line through both ends in logarithms, where epsilon is nearly
-    one; else the middle.
-    """
+    """Return the next guess by linear interpolation of the logarithms, or half of `high` without a bound."""
     if low <= 0 or not math.isfinite(low_epsilon):
         return high / 2
     slope = math.log(low_epsilon / high_epsilon) / math.log(high / low)
-    # Aimed inside the tolerance, so that the guess seldom falls on the wrong side of the target.
+    # Aim inside the tolerance, so that the guess rarely falls on the wrong side of the target.
     guess = high * (high_epsilon / (target * (1 - EPSILON_TOLERANCE / 2))) ** (1 / slope)
     edge = 0.02 * (high - low)
     return min(max(guess, low + edge), high - edge)

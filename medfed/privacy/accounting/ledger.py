@@ -1,19 +1,18 @@
-"""The privacy ledger: what a hospital's patients have spent over all studies, kept in the hospital.
+"""The privacy ledger: what a hospital's patients have spent over all studies; it never leaves.
 
-One file of JSON lines, readable by its owner only, to which lines are added and never taken away; each holds
-the digest of the line before it. Before training a study reserves what it plans to spend, and is refused
-where that would carry any patient over the site's ceiling. What it does spend is written down before anything
-is sent, so that a crash can make the ledger say too much and never too little.
+One file of JSON lines, readable only by its owner. Lines are only ever appended, and each holds the digest of
+the line before it. Before training, a study reserves what it plans to spend, and is refused if that would
+carry any patient over the site's ceiling. What it does spend is recorded before anything is sent, so that
+after a crash the ledger may overstate the cost, but never understates it.
 
-    began     the orders at which Rényi divergences are kept
+    began     the orders of the recorded Rényi divergences
     data      a set of patients, by the digest of their salted tokens, and the tokens
-    reserved  an account of one run of a study: it will spend up to so much on these patients
+    reserved  an account of one run of a study, and what it will spend at most on these patients
     spent     so many steps were released: noise multiplier, sampling rate, Rényi divergences
-    closed    the run is over; what is reserved and not spent is free again
+    closed    the run is over; what was reserved and not spent is released
 
-Spending is per patient. A data set that has gained a patient is another set with another digest,
-and those who were in the older one have spent what they spent there; nobody starts anew because
-the hospital admitted someone.
+Costs are counted per patient. A data set that gains a patient is another set with another digest, and the
+patients of the older one keep what they have spent; nobody's budget is reset because a patient was added.
 """
 
 from __future__ import annotations
@@ -38,15 +37,15 @@ from medfed.errors import PrivacyError
 from medfed.privacy.accounting.accountant import (
     ORDERS,
     Accountant,
-    Charge,
-    composed,
+    MechanismSteps,
+    compose,
     epsilon,
     epsilon_of_renyi,
     renyi,
     smallest_epsilon,
 )
 
-# What the first line calls its predecessor, as in the audit log.
+# The predecessor's digest in the first line, as in the audit log.
 GENESIS = "0" * 64
 LEDGER = "ledger.jsonl"
 DELTA = 1e-5
@@ -54,13 +53,13 @@ DELTA = 1e-5
 
 @dataclass(frozen=True)
 class DataSet:
-    """The patients of one study at one site, by tokens that mean nothing outside the hospital."""
+    """The patients of one study at one site, by tokens that are meaningless outside the hospital."""
 
     patients: frozenset[str]
 
     @property
     def digest(self) -> str:
-        """The digest by which the ledger calls this set of patients."""
+        """The digest that names this set of patients in the ledger."""
         return hashlib.sha256("\n".join(sorted(self.patients)).encode()).hexdigest()
 
 
@@ -74,21 +73,21 @@ def data_set(patients: Iterable[str], secret: bytes) -> DataSet:
 
 
 @dataclass(frozen=True)
-class Account:
-    """One run of a study in a ledger: what it has spent, and what is reserved and not spent yet."""
+class BudgetEntry:
+    """One run of a study in a ledger: what it has spent, and what is still reserved."""
 
     id: str
     study: str
     data: str
-    spent: tuple[Charge, ...] = ()
+    spent: tuple[MechanismSteps, ...] = ()
     renyi: tuple[float, ...] = ()
-    reserved: Charge | None = None
+    reserved: MechanismSteps | None = None
     closed: bool = False
 
     @property
-    def left(self) -> tuple[Charge, ...]:
-        """What is reserved still, if anything."""
-        return () if self.closed or self.reserved is None else composed([self.reserved])
+    def remaining(self) -> tuple[MechanismSteps, ...]:
+        """What is still reserved, if anything."""
+        return () if self.closed or self.reserved is None else compose([self.reserved])
 
 
 class Ledger:
@@ -96,8 +95,8 @@ class Ledger:
 
     Args:
         path: the file, or a folder that holds or will hold `ledger.jsonl`.
-        ceiling: the most epsilon that any patient may spend over all studies, the site's own decision; None for no limit.
-        delta: the delta at which the ceiling is meant.
+        ceiling: the maximum epsilon of any patient over all studies, the site's own decision; None: no limit.
+        delta: the delta at which the ceiling applies.
 
     Raises:
         PrivacyError: if a line was changed, removed or moved.
@@ -110,26 +109,26 @@ class Ledger:
         self._delta = delta
         list(self._lines())
 
-    # -- what is asked of it
+    # -- queries
 
-    def accounts(self, study: str = "") -> list[Account]:
-        """Return the accounts of a study, or of all, in the order in which they were opened."""
+    def accounts(self, study: str = "") -> list[BudgetEntry]:
+        """Return the accounts of one study or of all studies, in the order in which they were opened."""
         found = _accounts(self._lines())
         return [account for account in found.values() if not study or account.study == study]
 
     def spent(self, data: DataSet, delta: float | None = None) -> float:
-        """Return the most epsilon that any patient of this data set has spent over all studies."""
+        """Return the largest epsilon that any patient of this data set has spent over all studies."""
         return self._most(data, self._delta if delta is None else delta, reserved=False, but="", plan=None)
 
-    # -- what is written to it
+    # -- entries
 
-    def reserve(self, study: str, data: DataSet, plan: Charge, account: str = "") -> str:
-        """Reserve what a run of a study plans to spend from here on, and return the name of its account.
+    def reserve(self, study: str, data: DataSet, plan: MechanismSteps, account: str = "") -> str:
+        """Reserve what a run of a study plans to spend, and return the name of its account.
 
-        With `account` the plan takes the place of what that run had reserved; what it has spent stays.
+        With `account` the plan replaces what that run had reserved; what it has spent remains.
 
         Raises:
-            PrivacyError: if a patient's spending would go over the site's ceiling; nothing is written then.
+            PrivacyError: if a patient's total would exceed the site's ceiling; nothing is written then.
         """
         with self._locked():
             self._check(study, data, plan, account)
@@ -144,8 +143,8 @@ class Ledger:
             )
         return name
 
-    def commit(self, account: str, charges: Sequence[Charge], round: int) -> None:
-        """Write down what a round's update costs; call it before the update is sent.
+    def commit(self, account: str, charges: Sequence[MechanismSteps], round: int) -> None:
+        """Record what a round's update costs; call it before the update is sent.
 
         Raises:
             PrivacyError: if there is no such account.
@@ -153,7 +152,7 @@ class Ledger:
         with self._locked():
             if account not in _accounts(self._lines()):
                 raise PrivacyError(f"privacy ledger: no account '{account}'; reserve first")
-            for charge in composed(charges):
+            for charge in compose(charges):
                 divergences = [float(value) for value in renyi([charge])]
                 self._append(
                     {
@@ -166,30 +165,33 @@ class Ledger:
                 )
 
     def close(self, account: str) -> None:
-        """End an account: what it reserved and did not spend is free again."""
+        """Close an account; what it reserved and did not spend is released."""
         with self._locked():
             self._append({"event": "closed", "account": account})
 
-    # -- inside
+    # -- internals
 
-    def _check(self, study: str, data: DataSet, plan: Charge, account: str) -> None:
+    def _check(self, study: str, data: DataSet, plan: MechanismSteps, account: str) -> None:
         if self._ceiling is None:
             return
         before = self._most(data, self._delta, reserved=True, but=account, plan=None)
         after = self._most(data, self._delta, reserved=True, but=account, plan=plan)
         if after > self._ceiling:
             raise PrivacyError(
-                f"study {study[:12]}: its {plan.steps} steps would bring a patient of this hospital from epsilon "
-                f"{before:.3f} to {after:.3f} at delta {self._delta:g}, the hospital's ceiling is {self._ceiling:g} over all "
-                f"studies; nothing was trained. Fewer rounds, a smaller epsilon or other patients would do"
+                f"study {study[:12]}: its {plan.steps} steps would bring a patient of this hospital from "
+                f"epsilon {before:.3f} to {after:.3f} at delta {self._delta:g}, the hospital's ceiling is "
+                f"{self._ceiling:g} over all studies; nothing was trained. Fewer rounds, a smaller epsilon "
+                "or other patients would do"
             )
 
-    def _most(self, data: DataSet, delta: float, *, reserved: bool, but: str, plan: Charge | None) -> float:
+    def _most(
+        self, data: DataSet, delta: float, *, reserved: bool, but: str, plan: MechanismSteps | None
+    ) -> float:
         lines = list(self._lines())
         members = {line["data"]: frozenset(line["patients"]) for line in lines if line["event"] == "data"}
         orders = next((line["orders"] for line in lines if line["event"] == "began"), list(ORDERS))
         accounts = _accounts(lines).values()
-        # Patients who were in the same runs have spent the same, so each such group is counted once.
+        # Patients who took part in the same runs have spent the same, so each such group is computed once.
         groups = {
             frozenset(a.id for a in accounts if patient in members.get(a.data, frozenset()))
             for patient in data.patients
@@ -206,13 +208,13 @@ class Ledger:
         """Yield the lines, each checked against the one before.
 
         Raises:
-            PrivacyError: naming the first line that doesn't fit.
+            PrivacyError: naming the first line that does not continue the one before.
         """
         if not self._path.exists():
             return
         previous = GENESIS
         text = self._path.read_bytes()
-        # A line that a power loss cut has no end; it was never acted on, because what follows waits for it.
+        # A line that was cut by a power loss has no end; nothing happened on it, because writers wait for it.
         whole = text[: text.rfind(b"\n") + 1]
         for number, line in enumerate(whole.splitlines()):
             try:
@@ -225,9 +227,9 @@ class Ledger:
                 or entry.get("number") != number
             ):
                 raise PrivacyError(
-                    f"privacy ledger, line {number + 1}: does not continue the line before it; a line was changed, removed "
-                    f"or moved at or before this place. Put the ledger back from a backup: without it nobody knows what "
-                    f"was spent"
+                    f"privacy ledger, line {number + 1}: does not continue the line before it; a line was "
+                    "changed, removed or moved at or before this place. Restore the ledger from a backup: "
+                    "without it the spent budget is unknown"
                 )
             previous = hashlib.sha256(line).hexdigest()
             yield entry
@@ -253,7 +255,7 @@ class Ledger:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the ledger alone among the hospital's processes; a process that dies lets go of it."""
+        """Lock the ledger among the hospital's processes; a process that dies releases the lock."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -264,11 +266,11 @@ class Ledger:
 
 
 def spent(folder: str | Path, data: DataSet, delta: float = DELTA) -> float:
-    """Return the most epsilon that any patient of a data set has spent, by the ledger in this folder."""
+    """Return the largest epsilon that any patient of a data set has spent, by the ledger in this folder."""
     return Ledger(folder).spent(data, delta)
 
 
-def _plain(charge: Charge) -> dict[str, Any]:
+def _plain(charge: MechanismSteps) -> dict[str, Any]:
     return {
         "noise_multiplier": charge.noise_multiplier,
         "sample_rate": charge.sample_rate,
@@ -276,38 +278,38 @@ def _plain(charge: Charge) -> dict[str, Any]:
     }
 
 
-def _charge(line: Mapping[str, Any]) -> Charge:
-    return Charge(float(line["noise_multiplier"]), float(line["sample_rate"]), int(line["steps"]))
+def _charge(line: Mapping[str, Any]) -> MechanismSteps:
+    return MechanismSteps(float(line["noise_multiplier"]), float(line["sample_rate"]), int(line["steps"]))
 
 
-def _accounts(lines: Iterable[Mapping[str, Any]]) -> dict[str, Account]:
-    found: dict[str, Account] = {}
+def _accounts(lines: Iterable[Mapping[str, Any]]) -> dict[str, BudgetEntry]:
+    found: dict[str, BudgetEntry] = {}
     for line in lines:
         event, name = line["event"], line.get("account", "")
         if event == "reserved":
-            before = found.get(name) or Account(name, line["study"], line["data"])
-            found[name] = Account(
+            before = found.get(name) or BudgetEntry(name, line["study"], line["data"])
+            found[name] = BudgetEntry(
                 name, before.study, before.data, before.spent, before.renyi, reserved=_charge(line)
             )
         elif event == "spent":
             found[name] = _after(found[name], _charge(line), line["renyi"])
         elif event == "closed":
             old = found[name]
-            found[name] = Account(name, old.study, old.data, old.spent, old.renyi, None, closed=True)
+            found[name] = BudgetEntry(name, old.study, old.data, old.spent, old.renyi, None, closed=True)
     return found
 
 
-def _after(account: Account, charge: Charge, divergences: Sequence[float]) -> Account:
+def _after(account: BudgetEntry, charge: MechanismSteps, divergences: Sequence[float]) -> BudgetEntry:
     reserved = account.reserved
     if reserved is not None:
         steps = max(reserved.steps - charge.steps, 0)
-        reserved = Charge(reserved.noise_multiplier, reserved.sample_rate, steps) if steps else None
+        reserved = MechanismSteps(reserved.noise_multiplier, reserved.sample_rate, steps) if steps else None
     total = np.asarray(divergences) + (np.asarray(account.renyi) if account.renyi else 0)
-    return Account(
+    return BudgetEntry(
         account.id,
         account.study,
         account.data,
-        composed([*account.spent, charge]),
+        compose([*account.spent, charge]),
         tuple(float(value) for value in total),
         reserved,
         account.closed,
@@ -315,17 +317,17 @@ def _after(account: Account, charge: Charge, divergences: Sequence[float]) -> Ac
 
 
 def _epsilon(
-    accounts: Sequence[Account],
+    accounts: Sequence[BudgetEntry],
     orders: Sequence[float],
     delta: float,
     reserved: bool,
     but: str,
-    plan: Charge | None,
+    plan: MechanismSteps | None,
 ) -> float:
-    """Return the epsilon of these accounts and a plan: the smaller of the two accountants' bounds."""
-    planned = [charge for a in accounts if reserved and a.id != but for charge in a.left]
+    """Return the epsilon of these accounts plus a plan, the smaller of both accountants' bounds."""
+    planned = [charge for a in accounts if reserved and a.id != but for charge in a.remaining]
     planned += [plan] if plan is not None else []
-    charges = composed([charge for a in accounts for charge in a.spent] + planned)
+    charges = compose([charge for a in accounts for charge in a.spent] + planned)
     if not charges:
         return 0.0
     kept = sum((np.asarray(a.renyi) for a in accounts if a.renyi), np.zeros(len(orders)))
@@ -333,12 +335,11 @@ def _epsilon(
     return bound if math.isinf(bound) else min(bound, smallest_epsilon(charges, delta))
 
 
-class Spending:
-    """What one run of a study spends at a site: in its ledger, and as the epsilon that
-    progress and report show.
+class BudgetTracker:
+    """Tracks what one run of a study spends at a site, in its ledger and as the reported epsilon.
 
-    The order of a run: `begin` with the plan of all steps left, `add` for every step, `settle` before a
-    round's update is sent, `end`. A run that goes on (`resumed`) continues the account it left open.
+    The order of calls: `begin` with the plan of all remaining steps, `add` for every step, `commit_round`
+    before a round's update is sent, `end`. A resumed run continues its open account.
     """
 
     def __init__(
@@ -354,9 +355,9 @@ class Spending:
         self._ledger, self._study, self._data = ledger, study, data
         self.delta, self.accountant = delta, accountant
         self._account = ""
-        self._settled: tuple[Charge, ...] = ()
-        self._pending: tuple[Charge, ...] = ()
-        # A run that starts anew leaves an older one of this study behind, which can spend nothing any more.
+        self._settled: tuple[MechanismSteps, ...] = ()
+        self._pending: tuple[MechanismSteps, ...] = ()
+        # Close accounts of earlier runs of this study; they can spend nothing more.
         for account in ledger.accounts(study):
             if account.closed or account.data != data.digest:
                 continue
@@ -366,8 +367,8 @@ class Spending:
                 ledger.close(account.id)
 
     @property
-    def settled(self) -> tuple[Charge, ...]:
-        """What this run has released so far, by the ledger."""
+    def settled(self) -> tuple[MechanismSteps, ...]:
+        """What this run has released so far, according to the ledger."""
         return self._settled
 
     @property
@@ -375,27 +376,27 @@ class Spending:
         """The epsilon of what this run has released, by the study's accountant."""
         return epsilon(self._settled, self.delta, self.accountant)
 
-    def begin(self, plan: Charge) -> None:
-        """Reserve the steps that are left.
+    def begin(self, plan: MechanismSteps) -> None:
+        """Reserve the remaining steps.
 
         Raises:
             PrivacyError: if they would carry a patient over the site's ceiling.
         """
         self._account = self._ledger.reserve(self._study, self._data, plan, self._account)
 
-    def add(self, charge: Charge) -> None:
-        """Count a step; it is spent once it is settled, for nothing has left before."""
-        self._pending = composed([*self._pending, charge])
+    def add(self, charge: MechanismSteps) -> None:
+        """Count a step; it is spent when its round is committed, because nothing has left before."""
+        self._pending = compose([*self._pending, charge])
 
-    def settle(self, round: int) -> dict[str, float]:
-        """Write down what the round's update costs, and return the scalars that say so."""
+    def commit_round(self, round: int) -> dict[str, float]:
+        """Record what the round's update costs, and return the scalars that report it."""
         if self._pending:
             self._ledger.commit(self._account, self._pending, round)
-            self._settled = composed([*self._settled, *self._pending])
+            self._settled = compose([*self._settled, *self._pending])
             self._pending = ()
         return {"privacy/epsilon": self.epsilon}
 
     def end(self) -> None:
-        """Free what was reserved and not spent."""
+        """Release what was reserved and not spent."""
         if self._account:
             self._ledger.close(self._account)

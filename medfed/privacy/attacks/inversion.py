@@ -1,13 +1,14 @@
 """From an update back to the images or rows that made it.
 
-Two attacks. Where the network's first layer is linear with a bias, one case's input is its weight's gradient
-divided by its bias's, exactly (Phong, Aono, Hayashi, Wang, Moriai: Privacy-Preserving Deep Learning via
-Additively Homomorphic Encryption, IEEE TIFS 2018, eprint 2017/715). For every other network inputs are sought
-whose gradient points where the update's does, with smoothness as a prior (Geiping, Bauermeister, Dröge,
+Two attacks. Where the network's first layer is linear with a bias, one case's input is its weight's
+gradient divided by its bias's, exactly (Phong, Aono, Hayashi, Wang, Moriai: Privacy-Preserving Deep
+Learning via Additively Homomorphic Encryption, IEEE TIFS 2018, eprint 2017/715). For every other network,
+the attack optimises inputs until their gradient points in the update's direction, with smoothness as a
+prior (Geiping, Bauermeister, Dröge,
 Moeller: Inverting Gradients, NeurIPS 2020, arXiv:2003.14053: cosine distance, total variation, Adam on the
-signs, three steps of decay). Departures: one start in place of many, and inputs stay in the range that the
-attacker knows from the study's normalisation. The attacker is given the right answers (class, label map,
-time), which is more than a hub has.
+signs, three steps of decay). Departures: one start instead of many, and inputs stay in the range that the
+attacker knows from the study's normalisation. The attacker is given the true targets (class, label map,
+time), which a hub does not have.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from torch import Tensor, nn
 
 from medfed.wire.weights import Weights
 
-# Geiping's schedule: the step is a tenth of itself after these shares of all steps.
+# Geiping's schedule: the step size is divided by ten after these shares of all steps.
 DECAY_AT = (3 / 8, 5 / 8, 7 / 8)
 
 
 @dataclass(frozen=True)
-class Guess:
-    """What an attacker knows before it looks: the mean input (shape of one case) and the range of values."""
+class Prior:
+    """What an attacker knows beforehand: the mean input (shape of one case) and the range of values."""
 
     mean: Tensor
     low: Tensor
@@ -37,24 +38,23 @@ def invert(
     gradient: Weights,
     of: Callable[[Tensor], Mapping[str, Tensor]],
     cases: int,
-    guess: Guess,
+    prior: Prior,
     *,
     steps: int = 300,
     rate: float = 0.1,
     smooth: float = 1e-4,
     seed: int = 0,
 ) -> Tensor:
-    """Return the inputs (cases, ...) whose gradient, as `of` computes it, points closest
-    to where `gradient` does.
+    """Return the inputs (cases, ...) whose gradient by `of` is closest in direction to `gradient`.
 
-    `of` returns a loss's gradient by parameter name, itself differentiable. `rate` is the first
-    step, in ranges of values; `smooth` weighs total variation; it is left out for rows of a table,
-    whose neighbours mean nothing.
+    `of` returns a loss's differentiable gradient by parameter name. `rate` is the first step size, in units
+    of the range of values; `smooth` weighs total variation, which is not used for rows of a table, because
+    their columns have no order.
     """
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn((cases, *guess.mean.shape), generator=generator)
-    span = guess.high - guess.low
-    sought = (guess.mean + noise * span / 20).clamp(guess.low, guess.high).requires_grad_()
+    noise = torch.randn((cases, *prior.mean.shape), generator=generator)
+    span = prior.high - prior.low
+    sought = (prior.mean + noise * span / 20).clamp(prior.low, prior.high).requires_grad_()
     optimiser = torch.optim.Adam([sought], lr=rate)
     target = {name: tensor.detach().float() for name, tensor in gradient.items()}
     best, least = sought.detach().clone(), float("inf")
@@ -70,32 +70,26 @@ def invert(
         sought.grad = slope.sign() * span
         optimiser.step()
         with torch.no_grad():
-            sought.clamp_(guess.low, guess.high)
+            sought.clamp_(prior.low, prior.high)
     return best
 
 
 def mismatch(found: Tensor, gradient: Weights, of: Callable[[Tensor], Mapping[str, Tensor]]) -> float:
-    """Return how far the gradient of what was found points away from the one seen: 0 is the same
-    way, 1 is none.
-    """
+    """Return the cosine distance of the gradient of `found` from the given one; 0 is the same direction."""
     target = {name: tensor.detach().float() for name, tensor in gradient.items()}
     return _distance(of(found), target).item()
 
 
 def from_linear(gradient: Weights, weight: str, bias: str) -> Tensor:
-    """Return the input (1, F) of a linear layer from its gradient over one case: dL/dW = dL/db
-    x^T, row by row.
-    """
+    """Return the input (1, F) of a linear layer from its gradient on one case: dL/dW = dL/db x^T per row."""
     rows, offsets = gradient[weight].double(), gradient[bias].double()
-    # The row with the largest divisor loses least to rounding.
+    # The row with the largest divisor has the smallest rounding error.
     row = int(offsets.abs().argmax())
     return (rows[row] / offsets[row]).float()[None]
 
 
 def first_linear(network: nn.Module) -> tuple[str, str] | None:
-    """Return the names of weight and bias of the layer that sees the input, if that is a linear
-    one with a bias.
-    """
+    """Return the weight's and bias's name of the first layer if it is linear with a bias, else None."""
     for name, layer in network.named_modules():
         if next(layer.parameters(recurse=False), None) is not None:
             if isinstance(layer, nn.Linear) and layer.bias is not None:
@@ -107,18 +101,19 @@ def first_linear(network: nn.Module) -> tuple[str, str] | None:
 def recovered(found: Tensor, true: Tensor, mean: Tensor) -> list[float]:
     """Return for each true input (cases, ...) how much of it came back, from 0 to 1.
 
-    That is the share of its squared distance from the mean of the hospital's other cases that the attacker
-    got right, 1 - |found - true|^2 / |mean - true|^2: 1 is the very input, 0 no more than the mean, which
-    needs no update. Of an image brightness and contrast are free, and so is a blur over its neighbours, for
-    whoever looks at it would choose them: a lesion that can be seen in noise of the wrong contrast came back.
-    The order of cases in a batch leaves no trace in its gradient, so each is compared with its best partner.
+    It is the recovered share of the input's squared distance from the mean of the hospital's other
+    cases, 1 - |found - true|^2 / |mean - true|^2: 1 is the exact input, 0 no better than the mean,
+    which needs no update. For an image, brightness, contrast and a blur over neighbours are free,
+    because a viewer would adjust
+    them: a lesion that is visible in noise of the wrong contrast counts as recovered. The order of cases in a
+    batch leaves no trace in its gradient, so each case is compared with its best match.
     """
     from scipy.optimize import linear_sum_assignment
 
     flat, wanted = found.flatten(1).double(), true.flatten(1).double()
     middle = mean.flatten().double()
-    apart = (wanted - middle).square().sum(1).clamp(min=1e-12)
-    right = 1 - torch.cdist(wanted, flat).square() / apart[:, None]
+    spread = (wanted - middle).square().sum(1).clamp(min=1e-12)
+    right = 1 - torch.cdist(wanted, flat).square() / spread[:, None]
     if true.ndim > 3:
         for seen in (found, _blurred(found)):
             right = torch.maximum(right, _alike(wanted - middle, seen.flatten(1).double() - middle))
@@ -127,9 +122,7 @@ def recovered(found: Tensor, true: Tensor, mean: Tensor) -> list[float]:
 
 
 def _alike(wanted: Tensor, found: Tensor) -> Tensor:
-    """Return the squared correlation of each row with each, 0 where it is negative: the share that
-    a best fit explains.
-    """
+    """Return the squared correlation of each pair of rows, 0 if negative: the share a best fit explains."""
     one, two = (rows - rows.mean(1, keepdim=True) for rows in (wanted, found))
     product = one @ two.T
     lengths = one.norm(dim=1)[:, None] * two.norm(dim=1)[None]

@@ -1,7 +1,7 @@
-"""Whether a patient was among the training cases, told from a model's losses.
+"""Membership inference: whether a patient was among the training cases, inferred from a model's losses.
 
 `auc` of the losses themselves is the plain attack (Yeom, Giacomelli, Fredrikson, Jha: Privacy Risk in Machine
-Learning, CSF 2018, arXiv:1709.01604). `lira` compares a case's loss with what models give it that were
+Learning, CSF 2018, arXiv:1709.01604). `lira` compares a case's loss with its losses under models that were
 trained with it and without it (Carlini, Chien, Nasr, Song, Terzis, Tramer: Membership Inference Attacks From
 First Principles, IEEE S&P 2022, arXiv:2112.03570): a likelihood ratio of two normal distributions of the
 loss's logit, with one variance for all cases, as the paper advises where shadow models are few. Every model
@@ -16,28 +16,28 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-# Fewer answers than this, in or out, say nothing about an advantage that anyone should act on.
-FEWEST = 10
+# With fewer members or non-members than this, an advantage is not meaningful.
+MIN_CASES = 10
 
 
 def auc(members: Floats, others: Floats) -> float:
-    """Return how often a member scores higher than another, of all pairs; 0.5 is guessing, ties count half."""
+    """Return the share of pairs in which the member scores higher; 0.5 is guessing, ties count half."""
     pairs = members[:, None] - others[None, :]
     return float((pairs > 0).mean() + 0.5 * (pairs == 0).mean())
 
 
 def advantage(area: float) -> float:
-    """Return an area on the scale of the other attacks: 0 is guessing, 1 is knowing."""
+    """Return an area under the curve on the scale of the other attacks: 0 is guessing, 1 is certainty."""
     return max(0.0, 2 * area - 1)
 
 
 def by_loss(losses: Floats, inside: Flags) -> float:
-    """Return the area of the plain attack: (models, cases) losses, and which cases each model was trained on."""
+    """Return the AUC of the plain attack, from losses and membership, both (models, cases)."""
     return auc(-losses[inside], -losses[~inside])
 
 
 def lira(losses: Floats, inside: Flags) -> float:
-    """Return the area of the likelihood-ratio attack, each model the target of the others.
+    """Return the AUC of the likelihood-ratio attack, with each model as the target of the others.
 
     `losses` and `inside` are (models, cases): a case's loss under a model, and whether the model was trained
     on it. A case that the other models all saw, or none saw, is left out for that target.
@@ -65,9 +65,7 @@ def lira(losses: Floats, inside: Flags) -> float:
 
 
 def logit(losses: Floats) -> Floats:
-    """Return log(p / (1 - p)) of p = exp(-loss), the paper's phi: nearly normal over models, where
-    a loss is not.
-    """
+    """Return log(p / (1 - p)) of p = exp(-loss), the paper's phi, which is nearly normal over models."""
     clipped = np.clip(losses, 1e-7, 50.0)
     return -clipped - np.log(-np.expm1(-clipped))
 

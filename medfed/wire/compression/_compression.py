@@ -29,7 +29,7 @@ class Compression(Kind, frozen=True):
     folder: ClassVar[str] = "compression"
 
     # The groups that hold plain floats, which a further compression may shorten.
-    passes_on: ClassVar[tuple[str, ...]] = ()
+    chainable: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         # msgspec holds a study file to these bounds, but not a record that Python code makes.
@@ -78,17 +78,17 @@ def flat(name: str, tensor: Tensor) -> Tensor:
     return values
 
 
-def shapes_of(weights: Weights) -> dict[str, list[int]]:
+def tensor_shapes(weights: Weights) -> dict[str, list[int]]:
     """Return the tensors' shapes for a header."""
     return {name: list(tensor.shape) for name, tensor in weights.items()}
 
 
 # No tensor of a model is larger: a header that says more is damaged, and must not make the hub reserve its
 # memory.
-MOST_ELEMENTS = 1 << 33
+MAX_ELEMENTS = 1 << 33
 
 
-def shapes_in(encoded: Encoded) -> dict[str, list[int]]:
+def header_shapes(encoded: Encoded) -> dict[str, list[int]]:
     """Return the shapes that a header holds.
 
     Raises:
@@ -105,7 +105,7 @@ def shapes_in(encoded: Encoded) -> dict[str, list[int]]:
 def _is_shape(shape: object) -> bool:
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
         return False
-    return elements(shape) <= MOST_ELEMENTS
+    return elements(shape) <= MAX_ELEMENTS
 
 
 def elements(shape: Sequence[int]) -> int:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from medfed.errors import UpdateError, WireError
-from medfed.wire.compression._compression import Compression, State, elements, shapes_in
+from medfed.wire.compression._compression import Compression, State, elements, header_shapes
 from medfed.wire.compression._stack import compress, restore
 from medfed.wire.update import Encoded, Update
 from medfed.wire.weights import Weights
@@ -24,7 +24,7 @@ def pack(stages: Sequence[Compression], update: Update, state: State) -> tuple[U
     Raises:
         UpdateError: naming site, round and tensor, if a value does not fit float32.
     """
-    if not stages or update.evaluates_only:
+    if not stages or update.evaluation_only:
         return update, state
     try:
         encoded, after = compress(stages, update.delta, state)
@@ -44,7 +44,7 @@ def unpack(stages: Sequence[Compression], update: Update, weights: Weights) -> U
         UpdateError: naming site and round, if this is not what the study's stages make of this model.
     """
     if update.encoded is None:
-        if stages and not update.evaluates_only:
+        if stages and not update.evaluation_only:
             raise UpdateError(
                 f"{_who(update)} is not compressed, but the study compresses; do site and hub run the same study?"
             )
@@ -75,7 +75,7 @@ def _fits(encoded: Encoded, most: int) -> None:
             continue  # `restore` says what is wrong with it
         header, inner = tree.get("header"), tree.get("inner")
         if isinstance(header, Mapping) and header:
-            claimed = sum(elements(shape) for shape in shapes_in(Encoded({}, header)).values())
+            claimed = sum(elements(shape) for shape in header_shapes(Encoded({}, header)).values())
             if claimed > most:
                 raise WireError(f"its header claims {claimed} values, the global model has {most}")
         if isinstance(inner, Mapping):

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from medfed.errors import WireError
 from medfed.wire.compression._compression import Compression, Encoded, State
-from medfed.wire.weights import Weights, is_statistic
+from medfed.wire.weights import Weights, is_running_statistic
 
 # The state's group for what rounding left out so far.
 ERROR = "error"
 
 # The group for tensors that are sent as they are.
-EXACT = "exact"
+UNCOMPRESSED = "exact"
 
 
 def compress(stages: Sequence[Compression], delta: Weights, state: State) -> tuple[Encoded, State]:
@@ -29,10 +29,10 @@ def compress(stages: Sequence[Compression], delta: Weights, state: State) -> tup
         UpdateError: naming a tensor with values that are not finite.
     """
     before = state.get(ERROR, {})
-    exact = {name: tensor.clone() for name, tensor in delta.items() if is_statistic(name)}
+    exact = {name: tensor.clone() for name, tensor in delta.items() if is_running_statistic(name)}
     lossy = {name: _plus(delta[name], before.get(name)) for name in delta if name not in exact}
     groups, tree, after = _encode(list(stages), lossy, "", state)
-    groups[EXACT] = exact
+    groups[UNCOMPRESSED] = exact
     encoded = Encoded(groups, {"stages": tree, "exact": sorted(exact)})
     said = restore(stages, encoded)
     # Float64 would be exact where float32 rounds, at twice the memory; what is lost here is 1e-7 of the
@@ -55,7 +55,7 @@ def restore(stages: Sequence[Compression], encoded: Encoded) -> dict[str, Tensor
     tree = encoded.header.get("stages")
     if not isinstance(tree, dict):
         raise WireError("a compressed update's header says no stages; do site and hub run the same study?")
-    return {**_decode(list(stages), encoded.groups, "", tree), **encoded.groups.get(EXACT, {})}
+    return {**_decode(list(stages), encoded.groups, "", tree), **encoded.groups.get(UNCOMPRESSED, {})}
 
 
 def _encode(
@@ -71,7 +71,7 @@ def _encode(
     kept: dict[str, Weights] = {at + key: group for key, group in after.items()}
     inner: dict[str, Any] = {}
     for group, held in encoded.groups.items():
-        if rest and group in first.passes_on:
+        if rest and group in first.chainable:
             below, inner[group], deeper = _encode(rest, held, f"{at}{group}.", state)
             groups.update(below)
             kept.update(deeper)
@@ -95,7 +95,7 @@ def _decode(
         if key.startswith(at) and "." not in name and name not in inner:
             held[name] = group
     for name, below in inner.items():
-        if name not in first.passes_on or not isinstance(below, dict):
+        if name not in first.chainable or not isinstance(below, dict):
             raise WireError(
                 f"a compressed update says that its group '{name}' was compressed again; it can't be"
             )

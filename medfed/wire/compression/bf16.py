@@ -17,9 +17,9 @@ from medfed.wire.compression._compression import (
     elements,
     finite,
     flat,
+    header_shapes,
     part,
-    shapes_in,
-    shapes_of,
+    tensor_shapes,
 )
 from medfed.wire.weights import Weights
 
@@ -29,14 +29,14 @@ class BF16(Compression, frozen=True, tag="bf16"):
 
     def encode(self, weights: Weights, state: State) -> tuple[Encoded, State]:
         values = {name: _rounded(name, tensor) for name, tensor in weights.items()}
-        return Encoded({"values": values}, {"shapes": shapes_of(weights)}), {}
+        return Encoded({"values": values}, {"shapes": tensor_shapes(weights)}), {}
 
     def decode(self, encoded: Encoded) -> dict[str, Tensor]:
         return {
             name: finite(name, part(encoded, "values", name, elements(shape), torch.bfloat16).float()).view(
                 shape
             )
-            for name, shape in shapes_in(encoded).items()
+            for name, shape in header_shapes(encoded).items()
         }
 
 

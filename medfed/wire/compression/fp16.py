@@ -21,9 +21,9 @@ from medfed.wire.compression._compression import (
     elements,
     finite,
     flat,
+    header_shapes,
     part,
-    shapes_in,
-    shapes_of,
+    tensor_shapes,
 )
 from medfed.wire.weights import Weights
 
@@ -45,11 +45,11 @@ class FP16(Compression, frozen=True, tag="fp16"):
             exponent = math.frexp(float(held.abs().max()))[1] - TOP if held.numel() else 0
             values[name] = (held * 2.0**-exponent).half()
             exponents[name] = torch.tensor([exponent], dtype=torch.int16)
-        return Encoded({"values": values, "exponents": exponents}, {"shapes": shapes_of(weights)}), {}
+        return Encoded({"values": values, "exponents": exponents}, {"shapes": tensor_shapes(weights)}), {}
 
     def decode(self, encoded: Encoded) -> dict[str, Tensor]:
         found = {}
-        for name, shape in shapes_in(encoded).items():
+        for name, shape in header_shapes(encoded).items():
             values = part(encoded, "values", name, elements(shape), torch.float16).double()
             exponent = int(part(encoded, "exponents", name, 1, torch.int16))
             if abs(exponent) > FARTHEST:

@@ -19,9 +19,9 @@ from medfed.wire.compression._compression import (
     elements,
     finite,
     flat,
+    header_shapes,
     part,
-    shapes_in,
-    shapes_of,
+    tensor_shapes,
 )
 from medfed.wire.weights import Weights
 
@@ -37,11 +37,11 @@ class Int4(Compression, frozen=True, tag="int4"):
         for name, tensor in weights.items():
             whole, scales[name] = quantise(flat(name, tensor), self.block, 7)
             codes[name] = _packed(whole)
-        return Encoded({"codes": codes, "scales": scales}, {"shapes": shapes_of(weights)}), {}
+        return Encoded({"codes": codes, "scales": scales}, {"shapes": tensor_shapes(weights)}), {}
 
     def decode(self, encoded: Encoded) -> dict[str, Tensor]:
         found = {}
-        for name, shape in shapes_in(encoded).items():
+        for name, shape in header_shapes(encoded).items():
             count = elements(shape)
             codes = _unpacked(part(encoded, "codes", name, -(-count // 2), torch.uint8))[:count]
             scales = part(encoded, "scales", name, -(-count // self.block), torch.float32)

@@ -19,9 +19,9 @@ from medfed.wire.compression._compression import (
     elements,
     finite,
     flat,
+    header_shapes,
     part,
-    shapes_in,
-    shapes_of,
+    tensor_shapes,
 )
 from medfed.wire.weights import Weights
 
@@ -36,11 +36,11 @@ class Int8(Compression, frozen=True, tag="int8"):
         scales: dict[str, Tensor] = {}
         for name, tensor in weights.items():
             codes[name], scales[name] = quantise(flat(name, tensor), self.block, 127)
-        return Encoded({"codes": codes, "scales": scales}, {"shapes": shapes_of(weights)}), {}
+        return Encoded({"codes": codes, "scales": scales}, {"shapes": tensor_shapes(weights)}), {}
 
     def decode(self, encoded: Encoded) -> dict[str, Tensor]:
         found = {}
-        for name, shape in shapes_in(encoded).items():
+        for name, shape in header_shapes(encoded).items():
             count = elements(shape)
             codes = part(encoded, "codes", name, count, torch.int8)
             scales = part(encoded, "scales", name, -(-count // self.block), torch.float32)

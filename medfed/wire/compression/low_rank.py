@@ -23,9 +23,9 @@ from medfed.wire.compression._compression import (
     elements,
     finite,
     flat,
+    header_shapes,
     part,
-    shapes_in,
-    shapes_of,
+    tensor_shapes,
 )
 from medfed.wire.weights import Weights
 
@@ -36,7 +36,7 @@ class LowRank(Compression, frozen=True, tag="low_rank"):
     rank: AtLeastOne = 4
     seed: int = 0
 
-    passes_on: ClassVar[tuple[str, ...]] = ("left", "right", "plain")
+    chainable: ClassVar[tuple[str, ...]] = ("left", "right", "plain")
 
     def encode(self, weights: Weights, state: State) -> tuple[Encoded, State]:
         groups: dict[str, dict[str, Tensor]] = {"left": {}, "right": {}, "plain": {}}
@@ -50,11 +50,11 @@ class LowRank(Compression, frozen=True, tag="low_rank"):
             left, right = self._factors(matrix, start.get(name))
             groups["left"][name], groups["right"][name] = left.float(), right.float()
         after = {"right": {name: right.clone() for name, right in groups["right"].items()}}
-        return Encoded(groups, {"shapes": shapes_of(weights)}), after
+        return Encoded(groups, {"shapes": tensor_shapes(weights)}), after
 
     def decode(self, encoded: Encoded) -> dict[str, Tensor]:
         found = {}
-        for name, shape in shapes_in(encoded).items():
+        for name, shape in header_shapes(encoded).items():
             if not self._shortens(shape):
                 found[name] = finite(name, part(encoded, "plain", name, elements(shape), torch.float32)).view(
                     shape

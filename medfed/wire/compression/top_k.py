@@ -23,9 +23,9 @@ from medfed.wire.compression._compression import (
     elements,
     finite,
     flat,
+    header_shapes,
     part,
-    shapes_in,
-    shapes_of,
+    tensor_shapes,
 )
 from medfed.wire.weights import Weights
 
@@ -35,7 +35,7 @@ class TopK(Compression, frozen=True, tag="top_k"):
 
     share: Share = 0.05
 
-    passes_on: ClassVar[tuple[str, ...]] = ("values",)
+    chainable: ClassVar[tuple[str, ...]] = ("values",)
 
     def encode(self, weights: Weights, state: State) -> tuple[Encoded, State]:
         values: dict[str, Tensor] = {}
@@ -45,11 +45,11 @@ class TopK(Compression, frozen=True, tag="top_k"):
             chosen = _largest(held, math.ceil(self.share * held.numel()))
             values[name] = held[chosen]
             places[name] = chosen.to(_dtype(held.numel()))
-        return Encoded({"values": values, "places": places}, {"shapes": shapes_of(weights)}), {}
+        return Encoded({"values": values, "places": places}, {"shapes": tensor_shapes(weights)}), {}
 
     def decode(self, encoded: Encoded) -> dict[str, Tensor]:
         found = {}
-        for name, shape in shapes_in(encoded).items():
+        for name, shape in header_shapes(encoded).items():
             count = elements(shape)
             places = part(encoded, "places", name, math.ceil(self.share * count), _dtype(count)).long()
             values = part(encoded, "values", name, places.numel(), torch.float32)

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from medfed.cli import main
 from medfed.data.preflight.case import overlay_pixels, scanner
-from medfed.data.preflight.preflight import MEANINGS, Preflight, Wanted, as_json, check
+from medfed.data.preflight.preflight import ISSUE_TYPES, Preflight, StudyRequirements, as_json, check
 from medfed.data.preflight.report import page, write_page
 from medfed.data.settings import Images
 from medfed.errors import DataError
@@ -177,8 +177,8 @@ def test_exit_codes_on_the_command_line(hospital: Hospital, tmp_path) -> None:
     assert run.invoke(main, ["check", str(tmp_path / "nowhere")]).exit_code == 2
 
 
-def wanted(**changes: object) -> Wanted:
-    return Wanted(
+def wanted(**changes: object) -> StudyRequirements:
+    return StudyRequirements(
         "liver", Images(patch=(16, 16, 16), spacing_mm=(2, 2, 2), **changes), "segment", ("background", "a")
     )
 
@@ -193,7 +193,7 @@ def test_a_study_that_the_hospital_can_join_and_some_that_it_cannot(hospital: Ho
     two = check(folder, site_secret=SECRET, wanted=wanted(channels=2), processes=1)
     assert two.can_take_part is False
     assert rows(two, "study") == {2, 3, 4, 5}
-    classify = Wanted("grade", Images(), "classify", ("no", "yes"))
+    classify = StudyRequirements("grade", Images(), "classify", ("no", "yes"))
     none = check(folder, site_secret=SECRET, wanted=classify, processes=1)
     assert none.can_take_part is False
     assert [d for p in none.problems if p.code == "study" for _, d in p.cases] == [
@@ -258,7 +258,7 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path) -> None:
 
 
 def test_every_meaning_says_what_to_do() -> None:
-    for code, meaning in MEANINGS.items():
+    for code, meaning in ISSUE_TYPES.items():
         if meaning.severity != "note":
             assert meaning.means, code
             assert meaning.cure, code

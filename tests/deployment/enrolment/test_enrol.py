@@ -9,7 +9,7 @@ from cryptography import x509
 
 from medfed.deployment.enrolment import enrol
 from medfed.errors import ExchangeError
-from medfed.wire.credentials import urls_of
+from medfed.wire.credentials import broker_urls
 from medfed.wire.signing import Identity
 
 
@@ -32,7 +32,7 @@ def test_a_hospital_joins_with_one_file(federation, tmp_path):
     accepted = enrol.accept(tmp_path / "site", tmp_path / "north.kit")
     assert accepted == signed
     assert Identity(tmp_path / "site").check().name == "north"
-    assert urls_of(tmp_path / "site") == [
+    assert broker_urls(tmp_path / "site") == [
         "tls://hub.example.org:4222",
         "tls://192.0.2.7:4222",
         "wss://hub.example.org:443",

@@ -14,7 +14,7 @@ from medfed.models.networks._adapters import adapt, prepare, thaw, train_only
 from medfed.models.networks.unet import UNet
 from medfed.pipeline import train as run
 from medfed.pipeline.factory import module_of
-from medfed.runs.folder import save_checkpoint
+from medfed.runs.checkpoints import save_checkpoint
 from medfed.study.study import Lora, digest, read_study
 from medfed.wire.weights import weights_of
 

@@ -22,7 +22,8 @@ from medfed.pipeline import predict
 from medfed.pipeline.create_run import begin
 from medfed.pipeline.export import export, subject_of
 from medfed.pipeline.factory import module_of
-from medfed.runs.folder import RunFolder, save_checkpoint
+from medfed.runs.checkpoints import save_checkpoint
+from medfed.runs.folder import RunFolder
 from medfed.study.study import read_study
 from medfed.wire.weights import weights_of
 

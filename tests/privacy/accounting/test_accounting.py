@@ -12,8 +12,8 @@ from scipy.stats import norm
 from medfed.errors import PrivacyError
 from medfed.privacy.accounting.accountant import (
     ORDERS,
-    Charge,
-    composed,
+    MechanismSteps,
+    compose,
     epsilon,
     epsilon_of_renyi,
     noise_for,
@@ -29,7 +29,7 @@ PUBLISHED = [(1.12, 60, 2.92), (0.6, 30, 9.74), (1.2, 10, 1.20)]
 
 @pytest.mark.parametrize("noise, epochs, published", PUBLISHED)
 def test_published_epsilons(noise, epochs, published):
-    charge = Charge(noise, 256 / 60000, epochs * 60000 // 256)
+    charge = MechanismSteps(noise, 256 / 60000, epochs * 60000 // 256)
     # They were published with the conversion of Mironov 2017, proposition 3, written out here by itself;
     # today's is tighter.
     classic = min(
@@ -48,7 +48,7 @@ def test_renyi_of_a_sampled_gaussian_is_the_integral_that_defines_it(noise, rate
     ratio = (1 - rate) + rate * np.exp(np.minimum((2 * z - 1) / (2 * noise**2), 600))
     orders = [1.5, 2.0, 4.25, 8.0]
     expected = [math.log(float(np.trapezoid(density * ratio**order, z))) / (order - 1) for order in orders]
-    np.testing.assert_allclose(renyi([Charge(noise, rate)], orders), expected, rtol=1e-5)
+    np.testing.assert_allclose(renyi([MechanismSteps(noise, rate)], orders), expected, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -57,7 +57,7 @@ def test_prv_of_a_sampled_gaussian_is_that_of_dp_accounting():
     # Cutting can only lose privacy loss, so its epsilon is just below the exact one, and Opacus' upper
     # bound just above.
     distributions = pytest.importorskip("dp_accounting.privacy_loss_distribution")
-    charge = Charge(1.1, 0.05, 200)
+    charge = MechanismSteps(1.1, 0.05, 200)
     edges = np.linspace(-12, 13, 20_001)
     low = np.diff(norm.cdf(edges, scale=1.1))
     moved = np.diff(norm.cdf(edges, loc=1, scale=1.1))
@@ -86,21 +86,25 @@ def delta_of_gaussian(noise: float, eps: float) -> float:
 @pytest.mark.parametrize("noise, steps", [(1.0, 1), (4.0, 16), (3.0, 1), (10.0, 4)])
 def test_without_sampling_it_is_the_closed_form_of_one_gaussian_with_less_noise(noise, steps):
     # k releases with noise s are one release with noise s / sqrt(k).
-    eps = epsilon([Charge(noise, 1.0, steps)], 1e-5, "prv")
+    eps = epsilon([MechanismSteps(noise, 1.0, steps)], 1e-5, "prv")
     alone = noise / math.sqrt(steps)
     assert delta_of_gaussian(alone, eps) <= 1e-5
     assert delta_of_gaussian(alone, eps - 0.03) > 1e-5
-    assert epsilon([Charge(noise, 1.0, steps)], 1e-5, "rdp") >= eps
+    assert epsilon([MechanismSteps(noise, 1.0, steps)], 1e-5, "rdp") >= eps
 
 
 def test_renyi_without_sampling_is_order_over_twice_the_noise_squared():
-    np.testing.assert_allclose(renyi([Charge(2.0, 1.0, 3)]), [3 * order / 8 for order in ORDERS], rtol=1e-12)
+    np.testing.assert_allclose(
+        renyi([MechanismSteps(2.0, 1.0, 3)]), [3 * order / 8 for order in ORDERS], rtol=1e-12
+    )
 
 
 def test_charges_of_one_mechanism_compose_in_any_order_and_unlike_ones_add_up():
-    one, two, other = Charge(2.0, 0.1, 10), Charge(2.0, 0.1, 30), Charge(3.0, 0.5, 5)
-    assert composed([one, other, two]) == (Charge(2.0, 0.1, 40), other)
-    np.testing.assert_allclose(renyi([one, other, two]), renyi([Charge(2.0, 0.1, 40)]) + renyi([other]))
+    one, two, other = MechanismSteps(2.0, 0.1, 10), MechanismSteps(2.0, 0.1, 30), MechanismSteps(3.0, 0.5, 5)
+    assert compose([one, other, two]) == (MechanismSteps(2.0, 0.1, 40), other)
+    np.testing.assert_allclose(
+        renyi([one, other, two]), renyi([MechanismSteps(2.0, 0.1, 40)]) + renyi([other])
+    )
     for accountant in ("prv", "rdp"):
         both = epsilon([one, other], 1e-5, accountant)
         assert max(epsilon([one], 1e-5, accountant), epsilon([other], 1e-5, accountant)) < both
@@ -109,11 +113,11 @@ def test_charges_of_one_mechanism_compose_in_any_order_and_unlike_ones_add_up():
 
 def test_nothing_spent_is_zero_and_no_noise_is_infinite():
     assert epsilon([], 1e-5) == epsilon_of_renyi(np.zeros(len(ORDERS)), 1e-5) == 0.0
-    assert epsilon([Charge(0.0)], 1e-5) == math.inf
+    assert epsilon([MechanismSteps(0.0)], 1e-5) == math.inf
 
 
 def test_the_smaller_bound_is_prv_and_rdp_where_prv_has_none(monkeypatch):
-    charge = [Charge(2.0, 0.2, 20)]
+    charge = [MechanismSteps(2.0, 0.2, 20)]
     assert smallest_epsilon(charge, 1e-5) == epsilon(charge, 1e-5, "prv")
     from opacus.accountants.analysis import prv
 
@@ -137,17 +141,17 @@ def test_prv_is_what_opacus_own_accountant_finds(history):
 
     theirs = PRVAccountant()
     theirs.history = history
-    found = epsilon([Charge(*one) for one in history], 1e-5, "prv")
+    found = epsilon([MechanismSteps(*one) for one in history], 1e-5, "prv")
     assert found == pytest.approx(theirs.get_epsilon(1e-5), abs=0.002)
 
 
 @pytest.mark.parametrize("accountant", ["prv", "rdp"])
 @pytest.mark.parametrize("target", [1.0, 8.0])
 def test_the_noise_for_a_target_meets_it_and_a_little_less_noise_does_not(target, accountant):
-    plan = Charge(0.0, 0.25, 40)
+    plan = MechanismSteps(0.0, 0.25, 40)
     noise = noise_for(target, 1e-5, plan, accountant)
-    assert target * 0.997 <= epsilon([Charge(noise, 0.25, 40)], 1e-5, accountant) <= target
-    assert epsilon([Charge(0.99 * noise, 0.25, 40)], 1e-5, accountant) > target
+    assert target * 0.997 <= epsilon([MechanismSteps(noise, 0.25, 40)], 1e-5, accountant) <= target
+    assert epsilon([MechanismSteps(0.99 * noise, 0.25, 40)], 1e-5, accountant) > target
 
 
 def test_the_noise_is_that_which_opacus_finds():
@@ -156,15 +160,15 @@ def test_the_noise_is_that_which_opacus_finds():
     theirs = get_noise_multiplier(
         target_epsilon=3.0, target_delta=1e-5, sample_rate=0.1, steps=100, accountant="rdp"
     )
-    assert noise_for(3.0, 1e-5, Charge(0.0, 0.1, 100), "rdp") == pytest.approx(theirs, rel=0.01)
+    assert noise_for(3.0, 1e-5, MechanismSteps(0.0, 0.1, 100), "rdp") == pytest.approx(theirs, rel=0.01)
 
 
 def test_what_was_spent_before_leaves_less_for_what_comes():
-    before = [Charge(3.0, 0.25, 10)]
-    alone = noise_for(3.0, 1e-5, Charge(0.0, 0.25, 30), "rdp")
-    after = noise_for(3.0, 1e-5, Charge(0.0, 0.25, 30), "rdp", before)
+    before = [MechanismSteps(3.0, 0.25, 10)]
+    alone = noise_for(3.0, 1e-5, MechanismSteps(0.0, 0.25, 30), "rdp")
+    after = noise_for(3.0, 1e-5, MechanismSteps(0.0, 0.25, 30), "rdp", before)
     assert after > alone
-    assert epsilon([*before, Charge(after, 0.25, 30)], 1e-5, "rdp") <= 3.0
-    spent = [Charge(1.0, 1.0, 10)]
-    with pytest.raises(PrivacyError, match=r"of 3 \(delta 1e-05\) is spent already and 30 steps are left"):
-        noise_for(3.0, 1e-5, Charge(0.0, 0.25, 30), "rdp", spent)
+    assert epsilon([*before, MechanismSteps(after, 0.25, 30)], 1e-5, "rdp") <= 3.0
+    spent = [MechanismSteps(1.0, 1.0, 10)]
+    with pytest.raises(PrivacyError, match=r"of 3 \(delta 1e-05\) is already spent and 30 steps remain"):
+        noise_for(3.0, 1e-5, MechanismSteps(0.0, 0.25, 30), "rdp", spent)

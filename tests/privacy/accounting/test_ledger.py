@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from medfed.errors import PrivacyError
-from medfed.privacy.accounting.accountant import Charge, epsilon, renyi
-from medfed.privacy.accounting.ledger import Ledger, Spending, data_set, spent
+from medfed.privacy.accounting.accountant import MechanismSteps, epsilon, renyi
+from medfed.privacy.accounting.ledger import BudgetTracker, Ledger, data_set, spent
 
 SECRET = b"0123456789abcdef"
 ALL = data_set(["anna", "bert", "cora"], SECRET)
-STEP = Charge(4.0, 1.0, 4)
+STEP = MechanismSteps(4.0, 1.0, 4)
 
 
 @pytest.fixture
@@ -42,10 +42,10 @@ def test_studies_compose_tightly_and_not_by_adding_epsilons(ledger, tmp_path):
     alone = ledger.spent(ALL)
     assert alone == pytest.approx(epsilon([STEP], 1e-5, "prv"))
     spend(ledger, "two")
-    spend(ledger, "three", charge=Charge(2.0, 0.1, 7))
-    together = epsilon([Charge(4.0, 1.0, 8), Charge(2.0, 0.1, 7)], 1e-5, "prv")
+    spend(ledger, "three", charge=MechanismSteps(2.0, 0.1, 7))
+    together = epsilon([MechanismSteps(4.0, 1.0, 8), MechanismSteps(2.0, 0.1, 7)], 1e-5, "prv")
     assert spent(tmp_path, ALL) == pytest.approx(together)
-    assert together < 2 * alone + epsilon([Charge(2.0, 0.1, 7)], 1e-5, "prv")
+    assert together < 2 * alone + epsilon([MechanismSteps(2.0, 0.1, 7)], 1e-5, "prv")
 
 
 def test_the_renyi_divergences_are_in_the_file(ledger, tmp_path):
@@ -67,7 +67,7 @@ def test_nobody_starts_anew_because_a_patient_was_admitted_or_left(ledger):
 def test_patients_of_unlike_studies_are_counted_by_their_own(ledger):
     spend(ledger, "one", data_set(["anna", "bert"], SECRET))
     spend(ledger, "two", data_set(["bert", "cora"], SECRET))
-    alone, both = (epsilon([Charge(4.0, 1.0, steps)], 1e-5) for steps in (4, 8))
+    alone, both = (epsilon([MechanismSteps(4.0, 1.0, steps)], 1e-5) for steps in (4, 8))
     assert ledger.spent(data_set(["anna"], SECRET)) == pytest.approx(alone)
     assert ledger.spent(data_set(["bert"], SECRET)) == pytest.approx(both)
     assert ledger.spent(ALL) == pytest.approx(both)
@@ -102,16 +102,16 @@ def test_what_another_study_has_reserved_counts_until_it_is_closed(tmp_path):
 
 
 def test_steps_that_are_spent_are_not_reserved_twice(tmp_path):
-    four, five = (epsilon([Charge(4.0, 1.0, steps)], 1e-5) for steps in (4, 5))
+    four, five = (epsilon([MechanismSteps(4.0, 1.0, steps)], 1e-5) for steps in (4, 5))
     ledger = Ledger(tmp_path, ceiling=(four + five) / 2)
     account = ledger.reserve("one", ALL, STEP)
-    ledger.commit(account, [Charge(4.0, 1.0, 3)], 1)
+    ledger.commit(account, [MechanismSteps(4.0, 1.0, 3)], 1)
     # One of four is left: the same run may reserve it anew, and nobody anything more.
-    ledger.reserve("one", ALL, Charge(4.0, 1.0, 1), account)
+    ledger.reserve("one", ALL, MechanismSteps(4.0, 1.0, 1), account)
     with pytest.raises(PrivacyError, match="ceiling"):
-        ledger.reserve("one", ALL, Charge(4.0, 1.0, 2), account)
+        ledger.reserve("one", ALL, MechanismSteps(4.0, 1.0, 2), account)
     with pytest.raises(PrivacyError, match="ceiling"):
-        ledger.reserve("two", ALL, Charge(4.0, 1.0, 1))
+        ledger.reserve("two", ALL, MechanismSteps(4.0, 1.0, 1))
 
 
 def test_it_is_its_owners_only(ledger, tmp_path):
@@ -149,14 +149,14 @@ def test_a_line_cut_by_a_power_loss_is_taken_away_and_the_ledger_goes_on(ledger,
     assert again.spent(ALL) == ledger.spent(ALL)
     spend(again, "two")
     assert path.read_bytes().startswith(whole)
-    assert Ledger(tmp_path).spent(ALL) == pytest.approx(epsilon([Charge(4.0, 1.0, 8)], 1e-5))
+    assert Ledger(tmp_path).spent(ALL) == pytest.approx(epsilon([MechanismSteps(4.0, 1.0, 8)], 1e-5))
 
 
 def _many(folder: str) -> None:
     ledger = Ledger(folder)
-    account = ledger.reserve("many", ALL, Charge(4.0, 1.0, 10))
+    account = ledger.reserve("many", ALL, MechanismSteps(4.0, 1.0, 10))
     for number in range(10):
-        ledger.commit(account, [Charge(4.0)], number)
+        ledger.commit(account, [MechanismSteps(4.0)], number)
 
 
 def test_two_processes_may_write_at_once(tmp_path):
@@ -166,30 +166,30 @@ def test_two_processes_may_write_at_once(tmp_path):
         worker.start()
     for worker in workers:
         worker.join(60)
-    assert [account.spent for account in Ledger(tmp_path).accounts()] == [(Charge(4.0, 1.0, 10),)] * 2
+    assert [account.spent for account in Ledger(tmp_path).accounts()] == [(MechanismSteps(4.0, 1.0, 10),)] * 2
 
 
 def test_a_resumed_run_goes_on_with_its_account_and_a_new_one_opens_another(ledger):
-    def run(resumed: bool) -> Spending:
-        return Spending(ledger, "one", ALL, delta=1e-5, accountant="rdp", resumed=resumed)
+    def run(resumed: bool) -> BudgetTracker:
+        return BudgetTracker(ledger, "one", ALL, delta=1e-5, accountant="rdp", resumed=resumed)
 
     first = run(False)
-    first.begin(Charge(4.0, 1.0, 4))
-    first.add(Charge(4.0))
+    first.begin(MechanismSteps(4.0, 1.0, 4))
+    first.add(MechanismSteps(4.0))
     # Nothing has left yet, so nothing is spent.
     assert first.settled == ()
-    assert first.settle(1) == {"privacy/epsilon": epsilon([Charge(4.0)], 1e-5, "rdp")}
-    first.add(Charge(4.0))  # the process dies before this is sent
+    assert first.commit_round(1) == {"privacy/epsilon": epsilon([MechanismSteps(4.0)], 1e-5, "rdp")}
+    first.add(MechanismSteps(4.0))  # the process dies before this is sent
     second = run(True)
-    assert second.settled == (Charge(4.0),)
-    second.begin(Charge(4.0, 1.0, 3))
-    second.add(Charge(4.0, 1.0, 3))
-    assert second.settle(2)["privacy/epsilon"] == epsilon([Charge(4.0, 1.0, 4)], 1e-5, "rdp")
+    assert second.settled == (MechanismSteps(4.0),)
+    second.begin(MechanismSteps(4.0, 1.0, 3))
+    second.add(MechanismSteps(4.0, 1.0, 3))
+    assert second.commit_round(2)["privacy/epsilon"] == epsilon([MechanismSteps(4.0, 1.0, 4)], 1e-5, "rdp")
     second.end()
     third = run(False)
     assert third.settled == ()
     assert len(ledger.accounts("one")) == 1
-    third.begin(Charge(4.0, 1.0, 4))
+    third.begin(MechanismSteps(4.0, 1.0, 4))
     assert [account.closed for account in ledger.accounts("one")] == [True, False]
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from medfed.privacy.attacks.inversion import Guess, first_linear, from_linear, invert, recovered
+from medfed.privacy.attacks.inversion import Prior, first_linear, from_linear, invert, recovered
 
 SIDE = 8
 
@@ -53,13 +53,13 @@ def test_an_image_comes_back_from_an_unprotected_update_and_not_from_a_protected
     victim, others = blobs(1, seed=3), blobs(32, seed=4)
     of = gradient_of(network(), torch.tensor([1]))
     gradient = {name: value.detach() for name, value in of(victim).items()}
-    guess = Guess(others.mean(0), torch.tensor(0.0), torch.tensor(1.0))
-    bare = recovered(invert(gradient, of, 1, guess, steps=100), victim, guess.mean)[0]
-    noised = recovered(invert(protected(gradient, 1.0, 1.0), of, 1, guess, steps=100), victim, guess.mean)[0]
+    prior = Prior(others.mean(0), torch.tensor(0.0), torch.tensor(1.0))
+    bare = recovered(invert(gradient, of, 1, prior, steps=100), victim, prior.mean)[0]
+    noised = recovered(invert(protected(gradient, 1.0, 1.0), of, 1, prior, steps=100), victim, prior.mean)[0]
     assert bare > 0.9
     # Of noise as of other patients some is alike by chance: with free contrast and a blur 0.15 here,
     # and no more.
-    chance = max(recovered(other[None], victim, guess.mean)[0] for other in others[:8])
+    chance = max(recovered(other[None], victim, prior.mean)[0] for other in others[:8])
     assert noised < 0.2
     assert chance < bare
 

@@ -1,0 +1,158 @@
+"""Case rows of one model and split, summarised by patient: the mean over each patient's images.
+
+Patients are what `n` counts and what is resampled, so a patient's images are averaged before anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from medfed.errors import DataError
+from medfed.evaluation.intervals import DRAWS, Floats, Resampling
+from medfed.evaluation.rows import CaseRow
+
+# A group of fewer patients is suppressed, unless the study or the hospital says otherwise.
+MIN_PATIENTS = 5
+
+# The metrics of case rows that hold predictions, from which a group's metrics are computed.
+PROBABILITY = "probability"
+RISK = "risk"
+SURVIVAL = "survival@"
+
+
+class SummarySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How case rows are summarised over patients.
+
+    Args:
+        round: the round that the models are of.
+        seed: seed of every bootstrap and permutation.
+        classes: a classifier's classes in the order of their numbers; of two, the second is the positive one.
+        held_out: hospitals that took no part in training; they are not pooled with the others.
+        min_patients: how many patients a group needs to be shown.
+        draws: number of bootstrap resamples.
+    """
+
+    round: int
+    seed: int
+    classes: Sequence[str] = ()
+    held_out: Sequence[str] = ()
+    min_patients: int = MIN_PATIENTS
+    draws: int = DRAWS
+
+    def resampling(self, strata: Sequence[str]) -> Resampling:
+        """Return how patients of these hospitals (one name per patient) are resampled."""
+        return Resampling(self.seed, strata, self.draws)
+
+
+class Patients(NamedTuple):
+    """One model's patients of one split: tokens, hospitals, and one value per patient by (structure, metric)."""
+
+    patients: list[str]
+    sites: list[str]
+    values: dict[tuple[str | None, str], Floats]
+    notes: dict[tuple[str | None, str], list[list[str]]]
+    targets: dict[tuple[str | None, str], Floats]
+    events: dict[tuple[str | None, str], NDArray[np.bool_]]
+
+
+def by_patient(cases: Sequence[CaseRow]) -> Patients:
+    """Return one value per patient, the mean over the patient's images; NaN where no image has a value.
+
+    Raises:
+        DataError: if the images of one patient have different targets, or the cases differ in their condition.
+    """
+    conditions = sorted({case.condition or "none" for case in cases})
+    if len(conditions) > 1:
+        raise DataError(
+            f"case rows of model '{cases[0].model}' at site '{cases[0].site}': patients can't be "
+            f"summarised over the conditions {', '.join(conditions)}; give the cases of one"
+        )
+    names = sorted({(case.site, case.patient) for case in cases})
+    place = {name: index for index, name in enumerate(names)}
+    collected: dict[tuple[str | None, str], list[list[CaseRow]]] = {}
+    for case in cases:
+        key = (case.structure, case.metric)
+        # Not setdefault, which would make one list per patient for every case row.
+        if key not in collected:
+            collected[key] = [[] for _ in names]
+        collected[key][place[case.site, case.patient]].append(case)
+    values, notes, targets, events = {}, {}, {}, {}
+    for key, lists in collected.items():
+        values[key] = np.array([_mean([case.value for case in cases]) for cases in lists])
+        notes[key] = [[case.note for case in cases if case.note] for cases in lists]
+        targets[key] = np.array([_single(cases) for cases in lists])
+        events[key] = np.array([any(case.event or False for case in cases) for cases in lists])
+    return Patients(
+        [patient for _, patient in names], [site for site, _ in names], values, notes, targets, events
+    )
+
+
+def _mean(values: list[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else np.nan
+
+
+def _single(cases: list[CaseRow]) -> float:
+    found = {case.target for case in cases if case.target is not None}
+    if len(found) > 1:
+        raise DataError(
+            f"patient {cases[0].patient} at site {cases[0].site}: images with different targets, "
+            "but a patient is summarised once; give all images of the patient one target, or each its own "
+            "patient id"
+        )
+    return found.pop() if found else np.nan
+
+
+def class_predictions(patients: Patients, classes: Sequence[str]) -> tuple[Floats, NDArray[np.intp]]:
+    """Return (patients, classes) probabilities, from one row per class or the second class's alone, and targets.
+
+    Raises:
+        DataError: if a patient lacks a probability or a target, or the rows name other classes.
+    """
+    keys = [key for key in patients.values if key[1] == PROBABILITY]
+    columns, targets = [patients.values[key] for key in keys], [patients.targets[key] for key in keys]
+    if any(not np.isfinite(column).all() for column in [*columns, *targets]):
+        raise DataError(
+            "a patient lacks a probability or a target; predict every case, or omit it in all models"
+        )
+    if len(keys) == 1:
+        return np.stack([1 - columns[0], columns[0]], axis=1), targets[0].astype(np.intp)
+    columns_by_class = {structure: column for column, (structure, _) in enumerate(keys)}
+    order = [columns_by_class[name] for name in classes if name in columns_by_class]
+    if len(order) != len(keys):
+        names = sorted(map(str, columns_by_class))
+        raise DataError(f"rows name the classes {names}, the study {sorted(classes)}")
+    p = np.stack([columns[place] for place in order], axis=1)
+    return p, np.stack([targets[place] for place in order], axis=1).argmax(axis=1)
+
+
+class SurvivalPredictions(NamedTuple):
+    """Each patient's predicted risk, time, event, and predicted probability of living beyond some times."""
+
+    risks: Floats
+    times: Floats
+    events: NDArray[np.bool_]
+    curves: dict[float, Floats]
+
+
+def survival_predictions(patients: Patients) -> SurvivalPredictions:
+    """Return one model's predictions of survival, one per patient.
+
+    Raises:
+        DataError: if a patient lacks a risk or a time.
+    """
+    key = next(key for key in patients.values if key[1] == RISK)
+    risks, times, events = patients.values[key], patients.targets[key], patients.events[key]
+    if not (np.isfinite(risks) & np.isfinite(times)).all():
+        raise DataError("a patient lacks a risk or a time; predict every case, or omit it in all models")
+    curves = {
+        float(metric.removeprefix(SURVIVAL)): values
+        for (_, metric), values in patients.values.items()
+        if metric.startswith(SURVIVAL)
+    }
+    return SurvivalPredictions(risks, times, events, curves)

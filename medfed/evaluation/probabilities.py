@@ -1,0 +1,94 @@
+"""A classifier's case rows before they are summarised: operating points, temperature scaling, histograms."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import msgspec
+import numpy as np
+
+from medfed.evaluation import calibration, classification
+from medfed.evaluation.histograms import ScoreHistogram, ScoreLabels, count_scores
+from medfed.evaluation.metrics import OperatingPoints
+from medfed.evaluation.patients import PROBABILITY, SummarySettings, by_patient, class_predictions
+from medfed.evaluation.rows import CaseRow, unperturbed
+
+VALIDATION = "val"
+
+
+def group_by_model(cases: Iterable[CaseRow]) -> dict[tuple[str, str], list[CaseRow]]:
+    """Return the cases by model and split, sorted."""
+    groups: dict[tuple[str, str], list[CaseRow]] = defaultdict(list)
+    for case in cases:
+        groups[case.model, case.split].append(case)
+    return dict(sorted(groups.items()))
+
+
+def class_names(classes: Sequence[str], columns: int) -> list[str]:
+    """Return the names of a classifier's columns, their numbers where the study names another number of them."""
+    return list(classes) if len(classes) == columns else [str(number) for number in range(columns)]
+
+
+def operating_points(cases: Sequence[CaseRow], classes: Sequence[str]) -> dict[str, OperatingPoints]:
+    """Return each model's thresholds, fixed on all validation patients that it was run on."""
+    found = {}
+    chosen = [case for case in cases if case.split == VALIDATION and case.metric == PROBABILITY]
+    for (model, _), some in group_by_model(chosen).items():
+        p, y = class_predictions(by_patient(some), classes)
+        points = [classification.operating_point(p[:, number], y == number) for number in range(p.shape[1])]
+        known = [point for point in points if point is not None]
+        if len(known) == len(points):
+            found[model] = OperatingPoints(known, f"Youden index on {len(y)} validation patients")
+    return found
+
+
+def temperature_scaled(
+    cases: Sequence[CaseRow], classes: Sequence[str]
+) -> tuple[list[CaseRow], dict[str, float]]:
+    """Return the cases at the temperature fitted on each model's validation patients, and the temperatures.
+
+    Guo et al., ICML 2017. The order of patients, and so AUROC, does not change; a model without validation
+    patients stays as it is.
+    """
+    temperatures = {}
+    for (model, split), some in group_by_model(c for c in cases if c.metric == PROBABILITY).items():
+        if split == VALIDATION:
+            p, y = class_predictions(by_patient(some), classes)
+            temperatures[model] = calibration.temperature(p, y)
+    by_case: dict[tuple[str, ...], list[CaseRow]] = defaultdict(list)
+    scaled = []
+    for case in cases:
+        if case.metric == PROBABILITY and case.model in temperatures and case.value is not None:
+            by_case[case.model, case.site, case.split, case.case, case.condition or ""].append(case)
+        else:
+            scaled.append(case)
+    for (model, *_), some in by_case.items():
+        p = np.array([case.value for case in some])
+        # A single row is the second class's probability; more are those of all classes.
+        values = calibration.rescaled(p if len(some) == 1 else p[None], temperatures[model]).ravel()
+        scaled += [
+            msgspec.structs.replace(case, value=float(value))
+            for case, value in zip(some, values, strict=True)
+        ]
+    return scaled, temperatures
+
+
+def score_histograms(
+    cases: Iterable[CaseRow], settings: SummarySettings, split: str = "test"
+) -> list[ScoreHistogram]:
+    """Return each model's and hospital's histograms of predicted risk, coarse enough to leave the hospital."""
+    some = [case for case in unperturbed(cases) if case.metric == PROBABILITY and case.split == split]
+    found = []
+    for (model, _), group in group_by_model(some).items():
+        for site in sorted({case.site for case in group}):
+            patients = by_patient([case for case in group if case.site == site])
+            p, y = class_predictions(patients, settings.classes)
+            if len(y) < settings.min_patients:
+                continue
+            names = class_names(settings.classes, p.shape[1])
+            columns = {1: None} if p.shape[1] == 2 else dict(enumerate(names))
+            for number, name in columns.items():
+                labels = ScoreLabels(settings.round, site, split, model, name)
+                found.append(count_scores(p[:, number], y == number, labels, settings.min_patients))
+    return found

@@ -1,0 +1,53 @@
+"""Rows from estimates: what the rows of one group of patients have in common is said once."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from medfed.evaluation.intervals import Interval, is_wide
+from medfed.evaluation.metrics import metric_of
+from medfed.evaluation.rows import Row
+
+
+class RowFactory(NamedTuple):
+    """What the rows of one group of patients have in common."""
+
+    round: int
+    site: str
+    split: str
+    model: str
+    against: str | None = None
+    group: str | None = None
+
+    def row(
+        self, metric: str, structure: str | None, interval: Interval, n: int | None, p: float | None = None
+    ) -> Row:
+        """Return the row of an interval; `n` counts the patients of the group. A missing value has no method."""
+        return Row(
+            round=self.round,
+            site=self.site,
+            split=self.split,
+            model=self.model,
+            metric=metric,
+            value=interval.value,
+            n=n,
+            low=interval.low,
+            high=interval.high,
+            structure=structure,
+            group=self.group,
+            against=self.against,
+            p=p,
+            method=(interval.method or None) if interval.value is not None else None,
+            note=interval.note,
+        )
+
+    def suppressed(self, metric: str, note: str, n: int | None = None, structure: str | None = None) -> Row:
+        """Return a row without a value; `note` says why."""
+        return self.row(metric, structure, Interval(None, None, None, 0, "", note), n)
+
+
+def mark_wide(metric: str, interval: Interval) -> Interval:
+    """Return the interval with a note that says so if it is wide for the metric's range."""
+    known = metric_of(metric)
+    wide = "wide interval" if is_wide(interval, known.lowest, known.highest) else None
+    return interval._replace(note="; ".join(part for part in (interval.note, wide) if part) or None)
