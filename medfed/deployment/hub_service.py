@@ -28,15 +28,15 @@ from medfed.exchange import Exchange
 from medfed.exchange.memory import Memory
 from medfed.exchange.nats import Nats
 from medfed.federation.hub import Plan, coordinate
-from medfed.pipeline import train as run
-from medfed.pipeline.create_run import begin, folder_for
-from medfed.pipeline.experiments import unlearning as withdrawal
+from medfed.pipeline.create_run import choose_folder, create_run, finish_run
+from medfed.pipeline.experiments.unlearning import prepare_retraining, retraining
 from medfed.pipeline.factory import module_of
+from medfed.pipeline.federate import PROGRESS_METRICS
 from medfed.pipeline.planning import check_planned
 from medfed.registry import kind_of
 from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.folder import RunFolder
-from medfed.runs.progress import Progress, NoProgress, show_warnings
+from medfed.runs.progress import NoProgress, Progress, show_warnings
 from medfed.runs.rounds import RoundReport, append_round
 from medfed.runs.status import Status
 from medfed.study.study import Study, digest, read_study, shared
@@ -77,22 +77,20 @@ def lead(
     study = read_study(study_file, overrides)
     check_planned(study)
     exchange = exchange_of(study, study_file, enrolment, broker)
-    whole, going_on = study, resume and _begun(study, out)
-    before = None
+    going_on = resume and _begun(study, out)
+    again = None
     if without is not None:
-        before = None if going_on else folder_for(study, former, resume=True)
-        study = withdrawal.without(study, without)
+        again = retraining(study, without, former, going_on)
+        study = again.study
     known = digest(study)
     unfinished = None if out is not None or going_on else _unfinished(study)
-    folder = folder_for(study, out, going_on)
+    folder = choose_folder(study, out, going_on)
     began = time.monotonic()
-    facts = begin(folder, study, {})
     credentials = getattr(exchange, "credentials", "")
     identity = Identity(Path(credentials)) if credentials else None
-    if without is not None and before is not None:
-        record = withdrawal.prepare(whole, without, before, folder, identity)
-        progress.log(f"without {without}: training goes on from round {record.retrained_from}")
-    facts |= withdrawal.facts(folder)
+    if again is not None:
+        prepare_retraining(again, folder, progress, identity)
+    facts = create_run(folder, study, {})
     status = Status(folder.status, study=study.name, digest=known, rounds=study.train.rounds)
     audit = AuditLog(folder.audit, identity)
     audit.write("began", study=known, sites=sorted(study.sites), resumed=resume)
@@ -120,7 +118,7 @@ def lead(
         rows = _conducted(study, exchange, folder, audit, progress, status)
     write_rows(folder.reported, rows)
     write_report(folder.path)
-    folder.write_facts({**facts, "seconds": round(time.monotonic() - began, 1), "finished": stamp()})
+    finish_run(folder, facts, began)
     status.update(state="finished")
     return folder
 
@@ -159,18 +157,19 @@ def exchange_of(study: Study, study_file: Path, enrolment: Path | None, broker: 
 def _begun(study: Study, out: Path | None) -> bool:
     if out is not None:
         return RunFolder(out).facts.exists()
-    return any((path / "run.json").exists() for path in Path("runs").glob(f"{study.name}*"))
+    return any(RunFolder(path).facts.exists() for path in Path("runs").glob(f"{study.name}*"))
 
 
 def _unfinished(study: Study) -> Path | None:
     """Return the newest run folder of this very study that was begun and not finished, if that
     is its last run.
     """
-    runs = sorted(Path("runs").glob(f"{study.name}*/run.json"), key=lambda path: path.stat().st_mtime)
-    for path in reversed(runs):
-        facts = RunFolder(path.parent).read_facts()
-        if facts.get("digest") == digest(study):
-            return None if "finished" in facts else path.parent
+    folders = [RunFolder(path) for path in Path("runs").glob(f"{study.name}*")]
+    runs = [folder for folder in folders if folder.facts.exists()]
+    for folder in sorted(runs, key=lambda folder: folder.facts.stat().st_mtime, reverse=True):
+        facts = folder.read_facts()
+        if facts.digest == digest(study):
+            return None if facts.is_finished else folder.path
     return None
 
 
@@ -215,7 +214,7 @@ def _conducted(
             f"{study.name}: {kind_of(study.rule)} over {len(plan.sites)} hospitals",
             dict.fromkeys(side.monitored_sites, 0),
             plan.rounds,
-            run.SHOWN[study.task.needs],
+            PROGRESS_METRICS[study.task.needs],
         )
         with every(LOOK_S, lambda: _look(side, progress, status), "medfed-look"):
             final = coordinate(

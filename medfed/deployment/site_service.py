@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import torch
 
 from medfed.deployment.approvals import agree, agreed, last_agreed
 from medfed.deployment.background import ending_told, every
@@ -31,24 +30,24 @@ from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.probabilities import temperature_scaled
 from medfed.evaluation.row_transport import scalars_of
 from medfed.evaluation.rows import FEDERATED, UNTRAINED, local, read_cases
-from medfed.runs.rounds import last_round, read_rounds
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.egress import Egress
 from medfed.federation.round import contribute, receive, withdraw
 from medfed.federation.site import Training, train_alone, train_site
+from medfed.files import utc_time, write_whole
 from medfed.pipeline import privacy_facts
-from medfed.pipeline import train as run
-from medfed.pipeline.create_run import begin
+from medfed.pipeline.create_run import create_run, finish_run
 from medfed.pipeline.factory import hospital_of, module_of, training_of
-from medfed.pipeline.measure_models import measure_at, usable, write_baselines
+from medfed.pipeline.federate import PROGRESS_METRICS
+from medfed.pipeline.measure_models import all_cases_of, measure_site, write_baselines
 from medfed.pipeline.planning import check_planned
-from medfed.pipeline.suppress_warnings import quiet
+from medfed.pipeline.report import report_run
+from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.privacy.accounting.ledger import Ledger, data_set
-from medfed.runs.checkpoints import save_checkpoint
-from medfed.files import utc_now, utc_time, write_whole
+from medfed.runs.checkpoints import load_checkpoint, save_checkpoint
 from medfed.runs.folder import RunFolder
-from medfed.runs.progress import Progress, NoProgress, show_warnings
-from medfed.runs.rounds import RoundReport, SiteResult, append_round
+from medfed.runs.progress import NoProgress, Progress, show_warnings
+from medfed.runs.rounds import RoundReport, SiteResult, append_round, last_round, read_rounds
 from medfed.runs.status import Status
 from medfed.study.study import Study, digest, shared, start_digest, study_of
 from medfed.wire.audit_log import AuditLog
@@ -89,13 +88,13 @@ def take_part(
         return None
     progress = progress or NoProgress()
     _hold_to_name(site)
-    with show_warnings(progress), quiet():
+    with show_warnings(progress), suppress_warnings():
         progress.log(f"site {site.name} asks the hub for the study")
         with _refusal_written(site):
             known, text = site.exchange.advertised_study()
             study = _study(text, known, site)
         folder = RunFolder(Path(site.out) / f"{study.name}-{known[:NAMED_BY]}")
-        if folder.facts.exists() and "finished" in folder.read_facts():
+        if folder.facts.exists() and folder.read_facts().is_finished:
             progress.log(f"this study is over here; if it was started anew, move {folder.path} away first")
             return folder
         status = Status(folder.status, study=study.name, digest=known, rounds=study.train.rounds)
@@ -124,7 +123,7 @@ def _take_part(
     _hold_to_policy(site, study, hospital, folder, audit)
     _hold_to_consent(Path(site.out), study, known, accept, ask, audit)
     began = time.monotonic()
-    facts = begin(folder, study, {site.name: hospital.data})
+    facts = create_run(folder, study, {site.name: hospital.data})
     audit.write("began", study=known, sites=[site.name], resumed=folder.rounds.exists())
     status.update(state="waiting for the hub")
     side: Any = site.exchange.open_site(known, site.name, folder.site(site.name))
@@ -144,10 +143,10 @@ def _take_part(
     if study.evaluation.local_models and site.name in study.sites:
         status.update(state="training its own model, to compare")
         _compare(site, study, hospital, folder, progress)
-    run.report(folder.path)
+    report_run(folder.path)
     if site.name in study.sites:
-        facts["privacy"] |= privacy_facts.spent(study, {site.name: Path(site.out)})
-    folder.write_facts({**facts, "seconds": round(time.monotonic() - began, 1), "finished": stamp()})
+        facts = privacy_facts.with_spent_budget(facts, study, {site.name: Path(site.out)})
+    finish_run(folder, facts, began)
     status.update(state="finished")
 
 
@@ -229,7 +228,7 @@ def _hold_to_policy(
     site: SiteFile, study: Study, hospital: Hospital, folder: RunFolder, audit: AuditLog
 ) -> None:
     trains = site.name in study.sites
-    cases = hospital.data.examples if trains else len(usable(hospital))
+    cases = hospital.data.examples if trains else len(all_cases_of(hospital))
     reasons = refusals(site.policy, study.at(site.name), cases)
     if not reasons:
         return
@@ -300,7 +299,7 @@ def _train(
         f"{study.name}: site {site.name}",
         {site.name: data.examples},
         study.train.rounds,
-        run.SHOWN[study.task.needs],
+        PROGRESS_METRICS[study.task.needs],
     )
     first = First(side, folder.path)
     train_site(
@@ -403,14 +402,14 @@ def _compare(site: SiteFile, study: Study, hospital: Hospital, folder: RunFolder
     path = folder.checkpoint(local(site.name))
     module = module_of(study, site.name)
     if path.exists():
-        own = torch.load(path, weights_only=True)["state_dict"]
+        own = load_checkpoint(path)
     else:
         progress.log(f"{site.name}: its own model, for comparison; it stays here")
         alone = replace(_training(site, study, hospital), devices=1)
         train_alone(site.name, module, hospital.data, alone, folder=folder.site(site.name))
         own = weights_of(module)
         save_checkpoint(path, own, study.train.rounds)
-    federated = torch.load(folder.checkpoint(FEDERATED), weights_only=True)["state_dict"]
+    federated = load_checkpoint(folder.checkpoint(FEDERATED))
     whole = weights_of(module_of(study))
     _measure(
         study,
@@ -427,7 +426,7 @@ def _measure(study: Study, folder: RunFolder, hospital: Hospital, models: Mappin
     folder.cases.unlink(missing_ok=True)
     if study.task.needs == "survival":
         write_baselines(study, folder, [hospital], models)
-    measure_at(study, folder, hospital, models)
+    measure_site(study, folder, hospital, models)
 
 
 # ---------------------------------------------------------------------------------------------- what is shown
@@ -469,7 +468,7 @@ def _shown(name: str, study: Study, folder: RunFolder, status: Status, progress:
 def _tell_contact(side: Any, status: Status) -> None:
     """Keep the status file's word on when the hub was last reached."""
     if side.last_contact_s is not None:
-        status.update(last_contact=stamp(side.last_contact_s))
+        status.update(last_contact=utc_time(side.last_contact_s))
 
 
 # ---------------------------------------------------------------------------------------------- several GPUs
@@ -480,7 +479,7 @@ def _train_beside(site: SiteFile, secret: bytes) -> None:
     study = study_of(folder.study.read_text(encoding="utf-8"), "study.yaml")
     hospital = hospital_of(study, site.name, site.data, secret, site.cache)
     beside: Any = Beside()  # it posts no letters: only `contribute` does, which is the first process's
-    with quiet():
+    with suppress_warnings():
         train_site(
             site.name,
             module_of(study, site.name),

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from medfed.runs.rounds import RoundLine
 from medfed.evaluation.robustness import CONDITION
 from medfed.evaluation.rows import FEDERATED, Row
+from medfed.runs.rounds import RoundLine
 
 # Shown where the run cannot know.
 PERSON = None

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medfed.errors import RunError
-from medfed.runs.rounds import last_round, read_rounds, RoundLine
 from medfed.evaluation import charts, checklists, histograms, report_sections
 from medfed.evaluation.histograms import ScoreHistogram
 from medfed.evaluation.intervals import TOO_NARROW
@@ -32,6 +31,7 @@ from medfed.evaluation.summarise import (
     summarise,
 )
 from medfed.files import write_whole
+from medfed.runs.rounds import RoundLine, last_round, read_rounds
 
 # What the headline is about, best first; a row of one of these must be there.
 HEADLINES = tuple(metric.name for metric in headline_metrics())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,4 +32,13 @@ def load_checkpoint(path: Path) -> dict[str, Tensor]:
     import torch
 
     weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    return weights
+
+
+def load_or_train(path: Path, rounds: int, train: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    """Return the weights of a checkpoint; if it does not exist, train them and save it."""
+    if path.exists():
+        return load_checkpoint(path)
+    weights = train()
+    save_checkpoint(path, weights, rounds)
     return weights

@@ -9,7 +9,7 @@ import msgspec
 
 from medfed.errors import RunError
 from medfed.files import write_whole
-from medfed.runs.facts import RunFacts
+from medfed.runs.facts import RunFacts, Withdrawal
 
 
 @dataclass(frozen=True)
@@ -134,3 +134,8 @@ class RunFolder:
     def write_facts(self, facts: RunFacts) -> None:
         """Replace run.json as a whole."""
         write_whole(self.facts, msgspec.json.format(msgspec.json.encode(facts), indent=2))
+
+    def read_withdrawal(self) -> Withdrawal | None:
+        """Return the withdrawal after which this run was started, or None."""
+        path = self.withdrawal
+        return msgspec.json.decode(path.read_bytes(), type=Withdrawal) if path.exists() else None

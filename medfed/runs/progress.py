@@ -28,7 +28,9 @@ class Progress(Protocol):
         """Show that a site has done `step` of `steps` training steps of this round."""
         ...
 
-    def waiting(self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None) -> None:
+    def waiting(
+        self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
+    ) -> None:
         """Show that a hub is waiting: connected sites, awaited sites, seconds until it goes on without them."""
         ...
 
@@ -48,7 +50,9 @@ class Progress(Protocol):
 class NoProgress:
     """Shows nothing: medfed as a library."""
 
-    def waiting(self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None) -> None:
+    def waiting(
+        self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
+    ) -> None:
         pass
 
     def start(self, title: str, sites: Mapping[str, int], rounds: int, metric: str) -> None:
@@ -99,7 +103,9 @@ class _Table:
     failed: set[str] = field(default_factory=set)
     round_remaining_s: float | None = None
 
-    def update_connections(self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None) -> list[str]:
+    def update_connections(
+        self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
+    ) -> list[str]:
         """Store who is connected and awaited; return one sentence per change."""
         changes = []
         for site, row in self.rows.items():
@@ -136,7 +142,9 @@ class _Table:
     @property
     def deadline(self) -> str:
         return (
-            "" if self.round_remaining_s is None else f"   round ends in {_format_duration(max(0, self.round_remaining_s))}"
+            ""
+            if self.round_remaining_s is None
+            else f"   round ends in {_format_duration(max(0, self.round_remaining_s))}"
         )
 
     @property
@@ -163,7 +171,9 @@ class PlainProgress:
     def training(self, site: str, step: int, steps: int) -> None:
         pass
 
-    def waiting(self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None) -> None:
+    def waiting(
+        self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
+    ) -> None:
         for change in self._table.update_connections(connected, awaited, remaining_s):
             self.log(change)
 
@@ -221,7 +231,9 @@ class LiveProgress:
                     other.status = "waiting"
             row.status, row.step, row.steps = "training", step, steps
 
-    def waiting(self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None) -> None:
+    def waiting(
+        self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
+    ) -> None:
         self._table.update_connections(connected, awaited, remaining_s)
 
     def round(self, report: RoundReport) -> None:

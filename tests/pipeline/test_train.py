@@ -20,6 +20,7 @@ from medfed.errors import DataError, MedfedError, RunError, StudyError
 from medfed.evaluation.rows import read_cases
 from medfed.pipeline import train as run
 from medfed.pipeline.factory import hospital_of, module_of
+from medfed.pipeline.report import report_run
 from medfed.study.study import digest, read_study
 from medfed.wire.audit_log import verify
 from medfed.wire.weights import digest as weights_digest
@@ -300,4 +301,4 @@ def test_nothing_of_a_patient_is_in_any_byte_that_is_sent_or_shared(tmp_path, mo
 
 def test_errors_are_medfeds(tmp_path):
     with pytest.raises(MedfedError, match="no run folder"):
-        run.report(tmp_path)
+        report_run(tmp_path)

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from medfed.cli import main
 from medfed.errors import RunError, StudyError
 from medfed.evaluation.rows import FEDERATED, POOLED, read_rows
-from medfed.pipeline.experiments import compare
+from medfed.pipeline import compare
 from medfed.pipeline.experiments.pooled import PooledData
 from medfed.pipeline.factory import hospital_of
 from medfed.runs.progress import NoProgress

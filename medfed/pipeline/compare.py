@@ -31,12 +31,12 @@ from medfed.evaluation.rows import (
     write,
     write_csv,
 )
-from medfed.runs.rounds import read_rounds
-from medfed.pipeline import train as run
-from medfed.registry import Kind, kinds
 from medfed.files import write_whole
+from medfed.pipeline.train import train
+from medfed.registry import Kind, kinds
 from medfed.runs.folder import RunFolder
-from medfed.runs.progress import Progress, NoProgress
+from medfed.runs.progress import NoProgress, Progress
+from medfed.runs.rounds import read_rounds
 from medfed.study.study import Study, _agree, digest, read_study
 
 if TYPE_CHECKING:
@@ -154,17 +154,17 @@ def _run(study: Study, path: Path, beside: bool, progress: Progress) -> RunFolde
     study = msgspec.structs.replace(study, evaluation=evaluation)
     folder = RunFolder(path)
     begun = folder.facts.exists()
-    if begun and "finished" in (facts := folder.read_facts()) and facts["digest"] == digest(study):
+    if begun and (facts := folder.read_facts()).is_finished and facts.digest == digest(study):
         return folder
-    return run.train(study, out=path, resume=begun, progress=progress)
+    return train(study, out=path, resume=begun, progress=progress)
 
 
 def _cost(done: RunFolder) -> Cost:
-    lines = [line for line in read_rounds(done.rounds) if line["status"] == "merged"]
-    sites = {line["site"] for line in lines}
-    sent = sum(line["bytes_up"] for line in lines) / max(len(sites), 1)
+    lines = [line for line in read_rounds(done.rounds) if line.status == "merged"]
+    sites = {line.site for line in lines}
+    sent = sum(line.bytes_up for line in lines) / max(len(sites), 1)
     # The hospitals' own training alone: the first run also trains what stands beside all methods.
-    return Cost(sent, sum(line["scalars"].get("train/seconds", 0.0) for line in lines))
+    return Cost(sent, sum(line.scalars.get("train/seconds") or 0.0 for line in lines))
 
 
 def _named(cases: Sequence[CaseRow], name: str, study: Study) -> list[CaseRow]:
