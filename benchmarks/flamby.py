@@ -427,7 +427,7 @@ def federate(study: Study, folder: Path):
         medfed.weights_of(module()),
         rule=study.rule,
         rounds=study.train.rounds,
-        minimum=1 if study.rule.most_sites == 1 else len(study.sites),
+        minimum=1 if study.rule.max_sites == 1 else len(study.sites),
         seed=study.seed,
     ).weights
 

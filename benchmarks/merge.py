@@ -1,15 +1,15 @@
-"""What a merge costs: seconds beside one pass over the same bytes, and the most memory, in models.
+"""The cost of each merge: time relative to one pass over the same bytes, and peak memory in models.
 
     python benchmarks/merge.py [--sites 32] [--parameters 25000000] [--rules fedavg,median]
 
-Each rule runs in a process of its own. Time is the processor's, taken with the updates in memory (a few
-different models in turn, far more than any cache holds), memory with the updates in safetensors files that
-are read tensor by tensor, as a hub does it: the largest resident set during the merge less the one before it,
-plus the one model of global weights that was there. A rule's own state, before and after, is shown apart. A
-pass is a running float32 mean over the same bytes, so over a group of tensors as well where a rule merges one
-(scaffold's control variates): torch's `total.add_(delta, alpha=share)`, which is the least that any merge can
-do, and numpy's `total += share * delta`. Passes and merges are timed in turn and the fastest of each counts,
-so that other work on the machine falls on both.
+Each rule runs in its own process. Time is CPU time, measured with the updates in memory (a few different
+models in turn, far more than any cache holds). Memory is measured with the updates in safetensors files that
+are read tensor by tensor, as on a hub: the largest resident set during the merge minus the one before it,
+plus the one model of global weights that existed before. A rule's own state, before and after, is listed
+separately. A pass is a running float32 mean over the same bytes, including a group of tensors if a rule
+merges one (scaffold's control variates): torch's `total.add_(delta, alpha=share)`, the least that any merge
+can do, and numpy's `total += share * delta`. Passes and merges are timed in turn and the fastest of each
+counts, so that other work on the machine affects both.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ import torch
 from torch import Tensor
 
 from medfed import registry as kinds
+from medfed.aggregation import Rule
 from medfed.wire.update import Update
 from medfed.wire.weights import Difference, Weights
 
-# Different models in turn: 400 MB of them at 25M parameters, so that no cache serves one site's from
-# another's.
+# Different models in turn: 400 MB at 25M parameters, so that no cache holds one site's model from another's.
 MODELS = 4
 
-# How often each is timed.
+# How often each run is timed.
 TURNS = 4
 
-# Pages of a 3D U-Net's or a ResNet-50's kind: many tensors, the largest a tenth of the model.
+# Shares of the tensors, as in a 3D U-Net or ResNet-50: many tensors, the largest a tenth of the model.
 PARTS = (0.1, 0.1, 0.08, 0.08, 0.08, *[0.04] * 10, *[0.01] * 15)
 
 
 class File(Mapping[str, Tensor]):
-    """The tensors of a safetensors file, each read when asked for and held by nobody."""
+    """The tensors of a safetensors file, each read on access and not cached."""
 
     def __init__(self, path: Path) -> None:
         from safetensors import safe_open
@@ -58,7 +58,7 @@ class File(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         from safetensors import safe_open
 
-        # A copy, not a view of the mapped file, so that what is counted as memory is memory.
+        # A copy, not a view of the mapped file, so that the tensor counts as memory.
         with safe_open(self.path, framework="pt") as opened:
             return opened.get_tensor(name).clone()
 
@@ -69,6 +69,12 @@ class File(Mapping[str, Tensor]):
         return len(self.names)
 
 
+def rule_of_kind(kind: str) -> Rule:
+    rule = kinds.kinds("aggregation")[kind]()
+    assert isinstance(rule, Rule)
+    return rule
+
+
 def model(seed: int, parameters: int) -> dict[str, Tensor]:
     g = torch.Generator().manual_seed(seed)
     return {
@@ -76,18 +82,26 @@ def model(seed: int, parameters: int) -> dict[str, Tensor]:
     }
 
 
-def updates_of(rule: object, held: list[Weights], weights: Weights, sites: int) -> list[Update]:
-    groups = {name: dict(held[0]) for name in rule.needs_groups}  # type: ignore[attr-defined]
-    scalars = dict.fromkeys(rule.needs_scalars, 3.0)  # type: ignore[attr-defined]
-    count = min(sites, rule.most_sites or sites)  # type: ignore[attr-defined]
+def make_updates(rule: Rule, models: Sequence[Weights], weights: Weights, sites: int) -> list[Update]:
+    groups = {name: dict(models[0]) for name in rule.needs_groups}
+    count = min(sites, rule.max_sites or sites)
     return [
-        Update(f"site{i:03}", 1, Difference(held[i % len(held)], weights), 10 + i, scalars, groups)
+        Update(
+            f"site{i:03}",
+            1,
+            Difference(models[i % len(models)], weights),
+            10 + i,
+            # A cluster is the number of one of ifca's two models; any other scalar is a loss or a
+            # number of steps.
+            {name: float(i % 2) if name == "train/cluster" else 3.0 for name in rule.needs_scalars},
+            groups,
+        )
         for i in range(count)
     ]
 
 
-def seconds_of(run: Callable[[], object]) -> float:
-    """Return the processor's seconds of one run."""
+def cpu_seconds(run: Callable[[], object]) -> float:
+    """Return the CPU seconds of one run."""
     gc.collect()
     start = time.process_time()
     run()
@@ -95,54 +109,54 @@ def seconds_of(run: Callable[[], object]) -> float:
 
 
 def torch_pass(total: Weights, sites: Sequence[Weights]) -> None:
-    for held in sites:
-        for name, tensor in held.items():
+    for site in sites:
+        for name, tensor in site.items():
             total[name].add_(tensor, alpha=1 / len(sites))
 
 
 def numpy_pass(total: Weights, sites: Sequence[Weights]) -> None:
     share = np.float32(1 / len(sites))
-    for held in sites:
-        for name, tensor in held.items():
+    for site in sites:
+        for name, tensor in site.items():
             array = total[name].numpy()
             array += share * tensor.numpy()
 
 
 def measure_time(kind: str, sites: int, parameters: int) -> dict[str, float]:
-    rule = kinds.kinds("aggregation")[kind]()
+    rule = rule_of_kind(kind)
     weights = model(0, parameters)
-    held: list[Weights] = [model(i + 1, parameters) for i in range(MODELS)]
-    updates = updates_of(rule, held, weights, sites)
-    state = rule.init(weights)  # type: ignore[attr-defined]
+    models: list[Weights] = [model(i + 1, parameters) for i in range(MODELS)]
+    updates = make_updates(rule, models, weights, sites)
+    state = rule.init(weights)
     total = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
-    read = [u.delta.minuend for u in updates]  # type: ignore[attr-defined]
+    read = [u.delta.minuend for u in updates]
     read += [group for u in updates for group in u.groups.values()]
     runs: dict[str, Callable[[], object]] = {
         "torch": lambda: torch_pass(total, read),
         "numpy": lambda: numpy_pass(total, read),
-        "seconds": lambda: rule.merge(updates, state, weights),  # type: ignore[attr-defined]
+        "seconds": lambda: rule.merge(updates, state, weights),
     }
-    best = dict.fromkeys(runs, float("inf"))
+    fastest = dict.fromkeys(runs, float("inf"))
     for _ in range(TURNS):
         for name, run in runs.items():
-            best[name] = min(best[name], seconds_of(run))
-    merge = best["seconds"]
-    return {"seconds": merge, "torch": merge / best["torch"], "numpy": merge / best["numpy"]}
+            fastest[name] = min(fastest[name], cpu_seconds(run))
+    merge = fastest["seconds"]
+    return {"seconds": merge, "torch": merge / fastest["torch"], "numpy": merge / fastest["numpy"]}
 
 
 def measure_memory(kind: str, sites: int, parameters: int, folder: Path) -> dict[str, float]:
-    rule = kinds.kinds("aggregation")[kind]()
+    rule = rule_of_kind(kind)
     size = parameters * 4
     weights = model(0, parameters)
-    updates = updates_of(rule, [File(folder / f"{i}.safetensors") for i in range(MODELS)], weights, sites)
-    # A first small merge, so that libraries' own memory is there before it is counted.
+    updates = make_updates(rule, [File(folder / f"{i}.safetensors") for i in range(MODELS)], weights, sites)
+    # A first small merge, so that the libraries' own memory is allocated before the count starts.
     small = {"w": torch.zeros(100)}
-    tiny = updates_of(rule, [{"w": torch.randn(100)}], small, max(7, rule.fewest_sites()))  # type: ignore[attr-defined]
-    rule.merge(tiny, rule.init(small), small)  # type: ignore[attr-defined]
-    state = rule.init(weights)  # type: ignore[attr-defined]
+    tiny = make_updates(rule, [{"w": torch.randn(100)}], small, max(7, rule.min_sites()))
+    rule.merge(tiny, rule.init(small), small)
+    state = rule.init(weights)
     gc.collect()
     before = resident_bytes()
-    merged, after = rule.merge(updates, state, weights)  # type: ignore[attr-defined]
+    merged, after = rule.merge(updates, state, weights)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     new_state = sum(t.numel() * t.element_size() for group in after.values() for t in group.values())
     del merged
@@ -154,11 +168,11 @@ def resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def alone(what: str, kind: str, options: argparse.Namespace, folder: str) -> dict[str, float]:
+def measure_in_subprocess(what: str, kind: str, options: argparse.Namespace, folder: str) -> dict[str, float]:
     command = [sys.executable, __file__, "--measure", what, "--rules", kind, "--folder", folder]
     command += ["--sites", str(options.sites), "--parameters", str(options.parameters)]
     command += ["--threads", str(options.threads)]
-    # Freed tensors go back at once: else the peak shows what the allocator kept, not what the merge held.
+    # Return freed tensors at once: otherwise the peak shows what the allocator kept, not what the merge used.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1048576"} if what == "memory" else os.environ
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
@@ -194,9 +208,12 @@ def main() -> None:
             f"{'rule':18}{'CPU s':>9}{'x torch pass':>14}{'x numpy pass':>14}{'models':>9}{'state, models':>15}"
         )
         for kind in options.rules.split(","):
-            spent = alone("time", kind, options, folder) | alone("memory", kind, options, folder)
+            spent = measure_in_subprocess("time", kind, options, folder) | measure_in_subprocess(
+                "memory", kind, options, folder
+            )
             print(
-                f"{kind:18}{spent['seconds']:9.2f}{spent['torch']:14.2f}{spent['numpy']:14.2f}{spent['models']:9.2f}{spent['state']:15.1f}",
+                f"{kind:18}{spent['seconds']:9.2f}{spent['torch']:14.2f}{spent['numpy']:14.2f}"
+                f"{spent['models']:9.2f}{spent['state']:15.1f}",
                 flush=True,
             )
 

@@ -46,7 +46,7 @@ from medfed.pipeline import measure_models
 from medfed.pipeline import train as run
 from medfed.runs.progress import NoProgress
 from medfed.runs.rounds import RoundReport
-from medfed.study.study import read_study
+from medfed.study.reading import read_study
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parent / "configs"

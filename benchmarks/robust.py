@@ -2,10 +2,10 @@
 
     python benchmarks/robust.py > benchmarks/RESULTS-robust.md
 
-One of five is the most that Krum's bound allows (2 f + 3 sites), and its clean run wants five honest ones;
-Bulyan wants 4 f + 3. Both have them with --parts 2, where each hospital is two sites. A rule is to be
-compared with its own clean run. The attacker knows the honest updates; see tests/attacks.py. Grid and network
-are smaller than the quickstart's, so that the table is made in minutes on two cores; `--set` gives others.
+One attacker of five sites is the most that Krum's bound allows (2 f + 3 sites), and its clean run needs five
+honest sites; Bulyan needs 4 f + 3. With --parts 2 each hospital is two sites, which is enough for both.
+Compare a rule with its own clean run. The attacker knows the honest updates; see tests/attacks.py. Grid and
+network are smaller than the quickstart's, so that the table takes minutes on two cores; `--set` changes them.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def main() -> None:
     print("|---|---|" + "---|" * len(attacks), flush=True)
     for name in chosen.rules.split(","):
         rule = RULES[name]
-        enough = len(found.sites) >= rule.fewest_sites()
-        row = [dice_after(found, rule) if enough else float("nan")]
+        enough_sites = len(found.sites) >= rule.min_sites()
+        row = [dice_after(found, rule) if enough_sites else float("nan")]
         row += [dice_after(found, Attacked(rule=rule, attack=attack)) for attack in attacks]
         print(f"| {name} | {' | '.join(f'{one:.3f}' for one in row)} |".replace("nan", "-"), flush=True)
     print(

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from medfed.federation.simulation import run_federation
     from medfed.pipeline.evaluate import evaluate
     from medfed.pipeline.train import train
-    from medfed.study.study import Study, read_study
+    from medfed.study.reading import read_study
+    from medfed.study.study import Study
     from medfed.wire.update import Update
     from medfed.wire.weights import load, weights_of
 
@@ -92,7 +93,7 @@ _MODULES = {
     "load": "medfed.wire.weights",
     "read": "medfed.data.read",
     "read_label": "medfed.data.read",
-    "read_study": "medfed.study.study",
+    "read_study": "medfed.study.reading",
     "run_federation": "medfed.federation.simulation",
     "train": "medfed.pipeline.train",
     "weights_of": "medfed.wire.weights",

@@ -29,7 +29,8 @@ from medfed.federation.callback import FederatedCallback
 from medfed.models.tasks._scores import dice_scores
 from medfed.models.tasks._segmentation import overlap_counts
 from medfed.pipeline.factory import module_of
-from medfed.study.study import Study, read_study
+from medfed.study.reading import read_study
+from medfed.study.study import Study
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights, load, weights_of
 

@@ -1,13 +1,14 @@
-"""How a merge walks over updates: tensors outside, blocks inside, sites innermost, in float64.
+"""Block-wise float64 reduction over the tensors of all sites: tensors outside,
+blocks inside, sites innermost.
 
-Why this order. A hub's updates are files or differences that are computed when asked for, so a tensor is
-fetched once a site and let go before the next: the memory is the old weights, the new ones and the tensors of
-one name. Within a tensor a block of all sites is summed before the next one, so that the float64 sum stays in
-the processor's cache and memory carries little more than the updates' own bytes; one running sum over whole
-tensors reads and writes sixteen bytes for each four of an update.
+Why this order. A hub's updates are files, or differences computed on demand, so a tensor is fetched once from
+each site and released before the next one: the memory is the old weights, the new ones and the tensors of one
+name. Within a tensor, one block is summed over all sites before the next block, so the float64 sum stays in
+the processor's cache and the memory bus carries little more than the updates' own bytes. A running sum over
+whole tensors would read and write sixteen bytes for every four of an update.
 
-Why the result has the same bits whoever answered first. Sites come in the order of their names, each block is
-added in that order in float64, and nothing depends on how a difference came to be held (see `_add`).
+Why the order of arrival changes no bit. Sites are taken in the order of their names, each block is added in
+that order in float64, and nothing depends on whether a site holds a model or a delta (see `_add`).
 """
 
 from __future__ import annotations
@@ -21,154 +22,55 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medfed.aggregation._rule import is_running_statistic, newest, who
+from medfed.aggregation._rule import describe, newest_round
+from medfed.aggregation._site_tensor import SiteTensor, site_tensor
 from medfed.errors import RuleError
 from medfed.wire.update import Update
-from medfed.wire.weights import Difference, Weights
+from medfed.wire.weights import Difference, Weights, is_running_statistic
 
-# Sites that are added by one call: their rows, as float64, are summed with their factors by one matrix
-# product, which reads and writes the sum once for all of them.
-BATCH = 4
+# Sites added by one call: their rows, as float64, are summed with their factors by one matrix product, which
+# reads and writes the sum once for all of them.
+BATCH_SITES = 4
 
 # Elements of a block: its float64 sum (1 MiB) and the rows of a batch (4 MiB) stay in a core's share of the
-# last cache. Blocks of a quarter, which fit the cache before it, took a third longer: four times the calls,
-# and shorter reads of each update.
-BLOCK = 1 << 17
+# last-level cache. Blocks of a quarter, which fit the level-2 cache, took a third longer: four times the
+# calls, and shorter reads of each update.
+BLOCK_ELEMENTS = 1 << 17
 
-# Elements of the piece of a block that a rule works on. It is no more than torch leaves to one thread: each
-# of a rule's thousands of small operations would start and join some, which on a machine with other work
-# waits for the scheduler each time (a merge of 1 s then took minutes).
-PIECE = 1 << 15
+# Elements of the piece of a block that a rule works on: no more than torch leaves to one thread. Otherwise
+# each of a rule's thousands of small operations starts and joins threads, which on a busy machine waits for
+# the scheduler each time (a merge of 1 s then took minutes).
+PIECE_ELEMENTS = 1 << 15
 
-# What a float32 sum of a block's squares may lie in: above, float32 overflows; below, squares that it rounds
-# to zero could count (131072 of at most 1e-38). Outside, the block is summed in float64.
-SQUARES = (1e-26, 1e38)
-
-# Shares that sum to one do so within a float64 rounding (1e-16) a site; this is room for thousands of sites.
+# Shares that sum to one do so within one float64 rounding (1e-16) per site; this allows thousands of sites.
 SHARES_ROUNDING = 1e-12
 
-# Elements of a block of all sites at once, for the rules that compare sites: 2 MiB in float64, however many
-# sites.
-BLOCK_OF_ALL = 1 << 18
-
-
-@dataclass(frozen=True)
-class Term:
-    """One site's part of one tensor, flat: values, and what a whole model is counted from."""
-
-    values: Tensor
-    origin: Tensor | None
-
-    @cached_property
-    def array(self) -> np.ndarray | None:
-        """The values as numpy sees them, which has no bfloat16."""
-        return None if self.values.dtype == torch.bfloat16 else self.values.numpy()
-
-    def values_into(self, out: Tensor, here: slice) -> Tensor:
-        """Write the values, as they are, into `out` (float64)."""
-        if self.array is None:
-            return out.copy_(self.values[here])
-        # numpy converts a third faster than torch, and slices ten times.
-        np.copyto(out.numpy(), self.array[here])
-        return out
-
-    def delta_into(self, out: Tensor, here: slice) -> Tensor:
-        """Write local minus global into `out` (float64)."""
-        self.values_into(out, here)
-        return out if self.origin is None else out.sub_(self.origin[here])
-
-    def squares(self, here: slice, single: Tensor, double: Tensor) -> float:
-        """Return the sum of the delta's squares; `single` and `double` are room for a block.
-
-        Float32 models are summed in float32, which takes a third of the time: a difference is rounded
-        by 6e-8 of itself, and a sum of n squares, in whatever order, by at most n times that (0.8 % for
-        a block, seen: 1e-6).
-        """
-        if self._single_arrays is not None:
-            values, origin = self._single_arrays
-            delta = single[: here.stop - here.start]
-            with np.errstate(over="ignore", invalid="ignore"):
-                np.subtract(values[here], origin[here], out=delta.numpy())
-            found = float(torch.dot(delta, delta))
-            if SQUARES[0] < found < SQUARES[1]:
-                return found
-        exact = self.delta_into(double[: here.stop - here.start], here)
-        return float(torch.dot(exact, exact))
-
-    @cached_property
-    def _single_arrays(self) -> tuple[np.ndarray, np.ndarray] | None:
-        if self.origin is None or not self.values.dtype == self.origin.dtype == torch.float32:
-            return None
-        return self.values.numpy(), self.origin.numpy()
-
-    def is_whole(self, own: Tensor, here: slice) -> bool:
-        """Whether the values are all there is to add: a bare delta, or a model that started
-        from the global one.
-        """
-        if self.origin is None or self.origin.data_ptr() == own.data_ptr():
-            return True
-        return _same(self.origin[here], own[here])
-
-    def model_into(self, out: Tensor, here: slice, weights: Tensor) -> Tensor:
-        """Write the site's own model, or the global one plus its delta, into `out` (float64)."""
-        self.values_into(out, here)
-        if self.origin is None:
-            return out.add_(weights[here])
-        if _same(self.origin[here], weights[here]):
-            # Exact: no difference is taken, so one site alone gets its own weights back, bit for bit, at any
-            # scale.
-            return out
-        return out.sub_(self.origin[here]).add_(weights[here])
-
-
-def term(update: Update, name: str, tensor: Tensor) -> Term:
-    """Fetch one tensor of one update, once.
-
-    Raises:
-        RuleError: if it is missing or has another shape than the global model's.
-    """
-    held, origin = update.delta, None
-    try:
-        if isinstance(held, Difference):
-            # Its two sides, rather than their float64 difference: half the memory, and the local model stays
-            # exact.
-            values, origin = held.minuend[name], held.subtrahend[name]
-        else:
-            values = held[name]
-    except KeyError:
-        # Not `name in held`, for which a lazy mapping loads the tensor once more.
-        raise RuleError(f"{who(update)}: '{name}' is missing; the global model has it") from None
-    for found in (values, *(() if origin is None else (origin,))):
-        if found.shape != tensor.shape:
-            raise RuleError(
-                f"{who(update)}: '{name}' has shape {tuple(found.shape)}, the global model has "
-                f"{tuple(tensor.shape)}"
-            )
-    return Term(values.reshape(-1), None if origin is None else origin.reshape(-1))
+# Elements of a block of all sites at once, for rules that compare sites: 2 MiB in float64 for any
+# number of sites.
+STACKED_ELEMENTS = 1 << 18
 
 
 @dataclass(frozen=True)
 class Block:
-    """A piece of one tensor: where it is, the global weights there, and the sites' factor-weighted sum.
+    """A section of one tensor, with the factor-weighted sum of the sites' values.
 
-    `total` sums whole models where a site's model is held and deltas where only a delta is; `held` is the sum
-    of the former's factors. So the sum of deltas is `total - held * weights`, and the merged model `total +
-    (1 - held) * weights`. Both work in place on `total`, which is only valid until the next block: ask for
-    one of them, once. `room` is for the rule's own float64 values here, which end with the block, too: fresh
-    memory for each of them took longer than the arithmetic.
+    `total` sums whole models where an update holds a model, and deltas where it holds a delta; `model_mass`
+    is the sum of the models' factors. So the sum of deltas is `total - model_mass * weights`, and the
+    merged model is `total + (1 - model_mass) * weights`. Both are computed in place on `total`, which is
+    valid until the next
+    block: ask for one of them, once. `scratch` holds the rule's own float64 values of this section, because
+    allocating fresh memory took longer than the arithmetic; it is reused by the next block, too.
     """
 
     name: str
-    here: slice
+    section: slice
     tensor: Tensor
     total: Tensor
-    held: float
-    room: list[Tensor] = field(default_factory=list)
+    model_mass: float
+    scratch: list[Tensor] = field(default_factory=list)
 
     def weights(self) -> Tensor:
-        """Return a copy of the global weights here, float64, to be written over last; it is valid
-        until the next block.
-        """
+        """Return a float64 copy of the global weights, valid until the next block; write to it last."""
         return self._weights
 
     @cached_property
@@ -176,29 +78,28 @@ class Block:
         return self.double(self.tensor)
 
     def double(self, tensor: Tensor) -> Tensor:
-        """Return a copy of a tensor's values here, float64; it is valid until the next block."""
+        """Return a float64 copy of a tensor's values in this section, valid until the next block."""
         out = (
-            self.room.pop()
-            if self.room
-            else torch.empty(self.here.stop - self.here.start, dtype=torch.float64)
+            self.scratch.pop()
+            if self.scratch
+            else torch.empty(self.section.stop - self.section.start, dtype=torch.float64)
         )
-        return Term(tensor.reshape(-1), None).values_into(out, self.here)
+        return SiteTensor(tensor.reshape(-1), None).values_into(out, self.section)
 
     def delta(self) -> Tensor:
         """Return the factor-weighted sum of the sites' deltas, float64."""
-        return self.total if self.held == 0 else self.total.add_(self._weights, alpha=-self.held)
+        return self.total if self.model_mass == 0 else self.total.add_(self._weights, alpha=-self.model_mass)
 
     def model(self) -> Tensor:
         """Return the global weights plus that sum, float64."""
-        # Where all sites' whole models are held the global weights cancel, but for the rounding of the
-        # shares' sum.
-        missing = 1.0 - self.held
+        # If all sites hold whole models, the global weights cancel up to the rounding of the shares' sum.
+        missing = 1.0 - self.model_mass
         if abs(missing) < SHARES_ROUNDING:
             return self.total
-        return self.total.add_(self.tensor.reshape(-1)[self.here], alpha=missing)
+        return self.total.add_(self.tensor.reshape(-1)[self.section], alpha=missing)
 
 
-def sums(
+def weighted_sum_blocks(
     sites: Sequence[Update],
     factors: Sequence[float],
     weights: Weights,
@@ -206,25 +107,26 @@ def sums(
 ) -> Iterator[Block]:
     """Yield the sum of the sites' deltas times their factors, block by block.
 
-    `statistics` are the factors for batch norm's running statistics, for rules whose own don't sum to one.
+    `statistics` are the factors for batch norm's running statistics, for rules whose factors
+    don't sum to one.
     """
-    everything = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    model_bytes = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
     for name, tensor in weights.items():
-        chosen = statistics if statistics is not None and is_running_statistic(name) else factors
-        at_once = _at_once(sites, tensor, everything // 2)
-        if at_once >= len(sites):
-            yield from _sum_in_cache(sites, chosen, name, tensor)
+        tensor_factors = statistics if statistics is not None and is_running_statistic(name) else factors
+        sites_in_memory = _sites_in_memory(sites, tensor, model_bytes // 2)
+        if sites_in_memory >= len(sites):
+            yield from _sum_in_cache(sites, tensor_factors, name, tensor)
         else:
-            yield from _sum_in_memory(sites, chosen, name, tensor, at_once)
+            yield from _sum_in_memory(sites, tensor_factors, name, tensor, sites_in_memory)
 
 
-def _at_once(sites: Sequence[Update], tensor: Tensor, budget_bytes: int) -> int:
-    # A tensor that a dict holds is there already; any other is loaded when asked for, and as many as fit half
-    # a model are held at once, in whole batches so that the sum's bits are the same.
+def _sites_in_memory(sites: Sequence[Update], tensor: Tensor, budget_bytes: int) -> int:
+    # The tensors of a dict are in memory already. Those of a lazy mapping are loaded on access: as many at
+    # once as fit into half a model, in whole batches so that the sum has the same bits.
     lazy = any(not isinstance(_mapping(update), dict) for update in sites)
     if not lazy:
         return len(sites)
-    return max(1, budget_bytes // max(1, tensor.numel() * tensor.element_size() * BATCH)) * BATCH
+    return max(1, budget_bytes // max(1, tensor.numel() * tensor.element_size() * BATCH_SITES)) * BATCH_SITES
 
 
 def _mapping(update: Update) -> Weights:
@@ -234,193 +136,209 @@ def _mapping(update: Update) -> Weights:
 def _sum_in_cache(
     sites: Sequence[Update], factors: Sequence[float], name: str, tensor: Tensor
 ) -> Iterator[Block]:
-    own = tensor.reshape(-1)
-    parts = [term(update, name, tensor) for update in sites]
-    total = torch.empty(min(BLOCK, own.numel()), dtype=torch.float64)
-    rows = _rows(own.numel())
-    for here in _blocks(own.numel()):
-        block = total[: here.stop - here.start]
+    global_values = tensor.reshape(-1)
+    parts = [site_tensor(update, name, tensor) for update in sites]
+    total = torch.empty(min(BLOCK_ELEMENTS, global_values.numel()), dtype=torch.float64)
+    rows = _rows(global_values.numel())
+    for section in _blocks(global_values.numel()):
+        block = total[: section.stop - section.start]
         block.numpy().fill(0)  # on this thread
-        held = _add(block, parts, factors, own, here, rows)
-        yield from _pieces(name, here, tensor, block, held, rows)
+        model_mass = _add(block, parts, factors, global_values, section, rows)
+        yield from _pieces(name, section, tensor, block, model_mass, rows)
 
 
 def _sum_in_memory(
-    sites: Sequence[Update], factors: Sequence[float], name: str, tensor: Tensor, at_once: int
+    sites: Sequence[Update], factors: Sequence[float], name: str, tensor: Tensor, sites_in_memory: int
 ) -> Iterator[Block]:
-    # For a tensor so large that not all sites' fit half a model together. The same additions in the same
-    # order.
-    own = tensor.reshape(-1)
-    total = torch.zeros(own.numel(), dtype=torch.float64)
-    held = [0.0] * len(_blocks(own.numel()))
-    rows = _rows(own.numel())
-    for first in range(0, len(sites), at_once):
-        parts = [term(update, name, tensor) for update in sites[first : first + at_once]]
-        for index, here in enumerate(_blocks(own.numel())):
-            held[index] += _add(total[here], parts, factors[first : first + at_once], own, here, rows)
+    # For a tensor so large that all sites' together exceed half a model: the same additions in
+    # the same order.
+    global_values = tensor.reshape(-1)
+    total = torch.zeros(global_values.numel(), dtype=torch.float64)
+    model_mass = [0.0] * len(_blocks(global_values.numel()))
+    rows = _rows(global_values.numel())
+    for first in range(0, len(sites), sites_in_memory):
+        parts = [site_tensor(update, name, tensor) for update in sites[first : first + sites_in_memory]]
+        for index, section in enumerate(_blocks(global_values.numel())):
+            share = factors[first : first + sites_in_memory]
+            model_mass[index] += _add(total[section], parts, share, global_values, section, rows)
         del parts
-    for index, here in enumerate(_blocks(own.numel())):
-        yield from _pieces(name, here, tensor, total[here], held[index], rows)
+    for index, section in enumerate(_blocks(global_values.numel())):
+        yield from _pieces(name, section, tensor, total[section], model_mass[index], rows)
 
 
 def _rows(elements: int) -> Tensor:
-    return torch.empty(BATCH * min(BLOCK, elements), dtype=torch.float64)
+    return torch.empty(BATCH_SITES * min(BLOCK_ELEMENTS, elements), dtype=torch.float64)
 
 
 def _pieces(
-    name: str, here: slice, tensor: Tensor, total: Tensor, held: float, rows: Tensor
+    name: str, section: slice, tensor: Tensor, total: Tensor, model_mass: float, rows: Tensor
 ) -> Iterator[Block]:
-    for piece in _blocks(len(total), PIECE):
+    for piece in _blocks(len(total), PIECE_ELEMENTS):
         elements = piece.stop - piece.start
-        # While a rule works on a piece, what the sites' values were in is free, and in the cache.
-        room = list(rows[: BATCH * elements].view(BATCH, elements))
-        where = slice(here.start + piece.start, here.start + piece.stop)
-        yield Block(name, where, tensor, total[piece], held, room)
+        # While a rule works on a piece, the memory of the sites' values is free, and still in the cache.
+        scratch = list(rows[: BATCH_SITES * elements].view(BATCH_SITES, elements))
+        span = slice(section.start + piece.start, section.start + piece.stop)
+        yield Block(name, span, tensor, total[piece], model_mass, scratch)
 
 
 def _add(
-    total: Tensor, parts: Sequence[Term], factors: Sequence[float], own: Tensor, here: slice, room: Tensor
+    total: Tensor,
+    parts: Sequence[SiteTensor],
+    factors: Sequence[float],
+    global_values: Tensor,
+    section: slice,
+    scratch: Tensor,
 ) -> float:
-    """Add the sites' block to `total`, and return how much of the global weights the sum then holds."""
-    held = 0.0
+    """Add the sites' block to `total`, and return the sum of the factors of whole models in it."""
+    model_mass = 0.0
     size = total.numel()
-    rows = room[: BATCH * size].view(BATCH, size)
+    rows = scratch[: BATCH_SITES * size].view(BATCH_SITES, size)
     arrays = rows.numpy()
-    by = torch.tensor(factors, dtype=torch.float64)
-    for first in range(0, len(parts), BATCH):
-        batch = parts[first : first + BATCH]
+    factor_column = torch.tensor(factors, dtype=torch.float64)
+    for first in range(0, len(parts), BATCH_SITES):
+        batch = parts[first : first + BATCH_SITES]
         for number, part in enumerate(batch):
-            if not part.is_whole(own, here):
-                part.delta_into(rows[number], here)
+            if not part.is_summed_whole(global_values, section):
+                part.delta_into(rows[number], section)
                 continue
-            # A whole local model is added as it is, and the global one taken off once, for all sites: that
-            # saves a pass over both for each site, and loses nothing.
+            # A whole local model is added as it is, and the global model subtracted once for all sites: this
+            # saves a pass over both for each site, and is as exact.
             if part.array is None:
-                rows[number].copy_(part.values[here])
+                rows[number].copy_(part.values[section])
             else:
-                arrays[number] = part.array[here]
-            held += 0.0 if part.origin is None else factors[first + number]
-        total.addmv_(rows[: len(batch)].T, by[first : first + BATCH])
-    return held
-
-
-def _same(one: Tensor, two: Tensor) -> bool:
-    # By value where not by address, so that a copy of the global weights (a hub that read them from a file)
-    # gives the same bits as the weights themselves.
-    if one.dtype != two.dtype:
-        return False
-    return one.data_ptr() == two.data_ptr() or torch.equal(one, two)
+                arrays[number] = part.array[section]
+            model_mass += 0.0 if part.origin is None else factors[first + number]
+        total.addmv_(rows[: len(batch)].T, factor_column[first : first + BATCH_SITES])
+    return model_mass
 
 
 def _blocks(elements: int, size: int | None = None) -> list[slice]:
-    size = BLOCK if size is None else size
-    # A tensor without elements has one empty block, so that its name is written too.
+    size = BLOCK_ELEMENTS if size is None else size
+    # A tensor without elements gets one empty block, so that its name is written, too.
     return [slice(first, min(first + size, elements)) for first in range(0, max(1, elements), size)]
 
 
-def write(merged: dict[str, Tensor], block: Block, values: Tensor, sites: Sequence[Update]) -> None:
-    """Round a block of float64 values to the global model's dtype, into `merged`.
+def add_weighted_deltas(
+    sites: Sequence[Update],
+    factors: Sequence[float],
+    weights: Weights,
+    statistics: Sequence[float] | None = None,
+) -> dict[str, Tensor]:
+    """Return the global weights plus the factor-weighted sum of the sites' deltas, with the weights' dtypes.
 
     Raises:
-        RuleError: if a value leaves that dtype's range, naming the site whose update is largest there.
+        RuleError: if a value leaves its dtype's range, or a tensor is missing or of another shape.
     """
-    write_as(merged, block, values, sites, block.tensor.dtype)
+    merged: dict[str, Tensor] = {}
+    for block in weighted_sum_blocks(sites, factors, weights, statistics):
+        write_block(merged, block, block.model(), sites)
+    return merged
 
 
-def write_as(
-    merged: dict[str, Tensor], block: Block, values: Tensor, sites: Sequence[Update], dtype: torch.dtype
+def write_block(
+    merged: dict[str, Tensor],
+    block: Block,
+    values: Tensor,
+    sites: Sequence[Update],
+    dtype: torch.dtype | None = None,
 ) -> None:
-    """Round a block of float64 values to a dtype, into `merged`, as `write` does."""
+    """Round a block of float64 values to `dtype`, by default the global model's, and write it into `merged`.
+
+    Raises:
+        RuleError: if a value leaves the dtype's range, naming the site with the largest update there.
+    """
+    dtype = block.tensor.dtype if dtype is None else dtype
     out = merged.get(block.name)
     if out is None:
         out = merged[block.name] = _fresh(block.tensor.shape, dtype)
-    piece = out.view(-1)[block.here]
+    piece = out.view(-1)[block.section]
     piece.copy_(values)
     if piece.numel() == 0:
         return
     low, high = torch.aminmax(piece)
     if not (isfinite(float(low)) and isfinite(float(high))):
         raise RuleError(
-            f"merge for round {newest(sites)}: '{block.name}' leaves the range of {dtype}; the largest "
-            f"update of it is that of site '{_largest(sites, block)}': look at its training loss, or bound "
-            f"updates (norm_bound)"
+            f"merge for round {newest_round(sites)}: '{block.name}' leaves the range of {dtype}; site "
+            f"'{_largest(sites, block)}' sent the largest update of it: check its training loss, or "
+            f"bound updates (norm_bound)"
         )
 
 
 def _fresh(shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    if dtype == torch.bfloat16:  # which numpy has not
+    if dtype == torch.bfloat16:  # which numpy lacks
         return torch.empty(shape, dtype=dtype)
-    # numpy asks for large pages, torch for small ones, whose first touch took as long as the merge
-    # of two sites.
+    # numpy allocates large pages, torch small ones, whose first touch took as long as merging two sites.
     return torch.from_numpy(np.empty(tuple(shape), str(dtype).removeprefix("torch.")))
 
 
 def _largest(sites: Sequence[Update], block: Block) -> str:
     def size(update: Update) -> float:
-        part = term(update, block.name, block.tensor)
-        out = torch.empty(block.here.stop - block.here.start, dtype=torch.float64)
-        found = float(part.delta_into(out, block.here).abs().max())
-        return found if found == found else float("inf")
+        part = site_tensor(update, block.name, block.tensor)
+        out = torch.empty(block.section.stop - block.section.start, dtype=torch.float64)
+        largest = float(part.delta_into(out, block.section).abs().max())
+        return largest if largest == largest else float("inf")
 
     return max(sites, key=size).site
 
 
-def matrices(
+def stacked_blocks(
     sites: Sequence[Update], weights: Weights, models: bool = True, extra: Weights | None = None
 ) -> Iterator[tuple[Block, Tensor]]:
-    """Yield blocks of all sites together: (sites, elements) float64, one site a row, in the order of names.
+    """Yield blocks of all sites together: (sites, elements) float64, one row per site, in the order of names.
 
-    Rows are the sites' models, or their deltas where `models` is False; `extra` adds one row, zero for the
-    names it lacks. Rows are valid until the next block, and may be written to. All sites' tensors of one name
-    are held at once: a rule that compares sites can't do with less.
+    Rows are the sites' models, or their deltas if `models` is False; `extra` adds one row, zero for the names
+    it lacks. Rows are valid until the next block and may be overwritten. All sites' tensors of one name are
+    in memory at once, which a rule that compares sites cannot avoid.
     """
     count = len(sites) + (extra is not None)
-    columns = max(1, BLOCK_OF_ALL // count)
+    columns = max(1, STACKED_ELEMENTS // count)
     for name, tensor in weights.items():
-        own = tensor.reshape(-1)
-        parts = [term(update, name, tensor) for update in sites]
+        global_values = tensor.reshape(-1)
+        parts = [site_tensor(update, name, tensor) for update in sites]
         last = extra[name].reshape(-1) if extra is not None and name in extra else None
-        room = torch.zeros(count * min(columns, own.numel()), dtype=torch.float64)
-        for here in _blocks(own.numel(), columns):
-            size = here.stop - here.start
-            rows = room[: count * size].view(count, size)
+        scratch = torch.zeros(count * min(columns, global_values.numel()), dtype=torch.float64)
+        for section in _blocks(global_values.numel(), columns):
+            size = section.stop - section.start
+            rows = scratch[: count * size].view(count, size)
             for row, part in zip(rows, parts, strict=False):
                 if models:
-                    part.model_into(row, here, own)
+                    part.model_into(row, section, global_values)
                 else:
-                    part.delta_into(row, here)
+                    part.delta_into(row, section)
             if extra is not None:
-                rows[-1].copy_(last[here]) if last is not None else rows[-1].zero_()
-            yield Block(name, here, tensor, rows, 0.0), rows
+                rows[-1].copy_(last[section]) if last is not None else rows[-1].zero_()
+            yield Block(name, section, tensor, rows, 0.0), rows
 
 
 def squared_norms(sites: Sequence[Update], weights: Weights) -> list[float]:
     """Return the squared Euclidean norm of each site's delta over all tensors together.
 
-    Blocks are summed in float64; within a block see `Term.squares`.
+    Blocks are summed in float64; within a block see `SiteTensor.squares`.
 
     Raises:
         RuleError: naming the first site whose norm is not finite.
     """
-    found = [0.0] * len(sites)
-    everything = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    norms = [0.0] * len(sites)
+    model_bytes = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
     for name, tensor in weights.items():
         elements = tensor.numel()
-        double = torch.empty(min(BLOCK, elements), dtype=torch.float64)
+        double = torch.empty(min(BLOCK_ELEMENTS, elements), dtype=torch.float64)
         single = torch.empty(len(double))
-        at_once = _at_once(sites, tensor, everything // 2)
-        for first in range(0, len(sites), at_once):
-            parts = [term(update, name, tensor) for update in sites[first : first + at_once]]
-            for here in _blocks(elements):
+        sites_in_memory = _sites_in_memory(sites, tensor, model_bytes // 2)
+        for first in range(0, len(sites), sites_in_memory):
+            parts = [site_tensor(update, name, tensor) for update in sites[first : first + sites_in_memory]]
+            for section in _blocks(elements):
                 for number, part in enumerate(parts, first):
-                    found[number] += part.squares(here, single, double)
+                    norms[number] += part.squares(section, single, double)
             del parts
-    for update, square in zip(sites, found, strict=True):
+    for update, square in zip(sites, norms, strict=True):
         if not isfinite(square):
-            raise RuleError(f"{who(update)}: the norm of its delta is not finite; training diverged there")
-    return found
+            raise RuleError(
+                f"{describe(update)}: the norm of its delta is not finite; training diverged there"
+            )
+    return norms
 
 
-def part_of(group: Weights, block: Block) -> Tensor:
-    """Return a copy of the block of a state's tensor, float64; it is valid until the next block."""
+def state_block(group: Weights, block: Block) -> Tensor:
+    """Return a float64 copy of a state tensor's values in a block's section, valid until the next block."""
     return block.double(group[block.name])

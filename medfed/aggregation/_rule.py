@@ -1,4 +1,4 @@
-"""What every rule is: a frozen record of hyperparameters with `init` and `merge`."""
+"""The base of all rules: a frozen record of hyperparameters with `init` and `merge`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from medfed.registry import Kind, kind_of
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights, is_running_statistic
 
-# What a rule carries from round to round: named groups of named tensors, so that a checkpoint can hold it.
+# What a rule keeps from round to round: named groups of named tensors, which a checkpoint can hold.
 State = Mapping[str, Weights]
+
+# What a merge returns: the new weights and the new state.
+Merged = tuple[dict[str, Tensor], State]
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
@@ -31,26 +34,20 @@ class Rule(Kind, frozen=True):
 
     folder: ClassVar[str] = "aggregation"
 
-    # Whether a merge needs each site's own update in the clear. A sum (secure aggregation) is enough where
-    # not.
-    needs_each_update: ClassVar[bool] = False
-
-    # The scalars and groups that every update must carry, so that a study is refused before its first round.
+    # Groups that every update must carry; a study that lacks them is refused before its first round.
     needs_groups: ClassVar[tuple[str, ...]] = ()
 
-    # The local methods of which one must train the sites, where the hub's part means nothing
-    # without the sites'.
+    # Local methods, one of which must train the sites, if the rule is the hub's half of a method (SCAFFOLD).
     needs_local: ClassVar[tuple[str, ...]] = ()
 
-    # How many sites may answer one round; None is any number. One is cyclic weight transfer.
-    most_sites: ClassVar[int | None] = None
+    # How many sites may answer one round; None is any number, 1 is cyclic weight transfer.
+    max_sites: ClassVar[int | None] = None
 
-    # Whether updates may answer different rounds, so that the hub merges as soon as `enough` of them have
-    # come.
+    # Whether updates may answer different rounds; the hub merges as soon as `buffer_size` of them have come.
     asynchronous: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        # msgspec holds a study file to these bounds, but not a record that Python code makes.
+        # msgspec checks these bounds for a study file, but not for a record that Python code makes.
         for name, hint in _bounded(type(self)).items():
             try:
                 msgspec.convert(getattr(self, name), hint)
@@ -58,44 +55,43 @@ class Rule(Kind, frozen=True):
                 raise ValueError(f"{kind_of(self)}.{name}: {error}") from None
 
     @property
-    def enough(self) -> int:
+    def buffer_size(self) -> int:
         """How many updates an asynchronous rule merges at a time."""
         return 1
 
     @property
     def broadcast(self) -> tuple[str, ...]:
-        """The groups of the state that the hub publishes beside the weights, because the
-        sites' training uses them.
-        """
+        """Groups of the state that the hub publishes with the weights, for the sites' training."""
         return ()
 
     @property
     def needs_scalars(self) -> tuple[str, ...]:
-        """The scalars that every update must carry for this rule."""
+        """Scalars that every update must carry for this rule."""
         return ()
 
     @property
-    def takes_a_sum(self) -> bool:
-        """Whether one update, the mean of all sites' with their examples summed, merges as
-        the single ones would.
-        """
-        apart = self.needs_each_update or self.needs_scalars or self.needs_groups or self.asynchronous
-        return not apart and self.most_sites is None and self.fewest_sites() <= 1
+    def supports_secure_aggregation(self) -> bool:
+        """Whether the mean of all updates, as one update, merges as the single updates would.
 
-    def fewest_sites(self) -> int:
-        """Return how many updates a merge needs at least; a study's quorum can't be lower."""
+        False unless a rule says otherwise: under secure aggregation the hub sees this mean only, and a rule
+        that compares sites would silently become FedAvg. A rule that says True must need no scalars and no
+        groups, take one update or more, and not look at the number of updates; the contract test checks it.
+        """
+        return False
+
+    def min_sites(self) -> int:
+        """Return the smallest number of updates that a merge needs; a study's quorum can't be lower."""
         return 1
 
     def init(self, weights: Weights) -> State:
         """Return the state before the first round."""
         return {}
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> tuple[dict, State]:
+    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
         """Return the new weights and the new state.
 
         Raises:
-            RuleError: if these updates cannot be merged by this rule, saying how many there were and are
-            needed.
+            RuleError: if this rule cannot merge these updates, with their number and the number needed.
         """
         raise NotImplementedError
 
@@ -106,39 +102,32 @@ def _bounded(record: type[Rule]) -> dict[str, Any]:
     return {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar}
 
 
-def by_site(updates: Iterable[Update]) -> list[Update]:
+def validated_updates(updates: Iterable[Update], asynchronous: bool = False) -> list[Update]:
     """Return the updates that trained, sorted by site, so that a merge can't depend on who answered first.
 
-    A site that trained on no example has no weight in a mean and no voice in a vote, so it is left out here;
-    one that only evaluates has sent no weights at all.
+    A site that trained on no example has no weight in a mean and no vote in a median, so it is left out; one
+    that only evaluates has sent no weights at all. An asynchronous merge may hold several updates of one
+    site, of different rounds.
 
     Raises:
-        RuleError: if none is left, or two are of one site.
+        RuleError: if none is left, two are of one site (and round), or one has a negative number of examples.
     """
     ordered = sorted(updates, key=lambda update: (update.site, update.round))
     if not ordered:
-        raise RuleError("a merge without an update: no site answered this round")
+        raise RuleError("there is no update to merge: no site answered this round")
     for one, two in pairwise(ordered):
-        if one.site == two.site:
+        if one.site == two.site and not (asynchronous and one.round != two.round):
             raise RuleError(
-                f"two updates of site '{one.site}' for round {one.round}; one a site can be merged"
+                f"two updates of site '{one.site}' for round {one.round}; only one "
+                f"{'per site and round' if asynchronous else 'per site'} can be merged"
             )
-    return trained(ordered)
-
-
-def trained(ordered: list[Update]) -> list[Update]:
-    """Return the updates that trained on at least one example.
-
-    Raises:
-        RuleError: if there is none, or one says fewer than 0.
-    """
     for update in ordered:
         if update.examples < 0:
-            raise RuleError(f"{who(update)} holds {update.examples} examples; at least 0 is possible")
+            raise RuleError(f"{describe(update)} states {update.examples} examples; at least 0 are possible")
     trained = [update for update in ordered if update.examples > 0]
     if not trained:
         raise RuleError(
-            f"the {len(ordered)} updates of this round hold 0 examples together; at least 1 is needed"
+            f"the {len(ordered)} updates of this round have 0 examples together; at least 1 is needed"
         )
     return trained
 
@@ -148,41 +137,57 @@ def shares(updates: Sequence[Update]) -> list[float]:
     total = sum(update.examples for update in updates)
     if total < 1:
         raise RuleError(
-            f"the {len(updates)} updates of this round hold {total} examples together; at least 1 is needed"
+            f"the {len(updates)} updates of this round have {total} examples together; at least 1 is needed"
         )
     return [update.examples / total for update in updates]
 
 
-def at_least(sites: Sequence[Update], needed: int, rule: Rule, why: str) -> None:
-    """Raise if fewer sites answered than a rule needs.
+def require_sites(sites: Sequence[Update], needed: int, rule: Rule, why: str) -> None:
+    """Check that enough sites answered for a rule.
 
     Raises:
-        RuleError: with the number there were, the number needed, why, and what to change.
+        RuleError: with the number that answered, the number needed, why, and what to change.
     """
     if len(sites) < needed:
         raise RuleError(
-            f"{kind_of(rule)} for round {newest(sites)}: {len(sites)} sites answered, at least "
+            f"{kind_of(rule)} for round {newest_round(sites)}: {len(sites)} sites answered, at least "
             f"{needed} are needed ({why}); ask more sites, or lower the number that the rule must withstand"
         )
 
 
-def scalar(update: Update, name: str, why: str) -> float:
-    """Return a number that an update must carry.
+def participation(sites: Sequence[Update], total: int | None, rule: Rule) -> float:
+    """Return the share of the study's `total` sites that answered; 1 if `total` is None.
+
+    Raises:
+        RuleError: if more sites answered than the rule says the study has.
+    """
+    if total is None:
+        return 1.0
+    if len(sites) > total:
+        raise RuleError(
+            f"{kind_of(rule)} for round {newest_round(sites)}: {len(sites)} sites answered, but rule.sites "
+            f"is {total}; set rule.sites to the number of sites in the study"
+        )
+    return len(sites) / total
+
+
+def required_scalar(update: Update, name: str, meaning: str) -> float:
+    """Return a number that an update must carry; `meaning` says in the error what it is used for.
 
     Raises:
         RuleError: naming the site, the round and the number, if it is missing or not finite.
     """
     value = update.scalars.get(name)
     if value is None or value != value or abs(value) == float("inf"):
-        raise RuleError(f"{who(update)} has no finite scalar '{name}', which {why} (found: {value})")
+        raise RuleError(f"{describe(update)} has no finite scalar '{name}', which {meaning} (found: {value})")
     return float(value)
 
 
-def carried(state: State, group: str, rule: Rule) -> Weights:
+def state_group(state: State, group: str, rule: Rule) -> Weights:
     """Return one group of the state.
 
     Raises:
-        RuleError: if the state was not made by this rule.
+        RuleError: if another rule made the state.
     """
     if group not in state:
         raise RuleError(
@@ -192,18 +197,18 @@ def carried(state: State, group: str, rule: Rule) -> Weights:
     return state[group]
 
 
-def newest(sites: Sequence[Update]) -> int:
-    """Return the newest round that an update answers."""
+def newest_round(sites: Sequence[Update]) -> int:
+    """Return the newest round that one of the updates answers."""
     return max(update.round for update in sites)
 
 
-def who(update: Update) -> str:
+def describe(update: Update) -> str:
     """Return how an error names an update."""
     return f"update of site '{update.site}' for round {update.round}"
 
 
 def zeros_for_state(weights: Weights) -> dict[str, Tensor]:
-    """Return float32 (float64 for float64) zeros for every tensor that a server's optimiser steps."""
+    """Return zeros, float32 or wider, for every tensor that a server optimiser steps."""
     return {
         name: torch.zeros(tensor.shape, dtype=state_dtype(tensor.dtype))
         for name, tensor in weights.items()
@@ -212,5 +217,5 @@ def zeros_for_state(weights: Weights) -> dict[str, Tensor]:
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return float32 for half precisions, where a moment's small steps are lost, else the dtype itself."""
+    """Return float32 for half precisions, which lose a moment's small steps, else the dtype itself."""
     return torch.promote_types(dtype, torch.float32)

@@ -1,4 +1,4 @@
-"""Rows sorted value by value, for the rules that order the sites' values of each weight."""
+"""A sorting network over rows, for the rules that order the sites' values of each weight."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 def sorted_rows(rows: Tensor) -> list[Tensor]:
-    """Return the rows (sites, elements) reordered for each element, smallest first; `rows` is written over.
+    """Return the rows (sites, elements) sorted element by element, smallest first; `rows` is overwritten.
 
-    By a sorting network: pairs of rows are replaced by their minimum and maximum, which runs at the speed of
-    memory in cache, where a sort along the short axis takes several times as long. Equal values and any size
-    are exact.
+    A sorting network replaces pairs of rows by their minimum and maximum, which runs at the speed of
+    the cache; a sort along the short axis takes several times as long. The result is exact for equal
+    and for huge values.
     """
     ordered = list(rows)
     spare = torch.empty_like(rows[0])
@@ -39,16 +39,16 @@ def network(size: int) -> tuple[tuple[int, int], ...]:
     return tuple(pairs)
 
 
-def median_of(ordered: list[Tensor]) -> Tensor:
-    """Return the median of sorted rows: the middle one, or the mean of the two middle ones."""
+def sorted_median(ordered: list[Tensor]) -> Tensor:
+    """Return the median of sorted rows: the middle row, or the mean of the two middle rows."""
     middle = len(ordered) // 2
     if len(ordered) % 2:
         return ordered[middle].clone()
     return ordered[middle - 1] * 0.5 + ordered[middle] * 0.5
 
 
-def mean_of(ordered: list[Tensor]) -> Tensor:
-    """Return the mean of rows, added in their order."""
+def mean_row(ordered: list[Tensor]) -> Tensor:
+    """Return the mean of the rows, added in their order."""
     total = ordered[0].clone()
     for row in ordered[1:]:
         total.add_(row)

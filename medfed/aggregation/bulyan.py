@@ -1,28 +1,29 @@
 """Bulyan: Krum chooses sites one by one, then each weight is averaged over the values near the median.
 
 El Mhamdi, Guerraoui, Rouault: The Hidden Vulnerability of Distributed Learning in Byzantium, ICML 2018,
-arXiv:1802.07927: theta = n - 2f sites are chosen by repeated Krum, then each weight is the mean of the beta =
-theta - 2f values closest to the median of the chosen. An attacker whom Krum chose because it differs in a few
-weights only, which in a large model hardly adds to its distance, is outvoted there. n must be at least 4f +
-3. Departures: models, where the paper takes gradients; Krum's n - f - 2 neighbours would be none among the
-last few sites, so at least one is looked at; equal scores go to the first site by name, equally near values
-to the smaller. As Krum it assumes sites whose data are alike; `mixing` (see `_mixing`) is for hospitals that
-differ. Two passes over the updates, both with all sites' tensors of one name in memory.
+arXiv:1802.07927: theta = n - 2f sites are chosen by repeated Krum, then each weight is the mean of the
+beta = theta - 2f values closest to the median of the chosen. An attacker whom Krum chose because it
+differs in a few weights only, which hardly adds to its distance in a large model, is outvoted there. n
+must be at least 4f + 3.
+
+Departures. The rule averages models, the paper gradients. Krum's n - f - 2 neighbours would be none among the
+last few sites, so at least one counts. Of equal scores the first site by name wins, of equally near values
+the smaller. Like Krum, the rule assumes sites with similar data; `mixing` (see `_mixing`) is for hospitals
+that differ. It makes two passes over the updates, both with all sites' tensors of one name in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from medfed.aggregation._distances import squared_distances
-from medfed.aggregation._krum import best, mixed_if
-from medfed.aggregation._reduce import matrices, write
-from medfed.aggregation._rule import Count, Rule, State, at_least, by_site
-from medfed.aggregation._sorting import mean_of, median_of, sorted_rows
+from medfed.aggregation._krum import distances_and_mixing, select_lowest
+from medfed.aggregation._reduce import stacked_blocks, write_block
+from medfed.aggregation._rule import Count, Merged, Rule, State, require_sites, validated_updates
+from medfed.aggregation._sorting import mean_row, sorted_median, sorted_rows
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
@@ -30,60 +31,58 @@ from medfed.wire.weights import Weights
 class Bulyan(Rule, frozen=True, tag="bulyan"):
     """Repeated Krum, then a mean near each weight's median; withstands `attackers` of 4 `attackers` + 3.
 
-    With `mixing` each site's model is first replaced by the mean of those nearest to it.
+    With `mixing` each site's model is first replaced by the mean of the models nearest to it.
     """
 
     attackers: Count = 1
     mixing: bool = False
 
-    needs_each_update: ClassVar[bool] = True
-
-    def fewest_sites(self) -> int:
+    def min_sites(self) -> int:
         return 4 * self.attackers + 3
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> tuple[dict, State]:
-        sites = by_site(updates)
-        at_least(sites, self.fewest_sites(), self, f"4 * {self.attackers} attackers + 3")
-        distances, table = mixed_if(self.mixing, squared_distances(sites, weights), self.attackers)
+    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+        sites = validated_updates(updates)
+        require_sites(sites, self.min_sites(), self, f"4 * {self.attackers} attackers + 3")
+        distances, table = distances_and_mixing(
+            self.mixing, squared_distances(sites, weights), self.attackers
+        )
         rows = table[self._chosen(distances)]
-        # A site that is in none of the chosen is not looked at: its values may be of any size.
-        within = rows.sum(0) > 0
-        among = [site for site, used in zip(sites, within.tolist(), strict=True) if used]
+        # A site that contributes to no chosen model is not read: its values may be of any size.
+        contributes = rows.sum(0) > 0
+        among = [site for site, used in zip(sites, contributes.tolist(), strict=True) if used]
         merged: dict[str, Tensor] = {}
-        for block, models in matrices(among, weights):
-            chosen = rows[:, within] @ models if self.mixing else models
-            write(merged, block, _mean_near_median(sorted_rows(chosen), 2 * self.attackers), sites)
+        for block, models in stacked_blocks(among, weights):
+            chosen = rows[:, contributes] @ models if self.mixing else models
+            write_block(merged, block, _mean_near_median(sorted_rows(chosen), 2 * self.attackers), sites)
         return merged, state
 
     def _chosen(self, distances: Tensor) -> list[int]:
-        left = list(range(len(distances)))
+        remaining = list(range(len(distances)))
         chosen = []
         for _ in range(len(distances) - 2 * self.attackers):
-            (one,) = best(distances, left, max(1, len(left) - self.attackers - 2), count=1)
-            left.remove(one)
+            (one,) = select_lowest(distances, remaining, max(1, len(remaining) - self.attackers - 2), count=1)
+            remaining.remove(one)
             chosen.append(one)
         return sorted(chosen)
 
 
 def _mean_near_median(ordered: list[Tensor], drop: int) -> Tensor:
     """Return the mean of all but the `drop` values farthest from the median, element by element."""
-    # The values closest to the median are neighbours in the order, so they are one of drop + 1 windows: the
-    # one whose farther end is nearest, and of equally far ends the one whose values are nearer together.
-    median = median_of(ordered)
+    # The values closest to the median are consecutive in sorted order, so they are one of drop + 1 windows:
+    # the one whose farther end is nearest, and of equally far ends the one with the smaller mean distance.
+    median = sorted_median(ordered)
     beta = len(ordered) - drop
     nearest = torch.full_like(median, torch.inf)
     tightest = torch.full_like(median, torch.inf)
-    found = torch.full_like(median, torch.nan)
+    mean = torch.full_like(median, torch.nan)
     for first in range(drop + 1):
         window = ordered[first : first + beta]
         reach = torch.maximum(median - window[0], window[-1] - median)
-        apart = mean_of([(value - median).abs_() for value in window])
-        closer = (reach < nearest) | ((reach == nearest) & (apart < tightest))
-        # A window is summed afresh: from the last one's sum, an attacker's 1e30 would leave no digit of the
-        # rest.
-        found = torch.where(closer, mean_of(window), found)
+        spread = mean_row([(value - median).abs_() for value in window])
+        closer = (reach < nearest) | ((reach == nearest) & (spread < tightest))
+        # Each window is summed anew: in an updated sum, an attacker's 1e30 would destroy every other digit.
+        mean = torch.where(closer, mean_row(window), mean)
         nearest = torch.where(closer, reach, nearest)
-        tightest = torch.where(closer, apart, tightest)
-    # Only among values that are not finite is no window the nearest; what stays is then NaN, and `write` says
-    # so.
-    return found
+        tightest = torch.where(closer, spread, tightest)
+    # No window is nearest only if values are not finite; the mean is then NaN, which `write_block` refuses.
+    return mean

@@ -2,7 +2,7 @@
 
 v <- beta2 v + (1 - beta2) delta^2.
 
-Reddi et al.: Adaptive Federated Optimization, ICLR 2021, arXiv:2003.00295; departures stand in `_adaptive`.
+Reddi et al.: Adaptive Federated Optimization, ICLR 2021, arXiv:2003.00295; departures: see `_adaptive`.
 As in the paper, there is no bias correction: `start` keeps the first steps small.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from medfed.aggregation._adaptive import Adaptive, adaptive_merge
-from medfed.aggregation._rule import Fraction, State
+from medfed.aggregation._rule import Fraction, Merged, State
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
@@ -23,7 +23,7 @@ class FedAdam(Adaptive, frozen=True, tag="fedadam"):
 
     beta2: Fraction = 0.99
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> tuple[dict, State]:
+    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
         def second(moment: Tensor, delta: Tensor) -> Tensor:
             return moment.mul_(self.beta2).addcmul_(delta, delta, value=1 - self.beta2)
 

@@ -1,49 +1,46 @@
-"""FedBuff: updates are merged as soon as a few have come, and late ones weigh less.
+"""FedBuff: the hub merges as soon as a few updates have arrived, and late ones weigh less.
 
 Nguyen, Malik, Zhan, Yousefpour, Rabbat, Malek, Huba: Federated Learning with Buffered Asynchronous
 Aggregation, AISTATS 2022, arXiv:2106.06639: w <- w + eta / K sum d_k / sqrt(1 + staleness_k), where a delta's
-staleness is how many merges happened since its site fetched the weights. As in the paper, the weights aren't
+staleness is the number of merges since its site fetched the weights. As in the paper, the factors are not
 normalised again, so a buffer of late updates makes a shorter step. Departures: 1/K becomes the share of
 examples in the buffer; batch norm's running statistics take no step longer than the mean's.
 
-A site gets the newest model as soon as it has sent its update, and where that is still the one it trained
-from, it waits for the next: it never trains twice from one model (in the paper it may). So with a buffer as
-large as the study nobody is late, and this is FedAvg.
+A site gets the newest model as soon as it has sent its update. If that is still the model it trained from,
+the site waits for the next one: it never trains twice from one model (in the paper it may). So with a buffer
+as large as the study no update is late, and the rule is FedAvg.
 
-A site that answers twice within a buffer counts twice, once a round. The state counts merges, so that a
-buffer in which every update is late is known to be. A delta is what its site learnt since the round it
-answers: the hub must hold that round's weights (or the delta itself) until then, and hands the rule a delta
-from them.
+A site that answers twice within a buffer counts twice, once per round. The state counts merges, because the
+updates of a buffer may all be late. A delta is what its site learnt since the round it answers: the hub must
+keep that round's weights (or the delta itself) until then, and gives the rule a delta from them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import pairwise
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from medfed.aggregation._reduce import sums, write
+from medfed.aggregation._reduce import add_weighted_deltas
 from medfed.aggregation._rule import (
     AtLeastOne,
+    Merged,
     NotNegative,
     Positive,
     Rule,
     State,
-    carried,
-    newest,
+    newest_round,
     shares,
-    trained,
+    state_group,
+    validated_updates,
 )
-from medfed.errors import RuleError
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
 
 class FedBuff(Rule, frozen=True, tag="fedbuff"):
-    """Buffered asynchronous FedAvg: `buffer` updates are merged at a time, late ones with less weight."""
+    """Buffered asynchronous FedAvg: merges `buffer` updates at a time, late ones with less weight."""
 
     buffer: AtLeastOne = 3
     learning_rate: Positive = 1.0
@@ -52,15 +49,15 @@ class FedBuff(Rule, frozen=True, tag="fedbuff"):
     asynchronous: ClassVar[bool] = True
 
     @property
-    def enough(self) -> int:
+    def buffer_size(self) -> int:
         return self.buffer
 
     def init(self, weights: Weights) -> State:
         return {"clock": {"round": torch.zeros((), dtype=torch.int64)}}
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> tuple[dict, State]:
-        sites = _by_site_and_round(updates)
-        now = max(int(carried(state, "clock", self)["round"]), newest(sites))
+    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+        sites = validated_updates(updates, asynchronous=True)
+        now = max(int(state_group(state, "clock", self)["round"]), newest_round(sites))
         portions = shares(sites)
         late = [
             share * (1 + now - update.round) ** -self.staleness_power
@@ -68,19 +65,6 @@ class FedBuff(Rule, frozen=True, tag="fedbuff"):
         ]
         factors = [self.learning_rate * factor for factor in late]
         statistics = [min(1.0, self.learning_rate) * factor for factor in late]
-        merged: dict[str, Tensor] = {}
-        for block in sums(sites, factors, weights, statistics):
-            write(merged, block, block.model(), sites)
-        return merged, {"clock": {"round": torch.tensor(now + 1)}}
-
-
-def _by_site_and_round(updates: Iterable[Update]) -> list[Update]:
-    ordered = sorted(updates, key=lambda update: (update.site, update.round))
-    if not ordered:
-        raise RuleError("a merge without an update: no site answered this round")
-    for one, two in pairwise(ordered):
-        if (one.site, one.round) == (two.site, two.round):
-            raise RuleError(
-                f"two updates of site '{one.site}' for round {one.round}; one a round can be merged"
-            )
-    return trained(ordered)
+        return add_weighted_deltas(sites, factors, weights, statistics), {
+            "clock": {"round": torch.tensor(now + 1)}
+        }

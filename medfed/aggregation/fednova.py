@@ -2,11 +2,12 @@
 
 Wang, Liu, Liang, Joshi, Poor: Tackling the Objective Inconsistency Problem in Heterogeneous Federated
 Optimization, NeurIPS 2020, arXiv:2007.07481: w <- w + tau_eff sum p_k delta_k / |a_k|, tau_eff = sum p_k
-|a_k|. Where sites take different numbers of steps (other epochs, batch sizes or numbers of cases), FedAvg
-solves another problem than the one stated, for the sites that step most pull most; this does not. |a_k| is
-the number of steps for plain SGD, and the paper's sums for momentum and for a proximal term. Departures: p_k
-is normalised over the sites that answered; batch norm's running statistics are averaged as they are, for they
-don't grow with the number of steps. With Adam in the sites |a_k| is only approximately the number of steps.
+|a_k|. If sites take different numbers of steps (different epochs, batch sizes or numbers of cases), FedAvg
+minimises another objective than the stated one, because sites with more steps pull harder; FedNova does not.
+|a_k| is the number of steps for plain SGD, and the paper's sums for momentum and for a proximal term.
+Departures: p_k is normalised over the sites that answered; batch norm's running statistics are averaged as
+they are, because they don't grow with the number of steps. With Adam at the sites |a_k| is only approximately
+the number of steps.
 """
 
 from __future__ import annotations
@@ -14,10 +15,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
 
-from medfed.aggregation._reduce import sums, write
-from medfed.aggregation._rule import Fraction, Rule, State, by_site, scalar, shares, who
+from medfed.aggregation._reduce import add_weighted_deltas
+from medfed.aggregation._rule import (
+    Fraction,
+    Merged,
+    Rule,
+    State,
+    describe,
+    required_scalar,
+    shares,
+    validated_updates,
+)
 from medfed.errors import RuleError
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights
@@ -26,8 +35,8 @@ from medfed.wire.weights import Weights
 class FedNova(Rule, frozen=True, tag="fednova"):
     """Mean of deltas per local step, for sites that take different numbers of steps.
 
-    `steps` names the scalar by which a site says how many it took. `momentum` is the sites' optimiser's;
-    `decay` is their learning rate times the proximal term's mu.
+    `steps` names the scalar in which a site sends its number of steps. `momentum` is that of the sites'
+    optimiser; `decay` is their learning rate times the proximal term's mu.
     """
 
     steps: str = "train/steps"
@@ -38,28 +47,25 @@ class FedNova(Rule, frozen=True, tag="fednova"):
     def needs_scalars(self) -> tuple[str, ...]:
         return (self.steps,)
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> tuple[dict, State]:
-        sites = by_site(updates)
+    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+        sites = validated_updates(updates)
         portions = shares(sites)
         lengths = [self._length(update) for update in sites]
         effective = sum(share * length for share, length in zip(portions, lengths, strict=True))
         factors = [share * (effective / length) for share, length in zip(portions, lengths, strict=True)]
-        merged: dict[str, Tensor] = {}
-        for block in sums(sites, factors, weights, statistics=portions):
-            write(merged, block, block.model(), sites)
-        return merged, state
+        return add_weighted_deltas(sites, factors, weights, statistics=portions), state
 
     def _length(self, update: Update) -> float:
-        """Return |a_k|, how far its steps would carry it along a constant gradient, in steps."""
-        steps = scalar(update, self.steps, "counts its local steps, which fednova divides by")
+        """Return |a_k|, how far its steps would carry a site along a constant gradient, in steps."""
+        steps = required_scalar(update, self.steps, "counts its local steps, which fednova divides by")
         if steps < 1 or steps != int(steps):
             raise RuleError(
-                f"{who(update)}: scalar '{self.steps}' is {steps}; a whole number of at least 1 is expected"
+                f"{describe(update)}: scalar '{self.steps}' is {steps}; expected a whole number of at least 1"
             )
         if self.momentum == 0 and self.decay == 0:
             return steps
         # In units of the learning rate, along a constant gradient of 1: velocity <- rho velocity + 1 - decay
-        # * moved, moved <- moved + velocity. As a power of a matrix, for a site's number may be any.
+        # * moved, moved <- moved + velocity. A matrix power, because a site may state any number of steps.
         rho, decay = self.momentum, self.decay
         one_step = torch.tensor([[1 - decay, rho, 1], [-decay, rho, 1], [0, 0, 1]], dtype=torch.float64)
         return float(torch.linalg.matrix_power(one_step, int(steps))[0, 2])

@@ -1,8 +1,8 @@
 """FedYogi: as FedAdam, with Yogi's second moment, v <- v - (1 - beta2) delta^2 sign(v - delta^2).
 
-Reddi et al.: Adaptive Federated Optimization, ICLR 2021, arXiv:2003.00295; departures stand in `_adaptive`. v
-grows by at most (1 - beta2) delta^2 a round and shrinks by at most as much, where Adam's forgets at a fixed
-rate. It can't fall below zero: it shrinks only where v > delta^2.
+Reddi et al.: Adaptive Federated Optimization, ICLR 2021, arXiv:2003.00295; departures: see `_adaptive`. v
+grows by at most (1 - beta2) delta^2 per round and shrinks by at most as much, whereas Adam's forgets at a
+fixed rate. It can't fall below zero: it shrinks only where v > delta^2.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from medfed.aggregation._adaptive import Adaptive, adaptive_merge
-from medfed.aggregation._rule import Fraction, State
+from medfed.aggregation._rule import Fraction, Merged, State
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
@@ -22,7 +22,7 @@ class FedYogi(Adaptive, frozen=True, tag="fedyogi"):
 
     beta2: Fraction = 0.99
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> tuple[dict, State]:
+    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
         def second(moment: Tensor, delta: Tensor) -> Tensor:
             squared = delta.square_()
             sign = (moment - squared).sign_()

@@ -1,13 +1,14 @@
 """IFCA's hub: several models, each the mean of the sites that chose it.
 
 Ghosh, Chung, Yin, Ramchandran: An Efficient Framework for Clustered Federated Learning, NeurIPS 2020,
-arXiv:2006.04088, algorithm 1 with model averaging. A site gets all models, trains the one whose loss on its
-training cases is lowest (local_training/ifca.py), and says which by the scalar `train/cluster`.
+arXiv:2006.04088, algorithm 1 with model averaging. A site receives all models, trains the one with the lowest
+loss on its training cases (local_training/ifca.py), and sends the number of its choice as `train/cluster`.
 
-The paper starts from independent random models. A rule sees one model only, the study's first, so the others
-are that plus noise of `spread` times each tensor's standard deviation, drawn from `seed` and the model's
-number. Departures: means are weighted by examples; a model that nobody chose stays as it is; the global
-weights beside the clusters are the mean over all sites, for those who belong to no cluster.
+The paper starts from independent random models. A rule sees only the study's first model, so the
+others are this model plus noise of `spread` times each tensor's standard deviation, drawn from `seed`
+and the model's number.
+Departures: means are weighted by examples; a model that no site chose stays as it is; the global weights, for
+sites without a cluster, are the mean over all sites.
 """
 
 from __future__ import annotations
@@ -19,40 +20,40 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from medfed.aggregation._reduce import sums, write
+from medfed.aggregation._reduce import weighted_sum_blocks, write_block
 from medfed.aggregation._rule import (
+    Merged,
     NotNegative,
     Rule,
     State,
-    by_site,
-    carried,
-    is_running_statistic,
-    scalar,
+    describe,
+    required_scalar,
     shares,
-    who,
+    state_group,
+    validated_updates,
 )
 from medfed.errors import RuleError
 from medfed.wire.update import Update
-from medfed.wire.weights import Weights
+from medfed.wire.weights import Weights, is_running_statistic
 
 CHOICE = "train/cluster"
-# More models than this are no clusters of hospitals; the hub sends them all each round.
-MOST_CLUSTERS = 16
+# The hub sends all models each round, and more than this would not be clusters of hospitals.
+MAX_CLUSTERS = 16
 
 
 def cluster_name(number: int) -> str:
-    """Return the name of a cluster's group of tensors; names sort as numbers do."""
+    """Return the name of a cluster's group of tensors; the names sort like the numbers."""
     return f"cluster-{number:02}"
 
 
 class IFCA(Rule, frozen=True, tag="ifca"):
     """Several models, each the mean of the sites whose cases it fits best.
 
-    `clusters` is how many. They start apart by noise of `spread` standard deviations of each
-    tensor, drawn from `seed`.
+    `clusters` is their number. They start from the study's first model plus noise of `spread` standard
+    deviations of each tensor, drawn from `seed`.
     """
 
-    clusters: Annotated[int, Meta(ge=2, le=MOST_CLUSTERS)] = 2
+    clusters: Annotated[int, Meta(ge=2, le=MAX_CLUSTERS)] = 2
     spread: NotNegative = 0.5
     seed: Annotated[int, Meta(ge=0)] = 0
 
@@ -67,30 +68,30 @@ class IFCA(Rule, frozen=True, tag="ifca"):
         return (CHOICE,)
 
     def init(self, weights: Weights) -> State:
-        return {cluster_name(number): self._apart(weights, number) for number in range(self.clusters)}
+        return {cluster_name(number): self._perturbed(weights, number) for number in range(self.clusters)}
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> tuple[dict, State]:
-        sites = by_site(updates)
+    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+        sites = validated_updates(updates)
         chosen = [self._choice(update) for update in sites]
         after: dict[str, Weights] = {}
         for number in range(self.clusters):
             members = [update for update, choice in zip(sites, chosen, strict=True) if choice == number]
-            before = carried(state, cluster_name(number), self)
+            before = state_group(state, cluster_name(number), self)
             after[cluster_name(number)] = (
                 _mean(members, weights) if members else {n: t.clone() for n, t in before.items()}
             )
         return _mean(sites, weights), after
 
     def _choice(self, update: Update) -> int:
-        choice = scalar(update, CHOICE, "says which cluster it belongs to")
+        choice = required_scalar(update, CHOICE, "is the number of the cluster that it chose")
         if choice != int(choice) or not 0 <= choice < self.clusters:
             raise RuleError(
-                f"{who(update)}: scalar '{CHOICE}' is {choice:g}; a whole number from 0 to {self.clusters - 1} is "
-                f"expected"
+                f"{describe(update)}: scalar '{CHOICE}' is {choice:g}; expected a whole number from 0 to "
+                f"{self.clusters - 1}"
             )
         return int(choice)
 
-    def _apart(self, weights: Weights, number: int) -> dict[str, Tensor]:
+    def _perturbed(self, weights: Weights, number: int) -> dict[str, Tensor]:
         if number == 0:
             return {name: tensor.clone() for name, tensor in weights.items()}
         generator = torch.Generator().manual_seed(1000003 * self.seed + number)
@@ -110,6 +111,6 @@ class IFCA(Rule, frozen=True, tag="ifca"):
 
 def _mean(members: list[Update], weights: Weights) -> dict[str, Tensor]:
     merged: dict[str, Tensor] = {}
-    for block in sums(members, shares(members), weights):
-        write(merged, block, block.model(), members)
+    for block in weighted_sum_blocks(members, shares(members), weights):
+        write_block(merged, block, block.model(), members)
     return merged

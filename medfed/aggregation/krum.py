@@ -2,23 +2,20 @@
 
 Blanchard, El Mhamdi, Guerraoui, Stainer: Machine Learning with Adversaries: Byzantine Tolerant Gradient
 Descent, NeurIPS 2017, arXiv:1703.02757: a site's score is the sum of squared distances to its n - f - 2
-nearest others; n must be at least 2f + 3. The paper assumes sites whose data are alike: where hospitals
-differ, the one that is chosen is one hospital's model, and `mixing` (see `_mixing`) is for them. Departures:
-models, where the paper takes gradients; equal scores go to the first site by name. Two passes over the
+nearest others; n must be at least 2f + 3. The paper assumes sites with similar data: if hospitals differ, the
+selected model is one hospital's, and `mixing` (see `_mixing`) is for them. Departures: the rule selects
+models, the paper gradients; of equal scores the first site by name wins. It makes two passes over the
 updates, the first with all sites' tensors of one name in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
-
-from torch import Tensor
 
 from medfed.aggregation._distances import squared_distances
-from medfed.aggregation._krum import best, factors_of, mixed_if
-from medfed.aggregation._reduce import sums, write
-from medfed.aggregation._rule import Count, Rule, State, at_least, by_site
+from medfed.aggregation._krum import distances_and_mixing, select_lowest, site_factors
+from medfed.aggregation._reduce import add_weighted_deltas
+from medfed.aggregation._rule import Count, Merged, Rule, State, require_sites, validated_updates
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
@@ -26,25 +23,22 @@ from medfed.wire.weights import Weights
 class Krum(Rule, frozen=True, tag="krum"):
     """The model of the one site closest to its neighbours; withstands `attackers` of 2 `attackers` + 3.
 
-    With `mixing` each site's model is first replaced by the mean of those nearest to it.
+    With `mixing` each site's model is first replaced by the mean of the models nearest to it.
     """
 
     attackers: Count = 1
     mixing: bool = False
 
-    needs_each_update: ClassVar[bool] = True
-
-    def fewest_sites(self) -> int:
+    def min_sites(self) -> int:
         return 2 * self.attackers + 3
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> tuple[dict, State]:
-        sites = by_site(updates)
-        at_least(sites, self.fewest_sites(), self, f"2 * {self.attackers} attackers + 3")
-        distances, table = mixed_if(self.mixing, squared_distances(sites, weights), self.attackers)
-        best_one = best(distances, range(len(sites)), len(sites) - self.attackers - 2, count=1)
-        factors = factors_of(best_one, table)
+    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+        sites = validated_updates(updates)
+        require_sites(sites, self.min_sites(), self, f"2 * {self.attackers} attackers + 3")
+        distances, table = distances_and_mixing(
+            self.mixing, squared_distances(sites, weights), self.attackers
+        )
+        selected = select_lowest(distances, range(len(sites)), len(sites) - self.attackers - 2, count=1)
+        factors = site_factors(selected, table)
         chosen = [sites[i] for i in factors]
-        merged: dict[str, Tensor] = {}
-        for block in sums(chosen, list(factors.values()), weights):
-            write(merged, block, block.model(), chosen)
-        return merged, state
+        return add_weighted_deltas(chosen, list(factors.values()), weights), state

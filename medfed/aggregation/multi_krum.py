@@ -12,14 +12,20 @@ tensors of one name in memory.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
-
-from torch import Tensor
 
 from medfed.aggregation._distances import squared_distances
-from medfed.aggregation._krum import best, factors_of, mixed_if
-from medfed.aggregation._reduce import sums, write
-from medfed.aggregation._rule import AtLeastOne, Count, Rule, State, at_least, by_site, newest
+from medfed.aggregation._krum import distances_and_mixing, select_lowest, site_factors
+from medfed.aggregation._reduce import add_weighted_deltas
+from medfed.aggregation._rule import (
+    AtLeastOne,
+    Count,
+    Merged,
+    Rule,
+    State,
+    newest_round,
+    require_sites,
+    validated_updates,
+)
 from medfed.errors import RuleError
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights
@@ -28,33 +34,30 @@ from medfed.wire.weights import Weights
 class MultiKrum(Rule, frozen=True, tag="multi_krum"):
     """Mean of the `keep` sites closest to their neighbours; withstands `attackers` of 2 `attackers` + 3.
 
-    With `mixing` each site's model is first replaced by the mean of those nearest to it.
+    With `mixing` each site's model is first replaced by the mean of the models nearest to it.
     """
 
     attackers: Count = 1
     keep: AtLeastOne | None = None
     mixing: bool = False
 
-    needs_each_update: ClassVar[bool] = True
-
-    def fewest_sites(self) -> int:
+    def min_sites(self) -> int:
         return max(2 * self.attackers + 3, (self.keep or 1) + self.attackers + 2)
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> tuple[dict, State]:
-        sites = by_site(updates)
-        most = len(sites) - self.attackers - 2
-        at_least(sites, 2 * self.attackers + 3, self, f"2 * {self.attackers} attackers + 3")
-        keep = most if self.keep is None else self.keep
-        if keep > most:
+    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+        sites = validated_updates(updates)
+        largest_keep = len(sites) - self.attackers - 2
+        require_sites(sites, 2 * self.attackers + 3, self, f"2 * {self.attackers} attackers + 3")
+        keep = largest_keep if self.keep is None else self.keep
+        if keep > largest_keep:
             raise RuleError(
-                f"multi_krum for round {newest(sites)}: keep {keep} of {len(sites)} sites; at "
-                f"least {self.fewest_sites()} are needed; with {self.attackers} attackers keep can be at "
-                f"most {most}"
+                f"multi_krum for round {newest_round(sites)}: keep {keep} of {len(sites)} sites; at "
+                f"least {self.min_sites()} are needed; with {self.attackers} attackers keep can be at "
+                f"most {largest_keep}"
             )
-        distances, table = mixed_if(self.mixing, squared_distances(sites, weights), self.attackers)
-        factors = factors_of(best(distances, range(len(sites)), most, count=keep), table)
+        distances, table = distances_and_mixing(
+            self.mixing, squared_distances(sites, weights), self.attackers
+        )
+        factors = site_factors(select_lowest(distances, range(len(sites)), largest_keep, count=keep), table)
         chosen = [sites[i] for i in factors]
-        merged: dict[str, Tensor] = {}
-        for block in sums(chosen, list(factors.values()), weights):
-            write(merged, block, block.model(), chosen)
-        return merged, state
+        return add_weighted_deltas(chosen, list(factors.values()), weights), state

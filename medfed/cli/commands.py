@@ -410,7 +410,7 @@ def kinds(folder: str | None, schema: bool) -> None:
     if schema:
         import msgspec
 
-        from medfed.study.study import schema as study_schema
+        from medfed.study.schema import schema as study_schema
 
         click.echo(msgspec.json.format(msgspec.json.encode(study_schema()), indent=2).decode())
         return

@@ -114,9 +114,9 @@ def _one(path: Path, target: Path, secret: Secret, options: Options) -> tuple[st
     """Write one file; return its patient and series, or why it was left out. A foreign error's
     words may quote values.
     """
-    from medfed.data.dicom.suppress_logs import quiet
+    from medfed.data.dicom.suppress_logs import suppress_dicom_logs
 
-    with quiet():
+    with suppress_dicom_logs():
         try:
             import pydicom
 

@@ -1,4 +1,4 @@
-"""The bytes of a .gz file, checked by their CRC and never more than were announced."""
+"""Decompression of .gz files: checked by CRC, and never more bytes than announced."""
 
 from __future__ import annotations
 
@@ -8,36 +8,33 @@ from typing import Any
 
 from medfed.errors import ImageError
 
-_CHUNK = 1 << 20
 
-
-def head(packed: bytes, length: int) -> bytes:
-    """Return the first bytes of a gzip file, fewer if it holds fewer.
+def gunzip_head(packed: bytes, length: int) -> bytes:
+    """Return the first bytes of a gzip file, or fewer if it contains fewer.
 
     Raises:
         ImageError: if they are damaged.
     """
-    rest, found = packed[: max(1 << 16, 4 * length)], b""
+    rest, start = packed[: max(1 << 16, 4 * length)], b""
     try:
-        while rest and len(found) < length:  # a file may have several members, the first a few bytes long
+        while rest and len(start) < length:  # a file may have several members, the first a few bytes long
             member = zlib.decompressobj(zlib.MAX_WBITS | 16)
-            found += member.decompress(rest, length - len(found))
+            start += member.decompress(rest, length - len(start))
             rest = member.unused_data
-        return found
+        return start
     except zlib.error:
-        if found:
-            return found
+        if start:
+            return start
     raise ImageError("the .gz file is damaged at its beginning; copy it again")
 
 
 def gunzip(packed: bytes, length: int) -> bytes | bytearray:
-    """Return exactly `length` bytes of a gzip file, CRC checked.
+    """Return the content of a gzip file, which must have `length` bytes, after checking its CRC.
 
-    libdeflate (package deflate) is three times as fast as zlib, isal twice; either serves where it is
-    installed.
+    libdeflate (package deflate) is three times as fast as zlib and isal twice; either is used if installed.
 
     Raises:
-        ImageError: if the file is damaged, truncated, or holds more or fewer bytes.
+        ImageError: if the file is damaged, truncated, or contains more or fewer bytes.
     """
     if int.from_bytes(packed[-4:], "little") == length & 0xFFFFFFFF:
         fast = _libdeflate()
@@ -45,7 +42,7 @@ def gunzip(packed: bytes, length: int) -> bytes | bytearray:
             data = fast(packed)
             if data is not None and len(data) == length:
                 return data
-    return _stream(packed, length)
+    return _gunzip_members(packed, length)
 
 
 def _libdeflate() -> Callable[[bytes], bytes | bytearray | None] | None:
@@ -55,8 +52,8 @@ def _libdeflate() -> Callable[[bytes], bytes | bytearray | None] | None:
         return None
 
     def unpack(packed: bytes) -> bytes | bytearray | None:
-        # libdeflate knows one member only; a file of several, or a damaged one, goes the slow way, which says
-        # why.
+        # libdeflate supports one member only; a file of several, or a damaged one, takes the slow path, which
+        # gives the reason.
         try:
             return deflate.gzip_decompress(packed)
         except deflate.DeflateError:
@@ -73,34 +70,34 @@ def _inflater() -> Any:
     return isal_zlib
 
 
-def _stream(packed: bytes, length: int) -> bytes:
-    """Return the bytes of all members, unpacked piece by piece and never beyond `length`."""
+def _gunzip_members(packed: bytes, length: int) -> bytes:
+    """Return the bytes of all members, decompressed one by one and never beyond `length`."""
     inflater = _inflater()
     parts: list[bytes] = []
-    got = 0
+    size = 0
     rest: bytes = packed
-    trouble = ""
+    problem = ""
     try:
         while rest:
             member = inflater.decompressobj(zlib.MAX_WBITS | 16)
-            piece = member.decompress(rest, length - got + 1)
-            got += len(piece)
+            piece = member.decompress(rest, length - size + 1)
+            size += len(piece)
             parts.append(piece)
-            if got > length:
-                trouble = f"unpacks to more than the {length} bytes that the header announces"
+            if size > length:
+                problem = f"unpacks to more than the {length} bytes that the header announces"
                 break
             if not member.eof:
                 more = member.decompress(member.unconsumed_tail, 1) if member.unconsumed_tail else b""
                 if more or not member.eof:
-                    trouble = f"is truncated: {got} of {length} bytes"
+                    problem = f"is truncated: {size} of {length} bytes"
                     break
             rest = member.unused_data
             if not rest.strip(b"\0"):
                 break  # some writers fill the last block with zeros
     except (zlib.error, inflater.error):
-        trouble = "is damaged: it does not unpack, or its CRC does not fit"
-    if not trouble and got < length:
-        trouble = f"holds {got} bytes, the header announces {length}"
-    if trouble:
-        raise ImageError(f"the .gz file {trouble}; copy it again")
+        problem = "is damaged: it does not unpack, or its CRC does not fit"
+    if not problem and size < length:
+        problem = f"contains {size} bytes, the header announces {length}"
+    if problem:
+        raise ImageError(f"the .gz file {problem}; copy it again")
     return b"".join(parts)

@@ -1,30 +1,33 @@
-"""Regions of a volume's voxels, each with its class, made one label."""
+"""Labels from regions of voxels, each with its class, and the checks that all label formats share."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.identity_digest import disagree
+from medfed.data.identity_digest import identities_differ
+from medfed.data.read_options import Overlap
 from medfed.data.volume import Info, Volume
 from medfed.errors import LabelError
 
 # Voxels of each class as flat indices into (X, Y, Z).
 Regions = Mapping[int, Sequence[NDArray[np.int64]]]
+# More classes than any label has: a larger value is damage.
+MAX_CLASS = 1 << 24
 
 
-def label_of(
-    regions: Regions, like: Volume, overlap: str, skipped: Sequence[str], flags: tuple[str, ...] = ()
+def paint_regions(
+    regions: Regions, like: Volume, overlap: Overlap, skipped: Sequence[str], flags: tuple[str, ...] = ()
 ) -> Volume:
-    """Return the label; classes that share voxels are treated as `overlap` says.
+    """Return the label of some regions; `overlap` decides about classes that share voxels.
 
     Raises:
         LabelError: if they share voxels and overlap is 'refuse'.
     """
-    highest = max(regions, default=0)
-    dtype = np.uint8 if highest < 256 else np.int16 if highest < 1 << 15 else np.int32
+    dtype = class_dtype(max(regions, default=0))
     flat = np.zeros(int(np.prod(like.shape)), dtype)
     shared = 0
     for number in sorted(regions):
@@ -47,26 +50,40 @@ def label_of(
     return Volume(channels, like.affine_ras.copy(), Info("", tuple(skipped), flags))
 
 
-def check_belonging(like: Volume, signs: Sequence[str]) -> tuple[str, ...]:
-    """Refuse a label that says it is of another patient or image; return a flag where it is not sure.
+def class_dtype(highest: int) -> type[np.integer[Any]]:
+    """Return the smallest integer type supported by torch that holds classes up to `highest`."""
+    return np.uint8 if highest < 256 else np.int16 if highest < 1 << 15 else np.int32
 
-    A frame of reference alone does not decide: rt-utils invents one for each structure set.
+
+def check_same_patient(like: Volume, identities: Sequence[str]) -> tuple[str, ...]:
+    """Refuse a label of another patient or image; return a flag if the match is uncertain.
+
+    A different frame of reference alone is no reason to refuse: rt-utils invents one for each structure set.
 
     Raises:
-        LabelError: if it is another patient's, or neither its frame of reference nor its series is the volume's.
+        LabelError: if it is another patient's, or neither its frame of reference nor its series is the
+            volume's.
     """
-    if disagree(like.info.marks, signs, "patient"):
+    if identities_differ(like.info.identities, identities, "patient"):
         raise LabelError("the label is of another patient than the image; take the label of this image")
-    if not disagree(like.info.marks, signs, "frame"):
+    if not identities_differ(like.info.identities, identities, "frame"):
         return ()
-    if disagree(like.info.marks, signs, "series"):
+    if identities_differ(like.info.identities, identities, "series"):
         raise LabelError(
-            "the label was drawn on another image: neither its frame of reference nor its series is this image's;"
-            " take the label of this image"
+            "the label was drawn on another image: neither its frame of reference nor its series is this"
+            " image's; take the label of this image"
         )
     return ("other_frame_of_reference",)
 
 
-def class_of(number: int, title: bytes, names: Mapping[str, int] | None) -> int | None:
-    """Return the class of a segment, None where `names` does not name it."""
-    return number if names is None else names.get(title.decode("utf-8", "replace"))
+def check_classes(values: list[int], classes: int | None) -> None:
+    """Refuse values that are not classes of the task.
+
+    Raises:
+        LabelError: naming them.
+    """
+    wrong = [value for value in values if not 0 <= value < (MAX_CLASS if classes is None else classes)]
+    if wrong:
+        named = ", ".join(map(str, wrong[:5])) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        expected = "classes start at 0" if classes is None else f"the task has classes 0 to {classes - 1}"
+        raise LabelError(f"the label holds the values {named}; {expected}. Map them, or correct the task")

@@ -1,5 +1,4 @@
-"""medfed's readers for MONAI: `LoadImage(reader=MedfedReader())` gives the volume that `medfed.read`
-gives."""
+"""medfed's readers for MONAI: `LoadImage(reader=MedfedReader())` returns the volume of `medfed.read`."""
 
 from __future__ import annotations
 
@@ -9,43 +8,44 @@ from typing import Any
 
 import numpy as np
 from monai.data.image_reader import ImageReader
-from monai.utils import MetaKeys, SpaceKeys
+from monai.utils.enums import MetaKeys, SpaceKeys
+from numpy.typing import NDArray
 
 from medfed.data.read import read
 from medfed.data.volume import Volume
 from medfed.errors import ImageError
 
-PathLike = str | os.PathLike
+PathLike = str | os.PathLike[str]
 
 
 class MedfedReader(ImageReader):
-    """Volumes right or refused, with an RAS affine; keyword arguments are those of `medfed.read`."""
+    """A MONAI reader on top of `medfed.read`, whose keyword arguments it takes; the affine is RAS."""
 
-    def __init__(self, **wishes: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.wishes = wishes
+        self.options = options
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
-        """Return True: the content decides, not the name."""
+        """Return True, because the content decides and not the name."""
         return True
 
-    def read(self, data: Sequence[PathLike] | PathLike, **wishes: Any) -> list[Volume]:
+    def read(self, data: Sequence[PathLike] | PathLike, **options: Any) -> list[Volume]:
         """Return one volume for each path.
 
         Raises:
-            ImageError: if a path holds several volumes, or cannot be read rightly.
+            ImageError: if a path contains several volumes, or cannot be read correctly.
         """
         paths = [data] if isinstance(data, str | os.PathLike) else list(data)
         volumes = []
         for path in paths:
-            found = read(path, **{**self.wishes, **wishes})
-            if len(found) != 1:
-                raise ImageError(f"{len(found)} volumes where MONAI takes one; give each its own path")
-            volumes.append(found[0])
+            from_path = read(path, **{**self.options, **options})
+            if len(from_path) != 1:
+                raise ImageError(f"{len(from_path)} volumes where MONAI takes one; give each its own path")
+            volumes.append(from_path[0])
         return volumes
 
-    def get_data(self, img: Sequence[Volume] | Volume) -> tuple[np.ndarray, dict[str, Any]]:
-        """Return the array, channels first where there are several, and its affine; no path or header value.
+    def get_data(self, img: Sequence[Volume] | Volume) -> tuple[NDArray[Any], dict[str, Any]]:
+        """Return the array, channels first if there are several, and its metadata, without path or header values.
 
         Raises:
             ImageError: if several volumes are on different grids.

@@ -1,7 +1,7 @@
-"""Volumes from NIfTI-1 and NIfTI-2 files, .nii and .nii.gz, whatever their name.
+"""Volumes from NIfTI-1 and NIfTI-2 files, .nii and .nii.gz, recognised by content.
 
-The header is read here and not by nibabel, which repairs what it can and logs what it found; the tests hold
-the two to the same voxels and affines. A fourth axis (time, contrast, or ITK's vector in the fifth) becomes
+The header is parsed here instead of by nibabel, which repairs damage and logs header values; the tests check
+that both give the same voxels and affines. A fourth axis (time, contrast) or a fifth (ITK's vectors) becomes
 the channels.
 """
 
@@ -11,12 +11,14 @@ import math
 import os
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.gunzip import gunzip, head
-from medfed.data.size_limits import MAX_VOLUME_BYTES, check_size
+from medfed.data.gunzip import gunzip, gunzip_head
+from medfed.data.read_options import ReadOptions
+from medfed.data.size_limits import check_size
 from medfed.data.volume import Info, Volume
 from medfed.errors import ImageError
 
@@ -35,19 +37,38 @@ _TYPES = {
 _REFUSED = {1: "single bits", 32: "complex numbers", 128: "RGB colours", 1536: "128 bit floats"}
 _REFUSED |= {1792: "complex numbers", 2048: "complex numbers", 2304: "RGBA colours"}
 _MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
-# NIfTI-1 keeps the quaternion as float32: its squares may sum to a little more than 1.
+# NIfTI-1 stores the quaternion as float32: its squares may sum to slightly more than 1.
 _UNIT_SLACK = 1e-5
-# nibabel takes a quaternion's first part for 0 within this; with float32 it is noise, not a turn.
+# nibabel treats a quaternion's first component as 0 within this; with float32 it is noise, not a rotation.
 _HALF_TURN = 3 * float(np.finfo(np.float32).eps)
-# Two affines of one file that place a corner further apart than this part of a voxel are not the same rounded
-# twice: float32 quaternions near a half turn are off by up to 0.2 voxels in real files.
+# Two affines of one file that place a corner further apart than this fraction of a voxel differ by more than
+# rounding: float32 quaternions near a half turn are off by up to 0.2 voxels in real files.
 _DIFFER_VOXELS, _REFUSE_VOXELS = 0.25, 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """The fields of a NIfTI-1 or NIfTI-2 header that matter, unchecked."""
+
+    byte_order: str
+    dim: tuple[int, ...]
+    datatype: int
+    bitpix: int
+    pixdim: tuple[float, ...]
+    vox_offset: float
+    slope: float
+    inter: float
+    xyzt_units: int
+    codes: tuple[int, ...]  # of the qform and the sform
+    quaternion: tuple[float, ...]  # b, c, d and the offset
+    sform_rows: tuple[float, ...]
+    min_offset: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Header:
     shape: tuple[int, int, int, int]  # X, Y, Z, channels
-    dtype: np.dtype
+    dtype: np.dtype[Any]
     offset: int
     slope: float
     inter: float
@@ -60,62 +81,64 @@ class _Header:
 
 
 def is_nifti(start: bytes) -> bool:
-    """Whether a file that begins so (352 bytes, unpacked) is NIfTI."""
+    """Whether a file is NIfTI, by its first 352 bytes, decompressed."""
     return start[344:347] in (b"n+1", b"ni1") or start[4:7] in (b"n+2", b"ni2")
 
 
 def unpacked_head(start: bytes) -> bytes:
-    """Return the first bytes of a file, unpacked if it is a gzip; what is damaged is returned as it is."""
+    """Return the first bytes of a file, decompressed if it is a gzip and not damaged."""
     if start[:2] != b"\x1f\x8b":
         return start
     try:
-        return head(start, 544)
+        return gunzip_head(start, 544)
     except ImageError:
         return start
 
 
-def read_nifti(path: str, max_bytes: int = MAX_VOLUME_BYTES, free_voxels: int = 0) -> Volume:
-    """Return the volume of one NIfTI file; its float values are those of the file, NaN included.
+def read_nifti(path: str, options: ReadOptions) -> Volume:
+    """Return the volume of one NIfTI file; float values are those of the file, including NaN.
 
     Raises:
-        ImageError: if the file is damaged, of colours or complex numbers, or says no orientation.
+        ImageError: if the file is damaged, has colours or complex numbers, or gives no orientation.
     """
     size = os.stat(path).st_size
     with open(path, "rb", buffering=0) as file:
         start = file.read(1 << 12)
         packed = start[:2] == b"\x1f\x8b"
-        header = _header(head(start, 544) if packed else start)
+        header = _parse_header(gunzip_head(start, 544) if packed else start)
         voxels = math.prod(header.shape)
-        # A label is nearly empty and may grow a thousand times; it is no larger than its image.
-        grows = packed and voxels > free_voxels
-        check_size(header.data_bytes, size if grows else None, voxels, "a NIfTI file", max_bytes)
+        # A label is nearly empty and may expand a thousand times; it is no larger than its image.
+        limited = packed and voxels > options.unlimited_ratio_voxels
+        check_size(header.data_bytes, size if limited else None, voxels, "a NIfTI file", options.max_bytes)
         total = header.offset + header.data_bytes
+        _check_file_size(size, total, packed)
         file.seek(0)
-        data: bytes | bytearray
-        if packed:
-            if size > 2 * total + (1 << 20):
-                raise ImageError(f"a .gz file of {size} bytes, whose header announces {total}; it is damaged")
-            data = gunzip(file.readall(), total)
-        elif size != total:
-            state = "truncated" if size < total else "damaged"
-            raise ImageError(
-                f"a {state} NIfTI file: {size} bytes, its header announces {total}; copy it again"
-            )
-        else:
-            data = file.readall()
-    stored = np.frombuffer(data, header.dtype, math.prod(header.shape), header.offset)
-    array, nan = _values(stored.reshape(header.shape[::-1]), header)
+        data = gunzip(file.readall(), total) if packed else file.readall()
+    stored = np.frombuffer(data, header.dtype, voxels, header.offset)
+    array, nan = _scaled_values(stored.reshape(header.shape[::-1]), header)
     flags = header.flags + (("nan",) if nan else ())
     return Volume(array.transpose(0, 3, 2, 1), header.affine_ras, Info("", (), flags))
 
 
-def _values(stored: NDArray, header: _Header) -> tuple[NDArray[np.float32], bool]:
-    """Return the scaled values as float32, and whether some are NaN."""
+def _check_file_size(size: int, announced: int, packed: bool) -> None:
+    if packed and size > 2 * announced + (1 << 20):
+        raise ImageError(
+            f"the .gz file has {size} bytes, but its header announces {announced} unpacked; it is damaged"
+        )
+    if not packed and size != announced:
+        state = "truncated" if size < announced else "damaged"
+        raise ImageError(
+            f"a {state} NIfTI file: {size} bytes, but its header announces {announced}; copy it again"
+        )
+
+
+def _scaled_values(stored: NDArray[Any], header: _Header) -> tuple[NDArray[np.float32], bool]:
+    """Return the scaled values as float32, and whether any is NaN."""
     if (header.slope, header.inter) == (1.0, 0.0):
         with np.errstate(over="ignore", invalid="ignore"):
             array = stored.astype(np.float32)
     else:
-        # Plane by plane, as the products are float64: of a whole body at once they would take 4 GB.
+        # Plane by plane, because the products are float64: those of a whole body would take 4 GB.
         array = np.empty(stored.shape, np.float32)
         planes, values = array.reshape(-1, *array.shape[2:]), stored.reshape(-1, *stored.shape[2:])
         with np.errstate(over="ignore", invalid="ignore"):
@@ -123,7 +146,7 @@ def _values(stored: NDArray, header: _Header) -> tuple[NDArray[np.float32], bool
                 planes[i] = value.astype(np.float64) * header.slope + header.inter
     if stored.dtype.kind != "f" and header.slope == 1.0:
         return array, False
-    # One sum tells whether every value is finite; only a file with others is looked at closer.
+    # One sum shows whether every value is finite; only a file with other values is examined further.
     with np.errstate(over="ignore", invalid="ignore"):
         total = float(array.sum(dtype=np.float64))
     if math.isfinite(total):
@@ -135,94 +158,94 @@ def _values(stored: NDArray, header: _Header) -> tuple[NDArray[np.float32], bool
     return array, bool(np.isnan(array).any())
 
 
-def _header(data: bytes) -> _Header:
+def _parse_header(data: bytes) -> _Header:
     if len(data) < 348:
         raise ImageError(f"a NIfTI header of {len(data)} bytes is cut off; copy the file again")
     for order in "<>":
         size = struct.unpack_from(order + "i", data)[0]
         if size == 348:
-            return _nifti1(data, order)
+            return _check_header(_nifti1_fields(data, order))
         if size == 540:
             if len(data) < 540:
                 raise ImageError(f"a NIfTI-2 header of {len(data)} bytes is cut off; copy the file again")
-            return _nifti2(data, order)
+            return _check_header(_nifti2_fields(data, order))
     raise ImageError("the NIfTI header's size is neither 348 nor 540; the file is damaged")
 
 
-def _nifti1(data: bytes, order: str) -> _Header:
+def _nifti1_fields(data: bytes, order: str) -> _Fields:
     _check_magic(data[344:348], b"n+1\0")
-    dim = struct.unpack_from(order + "8h", data, 40)
-    datatype, bits = struct.unpack_from(order + "2h", data, 70)
-    pixdim = struct.unpack_from(order + "8f", data, 76)
+    datatype, bitpix = struct.unpack_from(order + "2h", data, 70)
     offset, slope, inter = struct.unpack_from(order + "3f", data, 108)
-    codes = struct.unpack_from(order + "2h", data, 252)
-    quaternion = struct.unpack_from(order + "6f", data, 256)
-    rows = struct.unpack_from(order + "12f", data, 280)
-    return _checked(
-        order, dim, datatype, bits, pixdim, offset, slope, inter, data[123], codes, quaternion, rows, 352
+    return _Fields(
+        byte_order=order,
+        dim=struct.unpack_from(order + "8h", data, 40),
+        datatype=datatype,
+        bitpix=bitpix,
+        pixdim=struct.unpack_from(order + "8f", data, 76),
+        vox_offset=offset,
+        slope=slope,
+        inter=inter,
+        xyzt_units=data[123],
+        codes=struct.unpack_from(order + "2h", data, 252),
+        quaternion=struct.unpack_from(order + "6f", data, 256),
+        sform_rows=struct.unpack_from(order + "12f", data, 280),
+        min_offset=352,
     )
 
 
-def _nifti2(data: bytes, order: str) -> _Header:
+def _nifti2_fields(data: bytes, order: str) -> _Fields:
     _check_magic(data[4:12], b"n+2\0\r\n\x1a\n")
-    datatype, bits = struct.unpack_from(order + "2h", data, 12)
-    dim = struct.unpack_from(order + "8q", data, 16)
-    pixdim = struct.unpack_from(order + "8d", data, 104)
-    offset = struct.unpack_from(order + "q", data, 168)[0]
+    datatype, bitpix = struct.unpack_from(order + "2h", data, 12)
     slope, inter = struct.unpack_from(order + "2d", data, 176)
-    codes = struct.unpack_from(order + "2i", data, 344)
-    quaternion = struct.unpack_from(order + "6d", data, 352)
-    rows = struct.unpack_from(order + "12d", data, 400)
-    units = struct.unpack_from(order + "i", data, 500)[0]
-    return _checked(
-        order, dim, datatype, bits, pixdim, offset, slope, inter, units, codes, quaternion, rows, 544
+    return _Fields(
+        byte_order=order,
+        dim=struct.unpack_from(order + "8q", data, 16),
+        datatype=datatype,
+        bitpix=bitpix,
+        pixdim=struct.unpack_from(order + "8d", data, 104),
+        vox_offset=struct.unpack_from(order + "q", data, 168)[0],
+        slope=slope,
+        inter=inter,
+        xyzt_units=struct.unpack_from(order + "i", data, 500)[0],
+        codes=struct.unpack_from(order + "2i", data, 344),
+        quaternion=struct.unpack_from(order + "6d", data, 352),
+        sform_rows=struct.unpack_from(order + "12d", data, 400),
+        min_offset=544,
     )
 
 
-def _check_magic(found: bytes, expected: bytes) -> None:
-    if found == expected:
+def _check_magic(magic: bytes, expected: bytes) -> None:
+    if magic == expected:
         return
-    if found[:2] == b"ni":
+    if magic[:2] == b"ni":
         raise ImageError(
             "a NIfTI header whose voxels are in another file (.img); convert the pair to one .nii"
         )
     raise ImageError(
-        "not NIfTI, or its magic number is damaged (Analyze files say no orientation); convert it to .nii"
+        "not NIfTI, or its magic number is damaged (Analyze files give no orientation); convert it to .nii"
     )
 
 
-def _checked(
-    order: str,
-    dim: tuple,
-    datatype: int,
-    bits: int,
-    pixdim: tuple,
-    offset: float,
-    slope: float,
-    inter: float,
-    units: int,
-    codes: tuple,
-    quaternion: tuple,
-    rows: tuple,
-    first_offset: int,
-) -> _Header:
-    shape = _shape(dim)
+def _check_header(fields: _Fields) -> _Header:
+    shape = _shape(fields.dim)
+    datatype, offset = fields.datatype, fields.vox_offset
     if datatype not in _TYPES:
         what = _REFUSED.get(datatype, f"data type {datatype}")
-        raise ImageError(f"a NIfTI file of {what}; whole and real numbers are read, convert it")
-    dtype = np.dtype(order + _TYPES[datatype])
-    if bits != dtype.itemsize * 8:
+        raise ImageError(f"a NIfTI file of {what}; only integers and real numbers are read, convert it")
+    dtype = np.dtype(fields.byte_order + _TYPES[datatype])
+    if fields.bitpix != dtype.itemsize * 8:
         raise ImageError(
-            f"data type {datatype} takes {dtype.itemsize * 8} bits, bitpix says {bits}; the header is damaged"
+            f"data type {datatype} takes {dtype.itemsize * 8} bits, bitpix is {fields.bitpix}; the header is"
+            " damaged"
         )
-    if not (math.isfinite(offset) and offset == int(offset) and first_offset <= offset < 1 << 40):
-        raise ImageError(f"vox_offset is not a whole number from {first_offset}; the header is damaged")
-    slope, inter = _scaling(slope, inter)
-    affine, flags = _affine(shape, pixdim, codes, quaternion, rows, units)
+    if not (math.isfinite(offset) and offset == int(offset) and fields.min_offset <= offset < 1 << 40):
+        raise ImageError(f"vox_offset is not an integer from {fields.min_offset}; the header is damaged")
+    slope, inter = _scaling(fields.slope, fields.inter)
+    affine, flags = _affine(fields, shape)
     return _Header(shape, dtype, int(offset), slope, inter, affine, flags)
 
 
-def _shape(dim: tuple) -> tuple[int, int, int, int]:
+def _shape(dim: tuple[int, ...]) -> tuple[int, int, int, int]:
     axes = dim[0]
     if not 1 <= axes <= 7:
         raise ImageError(f"{axes} axes; 1 to 7 are possible, the header is damaged")
@@ -232,44 +255,43 @@ def _shape(dim: tuple) -> tuple[int, int, int, int]:
     more = [size for size in sizes[3:] if size > 1]
     if len(more) > 1:
         raise ImageError(
-            f"{axes} axes of {' x '.join(map(str, sizes[:axes]))}: only one beyond the third may"
-            " exceed 1; split it"
+            f"{axes} axes of {' x '.join(map(str, sizes[:axes]))}: only one beyond the third may exceed 1;"
+            " split it"
         )
     return sizes[0], sizes[1], sizes[2], more[0] if more else 1
 
 
 def _scaling(slope: float, inter: float) -> tuple[float, float]:
-    # The standard: a slope of 0 means that there is none. NaN is how nibabel leaves it unset.
+    # In the standard a slope of 0 means none. nibabel writes NaN for an unset slope.
     if slope == 0 or math.isnan(slope):
         return 1.0, 0.0
     if not (math.isfinite(slope) and math.isfinite(inter)):
-        raise ImageError("scl_slope or scl_inter is no finite number; correct the header")
+        raise ImageError("scl_slope or scl_inter is not a finite number; correct the header")
     return slope, inter
 
 
-def _affine(
-    shape: tuple[int, ...], pixdim: tuple, codes: tuple, quaternion: tuple, rows: tuple, units: int
-) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    qform_code, sform_code = codes
-    if units & 7 not in _MM:
-        raise ImageError(f"the unit of length has code {units & 7}; 0 to 3 exist, correct xyzt_units")
+def _affine(fields: _Fields, shape: tuple[int, ...]) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Return the affine in mm, from the sform or else the qform, and a flag if the two differ."""
+    qform_code, sform_code = fields.codes
+    units = fields.xyzt_units & 7
+    if units not in _MM:
+        raise ImageError(f"the unit of length has code {units}; 0 to 3 exist, correct xyzt_units")
     if not 0 <= qform_code <= 5 or not 0 <= sform_code <= 5:
-        raise ImageError("qform_code or sform_code is none that exists; the header is damaged")
+        raise ImageError("qform_code or sform_code is not from 0 to 5; the header is damaged")
     if qform_code == 0 and sform_code == 0:
         raise ImageError(
-            "neither qform nor sform says the orientation (both codes are 0); left and right are"
-            " unknown, convert the"
-            " image again from its DICOM"
+            "neither qform nor sform gives the orientation (both codes are 0); left and right are unknown,"
+            " convert the image again from its DICOM"
         )
     flags: tuple[str, ...] = ()
-    affine = np.vstack([np.reshape(rows, (3, 4)).astype(np.float64), [0, 0, 0, 1]]) if sform_code else None
-    if affine is None:
-        affine = _from_quaternion(pixdim, quaternion)
-    else:
+    if sform_code:
+        affine = np.vstack([np.reshape(fields.sform_rows, (3, 4)).astype(np.float64), [0, 0, 0, 1]])
         _check_affine(affine, "sform")
         if qform_code:
-            flags = _compare_forms(affine, _from_quaternion(pixdim, quaternion), shape, codes)
-    affine[:3] *= _MM[units & 7]
+            flags = _compare_forms(affine, _qform(fields), shape, fields.codes)
+    else:
+        affine = _qform(fields)
+    affine[:3] *= _MM[units]
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if lengths.min() < 1e-5 or lengths.max() > 1000:
         raise ImageError(
@@ -281,7 +303,7 @@ def _affine(
 
 def _check_affine(affine: NDArray[np.float64], which: str) -> None:
     if not np.isfinite(affine).all():
-        raise ImageError(f"the {which} holds a value that is no finite number; correct the header")
+        raise ImageError(f"the {which} holds a value that is not a finite number; correct the header")
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if lengths.min() <= 0 or abs(np.linalg.det(affine[:3, :3] / np.where(lengths > 0, lengths, 1))) < 1e-3:
         raise ImageError(
@@ -289,11 +311,12 @@ def _check_affine(affine: NDArray[np.float64], which: str) -> None:
         )
 
 
-def _from_quaternion(pixdim: tuple, quaternion: tuple) -> NDArray[np.float64]:
+def _qform(fields: _Fields) -> NDArray[np.float64]:
     """Return the affine of the qform (nifti1.h, method 2)."""
-    b, c, d, *offset = quaternion
-    if not all(math.isfinite(value) for value in (*quaternion, *pixdim[:4])):
-        raise ImageError("the qform holds a value that is no finite number; correct the header")
+    b, c, d, *offset = fields.quaternion
+    pixdim = fields.pixdim
+    if not all(math.isfinite(value) for value in (*fields.quaternion, *pixdim[:4])):
+        raise ImageError("the qform holds a value that is not a finite number; correct the header")
     if min(pixdim[1:4]) <= 0:
         raise ImageError(
             f"pixdim is {pixdim[1]:g} x {pixdim[2]:g} x {pixdim[3]:g}; each must exceed 0, correct the header"
@@ -301,7 +324,7 @@ def _from_quaternion(pixdim: tuple, quaternion: tuple) -> NDArray[np.float64]:
     square = b * b + c * c + d * d
     if square > 1 + _UNIT_SLACK:
         raise ImageError(
-            f"the qform's quaternion is no rotation (its squares sum to {square:.4f}); correct the header"
+            f"the qform's quaternion is not a rotation (its squares sum to {square:.4f}); correct the header"
         )
     if pixdim[0] not in (-1, 0, 1):
         raise ImageError("pixdim[0], the handedness of the qform, is not 1 or -1; correct the header")
@@ -321,16 +344,17 @@ def _from_quaternion(pixdim: tuple, quaternion: tuple) -> NDArray[np.float64]:
     return affine
 
 
-def _compare_forms(sform: NDArray, qform: NDArray, shape: tuple[int, ...], codes: tuple) -> tuple[str, ...]:
+def _compare_forms(
+    sform: NDArray[np.float64], qform: NDArray[np.float64], shape: tuple[int, ...], codes: tuple[int, ...]
+) -> tuple[str, ...]:
     corners = np.array([[x, y, z, 1] for x in (0, shape[0]) for y in (0, shape[1]) for z in (0, shape[2])])
-    apart = float(np.linalg.norm((sform - qform)[:3] @ corners.T, axis=0).max())
+    distance_mm = float(np.linalg.norm((sform - qform)[:3] @ corners.T, axis=0).max())
     smallest = float(np.linalg.norm(sform[:3, :3], axis=0).min())
-    if apart <= _DIFFER_VOXELS * smallest:
+    if distance_mm <= _DIFFER_VOXELS * smallest:
         return ()
-    if codes[0] == codes[1] and apart > _REFUSE_VOXELS * smallest:
+    if codes[0] == codes[1] and distance_mm > _REFUSE_VOXELS * smallest:
         raise ImageError(
-            f"qform and sform claim the same space (code {codes[0]}) and place a corner {apart:.2f} mm"
-            " apart; remove the"
-            " wrong one"
+            f"qform and sform claim the same space (code {codes[0]}) and place a corner {distance_mm:.2f} mm"
+            " apart; remove the wrong one"
         )
     return ("qform_differs",)

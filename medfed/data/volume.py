@@ -1,9 +1,9 @@
-"""What every reader returns: voxels, the place of each voxel in the patient, and what there is to
-know about them."""
+"""The type that every reader returns: voxels, the position of each voxel in the patient, and information."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,39 +11,42 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """What a reader found beside the voxels; nothing in it identifies a patient."""
+    """Information that a reader returns besides the voxels; none of it identifies a patient.
 
-    modality: str = ""  # CT, MR, PT, DX, ... as DICOM names them; empty for NIfTI, which does not say
-    skipped: tuple[str, ...] = ()  # one line for each object that was left out, and why
-    # Short words: burned_in, recognizable, tilt, resampled, lossy, single_slice, projection, inverted, nan,
-    # no_rescale, overlap, qform_differs
+    Attributes:
+        modality: CT, MR, PT, DX, ... as in DICOM; empty for NIfTI, which does not name it.
+        skipped: one line for each object that was omitted, with the reason.
+        flags: short words: burned_in, recognizable, tilt, resampled, lossy, single_slice, projection,
+            inverted, nan, no_rescale, not_hu, overlap, qform_differs, other_frame_of_reference.
+        identities: keyed digests by which another patient's label is refused; they mean nothing outside this
+            process, see medfed/data/identity_digest.py.
+    """
+
+    modality: str = ""
+    skipped: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
-    # To refuse another patient's label: digests that mean nothing outside of this
-    # process, see medfed/data/mark.py.
-    marks: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    identities: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """One image or label: voxels and the affine that places them.
+    """One image or label: voxels and the affine that places them in the patient.
 
     Attributes:
-        array: (C, X, Y, Z), float32 for an image, whole numbers for a label. X runs over DICOM columns, Y
-            over rows,
-            Z over slices; the affine says which way each of them points in the patient.
-        affine_ras: (4, 4) float64; maps the index (x, y, z, 1) of a voxel to its centre in mm, x to the
-            patient's
-            right, y to the front, z up (RAS, as nibabel does it; DICOM itself is LPS).
-        info: see `Info`.
+        array: (C, X, Y, Z), float32 for an image, integers for a label. X runs over DICOM columns, Y over
+            rows, Z over slices; the affine gives the direction of each in the patient.
+        affine_ras: (4, 4), float64. Maps the index (x, y, z, 1) of a voxel to its centre in mm, with x to the
+            patient's right, y to the front and z up (RAS, as in nibabel; DICOM itself uses LPS).
+        info: modality, flags and skipped objects; see `Info`.
     """
 
-    array: NDArray
+    array: NDArray[Any]
     affine_ras: NDArray[np.float64]
     info: Info = field(default_factory=Info)
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """The distances of neighbouring voxels along X, Y and Z."""
+        """The distances between neighbouring voxels along X, Y and Z."""
         lengths = np.linalg.norm(self.affine_ras[:3, :3], axis=0)
         return float(lengths[0]), float(lengths[1]), float(lengths[2])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medfed.errors import ExchangeError
-from medfed.exchange import Receipt
+from medfed.exchange import Transmission
 from medfed.wire import encoding as wire
 from medfed.wire.update import GlobalModel, Update
 
@@ -36,8 +36,8 @@ class First:
         assert self.received is not None
         return self.received
 
-    def receipt(self, update: Update) -> Receipt:
-        return self._side.receipt(update)
+    def transmission(self, update: Update) -> Transmission:
+        return self._side.transmission(update)
 
     def send(self, update: Update) -> None:
         self._side.send(update)
@@ -59,7 +59,7 @@ class Beside:
     def fetch(self, site: str, round: int) -> GlobalModel:
         return wire.read_global(Path(os.environ[MODEL]))
 
-    def receipt(self, update: Update) -> Receipt:
+    def transmission(self, update: Update) -> Transmission:
         raise ExchangeError(f"site '{update.site}': only the hospital's first process sends")
 
     def send(self, update: Update) -> None:

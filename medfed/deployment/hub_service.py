@@ -39,7 +39,9 @@ from medfed.runs.folder import RunFolder
 from medfed.runs.progress import NoProgress, Progress, show_warnings
 from medfed.runs.rounds import RoundReport, append_round
 from medfed.runs.status import Status
-from medfed.study.study import Study, digest, read_study, shared
+from medfed.study.canonical import public_yaml, study_digest
+from medfed.study.reading import read_study
+from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.credentials import read_federation
 from medfed.wire.signing import HUB, Identity
@@ -82,7 +84,7 @@ def lead(
     if without is not None:
         again = retraining(study, without, former, going_on)
         study = again.study
-    known = digest(study)
+    known = study_digest(study)
     unfinished = None if out is not None or going_on else _unfinished(study)
     folder = choose_folder(study, out, going_on)
     began = time.monotonic()
@@ -168,7 +170,7 @@ def _unfinished(study: Study) -> Path | None:
     runs = [folder for folder in folders if folder.facts.exists()]
     for folder in sorted(runs, key=lambda folder: folder.facts.stat().st_mtime, reverse=True):
         facts = folder.read_facts()
-        if facts.digest == digest(study):
+        if facts.digest == study_digest(study):
             return None if facts.is_finished else folder.path
     return None
 
@@ -177,7 +179,7 @@ def _conducted(
     study: Study, exchange: Exchange, folder: RunFolder, audit: AuditLog, progress: Progress, status: Status
 ) -> list[Row]:
     """Return what the sites report of the final model, after every round."""
-    side: Any = exchange.open_hub(digest(study), folder.hub)
+    side: Any = exchange.open_hub(study_digest(study), folder.hub)
     plan = Plan(
         rounds=study.train.rounds,
         sites=tuple(sorted(study.sites)),
@@ -187,7 +189,7 @@ def _conducted(
         minimum=study.minimum,
         deadline_s=study.sampling.deadline_s,
         seed=study.seed,
-        study=digest(study),
+        study=study_digest(study),
         evaluating=tuple(sorted(study.held_out)),
         compress=study.compress,
         outlier=study.sampling.outlier,
@@ -209,7 +211,7 @@ def _conducted(
 
     try:
         side.monitored_sites = (*plan.sites, *plan.evaluating)
-        side.advertise_study(shared(study))
+        side.advertise_study(public_yaml(study))
         progress.start(
             f"{study.name}: {kind_of(study.rule)} over {len(plan.sites)} hospitals",
             dict.fromkeys(side.monitored_sites, 0),

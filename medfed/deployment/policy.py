@@ -19,7 +19,8 @@ from medfed.errors import StudyError
 from medfed.federation.egress import Egress
 from medfed.pipeline.factory import egress_of
 from medfed.registry import kind_of, kinds, summary
-from medfed.study.study import Study, start_digest
+from medfed.study.canonical import start_digest
+from medfed.study.study import Study
 
 Count = Annotated[int, Meta(ge=1)]
 

@@ -23,7 +23,8 @@ from medfed.deployment.policy import Policy
 from medfed.errors import StudyError
 from medfed.exchange import Exchange
 from medfed.exchange.memory import Memory
-from medfed.study.study import AnyExchange, Count, SiteName, read_text, record_of
+from medfed.study.reading import parse_yaml, read_text
+from medfed.study.study import AnyExchange, Count, SiteName
 
 # As many random bytes as the tokens' and splits' HMAC-SHA256 can use.
 SECRET_BYTES = 32
@@ -62,7 +63,7 @@ def read_site(path: str | Path) -> SiteFile:
     """
     path = Path(path)
     expected = "a site (keys such as name, data, exchange)"
-    found = record_of(read_text(path), path.name, SiteFile, expected)
+    found = parse_yaml(read_text(path), path.name, SiteFile, expected)
     if isinstance(found.exchange, Memory):
         raise StudyError(
             f"{path.name}: exchange.kind: 'memory' joins sites of one process; a hospital reaches its hub by 'nats' or "

@@ -49,7 +49,9 @@ from medfed.runs.folder import RunFolder
 from medfed.runs.progress import NoProgress, Progress, show_warnings
 from medfed.runs.rounds import RoundReport, SiteResult, append_round, last_round, read_rounds
 from medfed.runs.status import Status
-from medfed.study.study import Study, digest, shared, start_digest, study_of
+from medfed.study.canonical import public_yaml, start_digest, study_digest
+from medfed.study.reading import parse_study
+from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.signing import Identity
 from medfed.wire.update import GlobalModel, Update
@@ -113,7 +115,7 @@ def _take_part(
     accept: str,
     ask: Ask | None,
 ) -> None:
-    known = digest(study)
+    known = study_digest(study)
     check_planned(study)
     hospital = hospital_of(study, site.name, site.data, secret, site.cache)
     progress.log(f"{site.name}: {hospital.data.index.describe()}")
@@ -177,10 +179,10 @@ def _refusal_written(site: SiteFile) -> Iterator[None]:
 
 
 def _study(text: str, known: str, site: SiteFile) -> Study:
-    study = study_of(text, "the hub's study")
-    if digest(study) != known:
+    study = parse_study(text, "the hub's study")
+    if study_digest(study) != known:
         raise ExchangeError(
-            f"the hub offers study {known[:TYPED]}, but the file it sends is study {digest(study)[:TYPED]}; do hub and site "
+            f"the hub offers study {known[:TYPED]}, but the file it sends is study {study_digest(study)[:TYPED]}; do hub and site "
             f"run the same version of medfed?"
         )
     if site.name not in study.sites and site.name not in study.held_out:
@@ -232,9 +234,9 @@ def _hold_to_policy(
     reasons = refusals(site.policy, study.at(site.name), cases)
     if not reasons:
         return
-    audit.write("declined", study=digest(study), site=site.name, reason="; ".join(reasons))
+    audit.write("declined", study=study_digest(study), site=site.name, reason="; ".join(reasons))
     # The hub hears that it need not wait, and nothing of why.
-    side: Any = site.exchange.open_site(digest(study), site.name, folder.site(site.name))
+    side: Any = site.exchange.open_site(study_digest(study), site.name, folder.site(site.name))
     withdraw(side, site.name, "this hospital's policy does not allow the study", audit)
     side.close()
     told = "\n  ".join(reasons)
@@ -256,7 +258,7 @@ def _hold_to_consent(
     elif ask is None:
         page = out / f"{study.name}-{known[:NAMED_BY]}.txt"
         write_whole(page, words.encode())
-        write_whole(page.with_suffix(".yaml"), shared(study).encode())
+        write_whole(page.with_suffix(".yaml"), public_yaml(study).encode())
         raise StudyError(
             f"nobody here has agreed to study '{study.name}' yet{_other_agreed(out, known)}. Read {page}, then run once\n"
             f"  medfed train --site ... --accept {known}"
@@ -314,7 +316,7 @@ def _train(
         callbacks=[_shown(site.name, study, folder, status, progress)],
         resume=True,
         closing=closing,
-        study=digest(study),
+        study=study_digest(study),
         # One ledger for all studies of this hospital, beside their run folders.
         ledger=Ledger(Path(site.out), site.policy.epsilon_ceiling, site.policy.delta),
         dataset=data_set(data.patients("train"), hospital.secret),
@@ -476,7 +478,7 @@ def _tell_contact(side: Any, status: Status) -> None:
 
 def _train_beside(site: SiteFile, secret: bytes) -> None:
     folder = RunFolder(Path(os.environ[RUN]))
-    study = study_of(folder.study.read_text(encoding="utf-8"), "study.yaml")
+    study = parse_study(folder.study.read_text(encoding="utf-8"), "study.yaml")
     hospital = hospital_of(study, site.name, site.data, secret, site.cache)
     beside: Any = Beside()  # it posts no letters: only `contribute` does, which is the first process's
     with suppress_warnings():

@@ -1,45 +1,48 @@
-"""Several pieces under way at once, never more than a window of them, so that memory stays a few chunks."""
+"""Concurrent transfers with a bound on how many run at once, so that memory holds only a few chunks."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import Any
+from typing import TypeVar
 
-# A piece that took longer than this came over a slow link: fewer at once then, so that a cut costs less.
+# A transfer slower than this indicates a slow link: fewer then run at once, so that a dropped connection
+# costs less.
 SLOW_S = 2.0
+
+_T = TypeVar("_T")
 
 
 def run_bounded(
-    jobs: Iterable[tuple[str, Callable[[], Future[Any]]]],
-    done: Callable[[str, Any], None],
-    window: int,
-    first: int | None = None,
+    jobs: Iterable[tuple[str, Callable[[], Future[_T]]]],
+    on_done: Callable[[str, _T], None],
+    limit: int,
+    initial: int | None = None,
 ) -> None:
-    """Begin each job in turn and hand its name and result to `done`, with at most `window` under way.
+    """Start each job in turn and pass its name and result to `on_done`, with at most `limit` running.
 
-    It begins with `first` at once (all of them if None), one more after each quick one, half
-    after a slow one.
+    It starts with `initial` jobs at once (`limit` if None); each quick one allows one more, each slow
+    one halves their number.
     """
-    under_way: dict[Future[Any], tuple[str, float]] = {}
-    width = window if first is None else first
+    running: dict[Future[_T], tuple[str, float]] = {}
+    width = limit if initial is None else initial
 
-    def take_some() -> None:
+    def collect_finished() -> None:
         nonlocal width
-        finished, _ = wait(under_way, return_when=FIRST_COMPLETED)
+        finished, _ = wait(running, return_when=FIRST_COMPLETED)
         for future in finished:
-            name, began = under_way.pop(future)
-            done(name, future.result())
-            width = min(window, width + 1) if time.monotonic() - began < SLOW_S else max(1, width // 2)
+            name, began = running.pop(future)
+            on_done(name, future.result())
+            width = min(limit, width + 1) if time.monotonic() - began < SLOW_S else max(1, width // 2)
 
     try:
-        for name, begin in jobs:
-            under_way[begin()] = (name, time.monotonic())
-            while len(under_way) >= width:
-                take_some()
-        while under_way:
-            take_some()
+        for name, start in jobs:
+            running[start()] = (name, time.monotonic())
+            while len(running) >= width:
+                collect_finished()
+        while running:
+            collect_finished()
     finally:
-        # After an error too: nothing may go on writing when this has returned.
-        wait(under_way)
+        # After an error, too: nothing may still be writing when this returns.
+        wait(running)

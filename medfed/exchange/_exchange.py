@@ -1,4 +1,4 @@
-"""The verbs of an exchange, a site's two and a hub's two, and what a hub receives."""
+"""The interface of an exchange: a site's side, the hub's side, and what the hub receives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medfed.wire.update import GlobalModel, Update
 
 @dataclass(frozen=True)
 class ReceivedUpdate:
-    """What came of one site in one round: its update, or the error that stands in its place."""
+    """One site's result in one round: its update, or the error that replaces it."""
 
     site: str
     update: Update | None
@@ -25,12 +25,11 @@ class ReceivedUpdate:
 
 
 @dataclass(frozen=True)
-class Receipt:
-    """What `send` puts on the wire, for the audit log: to whom and by which way, how many
-    bytes, and their SHA-256.
+class Transmission:
+    """What `send` puts on the wire, for the audit log: recipient and channel, size in bytes, and SHA-256.
 
-    Where they travel in chunks it is the SHA-256 of the chunks' SHA-256 (in hex, one after the other), as the
-    signed manifest lists them, so that each byte is hashed once.
+    For an update that travels in chunks, this is the SHA-256 of the chunks' SHA-256 (in hex, concatenated),
+    as the signed manifest lists them, so that each byte is hashed only once.
     """
 
     to: str
@@ -39,91 +38,89 @@ class Receipt:
 
 
 class SiteSide(SiteMessaging, Protocol):
-    """What a site does at an exchange. All verbs may be repeated: a second time changes nothing."""
+    """A site's side of an exchange. Every method is idempotent: repeating a call changes nothing."""
 
     def fetch(self, site: str, round: int) -> GlobalModel:
         """Return the newest global model of at least this round, waiting until there is one.
 
         Raises:
-            ExchangeError: if the exchange is closed or cannot be reached any more.
+            ExchangeError: if the exchange is closed or can no longer be reached.
         """
         ...
 
-    def receipt(self, update: Update) -> Receipt:
-        """Return what `send` would put on the wire; nothing is sent."""
+    def transmission(self, update: Update) -> Transmission:
+        """Describe what `send` would put on the wire, without sending it."""
         ...
 
     def send(self, update: Update) -> None:
-        """Deliver an update; the first one of a site and round counts."""
+        """Deliver an update; only the first update of a site for a round counts."""
         ...
 
     @property
     def closed(self) -> bool:
-        """Whether the study is known to have ended early: a site then stops at its next step and not
-        at its next merge.
+        """Whether the study is known to have ended early.
+
+        A site then stops at its next training step instead of its next merge.
         """
         ...
 
     def withdraw(self, site: str, reason: str) -> None:
-        """Tell the hub that this site stops, so that nobody waits for it. The reason holds no patient data."""
+        """Tell the hub that this site stops; the reason holds no patient data."""
         ...
 
 
 class HubSide(HubMessaging, Protocol):
-    """What a hub does at an exchange."""
+    """The hub's side of an exchange."""
 
-    def publish(self, sent: GlobalModel, kept: Callable[[], None] = lambda: None) -> int:
+    def publish(self, model: GlobalModel, ensure_saved: Callable[[], None] = lambda: None) -> int:
         """Make a global model available to every site, durably; return its size in bytes.
 
-        Its bytes may be on their way before `kept` has returned, which raises if the hub's own copy is not
-        safe; no site takes the model before.
+        Bytes may be uploaded before `ensure_saved` returns, but no site accepts the model earlier.
+        `ensure_saved` raises if the hub's own copy is not safe on disk.
         """
         ...
 
     def collect(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[ReceivedUpdate]:
-        """Yield one arrival a site as they come, until all have answered or the deadline has passed.
+        """Yield one result per site as they arrive, until all have answered or the deadline has passed.
 
-        A site that answered nothing in time yields nothing. One that sent what cannot be decoded, or
-        withdrew, yields an arrival with the error.
+        A site that did not answer in time yields nothing. A site that withdrew, or whose update cannot be
+        decoded, yields a result with the error.
         """
         ...
 
     def close(self) -> None:
-        """Let every waiting party go; a site that waits raises ExchangeError."""
+        """Release every waiting party; a waiting site raises ExchangeError."""
         ...
 
 
 @runtime_checkable
 class SupportsAsync(Protocol):
-    """What a hub's side can also do where a rule merges without rounds."""
+    """A hub side that can also collect updates without rounds, for asynchronous aggregation."""
 
     def collect_async(
-        self, round: int, sites: Sequence[str], deadline_s: float | None, enough: int
+        self, round: int, sites: Sequence[str], deadline_s: float | None, count: int
     ) -> Iterator[ReceivedUpdate]:
-        """Yield updates for this round or an earlier one as they come, each held against the model
-        it was made from.
+        """Yield updates for this round or an earlier one as they arrive.
 
-        It ends when `enough` have come, when all sites have answered and wait for a newer model,
-        or at the deadline.
+        Each is decoded against the model that it was trained from. The iteration ends after `count` updates,
+        when all sites have answered and wait for a newer model, or at the deadline.
         """
         ...
 
 
 class Exchange(Kind, frozen=True):
-    """How sites and hub meet."""
+    """How sites and the hub exchange models and updates."""
 
     folder: ClassVar[str] = "exchange"
 
     def open_hub(self, study: str, folder: Path) -> HubSide:
-        """Return the hub's side for a study (its digest); what must survive a restart is kept under `folder`."""
+        """Return the hub's side for a study (its digest); `folder` holds what must survive a restart."""
         raise NotImplementedError
 
     def open_site(self, study: str, site: str, folder: Path) -> SiteSide:
-        """Return a site's side for a study (its digest); what must survive a restart is kept under `folder`."""
+        """Return a site's side for a study (its digest); `folder` holds what must survive a restart."""
         raise NotImplementedError
 
     def advertised_study(self) -> tuple[str, str]:
-        """Return digest and text of the study that the hub offers, for a site whose people have not
-        agreed to it yet.
-        """
+        """Return digest and text of the study that the hub advertises, for a site to approve."""
         raise NotImplementedError

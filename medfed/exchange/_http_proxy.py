@@ -1,8 +1,8 @@
-"""WebSocket to a broker through an HTTP proxy (CONNECT), for hospitals that let nothing else out.
+"""WebSocket connections to a broker through an HTTP proxy (CONNECT), for hospitals that allow nothing else.
 
-nats-py makes its own WebSocket transport and knows no proxies; aiohttp, on which it rests, does. So the
-transport that nats-py makes, at each connection anew, is given a proxy here. Plain NATS (`tls://`) is
-not proxied: use `wss://`.
+nats-py makes its own WebSocket transport and does not support proxies, but aiohttp below it does. So each
+transport that nats-py makes (one per connection) is given the proxy here. Plain NATS (`tls://`) is not
+proxied: use `wss://`.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ class ProxiedClient(Client):
 
     def __init__(self, proxy: str) -> None:
         self._proxy = proxy
-        self._made: Any = None
+        self._current_transport: Any = None
         super().__init__()
 
-    # Where nats-py keeps its transport: it sets a new one for each connection.
+    # nats-py stores its transport here and sets a new one for each connection.
     @property
     def _transport(self) -> Any:
-        return self._made
+        return self._current_transport
 
     @_transport.setter
-    def _transport(self, made: Any) -> None:
-        if isinstance(made, WebSocketTransport):
-            made.connect_tls = _through(made, self._proxy)  # type: ignore[method-assign]
-        self._made = made
+    def _transport(self, transport: Any) -> None:
+        if isinstance(transport, WebSocketTransport):
+            transport.connect_tls = _proxied_connect(transport, self._proxy)  # type: ignore[method-assign]
+        self._current_transport = transport
 
 
-def _through(transport: WebSocketTransport, proxy: str) -> Any:
+def _proxied_connect(transport: WebSocketTransport, proxy: str) -> Any:
     async def connect_tls(
         uri: str | ParseResult, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int
     ) -> None:

@@ -1,17 +1,15 @@
-"""Letters over a store: where each lies, what of a party's own survives a kill, and what of
-the others' is believed.
+"""Small messages over an object store: where each is stored, what survives a kill, and what is accepted.
 
-    the hub    glob/<study>/l-<step>-<site>/m     its message of a step to a site
-    a site     up/<study>/<site>/l-<step>/m       its message of a step to the hub
+    the hub    glob/<study>/l-<step>-<site>/m     its message for a step to a site
+    a site     up/<study>/<site>/l-<step>/m       its message for a step to the hub
 
-A later round's message takes an earlier one's place, so their number stays what one round needs. What a
-party wrote last is also in its own folder, and that is what it goes by after a restart: nobody in between
+A later round's message replaces an earlier one's, so their number stays what one round needs. Each party also
+stores the message that it wrote last in its own folder and uses that copy after a restart: nobody in between
 can make it write twice.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +18,12 @@ import msgspec
 
 from medfed.errors import MedfedError, WireError
 from medfed.exchange._object_store import ObjectStore, hub_control_name, site_control_name
+from medfed.files import write_whole
 from medfed.wire.messages import FORMAT, Message, ReceivedMessage, open_message, seal_message
 from medfed.wire.signing import HUB, Seal
+
+# The mode of a file that only its owner can read.
+SECRET_MODE = 0o600
 
 
 @dataclass(frozen=True)
@@ -34,51 +36,57 @@ class SiteMailbox:
     site: str
     folder: Path
 
-    def keep(self, run: str, round: int, attempt: int, step: str, data: bytes) -> None:
-        """Write a message into this site's folder, unless one of this time or a later one is there already."""
-        before = self.kept(step)
-        if before is None or before.run != run or before.when < (round, attempt):
+    def write(self, run: str, round: int, attempt: int, step: str, data: bytes) -> None:
+        """Write a message to this site's folder, unless one of this attempt or a later one is there."""
+        previous = self.written(step)
+        if previous is None or previous.run != run or previous.when < (round, attempt):
             message = Message(FORMAT, self.study, run, self.site, HUB, round, attempt, step, data)
-            _write_whole(self.folder / f"{step}.letter", seal_message(message, self.seal))
+            write_whole(self._path(step), seal_message(message, self.seal))
 
-    def kept(self, step: str) -> Message | None:
-        """Return the message of a step that this site wrote last."""
-        path = self.folder / f"{step}.letter"
+    def written(self, step: str) -> Message | None:
+        """Return the message for a step that this site wrote last."""
+        path = self._path(step)
         return open_message(path.read_bytes(), self.seal, self.site, self.study) if path.exists() else None
 
-    def hide(self, run: str, name: str, secret: bytes) -> None:
-        """Keep a secret of this run in this site's folder, for its owner's eyes only."""
-        write_secret(self.folder / f"{name}-{run}.secret", secret)
+    def write_secret(self, run: str, name: str, secret: bytes) -> None:
+        """Store a secret of this run in this site's folder, readable by its owner only."""
+        write_whole(self._secret_path(run, name), secret, mode=SECRET_MODE)
 
-    def hidden(self, run: str, name: str) -> bytes | None:
-        """Return a secret of this run."""
-        path = self.folder / f"{name}-{run}.secret"
+    def read_secret(self, run: str, name: str) -> bytes | None:
+        """Return a secret of this run, or None."""
+        path = self._secret_path(run, name)
         return path.read_bytes() if path.exists() else None
 
     def deliver(self, step: str) -> None:
-        """Put the message of a step where the hub finds it."""
-        data = (self.folder / f"{step}.letter").read_bytes()
-        self.store.put(site_control_name(self.study, self.site, f"l-{step}"), data)
+        """Store the message for a step where the hub finds it."""
+        self.store.put(site_control_name(self.study, self.site, f"l-{step}"), self._path(step).read_bytes())
 
-    def find(self, run: str, round: int, sought: Mapping[str, int]) -> Message | None:
-        """Return the hub's message of one of these steps for this round, or None if there is none yet."""
-        for step, attempt in sought.items():
+    def find(self, run: str, round: int, min_attempts: Mapping[str, int]) -> Message | None:
+        """Return the hub's message for one of these steps of this round, or None if there is none yet."""
+        for step, min_attempt in min_attempts.items():
             data = self.store.get(hub_control_name(self.study, f"l-{step}-{self.site}"))
-            if data is not None:
-                message = open_message(data, self.seal, HUB, self.study)
-                if message.to != self.site or message.step != step:
-                    raise WireError(
-                        f"a message of the hub for step '{step}' is '{message.step[:20]}' for another site"
-                    )
-                if (message.run, message.round) == (run, round) and message.attempt >= attempt:
-                    return message
+            if data is None:
+                continue
+            message = open_message(data, self.seal, HUB, self.study)
+            if message.to != self.site or message.step != step:
+                raise WireError(
+                    f"the hub's message for step '{step}' is '{message.step[:20]}' for another site"
+                )
+            if (message.run, message.round) == (run, round) and message.attempt >= min_attempt:
+                return message
         return None
 
+    def _path(self, step: str) -> Path:
+        return self.folder / f"{step}.letter"
 
-class _Record(msgspec.Struct, frozen=True):
+    def _secret_path(self, run: str, name: str) -> Path:
+        return self.folder / f"{name}-{run}.secret"
+
+
+class _WrittenMessages(msgspec.Struct, frozen=True):
     round: int
     attempt: int
-    messages: dict[str, bytes]
+    messages: dict[str, bytes] = msgspec.field(name="letters")
 
 
 @dataclass(frozen=True)
@@ -91,64 +99,48 @@ class HubMailbox:
     run: str
     folder: Path
 
-    def keep(self, round: int, attempt: int, step: str, messages: Mapping[str, bytes]) -> Mapping[str, bytes]:
-        """Write messages into the hub's folder, unless some of this time or later are
-        there; return what stands.
+    def write(
+        self, round: int, attempt: int, step: str, messages: Mapping[str, bytes]
+    ) -> Mapping[str, bytes]:
+        """Write messages to the hub's folder, unless some of this attempt or a later one are there.
+
+        Returns the messages that are valid: those given, or the earlier ones.
         """
-        before = self.kept(step)
-        if before is not None and before[0] >= (round, attempt):
-            return before[1]
-        _write_whole(
-            self.folder / f"{step}.letters", msgspec.json.encode(_Record(round, attempt, dict(messages)))
-        )
+        previous = self.written(step)
+        if previous is not None and previous[0] >= (round, attempt):
+            return previous[1]
+        write_whole(self._path(step), msgspec.json.encode(_WrittenMessages(round, attempt, dict(messages))))
         return messages
 
-    def kept(self, step: str) -> tuple[tuple[int, int], Mapping[str, bytes]] | None:
-        """Return when the hub last wrote messages of a step, and those messages."""
-        path = self.folder / f"{step}.letters"
+    def written(self, step: str) -> tuple[tuple[int, int], Mapping[str, bytes]] | None:
+        """Return round and attempt of the messages for a step that the hub wrote last, and those messages."""
+        path = self._path(step)
         if not path.exists():
             return None
-        record = msgspec.json.decode(path.read_bytes(), type=_Record)
-        return (record.round, record.attempt), record.messages
+        written = msgspec.json.decode(path.read_bytes(), type=_WrittenMessages)
+        return (written.round, written.attempt), written.messages
 
     def deliver(self, round: int, attempt: int, step: str, site: str, data: bytes) -> None:
-        """Put a message where its site finds it."""
+        """Store a message where its site finds it."""
         message = Message(FORMAT, self.study, self.run, HUB, site, round, attempt, step, data)
         self.store.put(hub_control_name(self.study, f"l-{step}-{site}"), seal_message(message, self.seal))
 
     def find(self, round: int, attempt: int, step: str, site: str) -> ReceivedMessage | None:
-        """Return a site's message of a step for this round and attempt, or None if there is none yet."""
+        """Return a site's message for a step of this round and attempt, or None if there is none yet."""
         data = self.store.get(site_control_name(self.study, site, f"l-{step}"))
         if data is None:
             return None
         try:
             message = open_message(data, self.seal, site, self.study)
             if message.step != step:
-                raise WireError(f"its message for step '{step}' is one of step '{message.step[:20]}'")
+                raise WireError(f"its message for step '{step}' is one for step '{message.step[:20]}'")
         except MedfedError as error:
             return ReceivedMessage(
                 site, error=type(error)(f"site '{site}', round {round}, step {step}: {error}")
             )
-        # An older round's or another run's, put there again by whoever can: no message of this step yet.
-        return (
-            ReceivedMessage(site, message, data)
-            if (message.run, message.when) == (self.run, (round, attempt))
-            else None
-        )
+        if (message.run, message.when) != (self.run, (round, attempt)):
+            return None  # a replay of an older round's or another run's message
+        return ReceivedMessage(site, message, data)
 
-
-def write_secret(path: Path, secret: bytes) -> None:
-    """Write a file that only its owner can read, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".writing")
-    aside.unlink(missing_ok=True)
-    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(secret)
-    aside.replace(path)
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".writing")
-    aside.write_bytes(data)
-    aside.replace(path)
+    def _path(self, step: str) -> Path:
+        return self.folder / f"{step}.letters"

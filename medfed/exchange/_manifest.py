@@ -1,8 +1,8 @@
-"""What is said about bytes that travel in chunks: whose, for what round of what study, and the
-digest of every chunk.
+"""Signed descriptions of what travels in chunks: sender, study, round, and the digest of every chunk.
 
-The manifest is written after its chunks and is sealed by whoever sends; a chunk counts only with the digest
-that the manifest names. So what is half there does not exist yet, and what was changed on the way is noticed.
+A manifest is written after its chunks and sealed by the sender; a chunk is accepted only with the digest that
+the manifest names. So an incomplete upload does not exist yet, and a chunk that was changed in transit is
+detected.
 """
 
 from __future__ import annotations
@@ -37,18 +37,23 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
 
     @property
     def spans(self) -> list[tuple[int, int]]:
-        """Each chunk's first byte and length."""
+        """The offset and length of each chunk."""
         return [
             (first, min(self.chunk_bytes, self.bytes - first))
             for first in range(0, self.bytes, self.chunk_bytes)
         ]
 
 
+# The kinds of control messages: a site's heartbeat, its withdrawal, the study's state (open or closed), and
+# the text of the study.
+ControlKind = Literal["here", "withdrawn", "state", "study"]
+
+
 class ControlMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="is", tag="notice"):
-    """A short word of one party: it is here, it stops, the study is closed, this is the study."""
+    """A short message of one party about the study or itself."""
 
     protocol: str
-    what: Literal["here", "withdrawn", "state", "study"]
+    what: ControlKind
     study: str
     party: str
     text: str = ""
@@ -56,70 +61,72 @@ class ControlMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
     count: int = 0
 
 
-def party_name(name: str) -> str:
-    """Return a site's name if it can be a part of a path and of a subject.
+def validate_party_name(name: str) -> str:
+    """Return a site's name if it can be part of a path and of a NATS subject.
 
     Raises:
         ExchangeError: saying what is allowed.
     """
     if not _NAME.fullmatch(name) or name in (HUB, BROKER):
         raise ExchangeError(
-            f"site '{name[:80]}': across machines a site's name is 1 to 64 letters, digits, '-' or '_', and not 'hub' or "
-            f"'broker'"
+            f"site '{name[:80]}': across machines a site's name is 1 to 64 letters, digits, '-' or '_', and "
+            f"not 'hub' or 'broker'"
         )
     return name
 
 
-def encode_sealed(said: Manifest | ControlMessage, seal: Seal) -> bytes:
-    """Return a manifest or notice, sealed."""
-    return seal.seal(msgspec.json.encode(said))
+def encode_sealed(record: Manifest | ControlMessage, seal: Seal) -> bytes:
+    """Return a manifest or control message as sealed bytes."""
+    return seal.seal(msgspec.json.encode(record))
 
 
-def manifest(data: bytes, seal: Seal, party: str, what: str, study: str) -> Manifest:
+def open_manifest(data: bytes, seal: Seal, party: str, what: str, study: str) -> Manifest:
     """Return the manifest that a party sealed.
 
     Raises:
-        WireError: if it is not that party's, not of this study, not of this kind, or contradicts itself.
+        WireError: if it is from another party, of another study, of another kind, or contradicts itself.
     """
-    found = _opened(data, seal, party, study)
-    if not isinstance(found, Manifest) or found.what != what:
+    manifest = _open(data, seal, party, study)
+    if not isinstance(manifest, Manifest) or manifest.what != what:
         raise WireError(f"expected the manifest of an {what}, found something else")
-    count = -(-found.bytes // found.chunk_bytes) if found.chunk_bytes > 0 else -1
-    if found.bytes < 1 or found.round < 0 or count != len(found.chunks):
+    count = -(-manifest.bytes // manifest.chunk_bytes) if manifest.chunk_bytes > 0 else -1
+    if manifest.bytes < 1 or manifest.round < 0 or count != len(manifest.chunks):
         raise WireError(
-            f"its manifest contradicts itself: round {found.round}, {found.bytes} bytes in {len(found.chunks)} chunks of "
-            f"{found.chunk_bytes}"
+            f"its manifest contradicts itself: round {manifest.round}, {manifest.bytes} bytes in "
+            f"{len(manifest.chunks)} chunks of {manifest.chunk_bytes}"
         )
-    if not all(_HEX64.fullmatch(chunk) for chunk in found.chunks):
-        raise WireError("its manifest names a chunk by something that is not a SHA-256")
-    return found
+    if not all(_HEX64.fullmatch(chunk) for chunk in manifest.chunks):
+        raise WireError("its manifest names a chunk by something other than a SHA-256")
+    return manifest
 
 
-def notice(data: bytes, seal: Seal, party: str, what: str, study: str | None) -> ControlMessage:
-    """Return the notice that a party sealed, of any study if that is None.
+def open_control(data: bytes, seal: Seal, party: str, what: ControlKind, study: str | None) -> ControlMessage:
+    """Return the control message that a party sealed; `study` None accepts any study.
 
     Raises:
         WireError: as for a manifest.
     """
-    found = _opened(data, seal, party, study)
-    if not isinstance(found, ControlMessage) or found.what != what:
-        raise WireError(f"expected the notice '{what}', found something else")
-    return found
+    message = _open(data, seal, party, study)
+    if not isinstance(message, ControlMessage) or message.what != what:
+        raise WireError(f"expected the control message '{what}', found something else")
+    return message
 
 
-def _opened(data: bytes, seal: Seal, party: str, study: str | None) -> Manifest | ControlMessage:
+def _open(data: bytes, seal: Seal, party: str, study: str | None) -> Manifest | ControlMessage:
     text = seal.open(data, party)
     try:
-        found: Manifest | ControlMessage = msgspec.json.decode(text, type=Manifest | ControlMessage)
+        record: Manifest | ControlMessage = msgspec.json.decode(text, type=Manifest | ControlMessage)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise WireError(f"its manifest does not read: {error}") from None
-    if found.protocol != PROTOCOL:
-        raise WireError(f"it speaks '{found.protocol[:30]}', this medfed '{PROTOCOL}'; update the older side")
-    if found.party != party:
-        raise WireError(f"its manifest is of '{found.party[:80]}', expected '{party}'")
-    if study is not None and found.study != study:
+        raise WireError(f"its manifest cannot be decoded: {error}") from None
+    if record.protocol != PROTOCOL:
         raise WireError(
-            f"it belongs to study {found.study[:12] or '(none)'}, this is study {study[:12] or '(none)'}; both sides must "
-            f"run the same study file"
+            f"it uses protocol '{record.protocol[:30]}', this medfed uses '{PROTOCOL}'; update the older side"
         )
-    return found
+    if record.party != party:
+        raise WireError(f"its manifest is from '{record.party[:80]}', expected '{party}'")
+    if study is not None and record.study != study:
+        raise WireError(
+            f"it belongs to study {record.study[:12] or '(none)'}, this is study {study[:12] or '(none)'}; "
+            f"both sides must run the same study file"
+        )
+    return record

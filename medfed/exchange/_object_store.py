@@ -1,10 +1,10 @@
-"""Where site and hub meet: a place that holds small named pieces of bytes. `folder` and `nats`
-are two such places.
+"""The interface of an object store through which site and hub exchange named objects.
 
-What is said there, and what is believed, is `_meeting.py`'s, the same for every store. To build another
-exchange across machines, write a store and let `_meeting` speak over it.
+What is stored under which name, and what a reader accepts, is the same for every store
+(`_protocol.py`). To build another exchange across machines, write an object store and open
+`HubTransport` and `SiteTransport` on it.
 
-Names are paths: up/<study>/<site>/... is written by that site alone, glob/<study>/... by the hub alone.
+Names are paths: only a site writes below up/<study>/<site>/, only the hub below glob/<study>/.
 """
 
 from __future__ import annotations
@@ -16,99 +16,97 @@ from medfed.errors import ExchangeError
 
 
 class Unreachable(ExchangeError):
-    """The place cannot be reached, or has no room, at the moment; the same call may succeed later."""
+    """The store cannot be reached or is full at the moment; the same call may succeed later."""
 
 
 class MissingObject(ExchangeError):
-    """A piece that a manifest names is not there."""
+    """An object that a manifest names does not exist."""
 
 
 Buffer = bytes | memoryview
-# One piece in the parts of memory that it lies in, in order.
+# One object as a sequence of buffers, in order; they are never joined in memory without need.
 Parts = Sequence[Buffer]
 
 
 class ObjectStore(Protocol):
-    """Small named pieces of bytes, readable by the other side. Every call may be repeated.
+    """Small named objects that the other side can read.
 
-    Any call may raise `Unreachable`, after which it may be repeated.
+    Any call may raise `Unreachable`, and every call may be repeated.
     """
 
-    # How large a chunk may be here, and how often a site says that it is there.
+    # The size of a chunk, and the interval of a site's heartbeats.
     chunk_bytes: int
     heartbeat_s: float
-    # By which way a message goes there, in words for the audit log; no host and no path.
-    channel: str
+    # The channel in words for the audit log, such as "over NATS"; without hosts and paths.
+    description: str
 
-    def put(self, name: str, data: Buffer, once: bool = False) -> None:
-        """Store a piece, whole or not at all; with `once` a piece that is already there stays as it is."""
+    def put(self, name: str, data: Buffer, if_absent: bool = False) -> None:
+        """Store an object atomically; with `if_absent` an existing object stays unchanged."""
         ...
 
     def get(self, name: str) -> bytes | None:
-        """Return a piece, or None if there is none."""
+        """Return an object, or None if there is none."""
         ...
 
-    def put_many(self, pieces: Iterable[tuple[str, Parts]], stored: Callable[[str], None]) -> None:
-        """Store pieces, several at a time, calling `stored` with the name of each one that is safe."""
+    def put_many(self, objects: Iterable[tuple[str, Parts]], on_stored: Callable[[str], None]) -> None:
+        """Store objects, several at a time, and call `on_stored` with the name of each one that is safe."""
         ...
 
-    def get_many(self, names: Sequence[str], take: Callable[[str, Buffer], None], skip: bool = False) -> None:
-        """Hand each piece to `take`, several at a time, in any order; after `take` its memory
-        may be used again.
+    def get_many(
+        self, names: Sequence[str], on_object: Callable[[str, Buffer], None], skip_missing: bool = False
+    ) -> None:
+        """Pass each object to `on_object`, several at a time and in any order.
 
-        With `skip` those that are not there are left out.
+        The buffer may be reused once `on_object` has returned. With `skip_missing`, objects that do
+        not exist are skipped.
 
         Raises:
-            MissingObject: if one is not there.
+            MissingObject: if one does not exist.
         """
         ...
 
     def delete_rounds(self, study: str, before: int) -> None:
-        """Remove the study's global models of rounds below `before` and the updates for
-        rounds up to `before`.
-        """
+        """Delete the global models of rounds below `before` and the updates for rounds up to `before`."""
         ...
 
     def delete_study(self, study: str) -> None:
-        """Remove every model and update of a study, and the manifest of its newest model."""
+        """Delete every model and update of a study, and the manifest of its newest model."""
         ...
 
     def wait(self, timeout_s: float) -> None:
-        """Return when something may have changed, at the latest after a while that the store thinks right."""
+        """Return when something may have changed, or after `timeout_s` or a shorter time of its own."""
         ...
 
     def close(self) -> None:
-        """Let go of connections and files; nothing that is stored is lost."""
+        """Release connections and files; stored objects remain."""
         ...
 
 
 def update_prefix(study: str, site: str, round: int) -> str:
-    """Return where a site's update for a round lies."""
+    """Return the prefix of a site's update for a round."""
     return f"up/{study[:16] or 'none'}/{site}/r{round:05d}"
 
 
 def global_prefix(study: str, round: int) -> str:
-    """Return where the chunks of a round's global model lie."""
+    """Return the prefix of the chunks of a round's global model."""
     return f"glob/{study[:16] or 'none'}/r{round:05d}"
 
 
 def site_control_name(study: str, site: str, what: str) -> str:
-    """Return where a site's notice lies."""
+    """Return the name of one of a site's control messages."""
     return f"up/{study[:16] or 'none'}/{site}/{what}/m"
 
 
 def hub_control_name(study: str, what: str) -> str:
-    """Return where a notice of the hub lies, or (`now`) the manifest of its newest model."""
+    """Return the name of one of the hub's control messages, or (`now`) of its newest model's manifest."""
     return f"glob/{study[:16] or 'none'}/{what}/m"
 
 
 def manifest_name(prefix: str) -> str:
-    """Return the name of the manifest of what lies under a prefix."""
+    """Return the name of the manifest for the chunks under a prefix."""
     return f"{prefix}/m"
 
 
 def chunk_name(prefix: str, index: int, digest: str) -> str:
-    """Return the name of a chunk: its content's own digest is in it, so that what is there need
-    not be sent again.
-    """
+    """Return the name of a chunk, which contains its digest, so that a stored chunk is never sent again."""
     return f"{prefix}/c/{index}-{digest[:32]}"

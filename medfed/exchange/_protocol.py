@@ -1,27 +1,25 @@
-"""How a site and the hub speak over a store: what is written where, what is believed, and how each goes
-on after a kill.
+"""How site and hub communicate over an object store: what is stored where, and how each resumes after a kill.
 
     the hub    glob/<study>/coming/m                 the manifest of the model that it is about to publish
                glob/<study>/r<N>/c/<i>-<digest>      the chunks of the model after N merges
-               glob/<study>/now/m                    its manifest, sealed, written last and over the one before
+               glob/<study>/now/m                    its manifest, sealed, written last, replacing the last
     a site     up/<study>/<site>/coming/m            the manifest of the update that it is about to send
                up/<study>/<site>/r<N>/c/<i>-<digest> the chunks of its update for round N
-               up/<study>/<site>/r<N>/m              its manifest, sealed, written last and once
-               up/<study>/<site>/here/m              a sign of life, every few seconds
-               up/<study>/<site>/withdrawn/m         why it stops, or nothing
-    both       small messages, as `_letterbox.py` says
+               up/<study>/<site>/r<N>/m              its manifest, sealed, written last and only once
+               up/<study>/<site>/here/m              a heartbeat, every few seconds
+               up/<study>/<site>/withdrawn/m         why it stops, or an empty text
+    both       small messages, see `_mailbox.py`
 
-Everything is sealed (`wire/signing.py`) and every chunk has a digest, so that the place in between can at
-worst be silent. What is coming may be fetched while it is still being sent; it counts when the manifest that
-is written last names it. What a party needs after a kill -9 is in its own folder: a site's last two models
-and its update on the way, the hub's name for this run and the updates it holds already. A site that comes
-back with its folder sends what was not yet sent.
+Everything is sealed (`wire/signing.py`) and every chunk has a digest, so the worst that the store can do is
+withhold data. An announced object may be fetched while it is still being sent; it is accepted when the
+manifest that is written last names it. What a party needs after a kill -9 is in its own folder: a site's last
+two models and its outgoing update, the hub's identifier of this run and the updates received so far. A site
+that restarts with its folder sends what was not sent yet.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import time
 from collections.abc import Callable
@@ -29,112 +27,139 @@ from pathlib import Path
 from typing import TextIO, TypeVar
 
 from medfed.errors import ExchangeError
-from medfed.exchange._manifest import notice
-from medfed.exchange._object_store import (
-    ObjectStore,
-    Unreachable,
-    hub_control_name,
-)
+from medfed.exchange._manifest import ControlMessage, open_control
+from medfed.exchange._object_store import ObjectStore, Unreachable, hub_control_name
+from medfed.files import lock, require_file_locks, write_whole
 from medfed.wire.signing import HUB, Seal
+
+require_file_locks("an exchange across machines")
 
 log = logging.getLogger("medfed.exchange")
 
-# The pauses between two tries of something that fails: the first and the longest.
+# The first and the longest pause between two attempts.
 MIN_BACKOFF_S, MAX_BACKOFF_S = 0.1, 5.0
+_BACKOFF_FACTOR = 1.7
 
-# How often bytes that do not fit their manifest are fetched again before the update is refused: a proxy or a
+# How often bytes that do not match their manifest are fetched before the update is refused: a proxy or a
 # cache may have damaged them once.
 MAX_ATTEMPTS = 3
 
-# A site counts as silent after this many heartbeats without one.
-SILENT_AFTER_HEARTBEATS = 2.5
+# A site counts as offline after this many heartbeat intervals without a heartbeat.
+OFFLINE_AFTER_HEARTBEATS = 2.5
 
-# Where the study lies that was offered last, for a site that knows none yet.
+# The name of the study that was advertised last, for a site that does not know any study yet.
 ADVERTISED_STUDY = "glob/newest/study/m"
 
 _T = TypeVar("_T")
 
 
-def wait_for_study(store: ObjectStore, seal: Seal) -> tuple[str, str]:
-    """Return digest and text of the study that the hub offered last, waiting for one: what a site's
-    people may agree to.
-    """
-    told: set[str] = set()
+class WarnOnce:
+    """A log of one party's warnings that writes each distinct text once."""
 
-    def tell(what: str) -> None:
-        if what not in told:
-            told.add(what)
-            log.warning(what)
+    def __init__(self, party: str) -> None:
+        self._party = party
+        self._logged: set[str] = set()
 
-    while True:
-        data = retry(tell, "asks for the study", lambda: store.get(ADVERTISED_STUDY))
-        if data is not None:
-            found = notice(data, seal, HUB, "study", None)
-            return found.study, found.text
-        store.wait(1.0)
+    def __call__(self, text: str) -> bool:
+        """Log a warning, and return whether it is new."""
+        is_new = text not in self._logged
+        if is_new:
+            self._logged.add(text)
+            log.warning("%s: %s", self._party, text)
+        return is_new
 
 
-def study_text(store: ObjectStore, seal: Seal, study: str, retry: Callable[..., bytes | None]) -> str:
-    while True:
-        data = retry("asks for the study", lambda: store.get(hub_control_name(study, "study")))
-        if data is not None:
-            return notice(data, seal, HUB, "study", study).text
-        store.wait(1.0)
+class Backoff:
+    """Growing pauses between attempts of something that fails for the moment."""
+
+    def __init__(self, warn: WarnOnce) -> None:
+        self._warn = warn
+        self._pause_s = MIN_BACKOFF_S
+
+    def reset(self) -> None:
+        """Start again with the shortest pause, after a success."""
+        self._pause_s = MIN_BACKOFF_S
+
+    def wait(self, error: Unreachable | OSError, doing: str) -> None:
+        """Log why `doing` failed and pause before the next attempt.
+
+        Raises:
+            ExchangeError: if this party's own disk failed, for any reason but lack of space.
+        """
+        if isinstance(error, OSError):
+            if error.errno not in _NO_SPACE:
+                raise ExchangeError(
+                    f"{doing}: its own disk (the run folder) failed: {error.strerror or type(error).__name__}"
+                ) from None
+            self._warn(f"{doing}: its own disk (the run folder) is full; it continues once there is space")
+        else:
+            self._warn(f"{doing}: {error}; trying again")
+        time.sleep(self._pause_s)
+        self._pause_s = min(self._pause_s * _BACKOFF_FACTOR, MAX_BACKOFF_S)
+
+
+# The errors of a full disk and of a disk quota: they pass once space is freed. Other disk errors do not.
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def retry(
-    tell: Callable[[str], None],
-    doing: str,
-    call: Callable[[], _T],
-    give_up: Callable[[], None] = lambda: None,
+    warn: WarnOnce, doing: str, call: Callable[[], _T], raise_if_stopped: Callable[[], None] = lambda: None
 ) -> _T:
-    pause = MIN_BACKOFF_S
+    """Return what `call` returns, retrying while the store is unreachable or the own disk is full."""
+    backoff = Backoff(warn)
     while True:
-        give_up()
+        raise_if_stopped()
         try:
             return call()
         except (Unreachable, OSError) as error:
-            pause = backoff(tell, pause, error, doing)
+            backoff.wait(error, doing)
 
 
-# What a full disk says, and a disk quota: it passes once room is made. Any other error of one's own
-# disk does not.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+def wait_for_advertised_study(store: ObjectStore, seal: Seal) -> tuple[str, str]:
+    """Return digest and text of the study that the hub advertised last, waiting until there is one."""
+    message = wait_for_study(store, seal, None, WarnOnce("site"))
+    return message.study, message.text
 
 
-def backoff(tell: Callable[[str], None], pause: float, error: Exception, doing: str) -> float:
-    if isinstance(error, OSError):
-        if error.errno not in _NO_ROOM:
-            raise ExchangeError(
-                f"{doing}: its own disk (the run folder) failed: {error.strerror or type(error).__name__}"
-            ) from None
-        tell(f"{doing}: its own disk (the run folder) is full; it goes on when there is room")
-    else:
-        tell(f"{doing}: {error}; trying again")
-    time.sleep(pause)
-    return min(pause * 1.7, MAX_BACKOFF_S)
+def wait_for_study(
+    store: ObjectStore,
+    seal: Seal,
+    study: str | None,
+    warn: WarnOnce,
+    raise_if_stopped: Callable[[], None] = lambda: None,
+) -> ControlMessage:
+    """Return the hub's message with a study's text (the last advertised one's if None), waiting for it."""
+    name = ADVERTISED_STUDY if study is None else hub_control_name(study, "study")
+    while True:
+        data = retry(warn, "asks for the study", lambda: store.get(name), raise_if_stopped)
+        if data is not None:
+            return open_control(data, seal, HUB, "study", study)
+        store.wait(1.0)
 
 
 def acquire_lock(path: Path, who: str) -> TextIO:
+    """Return an exclusively locked file; closing it releases the lock.
+
+    Raises:
+        ExchangeError: if another process holds the lock.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("w")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file, wait=False)
     except OSError:
         file.close()
         raise ExchangeError(
-            f"{who} already runs with this folder: another process holds its exchange/{path.name}, and only one may. The run's "
-            f"status.json says what that one does; to run here instead, stop it first"
+            f"{who} already runs with this folder: another process holds its exchange/{path.name}, and only "
+            f"one may. The run's status.json says what that process does; to run here instead, stop it first"
         ) from None
     return file
 
 
 def read_or_create(path: Path, text: str) -> str:
-    """Return what a small file says, after writing `text` there if it is missing and there is any."""
-    if path.exists() and (found := path.read_text()):
-        return found
+    """Return a small file's text, writing `text` to it if there is no file (unless `text` is empty)."""
+    if path.exists() and (stored := path.read_text()):
+        return stored
     if text:
-        aside = path.with_suffix(".writing")
-        aside.write_text(text)
-        aside.replace(path)
+        write_whole(path, text)
     return text

@@ -1,8 +1,7 @@
-"""A site's side of an exchange over a store; what is written where stands in `_meeting.py`."""
+"""A site's side of an exchange over an object store; see `_protocol.py` for what is stored where."""
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -14,20 +13,20 @@ from medfed.exchange._chunks import (
     OutgoingUpdate,
     combined_digest,
     download,
-    measured,
+    measure_chunks,
     prefetch,
     split_chunks,
 )
-from medfed.exchange._exchange import Receipt
+from medfed.exchange._exchange import Transmission
 from medfed.exchange._mailbox import SiteMailbox
 from medfed.exchange._manifest import (
     PROTOCOL,
     ControlMessage,
     Manifest,
     encode_sealed,
-    manifest,
-    notice,
-    party_name,
+    open_control,
+    open_manifest,
+    validate_party_name,
 )
 from medfed.exchange._object_store import (
     MissingObject,
@@ -39,140 +38,116 @@ from medfed.exchange._object_store import (
     site_control_name,
     update_prefix,
 )
+from medfed.exchange._presence import SitePresence
 from medfed.exchange._protocol import (
     MAX_BACKOFF_S,
     MIN_BACKOFF_S,
-    SILENT_AFTER_HEARTBEATS,
+    Backoff,
+    WarnOnce,
     acquire_lock,
-    backoff,
-    log,
     read_or_create,
     retry,
-    study_text,
+    wait_for_study,
 )
-from medfed.wire import encoding as wire
+from medfed.wire import encoding
 from medfed.wire.messages import Message, open_message
 from medfed.wire.signing import HUB, Seal, Unsigned
 from medfed.wire.update import GlobalModel, Update
 
-# How many rounds' models a site keeps: the newest, and the one its last checkpoint may have
-# been trained from.
+# How many rounds' models a site keeps: the newest, and the one from which its last checkpoint may have been
+# trained.
 MAX_CACHED_MODELS = 2
 
-# How long a site that stops tries to say so.
+# How long a site that stops tries to send its withdrawal.
 WITHDRAWAL_TIMEOUT_S = 10.0
 
 _T = TypeVar("_T")
 
 
 class SiteTransport:
-    """A site's side of an exchange over a store."""
+    """A site's side of an exchange over an object store."""
 
     def __init__(self, store: ObjectStore, seal: Seal, study: str, site: str, folder: Path) -> None:
-        self._store, self._seal, self._study, self._site = store, seal, study, party_name(site)
+        self._store, self._seal, self._study = store, seal, study
+        self._site = validate_party_name(site)
         self._folder = folder / "exchange"
         self._inbox, self._outbox = self._folder / "inbox", self._folder / "outbox"
         self._lock = acquire_lock(self._folder / "lock", f"site '{site}'")
-        self._session = read_or_create(self._folder / "session", uuid.uuid4().hex)
-        self._who = f"site '{site}'"
+        session = read_or_create(self._folder / "session", uuid.uuid4().hex)
+        self._presence = SitePresence(store, seal, study, site, session)
         self._mailbox = SiteMailbox(store, seal, study, site, self._folder / "letters")
-        self._told: set[str] = set()
-        self._ousted: ExchangeError | None = None
-        # What the hub said last, as it was opened: its signature is not checked again at every look.
+        self._warn = WarnOnce(f"site '{site}'")
+        # The hub's last manifests and control messages, as opened: a signature is verified only once.
         self._opened: dict[str, tuple[bytes, Manifest | ControlMessage]] = {}
-        # The update that was measured last, and its manifest: what `receipt` says of it is what `send` sends.
+        # The last measured update and its manifest, so that `transmission` describes exactly
+        # what `send` sends.
         self._measured: tuple[Update, Manifest] | None = None
-        self._stopped = threading.Event()
-        # Hears, once each, why something in the hub's name was refused.
+        # Called once per reason for which something in the hub's name was refused.
         self.on_refused: Callable[[str], None] = lambda reason: None
-        # The file of the model that was fetched last, and when the other side was last heard
-        # (seconds since 1970).
+        # The file of the model that was fetched last.
         self.model_path: Path | None = None
-        self.last_contact_s: float | None = None
         try:
-            self._retry("joins", self._claim)
+            self._retry("joins", self._presence.claim)
         except BaseException:
             self.close()
             raise
-        threading.Thread(target=self._live, name=f"medfed-here-{site}", daemon=True).start()
+        self._presence.start()
 
-    # -- the two verbs, and the farewell
+    @property
+    def last_contact_s(self) -> float | None:
+        """When the other side was last reached (seconds since 1970)."""
+        return self._presence.last_contact_s
+
+    # -- models and updates
 
     def fetch(self, site: str, round: int) -> GlobalModel:
-        began, pause = time.monotonic(), MIN_BACKOFF_S
-        while True:
-            self._raise_if_ousted()
-            try:
-                self._send_what_was_left()
-                found = self._current_manifest()
-                if found is not None:
-                    path = self._again(found, round)
-                    if path is None and found.round >= round:
-                        path = self._download(found)
-                    if path is not None:
-                        self.model_path, self.last_contact_s = path, time.time()
-                        return wire.read_global(path, self._study)
-                    self._send_again_what_was_lost(found)
-                self._raise_if_closed(round)
-                pause = MIN_BACKOFF_S
-                if self._prefetch(round):
-                    began = time.monotonic()  # more is here soon
-            except (WireError, MissingObject) as error:
-                # Not raised: whoever can write to the place in between could then stop every site.
-                self._refuse("model", error)
-            except (Unreachable, OSError) as error:
-                pause = self._backoff(pause, error, "fetch")
-                continue
-            self._store.wait(max(0.01, min(MAX_BACKOFF_S, time.monotonic() - began)))
+        return self._poll(
+            "fetch", "model", lambda: self._fetch_once(round), lambda: self._prefetch_model(round)
+        )
 
-    def receipt(self, update: Update) -> Receipt:
-        found = self._measure(update)
-        return Receipt(f"hub, {self._store.channel}", found.bytes, combined_digest(found.chunks).hex())
-
-    def _measure(self, update: Update) -> Manifest:
-        if self._measured is None or self._measured[0] is not update:
-            size, chunks = measured(wire.update_pieces(update, self._study), self._store.chunk_bytes)
-            self._measured = update, self._manifest(update.round, size, chunks)
-        return self._measured[1]
+    def transmission(self, update: Update) -> Transmission:
+        manifest = self._measure(update)
+        return Transmission(
+            f"hub, {self._store.description}", manifest.bytes, combined_digest(manifest.chunks).hex()
+        )
 
     def send(self, update: Update) -> None:
-        self._raise_if_ousted()
-        going = OutgoingUpdate(self._outbox, update.round)
+        self._presence.raise_if_replaced()
+        outgoing = OutgoingUpdate(self._outbox, update.round)
         for old in range(max(0, update.round - MAX_CACHED_MODELS - 2), update.round - 1):
             OutgoingUpdate(self._outbox, old).remove()
-        if going.delivered:
+        if outgoing.delivered:
             return
         try:
-            self._retry("sends", lambda: self._write_and_deliver(going, update))
+            self._retry("sends", lambda: self._write_and_deliver(outgoing, update))
         finally:
-            # One that came too late may still be on its way into the file, which the next update
-            # is written over.
-            going.wait_written()
+            # A late update may still be being written to the file, which the next update overwrites.
+            outgoing.wait_written()
             self._measured = None
 
     @property
     def closed(self) -> bool:
-        return False  # what the hub says is read at a merge; asking before would cost a message a step
+        return False  # the hub's state is read at a merge; reading it before would cost a message per step
 
     def withdraw(self, site: str, reason: str) -> None:
-        until = time.monotonic() + WITHDRAWAL_TIMEOUT_S
+        deadline = time.monotonic() + WITHDRAWAL_TIMEOUT_S
         while True:
             try:
-                return self._say("withdrawn", reason[:2000])
+                return self._presence.send("withdrawn", reason[:2000])
             except (Unreachable, OSError):
-                if time.monotonic() > until:
-                    return None  # the deadline of the round will say it
+                if time.monotonic() > deadline:
+                    return None  # the round's deadline will tell the hub
                 time.sleep(MIN_BACKOFF_S)
 
     def study_text(self) -> str:
-        """Return the study file that the hub offers, waiting for it. Whoever calls holds its digest
-        to what was agreed.
-        """
-        return study_text(self._store, self._seal, self._study, self._retry)
+        """Return the study file that the hub advertises, waiting for it. The caller checks its digest."""
+        return wait_for_study(
+            self._store, self._seal, self._study, self._warn, self._presence.raise_if_replaced
+        ).text
 
     def close(self) -> None:
-        """Stop being here; what was sent is sent."""
-        self._stopped.set()
+        """Stop the heartbeats and disconnect; what was sent remains."""
+        self._presence.stop()
         self._store.close()
         self._lock.close()
 
@@ -183,154 +158,168 @@ class SiteTransport:
         return not isinstance(self._seal, Unsigned)
 
     def send_message(self, site: str, round: int, attempt: int, step: str, data: bytes) -> None:
-        self._raise_if_ousted()
-        run = read_or_create(self._folder / "run", "")
-        self._retry("writes", lambda: self._mailbox.keep(run, round, attempt, step, data))
+        self._presence.raise_if_replaced()
+        run = self._run_id()
+        self._retry("writes", lambda: self._mailbox.write(run, round, attempt, step, data))
         self._retry("writes", lambda: self._mailbox.deliver(step))
 
     def sent_message(self, site: str, step: str) -> Message | None:
-        found = self._mailbox.kept(step)
-        return found if found is not None and found.run == read_or_create(self._folder / "run", "") else None
+        message = self._mailbox.written(step)
+        return message if message is not None and message.run == self._run_id() else None
 
-    def receive_message(self, site: str, round: int, sought: Mapping[str, int]) -> Message | None:
-        began, pause = time.monotonic(), MIN_BACKOFF_S
-        while True:
-            self._raise_if_ousted()
-            try:
-                if self._too_late(round):
-                    return None
-                found = self._mailbox.find(read_or_create(self._folder / "run", ""), round, sought)
-                if found is not None:
-                    return found
-                self._raise_if_closed(round)
-                pause = MIN_BACKOFF_S
-            except WireError as error:
-                self._refuse("message", error)
-            except (Unreachable, OSError) as error:
-                pause = self._backoff(pause, error, "reads")
-                continue
-            self._store.wait(max(0.01, min(MAX_BACKOFF_S, time.monotonic() - began)))
+    def receive_message(self, site: str, round: int, min_attempts: Mapping[str, int]) -> Message | None:
+        def receive() -> tuple[Message | None] | None:
+            if self._is_late(round):
+                return (None,)
+            message = self._mailbox.find(self._run_id(), round, min_attempts)
+            if message is not None:
+                return (message,)
+            self._raise_if_closed(round)
+            return None
+
+        return self._poll("reads", "message", receive)[0]
 
     def open_message(self, site: str, sealed: bytes, party: str) -> Message:
-        return open_message(sealed, self._seal, party, self._study, read_or_create(self._folder / "run", ""))
+        return open_message(sealed, self._seal, party, self._study, self._run_id())
 
     def retract(self, site: str, round: int) -> None:
-        going = OutgoingUpdate(self._outbox, round)
-        if going.complete or going.delivered:
-            # An empty piece stands for none: a site cannot remove what it stored at a broker.
+        outgoing = OutgoingUpdate(self._outbox, round)
+        if outgoing.complete or outgoing.delivered:
+            # An empty object means none: a site cannot delete what it stored at a broker.
             name = manifest_name(update_prefix(self._study, self._site, round))
-            self._retry("takes back its update", lambda: self._store.put(name, b""))
-            going.remove()
+            self._retry("retracts its update", lambda: self._store.put(name, b""))
+            outgoing.remove()
 
     def store_secret(self, site: str, name: str, secret: bytes) -> None:
-        run = read_or_create(self._folder / "run", "")
-        self._retry("keeps a secret", lambda: self._mailbox.hide(run, name, secret))
+        run = self._run_id()
+        self._retry("stores a secret", lambda: self._mailbox.write_secret(run, name, secret))
 
     def load_secret(self, site: str, name: str) -> bytes | None:
-        return self._mailbox.hidden(read_or_create(self._folder / "run", ""), name)
+        return self._mailbox.read_secret(self._run_id(), name)
 
     # -- receiving
 
-    def _current_manifest(self) -> Manifest | None:
-        found, _ = self._said("now")
-        if found is None:
-            return None
-        pinned = read_or_create(self._folder / "run", found.run)
-        if found.run != pinned:
-            raise WireError(
-                f"it is of another run of this study than this site takes part in ({found.run[:8]}, not {pinned[:8]}); if "
-                f"the study was started anew, start this site with a new folder"
-            )
-        newest = max(self._models(), default=-1)
-        if found.round < newest:
-            raise WireError(
-                f"it is that of round {found.round}, and this site already has that of round {newest}: an older one is "
-                f"not taken"
-            )
-        return found
+    def _fetch_once(self, round: int) -> GlobalModel | None:
+        self._send_unfinished()
+        manifest = self._newest_manifest()
+        if manifest is not None:
+            path = self._model_to_repeat(manifest, round)
+            if path is None and manifest.round >= round:
+                path = self._download_model(manifest)
+            if path is not None:
+                self.model_path, self._presence.last_contact_s = path, time.time()
+                return encoding.read_global(path, self._study)
+            self._resend_lost(manifest)
+        self._raise_if_closed(round)
+        return None
 
-    def _said(self, what: str) -> tuple[Manifest | None, bool]:
-        """Return the hub's manifest of its newest model (`now`) or the `coming` one, and whether it
-        was not seen before.
-        """
+    def _newest_manifest(self) -> Manifest | None:
+        """Return the manifest of the hub's newest model, checked for this site's run and an old round."""
+        manifest, _ = self._hub_manifest("now")
+        if manifest is None:
+            return None
+        pinned = read_or_create(self._folder / "run", manifest.run)
+        if manifest.run != pinned:
+            raise WireError(
+                f"it is of another run of this study than this site takes part in ({manifest.run[:8]}, not "
+                f"{pinned[:8]}); if the study was started again, start this site with a new folder"
+            )
+        newest = max(self._cached_rounds(), default=-1)
+        if manifest.round < newest:
+            raise WireError(
+                f"it is that of round {manifest.round}, and this site already has that of round {newest}: an "
+                f"older one is not accepted"
+            )
+        return manifest
+
+    def _hub_manifest(self, what: str) -> tuple[Manifest | None, bool]:
+        """Return the hub's manifest under `now` (newest) or `coming`, and whether it is new."""
         data = self._store.get(hub_control_name(self._study, what))
         if data is None:
             return None, False
         known = self._opened.get(what)
         if known is None or known[0] != data:
-            self._opened[what] = data, manifest(data, self._seal, HUB, "global", self._study)
-        found = self._opened[what][1]
-        assert isinstance(found, Manifest)
-        return found, known is not self._opened[what]
+            self._opened[what] = data, open_manifest(data, self._seal, HUB, "global", self._study)
+        manifest = self._opened[what][1]
+        assert isinstance(manifest, Manifest)
+        return manifest, known is not self._opened[what]
 
-    def _download(self, found: Manifest) -> Path:
-        path = self._inbox / f"r{found.round:05d}.global"
+    def _download_model(self, manifest: Manifest) -> Path:
+        path = self._model_file(manifest.round)
         known = path.with_suffix(".chunks")
-        chunks = "\n".join(found.chunks)
+        chunks = "\n".join(manifest.chunks)
         if not (path.exists() and known.exists() and known.read_text() == chunks):
-            download(self._store, found, global_prefix(self._study, found.round), path)
+            download(self._store, manifest, global_prefix(self._study, manifest.round), path)
             known.write_text(chunks)
-        received = wire.read_global(path, self._study)
-        if received.round != found.round:
+        received = encoding.read_global(path, self._study)
+        if received.round != manifest.round:
             path.unlink()
             raise WireError(
-                f"the manifest says round {found.round}, the model in it says round {received.round}"
+                f"the manifest says round {manifest.round}, the model in it says round {received.round}"
             )
-        for old in sorted(self._models())[:-MAX_CACHED_MODELS]:
+        for old in sorted(self._cached_rounds())[:-MAX_CACHED_MODELS]:
             for suffix in (".global", ".chunks", ".partial", ".got"):
-                (self._inbox / f"r{old:05d}{suffix}").unlink(missing_ok=True)
+                self._model_file(old).with_suffix(suffix).unlink(missing_ok=True)
         return path
 
-    def _prefetch(self, round: int) -> bool:
-        """Fetch what is there already of a model that the hub is publishing; return whether
-        there was anything new.
-        """
-        found, new = self._said("coming")
-        if found is None:
+    def _prefetch_model(self, round: int) -> bool:
+        """Fetch available chunks of a model that the hub is publishing; return whether any were new."""
+        manifest, is_new = self._hub_manifest("coming")
+        if manifest is None:
             return False
-        path = self._inbox / f"r{found.round:05d}.global"
-        if found.round < round or path.exists() or found.run != read_or_create(self._folder / "run", ""):
+        path = self._model_file(manifest.round)
+        if manifest.round < round or path.exists() or manifest.run != self._run_id():
             return False
-        return prefetch(self._store, found, global_prefix(self._study, found.round), path) or new
+        return prefetch(self._store, manifest, global_prefix(self._study, manifest.round), path) or is_new
 
-    def _again(self, found: Manifest, round: int) -> Path | None:
-        """Return the model of `round` if this site was killed after its update for the next one had left.
+    def _model_to_repeat(self, manifest: Manifest, round: int) -> Path | None:
+        """Return the model of `round` if this site was killed after sending its next update.
 
-        Training from it again brings the site's optimiser to where it was; what it then sends was sent
-        already. So a killed site's later rounds are those of one that was not killed, bit for bit.
+        Training from it again restores the site's optimiser; the update that it then sends was sent already.
+        So a killed site's later rounds are those of one that was not killed, bit for bit.
         """
-        path = self._inbox / f"r{round:05d}.global"
+        path = self._model_file(round)
         sent = OutgoingUpdate(self._outbox, round + 1)
-        return path if found.round == round + 1 and sent.delivered and path.exists() else None
+        return path if manifest.round == round + 1 and sent.delivered and path.exists() else None
 
-    def _models(self) -> list[int]:
+    def _model_file(self, round: int) -> Path:
+        return self._inbox / f"r{round:05d}.global"
+
+    def _cached_rounds(self) -> list[int]:
         return [int(path.stem[1:]) for path in self._inbox.glob("r*.chunks")]
+
+    def _run_id(self) -> str:
+        """Return the identifier of the run that this site takes part in, empty before its first model."""
+        return read_or_create(self._folder / "run", "")
 
     def _raise_if_closed(self, round: int) -> None:
         data = self._store.get(hub_control_name(self._study, "state"))
         if data is None:
             return
         if data != self._opened.get("state", (b"",))[0]:
-            self._opened["state"] = data, notice(data, self._seal, HUB, "state", self._study)
-        said = self._opened["state"][1]
-        if isinstance(said, ControlMessage) and said.text == "closed":
-            raise ExchangeError(f"{self._who} waits for round {round}, but the hub has closed the study")
+            self._opened["state"] = data, open_control(data, self._seal, HUB, "state", self._study)
+        state = self._opened["state"][1]
+        if isinstance(state, ControlMessage) and state.text == "closed":
+            raise ExchangeError(
+                f"site '{self._site}' waits for round {round}, but the hub has closed the study"
+            )
 
     # -- sending
 
-    def _write_and_deliver(self, going: OutgoingUpdate, update: Update) -> None:
-        # One made before a restart goes on: the first of a round counts, and some of it may be there already.
-        if not (going.writing or (going.complete and going.intact())):
-            found = self._measure(update)
-            going.write(split_chunks(wire.update_pieces(update, self._study), found.chunk_bytes), found)
-        self._deliver(going)
+    def _measure(self, update: Update) -> Manifest:
+        if self._measured is None or self._measured[0] is not update:
+            size, chunks = measure_chunks(
+                encoding.update_pieces(update, self._study), self._store.chunk_bytes
+            )
+            self._measured = update, self._manifest(update.round, size, chunks)
+        return self._measured[1]
 
     def _manifest(self, round: int, size: int, chunks: list[str]) -> Manifest:
         return Manifest(
             protocol=PROTOCOL,
             what="update",
             study=self._study,
-            run=read_or_create(self._folder / "run", ""),
+            run=self._run_id(),
             party=self._site,
             round=round,
             bytes=size,
@@ -338,119 +327,95 @@ class SiteTransport:
             chunks=chunks,
         )
 
-    def _deliver(self, going: OutgoingUpdate) -> None:
-        if self._too_late(going.round):
-            self._tell(f"its update for round {going.round} comes too late, the hub has gone on")
-            return
-        said = encode_sealed(going.manifest, self._seal)
-        self._store.put(site_control_name(self._study, self._site, "coming"), said)
-        prefix = update_prefix(self._study, self._site, going.round)
-        self._store.put_many(going.chunks(prefix), going.arrived)
-        name = manifest_name(prefix)
-        self._store.put(name, said, once=self._store.get(name) != b"")
-        going.mark_delivered()
+    def _write_and_deliver(self, outgoing: OutgoingUpdate, update: Update) -> None:
+        # An update from before a restart is resumed: a round's first update counts, and some of it
+        # may be stored.
+        if not (outgoing.writing or (outgoing.complete and outgoing.intact())):
+            manifest = self._measure(update)
+            pieces = encoding.update_pieces(update, self._study)
+            outgoing.write(split_chunks(pieces, manifest.chunk_bytes), manifest)
+        self._deliver(outgoing)
 
-    def _too_late(self, round: int) -> bool:
+    def _deliver(self, outgoing: OutgoingUpdate) -> None:
+        if self._is_late(outgoing.round):
+            self._warn(f"its update for round {outgoing.round} is too late, the hub has moved on")
+            return
+        sealed = encode_sealed(outgoing.manifest, self._seal)
+        self._store.put(site_control_name(self._study, self._site, "coming"), sealed)
+        prefix = update_prefix(self._study, self._site, outgoing.round)
+        self._store.put_many(outgoing.chunks(prefix), outgoing.mark_stored)
+        name = manifest_name(prefix)
+        self._store.put(name, sealed, if_absent=self._store.get(name) != b"")
+        outgoing.mark_delivered()
+
+    def _is_late(self, round: int) -> bool:
+        """Return whether the hub has already merged this round."""
         try:
-            found = self._current_manifest()
+            manifest = self._newest_manifest()
         except WireError:
             return False
-        return found is not None and found.round >= round
+        return manifest is not None and manifest.round >= round
 
-    def _send_what_was_left(self) -> None:
+    def _send_unfinished(self) -> None:
+        """Send what an earlier process had not finished sending, unless it is late or damaged."""
         for path in sorted(self._outbox.glob("r*.manifest")):
-            going = OutgoingUpdate(self._outbox, int(path.stem[1:]))
-            if going.delivered:
+            outgoing = OutgoingUpdate(self._outbox, int(path.stem[1:]))
+            if outgoing.delivered:
                 continue
-            if not self._too_late(going.round) and going.intact():
-                self._deliver(going)
-            if not going.delivered:
-                going.remove()
+            if not self._is_late(outgoing.round) and outgoing.intact():
+                self._deliver(outgoing)
+            if not outgoing.delivered:
+                outgoing.remove()
 
-    def _send_again_what_was_lost(self, found: Manifest) -> None:
-        """Send the update once more that the hub still waits for, if the place in between holds it no longer.
+    def _resend_lost(self, manifest: Manifest) -> None:
+        """Send again the update that the hub still waits for, if the store no longer holds it.
 
         A broker's disk was replaced or a share restored, or another run of the study was
-        begun and cleared it.
+        started and cleared it.
         """
-        going = OutgoingUpdate(self._outbox, found.round + 1)
-        name = manifest_name(update_prefix(self._study, self._site, going.round))
-        lost = going.delivered and going.complete and self._store.get(name) is None
-        # What the hub has merged it clears away, after it has published; so this is asked after.
-        if lost and not self._too_late(going.round) and going.intact():
-            self._tell(f"its update for round {going.round} is not there any more; it is sent again")
-            going.mark_lost()
-            self._deliver(going)
+        outgoing = OutgoingUpdate(self._outbox, manifest.round + 1)
+        name = manifest_name(update_prefix(self._study, self._site, outgoing.round))
+        lost = outgoing.delivered and outgoing.complete and self._store.get(name) is None
+        # The hub publishes first and then deletes what it has merged; so this is checked afterwards.
+        if lost and not self._is_late(outgoing.round) and outgoing.intact():
+            self._warn(f"its update for round {outgoing.round} is no longer there; sending it again")
+            outgoing.mark_lost()
+            self._deliver(outgoing)
 
-    # -- being here
+    # -- waiting
 
-    def _claim(self) -> None:
-        """Refuse to start where another process already speaks as this site."""
-        where = site_control_name(self._study, self._site, "here")
-        first = self._store.get(where)
-        until = time.monotonic() + SILENT_AFTER_HEARTBEATS * self._store.heartbeat_s
-        while self._others(first) and time.monotonic() < until:
-            time.sleep(0.2)
-            if self._store.get(where) != first:
-                raise ExchangeError(
-                    f"{self._who} already takes part from another folder or machine; only one process may. If that one "
-                    f"is wanted here, stop it there first"
-                )
-        self._here(0)
-        if self._store.get(site_control_name(self._study, self._site, "withdrawn")) is not None:
-            self._say("withdrawn", "")
-
-    def _others(self, data: bytes | None) -> bool:
-        if data is None:
-            return False
-        try:
-            return notice(data, self._seal, self._site, "here", self._study).session != self._session
-        except WireError:
-            return False
-
-    def _live(self) -> None:
-        count = 0
-        while not self._stopped.wait(self._store.heartbeat_s):
+    def _poll(
+        self,
+        doing: str,
+        what: str,
+        attempt: Callable[[], _T | None],
+        prefetch_some: Callable[[], bool] = lambda: False,
+    ) -> _T:
+        """Return the first result of `attempt` that is not None, pausing longer as time passes."""
+        began, backoff = time.monotonic(), Backoff(self._warn)
+        while True:
+            self._presence.raise_if_replaced()
             try:
-                if self._others(self._store.get(site_control_name(self._study, self._site, "here"))):
-                    self._ousted = ExchangeError(
-                        f"{self._who}: another process has taken its place, while this one was silent; this one stops"
-                    )
-                    return
-                count += 1
-                self._here(count)
-            except Exception as error:  # a sign of life is never worth a round: the next one is tried
-                log.debug("%s: no sign of life sent: %s", self._who, error)
-
-    def _here(self, count: int) -> None:
-        self._say("here", "", count)
-
-    def _say(self, what: str, text: str, count: int = 0) -> None:
-        said = ControlMessage(PROTOCOL, what, self._study, self._site, text, self._session, count)  # type: ignore[arg-type]
-        self._store.put(site_control_name(self._study, self._site, what), encode_sealed(said, self._seal))
-        self.last_contact_s = time.time()
-
-    def _raise_if_ousted(self) -> None:
-        if self._ousted is not None:
-            raise self._ousted
-
-    # -- patience
+                result = attempt()
+                if result is not None:
+                    return result
+                backoff.reset()
+                if prefetch_some():
+                    began = time.monotonic()  # more will arrive soon
+            except (WireError, MissingObject) as error:
+                # Not raised: otherwise whoever can write to the store could stop every site.
+                self._refuse(what, error)
+            except (Unreachable, OSError) as error:
+                backoff.wait(error, doing)
+                continue
+            self._store.wait(max(0.01, min(MAX_BACKOFF_S, time.monotonic() - began)))
 
     def _retry(self, doing: str, call: Callable[[], _T]) -> _T:
-        return retry(self._tell, doing, call, self._raise_if_ousted)
-
-    def _backoff(self, pause: float, error: Exception, doing: str) -> float:
-        return backoff(self._tell, pause, error, doing)
+        return retry(self._warn, doing, call, self._presence.raise_if_replaced)
 
     def _refuse(self, what: str, error: Exception) -> None:
-        """Say once, and hand on, what is not as the hub would send it; what is only late is said alone."""
+        """Log an unusable object once, and report it to `on_refused` unless it is merely late."""
         reason = f"the hub's {what} is refused: {error}"
-        told = f"{reason}; waiting for a good one"
-        if isinstance(error, WireError) and told not in self._told:
+        is_new = self._warn(f"{reason}; waiting for a valid one")
+        if is_new and isinstance(error, WireError):
             self.on_refused(reason)
-        self._tell(told)
-
-    def _tell(self, what: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
-            log.warning("%s: %s", self._who, what)

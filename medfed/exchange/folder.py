@@ -1,8 +1,10 @@
-"""Sites and hub meet in shared storage: a network share, SFTP, S3 and alike, whatever fsspec reaches.
+"""Sites and hub meet in shared storage: a network share, SFTP, S3 and the like, whatever fsspec reaches.
 
-For hospitals that allow nothing else. A piece is written aside and renamed where the storage can rename, else
-written whole (object storage shows nothing of a half-written object). Nobody need trust the storage: with
-`credentials` every manifest is signed. Without them anyone who can write there can pretend to be a site.
+For hospitals that allow nothing else. An object is written under a temporary name and renamed if the
+storage can rename, otherwise written directly (object storage never shows half-written objects). Nobody
+needs to trust the
+storage: with `credentials` every manifest is signed. Without them anyone who can write there can pose as a
+site.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -21,18 +23,18 @@ from medfed.exchange._concurrency import run_bounded
 from medfed.exchange._exchange import Exchange
 from medfed.exchange._hub_transport import HubTransport
 from medfed.exchange._object_store import Buffer, MissingObject, Parts, Unreachable
-from medfed.exchange._protocol import wait_for_study
+from medfed.exchange._protocol import wait_for_advertised_study
 from medfed.exchange._site_transport import SiteTransport
 from medfed.wire.signing import load_seal
 
 
 class Folder(Exchange, frozen=True, tag="folder"):
-    """A folder that all sites and the hub can reach: a network share, SFTP, S3 and alike.
+    """A folder that all sites and the hub can reach: a network share, SFTP, S3 and the like.
 
-    `url` is fsspec's (`/mnt/share/study`, `sftp://host/study`, `s3://bucket/study`), `credentials` the
-    folder of this party's key and certificate, `poll_s` the longest pause between two looks (what
-    comes soon is looked for more often: the pause is a tenth of what was waited so far), `options`
-    what fsspec's storage needs.
+    `url` is a URL for fsspec (`/mnt/share/study`, `sftp://host/study`, `s3://bucket/study`), `credentials`
+    the folder with this party's key and certificate, and `options` what fsspec's storage needs. `poll_s` is
+    the longest pause between two polls; a pause is a tenth of the time waited so far, so that something
+    expected soon is polled more often.
     """
 
     url: str
@@ -49,7 +51,7 @@ class Folder(Exchange, frozen=True, tag="folder"):
     def advertised_study(self) -> tuple[str, str]:
         store = self._store()
         try:
-            return wait_for_study(store, load_seal(self.credentials))
+            return wait_for_advertised_study(store, load_seal(self.credentials))
         finally:
             store.close()
 
@@ -57,26 +59,29 @@ class Folder(Exchange, frozen=True, tag="folder"):
         return FolderStore(self.url, self.poll_s, self.options)
 
 
-# Storages whose rename replaces a file at once. Everywhere else an object is written whole or not at all.
-_RENAMES = ("file", "local", "sftp", "ssh", "smb")
+# Storages whose rename replaces a file atomically. Elsewhere an object is written completely or not at all.
+_RENAMING_PROTOCOLS = ("file", "local", "sftp", "ssh", "smb")
 
-# The pause between two looks: this share of what was waited so far, at least the first, at most `poll_s`.
-# So a look that comes too late costs a tenth of a wait, and a wait of hours some fifty looks more than
+# The pause between two polls: this share of the time waited so far, at least the minimum, at most
+# `poll_s`. So a late poll costs a tenth of a wait, and a wait of hours only some fifty polls more than
 # one every `poll_s`.
-POLL_SHARE, FIRST_POLL_S = 0.1, 0.02
+POLL_SHARE, MIN_POLL_S = 0.1, 0.02
 
-# How many pieces are under way at once: more hides the latency of object storage, each costs a
-# chunk of memory.
-_AT_ONCE = 4
+# How many objects are transferred at once: more hide the latency of object storage, and each costs a chunk of
+# memory.
+_MAX_TRANSFERS = 4
+
+_T = TypeVar("_T")
 
 
 class FolderStore:
-    """A store in a storage that fsspec reaches."""
+    """An object store in a storage that fsspec reaches."""
 
-    # Object storage costs a request a chunk; a larger chunk costs more to send again after a cut.
+    # Object storage costs one request per chunk; a larger chunk costs more to send again
+    # after a disconnection.
     chunk_bytes = 8 << 20
     heartbeat_s = 5.0
-    channel = "through shared storage"
+    description = "through shared storage"
 
     def __init__(self, url: str, poll_s: float = 0.5, options: dict[str, Any] | None = None) -> None:
         import fsspec
@@ -88,98 +93,100 @@ class FolderStore:
             **(options or {}),
         )
         protocols = (self._fs.protocol,) if isinstance(self._fs.protocol, str) else self._fs.protocol
-        self._renames = any(protocol in _RENAMES for protocol in protocols)
+        self._renames = any(protocol in _RENAMING_PROTOCOLS for protocol in protocols)
         self._poll_s = poll_s
-        self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="medfed-folder")
+        self._pool = ThreadPoolExecutor(_MAX_TRANSFERS, thread_name_prefix="medfed-folder")
         self._closed = threading.Event()
 
-    def put(self, name: str, data: Buffer, once: bool = False) -> None:
-        self._put_parts(name, [data], once)
+    def put(self, name: str, data: Buffer, if_absent: bool = False) -> None:
+        self._put_parts(name, [data], if_absent)
 
-    def _put_parts(self, name: str, parts: Parts, once: bool = False) -> None:
-        path = self._path(name)
-        self._try(lambda: self._put(path, parts, once), "written to")
+    def _put_parts(self, name: str, parts: Parts, if_absent: bool = False) -> None:
+        self._checked(lambda: self._write(self._path(name), parts, if_absent), "written to")
 
-    def _put(self, path: str, parts: Parts, once: bool) -> None:
-        if once and self._fs.exists(path):
+    def _write(self, path: str, parts: Parts, if_absent: bool) -> None:
+        if if_absent and self._fs.exists(path):
             return
         if not self._renames:
             self._fs.pipe_file(path, b"".join(parts))
             return
         folder, _, last = path.rpartition("/")
         self._fs.makedirs(folder, exist_ok=True)
-        aside = f"{folder}/.{last}.{os.getpid()}-{threading.get_ident()}"
+        temporary = f"{folder}/.{last}.{os.getpid()}-{threading.get_ident()}"
         try:
-            with self._fs.open(aside, "wb") as file:
+            with self._fs.open(temporary, "wb") as file:
                 for part in parts:
                     file.write(part)
-            if hasattr(self._fs, "ftp"):  # fsspec's sftp: its plain rename refuses to replace
-                self._fs.ftp.posix_rename(aside, path)
-            elif "file" in self._fs.protocol:
-                os.replace(aside, path)
-            else:
-                self._fs.mv(aside, path)
+            self._rename(temporary, path)
         except BaseException:
-            if self._fs.exists(aside):
-                self._fs.rm_file(aside)
+            if self._fs.exists(temporary):
+                self._fs.rm_file(temporary)
             raise
 
-    def get(self, name: str) -> bytes | None:
-        path = self._path(name)
+    def _rename(self, temporary: str, path: str) -> None:
+        if hasattr(self._fs, "ftp"):  # fsspec's sftp: its plain rename refuses to replace
+            self._fs.ftp.posix_rename(temporary, path)
+        elif "file" in self._fs.protocol:
+            os.replace(temporary, path)
+        else:
+            self._fs.mv(temporary, path)
 
+    def get(self, name: str) -> bytes | None:
         def read() -> bytes | None:
             try:
-                return self._fs.cat_file(path)
+                content: bytes = self._fs.cat_file(self._path(name))
             except FileNotFoundError:
                 return None
+            return content
 
-        return self._try(read, "read")
+        return self._checked(read, "read")
 
-    def put_many(self, pieces: Iterable[tuple[str, Parts]], stored: Callable[[str], None]) -> None:
-        jobs = ((name, partial(self._pool.submit, self._put_parts, name, parts)) for name, parts in pieces)
-        run_bounded(jobs, lambda name, _: stored(name), _AT_ONCE)
+    def put_many(self, objects: Iterable[tuple[str, Parts]], on_stored: Callable[[str], None]) -> None:
+        jobs = ((name, partial(self._pool.submit, self._put_parts, name, parts)) for name, parts in objects)
+        run_bounded(jobs, lambda name, _: on_stored(name), _MAX_TRANSFERS)
 
-    def get_many(self, names: Sequence[str], take: Callable[[str, Buffer], None], skip: bool = False) -> None:
-        def got(name: str, data: bytes | None) -> None:
-            if data is None:
-                if skip:
-                    return
+    def get_many(
+        self, names: Sequence[str], on_object: Callable[[str, Buffer], None], skip_missing: bool = False
+    ) -> None:
+        def on_done(name: str, data: bytes | None) -> None:
+            if data is not None:
+                on_object(name, data)
+            elif not skip_missing:
                 raise MissingObject(f"chunk {name.rpartition('/')[2].partition('-')[0]} is not in the folder")
-            take(name, data)
 
         jobs = ((name, partial(self._pool.submit, self.get, name)) for name in names)
-        run_bounded(jobs, got, _AT_ONCE)
+        run_bounded(jobs, on_done, _MAX_TRANSFERS)
 
     def delete_rounds(self, study: str, before: int) -> None:
         self._delete(study, lambda side, round: round < before if side == "glob" else round <= before)
 
     def delete_study(self, study: str) -> None:
-        self._delete(study, lambda side, round: True, notices=("now", "coming"))
+        self._delete(study, lambda side, round: True, control=("now", "coming"))
 
-    def _delete(self, study: str, which: Callable[[str, int], bool], notices: Sequence[str] = ()) -> None:
+    def _delete(self, study: str, is_old: Callable[[str, int], bool], control: Sequence[str] = ()) -> None:
+        """Delete the rounds for which `is_old` (of `glob` or `up`, and the round), and control messages."""
         space = study[:16] or "none"
 
-        def remove() -> None:
-            homes = [("glob", f"glob/{space}")]
-            homes += [("up", f"up/{space}/{name}") for name in self._names(f"up/{space}")]
-            for side, home in homes:
-                for name in self._names(home):
-                    numbered = name[:1] == "r" and name[1:].isdigit()
-                    if (numbered and which(side, int(name[1:]))) or name in notices:
-                        self._fs.rm(self._path(f"{home}/{name}"), recursive=True)
+        def delete() -> None:
+            parents = [("glob", f"glob/{space}")]
+            parents += [("up", f"up/{space}/{name}") for name in self._names(f"up/{space}")]
+            for side, parent in parents:
+                for name in self._names(parent):
+                    is_round = name[:1] == "r" and name[1:].isdigit()
+                    if (is_round and is_old(side, int(name[1:]))) or name in control:
+                        self._fs.rm(self._path(f"{parent}/{name}"), recursive=True)
 
-        self._try(remove, "cleared")
+        self._checked(delete, "cleared")
 
-    def _names(self, home: str) -> list[str]:
+    def _names(self, parent: str) -> list[str]:
         try:
-            return [
-                path.rstrip("/").rpartition("/")[2] for path in self._fs.ls(self._path(home), detail=False)
-            ]
+            paths = self._fs.ls(self._path(parent), detail=False)
         except FileNotFoundError:
             return []
+        return [path.rstrip("/").rpartition("/")[2] for path in paths]
 
     def wait(self, timeout_s: float) -> None:
-        self._closed.wait(min(max(FIRST_POLL_S, timeout_s * POLL_SHARE), self._poll_s))
+        self._closed.wait(min(max(MIN_POLL_S, timeout_s * POLL_SHARE), self._poll_s))
 
     def close(self) -> None:
         self._closed.set()
@@ -188,11 +195,12 @@ class FolderStore:
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
-    def _try(self, call: Callable[[], Any], doing: str) -> Any:
+    def _checked(self, call: Callable[[], _T], doing: str) -> _T:
+        """Return what `call` returns, its errors being converted to `Unreachable`."""
         try:
             return call()
         except FileNotFoundError:
-            raise Unreachable(f"the exchange's folder cannot be {doing}: a part of it vanished") from None
+            raise Unreachable(f"the exchange's folder cannot be {doing}: a part of it has vanished") from None
         except OSError as error:
             raise Unreachable(
                 f"the exchange's folder cannot be {doing}: {error.strerror or type(error).__name__}"

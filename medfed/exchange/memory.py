@@ -1,5 +1,6 @@
-"""Sites and hub in one process. What passes is bytes, encoded and decoded as across machines, so that what is
-simulated is what is deployed."""
+"""Sites and hub in one process.
+
+Everything is encoded and decoded as across machines, so that what is simulated is what is deployed."""
 
 from __future__ import annotations
 
@@ -9,12 +10,14 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from medfed.errors import ExchangeError, MedfedError, SiteError, UpdateError
-from medfed.exchange._exchange import Exchange, Receipt, ReceivedUpdate
-from medfed.exchange._mailbox import write_secret
-from medfed.wire import encoding as wire
+from medfed.exchange._exchange import Exchange, ReceivedUpdate, Transmission
+from medfed.exchange._mailbox import SECRET_MODE
+from medfed.files import write_whole
+from medfed.wire import encoding
 from medfed.wire.messages import FORMAT, Message, ReceivedMessage, open_message, seal_message
 from medfed.wire.signing import HUB, Seal, SessionSeal
 from medfed.wire.update import GlobalModel, Update
@@ -28,186 +31,192 @@ class Memory(Exchange, tag="memory", frozen=True):
 
     def open_site(self, study: str, site: str, folder: Path) -> MemoryExchange:
         raise ExchangeError(
-            "exchange.kind: 'memory' joins sites of one process only; across machines use 'nats' or 'folder'"
+            "exchange.kind: 'memory' connects sites of one process only; across machines use 'nats' or "
+            "'folder'"
         )
 
     def advertised_study(self) -> tuple[str, str]:
         raise ExchangeError(
-            "exchange.kind: 'memory' joins sites of one process, which have the study already"
+            "exchange.kind: 'memory' connects sites of one process, which have the study already"
         )
 
 
 class MemoryExchange:
     """Both sides of the memory exchange; threads share one object.
 
-    `idle` is entered around every wait of a site, so that a simulation can give another site its turn
-    meanwhile. `seen` is called with every message's bytes, for a test that searches them. With `late`,
-    updates for earlier rounds are kept, and the models that they and the sites' training began from.
-    `secrets` is the folder under which each site keeps its own, so that a run resumes; without it they last
+    `idle` is entered around every wait of a site, so that a simulation can run another site meanwhile.
+    `on_bytes` is called with every message's bytes, for a test that searches them. If `asynchronous`,
+    updates for earlier rounds are kept, and the models from which they and the sites' training started.
+    `secrets` is the folder below which each site stores its own, so that a run resumes; without it they last
     as long as this object.
     """
+
+    signed = True
 
     def __init__(
         self,
         study: str = "",
         idle: Callable[[], AbstractContextManager[None]] = nullcontext,
-        seen: Callable[[bytes], None] = lambda data: None,
+        on_bytes: Callable[[bytes], None] = lambda data: None,
         secrets: Path | None = None,
-        late: bool = False,
+        asynchronous: bool = False,
     ) -> None:
-        self._late = late
-        self._models: dict[int, GlobalModel] = {}
-        self._began: dict[str, int] = {}
-        self._taken: set[tuple[int, str]] = set()
-        self._study = study
-        self._idle = idle
-        self._seen = seen
+        self._study, self._run = study, uuid.uuid4().hex
+        self._idle, self._on_bytes, self._asynchronous = idle, on_bytes, asynchronous
         self._changed = threading.Condition()
+        self._closed = False
         self._newest: tuple[int, bytes] | None = None
-        self._weights: GlobalModel | None = None
-        self._answers: dict[tuple[int, str], tuple[bytes, float]] = {}
+        self._newest_model: GlobalModel | None = None
+        # For asynchronous collection: models by round, the round that each site fetched
+        # last, updates collected.
+        self._models: dict[int, GlobalModel] = {}
+        self._fetched: dict[str, int] = {}
+        self._collected: set[tuple[int, str]] = set()
+        # Updates by round and site with their time of arrival, and reasons for withdrawal by site.
+        self._updates: dict[tuple[int, str], tuple[bytes, float]] = {}
         self._withdrawn: dict[str, str] = {}
+        # Messages by sender, recipient and step; and the hub's last messages to all sites by step.
         self._messages: dict[tuple[str, str, str], tuple[Message, bytes]] = {}
         self._sent_to_all: dict[str, tuple[tuple[int, int], dict[str, bytes]]] = {}
-        self._keys: dict[str, Any] = {}
+        self._keys: dict[str, Ed25519PrivateKey] = {}
         self._secrets: dict[tuple[str, str], bytes] = {}
-        self._folder = secrets
-        self._run = uuid.uuid4().hex
-        self._closed = False
+        self._secrets_folder = secrets
 
     @property
     def closed(self) -> bool:
         return self._closed
 
+    # -- models and updates
+
     def fetch(self, site: str, round: int) -> GlobalModel:
         with self._idle(), self._changed:
-            self._changed.wait_for(
-                lambda: self._closed or (self._newest is not None and self._newest[0] >= round)
-            )
+            self._changed.wait_for(lambda: self._closed or self._is_over(round))
             if self._newest is None or self._newest[0] < round:
                 raise ExchangeError(
                     f"site '{site}' waits for round {round}, but the hub has closed the study"
                 )
-            self._began[site], data = self._newest
-        return wire.decode_global(data, self._study)
+            self._fetched[site], data = self._newest
+        return encoding.decode_global(data, self._study)
 
-    def receipt(self, update: Update) -> Receipt:
-        return Receipt("hub, in this process", *wire.measured(update, self._study))
+    def transmission(self, update: Update) -> Transmission:
+        return Transmission("hub, in this process", *encoding.measure_update(update, self._study))
 
     def send(self, update: Update) -> None:
-        data = wire.encode_update(update, self._study)
+        data = encoding.encode_update(update, self._study)
         with self._changed:
             if self._closed:
                 raise ExchangeError(
                     f"site '{update.site}' sends for round {update.round}, but the hub has closed"
                 )
-            self._seen(data)
-            if (update.round, update.site) not in self._taken:
-                self._answers.setdefault((update.round, update.site), (data, time.monotonic()))
+            self._on_bytes(data)
+            if (update.round, update.site) not in self._collected:
+                self._updates.setdefault((update.round, update.site), (data, time.monotonic()))
             self._changed.notify_all()
 
     def withdraw(self, site: str, reason: str) -> None:
         with self._changed:
-            self._seen(reason.encode())
+            self._on_bytes(reason.encode())
             self._withdrawn[site] = reason
             self._changed.notify_all()
 
-    def publish(self, sent: GlobalModel, kept: Callable[[], None] = lambda: None) -> int:
-        kept()
-        data = wire.encode_global(sent)
+    def publish(self, model: GlobalModel, ensure_saved: Callable[[], None] = lambda: None) -> int:
+        ensure_saved()
+        data = encoding.encode_global(model)
         with self._changed:
-            self._seen(data)
-            self._newest = (sent.round, data)
-            self._weights = sent
-            if self._late:
-                needed = {*self._began.values(), *(round - 1 for round, _ in self._answers)}
-                self._models = {r: m for r, m in self._models.items() if r in needed} | {sent.round: sent}
+            self._on_bytes(data)
+            self._newest = (model.round, data)
+            self._newest_model = model
+            if self._asynchronous:
+                needed = {*self._fetched.values(), *(round - 1 for round, _ in self._updates)}
+                self._models = {r: m for r, m in self._models.items() if r in needed} | {model.round: model}
             else:
-                # An older round's answers can no longer count: memory stays that of one round.
-                self._answers = {key: value for key, value in self._answers.items() if key[0] > sent.round}
+                # An older round's updates no longer count: memory stays that of one round.
+                self._updates = {key: value for key, value in self._updates.items() if key[0] > model.round}
             self._changed.notify_all()
         return len(data)
 
     def collect(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[ReceivedUpdate]:
-        awaited = sorted(sites)
+        pending = sorted(sites)
         start = time.monotonic()
-        while awaited:
+
+        def answered() -> list[str]:
+            return [site for site in pending if (round, site) in self._updates or site in self._withdrawn]
+
+        while pending:
             with self._changed:
-                left = None if deadline_s is None else start + deadline_s - time.monotonic()
-                if left is not None and left <= 0:
+                remaining = None if deadline_s is None else start + deadline_s - time.monotonic()
+                if remaining is not None and remaining <= 0:
                     return
-                self._changed.wait_for(lambda: self._closed or self._answered(round, awaited), timeout=left)
-                here = self._answered(round, awaited)
-                taken = {site: self._answers.get((round, site)) for site in here}
-            if self._closed and not here:
+                self._changed.wait_for(lambda: self._closed or bool(answered()), timeout=remaining)
+                arrived = {site: self._updates.get((round, site)) for site in answered()}
+            if self._closed and not arrived:
                 return
-            for site, answer in taken.items():
-                awaited.remove(site)
-                yield self._arrival(round, site, answer, start, self._weights)
+            for site, update in arrived.items():
+                pending.remove(site)
+                yield self._received_update(round, site, update, start, self._newest_model)
 
     def collect_async(
-        self, round: int, sites: Sequence[str], deadline_s: float | None, enough: int
+        self, round: int, sites: Sequence[str], deadline_s: float | None, count: int
     ) -> Iterator[ReceivedUpdate]:
         start = time.monotonic()
-        heard: set[str] = set()
-        came = 0
-        while came < enough and not heard.issuperset(sites):
+        answered: set[str] = set()
+        updates = 0
+        while updates < count and not answered.issuperset(sites):
             with self._changed:
-                left = None if deadline_s is None else max(0.0, start + deadline_s - time.monotonic())
-                self._changed.wait_for(lambda: self._closed or self._next(round, sites, heard), timeout=left)
-                key = self._next(round, sites, heard)
+                remaining = None if deadline_s is None else max(0.0, start + deadline_s - time.monotonic())
+                self._changed.wait_for(
+                    lambda: self._closed or self._oldest(round, sites, answered), timeout=remaining
+                )
+                key = self._oldest(round, sites, answered)
                 if key is None:  # the hub closes, or the deadline has passed
                     return
-                answer = self._answers.pop(key, None)
-                if answer is not None:
-                    self._taken.add(key)
-            heard.add(key[1])
-            arrival = self._arrival(*key, answer, start, self._models.get(key[0] - 1))
-            came += arrival.update is not None
-            yield arrival
+                update = self._updates.pop(key, None)
+                if update is not None:
+                    self._collected.add(key)
+            answered.add(key[1])
+            received = self._received_update(*key, update, start, self._models.get(key[0] - 1))
+            updates += received.update is not None
+            yield received
 
-    def _next(self, round: int, sites: Sequence[str], heard: set[str]) -> tuple[int, str] | None:
-        """Return the round and site of the update that waits longest, or of a site that stopped and
-        was not yet heard.
-        """
-        here = [key for key in self._answers if key[0] <= round and key[1] in sites]
-        if here:
-            return min(here, key=lambda key: self._answers[key][1])
-        stopped = sorted(site for site in sites if site in self._withdrawn and site not in heard)
+    def _oldest(self, round: int, sites: Sequence[str], answered: set[str]) -> tuple[int, str] | None:
+        """Return round and site of the oldest update, or else of a withdrawn site that is new."""
+        waiting = [key for key in self._updates if key[0] <= round and key[1] in sites]
+        if waiting:
+            return min(waiting, key=lambda key: self._updates[key][1])
+        stopped = sorted(site for site in sites if site in self._withdrawn and site not in answered)
         return (round, stopped[0]) if stopped else None
 
-    def _answered(self, round: int, sites: Sequence[str]) -> list[str]:
-        return [site for site in sites if (round, site) in self._answers or site in self._withdrawn]
-
-    def _arrival(
+    def _received_update(
         self,
         round: int,
         site: str,
-        answer: tuple[bytes, float] | None,
+        update: tuple[bytes, float] | None,
         start: float,
-        began: GlobalModel | None,
+        trained_from: GlobalModel | None,
     ) -> ReceivedUpdate:
-        if answer is None:
-            return ReceivedUpdate(
-                site, None, SiteError(f"site '{site}', round {round}: {self._withdrawn[site]}")
-            )
-        data, when = answer
+        if update is None:
+            return ReceivedUpdate(site, None, self._withdrawal(site, round))
+        data, arrived = update
         try:
-            if began is None:
+            if trained_from is None:
                 raise UpdateError(
-                    "it was made from a model that the hub no longer holds, as after the hub was started again; the site "
-                    "goes on from the newest one"
+                    "it was trained from a model that the hub no longer holds, for example after a restart "
+                    "of the hub; the site continues from the newest one"
                 )
-            update = wire.decode_update(data, began.weights, self._study)
+            decoded = encoding.decode_update(data, trained_from.weights, self._study)
         except MedfedError as error:
-            return ReceivedUpdate(
-                site, None, type(error)(f"site '{site}', round {round}: {error}"), len(data)
-            )
-        return ReceivedUpdate(site, update, None, len(data), when - start)
+            named = type(error)(f"site '{site}', round {round}: {error}")
+            return ReceivedUpdate(site, None, named, len(data))
+        return ReceivedUpdate(site, decoded, None, len(data), arrived - start)
 
-    # -- messages
+    def _withdrawal(self, site: str, round: int) -> SiteError:
+        return SiteError(f"site '{site}', round {round}: {self._withdrawn.get(site, '')}")
 
-    signed = True
+    def _is_over(self, round: int) -> bool:
+        """Return whether there is a model of this round or a later one."""
+        return self._newest is not None and self._newest[0] >= round
+
+    # -- a site's messages
 
     def send_message(self, site: str, round: int, attempt: int, step: str, data: bytes) -> None:
         with self._changed:
@@ -215,48 +224,55 @@ class MemoryExchange:
 
     def sent_message(self, site: str, step: str) -> Message | None:
         with self._changed:
-            found = self._messages.get((site, HUB, step))
-            return found[0] if found else None
+            stored = self._messages.get((site, HUB, step))
+            return stored[0] if stored else None
 
-    def receive_message(self, site: str, round: int, sought: Mapping[str, int]) -> Message | None:
+    def receive_message(self, site: str, round: int, min_attempts: Mapping[str, int]) -> Message | None:
+        def find() -> bytes | None:
+            for step, min_attempt in min_attempts.items():
+                message, sealed = self._messages.get((HUB, site, step), (None, b""))
+                if message is not None and message.round == round and message.attempt >= min_attempt:
+                    return sealed
+            return None
+
         with self._idle(), self._changed:
-            self._changed.wait_for(
-                lambda: self._closed or self._over(round) or self._sought(site, round, sought) is not None
-            )
-            if self._over(round):
+            self._changed.wait_for(lambda: self._closed or self._is_over(round) or find() is not None)
+            if self._is_over(round):
                 return None
-            found = self._sought(site, round, sought)
-            if found is None:
+            sealed = find()
+            if sealed is None:
                 raise ExchangeError(
                     f"site '{site}' waits for a message of round {round}, but the hub has closed"
                 )
-        return open_message(found, self._seal(site), HUB, self._study, self._run)
+        return self.open_message(site, sealed, HUB)
 
     def open_message(self, site: str, sealed: bytes, party: str) -> Message:
         return open_message(sealed, self._seal(site), party, self._study, self._run)
 
     def retract(self, site: str, round: int) -> None:
         with self._changed:
-            self._answers.pop((round, site), None)
+            self._updates.pop((round, site), None)
 
     def store_secret(self, site: str, name: str, secret: bytes) -> None:
         self._secrets[site, name] = secret
-        if self._folder is not None:
-            write_secret(self._folder / site / f"{name}.secret", secret)
+        if self._secrets_folder is not None:
+            write_whole(self._secrets_folder / site / f"{name}.secret", secret, mode=SECRET_MODE)
 
     def load_secret(self, site: str, name: str) -> bytes | None:
-        path = None if self._folder is None else self._folder / site / f"{name}.secret"
+        path = None if self._secrets_folder is None else self._secrets_folder / site / f"{name}.secret"
         if (site, name) not in self._secrets and path is not None and path.exists():
             self._secrets[site, name] = path.read_bytes()
         return self._secrets.get((site, name))
+
+    # -- the hub's messages
 
     def send_messages(
         self, round: int, attempt: int, step: str, messages: Mapping[str, bytes]
     ) -> Mapping[str, bytes]:
         with self._changed:
-            before = self._sent_to_all.get(step)
-            if before is not None and before[0] >= (round, attempt):
-                return before[1]
+            previous = self._sent_to_all.get(step)
+            if previous is not None and previous[0] >= (round, attempt):
+                return previous[1]
             self._sent_to_all[step] = ((round, attempt), dict(messages))
             for site, data in messages.items():
                 self._put(Message(FORMAT, self._study, self._run, HUB, site, round, attempt, step, data))
@@ -269,23 +285,25 @@ class MemoryExchange:
     def collect_messages(
         self, round: int, attempt: int, step: str, sites: Sequence[str], deadline_s: float | None
     ) -> Iterator[ReceivedMessage]:
-        awaited, start = sorted(sites), time.monotonic()
+        pending, start = sorted(sites), time.monotonic()
+
+        def message_of(site: str) -> bytes | None:
+            message, sealed = self._messages.get((site, HUB, step), (None, b""))
+            return sealed if message is not None and message.when == (round, attempt) else None
 
         def answered() -> list[str]:
-            return [
-                site for site in awaited if site in self._withdrawn or self._is(site, round, attempt, step)
-            ]
+            return [site for site in pending if site in self._withdrawn or message_of(site) is not None]
 
-        while awaited:
+        while pending:
             with self._changed:
-                left = None if deadline_s is None else max(0.0, start + deadline_s - time.monotonic())
-                self._changed.wait_for(lambda: self._closed or bool(answered()), timeout=left)
-                found = {site: self._messages.get((site, HUB, step), (None, b""))[1] for site in answered()}
-            if not found:
+                remaining = None if deadline_s is None else max(0.0, start + deadline_s - time.monotonic())
+                self._changed.wait_for(lambda: self._closed or bool(answered()), timeout=remaining)
+                arrived = {site: message_of(site) for site in answered()}
+            if not arrived:
                 return
-            for site, sealed in found.items():
-                awaited.remove(site)
-                yield self._delivery(site, round, attempt, step, sealed)
+            for site, sealed in arrived.items():
+                pending.remove(site)
+                yield self._received_message(site, round, sealed)
 
     def _put(self, message: Message) -> None:
         if self._closed:
@@ -294,36 +312,18 @@ class MemoryExchange:
         if key in self._messages and self._messages[key][0].when >= message.when:
             return
         sealed = seal_message(message, self._seal(message.party))
-        self._seen(sealed)
+        self._on_bytes(sealed)
         self._messages[key] = (message, sealed)
         self._changed.notify_all()
 
     def _seal(self, party: str) -> Seal:
         return SessionSeal(party, self._keys)
 
-    def _over(self, round: int) -> bool:
-        return self._newest is not None and self._newest[0] >= round
-
-    def _sought(self, site: str, round: int, sought: Mapping[str, int]) -> bytes | None:
-        for step, attempt in sought.items():
-            message, sealed = self._messages.get((HUB, site, step), (None, b""))
-            if message is not None and message.round == round and message.attempt >= attempt:
-                return sealed
-        return None
-
-    def _is(self, site: str, round: int, attempt: int, step: str) -> bool:
-        message, _ = self._messages.get((site, HUB, step), (None, b""))
-        return message is not None and message.when == (round, attempt)
-
-    def _delivery(self, site: str, round: int, attempt: int, step: str, sealed: bytes) -> ReceivedMessage:
-        if not self._is(site, round, attempt, step):
-            return ReceivedMessage(
-                site, error=SiteError(f"site '{site}', round {round}: {self._withdrawn.get(site, '')}")
-            )
+    def _received_message(self, site: str, round: int, sealed: bytes | None) -> ReceivedMessage:
+        if sealed is None:
+            return ReceivedMessage(site, error=self._withdrawal(site, round))
         try:
-            return ReceivedMessage(
-                site, open_message(sealed, self._seal(HUB), site, self._study, self._run), sealed
-            )
+            return ReceivedMessage(site, self.open_message(HUB, sealed, site), sealed)
         except MedfedError as error:
             return ReceivedMessage(site, error=type(error)(f"site '{site}', round {round}: {error}"))
 

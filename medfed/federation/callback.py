@@ -23,8 +23,8 @@ from medfed.errors import ExchangeError, MedfedError, StudyError
 from medfed.exchange import SiteSide
 from medfed.federation.egress import Egress
 from medfed.federation.round import contribute, receive, withdraw
-from medfed.local_training import Local, LocalState
-from medfed.local_training._lightning import look_of, restore_step, step_of, wrap_step
+from medfed.local_training import LocalMethod, LocalState
+from medfed.local_training._lightning import current_step, restore_step, train_evaluator, wrap_step
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.compression import Compression
@@ -100,7 +100,7 @@ class FederatedCallback(pl.Callback):
         keep_local: Iterable[str] = (),
         trained_only: bool = False,
         optimiser_state: Literal["keep", "reset"] = "keep",
-        local: Local | None = None,
+        local: LocalMethod | None = None,
         privacy: Privacy | None = None,
         compress: Sequence[Compression] = (),
         seed: int | None = None,
@@ -119,7 +119,7 @@ class FederatedCallback(pl.Callback):
         self._exchange = exchange
         self._local_epochs = local_epochs
         self._examples = examples
-        self._keep_local = (*keep_local, *(local.kept() if local is not None else ()))
+        self._keep_local = (*keep_local, *(local.keep_local() if local is not None else ()))
         self._needs = frozenset(needs)
         self._close_at_end = close_at_end
         self._trained_only = trained_only
@@ -178,7 +178,7 @@ class FederatedCallback(pl.Callback):
                 f"site '{self.site}' trains for round {self.round + 1}, but the hub has closed the study"
             )
         if self._local is not None:
-            step = step_of(trainer, pl_module, batch, batch_idx, self._local_epochs)
+            step = current_step(trainer, pl_module, batch, batch_idx, self._local_epochs)
             self._local_state = self._local.step(step, self._local_state)
 
     def on_before_optimizer_step(
@@ -291,7 +291,7 @@ class FederatedCallback(pl.Callback):
         """Look at the training cases with the received model, for what the rule and the local
         method want to know.
         """
-        look = look_of(
+        look = train_evaluator(
             trainer, module, self.site, derived_seed(self._seed or 0, self.site, self.round, "look")
         )
         self._before = {}
@@ -303,7 +303,7 @@ class FederatedCallback(pl.Callback):
             if found:
                 self._before["train/class_loss"] = sum(found.values()) / len(found)
         if self._local is not None:
-            self._local_state = self._local.survey(look, self._local_state)
+            self._local_state = self._local.evaluate_train(look, self._local_state)
 
     def _merge(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert self._received is not None

@@ -63,7 +63,7 @@ Watch = Callable[[RoundReport], None]
 
 def sampled(plan: Plan, round: int) -> tuple[str, ...]:
     """Return the sites asked to train towards a round, drawn from the study's seed and the round alone."""
-    if plan.rule.most_sites == 1:  # the model goes from site to site, in turn
+    if plan.rule.max_sites == 1:  # the model goes from site to site, in turn
         return (sorted(plan.sites)[(round - 1) % len(plan.sites)],)
     wanted = max(plan.minimum, math.ceil(plan.fraction * len(plan.sites) - 1e-9))
     if wanted >= len(plan.sites):
@@ -118,7 +118,9 @@ def coordinate(
                 state,
                 current,
                 sites,
-                min(plan.minimum, len(sites), plan.rule.enough if plan.rule.asynchronous else len(sites)),
+                min(
+                    plan.minimum, len(sites), plan.rule.buffer_size if plan.rule.asynchronous else len(sites)
+                ),
                 plan.deadline_s,
                 audit,
                 plan.compress,

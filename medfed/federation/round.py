@@ -99,14 +99,14 @@ def _send(
     with _noted(update, audit):
         leaving = declared(update, weights, egress)
         packed, left = pack(compress, leaving, left)
-    receipt = exchange.receipt(packed)
+    transmission = exchange.transmission(packed)
     audit.write(
         "sent",
         site=leaving.site,
         round=leaving.round,
-        to=receipt.to,
-        bytes=receipt.bytes,
-        sha256=receipt.sha256,
+        to=transmission.to,
+        bytes=transmission.bytes,
+        sha256=transmission.sha256,
         tensors=len(leaving.delta),
         values=sum(weights[name].numel() for name in leaving.delta),
         examples=leaving.examples,
@@ -194,7 +194,7 @@ def _arrivals(exchange: HubSide, rule: Rule, number: int, session: RoundSession)
         raise ExchangeError(
             "this rule merges late updates, which this exchange does not carry; take the exchange 'memory'"
         )
-    return exchange.collect_async(number, session.sites, session.deadline_s, rule.enough)
+    return exchange.collect_async(number, session.sites, session.deadline_s, rule.buffer_size)
 
 
 def _admit(

@@ -104,7 +104,9 @@ def run_federation(
     """
     turns = Turns()
     secrets = None if folder is None else folder.with_name("sites")
-    exchange = MemoryExchange(study, idle=turns.idle, seen=seen, late=rule.asynchronous, secrets=secrets)
+    exchange = MemoryExchange(
+        study, idle=turns.idle, on_bytes=seen, asynchronous=rule.asynchronous, secrets=secrets
+    )
 
     def run(site: str, function: Callable[[MemoryExchange], None]) -> None:
         try:

@@ -21,7 +21,7 @@ from medfed.federation.callback import FederatedCallback, seed_epoch
 from medfed.federation.egress import Egress
 from medfed.federation.private_training import PrivateData, PrivateTraining
 from medfed.federation.round import receive
-from medfed.local_training import Local
+from medfed.local_training import LocalMethod
 from medfed.local_training.fine_tune import FineTune
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.privacy.accounting.accountant import Accountant
@@ -59,7 +59,7 @@ class Training:
     keep_local: tuple[str, ...] = ()
     trained_only: bool = False
     optimiser_state: Literal["keep", "reset"] = "keep"
-    local: Local | None = None
+    local: LocalMethod | None = None
     privacy: Privacy = field(default_factory=NoPrivacy)
     egress: Egress | None = None
     compress: tuple[Compression, ...] = ()
@@ -183,7 +183,7 @@ def personalise(
         _write(folder / KEPT, {key: shared[key] for key in local_names(module, keeps) if key in shared})
     if isinstance(training.local, FineTune):
         own = _tuned(name, module, data, training, training.local, folder)
-    elif own is None and (keeps or (training.local is not None and training.local.makes_own)):
+    elif own is None and (keeps or (training.local is not None and training.local.module_is_personal)):
         own = shared
     if own is None:
         return {}

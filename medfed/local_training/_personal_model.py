@@ -1,9 +1,8 @@
-"""A second model trained beside the federation's, through the same module: what Ditto and APFL need.
+"""A second, personal model trained through the same module as the federated one, for Ditto and APFL.
 
-The module wears the other weights for a moment, its own training step says the gradient, and its own
-optimiser takes the step with moments of the other model's. So whatever the task, the precision and the
-optimiser, a personal model is trained as the federated one is, and the federated one is left as it
-was, bit for bit.
+The module temporarily holds the personal weights; its own training step gives the gradient, and its own
+optimiser takes the step with the personal model's moments. So a personal model is trained like the federated
+one, whatever the task, the precision and the optimiser, and the federated model stays as it was, bit for bit.
 """
 
 from __future__ import annotations
@@ -17,14 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medfed.local_training._local import Step
+from medfed.local_training._step import Step
+from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
 
 
 def all_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Return copies of a module's floating-point tensors, those that stay in the hospital
-    included, where they are.
-    """
+    """Return copies of all floating-point tensors of a module, on their devices."""
     return {
         name: tensor.detach().clone()
         for name, tensor in module.state_dict().items()
@@ -32,20 +30,29 @@ def all_weights(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def near(weights: Weights, module: nn.Module) -> dict[str, Tensor]:
+def received_parameters(module: nn.Module, received: GlobalModel) -> dict[str, Tensor]:
+    """Return copies of a module's trainable parameters that came with the received weights."""
+    return {
+        name: parameter.detach().clone()
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad and name in received.weights
+    }
+
+
+def to_device(weights: Weights, module: nn.Module) -> dict[str, Tensor]:
     """Return weights on the module's device."""
     device = next(module.parameters()).device
     return {name: tensor.to(device) for name, tensor in weights.items()}
 
 
-def at_rest(weights: Weights) -> dict[str, Tensor]:
+def to_cpu(weights: Weights) -> dict[str, Tensor]:
     """Return weights on the CPU, where an idle site keeps them."""
     return {name: tensor.detach().cpu() for name, tensor in weights.items()}
 
 
 @contextmanager
-def unnoticed() -> Iterator[None]:
-    """Put python's, numpy's and torch's random states back afterwards."""
+def fork_rng() -> Iterator[None]:
+    """Restore the random states of Python, numpy and torch afterwards."""
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng():
         try:
@@ -56,43 +63,42 @@ def unnoticed() -> Iterator[None]:
 
 
 @contextmanager
-def worn(module: nn.Module, weights: Weights) -> Iterator[None]:
-    """Let a module hold other weights for a while.
+def swapped_weights(module: nn.Module, weights: Weights) -> Iterator[None]:
+    """Let a module hold other weights temporarily.
 
-    Storage is exchanged and nothing copied where both are on one device, so what the module does to them
-    meanwhile (batch norm's statistics, an optimiser's step) is done to `weights`.
+    On one device, storage is exchanged and nothing is copied, so what happens to the module's tensors
+    meanwhile (batch norm's statistics, an optimiser's step) happens to `weights`.
     """
-    own = module.state_dict(keep_vars=True)
-    set_aside = {name: own[name].data for name in weights}
+    tensors = module.state_dict(keep_vars=True)
+    originals = {name: tensors[name].data for name in weights}
     try:
         for name, tensor in weights.items():
-            own[name].data = tensor.to(own[name].device)
+            tensors[name].data = tensor.to(tensors[name].device)
         yield
     finally:
-        for name, data in set_aside.items():
-            own[name].data = data
+        for name, data in originals.items():
+            tensors[name].data = data
 
 
 def gradients(step: Step, weights: Weights) -> dict[str, Tensor]:
-    """Return the gradient of the module's own loss of a batch at other weights, times the batch's
-    part of a step.
+    """Return the gradient of the module's loss of a batch at other weights, times the batch's gradient share.
 
-    Running statistics among `weights` move on in place. The random state is put back, so that the
-    module's own step draws what it would have drawn. A gradient that half precision made infinite is
+    Running statistics in `weights` are updated in place. The random state is restored, so that the module's
+    own step draws the same numbers as without this call. A gradient that half precision made infinite is
     returned as it is.
     """
-    with worn(step.module, weights), unnoticed():
+    with swapped_weights(step.module, weights), fork_rng():
         named = {n: p for n, p in step.module.named_parameters() if p.requires_grad and n in weights}
-        loss = step.own_loss() * step.scale
-        found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+        loss = step.module_loss() * step.loss_scale
+        computed = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
     return {
-        name: step.average(part) * (step.part / step.scale)
-        for name, part in zip(named, found, strict=True)
-        if part is not None
+        name: step.average(gradient) * (step.gradient_share / step.loss_scale)
+        for name, gradient in zip(named, computed, strict=True)
+        if gradient is not None
     }
 
 
-def added(one: Weights, other: Weights) -> dict[str, Tensor]:
+def add_gradients(one: Weights, other: Weights) -> dict[str, Tensor]:
     """Return the sum of two sets of gradients, which need not have the same names."""
     total = dict(one)
     for name, tensor in other.items():
@@ -100,16 +106,15 @@ def added(one: Weights, other: Weights) -> dict[str, Tensor]:
     return total
 
 
-def descend(step: Step, weights: Weights, gradients: Weights, moments: Weights) -> dict[str, Tensor]:
-    """Take one step of the module's optimiser on other weights, in place; return
-    that optimiser's new moments.
+def optimizer_step(step: Step, weights: Weights, gradients: Weights, moments: Weights) -> dict[str, Tensor]:
+    """Take one step of the module's optimiser on other weights, in place, and return the new moments.
 
-    A gradient that isn't finite is no step, as a gradient scaler has it.
+    A gradient that is not finite skips the step, as a gradient scaler does.
     """
     if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients.values()):
         return dict(moments)
     optimiser = step.optimiser
-    with worn(step.module, weights):
+    with swapped_weights(step.module, weights):
         named = {n: p for n, p in step.module.named_parameters() if n in weights}
         grads, state = {n: p.grad for n, p in named.items()}, optimiser.state
         try:
@@ -127,11 +132,11 @@ def descend(step: Step, weights: Weights, gradients: Weights, moments: Weights) 
 
 
 def _by_parameter(moments: Weights, named: Mapping[str, nn.Parameter], like: Any) -> Any:
-    made = type(like)(dict)
+    state = type(like)(dict)
     for full, tensor in moments.items():
         name, _, key = full.rpartition(":")
-        made[named[name]][key] = tensor
-    return made
+        state[named[name]][key] = tensor
+    return state
 
 
 def _by_name(state: Any, named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

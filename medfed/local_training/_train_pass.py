@@ -1,9 +1,9 @@
-"""A look at a site's training cases without training on them: losses, a gradient, losses by class.
+"""Evaluation on a site's training cases without training: losses, a gradient, losses per class.
 
-Methods that choose before they train need one: which of several models fits (IFCA), how far the received one
-is from fitting (q-FedAvg, FedNoRo), what the gradient there is (SCAFFOLD's option I). Cases are visited in
-order and the random states put back, so that a look changes nothing of the training that follows. It costs a
-pass over the training cases, and the passes are only made when asked for.
+Methods that decide before they train use it: IFCA (which of several models fits), q-FedAvg and FedNoRo (how
+well the received model fits), SCAFFOLD's option I (the gradient there). Cases are visited in order and the
+random states restored, so that evaluation changes nothing in the training that follows. Each result costs one
+pass over the training cases, made on demand.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from medfed.errors import StudyError
-from medfed.local_training._personal_model import unnoticed, worn
+from medfed.local_training._personal_model import fork_rng, swapped_weights
 from medfed.wire.weights import Weights
 
 
-class Look:
-    """A site's training cases, seen through the module.
+class TrainEvaluator:
+    """Evaluates the module, or other weights in it, on a site's training cases.
 
-    `batches` begins a pass over them, each batch on the module's device; `loss` is the module's own training
-    loss of one, and `average` a tensor's mean over the hospital's processes.
+    `batches` starts a pass over them, each batch on the module's device; `loss` is the module's training loss
+    of a batch, and `average` a tensor's mean over the hospital's processes.
     """
 
     def __init__(
@@ -40,23 +40,23 @@ class Look:
 
     @torch.no_grad()
     def loss(self, weights: Weights | None = None) -> float:
-        """Return the mean training loss over the batches, of the module as it stands or with other weights."""
-        with unnoticed(), _evaluating(self.module), worn(self.module, weights or {}):
+        """Return the mean training loss over the batches, of the module as it is or with other weights."""
+        with fork_rng(), _eval_mode(self.module), swapped_weights(self.module, weights or {}):
             losses = [self._loss(batch).double() for batch in self._batches()]
         return float(self._average(torch.stack(losses).mean())) if losses else float("nan")
 
     def gradient(self) -> dict[str, Tensor]:
         """Return the mean gradient of the training loss over the batches, by parameter, on the CPU.
 
-        In training mode, as a step takes it; batch norm's running statistics are put back.
+        It is taken in training mode, as in a step; batch norm's running statistics are restored.
         """
         named = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
         total = {name: torch.zeros_like(parameter) for name, parameter in named.items()}
         count = 0
-        with unnoticed(), _buffers_kept(self.module):
+        with fork_rng(), _restored_buffers(self.module):
             for batch in self._batches():
-                found = torch.autograd.grad(self._loss(batch), list(named.values()), allow_unused=True)
-                for name, part in zip(named, found, strict=True):
+                gradients = torch.autograd.grad(self._loss(batch), list(named.values()), allow_unused=True)
+                for name, part in zip(named, gradients, strict=True):
                     if part is not None:
                         total[name] += part
                 count += 1
@@ -67,16 +67,16 @@ class Look:
         """Return the mean cross entropy of the training examples (or voxels) of each class that the site has.
 
         Raises:
-            StudyError: if the module cannot tell its loss by class.
+            StudyError: if the module has no loss per class.
         """
         by_class = getattr(self.module, "class_losses", None)
         if by_class is None:
             raise StudyError(
-                f"site '{self._site}': this study needs the loss by class, which {type(self.module).__name__} cannot "
-                f"tell; take a segmentation or classification task, or give the module `class_losses(batch)`"
+                f"site '{self._site}': this study needs the loss per class, which {type(self.module).__name__} "
+                f"lacks; take a segmentation or classification task, or give the module `class_losses(batch)`"
             )
         total: dict[str, Tensor] = {}
-        with unnoticed(), _evaluating(self.module):
+        with fork_rng(), _eval_mode(self.module):
             for batch in self._batches():
                 for name, pair in by_class(batch).items():
                     total[name] = total.get(name, torch.zeros_like(pair)) + pair
@@ -86,7 +86,7 @@ class Look:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def _eval_mode(module: nn.Module) -> Iterator[None]:
     modes = {child: child.training for child in module.modules()}
     module.eval()
     try:
@@ -97,10 +97,10 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _buffers_kept(module: nn.Module) -> Iterator[None]:
-    kept = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
+def _restored_buffers(module: nn.Module) -> Iterator[None]:
+    saved = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
     try:
         yield
     finally:
         for name, buffer in module.named_buffers():
-            buffer.copy_(kept[name])
+            buffer.copy_(saved[name])

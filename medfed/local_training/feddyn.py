@@ -1,10 +1,10 @@
-"""FedDyn's site: a regulariser that moves with the rounds, so that all sites' minima become the joint one.
+"""FedDyn's site: a regulariser updated each round, so that the sites' minima converge to the joint one.
 
 Acar, Zhao, Matas Navarro, Mattina, Whatmough, Saligrama: Federated Learning Based on Dynamic Regularization,
 ICLR 2021, arXiv:2111.04263, algorithm 1: a site minimises L_k(w) - <g_k, w> + alpha / 2 |w - x|^2 from the
-received x, then g_k <- g_k - alpha (w_k - x). The hub's part is aggregation/feddyn.py; a study names both.
-Departure: a site takes its E epochs of steps and not to the minimum, as the authors' own code does; so g_k
-approaches the site's gradient over the rounds.
+received x, then g_k <- g_k - alpha (w_k - x). The hub's half is aggregation/feddyn.py; a study names both.
+Departure: a site trains for its E epochs and not to the minimum, as in the authors' code; so g_k approaches
+the site's gradient over the rounds.
 """
 
 from __future__ import annotations
@@ -15,19 +15,18 @@ import torch
 from msgspec import Meta
 from torch import nn
 
-from medfed.local_training._local import Local, LocalState
-from medfed.local_training._personal_model import at_rest, near
+from medfed.local_training._local import LocalMethod, LocalState
+from medfed.local_training._personal_model import received_parameters, to_cpu, to_device
 from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
 
 GRADIENT, ANCHORS = "gradient", "anchors"
 
 
-class FedDyn(Local, tag="feddyn", frozen=True):
-    """Adds alpha (w - w_global) - g_k to every gradient, g_k what the earlier rounds taught of
-    this site's own pull.
+class FedDyn(LocalMethod, tag="feddyn", frozen=True):
+    """Adds alpha (w - w_global) - g_k to every gradient, where g_k accumulates over this site's rounds.
 
-    `alpha`: the paper uses 0.001 to 0.1; large ones slow a site, small ones let it drift.
+    The paper uses an `alpha` of 0.001 to 0.1; a large one slows a site down, a small one lets it drift.
     """
 
     alpha: Annotated[float, Meta(gt=0)] = 0.01
@@ -35,17 +34,15 @@ class FedDyn(Local, tag="feddyn", frozen=True):
     rules: ClassVar[tuple[str, ...]] = ("feddyn",)
 
     @property
-    def needs_no_cases(self) -> bool:
+    def is_data_free(self) -> bool:
         return True
 
     def start(self, module: nn.Module, received: GlobalModel, state: LocalState) -> LocalState:
-        anchors = {
-            name: parameter.detach().clone()
-            for name, parameter in module.named_parameters()
-            if parameter.requires_grad and name in received.weights
+        anchors = received_parameters(module, received)
+        accumulated = state.get(GRADIENT) or {
+            name: torch.zeros_like(tensor) for name, tensor in anchors.items()
         }
-        known = state.get(GRADIENT) or {name: torch.zeros_like(tensor) for name, tensor in anchors.items()}
-        return {GRADIENT: near(known, module), ANCHORS: anchors}
+        return {GRADIENT: to_device(accumulated, module), ANCHORS: anchors}
 
     @torch.no_grad()
     def gradient(self, module: nn.Module, state: LocalState) -> None:
@@ -63,4 +60,4 @@ class FedDyn(Local, tag="feddyn", frozen=True):
             name: tensor - self.alpha * (parameters[name] - state[ANCHORS][name])
             for name, tensor in state[GRADIENT].items()
         }
-        return {GRADIENT: at_rest(gradient)}, {}
+        return {GRADIENT: to_cpu(gradient)}, {}

@@ -1,4 +1,4 @@
-"""FedPer: the hospitals share a body and each keeps its own head.
+"""FedPer: the hospitals share the network's body, and each keeps its own head.
 
 Arivazhagan, Aggarwal, Singh, Choudhary: Federated Learning with Personalization Layers, 2019,
 arXiv:1912.00818. Body and head are trained together, as in the paper; `fedrep` trains them in turn.
@@ -6,20 +6,20 @@ arXiv:1912.00818. Body and head are trained together, as in the paper; `fedrep` 
 
 from __future__ import annotations
 
-from medfed.local_training._local import Local
+from medfed.local_training._local import LocalMethod
 
 
-class FedPer(Local, tag="fedper", frozen=True):
+class FedPer(LocalMethod, tag="fedper", frozen=True):
     """Keeps the last layer in the hospital.
 
-    `head` is the network's last layer; another name is that of a submodule.
+    `head: head` is the network's last layer; any other value names a submodule.
     """
 
     head: str = "head"
 
     @property
-    def needs_no_cases(self) -> bool:
+    def is_data_free(self) -> bool:
         return True
 
-    def kept(self) -> tuple[str, ...]:
+    def keep_local(self) -> tuple[str, ...]:
         return (self.head,)

@@ -1,4 +1,4 @@
-"""FedProx: a pull towards the global model, so that sites with unlike data don't run apart between merges.
+"""FedProx: a pull towards the global model, so that sites with different data diverge less between merges.
 
 Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith: Federated Optimization in Heterogeneous Networks, MLSys 2020,
 arXiv:1812.06127. Departure: the paper lets a site stop at an inexact solution; here each trains its E epochs.
@@ -12,27 +12,22 @@ import torch
 from msgspec import Meta
 from torch import nn
 
-from medfed.local_training._local import Local, LocalState
+from medfed.local_training._local import LocalMethod, LocalState
+from medfed.local_training._personal_model import received_parameters
 from medfed.wire.update import GlobalModel
 
 
-class FedProx(Local, tag="fedprox", frozen=True):
-    """Adds mu / 2 times the squared distance to the global model to the loss, by its gradient
-    mu (w - w_global).
-    """
+class FedProx(LocalMethod, tag="fedprox", frozen=True):
+    """Adds the gradient mu (w - w_global) of mu / 2 times the squared distance to the global model."""
 
     mu: Annotated[float, Meta(ge=0)] = 0.01
 
     @property
-    def needs_no_cases(self) -> bool:
+    def is_data_free(self) -> bool:
         return True
 
     def start(self, module: nn.Module, received: GlobalModel, state: LocalState) -> LocalState:
-        anchors = {
-            name: parameter.detach().clone()
-            for name, parameter in module.named_parameters()
-            if parameter.requires_grad and name in received.weights
-        }
+        anchors = received_parameters(module, received)
         return {"anchors": anchors}
 
     @torch.no_grad()

@@ -1,10 +1,10 @@
-"""SCAFFOLD's site: every step is corrected by how this site's gradients differ from all sites'.
+"""SCAFFOLD's site: corrects every step by the difference between this site's gradients and all sites'.
 
 Karimireddy, Kale, Mohri, Reddi, Stich, Suresh: SCAFFOLD: Stochastic Controlled Averaging for Federated
 Learning, ICML 2020, arXiv:1910.06378, algorithm 1, lines 10 to 13. Option I: c_k+ is the gradient at the
-received x, over all training cases; option II: c_k+ = c_k - c + (x - y_k) / (K eta). The hub's part is
+received x, over all training cases; option II: c_k+ = c_k - c + (x - y_k) / (K eta). The hub's half is
 aggregation/scaffold.py; a study names both. The paper's steps are plain SGD; with momentum or Adam, (x - y_k)
-/ (K eta) is no mean gradient any more, and option II loses its meaning. Departure: option I's gradient is the
+/ (K eta) is not a mean gradient, and option II loses its meaning. Departure: option I's gradient is the
 mean over the batches of one pass, in training mode.
 """
 
@@ -15,8 +15,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from medfed.local_training._local import Local, LocalState
-from medfed.local_training._train_pass import Look
+from medfed.local_training._local import LocalMethod, LocalState
+from medfed.local_training._train_pass import TrainEvaluator
 from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
 
@@ -24,11 +24,11 @@ CONTROL = "control"
 FRESH = "fresh"
 
 
-class Scaffold(Local, tag="scaffold", frozen=True):
-    """Adds c - c_k to every gradient, so that sites with unlike data do not drift apart; needs plain SGD.
+class Scaffold(LocalMethod, tag="scaffold", frozen=True):
+    """Adds c - c_k to every gradient, so that sites with different data do not drift apart; needs plain SGD.
 
-    `option` is the paper's: II renews c_k from the round's own steps; I from a pass over the training cases
-    before them, which costs that pass and is steadier.
+    `option` is the paper's: II updates c_k from the round's own steps; I from a pass over the training cases
+    before them, which costs that pass and is more stable.
     """
 
     option: Literal["I", "II"] = "II"
@@ -37,7 +37,7 @@ class Scaffold(Local, tag="scaffold", frozen=True):
     rules: ClassVar[tuple[str, ...]] = ("scaffold",)
 
     @property
-    def needs_no_cases(self) -> bool:
+    def is_data_free(self) -> bool:
         return self.option == "II"
 
     def start(self, module: nn.Module, received: GlobalModel, state: LocalState) -> LocalState:
@@ -47,8 +47,8 @@ class Scaffold(Local, tag="scaffold", frozen=True):
         hub = received.groups.get(CONTROL, {})
         return {"own": own, "hub": {name: hub[name].to(own[name].dtype) for name in names if name in hub}}
 
-    def survey(self, look: Look, state: LocalState) -> LocalState:
-        return {**state, FRESH: look.gradient()} if self.option == "I" else state
+    def evaluate_train(self, evaluator: TrainEvaluator, state: LocalState) -> LocalState:
+        return {**state, FRESH: evaluator.gradient()} if self.option == "I" else state
 
     @torch.no_grad()
     def gradient(self, module: nn.Module, state: LocalState) -> None:

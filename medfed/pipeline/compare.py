@@ -37,7 +37,10 @@ from medfed.registry import Kind, kinds
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import NoProgress, Progress
 from medfed.runs.rounds import read_rounds
-from medfed.study.study import Study, _agree, digest, read_study
+from medfed.study.canonical import study_digest
+from medfed.study.reading import read_study
+from medfed.study.study import Study
+from medfed.study.validation import validate
 
 if TYPE_CHECKING:
     pass
@@ -129,7 +132,7 @@ def _with(study: Study, name: str) -> Study | str:
     train = msgspec.structs.replace(study.train, local=method)
     variant = msgspec.structs.replace(study, rule=rule, train=train)
     try:
-        _agree(variant, "study")
+        validate(variant, "study")
     except StudyError as error:
         return str(error)
     return variant
@@ -154,7 +157,7 @@ def _run(study: Study, path: Path, beside: bool, progress: Progress) -> RunFolde
     study = msgspec.structs.replace(study, evaluation=evaluation)
     folder = RunFolder(path)
     begun = folder.facts.exists()
-    if begun and (facts := folder.read_facts()).is_finished and facts.digest == digest(study):
+    if begun and (facts := folder.read_facts()).is_finished and facts.digest == study_digest(study):
         return folder
     return train(study, out=path, resume=begun, progress=progress)
 

@@ -19,7 +19,8 @@ from medfed.pipeline.factory import network_of
 from medfed.registry import kind_of
 from medfed.runs.facts import PrivacyFacts, RunFacts, command_line, hardware, package_versions
 from medfed.runs.folder import RunFolder
-from medfed.study.study import Study, digest, resolved
+from medfed.study.canonical import study_digest, to_dict
+from medfed.study.study import Study
 
 if TYPE_CHECKING:
     from medfed.data.datamodule import SiteDataModule
@@ -36,9 +37,9 @@ def choose_folder(study: Study, out: Path | None, resume: bool) -> RunFolder:
     folder = RunFolder(out)
     if resume:
         held = folder.read_facts().digest
-        if held != digest(study):
+        if held != study_digest(study):
             raise RunError(
-                f"{out}: holds a run of study {held[:12]}, the study file's digest is {digest(study)[:12]}; resume "
+                f"{out}: holds a run of study {held[:12]}, the study file's digest is {study_digest(study)[:12]}; resume "
                 f"with the file and the --set that started it, or start anew with another --out"
             )
     elif out.exists() and any(out.iterdir()):
@@ -70,7 +71,7 @@ def create_run(folder: RunFolder, study: Study, data: Mapping[str, SiteDataModul
     notes = privacy_facts.privacy_notes(study, network_of(study))
     facts = RunFacts(
         study=study.name,
-        digest=digest(study),
+        digest=study_digest(study),
         seed=study.seed,
         task=kind_of(study.task),
         classes=list(getattr(study.task, "classes", ())),
@@ -98,7 +99,7 @@ def finish_run(folder: RunFolder, facts: RunFacts, began: float) -> None:
 
 def write_study(folder: RunFolder, study: Study) -> None:
     """Write study.yaml, and study.json without the hospitals' folders, which the report may show."""
-    plain = resolved(study)
+    plain = to_dict(study)
     write_whole(folder.study, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
     shared = {**plain, "sites": sorted(study.sites), "held_out": sorted(study.held_out)}
     shared["start"] = study.start and Path(study.start).name

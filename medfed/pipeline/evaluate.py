@@ -13,7 +13,7 @@ from medfed.pipeline.factory import hospital_of, module_of
 from medfed.pipeline.report import report_run
 from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.runs.folder import RunFolder
-from medfed.study.study import read_study
+from medfed.study.reading import read_study
 from medfed.wire.weights import weights_of
 
 

@@ -15,7 +15,8 @@ from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
 from medfed.runs.rounds import RoundReport, append_round
-from medfed.study.study import Study, digest
+from medfed.study.canonical import study_digest
+from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.weights import Weights, weights_of
 
@@ -82,7 +83,7 @@ def federate(run: StudyRun) -> Weights:
             fraction=study.sampling.fraction,
             minimum=study.minimum,
             seed=study.seed,
-            study=digest(study),
+            study=study_digest(study),
             folder=folder.hub,
             watch=round_finished,
             merged=model_merged,
@@ -117,7 +118,7 @@ def _site(run: StudyRun, name: str) -> Callable[[MemoryExchange], None]:
             audit=run.audit,
             callbacks=[_step_callback(run.progress, name, study.at(name).train.epochs)],
             resume=run.resume,
-            study=digest(study),
+            study=study_digest(study),
             dataset=data_set(data.patients("train"), hospital.secret),
             items=data.items_by_patient() if study.privacy.trains_privately else (),
             say=run.progress.log,

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 import medfed
 from medfed.data.cache_location import files_below
+from medfed.data.case import Case
 from medfed.data.datamodule import SiteDataModule
 from medfed.data.dataset import prepare_case
-from medfed.data.index import Case, Index, index_folder
+from medfed.data.index import Index, index_folder
 from medfed.data.settings import Images
 from medfed.data.splits import SPLITS
 from medfed.data.transforms import centre_crop, restore
@@ -36,7 +37,8 @@ from medfed.pipeline.factory import hospital_of, module_of, simulated_secret
 from medfed.pipeline.measure_models import saved_models
 from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.runs.folder import RunFolder
-from medfed.study.study import Study, read_study
+from medfed.study.reading import read_study
+from medfed.study.study import Study
 from medfed.wire.weights import load
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import msgspec
 from medfed.privacy.accounting.accountant import epsilon
 from medfed.privacy.accounting.ledger import Ledger
 from medfed.runs.facts import Mechanism, RunFacts, SitePrivacy
-from medfed.study.study import Study, digest
+from medfed.study.canonical import study_digest
+from medfed.study.study import Study
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,7 +45,7 @@ def with_spent_budget(facts: RunFacts, study: Study, ledgers: Mapping[str, Path]
     accountant = getattr(study.privacy, "accountant")  # noqa: B009 - a mechanism with a delta has one
     sites = {}
     for site, folder in ledgers.items():
-        accounts = Ledger(folder).accounts(digest(study))
+        accounts = Ledger(folder).accounts(study_digest(study))
         if not accounts:
             continue
         charges = accounts[-1].spent

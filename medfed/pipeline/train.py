@@ -26,7 +26,9 @@ from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.runs.facts import RunFacts, with_missing_model, with_unmeasured
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import NoProgress, Progress
-from medfed.study.study import Study, digest, read_study
+from medfed.study.canonical import study_digest
+from medfed.study.reading import read_study
+from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.weights import Weights, weights_of
 
@@ -97,7 +99,7 @@ def _open(
     for note in facts.privacy.notes:
         progress.log(f"privacy: {note}")
     run = StudyRun(study, folder, hospitals, progress, AuditLog(folder.audit), resume)
-    run.audit.write("began", study=digest(study), sites=sorted(study.sites), resumed=resume)
+    run.audit.write("began", study=study_digest(study), sites=sorted(study.sites), resumed=resume)
     if study.data.plan != "given":
         run = _plan(run)
     return run, facts

@@ -97,7 +97,7 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
                     f"rule.kind: '{kind_of(study.rule)}' weighs sites by '{name}', which client_dp "
                     "withholds; under it all sites have the same weight: take fedavg"
                 )
-        if self.where == "hub" and study.rule.most_sites is not None:
+        if self.where == "hub" and study.rule.max_sites is not None:
             yield (
                 f"rule.kind: '{kind_of(study.rule)}' merges one site at a time, and central noise hides a "
                 "site among the others of a round; take fedavg, or where: site"

@@ -112,7 +112,7 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
                 f"privacy.kind: distributed_dp clips and noises the update only, and the group '{groups[0]}' "
                 "would leave beside it; take another local method and rule, or privacy dp_sgd"
             )
-        if study.rule.most_sites is not None:
+        if study.rule.max_sites is not None:
             yield (
                 f"rule.kind: '{kind_of(study.rule)}' merges one site at a time, and distributed_dp hides a "
                 "site in the sum of a round; take fedavg"

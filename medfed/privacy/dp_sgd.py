@@ -69,7 +69,7 @@ class DPSGD(Privacy, tag="dp_sgd", frozen=True):
                 f"train.accumulate: {train.accumulate} with dp_sgd: a step holds few patients at a time "
                 "already (privacy.at_once); raise train.batch instead"
             )
-        if train.local is not None and not train.local.needs_no_cases:
+        if train.local is not None and not train.local.is_data_free:
             yield (
                 f"train.local.kind: '{kind_of(train.local)}' may use patients beside the noised gradients of "
                 "dp_sgd; take fedprox or scaffold, or leave it out"

@@ -66,7 +66,7 @@ def update_pieces(update: Update, study: str = "") -> Iterator[bytes | memoryvie
     return safetensors_pieces(tensors, _metadata(header))
 
 
-def measured(update: Update, study: str = "") -> tuple[int, str]:
+def measure_update(update: Update, study: str = "") -> tuple[int, str]:
     """Return how many bytes `encode_update` returns, and their SHA-256, without making them all at once."""
     size, sha = 0, hashlib.sha256()
     for piece in update_pieces(update, study):
@@ -436,7 +436,7 @@ def _header(metadata: Any, study: str) -> _UpdateHeader | _GlobalHeader:
     try:
         header: _UpdateHeader | _GlobalHeader = msgspec.json.decode(text, type=_UpdateHeader | _GlobalHeader)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise WireError(f"the header does not read: {_plain(error)}") from None
+        raise WireError(f"the header cannot be decoded: {_plain(error)}") from None
     if header.format != FORMAT:
         raise WireError(
             f"the format is '{header.format[:20]}', this medfed reads '{FORMAT}'; update the older side"

@@ -82,7 +82,7 @@ def open_message(data: bytes, seal: Seal, party: str, study: str, run: str = "")
     try:
         message = msgspec.json.decode(text, type=Message)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise WireError(f"a message of '{party}' does not read: {str(error)[:200]}") from None
+        raise WireError(f"a message of '{party}' cannot be decoded: {str(error)[:200]}") from None
     if message.format != FORMAT:
         raise WireError(
             f"a message of '{party}' is a '{message.format[:30]}', this medfed reads '{FORMAT}'; update the older side"

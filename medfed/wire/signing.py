@@ -155,7 +155,9 @@ class Identity:
             certificate = x509.load_der_x509_certificate(base64.b64decode(proof.certificate, validate=True))
             signature = base64.b64decode(proof.signature, validate=True)
         except (binascii.Error, ValueError):
-            raise WireError(f"it should be signed by '{party}', but its certificate does not read") from None
+            raise WireError(
+                f"it should be signed by '{party}', but its certificate cannot be decoded"
+            ) from None
         self._believe(certificate, party)
         try:
             check_signature(certificate, _CONTEXT, text, signature)
@@ -263,4 +265,4 @@ def _split(sealed: bytes) -> tuple[_Proof, bytes]:
             raise msgspec.DecodeError("no second line")
         return msgspec.json.decode(head, type=_Proof), text
     except msgspec.MsgspecError as error:
-        raise WireError(f"a sealed text of {len(sealed)} bytes does not read: {error}") from None
+        raise WireError(f"a sealed text of {len(sealed)} bytes cannot be decoded: {error}") from None

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from medfed.aggregation import _reduce as _walk
+from medfed.aggregation import _reduce as _reduce
 from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import RuleError
 from medfed.wire.update import Update
@@ -102,9 +102,11 @@ def test_blocks_and_groups_of_sites_give_the_same_bits(monkeypatch: pytest.Monke
         for i in range(5)
     ]
     whole = merge(updates, weights)
-    monkeypatch.setattr(_walk, "BLOCK", 100)
-    for at_once in (4, 5):
-        monkeypatch.setattr(_walk, "_at_once", lambda *_, at_once=at_once: at_once)
+    monkeypatch.setattr(_reduce, "BLOCK_ELEMENTS", 100)
+    for sites_in_memory in (4, 5):
+        monkeypatch.setattr(
+            _reduce, "_sites_in_memory", lambda *_, sites_in_memory=sites_in_memory: sites_in_memory
+        )
         found = merge(updates, weights)
         assert all(torch.equal(found[name], whole[name]) for name in weights)
 
@@ -120,5 +122,5 @@ def test_float16_that_overflows_names_the_site() -> None:
 
 
 def test_a_negative_number_of_examples_is_an_error() -> None:
-    with pytest.raises(RuleError, match="site 'a' for round 1 holds -1 examples"):
+    with pytest.raises(RuleError, match="site 'a' for round 1 states -1 examples"):
         merge([Update("a", 1, {"w": torch.zeros(1)}, -1)], {"w": torch.zeros(1)})

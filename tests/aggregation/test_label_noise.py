@@ -43,8 +43,13 @@ def test_sites_that_are_alike_or_spread_evenly_are_all_clean(losses: list[float]
 
 
 def test_a_site_without_a_class_is_judged_by_the_ones_it_has() -> None:
-    sites = [update("a", [0.3, 0.6]), update("b", [0.31]), update("c", [0.29, 0.62]), update("d", [0.9, 1.9]),
-             update("e", [0.3, 0.58])]  # fmt: skip
+    sites = [
+        update("a", [0.3, 0.6]),
+        update("b", [0.31]),
+        update("c", [0.29, 0.62]),
+        update("d", [0.9, 1.9]),
+        update("e", [0.3, 0.58]),
+    ]
     assert noisy_sites(sites) == {"d"}
 
 
@@ -84,8 +89,13 @@ def test_during_the_warm_up_and_among_clean_sites_it_is_fedavg() -> None:
 def test_the_weights_by_hand() -> None:
     # Clean a, b, c at 0, 1, 2; noisy d at 6 and e at 4: to the nearest clean one (c) 4 and 2, over the
     # largest 1 and 0.5. Shares are as 10, 10, 10, 10 exp(-1), 10 exp(-0.5).
-    updates = [update("a", [0.3], 0), update("b", [0.31], 1), update("c", [0.29], 2), update("d", [1.4], 6),
-               update("e", [1.5], 4)]  # fmt: skip
+    updates = [
+        update("a", [0.3], 0),
+        update("b", [0.31], 1),
+        update("c", [0.29], 2),
+        update("d", [1.4], 6),
+        update("e", [1.5], 4),
+    ]
     one, half = math.exp(-1), math.exp(-0.5)
     assert merged(FedNoRo(), *updates) == pytest.approx(
         (1 + 2 + 6 * one + 4 * half) / (3 + one + half), rel=1e-12

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medfed.aggregation import Rule
-from medfed.aggregation._mixing import mixed_distances, nearest
+from medfed.aggregation._mixing import mixed_distances, mixing_coefficients
 from medfed.aggregation.bulyan import Bulyan
 from medfed.aggregation.krum import Krum
 from medfed.aggregation.multi_krum import MultiKrum
@@ -42,7 +42,7 @@ def test_three_by_hand() -> None:
     # 1, 4 and 7 with one attacker: each is averaged with its nearest; 4 lies between, and the first
     # by name wins.
     rows = np.array([[1.0], [4.0], [7.0]])
-    table = nearest(torch.from_numpy(squared(rows)), 1)
+    table = mixing_coefficients(torch.from_numpy(squared(rows)), 1)
     assert (table.numpy() @ rows).ravel().tolist() == [2.5, 2.5, 5.5]
 
 
@@ -54,7 +54,7 @@ def test_distances_between_mixed_models_are_those_of_the_mixed_models(
     rows = np.random.default_rng(seed).normal(size=(9, 5))
     rows[2] *= huge
     between = torch.from_numpy(squared(rows))
-    table = nearest(between, attackers)
+    table = mixing_coefficients(between, attackers)
     mixed = mixed_by_loops(rows, attackers)
     np.testing.assert_allclose(table.numpy() @ rows, mixed, rtol=1e-12, atol=1e-12)
     expected = squared(mixed)
@@ -69,7 +69,7 @@ def test_a_site_at_an_infinite_distance_is_far_and_spoils_nothing() -> None:
     rows = np.array([[0.0], [1.0], [2.0], [4.0], [1e200]])
     with np.errstate(over="ignore"):
         between = torch.from_numpy(squared(rows))
-    found = mixed_distances(between, nearest(between, 1))
+    found = mixed_distances(between, mixing_coefficients(between, 1))
     assert bool(found.isfinite().all())
     assert float(found[:4, :4].max()) < 1
     assert float(found[4, :4].min()) > 1e100

@@ -1,4 +1,4 @@
-"""The norms of updates, summed in float32 blocks, against numpy in float64, and where float32 would not do."""
+"""The norms of updates, summed in float32 blocks, against numpy in float64, and where float32 fails."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from medfed.aggregation import _reduce as _walk
-from medfed.aggregation._reduce import BLOCK, squared_norms
+from medfed.aggregation import _reduce as _reduce
+from medfed.aggregation._reduce import BLOCK_ELEMENTS, squared_norms
 from medfed.errors import RuleError
 from medfed.wire.update import Update
 from medfed.wire.weights import Difference
@@ -15,7 +15,7 @@ from medfed.wire.weights import Difference
 torch.set_num_threads(1)
 
 # Two whole blocks and a bit; and a tensor of no elements.
-SHAPES = {"wide": (2 * BLOCK + 17,), "small": (3, 5), "none": (0,)}
+SHAPES = {"wide": (2 * BLOCK_ELEMENTS + 17,), "small": (3, 5), "none": (0,)}
 
 
 def model(seed: int, scale: float = 1.0) -> dict[str, torch.Tensor]:
@@ -46,7 +46,7 @@ def test_sites_that_are_read_a_few_at_a_time_have_the_same_bits(monkeypatch: pyt
     weights = model(0)
     updates = [Update(f"s{i}", 1, Difference(model(i + 1), weights), 1) for i in range(6)]
     whole = squared_norms(updates, weights)
-    monkeypatch.setattr(_walk, "_at_once", lambda *_: 4)
+    monkeypatch.setattr(_reduce, "_sites_in_memory", lambda *_: 4)
     assert squared_norms(updates, weights) == whole
 
 

@@ -108,7 +108,9 @@ def test_fednova_averages_running_statistics() -> None:
 def test_fednova_without_steps_names_the_site() -> None:
     with pytest.raises(RuleError, match="site 'b' for round 3 has no finite scalar 'train/steps'"):
         merged(FedNova(), update("a", 1, 1, train_steps=3), update("b", 1, 1))
-    with pytest.raises(RuleError, match=r"site 'a' for round 3: scalar 'train/steps' is 0.0; a whole number"):
+    with pytest.raises(
+        RuleError, match=r"site 'a' for round 3: scalar 'train/steps' is 0.0; expected a whole number"
+    ):
         merged(FedNova(), update("a", 1, 1, train_steps=0.0))
 
 
@@ -209,7 +211,7 @@ def test_fedbuff_by_hand() -> None:
 
 def test_fedbuff_takes_two_updates_of_one_site_but_not_twice_the_same() -> None:
     assert merged(FedBuff(staleness_power=0), update("a", 2, 1, 4), update("a", 4, 1, 5)) == 3.0
-    with pytest.raises(RuleError, match="two updates of site 'a' for round 4; one a round"):
+    with pytest.raises(RuleError, match="two updates of site 'a' for round 4; only one per site and round"):
         merged(FedBuff(), update("a", 2, 1, 4), update("a", 4, 1, 4))
 
 

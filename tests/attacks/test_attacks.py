@@ -127,7 +127,7 @@ def federation(tmp_path):
 def sends(federation: Federation, data: bytes, monkeypatch) -> None:
     """Let north send these bytes as its update for round 1: signed by north, with true digests."""
     with monkeypatch.context() as patched:
-        patched.setattr(_site_transport.wire, "update_pieces", lambda update, study="": iter([data]))
+        patched.setattr(_site_transport.encoding, "update_pieces", lambda update, study="": iter([data]))
         federation.sites["north"].send(Update("north", 1, {}, 1))
 
 
@@ -265,7 +265,7 @@ def test_a_json_bomb_as_manifest_is_refused(federation, signed):
     )
     up(federation, "north").mkdir(parents=True)
     (up(federation, "north") / "m").write_bytes(sealed)
-    assert "does not read" in federation.refused()
+    assert "cannot be decoded" in federation.refused()
 
 
 @pytest.mark.parametrize("data", BYTES.values(), ids=BYTES.keys())
@@ -297,7 +297,7 @@ UPDATES = {
         Update("north", 1, delta(), 10, groups={"control": {"net.bias": NAN}}),
         "'net.bias' of group 'control' has values that are not finite",
     ),
-    "NaN as a score": (Update("north", 1, delta(), 10, {"val/dice": float("nan")}), "the header does not read"),
+    "NaN as a score": (Update("north", 1, delta(), 10, {"val/dice": float("nan")}), "the header cannot be decoded"),
     "a negative weight": (Update("north", 1, delta(), -10), "trained on -10 examples"),
     "a tensor more": (Update("north", 1, delta(**{"net.scale": torch.ones(1)}), 10), "'net.scale' is not in the global model"),
     "a tensor too large": (Update("north", 1, delta(**{"net.bias": torch.ones(3000)}), 10), "has shape (3000,)"),

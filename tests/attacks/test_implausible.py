@@ -20,7 +20,7 @@ from medfed.privacy import NoPrivacy
 from medfed.privacy.client_dp import ClientDP
 from medfed.privacy.secure_sum import SecureSum
 from medfed.runs.rounds import RoundReport
-from medfed.study.study import read_study
+from medfed.study.reading import read_study
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.update import OUTLIER, Update, outlier_errors
 from medfed.wire.weights import Difference, digest, norm
@@ -107,8 +107,8 @@ class Scales:
     def __getattr__(self, name: str):
         return getattr(self._exchange, name)
 
-    def receipt(self, update):
-        return self._exchange.receipt(update)
+    def transmission(self, update):
+        return self._exchange.transmission(update)
 
     def send(self, update):
         if update.round == self._round:

@@ -167,9 +167,9 @@ def test_the_loss_is_flambys_where_no_two_times_are_equal(flamby):
 
 
 def test_a_method_of_the_table_is_a_study_that_medfed_accepts(flamby):
-    from medfed.study.study import _agree
+    from medfed.study.validation import validate
 
     for benchmark in flamby.BENCHMARKS.values():
         for method in benchmark.methods.values():
             sites = {f"s{n}": "x.csv" for n in range(4)} if method.how == "federated" else {"s": "x.csv"}
-            _agree(flamby.study_of(benchmark, replace(method), sites, 13, 42), "flamby")
+            validate(flamby.study_of(benchmark, replace(method), sites, 13, 42), "flamby")

@@ -89,7 +89,7 @@ def fields(rule: Rule, seed: int) -> dict:
 def updates_for(rule: Rule, weights: Weights, lazy: bool = False, step: float = 0.01) -> list[Update]:
     """Updates of as many sites as this rule takes: whole models held as differences, and one bare delta."""
     made = []
-    for number, site in enumerate(SITES[: rule.most_sites]):
+    for number, site in enumerate(SITES[: rule.max_sites]):
         moved = model(100 + number)
         local = {
             name: (tensor.double() * (1 - step) + step * moved[name].double()).to(tensor.dtype)
@@ -249,7 +249,7 @@ def test_updates_times_a_number_move_the_model_that_many_times_as_far(rule: Rule
     def moved(scale: float) -> Tensor:
         updates = [
             Update(site, 3, {"w": scale * delta}, 10, **_scalars_and_groups(rule, weights))
-            for site, delta in zip(SITES[: rule.most_sites], deltas, strict=False)
+            for site, delta in zip(SITES[: rule.max_sites], deltas, strict=False)
         ]
         return merged(rule, updates, weights)[0]["w"] - weights["w"]
 
@@ -257,7 +257,7 @@ def test_updates_times_a_number_move_the_model_that_many_times_as_far(rule: Rule
 
 
 def test_one_site_alone_gives_a_finite_model_that_lies_its_way(rule: Rule) -> None:
-    if rule.fewest_sites() > 1:
+    if rule.min_sites() > 1:
         pytest.skip("it needs more sites")
     weights = {"w": torch.randn(40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)}
     delta = 0.01 * torch.randn(40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -275,7 +275,7 @@ def test_sites_that_agree_in_everything_are_followed(rule: Rule) -> None:
     delta = 0.01 * torch.randn(40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     updates = [
         Update(site, 1, {"w": delta}, 10, **_scalars_and_groups(rule, weights))
-        for site in SITES[: rule.most_sites]
+        for site in SITES[: rule.max_sites]
     ]
     moved = merged(rule, updates, weights)[0]["w"] - weights["w"]
     assert bool(torch.isfinite(moved).all())
@@ -351,7 +351,7 @@ def test_an_update_of_another_shape_is_an_error(rule: Rule) -> None:
     weights = {"w": torch.zeros(2, 3)}
     updates = [
         Update(site, 3, {"w": torch.ones(3, 2)}, 5, **fields(rule, 0) | {"groups": {}})
-        for site in SITES[: rule.most_sites]
+        for site in SITES[: rule.max_sites]
     ]
     if rule.needs_groups:
         pytest.skip("its groups have the model's names")
@@ -360,14 +360,66 @@ def test_an_update_of_another_shape_is_an_error(rule: Rule) -> None:
 
 
 def test_fewer_sites_than_needed_are_an_error(rule: Rule) -> None:
-    if rule.fewest_sites() == 1:
+    if rule.min_sites() == 1:
         pytest.skip("one site is enough")
     weights = model(0)
-    few = updates_for(rule, weights)[: rule.fewest_sites() - 1]
-    with pytest.raises(RuleError, match=f"at least {rule.fewest_sites()} are needed"):
+    few = updates_for(rule, weights)[: rule.min_sites() - 1]
+    with pytest.raises(RuleError, match=f"at least {rule.min_sites()} are needed"):
         merged(rule, few, weights)
-    enough = updates_for(rule, weights)[: rule.fewest_sites()]
+    enough = updates_for(rule, weights)[: rule.min_sites()]
     merged(rule, enough, weights)
+
+
+def test_a_rule_takes_a_secure_sum_only_if_it_says_so() -> None:
+    class Careless(Rule, frozen=True, tag="careless"):
+        """A rule that says nothing about sums."""
+
+    assert not Careless().supports_secure_aggregation
+
+
+def test_a_rule_that_supports_secure_aggregation_needs_nothing_of_a_single_site(rule: Rule) -> None:
+    if not rule.supports_secure_aggregation:
+        pytest.skip("it needs each site's update")
+    assert not rule.needs_scalars
+    assert not rule.needs_groups
+    assert not rule.asynchronous
+    assert rule.max_sites is None
+    assert rule.min_sites() == 1
+
+
+def test_a_rule_that_supports_secure_aggregation_merges_the_sum_as_the_single_updates(rule: Rule) -> None:
+    """Weights and state of two rounds are equal to float64 rounding: a sum is rounded once
+    more than its parts.
+    """
+    if not rule.supports_secure_aggregation:
+        pytest.skip("it needs each site's update")
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: torch.randn(40, generator=generator, dtype=torch.float64).abs()
+        for name in ("net.weight", "norm.running_var")
+    }
+    single, state = weights, rule.init(weights)
+    summed, summed_state = weights, rule.init(weights)
+    for number in range(2):
+        deltas = [
+            {name: 0.01 * torch.randn(40, generator=generator, dtype=torch.float64) for name in weights}
+            for _ in SITES
+        ]
+        examples = [10 + 3 * index for index in range(len(SITES))]
+        updates = [
+            Update(site, number, delta, n) for site, delta, n in zip(SITES, deltas, examples, strict=True)
+        ]
+        mean = {
+            name: sum(n * delta[name] for delta, n in zip(deltas, examples, strict=True)) / sum(examples)
+            for name in weights
+        }
+        single, state = rule.merge(updates, state, single)
+        summed, summed_state = rule.merge([Update("sum", number, mean, sum(examples))], summed_state, summed)
+    assert float((single["net.weight"] - weights["net.weight"]).abs().max()) > 1e-4
+    for one, other in ((single, summed), *((state[group], summed_state[group]) for group in state)):
+        assert set(one) == set(other)
+        for name, tensor in one.items():
+            torch.testing.assert_close(other[name], tensor, rtol=1e-12, atol=1e-15)
 
 
 def test_it_is_a_frozen_record_that_a_study_file_can_hold(rule: Rule) -> None:

@@ -295,7 +295,7 @@ def lasting(place: Place) -> None:
 
 def ended(place: Place, side: Any) -> None:
     """End a side as a kill would: nothing is said to the other side, the lock falls."""
-    side._stopped.set() if hasattr(side, "_stopped") else None
+    side._presence.stop() if hasattr(side, "_stopped") else None
     side._store.close()
     side._lock.close()
     place.opened.remove(side)

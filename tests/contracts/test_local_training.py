@@ -26,9 +26,9 @@ from medfed import registry as kinds
 from medfed.aggregation import Rule
 from medfed.errors import QuorumError, WireError
 from medfed.federation.site import PERSONAL, Training, train_site
-from medfed.local_training import Local
+from medfed.local_training import LocalMethod
 from medfed.local_training._local import Step
-from medfed.local_training._train_pass import Look
+from medfed.local_training._train_pass import TrainEvaluator
 from medfed.models.networks import Network
 from medfed.models.optimisers.sgd import SGD
 from medfed.models.schedules.constant import Constant
@@ -62,11 +62,11 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(params=sorted(METHODS))
-def method(request: pytest.FixtureRequest) -> Local:
+def method(request: pytest.FixtureRequest) -> LocalMethod:
     return METHODS[request.param]()  # type: ignore[return-value]
 
 
-def rule_for(method: Local) -> Rule:
+def rule_for(method: LocalMethod) -> Rule:
     return RULES[method.rules[0] if method.rules else "fedavg"]()  # type: ignore[return-value]
 
 
@@ -126,8 +126,16 @@ def net() -> Net:
     return Net()
 
 
-def run(folder: Path, method: Local | None, sites: tuple[str, ...] = ("north", "south"), *, dies: int | None = None,
-        resume: bool = False, seen: Any = lambda data: None, accumulate: int = 1) -> GlobalModel:  # fmt: skip
+def run(
+    folder: Path,
+    method: LocalMethod | None,
+    sites: tuple[str, ...] = ("north", "south"),
+    *,
+    dies: int | None = None,
+    resume: bool = False,
+    seen: Any = lambda data: None,
+    accumulate: int = 1,
+) -> GlobalModel:
     def site(name: str):
         def work(exchange):
             train_site(
@@ -148,7 +156,7 @@ def run(folder: Path, method: Local | None, sites: tuple[str, ...] = ("north", "
 
     return medfed.run_federation(
         {name: site(name) for name in sites},
-        weights_of(net(), method.kept() if method else ()),
+        weights_of(net(), method.keep_local() if method else ()),
         rule=rule_for(method) if method else RULES["fedavg"](),  # type: ignore[arg-type]
         rounds=ROUNDS,
         minimum=len(sites),
@@ -163,7 +171,9 @@ def own_models(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_it_trains_alike_whatever_the_order_of_sites_and_after_a_kill(method: Local, tmp_path: Path) -> None:
+def test_it_trains_alike_whatever_the_order_of_sites_and_after_a_kill(
+    method: LocalMethod, tmp_path: Path
+) -> None:
     final = run(tmp_path / "a", method)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in final.weights.values())
     models = own_models(tmp_path / "a")
@@ -177,7 +187,7 @@ def test_it_trains_alike_whatever_the_order_of_sites_and_after_a_kill(method: Lo
     assert own_models(tmp_path / "c") == models
 
 
-def test_one_site_alone_learns_and_what_it_sends_is_declared(method: Local, tmp_path: Path) -> None:
+def test_one_site_alone_learns_and_what_it_sends_is_declared(method: LocalMethod, tmp_path: Path) -> None:
     messages: list[bytes] = []
     final = run(tmp_path, method, ("north",), seen=messages.append)
     before, after = net(), net()
@@ -192,7 +202,7 @@ def test_one_site_alone_learns_and_what_it_sends_is_declared(method: Local, tmp_
         return float(nn.functional.cross_entropy(module.head(module.body(rows[0])), rows[1]))
 
     assert loss(after) < loss(before)
-    kept = local_names(net(), method.kept())
+    kept = local_names(net(), method.keep_local())
     for data in messages:
         try:
             update = decode_update(data, final.weights)
@@ -204,19 +214,19 @@ def test_one_site_alone_learns_and_what_it_sends_is_declared(method: Local, tmp_
             assert name in update.scalars
 
 
-def test_it_works_with_an_accumulated_gradient(method: Local, tmp_path: Path) -> None:
+def test_it_works_with_an_accumulated_gradient(method: LocalMethod, tmp_path: Path) -> None:
     final = run(tmp_path, method, accumulate=3)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in final.weights.values())
 
 
-def test_a_study_file_can_hold_it_and_its_file_cites_a_paper(method: Local) -> None:
+def test_a_study_file_can_hold_it_and_its_file_cites_a_paper(method: LocalMethod) -> None:
     assert msgspec.json.decode(msgspec.json.encode(method), type=type(method)) == method
     assert kinds.summary(type(method)).endswith((".", ";", ":"))
     text = importlib.import_module(type(method).__module__).__doc__ or ""
     assert "arXiv:" in text
 
 
-def test_the_hubs_half_and_the_sites_half_name_each_other(method: Local) -> None:
+def test_the_hubs_half_and_the_sites_half_name_each_other(method: LocalMethod) -> None:
     for name in method.rules:
         assert kinds.kind_of(method) in RULES[name].needs_local  # type: ignore[attr-defined]
     for name, record in RULES.items():
@@ -261,22 +271,23 @@ def module_and_batches(name: str) -> tuple[pl.LightningModule, list[dict], str]:
 
 
 def one_round(
-    method: Local, module: pl.LightningModule, batches: list[dict], received: GlobalModel, state: Any
+    method: LocalMethod, module: pl.LightningModule, batches: list[dict], received: GlobalModel, state: Any
 ) -> Any:
     """The verbs in their order, as the callback calls them."""
     module.train()
     load(module, received.weights)
     optimiser = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.01, momentum=0.9)
     state = method.start(module, received, state)
-    state = method.survey(
-        Look("a", module, lambda: iter(batches), lambda batch: module.training_step(batch, 0)), state
+    state = method.evaluate_train(
+        TrainEvaluator("a", module, lambda: iter(batches), lambda batch: module.training_step(batch, 0)),
+        state,
     )
     for index, batch in enumerate(batches):
 
         def own(batch: dict = batch) -> Tensor:
             return module.training_step(batch, 0)
 
-        state = method.step(Step(module, batch, own, optimiser, done=index / len(batches)), state)
+        state = method.step(Step(module, batch, own, optimiser, progress=index / len(batches)), state)
         optimiser.zero_grad()
         method.loss(module, own, state).backward()
         method.gradient(module, state)
@@ -285,11 +296,11 @@ def one_round(
 
 
 @pytest.mark.parametrize("network", sorted(NETWORKS))
-def test_it_works_under_every_network(method: Local, network: str) -> None:
+def test_it_works_under_every_network(method: LocalMethod, network: str) -> None:
     module, batches, head = module_and_batches(network)
     if hasattr(method, "head"):
         method = msgspec.structs.replace(method, head=head)
-    kept = method.kept()
+    kept = method.keep_local()
     if "norm" in kept and not any("Norm" in type(m).__name__ for m in module.modules()):
         pytest.skip("a network without norms has none to keep")
     before = weights_of(module)

@@ -31,7 +31,7 @@ from medfed.data.preflight.listing import list_folder
 from medfed.data.settings import Images
 from medfed.errors import DataError
 from medfed.pipeline.factory import hospital_of
-from medfed.study.study import read_study
+from medfed.study.reading import read_study
 
 sys.path.insert(0, str(Path(__file__).parent / "readers"))
 import hard_series as hs

@@ -14,7 +14,8 @@ from hospitals import STUDY
 
 from medfed.evaluation.rows import read_rows
 from medfed.pipeline import train as run
-from medfed.study.study import digest, read_study
+from medfed.study.canonical import study_digest
+from medfed.study.reading import read_study
 from medfed.wire.audit_log import verify
 
 # Without the sites, which each test names.
@@ -54,8 +55,8 @@ def simulated(tiny, tmp_path_factory):
 def test_the_commands_give_the_bits_of_one_process(across, simulated, kind):
     study = TINY.replace("evaluation: {", "evaluation: {local_models: false, ")
     found = across(kind, study, kind=kind, held_out=("west",))
-    known = digest(read_study(found.folder / "study.yaml"))
-    assert known == digest(read_study(simulated.study))
+    known = study_digest(read_study(found.folder / "study.yaml"))
+    assert known == study_digest(read_study(simulated.study))
     for party in ("hub", "north", "south", "west"):
         found.start(party, "" if party == "hub" else known)
     found.ended()
@@ -99,7 +100,7 @@ def test_what_is_compressed_comes_to_the_bits_of_one_process(across, tiny, tmp_p
     # What a round's rounding leaves out is added to the next, so that one that is lost on the way would show.
     study = TINY.replace("evaluation: {", "evaluation: {local_models: false, ") + f"compress: {stages}\n"
     found = across(kind, study, kind=kind)
-    known = digest(read_study(found.folder / "study.yaml"))
+    known = study_digest(read_study(found.folder / "study.yaml"))
     for party in ("hub", "north", "south"):
         found.start(party, "" if party == "hub" else known)
     alone = in_one_process(tiny, tmp_path / "alone", f"compress={stages}")
@@ -113,7 +114,7 @@ def test_what_is_compressed_comes_to_the_bits_of_one_process(across, tiny, tmp_p
 def test_kills_of_hub_and_hospital_cost_no_bit(across, simulated):
     study = TINY.replace("evaluation: {", "evaluation: {local_models: false, ")
     found = across("killed", study.replace("rounds: 3", "rounds: 6"))
-    known = digest(read_study(found.folder / "study.yaml"))
+    known = study_digest(read_study(found.folder / "study.yaml"))
     calm = across("calm", study.replace("rounds: 3", "rounds: 6"), kind="folder")
     for one in (calm, found):
         for party in ("hub", "north", "south"):
@@ -136,7 +137,7 @@ def test_the_noise_of_a_target_epsilon_is_known_to_hub_and_hospital(across, priv
     )
     study += f"privacy: {{{privacy}, epsilon: 5, accountant: rdp, scores: send}}\n"
     found = across("private", study, kind="folder")
-    known = digest(read_study(found.folder / "study.yaml"))
+    known = study_digest(read_study(found.folder / "study.yaml"))
     for party in ("hub", "north", "south"):
         found.start(party, "" if party == "hub" else known)
     found.ended()
@@ -157,7 +158,7 @@ def test_two_processes_of_one_hospital_train_one_model(across):
         study.replace("sampling: {minimum: 2}", "sampling: {minimum: 1}")
     )
     found.start("hub")
-    known = digest(read_study(found.folder / "study.yaml"))
+    known = study_digest(read_study(found.folder / "study.yaml"))
     done = subprocess.run(
         [sys.executable, "-m", "medfed.cli", "train", "--site", "north.yaml", "--accept", known],
         cwd=found.folder, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -11,7 +11,8 @@ from commands import PROCESSES, Across, run
 from hospitals import STUDY
 
 from medfed.federation.egress import TRAINING
-from medfed.study.study import digest, read_study
+from medfed.study.canonical import study_digest
+from medfed.study.reading import read_study
 from medfed.wire.audit_log import entries, examine
 from medfed.wire.signing import Identity
 
@@ -54,7 +55,7 @@ def command(across, *words: str) -> Said:
 
 @pytest.mark.slow
 def test_what_hospitals_allow_agree_to_and_take_back(across):
-    known = digest(read_study(across.folder / "study.yaml"))
+    known = study_digest(read_study(across.folder / "study.yaml"))
     text = (across.folder / "west.yaml").read_text()
     (across.folder / "west.yaml").write_text(
         text.replace("policy: {", "policy: {max_rounds: 1, privacy: [dp_sgd], ")

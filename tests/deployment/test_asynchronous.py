@@ -27,7 +27,7 @@ class Scripted:
     """A hub in a thread, and sites that do what a test says."""
 
     def __init__(self, rule: FedBuff, sites: str, rounds: int, **plan) -> None:
-        self.exchange = MemoryExchange(late=True)
+        self.exchange = MemoryExchange(asynchronous=True)
         self.reports: list = []
         self.result: list = []
         plan = Plan(rounds=rounds, sites=tuple(sites), rule=rule, **plan)

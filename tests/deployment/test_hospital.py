@@ -21,7 +21,8 @@ from medfed.exchange.nats import Nats
 from medfed.pipeline.factory import module_of
 from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
-from medfed.study.study import digest, read_study, shared, study_of
+from medfed.study.canonical import public_yaml, study_digest
+from medfed.study.reading import parse_study, read_study
 from medfed.wire.audit_log import entries, verify
 from medfed.wire.update import GlobalModel
 from medfed.wire.weights import weights_of
@@ -36,9 +37,9 @@ class Place:
         self.folder = folder
         (folder / "study.yaml").write_text(TINY + text)
         self.study = read_study(folder / "study.yaml")
-        self.digest = digest(self.study)
+        self.digest = study_digest(self.study)
         self.hub = Folder(url=str(folder / "share"), poll_s=0.02).open_hub(self.digest, folder / "hub")
-        self.hub.advertise_study(shared(self.study))
+        self.hub.advertise_study(public_yaml(self.study))
         self.site(data)
 
     def site(self, data: Path, name: str = "north", more: str = "") -> Path:
@@ -71,7 +72,7 @@ def test_nobody_agreed_so_nothing_trains_and_nothing_is_sent(place):
     assert "never            an image" in page
     # Beside the words, the very file, by which the digest can be made again.
     offered = next((place.folder / "runs").glob("*.yaml")).read_text()
-    assert digest(study_of(offered)) == place.digest
+    assert study_digest(parse_study(offered)) == place.digest
     assert place.sent == []
     status = json.loads(next((place.folder / "runs").glob("tiny-*/status.json")).read_text())
     assert status["state"] == "stopped"
@@ -113,7 +114,7 @@ def test_a_study_without_this_hospital_is_refused(place, tiny):
 
 def test_a_file_that_is_not_the_study_it_is_called_is_refused(place):
     # As one would do who can write to storage where nothing is signed: other words under the agreed digest.
-    changed = shared(place.study).replace("rounds: 3", "rounds: 300")
+    changed = public_yaml(place.study).replace("rounds: 3", "rounds: 300")
     place.hub.advertise_study(changed)
     with pytest.raises(
         ExchangeError, match=f"offers study {place.digest[:12]}, but the file it sends is study"

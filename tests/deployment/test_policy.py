@@ -10,7 +10,8 @@ from medfed.deployment.policy import Policy, in_words, leaves, refusals
 from medfed.errors import AuditError, StudyError
 from medfed.pipeline.factory import module_of
 from medfed.privacy.accounting.accountant import MechanismSteps, epsilon
-from medfed.study.study import digest, read_study
+from medfed.study.canonical import study_digest
+from medfed.study.reading import read_study
 from medfed.wire.audit_log import verify
 
 
@@ -121,7 +122,7 @@ def test_the_words_count_what_is_sent(study, tmp_path):
 
 
 def test_agreement_is_to_one_digest_and_can_be_taken_back(tmp_path, study, tiny):
-    known, changed = digest(study), digest(read_study(tiny / "tiny.yaml", ["train.rounds=4"]))
+    known, changed = study_digest(study), study_digest(read_study(tiny / "tiny.yaml", ["train.rounds=4"]))
     assert not consent.agreed(tmp_path / "site", known)
     consent.agree(tmp_path / "site", known, "m.muster")
     assert consent.agreed(tmp_path / "site", known)

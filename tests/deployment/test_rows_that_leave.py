@@ -29,7 +29,8 @@ from medfed.pipeline.factory import module_of
 from medfed.pipeline.report import report_run
 from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.folder import RunFolder
-from medfed.study.study import digest, read_study, shared
+from medfed.study.canonical import public_yaml, study_digest
+from medfed.study.reading import read_study
 from medfed.wire.update import GlobalModel
 from medfed.wire.weights import weights_of
 
@@ -135,9 +136,9 @@ def lead_to_the_end(folder, text: str, data, more: str = ""):
     """
     (folder / "study.yaml").write_text(text + "sites: [north, south]\n")
     study = read_study(folder / "study.yaml")
-    known = digest(study)
+    known = study_digest(study)
     hub = Folder(url=str(folder / "share"), poll_s=0.02).open_hub(known, folder / "hub")
-    hub.advertise_study(shared(study))
+    hub.advertise_study(public_yaml(study))
     hub.publish(GlobalModel(3, weights_of(module_of(study)), final=True, study=known))
     (folder / "site.yaml").write_text(
         f"name: north\ndata: {data}\nexchange: {{kind: folder, url: share, poll_s: 0.02}}\naccelerator: cpu\n"
@@ -251,13 +252,13 @@ def test_a_study_that_begins_with_given_weights_trains_from_the_hospitals_own_co
     text = OUTCOME + "start: given.ckpt\n"
 
     study, done, _ = lead_to_the_end(tmp_path, text, data, "start: copy.ckpt\n")
-    known = digest(study)
+    known = study_digest(study)
     assert done.read_facts().is_finished
     # The untrained model that it was measured against is the one that it was given: 0.25 everywhere.
     assert {case.model for case in read_cases(done.cases)} >= {"untrained", "federated"}
-    offered = hospital._study(shared(study), known, hospital.read_site(tmp_path / "site.yaml"))
+    offered = hospital._study(public_yaml(study), known, hospital.read_site(tmp_path / "site.yaml"))
     assert all(torch.equal(tensor, given[name]) for name, tensor in weights_of(module_of(offered)).items())
-    assert digest(offered) == known
+    assert study_digest(offered) == known
 
     for line, told in (
         ("", "get that file from the coordinator and name it in the site file"),
@@ -267,4 +268,4 @@ def test_a_study_that_begins_with_given_weights_trains_from_the_hospitals_own_co
         site = (tmp_path / "site.yaml").read_text().replace("start: copy.ckpt\n", line)
         (tmp_path / "other.yaml").write_text(site)
         with pytest.raises(StudyError, match=f"study 'table' begins with the weights .*{told}"):
-            hospital._study(shared(study), known, hospital.read_site(tmp_path / "other.yaml"))
+            hospital._study(public_yaml(study), known, hospital.read_site(tmp_path / "other.yaml"))

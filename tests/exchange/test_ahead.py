@@ -14,7 +14,7 @@ import torch
 
 from medfed.errors import RunError
 from medfed.exchange._chunks import download, prefetch
-from medfed.exchange._manifest import PROTOCOL, Manifest, encode_sealed, manifest
+from medfed.exchange._manifest import PROTOCOL, Manifest, encode_sealed, open_manifest
 from medfed.exchange._object_store import chunk_name, hub_control_name, site_control_name
 from medfed.exchange.folder import Folder, FolderStore
 from medfed.wire import encoding as wire
@@ -164,7 +164,7 @@ def test_no_site_sees_a_model_before_the_hubs_own_copy_is_safe(record, tmp_path)
 
     def kept() -> None:
         data = hub._store.get(hub_control_name(STUDY, "now"))
-        seen.append(manifest(data, Unsigned(), HUB, "global", STUDY).round)
+        seen.append(open_manifest(data, Unsigned(), HUB, "global", STUDY).round)
         raise RunError("its checkpoint could not be written")
 
     with pytest.raises(RunError, match="its checkpoint could not be written"):
@@ -179,17 +179,17 @@ def test_no_site_sees_a_model_before_the_hubs_own_copy_is_safe(record, tmp_path)
 def test_the_receipt_is_the_manifest_that_is_sent(both):
     _, north = both
     sent = update(1.5)
-    receipt = north.receipt(sent)
+    transmission = north.transmission(sent)
     north.send(sent)
     data = wire.encode_update(sent, STUDY)
     chunks = [
         hashlib.sha256(data[first : first + CHUNK_BYTES]).hexdigest()
         for first in range(0, len(data), CHUNK_BYTES)
     ]
-    assert receipt.bytes == len(data)
-    assert receipt.sha256 == hashlib.sha256("".join(chunks).encode()).hexdigest()
+    assert transmission.bytes == len(data)
+    assert transmission.sha256 == hashlib.sha256("".join(chunks).encode()).hexdigest()
     stored = north._store.get(f"up/{STUDY[:16]}/north/r00001/m")
-    assert manifest(stored, Unsigned(), "north", "update", STUDY).chunks == chunks
+    assert open_manifest(stored, Unsigned(), "north", "update", STUDY).chunks == chunks
 
 
 def test_a_folder_is_looked_at_often_at_first_and_at_most_every_poll_s(tmp_path, monkeypatch):

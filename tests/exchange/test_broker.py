@@ -14,8 +14,8 @@ import pytest
 
 from medfed.deployment.enrolment import broker, enrol
 from medfed.deployment.enrolment.broker import Broker
+from medfed.exchange._nats_store import NatsStore
 from medfed.exchange._object_store import Unreachable
-from medfed.exchange.nats import NatsStore
 from medfed.wire.signing import Identity
 
 PATIENCE_S = 60

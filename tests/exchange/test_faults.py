@@ -115,7 +115,7 @@ def test_a_killed_sites_upload_goes_on_by_chunk(link):
     until(lambda: link.proxy.up > 6e6, "half of it was sent")
     link.proxy.closed = True
     # What a kill does: the lock falls, nothing more is written, what is in the folder stays.
-    link.north._stopped.set()
+    link.north._presence.stop()
     link.north._lock.close()
     link.north._store.close()
     stored = len((link.folder / "north/exchange/outbox/r00001.stored").read_bytes()) // 4
@@ -225,7 +225,7 @@ def test_a_second_process_of_one_site_from_another_machine_is_refused(link):
 
 
 def test_another_machine_may_take_over_a_site_that_is_gone(link):
-    link.north._stopped.set()
+    link.north._presence.stop()
     link.north._lock.close()
     link.north._store.close()
     link.north = link.site("another-machine")

@@ -109,11 +109,11 @@ def test_a_hospital_behind_an_http_proxy_takes_part(enrolment, tmp_path, proxy):
     [
         (
             {"proxy": "https://proxy:3128"},
-            r"exchange\.proxy: 'https://proxy:3128': an HTTP proxy is named as http://",
+            r"exchange\.proxy: 'https://proxy:3128': an HTTP proxy is given as http://",
         ),
         (
             {"proxy": "http://proxy:3128", "urls": ["tls://hub:4222"]},
-            "reaches a broker by wss:// alone; there is no such",
+            "reaches a broker only by wss://; there is no such",
         ),
     ],
 )

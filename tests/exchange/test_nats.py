@@ -13,8 +13,9 @@ import sys
 import pytest
 from brokered import Enrolment
 
+from medfed.exchange._nats_store import _explain_refusal
 from medfed.exchange._object_store import Unreachable
-from medfed.exchange.nats import Nats, _refusal
+from medfed.exchange.nats import Nats
 from medfed.wire.signing import Identity, serial_number
 
 
@@ -71,7 +72,7 @@ def test_what_is_said_at_the_door_names_whose_certificate_and_what_to_do(enrolme
     for text, told in (
         (
             "nats: 'Authorization Violation'",
-            f"the broker does not let 'north' in .*{serial}.*ask the coordinator",
+            f"the broker rejects 'north' .*{serial}.*ask the coordinator",
         ),
         (
             VERIFY.format("unable to get local issuer certificate"),
@@ -83,11 +84,11 @@ def test_what_is_said_at_the_door_names_whose_certificate_and_what_to_do(enrolme
         ),
         (
             VERIFY.format("IP address mismatch"),
-            r"who answers there is not named so .*`medfed enrol init --host`",
+            r"the server there has another name .*`medfed enrol init --host`",
         ),
     ):
-        assert re.search(told, _refusal(text, identity)), _refusal(text, identity)
-    assert _refusal("Connection refused", identity) == ""
+        assert re.search(told, _explain_refusal(text, identity)), _explain_refusal(text, identity)
+    assert _explain_refusal("Connection refused", identity) == ""
 
 
 VERIFY = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {} (_ssl.c:1006)"
@@ -99,7 +100,7 @@ def test_another_federations_broker_is_told_of(enrolment, tmp_path):
     record = Nats(credentials=str(other.credentials("north")), urls=[enrolment.url])
     store = record._store("ab" * 32, Identity(other.credentials("north")))
     with pytest.raises(
-        Unreachable, match=r"who answers is not of the federation of 'north' \(.*issuer certificate\)"
+        Unreachable, match=r"the server is not of the federation of 'north' \(.*issuer certificate\)"
     ):
         store.get("glob/abababababababab/now/m")
     store.close()
@@ -112,7 +113,7 @@ def test_a_process_that_ends_without_closing_stops_the_connections_thread_first(
         "names = lambda: print([t.name for t in threading.enumerate() if t.name == 'medfed-nats'])\n"
         "atexit.register(names)\n"  # what was registered later is called first
         "from pathlib import Path\n"
-        "from medfed.exchange.nats import NatsStore\n"
+        "from medfed.exchange._nats_store import NatsStore\n"
         "from medfed.wire.signing import Identity\n"
         "store = NatsStore([sys.argv[1]], Identity(Path(sys.argv[2])), 'ab' * 32)\n"
         "store.put('glob/abababababababab/r00001/m', b'x')\n"

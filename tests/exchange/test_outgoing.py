@@ -60,7 +60,7 @@ def test_a_shorter_update_is_sent_without_the_end_of_a_longer_one_before(tmp_pat
 def test_a_restart_sends_the_same_chunks_and_not_those_that_arrived(tmp_path):
     first = written(tmp_path, 1, b"aaaa", b"bbbb", b"cc")
     every = list(first.chunks("p"))
-    first.arrived(every[1][0])
+    first.mark_stored(every[1][0])
     again = OutgoingUpdate(tmp_path, 1)
     assert again.complete
     assert again.intact()

@@ -166,7 +166,7 @@ def test_a_site_of_another_authority_is_refused(meeting, tmp_path):
 
     site = meeting.sites["north"] = meeting.site("north")
     site._seal = Identity(Path(fake.credentials))
-    site._offered = lambda: None
+    site._newest_manifest = lambda: None
     site.send(update("north"))
     assert "the certificate of 'north' is not from this federation's authority" in meeting.collected()
 

@@ -16,7 +16,7 @@ from medfed.federation.round import contribute, withdraw
 from medfed.local_training.scaffold import CONTROL
 from medfed.pipeline.factory import egress_of
 from medfed.privacy import NoPrivacy
-from medfed.study.study import read_study
+from medfed.study.reading import read_study
 from medfed.wire import encoding as wire
 from medfed.wire.audit_log import AuditLog, entries
 from medfed.wire.update import Update
@@ -36,7 +36,7 @@ def update(**changed) -> Update:
 def site(tmp_path):
     """What a site sends, its log, and every byte that left."""
     left: list[bytes] = []
-    return MemoryExchange("study", seen=left.append), AuditLog(tmp_path / "audit.jsonl"), left
+    return MemoryExchange("study", on_bytes=left.append), AuditLog(tmp_path / "audit.jsonl"), left
 
 
 def test_what_is_sent_has_an_entry_with_the_bytes_and_their_digest(site, tmp_path):
@@ -179,6 +179,6 @@ def test_a_reason_to_stop_has_an_entry(site, tmp_path):
 
 
 def test_measured_is_what_is_encoded():
-    size, digest = wire.measured(update(), "study")
+    size, digest = wire.measure_update(update(), "study")
     data = wire.encode_update(update(), "study")
     assert (size, digest) == (len(data), hashlib.sha256(data).hexdigest())

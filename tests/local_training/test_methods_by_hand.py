@@ -1,4 +1,4 @@
-"""Each local method on quadratics whose steps are written out, through the real callback, exchange and rule."""
+"""Each local method on quadratics with steps computed by hand, through callback, exchange and rule."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from medfed.local_training.fedper import FedPer
 from medfed.local_training.fedrep import FedRep
 from medfed.local_training.fine_tune import FineTune
 from medfed.local_training.ifca import IFCA
-from medfed.local_training.moon import contrast
+from medfed.local_training.moon import contrastive_term
 from medfed.local_training.scaffold import Scaffold
 from medfed.wire.update import Update
 from medfed.wire.weights import digest, weights_of
@@ -248,7 +248,7 @@ def test_moons_term_is_the_papers(seed: int, temperature: float) -> None:
         -np.log(similar(a, g) / (similar(a, g) + similar(a, p)))
         for a, g, p in zip(z, towards, away, strict=True)
     ]
-    found = contrast(*(torch.from_numpy(x) for x in (z, towards, away)), temperature)
+    found = contrastive_term(*(torch.from_numpy(x) for x in (z, towards, away)), temperature)
     assert float(found) == pytest.approx(float(np.mean(each)), rel=1e-9)
 
 
@@ -256,7 +256,7 @@ def test_moon_draws_a_representation_towards_the_global_one() -> None:
     z = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
     towards, away = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1))
     before = torch.cosine_similarity(z, towards).mean() - torch.cosine_similarity(z, away).mean()
-    contrast(z, towards, away, 0.5).backward()
+    contrastive_term(z, towards, away, 0.5).backward()
     moved = z.detach() - 0.1 * z.grad
     assert (
         torch.cosine_similarity(moved, towards).mean() - torch.cosine_similarity(moved, away).mean() > before
@@ -324,7 +324,8 @@ def test_a_cluster_that_is_not_there_is_refused() -> None:
     weights = {"w": torch.zeros(1)}
     update = Update("a", 1, {"w": torch.ones(1)}, 3, {"train/cluster": 2.0})
     with pytest.raises(
-        RuleError, match="site 'a' for round 1: scalar 'train/cluster' is 2; a whole number from 0 to 1"
+        RuleError,
+        match="site 'a' for round 1: scalar 'train/cluster' is 2; expected a whole number from 0 to 1",
     ):
         IFCARule().merge([update], IFCARule().init(weights), weights)
 

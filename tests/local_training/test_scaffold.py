@@ -37,9 +37,14 @@ def federated(rule, local) -> float:
         def fit(exchange):
             callback = FederatedCallback(name, exchange, 1, local=local)
             trainer = pl.Trainer(
-                max_epochs=ROUNDS, callbacks=[callback], logger=False, enable_checkpointing=False, accelerator="cpu",
-                enable_progress_bar=False, enable_model_summary=False,
-            )  # fmt: skip
+                max_epochs=ROUNDS,
+                callbacks=[callback],
+                logger=False,
+                enable_checkpointing=False,
+                accelerator="cpu",
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
             trainer.fit(Quadratic(name), DataLoader(TensorDataset(torch.zeros(STEPS, 1)), 1))
 
         return fit

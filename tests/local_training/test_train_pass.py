@@ -1,4 +1,4 @@
-"""What a site tells of the received model before it trains, and that looking changes nothing of the training."""
+"""What a site reports of the received model before it trains; evaluating it does not change training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medfed.aggregation.fednoro import FedNoRo, noisy_sites
 from medfed.aggregation.qfedavg import QFedAvg
 from medfed.errors import StudyError
 from medfed.federation.callback import FederatedCallback
-from medfed.local_training._train_pass import Look
+from medfed.local_training._train_pass import TrainEvaluator
 from medfed.models.tasks._class_losses import class_losses
 from medfed.wire.update import Update
 from medfed.wire.weights import digest, load, weights_of
@@ -25,9 +25,14 @@ torch.set_num_threads(1)
 
 def fit(module, callback, data, epochs: int) -> None:
     pl.Trainer(
-        max_epochs=epochs, callbacks=[callback], logger=False, enable_checkpointing=False, accelerator="cpu",
-        enable_progress_bar=False, enable_model_summary=False,
-    ).fit(module, data)  # fmt: skip
+        max_epochs=epochs,
+        callbacks=[callback],
+        logger=False,
+        enable_checkpointing=False,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    ).fit(module, data)
 
 
 def federated(
@@ -95,7 +100,9 @@ def test_a_looks_gradient_is_the_mean_over_batches_and_statistics_stay() -> None
     module.body[3].p = 0.0
     module.log = lambda *args, **kwargs: None
     before = digest(weights_of(module))
-    found = Look("a", module, lambda: iter(batches), lambda batch: module.training_step(batch, 0)).gradient()
+    found = TrainEvaluator(
+        "a", module, lambda: iter(batches), lambda batch: module.training_step(batch, 0)
+    ).gradient()
     assert digest(weights_of(module)) == before
     module.zero_grad()
     for batch in batches:
@@ -108,8 +115,8 @@ def test_a_module_that_cannot_tell_its_loss_by_class_is_named() -> None:
     class Bare(pl.LightningModule):
         pass
 
-    with pytest.raises(StudyError, match=r"site 'north': .* which Bare cannot tell"):
-        Look("north", Bare(), lambda: iter([]), lambda batch: torch.zeros(())).class_losses()
+    with pytest.raises(StudyError, match=r"site 'north': .* which Bare lacks"):
+        TrainEvaluator("north", Bare(), lambda: iter([]), lambda batch: torch.zeros(())).class_losses()
 
 
 def test_class_losses_by_hand() -> None:

@@ -17,7 +17,7 @@ from medfed.pipeline import compare
 from medfed.pipeline.experiments.pooled import PooledData
 from medfed.pipeline.factory import hospital_of
 from medfed.runs.progress import NoProgress
-from medfed.study.study import read_study
+from medfed.study.reading import read_study
 
 STUDY = """
 name: heart

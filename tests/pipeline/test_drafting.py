@@ -14,7 +14,7 @@ from hospitals import make_hospital
 from medfed.cli import main
 from medfed.errors import DataError, StudyError
 from medfed.pipeline.drafting import draft, named, write
-from medfed.study.study import read_study
+from medfed.study.reading import read_study
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
 

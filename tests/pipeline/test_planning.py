@@ -20,7 +20,8 @@ from medfed.errors import DataError, StudyError
 from medfed.pipeline import train as run
 from medfed.pipeline.factory import hospital_of, simulated_secret
 from medfed.pipeline.planning import check_planned, planned
-from medfed.study.study import digest, read_study
+from medfed.study.canonical import study_digest
+from medfed.study.reading import read_study
 from medfed.wire.audit_log import entries
 
 
@@ -61,7 +62,7 @@ def test_a_study_is_planned_from_the_sum_of_its_hospitals_fingerprints(study_fil
     }
     assert from_json((done.path / "fingerprint.json").read_bytes()) == merge(given.values())
     # The digest is that of the file that the hospitals agreed to, so that the run can be resumed with it.
-    assert json.loads(done.facts.read_text())["digest"] == digest(study)
+    assert json.loads(done.facts.read_text())["digest"] == study_digest(study)
     run.train(study, out=tmp_path / "run", resume=True)
     assert len([entry for entry in entries(done.audit) if entry.get("what") == "fingerprint"]) == 2
     kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]

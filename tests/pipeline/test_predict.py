@@ -24,7 +24,7 @@ from medfed.pipeline.factory import module_of, simulated_secret
 from medfed.pipeline.measure_models import saved_models
 from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.folder import RunFolder
-from medfed.study.study import read_study
+from medfed.study.reading import read_study
 from medfed.wire.weights import load, weights_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"

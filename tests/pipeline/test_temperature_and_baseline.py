@@ -14,7 +14,7 @@ from medfed.evaluation.rows import CaseRow
 from medfed.pipeline import baseline
 from medfed.pipeline.factory import hospital_of
 from medfed.runs.folder import RunFolder
-from medfed.study.study import read_study
+from medfed.study.reading import read_study
 
 
 def rows_of(split, probabilities, targets, model="federated"):

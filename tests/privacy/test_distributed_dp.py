@@ -23,7 +23,7 @@ from medfed.privacy._noise import MAX_DEVIATIONS
 from medfed.privacy.accounting.accountant import epsilon
 from medfed.privacy.accounting.ledger import Ledger
 from medfed.privacy.distributed_dp import MAX_SITES, DistributedDP
-from medfed.study.study import read_study
+from medfed.study.reading import read_study
 from medfed.wire.update import Update
 from medfed.wire.weights import norm
 
@@ -241,10 +241,10 @@ def study_file(folder, privacy: dict, **sections):
     [
         ({}, {}, "give noise_multiplier, or epsilon and delta"),
         ({"epsilon": 1, "colluding": 3}, {}, "of least: 3 sites colluding: 3 may reveal their noise"),
-        ({"epsilon": 1, "least": 4}, {}, "needs 4 sites a round, the study goes on with 3"),
+        ({"epsilon": 1, "least": 4}, {}, "needs 4 sites per round, but the study continues with 3"),
         ({"epsilon": 1}, {"rule": {"kind": "median"}}, "'median' compares the sites' single updates"),
         ({"epsilon": 1}, {"rule": {"kind": "cyclic"}}, "'cyclic' merges one site at a time"),
-        ({"epsilon": 1}, {"compress": [{"kind": "int8"}]}, "compress: privacy 'distributed_dp' hides each update"),
+        ({"epsilon": 1}, {"compress": [{"kind": "int8"}]}, "compress: privacy 'distributed_dp' masks each update"),
         ({"epsilon": 1, "scores": "send"}, {"rule": {"kind": "fednova"}}, "needs each site's 'train/steps'"),
         (
             {"epsilon": 1},

@@ -22,7 +22,8 @@ from medfed.pipeline.factory import hospital_of, module_of
 from medfed.privacy import Privacy
 from medfed.privacy.accounting.accountant import epsilon
 from medfed.privacy.accounting.ledger import Ledger, data_set
-from medfed.study.study import _agree, read_study
+from medfed.study.reading import read_study
+from medfed.study.validation import validate
 from medfed.wire.weights import weights_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -108,12 +109,10 @@ class Mute(Privacy, frozen=True, tag="mute"):
 
 def test_a_privacy_that_is_added_needs_no_objection_of_its_own(tmp_path):
     study = read_study(written(tmp_path, rule={"kind": "fednova"}))
-    words = (
-        "x.yaml: rule.kind: 'fednova' needs each site's 'train/steps', which privacy 'mute' lets no site tell"
-    )
+    words = "x.yaml: rule.kind: 'fednova' needs each site's 'train/steps', which privacy 'mute' does not let a site send"
     with pytest.raises(StudyError, match=words):
-        _agree(msgspec.structs.replace(study, privacy=Mute()), "x.yaml")
-    _agree(msgspec.structs.replace(study, privacy=Mute(), rule=FedAvg()), "x.yaml")
+        validate(msgspec.structs.replace(study, privacy=Mute()), "x.yaml")
+    validate(msgspec.structs.replace(study, privacy=Mute(), rule=FedAvg()), "x.yaml")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +120,7 @@ def test_a_privacy_that_is_added_needs_no_objection_of_its_own(tmp_path):
     [("fednova", "train/steps"), ("qfedavg", "train/loss_before"), ("fednoro", "train/class_loss")],
 )
 def test_the_number_that_a_secure_sum_keeps_back_is_named(tmp_path, rule, number):
-    words = f"'{rule}' needs each site's '{number}', which privacy 'secure_sum' lets no site tell; .*fedavg"
+    words = f"'{rule}' needs each site's '{number}', which privacy 'secure_sum' does not let a site send; .*fedavg"
     with pytest.raises(StudyError, match=words):
         read_study(written(tmp_path, privacy={"kind": "secure_sum"}, rule={"kind": rule}))
 

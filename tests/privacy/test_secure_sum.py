@@ -228,7 +228,7 @@ def test_too_few_sites_stop_the_round_and_say_why(step):
 def test_a_round_that_failed_goes_on_when_the_sites_are_back_with_new_masks(step):
     privacy = SecureSum()
     seen: list[bytes] = []
-    round = Round(privacy, exchange=MemoryExchange("study", seen=seen.append))
+    round = Round(privacy, exchange=MemoryExchange("study", on_bytes=seen.append))
     round.start(*SITES, dies={"south": step, "west": step})
     with pytest.raises(QuorumError, match="round 1"):
         round.conduct()
@@ -257,7 +257,7 @@ def test_a_site_that_restarts_within_a_round_sends_nothing_under_the_old_masks()
 
 def test_what_leaves_tells_nothing_of_the_update_and_no_examples():
     seen: list[bytes] = []
-    round = Round(SecureSum(bits=32, limit=16), exchange=MemoryExchange("study", seen=seen.append))
+    round = Round(SecureSum(bits=32, limit=16), exchange=MemoryExchange("study", on_bytes=seen.append))
     sent: list[Update] = []
     round.exchange.send, send = lambda update: (sent.append(update), send(update)), round.exchange.send
     round.start(*SITES)

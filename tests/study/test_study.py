@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from medfed.errors import StudyError
-from medfed.study.study import digest, read_study, resolved, schema, study_of
+from medfed.study.canonical import study_digest, to_dict
+from medfed.study.reading import parse_study, read_study
+from medfed.study.schema import schema
 
 ROOT = Path(__file__).parents[2]
 STUDY = """\
@@ -33,15 +35,15 @@ def test_folders_are_relative_to_the_file_and_every_default_is_resolved(tmp_path
     study = read_study(write(tmp_path))
     assert study.sites == {"north": str(tmp_path / "data/north"), "south": str(tmp_path.parent / "south")}
     assert study.train.optimiser.lr == 0.001
-    assert resolved(study)["rule"]["kind"] == "fedavg"
+    assert to_dict(study)["rule"]["kind"] == "fedavg"
     assert (study.minimum, study.epochs) == (1, 3)
 
 
 def test_a_digest_is_of_the_study_and_not_of_where_data_lie(tmp_path):
-    one = digest(read_study(write(tmp_path)))
-    assert one == digest(read_study(write(tmp_path, STUDY.replace("data/north", "/elsewhere"))))
-    assert one != digest(read_study(write(tmp_path), ["train.rounds=4"]))
-    assert one != digest(read_study(write(tmp_path, STUDY.replace("south:", "west:"))))
+    one = study_digest(read_study(write(tmp_path)))
+    assert one == study_digest(read_study(write(tmp_path, STUDY.replace("data/north", "/elsewhere"))))
+    assert one != study_digest(read_study(write(tmp_path), ["train.rounds=4"]))
+    assert one != study_digest(read_study(write(tmp_path, STUDY.replace("south:", "west:"))))
 
 
 def test_overrides_replace_one_key(tmp_path):
@@ -146,5 +148,5 @@ def test_the_committed_schema_is_that_of_the_code():
 )
 def test_a_bomb_in_yaml_is_refused_at_once(text, words):
     with pytest.raises(StudyError, match=words) as caught:
-        study_of(text)
+        parse_study(text)
     assert len(str(caught.value)) < 300

@@ -107,7 +107,7 @@ def header(**changes) -> bytes:
         (wire.encode_update(update())[:40], "too few"),
         (pickle.dumps({"a": 1}), "too few|not an update"),
         (save({"local/b": torch.ones(())}), "without medfed's header"),
-        (save({"b": torch.ones(())}, metadata={"medfed": "{}"}), "the header does not read"),
+        (save({"b": torch.ones(())}, metadata={"medfed": "{}"}), "the header cannot be decoded"),
         (header(format="medfed-9"), "the format is 'medfed-9', this medfed reads 'medfed-1'"),
         (header(extra=1), "unknown field `extra`"),
         (header(examples="7"), "Expected `int`"),

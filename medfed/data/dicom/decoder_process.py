@@ -4,7 +4,7 @@ Of 10,000 mutated files one made GDCM, which reads JPEG, call abort(), which no 
 training would be gone. So it runs in a child that may die or hang; the parent then refuses the image and
 starts another. A child that decodes JPEG imports GDCM and nothing else, starts in a tenth of a second, once,
 and a slice crosses to it and back in half a millisecond. As they are processes there may be several, so that
-the slices of a series, which `words_of` asks for ahead, are decoded beside each other. JPEG 2000, of which a
+the slices of a series, which `iter_words` asks for ahead, are decoded beside each other. JPEG 2000, of which a
 slice takes 16 ms and whose decoder holds Python's lock, comes here for that alone.
 """
 
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 TIMEOUT_S = 15.0
 # A series is read by as many processes as there are processors, and no more than these: the parent's own part
 # (headers, scaling) takes a fifth of a slice's time, so that more would wait for it.
-MOST_CHILDREN = 4
+MAX_PROCESSES = 4
 # What a pipe holds, where the system allows it: a whole slice, instead of the usual 64 KiB at a time with a
 # change of process between.
 PIPE_BYTES = 1 << 20
@@ -47,7 +47,7 @@ _KEEP_MEMORY = {
 EXTENDED = "1.2.840.10008.1.2.4.51"
 
 
-class Coded(NamedTuple):
+class CodedFrame(NamedTuple):
     """What a decoder is told of a frame's bytes; `plugin` is pydicom's name for the decoder."""
 
     syntax: str
@@ -59,7 +59,7 @@ class Coded(NamedTuple):
     signed: bool
 
 
-def decode_here(packed: bytes, coded: Coded) -> NDArray[Any]:
+def decode_in_process(packed: bytes, coded: CodedFrame) -> NDArray[Any]:
     """Return the decoded words of one frame, (rows, columns), decoded in this process."""
     from pydicom.encaps import encapsulate
     from pydicom.pixels import get_decoder
@@ -81,7 +81,7 @@ def decode_here(packed: bytes, coded: Coded) -> NDArray[Any]:
     return array
 
 
-def decode_apart(packed: bytes, coded: Coded) -> bytearray:
+def decode_in_subprocess(packed: bytes, coded: CodedFrame) -> bytearray:
     """Return the decoded words of one frame; threads that ask at once are answered by a process each.
 
     Raises:
@@ -91,7 +91,7 @@ def decode_apart(packed: bytes, coded: Coded) -> bytearray:
 
     names = coded.syntax.encode(), coded.plugin.encode()
     head = _HEAD.pack(*coded[2:], *map(len, names), len(packed))
-    answer = _children.ask(b"".join((head, *names, packed)))
+    answer = _pool.ask(b"".join((head, *names, packed)))
     if answer is None:
         raise ImageError(
             "the compressed pixels make the decoder die or hang; the file is damaged, copy it again"
@@ -102,16 +102,16 @@ def decode_apart(packed: bytes, coded: Coded) -> bytearray:
     return words
 
 
-def most_children() -> int:
+def max_processes() -> int:
     """Return how many frames are decoded beside each other; a worker of several makes do with one."""
     import multiprocessing
 
     if multiprocessing.parent_process() is not None:
         return 1
-    return min(MOST_CHILDREN, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+    return min(MAX_PROCESSES, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
 
 
-class _Children:
+class _DecoderPool:
     """The processes that decode, started when they are first needed and kept."""
 
     def __init__(self) -> None:
@@ -166,9 +166,9 @@ def _started() -> subprocess.Popen[bytes]:
 
 
 def _widen(pipe: int) -> None:
-    import fcntl
+    with suppress(OSError, AttributeError, ImportError):  # not Linux, or no larger pipe for this account
+        import fcntl
 
-    with suppress(OSError, AttributeError):  # another system, or one that gives an account no more
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
@@ -220,10 +220,10 @@ def _close(child: subprocess.Popen[bytes]) -> None:
             stream.close()
 
 
-_children = _Children()
-atexit.register(lambda: _children.end())
+_pool = _DecoderPool()
+atexit.register(lambda: _pool.end())
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: _children.forget())
+    os.register_at_fork(after_in_child=lambda: _pool.forget())
 
 
 # --- the child ----------------------------------------------------------------------------------------------
@@ -244,19 +244,19 @@ def _serve() -> None:
         syntax, plugin = pieces.read(syntax_length).decode(), pieces.read(plugin_length).decode()
         decoded, words = True, b""
         try:
-            words = _words(pieces.read(length), Coded(syntax, plugin, *described))
+            words = _words(pieces.read(length), CodedFrame(syntax, plugin, *described))
         except Exception:
             decoded = False
         _write(answers, _ANSWER.pack(decoded, len(words)))
         _write(answers, words)
 
 
-def _words(packed: bytes, coded: Coded) -> bytes:
+def _words(packed: bytes, coded: CodedFrame) -> bytes:
     """Return a frame's decoded words, little endian."""
-    return _gdcm(packed, coded) if coded.plugin == "gdcm" else decode_here(packed, coded).tobytes()
+    return _gdcm(packed, coded) if coded.plugin == "gdcm" else decode_in_process(packed, coded).tobytes()
 
 
-def _gdcm(packed: bytes, coded: Coded) -> bytes:
+def _gdcm(packed: bytes, coded: CodedFrame) -> bytes:
     """Return a frame's decoded words, as pydicom's plugin asks GDCM for them, without pydicom around it."""
     import gdcm
 

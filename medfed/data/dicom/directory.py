@@ -26,7 +26,7 @@ def listed_files(directory: DicomFile) -> list[str]:
     return paths
 
 
-def not_there(directory: DicomFile) -> str:
+def describe_dicomdir(directory: DicomFile) -> str:
     """Return a line for a DICOMDIR that is met among the files of a folder: what it lists, and how much
     of it is gone.
     """

@@ -34,7 +34,7 @@ VRS = _LONG | _SHORT
 _MAX_TEXT = 1 << 16
 
 
-class Short(Exception):
+class TruncatedHeader(Exception):
     """The buffer ended before the header did: more of the file is needed, or the file is truncated."""
 
 
@@ -57,7 +57,7 @@ class Elements:
         """Walk the elements of data[start:end], up to and including element `stop`.
 
         Raises:
-            Short: if an element reaches beyond `end`.
+            TruncatedHeader: if an element reaches beyond `end`.
             ImageError: if this is not a DICOM dataset.
         """
         self._data, self._little, self._explicit, self._depth = data, little, explicit, depth
@@ -78,7 +78,7 @@ class Elements:
                     at += 8
                 elif vr in _LONG:
                     if at + 12 > end:
-                        raise Short
+                        raise TruncatedHeader
                     length = long(data, at + 8)[0]
                     at += 12
                 elif tag in (ITEM_END, SEQUENCE_END):
@@ -109,9 +109,9 @@ class Elements:
                 where[tag] = (at, length, vr)
                 at += length
                 if at > end:
-                    raise Short
+                    raise TruncatedHeader
         if at != end:
-            raise Short
+            raise TruncatedHeader
         return at
 
     def __contains__(self, tag: int) -> bool:
@@ -239,7 +239,7 @@ class Elements:
                 )
                 found.append(item)
                 stop(item.end)
-        except Short:
+        except TruncatedHeader:
             raise ImageError(f"the sequence {name(tag)} is cut off; the header is damaged") from None
         return found
 
@@ -281,7 +281,7 @@ def _items(data: bytes, at: int, end: int, little: bool) -> Iterator[tuple[int, 
             at = cursor.at
         else:
             if at + length > end:
-                raise Short
+                raise TruncatedHeader
             yield at, at + length, cursor
             at += length
 
@@ -303,7 +303,7 @@ def _skip_items(data: bytes, at: int, end: int, little: bool, explicit: bool, de
             at = Elements(data, at, end, little=little, explicit=explicit, depth=depth, stop=-1).end
         else:
             at += length
-    raise Short
+    raise TruncatedHeader
 
 
 _INTEGERS = {b"US": "H", b"SS": "h", b"UL": "I", b"SL": "i"}

@@ -9,8 +9,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from medfed.data.dicom.elements import DOUBLE_PIXELS, FLOAT_PIXELS, PIXELS, UNDEFINED, VRS, Elements, Short
-from medfed.data.size_limits import EXPANSION_FREE_BYTES, MAX_EXPANSION
+from medfed.data.dicom.elements import (
+    DOUBLE_PIXELS,
+    FLOAT_PIXELS,
+    PIXELS,
+    UNDEFINED,
+    VRS,
+    Elements,
+    TruncatedHeader,
+)
+from medfed.data.size_limits import MAX_RATIO, UNLIMITED_RATIO_BYTES
 from medfed.errors import ImageError
 
 IMPLICIT = "1.2.840.10008.1.2"
@@ -127,7 +135,7 @@ def open_dicom(path: str) -> DicomFile | None:
             data = os.pread(file.fileno(), want, 0)
             try:
                 return _parse(path, data, size)
-            except Short:
+            except TruncatedHeader:
                 if len(data) >= size:
                     break
             if want >= _MAX_HEADER:
@@ -149,7 +157,7 @@ def _parse(path: str, data: bytes, size: int) -> DicomFile | None:
         syntax = BIG_ENDIAN if not little else EXPLICIT if explicit else IMPLICIT
     elements = Elements(data, start, len(data), little=little, explicit=explicit)
     if not whole and not any(tag in elements for tag in (PIXELS, FLOAT_PIXELS, DOUBLE_PIXELS)):
-        raise Short
+        raise TruncatedHeader
     return DicomFile(path, elements, syntax, start, size)
 
 
@@ -160,13 +168,13 @@ def _deflated(data: bytes, start: int, size: int, whole: bool) -> Elements:
         unpacked, ended = inflate(data, start, bound, complete=False)
         try:
             elements = Elements(unpacked, 0, len(unpacked), little=True, explicit=True)
-        except Short:
+        except TruncatedHeader:
             continue
         if ended or any(tag in elements for tag in (PIXELS, FLOAT_PIXELS, DOUBLE_PIXELS)):
             return elements
     if whole:
         raise ImageError("truncated: the deflated data end before the header does; copy the file again")
-    raise Short
+    raise TruncatedHeader
 
 
 def _dataset_start(data: bytes) -> int | None:
@@ -200,7 +208,7 @@ def _meta(data: bytes, at: int) -> tuple[str, int]:
     syntax = ""
     while data[at : at + 2] == b"\2\0":
         if at + 12 > len(data):
-            raise Short
+            raise TruncatedHeader
         vr = data[at + 4 : at + 6]
         if vr not in VRS:
             raise ImageError("the file meta header is damaged; copy the file again")
@@ -209,7 +217,7 @@ def _meta(data: bytes, at: int) -> tuple[str, int]:
         else:
             length, value = int.from_bytes(data[at + 6 : at + 8], "little"), at + 8
         if value + length > len(data):
-            raise Short
+            raise TruncatedHeader
         if data[at + 2 : at + 4] == b"\x10\0":
             raw = data[value : value + length].strip(b" \0")
             syntax = raw.decode("ascii", "replace")
@@ -227,7 +235,7 @@ def _encoding(data: bytes, at: int, syntax: str) -> tuple[bool, bool]:
     Files exist whose meta header says implicit and whose data are explicit, and the reverse; the data decide.
     """
     if at + 8 > len(data):
-        raise Short
+        raise TruncatedHeader
     explicit = data[at + 4 : at + 6] in VRS
     little = syntax != BIG_ENDIAN
     if not syntax and data[at] == 0 and data[at + 1] != 0:
@@ -248,7 +256,7 @@ def inflate(data: bytes, start: int, length: int, *, complete: bool = True) -> t
     packed = len(data) - start
     if length > _unpacked_bound(packed) and complete:
         raise ImageError(
-            f"{packed} bytes would unpack to {length}; real images grow less than {MAX_EXPANSION} times"
+            f"{packed} bytes would unpack to {length}; real images grow less than {MAX_RATIO} times"
         )
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     unpacked = None
@@ -264,4 +272,4 @@ def inflate(data: bytes, start: int, length: int, *, complete: bool = True) -> t
 
 
 def _unpacked_bound(packed: int) -> int:
-    return max(EXPANSION_FREE_BYTES, MAX_EXPANSION * packed)
+    return max(UNLIMITED_RATIO_BYTES, MAX_RATIO * packed)

@@ -1,5 +1,5 @@
 """One two-dimensional image of a DICOM object: its place in the patient, its pixels' encoding, what
-it belongs to."""
+it series_key to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from medfed.data.dicom.elements import PIXELS, Elements, name
 from medfed.data.dicom.file import DEFLATED, DicomFile
-from medfed.data.size_limits import MAX_DICOM_EXPANSION, check_size
+from medfed.data.size_limits import MAX_DICOM_RATIO, check_size
 from medfed.errors import ImageError
 
 PATIENT_NAME, PATIENT_ID, BIRTH_DATE = 0x00100010, 0x00100020, 0x00100030
@@ -23,6 +23,7 @@ INTERCEPT, SLOPE, RESCALE_TYPE, MODALITY_LUT = 0x00281052, 0x00281053, 0x0028105
 PADDING, PADDING_LIMIT = 0x00280120, 0x00280121
 BURNED_IN, RECOGNIZABLE, LOSSY = 0x00280301, 0x00280302, 0x00282110
 SHARED, PER_FRAME = 0x52009229, 0x52009230
+PLANE_POSITION, PLANE_ORIENTATION, PIXEL_MEASURES = 0x00209113, 0x00209116, 0x00289110
 
 # Modalities whose images are projections: they have a detector, not a place in the patient.
 PROJECTIONS = frozenset((b"CR", b"DX", b"MG", b"PX", b"IO", b"RG", b"XA", b"RF"))
@@ -75,10 +76,10 @@ class Frame:
     encoding: Encoding
     modality: bytes
     patient: tuple[bytes, bytes, bytes]  # number, name, birth date; empty where the header does not say
-    belongs: tuple  # series, modality, unit: what one volume shares
+    series_key: tuple  # series, modality, unit: what one volume shares
     # Frame of reference, echo, time point, diffusion weighting, stack: what separates volumes of one series.
-    splits: tuple
-    soft: Mapping[str, object]  # what may separate them where positions repeat
+    hard_key: tuple
+    soft_attributes: Mapping[str, object]  # what may separate them where positions repeat
     uid: bytes
     image_type: tuple[bytes, ...]
     position_mm: Triple | None
@@ -95,7 +96,7 @@ class Frame:
     flags: tuple[str, ...]
 
 
-def frames_of(file: DicomFile) -> list[Frame]:
+def parse_frames(file: DicomFile) -> list[Frame]:
     """Return the image planes of one file, one or as many as an enhanced object has.
 
     Raises:
@@ -150,7 +151,7 @@ def _encoding(file: DicomFile) -> Encoding:
         raise ImageError(f"{frames} frames of {rows} x {columns} pixels; the header is damaged")
     if file.encapsulated or file.syntax == DEFLATED:
         unpacked, pixels = frames * rows * columns * max(1, allocated // 8), rows * columns
-        check_size(unpacked, file.size, pixels, "a DICOM object", growth=MAX_DICOM_EXPANSION)
+        check_size(unpacked, file.size, pixels, "a DICOM object", max_ratio=MAX_DICOM_RATIO)
     if tag == PIXELS and (allocated not in (8, 16, 32) or signed not in (0, 1)):
         raise ImageError(
             f"pixels of {allocated} bits allocated; 8, 16 and 32 with a PixelRepresentation are read"
@@ -182,7 +183,7 @@ def _classic_frame(file: DicomFile, encoding: Encoding, flags: tuple[str, ...]) 
     header = file.elements
     modality = header.text(MODALITY)
     row, column = _orientation(header)
-    soft = {
+    soft_attributes = {
         "study": header.text(STUDY_UID),
         "image type": header.texts(IMAGE_TYPE),
         "acquisition number": header.text(0x00200012),
@@ -208,7 +209,7 @@ def _classic_frame(file: DicomFile, encoding: Encoding, flags: tuple[str, ...]) 
         else (header.text(0x00080022), header.text(0x00080032)),
         "content time": (header.text(0x00080023), header.text(0x00080033)),
     }
-    splits = (
+    hard_key = (
         header.text(FRAME_UID),
         header.text(0x00180086),
         _rounded(header.number(0x00180081)),
@@ -222,9 +223,9 @@ def _classic_frame(file: DicomFile, encoding: Encoding, flags: tuple[str, ...]) 
         encoding=encoding,
         modality=modality,
         patient=_patient(header),
-        belongs=(header.text(SERIES_UID), modality, header.text(0x00541001)),
-        splits=splits,
-        soft=soft,
+        series_key=(header.text(SERIES_UID), modality, header.text(0x00541001)),
+        hard_key=hard_key,
+        soft_attributes=soft_attributes,
         uid=header.text(SOP_UID),
         image_type=header.texts(IMAGE_TYPE),
         position_mm=_position(header),
@@ -302,8 +303,8 @@ def _enhanced_frame(
     header = file.elements
     groups = _Groups(shared, own)
     modality = header.text(MODALITY)
-    row, column = _orientation(groups.get(0x00209116))
-    measures = groups.get(0x00289110)
+    row, column = _orientation(groups.get(PLANE_ORIENTATION))
+    measures = groups.get(PIXEL_MEASURES)
     values = groups.get(0x00289145)
     content = groups.get(0x00209111)
     indices = content.integers(0x00209157, "I") if content is not None else ()
@@ -313,7 +314,7 @@ def _enhanced_frame(
     frame_type = b""
     for sequence in (0x00189226, 0x00189329, 0x00189751):
         frame_type = frame_type or groups.text(sequence, 0x00089007)
-    soft = {
+    soft_attributes = {
         "dimension indices": dimensions,
         "frame type": frame_type,
         "complex component": groups.text(0x00189226, 0x00089208),
@@ -326,7 +327,7 @@ def _enhanced_frame(
         "acquisition time": groups.text(0x00209111, 0x00189074),
         "reference time": groups.text(0x00209111, 0x00189151),
     }
-    splits = (
+    hard_key = (
         header.text(FRAME_UID),
         _rounded(groups.number(0x00189114, 0x00189082)),
         groups.whole(0x00209111, 0x00209128),
@@ -341,12 +342,12 @@ def _enhanced_frame(
         encoding=encoding,
         modality=modality,
         patient=_patient(header),
-        belongs=(header.text(SERIES_UID), modality, header.text(0x00541001)),
-        splits=splits,
-        soft=soft,
+        series_key=(header.text(SERIES_UID), modality, header.text(0x00541001)),
+        hard_key=hard_key,
+        soft_attributes=soft_attributes,
         uid=header.text(SOP_UID) + b"#%d" % index,
         image_type=tuple(frame_type.split(b"\\")) if frame_type else header.texts(IMAGE_TYPE),
-        position_mm=_position(groups.get(0x00209113)),
+        position_mm=_position(groups.get(PLANE_POSITION)),
         row_cosine=row,
         column_cosine=column,
         spacing_mm=_spacing(measures, modality) if measures is not None else None,

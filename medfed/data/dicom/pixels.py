@@ -11,12 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.dicom.decoder_process import EXTENDED, Coded, decode_apart, decode_here, most_children
+from medfed.data.dicom.decoder_process import (
+    EXTENDED,
+    CodedFrame,
+    decode_in_process,
+    decode_in_subprocess,
+    max_processes,
+)
 from medfed.data.dicom.elements import DOUBLE_PIXELS, ITEM, PIXELS, SEQUENCE_END
 from medfed.data.dicom.file import DicomFile, inflate
 from medfed.data.dicom.frame import PROJECTIONS, Encoding, Frame
-from medfed.data.dicom.suppress_logs import quiet
-from medfed.data.size_limits import FRAME_FREE_BYTES, check_size
+from medfed.data.dicom.suppress_logs import suppress_dicom_logs
+from medfed.data.size_limits import FRAME_UNLIMITED_RATIO_BYTES, check_size
 from medfed.errors import ImageError
 
 # Hounsfield units of air: what padding means in CT.
@@ -45,24 +51,24 @@ def stored_values(frame: Frame) -> NDArray[Any]:
     Raises:
         ImageError: if the pixels are truncated, damaged, or in an encoding that cannot be read.
     """
-    return meant_bits(raw_words(frame.file, frame.encoding, frame.index), frame.encoding)
+    return sign_extend(read_words(frame.file, frame.encoding, frame.index), frame.encoding)
 
 
-def words_of(frames: Sequence[Frame]) -> Iterator[NDArray[Any]]:
+def iter_words(frames: Sequence[Frame]) -> Iterator[NDArray[Any]]:
     """Yield the words of each frame in turn; those that processes of their own decode are asked for ahead.
 
     Raises:
-        ImageError: as `raw_words`.
+        ImageError: as `read_words`.
     """
-    at_once = most_children()
+    at_once = max_processes()
     if at_once == 1 or not all(_worth_a_process(frame.file, len(frames)) for frame in frames):
-        yield from (raw_words(frame.file, frame.encoding, frame.index) for frame in frames)
+        yield from (read_words(frame.file, frame.encoding, frame.index) for frame in frames)
         return
     with ThreadPoolExecutor(at_once) as threads:  # which wait for the children, and hold no lock meanwhile
         ahead: deque[Future[NDArray[Any]]] = deque()
         try:
             for frame in frames:
-                ahead.append(threads.submit(raw_words, frame.file, frame.encoding, frame.index, True))
+                ahead.append(threads.submit(read_words, frame.file, frame.encoding, frame.index, True))
                 if len(ahead) > at_once:
                     yield ahead.popleft().result()
             while ahead:
@@ -83,7 +89,7 @@ def _by_gdcm(syntax: str) -> bool:
     return DECODERS.get(syntax, ("", ""))[1] == "gdcm"
 
 
-def raw_words(file: DicomFile, encoding: Encoding, index: int, apart: bool = False) -> NDArray[Any]:
+def read_words(file: DicomFile, encoding: Encoding, index: int, apart: bool = False) -> NDArray[Any]:
     """Return a frame's words as they are allocated, (rows, columns), unsigned (float pixels: as they are).
 
     `apart`: compressed ones are decoded in a process of their own, which those that GDCM decodes always are.
@@ -129,7 +135,7 @@ def _ow(file: DicomFile) -> bool:
     return file.elements.where(PIXELS)[2] == b"OW"
 
 
-def meant_bits(words: NDArray[Any], encoding: Encoding) -> NDArray[Any]:
+def sign_extend(words: NDArray[Any], encoding: Encoding) -> NDArray[Any]:
     """Return the stored values of words: the bits from high_bit down, with their sign."""
     if words.dtype.kind == "f":
         return words
@@ -154,7 +160,7 @@ def modality_values(
         ImageError: if a value does not fit a float32.
     """
     encoding = frame.encoding
-    values = meant_bits(words, encoding)
+    values = sign_extend(words, encoding)
     if encoding.photometric == b"MONOCHROME1" and frame.modality in PROJECTIONS and values.dtype.kind != "f":
         # Whether a radiograph shows bone white or black; a CT's HU mean the same under either.
         top = -1 if encoding.signed else (1 << encoding.stored) - 1
@@ -238,7 +244,7 @@ def _decoded(file: DicomFile, encoding: Encoding, index: int, apart: bool) -> ND
         len(packed),
         pixels,
         "a compressed frame",
-        free_bytes=FRAME_FREE_BYTES,
+        unlimited_ratio_bytes=FRAME_UNLIMITED_RATIO_BYTES,
     )
     check_codestream(packed, file.syntax, encoding)
     words = decode(packed, file.syntax, encoding, apart)
@@ -267,7 +273,9 @@ def _inflated(file: DicomFile, encoding: Encoding, index: int) -> NDArray[Any]:
     pixels = encoding.rows * encoding.columns
     size = (pixels * encoding.allocated + 7) // 8
     packed = frame_bytes(file, encoding, index)
-    check_size(size, len(packed), pixels, "a deflated frame", free_bytes=FRAME_FREE_BYTES)
+    check_size(
+        size, len(packed), pixels, "a deflated frame", unlimited_ratio_bytes=FRAME_UNLIMITED_RATIO_BYTES
+    )
     data, _ = inflate(packed, 0, size)
     if encoding.allocated == 1:
         bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")[:pixels]
@@ -298,12 +306,12 @@ def _installed(syntax: str, plugin: str) -> bool:
         return find_spec("gdcm") is not None  # which is imported in its process alone
     from pydicom.pixels import get_decoder
 
-    with quiet():
+    with suppress_dicom_logs():
         return plugin in get_decoder(syntax).available_plugins
 
 
-def _coded(syntax: str, encoding: Encoding) -> Coded:
-    return Coded(
+def _coded(syntax: str, encoding: Encoding) -> CodedFrame:
+    return CodedFrame(
         syntax,
         DECODERS[syntax][1],
         encoding.rows,
@@ -317,7 +325,7 @@ def _coded(syntax: str, encoding: Encoding) -> Coded:
 def _decoded_apart(packed: bytes, syntax: str, encoding: Encoding) -> NDArray[Any]:
     rows, columns = encoding.rows, encoding.columns
     word = np.dtype(f"u{encoding.allocated // 8}")
-    data = decode_apart(packed, _coded(syntax, encoding))
+    data = decode_in_subprocess(packed, _coded(syntax, encoding))
     if len(data) != rows * columns * word.itemsize:
         raise ImageError(
             f"the compressed pixels decode to {len(data)} bytes, not to the {rows} x {columns} of {word.itemsize} announced;"
@@ -331,9 +339,9 @@ def _decoded_here(packed: bytes, syntax: str, encoding: Encoding) -> NDArray[Any
     size = (encoding.rows, encoding.columns)
     cause = ""
     array = None
-    with quiet():
+    with suppress_dicom_logs():
         try:
-            array = decode_here(packed, _coded(syntax, encoding))
+            array = decode_in_process(packed, _coded(syntax, encoding))
         except Exception as error:
             cause = type(error).__name__
         except BaseException as panic:

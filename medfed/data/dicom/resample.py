@@ -1,4 +1,4 @@
-"""Slices brought onto an upright, even grid by linear interpolation, where this is asked for."""
+"""Slices brought onto an correct_gantry_tilt, even grid by linear interpolation, where this is asked for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 WHOLE_PIXELS = 1e-4
 
 
-def upright(
+def correct_gantry_tilt(
     array: NDArray[np.float32], affine_ras: NDArray[np.float64], background: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Return a sheared stack, (slices, rows, columns), on a grid whose slices lie straight above each other.
@@ -54,7 +54,7 @@ def _shifted(
     return np.where(weight == 0, padded[low + 1], mixed)
 
 
-def evenly(
+def resample_even(
     array: NDArray[np.float32], affine_ras: NDArray[np.float64], along_mm: Sequence[float]
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Return slices at uneven distances, (slices, rows, columns), interpolated at their median distance."""

@@ -1,14 +1,13 @@
-"""DICOM structure sets on a volume's grid: a voxel belongs to a structure if its centre lies in the contour.
+"""DICOM structure sets on a volume's grid: a voxel belongs to a structure if its centre is inside the contour.
 
-Contours inside one another alternate between structure and hole, as treatment planning systems draw them, and
-so do contours that reach their hole through a channel without width (keyholes). Centres on a left or upper
-edge belong, on a right or lower edge not, so that neighbours share no voxel and an area keeps its size.
+Nested contours alternate between structure and hole, as treatment planning systems draw them, and so do
+contours that reach their hole through a channel without width (keyholes). Centres on a left or upper edge are
+inside, on a right or lower edge outside, so that neighbours share no voxel and an area keeps its size.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +15,9 @@ from numpy.typing import NDArray
 from medfed.data.dicom.elements import Elements
 from medfed.data.dicom.file import open_dicom
 from medfed.data.dicom.frame import FRAME_UID, PATIENT_ID, SERIES_UID
-from medfed.data.identity_digest import marks
-from medfed.data.label_regions import check_belonging, class_of, label_of
+from medfed.data.identity_digest import identity_digests
+from medfed.data.label_regions import check_classes, check_same_patient, paint_regions
+from medfed.data.read_options import LabelOptions
 from medfed.data.volume import Volume
 from medfed.errors import LabelError
 
@@ -25,64 +25,62 @@ ROIS, ROI_NUMBER, ROI_NAME = 0x30060020, 0x30060022, 0x30060026
 ROI_CONTOURS, REFERENCED_ROI, CONTOURS = 0x30060039, 0x30060084, 0x30060040
 REFERENCED_FRAMES, REFERENCED_STUDIES, REFERENCED_SERIES = 0x30060010, 0x30060012, 0x30060014
 GEOMETRY, POINTS, CONTOUR_DATA = 0x30060042, 0x30060046, 0x30060050
-# A contour must lie in the plane of a slice, this near in slice distances.
+# A contour must lie in the plane of a slice, within this fraction of the slice distance.
 PLANE_TOLERANCE = 0.1
-# Points this near to a voxel's centre line (in voxels) are on it: contours are written in 0.001 mm or so.
+# Points within this distance of a voxel's centre line (in voxels) are on it: contours are written to about
+# 0.001 mm.
 SNAP_VOXELS = 1e-4
 
 
-def structures_on(
-    path: str, like: Volume, classes: int | None, names: Mapping[str, int] | None, overlap: str
-) -> Volume:
+def read_structure_set(path: str, like: Volume, options: LabelOptions) -> Volume:
     """Return the closed planar contours of a structure set as class numbers on the grid of `like`.
 
     Raises:
-        LabelError: if a contour lies between or outside of the slices, is damaged, or is no class of the
-            task.
+        LabelError: if a contour lies between or outside the slices, is damaged, or is not a class of the task.
     """
-    from medfed.data.label import check_classes
-
     file = open_dicom(path)
     if file is None:
         raise LabelError("the label is no DICOM file; give the structure set's file")
     header = file.elements
-    flags = check_belonging(like, _marks(header))
+    flags = check_same_patient(like, _identities(header))
     titles = {item.count(ROI_NUMBER): item.text(ROI_NAME) for item in header.items(ROIS)}
     skipped: list[str] = []
     regions: dict[int, list[NDArray[np.int64]]] = defaultdict(list)
+    omitted = False
     for item in header.items(ROI_CONTOURS):
         number = item.count(REFERENCED_ROI)
         if number is None or number not in titles:
             raise LabelError(
                 "contours belong to a structure that the file does not describe; the file is damaged"
             )
-        chosen = class_of(number, titles[number], names)
+        value = options.segment_class(number, titles[number])
         contours = [contour for contour in item.items(CONTOURS) if _is_area(contour, number, skipped)]
-        if chosen is None:
-            skipped.append(f"structure {number}, which the given names leave out")
+        if value is None:
+            omitted = True
+            skipped.append(f"structure {number}, which the given names omit")
         elif not contours:
             skipped.append(f"structure {number}, which has no closed contour")
         else:
-            check_classes([chosen], classes)
-            region, passed_over = _region(contours, like)
-            regions[chosen] += region
-            if passed_over:
-                count = "1 slice" if passed_over == 1 else f"{passed_over} slices"
+            check_classes([value], options.classes)
+            region, gaps = _region(contours, like)
+            regions[value] += region
+            if gaps:
+                slices = "1 slice" if gaps == 1 else f"{gaps} slices"
                 skipped.append(
-                    f"{count} between the contours of structure {number}, without one: nothing is interpolated"
+                    f"{slices} without a contour between those of structure {number}: nothing is interpolated"
                 )
-    if not regions and not any("names leave out" in line for line in skipped):
+    if not regions and not omitted:
         raise LabelError("the structure set holds no closed contour; export it again with its contours")
-    return label_of(regions, like, overlap, skipped, flags)
+    return paint_regions(regions, like, options.overlap, skipped, flags)
 
 
-def _marks(header: Elements) -> tuple[str, ...]:
+def _identities(header: Elements) -> tuple[str, ...]:
     frames, series = [], []
     for frame in header.items(REFERENCED_FRAMES):
         frames.append(frame.text(FRAME_UID))
         for study in frame.items(REFERENCED_STUDIES):
             series += [item.text(SERIES_UID) for item in study.items(REFERENCED_SERIES)]
-    return marks(header.text(PATIENT_ID), frames, series)
+    return identity_digests(header.text(PATIENT_ID), frames, series)
 
 
 def _is_area(contour: Elements, number: int, skipped: list[str]) -> bool:
@@ -96,37 +94,45 @@ def _is_area(contour: Elements, number: int, skipped: list[str]) -> bool:
 
 
 def _region(contours: list[Elements], like: Volume) -> tuple[list[NDArray[np.int64]], int]:
-    """Return the flat indices of a structure's voxels, slice by slice, and how many slices
-    between them have none.
-    """
+    """Return the flat indices of a structure's voxels, per slice, and the number of slices without any."""
     slices: dict[tuple[int, int], list[NDArray[np.float64]]] = defaultdict(list)
     exclusive = all(contour.text(GEOMETRY) == b"CLOSEDPLANAR_XOR" for contour in contours)
-    inverse = np.linalg.inv(like.affine_ras)
     for contour in contours:
-        points = _points(contour) * (-1, -1, 1)  # LPS to RAS
-        at = points @ inverse[:3, :3].T + inverse[:3, 3]
-        axis, plane = _slice(at, like)
-        across = np.delete(at, axis, axis=1)
-        size = np.delete(like.shape, axis)
-        beside = np.maximum(-0.5 - across.max(axis=0), across.min(axis=0) - size + 0.5)
-        if beside.max() > 0:
-            sides_mm = np.delete(np.linalg.norm(like.affine_ras[:3, :3], axis=0), axis)
-            raise LabelError(
-                f"a contour lies {float((beside * sides_mm).max()):.1f} mm beside the image; take the structures of this image"
-            )
-        slices[axis, plane].append(across)
-    found = []
+        axis, plane, polygon = _polygon(contour, like)
+        slices[axis, plane].append(polygon)
+    region = []
     for (axis, plane), polygons in sorted(slices.items(), key=lambda entry: entry[0]):
         rows, columns = np.delete(like.shape, axis)
         mask = _even_odd(polygons, (int(rows), int(columns)), exclusive)
-        across = np.nonzero(mask)
-        voxels = [*across[:axis], np.full(len(across[0]), plane), *across[axis:]]
-        found.append(np.ravel_multi_index(tuple(voxels), like.shape))
-    passed_over = 0
+        within = np.nonzero(mask)
+        voxels = [*within[:axis], np.full(len(within[0]), plane), *within[axis:]]
+        region.append(np.asarray(np.ravel_multi_index(tuple(voxels), like.shape)))
+    gaps = 0
     for axis in {axis for axis, _ in slices}:
-        planes = [plane for across_axis, plane in slices if across_axis == axis]
-        passed_over += max(planes) - min(planes) + 1 - len(planes)
-    return found, passed_over
+        planes = [plane for other, plane in slices if other == axis]
+        gaps += max(planes) - min(planes) + 1 - len(planes)
+    return region, gaps
+
+
+def _polygon(contour: Elements, like: Volume) -> tuple[int, int, NDArray[np.float64]]:
+    """Return a contour's axis, slice index, and points (N, 2) in voxels within that slice.
+
+    Raises:
+        LabelError: if the contour lies between or outside the slices, or beside the image.
+    """
+    inverse = np.linalg.inv(like.affine_ras)
+    points = _points(contour) * (-1, -1, 1)  # LPS to RAS
+    voxels = points @ inverse[:3, :3].T + inverse[:3, 3]
+    axis, plane = _slice(voxels, like)
+    within = np.delete(voxels, axis, axis=1)
+    size = np.delete(like.shape, axis)
+    beside = np.maximum(-0.5 - within.max(axis=0), within.min(axis=0) - size + 0.5)
+    if beside.max() > 0:
+        beside_mm = float((beside * np.delete(like.spacing_mm, axis)).max())
+        raise LabelError(
+            f"a contour lies {beside_mm:.1f} mm beside the image; take the structures of this image"
+        )
+    return axis, plane, within
 
 
 def _points(contour: Elements) -> NDArray[np.float64]:
@@ -146,33 +152,32 @@ def _points(contour: Elements) -> NDArray[np.float64]:
     return values.reshape(-1, 3)
 
 
-def _slice(at: NDArray[np.float64], like: Volume) -> tuple[int, int]:
-    """Return the axis across a contour's plane, and the index of its slice.
+def _slice(voxels: NDArray[np.float64], like: Volume) -> tuple[int, int]:
+    """Return the axis perpendicular to a contour's plane, and the index of its slice.
 
     Raises:
-        LabelError: if it lies in none.
+        LabelError: if it does not lie in a slice.
     """
-    spread = np.ptp(at, axis=0)
+    spread = np.ptp(voxels, axis=0)
     axis = 2 if spread[2] <= PLANE_TOLERANCE else int(spread.argmin())
     if spread[axis] > PLANE_TOLERANCE:
-        across_mm = float(spread[axis] * np.linalg.norm(like.affine_ras[:3, axis]))
+        across_mm = float(spread[axis] * like.spacing_mm[axis])
         raise LabelError(
-            f"a contour is oblique to the image's slices: it spans {across_mm:.2f} mm across them; draw or resample the"
-            " structures on this image"
+            f"a contour is oblique to the image's slices: it spans {across_mm:.2f} mm across them; draw or"
+            " resample the structures on this image"
         )
-    place = float(at[:, axis].mean())
-    plane = round(place)
-    distance_mm = float(np.linalg.norm(like.affine_ras[:3, axis]))
+    position = float(voxels[:, axis].mean())
+    plane = round(position)
+    distance_mm = like.spacing_mm[axis]
     if not 0 <= plane < like.shape[axis]:
-        beyond = max(-place, place - like.shape[axis] + 1) * distance_mm
+        beyond = max(-position, position - like.shape[axis] + 1) * distance_mm
         raise LabelError(
             f"a contour lies {beyond:.1f} mm beyond the image; take the structures of this image"
         )
-    if abs(place - plane) > PLANE_TOLERANCE:
+    if abs(position - plane) > PLANE_TOLERANCE:
         raise LabelError(
-            f"a contour lies between two slices, {abs(place - plane) * distance_mm:.2f} mm from the"
-            " nearer; take the"
-            " structures of this image, or interpolate them onto its slices"
+            f"a contour lies between two slices, {abs(position - plane) * distance_mm:.2f} mm from the nearer;"
+            " take the structures of this image, or interpolate them onto its slices"
         )
     return axis, plane
 
@@ -180,17 +185,16 @@ def _slice(at: NDArray[np.float64], like: Volume) -> tuple[int, int]:
 def _even_odd(
     polygons: list[NDArray[np.float64]], size: tuple[int, int], exclusive: bool
 ) -> NDArray[np.bool_]:
-    """Return the voxels inside an odd number of nested contours, or of any where they
-    are `exclusive` by type.
+    """Return the voxels inside an odd number of nested contours; `exclusive` ones may also cross.
 
     Raises:
-        LabelError: if two contours cross, so that it is open what their common part is.
+        LabelError: if two contours cross and are not exclusive, which leaves their common part undefined.
     """
     if exclusive:
-        return np.logical_xor.reduce([inside(polygon, size) for polygon in polygons])
+        return np.asarray(np.logical_xor.reduce([voxels_inside(polygon, size) for polygon in polygons]))
     masks: list[NDArray[np.bool_]] = []
     for polygon in polygons:
-        mask = inside(polygon, size)
+        mask = voxels_inside(polygon, size)
         if not any(np.array_equal(mask, other) for other in masks):
             masks.append(mask)
     for i, one in enumerate(masks):
@@ -198,9 +202,8 @@ def _even_odd(
             common = one & other
             if common.any() and not (np.array_equal(common, one) or np.array_equal(common, other)):
                 raise LabelError(
-                    f"two contours of one structure cross in a slice and share {int(common.sum())}"
-                    " voxels; whether these"
-                    " belong to it is open, correct the structure"
+                    f"two contours of one structure cross in a slice and share {int(common.sum())} voxels,"
+                    " which may be structure or hole; correct the structure"
                 )
     result = np.zeros(size, bool)
     for mask in masks:
@@ -208,8 +211,8 @@ def _even_odd(
     return result
 
 
-def inside(polygon: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return which voxel centres, whole numbers (a, b), lie inside a closed polygon of points (a, b)."""
+def voxels_inside(polygon: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return which voxel centres, integers (a, b), lie inside a closed polygon of points (a, b)."""
     near = np.rint(polygon)
     points = np.where(np.abs(polygon - near) < SNAP_VOXELS, near, polygon)
     toggles = np.zeros((size[0] + 1, size[1]), np.int32)
@@ -218,10 +221,10 @@ def inside(polygon: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bo
             continue
         low, high = min(b0, b1), max(b0, b1)
         lines = np.arange(max(0, int(np.ceil(low))), min(size[1], int(np.ceil(high))))
-        # Computed from the lower end whichever way the edge runs, so that the two sides of a keyhole cancel.
+        # Computed from the lower end in either direction, so that the two sides of a keyhole cancel.
         start, end = (a0, a1) if b0 < b1 else (a1, a0)
         crossing = start + (lines - low) * ((end - start) / (high - low))
         whole = np.rint(crossing)
         crossing = np.where(np.abs(crossing - whole) < SNAP_VOXELS, whole, crossing)
         np.add.at(toggles, (np.clip(np.ceil(crossing), 0, size[0]).astype(int), lines), 1)
-    return np.cumsum(toggles, axis=0)[: size[0]] % 2 == 1
+    return np.asarray(np.cumsum(toggles, axis=0)[: size[0]] % 2 == 1)

@@ -2,7 +2,7 @@
 and reconstructions come apart.
 
 Nothing is told apart by the number of an image or the order of files: scanners, archives and anonymisers
-renumber them. What a header says of a frame decides (`Frame.splits` always, `Frame.soft` where positions
+renumber them. What a header says of a frame decides (`Frame.hard_key` always, `Frame.soft_attributes` where positions
 repeat), and frames that it does not tell apart are refused, not picked from.
 """
 
@@ -27,7 +27,7 @@ JITTER_MM, JITTER_FRACTION = 0.01, 0.01
 # What is different in two acquisitions or reconstructions, so that slices that differ in it are of two
 # volumes even where their positions interleave. Not the acquisition number: it counts passes and slices of
 # one volume, too.
-APART = (
+SPLIT_ATTRIBUTES = (
     "image type",
     "inversion time",
     "flip angle",
@@ -43,7 +43,7 @@ TIMES = ("trigger time", "acquisition time", "reference time", "content time", "
 SamePixels = Callable[[Frame, Frame], bool]
 
 
-def parts_of(frames: Sequence[Frame]) -> list[list[Frame]]:
+def split_by_hard_key(frames: Sequence[Frame]) -> list[list[Frame]]:
     """Return the frames of one series by what always separates volumes: frame of
     reference, echo, time, stack.
 
@@ -53,7 +53,7 @@ def parts_of(frames: Sequence[Frame]) -> list[list[Frame]]:
     """
     if not frames:
         return []
-    columns = [_known([frame.splits[i] for frame in frames]) for i in range(len(frames[0].splits))]
+    columns = [_known([frame.hard_key[i] for frame in frames]) for i in range(len(frames[0].hard_key))]
     places = [frame.position_mm for frame in frames]
     one_volume = None not in places and len(set(places)) == len(frames) >= 3
     telling = [
@@ -73,24 +73,24 @@ def _known(column: list[object]) -> list[object]:
     return column
 
 
-def volumes_in(frames: list[Frame], same_pixels: SamePixels) -> list[tuple[list[Frame], list[str]]]:
+def split_volumes(frames: list[Frame], same_pixels: SamePixels) -> list[tuple[list[Frame], list[str]]]:
     """Return parallel frames in volumes that hold each position once, and what was dropped of each.
 
     Raises:
         ImageError: if two images claim one position and nothing in their headers tells them apart.
     """
     frames, lines = _without_copies(frames, same_pixels)
-    levels = levels_of(frames)
+    levels = group_by_position(frames)
     if max(len(level) for level in levels) == 1:
         parts = _interleaved(frames)
         return [(part, lines) for part in parts or [_in_order(frames)]]
-    parts = _told_apart(frames, len(levels)) or _slabs(frames)
+    parts = _split_by_attributes(frames, len(levels)) or _slabs(frames)
     if parts:
         return [(part, lines) for part in parts]
     kept = []
     for level in levels:
         for other in level[1:]:
-            apart_mm = float(np.linalg.norm(np.diff(positions_of([level[0], other]), axis=0)))
+            apart_mm = float(np.linalg.norm(np.diff(positions_lps([level[0], other]), axis=0)))
             if apart_mm > 2 * SAME_POSITION_MM or not same_pixels(level[0], other):
                 raise ImageError(_conflict(level, levels))
             lines.append("an exact copy of another image of the series")
@@ -102,14 +102,14 @@ def _conflict(level: list[Frame], levels: list[list[Frame]]) -> str:
     """Return what is wrong where images share a position: one of them too many, or one
     of several volumes incomplete.
     """
-    along = float(np.asarray(level[0].position_mm) @ normal_of(level[0]))
+    along = float(np.asarray(level[0].position_mm) @ slice_normal(level[0]))
     most = max(len(other) for other in levels)
     fewer = [other[0] for other in levels if len(other) < most]
     # Every position several times, or most of them: volumes with a gap. Most of the positions once:
     # copies that differ.
     several = min(len(other) for other in levels) > 1
     if fewer and (several or len(fewer) < len(levels) / 2):
-        where = float(np.asarray(fewer[0].position_mm) @ normal_of(fewer[0]))
+        where = float(np.asarray(fewer[0].position_mm) @ slice_normal(fewer[0]))
         return (
             f"{most} images at each position, but fewer at {len(fewer)} of the {len(levels)}, the first {where:.2f} mm along"
             " the slice normal: an echo or time point lacks slices; complete the series, or leave that volume out"
@@ -132,7 +132,7 @@ def _without_copies(frames: list[Frame], same_pixels: SamePixels) -> tuple[list[
         key = (frame.uid, frame.position_mm) if frame.uid else (id(frame),)
         if key not in kept:
             kept[key] = frame
-        elif frame.soft == kept[key].soft:
+        elif frame.soft_attributes == kept[key].soft_attributes:
             if not same_pixels(kept[key], frame):
                 raise ImageError(
                     "two files are one image by their SOPInstanceUID and position, with different pixels; keep the "
@@ -144,18 +144,18 @@ def _without_copies(frames: list[Frame], same_pixels: SamePixels) -> tuple[list[
     return list(kept.values()), lines
 
 
-def _told_apart(frames: list[Frame], positions: int) -> list[list[Frame]] | None:
+def _split_by_attributes(frames: list[Frame], positions: int) -> list[list[Frame]] | None:
     """Return volumes of every position, by one element after another; None where the headers do not tell."""
     most = len(frames) // positions
     if not _complete(frames, positions, most):
         return None
     if most == 1:
         return [_in_order(frames)]
-    for attribute in frames[0].soft:
-        groups = by(frames, lambda frame, attribute=attribute: frame.soft.get(attribute))  # type: ignore[misc]
+    for attribute in frames[0].soft_attributes:
+        groups = group_by(frames, lambda frame, attribute=attribute: frame.soft_attributes.get(attribute))  # type: ignore[misc]
         if len(groups) < 2 or not all(_complete(part, positions) for part in groups.values()):
             continue
-        parts = [_told_apart(part, positions) for _, part in sorted(groups.items(), key=_first_key)]
+        parts = [_split_by_attributes(part, positions) for _, part in sorted(groups.items(), key=_first_key)]
         if all(parts):
             return [volume for part in parts if part for volume in part]
     return _by_time(frames, positions)
@@ -168,7 +168,7 @@ def _by_time(frames: list[Frame], positions: int) -> list[list[Frame]] | None:
     the n-th time at each position makes the n-th volume.
     """
     for attribute in TIMES:
-        times = {id(frame): _time(frame.soft.get(attribute)) for frame in frames}
+        times = {id(frame): _time(frame.soft_attributes.get(attribute)) for frame in frames}
         if any(time is None for time in times.values()):
             continue
         ordered = sorted(frames, key=lambda frame: times[id(frame)])  # type: ignore[arg-type, return-value]
@@ -176,7 +176,7 @@ def _by_time(frames: list[Frame], positions: int) -> list[list[Frame]] | None:
         apart = all(times[id(one[-1])] < times[id(two[0])] for one, two in pairwise(parts))  # type: ignore[operator]
         if apart and all(_complete(part, positions, 1) for part in parts):
             return [_in_order(part) for part in parts]
-        levels = [sorted(level, key=lambda frame: times[id(frame)]) for level in levels_of(frames)]  # type: ignore[arg-type, return-value]
+        levels = [sorted(level, key=lambda frame: times[id(frame)]) for level in group_by_position(frames)]  # type: ignore[arg-type, return-value]
         if all(len({times[id(frame)] for frame in level}) == len(level) for level in levels):
             return [list(volume) for volume in zip(*levels, strict=True)]
     return None
@@ -201,7 +201,7 @@ def _slabs(frames: list[Frame]) -> list[list[Frame]] | None:
     """Return volumes that share some positions only, each even in itself: slabs
     that overlap, or reconstructions.
     """
-    for attribute in ("acquisition number", *APART):
+    for attribute in ("acquisition number", *SPLIT_ATTRIBUTES):
         parts = _even_parts(frames, attribute)
         if parts is not None:
             return parts
@@ -215,7 +215,7 @@ def _interleaved(frames: list[Frame]) -> list[list[Frame]] | None:
     if len(frames) < 6:
         return None
     even = _even(frames)
-    for attribute in APART if even else ("acquisition number", *APART):
+    for attribute in SPLIT_ATTRIBUTES if even else ("acquisition number", *SPLIT_ATTRIBUTES):
         parts = _even_parts(frames, attribute)
         if parts is None:
             continue
@@ -229,7 +229,7 @@ def _interleaved(frames: list[Frame]) -> list[list[Frame]] | None:
 
 
 def _even_parts(frames: list[Frame], attribute: str) -> list[list[Frame]] | None:
-    groups = by(frames, lambda frame: frame.soft.get(attribute))
+    groups = group_by(frames, lambda frame: frame.soft_attributes.get(attribute))
     parts = [_in_order(part) for _, part in sorted(groups.items(), key=_first_key)]
     if len(parts) < 2 or sum(map(len, parts)) < len(frames):
         return None
@@ -237,7 +237,7 @@ def _even_parts(frames: list[Frame], attribute: str) -> list[list[Frame]] | None
 
 
 def _along(frames: Sequence[Frame]) -> NDArray[np.float64]:
-    return np.sort(positions_of(frames) @ normal_of(frames[0]))
+    return np.sort(positions_lps(frames) @ slice_normal(frames[0]))
 
 
 def _even(frames: Sequence[Frame]) -> bool:
@@ -254,32 +254,32 @@ def _on_one_grid(frames: Sequence[Frame]) -> bool:
 
 def _complete(part: list[Frame], positions: int, each: int | None = None) -> bool:
     """Whether a part holds every position, each as often (`each` times, where it is given)."""
-    levels = levels_of(part)
+    levels = group_by_position(part)
     sizes = {len(level) for level in levels}
     return len(levels) == positions and len(sizes) == 1 and (each is None or sizes == {each})
 
 
 def _in_order(part: list[Frame]) -> list[Frame]:
-    return [level[0] for level in levels_of(part)]
+    return [level[0] for level in group_by_position(part)]
 
 
 # ---------------------------------------------------------------------------------------------- geometry
 
 
-def normal_of(frame: Frame) -> NDArray[np.float64]:
+def slice_normal(frame: Frame) -> NDArray[np.float64]:
     """Return the unit normal of a frame's plane, LPS."""
     normal = np.cross(np.asarray(frame.row_cosine), np.asarray(frame.column_cosine))
     return normal / np.linalg.norm(normal)
 
 
-def positions_of(frames: Sequence[Frame]) -> NDArray[np.float64]:
+def positions_lps(frames: Sequence[Frame]) -> NDArray[np.float64]:
     """Return the positions, (frames, 3), LPS mm."""
     return np.array([frame.position_mm for frame in frames], np.float64)
 
 
-def levels_of(frames: Sequence[Frame]) -> list[list[Frame]]:
+def group_by_position(frames: Sequence[Frame]) -> list[list[Frame]]:
     """Return the frames grouped by their place along the normal, in its order."""
-    along = positions_of(frames) @ normal_of(frames[0])
+    along = positions_lps(frames) @ slice_normal(frames[0])
     levels: list[list[Frame]] = []
     last = -np.inf
     for i in np.argsort(along, kind="stable"):
@@ -293,7 +293,7 @@ def levels_of(frames: Sequence[Frame]) -> list[list[Frame]]:
 # ---------------------------------------------------------------------------------------------- grouping
 
 
-def by(frames: Iterable[Frame], key: Callable[[Frame], object]) -> dict[object, list[Frame]]:
+def group_by(frames: Iterable[Frame], key: Callable[[Frame], object]) -> dict[object, list[Frame]]:
     """Return the frames grouped by a key."""
     groups: dict[object, list[Frame]] = defaultdict(list)
     for frame in frames:

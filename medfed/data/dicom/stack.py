@@ -16,10 +16,10 @@ from medfed.data.dicom.split_series import (
     JITTER_FRACTION,
     JITTER_MM,
     SamePixels,
-    normal_of,
-    parts_of,
-    positions_of,
-    volumes_in,
+    positions_lps,
+    slice_normal,
+    split_by_hard_key,
+    split_volumes,
 )
 from medfed.errors import ImageError
 
@@ -54,7 +54,7 @@ class Stack:
     skipped: tuple[str, ...]
 
 
-def stacks_of(
+def build_stacks(
     frames: Sequence[Frame], same_pixels: SamePixels, *, uneven: bool
 ) -> tuple[list[Stack], list[str]]:
     """Return the volumes among the frames of one series, and a line for each frame that is no part of one.
@@ -68,7 +68,7 @@ def stacks_of(
         ImageError: if frames are missing, in conflict or of different sizes.
     """
     images, skipped = _images(frames)
-    parts = [_oriented(part) for part in parts_of(images)]
+    parts = [_oriented(part) for part in split_by_hard_key(images)]
     largest = max((cluster for clusters in parts for cluster in clusters), key=len, default=[])
     stacks = []
     for cluster in (cluster for clusters in parts for cluster in clusters):
@@ -76,7 +76,7 @@ def stacks_of(
             _check_turned(cluster[0], largest[0])
             skipped.append("a single image across the others' orientation, as a localizer has it")
         else:
-            stacks += [_stack(volume, lines, uneven) for volume, lines in volumes_in(cluster, same_pixels)]
+            stacks += [_stack(volume, lines, uneven) for volume, lines in split_volumes(cluster, same_pixels)]
     return stacks, skipped
 
 
@@ -202,8 +202,8 @@ def _stack(frames: list[Frame], lines: list[str], uneven: bool) -> Stack:
         ImageError: if a slice is missing or the slices are not even, naming the positions.
     """
     first = frames[0]
-    normal = normal_of(first)
-    positions = positions_of(frames)
+    normal = slice_normal(first)
+    positions = positions_lps(frames)
     flags: list[str] = []
     gaps: tuple[float, ...] | None = None
     if len(frames) == 1:

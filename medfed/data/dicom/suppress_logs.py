@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def suppress_dicom_logs() -> Iterator[None]:
     """Let nothing that pydicom or a decoder says about a file reach a log, a warning or the screen."""
     loggers = [
         logging.getLogger(name) for name in ("pydicom", "pylibjpeg", "openjpeg", "highdicom", "nibabel")

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.dicom.directory import DIRECTORY, not_there
+from medfed.data.dicom.directory import DIRECTORY, describe_dicomdir
 from medfed.data.dicom.elements import PIXELS
 from medfed.data.dicom.file import DEFLATED, DicomFile
 from medfed.data.dicom.frame import (
@@ -24,13 +24,13 @@ from medfed.data.dicom.frame import (
     SERIES_UID,
     SOP_CLASS,
     Frame,
-    frames_of,
+    parse_frames,
 )
-from medfed.data.dicom.pixels import AIR_HU, modality_values, stored_values, words_of
-from medfed.data.dicom.resample import evenly, upright
-from medfed.data.dicom.stack import Stack, is_projection, projection, stacks_of
-from medfed.data.identity_digest import marks
-from medfed.data.size_limits import MAX_DICOM_EXPANSION, MAX_VOLUME_BYTES, check_size
+from medfed.data.dicom.pixels import AIR_HU, iter_words, modality_values, stored_values
+from medfed.data.dicom.resample import correct_gantry_tilt, resample_even
+from medfed.data.dicom.stack import Stack, build_stacks, is_projection, projection
+from medfed.data.identity_digest import identity_digests
+from medfed.data.size_limits import MAX_DICOM_RATIO, MAX_VOLUME_BYTES, check_size
 from medfed.data.volume import Info, Volume
 from medfed.errors import ImageError
 
@@ -73,7 +73,7 @@ _IMAGES = tuple(
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ReadOptions:
     """How a reader was asked to treat what has several right answers."""
 
     padding: Literal["air", "nan"] = "air"
@@ -84,12 +84,12 @@ class Wish:
     free_voxels: int = 0
 
 
-def other_object(file: DicomFile) -> str | None:
+def describe_non_image(file: DicomFile) -> str | None:
     """Return what a DICOM object is if it is no image to be read, None if it is one."""
     uid = file.elements.text(SOP_CLASS).decode("ascii", "replace")
     modality = file.elements.text(MODALITY)
     if DIRECTORY in file.elements:
-        return not_there(file)
+        return describe_dicomdir(file)
     if uid.startswith(_CLASS):
         rest = uid[len(_CLASS) :]
         if rest in _OTHER:
@@ -109,29 +109,29 @@ def other_object(file: DicomFile) -> str | None:
     return None
 
 
-def volumes_of(files: Sequence[DicomFile], wish: Wish) -> tuple[list[Volume], list[str]]:
+def assemble_volumes(files: Sequence[DicomFile], options: ReadOptions) -> tuple[list[Volume], list[str]]:
     """Return every volume that image files hold, and a line for each image that is no part of one.
 
-    The files are images: `other_object` is None for each.
+    The files are images: `describe_non_image` is None for each.
 
     Raises:
         ImageError: if one of them cannot be read rightly.
     """
     series: dict[tuple, list[Frame]] = defaultdict(list)
     for file in files:
-        for frame in frames_of(file):
-            series[frame.belongs, frame.patient].append(frame)
+        for frame in parse_frames(file):
+            series[frame.series_key, frame.patient].append(frame)
     _join_patients(series)
     volumes = []
     lines: list[str] = []
-    for belongs in sorted(series, key=repr):
-        stacks = [projection(frame) for frame in series[belongs] if is_projection(frame)]
-        placed = [frame for frame in series[belongs] if not is_projection(frame)]
+    for series_key in sorted(series, key=repr):
+        stacks = [projection(frame) for frame in series[series_key] if is_projection(frame)]
+        placed = [frame for frame in series[series_key] if not is_projection(frame)]
         if placed:
-            found, skipped = stacks_of(placed, _same_pixels, uneven=wish.uneven == "resample")
+            found, skipped = build_stacks(placed, _same_pixels, uneven=options.uneven == "resample")
             stacks += found
             lines += skipped
-        volumes += [_volume(stack, wish) for stack in stacks]
+        volumes += [_volume(stack, options) for stack in stacks]
     return volumes, lines
 
 
@@ -140,12 +140,12 @@ def _join_patients(series: dict[tuple, list[Frame]]) -> None:
     that is one patient.
     """
     for key in sorted(series, key=lambda key: -sum(word == b"" for word in key[1])):
-        belongs, patient = key
+        series_key, patient = key
         others = [
             other
             for other in series
             if other != key
-            and other[0] == belongs
+            and other[0] == series_key
             and any(patient) != all(patient)
             and all(mine in (b"", theirs) for mine, theirs in zip(patient, other[1], strict=True))
         ]
@@ -158,7 +158,7 @@ def _same_pixels(one: Frame, other: Frame) -> bool:
     return alike and bool(np.array_equal(stored_values(one), stored_values(other)))
 
 
-def _volume(stack: Stack, wish: Wish) -> Volume:
+def _volume(stack: Stack, options: ReadOptions) -> Volume:
     frames = stack.frames
     flags = list(stack.flags)
     for frame in frames:
@@ -174,24 +174,28 @@ def _volume(stack: Stack, wish: Wish) -> Volume:
         sum({file.path: file.size for file in packed}.values()) if len(packed) == len(frames) else None
     )
     unpacked = voxels * frames[0].encoding.allocated // 8
-    check_size(unpacked, bytes_packed, voxels, "a series", wish.max_bytes, growth=MAX_DICOM_EXPANSION)
+    check_size(unpacked, bytes_packed, voxels, "a series", options.max_bytes, max_ratio=MAX_DICOM_RATIO)
     array = np.empty((len(frames), rows, columns), np.float32)
-    background = _fill(array, frames, wish)
-    if wish.padding == "nan" and any(frame.padding is not None for frame in frames) and np.isnan(array).any():
+    background = _fill(array, frames, options)
+    if (
+        options.padding == "nan"
+        and any(frame.padding is not None for frame in frames)
+        and np.isnan(array).any()
+    ):
         flags.append("nan")
     affine = stack.affine_ras
     if stack.sheared:
         flags.append("tilt")
-        if wish.tilt == "refuse":
+        if options.tilt == "refuse":
             raise ImageError(f"{_tilt_message(affine)}; read it with tilt='affine' or tilt='resample'")
     if stack.uneven_mm is not None:
-        array, affine = evenly(array, affine, stack.uneven_mm)
+        array, affine = resample_even(array, affine, stack.uneven_mm)
         flags.append("resampled")
-    if stack.sheared and wish.tilt == "resample":
-        array, affine = upright(array, affine, np.nan if wish.padding == "nan" else background)
-        flags += ["resampled", "nan"] if wish.padding == "nan" else ["resampled"]
+    if stack.sheared and options.tilt == "resample":
+        array, affine = correct_gantry_tilt(array, affine, np.nan if options.padding == "nan" else background)
+        flags += ["resampled", "nan"] if options.padding == "nan" else ["resampled"]
     header = frames[0].file.elements
-    signs = marks(header.text(PATIENT_ID), [header.text(FRAME_UID)], [header.text(SERIES_UID)])
+    signs = identity_digests(header.text(PATIENT_ID), [header.text(FRAME_UID)], [header.text(SERIES_UID)])
     info = Info(modality, stack.skipped, tuple(dict.fromkeys(flags)), signs)
     return Volume(array.transpose(2, 1, 0)[None], affine, info)
 
@@ -236,12 +240,12 @@ def _check_rescale(frames: Sequence[Frame]) -> list[str]:
     return flags
 
 
-def _fill(array: NDArray[np.float32], frames: Sequence[Frame], wish: Wish) -> float:
+def _fill(array: NDArray[np.float32], frames: Sequence[Frame], options: ReadOptions) -> float:
     """Read every frame into `array`, (slices, rows, columns); return the value of air."""
     ct = frames[0].modality == b"CT"
-    padding = float("nan") if wish.padding == "nan" or not ct else AIR_HU
+    padding = float("nan") if options.padding == "nan" or not ct else AIR_HU
     padded = []
-    for plane, frame, words in zip(array, frames, words_of(frames), strict=True):
+    for plane, frame, words in zip(array, frames, iter_words(frames), strict=True):
         modality_values(words, frame, padding, plane)
         if frame.padding is not None and not ct:
             padded.append(plane)
@@ -252,7 +256,7 @@ def _fill(array: NDArray[np.float32], frames: Sequence[Frame], wish: Wish) -> fl
         # No modality but CT says what air is: the smallest value outside the padding stands for it.
         with np.errstate(invalid="ignore"):
             air = float(np.nanmin(array)) if np.isfinite(array).any() else 0.0
-        if wish.padding == "air":
+        if options.padding == "air":
             for plane in padded:
                 plane[np.isnan(plane)] = air
     return air

@@ -53,7 +53,7 @@ def studies_without(study: Study) -> dict[str, Study]:
             f"{len(study.sites)}"
         )
     left = len(study.sites) - 1
-    fewest = study.rule.fewest_sites()
+    fewest = study.rule.min_sites()
     if fewest > left:
         raise StudyError(
             f"study '{study.name}': --leave-one-out leaves {left} sites and the rule needs {fewest}; train without "

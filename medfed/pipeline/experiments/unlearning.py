@@ -26,7 +26,8 @@ from medfed.runs.facts import Withdrawal
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
 from medfed.runs.rounds import encode_rounds, read_rounds
-from medfed.study.study import Study, digest
+from medfed.study.canonical import study_digest
+from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog, Signer
 
 
@@ -72,7 +73,7 @@ def remaining_study(study: Study, site: str) -> Study:
         raise StudyError(
             f"study '{study.name}': --without {site}: no such hospital; there are {', '.join(sorted(study.sites))}"
         )
-    left, fewest = len(study.sites) - 1, max(study.rule.fewest_sites(), 1)
+    left, fewest = len(study.sites) - 1, max(study.rule.min_sites(), 1)
     if left < fewest:
         raise StudyError(
             f"study '{study.name}': without {site} {left} hospitals are left, and its rule needs {fewest}"
@@ -92,9 +93,9 @@ def prepare(
         RunError: if the former run is not of this study.
     """
     held = before.read_facts().digest
-    if held != digest(study):
+    if held != study_digest(study):
         raise RunError(
-            f"{before.path}: holds a run of study {held[:12]}, the study file's digest is {digest(study)[:12]}; give "
+            f"{before.path}: holds a run of study {held[:12]}, the study file's digest is {study_digest(study)[:12]}; give "
             f"the file and the --set of the run that the hospital withdraws from"
         )
     smaller = remaining_study(study, site)
@@ -103,9 +104,9 @@ def prepare(
     path = _checkpoint(before.hub, newest_round)
     start = 0 if path is None else _stored_round(path)
     if path is not None and start:
-        _copy_checkpoint(path, after.hub, digest(smaller))
+        _copy_checkpoint(path, after.hub, study_digest(smaller))
         _copy_history(before, after, site, start)
-    record = Withdrawal(site, first, start, digest(study), digest(smaller), utc_now())
+    record = Withdrawal(site, first, start, study_digest(study), study_digest(smaller), utc_now())
     write_whole(after.withdrawal, msgspec.json.encode(record))
     for folder in (after, before):
         AuditLog(folder.audit, identity).write("withdrawn", **msgspec.structs.asdict(record))

@@ -14,7 +14,8 @@ from medfed.errors import RunError
 from medfed.pipeline.predict import trained
 from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
-from medfed.study.study import Study, read_study
+from medfed.study.reading import read_study
+from medfed.study.study import Study
 
 # The largest difference of an export's outputs from the module's, as part of the largest output: other
 # kernels add in another order, and nothing else may differ.

@@ -9,7 +9,7 @@ from medfed.pipeline.factory import hospital_of
 from medfed.pipeline.leakage.attacks import Effort, Findings, attack, keep
 from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.runs.folder import RunFolder
-from medfed.study.study import read_study
+from medfed.study.reading import read_study
 
 
 def audit(run: Path, site: str | None, effort: Effort, out: Path | None) -> tuple[Findings, Path]:

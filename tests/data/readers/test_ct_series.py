@@ -67,20 +67,20 @@ def test_a_tilted_gantry_gets_its_sheared_affine_or_is_resampled_or_refused(tmp_
     assert "tilt" in sheared.info.flags
     with pytest.raises(ImageError, match=r"tilted: slices slide 19\.8 degrees"):  # atan(0.9 / 2.5)
         read(tmp_path, tilt="refuse")
-    (upright,) = read(tmp_path, tilt="resample")
-    columns = upright.affine_ras[:3, :3]
+    (correct_gantry_tilt,) = read(tmp_path, tilt="resample")
+    columns = correct_gantry_tilt.affine_ras[:3, :3]
     assert abs(columns[:, 2] @ columns[:, 1]) < 1e-9
-    want = hs.expected(upright.affine_ras, upright.array.shape[1:])
+    want = hs.expected(correct_gantry_tilt.affine_ras, correct_gantry_tilt.array.shape[1:])
     # Between voxels a linear function is interpolated exactly; beyond the slices, and where they are half
     # beside a pixel, there is air, or NaN, and nothing between.
-    off = np.abs(upright.array[0] - want)
+    off = np.abs(correct_gantry_tilt.array[0] - want)
     for k in range(8):
         first = int(np.ceil(0.9 * k / 1.5))
         assert off[:, first : first + 11, k].max() < 0.3
-    assert upright.array.shape[2] == 12 + 5  # 7 x 0.9 mm in pixels of 1.5 mm is 4.2
-    assert ((off < 0.3) | (upright.array[0] == -1000)).all()
+    assert correct_gantry_tilt.array.shape[2] == 12 + 5  # 7 x 0.9 mm in pixels of 1.5 mm is 4.2
+    assert ((off < 0.3) | (correct_gantry_tilt.array[0] == -1000)).all()
     (blank,) = read(tmp_path, tilt="resample", padding="nan")
-    np.testing.assert_array_equal(np.isnan(blank.array), upright.array == -1000)
+    np.testing.assert_array_equal(np.isnan(blank.array), correct_gantry_tilt.array == -1000)
     assert "nan" in blank.info.flags
 
 
@@ -496,9 +496,9 @@ def test_a_localizer_alone_is_no_volume(tmp_path):
     write_series(
         tmp_path, Series(), lambda ds, k: setattr(ds, "ImageType", ["ORIGINAL", "PRIMARY", "LOCALIZER"])
     )
-    with pytest.raises(ImageError, match="no volume: 6 files are something else, the first a localizer"):
+    with pytest.raises(ImageError, match="no volume, only 6 other files, the first a localizer"):
         read(tmp_path)
-    with pytest.raises(ImageError, match="no volume in there, but a localizer of 5 x 7 pixels"):
+    with pytest.raises(ImageError, match="no volume, only a localizer of 5 x 7 pixels"):
         read(next(tmp_path.iterdir()))
 
 

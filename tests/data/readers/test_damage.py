@@ -75,10 +75,10 @@ def test_what_is_neither_file_nor_folder_does_not_hang(tmp_path):
 
 
 def test_an_empty_folder_and_a_folder_of_something_else(tmp_path):
-    with pytest.raises(ImageError, match="no volume and no file"):
+    with pytest.raises(ImageError, match="no volume, no file at all"):
         read(tmp_path)
     (tmp_path / "a.txt").write_text("hello")
-    with pytest.raises(ImageError, match="1 files are something else"):
+    with pytest.raises(ImageError, match="only 1 other files"):
         read(tmp_path)
 
 
@@ -206,7 +206,7 @@ def test_a_cause_not_foreseen_becomes_our_error_without_its_words(tmp_path, monk
     def fail(*_):
         raise ValueError("CANARY")
 
-    monkeypatch.setattr("medfed.data.dicom.volumes.frames_of", fail)
+    monkeypatch.setattr("medfed.data.dicom.volumes.parse_frames", fail)
     with pytest.raises(ImageError, match="cannot be read \\(ValueError\\)") as refusal:
         read(paths[0])
     assert refusal.value.__context__ is None

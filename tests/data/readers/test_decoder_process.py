@@ -31,8 +31,8 @@ def encoded(value: int) -> bytes:
 
 def decoded(packed: bytes) -> np.ndarray:
     return np.frombuffer(
-        decoder_process.decode_apart(
-            packed, decoder_process.Coded(JPEG_LOSSLESS, "gdcm", 4, 6, 16, 16, False)
+        decoder_process.decode_in_subprocess(
+            packed, decoder_process.CodedFrame(JPEG_LOSSLESS, "gdcm", 4, 6, 16, 16, False)
         ),
         "<u2",
     )
@@ -40,7 +40,7 @@ def decoded(packed: bytes) -> np.ndarray:
 
 @pytest.mark.parametrize("at_once", [1, 2, 4])
 def test_a_series_is_the_same_however_many_decode_it(tmp_path: Path, monkeypatch, at_once: int) -> None:
-    monkeypatch.setattr(pixels, "most_children", lambda: at_once)
+    monkeypatch.setattr(pixels, "max_processes", lambda: at_once)
     write_series(tmp_path, Series(shape=(11, 10, 9)), lambda ds, _: jpeg_lossless(ds))
     assert_in_place(read(tmp_path)[0], shape=(9, 10, 11))
 
@@ -48,7 +48,7 @@ def test_a_series_is_the_same_however_many_decode_it(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("at_once", [1, 2])
 @pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
 def test_a_series_in_jpeg_2000_too(tmp_path: Path, monkeypatch, at_once: int, signed: bool) -> None:
-    monkeypatch.setattr(pixels, "most_children", lambda: at_once)
+    monkeypatch.setattr(pixels, "max_processes", lambda: at_once)
     asked = _counted(monkeypatch)
     series = Series(shape=(17, 34, 40), signed=signed)
     write_series(tmp_path, series, lambda ds, _: encode(ds, JPEG2000Lossless))
@@ -57,7 +57,7 @@ def test_a_series_in_jpeg_2000_too(tmp_path: Path, monkeypatch, at_once: int, si
 
 
 def test_a_few_frames_in_jpeg_2000_start_no_process(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(pixels, "most_children", lambda: 2)
+    monkeypatch.setattr(pixels, "max_processes", lambda: 2)
     asked = _counted(monkeypatch)
     write_series(tmp_path, Series(shape=(3, 34, 40)), lambda ds, _: encode(ds, JPEG2000Lossless))
     assert_in_place(read(tmp_path)[0], shape=(40, 34, 3))
@@ -65,7 +65,7 @@ def test_a_few_frames_in_jpeg_2000_start_no_process(tmp_path: Path, monkeypatch)
 
 
 def test_a_damaged_slice_in_jpeg_2000_refuses_its_series(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(pixels, "most_children", lambda: 2)
+    monkeypatch.setattr(pixels, "max_processes", lambda: 2)
 
     def damaged(ds, k: int) -> None:
         encode(ds, JPEG2000Lossless)
@@ -79,13 +79,13 @@ def test_a_damaged_slice_in_jpeg_2000_refuses_its_series(tmp_path: Path, monkeyp
 
 def _counted(monkeypatch) -> list[str]:
     asked: list[str] = []
-    apart = pixels.decode_apart
+    original = pixels.decode_in_subprocess
 
-    def counts(packed: bytes, coded: decoder_process.Coded) -> bytearray:
+    def counts(packed: bytes, coded: decoder_process.CodedFrame) -> bytearray:
         asked.append(coded.syntax)
-        return apart(packed, coded)
+        return original(packed, coded)
 
-    monkeypatch.setattr(pixels, "decode_apart", counts)
+    monkeypatch.setattr(pixels, "decode_in_subprocess", counts)
     return asked
 
 
@@ -107,7 +107,7 @@ def test_threads_that_ask_at_once_each_get_their_own_frame() -> None:
 def test_a_child_that_dies_is_replaced() -> None:
     packed = encoded(7)
     assert (decoded(packed) == 7).all()
-    for child in decoder_process._children._idle:
+    for child in decoder_process._pool._idle:
         child.kill()
         child.wait()
     assert (decoded(packed) == 7).all()
@@ -123,7 +123,7 @@ def test_a_child_that_dies_at_work_costs_its_frame_and_no_other(monkeypatch) -> 
         child.wait()
         return child
 
-    decoder_process._children.end()
+    decoder_process._pool.end()
     monkeypatch.setattr(decoder_process, "_started", dies)
     with pytest.raises(ImageError, match="make the decoder die or hang; the file is damaged"):
         decoded(packed)
@@ -132,7 +132,7 @@ def test_a_child_that_dies_at_work_costs_its_frame_and_no_other(monkeypatch) -> 
 
 
 def test_one_damaged_slice_refuses_the_series_and_the_next_is_read(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(pixels, "most_children", lambda: 3)
+    monkeypatch.setattr(pixels, "max_processes", lambda: 3)
 
     def damaged(ds, k: int) -> None:
         jpeg_lossless(ds)
@@ -149,16 +149,16 @@ def test_one_damaged_slice_refuses_the_series_and_the_next_is_read(tmp_path: Pat
 def test_a_forked_process_starts_a_child_of_its_own_and_leaves_its_parents_alone() -> None:
     packed = encoded(9)
     assert (decoded(packed) == 9).all()
-    mine = {child.pid for child in decoder_process._children._idle}
+    mine = {child.pid for child in decoder_process._pool._idle}
     forked = os.fork()
     if forked == 0:
         try:
             right = (decoded(packed) == 9).all()
-            own = {child.pid for child in decoder_process._children._idle}
-            decoder_process._children.end()
+            own = {child.pid for child in decoder_process._pool._idle}
+            decoder_process._pool.end()
             os._exit(0 if right and own and not own & mine else 1)
         except BaseException:
             os._exit(2)
     assert os.waitpid(forked, 0)[1] == 0
-    assert {child.pid for child in decoder_process._children._idle} == mine
+    assert {child.pid for child in decoder_process._pool._idle} == mine
     assert (decoded(packed) == 9).all()

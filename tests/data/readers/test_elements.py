@@ -9,7 +9,7 @@ from pydicom import uid
 from pydicom.datadict import keyword_for_tag
 from test_encodings import SYNTAXES, encode
 
-from medfed.data.dicom.elements import PIXELS, Elements, Short
+from medfed.data.dicom.elements import PIXELS, Elements, TruncatedHeader
 from medfed.data.dicom.file import open_dicom
 from medfed.data.dicom.frame import PER_FRAME
 from medfed.errors import ImageError
@@ -76,9 +76,9 @@ def test_damage_is_named():
     assert walk(one).text(0x00080060) == b"CT"
     with pytest.raises(ImageError, match=r"Modality \(0008,0060\) occurs twice"):
         walk(one + one)
-    with pytest.raises(Short):
+    with pytest.raises(TruncatedHeader):
         walk(one[:-1])
-    with pytest.raises(Short):
+    with pytest.raises(TruncatedHeader):
         walk(one + b"\x08")
     with pytest.raises(ImageError, match="no DICOM value representation"):
         walk(one + b"\x10\x00\x10\x00??\x02\x00ab")

@@ -15,7 +15,7 @@ from hard_series import Series, assert_in_place, write, write_series
 from pydicom import uid
 from pydicom.encaps import encapsulate
 
-from medfed.data.dicom.directory import not_there
+from medfed.data.dicom.directory import describe_dicomdir
 from medfed.data.dicom.file import open_dicom
 from medfed.data.read import read
 from medfed.errors import ImageError
@@ -219,7 +219,7 @@ def test_a_dicomdir_names_the_files_that_are_read(tmp_path):
         read(tmp_path / "disc" / "DICOMDIR")
     # Read as a folder, the rest may be meant, or the last slice lost: a line says so.
     text = "a DICOMDIR, which lists files and holds no image; 1 of its 6 files are not there"
-    assert not_there(open_dicom(str(tmp_path / "disc" / "DICOMDIR"))) == text
+    assert describe_dicomdir(open_dicom(str(tmp_path / "disc" / "DICOMDIR"))) == text
 
 
 def test_colour_is_skipped_in_a_folder_and_refused_alone(tmp_path):
@@ -269,12 +269,10 @@ def test_archives_are_named_and_not_looked_into(tmp_path):
     first = next((tmp_path / "a").iterdir())
     with zipfile.ZipFile(tmp_path / "b" / "a.zip", "w") as archive:
         archive.write(first, "a.dcm")
-    with pytest.raises(ImageError, match="a zip archive, which is not looked into; unpack it"):
+    with pytest.raises(ImageError, match="a zip archive, which is not opened; unpack it"):
         read(tmp_path / "b" / "a.zip")
     (tmp_path / "b" / "a.dcm.gz").write_bytes(gzip.compress(first.read_bytes()))
-    with pytest.raises(
-        ImageError, match=r"2 files are something else, the first a packed archive .* unpack it"
-    ):
+    with pytest.raises(ImageError, match=r"only 2 other files, the first a packed archive .* unpack it"):
         read(tmp_path / "b")
 
 

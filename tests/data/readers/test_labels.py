@@ -55,10 +55,10 @@ def test_values_that_are_nearly_whole_are_rounded_and_others_refused(tmp_path, v
     values = np.full(volume.shape, 0.99999, np.float32)
     assert set(np.unique(read_label(nifti(tmp_path, values, volume.affine_ras), volume).array)) == {1}
     values[0, 0, 0] = 0.4
-    with pytest.raises(LabelError, match=r"0\.400 from a whole number"):
+    with pytest.raises(LabelError, match=r"0\.400 from an integer"):
         read_label(nifti(tmp_path, values, volume.affine_ras), volume)
     values[0, 0, 0] = np.nan
-    with pytest.raises(LabelError, match="no finite numbers"):
+    with pytest.raises(LabelError, match="not finite numbers"):
         read_label(nifti(tmp_path, values, volume.affine_ras), volume)
 
 
@@ -95,7 +95,7 @@ def test_other_sizes_spacings_and_directions_are_refused(tmp_path, volume):
     with pytest.raises(LabelError, match="label has 11 x 9 x 5 voxels, the image 11 x 9 x 6"):
         read_label(nifti(tmp_path, np.zeros((11, 9, 5), np.uint8), volume.affine_ras), volume)
     coarse = volume.affine_ras @ np.diag([2, 2, 2, 1])
-    with pytest.raises(LabelError, match="turned or spaced otherwise"):
+    with pytest.raises(LabelError, match="rotated or has another spacing"):
         read_label(nifti(tmp_path, np.zeros(volume.shape, np.uint8), coarse), volume)
     finer = volume.affine_ras @ np.diag([1, 1, 1.05, 1])
     with pytest.raises(LabelError, match="shifted"):
@@ -115,7 +115,7 @@ def test_a_sparse_binary_segmentation_lands_on_its_slices(tmp_path, series, volu
         read_label(path, volume, classes=2)
     named = read_label(path, volume, classes=2, names={"segment 3": 1})
     np.testing.assert_array_equal(named.array, as_xyz(want == 3)[None])
-    assert named.info.skipped == ("segment 1, which the given names leave out",)
+    assert named.info.skipped == ("segment 1, which the given names omit",)
 
 
 def test_a_cropped_segmentation_lands_at_its_corner(tmp_path, series, volume):
@@ -128,7 +128,7 @@ def test_a_cropped_segmentation_lands_at_its_corner(tmp_path, series, volume):
     with pytest.raises(LabelError, match=r"1.5 mm beyond the image"):
         read_label(path, volume)
     path = write(segmentation(series, [(1, 2, mask)], corner=(0.5, 0)), tmp_path / "seg.dcm")
-    with pytest.raises(LabelError, match=r"0.75 mm beside"):
+    with pytest.raises(LabelError, match=r"0.75 mm off"):
         read_label(path, volume)
 
 
@@ -161,7 +161,7 @@ def test_a_segmentation_of_other_slices_is_refused(tmp_path, series, volume):
         shape=series.shape, orientation=series.orientation, origin_mm=series.position(0) + series.normal
     )
     path = write(segmentation(other, [(1, 0, blob(series)[0])]), tmp_path / "seg.dcm")
-    with pytest.raises(LabelError, match=r"1.00 mm beside"):
+    with pytest.raises(LabelError, match=r"1.00 mm off"):
         read_label(path, volume)
 
 
@@ -259,7 +259,7 @@ def test_slices_without_a_contour_between_others_get_a_line(tmp_path, series, vo
     ds = structure_set(series, {1: [(1, square(1, 5)), (4, square(1, 5))], 2: [(2, square(1, 5))]})
     label = read_label(write(ds, tmp_path / "rt.dcm"), volume)
     assert label.info.skipped == (
-        "2 slices between the contours of structure 1, without one: nothing is interpolated",
+        "2 slices without a contour between those of structure 1: nothing is interpolated",
     )
     assert not label.array[..., [0, 3, 5]].any()
 

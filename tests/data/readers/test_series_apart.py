@@ -311,8 +311,8 @@ def test_tilts_to_either_side_of_any_plane(tmp_path, orientation, slide_mm):
     (volume,) = read(tmp_path)
     assert_in_place(volume, shape=(7, 6, 5))
     np.testing.assert_allclose(volume.affine_ras, hs.lps_affine(series), atol=1e-5)
-    upright = read(tmp_path, tilt="resample")[0].affine_ras[:3, :3]
-    np.testing.assert_allclose(upright[:, 2] @ upright[:, :2], 0, atol=1e-6)
+    correct_gantry_tilt = read(tmp_path, tilt="resample")[0].affine_ras[:3, :3]
+    np.testing.assert_allclose(correct_gantry_tilt[:, 2] @ correct_gantry_tilt[:, :2], 0, atol=1e-6)
 
 
 def test_of_three_slices_two_with_a_gap_one_is_missing(tmp_path):

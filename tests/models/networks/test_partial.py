@@ -16,7 +16,9 @@ from medfed.pipeline import train as run
 from medfed.pipeline.evaluate import evaluate
 from medfed.pipeline.factory import module_of
 from medfed.runs.checkpoints import save_checkpoint
-from medfed.study.study import Lora, digest, read_study
+from medfed.study.canonical import study_digest
+from medfed.study.reading import read_study
+from medfed.study.study import Lora
 from medfed.wire.weights import weights_of
 
 torch.set_num_threads(1)
@@ -142,7 +144,7 @@ def test_what_a_study_begins_with_counts_in_its_digest_and_where_it_lies_does_no
     digests = {}
     for name, start in (("a", "one.ckpt"), ("b", "elsewhere/two.ckpt"), ("c", "north.csv")):
         (place / f"{name}.yaml").write_text(STUDY.format(more="lora: {rank: 2}", start=f"start: {start}"))
-        digests[name] = digest(read_study(place / f"{name}.yaml"))
+        digests[name] = study_digest(read_study(place / f"{name}.yaml"))
     assert digests["a"] == digests["b"] != digests["c"]
     (place / "d.yaml").write_text(STUDY.format(more="lora: {rank: 2}", start="start: nothing.ckpt"))
     with pytest.raises(StudyError, match=r"d\.yaml: start: there is no such file"):

@@ -12,7 +12,7 @@ from medfed.errors import StudyError
 from medfed.evaluation.rows import model_of, read_cases, read_rows
 from medfed.pipeline import train as run
 from medfed.pipeline.experiments.leave_one_out import studies_without
-from medfed.study.study import read_study
+from medfed.study.reading import read_study
 
 TABULAR = Path(__file__).parents[3] / "configs" / "tabular.yaml"
 SHORT = [

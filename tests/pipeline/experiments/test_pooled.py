@@ -15,7 +15,7 @@ from medfed.evaluation.rows import POOLED, read_cases
 from medfed.pipeline import train as run
 from medfed.pipeline.experiments.pooled import PooledData, PooledDataset
 from medfed.pipeline.factory import hospital_of, module_of
-from medfed.study.study import read_study
+from medfed.study.reading import read_study
 from medfed.wire.weights import weights_of
 
 TABULAR = Path(__file__).parents[3] / "configs" / "tabular.yaml"

@@ -18,7 +18,7 @@ from medfed.pipeline import train as run
 from medfed.pipeline.experiments import unlearning
 from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
-from medfed.study.study import digest, read_study
+from medfed.study.reading import read_study
 from medfed.wire.audit_log import entries, verify
 from medfed.wire.weights import digest as weights_digest
 

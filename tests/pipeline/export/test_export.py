@@ -24,7 +24,7 @@ from medfed.pipeline.export import export, subject_of
 from medfed.pipeline.factory import module_of
 from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.folder import RunFolder
-from medfed.study.study import read_study
+from medfed.study.reading import read_study
 from medfed.wire.weights import weights_of
 
 CONFIGS = Path(__file__).parents[3] / "configs"

@@ -16,7 +16,7 @@ from medfed.pipeline.leakage import attacks as local
 from medfed.pipeline.leakage.attacker_view import attacked
 from medfed.pipeline.leakage.audit import audit
 from medfed.pipeline.suppress_warnings import suppress_warnings
-from medfed.study.study import read_study
+from medfed.study.reading import read_study
 
 STUDY = """\
 name: rows

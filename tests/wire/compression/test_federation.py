@@ -22,7 +22,8 @@ from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import QuorumError, StudyError, UpdateError, WireError
 from medfed.federation.site import Training, train_site
 from medfed.privacy import Privacy
-from medfed.study.study import _agree_compress, read_study
+from medfed.study.reading import read_study
+from medfed.study.validation import validate
 from medfed.wire import encoding as wire
 from medfed.wire.compression import Encoded, compress, pack, restore, unpack
 from medfed.wire.compression.int8 import Int8
@@ -307,7 +308,7 @@ def test_a_study_names_its_compressions_and_a_typing_error_is_answered(tmp_path)
     with pytest.raises(StudyError, match=re.escape("no 'topk'; did you mean 'top_k'?")):
         study(tmp_path, "compress: [{kind: topk}]")
     with pytest.raises(
-        StudyError, match="'int8' leaves no floats that 'top_k' could shorten; let it be the last"
+        StudyError, match="'int8' leaves no floats that 'top_k' could shorten; make it the last"
     ):
         study(tmp_path, "compress: [{kind: int8}, {kind: top_k}]")
 
@@ -318,5 +319,5 @@ class Masked(Privacy, frozen=True, tag="masked"):
 
 def test_compression_under_masks_that_only_a_sum_takes_off_is_refused(tmp_path):
     plain = study(tmp_path, "compress: [{kind: int8}]")
-    with pytest.raises(StudyError, match="compress: privacy 'masked' hides each update"):
-        _agree_compress(msgspec.structs.replace(plain, privacy=Masked()), "study.yaml")
+    with pytest.raises(StudyError, match="compress: privacy 'masked' masks each update"):
+        validate(msgspec.structs.replace(plain, privacy=Masked()), "study.yaml")

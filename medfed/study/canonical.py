@@ -1,0 +1,54 @@
+"""The canonical form of a study: what its digest covers, and the file that the hub publishes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from medfed.study.study import Study
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def to_dict(study: Study) -> dict[str, Any]:
+    """Return a study as plain values, with every default written out."""
+    plain: dict[str, Any] = msgspec.to_builtins(study)
+    return plain
+
+
+def study_digest(study: Study) -> str:
+    """Return the SHA-256 of a study's canonical form, by which hospitals agree to it.
+
+    It covers the names of the sites but not their folders, which are each hospital's own matter. Nor does it
+    cover the exchange: how a party reaches the hub is in its own file and does not change what is computed.
+    """
+    return hashlib.sha256(msgspec.json.encode(_canonical(study), order="sorted")).hexdigest()
+
+
+def public_yaml(study: Study) -> str:
+    """Return the study file that the hub sends to the sites: what they agree to, without folders."""
+    text: str = yaml.safe_dump(_canonical(study), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def start_digest(start: str) -> str:
+    """Return the SHA-256 of the checkpoint that a study starts from.
+
+    A study file names the checkpoint by its path; a study that came from a hub already gives the digest.
+    """
+    return start if _SHA256.fullmatch(start) else hashlib.sha256(Path(start).read_bytes()).hexdigest()
+
+
+def _canonical(study: Study) -> dict[str, Any]:
+    plain = to_dict(study)
+    plain["sites"], plain["held_out"] = sorted(study.sites), sorted(study.held_out)
+    del plain["exchange"]
+    if study.start is not None:
+        # The content of the checkpoint counts, not where a hospital stores it.
+        plain["start"] = start_digest(study.start)
+    return plain

@@ -1,0 +1,198 @@
+"""What the parts of a study demand of each other, checked before anything runs.
+
+Each check yields its problems as sentences that begin with the key concerned; the first one is raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import cast
+
+from medfed.data.settings import Images, Table
+from medfed.errors import StudyError
+from medfed.exchange.memory import Memory
+from medfed.local_training import LocalMethod
+from medfed.models.networks import Network
+from medfed.registry import Kind, kind_of, kinds
+from medfed.study._explain import nearest
+from medfed.study.study import Study
+
+
+def validate(study: Study, name: str) -> None:
+    """Check that the parts of a study fit each other; `name` is the file's name in errors.
+
+    Raises:
+        StudyError: naming the key, what does not fit, and what to change.
+    """
+    for check in _CHECKS:
+        for problem in check(study):
+            raise StudyError(f"{name}: {problem}")
+
+
+def _site_names(study: Study) -> Iterator[str]:
+    if not study.sites:
+        yield (
+            "sites: names no site; a study needs at least one, such as\n  sites:\n    north: ../data/north"
+        )
+    for site in sorted(set(study.sites) & set(study.held_out)):
+        yield f"'{site}' is in sites and in held_out; a hospital that trains is not held out"
+
+
+def _network_and_data(study: Study) -> Iterator[str]:
+    task, needs = kind_of(study.task), study.task.needs
+    if needs not in study.network.serves:
+        records = cast(dict[str, type[Network]], kinds("networks"))
+        suitable = ", ".join(name for name, record in records.items() if needs in record.serves)
+        yield f"network.kind: '{kind_of(study.network)}' does not serve task '{task}'; there are {suitable}"
+    expected: type[Images | Table] = Table if needs in ("table", "survival") else Images
+    if not isinstance(study.data, expected):
+        yield f"data.kind: task '{task}' learns from '{_tag(expected)}', found '{_tag(type(study.data))}'"
+
+
+def _privacy(study: Study) -> Iterator[str]:
+    yield from study.privacy.objections(study)
+    privacy, rule = kind_of(study.privacy), kind_of(study.rule)
+    for scalar in study.rule.needs_scalars:
+        if scalar not in study.privacy.filter_scalars({scalar: 0.0}):
+            yield (
+                f"rule.kind: '{rule}' needs each site's '{scalar}', which privacy '{privacy}' does not let a "
+                "site send; take a rule that needs no such number, such as fedavg"
+            )
+    if not study.privacy.reveals_each_update:
+        yield from _hidden_updates(study)
+    required = study.privacy.fewest_sites()
+    if required > study.minimum:
+        yield (
+            f"privacy.kind: '{privacy}' with these settings needs {required} sites per round, but the study "
+            f"continues with {study.minimum}; set sampling.minimum to at least {required}"
+        )
+
+
+def _hidden_updates(study: Study) -> Iterator[str]:
+    """Check a study whose hub sees only the sum of the updates."""
+    privacy, rule, local = kind_of(study.privacy), kind_of(study.rule), study.train.local
+    if not study.rule.supports_secure_aggregation:
+        suitable = ", ".join(
+            name for name, record in kinds("aggregation").items() if _supports_secure_aggregation(record)
+        )
+        yield (
+            f"rule.kind: '{rule}' compares the sites' single updates, which privacy '{privacy}' hides from "
+            f"the hub; take a rule that needs only their sum, such as {suitable}"
+        )
+    if local is not None and local.sends:
+        yield (
+            f"train.local.kind: '{kind_of(local)}' sends more than an update, which privacy '{privacy}' does "
+            "not sum; take another one, or none"
+        )
+
+
+def _supports_secure_aggregation(record: type[Kind]) -> bool:
+    try:
+        return bool(record().supports_secure_aggregation)  # type: ignore[attr-defined]  # kinds of 'aggregation' are rules
+    except TypeError:  # it has settings without a default
+        return False
+
+
+def _rule(study: Study) -> Iterator[str]:
+    rule = kind_of(study.rule)
+    sent = study.train.local.sends if study.train.local is not None else ()
+    for group in study.rule.needs_groups:
+        if group not in sent:
+            records = cast(dict[str, type[LocalMethod]], kinds("local_training"))
+            suitable = next((name for name, record in records.items() if group in record.sends), "...")
+            yield (
+                f"rule.kind: '{rule}' merges the group '{group}', which no site of this study sends; add "
+                f"train.local: {{kind: {suitable}}}"
+            )
+    if study.rule.asynchronous:
+        yield from _asynchronous(study)
+    required = study.rule.min_sites()
+    if required > study.minimum and study.rule.max_sites is None:
+        yield (
+            f"rule.kind: '{rule}' with these settings needs {required} sites per round, but the study "
+            f"continues with {study.minimum}; set sampling.minimum to at least {required}"
+        )
+
+
+def _asynchronous(study: Study) -> Iterator[str]:
+    rule = kind_of(study.rule)
+    if not isinstance(study.exchange, Memory):
+        yield (
+            f"rule.kind: '{rule}' merges late updates, which exchange '{kind_of(study.exchange)}' does not "
+            "carry; take exchange: {kind: memory}, or another rule, such as fedavg with sampling.deadline_s"
+        )
+    if not study.privacy.reveals_each_update:
+        yield (
+            f"rule.kind: '{rule}' merges updates of different rounds, which privacy "
+            f"'{kind_of(study.privacy)}' cannot sum secretly; take another rule, such as fedavg"
+        )
+    if study.sampling.fraction < 1:
+        yield f"sampling.fraction: with rule '{rule}' every site trains all the time; leave it at 1"
+
+
+def _compression(study: Study) -> Iterator[str]:
+    if study.compress and not study.privacy.reveals_each_update:
+        yield (
+            f"compress: privacy '{kind_of(study.privacy)}' masks each update so that only the sum of all can "
+            "be read, and rounded updates do not add up to it; leave compress out, or take another privacy"
+        )
+    for stage, following in zip(study.compress, study.compress[1:], strict=False):
+        if not stage.chainable:
+            yield (
+                f"compress: '{kind_of(stage)}' leaves no floats that '{kind_of(following)}' could shorten; "
+                "make it the last"
+            )
+
+
+def _local_training(study: Study) -> Iterator[str]:
+    """Check that hub and sites do both halves of a method that has two."""
+    rule, method = kind_of(study.rule), study.train.local
+    name = kind_of(method) if method is not None else None
+    if study.rule.needs_local and name not in study.rule.needs_local:
+        yield (
+            f"rule.kind: '{rule}' is the hub's half of a method whose other half trains the sites; add "
+            f"train.local: {{kind: {study.rule.needs_local[0]}}}"
+        )
+    if method is not None and method.rules and rule not in method.rules:
+        yield (
+            f"train.local.kind: '{name}' is the sites' half of a method whose other half is the hub's; set "
+            f"rule: {{kind: {method.rules[0]}}}, found '{rule}'"
+        )
+
+
+def _site_references(study: Study) -> Iterator[str]:
+    """Check that keys that name a site name one of the study's."""
+    yield from _unknown_sites("site_overrides", study.site_overrides, {*study.sites})
+    labelled: dict[str, object] = getattr(study.task, "labelled", {})
+    yield from _unknown_sites("task.labelled", labelled, {*study.sites, *study.held_out})
+
+
+def _unknown_sites(key: str, names: Iterable[str], known: set[str]) -> Iterator[str]:
+    for name in names:
+        if name not in known:
+            allowed = sorted(known)
+            yield (
+                f"{key}: '{name}' is not one of the study's sites{nearest(name, allowed)}; there are "
+                f"{', '.join(allowed)}"
+            )
+
+
+def _quorum(study: Study) -> Iterator[str]:
+    if study.minimum > len(study.sites):
+        yield (f"sampling.minimum: {study.minimum} sites must answer, but the study has {len(study.sites)}")
+
+
+def _tag(record: type[Images | Table]) -> str:
+    return str(record.__struct_config__.tag)
+
+
+_CHECKS = (
+    _site_names,
+    _network_and_data,
+    _privacy,
+    _rule,
+    _compression,
+    _local_training,
+    _site_references,
+    _quorum,
+)
