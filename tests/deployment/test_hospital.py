@@ -163,10 +163,10 @@ def test_a_run_that_was_not_finished_is_found_and_another_studys_is_not(tmp_path
     (tmp_path / "study.yaml").write_text(TINY + "sites: [north, south]\n")
     study = read_study(tmp_path / "study.yaml")
     assert coordinator._unfinished(study) is None
-    RunFolder(Path("runs/tiny")).write_facts(RunFacts(digest=digest(study)))
+    RunFolder(Path("runs/tiny")).write_facts(RunFacts(digest=study_digest(study)))
     RunFolder(Path("runs/tiny-2")).write_facts(RunFacts(digest="of another"))
     assert coordinator._unfinished(study) == Path("runs/tiny")
-    RunFolder(Path("runs/tiny")).write_facts(RunFacts(digest=digest(study), finished="now"))
+    RunFolder(Path("runs/tiny")).write_facts(RunFacts(digest=study_digest(study), finished="now"))
     assert coordinator._unfinished(study) is None
 
 

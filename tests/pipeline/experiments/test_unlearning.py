@@ -18,6 +18,7 @@ from medfed.pipeline import train as run
 from medfed.pipeline.experiments import unlearning
 from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
+from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
 from medfed.wire.audit_log import entries, verify
 from medfed.wire.weights import digest as weights_digest
@@ -71,8 +72,8 @@ def test_training_goes_on_from_the_round_before_the_site_joined(place, in_turn):
     assert (record.site, record.joined, record.retrained_from) == ("south", 3, 2)
     assert again.read_facts().withdrawn == record
     assert again.read_facts().sites == ["east", "north"]
-    assert record.study_before == digest(study)
-    assert record.study == again.read_facts().digest == digest(unlearning.remaining_study(study, "south"))
+    assert record.study_before == study_digest(study)
+    assert record.study == again.read_facts().digest == study_digest(unlearning.remaining_study(study, "south"))
     # The model that went out first is the one of round 2, to the bit; round 3 was trained by who is left.
     received = [entry for entry in entries(again.audit) if entry["event"] == "received"]
     weights = {name.removeprefix("weights/"): t for name, t in before.items() if name.startswith("weights/")}
@@ -92,7 +93,7 @@ def test_a_second_withdrawal_goes_back_over_the_first(place, in_turn):
     first = RunFolder(place / "first")
     first.path.mkdir()
     unlearning.prepare(study, "south", in_turn, first)
-    first.write_facts(RunFacts(digest=digest(smaller)))
+    first.write_facts(RunFacts(digest=study_digest(smaller)))
     second = RunFolder(place / "second")
     second.path.mkdir()
     record = unlearning.prepare(smaller, "north", first, second)
@@ -114,11 +115,11 @@ def test_a_site_that_was_there_from_the_start_costs_everything(place):
 def test_a_site_that_never_merged_costs_nothing(place, in_turn):
     study = study_of(place, "rule.kind=cyclic")
     more = msgspec.structs.replace(study, sites={**study.sites, "west": str(place / "west")})
-    in_turn.write_facts(msgspec.structs.replace(in_turn.read_facts(), digest=digest(more)))
+    in_turn.write_facts(msgspec.structs.replace(in_turn.read_facts(), digest=study_digest(more)))
     new = RunFolder(place / "never-merged")
     new.path.mkdir()
     record = unlearning.prepare(more, "west", in_turn, new)
-    in_turn.write_facts(msgspec.structs.replace(in_turn.read_facts(), digest=digest(study)))
+    in_turn.write_facts(msgspec.structs.replace(in_turn.read_facts(), digest=study_digest(study)))
     assert (record.joined, record.retrained_from) == (None, 3)
 
 
