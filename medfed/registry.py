@@ -42,6 +42,7 @@ FOLDERS: dict[str, Folder] = {
     "schedules": Folder("models.schedules", "the learning rate over time"),
     "metrics": Folder("evaluation.metrics", "what models are scored by"),
     "normalise": Folder("data.normalise", "how intensities are normalised"),
+    "layouts": Folder("data.layouts", "how cases lie in a hospital's folder"),
 }
 
 

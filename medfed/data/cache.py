@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfed.data.cache_location import files_below, is_hex, is_site_folder, private_folder
-from medfed.data.index import Case
+from medfed.data.case import Case
 from medfed.data.settings import Images
 from medfed.data.transforms import Needs, Prepared
 from medfed.errors import DataError

@@ -12,11 +12,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from medfed.data.cache import NoCache, in_memory, open_cache
 from medfed.data.cache_location import CacheLocation
+from medfed.data.case import Case
 from medfed.data.dataset import ImageDataset
-from medfed.data.index import Case, Index, index_folder
+from medfed.data.index import Index, index_folder
 from medfed.data.samplers import FixedStepBatchSampler
 from medfed.data.settings import AnyData, Images, Table
-from medfed.data.table import TableDataset, TableRows, fit_scaling, inputs, read_table
+from medfed.data.table import TableDataset, TableRows, fit_scaling, network_inputs, read_table
 from medfed.data.transforms import Needs, Prepared, read_case, restore
 from medfed.data.volume import Volume
 from medfed.errors import DataError
@@ -160,8 +161,8 @@ class SiteDataModule(pl.LightningDataModule):
         if self._rows is not None:
             chosen = [i for i, case in enumerate(self._rows.index.cases) if case.split == split]
             cases = [self._rows.index.cases[i] for i in chosen]
-            answers = self._rows.answers[chosen] if len(self._rows.answers) else self._rows.answers
-            return TableDataset(self._features[chosen], answers, cases)
+            targets = self._rows.targets[chosen] if len(self._rows.targets) else self._rows.targets
+            return TableDataset(self._features[chosen], targets, cases)
         assert isinstance(self.settings, Images)
         return ImageDataset(
             self.cases(split),
@@ -300,7 +301,7 @@ class SiteDataModule(pl.LightningDataModule):
             )
         scaling, self.notes = fit_scaling(rows, settings)
         self._rows = rows
-        self._features = inputs(rows, scaling, settings)
+        self._features = network_inputs(rows, scaling, settings)
         self._keep(rows.index.cases)
 
     def _keep(self, cases: Any) -> None:

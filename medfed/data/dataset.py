@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from medfed.data.cache import NoCache, open_cache
-from medfed.data.index import Case
+from medfed.data.case import Case
 from medfed.data.settings import Images
 from medfed.data.transforms import (
     Needs,

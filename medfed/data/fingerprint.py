@@ -20,7 +20,8 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from medfed.data.index import Case, Index
+from medfed.data.case import Case
+from medfed.data.index import Index
 from medfed.data.normalise.nyul import PERCENTILES, percentiles
 from medfed.data.settings import Images
 from medfed.errors import DataError, LabelError

@@ -1,53 +1,32 @@
-"""What is in a hospital's folder: its cases, who they belong to, and which split each is in.
+"""A hospital's folder as an index: its cases, their patients, and the split that each is in.
 
-`index_folder` looks at a folder and says what it took it for. `layouts/` holds a file a layout; to
-read another one, add a file there and list it in `LAYOUTS`. An index reads names and tables, never
-voxels, and writes nothing into the hospital's folder. It stays in the hospital: what may be printed is a
-case's token, not its id.
+`index_folder` recognises the layout of a folder (see `layouts/`), turns the hospital's case ids into tokens,
+and assigns splits. It reads names and tables, never voxels, and writes nothing into the hospital's folder.
+An index stays in the hospital: what may be printed is a case's token, not its id.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from typing import NoReturn
 
+from medfed.data.case import Case
+from medfed.data.layouts import CaseError, CaseListing, ListedCase, layouts, recognise
 from medfed.data.splits import DEFAULT_FRACTIONS, SPLITS, assign_splits, case_token
-from medfed.errors import DataError
+from medfed.errors import DataError, ImageError
 
-
-@dataclass(frozen=True, repr=False)
-class Case:
-    """One imaging visit of one patient. It never leaves the hospital.
-
-    `id` and `patient` are as the hospital wrote them; `token` is the salted name that logs and errors use.
-    `image` holds one path a channel (a file, or a folder of DICOM slices); for a series found in a mixed
-    tree, its files.
-    """
-
-    id: str
-    patient: str
-    token: str
-    image: tuple[Path, ...]
-    label: Path | None = None
-    target: int | None = None
-    split: str = "train"
-    attributes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-
-    def __repr__(self) -> str:
-        # A case gets into tracebacks and debug prints; its paths and its patient must not.
-        return f"Case(token={self.token!r}, split={self.split!r})"
+MIN_SECRET_BYTES = 16
 
 
 @dataclass(frozen=True, repr=False)
 class Index:
     """A hospital's cases, and what the folder was taken for.
 
-    `class_names` names the targets (or, for segmentation layouts that say so, the label values) in order,
-    where the layout knows them. `notes` are lines that may be printed: they name tokens, counts and columns
-    only.
+    `class_names` names the targets (for segmentation, the label values) in order, if the layout knows them.
+    `notes` are lines that may be printed: they name tokens, counts and columns only.
     """
 
     folder: Path
@@ -89,82 +68,91 @@ def index_folder(
     """Return the index of a hospital's folder, checked.
 
     Args:
-        folder: the folder with `cases.csv`, or in one of the layouts of `layouts/`.
-        site_secret: the site's key. It salts the tokens of cases and decides splits where none are given; the
-        caller
-            keeps it outside this folder, and the same key always gives the same splits.
-        fractions: of patients in train, val and test, for layouts or tables that give no split.
+        folder: a folder in one of the layouts of `layouts/`, such as one with `cases.csv`.
+        site_secret: the site's key. It salts the tokens of cases and decides splits that the folder does not
+            give; the caller keeps it outside this folder. The same key always gives the same splits.
+        fractions: the share of patients in train, val and test, for folders that give no split.
 
     Raises:
-        DataError: a folder without cases, a table that lacks a column, a duplicate case, a patient in two
-        splits,
-            an unknown split, an empty target.
-        ImageError: an image or label that is not there.
+        DataError: for a folder without cases, a table that lacks a column, a duplicate case, a patient in two
+            splits, an unknown split, an empty target.
+        ImageError: for an image or label that does not exist.
     """
-    from medfed.data.layouts import LAYOUTS
-
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(
             "the site's data folder is not a folder; set `data` in the site file to the folder with the cases"
         )
-    if len(site_secret) < 16:
+    if len(site_secret) < MIN_SECRET_BYTES:
         raise DataError(
-            f"the site's secret has {len(site_secret)} bytes; at least 16 are needed, "
+            f"the site's secret has {len(site_secret)} bytes; at least {MIN_SECRET_BYTES} are needed, "
             "`secrets.token_bytes(32)` makes one"
         )
-    for recognise, read in LAYOUTS:
-        if recognise(folder):
-            found = read(folder, site_secret)
-            break
-    else:
-        raise DataError(
-            "the site's data folder holds nothing that medfed knows: expected cases.csv, imagesTr with "
-            "labelsTr and dataset.json, sub-*/anat (BIDS), a folder of images beside one of labels, "
-            "a folder a class, or DICOM series"
-        )
-    cases = assign_splits(found.cases, site_secret, fractions)
+    listing = _list_cases(folder, site_secret)
+    cases = assign_splits([with_token(case, site_secret) for case in listing.cases], site_secret, fractions)
     if not cases:
         raise DataError(
-            f"the site's data folder was taken for {found.layout} and holds no case; add cases, or name "
+            f"the site's data folder was taken for {listing.title} and holds no case; add cases, or name "
             "another folder"
         )
     check_cases(cases)
-    return Index(folder, found.layout, cases, found.notes, found.class_names)
+    return Index(folder, listing.title, cases, listing.notes, listing.class_names)
+
+
+def _list_cases(folder: Path, site_secret: bytes) -> CaseListing:
+    layout = recognise(folder)
+    if layout is None:
+        raise DataError(
+            "the site's data folder holds nothing that medfed knows; expected one of: "
+            + "; ".join(layout.evidence for layout in layouts())
+        )
+    try:
+        return layout.read(folder)
+    except CaseError as error:
+        _raise_with_token(error, site_secret)
+
+
+def _raise_with_token(error: CaseError, site_secret: bytes) -> NoReturn:
+    case = f"case {case_token(site_secret, error.case_id)}"
+    raise error.kind(f"{f'{error.where} ({case})' if error.where else case}: {error}") from None
+
+
+def with_token(case: ListedCase, site_secret: bytes) -> Case:
+    """Return a listed case with its token."""
+    return Case(
+        id=case.id,
+        patient=case.patient,
+        token=case_token(site_secret, case.id),
+        image=case.image,
+        label=case.label,
+        target=case.target,
+        split=case.split,
+        attributes=case.attributes,
+    )
 
 
 def check_cases(cases: Sequence[Case]) -> None:
-    """Raise where two cases share an id, a patient is in two splits or a file is missing.
+    """Raise if two cases share an id, a patient is in two splits or a file is missing.
 
     Raises:
         DataError, ImageError: naming the cases by token.
     """
-    from medfed.errors import ImageError
-
     seen: set[str] = set()
-    split_of: dict[str, Case] = {}
+    first_of: dict[str, Case] = {}
     for case in cases:
         if case.id in seen:
             raise DataError(f"case {case.token} is listed twice; every case needs an id of its own")
         seen.add(case.id)
-        first = split_of.setdefault(case.patient, case)
+        first = first_of.setdefault(case.patient, case)
         if first.split != case.split:
             raise DataError(
                 f"one patient is in two splits: case {first.token} in {first.split}, case {case.token} in "
-                f"{case.split}; "
-                "all of a patient's cases belong into one split, or the score is of patients it has seen"
+                f"{case.split}; all of a patient's cases belong in one split, or the model is scored on "
+                "patients that it has trained on"
             )
-        for path in case.image:
-            if not path.exists():
+        for what, paths in (("image", case.image), ("label", (case.label,) if case.label else ())):
+            if not all(path.exists() for path in paths):
                 raise ImageError(
-                    f"case {case.token}: its image is not there; correct the image's path in the table or "
+                    f"case {case.token}: its {what} is not there; correct the {what}'s path in the table or "
                     "restore the file"
                 )
-        if case.label is not None and not case.label.exists():
-            raise ImageError(
-                f"case {case.token}: its label is not there; correct the label's path in the table or "
-                "restore the file"
-            )
-
-
-__all__ = ["Case", "Index", "case_token", "check_cases", "index_folder"]

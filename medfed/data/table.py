@@ -1,34 +1,34 @@
-"""A hospital's table: rows of a CSV file to inputs of a network.
+"""A hospital's table: from the rows of a CSV file to the inputs of a network.
 
-Everything that is computed from the rows (medians, means, deviations) comes from the site's own training rows
-and stays there. A cell is refused rather than guessed: a word where a number belongs names its row and
-column, never the cell.
+Medians, means and deviations come from the site's own training rows and stay there. A cell is refused rather
+than guessed: for a word in place of a number, the message names row and column, never the cell.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from medfed.data.harmonise import combat
-from medfed.data.index import Case, Index, check_cases
-from medfed.data.layouts.cases_csv import check_columns, read_rows, read_split, read_target
+from medfed.data import harmonise
+from medfed.data.case import Case
+from medfed.data.csv_table import EMPTY_CELLS, check_columns, parse_split, parse_target, read_rows
+from medfed.data.index import Index, check_cases
 from medfed.data.settings import Table
 from medfed.data.splits import assign_splits, case_token
 from medfed.errors import DataError
 
-# A cell that says 'not measured' in the ways that hospitals' exports do.
-EMPTY_CELLS = frozenset({"", "?", "na", "n/a", "nan", "null", "none", "."})
+_WHERE = "the site's table"
 
-# Deviations smaller than this, as a part of the largest number, are rounding: the column is constant.
+# Deviations smaller than this, as a fraction of the largest number, are rounding: the column is constant.
 CONSTANT = 1e-9
 
 
@@ -36,158 +36,188 @@ CONSTANT = 1e-9
 class TableRows:
     """A table's rows in the index's order, before anything is computed from them.
 
-    numbers: (N, numeric features) float64, NaN where empty.  words: (N, words of all categorical features) of
-    0 and 1.
-    answers: (N,) int64 classes, or (N, 2) float32 of time and event.
+    numbers: (N, numeric features) float64, NaN where empty.  words: (N, words of all categorical features), 0
+    or 1.  targets: (N,) int64 classes, or (N, 2) float32 of time and event.
     """
 
     index: Index
     numbers: NDArray[np.float64]
     words: NDArray[np.float32]
-    answers: NDArray
+    targets: NDArray[Any]
+
+    def in_split(self, split: str) -> NDArray[np.bool_]:
+        """Return which rows are in a split, (N,)."""
+        return np.array([case.split == split for case in self.index.cases])
+
+
+@dataclass(frozen=True, repr=False)
+class _Row:
+    case: Case
+    numbers: list[float]
+    words: list[float]
+    target: int | tuple[float, float] | None
 
 
 def read_table(
     path: str | Path, settings: Table, *, site_secret: bytes, classes: int | None = None
 ) -> TableRows:
-    """Return the rows of a site's CSV file, checked; `path` is the file, or a folder that holds just one.
+    """Return the rows of a site's CSV file, checked; `path` is the file, or a folder with only one.
 
     Raises:
         DataError: naming row and column, or the column that is missing.
     """
-    where = "the site's table"
-    rows = read_rows(_file(Path(path)), where)
-    columns = next(rows)[1]
-    answered = [name.lower() for name in (settings.target, settings.time, settings.event) if name is not None]
-    check_columns(columns, [*dict.fromkeys(name.lower() for name in settings.features), *answered], where)
-    cases: list[Case] = []
-    numbers: list[list[float]] = []
-    words: list[list[float]] = []
-    answers: list[int | tuple[float, float]] = []
-    for line, cells in rows:
-        row = dict(zip(columns, cells, strict=True))
-        # A file without a patient column has a patient a row.
-        patient = row.get(settings.patient.lower()) or f"row {line}"
-        identity = f"{patient}/{line}"
-        token = case_token(site_secret, identity)
-        at = f"{where}, row {line} (case {token})"
-        values = [_number(row[name.lower()], f"{at}: column '{name}'") for name in settings.numbers]
-        if settings.missing == "drop" and any(math.isnan(value) for value in values):
-            continue
-        numbers.append(values)
-        words.append(
-            [
-                x
-                for name, known in settings.categorical.items()
-                for x in _words(row[name.lower()], known, f"{at}: column '{name}'")
-            ]
-        )
-        target = None
-        if settings.target is not None:
-            target = read_target(row[settings.target.lower()], at, settings.target)
-            if classes is not None and target >= classes:
-                raise DataError(
-                    f"{at}: column '{settings.target}' holds a class that the task, with {classes} "
-                    "classes, does not have"
-                )
-            answers.append(target)
-        elif settings.time is not None and settings.event is not None:
-            answers.append(_survival(row[settings.time.lower()], row[settings.event.lower()], settings, at))
-        cases.append(
-            Case(
-                id=identity,
-                patient=patient,
-                token=token,
-                image=(),
-                target=target,
-                split=read_split(row.get(settings.split.lower(), ""), at),
-                attributes=MappingProxyType({k: v for k, v in row.items() if k not in answered}),
-            )
-        )
-    if not cases:
+    lines = read_rows(_file(Path(path)), _WHERE)
+    columns = next(lines)[1]
+    check_columns(
+        columns, [name.lower() for name in (*settings.features, *_target_columns(settings))], _WHERE
+    )
+    rows: list[_Row] = []
+    for line, cells in lines:
+        row = _read_row(line, dict(zip(columns, cells, strict=True)), settings, site_secret, classes)
+        if row is not None:
+            rows.append(row)
+    if not rows:
         raise DataError(
-            f"{where} has no row to learn from"
+            f"{_WHERE} has no row to learn from"
             + ("; every row had an empty cell, see data.missing" if settings.missing == "drop" else "")
         )
-    split = assign_splits(cases, site_secret, settings.fractions)
-    check_cases(split)
-    dtype = np.float32 if settings.time else np.int64
-    count = len(cases)
+    cases = assign_splits([row.case for row in rows], site_secret, settings.fractions)
+    check_cases(cases)
     return TableRows(
-        Index(Path(path), "a table", split),
-        np.array(numbers, np.float64).reshape(count, -1),
-        np.array(words, np.float32).reshape(count, -1),
-        np.array(answers, dtype),
+        Index(Path(path), "a table", cases),
+        np.array([row.numbers for row in rows], np.float64).reshape(len(rows), -1),
+        np.array([row.words for row in rows], np.float32).reshape(len(rows), -1),
+        np.array(
+            [row.target for row in rows if row.target is not None], np.float32 if settings.time else np.int64
+        ),
     )
+
+
+def _target_columns(settings: Table) -> list[str]:
+    return [name for name in (settings.target, settings.time, settings.event) if name is not None]
+
+
+def _read_row(
+    line: int, row: Mapping[str, str], settings: Table, site_secret: bytes, classes: int | None
+) -> _Row | None:
+    """Return one row, or None if an empty cell drops it."""
+    # In a file without a patient column, each row is a patient.
+    patient = row.get(settings.patient.lower()) or f"row {line}"
+    identity = f"{patient}/{line}"
+    token = case_token(site_secret, identity)
+    try:
+        numbers = [_number(row[name.lower()], name) for name in settings.numbers]
+        if settings.missing == "drop" and any(math.isnan(value) for value in numbers):
+            return None
+        words = [
+            value
+            for name, known in settings.categorical.items()
+            for value in _one_hot(row[name.lower()], known, name)
+        ]
+        target = _target(row, settings, classes)
+        split = parse_split(row.get(settings.split.lower(), ""))
+    except DataError as error:
+        raise DataError(f"{_WHERE}, row {line} (case {token}): {error}") from None
+    hidden = [name.lower() for name in _target_columns(settings)]
+    case = Case(
+        id=identity,
+        patient=patient,
+        token=token,
+        image=(),
+        target=target if isinstance(target, int) else None,
+        split=split,
+        attributes=MappingProxyType({name: cell for name, cell in row.items() if name not in hidden}),
+    )
+    return _Row(case, numbers, words, target)
+
+
+def _target(row: Mapping[str, str], settings: Table, classes: int | None) -> int | tuple[float, float] | None:
+    if settings.target is not None:
+        target = parse_target(row[settings.target.lower()], settings.target)
+        if classes is not None and target >= classes:
+            raise DataError(
+                f"column '{settings.target}' holds a class that the task, with {classes} classes, does not have"
+            )
+        return target
+    if settings.time is not None and settings.event is not None:
+        return _survival(row, settings.time, settings.event)
+    return None
 
 
 def _file(path: Path) -> Path:
     if path.is_dir():
-        found = sorted(path.glob("*.csv"))
-        if len(found) != 1:
+        files = sorted(path.glob("*.csv"))
+        if len(files) != 1:
             raise DataError(
-                f"the site's data folder holds {len(found)} CSV files, one is due; name the file in the "
+                f"the site's data folder holds {len(files)} CSV files, expected one; name the file in the "
                 "site's `data`"
             )
-        return found[0]
+        return files[0]
     if not path.is_file():
         raise DataError("the site's table is not there; set the site's `data` to the CSV file")
     return path
 
 
-def _number(cell: str, at: str) -> float:
+def _number(cell: str, column: str) -> float:
     if cell.lower() in EMPTY_CELLS:
         return math.nan
     try:
         value = float(cell)
     except ValueError:
         raise DataError(
-            f"{at} holds no number; correct the cell, empty it, or list the column's words in "
+            f"column '{column}' holds no number; correct the cell, empty it, or list the column's words in "
             "data.categorical"
         ) from None
     if not math.isfinite(value):
-        raise DataError(f"{at} holds no finite number; correct the cell or empty it")
+        raise DataError(f"column '{column}' holds no finite number; correct the cell or empty it")
     return value
 
 
-def _words(cell: str, known: Sequence[str], at: str) -> list[float]:
-    # First the words: 'none' may be one of them.
-    found = [1.0 if cell == word else 0.0 for word in known]
-    if not any(found):
+def _one_hot(cell: str, known: Sequence[str], column: str) -> list[float]:
+    # Exact words first: 'none' may be one of them.
+    matches = [cell == word for word in known]
+    if not any(matches):
         # 1 and 1.0 are one category: some exports write every number with a decimal point.
-        found = [1.0 if _alike(cell, word) else 0.0 for word in known]
-    if not any(found) and cell.lower() not in EMPTY_CELLS:
+        matches = [_same_word(cell, word) for word in known]
+    if not any(matches) and cell.lower() not in EMPTY_CELLS:
         raise DataError(
-            f"{at} holds a word that data.categorical does not list; there are {', '.join(known)}; correct "
-            "the cell or list its word"
+            f"column '{column}' holds a word that data.categorical does not list; there are {', '.join(known)}; "
+            "correct the cell or list its word"
         )
-    return found
+    return [float(match) for match in matches]
 
 
-def _alike(cell: str, word: str) -> bool:
+def _same_word(cell: str, word: str) -> bool:
     try:
         return float(cell) == float(word)
     except ValueError:
         return cell.lower() == word.lower()
 
 
-def _survival(time: str, event: str, settings: Table, at: str) -> tuple[float, float]:
-    duration = _number(time, f"{at}: column '{settings.time}'")
-    happened = _number(event, f"{at}: column '{settings.event}'")
+def _survival(row: Mapping[str, str], time: str, event: str) -> tuple[float, float]:
+    duration = _number(row[time.lower()], time)
+    happened = _number(row[event.lower()], event)
     if not duration >= 0:
-        raise DataError(
-            f"{at}: column '{settings.time}' is empty or below 0; correct the cell or leave the row out"
-        )
+        raise DataError(f"column '{time}' is empty or below 0; correct the cell or omit the row")
     if happened not in (0.0, 1.0):
-        raise DataError(
-            f"{at}: column '{settings.event}' is neither 0 nor 1; correct the cell or leave the row out"
-        )
+        raise DataError(f"column '{event}' is neither 0 nor 1; correct the cell or omit the row")
     return duration, happened
+
+
+def training_sums(rows: TableRows, features: tuple[str, ...], *, min_count: int = 10) -> harmonise.TableSums:
+    """Return the sums of the training rows that ComBat needs from every hospital.
+
+    Raises:
+        DataError: for fewer than `min_count` training patients.
+    """
+    training = rows.in_split("train")
+    patients = [case.patient for case in rows.index.split("train")]
+    return harmonise.sums(rows.numbers[training], patients, features, min_count=min_count)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Scaling:
-    """What a site computed from its own training rows, a number a numeric feature; it stays there."""
+    """One median, centre and scale per numeric feature, from a site's own training rows; they stay there."""
 
     median: NDArray[np.float64]
     centre: NDArray[np.float64]
@@ -195,11 +225,12 @@ class Scaling:
 
 
 def fit_scaling(rows: TableRows, settings: Table) -> tuple[Scaling, tuple[str, ...]]:
-    """Return the site's medians, centres and scales, and notes on what they rest on.
+    """Return the site's medians, centres and scales, and notes on which rows they come from.
 
-    A site that only evaluates has no training row; its own rows' features, without any target, then stand in.
+    A site that only evaluates has no training row; then the features of all its rows, without any target,
+    are used.
     """
-    training = np.array([case.split == "train" for case in rows.index.cases])
+    training = rows.in_split("train")
     notes = []
     if not training.any():
         training[:] = True
@@ -208,51 +239,57 @@ def fit_scaling(rows: TableRows, settings: Table) -> tuple[Scaling, tuple[str, .
         )
     numbers = rows.numbers[training]
     empty = np.isnan(numbers).all(axis=0)
-    for name in (name for name, nothing in zip(settings.numbers, empty, strict=True) if nothing):
-        notes.append(f"column '{name}' is empty in every training row: it is a constant here")
+    notes += [
+        f"column '{name}' is empty in every training row: it is a constant here"
+        for name, is_empty in zip(settings.numbers, empty, strict=True)
+        if is_empty
+    ]
     median = np.array([np.median(x[~np.isnan(x)]) if not np.isnan(x).all() else 0.0 for x in numbers.T])
-    if settings.plan != "given":
-        # Before the plan is made nothing is scaled; nobody trains on this.
-        centre, scale = np.zeros(numbers.shape[1]), np.ones(numbers.shape[1])
-    elif settings.standardise in ("fixed", "combat"):
-        centre = np.array([settings.centre[name] for name in settings.numbers])
-        scale = np.array([settings.scale[name] for name in settings.numbers])
-        median = np.where(empty, centre, median)
-        if settings.standardise == "combat":
-            centre, scale = combat(numbers, centre, scale)
-    elif settings.standardise == "site":
+    if settings.standardise in ("fixed", "combat") and settings.plan == "given":
+        median = np.where(empty, [settings.centre[name] for name in settings.numbers], median)
+    return Scaling(median, *_centre_and_scale(numbers, median, settings)), tuple(notes)
+
+
+def _centre_and_scale(
+    numbers: NDArray[np.float64], median: NDArray[np.float64], settings: Table
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    # Before the plan is made nothing is scaled; nobody trains on this.
+    if settings.plan != "given" or settings.standardise == "none":
+        return np.zeros(numbers.shape[1]), np.ones(numbers.shape[1])
+    if settings.standardise == "site":
         filled = np.where(np.isnan(numbers), median, numbers)
         centre, deviation = filled.mean(axis=0), filled.std(axis=0)
         largest = np.abs(filled).max(axis=0)
-        scale = np.where(deviation > CONSTANT * np.maximum(largest, 1.0), deviation, 1.0)
-    else:
-        centre, scale = np.zeros(numbers.shape[1]), np.ones(numbers.shape[1])
-    return Scaling(median, centre, scale), tuple(notes)
+        return centre, np.where(deviation > CONSTANT * np.maximum(largest, 1.0), deviation, 1.0)
+    centre = np.array([settings.centre[name] for name in settings.numbers])
+    scale = np.array([settings.scale[name] for name in settings.numbers])
+    return harmonise.combat(numbers, centre, scale) if settings.standardise == "combat" else (centre, scale)
 
 
-def inputs(rows: TableRows, scaling: Scaling, settings: Table) -> NDArray[np.float32]:
-    """Return (N, F): the numbers filled and scaled, with `indicate` which were empty, then the words."""
+def network_inputs(rows: TableRows, scaling: Scaling, settings: Table) -> NDArray[np.float32]:
+    """Return the inputs (N, F): numbers filled and scaled, with `indicate` which were empty, then the words."""
     empty = np.isnan(rows.numbers)
     scaled = (np.where(empty, scaling.median, rows.numbers) - scaling.centre) / scaling.scale
     parts = [scaled, empty, rows.words] if settings.indicate else [scaled, rows.words]
     return np.concatenate([np.asarray(part, np.float32) for part in parts], axis=1)
 
 
-class TableDataset(Dataset):
-    """TableRows of one split: `features` (F,) float32, `target` (an int64 class, or time and event as float32),
-    `case`.
+class TableDataset(Dataset[dict[str, Any]]):
+    """The rows of one split as dictionaries.
+
+    Keys: `features` (F,) float32; `target`, an int64 class, or time and event as float32; `case`, the token.
     """
 
-    def __init__(self, features: NDArray[np.float32], answers: NDArray, cases: Sequence[Case]) -> None:
+    def __init__(self, features: NDArray[np.float32], targets: NDArray[Any], cases: Sequence[Case]) -> None:
         self.features = torch.as_tensor(features)
-        self.answers = torch.as_tensor(answers)
+        self.targets = torch.as_tensor(targets)
         self.cases = tuple(cases)
 
     def __len__(self) -> int:
         return len(self.cases)
 
-    def __getitem__(self, item: int) -> dict[str, object]:
-        found: dict[str, object] = {"features": self.features[item], "case": self.cases[item].token}
-        if len(self.answers):
-            found["target"] = self.answers[item]
-        return found
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        row: dict[str, Any] = {"features": self.features[item], "case": self.cases[item].token}
+        if len(self.targets):
+            row["target"] = self.targets[item]
+        return row

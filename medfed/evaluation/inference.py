@@ -23,8 +23,8 @@ from medfed.evaluation.survival import survival_probability
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule
 
+    from medfed.data.case import Case
     from medfed.data.datamodule import SiteDataModule
-    from medfed.data.index import Case
     from medfed.models.tasks import Task
 
 # Ages are told in bands: an exact age beside sex and scanner can name a patient of a small hospital.

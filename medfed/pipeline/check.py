@@ -39,26 +39,26 @@ def check(
         print(json.dumps({"verdict": words, "exit": UNUSABLE}) if as_json else f"medfed: {words}")
         return UNUSABLE
     if as_json:
-        from medfed.data.preflight.preflight import as_json as plain
+        from medfed.data.preflight.preflight import to_plain
 
-        print(json.dumps(plain(found), indent=2))
+        print(json.dumps(to_plain(found), indent=2))
     else:
         show(found, console)
         if page is not None:
             console.print(
                 f"\nThe page shows patients' images: keep {page.name} in the hospital.", style="dim"
             )
-    return found.exit
+    return found.exit_code
 
 
 def _found(folder: Path, study_file: Path | None, secret_file: Path | None, pictures: bool) -> Preflight:
-    from medfed.data.preflight.preflight import StudyRequirements
     from medfed.data.preflight.preflight import check as checked
+    from medfed.data.preflight.study_checks import StudyRequirements
     from medfed.data.settings import Table
 
     study = _study(study_file)
     secret = _secret(secret_file)
-    wanted = None
+    requirements = None
     classes = tuple(getattr(study.task, "classes", ())) if study is not None else ()
     if folder.is_file() or (study is not None and isinstance(study.data, Table)):
         from medfed.data.preflight.table import check_table
@@ -67,9 +67,15 @@ def _found(folder: Path, study_file: Path | None, secret_file: Path | None, pict
         name = study.name if study is not None else ""
         return check_table(folder, settings, classes=classes, study=name, site_secret=secret)
     if study is not None and not isinstance(study.data, Table):
-        wanted = StudyRequirements(study.name, study.data, study.task.needs, classes)
+        requirements = StudyRequirements(study.name, study.data, study.task.needs, classes)
     with Bar() as bar:
-        return checked(folder, site_secret=secret, wanted=wanted, pictures=pictures, tell=bar.tell)
+        return checked(
+            folder,
+            site_secret=secret,
+            requirements=requirements,
+            thumbnails=pictures,
+            progress=bar.tell,
+        )
 
 
 def _secret(path: Path | None) -> bytes | None:

@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 import yaml
 
+from medfed.data.csv_table import read_rows
 from medfed.data.layouts._layout import visible
-from medfed.data.layouts.cases_csv import read_rows
 from medfed.data.preflight.preflight import Preflight
 from medfed.data.preflight.preflight import check as looked_at
 from medfed.errors import DataError, StudyError
@@ -152,7 +152,7 @@ def _of_images(
     found: dict[str, Preflight] = {}
     for site, path in {**sites, **held_out}.items():
         try:
-            found[site] = looked_at(path, tell=tell)
+            found[site] = looked_at(path, progress=tell)
         except DataError as error:
             raise DataError(f"{site}: {error}") from None
         if not found[site].facts["read"]:

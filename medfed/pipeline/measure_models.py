@@ -23,7 +23,7 @@ from medfed.wire.weights import Weights, load
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
-    from medfed.data.index import Case
+    from medfed.data.case import Case
 
 
 def measure_all(

@@ -127,7 +127,9 @@ def _volumes(study: Study, plan: PlanSettings, merged: bytes) -> Images:
 
 def _rows(study: Study, plan: PlanSettings, site: SiteDataModule) -> bytes:
     assert isinstance(study.data, Table)
-    return msgspec.json.encode(harmonise.sums(site.rows, study.data.numbers, min_count=plan.fewest))
+    from medfed.data.table import training_sums
+
+    return msgspec.json.encode(training_sums(site.rows, study.data.numbers, min_count=plan.fewest))
 
 
 def _merged_rows(given: list[bytes]) -> bytes:

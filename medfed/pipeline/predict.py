@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 import medfed
 from medfed.data.cache_location import files_below
+from medfed.data.case import Case
 from medfed.data.datamodule import SiteDataModule
 from medfed.data.dataset import prepare_case
-from medfed.data.index import Case, Index, index_folder
+from medfed.data.index import Index, index_folder
 from medfed.data.settings import Images
 from medfed.data.splits import SPLITS
 from medfed.data.transforms import centre_crop, restore

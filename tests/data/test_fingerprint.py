@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from medfed.data.case import Case
 from medfed.data.fingerprint import (
     Fingerprint,
     bins_of,
@@ -27,7 +28,7 @@ from medfed.data.fingerprint import (
     to_json,
     value_of,
 )
-from medfed.data.index import Case, Index
+from medfed.data.index import Index
 from medfed.data.normalise.fingerprint import FederatedFingerprint
 from medfed.data.normalise.nyul import PERCENTILES, Nyul
 from medfed.data.settings import Images

@@ -4,8 +4,6 @@ as the paper's equations.
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -15,11 +13,8 @@ from medfed.errors import DataError
 FEATURES = ("a", "b", "c", "d")
 
 
-def rows(values, patients=None, split="train"):
-    cases = [
-        SimpleNamespace(patient=patients[i] if patients else f"p{i}", split=split) for i in range(len(values))
-    ]
-    return SimpleNamespace(index=SimpleNamespace(cases=cases), numbers=np.asarray(values, float))
+def patients(values):
+    return [f"p{i}" for i in range(len(values))]
 
 
 @pytest.fixture
@@ -32,8 +27,8 @@ def sites():
 
 
 def test_means_and_deviations_within_hospitals_are_those_of_all_rows(sites):
-    merged = merge_sums(sums(rows(one), FEATURES) for one in sites)
-    assert merged == merge_sums(sums(rows(one), FEATURES) for one in sites[::-1])
+    merged = merge_sums(sums(one, patients(one), FEATURES) for one in sites)
+    assert merged == merge_sums(sums(one, patients(one), FEATURES) for one in sites[::-1])
     centre, scale = centre_and_scale(merged)
     pooled = np.concatenate(sites)
     within = np.concatenate([one - one.mean(axis=0) for one in sites])
@@ -43,16 +38,16 @@ def test_means_and_deviations_within_hospitals_are_those_of_all_rows(sites):
 
 def test_few_patients_are_withheld(sites):
     with pytest.raises(DataError, match="9 training patients and withholds numbers of fewer than 10"):
-        sums(rows(sites[0][:9]), FEATURES)
+        sums(sites[0][:9], patients(sites[0][:9]), FEATURES)
     with pytest.raises(DataError, match="2 training patients"):  # 40 rows of two patients
-        sums(rows(sites[0], patients=["x", "y"] * 20), FEATURES)
+        sums(sites[0], ["x", "y"] * 20, FEATURES)
     sparse = sites[0].copy()
     sparse[9:, 1] = np.nan
-    told = sums(rows(sparse), FEATURES)
-    assert told.counted == (40, 0, 40, 40)
-    assert told.total[1] == told.squares[1] == 0
+    withheld = sums(sparse, patients(sparse), FEATURES)
+    assert withheld.counted == (40, 0, 40, 40)
+    assert withheld.total[1] == withheld.squares[1] == 0
     with pytest.raises(DataError, match="feature 'b': every site has too few"):
-        centre_and_scale(told)
+        centre_and_scale(withheld)
 
 
 def test_sums_of_other_features_or_none_are_refused():
@@ -68,7 +63,7 @@ def test_sums_of_other_features_or_none_are_refused():
 def test_a_hospitals_own_estimates_solve_the_papers_equations(sites):
     centre, scale = (
         np.array(list(x.values()))
-        for x in centre_and_scale(merge_sums(sums(rows(s), FEATURES) for s in sites))
+        for x in centre_and_scale(merge_sums(sums(s, patients(s), FEATURES) for s in sites))
     )
     for numbers in sites:
         own_centre, own_scale = combat(numbers, centre, scale)
@@ -90,7 +85,7 @@ def test_a_hospitals_own_estimates_solve_the_papers_equations(sites):
 def test_a_shift_between_hospitals_is_gone_and_empty_cells_do_not_matter(sites):
     centre, scale = (
         np.array(list(x.values()))
-        for x in centre_and_scale(merge_sums(sums(rows(s), FEATURES) for s in sites))
+        for x in centre_and_scale(merge_sums(sums(s, patients(s), FEATURES) for s in sites))
     )
     sites[1][3, 2] = np.nan
     means = []

@@ -178,14 +178,14 @@ def test_bids_takes_the_labelled_kind_of_image_and_a_subject_s_sessions_as_one_p
     }
     assert found.patients == 3
     assert found.notes == (
-        "1 images of another kind than T1w are left out",
+        "1 images of another contrast than T1w are left out",
         "1 labels below derivatives belong to no image and are left out",
     )
 
 
 def test_bids_guesses_neither_the_kind_of_image_nor_the_label(tmp_path: Path) -> None:
     two = bids(tmp_path / "kinds", "sub-1/anat/sub-1_T1w.nii.gz", f"sub-2/anat/sub-2_{MARK}.nii.gz")
-    with pytest.raises(DataError, match=r"several kinds of image \(1 of no usual kind, 1 T1w\)") as told:
+    with pytest.raises(DataError, match=r"several contrasts \(1 of no usual contrast, 1 T1w\)") as told:
         index(two)
     assert MARK not in str(told.value)
     labels = bids(
@@ -248,7 +248,7 @@ def test_a_label_without_its_image(tmp_path: Path) -> None:
 def test_a_decathlons_names_under_an_nnunets_description(tmp_path: Path) -> None:
     decathlon(tmp_path, ["x1"], nnunet=True)
     (tmp_path / "imagesTr" / "x1_0000.nii.gz").rename(tmp_path / "imagesTr" / "x1.nii.gz")
-    refused(lambda: index(tmp_path), DataError, "expected as CASE_0000;", "leave channel_names out")
+    refused(lambda: index(tmp_path), DataError, "expected as CASE_0000;", "omit channel_names")
 
 
 def class_folders(folder: Path, *, parents: tuple[str, ...] = ("",)) -> None:
@@ -263,7 +263,7 @@ def class_folders(folder: Path, *, parents: tuple[str, ...] = ("",)) -> None:
 def test_a_folder_a_class(tmp_path: Path) -> None:
     class_folders(tmp_path)
     found = index(tmp_path)
-    assert found.layout == "a folder a class"
+    assert found.layout == "one folder per class"
     assert found.class_names == ("healthy", "tumour")
     assert [case.target for case in found.cases] == [0, 0, 0, 1, 1]
 
@@ -313,7 +313,7 @@ def test_two_segmentations_of_one_series(tmp_path: Path) -> None:
     shutil.copytree(SAMPLES / "north" / "images" / "north-01", tmp_path / "ct")
     for name in ("one", "two"):
         shutil.copy(SAMPLES / "north" / "labels" / "north-01.dcm", tmp_path / f"{name}.dcm")
-    refused(lambda: index(tmp_path), DataError, "two label objects", "keep the one")
+    refused(lambda: index(tmp_path), DataError, "two label objects", "keep the right one")
 
 
 # --- broken folders -----------------------------------------------------------------------------------------

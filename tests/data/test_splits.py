@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medfed.data.index import Case
+from medfed.data.case import Case
 from medfed.data.splits import (
     DEFAULT_FRACTIONS,
     UNASSIGNED,

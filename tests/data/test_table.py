@@ -11,7 +11,7 @@ import torch
 
 from medfed.data.datamodule import SiteDataModule
 from medfed.data.settings import Table
-from medfed.data.table import fit_scaling, inputs, read_table
+from medfed.data.table import fit_scaling, network_inputs, read_table
 from medfed.errors import DataError
 
 SECRET = b"a site's secret of some length"
@@ -69,7 +69,7 @@ def test_other_splits_use_the_training_rows_numbers(tmp_path: Path) -> None:
 def test_indicate_says_what_was_empty(tmp_path: Path) -> None:
     settings = settings_of(indicate=True)
     rows = read_table(write(tmp_path), settings, site_secret=SECRET)
-    found = inputs(rows, fit_scaling(rows, settings)[0], settings)
+    found = network_inputs(rows, fit_scaling(rows, settings)[0], settings)
     assert found.shape == (4, settings.inputs)
     np.testing.assert_array_equal(found[:, 2:4], [[0, 0], [0, 1], [0, 0], [0, 0]])
 
@@ -200,7 +200,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 def test_a_folder_with_two_tables(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "other.csv").write_text(ROWS)
-    refused(tmp_path, settings_of(), "2 CSV files, one is due")
+    refused(tmp_path, settings_of(), "2 CSV files, expected one")
 
 
 def test_a_table_without_rows(tmp_path: Path) -> None:

@@ -1,28 +1,98 @@
-"""What every layout gives, and how names are read in each."""
+"""The contract of a layout, the records it returns, and how all layouts read file names."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import ClassVar
 
-from medfed.data.index import Case
-from medfed.data.splits import SPLITS
+from medfed.data.splits import SPLITS, UNASSIGNED
+from medfed.errors import DataError
+from medfed.registry import Kind
+
+# A note for layouts that cannot tell two visits of one patient from two patients.
+NO_PATIENTS = "the layout names no patients: each case counts as a patient of its own"
+
+NIFTI_ENDINGS = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True, repr=False)
+class ListedCase:
+    """A case as a layout finds it, with the hospital's own id and patient; no token yet.
+
+    `image` holds one path per channel. `split` is UNASSIGNED unless the folder states it.
+    """
+
+    id: str
+    patient: str
+    image: tuple[Path, ...]
+    label: Path | None = None
+    target: int | None = None
+    split: str = UNASSIGNED
+    attributes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __repr__(self) -> str:
+        # Everything else names the patient.
+        return f"ListedCase({len(self.image)} image paths, split={self.split!r})"
 
 
 @dataclass(frozen=True)
-class Found:
-    """What one layout listed, before splits and checks."""
+class CaseListing:
+    """The cases of a folder, before splits and checks.
 
-    layout: str
-    cases: tuple[Case, ...]
+    `title` says what the folder was taken for. `notes` may be printed: they hold counts and columns only.
+    """
+
+    title: str
+    cases: tuple[ListedCase, ...]
     notes: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
 
 
-# What is said of a layout that can't tell a patient's visits apart from two patients.
-NO_PATIENTS = "the layout names no patients: each case counts as a patient of its own"
+class CaseError(DataError):
+    """A case that cannot be listed; `index` names it by its token and raises an error of `kind`.
 
-NIFTI_ENDINGS = (".nii.gz", ".nii")
+    `case_id` is the hospital's own id: it is an attribute and no part of the message. `where` names a place
+    that may be printed, such as a row of a table.
+    """
+
+    def __init__(
+        self, case_id: str, message: str, kind: type[DataError] = DataError, where: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.case_id = case_id
+        self.kind = kind
+        self.where = where
+
+
+class Layout(Kind, frozen=True):
+    """How cases lie in a folder.
+
+    title: what a person calls the layout.  evidence: what the folder must hold to be recognised.  order:
+    layouts are tried in ascending order, the most specific first.
+    """
+
+    folder: ClassVar[str] = "layouts"
+    title: ClassVar[str]
+    evidence: ClassVar[str]
+    order: ClassVar[int]
+
+    def recognises(self, folder: Path) -> bool:
+        """Whether the names in the folder, or its files' first bytes, show this layout."""
+        raise NotImplementedError
+
+    def read(self, folder: Path) -> CaseListing:
+        """Return the cases of a folder that this layout recognises.
+
+        Messages and notes hold no name, path or cell of the hospital.
+
+        Raises:
+            CaseError: for a single case that cannot be listed.
+            DataError: for the folder as a whole.
+        """
+        raise NotImplementedError
 
 
 def stem(path: Path) -> str:
@@ -34,18 +104,34 @@ def stem(path: Path) -> str:
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether a file is called as a NIfTI; hidden files (macOS writes `._x.nii.gz`) are not images."""
+    """Whether the name is that of a NIfTI; hidden files (macOS writes `._x.nii.gz`) are not images."""
     return path.name.lower().endswith(NIFTI_ENDINGS) and not path.name.startswith(".") and path.is_file()
 
 
+def is_dicom(path: Path) -> bool:
+    """Whether the file has DICOM's preamble; without one, the ending `.dcm` decides."""
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM" or path.suffix.lower() == ".dcm"
+
+
 def visible(folder: Path) -> list[Path]:
-    """Return what is in a folder, sorted by name, without hidden entries."""
+    """Return the entries of a folder, sorted by name, without hidden ones."""
     return sorted(
         (path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name
     )
 
 
+def subfolders(folder: Path) -> list[Path]:
+    """Return the visible folders directly below a folder, sorted by name."""
+    return [path for path in visible(folder) if path.is_dir()]
+
+
 def split_folders(folder: Path) -> dict[str, Path]:
-    """Return train, val and test where these are all the sub-folders there are."""
-    found = {path.name.lower(): path for path in visible(folder) if path.is_dir()}
-    return found if found and set(found) <= set(SPLITS) else {}
+    """Return the folders of train, val and test if these are all the sub-folders; else the folder itself."""
+    named = {path.name.lower(): path for path in subfolders(folder)}
+    return named if named and set(named) <= set(SPLITS) else {UNASSIGNED: folder}
+
+
+def in_split(split: str, identity: str) -> str:
+    """Return a case id that is unique over the splits: one file name may stand in train and in test."""
+    return f"{split}/{identity}" if split else identity

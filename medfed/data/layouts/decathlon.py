@@ -3,83 +3,109 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from medfed.data.index import Case
-from medfed.data.layouts._layout import NIFTI_ENDINGS, NO_PATIENTS, Found, is_nifti, stem, visible
-from medfed.data.splits import UNASSIGNED, case_token
+from medfed.data.layouts._layout import (
+    NIFTI_ENDINGS,
+    NO_PATIENTS,
+    CaseError,
+    CaseListing,
+    Layout,
+    ListedCase,
+    is_nifti,
+    stem,
+    visible,
+)
 from medfed.errors import DataError, ImageError
 
 
-def is_decathlon(folder: Path) -> bool:
-    """Whether there are imagesTr, labelsTr and dataset.json."""
-    return (
-        (folder / "imagesTr").is_dir()
-        and (folder / "labelsTr").is_dir()
-        and (folder / "dataset.json").is_file()
-    )
+@dataclass(frozen=True)
+class _Description:
+    """What dataset.json says: the classes' names in order, and nnU-Net's number of channels (0: Decathlon)."""
+
+    class_names: tuple[str, ...]
+    nnunet_channels: int
 
 
-def decathlon(folder: Path, site_secret: bytes) -> Found:
-    """List imagesTr with labelsTr, for nnU-Net with a file a channel (`_0000`), else a file a case."""
-    try:
-        described = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        labels = dict(described["labels"])
-        nnunet = "channel_names" in described
-        # The Decathlon writes {"1": "anterior"}, nnU-Net {"anterior": 1}.
-        numbered = (
-            {int(v): str(k) for k, v in labels.items()}
-            if nnunet
-            else {int(k): str(v) for k, v in labels.items()}
+class Decathlon(Layout, tag="decathlon", frozen=True):
+    """imagesTr with labelsTr and dataset.json.
+
+    nnU-Net has one file per channel (`_0000`), the Decathlon one file per case.
+    """
+
+    title: ClassVar[str] = "Medical Segmentation Decathlon"
+    nnunet_title: ClassVar[str] = "nnU-Net raw"
+    evidence: ClassVar[str] = "imagesTr with labelsTr and dataset.json"
+    order: ClassVar[int] = 20
+
+    def recognises(self, folder: Path) -> bool:
+        return (
+            (folder / "imagesTr").is_dir()
+            and (folder / "labelsTr").is_dir()
+            and (folder / "dataset.json").is_file()
         )
+
+    def read(self, folder: Path) -> CaseListing:
+        description = _describe(folder / "dataset.json")
+        cases = [
+            _case(folder, label, description.nnunet_channels)
+            for label in visible(folder / "labelsTr")
+            if is_nifti(label)
+        ]
+        notes = []
+        labelled = {path.name for case in cases for path in case.image}
+        spare = sum(is_nifti(path) and path.name not in labelled for path in visible(folder / "imagesTr"))
+        if spare:
+            notes.append(f"{spare} images in imagesTr have no label and are left out")
+        if (folder / "imagesTs").is_dir():
+            notes.append("imagesTs has no labels and is left out; medfed cuts a test split from imagesTr")
+        title = self.nnunet_title if description.nnunet_channels else self.title
+        return CaseListing(title, tuple(cases), (*notes, NO_PATIENTS), description.class_names)
+
+
+def _describe(path: Path) -> _Description:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        labels = dict(content["labels"])
+        nnunet = "channel_names" in content
+        # The Decathlon writes {"1": "anterior"}, nnU-Net {"anterior": 1}.
+        pairs = [(v, k) if nnunet else (k, v) for k, v in labels.items()]
+        names = {int(number): str(name) for number, name in pairs}
     except (ValueError, KeyError, TypeError):
         raise DataError(
             "dataset.json does not name its labels; expected 'labels': {'0': 'background', ...}"
         ) from None
-    channels = len(described["channel_names"]) if nnunet else 1
-    cases = []
-    for label in visible(folder / "labelsTr"):
-        if not is_nifti(label):
-            continue
-        name = stem(label)
-        token = case_token(site_secret, name)
-        if nnunet:
-            images = tuple(_nifti(folder / "imagesTr", f"{name}_{i:04d}") for i in range(channels))
-        else:
-            images = (_nifti(folder / "imagesTr", name),)
-        for image in images:
-            if not image.exists():
-                if nnunet and _nifti(folder / "imagesTr", name).exists():
-                    raise DataError(
-                        f"case {token}: dataset.json has channel_names, as nnU-Net writes it, so that an image is expected as "
-                        "CASE_0000; imagesTr has it without _0000; rename the images, or leave channel_names out and "
-                        "name the labels as the Decathlon does: 'labels': {'0': 'background', ...}"
-                    )
-                raise ImageError(
-                    f"case {token}: labelsTr has its label, imagesTr lacks its image; restore the file or "
-                    "remove the label"
-                )
-        cases.append(Case(id=name, patient=name, token=token, image=images, label=label, split=UNASSIGNED))
-    notes = []
-    labelled = {path.name for case in cases for path in case.image}
-    spare = [path for path in visible(folder / "imagesTr") if is_nifti(path) and path.name not in labelled]
-    if spare:
-        notes.append(f"{len(spare)} images in imagesTr have no label and are left out")
-    if (folder / "imagesTs").is_dir():
-        notes.append("imagesTs has no labels and is left out; medfed cuts a test split from imagesTr")
-    notes.append(NO_PATIENTS)
-    names = tuple(numbered[i] for i in sorted(numbered))
-    return Found(
-        "nnU-Net raw" if nnunet else "Medical Segmentation Decathlon", tuple(cases), tuple(notes), names
-    )
+    channels = len(content["channel_names"]) if nnunet else 0
+    return _Description(tuple(names[number] for number in sorted(names)), channels)
+
+
+def _case(folder: Path, label: Path, nnunet_channels: int) -> ListedCase:
+    name, source = stem(label), folder / "imagesTr"
+    names = [f"{name}_{i:04d}" for i in range(nnunet_channels)] if nnunet_channels else [name]
+    images = tuple(_nifti(source, one) for one in names)
+    if not all(image.exists() for image in images):
+        if nnunet_channels and _nifti(source, name).exists():
+            raise CaseError(
+                name,
+                "dataset.json has channel_names, as nnU-Net writes it, so that an image is expected as "
+                "CASE_0000; imagesTr has it without _0000; rename the images, or omit channel_names and "
+                "name the labels as the Decathlon does: 'labels': {'0': 'background', ...}",
+            )
+        raise CaseError(
+            name,
+            "labelsTr has its label, imagesTr lacks its image; restore the file or remove the label",
+            ImageError,
+        )
+    return ListedCase(id=name, patient=name, image=images, label=label)
 
 
 def _nifti(folder: Path, name: str) -> Path:
     """Return the NIfTI of this exact name, whichever ending it has."""
-    found = [folder / f"{name}{ending}" for ending in NIFTI_ENDINGS if (folder / f"{name}{ending}").exists()]
-    if len(found) > 1:
+    files = [path for ending in NIFTI_ENDINGS if (path := folder / f"{name}{ending}").exists()]
+    if len(files) > 1:
         raise DataError(
-            "a folder has one image both as .nii and as .nii.gz; keep one, as nothing says that they are "
-            "the same"
+            "a folder has one image both as .nii and as .nii.gz; keep one, as nothing says that they are the same"
         )
-    return found[0] if found else folder / f"{name}{NIFTI_ENDINGS[0]}"
+    return files[0] if files else folder / f"{name}{NIFTI_ENDINGS[0]}"

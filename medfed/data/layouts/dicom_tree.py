@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 from medfed.data.cache_location import files_below
-from medfed.data.index import Case
-from medfed.data.layouts._layout import Found
-from medfed.data.splits import UNASSIGNED, case_token
+from medfed.data.layouts._layout import CaseError, CaseListing, Layout, ListedCase, is_dicom
 from medfed.errors import DataError
 
-# What is known to hold no image volume of its own; it is left out with a count.
+if TYPE_CHECKING:
+    import pydicom
+
+# Modalities that hold no image volume of their own; they are left out with a count.
 NOT_IMAGES = ("SR", "PR", "KO", "SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC", "FID", "RWV", "OT")
+LABELS = ("SEG", "RTSTRUCT")
 
 # A localizer has a few slices; a volume worth training on has more.
-FEWEST_SLICES = 5
+MIN_SLICES = 5
+
+TAGS = [
+    "Modality",
+    "PatientID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+    "ReferencedSeriesSequence",
+    "NumberOfFrames",
+    "ReferencedFrameOfReferenceSequence",
+    "SOPClassUID",
+]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Header:
     path: Path
     modality: str
@@ -30,63 +44,72 @@ class _Header:
     frames: int
 
 
-def is_dicom_tree(folder: Path) -> bool:
-    """Whether a DICOM file lies anywhere below."""
-    return any(_is_dicom(path) for path in _files(folder))
+# The headers of each series. Two patients may share a series UID after a careless anonymisation; they are two
+# cases, so the key is the patient and the UID.
+_Series = dict[tuple[str, str], list[_Header]]
 
 
-def dicom_tree(folder: Path, site_secret: bytes) -> Found:
-    """List the image series of a tree, each with the DICOM SEG (or RTSTRUCT) that references it.
+class DicomTree(Layout, tag="dicom_tree", frozen=True):
+    """DICOM files anywhere below the folder: one case per image series, with the label that references it.
 
-    A label belongs to the series it references (ReferencedSeriesSequence); failing that, to the only series
-    in its frame of reference.
+    A SEG or RTSTRUCT belongs to the series it references (ReferencedSeriesSequence); if it references none,
+    to the only series in its frame of reference.
     """
-    headers = [header for path in _files(folder) if _is_dicom(path) and (header := _header(path)) is not None]
-    series: dict[tuple[str, str], list[_Header]] = {}
-    labels = [header for header in headers if header.modality in ("SEG", "RTSTRUCT")]
-    others = 0
+
+    title: ClassVar[str] = "a tree of DICOM series"
+    evidence: ClassVar[str] = "DICOM series"
+    order: ClassVar[int] = 60
+
+    def recognises(self, folder: Path) -> bool:
+        return any(is_dicom(path) for path in _files(folder))
+
+    def read(self, folder: Path) -> CaseListing:
+        headers = [
+            header for path in _files(folder) if is_dicom(path) and (header := _header(path)) is not None
+        ]
+        series = _image_series(headers)
+        short = [key for key, members in series.items() if sum(one.frames for one in members) < MIN_SLICES]
+        for key in short:
+            del series[key]
+        labels = [header for header in headers if header.modality in LABELS]
+        label_of = _match_labels(series, labels)
+        cases = tuple(
+            ListedCase(
+                id="/".join(key),
+                patient=key[0] or key[1],
+                image=(_series_path(members, headers),),
+                label=label_of.get(key),
+            )
+            for key, members in sorted(series.items())
+        )
+        others = sum(header.modality in NOT_IMAGES for header in headers) - len(labels)
+        notes = (
+            (len(short), f"series with fewer than {MIN_SLICES} slices are left out (localizers)"),
+            (others, "objects that hold no volume are left out (SR, PR, KO, ...)"),
+            (len(labels) - len(label_of), "label objects match no series and are left out"),
+        )
+        return CaseListing(self.title, cases, tuple(f"{count} {text}" for count, text in notes if count > 0))
+
+
+def _image_series(headers: Sequence[_Header]) -> _Series:
+    series: _Series = {}
     for header in headers:
         if header.modality not in NOT_IMAGES:
-            # Two patients may share a series UID after a careless anonymisation; they are two cases.
             series.setdefault((header.patient, header.series), []).append(header)
-        elif header not in labels:
-            others += 1
-    short = [
-        key for key, members in series.items() if sum(member.frames for member in members) < FEWEST_SLICES
-    ]
-    for key in short:
-        del series[key]
-    label_of = _match(series, labels, site_secret)
-    cases = []
-    for (patient, uid), members in sorted(series.items()):
-        identity = f"{patient}/{uid}"
-        cases.append(
-            Case(
-                id=identity,
-                patient=patient or uid,
-                token=case_token(site_secret, identity),
-                image=(_series_path(members, headers),),
-                label=label_of.get((patient, uid)),
-                split=UNASSIGNED,
-            )
-        )
-    notes = []
-    if short:
-        notes.append(f"{len(short)} series with fewer than {FEWEST_SLICES} slices are left out (localizers)")
-    if others:
-        notes.append(f"{others} objects that hold no volume are left out (SR, PR, KO, ...)")
-    if len(labels) > len(label_of):
-        notes.append(f"{len(labels) - len(label_of)} label objects match no series and are left out")
-    return Found("a tree of DICOM series", tuple(cases), tuple(notes))
+    return series
 
 
-def _match(
-    series: dict[tuple[str, str], list[_Header]], labels: list[_Header], site_secret: bytes
-) -> dict[tuple[str, str], Path]:
-    found: dict[tuple[str, str], Path] = {}
+def _match_labels(series: _Series, labels: Sequence[_Header]) -> dict[tuple[str, str], Path]:
+    """Return the label object of each series that has one.
+
+    Raises:
+        CaseError: if two objects reference one series.
+    """
+    matched: dict[tuple[str, str], Path] = {}
     for label in labels:
-        keys = [key for key in series if key[0] == label.patient and key[1] in label.references]
-        if not label.references:
+        if label.references:
+            keys = [key for key in series if key[0] == label.patient and key[1] in label.references]
+        else:
             keys = [
                 key
                 for key, members in series.items()
@@ -94,14 +117,13 @@ def _match(
             ]
         if len(keys) != 1:
             continue
-        if keys[0] in found:
-            token = case_token(site_secret, "/".join(keys[0]))
-            raise DataError(
-                f"case {token}: two label objects reference its series; keep the one that is meant, or "
-                "list cases in cases.csv"
+        if keys[0] in matched:
+            raise CaseError(
+                "/".join(keys[0]),
+                "two label objects reference its series; keep the right one, or list the cases in cases.csv",
             )
-        found[keys[0]] = label.path
-    return found
+        matched[keys[0]] = label.path
+    return matched
 
 
 def _series_path(members: list[_Header], headers: list[_Header]) -> Path:
@@ -125,35 +147,16 @@ def _files(folder: Path) -> Iterator[Path]:
     return (path for path in files_below(folder) if not path.name.startswith("."))
 
 
-def _is_dicom(path: Path) -> bool:
-    """Whether a file has DICOM's preamble. Without one a file is taken for DICOM by its ending alone."""
-    with path.open("rb") as file:
-        start = file.read(132)
-    return start[128:] == b"DICM" or path.suffix.lower() == ".dcm"
-
-
 def _header(path: Path) -> _Header | None:
-    """Return what matters of one file's header, or None for a file that is no DICOM object or a directory of
-    them.
-    """
+    """Return the fields of one file's header, or None if it is no DICOM object or is a DICOMDIR."""
     import warnings
 
     import pydicom
 
-    tags = [
-        "Modality",
-        "PatientID",
-        "SeriesInstanceUID",
-        "FrameOfReferenceUID",
-        "ReferencedSeriesSequence",
-        "NumberOfFrames",
-        "ReferencedFrameOfReferenceSequence",
-        "SOPClassUID",
-    ]
     try:
         with warnings.catch_warnings():  # pydicom's warnings quote header values
             warnings.simplefilter("ignore")
-            ds = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=True)
+            ds = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS, force=True)
             if "Modality" not in ds or "SeriesInstanceUID" not in ds:
                 return None
             return _Header(
@@ -162,18 +165,18 @@ def _header(path: Path) -> _Header | None:
                 patient=str(ds.get("PatientID", "") or ""),
                 series=str(ds.SeriesInstanceUID),
                 frame=str(ds.get("FrameOfReferenceUID", "") or ""),
-                references=tuple(_references(ds)),
+                references=tuple(_referenced_series(ds)),
                 frames=int(ds.get("NumberOfFrames", 1) or 1),
             )
     except Exception:
         return None
 
 
-def _references(ds: object) -> Iterator[str]:
+def _referenced_series(ds: pydicom.Dataset) -> Iterator[str]:
     """Yield the series that a SEG or an RTSTRUCT references."""
-    for item in getattr(ds, "ReferencedSeriesSequence", None) or []:
+    for item in ds.get("ReferencedSeriesSequence") or []:
         yield str(item.SeriesInstanceUID)
-    for frame in getattr(ds, "ReferencedFrameOfReferenceSequence", None) or []:
-        for study in getattr(frame, "RTReferencedStudySequence", None) or []:
-            for item in getattr(study, "RTReferencedSeriesSequence", None) or []:
+    for frame in ds.get("ReferencedFrameOfReferenceSequence") or []:
+        for study in frame.get("RTReferencedStudySequence") or []:
+            for item in study.get("RTReferencedSeriesSequence") or []:
                 yield str(item.SeriesInstanceUID)

@@ -1,1 +1,1 @@
-"""What `medfed check` finds in a hospital's folder before anything trains, and how it is told."""
+"""The checks of a hospital's folder that `medfed check` makes before training, and their report."""

@@ -1,35 +1,40 @@
-"""What preflight finds in one case: its files are read once, and measured in one pass.
+"""The examination of one case: its files are read once and measured in one pass.
 
-`examine` runs in a process of its own, so it takes and returns plain values. What it returns names no file
-and quotes no header: a scanner is told by its maker from a list known here, never by the header's own words.
+`examine` runs in a process of its own, so it takes and returns plain values. Its result names no file and
+quotes no header: a scanner's maker comes from the list below, never from the header's own words.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import struct
-import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medfed.data.cache_location import files_below
+from medfed.data.preflight.thumbnail import thumbnail
 from medfed.data.volume import Volume
 from medfed.errors import ImageError, LabelError
 
-# Statistics but the extremes come from about so many voxels, evenly over the volume.
+# All statistics except the extremes come from about this many voxels, evenly over the volume.
 SAMPLED_VOXELS = 400_000
-# A histogram for the page is drawn from so many quantiles of each case.
+# The page draws its histogram from this many quantiles of each case.
 QUANTILES = 101
-THUMBNAIL_PIXELS = 112
-# Pixels that are the brightest of their slice, at the same place in every slice: fewer are noise, a larger
-# share of the slice is anatomy or background.
-FEWEST_OVERLAY_PIXELS, LARGEST_OVERLAY_SHARE = 20, 0.05
-FEWEST_OVERLAY_SLICES = 4
-# Makers of scanners by the words that their headers hold; any other word stays untold.
+# Burned-in text is pixels that are the brightest of their slice at the same position in every slice: fewer
+# are noise, a larger share of the slice is anatomy or background.
+MIN_OVERLAY_PIXELS, MAX_OVERLAY_SHARE = 20, 0.05
+MIN_OVERLAY_SLICES = 4
+# Above this share of equal voxels an image is nearly empty.
+MAX_SAME_SHARE = 0.995
+# Labels with higher numbers hold no classes, and their counts would be a long list of noise.
+MAX_CLASSES = 4096
+# A label with fewer slices has no taper to judge by.
+MIN_LABELLED_SLICES = 5
+# Makers of scanners by words in their headers; any other word is reported as another maker.
 MAKERS = {
     "siemens": "Siemens",
     "ge medical": "GE",
@@ -53,22 +58,22 @@ _HEAD_PARTS = ("HEAD", "BRAIN", "SKULL", "FACE", "IAC", "ORBIT", "SINUS", "JAW",
 
 @dataclass(frozen=True, slots=True, repr=False)
 class CaseRequest:
-    """One case to be examined; `key` salts the hash of its voxels."""
+    """One case to examine; `key` salts the hash of its voxels."""
 
     number: int
     image: tuple[str, ...]
     label: str | None
     key: bytes
     classes: int | None = None
-    pictures: bool = True
+    thumbnails: bool = True
 
 
 @dataclass(slots=True, repr=False)
 class CaseFacts:
-    """What was found in one case. `troubles` are (code, detail) for the codes of preflight's table."""
+    """What an examination measured in one case. `issues` are (code of ISSUE_TYPES, detail)."""
 
     number: int
-    troubles: list[tuple[str, str]] = field(default_factory=list)
+    issues: list[tuple[str, str]] = field(default_factory=list)
     read: bool = False
     channels: int = 0
     shape: tuple[int, int, int] = (0, 0, 0)
@@ -81,81 +86,90 @@ class CaseFacts:
     low: float = 0.0
     high: float = 0.0
     quantiles: tuple[float, ...] = ()
-    same_share: float = 0.0  # of the voxels that hold the commonest value
-    classes: dict[int, int] = field(default_factory=dict)  # voxels a class, 0 included
-    cut_share: float = 0.0  # area of the label's last slice inside the image, as a part of its largest
+    same_share: float = 0.0  # share of voxels with the most frequent value
+    classes: dict[int, int] = field(default_factory=dict)  # voxels of each class, 0 included
+    cut_share: float = 0.0  # area of the label's last slice as a fraction of its largest
     thumbnail: str = ""  # PNG in base64
 
 
-def examine(job: CaseRequest) -> CaseFacts:
-    """Return what there is to know about one case; nothing that its files hold makes it raise."""
-    found = CaseFacts(job.number)
+def examine(request: CaseRequest) -> CaseFacts:
+    """Return the facts about one case; no content of its files makes it raise."""
+    facts = CaseFacts(request.number)
     try:
-        volume = _image(job, found)
+        volume = _image(request, facts)
         if volume is not None:
-            _measure(volume, job, found)
-            label = _label(job, volume, found)
-            if job.pictures:
-                found.thumbnail = thumbnail(volume, label)
-    except Exception as trouble:
-        # The words of a foreign error may quote what it tripped over; its type cannot.
-        found.troubles.append(
-            (
-                "corrupt",
-                f"reading it ended in {type(trouble).__name__}; the file is damaged or of no known kind",
-            )
-        )
-    return found
+            _measure(volume, request, facts)
+            label = _label(request, volume, facts)
+            if request.thumbnails:
+                facts.thumbnail = thumbnail(volume, label)
+    except Exception as error:
+        # The message of another library's error may quote the file's content; its type cannot.
+        detail = f"reading it ended in {type(error).__name__}; the file is damaged or of no known kind"
+        facts.issues.append(("corrupt", detail))
+    return facts
 
 
 # ---------------------------------------------------------------------------------------------- image
 
 
-def _image(job: CaseRequest, found: CaseFacts) -> Volume | None:
-    from medfed.data.read import read
-    from medfed.data.transforms import check_same_grid
-
-    volumes: list[Volume] = []
-    for path in job.image:
-        try:
-            here = read(path)
-        except ImageError as error:
-            found.troubles.append((refusal_code(str(error)), str(error)))
-            return None
-        if len(here) != 1:
-            found.troubles.append(("several_volumes", f"{len(here)} volumes where one is due"))
-            return None
-        volumes.append(here[0])
-    for number, other in enumerate(volumes[1:], start=2):
-        try:
-            check_same_grid(volumes[0], other, number)
-        except ImageError as error:
-            found.troubles.append(("channel_grid", str(error)))
-            return None
+def _image(request: CaseRequest, facts: CaseFacts) -> Volume | None:
+    volumes = _read_channels(request.image, facts)
+    if volumes is None:
+        return None
     first = volumes[0]
     array = np.concatenate([one.array for one in volumes]) if len(volumes) > 1 else first.array
-    flags = tuple(dict.fromkeys(flag for one in volumes for flag in one.info.flags))
-    found.read, found.flags, found.modality = True, flags, first.info.modality
-    header = header_words(Path(job.image[0])) if first.info.modality else {}
-    found.scanner = scanner(header)
+    facts.read, facts.modality = True, first.info.modality
+    facts.flags = tuple(dict.fromkeys(flag for one in volumes for flag in one.info.flags))
+    header = header_words(Path(request.image[0])) if first.info.modality else {}
+    facts.scanner = scanner(header)
     volume = Volume(array, first.affine_ras, first.info)
-    if "recognizable" in flags:
-        found.troubles.append(("face", "the header says so (RecognizableVisualFeatures is YES)"))
-    elif (
-        header.get("part", "").upper().startswith(_HEAD_PARTS) and header.get("features", "").upper() != "NO"
-    ):
-        found.troubles.append(
-            ("face", "the header calls it a scan of the head and does not say that it was defaced")
-        )
-    elif not header and shaped_like_head(volume):
-        found.troubles.append(("face", "it has the size and surroundings of a whole head"))
-    if "burned_in" in flags:
-        found.troubles.append(("burned_in", "the header says so (BurnedInAnnotation is YES)"))
+    face = _face_evidence(volume, facts.flags, header)
+    if face:
+        facts.issues.append(("face", face))
+    if "burned_in" in facts.flags:
+        facts.issues.append(("burned_in", "the header says so (BurnedInAnnotation is YES)"))
     return volume
 
 
+def _read_channels(paths: Sequence[str], facts: CaseFacts) -> list[Volume] | None:
+    """Return one volume per channel, or None if one of them is refused."""
+    from medfed.data.read import read
+    from medfed.data.transforms import check_same_grid
+
+    channels: list[Volume] = []
+    for path in paths:
+        try:
+            volumes = read(path)
+        except ImageError as error:
+            facts.issues.append((refusal_code(str(error)), str(error)))
+            return None
+        if len(volumes) != 1:
+            facts.issues.append(("several_volumes", f"{len(volumes)} volumes, expected one"))
+            return None
+        channels += volumes
+    for number, other in enumerate(channels[1:], start=2):
+        try:
+            check_same_grid(channels[0], other, number)
+        except ImageError as error:
+            facts.issues.append(("channel_grid", str(error)))
+            return None
+    return channels
+
+
+def _face_evidence(volume: Volume, flags: Sequence[str], header: Mapping[str, str]) -> str:
+    """Return why an image may show a face, or ''."""
+    if "recognizable" in flags:
+        return "the header says so (RecognizableVisualFeatures is YES)"
+    defaced = header.get("features", "").upper() == "NO"
+    if header.get("part", "").upper().startswith(_HEAD_PARTS) and not defaced:
+        return "the header calls it a scan of the head and does not say that it was defaced"
+    if not header and shaped_like_head(volume):
+        return "it has the size and surroundings of a whole head"
+    return ""
+
+
 def refusal_code(text: str) -> str:
-    """Return preflight's code for a reader's refusal."""
+    """Return the code of ISSUE_TYPES for a reader's refusal."""
     for words, code in (
         ("singular", "singular_affine"),
         ("space (code", "singular_affine"),
@@ -166,66 +180,63 @@ def refusal_code(text: str) -> str:
     return "corrupt"
 
 
-def _measure(volume: Volume, job: CaseRequest, found: CaseFacts) -> None:
+def _measure(volume: Volume, request: CaseRequest, facts: CaseFacts) -> None:
     import nibabel as nib
 
-    found.channels, found.shape = int(volume.array.shape[0]), volume.shape
-    found.spacing_mm = volume.spacing_mm
-    found.orientation = "".join(str(letter) for letter in nib.aff2axcodes(volume.affine_ras))
+    facts.channels, facts.shape = int(volume.array.shape[0]), volume.shape
+    facts.spacing_mm = volume.spacing_mm
+    letters = nib.aff2axcodes(volume.affine_ras)  # type: ignore[no-untyped-call]  # nibabel is untyped
+    facts.orientation = "".join(str(letter) for letter in letters)
     # Readers lay X out fastest, so this is a view: a copy of a whole CT would cost as much as reading it.
     memory = np.ascontiguousarray(volume.array.T)
-    keyed = hashlib.blake2b(repr(volume.shape).encode(), key=job.key[:64], digest_size=16)
+    keyed = hashlib.blake2b(repr(volume.shape).encode(), key=request.key[:64], digest_size=16)
     keyed.update(memory.data)
-    found.digest = keyed.hexdigest()
-    flat = memory.reshape(-1)
-    sample = flat[:: max(1, flat.size // SAMPLED_VOXELS) | 1]
+    facts.digest = keyed.hexdigest()
+    _measure_intensities(memory.reshape(-1), facts)
+    if overlay_pixels(volume.array[0]) and "burned_in" not in volume.info.flags:
+        detail = f"{overlay_pixels(volume.array[0])} pixels are the brightest at one position in every slice"
+        facts.issues.append(("burned_in", detail))
+
+
+def _measure_intensities(voxels: NDArray[Any], facts: CaseFacts) -> None:
+    sample = voxels[:: max(1, voxels.size // SAMPLED_VOXELS) | 1]
     finite = np.sort(sample[np.isfinite(sample)])
     if finite.size == 0:
-        found.troubles.append(("near_empty", "no voxel is a number"))
+        facts.issues.append(("near_empty", "no voxel is a number"))
         return
-    found.low, found.high = float(np.nanmin(flat)), float(np.nanmax(flat))
-    places = np.linspace(0, finite.size - 1, QUANTILES).round().astype(int)
-    found.quantiles = tuple(float(value) for value in finite[places])
+    facts.low, facts.high = float(np.nanmin(voxels)), float(np.nanmax(voxels))
+    ranks = np.linspace(0, finite.size - 1, QUANTILES).round().astype(int)
+    facts.quantiles = tuple(float(value) for value in finite[ranks])
     edges = np.flatnonzero(np.diff(finite, prepend=-np.inf, append=np.inf))
-    found.same_share = float(np.diff(edges).max(initial=0) / finite.size)
+    facts.same_share = float(np.diff(edges).max(initial=0) / finite.size)
+    if facts.low == facts.high:
+        facts.issues.append(("constant", f"every voxel is {facts.low:g}"))
+    elif facts.same_share > MAX_SAME_SHARE:
+        facts.issues.append(("near_empty", f"{facts.same_share:.1%} of its voxels have the same value"))
     not_numbers = 1 - finite.size / sample.size
-    if found.low == found.high:
-        found.troubles.append(("constant", f"every voxel is {found.low:g}"))
-    elif found.same_share > 0.995:
-        found.troubles.append(
-            ("near_empty", f"{found.same_share:.1%} of its voxels hold one and the same value")
-        )
     if not_numbers > 0:
-        found.troubles.append(
-            ("not_numbers", f"{max(not_numbers, 0.001):.1%} of its voxels are NaN or infinite")
-        )
-    if overlay_pixels(volume.array[0]) and "burned_in" not in volume.info.flags:
-        found.troubles.append(
-            (
-                "burned_in",
-                f"{overlay_pixels(volume.array[0])} pixels are the brightest at one place in every slice",
-            )
-        )
+        detail = f"{max(not_numbers, 0.001):.1%} of its voxels are NaN or infinite"
+        facts.issues.append(("not_numbers", detail))
 
 
-def overlay_pixels(array: NDArray) -> int:
-    """Return how many pixels are the brightest of their slice at the same place in every slice: text, mostly."""
-    if array.shape[2] < FEWEST_OVERLAY_SLICES:
+def overlay_pixels(array: NDArray[Any]) -> int:
+    """Return how many pixels are the brightest of every slice at the same position: mostly text."""
+    if array.shape[2] < MIN_OVERLAY_SLICES:
         return 0
     always = array[:, :, 0] == array[:, :, 0].max()
     for k in range(1, array.shape[2]):
-        if always.sum() < FEWEST_OVERLAY_PIXELS:
+        if always.sum() < MIN_OVERLAY_PIXELS:
             return 0
         always &= array[:, :, k] == array[:, :, k].max()
     count = int(always.sum())
-    return count if FEWEST_OVERLAY_PIXELS <= count <= LARGEST_OVERLAY_SHARE * always.size else 0
+    return count if MIN_OVERLAY_PIXELS <= count <= MAX_OVERLAY_SHARE * always.size else 0
 
 
 def shaped_like_head(volume: Volume) -> bool:
-    """Whether what is brighter than air has the size of a whole head, with air to its left, right and front.
+    """Whether the body has the size of a whole head, with air to its left, right and front.
 
-    A skull-stripped brain is lower than 150 mm, an abdomen wider than 220 mm, a knee shorter
-    from front to back.
+    A skull-stripped brain is lower than 150 mm, an abdomen is wider than 220 mm, and a knee is shorter from
+    front to back.
     """
     steps = [max(1, size // 64) for size in volume.shape]
     small = volume.array[0][:: steps[0], :: steps[1], :: steps[2]]
@@ -234,8 +245,8 @@ def shaped_like_head(volume: Volume) -> bool:
         return False
     air, bright = np.percentile(finite, [1, 99])
     body = small > air + 0.12 * (bright - air)
-    corner_ras = np.abs(volume.affine_ras[:3, :3]).argmax(axis=0)  # axis of the array -> R, A or S
-    if sorted(corner_ras.tolist()) != [0, 1, 2]:
+    axis_ras = np.abs(volume.affine_ras[:3, :3]).argmax(axis=0)  # axis of the array -> R, A or S
+    if sorted(axis_ras.tolist()) != [0, 1, 2]:
         return False
     extent = {}
     for axis in range(3):
@@ -244,7 +255,7 @@ def shaped_like_head(volume: Volume) -> bool:
         if filled.size == 0:
             return False
         length = (filled[-1] - filled[0] + 1) * steps[axis] * volume.spacing_mm[axis]
-        extent[int(corner_ras[axis])] = (length, small.shape[axis] * steps[axis] * volume.spacing_mm[axis])
+        extent[int(axis_ras[axis])] = (length, small.shape[axis] * steps[axis] * volume.spacing_mm[axis])
     (wide, view), (deep, _), (high, _) = extent[0], extent[1], extent[2]
     return bool(120 <= wide <= 215 and 160 <= deep <= 270 and high >= 155 and view >= wide + 6)
 
@@ -252,37 +263,49 @@ def shaped_like_head(volume: Volume) -> bool:
 # ---------------------------------------------------------------------------------------------- label
 
 
-def _label(job: CaseRequest, volume: Volume, found: CaseFacts) -> NDArray | None:
+def _label(request: CaseRequest, volume: Volume, facts: CaseFacts) -> NDArray[np.uint8] | None:
     from medfed.data.read import read_label
 
-    if job.label is None:
+    if request.label is None:
         return None
     try:
-        label = read_label(job.label, volume, job.classes, overlap="refuse").array[0]
+        label = read_label(request.label, volume, request.classes, overlap="refuse").array[0]
     except LabelError as error:
-        found.troubles.append((_label_code(str(error)), str(error)))
+        facts.issues.append((_label_code(str(error)), str(error)))
         return None
     except ImageError as error:
-        found.troubles.append(("label_corrupt", str(error)))
+        facts.issues.append(("label_corrupt", str(error)))
         return None
     memory = np.ascontiguousarray(label.T)  # Z, Y, X: a view, as X runs fastest
-    most = int(memory.max(initial=0))
-    if most < 16:  # bincount would first make eight bytes of each
-        counts = [int(np.count_nonzero(memory == number)) for number in range(most + 1)]
-        found.classes = {number: count for number, count in enumerate(counts) if count}
-    elif most < 4096:  # beyond, a count a class would be a long list of noise
-        counts = np.bincount(memory.reshape(-1)).tolist()
-        found.classes = {number: count for number, count in enumerate(counts) if count}
-    inside = memory > 0
-    if not inside.any():
-        found.troubles.append(("label_empty", "no voxel is labelled"))
-        return label
-    areas = inside.sum(axis=(1, 2))
-    slices = np.flatnonzero(areas)
-    if len(slices) >= 5:
-        ends = [areas[k] for k, border in ((slices[0], 0), (slices[-1], len(areas) - 1)) if k != border]
-        found.cut_share = float(max(ends, default=0) / areas.max())
+    facts.classes = _count_classes(memory)
+    labelled = memory > 0
+    if labelled.any():
+        facts.cut_share = _cut_share(labelled)
+    else:
+        facts.issues.append(("label_empty", "no voxel is labelled"))
     return label
+
+
+def _count_classes(label: NDArray[np.integer[Any]]) -> dict[int, int]:
+    """Return the voxels of each class; empty if the numbers are too large to be classes."""
+    highest = int(label.max(initial=0))
+    if highest < 16:  # bincount would first make eight bytes of each voxel
+        counts = [int(np.count_nonzero(label == number)) for number in range(highest + 1)]
+    elif highest < MAX_CLASSES:
+        counts = np.bincount(label.reshape(-1)).tolist()
+    else:
+        return {}
+    return {number: count for number, count in enumerate(counts) if count}
+
+
+def _cut_share(labelled: NDArray[np.bool_]) -> float:
+    """Return the area of the last labelled slice as a fraction of the largest, 0 at the image's border."""
+    areas = labelled.sum(axis=(1, 2))
+    slices = np.flatnonzero(areas)
+    if len(slices) < MIN_LABELLED_SLICES:
+        return 0.0
+    ends = [areas[k] for k, border in ((slices[0], 0), (slices[-1], len(areas) - 1)) if k != border]
+    return float(max(ends, default=0) / areas.max())
 
 
 def _label_code(text: str) -> str:
@@ -295,7 +318,7 @@ def _label_code(text: str) -> str:
 
 
 def header_words(path: Path) -> dict[str, str]:
-    """Return a few words of the first DICOM header at a path, for this process only; empty for NIfTI."""
+    """Return a few values of the first DICOM header at a path, for this process only; empty for NIfTI."""
     import pydicom
 
     from medfed.data.dicom.suppress_logs import suppress_dicom_logs
@@ -316,8 +339,8 @@ def header_words(path: Path) -> dict[str, str]:
     return {}
 
 
-def scanner(header: dict[str, str]) -> str:
-    """Return the maker and the field strength or tube voltage, from lists known here; empty if none is told."""
+def scanner(header: Mapping[str, str]) -> str:
+    """Return the maker and the field strength or tube voltage; empty if the header gives none."""
     word = header.get("maker", "").lower()
     maker = next((name for key, name in MAKERS.items() if key in word), "another maker" if word else "")
     parts = [maker]
@@ -331,55 +354,6 @@ def scanner(header: dict[str, str]) -> str:
     return ", ".join(part for part in parts if part)
 
 
-# ---------------------------------------------------------------------------------------------- picture
-
-
-def thumbnail(volume: Volume, label: NDArray | None) -> str:
-    """Return an axial slice as a PNG in base64: the patient's right at the left, front at the
-    top, label in amber.
-    """
-    axes = np.abs(volume.affine_ras[:3, :3]).argmax(axis=0).tolist()
-    if sorted(axes) != [0, 1, 2]:
-        axes = [0, 1, 2]
-    order = [axes.index(which) for which in range(3)]  # array axes that run along R, A, S
-    signs = [volume.affine_ras[which, order[which]] >= 0 for which in range(3)]
-
-    def plane(array: NDArray, place: int) -> NDArray:
-        turned = array.transpose(order)[:, :, place]
-        # Rows run from front to back, columns from the patient's right to the left.
-        turned = turned[::-1] if signs[0] else turned
-        return (turned[:, ::-1] if signs[1] else turned).T
-
-    stack = volume.array[0]
-    place = stack.shape[order[2]] // 2
-    if label is not None and label.any():
-        place = int((label.transpose(order) > 0).sum(axis=(0, 1)).argmax())
-    grey = plane(stack, place)
-    height, width = grey.shape
-    mm = [volume.spacing_mm[order[1]] * height, volume.spacing_mm[order[0]] * width]
-    rows, columns = [max(8, round(THUMBNAIL_PIXELS * size / max(mm))) for size in mm]
-    pick = np.ix_(np.arange(rows) * height // rows, np.arange(columns) * width // columns)
-    grey = np.nan_to_num(grey[pick])
-    low, high = np.percentile(grey, [1, 99.5])
-    shade = np.clip((grey - low) / max(float(high - low), 1e-9), 0, 1) * 255
-    colour = np.repeat(shade[..., None], 3, axis=-1)
-    if label is not None:
-        inside = plane(label, place)[pick] > 0
-        colour[inside] = 0.55 * colour[inside] + 0.45 * np.array([255, 176, 0])
-    return base64.b64encode(_png(colour.astype(np.uint8))).decode("ascii")
-
-
-def _png(colour: NDArray[np.uint8]) -> bytes:
-    height, width, _ = colour.shape
-    rows = b"".join(b"\0" + row.tobytes() for row in colour)
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", head)
-        + chunk(b"IDAT", zlib.compress(rows, 6))
-        + chunk(b"IEND", b"")
-    )
+def format_mm(values: Iterable[float]) -> str:
+    """Return lengths as text, such as '0.80 x 0.80 x 3.00'."""
+    return " x ".join(f"{value:.2f}" for value in values)

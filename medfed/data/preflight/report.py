@@ -1,52 +1,52 @@
-"""A preflight for a person: lines for a terminal, and a page with histograms and thumbnails that
-stays in the hospital.
-"""
+"""A preflight as text for a terminal, and as a page with histograms that stays in the hospital."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medfed.data.preflight.case import CaseFacts
-from medfed.data.preflight.preflight import Preflight, Problem
+from medfed.data.preflight.issues import Problem
+from medfed.data.preflight.preflight import Preflight
+from medfed.files import write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-# More cases of one problem than this are told as a count; --json and the page list all.
-SHOWN_CASES = 5
+# More cases of one problem than this are printed as a count; --json and the page list all.
+MAX_SHOWN_CASES = 5
 COLOURS = {"error": "red", "warning": "yellow", "note": "dim"}
 BINS = 64
 
 
-def show(found: Preflight, console: Console) -> None:
-    """Print the verdict, then the problems, the worst first, then what is in the folder."""
+def show(preflight: Preflight, console: Console) -> None:
+    """Print the verdict, then the problems, the worst first, then the facts about the folder."""
     from rich.text import Text
 
-    colour = {0: "bold green", 1: "bold yellow", 2: "bold red"}[found.exit]
-    console.print(Text(found.verdict, style=colour))
-    for problem in found.problems:
+    colour = {0: "bold green", 1: "bold yellow", 2: "bold red"}[preflight.exit_code]
+    console.print(Text(preflight.verdict, style=colour))
+    for problem in preflight.problems:
         console.print()
         line = Text(f"{problem.severity:<8}", style=COLOURS[problem.severity])
         line.append(headline(problem), style="bold" if problem.severity != "note" else "")
         console.print(line)
         for text in _explained(problem):
             console.print(Text(f"        {text}"))
-        for name, detail in problem.cases[:SHOWN_CASES]:
-            told = ": ".join(part for part in (name, detail) if part)
-            if told:
-                console.print(Text(f"        - {told}", style="dim" if problem.severity == "note" else ""))
-        if len(problem.cases) > SHOWN_CASES:
-            console.print(Text(f"        - and {len(problem.cases) - SHOWN_CASES} more", style="dim"))
+        for name, detail in problem.cases[:MAX_SHOWN_CASES]:
+            text = ": ".join(part for part in (name, detail) if part)
+            if text:
+                console.print(Text(f"        - {text}", style="dim" if problem.severity == "note" else ""))
+        if len(problem.cases) > MAX_SHOWN_CASES:
+            console.print(Text(f"        - and {len(problem.cases) - MAX_SHOWN_CASES} more", style="dim"))
     console.print()
-    lines = facts(found.facts)
-    wide = max((len(name) for name, _ in lines), default=0)
+    lines = fact_lines(preflight.facts)
+    width = max((len(name) for name, _ in lines), default=0)
     for name, value in lines:
-        console.print(Text(f"{name:<{wide}}  ", style="dim").append(value, style="not dim"))
+        console.print(Text(f"{name:<{width}}  ", style="dim").append(value, style="not dim"))
 
 
 def headline(problem: Problem) -> str:
@@ -61,33 +61,33 @@ def _explained(problem: Problem) -> list[str]:
     return [text for text in (problem.means, f"Do: {problem.cure}" if problem.cure else "") if text]
 
 
-def facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return a folder's facts as pairs of a name and a line."""
-    if "columns" in found:
-        return [(name, str(value)) for name, value in found.items() if name != "columns"] + [
-            (f"column {name}", line) for name, line in found["columns"].items()
+def fact_lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the facts about a folder as pairs of a name and a line."""
+    if "columns" in facts:
+        return [(name, str(value)) for name, value in facts.items() if name != "columns"] + [
+            (f"column {name}", line) for name, line in facts["columns"].items()
         ]
-    if not found["cases"]:
-        return [("what it is", str(found["layout"])), ("cases", "none")]
-    splits = ", ".join(f"{n} {split or 'none'}" for split, n in found["splits"].items())
+    if not facts["cases"]:
+        return [("what it is", str(facts["layout"])), ("cases", "none")]
+    splits = ", ".join(f"{n} {split or 'none'}" for split, n in facts["splits"].items())
     lines = [
-        ("what it is", str(found["layout"])),
-        ("cases", f"{found['cases']} of {found['patients']} patients, {found['read']} read ({splits})"),
-        ("labels", f"{found['labels']} of {found['cases']} cases"),
+        ("what it is", str(facts["layout"])),
+        ("cases", f"{facts['cases']} of {facts['patients']} patients, {facts['read']} read ({splits})"),
+        ("labels", f"{facts['labels']} of {facts['cases']} cases"),
     ]
-    if found["targets"]:
-        lines.append(("targets", ", ".join(f"{target}: {n} cases" for target, n in found["targets"].items())))
-    for number, one in found["classes"].items():
+    if facts["targets"]:
+        lines.append(("targets", ", ".join(f"{target}: {n} cases" for target, n in facts["targets"].items())))
+    for number, one in facts["classes"].items():
         name = f" ({one['name']})" if one["name"] else ""
         lines.append(
             (f"class {number}{name}", f"in {one['cases']} cases, {_percent(one['share'])} of the voxels")
         )
     for key in ("modality", "scanner", "orientation", "channels"):
-        lines.append((key, ", ".join(f"{word}: {n}" for word, n in found[key].items()) or "-"))
+        lines.append((key, ", ".join(f"{word}: {n}" for word, n in facts[key].items()) or "-"))
     for key, name, digits in (("spacing_mm", "spacing, mm", 2), ("size", "size, voxels", 0)):
-        lines.append((name, _spread(found[key], digits)))
-    if found["intensity"]:
-        rows = found["intensity"]
+        lines.append((name, _spread(facts[key], digits)))
+    if facts["intensity"]:
+        rows = facts["intensity"]
         text = (
             f"median {rows['median'][1]:.4g} (1st to 99th percentile "
             f"{rows['median'][0]:.4g} to {rows['median'][2]:.4g}, medians of the cases)"
@@ -103,63 +103,59 @@ def _percent(share: float) -> str:
 def _spread(rows: Mapping[str, Sequence[float]], digits: int) -> str:
     if not rows:
         return "-"
-    told = {name: " x ".join(f"{value:.{digits}f}" for value in values) for name, values in rows.items()}
+    text = {name: " x ".join(f"{value:.{digits}f}" for value in values) for name, values in rows.items()}
     if rows["least"] == rows["most"]:
-        return f"{told['median']}, all alike"
-    return f"median {told['median']}, from {told['least']} to {told['most']}"
+        return f"{text['median']}, all the same"
+    return f"median {text['median']}, from {text['least']} to {text['most']}"
 
 
 # ---------------------------------------------------------------------------------------------- the page
 
 
-def page(found: Preflight) -> str:
-    """Return the HTML page of a preflight: self-contained, without a script and without a link to anywhere."""
+def page(preflight: Preflight) -> str:
+    """Return the HTML page of a preflight, which is self-contained: no script, no link."""
     import jinja2
 
     template = (Path(__file__).parent / "preflight.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    bad: dict[str, str] = {}
-    for problem in reversed(found.problems):  # the worst last, so that it wins
+    severity_of: dict[str, str] = {}
+    for problem in reversed(preflight.problems):  # the worst last, so that it wins
         for name, _ in problem.cases:
-            bad[name] = problem.severity
-    read = [facts_ for _, facts_ in found.cases if facts_.read]
+            severity_of[name] = problem.severity
+    read = [facts for _, facts in preflight.cases if facts.read]
     return environment.from_string(template).render(
-        found=found,
-        facts=facts(found.facts),
+        preflight=preflight,
+        facts=fact_lines(preflight.facts),
         headline=headline,
-        severity_of=bad,
+        severity_of=severity_of,
         histograms=histograms(read),
     )
 
 
-def write_page(found: Preflight, path: Path) -> None:
+def write_page(preflight: Preflight, path: Path) -> None:
     """Write the page so that only its owner can read it: the thumbnails are patients' images."""
-    text = page(found).encode("utf-8")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)  # a file that is there keeps its mode
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(text)
+    write_whole(path, page(preflight), mode=0o600)
 
 
 def histograms(read: Sequence[CaseFacts]) -> list[dict[str, Any]]:
-    """Return what the page draws as bars: intensities, spacings, sizes, foregrounds; each with its range."""
-    found = []
+    """Return the histograms of the page: intensities, spacings, sizes and foregrounds, each with its range."""
+    bars = []
     pooled = np.concatenate([np.asarray(one.quantiles) for one in read if one.quantiles] or [np.zeros(0)])
     if pooled.size:
         low, high = np.percentile(pooled, [0.5, 99.5])
-        found.append(_bars("Intensity of voxels", pooled[(pooled >= low) & (pooled <= high)], ""))
+        bars.append(_bars("Intensity of voxels", pooled[(pooled >= low) & (pooled <= high)], ""))
     for axis, letter in enumerate("XYZ"):
-        found.append(_bars(f"Spacing along {letter}", np.array([one.spacing_mm[axis] for one in read]), "mm"))
-    found.append(_bars("Voxels an image", np.array([np.prod(one.shape) / 1e6 for one in read]), "million"))
+        bars.append(_bars(f"Spacing along {letter}", np.array([one.spacing_mm[axis] for one in read]), "mm"))
+    bars.append(_bars("Voxels per image", np.array([np.prod(one.shape) / 1e6 for one in read]), "million"))
     marked = [1 - one.classes.get(0, 0) / sum(one.classes.values()) for one in read if one.classes]
     if marked:
-        found.append(_bars("Labelled share of an image", 100 * np.array(marked), "%"))
-    return [one for one in found if one]
+        bars.append(_bars("Labelled share of an image", 100 * np.array(marked), "%"))
+    return [one for one in bars if one]
 
 
-def _bars(title: str, values: np.ndarray, unit: str) -> dict[str, Any]:
+def _bars(title: str, values: NDArray[np.float64], unit: str) -> dict[str, Any]:
     values = values[np.isfinite(values)]
     if not values.size:
         return {}

@@ -18,8 +18,10 @@ from click.testing import CliRunner
 
 from medfed.cli import main
 from medfed.data.preflight.case import overlay_pixels, scanner
-from medfed.data.preflight.preflight import ISSUE_TYPES, Preflight, StudyRequirements, as_json, check
+from medfed.data.preflight.issues import ISSUE_TYPES
+from medfed.data.preflight.preflight import Preflight, check, to_plain
 from medfed.data.preflight.report import page, write_page
+from medfed.data.preflight.study_checks import StudyRequirements
 from medfed.data.settings import Images
 from medfed.errors import DataError
 
@@ -43,7 +45,7 @@ def test_a_good_folder_has_no_problem(hospital: Hospital) -> None:
         hospital.add()
     found = check(hospital.write(), site_secret=SECRET, processes=1)
     assert found.problems == ()
-    assert found.exit == 0
+    assert found.exit_code == 0
     assert found.facts["cases"] == found.facts["patients"] == found.facts["read"] == 8
     assert found.facts["spacing_mm"]["median"] == [2.0, 2.0, 2.0]
     assert found.facts["size"]["median"] == [SIZE, SIZE, SIZE]
@@ -78,7 +80,7 @@ def test_each_planted_fault_is_told_in_its_row_and_the_others_are_still_read(hos
     found = check(hospital.write(), site_secret=SECRET, processes=1)
     for code, row in planted.items():
         assert rows(found, code) == {row}, code
-    assert found.exit == 2
+    assert found.exit_code == 2
     assert found.facts["read"] == len(hospital.rows) - 1  # all but the corrupt image
     # Text of 4 % of the voxels moves the 99th percentile as well.
     odd = {planted[code] for code in ("constant", "hu_unsigned", "hu_offset", "burned_in")}
@@ -153,7 +155,7 @@ def test_the_page_is_for_its_owner_alone_and_asks_for_nothing_from_outside(
 ) -> None:
     for _ in range(3):
         hospital.add()
-    found = check(hospital.write(), site_secret=SECRET, processes=1, pictures=True)
+    found = check(hospital.write(), site_secret=SECRET, processes=1, thumbnails=True)
     path = tmp_path / "page.html"
     path.write_text("was readable")
     path.chmod(0o644)
@@ -177,7 +179,7 @@ def test_exit_codes_on_the_command_line(hospital: Hospital, tmp_path) -> None:
     assert run.invoke(main, ["check", str(tmp_path / "nowhere")]).exit_code == 2
 
 
-def wanted(**changes: object) -> StudyRequirements:
+def requirements(**changes: object) -> StudyRequirements:
     return StudyRequirements(
         "liver", Images(patch=(16, 16, 16), spacing_mm=(2, 2, 2), **changes), "segment", ("background", "a")
     )
@@ -187,14 +189,14 @@ def test_a_study_that_the_hospital_can_join_and_some_that_it_cannot(hospital: Ho
     for _ in range(4):
         hospital.add()
     folder = hospital.write()
-    found = check(folder, site_secret=SECRET, wanted=wanted(), processes=1)
+    found = check(folder, site_secret=SECRET, requirements=requirements(), processes=1)
     assert found.can_take_part is True
-    assert found.exit == 0
-    two = check(folder, site_secret=SECRET, wanted=wanted(channels=2), processes=1)
+    assert found.exit_code == 0
+    two = check(folder, site_secret=SECRET, requirements=requirements(channels=2), processes=1)
     assert two.can_take_part is False
     assert rows(two, "study") == {2, 3, 4, 5}
     classify = StudyRequirements("grade", Images(), "classify", ("no", "yes"))
-    none = check(folder, site_secret=SECRET, wanted=classify, processes=1)
+    none = check(folder, site_secret=SECRET, requirements=classify, processes=1)
     assert none.can_take_part is False
     assert [d for p in none.problems if p.code == "study" for _, d in p.cases] == [
         "no case has a target, which the study's task needs"
@@ -204,7 +206,7 @@ def test_a_study_that_the_hospital_can_join_and_some_that_it_cannot(hospital: Ho
 def test_a_label_with_a_class_that_the_study_lacks(hospital: Hospital) -> None:
     hospital.add()
     row = hospital.add(label=ball() * 3)
-    found = check(hospital.write(), site_secret=SECRET, wanted=wanted(), processes=1)
+    found = check(hospital.write(), site_secret=SECRET, requirements=requirements(), processes=1)
     assert rows(found, "label_classes") == {row}
 
 
@@ -215,7 +217,7 @@ def test_processes_find_what_one_finds(hospital: Hospital) -> None:
     folder = hospital.write()
     one = check(folder, site_secret=SECRET, processes=1)
     two = check(folder, site_secret=SECRET, processes=2)
-    assert as_json(one) == as_json(two)
+    assert to_plain(one) == to_plain(two)
 
 
 def test_a_folder_of_no_known_layout_is_an_error_and_its_images_are_still_read(
@@ -285,7 +287,7 @@ def test_a_script_that_is_typed_in_or_has_no_main_guard_may_check(hospital: Hosp
         hospital.add()
     text = (
         "from medfed.data.preflight.preflight import check\n"
-        f"print(check({str(hospital.write())!r}, site_secret=bytes(32), processes=2).exit)\n"
+        f"print(check({str(hospital.write())!r}, site_secret=bytes(32), processes=2).exit_code)\n"
     )
     (tmp_path / "script.py").write_text(text)
     for arguments, typed in (["-"], text), ([str(tmp_path / "script.py")], ""):

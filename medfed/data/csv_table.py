@@ -1,0 +1,140 @@
+"""CSV files of hospitals: rows with the number that a spreadsheet shows, and cells that are read strictly.
+
+Messages name columns and rows, never a cell: a table without a heading line would leak its first patient.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from medfed.data.splits import SPLITS, UNASSIGNED
+from medfed.errors import DataError
+
+# Columns of cases.csv that mean something to medfed; every other column is kept as an attribute.
+CASE_COLUMNS = ("case", "patient", "image", "label", "target", "split")
+
+# A cell that says 'not measured' in the ways that hospitals' exports do.
+EMPTY_CELLS = frozenset({"", "?", "na", "n/a", "nan", "null", "none", "."})
+
+# Other words for the splits, which are suggested and never taken.
+SPLIT_SYNONYMS = {
+    "validation": "val",
+    "valid": "val",
+    "dev": "val",
+    "training": "train",
+    "testing": "test",
+    "tr": "train",
+    "ts": "test",
+}
+
+
+def read_cells(path: Path, where: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield each row that is not blank, with its number; commas, semicolons or tabs separate cells.
+
+    Raises:
+        DataError: for a file that is no UTF-8 text; `where` names the file in the message.
+        csv.Error: at the first row that cannot be split into cells.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{where} is not UTF-8 text; save it as 'CSV UTF-8'") from None
+    if "\0" in text:
+        raise DataError(f"{where} holds zero bytes, so it is no text table; save it as 'CSV UTF-8'")
+    if not text.strip():
+        raise DataError(f"{where} is empty; its first line names the columns: {', '.join(CASE_COLUMNS)}")
+    delimiter = _delimiter(text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    for number, row in enumerate(reader, start=1):
+        cells = [cell.strip() for cell in row]
+        if any(cells):
+            yield number, cells
+
+
+def _delimiter(text: str) -> str:
+    return max(",;\t", key=text.split("\n", 1)[0].count)
+
+
+def read_rows(path: Path, where: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the heading in lower case, then each row with its number.
+
+    Raises:
+        DataError: for a file that is no table, or a row with another number of cells than the heading.
+    """
+    columns: list[str] = []
+    try:
+        for number, cells in read_cells(path, where):
+            if not columns:
+                columns = cells = [cell.lower() for cell in cells]
+            elif len(cells) != len(columns):
+                raise DataError(
+                    f"{where} row {number} has {len(cells)} cells, the heading has {len(columns)}; "
+                    "quote cells that contain the separator"
+                )
+            yield number, cells
+    except csv.Error:
+        raise DataError(
+            f"{where} cannot be read as a table: a quote is opened and not closed, or a cell is too long"
+        ) from None
+    if not columns:
+        raise DataError(f"{where} is empty; its first line names the columns: {', '.join(CASE_COLUMNS)}")
+
+
+def check_columns(columns: Sequence[str], required: Sequence[str], where: str) -> None:
+    """Raise if a required column is missing or a name stands twice, with the nearest name as a hint.
+
+    Raises:
+        DataError: naming the missing column, and no cell of the heading unless it resembles that column.
+    """
+    for column in columns:
+        if columns.count(column) > 1:
+            positions = " and ".join(str(i + 1) for i, other in enumerate(columns) if other == column)
+            raise DataError(
+                f"{where} has two columns of the same name, at positions {positions}; name each once"
+            )
+    for column in required:
+        if column not in columns:
+            near = get_close_matches(column, columns, n=1, cutoff=0.6)
+            hint = (
+                f"; is it '{near[0]}'? rename that column to '{column}'"
+                if near
+                else "; its first line must name the columns"
+            )
+            raise DataError(f"{where} has no column '{column}'{hint}")
+
+
+def parse_target(cell: str, column: str = "target") -> int:
+    """Return the class number in a cell.
+
+    Raises:
+        DataError: for an empty cell, or one that holds no whole number from 0.
+    """
+    if not cell:
+        raise DataError(f"the column '{column}' is empty; give its class, 0 or higher, or omit the case")
+    try:
+        number = float(cell)
+    except ValueError:
+        number = -1
+    if number < 0 or number != int(number):
+        raise DataError(f"the column '{column}' is no class number; expected 0, 1, ...")
+    return int(number)
+
+
+def parse_split(cell: str) -> str:
+    """Return the split in a cell, or UNASSIGNED for an empty cell.
+
+    Raises:
+        DataError: for any other word, with the nearest allowed one as a hint.
+    """
+    word = cell.lower()
+    if word in (*SPLITS, UNASSIGNED):
+        return word
+    near = SPLIT_SYNONYMS.get(word) or next(iter(get_close_matches(word, SPLITS, n=1, cutoff=0.5)), None)
+    hint = f"did you mean '{near}'? " if near else ""
+    raise DataError(
+        f"the column 'split' holds an unknown word; {hint}there are {', '.join(SPLITS)}, or empty to let medfed choose"
+    )

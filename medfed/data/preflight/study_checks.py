@@ -1,0 +1,122 @@
+"""Whether a hospital's data meet the requirements of a study."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medfed.data.case import Case
+from medfed.data.normalise.window import Window
+from medfed.data.preflight.case import CaseFacts, format_mm
+from medfed.data.preflight.issues import Finding
+from medfed.data.preflight.listing import Listing
+from medfed.data.settings import Images
+
+# Resampling by more than this factor invents or discards most of the detail.
+MAX_RESAMPLING_FACTOR = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRequirements:
+    """What a study asks of a hospital's data."""
+
+    study: str
+    settings: Images
+    needs: str
+    classes: tuple[str, ...]
+
+
+def study_findings(
+    requirements: StudyRequirements, listing: Listing, examined: Mapping[int, CaseFacts]
+) -> Iterator[Finding]:
+    """Yield what in a folder does not meet the study's requirements, or meets them badly."""
+    if requirements.needs not in ("segment", "classify"):
+        detail = "the study learns from a table, this folder holds images; name the site's CSV file instead"
+        yield Finding("study", "", detail)
+        return
+    settings = requirements.settings
+    good = {number: facts for number, facts in examined.items() if facts.read}
+    yield from _split_findings(requirements, listing)
+    for number, facts in good.items():
+        if facts.channels != settings.channels:
+            detail = f"{facts.channels} channels, the study wants {settings.channels}"
+            yield Finding("study", listing.names[number], detail)
+    yield from _class_findings(requirements, listing, good)
+    yield from _grid_findings(settings, listing, good)
+    if isinstance(settings.normalise, Window):
+        for number, facts in good.items():
+            if facts.modality not in ("CT", ""):
+                detail = f"{facts.modality}, and the study normalises with a window in HU"
+                yield Finding("study_fit", listing.names[number], detail)
+
+
+def _usable(requirements: StudyRequirements, case: Case) -> bool:
+    return (case.label if requirements.needs == "segment" else case.target) is not None
+
+
+def _split_findings(requirements: StudyRequirements, listing: Listing) -> Iterator[Finding]:
+    what = "label" if requirements.needs == "segment" else "target"
+    usable = [case for case in listing.cases if _usable(requirements, case)]
+    if not usable:
+        yield Finding("study", "", f"no case has a {what}, which the study's task needs")
+        return
+    if len(usable) < len(listing.cases):
+        detail = f"{len(listing.cases) - len(usable)} cases have no {what} and are left out"
+        yield Finding("study_note", "", detail)
+    splits = Counter(case.split for case in usable)
+    if not splits["train"]:
+        yield Finding("study", "", "no usable case is in the split 'train'; mark some in the column 'split'")
+    for split, use in (
+        ("val", "the model can't be monitored here"),
+        ("test", "it can't be measured on this hospital"),
+    ):
+        if not splits[split]:
+            yield Finding("study_fit", "", f"no usable case is in the split '{split}': {use}")
+
+
+def _class_findings(
+    requirements: StudyRequirements, listing: Listing, good: Mapping[int, CaseFacts]
+) -> Iterator[Finding]:
+    classes = requirements.classes
+    count = len(classes)
+    if requirements.needs == "classify":
+        for name, case in zip(listing.names, listing.cases, strict=True):
+            if case.target is not None and case.target >= count:
+                detail = f"target {case.target}; the study has classes 0 to {count - 1}"
+                yield Finding("study", name, detail)
+        expected = range(count)
+        present = {case.target for case in listing.cases if case.split == "train"}
+    else:
+        present = {number for facts in good.values() for number in facts.classes}
+        expected = range(1, count) if present else range(0)
+    missing = [f"{number} ({classes[number]})" for number in expected if number not in present]
+    if missing:
+        yield Finding("study_fit", "", f"no case here has class {', '.join(missing)}")
+
+
+def _grid_findings(settings: Images, listing: Listing, good: Mapping[int, CaseFacts]) -> Iterator[Finding]:
+    if settings.spacing_mm == "native":
+        if settings.patch is None and len({facts.shape for facts in good.values()}) > 1:
+            detail = "sizes differ and the study trains on whole volumes at native spacing, one at a time"
+            yield Finding("study_fit", "", detail)
+        return
+    spacing = np.sort(settings.spacing_mm)
+    for number, facts in good.items():
+        ratio = np.sort(facts.spacing_mm) / spacing
+        if max(ratio.max(), 1 / ratio.min()) > MAX_RESAMPLING_FACTOR:
+            detail = f"{format_mm(facts.spacing_mm)} mm, resampled to {format_mm(settings.spacing_mm)} mm"
+            yield Finding("study_fit", listing.names[number], detail)
+    if settings.patch is not None:
+        patch_mm = np.sort(np.multiply(settings.patch, settings.spacing_mm))
+        small = sum(_is_smaller(facts, patch_mm) for facts in good.values())
+        if small:
+            detail = f"{small} images are smaller than the study's patch and are padded at their edges"
+            yield Finding("study_note", "", detail)
+
+
+def _is_smaller(facts: CaseFacts, patch_mm: Sequence[float]) -> bool:
+    extent_mm = np.sort(np.multiply(facts.shape, facts.spacing_mm))
+    return bool((extent_mm < np.asarray(patch_mm) - 1e-6).any())
