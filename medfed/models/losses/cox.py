@@ -41,8 +41,7 @@ def _cox(logits: Tensor, target: Tensor, *, efron: bool, per_event: bool) -> Ten
     risk = logits[order, 0]
     event = target[order, 1].to(risk.dtype)
     # Patients of one time are a group; in this order everybody up to the group's last is at risk at its time.
-    _, group, sizes = torch.unique_consecutive(
-        target[order, 0], return_inverse=True, return_counts=True)
+    _, group, sizes = torch.unique_consecutive(target[order, 0], return_inverse=True, return_counts=True)
     at_risk = risk.logcumsumexp(0)[sizes.cumsum(0) - 1][group]
     if efron:
         # Of d events at one time the l-th (from 0) leaves l/d of their own risk out of the risk set.
