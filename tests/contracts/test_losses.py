@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from medfed import registry as kinds
 from medfed.models.losses import Loss
-from medfed.models.networks import Serves
+from medfed.models.tasks import Needs
 
 torch.set_num_threads(1)
 
@@ -39,7 +39,7 @@ def loss_and_target(request: pytest.FixtureRequest) -> tuple[Loss, Tensor, tuple
 
 def test_it_says_which_tasks_it_serves() -> None:
     for record in LOSSES.values():
-        assert set(record.serves) <= set(get_args(Serves))  # type: ignore[attr-defined]
+        assert set(record.serves) <= set(get_args(Needs))  # type: ignore[attr-defined]
         assert record.serves, record  # type: ignore[attr-defined]
 
 
