@@ -73,7 +73,9 @@ def test_training_goes_on_from_the_round_before_the_site_joined(place, in_turn):
     assert again.read_facts().withdrawn == record
     assert again.read_facts().sites == ["east", "north"]
     assert record.study_before == study_digest(study)
-    assert record.study == again.read_facts().digest == study_digest(unlearning.remaining_study(study, "south"))
+    assert (
+        record.study == again.read_facts().digest == study_digest(unlearning.remaining_study(study, "south"))
+    )
     # The model that went out first is the one of round 2, to the bit; round 3 was trained by who is left.
     received = [entry for entry in entries(again.audit) if entry["event"] == "received"]
     weights = {name.removeprefix("weights/"): t for name, t in before.items() if name.startswith("weights/")}
