@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medfed.models.losses import Loss
-from medfed.models.networks import Serves
+from medfed.models.tasks import Needs
 from medfed.testing._contract import Contract
 
 check_loss: Contract[Loss] = Contract("loss")
@@ -18,7 +18,7 @@ check_loss: Contract[Loss] = Contract("loss")
 CLASSES = 2
 
 
-def target_and_shape(loss: Loss, needs: Serves) -> tuple[Tensor, tuple[int, ...]]:
+def target_and_shape(loss: Loss, needs: Needs) -> tuple[Tensor, tuple[int, ...]]:
     """Return a target for one of the tasks that a loss serves, and the shape of the logits."""
     outputs = loss.outputs(CLASSES)
     if needs == "segment":
@@ -35,7 +35,7 @@ def logits_of(shape: tuple[int, ...], scale: float = 1.0) -> Tensor:
 @check_loss.check
 def it_says_which_tasks_it_serves(loss: Loss) -> None:
     assert loss.serves
-    assert set(loss.serves) <= set(get_args(Serves))
+    assert set(loss.serves) <= set(get_args(Needs))
 
 
 @check_loss.check
