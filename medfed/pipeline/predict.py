@@ -32,11 +32,12 @@ from medfed.errors import MedfedError, RunError
 from medfed.evaluation.inference import batches
 from medfed.evaluation.rows import FEDERATED
 from medfed.evaluation.survival import survival_probability
-from medfed.pipeline import baseline as baselines
+from medfed.files import write_whole
+from medfed.pipeline.baseline import read_baselines
 from medfed.pipeline.factory import hospital_of, module_of, simulated_secret
-from medfed.pipeline.measure_models import saved
-from medfed.pipeline.suppress_warnings import quiet
-from medfed.runs.folder import RunFolder, write_whole
+from medfed.pipeline.measure_models import saved_models
+from medfed.pipeline.suppress_warnings import suppress_warnings
+from medfed.runs.folder import RunFolder
 from medfed.study.reading import read_study
 from medfed.study.study import Study
 from medfed.wire.weights import load
@@ -74,7 +75,7 @@ def predict(
     out.mkdir(parents=True, exist_ok=True)
     module = trained(study, folder, model)
     secret = simulated_secret(study, name)
-    with quiet():
+    with suppress_warnings():
         if isinstance(study.data, Images):
             index = index_folder(data, site_secret=secret, fractions=study.data.fractions)
             lines = list(_images(study, module, index, out))
@@ -82,7 +83,7 @@ def predict(
         else:
             site = hospital_of(study, name, str(data), secret).data
             cases = [case for split in SPLITS for case in site.cases(split)]
-            lines = list(_rows(study, module, site, cases, baselines.read(folder.path).get(model, {})))
+            lines = list(_rows(study, module, site, cases, read_baselines(folder).get(model, {})))
     _write_csv(out / TABLE, lines)
     _write_csv(out / KEY, [{"token": case.token, "case": case.id, "patient": case.patient} for case in cases])
     return out
@@ -94,7 +95,7 @@ def trained(study: Study, folder: RunFolder, model: str) -> LightningModule:
     Raises:
         RunError: if the run has no such model, naming those it has.
     """
-    found = saved(folder)
+    found = saved_models(folder)
     if model not in found:
         there = ", ".join(sorted(found)) or "none yet"
         raise RunError(f"{folder.path}: no model '{model}'; there are {there}")
