@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from medfed.errors import RunError
 from medfed.evaluation import histograms, rows
 from medfed.evaluation.aggregate import aggregate
@@ -77,7 +75,9 @@ def read_resolved_study(run: Path) -> ResolvedStudy:
     """
     import yaml
 
-    path = RunFolder(run).study
+    folder = RunFolder(run)
+    # The report may be shared: study.json is the study without the hospitals' folders.
+    path = folder.shared_study if folder.shared_study.is_file() else folder.study
     if not path.is_file():
         return ResolvedStudy({})
     try:
@@ -93,13 +93,8 @@ def read_run_facts(run: Path) -> RunFacts:
     Raises:
         RunError: if the file is damaged.
     """
-    path = RunFolder(run).facts
-    if not path.is_file():
-        return RunFacts()
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=RunFacts)
-    except msgspec.DecodeError as error:
-        raise RunError(f"{path.name}: not JSON: {error}; restore the file") from error
+    folder = RunFolder(run)
+    return folder.read_facts() if folder.facts.is_file() else RunFacts()
 
 
 def summarise(run: Path) -> list[rows.Row]:
