@@ -13,8 +13,9 @@ from medfed.errors import StudyError
 from medfed.models.networks._adapters import add_lora, prepare_training, train_only, unfreeze
 from medfed.models.networks.unet import UNet
 from medfed.pipeline import train as run
+from medfed.pipeline.evaluate import evaluate
 from medfed.pipeline.factory import module_of
-from medfed.runs.folder import save_checkpoint
+from medfed.runs.checkpoints import save_checkpoint
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
 from medfed.study.study import Lora
@@ -132,7 +133,7 @@ def test_a_study_trains_and_sends_a_part_of_what_another_one_learnt(place):
     # Of the layers of 32 by 3 and 32 by 32; the last one's adapter would be larger than its 2 by 32, and
     # it trains whole.
     assert sent["lora"] == sent["head"] + 2 * (32 + 3) + 2 * (32 + 32)
-    evaluated = run.evaluate(place / "lora", place / "north.csv", name="again", all_cases=True)
+    evaluated = evaluate(place / "lora", place / "north.csv", name="again", all_cases=True)
     assert evaluated.report.exists()
 
 
