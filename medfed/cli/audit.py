@@ -41,11 +41,11 @@ def verify(log: Path, head: str | None, credentials: Path | None) -> None:
     \b
     medfed audit verify runs/our-study --credentials credentials
     """
-    from medfed.wire.audit_log import examine
+    from medfed.wire.audit_log import verify
     from medfed.wire.signing import Identity
 
     authority = Identity(credentials).authority if credentials else None
-    checked = examine(_log(log), head, authority)
+    checked = verify(_log(log), head, authority)
     click.echo(f"{checked.lines} lines, each continues the one before it; the last is {checked.head}")
     if not checked.signed:
         click.echo("no line is signed: whoever could write to this file could have written it anew")
@@ -113,12 +113,12 @@ def leakage(
     medfed audit leakage runs/our-study --site north
     medfed audit leakage study.yaml --site north --gate 0.5
     """
-    from medfed.pipeline.leakage.attacks import Effort, in_words
-    from medfed.pipeline.leakage.audit import audit as work
+    from medfed.pipeline.leakage.audit import audit as audit_leakage
+    from medfed.pipeline.leakage.findings import AttackBudget, describe
 
-    effort = Effort(steps=steps, shadows=shadows, budget_s=60 * minutes, cases=cases)
-    findings, picture = work(run, site, effort, out)
-    click.echo(in_words(findings))
+    budget = AttackBudget(steps=steps, shadows=shadows, budget_s=60 * minutes, cases=cases)
+    findings, picture = audit_leakage(run, site, budget, out)
+    click.echo(describe(findings))
     click.echo(f"\npicture, not to be passed on: {picture}")
     if gate is not None and findings.worst > gate:
         click.echo(f"gate: {findings.worst:.2f} is more than {gate:g}", err=True)

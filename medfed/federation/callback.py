@@ -29,7 +29,7 @@ from medfed.privacy import NoPrivacy, Privacy
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.compression import Compression
 from medfed.wire.compression import State as Residual
-from medfed.wire.update import GlobalModel, Update, finite
+from medfed.wire.update import GlobalModel, Update, finite_scalars
 from medfed.wire.weights import Difference, Weights, load, weights_of
 
 
@@ -213,7 +213,7 @@ class FederatedCallback(pl.Callback):
                 for name, value in trainer.callback_metrics.items()
                 if name.startswith("val")
             }
-            self.scores = finite(named)
+            self.scores = finite_scalars(named)
             self._merged_now = False
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -300,7 +300,7 @@ class FederatedCallback(pl.Callback):
         if "train/loss_before" in self._options.required_scalars:
             self._scalars_before["train/loss_before"] = evaluator.loss()
         if "train/class_loss" in self._options.required_scalars:
-            losses = finite(evaluator.class_losses())
+            losses = finite_scalars(evaluator.class_losses())
             self._scalars_before |= {f"train/class_loss/{name}": value for name, value in losses.items()}
             if losses:
                 self._scalars_before["train/class_loss"] = sum(losses.values()) / len(losses)
@@ -341,7 +341,7 @@ class FederatedCallback(pl.Callback):
         own = self._local.scalars(self._local_state) if self._local is not None else {}
         accountant = self._options.accountant
         spent = accountant(self.round + 1) if accountant is not None else {}
-        before = finite({**self._scalars_before, **own})
+        before = finite_scalars({**self._scalars_before, **own})
         return {**self.scores, **self._training_scalars(), **before, **spent}
 
     def _weights(self, module: pl.LightningModule) -> Weights:
@@ -350,7 +350,7 @@ class FederatedCallback(pl.Callback):
     def _join(self, trainer: pl.Trainer, module: pl.LightningModule, round: int) -> None:
         """Load the hub's model of this round or later, of a round in which this site is asked to train."""
         received = self._fetch(trainer, round)
-        while not received.final and not received.asks(self.site):
+        while not received.final and not received.selects(self.site):
             received = self._fetch(trainer, received.round + 1)
         load(module, received.weights)
         self._received, self.round = received, received.round
@@ -387,7 +387,7 @@ class FederatedCallback(pl.Callback):
             scalars["train/loss"] = float(torch.stack(self._losses).mean())
         if self._steps:
             scalars["train/rate"] = self._rates / self._steps
-        return finite(scalars)
+        return finite_scalars(scalars)
 
 
 def _as_plain_dict(received: GlobalModel) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from medfed.federation.egress import Egress
 from medfed.local_training import LocalMethod
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.wire.compression import Compression
-from medfed.wire.update import OUTLIER
+from medfed.wire.update import DEFAULT_OUTLIER_FACTOR
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class HubConfig:
     seed: int = 0
     study: str = ""
     compress: tuple[Compression, ...] = ()
-    outlier: float | None = OUTLIER
+    outlier: float | None = DEFAULT_OUTLIER_FACTOR
     evaluating: tuple[str, ...] = ()
 
     def quorum(self, asked: int) -> int:

@@ -24,10 +24,10 @@ from medfed.federation.egress import Egress, enforce
 from medfed.privacy import NoPrivacy, Privacy, RoundSession, split_state
 from medfed.runs.rounds import SiteResult
 from medfed.wire.audit_log import AuditLog
-from medfed.wire.compression import Compression, pack, unpack
+from medfed.wire.compression import Compression, compress_update, decompress_update
 from medfed.wire.compression import State as Residual
 from medfed.wire.messages import HubChannel, SiteChannel
-from medfed.wire.update import GlobalModel, Update, check, outlier_errors
+from medfed.wire.update import GlobalModel, Update, check_update, outlier_errors
 from medfed.wire.weights import Weights, digest
 
 # -------------------------------------------------------------------------------------------- in the hospital
@@ -77,7 +77,9 @@ def send_update(
     """
     residual = residual or {}
     with _log_withheld(channel, update):
-        checked = check(replace(update, scalars=channel.privacy.filter_scalars(update.scalars)), weights)
+        checked = check_update(
+            replace(update, scalars=channel.privacy.filter_scalars(update.scalars)), weights
+        )
     if checked.evaluation_only:
         return _send(channel, checked, weights, residual)
     for protector in channel.privacy.protectors(channel.messages(update.round)):
@@ -101,7 +103,7 @@ def _send(channel: SiteConnection, update: Update, weights: Weights, residual: R
     egress = replace(channel.egress, sealed=(*channel.egress.sealed, *channel.privacy.sends))
     with _log_withheld(channel, update):
         leaving = enforce(update, weights, egress)
-        packed, residual = pack(channel.compress, leaving, residual)
+        packed, residual = compress_update(channel.compress, leaving, residual)
     transmission = channel.exchange.transmission(packed)
     channel.audit.write(
         "sent",
@@ -198,7 +200,7 @@ def _admit(
     """Return the update if it is valid, and the site's result."""
     try:
         sent = _require_own(arrival, current.round + 1, config.rule.asynchronous)
-        update = session.admit(unpack(config.compress, sent, current.weights), current.weights)
+        update = session.admit(decompress_update(config.compress, sent, current.weights), current.weights)
     except MedfedError as error:
         status = "absent" if arrival.update is None and arrival.bytes_up == 0 else "refused"
         return None, SiteResult(arrival.site, status, str(error), bytes_up=arrival.bytes_up)

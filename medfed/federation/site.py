@@ -26,7 +26,7 @@ from medfed.privacy.accounting.accountant import Accountant
 from medfed.privacy.accounting.ledger import DELTA, BudgetTracker, DataSet, Ledger
 from medfed.privacy.dp_sgd import DPSGD
 from medfed.wire.audit_log import AuditLog
-from medfed.wire.update import GlobalModel, finite
+from medfed.wire.update import GlobalModel, finite_scalars
 from medfed.wire.weights import Weights, load, local_names, weights_of
 
 # The checkpoint from which a site's training resumes.
@@ -278,7 +278,7 @@ def _scores(
     """Return the validation scores of a model."""
     load(module, weights)
     results = trainer.validate(module, datamodule=data, verbose=False)
-    return finite({key: float(value) for key, value in (results[0] if results else {}).items()})
+    return finite_scalars({key: float(value) for key, value in (results[0] if results else {}).items()})
 
 
 def _load_initial(initial: Path, module: pl.LightningModule) -> str:

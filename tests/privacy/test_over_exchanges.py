@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from answering import SITES, STUDY, answer, model
-from exchange.brokered import Enrolment
+from exchange.broker_enrolment import Enrolment
 from simulated import simulated
 
 from medfed.aggregation.fedavg import FedAvg
@@ -115,7 +115,7 @@ def test_what_is_encrypted_opens_at_a_site_to_the_model_of_one_process(place):
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in keys)
     assert not list((place.folder / "hub").rglob("ckks-*.secret"))
     for name in SITES:
-        assert verify(place.folder / f"{name}.jsonl")[0] > ROUNDS
+        assert verify(place.folder / f"{name}.jsonl").lines > ROUNDS
 
 
 @pytest.mark.slow

@@ -1,0 +1,209 @@
+"""The report's figures as SVG text.
+
+The same numbers give the same bytes, and every stroke is a class of `page.css`, so that figures follow the
+page's light, dark and print colours. Every figure has a title for screen readers. Coordinates are in the view
+box, y downwards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from itertools import pairwise
+
+Point = tuple[float, float]
+
+
+def _n(value: float) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".") or "0"
+
+
+def _svg(width: float, height: float, title: str, body: Sequence[str], name: str) -> str:
+    return (
+        f'<svg class="{name}" viewBox="0 0 {_n(width)} {_n(height)}" width="{_n(width)}" '
+        f'height="{_n(height)}" role="img" aria-label="{escape(title, quote=True)}">{"".join(body)}</svg>'
+    )
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, name: str) -> str:
+    return f'<line class="{name}" x1="{_n(x1)}" y1="{_n(y1)}" x2="{_n(x2)}" y2="{_n(y2)}"/>'
+
+
+def _text(x: float, y: float, words: str, name: str, anchor: str = "start") -> str:
+    return f'<text class="{name}" x="{_n(x)}" y="{_n(y)}" text-anchor="{anchor}">{escape(words)}</text>'
+
+
+def _path(points: Sequence[Point], name: str) -> str:
+    coordinates = " ".join(f"{_n(x)},{_n(y)}" for x, y in points)
+    return f'<polyline class="{name}" points="{coordinates}"/>'
+
+
+def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
+    """Return round numbers that span low to high, about `wanted` of them."""
+    if not high > low:
+        high = low + (abs(low) or 1.0)
+    rough = (high - low) / wanted
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(size * power for size in (1, 2, 2.5, 5, 10) if size * power >= rough - 1e-12)
+    first = math.floor(low / step + 1e-9)
+    last = math.ceil(high / step - 1e-9)
+    return [round(place * step, 12) for place in range(first, last + 1)]
+
+
+def span(
+    values: Sequence[float | None], lowest: float | None, highest: float | None, wanted: int = 4
+) -> tuple[float, float]:
+    """Return the ends of an axis that holds all values, rounded outwards but within the metric's range."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return (lowest or 0.0), (highest if highest is not None else 1.0)
+    marks = ticks(min(known), max(known), wanted)
+    low = marks[0] if lowest is None else max(marks[0], lowest)
+    high = marks[-1] if highest is None else min(marks[-1], highest)
+    return low, high if high > low else low + 1.0
+
+
+def whisker(
+    estimate: tuple[float, float | None, float | None],
+    axis: tuple[float, float],
+    reference: float | None,
+    *,
+    strong: bool,
+    title: str,
+) -> str:
+    """Return one row of a forest plot: the interval (value, low, high) and a dashed line at the reference."""
+    value, low, high = estimate
+    width, height, inset = 220.0, 37.0, 6.0
+
+    def x(number: float) -> float:
+        share = (number - axis[0]) / (axis[1] - axis[0])
+        return inset + min(max(share, 0.0), 1.0) * (width - 2 * inset)
+
+    middle = height / 2
+    body = []
+    if reference is not None and axis[0] <= reference <= axis[1]:
+        body.append(_line(x(reference), 0, x(reference), height, "reference"))
+    name = "strong" if strong else "plain"
+    if low is not None and high is not None:
+        body.append(_line(x(low), middle, x(high), middle, f"whisker {name}"))
+        body += [_line(x(end), middle - 4, x(end), middle + 4, f"whisker {name}") for end in (low, high)]
+    body.append(f'<circle class="mark {name}" cx="{_n(x(value))}" cy="{_n(middle)}" r="4.5"/>')
+    return _svg(width, height, title, body, "cell")
+
+
+def scale(axis: tuple[float, float]) -> str:
+    """Return the numbers under a column of whiskers."""
+    width, inset = 220.0, 6.0
+    body = []
+    marks = [mark for mark in ticks(*axis) if axis[0] - 1e-9 <= mark <= axis[1] + 1e-9]
+    for place, mark in enumerate(marks):
+        x = inset + (mark - axis[0]) / (axis[1] - axis[0]) * (width - 2 * inset)
+        anchor = "start" if place == 0 else "end" if place == len(marks) - 1 else "middle"
+        body.append(_line(x, 0, x, 4, "faint"))
+        body.append(_text(min(max(x, 1), width - 1), 15, f"{mark:g}", "tick", anchor))
+    return _svg(width, 18, f"axis from {axis[0]:g} to {axis[1]:g}", body, "cell")
+
+
+def panel(
+    title: str,
+    line: Sequence[Point],
+    others: Sequence[Sequence[Point]],
+    rounds: tuple[int, int],
+    axis: tuple[float, float],
+    gaps: Sequence[int] = (),
+) -> str:
+    """Return one hospital's curve over rounds in the accent colour, before the other hospitals' in grey."""
+    width, height, left, right, top, bottom = 260.0, 150.0, 34.0, 10.0, 8.0, 22.0
+
+    def at(point: Point) -> Point:
+        share = (point[0] - rounds[0]) / max(rounds[1] - rounds[0], 1)
+        up = (point[1] - axis[0]) / (axis[1] - axis[0])
+        return left + share * (width - left - right), height - bottom - up * (height - top - bottom)
+
+    body = []
+    for mark in ticks(*axis, wanted=3):
+        if axis[0] - 1e-9 <= mark <= axis[1] + 1e-9:
+            y = at((rounds[0], mark))[1]
+            body += [
+                _line(left, y, width - right, y, "faint"),
+                _text(left - 6, y + 3.5, f"{mark:g}", "tick", "end"),
+            ]
+    for number in sorted({rounds[0], rounds[1]}):
+        anchor = "start" if number == rounds[0] else "end"
+        body.append(_text(at((number, axis[0]))[0], height - 6, f"round {number}", "tick", anchor))
+    for number in gaps:
+        x = at((number, axis[0]))[0]
+        y = height - bottom
+        body += [_line(x - 3, y - 3, x + 3, y + 3, "gap"), _line(x - 3, y + 3, x + 3, y - 3, "gap")]
+    body += [_path([at(point) for point in other], "curve other") for other in others if len(other) > 1]
+    # A round that a hospital missed leaves a gap: joining over it would draw a value that nobody measured.
+    piece: list[Point] = []
+    for before, after in pairwise([*line, (math.inf, 0.0)]):
+        piece.append(at(before))
+        if after[0] - before[0] > 1:
+            body.append(_path(piece, "curve strong"))
+            if len(piece) == 1:
+                body.append(
+                    f'<circle class="mark strong" cx="{_n(piece[0][0])}" cy="{_n(piece[0][1])}" r="2.5"/>'
+                )
+            piece = []
+    return _svg(width, height, title, body, "panel")
+
+
+def strip(statuses: Sequence[str], title: str) -> str:
+    """Return one hospital's rounds as a row of cells: filled took part, hollow absent, crossed refused."""
+    size = 14.0 if len(statuses) <= 24 else max(4.0, 336.0 / len(statuses))
+    inside = size - (3.0 if size >= 8 else 1.0)
+    body = []
+    for place, status in enumerate(statuses):
+        x = place * size
+        name = {"merged": "merged", "not sampled": "unsampled"}.get(status, "absent")
+        body.append(
+            f'<rect class="round {name}" x="{_n(x + 1)}" y="2" width="{_n(inside)}" '
+            f'height="{_n(inside)}" rx="1.5"/>'
+        )
+        if status in ("refused", "late"):
+            body.append(_line(x + 1, 2, x + 1 + inside, 2 + inside, "gap"))
+            if status == "refused":
+                body.append(_line(x + 1, 2 + inside, x + 1 + inside, 2, "gap"))
+    return _svg(max(len(statuses), 1) * size + 2, inside + 4, title, body, "strip")
+
+
+def square(
+    title: str,
+    labels: tuple[str, str],
+    lines: Sequence[tuple[str, Sequence[Point]]],
+    points: Sequence[tuple[float, float, float, float]] = (),
+    y_axis: tuple[float, float] = (0.0, 1.0),
+) -> str:
+    """Return a diagram with labelled axes: named lines, and points (x, y, low, high) with their whiskers."""
+    x_axis = (0.0, 1.0)
+    width, height, left, right, top, bottom = 320.0, 290.0, 44.0, 14.0, 10.0, 40.0
+
+    def at(x: float, y: float) -> Point:
+        across = (x - x_axis[0]) / (x_axis[1] - x_axis[0])
+        up = (min(max(y, y_axis[0]), y_axis[1]) - y_axis[0]) / (y_axis[1] - y_axis[0])
+        return left + across * (width - left - right), height - bottom - up * (height - top - bottom)
+
+    body = []
+    for mark in ticks(*y_axis):
+        if y_axis[0] - 1e-9 <= mark <= y_axis[1] + 1e-9:
+            (x1, y), (x2, _) = at(x_axis[0], mark), at(x_axis[1], mark)
+            body += [_line(x1, y, x2, y, "faint"), _text(x1 - 6, y + 3.5, f"{mark:g}", "tick", "end")]
+    for mark in ticks(*x_axis):
+        if x_axis[0] - 1e-9 <= mark <= x_axis[1] + 1e-9:
+            x, y = at(mark, y_axis[0])
+            body.append(_text(x, y + 15, f"{mark:g}", "tick", "middle"))
+    body.append(_text((left + width - right) / 2, height - 6, labels[0], "label", "middle"))
+    body.append(
+        f'<text class="label" text-anchor="middle" '
+        f'transform="translate(11 {_n((top + height - bottom) / 2)}) '
+        f'rotate(-90)">{escape(labels[1])}</text>'
+    )
+    body += [_path([at(x, y) for x, y in line], f"curve {name}") for name, line in lines if line]
+    for x, y, low, high in points:
+        (px, py), (_, p_low), (_, p_high) = at(x, y), at(x, low), at(x, high)
+        body.append(_line(px, p_low, px, p_high, "whisker strong"))
+        body.append(f'<circle class="mark strong" cx="{_n(px)}" cy="{_n(py)}" r="4"/>')
+    return _svg(width, height, title, body, "square")

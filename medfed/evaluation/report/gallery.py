@@ -1,0 +1,248 @@
+"""Images of the best, the median and the worst cases, and of failures, in a file that stays in the hospital.
+
+`write_gallery` writes `cases.html` beside the run's case rows. It shows patients' images and their tokens: it
+must not be sent with the report, and its first line says so. Each case is shown in three planes through the
+largest section of the reference (of the prediction, where there is no reference) in radiological orientation:
+the patient's right on the left, anterior or superior on top, true proportions in mm. The reference's outline
+is dashed, the prediction's in colour.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfed.errors import RunError
+from medfed.evaluation.report.templates import style
+from medfed.evaluation.rows import FEDERATED, CaseRow, read_cases
+from medfed.evaluation.segmentation import FALSE_POSITIVE, MISSED
+from medfed.files import write_whole
+from medfed.runs.folder import RunFolder
+
+# The longer side of an image, in pixels of the page.
+MAX_SIDE_PX = 300.0
+# Intensities between these percentiles span black to white, so that a bright voxel does not darken the rest.
+WINDOW_PERCENTILES = (1.0, 99.5)
+# The number of shown cases in which a structure was missed or invented.
+MAX_FAILURES = 12
+
+# Each plane: its name, the axis that is cut, and the sides on the left and on top of the image.
+PLANES = (("axial", 2, "R", "A"), ("coronal", 1, "R", "S"), ("sagittal", 0, "A", "S"))
+
+
+class CaseImages(NamedTuple):
+    """One case's arrays, all (X, Y, Z) on one grid, with the grid's RAS affine in mm."""
+
+    image: NDArray[np.floating]
+    prediction: NDArray[np.integer]
+    reference: NDArray[np.integer]
+    affine_ras: NDArray[np.floating]
+
+
+class ChosenCase(NamedTuple):
+    """A case to show, and why."""
+
+    token: str
+    why: str
+    site: str
+    score: float | None
+
+
+def choose_cases(
+    cases: Sequence[CaseRow], model: str = FEDERATED, split: str = "test", each: int = 1
+) -> list[ChosenCase]:
+    """Return the worst, median and best cases by mean Dice over structures, then those missed or invented."""
+    scores: dict[tuple[str, str], list[float]] = {}
+    failed: dict[tuple[str, str], str] = {}
+    for case in cases:
+        if case.model == model and case.split == split and case.metric == "dice":
+            scores.setdefault((case.site, case.case), [])
+            if case.value is not None:
+                scores[case.site, case.case].append(case.value)
+            if case.note in (MISSED, FALSE_POSITIVE):
+                failed[case.site, case.case] = f"{case.structure} {case.note}"
+    known = {key: float(np.mean(values)) for key, values in scores.items() if values}
+    ranked = sorted(known, key=lambda key: (known[key], key))
+    middle = max((len(ranked) - each) // 2, 0)
+    found: dict[tuple[str, str], ChosenCase] = {}
+    for why, keys in (
+        ("worst", ranked[:each]),
+        ("median", ranked[middle : middle + each]),
+        ("best", ranked[-each:]),
+    ):
+        for key in keys:
+            found.setdefault(key, ChosenCase(key[1], why, key[0], known[key]))
+    for key in sorted(failed)[:MAX_FAILURES]:
+        before = found.get(key)
+        why = failed[key] if before is None else f"{before.why}; {failed[key]}"
+        found[key] = ChosenCase(key[1], why, key[0], known.get(key))
+    return list(found.values())
+
+
+def write_gallery(
+    run: Path,
+    load: Callable[[str, str], CaseImages],
+    structures: Mapping[int, str],
+    *,
+    model: str = FEDERATED,
+    split: str = "test",
+    each: int = 1,
+    sites: Sequence[str] | None = None,
+) -> Path:
+    """Write `cases.html` into the run folder, one case in memory at a time, and return its path.
+
+    Args:
+        run: a run folder with case rows.
+        load: returns the arrays of a case, given its site and token.
+        structures: label value -> name.
+        model: the model whose predictions are shown.
+        split: the split of the cases.
+        each: how many best, median and worst cases are shown.
+        sites: the hospitals whose cases are shown; None for all.
+
+    Raises:
+        RunError: if the run has no case rows; they may be in another hospital.
+    """
+    folder = RunFolder(run)
+    if not folder.cases.is_file():
+        raise RunError(
+            f"{run.name}: no cases.jsonl in this folder; local pages are made in the hospital that measured"
+        )
+    cases = [
+        case
+        for case in read_cases(folder.cases)
+        if case.condition is None and (sites is None or case.site in sites)
+    ]
+    parts = [
+        _section(choice, load(choice.site, choice.token), structures)
+        for choice in choose_cases(cases, model, split, each)
+    ]
+    write_whole(folder.gallery, _page(parts), durable=True)
+    return folder.gallery
+
+
+def _page(parts: Sequence[str]) -> str:
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
+        'img-src data:">\n<title>Cases: stays in this hospital</title>\n<style>\n'
+        f'{style()}{GALLERY_STYLE}</style>\n</head>\n<body>\n<div class="page">\n<main>\n'
+        '<p class="headline"><b>Patients\' images: this file stays in the hospital.</b></p>\n'
+        "<p>Outlines: reference dashed in white, prediction in colour. Patient's right on the left.</p>\n"
+        f"{''.join(parts) or '<p>No case to show.</p>'}\n</main>\n</div>\n</body>\n</html>\n"
+    )
+
+
+GALLERY_STYLE = """
+.planes { display: flex; flex-wrap: wrap; gap: 1rem; margin: .8rem 0 2rem; }
+.planes figure { margin: 0; }
+.planes svg { background: #000; }
+svg .reference-line { fill: none; stroke: #fff; stroke-width: 1.4; stroke-dasharray: 4 3; }
+svg .prediction-line { fill: none; stroke: #3fd0c0; stroke-width: 1.6; }
+svg .side { fill: #fff; font-size: 12px; }
+"""
+
+
+def _section(choice: ChosenCase, shown: CaseImages, structures: Mapping[int, str]) -> str:
+    score = "" if choice.score is None else f", Dice {choice.score:.2f}"
+    title = f"{choice.why[0].upper()}{choice.why[1:]}: case {choice.token} of {choice.site}{score}"
+    figures = "".join(
+        f"<figure>{svg}<figcaption>{name}</figcaption></figure>"
+        for name, svg in planes(shown, title, structures)
+    )
+    return f'<section>\n<h2>{escape(title)}</h2>\n<div class="planes">{figures}</div>\n</section>\n'
+
+
+def planes(shown: CaseImages, title: str, structures: Mapping[int, str]) -> list[tuple[str, str]]:
+    """Return the name and the figure of each plane."""
+    image, prediction, reference, spacing_mm = canonical(shown)
+    labels = list(structures)
+    marked = np.isin(reference, labels)
+    if not marked.any():
+        marked = np.isin(prediction, labels)
+    low, high = (float(value) for value in np.percentile(image, WINDOW_PERCENTILES))
+    found = []
+    for name, axis, left, top in PLANES:
+        others = tuple(other for other in range(3) if other != axis)
+        sums = marked.sum(axis=others)
+        cut = int(np.argmax(sums)) if sums.any() else image.shape[axis] // 2
+        across, down = spacing_mm[others[0]], spacing_mm[others[1]]
+        slices = [_radiological(np.take(array, cut, axis=axis)) for array in (image, prediction, reference)]
+        found.append(
+            (name, _figure(slices, (across, down), (low, high), labels, (left, top), f"{title}, {name}"))
+        )
+    return found
+
+
+def canonical(
+    shown: CaseImages,
+) -> tuple[NDArray[np.floating], NDArray[np.integer], NDArray[np.integer], tuple[float, ...]]:
+    """Return the arrays with axes nearest to right, anterior, superior, and the spacing along them in mm."""
+    from nibabel import orientations
+
+    turn = orientations.io_orientation(shown.affine_ras)  # type: ignore[no-untyped-call]  # nibabel
+    image, prediction, reference = (
+        orientations.apply_orientation(array, turn)  # type: ignore[no-untyped-call]  # nibabel
+        for array in shown[:3]
+    )
+    spacing = np.linalg.norm(np.asarray(shown.affine_ras)[:3, :3], axis=0)
+    along = [float(spacing[int(np.flatnonzero(turn[:, 0] == axis)[0])]) for axis in range(3)]
+    return image, prediction, reference, tuple(along)
+
+
+def _radiological(plane: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Return a plane in radiological orientation, (row, column): both axes are reversed."""
+    return plane[::-1, ::-1].T
+
+
+def _figure(
+    slices: Sequence[NDArray[np.generic]],
+    spacing_mm: tuple[float, float],
+    window: tuple[float, float],
+    labels: Sequence[int],
+    sides: tuple[str, str],
+    title: str,
+) -> str:
+    image, prediction, reference = slices
+    rows, columns = image.shape
+    scale = MAX_SIDE_PX / max(columns * spacing_mm[0], rows * spacing_mm[1])
+    across, down = spacing_mm[0] * scale, spacing_mm[1] * scale
+    width, height = columns * across, rows * down
+    lines = []
+    for mask, name in ((reference, "reference-line"), (prediction, "prediction-line")):
+        for label in labels:
+            for line in outlines(mask == label):
+                points = " ".join(f"{x * across:.1f},{y * down:.1f}" for x, y in line)
+                lines.append(f'<polyline class="{name}" points="{points}"/>')
+    return (
+        f'<svg viewBox="0 0 {width:.1f} {height:.1f}" width="{width:.0f}" height="{height:.0f}" role="img" '
+        f'aria-label="{escape(title, quote=True)}"><image width="{width:.1f}" height="{height:.1f}" '
+        f'preserveAspectRatio="none" href="data:image/png;base64,{_png(image, window)}"/>{"".join(lines)}'
+        f'<text class="side" x="4" y="{height / 2:.1f}">{sides[0]}</text>'
+        f'<text class="side" x="{width / 2:.1f}" y="13">{sides[1]}</text></svg>'
+    )
+
+
+def outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
+    """Return closed lines of (column, row) around a mask; pixel (0, 0) covers 0 to 1 both ways."""
+    from contourpy import contour_generator
+
+    padded = np.pad(mask.astype(np.float64), 1)
+    return [np.asarray(line) - 0.5 for line in contour_generator(z=padded).lines(0.5)]
+
+
+def _png(image: NDArray[np.generic], window: tuple[float, float]) -> str:
+    from matplotlib.image import imsave
+
+    data = io.BytesIO()
+    top = window[1] if window[1] > window[0] else window[0] + 1.0
+    imsave(data, np.asarray(image, dtype=np.float64), cmap="gray", vmin=window[0], vmax=top, format="png")
+    return base64.b64encode(data.getvalue()).decode()

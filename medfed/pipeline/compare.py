@@ -1,0 +1,187 @@
+"""`medfed train STUDY --compare fedavg,fedprox,scaffold`: several methods on one study, with equal
+budgets, in one table.
+
+Each method is a whole run in a folder of its own, with its own report; beside them stand what each hospital
+reaches alone (`own cases alone`) and what one model on all cases in one place would (`pooled`), which only a
+simulation can train. A name is a rule (`fedadam`), a local method under the study's own or FedAvg's rule
+(`fedprox`), or both (`scaffold`). Rounds, epochs, batches, optimiser and seed are the study's own for all of
+them; what a method keeps in a hospital is measured with the model which that hospital has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from medfed.errors import RunError, StudyError
+from medfed.evaluation.patients import SummarySettings
+from medfed.evaluation.report.formatting import model_name
+from medfed.evaluation.report.method_table import Cost, MethodTable, compare_methods, page, renamed
+from medfed.evaluation.rows import (
+    FEDERATED,
+    POOLED,
+    CaseRow,
+    local,
+    personal,
+    read_cases,
+    unperturbed,
+    write,
+    write_csv,
+)
+from medfed.files import write_whole
+from medfed.pipeline.train import train
+from medfed.registry import Kind, kinds
+from medfed.runs.folder import RunFolder
+from medfed.runs.progress import NoProgress, Progress
+from medfed.runs.rounds import read_rounds
+from medfed.study.canonical import study_digest
+from medfed.study.reading import read_study
+from medfed.study.study import Study
+from medfed.study.validation import validate
+
+if TYPE_CHECKING:
+    pass
+
+# What the table calls each hospital's model of its own cases.
+ALONE = "own cases alone"
+
+
+def compare(
+    study: str | Path | Study,
+    methods: Sequence[str],
+    *,
+    out: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> tuple[MethodTable, Path]:
+    """Train a study once a method, and return the table and its folder, with comparison.html, .csv
+    and .jsonl in it.
+
+    A method that the study refuses (SCAFFOLD under Adam) is a line that says why; the others run.
+
+    Raises:
+        StudyError: if a method is no rule and no local method, comes twice, or none can run.
+        RunError: if the folder is taken.
+    """
+    progress = progress or NoProgress()
+    if not isinstance(study, Study):
+        study = read_study(study, overrides)
+    planned = {name: _with(study, name) for name in _distinct(methods)}
+    ready = {name: variant for name, variant in planned.items() if isinstance(variant, Study)}
+    if not ready:
+        raise StudyError(
+            f"--compare: none of these can run: {'; '.join(f'{n}: {w}' for n, w in planned.items())}"
+        )
+    folder = _folder(study, Path(out) if out is not None else None, resume)
+    cases: list[CaseRow] = []
+    costs: dict[str, Cost] = {}
+    for number, (name, variant) in enumerate(planned.items(), 1):
+        if not isinstance(variant, Study):
+            progress.log(f"method {number} of {len(planned)}: {name} is not run: {variant}")
+            costs[name] = Cost(refused=variant)
+            continue
+        progress.log(f"method {number} of {len(planned)}: {name}")
+        # Alone, and pooled, training is the same beside every method: once is enough.
+        done = _run(variant, folder / name, name == next(iter(ready)), progress)
+        costs[name] = _cost(done)
+        cases += _named(read_cases(done.cases), name, study)
+    present = {case.model for case in cases}
+    beside = (ALONE, *(model_name(local(site)) for site in sorted(study.sites)), POOLED)
+    costs |= {name: Cost() for name in beside if name in present}
+    settings = SummarySettings(
+        round=study.train.rounds,
+        seed=study.seed,
+        classes=getattr(study.task, "classes", ()),
+        held_out=sorted(study.held_out),
+        min_patients=study.evaluation.smallest_group,
+        draws=study.evaluation.draws,
+    )
+    table = compare_methods(study.name, cases, costs, settings)
+    write(folder / "comparison.jsonl", table.rows)
+    write_csv(folder / "comparison.csv", table.rows)
+    write_whole(folder / "comparison.html", page(table).encode())
+    return table, folder
+
+
+def _distinct(methods: Sequence[str]) -> list[str]:
+    names = [name.strip() for name in methods if name.strip()]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or not names:
+        told = f"'{twice[0]}' is named twice" if twice else "no method is named"
+        raise StudyError(f"--compare: {told}; give names such as fedavg,fedprox,fedadam")
+    return names
+
+
+def _with(study: Study, name: str) -> Study | str:
+    """Return the study under a method, or why the study refuses it.
+
+    Raises:
+        StudyError: if there is no such method.
+    """
+    rules, locals_ = kinds("aggregation"), kinds("local_training")
+    if name not in rules and name not in locals_:
+        there = ", ".join(sorted({*rules, *locals_}))
+        raise StudyError(f"--compare: no method '{name}'; there are {there}")
+    plain_rule = study.rule if not study.rule.needs_groups else rules["fedavg"]()
+    rule = _kept(study.rule, rules[name]) if name in rules else plain_rule
+    method = _kept(study.train.local, locals_[name]) if name in locals_ else None
+    train = msgspec.structs.replace(study.train, local=method)
+    variant = msgspec.structs.replace(study, rule=rule, train=train)
+    try:
+        validate(variant, "study")
+    except StudyError as error:
+        return str(error)
+    return variant
+
+
+def _kept(own: Kind | None, record: type[Kind]) -> Any:
+    """Return the study's own settings of a method where it names that one, else the method's defaults."""
+    return own if isinstance(own, record) else record()
+
+
+def _folder(study: Study, out: Path | None, resume: bool) -> Path:
+    folder = out or Path("runs") / f"{study.name}-compare"
+    if not resume and folder.exists() and any(folder.iterdir()):
+        raise RunError(f"{folder}: is not empty; go on with --resume, or give another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _run(study: Study, path: Path, beside: bool, progress: Progress) -> RunFolder:
+    own = study.evaluation
+    evaluation = msgspec.structs.replace(own, local_models=own.local_models and beside, pooled_model=beside)
+    study = msgspec.structs.replace(study, evaluation=evaluation)
+    folder = RunFolder(path)
+    begun = folder.facts.exists()
+    if begun and (facts := folder.read_facts()).is_finished and facts.digest == study_digest(study):
+        return folder
+    return train(study, out=path, resume=begun, progress=progress)
+
+
+def _cost(done: RunFolder) -> Cost:
+    lines = [line for line in read_rounds(done.rounds) if line.status == "merged"]
+    sites = {line.site for line in lines}
+    sent = sum(line.bytes_up for line in lines) / max(len(sites), 1)
+    # The hospitals' own training alone: the first run also trains what stands beside all methods.
+    return Cost(sent, sum(line.scalars.get("train/seconds") or 0.0 for line in lines))
+
+
+def _named(cases: Sequence[CaseRow], name: str, study: Study) -> list[CaseRow]:
+    """Return a run's cases under the method's name: at each hospital the model that it would use there."""
+    measured = {(case.model, case.site) for case in cases}
+    names: dict[tuple[str, str], str] = {}
+    for site in (*study.sites, *study.held_out):
+        own = personal(site)
+        names[own if (own, site) in measured else FEDERATED, site] = name
+        names[local(site), site] = ALONE
+        names[POOLED, site] = POOLED
+    for (
+        site
+    ) in study.held_out:  # no own model was made here: those of the others are what it could have been given
+        names |= {(local(other), site): model_name(local(other)) for other in study.sites}
+    # Cases that were changed before they were measured are about robustness, not about methods.
+    return renamed(unperturbed(cases), names)

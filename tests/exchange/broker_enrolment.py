@@ -1,0 +1,75 @@
+"""A federation's enrolment and a real nats-server on loopback."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medfed.deployment.enrolment import enrol
+from medfed.deployment.enrolment.broker import Broker
+
+
+def free_ports(number: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@dataclass
+class Enrolment:
+    """An authority with its sites' credentials, and the broker, which may be stopped and started."""
+
+    folder: Path
+    sites: Sequence[str] = ("north", "south")
+    disk: str = ""
+    port: int = 0
+    websocket_port: int = 0
+    brokers: list[Broker] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.port:
+            self.port, self.websocket_port = free_ports(2)
+        enrol.init(
+            self.authority,
+            "test",
+            ["127.0.0.1"],
+            self.port,
+            self.websocket_port,
+            listen="127.0.0.1",
+            disk=self.disk,
+        )
+        for site in self.sites:
+            self.enrol(site)
+
+    @property
+    def authority(self) -> Path:
+        return self.folder / "enrolment"
+
+    @property
+    def url(self) -> str:
+        return f"tls://127.0.0.1:{self.port}"
+
+    def enrol(self, site: str, days: int = 30) -> enrol.Enrolled:
+        request, _ = enrol.request(self.credentials(site), site)
+        kit = self.folder / f"{site}.kit"
+        enrol.sign(self.authority, request, kit, days)
+        return enrol.accept(self.credentials(site), kit)
+
+    def credentials(self, party: str) -> Path:
+        return self.authority / "hub" if party == "hub" else self.folder / "credentials" / party
+
+    def exchange_of(self, party: str) -> dict[str, Any]:
+        return {"kind": "nats", "credentials": str(self.credentials(party)), "urls": [self.url]}
+
+    def start(self) -> Broker:
+        self.brokers.append(Broker(self.authority))
+        return self.brokers[-1]
+
+    def end(self) -> None:
+        for broker in self.brokers:
+            broker.stop()

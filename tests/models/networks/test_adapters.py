@@ -1,0 +1,157 @@
+"""A part of a network: what is trained, what is exchanged, and that an adapter is the low-rank
+update of its paper.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from medfed.errors import StudyError
+from medfed.models.networks._adapters import add_lora, prepare_training, train_only, unfreeze
+from medfed.models.networks.unet import UNet
+from medfed.pipeline import train as run
+from medfed.pipeline.evaluate import evaluate
+from medfed.pipeline.factory import module_of
+from medfed.runs.checkpoints import save_checkpoint
+from medfed.study.canonical import study_digest
+from medfed.study.reading import read_study
+from medfed.study.study import Lora
+from medfed.wire.weights import weights_of
+
+torch.set_num_threads(1)
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv3d(4, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 40), nn.Linear(40, 2))
+
+
+def test_an_adapted_network_begins_as_it_was():
+    plain, adapted = small(), small()
+    add_lora(adapted, 2, 8.0)
+    x = torch.randn(3, 4, 3, 3, 3)
+    assert torch.equal(plain(x), adapted(x))
+
+
+def test_the_weight_is_w_plus_alpha_over_r_b_a_by_hand():
+    network = small()
+    before = network[3].weight.detach().clone()
+    add_lora(network, 2, 8.0)
+    adapter = network[3].parametrizations.weight[0]
+    with torch.no_grad():
+        adapter.b.copy_(torch.arange(80.0).view(40, 2))
+    a, b = adapter.a.detach().numpy().astype(float), np.arange(80.0).reshape(40, 2)
+    expected = before.numpy() + 8.0 / 2 * np.einsum("or,ri->oi", b, a)
+    assert network[3].weight.detach().numpy() == pytest.approx(expected, rel=1e-5, abs=1e-4)
+
+
+def test_only_adapters_train_and_the_small_layer_has_none():
+    network = small()
+    whole = sum(parameter.numel() for parameter in network.parameters())
+    add_lora(network, 2, 8.0)
+    trained = {name: p.numel() for name, p in network.named_parameters() if p.requires_grad}
+    # Conv: 16 rows of 4 * 27; linear: 40 rows of 16; the last of 2 rows would need 2 * 42 numbers for its 80.
+    assert sum(trained.values()) == 2 * (16 + 108) + 2 * (40 + 16)
+    assert sum(trained.values()) < 0.15 * whole
+    unfreeze(network, ["4"])
+    assert {"4.weight", "4.bias"} <= {name for name, p in network.named_parameters() if p.requires_grad}
+    with pytest.raises(StudyError, match="rank 99: no layer of this network is so large"):
+        add_lora(small(), 99, 8.0)
+
+
+def test_a_part_that_is_not_there_is_answered():
+    network = UNet(channels=(4, 8)).build(1, 2, (16, 16, 16))
+    part = next(name for name, _ in network.named_modules() if name).split(".")[0]
+    with pytest.raises(
+        StudyError, match=f"train.only: the network has no part '{part}x'; there are .*{part}"
+    ):
+        train_only(network, [f"{part}x"])
+
+
+STUDY = """
+name: part
+seed: 2
+task: {{kind: tabular, classes: [healthy, disease]}}
+network: {{kind: fully_connected, hidden: [32, 32]}}
+data: {{kind: table, target: y, features: [a, b, c]}}
+train: {{rounds: 3, epochs: 1, batch: 8, optimiser: {{kind: adam, lr: 0.01}}, {more}}}
+sampling: {{minimum: 2}}
+evaluation: {{draws: 20, smallest_group: 1, local_models: false}}
+sites: {{north: north.csv, south: south.csv}}
+{start}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("part")
+    for number, site in enumerate(("north", "south")):
+        drawn = np.random.default_rng(number)
+        rows = [f"{a},{b},{c},{int(a > b)}" for a, b, c in drawn.normal(size=(60, 3))]
+        (folder / f"{site}.csv").write_text("a,b,c,y\n" + "\n".join(rows) + "\n")
+    (folder / "whole.yaml").write_text(STUDY.format(more="accumulate: 1", start=""))
+    return folder
+
+
+def study(place, name: str, more: str):
+    (place / f"{name}.yaml").write_text(
+        STUDY.format(more=more, start="start: whole/checkpoints/federated.ckpt")
+    )
+    return read_study(place / f"{name}.yaml")
+
+
+@pytest.mark.slow
+def test_a_study_trains_and_sends_a_part_of_what_another_one_learnt(place):
+    run.train(place / "whole.yaml", out=place / "whole")
+    whole = torch.load(place / "whole" / "checkpoints" / "federated.ckpt", weights_only=True)["state_dict"]
+    sent = {}
+    for name, more, trained in (
+        ("head", "only: [output]", {"network.output.weight", "network.output.bias"}),
+        ("lora", "lora: {rank: 2}, only: [output]", None),
+    ):
+        part = study(place, name, more)
+        done = run.train(part, out=place / name)
+        final = torch.load(done.checkpoint("federated"), weights_only=True)["state_dict"]
+        module = module_of(part)
+        module.load_state_dict(final)  # whole: with what was never exchanged
+        exchanged = weights_of(module, trained_only=True)
+        if trained is not None:
+            assert set(exchanged) == trained
+            changed = {key for key in whole if not torch.equal(whole[key], final[key])}
+            assert changed == trained
+        for key, tensor in final.items():
+            if key.endswith("original"):
+                source = key.replace("parametrizations.weight.original", "weight")
+                assert torch.equal(tensor, whole[source]), key
+        sent[name] = sum(tensor.numel() for tensor in exchanged.values())
+        lines = (done.path / "rounds.jsonl").read_text()
+        assert '"status":"merged"' in lines
+    assert sent["head"] == 32 * 2 + 2
+    # Of the layers of 32 by 3 and 32 by 32; the last one's adapter would be larger than its 2 by 32, and
+    # it trains whole.
+    assert sent["lora"] == sent["head"] + 2 * (32 + 3) + 2 * (32 + 32)
+    evaluated = evaluate(place / "lora", place / "north.csv", name="again", all_cases=True)
+    assert evaluated.report.exists()
+
+
+def test_what_a_study_begins_with_counts_in_its_digest_and_where_it_lies_does_not(place):
+    save_checkpoint(place / "one.ckpt", weights_of(module_of(read_study(place / "whole.yaml"))), 0)
+    (place / "elsewhere").mkdir(exist_ok=True)
+    (place / "elsewhere" / "two.ckpt").write_bytes((place / "one.ckpt").read_bytes())
+    digests = {}
+    for name, start in (("a", "one.ckpt"), ("b", "elsewhere/two.ckpt"), ("c", "north.csv")):
+        (place / f"{name}.yaml").write_text(STUDY.format(more="lora: {rank: 2}", start=f"start: {start}"))
+        digests[name] = study_digest(read_study(place / f"{name}.yaml"))
+    assert digests["a"] == digests["b"] != digests["c"]
+    (place / "d.yaml").write_text(STUDY.format(more="lora: {rank: 2}", start="start: nothing.ckpt"))
+    with pytest.raises(StudyError, match=r"d\.yaml: start: no such file"):
+        read_study(place / "d.yaml")
+
+
+def test_a_checkpoint_of_another_network_is_named(tmp_path):
+    save_checkpoint(tmp_path / "other.ckpt", {"network.0.weight": torch.zeros(1)}, 1)
+    with pytest.raises(StudyError, match=r"other.ckpt is of another network: '0.weight' has shape \(1,\)"):
+        prepare_training(small(), str(tmp_path / "other.ckpt"), Lora(), ())
