@@ -1,12 +1,13 @@
-"""The fingerprint of a federation's data: nnU-Net's statistics over all cases, from sums that hospitals can add.
+"""The fingerprint of a federation's data: nnU-Net's statistics over all cases, from sums
+that hospitals can add.
 
-`fingerprint` makes a hospital's own and `merge` adds them; `proposal.py` turns the sum into the `data` section
-of a study. A fingerprint holds counts and whole numbers only: a sum of whole numbers is the same in whatever
-order sites arrive, bit for bit.
+`fingerprint` makes a hospital's own and `merge` adds them; `proposal.py` turns the sum into the `data`
+section of a study. A fingerprint holds counts and whole numbers only: a sum of whole numbers is the same in
+whatever order sites arrive, bit for bit.
 
-`Fingerprint` is all that leaves a hospital this way. Counts of fewer than `min_count` patients, or voxels in a
-histogram's bin, are withheld: the whole fingerprint, a class, or a bin, which moves into the next one towards
-the median.
+`Fingerprint` is all that leaves a hospital this way. Counts of fewer than `min_count` patients, or voxels
+in a histogram's bin, are withheld: the whole fingerprint, a class, or a bin, which moves into the next
+one towards the median.
 """
 
 from __future__ import annotations

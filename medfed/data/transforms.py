@@ -1,9 +1,9 @@
 """From a case's files to what a network sees: a part that is the same every time, and a part drawn at random.
 
-`prepare` is the first part (orientation, spacing, intensities) and can be cached; `sample_patch` is the second (a
-patch or a crop, then augmentation). Both use MONAI's transforms, but for resampling (`resample.py`). The
-voxels enter as arrays with an affine, so that no path, name or header can travel in MONAI's metadata, and a
-path can get into no checkpoint and no log.
+`prepare` is the first part (orientation, spacing, intensities) and can be cached; `sample_patch` is the
+second (a patch or a crop, then augmentation). Both use MONAI's transforms, but for resampling
+(`resample.py`). The voxels enter as arrays with an affine, so that no path, name or header can travel in
+MONAI's metadata, and a path can get into no checkpoint and no log.
 """
 
 from __future__ import annotations
