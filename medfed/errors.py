@@ -25,6 +25,14 @@ file not by its path.
 
 from __future__ import annotations
 
+import functools
+import warnings
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+_Params = ParamSpec("_Params")
+_Result = TypeVar("_Result")
+
 
 class MedfedError(Exception):
     """The root: `except medfed.MedfedError` catches whatever medfed refuses."""
@@ -92,3 +100,28 @@ class AuditError(MedfedError):
 
 class RegistryError(MedfedError):
     """A module of a registry's folder does not hold exactly one kind that is named after it."""
+
+
+def deprecated(
+    replacement: str, *, since: str, until: str
+) -> Callable[[Callable[_Params, _Result]], Callable[_Params, _Result]]:
+    """Return a decorator that warns at each call of a function and names what to call instead.
+
+    `since` and `until` are versions of medfed, such as '0.2': the first that warns, and the first without the
+    function. A test fails once the version `until` is reached and the function is still there.
+    """
+
+    def decorate(function: Callable[_Params, _Result]) -> Callable[_Params, _Result]:
+        @functools.wraps(function)
+        def wrapper(*args: _Params.args, **kwargs: _Params.kwargs) -> _Result:
+            warnings.warn(
+                f"{function.__qualname__} is deprecated since medfed {since} and will be removed in {until}; "
+                f"use {replacement}",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    return decorate

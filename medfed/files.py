@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, bounded reads, and how times and sizes are written."""
+"""Files that are written whole or not at all, bounded reads, file locks, and formats of times and sizes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO, Any
 
-from medfed.errors import RunError
+from medfed.errors import MedfedError, RunError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]  # a module is either there or None
 
 # The suffix of a file that is being written; whoever lists a folder passes over it.
 UNFINISHED = ".writing"
@@ -65,6 +71,28 @@ def read_bounded(path: Path, most_bytes: int, what: str) -> bytes:
     if len(data) > most_bytes:
         raise RunError(f"{what} has more than {format_bytes(most_bytes)}, the most that is read")
     return data
+
+
+def require_file_locks(part: str) -> None:
+    """Check, when a part of medfed is imported, that this system has the file locks that the part needs.
+
+    Raises:
+        MedfedError: naming the part, if it has none.
+    """
+    if fcntl is None:
+        raise MedfedError(
+            f"{part} needs POSIX file locks (fcntl), which this operating system does not have; "
+            "run medfed on Linux, or on Windows inside WSL"
+        )
+
+
+def lock(file: int | IO[Any], *, wait: bool = True) -> None:
+    """Lock an open file among processes, until it is closed or the process ends.
+
+    Raises:
+        OSError: if another process holds the lock and `wait` is false.
+    """
+    fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 def utc_now() -> str:

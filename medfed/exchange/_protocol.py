@@ -20,7 +20,6 @@ that restarts with its folder sends what was not sent yet.
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import time
 from collections.abc import Callable
@@ -30,8 +29,10 @@ from typing import TextIO, TypeVar
 from medfed.errors import ExchangeError
 from medfed.exchange._manifest import ControlMessage, open_control
 from medfed.exchange._object_store import ObjectStore, Unreachable, hub_control_name
-from medfed.files import write_whole
+from medfed.files import lock, require_file_locks, write_whole
 from medfed.wire.signing import HUB, Seal
+
+require_file_locks("an exchange across machines")
 
 log = logging.getLogger("medfed.exchange")
 
@@ -145,7 +146,7 @@ def acquire_lock(path: Path, who: str) -> TextIO:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("w")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file, wait=False)
     except OSError:
         file.close()
         raise ExchangeError(

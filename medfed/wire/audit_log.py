@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import fcntl
 import hashlib
 import os
 import threading
@@ -32,7 +31,10 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
 from medfed.errors import AuditError, WireError
+from medfed.files import lock, require_file_locks
 from medfed.wire.signing import check_issued, check_signature, common_name
+
+require_file_locks("the audit log")
 
 # What the first line calls its predecessor.
 GENESIS = "0" * 64
@@ -96,7 +98,7 @@ class AuditLog:
         if self._path is None:
             return
         with self._lock, open(self._path, "ab", opener=_owners) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock(file)
             if _length(file) != self._size:  # another process wrote, or a power cut tore the last line
                 self._read(self._path.read_bytes())
                 self._mend(file)

@@ -166,9 +166,9 @@ def _started() -> subprocess.Popen[bytes]:
 
 
 def _widen(pipe: int) -> None:
-    import fcntl
+    with suppress(OSError, AttributeError, ImportError):  # not Linux, or no larger pipe for this account
+        import fcntl
 
-    with suppress(OSError, AttributeError):  # another system, or one that gives an account no more
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 

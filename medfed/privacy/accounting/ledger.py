@@ -17,7 +17,6 @@ patients of the older one keep what they have spent; nobody's budget is reset be
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import hmac
 import math
@@ -34,6 +33,7 @@ import msgspec
 import numpy as np
 
 from medfed.errors import PrivacyError
+from medfed.files import lock, require_file_locks
 from medfed.privacy.accounting.accountant import (
     ORDERS,
     Accountant,
@@ -44,6 +44,8 @@ from medfed.privacy.accounting.accountant import (
     renyi,
     smallest_epsilon,
 )
+
+require_file_locks("the privacy ledger")
 
 # The predecessor's digest in the first line, as in the audit log.
 GENESIS = "0" * 64
@@ -259,7 +261,7 @@ class Ledger:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock(descriptor)
             yield
         finally:
             os.close(descriptor)

@@ -1,0 +1,57 @@
+"""The deprecation decorator, and that nothing deprecated outlives its date."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import medfed
+from medfed.errors import deprecated
+
+PACKAGE = Path(medfed.__file__).parent
+
+
+@deprecated("new_name()", since="0.2", until="0.4")
+def old_name(number: int) -> int:
+    """Return the number plus one."""
+    return number + 1
+
+
+def test_a_deprecated_function_works_and_names_its_replacement_at_the_caller():
+    words = "old_name is deprecated since medfed 0.2 and will be removed in 0.4; use new_name"
+    with pytest.warns(DeprecationWarning, match=words) as caught:
+        assert old_name(1) == 2
+    assert caught[0].filename == __file__
+    assert old_name.__doc__ == "Return the number plus one."
+
+
+def expired(source: str, version: str) -> list[str]:
+    """Return the functions whose decorator says that this version is without them."""
+    return [
+        function.name
+        for function in ast.walk(ast.parse(source))
+        if isinstance(function, ast.FunctionDef)
+        for decorator in function.decorator_list
+        if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", "") == "deprecated"
+        for keyword in decorator.keywords
+        if keyword.arg == "until" and release(ast.literal_eval(keyword.value)) <= release(version)
+    ]
+
+
+def release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
+def test_expiry_is_found_by_number_and_not_by_text():
+    source = '@deprecated("new()", since="0.2", until="0.10")\ndef old(): ...\n'
+    assert expired(source, "0.9.5") == []
+    assert expired(source, "0.10.0") == expired(source, "1.0.dev3+g12") == ["old"]
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_nothing_deprecated_outlives_its_date(path):
+    assert expired(path.read_text(), medfed.__version__) == [], "remove these functions now"
