@@ -262,7 +262,7 @@ def test_nyul_landmarks_of_a_federation_are_the_mean_over_all_cases() -> None:
 
 
 def test_landmarks_that_fall_or_are_too_few_are_refused() -> None:
-    with pytest.raises(DataError, match="3 landmarks; 11 are due"):
+    with pytest.raises(DataError, match="3 landmarks; expected 11"):
         Nyul(landmarks=(-1, 0, 1))
     with pytest.raises(DataError, match="must rise"):
         Nyul(landmarks=(*range(10), 3.0))
