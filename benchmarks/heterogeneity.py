@@ -4,7 +4,7 @@
     MEDFED_REAL_DATA=... python benchmarks/heterogeneity.py hippocampus --seeds 0 --set train.rounds=10
 
 The methods are those that `medfed kinds rules` and `medfed kinds local` list, so that a new one is in the
-next table. Each trains through `medfed train --compare` (pipeline/experiments/compare.py), its own run folder
+next table. Each trains through `medfed train --compare` (pipeline/compare.py), its own run folder
 each, and what was trained already is not trained again: an interrupted call goes on, and a later one with
 more methods or seeds adds to it.
 
@@ -26,13 +26,13 @@ from statistics import mean, stdev
 from medfed import registry as kinds
 from medfed.evaluation.method_table import MethodTable
 from medfed.evaluation.rows import ALL_SITES
-from medfed.pipeline.experiments.compare import compare
-from medfed.runs.progress import Silent
+from medfed.pipeline.compare import compare
+from medfed.runs.progress import NoProgress
 
 ROOT = Path(__file__).parents[1]
 
 
-class Told(Silent):
+class Told(NoProgress):
     """Says when a method begins."""
 
     def start(self, title, sites, rounds, metric) -> None:  # type: ignore[no-untyped-def]

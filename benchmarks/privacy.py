@@ -42,8 +42,9 @@ from typing import Any
 
 import numpy as np
 
+from medfed.pipeline import measure_models
 from medfed.pipeline import train as run
-from medfed.runs.progress import Silent
+from medfed.runs.progress import NoProgress
 from medfed.runs.rounds import RoundReport
 from medfed.study.reading import read_study
 
@@ -125,7 +126,7 @@ LAST_BLOCK_CLIP = 0.01
 
 
 @dataclass
-class Clock(Silent):
+class Clock(NoProgress):
     """Notes the processor's time at the end of each round."""
 
     rounds: list[float] = field(default_factory=list)
@@ -141,13 +142,14 @@ def trained(study: str, overrides: Sequence[str], folder: Path) -> dict[str, Any
     shutil.rmtree(folder, ignore_errors=True)
     # Only training is timed and scored here; a report of each run would take longer than the
     # small runs themselves.
-    kept = run.measure_all, run.picture, run.report
-    run.measure_all = run.picture = run.report = lambda *_, **__: []  # type: ignore[assignment]
+    replaced = measure_models.measure_all, measure_models.write_gallery, run.report_run
+    measure_models.measure_all = lambda *_, **__: ([], {})  # type: ignore[assignment]
+    measure_models.write_gallery = run.report_run = lambda *_, **__: None  # type: ignore[assignment]
     read, clock = read_study(CONFIGS / f"{study}.yaml", overrides), Clock()
     try:
         run.train(read, out=folder, progress=clock)
     finally:
-        run.measure_all, run.picture, run.report = kept
+        measure_models.measure_all, measure_models.write_gallery, run.report_run = replaced
     scores: dict[str, float] = {}
     sent: dict[str, float] = {}
     for line in (folder / "rounds.jsonl").read_text().splitlines():

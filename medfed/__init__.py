@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from medfed.exchange.memory import MemoryExchange
     from medfed.federation.callback import FederatedCallback
     from medfed.federation.simulation import run_federation
-    from medfed.pipeline.train import evaluate, train
+    from medfed.pipeline.evaluate import evaluate
+    from medfed.pipeline.train import train
     from medfed.study.reading import read_study
     from medfed.study.study import Study
     from medfed.wire.update import Update
@@ -88,7 +89,7 @@ _MODULES = {
     "Study": "medfed.study.study",
     "Update": "medfed.wire.update",
     "Volume": "medfed.data.volume",
-    "evaluate": "medfed.pipeline.train",
+    "evaluate": "medfed.pipeline.evaluate",
     "load": "medfed.wire.weights",
     "read": "medfed.data.read",
     "read_label": "medfed.data.read",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -97,7 +98,12 @@ def lock(file: int | IO[Any], *, wait: bool = True) -> None:
 
 def utc_now() -> str:
     """Return the time in UTC as ISO 8601 to the second, such as 2026-11-29T18:01:35+00:00."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return utc_time(time.time())
+
+
+def utc_time(seconds: float) -> str:
+    """Return a time since the epoch in UTC as ISO 8601 to the second."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def format_bytes(count: float) -> str:

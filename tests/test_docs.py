@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from medfed.cli import main
 from medfed.evaluation.rows import read_rows
-from medfed.evaluation.summarise import read_rounds
 from medfed.pipeline import train as run
+from medfed.runs.rounds import read_rounds
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted(

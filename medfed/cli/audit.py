@@ -41,11 +41,11 @@ def verify(log: Path, head: str | None, credentials: Path | None) -> None:
     \b
     medfed audit verify runs/our-study --credentials credentials
     """
-    from medfed.wire.audit_log import examine
+    from medfed.wire.audit_log import verify
     from medfed.wire.signing import Identity
 
     authority = Identity(credentials).authority if credentials else None
-    checked = examine(_log(log), head, authority)
+    checked = verify(_log(log), head, authority)
     click.echo(f"{checked.lines} lines, each continues the one before it; the last is {checked.head}")
     if not checked.signed:
         click.echo("no line is signed: whoever could write to this file could have written it anew")

@@ -85,10 +85,11 @@ def train(
             )
         _compared(study, compare.split(","), out, overrides, resume, quiet)
         return None
-    from medfed.pipeline import train as run
-    from medfed.runs.progress import progress
+    from medfed.pipeline.report import headline
+    from medfed.pipeline.train import train as train_study
+    from medfed.runs.progress import progress_display
 
-    shown = progress(quiet)
+    shown = progress_display(quiet)
     if site is not None:
         if study is not None or out is not None or overrides:
             raise MedfedError("train --site: the study comes from the hub; leave STUDY, --out and --set away")
@@ -96,7 +97,7 @@ def train(
     if study is None or accept:
         raise MedfedError("train: name a study file, or this hospital's own file with --site (and --accept)")
     try:
-        done = run.train(
+        done = train_study(
             study,
             out=out,
             overrides=overrides,
@@ -108,14 +109,14 @@ def train(
         )
     finally:
         shown.stop()
-    click.echo(run.headline(done))
+    click.echo(headline(done))
     click.echo(f"report: {done.report}")
     return None
 
 
 def _take_part(site: Path, accept: str, shown: Any) -> None:
     from medfed.deployment.site_service import take_part
-    from medfed.pipeline import train as run
+    from medfed.pipeline.report import headline
 
     def ask(words: str) -> bool:
         click.echo(words)
@@ -127,7 +128,7 @@ def _take_part(site: Path, accept: str, shown: Any) -> None:
     finally:
         shown.stop()
     if done is not None:
-        click.echo(run.headline(done))
+        click.echo(headline(done))
         click.echo(f"report: {done.report}")
 
 
@@ -182,10 +183,10 @@ def hub(
     medfed hub study.yaml --enrolment enrolment --broker
     """
     from medfed.deployment.hub_service import lead
-    from medfed.pipeline import train as run
-    from medfed.runs.progress import progress
+    from medfed.pipeline.report import headline
+    from medfed.runs.progress import progress_display
 
-    shown = progress(quiet)
+    shown = progress_display(quiet)
     _end_on_terminate()
     try:
         done = lead(
@@ -201,7 +202,7 @@ def hub(
         )
     finally:
         shown.stop()
-    click.echo(run.headline(done))
+    click.echo(headline(done))
     click.echo(f"report: {done.report}")
 
 
@@ -209,10 +210,10 @@ def _compared(
     study: Path, methods: list[str], out: Path | None, overrides: tuple[str, ...], resume: bool, quiet: bool
 ) -> None:
     from medfed.evaluation.method_table import text
-    from medfed.pipeline.experiments import compare
-    from medfed.runs.progress import progress
+    from medfed.pipeline import compare
+    from medfed.runs.progress import progress_display
 
-    shown = progress(quiet)
+    shown = progress_display(quiet)
     try:
         table, folder = compare.compare(
             study, methods, out=out, overrides=overrides, resume=resume, progress=shown
@@ -237,10 +238,11 @@ def evaluate(run_folder: Path, data: Path, name: str, all_cases: bool) -> None:
     \b
     medfed evaluate runs/quickstart --data /data/our-hospital --name ours
     """
-    from medfed.pipeline import train as run
+    from medfed.pipeline.evaluate import evaluate as evaluate_run
+    from medfed.pipeline.report import headline
 
-    done = run.evaluate(run_folder, data, name=name, all_cases=all_cases)
-    click.echo(run.headline(done))
+    done = evaluate_run(run_folder, data, name=name, all_cases=all_cases)
+    click.echo(headline(done))
     click.echo(f"report: {done.report}")
 
 
@@ -310,15 +312,15 @@ def report(run_folders: tuple[Path, ...], out: Path | None) -> None:
     medfed report runs/quickstart
     medfed report runs/fedavg runs/fedprox runs/scaffold --out runs/compared
     """
-    from medfed.pipeline import train as run
+    from medfed.pipeline.report import headline, report_run
 
     if out is not None and len(run_folders) == 1:
         raise click.UsageError(
             f"--out {out}: that is where several runs are compared, and one is given; a run's own report lies in its folder"
         )
     for folder in run_folders:
-        done = run.report(folder)
-        click.echo(run.headline(done))
+        done = report_run(folder)
+        click.echo(headline(done))
         click.echo(f"report: {done.report}")
     if len(run_folders) > 1:
         from medfed.evaluation.run_comparison import write_several

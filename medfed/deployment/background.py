@@ -40,11 +40,11 @@ def ending_told(status: Status) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        status.tell(state="interrupted")
+        status.update(state="interrupted")
         raise KeyboardInterrupt from None
     except BaseException as error:
         # Another library's message may quote a path or a header.
-        status.tell(
+        status.update(
             state="stopped", reason=str(error) if isinstance(error, MedfedError) else type(error).__name__
         )
         raise

@@ -28,17 +28,17 @@ from medfed.exchange import Exchange
 from medfed.exchange.memory import Memory
 from medfed.exchange.nats import Nats
 from medfed.federation.hub import Plan, coordinate
-from medfed.pipeline import train as run
-from medfed.pipeline.create_run import begin, folder_for, write_round
-from medfed.pipeline.experiments import unlearning as withdrawal
+from medfed.pipeline.create_run import choose_folder, create_run, finish_run
+from medfed.pipeline.experiments.unlearning import prepare_retraining, retraining
 from medfed.pipeline.factory import module_of
+from medfed.pipeline.federate import PROGRESS_METRICS
 from medfed.pipeline.planning import check_planned
 from medfed.registry import kind_of
-from medfed.runs.folder import RunFolder, save_checkpoint
-from medfed.runs.progress import Progress, Silent, warnings_said
-from medfed.runs.rounds import RoundReport
-from medfed.runs.status import FILE as STATUS
-from medfed.runs.status import Status, stamp
+from medfed.runs.checkpoints import save_checkpoint
+from medfed.runs.folder import RunFolder
+from medfed.runs.progress import NoProgress, Progress, show_warnings
+from medfed.runs.rounds import RoundReport, append_round
+from medfed.runs.status import Status
 from medfed.study.canonical import public_yaml, study_digest
 from medfed.study.reading import read_study
 from medfed.study.study import Study
@@ -75,55 +75,53 @@ def lead(
         QuorumError: if too few sites answered a round; the sites wait, and the run resumes.
         RunError: if the run folder is taken, or its disk is full.
     """
-    progress = progress or Silent()
+    progress = progress or NoProgress()
     study = read_study(study_file, overrides)
     check_planned(study)
     exchange = exchange_of(study, study_file, enrolment, broker)
-    whole, going_on = study, resume and _begun(study, out)
-    before = None
+    going_on = resume and _begun(study, out)
+    again = None
     if without is not None:
-        before = None if going_on else folder_for(study, former, resume=True)
-        study = withdrawal.without(study, without)
+        again = retraining(study, without, former, going_on)
+        study = again.study
     known = study_digest(study)
     unfinished = None if out is not None or going_on else _unfinished(study)
-    folder = folder_for(study, out, going_on)
+    folder = choose_folder(study, out, going_on)
     began = time.monotonic()
-    facts = begin(folder, study, {})
     credentials = getattr(exchange, "credentials", "")
     identity = Identity(Path(credentials)) if credentials else None
-    if without is not None and before is not None:
-        record = withdrawal.prepare(whole, without, before, folder, identity)
-        progress.say(f"without {without}: training goes on from round {record.retrained_from}")
-    facts |= withdrawal.facts(folder)
-    status = Status(folder.path / STATUS, study=study.name, digest=known, rounds=study.train.rounds)
+    if again is not None:
+        prepare_retraining(again, folder, progress, identity)
+    facts = create_run(folder, study, {})
+    status = Status(folder.status, study=study.name, digest=known, rounds=study.train.rounds)
     audit = AuditLog(folder.audit, identity)
     audit.write("began", study=known, sites=sorted(study.sites), resumed=resume)
-    with warnings_said(progress), ending_told(status), _broker(enrolment if broker else None):
+    with show_warnings(progress), ending_told(status), _broker(enrolment if broker else None):
         _say_who_is_missing(study, enrolment, progress)
         if not getattr(exchange, "credentials", ""):
-            progress.say(
+            progress.log(
                 "nothing is signed: whoever can write to the exchange can speak as any site (--enrolment)"
             )
-        progress.say(f"study {study.name}, digest {known}")
+        progress.log(f"study {study.name}, digest {known}")
         if unfinished is not None:
-            progress.say(
+            progress.log(
                 f"{unfinished} holds a run of this study that was not finished; this is a new one, which sites that took part "
                 f"in that refuse. To go on with it, stop this and give --resume --out {unfinished}"
             )
         if study.start is not None:
-            progress.say(
+            progress.log(
                 "it begins with given weights: each hospital needs that checkpoint and names it in its site file (start)"
             )
         if study.task.needs == "survival":
-            progress.say(
+            progress.log(
                 "hospitals report the c-index; a Brier score rests on a baseline hazard over one hospital's patients and "
                 "stays there"
             )
         rows = _conducted(study, exchange, folder, audit, progress, status)
     write_rows(folder.reported, rows)
     write_report(folder.path)
-    folder.write_facts({**facts, "seconds": round(time.monotonic() - began, 1), "finished": stamp()})
-    status.tell(state="finished")
+    finish_run(folder, facts, began)
+    status.update(state="finished")
     return folder
 
 
@@ -161,18 +159,19 @@ def exchange_of(study: Study, study_file: Path, enrolment: Path | None, broker: 
 def _begun(study: Study, out: Path | None) -> bool:
     if out is not None:
         return RunFolder(out).facts.exists()
-    return any((path / "run.json").exists() for path in Path("runs").glob(f"{study.name}*"))
+    return any(RunFolder(path).facts.exists() for path in Path("runs").glob(f"{study.name}*"))
 
 
 def _unfinished(study: Study) -> Path | None:
     """Return the newest run folder of this very study that was begun and not finished, if that
     is its last run.
     """
-    runs = sorted(Path("runs").glob(f"{study.name}*/run.json"), key=lambda path: path.stat().st_mtime)
-    for path in reversed(runs):
-        facts = RunFolder(path.parent).read_facts()
-        if facts.get("digest") == study_digest(study):
-            return None if "finished" in facts else path.parent
+    folders = [RunFolder(path) for path in Path("runs").glob(f"{study.name}*")]
+    runs = [folder for folder in folders if folder.facts.exists()]
+    for folder in sorted(runs, key=lambda folder: folder.facts.stat().st_mtime, reverse=True):
+        facts = folder.read_facts()
+        if facts.digest == study_digest(study):
+            return None if facts.is_finished else folder.path
     return None
 
 
@@ -204,11 +203,11 @@ def _conducted(
         plain = (replace(answer, scalars=without_rows(answer.scalars)) for answer in found.results)
         found = replace(found, results=tuple(plain))
         progress.round(found)
-        write_round(folder, found)
-        status.tell(state="leading", round=found.round, last_round_s=round(found.seconds, 1))
+        append_round(folder.rounds, found)
+        status.update(state="leading", round=found.round, last_round_s=round(found.seconds, 1))
         for answer in found.results:
             if answer.status == "refused":
-                progress.say(f"round {found.round}: {answer.site} refused: {answer.reason}")
+                progress.log(f"round {found.round}: {answer.site} refused: {answer.reason}")
 
     try:
         side.monitored_sites = (*plan.sites, *plan.evaluating)
@@ -217,7 +216,7 @@ def _conducted(
             f"{study.name}: {kind_of(study.rule)} over {len(plan.sites)} hospitals",
             dict.fromkeys(side.monitored_sites, 0),
             plan.rounds,
-            run.SHOWN[study.task.needs],
+            PROGRESS_METRICS[study.task.needs],
         )
         with every(LOOK_S, lambda: _look(side, progress, status), "medfed-look"):
             final = coordinate(
@@ -245,7 +244,7 @@ def _look(side: Any, progress: Progress, status: Status) -> None:
     left = None if side.deadline is None else side.deadline - time.monotonic()
     here, awaited = side.online_sites(), side.pending_sites
     progress.waiting(here, awaited, left)
-    status.tell(
+    status.update(
         state="leading",
         connected=sorted(here),
         awaited=sorted(awaited),
@@ -274,10 +273,10 @@ def _say_who_is_missing(study: Study, enrolment: Path | None, progress: Progress
     good = {one.site: one for one in enrolled(enrolment) if one.status in ("valid", "expires soon")}
     for site in sorted({*study.sites, *study.held_out}):
         if site not in good:
-            progress.say(
+            progress.log(
                 f"{site}: in the study, but without a valid certificate; `medfed enrol sign` answers its request"
             )
         elif good[site].status == "expires soon":
-            progress.say(
+            progress.log(
                 f"{site}: its certificate ends in {good[site].days_left} days; it can ask for a new one now"
             )

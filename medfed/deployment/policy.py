@@ -216,13 +216,15 @@ def leaves(study: Study) -> tuple[int, int, int]:
     """
     import torch
 
-    from medfed.models.networks._adapters import prepare
+    from medfed.models.networks._adapters import prepare_training
     from medfed.wire.weights import weights_of
 
     with torch.random.fork_rng():
         inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
         network = study.network.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
-        prepare(network, None, study.train.lora, study.train.only)  # only names and shapes count here
+        prepare_training(
+            network, None, study.train.lora, study.train.only
+        )  # only names and shapes count here
     weights = weights_of(network, study.keep_local, trained_only=study.trained_only)
     size = sum(tensor.numel() * tensor.element_size() + _BESIDE_A_TENSOR for tensor in weights.values())
     return len(weights), sum(tensor.numel() for tensor in weights.values()), size

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import torch
 
 from medfed.deployment.approvals import agree, agreed, last_agreed
 from medfed.deployment.background import ending_told, every
@@ -31,24 +30,25 @@ from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.probabilities import temperature_scaled
 from medfed.evaluation.row_transport import scalars_of
 from medfed.evaluation.rows import FEDERATED, UNTRAINED, local, read_cases
-from medfed.evaluation.summarise import last_round, read_rounds
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.egress import Egress
 from medfed.federation.round import contribute, receive, withdraw
 from medfed.federation.site import Training, train_alone, train_site
+from medfed.files import utc_time, write_whole
 from medfed.pipeline import privacy_facts
-from medfed.pipeline import train as run
-from medfed.pipeline.create_run import begin, write_round
+from medfed.pipeline.create_run import create_run, finish_run
 from medfed.pipeline.factory import hospital_of, module_of, training_of
-from medfed.pipeline.measure_models import measure_at, usable, write_baselines
+from medfed.pipeline.federate import PROGRESS_METRICS
+from medfed.pipeline.measure_models import all_cases_of, measure_site, write_baselines
 from medfed.pipeline.planning import check_planned
-from medfed.pipeline.suppress_warnings import quiet
+from medfed.pipeline.report import report_run
+from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.privacy.accounting.ledger import Ledger, data_set
-from medfed.runs.folder import RunFolder, save_checkpoint, write_whole
-from medfed.runs.progress import Progress, Silent, warnings_said
-from medfed.runs.rounds import RoundReport, SiteResult
-from medfed.runs.status import FILE as STATUS
-from medfed.runs.status import Status, stamp
+from medfed.runs.checkpoints import load_checkpoint, save_checkpoint
+from medfed.runs.folder import RunFolder
+from medfed.runs.progress import NoProgress, Progress, show_warnings
+from medfed.runs.rounds import RoundReport, SiteResult, append_round, last_round, read_rounds
+from medfed.runs.status import Status
 from medfed.study.canonical import public_yaml, start_digest, study_digest
 from medfed.study.reading import parse_study
 from medfed.study.study import Study
@@ -88,18 +88,18 @@ def take_part(
     if is_beside():
         _train_beside(site, secret)
         return None
-    progress = progress or Silent()
+    progress = progress or NoProgress()
     _hold_to_name(site)
-    with warnings_said(progress), quiet():
-        progress.say(f"site {site.name} asks the hub for the study")
+    with show_warnings(progress), suppress_warnings():
+        progress.log(f"site {site.name} asks the hub for the study")
         with _refusal_written(site):
             known, text = site.exchange.advertised_study()
             study = _study(text, known, site)
         folder = RunFolder(Path(site.out) / f"{study.name}-{known[:NAMED_BY]}")
-        if folder.facts.exists() and "finished" in folder.read_facts():
-            progress.say(f"this study is over here; if it was started anew, move {folder.path} away first")
+        if folder.facts.exists() and folder.read_facts().is_finished:
+            progress.log(f"this study is over here; if it was started anew, move {folder.path} away first")
             return folder
-        status = Status(folder.path / STATUS, study=study.name, digest=known, rounds=study.train.rounds)
+        status = Status(folder.status, study=study.name, digest=known, rounds=study.train.rounds)
         with ending_told(status):
             _take_part(site, secret, study, folder, status, progress, accept, ask)
     return folder
@@ -118,16 +118,16 @@ def _take_part(
     known = study_digest(study)
     check_planned(study)
     hospital = hospital_of(study, site.name, site.data, secret, site.cache)
-    progress.say(f"{site.name}: {hospital.data.index.describe()}")
+    progress.log(f"{site.name}: {hospital.data.index.describe()}")
     for note in hospital.data.notes:
-        progress.say(f"{site.name}: {note}")
+        progress.log(f"{site.name}: {note}")
     audit = audit_of(site, folder)
     _hold_to_policy(site, study, hospital, folder, audit)
     _hold_to_consent(Path(site.out), study, known, accept, ask, audit)
     began = time.monotonic()
-    facts = begin(folder, study, {site.name: hospital.data})
+    facts = create_run(folder, study, {site.name: hospital.data})
     audit.write("began", study=known, sites=[site.name], resumed=folder.rounds.exists())
-    status.tell(state="waiting for the hub")
+    status.update(state="waiting for the hub")
     side: Any = site.exchange.open_site(known, site.name, folder.site(site.name))
     side.on_refused = lambda reason: audit.write("hub refused", site=site.name, reason=reason)
     closing = _closing(site, study, hospital, folder, status, progress)
@@ -143,13 +143,13 @@ def _take_part(
         side.close()
     save_checkpoint(folder.checkpoint(FEDERATED), final.weights, final.round)
     if study.evaluation.local_models and site.name in study.sites:
-        status.tell(state="training its own model, to compare")
+        status.update(state="training its own model, to compare")
         _compare(site, study, hospital, folder, progress)
-    run.report(folder.path)
+    report_run(folder.path)
     if site.name in study.sites:
-        facts["privacy"] |= privacy_facts.spent(study, {site.name: Path(site.out)})
-    folder.write_facts({**facts, "seconds": round(time.monotonic() - began, 1), "finished": stamp()})
-    status.tell(state="finished")
+        facts = privacy_facts.with_spent_budget(facts, study, {site.name: Path(site.out)})
+    finish_run(folder, facts, began)
+    status.update(state="finished")
 
 
 # ------------------------------------------------------------------------------------- before anything trains
@@ -230,7 +230,7 @@ def _hold_to_policy(
     site: SiteFile, study: Study, hospital: Hospital, folder: RunFolder, audit: AuditLog
 ) -> None:
     trains = site.name in study.sites
-    cases = hospital.data.examples if trains else len(usable(hospital))
+    cases = hospital.data.examples if trains else len(all_cases_of(hospital))
     reasons = refusals(site.policy, study.at(site.name), cases)
     if not reasons:
         return
@@ -301,7 +301,7 @@ def _train(
         f"{study.name}: site {site.name}",
         {site.name: data.examples},
         study.train.rounds,
-        run.SHOWN[study.task.needs],
+        PROGRESS_METRICS[study.task.needs],
     )
     first = First(side, folder.path)
     train_site(
@@ -321,7 +321,7 @@ def _train(
         ledger=Ledger(Path(site.out), site.policy.epsilon_ceiling, site.policy.delta),
         dataset=data_set(data.patients("train"), hospital.secret),
         items=data.items_by_patient() if study.privacy.trains_privately else (),
-        say=progress.say,
+        say=progress.log,
     )
     if first.received is None or not first.received.final:
         raise ExchangeError(f"site '{site.name}': training ended before the study did")
@@ -352,7 +352,7 @@ def _evaluate(
 
 def _write_evaluated(folder: RunFolder, name: str, received: GlobalModel) -> None:
     """Write down that this site had no part in the last round, and whose model it measures."""
-    write_round(folder, RoundReport(received.round, (SiteResult(name, "evaluated"),), 0.0, 0))
+    append_round(folder.rounds, RoundReport(received.round, (SiteResult(name, "evaluated"),), 0.0, 0))
 
 
 def _closing(
@@ -368,10 +368,10 @@ def _closing(
     """
 
     def measured(received: GlobalModel) -> Mapping[str, float]:
-        status.tell(state="measuring the final model", round=received.round)
-        progress.say("measuring the final model on this hospital's test cases")
+        status.update(state="measuring the final model", round=received.round)
+        progress.log("measuring the final model on this hospital's test cases")
         if study.task.needs == "survival":
-            progress.say(
+            progress.log(
                 "Brier scores rest on this hospital's own baseline hazard, and stay here; the c-index leaves"
             )
         models: dict[str, Weights] = {
@@ -404,14 +404,14 @@ def _compare(site: SiteFile, study: Study, hospital: Hospital, folder: RunFolder
     path = folder.checkpoint(local(site.name))
     module = module_of(study, site.name)
     if path.exists():
-        own = torch.load(path, weights_only=True)["state_dict"]
+        own = load_checkpoint(path)
     else:
-        progress.say(f"{site.name}: its own model, for comparison; it stays here")
+        progress.log(f"{site.name}: its own model, for comparison; it stays here")
         alone = replace(_training(site, study, hospital), devices=1)
         train_alone(site.name, module, hospital.data, alone, folder=folder.site(site.name))
         own = weights_of(module)
         save_checkpoint(path, own, study.train.rounds)
-    federated = torch.load(folder.checkpoint(FEDERATED), weights_only=True)["state_dict"]
+    federated = load_checkpoint(folder.checkpoint(FEDERATED))
     whole = weights_of(module_of(study))
     _measure(
         study,
@@ -428,7 +428,7 @@ def _measure(study: Study, folder: RunFolder, hospital: Hospital, models: Mappin
     folder.cases.unlink(missing_ok=True)
     if study.task.needs == "survival":
         write_baselines(study, folder, [hospital], models)
-    measure_at(study, folder, hospital, models)
+    measure_site(study, folder, hospital, models)
 
 
 # ---------------------------------------------------------------------------------------------- what is shown
@@ -450,7 +450,7 @@ def _shown(name: str, study: Study, folder: RunFolder, status: Status, progress:
             epochs = study.at(name).train.epochs
             done = (trainer.current_epoch % epochs) * steps + batch_idx
             progress.training(name, done, steps * epochs)
-            status.tell(state="training", step=done, steps=steps * epochs)
+            status.update(state="training", step=done, steps=steps * epochs)
 
         def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             federated = next(one for one in trainer.callbacks if isinstance(one, FederatedCallback))  # type: ignore[attr-defined]
@@ -461,8 +461,8 @@ def _shown(name: str, study: Study, folder: RunFolder, status: Status, progress:
             answer = SiteResult(name, "merged", examples=0, seconds=seconds, scalars=federated.scores)
             found = RoundReport(federated.round, (answer,), seconds, 0)
             progress.round(found)
-            write_round(folder, found)
-            status.tell(round=federated.round, scores=dict(federated.scores))
+            append_round(folder.rounds, found)
+            status.update(round=federated.round, scores=dict(federated.scores))
 
     return Shown()
 
@@ -470,7 +470,7 @@ def _shown(name: str, study: Study, folder: RunFolder, status: Status, progress:
 def _tell_contact(side: Any, status: Status) -> None:
     """Keep the status file's word on when the hub was last reached."""
     if side.last_contact_s is not None:
-        status.tell(last_contact=stamp(side.last_contact_s))
+        status.update(last_contact=utc_time(side.last_contact_s))
 
 
 # ---------------------------------------------------------------------------------------------- several GPUs
@@ -481,7 +481,7 @@ def _train_beside(site: SiteFile, secret: bytes) -> None:
     study = parse_study(folder.study.read_text(encoding="utf-8"), "study.yaml")
     hospital = hospital_of(study, site.name, site.data, secret, site.cache)
     beside: Any = Beside()  # it posts no letters: only `contribute` does, which is the first process's
-    with quiet():
+    with suppress_warnings():
         train_site(
             site.name,
             module_of(study, site.name),

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from medfed.evaluation.robustness import CONDITION
 from medfed.evaluation.rows import FEDERATED, Row
+from medfed.runs.rounds import RoundLine
 
 # Shown where the run cannot know.
 PERSON = None
@@ -60,7 +61,7 @@ class _Known(NamedTuple):
 
 
 def _known(
-    about: Mapping[str, Any], study: Mapping[str, Any], rows: Sequence[Row], rounds: Sequence[Any]
+    about: Mapping[str, Any], study: Mapping[str, Any], rows: Sequence[Row], rounds: Sequence[RoundLine]
 ) -> _Known:
     sites, apart = about.get("sites", []), about.get("held_out", [])
     task = {"segment": "segmentation", "classify": "classification", "survival": "survival prediction"}
@@ -91,9 +92,9 @@ def _known(
     conditions = sorted(
         {row.group.removeprefix(CONDITION) for row in rows if row.group and row.group.startswith(CONDITION)}
     )
-    lost = sum(1 for entry in rounds if entry.get("status") in ("absent", "refused", "late"))
+    lost = sum(1 for entry in rounds if entry.status in ("absent", "refused", "late"))
     # A last line a site only reports the final model's scores; it is no round of training.
-    merged = {entry.get("round") for entry in rounds if entry.get("status") != "reported"}
+    merged = {entry.round for entry in rounds if entry.status != "reported"}
     number = len(merged) or _get(study, "train", "rounds")
     return _Known(
         technique=f"Federated learning for {name}, {rule} over {len(sites)} hospitals",
@@ -142,7 +143,7 @@ def excluded(about: Mapping[str, Any]) -> str | None:
 
 
 def filled(
-    about: Mapping[str, Any], study: Mapping[str, Any], rows: Sequence[Row], rounds: Sequence[Any]
+    about: Mapping[str, Any], study: Mapping[str, Any], rows: Sequence[Row], rounds: Sequence[RoundLine]
 ) -> list[tuple[str, str, list[Item]]]:
     """Return each checklist's name, source and items."""
     k = _known(about, study, rows, rounds)

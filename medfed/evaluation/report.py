@@ -26,13 +26,12 @@ from medfed.evaluation.robustness import CONDITION
 from medfed.evaluation.rows import ALL_SITES, FEDERATED, POOLED, UNTRAINED, Row, read_rows
 from medfed.evaluation.summarise import (
     ResolvedStudy,
-    last_round,
     read_json,
     read_resolved_study,
-    read_rounds,
     summarise,
 )
 from medfed.files import write_whole
+from medfed.runs.rounds import RoundLine, last_round, read_rounds
 
 # What the headline is about, best first; a row of one of these must be there.
 HEADLINES = tuple(metric.name for metric in headline_metrics())
@@ -50,7 +49,7 @@ class Run(NamedTuple):
     about: dict[str, Any]
     study: ResolvedStudy
     rows: list[Row]
-    rounds: list[dict[str, Any]]
+    rounds: list[RoundLine]
     curves: list[ScoreHistogram]
     audit_entries: int | None
 
@@ -376,18 +375,18 @@ def _further(run: Run, focus: Focus | None) -> dict[str, Any]:
     }
 
 
-def _merging(run: Run) -> list[dict[str, Any]]:
+def _merging(run: Run) -> list[RoundLine]:
     """Return the lines of rounds in which sites could take part; a last line a site only reports final
     scores."""
     last = last_round(run.rounds)
-    return [entry for entry in run.rounds if entry["round"] <= last and entry.get("status") != "reported"]
+    return [entry for entry in run.rounds if entry.round <= last and entry.status != "reported"]
 
 
 def _facts(run: Run, focus: Focus | None) -> list[tuple[str, str]]:
     facts = [("hospitals trained together", str(len(run.about.get("sites", []))))]
     if run.rounds:
-        facts.append(("rounds", str(len({entry["round"] for entry in _merging(run)}))))
-        received = sum(entry.get("bytes_up") or 0 for entry in run.rounds)
+        facts.append(("rounds", str(len({entry.round for entry in _merging(run)}))))
+        received = sum(entry.bytes_up for entry in run.rounds)
         if received:
             facts.append(("sent by the hospitals, in all", size(received)))
     facts += _privacy(run.about.get("privacy") or {})
@@ -548,7 +547,7 @@ LOSSES = ("val/loss", "train/loss")
 
 
 def _curves(run: Run) -> list[dict[str, Any]]:
-    there = {name for entry in run.rounds for name in entry.get("scalars") or {}}
+    there = {name for entry in run.rounds for name in entry.scalars}
     names = [name for name in SCORES if name in there][:1] + [name for name in LOSSES if name in there]
     return [curve for name in names if (curve := _curve(run, name)) is not None]
 
@@ -559,9 +558,9 @@ def _curve(run: Run, name: str) -> dict[str, Any] | None:
     shift = 1 if name.startswith("val/") else 0
     lines: dict[str, list[charts.Point]] = {}
     for entry in run.rounds:
-        value = (entry.get("scalars") or {}).get(name)
-        if isinstance(value, (int, float)) and math.isfinite(value):
-            lines.setdefault(str(entry["site"]), []).append((float(entry["round"] - shift), float(value)))
+        value = entry.scalars.get(name)
+        if value is not None and math.isfinite(value):
+            lines.setdefault(entry.site, []).append((float(entry.round - shift), value))
     if not any(len(line) > 1 for line in lines.values()):
         return None
     metric = metric_of(name.split("/")[-1])
@@ -593,24 +592,24 @@ def number_(value: float) -> str:
 
 def _status(run: Run, at: int, site: str) -> str:
     for entry in run.rounds:
-        if entry["round"] == at and entry["site"] == site:
-            return str(entry.get("status"))
+        if entry.round == at and entry.site == site:
+            return entry.status
     return ""
 
 
 def _taking_part(run: Run) -> list[dict[str, Any]]:
     found = []
-    for site in sorted({str(entry["site"]) for entry in _merging(run)}):
-        entries = [entry for entry in _merging(run) if entry["site"] == site]
-        statuses = [str(entry.get("status")) for entry in entries]
+    for site in sorted({entry.site for entry in _merging(run)}):
+        entries = [entry for entry in _merging(run) if entry.site == site]
+        statuses = [entry.status for entry in entries]
         merged = statuses.count("merged")
         missed: dict[str, list[int]] = {}
         for entry in entries:
-            if entry.get("status") not in ("merged", "not sampled"):
-                words = str(entry.get("status")) + (f": {entry['reason']}" if entry.get("reason") else "")
-                missed.setdefault(words, []).append(entry["round"])
-        seconds = [entry["seconds"] for entry in entries if entry.get("seconds") is not None]
-        examples = [entry["examples"] for entry in entries if entry.get("examples") is not None]
+            if entry.status not in ("merged", "not sampled"):
+                words = entry.status + (f": {entry.reason}" if entry.reason else "")
+                missed.setdefault(words, []).append(entry.round)
+        seconds = [entry.seconds for entry in entries if entry.seconds is not None]
+        examples = [entry.examples for entry in entries if entry.examples is not None]
         found.append(
             {
                 "site": site,
@@ -620,8 +619,8 @@ def _taking_part(run: Run) -> list[dict[str, Any]]:
                 "missed": [(words, rounds_of(numbers)) for words, numbers in missed.items()],
                 "seconds": sum(seconds) / len(seconds) if seconds else None,
                 "examples": max(examples) if examples else None,
-                "up": size(sum(entry.get("bytes_up") or 0 for entry in entries)),
-                "down": size(sum(entry.get("bytes_down") or 0 for entry in entries)),
+                "up": size(sum(entry.bytes_up for entry in entries)),
+                "down": size(sum(entry.bytes_down for entry in entries)),
             }
         )
     return found
@@ -853,11 +852,11 @@ def _limits(run: Run, focus: Focus | None) -> list[str]:
     hidden = sum(1 for row in run.rows if row.value is None and "fewer than" in (row.note or ""))
     if hidden:
         found.append(f"{hidden} values are not shown, because they would be about too few patients.")
-    lost = [entry for entry in _merging(run) if entry.get("status") in ("absent", "refused", "late")]
+    lost = [entry for entry in _merging(run) if entry.status in ("absent", "refused", "late")]
     if lost:
         found.append(
             f"{len(lost)} of {len(_merging(run))} contributions are missing, of "
-            + ", ".join(sorted({str(entry["site"]) for entry in lost}))
+            + ", ".join(sorted({entry.site for entry in lost}))
             + "; the model has seen less of their patients."
         )
     found += [f"Nothing was measured at {site}: {why}." for site, why in _told(run, "unmeasured")]

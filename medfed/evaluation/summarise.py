@@ -23,6 +23,7 @@ from medfed.evaluation.probabilities import score_histograms, temperature_scaled
 from medfed.evaluation.robustness import robustness
 from medfed.evaluation.subgroups import subgroups
 from medfed.runs.folder import RunFolder
+from medfed.runs.rounds import last_round, read_rounds
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,9 @@ def read_resolved_study(run: Path) -> ResolvedStudy:
     """
     import yaml
 
-    path = RunFolder(run).study
+    folder = RunFolder(run)
+    # The report may be shared: study.json is the study without the hospitals' folders.
+    path = folder.shared_study if folder.shared_study.is_file() else folder.study
     if not path.is_file():
         return ResolvedStudy({})
     try:
@@ -93,31 +96,6 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise RunError(f"{path.name}: not JSON: {error}; restore the file") from error
     return found if isinstance(found, dict) else {}
-
-
-def read_rounds(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of rounds.jsonl, the last of each round and site, in order.
-
-    Raises:
-        RunError: a line that was written whole is no round.
-    """
-    if not path.is_file():
-        return []
-    found: dict[tuple[Any, Any], dict[str, Any]] = {}
-    # A resumed run writes a round again, and its later line counts. A line without a newline is unfinished.
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
-        try:
-            entry = json.loads(line)
-            found[entry["round"], entry["site"]] = entry
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path.name}: line {number} is no round: {error}; restore the file") from error
-    return sorted(found.values(), key=lambda entry: (entry["round"], str(entry["site"])))
-
-
-def last_round(rounds: list[dict[str, Any]]) -> int:
-    """Return the last round that changed the model; lines after it only report its scores."""
-    told = ("merged", "evaluated")  # a site that trains nothing evaluates the last one
-    return max((int(entry["round"]) for entry in rounds if entry.get("status") in told), default=0)
 
 
 def summarise(run: Path) -> list[rows.Row]:

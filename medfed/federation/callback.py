@@ -29,7 +29,7 @@ from medfed.privacy import NoPrivacy, Privacy
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.compression import Compression
 from medfed.wire.compression import State as Left
-from medfed.wire.update import GlobalModel, Update, finite
+from medfed.wire.update import GlobalModel, Update, finite_scalars
 from medfed.wire.weights import Difference, Weights, load, weights_of
 
 
@@ -207,7 +207,7 @@ class FederatedCallback(pl.Callback):
                 for name, value in trainer.callback_metrics.items()
                 if name.startswith("val")
             }
-            self.scores = finite(named)
+            self.scores = finite_scalars(named)
             self._merged_now = False
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -298,7 +298,7 @@ class FederatedCallback(pl.Callback):
         if "train/loss_before" in self._needs:
             self._before["train/loss_before"] = look.loss()
         if "train/class_loss" in self._needs:
-            found = finite(look.class_losses())
+            found = finite_scalars(look.class_losses())
             self._before |= {f"train/class_loss/{name}": value for name, value in found.items()}
             if found:
                 self._before["train/class_loss"] = sum(found.values()) / len(found)
@@ -326,7 +326,7 @@ class FederatedCallback(pl.Callback):
                 scalars={
                     **self.scores,
                     **self._training_scalars(),
-                    **finite({**self._before, **own}),
+                    **finite_scalars({**self._before, **own}),
                     **spent,
                 },
                 groups=groups,
@@ -359,7 +359,7 @@ class FederatedCallback(pl.Callback):
         on without this site.
         """
         received = self._fetched(trainer, round)
-        while not received.final and not received.asks(self.site):
+        while not received.final and not received.selects(self.site):
             received = self._fetched(trainer, received.round + 1)
         load(module, received.weights)
         self._received, self.round = received, received.round
@@ -396,7 +396,7 @@ class FederatedCallback(pl.Callback):
             scalars["train/loss"] = float(torch.stack(self._losses).mean())
         if self._steps:
             scalars["train/rate"] = self._rates / self._steps
-        return finite(scalars)
+        return finite_scalars(scalars)
 
 
 def _plain(received: GlobalModel) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from medfed.runs.rounds import RoundReport, SiteResult
 from medfed.wire import encoding as wire
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.compression import Compression
-from medfed.wire.update import OUTLIER, GlobalModel
+from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, GlobalModel
 from medfed.wire.weights import Weights
 
 # How many rounds' checkpoints stay on disk: the newest, and one before it in case the newest was cut by
@@ -53,7 +53,7 @@ class Plan:
     seed: int = 0
     study: str = ""
     compress: tuple[Compression, ...] = ()
-    outlier: float | None = OUTLIER
+    outlier: float | None = DEFAULT_OUTLIER_FACTOR
     # Sites that train nothing and report how the final model does on their cases.
     evaluating: tuple[str, ...] = ()
 

@@ -23,10 +23,10 @@ from medfed.federation.egress import Egress, declared
 from medfed.privacy import NoPrivacy, Privacy, RoundSession, split_state
 from medfed.runs.rounds import SiteResult
 from medfed.wire.audit_log import AuditLog
-from medfed.wire.compression import Compression, pack, unpack
+from medfed.wire.compression import Compression, compress_update, decompress_update
 from medfed.wire.compression import State as Left
 from medfed.wire.messages import HubChannel, SiteChannel
-from medfed.wire.update import GlobalModel, Update, check, outlier_errors
+from medfed.wire.update import GlobalModel, Update, check_update, outlier_errors
 from medfed.wire.weights import Weights, digest
 
 # The model's tensors, and plain numbers under train and val.
@@ -67,7 +67,7 @@ def contribute(
     """
     egress = replace(egress, sealed=(*egress.sealed, *privacy.sends))
     with _noted(update, audit):
-        checked = check(replace(update, scalars=privacy.filter_scalars(update.scalars)), weights)
+        checked = check_update(replace(update, scalars=privacy.filter_scalars(update.scalars)), weights)
     if checked.evaluation_only:
         return _send(exchange, checked, weights, audit, egress, compress, left)
     for protector in privacy.protectors(SiteChannel(exchange, update.site, update.round, audit)):
@@ -98,7 +98,7 @@ def _send(
 ) -> Left:
     with _noted(update, audit):
         leaving = declared(update, weights, egress)
-        packed, left = pack(compress, leaving, left)
+        packed, left = compress_update(compress, leaving, left)
     transmission = exchange.transmission(packed)
     audit.write(
         "sent",
@@ -219,7 +219,7 @@ def _admit(
             raise UpdateError(
                 f"site '{arrival.site}' sent no weights for round {number}, but it was asked to train"
             )
-        update = session.admit(unpack(compress, arrival.update, current.weights), current.weights)
+        update = session.admit(decompress_update(compress, arrival.update, current.weights), current.weights)
     except MedfedError as error:
         status = "absent" if arrival.update is None and arrival.bytes_up == 0 else "refused"
         return None, SiteResult(arrival.site, status, str(error), bytes_up=arrival.bytes_up)

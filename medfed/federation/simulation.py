@@ -26,7 +26,7 @@ from medfed.privacy import NoPrivacy, Privacy
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.compression import Compression
 from medfed.wire.messages import SiteChannel
-from medfed.wire.update import OUTLIER, GlobalModel
+from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, GlobalModel
 from medfed.wire.weights import Weights
 
 # How long a study that ends early waits for a site to see it: one step of training, or its validation.
@@ -91,7 +91,7 @@ def run_federation(
     audit: AuditLog | None = None,
     seen: Callable[[bytes], None] = lambda data: None,
     compress: Sequence[Compression] = (),
-    outlier: float | None = OUTLIER,
+    outlier: float | None = DEFAULT_OUTLIER_FACTOR,
 ) -> GlobalModel:
     """Return the final model of a federation over functions, one a site, each given the
     exchange and its turn.

@@ -29,7 +29,7 @@ from medfed.privacy.accounting.ledger import DELTA, BudgetTracker, DataSet, Ledg
 from medfed.privacy.dp_sgd import DPSGD
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.compression import Compression
-from medfed.wire.update import GlobalModel, finite
+from medfed.wire.update import GlobalModel, finite_scalars
 from medfed.wire.weights import Weights, load, local_names, weights_of
 
 # The checkpoint from which a site's training goes on after it was stopped.
@@ -275,7 +275,7 @@ def _scores(
     """Return the validation scores of a model."""
     load(module, weights)
     found = trainer.validate(module, datamodule=data, verbose=False)
-    return finite({key: float(value) for key, value in (found[0] if found else {}).items()})
+    return finite_scalars({key: float(value) for key, value in (found[0] if found else {}).items()})
 
 
 def _began(first: Path, module: pl.LightningModule) -> str:

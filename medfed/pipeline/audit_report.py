@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from medfed.errors import AuditError
-from medfed.wire.audit_log import Checked, entries, examine
+from medfed.wire.audit_log import VerifiedLog, entries, verify
 
 # The columns that most lines have; everything else a line holds is in the last one, `more`.
 COLUMNS = ("number", "time", "event", "site", "round", "bytes", "sha256", "to", "reason")
@@ -23,13 +23,13 @@ _HIDDEN = {"previous", "signature", "certificate"}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def export(log: Path, out: Path) -> Checked:
+def export(log: Path, out: Path) -> VerifiedLog:
     """Write a log that holds to `out`, a page if its name ends in .html and a table if in .csv.
 
     Raises:
         AuditError: if the log does not hold, or the name ends in neither.
     """
-    checked = examine(log)
+    checked = verify(log)
     rows = [row(entry) for entry in entries(log)]
     if out.suffix == ".csv":
         text = table(rows)
@@ -65,7 +65,7 @@ def table(rows: Iterable[Mapping[str, str]]) -> str:
     return text.getvalue()
 
 
-def page(rows: list[dict[str, str]], checked: Checked) -> str:
+def page(rows: list[dict[str, str]], checked: VerifiedLog) -> str:
     """Return one HTML page without scripts: what left in sum, who signed, and every line."""
     import jinja2
 

@@ -1,15 +1,14 @@
-"""From a Cox model's risks to each patient's chance of survival: the baseline hazard at a few times.
+"""The baseline hazard that turns a Cox model's risks into probabilities of survival.
 
 Breslow's estimate (discussion of Cox, JRSS B 1972) over the training patients of the study's hospitals. Only
-its value at three times is kept, the quartiles of the observed event times to two digits: numbers over all
-patients, which a hospital that evaluates the model later needs and which name nobody.
+its values at three times are kept, the quartiles of the observed event times to two digits. These are numbers
+over all patients that identify nobody, and a hospital that evaluates the model later needs them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,12 +18,12 @@ from numpy.typing import ArrayLike
 from medfed.data.datamodule import SiteDataModule
 from medfed.evaluation.inference import batches
 from medfed.evaluation.survival import baseline_hazard
-from medfed.runs.folder import write_whole
+from medfed.files import write_whole
+from medfed.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule
 
-FILE = "baselines.json"
 QUARTILES = (0.25, 0.5, 0.75)
 
 # Time -> cumulative baseline hazard until then.
@@ -32,9 +31,7 @@ Baseline = dict[float, float]
 
 
 def baseline_of(module: LightningModule, sites: Iterable[SiteDataModule]) -> Baseline:
-    """Return the baseline of a model over these hospitals' training patients; empty
-    where nothing ever happened.
-    """
+    """Return a model's baseline over these hospitals' training patients; empty if there was no event."""
     module.eval()
     risks, times, events = [], [], []
     for site in sites:
@@ -44,29 +41,34 @@ def baseline_of(module: LightningModule, sites: Iterable[SiteDataModule]) -> Bas
             time, event = (float(value) for value in batch["target"][0])
             times.append(time)
             events.append(event)
-    at = horizons(times, events)
-    if not at:
+    at_times = horizons(times, events)
+    if not at_times:
         return {}
-    return dict(zip(at, baseline_hazard(risks, times, events, at), strict=True))
+    return dict(zip(at_times, baseline_hazard(risks, times, events, at_times), strict=True))
 
 
 def horizons(times: ArrayLike, events: ArrayLike) -> list[float]:
-    """Return the quartiles of the event times to two digits, each once."""
+    """Return the quartiles of the event times, rounded to two digits, without duplicates."""
     time, event = np.asarray(times, float), np.asarray(events).astype(bool)
     if not event.any():
         return []
     return sorted({float(f"{value:.2g}") for value in np.quantile(time[event], QUARTILES)})
 
 
-def write(run: Path, found: Mapping[str, Baseline]) -> None:
+def write_baseline_file(folder: RunFolder, baselines: Mapping[str, Baseline]) -> None:
     """Write each model's baseline into a run folder."""
-    plain = {model: {f"{at:g}": value for at, value in one.items()} for model, one in found.items()}
-    write_whole(run / FILE, json.dumps(plain, indent=2).encode())
+    plain = {
+        model: {f"{time:g}": hazard for time, hazard in baseline.items()}
+        for model, baseline in baselines.items()
+    }
+    write_whole(folder.baselines, json.dumps(plain, indent=2))
 
 
-def read(run: Path) -> dict[str, Baseline]:
-    """Return each model's baseline, or nothing where the run wrote none."""
-    if not (run / FILE).is_file():
+def read_baselines(folder: RunFolder) -> dict[str, Baseline]:
+    """Return each model's baseline, or none if the run wrote no file."""
+    if not folder.baselines.is_file():
         return {}
-    found = json.loads((run / FILE).read_text())
-    return {model: {float(at): value for at, value in one.items()} for model, one in found.items()}
+    plain = json.loads(folder.baselines.read_text(encoding="utf-8"))
+    return {
+        model: {float(time): hazard for time, hazard in baseline.items()} for model, baseline in plain.items()
+    }

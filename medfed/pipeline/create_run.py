@@ -1,20 +1,24 @@
-"""How a run folder begins: where it lies, which study it holds, and a line for every round."""
+"""Create, resume and finish a run: choose its folder, write its study and its facts."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import yaml
+from msgspec import UNSET
 
+from medfed.data.splits import SPLITS
 from medfed.errors import RunError
+from medfed.files import utc_now, write_whole
 from medfed.pipeline import privacy_facts
 from medfed.pipeline.factory import network_of
 from medfed.registry import kind_of
-from medfed.runs.folder import RunFolder, surroundings, write_whole
-from medfed.runs.rounds import RoundReport
+from medfed.runs.facts import PrivacyFacts, RunFacts, command_line, hardware, package_versions
+from medfed.runs.folder import RunFolder
 from medfed.study.canonical import study_digest, to_dict
 from medfed.study.study import Study
 
@@ -22,94 +26,81 @@ if TYPE_CHECKING:
     from medfed.data.datamodule import SiteDataModule
 
 
-def folder_for(study: Study, out: Path | None, resume: bool) -> RunFolder:
-    """Return the run folder: the one named, or the next free runs/NAME, or with `resume` the newest of those."""
+def choose_folder(study: Study, out: Path | None, resume: bool) -> RunFolder:
+    """Return the run folder, created if needed: `out`, else the next free runs/NAME, or the newest to resume.
+
+    Raises:
+        RunError: if there is no run of this study to resume, or the folder is not empty.
+    """
     if out is None:
-        taken = sorted(Path("runs").glob(f"{study.name}*"), key=lambda path: (len(path.name), path.name))
-        mine = [path for path in taken if path.name == study.name or _numbered(path.name, study.name)]
-        if resume and not mine:
-            raise RunError(f"runs/{study.name}: nothing to resume; leave --resume away to start")
-        if resume:
-            out = mine[-1]
-        else:
-            out = Path("runs") / (
-                study.name if not mine else f"{study.name}-{_number(mine[-1].name, study.name) + 1}"
-            )
+        out = _newest_or_next(study.name, resume)
     folder = RunFolder(out)
     if resume:
-        found = folder.read_facts()["digest"]
-        if found != study_digest(study):
+        held = folder.read_facts().digest
+        if held != study_digest(study):
             raise RunError(
-                f"{out}: holds a run of study {found[:12]}, the study file's digest is {study_digest(study)[:12]}; resume with "
-                f"the file and the --set that started it, or start anew with another --out"
+                f"{out}: holds a run of study {held[:12]}, the study file's digest is {study_digest(study)[:12]}; resume "
+                f"with the file and the --set that started it, or start anew with another --out"
             )
     elif out.exists() and any(out.iterdir()):
-        raise RunError(f"{out}: is not empty; go on with --resume, or give another --out")
+        raise RunError(f"{out}: is not empty; resume the run with --resume, or give another --out")
     out.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _numbered(name: str, study: str) -> bool:
-    return name.startswith(f"{study}-") and name.removeprefix(f"{study}-").isdigit()
+def _newest_or_next(study: str, resume: bool) -> Path:
+    numbers = [number for path in Path("runs").glob(f"{study}*") if (number := _number(path.name, study))]
+    newest = max(numbers, default=0)
+    if resume and not newest:
+        raise RunError(f"runs/{study}: there is no run to resume; omit --resume to start one")
+    number = newest if resume else newest + 1
+    return Path("runs") / (study if number == 1 else f"{study}-{number}")
 
 
 def _number(name: str, study: str) -> int:
-    return int(name.removeprefix(f"{study}-")) if _numbered(name, study) else 1
+    """Return the number of a run folder's name: 1 for 'lesions', 2 for 'lesions-2', 0 for another study's."""
+    if name == study:
+        return 1
+    suffix = name.removeprefix(f"{study}-")
+    return int(suffix) if name != suffix and suffix.isdigit() else 0
 
 
-def begin(folder: RunFolder, study: Study, data: dict[str, SiteDataModule]) -> dict[str, Any]:
+def create_run(folder: RunFolder, study: Study, data: Mapping[str, SiteDataModule]) -> RunFacts:
+    """Write study and facts into a run folder, and return the facts; `data` holds the sites of this process."""
     write_study(folder, study)
-    facts = {
-        "study": study.name,
-        "digest": study_digest(study),
-        "seed": study.seed,
-        "task": kind_of(study.task),
-        "classes": list(getattr(study.task, "classes", ())),
-        "sites": sorted(study.sites),
-        "held_out": sorted(study.held_out),
-        "cases": {site: {split: len(one.cases(split)) for split in ("train", "val", "test")}
-                  for site, one in data.items()},
-        "layouts": {site: one.index.layout for site, one in data.items()},
-        "notes": {site: list(one.notes) for site, one in data.items()},
-        "privacy": {"kind": kind_of(study.privacy), "notes": privacy_facts.notes(study, network_of(study))},
-        # What could not be made or measured, each with its reason: a model by its name, a hospital by its.
-        "missing_models": {},
-        "unmeasured": {},
-        "started": now(),
-        **surroundings(),
-    }  # fmt: skip
+    notes = privacy_facts.privacy_notes(study, network_of(study))
+    facts = RunFacts(
+        study=study.name,
+        digest=study_digest(study),
+        seed=study.seed,
+        task=kind_of(study.task),
+        classes=list(getattr(study.task, "classes", ())),
+        sites=sorted(study.sites),
+        held_out=sorted(study.held_out),
+        cases={site: {split: len(one.cases(split)) for split in SPLITS} for site, one in data.items()},
+        layouts={site: one.index.layout for site, one in data.items()},
+        notes={site: list(one.notes) for site, one in data.items()},
+        privacy=PrivacyFacts(kind_of(study.privacy), notes),
+        started=utc_now(),
+        versions=package_versions(),
+        hardware=hardware(),
+        command=command_line(),
+        withdrawn=folder.read_withdrawal() or UNSET,
+    )
     folder.write_facts(facts)
     return facts
 
 
+def finish_run(folder: RunFolder, facts: RunFacts, began: float) -> None:
+    """Mark a run as finished in its facts; `began` is the monotonic time of its start."""
+    seconds = round(time.monotonic() - began, 1)
+    folder.write_facts(msgspec.structs.replace(facts, seconds=seconds, finished=utc_now()))
+
+
 def write_study(folder: RunFolder, study: Study) -> None:
+    """Write study.yaml, and study.json without the hospitals' folders, which the report may show."""
     plain = to_dict(study)
-    write_whole(folder.study, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
-    # For the report, which may be shared: without the folders, which only this machine's owner needs to know.
+    write_whole(folder.study, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
     shared = {**plain, "sites": sorted(study.sites), "held_out": sorted(study.held_out)}
     shared["start"] = study.start and Path(study.start).name
-    write_whole(folder.study.with_suffix(".json"), msgspec.json.encode(shared))
-
-
-def write_round(folder: RunFolder, found: RoundReport) -> None:
-    """Append a line a site; a round that is reported again after a resume is written again, and
-    the last one counts.
-    """
-    with folder.rounds.open("ab") as file:
-        for answer in found.results:
-            line = {
-                "round": found.round,
-                "site": answer.site,
-                "status": answer.status,
-                "reason": answer.reason,
-                "examples": answer.examples,
-                "seconds": round(answer.seconds, 3),
-                "bytes_up": answer.bytes_up,
-                "bytes_down": found.bytes_down if answer.status != "not sampled" else 0,
-                "scalars": dict(answer.scalars),
-            }
-            file.write(msgspec.json.encode(line) + b"\n")
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    write_whole(folder.shared_study, msgspec.json.encode(shared))

@@ -90,13 +90,13 @@ def module_of(study: Study, site: str = "") -> pl.LightningModule:
 
 def network_of(study: Study) -> torch.nn.Module:
     """Return the study's network as its file describes it."""
-    from medfed.models.networks._adapters import prepare
+    from medfed.models.networks._adapters import prepare_training
 
     with torch.random.fork_rng():
         torch.manual_seed(study.seed)
         inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
         network = study.network.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
-        prepare(network, study.start, study.train.lora, study.train.only)
+        prepare_training(network, study.start, study.train.lora, study.train.only)
     return network
 
 

@@ -1,20 +1,18 @@
-"""A run's models on its hospitals' cases, as rows: the final one, each hospital's own, and whatever else
-a study asks for.
-"""
+"""Measure a run's models on its hospitals' cases: the federated one, each hospital's own, and others if asked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-import torch
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from medfed.data.splits import SPLITS
 from medfed.errors import MedfedError
 from medfed.evaluation.inference import Hospital, References, conditions, measure
 from medfed.evaluation.rows import FEDERATED, append, model_of, personal
-from medfed.pipeline import baseline as baselines
+from medfed.pipeline.baseline import Baseline, baseline_of, read_baselines, write_baseline_file
 from medfed.pipeline.factory import module_of
+from medfed.runs.checkpoints import load_checkpoint
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
 from medfed.study.study import Study
@@ -32,138 +30,143 @@ def measure_all(
     hospitals: Sequence[Hospital],
     models: Mapping[str, Weights],
     progress: Progress,
-    facts: dict[str, Any],
-) -> list[Hospital]:
+) -> tuple[list[Hospital], dict[str, str]]:
     """Measure every model on every hospital's test cases, and on all cases of those that took no part.
 
-    A classifier is measured on validation cases too: its operating point is fixed there and not on what
-    is reported. Returns the hospitals that could be measured; one with a case that cannot be read is
-    named in `facts` instead.
+    A classifier is measured on validation cases too, because its operating point is chosen there and not on
+    the test cases. Returns the hospitals that could be measured, and for each other one the reason.
 
     Raises:
-        MedfedError: if no hospital could be measured, the first one's reason.
+        MedfedError: if no hospital could be measured, with the first one's reason.
     """
     folder.cases.unlink(missing_ok=True)
     if study.task.needs == "survival":
         write_baselines(study, folder, hospitals, models)
     measured: list[Hospital] = []
-    first: MedfedError | None = None
+    failures: dict[str, MedfedError] = {}
     for hospital in hospitals:
         try:
-            measure_at(study, folder, hospital, models)
+            measure_site(study, folder, hospital, models)
             measured.append(hospital)
         except MedfedError as error:
-            first = first or error
-            facts["unmeasured"][hospital.name] = str(error)
-            progress.say(f"{hospital.name}: nothing measured there: {error}")
-    if first is not None and not measured:
-        raise first
-    return measured
+            failures[hospital.name] = error
+            progress.log(f"{hospital.name}: could not be measured: {error}")
+    if failures and not measured:
+        raise next(iter(failures.values()))
+    return measured, {site: str(error) for site, error in failures.items()}
 
 
-def measure_at(study: Study, folder: RunFolder, hospital: Hospital, models: Mapping[str, Weights]) -> None:
-    splits = ("test",) if study.task.needs == "segment" else ("val", "test")
-    references = References(hospital)
-    held_out = hospital.name in study.held_out
-    for split in ("test",) if held_out else splits:
-        cases = usable(hospital) if held_out else hospital.data.cases(split)
-        whole = models_at(study, folder, hospital.name, models)
-        for model, weights in whole.items():
-            measure_one(study, folder, hospital, cases, split, model, weights, references)
-        if split == "test" and FEDERATED in whole:
-            measure_changed(study, folder, hospital, cases, whole[FEDERATED], references)
+def measure_site(study: Study, folder: RunFolder, hospital: Hospital, models: Mapping[str, Weights]) -> None:
+    """Measure the models on one hospital's test cases, or on all cases if it is held out."""
+    if hospital.name in study.held_out:
+        measure_test_cases(study, folder, hospital, all_cases_of(hospital), models)
+        return
+    if study.task.needs != "segment":
+        site = _SiteMeasurement(study, folder, hospital)
+        for model, weights in models_at(study, folder, hospital.name, models).items():
+            site.measure(hospital.data.cases("val"), model, weights, split="val")
+    measure_test_cases(study, folder, hospital, hospital.data.cases("test"), models)
 
 
-def measure_changed(
+def measure_test_cases(
     study: Study,
     folder: RunFolder,
     hospital: Hospital,
     cases: Sequence[Case],
-    weights: Weights,
-    references: References,
+    models: Mapping[str, Weights],
 ) -> None:
-    """Measure the federated model on these cases changed a little, each way that the task knows."""
-    for condition in conditions(study.task) if study.evaluation.robustness else ():
-        measure_one(study, folder, hospital, cases, "test", FEDERATED, weights, references, condition)
+    """Measure the models on these cases as test cases, and the federated one on perturbed cases too."""
+    site = _SiteMeasurement(study, folder, hospital)
+    local_models = models_at(study, folder, hospital.name, models)
+    for model, weights in local_models.items():
+        site.measure(cases, model, weights)
+    if FEDERATED in local_models and study.evaluation.robustness:
+        for condition in conditions(study.task):
+            site.measure(cases, FEDERATED, local_models[FEDERATED], condition=condition)
+
+
+@dataclass(frozen=True)
+class _SiteMeasurement:
+    """Measures models on one hospital's cases and appends the rows to the run's cases.jsonl."""
+
+    study: Study
+    folder: RunFolder
+    hospital: Hospital
+    references: References = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "references", References(self.hospital))
+
+    def measure(
+        self,
+        cases: Sequence[Case],
+        model: str,
+        weights: Weights,
+        *,
+        split: str = "test",
+        condition: str | None = None,
+    ) -> None:
+        module = _module_with(self.study, weights)
+        is_survival = self.study.task.needs == "survival"
+        rows = measure(
+            self.study.task,
+            module,
+            self.hospital,
+            cases,
+            split=split,
+            model=model,
+            references=self.references,
+            tolerance_mm=self.study.evaluation.tolerance_mm,
+            condition=condition,
+            seed=self.study.seed,
+            baseline=read_baselines(self.folder).get(model) if is_survival else None,
+        )
+        # All rows or none: a case of this hospital may prove unreadable.
+        append(self.folder.cases, list(rows))
 
 
 def models_at(
     study: Study, folder: RunFolder, site: str, models: Mapping[str, Weights]
 ) -> dict[str, Weights]:
-    """Return the models that can be measured at a hospital: with what it kept for itself,
-    and its personal one.
+    """Return the models that can be measured at a hospital, with the layers it kept and its personal model.
 
-    Where layers stay in the hospitals the federated model is whole only at one that has such layers; a
-    hospital that took no part has none.
+    If layers stay in the hospitals, the federated model is complete only at a hospital that has such layers,
+    which one that took no part does not.
     """
     from safetensors.torch import load_file
 
     from medfed.federation.site import KEPT, PERSONAL
 
-    found = dict(models)
+    complete = dict(models)
     if site not in study.sites:
-        return {m: w for m, w in found.items() if m != FEDERATED or not study.keep_local}
+        return {m: w for m, w in complete.items() if m != FEDERATED or not study.keep_local}
     own = folder.site(site)
     if study.keep_local and (own / KEPT).exists():
-        found[FEDERATED] = {**models[FEDERATED], **load_file(own / KEPT)}
+        complete[FEDERATED] = {**models[FEDERATED], **load_file(own / KEPT)}
     if (own / PERSONAL).exists():
-        found[personal(site)] = load_file(own / PERSONAL)
-    return found
+        complete[personal(site)] = load_file(own / PERSONAL)
+    return complete
 
 
-def measure_one(
-    study: Study,
-    folder: RunFolder,
-    hospital: Hospital,
-    cases: Sequence[Case],
-    split: str,
-    model: str,
-    weights: Weights,
-    references: References,
-    condition: str | None = None,
-) -> None:
-    module = module_of(study)
-    load(module, weights)
-    tolerance_mm = study.evaluation.tolerance_mm
-    baseline = baselines.read(folder.path).get(model) if study.task.needs == "survival" else None
-    rows = measure(
-        study.task,
-        module,
-        hospital,
-        cases,
-        split=split,
-        model=model,
-        references=references,
-        tolerance_mm=tolerance_mm,
-        condition=condition,
-        seed=study.seed,
-        baseline=baseline,
-    )
-    append(folder.cases, list(rows))  # whole or not at all: a case of this hospital may prove unreadable
-
-
-def picture(
+def write_gallery(
     study: Study, folder: RunFolder, hospitals: Sequence[Hospital], models: Mapping[str, Weights]
 ) -> None:
-    """Write cases.html, the pictures that stay: best, median, worst and what was missed, of a segmentation."""
+    """Write cases.html for a segmentation: images of best, median, worst and missed; it stays in the hospital."""
     if study.task.needs != "segment":
         return
-    from medfed.evaluation.gallery import write_gallery
+    from medfed.evaluation import gallery
 
-    shown = {}
+    weights: dict[str, Weights] = {}
     for hospital in hospitals:
-        whole = models_at(study, folder, hospital.name, models)
-        if FEDERATED in whole:
-            shown[hospital.name] = (hospital, whole[FEDERATED])
+        local_models = models_at(study, folder, hospital.name, models)
+        if FEDERATED in local_models:
+            weights[hospital.name] = local_models[FEDERATED]
 
     def module_at(site: str) -> pl.LightningModule:
-        module = module_of(study)
-        load(module, shown[site][1])
-        return module
+        return _module_with(study, weights[site])
 
-    write_gallery(
-        folder.path, study.task, module_at, {site: hospital for site, (hospital, _) in shown.items()}
-    )
+    shown = {hospital.name: hospital for hospital in hospitals if hospital.name in weights}
+    gallery.write_gallery(folder.path, study.task, module_at, shown)
 
 
 def write_baselines(
@@ -171,24 +174,26 @@ def write_baselines(
 ) -> None:
     """Write each model's baseline hazard, over the training patients of the hospitals that trained."""
     sites = [hospital.data for hospital in hospitals if hospital.name in study.sites]
-    found = {}
+    baselines: dict[str, Baseline] = {}
     for model, weights in models.items():
         if study.keep_local and model == FEDERATED:
-            # It is whole only with a hospital's own layers, and there is no one baseline for all of them.
+            # It is complete only with a hospital's own layers, so no one baseline holds for all hospitals.
             continue
-        module = module_of(study)
-        load(module, weights)
-        found[model] = baselines.baseline_of(module, sites)
-    baselines.write(folder.path, found)
+        baselines[model] = baseline_of(_module_with(study, weights), sites)
+    write_baseline_file(folder, baselines)
 
 
-def usable(hospital: Hospital) -> list[Case]:
+def all_cases_of(hospital: Hospital) -> list[Case]:
+    """Return a hospital's cases of every split."""
     return [case for split in SPLITS for case in hospital.data.cases(split)]
 
 
-def saved(folder: RunFolder) -> dict[str, Weights]:
+def saved_models(folder: RunFolder) -> dict[str, Weights]:
     """Return the weights of every model that a run has saved, by the model's name."""
-    return {
-        model_of(path.stem): torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-        for path in sorted(folder.checkpoints.glob("*.ckpt"))
-    }
+    return {model_of(path.stem): load_checkpoint(path) for path in sorted(folder.checkpoints.glob("*.ckpt"))}
+
+
+def _module_with(study: Study, weights: Weights) -> pl.LightningModule:
+    module = module_of(study)
+    load(module, weights)
+    return module

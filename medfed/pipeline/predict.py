@@ -23,6 +23,7 @@ from medfed.data.cache_location import files_below
 from medfed.data.case import Case
 from medfed.data.datamodule import SiteDataModule
 from medfed.data.dataset import prepare_case
+from medfed.data.dicom.file import is_dicom
 from medfed.data.index import Index, index_folder
 from medfed.data.settings import Images
 from medfed.data.splits import SPLITS
@@ -31,11 +32,12 @@ from medfed.errors import MedfedError, RunError
 from medfed.evaluation.inference import batches
 from medfed.evaluation.rows import FEDERATED
 from medfed.evaluation.survival import survival_probability
-from medfed.pipeline import baseline as baselines
+from medfed.files import write_whole
+from medfed.pipeline.baseline import read_baselines
 from medfed.pipeline.factory import hospital_of, module_of, simulated_secret
-from medfed.pipeline.measure_models import saved
-from medfed.pipeline.suppress_warnings import quiet
-from medfed.runs.folder import RunFolder, write_whole
+from medfed.pipeline.measure_models import saved_models
+from medfed.pipeline.suppress_warnings import suppress_warnings
+from medfed.runs.folder import RunFolder
 from medfed.study.reading import read_study
 from medfed.study.study import Study
 from medfed.wire.weights import load
@@ -73,7 +75,7 @@ def predict(
     out.mkdir(parents=True, exist_ok=True)
     module = trained(study, folder, model)
     secret = simulated_secret(study, name)
-    with quiet():
+    with suppress_warnings():
         if isinstance(study.data, Images):
             index = index_folder(data, site_secret=secret, fractions=study.data.fractions)
             lines = list(_images(study, module, index, out))
@@ -81,7 +83,7 @@ def predict(
         else:
             site = hospital_of(study, name, str(data), secret).data
             cases = [case for split in SPLITS for case in site.cases(split)]
-            lines = list(_rows(study, module, site, cases, baselines.read(folder.path).get(model, {})))
+            lines = list(_rows(study, module, site, cases, read_baselines(folder).get(model, {})))
     _write_csv(out / TABLE, lines)
     _write_csv(out / KEY, [{"token": case.token, "case": case.id, "patient": case.patient} for case in cases])
     return out
@@ -93,7 +95,7 @@ def trained(study: Study, folder: RunFolder, model: str) -> LightningModule:
     Raises:
         RunError: if the run has no such model, naming those it has.
     """
-    found = saved(folder)
+    found = saved_models(folder)
     if model not in found:
         there = ", ".join(sorted(found)) or "none yet"
         raise RunError(f"{folder.path}: no model '{model}'; there are {there}")
@@ -266,12 +268,6 @@ def source_slices(case: Case) -> list[Any]:
         return float(np.cross(across, down) @ np.asarray(header.ImagePositionPatient, float))
 
     return sorted(headers, key=place)
-
-
-def is_dicom(path: Path) -> bool:
-    """Tell whether a file begins as DICOM files do."""
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
 
 
 def on_slice(labels: NDArray[np.integer], affine_ras: NDArray[np.float64], header: Any) -> NDArray[np.uint8]:

@@ -1,60 +1,61 @@
-"""What a run says about its privacy: before it starts, and what each hospital has spent when it ends."""
+"""What a run reports about its privacy: notes before it starts, and what each site has spent when it ends."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from medfed.privacy.accounting.accountant import epsilon
 from medfed.privacy.accounting.ledger import Ledger
+from medfed.runs.facts import Mechanism, RunFacts, SitePrivacy
+from medfed.study.canonical import study_digest
+from medfed.study.study import Study
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from medfed.study.study import Study
 
+def privacy_notes(study: Study, network: nn.Module) -> list[str]:
+    """Return what a person should know about a study's privacy, one sentence per note.
 
-def notes(study: Study, network: nn.Module) -> list[str]:
-    """Return what a person should know of a study's privacy, a sentence each; `network` is as
-    the file describes it.
+    `network` is the network as the study file describes it.
     """
-    found = list(study.privacy.notes())
+    notes = list(study.privacy.notes())
     replaced = _batch_norms(network) if study.privacy.replaces_batch_norm else 0
     if replaced:
-        found.append(
+        notes.append(
             f"{replaced} batch norms of the network are group norms in this study, at every site and at the hub: batch "
             f"norm mixes patients and keeps statistics of them"
         )
     if study.privacy.trains_privately and study.evaluation.local_models and len(study.sites) > 1:
-        found.append(
+        notes.append(
             "the hospitals' own models, for comparison, are trained without privacy and stay where they are"
         )
-    return found
+    return notes
 
 
-def spent(study: Study, folders: Mapping[str, Path]) -> dict[str, Any]:
-    """Return for run.json what this study's last run at each site has spent, by the ledgers in these folders."""
+def with_spent_budget(facts: RunFacts, study: Study, ledgers: Mapping[str, Path]) -> RunFacts:
+    """Return the facts with what this study's last run has spent at each site, by the ledgers in these folders."""
     delta = getattr(study.privacy, "delta", None)
     if delta is None:
-        return {}
-    from medfed.study.canonical import study_digest
-
+        return facts
+    accountant = getattr(study.privacy, "accountant")  # noqa: B009 - a mechanism with a delta has one
     sites = {}
-    for site, folder in folders.items():
+    for site, folder in ledgers.items():
         accounts = Ledger(folder).accounts(study_digest(study))
         if not accounts:
             continue
         charges = accounts[-1].spent
-        sites[site] = {
-            "epsilon": round(epsilon(charges, delta, study.privacy.accountant), 4),  # type: ignore[attr-defined]
-            "mechanisms": [
-                {"noise_multiplier": c.noise_multiplier, "sample_rate": c.sample_rate, "steps": c.steps}
-                for c in charges
-            ],
-        }
+        mechanisms = [Mechanism(c.noise_multiplier, c.sample_rate, c.steps) for c in charges]
+        sites[site] = SitePrivacy(round(epsilon(charges, delta, accountant), 4), mechanisms)
     unit = "patient" if study.privacy.trains_privately else "site"
-    return {"delta": delta, "unit": unit, "accountant": study.privacy.accountant, "sites": sites}  # type: ignore[attr-defined]
+    privacy = msgspec.structs.replace(
+        facts.privacy, delta=delta, unit=unit, accountant=accountant, sites=sites
+    )
+    return msgspec.structs.replace(facts, privacy=privacy)
 
 
 def _batch_norms(network: nn.Module) -> int:

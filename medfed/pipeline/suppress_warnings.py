@@ -1,4 +1,4 @@
-"""Lightning's advice and warnings, kept out of what a person sees."""
+"""Keep Lightning's advice and warnings out of a run's display."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Lightning's advice and warnings out of a run's display: medfed says what a person can act on."""
+def suppress_warnings() -> Iterator[None]:
+    """Suppress advice and warnings of Lightning, MONAI and torch; medfed reports what a person can act on."""
     import pytorch_lightning as pl  # its import sets the levels that are changed here
 
     loggers = [logging.getLogger(name) for name in (pl.__name__, "lightning.pytorch", "lightning.fabric")]

@@ -12,7 +12,7 @@ from medfed.errors import MedfedError, PrivacyError
 from medfed.privacy.accounting.accountant import MechanismSteps
 from medfed.registry import Kind
 from medfed.wire.messages import HubChannel, SiteChannel
-from medfed.wire.update import GlobalModel, Update, check
+from medfed.wire.update import GlobalModel, Update, check_update
 from medfed.wire.weights import Weights
 
 # A mechanism's state at the hub between rounds, kept in the hub's checkpoint: named groups of named tensors.
@@ -174,7 +174,7 @@ class _Plain:
     refused: Mapping[str, MedfedError] = field(default_factory=dict)
 
     def admit(self, update: Update, weights: Weights) -> Update:
-        return check(update, weights)
+        return check_update(update, weights)
 
     def reveal(self, updates: Sequence[Update], weights: Weights) -> Sequence[Update]:
         return self.privacy.reveal(updates, weights)

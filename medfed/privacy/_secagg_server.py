@@ -289,7 +289,9 @@ class HubSum:
     ) -> None:
         for giver, number in numbers.items():
             if number in shares and not fits(good, number, shares[number]):
-                self.channel.refuse(giver, "unmask", PrivacyError(f"its share of site '{site}' is wrong"))
+                self.channel.log_refusal(
+                    giver, "unmask", PrivacyError(f"its share of site '{site}' is wrong")
+                )
 
     def _is_seed(self, site: str, secret: bytes) -> bool:
         return hashlib.sha256(secret).digest() == self.keys[site].seed
@@ -363,7 +365,7 @@ def _gather(
             if take(delivery.message, delivery.sealed):
                 return
         except MedfedError as error:
-            channel.refuse(delivery.site, step, error)
+            channel.log_refusal(delivery.site, step, error)
             refused[delivery.site] = error
 
 

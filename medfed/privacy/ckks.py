@@ -38,7 +38,7 @@ from medfed.privacy._ckks_keys import KEY, relay_keys, shared_key
 from medfed.privacy._privacy import GROUP, Privacy, PrivacyState, RoundSession, UpdateProtector
 from medfed.registry import kind_of
 from medfed.wire.messages import HubChannel, SiteChannel
-from medfed.wire.update import GlobalModel, Update, check
+from medfed.wire.update import GlobalModel, Update, check_update
 from medfed.wire.weights import Difference, Weights
 
 # The ring's dimension, its modulus (the second prime is for keys only) and the scale, which leaves 2^25 in
@@ -226,7 +226,7 @@ class _EncryptedSession:
     def admit(self, update: Update, weights: Weights) -> Update:
         who = f"update of site '{update.site}' for round {update.round}"
         plain = {name: tensor for name, tensor in weights.items() if not self.privacy.encrypts(name)}
-        check(replace(update, groups={}), plain) if plain else _check_counted(update, who)
+        check_update(replace(update, groups={}), plain) if plain else _check_counted(update, who)
         if shown := sorted(name for name in update.delta if name not in plain):
             raise UpdateError(
                 f"{who}: '{shown[0]}' came in the clear, the study encrypts it (privacy.layers)"

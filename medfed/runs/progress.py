@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: a table that is redrawn on a terminal, plain lines anywhere else."""
+"""The display of a running study: a live table on a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from medfed.files import format_bytes
 from medfed.runs.rounds import RoundReport
 
 if TYPE_CHECKING:
@@ -17,41 +18,41 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
-    """What a run tells while it goes on; every verb returns at once."""
+    """Receives a run's progress; every method returns at once."""
 
     def start(self, title: str, sites: Mapping[str, int], rounds: int, metric: str) -> None:
-        """A phase begins: its sites with their training cases, how many rounds it has, and
-        the metric to show.
-        """
+        """Begin a phase; `sites` maps each site to its number of training cases, `metric` is shown per round."""
         ...
 
     def training(self, site: str, step: int, steps: int) -> None:
-        """A site has done `step` of `steps` steps of this round."""
+        """Show that a site has done `step` of `steps` training steps of this round."""
         ...
 
-    def waiting(self, here: Collection[str], awaited: Collection[str], left_s: float | None) -> None:
-        """A hub across machines waits: which sites are connected, which it awaits, seconds until
-        it goes on without.
-        """
+    def waiting(
+        self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
+    ) -> None:
+        """Show that a hub is waiting: connected sites, awaited sites, seconds until it goes on without them."""
         ...
 
     def round(self, report: RoundReport) -> None:
-        """A round is over."""
+        """Show a finished round."""
         ...
 
-    def say(self, text: str) -> None:
-        """Something worth a line happened."""
+    def log(self, text: str) -> None:
+        """Show one line of text."""
         ...
 
     def stop(self) -> None:
-        """The phase is over, for good or ill."""
+        """End the phase, whether it succeeded or failed."""
         ...
 
 
-class Silent:
-    """Says nothing: medfed as a library."""
+class NoProgress:
+    """Shows nothing: medfed as a library."""
 
-    def waiting(self, here: Collection[str], awaited: Collection[str], left_s: float | None) -> None:
+    def waiting(
+        self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
+    ) -> None:
         pass
 
     def start(self, title: str, sites: Mapping[str, int], rounds: int, metric: str) -> None:
@@ -63,7 +64,7 @@ class Silent:
     def round(self, report: RoundReport) -> None:
         pass
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         pass
 
     def stop(self) -> None:
@@ -81,7 +82,7 @@ class _Row:
     score: float | None = None
     bytes_up: int = 0
     bytes_down: int = 0
-    here: bool | None = None
+    connected: bool = False
 
 
 _FAILED = ("refused", "absent")
@@ -95,63 +96,67 @@ class _Table:
     rounds: int = 0
     metric: str = ""
     done: int = 0
-    # Rounds that were over before this process began, when it resumes one.
-    before: int | None = None
+    # The last round that was finished before this process resumed the run.
+    resumed_after: int | None = None
     began: float = 0.0
     rows: dict[str, _Row] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
-    left_of_round_s: float | None = None
+    round_remaining_s: float | None = None
 
-    def connect(self, here: Collection[str], awaited: Collection[str], left_s: float | None) -> list[str]:
-        """Take over who is connected and awaited; return what changed, in words."""
-        told = []
+    def update_connections(
+        self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
+    ) -> list[str]:
+        """Store who is connected and awaited; return one sentence per change."""
+        changes = []
         for site, row in self.rows.items():
-            now = site in here
-            if now != bool(row.here):
-                told.append(f"{site} {'is connected' if now else 'is silent'}")
-            row.here = now
+            is_connected = site in connected
+            if is_connected != row.connected:
+                changes.append(f"{site} {'is connected' if is_connected else 'is silent'}")
+            row.connected = is_connected
             if site in awaited:
-                row.status = "training" if now else "not connected"
-        self.left_of_round_s = left_s
-        return told
+                row.status = "training" if is_connected else "not connected"
+        self.round_remaining_s = remaining_s
+        return changes
 
     def update(self, report: RoundReport) -> list[str]:
-        """Take a round in; return why sites failed in it, told once and not again while they stay away."""
-        closing = report.round > self.rounds
-        if self.before is None:
-            self.before = report.round - 1
+        """Store a round; return why sites failed in it, without repeating that of sites that failed before."""
+        final = report.round > self.rounds
+        if self.resumed_after is None:
+            self.resumed_after = report.round - 1
         self.done = min(report.round, self.rounds)
-        news = []
-        for answer in report.results:
-            row = self.rows.setdefault(answer.site, _Row(0))
-            if answer.status in _FAILED and answer.reason and answer.site not in self.failed:
-                news.append(f"round {report.round}: {answer.site} {answer.status}: {answer.reason}")
-            (self.failed.add if answer.status in _FAILED else self.failed.discard)(answer.site)
-            row.status = answer.status
-            row.loss = answer.scalars.get("train/loss", row.loss)
-            row.score = answer.scalars.get(self.metric, row.score)
-            row.epsilon = answer.scalars.get("privacy/epsilon", row.epsilon)
-            row.bytes_up += answer.bytes_up
-            row.bytes_down += report.bytes_down if not closing else 0
+        failures = []
+        for result in report.results:
+            row = self.rows.setdefault(result.site, _Row(0))
+            if result.status in _FAILED and result.reason and result.site not in self.failed:
+                failures.append(f"round {report.round}: {result.site} {result.status}: {result.reason}")
+            (self.failed.add if result.status in _FAILED else self.failed.discard)(result.site)
+            row.status = result.status
+            row.loss = result.scalars.get("train/loss", row.loss)
+            row.score = result.scalars.get(self.metric, row.score)
+            row.epsilon = result.scalars.get("privacy/epsilon", row.epsilon)
+            row.bytes_up += result.bytes_up
+            row.bytes_down += report.bytes_down if not final else 0
             row.step = row.steps = 0
-        return news
+        return failures
 
     @property
     def deadline(self) -> str:
         return (
-            "" if self.left_of_round_s is None else f"   round ends in {_clock(max(0, self.left_of_round_s))}"
+            ""
+            if self.round_remaining_s is None
+            else f"   round ends in {_format_duration(max(0, self.round_remaining_s))}"
         )
 
     @property
-    def left_s(self) -> float | None:
-        here = self.done - (self.before or 0)
-        if here <= 0:
+    def remaining_s(self) -> float | None:
+        measured = self.done - (self.resumed_after or 0)
+        if measured <= 0:
             return None
-        return (time.monotonic() - self.began) / here * (self.rounds - self.done)
+        return (time.monotonic() - self.began) / measured * (self.rounds - self.done)
 
 
-class Lines:
-    """A line a round, for a log file or a pipe."""
+class PlainProgress:
+    """One line per round, for a log file or a pipe."""
 
     def __init__(self) -> None:
         self._table = _Table()
@@ -159,21 +164,23 @@ class Lines:
     def start(self, title: str, sites: Mapping[str, int], rounds: int, metric: str) -> None:
         rows = {site: _Row(cases) for site, cases in sites.items()}
         self._table = _Table(title, rounds, metric, began=time.monotonic(), rows=rows)
-        self.say(
+        self.log(
             f"{title}: {', '.join(f'{site} ({cases} cases)' if cases else site for site, cases in sites.items())}"
         )
 
     def training(self, site: str, step: int, steps: int) -> None:
         pass
 
-    def waiting(self, here: Collection[str], awaited: Collection[str], left_s: float | None) -> None:
-        for told in self._table.connect(here, awaited, left_s):
-            self.say(told)
+    def waiting(
+        self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
+    ) -> None:
+        for change in self._table.update_connections(connected, awaited, remaining_s):
+            self.log(change)
 
     def round(self, report: RoundReport) -> None:
         table = self._table
         for line in table.update(report):
-            self.say(line)
+            self.log(line)
         named = table.metric.removeprefix("val/")
         parts = []
         for site, row in sorted(table.rows.items()):
@@ -185,20 +192,20 @@ class Lines:
             else:
                 parts.append(f"{site} {row.status}")
         if report.round > table.rounds:
-            self.say(f"final model   {' | '.join(parts)}")
+            self.log(f"final model   {' | '.join(parts)}")
             return
-        left = "" if table.left_s is None else f", {_clock(table.left_s)} left"
-        self.say(f"round {report.round}/{table.rounds}   {' | '.join(parts)}   {report.seconds:.1f} s{left}")
+        left = "" if table.remaining_s is None else f", {_format_duration(table.remaining_s)} left"
+        self.log(f"round {report.round}/{table.rounds}   {' | '.join(parts)}   {report.seconds:.1f} s{left}")
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         print(text, flush=True)
 
     def stop(self) -> None:
         pass
 
 
-class Live:
-    """A table on a terminal: a row a site, redrawn four times a second."""
+class LiveProgress:
+    """A table on a terminal with one row per site, redrawn four times a second."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -206,14 +213,14 @@ class Live:
 
         self._console = Console()
         self._table = _Table()
-        self._make = RichLive
+        self._new_live = RichLive
         self._live: RichLive | None = None
 
     def start(self, title: str, sites: Mapping[str, int], rounds: int, metric: str) -> None:
         self.stop()
         rows = {site: _Row(cases) for site, cases in sites.items()}
         self._table = _Table(title, rounds, metric, began=time.monotonic(), rows=rows)
-        self._live = self._make(get_renderable=self._render, console=self._console, refresh_per_second=4)
+        self._live = self._new_live(get_renderable=self._render, console=self._console, refresh_per_second=4)
         self._live.start()
 
     def training(self, site: str, step: int, steps: int) -> None:
@@ -224,14 +231,16 @@ class Live:
                     other.status = "waiting"
             row.status, row.step, row.steps = "training", step, steps
 
-    def waiting(self, here: Collection[str], awaited: Collection[str], left_s: float | None) -> None:
-        self._table.connect(here, awaited, left_s)
+    def waiting(
+        self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
+    ) -> None:
+        self._table.update_connections(connected, awaited, remaining_s)
 
     def round(self, report: RoundReport) -> None:
         for line in self._table.update(report):
-            self.say(line)
+            self.log(line)
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True)
 
     def stop(self) -> None:
@@ -248,7 +257,7 @@ class Live:
         state = self._table
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
         named = state.metric.removeprefix("val/") or "score"
-        for name, side in [
+        for name, justify in [
             ("site", "left"),
             ("cases", "right"),
             ("", "left"),
@@ -257,7 +266,7 @@ class Live:
             ("sent", "right"),
             ("received", "right"),
         ]:
-            table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
+            table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
         for site, row in sorted(state.rows.items()):
             table.add_row(
                 Text(site, style="bold"),
@@ -265,21 +274,20 @@ class Live:
                 _status(row),
                 _number(row.loss),
                 _number(row.score),
-                _size(row.bytes_up),
-                _size(row.bytes_down),
+                _bytes(row.bytes_up),
+                _bytes(row.bytes_down),
             )
-        left = "" if state.left_s is None else f"   {_clock(state.left_s)} left"
+        left = "" if state.remaining_s is None else f"   {_format_duration(state.remaining_s)} left"
         foot = Table.grid(padding=(0, 2, 0, 0))
         foot.add_row(
             f"round {min(state.done + 1, state.rounds)}/{state.rounds}",
             ProgressBar(total=state.rounds, completed=state.done, width=30),
-            f"{_clock(time.monotonic() - state.began)}{left}{state.deadline}",
+            f"{_format_duration(time.monotonic() - state.began)}{left}{state.deadline}",
         )
         return Group(Text(state.title, style="bold"), table, foot, Text(""))
 
 
-# A word alone is read faster than a symbol whose meaning must be learnt; colour repeats it and
-# never replaces it.
+# Statuses are words, not symbols that must be learnt; colour repeats the word and never replaces it.
 _STYLES = {
     "training": "cyan",
     "merged": "green",
@@ -303,38 +311,33 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _size(count: int) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B" if count else ""
+def _bytes(count: int) -> str:
+    return format_bytes(count) if count else ""
 
 
-def _clock(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     whole = int(seconds)
     if whole >= 3600:
         return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
     return f"{whole // 60}:{whole % 60:02d}"
 
 
-def progress(quiet: bool = False) -> Progress:
-    """Return the display that suits where output goes."""
+def progress_display(quiet: bool = False) -> Progress:
+    """Return the display that suits standard output; one that shows nothing if `quiet`."""
     if quiet:
-        return Silent()
-    return Live() if sys.stdout.isatty() else Lines()
+        return NoProgress()
+    return LiveProgress() if sys.stdout.isatty() else PlainProgress()
 
 
 @contextmanager
-def warnings_said(shown: Progress) -> Iterator[None]:
-    """Let the display say what medfed's exchange and broker warn of: a lost connection, a full
-    disk, a refused message.
-    """
+def show_warnings(display: Progress) -> Iterator[None]:
+    """Show medfed's logged warnings in the display, such as a lost connection, a full disk, a refused message."""
 
-    class Said(logging.Handler):
+    class ProgressHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            shown.say(record.getMessage())
+            display.log(record.getMessage())
 
-    logger, handler = logging.getLogger("medfed"), Said(logging.WARNING)
+    logger, handler = logging.getLogger("medfed"), ProgressHandler(logging.WARNING)
     logger.addHandler(handler)
     try:
         yield

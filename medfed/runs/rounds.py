@@ -1,17 +1,25 @@
-"""What became of each round: one record per site, one per round."""
+"""The rounds of a run: what became of each site in each round, in memory and as lines of rounds.jsonl."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from medfed.errors import RunError
+
+# The statuses of a round in which the model changed. 'evaluated' is written by a site that trains nothing.
+_MODEL_CHANGED = ("merged", "evaluated")
 
 
 @dataclass(frozen=True)
 class SiteResult:
-    """What became of one site in one round, for the report."""
+    """What became of one site in one round."""
 
     site: str
-    status: str  # merged, refused, absent, reported
+    status: str  # merged, refused, absent, late, not sampled, reported, evaluated
     reason: str = ""
     examples: int = 0
     bytes_up: int = 0
@@ -21,9 +29,75 @@ class SiteResult:
 
 @dataclass(frozen=True)
 class RoundReport:
-    """One finished round: the model's number, what became of every site, seconds and bytes."""
+    """One finished round: its number, every site's result, its duration and the bytes sent to each site."""
 
     round: int
     results: tuple[SiteResult, ...]
     seconds: float
     bytes_down: int
+
+
+class RoundLine(msgspec.Struct, frozen=True):
+    """One line of rounds.jsonl: one site in one round. Fields that an older run did not write are None or 0."""
+
+    round: int
+    site: str
+    status: str = ""
+    reason: str = ""
+    examples: int | None = None
+    seconds: float | None = None
+    bytes_up: int = 0
+    bytes_down: int = 0
+    scalars: dict[str, float | None] = {}
+
+
+def append_round(path: Path, report: RoundReport) -> None:
+    """Append one line per site to rounds.jsonl; a round that is reported again after a resume replaces the first.
+
+    The earlier line stays in the file, and `read_rounds` takes the later one.
+    """
+    lines = [
+        RoundLine(
+            round=report.round,
+            site=result.site,
+            status=result.status,
+            reason=result.reason,
+            examples=result.examples,
+            seconds=round(result.seconds, 3),
+            bytes_up=result.bytes_up,
+            bytes_down=report.bytes_down if result.status != "not sampled" else 0,
+            scalars=dict(result.scalars),
+        )
+        for result in report.results
+    ]
+    with path.open("ab") as file:
+        file.write(encode_rounds(lines))
+
+
+def encode_rounds(lines: Iterable[RoundLine]) -> bytes:
+    """Return lines as the content of a rounds.jsonl."""
+    return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+
+
+def read_rounds(path: Path) -> list[RoundLine]:
+    """Return the lines of rounds.jsonl by round and site, the last of each; none if there is no such file.
+
+    Raises:
+        RunError: if a complete line is not the line of a round.
+    """
+    if not path.is_file():
+        return []
+    latest: dict[tuple[int, str], RoundLine] = {}
+    # Whatever follows the last newline was cut off when the process was killed.
+    for number, text in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            line = msgspec.json.decode(text, type=RoundLine)
+        except msgspec.DecodeError as error:
+            raise RunError(f"{path.name}: line {number} is not a round: {error}; restore the file") from error
+        latest[line.round, line.site] = line
+    return [latest[key] for key in sorted(latest)]
+
+
+def last_round(lines: Iterable[RoundLine]) -> int:
+    """Return the last round that changed the model, 0 if none did; lines after it only report scores."""
+    return max((line.round for line in lines if line.status in _MODEL_CHANGED), default=0)

@@ -1,54 +1,65 @@
-"""How far a party is, in one small JSON file, for whoever watches a service without a terminal.
+"""What a hub or site is doing, in one small JSON file, for monitoring a service that has no terminal.
 
-The file is replaced whole at each change, so a reader never sees half of it. It holds nothing of a patient.
+The file is replaced as a whole at each change, so a reader never sees half of it. It holds no patient data.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack
 
 import msgspec
 
-from medfed.runs.folder import write_whole
+from medfed.files import utc_now, write_whole
 
-# The file's name in a run folder.
-FILE = "status.json"
+# Training steps come fast; the file is written at most this often, except when the state changes.
+MIN_INTERVAL_S = 1.0
 
-# Steps of training come fast; the file is written at most this often, except where the state changes.
-EVERY_S = 1.0
+
+class StatusFields(TypedDict, total=False):
+    """The fields of status.json; a field that does not apply yet is absent."""
+
+    state: str
+    reason: str
+    study: str
+    digest: str
+    rounds: int
+    round: int
+    last_round_s: float
+    round_ends_in_s: float | None
+    step: int
+    steps: int
+    scores: Mapping[str, float]
+    connected: list[str]
+    awaited: list[str]
+    last_contact: str
+    written: str
 
 
 class Status:
-    """What a party does at the moment. A disk that is full loses a status, never a round."""
+    """The status file of one hub or site. If the disk is full a status is lost, never a round."""
 
-    def __init__(self, path: Path, **fields: Any) -> None:
+    def __init__(self, path: Path, **fields: Unpack[StatusFields]) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._fields: dict[str, Any] = {"state": "starting", **fields}
+        self._fields: StatusFields = {"state": "starting", **fields}
         self._written = 0.0
-        self.tell()
+        self.update()
 
-    def tell(self, **fields: Any) -> None:
-        """Change some of what it says."""
+    def update(self, **fields: Unpack[StatusFields]) -> None:
+        """Change some of the fields."""
         with self._lock:
             now = time.monotonic()
             changed = fields.get("state", self._fields["state"]) != self._fields["state"]
             self._fields.update(fields)
-            if not changed and fields and now - self._written < EVERY_S:
+            if not changed and fields and now - self._written < MIN_INTERVAL_S:
                 return
             self._written = now
-            self._fields["written"] = stamp()
+            self._fields["written"] = utc_now()
             try:
                 write_whole(self._path, msgspec.json.format(msgspec.json.encode(self._fields), indent=2))
             except OSError:
                 return
-
-
-def stamp(seconds: float | None = None) -> str:
-    """Return a time of day in UTC, now if none is given."""
-    found = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
-    return found.isoformat(timespec="seconds")

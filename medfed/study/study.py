@@ -27,7 +27,7 @@ from medfed.models.tasks import Task
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.registry import union
 from medfed.wire.compression import Compression
-from medfed.wire.update import OUTLIER
+from medfed.wire.update import DEFAULT_OUTLIER_FACTOR
 
 if TYPE_CHECKING:
     AnyTask = Task
@@ -106,7 +106,7 @@ class Sampling(_Section, frozen=True, kw_only=True):
     fraction: Share = 1.0
     minimum: Count | None = None
     deadline_s: Annotated[float, Meta(gt=0)] | None = None
-    outlier: Annotated[float, Meta(ge=10)] | None = OUTLIER
+    outlier: Annotated[float, Meta(ge=10)] | None = DEFAULT_OUTLIER_FACTOR
 
 
 class Evaluation(_Section, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""What a folder of credentials says of the federation: its name, and where its broker is."""
+"""The federation's records in a folder of credentials: its name, its broker's addresses, the startup kit."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ NATS_PORT, WEBSOCKET_PORT = 4222, 443
 
 
 class Federation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the coordinator's folder says of the federation."""
+    """The coordinator's record of the federation, in federation.json."""
 
     name: str
     hosts: list[str]
     port: int = NATS_PORT
     websocket_port: int = WEBSOCKET_PORT
-    # The address on which the broker listens, and what it may store, such as `20GB` (everything there
-    # is, if empty).
+    # The address on which the broker listens, and how much it may store, such as `20GB` (the whole
+    # disk if empty).
     listen: str = "0.0.0.0"
     disk: str = ""
 
     @property
     def own_host(self) -> str:
-        """The address under which the broker's own machine reaches it."""
+        """The address by which the broker's own machine reaches it."""
         return "127.0.0.1" if self.listen in ("0.0.0.0", "::") else self.listen
 
     @property
     def names(self) -> list[str]:
-        """What the broker's certificate is for: the hosts that hospitals use, and the way of a hub beside it."""
+        """The names in the broker's certificate: the hosts for hospitals, and the one for a local hub."""
         return list(dict.fromkeys([*self.hosts, self.own_host]))
 
     @property
     def urls(self) -> list[str]:
-        """Where sites reach the broker: NATS over TLS first, then WebSocket over TLS."""
+        """The broker's URLs for sites: NATS over TLS first, then WebSocket over TLS."""
         direct = [f"tls://{host}:{self.port}" for host in self.hosts]
         return direct + [f"wss://{host}:{self.websocket_port}" for host in self.hosts]
 
 
 class StartupKit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a hospital gets from the coordinator; nothing in it is secret."""
+    """What a hospital receives from the coordinator; nothing in it is secret."""
 
     format: str
     federation: str
@@ -56,10 +56,10 @@ KIT_FORMAT = "medfed-kit-1"
 
 
 def read_federation(folder: Path) -> Federation:
-    """Return what a coordinator's folder says of its federation.
+    """Return the federation that a coordinator's folder describes.
 
     Raises:
-        ExchangeError: if the folder is none.
+        ExchangeError: if the folder describes none.
     """
     try:
         return msgspec.json.decode((folder / "federation.json").read_bytes(), type=Federation)
@@ -70,7 +70,7 @@ def read_federation(folder: Path) -> Federation:
 
 
 def broker_urls(credentials: Path) -> list[str]:
-    """Return where the hub is, as the kit in a credentials folder (or the coordinator's folder) says."""
+    """Return the broker's URLs in the kit of a credentials folder, or in the coordinator's folder."""
     if (credentials / "kit.json").exists():
         return msgspec.json.decode((credentials / "kit.json").read_bytes(), type=StartupKit).urls
     return read_federation(credentials.parent).urls

@@ -1,11 +1,11 @@
-"""Updates and global models to bytes and back: one safetensors file, its metadata a JSON header.
+"""Updates and global models to bytes and back: one safetensors file with a JSON header as its metadata.
 
-Any safetensors reader opens what is sent. Nothing received is unpickled or given to torch.load; a header is
-decoded into a typed record that allows no other keys, and every tensor is one that the header names.
+Any safetensors reader can open what is sent. Nothing received is unpickled or passed to torch.load; a header
+is decoded into a typed record that allows no other keys, and every tensor must be named in the header.
 
-A site's weights travel as they are (`local/`), because their difference to the global model is then exact at
-the hub (see `weights.Difference`); once a privacy mechanism has changed the difference, that travels
-(`delta/`), and what a compression made of either (`encoded:<group>/`).
+A site's weights are sent as they are (`local/`), because their difference to the global model is then exact
+at the hub (see `weights.Difference`). Once a privacy mechanism has changed the difference, that is sent
+(`delta/`), and of a compressed update the compression's output (`encoded:<group>/`).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from medfed.errors import WireError
 from medfed.wire.update import Encoded, GlobalModel, Update
 from medfed.wire.weights import Difference, Weights
 
-# The version of this format. A reader refuses any other, so that two releases never misread each other.
+# The version of this format. A reader refuses any other, so that two releases never misinterpret each other.
 FORMAT = "medfed-1"
 
-# A header holds some numbers and names. A larger one is an attack or damage, not an update.
+# A header holds some numbers and names. A larger one is an attack or damaged.
 MAX_HEADER_BYTES = 1 << 20
 
 
@@ -61,13 +61,13 @@ def encode_update(update: Update, study: str = "") -> bytes:
 
 
 def update_pieces(update: Update, study: str = "") -> Iterator[bytes | memoryview]:
-    """Yield the bytes of `encode_update` piece by piece: the header, then views of the tensors' own memory."""
+    """Yield the bytes of `encode_update` in pieces: the header, then views of the tensors' own memory."""
     tensors, header = _update_parts(update, study)
     return safetensors_pieces(tensors, _metadata(header))
 
 
 def measure_update(update: Update, study: str = "") -> tuple[int, str]:
-    """Return how many bytes `encode_update` returns, and their SHA-256, without making them all at once."""
+    """Return size and SHA-256 of what `encode_update` returns, without holding all of it in memory."""
     size, sha = 0, hashlib.sha256()
     for piece in update_pieces(update, study):
         size += piece.nbytes if isinstance(piece, memoryview) else len(piece)
@@ -76,7 +76,7 @@ def measure_update(update: Update, study: str = "") -> tuple[int, str]:
 
 
 def global_pieces(sent: GlobalModel) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of `encode_global` piece by piece: the header, then views of the tensors' own memory."""
+    """Yield the bytes of `encode_global` in pieces: the header, then views of the tensors' own memory."""
     tensors, header = _global_parts(sent)
     return safetensors_pieces(tensors, _metadata(header))
 
@@ -84,14 +84,14 @@ def global_pieces(sent: GlobalModel) -> Iterator[bytes | memoryview]:
 def _update_parts(update: Update, study: str) -> tuple[dict[str, Tensor], _Header]:
     tensors: dict[str, Tensor] = {}
     if isinstance(update.delta, Difference):
-        _put(tensors, "local", update.delta.minuend)
+        _add_group(tensors, "local", update.delta.minuend)
     else:
-        _put(tensors, "delta", update.delta)
+        _add_group(tensors, "delta", update.delta)
     for group, weights in update.groups.items():
-        _put(tensors, f"group:{group}", weights)
+        _add_group(tensors, f"group:{group}", weights)
     if update.encoded is not None:
         for group, weights in update.encoded.groups.items():
-            _put(tensors, f"encoded:{group}", weights)
+            _add_group(tensors, f"encoded:{group}", weights)
     header = _UpdateHeader(
         format=FORMAT,
         study=study,
@@ -105,10 +105,10 @@ def _update_parts(update: Update, study: str) -> tuple[dict[str, Tensor], _Heade
 
 
 def decode_update(data: bytes, weights: Weights, study: str = "") -> Update:
-    """Return the update that the bytes hold; `weights` is the global model it was trained from.
+    """Return the update in these bytes; `weights` is the global model it was trained from.
 
     Raises:
-        WireError: if the bytes are damaged, of another format, of another study, or no update.
+        WireError: if the bytes are damaged, in another format, of another study, or not an update.
     """
     header, tensors = _decode(data, "an update", study)
     if not isinstance(header, _UpdateHeader):
@@ -117,7 +117,7 @@ def decode_update(data: bytes, weights: Weights, study: str = "") -> Update:
 
 
 def read_update(path: Path, weights: Weights, study: str = "") -> Update:
-    """Return the update in a file; its tensors are loaded one at a time, when they are asked for."""
+    """Return the update in a file; its tensors are loaded one at a time, on access."""
     header, tensors = _open(path, "an update", study)
     if not isinstance(header, _UpdateHeader):
         raise WireError("expected an update, found a global model")
@@ -125,7 +125,7 @@ def read_update(path: Path, weights: Weights, study: str = "") -> Update:
 
 
 def read_global(path: Path, study: str = "") -> GlobalModel:
-    """Return the global model in a file; its tensors are loaded one at a time, when they are asked for.
+    """Return the global model in a file; its tensors are loaded one at a time, on access.
 
     The file may be removed or replaced meanwhile: it stays open as long as the model is in use.
     """
@@ -142,9 +142,9 @@ def encode_global(sent: GlobalModel) -> bytes:
 
 def _global_parts(sent: GlobalModel) -> tuple[dict[str, Tensor], _Header]:
     tensors: dict[str, Tensor] = {}
-    _put(tensors, "weights", sent.weights)
+    _add_group(tensors, "weights", sent.weights)
     for group, weights in sent.groups.items():
-        _put(tensors, f"group:{group}", weights)
+        _add_group(tensors, f"group:{group}", weights)
     header = _GlobalHeader(
         format=FORMAT,
         study=sent.study,
@@ -156,10 +156,10 @@ def _global_parts(sent: GlobalModel) -> tuple[dict[str, Tensor], _Header]:
 
 
 def decode_global(data: bytes, study: str = "") -> GlobalModel:
-    """Return the global model that the bytes hold.
+    """Return the global model in these bytes.
 
     Raises:
-        WireError: if the bytes are damaged, of another format, of another study, or no global model.
+        WireError: if the bytes are damaged, in another format, of another study, or not a global model.
     """
     header, tensors = _decode(data, "a global model", study)
     if not isinstance(header, _GlobalHeader):
@@ -168,7 +168,7 @@ def decode_global(data: bytes, study: str = "") -> GlobalModel:
 
 
 def _global(header: _GlobalHeader, tensors: Mapping[str, Tensor]) -> GlobalModel:
-    parts = _parts(tensors)
+    parts = _split_by_prefix(tensors)
     return GlobalModel(
         round=header.round,
         weights=parts.pop("weights", {}),
@@ -179,12 +179,12 @@ def _global(header: _GlobalHeader, tensors: Mapping[str, Tensor]) -> GlobalModel
     )
 
 
-class _File(Mapping[str, Tensor]):
-    """The tensors of a safetensors file, each read into memory of its own when it is asked for.
+class _FileTensors(Mapping[str, Tensor]):
+    """The tensors of a safetensors file, each read into memory of its own on access.
 
-    Read and not mapped: a mapped file counts towards a process's memory until the system wants it back,
-    and a hub that merges eight files of 400 MB would seem to need, and in a container with a limit would
-    need, all of them.
+    The file is read and not mapped: a mapped file counts towards a process's memory until the system reclaims
+    it, and a hub that merges eight files of 400 MB would seem to need all of them, and in a container with a
+    memory limit would really need them.
     """
 
     def __init__(self, path: Path, described: dict[str, Any]) -> None:
@@ -194,20 +194,20 @@ class _File(Mapping[str, Tensor]):
         self._described = described
 
     def __getitem__(self, name: str) -> Tensor:
-        found = self._described[name]
-        first, last = found["data_offsets"]
-        raw = _room(last - first)
+        description = self._described[name]
+        first, last = description["data_offsets"]
+        raw = _aligned_bytes(last - first)
         view, done = raw.numpy().data, 0
         while done < last - first:
             # One call reads at most 2 GiB.
             read = os.preadv(self._handle, [view[done:]], self._start + first + done)
             if read == 0:
-                raise WireError(f"'{name}' is cut off: the file became shorter after it was checked")
+                raise WireError(f"'{name}' is truncated: the file became shorter after it was checked")
             done += read
-        return raw.view(_DTYPES[found["dtype"]]).reshape(found["shape"])
+        return raw.view(_DTYPES[description["dtype"]]).reshape(description["shape"])
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return a tensor's shape, as the header gives it: nothing is read."""
+        """Return a tensor's shape from the header, without reading the tensor."""
         return tuple(self._described[name]["shape"])
 
     def __contains__(self, name: object) -> bool:
@@ -220,24 +220,23 @@ class _File(Mapping[str, Tensor]):
         return len(self._described)
 
 
-# How torch aligns a tensor's memory, for the processor's widest loads.
-_ALIGNED_BYTES = 64
+# The alignment of a tensor's memory in torch, for the processor's widest loads.
+_ALIGNMENT_BYTES = 64
 
 
-def _room(size: int) -> Tensor:
-    """Return that many bytes, aligned as torch aligns them, from memory that is used again once
-    they are let go.
+def _aligned_bytes(size: int) -> Tensor:
+    """Return an aligned buffer of that many bytes, in memory that is reused once it is freed.
 
-    torch asks for aligned memory, and glibc does not fit an aligned request into a freed block of
-    the same size: a hub that loaded tensor after tensor beside the model it was making grew by a
+    torch allocates aligned memory, and glibc does not fit an aligned request into a freed block of
+    the same size: a hub that loaded tensor after tensor beside the model it was building grew by a
     whole model for nothing.
     """
-    whole = torch.from_numpy(np.empty(size + _ALIGNED_BYTES, dtype=np.uint8))
-    first = -whole.data_ptr() % _ALIGNED_BYTES
+    whole = torch.from_numpy(np.empty(size + _ALIGNMENT_BYTES, dtype=np.uint8))
+    first = -whole.data_ptr() % _ALIGNMENT_BYTES
     return whole[first : first + size]
 
 
-class _Part(Mapping[str, Tensor]):
+class _PrefixedTensors(Mapping[str, Tensor]):
     """The tensors under one prefix of a mapping."""
 
     def __init__(self, tensors: Mapping[str, Tensor], prefix: str, names: list[str]) -> None:
@@ -249,11 +248,11 @@ class _Part(Mapping[str, Tensor]):
         return self._tensors[f"{self._prefix}/{name}"]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return a tensor's shape, without reading the tensor where it lies in a file."""
+        """Return a tensor's shape, without reading a tensor that is in a file."""
         full = f"{self._prefix}/{name}"
         return (
             self._tensors.shape(full)
-            if isinstance(self._tensors, _File)
+            if isinstance(self._tensors, _FileTensors)
             else tuple(self._tensors[full].shape)
         )
 
@@ -264,20 +263,20 @@ class _Part(Mapping[str, Tensor]):
         return len(self._names)
 
 
-def _put(tensors: dict[str, Tensor], prefix: str, weights: Weights) -> None:
+def _add_group(tensors: dict[str, Tensor], prefix: str, weights: Weights) -> None:
     for name, tensor in weights.items():
         tensors[f"{prefix}/{name}"] = tensor.contiguous()
 
 
-def _parts(tensors: Mapping[str, Tensor]) -> dict[str, _Part]:
+def _split_by_prefix(tensors: Mapping[str, Tensor]) -> dict[str, _PrefixedTensors]:
     names: dict[str, list[str]] = {}
     for full in tensors:
         prefix, slash, name = full.partition("/")
-        # No name is ever made a path; one that would lead somewhere as a path is nobody's layer.
+        # Names are never used as paths; still, one that would be a path to elsewhere is no layer's name.
         if not slash or not name or not {"", ".", ".."}.isdisjoint(full.split("/")):
             raise WireError(f"a tensor is named '{full[:80]}', expected part/name")
         names.setdefault(prefix, []).append(name)
-    return {prefix: _Part(tensors, prefix, found) for prefix, found in names.items()}
+    return {prefix: _PrefixedTensors(tensors, prefix, group) for prefix, group in names.items()}
 
 
 def _groups(parts: Mapping[str, Weights]) -> dict[str, Weights]:
@@ -286,14 +285,15 @@ def _groups(parts: Mapping[str, Weights]) -> dict[str, Weights]:
         kind, colon, group = prefix.partition(":")
         if kind != "group" or not colon:
             raise WireError(
-                f"tensors under '{prefix[:80]}' are none of local, delta, weights, group:<name>, encoded:<name>"
+                f"tensors under '{prefix[:80]}' are none of local, delta, weights, group:<name>, "
+                f"encoded:<name>"
             )
         groups[group] = weights
     return groups
 
 
 def _update(header: _UpdateHeader, tensors: Mapping[str, Tensor], weights: Weights) -> Update:
-    parts = _parts(tensors)
+    parts = _split_by_prefix(tensors)
     local = parts.pop("local", None)
     delta: Weights | None = parts.pop("delta", None)
     if local is not None and delta is not None:
@@ -303,8 +303,8 @@ def _update(header: _UpdateHeader, tensors: Mapping[str, Tensor], weights: Weigh
     if local is not None:
         unknown = [name for name in local if name not in weights or local.shape(name) != weights[name].shape]
         if unknown:
-            # `check` says exactly what does not fit; a difference cannot be formed, so the raw
-            # tensors go there.
+            # No difference can be computed, so the raw tensors are passed on: `check_update` reports what
+            # does not match.
             delta = local
         else:
             delta = Difference(local, weights)
@@ -320,18 +320,18 @@ def _update(header: _UpdateHeader, tensors: Mapping[str, Tensor], weights: Weigh
     )
 
 
-def _encoded(header: _UpdateHeader, parts: dict[str, _Part]) -> Encoded | None:
-    """Take what a compression made of a delta out of the parts; `compress` looks whether it fits the study."""
+def _encoded(header: _UpdateHeader, parts: dict[str, _PrefixedTensors]) -> Encoded | None:
+    """Remove a compressed delta from the parts and return it; `decompress_update` checks it."""
     names = [prefix for prefix in parts if prefix.startswith("encoded:")]
     groups = {prefix.removeprefix("encoded:"): parts.pop(prefix) for prefix in names}
     if header.encoded is None and groups:
         raise WireError(
-            f"the update of site '{header.site}' holds compressed tensors, and its header does not say how"
+            f"the update of site '{header.site}' holds compressed tensors, but its header does not say how"
         )
     return None if header.encoded is None else Encoded(groups, header.encoded)
 
 
-# Safetensors' names of dtypes, in the order in which its own writer places them in a file.
+# Safetensors' names of dtypes, in the order in which its writer places them in a file.
 _DTYPES = {
     "I64": torch.int64,
     "F64": torch.float64,
@@ -344,7 +344,7 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 def _encode(tensors: dict[str, Tensor], header: _Header) -> bytes:
@@ -358,14 +358,14 @@ def _metadata(header: _Header) -> dict[str, str]:
 def safetensors_pieces(
     tensors: Mapping[str, Tensor], metadata: dict[str, str]
 ) -> Iterator[bytes | memoryview]:
-    """Yield a safetensors file's bytes without a copy of all of it: safetensors' own writer needs two.
+    """Yield a safetensors file's bytes without a copy of all of it; safetensors' own writer needs two.
 
     Raises:
-        WireError: if a tensor's dtype is one that cannot be sent.
+        WireError: if a tensor's dtype cannot be sent.
     """
-    order = list(_NAMES)
+    order = list(_DTYPE_NAMES)
     for name, tensor in tensors.items():
-        if tensor.dtype not in _NAMES:
+        if tensor.dtype not in _DTYPE_NAMES:
             raise WireError(
                 f"'{name}' has dtype {tensor.dtype}, which cannot be sent; {', '.join(_DTYPES)} can"
             )
@@ -375,7 +375,7 @@ def safetensors_pieces(
     for name, tensor in ordered:
         size = tensor.numel() * tensor.element_size()
         described[name] = {
-            "dtype": _NAMES[tensor.dtype],
+            "dtype": _DTYPE_NAMES[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [offset, offset + size],
         }
@@ -392,36 +392,38 @@ def _open(
     path: Path, expected: str, study: str
 ) -> tuple[_UpdateHeader | _GlobalHeader, Mapping[str, Tensor]]:
     try:
-        # Safetensors' own reader checks the header and that every offset lies in the file.
+        # Safetensors' reader checks the header and that every offset lies in the file.
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata()
         with path.open("rb") as raw:
             described = msgspec.json.decode(raw.read(int.from_bytes(raw.read(8), "little")))
     except Exception as error:
         raise WireError(
-            f"{expected} of {path.stat().st_size} bytes is not a safetensors file: {_plain(error)}; it must be sent again"
+            f"{expected} of {path.stat().st_size} bytes is not a safetensors file: {_first_line(error)}; it "
+            f"must be sent again"
         ) from None
     described.pop("__metadata__", None)
-    for name, found in described.items():
-        if found["dtype"] not in _DTYPES:
+    for name, description in described.items():
+        if description["dtype"] not in _DTYPES:
             raise WireError(
-                f"'{name[:80]}' has dtype {found['dtype']}, which is not read; {', '.join(_DTYPES)} are"
+                f"'{name[:80]}' has dtype {description['dtype']}, which cannot be read; {', '.join(_DTYPES)} "
+                f"can"
             )
-    return _header(metadata, study), _File(path, described)
+    return _header(metadata, study), _FileTensors(path, described)
 
 
 def _decode(data: bytes, expected: str, study: str) -> tuple[_Header, dict[str, Tensor]]:
     size = int.from_bytes(data[:8], "little")
     if len(data) < 8 or size > len(data) - 8:
         raise WireError(
-            f"{len(data)} bytes are too few for {expected}: it was cut off; it must be sent again"
+            f"{len(data)} bytes are too few for {expected}: it was truncated; it must be sent again"
         )
     try:
         raw = msgspec.json.decode(data[8 : 8 + size])
         tensors = _load(bytes(data))
     except Exception as error:
         raise WireError(
-            f"{len(data)} bytes are not {expected}: {_plain(error)}; it must be sent again"
+            f"{len(data)} bytes are not {expected}: {_first_line(error)}; it must be sent again"
         ) from None
     metadata = raw.get("__metadata__") if isinstance(raw, dict) else None
     return _header(metadata, study), tensors
@@ -430,24 +432,24 @@ def _decode(data: bytes, expected: str, study: str) -> tuple[_Header, dict[str, 
 def _header(metadata: Any, study: str) -> _UpdateHeader | _GlobalHeader:
     text = (metadata or {}).get("medfed") if isinstance(metadata, dict) or metadata is None else None
     if not isinstance(text, str):
-        raise WireError("a safetensors file without medfed's header; was it sent by medfed?")
+        raise WireError("the safetensors file has no medfed header; was it sent by medfed?")
     if len(text) > MAX_HEADER_BYTES:
         raise WireError(f"a header of {len(text)} characters; at most {MAX_HEADER_BYTES} are read")
     try:
         header: _UpdateHeader | _GlobalHeader = msgspec.json.decode(text, type=_UpdateHeader | _GlobalHeader)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise WireError(f"the header cannot be decoded: {_plain(error)}") from None
+        raise WireError(f"the header cannot be decoded: {_first_line(error)}") from None
     if header.format != FORMAT:
         raise WireError(
             f"the format is '{header.format[:20]}', this medfed reads '{FORMAT}'; update the older side"
         )
     if study and header.study != study:
         raise WireError(
-            f"it belongs to study {header.study[:12] or '(none)'}, this is study {study[:12]}; both sides must run the "
-            f"same study file"
+            f"it belongs to study {header.study[:12] or '(none)'}, this is study {study[:12]}; both sides "
+            f"must run the same study file"
         )
     return header
 
 
-def _plain(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).split("\n")[0][:200]

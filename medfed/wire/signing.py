@@ -1,10 +1,9 @@
-"""Who said this: a short text sealed with a party's Ed25519 signature, and the check of
-one that was received.
+"""Seals: texts signed with a party's Ed25519 key, and the verification of received ones.
 
-A sealed text carries its signer's certificate, so whoever holds the federation's authority can check
-it: neither the broker nor the storage in between need be trusted. Standard formats only: X.509, PEM,
+A sealed text carries its signer's certificate, so whoever holds the federation's authority can verify it:
+neither the broker nor the storage in between needs to be trusted. Standard formats only: X.509, PEM,
 Ed25519 (RFC 8032). An identity is a folder with `identity.key` (the private key, mode 0600),
-`identity.pem` (its certificate), `authority.pem`, and at the hub `revoked.txt` (serial numbers, one a
+`identity.pem` (its certificate), `authority.pem`, and at the hub `revoked.txt` (serial numbers, one per
 line). `medfed enrol` makes them.
 """
 
@@ -27,16 +26,16 @@ from cryptography.x509.oid import NameOID
 
 from medfed.errors import ExchangeError, WireError
 
-# What the hub and the broker are called in their certificates; no site may have these names.
+# The names of the hub and the broker in their certificates; no site may have these names.
 HUB, BROKER = "hub", "broker"
 
-# Before every text that is signed, so that no signature made for TLS or another program passes for
+# Prepended to every signed text, so that no signature made for TLS or another program is valid as
 # one of ours.
 _CONTEXT = b"medfed-1 sealed\n"
 
 
 class Seal(Protocol):
-    """How a party's texts are sealed, and how others' are opened."""
+    """How a party seals its texts, and opens those of others."""
 
     def seal(self, text: bytes) -> bytes:
         """Return the text with its proof of origin."""
@@ -58,7 +57,7 @@ class _Proof(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 @dataclass(frozen=True)
 class Unsigned:
-    """No signature: only where everyone who can write to the storage is trusted."""
+    """No signatures: only if everyone who can write to the storage is trusted."""
 
     def seal(self, text: bytes) -> bytes:
         return msgspec.json.encode(_Proof()) + b"\n" + text
@@ -69,7 +68,7 @@ class Unsigned:
 
 @dataclass(frozen=True)
 class Identity:
-    """A party's key and certificate, and the authority that it believes."""
+    """A party's key and certificate, and the authority that it trusts."""
 
     folder: Path
 
@@ -94,8 +93,8 @@ class Identity:
             key = load_pem_private_key((self.folder / "identity.key").read_bytes(), password=None)
         except (OSError, ValueError) as error:
             raise ExchangeError(
-                f"exchange.credentials: no usable identity.key there ({type(error).__name__}); make one with "
-                f"`medfed enrol`"
+                f"exchange.credentials: the folder has no usable identity.key ({type(error).__name__}); make "
+                f"one with `medfed enrol`"
             ) from None
         if not isinstance(key, Ed25519PrivateKey):
             raise ExchangeError(
@@ -108,34 +107,32 @@ class Identity:
             return x509.load_pem_x509_certificate((self.folder / file).read_bytes())
         except (OSError, ValueError) as error:
             raise ExchangeError(
-                f"exchange.credentials: no usable {file} there ({type(error).__name__}); run `medfed enrol accept` with "
-                f"the coordinator's kit"
+                f"exchange.credentials: the folder has no usable {file} ({type(error).__name__}); run "
+                f"`medfed enrol accept` with the coordinator's kit"
             ) from None
 
     def check(self) -> Identity:
-        """Return this identity if its key, certificate and authority are there, belong together
-        and have not expired.
+        """Return this identity if its key, certificate and authority match and have not expired.
 
         Raises:
-            ExchangeError: saying which of these is not so.
+            ExchangeError: naming the condition that is not met.
         """
         if self._key.public_key() != self.certificate.public_key():
             raise ExchangeError(
-                f"exchange.credentials: identity.key is not the key of {self.name}'s certificate; run `medfed enrol site` "
-                f"and `accept` again"
+                f"exchange.credentials: identity.key is not the key of {self.name}'s certificate; run "
+                f"`medfed enrol site` and `accept` again"
             )
         if self.certificate.not_valid_after_utc < datetime.now(UTC):
             raise ExchangeError(
-                f"exchange.credentials: {self.name}'s certificate expired on {self.certificate.not_valid_after_utc:%Y-%m-%d}; "
-                f"ask the coordinator for a new kit (`medfed enrol site` makes the request)"
+                f"exchange.credentials: {self.name}'s certificate expired on "
+                f"{self.certificate.not_valid_after_utc:%Y-%m-%d}; ask the coordinator for a new kit "
+                f"(`medfed enrol site` makes the request)"
             )
         check_issued(self.certificate, self.authority)
         return self
 
     def sign(self, context: bytes, text: bytes) -> bytes:
-        """Return the Ed25519 signature of a text; the context, one for each purpose, keeps it
-        from passing for another.
-        """
+        """Return the Ed25519 signature of a text; a context per purpose keeps signatures apart."""
         return self._key.sign(context + text)
 
     def seal(self, text: bytes) -> bytes:
@@ -158,25 +155,27 @@ class Identity:
             raise WireError(
                 f"it should be signed by '{party}', but its certificate cannot be decoded"
             ) from None
-        self._believe(certificate, party)
+        self._check_signer(certificate, party)
         try:
             check_signature(certificate, _CONTEXT, text, signature)
         except InvalidSignature:
             raise WireError(
-                f"its signature by '{party}' does not hold: the text was changed after it was signed"
+                f"its signature by '{party}' is invalid: the text was changed after it was signed"
             ) from None
         return text
 
-    def _believe(self, certificate: x509.Certificate, party: str) -> None:
+    def _check_signer(self, certificate: x509.Certificate, party: str) -> None:
         check_issued(certificate, self.authority)
         if common_name(certificate) != party:
             raise WireError(
-                f"it is signed by '{common_name(certificate)}', expected '{party}': one party speaks in another's name"
+                f"it is signed by '{common_name(certificate)}', expected '{party}': one party poses as "
+                f"another"
             )
         now = datetime.now(UTC)
         if now > certificate.not_valid_after_utc:
             raise WireError(
-                f"the certificate of '{party}' expired on {certificate.not_valid_after_utc:%Y-%m-%d}; it needs a new one"
+                f"the certificate of '{party}' expired on {certificate.not_valid_after_utc:%Y-%m-%d}; it "
+                f"needs a new one"
             )
         if serial_number(certificate) in self._revoked():
             raise WireError(
@@ -184,16 +183,14 @@ class Identity:
             )
 
     def _revoked(self) -> frozenset[str]:
-        # Read each time, so that a revocation counts at once and not after the hub's next start.
+        # Read each time, so that a revocation takes effect at once and not after the hub's next start.
         path = self.folder / "revoked.txt"
         return frozenset(path.read_text().split()) if path.exists() else frozenset()
 
 
 @dataclass(frozen=True)
 class SessionSeal:
-    """A party of a study within one process: it signs with a key made for this session,
-    which the others know.
-    """
+    """A party within one process, which signs with a key made for this session."""
 
     party: str
     keys: dict[str, Ed25519PrivateKey]
@@ -211,28 +208,28 @@ class SessionSeal:
             known = self.keys[party].public_key()
             known.verify(base64.b64decode(proof.signature, validate=True), _CONTEXT + text)
         except (KeyError, InvalidSignature, binascii.Error):
-            raise WireError(f"its signature by '{party}' does not hold") from None
+            raise WireError(f"its signature by '{party}' is invalid") from None
         return text
 
 
 def load_seal(credentials: str) -> Seal:
-    """Return the identity in a folder, checked, or `Unsigned` if no folder is named."""
+    """Return the checked identity in a folder, or `Unsigned` if the path is empty."""
     return Identity(Path(credentials)).check() if credentials else Unsigned()
 
 
 def common_name(certificate: x509.Certificate) -> str:
-    """Return the name of the party that a certificate is for."""
+    """Return the name of the party to which a certificate was issued."""
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(names[0].value) if len(names) == 1 else ""
 
 
 def serial_number(certificate: x509.Certificate) -> str:
-    """Return a certificate's serial number as it is listed when revoked."""
+    """Return a certificate's serial number as the list of revoked ones holds it."""
     return f"{certificate.serial_number:x}"
 
 
 def check_signature(certificate: x509.Certificate, context: bytes, text: bytes, signature: bytes) -> None:
-    """Check what `Identity.sign` returned against its signer's certificate.
+    """Check a signature by `Identity.sign` against its signer's certificate.
 
     Raises:
         InvalidSignature: if it is not the signature of this text in this context by this certificate's key.
@@ -244,17 +241,17 @@ def check_signature(certificate: x509.Certificate, context: bytes, text: bytes, 
 
 
 def check_issued(certificate: x509.Certificate, authority: x509.Certificate) -> None:
-    """Check that a certificate is one of the federation's.
+    """Check that the federation's authority issued a certificate.
 
     Raises:
-        WireError: if its authority did not issue it.
+        WireError: if it did not.
     """
     try:
         certificate.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature):
         raise WireError(
-            f"the certificate of '{common_name(certificate)}' is not from this federation's authority; was it made by "
-            f"another `medfed enrol init`?"
+            f"the certificate of '{common_name(certificate)}' is not from this federation's authority; was "
+            f"it made by another `medfed enrol init`?"
         ) from None
 
 

@@ -1,9 +1,9 @@
-"""Named tensors and their arithmetic: what a model is, once it has left its network.
+"""Named tensors and their arithmetic: a model's state, separate from its network.
 
-`Weights` are a mapping from a tensor's name to a CPU tensor. A mapping may be lazy: `Difference`
-computes a tensor when it is asked for, and a mapping that reads from a file loads it then. All
-arithmetic here goes one tensor at a time, so a merge needs the old weights, the new ones and a few
-tensors, however many sites there are.
+`Weights` are a mapping from a tensor's name to a CPU tensor. A mapping may be lazy: `Difference` computes
+a tensor on access, and a mapping that reads from a file loads it then. All arithmetic here handles one
+tensor at a time, so a merge needs memory for the old weights, the new ones and a few tensors, however
+many sites there are.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from medfed.errors import StudyError
 
 Weights = Mapping[str, Tensor]
 
-# Elements that a norm takes at a time: in float64 they stay in the processor's cache, and no copy of a
-# tensor is made.
+# The elements that a norm processes at a time: in float64 they fit the processor's cache, and no
+# tensor is copied.
 _BLOCK = 1 << 15
 
-# Batch norm's running statistics are averaged, never stepped by a server's optimiser: a step of momentum or
-# Adam can leave the sites' range, a variance below zero follows, and its square root is NaN at the next
+# Batch norm's running statistics are averaged, never updated by a server optimiser: a step of momentum or
+# Adam can leave the sites' range and make a variance negative, whose square root is NaN at the next
 # validation. PyTorch gives these buffers the same last name in every network.
 _STATISTICS = ("running_mean", "running_var")
 
@@ -31,16 +31,16 @@ _STATISTICS = ("running_mean", "running_var")
 def weights_of(
     module: nn.Module, keep_local: Iterable[str] = (), *, trained_only: bool = False
 ) -> dict[str, Tensor]:
-    """Return copies of the floating-point parameters and buffers of a module, on the CPU, by name.
+    """Return CPU copies of a module's floating-point parameters and buffers, by name.
 
-    Integer buffers (batch norm's counter) stay with the module, as does every name that matches `keep_local`:
-    `norm` keeps batch, instance, group and layer norms (FedBN: Li, ICLR 2021, arXiv:2102.07623), any other
-    entry the tensors below a submodule of that name or path (`head`, `model.2`; FedPer: Arivazhagan 2019,
-    arXiv:1912.00818). With `trained_only` a parameter that isn't trained stays, too: it is what it was at
-    every site (buffers are exchanged all the same).
+    Integer buffers (batch norm's counter) are omitted, and so is every name that matches `keep_local`:
+    `norm` matches batch, instance, group and layer norms (FedBN: Li, ICLR 2021, arXiv:2102.07623), any
+    other entry the tensors below a submodule of that name or path (`head`, `model.2`; FedPer: Arivazhagan
+    2019, arXiv:1912.00818). With `trained_only` frozen parameters are omitted, too: they are equal at every
+    site (buffers are included).
 
     Raises:
-        StudyError: if an entry keeps nothing.
+        StudyError: if an entry matches nothing.
     """
     local = local_names(module, keep_local)
     if trained_only:
@@ -56,27 +56,27 @@ def local_names(module: nn.Module, keep_local: Iterable[str]) -> frozenset[str]:
     """Return the names of the tensors that `keep_local` keeps in the hospital.
 
     Raises:
-        StudyError: if an entry keeps nothing: it is misspelt, or what it names has no tensors in this network.
+        StudyError: if an entry matches nothing: it is misspelt, or its submodule has no tensors.
     """
-    found: set[str] = set()
+    names: set[str] = set()
     for entry in keep_local:
-        kept = _kept(module, entry)
-        if not kept:
-            tops = ", ".join(f"'{name}'" for name, _ in module.named_children())
+        matching = _matching_names(module, entry)
+        if not matching:
+            layers = ", ".join(f"'{name}'" for name, _ in module.named_children())
             raise StudyError(
-                f"keep_local: '{entry}' keeps nothing: no layer of that name in {type(module).__name__} has weights "
-                f"(it has {tops}); give 'norm', 'head' or a submodule's name or path"
+                f"keep_local: '{entry}' keeps nothing: no layer of that name in {type(module).__name__} has "
+                f"weights (it has {layers}); give 'norm', 'head' or a submodule's name or path"
             )
-        found |= kept
-    return frozenset(found)
+        names |= matching
+    return frozenset(names)
 
 
-def _kept(module: nn.Module, entry: str) -> set[str]:
-    found: set[str] = set()
+def _matching_names(module: nn.Module, entry: str) -> set[str]:
+    names: set[str] = set()
     for prefix, child in module.named_modules():
         if (entry == "norm" and isinstance(child, _NORMS)) or f".{entry}." in f".{prefix}.":
-            found.update(f"{prefix}.{name}" for name in child.state_dict())
-    return found
+            names.update(f"{prefix}.{name}" for name in child.state_dict())
+    return names
 
 
 _NORMS = (
@@ -88,18 +88,18 @@ _NORMS = (
 
 @torch.no_grad()
 def load(module: nn.Module, weights: Weights) -> None:
-    """Copy weights into a module's own tensors, in place, so that an optimiser keeps its references."""
+    """Copy weights into a module's own tensors, in place, so that optimisers keep their references."""
     own = module.state_dict(keep_vars=True)
     for name, tensor in weights.items():
         own[name].data.copy_(tensor)
 
 
 class Difference(Mapping[str, Tensor]):
-    """`minuend - subtrahend`, tensor by tensor, in float64 and computed when asked for.
+    """`minuend - subtrahend`, tensor by tensor, in float64, computed on access.
 
-    In float32 `global + (local - global)` is not `local` where the two differ by more than a factor of two,
-    and one site alone would then not get its own weights back. In float64 it is. On the wire goes the
-    minuend, so that an exact difference costs no more bytes than a rounded one.
+    In float32 `global + (local - global)` differs from `local` if the two differ by more than a factor of
+    two, so a single site would not get its own weights back. In float64 it is equal. The minuend is sent on
+    the wire, so that an exact difference costs no more bytes than a rounded one.
     """
 
     def __init__(self, minuend: Weights, subtrahend: Weights) -> None:
@@ -110,7 +110,7 @@ class Difference(Mapping[str, Tensor]):
         return self.minuend[name].double() - self.subtrahend[name].double()
 
     def __contains__(self, name: object) -> bool:
-        return name in self.minuend  # Mapping's own would compute the tensor
+        return name in self.minuend  # Mapping's default would compute the tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.minuend)
@@ -127,20 +127,20 @@ def zeros_like(weights: Weights) -> dict[str, Tensor]:
 def norm(weights: Weights) -> float:
     """Return the Euclidean norm over all tensors together, summed in float64."""
     sides = (weights.minuend, weights.subtrahend) if isinstance(weights, Difference) else (weights,)
-    room, total = torch.empty(_BLOCK, dtype=torch.float64), 0.0
+    buffer, total = torch.empty(_BLOCK, dtype=torch.float64), 0.0
     for name in weights:
         values = [side[name].reshape(-1) for side in sides]
         for start in range(0, values[0].numel(), _BLOCK):
-            here = slice(start, start + _BLOCK)
-            block = room[: values[0][here].numel()].copy_(values[0][here])
+            span = slice(start, start + _BLOCK)
+            block = buffer[: values[0][span].numel()].copy_(values[0][span])
             if len(values) == 2:
-                block.sub_(values[1][here])
+                block.sub_(values[1][span])
             total += float(torch.dot(block, block))
-    return total**0.5
+    return float(total**0.5)
 
 
 def digest(weights: Weights) -> str:
-    """Return the SHA-256 of names, dtypes, shapes and bytes, in the order of names."""
+    """Return the SHA-256 of names, dtypes, shapes and bytes, sorted by name."""
     sha = hashlib.sha256()
     for name in sorted(weights):
         tensor = weights[name].contiguous()
@@ -150,5 +150,5 @@ def digest(weights: Weights) -> str:
 
 
 def is_running_statistic(name: str) -> bool:
-    """Return whether a tensor is a batch norm's running statistic: averaged and never extrapolated."""
+    """Return whether a tensor is a batch norm's running statistic: averaged, never extrapolated."""
     return name.rsplit(".", 1)[-1] in _STATISTICS

@@ -30,7 +30,7 @@ from medfed.privacy import NoPrivacy
 from medfed.privacy.secure_sum import SecureSum
 from medfed.wire import encoding as wire
 from medfed.wire.audit_log import AuditLog, verify
-from medfed.wire.update import OUTLIER, GlobalModel, Update
+from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, GlobalModel, Update
 from medfed.wire.weights import norm
 
 STUDY = "a7" * 32
@@ -75,7 +75,7 @@ class Federation:
         for name, side in self.sites.items():
             side.fetch(name, self.current.round)
 
-    def conduct(self, rule=None, privacy=None, outlier: float | None = OUTLIER):
+    def conduct(self, rule=None, privacy=None, outlier: float | None = DEFAULT_OUTLIER_FACTOR):
         round = self.current.round + 1
         for site in ("south", "west"):
             self.sites[site].send(Update(site, round, delta(), 10))

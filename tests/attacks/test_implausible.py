@@ -22,7 +22,7 @@ from medfed.privacy.secure_sum import SecureSum
 from medfed.runs.rounds import RoundReport
 from medfed.study.reading import read_study
 from medfed.wire.audit_log import AuditLog
-from medfed.wire.update import OUTLIER, Update, outlier_errors
+from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, Update, outlier_errors
 from medfed.wire.weights import Difference, digest, norm
 
 # 100 numbers of 3: a model of length 30. An update of n / 10 at each has length n.
@@ -33,7 +33,7 @@ def of_length(site: str, length: float) -> Update:
     return Update(site, 3, {"a": torch.full((100,), length / 10, dtype=torch.float64)}, 5)
 
 
-def refused(*lengths: float, weights=WEIGHTS, times: float = OUTLIER) -> list[int]:
+def refused(*lengths: float, weights=WEIGHTS, times: float = DEFAULT_OUTLIER_FACTOR) -> list[int]:
     """Return which of the updates of these lengths are refused."""
     sent = [of_length(f"s{number}", length) for number, length in enumerate(lengths)]
     return [number for number, why in enumerate(outlier_errors(sent, weights, times)) if why is not None]
@@ -210,7 +210,7 @@ def test_a_study_says_it_and_can_set_it_off(tmp_path):
         "train: {rounds: 1}\nsites: [a, b]\n"
     )
     (tmp_path / "study.yaml").write_text(text)
-    assert read_study(tmp_path / "study.yaml").sampling.outlier == OUTLIER
+    assert read_study(tmp_path / "study.yaml").sampling.outlier == DEFAULT_OUTLIER_FACTOR
     assert read_study(tmp_path / "study.yaml", ["sampling.outlier=null"]).sampling.outlier is None
     with pytest.raises(Exception, match=r"--set sampling.outlier: found 2; expected a number .*>= 10"):
         read_study(tmp_path / "study.yaml", ["sampling.outlier=2"])

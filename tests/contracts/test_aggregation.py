@@ -1,32 +1,23 @@
-"""What every rule keeps: order cannot matter; inputs, names, shapes and dtypes stay; all is finite.
-
-The rules are those the folder holds, so a new file is held to this without an edit here.
-"""
+"""Every rule of the registry keeps the contract of medfed.testing, a new file at once."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Mapping
+import importlib
 
-import msgspec
 import pytest
 import torch
-from torch import Tensor
+from contract import run
 
-from medfed import registry as kinds
-from medfed.aggregation import Rule, State
-from medfed.errors import RuleError
-from medfed.wire.update import Update
-from medfed.wire.weights import Difference, Weights, digest
+from medfed.aggregation import Rule
+from medfed.registry import kinds
+from medfed.testing import check_rule
 
 torch.set_num_threads(1)
 
-RULES = kinds.kinds("aggregation")
-SITES = ("alfa", "bravo", "charlie", "delta", "echo", "foxtrot", "golf")
-LARGER_THAN_A_BLOCK = 140_001
+RULES = kinds("aggregation")
 
-# What a scalar with a meaning of its own is at the nth site; any other is n + 1.
-SCALARS = {"train/cluster": lambda number: float(number % 2)}
+# Rules whose step is not proportional to the updates', because it is normalised by its own size.
+NOT_PROPORTIONAL = ("fedadagrad", "fedadam", "fedyogi")
 
 
 @pytest.fixture(params=sorted(RULES))
@@ -34,340 +25,17 @@ def rule(request: pytest.FixtureRequest) -> Rule:
     return RULES[request.param]()  # type: ignore[return-value]
 
 
-class Lazy(Mapping[str, Tensor]):
-    """Tensors that are made when asked for, as from a file, and counted."""
-
-    def __init__(self, tensors: Weights) -> None:
-        self.tensors = tensors
-        self.fetched: list[str] = []
-
-    def __getitem__(self, name: str) -> Tensor:
-        self.fetched.append(name)
-        return self.tensors[name].clone()
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.tensors
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
-
-    def __len__(self) -> int:
-        return len(self.tensors)
-
-
-def model(seed: int, scale: float = 1.0) -> dict[str, Tensor]:
-    g = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return scale * torch.randn(shape, generator=g)
-
-    return {
-        "net.0.weight": normal(4, 3, 2),
-        "net.0.bias": normal(4),
-        "temperature": normal(),
-        "nothing": normal(0, 3),
-        "wide.weight": normal(LARGER_THAN_A_BLOCK),
-        "turned.weight": normal(5, 6).t(),
-        "half.weight": normal(3, 3).half(),
-        "brain.weight": normal(3, 3).bfloat16(),
-        "double.weight": normal(3).double(),
-        "norm.running_mean": normal(4),
-        "norm.running_var": normal(4).square() + 0.1,
-    }
-
-
-def fields(rule: Rule, seed: int) -> dict:
-    """What an update carries for this rule beside its delta."""
-    groups = {
-        group: {name: tensor.abs() for name, tensor in model(seed, 0.1).items()}
-        for group in rule.needs_groups
-    }
-    scalars = {name: SCALARS.get(name, lambda number: 1.0 + number)(seed) for name in rule.needs_scalars}
-    return {"scalars": scalars, "groups": groups}
-
-
-def updates_for(rule: Rule, weights: Weights, lazy: bool = False, step: float = 0.01) -> list[Update]:
-    """Updates of as many sites as this rule takes: whole models held as differences, and one bare delta."""
-    made = []
-    for number, site in enumerate(SITES[: rule.max_sites]):
-        moved = model(100 + number)
-        local = {
-            name: (tensor.double() * (1 - step) + step * moved[name].double()).to(tensor.dtype)
-            for name, tensor in weights.items()
-        }
-        held = Lazy(local) if lazy else local
-        delta: Weights = Difference(held, weights)
-        if number == 1:
-            bare = {name: local[name].float() - tensor.float() for name, tensor in weights.items()}
-            delta = Lazy(bare) if lazy else bare
-        made.append(Update(site, 3, delta, 10 + 3 * number, **fields(rule, number)))
-    return made
-
-
-def merged(
-    rule: Rule, updates: list[Update], weights: Weights, state: State | None = None
-) -> tuple[dict, State]:
-    return rule.merge(updates, rule.init(weights) if state is None else state, weights)
-
-
-def fingerprint(result: tuple[dict, State]) -> tuple[str, dict[str, str]]:
-    new, state = result
-    return digest(new), {group: digest(tensors) for group, tensors in state.items()}
-
-
 def test_the_folder_holds_fedavg_and_more() -> None:
     assert "fedavg" in RULES
     assert all(issubclass(record, Rule) for record in RULES.values())
 
 
-def test_order_of_arrival_changes_no_bit(rule: Rule) -> None:
-    weights = model(0)
-    updates = updates_for(rule, weights)
-    expected = fingerprint(merged(rule, updates, weights))
-    for seed in range(3):
-        shuffled = random.Random(seed).sample(updates, len(updates))
-        assert fingerprint(merged(rule, shuffled, weights)) == expected
-
-
-def test_a_generator_of_lazily_loaded_updates_gives_the_same_bits(rule: Rule) -> None:
-    weights = model(0)
-    expected = fingerprint(merged(rule, updates_for(rule, weights), weights))
-    lazy = updates_for(rule, weights, lazy=True)
-    found = rule.merge((update for update in lazy), rule.init(weights), weights)
-    assert fingerprint(found) == expected
-
-
-def test_each_lazy_tensor_is_fetched_once_a_pass(rule: Rule) -> None:
-    weights = model(0)
-    lazy = updates_for(rule, weights, lazy=True)
-    merged(rule, lazy, weights)
-    for update in lazy:
-        held = update.delta.minuend if isinstance(update.delta, Difference) else update.delta
-        assert isinstance(held, Lazy)
-        for name in weights:
-            assert held.fetched.count(name) <= 2, f"{name} of {update.site}"
-
-
-def test_a_copy_of_the_global_weights_gives_the_same_bits(rule: Rule) -> None:
-    # A hub that has read them from a file subtracts a copy; one in memory subtracts the weights themselves.
-    weights = model(0)
-    updates = updates_for(rule, weights)
-    copied = [
-        msgspec_replace(u, Difference(u.delta.minuend, {k: v.clone() for k, v in weights.items()}))
-        if isinstance(u.delta, Difference)
-        else u
-        for u in updates
-    ]
-    assert fingerprint(merged(rule, copied, weights)) == fingerprint(merged(rule, updates, weights))
-
-
-def msgspec_replace(update: Update, delta: Weights) -> Update:
-    return Update(update.site, update.round, delta, update.examples, update.scalars, update.groups)
-
-
-def test_no_input_is_changed(rule: Rule) -> None:
-    weights = model(0)
-    updates = updates_for(rule, weights)
-    state = rule.init(weights)
-
-    def everything() -> list[str]:
-        held = [u.delta.minuend if isinstance(u.delta, Difference) else u.delta for u in updates]
-        groups = [tensors for u in updates for tensors in u.groups.values()]
-        return [digest(w) for w in [weights, *held, *groups, *state.values()]]
-
-    before = everything()
-    new, after = rule.merge(updates, state, weights)
-    assert everything() == before
-    new["wide.weight"].add_(1)
-    for group in after.values():
-        for tensor in group.values():
-            tensor.add_(1)
-    assert everything() == before, "a result shares memory with an input"
-
-
-def test_names_shapes_and_dtypes_stay(rule: Rule) -> None:
-    weights = model(0)
-    new, _ = merged(rule, updates_for(rule, weights), weights)
-    assert list(new) == list(weights)
-    assert {k: (v.shape, v.dtype) for k, v in new.items()} == {
-        k: (v.shape, v.dtype) for k, v in weights.items()
-    }
-
-
-def test_state_goes_through_a_file_between_rounds(rule: Rule) -> None:
-    from safetensors.torch import load, save
-
-    weights = model(0)
-    updates = updates_for(rule, weights)
-    new, state = merged(rule, updates, weights)
-    expected = fingerprint(rule.merge(updates, state, new))
-    read = {
-        group: load(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
-        for group, tensors in state.items()
-    }
-    assert fingerprint(rule.merge(updates, read, new)) == expected
-    assert {group: set(tensors) for group, tensors in state.items()} == {
-        group: set(tensors) for group, tensors in rule.init(weights).items()
-    }
-
-
-def test_what_it_broadcasts_is_in_its_state(rule: Rule) -> None:
-    assert set(rule.broadcast) <= set(rule.init(model(0)))
-
-
-def test_updates_of_zero_move_nothing(rule: Rule) -> None:
-    weights = model(0)
-    updates = updates_for(rule, weights, step=0.0)
-    updates = [u if isinstance(u.delta, Difference) else msgspec_replace(u, zeros(weights)) for u in updates]
-    new, state = merged(rule, updates, weights)
-    for _ in range(2):
-        for name, tensor in weights.items():
-            torch.testing.assert_close(new[name], tensor, rtol=1e-7, atol=0)
-        new, state = rule.merge(updates, state, weights)
-
-
-def zeros(weights: Weights) -> dict[str, Tensor]:
-    return {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
-
-
-# Rules whose step is not proportional to the updates': they normalise, clip at a fixed length, or
-# weigh by distance.
-NOT_PROPORTIONAL = {
-    "fedadagrad": "the step is normalised by its own size",
-    "fedadam": "the step is normalised by its own size",
-    "fedyogi": "the step is normalised by its own size",
-}
-
-
-@pytest.mark.parametrize("by", [0.5, 4.0])
-def test_updates_times_a_number_move_the_model_that_many_times_as_far(rule: Rule, by: float) -> None:
-    if kinds.kind_of(rule) in NOT_PROPORTIONAL:
-        pytest.skip(NOT_PROPORTIONAL[kinds.kind_of(rule)])
-    weights = {"w": torch.randn(40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)}
-    deltas = torch.randn(7, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 0.01
-
-    def moved(scale: float) -> Tensor:
-        updates = [
-            Update(site, 3, {"w": scale * delta}, 10, **_scalars_and_groups(rule, weights))
-            for site, delta in zip(SITES[: rule.max_sites], deltas, strict=False)
-        ]
-        return merged(rule, updates, weights)[0]["w"] - weights["w"]
-
-    torch.testing.assert_close(moved(by), by * moved(1.0), rtol=1e-4, atol=1e-9)
-
-
-def test_one_site_alone_gives_a_finite_model_that_lies_its_way(rule: Rule) -> None:
-    if rule.min_sites() > 1:
-        pytest.skip("it needs more sites")
-    weights = {"w": torch.randn(40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)}
-    delta = 0.01 * torch.randn(40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    update = Update("alfa", 1, {"w": delta}, 10, **_scalars_and_groups(rule, weights))
-    moved = merged(rule, [update], weights)[0]["w"] - weights["w"]
-    assert bool(torch.isfinite(moved).all())
-    assert float(torch.cosine_similarity(moved, delta, dim=0)) > 0.5
-
-
-def test_sites_that_agree_in_everything_are_followed(rule: Rule) -> None:
-    """Ties everywhere: the same update from all sites moves the model its way, and nothing
-    is divided by zero.
-    """
-    weights = {"w": torch.randn(40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)}
-    delta = 0.01 * torch.randn(40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    updates = [
-        Update(site, 1, {"w": delta}, 10, **_scalars_and_groups(rule, weights))
-        for site in SITES[: rule.max_sites]
-    ]
-    moved = merged(rule, updates, weights)[0]["w"] - weights["w"]
-    assert bool(torch.isfinite(moved).all())
-    assert float(torch.cosine_similarity(moved, delta, dim=0)) > 0.5
-
-
-def _scalars_and_groups(rule: Rule, weights: Weights) -> dict:
-    scalars = {name: SCALARS.get(name, lambda number: 1.0 + number)(0) for name in rule.needs_scalars}
-    return {"scalars": scalars, "groups": {group: zeros(weights) for group in rule.needs_groups}}
-
-
-@pytest.mark.parametrize("who_is_huge", ["one", "all"])
-@pytest.mark.parametrize("size", [1e4, 1e15, 1e30, 3e38])
-def test_huge_updates_give_finite_weights_or_an_error_that_names_a_site(
-    rule: Rule, size: float, who_is_huge: str
-) -> None:
-    weights = {name: t for name, t in model(0).items() if t.dtype == torch.float32}
-    updates = updates_for(rule, weights)
-    for index in range(1 if who_is_huge == "one" else len(updates)):
-        sign = -1 if index % 2 else 1
-        huge = {name: torch.full_like(tensor, sign * size) for name, tensor in weights.items()}
-        updates[index] = msgspec_replace(updates[index], Difference(huge, weights))
-    refused = None
-    try:
-        new, state = merged(rule, updates, weights)
-        new, state = rule.merge(updates, state, new)
-    except RuleError as error:
-        refused = str(error)
-    if refused is not None:
-        assert any(f"'{update.site}'" in refused for update in updates), refused
-        assert "round 3" in refused
-        return
-    for tensors in (new, *state.values()):
-        for name, tensor in tensors.items():
-            assert bool(torch.isfinite(tensor).all()), name
-
-
-def test_what_is_not_finite_is_never_merged_in_silence(rule: Rule) -> None:
-    weights = {name: t for name, t in model(0).items() if t.dtype == torch.float32}
-    updates = updates_for(rule, weights)
-    bad = {name: torch.full_like(tensor, float("nan")) for name, tensor in weights.items()}
-    updates[0] = msgspec_replace(updates[0], Difference(bad, weights))
-    with pytest.raises(RuleError, match=r"'alfa'"):
-        merged(rule, updates, weights)
-
-
-def test_sites_that_trained_on_nothing_have_no_say(rule: Rule) -> None:
-    weights = model(0)
-    updates = updates_for(rule, weights)
-    far = {name: (tensor.double() + 100).to(tensor.dtype) for name, tensor in weights.items()}
-    idle = Update("zulu", 3, Difference(far, weights), 0, **fields(rule, 0))
-    watches = Update("yankee", 3, {}, 0, {"val/dice": 0.5})
-    expected = fingerprint(merged(rule, updates, weights))
-    assert fingerprint(merged(rule, [*updates, idle, watches], weights)) == expected
-
-
-def test_no_update_is_an_error(rule: Rule) -> None:
-    weights = model(0)
-    with pytest.raises(RuleError, match="no site answered"):
-        merged(rule, [], weights)
-    with pytest.raises(RuleError, match="0 examples together"):
-        merged(rule, [Update("alfa", 3, zeros(weights), 0)], weights)
-
-
-def test_two_updates_of_one_site_and_round_are_an_error(rule: Rule) -> None:
-    weights = model(0)
-    updates = updates_for(rule, weights)
-    with pytest.raises(RuleError, match="two updates of site 'alfa' for round 3"):
-        merged(rule, [*updates, updates[0]], weights)
-
-
-def test_an_update_of_another_shape_is_an_error(rule: Rule) -> None:
-    weights = {"w": torch.zeros(2, 3)}
-    updates = [
-        Update(site, 3, {"w": torch.ones(3, 2)}, 5, **fields(rule, 0) | {"groups": {}})
-        for site in SITES[: rule.max_sites]
-    ]
-    if rule.needs_groups:
-        pytest.skip("its groups have the model's names")
-    with pytest.raises(RuleError, match=r"'w' has shape \(3, 2\), the global model has \(2, 3\)"):
-        merged(rule, updates, weights)
-
-
-def test_fewer_sites_than_needed_are_an_error(rule: Rule) -> None:
-    if rule.min_sites() == 1:
-        pytest.skip("one site is enough")
-    weights = model(0)
-    few = updates_for(rule, weights)[: rule.min_sites() - 1]
-    with pytest.raises(RuleError, match=f"at least {rule.min_sites()} are needed"):
-        merged(rule, few, weights)
-    enough = updates_for(rule, weights)[: rule.min_sites()]
-    merged(rule, enough, weights)
+@pytest.mark.parametrize("check", check_rule.checks)
+def test_it_keeps_the_contract(rule: Rule, check: str) -> None:
+    proportional = "updates_times_a_number_move_the_model_that_many_times_as_far"
+    if check == proportional and type(rule).__struct_config__.tag in NOT_PROPORTIONAL:
+        pytest.skip("the step is normalised by its own size")
+    run(check_rule, check, rule)
 
 
 def test_a_rule_takes_a_secure_sum_only_if_it_says_so() -> None:
@@ -377,61 +45,7 @@ def test_a_rule_takes_a_secure_sum_only_if_it_says_so() -> None:
     assert not Careless().supports_secure_aggregation
 
 
-def test_a_rule_that_supports_secure_aggregation_needs_nothing_of_a_single_site(rule: Rule) -> None:
-    if not rule.supports_secure_aggregation:
-        pytest.skip("it needs each site's update")
-    assert not rule.needs_scalars
-    assert not rule.needs_groups
-    assert not rule.asynchronous
-    assert rule.max_sites is None
-    assert rule.min_sites() == 1
-
-
-def test_a_rule_that_supports_secure_aggregation_merges_the_sum_as_the_single_updates(rule: Rule) -> None:
-    """Weights and state of two rounds are equal to float64 rounding: a sum is rounded once
-    more than its parts.
-    """
-    if not rule.supports_secure_aggregation:
-        pytest.skip("it needs each site's update")
-    generator = torch.Generator().manual_seed(0)
-    weights = {
-        name: torch.randn(40, generator=generator, dtype=torch.float64).abs()
-        for name in ("net.weight", "norm.running_var")
-    }
-    single, state = weights, rule.init(weights)
-    summed, summed_state = weights, rule.init(weights)
-    for number in range(2):
-        deltas = [
-            {name: 0.01 * torch.randn(40, generator=generator, dtype=torch.float64) for name in weights}
-            for _ in SITES
-        ]
-        examples = [10 + 3 * index for index in range(len(SITES))]
-        updates = [
-            Update(site, number, delta, n) for site, delta, n in zip(SITES, deltas, examples, strict=True)
-        ]
-        mean = {
-            name: sum(n * delta[name] for delta, n in zip(deltas, examples, strict=True)) / sum(examples)
-            for name in weights
-        }
-        single, state = rule.merge(updates, state, single)
-        summed, summed_state = rule.merge([Update("sum", number, mean, sum(examples))], summed_state, summed)
-    assert float((single["net.weight"] - weights["net.weight"]).abs().max()) > 1e-4
-    for one, other in ((single, summed), *((state[group], summed_state[group]) for group in state)):
-        assert set(one) == set(other)
-        for name, tensor in one.items():
-            torch.testing.assert_close(other[name], tensor, rtol=1e-12, atol=1e-15)
-
-
-def test_it_is_a_frozen_record_that_a_study_file_can_hold(rule: Rule) -> None:
-    there = msgspec.to_builtins(rule)
-    assert msgspec.convert(there, type(rule)) == rule
-    with pytest.raises(AttributeError, match="immutable"):
-        rule.anything = 1  # type: ignore[attr-defined]
-
-
 def test_its_file_cites_a_paper(rule: Rule) -> None:
-    import importlib
-
     text = importlib.import_module(type(rule).__module__).__doc__ or ""
     assert "arXiv:" in text or "doi:" in text
     assert (type(rule).__doc__ or "").strip().endswith(".")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medfed import registry as kinds
 from medfed.errors import UpdateError, WireError
-from medfed.wire.compression import Compression, Encoded, compress, restore
+from medfed.wire.compression import Compression, Encoded, compress, decompress
 from medfed.wire.weights import Difference, Weights, digest
 
 torch.set_num_threads(1)
@@ -88,7 +88,7 @@ def test_zeros_stay_zeros(stages: list[Compression]) -> None:
     state: dict = {}
     for _ in range(2):
         encoded, state = compress(stages, delta(scale=0.0), state)
-        assert all(not bool(tensor.any()) for tensor in restore(stages, encoded).values())
+        assert all(not bool(tensor.any()) for tensor in decompress(stages, encoded).values())
 
 
 @pytest.mark.parametrize("scale", [1e-38, 1e-30, 1.0, 1e20, 1e37])
@@ -97,14 +97,14 @@ def test_any_scale_of_float32_stays_finite_and_close(stages: list[Compression], 
     state: dict = {}
     for _ in range(2):
         encoded, state = compress(stages, sent, state)
-        for name, tensor in restore(stages, through_the_wire(encoded)).items():
+        for name, tensor in decompress(stages, through_the_wire(encoded)).items():
             assert bool(torch.isfinite(tensor).all()), name
 
 
 def test_one_huge_value_stays_finite(stages: list[Compression]) -> None:
     sent = delta()
     sent["long.weight"][7, 9] = 3e38
-    found = restore(stages, compress(stages, sent, {})[0])
+    found = decompress(stages, compress(stages, sent, {})[0])
     assert all(bool(torch.isfinite(tensor).all()) for tensor in found.values())
     assert float(found["long.weight"][7, 9]) == pytest.approx(3e38, rel=0.15)
 
@@ -118,7 +118,7 @@ def test_what_one_round_leaves_out_comes_later(stages: list[Compression]) -> Non
     for number in range(6):
         sent = delta(number)
         encoded, state = compress(stages, sent, state)
-        for name, tensor in restore(stages, through_the_wire(encoded)).items():
+        for name, tensor in decompress(stages, through_the_wire(encoded)).items():
             said[name] = said.get(name, torch.zeros(())) + tensor.double()
             meant[name] = meant.get(name, torch.zeros(())) + sent[name].double()
     for name, total in said.items():
@@ -129,11 +129,11 @@ def test_what_one_round_leaves_out_comes_later(stages: list[Compression]) -> Non
 def test_a_delta_said_again_and_again_is_said_better_on_average_than_once(stages: list[Compression]) -> None:
     sent, rounds = delta(), 200
     state: dict = {}
-    once = restore(stages, compress(stages, sent, {})[0])
+    once = decompress(stages, compress(stages, sent, {})[0])
     total = {name: torch.zeros_like(tensor).double() for name, tensor in sent.items()}
     for _ in range(rounds):
         encoded, state = compress(stages, sent, state)
-        for name, tensor in restore(stages, encoded).items():
+        for name, tensor in decompress(stages, encoded).items():
             total[name] += tensor
     for name, tensor in sent.items():
         # Without the error fed back the mean would be as far off as one round is. (A low rank's few largest
@@ -144,7 +144,7 @@ def test_a_delta_said_again_and_again_is_said_better_on_average_than_once(stages
 
 def test_running_statistics_are_exact(stages: list[Compression]) -> None:
     sent = delta()
-    found = restore(stages, compress(stages, sent, {})[0])
+    found = decompress(stages, compress(stages, sent, {})[0])
     for name in ("norm.running_mean", "norm.running_var"):
         assert torch.equal(found[name], sent[name])
 
@@ -196,13 +196,13 @@ def test_damaged_groups_and_headers_are_refused(one: Compression) -> None:
 
 
 def test_a_stack_that_the_site_did_not_use_is_refused(one: Compression) -> None:
-    with pytest.raises(WireError, match="says no stages"):
-        restore([one], Encoded({}, {}))
+    with pytest.raises(WireError, match="has no stages"):
+        decompress([one], Encoded({}, {}))
     with pytest.raises(WireError, match="is damaged"):
-        restore([one], Encoded({}, {"stages": {}}))
+        decompress([one], Encoded({}, {"stages": {}}))
     wrong = {"stages": {"header": {"shapes": {}}, "inner": {"anything": {}}}}
     with pytest.raises(WireError, match="group 'anything' was compressed again"):
-        restore([one, one], Encoded({}, wrong))
+        decompress([one, one], Encoded({}, wrong))
 
 
 def test_its_file_cites_a_paper(one: Compression) -> None:

@@ -17,7 +17,8 @@ from torch import nn
 
 from medfed import registry as kinds
 from medfed.errors import StudyError
-from medfed.models.networks import Network, Serves
+from medfed.models.networks import Network
+from medfed.models.tasks import Needs
 from medfed.wire.weights import digest, weights_of
 
 torch.set_num_threads(1)
@@ -77,7 +78,7 @@ def expected_shape(network: Network, size: tuple[int, ...] | None) -> tuple[int,
 
 def test_it_says_what_it_is(network: Network) -> None:
     assert network.serves
-    assert set(network.serves) <= set(get_args(Serves))
+    assert set(network.serves) <= set(get_args(Needs))
     assert kinds.summary(type(network)).endswith((".", ";", ":"))
 
 

@@ -27,7 +27,7 @@ from medfed.federation.simulation import run_federation
 from medfed.privacy import GROUP, NoPrivacy, Privacy
 from medfed.privacy.accounting.accountant import MechanismSteps
 from medfed.wire.audit_log import AuditLog
-from medfed.wire.update import GlobalModel, Update, check
+from medfed.wire.update import GlobalModel, Update, check_update
 from medfed.wire.weights import Difference, Weights, digest
 
 KINDS = kinds.kinds("privacy")
@@ -118,7 +118,7 @@ def test_the_merged_model_has_the_models_names_shapes_and_dtypes_and_is_finite(p
     assert all(bool(torch.isfinite(tensor).all()) for tensor in final.weights.values())
     assert given
     for update in given:
-        check(update, weights)
+        check_update(update, weights)
 
 
 def test_without_noise_the_merged_model_is_that_of_no_privacy(privacy: Privacy) -> None:

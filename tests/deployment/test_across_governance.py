@@ -13,7 +13,7 @@ from hospitals import STUDY
 from medfed.federation.egress import TRAINING
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
-from medfed.wire.audit_log import entries, examine
+from medfed.wire.audit_log import entries, verify
 from medfed.wire.signing import Identity
 
 TINY = (
@@ -89,11 +89,11 @@ def test_what_hospitals_allow_agree_to_and_take_back(across):
     assert offered.read_bytes() != true
     tampered = command(across, "train", "--site", "north.yaml", "--accept", known)
     assert tampered.returncode == 1
-    assert "its signature by 'hub' does not hold" in tampered.stderr
+    assert "its signature by 'hub' is invalid" in tampered.stderr
     (line,) = entries(across.folder / "runs-north" / "audit.jsonl")
     assert (line["event"], line["site"]) == ("study refused", "north")
-    assert "its signature by 'hub' does not hold" in line["reason"]
-    assert examine(across.folder / "runs-north" / "audit.jsonl").signer == "north"
+    assert "its signature by 'hub' is invalid" in line["reason"]
+    assert verify(across.folder / "runs-north" / "audit.jsonl").signer == "north"
     offered.write_bytes(true)
 
     for site in ("north", "south"):
@@ -104,7 +104,7 @@ def test_what_hospitals_allow_agree_to_and_take_back(across):
     # What each sent: signed, line by line, nothing but what is declared.
     for site in ("north", "south"):
         log = across.site_run(site) / "audit.jsonl"
-        checked = examine(log, authority=Identity(across.folder / f"credentials-{site}").authority)
+        checked = verify(log, authority=Identity(across.folder / f"credentials-{site}").authority)
         assert (checked.signer, checked.signed) == (site, checked.lines)
         found = list(entries(log))
         assert [entry["event"] for entry in found][:2] == ["agreed", "began"]
@@ -118,7 +118,7 @@ def test_what_hospitals_allow_agree_to_and_take_back(across):
         assert all(name in TRAINING or name.startswith(("val/", "row/")) for name in names)
         told = command(across, "audit", "verify", str(log), "--credentials", f"credentials-{site}")
         assert told.returncode == 0, told.stderr
-    assert examine(across.run / "audit.jsonl").signer == "hub"
+    assert verify(across.run / "audit.jsonl").signer == "hub"
 
     # South withdraws. The study without it is another one, and north is asked again.
     words = ["hub", "study.yaml", "--enrolment", "enrolment", "--out", "again"]

@@ -19,6 +19,7 @@ from medfed.errors import ExchangeError, StudyError
 from medfed.exchange.folder import Folder
 from medfed.exchange.nats import Nats
 from medfed.pipeline.factory import module_of
+from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
 from medfed.study.canonical import public_yaml, study_digest
 from medfed.study.reading import parse_study, read_study
@@ -162,10 +163,10 @@ def test_a_run_that_was_not_finished_is_found_and_another_studys_is_not(tmp_path
     (tmp_path / "study.yaml").write_text(TINY + "sites: [north, south]\n")
     study = read_study(tmp_path / "study.yaml")
     assert coordinator._unfinished(study) is None
-    RunFolder(Path("runs/tiny")).write_facts({"digest": study_digest(study)})
-    RunFolder(Path("runs/tiny-2")).write_facts({"digest": "of another"})
+    RunFolder(Path("runs/tiny")).write_facts(RunFacts(digest=study_digest(study)))
+    RunFolder(Path("runs/tiny-2")).write_facts(RunFacts(digest="of another"))
     assert coordinator._unfinished(study) == Path("runs/tiny")
-    RunFolder(Path("runs/tiny")).write_facts({"digest": study_digest(study), "finished": "now"})
+    RunFolder(Path("runs/tiny")).write_facts(RunFacts(digest=study_digest(study), finished="now"))
     assert coordinator._unfinished(study) is None
 
 

@@ -132,7 +132,7 @@ def test_agreement_is_to_one_digest_and_can_be_taken_back(tmp_path, study, tiny)
     consent.agree(tmp_path / "site", known, "m.muster")
     assert consent.agreed(tmp_path / "site", known)
     path = tmp_path / "site" / consent.FILE
-    assert verify(path)[0] == 3
+    assert verify(path).lines == 3
     assert path.stat().st_mode & 0o777 == 0o600
 
 

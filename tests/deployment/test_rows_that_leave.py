@@ -23,10 +23,12 @@ from medfed.evaluation.row_transport import rows_of, scalars_of
 from medfed.evaluation.rows import CaseRow, Row, read_cases, read_rows, write
 from medfed.evaluation.subgroups import subgroups
 from medfed.exchange.folder import Folder
-from medfed.pipeline import train as run
-from medfed.pipeline.create_run import begin
+from medfed.pipeline.create_run import create_run
+from medfed.pipeline.evaluate import evaluate
 from medfed.pipeline.factory import module_of
-from medfed.runs.folder import RunFolder, save_checkpoint
+from medfed.pipeline.report import report_run
+from medfed.runs.checkpoints import save_checkpoint
+from medfed.runs.folder import RunFolder
 from medfed.study.canonical import public_yaml, study_digest
 from medfed.study.reading import read_study
 from medfed.wire.update import GlobalModel
@@ -173,16 +175,16 @@ def test_the_hub_keeps_what_hospitals_told_it_when_another_is_evaluated(tmp_path
     north, ours = (make_hospital(tmp_path / "data" / name, 12) for name in ("north", "ours"))
     study, _, scalars = lead_to_the_end(tmp_path, SEGMENT, north)
     at_hub = RunFolder(tmp_path / "led")
-    facts = begin(at_hub, study, {})
+    facts = create_run(at_hub, study, {})
     at_hub.write_facts(facts)
     told = rows_of(scalars, 3, "north")
     write(at_hub.reported, told)
     save_checkpoint(at_hub.checkpoint("federated"), weights_of(module_of(study)), 3)
-    assert run.report(at_hub.path).report.exists()
+    assert report_run(at_hub.path).report.exists()
     assert read_rows(at_hub.rows) == told
     assert headline(at_hub.path).startswith("Federated model: Dice")
 
-    run.evaluate(at_hub, ours, name="ours")
+    evaluate(at_hub, ours, name="ours")
     found = read_rows(at_hub.rows)
     assert [row for row in found if row.site == "north"] == told
     plain = {row.key[1:]: row.value for row in found if row.site == "ours" and row.group is None}
@@ -195,7 +197,7 @@ def test_the_hub_keeps_what_hospitals_told_it_when_another_is_evaluated(tmp_path
     assert json.loads(at_hub.facts.read_text())["held_out"] == ["ours"]
     assert [row for row in found if str(row.group).startswith("condition=") and row.site == "ours"]
     # Again, and nothing of it is lost or told twice.
-    run.report(at_hub.path)
+    report_run(at_hub.path)
     assert read_rows(at_hub.rows) == found
 
 
@@ -251,7 +253,7 @@ def test_a_study_that_begins_with_given_weights_trains_from_the_hospitals_own_co
 
     study, done, _ = lead_to_the_end(tmp_path, text, data, "start: copy.ckpt\n")
     known = study_digest(study)
-    assert done.read_facts()["finished"]
+    assert done.read_facts().is_finished
     # The untrained model that it was measured against is the one that it was given: 0.25 everywhere.
     assert {case.model for case in read_cases(done.cases)} >= {"untrained", "federated"}
     offered = hospital._study(public_yaml(study), known, hospital.read_site(tmp_path / "site.yaml"))

@@ -374,7 +374,7 @@ def test_a_folder_that_is_no_run_is_an_error(tmp_path):
         report.write_report(tmp_path)
     rows.write(tmp_path / "rows.jsonl", [])
     (tmp_path / "rounds.jsonl").write_text('{"round": 1}\n')
-    with pytest.raises(RunError, match=r"rounds\.jsonl: line 1 is no round"):
+    with pytest.raises(RunError, match=r"rounds\.jsonl: line 1 is not a round"):
         report.write_report(tmp_path)
 
 

@@ -97,9 +97,10 @@ def test_checklists_say_what_was_left_out_spent_and_changed():
 
 def test_the_line_that_only_reports_final_scores_is_no_round():
     from medfed.evaluation import checklists
+    from medfed.runs.rounds import RoundLine
 
-    rounds = [{"round": n, "site": "north", "status": "merged"} for n in (1, 2)]
-    rounds.append({"round": 3, "site": "north", "status": "reported"})
+    rounds = [RoundLine(n, "north", "merged") for n in (1, 2)]
+    rounds.append(RoundLine(3, "north", "reported"))
     (_, _, claim), _ = checklists.filled({"sites": ["north"], "seed": 4}, {}, [], rounds)
     answers = {item.topic: item.answer for item in claim}
     training = answers["Initial parameters, training, choice of the final model"]

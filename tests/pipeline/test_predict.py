@@ -19,10 +19,11 @@ from medfed.data.datamodule import SiteDataModule
 from medfed.data.read import read, read_label
 from medfed.errors import RunError
 from medfed.pipeline import predict
-from medfed.pipeline.create_run import begin
+from medfed.pipeline.create_run import create_run
 from medfed.pipeline.factory import module_of, simulated_secret
-from medfed.pipeline.measure_models import saved
-from medfed.runs.folder import RunFolder, save_checkpoint
+from medfed.pipeline.measure_models import saved_models
+from medfed.runs.checkpoints import save_checkpoint
+from medfed.runs.folder import RunFolder
 from medfed.study.reading import read_study
 from medfed.wire.weights import load, weights_of
 
@@ -36,7 +37,7 @@ def untrained_run(folder: Path, config: Path, overrides: tuple[str, ...] = ()) -
     """
     study = read_study(config, overrides)
     found = RunFolder(folder)
-    begin(found, study, {})
+    create_run(found, study, {})
     weights = weights_of(module_of(study))
     generator = torch.Generator().manual_seed(0)
     weights = {
@@ -76,7 +77,7 @@ def test_masks_lie_on_the_images_grid_and_are_what_the_network_says(dicom):
         data, study.data, "segment", site_secret=simulated_secret(study, "ours"), classes=2
     )
     module = module_of(study)
-    load(module, saved(done)["federated"])
+    load(module, saved_models(done)["federated"])
     module.eval()
     seen = 0
     for split in ("train", "val", "test"):

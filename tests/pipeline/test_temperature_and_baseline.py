@@ -13,6 +13,7 @@ from medfed.evaluation.probabilities import temperature_scaled
 from medfed.evaluation.rows import CaseRow
 from medfed.pipeline import baseline
 from medfed.pipeline.factory import hospital_of
+from medfed.runs.folder import RunFolder
 from medfed.study.reading import read_study
 
 
@@ -95,9 +96,9 @@ def test_breslow_equals_lifelines():
 def test_horizons_are_quartiles_to_two_digits_and_none_where_nothing_happened(tmp_path):
     assert baseline.horizons([101.0, 202.0, 303.0, 404.0, 505.0, 9.0], [1, 1, 1, 1, 1, 0]) == [200, 300, 400]
     assert baseline.horizons([1.0, 2.0], [0, 0]) == []
-    baseline.write(tmp_path, {"federated": {200.0: 0.25, 300.0: 0.5}})
-    assert baseline.read(tmp_path) == {"federated": {200.0: 0.25, 300.0: 0.5}}
-    assert baseline.read(tmp_path / "nowhere") == {}
+    baseline.write_baseline_file(RunFolder(tmp_path), {"federated": {200.0: 0.25, 300.0: 0.5}})
+    assert baseline.read_baselines(RunFolder(tmp_path)) == {"federated": {200.0: 0.25, 300.0: 0.5}}
+    assert baseline.read_baselines(RunFolder(tmp_path / "nowhere")) == {}
 
 
 def test_labels_beyond_the_bound_are_read_again_and_not_kept(tiny, monkeypatch):

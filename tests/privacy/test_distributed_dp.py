@@ -292,14 +292,14 @@ def test_a_whole_study_goes_on_without_the_site_that_drops_out(tmp_path):
     status = {(one["round"], one["site"]): one["status"] for one in rounds}
     assert all(status[number, site] == "merged" for number in (1, 2) for site in ("east", "north", "south"))
     assert status[1, "west"] != "merged"
-    facts = done.read_facts()["privacy"]
-    assert (facts["kind"], facts["unit"], facts["delta"]) == ("distributed_dp", "site", 1e-5)
-    assert any(re.search("every hospital adds a share of the noise", note) for note in facts["notes"])
+    facts = done.read_facts().privacy
+    assert (facts.kind, facts.unit, facts.delta) == ("distributed_dp", "site", 1e-5)
+    assert any(re.search("every hospital adds a share of the noise", note) for note in facts.notes)
     for site in ("east", "north", "south"):
-        assert 4.98 < facts["sites"][site]["epsilon"] <= 5
+        assert 4.98 < facts.sites[site].epsilon <= 5
         (account,) = Ledger(done.path / "sites" / site).accounts()
         assert account.closed
         assert sum(charge.steps for charge in account.spent) == 2
-        assert epsilon(account.spent, 1e-5, "rdp") == pytest.approx(facts["sites"][site]["epsilon"], abs=1e-4)
+        assert epsilon(account.spent, 1e-5, "rdp") == pytest.approx(facts.sites[site].epsilon, abs=1e-4)
     assert "epsilon spent for each hospital, at delta 1e-05" in done.report.read_text()
     assert all("val/dice" not in one["scalars"] and not one["examples"] for one in rounds)

@@ -189,7 +189,7 @@ class Says:
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self.lines.append(text)
 
     def start(self, *args) -> None: ...
@@ -220,14 +220,14 @@ def test_a_run_by_dp_sgd_says_aloud_what_it_changed_and_what_was_spent(tmp_path)
     assert re.search(r"privacy: \d+ batch norms of the network are group norms in this study", told)
     assert "scores are not covered by epsilon and stay in the hospitals" in told
     assert "one after another" not in told
-    facts = done.read_facts()["privacy"]
-    assert (facts["kind"], facts["unit"], facts["delta"]) == ("dp_sgd", "patient", 1e-5)
+    facts = done.read_facts().privacy
+    assert (facts.kind, facts.unit, facts.delta) == ("dp_sgd", "patient", 1e-5)
     study = read_study(file)
     for site in ("north", "south"):
         # Four patients, two a step: a rate of a half, two steps an epoch, two epochs.
-        (mechanism,) = facts["sites"][site]["mechanisms"]
-        assert (mechanism["sample_rate"], mechanism["steps"]) == (0.5, 4)
-        assert 5.98 < facts["sites"][site]["epsilon"] <= 6
+        (mechanism,) = facts.sites[site].mechanisms
+        assert (mechanism.sample_rate, mechanism.steps) == (0.5, 4)
+        assert 5.98 < facts.sites[site].epsilon <= 6
         ledger = Ledger(done.path / "sites" / site)
         assert 0 < ledger.spent(patients(study, site, tmp_path / site)) <= 6
     assert "epsilon spent for each patient, at delta 1e-05" in done.report.read_text()
@@ -240,14 +240,14 @@ def test_a_run_by_dp_sgd_says_aloud_what_it_changed_and_what_was_spent(tmp_path)
 def test_a_run_by_client_dp_keeps_its_ledger(tmp_path, where):
     file = tiny(tmp_path, f"{{kind: client_dp, where: {where}, epsilon: 5, accountant: rdp, clip: 0.5}}")
     done = medfed.train(file, out=tmp_path / "run")
-    facts = done.read_facts()["privacy"]
-    assert facts["unit"] == "site"
+    facts = done.read_facts().privacy
+    assert facts.unit == "site"
     for site in ("north", "south"):
-        assert 4.98 < facts["sites"][site]["epsilon"] <= 5
+        assert 4.98 < facts.sites[site].epsilon <= 5
         (account,) = Ledger(done.path / "sites" / site).accounts()
         assert account.closed
         assert sum(charge.steps for charge in account.spent) == 2
-        assert epsilon(account.spent, 1e-5, "rdp") == pytest.approx(facts["sites"][site]["epsilon"], abs=1e-4)
+        assert epsilon(account.spent, 1e-5, "rdp") == pytest.approx(facts.sites[site].epsilon, abs=1e-4)
 
 
 @pytest.mark.slow

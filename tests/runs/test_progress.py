@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 
-from medfed.runs.progress import Lines
+from medfed.runs.progress import PlainProgress
 from medfed.runs.rounds import RoundReport, SiteResult
 
 SCORES = {"train/loss": 0.5, "val/dice": 0.25}
 
 
 def told(capsys, *rounds: tuple[SiteResult, ...]) -> list[str]:
-    lines = Lines()
+    lines = PlainProgress()
     lines.start("study", {"north": 3, "south": 2}, 3, "val/dice")
     for number, answers in enumerate(rounds, start=1):
         lines.round(RoundReport(number, answers, 1.0, 10))

@@ -19,7 +19,7 @@ from medfed.cli import main
 from medfed.deployment.enrolment import enrol
 from medfed.errors import AuditError
 from medfed.pipeline.audit_report import export
-from medfed.wire.audit_log import GENESIS, AuditLog, entries, examine, verify
+from medfed.wire.audit_log import GENESIS, AuditLog, VerifiedLog, entries, verify
 from medfed.wire.signing import Identity
 
 
@@ -61,17 +61,18 @@ def signed(tmp_path, parties):
 
 
 def test_a_log_verifies_and_is_continued(log):
-    number, head = verify(log)
+    found = verify(log)
+    number, head = found.lines, found.head
     assert number == 4
     again = AuditLog(log)
     assert again.head == head
     again.write("merged", round=4)
-    assert verify(log, head)[0] == 5
+    assert verify(log, head).lines == 5
 
 
 def test_an_empty_log_verifies(tmp_path):
     (tmp_path / "a").write_bytes(b"")
-    assert verify(tmp_path / "a") == (0, GENESIS)
+    assert verify(tmp_path / "a") == VerifiedLog(0, GENESIS)
 
 
 def change(line: bytes) -> bytes:
@@ -96,9 +97,9 @@ def test_a_changed_removed_or_moved_line_is_found(log, tamper, line):
 
 
 def test_a_tail_that_was_cut_is_found_by_the_known_head(log):
-    _, head = verify(log)
+    head = verify(log).head
     log.write_bytes(b"\n".join(log.read_bytes().splitlines()[:3]) + b"\n")
-    assert verify(log)[0] == 3
+    assert verify(log).lines == 3
     with pytest.raises(AuditError, match="its tail was cut or rewritten"):
         verify(log, head)
 
@@ -111,7 +112,7 @@ def test_a_log_is_its_owners_alone(log):
 
 
 def test_each_line_is_signed_with_the_sites_own_key_over_the_line_without_it(signed, parties):
-    checked = examine(signed, authority=parties[0].authority)
+    checked = verify(signed, authority=parties[0].authority)
     assert (checked.lines, checked.signed, checked.signer) == (4, 4, "north")
     # By an independent path: cryptography's own verify, on bytes cut by hand.
     line = signed.read_bytes().splitlines()[2]
@@ -147,8 +148,8 @@ class Thief:
 
 def test_lines_written_without_the_sites_key_are_found(signed, parties):
     forged(signed, Thief(parties[0].certificate), start=2)
-    with pytest.raises(AuditError, match="line 3: its signature does not hold"):
-        examine(signed)
+    with pytest.raises(AuditError, match="line 3: its signature is invalid"):
+        verify(signed)
 
 
 def test_lines_of_another_site_or_federation_are_found(signed, parties):
@@ -156,12 +157,12 @@ def test_lines_of_another_site_or_federation_are_found(signed, parties):
     copy = signed.read_bytes()
     forged(signed, south, start=2)
     with pytest.raises(AuditError, match="line 3: is signed by 'south', the lines before it by 'north'"):
-        examine(signed)
+        verify(signed)
     signed.write_bytes(copy)
     forged(signed, stranger)
-    assert examine(signed).signer == "north"
+    assert verify(signed).signer == "north"
     with pytest.raises(AuditError, match=r"line 1: .*not from this federation's authority"):
-        examine(signed, authority=north.authority)
+        verify(signed, authority=north.authority)
 
 
 def test_signatures_cannot_be_taken_off(signed, parties):
@@ -172,9 +173,9 @@ def test_signatures_cannot_be_taken_off(signed, parties):
     log = AuditLog(signed)
     for entry in lines:
         log.write(entry["event"], round=entry["round"])
-    assert examine(signed).signed == 0
-    with pytest.raises(AuditError, match="line 1: carries no signature"):
-        examine(signed, authority=parties[0].authority)
+    assert verify(signed).signed == 0
+    with pytest.raises(AuditError, match="line 1: has no signature"):
+        verify(signed, authority=parties[0].authority)
 
 
 def test_a_signed_log_is_not_continued_unsigned(signed):
@@ -186,7 +187,7 @@ def test_a_renewed_certificate_goes_on(tmp_path, parties, signed):
     folder = tmp_path / "renewed"
     renewed = joined(parties[0].folder.parent / "lungs", folder, "north")
     AuditLog(signed, renewed).write("sent", round=4)
-    assert examine(signed, authority=renewed.authority).signed == 5
+    assert verify(signed, authority=renewed.authority).signed == 5
     assert "certificate" in list(entries(signed))[4]
 
 
@@ -198,15 +199,13 @@ def test_a_power_cut_at_any_byte_of_a_line_leaves_a_log_that_goes_on(tmp_path, p
     start = whole.rstrip(b"\n").rfind(b"\n") + 1
     for cut in (*range(start + 1, len(whole), 37), len(whole) - 1):
         signed.write_bytes(whole[:cut])
-        with pytest.raises(
-            AuditError, match=r"line 4: is cut off in its middle .* the 3 lines before it hold"
-        ):
-            examine(signed)
+        with pytest.raises(AuditError, match=r"line 4: is incomplete .* the 3 lines before it are valid"):
+            verify(signed)
         AuditLog(signed, parties[0]).write("sent", round=9)
-        checked = examine(signed, authority=parties[0].authority)
+        checked = verify(signed, authority=parties[0].authority)
         assert checked.lines == 5
-        *_, mended, after = entries(signed)
-        assert (mended["event"], mended["bytes"]) == ("repaired", cut - start)
+        *_, repaired, after = entries(signed)
+        assert (repaired["event"], repaired["bytes"]) == ("repaired", cut - start)
         assert (after["event"], after["round"]) == ("sent", 9)
         torn = signed.with_suffix(".torn")
         assert torn.read_bytes() == whole[start:cut] + b"\n"
@@ -246,7 +245,7 @@ def test_threads_and_processes_may_share_a_log(log):
     for thread in threads:
         thread.join()
     assert other.wait(60) == 0
-    assert verify(log)[0] == 84
+    assert verify(log).lines == 84
 
 
 # ---------------------------------------------------------------------------------------------- commands
@@ -257,7 +256,7 @@ def test_the_command_tells_lines_signer_and_head(signed, log, parties):
     found = run(main, ["audit", "verify", str(signed), "--credentials", str(parties[1].folder)])
     assert found.exit_code == 0
     assert "4 lines are signed by 'north', enrolled in this federation" in found.output
-    assert verify(signed)[1] in found.output
+    assert verify(signed).head in found.output
     assert "no line is signed" in run(main, ["audit", "verify", str(log)]).output
     lost = run(main, ["audit", "verify", str(log), "--head", "0" * 63 + "1"])
     assert lost.exit_code == 1
@@ -280,7 +279,7 @@ def test_an_export_is_readable_and_runs_nothing(tmp_path):
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
     assert "1 messages, 1,200 bytes" in page
-    assert verify(path)[1] in page
+    assert verify(path).head in page
     with pytest.raises(AuditError, match=r"ends in \.html or \.csv"):
         export(path, tmp_path / "audit.pdf")
     path.write_bytes(path.read_bytes().replace(b"1200", b"1201"))

@@ -76,8 +76,8 @@ def test_a_global_model_comes_back():
     )
     assert all(torch.equal(found.weights[name], tensor) for name, tensor in model().items())
     assert torch.equal(found.groups["control"]["b"], torch.ones(()))
-    assert found.asks("west")
-    assert not found.asks("south")
+    assert found.selects("west")
+    assert not found.selects("south")
 
 
 def test_bfloat16_weights_travel():
@@ -106,7 +106,7 @@ def header(**changes) -> bytes:
         (wire.encode_update(update())[:-3], "not an update"),
         (wire.encode_update(update())[:40], "too few"),
         (pickle.dumps({"a": 1}), "too few|not an update"),
-        (save({"local/b": torch.ones(())}), "without medfed's header"),
+        (save({"local/b": torch.ones(())}), "has no medfed header"),
         (save({"b": torch.ones(())}, metadata={"medfed": "{}"}), "the header cannot be decoded"),
         (header(format="medfed-9"), "the format is 'medfed-9', this medfed reads 'medfed-1'"),
         (header(extra=1), "unknown field `extra`"),
@@ -136,5 +136,5 @@ def test_damaged_bytes_never_raise_anything_else(place, value, cut):
 
 def test_nothing_received_is_unpickled():
     source = Path(wire.__file__).read_text()
-    assert "torch.load" not in source.replace("given to torch.load", "")
+    assert "torch.load" not in source.replace("passed to torch.load", "")
     assert "import pickle" not in source

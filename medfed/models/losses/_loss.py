@@ -1,24 +1,23 @@
-"""What every loss is: a frozen record of its settings that builds a function of logits and target."""
+"""The base of all losses: a frozen record of settings that builds a function of logits and target."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from medfed.errors import StudyError
+from medfed.models._needs import Needs
 from medfed.registry import Kind, kind_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# logits and target -> the loss, a tensor without axes.
+# A function of logits and target that returns the loss, a tensor without axes.
 Criterion = Callable[["Tensor", "Tensor"], "Tensor"]
-
-Serves = Literal["segment", "classify", "table", "survival"]
 
 
 class Loss(Kind, frozen=True):
-    """What training makes small.
+    """What training minimises.
 
     Logits are (B, K, ...). The target is (B, 1, X, Y, Z) of class numbers for segmentation, (B,) of class
     numbers for images and tables, and (B, 2) of time and event (1 or 0) for survival.
@@ -26,18 +25,18 @@ class Loss(Kind, frozen=True):
 
     folder: ClassVar[str] = "losses"
 
-    # Which tasks can use it, in the words of `Task.needs`.
-    serves: ClassVar[tuple[Serves, ...]] = ()
+    # The `Task.needs` of the tasks that can use it.
+    serves: ClassVar[tuple[Needs, ...]] = ()
 
     def outputs(self, classes: int) -> int:
-        """Return how many outputs the network needs: one a class, unless the loss says otherwise."""
+        """Return how many outputs the network needs: one per class, unless the loss overrides it."""
         return classes
 
     def build(self, classes: int) -> Criterion:
         """Return the function; it can be pickled and holds no tensor that a state_dict would save.
 
         Raises:
-            StudyError: if the settings don't fit so many classes.
+            StudyError: if the settings don't fit this number of classes.
         """
         raise NotImplementedError
 
@@ -46,24 +45,25 @@ def check_weights(loss: Loss, weights: tuple[float, ...] | None, classes: int) -
     """Check that there is one weight for each class, none negative, not all zero.
 
     Raises:
-        StudyError: saying how many there are.
+        StudyError: with the number of weights.
     """
     if weights is None:
         return
     if len(weights) != classes:
         raise StudyError(
-            f"loss '{kind_of(loss)}': {len(weights)} weights for {classes} classes; give one a class, in the "
-            f"order of the task's classes"
+            f"loss '{kind_of(loss)}': {len(weights)} weights for {classes} classes; give one per class, in "
+            f"the order of the task's classes"
         )
     if min(weights) < 0 or sum(weights) <= 0:
-        raise StudyError(f"loss '{kind_of(loss)}': weights must not be negative and not all be 0")
+        raise StudyError(f"loss '{kind_of(loss)}': weights must not be negative, and not all 0")
 
 
 def apply_module(module: nn.Module, logits: Tensor, target: Tensor) -> Tensor:
-    """Return what a MONAI loss says; bound by `functools.partial`, Lightning doesn't register the module."""
-    return module(logits, target)
+    """Return a MONAI loss's value; bound by `functools.partial`, its module isn't registered by Lightning."""
+    loss: Tensor = module(logits, target)
+    return loss
 
 
 def class_numbers(target: Tensor) -> Tensor:
-    """Return a segmentation target without its channel axis, or another target as it is, as int64."""
+    """Return a target as int64, a segmentation target without its channel axis."""
     return (target.squeeze(1) if target.ndim > 2 else target).long()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from msgspec import Meta
 
 from medfed.errors import StudyError
-from medfed.models.losses._loss import Criterion, Loss, Serves
+from medfed.models._needs import Needs
+from medfed.models.losses._loss import Criterion, Loss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +23,7 @@ class BinaryCrossEntropy(Loss, tag="binary_cross_entropy", frozen=True):
     need this one. `positive` weighs the second class's examples against the first's.
     """
 
-    serves: ClassVar[tuple[Serves, ...]] = ("classify", "table")
+    serves: ClassVar[tuple[Needs, ...]] = ("classify", "table")
 
     positive: Annotated[float, Meta(gt=0)] = 1.0
 

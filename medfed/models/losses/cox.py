@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from medfed.models.losses._loss import Criterion, Loss, Serves
+from medfed.models._needs import Needs
+from medfed.models.losses._loss import Criterion, Loss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +21,7 @@ class Cox(Loss, tag="cox", frozen=True):
     an event has loss 0.
     """
 
-    serves: ClassVar[tuple[Serves, ...]] = ("survival",)
+    serves: ClassVar[tuple[Needs, ...]] = ("survival",)
 
     ties: Literal["efron", "breslow"] = "efron"
     per: Literal["events", "examples"] = "events"
@@ -40,7 +41,7 @@ def _cox(logits: Tensor, target: Tensor, *, efron: bool, per_event: bool) -> Ten
     risk = logits[order, 0]
     event = target[order, 1].to(risk.dtype)
     # Patients of one time are a group; in this order everybody up to the group's last is at risk at its time.
-    _, group, sizes = target[order, 0].unique_consecutive(return_inverse=True, return_counts=True)
+    _, group, sizes = torch.unique_consecutive(target[order, 0], return_inverse=True, return_counts=True)
     at_risk = risk.logcumsumexp(0)[sizes.cumsum(0) - 1][group]
     if efron:
         # Of d events at one time the l-th (from 0) leaves l/d of their own risk out of the risk set.

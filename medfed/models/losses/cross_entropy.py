@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from msgspec import Meta
 
-from medfed.models.losses._loss import Criterion, Loss, Serves, check_weights, class_numbers
+from medfed.models._needs import Needs
+from medfed.models.losses._loss import Criterion, Loss, check_weights, class_numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +21,7 @@ class CrossEntropy(Loss, tag="cross_entropy", frozen=True):
     of the target to all classes alike.
     """
 
-    serves: ClassVar[tuple[Serves, ...]] = ("segment", "classify", "table")
+    serves: ClassVar[tuple[Needs, ...]] = ("segment", "classify", "table")
 
     weights: tuple[float, ...] | None = None
     smoothing: Annotated[float, Meta(ge=0, lt=1)] = 0.0

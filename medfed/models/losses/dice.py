@@ -8,7 +8,8 @@ from __future__ import annotations
 from functools import partial
 from typing import ClassVar
 
-from medfed.models.losses._loss import Criterion, Loss, Serves, apply_module
+from medfed.models._needs import Needs
+from medfed.models.losses._loss import Criterion, Loss, apply_module
 
 
 class Dice(Loss, tag="dice", frozen=True):
@@ -18,7 +19,7 @@ class Dice(Loss, tag="dice", frozen=True):
     itself.
     """
 
-    serves: ClassVar[tuple[Serves, ...]] = ("segment",)
+    serves: ClassVar[tuple[Needs, ...]] = ("segment",)
 
     background: bool = False
     batch: bool = True

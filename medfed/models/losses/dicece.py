@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from medfed.models.losses._loss import Criterion, Loss, Serves, apply_module
+from medfed.models._needs import Needs
+from medfed.models.losses._loss import Criterion, Loss, apply_module
 
 
 class DiceCE(Loss, tag="dicece", frozen=True):
@@ -17,7 +18,7 @@ class DiceCE(Loss, tag="dicece", frozen=True):
     itself.
     """
 
-    serves: ClassVar[tuple[Serves, ...]] = ("segment",)
+    serves: ClassVar[tuple[Needs, ...]] = ("segment",)
 
     background: bool = False
     batch: bool = True

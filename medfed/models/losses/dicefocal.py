@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from msgspec import Meta
 
-from medfed.models.losses._loss import Criterion, Loss, Serves
+from medfed.models._needs import Needs
+from medfed.models.losses._loss import Criterion, Loss
 from medfed.models.losses.dice import Dice
 from medfed.models.losses.focal import Focal
 
@@ -25,7 +26,7 @@ class DiceFocal(Loss, tag="dicefocal", frozen=True):
     could overlap; here both see the same probabilities.
     """
 
-    serves: ClassVar[tuple[Serves, ...]] = ("segment",)
+    serves: ClassVar[tuple[Needs, ...]] = ("segment",)
 
     background: bool = False
     batch: bool = True

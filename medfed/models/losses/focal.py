@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from msgspec import Meta
 
-from medfed.models.losses._loss import Criterion, Loss, Serves, check_weights, class_numbers
+from medfed.models._needs import Needs
+from medfed.models.losses._loss import Criterion, Loss, check_weights, class_numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +24,7 @@ class Focal(Loss, tag="focal", frozen=True):
     the paper.
     """
 
-    serves: ClassVar[tuple[Serves, ...]] = ("segment", "classify", "table")
+    serves: ClassVar[tuple[Needs, ...]] = ("segment", "classify", "table")
 
     gamma: Annotated[float, Meta(ge=0)] = 2.0
     weights: tuple[float, ...] | None = None

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from msgspec import Meta
 
-from medfed.models.losses._loss import Criterion, Loss, Serves, check_weights, class_numbers
+from medfed.models._needs import Needs
+from medfed.models.losses._loss import Criterion, Loss, check_weights, class_numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +27,7 @@ class GeneralisedCrossEntropy(Loss, tag="generalised_cross_entropy", frozen=True
     slower the right ones do. `weights` are one a class; the mean is then weighted.
     """
 
-    serves: ClassVar[tuple[Serves, ...]] = ("segment", "classify", "table")
+    serves: ClassVar[tuple[Needs, ...]] = ("segment", "classify", "table")
 
     q: Annotated[float, Meta(gt=0, le=1)] = 0.7
     weights: tuple[float, ...] | None = None

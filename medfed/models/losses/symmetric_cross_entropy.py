@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from msgspec import Meta
 
-from medfed.models.losses._loss import Criterion, Loss, Serves, class_numbers
+from medfed.models._needs import Needs
+from medfed.models.losses._loss import Criterion, Loss, class_numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +27,7 @@ class SymmetricCrossEntropy(Loss, tag="symmetric_cross_entropy", frozen=True):
     paper's for small data sets.
     """
 
-    serves: ClassVar[tuple[Serves, ...]] = ("segment", "classify", "table")
+    serves: ClassVar[tuple[Needs, ...]] = ("segment", "classify", "table")
 
     alpha: Annotated[float, Meta(ge=0)] = 0.1
     beta: Annotated[float, Meta(ge=0)] = 1.0

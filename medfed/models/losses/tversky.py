@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from medfed.models.losses._loss import Criterion, Loss, Serves, apply_module
+from medfed.models._needs import Needs
+from medfed.models.losses._loss import Criterion, Loss, apply_module
 
 
 class Tversky(Loss, tag="tversky", frozen=True):
@@ -16,7 +17,7 @@ class Tversky(Loss, tag="tversky", frozen=True):
     More weight on `missed` finds more of small lesions, at the price of false positives.
     """
 
-    serves: ClassVar[tuple[Serves, ...]] = ("segment",)
+    serves: ClassVar[tuple[Needs, ...]] = ("segment",)
 
     background: bool = False
     batch: bool = True

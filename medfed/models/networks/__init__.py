@@ -6,6 +6,6 @@ an `nn.Module`. It says which tasks it `serves` and under which name its last la
 that a study can keep the head in the hospital (FedPer) or exchange nothing else.
 """
 
-from medfed.models.networks._network import Network, Norm, Serves, replace_batch_norms
+from medfed.models.networks._network import Network, Norm, replace_batch_norms
 
-__all__ = ["Network", "Norm", "Serves", "replace_batch_norms"]
+__all__ = ["Network", "Norm", "replace_batch_norms"]

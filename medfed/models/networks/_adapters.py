@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class Adapters(Protocol):
+class LoRASettings(Protocol):
     """What a study says of adapters."""
 
     @property
@@ -29,7 +29,9 @@ class Adapters(Protocol):
     def alpha(self) -> float: ...
 
 
-def prepare(network: nn.Module, start: str | None, lora: Adapters | None, only: Sequence[str]) -> None:
+def prepare_training(
+    network: nn.Module, start: str | None, lora: LoRASettings | None, only: Sequence[str]
+) -> None:
     """Load the weights that a study begins with, and leave trainable what it trains: all,
     if it names nothing.
 
@@ -37,15 +39,15 @@ def prepare(network: nn.Module, start: str | None, lora: Adapters | None, only: 
         StudyError: if the checkpoint is of another network, a part is not in this one, or no adapter would be small.
     """
     if start is not None:
-        begin(network, Path(start))
+        load_checkpoint(network, Path(start))
     if lora is not None:
-        adapt(network, lora.rank, lora.alpha)
-        thaw(network, only)
+        add_lora(network, lora.rank, lora.alpha)
+        unfreeze(network, only)
     elif only:
         train_only(network, only)
 
 
-def begin(network: nn.Module, path: Path) -> None:
+def load_checkpoint(network: nn.Module, path: Path) -> None:
     """Load a checkpoint of medfed into a network.
 
     Raises:
@@ -65,7 +67,7 @@ def begin(network: nn.Module, path: Path) -> None:
     network.load_state_dict(held, strict=False)
 
 
-def adapt(network: nn.Module, rank: int, alpha: float) -> None:
+def add_lora(network: nn.Module, rank: int, alpha: float) -> None:
     """Give every linear and convolutional layer a low-rank adapter, and freeze all that was there.
 
     A layer whose two thin matrices would hold as many numbers as the layer itself has none;
@@ -105,7 +107,7 @@ def adapt(network: nn.Module, rank: int, alpha: float) -> None:
         )
 
 
-def thaw(network: nn.Module, names: Sequence[str]) -> None:
+def unfreeze(network: nn.Module, names: Sequence[str]) -> None:
     """Let the layers below submodules of these names be trained.
 
     Raises:
@@ -130,4 +132,4 @@ def train_only(network: nn.Module, names: Sequence[str]) -> None:
     """Freeze all but the layers below submodules of these names."""
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    thaw(network, names)
+    unfreeze(network, names)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from medfed.errors import StudyError
+from medfed.models._needs import Needs
 from medfed.models.networks._network import (
     Network,
     Norm,
-    Serves,
-    check_more_than_one_voxel,
+    check_deepest_level,
     check_sides,
     replace_batch_norms,
 )
@@ -30,7 +30,7 @@ class AttentionUNet(Network, tag="attention_unet", frozen=True):
     `channels` are the features of each level from the finest to the coarsest.
     """
 
-    serves: ClassVar[tuple[Serves, ...]] = ("segment",)
+    serves: ClassVar[tuple[Needs, ...]] = ("segment",)
     head: ClassVar[str] = "model.2"
 
     spatial_dims: Literal[2, 3] = 3
@@ -43,7 +43,7 @@ class AttentionUNet(Network, tag="attention_unet", frozen=True):
             raise StudyError("network 'attention_unet': channels has one level, at least 2 are needed")
         halvings = len(self.channels) - 1
         check_sides(self, size, self.spatial_dims, 2**halvings)
-        check_more_than_one_voxel(self, size, self.norm, 2**halvings)
+        check_deepest_level(self, size, self.norm, 2**halvings)
         from monai.networks.nets import AttentionUnet as MonaiAttentionUnet
 
         network = MonaiAttentionUnet(

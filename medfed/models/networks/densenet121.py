@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
+from medfed.models._needs import Needs
 from medfed.models.networks._network import (
     Network,
     Norm,
-    Serves,
-    check_at_least,
-    check_more_than_one_voxel,
+    check_deepest_level,
+    check_min_side,
     replace_batch_norms,
 )
 
@@ -28,7 +28,7 @@ class DenseNet121(Network, tag="densenet121", frozen=True):
     `blocks` are the layers of each dense block; the default is the 121 of the name.
     """
 
-    serves: ClassVar[tuple[Serves, ...]] = ("classify",)
+    serves: ClassVar[tuple[Needs, ...]] = ("classify",)
     head: ClassVar[str] = "class_layers.out"
 
     spatial_dims: Literal[2, 3] = 3
@@ -41,8 +41,8 @@ class DenseNet121(Network, tag="densenet121", frozen=True):
     def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
         # The stem divides by 4 and each transition between blocks by 2.
         shrinks_by = 4 * 2 ** (len(self.blocks) - 1)
-        check_at_least(self, size, self.spatial_dims, shrinks_by)
-        check_more_than_one_voxel(self, size, self.norm, shrinks_by)
+        check_min_side(self, size, self.spatial_dims, shrinks_by)
+        check_deepest_level(self, size, self.norm, shrinks_by)
         from monai.networks.nets import DenseNet
 
         network = DenseNet(

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from medfed.errors import StudyError
+from medfed.models._needs import Needs
 from medfed.models.networks._network import (
     Network,
     Norm,
-    Serves,
-    check_more_than_one_voxel,
+    check_deepest_level,
     check_sides,
     monai_norm,
 )
@@ -35,7 +35,7 @@ class DynUNet(Network, tag="dynunet", frozen=True):
     weight of the one above.
     """
 
-    serves: ClassVar[tuple[Serves, ...]] = ("segment",)
+    serves: ClassVar[tuple[Needs, ...]] = ("segment",)
     head: ClassVar[str] = "output_block"
 
     spatial_dims: Literal[2, 3] = 3
@@ -53,7 +53,7 @@ class DynUNet(Network, tag="dynunet", frozen=True):
         strides = [self._sides(stride) for stride in self.strides]
         shrinks_by = tuple(prod(axis) for axis in zip(*strides, strict=True))
         check_sides(self, size, self.spatial_dims, shrinks_by)
-        check_more_than_one_voxel(self, size, self.norm, shrinks_by)
+        check_deepest_level(self, size, self.norm, shrinks_by)
         from monai.networks.nets import DynUNet as MonaiDynUNet
 
         network = MonaiDynUNet(

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from medfed.models._needs import Needs
 from medfed.models.networks._network import (
     Network,
     Norm,
-    Serves,
-    check_at_least,
-    check_more_than_one_voxel,
+    check_deepest_level,
+    check_min_side,
     replace_batch_norms,
 )
 
@@ -25,7 +25,7 @@ _SHRINKS_BY = 2**5
 class EfficientNet(Network, tag="efficientnet", frozen=True):
     """EfficientNet for whole images, few weights for its accuracy; `b0` is the smallest."""
 
-    serves: ClassVar[tuple[Serves, ...]] = ("classify",)
+    serves: ClassVar[tuple[Needs, ...]] = ("classify",)
     head: ClassVar[str] = "_fc"
 
     spatial_dims: Literal[2, 3] = 3
@@ -33,8 +33,8 @@ class EfficientNet(Network, tag="efficientnet", frozen=True):
     norm: Norm = "batch"
 
     def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
-        check_at_least(self, size, self.spatial_dims, _SHRINKS_BY)
-        check_more_than_one_voxel(self, size, self.norm, _SHRINKS_BY)
+        check_min_side(self, size, self.spatial_dims, _SHRINKS_BY)
+        check_deepest_level(self, size, self.norm, _SHRINKS_BY)
         from monai.networks.nets import EfficientNetBN
 
         network = EfficientNetBN(

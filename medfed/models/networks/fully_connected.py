@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from medfed.models.networks._network import Network, Serves
+from medfed.models._needs import Needs
+from medfed.models.networks._network import Network
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,7 +20,7 @@ class FullyConnected(Network, tag="fully_connected", frozen=True):
     FLamby.
     """
 
-    serves: ClassVar[tuple[Serves, ...]] = ("table", "survival")
+    serves: ClassVar[tuple[Needs, ...]] = ("table", "survival")
     head: ClassVar[str] = "output"
 
     hidden: tuple[Annotated[int, Meta(ge=1)], ...] = ()

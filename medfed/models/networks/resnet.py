@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
+from medfed.models._needs import Needs
 from medfed.models.networks._network import (
     Network,
     Norm,
-    Serves,
+    check_deepest_level,
     check_dimensions,
-    check_more_than_one_voxel,
     replace_batch_norms,
 )
 
@@ -37,7 +37,7 @@ class ResNet(Network, tag="resnet", frozen=True):
     image.
     """
 
-    serves: ClassVar[tuple[Serves, ...]] = ("classify",)
+    serves: ClassVar[tuple[Needs, ...]] = ("classify",)
     head: ClassVar[str] = "fc"
 
     depth: Literal[10, 18, 34, 50] = 10
@@ -51,7 +51,7 @@ class ResNet(Network, tag="resnet", frozen=True):
     def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
         if size is not None:
             check_dimensions(self, size, self.spatial_dims)
-            check_more_than_one_voxel(self, size, self.norm, self.first_stride * (16 if self.max_pool else 8))
+            check_deepest_level(self, size, self.norm, self.first_stride * (16 if self.max_pool else 8))
         from monai.networks.nets import ResNet as MonaiResNet
 
         block, layers = _BLOCKS[self.depth]

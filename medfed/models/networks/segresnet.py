@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from medfed.errors import StudyError
+from medfed.models._needs import Needs
 from medfed.models.networks._network import (
     Network,
     Norm,
-    Serves,
-    check_more_than_one_voxel,
+    check_deepest_level,
     check_sides,
     monai_norm,
 )
@@ -30,7 +30,7 @@ class SegResNet(Network, tag="segresnet", frozen=True):
     `blocks_down` and `blocks_up` are the residual blocks of each level; going up there is one level less.
     """
 
-    serves: ClassVar[tuple[Serves, ...]] = ("segment",)
+    serves: ClassVar[tuple[Needs, ...]] = ("segment",)
     head: ClassVar[str] = "conv_final"
 
     spatial_dims: Literal[2, 3] = 3
@@ -49,7 +49,7 @@ class SegResNet(Network, tag="segresnet", frozen=True):
                 f"{len(self.blocks_up)}; blocks_up needs one less than blocks_down"
             )
         check_sides(self, size, self.spatial_dims, 2**halvings)
-        check_more_than_one_voxel(self, size, self.norm, 2**halvings)
+        check_deepest_level(self, size, self.norm, 2**halvings)
         from monai.networks.nets import SegResNet as MonaiSegResNet
 
         return MonaiSegResNet(

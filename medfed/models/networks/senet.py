@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
+from medfed.models._needs import Needs
 from medfed.models.networks._network import (
     Network,
     Norm,
-    Serves,
-    check_at_least,
-    check_more_than_one_voxel,
+    check_deepest_level,
+    check_min_side,
     replace_batch_norms,
 )
 
@@ -30,7 +30,7 @@ class SENet(Network, tag="senet", frozen=True):
     `layers` are the blocks of each of the four stages: 3, 4, 6, 3 make 50 layers, 3, 4, 23, 3 make 101.
     """
 
-    serves: ClassVar[tuple[Serves, ...]] = ("classify",)
+    serves: ClassVar[tuple[Needs, ...]] = ("classify",)
     head: ClassVar[str] = "last_linear"
 
     spatial_dims: Literal[2, 3] = 3
@@ -40,8 +40,8 @@ class SENet(Network, tag="senet", frozen=True):
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
     def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
-        check_at_least(self, size, self.spatial_dims, _SHRINKS_BY)
-        check_more_than_one_voxel(self, size, self.norm, _SHRINKS_BY)
+        check_min_side(self, size, self.spatial_dims, _SHRINKS_BY)
+        check_deepest_level(self, size, self.norm, _SHRINKS_BY)
         from monai.networks.nets import SENet as MonaiSENet
 
         network = MonaiSENet(

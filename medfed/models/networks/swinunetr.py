@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from medfed.errors import StudyError
+from medfed.models._needs import Needs
 from medfed.models.networks._network import (
     Network,
     Norm,
-    Serves,
-    check_more_than_one_voxel,
+    check_deepest_level,
     check_sides,
     monai_norm,
 )
@@ -32,7 +32,7 @@ class SwinUNETR(Network, tag="swinunetr", frozen=True):
     `checkpointing` computes activations again in the backward pass instead of keeping them.
     """
 
-    serves: ClassVar[tuple[Serves, ...]] = ("segment",)
+    serves: ClassVar[tuple[Needs, ...]] = ("segment",)
     head: ClassVar[str] = "out"
 
     spatial_dims: Literal[2, 3] = 3
@@ -47,7 +47,7 @@ class SwinUNETR(Network, tag="swinunetr", frozen=True):
 
     def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
         check_sides(self, size, self.spatial_dims, _SHRINKS_BY)
-        check_more_than_one_voxel(self, size, self.norm, _SHRINKS_BY)
+        check_deepest_level(self, size, self.norm, _SHRINKS_BY)
         for stage, heads in enumerate(self.heads):
             if self.features % 12 or (self.features * 2**stage) % heads:
                 raise StudyError(

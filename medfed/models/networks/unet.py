@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from medfed.errors import StudyError
+from medfed.models._needs import Needs
 from medfed.models.networks._network import (
     Network,
     Norm,
-    Serves,
-    check_more_than_one_voxel,
+    check_deepest_level,
     check_sides,
     monai_norm,
 )
@@ -31,7 +31,7 @@ class UNet(Network, tag="unet", frozen=True):
     patch.
     """
 
-    serves: ClassVar[tuple[Serves, ...]] = ("segment",)
+    serves: ClassVar[tuple[Needs, ...]] = ("segment",)
     head: ClassVar[str] = "model.2"
 
     spatial_dims: Literal[2, 3] = 3
@@ -47,7 +47,7 @@ class UNet(Network, tag="unet", frozen=True):
             )
         halvings = len(self.channels) - 1
         check_sides(self, size, self.spatial_dims, 2**halvings)
-        check_more_than_one_voxel(self, size, self.norm, 2**halvings)
+        check_deepest_level(self, size, self.norm, 2**halvings)
         from monai.networks.nets import UNet as MonaiUNet
 
         return MonaiUNet(

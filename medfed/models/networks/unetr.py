@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
+from medfed.models._needs import Needs
 from medfed.models.networks._network import (
     Network,
     Norm,
-    Serves,
+    check_heads,
     check_sides,
     drop_unused_norms,
     monai_norm,
-    needs_size,
-    split_over_heads,
+    require_size,
 )
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _TOKEN = 16
 class UNETR(Network, tag="unetr", frozen=True):
     """U-Net with a vision transformer of 12 layers as encoder; it is built for one patch size."""
 
-    serves: ClassVar[tuple[Serves, ...]] = ("segment",)
+    serves: ClassVar[tuple[Needs, ...]] = ("segment",)
     head: ClassVar[str] = "out"
 
     spatial_dims: Literal[2, 3] = 3
@@ -42,9 +42,9 @@ class UNETR(Network, tag="unetr", frozen=True):
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
     def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
-        size = needs_size(self, size)
+        size = require_size(self, size)
         check_sides(self, size, self.spatial_dims, _TOKEN)
-        split_over_heads(self, self.hidden, self.heads)
+        check_heads(self, self.hidden, self.heads)
         from monai.networks.nets import UNETR as MonaiUNETR
 
         network = MonaiUNETR(

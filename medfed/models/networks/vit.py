@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
+from medfed.models._needs import Needs
 from medfed.models.networks._network import (
     Network,
-    Serves,
+    check_heads,
     check_sides,
     drop_unused_norms,
-    needs_size,
-    split_over_heads,
+    require_size,
 )
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class ViT(Network, tag="vit", frozen=True):
     `token` is the side in voxels of the blocks that an image is cut into.
     """
 
-    serves: ClassVar[tuple[Serves, ...]] = ("classify",)
+    serves: ClassVar[tuple[Needs, ...]] = ("classify",)
     head: ClassVar[str] = "vit.classification_head"
 
     spatial_dims: Literal[2, 3] = 3
@@ -40,9 +40,9 @@ class ViT(Network, tag="vit", frozen=True):
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
     def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
-        size = needs_size(self, size)
+        size = require_size(self, size)
         check_sides(self, size, self.spatial_dims, self.token)
-        split_over_heads(self, self.hidden, self.heads)
+        check_heads(self, self.hidden, self.heads)
         from monai.networks.nets import ViT as MonaiViT
 
         from medfed.models.networks._vit_logits import ViTLogits

@@ -15,4 +15,4 @@ class Polynomial(Schedule, tag="polynomial", frozen=True):
     power: Annotated[float, Meta(gt=0)] = 0.9
 
     def factor(self, epoch: int, epochs: int) -> float:
-        return (1 - epoch / epochs) ** self.power
+        return float((1 - epoch / epochs) ** self.power)

@@ -1,17 +1,46 @@
-"""What is learned: one file a task, named after it.
+"""What is learned: one file per task, named after it.
 
-To add one, write `tasks/<name>.py` with a `Task` record tagged `<name>`; the contract test in tests/contracts
-finds it. A record says what it `needs` of a batch and how many `outputs` the network must have, and makes the
-LightningModule; the modules themselves stand in files that start with an underscore, so that a study can be
-read without torch.
+To add a task, write `tasks/<name>.py` with a `Task` record tagged `<name>`, or register one from
+another package by the entry point group `medfed.tasks`; the contract test in tests/contracts holds
+every task of this folder. LightningModules are in files that start with an underscore, so that a study
+can be read without importing torch.
 
-A batch is a dictionary: `case`, a list of salted ids, and by what the task needs
+The contract of a task
+----------------------
+`needs` is what a batch holds: a dictionary of `case`, a list of salted ids, and
+
     segment    image (B, C, X, Y, Z) float32, label (B, 1, X, Y, Z) integer class numbers
     classify   image (B, C, X, Y, Z) float32, target (B,) int64
     table      features (B, F) float32, target (B,) int64
-    survival   features (B, F) float32, target (B, 2) float32 of time and event: 1, or 0 for censored
+    survival   features (B, F) float32, target (B, 2) float32: time, and event as 1, or 0 for censored
+
+Networks and losses declare by `serves` which of these they can be used for.
+
+`outputs` is the number of outputs of the network. `module` returns the LightningModule that trains the
+network: it logs `train/loss`, in validation `val/loss` and further scores named `val/...`, and returns
+predictions from `predict_step`. It holds the network as `network` and no other tensors, because its tensors
+are what is sent.
+
+`scores` lists every `val/...` name that the module logs. A name that is not listed does not leave the
+hospital, and the site refuses to log it. A module with `loss(batch)` (training loss, nothing logged) can be
+attacked by `medfed leakage`; one with `class_losses(batch)` can be trained under fednoro.
+
+Evaluation calls `predict_step` with whole cases and measures what it returns, in addition to `case`:
+
+    segment              probabilities (B, K, X, Y, Z), which `task.labels` turns into class numbers on the image's
+                         own grid; `task.classes` names the classes and `task.labelled_at(site)` numbers those that
+                         a hospital labelled
+    classify, table      probabilities (B, K) of `task.classes`
+    survival             risk (B,), a logarithm
+
+A task that predicts anything else names in `metrics` the families of metrics that measure it (subclasses of
+`medfed.evaluation.metrics.PredictionMetrics`, registered by file or by the entry point group
+`medfed.metrics`). A family receives each case's outputs and batch, and its metrics appear in rows, report and
+comparisons like any other. Such a task needs no `classes` and may return anything from `predict_step` whose
+values have one entry per case.
 """
 
-from medfed.models.tasks._task import Needs, Task
+from medfed.models._needs import Needs
+from medfed.models.tasks._task import Task, VoxelTask
 
-__all__ = ["Needs", "Task"]
+__all__ = ["Needs", "Task", "VoxelTask"]

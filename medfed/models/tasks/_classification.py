@@ -47,7 +47,8 @@ class Classification(LightningModule):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits (B, K), or (B, 1) where the loss wants one output for two classes."""
-        return self.network(plain(inputs))
+        logits: Tensor = self.network(plain(inputs))
+        return logits
 
     def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
         loss = self.loss(batch)

@@ -10,7 +10,7 @@ from scipy import ndimage
 from torch import Tensor
 
 
-def keep_pieces(labels: Tensor, largest: Sequence[int], minimum_voxels: int, classes: int) -> Tensor:
+def remove_components(labels: Tensor, largest: Sequence[int], minimum_voxels: int, classes: int) -> Tensor:
     """Return labels (B, 1, ...) with small pieces, and all but the largest of some classes, as background.
 
     Voxels that share a corner are connected. Of equally large pieces the first in array order stays.

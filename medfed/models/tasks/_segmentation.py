@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, final
+from typing import Any, Literal, Protocol, final
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
+from medfed.models.losses import Loss
 from medfed.models.optimisers import Optimiser
 from medfed.models.schedules import Schedule
 from medfed.models.tasks._class_losses import class_losses
@@ -16,7 +17,20 @@ from medfed.models.tasks._gather import gather_rows
 from medfed.models.tasks._optimisation import Configured, optimisation, plain
 from medfed.models.tasks._partial_labels import marginal, merged_logits, merged_target
 from medfed.models.tasks._scores import dice_scores
-from medfed.models.tasks.segment import Segment
+from medfed.models.tasks._task import VoxelTask
+
+
+class SegmentationTask(VoxelTask, Protocol):
+    """The settings of a segmentation that its module uses; `segment.Segment` documents them."""
+
+    @property
+    def loss(self) -> Loss: ...
+    @property
+    def overlap(self) -> float: ...
+    @property
+    def blend(self) -> Literal["gaussian", "constant"]: ...
+    @property
+    def windows(self) -> int: ...
 
 
 @final
@@ -33,7 +47,7 @@ class Segmentation(LightningModule):
 
     def __init__(
         self,
-        task: Segment,
+        task: SegmentationTask,
         network: nn.Module,
         optimiser: Optimiser,
         schedule: Schedule,
@@ -55,7 +69,8 @@ class Segmentation(LightningModule):
         """Return the logits (B, K, X, Y, Z) of whole images."""
         image = plain(image)
         if self.patch is None:
-            return self.network(image)
+            whole: Tensor = self.network(image)
+            return whole
         from monai.inferers import sliding_window_inference
 
         logits = sliding_window_inference(

@@ -1,30 +1,33 @@
-"""What every task is: a frozen record that makes the LightningModule which learns it."""
+"""The base of all tasks: a frozen record that builds a LightningModule."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from medfed.errors import StudyError
+from medfed.models._needs import Needs
 from medfed.registry import Kind, kind_of, kinds
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule
-    from torch import nn
+    from torch import Tensor, nn
 
     from medfed.models.losses import Loss
     from medfed.models.optimisers import Optimiser
     from medfed.models.schedules import Schedule
 
-Needs = Literal["segment", "classify", "table", "survival"]
-
 
 class Task(Kind, frozen=True):
-    """What is learned: loss, validation scores and what a prediction is."""
+    """What is learned: loss, validation scores and predictions. `medfed.models.tasks` describes the contract."""
 
     folder: ClassVar[str] = "tasks"
 
-    # What each batch must hold; a network and a loss say which of these they serve.
+    # What each batch holds; networks and losses declare which of these they serve.
     needs: ClassVar[Needs]
+
+    # The families of metrics that measure its predictions, for a task whose predictions are not those of its
+    # `needs`.
+    metrics: ClassVar[tuple[str, ...]] = ()
 
     @property
     def outputs(self) -> int:
@@ -33,9 +36,7 @@ class Task(Kind, frozen=True):
 
     @property
     def scores(self) -> tuple[str, ...]:
-        """The names of the numbers that its module logs in validation: they leave a hospital,
-        and no others do.
-        """
+        """The names of all numbers that its module logs in validation; no others leave a hospital."""
         return ()
 
     def module(
@@ -50,11 +51,29 @@ class Task(Kind, frozen=True):
     ) -> LightningModule:
         """Return the LightningModule that holds and trains `network`, and has no other tensors.
 
-        `epochs` are those of the whole run, over all rounds. `patch` is the size in voxels that the network
-        was built for; tasks that see whole images or tables don't use it. `site` is the hospital that it will
-        train in, for tasks that treat hospitals differently.
+        `epochs` is the number of the whole run, over all rounds. `patch` is the size in voxels that the
+        network was built for; tasks on whole images or tables don't use it. `site` is the hospital that it
+        will train in, for tasks that treat hospitals differently.
         """
         raise NotImplementedError
+
+
+@runtime_checkable
+class VoxelTask(Protocol):
+    """What training, inference and gallery need of a task with `needs = "segment"` and no `metrics`."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, the background first."""
+        ...
+
+    def labels(self, probabilities: Tensor) -> Tensor:
+        """Return class numbers (B, 1, X, Y, Z) of probabilities (B, K, X, Y, Z)."""
+        ...
+
+    def labelled_at(self, site: str) -> tuple[int, ...]:
+        """Return the numbers of the foreground classes that a hospital labelled."""
+        ...
 
 
 def check_loss(task: Task, loss: Loss) -> None:
@@ -64,10 +83,10 @@ def check_loss(task: Task, loss: Loss) -> None:
         StudyError: naming the losses that do.
     """
     if task.needs not in loss.serves:
-        suited = ", ".join(name for name, kind in kinds("losses").items() if task.needs in _serves(kind))
+        suitable = ", ".join(name for name, kind in kinds("losses").items() if task.needs in _serves(kind))
         raise StudyError(
             f"task '{kind_of(task)}': loss '{kind_of(loss)}' is for {' and '.join(loss.serves)}; "
-            f"take one of {suited}"
+            f"take one of {suitable}"
         )
 
 
@@ -76,18 +95,18 @@ def _serves(kind: type[Kind]) -> tuple[str, ...]:
 
 
 def check_classes(task: Task, classes: tuple[str, ...]) -> None:
-    """Check that there are two classes or more, each with a name of its own.
+    """Check that there are at least two classes, each with a unique name.
 
     Raises:
-        StudyError: saying which name comes twice, or that there are too few.
+        StudyError: naming the duplicate, or if there are too few.
     """
     if len(classes) < 2:
         raise StudyError(
             f"task '{kind_of(task)}': classes has {len(classes)} names, at least 2 are needed, "
-            f"the background or the healthy first"
+            f"the background or the healthy class first"
         )
     for name in classes:
         if not name or classes.count(name) > 1:
             raise StudyError(
-                f"task '{kind_of(task)}': classes: '{name}' is empty or there twice; each needs its own name"
+                f"task '{kind_of(task)}': classes: '{name}' is empty or a duplicate; each class needs a unique name"
             )

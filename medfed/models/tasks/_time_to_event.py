@@ -38,7 +38,8 @@ class TimeToEvent(LightningModule):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the logarithms of risk (B, 1)."""
-        return self.network(features)
+        risk: Tensor = self.network(features)
+        return risk
 
     def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
         target = batch["target"]

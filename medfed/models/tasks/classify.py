@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from medfed.models._needs import Needs
 from medfed.models.losses import Loss
 from medfed.models.losses.cross_entropy import CrossEntropy
-from medfed.models.tasks._task import Needs, Task, check_classes, check_loss
+from medfed.models.tasks._task import Task, check_classes, check_loss
 from medfed.registry import union
 
 if TYPE_CHECKING:

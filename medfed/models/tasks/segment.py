@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from msgspec import Meta, field
 
 from medfed.errors import StudyError
+from medfed.models._needs import Needs
 from medfed.models.losses import Loss
 from medfed.models.losses.dicece import DiceCE
-from medfed.models.tasks._task import Needs, Task, check_classes, check_loss
+from medfed.models.tasks._task import Task, check_classes, check_loss
 from medfed.registry import union
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Segment(Task, tag="segment", frozen=True):
         """Return class numbers (B, 1, X, Y, Z) of probabilities (B, K, X, Y, Z), after post-processing."""
         import torch
 
-        from medfed.models.tasks._connected_components import keep_pieces
+        from medfed.models.tasks._connected_components import remove_components
 
         labels = probabilities.argmax(dim=1, keepdim=True)
         # A byte a voxel and not the eight of argmax, where the classes fit.
@@ -99,7 +100,7 @@ class Segment(Task, tag="segment", frozen=True):
         if not self.largest and not self.minimum_voxels:
             return labels
         largest = [self.classes.index(name) for name in self.largest]
-        return keep_pieces(labels, largest, self.minimum_voxels, len(self.classes))
+        return remove_components(labels, largest, self.minimum_voxels, len(self.classes))
 
     def module(
         self,

@@ -1,1 +1,1 @@
-"""Experiments on a whole study: compare methods, leave each hospital out, pool all cases, unlearn a hospital."""
+"""Models to compare a federation with: local, pooled, without one hospital, retrained after a withdrawal."""

@@ -1,25 +1,48 @@
-"""A study without each of its hospitals in turn: what a hospital that joins nothing gets, and
-what each one gave.
+"""The federation without each of its hospitals in turn.
 
-The model trained without a hospital and tested on it says how the federation would do at a hospital like it
-that took no part. What the federation loses at the others when a hospital leaves is that hospital's
+The model trained without a hospital and tested on it shows how the federation would do at a similar hospital
+that took no part. What the federation loses at the other hospitals when one leaves is that hospital's
 contribution (Cook's leave-one-out, Technometrics 1977); paired by patient, it has an interval like any
 difference of two models.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import msgspec
 
 from medfed.errors import StudyError
+from medfed.evaluation.rows import without
+from medfed.pipeline.federate import StudyRun, federate
+from medfed.runs.checkpoints import load_or_train
+from medfed.runs.folder import RunFolder
 from medfed.study.study import Study
+from medfed.wire.weights import Weights
+
+
+def models_without_each(run: StudyRun) -> dict[str, Weights]:
+    """Return the federated model without each hospital by name; saved models are not trained again."""
+    return {
+        without(site): load_or_train(
+            run.folder.checkpoint(without(site)), smaller.train.rounds, partial(_train, run, site, smaller)
+        )
+        for site, smaller in studies_without(run.study).items()
+    }
+
+
+def _train(run: StudyRun, site: str, smaller: Study) -> Weights:
+    run.progress.log(f"the federation without {site}")
+    folder = RunFolder(run.folder.path / "leave-one-out" / site)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    return federate(replace(run, study=smaller, folder=folder))
 
 
 def studies_without(study: Study) -> dict[str, Study]:
-    """Return, for each hospital, the study of all the others: the same seed, rounds and
-    settings, one site fewer.
+    """Return for each hospital the study of all the others, with the same seed, rounds and settings.
 
-    A quorum of more sites than are left becomes all that are left.
+    A quorum larger than the remaining number of sites becomes that number.
 
     Raises:
         StudyError: if fewer than three hospitals train, or the rule cannot merge one fewer.
@@ -33,15 +56,14 @@ def studies_without(study: Study) -> dict[str, Study]:
     fewest = study.rule.min_sites()
     if fewest > left:
         raise StudyError(
-            f"study '{study.name}': --leave-one-out leaves {left} sites and the rule needs {fewest}; train without it, "
-            f"or take a rule that needs fewer"
+            f"study '{study.name}': --leave-one-out leaves {left} sites and the rule needs {fewest}; train without "
+            f"--leave-one-out, or choose a rule that needs fewer sites"
         )
-    minimum = min(study.minimum, left)
-    return {
-        site: msgspec.structs.replace(
-            study,
-            sites={name: where for name, where in study.sites.items() if name != site},
-            sampling=msgspec.structs.replace(study.sampling, minimum=minimum),
-        )
-        for site in sorted(study.sites)
-    }
+    return {site: study_without(study, site) for site in sorted(study.sites)}
+
+
+def study_without(study: Study, site: str) -> Study:
+    """Return the study of the other hospitals; a quorum larger than their number becomes that number."""
+    sites = {name: path for name, path in study.sites.items() if name != site}
+    sampling = msgspec.structs.replace(study.sampling, minimum=min(study.minimum, len(sites)))
+    return msgspec.structs.replace(study, sites=sites, sampling=sampling)

@@ -1,14 +1,14 @@
-"""All hospitals' cases in one place: the model that a federation is measured against, and only
-a simulation can have.
+"""The model trained on all hospitals' cases in one place, which only a simulation can have.
 
-Nothing here runs in a hospital: whoever pools holds every folder already.
+Nothing here runs in a hospital: whoever pools the data already has every folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 from torch.utils.data import ConcatDataset, DataLoader
@@ -16,39 +16,45 @@ from torch.utils.data import ConcatDataset, DataLoader
 from medfed.data.datamodule import SiteDataModule, collate
 from medfed.data.samplers import FixedStepBatchSampler
 from medfed.errors import DataError
+from medfed.evaluation.rows import POOLED
 from medfed.federation.callback import derived_seed
 from medfed.federation.site import Training, train_alone
+from medfed.pipeline.factory import module_of, training_of
+from medfed.runs.checkpoints import load_or_train
+from medfed.wire.weights import Weights, weights_of
 
-# Whose seeds the pooled model trains with, where a site's own model trains with the site's name.
+if TYPE_CHECKING:
+    from medfed.pipeline.federate import StudyRun
+
+# The name that seeds the pooled model, as a site's name seeds its own model.
 POOLED_SITE = "pooled"
 
 
-class PooledDataset(ConcatDataset):
-    """Several hospitals' datasets one after the other, each drawing from a stream of its own."""
+class PooledDataset(ConcatDataset[Any]):
+    """Several hospitals' datasets concatenated, each with a random stream of its own."""
 
     def set_random_state(self, seed: int) -> None:
-        """Make every following item derive from this seed, as a single hospital's dataset does."""
-        for place, part in enumerate(self.datasets):
+        """Derive every following item from this seed, as a single hospital's dataset does."""
+        for number, part in enumerate(self.datasets):
             if hasattr(part, "set_random_state"):
-                part.set_random_state(derived_seed(seed, place))
+                part.set_random_state(derived_seed(seed, number))
 
 
 class PooledData(pl.LightningDataModule):
-    """The training batches of several hospitals, shuffled together; there is no validation,
-    as nothing is chosen.
+    """The training batches of several hospitals, shuffled together; there are no validation batches.
 
-    A hospital's table is scaled by its own patients, and its images are prepared as it prepares them: the
+    A hospital's table is scaled by its own patients, and its images are prepared as it prepares them, so the
     pooled model differs from the federated one by the federation alone.
     """
 
     def __init__(self, sites: Mapping[str, SiteDataModule], batch: int) -> None:
         super().__init__()
         self._seed = "/".join(str(sites[name].seed) for name in sorted(sites))
-        # By name, so that the order in which hospitals were opened changes nothing.
+        # Sorted by name, so that the order in which hospitals were opened does not matter.
         self._parts = [sites[name] for name in sorted(sites)]
         self._batch = batch
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Any]:
         """Return the training batches, shuffled by torch's global generator; the caller seeds it."""
         parts = [part.dataset("train", training=True) for part in self._parts if part.examples]
         if not parts:
@@ -56,7 +62,7 @@ class PooledData(pl.LightningDataModule):
         settings: Any = self._parts[0].settings
         workers = getattr(settings, "workers", 0)
         if all(part.steps is not None for part in self._parts):
-            # As many steps an epoch as the hospitals do together, so that the pooled model learns as long.
+            # As many steps per epoch as all hospitals together, so that the pooled model trains as long.
             joined = PooledDataset(parts)
             steps = sum(part.steps or 0 for part in self._parts)
             batches = FixedStepBatchSampler(len(joined), self._batch, steps, f"{POOLED_SITE}/{self._seed}")
@@ -66,22 +72,28 @@ class PooledData(pl.LightningDataModule):
         )
 
 
-def train_pooled(
-    sites: Mapping[str, SiteDataModule],
-    module: pl.LightningModule,
-    training: Training,
-    *,
-    batch: int,
-    folder: Path,
-    callbacks: Sequence[pl.Callback] = (),
-) -> None:
-    """Train one model on the training cases of all these hospitals together, for as many epochs
-    as a site trains.
+def pooled_model(run: StudyRun) -> Weights:
+    """Return the model trained on the cases of all the study's hospitals; a saved model is not trained again."""
+    path = run.folder.checkpoint(POOLED)
+    return load_or_train(path, run.study.train.rounds, partial(_train, run))
+
+
+def _train(run: StudyRun) -> Weights:
+    run.progress.log("all cases in one place, for comparison")
+    module = module_of(run.study)
+    sites = {name: run.hospitals[name].data for name in run.study.sites}
+    data = PooledData(sites, run.study.train.batch)
+    train_pooled(module, data, training_of(run.study), run.folder.site(POOLED))
+    return weights_of(module)
+
+
+def train_pooled(module: pl.LightningModule, data: PooledData, training: Training, folder: Path) -> None:
+    """Train one model on the training cases of several hospitals, for as many epochs as a site trains.
 
     It sees each case as often as the federation does. Optimiser, schedule, clipping and seeds are the
-    study's; merges and what they imply (rule, privacy, `keep_local`, a local objective) have no part in it.
+    study's; merges and what belongs to them (rule, privacy, `keep_local`, a local objective) play no part.
 
     Raises:
         DataError: if no hospital has a training case.
     """
-    train_alone(POOLED_SITE, module, PooledData(sites, batch), training, folder=folder, callbacks=callbacks)
+    train_alone(POOLED_SITE, module, data, training, folder=folder)

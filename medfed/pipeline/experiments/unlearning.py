@@ -1,54 +1,70 @@
-"""A hospital withdraws: its updates are taken out of the model by training again without them.
+"""Exact unlearning: after a hospital withdraws, the model is trained again without its updates.
 
-Nothing can be subtracted from a merged model, for every later update was trained from it. So training
-goes back to the last model that the hospital had no part in, the one before its first merged update where
-it was kept (`federation/membership.py`) and else the untrained one, and goes on without it. The study
-without the hospital has another digest, so that every other hospital is asked again. The former run's
-folder stays as it is, but for a line in its audit log: whether its models are deleted, and who has a
-copy, is for people to settle.
+Nothing can be subtracted from a merged model, because every later update was trained from it. Training
+therefore goes back to the last model to which the hospital had not contributed: the one before its first
+merged update if it was kept (`federation/membership.py`), else the untrained one. The study without the
+hospital has another digest, so every other hospital is asked again. The former run's folder stays as it is,
+except for a line in its audit log: people decide whether its models are deleted, and who has a copy.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from medfed.errors import RunError, StudyError
-from medfed.federation import membership as joins
-from medfed.runs.folder import RunFolder, write_whole
+from medfed.federation import membership
+from medfed.files import utc_now, write_whole
+from medfed.pipeline.create_run import choose_folder
+from medfed.pipeline.experiments.leave_one_out import study_without
+from medfed.runs.facts import Withdrawal
+from medfed.runs.folder import RunFolder
+from medfed.runs.progress import Progress
+from medfed.runs.rounds import encode_rounds, read_rounds
 from medfed.study.canonical import study_digest
 from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog, Signer
 
-# The record in the new run's folder.
-FILE = "withdrawn.json"
-
 
 @dataclass(frozen=True)
-class Withdrawal:
-    """What was done: who withdrew, when its first update had been merged (None: never), where
-    training goes on from.
-    """
+class Retraining:
+    """A study from which a hospital withdrew; `former` is its former run, None if retraining is being resumed."""
 
+    former_study: Study
     site: str
-    joined: int | None
-    retrained_from: int
-    study_before: str
-    study: str
-    when: str
+    former: RunFolder | None
+
+    @property
+    def study(self) -> Study:
+        """The study of the remaining hospitals."""
+        return remaining_study(self.former_study, self.site)
 
 
-def without(study: Study, site: str) -> Study:
-    """Return the study of the other hospitals; a quorum of more sites than are left becomes
-    all that are left.
+def retraining(study: Study, site: str, former: Path | None, resume: bool) -> Retraining:
+    """Return the retraining without a hospital; `former` is its former run, the study's newest one if None.
+
+    Raises:
+        RunError: if there is no such run of this study.
+    """
+    return Retraining(study, site, None if resume else choose_folder(study, former, resume=True))
+
+
+def prepare_retraining(
+    again: Retraining, folder: RunFolder, progress: Progress, identity: Signer | None = None
+) -> None:
+    """Prepare a new run's folder to train from before the hospital joined; nothing to do in a resumed one."""
+    if again.former is not None:
+        record = prepare(again.former_study, again.site, again.former, folder, identity)
+        progress.log(f"without {again.site}: training goes on from round {record.retrained_from}")
+
+
+def remaining_study(study: Study, site: str) -> Study:
+    """Return the study of the other hospitals; a quorum larger than their number becomes that number.
 
     Raises:
         StudyError: if the hospital is not in the study, or too few are left for its rule.
@@ -57,93 +73,68 @@ def without(study: Study, site: str) -> Study:
         raise StudyError(
             f"study '{study.name}': --without {site}: no such hospital; there are {', '.join(sorted(study.sites))}"
         )
-    sites = {name: where for name, where in study.sites.items() if name != site}
-    fewest = study.rule.min_sites()
-    if len(sites) < max(fewest, 1):
+    left, fewest = len(study.sites) - 1, max(study.rule.min_sites(), 1)
+    if left < fewest:
         raise StudyError(
-            f"study '{study.name}': without {site} {len(sites)} hospitals are left, and its rule needs {max(fewest, 1)}"
+            f"study '{study.name}': without {site} {left} hospitals are left, and its rule needs {fewest}"
         )
-    sampling = msgspec.structs.replace(study.sampling, minimum=min(study.minimum, len(sites)))
-    return msgspec.structs.replace(study, sites=sites, sampling=sampling)
+    return study_without(study, site)
 
 
 def prepare(
     study: Study, site: str, before: RunFolder, after: RunFolder, identity: Signer | None = None
 ) -> Withdrawal:
-    """Put the model to go on from into a new run's folder, and write the withdrawal down in
-    both runs; return it.
+    """Copy the model to resume from into a new run's folder, and record the withdrawal in both runs.
 
-    `study` is the former study, with the hospital. A hub that starts with the new folder and `without(study,
-    site)` then goes on from there. `identity` signs the logs, where the hub has one.
+    `study` is the former study, with the hospital. A hub that starts with the new folder and
+    `remaining_study(study, site)` resumes from that model. `identity` signs the logs, if the hub has one.
 
     Raises:
         RunError: if the former run is not of this study.
     """
-    found = before.read_facts()["digest"]
-    if found != study_digest(study):
+    held = before.read_facts().digest
+    if held != study_digest(study):
         raise RunError(
-            f"{before.path}: holds a run of study {found[:12]}, the study file's digest is {study_digest(study)[:12]}; give the "
-            f"file and the --set of the run that the hospital withdraws from"
+            f"{before.path}: holds a run of study {held[:12]}, the study file's digest is {study_digest(study)[:12]}; give "
+            f"the file and the --set of the run that the hospital withdraws from"
         )
-    smaller = without(study, site)
+    smaller = remaining_study(study, site)
     first = first_merged(before, site)
     newest_round = first - 1 if first is not None else study.train.rounds
     path = _checkpoint(before.hub, newest_round)
-    start = 0 if path is None else _round(path)
+    start = 0 if path is None else _stored_round(path)
     if path is not None and start:
-        _restore(path, after.hub, study_digest(smaller))
-        _carry(before, after, site, start)
-    record = Withdrawal(site, first, start, study_digest(study), study_digest(smaller), _now())
-    write_whole(after.path / FILE, msgspec.json.encode(record))
-    AuditLog(after.audit, identity).write("withdrawn", **asdict(record))
-    AuditLog(before.audit, identity).write("withdrawn", **asdict(record))
+        _copy_checkpoint(path, after.hub, study_digest(smaller))
+        _copy_history(before, after, site, start)
+    record = Withdrawal(site, first, start, study_digest(study), study_digest(smaller), utc_now())
+    write_whole(after.withdrawal, msgspec.json.encode(record))
+    for folder in (after, before):
+        AuditLog(folder.audit, identity).write("withdrawn", **msgspec.structs.asdict(record))
     return record
-
-
-def recorded(run: RunFolder) -> dict[str, Any] | None:
-    """Return the withdrawal that a run came from, or None."""
-    path = run.path / FILE
-    return msgspec.json.decode(path.read_bytes()) if path.exists() else None
-
-
-def facts(run: RunFolder) -> dict[str, Any]:
-    """Return what a run's facts say of the withdrawal that it came from, written there; nothing
-    if there was none.
-    """
-    record = recorded(run)
-    if record is None:
-        return {}
-    run.write_facts({**run.read_facts(), "withdrawn": record})
-    return {"withdrawn": record}
 
 
 def first_merged(run: RunFolder, site: str) -> int | None:
     """Return the first round of a run into which an update of this site was merged, or None if there is none."""
-    rounds = [line["round"] for line in _lines(run) if line["site"] == site and line["status"] == "merged"]
-    known = joins.joined(run.hub).get(site)
+    rounds = [line.round for line in read_rounds(run.rounds) if line.site == site and line.status == "merged"]
+    known = membership.joined(run.hub).get(site)
     return min([*rounds, *([known] if known is not None else [])], default=None)
-
-
-def _lines(run: RunFolder) -> Iterator[dict[str, Any]]:
-    if run.rounds.exists():
-        for line in run.rounds.read_bytes().splitlines():
-            yield msgspec.json.decode(line)
 
 
 def _checkpoint(hub: Path, newest_round: int) -> Path | None:
     """Return the newest readable checkpoint of at most this round."""
-    kept = [*hub.glob("round-*.safetensors"), *(hub / joins.FOLDER).glob("round-*.safetensors")]
-    for path in sorted(kept, key=_number, reverse=True):
-        if _number(path) <= newest_round and _round(path) == _number(path):
+    paths = [*hub.glob("round-*.safetensors"), *(hub / membership.FOLDER).glob("round-*.safetensors")]
+    for path in sorted(paths, key=_named_round, reverse=True):
+        if _named_round(path) <= newest_round and _stored_round(path) == _named_round(path):
             return path
     return None
 
 
-def _number(path: Path) -> int:
+def _named_round(path: Path) -> int:
     return int(path.stem.removeprefix("round-"))
 
 
-def _round(path: Path) -> int:
+def _stored_round(path: Path) -> int:
+    """Return the round that a checkpoint holds, -1 if it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             return int(file.metadata()["round"])
@@ -151,29 +142,24 @@ def _round(path: Path) -> int:
         return -1
 
 
-def _restore(path: Path, hub: Path, study: str) -> None:
+def _copy_checkpoint(path: Path, hub: Path, study: str) -> None:
     """Write a checkpoint to the new run's folder, as one of the new study."""
     hub.mkdir(parents=True, exist_ok=True)
-    save_file(load_file(path), hub / path.name, metadata={"round": str(_number(path)), "study": study})
+    metadata = {"round": str(_named_round(path)), "study": study}
+    save_file(load_file(path), hub / path.name, metadata=metadata)
 
 
-def _carry(before: RunFolder, after: RunFolder, site: str, start: int) -> None:
-    """Take along what the model that training goes on from is made of: its rounds, and who
-    had joined by then.
-    """
-    kept = [
-        msgspec.json.encode(line) + b"\n"
-        for line in _lines(before)
-        if line["round"] <= start and line["site"] != site
-    ]
-    write_whole(after.rounds, b"".join(kept))
-    known = {name: at for name, at in joins.joined(before.hub).items() if at <= start and name != site}
-    write_whole(after.hub / joins.FILE, msgspec.json.encode(known))
-    for path in (before.hub / joins.FOLDER).glob("round-*.safetensors"):
-        if _number(path) < start:
-            (after.hub / joins.FOLDER).mkdir(exist_ok=True)
-            shutil.copyfile(path, after.hub / joins.FOLDER / path.name)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _copy_history(before: RunFolder, after: RunFolder, site: str, start: int) -> None:
+    """Copy what belongs to the model that training resumes from: its rounds, and who had joined by then."""
+    lines = [line for line in read_rounds(before.rounds) if line.round <= start and line.site != site]
+    write_whole(after.rounds, encode_rounds(lines))
+    joined = {
+        name: number
+        for name, number in membership.joined(before.hub).items()
+        if number <= start and name != site
+    }
+    write_whole(after.hub / membership.FILE, msgspec.json.encode(joined))
+    for path in (before.hub / membership.FOLDER).glob("round-*.safetensors"):
+        if _named_round(path) < start:
+            (after.hub / membership.FOLDER).mkdir(exist_ok=True)
+            shutil.copyfile(path, after.hub / membership.FOLDER / path.name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from medfed.data.settings import Images, Table
 from medfed.errors import RunError
 from medfed.pipeline.predict import trained
+from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
 from medfed.study.reading import read_study
 from medfed.study.study import Study
@@ -46,7 +46,7 @@ class Subject:
     """A model to export, with the study that it came from and what the run says about itself."""
 
     study: Study
-    facts: dict[str, Any]
+    facts: RunFacts
     model: str
     computed: Computed
     shape: tuple[int, ...]
@@ -96,7 +96,7 @@ class Subject:
         """Return what a reader of the exported file needs to know, as JSON."""
         about = {
             "study": self.study.name,
-            "digest": self.facts["digest"],
+            "digest": self.facts.digest,
             "model": self.model,
             "input": ["batch", *self.shape],
             "output": self.output,

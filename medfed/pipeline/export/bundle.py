@@ -21,10 +21,10 @@ from medfed.data.normalise.percentile import Percentile
 from medfed.data.normalise.window import Window
 from medfed.data.settings import Images
 from medfed.errors import RunError
+from medfed.files import write_whole
 from medfed.pipeline.export._bundle_inference import inference
 from medfed.pipeline.export._subject import Subject
 from medfed.pipeline.export.torchscript import trace
-from medfed.runs.folder import write_whole
 
 SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -87,7 +87,7 @@ def metadata(subject: Subject, settings: Images) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "version": "0.1.0",
-        "changelog": {"0.1.0": f"exported from study {subject.study.name}, {subject.facts['digest'][:12]}"},
+        "changelog": {"0.1.0": f"exported from study {subject.study.name}, {subject.facts.digest[:12]}"},
         "monai_version": version("monai"),
         "pytorch_version": version("torch").split("+")[0],
         "numpy_version": version("numpy"),
@@ -95,7 +95,7 @@ def metadata(subject: Subject, settings: Images) -> dict[str, Any]:
         "optional_packages_version": {"nibabel": version("nibabel")},
         "task": _does(subject).lower(),
         "description": f"{subject.model} model of the study {subject.study.name}, trained by medfed over "
-        f"{len(subject.facts.get('sites', []))} hospitals",
+        f"{len(subject.facts.sites)} hospitals",
         "authors": "to be written by a person",
         "copyright": "to be written by a person",
         "intended_use": "research; not a medical device",
@@ -116,7 +116,7 @@ def readme(subject: Subject, difference: float) -> str:
     return (
         f"# {subject.study.name}: {subject.model} model\n\n"
         f"{_does(subject)}, trained by medfed over "
-        f"{len(subject.facts.get('sites', []))} hospitals; study {subject.facts['digest'][:12]}.\n\n"
+        f"{len(subject.facts.sites)} hospitals; study {subject.facts.digest[:12]}.\n\n"
         "    python -m monai.bundle run --config_file configs/inference.json --bundle_root . \\\n"
         "        --dataset_dir IMAGES --output_dir FOUND\n\n"
         f"{_writes(subject)}\n\n"

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from medfed.errors import RunError
+from medfed.files import write_whole
 from medfed.pipeline.export._subject import Subject
-from medfed.runs.folder import write_whole
 
 FILE = "model.onnx"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
+from medfed.files import write_whole
 from medfed.pipeline.export._subject import Subject
-from medfed.runs.folder import write_whole
 
 FILE = "model.ts"
 

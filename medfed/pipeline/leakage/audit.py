@@ -7,7 +7,7 @@ from pathlib import Path
 from medfed.errors import RunError
 from medfed.pipeline.factory import hospital_of
 from medfed.pipeline.leakage.attacks import Effort, Findings, attack, keep
-from medfed.pipeline.suppress_warnings import quiet
+from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.runs.folder import RunFolder
 from medfed.study.reading import read_study
 
@@ -30,7 +30,7 @@ def audit(run: Path, site: str | None, effort: Effort, out: Path | None) -> tupl
     study = read_study(run if is_file else folder.study)
     name = _chosen(site, sorted(study.sites), run.name)
     where = out or (Path(f"leakage-{name}") if is_file else folder.site(name) / "leakage")
-    with quiet():
+    with suppress_warnings():
         folder_of_data = study.sites[name]
         if folder_of_data is None:
             raise RunError(

@@ -1,14 +1,23 @@
-"""How an update is made smaller before it is sent: one file a method, named after it.
+"""How an update is made smaller before it is sent: one file per method, named after it.
 
 To add one, write `wire/compression/<name>.py` with a `Compression` record tagged `<name>`; the contract test
-in tests/contracts finds it. `compress` and `restore` apply a list of them one after the other (`[top_k,
-int8]` sends the largest values, each in a byte) and feed back the error: what one round's rounding left out
-is added to the next round's delta, so that nothing is lost but time. Seide et al., Interspeech 2014;
-Karimireddy et al., ICML 2019, arXiv:1901.09847.
+in tests/contracts/test_compression.py finds it. `compress` and `decompress` apply a list of them in turn
+(`[top_k, int8]` sends the largest values, one byte each) with error feedback: what one round's rounding lost
+is added to the next round's delta, so it is delayed and not lost. Seide et al., Interspeech 2014; Karimireddy
+et al., ICML 2019, arXiv:1901.09847.
 """
 
-from medfed.wire.compression._compression import Compression, Encoded, State
-from medfed.wire.compression._pack import pack, unpack
-from medfed.wire.compression._stack import compress, restore
+from medfed.wire.compression._compression import Compression, State
+from medfed.wire.compression._stack import compress, decompress
+from medfed.wire.compression._update import compress_update, decompress_update
+from medfed.wire.update import Encoded
 
-__all__ = ["Compression", "Encoded", "State", "compress", "pack", "restore", "unpack"]
+__all__ = [
+    "Compression",
+    "Encoded",
+    "State",
+    "compress",
+    "compress_update",
+    "decompress",
+    "decompress_update",
+]

@@ -1,4 +1,4 @@
-"""What every compression is: a frozen record with `encode` at the site and `decode` at the hub."""
+"""The interface of a compression: a frozen record with `encode` at the site and `decode` at the hub."""
 
 from __future__ import annotations
 
@@ -15,32 +15,31 @@ from medfed.registry import Kind, kind_of
 from medfed.wire.update import Encoded
 from medfed.wire.weights import Weights
 
-# What a compression carries from round to round, in named groups of named tensors, so that a checkpoint can
-# hold it.
+# What a compression keeps from round to round: groups of named tensors, so that a checkpoint can hold it.
 State = Mapping[str, Weights]
 
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
-AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Compression(Kind, frozen=True):
-    """A way to say tensors in fewer bytes, not always exactly."""
+    """A lossless or lossy encoding of tensors in fewer bytes."""
 
     folder: ClassVar[str] = "compression"
 
-    # The groups that hold plain floats, which a further compression may shorten.
+    # The groups of plain floats that a further compression may shorten.
     chainable: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        # msgspec holds a study file to these bounds, but not a record that Python code makes.
-        for name, hint in _bounded(type(self)).items():
+        # msgspec checks these bounds in a study file, but not in a record that Python code makes.
+        for name, hint in _bounded_fields(type(self)).items():
             try:
                 msgspec.convert(getattr(self, name), hint)
             except msgspec.ValidationError as error:
                 raise ValueError(f"{kind_of(self)}.{name}: {error}") from None
 
     def encode(self, weights: Weights, state: State) -> tuple[Encoded, State]:
-        """Return the tensors in fewer bytes, and the new state; the first round's is empty.
+        """Return the tensors in fewer bytes, and the new state; the first round's state is empty.
 
         Raises:
             UpdateError: naming a tensor with values that are not finite.
@@ -48,32 +47,31 @@ class Compression(Kind, frozen=True):
         raise NotImplementedError
 
     def decode(self, encoded: Encoded) -> dict[str, Tensor]:
-        """Return tensors of the first names and shapes, float32.
+        """Return tensors (float32) with the original names and shapes.
 
         Raises:
-            WireError: if these groups and this header can't be what `encode` returned.
+            WireError: if `encode` cannot have returned these groups and this header.
         """
         raise NotImplementedError
 
 
 @cache
-def _bounded(record: type[Compression]) -> dict[str, Any]:
+def _bounded_fields(record: type[Compression]) -> dict[str, Any]:
     hints = get_type_hints(record, include_extras=True)
     return {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar}
 
 
-def flat(name: str, tensor: Tensor) -> Tensor:
+def flatten(name: str, tensor: Tensor) -> Tensor:
     """Return a tensor's values as a flat float32 tensor.
 
     Raises:
-        UpdateError: if one is not finite, or leaves float32.
+        UpdateError: if a value is not finite or exceeds float32's range.
     """
     values = tensor.detach().reshape(-1).to(torch.float32)
     if not bool(torch.isfinite(values).all()):
         raise UpdateError(
-            f"'{name}' can't be compressed: it has values that are not finite in float32; training"
-            " diverged: a lower "
-            f"learning rate or gradient clipping (train.clip) helps"
+            f"'{name}' can't be compressed: it has values that are not finite in float32; training diverged: "
+            f"a lower learning rate or gradient clipping (train.clip) helps"
         )
     return values
 
@@ -83,7 +81,7 @@ def tensor_shapes(weights: Weights) -> dict[str, list[int]]:
     return {name: list(tensor.shape) for name, tensor in weights.items()}
 
 
-# No tensor of a model is larger: a header that says more is damaged, and must not make the hub reserve its
+# No tensor of a model is larger: a header that claims more is damaged, and must not make the hub reserve that
 # memory.
 MAX_ELEMENTS = 1 << 33
 
@@ -92,7 +90,7 @@ def header_shapes(encoded: Encoded) -> dict[str, list[int]]:
     """Return the shapes that a header holds.
 
     Raises:
-        WireError: if they are no shapes.
+        WireError: if it holds no valid shapes.
     """
     shapes = encoded.header.get("shapes")
     if not isinstance(shapes, dict) or not all(_is_shape(shape) for shape in shapes.values()):
@@ -105,10 +103,10 @@ def header_shapes(encoded: Encoded) -> dict[str, list[int]]:
 def _is_shape(shape: object) -> bool:
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
         return False
-    return elements(shape) <= MAX_ELEMENTS
+    return count_elements(shape) <= MAX_ELEMENTS
 
 
-def elements(shape: Sequence[int]) -> int:
+def count_elements(shape: Sequence[int]) -> int:
     """Return how many elements a shape holds."""
     count = 1
     for size in shape:
@@ -116,26 +114,27 @@ def elements(shape: Sequence[int]) -> int:
     return count
 
 
-def part(encoded: Encoded, group: str, name: str, count: int | None, *dtypes: torch.dtype) -> Tensor:
-    """Return one tensor of an encoded group, flat, after a check of its dtype and number of elements.
+def encoded_tensor(
+    encoded: Encoded, group: str, name: str, count: int | None, *dtypes: torch.dtype
+) -> Tensor:
+    """Return one tensor of an encoded group, flat, after checking its dtype and number of elements.
 
     Raises:
         WireError: naming the group and tensor, what was found and what was expected.
     """
-    held = encoded.groups.get(group, {})
-    if name not in held:
+    tensors = encoded.groups.get(group, {})
+    if name not in tensors:
         raise WireError(f"a compressed update has no '{name}' in its group '{group}'")
-    tensor = held[name].reshape(-1)
+    tensor = tensors[name].reshape(-1)
     if tensor.dtype not in dtypes or (count is not None and tensor.numel() != count):
         raise WireError(
-            f"a compressed update's '{name}' of group '{group}' holds {tensor.numel()} {tensor.dtype},"
-            " expected "
-            f"{'any number of' if count is None else count} {' or '.join(map(str, dtypes))}"
+            f"a compressed update's '{name}' of group '{group}' holds {tensor.numel()} {tensor.dtype}, "
+            f"expected {'any number of' if count is None else count} {' or '.join(map(str, dtypes))}"
         )
     return tensor
 
 
-def finite(name: str, values: Tensor) -> Tensor:
+def check_finite(name: str, values: Tensor) -> Tensor:
     """Return decoded values if all are finite.
 
     Raises:

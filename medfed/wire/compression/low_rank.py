@@ -1,11 +1,11 @@
-"""Low rank: each matrix as the product of two thin ones.
+"""Low rank: each matrix is sent as the product of two thin matrices.
 
 Vogels, Karimireddy, Jaggi: PowerSGD: Practical Low-Rank Gradient Compression for Distributed Optimization,
-NeurIPS 2019, arXiv:1905.13727, algorithm 1: P = M Q, orthonormal; Q = M' P; M is about P Q'. One step of
-power iteration a round, from the last round's Q, finds the leading singular vectors over the rounds.
+NeurIPS 2019, arXiv:1905.13727, algorithm 1: P = M Q, orthonormalised; Q = M' P; M is about P Q'. One step
+of power iteration per round, starting from the last round's Q, converges to the leading singular vectors.
 Departures: each site compresses its own delta and keeps its own Q, where the paper's workers average P and Q
-(which a rule that compares sites could not use); a tensor that two thin matrices would not shorten goes as it
-is.
+(which a rule that compares sites could not use); a tensor that two thin matrices would not shorten is sent
+unchanged.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ import torch
 from torch import Tensor
 
 from medfed.wire.compression._compression import (
-    AtLeastOne,
     Compression,
-    Encoded,
+    PositiveInt,
     State,
-    elements,
-    finite,
-    flat,
+    check_finite,
+    count_elements,
+    encoded_tensor,
+    flatten,
     header_shapes,
-    part,
     tensor_shapes,
 )
+from medfed.wire.update import Encoded
 from medfed.wire.weights import Weights
 
 
 class LowRank(Compression, frozen=True, tag="low_rank"):
-    """Each tensor, seen as a matrix of its first axis and the others, as a product of rank `rank`."""
+    """Each tensor, as a matrix of its first axis by the others, is approximated with rank `rank`."""
 
-    rank: AtLeastOne = 4
+    rank: PositiveInt = 4
     seed: int = 0
 
     chainable: ClassVar[tuple[str, ...]] = ("left", "right", "plain")
@@ -42,7 +42,7 @@ class LowRank(Compression, frozen=True, tag="low_rank"):
         groups: dict[str, dict[str, Tensor]] = {"left": {}, "right": {}, "plain": {}}
         start = state.get("right", {})
         for name, tensor in weights.items():
-            values = flat(name, tensor)
+            values = flatten(name, tensor)
             if not self._shortens(list(tensor.shape)):
                 groups["plain"][name] = values
                 continue
@@ -53,33 +53,36 @@ class LowRank(Compression, frozen=True, tag="low_rank"):
         return Encoded(groups, {"shapes": tensor_shapes(weights)}), after
 
     def decode(self, encoded: Encoded) -> dict[str, Tensor]:
-        found = {}
+        decoded = {}
         for name, shape in header_shapes(encoded).items():
             if not self._shortens(shape):
-                found[name] = finite(name, part(encoded, "plain", name, elements(shape), torch.float32)).view(
-                    shape
-                )
+                plain = encoded_tensor(encoded, "plain", name, count_elements(shape), torch.float32)
+                decoded[name] = check_finite(name, plain).view(shape)
                 continue
-            rows, columns = shape[0], elements(shape[1:])
-            left = part(encoded, "left", name, rows * self.rank, torch.float32).view(rows, self.rank)
-            right = part(encoded, "right", name, columns * self.rank, torch.float32).view(columns, self.rank)
+            rows, columns = shape[0], count_elements(shape[1:])
+            left = encoded_tensor(encoded, "left", name, rows * self.rank, torch.float32).view(
+                rows, self.rank
+            )
+            right = encoded_tensor(encoded, "right", name, columns * self.rank, torch.float32).view(
+                columns, self.rank
+            )
             largest = torch.finfo(torch.float32).max
             product = (left.double() @ right.double().T).clamp_(-largest, largest)
-            found[name] = finite(name, product.float()).view(shape)
-        return found
+            decoded[name] = check_finite(name, product.float()).view(shape)
+        return decoded
 
     def _shortens(self, shape: list[int]) -> bool:
-        if len(shape) < 2 or elements(shape) == 0:
+        if len(shape) < 2 or count_elements(shape) == 0:
             return False
-        rows, columns = shape[0], elements(shape[1:])
+        rows, columns = shape[0], count_elements(shape[1:])
         return (rows + columns) * self.rank < rows * columns
 
     def _factors(self, matrix: Tensor, right: Tensor | None) -> tuple[Tensor, Tensor]:
-        # Scaled to one, so that products of 1e30 and 1e30 stay in range and a right factor fits float32.
+        # Scaled to a maximum of 1, so that products of 1e30 and 1e30 stay in range and factors fit float32.
         size = matrix.abs().max()
         if size == 0:
             fresh = self._start(matrix.shape[1]) if right is None else right.double()
-            # A zero left factor says zero; the right one is kept for the next round.
+            # A zero left factor means zero; the right factor is kept for the next round.
             return torch.zeros(matrix.shape[0], self.rank, dtype=torch.float64), fresh
         scaled = matrix / size
         right = self._start(matrix.shape[1]) if right is None or not bool(right.any()) else right.double()
@@ -87,6 +90,6 @@ class LowRank(Compression, frozen=True, tag="low_rank"):
         return left * size.sqrt(), (scaled.T @ left) * size.sqrt()
 
     def _start(self, columns: int) -> Tensor:
-        # Any matrix in general position will do; the same one at every site and on every machine.
-        g = torch.Generator().manual_seed(self.seed)
-        return torch.randn(columns, self.rank, generator=g, dtype=torch.float64)
+        # Any matrix in general position will do; this one is the same at every site and on every machine.
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randn(columns, self.rank, generator=generator, dtype=torch.float64)

@@ -37,7 +37,7 @@ def test_hidden_layers_have_the_sizes_asked_for() -> None:
 
 def test_a_patch_that_cannot_be_halved_names_those_that_can() -> None:
     with pytest.raises(
-        StudyError, match=r"'unet': .*96 x 96 x 50 .* multiple of 16: 96 x 96 x 48 or 96 x 96 x 64"
+        StudyError, match=r"'unet': .*96 x 96 x 50 .* multiple of 16, such as 96 x 96 x 48 or 96 x 96 x 64"
     ):
         UNet().build(1, 2, (96, 96, 50))
 
@@ -45,7 +45,7 @@ def test_a_patch_that_cannot_be_halved_names_those_that_can() -> None:
 def test_a_patch_with_thick_slices_needs_other_multiples_an_axis() -> None:
     network = DynUNet(filters=(4, 8, 8), strides=(1, (2, 2, 1), 2))
     network.build(1, 2, (8, 8, 6))
-    with pytest.raises(StudyError, match=r"multiples of 4 x 4 x 2: 8 x 4 x 6 or 8 x 8 x 6 would do"):
+    with pytest.raises(StudyError, match=r"multiples of 4 x 4 x 2, such as 8 x 4 x 6 or 8 x 8 x 6"):
         network.build(1, 2, (8, 6, 6))
 
 
@@ -82,7 +82,7 @@ def test_settings_that_contradict_each_other_are_refused(network, message) -> No
 
 @pytest.mark.parametrize("network", [UNETR(), ViT()])
 def test_position_embeddings_need_a_size(network) -> None:
-    with pytest.raises(StudyError, match="built for one size of image; the study must give a patch"):
+    with pytest.raises(StudyError, match="is built for one image size; set data.patch in the study"):
         network.build(1, 2, None)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from medfed.models.tasks._connected_components import keep_pieces
+from medfed.models.tasks._connected_components import remove_components
 from medfed.models.tasks._scores import auroc, c_index, dice_scores, mean_auroc
 from medfed.models.tasks._segmentation import overlap_counts
 
@@ -99,7 +99,7 @@ def test_pieces_by_hand() -> None:
     row = torch.tensor([1, 1, 1, 0, 1, 1, 0, 1, 0, 2, 0, 2, 2]).reshape(1, 1, -1, 1, 1)
 
     def kept(largest: list[int], minimum_voxels: int) -> list[int]:
-        return keep_pieces(row, largest, minimum_voxels, classes=3).reshape(-1).tolist()
+        return remove_components(row, largest, minimum_voxels, classes=3).reshape(-1).tolist()
 
     assert kept([1], 0) == [1, 1, 1, 0, 0, 0, 0, 0, 0, 2, 0, 2, 2]
     assert kept([], 2) == [1, 1, 1, 0, 1, 1, 0, 0, 0, 0, 0, 2, 2]
@@ -110,6 +110,6 @@ def test_pieces_by_hand() -> None:
 def test_pieces_touch_by_a_corner_and_images_of_a_batch_do_not() -> None:
     label = torch.zeros(2, 1, 2, 2, 2, dtype=torch.uint8)
     label[0, 0, 0, 0, 0] = label[0, 0, 1, 1, 1] = label[1, 0, 0, 0, 0] = 1
-    kept = keep_pieces(label, [1], 0, classes=2)
+    kept = remove_components(label, [1], 0, classes=2)
     assert torch.equal(kept, label)
     assert kept.dtype == torch.uint8

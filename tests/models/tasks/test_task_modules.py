@@ -241,7 +241,7 @@ def test_survival_is_scored_over_the_whole_set(tmp_path: Path) -> None:
     ("make", "message"),
     [
         (lambda: Segment(classes=("background",)), "classes has 1 names, at least 2"),
-        (lambda: Segment(classes=("background", "a", "a")), "'a' is empty or there twice"),
+        (lambda: Segment(classes=("background", "a", "a")), "'a' is empty or a duplicate"),
         (lambda: Segment(classes=("background", "a"), largest=("b",)), "largest: 'b' is not one of .* a"),
         (
             lambda: Segment(classes=("background", "a"), loss=BinaryCrossEntropy()),

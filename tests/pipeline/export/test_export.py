@@ -19,10 +19,11 @@ from hospitals import make_hospital
 
 from medfed.errors import RunError
 from medfed.pipeline import predict
-from medfed.pipeline.create_run import begin
+from medfed.pipeline.create_run import create_run
 from medfed.pipeline.export import export, subject_of
 from medfed.pipeline.factory import module_of
-from medfed.runs.folder import RunFolder, save_checkpoint
+from medfed.runs.checkpoints import save_checkpoint
+from medfed.runs.folder import RunFolder
 from medfed.study.reading import read_study
 from medfed.wire.weights import weights_of
 
@@ -85,7 +86,7 @@ SCHEMA = {
 def run_of(folder: Path, config: Path) -> RunFolder:
     study = read_study(config)
     found = RunFolder(folder)
-    begin(found, study, {})
+    create_run(found, study, {})
     generator = torch.Generator().manual_seed(0)
     weights = {
         name: value + 0.2 * torch.randn(value.shape, generator=generator)

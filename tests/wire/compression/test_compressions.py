@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medfed.errors import WireError
-from medfed.wire.compression import Compression, Encoded, compress, restore
+from medfed.wire.compression import Compression, Encoded, compress, decompress
 from medfed.wire.compression.bf16 import BF16
 from medfed.wire.compression.fp16 import FP16
 from medfed.wire.compression.int4 import Int4
@@ -84,7 +84,7 @@ def test_top_k_refuses_a_place_outside() -> None:
     encoded, _ = TopK(share=0.5).encode({"w": torch.arange(4.0)}, {})
     for place in (-1, 4):
         bad = {**encoded.groups, "places": {"w": torch.tensor([0, place], dtype=torch.int32)}}
-        with pytest.raises(WireError, match="'w' has a place outside its 4 values"):
+        with pytest.raises(WireError, match="'w' has an index outside its 4 values"):
             TopK(share=0.5).decode(Encoded(bad, encoded.header))
 
 
@@ -132,7 +132,7 @@ def test_a_stack_compresses_the_values_it_passes_on() -> None:
     assert encoded.bytes == 100 * 4 + 100 + 2 * 4
     alone, _ = TopK(share=0.1).encode(sent, {})
     short = Int8(block=50).decode(Int8(block=50).encode(alone.groups["values"] | {}, {})[0])["w"]
-    found = restore([TopK(share=0.1), Int8(block=50)], encoded)["w"]
+    found = decompress([TopK(share=0.1), Int8(block=50)], encoded)["w"]
     assert torch.equal(found[alone.groups["places"]["w"].long()], short)
 
 
@@ -146,7 +146,7 @@ def test_gradient_descent_with_feedback_reaches_the_minimum(stages: list[Compres
     w, state = torch.zeros(12, 10), {}
     for _ in range(600):
         encoded, state = compress(stages, {"w": 0.1 * (centre - w)}, state)  # type: ignore[assignment]
-        w = w + restore(stages, encoded)["w"]
+        w = w + decompress(stages, encoded)["w"]
     assert float((w - centre).norm() / centre.norm()) < 1e-3
 
 

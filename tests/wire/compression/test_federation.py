@@ -25,7 +25,7 @@ from medfed.privacy import Privacy
 from medfed.study.reading import read_study
 from medfed.study.validation import validate
 from medfed.wire import encoding as wire
-from medfed.wire.compression import Encoded, compress, pack, restore, unpack
+from medfed.wire.compression import Encoded, compress, compress_update, decompress, decompress_update
 from medfed.wire.compression.int8 import Int8
 from medfed.wire.compression.low_rank import LowRank
 from medfed.wire.compression.top_k import TopK
@@ -132,7 +132,7 @@ def test_the_hub_merges_what_was_said_and_the_site_keeps_the_rest(tmp_path):
         left: dict = {}
         received = exchange.fetch("a", 0)
         while not received.final:
-            update, left = pack(STACK, Update("a", received.round + 1, delta, 3), left)
+            update, left = compress_update(STACK, Update("a", received.round + 1, delta, 3), left)
             assert update.delta == {}
             exchange.send(update)
             received = exchange.fetch("a", received.round + 1)
@@ -142,7 +142,7 @@ def test_the_hub_merges_what_was_said_and_the_site_keeps_the_rest(tmp_path):
     first, state = compress(STACK, delta, {})
     second, _ = compress(STACK, delta, state)
     torch.testing.assert_close(
-        final.weights["w"], restore(STACK, first)["w"] + restore(STACK, second)["w"], rtol=0, atol=1e-6
+        final.weights["w"], decompress(STACK, first)["w"] + decompress(STACK, second)["w"], rtol=0, atol=1e-6
     )
 
 
@@ -153,7 +153,7 @@ DELTA = {"w": torch.ones(40, 30)}
 
 
 def packed(stages=STACK) -> Update:
-    return pack(stages, Update("bad", 1, DELTA, 3), {})[0]
+    return compress_update(stages, Update("bad", 1, DELTA, 3), {})[0]
 
 
 def with_header(update: Update, **stages) -> Update:
@@ -180,11 +180,11 @@ CHEATS = {
         "its header claims 8589934592 values, the global model has 1200",
     ),
     "another shape": (
-        lambda: pack(STACK, Update("bad", 1, {"w": torch.ones(30, 40)}, 3), {})[0],
+        lambda: compress_update(STACK, Update("bad", 1, {"w": torch.ones(30, 40)}, 3), {})[0],
         "'w' has shape (30, 40), the global model has (40, 30)",
     ),
     "another name": (
-        lambda: pack(STACK, Update("bad", 1, {"v": torch.ones(40, 30)}, 3), {})[0],
+        lambda: compress_update(STACK, Update("bad", 1, {"v": torch.ones(40, 30)}, 3), {})[0],
         "'w' is missing; the global model has it",
     ),
     "a scale that is not a number": (
@@ -193,7 +193,7 @@ CHEATS = {
     ),
     "a place outside the tensor": (
         lambda: with_group(packed(), "places", torch.full((120,), 5000, dtype=torch.int32)),
-        "has a place outside its 1200 values",
+        "has an index outside its 1200 values",
     ),
     "codes of another type": (
         lambda: with_group(packed(), "values.codes", torch.zeros(120)),
@@ -205,7 +205,7 @@ CHEATS = {
     ),
     "no stages": (
         lambda: Update("bad", 1, {}, 3, encoded=Encoded({}, {})),
-        "a compressed update's header says no stages",
+        "a compressed update's header has no stages",
     ),
     "other stages": (lambda: packed((Int8(),)), "has no 'w' in its group 'places'"),
     "no compression": (lambda: Update("bad", 1, DELTA, 3), "is not compressed, but the study compresses"),
@@ -219,7 +219,9 @@ def test_a_malicious_update_is_refused_by_name_and_round(cheat):
     def site(name):
         def work(exchange):
             exchange.fetch(name, 0)
-            exchange.send(make() if name == "bad" else pack(STACK, Update(name, 1, DELTA, 3), {})[0])
+            exchange.send(
+                make() if name == "bad" else compress_update(STACK, Update(name, 1, DELTA, 3), {})[0]
+            )
             exchange.fetch(name, 1)
             exchange.send(Update(name, 2, {}, 0))
 
@@ -239,36 +241,40 @@ def test_a_malicious_update_is_refused_by_name_and_round(cheat):
 
 
 def test_a_header_of_a_deep_stage_is_held_against_the_model_too():
-    update = pack((LowRank(rank=2), Int8()), Update("bad", 4, DELTA, 3), {})[0]
+    update = compress_update((LowRank(rank=2), Int8()), Update("bad", 4, DELTA, 3), {})[0]
     tree = {
         **update.encoded.header["stages"],
         "inner": {"left": {"header": {"shapes": {"w": [99, 99]}}, "inner": {}}},
     }
     bad = Update("bad", 4, {}, 3, encoded=Encoded(update.encoded.groups, {"stages": tree}))
     with pytest.raises(UpdateError, match="update of site 'bad' for round 4: its header claims 9801 values"):
-        unpack((LowRank(rank=2), Int8()), bad, WEIGHTS)
+        decompress_update((LowRank(rank=2), Int8()), bad, WEIGHTS)
 
 
 def test_a_study_that_does_not_compress_refuses_a_compressed_update():
     with pytest.raises(
         UpdateError, match="'bad' for round 1 is compressed, but the study names no compression"
     ):
-        unpack((), packed(), WEIGHTS)
-    assert unpack((), Update("a", 1, DELTA, 3), WEIGHTS).delta is DELTA
+        decompress_update((), packed(), WEIGHTS)
+    assert decompress_update((), Update("a", 1, DELTA, 3), WEIGHTS).delta is DELTA
 
 
 def test_the_wire_carries_it_and_refuses_tensors_whose_header_says_nothing():
     update = packed()
     found = wire.decode_update(wire.encode_update(update, "s"), WEIGHTS, "s")
     assert found.encoded.header == update.encoded.header
-    assert unpack(STACK, found, WEIGHTS).delta["w"].equal(unpack(STACK, update, WEIGHTS).delta["w"])
+    assert (
+        decompress_update(STACK, found, WEIGHTS)
+        .delta["w"]
+        .equal(decompress_update(STACK, update, WEIGHTS).delta["w"])
+    )
     data = wire.encode_update(update)
     size = int.from_bytes(data[:8], "little")
     header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["medfed"])
     del header["encoded"]
     silent = safetensors.torch.save(safetensors.torch.load(data), metadata={"medfed": json.dumps(header)})
     with pytest.raises(
-        WireError, match="site 'bad' holds compressed tensors, and its header does not say how"
+        WireError, match="site 'bad' holds compressed tensors, but its header does not say how"
     ):
         wire.decode_update(silent, WEIGHTS)
     assert b"encoded" not in wire.encode_update(Update("a", 1, DELTA, 3))
@@ -277,7 +283,7 @@ def test_the_wire_carries_it_and_refuses_tensors_whose_header_says_nothing():
 def test_values_that_diverged_are_told_with_site_and_round():
     far = {"w": torch.full((4, 4), float("inf"))}
     with pytest.raises(UpdateError, match=r"update of site 'a' for round 2: 'w' can't be compressed"):
-        pack(STACK, Update("a", 2, Difference(far, {"w": torch.zeros(4, 4)}), 1), {})
+        compress_update(STACK, Update("a", 2, Difference(far, {"w": torch.zeros(4, 4)}), 1), {})
 
 
 # --------------------------------------------------------------------------------------------- the study file

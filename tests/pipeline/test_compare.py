@@ -13,10 +13,10 @@ from click.testing import CliRunner
 from medfed.cli import main
 from medfed.errors import RunError, StudyError
 from medfed.evaluation.rows import FEDERATED, POOLED, read_rows
-from medfed.pipeline.experiments import compare
+from medfed.pipeline import compare
 from medfed.pipeline.experiments.pooled import PooledData
 from medfed.pipeline.factory import hospital_of
-from medfed.runs.progress import Silent
+from medfed.runs.progress import NoProgress
 from medfed.study.reading import read_study
 
 STUDY = """
@@ -113,11 +113,11 @@ def test_a_method_that_cannot_run_says_why_and_costs_nothing(compared):
 
 
 def test_the_terminal_says_which_method_is_next(compared, place, tmp_path):
-    class Heard(Silent):
+    class Heard(NoProgress):
         def __init__(self) -> None:
             self.said: list[str] = []
 
-        def say(self, text: str) -> None:
+        def log(self, text: str) -> None:
             self.said.append(text)
 
     heard, (_, trained) = Heard(), compared

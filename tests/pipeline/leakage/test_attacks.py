@@ -15,7 +15,7 @@ from medfed.pipeline.factory import hospital_of
 from medfed.pipeline.leakage import attacks as local
 from medfed.pipeline.leakage.attacker_view import attacked
 from medfed.pipeline.leakage.audit import audit
-from medfed.pipeline.suppress_warnings import quiet
+from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.study.reading import read_study
 
 STUDY = """\
@@ -48,7 +48,7 @@ def rows(tmp_path_factory):
 
 def attack(rows, study, **effort):
     found = read_study(rows / study)
-    with quiet():
+    with suppress_warnings():
         data = hospital_of(found, "north", found.sites["north"]).data
         return local.attack(found, "north", data, local.Effort(**{"steps": 20, "shadows": 0, **effort}))
 
@@ -129,7 +129,7 @@ def test_membership_is_told_where_few_rows_are_learned_by_heart(rows):
             "train.optimiser={kind: adam, lr: 0.05}",
         ],
     )
-    with quiet():
+    with suppress_warnings():
         data = hospital_of(found, "north", found.sites["north"]).data
         told = local.attack(found, "north", data, local.Effort(steps=1, shadows=8)).members[0]
     assert (told.models, told.cases) == (8, 24)
@@ -150,9 +150,10 @@ def test_too_few_cases_are_said(rows):
 
 def test_a_run_folder_serves_too(rows, tmp_path):
     from medfed.pipeline import train as run
+    from medfed.pipeline.report import report_run
 
     done = run.train(rows / "bare.yaml", out=tmp_path / "run", overrides=["evaluation.local_models=false"])
     _, picture = audit(done.path, "south", local.Effort(steps=2, shadows=0), None)
     assert picture == done.path / "sites" / "south" / "leakage" / "leakage.png"
     # The report, which may be passed on, knows nothing of it.
-    assert "leakage.png" not in run.report(done.path).report.read_text()
+    assert "leakage.png" not in report_run(done.path).report.read_text()

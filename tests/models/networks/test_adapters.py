@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from medfed.errors import StudyError
-from medfed.models.networks._adapters import adapt, prepare, thaw, train_only
+from medfed.models.networks._adapters import add_lora, prepare_training, train_only, unfreeze
 from medfed.models.networks.unet import UNet
 from medfed.pipeline import train as run
+from medfed.pipeline.evaluate import evaluate
 from medfed.pipeline.factory import module_of
-from medfed.runs.folder import save_checkpoint
+from medfed.runs.checkpoints import save_checkpoint
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
 from medfed.study.study import Lora
@@ -30,7 +31,7 @@ def small() -> nn.Module:
 
 def test_an_adapted_network_begins_as_it_was():
     plain, adapted = small(), small()
-    adapt(adapted, 2, 8.0)
+    add_lora(adapted, 2, 8.0)
     x = torch.randn(3, 4, 3, 3, 3)
     assert torch.equal(plain(x), adapted(x))
 
@@ -38,7 +39,7 @@ def test_an_adapted_network_begins_as_it_was():
 def test_the_weight_is_w_plus_alpha_over_r_b_a_by_hand():
     network = small()
     before = network[3].weight.detach().clone()
-    adapt(network, 2, 8.0)
+    add_lora(network, 2, 8.0)
     adapter = network[3].parametrizations.weight[0]
     with torch.no_grad():
         adapter.b.copy_(torch.arange(80.0).view(40, 2))
@@ -50,15 +51,15 @@ def test_the_weight_is_w_plus_alpha_over_r_b_a_by_hand():
 def test_only_adapters_train_and_the_small_layer_has_none():
     network = small()
     whole = sum(parameter.numel() for parameter in network.parameters())
-    adapt(network, 2, 8.0)
+    add_lora(network, 2, 8.0)
     trained = {name: p.numel() for name, p in network.named_parameters() if p.requires_grad}
     # Conv: 16 rows of 4 * 27; linear: 40 rows of 16; the last of 2 rows would need 2 * 42 numbers for its 80.
     assert sum(trained.values()) == 2 * (16 + 108) + 2 * (40 + 16)
     assert sum(trained.values()) < 0.15 * whole
-    thaw(network, ["4"])
+    unfreeze(network, ["4"])
     assert {"4.weight", "4.bias"} <= {name for name, p in network.named_parameters() if p.requires_grad}
     with pytest.raises(StudyError, match="rank 99: no layer of this network is so large"):
-        adapt(small(), 99, 8.0)
+        add_lora(small(), 99, 8.0)
 
 
 def test_a_part_that_is_not_there_is_answered():
@@ -132,7 +133,7 @@ def test_a_study_trains_and_sends_a_part_of_what_another_one_learnt(place):
     # Of the layers of 32 by 3 and 32 by 32; the last one's adapter would be larger than its 2 by 32, and
     # it trains whole.
     assert sent["lora"] == sent["head"] + 2 * (32 + 3) + 2 * (32 + 32)
-    evaluated = run.evaluate(place / "lora", place / "north.csv", name="again", all_cases=True)
+    evaluated = evaluate(place / "lora", place / "north.csv", name="again", all_cases=True)
     assert evaluated.report.exists()
 
 
@@ -146,11 +147,11 @@ def test_what_a_study_begins_with_counts_in_its_digest_and_where_it_lies_does_no
         digests[name] = study_digest(read_study(place / f"{name}.yaml"))
     assert digests["a"] == digests["b"] != digests["c"]
     (place / "d.yaml").write_text(STUDY.format(more="lora: {rank: 2}", start="start: nothing.ckpt"))
-    with pytest.raises(StudyError, match=r"d\.yaml: start: there is no such file"):
+    with pytest.raises(StudyError, match=r"d\.yaml: start: no such file"):
         read_study(place / "d.yaml")
 
 
 def test_a_checkpoint_of_another_network_is_named(tmp_path):
     save_checkpoint(tmp_path / "other.ckpt", {"network.0.weight": torch.zeros(1)}, 1)
     with pytest.raises(StudyError, match=r"other.ckpt is of another network: '0.weight' has shape \(1,\)"):
-        prepare(small(), str(tmp_path / "other.ckpt"), Lora(), ())
+        prepare_training(small(), str(tmp_path / "other.ckpt"), Lora(), ())

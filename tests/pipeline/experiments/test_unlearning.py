@@ -15,7 +15,8 @@ from medfed.cli import main
 from medfed.errors import RunError, StudyError
 from medfed.federation import membership as joins
 from medfed.pipeline import train as run
-from medfed.pipeline.experiments import unlearning as withdrawal
+from medfed.pipeline.experiments import unlearning
+from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
@@ -67,12 +68,14 @@ def test_training_goes_on_from_the_round_before_the_site_joined(place, in_turn):
     study = study_of(place, "rule.kind=cyclic")
     before = load_file(in_turn.hub / joins.FOLDER / "round-00002.safetensors")
     again = run.train(study, out=place / "without-south", without="south", former=in_turn.path)
-    record = withdrawal.recorded(again)
-    assert (record["site"], record["joined"], record["retrained_from"]) == ("south", 3, 2)
-    assert again.read_facts()["withdrawn"] == record
-    assert again.read_facts()["sites"] == ["east", "north"]
-    assert record["study_before"] == study_digest(study)
-    assert record["study"] == again.read_facts()["digest"] == study_digest(withdrawal.without(study, "south"))
+    record = again.read_withdrawal()
+    assert (record.site, record.joined, record.retrained_from) == ("south", 3, 2)
+    assert again.read_facts().withdrawn == record
+    assert again.read_facts().sites == ["east", "north"]
+    assert record.study_before == study_digest(study)
+    assert (
+        record.study == again.read_facts().digest == study_digest(unlearning.remaining_study(study, "south"))
+    )
     # The model that went out first is the one of round 2, to the bit; round 3 was trained by who is left.
     received = [entry for entry in entries(again.audit) if entry["event"] == "received"]
     weights = {name.removeprefix("weights/"): t for name, t in before.items() if name.startswith("weights/")}
@@ -88,14 +91,14 @@ def test_training_goes_on_from_the_round_before_the_site_joined(place, in_turn):
 
 def test_a_second_withdrawal_goes_back_over_the_first(place, in_turn):
     study = study_of(place, "rule.kind=cyclic")
-    smaller = withdrawal.without(study, "south")
+    smaller = unlearning.remaining_study(study, "south")
     first = RunFolder(place / "first")
     first.path.mkdir()
-    withdrawal.prepare(study, "south", in_turn, first)
-    first.write_facts({"digest": study_digest(smaller)})
+    unlearning.prepare(study, "south", in_turn, first)
+    first.write_facts(RunFacts(digest=study_digest(smaller)))
     second = RunFolder(place / "second")
     second.path.mkdir()
-    record = withdrawal.prepare(smaller, "north", first, second)
+    record = unlearning.prepare(smaller, "north", first, second)
     assert (record.joined, record.retrained_from) == (2, 1)
     assert [path.name for path in second.hub.glob("round-*")] == ["round-00001.safetensors"]
 
@@ -105,8 +108,8 @@ def test_a_site_that_was_there_from_the_start_costs_everything(place):
     study = study_of(place)
     together = run.train(study, out=place / "together")
     again = run.train(study, out=place / "without-east", without="east", former=together.path)
-    assert withdrawal.recorded(again)["retrained_from"] == 0
-    never = run.train(withdrawal.without(study, "east"), out=place / "never-there")
+    assert again.read_withdrawal().retrained_from == 0
+    never = run.train(unlearning.remaining_study(study, "east"), out=place / "never-there")
     assert final(again) == final(never)
     assert final(again) != final(together)
 
@@ -114,11 +117,11 @@ def test_a_site_that_was_there_from_the_start_costs_everything(place):
 def test_a_site_that_never_merged_costs_nothing(place, in_turn):
     study = study_of(place, "rule.kind=cyclic")
     more = msgspec.structs.replace(study, sites={**study.sites, "west": str(place / "west")})
-    in_turn.write_facts({**in_turn.read_facts(), "digest": study_digest(more)})
+    in_turn.write_facts(msgspec.structs.replace(in_turn.read_facts(), digest=study_digest(more)))
     new = RunFolder(place / "never-merged")
     new.path.mkdir()
-    record = withdrawal.prepare(more, "west", in_turn, new)
-    in_turn.write_facts({**in_turn.read_facts(), "digest": study_digest(study)})
+    record = unlearning.prepare(more, "west", in_turn, new)
+    in_turn.write_facts(msgspec.structs.replace(in_turn.read_facts(), digest=study_digest(study)))
     assert (record.joined, record.retrained_from) == (None, 3)
 
 
@@ -131,7 +134,7 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(place, in_turn):
     other.write_bytes(whole[:100])
     new = RunFolder(place / "cut")
     new.path.mkdir()
-    record = withdrawal.prepare(study_of(place, "rule.kind=cyclic"), "south", in_turn, new)
+    record = unlearning.prepare(study_of(place, "rule.kind=cyclic"), "south", in_turn, new)
     path.write_bytes(whole)
     other.write_bytes(spare)
     assert record.retrained_from == 1
@@ -140,13 +143,13 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(place, in_turn):
 def test_what_cannot_be_done_is_said(place, in_turn):
     study = study_of(place, "rule.kind=cyclic")
     with pytest.raises(StudyError, match="no such hospital; there are east, north, south"):
-        withdrawal.without(study, "nort")
+        unlearning.remaining_study(study, "nort")
     with pytest.raises(StudyError, match="without east 2 hospitals are left, and its rule needs"):
-        withdrawal.without(
+        unlearning.remaining_study(
             study_of(place, "rule={kind: trimmed_mean, trim: 1}", "sampling.minimum=3"), "east"
         )
     with pytest.raises(RunError, match=r"holds a run of study .* give the file and the --set"):
-        withdrawal.prepare(study_of(place), "south", in_turn, RunFolder(place / "x"))
+        unlearning.prepare(study_of(place), "south", in_turn, RunFolder(place / "x"))
     found = CliRunner().invoke(
         main, ["train", str(place / "tiny.yaml"), "--without", "nowhere", "--former", str(in_turn.path)]
     )

@@ -31,11 +31,12 @@ from medfed.evaluation.rows import (
     write,
     write_csv,
 )
-from medfed.evaluation.summarise import read_rounds
-from medfed.pipeline import train as run
+from medfed.files import write_whole
+from medfed.pipeline.train import train
 from medfed.registry import Kind, kinds
-from medfed.runs.folder import RunFolder, write_whole
-from medfed.runs.progress import Progress, Silent
+from medfed.runs.folder import RunFolder
+from medfed.runs.progress import NoProgress, Progress
+from medfed.runs.rounds import read_rounds
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
 from medfed.study.study import Study
@@ -66,7 +67,7 @@ def compare(
         StudyError: if a method is no rule and no local method, comes twice, or none can run.
         RunError: if the folder is taken.
     """
-    progress = progress or Silent()
+    progress = progress or NoProgress()
     if not isinstance(study, Study):
         study = read_study(study, overrides)
     planned = {name: _with(study, name) for name in _distinct(methods)}
@@ -80,10 +81,10 @@ def compare(
     costs: dict[str, Cost] = {}
     for number, (name, variant) in enumerate(planned.items(), 1):
         if not isinstance(variant, Study):
-            progress.say(f"method {number} of {len(planned)}: {name} is not run: {variant}")
+            progress.log(f"method {number} of {len(planned)}: {name} is not run: {variant}")
             costs[name] = Cost(refused=variant)
             continue
-        progress.say(f"method {number} of {len(planned)}: {name}")
+        progress.log(f"method {number} of {len(planned)}: {name}")
         # Alone, and pooled, training is the same beside every method: once is enough.
         done = _run(variant, folder / name, name == next(iter(ready)), progress)
         costs[name] = _cost(done)
@@ -156,17 +157,17 @@ def _run(study: Study, path: Path, beside: bool, progress: Progress) -> RunFolde
     study = msgspec.structs.replace(study, evaluation=evaluation)
     folder = RunFolder(path)
     begun = folder.facts.exists()
-    if begun and "finished" in (facts := folder.read_facts()) and facts["digest"] == study_digest(study):
+    if begun and (facts := folder.read_facts()).is_finished and facts.digest == study_digest(study):
         return folder
-    return run.train(study, out=path, resume=begun, progress=progress)
+    return train(study, out=path, resume=begun, progress=progress)
 
 
 def _cost(done: RunFolder) -> Cost:
-    lines = [line for line in read_rounds(done.rounds) if line["status"] == "merged"]
-    sites = {line["site"] for line in lines}
-    sent = sum(line["bytes_up"] for line in lines) / max(len(sites), 1)
+    lines = [line for line in read_rounds(done.rounds) if line.status == "merged"]
+    sites = {line.site for line in lines}
+    sent = sum(line.bytes_up for line in lines) / max(len(sites), 1)
     # The hospitals' own training alone: the first run also trains what stands beside all methods.
-    return Cost(sent, sum(line["scalars"].get("train/seconds", 0.0) for line in lines))
+    return Cost(sent, sum(line.scalars.get("train/seconds") or 0.0 for line in lines))
 
 
 def _named(cases: Sequence[CaseRow], name: str, study: Study) -> list[CaseRow]:

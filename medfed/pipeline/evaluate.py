@@ -1,0 +1,56 @@
+"""Measure a run's models on another hospital: `medfed evaluate` and `medfed.evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from medfed.errors import DataError, RunError
+from medfed.evaluation.rows import UNTRAINED
+from medfed.pipeline import measure_models
+from medfed.pipeline.factory import hospital_of, module_of
+from medfed.pipeline.report import report_run
+from medfed.pipeline.suppress_warnings import suppress_warnings
+from medfed.runs.folder import RunFolder
+from medfed.study.reading import read_study
+from medfed.wire.weights import weights_of
+
+
+def evaluate(
+    run: str | Path | RunFolder, data: str | Path, *, name: str = "evaluated", all_cases: bool = False
+) -> RunFolder:
+    """Measure a run's models on a hospital's folder and write the report again; return the run folder.
+
+    The hospital is called `name` in rows and report. Its test split is measured, or every case with
+    `all_cases`, which is right for a hospital that took no part in the study.
+
+    Raises:
+        RunError: if this is not a run folder, or a hospital of that name trained in the run.
+        DataError: if the folder's cases cannot be used.
+    """
+    folder = run if isinstance(run, RunFolder) else RunFolder(Path(run))
+    facts = folder.read_facts()
+    study = read_study(folder.study)
+    if name in study.sites:
+        raise RunError(
+            f"{folder.path}: hospital '{name}' trained in this run; give the one to evaluate another name"
+        )
+    with suppress_warnings():
+        hospital = hospital_of(study, name, str(Path(data).resolve()))
+        models = {UNTRAINED: weights_of(module_of(study)), **measure_models.saved_models(folder)}
+        cases = measure_models.all_cases_of(hospital) if all_cases else hospital.data.cases("test")
+        if not cases:
+            raise DataError(
+                f"hospital '{name}': no case is in the test split ({hospital.data.index.describe()}); measure all "
+                f"cases with --all-cases if none of them took part in training"
+            )
+        measure_models.measure_test_cases(study, folder, hospital, cases, models)
+        measure_models.write_gallery(study, folder, [hospital], models)
+    facts = msgspec.structs.replace(
+        facts,
+        held_out=sorted({*facts.held_out, name}),
+        cases={**facts.cases, name: {"test": len(cases)}},
+    )
+    folder.write_facts(facts)
+    return report_run(folder.path)

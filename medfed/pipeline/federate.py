@@ -1,0 +1,149 @@
+"""The federation of a study whose hospitals all train in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from medfed.evaluation.inference import Hospital
+from medfed.evaluation.rows import FEDERATED
+from medfed.pipeline.factory import module_of, training_of
+from medfed.privacy.accounting.ledger import data_set
+from medfed.registry import kind_of
+from medfed.runs.checkpoints import save_checkpoint
+from medfed.runs.folder import RunFolder
+from medfed.runs.progress import Progress
+from medfed.runs.rounds import RoundReport, append_round
+from medfed.study.canonical import study_digest
+from medfed.study.study import Study
+from medfed.wire.audit_log import AuditLog
+from medfed.wire.weights import Weights, weights_of
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    from medfed.data.datamodule import SiteDataModule
+    from medfed.exchange import MemoryExchange
+
+# The score that the progress display shows, by what a task needs.
+PROGRESS_METRICS = {
+    "segment": "val/dice",
+    "classify": "val/auroc",
+    "table": "val/auroc",
+    "survival": "val/c_index",
+}
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """A study that is being run: its folder, its hospitals' data, and where progress goes."""
+
+    study: Study
+    folder: RunFolder
+    hospitals: Mapping[str, Hospital]
+    progress: Progress
+    audit: AuditLog
+    resume: bool
+
+    @property
+    def data(self) -> dict[str, SiteDataModule]:
+        """Each hospital's data, those held out included."""
+        return {site: hospital.data for site, hospital in self.hospitals.items()}
+
+
+def federate(run: StudyRun) -> Weights:
+    """Return the final model of the study's rounds, as a site has it, and save it as the federated model."""
+    from medfed.federation.simulation import run_federation
+
+    study, folder = run.study, run.folder
+    # Weights that are not exchanged because they never change belong to a checkpoint nevertheless.
+    frozen = weights_of(module_of(study)) if study.trained_only else {}
+
+    def round_finished(report: RoundReport) -> None:
+        run.progress.round(report)
+        append_round(folder.rounds, report)
+
+    def model_merged(current: Any) -> None:
+        save_checkpoint(folder.checkpoint(FEDERATED), {**frozen, **current.weights}, current.round)
+
+    run.progress.start(
+        f"{study.name}: {_method(study)} over {len(study.sites)} hospitals",
+        {name: run.hospitals[name].data.examples for name in study.sites},
+        study.train.rounds,
+        PROGRESS_METRICS[study.task.needs],
+    )
+    try:
+        final = run_federation(
+            {name: _site(run, name) for name in study.sites},
+            weights_of(module_of(study), study.keep_local, trained_only=study.trained_only),
+            rule=study.rule,
+            rounds=study.train.rounds,
+            privacy=study.privacy.planned(study.train.rounds),
+            fraction=study.sampling.fraction,
+            minimum=study.minimum,
+            seed=study.seed,
+            study=study_digest(study),
+            folder=folder.hub,
+            watch=round_finished,
+            merged=model_merged,
+            audit=run.audit,
+            compress=study.compress,
+            outlier=study.sampling.outlier,
+        )
+    finally:
+        run.progress.stop()
+    # `final` is the model as a site has it, even if the hub holds a part of it encrypted.
+    weights = {**frozen, **final.weights}
+    save_checkpoint(folder.checkpoint(FEDERATED), weights, final.round)
+    return weights
+
+
+def _site(run: StudyRun, name: str) -> Callable[[MemoryExchange], None]:
+    """Return the training of one hospital, to be called with its exchange."""
+    from medfed.federation.site import train_site
+
+    study, hospital = run.study, run.hospitals[name]
+    data = hospital.data
+
+    def work(exchange: MemoryExchange) -> None:
+        train_site(
+            name,
+            module_of(study, name),
+            data,
+            exchange,
+            training_of(study, name),
+            folder=run.folder.site(name),
+            examples=data.examples,
+            audit=run.audit,
+            callbacks=[_step_callback(run.progress, name, study.at(name).train.epochs)],
+            resume=run.resume,
+            study=study_digest(study),
+            dataset=data_set(data.patients("train"), hospital.secret),
+            items=data.items_by_patient() if study.privacy.trains_privately else (),
+            say=run.progress.log,
+        )
+
+    return work
+
+
+def _method(study: Study) -> str:
+    """Return the names of rule and local method, such as 'fedavg with fedprox'."""
+    rule, local = kind_of(study.rule), study.train.local
+    return rule if local is None or kind_of(local) == rule else f"{rule} with {kind_of(local)}"
+
+
+def _step_callback(progress: Progress, site: str, local_epochs: int) -> pl.Callback:
+    import pytorch_lightning as pl
+
+    class StepProgress(pl.Callback):
+        """Shows how many steps of its round a site has done."""
+
+        def on_train_batch_start(
+            self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+        ) -> None:
+            steps = int(trainer.num_training_batches)
+            done = (trainer.current_epoch % local_epochs) * steps + batch_idx
+            progress.training(site, done, steps * local_epochs)
+
+    return StepProgress()

@@ -1,0 +1,44 @@
+"""A run's models on disk, in a file that Lightning and plain torch read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medfed.files import replacing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def save_checkpoint(path: Path, weights: Mapping[str, Tensor], round: int) -> None:
+    """Write a model so that both Lightning and plain `torch.load(weights_only=True)` read it."""
+    import torch
+
+    content = {
+        "state_dict": dict(weights),
+        "pytorch-lightning_version": version("pytorch-lightning"),
+        "epoch": round,
+        "global_step": round,
+    }
+    with replacing(path) as unfinished:
+        torch.save(content, unfinished)
+
+
+def load_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint, on the CPU."""
+    import torch
+
+    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    return weights
+
+
+def load_or_train(path: Path, rounds: int, train: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    """Return the weights of a checkpoint; if it does not exist, train them and save it."""
+    if path.exists():
+        return load_checkpoint(path)
+    weights = train()
+    save_checkpoint(path, weights, rounds)
+    return weights

@@ -1,0 +1,119 @@
+"""What run.json says of a run: its study, its hospitals, its privacy, and with what it was computed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+# The packages whose versions decide what a run computes.
+_PACKAGES = ("medfed", "torch", "pytorch-lightning", "monai", "numpy", "nibabel", "pydicom", "torchmetrics")
+
+
+class Mechanism(msgspec.Struct, frozen=True):
+    """One sampled Gaussian mechanism and how many times it was applied."""
+
+    noise_multiplier: float
+    sample_rate: float
+    steps: int
+
+
+class SitePrivacy(msgspec.Struct, frozen=True):
+    """What one site has spent of its privacy budget."""
+
+    epsilon: float
+    mechanisms: list[Mechanism]
+
+
+class PrivacyFacts(msgspec.Struct, frozen=True):
+    """A study's privacy mechanism; the fields after `notes` are written when a run with an epsilon ends."""
+
+    kind: str = "none"
+    notes: list[str] = []
+    delta: float | UnsetType = UNSET
+    unit: str | UnsetType = UNSET
+    accountant: str | UnsetType = UNSET
+    sites: dict[str, SitePrivacy] | UnsetType = UNSET
+
+
+class Withdrawal(msgspec.Struct, frozen=True):
+    """Which hospital withdrew, when its first update had been merged (None: never), and where training resumed."""
+
+    site: str
+    joined: int | None
+    retrained_from: int
+    study_before: str
+    study: str
+    when: str
+
+
+class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of run.json. `withdrawn`, `seconds` and `finished` are absent until they apply."""
+
+    study: str = ""
+    digest: str = ""
+    seed: int = 0
+    task: str = ""
+    classes: list[str] = []
+    sites: list[str] = []
+    held_out: list[str] = []
+    # Cases per site and split.
+    cases: dict[str, dict[str, int]] = {}
+    layouts: dict[str, str] = {}
+    notes: dict[str, list[str]] = {}
+    privacy: PrivacyFacts = PrivacyFacts()
+    # Models that could not be trained and sites that could not be measured, each with the reason.
+    missing_models: dict[str, str] = {}
+    unmeasured: dict[str, str] = {}
+    started: str = ""
+    versions: dict[str, str] = {}
+    hardware: str = ""
+    command: str = ""
+    withdrawn: Withdrawal | UnsetType = UNSET
+    seconds: float | UnsetType = UNSET
+    finished: str | UnsetType = UNSET
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self.finished is not UNSET
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide what a run computes."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def hardware() -> str:
+    """Return processor, cores, GPU and operating system in one line."""
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{platform.machine()}, {os.cpu_count()} cores, {device}, {platform.system()}"
+
+
+def command_line() -> str:
+    """Return the command line without folders: the report does not reveal where a hospital keeps its files."""
+    return " ".join(["medfed", *(Path(part).name if os.sep in part else part for part in sys.argv[1:])])
+
+
+def with_missing_model(facts: RunFacts, model: str, error: Exception) -> RunFacts:
+    """Return the facts with the reason why a model could not be trained."""
+    return msgspec.structs.replace(facts, missing_models={**facts.missing_models, model: str(error)})
+
+
+def with_unmeasured(facts: RunFacts, unmeasured: Mapping[str, str]) -> RunFacts:
+    """Return the facts with the sites that could not be measured, each with its reason."""
+    return msgspec.structs.replace(facts, unmeasured={**facts.unmeasured, **unmeasured})
