@@ -1,5 +1,4 @@
-"""Makes the sample hospitals again, byte for byte: `python sample_data/make.py` (or `... make.py
-OTHER_FOLDER`).
+"""Makes the sample hospitals again, byte for byte: `python sample_data/make.py [OTHER_FOLDER]`.
 
 Nothing here was ever a patient. A body is a few ellipsoids in millimetres, a hospital is a scanner (grid,
 orientation, noise, gain), a tissue table and a kind of lesion; each patient draws from a generator seeded by
@@ -354,7 +353,7 @@ class Visit:
 def write_dicom(
     folder: Path, hospital: Hospital, visit: Visit, stored: np.ndarray, affine: np.ndarray
 ) -> list:
-    """Write one series, a slice a file, and return its datasets in the order of k.
+    """Write one series, one file per slice, and return its datasets in the order of k.
 
     `stored` is (I, J, K) as stored; i runs along a row of pixels, j down the rows, k from slice to slice.
     Files are numbered against the order of positions, as scanners do when they please.
@@ -482,7 +481,7 @@ def write_seg(path: Path, visit: Visit, slices: list, label: np.ndarray) -> None
 
 
 def visits_of(hospital: Hospital) -> list[Visit]:
-    """Return the hospital's visits: one a patient, and a second one for two of them."""
+    """Return the hospital's visits: one per patient, and a second one for two patients."""
     rng = generator(hospital.name, "patients")
     total = hospital.diseased + hospital.healthy
     diseased = np.zeros(total, bool)
@@ -674,14 +673,14 @@ SURVIVAL_COLUMNS = (
     "died",
     "split",
 )
-# Deaths a month of a patient of 62 with a small tumour of stage I, and how their hazard grows over the years.
+# Deaths per month of a patient of 62 with a small tumour of stage I, and how their hazard grows over the years.
 HAZARD, SHAPE = 0.0025, 1.15
 
 
 def make_survival(
     path: Path, name: str, count: int, mean_age: float, mean_stage: float, followed: float, held_out: bool
 ) -> None:
-    """Write one hospital's table of times from diagnosis to death, or to the last visit of who is alive."""
+    """Write one hospital's table of times from diagnosis to death, or, if alive, to the last visit."""
     rng = generator("survival", name)
     rows = []
     order = rng.permutation(count)

@@ -112,7 +112,7 @@ def _take_part(site: Path, accept: str, quiet: bool) -> None:
 
 
 def _compare_methods(study: Path, methods: list[str], options: RunOptions) -> None:
-    from medfed.evaluation.method_table import text
+    from medfed.evaluation.report.method_table import text
     from medfed.pipeline import compare
 
     with _progress(options.quiet) as progress:
@@ -280,9 +280,9 @@ def report(run_folders: tuple[Path, ...], out: Path | None) -> None:
     for folder in run_folders:
         _print_result(report_run(folder))
     if len(run_folders) > 1:
-        from medfed.evaluation.run_comparison import write_several
+        from medfed.evaluation.report.run_comparison import write_comparison
 
-        click.echo(f"compared: {write_several(run_folders, out or run_folders[0].resolve().parent)}")
+        click.echo(f"compared: {write_comparison(run_folders, out or run_folders[0].resolve().parent)}")
 
 
 @main.command(short_help="Check a hospital's folder before training.")

@@ -45,7 +45,8 @@ class MedfedReader(ImageReader):
         return volumes
 
     def get_data(self, img: Sequence[Volume] | Volume) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Return the array, channels first if there are several, and its metadata, without path or header values.
+        """Return the array, channels first if there are several, and its metadata, without
+        path or header values.
 
         Raises:
             ImageError: if several volumes are on different grids.

@@ -7,7 +7,7 @@ the study's grid is carried back first, so that resampling can't flatter a score
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import torch
 from medfed.data.splits import SPLITS, case_token
 from medfed.evaluation import robustness, segmentation
 from medfed.evaluation.metrics import measure_masks
+from medfed.evaluation.report.gallery import CaseImages
 from medfed.evaluation.rows import CaseRow
 from medfed.evaluation.survival import survival_probability
 
@@ -259,3 +260,28 @@ def attributes(found: Mapping[str, str]) -> dict[str, str]:
         return kept
     low = int(age // AGE_BAND_YEARS * AGE_BAND_YEARS)
     return {**kept, "age_band": f"{low}-{low + AGE_BAND_YEARS - 1}"}
+
+
+def case_images(
+    task: Any, module_at: Callable[[str], LightningModule], hospitals: Mapping[str, Hospital]
+) -> Callable[[str, str], CaseImages]:
+    """Return the loader of the images that a gallery shows: a case's image, prediction and reference.
+
+    `module_at` gives the model at a hospital, which has layers of its own where the study keeps some local.
+    Only the cases that are shown are predicted again, one in memory at a time.
+    """
+
+    def load(site: str, token: str) -> CaseImages:
+        data = hospitals[site].data
+        case = data.case(token)
+        (batch,) = batches(data, [case])
+        module = module_at(site).eval()
+        with torch.inference_mode():
+            outputs = module.predict_step(batch, 0)
+        restored = data.restored(outputs["probabilities"][0].cpu().numpy(), case, nearest=False)
+        image, label = data.original(case)
+        reference = np.zeros(image.shape, np.uint8) if label is None else label.array[0].astype(np.int32)
+        predicted = task.labels(torch.as_tensor(restored)[None])[0, 0].numpy()
+        return CaseImages(image.array[0], predicted, reference, image.affine_ras)
+
+    return load

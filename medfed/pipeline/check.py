@@ -109,7 +109,7 @@ def deidentify(
             target,
             site_secret=secret if secret is not None else secrets.token_bytes(32),
             options=options,
-            tell=bar.tell,
+            on_progress=bar.tell,
         )
     print(f"{done.files} files of {done.series} series and {done.patients} patients written")
     for reason, count in done.left_out:

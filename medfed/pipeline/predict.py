@@ -23,6 +23,7 @@ from medfed.data.cache_location import files_below
 from medfed.data.case import Case
 from medfed.data.datamodule import SiteDataModule
 from medfed.data.dataset import prepare_case
+from medfed.data.dicom.file import is_dicom
 from medfed.data.index import Index, index_folder
 from medfed.data.settings import Images
 from medfed.data.splits import SPLITS
@@ -267,12 +268,6 @@ def source_slices(case: Case) -> list[Any]:
         return float(np.cross(across, down) @ np.asarray(header.ImagePositionPatient, float))
 
     return sorted(headers, key=place)
-
-
-def is_dicom(path: Path) -> bool:
-    """Tell whether a file begins as DICOM files do."""
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
 
 
 def on_slice(labels: NDArray[np.integer], affine_ras: NDArray[np.float64], header: Any) -> NDArray[np.uint8]:

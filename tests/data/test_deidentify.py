@@ -22,8 +22,11 @@ from pydicom.uid import UID
 
 import medfed
 from medfed.cli import main
-from medfed.data.deidentify import Options, Secret, _moved, bare, clean_words, deidentify
-from medfed.data.deidentify_rules import NUMBERS, PIXELS, SEQUENCES
+from medfed.data.deidentify import Options, deidentify
+from medfed.data.deidentify.attributes import clean_words, shift_date
+from medfed.data.deidentify.pixels import strip_comments
+from medfed.data.deidentify.rules import NUMBERS, PIXELS, SEQUENCES
+from medfed.data.deidentify.secret import SiteSecret
 from medfed.errors import DataError
 
 sys.path.insert(0, str(Path(__file__).parent / "readers"))
@@ -271,17 +274,17 @@ def test_uids_are_made_by_the_secret_and_agree_within_and_between_runs(
 
 
 def test_dates_move_together_and_keep_their_distance() -> None:
-    shift = Secret(SECRET).shift("one")
+    shift = SiteSecret(SECRET).shift("one")
     assert timedelta(days=-3652) < shift < timedelta(0)
-    early, late = _moved("20200101", "101500.5", shift), _moved("20200311", "091500", shift)
+    early, late = shift_date("20200101", "101500.5", shift), shift_date("20200311", "091500", shift)
     first, second = (datetime.strptime("".join(one), "%Y%m%d%H%M%S.%f") for one in (early, late))
     # From the first of January to the eleventh of March in a leap year: 70 days, less an hour and
     # half a second.
     assert second - first == timedelta(days=70, hours=-1, seconds=-0.5)
-    assert _moved("20200131", "", timedelta(days=-31)) == ("20191231", "")
-    assert _moved(WORD, "101500", shift) is None
-    assert _moved("20201399", "", shift) is None
-    assert Secret(SECRET).shift("two") != shift
+    assert shift_date("20200131", "", timedelta(days=-31)) == ("20191231", "")
+    assert shift_date(WORD, "101500", shift) is None
+    assert shift_date("20201399", "", shift) is None
+    assert SiteSecret(SECRET).shift("two") != shift
 
 
 def test_dates_and_descriptions_can_be_removed_and_devices_kept(tmp_path) -> None:
@@ -381,11 +384,11 @@ def test_comments_of_a_codestream_go_and_the_rest_stays() -> None:
     app = b"\xff\xe1\x00\x06mark"
     table = b"\xff\xdb\x00\x04\x01\x02"
     scan = b"\xff\xda\x00\x04\x01\x02pixels\xff\xd9"
-    assert bare(b"\xff\xd8" + comment + table + app + scan + b"mark") == b"\xff\xd8" + table + scan
+    assert strip_comments(b"\xff\xd8" + comment + table + app + scan + b"mark") == b"\xff\xd8" + table + scan
     size = b"\xff\x51\x00\x04\x01\x02"
     tile = b"\xff\x90\x00\x04\x01\x02pixels\xff\xd9"
-    assert bare(b"\xff\x4f" + size + b"\xff\x64\x00\x06mark" + tile) == b"\xff\x4f" + size + tile
-    assert bare(b"anything else") == b"anything else"
+    assert strip_comments(b"\xff\x4f" + size + b"\xff\x64\x00\x06mark" + tile) == b"\xff\x4f" + size + tile
+    assert strip_comments(b"anything else") == b"anything else"
 
 
 def test_words_of_a_vocabulary_stay() -> None:

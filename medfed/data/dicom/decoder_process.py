@@ -4,8 +4,8 @@ Of 10,000 mutated files one made GDCM, which reads JPEG, call abort(), which no 
 training would be gone. So it runs in a child that may die or hang; the parent then refuses the image and
 starts another. A child that decodes JPEG imports GDCM and nothing else, starts in a tenth of a second, once,
 and a slice crosses to it and back in half a millisecond. As they are processes there may be several, so that
-the slices of a series, which `iter_words` asks for ahead, are decoded beside each other. JPEG 2000, of which a
-slice takes 16 ms and whose decoder holds Python's lock, comes here for that alone.
+the slices of a series, which `iter_words` asks for ahead, are decoded beside each other. JPEG 2000, of which
+a slice takes 16 ms and whose decoder holds Python's lock, comes here for that alone.
 """
 
 from __future__ import annotations

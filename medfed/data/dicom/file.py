@@ -119,6 +119,12 @@ def _all_of(descriptor: int, at: int, length: int) -> bytes:
     return data
 
 
+def is_dicom(path: str | os.PathLike[str]) -> bool:
+    """Whether a file starts with the DICOM preamble and prefix (PS3.10)."""
+    with open(path, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
 def open_dicom(path: str) -> DicomFile | None:
     """Return a file's header, None where the file is no DICOM file.
 

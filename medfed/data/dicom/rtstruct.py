@@ -1,4 +1,5 @@
-"""DICOM structure sets on a volume's grid: a voxel belongs to a structure if its centre is inside the contour.
+"""DICOM structure sets on a volume's grid: a voxel belongs to a structure if its centre
+is inside the contour.
 
 Nested contours alternate between structure and hole, as treatment planning systems draw them, and so do
 contours that reach their hole through a channel without width (keyholes). Centres on a left or upper edge are

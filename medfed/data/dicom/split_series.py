@@ -2,8 +2,8 @@
 and reconstructions come apart.
 
 Nothing is told apart by the number of an image or the order of files: scanners, archives and anonymisers
-renumber them. What a header says of a frame decides (`Frame.hard_key` always, `Frame.soft_attributes` where positions
-repeat), and frames that it does not tell apart are refused, not picked from.
+renumber them. What a header says of a frame decides (`Frame.hard_key` always, `Frame.soft_attributes` where
+positions repeat), and frames that it does not tell apart are refused, not picked from.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar
 
+from medfed.data.dicom.file import is_dicom
 from medfed.data.splits import SPLITS, UNASSIGNED
 from medfed.errors import DataError
 from medfed.registry import Kind
@@ -108,10 +109,9 @@ def is_nifti(path: Path) -> bool:
     return path.name.lower().endswith(NIFTI_ENDINGS) and not path.name.startswith(".") and path.is_file()
 
 
-def is_dicom(path: Path) -> bool:
+def may_be_dicom(path: Path) -> bool:
     """Whether the file has DICOM's preamble; without one, the ending `.dcm` decides."""
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM" or path.suffix.lower() == ".dcm"
+    return is_dicom(path) or path.suffix.lower() == ".dcm"
 
 
 def visible(folder: Path) -> list[Path]:

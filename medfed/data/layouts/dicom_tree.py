@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from medfed.data.cache_location import files_below
-from medfed.data.layouts._layout import CaseError, CaseListing, Layout, ListedCase, is_dicom
+from medfed.data.layouts._layout import CaseError, CaseListing, Layout, ListedCase, may_be_dicom
 from medfed.errors import DataError
 
 if TYPE_CHECKING:
@@ -61,11 +61,11 @@ class DicomTree(Layout, tag="dicom_tree", frozen=True):
     order: ClassVar[int] = 60
 
     def recognises(self, folder: Path) -> bool:
-        return any(is_dicom(path) for path in _files(folder))
+        return any(may_be_dicom(path) for path in _files(folder))
 
     def read(self, folder: Path) -> CaseListing:
         headers = [
-            header for path in _files(folder) if is_dicom(path) and (header := _header(path)) is not None
+            header for path in _files(folder) if may_be_dicom(path) and (header := _header(path)) is not None
         ]
         series = _image_series(headers)
         short = [key for key, members in series.items() if sum(one.frames for one in members) < MIN_SLICES]

@@ -12,7 +12,7 @@ from medfed.data.case import Case
 from medfed.data.csv_table import check_columns, parse_split, parse_target, read_cells
 from medfed.data.index import index_folder, with_token
 from medfed.data.layouts import ListedCase, recognise
-from medfed.data.layouts._layout import is_dicom, is_nifti, stem
+from medfed.data.layouts._layout import is_nifti, may_be_dicom, stem
 from medfed.data.layouts.cases_csv import (
     FILE_NAME,
     REQUIRED_COLUMNS,
@@ -205,6 +205,6 @@ def _images_below(folder: Path) -> list[tuple[Path, Path | None]]:
 
 def _is_readable_dicom(path: Path) -> bool:
     try:
-        return is_dicom(path)
+        return may_be_dicom(path)
     except OSError:
         return path.suffix.lower() == ".dcm"
