@@ -128,13 +128,13 @@ def leakage(
     medfed audit leakage runs/our-study --site north
     medfed audit leakage study.yaml --site north --gate 0.5
     """
-    from medfed.pipeline.leakage.attacks import Effort, in_words
-    from medfed.pipeline.leakage.audit import audit as work
+    from medfed.pipeline.leakage.audit import audit as audit_leakage
+    from medfed.pipeline.leakage.findings import AttackBudget, describe
 
-    effort = Effort(steps=steps, shadows=shadows, budget_s=60 * minutes, cases=cases)
-    findings, picture = work(run, site, effort, out)
-    click.echo(in_words(findings))
-    click.echo(f"\nfigure (do not pass it on): {picture}")
+    budget = AttackBudget(steps=steps, shadows=shadows, budget_s=60 * minutes, cases=cases)
+    findings, figure = audit_leakage(run, site, budget, out)
+    click.echo(describe(findings))
+    click.echo(f"\nfigure (do not pass it on): {figure}")
     if gate is not None and findings.worst > gate:
         click.echo(f"gate: {findings.worst:.2f} is more than {gate:g}", err=True)
         sys.exit(1)

@@ -15,11 +15,13 @@ import numpy as np
 import torch
 
 from medfed.data.splits import SPLITS, case_token
+from medfed.errors import StudyError
 from medfed.evaluation import robustness, segmentation
-from medfed.evaluation.metrics import measure_masks
+from medfed.evaluation.metrics import CasePrediction, PredictionMetrics, measure_masks
 from medfed.evaluation.report.gallery import CaseImages
 from medfed.evaluation.rows import CaseRow
 from medfed.evaluation.survival import survival_probability
+from medfed.registry import kind_of, kinds
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule
@@ -130,7 +132,7 @@ def measure(
             for key, value in batch.items()
         }
         with torch.inference_mode():
-            found = module.predict_step(moved, 0)
+            outputs = module.predict_step(moved, 0)
         for place, token in enumerate(batch["case"]):
             case = by_token[token]
             named = {
@@ -142,14 +144,16 @@ def measure(
                 "attributes": {**attributes(case.attributes), **references.spacing(case)},
                 "condition": condition,
             }
-            if task.needs == "segment":
+            if task.metrics:
+                yield from _custom_predictions(task, _of_case(outputs, place), _of_case(batch, place), named)
+            elif task.needs == "segment":
                 restored = hospital.data.restored(
-                    found["probabilities"][place].cpu().numpy(), case, nearest=False
+                    outputs["probabilities"][place].cpu().numpy(), case, nearest=False
                 )
                 yield from _segmented(task, restored, references.of(case), tolerance_mm, named)
             elif task.needs == "survival":
                 time, event = (float(value) for value in batch["target"][place])
-                risk = float(found["risk"][place])
+                risk = float(outputs["risk"][place])
                 yield CaseRow(metric="risk", value=risk, target=time, event=bool(event), **named)
                 for at, hazard in (baseline or {}).items():
                     value = survival_probability(hazard, risk)
@@ -158,7 +162,7 @@ def measure(
                     )
             else:
                 yield from _classified(
-                    task, found["probabilities"][place], int(batch["target"][place]), named
+                    task, outputs["probabilities"][place], int(batch["target"][place]), named
                 )
 
 
@@ -234,6 +238,30 @@ def _segmented(
         yield CaseRow(
             metric=found.metric, value=found.value, structure=found.structure, note=found.note, **named
         )
+
+
+def _of_case(batch: Mapping[str, Any], place: int) -> dict[str, Any]:
+    """Return one case of a batch or of its outputs, without the batch axis, on the CPU."""
+    return {
+        key: value[place].cpu() if isinstance(value, torch.Tensor) else value[place]
+        for key, value in batch.items()
+    }
+
+
+def _custom_predictions(
+    task: Task, outputs: Mapping[str, Any], batch: Mapping[str, Any], named: dict[str, Any]
+) -> Iterator[CaseRow]:
+    """Yield the rows of a task that names the families of metrics that measure it."""
+    prediction = CasePrediction(outputs, batch)
+    for name in task.metrics:
+        family = kinds("metrics").get(name)
+        if family is None or not issubclass(family, PredictionMetrics):
+            raise StudyError(
+                f"task '{kind_of(task)}': metrics: '{name}' is not a family of prediction metrics; register "
+                f"a subclass of medfed.evaluation.metrics.PredictionMetrics under this name"
+            )
+        for metric, (value, note) in family().measure(prediction).items():
+            yield CaseRow(metric=metric, value=value, note=note, **named)
 
 
 def _classified(
