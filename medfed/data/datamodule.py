@@ -22,7 +22,6 @@ from medfed.data.transforms import Needs, Prepared, read_case, restore
 from medfed.data.volume import Volume
 from medfed.errors import DataError
 
-
 # What a batch or an item is: tensors and tokens by key.
 Batch = dict[str, Any]
 
