@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from medfed import registry as kinds
-from medfed.evaluation.method_table import MethodTable
+from medfed.evaluation.report.method_table import MethodTable
 from medfed.evaluation.rows import ALL_SITES
 from medfed.pipeline.compare import compare
 from medfed.runs.progress import NoProgress

@@ -89,8 +89,8 @@ def test_the_quickstart_learns_and_federation_beats_every_hospitals_own_model(tm
     done = run.train(ROOT / "configs" / "quickstart.yaml", out=tmp_path / "run")
     curve: dict[int, list[float]] = {}
     for entry in read_rounds(done.rounds):
-        if "val/dice" in entry["scalars"]:  # a line's score is of the model before its round
-            curve.setdefault(entry["round"], []).append(entry["scalars"]["val/dice"])
+        if "val/dice" in entry.scalars:  # a line's score is of the model before its round
+            curve.setdefault(entry.round, []).append(entry.scalars["val/dice"])
     means = [sum(values) / len(values) for _, values in sorted(curve.items())]
     assert len(means) == 11  # ten rounds, and the final model
     assert means[0] < 0.2

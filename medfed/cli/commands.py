@@ -209,7 +209,7 @@ def hub(
 def _compared(
     study: Path, methods: list[str], out: Path | None, overrides: tuple[str, ...], resume: bool, quiet: bool
 ) -> None:
-    from medfed.evaluation.method_table import text
+    from medfed.evaluation.report.method_table import text
     from medfed.pipeline import compare
     from medfed.runs.progress import progress_display
 
@@ -323,9 +323,9 @@ def report(run_folders: tuple[Path, ...], out: Path | None) -> None:
         click.echo(headline(done))
         click.echo(f"report: {done.report}")
     if len(run_folders) > 1:
-        from medfed.evaluation.run_comparison import write_several
+        from medfed.evaluation.report.run_comparison import write_comparison
 
-        click.echo(f"compared: {write_several(run_folders, out or run_folders[0].resolve().parent)}")
+        click.echo(f"compared: {write_comparison(run_folders, out or run_folders[0].resolve().parent)}")
 
 
 @main.command(short_help="Look at a hospital's folder before training.")

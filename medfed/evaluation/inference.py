@@ -7,7 +7,7 @@ the study's grid is carried back first, so that resampling can't flatter a score
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,13 @@ import numpy as np
 import torch
 
 from medfed.data.splits import SPLITS, case_token
+from medfed.errors import StudyError
 from medfed.evaluation import robustness, segmentation
-from medfed.evaluation.metrics import measure_masks
+from medfed.evaluation.metrics import CasePrediction, PredictionMetrics, measure_masks
+from medfed.evaluation.report.gallery import CaseImages
 from medfed.evaluation.rows import CaseRow
 from medfed.evaluation.survival import survival_probability
+from medfed.registry import kind_of, kinds
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule
@@ -129,7 +132,7 @@ def measure(
             for key, value in batch.items()
         }
         with torch.inference_mode():
-            found = module.predict_step(moved, 0)
+            outputs = module.predict_step(moved, 0)
         for place, token in enumerate(batch["case"]):
             case = by_token[token]
             named = {
@@ -141,14 +144,16 @@ def measure(
                 "attributes": {**attributes(case.attributes), **references.spacing(case)},
                 "condition": condition,
             }
-            if task.needs == "segment":
+            if task.metrics:
+                yield from _custom_predictions(task, _of_case(outputs, place), _of_case(batch, place), named)
+            elif task.needs == "segment":
                 restored = hospital.data.restored(
-                    found["probabilities"][place].cpu().numpy(), case, nearest=False
+                    outputs["probabilities"][place].cpu().numpy(), case, nearest=False
                 )
                 yield from _segmented(task, restored, references.of(case), tolerance_mm, named)
             elif task.needs == "survival":
                 time, event = (float(value) for value in batch["target"][place])
-                risk = float(found["risk"][place])
+                risk = float(outputs["risk"][place])
                 yield CaseRow(metric="risk", value=risk, target=time, event=bool(event), **named)
                 for at, hazard in (baseline or {}).items():
                     value = survival_probability(hazard, risk)
@@ -157,7 +162,7 @@ def measure(
                     )
             else:
                 yield from _classified(
-                    task, found["probabilities"][place], int(batch["target"][place]), named
+                    task, outputs["probabilities"][place], int(batch["target"][place]), named
                 )
 
 
@@ -235,6 +240,30 @@ def _segmented(
         )
 
 
+def _of_case(batch: Mapping[str, Any], place: int) -> dict[str, Any]:
+    """Return one case of a batch or of its outputs, without the batch axis, on the CPU."""
+    return {
+        key: value[place].cpu() if isinstance(value, torch.Tensor) else value[place]
+        for key, value in batch.items()
+    }
+
+
+def _custom_predictions(
+    task: Task, outputs: Mapping[str, Any], batch: Mapping[str, Any], named: dict[str, Any]
+) -> Iterator[CaseRow]:
+    """Yield the rows of a task that names the families of metrics that measure it."""
+    prediction = CasePrediction(outputs, batch)
+    for name in task.metrics:
+        family = kinds("metrics").get(name)
+        if family is None or not issubclass(family, PredictionMetrics):
+            raise StudyError(
+                f"task '{kind_of(task)}': metrics: '{name}' is not a family of prediction metrics; register "
+                f"a subclass of medfed.evaluation.metrics.PredictionMetrics under this name"
+            )
+        for metric, (value, note) in family().measure(prediction).items():
+            yield CaseRow(metric=metric, value=value, note=note, **named)
+
+
 def _classified(
     task: Any, probabilities: torch.Tensor, target: int, named: dict[str, Any]
 ) -> Iterator[CaseRow]:
@@ -259,3 +288,28 @@ def attributes(found: Mapping[str, str]) -> dict[str, str]:
         return kept
     low = int(age // AGE_BAND_YEARS * AGE_BAND_YEARS)
     return {**kept, "age_band": f"{low}-{low + AGE_BAND_YEARS - 1}"}
+
+
+def case_images(
+    task: Any, module_at: Callable[[str], LightningModule], hospitals: Mapping[str, Hospital]
+) -> Callable[[str, str], CaseImages]:
+    """Return the loader of the images that a gallery shows: a case's image, prediction and reference.
+
+    `module_at` gives the model at a hospital, which has layers of its own where the study keeps some local.
+    Only the cases that are shown are predicted again, one in memory at a time.
+    """
+
+    def load(site: str, token: str) -> CaseImages:
+        data = hospitals[site].data
+        case = data.case(token)
+        (batch,) = batches(data, [case])
+        module = module_at(site).eval()
+        with torch.inference_mode():
+            outputs = module.predict_step(batch, 0)
+        restored = data.restored(outputs["probabilities"][0].cpu().numpy(), case, nearest=False)
+        image, label = data.original(case)
+        reference = np.zeros(image.shape, np.uint8) if label is None else label.array[0].astype(np.int32)
+        predicted = task.labels(torch.as_tensor(restored)[None])[0, 0].numpy()
+        return CaseImages(image.array[0], predicted, reference, image.affine_ras)
+
+    return load

@@ -300,7 +300,8 @@ def _surfels(
 
     if reference.ndim != 3:
         raise LabelError(f"the surfel form needs three axes, found {reference.ndim}; use the voxel form")
-    table, kernel = create_table_neighbour_code_to_surface_area(tuple(float(value) for value in spacing_mm))
+    spacing = tuple(float(value) for value in spacing_mm)
+    table, kernel = create_table_neighbour_code_to_surface_area(spacing)  # type: ignore[no-untyped-call]  # MONAI
     areas, code = table.numpy().astype(np.float64), kernel.numpy().reshape(2, 2, 2)
     edges, weights = [], []
     for mask in (prediction, reference):

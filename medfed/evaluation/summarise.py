@@ -7,7 +7,6 @@ those of cases that were evaluated there.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from medfed.evaluation.patients import MIN_PATIENTS, SummarySettings
 from medfed.evaluation.probabilities import score_histograms, temperature_scaled
 from medfed.evaluation.robustness import robustness
 from medfed.evaluation.subgroups import subgroups
+from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
 from medfed.runs.rounds import last_round, read_rounds
 
@@ -87,15 +87,14 @@ def read_resolved_study(run: Path) -> ResolvedStudy:
     return ResolvedStudy(sections if isinstance(sections, dict) else {})
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON file's object, or nothing where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(f"{path.name}: not JSON: {error}; restore the file") from error
-    return found if isinstance(found, dict) else {}
+def read_run_facts(run: Path) -> RunFacts:
+    """Return what a run's run.json says; nothing but defaults where there is none.
+
+    Raises:
+        RunError: if the file is damaged.
+    """
+    folder = RunFolder(run)
+    return folder.read_facts() if folder.facts.is_file() else RunFacts()
 
 
 def summarise(run: Path) -> list[rows.Row]:
@@ -108,10 +107,10 @@ def summarise(run: Path) -> list[rows.Row]:
         DataError: case rows that contradict each other.
     """
     folder = RunFolder(run)
-    about, study = read_json(folder.facts), read_resolved_study(run)
+    facts, study = read_run_facts(run), read_resolved_study(run)
     every = rows.read_cases(folder.cases) if folder.cases.is_file() else []
     reported = rows.read_rows(folder.reported) if folder.reported.is_file() else []
-    settings = summary_settings(about, study, last_round(read_rounds(folder.rounds)))
+    settings = summary_settings(facts, study, last_round(read_rounds(folder.rounds)))
     temperatures: dict[str, float] = {}
     if study.temperature:
         every, temperatures = temperature_scaled(every, settings.classes)
@@ -131,13 +130,13 @@ def summarise(run: Path) -> list[rows.Row]:
     return found
 
 
-def summary_settings(about: Mapping[str, Any], study: ResolvedStudy, round: int) -> SummarySettings:
+def summary_settings(facts: RunFacts, study: ResolvedStudy, round: int) -> SummarySettings:
     """Return how a run's case rows are summarised."""
     return SummarySettings(
         round=round,
-        seed=int(about.get("seed") or 0),
-        classes=[str(name) for name in about.get("classes") or study.classes],
-        held_out=[str(site) for site in about.get("held_out") or ()],
+        seed=facts.seed,
+        classes=facts.classes or [str(name) for name in study.classes],
+        held_out=facts.held_out,
         min_patients=study.min_patients,
         draws=study.draws,
     )

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from medfed.errors import RunError, StudyError
-from medfed.evaluation.method_table import Cost, MethodTable, compare_methods, page, renamed
 from medfed.evaluation.patients import SummarySettings
-from medfed.evaluation.report import model_name
+from medfed.evaluation.report.formatting import model_name
+from medfed.evaluation.report.method_table import Cost, MethodTable, compare_methods, page, renamed
 from medfed.evaluation.rows import (
     FEDERATED,
     POOLED,

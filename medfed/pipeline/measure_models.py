@@ -154,7 +154,8 @@ def write_gallery(
     """Write cases.html for a segmentation: images of best, median, worst and missed; it stays in the hospital."""
     if study.task.needs != "segment":
         return
-    from medfed.evaluation import gallery
+    from medfed.evaluation.inference import case_images
+    from medfed.evaluation.report import gallery
 
     weights: dict[str, Weights] = {}
     for hospital in hospitals:
@@ -166,7 +167,9 @@ def write_gallery(
         return _module_with(study, weights[site])
 
     shown = {hospital.name: hospital for hospital in hospitals if hospital.name in weights}
-    gallery.write_gallery(folder.path, study.task, module_at, shown)
+    images = case_images(study.task, module_at, shown)
+    structures = dict(list(enumerate(study.task.classes))[1:])  # type: ignore[attr-defined]
+    gallery.write_gallery(folder.path, images, structures, sites=sorted(shown))
 
 
 def write_baselines(

@@ -1,11 +1,10 @@
-"""Pictures of the best, the median and the worst cases, and of failures, in a file that stays in the
-hospital.
+"""Images of the best, the median and the worst cases, and of failures, in a file that stays in the hospital.
 
-`write_local_pages` writes `cases.html` beside the run's case rows. It shows patients' images and their
-tokens: it must not be sent with the report, and its first line says so. Three planes through the place
-where the reference is largest (the prediction, where there is no reference), as a radiologist looks at
-them: the patient's right on the left, anterior or superior on top, true proportions in mm; the reference's
-outline dashed, the prediction's in colour.
+`write_gallery` writes `cases.html` beside the run's case rows. It shows patients' images and their tokens: it
+must not be sent with the report, and its first line says so. Each case is shown in three planes through the
+largest section of the reference (of the prediction, where there is no reference) in radiological orientation:
+the patient's right on the left, anterior or superior on top, true proportions in mm. The reference's outline
+is dashed, the prediction's in colour.
 """
 
 from __future__ import annotations
@@ -21,23 +20,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfed.errors import RunError
+from medfed.evaluation.report.templates import style
 from medfed.evaluation.rows import FEDERATED, CaseRow, read_cases
 from medfed.evaluation.segmentation import FALSE_POSITIVE, MISSED
 from medfed.files import write_whole
+from medfed.runs.folder import RunFolder
 
-# The widest side of a picture, in pixels of the page.
-SIDE = 300.0
-# Intensities between these percentiles span black to white, so that one bright voxel does not darken the
-# rest.
-WINDOW = (1.0, 99.5)
-# At most so many cases that were missed or invented.
-FAILURES = 12
+# The longer side of an image, in pixels of the page.
+MAX_SIDE_PX = 300.0
+# Intensities between these percentiles span black to white, so that a bright voxel does not darken the rest.
+WINDOW_PERCENTILES = (1.0, 99.5)
+# The number of shown cases in which a structure was missed or invented.
+MAX_FAILURES = 12
 
-# Plane: the axis that is cut, and the axes shown across and down, each reversed as a radiologist looks at it.
+# Each plane: its name, the axis that is cut, and the sides on the left and on top of the image.
 PLANES = (("axial", 2, "R", "A"), ("coronal", 1, "R", "S"), ("sagittal", 0, "A", "S"))
 
 
-class Shown(NamedTuple):
+class CaseImages(NamedTuple):
     """One case's arrays, all (X, Y, Z) on one grid, with the grid's RAS affine in mm."""
 
     image: NDArray[np.floating]
@@ -46,7 +46,7 @@ class Shown(NamedTuple):
     affine_ras: NDArray[np.floating]
 
 
-class Chosen(NamedTuple):
+class ChosenCase(NamedTuple):
     """A case to show, and why."""
 
     token: str
@@ -55,9 +55,9 @@ class Chosen(NamedTuple):
     score: float | None
 
 
-def chosen(
+def choose_cases(
     cases: Sequence[CaseRow], model: str = FEDERATED, split: str = "test", each: int = 1
-) -> list[Chosen]:
+) -> list[ChosenCase]:
     """Return the worst, median and best cases by mean Dice over structures, then those missed or invented."""
     scores: dict[tuple[str, str], list[float]] = {}
     failed: dict[tuple[str, str], str] = {}
@@ -71,24 +71,24 @@ def chosen(
     known = {key: float(np.mean(values)) for key, values in scores.items() if values}
     ranked = sorted(known, key=lambda key: (known[key], key))
     middle = max((len(ranked) - each) // 2, 0)
-    found: dict[tuple[str, str], Chosen] = {}
+    found: dict[tuple[str, str], ChosenCase] = {}
     for why, keys in (
         ("worst", ranked[:each]),
         ("median", ranked[middle : middle + each]),
         ("best", ranked[-each:]),
     ):
         for key in keys:
-            found.setdefault(key, Chosen(key[1], why, key[0], known[key]))
-    for key in sorted(failed)[:FAILURES]:
+            found.setdefault(key, ChosenCase(key[1], why, key[0], known[key]))
+    for key in sorted(failed)[:MAX_FAILURES]:
         before = found.get(key)
         why = failed[key] if before is None else f"{before.why}; {failed[key]}"
-        found[key] = Chosen(key[1], why, key[0], known.get(key))
+        found[key] = ChosenCase(key[1], why, key[0], known.get(key))
     return list(found.values())
 
 
-def write_local_pages(
+def write_gallery(
     run: Path,
-    load: Callable[[str, str], Shown],
+    load: Callable[[str, str], CaseImages],
     structures: Mapping[int, str],
     *,
     model: str = FEDERATED,
@@ -100,49 +100,48 @@ def write_local_pages(
 
     Args:
         run: a run folder with case rows.
-        load: from (site, case token) to the case's arrays.
+        load: returns the arrays of a case, given its site and token.
         structures: label value -> name.
-        model: whose predictions are shown.
-        split: of which cases.
-        each: how many best, median and worst cases.
-        sites: only these hospitals' cases.
+        model: the model whose predictions are shown.
+        split: the split of the cases.
+        each: how many best, median and worst cases are shown.
+        sites: the hospitals whose cases are shown; None for all.
 
     Raises:
-        RunError: the run has no case rows; they may have stayed in another hospital.
+        RunError: if the run has no case rows; they may be in another hospital.
     """
-    if not (run / "cases.jsonl").is_file():
+    folder = RunFolder(run)
+    if not folder.cases.is_file():
         raise RunError(
             f"{run.name}: no cases.jsonl in this folder; local pages are made in the hospital that measured"
         )
     cases = [
         case
-        for case in read_cases(run / "cases.jsonl")
+        for case in read_cases(folder.cases)
         if case.condition is None and (sites is None or case.site in sites)
     ]
     parts = [
         _section(choice, load(choice.site, choice.token), structures)
-        for choice in chosen(cases, model, split, each)
+        for choice in choose_cases(cases, model, split, each)
     ]
-    style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
-    path = run / "cases.html"
-    write_whole(path, _page(style, parts), durable=True)
-    return path
+    write_whole(folder.gallery, _page(parts), durable=True)
+    return folder.gallery
 
 
-def _page(style: str, parts: Sequence[str]) -> str:
+def _page(parts: Sequence[str]) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
         'img-src data:">\n<title>Cases: stays in this hospital</title>\n<style>\n'
-        f'{style}{STYLE}</style>\n</head>\n<body>\n<div class="page">\n<main>\n'
+        f'{style()}{GALLERY_STYLE}</style>\n</head>\n<body>\n<div class="page">\n<main>\n'
         '<p class="headline"><b>Patients\' images: this file stays in the hospital.</b></p>\n'
         "<p>Outlines: reference dashed in white, prediction in colour. Patient's right on the left.</p>\n"
         f"{''.join(parts) or '<p>No case to show.</p>'}\n</main>\n</div>\n</body>\n</html>\n"
     )
 
 
-STYLE = """
+GALLERY_STYLE = """
 .planes { display: flex; flex-wrap: wrap; gap: 1rem; margin: .8rem 0 2rem; }
 .planes figure { margin: 0; }
 .planes svg { background: #000; }
@@ -152,7 +151,7 @@ svg .side { fill: #fff; font-size: 12px; }
 """
 
 
-def _section(choice: Chosen, shown: Shown, structures: Mapping[int, str]) -> str:
+def _section(choice: ChosenCase, shown: CaseImages, structures: Mapping[int, str]) -> str:
     score = "" if choice.score is None else f", Dice {choice.score:.2f}"
     title = f"{choice.why[0].upper()}{choice.why[1:]}: case {choice.token} of {choice.site}{score}"
     figures = "".join(
@@ -162,46 +161,49 @@ def _section(choice: Chosen, shown: Shown, structures: Mapping[int, str]) -> str
     return f'<section>\n<h2>{escape(title)}</h2>\n<div class="planes">{figures}</div>\n</section>\n'
 
 
-def planes(shown: Shown, title: str, structures: Mapping[int, str]) -> list[tuple[str, str]]:
-    """Return the name and the picture of each plane."""
+def planes(shown: CaseImages, title: str, structures: Mapping[int, str]) -> list[tuple[str, str]]:
+    """Return the name and the figure of each plane."""
     image, prediction, reference, spacing_mm = canonical(shown)
     labels = list(structures)
     marked = np.isin(reference, labels)
     if not marked.any():
         marked = np.isin(prediction, labels)
-    low, high = (float(value) for value in np.percentile(image, WINDOW))
+    low, high = (float(value) for value in np.percentile(image, WINDOW_PERCENTILES))
     found = []
     for name, axis, left, top in PLANES:
         others = tuple(other for other in range(3) if other != axis)
         sums = marked.sum(axis=others)
         cut = int(np.argmax(sums)) if sums.any() else image.shape[axis] // 2
         across, down = spacing_mm[others[0]], spacing_mm[others[1]]
-        slices = [_seen(np.take(array, cut, axis=axis)) for array in (image, prediction, reference)]
+        slices = [_radiological(np.take(array, cut, axis=axis)) for array in (image, prediction, reference)]
         found.append(
-            (name, _picture(slices, (across, down), (low, high), labels, (left, top), f"{title}, {name}"))
+            (name, _figure(slices, (across, down), (low, high), labels, (left, top), f"{title}, {name}"))
         )
     return found
 
 
 def canonical(
-    shown: Shown,
+    shown: CaseImages,
 ) -> tuple[NDArray[np.floating], NDArray[np.integer], NDArray[np.integer], tuple[float, ...]]:
     """Return the arrays with axes nearest to right, anterior, superior, and the spacing along them in mm."""
-    import nibabel
+    from nibabel import orientations
 
-    turn = nibabel.orientations.io_orientation(shown.affine_ras)
-    arrays = [nibabel.orientations.apply_orientation(array, turn) for array in shown[:3]]
+    turn = orientations.io_orientation(shown.affine_ras)  # type: ignore[no-untyped-call]  # nibabel
+    image, prediction, reference = (
+        orientations.apply_orientation(array, turn)  # type: ignore[no-untyped-call]  # nibabel
+        for array in shown[:3]
+    )
     spacing = np.linalg.norm(np.asarray(shown.affine_ras)[:3, :3], axis=0)
     along = [float(spacing[int(np.flatnonzero(turn[:, 0] == axis)[0])]) for axis in range(3)]
-    return arrays[0], arrays[1], arrays[2], tuple(along)
+    return image, prediction, reference, tuple(along)
 
 
-def _seen(plane: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Return rows from the top and columns from the left, as it is looked at: both axes run backwards."""
+def _radiological(plane: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Return a plane in radiological orientation, (row, column): both axes are reversed."""
     return plane[::-1, ::-1].T
 
 
-def _picture(
+def _figure(
     slices: Sequence[NDArray[np.generic]],
     spacing_mm: tuple[float, float],
     window: tuple[float, float],
@@ -211,7 +213,7 @@ def _picture(
 ) -> str:
     image, prediction, reference = slices
     rows, columns = image.shape
-    scale = SIDE / max(columns * spacing_mm[0], rows * spacing_mm[1])
+    scale = MAX_SIDE_PX / max(columns * spacing_mm[0], rows * spacing_mm[1])
     across, down = spacing_mm[0] * scale, spacing_mm[1] * scale
     width, height = columns * across, rows * down
     lines = []

@@ -9,7 +9,14 @@ import pytest
 
 from medfed.errors import RunError
 from medfed.evaluation import rows
-from medfed.evaluation.gallery_page import Shown, canonical, chosen, outlines, planes, write_local_pages
+from medfed.evaluation.report.gallery import (
+    CaseImages,
+    canonical,
+    choose_cases,
+    outlines,
+    planes,
+    write_gallery,
+)
 from medfed.evaluation.rows import CaseRow
 
 
@@ -29,9 +36,9 @@ CASES = [
 
 
 def test_worst_median_best_and_failures_are_chosen():
-    found = {choice.why: choice.token for choice in chosen(CASES)}
+    found = {choice.why: choice.token for choice in choose_cases(CASES)}
     assert found == {"worst; lesion missed": "e", "median": "c", "best": "f"}
-    assert chosen([case("x", 0.5, model="pooled")]) == []
+    assert choose_cases([case("x", 0.5, model="pooled")]) == []
 
 
 def shown(affine=None):
@@ -39,7 +46,9 @@ def shown(affine=None):
     reference = np.zeros((12, 10, 8), np.uint8)
     reference[2:5, 3:6, 4:6] = 1
     prediction = np.roll(reference, 1, axis=0)
-    return Shown(image, prediction, reference, np.diag([1.0, 2.0, 3.0, 1.0]) if affine is None else affine)
+    return CaseImages(
+        image, prediction, reference, np.diag([1.0, 2.0, 3.0, 1.0]) if affine is None else affine
+    )
 
 
 def test_arrays_are_turned_to_right_anterior_superior_with_their_spacing():
@@ -85,12 +94,12 @@ def test_the_page_says_that_it_stays_and_is_one_file(tmp_path):
         asked.append((site, token))
         return shown()
 
-    text = write_local_pages(tmp_path, load, {1: "lesion"}).read_text()
+    text = write_gallery(tmp_path, load, {1: "lesion"}).read_text()
     assert asked == [("north", "e"), ("north", "c"), ("north", "f")]
     assert "this file stays in the hospital" in text
     assert text.count("<svg") == 9
     assert not re.search(r"https?://|<script", text)
-    assert text == write_local_pages(tmp_path, load, {1: "lesion"}).read_text()
+    assert text == write_gallery(tmp_path, load, {1: "lesion"}).read_text()
 
 
 def test_case_without_a_reference_is_shown_where_the_prediction_is(tmp_path):
@@ -102,4 +111,4 @@ def test_without_case_rows_there_are_no_pages(tmp_path):
     with pytest.raises(
         RunError, match=r"no cases\.jsonl in this folder; local pages are made in the hospital"
     ):
-        write_local_pages(tmp_path, lambda site, token: shown(), {1: "lesion"})
+        write_gallery(tmp_path, lambda site, token: shown(), {1: "lesion"})

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from medfed.cli import main
 from medfed.errors import RunError
 from medfed.evaluation import rows
-from medfed.evaluation import run_comparison as several_runs
+from medfed.evaluation.report import run_comparison
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import fake_runs
 
 
@@ -38,7 +38,7 @@ def two(tmp_path_factory):
 
 
 def test_the_difference_is_paired_and_its_interval_as_narrow_as_the_pairs(two, tmp_path):
-    found = several_runs.rows_of(two)
+    found = run_comparison.comparison_rows(two)
     difference = next(
         row
         for row in found
@@ -56,7 +56,7 @@ def test_the_difference_is_paired_and_its_interval_as_narrow_as_the_pairs(two, t
 
 
 def test_the_page_is_the_rows_and_holds_no_patient(two, tmp_path):
-    path = several_runs.write_several(two, tmp_path)
+    path = run_comparison.write_comparison(two, tmp_path)
     text = path.read_text()
     found = rows.read_rows(tmp_path / "runs.jsonl")
     assert rows.read_csv(tmp_path / "runs.csv", rows.Row) == found
@@ -75,13 +75,13 @@ def test_without_case_rows_runs_stand_side_by_side_untested(two, tmp_path):
     for run in two:
         copies.append(shutil.copytree(run, tmp_path / run.name))
         (copies[-1] / "cases.jsonl").unlink()
-    assert all(row.against is None for row in several_runs.rows_of(copies))
+    assert all(row.against is None for row in run_comparison.comparison_rows(copies))
 
 
 def test_names_are_told_apart_and_one_run_is_refused(tmp_path):
-    assert several_runs.names_of([tmp_path / "a" / "run", tmp_path / "b" / "run"]) == ["run", "run-2"]
-    with pytest.raises(RunError, match="name two runs or more"):
-        several_runs.write_several([tmp_path], tmp_path)
+    assert run_comparison.run_names([tmp_path / "a" / "run", tmp_path / "b" / "run"]) == ["run", "run-2"]
+    with pytest.raises(RunError, match="give two runs or more"):
+        run_comparison.write_comparison([tmp_path], tmp_path)
 
 
 def test_a_place_to_compare_one_run_in_is_refused(two, tmp_path):

@@ -1,7 +1,8 @@
-"""Figures of the report as SVG text, drawn by hand: the same numbers give the same bytes, and they obey the
-page's light, dark and print colours because every stroke is a class of `report.css`.
+"""The report's figures as SVG text.
 
-Every figure has a title that a screen reader speaks. Coordinates are in the view box, y downwards.
+The same numbers give the same bytes, and every stroke is a class of `page.css`, so that figures follow the
+page's light, dark and print colours. Every figure has a title for screen readers. Coordinates are in the view
+box, y downwards.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def _text(x: float, y: float, words: str, name: str, anchor: str = "start") -> s
 
 
 def _path(points: Sequence[Point], name: str) -> str:
-    places = " ".join(f"{_n(x)},{_n(y)}" for x, y in points)
-    return f'<polyline class="{name}" points="{places}"/>'
+    coordinates = " ".join(f"{_n(x)},{_n(y)}" for x, y in points)
+    return f'<polyline class="{name}" points="{coordinates}"/>'
 
 
 def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
@@ -53,8 +54,7 @@ def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
 def span(
     values: Sequence[float | None], lowest: float | None, highest: float | None, wanted: int = 4
 ) -> tuple[float, float]:
-    """Return the ends of an axis that holds all values, rounded outwards but not past the metric's own
-    range."""
+    """Return the ends of an axis that holds all values, rounded outwards but within the metric's range."""
     known = [value for value in values if value is not None]
     if not known:
         return (lowest or 0.0), (highest if highest is not None else 1.0)
@@ -65,15 +65,15 @@ def span(
 
 
 def whisker(
-    value: float | None,
-    low: float | None,
-    high: float | None,
+    estimate: tuple[float, float | None, float | None],
     axis: tuple[float, float],
-    zero: float | None = None,
-    strong: bool = False,
-    title: str = "",
+    reference: float | None,
+    *,
+    strong: bool,
+    title: str,
 ) -> str:
-    """Return one row of a forest plot: the interval as a line, the value as a mark, a dashed reference."""
+    """Return one row of a forest plot: the interval (value, low, high) and a dashed line at the reference."""
+    value, low, high = estimate
     width, height, inset = 220.0, 37.0, 6.0
 
     def x(number: float) -> float:
@@ -82,14 +82,13 @@ def whisker(
 
     middle = height / 2
     body = []
-    if zero is not None and axis[0] <= zero <= axis[1]:
-        body.append(_line(x(zero), 0, x(zero), height, "reference"))
+    if reference is not None and axis[0] <= reference <= axis[1]:
+        body.append(_line(x(reference), 0, x(reference), height, "reference"))
     name = "strong" if strong else "plain"
     if low is not None and high is not None:
         body.append(_line(x(low), middle, x(high), middle, f"whisker {name}"))
         body += [_line(x(end), middle - 4, x(end), middle + 4, f"whisker {name}") for end in (low, high)]
-    if value is not None:
-        body.append(f'<circle class="mark {name}" cx="{_n(x(value))}" cy="{_n(middle)}" r="4.5"/>')
+    body.append(f'<circle class="mark {name}" cx="{_n(x(value))}" cy="{_n(middle)}" r="4.5"/>')
     return _svg(width, height, title, body, "cell")
 
 
@@ -138,7 +137,7 @@ def panel(
         y = height - bottom
         body += [_line(x - 3, y - 3, x + 3, y + 3, "gap"), _line(x - 3, y + 3, x + 3, y - 3, "gap")]
     body += [_path([at(point) for point in other], "curve other") for other in others if len(other) > 1]
-    # A round that a hospital missed leaves a hole: joining over it would draw a value nobody measured.
+    # A round that a hospital missed leaves a gap: joining over it would draw a value that nobody measured.
     piece: list[Point] = []
     for before, after in pairwise([*line, (math.inf, 0.0)]):
         piece.append(at(before))
@@ -173,15 +172,13 @@ def strip(statuses: Sequence[str], title: str) -> str:
 
 def square(
     title: str,
-    x_label: str,
-    y_label: str,
+    labels: tuple[str, str],
     lines: Sequence[tuple[str, Sequence[Point]]],
     points: Sequence[tuple[float, float, float, float]] = (),
-    x_axis: tuple[float, float] = (0.0, 1.0),
     y_axis: tuple[float, float] = (0.0, 1.0),
-    labels: Sequence[tuple[float, float, str, str]] = (),
 ) -> str:
-    """Return a diagram with two axes: named lines, and points (x, y, low, high) with their whiskers."""
+    """Return a diagram with labelled axes: named lines, and points (x, y, low, high) with their whiskers."""
+    x_axis = (0.0, 1.0)
     width, height, left, right, top, bottom = 320.0, 290.0, 44.0, 14.0, 10.0, 40.0
 
     def at(x: float, y: float) -> Point:
@@ -198,18 +195,15 @@ def square(
         if x_axis[0] - 1e-9 <= mark <= x_axis[1] + 1e-9:
             x, y = at(mark, y_axis[0])
             body.append(_text(x, y + 15, f"{mark:g}", "tick", "middle"))
-    body.append(_text((left + width - right) / 2, height - 6, x_label, "label", "middle"))
+    body.append(_text((left + width - right) / 2, height - 6, labels[0], "label", "middle"))
     body.append(
         f'<text class="label" text-anchor="middle" '
         f'transform="translate(11 {_n((top + height - bottom) / 2)}) '
-        f'rotate(-90)">{escape(y_label)}</text>'
+        f'rotate(-90)">{escape(labels[1])}</text>'
     )
     body += [_path([at(x, y) for x, y in line], f"curve {name}") for name, line in lines if line]
     for x, y, low, high in points:
         (px, py), (_, p_low), (_, p_high) = at(x, y), at(x, low), at(x, high)
         body.append(_line(px, p_low, px, p_high, "whisker strong"))
         body.append(f'<circle class="mark strong" cx="{_n(px)}" cy="{_n(py)}" r="4"/>')
-    for x, y, words, name in labels:
-        px, py = at(x, y)
-        body.append(_text(px, py, words, f"note {name}"))
     return _svg(width, height, title, body, "square")

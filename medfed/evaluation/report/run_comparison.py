@@ -1,9 +1,8 @@
-"""Several runs side by side: one row a run and hospital, and the difference to the first
-run, paired by patient.
+"""Several runs side by side: one row per run and hospital, and the difference to the first run.
 
-A paired difference needs the case rows of both runs, so it can be made where the patients are; elsewhere the
-runs' own rows stand beside each other and nothing is tested. Rows come first (`runs.jsonl`, `runs.csv`), the
-page second (`runs.html`); the page holds no case and no patient's row.
+Differences are paired by patient and need the case rows of both runs, so they are computed where the patients
+are; elsewhere the runs' own rows are shown without a test. Rows are written first (`runs.jsonl`, `runs.csv`),
+then the page (`runs.html`), which holds no case and no patient's row.
 """
 
 from __future__ import annotations
@@ -15,97 +14,100 @@ from pathlib import Path
 import msgspec
 
 from medfed.errors import RunError
-from medfed.evaluation import comparisons, report, rows
+from medfed.evaluation import rows
+from medfed.evaluation.comparisons import compare, holm_corrected
 from medfed.evaluation.metrics import headline_metrics, metric_of
 from medfed.evaluation.patients import SummarySettings
+from medfed.evaluation.report.formatting import interval, number, p_value, site_name
+from medfed.evaluation.report.run import Run, read_run
+from medfed.evaluation.report.templates import style
 from medfed.evaluation.rows import ALL_SITES, FEDERATED, CaseRow, Row
 from medfed.files import write_whole
+from medfed.runs.folder import RunFolder
 
-HEADLINE = tuple(metric.name for metric in headline_metrics() if metric.compared)
 
-
-def names_of(runs: Sequence[Path]) -> list[str]:
-    """Return what each run is called: its folder's name, numbered where two are alike."""
-    found: list[str] = []
+def run_names(runs: Sequence[Path]) -> list[str]:
+    """Return the runs' names: those of their folders, numbered where two are equal."""
+    names: list[str] = []
     for run in runs:
         name, number = run.resolve().name, 2
-        while name in found:
+        while name in names:
             name = f"{run.resolve().name}-{number}"
             number += 1
-        found.append(name)
-    return found
+        names.append(name)
+    return names
 
 
-def rows_of(runs: Sequence[Path]) -> list[Row]:
-    """Return each run's federated rows with the run's name as the model, and the differences
-    to the first run.
+def comparison_rows(runs: Sequence[Path]) -> list[Row]:
+    """Return each run's federated rows under the run's name, and the differences to the first run.
 
     Raises:
-        RunError: a folder is no finished run.
-        DataError: case rows that contradict each other.
+        RunError: if a folder is not a finished run.
+        DataError: if case rows contradict each other.
     """
-    names = names_of(runs)
-    read = [report.read_run(run) for run in runs]
-    found = [
+    names = run_names(runs)
+    contents = [read_run(run) for run in runs]
+    own = [
         msgspec.structs.replace(row, model=name)
-        for name, one in zip(names, read, strict=True)
-        for row in one.rows
+        for name, run in zip(names, contents, strict=True)
+        for row in run.rows
         if row.model == FEDERATED and row.split == "test" and row.group is None and row.against is None
     ]
-    cases = [_cases(run, name) for run, name in zip(runs, names, strict=True)]
-    first = read[0]
+    cases = [_federated_cases(run, name) for run, name in zip(runs, names, strict=True)]
     differences: list[Row] = []
-    for name, one, theirs in zip(names[1:], read[1:], cases[1:], strict=True):
-        # Both runs' hospitals that took no part in either: a hospital that trained in one is no fair
-        # test of both.
-        apart = sorted({*first.about.get("held_out", []), *one.about.get("held_out", [])})
-        settings = SummarySettings(
-            round=max((row.round for row in one.rows), default=0),
-            seed=int(first.about.get("seed") or 0),
-            classes=[str(label) for label in first.about.get("classes") or ()],
-            held_out=apart,
-            min_patients=max(first.study.min_patients, one.study.min_patients),
-            draws=first.study.draws,
-        )
-        differences += comparisons.compare([*cases[0], *theirs], settings, model=name, correct=False)
-    return found + comparisons.holm_corrected(differences)
+    for name, run, theirs in zip(names[1:], contents[1:], cases[1:], strict=True):
+        settings = _settings(contents[0], run)
+        differences += compare([*cases[0], *theirs], settings, model=name, correct=False)
+    return own + holm_corrected(differences)
 
 
-def _cases(run: Path, name: str) -> list[CaseRow]:
-    path = run / "cases.jsonl"
+def _settings(first: Run, other: Run) -> SummarySettings:
+    return SummarySettings(
+        round=max((row.round for row in other.rows), default=0),
+        seed=first.facts.seed,
+        classes=first.facts.classes,
+        # A hospital that trained in one of the runs is no fair test of both.
+        held_out=sorted({*first.facts.held_out, *other.facts.held_out}),
+        min_patients=max(first.study.min_patients, other.study.min_patients),
+        draws=first.study.draws,
+    )
+
+
+def _federated_cases(run: Path, name: str) -> list[CaseRow]:
+    path = RunFolder(run).cases
     if not path.is_file():
         return []
     return [
         msgspec.structs.replace(case, model=name)
-        for case in rows.read_cases(path)
-        if case.model == FEDERATED and case.condition is None
+        for case in rows.unperturbed(rows.read_cases(path))
+        if case.model == FEDERATED
     ]
 
 
-def write_several(runs: Sequence[Path], out: Path) -> Path:
+def write_comparison(runs: Sequence[Path], out: Path) -> Path:
     """Write `runs.jsonl`, `runs.csv` and `runs.html` into `out`, and return the page's path.
 
     Raises:
-        RunError: fewer than two runs, or a folder is no finished run.
+        RunError: if there are fewer than two runs, or a folder is not a finished run.
     """
     if len(runs) < 2:
-        raise RunError("one run has its own report; name two runs or more to compare them")
-    found = rows_of(runs)
+        raise RunError("one run has its own report; give two runs or more to compare them")
+    found = comparison_rows(runs)
     out.mkdir(parents=True, exist_ok=True)
     rows.write(out / "runs.jsonl", found)
     rows.write_csv(out / "runs.csv", found)
-    write_whole(out / "runs.html", page(names_of(runs), found), durable=True)
+    write_whole(out / "runs.html", page(run_names(runs), found), durable=True)
     return out / "runs.html"
 
 
-def page(names: Sequence[str], found: Sequence[Row]) -> str:
+def page(names: Sequence[str], rows_shown: Sequence[Row]) -> str:
     """Return the page: a table for each headline metric and structure that the runs have."""
-    style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
     tables = [
-        _table(names, found, metric, structure)
-        for metric in HEADLINE
+        _table(names, rows_shown, metric.name, structure)
+        for metric in headline_metrics()
+        if metric.compared
         for structure in sorted(
-            {row.structure for row in found if row.metric == metric}, key=lambda s: s or ""
+            {row.structure for row in rows_shown if row.metric == metric.name}, key=lambda s: s or ""
         )
     ]
     body = "".join(tables) or "<p>The runs have no result that may be shown.</p>"
@@ -114,7 +116,7 @@ def page(names: Sequence[str], found: Sequence[Row]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        f"<title>{escape(', '.join(names))}: compared</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f"<title>{escape(', '.join(names))}: compared</title>\n<style>\n{style()}</style>\n</head>\n<body>\n"
         '<div class="page">\n<main>\n'
         f'<p class="headline">{len(names)} runs compared</p>\n'
         f'<p class="second">Each run\'s federated model with its 95 % interval, and its difference to '
@@ -136,7 +138,7 @@ def _table(names: Sequence[str], found: Sequence[Row], metric: str, structure: s
     by = {(row.model, row.site, row.against): row for row in some}
     about = metric_of(metric)
     title = f"{about.title}{f', {structure}' if structure else ''}"
-    heads = "".join(f'<th scope="col">{escape(report.site_name(site))}</th>' for site in sites)
+    heads = "".join(f'<th scope="col">{escape(site_name(site))}</th>' for site in sites)
     lines = []
     for name in names:
         cells = "".join(
@@ -155,11 +157,11 @@ def _cell(row: Row | None, difference: Row | None) -> str:
     if row is None or row.value is None:
         return '<span class="soft">–</span>'
     metric = metric_of(row.metric)
-    text = f'{report.number(row.value, metric, fine=True)} <span class="ci">{report.interval(row, fine=True)}</span>'
+    text = f'{number(row.value, metric, fine=True)} <span class="ci">{interval(row, fine=True)}</span>'
     if difference is not None and difference.value is not None:
-        p = f", p {report.p_value(difference.p)}" if difference.p is not None else ""
+        p = f", p {p_value(difference.p)}" if difference.p is not None else ""
         text += (
-            f' <small class="soft">{report.number(difference.value, metric, sign=True)} '
-            f"({report.interval(difference, sign=True)}){escape(p)}</small>"
+            f' <small class="soft">{number(difference.value, metric, sign=True)} '
+            f"({interval(difference, sign=True)}){escape(p)}</small>"
         )
     return text

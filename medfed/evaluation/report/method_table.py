@@ -1,15 +1,14 @@
-"""One table of several methods on the same patients: how each scored, where, how surely, and what it cost.
+"""One table of several methods on the same patients: each one's score with its interval, and its cost.
 
-`table_of` takes case rows whose `model` is a method's name, summarises them as a report does (patients
-first, small groups withheld, bootstrap intervals over patients), and compares each method to the first on
-the same patients. `text` is the table for a terminal, `page` a page to print, and the rows behind both are
-for any other use.
+`compare_methods` takes case rows whose `model` is a method's name, summarises them as a report does (patients
+first, small groups suppressed, bootstrap intervals over patients), and compares each method to the first on
+the same patients. `text` is the table for a terminal, `page` a page to print; the rows behind both are in the
+table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -18,14 +17,15 @@ from medfed.evaluation.aggregate import aggregate
 from medfed.evaluation.comparisons import compare
 from medfed.evaluation.metrics import metric_of
 from medfed.evaluation.patients import SummarySettings
-from medfed.evaluation.report import HEADLINES, interval, number, p_value, site_name, size
+from medfed.evaluation.report.focus import headline_names
+from medfed.evaluation.report.formatting import interval, number, p_value, site_name
+from medfed.evaluation.report.templates import environment, style
 from medfed.evaluation.rows import ALL_SITES, CaseRow, Row
+from medfed.files import format_bytes
 
 
 class Cost(NamedTuple):
-    """What a method took: bytes a hospital sent over the whole run, hospitals' seconds of training, or
-    why it didn't run.
-    """
+    """A method's cost: bytes that a hospital sent over the run, seconds of training, or why it did not run."""
 
     bytes_up: float | None = None
     seconds: float | None = None
@@ -33,10 +33,10 @@ class Cost(NamedTuple):
 
 
 class MethodTable(NamedTuple):
-    """The rows of all methods, and what of them the table shows.
+    """The rows of all methods, and which of them the table shows.
 
-    `places` are the hospitals in its columns, those that took no part first; `against` is the method that the
-    others are compared to.
+    `places` are the hospitals in its columns, those that took no part first. The other methods are compared to
+    `against`.
     """
 
     study: str
@@ -47,7 +47,7 @@ class MethodTable(NamedTuple):
     places: list[str]
     rows: list[Row]
 
-    def found(self, method: str, place: str) -> Row | None:
+    def score(self, method: str, place: str) -> Row | None:
         """Return a method's score at a hospital."""
         return self._row(model=method, site=place, against=None)
 
@@ -79,7 +79,7 @@ def compare_methods(
         if row.model == against and row.split == "test" and row.against is None and row.group is None
     ]
     metric = next(
-        (m for m in HEADLINES if any(row.metric == m and row.value is not None for row in shown)), ""
+        (m for m in headline_names() if any(row.metric == m and row.value is not None for row in shown)), ""
     )
     some = [row for row in shown if row.metric == metric]
     structures = {row.structure for row in some}
@@ -91,7 +91,7 @@ def compare_methods(
 
 def text(table: MethodTable) -> str:
     """Return the table as lines for a terminal."""
-    shown = [place for place in table.places if place not in table.places[MOST_PLACES:]]
+    shown = table.places[:MAX_TERMINAL_PLACES]
     head = [
         "method",
         *map(site_name, shown),
@@ -103,23 +103,23 @@ def text(table: MethodTable) -> str:
         if cost.refused:
             lines.append([method, f"not run: {cost.refused}"])
             continue
-        line = [method, *(_score(table.found(method, place)) for place in shown)]
+        line = [method, *(_score(table.score(method, place)) for place in shown)]
         line.append(
             _difference(table.difference(method, shown[0])) if shown and method != table.against else ""
         )
-        line.append(size(cost.bytes_up) if cost.bytes_up is not None else "")
+        line.append(format_bytes(cost.bytes_up) if cost.bytes_up is not None else "")
         lines.append(line)
     widths = [max(len(line[at]) for line in lines if len(line) == len(head)) for at in range(len(head))]
-    told = [
+    aligned = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)).rstrip()
         for line in lines
     ]
     label = metric_of(table.metric).title if table.metric else "no metric"
-    return "\n".join([f"{label}, with 95 % intervals over patients", "", *told])
+    return "\n".join([f"{label}, with 95 % intervals over patients", "", *aligned])
 
 
-# A terminal is about as wide as this many hospitals; the page and the files have all of them.
-MOST_PLACES = 2
+# A terminal has room for this many hospitals; the page and the files have all of them.
+MAX_TERMINAL_PLACES = 2
 
 
 def _score(row: Row | None) -> str:
@@ -139,24 +139,18 @@ def _difference(row: Row | None) -> str:
 
 def page(table: MethodTable) -> str:
     """Return the table as one HTML file that needs no network."""
-    import jinja2
-
-    here = Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(here),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("method_table.html.jinja").render(
-        style=(here / "report.css").read_text(encoding="utf-8"),
-        table=table,
-        metric=metric_of(table.metric) if table.metric else None,
-        score=_score,
-        difference=_difference,
-        site_name=site_name,
-        size=size,
+    return (
+        environment()
+        .get_template("method_table.html.jinja")
+        .render(
+            style=style(),
+            table=table,
+            metric=metric_of(table.metric) if table.metric else None,
+            score=_score,
+            difference=_difference,
+            site_name=site_name,
+            format_bytes=format_bytes,
+        )
     )
 
 

@@ -16,11 +16,14 @@ import msgspec
 import pytest
 
 from medfed.errors import RunError
-from medfed.evaluation import charts, histograms, report, rows
+from medfed.evaluation import histograms, report, rows
 from medfed.evaluation.histograms import Bin
+from medfed.evaluation.metrics import metric_of
+from medfed.evaluation.report import charts
+from medfed.evaluation.report.formatting import model_name, number, p_value, round_ranges
 from medfed.evaluation.rows import Row
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import fake_runs
 
 CHROMIUM = next(
@@ -104,7 +107,7 @@ def test_the_tables_are_the_rows(run):
         if r.metric in ("dice", "auroc") and r.split == "test" and r.group is None and r.against is None
     }
     matrix = next(table for table in page_of(run).tables if table[0][:2] == ["Model", "north"])
-    names = {report.model_name(model): model for model, _ in found}
+    names = {model_name(model): model for model, _ in found}
     sites = [heading.split(" ")[0].removesuffix("held") for heading in matrix[0][1:]]
     assert len(matrix) == 7
     for line in matrix[1:]:
@@ -370,7 +373,7 @@ def test_a_run_that_may_show_nothing_says_so(tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_an_error(tmp_path):
-    with pytest.raises(RunError, match=r"no rows\.jsonl in this folder; name the folder of a finished run"):
+    with pytest.raises(RunError, match=r"no rows\.jsonl in this folder; give the folder of a finished run"):
         report.write_report(tmp_path)
     rows.write(tmp_path / "rows.jsonl", [])
     (tmp_path / "rounds.jsonl").write_text('{"round": 1}\n')
@@ -396,16 +399,14 @@ def test_a_later_rounds_rows_are_the_ones_shown(tmp_path):
 
 def test_numbers_are_written_as_people_read_them():
     # A difference has three decimals: of two, a narrow interval would be one number.
-    assert report.number(-0.0001, report.metric_of("dice"), sign=True) == "0.000"
-    assert report.number(-0.12, report.metric_of("dice"), sign=True) == "−0.120"
-    assert report.number(0.8449, report.metric_of("dice")) == "0.84"
-    assert report.number(0.8449, report.metric_of("dice"), fine=True) == "0.845"
-    assert report.number(12.345, report.metric_of("hd95_mm")) == "12.3"
-    assert report.number(None) == "–"
-    assert report.size(999) == "999 bytes"
-    assert report.size(42_900_000) == "42.9 MB"
-    assert report.rounds_of([5, 3, 4, 9]) == "rounds 3 to 5, 9"
-    assert [report.p_value(p) for p in (0.0004, 0.0123, 0.4)] == ["< 0.001", "0.012", "0.40"]
+    assert number(-0.0001, metric_of("dice"), sign=True) == "0.000"
+    assert number(-0.12, metric_of("dice"), sign=True) == "−0.120"
+    assert number(0.8449, metric_of("dice")) == "0.84"
+    assert number(0.8449, metric_of("dice"), fine=True) == "0.845"
+    assert number(12.345, metric_of("hd95_mm")) == "12.3"
+    assert number(None) == "–"
+    assert round_ranges([5, 3, 4, 9]) == "rounds 3 to 5, 9"
+    assert [p_value(p) for p in (0.0004, 0.0123, 0.4)] == ["< 0.001", "0.012", "0.40"]
 
 
 def test_ticks_are_round_and_span_the_values():

@@ -1,0 +1,174 @@
+"""Models against each other: at one hospital, at every hospital, in every metric, and in subgroups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from medfed.evaluation.metrics import metric_of
+from medfed.evaluation.report import charts
+from medfed.evaluation.report.focus import Focus, FocusRows
+from medfed.evaluation.report.formatting import interval, is_narrow, model_name, number
+from medfed.evaluation.report.run import Run
+from medfed.evaluation.robustness import CONDITION
+from medfed.evaluation.rows import ALL_SITES, FEDERATED, UNTRAINED, Row
+
+
+def comparison(run: Run, focus: Focus, rows: FocusRows, site: str) -> dict[str, Any]:
+    """Return one hospital's table of models, each with its interval drawn and its difference."""
+    metric = focus.record
+    # Models without a hospital, and those made for one, have tables of their own.
+    models = [model for model in run.models if not model.startswith(("without:", "personal:"))]
+    shown = [row for model in models if (row := rows.get(site, model)) is not None]
+    axis = charts.span(
+        [bound for row in shown if row.model != UNTRAINED for bound in (row.value, row.low, row.high)],
+        metric.lowest,
+        metric.highest,
+    )
+    ours = rows.get(site, FEDERATED)
+    lines = [
+        {
+            "row": row,
+            "versus": rows.get(site, FEDERATED, against=row.model),
+            "graph": _whisker(row, axis, ours),
+            "wide": "wide" in (row.note or ""),
+        }
+        for row in shown
+    ]
+    differences = [(row, versus) for row in shown if (versus := rows.get(site, FEDERATED, row.model))]
+    return {
+        "site": site,
+        "held_out": site in run.facts.held_out,
+        "lines": lines,
+        "scale": charts.scale(axis),
+        "fine": is_narrow(ours),
+        "title": "Against each hospital alone"
+        if any(":" in row.model for row in shown)
+        else "Against other models",
+        "method": ours.method if ours else None,
+        "methods": sorted({str(versus.method) for _, versus in differences if versus.p is not None}),
+        "notes": [
+            (model_name(row.model), versus.note)
+            for row, versus in differences
+            if row.model != UNTRAINED and "patients" in (versus.note or "")
+        ],
+        "n": ours.n if ours else None,
+    }
+
+
+def _whisker(row: Row, axis: tuple[float, float], ours: Row | None) -> str:
+    # A model far off the axis would be drawn at its edge, which would show a wrong number.
+    if row.value is None or not axis[0] <= row.value <= axis[1]:
+        return ""
+    title = f"{model_name(row.model)}: {number(row.value, metric_of(row.metric))}, {interval(row)}"
+    reference = ours.value if ours else None
+    return charts.whisker(
+        (row.value, row.low, row.high), axis, reference, strong=row.model == FEDERATED, title=title
+    )
+
+
+def matrix(run: Run, focus: Focus, rows: FocusRows) -> dict[str, Any] | None:
+    """Return every model at every hospital, with each cell's share of the range of values."""
+    models = [model for model in run.models if model != UNTRAINED and not model.startswith("without:")]
+    sites = [*run.facts.sites, ALL_SITES, *run.facts.held_out]
+    shown = {row.site for row in run.rows if row.metric == focus.metric and row.value is not None}
+    # Hospitals too small to be shown have no column; all of them together then stand for them.
+    known = [site for site in sites if site in shown]
+    columns = [site for site in known if site != ALL_SITES or len(known) < len(sites)]
+    table = {model: [rows.get(site, model) for site in columns] for model in models}
+    values = [
+        row.value for line in table.values() for row in line if row is not None and row.value is not None
+    ]
+    if len(models) < 2 or len(values) < 4:
+        return None
+    low, high = min(values), max(values)
+
+    def share(row: Row | None) -> float:
+        if row is None or row.value is None or high <= low:
+            return 0.0
+        part = (row.value - low) / (high - low)
+        return round(1 - part if focus.record.better == "lower" else part, 3)
+
+    lines = [
+        (
+            model,
+            [
+                {"row": row, "share": share(row), "home": model.endswith(f":{site}")}
+                for site, row in zip(columns, line, strict=True)
+            ],
+        )
+        for model, line in table.items()
+    ]
+    return {"sites": columns, "held_out": set(run.facts.held_out), "lines": lines}
+
+
+def measures(run: Run, focus: Focus) -> dict[str, Any]:
+    """Return every metric of the federated model by structure, in the order of the metrics' ranks."""
+    ours = [row for row in run.rows if row.model == FEDERATED and row.split == focus.split]
+    sites = sorted({row.site for row in ours if row.value is not None})
+    first = [*(site for site in run.facts.held_out if site in sites), ALL_SITES]
+    order = [site for site in first if site in sites]
+    order += [site for site in sites if site not in order]
+    table = {
+        (row.structure, row.metric, row.site): row
+        for row in ours
+        if row.round == focus.round and row.group is None and row.against is None and row.metric != "patients"
+    }
+    names = sorted({(structure, metric) for structure, metric, _ in table}, key=lambda name: _rank(name[1]))
+    structures = sorted(
+        {structure for structure, _ in names}, key=lambda name: (name is not None, name or "")
+    )
+    return {
+        "sites": order,
+        "structures": [
+            (
+                structure,
+                [
+                    (metric, [table.get((structure, metric, site)) for site in order])
+                    for its, metric in names
+                    if its == structure
+                ],
+            )
+            for structure in structures
+        ],
+    }
+
+
+def _rank(metric: str) -> tuple[int, float, str]:
+    at = float(metric.split("@")[1]) if "@" in metric else 0.0
+    return metric_of(metric).rank, at, metric
+
+
+def subgroup_tables(run: Run, focus: Focus) -> list[dict[str, Any]]:
+    """Return one table per hospital and attribute: each group's metric and its gap to all others."""
+    rows = [
+        row
+        for row in run.rows
+        if row.group is not None
+        and (row.split, row.model, row.round) == (focus.split, FEDERATED, focus.round)
+        and not row.group.startswith(CONDITION)
+    ]
+    tables: dict[tuple[str, str], list[Row]] = {}
+    for site in dict.fromkeys(row.site for row in rows):
+        for row in rows:
+            if row.site == site:
+                tables.setdefault((site, str(row.group).split("=")[0]), []).append(row)
+    return [
+        _subgroup_table(site, attribute, some)
+        for (site, attribute), some in tables.items()
+        if any(row.value is not None for row in some)
+    ]
+
+
+def _subgroup_table(site: str, attribute: str, rows: list[Row]) -> dict[str, Any]:
+    gaps = {row.group: row for row in rows if row.against is not None}
+    lines = [
+        {"name": str(row.group).split("=", 1)[1], "row": row, "gap": gaps.get(row.group)}
+        for row in rows
+        if row.against is None
+    ]
+    return {
+        "site": site,
+        "attribute": attribute.replace("_", " "),
+        "metric": rows[0].metric,
+        "lines": lines,
+    }

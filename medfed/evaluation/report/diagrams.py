@@ -1,0 +1,83 @@
+"""ROC, reliability and decision curves, drawn from histograms of predicted risk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from medfed.evaluation import histograms
+from medfed.evaluation.histograms import Bounds, ScoreHistogram
+from medfed.evaluation.report import charts
+from medfed.evaluation.report.focus import Focus
+from medfed.evaluation.report.formatting import number, site_name
+from medfed.evaluation.report.run import Run
+from medfed.evaluation.rows import ALL_SITES, FEDERATED
+
+# Bins that leave the area under the ROC curve open by more than this would show themselves, not the model.
+MAX_OPEN_AREA = 0.5
+_DIAGONAL = ((0.0, 0.0), (1.0, 1.0))
+
+
+def diagrams(run: Run, focus: Focus) -> list[dict[str, Any]]:
+    """Return the federated model's diagrams by class, at each held-out hospital and over those of the study."""
+    some = [h for h in run.curves if h.model == FEDERATED and h.split == focus.split]
+    drawn = []
+    for structure in sorted({h.structure for h in some}, key=lambda name: name or ""):
+        its = [h for h in some if h.structure == structure]
+        groups = [(h.site, h) for h in its if h.site in run.facts.held_out]
+        pooled = [h for h in its if h.site not in run.facts.held_out]
+        if pooled:
+            groups.append((ALL_SITES, histograms.merged(pooled)))
+        for site, histogram in groups:
+            if (bounds := histograms.auroc_bounds(histogram)) is not None:
+                drawn.append(_diagram(site, histogram, bounds))
+    return drawn
+
+
+def _diagram(site: str, histogram: ScoreHistogram, bounds: Bounds) -> dict[str, Any]:
+    decided = bounds.high - bounds.low <= MAX_OPEN_AREA
+    diagram: dict[str, Any] = {
+        "site": site,
+        "structure": histogram.structure,
+        "bounds": bounds,
+        "bins": len(histogram.bins),
+        "drawn": decided,
+    }
+    if decided:
+        diagram["roc"] = charts.square(
+            f"ROC curve at {site_name(site)}, area {number(bounds.value)}",
+            ("1 − specificity", "Sensitivity"),
+            [("dashed", _DIAGONAL), ("strong", histograms.roc(histogram))],
+        )
+        diagram["reliability"] = _reliability(site, histogram)
+        diagram["decision"] = _decision(site, histogram)
+    return diagram
+
+
+def _reliability(site: str, histogram: ScoreHistogram) -> str:
+    bins = histograms.reliability(histogram)
+    texts = "; ".join(f"predicted {number(b.predicted)}, observed {number(b.observed)}" for b in bins)
+    return charts.square(
+        f"Reliability at {site_name(site)}: {texts}",
+        ("Predicted risk", "Observed share"),
+        [("dashed", _DIAGONAL), ("strong thin", [(b.predicted, b.observed) for b in bins])],
+        [(b.predicted, b.observed, b.low, b.high) for b in bins],
+    )
+
+
+def _decision(site: str, histogram: ScoreHistogram) -> str:
+    """Return the decision curve, or nothing where there is a single threshold."""
+    benefit = histograms.net_benefit_of(histogram)
+    if len(benefit) < 2:
+        return ""
+    prevalence = histogram.positives / max(histogram.positives + histogram.negatives, 1)
+    top = max([prevalence, *(model for _, model, _ in benefit)], default=1.0) or 1.0
+    return charts.square(
+        f"Decision curve at {site_name(site)}, net benefit at {len(benefit)} thresholds",
+        ("Threshold probability", "Net benefit"),
+        [
+            ("dashed", [(x, everyone) for x, _, everyone in benefit if everyone >= -0.1 * top]),
+            ("dotted", [(0.0, 0.0), (1.0, 0.0)]),
+            ("strong", [(x, model) for x, model, _ in benefit]),
+        ],
+        y_axis=(-0.1 * top, 1.1 * top),
+    )

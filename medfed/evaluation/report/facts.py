@@ -1,0 +1,99 @@
+"""The report's key figures, its cases and its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import UNSET
+
+from medfed.evaluation.report.focus import Focus
+from medfed.evaluation.report.formatting import duration, shown_values
+from medfed.evaluation.report.run import Run
+from medfed.evaluation.rows import ALL_SITES, FEDERATED
+from medfed.files import format_bytes
+
+SECTIONS = ("task", "network", "data", "train", "rule", "sampling", "privacy", "local", "evaluation")
+# Settings whose values may name a path, an address or a person's file are left out of the page.
+PRIVATE_KEYS = ("sites", "held_out", "path", "folder", "file", "url", "server", "key", "token", "cache")
+
+
+def key_figures(run: Run, focus: Focus | None) -> list[tuple[str, str]]:
+    """Return the figures below the headline, as name and text."""
+    figures = [("hospitals trained together", str(len(run.facts.sites)))]
+    if run.rounds:
+        figures.append(("rounds", str(len({line.round for line in run.training_lines}))))
+        sent = sum(line.bytes_up for line in run.rounds)
+        if sent:
+            figures.append(("sent by the hospitals, in all", format_bytes(sent)))
+    figures += _privacy(run)
+    if run.facts.seconds is not UNSET:
+        figures.append(("for the whole run", duration(run.facts.seconds)))
+    if focus is not None and (patients := _tested_patients(run, focus)):
+        figures.append(("patients tested" if focus.split == "test" else "patients", str(patients)))
+    return figures
+
+
+def _tested_patients(run: Run, focus: Focus) -> int:
+    by_site = {
+        row.site: row.n or 0
+        for row in run.rows
+        if (row.metric, row.model, row.split, row.round) == ("patients", FEDERATED, focus.split, focus.round)
+    }
+    # Hospitals that are too small to be shown are in the row of all.
+    pooled = by_site.pop(ALL_SITES, 0)
+    if not pooled:
+        return sum(by_site.values())
+    return pooled + sum(n for site, n in by_site.items() if site in run.facts.held_out)
+
+
+def _privacy(run: Run) -> list[tuple[str, str]]:
+    """Return the epsilon spent at the site that spent most."""
+    privacy = run.facts.privacy
+    if not privacy.sites:
+        return []
+    unit = "hospital" if privacy.unit == "site" else privacy.unit
+    spent = max(site.epsilon for site in privacy.sites.values())
+    return [(f"epsilon spent for each {unit}, at delta {privacy.delta:g}", f"{spent:.2f}")]
+
+
+def case_table(run: Run) -> dict[str, Any] | None:
+    """Return how many cases each hospital has in each split; a small number is only called small."""
+    counts = run.facts.cases
+    if not counts:
+        return None
+    splits, fewest = ("train", "val", "test"), run.study.min_patients
+
+    def shown(number: int) -> str:
+        return f"< {fewest}" if 0 < number < fewest else str(number)
+
+    lines = [
+        (site, [shown(counts.get(site, {}).get(split, 0)) for split in splits])
+        for site in (*run.facts.sites, *run.facts.held_out)
+    ]
+    return {"splits": splits, "lines": lines, "held_out": set(run.facts.held_out)}
+
+
+def settings(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return the study's settings by section, without what could name a path or an address."""
+    found = []
+    for section in SECTIONS:
+        value = run.study.sections.get(section)
+        if isinstance(value, Mapping):
+            pairs = [(name, text) for name, text in flatten(value) if "/" not in text and "\\" not in text]
+            if pairs:
+                found.append((section, pairs))
+    return found
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Return nested settings as dotted names and texts, without private keys and empty values."""
+    found = []
+    for name, inner in value.items():
+        if str(name).lower() in PRIVATE_KEYS or inner is None:
+            continue
+        if isinstance(inner, Mapping):
+            found += flatten(inner, f"{prefix}{name}.")
+        else:
+            found.append((f"{prefix}{name}", shown_values(inner)))
+    return found

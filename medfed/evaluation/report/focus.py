@@ -1,0 +1,89 @@
+"""What a report is mainly about, and the rows that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from medfed.evaluation.metrics import Metric, headline_metrics, metric_of
+from medfed.evaluation.report.run import Run
+from medfed.evaluation.rows import ALL_SITES, FEDERATED, Row
+
+SPLITS = ("test", "val", "train")
+
+
+class Focus(NamedTuple):
+    """One metric of one structure, on one split, in one round, at some hospitals."""
+
+    metric: str
+    structure: str | None
+    split: str
+    round: int
+    places: list[str]
+
+    @property
+    def record(self) -> Metric:
+        """The metric's record."""
+        return metric_of(self.metric)
+
+    def rows(self, rows: Iterable[Row]) -> FocusRows:
+        """Return the rows of this metric, structure, split and round."""
+        return FocusRows(rows, self)
+
+
+class FocusRows:
+    """A run's rows of one metric, structure, split and round, by what they are about."""
+
+    def __init__(self, rows: Iterable[Row], focus: Focus) -> None:
+        self._rows: dict[tuple[str, str, str | None, str | None], Row] = {}
+        for row in rows:
+            about = (row.metric, row.structure, row.split, row.round)
+            if about == (focus.metric, focus.structure, focus.split, focus.round):
+                self._rows.setdefault((row.site, row.model, row.group, row.against), row)
+
+    def get(self, site: str, model: str, against: str | None = None, group: str | None = None) -> Row | None:
+        """Return one row, which may have no value, or None where there is none."""
+        return self._rows.get((site, model, group, against))
+
+    def valued(
+        self, site: str, model: str, against: str | None = None, group: str | None = None
+    ) -> Row | None:
+        """Return one row, or None where there is none or it has no value."""
+        row = self.get(site, model, against, group)
+        return row if row is not None and row.value is not None else None
+
+    def groups(self, prefix: str) -> list[str]:
+        """Return the groups that begin with a prefix."""
+        return sorted({group for _, _, group, _ in self._rows if group and group.startswith(prefix)})
+
+
+def headline_names() -> tuple[str, ...]:
+    """Return the names of the metrics that a report can be about, best first."""
+    return tuple(metric.name for metric in headline_metrics())
+
+
+def focus_of(run: Run) -> Focus | None:
+    """Return the headline metric and its hospitals: those held out first, then all that took part."""
+    whole = [
+        row
+        for row in run.rows
+        if row.group is None and row.against is None and row.model == FEDERATED and row.value is not None
+    ]
+    for split in SPLITS:
+        for metric in headline_names():
+            some = [row for row in whole if row.split == split and row.metric == metric]
+            if some:
+                return _focus(some, run.facts.held_out)
+    return None
+
+
+def _focus(rows: list[Row], held_out: list[str]) -> Focus:
+    latest = max(row.round for row in rows)
+    rows = [row for row in rows if row.round == latest]
+    structures = {row.structure for row in rows}
+    structure = None if None in structures else min(map(str, structures))
+    sites = [row.site for row in rows if row.structure == structure]
+    tested_only = [site for site in held_out if site in sites]
+    pooled = [ALL_SITES] if ALL_SITES in sites else []
+    rest = sorted(site for site in sites if site not in {*tested_only, ALL_SITES})
+    return Focus(rows[0].metric, structure, rows[0].split, latest, tested_only + pooled or rest)

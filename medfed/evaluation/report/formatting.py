@@ -1,0 +1,101 @@
+"""Numbers, models, hospitals, times and rounds as a reader sees them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from medfed.evaluation.intervals import TOO_NARROW
+from medfed.evaluation.metrics import Metric, metric_of
+from medfed.evaluation.rows import ALL_SITES, FEDERATED, POOLED, UNTRAINED, Row
+
+# An interval narrower than this would be written as a single number with two decimals.
+NARROW = 0.05
+
+
+def number(value: float | None, metric: Metric | None = None, sign: bool = False, fine: bool = False) -> str:
+    """Return a value as text, with a number of decimals that fits the metric's range.
+
+    Two decimals where the range is 0 to 1 (three for a difference, or where `fine`), else about three digits.
+    """
+    if value is None:
+        return "–"
+    if metric is None or (metric.lowest in (0.0, -1.0) and metric.highest == 1.0):
+        digits = 2 if metric is not None and not sign and not fine else 3
+    else:
+        digits = max(0, 2 - math.floor(math.log10(abs(value)))) if abs(value) >= 1e-9 else 1
+        digits = min(digits, 2)
+    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+    if float(text) == 0:
+        # A rounded minus zero would look like a mistake.
+        text = text.replace("-", "").replace("+", "")
+    return text.replace("-", "−")
+
+
+def interval(row: Row, sign: bool = False, fine: bool = False) -> str:
+    """Return the interval of a row as text, or an empty string where it has none."""
+    if row.low is None or row.high is None:
+        return ""
+    metric = metric_of(row.metric)
+    return f"{number(row.low, metric, sign, fine)} to {number(row.high, metric, sign, fine)}"
+
+
+def is_small_sample(row: Row | None) -> bool:
+    """Return whether a row's interval is of so few patients that it is likely too narrow."""
+    return row is not None and row.low is not None and TOO_NARROW in (row.note or "")
+
+
+def is_narrow(row: Row | None) -> bool:
+    """Return whether both ends of a row's interval would be the same number with two decimals."""
+    return row is not None and row.low is not None and row.high is not None and row.high - row.low < NARROW
+
+
+def metric_title(metric: str, time: str = "") -> str:
+    """Return a metric's title, with the column of the time where the metric is at a time."""
+    return metric_of(metric).title + (f" ({time})" if time and "@" in metric else "")
+
+
+def model_name(model: str) -> str:
+    """Return the name of a model for readers."""
+    if ":" in model:
+        kind, site = model.split(":", 1)
+        return {"local": f"{site} alone", "without": f"federated without {site}"}.get(
+            kind, f"personalised for {site}"
+        )
+    return {FEDERATED: "Federated", POOLED: "Pooled", UNTRAINED: "Untrained"}.get(model, model)
+
+
+def site_name(site: str) -> str:
+    """Return the name of a hospital for readers."""
+    return "all hospitals of the study" if site == ALL_SITES else site
+
+
+def p_value(p: float) -> str:
+    """Return a p value as text."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as text."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def round_ranges(numbers: Sequence[int]) -> str:
+    """Return round numbers as text: 'rounds 3 to 5, 8'."""
+    ranges: list[list[int]] = []
+    for value in sorted(numbers):
+        if ranges and value == ranges[-1][-1] + 1:
+            ranges[-1].append(value)
+        else:
+            ranges.append([value])
+    words = ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in ranges)
+    return f"round{'s' if len(numbers) > 1 else ''} {words}"
+
+
+def shown_values(value: object) -> str:
+    """Return a setting's value as text."""
+    return ", ".join(map(str, value)) or "none" if isinstance(value, (list, tuple)) else str(value)

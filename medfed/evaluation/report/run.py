@@ -1,0 +1,60 @@
+"""What the report reads from a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from medfed.errors import RunError
+from medfed.evaluation import histograms
+from medfed.evaluation.histograms import ScoreHistogram
+from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED, Row, read_rows
+from medfed.evaluation.summarise import ResolvedStudy, read_resolved_study, read_run_facts
+from medfed.runs.facts import RunFacts
+from medfed.runs.folder import RunFolder
+from medfed.runs.rounds import RoundLine, last_round, read_rounds
+
+
+class Run(NamedTuple):
+    """The contents of a run folder, as far as they are written."""
+
+    facts: RunFacts
+    study: ResolvedStudy
+    rows: list[Row]
+    rounds: list[RoundLine]
+    curves: list[ScoreHistogram]
+    audit_entries: int | None
+
+    @property
+    def training_lines(self) -> list[RoundLine]:
+        """The lines of rounds in which sites could take part, without those that only report final scores."""
+        last = last_round(self.rounds)
+        return [line for line in self.rounds if line.round <= last and line.status != "reported"]
+
+    @property
+    def models(self) -> list[str]:
+        """The models that have rows: federated, pooled, local ones, others, and the untrained one last."""
+        names = {row.model for row in self.rows if row.against is None}
+        order = {FEDERATED: 0, POOLED: 1, UNTRAINED: 9}
+        return sorted(names, key=lambda name: (order.get(name, 3 if name.startswith("local:") else 5), name))
+
+
+def read_run(path: Path) -> Run:
+    """Return a run folder's contents.
+
+    Raises:
+        RunError: if there is no such folder, it has no rows, or a file is damaged.
+    """
+    folder = RunFolder(path)
+    if not folder.rows.is_file():
+        raise RunError(
+            f"{path.name}: no {folder.rows.name} in this folder; give the folder of a finished run"
+        )
+    return Run(
+        read_run_facts(path),
+        read_resolved_study(path),
+        read_rows(folder.rows),
+        read_rounds(folder.rounds),
+        histograms.read(folder.curves) if folder.curves.is_file() else [],
+        sum(1 for _ in folder.audit.open("rb")) if folder.audit.is_file() else None,
+    )

@@ -1,0 +1,56 @@
+"""Checklists and the model card: what a run can know is filled in, and the rest is left to a person."""
+
+from __future__ import annotations
+
+from medfed.evaluation.report.checklists import CLAIM, MODEL_CARD, TRIPOD, checklists, model_card
+from medfed.evaluation.report.run import Run
+from medfed.evaluation.rows import Row
+from medfed.evaluation.summarise import ResolvedStudy
+from medfed.runs.facts import PrivacyFacts, RunFacts, SitePrivacy
+from medfed.runs.rounds import RoundLine
+
+
+def run_of(facts=None, study=None, rows=(), rounds=()):
+    return Run(facts or RunFacts(), ResolvedStudy(study or {}), list(rows), list(rounds), [], None)
+
+
+def test_checklists_say_what_was_left_out_spent_and_changed():
+    facts = RunFacts(
+        sites=["north"],
+        notes={"north": ["3 cases have no label and are left out", "took the folder for Decathlon"]},
+        privacy=PrivacyFacts(
+            unit="patient", delta=1e-5, sites={"north": SitePrivacy(2.5, []), "south": SitePrivacy(3.25, [])}
+        ),
+    )
+    study = {"privacy": {"kind": "dp_sgd"}, "data": {"missing": "median"}}
+    changed = Row(
+        round=3, site="west", split="test", model="federated", metric="dice", value=-0.1, n=9,
+        against="unchanged", group="condition=noise of 10 %",
+    )  # fmt: skip
+    claim, tripod = checklists(run_of(facts, study, [changed]))
+    answers = {item.topic: item.answer for item in [*claim.items, *tripod.items]}
+    assert answers["Flow of patients, numbers excluded"] == (
+        "north: 3 cases have no label and are left out. Reasons: a person"
+    )
+    assert "epsilon 3.25 spent for each patient, at delta 1e-05" in answers["De-identification"]
+    assert answers["Robustness and sensitivity"] == "Measured: noise of 10 %"
+    assert answers["Missing data"] == "an empty number: median"
+    assert answers["Ethical approval"] is None
+
+
+def test_the_line_that_only_reports_final_scores_is_no_round():
+    rounds = [RoundLine(number, "north", "merged") for number in (1, 2)]
+    rounds.append(RoundLine(3, "north", "reported"))
+    claim, _ = checklists(run_of(RunFacts(sites=["north"], seed=4), rounds=rounds))
+    answers = {item.topic: item.answer for item in claim.items}
+    training = answers["Initial parameters, training, choice of the final model"]
+    assert training.startswith("2 rounds, merged by fedavg; seed 4")
+
+
+def test_every_template_uses_names_that_a_run_has():
+    empty = run_of()
+    lists = checklists(empty)
+    assert [len(found.items) for found in lists] == [len(CLAIM.items), len(TRIPOD.items)]
+    card = {item.topic: item.answer for item in model_card(empty, "Dice 0.8")}
+    assert len(card) == len(MODEL_CARD)
+    assert (card["Result"], card["Output"]) == ("Dice 0.8", None)
