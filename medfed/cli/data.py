@@ -65,6 +65,7 @@ def merge(files: tuple[Path, ...], voxels: int, normalise: Literal["auto", "zsco
     import yaml
 
     from medfed.data import fingerprint as prints
+    from medfed.data.proposal import propose_settings
     from medfed.errors import DataError
 
     parts = []
@@ -77,7 +78,7 @@ def merge(files: tuple[Path, ...], voxels: int, normalise: Literal["auto", "zsco
             raise DataError(f"{path}: {error}") from None
     merged = prints.merge(parts)
     click.echo(f"# from {merged.sites} hospitals, {merged.patients} patients, {merged.cases} cases")
-    section = prints.proposal(merged, voxels=voxels, normalise=normalise)
+    section = propose_settings(merged, voxels=voxels, normalise=normalise)
     click.echo(yaml.safe_dump({"data": section}, sort_keys=False, default_flow_style=None), nl=False)
 
 
