@@ -10,7 +10,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 import party
-from brokered import Enrolment
+from broker_enrolment import Enrolment
 from federation import Federation, federations
 
 from medfed.federation.simulation import run_federation

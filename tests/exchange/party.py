@@ -1,6 +1,4 @@
-"""One party of a federation as a process of its own: `python party.py hub|site <settings.json>`,
-for the tests here.
-"""
+"""One party of a federation as a process: `python party.py hub|site <settings.json>`."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from answering import SITES, STUDY, answer, model
-from exchange.brokered import Enrolment
+from exchange.broker_enrolment import Enrolment
 
 import medfed
 from medfed.aggregation.fedavg import FedAvg

@@ -1,10 +1,10 @@
-"""What an attacker sees of a training: the update that comes out of the very bytes that the exchange carries.
+"""The update as an attacker sees it, decoded from the bytes that the exchange carries.
 
 A training runs as at a deployed site (`train_site`: Trainer, callback, privacy mechanism, compression, a
-ledger that is thrown away) over the memory exchange. A mechanism that shows single updates is attacked at
-the hub. Where it shows the hub only the sites' sum, or (central noise) only the hub sees more, the attacked
-view is the merged model: the site's update among stand-ins, other cases of the same hospital, as many parts
-as the study needs sites.
+temporary ledger) over the memory exchange. If the mechanism reveals single updates, the attacker sees this
+one at the hub. If the hub sees only the sites' sum, or if only the hub sees more (central noise), the
+attacker sees the merged model: the site's update among stand-ins, which are other cases of the same hospital,
+in as many parts as the study needs sites.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from medfed.privacy.accounting.ledger import data_set
 from medfed.wire.weights import Weights, load, weights_of
 
 Item = dict[str, Any]
-Make = Callable[[], pl.LightningModule]
+ModuleFactory = Callable[[], pl.LightningModule]
 
 
-class Items(Dataset):
-    """Cases that were read once: a training then sees the same voxels as the attack's reference."""
+class ItemDataset(Dataset[Item]):
+    """Cases that are read once, so that training sees the same voxels as the attack's reference."""
 
     def __init__(self, items: Sequence[Item]) -> None:
         self._items = list(items)
@@ -53,15 +53,15 @@ class _Data(pl.LightningDataModule):
         super().__init__()
         self._items, self._batch = items, min(batch, len(items))
 
-    def train_dataloader(self) -> DataLoader:
-        return DataLoader(Items(self._items), self._batch, shuffle=True, collate_fn=collate)
+    def train_dataloader(self) -> DataLoader[Item]:
+        return DataLoader(ItemDataset(self._items), self._batch, shuffle=True, collate_fn=collate)
 
-    def val_dataloader(self) -> DataLoader:
-        return DataLoader(Items(self._items[:1]), 1, collate_fn=collate)  # nobody looks at this score
+    def val_dataloader(self) -> DataLoader[Item]:
+        return DataLoader(ItemDataset(self._items[:1]), 1, collate_fn=collate)  # this score is not used
 
 
-def attacked(
-    make: Make,
+def visible_update(
+    make: ModuleFactory,
     items: Sequence[Item],
     others: Sequence[Sequence[Item]],
     training: Training,
@@ -70,8 +70,7 @@ def attacked(
 ) -> dict[str, Tensor]:
     """Return the difference to `start` that an attacker sees after one round over `items`.
 
-    `make` returns a fresh module. `others` are the cases of the stand-ins, used where
-    single updates are hidden.
+    `make` returns a new module. `others` are the cases of the stand-ins, used if single updates are hidden.
 
     Raises:
         PrivacyError: if stand-ins are needed and there are none, or the mechanism cannot train this.
@@ -80,22 +79,22 @@ def attacked(
         return _round(make, {"site": items}, replace(training, privacy=privacy), start)
     if not others:
         raise PrivacyError(
-            "an attacker sees the sites' sum only, and there are too few cases here to stand in for the others"
+            "an attacker sees only the sites' sum, and too few cases stand in for the other sites"
         )
     parties = {"site": items, **{f"other{k}": part for k, part in enumerate(others)}}
-    # The masks of a secure sum cancel to the plain sum, bit for bit; central noise is the hub's,
-    # and is added.
+    # The masks of a secure sum cancel to the plain sum, bit for bit; the hub's central noise is added.
     summed = privacy if privacy.round_cost() is not None else NoPrivacy()
     if len(parties) < summed.fewest_sites():
         raise PrivacyError(
-            f"an attacker sees a sum of at least {summed.fewest_sites()} sites only, and the cases here make "
-            f"{len(parties)} parts to stand in for them; take fewer cases a step (--cases), or a hospital with more"
+            f"an attacker sees a sum of at least {summed.fewest_sites()} sites only, and the cases make "
+            f"{len(parties)} parts to stand in for them; take fewer cases per step (--cases), or a hospital with "
+            "more cases"
         )
     return _round(make, parties, replace(training, privacy=summed), start)
 
 
 def _round(
-    make: Make, parties: dict[str, Sequence[Item]], training: Training, start: Weights
+    make: ModuleFactory, parties: dict[str, Sequence[Item]], training: Training, start: Weights
 ) -> dict[str, Tensor]:
     failures: list[BaseException] = []
     with tempfile.TemporaryDirectory(prefix="medfed-leakage-") as folder, warnings.catch_warnings():
@@ -121,7 +120,7 @@ def _round(
                 minimum=len(parties),
                 seed=training.seed,
                 compress=training.compress,
-                outlier=None,  # whatever a step at rate 1 makes, an attacker sees it
+                outlier=None,  # an attacker sees the update of a step at rate 1 however large it is
             )
         except Exception:
             if failures:
@@ -157,9 +156,23 @@ def _fit(
     )
 
 
+def stand_ins(items: Sequence[Item], parts: int, min_items: int) -> list[list[Item]]:
+    """Return up to `parts` disjoint parts of the items, each with at least `min_items`."""
+    parts = min(parts, len(items) // max(min_items, 1))
+    return [list(items[k::parts]) for k in range(parts)]
+
+
 @torch.no_grad()
-def with_difference(make: Make, start: Weights, difference: Weights) -> pl.LightningModule:
-    """Return a module with the weights that the attacker gets from a difference."""
+def module_after(make: ModuleFactory, start: Weights, difference: Weights) -> pl.LightningModule:
+    """Return a module with the weights that result from a difference; a tensor that it lacks is unchanged."""
     module = make()
-    load(module, {**weights_of(module), **{n: (start[n].double() + difference[n]).float() for n in start}})
+    changed = {name: tensor.double() + difference.get(name, 0.0) for name, tensor in start.items()}
+    load(module, {**weights_of(module), **{name: tensor.float() for name, tensor in changed.items()}})
     return module
+
+
+def loss_of(module: pl.LightningModule, batch: Item) -> Tensor:
+    """Return the module's training loss of a batch."""
+    loss = module.training_step(batch, 0)
+    assert isinstance(loss, Tensor)
+    return loss

@@ -1,4 +1,4 @@
-"""Patients beside what an attacker would get of them. It shows patients, so it stays in the hospital."""
+"""The figure of an audit: patients beside their reconstructions. It stays in the hospital."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from medfed.pipeline.leakage.attacks import Findings
+from medfed.pipeline.leakage.findings import Findings
 
-# The best that can be shown at a glance.
-MOST_ROWS = 3
+# The number of cases that fit one figure.
+MAX_ROWS = 3
 
 
-def draw(findings: Findings, path: Path) -> None:
-    """Write a PNG: for images the middle slice of truth, average and what came back; for rows their values."""
+def draw_figure(findings: Findings, path: Path) -> None:
+    """Write a PNG: middle slices of patient, average and reconstruction for images, values for table rows."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -35,10 +35,10 @@ def draw(findings: Findings, path: Path) -> None:
 
 
 def _images(figure: Any, true: Tensor, mean: Tensor, pictures: dict[str, Tensor]) -> None:
-    count = min(len(true), MOST_ROWS)
+    count = min(len(true), MAX_ROWS)
     low, high = float(true.amin()), float(true.amax())
     columns = {"the patient": true, "average of other patients": mean.expand_as(true)}
-    columns |= {_title(name): found for name, found in pictures.items()}
+    columns |= {_title(name): reconstructed for name, reconstructed in pictures.items()}
     axes = figure.subplots(count, len(columns), squeeze=False)
     for row in range(count):
         for axis, (title, images) in zip(axes[row], columns.items(), strict=True):
@@ -56,16 +56,16 @@ def _slice(image: Tensor) -> Any:
 
 def _rows(figure: Any, true: Tensor, mean: Tensor, pictures: dict[str, Tensor]) -> None:
     axis = figure.subplots()
-    places = list(range(true.shape[1]))
-    axis.plot(places, mean.tolist(), color="#9aa5b1", label="average of other patients")
-    axis.plot(places, true[0].tolist(), "o", color="#1c2430", markersize=9, label="the patient")
-    for (name, found), mark in zip(pictures.items(), "x+*", strict=False):
-        inside = found[0].clamp(float(true.amin()) - 3, float(true.amax()) + 3)
-        axis.plot(places, inside.tolist(), mark, markersize=8, label=_title(name))
+    columns = list(range(true.shape[1]))
+    axis.plot(columns, mean.tolist(), color="#9aa5b1", label="average of other patients")
+    axis.plot(columns, true[0].tolist(), "o", color="#1c2430", markersize=9, label="the patient")
+    for (name, reconstructed), mark in zip(pictures.items(), "x+*", strict=False):
+        values = reconstructed[0].clamp(float(true.amin()) - 3, float(true.amax()) + 3)
+        axis.plot(columns, values.tolist(), mark, markersize=8, label=_title(name))
     axis.set_xlabel("input of the network")
     axis.set_ylabel("value, standardised")
     axis.legend(fontsize=8, frameon=False)
 
 
 def _title(name: str) -> str:
-    return "computed back, no protection" if name == "none" else f"computed back, under the study's {name}"
+    return "reconstructed, no protection" if name == "none" else f"reconstructed, under the study's {name}"

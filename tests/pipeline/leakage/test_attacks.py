@@ -12,9 +12,10 @@ from click.testing import CliRunner
 from medfed.cli import main
 from medfed.errors import PrivacyError
 from medfed.pipeline.factory import hospital_of
-from medfed.pipeline.leakage import attacks as local
-from medfed.pipeline.leakage.attacker_view import attacked
+from medfed.pipeline.leakage.attacker_view import visible_update
+from medfed.pipeline.leakage.attacks import run_attacks
 from medfed.pipeline.leakage.audit import audit
+from medfed.pipeline.leakage.findings import AttackBudget, describe
 from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.study.reading import read_study
 
@@ -46,11 +47,11 @@ def rows(tmp_path_factory):
     return folder
 
 
-def attack(rows, study, **effort):
+def attack(rows, study, **budget):
     found = read_study(rows / study)
     with suppress_warnings():
         data = hospital_of(found, "north", found.sites["north"]).data
-        return local.attack(found, "north", data, local.Effort(**{"steps": 20, "shadows": 0, **effort}))
+        return run_attacks(found, "north", data, AttackBudget(**{"steps": 20, "shadows": 0, **budget}))
 
 
 def test_a_row_comes_back_bare_and_not_under_noise(rows):
@@ -84,17 +85,15 @@ def test_what_an_attacker_sees_under_each_mechanism_gives_less_away(rows, privac
     assert bare.best > 0.99
     assert protected.best < 0.7
     assert any(said in note for note in findings.notes)
-    assert f"with {protected.privacy}" in local.in_words(findings)
+    assert f"with {protected.privacy}" in describe(findings)
 
 
 def test_too_few_cases_for_a_sum_are_said(rows):
     study = STUDY.replace("minimum: 1", "minimum: 3")
     study = study.replace("south: south.csv}", "south: south.csv, west: south.csv}")
     (rows / "few.yaml").write_text(study + "privacy: {kind: distributed_dp, epsilon: 8, accountant: rdp}\n")
-    with pytest.raises(
-        PrivacyError, match=r"a sum of at least 3 sites only, and the cases here make 2 parts"
-    ):
-        attacked(lambda: None, [{}], [[{}]], None, read_study(rows / "few.yaml").privacy.planned(2), {})  # type: ignore[arg-type]
+    with pytest.raises(PrivacyError, match=r"a sum of at least 3 sites only, and the cases make 2 parts"):
+        visible_update(lambda: None, [{}], [[{}]], None, read_study(rows / "few.yaml").privacy.planned(2), {})  # type: ignore[arg-type]
 
 
 def test_the_command_gates_and_keeps_what_it_found_in_the_hospitals_folder(rows, tmp_path):
@@ -103,7 +102,7 @@ def test_the_command_gates_and_keeps_what_it_found_in_the_hospitals_folder(rows,
     out = ["--site", "north", "--out", str(tmp_path / "out")]
     refused = run(main, [*arguments, *out, "--gate", "0.5"])
     assert refused.exit_code == 1
-    assert "without protection, 1 case in the step: 100% of the one that came back best" in refused.output
+    assert "without protection, 1 case in the step: 100% of the best reconstructed case" in refused.output
     assert "gate: 1.00 is more than 0.5" in refused.output
     assert run(main, [*arguments, *out, "--gate", "1"]).exit_code == 0
     kept = {path.name: path for path in (tmp_path / "out").iterdir()}
@@ -115,7 +114,7 @@ def test_the_command_gates_and_keeps_what_it_found_in_the_hospitals_folder(rows,
     assert not any("north-" in path.read_text() for path in (kept["leakage.txt"], kept["leakage.json"]))
     unknown = run(main, [*arguments, "--site", "west"])
     assert "no hospital 'west'; there are north, south" in unknown.output
-    assert "say whose updates with --site" in run(main, arguments).output
+    assert "choose whose updates to attack with --site" in run(main, arguments).output
 
 
 @pytest.mark.slow
@@ -131,7 +130,7 @@ def test_membership_is_told_where_few_rows_are_learned_by_heart(rows):
     )
     with suppress_warnings():
         data = hospital_of(found, "north", found.sites["north"]).data
-        told = local.attack(found, "north", data, local.Effort(steps=1, shadows=8)).members[0]
+        told = run_attacks(found, "north", data, AttackBudget(steps=1, shadows=8)).members[0]
     assert (told.models, told.cases) == (8, 24)
     assert told.by_loss > 0.6
     assert told.by_ratio is not None
@@ -145,7 +144,7 @@ def test_too_few_cases_are_said(rows):
     with pytest.raises(
         PrivacyError, match="site 'north': 8 cases; a leakage audit attacks 8 and compares them"
     ):
-        local.attack(study, "north", data, local.Effort(cases=8, shadows=0))
+        run_attacks(study, "north", data, AttackBudget(cases=8, shadows=0))
 
 
 def test_a_run_folder_serves_too(rows, tmp_path):
@@ -153,7 +152,7 @@ def test_a_run_folder_serves_too(rows, tmp_path):
     from medfed.pipeline.report import report_run
 
     done = run.train(rows / "bare.yaml", out=tmp_path / "run", overrides=["evaluation.local_models=false"])
-    _, picture = audit(done.path, "south", local.Effort(steps=2, shadows=0), None)
+    _, picture = audit(done.path, "south", AttackBudget(steps=2, shadows=0), None)
     assert picture == done.path / "sites" / "south" / "leakage" / "leakage.png"
     # The report, which may be passed on, knows nothing of it.
     assert "leakage.png" not in report_run(done.path).report.read_text()

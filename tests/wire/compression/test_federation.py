@@ -1,6 +1,4 @@
-"""Compression in a study: over the real callback, exchange and hub; its bytes, its memory, and
-a site that cheats.
-"""
+"""Compression in a study, over the real callback, exchange and hub: bytes, memory, cheating sites."""
 
 from __future__ import annotations
 
@@ -101,8 +99,8 @@ def test_it_learns_and_sends_the_bytes_that_its_settings_say(tmp_path):
     # By hand: of each of n values a tenth, one byte each, its place in four, and a scale (four) for 256 of
     # them; batch norm's two statistics of 150 go as they are, differences in float64.
     tensors = [tensor.numel() for name, tensor in weights_of(untrained()).items() if "running" not in name]
-    kept = [math.ceil(0.1 * count) for count in tensors]
-    expected = sum(5 * count + 4 * math.ceil(count / 256) for count in kept) + 2 * 150 * 8
+    sent_values = [math.ceil(0.1 * count) for count in tensors]
+    expected = sum(5 * count + 4 * math.ceil(count / 256) for count in sent_values) + 2 * 150 * 8
     for report in reports[:-1]:
         for answer in report.results:
             assert answer.status == "merged"
@@ -214,7 +212,7 @@ CHEATS = {
 
 @pytest.mark.parametrize("cheat", CHEATS)
 def test_a_malicious_update_is_refused_by_name_and_round(cheat):
-    make, said = CHEATS[cheat]
+    make, reason = CHEATS[cheat]
 
     def site(name):
         def work(exchange):
@@ -237,7 +235,7 @@ def test_a_malicious_update_is_refused_by_name_and_round(cheat):
     assert answers["bad"].status == "refused"
     assert "'bad'" in answers["bad"].reason
     assert "round 1" in answers["bad"].reason
-    assert said in answers["bad"].reason
+    assert reason in answers["bad"].reason
 
 
 def test_a_header_of_a_deep_stage_is_held_against_the_model_too():

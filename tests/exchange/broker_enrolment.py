@@ -1,4 +1,4 @@
-"""A federation's enrolment and a real nats-server on loopback, for the tests here."""
+"""A federation's enrolment and a real nats-server on loopback."""
 
 from __future__ import annotations
 

@@ -1,0 +1,86 @@
+"""Membership inference on one hospital's model, as an attacker sees it after the study's training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+
+from medfed.data.datamodule import collate
+from medfed.pipeline.factory import module_of, training_of
+from medfed.pipeline.leakage.attacker_view import Item, loss_of, module_after, stand_ins, visible_update
+from medfed.pipeline.leakage.findings import AttackBudget, Membership
+from medfed.privacy import NoPrivacy, Privacy
+from medfed.privacy.attacks.membership import by_loss, lira
+from medfed.registry import kind_of
+from medfed.study.study import Study
+from medfed.wire.weights import weights_of
+
+# Fewer models than this cannot serve as each other's shadow models.
+MIN_SHADOWS = 8
+
+
+def attack_membership(
+    study: Study, items: Sequence[Item], mechanisms: Sequence[Privacy], budget: AttackBudget
+) -> tuple[list[Membership], list[str]]:
+    """Return the result under each mechanism, and notes on what was not tried."""
+    if study.task.needs == "survival":
+        return [], [
+            "Membership was not tried: a survival loss compares patients and has no value for one patient."
+        ]
+    if len(items) < 4 or budget.shadows < 2:
+        return [], ["Membership was not tried."]
+    results, notes = [], []
+    for privacy in mechanisms:
+        losses, inside = _train_shadows(study, items, privacy, budget)
+        if len(losses) < budget.shadows:
+            notes.append(
+                f"{len(losses)} of {budget.shadows} shadow models were trained in {budget.budget_s:g} s (--minutes)."
+            )
+        table, flags = np.array(losses), np.array(inside)
+        ratio = lira(table, flags) if len(losses) >= MIN_SHADOWS else None
+        results.append(Membership(kind_of(privacy), len(losses), len(items), by_loss(table, flags), ratio))
+    return results, notes
+
+
+def _train_shadows(
+    study: Study, items: Sequence[Item], privacy: Privacy, budget: AttackBudget
+) -> tuple[list[list[float]], list[NDArray[np.bool_]]]:
+    """Return each shadow model's loss on every item, and which items it was trained on."""
+    start = weights_of(module_of(study), study.keep_local, trained_only=study.trained_only)
+    train = msgspec.structs.replace(study.train, rounds=1, epochs=study.epochs)
+    whole = msgspec.structs.replace(study, train=train, site_overrides={})
+    training = replace(training_of(whole), local=None, privacy=NoPrivacy())
+    generator = np.random.default_rng(budget.seed)
+    losses, inside, began = [], [], time.monotonic()
+    for _ in range(budget.shadows):
+        members = np.zeros(len(items), bool)
+        members[generator.permutation(len(items))[: len(items) // 2]] = True
+        trained = [item for item, is_member in zip(items, members, strict=True) if is_member]
+        rest = [item for item, is_member in zip(items, members, strict=True) if not is_member]
+        difference = visible_update(
+            lambda: module_of(whole),
+            trained,
+            stand_ins(rest, study.minimum - 1, study.train.batch),
+            training,
+            privacy.planned(study.train.rounds),
+            start,
+        )
+        losses.append(_losses(module_after(lambda: module_of(whole), start, difference), items))
+        inside.append(members)
+        spent_s = time.monotonic() - began
+        if spent_s * (len(losses) + 1) / len(losses) > budget.budget_s and len(losses) >= 2:
+            break
+    return losses, inside
+
+
+@torch.no_grad()
+def _losses(module: pl.LightningModule, items: Sequence[Item]) -> list[float]:
+    module.eval()
+    return [float(loss_of(module, collate([item]))) for item in items]
