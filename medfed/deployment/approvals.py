@@ -16,7 +16,7 @@ from medfed.wire.audit_log import AuditLog, entries
 FILE = "consent.jsonl"
 
 
-def agreed(folder: Path, digest: str) -> bool:
+def is_approved(folder: Path, digest: str) -> bool:
     """Return whether the site agreed to the study of this digest, and did not take that back since.
 
     Raises:
@@ -33,24 +33,15 @@ def agreed(folder: Path, digest: str) -> bool:
     return said
 
 
-def last_agreed(folder: Path) -> str | None:
+def last_approved(folder: Path) -> str | None:
     """Return the digest of the study that was agreed to last, if any was."""
     path = Path(folder) / FILE
     said = [entry for entry in entries(path) if entry["event"] == "agreed"] if path.exists() else []
     return said[-1]["study"] if said else None
 
 
-def agree(folder: Path, digest: str, by: str) -> None:
+def approve(folder: Path, digest: str, by: str) -> None:
     """Write down that `by` (a person's name or login, never a patient's) agreed to the study of this digest."""
-    _write(folder, "agreed", digest, by)
-
-
-def take_back(folder: Path, digest: str, by: str) -> None:
-    """Write down that the site no longer agrees to the study; it is asked again before it trains again."""
-    _write(folder, "taken back", digest, by)
-
-
-def _write(folder: Path, event: str, digest: str, by: str) -> None:
     path = Path(folder) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    AuditLog(path).write(event, study=digest, by=by)
+    AuditLog(path).write("agreed", study=digest, by=by)

@@ -17,12 +17,12 @@ from medfed.wire.update import GlobalModel, Update
 RUN, MODEL = "MEDFED_RUN", "MEDFED_MODEL"
 
 
-def is_beside() -> bool:
+def is_worker() -> bool:
     """Whether this process is one that Lightning started beside a hospital's first."""
     return RUN in os.environ and int(os.environ.get("LOCAL_RANK", "0")) > 0
 
 
-class First:
+class Rank0Exchange:
     """The exchange as the first process of a hospital uses it; what it received is told to those beside it."""
 
     def __init__(self, side: Any, run_folder: Path) -> None:
@@ -53,7 +53,7 @@ class First:
         return getattr(self._side, name)  # messages and receipts: as they are
 
 
-class Beside:
+class WorkerExchange:
     """The exchange of a process that Lightning started beside the first: it reads what that one received."""
 
     def fetch(self, site: str, round: int) -> GlobalModel:
