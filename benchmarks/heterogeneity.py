@@ -77,16 +77,16 @@ def lines(tables: Sequence[MethodTable]) -> list[str]:
             continue
         cells = [method]
         for place in (*held_out, ALL_SITES):
-            found = [row.value for t in tables if (row := t.found(method, place)) and row.value is not None]
+            found = [row.value for t in tables if (row := t.score(method, place)) and row.value is not None]
             cells.append(spread(found) if found else "–")
         rows = [
-            row for t in tables if (row := t.found(method, ALL_SITES)) and row.low is not None and row.high
+            row for t in tables if (row := t.score(method, ALL_SITES)) and row.low is not None and row.high
         ]
         around = f"{mean(r.low for r in rows):.3f} to {mean(r.high for r in rows):.3f}" if rows else "–"
         worst = [
-            mean(row.value for t in tables if (row := t.found(method, site)) and row.value is not None)
+            mean(row.value for t in tables if (row := t.score(method, site)) and row.value is not None)
             for site in inside
-            if any((row := t.found(method, site)) and row.value is not None for t in tables)
+            if any((row := t.score(method, site)) and row.value is not None for t in tables)
         ]
         sent = f"{cost.bytes_up / 1e3:.0f}" if cost.bytes_up is not None else ""
         told.append("| " + " | ".join([*cells, around, f"{min(worst):.3f}" if worst else "–", sent]) + " |")
