@@ -238,7 +238,7 @@ def fit_scaling(rows: TableRows, settings: Table) -> tuple[Scaling, tuple[str, .
             "the table has no training row: medians and means come from the features of all its rows"
         )
     numbers = rows.numbers[training]
-    empty = np.isnan(numbers).all(axis=0)
+    empty = np.asarray(np.isnan(numbers).all(axis=0))
     notes += [
         f"column '{name}' is empty in every training row: it is a constant here"
         for name, is_empty in zip(settings.numbers, empty, strict=True)

@@ -111,7 +111,7 @@ def test_no_file_is_written_over_and_no_hospital_named_twice(tmp_path: Path) -> 
     (tmp_path / "s.yaml").write_text("mine\n")
     code, told = new(tmp_path / "s.yaml", SAMPLES / "north")
     assert code == 1
-    assert "there is a file already" in told
+    assert "the file exists" in told
     assert (tmp_path / "s.yaml").read_text() == "mine\n"
     with pytest.raises(StudyError, match="two hospitals would be called 'north'"):
         named([str(SAMPLES / "north"), "/elsewhere/North"])
