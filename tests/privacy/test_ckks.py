@@ -11,15 +11,17 @@ import msgspec
 import pytest
 import torch
 from answering import SITES, STUDY, answer, model
+from simulated import simulated
 
 import medfed
 from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import PrivacyError, QuorumError, StudyError
 from medfed.exchange import MemoryExchange
-from medfed.federation.hub import Plan, coordinate, newest
-from medfed.federation.round import contribute, receive
+from medfed.federation.checkpoints import load_latest_checkpoint
+from medfed.federation.config import HubConfig
+from medfed.federation.hub import run_hub
+from medfed.federation.round import SiteConnection, receive, send_update
 from medfed.privacy import NoPrivacy
-from medfed.wire.audit_log import AuditLog
 from medfed.wire.messages import SiteChannel
 from medfed.wire.update import GlobalModel, Update
 
@@ -42,7 +44,7 @@ def run(privacy, rounds=ROUNDS, **more) -> GlobalModel:
         )
         for name in SITES
     }
-    return medfed.run_federation(
+    return simulated(
         sites, model(), rule=FedAvg(), rounds=rounds, privacy=privacy, minimum=3, study=STUDY, **more
     )
 
@@ -61,9 +63,9 @@ def test_a_study_ends_with_the_model_that_it_has_without(layers):
 
 def test_the_hub_holds_neither_the_key_nor_the_model(tmp_path):
     seen: list[bytes] = []
-    final = run(Ckks(layers=["a"]), folder=tmp_path / "hub", seen=seen.append)
+    final = run(Ckks(layers=["a"]), folder=tmp_path / "hub", on_bytes=seen.append)
     assert close(final, run(NoPrivacy()))
-    kept, state = newest(tmp_path / "hub", STUDY)
+    kept, state = load_latest_checkpoint(tmp_path / "hub", STUDY)
     assert torch.equal(kept.weights["a"], model()["a"])  # the untrained numbers
     assert not torch.equal(kept.weights["b"], model()["b"])  # in the clear, and merged
     assert set(state) == {module.SUM}
@@ -95,9 +97,9 @@ def test_a_site_that_lost_its_key_is_told_so():
     with pytest.raises(
         PrivacyError, match=r"site 'north', round 1: the model's encrypted layers are closed to this site"
     ):
-        receive(exchange, "north", 1, AuditLog(None), Ckks())
+        receive(SiteConnection("north", exchange, Ckks()), 1)
     with pytest.raises(PrivacyError, match="only sites that train under the study's privacy hold its key"):
-        receive(exchange, "north", 1, AuditLog(None), NoPrivacy())
+        receive(SiteConnection("north", exchange), 1)
 
 
 class Tampers(MemoryExchange):
@@ -116,8 +118,8 @@ def tampered(change) -> str:
     threads = [threading.Thread(target=answer, args=(exchange, privacy, name), daemon=True) for name in SITES]
     for thread in threads:
         thread.start()
-    plan = Plan(1, SITES, FedAvg(), privacy, minimum=2, study=STUDY)
-    final = coordinate(plan, exchange, model(), watch=reports.append)
+    plan = HubConfig(1, SITES, FedAvg(), privacy, minimum=2, study=STUDY)
+    final = run_hub(plan, exchange, model(), on_round=reports.append)
     for thread in threads:
         thread.join(60)
     assert module.SUM in final.groups
@@ -182,7 +184,7 @@ def test_messages_without_signatures_are_not_enough():
     exchange = MemoryExchange(STUDY)
     exchange.signed = False
     with pytest.raises(PrivacyError, match=r"privacy.kind: ckks needs messages with signatures"):
-        contribute(exchange, Ckks(), Update("north", 1, model(), 5), model(), AuditLog(None))
+        send_update(SiteConnection("north", exchange, Ckks()), Update("north", 1, model(), 5), model())
 
 
 def test_a_weight_too_large_is_named():

@@ -13,6 +13,7 @@ import torch
 import yaml
 from answering import STUDY, answer
 from hospitals import make_hospital
+from simulated import simulated
 
 import medfed
 from medfed.aggregation.fedavg import FedAvg
@@ -57,7 +58,7 @@ def conducted(privacy, stops=(), rounds=1, **more):
         name: lambda exchange, name=name: answer(exchange, privacy, name, stops=1 if name in stops else None)
         for name in SITES
     }
-    return medfed.run_federation(
+    return simulated(
         sites,
         weights(),
         rule=Keeps(),
@@ -146,7 +147,7 @@ def test_the_largest_noise_of_as_many_sites_as_may_be_fits(bits):
 
 def test_all_weigh_the_same_and_say_nothing_of_their_cases():
     seen: list[bytes] = []
-    conducted(DistributedDP(noise_multiplier=1.0), seen=seen.append)
+    conducted(DistributedDP(noise_multiplier=1.0), on_bytes=seen.append)
     assert not any(b"val/dice" in data for data in seen)
     # `answer` counts 14 and 15 cases; the sum of the counts that the hub opens is that of ones.
     assert OPENED[0].examples == len(SITES)
