@@ -27,10 +27,10 @@ from medfed.evaluation.rows import write as write_rows
 from medfed.exchange import Exchange
 from medfed.exchange.memory import Memory
 from medfed.exchange.nats import Nats
-from medfed.federation.hub import Plan, coordinate
+from medfed.federation.hub import run_hub
 from medfed.pipeline.create_run import choose_folder, create_run, finish_run
 from medfed.pipeline.experiments.unlearning import prepare_retraining, retraining
-from medfed.pipeline.factory import module_of
+from medfed.pipeline.factory import hub_config_of, module_of
 from medfed.pipeline.federate import PROGRESS_METRICS
 from medfed.pipeline.planning import check_planned
 from medfed.registry import kind_of
@@ -180,25 +180,12 @@ def _conducted(
 ) -> list[Row]:
     """Return what the sites report of the final model, after every round."""
     side: Any = exchange.open_hub(study_digest(study), folder.hub)
-    plan = Plan(
-        rounds=study.train.rounds,
-        sites=tuple(sorted(study.sites)),
-        rule=study.rule,
-        privacy=study.privacy.planned(study.train.rounds),
-        fraction=study.sampling.fraction,
-        minimum=study.minimum,
-        deadline_s=study.sampling.deadline_s,
-        seed=study.seed,
-        study=study_digest(study),
-        evaluating=tuple(sorted(study.held_out)),
-        compress=study.compress,
-        outlier=study.sampling.outlier,
-    )
+    config = hub_config_of(study)
     rows: list[Row] = []
 
     def heard(found: RoundReport) -> None:
         rows[:] = [
-            row for answer in found.results for row in rows_of(answer.scalars, plan.rounds, answer.site)
+            row for answer in found.results for row in rows_of(answer.scalars, config.rounds, answer.site)
         ]
         plain = (replace(answer, scalars=without_rows(answer.scalars)) for answer in found.results)
         found = replace(found, results=tuple(plain))
@@ -210,21 +197,21 @@ def _conducted(
                 progress.log(f"round {found.round}: {answer.site} refused: {answer.reason}")
 
     try:
-        side.monitored_sites = (*plan.sites, *plan.evaluating)
+        side.monitored_sites = (*config.sites, *config.evaluating)
         side.advertise_study(public_yaml(study))
         progress.start(
-            f"{study.name}: {kind_of(study.rule)} over {len(plan.sites)} hospitals",
+            f"{study.name}: {kind_of(study.rule)} over {len(config.sites)} hospitals",
             dict.fromkeys(side.monitored_sites, 0),
-            plan.rounds,
+            config.rounds,
             PROGRESS_METRICS[study.task.needs],
         )
         with every(LOOK_S, lambda: _look(side, progress, status), "medfed-look"):
-            final = coordinate(
-                plan,
+            final = run_hub(
+                config,
                 side,
                 weights_of(module_of(study), study.keep_local, trained_only=study.trained_only),
                 folder=folder.hub,
-                watch=heard,
+                on_round=heard,
                 audit=audit,
             )
         frozen = weights_of(module_of(study)) if study.trained_only else {}

@@ -31,9 +31,10 @@ from medfed.evaluation.probabilities import temperature_scaled
 from medfed.evaluation.row_transport import scalars_of
 from medfed.evaluation.rows import FEDERATED, UNTRAINED, local, read_cases
 from medfed.federation.callback import FederatedCallback
+from medfed.federation.config import SiteConfig
 from medfed.federation.egress import Egress
-from medfed.federation.round import contribute, receive, withdraw
-from medfed.federation.site import Training, train_alone, train_site
+from medfed.federation.round import SiteConnection, receive, send_update, withdraw
+from medfed.federation.site import PatientLedger, SiteRun, train_alone, train_site
 from medfed.files import utc_time, write_whole
 from medfed.pipeline import privacy_facts
 from medfed.pipeline.create_run import create_run, finish_run
@@ -237,7 +238,7 @@ def _hold_to_policy(
     audit.write("declined", study=study_digest(study), site=site.name, reason="; ".join(reasons))
     # The hub hears that it need not wait, and nothing of why.
     side: Any = site.exchange.open_site(study_digest(study), site.name, folder.site(site.name))
-    withdraw(side, site.name, "this hospital's policy does not allow the study", audit)
+    withdraw(SiteConnection(site.name, side, audit=audit), "this hospital's policy does not allow the study")
     side.close()
     told = "\n  ".join(reasons)
     raise StudyError(f"this hospital's policy does not allow study '{study.name}':\n  {told}")
@@ -278,7 +279,7 @@ def _other_agreed(out: Path, known: str) -> str:
 # ---------------------------------------------------------------------------------------------- in the study
 
 
-def _training(site: SiteFile, study: Study, hospital: Hospital) -> Training:
+def _training(site: SiteFile, study: Study, hospital: Hospital) -> SiteConfig:
     egress = egress_under(study, site.policy, len(hospital.data.cases("val")))
     return replace(
         training_of(study, site.name), accelerator=site.accelerator, devices=site.devices, egress=egress
@@ -310,18 +311,23 @@ def _train(
         data,
         first,
         _training(site, study, hospital),
-        folder=folder.site(site.name),
-        examples=data.examples,
-        audit=audit,
-        callbacks=[_shown(site.name, study, folder, status, progress)],
-        resume=True,
-        closing=closing,
-        study=study_digest(study),
-        # One ledger for all studies of this hospital, beside their run folders.
-        ledger=Ledger(Path(site.out), site.policy.epsilon_ceiling, site.policy.delta),
-        dataset=data_set(data.patients("train"), hospital.secret),
-        items=data.items_by_patient() if study.privacy.trains_privately else (),
-        say=progress.log,
+        SiteRun(
+            folder.site(site.name),
+            resume=True,
+            logger=True,
+            examples=data.examples,
+            patients=PatientLedger(
+                study_digest(study),
+                data_set(data.patients("train"), hospital.secret),
+                data.items_by_patient() if study.privacy.trains_privately else (),
+                # One ledger for all studies of this hospital, beside their run folders.
+                Ledger(Path(site.out), site.policy.epsilon_ceiling, site.policy.delta),
+            ),
+            audit=audit,
+            callbacks=[_shown(site.name, study, folder, status, progress)],
+            log=progress.log,
+            on_final_model=closing,
+        ),
     )
     if first.received is None or not first.received.final:
         raise ExchangeError(f"site '{site.name}': training ended before the study did")
@@ -339,14 +345,13 @@ def _evaluate(
     closing: Callable[[GlobalModel], Mapping[str, float]],
 ) -> GlobalModel:
     """Wait for the final model, and report how it does here: a site that trains nothing."""
-    from medfed.privacy import NoPrivacy
-
-    received = receive(side, name, 0, audit)
+    channel = SiteConnection(name, side, egress=egress, audit=audit)
+    received = receive(channel, 0)
     while not received.final:
-        received = receive(side, name, received.round + 1, audit)
+        received = receive(channel, received.round + 1)
     _write_evaluated(folder, name, received)
     report = Update(name, received.round + 1, {}, 0, dict(closing(received)))
-    contribute(side, NoPrivacy(), report, received.weights, audit, egress)
+    send_update(channel, report, received.weights)
     return received
 
 
@@ -480,7 +485,7 @@ def _train_beside(site: SiteFile, secret: bytes) -> None:
     folder = RunFolder(Path(os.environ[RUN]))
     study = parse_study(folder.study.read_text(encoding="utf-8"), "study.yaml")
     hospital = hospital_of(study, site.name, site.data, secret, site.cache)
-    beside: Any = Beside()  # it posts no letters: only `contribute` does, which is the first process's
+    beside: Any = Beside()  # it posts no letters: only `send_update` does, which is the first process's
     with suppress_warnings():
         train_site(
             site.name,
@@ -488,8 +493,5 @@ def _train_beside(site: SiteFile, secret: bytes) -> None:
             hospital.data,
             beside,
             _training(site, study, hospital),
-            folder=folder.site(site.name),
-            examples=hospital.data.examples,
-            logger=False,
-            resume=True,
+            SiteRun(folder.site(site.name), resume=True, examples=hospital.data.examples),
         )

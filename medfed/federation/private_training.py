@@ -44,7 +44,7 @@ _MIXING = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)
 # --------------------------------------------------------------------------------------------- which patients
 
 
-class PoissonPatients(Sampler[list[int]]):
+class PoissonPatientSampler(Sampler[list[int]]):
     """Draws each patient into each step by itself, with the same chance; a step may hold
     none, and still counts.
 
@@ -100,7 +100,7 @@ class PrivateData(pl.LightningDataModule):
                 "private training: an item belongs to two patients; each item must be one patient's"
             )
         self._data, self._items = data, [list(mine) for mine in items]
-        self.sampler = PoissonPatients(len(items), expected)
+        self.sampler = PoissonPatientSampler(len(items), expected)
 
     def train_dataloader(self) -> DataLoader:
         """Return batches `{"patients": [a batch of each patient drawn]}`."""
@@ -132,8 +132,8 @@ def _as_patients(batches: list[Any]) -> dict[str, list[Any]]:
 class PrivateTraining(pl.Callback):
     """Makes a Trainer's steps those of DP-SGD, counts them, and keeps within the study's target epsilon.
 
-    Use it together with `FederatedCallback(spends=private.settle, seed=None)` and `PrivateData`. `say` hears
-    what a person should know of how it trains.
+    Use it together with `CallbackOptions(accountant=private.commit_round)` and `PrivateData`, and give the
+    FederatedCallback no seed. `log` is called with what a person should know about the training.
 
     Raises:
         PrivacyError: when fit starts, if the module, its layers or the Trainer's settings do not go together with it,
@@ -147,11 +147,11 @@ class PrivateTraining(pl.Callback):
         data: PrivateData,
         spending: BudgetTracker,
         *,
-        say: Callable[[str], None] = lambda text: None,
+        log: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.site = site
         self.noise_multiplier = 0.0
-        self._say = say
+        self._log = log
         self._privacy = privacy
         self._sampler = data.sampler
         self._spending = spending
@@ -279,7 +279,7 @@ class PrivateTraining(pl.Callback):
             except (RuntimeError, NotImplementedError, TypeError, AttributeError, KeyError) as error:
                 # What is wrong with the network itself is raised again by the plain way.
                 self._vectorised = False
-                self._say(
+                self._log(
                     f"{self.site}: patients go through the network one after another: torch.func can't batch it "
                     f"({type(error).__name__})"
                 )
