@@ -1,6 +1,4 @@
-"""The hub adds what it cannot read: the model is the plain one's, and neither key nor model is
-ever at the hub.
-"""
+"""The hub adds ciphertexts: the model equals the plain one, and it never has the key or the model."""
 
 from __future__ import annotations
 
@@ -152,14 +150,29 @@ def packed(make) -> torch.Tensor:
 
 
 CHANGES = {
-    "rubbish": (lambda update: piece(update, torch.ones(5000, dtype=torch.uint8)), "0 ciphertexts, expected 3"),
-    "floats": (lambda update: piece(update, torch.ones(50)), "50 numbers of torch.float32 are no 3 ciphertexts"),
-    "too much": (lambda update: piece(update, torch.ones(300_000, dtype=torch.uint8)), "are no 3 ciphertexts"),
-    "no ciphertexts": (lambda update: piece(update, packed(lambda size: b"x" * 60)), "does not hold a ciphertext"),
-    "another ring": (lambda update: piece(update, packed(other_parameters)), "does not hold a ciphertext|are no 3"),
+    "rubbish": (
+        lambda update: piece(update, torch.ones(5000, dtype=torch.uint8)),
+        "0 ciphertexts, expected 3",
+    ),
+    "floats": (
+        lambda update: piece(update, torch.ones(50)),
+        "50 numbers of torch.float32 are no 3 ciphertexts",
+    ),
+    "too much": (
+        lambda update: piece(update, torch.ones(300_000, dtype=torch.uint8)),
+        "are no 3 ciphertexts",
+    ),
+    "no ciphertexts": (
+        lambda update: piece(update, packed(lambda size: b"x" * 60)),
+        "does not hold a ciphertext",
+    ),
+    "another ring": (
+        lambda update: piece(update, packed(other_parameters)),
+        "does not hold a ciphertext|are no 3",
+    ),
     "another scale": (lambda update: piece(update, packed(other_scale)), "does not hold a ciphertext"),
     "in the clear": (in_the_clear, "'a' is not in the global model"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("change, message", CHANGES.values(), ids=CHANGES.keys())
@@ -207,7 +220,7 @@ def test_what_cannot_be_computed_on_ciphertext_is_refused_when_the_study_is_read
 
 
 def test_a_hub_cannot_give_a_site_a_key_of_its_own():
-    """The hub puts its own public key in south's place: the signature of south's message does not cover it."""
+    """The hub puts its own public key in south's place, which south's signature does not cover."""
     from medfed.privacy._ckks_keys import SHOWN, KeyAnnouncement, RelayedMessages, read, shared_key
 
     class Lies(MemoryExchange):

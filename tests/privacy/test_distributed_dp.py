@@ -245,7 +245,11 @@ def study_file(folder, privacy: dict, **sections):
         ({"epsilon": 1, "least": 4}, {}, "needs 4 sites per round, but the study continues with 3"),
         ({"epsilon": 1}, {"rule": {"kind": "median"}}, "'median' compares the sites' single updates"),
         ({"epsilon": 1}, {"rule": {"kind": "cyclic"}}, "'cyclic' merges one site at a time"),
-        ({"epsilon": 1}, {"compress": [{"kind": "int8"}]}, "compress: privacy 'distributed_dp' masks each update"),
+        (
+            {"epsilon": 1},
+            {"compress": [{"kind": "int8"}]},
+            "compress: privacy 'distributed_dp' masks each update",
+        ),
         ({"epsilon": 1, "scores": "send"}, {"rule": {"kind": "fednova"}}, "needs each site's 'train/steps'"),
         (
             {"epsilon": 1},
@@ -254,7 +258,7 @@ def study_file(folder, privacy: dict, **sections):
             "of 12 sites a round 9 must stay anyway .*noise would be 2.0 times what is needed; set it to 9",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_it_cannot_hold_with_is_refused_when_the_study_is_read(tmp_path, privacy, sections, words):
     with pytest.raises(StudyError, match=words):
         read_study(study_file(tmp_path, privacy, **sections))

@@ -31,9 +31,7 @@ CLOSE = 2e-5
 
 
 class Place:
-    """Hub and sites with certificates, each with an exchange of its own, over a folder or
-    a broker on loopback.
-    """
+    """Hub and sites with certificates, each with its own exchange, over a folder or a local broker."""
 
     def __init__(self, folder: Path, kind: str) -> None:
         self.folder, self.kind = folder, kind

@@ -1,6 +1,4 @@
-"""Whole studies under a mechanism with messages: in one process, over a folder, and with
-parties that are killed.
-"""
+"""Whole studies under a mechanism with messages, in one process, over a folder, and with kills."""
 
 from __future__ import annotations
 

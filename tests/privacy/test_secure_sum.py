@@ -35,7 +35,7 @@ class Killed(Exception):
 
 
 class DiesBefore:
-    """A site's exchange that is gone at one step, as after kill -9: it says nothing more, not even farewell."""
+    """A site's exchange that stops at one step, as after kill -9, without any further message."""
 
     def __init__(self, exchange: MemoryExchange, step: str) -> None:
         self._exchange, self._step = exchange, step
@@ -96,9 +96,7 @@ class Round:
         self.threads: list[threading.Thread] = []
 
     def start(self, *sites: str, dies: dict[str, str] | None = None, silent: bool = False) -> None:
-        """Start sites; one that dies, or is lied to, is withdrawn, as a process's end
-        is noticed, unless `silent`.
-        """
+        """Start sites; one that dies or is deceived is withdrawn, unless `silent`."""
         for site in sites:
             self.exchange._withdrawn.pop(site, None)
 
@@ -330,9 +328,7 @@ def test_messages_without_signatures_are_not_enough():
 
 
 class Lies(MemoryExchange):
-    """A hub that changes what it says to some site: of a step, `change(site, data)` returns
-    what it says instead.
-    """
+    """A hub that changes its messages: `change(site, data)` returns what a step sends instead."""
 
     def __init__(self, changes) -> None:
         super().__init__("study")
@@ -388,9 +384,7 @@ def two_lists(site: str) -> list[str]:
 
 
 def test_a_hub_that_tells_sites_different_members_gets_no_shares():
-    """North is in the sum for east and north, and dropped out for the others: their shares
-    would unmask its update.
-    """
+    """East and north think north is in the sum, the others that it dropped out; nothing is unmasked."""
     round = lied_to(members=lambda site, data: to_bytes(Members(two_lists(site))))
     assert nothing_unmasked(round)
 
@@ -493,9 +487,7 @@ def test_a_hub_that_shows_too_few_sites_is_refused():
 
 
 def test_a_second_sum_of_a_round_over_other_sites_is_refused():
-    """The difference of two sums is a site's own update: after a failed attempt only the same
-    list is signed again.
-    """
+    """After a failed attempt only the same list is signed: two sums' difference is one site's update."""
     privacy = SecureSum()
     round = Round(privacy)
     round.start(*SITES, dies={"south": "unmask", "west": "unmask"})
