@@ -23,6 +23,7 @@ from medfed.data.csv_table import read_rows
 from medfed.data.layouts._layout import visible
 from medfed.data.preflight.preflight import Preflight
 from medfed.data.preflight.preflight import check as looked_at
+from medfed.data.preflight.summary import UNKNOWN_MODALITY
 from medfed.errors import DataError, StudyError
 from medfed.study.reading import read_study
 
@@ -208,7 +209,7 @@ def _task_of(found: Mapping[str, Preflight]) -> Task:
 def _modality(found: Mapping[str, Preflight]) -> tuple[bool, list[str]]:
     """Return whether all images are CT in HU, and what a person should look at where it isn't clear."""
     kinds = {kind for one in found.values() for kind in one.facts["modality"]}
-    untold = {kind for kind in kinds if kind.startswith("not told")}
+    untold = kinds & {UNKNOWN_MODALITY}
     if kinds == {"CT"}:
         return True, []
     # NIfTI says no modality; air at -1,000 is of HU.

@@ -137,14 +137,14 @@ def models_at(
     """
     from safetensors.torch import load_file
 
-    from medfed.federation.site import KEPT, PERSONAL
+    from medfed.federation.site import LOCAL, PERSONAL
 
     complete = dict(models)
     if site not in study.sites:
         return {m: w for m, w in complete.items() if m != FEDERATED or not study.keep_local}
     own = folder.site(site)
-    if study.keep_local and (own / KEPT).exists():
-        complete[FEDERATED] = {**models[FEDERATED], **load_file(own / KEPT)}
+    if study.keep_local and (own / LOCAL).exists():
+        complete[FEDERATED] = {**models[FEDERATED], **load_file(own / LOCAL)}
     if (own / PERSONAL).exists():
         complete[personal(site)] = load_file(own / PERSONAL)
     return complete

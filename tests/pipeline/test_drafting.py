@@ -7,6 +7,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import nibabel
 import pytest
 from click.testing import CliRunner
 from hospitals import make_hospital
@@ -44,6 +45,16 @@ def test_folders_of_ct_alone_are_planned_in_hounsfield_units(tmp_path: Path) -> 
     study = read_study(tmp_path / "ours.yaml")
     assert study.data.plan.grid == "hu"
     assert study.minimum == 1
+
+
+def test_nifti_images_with_the_hu_of_air_are_taken_for_ct(tmp_path: Path) -> None:
+    folder = make_hospital(tmp_path / "north", cases=12)
+    for path in folder.glob("*-image.nii.gz"):
+        image = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(image.get_fdata() * 50 - 900, image.affine), path)
+    made = draft("ours", {"north": folder}, {})
+    write(tmp_path / "ours.yaml", made)
+    assert read_study(tmp_path / "ours.yaml").data.plan.grid == "hu"
 
 
 def test_a_classifier_sees_the_whole_image(tmp_path: Path) -> None:
