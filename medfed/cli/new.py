@@ -47,32 +47,31 @@ def new(
     medfed new heart.yaml north=a.csv south=b.csv --target disease
     """
     from medfed.errors import StudyError
-    from medfed.pipeline import drafting as draft
-    from medfed.pipeline.check import Bar
+    from medfed.pipeline._draft_tables import TargetColumns
+    from medfed.pipeline.drafting import draft_study, parse_sites, write_draft
+    from medfed.pipeline.progress_bar import ProgressBar
 
-    sites, others = draft.named(folders), draft.named(held_out)
-    twice = sorted(set(sites) & set(others))
-    if twice:
+    sites, others = parse_sites(folders), parse_sites(held_out)
+    both = sorted(set(sites) & set(others))
+    if both:
         raise StudyError(
-            f"'{twice[0]}' trains and is held out; a hospital that measures must not have trained"
+            f"'{both[0]}' trains and is held out; a hospital that measures must not have trained"
         )
     if study.exists():
-        raise StudyError(f"{study}: there is a file already; give another name, or move it away")
-    with Bar() as bar:
-        made = draft.draft(
+        raise StudyError(f"{study}: this file exists already; give another name, or move it away")
+    with ProgressBar() as bar:
+        draft = draft_study(
             study.stem,
             sites,
             others,
             task=task,  # type: ignore[arg-type]
-            target=target,
-            time=time,
-            event=event,
-            tell=bar.tell,
+            columns=TargetColumns(target, time, event),
+            progress=bar.update,
         )
-    draft.write(study, made)
-    for line in made.seen:
+    write_draft(study, draft)
+    for line in draft.summaries:
         click.echo(line)
-    for line in made.doubts:
-        click.secho("look: ", fg="yellow", nl=False)
+    for line in draft.warnings:
+        click.secho("check: ", fg="yellow", nl=False)
         click.echo(line)
     click.echo(f"{study}: written. Read it, then: medfed train {study}")

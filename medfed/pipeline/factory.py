@@ -32,7 +32,8 @@ def folders_of(study: Study) -> dict[str, str]:
     for site, where in {**study.sites, **study.held_out}.items():
         if where is None:
             raise StudyError(
-                f"site '{site}': the study names no folder for it, and this process trains every site; name one (sites: "
+                f"site '{site}': the study names no folder for it, and this process trains every site; name "
+                "one (sites: "
                 f"{{{site}: path/to/folder}}), or across hospitals use `medfed hub` and `medfed train --site`"
             )
         places[site] = where

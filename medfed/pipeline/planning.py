@@ -72,7 +72,8 @@ def planned(
             given.append(leaving)
         if not given:
             raise DataError(
-                f"no site has the {plan.fewest} training patients that a fingerprint needs (data.plan.fewest); give the "
+                f"no site has the {plan.fewest} training patients that a fingerprint needs "
+                "(data.plan.fewest); give the "
                 "settings in the study instead"
             )
         sum_file.write_bytes(merge(given))
@@ -89,8 +90,10 @@ def check_planned(study: Study) -> None:
     """
     if study.data.plan != "given":
         raise StudyError(
-            "data.plan: hospitals on machines of their own give their fingerprints as files, which a person reads first: "
-            "`medfed fingerprint make` at each, `medfed fingerprint merge` at the coordinator; put the section that it "
+            "data.plan: hospitals on machines of their own give their fingerprints as files, which a person "
+            "reads first: "
+            "`medfed fingerprint make` at each, `medfed fingerprint merge` at the coordinator; put the "
+            "section that it "
             "prints into the study"
         )
 

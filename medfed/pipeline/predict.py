@@ -101,7 +101,8 @@ def trained(study: Study, folder: RunFolder, model: str) -> LightningModule:
         raise RunError(f"{folder.path}: no model '{model}'; there are {there}")
     if study.keep_local and model == FEDERATED:
         raise RunError(
-            f"{folder.path}: the federated model of this study is whole only with the layers that each hospital kept "
+            f"{folder.path}: the federated model of this study is whole only with the layers that each "
+            "hospital kept "
             f"({', '.join(study.keep_local)}); take another of its models"
         )
     module = module_of(study)

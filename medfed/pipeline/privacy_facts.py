@@ -27,7 +27,8 @@ def privacy_notes(study: Study, network: nn.Module) -> list[str]:
     replaced = _batch_norms(network) if study.privacy.replaces_batch_norm else 0
     if replaced:
         notes.append(
-            f"{replaced} batch norms of the network are group norms in this study, at every site and at the hub: batch "
+            f"{replaced} batch norms of the network are group norms in this study, at every site and at the "
+            "hub: batch "
             f"norm mixes patients and keeps statistics of them"
         )
     if study.privacy.trains_privately and study.evaluation.local_models and len(study.sites) > 1:

@@ -71,7 +71,8 @@ def remaining_study(study: Study, site: str) -> Study:
     """
     if site not in study.sites:
         raise StudyError(
-            f"study '{study.name}': --without {site}: no such hospital; there are {', '.join(sorted(study.sites))}"
+            f"study '{study.name}': --without {site}: no such hospital; there are "
+            f"{', '.join(sorted(study.sites))}"
         )
     left, fewest = len(study.sites) - 1, max(study.rule.min_sites(), 1)
     if left < fewest:
@@ -95,7 +96,8 @@ def prepare(
     held = before.read_facts().digest
     if held != study_digest(study):
         raise RunError(
-            f"{before.path}: holds a run of study {held[:12]}, the study file's digest is {study_digest(study)[:12]}; give "
+            f"{before.path}: holds a run of study {held[:12]}, the study file's digest is "
+            f"{study_digest(study)[:12]}; give "
             f"the file and the --set of the run that the hospital withdraws from"
         )
     smaller = remaining_study(study, site)

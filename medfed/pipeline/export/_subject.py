@@ -87,7 +87,8 @@ class Subject:
             worst = max(worst, float((found.detach() - expected).abs().max()) / scale)
         if not worst <= TOLERANCE:
             raise RunError(
-                f"export to {what}: its outputs differ from the model's by {worst:.2g} of the largest one, at most "
+                f"export to {what}: its outputs differ from the model's by {worst:.2g} of the largest one, "
+                "at most "
                 f"{TOLERANCE:g} is rounding; the network has something that {what} computes differently"
             )
         return worst

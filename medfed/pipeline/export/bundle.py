@@ -41,7 +41,8 @@ def write(subject: Subject, folder: Path) -> list[Path]:
     settings = subject.study.data
     if not isinstance(settings, Images):
         raise RunError(
-            "export to a MONAI bundle: MONAI's bundles are of images, and this study's data are a table; export to onnx or "
+            "export to a MONAI bundle: MONAI's bundles are of images, and this study's data are a table; "
+            "export to onnx or "
             "torchscript instead"
         )
     configuration = inference(subject, settings)
@@ -120,8 +121,10 @@ def readme(subject: Subject, difference: float) -> str:
         "    python -m monai.bundle run --config_file configs/inference.json --bundle_root . \\\n"
         "        --dataset_dir IMAGES --output_dir FOUND\n\n"
         f"{_writes(subject)}\n\n"
-        f"The network in models/model.ts differs from the one that was trained by at most {difference:.1e} of its "
-        "largest output.\n\nResearch only: not a medical device. Authors, copyright and licence are to be written by a "
+        f"The network in models/model.ts differs from the one that was trained by at most {difference:.1e} "
+        "of its "
+        "largest output.\n\nResearch only: not a medical device. Authors, copyright and licence are to be "
+        "written by a "
         "person.\n"
     )
 
