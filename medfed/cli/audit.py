@@ -66,9 +66,9 @@ def export(log: Path, out: Path) -> None:
     \b
     medfed audit export runs/our-study --out audit.csv
     """
-    from medfed.pipeline.audit_report import export as work
+    from medfed.pipeline.audit_report import export_log
 
-    checked = work(_log(log), out)
+    checked = export_log(_log(log), out)
     click.echo(f"{checked.lines} lines in {out}")
 
 

@@ -149,10 +149,10 @@ network:
 data:
   kind: images
   channels: {channels}
-  plan:                         # derive spacing, patch and normalisation from all hospitals' data before round 1
+  plan:                         # spacing, patch and normalisation, from all hospitals' data before round 1
     grid: {grid:<21} # {reason}
-    voxels: {MAX_VOXELS:<19} # maximum size of a patch: raise it for a large GPU, lower it for a small machine
-    fewest: {fewest:<19} # a hospital with fewer training patients shares no fingerprint
+    voxels: {MAX_VOXELS:<19} # maximum of a patch: more for a large GPU, fewer for a small machine
+    fewest: {fewest:<19} # a hospital with fewer training patients sends no fingerprint
   augment: {{flip: 0}}            # left and right of a body differ; raise it where flipped images are plausible
 
 train:
@@ -225,7 +225,7 @@ train:
 
 
 def _whole_image_grid(preflights: Preflights) -> tuple[list[float], list[int]]:
-    """Return spacing (mm) and patch (voxels) with which the largest hospital's median image is seen as a whole."""
+    """Return spacing (mm) and patch (voxels) that hold the whole median image of the largest hospital."""
     extents, spacings = [], []
     for one in preflights.values():
         size, spacing = one.facts["size"]["median"], one.facts["spacing_mm"]["median"]
@@ -234,11 +234,9 @@ def _whole_image_grid(preflights: Preflights) -> tuple[list[float], list[int]]:
     largest = [max(axis) for axis in zip(*extents, strict=True)]
     finest = [min(axis) for axis in zip(*spacings, strict=True)]
     spacing_mm = [
-        float(f"{max(mm, mm_long / MAX_SIDE):.3g}") for mm, mm_long in zip(finest, largest, strict=True)
+        float(f"{max(mm, extent / MAX_SIDE):.3g}") for mm, extent in zip(finest, largest, strict=True)
     ]
-    patch = [
-        max(16, -(-round(mm_long / mm) // 8) * 8) for mm, mm_long in zip(spacing_mm, largest, strict=True)
-    ]
+    patch = [max(16, -(-round(extent / mm) // 8) * 8) for mm, extent in zip(spacing_mm, largest, strict=True)]
     return spacing_mm, patch
 
 

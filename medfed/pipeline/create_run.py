@@ -67,7 +67,7 @@ def _number(name: str, study: str) -> int:
 
 
 def create_run(folder: RunFolder, study: Study, data: Mapping[str, SiteDataModule]) -> RunFacts:
-    """Write study and facts into a run folder, and return the facts; `data` holds the sites of this process."""
+    """Write study and facts into a run folder and return the facts; `data` holds this process's sites."""
     write_study(folder, study)
     notes = privacy_facts.privacy_notes(study, network_of(study))
     facts = RunFacts(

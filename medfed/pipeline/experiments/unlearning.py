@@ -33,7 +33,7 @@ from medfed.wire.audit_log import AuditLog, Signer
 
 @dataclass(frozen=True)
 class Retraining:
-    """A study from which a hospital withdrew; `former` is its former run, None if retraining is being resumed."""
+    """A study from which a hospital withdrew; `former` is its former run, None if retraining is resumed."""
 
     former_study: Study
     site: str
@@ -116,7 +116,7 @@ def prepare(
 
 
 def first_merged(run: RunFolder, site: str) -> int | None:
-    """Return the first round of a run into which an update of this site was merged, or None if there is none."""
+    """Return the first round into which an update of this site was merged, or None if there is none."""
     rounds = [line.round for line in read_rounds(run.rounds) if line.site == site and line.status == "merged"]
     known = membership.joined(run.hub).get(site)
     return min([*rounds, *([known] if known is not None else [])], default=None)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from medfed.data.settings import Images, Table
 from medfed.errors import RunError
-from medfed.pipeline.predict import trained
+from medfed.pipeline.predict import load_model
 from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
 from medfed.study.reading import read_study
@@ -117,7 +117,7 @@ def subject_of(folder: RunFolder, model: str) -> Subject:
     """
     facts = folder.read_facts()
     study = read_study(folder.study)
-    module = trained(study, folder, model)
+    module = load_model(study, folder, model)
     network = module.network
     assert isinstance(network, nn.Module)
     shape: tuple[int, ...]

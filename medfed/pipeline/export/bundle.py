@@ -35,8 +35,8 @@ def write(subject: Subject, folder: Path) -> list[Path]:
     """Write models/, configs/ and docs/ of a bundle, its network checked against the module.
 
     Raises:
-        RunError: if the task is neither segmentation in patches nor classification of images, or MONAI has no equal for how
-            images are prepared or masks finished.
+        RunError: if the task is neither segmentation in patches nor classification of images, or MONAI has no
+            equivalent of how images are prepared or masks finished.
     """
     settings = subject.study.data
     if not isinstance(settings, Images):
