@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "exchange
 
 def undisturbed(port: int) -> str:
     """Return the digest of the final weights where nobody is disturbed."""
-    from brokered import Enrolment
+    from broker_enrolment import Enrolment
     from federation import Federation
 
     with tempfile.TemporaryDirectory() as name:

@@ -71,7 +71,7 @@ def resampling() -> None:
     from scipy.ndimage import map_coordinates
 
     from medfed.data.resample import resample
-    from medfed.data.transforms import _grid
+    from medfed.data.transforms import _resampled_grid
 
     print(f"{'resampling, one thread':44} {'medfed ms':>9} {'MONAI ms':>9} {'times':>6} {'off by, HU':>20}")
     for shape, of, to in (
@@ -89,7 +89,7 @@ def resampling() -> None:
             results["monai"] = spacing(MetaTensor(whole, affine=torch.from_numpy(affine))).numpy()
 
         def medfed(array=array, affine=affine, to=to, results=results) -> None:
-            to_affine, to_shape = _grid(array.shape[1:], affine, to)
+            to_affine, to_shape = _resampled_grid(array.shape[1:], affine, to)
             results["medfed"] = resample(array, affine, to_affine, to_shape, nearest=False)
 
         theirs, ours = best(monai, 5)[0], best(medfed, 5)[0]

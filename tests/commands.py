@@ -16,7 +16,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import torch
-from exchange.brokered import free_ports
+from exchange.broker_enrolment import free_ports
 
 from medfed.deployment.enrolment import enrol
 from medfed.wire.weights import digest as weights_digest

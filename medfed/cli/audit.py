@@ -1,4 +1,4 @@
-"""`medfed audit`: the log of what crossed the wall, and what an update tells. Parsed, called and told here."""
+"""`medfed audit`: the log of what left the hospital, and what an update reveals."""
 
 from __future__ import annotations
 
@@ -7,34 +7,33 @@ from pathlib import Path
 
 import click
 
-from medfed.cli.error_handling import told
-
-_PATH = click.Path(path_type=Path)
+from medfed.cli.error_handling import handle_errors
+from medfed.cli.options import PATH
 
 
 @click.group()
 def audit() -> None:
-    """What crossed a hospital's wall, and what it tells."""
+    """Verify what left a hospital, and measure what it reveals."""
 
 
-def _log(place: Path) -> Path:
+def _log_file(path: Path) -> Path:
     from medfed.errors import AuditError
 
-    path = place / "audit.jsonl" if place.is_dir() else place
+    path = path / "audit.jsonl" if path.is_dir() else path
     if not path.is_file():
         raise AuditError(f"{path}: no audit log; give a run folder or its audit.jsonl")
     return path
 
 
-@audit.command(short_help="Check that a log is as it was written.")
-@click.argument("log", type=_PATH)
-@click.option("--head", help="The last digest that is known to be right; finds a tail that was cut off.")
+@audit.command(short_help="Check that a log is unchanged.")
+@click.argument("log", type=PATH)
+@click.option("--head", help="The last digest known to be correct; detects a truncated log.")
 @click.option(
     "--credentials",
-    type=_PATH,
-    help="A folder with the federation's authority.pem; then every line must be signed.",
+    type=PATH,
+    help="A folder with the federation's authority.pem: every line must then be signed.",
 )
-@told
+@handle_errors
 def verify(log: Path, head: str | None, credentials: Path | None) -> None:
     """Check that no line of an audit log was changed, removed, moved or written by anyone but the site.
 
@@ -45,55 +44,71 @@ def verify(log: Path, head: str | None, credentials: Path | None) -> None:
     from medfed.wire.signing import Identity
 
     authority = Identity(credentials).authority if credentials else None
-    checked = verify(_log(log), head, authority)
-    click.echo(f"{checked.lines} lines, each continues the one before it; the last is {checked.head}")
+    checked = verify(_log_file(log), head, authority)
+    click.echo(f"{checked.lines} lines, each linked to the one before it; the last is {checked.head}")
     if not checked.signed:
-        click.echo("no line is signed: whoever could write to this file could have written it anew")
+        click.echo("no line is signed: anyone with write access to this file could have rewritten it")
         return
     click.echo(f"{checked.signed} lines are signed by '{checked.signer}'", nl=False)
     click.echo(", enrolled in this federation" if authority else f", certificate {checked.fingerprint}")
 
 
 @audit.command(short_help="Write a log as a page or a table.")
-@click.argument("log", type=_PATH)
+@click.argument("log", type=PATH)
 @click.option(
-    "--out", type=_PATH, default=Path("audit.html"), show_default=True, help="Ends in .html or .csv."
+    "--out",
+    type=PATH,
+    default=Path("audit.html"),
+    show_default=True,
+    help="The file to write, .html or .csv.",
 )
-@told
+@handle_errors
 def export(log: Path, out: Path) -> None:
-    """Write an audit log as a page or a table for people.
+    """Write an audit log as an HTML page or a CSV table.
 
     \b
     medfed audit export runs/our-study --out audit.csv
     """
     from medfed.pipeline.audit_report import export_log
 
-    checked = export_log(_log(log), out)
+    checked = export_log(_log_file(log), out)
     click.echo(f"{checked.lines} lines in {out}")
 
 
-@audit.command(short_help="Attack a hospital's own updates first.")
-@click.argument("run", type=_PATH)
-@click.option("--site", help="The hospital whose updates are attacked; needed where RUN has several.")
-@click.option("--gate", type=click.FloatRange(0, 1), help="Exit with 1 if more than this came back: 0.5.")
+@audit.command(short_help="Attack a hospital's own updates.")
+@click.argument("run", type=PATH)
+@click.option("--site", help="The hospital whose updates are attacked; required if RUN has several.")
 @click.option(
-    "--cases", type=click.IntRange(1, 8), help="Cases in the step that is attacked; the study's batch."
+    "--gate",
+    type=click.FloatRange(0, 1),
+    help="Exit with 1 if more than this share is recovered, such as 0.5.",
 )
-@click.option("--steps", type=click.IntRange(1), default=300, show_default=True, help="Of gradient matching.")
+@click.option(
+    "--cases",
+    type=click.IntRange(1, 8),
+    help="Cases in the attacked training step; default: the study's batch.",
+)
+@click.option(
+    "--steps", type=click.IntRange(1), default=300, show_default=True, help="Iterations of gradient matching."
+)
 @click.option(
     "--shadows",
     type=click.IntRange(0),
     default=16,
     show_default=True,
-    help="Models; 0 leaves membership out.",
+    help="Number of shadow models; 0 skips the membership attack.",
 )
 @click.option(
-    "--minutes", type=click.FloatRange(0), default=5.0, show_default=True, help="For the shadow models."
+    "--minutes",
+    type=click.FloatRange(0),
+    default=5.0,
+    show_default=True,
+    help="Time limit for training the shadow models.",
 )
 @click.option(
-    "--out", type=_PATH, help="Where text and picture go; the hospital's folder of the run if not given."
+    "--out", type=PATH, help="Folder for the text and the figure; default: the hospital's folder of the run."
 )
-@told
+@handle_errors
 def leakage(
     run: Path,
     site: str | None,
@@ -104,10 +119,10 @@ def leakage(
     minutes: float,
     out: Path | None,
 ) -> None:
-    """Attack a hospital's own updates, before they leave: what could the hub compute back from them?
+    """Attack a hospital's own updates before they leave, and measure what the hub could reconstruct.
 
-    RUN is a run folder, or a study file before anything was trained. What is found stays in the hospital's
-    folder, with a picture of a patient beside what an attacker would get.
+    RUN is a run folder, or a study file before any training. The result stays in the hospital's folder, with
+    a figure of a patient's image next to its reconstruction.
 
     \b
     medfed audit leakage runs/our-study --site north
@@ -117,9 +132,9 @@ def leakage(
     from medfed.pipeline.leakage.findings import AttackBudget, describe
 
     budget = AttackBudget(steps=steps, shadows=shadows, budget_s=60 * minutes, cases=cases)
-    findings, picture = audit_leakage(run, site, budget, out)
+    findings, figure = audit_leakage(run, site, budget, out)
     click.echo(describe(findings))
-    click.echo(f"\npicture, not to be passed on: {picture}")
+    click.echo(f"\nfigure (do not pass it on): {figure}")
     if gate is not None and findings.worst > gate:
         click.echo(f"gate: {findings.worst:.2f} is more than {gate:g}", err=True)
         sys.exit(1)

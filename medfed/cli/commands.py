@@ -1,12 +1,12 @@
-"""The command line: parse, call, print. What a command does is in `pipeline/` and below, and is loaded
-when it is called.
-"""
+"""The command line: parse, call, print. What a command does is in `pipeline/` and below, loaded on call."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,9 +14,14 @@ import medfed
 from medfed.cli.audit import audit
 from medfed.cli.data import fingerprint, purge
 from medfed.cli.enrol import enrol
-from medfed.cli.error_handling import told
+from medfed.cli.error_handling import handle_errors
 from medfed.cli.new import new
+from medfed.cli.options import PATH, RunOptions, run_options
 from medfed.errors import MedfedError
+
+if TYPE_CHECKING:
+    from medfed.runs.folder import RunFolder
+    from medfed.runs.progress import Progress
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -29,48 +34,29 @@ def main() -> None:
 
 
 @main.command(short_help="Train a study over its hospitals, or take part as one.")
-@click.argument("study", type=click.Path(path_type=Path), required=False)
-@click.option("--site", type=click.Path(path_type=Path), help="Take part as the hospital in this site file.")
-@click.option(
-    "--accept", default="", metavar="DIGEST", help="Agree to the study with this digest, with --site."
-)
-@click.option("--out", type=click.Path(path_type=Path), help="The run folder; runs/NAME if not given.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key: train.epochs=3."
-)
-@click.option("--resume", is_flag=True, help="Go on with the run in the run folder from its last round.")
+@click.argument("study", type=PATH, required=False)
+@click.option("--site", type=PATH, help="Take part as the hospital of this site file.")
+@click.option("--accept", default="", metavar="DIGEST", help="With --site: approve the study of this digest.")
+@run_options
 @click.option(
     "--leave-one-out", is_flag=True, help="Also train without each hospital in turn, and test on it."
 )
 @click.option(
-    "--without", metavar="SITE", help="A hospital that withdrew: train again from before it joined."
+    "--compare", metavar="A,B,...", help="Train once per method and compare: fedavg,fedprox,fedadam."
 )
-@click.option(
-    "--former",
-    type=click.Path(path_type=Path),
-    help="The run it withdrew from; the newest of the study if not given.",
-)
-@click.option("--quiet", is_flag=True, help="Print the result only.")
-@click.option("--compare", metavar="A,B,...", help="Train once a method and compare: fedavg,fedprox,fedadam.")
-@told
+@handle_errors
 def train(
     study: Path | None,
     site: Path | None,
     accept: str,
-    out: Path | None,
-    overrides: tuple[str, ...],
-    resume: bool,
+    options: RunOptions,
     leave_one_out: bool,
-    without: str | None,
-    former: Path | None,
-    quiet: bool,
     compare: str | None,
 ) -> None:
-    """Train the study in a file over its hospitals, all in this process, and write a run
-    folder with a report.
+    """Train the study in a file over its hospitals in this process, and write a run folder with a report.
 
-    With --site FILE take part as one hospital in the study that its hub offers: it is held to the hospital's
-    policy and shown, and trains when someone has agreed to it. Started again, it goes on where it was.
+    With --site FILE, take part as one hospital in the study that its hub offers. The study is checked against
+    the site's policy, shown for approval, then trained. Run the same command again to resume.
 
     \b
     medfed train configs/quickstart.yaml
@@ -81,63 +67,92 @@ def train(
     if compare is not None:
         if study is None or site is not None:
             raise MedfedError(
-                "train --compare: name a study file; it compares methods over the hospitals of one process"
+                "train --compare: name a study file; methods are compared over the hospitals of one process"
             )
-        _compared(study, compare.split(","), out, overrides, resume, quiet)
-        return None
-    from medfed.pipeline.report import headline
+        _compare_methods(study, compare.split(","), options)
+    elif site is not None:
+        if study is not None or options.out is not None or options.overrides:
+            raise MedfedError("train --site: the study comes from the hub; omit STUDY, --out and --set")
+        _take_part(site, accept, options.quiet)
+    elif study is None or accept:
+        raise MedfedError("train: name a study file, or this hospital's site file with --site (and --accept)")
+    else:
+        _train_study(study, options, leave_one_out)
+
+
+def _train_study(study: Path, options: RunOptions, leave_one_out: bool) -> None:
     from medfed.pipeline.train import train as train_study
-    from medfed.runs.progress import progress_display
 
-    shown = progress_display(quiet)
-    if site is not None:
-        if study is not None or out is not None or overrides:
-            raise MedfedError("train --site: the study comes from the hub; leave STUDY, --out and --set away")
-        return _take_part(site, accept, shown)
-    if study is None or accept:
-        raise MedfedError("train: name a study file, or this hospital's own file with --site (and --accept)")
-    try:
-        done = train_study(
+    with _progress(options.quiet) as progress:
+        run = train_study(
             study,
-            out=out,
-            overrides=overrides,
-            resume=resume,
+            out=options.out,
+            overrides=options.overrides,
+            resume=options.resume,
             leave_one_out=leave_one_out,
-            without=without,
-            former=former,
-            progress=shown,
+            without=options.without,
+            former=options.former,
+            progress=progress,
         )
-    finally:
-        shown.stop()
-    click.echo(headline(done))
-    click.echo(f"report: {done.report}")
-    return None
+    _print_result(run)
 
 
-def _take_part(site: Path, accept: str, shown: Any) -> None:
+def _take_part(site: Path, accept: str, quiet: bool) -> None:
     from medfed.deployment.site_service import take_part
-    from medfed.pipeline.report import headline
 
-    def ask(words: str) -> bool:
-        click.echo(words)
+    def ask(description: str) -> bool:
+        click.echo(description)
         return click.confirm("Does this hospital take part?", default=False)
 
-    _end_on_terminate()
+    _interrupt_on_sigterm()
+    with _progress(quiet) as progress:
+        run = take_part(site, accept=accept, progress=progress, ask=ask if sys.stdin.isatty() else None)
+    if run is not None:
+        _print_result(run)
+
+
+def _compare_methods(study: Path, methods: list[str], options: RunOptions) -> None:
+    from medfed.evaluation.report.method_table import text
+    from medfed.pipeline import compare
+
+    with _progress(options.quiet) as progress:
+        table, folder = compare.compare(
+            study,
+            methods,
+            out=options.out,
+            overrides=options.overrides,
+            resume=options.resume,
+            progress=progress,
+        )
+    click.echo(text(table))
+    click.echo(f"\ncomparison: {folder / 'comparison.html'}")
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Progress]:
+    """Show progress until the block ends."""
+    from medfed.runs.progress import progress_display
+
+    display = progress_display(quiet)
     try:
-        done = take_part(site, accept=accept, progress=shown, ask=ask if sys.stdin.isatty() else None)
+        yield display
     finally:
-        shown.stop()
-    if done is not None:
-        click.echo(headline(done))
-        click.echo(f"report: {done.report}")
+        display.stop()
 
 
-def _end_on_terminate() -> None:
+def _print_result(run: RunFolder) -> None:
+    from medfed.pipeline.report import headline
+
+    click.echo(headline(run))
+    click.echo(f"report: {run.report}")
+
+
+def _interrupt_on_sigterm() -> None:
     """Let a service manager's SIGTERM end a command as Ctrl-C does."""
     import signal
 
     def interrupt(number: int, frame: object) -> None:
-        # Once: a second signal would break off what the first one's end still puts in order.
+        # Only once: a second signal would interrupt the orderly shutdown that the first one started.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise KeyboardInterrupt
 
@@ -145,136 +160,79 @@ def _end_on_terminate() -> None:
 
 
 @main.command(short_help="Lead a study across hospitals.")
-@click.argument("study", type=click.Path(path_type=Path))
-@click.option(
-    "--enrolment", type=click.Path(path_type=Path), help="The folder that `medfed enrol init` made."
-)
-@click.option("--broker", is_flag=True, help="Start and watch over the broker too.")
-@click.option("--out", type=click.Path(path_type=Path), help="The run folder; runs/NAME if not given.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key: train.epochs=3."
-)
-@click.option("--resume", is_flag=True, help="Go on with the run in the run folder, if there is one.")
-@click.option(
-    "--without", metavar="SITE", help="A hospital that withdrew: train again from before it joined."
-)
-@click.option(
-    "--former",
-    type=click.Path(path_type=Path),
-    help="The run it withdrew from; the newest of the study if not given.",
-)
-@click.option("--quiet", is_flag=True, help="Print the result only.")
-@told
-def hub(
-    study: Path,
-    enrolment: Path | None,
-    broker: bool,
-    out: Path | None,
-    overrides: tuple[str, ...],
-    resume: bool,
-    without: str | None,
-    former: Path | None,
-    quiet: bool,
-) -> None:
-    """Lead the study in a file across hospitals, each of which runs `medfed train --site`, and
-    write a run folder.
+@click.argument("study", type=PATH)
+@click.option("--enrolment", type=PATH, help="The folder that `medfed enrol init` made.")
+@click.option("--broker", is_flag=True, help="Also start and supervise the broker.")
+@run_options
+@handle_errors
+def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions) -> None:
+    """Lead the study in a file across hospitals, which run `medfed train --site`; write a run folder.
 
     \b
     medfed hub study.yaml --enrolment enrolment --broker
     """
-    from medfed.deployment.hub_service import lead
-    from medfed.pipeline.report import headline
-    from medfed.runs.progress import progress_display
+    from medfed.deployment.hub_service import RetrainWithout, lead
 
-    shown = progress_display(quiet)
-    _end_on_terminate()
-    try:
-        done = lead(
+    _interrupt_on_sigterm()
+    with _progress(options.quiet) as progress:
+        run = lead(
             study,
             enrolment=enrolment,
             broker=broker,
-            out=out,
-            overrides=overrides,
-            resume=resume,
-            without=without,
-            former=former,
-            progress=shown,
+            out=options.out,
+            overrides=options.overrides,
+            resume=options.resume,
+            retrain=None if options.without is None else RetrainWithout(options.without, options.former),
+            progress=progress,
         )
-    finally:
-        shown.stop()
-    click.echo(headline(done))
-    click.echo(f"report: {done.report}")
-
-
-def _compared(
-    study: Path, methods: list[str], out: Path | None, overrides: tuple[str, ...], resume: bool, quiet: bool
-) -> None:
-    from medfed.evaluation.report.method_table import text
-    from medfed.pipeline import compare
-    from medfed.runs.progress import progress_display
-
-    shown = progress_display(quiet)
-    try:
-        table, folder = compare.compare(
-            study, methods, out=out, overrides=overrides, resume=resume, progress=shown
-        )
-    finally:
-        shown.stop()
-    click.echo(text(table))
-    click.echo(f"\ncomparison: {folder / 'comparison.html'}")
+    _print_result(run)
 
 
 @main.command(short_help="Measure a run's models on another hospital.")
-@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="A hospital's folder.")
+@click.argument("run_folder", metavar="RUN", type=PATH)
+@click.option("--data", required=True, type=PATH, help="A hospital's folder.")
 @click.option(
     "--name", default="evaluated", show_default=True, help="What to call this hospital in the report."
 )
-@click.option("--all-cases", is_flag=True, help="Measure every case, not only those of the test split.")
-@told
+@click.option("--all-cases", is_flag=True, help="Measure every case, not only the test split.")
+@handle_errors
 def evaluate(run_folder: Path, data: Path, name: str, all_cases: bool) -> None:
-    """Measure a run's models on a hospital's cases and write its report again.
+    """Measure a run's models on a hospital's cases, and rewrite the run's report.
 
     \b
     medfed evaluate runs/quickstart --data /data/our-hospital --name ours
     """
     from medfed.pipeline.evaluate import evaluate as evaluate_run
-    from medfed.pipeline.report import headline
 
-    done = evaluate_run(run_folder, data, name=name, all_cases=all_cases)
-    click.echo(headline(done))
-    click.echo(f"report: {done.report}")
+    _print_result(evaluate_run(run_folder, data, name=name, all_cases=all_cases))
 
 
 @main.command(short_help="Write a run's predictions for a hospital's images.")
-@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="A hospital's folder.")
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="A new folder for the predictions."
-)
+@click.argument("run_folder", metavar="RUN", type=PATH)
+@click.option("--data", required=True, type=PATH, help="A hospital's folder.")
+@click.option("--out", required=True, type=PATH, help="A new folder for the predictions.")
 @click.option("--model", default="federated", show_default=True, help="One of the run's models.")
 @click.option(
-    "--name", default="evaluated", show_default=True, help="The hospital's name: it salts the tokens."
+    "--name", default="evaluated", show_default=True, help="The hospital's name, which salts the case ids."
 )
-@told
+@handle_errors
 def predict(run_folder: Path, data: Path, out: Path, model: str, name: str) -> None:
-    """Write a run's predictions for every case of a hospital's folder. Labels aren't
-    needed; nothing leaves it.
+    """Write a run's predictions for every case of a hospital's folder. It needs no labels; nothing leaves it.
 
-    Masks are NIfTI files and, where the images are DICOM, DICOM SEG that refers to its source series.
+    Masks are NIfTI files; for DICOM images also DICOM SEG that refers to the source series.
 
     \b
     medfed predict runs/quickstart --data /data/our-hospital --out /data/predicted
     """
     from medfed.pipeline import predict as predictions
 
-    found = predictions.predict(run_folder, data, out, model=model, name=name)
-    click.echo(f"predictions: {found}")
+    folder = predictions.predict(run_folder, data, out, model=model, name=name)
+    click.echo(f"predictions: {folder}")
 
 
 @main.command(short_help="Write a run's model as MONAI Bundle, ONNX or TorchScript.")
-@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder for the export.")
+@click.argument("run_folder", metavar="RUN", type=PATH)
+@click.option("--out", required=True, type=PATH, help="A new folder for the export.")
 @click.option(
     "--format",
     "format_",
@@ -284,7 +242,7 @@ def predict(run_folder: Path, data: Path, out: Path, model: str, name: str) -> N
     help="What to write.",
 )
 @click.option("--model", default="federated", show_default=True, help="One of the run's models.")
-@told
+@handle_errors
 def export(run_folder: Path, out: Path, format_: str, model: str) -> None:
     """Write a run's model for others to run, checked against the model that was trained.
 
@@ -297,57 +255,54 @@ def export(run_folder: Path, out: Path, format_: str, model: str) -> None:
     click.echo(f"exported: {exports.export(run_folder, out, format=format_, model=model)}")
 
 
-@main.command(short_help="Write a run's report again, or compare runs.")
-@click.argument("run_folders", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@main.command(short_help="Rewrite a run's report, or compare runs.")
+@click.argument("run_folders", metavar="RUN...", nargs=-1, required=True, type=PATH)
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
-    help="Where several runs are compared; beside the first if not given.",
+    type=PATH,
+    help="Folder for the comparison of several runs; default: beside the first run.",
 )
-@told
+@handle_errors
 def report(run_folders: tuple[Path, ...], out: Path | None) -> None:
-    """Write the report of each run again, from its rows, and of several runs a page that compares them.
+    """Rewrite the report of each run from its rows, and for several runs write a page that compares them.
 
     \b
     medfed report runs/quickstart
     medfed report runs/fedavg runs/fedprox runs/scaffold --out runs/compared
     """
-    from medfed.pipeline.report import headline, report_run
+    from medfed.pipeline.report import report_run
 
     if out is not None and len(run_folders) == 1:
         raise click.UsageError(
-            f"--out {out}: that is where several runs are compared, and one is given; a run's own report lies in its folder"
+            f"--out {out}: this is for the comparison of several runs; the report of one run is in its folder"
         )
     for folder in run_folders:
-        done = report_run(folder)
-        click.echo(headline(done))
-        click.echo(f"report: {done.report}")
+        _print_result(report_run(folder))
     if len(run_folders) > 1:
         from medfed.evaluation.report.run_comparison import write_comparison
 
         click.echo(f"compared: {write_comparison(run_folders, out or run_folders[0].resolve().parent)}")
 
 
-@main.command(short_help="Look at a hospital's folder before training.")
-@click.argument("folder", type=click.Path(path_type=Path))
+@main.command(short_help="Check a hospital's folder before training.")
+@click.argument("folder", type=PATH)
 @click.option(
     "--study",
-    type=click.Path(path_type=Path),
-    help="Also say whether the folder can take part in this study.",
+    type=PATH,
+    help="Also check whether the folder can take part in this study.",
 )
 @click.option(
     "--secret",
-    type=click.Path(path_type=Path),
-    help="The site's secret, for the tokens and splits of training.",
+    type=PATH,
+    help="The file with the site's secret, for the case ids and splits of training.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program.")
-@click.option("--page", type=click.Path(path_type=Path), help="Write a page with histograms and thumbnails.")
-@told
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--page", type=PATH, help="Write a page with histograms and thumbnails.")
+@handle_errors
 def check(folder: Path, study: Path | None, secret: Path | None, as_json: bool, page: Path | None) -> None:
-    """Say what is in a hospital's FOLDER (or CSV file), what is wrong with it and what to
-    do. Nothing leaves it.
+    """List what a hospital's FOLDER (or CSV file) holds, its problems and their remedies. Nothing leaves it.
 
-    Exits with 0 where all is well, 1 for warnings, 2 for errors.
+    The exit code is 0 without problems, 1 with warnings, 2 with errors.
 
     \b
     medfed check /data/our-hospital
@@ -359,37 +314,39 @@ def check(folder: Path, study: Path | None, secret: Path | None, as_json: bool, 
 
 
 @main.command(short_help="Copy DICOM images without the patient.")
-@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
-@click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
+@click.argument("source", metavar="IN", type=PATH)
+@click.argument("target", metavar="OUT", type=PATH)
 @click.option(
-    "--secret", type=click.Path(path_type=Path), help="The site's secret: later exports then fit this one."
+    "--secret",
+    type=PATH,
+    help="The file with the site's secret, so that later exports use the same pseudonyms.",
 )
 @click.option(
     "--dates",
     type=click.Choice(["shift", "remove"]),
     default="shift",
     show_default=True,
-    help="All of a patient's.",
+    help="How to treat dates: shift all of a patient's by the same interval, or remove.",
 )
 @click.option(
     "--descriptors",
     type=click.Choice(["clean", "remove"]),
     default="clean",
     show_default=True,
-    help="Descriptions.",
+    help="How to treat descriptions: clean known-safe text, or remove.",
 )
 @click.option(
     "--device",
     type=click.Choice(["remove", "keep"]),
     default="remove",
     show_default=True,
-    help="Device identity.",
+    help="Whether the device's identity is kept.",
 )
-@told
+@handle_errors
 def deidentify(
     source: Path, target: Path, secret: Path | None, dates: str, descriptors: str, device: str
 ) -> None:
-    """Write the DICOM images in IN to OUT without what says whose they are (PS3.15 Basic Profile).
+    """Write the DICOM images in IN to OUT without identifying attributes (PS3.15 Basic Profile).
 
     \b
     medfed deidentify /archive/export /data/our-hospital --secret /etc/medfed/secret
@@ -402,9 +359,9 @@ def deidentify(
 @main.command(short_help="List what a study file can name.")
 @click.argument("folder", required=False)
 @click.option("--schema", is_flag=True, help="Print the JSON schema of a study file, for editors.")
-@told
+@handle_errors
 def kinds(folder: str | None, schema: bool) -> None:
-    """List what a study file can name, all of it or one FOLDER: rules, networks, losses, ..."""
+    """List the kinds that a study file can name, of all registries or of one FOLDER such as aggregation."""
     from medfed import registry
 
     if schema:
@@ -415,7 +372,7 @@ def kinds(folder: str | None, schema: bool) -> None:
         click.echo(msgspec.json.format(msgspec.json.encode(study_schema()), indent=2).decode())
         return
     if folder is not None and folder not in registry.FOLDERS:
-        raise MedfedError(f"kinds: no folder '{folder}'; there are {', '.join(registry.FOLDERS)}")
+        raise MedfedError(f"kinds: no registry '{folder}'; there are {', '.join(registry.FOLDERS)}")
     for name in [folder] if folder else registry.FOLDERS:
         click.secho(f"{name}", bold=True, nl=False)
         click.echo(f"  {registry.FOLDERS[name].description}")

@@ -9,28 +9,27 @@ from typing import Literal
 
 import click
 
-from medfed.cli.error_handling import told
+from medfed.cli.error_handling import handle_errors
+from medfed.cli.options import PATH
 
-_PATH = click.Path(path_type=Path)
 
-
-@click.group(short_help="What all hospitals' images are like.")
+@click.group(short_help="Plan settings from all hospitals' image statistics.")
 def fingerprint() -> None:
-    """What all hospitals' images are like: sums that may be shared, and the settings that follow."""
+    """Plan settings from all hospitals' image statistics, which are sums that may be shared."""
 
 
 @fingerprint.command(short_help="Write one hospital's fingerprint.")
-@click.argument("folder", type=_PATH)
-@click.argument("out", type=_PATH)
-@click.option(
-    "--secret", "secret_file", type=_PATH, help="The file with the site's secret, as for `medfed check`."
-)
+@click.argument("folder", type=PATH)
+@click.argument("out", type=PATH)
+@click.option("--secret", "secret_file", type=PATH, help="The file with the site's secret.")
 @click.option("--grid", type=click.Choice(["hu", "relative"]), default="relative", show_default=True,
-              help="Of the intensities: hu for CT. The same at every site.")  # fmt: skip
-@click.option("--classes", type=int, help="How many classes the task has, the background included.")
-@click.option("--channels", type=int, default=1, show_default=True)
-@click.option("--fewest", type=int, default=10, show_default=True, help="Withhold counts of fewer patients.")
-@told
+              help="Intensity bins: hu for CT, else relative. The same at every site.")  # fmt: skip
+@click.option("--classes", type=int, help="Number of classes, including the background.")
+@click.option("--channels", type=int, default=1, show_default=True, help="Image channels.")
+@click.option(
+    "--fewest", type=int, default=10, show_default=True, help="Withhold counts of fewer patients than this."
+)
+@handle_errors
 def make(
     folder: Path,
     out: Path,
@@ -40,7 +39,7 @@ def make(
     channels: int,
     fewest: int,
 ) -> None:
-    """Write a hospital's own fingerprint to OUT, for its privacy officer to read before it is given away."""
+    """Write a hospital's fingerprint to OUT, for its privacy officer to review before it is shared."""
     import os
 
     from medfed.data import fingerprint as prints
@@ -49,25 +48,24 @@ def make(
 
     # Which cases are in 'train' depends on the secret where the folder does not say.
     index = index_folder(folder, site_secret=read_secret(secret_file) or os.urandom(32))
-    found = prints.fingerprint(index, grid=grid, classes=classes, channels=channels, min_count=fewest)
-    out.write_bytes(prints.to_json(found))
-    click.echo(f"{out}: counts and sums over {found.cases} training cases of {found.patients} patients")
-    click.echo(
-        f"withheld, as fewer than {fewest} patients stand behind them: {found.withheld} classes or histograms"
-    )
-    click.echo("Nothing in it is of one patient. It is not sent: give the file to the coordinator.")
+    result = prints.fingerprint(index, grid=grid, classes=classes, channels=channels, min_count=fewest)
+    out.write_bytes(prints.to_json(result))
+    click.echo(f"{out}: counts and sums over {result.cases} training cases of {result.patients} patients")
+    click.echo(f"withheld for fewer than {fewest} patients: {result.withheld} classes or histograms")
+    click.echo("Nothing in it is about a single patient. It is not sent: give the file to the coordinator.")
 
 
 @fingerprint.command(short_help="Print the settings for all hospitals.")
-@click.argument("files", nargs=-1, required=True, type=_PATH)
-@click.option("--voxels", type=int, default=96**3, show_default=True, help="The most that a patch may have.")
+@click.argument("files", nargs=-1, required=True, type=PATH)
+@click.option("--voxels", type=int, default=96**3, show_default=True, help="The largest patch, in voxels.")
 @click.option("--normalise", type=click.Choice(["auto", "zscore", "nyul"]), default="auto", show_default=True)
-@told
+@handle_errors
 def merge(files: tuple[Path, ...], voxels: int, normalise: Literal["auto", "zscore", "nyul"]) -> None:
-    """Print the `data` section of a study that the hospitals' fingerprints give."""
+    """Print the `data` section of a study, planned from the hospitals' fingerprints."""
     import yaml
 
     from medfed.data import fingerprint as prints
+    from medfed.data.proposal import propose_settings
     from medfed.errors import DataError
 
     parts = []
@@ -75,26 +73,29 @@ def merge(files: tuple[Path, ...], voxels: int, normalise: Literal["auto", "zsco
         try:
             parts.append(prints.from_json(path.read_bytes()))
         except OSError:
-            raise DataError(f"{path}: can't be read; give the files that the hospitals gave") from None
+            raise DataError(f"{path}: cannot be read; give the fingerprint files of the hospitals") from None
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
     merged = prints.merge(parts)
     click.echo(f"# from {merged.sites} hospitals, {merged.patients} patients, {merged.cases} cases")
-    section = prints.proposal(merged, voxels=voxels, normalise=normalise)
+    section = propose_settings(merged, voxels=voxels, normalise=normalise)
     click.echo(yaml.safe_dump({"data": section}, sort_keys=False, default_flow_style=None), nl=False)
 
 
-@click.command(short_help="Delete prepared images that are kept on disk.")
-@click.argument("folder", required=False, type=_PATH)
+@click.command(short_help="Delete prepared images on disk.")
+@click.argument("folder", required=False, type=PATH)
 @click.option(
-    "--site", "site_file", type=_PATH, help="A site file: all that this site keeps, wherever it does."
+    "--site",
+    "site_file",
+    type=PATH,
+    help="A site file: delete everything that this site keeps, in every cache.",
 )
-@told
+@handle_errors
 def purge(folder: Path | None, site_file: Path | None) -> None:
-    """Delete what `cache: disk` keeps of patients' images.
+    """Delete the prepared images that `cache: disk` keeps.
 
-    FOLDER is a site's data folder, inside which they are kept, or a cache folder. Without it, or a site file,
-    what this account keeps outside data folders is deleted. Nothing but prepared images is touched.
+    FOLDER is a site's data folder, which holds them, or a cache folder. Without FOLDER or --site, this
+    account's caches outside data folders are deleted. Nothing but prepared images is touched.
     """
     from medfed.data.cache import purge as purged
     from medfed.data.cache_location import data_cache_folder, remove_if_empty, shared_caches, site_folder

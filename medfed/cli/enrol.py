@@ -1,6 +1,4 @@
-"""`medfed enrol`: who takes part. What each command does is in `enrolment/`; here it is
-parsed, called and told.
-"""
+"""`medfed enrol`: certificates for the hub and the hospitals. The work is done in `deployment/enrolment/`."""
 
 from __future__ import annotations
 
@@ -8,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from medfed.cli.error_handling import told
+from medfed.cli.error_handling import handle_errors
 
-# Where each side keeps its credentials unless told otherwise.
+# The default folders of the coordinator's and a hospital's credentials.
 COORDINATOR, HOSPITAL = "enrolment", "credentials"
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -19,10 +17,10 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 @click.group()
 def enrol() -> None:
-    """Who takes part: certificates for the hub and the hospitals."""
+    """Enrol the hub and the hospitals: certificates and who holds them."""
 
 
-@enrol.command(short_help="Coordinator: make a federation.")
+@enrol.command(short_help="Coordinator: create a federation.")
 @click.argument("name")
 @click.option(
     "--host", "hosts", multiple=True, required=True, help="name or address of the broker; may be repeated"
@@ -34,46 +32,50 @@ def enrol() -> None:
 @click.option(
     "--listen", default="0.0.0.0", show_default=True, help="the address on which the broker listens"
 )
-@click.option("--disk", default="", help="what the broker may store, such as 20GB; by default what there is")
+@click.option(
+    "--disk", default="", help="the most that the broker may store, such as 20GB; default: all free space"
+)
 @click.option("--folder", type=_FOLDER, default=COORDINATOR, show_default=True)
-@told
+@handle_errors
 def init(
     name: str, hosts: tuple[str, ...], port: int, websocket_port: int, listen: str, disk: str, folder: Path
 ) -> None:
-    """Coordinator: make a federation's authority and the hub's and broker's certificates."""
+    """Coordinator: create a federation's authority and the certificates of hub and broker."""
     from medfed.deployment.enrolment import enrol as work
 
     fingerprint = work.init(folder, name, hosts, port, websocket_port, listen, disk)
-    click.echo(
-        f"federation {name} is made. Back up {folder}: its authority.key is what every certificate rests on."
-    )
-    click.echo(f"The authority's fingerprint, to be read out to the hospitals:\n  {fingerprint}")
+    click.echo(f"federation {name} is created. Back up {folder}: its authority.key signs every certificate.")
+    click.echo(f"The authority's fingerprint, to read out to the hospitals:\n  {fingerprint}")
 
 
-@enrol.command(short_help="Hospital: make a key and a request.")
+@enrol.command(short_help="Hospital: create a key and a request.")
 @click.argument("name")
 @click.option("--folder", type=_FOLDER, default=HOSPITAL, show_default=True)
-@told
+@handle_errors
 def site(name: str, folder: Path) -> None:
-    """Hospital: make a private key, which stays here, and a request for a certificate."""
+    """Hospital: create a private key, which stays here, and a request for a certificate."""
     from medfed.deployment.enrolment import enrol as work
 
     path, fingerprint = work.request(folder, name)
     click.echo(f"Send this file to the coordinator: {path}")
-    click.echo(f"Its fingerprint, to be read out to the coordinator:\n  {fingerprint}")
+    click.echo(f"Its fingerprint, to read out to the coordinator:\n  {fingerprint}")
 
 
 @enrol.command(short_help="Coordinator: answer a request with a kit.")
 @click.argument("request", type=_FILE)
 @click.option(
-    "--days", type=click.IntRange(1, 3650), default=730, show_default=True, help="how long it holds"
+    "--days",
+    type=click.IntRange(1, 3650),
+    default=730,
+    show_default=True,
+    help="how long the certificate is valid",
 )
-@click.option("--yes", is_flag=True, help="the fingerprint was compared already")
+@click.option("--yes", is_flag=True, help="skip the question: the fingerprint was already compared")
 @click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="the kit's path; by default NAME.kit"
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="the kit's path; default: NAME.kit"
 )
 @click.option("--folder", type=_FOLDER, default=COORDINATOR, show_default=True)
-@told
+@handle_errors
 def sign(request: Path, days: int, yes: bool, out: Path | None, folder: Path) -> None:
     """Coordinator: answer a hospital's request with a kit."""
     from medfed.deployment.enrolment import enrol as work
@@ -85,17 +87,18 @@ def sign(request: Path, days: int, yes: bool, out: Path | None, folder: Path) ->
     kit = out or Path(f"{name}.kit")
     signed = work.sign(folder, request, kit, days)
     click.echo(
-        f"Send this file to {name}: {kit} (it holds no secret; the certificate holds until {signed.expires:%Y-%m-%d})"
+        f"Send this file to {name}: {kit} (it contains no secret; the certificate is valid until "
+        f"{signed.expires:%Y-%m-%d})"
     )
 
 
-@enrol.command(short_help="Hospital: take the kit.")
+@enrol.command(short_help="Hospital: install the kit.")
 @click.argument("kit", type=_FILE)
 @click.option("--authority", default="", help="the fingerprint that the coordinator read out")
 @click.option("--folder", type=_FOLDER, default=HOSPITAL, show_default=True)
-@told
+@handle_errors
 def accept(kit: Path, authority: str, folder: Path) -> None:
-    """Hospital: take the coordinator's kit."""
+    """Hospital: install the coordinator's kit."""
     from medfed.deployment.enrolment import enrol as work
     from medfed.wire.credentials import broker_urls
 
@@ -105,29 +108,29 @@ def accept(kit: Path, authority: str, folder: Path) -> None:
         click.echo(f"  {url}")
 
 
-@enrol.command(short_help="Coordinator: take a certificate back.")
+@enrol.command(short_help="Coordinator: revoke a certificate.")
 @click.argument("name")
 @click.option("--serial", default="", help="only the certificate with this serial number")
 @click.option("--folder", type=_FOLDER, default=COORDINATOR, show_default=True)
-@told
+@handle_errors
 def revoke(name: str, serial: str, folder: Path) -> None:
-    """Coordinator: take a site's certificates back; a running hub and broker hear of it at once."""
+    """Coordinator: revoke a site's certificates; a running hub and broker apply it at once."""
     from medfed.deployment.enrolment import enrol as work
 
     for one in work.revoke(folder, name, serial):
         click.echo(f"revoked: site {one.site}, serial {one.serial}")
 
 
-@enrol.command("list", short_help="Coordinator: who has which certificate.")
+@enrol.command("list", short_help="Coordinator: list the certificates.")
 @click.option("--folder", type=_FOLDER, default=COORDINATOR, show_default=True)
-@told
+@handle_errors
 def list_(folder: Path) -> None:
-    """Coordinator: every certificate, until when it holds, and whether it was revoked."""
-    from medfed.deployment.enrolment import enrol as work
+    """Coordinator: list every certificate, its expiry and whether it was revoked."""
+    from medfed.deployment.enrolment.participants import participants
     from medfed.wire.credentials import read_federation
 
     read_federation(folder)
-    found = work.enrolled(folder)
+    found = participants(folder)
     if not found:
         click.echo("no site is enrolled yet; `medfed enrol sign` answers a hospital's request")
     for one in found:

@@ -1,4 +1,4 @@
-"""How every command ends when medfed refuses something: a sentence on the error stream, and an exit code."""
+"""How a command ends when medfed refuses something: one message on standard error, and an exit code."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ import click
 
 from medfed.errors import MedfedError
 
-# Exit codes: 0 done, 1 medfed refused something and said why, 2 the command line was wrong
-# (click), 130 interrupted.
+# Exit codes. Besides them: 0 is success, and click exits with 2 for a wrong command line.
 REFUSED, INTERRUPTED = 1, 130
 
+# What to do after Ctrl-C, by command. A hospital's service resumes by itself; a run that this process leads
+# needs --resume.
+_CONTINUE = dict.fromkeys(("train", "hub"), "the same command with --resume continues after the last round")
+_CONTINUE_SITE = "the same command continues after the last round"
+_REPEAT = "run the same command again"
 
-def told(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn medfed's errors into a sentence, and Ctrl-C into the way to go on."""
+
+def handle_errors(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Print medfed's errors without a traceback, and after Ctrl-C how to continue."""
 
     @wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
+    def wrapper(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
         except MedfedError as error:
@@ -28,15 +33,8 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
             click.echo(str(error), err=True)
             sys.exit(REFUSED)
         except KeyboardInterrupt:
-            # A hospital's own part goes on by itself; only a run that this process leads has to be told to.
-            goes_on = AT_A_SITE if kwargs.get("site") else GOES_ON.get(command.__name__, AGAIN)
-            click.echo(f"\nmedfed: interrupted; {goes_on}", err=True)
+            advice = _CONTINUE_SITE if kwargs.get("site") else _CONTINUE.get(command.__name__, _REPEAT)
+            click.echo(f"\nmedfed: interrupted; {advice}", err=True)
             sys.exit(INTERRUPTED)
 
-    return wrapped
-
-
-# What a person does after Ctrl-C, by command.
-GOES_ON = dict.fromkeys(("train", "hub"), "the same command with --resume goes on from the last round")
-AT_A_SITE = "the same command goes on from the last round"
-AGAIN = "run the same command again"
+    return wrapper

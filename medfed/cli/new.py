@@ -1,6 +1,4 @@
-"""`medfed new`: a study file to begin with, from hospitals' folders. What it
-does is in `pipeline/drafting.py`.
-"""
+"""`medfed new`: a first study file from hospitals' folders. The work is done in `pipeline/drafting.py`."""
 
 from __future__ import annotations
 
@@ -8,26 +6,35 @@ from pathlib import Path
 
 import click
 
-from medfed.cli.error_handling import told
+from medfed.cli.error_handling import handle_errors
 
 
 @click.command(short_help="Write a study file from hospitals' folders.")
 @click.argument("study", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("folders", nargs=-1, required=True)
 @click.option(
-    "--held-out", multiple=True, metavar="FOLDER", help="A hospital that only measures; may be repeated."
+    "--held-out",
+    multiple=True,
+    metavar="FOLDER",
+    help="A hospital that takes no part in training and measures the models; may be repeated.",
 )
 @click.option(
-    "--task", type=click.Choice(["segment", "classify"]), help="Where the folders hold labels and classes."
+    "--task",
+    type=click.Choice(["segment", "classify"]),
+    help="The task, if the folders hold both labels and classes.",
 )
-@click.option("--target", metavar="COLUMN", help="Of tables: the column with the class, 0, 1, ...")
+@click.option("--target", metavar="COLUMN", help="For tables: the column with the class, 0, 1, ...")
 @click.option(
-    "--time", metavar="COLUMN", help="Of tables, for survival: the time to the event or the last contact."
+    "--time",
+    metavar="COLUMN",
+    help="For survival tables: the column with the time to the event or the last contact.",
 )
 @click.option(
-    "--event", metavar="COLUMN", help="Of tables, for survival: 1 where the event happened, else 0."
+    "--event",
+    metavar="COLUMN",
+    help="For survival tables: the column with 1 where the event happened, else 0.",
 )
-@told
+@handle_errors
 def new(
     study: Path,
     folders: tuple[str, ...],
@@ -37,10 +44,9 @@ def new(
     time: str | None,
     event: str | None,
 ) -> None:
-    """Look into FOLDERS, one a hospital, and write STUDY: what to learn, and settings that fit, to
-    be changed by hand.
+    """Inspect FOLDERS, one per hospital, and write STUDY with a task and fitting settings, for you to edit.
 
-    A hospital is called as its folder; NAME=FOLDER names it. CSV files are hospitals with tables.
+    Each site is named after its folder; NAME=FOLDER names it differently. For tables, give CSV files.
 
     \b
     medfed new our-study.yaml /data/north /data/south --held-out /data/west
@@ -54,11 +60,9 @@ def new(
     sites, others = parse_sites(folders), parse_sites(held_out)
     both = sorted(set(sites) & set(others))
     if both:
-        raise StudyError(
-            f"'{both[0]}' trains and is held out; a hospital that measures must not have trained"
-        )
+        raise StudyError(f"'{both[0]}' trains and is held out; a held-out hospital must not train")
     if study.exists():
-        raise StudyError(f"{study}: this file exists already; give another name, or move it away")
+        raise StudyError(f"{study}: the file exists; give another name, or move it away")
     with ProgressBar() as bar:
         draft = draft_study(
             study.stem,

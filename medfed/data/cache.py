@@ -1,12 +1,11 @@
-"""Where prepared volumes are kept between epochs: nowhere, in memory, or on the site's disk.
+"""Caches of prepared volumes between epochs: none, in memory, or on the site's disk.
 
-On disk an entry is a folder with the image (float16 where that is exact enough), the label (uint8) and the
-labelled voxels that patches may be centred on, each mapped into memory, so that a patch costs the pages it
-lies on and not the volume. An entry's name is the digest of what the files hold, how they are prepared and
-with which
-versions: a corrected image, another spacing or a new release makes a new entry, and none goes stale. It is
-written beside and then renamed, so that two processes can share a cache and a half-written entry is never
-read.
+On disk an entry is a folder with the image (float16 if that is exact enough), the label (uint8) and the
+labelled voxels that patches may be centred on. Each is mapped into memory, so that reading a patch costs its
+pages and not the volume. An entry's name is the digest of the files' content, the preparation and the
+versions: a corrected image, another spacing or a new release makes a new entry, and no entry goes stale. An
+entry is written under a temporary name and then renamed, so that two processes can share a cache and never
+read a half-written entry.
 """
 
 from __future__ import annotations
@@ -31,24 +30,24 @@ from medfed.data.settings import Images
 from medfed.data.transforms import Needs, Prepared
 from medfed.errors import DataError
 
-# Raised when an entry's form or the meaning of `prepare` changes.
-FORM = 2
+# Increased when the format of entries or the meaning of `prepare` changes.
+FORMAT_VERSION = 2
 
-# float16 has 11 bits: values up to 16 are kept to 0.004, finer than any noise of a normalised image. Larger
-# values, such as Hounsfield units, stay float32.
+# float16 has 11 bits: it stores values up to 16 to 0.004, finer than the noise of any normalised image.
+# Larger values, such as Hounsfield units, stay float32.
 MAX_FLOAT16 = 16.0
 
-# How a file is named in an entry, in the order in which they are written; `about.json` last.
+# The files of an entry, in the order in which they are written; `about.json` is the last.
 PARTS = ("image", "label", "centres")
-# How the name of an entry begins while it is being written.
+# The prefix of an entry that is being written.
 UNFINISHED = "unfinished-"
 
 
 class NoCache:
-    """Keeps nothing: every case is prepared each time it is asked for."""
+    """Keeps nothing: a case is prepared at each access."""
 
     def get(self, case: Case, make: Callable[[], Prepared]) -> Prepared:
-        """Return a prepared case, made by `make` where it is not kept."""
+        """Return a prepared case; `make` prepares it if the cache does not hold it."""
         return make()
 
 
@@ -56,19 +55,19 @@ class MemoryCache(NoCache):
     """Keeps every prepared case in this process's memory."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, Prepared] = {}
+        self._prepared: dict[str, Prepared] = {}
 
     def get(self, case: Case, make: Callable[[], Prepared]) -> Prepared:
-        if case.token not in self._kept:
-            self._kept[case.token] = make()
-        return self._kept[case.token]
+        if case.token not in self._prepared:
+            self._prepared[case.token] = make()
+        return self._prepared[case.token]
 
 
 @dataclass(eq=False)
 class DiskCache(NoCache):
     """Keeps every prepared case below `folder`, which only the site's own account can read.
 
-    `recipe` says how cases are prepared; it is part of every entry's name.
+    `recipe` describes the preparation; it is part of every entry's name.
     """
 
     folder: Path
@@ -80,37 +79,36 @@ class DiskCache(NoCache):
         return {"folder": self.folder, "recipe": self.recipe, "_open": {}}
 
     def get(self, case: Case, make: Callable[[], Prepared]) -> Prepared:
-        # The files are digested once a process: a hospital that edits an image during a run gets the new one
-        # in the next.
+        # Each process digests the files once: an image that is edited during a run is used from the
+        # next run on.
         if case.token not in self._open:
             entry = self.folder / entry_name(case, self.recipe)
-            found = load(entry)
-            if found is None:
-                made = make()
+            prepared = load(entry)
+            if prepared is None:
                 try:
-                    save(entry, made)
-                except OSError as error:  # whose own words name the path
+                    save(entry, make())
+                except OSError as error:  # its own message names the path
                     raise DataError(
-                        f"case {case.token}: its prepared image can't be kept on disk ({error.strerror}); make room, "
-                        "name another folder as `cache` in the site file or in MEDFED_CACHE, or set data.cache to "
-                        "'memory'"
+                        f"case {case.token}: its prepared image can't be kept on disk ({error.strerror}); "
+                        "make room, name another folder as `cache` in the site file or in MEDFED_CACHE, or "
+                        "set data.cache to 'memory'"
                     ) from None
-                found = load(entry)
-                if found is None:
+                prepared = load(entry)
+                if prepared is None:
                     raise DataError(
                         f"case {case.token}: its cache entry cannot be read back; is the cache's disk full?"
                     )
-            self._open[case.token] = found
+            self._open[case.token] = prepared
         return self._open[case.token]
 
 
 def open_cache(
     settings: Images, folder: Path | None = None, needs: Needs = "segment", classes: int | None = None
 ) -> NoCache:
-    """Return the store that the settings name.
+    """Return the cache that the settings name.
 
     Raises:
-        DataError: where it is on disk and the caller has no folder for it.
+        DataError: if it is on disk and the caller has no folder for it.
     """
     if settings.cache == "memory":
         return MemoryCache()
@@ -125,14 +123,14 @@ def open_cache(
 
 
 def preparation_recipe(settings: Images, needs: Needs, classes: int | None) -> str:
-    """Return what an entry depends on beside its files, as text: settings that shape it, and versions."""
+    """Return what an entry depends on apart from its files, as text: settings and versions."""
     import monai
     import torch
 
     shaping = {
         name: getattr(settings, name) for name in ("spacing_mm", "orientation", "normalise", "channels")
     }
-    versions = [str(x) for x in (FORM, monai.__version__, torch.__version__, np.__version__)]
+    versions = [str(x) for x in (FORMAT_VERSION, monai.__version__, torch.__version__, np.__version__)]
     return msgspec.json.encode([shaping, needs == "segment", classes, versions], order="sorted").decode()
 
 
@@ -150,7 +148,7 @@ def entry_name(case: Case, recipe: str) -> str:
 
 
 def save(entry: Path, prepared: Prepared) -> None:
-    """Write an entry; whoever is first wins, as both wrote the same."""
+    """Write an entry; of two processes the first wins, as both wrote the same."""
     private_folder(entry.parent)
     # mkdtemp gives 0700. The name's ending keeps `load` from taking it for an entry.
     unfinished = Path(tempfile.mkdtemp(dir=entry.parent, prefix=UNFINISHED, suffix=".part"))
@@ -177,7 +175,7 @@ def save(entry: Path, prepared: Prepared) -> None:
         except OSError:
             if load(entry) is not None:
                 return
-            # What is there is damaged: move it away under a name nobody reads, then take its place.
+            # The existing entry is damaged: rename it to a name that nobody reads, then replace it.
             damaged = unfinished.with_suffix(".damaged.part")
             os.rename(entry, damaged)
             os.rename(unfinished, entry)
@@ -196,10 +194,10 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def load(entry: Path) -> Prepared | None:
-    """Return an entry with its arrays mapped, not read; None where there is none or it is damaged."""
+    """Return an entry with its arrays mapped, not read; None if it is missing or damaged."""
     try:
         about = json.loads((entry / "about.json").read_bytes())
-        arrays: dict[str, NDArray] = {}
+        arrays: dict[str, NDArray[Any]] = {}
         for name in PARTS:
             described = about["arrays"].get(name)
             if described is not None:
@@ -217,7 +215,7 @@ def load(entry: Path) -> Prepared | None:
         return None
 
 
-def _mapped(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> NDArray:
+def _mapped(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     expected = dtype.itemsize * int(np.prod(shape))
     if path.stat().st_size != expected:
         raise ValueError("an array's file has another size than its shape")
@@ -227,27 +225,27 @@ def _mapped(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> NDArray:
 
 
 def purge(folder: str | Path) -> int:
-    """Delete every entry in a cache folder, and in sites' own folders in it; return how many there were.
+    """Delete every entry in a cache folder and in its sites' folders, and return the number of entries.
 
-    All else stays: a data folder may be named by mistake, and hold patients' folders with
-    names like an entry's.
+    Everything else stays: a data folder may be given by mistake, and its patients' folders may be named like
+    entries.
     """
     folder = Path(folder)
-    found = 0
+    deleted = 0
     if folder.is_dir():
         for path in sorted(folder.iterdir()):
             if not path.is_dir() or path.is_symlink():
                 continue
             if is_site_folder(path.name):
-                found += purge(path)
+                deleted += purge(path)
             elif _holds_only_parts(path) and (is_hex(path.name, 64) or path.name.startswith(UNFINISHED)):
                 shutil.rmtree(path)
-                found += is_hex(path.name, 64)
-    return found
+                deleted += is_hex(path.name, 64)
+    return deleted
 
 
 def _holds_only_parts(path: Path) -> bool:
-    return {one.name for one in path.iterdir()} <= {*PARTS, "about.json"}
+    return {file.name for file in path.iterdir()} <= {*PARTS, "about.json"}
 
 
 def in_memory(prepared: Prepared) -> Prepared:

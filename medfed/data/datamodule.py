@@ -1,10 +1,10 @@
-"""One site's cases as Lightning wants them: batches to train on, to validate on and to test on."""
+"""One site's cases as a LightningDataModule: training, validation and test batches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import pytorch_lightning as pl
 import torch
@@ -22,6 +22,18 @@ from medfed.data.transforms import Needs, Prepared, read_case, restore
 from medfed.data.volume import Volume
 from medfed.errors import DataError
 
+# What a batch or an item is: tensors and tokens by key.
+Batch = dict[str, Any]
+
+
+class LoadingOptions(TypedDict, total=False):
+    """The keyword arguments of `SiteDataModule` that say how batches are made."""
+
+    batch: int
+    seed: int
+    cache: CacheLocation | None
+    steps: int | None
+
 
 class SiteDataModule(pl.LightningDataModule):
     """A site's training, validation and test batches.
@@ -31,20 +43,19 @@ class SiteDataModule(pl.LightningDataModule):
     float32 of time and event (survival); and `case`, a list of tokens. Segmentation trains on patches; it
     validates and tests on whole volumes, one at a time, as they differ in size.
 
-    It saves nothing: Lightning finds no hyperparameters and no state here, so a checkpoint can hold no path
-    and no name.
+    It saves nothing: Lightning finds neither hyperparameters nor state, so a checkpoint can hold no path and
+    no name.
 
     Args:
         source: the site's index (or its rows, for a table); `SiteDataModule.open` makes it from a folder.
         settings: the study's `data` section.
         needs: what the task needs in a batch.
-        batch: training items a step: patches for segmentation, else cases.
-        seed: from which augmentation and the order of training items follow until `set_random_state` and
-        torch's own
-            seed say otherwise.
+        batch: training items per step: patches for segmentation, else cases.
+        seed: decides augmentation and the order of training items, until `set_random_state` and torch's own
+            seed replace it.
         classes: how many classes the task has, the background included; labels and targets are checked
-        against it.
-        cache: where `cache: disk` keeps prepared volumes, and what is to be said about it.
+            against it.
+        cache: where `cache: disk` keeps prepared volumes.
         steps: how many training batches an epoch has; one pass over the cases if None.
     """
 
@@ -69,7 +80,7 @@ class SiteDataModule(pl.LightningDataModule):
         self.classes = classes
         self.notes: tuple[str, ...] = ()
         self._rows: TableRows | None = None
-        self._store: NoCache | None = None
+        self._cache: NoCache | None = None
         if isinstance(settings, Table):
             if not isinstance(source, TableRows):
                 raise DataError(
@@ -77,7 +88,7 @@ class SiteDataModule(pl.LightningDataModule):
                     "folder"
                 )
             self.index = source.index
-            self._table(source, settings)
+            self._set_up_table(source, settings)
         else:
             if isinstance(source, TableRows):
                 raise DataError(
@@ -85,7 +96,7 @@ class SiteDataModule(pl.LightningDataModule):
                     "site's file"
                 )
             self.index = source
-            self._images(settings, cache)
+            self._set_up_images(settings, cache)
         self.notes = (*self.index.notes, *self.notes)
 
     @classmethod
@@ -96,30 +107,18 @@ class SiteDataModule(pl.LightningDataModule):
         needs: Needs,
         *,
         site_secret: bytes,
-        batch: int = 1,
-        seed: int = 0,
         classes: int | None = None,
-        cache: CacheLocation | None = None,
-        steps: int | None = None,
+        **options: Unpack[LoadingOptions],
     ) -> SiteDataModule:
-        """Return the data of a site's folder or table."""
+        """Return the data of a site's folder or table; the other arguments are those of the class."""
         source: Index | TableRows
         if isinstance(settings, Table):
             source = read_table(path, settings, site_secret=site_secret, classes=classes)
         else:
             source = index_folder(path, site_secret=site_secret, fractions=settings.fractions)
-        return cls(
-            source,
-            settings,
-            needs,
-            batch=batch,
-            seed=seed,
-            classes=classes,
-            cache=cache,
-            steps=steps,
-        )
+        return cls(source, settings, needs, classes=classes, **options)
 
-    # --- what there is --------------------------------------------------------------------------------------
+    # --- cases and batches ---------------------------------------------------------------------------------
 
     def cases(self, split: str) -> tuple[Case, ...]:
         """Return the cases of one split that the task can use."""
@@ -138,13 +137,11 @@ class SiteDataModule(pl.LightningDataModule):
 
     @property
     def examples(self) -> int:
-        """How many training cases this site's weights stand for, however often or in how many patches they
-        are seen.
-        """
+        """The number of training cases, the weight of this site's update; patches do not count."""
         return len(self.cases("train"))
 
     def items_by_patient(self) -> tuple[tuple[int, ...], ...]:
-        """Return the numbers of the training items of each training patient, in the order of `patients`."""
+        """Return the training items of each training patient, in the order of `patients`."""
         dataset: Any = self.dataset("train", training=True)
         each = len(dataset) // max(len(dataset.cases), 1)
         items: dict[str, list[int]] = {}
@@ -153,16 +150,15 @@ class SiteDataModule(pl.LightningDataModule):
         return tuple(tuple(items[patient]) for patient in sorted(items))
 
     def patients(self, split: str) -> tuple[str, ...]:
-        """Return the patients of one split as the hospital calls them, sorted; nobody else may see them."""
+        """Return the hospital's own ids of one split's patients, sorted; they must not leave the hospital."""
         return tuple(sorted({case.patient for case in self.cases(split)}))
 
-    def dataset(self, split: str, *, training: bool = False) -> Dataset:
+    def dataset(self, split: str, *, training: bool = False) -> Dataset[Batch]:
         """Return one split as a dataset; with `training`, as random patches with augmentation."""
         if self._rows is not None:
-            chosen = [i for i, case in enumerate(self._rows.index.cases) if case.split == split]
-            cases = [self._rows.index.cases[i] for i in chosen]
-            targets = self._rows.targets[chosen] if len(self._rows.targets) else self._rows.targets
-            return TableDataset(self._features[chosen], targets, cases)
+            mask = self._rows.in_split(split)
+            targets = self._rows.targets[mask] if len(self._rows.targets) else self._rows.targets
+            return TableDataset(self._features[mask], targets, self._rows.index.split(split))
         assert isinstance(self.settings, Images)
         return ImageDataset(
             self.cases(split),
@@ -171,10 +167,10 @@ class SiteDataModule(pl.LightningDataModule):
             training=training,
             seed=self.seed,
             classes=self.classes,
-            store=self._store,
+            cache=self._cache,
         )
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Batch]:
         """Return the training batches, shuffled by torch's global generator; the caller seeds it."""
         if not self.examples:
             raise DataError(
@@ -183,31 +179,31 @@ class SiteDataModule(pl.LightningDataModule):
             )
         dataset = self.dataset("train", training=True)
         if self.steps is not None:
-            return self._stepped(dataset, self.steps)
+            return self._fixed_steps_loader(dataset, self.steps)
         return self._loader(dataset, self.batch, shuffle=True)
 
-    def _stepped(self, dataset: Dataset, steps: int) -> DataLoader:
+    def _fixed_steps_loader(self, dataset: Dataset[Batch], steps: int) -> DataLoader[Batch]:
         if self.trainer is not None and self.trainer.world_size > 1:
             raise DataError(
-                f"train.steps counts the batches of one process, and this site trains in {self.trainer.world_size}; "
-                "leave train.steps out and count by train.epochs"
+                "train.steps counts the batches of one process, and this site trains in "
+                f"{self.trainer.world_size}; omit train.steps and count by train.epochs"
             )
-        # The first case's salted token, so that sites of one seed don't visit their cases in one order.
+        # With the first case's salted token, sites of one seed visit their cases in different orders.
         order = f"{self.seed}/{self.index.cases[0].token}"
         batches = FixedStepBatchSampler(len(dataset), self.batch, steps, order)  # type: ignore[arg-type]
         return DataLoader(
             dataset, batch_sampler=batches, num_workers=self.settings.workers, collate_fn=collate
         )
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> DataLoader[Batch]:
         """Return the validation batches."""
         return self._loader(self.dataset("val"), self._whole_batch, shuffle=False)
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> DataLoader[Batch]:
         """Return the test batches."""
         return self._loader(self.dataset("test"), self._whole_batch, shuffle=False)
 
-    def predict_dataloader(self) -> DataLoader:
+    def predict_dataloader(self) -> DataLoader[Batch]:
         """Return the test batches, for `Trainer.predict`."""
         return self.test_dataloader()
 
@@ -215,7 +211,7 @@ class SiteDataModule(pl.LightningDataModule):
     def _whole_batch(self) -> int:
         return 1 if self.needs == "segment" or getattr(self.settings, "patch", 0) is None else self.batch
 
-    def _loader(self, dataset: Dataset, batch: int, *, shuffle: bool) -> DataLoader:
+    def _loader(self, dataset: Dataset[Batch], batch: int, *, shuffle: bool) -> DataLoader[Batch]:
         workers = self.settings.workers
         if (
             workers
@@ -223,7 +219,7 @@ class SiteDataModule(pl.LightningDataModule):
             and isinstance(self.settings, Images)
             and self.settings.cache == "memory"
         ):
-            # Worker processes live for one epoch; what they prepared would be gone with them.
+            # Worker processes live for one epoch; their prepared cases would be lost with them.
             for case in dataset.cases:
                 dataset.prepared(case)
         return DataLoader(dataset, batch_size=batch, shuffle=shuffle, num_workers=workers, collate_fn=collate)
@@ -231,16 +227,16 @@ class SiteDataModule(pl.LightningDataModule):
     # --- evaluation -----------------------------------------------------------------------------------------
 
     def prepared(self, case: Case) -> Prepared:
-        """Return a case as the network sees it whole."""
+        """Return a whole case as the network sees it."""
         dataset = self.dataset(case.split)
         assert isinstance(dataset, ImageDataset)
         return in_memory(dataset.prepared(case))
 
     def case(self, token: str) -> Case:
-        """Return the case that a token names.
+        """Return the case with this token.
 
         Raises:
-            DataError: if this site has none of that token.
+            DataError: if this site has no such case.
         """
         if token not in self._by_token:
             raise DataError(f"this site has no case {token}; was it indexed with another site secret?")
@@ -257,9 +253,9 @@ class SiteDataModule(pl.LightningDataModule):
         case = self.case(case) if isinstance(case, str) else case
         return restore(array, self.prepared(case), nearest=nearest)
 
-    # --- setting up -----------------------------------------------------------------------------------------
+    # --- set-up ---------------------------------------------------------------------------------------------
 
-    def _images(self, settings: Images, cache: CacheLocation | None) -> None:
+    def _set_up_images(self, settings: Images, cache: CacheLocation | None) -> None:
         usable: Callable[[Case], bool]
         if self.needs == "segment":
             usable, what = (lambda case: case.label is not None), "label"
@@ -270,26 +266,26 @@ class SiteDataModule(pl.LightningDataModule):
                 "the task needs a table and data.kind is 'images'; set data.kind to 'table' (needs: "
                 f"{self.needs})"
             )
-        kept = [case for case in self.index.cases if usable(case)]
-        if not kept:
+        cases = [case for case in self.index.cases if usable(case)]
+        if not cases:
             raise DataError(
                 f"no case of the site has a {what}, which the task needs ({self.index.describe()})"
             )
-        if len(kept) < len(self.index.cases):
-            self.notes += (f"{len(self.index.cases) - len(kept)} cases have no {what} and are left out",)
+        if len(cases) < len(self.index.cases):
+            self.notes += (f"{len(self.index.cases) - len(cases)} cases have no {what} and are left out",)
         if self.needs == "classify" and self.classes is not None:
-            for case in kept:
+            for case in cases:
                 if case.target is not None and case.target >= self.classes:
                     raise DataError(
                         f"case {case.token}: its target is no class of the task, which has {self.classes}; "
                         "correct the column 'target'"
                     )
-        self._keep(kept)
-        self._store = open_cache(settings, cache.folder if cache else None, self.needs, self.classes)
+        self._use(cases)
+        self._cache = open_cache(settings, cache.folder if cache else None, self.needs, self.classes)
         if cache is not None and cache.note and settings.cache == "disk":
             self.notes += (cache.note,)
 
-    def _table(self, rows: TableRows, settings: Table) -> None:
+    def _set_up_table(self, rows: TableRows, settings: Table) -> None:
         if self.needs == "table" and settings.target is None:
             raise DataError("the task predicts a class; name its column in data.target")
         if self.needs == "survival" and settings.time is None:
@@ -302,20 +298,20 @@ class SiteDataModule(pl.LightningDataModule):
         scaling, self.notes = fit_scaling(rows, settings)
         self._rows = rows
         self._features = network_inputs(rows, scaling, settings)
-        self._keep(rows.index.cases)
+        self._use(rows.index.cases)
 
-    def _keep(self, cases: Any) -> None:
-        self._by_token = {case.token: case for case in cases}
+    def _use(self, cases: Sequence[Case]) -> None:
+        self._by_token: dict[str, Case] = {case.token: case for case in cases}
         self._usable = frozenset(self._by_token)
 
 
-def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+def collate(items: list[Batch]) -> Batch:
     """Return a batch: tensors stacked, tokens listed.
 
     Raises:
-        DataError: where images of different sizes would be stacked, with the cure.
+        DataError: for images of different sizes.
     """
-    batch: dict[str, Any] = {}
+    batch: Batch = {}
     for key, first in items[0].items():
         values = [item[key] for item in items]
         if isinstance(first, torch.Tensor):

@@ -1,4 +1,4 @@
-"""One split of a site's cases as a torch dataset: each draw follows from a seed and an item's number."""
+"""One split of a site's cases as a torch dataset; a seed and an item's number decide each random patch."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from medfed.data.transforms import (
 from medfed.errors import ImageError
 
 
-class ImageDataset(Dataset):
+class ImageDataset(Dataset[dict[str, Any]]):
     """The cases of one split as dictionaries.
 
-    For training, item i is patch i % samples of case i // samples, drawn from (seed, i) alone: neither the
-    number of workers nor who asked first changes it. For evaluation, item i is case i, whole.
+    For training, item i is patch i % samples of case i // samples. It follows from (seed, i) alone: neither
+    the number of workers nor the order of access changes it. For evaluation, item i is the whole case i.
 
     Keys: `image` (C, X, Y, Z) float32; `label` (1, X, Y, Z) int64 for segmentation or `target`, an int64
     number, for classification; `case`, the case's token.
@@ -44,7 +44,7 @@ class ImageDataset(Dataset):
         training: bool,
         seed: int = 0,
         classes: int | None = None,
-        store: NoCache | None = None,
+        cache: NoCache | None = None,
     ) -> None:
         self.cases = cases
         self.settings = settings
@@ -52,15 +52,13 @@ class ImageDataset(Dataset):
         self.training = training
         self.classes = classes
         self.seed = seed
-        self.store = store if store is not None else open_cache(settings)
+        self.cache = cache if cache is not None else open_cache(settings)
         labelled = needs == "segment"
-        self._changes = augmentation(settings.augment, labelled, settings.orientation) if training else None
+        self._augment = augmentation(settings.augment, labelled, settings.orientation) if training else None
         self._samples = settings.samples if training and labelled else 1
 
     def set_random_state(self, seed: int) -> None:
-        """Make every following item derive from this seed; call it at an epoch's start, before its iterator
-        is made.
-        """
+        """Derive all following items from this seed; call it before the epoch's iterator is made."""
         self.seed = int(seed)
 
     def __len__(self) -> int:
@@ -68,52 +66,52 @@ class ImageDataset(Dataset):
 
     def __getitem__(self, item: int) -> dict[str, Any]:
         case = self.cases[item // self._samples]
-        found = self.prepared(case)
+        prepared = self.prepared(case)
         if self.training:
-            label = found.label if self.needs == "segment" else None
+            label = prepared.label if self.needs == "segment" else None
             result: dict[str, Any] = dict(
                 sample_patch(
-                    found.image,
+                    prepared.image,
                     label,
-                    found.centres,
+                    prepared.centres,
                     self.settings,
-                    self._changes,
+                    self._augment,
                     item_seed(self.seed, item),
                 )
             )
         else:
-            result = self._whole(found)
+            result = self._whole(prepared)
         if self.needs == "classify":
             result["target"] = torch.tensor(case.target, dtype=torch.int64)
         result["case"] = case.token
         return result
 
-    def _whole(self, found: Prepared) -> dict[str, Any]:
+    def _whole(self, prepared: Prepared) -> dict[str, Any]:
         if self.needs == "segment":
-            assert found.label is not None
-            # Copies: what a caller does to a batch must not reach the cache.
+            assert prepared.label is not None
+            # Copies, so that changing a batch does not change the cache.
             return {
-                "image": torch.from_numpy(np.array(found.image, np.float32)),
-                "label": torch.tensor(found.label.astype(np.int64)),
+                "image": torch.from_numpy(np.array(prepared.image, np.float32)),
+                "label": torch.tensor(prepared.label.astype(np.int64)),
             }
-        image = np.array(found.image, np.float32)
+        image = np.array(prepared.image, np.float32)
         if self.settings.patch is not None:
             image = centre_crop(image, self.settings.patch, float(image.min()))
         return {"image": torch.tensor(image)}
 
     def prepared(self, case: Case) -> Prepared:
-        """Return a case prepared, from the store where it is there; its arrays may be mapped and float16.
+        """Return a prepared case, from the cache if it is there; its arrays may be mapped and float16.
 
         Raises:
             ImageError, LabelError: naming the case by token.
         """
-        return self.store.get(case, lambda: prepare_case(case, self.settings, self.needs, self.classes))
+        return self.cache.get(case, lambda: prepare_case(case, self.settings, self.needs, self.classes))
 
 
 def prepare_case(case: Case, settings: Images, needs: Needs, classes: int | None) -> Prepared:
-    """Return a case read and prepared; its label only where the task needs one."""
-    wanted = case if needs == "segment" else replace(case, label=None)
-    image, label = read_case(wanted, settings, classes)
+    """Return a case, read and prepared; its label only if the task needs one."""
+    used = case if needs == "segment" else replace(case, label=None)
+    image, label = read_case(used, settings, classes)
     try:
         return prepare(image, label, settings)
     except ImageError as error:

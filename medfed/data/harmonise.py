@@ -134,7 +134,8 @@ def centre_and_scale(merged: TableSums) -> tuple[dict[str, float], dict[str, flo
 def combat(
     numbers: NDArray[np.float64], centre: NDArray[np.float64], scale: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return a hospital's own centre and scale of each feature, which give ComBat's values in units of `scale`.
+    """Return a hospital's own centre and scale of each feature, which give ComBat's values
+    in units of `scale`.
 
     Args:
         numbers: (N, F), the hospital's training rows, NaN where a cell is empty.

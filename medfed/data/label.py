@@ -89,8 +89,8 @@ def reorient_to_grid(voxels: NDArray[Any], affine_ras: NDArray[np.float64], like
     order = np.abs(turn).argmax(axis=0)  # label axis -> axis of like
     if sorted(order.tolist()) != [0, 1, 2] or not np.array_equal(np.abs(turn).sum(axis=0), [1, 1, 1]):
         raise LabelError(
-            f"the label's grid is rotated or has another spacing: voxels of {_size_mm(affine_ras)} mm, the image"
-            f" has {_size_mm(like.affine_ras)} mm; resample it onto the image"
+            f"the label's grid is rotated or has another spacing: voxels of {_size_mm(affine_ras)} mm, the"
+            f" image has {_size_mm(like.affine_ras)} mm; resample it onto the image"
         )
     shape = tuple(voxels.shape[int(axis)] for axis in np.argsort(order))
     if shape != like.shape:
@@ -98,7 +98,7 @@ def reorient_to_grid(voxels: NDArray[Any], affine_ras: NDArray[np.float64], like
             f"the label has {' x '.join(map(str, shape))} voxels, the image"
             f" {' x '.join(map(str, like.shape))}; resample it onto the image"
         )
-    flipped = [axis for axis in range(3) if turn[order[axis], axis] < 0]
+    flipped = tuple(axis for axis in range(3) if turn[order[axis], axis] < 0)
     exact = np.eye(4)
     exact[:3, :3] = turn
     for axis in flipped:
@@ -117,8 +117,9 @@ def _check_corners(deviation: NDArray[np.float64], shape: tuple[int, ...], like:
         or distances.min() > SHIFT_TOLERANCE_VOXELS * smallest
     ):
         raise LabelError(
-            f"the label's grid is shifted: corners lie up to {distances.max():.2f} mm from the image's, at voxels"
-            f" of {_size_mm(like.affine_ras)} mm; resample it onto the image, or take the label of this image"
+            f"the label's grid is shifted: corners lie up to {distances.max():.2f} mm from the image's, at"
+            f" voxels of {_size_mm(like.affine_ras)} mm; resample it onto the image, or take the label of"
+            " this image"
         )
 
 
@@ -147,8 +148,8 @@ def to_class_numbers(voxels: NDArray[Any], classes: int | None) -> NDArray[Any]:
         values |= {int(np.rint(low))} if low == high else _distinct(whole)
     if deviation > CLASS_TOLERANCE:
         raise LabelError(
-            f"the label holds values up to {deviation:.3f} from an integer, so it is no map of classes; make it"
-            " one (threshold a probability, resample with nearest neighbour)"
+            f"the label holds values up to {deviation:.3f} from an integer, so it is no map of classes; make"
+            " it one (threshold a probability, resample with nearest neighbour)"
         )
     check_classes(sorted(values), classes)
     result = np.empty_like(voxels, class_dtype(max(values)))

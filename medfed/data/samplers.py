@@ -1,6 +1,4 @@
-"""Training batches by number and not by pass: an epoch of exactly so many steps, whatever a
-site's number of cases.
-"""
+"""Training batches for epochs of a fixed number of steps, whatever a site's number of cases."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from torch.utils.data import Sampler
 
 
 class EpochSampler(Sampler[int]):
-    """Which epoch it is, which Lightning says at its start; the order of an epoch's items is `FixedStepBatchSampler`'s."""
+    """Holds the epoch that Lightning sets at its start; `FixedStepBatchSampler` orders the items."""
 
     def __init__(self, items: int) -> None:
         self.items = items
@@ -28,17 +26,16 @@ class EpochSampler(Sampler[int]):
 
 
 class FixedStepBatchSampler(Sampler[list[int]]):
-    """Batches of item numbers, `steps` an epoch, from passes over all items that go on where
-    the last epoch stopped.
+    """Batches of item numbers, `steps` per epoch; each epoch continues the pass where the last one stopped.
 
-    Every pass visits each item once, in an order of its own, and ends with a smaller batch where they don't
-    divide. An epoch's batches follow from `seed` and the epoch's number alone, so a resumed run repeats
-    them. Hospitals of different sizes then do the same number of steps between two merges, as McMahan (2017)
-    and FLamby count them.
+    Every pass visits each item once, in an order of its own, and ends with a smaller batch if the batch size
+    does not divide the number of items. An epoch's batches follow from `seed` and the epoch's number alone,
+    so a resumed run repeats them. Hospitals of different sizes then do the same number of steps between two
+    merges, as McMahan (2017) and FLamby count them.
     """
 
     def __init__(self, items: int, batch: int, steps: int, seed: str) -> None:
-        self.sampler = EpochSampler(items)  # by this name Lightning finds what to tell the epoch
+        self.sampler = EpochSampler(items)  # Lightning sets the epoch on the attribute of this name
         self.batch_size = batch
         self.drop_last = False
         self.steps = steps
@@ -49,11 +46,11 @@ class FixedStepBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         items, size = self.sampler.items, self.batch_size
-        a_pass = -(-items // size)
+        batches_per_pass = -(-items // size)
         first = self.sampler.epoch * self.steps
         order: list[int] = []
         for number in range(first, first + self.steps):
-            begun, place = divmod(number, a_pass)
-            if not order or place == 0:
-                order = random.Random(f"{self._seed}/{begun}").sample(range(items), items)
-            yield order[place * size : (place + 1) * size]
+            number_of_pass, position = divmod(number, batches_per_pass)
+            if not order or position == 0:
+                order = random.Random(f"{self._seed}/{number_of_pass}").sample(range(items), items)
+            yield order[position * size : (position + 1) * size]

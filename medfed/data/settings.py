@@ -1,7 +1,7 @@
 """The `data:` section of a study: how every site prepares its own images or tables.
 
-Two kinds: `images` (the default) and `table`. Every site applies the same settings to its own data; nothing
-that is computed from one site's data by these settings leaves that site.
+There are two kinds: `images` (the default) and `table`. Every site applies the same settings to its own data;
+nothing that these settings compute from a site's data leaves that site.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ Fraction = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Augment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is changed at random in a training image, anew each time it is seen.
+    """The random augmentation of a training image, drawn anew at each visit.
 
-    flip: the chance of mirroring each of the axes in `flip_axes`.  flip_axes: `x` is left-right, `y`
-    front-back, `z` up-down, in the study's orientation; an empty list where sides matter.  rotate: the chance
-    of a rotation about all axes of up to `rotate_deg`.  scale: how far sizes vary with it, 0.1 for a tenth.
-    intensity: the chance of changing brightness and contrast by up to a tenth of the normalised range.
-    noise: the chance of Gaussian noise of standard deviation `noise_sd`, in normalised units.  blur: the
-    chance of blurring by up to a voxel.
+    flip: the probability of mirroring each of the axes in `flip_axes`.  flip_axes: `x` is left-right, `y`
+    front-back, `z` up-down, in the study's orientation; an empty list if sides matter.  rotate: the
+    probability of a rotation about all axes by up to `rotate_deg`.  scale: the largest relative change of
+    size that goes with it, 0.1 for a tenth.  intensity: the probability of changing brightness and contrast
+    by up to a tenth of the normalised range.  noise: the probability of Gaussian noise of standard deviation
+    `noise_sd`, in normalised units.  blur: the probability of blurring by up to a voxel.
     """
 
     flip: Chance = 0.5
@@ -51,12 +51,13 @@ class Augment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class PlanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings taken from all training hospitals' fingerprints, before the first round.
+    """Settings that are computed from all training hospitals' fingerprints, before the first round.
 
-    fewest: counts of fewer patients (or voxels) than this are withheld; a hospital with fewer gives none.
-    grid: of the images' intensities: `hu` for CT, `relative` for all else.  voxels: the most that a patch may
-    have.  normalise: what is proposed: `auto` is the fingerprint's percentiles, mean and deviation for CT and
-    `zscore` else; `nyul` the federation's histogram landmarks.
+    fewest: counts of fewer patients (or voxels) than this are withheld; a hospital with fewer training
+    patients gives no fingerprint.  grid: the bins of the intensity histograms: `hu` for CT, `relative` for
+    all other images.  voxels: the most voxels that a patch may have.  normalise: the proposed normalisation:
+    `auto` is the fingerprint's percentiles, mean and standard deviation for CT and `zscore` otherwise; `nyul`
+    is the federation's histogram landmarks.
     """
 
     fewest: Annotated[int, Meta(ge=1)] = 10
@@ -70,22 +71,23 @@ class Images(
 ):
     """Images from a hospital's folder.
 
-    spacing_mm: the voxel size every image is resampled to, along x, y, z; `native` keeps each image's own.
-    orientation: where x, y and z grow to: `RAS` is the patient's right, front and head.
-    patch: the voxels along x, y, z that training sees at once. Segmentation cuts patches, classification
+    spacing_mm: the voxel size that every image is resampled to, along x, y, z; `native` keeps each image's
+    own.
+    orientation: the directions in which x, y and z grow: `RAS` is the patient's right, front and head.
+    patch: the voxels along x, y, z that training sees at once. Segmentation crops patches, classification
     crops or pads the whole image to it. null trains on whole volumes: then all must have one size, or
-    `train.batch` be 1.
-    samples: patches cut from a volume each time it is visited (segmentation).
-    foreground: the share of patches whose centre is in a labelled voxel, where there is one (segmentation).
+    `train.batch` must be 1.
+    samples: the patches that each visit takes from a volume (segmentation).
+    foreground: the share of patches whose centre is in a labelled voxel, if there is one (segmentation).
     normalise: how intensities are normalised, after resampling; see `medfed kinds data.normalise`.
-    channels: how many channels every image has.
-    augment: what changes at random in training; `none` for nothing.
+    channels: the number of channels of every image.
+    augment: the random augmentation in training; `none` for no augmentation.
     cache: where prepared volumes are kept: `memory`, `disk` (in `.medfed` inside the site's data folder,
     unless its site file or MEDFED_CACHE names another), or `none`.
-    workers: processes that prepare batches, 0 for none.
-    fractions: of patients in train, val and test, where the folder gives no splits.
-    plan: take spacing_mm, patch and normalise from all hospitals' merged fingerprint instead;
-    `given` takes those here.
+    workers: the number of processes that prepare batches, 0 for none.
+    fractions: the share of patients in train, val and test, if the folder gives no splits.
+    plan: compute spacing_mm, patch and normalise from all hospitals' merged fingerprint; `given` uses the
+    values given here.
     """
 
     spacing_mm: tuple[Millimetres, Millimetres, Millimetres] | Literal["native"] = (1.0, 1.0, 1.0)
@@ -113,27 +115,28 @@ class Images(
 class Table(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="table"
 ):
-    """Rows of a CSV file, a patient a row.
+    """Rows of a CSV file, one per patient.
 
     features: the columns to learn from, in this order. Sites must agree, so they are listed and never
     guessed.
     target: the column with the class, 0, 1, ... (classification).
     time, event: the columns with the time to an event or to the last contact, and whether it happened
     (survival).
-    categorical: of a feature column that holds words, the words; each word becomes an input of 0 or 1. A word
+    categorical: for each feature column of words, its words; each word becomes an input of 0 or 1. A word
     that isn't listed is an error, so that no site's inputs mean something else.
-    missing: what an empty cell of a number becomes: `median` of the site's training rows; or `drop` leaves
-    its row out. An empty categorical cell has 0 for each of its words.
+    missing: the treatment of an empty cell of a number: `median` uses that of the site's training rows;
+    `drop` omits the row. An empty categorical cell has 0 for each of its words.
     indicate: add an input of 0 or 1 for each number feature that says whether its cell was empty.
-    standardise: subtract the mean of the site's own training rows and divide by their standard deviation;
-    `fixed` takes `centre` and `scale` instead, the same at every site; `combat` takes out what differs
-    between hospitals, shrunk over the features (ComBat; it leaves no difference in means, of patients
-    neither); `none` leaves numbers as they are. centre, scale: for `fixed` and `combat`, of each number
-    feature: the mean over all hospitals, and the standard deviation (for `combat` within hospitals). patient,
-    split: the columns with the patient's id and the split; each may be absent from the file.
-    workers: processes that prepare batches, 0 for none.
-    fractions: of patients in train, val and test, where the file gives no splits.
-    plan: take centre and scale from the sums of all hospitals instead; `given` takes those here.
+    standardise: `site` subtracts the mean of the site's own training rows and divides by their standard
+    deviation; `fixed` uses `centre` and `scale` instead, the same at every site; `combat` removes the
+    differences between hospitals, shrunk over the features (ComBat; it removes every difference in means,
+    that between their patients, too); `none` leaves numbers as they are.
+    centre, scale: for `fixed` and `combat`, the mean of each number feature over all hospitals, and its
+    standard deviation (for `combat` within hospitals).
+    patient, split: the columns with the patient's id and the split; each may be absent from the file.
+    workers: the number of processes that prepare batches, 0 for none.
+    fractions: the share of patients in train, val and test, if the file gives no splits.
+    plan: compute centre and scale from the sums of all hospitals; `given` uses the values given here.
     """
 
     features: tuple[str, ...]
@@ -156,14 +159,14 @@ class Table(
         if not self.features:
             raise DataError("data: features is empty; list the columns to learn from")
         if len(set(self.features)) < len(self.features):
-            raise DataError("data: features names a column twice")
+            raise DataError("data: features lists a column twice")
         for name in self.categorical:
             if name not in self.features:
                 raise DataError(f"data: categorical names '{name}', which is not in features")
         answers = {self.target, self.time, self.event} & set(self.features)
         if answers:
             raise DataError(
-                f"data: '{answers.pop()}' is a feature and what is to be predicted; a model would only "
+                f"data: '{answers.pop()}' is both a feature and the column to predict; a model would only "
                 "copy it"
             )
         if (self.time is None) != (self.event is None):
@@ -172,7 +175,8 @@ class Table(
             for name in self.numbers:
                 if name not in self.centre or name not in self.scale:
                     raise DataError(
-                        f"data: standardise is '{self.standardise}' and '{name}' has no centre or no scale; give both"
+                        f"data: standardise is '{self.standardise}' and '{name}' has no centre or no scale; "
+                        "give both"
                     )
 
     @property
@@ -182,7 +186,7 @@ class Table(
 
     @property
     def inputs(self) -> int:
-        """How many inputs a network gets: one a number (two with `indicate`), one a word."""
+        """The number of network inputs: one per number (two with `indicate`) and one per word."""
         return len(self.numbers) * (2 if self.indicate else 1) + sum(map(len, self.categorical.values()))
 
 

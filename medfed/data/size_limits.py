@@ -46,7 +46,7 @@ def check_size(
         )
     if packed is not None and unpacked > unlimited_ratio_bytes and unpacked > max_ratio * max(packed, 1):
         raise ImageError(
-            f"{what} would grow from {packed} to {unpacked} bytes, {unpacked / max(packed, 1):.0f} times; real"
-            f" images stay below {max_ratio}. It is empty, damaged or meant to fill the memory; store it"
+            f"{what} would grow from {packed} to {unpacked} bytes, {unpacked / max(packed, 1):.0f} times;"
+            f" real images stay below {max_ratio}. It is empty, damaged or meant to fill the memory; store it"
             " uncompressed"
         )

@@ -1,16 +1,16 @@
-"""From a case's files to what a network sees: a part that is the same every time, and a part drawn at random.
+"""From a case's files to a network's input: a deterministic part and a random part.
 
-`prepare` is the first part (orientation, spacing, intensities) and can be cached; `sample_patch` is the second (a
-patch or a crop, then augmentation). Both use MONAI's transforms, but for resampling (`resample.py`). The
-voxels enter as arrays with an affine, so that no path, name or header can travel in MONAI's metadata, and a
-path can get into no checkpoint and no log.
+`prepare` is the first part (orientation, spacing, intensities) and can be cached; `sample_patch` is the
+second (a patch or a crop, then augmentation). Both use MONAI's transforms, except for resampling
+(`resample.py`). The voxels enter as arrays with an affine, so that MONAI's metadata holds no path, name or
+header, and no path can get into a checkpoint or a log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,20 +25,24 @@ if TYPE_CHECKING:
     from monai.transforms import Compose
     from torch import Tensor
 
+# What a task needs in a batch: labels, targets, or rows of a table.
 Needs = Literal["segment", "classify", "table", "survival"]
 
-# At most so many labelled voxels of a volume are kept as possible centres of patches; more would not change a
-# draw.
-MOST_CENTRES = 20_000
+_Array = NDArray[Any]
+_T = TypeVar("_T", bound=np.generic)
 
-# Two channels of one case lie on one grid if no corner is further off than this, as part of the smallest
-# voxel.
+# At most this many labelled voxels of a volume are kept as possible centres of patches; more would not
+# change a draw.
+MAX_CENTRES = 20_000
+
+# Two channels of one case share a grid if no corner differs by more than this fraction of the smallest voxel
+# edge.
 GRID_TOLERANCE_VOXELS = 0.05
 
-# The most voxels a resampled volume may have: 1024 cubed. Above it the spacing or the affine is wrong.
-MOST_VOXELS = 1024**3
+# The most voxels that a resampled volume may have. With more, the spacing or the affine is wrong.
+MAX_VOXELS = 1024**3
 
-# A spacing that differs by less than this, as a part, is the study's: resampling to it would only blur.
+# A spacing that differs by less than this fraction is the study's: resampling to it would only blur.
 SPACING_TOLERANCE = 1e-4
 
 
@@ -60,7 +64,7 @@ class Prepared:
 
 
 def read_case(case: Case, settings: Images, classes: int | None) -> tuple[Volume, Volume | None]:
-    """Return a case's image, all channels on one grid, and its label, as they are in the files.
+    """Return a case's image, with all channels on one grid, and its label, as they are in the files.
 
     Raises:
         ImageError, LabelError: naming the case by token.
@@ -68,7 +72,7 @@ def read_case(case: Case, settings: Images, classes: int | None) -> tuple[Volume
     from medfed.data.read import read, read_label
 
     try:
-        volumes = [volume for path in case.image for volume in _one(read(path))]
+        volumes = [volume for path in case.image for volume in _only_volume(read(path))]
         image = volumes[0]
         for number, volume in enumerate(volumes[1:], start=2):
             check_same_grid(image, volume, number)
@@ -88,36 +92,37 @@ def read_case(case: Case, settings: Images, classes: int | None) -> tuple[Volume
     return image, label
 
 
-def _one(volumes: list[Volume]) -> list[Volume]:
+def _only_volume(volumes: list[Volume]) -> list[Volume]:
     if len(volumes) != 1:
         raise ImageError(
-            f"its image holds {len(volumes)} volumes, one is due; put each series or time point into a "
+            f"its image holds {len(volumes)} volumes, expected one; put each series or time point into a "
             "folder of its own"
         )
     return volumes
 
 
 def check_same_grid(first: Volume, other: Volume, number: int) -> None:
+    """Raise an ImageError if channel `number` is not on the grid of channel 1."""
     corners = np.array(
         [[i, j, k, 1] for i in (0, first.shape[0]) for j in (0, first.shape[1]) for k in (0, first.shape[2])]
     )
-    apart = np.abs(corners @ (first.affine_ras - other.affine_ras).T).max()
-    if first.shape != other.shape or apart > GRID_TOLERANCE_VOXELS * min(first.spacing_mm):
+    distance_mm = np.abs(corners @ (first.affine_ras - other.affine_ras).T).max()
+    if first.shape != other.shape or distance_mm > GRID_TOLERANCE_VOXELS * min(first.spacing_mm):
         raise ImageError(
             f"channel {number} lies on another grid than channel 1 (shape {other.shape} against "
-            f"{first.shape}, up to {apart:.2f} mm "
-            "apart); register and resample the channels to one grid"
+            f"{first.shape}, up to {distance_mm:.2f} mm apart); register and resample the channels to one "
+            "grid"
         )
 
 
 def prepare(image: Volume, label: Volume | None, settings: Images) -> Prepared:
     """Return a case oriented and resampled as the study says, its intensities normalised.
 
-    The image is interpolated linearly, the label takes its nearest neighbour. Voxels that a reader gave as
-    NaN get the volume's smallest value.
+    The image is interpolated linearly, the label by its nearest neighbour. NaN becomes the volume's smallest
+    value.
 
     Raises:
-        ImageError: where the resampled volume would be absurdly large.
+        ImageError: if no voxel is a number, or the resampled volume would be too large.
     """
     array = image.array
     if not np.isfinite(array).all():
@@ -128,19 +133,19 @@ def prepare(image: Volume, label: Volume | None, settings: Images) -> Prepared:
             array, nan=float(finite.min()), posinf=float(finite.max()), neginf=float(finite.min())
         )
     _check_size(image, settings)
-    found, affine_ras = _oriented(array, image.affine_ras, settings.orientation)
-    marked = None
+    oriented, affine_ras = _oriented(array, image.affine_ras, settings.orientation)
+    mask = None
     if label is not None:
-        marked, _ = _oriented(label.array.astype(np.uint8), image.affine_ras, settings.orientation)
-    if settings.spacing_mm != "native" and not _spaced(settings, image):
-        to_affine, to_shape = _grid(found.shape[1:], affine_ras, settings.spacing_mm)
-        found = resample(found, affine_ras, to_affine, to_shape, nearest=False)
-        marked = None if marked is None else resample(marked, affine_ras, to_affine, to_shape, nearest=True)
+        mask, _ = _oriented(label.array.astype(np.uint8), image.affine_ras, settings.orientation)
+    if settings.spacing_mm != "native" and not _has_study_spacing(settings, image):
+        to_affine, to_shape = _resampled_grid(oriented.shape[1:], affine_ras, settings.spacing_mm)
+        oriented = resample(oriented, affine_ras, to_affine, to_shape, nearest=False)
+        mask = None if mask is None else resample(mask, affine_ras, to_affine, to_shape, nearest=True)
         affine_ras = to_affine
     return Prepared(
-        image=np.ascontiguousarray(settings.normalise.image(np.ascontiguousarray(found)), np.float32),
-        label=None if marked is None else np.ascontiguousarray(marked),
-        centres=_centres(marked),
+        image=np.ascontiguousarray(settings.normalise.image(np.ascontiguousarray(oriented)), np.float32),
+        label=None if mask is None else np.ascontiguousarray(mask),
+        centres=_centres(mask),
         affine_ras=affine_ras,
         original_shape=image.shape,
         original_affine_ras=image.affine_ras,
@@ -152,7 +157,7 @@ def _check_size(image: Volume, settings: Images) -> None:
         return
     extent = np.multiply(image.shape, image.spacing_mm)
     voxels = np.prod(extent) / np.prod(settings.spacing_mm)
-    if voxels > MOST_VOXELS:
+    if voxels > MAX_VOXELS:
         raise ImageError(
             f"an image of {extent[0]:.0f} x {extent[1]:.0f} x {extent[2]:.0f} mm has {voxels:.1e} voxels "
             "at the study's spacing; "
@@ -161,33 +166,29 @@ def _check_size(image: Volume, settings: Images) -> None:
 
 
 def _oriented(
-    array: NDArray, affine_ras: NDArray[np.float64], orientation: str
-) -> tuple[NDArray, NDArray[np.float64]]:
-    """Return an array (C, X, Y, Z) with its axes in the order and directions of three
-    letters, and its affine.
-    """
+    array: _Array, affine_ras: NDArray[np.float64], orientation: str
+) -> tuple[_Array, NDArray[np.float64]]:
+    """Return an array (C, X, Y, Z) in an orientation such as RAS, and its affine."""
     import torch
     from monai.data import MetaTensor
     from monai.transforms import Orientation
 
     # With labels=None MONAI takes the letters from the tensor's own space, and a MetaTensor's is RAS.
-    turn = Orientation(axcodes=orientation, labels=None)
+    orient = Orientation(axcodes=orientation, labels=None)
     whole = torch.as_tensor(np.ascontiguousarray(array))
-    turned: Any = turn(MetaTensor(whole, affine=torch.as_tensor(affine_ras, dtype=torch.float64)))
-    return turned.as_tensor().numpy(), np.asarray(turned.affine, np.float64)
+    oriented: Any = orient(MetaTensor(whole, affine=torch.as_tensor(affine_ras, dtype=torch.float64)))
+    return oriented.as_tensor().numpy(), np.asarray(oriented.affine, np.float64)
 
 
-def _grid(
+def _resampled_grid(
     shape: tuple[int, ...], affine_ras: NDArray[np.float64], spacing_mm: tuple[float, float, float]
 ) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
-    """Return affine and shape of a grid as MONAI's `Spacing` lays it over another one,
-    which has this spacing.
-    """
+    """Return affine and shape of the grid that MONAI's `Spacing` resamples another grid to."""
     import torch
     from monai.data import MetaTensor
     from monai.transforms import Spacing
 
-    # Lazy: it says where it would resample to, and resamples nothing.
+    # Lazy: it computes the grid and resamples nothing.
     empty = MetaTensor(
         torch.empty(1).expand(1, *shape), affine=torch.as_tensor(affine_ras, dtype=torch.float64)
     )
@@ -196,36 +197,39 @@ def _grid(
     return np.asarray(planned.peek_pending_affine(), np.float64), (x, y, z)
 
 
-def _spaced(settings: Images, image: Volume) -> bool:
-    """Whether the image has the study's spacing, in whatever order of axes it is stored, or keeps its own."""
+def _has_study_spacing(settings: Images, image: Volume) -> bool:
+    """Whether the image has the study's spacing, in whatever order its axes are stored."""
     import nibabel as nib
 
     if settings.spacing_mm == "native":
         return True
-    letters = nib.aff2axcodes(image.affine_ras)
-    alike = {"L": "R", "P": "A", "I": "S"}
-    place = {alike.get(letter, letter): step for letter, step in zip(letters, image.spacing_mm, strict=True)}
-    wanted = zip(settings.orientation, settings.spacing_mm, strict=True)
+    letters = nib.aff2axcodes(image.affine_ras)  # type: ignore[no-untyped-call]  # nibabel is untyped
+    opposite = {"L": "R", "P": "A", "I": "S"}
+    spacing_along = {
+        opposite.get(letter, letter): step for letter, step in zip(letters, image.spacing_mm, strict=True)
+    }
+    targets = zip(settings.orientation, settings.spacing_mm, strict=True)
     return all(
-        abs(place[alike.get(letter, letter)] / step - 1) < SPACING_TOLERANCE for letter, step in wanted
+        abs(spacing_along[opposite.get(letter, letter)] / step - 1) < SPACING_TOLERANCE
+        for letter, step in targets
     )
 
 
 def _centres(label: NDArray[np.uint8] | None) -> NDArray[np.int32]:
-    """Return up to MOST_CENTRES labelled voxels, (N, 3), evenly over the labelled ones."""
+    """Return up to MAX_CENTRES labelled voxels, (N, 3), evenly spread over all of them."""
     if label is None:
         return np.zeros((0, 3), np.int32)
     flat = np.flatnonzero(label[0])
-    if len(flat) > MOST_CENTRES:
-        flat = flat[np.linspace(0, len(flat) - 1, MOST_CENTRES).astype(np.int64)]
+    if len(flat) > MAX_CENTRES:
+        flat = flat[np.linspace(0, len(flat) - 1, MAX_CENTRES).astype(np.int64)]
     return np.stack(np.unravel_index(flat, label.shape[1:]), -1).astype(np.int32)
 
 
-def restore(array: NDArray, prepared: Prepared, *, nearest: bool) -> NDArray:
+def restore(array: _Array, prepared: Prepared, *, nearest: bool) -> _Array:
     """Return an array (K, X, Y, Z) of the prepared grid on the grid of the case's own files.
 
-    `nearest` for class numbers; probabilities are interpolated linearly. Outside the prepared grid the
-    border's values go on.
+    `nearest` is for class numbers; probabilities are interpolated linearly. Outside the prepared grid the
+    border's values are repeated.
     """
     if array.shape[1:] != prepared.image.shape[1:]:
         raise DataError(
@@ -247,31 +251,31 @@ def place_patch(
     foreground: float,
     random: np.random.Generator,
 ) -> tuple[int, int, int]:
-    """Return where a patch starts: around a labelled voxel with the chance `foreground`, else anywhere.
+    """Return the start of a patch: around a labelled voxel with probability `foreground`, else anywhere.
 
-    An axis shorter than the patch starts at 0; `crop_padded` fills up what is missing.
+    An axis shorter than the patch starts at 0; `crop_padded` fills up the rest.
     """
-    room = [max(size - want, 0) for size, want in zip(shape, patch, strict=True)]
+    slack = [max(size - want, 0) for size, want in zip(shape, patch, strict=True)]
     # Three numbers are drawn either way, so that what follows does not depend on whether there is a label.
-    chance, choice, places = random.random(), random.random(), random.random(3)
+    chance, choice, fractions = random.random(), random.random(), random.random(3)
     if len(centres) and chance < foreground:
         # Uniform about the centre, not exactly at it: a network that always sees lesions in the middle learns
         # the middle.
         centre = centres[int(choice * len(centres))]
-        starts = [int(c) - int(p * want) for c, p, want in zip(centre, places, patch, strict=True)]
-        return _triple(min(max(start, 0), most) for start, most in zip(starts, room, strict=True))
-    return _triple(int(p * (most + 1)) for p, most in zip(places, room, strict=True))
+        starts = [int(c) - int(p * want) for c, p, want in zip(centre, fractions, patch, strict=True)]
+        return _triple(min(max(start, 0), most) for start, most in zip(starts, slack, strict=True))
+    return _triple(int(p * (most + 1)) for p, most in zip(fractions, slack, strict=True))
 
 
-def _triple(values: Any) -> tuple[int, int, int]:
+def _triple(values: Iterable[int]) -> tuple[int, int, int]:
     x, y, z = values
     return x, y, z
 
 
 def crop_padded(
-    array: NDArray, start: tuple[int, int, int], patch: tuple[int, int, int], fill: float
-) -> NDArray:
-    """Return (C, *patch) from `start`; where the volume is shorter than the patch it is centred in `fill`."""
+    array: NDArray[_T], start: tuple[int, int, int], patch: tuple[int, int, int], fill: float
+) -> NDArray[_T]:
+    """Return (C, *patch) from `start`; a volume shorter than the patch is centred in `fill`."""
     part = array[(slice(None), *(slice(s, s + want) for s, want in zip(start, patch, strict=True)))]
     if part.shape[1:] == patch:
         return np.ascontiguousarray(part)
@@ -281,8 +285,8 @@ def crop_padded(
     return whole
 
 
-def centre_crop(array: NDArray, patch: tuple[int, int, int], fill: float) -> NDArray:
-    """Return the middle of a volume, (C, *patch), filled up where it is shorter."""
+def centre_crop(array: NDArray[_T], patch: tuple[int, int, int], fill: float) -> NDArray[_T]:
+    """Return the middle of a volume, (C, *patch), padded if it is shorter."""
     start = _triple(max(size - want, 0) // 2 for size, want in zip(array.shape[1:], patch, strict=True))
     return crop_padded(array, start, patch, fill)
 
@@ -338,18 +342,19 @@ def sample_patch(
     label: NDArray[np.uint8] | None,
     centres: NDArray[np.int32],
     settings: Images,
-    changes: Compose | None,
+    augment: Compose | None,
     seed: int,
 ) -> dict[str, Tensor]:
-    """Return one training image (C, ...) float32 and its label (1, ...) int64, cut and changed as `seed`
-    decides.
+    """Return a training image (C, ...) float32 and its label (1, ...) int64, cropped and augmented by `seed`.
 
     Without a label the image is cropped to its middle.
     """
     import torch
 
     fill = (
-        float(image.min()) if settings.patch is not None and _short(image.shape[1:], settings.patch) else 0.0
+        float(image.min())
+        if settings.patch is not None and _is_shorter(image.shape[1:], settings.patch)
+        else 0.0
     )
     if settings.patch is not None:
         if label is None:
@@ -364,23 +369,23 @@ def sample_patch(
     data: dict[Hashable, Any] = {"image": torch.from_numpy(np.array(image, np.float32))}
     if label is not None:
         data["label"] = torch.from_numpy(label.astype(np.float32))
-    if changes is not None:
-        changes.set_random_state(seed % 2**32)
-        data = changes(data)
+    if augment is not None:
+        augment.set_random_state(seed % 2**32)
+        data = augment(data)
     return tensors(data)
 
 
-def _short(shape: tuple[int, ...], patch: tuple[int, ...]) -> bool:
+def _is_shorter(shape: tuple[int, ...], patch: tuple[int, ...]) -> bool:
     return any(size < want for size, want in zip(shape, patch, strict=True))
 
 
 def tensors(data: Mapping[Hashable, Any]) -> dict[str, Tensor]:
-    """Return plain tensors: no metadata leaves the transforms. Labels become int64."""
+    """Return plain tensors without MONAI's metadata; labels become int64."""
     import torch
     from monai.data import MetaTensor
 
-    found = {}
+    plain_tensors = {}
     for key, value in data.items():
         plain = value.as_tensor() if isinstance(value, MetaTensor) else torch.as_tensor(value)
-        found[str(key)] = plain.long() if key == "label" else plain.float()
-    return found
+        plain_tensors[str(key)] = plain.long() if key == "label" else plain.float()
+    return plain_tensors

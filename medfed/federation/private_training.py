@@ -44,7 +44,7 @@ _MIXING = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)
 # --------------------------------------------------------------------------------------------- which patients
 
 
-class PoissonPatients(Sampler[list[int]]):
+class PoissonPatientSampler(Sampler[list[int]]):
     """Draws each patient into each step by itself, with the same chance; a step may hold
     none, and still counts.
 
@@ -100,7 +100,7 @@ class PrivateData(pl.LightningDataModule):
                 "private training: an item belongs to two patients; each item must be one patient's"
             )
         self._data, self._items = data, [list(mine) for mine in items]
-        self.sampler = PoissonPatients(len(items), expected)
+        self.sampler = PoissonPatientSampler(len(items), expected)
 
     def train_dataloader(self) -> DataLoader:
         """Return batches `{"patients": [a batch of each patient drawn]}`."""
@@ -132,8 +132,8 @@ def _as_patients(batches: list[Any]) -> dict[str, list[Any]]:
 class PrivateTraining(pl.Callback):
     """Makes a Trainer's steps those of DP-SGD, counts them, and keeps within the study's target epsilon.
 
-    Use it together with `FederatedCallback(spends=private.settle, seed=None)` and `PrivateData`. `say` hears
-    what a person should know of how it trains.
+    Use it together with `CallbackOptions(accountant=private.commit_round)` and `PrivateData`, and give the
+    FederatedCallback no seed. `log` is called with what a person should know about the training.
 
     Raises:
         PrivacyError: when fit starts, if the module, its layers or the Trainer's settings do not go together with it,
@@ -147,11 +147,11 @@ class PrivateTraining(pl.Callback):
         data: PrivateData,
         spending: BudgetTracker,
         *,
-        say: Callable[[str], None] = lambda text: None,
+        log: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.site = site
         self.noise_multiplier = 0.0
-        self._say = say
+        self._log = log
         self._privacy = privacy
         self._sampler = data.sampler
         self._spending = spending
@@ -174,7 +174,8 @@ class PrivateTraining(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if getattr(trainer.train_dataloader, "batch_sampler", None) is not self._sampler:
             raise PrivacyError(
-                f"site '{self.site}': the training batches are not drawn by patient; give the Trainer the PrivateData "
+                f"site '{self.site}': the training batches are not drawn by patient; give the Trainer the "
+                "PrivateData "
                 f"that this callback was made with"
             )
         assert trainer.max_epochs is not None
@@ -279,8 +280,9 @@ class PrivateTraining(pl.Callback):
             except (RuntimeError, NotImplementedError, TypeError, AttributeError, KeyError) as error:
                 # What is wrong with the network itself is raised again by the plain way.
                 self._vectorised = False
-                self._say(
-                    f"{self.site}: patients go through the network one after another: torch.func can't batch it "
+                self._log(
+                    f"{self.site}: patients go through the network one after another: torch.func can't batch "
+                    "it "
                     f"({type(error).__name__})"
                 )
                 yield from (single_gradient(module, patient) for patient in some)
@@ -305,14 +307,16 @@ class PrivateTraining(pl.Callback):
         who = f"site '{self.site}': dp_sgd"
         if not module.automatic_optimization:
             raise PrivacyError(
-                f"{who}: {type(module).__name__} optimises by itself (automatic_optimization is False), so its gradients "
+                f"{who}: {type(module).__name__} optimises by itself (automatic_optimization is False), so "
+                "its gradients "
                 f"can't be clipped and noised before it uses them; let Lightning optimise"
             )
         if trainer.world_size > 1:
             raise PrivacyError(f"{who}: {trainer.world_size} processes train; take one device")
         if trainer.accumulate_grad_batches > 1:
             raise PrivacyError(
-                f"{who}: accumulate_grad_batches is {trainer.accumulate_grad_batches}; take 1 and a larger batch"
+                f"{who}: accumulate_grad_batches is {trainer.accumulate_grad_batches}; take 1 and a larger "
+                "batch"
             )
         if getattr(trainer.precision_plugin, "scaler", None) is not None or trainer.precision == "16-mixed":
             raise PrivacyError(
@@ -320,8 +324,10 @@ class PrivateTraining(pl.Callback):
             )
         if self._privacy.delta * self._sampler.patients >= 1:
             raise PrivacyError(
-                f"{who}: delta is {self._privacy.delta:g} for {self._sampler.patients} training patients; it must be "
-                f"well below {1 / self._sampler.patients:.1e}, one over their number, or it allows one patient's data to be "
+                f"{who}: delta is {self._privacy.delta:g} for {self._sampler.patients} training patients; it "
+                "must be "
+                f"well below {1 / self._sampler.patients:.1e}, one over their number, or it allows one "
+                "patient's data to be "
                 f"given away"
             )
         check_layers(module, who)
@@ -331,7 +337,8 @@ class PrivateTraining(pl.Callback):
         changed = sorted(name for name in before if not torch.equal(before[name], after[name]))
         if changed:
             raise PrivacyError(
-                f"site '{self.site}': dp_sgd: training changes {', '.join(changed[:3])} without a gradient, so no noise "
+                f"site '{self.site}': dp_sgd: training changes {', '.join(changed[:3])} without a gradient, "
+                "so no noise "
                 f"reaches it and patients could be read from it; take a network without such a layer"
             )
 
@@ -355,7 +362,8 @@ def check_layers(module: nn.Module, who: str = "dp_sgd") -> None:
     if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise PrivacyError(
-            f"{who}: these layers mix patients or keep statistics of them: {', '.join(bad[:5])}{more}; build the network "
+            f"{who}: these layers mix patients or keep statistics of them: {', '.join(bad[:5])}{more}; build "
+            "the network "
             f"with group norm (networks: norm: group; medfed puts it in place of batch norm by itself)"
         )
 

@@ -89,7 +89,7 @@ def write_draft(path: Path, draft: Draft) -> None:
         StudyError: if the file exists.
     """
     if path.exists():
-        raise StudyError(f"{path}: this file exists already; give another name, or move it away")
+        raise StudyError(f"{path}: the file exists; give another name, or move it away")
     write_whole(path, draft.text)
     try:
         read_study(path)

@@ -11,14 +11,14 @@ from medfed.data.cache_location import find_cache_location
 from medfed.data.settings import Images, Table
 from medfed.errors import MedfedError, StudyError
 from medfed.evaluation.inference import Hospital
+from medfed.federation.config import HubConfig, SiteConfig
 from medfed.federation.egress import TRAINING, Egress
 from medfed.models.networks import replace_batch_norms
+from medfed.study.canonical import study_digest
 from medfed.study.study import Study
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
-
-    from medfed.federation.site import Training
 
 
 def simulated_secret(study: Study, site: str) -> bytes:
@@ -105,12 +105,10 @@ def network_of(study: Study) -> torch.nn.Module:
     return network
 
 
-def training_of(study: Study, site: str = "") -> Training:
+def training_of(study: Study, site: str = "") -> SiteConfig:
     """Return how a site trains: the study's settings with that site's overrides."""
-    from medfed.federation.site import Training
-
     study = study.at(site)
-    return Training(
+    return SiteConfig(
         epochs=study.epochs,
         local_epochs=study.train.epochs,
         precision=study.train.precision,
@@ -124,8 +122,26 @@ def training_of(study: Study, site: str = "") -> Training:
         privacy=study.privacy.planned(study.train.rounds),
         egress=egress_of(study, smallest_group=study.evaluation.smallest_group),
         compress=study.compress,
-        needs=study.rule.needs_scalars,
+        required_scalars=study.rule.needs_scalars,
         seed=study.seed,
+    )
+
+
+def hub_config_of(study: Study) -> HubConfig:
+    """Return what the hub needs to know of a study."""
+    return HubConfig(
+        rounds=study.train.rounds,
+        sites=tuple(sorted(study.sites)),
+        rule=study.rule,
+        privacy=study.privacy.planned(study.train.rounds),
+        fraction=study.sampling.fraction,
+        minimum=study.minimum,
+        deadline_s=study.sampling.deadline_s,
+        seed=study.seed,
+        study=study_digest(study),
+        compress=study.compress,
+        outlier=study.sampling.outlier,
+        evaluating=tuple(sorted(study.held_out)),
     )
 
 

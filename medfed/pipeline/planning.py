@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from medfed.data import fingerprint, harmonise
+from medfed.data.proposal import propose_settings
 from medfed.data.settings import Images, PlanSettings, Table
 from medfed.errors import DataError, StudyError
 from medfed.study.study import Study
@@ -118,9 +119,7 @@ def _merged(given: list[bytes]) -> bytes:
 
 def _volumes(study: Study, plan: PlanSettings, merged: bytes) -> Images:
     assert isinstance(study.data, Images)
-    section = fingerprint.proposal(
-        fingerprint.from_json(merged), voxels=plan.voxels, normalise=plan.normalise
-    )
+    section = propose_settings(fingerprint.from_json(merged), voxels=plan.voxels, normalise=plan.normalise)
     plain = {**msgspec.to_builtins(study.data), **section, "plan": "given"}
     try:
         return msgspec.convert(plain, Images)

@@ -1,6 +1,6 @@
-"""What every compression keeps: names, shapes, zeros, its inputs; all is finite, nothing is lost but time.
+"""The contract of every compression: names, shapes, zeros, unchanged inputs, finite values, error feedback.
 
-The compressions are those the folder holds, so a new file is held to this without an edit here.
+The compressions are those of the registry, so a new file is tested without an edit here.
 """
 
 from __future__ import annotations
@@ -110,23 +110,23 @@ def test_one_huge_value_stays_finite(stages: list[Compression]) -> None:
 
 
 def test_what_one_round_leaves_out_comes_later(stages: list[Compression]) -> None:
-    # By definition error_t = (delta_t + error_(t-1)) - said_t, so all said together are all deltas less the
-    # last error.
-    said: dict[str, Tensor] = {}
-    meant: dict[str, Tensor] = {}
+    # By definition error_t = (delta_t + error_(t-1)) - received_t, so the sum of all received is the sum of
+    # all deltas minus the last error.
+    received: dict[str, Tensor] = {}
+    intended: dict[str, Tensor] = {}
     state: dict = {}
     for number in range(6):
         sent = delta(number)
         encoded, state = compress(stages, sent, state)
         for name, tensor in decompress(stages, through_the_wire(encoded)).items():
-            said[name] = said.get(name, torch.zeros(())) + tensor.double()
-            meant[name] = meant.get(name, torch.zeros(())) + sent[name].double()
-    for name, total in said.items():
+            received[name] = received.get(name, torch.zeros(())) + tensor.double()
+            intended[name] = intended.get(name, torch.zeros(())) + sent[name].double()
+    for name, total in received.items():
         error = state["error"].get(name, torch.zeros(())).double()
-        torch.testing.assert_close(total + error, meant[name], rtol=1e-5, atol=1e-8)
+        torch.testing.assert_close(total + error, intended[name], rtol=1e-5, atol=1e-8)
 
 
-def test_a_delta_said_again_and_again_is_said_better_on_average_than_once(stages: list[Compression]) -> None:
+def test_a_delta_sent_repeatedly_is_more_exact_on_average_than_once(stages: list[Compression]) -> None:
     sent, rounds = delta(), 200
     state: dict = {}
     once = decompress(stages, compress(stages, sent, {})[0])
@@ -136,10 +136,10 @@ def test_a_delta_said_again_and_again_is_said_better_on_average_than_once(stages
         for name, tensor in decompress(stages, encoded).items():
             total[name] += tensor
     for name, tensor in sent.items():
-        # Without the error fed back the mean would be as far off as one round is. (A low rank's few largest
-        # of a matrix that has no low rank, as here, are slow: each round says a thousandth of what is left.)
-        left, alone = float((total[name] / rounds - tensor).norm()), float((once[name] - tensor).norm())
-        assert left <= 0.95 * alone + 1e-5 * float(tensor.norm()), name
+        # Without error feedback the mean would be as far off as one round is. (The low rank of a matrix that
+        # has no low rank, as in this test, converges slowly: each round sends a thousandth of the rest.)
+        error, single = float((total[name] / rounds - tensor).norm()), float((once[name] - tensor).norm())
+        assert error <= 0.95 * single + 1e-5 * float(tensor.norm()), name
 
 
 def test_running_statistics_are_exact(stages: list[Compression]) -> None:
@@ -154,10 +154,10 @@ def test_no_input_is_changed_and_state_goes_through_a_file(stages: list[Compress
     local: Weights = {name: tensor + weights[name] for name, tensor in delta(2).items()}
     before = digest(weights), digest(local)
     _, state = compress(stages, Difference(local, weights), {})
-    kept = {name: digest(group) for name, group in state.items()}
+    state_before = {name: digest(group) for name, group in state.items()}
     encoded, after = compress(stages, Difference(local, weights), state)
     assert (digest(weights), digest(local)) == before
-    assert {name: digest(group) for name, group in state.items()} == kept
+    assert {name: digest(group) for name, group in state.items()} == state_before
     read = {name: load(save(dict(group))) if group else {} for name, group in state.items()}
     again, _ = compress(stages, Difference(local, weights), read)
     assert {k: digest(v) for k, v in again.groups.items()} == {
@@ -188,9 +188,9 @@ def test_damaged_groups_and_headers_are_refused(one: Compression) -> None:
     }
     with pytest.raises(WireError, match=r"expected|has no"):
         one.decode(Encoded(encoded.groups, {"shapes": longer}))
-    for group, held in encoded.groups.items():
-        for name, tensor in held.items():
-            other = {**encoded.groups, group: {**held, name: tensor.to(torch.complex64)}}
+    for group, tensors in encoded.groups.items():
+        for name, tensor in tensors.items():
+            other = {**encoded.groups, group: {**tensors, name: tensor.to(torch.complex64)}}
             with pytest.raises(WireError, match=f"'{name}' of group '{group}' holds .*complex64, expected"):
                 one.decode(Encoded(other, encoded.header))
 

@@ -15,18 +15,17 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from simulated import simulated
 from torch import Tensor
 
 from medfed import registry as kinds
 from medfed.aggregation import State
 from medfed.aggregation.fedavg import FedAvg
 from medfed.exchange import MemoryExchange
-from medfed.federation.hub import newest
-from medfed.federation.round import contribute, receive
-from medfed.federation.simulation import run_federation
+from medfed.federation.checkpoints import load_latest_checkpoint
+from medfed.federation.round import SiteConnection, receive, send_update
 from medfed.privacy import GROUP, NoPrivacy, Privacy
 from medfed.privacy.accounting.accountant import MechanismSteps
-from medfed.wire.audit_log import AuditLog
 from medfed.wire.update import GlobalModel, Update, check_update
 from medfed.wire.weights import Difference, Weights, digest
 
@@ -85,17 +84,18 @@ def conducted(
 
     def site(update: Update) -> Callable[[MemoryExchange], None]:
         def work(exchange: MemoryExchange) -> None:
-            received = receive(exchange, update.site, 0, AuditLog(None), privacy)
+            channel = SiteConnection(update.site, exchange, privacy)
+            received = receive(channel, 0)
             told = {name: value for name, value in SCALARS.items() if name in privacy.scalars}
             sent = replace(update, round=1, scalars={**told, "train/loss": 0.7, "train/steps": 6.0})
-            contribute(exchange, privacy, sent, received.weights, AuditLog(None))
-            received = receive(exchange, update.site, 1, AuditLog(None), privacy)
+            send_update(channel, sent, received.weights)
+            received = receive(channel, 1)
             closing = Update(update.site, 2, {}, 0, {"val/dice": 0.5})
-            contribute(exchange, privacy, closing, received.weights, AuditLog(None))
+            send_update(channel, closing, received.weights)
 
         return work
 
-    final = run_federation(
+    final = simulated(
         {update.site: site(update) for update in updates(weights)},
         weights,
         rule=Sees(),
@@ -151,7 +151,7 @@ def test_its_state_is_its_own_and_goes_through_the_hubs_checkpoint(privacy: Priv
     state = privacy.init(model(0))
     assert all(name.startswith(GROUP) for name in state)
     conducted(privacy, model(0), tmp_path)
-    kept = newest(tmp_path)
+    kept = load_latest_checkpoint(tmp_path)
     assert kept is not None
     assert {name for name in kept[1] if name.startswith(GROUP)} == set(state)
 

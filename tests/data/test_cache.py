@@ -232,4 +232,4 @@ def test_a_store_travels_to_a_worker_without_its_volumes(tmp_path: Path) -> None
     data = site(tmp_path)
     dataset = data.dataset("train", training=True)
     dataset[0]
-    assert len(pickle.dumps(dataset.store)) < 2000  # type: ignore[attr-defined]
+    assert len(pickle.dumps(dataset.cache)) < 2000  # type: ignore[attr-defined]

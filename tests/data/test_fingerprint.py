@@ -13,24 +13,19 @@ import numpy as np
 import pytest
 
 from medfed.data.case import Case
-from medfed.data.fingerprint import (
-    Fingerprint,
-    bins_of,
-    fingerprint,
-    from_json,
-    merge,
-    patch,
-    pooled,
-    proposal,
+from medfed.data.fingerprint import Fingerprint, fingerprint, from_json, merge, to_json
+from medfed.data.histogram import (
+    bin_to_intensity,
+    bin_to_length,
+    intensity_bins,
+    length_bin,
     quantile,
-    size_bin,
-    size_of,
-    to_json,
-    value_of,
+    suppress_small_bins,
 )
 from medfed.data.index import Index
 from medfed.data.normalise.fingerprint import FederatedFingerprint
 from medfed.data.normalise.nyul import PERCENTILES, Nyul
+from medfed.data.proposal import propose_patch, propose_settings
 from medfed.data.settings import Images
 from medfed.data.volume import Info, Volume
 from medfed.errors import DataError
@@ -122,14 +117,14 @@ def test_relative_bins_hold_percentiles_within_one_bin() -> None:
 
 def test_bins_and_values_are_inverse() -> None:
     values = np.array([-1024.0, -3.4, -0.5, 0.0, 7.6, 3071])
-    assert bins_of(values, "hu").tolist() == [-1024, -3, 0, 0, 8, 3071]
-    assert bins_of(np.array([1e9, -1e9]), "hu").tolist() == [3071, -1024]
+    assert intensity_bins(values, "hu").tolist() == [-1024, -3, 0, 0, 8, 3071]
+    assert intensity_bins(np.array([1e9, -1e9]), "hu").tolist() == [3071, -1024]
     for value in (0.013, 1.0, 317.0, 4.2e6, -55.5):
-        number = int(bins_of(np.array([value]), "relative")[0])
-        assert value_of(number, "relative") == pytest.approx(value, rel=0.0058)
-    assert bins_of(np.array([0.0]), "relative").tolist() == [0]
+        number = int(intensity_bins(np.array([value]), "relative")[0])
+        assert bin_to_intensity(number, "relative") == pytest.approx(value, rel=0.0058)
+    assert intensity_bins(np.array([0.0]), "relative").tolist() == [0]
     for value in (0.7, 1.0, 5.0, 512.0):
-        assert size_of(size_bin(value)) == pytest.approx(value, rel=0.0029)
+        assert bin_to_length(length_bin(value)) == pytest.approx(value, rel=0.0029)
 
 
 def test_few_patients_give_no_fingerprint() -> None:
@@ -155,7 +150,7 @@ def test_a_class_of_few_patients_and_a_rare_spacing_are_withheld() -> None:
     found = site.told(classes=6)
     assert set(found.voxels) == {0, 1, 2}
     assert found.withheld == 1
-    assert str(size_bin(7.77)) not in json.loads(to_json(found))["spacing"][0]
+    assert str(length_bin(7.77)) not in json.loads(to_json(found))["spacing"][0]
     assert sum(found.spacing[0].values()) == 30
 
 
@@ -168,12 +163,12 @@ def test_no_bin_of_a_fingerprint_is_small(sites: list[Site]) -> None:
 
 def test_pooled_moves_small_bins_inward_by_hand() -> None:
     # From the left 1 + 2 make 3 in bin 2; from the right 1 alone is too few and joins the median's bin, 5.
-    assert pooled({1: 1, 2: 2, 5: 20, 9: 1}, 3) == {2: 3, 5: 21}
-    assert pooled({1: 1, 2: 1}, 3) == {}
+    assert suppress_small_bins({1: 1, 2: 2, 5: 20, 9: 1}, 3) == {2: 3, 5: 21}
+    assert suppress_small_bins({1: 1, 2: 1}, 3) == {}
     # The fourth of eight is in bin 1, the median's: 2 joins it.
-    assert pooled({1: 4, 2: 1, 8: 3}, 3) == {1: 5, 8: 3}
+    assert suppress_small_bins({1: 4, 2: 1, 8: 3}, 3) == {1: 5, 8: 3}
     # The fourth of seven is in bin 2, which is too small itself: it joins the nearest that isn't.
-    assert pooled({1: 3, 2: 1, 8: 3}, 3) == {1: 4, 8: 3}
+    assert suppress_small_bins({1: 3, 2: 1, 8: 3}, 3) == {1: 4, 8: 3}
 
 
 def test_pooled_keeps_totals_and_tells_no_small_bin_whatever_comes() -> None:
@@ -181,7 +176,7 @@ def test_pooled_keeps_totals_and_tells_no_small_bin_whatever_comes() -> None:
     for _ in range(300):
         counts = {draw.randrange(-20, 20): draw.randrange(1, 9) for _ in range(draw.randrange(1, 25))}
         fewest = draw.randrange(1, 12)
-        found = pooled(counts, fewest)
+        found = suppress_small_bins(counts, fewest)
         assert all(count >= fewest for count in found.values())
         assert sum(found.values()) == (sum(counts.values()) if sum(counts.values()) >= fewest else 0)
 
@@ -222,7 +217,7 @@ def test_no_patient_or_token_is_in_the_bytes(sites: list[Site]) -> None:
 
 def test_a_proposal_is_settings_that_a_study_takes(sites: list[Site]) -> None:
     merged = merge([site.told() for site in sites])
-    found = proposal(merged)
+    found = propose_settings(merged)
     settings = msgspec.convert({k: v for k, v in found.items() if k != "kind"}, Images)
     assert isinstance(settings.normalise, FederatedFingerprint)
     np.testing.assert_allclose(settings.spacing_mm, (1, 1, 3), rtol=0.005)
@@ -234,9 +229,9 @@ def test_a_proposal_is_settings_that_a_study_takes(sites: list[Site]) -> None:
 
 def test_a_patch_fits_the_image_and_the_budget() -> None:
     # Whole when it fits: 64 x 64 x 48 is below 96 cubed.
-    assert patch(np.array([64.0, 64, 48]), np.ones(3), 96**3) == [64, 64, 48]
+    assert propose_patch(np.array([64.0, 64, 48]), np.ones(3), 96**3) == [64, 64, 48]
     # A large CT of 0.8 x 0.8 x 3 mm: fewer voxels along the coarse axis.
-    found = patch(np.array([512.0, 512, 130]), np.array([0.8, 0.8, 3.0]), 96**3)
+    found = propose_patch(np.array([512.0, 512, 130]), np.array([0.8, 0.8, 3.0]), 96**3)
     assert np.prod(found) <= 96**3
     assert found[0] == found[1] > 2 * found[2]
     assert all(number % 8 == 0 for number in found)
@@ -267,7 +262,7 @@ def test_nyul_landmarks_of_a_federation_are_the_mean_over_all_cases() -> None:
 
 
 def test_landmarks_that_fall_or_are_too_few_are_refused() -> None:
-    with pytest.raises(DataError, match="3 landmarks; 11 are due"):
+    with pytest.raises(DataError, match="3 landmarks; expected 11"):
         Nyul(landmarks=(-1, 0, 1))
     with pytest.raises(DataError, match="must rise"):
         Nyul(landmarks=(*range(10), 3.0))

@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import map_coordinates
 
 from medfed.data import resample as module
-from medfed.data.resample import parallel, resample
+from medfed.data.resample import axis_positions, resample
 
 torch.set_num_threads(1)
 
@@ -44,14 +44,14 @@ def test_any_order_and_direction_of_axes(order: tuple[int, ...], signs: tuple[in
     found = resample(array, AFFINE, to, (8, 10, 6), nearest=False)
     assert found.dtype == np.float32
     assert found.flags.c_contiguous
-    assert parallel(AFFINE, to, SHAPE, (8, 10, 6)) is not None
+    assert axis_positions(AFFINE, to, SHAPE, (8, 10, 6)) is not None
     np.testing.assert_allclose(found, oracle(array, AFFINE, to, (8, 10, 6)), atol=2e-4)
 
 
 def test_two_turned_grids_with_parallel_axes_are_parallel() -> None:
     affine = TURNED @ AFFINE
     to = affine @ np.diag([1.7, 0.4, 0.8, 1.0])
-    assert parallel(affine, to, SHAPE, (6, 16, 10)) is not None
+    assert axis_positions(affine, to, SHAPE, (6, 16, 10)) is not None
     found = resample(noise(), affine, to, (6, 16, 10), nearest=False)
     np.testing.assert_allclose(found, oracle(noise(), affine, to, (6, 16, 10)), atol=2e-4)
 
@@ -60,7 +60,7 @@ def test_two_turned_grids_with_parallel_axes_are_parallel() -> None:
     "to", [TURNED @ AFFINE, AFFINE @ np.array([[1, 0, 0.01, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])]
 )
 def test_turned_and_sheared_grids_are_interpolated_in_three_dimensions(to: np.ndarray) -> None:
-    assert parallel(AFFINE, to, SHAPE, SHAPE) is None
+    assert axis_positions(AFFINE, to, SHAPE, SHAPE) is None
     found = resample(noise(), AFFINE, to, SHAPE, nearest=False)
     # MONAI's coordinates are float32.
     np.testing.assert_allclose(found, oracle(noise(), AFFINE, to, SHAPE), atol=0.05)

@@ -211,7 +211,7 @@ def test_a_table_without_rows(tmp_path: Path) -> None:
     ("changes", "word"),
     [
         ({"features": ()}, "features is empty"),
-        ({"features": ("age", "age"), "categorical": {}}, "names a column twice"),
+        ({"features": ("age", "age"), "categorical": {}}, "lists a column twice"),
         ({"target": "age"}, "only copy it"),
         ({"time": "T"}, "go together"),
         ({"standardise": "fixed"}, "has no centre"),

@@ -1,4 +1,4 @@
-"""One study under random kills, for the slow tests here and benchmarks/chaos.py."""
+"""One study under random kills, for the slow tests and benchmarks/chaos.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from brokered import Enrolment
+from broker_enrolment import Enrolment
 from federation import Federation, over
 
 # How many disturbances a run gets, and when: within the seconds that an undisturbed run takes.
@@ -17,8 +17,7 @@ MOST, WITHIN_S = 4, 4.0
 
 
 def disturbed(seed: int, folder: Path, kind: str = "nats", port: int = 0) -> dict[str, Any]:
-    """Run the study of `party.py` while random parties are killed or stopped; return its digest
-    and what was done.
+    """Run the study of `party.py` while random parties are killed; return its digest and a protocol.
 
     The broker's ports are `port` and the one above; free ones by default.
     """

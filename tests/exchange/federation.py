@@ -1,4 +1,4 @@
-"""A federation of real processes for the tests here: started, killed, stopped and started again by their ids."""
+"""A federation of real processes, which are started, killed, stopped and resumed by their ids."""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ PROCESSES.set_forkserver_preload(["party"])
 
 @dataclass
 class Federation:
-    """Hub and sites of one study as processes; `exchange_of` gives each party's exchange as
-    a study file would.
-    """
+    """Hub and sites of one study as processes; `exchange_of` gives each party's exchange settings."""
 
     folder: Path
     exchange_of: Callable[[str], dict[str, Any]]
@@ -42,21 +40,21 @@ class Federation:
 
     def start(self, *parties: str) -> None:
         for party_name in parties:
-            here = self.folder / party_name
-            here.mkdir(parents=True, exist_ok=True)
+            party_folder = self.folder / party_name
+            party_folder.mkdir(parents=True, exist_ok=True)
             given = {
                 "rounds": 3,
                 "width": 64,
                 **self.settings,
                 "sites": self.sites,
                 "site": party_name,
-                "folder": str(here),
+                "folder": str(party_folder),
                 "exchange": self.exchange_of(party_name),
             }
-            (here / "settings.json").write_text(json.dumps(given))
+            (party_folder / "settings.json").write_text(json.dumps(given))
             kind = "hub" if party_name == "hub" else "site"
             self.running[party_name] = PROCESSES.Process(
-                target=party.run, args=(kind, str(here / "settings.json"))
+                target=party.run, args=(kind, str(party_folder / "settings.json"))
             )
             self.running[party_name].start()
 
@@ -88,7 +86,7 @@ class Federation:
         end = time.monotonic() + PATIENCE_S
         while not what():
             self.alive(why)
-            assert time.monotonic() < end, f"waited in vain until {why}: {self.told()}"
+            assert time.monotonic() < end, f"waited in vain until {why}: {self.last_outputs()}"
             time.sleep(0.02)
 
     def alive(self, why: str) -> None:
@@ -98,7 +96,7 @@ class Federation:
                     f"{name} ended with {process.exitcode} until {why}: {self.log(name)[-2000:]}"
                 )
 
-    def told(self) -> str:
+    def last_outputs(self) -> str:
         return "\n".join(f"--- {name}: {self.log(name)[-1500:]}" for name in self.running)
 
     def digest(self) -> str:

@@ -1,4 +1,4 @@
-"""A loopback proxy that cuts, delays, limits and corrupts what passes, for the tests here."""
+"""A loopback proxy that cuts, delays, limits and corrupts traffic."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The broker as the hub's child: what becomes of it when a hub is killed, and what is said
-when it cannot start.
-"""
+"""The broker as the hub's child: when a hub is killed, and when the broker cannot start."""
 
 from __future__ import annotations
 
@@ -53,7 +51,7 @@ def test_another_process_with_the_old_number_is_let_alone(enrolment):
 def test_a_port_that_is_taken_is_said(enrolment, caplog):
     with socket.create_server(("127.0.0.1", enrolment.port)):
         enrolment.start()
-        until(lambda: "is started again" in caplog.text, "it was said")
+        until(lambda: "is started again" in caplog.text, "the restart was logged")
     assert "address already in use" in caplog.text
     until(lambda: listens(enrolment.port), "it listens once the port is free")
 

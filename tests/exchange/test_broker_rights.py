@@ -11,7 +11,7 @@ import nats
 import nats.errors
 import pytest
 import torch
-from brokered import Enrolment
+from broker_enrolment import Enrolment
 
 from medfed.deployment.enrolment import enrol
 from medfed.exchange.nats import Nats
@@ -133,9 +133,9 @@ def until(what) -> None:
 
 
 def as_north(place, subject: str, data: bytes = b"", reply: str = "") -> bytes | None:
-    """Say something as north; return the answer, or None if there is none."""
+    """Send a request as north; return the answer, or None if there is none."""
 
-    async def said() -> bytes | None:
+    async def request_once() -> bytes | None:
         client = await connected(place[0], place[0].credentials("north"))
         try:
             if reply:
@@ -149,7 +149,7 @@ def as_north(place, subject: str, data: bytes = b"", reply: str = "") -> bytes |
         finally:
             await client.close()
 
-    return asyncio.run(said())
+    return asyncio.run(request_once())
 
 
 def stored(place, name: str) -> bytes | None:
@@ -201,7 +201,7 @@ def test_a_site_cannot_enumerate_or_administer(place, subject):
 
 
 def test_a_site_hears_no_other_site(place):
-    async def heard() -> list[str]:
+    async def received_subjects() -> list[str]:
         client = await connected(place[0], place[0].credentials("north"))
         subjects: list[str] = []
 
@@ -212,12 +212,12 @@ def test_a_site_hears_no_other_site(place):
             await client.subscribe(wanted, cb=note)
         await client.flush(5)
         place[1].publish(GlobalModel(0, {"a": torch.ones(40)}, study=STUDY))
-        # South gives a sign of life every two seconds.
+        # South sends a heartbeat every two seconds.
         await asyncio.sleep(2.5)
         await client.close()
         return subjects
 
-    subjects = asyncio.run(heard())
+    subjects = asyncio.run(received_subjects())
     assert f"glob.{SPACE}.now.m" in subjects
     assert not [subject for subject in subjects if subject.startswith("up.")]
 

@@ -1,6 +1,4 @@
-"""Hub, broker and sites killed or stopped at random moments: every run ends with the bits
-of an undisturbed one.
-"""
+"""Hub, broker and sites are killed at random: every run ends with the bits of an undisturbed one."""
 
 from __future__ import annotations
 

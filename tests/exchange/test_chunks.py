@@ -23,9 +23,9 @@ def test_chunks_are_the_same_bytes_all_of_one_size_but_the_last(pieces, size):
 
 
 def test_a_chunk_is_cut_without_a_copy():
-    held = bytearray(b"abcdefgh")
-    chunks = list(split_chunks([b"12", memoryview(held)], 4))
-    held[:] = b"ABCDEFGH"
+    buffer = bytearray(b"abcdefgh")
+    chunks = list(split_chunks([b"12", memoryview(buffer)], 4))
+    buffer[:] = b"ABCDEFGH"
     assert [b"".join(chunk) for chunk in chunks] == [b"12AB", b"CDEF", b"GH"]
 
 

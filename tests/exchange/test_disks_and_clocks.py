@@ -14,7 +14,8 @@ from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import RunError
 from medfed.exchange import MemoryExchange
 from medfed.exchange.folder import Folder
-from medfed.federation.hub import Plan, coordinate
+from medfed.federation.config import HubConfig
+from medfed.federation.hub import run_hub
 from medfed.wire import signing
 from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference, digest
@@ -47,13 +48,13 @@ def two_megabytes(value: float = 0.0) -> dict[str, torch.Tensor]:
 
 def test_a_full_disk_at_the_hub_ends_it_with_the_cure_and_it_resumes(small_disk):
     place, grow = small_disk
-    plan = Plan(rounds=2, sites=("north",), rule=FedAvg(), study=STUDY)
+    plan = HubConfig(rounds=2, sites=("north",), rule=FedAvg(), study=STUDY)
 
     def led() -> GlobalModel:
         exchange = MemoryExchange(STUDY)
         waiting = background(lambda: answer(exchange))
         try:
-            return coordinate(plan, exchange, two_megabytes(), folder=place / "models")
+            return run_hub(plan, exchange, two_megabytes(), folder=place / "models")
         finally:
             exchange.close()
             waiting.join(PATIENCE_S)
@@ -86,7 +87,7 @@ def test_a_full_disk_at_the_hub_ends_it_with_the_cure_and_it_resumes(small_disk)
     assert (found.round, digest(found.weights)) == (2, digest(two_megabytes(2.0)))
 
 
-def test_a_full_share_is_told_of_and_it_goes_on_when_there_is_room(small_disk, tmp_path, caplog):
+def test_a_full_share_is_logged_and_it_continues_once_there_is_space(small_disk, tmp_path, caplog):
     place, grow = small_disk
     record = Folder(url=str(place), poll_s=0.02)
     hub = record.open_hub(STUDY, tmp_path / "hub")
@@ -95,9 +96,7 @@ def test_a_full_share_is_told_of_and_it_goes_on_when_there_is_room(small_disk, t
     received = north.fetch("north", 0)
     leaving = Update("north", 1, Difference(two_megabytes(1.0), received.weights), 3)
     sending = background(lambda: north.send(leaving))
-    until(
-        lambda: "cannot be written to: No space left on device" in caplog.text, "the full share was told of"
-    )
+    until(lambda: "cannot be written to: No space left on device" in caplog.text, "the full share was logged")
     assert sending.is_alive()
     grow("16m")
     (arrival,) = hub.collect(1, ["north"], PATIENCE_S)
@@ -107,7 +106,7 @@ def test_a_full_share_is_told_of_and_it_goes_on_when_there_is_room(small_disk, t
     hub.close()
 
 
-def test_a_full_disk_at_a_site_is_told_of_and_it_goes_on_when_there_is_room(small_disk, tmp_path, caplog):
+def test_a_full_disk_at_a_site_is_logged_and_it_continues_once_there_is_space(small_disk, tmp_path, caplog):
     place, grow = small_disk
     record = Folder(url=str(tmp_path / "share"), poll_s=0.02)
     hub = record.open_hub(STUDY, tmp_path / "hub")
@@ -116,7 +115,7 @@ def test_a_full_disk_at_a_site_is_told_of_and_it_goes_on_when_there_is_room(smal
     received = north.fetch("north", 0)
     leaving = Update("north", 1, Difference(two_megabytes(1.0), received.weights), 3)
     sending = background(lambda: north.send(leaving))
-    until(lambda: "its own disk (the run folder) is full" in caplog.text, "the full disk was told of")
+    until(lambda: "its own disk (the run folder) is full" in caplog.text, "the full disk was logged")
     grow("16m")
     (arrival,) = hub.collect(1, ["north"], PATIENCE_S)
     sending.join(PATIENCE_S)
@@ -145,9 +144,7 @@ def test_a_link_of_1_mbit_that_is_cut_now_and_then_finishes(enrolment, tmp_path)
 
 @pytest.mark.parametrize("hours", [-1, 1])
 def test_clocks_an_hour_apart_change_nothing(enrolment, tmp_path, monkeypatch, hours):
-    """The hub's clock is right, the site's an hour off; every certificate was made a moment ago
-    by a third clock.
-    """
+    """The hub's clock is right, the site's off by an hour, and certificates are a moment old."""
 
     class Shifted(datetime):
         @classmethod

@@ -1,6 +1,4 @@
-"""Bad links, full disks and lost brokers between a site and a hub that both live on: nothing is lost,
-and it is said.
-"""
+"""Bad links, full disks and lost brokers: nothing is lost, and everything is logged."""
 
 from __future__ import annotations
 
@@ -166,7 +164,7 @@ def test_a_broker_killed_in_an_upload_costs_nothing(link):
     assert link.arrived() == sent()
 
 
-def test_a_full_broker_is_told_of_and_it_goes_on_when_there_is_room(enrolment, tmp_path, caplog):
+def test_a_full_broker_is_logged_and_it_continues_once_there_is_space(enrolment, tmp_path, caplog):
     settings = enrolment.authority / "federation.json"
     found = json.loads(settings.read_text())
     # Room for the model and half an update.
@@ -176,7 +174,7 @@ def test_a_full_broker_is_told_of_and_it_goes_on_when_there_is_room(enrolment, t
     try:
         link.north.fetch("north", 0)
         sending = background(lambda: link.north.send(update()))
-        until(lambda: "the broker did not store it" in caplog.text, "the full disk was told of")
+        until(lambda: "the broker did not store it" in caplog.text, "the full disk was logged")
         assert sending.is_alive()
         # The coordinator gives it more room and restarts it.
         settings.write_text(json.dumps({**found, "disk": "1GB"}))
@@ -189,20 +187,20 @@ def test_a_full_broker_is_told_of_and_it_goes_on_when_there_is_room(enrolment, t
         link.close()
 
 
-def test_a_full_disk_at_a_site_is_told_of_and_it_goes_on_when_there_is_room(link, caplog):
+def test_a_full_disk_at_a_site_is_logged_and_it_continues_once_there_is_space(link, caplog):
     link.north.fetch("north", 0)
     file = link.folder / "north/exchange/outbox/update"
     file.parent.mkdir(exist_ok=True)
     file.symlink_to("/dev/full")
     sending = background(lambda: link.north.send(update()))
-    until(lambda: "its own disk (the run folder) is full" in caplog.text, "the full disk was told of")
+    until(lambda: "its own disk (the run folder) is full" in caplog.text, "the full disk was logged")
     assert sending.is_alive()
     file.unlink()
     sending.join(PATIENCE_S)
     assert link.arrived() == sent()
 
 
-def test_a_full_disk_at_the_hub_is_told_of_and_it_goes_on_when_there_is_room(link, caplog):
+def test_a_full_disk_at_the_hub_is_logged_and_it_continues_once_there_is_space(link, caplog):
     link.north.fetch("north", 0)
     link.north.send(update())
     spool = link.folder / "hub/exchange/spool"
@@ -212,7 +210,7 @@ def test_a_full_disk_at_the_hub_is_told_of_and_it_goes_on_when_there_is_room(lin
     collecting = background(lambda: found.append(link.arrived()))
     until(
         lambda: "hub: collects: its own disk (the run folder) is full" in caplog.text,
-        "the full disk was told of",
+        "the full disk was logged",
     )
     (spool / "north.partial").unlink()
     collecting.join(PATIENCE_S)

@@ -1,4 +1,4 @@
-"""Real processes that meet in a folder: the bits of one process, and those bits again when anyone is killed."""
+"""Processes that meet in a folder end with the bits of one process, even when one is killed."""
 
 from __future__ import annotations
 

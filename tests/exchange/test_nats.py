@@ -1,6 +1,4 @@
-"""Real processes that meet at a real broker: the bits of one process, and those bits again
-when anyone is killed.
-"""
+"""Processes that meet at a broker end with the bits of one process, even when one is killed."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from brokered import Enrolment
+from broker_enrolment import Enrolment
 
 from medfed.exchange._nats_store import _explain_refusal
 from medfed.exchange._object_store import Unreachable
@@ -55,10 +53,10 @@ def test_a_stopped_site_costs_its_deadline_once_and_is_back_when_it_goes_on(fede
     found.until(lambda: len(found.rounds()) >= 1, "round 1 is over")
     found.stop("south")
     found.until(lambda: len(found.rounds()) >= 5, "rounds went on without south")
-    told = found.rounds()
-    absent = [row["round"] for row in told if row["answers"]["south"][0] == "absent"]
+    rounds = found.rounds()
+    absent = [row["round"] for row in rounds if row["answers"]["south"][0] == "absent"]
     # The deadline is waited for once; in the rounds after, the hub goes on as soon as north has answered.
-    waited = [row["round"] for row in told if row["seconds"] >= 8.0]
+    waited = [row["round"] for row in rounds if row["seconds"] >= 8.0]
     assert waited == absent[:1]
     found.go_on("south")
     found.digest()
@@ -66,10 +64,10 @@ def test_a_stopped_site_costs_its_deadline_once_and_is_back_when_it_goes_on(fede
 
 
 def test_what_is_said_at_the_door_names_whose_certificate_and_what_to_do(enrolment, tmp_path):
-    """TLS's own words say neither whose certificate it is nor who can mend it."""
+    """TLS's own errors name neither whose certificate it is nor who can fix it."""
     identity = Identity(enrolment.credentials("north"))
     serial = serial_number(identity.certificate)
-    for text, told in (
+    for text, pattern in (
         (
             "nats: 'Authorization Violation'",
             f"the broker rejects 'north' .*{serial}.*ask the coordinator",
@@ -87,14 +85,14 @@ def test_what_is_said_at_the_door_names_whose_certificate_and_what_to_do(enrolme
             r"the server there has another name .*`medfed enrol init --host`",
         ),
     ):
-        assert re.search(told, _explain_refusal(text, identity)), _explain_refusal(text, identity)
+        assert re.search(pattern, _explain_refusal(text, identity)), _explain_refusal(text, identity)
     assert _explain_refusal("Connection refused", identity) == ""
 
 
 VERIFY = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {} (_ssl.c:1006)"
 
 
-def test_another_federations_broker_is_told_of(enrolment, tmp_path):
+def test_another_federations_broker_is_named(enrolment, tmp_path):
     enrolment.start()
     other = Enrolment(tmp_path / "other", sites=("north",))
     record = Nats(credentials=str(other.credentials("north")), urls=[enrolment.url])

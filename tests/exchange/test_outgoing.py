@@ -1,6 +1,4 @@
-"""An update on its way in a file that an earlier, longer update was in: what is sent is the
-update and nothing beside.
-"""
+"""An outgoing update in a file that held a longer one before: only the update is sent."""
 
 from __future__ import annotations
 

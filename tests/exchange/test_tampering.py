@@ -1,6 +1,4 @@
-"""Whoever can write to the place in between can be silent, and nothing more: each try is refused, and
-the round goes on.
-"""
+"""Whoever can write to the store can only withhold: each forgery is refused, the round continues."""
 
 from __future__ import annotations
 
@@ -139,11 +137,11 @@ def test_one_site_cannot_speak_as_another(meeting):
 
 def test_an_update_of_an_older_round_is_refused(meeting):
     meeting.sites["north"].send(update("north"))
-    kept = meeting.folder / "kept"
-    shutil.copytree(meeting.up("north"), kept)
+    backup = meeting.folder / "kept"
+    shutil.copytree(meeting.up("north"), backup)
     meeting.hub.publish(GlobalModel(1, model(2), study=STUDY))
     meeting.sites["south"].fetch("south", 1)
-    shutil.copytree(kept, meeting.up("north", 2))
+    shutil.copytree(backup, meeting.up("north", 2))
     assert "its manifest is for round 1" in meeting.collected(2)
 
 
@@ -172,7 +170,7 @@ def test_a_site_of_another_authority_is_refused(meeting, tmp_path):
 
 
 def refused(meeting: Meeting, caplog, damage, mend) -> str:
-    """Damage the model of round 1, see that north goes on waiting, mend it, and return what north said."""
+    """Damage the model of round 1, see that north goes on waiting, mend it, and return what north logged."""
     meeting.hub.publish(GlobalModel(1, model(2), study=STUDY))
     undo = damage()
     found = []
@@ -180,17 +178,19 @@ def refused(meeting: Meeting, caplog, damage, mend) -> str:
         target=lambda: found.append(meeting.sites["north"].fetch("north", 1)), daemon=True
     )
     waiting.start()
-    said = ""
+    logged = ""
     for _ in range(PATIENCE_S * 20):
-        said = "\n".join(record.getMessage() for record in caplog.records if "refused" in record.getMessage())
-        if said:
+        logged = "\n".join(
+            record.getMessage() for record in caplog.records if "refused" in record.getMessage()
+        )
+        if logged:
             break
         waiting.join(0.05)
     assert not found
     mend(undo)
     waiting.join(PATIENCE_S)
     assert digest(found[0].weights) == digest(model(2))
-    return said
+    return logged
 
 
 def test_an_older_model_is_not_taken(meeting, caplog):
@@ -215,8 +215,8 @@ def test_an_older_model_is_not_taken(meeting, caplog):
 
 def test_a_changed_model_is_refused_until_it_is_whole_again(meeting, caplog):
     chunk = lambda: next((meeting.share / "glob" / SPACE / "r00001" / "c").iterdir())  # noqa: E731
-    said = refused(meeting, caplog, lambda: change(chunk()), lambda _: change(chunk()))
-    assert "chunk 1 of 1 does not have the digest that its manifest names" in said
+    logged = refused(meeting, caplog, lambda: change(chunk()), lambda _: change(chunk()))
+    assert "chunk 1 of 1 does not have the digest that its manifest names" in logged
 
 
 def test_a_model_that_a_site_signed_is_refused(meeting, caplog):
@@ -226,8 +226,8 @@ def test_a_model_that_a_site_signed_is_refused(meeting, caplog):
         meeting.now.write_bytes(meeting.sites["south"]._seal.seal(text))
         return true
 
-    said = refused(meeting, caplog, forge, meeting.now.write_bytes)
-    assert "it is signed by 'south', expected 'hub'" in said
+    logged = refused(meeting, caplog, forge, meeting.now.write_bytes)
+    assert "it is signed by 'south', expected 'hub'" in logged
 
 
 def test_a_changed_study_is_refused(meeting):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import nibabel
 import pytest
 from click.testing import CliRunner
 from hospitals import make_hospital
@@ -44,6 +45,16 @@ def test_folders_of_ct_alone_are_planned_in_hounsfield_units(tmp_path: Path) -> 
     study = read_study(tmp_path / "ours.yaml")
     assert study.data.plan.grid == "hu"
     assert study.minimum == 1
+
+
+def test_nifti_images_with_the_hu_of_air_are_taken_for_ct(tmp_path: Path) -> None:
+    folder = make_hospital(tmp_path / "north", cases=12)
+    for path in folder.glob("*-image.nii.gz"):
+        image = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(image.get_fdata() * 50 - 900, image.affine), path)
+    made = draft_study("ours", {"north": folder}, {})
+    write_draft(tmp_path / "ours.yaml", made)
+    assert read_study(tmp_path / "ours.yaml").data.plan.grid == "hu"
 
 
 def test_a_classifier_sees_the_whole_image(tmp_path: Path) -> None:
@@ -111,7 +122,7 @@ def test_no_file_is_written_over_and_no_hospital_named_twice(tmp_path: Path) -> 
     (tmp_path / "s.yaml").write_text("mine\n")
     code, told = new(tmp_path / "s.yaml", SAMPLES / "north")
     assert code == 1
-    assert "this file exists already" in told
+    assert "the file exists" in told
     assert (tmp_path / "s.yaml").read_text() == "mine\n"
     with pytest.raises(StudyError, match="two hospitals would be named 'north'"):
         parse_sites([str(SAMPLES / "north"), "/elsewhere/North"])

@@ -14,8 +14,9 @@ from click.testing import CliRunner
 from hospitals import make_hospital, write_study
 
 from medfed.cli import main
-from medfed.data.fingerprint import fingerprint, from_json, merge, proposal, to_json
+from medfed.data.fingerprint import fingerprint, from_json, merge, to_json
 from medfed.data.index import index_folder
+from medfed.data.proposal import propose_settings
 from medfed.errors import DataError, StudyError
 from medfed.pipeline import train as run
 from medfed.pipeline.factory import hospital_of, simulated_secret
@@ -51,7 +52,7 @@ def test_a_study_is_planned_from_the_sum_of_its_hospitals_fingerprints(study_fil
     study = read_study(study_file)
     done = run.train(study, out=tmp_path / "run")
     given = prints_of(study)
-    want = proposal(merge(given.values()), voxels=4096)
+    want = propose_settings(merge(given.values()), voxels=4096)
     data = read_study(done.study).data
     assert data.plan == "given"
     assert (list(data.spacing_mm), list(data.patch)) == (want["spacing_mm"], want["patch"])
@@ -105,7 +106,7 @@ def test_hospitals_on_their_own_machines_make_and_the_coordinator_merges(study_f
     )
     section = yaml.safe_load(told.output)["data"]
     parts = [from_json((tmp_path / f"{site}.json").read_bytes()) for site in ("north", "south")]
-    assert section == proposal(merge(parts))
+    assert section == propose_settings(merge(parts))
     (tmp_path / "north.json").write_text("{}")
     told = runner.invoke(main, ["fingerprint", "merge", str(tmp_path / "north.json")])
     assert told.exit_code == 1
@@ -114,7 +115,7 @@ def test_hospitals_on_their_own_machines_make_and_the_coordinator_merges(study_f
 
 def test_nyul_landmarks_of_the_federation(study_file):
     parts = prints_of(read_study(study_file))
-    landmarks = proposal(merge(parts.values()), normalise="nyul")["normalise"]["landmarks"]
+    landmarks = propose_settings(merge(parts.values()), normalise="nyul")["normalise"]["landmarks"]
     assert landmarks[0] == -1
     assert landmarks[-1] == 1
     # The federation's landmark is the mean of its cases', whichever hospital they are in.
@@ -162,5 +163,5 @@ def test_an_image_of_another_spacing_shifts_the_plan(study_file, tmp_path):
         saved = nib.load(path)
         nib.save(nib.Nifti1Image(np.asarray(saved.dataobj), np.diag([1.0, 1.0, 1.0, 1.0])), path)
     parts = prints_of(read_study(study_file))
-    assert proposal(merge(parts.values()))["spacing_mm"][0] == 1.0
-    assert proposal(parts["north"])["spacing_mm"][0] == 2.0
+    assert propose_settings(merge(parts.values()))["spacing_mm"][0] == 1.0
+    assert propose_settings(parts["north"])["spacing_mm"][0] == 2.0

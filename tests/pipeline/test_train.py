@@ -222,7 +222,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_bytes_of_an_undisturbed_one(tiny
     _, err = killed.communicate(timeout=60)
     assert killed.returncode == (-9 if how == signal.SIGKILL else 130)
     if how == signal.SIGINT:
-        assert "the same command with --resume goes on from the last round" in err
+        assert "the same command with --resume continues after the last round" in err
     resumed = command(
         "train", str(study), "--out", "b", "--set", "evaluation.local_models=false", "--resume", cwd=tmp_path
     )

@@ -126,10 +126,10 @@ def test_each_line_is_signed_with_the_sites_own_key_over_the_line_without_it(sig
 
 
 def forged(path, key_of, start=0):
-    """Write a log anew from line `start`, chain and all, with another key: what a thief of the file can do."""
+    """Rewrite a log from line `start` with a valid chain and another key, as a thief of the file could."""
     lines = path.read_bytes().splitlines()
-    kept, rest = lines[:start], [json.loads(line) for line in lines[start:]]
-    path.write_bytes(b"".join(line + b"\n" for line in kept))
+    unchanged, rest = lines[:start], [json.loads(line) for line in lines[start:]]
+    path.write_bytes(b"".join(line + b"\n" for line in unchanged))
     log = AuditLog.__new__(AuditLog)
     AuditLog.__init__(log, path, key_of)
     for entry in rest:

@@ -30,10 +30,10 @@ def test_keep_local_keeps_norms_or_a_submodule():
 
 def test_load_keeps_the_tensors_an_optimiser_holds():
     module = network()
-    held = module[0].weight
+    parameter = module[0].weight
     load(module, {"0.weight": torch.full((3, 2), 4.0)})
-    assert held is module[0].weight
-    assert float(held.sum()) == 24
+    assert parameter is module[0].weight
+    assert float(parameter.sum()) == 24
 
 
 def test_a_difference_gives_the_minuend_back_where_float32_would_not():

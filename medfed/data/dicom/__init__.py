@@ -1,1 +1,1 @@
-"""DICOM files to volumes: read, separated into stacks, put in order, decoded, refused where they don't fit."""
+"""DICOM files to volumes: headers parsed, series split into stacks, stacks ordered and decoded."""

@@ -1,11 +1,11 @@
-"""Decoding in processes of its own: for the decoder that aborts on damaged data, and for the slow one.
+"""Decoding in subprocesses: for the decoder that aborts on damaged data, and for the slow one.
 
-Of 10,000 mutated files one made GDCM, which reads JPEG, call abort(), which no `except` catches: a hospital's
-training would be gone. So it runs in a child that may die or hang; the parent then refuses the image and
-starts another. A child that decodes JPEG imports GDCM and nothing else, starts in a tenth of a second, once,
-and a slice crosses to it and back in half a millisecond. As they are processes there may be several, so that
-the slices of a series, which `iter_words` asks for ahead, are decoded beside each other. JPEG 2000, of which
-a slice takes 16 ms and whose decoder holds Python's lock, comes here for that alone.
+Of 10,000 mutated files one made GDCM, which decodes JPEG, call abort(). No `except` catches that, and a
+hospital's training would be lost. So GDCM runs in a child process that may die or hang; the parent then
+refuses the image and starts another child. A child that decodes JPEG imports GDCM and nothing else, starts
+once in a tenth of a second, and a slice crosses to it and back in half a millisecond. Several children decode
+the slices of a series in parallel, which `iter_words` requests ahead. JPEG 2000, whose decoder takes 16 ms
+per slice and holds Python's lock, is decoded here only for that reason.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-# No slice takes this long; a decoder that does hangs.
+# No slice takes this long; a decoder that does is hanging.
 TIMEOUT_S = 15.0
-# A series is read by as many processes as there are processors, and no more than these: the parent's own part
-# (headers, scaling) takes a fifth of a slice's time, so that more would wait for it.
+# Limit of processes for one series, besides the number of processors: the parent's part (headers, scaling)
+# takes a fifth of a slice's time, so that more would wait for it.
 MAX_PROCESSES = 4
-# What a pipe holds, where the system allows it: a whole slice, instead of the usual 64 KiB at a time with a
-# change of process between.
+# Size of a pipe, if the system allows it: a whole slice instead of the usual 64 KiB, which saves context
+# switches.
 PIPE_BYTES = 1 << 20
-# rows, columns, allocated, stored, signed, length of the syntax, of the decoder's name, of the pixels
+# rows, columns, allocated, stored, signed, and the lengths of the syntax, the decoder's name and the pixels
 _HEAD = struct.Struct("<HHHHHHHI")
 _LENGTH = struct.Struct("<I")
-# Of an answer: whether it could be decoded, and its length.
+# The head of an answer: whether the frame was decoded, and the length of its words.
 _ANSWER = struct.Struct("<?I")
-# A child keeps the memory of one frame for the next. Else glibc gives it back, and a frame of 512 x 512 costs
-# 1100 page faults, a third of its time (3 of 9 CPU ms).
+# A child keeps the memory of one frame for the next. Otherwise glibc returns it to the system, and a frame of
+# 512 x 512 costs 1100 page faults, a third of its time (3 of 9 CPU ms).
 _KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
     "MALLOC_TOP_PAD_": str(8 << 20),
 }
-# JPEG Extended: GDCM decodes 12 bits of it wrongly.
+# JPEG Extended, of which GDCM decodes 12 bits incorrectly.
 EXTENDED = "1.2.840.10008.1.2.4.51"
 
 
 class CodedFrame(NamedTuple):
-    """What a decoder is told of a frame's bytes; `plugin` is pydicom's name for the decoder."""
+    """A compressed frame's description for its decoder; `plugin` is pydicom's name of the decoder."""
 
     syntax: str
     plugin: str
@@ -60,9 +60,9 @@ class CodedFrame(NamedTuple):
 
 
 def decode_in_process(packed: bytes, coded: CodedFrame) -> NDArray[Any]:
-    """Return the decoded words of one frame, (rows, columns), decoded in this process."""
+    """Return the words of one frame, (rows, columns), decoded in this process."""
     from pydicom.encaps import encapsulate
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
 
     options: dict[str, Any] = {
         "rows": coded.rows,
@@ -75,6 +75,7 @@ def decode_in_process(packed: bytes, coded: CodedFrame) -> NDArray[Any]:
         "photometric_interpretation": "MONOCHROME2",
         "pixel_keyword": "PixelData",
     }
+    array: NDArray[Any]
     array, _ = get_decoder(coded.syntax).as_array(
         encapsulate([packed]), raw=True, index=0, decoding_plugin=coded.plugin, **options
     )
@@ -82,7 +83,7 @@ def decode_in_process(packed: bytes, coded: CodedFrame) -> NDArray[Any]:
 
 
 def decode_in_subprocess(packed: bytes, coded: CodedFrame) -> bytearray:
-    """Return the decoded words of one frame; threads that ask at once are answered by a process each.
+    """Return the words of one frame, decoded in a subprocess; concurrent threads use different ones.
 
     Raises:
         ImageError: if the decoder fails, dies or hangs.
@@ -91,7 +92,7 @@ def decode_in_subprocess(packed: bytes, coded: CodedFrame) -> bytearray:
 
     names = coded.syntax.encode(), coded.plugin.encode()
     head = _HEAD.pack(*coded[2:], *map(len, names), len(packed))
-    answer = _pool.ask(b"".join((head, *names, packed)))
+    answer = _pool.decode(b"".join((head, *names, packed)))
     if answer is None:
         raise ImageError(
             "the compressed pixels make the decoder die or hang; the file is damaged, copy it again"
@@ -103,7 +104,7 @@ def decode_in_subprocess(packed: bytes, coded: CodedFrame) -> bytearray:
 
 
 def max_processes() -> int:
-    """Return how many frames are decoded beside each other; a worker of several makes do with one."""
+    """Return the number of frames decoded in parallel: one in a worker process of a data loader."""
     import multiprocessing
 
     if multiprocessing.parent_process() is not None:
@@ -112,45 +113,44 @@ def max_processes() -> int:
 
 
 class _DecoderPool:
-    """The processes that decode, started when they are first needed and kept."""
+    """Decoder processes, started on first use and kept."""
 
     def __init__(self) -> None:
         self._idle: list[subprocess.Popen[bytes]] = []
         self._lock = threading.Lock()
 
-    def ask(self, request: bytes) -> tuple[bool, bytearray] | None:
-        """Return whether a child could decode, and what; None where it died or hung."""
+    def decode(self, request: bytes) -> tuple[bool, bytearray] | None:
+        """Return whether a child decoded the frame, and its words; None if the child died or hung."""
         with self._lock:
             child = self._idle.pop() if self._idle else None
         if child is None or child.poll() is not None:
-            _end(child)
-            child = _started()
-        answer = _asked(child, request)
+            _end_child(child)
+            child = _start_child()
+        answer = _request(child, request)
         if answer is None:
-            _end(child)
+            _end_child(child)
         else:
             with self._lock:
                 self._idle.append(child)
         return answer
 
     def end(self) -> None:
-        """End every child that is not at work."""
+        """End every idle child."""
         with self._lock:
             ended, self._idle = self._idle, []
         for child in ended:
-            _end(child)
+            _end_child(child)
 
     def forget(self) -> None:
-        """Let go of the pipes that a forked process inherits: the children are its parent's."""
+        """Close the pipes that a forked process inherited: the children belong to its parent."""
         for child in self._idle:
-            _close(child)
-            child.returncode = 0  # so that its end is not waited for here
+            _close_pipes(child)
+            child.returncode = 0  # so that this process does not wait for its end
         self.__init__()  # type: ignore[misc]
 
 
-def _started() -> subprocess.Popen[bytes]:
-    # Of this interpreter, of this very file, whatever the working folder; nothing of the site's environment
-    # is needed.
+def _start_child() -> subprocess.Popen[bytes]:
+    # This interpreter runs this file, whatever the working folder.
     child = subprocess.Popen(
         [sys.executable, "-P", os.path.abspath(__file__)],
         stdin=subprocess.PIPE,
@@ -161,60 +161,60 @@ def _started() -> subprocess.Popen[bytes]:
     )
     for stream in (child.stdin, child.stdout):
         assert stream is not None
-        _widen(stream.fileno())
+        _enlarge_pipe(stream.fileno())
     return child
 
 
-def _widen(pipe: int) -> None:
+def _enlarge_pipe(pipe: int) -> None:
     with suppress(OSError, AttributeError, ImportError):  # not Linux, or no larger pipe for this account
         import fcntl
 
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
-def _asked(child: subprocess.Popen[bytes], request: bytes) -> tuple[bool, bytearray] | None:
+def _request(child: subprocess.Popen[bytes], request: bytes) -> tuple[bool, bytearray] | None:
     assert child.stdin is not None
     assert child.stdout is not None
     try:
         _write(child.stdin.fileno(), _LENGTH.pack(len(request)) + request)
-        head = _exactly(child.stdout.fileno(), _ANSWER.size, TIMEOUT_S)
+        head = _read_exactly(child.stdout.fileno(), _ANSWER.size, TIMEOUT_S)
         if head is None:
             return None
         decoded, length = _ANSWER.unpack(head)
-        words = _exactly(child.stdout.fileno(), length, TIMEOUT_S)
+        words = _read_exactly(child.stdout.fileno(), length, TIMEOUT_S)
         return None if words is None else (decoded, words)
     except OSError:
         return None
 
 
 def _write(pipe: int, content: bytes) -> None:
-    left = memoryview(content)
-    while left:
-        left = left[os.write(pipe, left) :]
+    remaining = memoryview(content)
+    while remaining:
+        remaining = remaining[os.write(pipe, remaining) :]
 
 
-def _exactly(pipe: int, length: int, timeout_s: float | None) -> bytearray | None:
-    """Return `length` bytes of a pipe, None where it ends before or nothing comes in time."""
-    found = bytearray(length)
-    left = memoryview(found)
-    while left:
+def _read_exactly(pipe: int, length: int, timeout_s: float | None) -> bytearray | None:
+    """Return `length` bytes of a pipe, or None if it ends early or nothing arrives in time."""
+    content = bytearray(length)
+    remaining = memoryview(content)
+    while remaining:
         if timeout_s is not None and not select.select([pipe], [], [], timeout_s)[0]:
             return None
-        count = os.readv(pipe, [left])
+        count = os.readv(pipe, [remaining])
         if not count:
             return None
-        left = left[count:]
-    return found
+        remaining = remaining[count:]
+    return content
 
 
-def _end(child: subprocess.Popen[bytes] | None) -> None:
+def _end_child(child: subprocess.Popen[bytes] | None) -> None:
     if child is not None:
         child.kill()
         child.wait()
-        _close(child)
+        _close_pipes(child)
 
 
-def _close(child: subprocess.Popen[bytes]) -> None:
+def _close_pipes(child: subprocess.Popen[bytes]) -> None:
     for stream in (child.stdin, child.stdout):
         if stream is not None:
             stream.close()
@@ -232,10 +232,10 @@ if hasattr(os, "register_at_fork"):
 def _serve() -> None:
     """Answer requests until the parent closes the pipe."""
     answers = os.dup(1)
-    os.dup2(2, 1)  # whatever a decoder prints does not get among the answers
+    os.dup2(2, 1)  # so that nothing a decoder prints is mixed into the answers
     while True:
-        head = _exactly(0, _LENGTH.size, None)
-        request = None if head is None else _exactly(0, _LENGTH.unpack(head)[0], None)
+        head = _read_exactly(0, _LENGTH.size, None)
+        request = None if head is None else _read_exactly(0, _LENGTH.unpack(head)[0], None)
         if request is None:
             return
         *described, syntax_length, plugin_length, length = _HEAD.unpack_from(request)
@@ -244,20 +244,24 @@ def _serve() -> None:
         syntax, plugin = pieces.read(syntax_length).decode(), pieces.read(plugin_length).decode()
         decoded, words = True, b""
         try:
-            words = _words(pieces.read(length), CodedFrame(syntax, plugin, *described))
+            words = _decode(pieces.read(length), CodedFrame(syntax, plugin, *described))
         except Exception:
             decoded = False
         _write(answers, _ANSWER.pack(decoded, len(words)))
         _write(answers, words)
 
 
-def _words(packed: bytes, coded: CodedFrame) -> bytes:
+def _decode(packed: bytes, coded: CodedFrame) -> bytes:
     """Return a frame's decoded words, little endian."""
-    return _gdcm(packed, coded) if coded.plugin == "gdcm" else decode_in_process(packed, coded).tobytes()
+    return (
+        _decode_with_gdcm(packed, coded)
+        if coded.plugin == "gdcm"
+        else decode_in_process(packed, coded).tobytes()
+    )
 
 
-def _gdcm(packed: bytes, coded: CodedFrame) -> bytes:
-    """Return a frame's decoded words, as pydicom's plugin asks GDCM for them, without pydicom around it."""
+def _decode_with_gdcm(packed: bytes, coded: CodedFrame) -> bytes:
+    """Return a frame's words from GDCM, used as pydicom's plugin does, but without importing pydicom."""
     import gdcm
 
     if coded.syntax == EXTENDED and coded.stored != 8:
@@ -276,7 +280,8 @@ def _gdcm(packed: bytes, coded: CodedFrame) -> bytes:
     image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(kind))
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(coded.syntax)))
     image.SetPixelFormat(gdcm.PixelFormat(1, coded.allocated, coded.stored, coded.stored - 1, coded.signed))
-    return image.GetBuffer().encode("utf-8", "surrogateescape")  # its bytes come as text
+    words: bytes = image.GetBuffer().encode("utf-8", "surrogateescape")  # GDCM returns bytes as text
+    return words
 
 
 if __name__ == "__main__":

@@ -12,34 +12,32 @@ _FILE_ID = 0x00041500
 
 
 def listed_files(directory: DicomFile) -> list[str]:
-    """Return the paths that a DICOMDIR lists, all of them below its own folder.
+    """Return the paths that a DICOMDIR lists, all below its own folder.
 
     Raises:
-        ImageError: if one is missing, or points out of the folder.
+        ImageError: if one is missing, or lies outside the folder.
     """
-    paths, missing = _listed(directory)
+    paths, missing = _split_by_existence(directory)
     if missing:
         raise ImageError(
-            f"{missing} of the {missing + len(paths)} files that the DICOMDIR lists are not there;"
-            " copy the medium again"
+            f"{missing} of the {missing + len(paths)} files that the DICOMDIR lists are missing; copy the"
+            " medium again"
         )
     return paths
 
 
 def describe_dicomdir(directory: DicomFile) -> str:
-    """Return a line for a DICOMDIR that is met among the files of a folder: what it lists, and how much
-    of it is gone.
-    """
+    """Return the note for a DICOMDIR found in a folder: what it is, and how many of its files are missing."""
     try:
-        paths, missing = _listed(directory)
+        paths, missing = _split_by_existence(directory)
     except ImageError:
-        return "a DICOMDIR, which lists files outside of its own folder"
-    line = "a DICOMDIR, which lists files and holds no image"
-    return f"{line}; {missing} of its {missing + len(paths)} files are not there" if missing else line
+        return "a DICOMDIR, which lists files outside its own folder"
+    note = "a DICOMDIR, which lists files and holds no image"
+    return f"{note}; {missing} of its {missing + len(paths)} files are missing" if missing else note
 
 
-def _listed(directory: DicomFile) -> tuple[list[str], int]:
-    """Return the paths that are there, and how many are not."""
+def _split_by_existence(directory: DicomFile) -> tuple[list[str], int]:
+    """Return the listed paths that exist, and how many do not."""
     folder = os.path.dirname(os.path.abspath(directory.path))
     paths = []
     missing = 0
@@ -49,9 +47,9 @@ def _listed(directory: DicomFile) -> tuple[list[str], int]:
             continue
         if any(part in ("", ".", "..") or "/" in part or "\0" in part for part in parts):
             raise ImageError(
-                "the DICOMDIR lists a file outside of its own folder; name the images' folder instead"
+                "the DICOMDIR lists a file outside its own folder; name the images' folder instead"
             )
-        path = _found(folder, parts)
+        path = _resolve(folder, parts)
         if path is None:
             missing += 1
         else:
@@ -59,8 +57,8 @@ def _listed(directory: DicomFile) -> tuple[list[str], int]:
     return paths, missing
 
 
-def _found(folder: str, parts: list[str]) -> str | None:
-    """Return the path of a file ID; copying from a medium may have changed the case of its letters."""
+def _resolve(folder: str, parts: list[str]) -> str | None:
+    """Return the path of a file ID, in its own or in lower case, as copying may have changed it."""
     for names in (parts, [part.lower() for part in parts]):
         path = os.path.join(folder, *names)
         if os.path.isfile(path):

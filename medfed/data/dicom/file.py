@@ -1,4 +1,4 @@
-"""One DICOM file: its header's elements, how its pixels are encoded, and where they lie."""
+"""One DICOM file: the elements of its header, its transfer syntax, and the location of its pixels."""
 
 from __future__ import annotations
 
@@ -27,31 +27,29 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 NATIVE = frozenset((IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN))
 
-# Most headers are shorter than this, so that one read gets them whole.
+# Most headers are shorter than this, so that one read gets all of them.
 _FIRST_READ = 1 << 14
 # The header of an enhanced object of 10,000 frames takes about 30 MB.
 _MAX_HEADER = 1 << 28
-# A deflated header larger than this is made to cost time: empty items deflate 1000 times.
+# A larger deflated header was made to cost time: empty items deflate 1000 times.
 _MAX_DEFLATED_HEADER = 1 << 26
 _META_VRS = (b"OB", b"OW", b"UN", b"SQ", b"UT", b"UC", b"UR")
 
 
 @dataclass(frozen=True, slots=True)
 class DicomFile:
-    """A DICOM file whose header was read and whose pixels were not."""
+    """A DICOM file whose header was read; its pixels are read on demand."""
 
     path: str
     elements: Elements
     syntax: str  # transfer syntax UID
-    start: int  # first byte of the dataset; in a deflated file, elements count from what it unpacks to
+    start: int  # offset of the dataset; in a deflated file, elements have offsets into the inflated data
     size: int
-    memo: dict[str, Any] = field(
-        default_factory=dict, compare=False, repr=False
-    )  # what reading pixels found out
+    memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)  # cached by pixel readers
 
     @property
     def big_endian(self) -> bool:
-        """Whether numbers are stored with their high byte first."""
+        """Whether numbers are stored with the high byte first."""
         return self.syntax == BIG_ENDIAN
 
     @property
@@ -60,7 +58,7 @@ class DicomFile:
         return self.syntax not in NATIVE
 
     def pixels(self) -> tuple[int, int, int]:
-        """Return the tag, first byte and length of the pixel data.
+        """Return the tag, offset and length of the pixel data.
 
         Raises:
             ImageError: if there are none, or the file ends before they do.
@@ -75,15 +73,14 @@ class DicomFile:
                     )
                 if self.syntax != DEFLATED and length != UNDEFINED and at + length > self.size:
                     raise ImageError(
-                        f"truncated: the pixel data announce {length} bytes, the file holds"
-                        f" {self.size - at} of them;"
+                        f"truncated: the pixel data announce {length} bytes, the file holds {self.size - at};"
                         " copy the file again"
                     )
                 return tag, at, length
         raise ImageError("an image without pixel data; the file is truncated or damaged, copy it again")
 
     def read(self, at: int, length: int) -> bytes:
-        """Return bytes of the file, or of what it unpacks to.
+        """Return bytes of the file, or of the inflated data of a deflated file.
 
         Raises:
             ImageError: if it holds fewer.
@@ -94,22 +91,24 @@ class DicomFile:
             with open(self.path, "rb", buffering=0) as file:
                 data = _all_of(file.fileno(), at, length)
         if len(data) < length:
-            raise ImageError(f"truncated: {length} bytes are announced, {len(data)} are there; copy it again")
+            raise ImageError(
+                f"truncated: {length} bytes are announced, {len(data)} are present; copy it again"
+            )
         return data
 
     def _unpacked(self, length: int) -> bytes:
         if len(self.memo.get("unpacked", b"")) < length:
             with open(self.path, "rb", buffering=0) as file:
                 packed = _all_of(file.fileno(), 0, self.size)
-            # All frames at once, so that each does not unpack those before it again.
+            # All frames at once, so that a frame does not inflate those before it again.
             _, at, size = self.pixels()
             self.memo["unpacked"], _ = inflate(packed, self.start, max(length, at + size))
-        return self.memo["unpacked"]
+        unpacked: bytes = self.memo["unpacked"]
+        return unpacked
 
 
 def _all_of(descriptor: int, at: int, length: int) -> bytes:
-    """Return `length` bytes of an open file, fewer where it ends; one call to the system returns at
-    most 2 GB."""
+    """Return `length` bytes of an open file, fewer if it ends; one system call returns at most 2 GB."""
     data = os.pread(descriptor, length, at)
     while len(data) < length:
         more = os.pread(descriptor, length - len(data), at + len(data))
@@ -126,10 +125,10 @@ def is_dicom(path: str | os.PathLike[str]) -> bool:
 
 
 def open_dicom(path: str) -> DicomFile | None:
-    """Return a file's header, None where the file is no DICOM file.
+    """Return a file with its header parsed, or None if it is not a DICOM file.
 
     Raises:
-        ImageError: if it is one, but empty, truncated or damaged.
+        ImageError: if it is a DICOM file, but empty, truncated or damaged.
     """
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
@@ -147,7 +146,7 @@ def open_dicom(path: str) -> DicomFile | None:
             if want >= _MAX_HEADER:
                 raise ImageError(f"a header of more than {_MAX_HEADER // 1_000_000} MB; the file is damaged")
             want = want * 16
-    raise ImageError(f"truncated: the header reaches beyond the {size} bytes of the file; copy it again")
+    raise ImageError(f"truncated: the header extends beyond the {size} bytes of the file; copy it again")
 
 
 def _parse(path: str, data: bytes, size: int) -> DicomFile | None:
@@ -168,8 +167,7 @@ def _parse(path: str, data: bytes, size: int) -> DicomFile | None:
 
 
 def _deflated(data: bytes, start: int, size: int, whole: bool) -> Elements:
-    """Return the elements of a deflated dataset: of its first 64 kB, or of all of it where that is
-    too little."""
+    """Return the elements of a deflated dataset, from its first 64 kB if they suffice."""
     for bound in (1 << 16, _MAX_DEFLATED_HEADER):
         unpacked, ended = inflate(data, start, bound, complete=False)
         try:
@@ -194,8 +192,7 @@ def _dataset_start(data: bytes) -> int | None:
 
 
 def _plausible(data: bytes, at: int, *, meta_only: bool) -> bool:
-    """Whether a DICOM dataset could begin here: group 2 or 8, a known value representation or a
-    short length."""
+    """Whether a dataset could start here: group 2 or 8, with a known representation or a short length."""
     head = data[at : at + 8]
     if len(head) < 8:
         return False
@@ -209,8 +206,7 @@ def _plausible(data: bytes, at: int, *, meta_only: bool) -> bool:
 
 
 def _meta(data: bytes, at: int) -> tuple[str, int]:
-    """Return the transfer syntax and the first byte behind the file meta elements, which are
-    explicit little endian."""
+    """Return the transfer syntax and the offset after the file meta elements (explicit little endian)."""
     syntax = ""
     while data[at : at + 2] == b"\2\0":
         if at + 12 > len(data):
@@ -236,9 +232,9 @@ def _meta(data: bytes, at: int) -> tuple[str, int]:
 
 
 def _encoding(data: bytes, at: int, syntax: str) -> tuple[bool, bool]:
-    """Return whether the dataset is explicit and whether little endian.
+    """Return whether the dataset has explicit value representations, and whether it is little endian.
 
-    Files exist whose meta header says implicit and whose data are explicit, and the reverse; the data decide.
+    Some files are explicit although their meta header says implicit, and the reverse; the data decide.
     """
     if at + 8 > len(data):
         raise TruncatedHeader
@@ -254,10 +250,10 @@ def _encoding(data: bytes, at: int, syntax: str) -> tuple[bool, bool]:
 
 
 def inflate(data: bytes, start: int, length: int, *, complete: bool = True) -> tuple[bytes, bool]:
-    """Return up to `length` bytes of what data[start:] unpacks to, never more, and whether that was all.
+    """Return up to `length` inflated bytes of data[start:], and whether these are all.
 
     Raises:
-        ImageError: if the packed data are damaged, grow like a bomb, or (where complete) are too few.
+        ImageError: if the data are damaged, expand like a bomb, or (if `complete`) are too few.
     """
     packed = len(data) - start
     if length > _unpacked_bound(packed) and complete:

@@ -1,5 +1,4 @@
-"""One two-dimensional image of a DICOM object: its place in the patient, its pixels' encoding, what
-it series_key to."""
+"""One two-dimensional image of a DICOM object: its position, pixel encoding, and the series it belongs to."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from medfed.data.dicom.elements import PIXELS, Elements, name
+from medfed.data.dicom.elements import PIXELS, Elements, describe_tag
 from medfed.data.dicom.file import DEFLATED, DicomFile
 from medfed.data.size_limits import MAX_DICOM_RATIO, check_size
 from medfed.errors import ImageError
@@ -29,14 +28,14 @@ PLANE_POSITION, PLANE_ORIENTATION, PIXEL_MEASURES = 0x00209113, 0x00209116, 0x00
 PROJECTIONS = frozenset((b"CR", b"DX", b"MG", b"PX", b"IO", b"RG", b"XA", b"RF"))
 # JPEG baseline and extended, which always lose something, and JPEG-LS near lossless, which is chosen to.
 LOSSY_SYNTAXES = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 81))
-# Modalities that are told on; another word in this element may be anything.
+# Modalities that are passed on; another word in this element could be anything.
 MODALITIES = PROJECTIONS | {b"CT", b"MR", b"PT", b"NM", b"US", b"OT"}
-# Direction cosines are written with six decimals; more than this off unit length or right angle is no
+# Direction cosines are written with six decimals; a larger deviation from unit length or a right angle is no
 # rotation.
 COSINE_TOLERANCE = 1e-3
-# Voxels of 1 micrometre to 10 centimetres: what lies outside is a unit mistaken or a header damaged.
+# Voxels of 1 micrometre to 10 centimetres: anything else is a wrong unit or a damaged header.
 MIN_SPACING_MM, MAX_SPACING_MM = 1e-3, 100.0
-# No scanner reaches farther from its origin; a larger coordinate is damage.
+# No scanner extends further from its origin; a larger coordinate is damage.
 MAX_COORDINATE_MM = 1e5
 
 Triple = tuple[float, float, float]
@@ -44,7 +43,7 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How pixels are stored: what must be known to turn bytes into stored values."""
+    """How pixels are stored: what is needed to convert bytes into stored values."""
 
     rows: int
     columns: int
@@ -75,11 +74,11 @@ class Frame:
     index: int  # among the frames of its file
     encoding: Encoding
     modality: bytes
-    patient: tuple[bytes, bytes, bytes]  # number, name, birth date; empty where the header does not say
-    series_key: tuple  # series, modality, unit: what one volume shares
-    # Frame of reference, echo, time point, diffusion weighting, stack: what separates volumes of one series.
-    hard_key: tuple
-    soft_attributes: Mapping[str, object]  # what may separate them where positions repeat
+    patient: tuple[bytes, bytes, bytes]  # ID, name, birth date; empty if absent
+    series_key: tuple[object, ...]  # series, modality, unit: equal within one volume
+    # Frame of reference, echo, time point, diffusion weighting, stack: these always separate volumes.
+    hard_key: tuple[object, ...]
+    soft_attributes: Mapping[str, object]  # may separate volumes if positions repeat
     uid: bytes
     image_type: tuple[bytes, ...]
     position_mm: Triple | None
@@ -97,10 +96,10 @@ class Frame:
 
 
 def parse_frames(file: DicomFile) -> list[Frame]:
-    """Return the image planes of one file, one or as many as an enhanced object has.
+    """Return the image planes of one file: one, or all frames of an enhanced object.
 
     Raises:
-        ImageError: if the header is not one of an image that can be read.
+        ImageError: if the header is not that of an image that can be read.
     """
     header = file.elements
     encoding = _encoding(file)
@@ -118,8 +117,8 @@ def parse_frames(file: DicomFile) -> list[Frame]:
     if per_frame:
         if len(per_frame) != encoding.frames:
             raise ImageError(
-                f"{encoding.frames} frames are announced, {len(per_frame)} have a place in the header;"
-                " file damaged"
+                f"{encoding.frames} frames are announced, {len(per_frame)} have a position; the file is"
+                " damaged"
             )
         shared = header.first(SHARED)
         pointers = _dimension_pointers(header)
@@ -129,8 +128,7 @@ def parse_frames(file: DicomFile) -> list[Frame]:
         ]
     if encoding.frames != 1:
         raise ImageError(
-            f"{encoding.frames} frames without a place each (no PerFrameFunctionalGroupsSequence);"
-            " export this"
+            f"{encoding.frames} frames without positions (no PerFrameFunctionalGroupsSequence); export this"
             " acquisition as single images or as an enhanced object"
         )
     return [_classic_frame(file, encoding, flags)]
@@ -158,7 +156,7 @@ def _encoding(file: DicomFile) -> Encoding:
         )
     if not (0 < stored <= allocated and stored - 1 <= high_bit < allocated):
         raise ImageError(
-            f"{stored} bits stored up to bit {high_bit} of {allocated}: that is not possible; file damaged"
+            f"{stored} bits stored up to bit {high_bit} of {allocated}, which is impossible; file damaged"
         )
     photometric = header.text(PHOTOMETRIC)
     if photometric not in (b"MONOCHROME1", b"MONOCHROME2") and (
@@ -175,7 +173,7 @@ def _encoding(file: DicomFile) -> Encoding:
 def _needed(header: Elements, tag: int) -> int:
     value = header.integer(tag)
     if value is None:
-        raise ImageError(f"{name(tag)} is missing; the header is damaged, export the image again")
+        raise ImageError(f"{describe_tag(tag)} is missing; the header is damaged, export the image again")
     return value
 
 
@@ -244,13 +242,13 @@ def _classic_frame(file: DicomFile, encoding: Encoding, flags: tuple[str, ...]) 
 
 
 def _patient(header: Elements) -> tuple[bytes, bytes, bytes]:
-    # Not the study: writers exist that invent one a slice, and a series' UID is unique without it.
+    # Not the study UID: some writers invent one per slice, and a series UID is unique without it.
     name_ = header.text(PATIENT_NAME).rstrip(b"^ ").lower()
     return header.text(PATIENT_ID), name_, header.text(BIRTH_DATE)
 
 
 class _Groups:
-    """The functional groups of one frame: its own first, then those that all frames share."""
+    """The functional groups of one frame: its own first, then those shared by all frames."""
 
     def __init__(self, shared: Elements | None, own: Elements) -> None:
         self._groups = [group for group in (own, shared) if group is not None]
@@ -274,13 +272,13 @@ class _Groups:
         item = self.get(sequence)
         return None if item is None else item.number(tag)
 
-    def whole(self, sequence: int, tag: int) -> int | None:
+    def unsigned(self, sequence: int, tag: int) -> int | None:
         item = self.get(sequence)
         return None if item is None else item.integer(tag, "I")
 
 
-# Dimension index pointers that say where a frame lies; the others say what it is.
-_PLACES = frozenset((0x00200032, 0x00209057, 0x00209113, 0x00201041, 0x00209116))
+# Dimension index pointers that give a frame's position; the others distinguish frames at one position.
+_POSITION_POINTERS = frozenset((0x00200032, 0x00209057, 0x00209113, 0x00201041, 0x00209116))
 
 
 def _dimension_pointers(header: Elements) -> list[int]:
@@ -309,7 +307,9 @@ def _enhanced_frame(
     content = groups.get(0x00209111)
     indices = content.integers(0x00209157, "I") if content is not None else ()
     dimensions = tuple(
-        value for value, pointer in zip(indices, pointers, strict=False) if pointer not in _PLACES and pointer
+        value
+        for value, pointer in zip(indices, pointers, strict=False)
+        if pointer not in _POSITION_POINTERS and pointer
     )
     frame_type = b""
     for sequence in (0x00189226, 0x00189329, 0x00189751):
@@ -330,7 +330,7 @@ def _enhanced_frame(
     hard_key = (
         header.text(FRAME_UID),
         _rounded(groups.number(0x00189114, 0x00189082)),
-        groups.whole(0x00209111, 0x00209128),
+        groups.unsigned(0x00209111, 0x00209128),
         groups.number(0x00209310, 0x0020930D),
         groups.number(0x00189117, 0x00189087),
         groups.text(0x00209111, 0x00209056),
@@ -369,7 +369,7 @@ def _gradient(groups: _Groups) -> bytes:
 
 
 def _rounded(value: float | None) -> float | None:
-    # Echo times repeat to the microsecond; a digit further is how a scanner writes its floats.
+    # Echo times repeat to the microsecond; further digits are rounding of floats.
     return None if value is None else round(value, 3)
 
 
@@ -378,10 +378,11 @@ def _position(header: Elements | None) -> Triple | None:
     if not values:
         return None
     if len(values) != 3:
-        raise ImageError(f"{name(POSITION)} holds {len(values)} numbers, 3 are due")
+        raise ImageError(f"{describe_tag(POSITION)} holds {len(values)} numbers, 3 are expected")
     if max(abs(value) for value in values) > MAX_COORDINATE_MM:
         raise ImageError(
-            f"{name(POSITION)} lies more than {MAX_COORDINATE_MM / 1000:.0f} m away; the header is damaged"
+            f"{describe_tag(POSITION)} is more than {MAX_COORDINATE_MM / 1000:.0f} m away; the header is"
+            " damaged"
         )
     return values[0], values[1], values[2]
 
@@ -391,16 +392,22 @@ def _orientation(header: Elements | None) -> tuple[Triple | None, Triple | None]
     if not values:
         return None, None
     if len(values) != 6:
-        raise ImageError(f"{name(ORIENTATION)} holds {len(values)} numbers, 6 are due")
+        raise ImageError(f"{describe_tag(ORIENTATION)} holds {len(values)} numbers, 6 are expected")
     row, column = values[:3], values[3:]
     lengths = [math.hypot(*row), math.hypot(*column)]
     dot = sum(a * b for a, b in zip(row, column, strict=True))
     if max(abs(length - 1) for length in lengths) > COSINE_TOLERANCE or abs(dot) > COSINE_TOLERANCE:
         raise ImageError(
-            f"{name(ORIENTATION)} is no pair of perpendicular unit vectors: lengths {lengths[0]:.4f} and"
-            f" {lengths[1]:.4f}, product {dot:.4f}; export the series again"
+            f"{describe_tag(ORIENTATION)} is not a pair of perpendicular unit vectors: lengths"
+            f" {lengths[0]:.4f} and {lengths[1]:.4f}, product {dot:.4f}; export the series again"
         )
-    return tuple(a / lengths[0] for a in row), tuple(a / lengths[1] for a in column)  # type: ignore[return-value]
+    return _unit_vector(row), _unit_vector(column)
+
+
+def _unit_vector(vector: tuple[float, ...]) -> Triple:
+    x, y, z = vector
+    length = math.hypot(x, y, z)
+    return x / length, y / length, z / length
 
 
 def _spacing(header: Elements, modality: bytes) -> tuple[float, float] | None:
@@ -410,17 +417,17 @@ def _spacing(header: Elements, modality: bytes) -> tuple[float, float] | None:
     if not values:
         return None
     if len(values) != 2:
-        raise ImageError(f"{name(PIXEL_SPACING)} holds {len(values)} numbers, 2 are due")
+        raise ImageError(f"{describe_tag(PIXEL_SPACING)} holds {len(values)} numbers, 2 are expected")
     if not all(MIN_SPACING_MM <= value <= MAX_SPACING_MM for value in values):
         raise ImageError(
-            f"{name(PIXEL_SPACING)} is {values[0]:g} x {values[1]:g} mm; from {MIN_SPACING_MM:g} to"
+            f"{describe_tag(PIXEL_SPACING)} is {values[0]:g} x {values[1]:g} mm; from {MIN_SPACING_MM:g} to"
             f" {MAX_SPACING_MM:g} mm are read. Correct the header"
         )
     return values[0], values[1]
 
 
 def _length(header: Elements, tag: int) -> float | None:
-    """Return a distance that only a single slice needs; one that is nonsense is as good as none."""
+    """Return a distance that only a single slice needs, or None if it is absent or implausible."""
     values = header.numbers(tag)
     return abs(values[0]) if len(values) == 1 and MIN_SPACING_MM <= abs(values[0]) <= MAX_SPACING_MM else None
 

@@ -1,8 +1,7 @@
-"""Stored pixels of a frame, from whatever encoding, and the modality values they stand for."""
+"""Stored pixels of a frame, decoded from any supported encoding, and their modality values."""
 
 from __future__ import annotations
 
-import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,25 +17,24 @@ from medfed.data.dicom.decoder_process import (
     decode_in_subprocess,
     max_processes,
 )
-from medfed.data.dicom.elements import DOUBLE_PIXELS, ITEM, PIXELS, SEQUENCE_END
+from medfed.data.dicom.elements import DOUBLE_PIXELS, PIXELS
+from medfed.data.dicom.encapsulated import JPEG_2000, RLE, check_codestream, frame_bytes
 from medfed.data.dicom.file import DicomFile, inflate
 from medfed.data.dicom.frame import PROJECTIONS, Encoding, Frame
 from medfed.data.dicom.suppress_logs import suppress_dicom_logs
 from medfed.data.size_limits import FRAME_UNLIMITED_RATIO_BYTES, check_size
 from medfed.errors import ImageError
 
-# Hounsfield units of air: what padding means in CT.
+# Hounsfield units of air, which replace padding in CT.
 AIR_HU = -1000.0
 
-RLE = "1.2.840.10008.1.2.5"
-# Each frame deflated by itself (PS3.5 section A.4.13), which is how large segmentations are written.
+# Each frame deflated separately (PS3.5 section A.4.13), as large segmentations are written.
 DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
-JPEG_2000 = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203))
-# From this many frames on JPEG 2000 is decoded in processes of its own: two take 0.4 s of processor to start,
-# once, and a frame of 512 x 512 takes 16 ms. Fewer frames are decoded here, where nothing need be started.
-_SERIES_2000 = 16
-# What decodes a transfer syntax: the Python package, and pydicom's name for it. Named, because pydicom would
-# else take the first that is installed, which may be GDCM, and that aborts on damaged data.
+# From this many frames on, JPEG 2000 is decoded in subprocesses: two of them take 0.4 s of processor time to
+# start, once, and a frame of 512 x 512 takes 16 ms. Fewer frames are decoded in this process.
+_MIN_PARALLEL_JPEG_2000 = 16
+# The decoder of each transfer syntax: the Python package, and pydicom's name for it. pydicom would otherwise
+# take the first that is installed, which may be GDCM, and GDCM aborts on damaged data.
 DECODERS = {
     RLE: ("pylibjpeg-rle", "pylibjpeg"),
     **dict.fromkeys(JPEG_2000, ("pylibjpeg-openjpeg", "pylibjpeg")),
@@ -46,7 +44,7 @@ DECODERS = {
 
 
 def stored_values(frame: Frame) -> NDArray[Any]:
-    """Return a frame's stored values, (rows, columns), junk above the stored bits removed and the sign set.
+    """Return a frame's stored values, (rows, columns), without the bits above BitsStored and with their sign.
 
     Raises:
         ImageError: if the pixels are truncated, damaged, or in an encoding that cannot be read.
@@ -55,47 +53,51 @@ def stored_values(frame: Frame) -> NDArray[Any]:
 
 
 def iter_words(frames: Sequence[Frame]) -> Iterator[NDArray[Any]]:
-    """Yield the words of each frame in turn; those that processes of their own decode are asked for ahead.
+    """Yield the words of each frame in turn; frames decoded in subprocesses are requested ahead.
 
     Raises:
         ImageError: as `read_words`.
     """
-    at_once = max_processes()
-    if at_once == 1 or not all(_worth_a_process(frame.file, len(frames)) for frame in frames):
+    processes = max_processes()
+    if processes == 1 or not all(_faster_in_parallel(frame.file, len(frames)) for frame in frames):
         yield from (read_words(frame.file, frame.encoding, frame.index) for frame in frames)
         return
-    with ThreadPoolExecutor(at_once) as threads:  # which wait for the children, and hold no lock meanwhile
+    with ThreadPoolExecutor(processes) as threads:  # they wait for the subprocesses without holding the lock
         ahead: deque[Future[NDArray[Any]]] = deque()
         try:
             for frame in frames:
                 ahead.append(threads.submit(read_words, frame.file, frame.encoding, frame.index, True))
-                if len(ahead) > at_once:
+                if len(ahead) > processes:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
         finally:
-            for waiting in ahead:  # a frame was refused: the rest is not needed
+            for waiting in ahead:  # a frame was refused, so the rest is not needed
                 waiting.cancel()
 
 
-def _worth_a_process(file: DicomFile, frames: int) -> bool:
-    """Whether a series is decoded faster by several processes, their start counted."""
+def _faster_in_parallel(file: DicomFile, frames: int) -> bool:
+    """Whether several processes decode a series faster, including their start."""
     if not file.encapsulated:
         return False
-    return frames >= _SERIES_2000 if file.syntax in JPEG_2000 else frames > 1 and _by_gdcm(file.syntax)
+    return (
+        frames >= _MIN_PARALLEL_JPEG_2000
+        if file.syntax in JPEG_2000
+        else frames > 1 and _uses_gdcm(file.syntax)
+    )
 
 
-def _by_gdcm(syntax: str) -> bool:
+def _uses_gdcm(syntax: str) -> bool:
     return DECODERS.get(syntax, ("", ""))[1] == "gdcm"
 
 
-def read_words(file: DicomFile, encoding: Encoding, index: int, apart: bool = False) -> NDArray[Any]:
-    """Return a frame's words as they are allocated, (rows, columns), unsigned (float pixels: as they are).
+def read_words(file: DicomFile, encoding: Encoding, index: int, subprocess: bool = False) -> NDArray[Any]:
+    """Return a frame's words as allocated, (rows, columns), unsigned, or float for float pixels.
 
-    `apart`: compressed ones are decoded in a process of their own, which those that GDCM decodes always are.
+    With `subprocess`, compressed frames are decoded in a subprocess, as GDCM's always are.
     """
     if file.encapsulated:
-        return _decoded(file, encoding, index, apart)
+        return _decode_frame(file, encoding, index, subprocess)
     if encoding.pixel_tag != PIXELS:
         word = np.dtype("f8" if encoding.pixel_tag == DOUBLE_PIXELS else "f4")
     else:
@@ -103,14 +105,15 @@ def read_words(file: DicomFile, encoding: Encoding, index: int, apart: bool = Fa
     count = encoding.rows * encoding.columns
     size = count * word.itemsize
     expected = size * encoding.frames
-    if encoding.length not in (expected, expected + expected % 2) and not _padded(file, encoding, expected):
+    if encoding.length not in (expected, expected + expected % 2) and not _has_trailing_zeros(
+        file, encoding, expected
+    ):
         raise ImageError(
             f"the pixel data hold {encoding.length} bytes, {encoding.frames} frames of {encoding.rows} x"
             f" {encoding.columns} pixels of {word.itemsize} bytes need {expected}; truncated or damaged"
         )
     if file.big_endian and word.itemsize == 1:
-        # OW data in big endian: every two bytes are swapped, so an odd start shares its word with a
-        # neighbour.
+        # Big endian OW data have every two bytes swapped, so an odd start shares its word with a neighbour.
         first, last = index * size, (index + 1) * size
         pair = file.read(encoding.at + first - first % 2, last - first + first % 2 + last % 2)
         swapped = np.frombuffer(pair, "<u2").byteswap().view("u1") if _ow(file) else np.frombuffer(pair, "u1")
@@ -120,10 +123,10 @@ def read_words(file: DicomFile, encoding: Encoding, index: int, apart: bool = Fa
     return np.frombuffer(data, stored_as).reshape(encoding.rows, encoding.columns)
 
 
-def _padded(file: DicomFile, encoding: Encoding, expected: int) -> bool:
-    """Whether the pixel data end with up to 8 zeros too many, as writers exist that align them.
+def _has_trailing_zeros(file: DicomFile, encoding: Encoding, expected: int) -> bool:
+    """Whether the pixel data have up to 8 zeros too many, as some writers align them.
 
-    Less than a row and less than a column, so that a wrong Rows or Columns is not taken for it.
+    They must be shorter than a row and a column, so that wrong Rows or Columns are not mistaken for padding.
     """
     more = encoding.length - expected
     if not 0 < more <= 8 or more >= min(encoding.rows, encoding.columns) * max(1, encoding.allocated // 8):
@@ -136,7 +139,7 @@ def _ow(file: DicomFile) -> bool:
 
 
 def sign_extend(words: NDArray[Any], encoding: Encoding) -> NDArray[Any]:
-    """Return the stored values of words: the bits from high_bit down, with their sign."""
+    """Return the stored values of words: the BitsStored bits below HighBit, with their sign."""
     if words.dtype.kind == "f":
         return words
     width = words.dtype.itemsize * 8
@@ -151,7 +154,7 @@ def sign_extend(words: NDArray[Any], encoding: Encoding) -> NDArray[Any]:
     return (words << up) >> down
 
 
-def modality_values(
+def write_modality_values(
     words: NDArray[Any], frame: Frame, padding: float | None, out: NDArray[np.float32]
 ) -> None:
     """Write a frame's modality values (HU in CT) to `out`, (rows, columns), padding replaced by a number.
@@ -162,7 +165,7 @@ def modality_values(
     encoding = frame.encoding
     values = sign_extend(words, encoding)
     if encoding.photometric == b"MONOCHROME1" and frame.modality in PROJECTIONS and values.dtype.kind != "f":
-        # Whether a radiograph shows bone white or black; a CT's HU mean the same under either.
+        # Decides whether a radiograph shows bone white or black; HU of a CT mean the same under both.
         top = -1 if encoding.signed else (1 << encoding.stored) - 1
         inverted = top - values.astype(np.int64)
     else:
@@ -172,16 +175,16 @@ def modality_values(
         out[...] = entries[np.clip(inverted.astype(np.int64) - frame.lut.first, 0, len(entries) - 1)]
     else:
         _rescale(inverted, frame, out)
-    pads = padding_mask(words, values, frame)
-    if pads is not None and padding is not None:
-        out[pads] = padding
+    padded = padding_mask(words, values, frame)
+    if padded is not None and padding is not None:
+        out[padded] = padding
 
 
 def _rescale(values: NDArray[Any], frame: Frame, out: NDArray[np.float32]) -> None:
     slope = 1.0 if frame.slope is None else frame.slope
     intercept = 0.0 if frame.intercept is None else frame.intercept
     if slope == 1.0 and intercept == int(intercept) and values.dtype.itemsize <= 2:
-        # Whole numbers of at most 17 bits are exact in float32.
+        # Integers of at most 17 bits are exact in float32.
         np.add(values, np.float32(intercept), out=out, dtype=np.float32, casting="unsafe")
         return
     with np.errstate(over="ignore", invalid="ignore"):
@@ -191,10 +194,10 @@ def _rescale(values: NDArray[Any], frame: Frame, out: NDArray[np.float32]) -> No
 
 
 def padding_mask(words: NDArray[Any], values: NDArray[Any], frame: Frame) -> NDArray[np.bool_] | None:
-    """Return where a frame is padded, None where its header names no padding.
+    """Return the mask of padding pixels, or None if the header declares no padding.
 
-    The padding value is compared as a word, because older CT pad with -2000 outside the stored bits, and as a
-    stored value, because junk may fill the bits above those.
+    The padding value is compared as a word, because older CT scanners pad with -2000 outside the stored bits,
+    and as a stored value, because the bits above those may hold anything.
     """
     if frame.padding is None or values.dtype.kind == "f":
         return None
@@ -204,16 +207,13 @@ def padding_mask(words: NDArray[Any], values: NDArray[Any], frame: Frame) -> NDA
     first, last = min(first, last), max(first, last)
     if first == last:
         if _representable(first, encoding):
-            mask = values == first
-        else:
-            mask = words == (frame.padding[0] & ((1 << width) - 1))
-    else:
-        mask = (values >= first) & (values <= last)
-    return mask
+            return np.asarray(values == first)
+        return np.asarray(words == (frame.padding[0] & ((1 << width) - 1)))
+    return np.asarray((values >= first) & (values <= last))
 
 
 def _as_value(word: int, encoding: Encoding, width: int) -> int:
-    """Return a padding word as a number; its value representation may be US where the pixels are signed."""
+    """Return a padding word as a number; its value representation may be US although pixels are signed."""
     word &= (1 << min(width, 16)) - 1
     bits = min(width, 16)
     return word - (1 << bits) if encoding.signed and word >= 1 << (bits - 1) else word
@@ -224,18 +224,18 @@ def _representable(value: int, encoding: Encoding) -> bool:
     return -half <= value < half if encoding.signed else 0 <= value < 2 * half
 
 
-def _decoded(file: DicomFile, encoding: Encoding, index: int, apart: bool) -> NDArray[Any]:
+def _decode_frame(file: DicomFile, encoding: Encoding, index: int, subprocess: bool) -> NDArray[Any]:
     if file.syntax == DEFLATED_FRAMES:
         return _inflated(file, encoding, index)
     if encoding.allocated < 8 or file.syntax not in DECODERS:
         raise ImageError(
-            f"transfer syntax {file.syntax} is not read; export the images as Explicit VR Little"
-            " Endian or JPEG 2000"
+            f"transfer syntax {file.syntax} is not supported; export the images as Explicit VR Little Endian"
+            " or JPEG 2000"
         )
     if file.syntax == EXTENDED and encoding.stored != 8:
         raise ImageError(
-            f"JPEG Extended of {encoding.stored} bits is not read, as its decoders give wrong values; export the images "
-            "as Explicit VR Little Endian or JPEG 2000"
+            f"JPEG Extended of {encoding.stored} bits is not supported, because its decoders give wrong"
+            " values; export the images as Explicit VR Little Endian or JPEG 2000"
         )
     packed = frame_bytes(file, encoding, index)
     pixels = encoding.rows * encoding.columns
@@ -247,25 +247,27 @@ def _decoded(file: DicomFile, encoding: Encoding, index: int, apart: bool) -> ND
         unlimited_ratio_bytes=FRAME_UNLIMITED_RATIO_BYTES,
     )
     check_codestream(packed, file.syntax, encoding)
-    words = decode(packed, file.syntax, encoding, apart)
+    words = decode(packed, file.syntax, encoding, subprocess)
     if file.syntax in JPEG_2000 and encoding.signed:
         _check_sign(packed, words, encoding)
     return words
 
 
 def _check_sign(packed: bytes, words: NDArray[Any], encoding: Encoding) -> None:
-    """Refuse words whose highest bit is a sign by the header and a number by a shorter JPEG 2000 codestream.
+    """Refuse words whose highest bit is a sign in the header, but not in a shorter JPEG 2000 codestream.
 
     Raises:
         ImageError: naming both lengths.
     """
     at = packed.find(b"\xff\x4f\xff\x51", 0, 4096)
-    depth = packed[at + 42]  # of the one component: its highest bit says signed, the others the bits less one
+    depth = packed[
+        at + 42
+    ]  # of the only component: the highest bit means signed, the others are the bits minus one
     bits = (depth & 0x7F) + 1
     if depth < 0x80 and bits < encoding.stored and (words.view(f"i{words.dtype.itemsize}") < 0).any():
         raise ImageError(
-            f"the JPEG 2000 pixels are unsigned of {bits} bits, the header's signed of {encoding.stored}: whether the"
-            " highest bit is a sign is open; export the images as Explicit VR Little Endian"
+            f"the JPEG 2000 pixels are unsigned of {bits} bits, the header's signed of {encoding.stored}: the"
+            " highest bit may be a sign or not; export the images as Explicit VR Little Endian"
         )
 
 
@@ -283,7 +285,7 @@ def _inflated(file: DicomFile, encoding: Encoding, index: int) -> NDArray[Any]:
     return np.frombuffer(data, f"<u{encoding.allocated // 8}").reshape(encoding.rows, encoding.columns)
 
 
-def decode(packed: bytes, syntax: str, encoding: Encoding, apart: bool = False) -> NDArray[Any]:
+def decode(packed: bytes, syntax: str, encoding: Encoding, subprocess: bool = False) -> NDArray[Any]:
     """Return one compressed frame's words, (rows, columns).
 
     Raises:
@@ -293,9 +295,9 @@ def decode(packed: bytes, syntax: str, encoding: Encoding, apart: bool = False) 
     if not _installed(syntax, plugin):
         raise ImageError(f"transfer syntax {syntax} needs the Python package {package}; install it")
     return (
-        _decoded_apart(packed, syntax, encoding)
-        if apart or plugin == "gdcm"
-        else _decoded_here(packed, syntax, encoding)
+        _decode_in_subprocess(packed, syntax, encoding)
+        if subprocess or plugin == "gdcm"
+        else _decode_in_process(packed, syntax, encoding)
     )
 
 
@@ -303,14 +305,14 @@ def _installed(syntax: str, plugin: str) -> bool:
     if plugin == "gdcm":
         from importlib.util import find_spec
 
-        return find_spec("gdcm") is not None  # which is imported in its process alone
-    from pydicom.pixels import get_decoder
+        return find_spec("gdcm") is not None  # which only its subprocess imports
+    from pydicom.pixels.decoders.base import get_decoder
 
     with suppress_dicom_logs():
         return plugin in get_decoder(syntax).available_plugins
 
 
-def _coded(syntax: str, encoding: Encoding) -> CodedFrame:
+def _coded_frame(syntax: str, encoding: Encoding) -> CodedFrame:
     return CodedFrame(
         syntax,
         DECODERS[syntax][1],
@@ -322,30 +324,30 @@ def _coded(syntax: str, encoding: Encoding) -> CodedFrame:
     )
 
 
-def _decoded_apart(packed: bytes, syntax: str, encoding: Encoding) -> NDArray[Any]:
+def _decode_in_subprocess(packed: bytes, syntax: str, encoding: Encoding) -> NDArray[Any]:
     rows, columns = encoding.rows, encoding.columns
     word = np.dtype(f"u{encoding.allocated // 8}")
-    data = decode_in_subprocess(packed, _coded(syntax, encoding))
+    data = decode_in_subprocess(packed, _coded_frame(syntax, encoding))
     if len(data) != rows * columns * word.itemsize:
         raise ImageError(
-            f"the compressed pixels decode to {len(data)} bytes, not to the {rows} x {columns} of {word.itemsize} announced;"
-            " the file is damaged"
+            f"the compressed pixels decode to {len(data)} bytes, not to the announced {rows} x {columns} of"
+            f" {word.itemsize}; the file is damaged"
         )
     return np.frombuffer(data, word).reshape(rows, columns)
 
 
-def _decoded_here(packed: bytes, syntax: str, encoding: Encoding) -> NDArray[Any]:
+def _decode_in_process(packed: bytes, syntax: str, encoding: Encoding) -> NDArray[Any]:
     word = np.dtype(f"u{encoding.allocated // 8}")
     size = (encoding.rows, encoding.columns)
     cause = ""
     array = None
     with suppress_dicom_logs():
         try:
-            array = decode_in_process(packed, _coded(syntax, encoding))
+            array = decode_in_process(packed, _coded_frame(syntax, encoding))
         except Exception as error:
             cause = type(error).__name__
         except BaseException as panic:
-            # A panic in a decoder written in Rust is no Exception; it leaves nothing behind but its name.
+            # A panic of a decoder written in Rust is not an Exception, and is recognised only by name.
             if type(panic).__name__ != "PanicException":
                 raise
             cause = "panic"
@@ -355,149 +357,7 @@ def _decoded_here(packed: bytes, syntax: str, encoding: Encoding) -> NDArray[Any
         )
     if array.shape != size or array.dtype.itemsize != word.itemsize:
         raise ImageError(
-            f"the compressed pixels decode to {array.shape} of {array.dtype.itemsize} bytes, the"
-            " header announces"
-            f" {encoding.rows} x {encoding.columns} of {word.itemsize}; the file is damaged"
+            f"the compressed pixels decode to {array.shape} of {array.dtype.itemsize} bytes, the header"
+            f" announces {encoding.rows} x {encoding.columns} of {word.itemsize}; the file is damaged"
         )
     return np.ascontiguousarray(array).view(word)
-
-
-def frame_bytes(file: DicomFile, encoding: Encoding, index: int) -> bytes:
-    """Return the compressed bytes of one frame.
-
-    Raises:
-        ImageError: if the fragments are damaged, or not as many as the frames.
-    """
-    fragments, offsets = _fragments(file, encoding)
-    frames = encoding.frames
-    if frames == 1:
-        if len(fragments) > 1 and sum(_begins_image(part) for part in _heads(file, fragments)) > 1:
-            raise ImageError(
-                f"{len(fragments)} compressed images where the header announces 1 frame; file damaged"
-            )
-        chosen = fragments
-    elif len(fragments) == frames:
-        chosen = fragments[index : index + 1]
-    elif len(offsets) == frames:
-        first = offsets[index]
-        last = offsets[index + 1] if index + 1 < frames else 1 << 62
-        base = fragments[0][0] - 8
-        chosen = tuple((at, size) for at, size in fragments if first <= at - 8 - base < last)
-    else:
-        starts = [i for i, part in enumerate(_heads(file, fragments)) if _begins_image(part)]
-        if len(starts) != frames or starts[0] != 0:
-            raise ImageError(
-                f"{len(fragments)} compressed fragments and {frames} frames, without a table that says"
-                " which belong"
-                " together; export the object again"
-            )
-        chosen = fragments[starts[index] : [*starts, len(fragments)][index + 1]]
-    announced = encoding.rows * encoding.columns * encoding.allocated // 8
-    if sum(size for _, size in chosen) > 4 * announced + (1 << 20):
-        raise ImageError(
-            f"a compressed frame is far larger than the {announced} bytes it stands for; file damaged"
-        )
-    packed = b"".join(file.read(at, size) for at, size in chosen)
-    if not packed:
-        raise ImageError("a frame without pixel data; the file is damaged")
-    return packed
-
-
-def _heads(file: DicomFile, fragments: Sequence[tuple[int, int]]) -> list[bytes]:
-    return [file.read(at, min(size, 4)) for at, size in fragments]
-
-
-def _begins_image(head: bytes) -> bool:
-    return head[:3] in (b"\xff\xd8\xff", b"\xff\x4f\xff")
-
-
-def _fragments(file: DicomFile, encoding: Encoding) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...]]:
-    """Return the place and length of each fragment, and the basic offset table."""
-    if "fragments" in file.memo:
-        return file.memo["fragments"]
-    found: list[tuple[int, int]] = []
-    at, size = encoding.at, file.size
-    with open(file.path, "rb") as opened:
-        while True:
-            opened.seek(at)
-            head = opened.read(8)
-            at += 8
-            if len(head) < 8:
-                raise ImageError(
-                    "truncated: the compressed pixel data end without their delimiter; copy it again"
-                )
-            group, number, length = struct.unpack("<HHI", head)
-            tag = group << 16 | number
-            if tag == SEQUENCE_END:
-                break
-            if tag != ITEM or at + length > size:
-                raise ImageError(
-                    "truncated: a compressed fragment is damaged or cut off; copy the file again"
-                )
-            found.append((at, length))
-            at += length
-    if len(found) < 2:
-        raise ImageError("the compressed pixel data hold no fragment; the file is damaged")
-    table = file.read(*found[0])
-    offsets = struct.unpack(f"<{len(table) // 4}I", table[: len(table) // 4 * 4])
-    file.memo["fragments"] = tuple(found[1:]), offsets
-    return file.memo["fragments"]
-
-
-def check_codestream(packed: bytes, syntax: str, encoding: Encoding) -> None:
-    """Refuse a codestream whose own size is not the header's, before a decoder allocates for it.
-
-    Raises:
-        ImageError: naming both sizes.
-    """
-    if syntax == RLE:
-        return
-    found = _size_2000(packed) if syntax in JPEG_2000 else _size_jpeg(packed)
-    if found is None:
-        raise ImageError(
-            "the compressed pixels do not begin as their transfer syntax says; the file is damaged"
-        )
-    rows, columns, components = found
-    if (rows, columns) != (encoding.rows, encoding.columns) or components != 1:
-        raise ImageError(
-            f"the compressed image is {rows} x {columns} with {components} components, the header announces"
-            f" {encoding.rows} x {encoding.columns} with 1; the file is damaged"
-        )
-
-
-def _size_2000(packed: bytes) -> tuple[int, int, int] | None:
-    at = packed.find(b"\xff\x4f\xff\x51", 0, 4096)
-    if at < 0 or len(packed) < at + 42:
-        return None
-    _, width, height, left, top = struct.unpack(">HIIII", packed[at + 6 : at + 24])
-    tile_width, tile_height = struct.unpack(">II", packed[at + 24 : at + 32])
-    if (
-        tile_width == 0
-        or tile_height == 0
-        or tile_width * tile_height * 64 < (width - left) * (height - top) // 1024
-    ):
-        return None
-    return height - top, width - left, struct.unpack(">H", packed[at + 40 : at + 42])[0]
-
-
-_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
-
-
-def _size_jpeg(packed: bytes) -> tuple[int, int, int] | None:
-    if packed[:2] != b"\xff\xd8":
-        return None
-    at = 2
-    while at + 10 <= len(packed):
-        if packed[at] != 0xFF:
-            return None
-        marker = packed[at + 1]
-        if marker == 0xFF:
-            at += 1
-            continue
-        if marker in _FRAME_MARKERS:
-            rows, columns, components = struct.unpack(">HHB", packed[at + 5 : at + 10])
-            return rows, columns, components
-        if marker == 0xDA or marker == 0xD9:
-            return None
-        at += 2 + int.from_bytes(packed[at + 2 : at + 4], "big")
-    return None

@@ -37,7 +37,7 @@ def read_structure_set(path: str, like: Volume, options: LabelOptions) -> Volume
     """Return the closed planar contours of a structure set as class numbers on the grid of `like`.
 
     Raises:
-        LabelError: if a contour lies between or outside the slices, is damaged, or is not a class of the task.
+        LabelError: if a contour is damaged, lies between or outside the slices, or has no class of the task.
     """
     file = open_dicom(path)
     if file is None:
@@ -177,8 +177,8 @@ def _slice(voxels: NDArray[np.float64], like: Volume) -> tuple[int, int]:
         )
     if abs(position - plane) > PLANE_TOLERANCE:
         raise LabelError(
-            f"a contour lies between two slices, {abs(position - plane) * distance_mm:.2f} mm from the nearer;"
-            " take the structures of this image, or interpolate them onto its slices"
+            f"a contour lies between two slices, {abs(position - plane) * distance_mm:.2f} mm from the"
+            " nearer; take the structures of this image, or interpolate them onto its slices"
         )
     return axis, plane
 

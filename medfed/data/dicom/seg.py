@@ -1,4 +1,4 @@
-"""DICOM segmentations on a volume's grid: every frame is placed by its own position, so a few frames suffice."""
+"""DICOM segmentations on a volume's grid: every frame is placed by its own position."""
 
 from __future__ import annotations
 
@@ -145,7 +145,8 @@ def _planes(file: DicomFile, encoding: Encoding) -> Callable[[int], NDArray[Any]
     expected = (size * encoding.frames + 7) // 8
     if encoding.length not in (expected, expected + expected % 2):
         raise LabelError(
-            f"the pixel data hold {encoding.length} bytes, {encoding.frames} frames need {expected}; truncated"
+            f"the pixel data hold {encoding.length} bytes, {encoding.frames} frames need {expected};"
+            " truncated"
         )
 
     def plane(index: int) -> NDArray[np.uint8]:
@@ -203,8 +204,8 @@ def _voxel_indices(
     if off.max() > POSITION_TOLERANCE_VOXELS or not np.array_equal(np.abs(exact[:, :2]).sum(axis=0), [1, 1]):
         off_mm = off * like.spacing_mm
         raise LabelError(
-            f"a frame of the segmentation does not lie on the image's voxels: it is {off_mm.max():.2f} mm off;"
-            " take the segmentation of this image, or resample it"
+            f"a frame of the segmentation does not lie on the image's voxels: it is {off_mm.max():.2f} mm"
+            " off; take the segmentation of this image, or resample it"
         )
     rows, columns = np.nonzero(mask)
     voxels = (exact @ np.stack([rows, columns, np.ones_like(rows)])).astype(np.int64)
@@ -213,8 +214,8 @@ def _voxel_indices(
         low, high = voxels.min(axis=1), voxels.max(axis=1)
         beyond_mm = np.maximum(-low, high - shape[:, 0] + 1) * like.spacing_mm
         raise LabelError(
-            f"the segmentation reaches {beyond_mm.max():.1f} mm beyond the image; take the segmentation of this"
-            " image"
+            f"the segmentation reaches {beyond_mm.max():.1f} mm beyond the image; take the segmentation of"
+            " this image"
         )
     return np.asarray(np.ravel_multi_index(tuple(voxels), like.shape))
 

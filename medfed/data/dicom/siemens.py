@@ -1,4 +1,4 @@
-"""What Siemens writes into private elements only: that one image is a mosaic of many."""
+"""Siemens mosaics, recognised by private elements: one image that holds all slices as tiles."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ _TILES = 0x0019100A
 
 
 def has_tiles(header: Elements) -> bool:
-    """Whether an image is a mosaic though its ImageType does not say so (it is lost
-    when images are anonymised).
-    """
+    """Whether an image is a mosaic; anonymisation may have removed the word MOSAIC from its ImageType."""
     if _TILES in header and b"SIEMENS" in header.text(0x00190010):
         value = header.raw(_TILES)
         if len(value) == 2 and int.from_bytes(value, "little") > 1:
@@ -22,9 +20,7 @@ def has_tiles(header: Elements) -> bool:
 
 
 def _csa_count(csa: bytes) -> int:
-    """Return the number of tiles in a CSA header: after the name of 64 bytes come how many
-    items, then the items.
-    """
+    """Return the number of tiles in a CSA header: a name of 64 bytes, the number of items, the items."""
     at = csa.find(_COUNT + b"\0")
     if at < 0 or at + 100 > len(csa):
         return 0

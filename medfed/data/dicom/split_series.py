@@ -1,9 +1,8 @@
-"""Which frames of one series make a volume each: echoes, time points, weightings
-and reconstructions come apart.
+"""Splitting of one series into volumes: echoes, time points, weightings and reconstructions.
 
-Nothing is told apart by the number of an image or the order of files: scanners, archives and anonymisers
-renumber them. What a header says of a frame decides (`Frame.hard_key` always, `Frame.soft_attributes` where
-positions repeat), and frames that it does not tell apart are refused, not picked from.
+Nothing depends on instance numbers or the order of files: scanners, archives and anonymisers renumber them.
+The header of each frame decides (`Frame.hard_key` always, `Frame.soft_attributes` if positions repeat), and
+frames that the headers do not distinguish are refused, not chosen from.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from medfed.data.dicom.frame import Frame
 from medfed.errors import ImageError
 
-# Two slices closer than this are one position written twice; scanners write positions to 0.001 or 0.01 mm.
+# Two slices closer than this have the same position; scanners write positions to 0.001 or 0.01 mm.
 SAME_POSITION_MM = 0.01
-# How far a slice may lie from the even grid: 0.01 mm for positions that jitter as they are written, and 1 %
-# of the slice distance, which moves no voxel to a neighbour.
+# How far a slice may be off the even grid: 0.01 mm for rounding of positions, and 1 % of the slice distance,
+# which moves no voxel to a neighbour.
 JITTER_MM, JITTER_FRACTION = 0.01, 0.01
-# What is different in two acquisitions or reconstructions, so that slices that differ in it are of two
-# volumes even where their positions interleave. Not the acquisition number: it counts passes and slices of
-# one volume, too.
+# Attributes that differ between acquisitions or reconstructions, so that slices that differ in them belong to
+# two volumes even if their positions interleave. Not the acquisition number, which also counts passes and
+# slices of one volume.
 SPLIT_ATTRIBUTES = (
     "image type",
     "inversion time",
@@ -44,108 +44,104 @@ SamePixels = Callable[[Frame, Frame], bool]
 
 
 def split_by_hard_key(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """Return the frames of one series by what always separates volumes: frame of
-    reference, echo, time, stack.
+    """Return the frames of one series by frame of reference, echo, time point and stack.
 
-    An element that differs in every slice of one volume (a writer that numbers time points through, or
-    invents a frame of reference for each file) says nothing and is passed over; so is a frame of
-    reference that some lack.
+    An element that differs in every slice of one volume (a writer that numbers time points continuously, or
+    invents a frame of reference for each file) is ignored; so is a frame of reference that some frames lack.
     """
     if not frames:
         return []
-    columns = [_known([frame.hard_key[i] for frame in frames]) for i in range(len(frames[0].hard_key))]
-    places = [frame.position_mm for frame in frames]
-    one_volume = None not in places and len(set(places)) == len(frames) >= 3
-    telling = [
+    columns = [_fill_gaps([frame.hard_key[i] for frame in frames]) for i in range(len(frames[0].hard_key))]
+    positions = [frame.position_mm for frame in frames]
+    one_volume = None not in positions and len(set(positions)) == len(frames) >= 3
+    distinctive = [
         column for column in columns if not (one_volume and len({repr(x) for x in column}) == len(frames))
     ]
-    groups: dict[tuple, list[Frame]] = defaultdict(list)
-    for frame, *key in zip(frames, *telling, strict=True):
+    groups: dict[tuple[object, ...], list[Frame]] = defaultdict(list)
+    for frame, *key in zip(frames, *distinctive, strict=True):
         groups[tuple(key)].append(frame)
     return [part for _, part in sorted(groups.items(), key=_first_key)]
 
 
-def _known(column: list[object]) -> list[object]:
-    """Return one element's values, the single text that is there put where others are empty."""
-    told = {value for value in column if value != b""}
-    if len(told) == 1 and isinstance(next(iter(told)), bytes):
-        return [next(iter(told))] * len(column)
+def _fill_gaps(column: list[object]) -> list[object]:
+    """Return one element's values, with empty ones replaced if all others are the same text."""
+    values = {value for value in column if value != b""}
+    if len(values) == 1 and isinstance(next(iter(values)), bytes):
+        return [next(iter(values))] * len(column)
     return column
 
 
 def split_volumes(frames: list[Frame], same_pixels: SamePixels) -> list[tuple[list[Frame], list[str]]]:
-    """Return parallel frames in volumes that hold each position once, and what was dropped of each.
+    """Return parallel frames as volumes with each position once, and notes on the frames dropped.
 
     Raises:
-        ImageError: if two images claim one position and nothing in their headers tells them apart.
+        ImageError: if two images have one position and nothing in their headers distinguishes them.
     """
-    frames, lines = _without_copies(frames, same_pixels)
+    frames, notes = _without_copies(frames, same_pixels)
     levels = group_by_position(frames)
     if max(len(level) for level in levels) == 1:
         parts = _interleaved(frames)
-        return [(part, lines) for part in parts or [_in_order(frames)]]
+        return [(part, notes) for part in parts or [_in_order(frames)]]
     parts = _split_by_attributes(frames, len(levels)) or _slabs(frames)
     if parts:
-        return [(part, lines) for part in parts]
-    kept = []
+        return [(part, notes) for part in parts]
+    volume = []
     for level in levels:
         for other in level[1:]:
-            apart_mm = float(np.linalg.norm(np.diff(positions_lps([level[0], other]), axis=0)))
-            if apart_mm > 2 * SAME_POSITION_MM or not same_pixels(level[0], other):
+            distance_mm = float(np.linalg.norm(np.diff(positions_lps([level[0], other]), axis=0)))
+            if distance_mm > 2 * SAME_POSITION_MM or not same_pixels(level[0], other):
                 raise ImageError(_conflict(level, levels))
-            lines.append("an exact copy of another image of the series")
-        kept.append(level[0])
-    return [(kept, lines)]
+            notes.append("an exact copy of another image of the series")
+        volume.append(level[0])
+    return [(volume, notes)]
 
 
 def _conflict(level: list[Frame], levels: list[list[Frame]]) -> str:
-    """Return what is wrong where images share a position: one of them too many, or one
-    of several volumes incomplete.
-    """
+    """Return the message for images that share a position."""
     along = float(np.asarray(level[0].position_mm) @ slice_normal(level[0]))
     most = max(len(other) for other in levels)
     fewer = [other[0] for other in levels if len(other) < most]
-    # Every position several times, or most of them: volumes with a gap. Most of the positions once:
-    # copies that differ.
+    # If every or most positions occur several times, a volume has a gap; if most occur once, copies differ.
     several = min(len(other) for other in levels) > 1
     if fewer and (several or len(fewer) < len(levels) / 2):
         where = float(np.asarray(fewer[0].position_mm) @ slice_normal(fewer[0]))
         return (
-            f"{most} images at each position, but fewer at {len(fewer)} of the {len(levels)}, the first {where:.2f} mm along"
-            " the slice normal: an echo or time point lacks slices; complete the series, or leave that volume out"
+            f"{most} images at each position, but fewer at {len(fewer)} of the {len(levels)}, the first"
+            f" {where:.2f} mm along the slice normal: an echo or time point lacks slices; complete the"
+            " series, or leave that volume out"
         )
     return (
         f"{len(level)} different images at one position ({along:.2f} mm along the slice normal), and no "
-        "echo, time or other element that tells them apart; separate or delete them"
+        "echo, time or other element that distinguishes them; separate or delete them"
     )
 
 
 def _without_copies(frames: list[Frame], same_pixels: SamePixels) -> tuple[list[Frame], list[str]]:
-    """Drop the second of two files that are one image: the same UID, place and pixels.
+    """Return the frames without second copies of an image: the same UID, position and pixels.
 
     Raises:
-        ImageError: if one UID and place has two contents.
+        ImageError: if one UID and position has different pixels.
     """
-    kept: dict[tuple, Frame] = {}
-    lines = []
+    unique: dict[tuple[object, ...], Frame] = {}
+    notes = []
     for frame in frames:
         key = (frame.uid, frame.position_mm) if frame.uid else (id(frame),)
-        if key not in kept:
-            kept[key] = frame
-        elif frame.soft_attributes == kept[key].soft_attributes:
-            if not same_pixels(kept[key], frame):
+        if key not in unique:
+            unique[key] = frame
+        elif frame.soft_attributes == unique[key].soft_attributes:
+            if not same_pixels(unique[key], frame):
                 raise ImageError(
-                    "two files are one image by their SOPInstanceUID and position, with different pixels; keep the "
-                    "right one"
+                    "two files have the same SOPInstanceUID and position, but different pixels; keep the"
+                    " correct one"
                 )
-            lines.append("an exact copy of another image of the series")
+            notes.append("an exact copy of another image of the series")
         else:
-            kept[(*key, id(frame))] = frame
-    return list(kept.values()), lines
+            unique[(*key, id(frame))] = frame
+    return list(unique.values()), notes
 
 
 def _split_by_attributes(frames: list[Frame], positions: int) -> list[list[Frame]] | None:
-    """Return volumes of every position, by one element after another; None where the headers do not tell."""
+    """Return volumes with every position, split by one attribute after another, or None."""
     most = len(frames) // positions
     if not _complete(frames, positions, most):
         return None
@@ -162,28 +158,40 @@ def _split_by_attributes(frames: list[Frame], positions: int) -> list[list[Frame
 
 
 def _by_time(frames: list[Frame], positions: int) -> list[list[Frame]] | None:
-    """Return volumes by times that differ from slice to slice.
+    """Return volumes split by times that differ from slice to slice, or None.
 
-    Either one volume was taken after the other; or, as in a cine, each position through all its phases: then
-    the n-th time at each position makes the n-th volume.
+    Either one volume was acquired after the other, or, as in a cine, each position through all its phases:
+    then the n-th times of all positions make the n-th volume.
     """
     for attribute in TIMES:
-        times = {id(frame): _time(frame.soft_attributes.get(attribute)) for frame in frames}
-        if any(time is None for time in times.values()):
+        times = _times(frames, attribute)
+        if times is None:
             continue
-        ordered = sorted(frames, key=lambda frame: times[id(frame)])  # type: ignore[arg-type, return-value]
+        by_time = _sort_key(times)
+        ordered = sorted(frames, key=by_time)
         parts = [ordered[i : i + positions] for i in range(0, len(ordered), positions)]
-        apart = all(times[id(one[-1])] < times[id(two[0])] for one, two in pairwise(parts))  # type: ignore[operator]
-        if apart and all(_complete(part, positions, 1) for part in parts):
+        successive = all(by_time(one[-1]) < by_time(two[0]) for one, two in pairwise(parts))
+        if successive and all(_complete(part, positions, 1) for part in parts):
             return [_in_order(part) for part in parts]
-        levels = [sorted(level, key=lambda frame: times[id(frame)]) for level in group_by_position(frames)]  # type: ignore[arg-type, return-value]
-        if all(len({times[id(frame)] for frame in level}) == len(level) for level in levels):
+        levels = [sorted(level, key=by_time) for level in group_by_position(frames)]
+        if all(len({by_time(frame) for frame in level}) == len(level) for level in levels):
             return [list(volume) for volume in zip(*levels, strict=True)]
     return None
 
 
+def _times(frames: list[Frame], attribute: str) -> dict[int, tuple[float, ...]] | None:
+    """Return the time of each frame by its id(), or None if one lacks it."""
+    times = {id(frame): _time(frame.soft_attributes.get(attribute)) for frame in frames}
+    known = {frame: time for frame, time in times.items() if time is not None}
+    return known if len(known) == len(times) else None
+
+
+def _sort_key(times: dict[int, tuple[float, ...]]) -> Callable[[Frame], tuple[float, ...]]:
+    return lambda frame: times[id(frame)]
+
+
 def _time(value: object) -> tuple[float, ...] | None:
-    """Return a time that can be compared, from a number, a text or texts of dates and times."""
+    """Return a comparable time from a number, a text, or several texts of dates and times."""
     parts = value if isinstance(value, tuple) else (value,)
     numbers = []
     for part in parts:
@@ -198,9 +206,7 @@ def _time(value: object) -> tuple[float, ...] | None:
 
 
 def _slabs(frames: list[Frame]) -> list[list[Frame]] | None:
-    """Return volumes that share some positions only, each even in itself: slabs
-    that overlap, or reconstructions.
-    """
+    """Return even volumes that share some positions only: overlapping slabs, or reconstructions."""
     for attribute in ("acquisition number", *SPLIT_ATTRIBUTES):
         parts = _even_parts(frames, attribute)
         if parts is not None:
@@ -209,9 +215,7 @@ def _slabs(frames: list[Frame]) -> list[list[Frame]] | None:
 
 
 def _interleaved(frames: list[Frame]) -> list[list[Frame]] | None:
-    """Return the volumes of two acquisitions whose slices lie between each other's, None where
-    there is but one.
-    """
+    """Return the volumes of acquisitions with interleaved slices, or None if there is only one."""
     if len(frames) < 6:
         return None
     even = _even(frames)
@@ -222,7 +226,7 @@ def _interleaved(frames: list[Frame]) -> list[list[Frame]] | None:
         spans = sorted((ends[0], ends[-1]) for ends in (_along(part) for part in parts))
         if not all(two[0] < one[1] for one, two in pairwise(spans)):
             continue
-        # Slices missing from one volume also leave groups that are even; they then lie on the grid of all.
+        # Slices missing from one volume also leave even groups, but on the grid of all slices.
         if even or not _on_one_grid(frames):
             return parts
     return None
@@ -246,14 +250,14 @@ def _even(frames: Sequence[Frame]) -> bool:
 
 
 def _on_one_grid(frames: Sequence[Frame]) -> bool:
-    """Whether all slices lie at multiples of the smallest distance of two."""
+    """Whether all slices lie at multiples of the smallest distance between two."""
     steps = np.diff(_along(frames))
     ratios = steps / steps.min()
     return bool(np.abs(ratios - np.rint(ratios)).max() < 0.02)
 
 
 def _complete(part: list[Frame], positions: int, each: int | None = None) -> bool:
-    """Whether a part holds every position, each as often (`each` times, where it is given)."""
+    """Whether a part has every position equally often (`each` times, if given)."""
     levels = group_by_position(part)
     sizes = {len(level) for level in levels}
     return len(levels) == positions and len(sizes) == 1 and (each is None or sizes == {each})
@@ -269,7 +273,7 @@ def _in_order(part: list[Frame]) -> list[Frame]:
 def slice_normal(frame: Frame) -> NDArray[np.float64]:
     """Return the unit normal of a frame's plane, LPS."""
     normal = np.cross(np.asarray(frame.row_cosine), np.asarray(frame.column_cosine))
-    return normal / np.linalg.norm(normal)
+    return np.asarray(normal / np.linalg.norm(normal))
 
 
 def positions_lps(frames: Sequence[Frame]) -> NDArray[np.float64]:
@@ -278,7 +282,7 @@ def positions_lps(frames: Sequence[Frame]) -> NDArray[np.float64]:
 
 
 def group_by_position(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """Return the frames grouped by their place along the normal, in its order."""
+    """Return the frames grouped by position along the normal, in that order."""
     along = positions_lps(frames) @ slice_normal(frames[0])
     levels: list[list[Frame]] = []
     last = -np.inf
@@ -301,14 +305,12 @@ def group_by(frames: Iterable[Frame], key: Callable[[Frame], object]) -> dict[ob
     return groups
 
 
-def _first_key(entry: tuple[object, list[Frame]]) -> tuple:
+def _first_key(entry: tuple[object, list[Frame]]) -> tuple[Any, ...]:
     return _rank(entry[0])
 
 
-def _rank(value: object) -> tuple:
-    """Return a key that sorts numbers, and texts that are numbers, by their size, and
-    anything else behind them.
-    """
+def _rank(value: object) -> tuple[Any, ...]:
+    """Return a sort key: numbers, and texts that are numbers, by value, and anything else after them."""
     if isinstance(value, tuple):
         return (2, 0.0, "", tuple(_rank(part) for part in value))
     if isinstance(value, int | float):

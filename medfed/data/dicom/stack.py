@@ -1,6 +1,4 @@
-"""The place of a series' volumes: slices in order, their common affine; refused where they do
-not agree on one.
-"""
+"""Stacks of slices: the frames of one volume in order, and their common affine, or an error."""
 
 from __future__ import annotations
 
@@ -23,21 +21,20 @@ from medfed.data.dicom.split_series import (
 )
 from medfed.errors import ImageError
 
-# Direction cosines of one stack: scanners that write four decimals differ by one or two of the last from
-# slice to slice.
-SAME_DIRECTION = 2.5e-4
-# Nor may that move a corner of the slice by more than this part of a pixel: a voxel stays where
-# the affine says.
-SAME_PLACE_PIXELS = 0.2
-# An image turned against the others by more than this (6 degrees) is meant to be: a localizer, or another
-# plane. One turned less is a slice that does not fit its stack.
-OTHER_DIRECTION = 0.1
-SAME_SPACING = 1e-4
-# A stack whose slices slide sideways more than this over its whole length was taken with a tilted gantry.
+# Direction cosines of one stack may differ by this: scanners that write four decimals vary by one or two
+# units of the last from slice to slice.
+DIRECTION_TOLERANCE = 2.5e-4
+# But that must not move a corner of the slice by more than this fraction of a pixel.
+CORNER_TOLERANCE_PIXELS = 0.2
+# An image rotated against the others by more than this (6 degrees) is intended: a localizer, or another
+# plane. One rotated by less is a slice that does not fit its stack.
+MIN_INTENDED_TURN = 0.1
+SPACING_TOLERANCE = 1e-4
+# A stack whose slices shift sideways by more than this over its length was acquired with a tilted gantry.
 TILT_MM = 0.05
-# Gantries tilt by up to 30 degrees, a slide of 0.6; beyond 63 degrees positions and orientation
-# contradict each other.
-MAX_SLIDE = 2.0
+# Sideways shift per distance along the normal: gantries tilt by up to 30 degrees, which is 0.6; beyond 63
+# degrees positions and orientation contradict each other.
+MAX_SLOPE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +44,7 @@ class Stack:
     frames: tuple[Frame, ...]
     affine_ras: NDArray[np.float64]  # maps (column, row, slice) to mm
     sheared: bool
-    # The distance of each slice from the first along the normal, for slices that are not even; None where
-    # they are.
+    # The distance of each slice from the first along the normal, or None if the slices are even.
     uneven_mm: tuple[float, ...] | None
     flags: tuple[str, ...]
     skipped: tuple[str, ...]
@@ -57,42 +53,42 @@ class Stack:
 def build_stacks(
     frames: Sequence[Frame], same_pixels: SamePixels, *, uneven: bool
 ) -> tuple[list[Stack], list[str]]:
-    """Return the volumes among the frames of one series, and a line for each frame that is no part of one.
+    """Return the stacks of one series, and a note for each frame that belongs to none.
 
     Args:
-        frames: of one patient and series, in any order.
+        frames: frames of one patient and series, in any order.
         same_pixels: whether two frames hold the same values.
-        uneven: whether uneven slices are wanted nevertheless, to be resampled.
+        uneven: whether uneven slices are accepted, because the caller resamples them.
 
     Raises:
-        ImageError: if frames are missing, in conflict or of different sizes.
+        ImageError: if frames are missing, contradict each other or have different sizes.
     """
     images, skipped = _images(frames)
-    parts = [_oriented(part) for part in split_by_hard_key(images)]
+    parts = [_group_by_orientation(part) for part in split_by_hard_key(images)]
     largest = max((cluster for clusters in parts for cluster in clusters), key=len, default=[])
     stacks = []
     for cluster in (cluster for clusters in parts for cluster in clusters):
         if len(cluster) == 1 and len(largest) >= 3 and not _parallel(cluster[0], largest[0]):
-            _check_turned(cluster[0], largest[0])
-            skipped.append("a single image across the others' orientation, as a localizer has it")
+            _check_rotation(cluster[0], largest[0])
+            skipped.append("a single image in another orientation than the others, like a localizer")
         else:
-            stacks += [_stack(volume, lines, uneven) for volume, lines in split_volumes(cluster, same_pixels)]
+            stacks += [_stack(volume, notes, uneven) for volume, notes in split_volumes(cluster, same_pixels)]
     return stacks, skipped
 
 
 def _images(frames: Sequence[Frame]) -> tuple[list[Frame], list[str]]:
-    """Return the frames that could be slices of a volume, and a line for each other.
+    """Return the frames that may be slices of a volume, and a note for each other frame.
 
     Raises:
-        ImageError: for a mosaic, whose slices have no place.
+        ImageError: for a mosaic, whose slices have no position.
     """
     for file in {id(frame.file): frame.file for frame in frames}.values():
         if has_tiles(file.elements) or any(
             b"MOSAIC" in part.upper() for part in file.elements.texts(IMAGE_TYPE)
         ):
             raise ImageError(
-                "a Siemens mosaic: one image holds all slices as tiles, and their places are in no public element; "
-                "export it as enhanced MR or convert it with dcm2niix"
+                "a Siemens mosaic: one image holds all slices as tiles, and no public element has their"
+                " positions; export it as enhanced MR or convert it with dcm2niix"
             )
     images, skipped = [], []
     types = {frame.image_type for frame in frames if frame.position_mm is not None}
@@ -108,45 +104,36 @@ def _images(frames: Sequence[Frame]) -> tuple[list[Frame], list[str]]:
             and types
             and frame.image_type not in types
         ):
-            skipped.append("a secondary picture without a place, unlike the series' other images")
+            skipped.append("a secondary image without a position, unlike the series' other images")
         else:
             images.append(frame)
     return images, skipped
 
 
-def _check_turned(frame: Frame, other: Frame) -> None:
-    """Refuse an image that is turned against the others too little to be meant.
+def _check_rotation(frame: Frame, other: Frame) -> None:
+    """Refuse an image that is rotated against the others by too little to be intended.
 
     Raises:
-        ImageError: saying by how much.
+        ImageError: naming the angle.
     """
     turn = _directions(frame) @ _directions(other).T  # 1, 1 on the diagonal where they are parallel
     angle = float(np.degrees(np.arccos(np.clip(min(turn[0, 0], turn[1, 1]), -1, 1))))
-    if angle < np.degrees(OTHER_DIRECTION):
+    if angle < np.degrees(MIN_INTENDED_TURN):
         raise ImageError(
-            f"one slice is turned by {angle:.3f} degrees against the series' others, which moves its corner by "
-            f"{_corner_moves_mm(frame, other):.3f} mm off their grid; export the series again"
+            f"one slice is rotated by {angle:.3f} degrees against the others of the series, which moves its"
+            f" corner by {_corner_distance_mm(frame, other):.3f} mm off their grid; export the series again"
         )
 
 
-def _oriented(frames: list[Frame]) -> list[list[Frame]]:
+def _group_by_orientation(frames: list[Frame]) -> list[list[Frame]]:
     """Return the frames in groups of one orientation.
 
     Raises:
-        ImageError: if a frame has no place, or one orientation comes in several sizes.
+        ImageError: if a frame has no position, or one orientation has several sizes or spacings.
     """
     clusters: list[list[Frame]] = []
     for frame in frames:
-        if frame.position_mm is None or frame.row_cosine is None or frame.column_cosine is None:
-            missing = sum(f.position_mm is None or f.row_cosine is None for f in frames)
-            raise ImageError(
-                f"{missing} of {len(frames)} images lack ImagePositionPatient or ImageOrientationPatient, so that no "
-                "voxel has a place; export the series with its geometry"
-            )
-        if frame.spacing_mm is None:
-            raise ImageError(
-                "an image lacks PixelSpacing, so that it has no size in mm; export it with its geometry"
-            )
+        _check_geometry(frame, frames)
         for cluster in clusters:
             if _parallel(cluster[0], frame):
                 cluster.append(frame)
@@ -156,36 +143,52 @@ def _oriented(frames: list[Frame]) -> list[list[Frame]]:
     main = max(clusters, key=len)
     for cluster in clusters:
         if cluster is not main and len(main) >= 3:
-            _check_turned(cluster[0], main[0])
+            _check_rotation(cluster[0], main[0])
     for cluster in clusters:
-        sizes = sorted({(f.encoding.rows, f.encoding.columns) for f in cluster})
-        if len(sizes) > 1:
-            raise ImageError(
-                f"one series mixes images of {' and '.join(f'{r} x {c}' for r, c in sizes)} pixels in"
-                " one orientation;"
-                " separate them"
-            )
-        spacings = np.array([f.spacing_mm for f in cluster])
-        if np.ptp(spacings, axis=0).max() > SAME_SPACING * spacings.min():
-            low, high = spacings.min(axis=0), spacings.max(axis=0)
-            raise ImageError(
-                f"one series mixes pixel spacings from {low[0]:g} x {low[1]:g} to {high[0]:g} x"
-                f" {high[1]:g} mm;"
-                " separate them"
-            )
+        _check_grids(cluster)
     return clusters
+
+
+def _check_geometry(frame: Frame, frames: list[Frame]) -> None:
+    if frame.position_mm is None or frame.row_cosine is None or frame.column_cosine is None:
+        missing = sum(f.position_mm is None or f.row_cosine is None for f in frames)
+        raise ImageError(
+            f"{missing} of {len(frames)} images lack ImagePositionPatient or ImageOrientationPatient, so that"
+            " the position of their voxels is unknown; export the series with its geometry"
+        )
+    if frame.spacing_mm is None:
+        raise ImageError(
+            "an image lacks PixelSpacing, so that its size in mm is unknown; export it with its geometry"
+        )
+
+
+def _check_grids(cluster: list[Frame]) -> None:
+    """Raise ImageError if frames of one orientation differ in size or pixel spacing."""
+    sizes = sorted({(f.encoding.rows, f.encoding.columns) for f in cluster})
+    if len(sizes) > 1:
+        raise ImageError(
+            f"one series mixes images of {' and '.join(f'{r} x {c}' for r, c in sizes)} pixels in one"
+            " orientation; separate them"
+        )
+    spacings = np.array([f.spacing_mm for f in cluster])
+    if np.ptp(spacings, axis=0).max() > SPACING_TOLERANCE * spacings.min():
+        low, high = spacings.min(axis=0), spacings.max(axis=0)
+        raise ImageError(
+            f"one series mixes pixel spacings from {low[0]:g} x {low[1]:g} to {high[0]:g} x {high[1]:g} mm;"
+            " separate them"
+        )
 
 
 def _parallel(one: Frame, other: Frame) -> bool:
     if (one.row_cosine, one.column_cosine) == (other.row_cosine, other.column_cosine):
         return True
-    if np.abs(_directions(one) - _directions(other)).max() > SAME_DIRECTION:
+    if np.abs(_directions(one) - _directions(other)).max() > DIRECTION_TOLERANCE:
         return False
-    return _corner_moves_mm(one, other) <= SAME_PLACE_PIXELS * min(one.spacing_mm or (1.0, 1.0))
+    return _corner_distance_mm(one, other) <= CORNER_TOLERANCE_PIXELS * min(one.spacing_mm or (1.0, 1.0))
 
 
-def _corner_moves_mm(one: Frame, other: Frame) -> float:
-    """Return how far the corner across from the first pixel lies apart where both begin at one place."""
+def _corner_distance_mm(one: Frame, other: Frame) -> float:
+    """Return the distance of the last corners of two images whose first pixels coincide."""
     rows_mm, columns_mm = one.spacing_mm or (1.0, 1.0)
     across = np.array([one.encoding.columns * columns_mm, one.encoding.rows * rows_mm])
     return float(np.linalg.norm(across @ (_directions(one) - _directions(other))))
@@ -195,51 +198,72 @@ def _directions(frame: Frame) -> NDArray[np.float64]:
     return np.array([frame.row_cosine, frame.column_cosine])
 
 
-def _stack(frames: list[Frame], lines: list[str], uneven: bool) -> Stack:
-    """Return the frames with their affine.
+def _stack(frames: list[Frame], notes: list[str], uneven: bool) -> Stack:
+    """Return the frames of one volume with their affine.
 
     Raises:
-        ImageError: if a slice is missing or the slices are not even, naming the positions.
+        ImageError: if a slice is missing or the slices are uneven, naming the positions.
     """
     first = frames[0]
     normal = slice_normal(first)
     positions = positions_lps(frames)
-    flags: list[str] = []
-    gaps: tuple[float, ...] | None = None
+    flags: tuple[str, ...] = ()
+    uneven_mm: tuple[float, ...] | None = None
     if len(frames) == 1:
         step = normal * _single_thickness(first)
-        flags.append("single_slice")
+        flags = ("single_slice",)
     else:
         step = (positions[-1] - positions[0]) / (len(frames) - 1)
-        even = positions[0] + np.arange(len(frames))[:, None] * step
-        off = np.linalg.norm(positions - even, axis=1)
-        along = (positions - positions[0]) @ normal
-        if off.max() > max(JITTER_MM, JITTER_FRACTION * float(step @ normal)):
-            straight = positions[0] + (along / along[-1])[:, None] * (positions[-1] - positions[0])
-            beside = float(np.linalg.norm(positions - straight, axis=1).max())
-            if beside > max(JITTER_MM, JITTER_FRACTION * float(step @ normal)):
-                raise ImageError(
-                    f"the slices do not lie on one line: one is {beside:.2f} mm beside it, with {len(frames)} slices"
-                    f" {float(step @ normal):.2f} mm apart; export the series again"
-                )
-            if not uneven:
-                raise ImageError(_uneven_message(along))
-            gaps = tuple(float(value) for value in along)
+        uneven_mm = _uneven_distances(positions, normal, uneven)
     sideways = step - normal * (step @ normal)
-    if float(np.linalg.norm(sideways)) > MAX_SLIDE * float(step @ normal):
+    if float(np.linalg.norm(sideways)) > MAX_SLOPE * float(step @ normal):
         raise ImageError(
-            f"the slices slide {np.linalg.norm(sideways):.2f} mm sideways at each {step @ normal:.2f} mm along their"
-            " normal; no gantry tilts so far, export the series again"
+            f"the slices shift {np.linalg.norm(sideways):.2f} mm sideways per {step @ normal:.2f} mm along"
+            " their normal; no gantry tilts so far, export the series again"
         )
     sheared = len(frames) > 1 and float(np.linalg.norm(sideways)) * (len(frames) - 1) > TILT_MM
-    rows_mm, columns_mm = first.spacing_mm  # type: ignore[misc]
+    affine = _affine_ras(first, step, positions[0])
+    return Stack(tuple(frames), affine, sheared, uneven_mm, flags, tuple(notes))
+
+
+def _affine_ras(
+    frame: Frame, step_lps: NDArray[np.float64], origin_lps: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    rows_mm, columns_mm = frame.spacing_mm or (1.0, 1.0)
     affine = np.eye(4)
-    affine[:3, 0] = np.asarray(first.row_cosine) * columns_mm
-    affine[:3, 1] = np.asarray(first.column_cosine) * rows_mm
-    affine[:3, 2] = step
-    affine[:3, 3] = positions[0]
+    affine[:3, 0] = np.asarray(frame.row_cosine) * columns_mm
+    affine[:3, 1] = np.asarray(frame.column_cosine) * rows_mm
+    affine[:3, 2] = step_lps
+    affine[:3, 3] = origin_lps
     affine[:2] *= -1  # LPS, as DICOM has it, to RAS
-    return Stack(tuple(frames), affine, sheared, gaps, tuple(flags), tuple(lines))
+    return affine
+
+
+def _uneven_distances(
+    positions: NDArray[np.float64], normal: NDArray[np.float64], accepted: bool
+) -> tuple[float, ...] | None:
+    """Return the distance of each slice from the first along the normal, or None if the slices are even.
+
+    Raises:
+        ImageError: if the slices are uneven and that is not accepted, or do not lie on one line.
+    """
+    count = len(positions)
+    step = (positions[-1] - positions[0]) / (count - 1)
+    even = positions[0] + np.arange(count)[:, None] * step
+    tolerance_mm = max(JITTER_MM, JITTER_FRACTION * float(step @ normal))
+    if np.linalg.norm(positions - even, axis=1).max() <= tolerance_mm:
+        return None
+    along = (positions - positions[0]) @ normal
+    straight = positions[0] + (along / along[-1])[:, None] * (positions[-1] - positions[0])
+    beside = float(np.linalg.norm(positions - straight, axis=1).max())
+    if beside > tolerance_mm:
+        raise ImageError(
+            f"the slices do not lie on one line: one is {beside:.2f} mm off it, with {count} slices"
+            f" {float(step @ normal):.2f} mm apart; export the series again"
+        )
+    if not accepted:
+        raise ImageError(_uneven_message(along))
+    return tuple(float(value) for value in along)
 
 
 def _single_thickness(frame: Frame) -> float:
@@ -248,9 +272,8 @@ def _single_thickness(frame: Frame) -> float:
     if frame.thickness_mm is not None:
         return frame.thickness_mm
     raise ImageError(
-        "a single image with neither SpacingBetweenSlices nor SliceThickness: its extent across the"
-        " slice is unknown;"
-        " give the whole series"
+        "a single image with neither SpacingBetweenSlices nor SliceThickness: its thickness is unknown; give"
+        " the whole series"
     )
 
 
@@ -258,8 +281,8 @@ def _uneven_message(along: NDArray[np.float64]) -> str:
     steps = np.diff(along)
     ratios = steps / steps.min()
     gaps_only = bool(np.abs(ratios - np.rint(ratios)).max() < 0.02)
-    # Of few slices with gaps the median may be a gap; where all are multiples of the smallest step, that is
-    # the usual, unless it is there once among many: a last slice that overlaps.
+    # With few slices and gaps the median may be a gap. If all steps are multiples of the smallest, that is
+    # the usual one, unless it occurs once among many: a last slice that overlaps.
     gaps_only &= int((np.rint(ratios) == 1).sum()) > 1 or len(steps) < 4
     usual = float(np.median(steps[np.rint(ratios) == 1]) if gaps_only else np.median(steps))
     odd = [
@@ -276,21 +299,21 @@ def _uneven_message(along: NDArray[np.float64]) -> str:
     what = f"{count} missing" if whole else "the slices are uneven"
     more = f" and {len(odd) - 4} more" if len(odd) > 4 else ""
     return (
-        f"{what}: {len(along)} slices are usually {usual:.2f} mm apart, but {places}{more} (from the"
-        " first slice);"
-        " complete the series, or read it with uneven='resample'"
+        f"{what}: {len(along)} slices are usually {usual:.2f} mm apart, but {places}{more} (from the first"
+        " slice); complete the series, or read it with uneven='resample'"
     )
 
 
 def projection(frame: Frame) -> Stack:
-    """Return the stack of one radiograph, which has a detector's spacing and no place in the patient.
+    """Return the stack of one radiograph, which has its detector's spacing and no position in the patient.
 
     Raises:
-        ImageError: if it has no spacing.
+        ImageError: if it has no pixel spacing.
     """
     if frame.spacing_mm is None:
         raise ImageError(
-            "a radiograph without PixelSpacing or ImagerPixelSpacing has no size in mm; export it again"
+            "a radiograph without PixelSpacing or ImagerPixelSpacing has an unknown size in mm; export it"
+            " again"
         )
     rows_mm, columns_mm = frame.spacing_mm
     flags = ("projection", "single_slice")
@@ -298,5 +321,5 @@ def projection(frame: Frame) -> Stack:
 
 
 def is_projection(frame: Frame) -> bool:
-    """Whether a frame is a radiograph without a place in the patient."""
+    """Whether a frame is a radiograph without a position in the patient."""
     return frame.modality in PROJECTIONS and (frame.position_mm is None or frame.row_cosine is None)

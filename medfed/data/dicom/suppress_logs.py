@@ -1,4 +1,4 @@
-"""Silence for libraries that quote header values in their warnings and logs."""
+"""Suppression of warnings and logs of libraries that quote header values in them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def suppress_dicom_logs() -> Iterator[None]:
-    """Let nothing that pydicom or a decoder says about a file reach a log, a warning or the screen."""
+    """Suppress the logs and warnings of pydicom, nibabel and the decoders."""
     loggers = [
         logging.getLogger(name) for name in ("pydicom", "pylibjpeg", "openjpeg", "highdicom", "nibabel")
     ]

@@ -1,11 +1,9 @@
-"""Volumes from DICOM images: files sorted into series, series into stacks, stacks read into arrays."""
+"""Volumes from DICOM images: files grouped into series, series split into stacks, stacks read into arrays."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,17 +24,18 @@ from medfed.data.dicom.frame import (
     Frame,
     parse_frames,
 )
-from medfed.data.dicom.pixels import AIR_HU, iter_words, modality_values, stored_values
+from medfed.data.dicom.pixels import AIR_HU, iter_words, stored_values, write_modality_values
 from medfed.data.dicom.resample import correct_gantry_tilt, resample_even
 from medfed.data.dicom.stack import Stack, build_stacks, is_projection, projection
 from medfed.data.identity_digest import identity_digests
-from medfed.data.size_limits import MAX_DICOM_RATIO, MAX_VOLUME_BYTES, check_size
+from medfed.data.read_options import ReadOptions
+from medfed.data.size_limits import MAX_DICOM_RATIO, check_size
 from medfed.data.volume import Info, Volume
 from medfed.errors import ImageError
 
 _CLASS = "1.2.840.10008.5.1.4.1.1."
-# What is no image of a patient's anatomy on a grid of its own: skipped with this line.
-_OTHER: dict[str, str] = {
+# Objects that are not images of anatomy on their own grid, by SOP class: skipped with this note.
+_NON_IMAGES: dict[str, str] = {
     "66.4": "a segmentation, which is a label: give it to read_label",
     "66.7": "a segmentation, which is a label: give it to read_label",
     "481.3": "a structure set, which is a label: give it to read_label",
@@ -52,7 +51,7 @@ _OTHER: dict[str, str] = {
     "104.1": "an encapsulated document",
     "104.2": "an encapsulated document",
 }
-_OTHER_FAMILIES: tuple[tuple[str, str], ...] = (
+_NON_IMAGE_FAMILIES: tuple[tuple[str, str], ...] = (
     ("7", "a secondary capture, a picture of a screen"),
     ("88", "a structured report"),
     ("11", "a presentation state"),
@@ -64,81 +63,75 @@ _OTHER_FAMILIES: tuple[tuple[str, str], ...] = (
 )
 
 
-# Families of objects that are images: one of these without pixels was cut off. Makers store protocols and raw
-# data under classes of their own beside them.
-_IMAGES = tuple(
+# Families of image objects: one of these without pixels was truncated. Manufacturers also store protocols and
+# raw data under private classes.
+_IMAGE_FAMILIES = tuple(
     f"{_CLASS}{family}"
     for family in ("1", "2", "3", "4", "5", "6", "12", "13", "14", "20", "30", "128", "130")
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ReadOptions:
-    """How a reader was asked to treat what has several right answers."""
-
-    padding: Literal["air", "nan"] = "air"
-    tilt: Literal["affine", "resample", "refuse"] = "affine"
-    uneven: Literal["refuse", "resample"] = "refuse"
-    max_bytes: int = MAX_VOLUME_BYTES
-    # A compressed NIfTI of up to so many voxels may grow however much: a label of a volume that is in memory.
-    free_voxels: int = 0
-
-
 def describe_non_image(file: DicomFile) -> str | None:
-    """Return what a DICOM object is if it is no image to be read, None if it is one."""
+    """Return a description of a DICOM object that is not a readable image, or None if it is one."""
     uid = file.elements.text(SOP_CLASS).decode("ascii", "replace")
     modality = file.elements.text(MODALITY)
     if DIRECTORY in file.elements:
         return describe_dicomdir(file)
     if uid.startswith(_CLASS):
         rest = uid[len(_CLASS) :]
-        if rest in _OTHER:
-            return _OTHER[rest]
-        for family, line in _OTHER_FAMILIES:
+        if rest in _NON_IMAGES:
+            return _NON_IMAGES[rest]
+        for family, note in _NON_IMAGE_FAMILIES:
             if rest == family or rest.startswith(family + "."):
-                return line
-    if uid and not uid.startswith(_IMAGES) and not any(tag in file.elements for tag in (ROWS, PIXELS)):
+                return note
+    if (
+        uid
+        and not uid.startswith(_IMAGE_FAMILIES)
+        and not any(tag in file.elements for tag in (ROWS, PIXELS))
+    ):
         return "an object without an image"
     if modality in (b"SR", b"PR", b"KO", b"SEG", b"RTSTRUCT", b"DOC"):
-        return "a report, state or label, no image"
+        return "a report, presentation state or label"
     samples = file.elements.integer(SAMPLES)
     if samples is not None and samples != 1:
-        return f"a colour picture of {samples} samples a pixel"
+        return f"a colour picture of {samples} samples per pixel"
     if file.elements.text(0x00280004) == b"PALETTE COLOR":
         return "a colour picture with a palette"
     return None
 
 
-def assemble_volumes(files: Sequence[DicomFile], options: ReadOptions) -> tuple[list[Volume], list[str]]:
-    """Return every volume that image files hold, and a line for each image that is no part of one.
+# The keys of a series and of its patient.
+_SeriesKey = tuple[tuple[object, ...], tuple[bytes, bytes, bytes]]
 
-    The files are images: `describe_non_image` is None for each.
+
+def assemble_volumes(files: Sequence[DicomFile], options: ReadOptions) -> tuple[list[Volume], list[str]]:
+    """Return every volume in image files, and a note for each image that belongs to no volume.
+
+    The files are images: `describe_non_image` returns None for each.
 
     Raises:
-        ImageError: if one of them cannot be read rightly.
+        ImageError: if one of them cannot be read correctly.
     """
-    series: dict[tuple, list[Frame]] = defaultdict(list)
+    series: dict[_SeriesKey, list[Frame]] = defaultdict(list)
     for file in files:
         for frame in parse_frames(file):
             series[frame.series_key, frame.patient].append(frame)
     _join_patients(series)
     volumes = []
-    lines: list[str] = []
-    for series_key in sorted(series, key=repr):
-        stacks = [projection(frame) for frame in series[series_key] if is_projection(frame)]
-        placed = [frame for frame in series[series_key] if not is_projection(frame)]
+    notes: list[str] = []
+    for key in sorted(series, key=repr):
+        stacks = [projection(frame) for frame in series[key] if is_projection(frame)]
+        placed = [frame for frame in series[key] if not is_projection(frame)]
         if placed:
-            found, skipped = build_stacks(placed, _same_pixels, uneven=options.uneven == "resample")
-            stacks += found
-            lines += skipped
+            placed_stacks, skipped = build_stacks(placed, _same_pixels, uneven=options.uneven == "resample")
+            stacks += placed_stacks
+            notes += skipped
         volumes += [_volume(stack, options) for stack in stacks]
-    return volumes, lines
+    return volumes, notes
 
 
-def _join_patients(series: dict[tuple, list[Frame]]) -> None:
-    """Put images of one series that say less of their patient to those that say more, where
-    that is one patient.
-    """
+def _join_patients(series: dict[_SeriesKey, list[Frame]]) -> None:
+    """Merge images with incomplete patient data into the same series of the only patient they can be of."""
     for key in sorted(series, key=lambda key: -sum(word == b"" for word in key[1])):
         series_key, patient = key
         others = [
@@ -160,44 +153,56 @@ def _same_pixels(one: Frame, other: Frame) -> bool:
 
 def _volume(stack: Stack, options: ReadOptions) -> Volume:
     frames = stack.frames
-    flags = list(stack.flags)
-    for frame in frames:
-        flags += frame.flags
-    modality = frames[0].modality.decode("ascii", "replace") if frames[0].modality in MODALITIES else ""
-    flags += _check_rescale(frames)
-    if frames[0].encoding.photometric == b"MONOCHROME1" and frames[0].modality in PROJECTIONS:
+    first = frames[0]
+    flags = [*stack.flags, *(flag for frame in frames for flag in frame.flags), *_check_rescale(frames)]
+    if first.encoding.photometric == b"MONOCHROME1" and first.modality in PROJECTIONS:
         flags.append("inverted")
-    rows, columns = frames[0].encoding.rows, frames[0].encoding.columns
-    voxels = len(frames) * rows * columns
-    packed = [frame.file for frame in frames if frame.file.encapsulated or frame.file.syntax == DEFLATED]
-    bytes_packed = (
-        sum({file.path: file.size for file in packed}.values()) if len(packed) == len(frames) else None
-    )
-    unpacked = voxels * frames[0].encoding.allocated // 8
-    check_size(unpacked, bytes_packed, voxels, "a series", options.max_bytes, max_ratio=MAX_DICOM_RATIO)
-    array = np.empty((len(frames), rows, columns), np.float32)
+    _check_stack_size(frames, options)
+    array = np.empty((len(frames), first.encoding.rows, first.encoding.columns), np.float32)
     background = _fill(array, frames, options)
-    if (
-        options.padding == "nan"
-        and any(frame.padding is not None for frame in frames)
-        and np.isnan(array).any()
-    ):
+    padded = any(frame.padding is not None for frame in frames)
+    if options.padding == "nan" and padded and np.isnan(array).any():
         flags.append("nan")
+    array, affine, geometry_flags = _apply_geometry(array, stack, background, options)
+    flags += geometry_flags
+    header = first.file.elements
+    identities = identity_digests(
+        header.text(PATIENT_ID), [header.text(FRAME_UID)], [header.text(SERIES_UID)]
+    )
+    modality = first.modality.decode("ascii", "replace") if first.modality in MODALITIES else ""
+    info = Info(modality, stack.skipped, tuple(dict.fromkeys(flags)), identities)
+    return Volume(array.transpose(2, 1, 0)[None], affine, info)
+
+
+def _check_stack_size(frames: Sequence[Frame], options: ReadOptions) -> None:
+    encoding = frames[0].encoding
+    voxels = len(frames) * encoding.rows * encoding.columns
+    packed = [frame.file for frame in frames if frame.file.encapsulated or frame.file.syntax == DEFLATED]
+    sizes = {file.path: file.size for file in packed}
+    packed_bytes = sum(sizes.values()) if len(packed) == len(frames) else None
+    unpacked = voxels * encoding.allocated // 8
+    check_size(unpacked, packed_bytes, voxels, "a series", options.max_bytes, max_ratio=MAX_DICOM_RATIO)
+
+
+def _apply_geometry(
+    array: NDArray[np.float32], stack: Stack, background: float, options: ReadOptions
+) -> tuple[NDArray[np.float32], NDArray[np.float64], list[str]]:
+    """Return the array, its affine and flags, with uneven or tilted slices resampled as the options say.
+
+    Raises:
+        ImageError: if the gantry is tilted and the options refuse that.
+    """
     affine = stack.affine_ras
-    if stack.sheared:
-        flags.append("tilt")
-        if options.tilt == "refuse":
-            raise ImageError(f"{_tilt_message(affine)}; read it with tilt='affine' or tilt='resample'")
+    flags = ["tilt"] if stack.sheared else []
+    if stack.sheared and options.tilt == "refuse":
+        raise ImageError(f"{_tilt_message(affine)}; read it with tilt='affine' or tilt='resample'")
     if stack.uneven_mm is not None:
         array, affine = resample_even(array, affine, stack.uneven_mm)
         flags.append("resampled")
     if stack.sheared and options.tilt == "resample":
         array, affine = correct_gantry_tilt(array, affine, np.nan if options.padding == "nan" else background)
         flags += ["resampled", "nan"] if options.padding == "nan" else ["resampled"]
-    header = frames[0].file.elements
-    signs = identity_digests(header.text(PATIENT_ID), [header.text(FRAME_UID)], [header.text(SERIES_UID)])
-    info = Info(modality, stack.skipped, tuple(dict.fromkeys(flags)), signs)
-    return Volume(array.transpose(2, 1, 0)[None], affine, info)
+    return array, affine, flags
 
 
 def _tilt_message(affine: NDArray[np.float64]) -> str:
@@ -205,13 +210,13 @@ def _tilt_message(affine: NDArray[np.float64]) -> str:
     step = affine[:3, 2]
     cosine = abs(step @ normal) / np.linalg.norm(normal) / np.linalg.norm(step)
     return (
-        f"the gantry is tilted: slices slide {np.degrees(np.arccos(min(1.0, cosine))):.1f} degrees off"
-        " their normal"
+        f"the gantry is tilted: slices are offset by {np.degrees(np.arccos(min(1.0, cosine))):.1f} degrees"
+        " from their normal"
     )
 
 
 def _check_rescale(frames: Sequence[Frame]) -> list[str]:
-    """Refuse slopes that cannot be meant; return a flag where a CT has none.
+    """Refuse implausible rescale attributes; return a flag for a CT without any, or not in HU.
 
     Raises:
         ImageError: naming the element.
@@ -223,15 +228,15 @@ def _check_rescale(frames: Sequence[Frame]) -> list[str]:
                 "RescaleSlope (0028,1053) is 0, which makes every voxel alike; correct the header"
             )
         if (frame.slope is None) != (frame.intercept is None) and frame.lut is None:
-            raise ImageError("only one of RescaleSlope and RescaleIntercept is there; correct the header")
+            raise ImageError("only one of RescaleSlope and RescaleIntercept is present; correct the header")
         if frame.lut is not None and frame.slope is not None and (frame.slope, frame.intercept) != (1.0, 0.0):
             raise ImageError(
-                "both a ModalityLUTSequence and a RescaleSlope are there; only one can hold, correct it"
+                "both a ModalityLUTSequence and a RescaleSlope are present; only one can apply, correct it"
             )
     if len({(frame.slope is None, frame.lut is None, frame.rescale_type) for frame in frames}) > 1:
         raise ImageError(
-            "some images of a series have a rescale slope, LUT or RescaleType that others lack;"
-            " export it again"
+            "some images of a series have a RescaleSlope, LUT or RescaleType that others lack; export it"
+            " again"
         )
     if frames[0].modality == b"CT" and frames[0].slope is None and frames[0].lut is None:
         flags.append("no_rescale")
@@ -241,19 +246,19 @@ def _check_rescale(frames: Sequence[Frame]) -> list[str]:
 
 
 def _fill(array: NDArray[np.float32], frames: Sequence[Frame], options: ReadOptions) -> float:
-    """Read every frame into `array`, (slices, rows, columns); return the value of air."""
+    """Read every frame into `array`, (slices, rows, columns), and return the value of air."""
     ct = frames[0].modality == b"CT"
     padding = float("nan") if options.padding == "nan" or not ct else AIR_HU
     padded = []
     for plane, frame, words in zip(array, frames, iter_words(frames), strict=True):
-        modality_values(words, frame, padding, plane)
+        write_modality_values(words, frame, padding, plane)
         if frame.padding is not None and not ct:
             padded.append(plane)
         if frame.encoding.frames == 1:
             frame.file.memo.clear()
     air = AIR_HU
     if not ct:
-        # No modality but CT says what air is: the smallest value outside the padding stands for it.
+        # Only CT defines a value of air; in others the smallest value outside the padding replaces it.
         with np.errstate(invalid="ignore"):
             air = float(np.nanmin(array)) if np.isfinite(array).any() else 0.0
         if options.padding == "air":

@@ -1,7 +1,7 @@
-"""How a volume's intensities are normalised before a network sees them: one file a kind, named after it.
+"""How a volume's intensities are normalised for the network: one file per kind, named after it.
 
 To add one, write `data/normalise/<name>.py` with a `Normalise` record tagged `<name>`;
-tests/contracts/test_normalise.py finds it. Each channel is normalised for itself, from this volume alone: no
+tests/contracts/test_normalise.py finds it. Each channel is normalised by itself, from this volume alone: no
 number of one patient reaches another.
 """
 

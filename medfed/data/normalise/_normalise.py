@@ -1,4 +1,4 @@
-"""What every normalisation is: a frozen record that maps one channel's voxels to numbers a network likes."""
+"""The contract of a normalisation: a frozen record that maps a channel's voxels to a network's range."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ if TYPE_CHECKING:
 
 
 class Normalise(Kind, frozen=True):
-    """How one channel's intensities become numbers of about -1 to 1."""
+    """Maps one channel's intensities to about -1 to 1."""
 
     folder: ClassVar[str] = "normalise"
 
     def channel(self, voxels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return new float32 voxels of the same shape; the input stays as it is. A constant channel becomes a
-        constant.
+        """Return new float32 voxels of the same shape; a constant channel becomes a constant.
 
-        The input is finite: the transforms put a volume's smallest finite value where a reader found NaN.
+        The input is not changed. It is finite: the transforms replace NaN by the volume's smallest value.
         """
         raise NotImplementedError
 
     def image(self, voxels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return a volume (C, X, Y, Z) with each channel normalised for itself."""
+        """Return a volume (C, X, Y, Z) with each channel normalised by itself."""
         import numpy as np
 
         return np.stack([self.channel(one) for one in voxels])

@@ -1,9 +1,8 @@
-"""The federation's own foreground: clip to its 0.5 and 99.5 percentiles, then its mean 0 and
-deviation 1 (nnU-Net's CT).
+"""nnU-Net's CT normalisation with the statistics of all hospitals' foreground.
 
 Isensee et al., nnU-Net, Nature Methods 2021, arXiv:1809.10486. The numbers come from all hospitals' merged
-fingerprint (`medfed.data.fingerprint.proposal` writes this section) and stand in the study, so that a study
-means the same at every hospital and in ten years.
+fingerprint (`medfed.data.proposal.propose_settings` writes this section) and stand in the study, so that a
+study means the same at every hospital and in ten years.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class FederatedFingerprint(Normalise, tag="fingerprint", frozen=True):
-    """Clips to the federation's foreground percentiles, subtracts its mean and divides by
-    its deviation; for CT.
+    """Clips to the federation's foreground percentiles, then subtracts its mean and divides by
+    its sd; for CT.
 
     low, high: the 0.5 and 99.5 percentiles of the foreground over all hospitals.  mean, sd: of the
-    foreground. There are no defaults: numbers of another study would be wrong without a word.
+    foreground. There are no defaults: another study's numbers would be wrong, and nothing would show it.
     """
 
     low: float
@@ -41,7 +40,7 @@ class FederatedFingerprint(Normalise, tag="fingerprint", frozen=True):
 
     @classmethod
     def example(cls) -> FederatedFingerprint:
-        """Return one for the folder's contract test, as the kind has no defaults."""
+        """Return an instance for the contract test, as the kind has no defaults."""
         return cls(low=-100.0, high=300.0, mean=100.0, sd=80.0)
 
     def channel(self, voxels: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Intensities as the reader gives them."""
+"""No normalisation: intensities as the reader gives them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Nyul's histogram landmarks: each MR's percentiles are moved to where the federation's
-are, linearly in between.
+"""Nyul's histogram landmarks: each MR's percentiles are mapped to the federation's, linearly in between.
 
 Nyul, Udupa and Zhang, IEEE Transactions on Medical Imaging 2000; Shah et al., Medical Image Analysis 2011 for
 the percentiles used here. The landmarks come from all hospitals' merged fingerprint and stand in the study.
@@ -8,7 +7,7 @@ Beyond the first and last percentile values are clipped; the paper extends the o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medfed.data.normalise._normalise import Normalise
 from medfed.errors import DataError
@@ -24,10 +23,9 @@ PERCENTILES = (1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 99.0)
 class Nyul(Normalise, tag="nyul", frozen=True):
     """Maps the image's percentiles to the federation's landmarks, linearly in between; for MR.
 
-    landmarks: where the 1st, 10th, 20th, ... 90th and 99th percentile come to lie, rising, -1
-    first and 1 last.
-    foreground: take the percentiles from voxels above the image's mean, as the paper does, which
-    leaves out the air.
+    landmarks: the values of the 1st, 10th, 20th, ... 90th and 99th percentile, rising from -1 to 1.
+    foreground: take the percentiles from voxels above the image's mean, as the paper does, which excludes
+    the air.
     """
 
     landmarks: tuple[float, ...]
@@ -36,29 +34,30 @@ class Nyul(Normalise, tag="nyul", frozen=True):
     def __post_init__(self) -> None:
         if len(self.landmarks) != len(PERCENTILES):
             raise DataError(
-                f"normalise 'nyul': {len(self.landmarks)} landmarks; {len(PERCENTILES)} are due, one for each of the "
-                f"percentiles {', '.join(f'{p:g}' for p in PERCENTILES)}"
+                f"normalise 'nyul': {len(self.landmarks)} landmarks; expected {len(PERCENTILES)}, one for "
+                f"each of the percentiles {', '.join(f'{p:g}' for p in PERCENTILES)}"
             )
         if any(second < first for first, second in zip(self.landmarks, self.landmarks[1:], strict=False)):
-            raise DataError("normalise 'nyul': the landmarks fall somewhere; they must rise")
+            raise DataError("normalise 'nyul': the landmarks fall; they must rise")
 
     @classmethod
     def example(cls) -> Nyul:
-        """Return one for the folder's contract test, as the kind has no defaults."""
+        """Return an instance for the contract test, as the kind has no defaults."""
         return cls(landmarks=tuple(p / 50 - 1 for p in PERCENTILES))
 
     def channel(self, voxels: NDArray[np.float32]) -> NDArray[np.float32]:
         import numpy as np
 
-        places = percentiles(voxels, self.foreground)
-        if places[-1] <= places[0]:
+        values = percentiles(voxels, self.foreground)
+        if values[-1] <= values[0]:
             return np.zeros_like(voxels, dtype=np.float32)
-        # np.interp wants strictly rising places; of equal ones, as in a dark image, the last landmark holds.
-        kept = np.append(np.diff(places) > 0, True)
-        return np.interp(voxels, places[kept], np.asarray(self.landmarks)[kept]).astype(np.float32)
+        # np.interp needs strictly rising values; of equal ones, as in a dark image, the last landmark holds.
+        rising = np.append(np.diff(values) > 0, True)
+        mapped = np.interp(voxels, values[rising], np.asarray(self.landmarks)[rising])
+        return np.asarray(mapped, np.float32)
 
 
-def percentiles(voxels: NDArray, foreground: bool) -> NDArray[np.float64]:
+def percentiles(voxels: NDArray[np.floating[Any]], foreground: bool) -> NDArray[np.float64]:
     """Return the intensities at PERCENTILES of one channel, over the voxels above its mean or over all."""
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Two percentiles of the volume become -1 and 1; what lies outside is clipped."""
+"""Two percentiles of the volume become -1 and 1; values outside are clipped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Percentile(Normalise, tag="percentile", frozen=True):
     """Maps the volume's own `low` and `high` percentile to -1 and 1 and clips beyond them.
 
-    It serves CT and MR together and MR of any gain; one bright implant moves nothing.
+    It suits CT and MR together, and MR of any gain; one bright implant changes nothing.
     """
 
     low: Annotated[float, Meta(ge=0, le=100)] = 0.5
@@ -35,4 +35,4 @@ class Percentile(Normalise, tag="percentile", frozen=True):
         low, high = np.percentile(voxels, [self.low, self.high])
         if high <= low:
             return np.zeros_like(voxels, dtype=np.float32)
-        return ((voxels.clip(low, high) - low) / (high - low) * 2 - 1).astype(np.float32)
+        return np.asarray((voxels.clip(low, high) - low) / (high - low) * 2 - 1, np.float32)

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 
 class Window(Normalise, tag="window", frozen=True):
-    """Maps `low` to -1 and `high` to 1 and clips beyond; for CT, in HU. Wrong for MR, whose units mean
-    nothing.
+    """Maps `low` to -1 and `high` to 1 and clips beyond; for CT, in HU.
+
+    It is wrong for MR, whose units have no fixed meaning.
     """
 
     low: float = -160.0

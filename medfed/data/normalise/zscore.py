@@ -1,4 +1,4 @@
-"""Mean 0 and standard deviation 1, over the whole channel or over what is not background."""
+"""Mean 0 and standard deviation 1, over the whole channel or over its foreground."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ if TYPE_CHECKING:
 class ZScore(Normalise, tag="zscore", frozen=True):
     """Subtracts the mean and divides by the standard deviation.
 
-    `foreground`: take both from voxels above the channel's own smallest value, which drops the air or padding
-    around a masked MR. `clip`: nothing lies further than so many standard deviations from the mean; null for
-    no limit.
+    foreground: take both from voxels above the channel's smallest value, which excludes the air or padding
+    around a masked MR.  clip: the limit in standard deviations from the mean; null for no limit.
     """
 
     foreground: bool = False
@@ -33,4 +32,4 @@ class ZScore(Normalise, tag="zscore", frozen=True):
         result = (voxels - mean) / (deviation if deviation > 0 else 1.0)
         if self.clip is not None:
             result = result.clip(-self.clip, self.clip)
-        return result.astype(np.float32)
+        return np.asarray(result, np.float32)

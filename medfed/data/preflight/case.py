@@ -269,7 +269,9 @@ def _label(request: CaseRequest, volume: Volume, facts: CaseFacts) -> NDArray[np
     if request.label is None:
         return None
     try:
-        label = read_label(request.label, volume, request.classes, overlap="refuse").array[0]
+        label: NDArray[np.uint8] = read_label(request.label, volume, request.classes, overlap="refuse").array[
+            0
+        ]
     except LabelError as error:
         facts.issues.append((_label_code(str(error)), str(error)))
         return None

@@ -26,10 +26,8 @@ def examine_all(
     `progress` is called with the number of cases done and of all cases.
     """
     workers = processes if processes is not None else min(MAX_PROCESSES, os.cpu_count() or 1)
-    if workers <= 1 or len(requests) < 2 * workers:
-        results = map(examine, requests)
-    else:
-        results = _in_processes(requests, workers)
+    use_processes = workers > 1 and len(requests) >= 2 * workers
+    results = _in_processes(requests, workers) if use_processes else map(examine, requests)
     for done, facts in enumerate(results, start=1):
         yield facts
         progress(done, len(requests))

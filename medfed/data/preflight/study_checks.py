@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medfed.data.case import Case
 from medfed.data.normalise.window import Window
@@ -117,6 +118,6 @@ def _grid_findings(settings: Images, listing: Listing, good: Mapping[int, CaseFa
             yield Finding("study_note", "", detail)
 
 
-def _is_smaller(facts: CaseFacts, patch_mm: Sequence[float]) -> bool:
+def _is_smaller(facts: CaseFacts, patch_mm: NDArray[np.float64]) -> bool:
     extent_mm = np.sort(np.multiply(facts.shape, facts.spacing_mm))
-    return bool((extent_mm < np.asarray(patch_mm) - 1e-6).any())
+    return bool((extent_mm < patch_mm - 1e-6).any())

@@ -118,7 +118,7 @@ def prepare(
 def first_merged(run: RunFolder, site: str) -> int | None:
     """Return the first round into which an update of this site was merged, or None if there is none."""
     rounds = [line.round for line in read_rounds(run.rounds) if line.site == site and line.status == "merged"]
-    known = membership.joined(run.hub).get(site)
+    known = membership.first_rounds(run.hub).get(site)
     return min([*rounds, *([known] if known is not None else [])], default=None)
 
 
@@ -157,7 +157,7 @@ def _copy_history(before: RunFolder, after: RunFolder, site: str, start: int) ->
     write_whole(after.rounds, encode_rounds(lines))
     joined = {
         name: number
-        for name, number in membership.joined(before.hub).items()
+        for name, number in membership.first_rounds(before.hub).items()
         if number <= start and name != site
     }
     write_whole(after.hub / membership.FILE, msgspec.json.encode(joined))

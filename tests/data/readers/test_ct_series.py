@@ -65,7 +65,7 @@ def test_a_tilted_gantry_gets_its_sheared_affine_or_is_resampled_or_refused(tmp_
     assert_in_place(sheared)
     np.testing.assert_allclose(sheared.affine_ras, lps_affine(series), atol=1e-5)
     assert "tilt" in sheared.info.flags
-    with pytest.raises(ImageError, match=r"tilted: slices slide 19\.8 degrees"):  # atan(0.9 / 2.5)
+    with pytest.raises(ImageError, match=r"tilted: slices are offset by 19\.8 degrees"):  # atan(0.9 / 2.5)
         read(tmp_path, tilt="refuse")
     (correct_gantry_tilt,) = read(tmp_path, tilt="resample")
     columns = correct_gantry_tilt.affine_ras[:3, :3]
@@ -115,7 +115,7 @@ def test_a_slice_beside_the_line_is_refused_whatever_is_asked(tmp_path, uneven):
         ds.ImagePositionPatient = [-10 + 0.4 * (k == 3), *map(float, ds.ImagePositionPatient[1:])]
 
     write_series(tmp_path, Series(), edit)
-    with pytest.raises(ImageError, match=r"one is 0\.40 mm beside it, with 6 slices 2\.50 mm apart"):
+    with pytest.raises(ImageError, match=r"one is 0\.40 mm off it, with 6 slices 2\.50 mm apart"):
         read(tmp_path, uneven=uneven)
 
 
@@ -265,8 +265,8 @@ def _no_slope_on_slice_2(ds, k):
     "edit, match",
     [
         (lambda ds, k: setattr(ds, "RescaleSlope", 0), "RescaleSlope .* is 0"),
-        (lambda ds, k: _raw(ds, 0x00281053, b"1,0 "), "RescaleSlope .* no decimal number"),
-        (lambda ds, k: _raw(ds, 0x00281053, b"nan "), "RescaleSlope .* no decimal number"),
+        (lambda ds, k: _raw(ds, 0x00281053, b"1,0 "), "RescaleSlope .* not a decimal number"),
+        (lambda ds, k: _raw(ds, 0x00281053, b"nan "), "RescaleSlope .* not a decimal number"),
         (lambda ds, k: _raw(ds, 0x00281053, b"1\\2 "), "RescaleSlope .* 2 values"),
         (_no_slope_on_slice_2, "that others lack"),
         (lambda ds, k: delattr(ds, "ImagePositionPatient"), "lack ImagePositionPatient"),
@@ -275,11 +275,11 @@ def _no_slope_on_slice_2(ds, k):
         (lambda ds, k: setattr(ds, "PixelSpacing", [0, 1]), "PixelSpacing .* is 0 x 1 mm"),
         (
             lambda ds, k: setattr(ds, "ImageOrientationPatient", [1, 0, 0, 1, 0, 0]),
-            "no pair of perpendicular",
+            "not a pair of perpendicular",
         ),
         (
             lambda ds, k: setattr(ds, "ImageOrientationPatient", [0.5, 0, 0, 0, 1, 0]),
-            "no pair of perpendicular",
+            "not a pair of perpendicular",
         ),
         (
             lambda ds, k: setattr(ds, "ImageType", ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]),
@@ -293,7 +293,7 @@ def _no_slope_on_slice_2(ds, k):
         (lambda ds, k: delattr(ds, "PixelData"), "without pixel data"),
         (lambda ds, k: setattr(ds, "Rows", 4), "pixel data hold 70 bytes, 1 frames of 4 x 7 .* need 56"),
         (lambda ds, k: setattr(ds, "Rows", 6), "pixel data hold 70 bytes, 1 frames of 6 x 7 .* need 84"),
-        (lambda ds, k: setattr(ds, "NumberOfFrames", 2), "2 frames without a place each"),
+        (lambda ds, k: setattr(ds, "NumberOfFrames", 2), "2 frames without positions"),
         (lambda ds, k: setattr(ds, "BitsStored", 17), "17 bits stored"),
         (lambda ds, k: setattr(ds, "HighBit", 3), "bits stored up to bit 3"),
     ],
@@ -504,5 +504,5 @@ def test_a_localizer_alone_is_no_volume(tmp_path):
 
 def test_slices_that_slide_more_than_they_rise_are_refused(tmp_path):
     write_series(tmp_path, Series(shift_mm=(6.0, 0.0, 0.0)))
-    with pytest.raises(ImageError, match=r"slide 6\.00 mm sideways at each 2\.50 mm"):
+    with pytest.raises(ImageError, match=r"shift 6\.00 mm sideways per 2\.50 mm"):
         read(tmp_path)

@@ -115,7 +115,7 @@ def test_a_child_that_dies_is_replaced() -> None:
 
 def test_a_child_that_dies_at_work_costs_its_frame_and_no_other(monkeypatch) -> None:
     packed = encoded(7)
-    started = decoder_process._started
+    started = decoder_process._start_child
 
     def dies():
         child = started()
@@ -124,7 +124,7 @@ def test_a_child_that_dies_at_work_costs_its_frame_and_no_other(monkeypatch) -> 
         return child
 
     decoder_process._pool.end()
-    monkeypatch.setattr(decoder_process, "_started", dies)
+    monkeypatch.setattr(decoder_process, "_start_child", dies)
     with pytest.raises(ImageError, match="make the decoder die or hang; the file is damaged"):
         decoded(packed)
     monkeypatch.undo()

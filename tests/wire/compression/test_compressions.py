@@ -38,10 +38,13 @@ def decoded(one: Compression, values: list[float]) -> np.ndarray:
 def test_a_blocks_error_is_at_most_half_its_step(values: list[float], levels: int, block: int) -> None:
     found = decoded(Int8(block=block) if levels == 127 else Int4(block=block), values)
     for first in range(0, len(values), block):
-        held = np.array(values[first : first + block])
-        step = np.abs(held).max() / levels
+        original = np.array(values[first : first + block])
+        step = np.abs(original).max() / levels
         # Half a step, and float32's rounding of scale and value.
-        assert np.abs(held - found[first : first + block]).max() <= step / 2 + np.abs(held).max() * 2**-22
+        assert (
+            np.abs(original - found[first : first + block]).max()
+            <= step / 2 + np.abs(original).max() * 2**-22
+        )
 
 
 def test_int8_by_hand() -> None:
@@ -61,12 +64,13 @@ def test_int4_packs_two_values_a_byte() -> None:
 @settings(max_examples=60, deadline=None)
 @given(values=st.lists(floats, min_size=1, max_size=20))
 def test_bf16_and_fp16_keep_their_digits(values: list[float]) -> None:
-    held = np.array(values)
+    original = np.array(values)
     # Eight bits of significand: half a unit in the last place is 2^-8 (subnormals aside, which flush).
-    assert (np.abs(decoded(BF16(), values) - held) <= np.abs(held) * 2**-8 * 1.001 + 1e-37).all()
+    assert (np.abs(decoded(BF16(), values) - original) <= np.abs(original) * 2**-8 * 1.001 + 1e-37).all()
     # Eleven bits, relative to the tensor's largest value below 2^-14 of float16's own top.
     assert (
-        np.abs(decoded(FP16(), values) - held) <= np.abs(held) * 2**-11 + np.abs(held).max() * 2**-38
+        np.abs(decoded(FP16(), values) - original)
+        <= np.abs(original) * 2**-11 + np.abs(original).max() * 2**-38
     ).all()
 
 
@@ -74,9 +78,9 @@ def test_bf16_and_fp16_keep_their_digits(values: list[float]) -> None:
 @given(values=st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=20), share=st.floats(0.01, 1))
 def test_top_k_keeps_the_largest_and_of_equals_the_first(values: list[float], share: float) -> None:
     k = math.ceil(share * len(values))
-    kept = sorted(sorted(range(len(values)), key=lambda i: (-abs(values[i]), i))[:k])
+    largest = sorted(sorted(range(len(values)), key=lambda i: (-abs(values[i]), i))[:k])
     expected = np.zeros(len(values))
-    expected[kept] = np.array(values)[kept]
+    expected[largest] = np.array(values)[largest]
     np.testing.assert_array_equal(decoded(TopK(share=share), values), expected)
 
 

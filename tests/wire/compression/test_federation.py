@@ -1,6 +1,4 @@
-"""Compression in a study: over the real callback, exchange and hub; its bytes, its memory, and
-a site that cheats.
-"""
+"""Compression in a study, over the real callback, exchange and hub: bytes, memory, cheating sites."""
 
 from __future__ import annotations
 
@@ -14,13 +12,14 @@ import pytest
 import pytorch_lightning as pl
 import safetensors.torch
 import torch
+from simulated import simulated
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-import medfed
 from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import QuorumError, StudyError, UpdateError, WireError
-from medfed.federation.site import Training, train_site
+from medfed.federation.config import SiteConfig
+from medfed.federation.site import SiteRun, train_site
 from medfed.privacy import Privacy
 from medfed.study.reading import read_study
 from medfed.study.validation import validate
@@ -80,16 +79,16 @@ class Dies(pl.Callback):
 def run(folder, stages=STACK, *, dies: bool = False, resume: bool = False, watch=lambda report: None):
     def site(name):
         def work(exchange):
-            training = Training(ROUNDS, 1, seed=3, accelerator="cpu", compress=stages)
+            training = SiteConfig(ROUNDS, 1, seed=3, accelerator="cpu", compress=stages)
             callbacks = [Dies()] if dies and name == "south" else []
-            train_site(name, untrained(), Data(name), exchange, training, folder=folder / name,
-                       callbacks=callbacks, logger=False, resume=resume)  # fmt: skip
+            train_site(name, untrained(), Data(name), exchange, training,
+                       SiteRun(folder / name, resume, callbacks=callbacks))  # fmt: skip
 
         return work
 
-    return medfed.run_federation(
+    return simulated(
         {name: site(name) for name in SITES}, weights_of(untrained()), rule=FedAvg(), rounds=ROUNDS,
-        minimum=2, seed=3, folder=folder / "hub", compress=stages, watch=watch,
+        minimum=2, seed=3, folder=folder / "hub", compress=stages, on_round=watch,
     )  # fmt: skip
 
 
@@ -101,8 +100,8 @@ def test_it_learns_and_sends_the_bytes_that_its_settings_say(tmp_path):
     # By hand: of each of n values a tenth, one byte each, its place in four, and a scale (four) for 256 of
     # them; batch norm's two statistics of 150 go as they are, differences in float64.
     tensors = [tensor.numel() for name, tensor in weights_of(untrained()).items() if "running" not in name]
-    kept = [math.ceil(0.1 * count) for count in tensors]
-    expected = sum(5 * count + 4 * math.ceil(count / 256) for count in kept) + 2 * 150 * 8
+    sent_values = [math.ceil(0.1 * count) for count in tensors]
+    expected = sum(5 * count + 4 * math.ceil(count / 256) for count in sent_values) + 2 * 150 * 8
     for report in reports[:-1]:
         for answer in report.results:
             assert answer.status == "merged"
@@ -138,7 +137,7 @@ def test_the_hub_merges_what_was_said_and_the_site_keeps_the_rest(tmp_path):
             received = exchange.fetch("a", received.round + 1)
         exchange.send(Update("a", received.round + 1, {}, 0))
 
-    final = medfed.run_federation({"a": site}, weights, rule=FedAvg(), rounds=2, compress=STACK)
+    final = simulated({"a": site}, weights, rule=FedAvg(), rounds=2, compress=STACK)
     first, state = compress(STACK, delta, {})
     second, _ = compress(STACK, delta, state)
     torch.testing.assert_close(
@@ -214,7 +213,7 @@ CHEATS = {
 
 @pytest.mark.parametrize("cheat", CHEATS)
 def test_a_malicious_update_is_refused_by_name_and_round(cheat):
-    make, said = CHEATS[cheat]
+    make, reason = CHEATS[cheat]
 
     def site(name):
         def work(exchange):
@@ -228,16 +227,16 @@ def test_a_malicious_update_is_refused_by_name_and_round(cheat):
         return work
 
     reports = []
-    medfed.run_federation(
+    simulated(
         {"bad": site("bad"), "good": site("good")}, WEIGHTS, rule=FedAvg(), rounds=1, compress=STACK,
-        watch=reports.append,
+        on_round=reports.append,
     )  # fmt: skip
     answers = {answer.site: answer for answer in reports[0].results}
     assert answers["good"].status == "merged"
     assert answers["bad"].status == "refused"
     assert "'bad'" in answers["bad"].reason
     assert "round 1" in answers["bad"].reason
-    assert said in answers["bad"].reason
+    assert reason in answers["bad"].reason
 
 
 def test_a_header_of_a_deep_stage_is_held_against_the_model_too():

@@ -186,7 +186,7 @@ def test_a_slice_turned_a_little_is_refused_and_not_taken_for_a_localizer(tmp_pa
     # The corner across moves by the chord of the turn: 2 sin(half of it) times the diagonal of 5 rows
     # and 7 columns.
     chord_mm = 2 * np.sin(np.radians(degrees) / 2) * np.hypot(5 * 1.5, 7 * 0.75)
-    said = rf"turned by {degrees:.2f}\d* degrees against .* its corner by {chord_mm:.3f} mm"
+    said = rf"rotated by {degrees:.2f}\d* degrees against .* its corner by {chord_mm:.3f} mm"
     with pytest.raises(ImageError, match=said):
         read(tmp_path)
 
@@ -211,7 +211,7 @@ def test_a_small_turn_of_a_large_slice_is_refused(tmp_path):
     for side in (256, 1024):
         write_series(tmp_path / str(side), Series(shape=(4, side, side), spacing_mm=(1.5, 1.0)), edit)
     assert len(read(tmp_path / "256")) == 1
-    with pytest.raises(ImageError, match=r"turned by 0\.011 degrees .* its corner by 0\.369 mm"):
+    with pytest.raises(ImageError, match=r"rotated by 0\.011 degrees .* its corner by 0\.369 mm"):
         read(tmp_path / "1024")
 
 
@@ -268,7 +268,7 @@ def test_a_saved_screen_among_the_slices_gets_a_line(tmp_path):
     write(ds, tmp_path / "saved.dcm")
     (volume,) = read(tmp_path)
     assert_in_place(volume, shape=(7, 5, 6))
-    assert "secondary picture" in volume.info.skipped[0]
+    assert "secondary image" in volume.info.skipped[0]
 
 
 def test_links_to_folders_are_followed_once(tmp_path):

@@ -1,6 +1,4 @@
-"""What is coming is fetched while it is still being sent, and counts only when the manifest that is
-written last names it.
-"""
+"""Announced objects are fetched while being sent, and count only once their manifest names them."""
 
 from __future__ import annotations
 
@@ -42,7 +40,7 @@ def update(value: float, round: int = 1) -> Update:
     return Update("north", round, Difference(weights(value), weights(0.0)), 3)
 
 
-def brought(folder: Path, name: str) -> int:
+def received_chunks(folder: Path, name: str) -> int:
     """Return how many chunks a party holds of what is coming."""
     record = folder / f"{name}.got"
     return (record.stat().st_size - 32) // 4 if record.exists() else 0
@@ -68,14 +66,14 @@ def both(record, tmp_path):
 
 
 @pytest.fixture
-def held(both, monkeypatch):
+def sending_stops(both, monkeypatch):
     """Whoever sends stops after 10 chunks, until this is set."""
     go_on = threading.Event()
     whole = FolderStore.put_many
 
-    def slowly(self, pieces, stored):
+    def slowly(self, objects, stored):
         def some():
-            for number, piece in enumerate(pieces):
+            for number, piece in enumerate(objects):
                 if number == 10:
                     assert go_on.wait(PATIENCE_S)
                 yield piece
@@ -87,7 +85,7 @@ def held(both, monkeypatch):
     go_on.set()
 
 
-def test_the_hub_fetches_an_update_while_its_site_sends_it(both, tmp_path, held):
+def test_the_hub_fetches_an_update_while_its_site_sends_it(both, tmp_path, sending_stops):
     hub, north = both
     sending = threading.Thread(target=lambda: north.send(update(1.5)), daemon=True)
     sending.start()
@@ -97,16 +95,16 @@ def test_the_hub_fetches_an_update_while_its_site_sends_it(both, tmp_path, held)
     )
     collecting.start()
     # The window of the folder: some of the ten may not have begun.
-    until(lambda: brought(tmp_path / "hub/exchange/spool", "north") >= 6)
+    until(lambda: received_chunks(tmp_path / "hub/exchange/spool", "north") >= 6)
     assert not found
-    held.set()
+    sending_stops.set()
     sending.join(PATIENCE_S)
     collecting.join(PATIENCE_S)
-    (arrival,) = found
-    assert digest(arrival.update.delta.minuend) == digest(weights(1.5))
+    (received,) = found
+    assert digest(received.update.delta.minuend) == digest(weights(1.5))
 
 
-def test_a_site_fetches_a_model_while_the_hub_publishes_it(both, tmp_path, held):
+def test_a_site_fetches_a_model_while_the_hub_publishes_it(both, tmp_path, sending_stops):
     hub, north = both
     found: list = []
     fetching = threading.Thread(target=lambda: found.append(north.fetch("north", 1)), daemon=True)
@@ -115,9 +113,9 @@ def test_a_site_fetches_a_model_while_the_hub_publishes_it(both, tmp_path, held)
         target=lambda: hub.publish(GlobalModel(1, weights(2.5), study=STUDY)), daemon=True
     )
     publishing.start()
-    until(lambda: brought(tmp_path / "north/exchange/inbox", "r00001") >= 6)
+    until(lambda: received_chunks(tmp_path / "north/exchange/inbox", "r00001") >= 6)
     assert not found
-    held.set()
+    sending_stops.set()
     publishing.join(PATIENCE_S)
     fetching.join(PATIENCE_S)
     assert digest(found[0].weights) == digest(weights(2.5))
@@ -132,10 +130,10 @@ def test_what_was_announced_does_not_count_where_the_manifest_names_something_el
         north._store.put(name, data[first : first + length])
     north._store.put(site_control_name(STUDY, "north", "coming"), encode_sealed(other, Unsigned()))
     assert list(hub.collect(1, ["north"], 0.3)) == []
-    assert brought(tmp_path / "hub/exchange/spool", "north") == len(other.chunks)
+    assert received_chunks(tmp_path / "hub/exchange/spool", "north") == len(other.chunks)
     north.send(update(1.5))
-    (arrival,) = hub.collect(1, ["north"], PATIENCE_S)
-    assert digest(arrival.update.delta.minuend) == digest(weights(1.5))
+    (received,) = hub.collect(1, ["north"], PATIENCE_S)
+    assert digest(received.update.delta.minuend) == digest(weights(1.5))
 
 
 def test_a_damaged_chunk_is_not_taken_ahead(tmp_path):
@@ -148,7 +146,7 @@ def test_a_damaged_chunk_is_not_taken_ahead(tmp_path):
     store.put(names[1], b"B" + chunks[1][1:])
     path = tmp_path / "spool" / "north.update"
     assert prefetch(store, found, "up/x", path)
-    assert brought(path.parent, "north") == 1
+    assert received_chunks(path.parent, "north") == 1
     assert not prefetch(store, found, "up/x", path)
     store.put(names[1], chunks[1])
     store.put(names[2], chunks[2])
@@ -162,13 +160,13 @@ def test_no_site_sees_a_model_before_the_hubs_own_copy_is_safe(record, tmp_path)
     hub.publish(GlobalModel(0, weights(0.0), study=STUDY))
     seen = []
 
-    def kept() -> None:
+    def check_before_now() -> None:
         data = hub._store.get(hub_control_name(STUDY, "now"))
         seen.append(open_manifest(data, Unsigned(), HUB, "global", STUDY).round)
         raise RunError("its checkpoint could not be written")
 
     with pytest.raises(RunError, match="its checkpoint could not be written"):
-        hub.publish(GlobalModel(1, weights(1.0), study=STUDY), kept)
+        hub.publish(GlobalModel(1, weights(1.0), study=STUDY), check_before_now)
     assert seen == [0]
     north = record.open_site(STUDY, "north", tmp_path / "north")
     assert north.fetch("north", 0).round == 0

@@ -1,0 +1,59 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+PATH = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where a run is written, what differs from the study file, and what it continues."""
+
+    out: Path | None
+    overrides: tuple[str, ...]
+    resume: bool
+    without: str | None
+    former: Path | None
+    quiet: bool
+
+
+_RUN_OPTIONS = (
+    click.option("--out", type=PATH, help="The run folder; default: runs/NAME."),
+    click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override one key of the study, such as train.epochs=3; may be repeated.",
+    ),
+    click.option("--resume", is_flag=True, help="Continue the run in the run folder after its last round."),
+    click.option(
+        "--without", metavar="SITE", help="A hospital that withdrew: retrain from before it joined."
+    ),
+    click.option(
+        "--former", type=PATH, help="The run it withdrew from; default: the newest run of the study."
+    ),
+    click.option("--quiet", is_flag=True, help="Print only the result."),
+)
+
+
+def run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of `RunOptions` to a command, which receives them as its argument `options`."""
+
+    @wraps(command)
+    def wrapper(**arguments: Any) -> None:
+        values = {name: arguments.pop(name) for name in RunOptions.__dataclass_fields__}
+        command(options=RunOptions(**values), **arguments)
+
+    decorated: Callable[..., None] = wrapper
+    for option in reversed(_RUN_OPTIONS):
+        decorated = option(decorated)
+    return decorated

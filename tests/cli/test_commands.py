@@ -1,0 +1,98 @@
+"""The command line: every option explains itself, a wrong use is answered, and --help is quick."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from medfed.cli import main
+
+
+def leaves(command: click.Command, name: str = "medfed") -> list[tuple[str, click.Command]]:
+    if isinstance(command, click.Group):
+        return [leaf for key, sub in command.commands.items() for leaf in leaves(sub, f"{name} {key}")]
+    return [(name, command)]
+
+
+COMMANDS = dict(leaves(main))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_explains_itself(name):
+    command = COMMANDS[name]
+    assert (command.help or "").strip()
+    assert (command.short_help or "").endswith(".")
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.name not in ("folder", "normalise"):
+            assert parameter.help, f"{name} --{parameter.name}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_every_command_is_printed(name):
+    result = CliRunner().invoke(main, [*name.split()[1:], "--help"])
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage: ")
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["train"], "train: name a study file, or this hospital's site file with --site"),
+        (["train", "study.yaml", "--accept", "0"], "train: name a study file, or this hospital's site file"),
+        (["train", "study.yaml", "--site", "site.yaml"], "omit STUDY, --out and --set"),
+        (["train", "--site", "site.yaml", "--set", "seed=1"], "omit STUDY, --out and --set"),
+        (["train", "--compare", "fedavg"], "train --compare: name a study file"),
+        (["train", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["kinds", "agregation"], "kinds: no registry 'agregation'; there are aggregation, local_training"),
+    ],
+)
+def test_a_wrong_use_is_answered_without_a_traceback(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("medfed: ")
+    assert message in result.stderr
+
+
+def test_the_run_options_reach_the_command_as_one_record(monkeypatch):
+    from medfed.cli import commands
+
+    received = []
+    monkeypatch.setattr(commands, "_train_study", lambda *arguments: received.append(arguments))
+    words = [
+        "train",
+        "s.yaml",
+        "--out",
+        "x",
+        "--set",
+        "a=1",
+        "--set",
+        "b=2",
+        "--resume",
+        "--without",
+        "south",
+        "--former",
+        "y",
+        "--quiet",
+    ]
+    assert CliRunner().invoke(main, words).exit_code == 0
+    study, options, leave_one_out = received[0]
+    assert (str(study), str(options.out), options.overrides) == ("s.yaml", "x", ("a=1", "b=2"))
+    assert (options.resume, options.without, str(options.former), options.quiet) == (True, "south", "y", True)
+    assert leave_one_out is False
+
+
+def test_help_takes_little_processor_time():
+    def processor_s() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "medfed.cli", "--help"], check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    # 0.15 s on a quiet machine; torch alone would take more than a second.
+    assert min(processor_s() for _ in range(3)) < 0.4

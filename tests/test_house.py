@@ -1,0 +1,131 @@
+"""The sizes that keep the code readable: entries of the package, module and function lengths, parameters.
+
+Constructors of the callback and of records may have more parameters than other functions. What exceeds a bar
+today is listed here by name, so that nothing else can.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import statistics
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import medfed
+
+PACKAGE = Path(medfed.__file__).parent
+MODULES = {str(path.relative_to(PACKAGE)): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
+
+MAX_ENTRIES, MAX_MODULE_LINES, MAX_PARAMETERS = 20, 500, 8
+MAX_MEDIAN_LINES, MAX_P90_LINES = 6, 20
+
+LONG_MODULES: set[str] = {
+    "data/dicom/pixels.py",
+    "data/fingerprint.py",
+}
+MANY_PARAMETERS: set[str] = {
+    "data/datamodule.py:open",
+    "evaluation/inference.py:measure",
+}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+_LAYOUT = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENDMARKER,
+}
+
+
+def functions(source: str) -> Iterator[Function]:
+    return (node for node in ast.walk(ast.parse(source)) if isinstance(node, Function))
+
+
+def docstring_lines(tree: ast.Module) -> set[int]:
+    lines: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, *Function.__args__)) and ast.get_docstring(
+            node, False
+        ):
+            lines |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    return lines
+
+
+def code_lines(source: str) -> set[int]:
+    """Return the numbers of the lines that hold code: no blank line, comment or docstring."""
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in _LAYOUT:
+            lines |= set(range(token.start[0], token.end[0] + 1))
+    return lines - docstring_lines(ast.parse(source))
+
+
+def body_sizes(source: str) -> list[int]:
+    """Return the lines of code in the body of each function."""
+    code = code_lines(source)
+    return [
+        sum(f.body[0].lineno <= line <= (f.end_lineno or 0) for line in code) for f in functions(source)
+    ]  # fmt: skip
+
+
+def parameters(function: Function) -> int:
+    """Return how many parameters a function has, self and cls not counted."""
+    a = function.args
+    names = [arg.arg for arg in (*a.posonlyargs, *a.args, *a.kwonlyargs)]
+    own = 1 if names[:1] in (["self"], ["cls"]) else 0
+    return len(names) - own + (a.vararg is not None) + (a.kwarg is not None)
+
+
+EXAMPLE = '''"""Module."""
+
+class Record:
+    """A record."""
+
+    def method(self, a, *more, b=1, **rest):
+        """Return a.
+
+        Longer.
+        """
+        # a comment
+        text = """two
+        lines"""
+
+        return a
+'''
+
+
+def test_the_measures_count_as_a_person_would() -> None:
+    (method,) = functions(EXAMPLE)
+    assert parameters(method) == 4
+    assert body_sizes(EXAMPLE) == [3]
+    assert code_lines(EXAMPLE) == {3, 6, 12, 13, 15}
+
+
+def test_the_package_has_few_entries() -> None:
+    entries = [path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"]
+    assert len(entries) <= MAX_ENTRIES, sorted(entries)
+
+
+def test_no_module_is_long() -> None:
+    long = {name for name, source in MODULES.items() if source.count("\n") > MAX_MODULE_LINES}
+    assert long <= LONG_MODULES, "split it by subject"
+
+
+def test_no_function_has_many_parameters() -> None:
+    many = {
+        f"{name}:{function.name}"
+        for name, source in MODULES.items()
+        for function in functions(source)
+        if parameters(function) > MAX_PARAMETERS and function.name != "__init__"
+    }
+    assert many <= MANY_PARAMETERS, "make a record of what travels together"
+
+
+def test_most_functions_are_short() -> None:
+    sizes = sorted(size for source in MODULES.values() for size in body_sizes(source))
+    assert statistics.median(sizes) <= MAX_MEDIAN_LINES
+    assert sizes[int(0.9 * len(sizes))] <= MAX_P90_LINES
