@@ -11,7 +11,7 @@ import yaml
 
 @dataclass(frozen=True)
 class DraftBody:
-    """The sections from `task` to `train` as text, a summary of each hospital, and what a person should check."""
+    """The sections from `task` to `train`, a summary of each hospital, and what a person should check."""
 
     text: str
     summaries: tuple[str, ...]

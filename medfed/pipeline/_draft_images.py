@@ -149,11 +149,11 @@ network:
 data:
   kind: images
   channels: {channels}
-  plan:                         # spacing, patch and normalisation, from all hospitals' data before round 1
+  plan:                         # set spacing, patch and normalisation from all data before round 1
     grid: {grid:<21} # {reason}
     voxels: {MAX_VOXELS:<19} # maximum of a patch: more for a large GPU, fewer for a small machine
     fewest: {fewest:<19} # a hospital with fewer training patients sends no fingerprint
-  augment: {{flip: 0}}            # left and right of a body differ; raise it where flipped images are plausible
+  augment: {{flip: 0}}            # a chance of flips helps where left and right are alike
 
 train:
   rounds: 30
@@ -212,7 +212,7 @@ data:
   spacing_mm: {yaml_inline(spacing_mm)}   # the largest hospital's images fit into {MAX_SIDE} voxels per side
   patch: {yaml_inline(patch)}
   normalise: {{kind: percentile}}
-  augment: {{flip: 0}}            # left and right of a body differ; raise it where flipped images are plausible
+  augment: {{flip: 0}}            # a chance of flips helps where left and right are alike
 
 train:
   rounds: 20

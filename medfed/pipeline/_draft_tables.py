@@ -48,7 +48,7 @@ class _Features:
 
 
 def table_file(path: Path) -> Path | None:
-    """Return the CSV file at a path, or the only file of a folder if it is one; None for a folder of images."""
+    """Return the CSV file that a path is or that is alone in a folder; None for a folder of images."""
     if path.is_file():
         return path
     if path.is_dir() and not (path / "cases.csv").exists():

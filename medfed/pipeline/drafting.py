@@ -99,7 +99,7 @@ def write_draft(path: Path, draft: Draft) -> None:
 
 
 def parse_sites(arguments: Sequence[str]) -> dict[str, Path]:
-    """Return folders by hospital name; an argument is NAME=FOLDER, or a folder that gives the hospital its name.
+    """Return folders by hospital name; an argument is NAME=FOLDER, or a folder that names the hospital.
 
     Raises:
         StudyError: if two hospitals have the same name, or a folder's name can't be a hospital's.

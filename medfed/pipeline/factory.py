@@ -49,9 +49,9 @@ def hospital_of(
 ) -> Hospital:
     """Return a site's data, with its folder indexed and checked.
 
-    In a simulation one person has all folders, so the secret for tokens and splits is derived from the study's
-    seed and the site's name, and a run can be repeated. A hospital's own secret is in its site file, as is
-    the folder for prepared images (`cache`) if it should not be inside the data folder.
+    In a simulation one person has all folders, so the secret for tokens and splits is derived from the
+    study's seed and the site's name, and a run can be repeated. A hospital's own secret is in its site file,
+    as is the folder for prepared images (`cache`) if it should not be inside the data folder.
     """
     from medfed.data.datamodule import SiteDataModule
 

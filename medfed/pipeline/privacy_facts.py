@@ -39,7 +39,7 @@ def privacy_notes(study: Study, network: nn.Module) -> list[str]:
 
 
 def with_spent_budget(facts: RunFacts, study: Study, ledgers: Mapping[str, Path]) -> RunFacts:
-    """Return the facts with what each site spent in this study's last run, from the ledgers in these folders."""
+    """Return the facts with what each site spent in this study's last run, by the ledgers."""
     delta = getattr(study.privacy, "delta", None)
     if delta is None:
         return facts

@@ -31,7 +31,7 @@ class Progress(Protocol):
     def waiting(
         self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
     ) -> None:
-        """Show which sites are connected and awaited, and the seconds until the hub continues without them."""
+        """Show connected and awaited sites, and the seconds until the hub continues without them."""
         ...
 
     def round(self, report: RoundReport) -> None:
@@ -165,7 +165,8 @@ class PlainProgress:
         rows = {site: _Row(cases) for site, cases in sites.items()}
         self._table = _Table(title, rounds, metric, began=time.monotonic(), rows=rows)
         self.log(
-            f"{title}: {', '.join(f'{site} ({cases} cases)' if cases else site for site, cases in sites.items())}"
+            f"{title}: "
+            + ", ".join(f"{site} ({cases} cases)" if cases else site for site, cases in sites.items())
         )
 
     def training(self, site: str, step: int, steps: int) -> None:

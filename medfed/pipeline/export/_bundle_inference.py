@@ -130,7 +130,8 @@ def _classification(settings: Images) -> dict[str, Any]:
         else "$lambda image: @filled(@cut(image), float(image.min()))",
         "saver": {"_target_": "CSVSaver", "output_dir": "@output_dir", "filename": "predictions.csv"},
         # The network's own outputs are probabilities.
-        "predict": "$lambda case: @saver.save(@network(@middle(case['image'].as_tensor().to(@device))[None])[0].cpu(), "
+        "predict": "$lambda case: "
+        "@saver.save(@network(@middle(case['image'].as_tensor().to(@device))[None])[0].cpu(), "
         "{'filename_or_obj': case['image'].meta['filename_or_obj']})",
         "run": [
             "$torch.set_grad_enabled(False)",

@@ -132,4 +132,5 @@ def readme(subject: Subject, difference: float) -> str:
 def _writes(subject: Subject) -> str:
     if subject.study.task.needs == "segment":
         return "Each NIfTI file of IMAGES gets a mask on its own grid, in FOUND."
-    return f"FOUND/predictions.csv has a line an image: its file, and the probabilities of {', '.join(subject.classes)}."
+    classes = ", ".join(subject.classes)
+    return f"FOUND/predictions.csv has one line per image: its file, and the probabilities of {classes}."

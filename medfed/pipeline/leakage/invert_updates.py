@@ -99,7 +99,7 @@ def _reconstruct(
     prior: Prior,
     budget: AttackBudget,
 ) -> Tensor:
-    """Return the attack's inputs (cases, ...): exact for one case and a linear first layer, else the best try."""
+    """Return the reconstructed inputs (cases, ...): exact if possible, else the best of several tries."""
     linear = first_linear(module)
     if len(victims) == 1 and linear is not None and all(name in gradient for name in linear):
         return from_linear(gradient, *linear).reshape(1, *prior.mean.shape)
