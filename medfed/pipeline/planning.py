@@ -40,8 +40,8 @@ def plan_study(
 ) -> Study:
     """Return the study with its `data` section filled from its training hospitals.
 
-    A study that asks for no plan is returned unchanged. The merged fingerprint is kept in `merged_file`; if it
-    exists it is read, and no hospital is asked.
+    A study that asks for no plan is returned unchanged. The merged fingerprint is kept in `merged_file`; if
+    it exists it is read, and no hospital is asked.
 
     Raises:
         DataError: if no hospital has enough patients, or a hospital's data can't be read.
