@@ -35,14 +35,15 @@ class Rank0Exchange:
         return self.received
 
     def transmission(self, update: Update) -> Transmission:
-        return self._side.transmission(update)
+        receipt: Transmission = self._side.transmission(update)
+        return receipt
 
     def send(self, update: Update) -> None:
         self._side.send(update)
 
     @property
     def closed(self) -> bool:
-        return self._side.closed
+        return bool(self._side.closed)
 
     def withdraw(self, site: str, reason: str) -> None:
         self._side.withdraw(site, reason)

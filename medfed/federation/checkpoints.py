@@ -7,6 +7,7 @@ from pathlib import Path
 
 import safetensors
 from safetensors.torch import load_file
+from torch import Tensor
 
 from medfed.aggregation import State
 from medfed.errors import RunError
@@ -38,8 +39,8 @@ def load_latest_checkpoint(folder: Path, study: str = "") -> tuple[GlobalModel, 
                 f"this run folder holds a run of study {metadata['study'][:12]}, the study file's digest is "
                 f"{study[:12]}; resume with the file that started it, or choose another run folder (--out)"
             )
-        weights: dict = {}
-        state: dict[str, dict] = {}
+        weights: dict[str, Tensor] = {}
+        state: dict[str, dict[str, Tensor]] = {}
         for full, tensor in tensors.items():
             group, _, name = full.partition("/")
             tensors_of_group = (

@@ -63,10 +63,10 @@ class PoissonPatientSampler(Sampler[list[int]]):
         return self.steps
 
 
-class _ByPatient(Dataset):
+class _ByPatient(Dataset[Any]):
     """A dataset of patients: item p is the batch of all of patient p's items."""
 
-    def __init__(self, dataset: Any, items: Sequence[Sequence[int]], collate: Callable[[list], Any]) -> None:
+    def __init__(self, dataset: Any, items: Sequence[Sequence[int]], collate: Callable[[list[Any]], Any]) -> None:
         self._dataset, self._items, self._collate = dataset, items, collate
 
     def __len__(self) -> int:
@@ -100,7 +100,7 @@ class PrivateData(pl.LightningDataModule):
         self._data, self._items = data, [list(mine) for mine in items]
         self.sampler = PoissonPatientSampler(len(items), expected)
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Any]:
         """Return batches `{"patients": [a batch of each patient drawn]}`."""
         loader = self._data.train_dataloader()
         dataset = _ByPatient(loader.dataset, self._items, loader.collate_fn)

@@ -135,7 +135,7 @@ def withdraw(channel: SiteConnection, reason: str) -> None:
 class RoundOutcome:
     """The next model, the rule's state, and the result of each site that was asked."""
 
-    weights: dict
+    weights: Weights
     state: State
     results: tuple[SiteResult, ...]
 
