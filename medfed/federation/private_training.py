@@ -66,7 +66,9 @@ class PoissonPatientSampler(Sampler[list[int]]):
 class _ByPatient(Dataset[Any]):
     """A dataset of patients: item p is the batch of all of patient p's items."""
 
-    def __init__(self, dataset: Any, items: Sequence[Sequence[int]], collate: Callable[[list[Any]], Any]) -> None:
+    def __init__(
+        self, dataset: Any, items: Sequence[Sequence[int]], collate: Callable[[list[Any]], Any]
+    ) -> None:
         self._dataset, self._items, self._collate = dataset, items, collate
 
     def __len__(self) -> int:
