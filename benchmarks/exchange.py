@@ -51,18 +51,21 @@ def cpu_s(pid: int) -> float:
 def hub(given: dict[str, Any]) -> None:
     """Lead the study and write down each round's seconds."""
     from medfed.aggregation.fedavg import FedAvg
-    from medfed.federation.hub import Plan, coordinate
+    from medfed.federation.config import HubConfig
+    from medfed.federation.hub import run_hub
 
     folder = Path(given["folder"])
     exchange = opened(given).open_hub(STUDY, folder)
-    plan = Plan(given["rounds"], tuple(given["sites"]), FedAvg(), minimum=len(given["sites"]), study=STUDY)
+    plan = HubConfig(
+        given["rounds"], tuple(given["sites"]), FedAvg(), minimum=len(given["sites"]), study=STUDY
+    )
     rows: list[dict[str, Any]] = []
     before, began = peak_mb(), time.process_time()
 
     def watch(report: Any) -> None:
         rows.append({"round": report.round, "seconds": report.seconds, "down": report.bytes_down})
 
-    coordinate(plan, exchange, model(given["megabytes"], 0), folder=folder / "models", watch=watch)
+    run_hub(plan, exchange, model(given["megabytes"], 0), folder=folder / "models", on_round=watch)
     (folder / "result").write_text(
         json.dumps(
             {"rows": rows, "peak_mb": peak_mb(), "before_mb": before, "cpu_s": time.process_time() - began}
@@ -72,29 +75,22 @@ def hub(given: dict[str, Any]) -> None:
 
 def site(given: dict[str, Any]) -> None:
     """Take part in every round with the same weights, as if they had been trained."""
-    from medfed.federation.round import contribute, receive
-    from medfed.privacy import NoPrivacy
-    from medfed.wire.audit_log import AuditLog
+    from medfed.federation.round import SiteConnection, receive, send_update
     from medfed.wire.update import Update
     from medfed.wire.weights import Difference
 
     folder, name = Path(given["folder"]), given["site"]
     local = model(given["megabytes"], 1)
     exchange = opened(given).open_site(STUDY, name, folder)
-    audit, number = AuditLog(None), 0
+    channel, number = SiteConnection(name, exchange), 0
     before, began = peak_mb(), time.process_time()
     while True:
-        received = receive(exchange, name, number, audit)
+        received = receive(channel, number)
         number = received.round + 1
         if received.final:
             break
-        contribute(
-            exchange,
-            NoPrivacy(),
-            Update(name, number, Difference(local, received.weights), 10),
-            received.weights,
-            audit,
-        )
+        update = Update(name, number, Difference(local, received.weights), 10)
+        send_update(channel, update, received.weights)
     exchange.send(Update(name, number, {}, 0, {"val/dice": 0.5}))
     (folder / "result").write_text(
         json.dumps({"peak_mb": peak_mb(), "before_mb": before, "cpu_s": time.process_time() - began})

@@ -398,9 +398,9 @@ def parts(study: Study):
 
 
 def training_of(study: Study):
-    from medfed.federation.site import Training
+    from medfed.federation.config import SiteConfig
 
-    return Training(
+    return SiteConfig(
         epochs=study.epochs,
         local_epochs=study.train.epochs,
         local=study.train.local,
@@ -412,14 +412,14 @@ def training_of(study: Study):
 
 def federate(study: Study, folder: Path):
     import medfed
-    from medfed.federation.site import train_site
+    from medfed.federation.site import SiteRun, train_site
 
     module, data = parts(study)
 
     def site(name: str):
         return lambda exchange: train_site(
-            name, module(), data[name], exchange, training_of(study), folder=folder / name,
-            examples=data[name].examples, logger=False,
+            name, module(), data[name], exchange, training_of(study),
+            SiteRun(folder / name, examples=data[name].examples),
         )  # fmt: skip
 
     return medfed.run_federation(

@@ -25,7 +25,8 @@ from medfed.aggregation.fedavg import FedAvg
 from medfed.deployment.enrolment import enrol
 from medfed.errors import ExchangeError
 from medfed.exchange.folder import Folder
-from medfed.federation.round import conduct, contribute
+from medfed.federation.config import HubConfig
+from medfed.federation.round import SiteConnection, aggregate_round, send_update
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.privacy.distributed_dp import DistributedDP
 from medfed.privacy.secure_sum import SecureSum
@@ -83,13 +84,14 @@ def a_round(privacy: Privacy, weights, local, sites: list[str], gone: int) -> tu
         def work(site: str) -> None:
             update = Update(site, 1, Difference(local, weights), 100 + len(site))
             with contextlib.suppress(ExchangeError):  # the hub closes when the round is measured
-                contribute(sides[site], privacy, update, weights, AuditLog(None))
+                send_update(SiteConnection(site, sides[site], privacy), update, weights)
 
         threads = [threading.Thread(target=work, args=(site,), daemon=True) for site in sites]
         cpu, began = time.process_time(), time.monotonic()
         for thread in threads:
             thread.start()
-        outcome = conduct(hub, FedAvg(), privacy, {}, current, sites, 2, None, AuditLog(None))
+        config = HubConfig(1, tuple(sites), FedAvg(), privacy, minimum=2, outlier=None)
+        outcome = aggregate_round(hub, config, {}, current, sites, AuditLog(None))
         cpu, passed = time.process_time() - cpu, time.monotonic() - began
         hub.close()
         for thread in threads:

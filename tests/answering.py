@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import torch
 
-from medfed.federation.round import contribute, receive
+from medfed.federation.round import SiteConnection, receive, send_update
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.update import Update
 from medfed.wire.weights import Difference
@@ -21,8 +21,8 @@ def model() -> dict[str, torch.Tensor]:
 
 def answer(exchange, privacy, name: str, audit: AuditLog | None = None, stops: int | None = None) -> None:
     """Take part in a study to its end, or to the round at which it `stops`."""
-    audit = audit or AuditLog(None)
-    received = receive(exchange, name, 0, audit, privacy)
+    channel = SiteConnection(name, exchange, privacy, audit=audit or AuditLog(None))
+    received = receive(channel, 0)
     while not received.final:
         generator = torch.Generator().manual_seed(sum(name.encode()) + received.round)
         local = {
@@ -33,7 +33,7 @@ def answer(exchange, privacy, name: str, audit: AuditLog | None = None, stops: i
         if number == stops:
             raise RuntimeError("killed")
         update = Update(name, number, Difference(local, received.weights), 10 + len(name), {"val/dice": 0.5})
-        contribute(exchange, privacy, update, received.weights, audit)
-        received = receive(exchange, name, number, audit, privacy)
+        send_update(channel, update, received.weights)
+        received = receive(channel, number)
     closing = Update(name, received.round + 1, {}, 0, {"val/dice": 0.7})
-    contribute(exchange, privacy, closing, received.weights, audit)
+    send_update(channel, closing, received.weights)

@@ -171,7 +171,7 @@ def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions) 
     \b
     medfed hub study.yaml --enrolment enrolment --broker
     """
-    from medfed.deployment.hub_service import lead
+    from medfed.deployment.hub_service import RetrainWithout, lead
 
     _interrupt_on_sigterm()
     with _progress(options.quiet) as progress:
@@ -182,8 +182,7 @@ def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions) 
             out=options.out,
             overrides=options.overrides,
             resume=options.resume,
-            without=options.without,
-            former=options.former,
+            retrain=None if options.without is None else RetrainWithout(options.without, options.former),
             progress=progress,
         )
     _print_result(run)
@@ -352,9 +351,9 @@ def deidentify(
     \b
     medfed deidentify /archive/export /data/our-hospital --secret /etc/medfed/secret
     """
-    from medfed.pipeline import check as checks
+    from medfed.pipeline.deidentify import deidentify_folder
 
-    checks.deidentify(source, target, secret, dates, descriptors, device)
+    deidentify_folder(source, target, secret, dates, descriptors, device)
 
 
 @main.command(short_help="List what a study file can name.")

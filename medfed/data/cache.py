@@ -89,9 +89,9 @@ class DiskCache(NoCache):
                     save(entry, make())
                 except OSError as error:  # its own message names the path
                     raise DataError(
-                        f"case {case.token}: its prepared image can't be kept on disk ({error.strerror}); make room, "
-                        "name another folder as `cache` in the site file or in MEDFED_CACHE, or set data.cache to "
-                        "'memory'"
+                        f"case {case.token}: its prepared image can't be kept on disk ({error.strerror}); "
+                        "make room, name another folder as `cache` in the site file or in MEDFED_CACHE, or "
+                        "set data.cache to 'memory'"
                     ) from None
                 prepared = load(entry)
                 if prepared is None:

@@ -21,8 +21,9 @@ SITE_FOLDER_DIGITS = 16
 # The note of a run whose data folder is read-only; it names no path, which would describe the site to the
 # log's readers.
 READ_ONLY = (
-    "the data folder can't be written to, so prepared images are kept in this account's own cache folder, outside "
-    "it; set `cache` in the site file (or MEDFED_CACHE) to choose where, and `medfed purge` deletes them"
+    "the data folder can't be written to, so prepared images are kept in this account's own cache folder, "
+    "outside it; set `cache` in the site file (or MEDFED_CACHE) to choose where, and `medfed purge` deletes "
+    "them"
 )
 
 

@@ -136,5 +136,6 @@ def parse_split(cell: str) -> str:
     near = SPLIT_SYNONYMS.get(word) or next(iter(get_close_matches(word, SPLITS, n=1, cutoff=0.5)), None)
     hint = f"did you mean '{near}'? " if near else ""
     raise DataError(
-        f"the column 'split' holds an unknown word; {hint}there are {', '.join(SPLITS)}, or empty to let medfed choose"
+        f"the column 'split' holds an unknown word; {hint}there are {', '.join(SPLITS)}, or empty to let "
+        "medfed choose"
     )

@@ -185,8 +185,8 @@ class SiteDataModule(pl.LightningDataModule):
     def _fixed_steps_loader(self, dataset: Dataset[Batch], steps: int) -> DataLoader[Batch]:
         if self.trainer is not None and self.trainer.world_size > 1:
             raise DataError(
-                f"train.steps counts the batches of one process, and this site trains in {self.trainer.world_size}; "
-                "omit train.steps and count by train.epochs"
+                "train.steps counts the batches of one process, and this site trains in "
+                f"{self.trainer.world_size}; omit train.steps and count by train.epochs"
             )
         # With the first case's salted token, sites of one seed visit their cases in different orders.
         order = f"{self.seed}/{self.index.cases[0].token}"

@@ -96,7 +96,7 @@ class Fingerprint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return x, y, z
 
     def class_shares(self) -> dict[int, float]:
-        """Return each class's share of the labelled images' voxels, over the sites that did not withhold it."""
+        """Return each class's share of the labelled voxels, over the sites that did not withhold it."""
         total = sum(self.voxels.values())
         return {number: count / total for number, count in sorted(self.voxels.items())} if total else {}
 
@@ -216,8 +216,8 @@ def fingerprint(
         raise DataError(f"counts below {min_count} are to be withheld; expected at least 1, 10 is advised")
     if patients < min_count or not cases:
         raise DataError(
-            f"the site has {patients} training patients and withholds numbers of fewer than {min_count}; it can train "
-            "without giving a fingerprint"
+            f"the site has {patients} training patients and withholds numbers of fewer than {min_count}; it "
+            "can train without giving a fingerprint"
         )
     if read is None:
         from medfed.data.transforms import read_case

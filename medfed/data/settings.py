@@ -175,7 +175,8 @@ class Table(
             for name in self.numbers:
                 if name not in self.centre or name not in self.scale:
                     raise DataError(
-                        f"data: standardise is '{self.standardise}' and '{name}' has no centre or no scale; give both"
+                        f"data: standardise is '{self.standardise}' and '{name}' has no centre or no scale; "
+                        "give both"
                     )
 
     @property

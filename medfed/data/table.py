@@ -136,7 +136,8 @@ def _target(row: Mapping[str, str], settings: Table, classes: int | None) -> int
         target = parse_target(row[settings.target.lower()], settings.target)
         if classes is not None and target >= classes:
             raise DataError(
-                f"column '{settings.target}' holds a class that the task, with {classes} classes, does not have"
+                f"column '{settings.target}' holds a class that the task, with {classes} classes, does not "
+                "have"
             )
         return target
     if settings.time is not None and settings.event is not None:
@@ -181,8 +182,8 @@ def _one_hot(cell: str, known: Sequence[str], column: str) -> list[float]:
         matches = [_same_word(cell, word) for word in known]
     if not any(matches) and cell.lower() not in EMPTY_CELLS:
         raise DataError(
-            f"column '{column}' holds a word that data.categorical does not list; there are {', '.join(known)}; "
-            "correct the cell or list its word"
+            f"column '{column}' holds a word that data.categorical does not list; there are "
+            f"{', '.join(known)}; correct the cell or list its word"
         )
     return [float(match) for match in matches]
 
@@ -267,7 +268,7 @@ def _centre_and_scale(
 
 
 def network_inputs(rows: TableRows, scaling: Scaling, settings: Table) -> NDArray[np.float32]:
-    """Return the inputs (N, F): numbers filled and scaled, with `indicate` which were empty, then the words."""
+    """Return the inputs (N, F): scaled numbers, with `indicate` which of them were empty, then words."""
     empty = np.isnan(rows.numbers)
     scaled = (np.where(empty, scaling.median, rows.numbers) - scaling.centre) / scaling.scale
     parts = [scaled, empty, rows.words] if settings.indicate else [scaled, rows.words]

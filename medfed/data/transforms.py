@@ -110,7 +110,8 @@ def check_same_grid(first: Volume, other: Volume, number: int) -> None:
     if first.shape != other.shape or distance_mm > GRID_TOLERANCE_VOXELS * min(first.spacing_mm):
         raise ImageError(
             f"channel {number} lies on another grid than channel 1 (shape {other.shape} against "
-            f"{first.shape}, up to {distance_mm:.2f} mm apart); register and resample the channels to one grid"
+            f"{first.shape}, up to {distance_mm:.2f} mm apart); register and resample the channels to one "
+            "grid"
         )
 
 

@@ -1,7 +1,11 @@
-"""One model over one hospital's cases: rows a case, which stay in that hospital.
+"""One model on one hospital's cases: rows per case, which stay in that hospital.
 
-A segmentation is measured on the image's own grid and in its own millimetres: what the network predicted on
-the study's grid is carried back first, so that resampling can't flatter a score.
+A segmentation is measured on the image's own grid and in its own millimetres: the prediction on the study's
+grid is resampled back first, so that resampling can't flatter a score.
+
+A task is measured by its `metrics`, families of metrics from `PredictionMetrics`. A task that
+names none is measured by the metrics of its `needs`, and its `predict_step` returns
+"probabilities", or "risk" for survival.
 """
 
 from __future__ import annotations
@@ -9,15 +13,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from medfed.data.splits import SPLITS, case_token
 from medfed.errors import StudyError
 from medfed.evaluation import robustness, segmentation
 from medfed.evaluation.metrics import CasePrediction, PredictionMetrics, measure_masks
+from medfed.evaluation.patients import PROBABILITY, RISK, SURVIVAL
 from medfed.evaluation.report.gallery import CaseImages
 from medfed.evaluation.rows import CaseRow
 from medfed.evaluation.survival import survival_probability
@@ -30,16 +36,16 @@ if TYPE_CHECKING:
     from medfed.data.datamodule import SiteDataModule
     from medfed.models.tasks import Task
 
-# Ages are told in bands: an exact age beside sex and scanner can name a patient of a small hospital.
+# Ages are given in bands: an exact age beside sex and scanner can identify a patient of a small hospital.
 AGE_BAND_YEARS = 20
 
-# What of a case's attributes makes subgroups. Anything else in a hospital's table is not copied anywhere.
+# The attributes that subgroups are made of. Nothing else of a hospital's table is copied anywhere.
 SUBGROUPS = ("sex", "scanner")
 
 
 @dataclass(frozen=True)
 class Hospital:
-    """One hospital's data, and the key that names its patients in rows."""
+    """One hospital's data, and the key of its patients' tokens."""
 
     name: str
     data: SiteDataModule
@@ -50,82 +56,104 @@ class Hospital:
         return case_token(self.secret, f"patient/{case.patient}")
 
 
-# Labels of a hospital that are kept between models take at most so many bytes; the others are read again.
-KEPT_BYTES = 512 * 1024**2
+# Labels of a hospital that are cached between models take at most this much; the others are read again.
+MAX_CACHED_BYTES = 512 * 1024**2
 
 
-class References:
-    """The labels of a hospital's cases on their own grids, read once a case as far as KEPT_BYTES hold them."""
+class Reference(NamedTuple):
+    """A case's label (X, Y, Z), as small integers, and its spacing in mm."""
+
+    label: NDArray[np.integer]
+    spacing_mm: tuple[float, ...]
+
+
+class LabelCache:
+    """The labels of a hospital's cases on their own grids, read once per case within MAX_CACHED_BYTES."""
 
     def __init__(self, hospital: Hospital) -> None:
-        self._hospital = hospital
-        self._read: dict[str, tuple[np.ndarray, tuple[float, ...]]] = {}
+        self.hospital = hospital
+        self._labels: dict[str, Reference] = {}
         self._bytes = 0
         self._bands: dict[str, str] = {}
 
-    def of(self, case: Case) -> tuple[np.ndarray, tuple[float, ...]]:
-        """Return a case's label (X, Y, Z), as small integers, and its spacing in mm."""
-        if case.token in self._read:
-            return self._read[case.token]
-        image, label = self._hospital.data.original(case)
+    def reference(self, case: Case) -> Reference:
+        """Return a case's label and its spacing."""
+        if case.token in self._labels:
+            return self._labels[case.token]
+        image, label = self.hospital.data.original(case)
         assert label is not None
-        classes = self._hospital.data.classes or 256
+        classes = self.hospital.data.classes or 256
         small = label.array[0].astype(np.uint8 if classes <= 256 else np.int32)
-        found = small, segmentation.spacing_of(image.affine_ras)
-        if self._bytes + small.nbytes <= KEPT_BYTES:
-            self._read[case.token] = found
+        reference = Reference(small, segmentation.spacing_of(image.affine_ras))
+        if self._bytes + small.nbytes <= MAX_CACHED_BYTES:
+            self._labels[case.token] = reference
             self._bytes += small.nbytes
-        return found
+        return reference
 
     def spacing(self, case: Case) -> dict[str, str]:
-        """Return the subgroup of an image's own spacing; nothing for a table's row."""
-        if self._hospital.data.needs not in ("segment", "classify"):
+        """Return the subgroup of an image's own spacing; nothing for a row of a table."""
+        if self.hospital.data.needs not in ("segment", "classify"):
             return {}
         if case.token not in self._bands:
-            affine = self._hospital.data.prepared(case).original_affine_ras
+            affine = self.hospital.data.prepared(case).original_affine_ras
             self._bands[case.token] = spacing_band(np.linalg.norm(affine[:3, :3], axis=0).tolist())
         return {"spacing": self._bands[case.token]}
 
 
-# Slices thicker than this make an image a thick one, as radiologists count them.
-THIN_MM = 2.0
+# Images with slices up to this are thin-sliced, as radiologists call them.
+MAX_THIN_MM = 2.0
 
 
 def spacing_band(spacing_mm: Sequence[float]) -> str:
     """Return the subgroup of an image's widest spacing."""
     widest = max(spacing_mm)
     return (
-        f"up to {THIN_MM:g} mm" if widest <= THIN_MM else "above 2 to 5 mm" if widest <= 5.0 else "above 5 mm"
+        f"up to {MAX_THIN_MM:g} mm"
+        if widest <= MAX_THIN_MM
+        else "above 2 to 5 mm"
+        if widest <= 5.0
+        else "above 5 mm"
     )
+
+
+class MeasurementSettings(NamedTuple):
+    """What the rows of a measurement say, and how it is done.
+
+    With a `baseline` (time -> cumulative hazard) a survival model also gives the probability of
+    living beyond each time. With a `condition` of `robustness`, each case is perturbed so first;
+    `seed` determines its noise.
+    """
+
+    model: str
+    split: str
+    tolerance_mm: float = 2.0
+    condition: str | None = None
+    seed: int = 0
+    baseline: Mapping[float, float] | None = None
 
 
 def measure(
     task: Task,
     module: LightningModule,
-    hospital: Hospital,
     cases: Sequence[Case],
-    *,
-    split: str,
-    model: str,
-    references: References,
-    tolerance_mm: float = 2.0,
-    condition: str | None = None,
-    seed: int = 0,
-    baseline: Mapping[float, float] | None = None,
+    labels: LabelCache,
+    settings: MeasurementSettings,
 ) -> Iterator[CaseRow]:
-    """Yield the rows of these cases, one case at a time, so that memory stays that of one image.
+    """Yield the rows of these cases of a hospital, one case at a time, so that memory is that of one image.
 
-    With a `baseline` (time -> cumulative hazard) a survival model also gives the chance of living beyond each
-    time. With a `condition` of `robustness`, each case is changed so first; `seed` decides its noise.
+    Raises:
+        StudyError: if the task's metrics are not registered, or its module predicts something else.
     """
     module.eval()
     device = next(module.parameters()).device
     by_token = {case.token: case for case in cases}
+    data = labels.hospital.data
     found_in = (
-        batches(hospital.data, cases)
-        if condition is None
-        else changed(task, hospital.data, cases, condition, seed)
+        batches(data, cases)
+        if settings.condition is None
+        else perturbed_batches(task, data, cases, settings.condition, settings.seed)
     )
+    families = _prediction_metrics(task)
     for batch in found_in:
         moved = {
             key: value.to(device) if isinstance(value, torch.Tensor) else value
@@ -133,41 +161,80 @@ def measure(
         }
         with torch.inference_mode():
             outputs = module.predict_step(moved, 0)
-        for place, token in enumerate(batch["case"]):
+        for index, token in enumerate(batch["case"]):
+            prediction = CasePrediction(_single(outputs, index), _single(batch, index))
             case = by_token[token]
-            named = {
-                "model": model,
-                "site": hospital.name,
-                "split": split,
-                "case": token,
-                "patient": hospital.patient(case),
-                "attributes": {**attributes(case.attributes), **references.spacing(case)},
-                "condition": condition,
-            }
+            about = _about(case, labels, settings)
             if task.metrics:
-                yield from _custom_predictions(task, _of_case(outputs, place), _of_case(batch, place), named)
+                yield from _measured(families, prediction, about)
             elif task.needs == "segment":
-                restored = hospital.data.restored(
-                    outputs["probabilities"][place].cpu().numpy(), case, nearest=False
-                )
-                yield from _segmented(task, restored, references.of(case), tolerance_mm, named)
+                probabilities = _output(task, prediction, "probabilities").numpy()
+                restored = data.restored(probabilities, case, nearest=False)
+                yield from _segmented(task, restored, labels.reference(case), settings.tolerance_mm, about)
             elif task.needs == "survival":
-                time, event = (float(value) for value in batch["target"][place])
-                risk = float(outputs["risk"][place])
-                yield CaseRow(metric="risk", value=risk, target=time, event=bool(event), **named)
-                for at, hazard in (baseline or {}).items():
-                    value = survival_probability(hazard, risk)
-                    yield CaseRow(
-                        metric=f"survival@{at:g}", value=value, target=time, event=bool(event), **named
-                    )
+                yield from _survival(task, prediction, settings.baseline or {}, about)
             else:
-                yield from _classified(
-                    task, outputs["probabilities"][place], int(batch["target"][place]), named
-                )
+                yield from _classified(task, prediction, about)
+
+
+def _about(case: Case, labels: LabelCache, settings: MeasurementSettings) -> dict[str, Any]:
+    """Return the fields that all rows of a case have in common."""
+    return {
+        "model": settings.model,
+        "site": labels.hospital.name,
+        "split": settings.split,
+        "case": case.token,
+        "patient": labels.hospital.patient(case),
+        "attributes": {**attributes(case.attributes), **labels.spacing(case)},
+        "condition": settings.condition,
+    }
+
+
+def _prediction_metrics(task: Task) -> list[PredictionMetrics]:
+    """Return the families of metrics that a task names.
+
+    Raises:
+        StudyError: if one of them is not registered, or is none of predictions.
+    """
+    families = []
+    for name in task.metrics:
+        family = kinds("metrics").get(name)
+        if family is None or not issubclass(family, PredictionMetrics):
+            raise StudyError(
+                f"task '{kind_of(task)}': metrics: '{name}' is not a family of prediction metrics; "
+                f"register a subclass of medfed.evaluation.metrics.PredictionMetrics under this name"
+            )
+        families.append(family())
+    return families
+
+
+def _single(batch: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """Return one case of a batch or of its outputs, without the batch axis, on the CPU."""
+    single = {
+        key: value[index] if isinstance(value, (torch.Tensor, list, tuple)) else value
+        for key, value in batch.items()
+    }
+    return {key: value.cpu() if isinstance(value, torch.Tensor) else value for key, value in single.items()}
+
+
+def _output(task: Task, prediction: CasePrediction, name: str) -> torch.Tensor:
+    """Return an output that a task of its needs predicts.
+
+    Raises:
+        StudyError: if the module's `predict_step` returned something else.
+    """
+    if name not in prediction.outputs:
+        raise StudyError(
+            f"task '{kind_of(task)}': predict_step returned {', '.join(sorted(prediction.outputs))}, "
+            f"but a task that needs '{task.needs}' returns '{name}'; return it, or name the task's own "
+            "families in `metrics`"
+        )
+    output: torch.Tensor = prediction.outputs[name]
+    return output
 
 
 def batches(data: SiteDataModule, cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
-    """Yield these cases whole, one a batch, as the network validates on them."""
+    """Yield these whole cases in batches of one, as the network validates on them."""
     from medfed.data.datamodule import collate
 
     for split in SPLITS:
@@ -179,20 +246,20 @@ def batches(data: SiteDataModule, cases: Sequence[Case]) -> Iterator[dict[str, A
                     yield collate([dataset[number]])
 
 
-def conditions(task: Task) -> tuple[str, ...]:
-    """Return the changes under which a task's model is measured."""
+def perturbations(task: Task) -> tuple[str, ...]:
+    """Return the names of the perturbations under which a task's model is measured."""
     images = task.needs in ("segment", "classify")
     return tuple(robustness.IMAGE_CHANGES if images else robustness.TABLE_CHANGES)
 
 
-def changed(
+def perturbed_batches(
     task: Task, data: SiteDataModule, cases: Sequence[Case], condition: str, seed: int
 ) -> Iterator[dict[str, Any]]:
-    """Yield these cases as `batches` does, each changed before it is prepared."""
+    """Yield these cases as `batches` does, each perturbed before it is prepared."""
     if task.needs in ("segment", "classify"):
         for batch in batches(data, cases):
             case = data.case(batch["case"][0])
-            yield {**batch, "image": _changed_image(task, data, case, condition, seed)}
+            yield {**batch, "image": _perturbed_image(task, data, case, condition, seed)}
         return
     every = list(batches(data, cases))
     if every:
@@ -203,7 +270,7 @@ def changed(
             yield {**batch, "features": one[None]}
 
 
-def _changed_image(task: Task, data: SiteDataModule, case: Case, condition: str, seed: int) -> torch.Tensor:
+def _perturbed_image(task: Task, data: SiteDataModule, case: Case, condition: str, seed: int) -> torch.Tensor:
     from medfed.data.transforms import centre_crop, prepare
     from medfed.data.volume import Volume
 
@@ -223,71 +290,62 @@ def _seed(seed: int, *names: str) -> int:
 
 def _segmented(
     task: Any,
-    probabilities: np.ndarray,
-    reference: tuple[np.ndarray, tuple[float, ...]],
+    probabilities: NDArray[np.floating],
+    reference: Reference,
     tolerance_mm: float,
-    named: dict[str, Any],
+    about: dict[str, Any],
 ) -> Iterator[CaseRow]:
-    label, spacing_mm = reference
+    label = reference.label
     # A class that this hospital did not label has no reference here.
-    structures = {number: task.classes[number] for number in task.labelled_at(named["site"])}
+    structures = {number: task.classes[number] for number in task.labelled_at(about["site"])}
     predicted = task.labels(torch.as_tensor(probabilities)[None])[0, 0].numpy()
     if len(structures) < len(task.classes) - 1:
         predicted, label = (np.where(np.isin(a, list(structures)), a, 0) for a in (predicted, label))
-    for found in measure_masks(predicted, label, spacing_mm, structures, tolerance_mm):
-        yield CaseRow(
-            metric=found.metric, value=found.value, structure=found.structure, note=found.note, **named
-        )
+    for measured in measure_masks(predicted, label, reference.spacing_mm, structures, tolerance_mm):
+        yield CaseRow(**measured._asdict(), **about)
 
 
-def _of_case(batch: Mapping[str, Any], place: int) -> dict[str, Any]:
-    """Return one case of a batch or of its outputs, without the batch axis, on the CPU."""
-    return {
-        key: value[place].cpu() if isinstance(value, torch.Tensor) else value[place]
-        for key, value in batch.items()
-    }
-
-
-def _custom_predictions(
-    task: Task, outputs: Mapping[str, Any], batch: Mapping[str, Any], named: dict[str, Any]
-) -> Iterator[CaseRow]:
-    """Yield the rows of a task that names the families of metrics that measure it."""
-    prediction = CasePrediction(outputs, batch)
-    for name in task.metrics:
-        family = kinds("metrics").get(name)
-        if family is None or not issubclass(family, PredictionMetrics):
-            raise StudyError(
-                f"task '{kind_of(task)}': metrics: '{name}' is not a family of prediction metrics; register "
-                f"a subclass of medfed.evaluation.metrics.PredictionMetrics under this name"
-            )
-        for metric, (value, note) in family().measure(prediction).items():
-            yield CaseRow(metric=metric, value=value, note=note, **named)
-
-
-def _classified(
-    task: Any, probabilities: torch.Tensor, target: int, named: dict[str, Any]
-) -> Iterator[CaseRow]:
+def _classified(task: Any, prediction: CasePrediction, about: dict[str, Any]) -> Iterator[CaseRow]:
+    probabilities, target = _output(task, prediction, "probabilities"), int(prediction.batch["target"])
     for number, name in enumerate(task.classes):
         yield CaseRow(
-            metric="probability",
+            metric=PROBABILITY,
             value=float(probabilities[number]),
             structure=name,
             target=float(number == target),
-            **named,
+            **about,
         )
 
 
-def attributes(found: Mapping[str, str]) -> dict[str, str]:
-    """Return what subgroups are made of: sex, scanner and a band of ages, where the
-    hospital's table has them.
-    """
-    kept = {name: found[name] for name in SUBGROUPS if found.get(name)}
+def _survival(
+    task: Task, prediction: CasePrediction, baseline: Mapping[float, float], about: dict[str, Any]
+) -> Iterator[CaseRow]:
+    time, event = (float(value) for value in prediction.batch["target"])
+    risk = float(_output(task, prediction, "risk"))
+    yield CaseRow(metric=RISK, value=risk, target=time, event=bool(event), **about)
+    for at, hazard in baseline.items():
+        value = survival_probability(hazard, risk)
+        yield CaseRow(metric=f"{SURVIVAL}{at:g}", value=value, target=time, event=bool(event), **about)
+
+
+def _measured(
+    families: Sequence[PredictionMetrics], prediction: CasePrediction, about: dict[str, Any]
+) -> Iterator[CaseRow]:
+    """Yield the rows of a task that names its own families of metrics."""
+    for family in families:
+        for metric, (value, note) in family.measure(prediction).items():
+            yield CaseRow(metric=metric, value=value, note=note, **about)
+
+
+def attributes(table: Mapping[str, str]) -> dict[str, str]:
+    """Return a case's sex, scanner and band of ages, as far as the hospital's table has them."""
+    known = {name: table[name] for name in SUBGROUPS if table.get(name)}
     try:
-        age = float(found.get("age", ""))
+        age = float(table.get("age", ""))
     except ValueError:
-        return kept
+        return known
     low = int(age // AGE_BAND_YEARS * AGE_BAND_YEARS)
-    return {**kept, "age_band": f"{low}-{low + AGE_BAND_YEARS - 1}"}
+    return {**known, "age_band": f"{low}-{low + AGE_BAND_YEARS - 1}"}
 
 
 def case_images(

@@ -1,17 +1,17 @@
-"""The federated Lightning callback: it exchanges weights inside one long `Trainer.fit`,
-whatever the module is.
+"""The federated Lightning callback, which exchanges any module's weights inside one long `Trainer.fit`.
 
-Where the merge stands was measured on Lightning 2.6.6: validation runs before `on_train_epoch_end`, and a
+The place of the merge was measured on Lightning 2.6.6: validation runs before `on_train_epoch_end`, and a
 default ModelCheckpoint saves after it, so a merge there would store merged weights under the unmerged
-weights' score. Here the merge is in `on_train_batch_end` of the last batch of every E-th epoch, so what is
-validated, what is checkpointed and what the hub holds are the same weights.
+weights' score. Here the merge is in `on_train_batch_end` of the last batch of every E-th epoch, so the same
+weights are validated, checkpointed and held by the hub.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,26 +22,25 @@ from torch import Tensor
 from medfed.errors import ExchangeError, MedfedError, StudyError
 from medfed.exchange import SiteSide
 from medfed.federation.egress import Egress
-from medfed.federation.round import contribute, receive, withdraw
+from medfed.federation.round import SiteConnection, receive, send_update, withdraw
 from medfed.local_training import LocalMethod, LocalState
 from medfed.local_training._lightning import current_step, restore_step, train_evaluator, wrap_step
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.compression import Compression
-from medfed.wire.compression import State as Left
+from medfed.wire.compression import State as Residual
 from medfed.wire.update import GlobalModel, Update, finite_scalars
 from medfed.wire.weights import Difference, Weights, load, weights_of
 
 
 def derived_seed(seed: int, *names: object) -> int:
-    """Return a 32-bit seed that depends on the study's seed and the names (site, epoch), and on nothing else."""
+    """Return a 32-bit seed that depends on the study's seed and the names (site, epoch), and on nothing "
+    "else."""
     return random.Random("/".join(str(part) for part in (seed, *names))).getrandbits(32)
 
 
 def seed_epoch(trainer: pl.Trainer, seed: int, site: str) -> None:
-    """Set the random states of an epoch from the study's seed, the site and the epoch alone; call
-    it at its start.
-    """
+    """Set all random states of an epoch from the study's seed, the site and the epoch alone."""
     drawn = derived_seed(seed, site, trainer.current_epoch, trainer.global_rank)
     random.seed(drawn)
     np.random.seed(drawn)  # noqa: NPY002 - transforms of others draw from it
@@ -56,33 +55,50 @@ def seed_epoch(trainer: pl.Trainer, seed: int, site: str) -> None:
         iter(loop._data_fetcher)
 
 
+@dataclass(frozen=True)
+class CallbackOptions:
+    """What a whole study sets on its callback, and a script of one's own seldom needs.
+
+    trained_only: whether parameters that don't train (`requires_grad` is False) are left out of the exchange;
+        every site must have begun with the same ones.
+    egress: what may leave beside the model's tensors; by default the local method's groups and plain numbers.
+    audit: the log of what is received and sent.
+    accountant: called with the round before an update is sent; records what the round costs under
+        differential privacy and returns the scalars that report it (`PrivateTraining.commit_round`).
+    on_final_model: called with the final model; returns what this site reports of it beside its scores.
+    required_scalars: what the study's rule needs beside the weights: `train/loss_before`, the training loss
+        of the received model, and `train/class_loss`, its mean over the classes and each class's.
+    close_at_end: whether the scores of the final model are sent when fit ends; if not, call `close` later.
+    """
+
+    trained_only: bool = False
+    egress: Egress | None = None
+    audit: AuditLog | None = None
+    accountant: Callable[[int], dict[str, float]] | None = None
+    on_final_model: Callable[[GlobalModel], Mapping[str, float]] | None = None
+    required_scalars: Collection[str] = ()
+    close_at_end: bool = True
+
+
 class FederatedCallback(pl.Callback):
-    """Makes any Trainer one site of a federation: after every `local_epochs` epochs the
-    sites' weights are merged.
+    """Makes any Trainer one site of a federation, whose weights are merged after every `local_epochs` epochs.
 
     Args:
         site: this site's name, as the hub knows it.
-        exchange: where site and hub meet.
+        exchange: how the site reaches the hub.
         local_epochs: E, the epochs between two merges; the Trainer's max_epochs must be a multiple of it.
-        examples: how many training cases this site's weights stand for; the training dataset's length if None.
-        trained_only: whether parameters that don't train (`requires_grad` is False) are left out of the exchange;
-            every site must have begun with the same ones.
+        examples: how many training cases this site's weights stand for; by default, the length of the
+            training dataset.
         keep_local: names that stay in the hospital: `norm` (FedBN), or a submodule such as `head` (FedPer).
-        optimiser_state: whether the optimiser keeps its moments at a merge or starts anew. With `keep`, one site
-            alone trains exactly as without federation.
-        local: what changes local training, or None.
-        privacy: what happens to an update before it leaves.
-        compress: how it is made smaller after that; the hub must be told the same.
-        seed: if given, python's, numpy's and torch's random states are set from (seed, site, epoch) at every epoch's
-            start, and a dataset with `set_random_state` too, so that a resumed run repeats. If None they are left alone.
-        audit: where what crosses is written down.
-        egress: what may leave beside the model's tensors; the groups of `local` and plain numbers if None.
-        spends: called with the round's number before an update is sent; writes down what it costs under differential
-            privacy (`PrivateTraining.settle`, `BudgetTracker.settle`) and returns the scalars that say so.
-        closing: given the final model, returns what this site reports of it beside its scores, by name.
-        needs: scalars that the study's rule needs and training does not give by itself: `train/loss_before`, the
-            training loss of the received model, and `train/class_loss`, its mean over the classes and each class's.
-        close_at_end: whether the scores of the final model are sent when fit ends; if not, call `close` later.
+        local: the local method that changes training (FedProx, SCAFFOLD), or None.
+        privacy: how an update is protected before it leaves.
+        compress: how it is compressed after that; the hub must be given the same compressions.
+        optimiser_state: whether the optimiser keeps its moments at a merge or starts anew. With `keep`, a
+            single site trains exactly as without federation.
+        seed: if given, the random states of Python, NumPy and torch, and of a dataset with
+            `set_random_state`, are set from (seed, site, epoch) at the start of every epoch, so that a
+            resumed run repeats.
+        options: what a whole study sets besides.
 
     Raises:
         StudyError: when fit starts, if max_epochs is not a multiple of local_epochs.
@@ -98,42 +114,35 @@ class FederatedCallback(pl.Callback):
         *,
         examples: int | None = None,
         keep_local: Iterable[str] = (),
-        trained_only: bool = False,
-        optimiser_state: Literal["keep", "reset"] = "keep",
         local: LocalMethod | None = None,
         privacy: Privacy | None = None,
         compress: Sequence[Compression] = (),
+        optimiser_state: Literal["keep", "reset"] = "keep",
         seed: int | None = None,
-        audit: AuditLog | None = None,
-        egress: Egress | None = None,
-        spends: Callable[[int], dict[str, float]] | None = None,
-        closing: Callable[[GlobalModel], Mapping[str, float]] | None = None,
-        needs: Iterable[str] = (),
-        close_at_end: bool = True,
+        options: CallbackOptions | None = None,
     ) -> None:
         if local_epochs < 1:
             raise StudyError(f"site '{site}': local_epochs is {local_epochs}, expected 1 or more")
+        self._options = options or CallbackOptions()
         self.site = site
         self.round = 0
         self.scores: dict[str, float] = {}
-        self._exchange = exchange
+        self._channel = SiteConnection(
+            site,
+            exchange,
+            privacy or NoPrivacy(),
+            self._options.egress or Egress(groups=local.sends if local is not None else ()),
+            tuple(compress),
+            self._options.audit or AuditLog(None),
+        )
         self._local_epochs = local_epochs
         self._examples = examples
         self._keep_local = (*keep_local, *(local.keep_local() if local is not None else ()))
-        self._needs = frozenset(needs)
-        self._close_at_end = close_at_end
-        self._trained_only = trained_only
         self._optimiser_state = optimiser_state
         self._local = local
         self._local_state: LocalState = {}
-        self._privacy = privacy or NoPrivacy()
-        self._compress = tuple(compress)
-        self._left: Left = {}
+        self._residual: Residual = {}
         self._seed = seed
-        self._audit = audit or AuditLog(None)
-        self._egress = egress or Egress(groups=local.sends if local is not None else ())
-        self._spends = spends
-        self._closing = closing
         self._received: GlobalModel | None = None
         self._merged_now = False
         self._restored = False
@@ -145,7 +154,8 @@ class FederatedCallback(pl.Callback):
         epochs = trainer.max_epochs
         if epochs is None or epochs < 0 or epochs % self._local_epochs:
             raise StudyError(
-                f"site '{self.site}': max_epochs is {epochs}, local_epochs is {self._local_epochs}; max_epochs must be a "
+                f"site '{self.site}': max_epochs is {epochs}, local_epochs is {self._local_epochs}; "
+                "max_epochs must be a "
                 f"multiple, else the last epochs would be trained and never merged"
             )
         if self._local is not None:
@@ -166,14 +176,14 @@ class FederatedCallback(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.current_epoch % self._local_epochs == 0:
-            self._survey(trainer, pl_module)
+            self._evaluate_train(trainer, pl_module)
         if self._seed is not None:
             seed_epoch(trainer, self._seed, self.site)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self._exchange.closed:
+        if self._channel.exchange.closed:
             raise ExchangeError(
                 f"site '{self.site}' trains for round {self.round + 1}, but the hub has closed the study"
             )
@@ -213,22 +223,21 @@ class FederatedCallback(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Not on_train_end: Lightning leaves that out where a resumed fit has no epoch left to train.
         restore_step(pl_module)
-        if self._close_at_end and trainer.is_global_zero and self._received is not None:
+        if self._options.close_at_end and trainer.is_global_zero and self._received is not None:
             self.close(self._received)
 
     def close(self, received: GlobalModel | None = None) -> None:
-        """Send the scores of the final model; where the study goes on without this site, tell
-        the hub so instead.
-        """
+        """Send the scores of the final model; if the study goes on without this site, withdraw instead."""
         received = received or self._received
         assert received is not None
         if received.final:
-            measured = self._closing(received) if self._closing is not None else {}
-            closing = Update(self.site, received.round + 1, {}, 0, {**self.scores, **measured})
-            contribute(self._exchange, self._privacy, closing, received.weights, self._audit, self._egress)
+            on_final_model = self._options.on_final_model
+            measured = on_final_model(received) if on_final_model is not None else {}
+            report = Update(self.site, received.round + 1, {}, 0, {**self.scores, **measured})
+            # Scores are no tensors: there is nothing to compress.
+            send_update(replace(self._channel, compress=()), report, received.weights)
         else:
-            why = "its Trainer reached max_epochs before the study's last round"
-            withdraw(self._exchange, self.site, why, self._audit)
+            withdraw(self._channel, "its Trainer reached max_epochs before the study's last round")
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -237,41 +246,41 @@ class FederatedCallback(pl.Callback):
         # Whoever interrupts a site means to start it again: the hub waits for it as for one that was killed.
         interrupted = isinstance(exception, (KeyboardInterrupt, SystemExit))
         if trainer.is_global_zero and not isinstance(exception, ExchangeError) and not interrupted:
-            withdraw(self._exchange, self.site, reason(exception), self._audit)
+            withdraw(self._channel, withdrawal_reason(exception))
 
     def state_dict(self) -> dict[str, Any]:
         # Plain dictionaries: a checkpoint is read without unpickling any other class, such as
         # a lazy mapping's.
         local = {group: dict(tensors) for group, tensors in self._local_state.items()}
-        left = {group: dict(tensors) for group, tensors in self._left.items()}
-        return {"round": self.round, "scores": dict(self.scores), "local": local, "left": left}
+        residual = {group: dict(tensors) for group, tensors in self._residual.items()}
+        return {"round": self.round, "scores": dict(self.scores), "local": local, "residual": residual}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.round = state_dict["round"]
         self.scores = dict(state_dict["scores"])
         self._local_state = state_dict["local"]
-        self._left = state_dict["left"]
+        self._residual = state_dict["residual"]
         self._restored = True
 
-    def recall(
+    def restore_final(
         self, module: pl.LightningModule, received: GlobalModel, checkpoint: Mapping[str, Any]
     ) -> None:
-        """Take a study's final model and, of this site's last checkpoint, what stayed in the hospital."""
+        """Load a study's final model, and from this site's last checkpoint what never left."""
         module.load_state_dict(checkpoint["state_dict"])
         self._local_state = checkpoint["callbacks"][self.state_key]["local"]
         load(module, received.weights)
         if self._local is not None:
             self._local_state = self._local.start(module, received, self._local_state)
 
-    def personal(self, module: pl.LightningModule) -> Weights | None:
-        """Return the model that this hospital made its own, or None where it has none but the federation's."""
+    def personalised_weights(self, module: pl.LightningModule) -> Weights | None:
+        """Return the hospital's personalised model, or None if its local method makes none."""
         if self._local is None:
             return None
-        found = self._local.personal(module, self._local_state)
-        return None if found is None else {name: tensor.detach().cpu() for name, tensor in found.items()}
+        weights = self._local.personal(module, self._local_state)
+        return None if weights is None else {name: tensor.detach().cpu() for name, tensor in weights.items()}
 
-    def begin_again(self, round: int) -> None:
-        """Take the weights that the module holds for the hub's model of this round, instead of asking for it."""
+    def resume_from_round(self, round: int) -> None:
+        """Take the module's weights for the hub's model of this round, instead of asking the hub for it."""
         self.round, self._restored = round, True
 
     # -- one round, seen from the site
@@ -280,68 +289,49 @@ class FederatedCallback(pl.Callback):
         self._losses: list[Tensor] = []
         self._steps = 0
         self._rates = 0.0
-        self._before: dict[str, float] = {}
+        self._scalars_before: dict[str, float] = {}
         self._began = time.monotonic()
 
     def _train_step(self, module: pl.LightningModule, own: Callable[[], Tensor]) -> Tensor:
         assert self._local is not None
         return self._local.loss(module, own, self._local_state)
 
-    def _survey(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Look at the training cases with the received model, for what the rule and the local
-        method want to know.
-        """
-        look = train_evaluator(
-            trainer, module, self.site, derived_seed(self._seed or 0, self.site, self.round, "look")
-        )
-        self._before = {}
-        if "train/loss_before" in self._needs:
-            self._before["train/loss_before"] = look.loss()
-        if "train/class_loss" in self._needs:
-            found = finite_scalars(look.class_losses())
-            self._before |= {f"train/class_loss/{name}": value for name, value in found.items()}
-            if found:
-                self._before["train/class_loss"] = sum(found.values()) / len(found)
+    def _evaluate_train(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Evaluate the received model on the training cases, as the rule and the local method need it."""
+        seed = derived_seed(self._seed or 0, self.site, self.round, "look")
+        evaluator = train_evaluator(trainer, module, self.site, seed)
+        self._scalars_before = {}
+        if "train/loss_before" in self._options.required_scalars:
+            self._scalars_before["train/loss_before"] = evaluator.loss()
+        if "train/class_loss" in self._options.required_scalars:
+            losses = finite_scalars(evaluator.class_losses())
+            self._scalars_before |= {f"train/class_loss/{name}": value for name, value in losses.items()}
+            if losses:
+                self._scalars_before["train/class_loss"] = sum(losses.values()) / len(losses)
         if self._local is not None:
-            self._local_state = self._local.evaluate_train(look, self._local_state)
+            self._local_state = self._local.evaluate_train(evaluator, self._local_state)
 
     def _merge(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Send this round's update and go on from the merged model."""
         assert self._received is not None
+        groups: Mapping[str, Weights] = {}
         if self._local is not None:
             rate = self._rates / max(self._steps, 1)
             self._local_state, groups = self._local.finish(
                 module, self._received, self._local_state, self._steps, rate
             )
-        else:
-            groups = {}
-        own = self._local.scalars(self._local_state) if self._local is not None else {}
         if trainer.is_global_zero:
-            local = self._weights(module)
-            spent = self._spends(self.round + 1) if self._spends is not None else {}
+            weights = self._received.weights
             update = Update(
                 site=self.site,
                 round=self.round + 1,
-                delta=Difference(local, self._received.weights),
+                delta=Difference(self._weights(module), weights),
                 examples=self._count(trainer),
-                scalars={
-                    **self.scores,
-                    **self._training_scalars(),
-                    **finite_scalars({**self._before, **own}),
-                    **spent,
-                },
+                scalars=self._update_scalars(),
                 groups=groups,
             )
-            self._left = contribute(
-                self._exchange,
-                self._privacy,
-                update,
-                self._received.weights,
-                self._audit,
-                self._egress,
-                self._compress,
-                self._left,
-            )
-            del local, update
+            self._residual = send_update(self._channel, update, weights, self._residual)
+            del update, weights
         for optimizer in trainer.optimizers:
             optimizer.zero_grad(set_to_none=True)
             if self._optimiser_state == "reset":
@@ -351,29 +341,34 @@ class FederatedCallback(pl.Callback):
         if self._received.final:
             trainer.should_stop = True
 
+    def _update_scalars(self) -> dict[str, float]:
+        own = self._local.scalars(self._local_state) if self._local is not None else {}
+        accountant = self._options.accountant
+        spent = accountant(self.round + 1) if accountant is not None else {}
+        before = finite_scalars({**self._scalars_before, **own})
+        return {**self.scores, **self._training_scalars(), **before, **spent}
+
     def _weights(self, module: pl.LightningModule) -> Weights:
-        return weights_of(module, self._keep_local, trained_only=self._trained_only)
+        return weights_of(module, self._keep_local, trained_only=self._options.trained_only)
 
     def _join(self, trainer: pl.Trainer, module: pl.LightningModule, round: int) -> None:
-        """Take the hub's model of at least this round, and wait on while another round goes
-        on without this site.
-        """
-        received = self._fetched(trainer, round)
+        """Load the hub's model of this round or later, of a round in which this site is asked to train."""
+        received = self._fetch(trainer, round)
         while not received.final and not received.selects(self.site):
-            received = self._fetched(trainer, received.round + 1)
+            received = self._fetch(trainer, received.round + 1)
         load(module, received.weights)
         self._received, self.round = received, received.round
         if self._local is not None:
             self._local_state = self._local.start(module, received, self._local_state)
         self._begin_round()
 
-    def _fetched(self, trainer: pl.Trainer, round: int) -> GlobalModel:
-        """Rank 0 speaks to the hub; the hospital's other processes hear it from rank 0."""
+    def _fetch(self, trainer: pl.Trainer, round: int) -> GlobalModel:
+        """Return the hub's model, which rank 0 receives and broadcasts to the hospital's other processes."""
         received = None
         if trainer.is_global_zero:
-            received = receive(self._exchange, self.site, round, self._audit, self._privacy)
+            received = receive(self._channel, round)
         if trainer.world_size > 1:
-            plain: Any = None if received is None else _plain(received)
+            plain: Any = None if received is None else _as_plain_dict(received)
             received = GlobalModel(**trainer.strategy.broadcast(plain))
         assert received is not None
         return received
@@ -399,7 +394,7 @@ class FederatedCallback(pl.Callback):
         return finite_scalars(scalars)
 
 
-def _plain(received: GlobalModel) -> dict[str, Any]:
+def _as_plain_dict(received: GlobalModel) -> dict[str, Any]:
     return {
         "round": received.round,
         "weights": dict(received.weights),
@@ -410,11 +405,10 @@ def _plain(received: GlobalModel) -> dict[str, Any]:
     }
 
 
-def reason(exception: BaseException) -> str:
-    """Return why a site stops, in words that may leave it: medfed's own message, or only the
-    name of another error.
+def withdrawal_reason(exception: BaseException) -> str:
+    """Return why a site stops in words that may leave it: medfed's own message, or another error's name only.
 
-    Another library's message can quote a path, a header or a patient; medfed's never do.
+    Another library's message can quote a path, a header or a patient; medfed's messages never do.
     """
     if isinstance(exception, MedfedError):
         return str(exception)

@@ -1,11 +1,9 @@
-"""What may leave a hospital: a declared list. Whatever is not on it is refused at the site and
-never reaches the wire.
+"""The allow-list of what may leave a hospital: what is not on it is refused at the site.
 
-The list is made of the model that the hub sent (names and shapes of its tensors) and of what the
-parts of a study
-declare: a local method or privacy mechanism its groups of tensors (`sends`), a privacy mechanism and a task
-the names of their numbers (`scalars`, `scores`). `pipeline.factory.egress_of` makes it for a study. A
-hospital can withhold scores besides.
+The list comes from the model that the hub sent (names and shapes of its tensors) and from what the parts of a
+study declare: local methods and privacy mechanisms declare groups of tensors (`sends`), privacy mechanisms
+and tasks the names of their numbers (`scalars`, `scores`). `pipeline.factory.egress_of` makes it for a study.
+A hospital can withhold scores besides.
 """
 
 from __future__ import annotations
@@ -19,18 +17,18 @@ from medfed.errors import EgressError
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
-# The numbers that the federated callback itself makes; the last is what a ledger says was spent.
+# The numbers that the federated callback itself sends; the last is the epsilon spent by the ledger.
 TRAINING = frozenset({"train/steps", "train/seconds", "train/loss", "train/rate", "privacy/epsilon"})
 
 # The results of an evaluation over a group of patients:
-# row/<split>/<model>/<metric>/<structure>/<group>/<field>, where the field `n` is how many patients are
-# behind it. Values of an attribute (a scanner, a sex) are in the group's name.
+# row/<split>/<model>/<metric>/<structure>/<group>/<field>, where the field `n` is the number of patients.
+# Values of an attribute (a scanner, a sex) are in the group's name.
 ROWS = "row/"
 _ROW = re.compile(r"row/[^/]{1,20}/[^/]{1,40}/[^/]{1,60}/[^/]{0,80}/[^/]{0,120}/(value|low|high|n)")
 
-# What a module of one's own may send where no study declares its names: short names of numbers, and not many.
+# What a module outside a study, which declares no names, may send: a few numbers with short names.
 _PLAIN = re.compile(r"(train|val|privacy/)[A-Za-z0-9_/ .-]{0,80}")
-MOST_PLAIN = 100
+MAX_PLAIN = 100
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Egress:
     `privacy/` (what is spent).
     groups: the groups of tensors, each with tensors of the model's names and shapes.
     sealed: the groups whose tensors a privacy mechanism has made unreadable, so that their shapes say
-    nothing; `round.contribute` puts the study's mechanism's own here.
+    nothing; `round.send_update` adds the study's mechanism's own here.
     smallest_group: the fewest patients of a group of whom a result may leave (`row/...`,
     evaluation/row_transport.py); None where no result of an evaluation may.
     withheld: prefixes of numbers that this hospital keeps although the study would send them.
@@ -54,58 +52,61 @@ class Egress:
     withheld: tuple[str, ...] = ()
 
 
-def declared(update: Update, weights: Weights, egress: Egress) -> Update:
-    """Return the update without what this hospital withholds, if all the rest is on its list.
+def enforce(update: Update, weights: Weights, egress: Egress) -> Update:
+    """Return the update without what this hospital withholds; the rest must be on its list.
 
     Raises:
         EgressError: naming the site, the round and the first tensor, group or number that is not.
     """
-    kept = {name: value for name, value in update.scalars.items() if not name.startswith(egress.withheld)}
+    scalars = {name: value for name, value in update.scalars.items() if not name.startswith(egress.withheld)}
     who = f"update of site '{update.site}' for round {update.round}"
-    _tensors(who, "", update.delta, weights)
+    _check_tensors(who, "", update.delta, weights)
     for group, tensors in update.groups.items():
         if group in egress.groups:
-            _tensors(who, f" of group '{group}'", tensors, weights)
+            _check_tensors(who, f" of group '{group}'", tensors, weights)
         elif group not in egress.sealed:
             raise EgressError(
-                f"{who}: the group '{group[:40]}' is not declared to leave; a local method or privacy mechanism declares "
+                f"{who}: the group '{group[:40]}' is not declared to leave; a local method or privacy "
+                "mechanism declares "
                 f"its groups in `sends`. Nothing was sent"
             )
-    _numbers(who, {name: value for name, value in kept.items() if not name.startswith(ROWS)}, egress.scalars)
-    _rows(who, {name: value for name, value in kept.items() if name.startswith(ROWS)}, egress.smallest_group)
-    return replace(update, scalars=kept)
+    rows = {name: value for name, value in scalars.items() if name.startswith(ROWS)}
+    _check_numbers(who, {name: value for name, value in scalars.items() if name not in rows}, egress.scalars)
+    _check_rows(who, rows, egress.smallest_group)
+    return replace(update, scalars=scalars)
 
 
-def _tensors(who: str, where: str, tensors: Weights, weights: Weights) -> None:
+def _check_tensors(who: str, where: str, tensors: Weights, weights: Weights) -> None:
     for name in tensors:
         if name not in weights:
             raise EgressError(
-                f"{who}: '{name[:80]}'{where} is no tensor of the study's model. Nothing was sent"
+                f"{who}: '{name[:80]}'{where} is not a tensor of the study's model. Nothing was sent"
             )
         # A lazy difference would be computed for its shape alone; `check` has held it to the model already.
-        found = getattr(tensors, "minuend", tensors)[name].shape
-        if found != weights[name].shape:
+        shape = getattr(tensors, "minuend", tensors)[name].shape
+        if shape != weights[name].shape:
             raise EgressError(
-                f"{who}: '{name}'{where} has shape {tuple(found)}, declared is {tuple(weights[name].shape)}. Nothing was "
+                f"{who}: '{name}'{where} has shape {tuple(shape)}, declared is {tuple(weights[name].shape)}. "
+                "Nothing was "
                 f"sent"
             )
 
 
-def _numbers(who: str, scalars: Mapping[str, float], names: frozenset[str] | None) -> None:
-    if names is None and len(scalars) > MOST_PLAIN:
+def _check_numbers(who: str, scalars: Mapping[str, float], names: frozenset[str] | None) -> None:
+    if names is None and len(scalars) > MAX_PLAIN:
         raise EgressError(
-            f"{who}: {len(scalars)} numbers beside the weights, at most {MOST_PLAIN} may leave. Nothing was sent"
+            f"{who}: {len(scalars)} numbers beside the weights, at most {MAX_PLAIN} may leave. Nothing was "
+            "sent"
         )
     for name, value in scalars.items():
         if not (_PLAIN.fullmatch(name) if names is None else name in names):
-            told = (
-                "a short name under train, val or privacy"
-                if names is None
-                else f"one of {', '.join(sorted(names))}"
-            )
-            # The name itself could be what must not leave, and this error's text may: it is not repeated.
+            expected = "a short name under train, val or privacy"
+            if names is not None:
+                expected = f"one of {', '.join(sorted(names))}"
+            # This error's text may leave, and the name may be what must not: it is not repeated.
             raise EgressError(
-                f"{who}: a number is named with {len(name)} characters that are not declared to leave, expected {told}. "
+                f"{who}: a number is named with {len(name)} characters that are not declared to leave, "
+                f"expected {expected}. "
                 f"A task declares its numbers in `scores`. Nothing was sent"
             )
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not isfinite(value):
@@ -114,13 +115,12 @@ def _numbers(who: str, scalars: Mapping[str, float], names: frozenset[str] | Non
             )
 
 
-def _rows(who: str, scalars: Mapping[str, float], smallest: int | None) -> None:
-    """Check that a hospital sends results over groups, and that each says how many patients
-    are behind it: enough.
-    """
+def _check_rows(who: str, scalars: Mapping[str, float], smallest: int | None) -> None:
+    """Check that a hospital sends results of an evaluation, each over enough patients."""
     if scalars and smallest is None:
         raise EgressError(
-            f"{who}: holds {len(scalars)} results of an evaluation, and this hospital sends none (policy.rows). Nothing was "
+            f"{who}: holds {len(scalars)} results of an evaluation, and this hospital sends none "
+            "(policy.rows). Nothing was "
             f"sent"
         )
     for name, value in scalars.items():
@@ -128,9 +128,10 @@ def _rows(who: str, scalars: Mapping[str, float], smallest: int | None) -> None:
             raise EgressError(
                 f"{who}: a result of an evaluation has another form than medfed's. Nothing was sent"
             )
-        behind = scalars.get(f"{name.rpartition('/')[0]}/n", 0)
-        if smallest is not None and behind < smallest:
+        patients = scalars.get(f"{name.rpartition('/')[0]}/n", 0)
+        if smallest is not None and patients < smallest:
             raise EgressError(
-                f"{who}: a result is over {behind:g} patients, and this hospital sends none over fewer than {smallest} "
+                f"{who}: a result is over {patients:g} patients, and this hospital sends none over fewer "
+                f"than {smallest} "
                 f"(policy.smallest_group). Nothing was sent"
             )

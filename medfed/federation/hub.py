@@ -1,260 +1,149 @@
-"""The coordinator of a whole study: who is asked each round, when a round is over, what is kept so
-that a run resumes.
+"""The hub of a whole study: which sites are asked in each round, when a round is over, and how a run resumes.
 
-The hub's own checkpoint is the truth: it is on disk before any site can take a round's model (whose bytes may
-be on their way by then), so after a kill -9 of anything the study goes on from the last merged round. One
-round's message to everyone and the results are `round.py`'s.
+The hub's own checkpoint is what a run resumes from. It is on disk before any site can take a round's model
+(whose bytes may already be on their way), so after a kill -9 of any party the study goes on from the last
+merged round. One round's exchange and merge are in `round.py`.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import safetensors
-from safetensors.torch import load_file
-
-from medfed.aggregation import Rule, State
-from medfed.errors import RunError
-from medfed.exchange import HubSide
-from medfed.federation import membership as joins
-from medfed.federation.round import conduct
-from medfed.privacy import NoPrivacy, Privacy
+from medfed.aggregation import State
+from medfed.exchange import HubSide, ReceivedUpdate
+from medfed.federation.checkpoints import load_latest_checkpoint, save_checkpoint, save_round
+from medfed.federation.config import HubConfig
+from medfed.federation.round import aggregate_round
 from medfed.runs.rounds import RoundReport, SiteResult
-from medfed.wire import encoding as wire
 from medfed.wire.audit_log import AuditLog
-from medfed.wire.compression import Compression
-from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, GlobalModel
+from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
 
-# How many rounds' checkpoints stay on disk: the newest, and one before it in case the newest was cut by
-# a power loss.
-KEPT_CHECKPOINTS = 2
+RoundCallback = Callable[[RoundReport], None]
+ModelCallback = Callable[[GlobalModel], None]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a hub needs to know of a study."""
-
-    rounds: int
-    sites: tuple[str, ...]
-    rule: Rule
-    privacy: Privacy = field(default_factory=NoPrivacy)
-    fraction: float = 1.0
-    minimum: int = 1
-    deadline_s: float | None = None
-    seed: int = 0
-    study: str = ""
-    compress: tuple[Compression, ...] = ()
-    outlier: float | None = DEFAULT_OUTLIER_FACTOR
-    # Sites that train nothing and report how the final model does on their cases.
-    evaluating: tuple[str, ...] = ()
-
-
-Watch = Callable[[RoundReport], None]
-
-
-def sampled(plan: Plan, round: int) -> tuple[str, ...]:
+def sample_sites(config: HubConfig, round: int) -> tuple[str, ...]:
     """Return the sites asked to train towards a round, drawn from the study's seed and the round alone."""
-    if plan.rule.max_sites == 1:  # the model goes from site to site, in turn
-        return (sorted(plan.sites)[(round - 1) % len(plan.sites)],)
-    wanted = max(plan.minimum, math.ceil(plan.fraction * len(plan.sites) - 1e-9))
-    if wanted >= len(plan.sites):
-        return tuple(sorted(plan.sites))
-    return tuple(sorted(random.Random(f"{plan.seed}/sampling/{round}").sample(sorted(plan.sites), wanted)))
+    sites = sorted(config.sites)
+    if config.rule.max_sites == 1:  # the model goes from site to site, in turn
+        return (sites[(round - 1) % len(sites)],)
+    count = max(config.minimum, math.ceil(config.fraction * len(sites) - 1e-9))
+    if count >= len(sites):
+        return tuple(sites)
+    return tuple(sorted(random.Random(f"{config.seed}/sampling/{round}").sample(sites, count)))
 
 
-def coordinate(
-    plan: Plan,
+def run_hub(
+    config: HubConfig,
     exchange: HubSide,
     weights: Weights,
     *,
     folder: Path | None = None,
-    watch: Watch = lambda report: None,
-    merged: Callable[[GlobalModel], None] = lambda current: None,
+    on_round: RoundCallback = lambda report: None,
+    on_model: ModelCallback = lambda current: None,
     audit: AuditLog | None = None,
 ) -> GlobalModel:
-    """Return the final model of a study, having led every round of it.
+    """Lead every round of a study and return its final model.
 
-    `weights` is the untrained model. With a `folder` each merged round is kept there, and a study found in it
-    goes on from its newest round. `watch` hears of every round; `merged` gets every model, the untrained one
-    included: both once the model is on disk and published.
+    `weights` are those of the untrained model. With a `folder`, each merged round is saved there, and a run
+    found there is resumed. `on_round` is called after each round, `on_model` with each model including the
+    untrained one, both once the model is on disk and published.
 
     Raises:
-        QuorumError: if too few sites answered a round.
-        RuleError: if the rule cannot merge what came.
+        QuorumError: if too few sites sent a valid update for a round.
+        RuleError: if the rule cannot merge the updates.
     """
     audit = audit or AuditLog(None)
-    found = newest(folder, plan.study) if folder else None
+    saved = load_latest_checkpoint(folder, config.study) if folder else None
     # Checkpoints are written in a thread of their own, while the model's chunks already leave.
-    with ThreadPoolExecutor(1, thread_name_prefix="medfed-checkpoint") as aside:
-        kept = _nothing
-        if found is None:
-            state: State = {**plan.rule.init(weights), **plan.privacy.init(weights)}
-            current = GlobalModel(0, weights, study=plan.study)
+    with ThreadPoolExecutor(1, thread_name_prefix="medfed-checkpoint") as writer:
+        wait_saved: Callable[[], None] = _nothing
+        if saved is None:
+            state: State = {**config.rule.init(weights), **config.privacy.init(weights)}
+            current = GlobalModel(0, weights, study=config.study)
             if folder is not None:
-                kept = aside.submit(_save, folder, current, state).result
+                wait_saved = writer.submit(save_checkpoint, folder, current, state).result
         else:
-            current, state = found
-        del weights, found  # else the model that it begins with would stay in memory through the whole study
-        told = partial(merged, current)
-        while current.round < plan.rounds:
+            current, state = saved
+        del weights, saved  # else the first model would stay in memory through the whole study
+        report_model = partial(on_model, current)
+        while current.round < config.rounds:
             began = time.monotonic()
-            sites = sampled(plan, current.round + 1)
-            current = _told(plan, current, state, sites)
-            size = exchange.publish(current, kept)
-            told()
-            outcome = conduct(
-                exchange,
-                plan.rule,
-                plan.privacy,
-                state,
-                current,
-                sites,
-                min(
-                    plan.minimum, len(sites), plan.rule.buffer_size if plan.rule.asynchronous else len(sites)
-                ),
-                plan.deadline_s,
-                audit,
-                plan.compress,
-                plan.outlier,
+            sites = sample_sites(config, current.round + 1)
+            current = _addressed(config, current, state, sites)
+            size = exchange.publish(current, wait_saved)
+            report_model()
+            outcome = aggregate_round(exchange, config, state, current, sites, audit)
+            current, state = (
+                GlobalModel(current.round + 1, outcome.weights, study=config.study),
+                outcome.state,
             )
-            current, state = GlobalModel(current.round + 1, outcome.weights, study=plan.study), outcome.state
             results = outcome.results
             del outcome
             if folder is not None:
-                names = [result.site for result in results if result.status == "merged"]
-                kept = aside.submit(_keep, folder, current, state, names).result
-            heard = {result.site for result in results}
-            resting = tuple(
-                SiteResult(site, "not sampled") for site in sorted(plan.sites) if site not in heard
-            )
-            report = RoundReport(current.round, results + resting, time.monotonic() - began, size)
-            told = partial(_tell, merged, watch, current, report)
-        _close(plan, exchange, current, state, watch, kept, told)
-    return replace(current, groups=_broadcast(plan, state))
+                wait_saved = writer.submit(save_round, folder, current, state, results).result
+            results += _not_sampled(config, results)
+            report = RoundReport(current.round, results, time.monotonic() - began, size)
+            report_model = partial(_report_round, on_model, on_round, current, report)
+        began = time.monotonic()
+        current = replace(current, groups=_broadcast(config, state))
+        size = exchange.publish(replace(current, participants=(), final=True), wait_saved)
+        report_model()
+        results = _collect_scores(config, exchange, current.round + 1)
+        on_round(RoundReport(current.round + 1, results, time.monotonic() - began, size))
+    return current
 
 
 def _nothing() -> None:
     """Do nothing."""
 
 
-def _tell(
-    merged: Callable[[GlobalModel], None], watch: Watch, current: GlobalModel, report: RoundReport
+def _report_round(
+    on_model: ModelCallback, on_round: RoundCallback, current: GlobalModel, report: RoundReport
 ) -> None:
-    merged(current)
-    watch(report)
+    on_model(current)
+    on_round(report)
 
 
-def _told(plan: Plan, current: GlobalModel, state: State, sites: Sequence[str]) -> GlobalModel:
-    groups = _broadcast(plan, state)
-    everyone = len(sites) == len(plan.sites)
-    return GlobalModel(
-        current.round, current.weights, None if everyone else tuple(sites), study=plan.study, groups=groups
-    )
+def _addressed(config: HubConfig, current: GlobalModel, state: State, sites: Sequence[str]) -> GlobalModel:
+    """Return the model with the sites that are asked to train it further, and what the rule sends along."""
+    participants = None if len(sites) == len(config.sites) else tuple(sites)
+    return replace(current, participants=participants, groups=_broadcast(config, state))
 
 
-def _broadcast(plan: Plan, state: State) -> dict[str, Weights]:
-    names = (*plan.rule.broadcast, *plan.privacy.broadcast)
+def _broadcast(config: HubConfig, state: State) -> dict[str, Weights]:
+    names = (*config.rule.broadcast, *config.privacy.broadcast)
     return {name: state[name] for name in names if name in state}
 
 
-def _close(
-    plan: Plan,
-    exchange: HubSide,
-    current: GlobalModel,
-    state: State,
-    watch: Watch,
-    kept: Callable[[], None],
-    told: Callable[[], None],
-) -> None:
-    """Tell everyone that the study has ended, and hear each site's scores of the final model."""
-    began = time.monotonic()
-    groups = _broadcast(plan, state)
-    size = exchange.publish(
-        GlobalModel(current.round, current.weights, (), final=True, study=plan.study, groups=groups), kept
+def _not_sampled(config: HubConfig, results: Sequence[SiteResult]) -> tuple[SiteResult, ...]:
+    asked = {result.site for result in results}
+    return tuple(SiteResult(site, "not sampled") for site in sorted(config.sites) if site not in asked)
+
+
+def _collect_scores(config: HubConfig, exchange: HubSide, round: int) -> tuple[SiteResult, ...]:
+    """Collect each site's scores of the final model."""
+    sites = sorted({*config.sites, *config.evaluating})
+    results = [_reported(arrival) for arrival in exchange.collect(round, sites, config.deadline_s)]
+    answered = {result.site for result in results}
+    results += [SiteResult(site, "absent", "it reported nothing") for site in sites if site not in answered]
+    return tuple(sorted(results, key=lambda result: result.site))
+
+
+def _reported(arrival: ReceivedUpdate) -> SiteResult:
+    return SiteResult(
+        arrival.site,
+        status="absent" if arrival.error else "reported",
+        reason=str(arrival.error) if arrival.error else "",
+        bytes_up=arrival.bytes_up,
+        seconds=arrival.seconds,
+        scalars=arrival.update.scalars if arrival.update is not None else {},
     )
-    told()
-    results = []
-    everyone = sorted({*plan.sites, *plan.evaluating})
-    for arrival in exchange.collect(current.round + 1, everyone, plan.deadline_s):
-        scalars: Mapping[str, float] = arrival.update.scalars if arrival.update is not None else {}
-        reason = str(arrival.error) if arrival.error else ""
-        status = "absent" if arrival.error else "reported"
-        results.append(
-            SiteResult(arrival.site, status, reason, 0, arrival.bytes_up, arrival.seconds, scalars)
-        )
-    heard = {result.site for result in results}
-    results += [SiteResult(site, "absent", "it reported nothing") for site in everyone if site not in heard]
-    results.sort(key=lambda result: result.site)
-    watch(RoundReport(current.round + 1, tuple(results), time.monotonic() - began, size))
-
-
-# ---------------------------------------------------------------------------------------------- checkpoints
-
-
-def newest(folder: Path, study: str = "") -> tuple[GlobalModel, State] | None:
-    """Return the newest model and rule state that a run folder holds, or None.
-
-    Raises:
-        RunError: if the newest readable one belongs to another study.
-    """
-    for path in sorted(folder.glob("round-*.safetensors"), reverse=True):
-        try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                metadata = file.metadata()
-            tensors = load_file(path)
-        except Exception:  # cut short by a power loss: the one before it is whole
-            continue
-        if study and metadata["study"] != study:
-            raise RunError(
-                f"this run folder holds a run of study {metadata['study'][:12]}, the study file's digest is {study[:12]}; "
-                f"resume with the file that started it, or choose another run folder (--out)"
-            )
-        weights: dict = {}
-        state: dict[str, dict] = {}
-        for full, tensor in tensors.items():
-            group, _, name = full.partition("/")
-            (weights if group == "weights" else state.setdefault(group.removeprefix("state:"), {}))[name] = (
-                tensor
-            )
-        return GlobalModel(int(metadata["round"]), weights, study=study), state
-    return None
-
-
-def _keep(folder: Path, current: GlobalModel, state: State, merged: Sequence[str]) -> None:
-    _save(folder, current, state)
-    joins.remember(folder, current.round, merged)
-
-
-def _save(folder: Path, current: GlobalModel, state: State) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"weights/{name}": tensor.contiguous() for name, tensor in current.weights.items()}
-    for group, named in state.items():
-        tensors |= {f"state:{group}/{name}": tensor.contiguous() for name, tensor in named.items()}
-    path = folder / f"round-{current.round:05d}.safetensors"
-    aside = path.with_suffix(".writing")
-    try:
-        with aside.open("wb") as file:
-            for piece in wire.safetensors_pieces(
-                tensors, {"round": str(current.round), "study": current.study}
-            ):
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise RunError(
-            f"round {current.round}: its checkpoint could not be written: {getattr(error, 'strerror', None) or error}; "
-            f"make room where the run folder is and go on with --resume, from round {current.round - 1}"
-        ) from None
-    for old in sorted(folder.glob("round-*.safetensors"))[:-KEPT_CHECKPOINTS]:
-        old.unlink()

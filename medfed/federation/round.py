@@ -1,106 +1,111 @@
-"""One round, both sides, top to bottom. Whatever crosses a hospital's wall crosses here, as an `Update`.
+"""One round, both sides, top to bottom. Whatever leaves a hospital leaves here, as an `Update`.
 
-In the hospital:    receive  the hub's model arrives
-                    (training happens elsewhere, on images that no line of this file can reach)
-                    contribute  the update is checked, protected, held to the list of what may leave, compressed,
-                                written to the audit log, and sent
-                                (a mechanism whose sites settle keys among themselves does so by messages, before
-                                and after, and nothing that training learned is in a message)
-At the hub:         conduct  the updates are collected, restored, checked, revealed and merged into the next model
+In the hospital:  `receive`          takes the hub's model.
+                  (Training happens elsewhere, on images that no line of this file can reach.)
+                  `send_update`      checks the update, protects it, compares it with the list of what may
+                                     leave, compresses it, writes it to the audit log, and sends it.
+                  (Mechanisms whose sites agree on keys exchange messages before and after. No message holds
+                  anything that training learned.)
+At the hub:       `aggregate_round`  collects the updates, decompresses, checks and unmasks them, and merges
+                                     them into the next model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from dataclasses import dataclass, field, replace
 
 from medfed.aggregation import Rule, State
 from medfed.errors import ExchangeError, MedfedError, QuorumError, SiteError, UpdateError
 from medfed.exchange import HubSide, ReceivedUpdate, SiteSide, SupportsAsync
-from medfed.federation.egress import Egress, declared
+from medfed.federation.config import HubConfig
+from medfed.federation.egress import Egress, enforce
 from medfed.privacy import NoPrivacy, Privacy, RoundSession, split_state
 from medfed.runs.rounds import SiteResult
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.compression import Compression, compress_update, decompress_update
-from medfed.wire.compression import State as Left
+from medfed.wire.compression import State as Residual
 from medfed.wire.messages import HubChannel, SiteChannel
 from medfed.wire.update import GlobalModel, Update, check_update, outlier_errors
 from medfed.wire.weights import Weights, digest
 
-# The model's tensors, and plain numbers under train and val.
-_MODEL_ONLY = Egress()
-_NO_PRIVACY = NoPrivacy()
-
 # -------------------------------------------------------------------------------------------- in the hospital
 
 
-def receive(
-    exchange: SiteSide, site: str, round: int, audit: AuditLog, privacy: Privacy = _NO_PRIVACY
-) -> GlobalModel:
-    """Return the hub's newest model of at least this round, waiting for it."""
-    received = exchange.fetch(site, round)
-    audit.write(
-        "received", site=site, round=received.round, sha256=digest(received.weights), final=received.final
+@dataclass(frozen=True)
+class SiteConnection:
+    """How a site sends to the hub: the exchange, the protection, what may leave, and the audit log."""
+
+    site: str
+    exchange: SiteSide
+    privacy: Privacy = field(default_factory=NoPrivacy)
+    # By default the model's tensors may leave, and plain numbers under `train` and `val`.
+    egress: Egress = field(default_factory=Egress)
+    compress: Sequence[Compression] = ()
+    audit: AuditLog = field(default_factory=lambda: AuditLog(None))
+
+    def messages(self, round: int) -> SiteChannel:
+        """Return the messages by which the privacy mechanism's parties agree on keys in a round."""
+        return SiteChannel(self.exchange, self.site, round, self.audit)
+
+
+def receive(channel: SiteConnection, round: int) -> GlobalModel:
+    """Wait for the hub's model of this round or a later one, and return it."""
+    received = channel.exchange.fetch(channel.site, round)
+    channel.audit.write(
+        "received",
+        site=channel.site,
+        round=received.round,
+        sha256=digest(received.weights),
+        final=received.final,
     )
-    return privacy.decrypt(received, SiteChannel(exchange, site, received.round, audit))
+    return channel.privacy.decrypt(received, channel.messages(received.round))
 
 
-def contribute(
-    exchange: SiteSide,
-    privacy: Privacy,
-    update: Update,
-    weights: Weights,
-    audit: AuditLog,
-    egress: Egress = _MODEL_ONLY,
-    compress: Sequence[Compression] = (),
-    left: Left = MappingProxyType({}),
-) -> Left:
+def send_update(
+    channel: SiteConnection, update: Update, weights: Weights, residual: Residual | None = None
+) -> Residual:
     """Send one update to the hub: the only line in medfed by which anything learned from patients leaves.
 
-    Compression may only say less; what this round `left` out stays in the hospital, and is
-    returned for the next.
+    `weights` are the model that the hub sent. `residual` is what compression left out so far; it stays in the
+    hospital, and what is left out now is returned for the next round.
 
     Raises:
-        UpdateError: if the update does not fit the model, or holds what `egress` does not list; nothing is sent then.
+        UpdateError: if the update does not fit the model. Nothing was sent then.
+        EgressError: if it holds what may not leave. Nothing was sent then.
     """
-    egress = replace(egress, sealed=(*egress.sealed, *privacy.sends))
-    with _noted(update, audit):
-        checked = check_update(replace(update, scalars=privacy.filter_scalars(update.scalars)), weights)
+    residual = residual or {}
+    with _log_withheld(channel, update):
+        checked = check_update(
+            replace(update, scalars=channel.privacy.filter_scalars(update.scalars)), weights
+        )
     if checked.evaluation_only:
-        return _send(exchange, checked, weights, audit, egress, compress, left)
-    for protector in privacy.protectors(SiteChannel(exchange, update.site, update.round, audit)):
-        with _noted(update, audit):
-            leaving = protector.protect(checked, weights)
-        left = _send(exchange, leaving, weights, audit, egress, compress, left)
-    return left
+        return _send(channel, checked, weights, residual)
+    for protector in channel.privacy.protectors(channel.messages(update.round)):
+        with _log_withheld(channel, update):
+            protected = protector.protect(checked, weights)
+        residual = _send(channel, protected, weights, residual)
+    return residual
 
 
 @contextmanager
-def _noted(update: Update, audit: AuditLog) -> Iterator[None]:
-    """Write down why an update did not leave."""
+def _log_withheld(channel: SiteConnection, update: Update) -> Iterator[None]:
+    """Write to the audit log why an update did not leave."""
     try:
         yield
     except MedfedError as error:
-        audit.write("withheld", site=update.site, round=update.round, reason=str(error))
+        channel.audit.write("withheld", site=update.site, round=update.round, reason=str(error))
         raise
 
 
-def _send(
-    exchange: SiteSide,
-    update: Update,
-    weights: Weights,
-    audit: AuditLog,
-    egress: Egress,
-    compress: Sequence[Compression],
-    left: Left,
-) -> Left:
-    with _noted(update, audit):
-        leaving = declared(update, weights, egress)
-        packed, left = compress_update(compress, leaving, left)
-    transmission = exchange.transmission(packed)
-    audit.write(
+def _send(channel: SiteConnection, update: Update, weights: Weights, residual: Residual) -> Residual:
+    egress = replace(channel.egress, sealed=(*channel.egress.sealed, *channel.privacy.sends))
+    with _log_withheld(channel, update):
+        leaving = enforce(update, weights, egress)
+        packed, residual = compress_update(channel.compress, leaving, residual)
+    transmission = channel.exchange.transmission(packed)
+    channel.audit.write(
         "sent",
         site=leaving.site,
         round=leaving.round,
@@ -113,78 +118,72 @@ def _send(
         scalars=sorted(leaving.scalars),
         groups=sorted(leaving.groups),
     )
-    exchange.send(packed)
-    return left
+    channel.exchange.send(packed)
+    return residual
 
 
-def withdraw(exchange: SiteSide, site: str, reason: str, audit: AuditLog) -> None:
+def withdraw(channel: SiteConnection, reason: str) -> None:
     """Tell the hub why this site stops; the reason names no patient, no file and no header."""
-    audit.write("withdrew", site=site, to="hub", bytes=len(reason.encode()), reason=reason)
-    exchange.withdraw(site, reason)
+    channel.audit.write("withdrew", site=channel.site, to="hub", bytes=len(reason.encode()), reason=reason)
+    channel.exchange.withdraw(channel.site, reason)
 
 
 # ---------------------------------------------------------------------------------------------- at the hub
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """The next model and the rule's state, and what became of each site that was asked."""
+class RoundOutcome:
+    """The next model, the rule's state, and the result of each site that was asked."""
 
     weights: dict
     state: State
     results: tuple[SiteResult, ...]
 
 
-def conduct(
+def aggregate_round(
     exchange: HubSide,
-    rule: Rule,
-    privacy: Privacy,
+    config: HubConfig,
     state: State,
     current: GlobalModel,
     sites: Sequence[str],
-    minimum: int,
-    deadline_s: float | None,
     audit: AuditLog,
-    compress: Sequence[Compression] = (),
-    outlier: float | None = None,
-) -> Outcome:
-    """Return the outcome of one round: collect what the sites send, leave out what does not
-    fit, merge the rest.
-
-    With `outlier` what is so many times as long as the round's updates does not
-    fit either (see `outlier_errors`).
+) -> RoundOutcome:
+    """Collect what the sites send towards the next round, refuse what is invalid, and merge the rest.
 
     Raises:
-        QuorumError: if fewer than `minimum` sites sent an update that fits, naming what became of each.
+        QuorumError: if too few sites sent a valid update; it names the result of each site.
     """
-    number = current.round + 1
-    session = privacy.open_session(HubChannel(exchange, tuple(sites), number, audit), deadline_s)
-    results = [_before(site, why) for site, why in session.refused.items()]
+    number, rule, privacy = current.round + 1, config.rule, config.privacy
+    session = privacy.open_session(HubChannel(exchange, tuple(sites), number, audit), config.deadline_s)
+    results = [_refused_early(site, why) for site, why in session.refused.items()]
     admitted: list[tuple[Update, SiteResult]] = []
     for arrival in _arrivals(exchange, rule, number, session):
-        update, result = _admit(arrival, number, current, rule, session, compress)
+        update, result = _admit(arrival, current, config, session)
         if update is None:
-            results.append(_written(result, number, audit))
+            results.append(_logged(result, number, audit))
         else:
             admitted.append((update, result))
-    limit = outlier if privacy.reveals_each_update else None
-    updates, compared = _compared(admitted, current.weights, limit)
-    results += [_written(result, number, audit) for result in compared]
-    heard = {result.site for result in results}
-    if not rule.asynchronous:  # where one merges without rounds, who was not heard is still training
-        results += [SiteResult(site, "absent", _late(deadline_s)) for site in sites if site not in heard]
+    limit = config.outlier if privacy.reveals_each_update else None
+    updates, judged = _without_outliers(admitted, current.weights, limit)
+    results += [_logged(result, number, audit) for result in judged]
+    if not rule.asynchronous:  # an asynchronous site that sent nothing is still training
+        results += _absent(sites, results, config.deadline_s)
     results.sort(key=lambda result: result.site)
-    if len(updates) < minimum:
-        told = "; ".join(f"{a.site}: {a.status}{f' ({a.reason})' if a.reason else ''}" for a in results)
+    if len(updates) < (minimum := config.quorum(len(sites))):
+        each = "; ".join(f"{r.site}: {r.status}{f' ({r.reason})' if r.reason else ''}" for r in results)
         raise QuorumError(
-            f"round {number}: {len(updates)} of {len(sites)} sites sent an update that fits, the study's minimum is "
-            f"{minimum} (sampling.minimum). {told}. Mend the sites named, or lower the minimum, and go on with --resume"
+            f"round {number}: {len(updates)} of {len(sites)} sites sent a valid update, the study's minimum "
+            "is "
+            f"{minimum} (sampling.minimum). {each}. Correct what is named for each site, or lower the "
+            "minimum, then "
+            f"resume the run with --resume"
         )
     own, rest = split_state(state)
-    released, kept = privacy.prepare_merge(session.reveal(updates, current.weights), own, current.weights)
+    revealed = session.reveal(updates, current.weights)
+    released, privacy_state = privacy.prepare_merge(revealed, own, current.weights)
     weights, state = rule.merge(released, rest, current.weights)
     audit.write("merged", round=number, sites=sorted(u.site for u in updates), sha256=digest(weights))
-    return Outcome(weights, {**state, **kept}, tuple(results))
+    return RoundOutcome(weights, {**state, **privacy_state}, tuple(results))
 
 
 def _arrivals(exchange: HubSide, rule: Rule, number: int, session: RoundSession) -> Iterator[ReceivedUpdate]:
@@ -192,34 +191,18 @@ def _arrivals(exchange: HubSide, rule: Rule, number: int, session: RoundSession)
         return exchange.collect(number, session.sites, session.deadline_s)
     if not isinstance(exchange, SupportsAsync):
         raise ExchangeError(
-            "this rule merges late updates, which this exchange does not carry; take the exchange 'memory'"
+            "this rule merges late updates, which this exchange does not carry; use the exchange 'memory'"
         )
     return exchange.collect_async(number, session.sites, session.deadline_s, rule.buffer_size)
 
 
 def _admit(
-    arrival: ReceivedUpdate,
-    number: int,
-    current: GlobalModel,
-    rule: Rule,
-    session: RoundSession,
-    compress: Sequence[Compression],
+    arrival: ReceivedUpdate, current: GlobalModel, config: HubConfig, session: RoundSession
 ) -> tuple[Update | None, SiteResult]:
+    """Return the update if it is valid, and the site's result."""
     try:
-        if arrival.error is not None:
-            raise arrival.error
-        assert arrival.update is not None
-        fits = arrival.update.round <= number if rule.asynchronous else arrival.update.round == number
-        if arrival.update.site != arrival.site or not fits:
-            raise UpdateError(
-                f"site '{arrival.site}' sent an update of site '{arrival.update.site}' for round "
-                f"{arrival.update.round}, expected its own for round {number}"
-            )
-        if arrival.update.evaluation_only:
-            raise UpdateError(
-                f"site '{arrival.site}' sent no weights for round {number}, but it was asked to train"
-            )
-        update = session.admit(decompress_update(compress, arrival.update, current.weights), current.weights)
+        sent = _require_own(arrival, current.round + 1, config.rule.asynchronous)
+        update = session.admit(decompress_update(config.compress, sent, current.weights), current.weights)
     except MedfedError as error:
         status = "absent" if arrival.update is None and arrival.bytes_up == 0 else "refused"
         return None, SiteResult(arrival.site, status, str(error), bytes_up=arrival.bytes_up)
@@ -229,10 +212,30 @@ def _admit(
     return replace(update), result
 
 
-def _compared(
+def _require_own(arrival: ReceivedUpdate, number: int, asynchronous: bool) -> Update:
+    """Return the update that arrived, if it is the site's own, trained, and for this round."""
+    if arrival.error is not None:
+        raise arrival.error
+    update = arrival.update
+    assert update is not None
+    in_time = update.round <= number if asynchronous else update.round == number
+    if update.site != arrival.site or not in_time:
+        raise UpdateError(
+            f"site '{arrival.site}' sent an update of site '{update.site}' for round {update.round}, "
+            "expected its "
+            f"own for round {number}"
+        )
+    if update.evaluation_only:
+        raise UpdateError(
+            f"site '{arrival.site}' sent no weights for round {number}, but it was asked to train"
+        )
+    return update
+
+
+def _without_outliers(
     admitted: Sequence[tuple[Update, SiteResult]], weights: Weights, outlier: float | None
 ) -> tuple[list[Update], list[SiteResult]]:
-    """Return the updates that are merged, and every result, having refused those too long to be of training."""
+    """Return the updates to merge and all results; updates too long to come from training are refused."""
     sent = [update for update, _ in admitted]
     reasons = [None] * len(sent) if outlier is None else outlier_errors(sent, weights, outlier)
     judged = [
@@ -242,15 +245,19 @@ def _compared(
     return [update for update, why in zip(sent, reasons, strict=True) if why is None], judged
 
 
-def _written(result: SiteResult, number: int, audit: AuditLog) -> SiteResult:
+def _logged(result: SiteResult, number: int, audit: AuditLog) -> SiteResult:
     audit.write(result.status, site=result.site, round=number, bytes=result.bytes_up, reason=result.reason)
     return result
 
 
-def _before(site: str, why: MedfedError) -> SiteResult:
-    """Return the result of a site that is not awaited: it stopped, or what it said before is refused."""
+def _refused_early(site: str, why: MedfedError) -> SiteResult:
+    """Return the result of a site that stopped, or whose earlier message was refused."""
     return SiteResult(site, "absent" if isinstance(why, SiteError) else "refused", str(why))
 
 
-def _late(deadline_s: float | None) -> str:
-    return "the hub closed" if deadline_s is None else f"nothing came within the deadline of {deadline_s:g} s"
+def _absent(
+    sites: Sequence[str], results: Sequence[SiteResult], deadline_s: float | None
+) -> list[SiteResult]:
+    why = "the hub closed" if deadline_s is None else f"nothing came within the deadline of {deadline_s:g} s"
+    answered = {result.site for result in results}
+    return [SiteResult(site, "absent", why) for site in sites if site not in answered]

@@ -1,15 +1,15 @@
-"""All sites of a study in this process: real Trainers, the same callback, the memory exchange.
+"""All sites of a study in one process: real Trainers, the same callback, the memory exchange.
 
 Sites are threads that take turns: one trains at a time, on all cores, and hands over while it waits at the
-exchange. The random states of python, numpy and torch belong to a site and are put back when its turn comes
-again; threads share one stream otherwise, and no run repeats.
+exchange. Each site has its own random states of Python, NumPy and torch, restored when its turn comes;
+otherwise the threads would share one stream and no run would repeat.
 """
 
 from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,31 +18,33 @@ import numpy as np
 import torch
 
 from medfed.aggregation import Rule
-from medfed.errors import ExchangeError
+from medfed.errors import ExchangeError, StudyError
 from medfed.exchange import MemoryExchange
-from medfed.federation.callback import reason
-from medfed.federation.hub import Plan, Watch, coordinate
+from medfed.federation.callback import withdrawal_reason
+from medfed.federation.config import HubConfig
+from medfed.federation.hub import ModelCallback, RoundCallback, run_hub
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.wire.audit_log import AuditLog
-from medfed.wire.compression import Compression
 from medfed.wire.messages import SiteChannel
-from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, GlobalModel
+from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
 
-# How long a study that ends early waits for a site to see it: one step of training, or its validation.
-LONGEST_STEP_S = 60.0
+# How long a study that ends early waits for a site to notice it: one step of training, or its validation.
+MAX_STEP_S = 60.0
+
+SiteFunction = Callable[[MemoryExchange], None]
 
 
-class Turns:
-    """One site works at a time; the random states are its own."""
+class SiteScheduler:
+    """Lets one site train at a time, with random states of its own."""
 
     def __init__(self) -> None:
-        self._baton = threading.Lock()
+        self._lock = threading.Lock()
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Hold the baton for a site's whole work, and leave the random states to the next as they were."""
-        with self._baton:
+        """Run a site's whole work, and restore the random states for the next site."""
+        with self._lock:
             states = _random_states()
             try:
                 yield
@@ -51,13 +53,13 @@ class Turns:
 
     @contextmanager
     def idle(self) -> Iterator[None]:
-        """Hand over while waiting; what others did to the random states is undone on return."""
+        """Let other sites train while this one waits, then restore its random states."""
         states = _random_states()
-        self._baton.release()
+        self._lock.release()
         try:
             yield
         finally:
-            self._baton.acquire()
+            self._lock.acquire()
             _restore(states)
 
 
@@ -75,76 +77,92 @@ def _restore(states: tuple[Any, ...]) -> None:
 
 
 def run_federation(
-    sites: Mapping[str, Callable[[MemoryExchange], None]],
+    sites: Mapping[str, SiteFunction],
     weights: Weights,
     *,
     rule: Rule,
     rounds: int,
     privacy: Privacy | None = None,
-    fraction: float = 1.0,
     minimum: int = 1,
     seed: int = 0,
-    study: str = "",
-    folder: Path | None = None,
-    watch: Watch = lambda report: None,
-    merged: Callable[[GlobalModel], None] = lambda current: None,
-    audit: AuditLog | None = None,
-    seen: Callable[[bytes], None] = lambda data: None,
-    compress: Sequence[Compression] = (),
-    outlier: float | None = DEFAULT_OUTLIER_FACTOR,
+    on_round: RoundCallback = lambda report: None,
 ) -> GlobalModel:
-    """Return the final model of a federation over functions, one a site, each given the
-    exchange and its turn.
+    """Return the final model of a federation of functions, one per site; each is given the exchange.
 
-    A site's function runs a Trainer with a `FederatedCallback`. One that raises is withdrawn: the rounds go
-    on without it where `minimum` allows.
+    A site's function runs a Trainer with a `FederatedCallback`. If one raises, its site withdraws: the rounds
+    go on without it as long as `minimum` sites are left. `simulate` takes every setting of a hub.
 
     Raises:
         QuorumError: if too few sites are left.
     """
-    turns = Turns()
+    names = tuple(sorted(sites))
+    config = HubConfig(rounds, names, rule, privacy or NoPrivacy(), minimum=minimum, seed=seed)
+    return simulate(sites, weights, config, on_round=on_round)
+
+
+def simulate(
+    sites: Mapping[str, SiteFunction],
+    weights: Weights,
+    config: HubConfig,
+    *,
+    folder: Path | None = None,
+    on_round: RoundCallback = lambda report: None,
+    on_model: ModelCallback = lambda current: None,
+    audit: AuditLog | None = None,
+    on_bytes: Callable[[bytes], None] = lambda data: None,
+) -> GlobalModel:
+    """Return the final model of a federation of functions, with every setting of a hub (see `run_hub`).
+
+    `on_bytes` is called with the bytes of everything that the exchange carries.
+
+    Raises:
+        StudyError: if `config.sites` are not the sites that functions are given for.
+        QuorumError: if too few sites are left.
+    """
+    if set(config.sites) != set(sites):
+        raise StudyError(
+            f"simulate: HubConfig.sites are {', '.join(sorted(config.sites))}, functions are given for "
+            f"{', '.join(sorted(sites))}; give one function for each site"
+        )
+    scheduler = SiteScheduler()
     secrets = None if folder is None else folder.with_name("sites")
     exchange = MemoryExchange(
-        study, idle=turns.idle, on_bytes=seen, asynchronous=rule.asynchronous, secrets=secrets
-    )
-
-    def run(site: str, function: Callable[[MemoryExchange], None]) -> None:
-        try:
-            with turns.turn():
-                function(exchange)
-        except ExchangeError:
-            pass  # the hub closed the study: its own error says why
-        except BaseException as error:
-            exchange.withdraw(site, reason(error))
-
-    plan = Plan(
-        rounds=rounds,
-        sites=tuple(sorted(sites)),
-        rule=rule,
-        privacy=privacy or NoPrivacy(),
-        fraction=fraction,
-        minimum=minimum,
-        seed=seed,
-        study=study,
-        compress=tuple(compress),
-        outlier=outlier,
+        config.study,
+        idle=scheduler.idle,
+        on_bytes=on_bytes,
+        asynchronous=config.rule.asynchronous,
+        secrets=secrets,
     )
     threads = [
-        threading.Thread(target=run, args=item, name=f"medfed-{item[0]}", daemon=True)
+        threading.Thread(
+            target=_run_site, args=(scheduler, exchange, *item), name=f"medfed-{item[0]}", daemon=True
+        )
         for item in sites.items()
     ]
     for thread in threads:
         thread.start()
     try:
-        final = coordinate(plan, exchange, weights, folder=folder, watch=watch, merged=merged, audit=audit)
+        final = run_hub(
+            config, exchange, weights, folder=folder, on_round=on_round, on_model=on_model, audit=audit
+        )
     except BaseException:
         # A thread that is still inside torch when the interpreter ends would abort the process.
         exchange.close()
         for thread in threads:
-            thread.join(LONGEST_STEP_S)
+            thread.join(MAX_STEP_S)
         raise
     for thread in threads:
         thread.join()
     exchange.close()
-    # Where the hub holds a part of the model encrypted, the model is a site's.
-    return plan.privacy.decrypt(final, SiteChannel(exchange, plan.sites[0], final.round))
+    # Where the hub holds a part of the model encrypted, the model is returned as a site decrypts it.
+    return config.privacy.decrypt(final, SiteChannel(exchange, min(config.sites), final.round))
+
+
+def _run_site(scheduler: SiteScheduler, exchange: MemoryExchange, site: str, function: SiteFunction) -> None:
+    try:
+        with scheduler.turn():
+            function(exchange)
+    except ExchangeError:
+        pass  # the hub closed the study: its own error says why
+    except BaseException as error:
+        exchange.withdraw(site, withdrawal_reason(error))

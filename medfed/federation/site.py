@@ -1,6 +1,4 @@
-"""One hospital: its cases, a LightningModule, a Trainer and the callbacks that make it a
-site of a federation.
-"""
+"""One hospital's training: its cases, a LightningModule, and a Trainer with the federated callback."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -17,56 +15,71 @@ from safetensors.torch import save_file
 
 from medfed.errors import PrivacyError, RunError
 from medfed.exchange import SiteSide
-from medfed.federation.callback import FederatedCallback, seed_epoch
-from medfed.federation.egress import Egress
+from medfed.federation.callback import CallbackOptions, FederatedCallback, seed_epoch
+from medfed.federation.config import SiteConfig
 from medfed.federation.private_training import PrivateData, PrivateTraining
-from medfed.federation.round import receive
-from medfed.local_training import LocalMethod
+from medfed.federation.round import SiteConnection, receive
+from medfed.files import UNFINISHED, format_bytes, replacing
 from medfed.local_training.fine_tune import FineTune
-from medfed.privacy import NoPrivacy, Privacy
+from medfed.privacy import Privacy
 from medfed.privacy.accounting.accountant import Accountant
 from medfed.privacy.accounting.ledger import DELTA, BudgetTracker, DataSet, Ledger
 from medfed.privacy.dp_sgd import DPSGD
 from medfed.wire.audit_log import AuditLog
-from medfed.wire.compression import Compression
 from medfed.wire.update import GlobalModel, finite_scalars
 from medfed.wire.weights import Weights, load, local_names, weights_of
 
-# The checkpoint from which a site's training goes on after it was stopped.
-RESUME = "last.ckpt"
+# The checkpoint from which a site's training resumes.
+CHECKPOINT = "last.ckpt"
 # The model that a site began with, until its first checkpoint.
-FIRST = "first.safetensors"
-# The model that this hospital made its own, whole, and the tensors that `keep_local` kept; neither
-# is ever sent.
+INITIAL = "first.safetensors"
+# The personalised model, whole, and the tensors named by `keep_local`; neither is ever sent.
 PERSONAL = "personal.safetensors"
-KEPT = "kept.safetensors"
+LOCAL = "kept.safetensors"
 
 
 @dataclass(frozen=True)
-class Training:
-    """How a site trains: the parts of a study that its Trainer and callback need.
+class PatientLedger:
+    """What differential privacy writes down, and for whom.
 
-    `epochs` are those of the whole run, `local_epochs` those between two merges. `batch` is how many patients
-    a step of private training holds on average.
+    study: the study's digest.  dataset: the patients.  items: for each patient the numbers of their training
+    items.  ledger: where the costs are written; by default a ledger in the run's folder.
     """
 
-    epochs: int
-    local_epochs: int = 1
-    batch: int = 1
-    precision: Literal[32, "16-mixed", "bf16-mixed"] = 32
-    clip: float | None = None
-    accumulate: int = 1
-    keep_local: tuple[str, ...] = ()
-    trained_only: bool = False
-    optimiser_state: Literal["keep", "reset"] = "keep"
-    local: LocalMethod | None = None
-    privacy: Privacy = field(default_factory=NoPrivacy)
-    egress: Egress | None = None
-    compress: tuple[Compression, ...] = ()
-    seed: int = 0
-    accelerator: str = "auto"
-    devices: int | str = 1
-    needs: tuple[str, ...] = ()
+    study: str
+    dataset: DataSet
+    items: Sequence[Sequence[int]] = ()
+    ledger: Ledger | None = None
+
+
+@dataclass(frozen=True)
+class SiteRun:
+    """One site's run of a study: its files, and what is called on the way.
+
+    folder: keeps what a resumed run needs, and TensorBoard's logs if `logger` is set.  resume: whether an
+    earlier run there goes on.  examples: as in FederatedCallback.  patients: required under differential
+    privacy.  log: called with what a person should know.  on_final_model: as in CallbackOptions.
+    """
+
+    folder: Path
+    resume: bool = False
+    logger: bool = False
+    examples: int | None = None
+    patients: PatientLedger | None = None
+    audit: AuditLog = field(default_factory=lambda: AuditLog(None))
+    callbacks: Sequence[pl.Callback] = ()
+    log: Callable[[str], None] = lambda text: None
+    on_final_model: Callable[[GlobalModel], Mapping[str, float]] | None = None
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint from which training resumes."""
+        return self.folder / CHECKPOINT
+
+    @property
+    def initial(self) -> Path:
+        """The model that the run began with, until its first checkpoint."""
+        return self.folder / INITIAL
 
 
 def train_site(
@@ -74,122 +87,114 @@ def train_site(
     module: pl.LightningModule,
     data: pl.LightningDataModule,
     exchange: SiteSide,
-    training: Training,
-    *,
-    folder: Path,
-    examples: int | None = None,
-    audit: AuditLog | None = None,
-    callbacks: Sequence[pl.Callback] = (),
-    logger: bool = True,
-    resume: bool = False,
-    study: str = "",
-    ledger: Ledger | None = None,
-    dataset: DataSet | None = None,
-    items: Sequence[Sequence[int]] = (),
-    say: Callable[[str], None] = lambda text: None,
-    closing: Callable[[GlobalModel], Mapping[str, float]] | None = None,
+    config: SiteConfig,
+    run: SiteRun,
 ) -> dict[str, float]:
     """Train one site through a whole study and return its scores of the final model.
 
-    What a resumed run needs is kept in `folder`; TensorBoard logs go there too. Under differential privacy,
-    what the `study` (its digest) costs the patients of `dataset` is written into `ledger`, one in `folder` if
-    none is given; `items` are the numbers of each patient's training items; `say` hears what a person should
-    know of it. `closing` is given the final model and returns what else this site reports of it. Where the
-    local method or `keep_local` makes the hospital a model of its own, that is kept in `folder` as PERSONAL
-    and its scores are told as `val/personal/...`.
+    If the local method or `keep_local` personalises the model, it is saved as PERSONAL in the run's folder,
+    and its scores are reported as `val/personal/...`.
 
     Raises:
         PrivacyError: if the ledger has no room for this study, before the first step.
     """
-    privacy = training.privacy
-    costs = privacy.trains_privately or privacy.round_cost() is not None
-    spending = _spending(privacy, ledger or Ledger(folder), study, dataset, resume) if costs else None
-    private: PrivateTraining | None = None
-    fitted: Any = data
-    if isinstance(privacy, DPSGD):
-        assert spending is not None
-        fitted = PrivateData(data, items, training.batch)
-        private = PrivateTraining(name, privacy, fitted, spending, say=say)
-        callbacks = [*callbacks, private]
-    federated = FederatedCallback(
-        name,
-        exchange,
-        training.local_epochs,
-        examples=examples,
-        keep_local=training.keep_local,
-        trained_only=training.trained_only,
-        optimiser_state=training.optimiser_state,
-        local=training.local,
-        privacy=training.privacy,
-        compress=training.compress,
-        # Private training draws from the operating system what is otherwise drawn from the study's seed.
-        seed=None if private is not None else training.seed,
-        audit=audit,
-        egress=training.egress,
-        spends=spending.commit_round if spending is not None else None,
-        closing=closing,
-        needs=training.needs,
-        close_at_end=False,
-    )
-    if spending is not None and private is None:
-        callbacks = [*callbacks, _Charges(name, privacy, spending, training)]
-    checkpoint = folder / RESUME
-    first = folder / FIRST
-    if resume and not checkpoint.exists() and first.exists():
-        # It died in its first round: it trains that again from the model it began with, wherever the hub
-        # is by now.
-        federated.begin_again(int(_began(first, module)))
-    elif not resume:
-        first.unlink(missing_ok=True)
-        checkpoint.unlink(missing_ok=True)
-    resume = resume and (checkpoint.exists() or first.exists())
-    trainer = trainer_of(
-        training, folder, [*callbacks, federated, _Keep(checkpoint, federated, training.local_epochs)], logger
-    )
-    received = receive(exchange, name, 0, audit or AuditLog(None), training.privacy)
+    tracker = _budget_tracker(config.privacy, run)
+    callbacks = [*run.callbacks]
+    fitted: pl.LightningDataModule = data
+    if isinstance(config.privacy, DPSGD):
+        assert tracker is not None
+        assert run.patients is not None
+        fitted = PrivateData(data, run.patients.items, config.batch)
+        callbacks.append(PrivateTraining(name, config.privacy, fitted, tracker, log=run.log))
+    elif tracker is not None:
+        callbacks.append(_RoundCharges(name, config, tracker))
+    federated = _callback(name, exchange, config, run, tracker)
+    resume = _resume(federated, module, run)
+    saver = _CheckpointSaver(run, federated, config.local_epochs)
+    trainer = trainer_of(config, run.folder, [*callbacks, federated, saver], run.logger)
+    received = receive(SiteConnection(name, exchange, config.privacy, audit=run.audit), 0)
     if received.final or not resume:
         # The untrained model's scores begin a curve; those of a study that ended while this site was
         # down end it.
         federated.scores = _scores(trainer, module, data, received.weights)
     if received.final:
-        if resume and checkpoint.exists() and not (folder / PERSONAL).exists():
-            # The study ended while this site was down: what it had made its own by then is kept, and
-            # told of, now.
-            federated.recall(module, received, torch.load(checkpoint, map_location="cpu", weights_only=True))
-            federated.scores |= personalise(name, module, data, training, federated, folder)
+        if resume and run.checkpoint.exists() and not (run.folder / PERSONAL).exists():
+            # The study ended while this site was down: its personalised model is saved and reported now.
+            saved = torch.load(run.checkpoint, map_location="cpu", weights_only=True)
+            federated.restore_final(module, received, saved)
+            federated.scores |= personalise(module, data, config, federated, run.folder)
         federated.close(received)
         return federated.scores
-    trainer.fit(module, datamodule=fitted, ckpt_path=checkpoint if resume and checkpoint.exists() else None)
-    federated.scores |= personalise(name, module, data, training, federated, folder)
+    trainer.fit(
+        module, datamodule=fitted, ckpt_path=run.checkpoint if resume and run.checkpoint.exists() else None
+    )
+    federated.scores |= personalise(module, data, config, federated, run.folder)
     if trainer.is_global_zero:
         federated.close()
     return federated.scores
 
 
+def _callback(
+    name: str, exchange: SiteSide, config: SiteConfig, run: SiteRun, tracker: BudgetTracker | None
+) -> FederatedCallback:
+    return FederatedCallback(
+        name,
+        exchange,
+        config.local_epochs,
+        examples=run.examples,
+        keep_local=config.keep_local,
+        local=config.local,
+        privacy=config.privacy,
+        compress=config.compress,
+        optimiser_state=config.optimiser_state,
+        # Private training draws from the operating system what is otherwise drawn from the study's seed.
+        seed=None if isinstance(config.privacy, DPSGD) else config.seed,
+        options=CallbackOptions(
+            trained_only=config.trained_only,
+            egress=config.egress,
+            audit=run.audit,
+            accountant=tracker.commit_round if tracker is not None else None,
+            on_final_model=run.on_final_model,
+            required_scalars=config.required_scalars,
+            close_at_end=False,
+        ),
+    )
+
+
+def _resume(federated: FederatedCallback, module: pl.LightningModule, run: SiteRun) -> bool:
+    """Prepare the callback to go on from an earlier run, and return whether there is one."""
+    if not run.resume:
+        run.initial.unlink(missing_ok=True)
+        run.checkpoint.unlink(missing_ok=True)
+        return False
+    if not run.checkpoint.exists() and run.initial.exists():
+        # It died in its first round: it trains that round again from the model it began with, whatever
+        # round the hub is in by now.
+        federated.resume_from_round(int(_load_initial(run.initial, module)))
+    return run.checkpoint.exists() or run.initial.exists()
+
+
 def personalise(
-    name: str,
     module: pl.LightningModule,
     data: pl.LightningDataModule,
-    training: Training,
+    config: SiteConfig,
     federated: FederatedCallback,
     folder: Path,
 ) -> dict[str, float]:
-    """Keep the hospital's own model, where the study makes it one, and return
-    its scores as `val/personal/...`.
-    """
-    shared, keeps = weights_of(module), training.keep_local
-    own = federated.personal(module)
-    if keeps:
-        _write(folder / KEPT, {key: shared[key] for key in local_names(module, keeps) if key in shared})
-    if isinstance(training.local, FineTune):
-        own = _tuned(name, module, data, training, training.local, folder)
-    elif own is None and (keeps or (training.local is not None and training.local.module_is_personal)):
+    """Save the hospital's own model if the study makes one, and return its scores as `val/personal/...`."""
+    shared, keep_local = weights_of(module), config.keep_local
+    own = federated.personalised_weights(module)
+    if keep_local:
+        _save(folder / LOCAL, {key: shared[key] for key in local_names(module, keep_local) if key in shared})
+    if isinstance(config.local, FineTune):
+        own = _fine_tuned(federated.site, module, data, config, folder)
+    elif own is None and (keep_local or (config.local is not None and config.local.module_is_personal)):
         own = shared
     if own is None:
         return {}
-    scores = _scores(trainer_of(training, folder, [], False), module, data, own)
+    scores = _scores(trainer_of(config, folder, [], False), module, data, own)
     load(module, shared)
-    _write(folder / PERSONAL, own)
+    _save(folder / PERSONAL, own)
     return {
         f"val/personal/{key.removeprefix('val/')}": value
         for key, value in scores.items()
@@ -197,24 +202,22 @@ def personalise(
     }
 
 
-def _write(path: Path, weights: Weights) -> None:
-    aside = path.with_suffix(".writing")
-    save_file({key: tensor.contiguous() for key, tensor in weights.items()}, aside)
-    aside.replace(path)
+def _save(path: Path, weights: Weights, metadata: dict[str, str] | None = None) -> None:
+    with replacing(path) as unfinished:
+        save_file({key: tensor.contiguous() for key, tensor in weights.items()}, unfinished, metadata)
 
 
-def _tuned(
-    name: str,
-    module: pl.LightningModule,
-    data: pl.LightningDataModule,
-    training: Training,
-    tuning: FineTune,
-    folder: Path,
+def _fine_tuned(
+    name: str, module: pl.LightningModule, data: pl.LightningDataModule, config: SiteConfig, folder: Path
 ) -> Weights:
-    """Return the final model trained on at this hospital; the module holds the final model again afterwards."""
+    """Return the final model fine-tuned at this hospital, and leave the module as it was."""
+    assert isinstance(config.local, FineTune)
     shared = weights_of(module)
-    shorter = replace(training, epochs=tuning.epochs, local_epochs=1, local=None)
-    callbacks = [_Seeded(f"{name}/fine-tuning", training.seed), _Rate(tuning.rate)]
+    shorter = replace(config, epochs=config.local.epochs, local_epochs=1, local=None)
+    callbacks: list[pl.Callback] = [
+        _SeededEpochs(f"{name}/fine-tuning", config.seed),
+        _ConstantRate(config.local.rate),
+    ]
     trainer_of(shorter, folder, callbacks, False, validate=False).fit(module, datamodule=data)
     own = weights_of(module)
     load(module, shared)
@@ -225,19 +228,19 @@ def train_alone(
     name: str,
     module: pl.LightningModule,
     data: pl.LightningDataModule,
-    training: Training,
+    config: SiteConfig,
     *,
     folder: Path,
     callbacks: Sequence[pl.Callback] = (),
 ) -> None:
-    """Train a site's own model on its own cases only, with the same budget of epochs, optimiser and seeds."""
-    seeded = _Seeded(name, training.seed)
-    trainer = trainer_of(training, folder, [*callbacks, seeded], logger=False, validate=False)
+    """Train a site's own model on its own cases only, with the same epochs, optimiser and seeds."""
+    seeded = _SeededEpochs(name, config.seed)
+    trainer = trainer_of(config, folder, [*callbacks, seeded], logger=False, validate=False)
     trainer.fit(module, datamodule=data)
 
 
 def trainer_of(
-    training: Training,
+    config: SiteConfig,
     folder: Path,
     callbacks: list[pl.Callback],
     logger: bool = False,
@@ -250,16 +253,16 @@ def trainer_of(
 
         loggers = TensorBoardLogger(save_dir=folder, name="", version="tensorboard")
     return pl.Trainer(
-        max_epochs=training.epochs,
-        check_val_every_n_epoch=training.local_epochs,
+        max_epochs=config.epochs,
+        check_val_every_n_epoch=config.local_epochs,
         limit_val_batches=None if validate else 0,
-        precision=training.precision,
-        gradient_clip_val=training.clip,
-        accumulate_grad_batches=training.accumulate,
+        precision=config.precision,
+        gradient_clip_val=config.clip,
+        accumulate_grad_batches=config.accumulate,
         callbacks=callbacks,
         logger=loggers,
-        accelerator=training.accelerator,
-        devices=training.devices,
+        accelerator=config.accelerator,
+        devices=config.devices,
         default_root_dir=folder,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
@@ -274,93 +277,94 @@ def _scores(
 ) -> dict[str, float]:
     """Return the validation scores of a model."""
     load(module, weights)
-    found = trainer.validate(module, datamodule=data, verbose=False)
-    return finite_scalars({key: float(value) for key, value in (found[0] if found else {}).items()})
+    results = trainer.validate(module, datamodule=data, verbose=False)
+    return finite_scalars({key: float(value) for key, value in (results[0] if results else {}).items()})
 
 
-def _began(first: Path, module: pl.LightningModule) -> str:
-    """Put the model that a site began with back, and return its round."""
-    with safe_open(first, framework="pt") as file:
+def _load_initial(initial: Path, module: pl.LightningModule) -> str:
+    """Load the model that a site began with, and return its round."""
+    with safe_open(initial, framework="pt") as file:
         load(module, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - no mapping
-        return file.metadata()["round"]
+        return str(file.metadata()["round"])
 
 
-class _Keep(pl.Callback):
-    """Keeps one checkpoint a site, replaced whole after every merge, from which training goes on bit for bit."""
+class _CheckpointSaver(pl.Callback):
+    """Saves one checkpoint per site, replaced after every merge, from which training resumes bit for bit."""
 
-    def __init__(self, path: Path, federated: FederatedCallback, local_epochs: int) -> None:
-        self._path, self._federated, self._local_epochs = path, federated, local_epochs
+    def __init__(self, run: SiteRun, federated: FederatedCallback, local_epochs: int) -> None:
+        self._run, self._federated, self._local_epochs = run, federated, local_epochs
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.is_global_zero and not self._path.exists():
-            first = self._path.with_name(FIRST)
-            aside = first.with_suffix(".writing")
-            first.parent.mkdir(parents=True, exist_ok=True)
-            save_file(weights_of(pl_module), aside, metadata={"round": str(self._federated.round)})
-            aside.replace(first)
+        if trainer.is_global_zero and not self._run.checkpoint.exists():
+            _save(self._run.initial, weights_of(pl_module), {"round": str(self._federated.round)})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if (trainer.current_epoch + 1) % self._local_epochs == 0:
-            aside = self._path.with_suffix(".writing")
+            # Every rank takes part in making a checkpoint; only the first writes it and renames it.
+            path = self._run.checkpoint
+            unfinished = path.with_suffix(UNFINISHED)
             try:
-                trainer.save_checkpoint(aside, weights_only=False)
+                trainer.save_checkpoint(unfinished, weights_only=False)
             except (OSError, RuntimeError) as error:  # torch's writer calls a full disk a RuntimeError
-                aside.unlink(missing_ok=True)
-                room = shutil.disk_usage(aside.parent).free
+                unfinished.unlink(missing_ok=True)
+                free = format_bytes(shutil.disk_usage(path.parent).free)
                 raise RunError(
-                    f"this site's checkpoint could not be written ({type(error).__name__}, {room / 1e6:.0f} MB are free where "
-                    f"the run folder is); make room and start it again: it goes on from the last round"
+                    f"this site's checkpoint could not be written ({type(error).__name__}, {free} are free "
+                    "in the run "
+                    f"folder); free disk space and start the site again: it resumes from the last round"
                 ) from None
             if trainer.is_global_zero:
-                aside.replace(self._path)
+                unfinished.replace(path)
 
 
-def _spending(
-    privacy: Privacy, ledger: Ledger, study: str, dataset: DataSet | None, resume: bool
-) -> BudgetTracker:
-    """Return what counts a differentially private run's costs."""
-    if dataset is None:
+def _budget_tracker(privacy: Privacy, run: SiteRun) -> BudgetTracker | None:
+    """Return what counts a differentially private run's costs, or None if the run is not private."""
+    if not privacy.trains_privately and privacy.round_cost() is None:
+        return None
+    if run.patients is None:
         raise PrivacyError(
-            "differential privacy keeps a ledger for each patient; give train_site(dataset=data_set(patients, secret))"
+            "differential privacy keeps a ledger for each patient; give "
+            "SiteRun(patients=PatientLedger(study, "
+            "data_set(patients, secret)))"
         )
     delta = getattr(privacy, "delta", DELTA)
     accountant: Accountant = getattr(privacy, "accountant", "prv")
-    return BudgetTracker(ledger, study, dataset, delta=delta, accountant=accountant, resumed=resume)
+    patients = run.patients
+    ledger = patients.ledger or Ledger(run.folder)
+    return BudgetTracker(
+        ledger, patients.study, patients.dataset, delta=delta, accountant=accountant, resumed=run.resume
+    )
 
 
-class _Charges(pl.Callback):
-    """Counts one charge of the privacy mechanism a round, where the noise is on the whole update."""
+class _RoundCharges(pl.Callback):
+    """Charges the ledger once per round, for a privacy mechanism that adds noise to the whole update."""
 
-    def __init__(self, name: str, privacy: Privacy, spending: BudgetTracker, training: Training) -> None:
-        self._name, self._privacy, self._spending = name, privacy, spending
-        self._local_epochs = training.local_epochs
+    def __init__(self, name: str, config: SiteConfig, tracker: BudgetTracker) -> None:
+        self._name, self._privacy, self._tracker = name, config.privacy, tracker
+        self._local_epochs = config.local_epochs
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         rounds = ((trainer.max_epochs or 0) - trainer.current_epoch) // self._local_epochs
         charge = self._privacy.round_cost()
         if charge is not None and rounds:
             try:
-                self._spending.begin(replace(charge, steps=charge.steps * rounds))
+                self._tracker.begin(replace(charge, steps=charge.steps * rounds))
             except PrivacyError as error:
                 raise PrivacyError(f"site '{self._name}': {error}") from None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        charge = self._privacy.round_cost()
-        if (
-            charge is not None
-            and trainer.is_last_batch
-            and (trainer.current_epoch + 1) % self._local_epochs == 0
-        ):
-            self._spending.add(charge)  # before the federated callback, whose turn comes after, merges
+        merges = trainer.is_last_batch and (trainer.current_epoch + 1) % self._local_epochs == 0
+        if merges and (charge := self._privacy.round_cost()) is not None:
+            self._tracker.add(charge)  # before the federated callback, which comes later in the list, merges
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._spending.end()
+        self._tracker.end()
 
 
-class _Seeded(pl.Callback):
-    """Seeds each epoch as the federation does, so that a site's own model differs by the federation alone."""
+class _SeededEpochs(pl.Callback):
+    """Seeds each epoch as the federation does, so that models differ only by the merges."""
 
     def __init__(self, name: str, seed: int) -> None:
         self._name, self._seed = name, seed
@@ -369,8 +373,8 @@ class _Seeded(pl.Callback):
         seed_epoch(trainer, self._seed, self._name)
 
 
-class _Rate(pl.Callback):
-    """Holds the learning rate at a share of the study's first one, whatever its schedule says."""
+class _ConstantRate(pl.Callback):
+    """Keeps the learning rate at a constant share of the study's initial one, whatever its schedule says."""
 
     def __init__(self, share: float) -> None:
         self._share = share

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from medfed.evaluation.inference import Hospital
 from medfed.evaluation.rows import FEDERATED
-from medfed.pipeline.factory import module_of, training_of
+from medfed.pipeline.factory import hub_config_of, module_of, training_of
 from medfed.privacy.accounting.ledger import data_set
 from medfed.registry import kind_of
 from medfed.runs.checkpoints import save_checkpoint
@@ -54,7 +54,7 @@ class StudyRun:
 
 def federate(run: StudyRun) -> Weights:
     """Return the final model of the study's rounds, as a site has it, and save it as the federated model."""
-    from medfed.federation.simulation import run_federation
+    from medfed.federation.simulation import simulate
 
     study, folder = run.study, run.folder
     # Weights that are not exchanged because they never change belong to a checkpoint nevertheless.
@@ -74,22 +74,15 @@ def federate(run: StudyRun) -> Weights:
         PROGRESS_METRICS[study.task.needs],
     )
     try:
-        final = run_federation(
+        final = simulate(
             {name: _site(run, name) for name in study.sites},
             weights_of(module_of(study), study.keep_local, trained_only=study.trained_only),
-            rule=study.rule,
-            rounds=study.train.rounds,
-            privacy=study.privacy.planned(study.train.rounds),
-            fraction=study.sampling.fraction,
-            minimum=study.minimum,
-            seed=study.seed,
-            study=study_digest(study),
+            # In one process no update is late, so the hub waits for every site.
+            replace(hub_config_of(study), deadline_s=None, evaluating=()),
             folder=folder.hub,
-            watch=round_finished,
-            merged=model_merged,
+            on_round=round_finished,
+            on_model=model_merged,
             audit=run.audit,
-            compress=study.compress,
-            outlier=study.sampling.outlier,
         )
     finally:
         run.progress.stop()
@@ -101,7 +94,7 @@ def federate(run: StudyRun) -> Weights:
 
 def _site(run: StudyRun, name: str) -> Callable[[MemoryExchange], None]:
     """Return the training of one hospital, to be called with its exchange."""
-    from medfed.federation.site import train_site
+    from medfed.federation.site import PatientLedger, SiteRun, train_site
 
     study, hospital = run.study, run.hospitals[name]
     data = hospital.data
@@ -113,15 +106,20 @@ def _site(run: StudyRun, name: str) -> Callable[[MemoryExchange], None]:
             data,
             exchange,
             training_of(study, name),
-            folder=run.folder.site(name),
-            examples=data.examples,
-            audit=run.audit,
-            callbacks=[_step_callback(run.progress, name, study.at(name).train.epochs)],
-            resume=run.resume,
-            study=study_digest(study),
-            dataset=data_set(data.patients("train"), hospital.secret),
-            items=data.items_by_patient() if study.privacy.trains_privately else (),
-            say=run.progress.log,
+            SiteRun(
+                run.folder.site(name),
+                run.resume,
+                logger=True,
+                examples=data.examples,
+                patients=PatientLedger(
+                    study_digest(study),
+                    data_set(data.patients("train"), hospital.secret),
+                    data.items_by_patient() if study.privacy.trains_privately else (),
+                ),
+                audit=run.audit,
+                callbacks=[_step_callback(run.progress, name, study.at(name).train.epochs)],
+                log=run.progress.log,
+            ),
         )
 
     return work

@@ -1,4 +1,4 @@
-"""Measure a run's models on its hospitals' cases: the federated one, each hospital's own, and others if asked."""
+"""Measure a run's models on its hospitals' cases: the federated one, each hospital's own, and others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 from medfed.data.splits import SPLITS
 from medfed.errors import MedfedError
-from medfed.evaluation.inference import Hospital, References, conditions, measure
+from medfed.evaluation.inference import (
+    Hospital,
+    LabelCache,
+    MeasurementSettings,
+    measure,
+    perturbations,
+)
 from medfed.evaluation.rows import FEDERATED, append, model_of, personal
 from medfed.pipeline.baseline import Baseline, baseline_of, read_baselines, write_baseline_file
 from medfed.pipeline.factory import module_of
@@ -81,7 +87,7 @@ def measure_test_cases(
     for model, weights in local_models.items():
         site.measure(cases, model, weights)
     if FEDERATED in local_models and study.evaluation.robustness:
-        for condition in conditions(study.task):
+        for condition in perturbations(study.task):
             site.measure(cases, FEDERATED, local_models[FEDERATED], condition=condition)
 
 
@@ -92,10 +98,10 @@ class _SiteMeasurement:
     study: Study
     folder: RunFolder
     hospital: Hospital
-    references: References = field(init=False)
+    labels: LabelCache = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "references", References(self.hospital))
+        object.__setattr__(self, "labels", LabelCache(self.hospital))
 
     def measure(
         self,
@@ -108,19 +114,15 @@ class _SiteMeasurement:
     ) -> None:
         module = _module_with(self.study, weights)
         is_survival = self.study.task.needs == "survival"
-        rows = measure(
-            self.study.task,
-            module,
-            self.hospital,
-            cases,
-            split=split,
-            model=model,
-            references=self.references,
+        settings = MeasurementSettings(
+            model,
+            split,
             tolerance_mm=self.study.evaluation.tolerance_mm,
             condition=condition,
             seed=self.study.seed,
             baseline=read_baselines(self.folder).get(model) if is_survival else None,
         )
+        rows = measure(self.study.task, module, cases, self.labels, settings)
         # All rows or none: a case of this hospital may prove unreadable.
         append(self.folder.cases, list(rows))
 
@@ -135,14 +137,14 @@ def models_at(
     """
     from safetensors.torch import load_file
 
-    from medfed.federation.site import KEPT, PERSONAL
+    from medfed.federation.site import LOCAL, PERSONAL
 
     complete = dict(models)
     if site not in study.sites:
         return {m: w for m, w in complete.items() if m != FEDERATED or not study.keep_local}
     own = folder.site(site)
-    if study.keep_local and (own / KEPT).exists():
-        complete[FEDERATED] = {**models[FEDERATED], **load_file(own / KEPT)}
+    if study.keep_local and (own / LOCAL).exists():
+        complete[FEDERATED] = {**models[FEDERATED], **load_file(own / LOCAL)}
     if (own / PERSONAL).exists():
         complete[personal(site)] = load_file(own / PERSONAL)
     return complete
@@ -151,7 +153,7 @@ def models_at(
 def write_gallery(
     study: Study, folder: RunFolder, hospitals: Sequence[Hospital], models: Mapping[str, Weights]
 ) -> None:
-    """Write cases.html for a segmentation: images of best, median, worst and missed; it stays in the hospital."""
+    """Write cases.html for a segmentation, with images that stay in the hospital."""
     if study.task.needs != "segment":
         return
     from medfed.evaluation.inference import case_images

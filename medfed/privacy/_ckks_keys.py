@@ -60,21 +60,11 @@ def shared_key(channel: SiteChannel, make: Callable[[], bytes]) -> bytes | None:
             "(`medfed enrol` makes them)"
         )
     box, key = _box_key(channel), channel.load_secret(KEY)
-    holds = hashlib.sha256(key).digest() if key else b""
-    channel.send(
-        ONLY_ATTEMPT, SHOWN, msgspec.json.encode(KeyAnnouncement(box.public_key().public_bytes_raw(), holds))
-    )
-    found = channel.receive({SHOWN: ONLY_ATTEMPT})
-    if found is None:
+    announced = _announce(channel, box, key)
+    if announced is None or channel.site not in announced:
         return None
-    shown = {
-        party: read(_opened(channel, sealed, party, SHOWN), KeyAnnouncement)
-        for party, sealed in read(found.data, RelayedMessages).messages.items()
-    }
-    if channel.site not in shown:
-        return None
-    first = dealer(shown)
-    if len({one.holds for one in shown.values() if one.holds}) > 1:
+    first = dealer(announced)
+    if len({one.holds for one in announced.values() if one.holds}) > 1:
         raise PrivacyError(
             f"site '{channel.site}', round {channel.round}: sites of this study hold "
             "different keys; start the run anew"
@@ -83,24 +73,47 @@ def shared_key(channel: SiteChannel, make: Callable[[], bytes]) -> bytes | None:
         if key is None:
             key = make()
             channel.store_secret(KEY, key)
-        lacking = [party for party, one in shown.items() if not one.holds and party != channel.site]
-        boxes = {
-            party: _cipher(box, shown[party].box, first, party).encrypt(bytes(12), key, None)
-            for party in lacking
-        }
-        channel.send(ONLY_ATTEMPT, BOXES, msgspec.json.encode(SealedKeys(boxes)))
+        _deal(channel, box, key, announced)
     elif key is None:
-        found = channel.receive({BOXES: ONLY_ATTEMPT})
-        if found is None:
+        answer = channel.receive({BOXES: ONLY_ATTEMPT})
+        if answer is None:
             return None
-        key = _open_sealed_key(channel, box, shown, first, found.data)
+        key = _open_sealed_key(channel, box, announced, first, answer.data)
         channel.store_secret(KEY, key)
     return key
 
 
-def dealer(shown: Mapping[str, KeyAnnouncement]) -> str:
+def _announce(
+    channel: SiteChannel, box: X25519PrivateKey, key: bytes | None
+) -> dict[str, KeyAnnouncement] | None:
+    """Announce this site's public key, and return all sites' announcements; None if the round is over."""
+    holds = hashlib.sha256(key).digest() if key else b""
+    own = KeyAnnouncement(box.public_key().public_bytes_raw(), holds)
+    channel.send(ONLY_ATTEMPT, SHOWN, msgspec.json.encode(own))
+    answer = channel.receive({SHOWN: ONLY_ATTEMPT})
+    if answer is None:
+        return None
+    return {
+        party: read(_opened(channel, sealed, party, SHOWN), KeyAnnouncement)
+        for party, sealed in read(answer.data, RelayedMessages).messages.items()
+    }
+
+
+def _deal(
+    channel: SiteChannel, box: X25519PrivateKey, key: bytes, announced: Mapping[str, KeyAnnouncement]
+) -> None:
+    """Send the study's key, encrypted for each site that lacks it."""
+    boxes = {
+        party: _cipher(box, one.box, channel.site, party).encrypt(bytes(12), key, None)
+        for party, one in announced.items()
+        if not one.holds and party != channel.site
+    }
+    channel.send(ONLY_ATTEMPT, BOXES, msgspec.json.encode(SealedKeys(boxes)))
+
+
+def dealer(announced: Mapping[str, KeyAnnouncement]) -> str:
     """Return the site that distributes the study's key to those that lack it."""
-    return min((party for party, one in shown.items() if one.holds), default=min(shown))
+    return min((party for party, one in announced.items() if one.holds), default=min(announced))
 
 
 def relay_keys(
@@ -113,35 +126,43 @@ def relay_keys(
     """
     refused: dict[str, MedfedError] = {}
     sealed: dict[str, bytes] = {}
-    shown: dict[str, KeyAnnouncement] = {}
-    for delivery in channel.collect(ONLY_ATTEMPT, SHOWN, channel.sites, deadline_s):
+    announced: dict[str, KeyAnnouncement] = {}
+    for received in channel.collect(ONLY_ATTEMPT, SHOWN, channel.sites, deadline_s):
         try:
-            if delivery.message is None:
-                raise delivery.error or WireError("no message")
-            shown[delivery.site] = read(delivery.message.data, KeyAnnouncement)
-            sealed[delivery.site] = delivery.sealed
+            if received.message is None:
+                raise received.error or WireError("no message")
+            announced[received.site] = read(received.message.data, KeyAnnouncement)
+            sealed[received.site] = received.sealed
         except MedfedError as error:
-            refused[delivery.site] = error
-    if not shown:
+            refused[received.site] = error
+    if not announced:
         raise QuorumError(
             f"round {channel.round}: no site showed a key; start the sites and go on with --resume"
         )
-    stands = channel.send(
-        ONLY_ATTEMPT, SHOWN, dict.fromkeys(sorted(shown), msgspec.json.encode(RelayedMessages(sealed)))
+    valid = channel.send(
+        ONLY_ATTEMPT, SHOWN, dict.fromkeys(sorted(announced), msgspec.json.encode(RelayedMessages(sealed)))
     )
-    shown = {site: one for site, one in shown.items() if site in stands}
-    first = dealer(shown)
-    lacking = [site for site, one in shown.items() if not one.holds and site != first]
-    if lacking:
-        (given,) = list(channel.collect(ONLY_ATTEMPT, BOXES, [first], patience_s)) or (None,)
-        if given is None or given.message is None:
-            raise QuorumError(
-                f"round {channel.round}: site '{first}' was to give the study's key to {', '.join(lacking)} "
-                f"and did not{f': {given.error}' if given else ''}; start it again and go on with --resume"
-            )
-        handed = msgspec.json.encode(RelayedMessages({first: given.sealed}))
-        channel.send(ONLY_ATTEMPT, BOXES, dict.fromkeys(sorted(lacking), handed))
-    return sorted(shown), refused
+    announced = {site: one for site, one in announced.items() if site in valid}
+    _relay_sealed_keys(channel, announced, patience_s)
+    return sorted(announced), refused
+
+
+def _relay_sealed_keys(
+    channel: HubChannel, announced: Mapping[str, KeyAnnouncement], patience_s: float
+) -> None:
+    """Forward the dealer's encrypted keys to the sites that lack the study's key."""
+    first = dealer(announced)
+    lacking = [site for site, one in announced.items() if not one.holds and site != first]
+    if not lacking:
+        return
+    (dealt,) = list(channel.collect(ONLY_ATTEMPT, BOXES, [first], patience_s)) or (None,)
+    if dealt is None or dealt.message is None:
+        raise QuorumError(
+            f"round {channel.round}: site '{first}' was to give the study's key to {', '.join(lacking)} "
+            f"and did not{f': {dealt.error}' if dealt else ''}; start it again and go on with --resume"
+        )
+    relayed = msgspec.json.encode(RelayedMessages({first: dealt.sealed}))
+    channel.send(ONLY_ATTEMPT, BOXES, dict.fromkeys(sorted(lacking), relayed))
 
 
 def read(data: bytes, kind: type) -> Any:
@@ -157,11 +178,11 @@ def read(data: bytes, kind: type) -> Any:
 
 
 def _box_key(channel: SiteChannel) -> X25519PrivateKey:
-    kept = channel.load_secret(BOX)
-    if kept is None:
-        kept = X25519PrivateKey.generate().private_bytes_raw()
-        channel.store_secret(BOX, kept)
-    return X25519PrivateKey.from_private_bytes(kept)
+    secret = channel.load_secret(BOX)
+    if secret is None:
+        secret = X25519PrivateKey.generate().private_bytes_raw()
+        channel.store_secret(BOX, secret)
+    return X25519PrivateKey.from_private_bytes(secret)
 
 
 def _opened(channel: SiteChannel, sealed: bytes, party: str, step: str) -> bytes:
@@ -181,12 +202,16 @@ def _opened(channel: SiteChannel, sealed: bytes, party: str, step: str) -> bytes
 
 
 def _open_sealed_key(
-    channel: SiteChannel, box: X25519PrivateKey, shown: Mapping[str, KeyAnnouncement], first: str, data: bytes
+    channel: SiteChannel,
+    box: X25519PrivateKey,
+    announced: Mapping[str, KeyAnnouncement],
+    first: str,
+    data: bytes,
 ) -> bytes:
-    handed = read(data, RelayedMessages).messages
-    boxes = read(_opened(channel, handed.get(first, b""), first, BOXES), SealedKeys).boxes
+    relayed = read(data, RelayedMessages).messages
+    boxes = read(_opened(channel, relayed.get(first, b""), first, BOXES), SealedKeys).boxes
     try:
-        return _cipher(box, shown[first].box, first, channel.site).decrypt(
+        return _cipher(box, announced[first].box, first, channel.site).decrypt(
             bytes(12), boxes[channel.site], None
         )
     except (KeyError, InvalidTag):

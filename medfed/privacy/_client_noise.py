@@ -14,7 +14,7 @@ from medfed.registry import kind_of
 
 
 class ClientNoise(Privacy, frozen=True):
-    """Clips whole updates to `clip` and adds noise: `noise_multiplier`, or `epsilon` and `delta` per study."""
+    """Clips whole updates to `clip` and adds noise of `noise_multiplier`, or of `epsilon` and `delta`."""
 
     noise_multiplier: Positive | None = None
     epsilon: Positive | None = None

@@ -18,9 +18,7 @@ SLACK = 1e-6
 
 
 def factor(length: float, clip: float) -> float:
-    """Return what a vector of this length is multiplied by to be no longer than `clip`; 0 if
-    it is not finite.
-    """
+    """Return the factor that clips a vector of this length to `clip`; 0 if it is not finite."""
     if not math.isfinite(length):
         return 0.0
     return 1.0 if length <= clip else clip * (1 - SLACK) / length

@@ -1,6 +1,4 @@
-"""A secure sum at a site: its keys, the masks that hide its update, and the shares with which
-the sum comes out.
-"""
+"""A secure sum at a site: its keys, its update's masks, and the shares that unmask the sum."""
 
 from __future__ import annotations
 
@@ -148,9 +146,7 @@ class SiteSum:
         return streams
 
     def conclude(self) -> None:
-        """Sign the list of sites in the sum, check that the others signed the same,
-        and send unmasking shares.
-        """
+        """Sign the list of sites in the sum, check the others' signatures, and send unmasking shares."""
         listed = _next(self.channel, self.attempt, "members")
         if listed is None:
             return
@@ -226,78 +222,127 @@ class SiteSum:
 # -------------------------------------------------------------------------------------------- keys and shares
 
 
+@dataclass(frozen=True)
+class _Secrets:
+    """A site's secrets for one attempt."""
+
+    box_key: X25519PrivateKey
+    mask_key: X25519PrivateKey
+    seed: bytes
+
+    @property
+    def public(self) -> Keys:
+        return Keys(
+            self.box_key.public_key().public_bytes_raw(),
+            self.mask_key.public_key().public_bytes_raw(),
+            hashlib.sha256(self.seed).digest(),
+        )
+
+    def split(self, holding: Sequence[str], min_shares: int) -> dict[str, tuple[bytes, bytes]]:
+        """Return by holder its shares of the mask key and of the seed."""
+        key_shares = split(self.mask_key.private_bytes_raw(), len(holding), min_shares)
+        seed_shares = split(self.seed, len(holding), min_shares)
+        return dict(zip(holding, zip(key_shares, seed_shares, strict=True), strict=True))
+
+
 def _agree(settings: Settings, channel: SiteChannel, attempt: int) -> SiteSum | None:
     """Exchange keys and shares with the other sites; return None if the attempt ended meanwhile."""
-    who = f"site '{channel.site}', round {channel.round}"
     channel.retract()
-    box_key, mask_key = X25519PrivateKey.generate(), X25519PrivateKey.generate()
-    seed = secrets.token_bytes(32)
-    mine = Keys(
-        box_key.public_key().public_bytes_raw(),
-        mask_key.public_key().public_bytes_raw(),
-        hashlib.sha256(seed).digest(),
-    )
-    channel.send(attempt, "keys", to_bytes(mine))
-    handed = _next(channel, attempt, "keys")
-    if handed is None:
+    own = _Secrets(X25519PrivateKey.generate(), X25519PrivateKey.generate(), secrets.token_bytes(32))
+    keys = _exchange_keys(settings, channel, attempt, own)
+    if keys is None:
         return None
-    keys = checked_keys(
-        {
-            party: parse(_opened(channel, party, sealed, "keys", attempt).data, Keys, party, "keys")
-            for party, sealed in parse(handed.data, ForwardedKeys, "hub", "keys").messages.items()
-        }
-    )
-    if keys.get(channel.site) != mine:
-        raise PrivacyError(f"{who}: the hub's list of keys has not this site's own; nothing is sent")
-    settings.require(who, "showed keys", len(keys), len(keys))
     around = neighbours(keys, settings.neighbours)[channel.site]
     holding = holders(channel.site, around)
-    at_least = required_sites(settings.threshold, len(holding))
-    halves = zip(
-        split(mask_key.private_bytes_raw(), len(holding), at_least),
-        split(seed, len(holding), at_least),
-        strict=True,
-    )
-    shares = dict(zip(holding, halves, strict=True))
+    min_shares = required_sites(settings.threshold, len(holding))
+    shares = own.split(holding, min_shares)
     boxes = {
-        other: _cipher(box_key, keys, channel, attempt, channel.site, other).encrypt(
+        other: _cipher(own.box_key, keys, channel, attempt, channel.site, other).encrypt(
             bytes(12), b"".join(shares[other]), None
         )
         for other in around
     }
     channel.send(attempt, "shares", to_bytes(SealedShares(boxes)))
-    found = _next(channel, attempt, "shares")
-    if found is None:
+    answer = _next(channel, attempt, "shares")
+    if answer is None:
         return None
-    delivered = parse(found.data, DeliveredShares, "hub", "shares")
-    members = delivered.members
-    if channel.site not in members:
+    delivered = parse(answer.data, DeliveredShares, "hub", "shares")
+    if channel.site not in delivered.members:
         channel.audit.write("left out", site=channel.site, round=channel.round, attempt=attempt)
         return None
-    others = [other for other in around if other in members]
+    others = [other for other in around if other in delivered.members]
+    _check_members(settings, channel, keys, delivered, others, min_shares)
+    own_shares = {channel.site: shares[channel.site]}
+    shares = own_shares | _open_shares(channel, attempt, own, keys, {o: delivered.boxes[o] for o in others})
+    return SiteSum(
+        settings, channel, attempt, own.seed, own.mask_key, keys, delivered.members, others, shares
+    )
+
+
+def _exchange_keys(
+    settings: Settings, channel: SiteChannel, attempt: int, own: _Secrets
+) -> Mapping[str, Keys] | None:
+    """Return the public keys of all sites, with this site's own among them."""
+    who = f"site '{channel.site}', round {channel.round}"
+    channel.send(attempt, "keys", to_bytes(own.public))
+    answer = _next(channel, attempt, "keys")
+    if answer is None:
+        return None
+    keys = checked_keys(
+        {
+            party: parse(_opened(channel, party, sealed, "keys", attempt).data, Keys, party, "keys")
+            for party, sealed in parse(answer.data, ForwardedKeys, "hub", "keys").messages.items()
+        }
+    )
+    if keys.get(channel.site) != own.public:
+        raise PrivacyError(f"{who}: the hub's list of keys lacks this site's own; nothing is sent")
+    settings.require(who, "showed keys", len(keys), len(keys))
+    return keys
+
+
+def _check_members(
+    settings: Settings,
+    channel: SiteChannel,
+    keys: Mapping[str, Keys],
+    delivered: DeliveredShares,
+    others: Sequence[str],
+    min_shares: int,
+) -> None:
+    """Check the hub's list of the sites that distributed shares, of which `others` are neighbours.
+
+    Raises:
+        PrivacyError: if it contradicts itself, or is too short to unmask the sum.
+    """
+    who = f"site '{channel.site}', round {channel.round}"
+    members = delivered.members
     if sorted(set(members)) != members or not set(members) <= set(keys) or sorted(delivered.boxes) != others:
         raise PrivacyError(
             f"{who}: the hub's list of who handed out shares contradicts itself; nothing is sent"
         )
     settings.require(who, "handed out shares", len(members), len(keys))
-    if len(others) + 1 < at_least:
+    if len(others) + 1 < min_shares:
         raise PrivacyError(
-            f"{who}: {len(others)} of its neighbours are left, {at_least - 1} are needed "
+            f"{who}: {len(others)} of its neighbours are left, {min_shares - 1} are needed "
             "to unmask; nothing is sent"
         )
-    held = {channel.site: shares[channel.site]}
-    for other in others:
-        cipher = _cipher(box_key, keys, channel, attempt, other, channel.site)
-        opened = _open_box(cipher, delivered.boxes[other])
+
+
+def _open_shares(
+    channel: SiteChannel, attempt: int, own: _Secrets, keys: Mapping[str, Keys], boxes: Mapping[str, bytes]
+) -> dict[str, tuple[bytes, bytes]]:
+    """Return the decrypted shares by the neighbour that distributed them; failures are logged."""
+    shares = {}
+    for other, box in boxes.items():
+        opened = _open_box(_cipher(own.box_key, keys, channel, attempt, other, channel.site), box)
         if opened is None:
             # The hub or the sender corrupted it. The sum tolerates some missing shares, and fails with
             # a message otherwise.
             channel.audit.write(
-                "letter refused", site=other, round=channel.round, step="shares", reason="no such key"
+                "message refused", site=other, round=channel.round, step="shares", reason="no such key"
             )
-            continue
-        held[other] = opened
-    return SiteSum(settings, channel, attempt, seed, mask_key, keys, members, others, held)
+        else:
+            shares[other] = opened
+    return shares
 
 
 def _cipher(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations, islice
 
 import numpy as np
@@ -129,6 +130,20 @@ def _members(
     return members
 
 
+def _checked_shares(message: Message, sites: Sequence[str], dropped: Sequence[str]) -> Shares:
+    """Return a site's unmasking shares.
+
+    Raises:
+        PrivacyError: if they are not those that were requested, or have the wrong length.
+    """
+    shares = parse(message.data, Shares, message.party, "unmask")
+    if not set(shares.seeds) <= set(sites) or not set(shares.keys) <= set(dropped):
+        raise PrivacyError(f"site '{message.party}' gave shares that nobody asked for")
+    if any(len(share) != SHARE_BYTES for share in [*shares.seeds.values(), *shares.keys.values()]):
+        raise PrivacyError(f"site '{message.party}' gave a share of another length than {SHARE_BYTES} bytes")
+    return shares
+
+
 @dataclass(frozen=True)
 class HubSum:
     """One attempt at a round, from the masked updates to their sum."""
@@ -216,23 +231,13 @@ class HubSum:
         keys: dict[str, bytes] = {}
 
         def take(message: Message, raw: bytes) -> bool:
-            found = parse(message.data, Shares, message.party, "unmask")
-            shares = [*found.seeds.values(), *found.keys.values()]
-            if not set(found.seeds) <= set(sites) or not set(found.keys) <= set(dropped):
-                raise PrivacyError(f"site '{message.party}' gave shares that nobody asked for")
-            if any(len(share) != SHARE_BYTES for share in shares):
-                raise PrivacyError(
-                    f"site '{message.party}' gave a share of another length than {SHARE_BYTES} bytes"
-                )
-            given[message.party] = found
-            for site in sites:
-                if site not in seeds:
-                    held = {giver: one.seeds[site] for giver, one in given.items() if site in one.seeds}
-                    self._join(site, held, seeds, lambda secret, site=site: self._is_seed(site, secret))  # type: ignore[misc]
-            for site in dropped:
-                if site not in keys:
-                    held = {giver: one.keys[site] for giver, one in given.items() if site in one.keys}
-                    self._join(site, held, keys, lambda secret, site=site: self._is_key(site, secret))  # type: ignore[misc]
+            given[message.party] = _checked_shares(message, sites, dropped)
+            for site in [site for site in sites if site not in seeds]:
+                shares = {giver: one.seeds[site] for giver, one in given.items() if site in one.seeds}
+                self._join(site, shares, seeds, partial(self._is_seed, site))
+            for site in [site for site in dropped if site not in keys]:
+                shares = {giver: one.keys[site] for giver, one in given.items() if site in one.keys}
+                self._join(site, shares, keys, partial(self._is_key, site))
             return len(seeds) == len(sites) and len(keys) == len(dropped)
 
         _gather(self.channel, self.attempt, "unmask", sites, self.settings.patience_s, take, self.refused)
@@ -266,12 +271,16 @@ class HubSum:
         return sealed
 
     def _join(
-        self, site: str, held: Mapping[str, bytes], found: dict[str, bytes], right: Callable[[bytes], bool]
+        self,
+        site: str,
+        shares_by_giver: Mapping[str, bytes],
+        secrets: dict[str, bytes],
+        is_right: Callable[[bytes], bool],
     ) -> None:
-        """Store a site's secret in `found` once enough shares have arrived, even if some are wrong."""
+        """Store a site's secret in `secrets` once enough shares have arrived, even if some are wrong."""
         around = neighbours(self.keys, self.settings.neighbours)[site]
         numbers = {holder: number for number, holder in enumerate(holders(site, around), start=1)}
-        shares = {numbers[giver]: share for giver, share in held.items() if giver in numbers}
+        shares = {numbers[giver]: share for giver, share in shares_by_giver.items() if giver in numbers}
         at_least = required_sites(self.settings.threshold, len(numbers))
         for choice in islice(combinations(sorted(shares), at_least), MAX_CHOICES):
             chosen = {number: shares[number] for number in choice}
@@ -279,8 +288,8 @@ class HubSum:
                 secret = join(chosen)
             except PrivacyError:
                 continue
-            if right(secret):
-                found[site] = secret
+            if is_right(secret):
+                secrets[site] = secret
                 self._report_wrong_shares(site, chosen, shares, numbers)
                 return
 

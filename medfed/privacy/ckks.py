@@ -335,9 +335,10 @@ def _hub_context() -> Any:
 
 
 def _new_key() -> bytes:
-    return _new_context().serialize(
+    key: bytes = _new_context().serialize(
         save_public_key=False, save_secret_key=True, save_galois_keys=False, save_relin_keys=False
     )
+    return key
 
 
 def _context(key: bytes) -> Any:

@@ -174,7 +174,7 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
                 f"client_dp: adaptive.count_noise: {count_noise:g} is too small for noise_multiplier "
                 f"{self.multiplier:g}; it must be above {self.multiplier / 2:g}"
             )
-        return remaining**-0.5
+        return float(remaining**-0.5)
 
     def _count_noise(self, sites: int) -> float:
         assert self.adaptive is not None

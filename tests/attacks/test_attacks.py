@@ -25,7 +25,8 @@ from medfed.deployment.enrolment import enrol
 from medfed.errors import ExchangeError
 from medfed.exchange import _site_transport
 from medfed.exchange.folder import Folder
-from medfed.federation.round import conduct
+from medfed.federation.config import HubConfig
+from medfed.federation.round import aggregate_round
 from medfed.privacy import NoPrivacy
 from medfed.privacy.secure_sum import SecureSum
 from medfed.wire import encoding as wire
@@ -43,6 +44,9 @@ def model() -> dict[str, torch.Tensor]:
 
 def delta(plus: float = 1.0, **changes) -> dict[str, torch.Tensor]:
     return {**{name: torch.full_like(tensor, plus) for name, tensor in model().items()}, **changes}
+
+
+SUMMED = HubConfig(1, SITES, FedAvg(), SecureSum(), minimum=2, deadline_s=0.3)
 
 
 class Federation:
@@ -75,22 +79,20 @@ class Federation:
         for name, side in self.sites.items():
             side.fetch(name, self.current.round)
 
-    def conduct(self, rule=None, privacy=None, outlier: float | None = DEFAULT_OUTLIER_FACTOR):
+    def run_round(self, rule=None, privacy=None, outlier: float | None = DEFAULT_OUTLIER_FACTOR):
         round = self.current.round + 1
         for site in ("south", "west"):
             self.sites[site].send(Update(site, round, delta(), 10))
         log = self.folder / f"audit-{round}.jsonl"
-        outcome = conduct(
+        outcome = aggregate_round(
             self.hub,
-            rule or FedAvg(),
-            privacy or NoPrivacy(),
+            HubConfig(
+                1, SITES, rule or FedAvg(), privacy or NoPrivacy(), minimum=2, deadline_s=20, outlier=outlier
+            ),
             {},
             self.current,
             SITES,
-            2,
-            20,
             AuditLog(log),
-            outlier=outlier,
         )
         verify(log)
         lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -99,8 +101,8 @@ class Federation:
         }
 
     def refused(self) -> str:
-        """Conduct the round and return why north was refused, having seen that the others were merged."""
-        outcome, log = self.conduct()
+        """Run the round and return why north was refused, having seen that the others were merged."""
+        outcome, log = self.run_round()
         # By hand: both honest sites add 1 to each number.
         after = self.current.round + 1
         assert all(bool((tensor == after).all()) for tensor in outcome.weights.values())
@@ -153,7 +155,7 @@ def swapped(federation: Federation) -> None:
 def replayed(federation: Federation) -> None:
     """North's message of the round before, once more: what was merged is to be merged again."""
     federation.sites["north"].send(Update("north", 1, delta(), 10))
-    outcome, log = federation.conduct()
+    outcome, log = federation.run_round()
     assert log["north"]["event"] == "merged"
     kept = federation.folder / "kept"
     shutil.copytree(up(federation, "north"), kept)
@@ -333,7 +335,7 @@ def test_a_path_as_a_sites_name_opens_nothing(federation, name):
 
 def test_left_to_a_rule_that_bounds_norms_it_moves_the_model_no_further_than_an_honest_one(federation):
     federation.sites["north"].send(Update("north", 1, delta(1e6), 10))
-    outcome, log = federation.conduct(rule=NormBound(), outlier=None)
+    outcome, log = federation.run_round(rule=NormBound(), outlier=None)
     honest = norm(delta())
     # By hand: each site's length is cut to the median one, so the mean of three is at most that.
     assert norm(outcome.weights) == pytest.approx(honest, rel=1e-6)
@@ -346,7 +348,7 @@ def test_a_plain_update_in_a_secure_sum_is_refused(federation):
 
     federation.sites["north"].send(Update("north", 1, delta(1e6), 10))
     with pytest.raises(QuorumError, match="0 of 3 sites showed keys"):
-        conduct(federation.hub, FedAvg(), SecureSum(), {}, federation.current, SITES, 2, 0.3, AuditLog(None))
+        aggregate_round(federation.hub, SUMMED, {}, federation.current, SITES, AuditLog(None))
 
 
 @pytest.mark.parametrize(
@@ -364,7 +366,7 @@ def test_a_message_that_is_none_is_refused_with_an_entry(federation, data, messa
     federation.sites["north"].send_message("north", 1, 1, "keys", data)
     log = federation.folder / "audit.jsonl"
     with pytest.raises(QuorumError, match="0 of 3 sites showed keys"):
-        conduct(federation.hub, FedAvg(), SecureSum(), {}, federation.current, SITES, 2, 0.3, AuditLog(log))
+        aggregate_round(federation.hub, SUMMED, {}, federation.current, SITES, AuditLog(log))
     (line,) = [json.loads(line) for line in log.read_text().splitlines()]
     assert (line["event"], line["site"], line["step"]) == ("message refused", "north", "keys")
     assert message in line["reason"]

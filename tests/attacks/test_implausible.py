@@ -11,11 +11,11 @@ from dataclasses import replace
 import pytest
 import torch
 from answering import SITES, answer, model
+from simulated import simulated
 
 from medfed.aggregation.fedavg import FedAvg
 from medfed.aggregation.median import Median
 from medfed.errors import QuorumError
-from medfed.federation.simulation import run_federation
 from medfed.privacy import NoPrivacy
 from medfed.privacy.client_dp import ClientDP
 from medfed.privacy.secure_sum import SecureSum
@@ -82,7 +82,8 @@ def test_the_reason_names_who_what_and_the_setting():
         [of_length("a", 1), of_length("b", 2), of_length("north", 1e6)], WEIGHTS, 1000
     )
     assert str(why).startswith(
-        "update of site 'north' for round 3: its norm is 1e+06, the median of this round's 2; more than 2e+03 is not from "
+        "update of site 'north' for round 3: its norm is 1e+06, the median of this round's 2; more than "
+        "2e+03 is not from "
         "training (sampling.outlier)"
     )
 
@@ -137,20 +138,20 @@ def study(tmp_path, rounds: int = 3, privacy=None, resumed: bool = False, **sett
             raise KeyboardInterrupt  # the hub is killed once the first round is merged
 
     def run(**more):
-        return run_federation(
+        return simulated(
             {name: site(name) for name in SITES},
             model(),
             rounds=rounds,
             privacy=privacy,
             audit=AuditLog(log),
             folder=tmp_path / "hub",
-            **{"rule": FedAvg(), "minimum": 2, "watch": watch, **settings, **more},
+            **{"rule": FedAvg(), "minimum": 2, "on_round": watch, **settings, **more},
         )
 
     if resumed:
         with pytest.raises(KeyboardInterrupt):
             run()
-    final = run(watch=reports.append)
+    final = run(on_round=reports.append)
     return final, reports, [json.loads(line) for line in log.read_text().splitlines()]
 
 
@@ -186,7 +187,7 @@ def test_left_to_the_rule_it_is_merged(tmp_path):
 
 def test_what_refusals_leave_must_still_be_enough(tmp_path):
     with pytest.raises(
-        QuorumError, match=r"2 of 3 sites sent an update that fits.*west: refused \(update of site 'west'"
+        QuorumError, match=r"2 of 3 sites sent a valid update.*west: refused \(update of site 'west'"
     ):
         study(tmp_path, minimum=3)
 
@@ -206,7 +207,8 @@ def test_where_the_hub_sees_no_single_update_it_judges_none(tmp_path):
 
 def test_a_study_says_it_and_can_set_it_off(tmp_path):
     text = (
-        "name: s\ntask: {kind: classify, classes: [a, b]}\nnetwork: {kind: densenet121}\ndata: {kind: images}\n"
+        "name: s\ntask: {kind: classify, classes: [a, b]}\nnetwork: {kind: densenet121}\ndata: {kind: "
+        "images}\n"
         "train: {rounds: 1}\nsites: [a, b]\n"
     )
     (tmp_path / "study.yaml").write_text(text)

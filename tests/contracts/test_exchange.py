@@ -1,4 +1,4 @@
-"""What every exchange keeps, whatever lies in between: memory, a folder, object storage, a broker."""
+"""The contract of every exchange, over memory, a folder, object storage and a broker."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference, digest
 
 STUDY = "ab" * 32
-# Long enough for a slow machine, so that a party that waits for ever fails instead of hanging.
+# Long enough for a slow machine, so that a party that waits forever fails instead of hanging.
 PATIENCE_S = 60
 
 
@@ -65,7 +65,7 @@ def folder(tmp_path: Path) -> Iterator[Place]:
 
 
 def objects(tmp_path: Path) -> Iterator[Place]:
-    """Object storage as fsspec has it in memory: no rename, a written object replaces the one before."""
+    """fsspec's object storage in memory: no rename, and a written object replaces the one before."""
     yield over(Folder(url=f"memory://{tmp_path}/bucket", poll_s=0.02), tmp_path)
 
 
@@ -78,7 +78,7 @@ def free_ports(number: int) -> list[int]:
 
 
 def broker(tmp_path: Path, scheme: str = "tls") -> Iterator[Place]:
-    """A real nats-server on loopback with mutual TLS and an account a site."""
+    """A real nats-server on loopback with mutual TLS and one account per site."""
     enrolment = tmp_path / "enrolment"
     port, websocket_port = free_ports(2)
     enrol.init(enrolment, "test", ["127.0.0.1"], port, websocket_port, listen="127.0.0.1")
@@ -87,7 +87,7 @@ def broker(tmp_path: Path, scheme: str = "tls") -> Iterator[Place]:
         enrol.sign(enrolment, request, tmp_path / f"{site}.kit")
         enrol.accept(tmp_path / "credentials" / site, tmp_path / f"{site}.kit")
     server = Broker(enrolment)
-    # The kit names both ways in, of which the first is taken.
+    # The kit names both URLs, of which the first is used.
     urls = [] if scheme == "tls" else [f"wss://127.0.0.1:{websocket_port}"]
 
     def record(name: str) -> Nats:
@@ -161,7 +161,7 @@ def started(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
 def result(waiting: tuple[threading.Thread, list[Any]]) -> Any:
     thread, found = waiting
     thread.join(PATIENCE_S)
-    assert found, "it waited for ever"
+    assert found, "it waited forever"
     return found[0]
 
 
@@ -205,13 +205,13 @@ def test_an_update_arrives_with_every_bit(place):
     hub.publish(GlobalModel(0, model(), study=STUDY))
     site.fetch("north", 0)
     site.send(update(groups={"control": {"b": torch.full((), 2.0)}}))
-    (arrival,) = hub.collect(1, ["north"], PATIENCE_S)
-    found = arrival.update
-    assert arrival.error is None
+    (received,) = hub.collect(1, ["north"], PATIENCE_S)
+    found = received.update
+    assert received.error is None
     assert (found.site, found.round, found.examples, found.scalars) == ("north", 1, 12, {"val/dice": 0.5})
-    assert arrival.bytes_up > 30 * 40 * 4
+    assert received.bytes_up > 30 * 40 * 4
     for name, tensor in model().items():
-        # By hand: local is float32(w + 1), and the difference to w is taken in float64.
+        # By hand: local is float32(w + 1), and the difference to w is computed in float64.
         assert torch.equal(found.delta[name], (tensor + 1).double() - tensor.double())
     assert torch.equal(found.groups["control"]["b"], torch.full((), 2.0))
 
@@ -222,25 +222,25 @@ def test_sending_twice_equals_sending_once_and_the_first_counts(place):
     site.fetch("north", 0)
     site.send(update(plus=1.0))
     site.send(update(plus=2.0))
-    (arrival,) = hub.collect(1, ["north"], PATIENCE_S)
-    assert torch.equal(arrival.update.delta["b"], (model()["b"] + 1).double() - model()["b"].double())
+    (received,) = hub.collect(1, ["north"], PATIENCE_S)
+    assert torch.equal(received.update.delta["b"], (model()["b"] + 1).double() - model()["b"].double())
 
 
-def test_updates_come_one_a_site_as_they_arrive(place):
+def test_updates_are_yielded_once_per_site_as_they_arrive(place):
     hub, north, south = place.hub(), place.site("north"), place.site("south")
     hub.publish(GlobalModel(0, model(), study=STUDY))
     south.send(update("south"))
-    arrivals = hub.collect(1, ["south", "north"], PATIENCE_S)
-    assert next(arrivals).site == "south"
+    results = hub.collect(1, ["south", "north"], PATIENCE_S)
+    assert next(results).site == "south"
     north.send(update("north"))
-    assert [arrival.site for arrival in arrivals] == ["north"]
+    assert [received.site for received in results] == ["north"]
 
 
 def test_who_has_not_answered_at_the_deadline_is_left_out(place):
     hub, site = place.hub(), place.site("north")
     hub.publish(GlobalModel(0, model(), study=STUDY))
     site.send(update())
-    assert [arrival.site for arrival in hub.collect(1, ["north", "south"], 0.5)] == ["north"]
+    assert [received.site for received in hub.collect(1, ["north", "south"], 0.5)] == ["north"]
 
 
 def test_an_update_for_another_round_is_no_answer(place):
@@ -249,18 +249,18 @@ def test_an_update_for_another_round_is_no_answer(place):
     site.send(update(round=1))
     assert list(hub.collect(2, ["north"], 0.5)) == []
     site.send(update(round=2))
-    assert [arrival.update.round for arrival in hub.collect(2, ["north"], PATIENCE_S)] == [2]
+    assert [received.update.round for received in hub.collect(2, ["north"], PATIENCE_S)] == [2]
 
 
 def test_a_site_that_withdraws_is_not_waited_for(place):
     hub, site = place.hub(), place.site("north")
     hub.publish(GlobalModel(0, model(), study=STUDY))
     site.withdraw("north", "its disk is full")
-    (arrival,) = hub.collect(1, ["north"], PATIENCE_S)
-    assert arrival.update is None
-    assert arrival.bytes_up == 0
+    (received,) = hub.collect(1, ["north"], PATIENCE_S)
+    assert received.update is None
+    assert received.bytes_up == 0
     with pytest.raises(SiteError, match="site 'north', round 1: its disk is full"):
-        raise arrival.error
+        raise received.error
 
 
 def test_an_update_of_another_study_is_refused_and_the_round_goes_on(place, tmp_path):
@@ -271,9 +271,9 @@ def test_an_update_of_another_study_is_refused_and_the_round_goes_on(place, tmp_
     south._study = STUDY[:-4] + "0000"
     south.send(update("south"))
     south._study = STUDY
-    (arrival,) = hub.collect(1, ["south"], PATIENCE_S)
-    assert arrival.update is None
-    assert "belongs to study" in str(arrival.error)
+    (received,) = hub.collect(1, ["south"], PATIENCE_S)
+    assert received.update is None
+    assert "belongs to study" in str(received.error)
 
 
 def test_closing_lets_a_waiting_site_go(place):
@@ -293,9 +293,9 @@ def lasting(place: Place) -> None:
         pytest.skip("an exchange within one process ends with it")
 
 
-def ended(place: Place, side: Any) -> None:
-    """End a side as a kill would: nothing is said to the other side, the lock falls."""
-    side._presence.stop() if hasattr(side, "_stopped") else None
+def killed(place: Place, side: Any) -> None:
+    """End a side as a kill would: no message is sent, and the lock is released."""
+    side._presence.stop() if hasattr(side, "_presence") else None
     side._store.close()
     side._lock.close()
     place.opened.remove(side)
@@ -306,11 +306,11 @@ def test_a_hub_that_comes_back_finds_what_was_sent_meanwhile(place):
     hub, site = place.hub(), place.site("north")
     hub.publish(GlobalModel(0, model(), study=STUDY))
     site.fetch("north", 0)
-    ended(place, hub)
+    killed(place, hub)
     site.send(update())
     hub = place.hub()
     hub.publish(GlobalModel(0, model(), study=STUDY))
-    assert [arrival.update.site for arrival in hub.collect(1, ["north"], PATIENCE_S)] == ["north"]
+    assert [received.update.site for received in hub.collect(1, ["north"], PATIENCE_S)] == ["north"]
 
 
 def test_a_site_that_comes_back_goes_on_in_the_current_round(place):
@@ -318,13 +318,13 @@ def test_a_site_that_comes_back_goes_on_in_the_current_round(place):
     hub, site = place.hub(), place.site("north")
     hub.publish(GlobalModel(0, model(), study=STUDY))
     site.fetch("north", 0)
-    ended(place, site)
+    killed(place, site)
     began = time.monotonic()
     site = place.site("north")
     assert site.fetch("north", 0).round == 0
     assert time.monotonic() - began < 5
     site.send(update())
-    assert [arrival.update.site for arrival in hub.collect(1, ["north"], PATIENCE_S)] == ["north"]
+    assert [received.update.site for received in hub.collect(1, ["north"], PATIENCE_S)] == ["north"]
 
 
 def test_a_site_killed_after_its_update_left_may_train_that_round_again(place):
@@ -334,7 +334,7 @@ def test_a_site_killed_after_its_update_left_may_train_that_round_again(place):
     site.fetch("north", 0)
     site.send(update())
     assert len(list(hub.collect(1, ["north"], PATIENCE_S))) == 1
-    ended(place, site)
+    killed(place, site)
     hub.publish(GlobalModel(1, model(2), study=STUDY))
     site = place.site("north")
     # Its checkpoint is from before round 1: it gets that model again, so that its optimiser sees
@@ -350,7 +350,7 @@ def test_a_new_run_of_the_same_study_takes_nothing_from_the_one_before(place, tm
     hub.publish(GlobalModel(0, model(), study=STUDY))
     site.fetch("north", 0)
     site.send(update())
-    ended(place, hub)
+    killed(place, hub)
     for path in (tmp_path / "hub" / "exchange").iterdir():
         path.unlink() if path.is_file() else None
     hub = place.hub()
@@ -471,8 +471,8 @@ def test_an_update_that_was_taken_back_can_be_replaced(place):
     north.retract("north", 1)
     assert list(hub.collect(1, ["north"], 0.3)) == []
     north.send(update(plus=2.0))
-    (arrival,) = hub.collect(1, ["north"], PATIENCE_S)
-    assert torch.equal(arrival.update.delta["b"], (model()["b"] + 2).double() - model()["b"].double())
+    (received,) = hub.collect(1, ["north"], PATIENCE_S)
+    assert torch.equal(received.update.delta["b"], (model()["b"] + 2).double() - model()["b"].double())
 
 
 def test_both_sides_know_their_messages_after_a_restart(place):
@@ -480,8 +480,8 @@ def test_both_sides_know_their_messages_after_a_restart(place):
     hub, north = begun(place, "north")
     north.send_message("north", 1, 1, "keys", b"first")
     hub.send_messages(1, 1, "keys", {"north": b"first"})
-    ended(place, hub)
-    ended(place, north)
+    killed(place, hub)
+    killed(place, north)
     hub, north = place.hub(), place.site("north")
     north.send_message("north", 1, 1, "keys", b"second")
     assert north.sent_message("north", "keys").data == b"first"

@@ -18,14 +18,15 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file
+from simulated import simulated
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-import medfed
 from medfed import registry as kinds
 from medfed.aggregation import Rule
 from medfed.errors import QuorumError, WireError
-from medfed.federation.site import PERSONAL, Training, train_site
+from medfed.federation.config import SiteConfig
+from medfed.federation.site import PERSONAL, SiteRun, train_site
 from medfed.local_training import LocalMethod
 from medfed.local_training._local import Step
 from medfed.local_training._train_pass import TrainEvaluator
@@ -143,18 +144,19 @@ def run(
                 net(),
                 Data(name),
                 exchange,
-                Training(
+                SiteConfig(
                     ROUNDS * EPOCHS, EPOCHS, seed=3, local=method, accelerator="cpu", accumulate=accumulate
                 ),
-                folder=folder / name,
-                callbacks=[Dies(dies)] if dies is not None and name == "south" else [],
-                logger=False,
-                resume=resume,
+                SiteRun(
+                    folder / name,
+                    resume,
+                    callbacks=[Dies(dies)] if dies is not None and name == "south" else [],
+                ),
             )
 
         return work
 
-    return medfed.run_federation(
+    return simulated(
         {name: site(name) for name in sites},
         weights_of(net(), method.keep_local() if method else ()),
         rule=rule_for(method) if method else RULES["fedavg"](),  # type: ignore[arg-type]
@@ -162,7 +164,7 @@ def run(
         minimum=len(sites),
         seed=3,
         folder=folder / "hub",
-        seen=seen,
+        on_bytes=seen,
     )
 
 

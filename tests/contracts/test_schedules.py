@@ -51,5 +51,5 @@ def test_warmup_rises_in_a_line_and_falls_by_half_a_cosine() -> None:
 
 
 def test_a_warmup_as_long_as_the_run_is_refused() -> None:
-    with pytest.raises(StudyError, match="warmup: 5 of 5 epochs leaves none"):
+    with pytest.raises(StudyError, match="warmup: 5 of 5 epochs leaves no epoch"):
         WarmupCosine(warmup=5).build(optimiser(), 5)

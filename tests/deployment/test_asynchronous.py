@@ -14,7 +14,8 @@ from medfed.aggregation.fedbuff import FedBuff
 from medfed.errors import ExchangeError, StudyError
 from medfed.exchange import MemoryExchange
 from medfed.federation.callback import FederatedCallback
-from medfed.federation.hub import Plan, coordinate
+from medfed.federation.config import HubConfig
+from medfed.federation.hub import run_hub
 from medfed.wire.update import Update
 from medfed.wire.weights import Difference, load, weights_of
 
@@ -30,11 +31,11 @@ class Scripted:
         self.exchange = MemoryExchange(asynchronous=True)
         self.reports: list = []
         self.result: list = []
-        plan = Plan(rounds=rounds, sites=tuple(sites), rule=rule, **plan)
+        plan = HubConfig(rounds=rounds, sites=tuple(sites), rule=rule, **plan)
 
         def lead() -> None:
             try:
-                self.result.append(coordinate(plan, self.exchange, model(0.0), watch=self.reports.append))
+                self.result.append(run_hub(plan, self.exchange, model(0.0), on_round=self.reports.append))
             except medfed.MedfedError as error:
                 self.result.append(error)
 
@@ -127,9 +128,9 @@ def test_an_exchange_that_carries_no_late_updates_is_refused() -> None:
         def publish(self, sent, kept=lambda: None):
             return 0
 
-    plan = Plan(rounds=1, sites=("a",), rule=FedBuff())
-    with pytest.raises(ExchangeError, match="which this exchange does not carry; take the exchange 'memory'"):
-        coordinate(plan, Plain(), model(0.0))  # type: ignore[arg-type]
+    plan = HubConfig(rounds=1, sites=("a",), rule=FedBuff())
+    with pytest.raises(ExchangeError, match="which this exchange does not carry; use the exchange 'memory'"):
+        run_hub(plan, Plain(), model(0.0))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("buffer", [1, 2])
@@ -150,7 +151,7 @@ def test_real_trainers_learn_without_rounds(buffer: int) -> None:
 
     sites = {name: site(name) for name in ("east", "north", "south")}
     final = medfed.run_federation(
-        sites, weights_of(net()), rule=FedBuff(buffer=buffer), rounds=6, watch=reports.append
+        sites, weights_of(net()), rule=FedBuff(buffer=buffer), rounds=6, on_round=reports.append
     )
     assert final.round == 6
     merged = [[a.site for a in report.results if a.status == "merged"] for report in reports[:6]]

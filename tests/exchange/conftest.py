@@ -12,9 +12,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import party
 from broker_enrolment import Enrolment
 from federation import Federation, federations
+from simulated import simulated
 
-from medfed.federation.simulation import run_federation
-from medfed.federation.site import train_site
+from medfed.federation.site import SiteRun, train_site
 from medfed.wire.weights import digest, weights_of
 
 
@@ -49,13 +49,12 @@ def undisturbed(tmp_path_factory):
                     party.Cases(name),
                     exchange,
                     party.training(settings),
-                    folder=folder / name,
-                    logger=False,
+                    SiteRun(folder / name),
                 )
 
             threads = torch.get_num_threads()
             torch.set_num_threads(1)
-            result = run_federation(
+            result = simulated(
                 {name: (lambda exchange, name=name: fit(name, exchange)) for name in sites},
                 weights_of(party.initial(settings)),
                 rule=party.FedAvg(),

@@ -16,8 +16,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from medfed.aggregation.fedavg import FedAvg
-from medfed.federation.hub import Plan, coordinate
-from medfed.federation.site import Training, train_site
+from medfed.federation.config import HubConfig, SiteConfig
+from medfed.federation.hub import run_hub
+from medfed.federation.site import SiteRun, train_site
 from medfed.registry import union
 from medfed.wire.weights import digest, weights_of
 
@@ -65,12 +66,12 @@ def initial(settings: dict) -> Net:
     return Net(settings["width"], settings.get("pause_s", 0.0))
 
 
-def training(settings: dict) -> Training:
-    return Training(epochs=settings["rounds"], seed=7, accelerator="cpu")
+def training(settings: dict) -> SiteConfig:
+    return SiteConfig(epochs=settings["rounds"], seed=7, accelerator="cpu")
 
 
-def plan(settings: dict) -> Plan:
-    return Plan(
+def plan(settings: dict) -> HubConfig:
+    return HubConfig(
         rounds=settings["rounds"],
         sites=tuple(settings["sites"]),
         rule=FedAvg(),
@@ -92,8 +93,8 @@ def hub(settings: dict, folder: Path) -> None:
                 json.dumps({"round": report.round, "answers": answers, "seconds": report.seconds}) + "\n"
             )
 
-    final = coordinate(
-        plan(settings), exchange, weights_of(initial(settings)), folder=folder / "models", watch=watch
+    final = run_hub(
+        plan(settings), exchange, weights_of(initial(settings)), folder=folder / "models", on_round=watch
     )
     (folder / "digest").write_text(digest(final.weights))
 
@@ -108,9 +109,7 @@ def site(settings: dict, folder: Path) -> None:
         Cases(name),
         exchange,
         training(settings),
-        folder=folder,
-        logger=False,
-        resume=True,
+        SiteRun(folder, resume=True),
     )
     exchange.close()
     (folder / "done").touch()

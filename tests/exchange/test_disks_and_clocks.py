@@ -14,7 +14,8 @@ from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import RunError
 from medfed.exchange import MemoryExchange
 from medfed.exchange.folder import Folder
-from medfed.federation.hub import Plan, coordinate
+from medfed.federation.config import HubConfig
+from medfed.federation.hub import run_hub
 from medfed.wire import signing
 from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference, digest
@@ -47,13 +48,13 @@ def two_megabytes(value: float = 0.0) -> dict[str, torch.Tensor]:
 
 def test_a_full_disk_at_the_hub_ends_it_with_the_cure_and_it_resumes(small_disk):
     place, grow = small_disk
-    plan = Plan(rounds=2, sites=("north",), rule=FedAvg(), study=STUDY)
+    plan = HubConfig(rounds=2, sites=("north",), rule=FedAvg(), study=STUDY)
 
     def led() -> GlobalModel:
         exchange = MemoryExchange(STUDY)
         waiting = background(lambda: answer(exchange))
         try:
-            return coordinate(plan, exchange, two_megabytes(), folder=place / "models")
+            return run_hub(plan, exchange, two_megabytes(), folder=place / "models")
         finally:
             exchange.close()
             waiting.join(PATIENCE_S)

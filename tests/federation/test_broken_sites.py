@@ -79,7 +79,7 @@ def test_the_round_goes_on_without_it_and_the_report_says_why(broken, message):
         rule=FedAvg(),
         rounds=2,
         minimum=2,
-        watch=reports.append,
+        on_round=reports.append,
     )
     # By hand: each round adds (10 * 1 + 10 * 3) / 20 = 2.
     assert torch.equal(final.weights["net.bias"], torch.full((2,), 4.0))
@@ -117,7 +117,7 @@ def test_weights_are_normalised_over_who_answered():
 
 def test_the_closing_scores_reach_the_hub():
     reports = []
-    medfed.run_federation({"a": site("a", 0.5)}, WEIGHTS, rule=FedAvg(), rounds=1, watch=reports.append)
+    medfed.run_federation({"a": site("a", 0.5)}, WEIGHTS, rule=FedAvg(), rounds=1, on_round=reports.append)
     assert reports[-1].round == 2
     assert reports[-1].results[0].scalars == {"val/dice": 0.5}
 

@@ -1,4 +1,5 @@
-"""The callback in anybody's Trainer: sampling, mixed precision, accumulation, checkpoints, several processes."""
+"""The callback in anybody's Trainer: sampling, mixed precision, accumulation, checkpoints, several "
+"processes."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
+from simulated import simulated
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -18,7 +20,8 @@ import medfed
 from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import StudyError
 from medfed.federation.callback import FederatedCallback
-from medfed.federation.hub import Plan, sampled
+from medfed.federation.config import HubConfig
+from medfed.federation.hub import sample_sites
 from medfed.local_training.fedprox import FedProx
 from medfed.wire.weights import digest, weights_of
 
@@ -75,7 +78,7 @@ def run(sites, rounds=2, epochs=1, *, callback=None, settings=None, extra=(), mo
 
         return fit
 
-    final = medfed.run_federation(
+    final = simulated(
         {site: work(site) for site in sites},
         weights_of(module(), (callback or {}).get("keep_local", ())),
         rule=FedAvg(),
@@ -86,19 +89,21 @@ def run(sites, rounds=2, epochs=1, *, callback=None, settings=None, extra=(), mo
 
 
 def test_sampling_is_drawn_from_seed_and_round_alone():
-    plan = Plan(rounds=1, sites=tuple("abcdef"), rule=FedAvg(), fraction=0.5, minimum=2, seed=4)
-    drawn = [sampled(plan, number) for number in range(1, 200)]
-    assert drawn == [sampled(plan, number) for number in range(1, 200)]
+    plan = HubConfig(rounds=1, sites=tuple("abcdef"), rule=FedAvg(), fraction=0.5, minimum=2, seed=4)
+    drawn = [sample_sites(plan, number) for number in range(1, 200)]
+    assert drawn == [sample_sites(plan, number) for number in range(1, 200)]
     assert {len(sites) for sites in drawn} == {3}
     counts = [sum(site in sites for sites in drawn) for site in "abcdef"]
     # 199 draws of 3 of 6: 99.5 each on average, standard deviation 7; five of them is far outside chance.
     assert all(abs(count - 99.5) < 35 for count in counts)
-    assert sampled(Plan(rounds=1, sites=tuple("ab"), rule=FedAvg(), fraction=0.1, minimum=2), 1) == ("a", "b")
+    assert sample_sites(
+        HubConfig(rounds=1, sites=tuple("ab"), rule=FedAvg(), fraction=0.1, minimum=2), 1
+    ) == ("a", "b")
 
 
 def test_sites_that_were_not_drawn_do_not_train_and_end_with_the_final_model():
     reports = []
-    final, modules = run("abcd", rounds=6, fraction=0.5, minimum=2, seed=1, watch=reports.append)
+    final, modules = run("abcd", rounds=6, fraction=0.5, minimum=2, seed=1, on_round=reports.append)
     for report in reports[:6]:
         assert sorted(answer.status for answer in report.results) == ["merged"] * 2 + ["not sampled"] * 2
     assert {digest(weights_of(module)) for module in modules.values()} == {digest(final.weights)}
@@ -113,7 +118,7 @@ def test_each_epoch_of_a_site_is_trained_once_for_each_round_it_was_drawn_for():
             self.count += 1
 
     counter, reports = Epochs(), []
-    run("abcd", rounds=6, epochs=2, fraction=0.5, minimum=2, extra=[counter], watch=reports.append)
+    run("abcd", rounds=6, epochs=2, fraction=0.5, minimum=2, extra=[counter], on_round=reports.append)
     merged = sum(answer.status == "merged" for report in reports for answer in report.results)
     assert counter.count == merged * 2 == 6 * 2 * 2
 
@@ -138,12 +143,12 @@ def test_a_default_checkpoint_holds_the_merged_weights_and_their_score(tmp_path)
         )
 
     seen = []
-    medfed.run_federation(
+    simulated(
         {"north": fit},
         weights_of(net()),
         rule=FedAvg(),
         rounds=3,
-        merged=lambda g: seen.append(digest(g.weights)),
+        on_model=lambda g: seen.append(digest(g.weights)),
     )
     saved = torch.load(keeper.best_model_path, weights_only=True)
     restored = net()
@@ -160,7 +165,7 @@ def test_epochs_that_would_never_be_merged_are_refused():
 
 def test_keep_local_never_leaves():
     sent = []
-    _, modules = run("ab", callback={"keep_local": ["norm"]}, seen=sent.append)
+    _, modules = run("ab", callback={"keep_local": ["norm"]}, on_bytes=sent.append)
     assert sent
     assert not any(b"running_mean" in data for data in sent)
     own = [module.state_dict()["body.1.running_mean"] for module in modules.values()]
@@ -182,7 +187,7 @@ def test_an_optimiser_that_is_reset_holds_no_moments_while_its_site_waits():
 
 def test_examples_are_cases_and_not_visits():
     reports = []
-    run("a", rounds=2, epochs=3, watch=reports.append)
+    run("a", rounds=2, epochs=3, on_round=reports.append)
     assert [report.results[0].examples for report in reports] == [12, 12, 0]
 
 

@@ -1,4 +1,5 @@
-"""What may leave a hospital is a declared list; the rest is refused there, written down, and never encoded."""
+"""What may leave a hospital is a declared list; the rest is refused there, written down, and never "
+"encoded."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ import torch
 from medfed.deployment.policy import Policy, egress_under
 from medfed.errors import EgressError, UpdateError
 from medfed.exchange import MemoryExchange
-from medfed.federation.egress import TRAINING, Egress, declared
-from medfed.federation.round import contribute, withdraw
+from medfed.federation.egress import TRAINING, Egress, enforce
+from medfed.federation.round import SiteConnection, send_update, withdraw
 from medfed.local_training.scaffold import CONTROL
 from medfed.pipeline.factory import egress_of
 from medfed.privacy import NoPrivacy
@@ -41,7 +42,7 @@ def site(tmp_path):
 
 def test_what_is_sent_has_an_entry_with_the_bytes_and_their_digest(site, tmp_path):
     exchange, audit, left = site
-    contribute(exchange, NoPrivacy(), update(), WEIGHTS, audit, LISTED)
+    send_update(SiteConnection("north", exchange, egress=LISTED, audit=audit), update(), WEIGHTS)
     (entry,) = entries(tmp_path / "audit.jsonl")
     assert entry["event"] == "sent"
     assert entry["to"] == "hub, in this process"
@@ -58,9 +59,9 @@ def test_the_entry_is_on_disk_before_anything_leaves(site, tmp_path):
             raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"):
-        contribute(exchange, NoPrivacy(), update(), WEIGHTS, Full(None), LISTED)
+        send_update(SiteConnection("north", exchange, egress=LISTED, audit=Full(None)), update(), WEIGHTS)
     with pytest.raises(OSError, match="no space left"):
-        withdraw(exchange, "north", "why", Full(None))
+        withdraw(SiteConnection("north", exchange, audit=Full(None)), "why")
     assert left == []
 
 
@@ -68,7 +69,7 @@ UNDECLARED = {
     "a tensor": ({"delta": {**LOCAL, "image": torch.zeros(9)}}, "'image' is not in the global model"),
     "another shape": ({"delta": {**LOCAL, "a.bias": torch.zeros(2000)}}, r"has shape \(2000,\)"),
     "a group": ({"groups": {"images": {"x": torch.zeros(64, 64)}}}, "the group 'images' is not declared"),
-    "a tensor in a group": ({"groups": {CONTROL: {"x": torch.zeros(4)}}}, "'x' of group 'control' is no tensor"),
+    "a tensor in a group": ({"groups": {CONTROL: {"x": torch.zeros(4)}}}, "'x' of group 'control' is not a tensor"),
     "a shape in a group": (
         {"groups": {CONTROL: {"a.bias": torch.zeros(99)}}},
         r"'a\.bias' of group 'control' has shape \(99,\), declared is \(2,\)",
@@ -83,7 +84,7 @@ UNDECLARED = {
 def test_what_is_not_declared_is_refused_and_written_down(site, tmp_path, changed, message):
     exchange, audit, left = site
     with pytest.raises(UpdateError, match=message):
-        contribute(exchange, NoPrivacy(), update(**changed), WEIGHTS, audit, LISTED)
+        send_update(SiteConnection("north", exchange, egress=LISTED, audit=audit), update(**changed), WEIGHTS)
     assert left == []
     (entry,) = entries(tmp_path / "audit.jsonl")
     assert (entry["event"], entry["site"], entry["round"]) == ("withheld", "north", 3)
@@ -100,13 +101,13 @@ def test_a_mechanism_that_adds_what_it_does_not_declare_is_refused(site):
             return Update(update.site, update.round, {}, 4, {}, {"secret": {"x": torch.zeros(3)}})
 
     with pytest.raises(EgressError, match="the group 'secret' is not declared"):
-        contribute(exchange, Chatty(), update(), WEIGHTS, audit, LISTED)
+        send_update(SiteConnection("north", exchange, Chatty(), LISTED, audit=audit), update(), WEIGHTS)
     assert left == []
 
     class Honest(Chatty, tag="honest", frozen=True):
         sends: ClassVar[tuple[str, ...]] = ("secret",)
 
-    contribute(exchange, Honest(), update(), WEIGHTS, audit, LISTED)
+    send_update(SiteConnection("north", exchange, Honest(), LISTED, audit=audit), update(), WEIGHTS)
     assert len(left) == 1
 
 
@@ -116,26 +117,26 @@ ROW = "row/test/federated/dice//sex=F/"
 def test_results_leave_over_groups_of_enough_patients_only():
     listed = Egress(scalars=frozenset(), smallest_group=10)
     row = {f"{ROW}value": 0.8, f"{ROW}n": 10.0}
-    assert declared(update(scalars=row), WEIGHTS, listed).scalars == row
+    assert enforce(update(scalars=row), WEIGHTS, listed).scalars == row
     with pytest.raises(
         EgressError, match="a result is over 9 patients, and this hospital sends none over fewer"
     ):
-        declared(update(scalars={**row, f"{ROW}n": 9.0}), WEIGHTS, listed)
+        enforce(update(scalars={**row, f"{ROW}n": 9.0}), WEIGHTS, listed)
     with pytest.raises(EgressError, match="a result is over 0 patients"):
-        declared(update(scalars={f"{ROW}value": 0.8}), WEIGHTS, listed)
+        enforce(update(scalars={f"{ROW}value": 0.8}), WEIGHTS, listed)
     with pytest.raises(EgressError, match="has another form than medfed's"):
-        declared(update(scalars={"row/MUSTERMANN": 0.8}), WEIGHTS, listed)
+        enforce(update(scalars={"row/MUSTERMANN": 0.8}), WEIGHTS, listed)
     with pytest.raises(EgressError, match=r"holds 2 results of an evaluation, and this hospital sends none"):
-        declared(update(scalars=row), WEIGHTS, Egress(scalars=frozenset()))
+        enforce(update(scalars=row), WEIGHTS, Egress(scalars=frozenset()))
 
 
 def test_a_module_of_ones_own_may_send_plain_numbers_only():
-    assert declared(update(scalars={"val/f1 macro": 0.5, "train/loss": 1.0}), WEIGHTS, Egress()).scalars
+    assert enforce(update(scalars={"val/f1 macro": 0.5, "train/loss": 1.0}), WEIGHTS, Egress()).scalars
     with pytest.raises(EgressError, match="are not declared to leave"):
-        declared(update(scalars={"patient 7/dice": 0.5}), WEIGHTS, Egress())
+        enforce(update(scalars={"patient 7/dice": 0.5}), WEIGHTS, Egress())
     many = {f"val/{number}": 0.5 for number in range(101)}
     with pytest.raises(EgressError, match="101 numbers beside the weights, at most 100"):
-        declared(update(scalars=many), WEIGHTS, Egress())
+        enforce(update(scalars=many), WEIGHTS, Egress())
 
 
 def test_a_study_declares_what_its_task_method_and_mechanism_send(tiny):
@@ -166,14 +167,14 @@ def test_scores_over_few_patients_stay_where_the_hospital_says_so(tiny, policy, 
         if policy is None
         else egress_under(study, policy, validated)
     )
-    sent = declared(update(scalars={"val/dice": 0.5, "train/steps": 3.0}), WEIGHTS, egress).scalars
+    sent = enforce(update(scalars={"val/dice": 0.5, "train/steps": 3.0}), WEIGHTS, egress).scalars
     assert ("val/dice" in sent) == kept
     assert "train/steps" in sent
 
 
 def test_a_reason_to_stop_has_an_entry(site, tmp_path):
     exchange, audit, left = site
-    withdraw(exchange, "north", "it was interrupted", audit)
+    withdraw(SiteConnection("north", exchange, audit=audit), "it was interrupted")
     (entry,) = entries(tmp_path / "audit.jsonl")
     assert (entry["event"], entry["bytes"]) == ("withdrew", len(left[0]))
 

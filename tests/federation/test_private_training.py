@@ -7,6 +7,7 @@ import math
 import pytest
 import pytorch_lightning as pl
 import torch
+from simulated import simulated
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -15,15 +16,16 @@ from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import PrivacyError
 from medfed.federation import private_training
 from medfed.federation.callback import FederatedCallback
+from medfed.federation.config import SiteConfig
 from medfed.federation.private_training import (
-    PoissonPatients,
+    PoissonPatientSampler,
     PrivateData,
     PrivateTraining,
     clipped_sum,
     many_gradients,
     single_gradient,
 )
-from medfed.federation.site import Training, train_site
+from medfed.federation.site import PatientLedger, SiteRun, train_site
 from medfed.privacy import _noise as noise
 from medfed.privacy.accounting.accountant import MechanismSteps, epsilon
 from medfed.privacy.accounting.ledger import BudgetTracker, Ledger, data_set
@@ -205,13 +207,13 @@ def test_a_step_without_any_patient_is_noise_alone_and_counts(tmp_path, no_noise
 
 
 def test_sampling_is_of_patients_and_by_the_operating_system(monkeypatch):
-    sampler = PoissonPatients(10, 4)
+    sampler = PoissonPatientSampler(10, 4)
     assert (sampler.rate, sampler.steps, len(sampler)) == (0.4, 2, 2)
-    assert PoissonPatients(3, 8).rate == 1.0
+    assert PoissonPatientSampler(3, 8).rate == 1.0
     drawn = []
     for _ in range(2):
         torch.manual_seed(0)
-        drawn.append([list(PoissonPatients(40, 20)) for _ in range(3)])
+        drawn.append([list(PoissonPatientSampler(40, 20)) for _ in range(3)])
     assert drawn[0] != drawn[1]
 
 
@@ -333,20 +335,20 @@ def federation(folder, *, privacy=None, resume=False, dies=False, seen=lambda da
         def work(exchange):
             train_site(
                 name, Logged(), Rows(TABLE), exchange,
-                Training(ROUNDS, 1, batch=2, privacy=privacy or DPSGD(epsilon=4, accountant="rdp"), accelerator="cpu",
+                SiteConfig(ROUNDS, 1, batch=2, privacy=privacy or DPSGD(epsilon=4, accountant="rdp"), accelerator="cpu",
                          **settings),
-                folder=folder / name, logger=False, resume=resume, study="study", dataset=PATIENTS, items=ITEMS,
-                examples=6, callbacks=[Dies()] if dies and name == "south" else [],
+                SiteRun(folder / name, resume, examples=6, patients=PatientLedger("study", PATIENTS, ITEMS),
+                        callbacks=[Dies()] if dies and name == "south" else []),
             )  # fmt: skip
 
         return work
 
     for name in ("north", "south"):
         (folder / name).mkdir(exist_ok=True)
-    final = medfed.run_federation(
+    final = simulated(
         {name: site(name) for name in ("north", "south")}, weights_of(Logged()), rule=FedAvg(), rounds=ROUNDS,
-        privacy=privacy or DPSGD(epsilon=4, accountant="rdp"), minimum=2, folder=folder / "hub", seen=seen,
-        watch=reports.append,
+        privacy=privacy or DPSGD(epsilon=4, accountant="rdp"), minimum=2, folder=folder / "hub", on_bytes=seen,
+        on_round=reports.append,
     )  # fmt: skip
     return final, reports
 
@@ -405,7 +407,7 @@ def test_training_that_was_not_private_sends_nothing(tmp_path):
     with pytest.raises(
         medfed.QuorumError, match="the study asks for dp_sgd and this training was not private"
     ):
-        medfed.run_federation({"north": work}, weights_of(Line()), rule=FedAvg(), rounds=1, seen=sent.append)
+        simulated({"north": work}, weights_of(Line()), rule=FedAvg(), rounds=1, on_bytes=sent.append)
     assert sent
     assert not any(b'"local/w"' in data or b'"delta/w"' in data for data in sent)
 

@@ -1,16 +1,19 @@
-"""A run that dies goes on from the last merged round and ends with the bytes of one that was never disturbed."""
+"""A run that dies goes on from the last merged round and ends with the bytes of one that was never "
+"disturbed."""
 
 from __future__ import annotations
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from simulated import simulated
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import medfed
 from medfed.aggregation.fedavg import FedAvg
-from medfed.federation.site import Training, train_site
+from medfed.federation.config import SiteConfig
+from medfed.federation.site import SiteRun, train_site
 from medfed.wire.weights import digest, weights_of
 
 ROUNDS, EPOCHS = 4, 2
@@ -49,7 +52,8 @@ class Data(pl.LightningDataModule):
 
 
 class Dies(pl.Callback):
-    """Ends the process's share of a site at one batch of one epoch, as kill -9 would: nothing is tidied up."""
+    """Ends the process's share of a site at one batch of one epoch, as kill -9 would: nothing is tidied "
+    "up."""
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
@@ -79,17 +83,18 @@ def run(folder, *, how=Dies, dies: int | None = None, resume: bool = False, stat
                 Net(),
                 Data(name),
                 exchange,
-                Training(ROUNDS * EPOCHS, EPOCHS, seed=3, optimiser_state=state, accelerator="cpu"),
-                folder=folder / name,
-                callbacks=[how(dies)] if dies is not None and name == "south" else [],
-                logger=False,
-                resume=resume,
+                SiteConfig(ROUNDS * EPOCHS, EPOCHS, seed=3, optimiser_state=state, accelerator="cpu"),
+                SiteRun(
+                    folder / name,
+                    resume,
+                    callbacks=[how(dies)] if dies is not None and name == "south" else [],
+                ),
             )
 
         return work
 
     torch.manual_seed(7)
-    return medfed.run_federation(
+    return simulated(
         {name: site(name) for name in ("north", "south")},
         weights_of(Net()),
         rule=FedAvg(),
@@ -131,19 +136,19 @@ def test_another_seed_gives_other_bytes(tmp_path, undisturbed):
 
 
 def test_a_full_disk_at_the_hub_is_told_and_the_run_goes_on_afterwards(tmp_path, undisturbed, monkeypatch):
-    from medfed.federation import hub
+    from medfed.federation import checkpoints
 
-    real = hub.wire.safetensors_pieces
+    real = checkpoints.encoding.safetensors_pieces
 
     def full(tensors, metadata):
         if metadata.get("round") == "2":
             raise OSError(28, "No space left on device")
         return real(tensors, metadata)
 
-    monkeypatch.setattr(hub.wire, "safetensors_pieces", full)
+    monkeypatch.setattr(checkpoints.encoding, "safetensors_pieces", full)
     with pytest.raises(
         medfed.MedfedError, match="round 2: its checkpoint could not be written: No space left on device"
     ):
         run(tmp_path)
-    monkeypatch.setattr(hub.wire, "safetensors_pieces", real)
+    monkeypatch.setattr(checkpoints.encoding, "safetensors_pieces", real)
     assert digest(run(tmp_path, resume=True).weights) == undisturbed

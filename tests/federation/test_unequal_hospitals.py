@@ -18,7 +18,7 @@ import medfed
 from medfed.aggregation.fedavg import FedAvg
 from medfed.aggregation.fednova import FedNova
 from medfed.errors import StudyError
-from medfed.evaluation.inference import _segmented
+from medfed.evaluation.inference import Reference, _segmented
 from medfed.federation.callback import FederatedCallback
 from medfed.models.losses.cross_entropy import CrossEntropy
 from medfed.models.losses.dicece import DiceCE
@@ -107,7 +107,9 @@ def test_a_case_is_measured_for_what_its_hospital_labels() -> None:
     probabilities[1] = 1
     named = {"model": "m", "split": "test", "case": "c", "patient": "p", "attributes": {}}
     for site, structures in (("north", {"spleen"}), ("south", {"liver", "spleen"})):
-        rows = list(_segmented(task, probabilities, (label, (1.0, 1.0, 1.0)), 2.0, {**named, "site": site}))
+        rows = list(
+            _segmented(task, probabilities, Reference(label, (1.0, 1.0, 1.0)), 2.0, {**named, "site": site})
+        )
         assert {row.structure for row in rows} == structures
 
 
@@ -137,7 +139,8 @@ class Organs(Dataset):
 
 
 def organ_dice(labelled: dict[str, tuple[str, ...]]) -> list[float]:
-    """The Dice of both organs on fully labelled cases, after two hospitals trained that drew one organ each."""
+    """The Dice of both organs on fully labelled cases, after two hospitals trained that drew one organ "
+    "each."""
     task = Segment(classes=("background", "liver", "spleen"), labelled=labelled)
 
     def module(site: str = "") -> pl.LightningModule:

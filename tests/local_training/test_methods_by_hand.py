@@ -81,7 +81,7 @@ def federated(local, rule=None, sites=CENTRES, rounds=ROUNDS, start=0.0, **setti
 
     first = {"w": torch.tensor([start], dtype=torch.float64)}
     final = medfed.run_federation({n: site(n) for n in sites}, first, rule=rule or FedAvg(), rounds=rounds)
-    own = {name: callbacks[name].personal(modules[name]) for name in sites}
+    own = {name: callbacks[name].personalised_weights(modules[name]) for name in sites}
     held = {name: float(module.w.detach()) for name, module in modules.items()}
     return float(final.weights["w"]), {n: held[n] if o is None else float(o["w"]) for n, o in own.items()}
 
@@ -358,15 +358,14 @@ def test_fine_tuning_is_training_on_from_the_final_model(tmp_path: Path) -> None
 
     from safetensors.torch import load_file
 
-    from medfed.federation.site import PERSONAL, Training, train_site
+    from medfed.federation.config import SiteConfig
+    from medfed.federation.site import PERSONAL, SiteRun, train_site
 
     scores = {}
 
     def site(exchange):
-        training = Training(2, 1, local=FineTune(epochs=3, rate=0.5), accelerator="cpu")
-        scores.update(
-            train_site("north", Plain(), Data("north"), exchange, training, folder=tmp_path, logger=False)
-        )
+        training = SiteConfig(2, 1, local=FineTune(epochs=3, rate=0.5), accelerator="cpu")
+        scores.update(train_site("north", Plain(), Data("north"), exchange, training, SiteRun(tmp_path)))
 
     final = medfed.run_federation(
         {"north": site}, {"w": torch.zeros(1, dtype=torch.float64)}, rule=FedAvg(), rounds=2

@@ -6,15 +6,15 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from contracts.test_local_training import Data, Net, net
+from simulated import simulated
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-import medfed
 from medfed.aggregation.fedavg import FedAvg
 from medfed.aggregation.fednoro import FedNoRo, noisy_sites
 from medfed.aggregation.qfedavg import QFedAvg
 from medfed.errors import StudyError
-from medfed.federation.callback import FederatedCallback
+from medfed.federation.callback import CallbackOptions, FederatedCallback
 from medfed.local_training._train_pass import TrainEvaluator
 from medfed.models.tasks._class_losses import class_losses
 from medfed.wire.update import Update
@@ -47,16 +47,19 @@ def federated(
 
     def site(name):
         return lambda exchange: fit(
-            module(), FederatedCallback(name, exchange, 1, seed=3, needs=needs), data(name), rounds
+            module(),
+            FederatedCallback(name, exchange, 1, seed=3, options=CallbackOptions(required_scalars=needs)),
+            data(name),
+            rounds,
         )
 
-    final = medfed.run_federation(
+    final = simulated(
         {name: site(name) for name in sites},
         weights_of(module()),
         rule=rule,
         rounds=rounds,
-        watch=reports.append,
-        merged=lambda current: models.append(current.weights),
+        on_round=reports.append,
+        on_model=lambda current: models.append(current.weights),
     )
     return final, reports, models
 

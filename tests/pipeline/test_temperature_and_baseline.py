@@ -106,12 +106,12 @@ def test_labels_beyond_the_bound_are_read_again_and_not_kept(tiny, monkeypatch):
 
     study = read_study(tiny / "tiny.yaml")
     hospital = hospital_of(study, "north", study.sites["north"])
-    monkeypatch.setattr(measure, "KEPT_BYTES", 2 * 16**3)
-    references = measure.References(hospital)
+    monkeypatch.setattr(measure, "MAX_CACHED_BYTES", 2 * 16**3)
+    labels = measure.LabelCache(hospital)
     cases = [case for split in ("train", "val", "test") for case in hospital.data.cases(split)]
-    first = [references.of(case)[0] for case in cases]
-    assert len(references._read) == 2
+    first = [labels.reference(case)[0] for case in cases]
+    assert len(labels._labels) == 2
     assert all(
-        np.array_equal(references.of(case)[0], label) for case, label in zip(cases, first, strict=True)
+        np.array_equal(labels.reference(case)[0], label) for case, label in zip(cases, first, strict=True)
     )
-    assert references._bytes <= 2 * 16**3
+    assert labels._bytes <= 2 * 16**3

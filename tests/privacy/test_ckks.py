@@ -1,6 +1,4 @@
-"""The hub adds what it cannot read: the model is the plain one's, and neither key nor model is
-ever at the hub.
-"""
+"""The hub adds ciphertexts: the model equals the plain one, and it never has the key or the model."""
 
 from __future__ import annotations
 
@@ -13,15 +11,17 @@ import msgspec
 import pytest
 import torch
 from answering import SITES, STUDY, answer, model
+from simulated import simulated
 
 import medfed
 from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import PrivacyError, QuorumError, StudyError
 from medfed.exchange import MemoryExchange
-from medfed.federation.hub import Plan, coordinate, newest
-from medfed.federation.round import contribute, receive
+from medfed.federation.checkpoints import load_latest_checkpoint
+from medfed.federation.config import HubConfig
+from medfed.federation.hub import run_hub
+from medfed.federation.round import SiteConnection, receive, send_update
 from medfed.privacy import NoPrivacy
-from medfed.wire.audit_log import AuditLog
 from medfed.wire.messages import SiteChannel
 from medfed.wire.update import GlobalModel, Update
 
@@ -44,7 +44,7 @@ def run(privacy, rounds=ROUNDS, **more) -> GlobalModel:
         )
         for name in SITES
     }
-    return medfed.run_federation(
+    return simulated(
         sites, model(), rule=FedAvg(), rounds=rounds, privacy=privacy, minimum=3, study=STUDY, **more
     )
 
@@ -63,11 +63,11 @@ def test_a_study_ends_with_the_model_that_it_has_without(layers):
 
 def test_the_hub_holds_neither_the_key_nor_the_model(tmp_path):
     seen: list[bytes] = []
-    final = run(Ckks(layers=["a"]), folder=tmp_path / "hub", seen=seen.append)
+    final = run(Ckks(layers=["a"]), folder=tmp_path / "hub", on_bytes=seen.append)
     assert close(final, run(NoPrivacy()))
-    kept, state = newest(tmp_path / "hub", STUDY)
-    assert torch.equal(kept.weights["a"], model()["a"])  # the untrained numbers
-    assert not torch.equal(kept.weights["b"], model()["b"])  # in the clear, and merged
+    checkpoint, state = load_latest_checkpoint(tmp_path / "hub", STUDY)
+    assert torch.equal(checkpoint.weights["a"], model()["a"])  # the untrained numbers
+    assert not torch.equal(checkpoint.weights["b"], model()["b"])  # in the clear, and merged
     assert set(state) == {module.SUM}
     keys = {site: (tmp_path / "sites" / site / "ckks.secret") for site in SITES}
     assert len({path.read_bytes() for path in keys.values()}) == 1
@@ -97,9 +97,9 @@ def test_a_site_that_lost_its_key_is_told_so():
     with pytest.raises(
         PrivacyError, match=r"site 'north', round 1: the model's encrypted layers are closed to this site"
     ):
-        receive(exchange, "north", 1, AuditLog(None), Ckks())
+        receive(SiteConnection("north", exchange, Ckks()), 1)
     with pytest.raises(PrivacyError, match="only sites that train under the study's privacy hold its key"):
-        receive(exchange, "north", 1, AuditLog(None), NoPrivacy())
+        receive(SiteConnection("north", exchange), 1)
 
 
 class Tampers(MemoryExchange):
@@ -118,8 +118,8 @@ def tampered(change) -> str:
     threads = [threading.Thread(target=answer, args=(exchange, privacy, name), daemon=True) for name in SITES]
     for thread in threads:
         thread.start()
-    plan = Plan(1, SITES, FedAvg(), privacy, minimum=2, study=STUDY)
-    final = coordinate(plan, exchange, model(), watch=reports.append)
+    plan = HubConfig(1, SITES, FedAvg(), privacy, minimum=2, study=STUDY)
+    final = run_hub(plan, exchange, model(), on_round=reports.append)
     for thread in threads:
         thread.join(60)
     assert module.SUM in final.groups
@@ -150,14 +150,29 @@ def packed(make) -> torch.Tensor:
 
 
 CHANGES = {
-    "rubbish": (lambda update: piece(update, torch.ones(5000, dtype=torch.uint8)), "0 ciphertexts, expected 3"),
-    "floats": (lambda update: piece(update, torch.ones(50)), "50 numbers of torch.float32 are no 3 ciphertexts"),
-    "too much": (lambda update: piece(update, torch.ones(300_000, dtype=torch.uint8)), "are no 3 ciphertexts"),
-    "no ciphertexts": (lambda update: piece(update, packed(lambda size: b"x" * 60)), "does not hold a ciphertext"),
-    "another ring": (lambda update: piece(update, packed(other_parameters)), "does not hold a ciphertext|are no 3"),
+    "rubbish": (
+        lambda update: piece(update, torch.ones(5000, dtype=torch.uint8)),
+        "0 ciphertexts, expected 3",
+    ),
+    "floats": (
+        lambda update: piece(update, torch.ones(50)),
+        "50 numbers of torch.float32 are no 3 ciphertexts",
+    ),
+    "too much": (
+        lambda update: piece(update, torch.ones(300_000, dtype=torch.uint8)),
+        "are no 3 ciphertexts",
+    ),
+    "no ciphertexts": (
+        lambda update: piece(update, packed(lambda size: b"x" * 60)),
+        "does not hold a ciphertext",
+    ),
+    "another ring": (
+        lambda update: piece(update, packed(other_parameters)),
+        "does not hold a ciphertext|are no 3",
+    ),
     "another scale": (lambda update: piece(update, packed(other_scale)), "does not hold a ciphertext"),
     "in the clear": (in_the_clear, "'a' is not in the global model"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("change, message", CHANGES.values(), ids=CHANGES.keys())
@@ -169,7 +184,7 @@ def test_messages_without_signatures_are_not_enough():
     exchange = MemoryExchange(STUDY)
     exchange.signed = False
     with pytest.raises(PrivacyError, match=r"privacy.kind: ckks needs messages with signatures"):
-        contribute(exchange, Ckks(), Update("north", 1, model(), 5), model(), AuditLog(None))
+        send_update(SiteConnection("north", exchange, Ckks()), Update("north", 1, model(), 5), model())
 
 
 def test_a_weight_too_large_is_named():
@@ -205,7 +220,7 @@ def test_what_cannot_be_computed_on_ciphertext_is_refused_when_the_study_is_read
 
 
 def test_a_hub_cannot_give_a_site_a_key_of_its_own():
-    """The hub puts its own public key in south's place: the signature of south's message does not cover it."""
+    """The hub puts its own public key in south's place, which south's signature does not cover."""
     from medfed.privacy._ckks_keys import SHOWN, KeyAnnouncement, RelayedMessages, read, shared_key
 
     class Lies(MemoryExchange):

@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
+from simulated import simulated
 
 from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import PrivacyError
 from medfed.exchange import MemoryExchange
-from medfed.federation.simulation import run_federation
 from medfed.privacy import client_dp
 from medfed.privacy._clipping import clipped, factor, noised, share
 from medfed.privacy.accounting.accountant import MechanismSteps, epsilon
@@ -181,33 +181,33 @@ def test_shares_of_noise_under_a_secure_sum_add_up_to_the_whole():
 
 
 def test_only_the_noised_mean_reaches_the_rule_and_a_resumed_hub_keeps_its_clip(tmp_path):
-    from medfed.federation.hub import newest
-    from medfed.federation.round import contribute, receive
-    from medfed.wire.audit_log import AuditLog
+    from medfed.federation.checkpoints import load_latest_checkpoint
+    from medfed.federation.round import SiteConnection, receive, send_update
 
     kind = ClientDP(clip=5.0, noise_multiplier=1e-6, adaptive=Adaptive(count_noise=1e-3, rate=1.0))
 
     def site(length: float):
         def work(exchange: MemoryExchange) -> None:
             name = f"s{length:g}"
-            current = receive(exchange, name, 0, AuditLog(None))
+            channel = SiteConnection(name, exchange, kind)
+            current = receive(channel, 0)
             while not current.final:
                 delta = {"w": torch.tensor([length, 0.0])}
                 sent = Update(name, current.round + 1, delta, 9, {"train/loss": 1.0})
-                contribute(exchange, kind, sent, current.weights, AuditLog(None))
-                current = receive(exchange, name, current.round + 1, AuditLog(None))
+                send_update(channel, sent, current.weights)
+                current = receive(channel, current.round + 1)
             closing = Update(name, current.round + 1, {}, 0, {"val/dice": 0.5})
-            contribute(exchange, kind, closing, current.weights, AuditLog(None))
+            send_update(channel, closing, current.weights)
 
         return work
 
     reports = []
-    final = run_federation(
+    final = simulated(
         {"s1": site(1.0), "s3": site(3.0)}, {"w": torch.zeros(2)}, rule=FedAvg(), rounds=1, privacy=kind,
-        folder=tmp_path, watch=reports.append,
+        folder=tmp_path, on_round=reports.append,
     )  # fmt: skip
     torch.testing.assert_close(final.weights["w"], torch.tensor([2.0, 0.0]), rtol=0, atol=1e-3)
-    found = newest(tmp_path)
+    found = load_latest_checkpoint(tmp_path)
     assert found is not None
     # Both lengths are within 5, quantile 0.5: C exp(-(1 - 0.5)).
     assert float(found[1][CLIP]["clip"]) == pytest.approx(5 * math.exp(-0.5), rel=0.01)

@@ -13,6 +13,7 @@ import torch
 import yaml
 from answering import STUDY, answer
 from hospitals import make_hospital
+from simulated import simulated
 
 import medfed
 from medfed.aggregation.fedavg import FedAvg
@@ -57,7 +58,7 @@ def conducted(privacy, stops=(), rounds=1, **more):
         name: lambda exchange, name=name: answer(exchange, privacy, name, stops=1 if name in stops else None)
         for name in SITES
     }
-    return medfed.run_federation(
+    return simulated(
         sites,
         weights(),
         rule=Keeps(),
@@ -146,7 +147,7 @@ def test_the_largest_noise_of_as_many_sites_as_may_be_fits(bits):
 
 def test_all_weigh_the_same_and_say_nothing_of_their_cases():
     seen: list[bytes] = []
-    conducted(DistributedDP(noise_multiplier=1.0), seen=seen.append)
+    conducted(DistributedDP(noise_multiplier=1.0), on_bytes=seen.append)
     assert not any(b"val/dice" in data for data in seen)
     # `answer` counts 14 and 15 cases; the sum of the counts that the hub opens is that of ones.
     assert OPENED[0].examples == len(SITES)
@@ -244,7 +245,11 @@ def study_file(folder, privacy: dict, **sections):
         ({"epsilon": 1, "least": 4}, {}, "needs 4 sites per round, but the study continues with 3"),
         ({"epsilon": 1}, {"rule": {"kind": "median"}}, "'median' compares the sites' single updates"),
         ({"epsilon": 1}, {"rule": {"kind": "cyclic"}}, "'cyclic' merges one site at a time"),
-        ({"epsilon": 1}, {"compress": [{"kind": "int8"}]}, "compress: privacy 'distributed_dp' masks each update"),
+        (
+            {"epsilon": 1},
+            {"compress": [{"kind": "int8"}]},
+            "compress: privacy 'distributed_dp' masks each update",
+        ),
         ({"epsilon": 1, "scores": "send"}, {"rule": {"kind": "fednova"}}, "needs each site's 'train/steps'"),
         (
             {"epsilon": 1},
@@ -253,7 +258,7 @@ def study_file(folder, privacy: dict, **sections):
             "of 12 sites a round 9 must stay anyway .*noise would be 2.0 times what is needed; set it to 9",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_it_cannot_hold_with_is_refused_when_the_study_is_read(tmp_path, privacy, sections, words):
     with pytest.raises(StudyError, match=words):
         read_study(study_file(tmp_path, privacy, **sections))

@@ -9,12 +9,13 @@ import pytest
 import torch
 from answering import SITES, STUDY, answer, model
 from exchange.broker_enrolment import Enrolment
+from simulated import simulated
 
-import medfed
 from medfed.aggregation.fedavg import FedAvg
 from medfed.exchange.folder import Folder
 from medfed.exchange.nats import Nats
-from medfed.federation.hub import Plan, coordinate
+from medfed.federation.config import HubConfig
+from medfed.federation.hub import run_hub
 from medfed.privacy import Privacy
 from medfed.privacy.distributed_dp import DistributedDP
 from medfed.privacy.secure_sum import SecureSum
@@ -30,9 +31,7 @@ CLOSE = 2e-5
 
 
 class Place:
-    """Hub and sites with certificates, each with an exchange of its own, over a folder or
-    a broker on loopback.
-    """
+    """Hub and sites with certificates, each with its own exchange, over a folder or a local broker."""
 
     def __init__(self, folder: Path, kind: str) -> None:
         self.folder, self.kind = folder, kind
@@ -60,12 +59,12 @@ class Place:
     def run(self, privacy: Privacy) -> GlobalModel:
         """Return the hub's final model, once every site has ended."""
         hub = self.record("hub").open_hub(STUDY, self.folder / "hub")
-        plan = Plan(ROUNDS, SITES, FedAvg(), privacy, minimum=3, study=STUDY)
+        plan = HubConfig(ROUNDS, SITES, FedAvg(), privacy, minimum=3, study=STUDY)
         threads = [threading.Thread(target=self.site, args=(name, privacy), daemon=True) for name in SITES]
         try:
             for thread in threads:
                 thread.start()
-            final = coordinate(plan, hub, model(), folder=self.folder / "models")
+            final = run_hub(plan, hub, model(), folder=self.folder / "models")
         finally:
             for thread in threads:
                 thread.join(PATIENCE_S)
@@ -83,9 +82,7 @@ def place(request, tmp_path):
 
 def in_one_process(privacy: Privacy) -> GlobalModel:
     sites = {name: lambda exchange, name=name: answer(exchange, privacy, name) for name in SITES}
-    return medfed.run_federation(
-        sites, model(), rule=FedAvg(), rounds=ROUNDS, privacy=privacy, minimum=3, study=STUDY
-    )
+    return simulated(sites, model(), rule=FedAvg(), rounds=ROUNDS, privacy=privacy, minimum=3, study=STUDY)
 
 
 @pytest.mark.slow

@@ -1,6 +1,4 @@
-"""Every network, made private: several patients at once give the gradients of each alone, over
-two cases of theirs.
-"""
+"""Every network made private: a batch of patients gives the gradients of each one alone."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Whole studies under a mechanism with messages: in one process, over a folder, and with
-parties that are killed.
-"""
+"""Whole studies under a mechanism with messages, in one process, over a folder, and with kills."""
 
 from __future__ import annotations
 
@@ -10,15 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from answering import SITES, STUDY, answer, model
+from simulated import simulated
 
-import medfed
 from medfed.aggregation.fedadam import FedAdam
 from medfed.aggregation.fedavg import FedAvg
 from medfed.deployment.enrolment import enrol
 from medfed.errors import PrivacyError
 from medfed.exchange.folder import Folder
-from medfed.federation.hub import Plan, coordinate
-from medfed.federation.round import contribute
+from medfed.federation.config import HubConfig
+from medfed.federation.hub import run_hub
+from medfed.federation.round import SiteConnection, send_update
 from medfed.privacy import NoPrivacy
 from medfed.privacy.secure_sum import SecureSum
 from medfed.wire.audit_log import AuditLog
@@ -33,12 +32,10 @@ ROUNDS = 3
 def test_a_study_ends_with_the_model_that_it_has_without(rule):
     def run(privacy, **more):
         sites = {name: lambda exchange, name=name: answer(exchange, privacy, name) for name in SITES}
-        return medfed.run_federation(
-            sites, model(), rule=rule, rounds=ROUNDS, privacy=privacy, minimum=3, **more
-        )
+        return simulated(sites, model(), rule=rule, rounds=ROUNDS, privacy=privacy, minimum=3, **more)
 
     plain, reports = run(NoPrivacy()), []
-    summed = run(SecureSum(), watch=reports.append)
+    summed = run(SecureSum(), on_round=reports.append)
     for name, tensor in plain.weights.items():
         # 64 bits with the defaults: the sum is rounded at 2^-51 times most_examples over the examples, 2^-40.
         assert torch.allclose(summed.weights[name], tensor, rtol=0, atol=1e-5)
@@ -79,9 +76,9 @@ class Place:
 
     def hub(self, rounds: int = ROUNDS):
         hub = self.record(self.folder / "enrolment" / "hub").open_hub(STUDY, self.folder / "hub")
-        plan = Plan(rounds, SITES, FedAvg(), self.privacy, minimum=3, study=STUDY)
+        plan = HubConfig(rounds, SITES, FedAvg(), self.privacy, minimum=3, study=STUDY)
         try:
-            return coordinate(plan, hub, model(), folder=self.folder / "models")
+            return run_hub(plan, hub, model(), folder=self.folder / "models")
         finally:
             hub.close()
 
@@ -95,7 +92,7 @@ def test_over_a_folder_the_model_is_that_of_one_process_bit_for_bit(tmp_path):
         thread.join(PATIENCE_S)
     assert place.ends == dict.fromkeys(SITES)
     sites = {name: lambda exchange, name=name: answer(exchange, privacy, name) for name in SITES}
-    one = medfed.run_federation(sites, model(), rule=FedAvg(), rounds=ROUNDS, privacy=privacy, minimum=3)
+    one = simulated(sites, model(), rule=FedAvg(), rounds=ROUNDS, privacy=privacy, minimum=3)
     assert digest(final.weights) == digest(one.weights)
     log = (tmp_path / "north.jsonl").read_text()
     assert log.count('"event":"message sent"') == 4 * ROUNDS  # keys, shares, signed, unmask
@@ -109,7 +106,7 @@ def test_without_certificates_a_site_sends_nothing(tmp_path):
     with pytest.raises(
         PrivacyError, match=r"secure_sum needs messages with signatures.*exchange\.credentials"
     ):
-        contribute(site, SecureSum(), Update("north", 1, model(), 5), model(), AuditLog(None))
+        send_update(SiteConnection("north", site, SecureSum()), Update("north", 1, model(), 5), model())
     site.close()
     hub.close()
 
@@ -144,7 +141,7 @@ def test_a_hub_that_is_killed_after_any_of_its_messages_goes_on(tmp_path, step, 
         thread.join(PATIENCE_S)
     assert place.ends == dict.fromkeys(SITES)
     sites = {name: lambda exchange, name=name: answer(exchange, privacy, name) for name in SITES}
-    one = medfed.run_federation(sites, model(), rule=FedAvg(), rounds=ROUNDS, privacy=privacy, minimum=3)
+    one = simulated(sites, model(), rule=FedAvg(), rounds=ROUNDS, privacy=privacy, minimum=3)
     assert digest(final.weights) == digest(one.weights)
 
 
@@ -180,8 +177,8 @@ def test_a_site_that_is_killed_at_any_step_and_comes_back_is_in_the_next_rounds(
     waiting.start()
     hub = place.record(tmp_path / "enrolment" / "hub").open_hub(STUDY, tmp_path / "hub")
     reports = []
-    plan = Plan(ROUNDS, SITES, FedAvg(), privacy, minimum=2, study=STUDY)
-    coordinate(plan, hub, model(), watch=reports.append)
+    plan = HubConfig(ROUNDS, SITES, FedAvg(), privacy, minimum=2, study=STUDY)
+    run_hub(plan, hub, model(), on_round=reports.append)
     hub.close()
     waiting.join(PATIENCE_S)
     for thread in threads:

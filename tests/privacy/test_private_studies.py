@@ -1,6 +1,4 @@
-"""Privacy in a study file: what is refused when it is read, and a whole run with its
-ledgers, facts and report.
-"""
+"""Privacy in a study file: what reading refuses, and a whole run with ledgers, facts and report."""
 
 from __future__ import annotations
 
@@ -76,9 +74,7 @@ def test_what_privacy_cannot_hold_with_is_refused_when_the_study_is_read(tmp_pat
 
 
 def kept_back() -> list[tuple[str, str]]:
-    """Return every rule and privacy of the two folders of which the rule needs a number that
-    the privacy keeps back.
-    """
+    """Return every rule and privacy mechanism of which the rule needs a number that privacy withholds."""
     found = []
     for rule, record in sorted(kinds.kinds("aggregation").items()):
         needed = msgspec.convert({"kind": rule}, record).needs_scalars
@@ -99,9 +95,7 @@ def test_a_rule_and_a_privacy_that_keeps_its_numbers_back_are_refused_together(t
 
 
 class Mute(Privacy, frozen=True, tag="mute"):
-    """The hub sees each update and no number beside it: what no kind of the folder does, and
-    an installed one may.
-    """
+    """The hub sees each update without any scalar, as an installed mechanism may require."""
 
     def filter_scalars(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
         return {}
@@ -109,7 +103,10 @@ class Mute(Privacy, frozen=True, tag="mute"):
 
 def test_a_privacy_that_is_added_needs_no_objection_of_its_own(tmp_path):
     study = read_study(written(tmp_path, rule={"kind": "fednova"}))
-    words = "x.yaml: rule.kind: 'fednova' needs each site's 'train/steps', which privacy 'mute' does not let a site send"
+    words = (
+        "x.yaml: rule.kind: 'fednova' needs each site's 'train/steps', "
+        "which privacy 'mute' does not let a site send"
+    )
     with pytest.raises(StudyError, match=words):
         validate(msgspec.structs.replace(study, privacy=Mute()), "x.yaml")
     validate(msgspec.structs.replace(study, privacy=Mute(), rule=FedAvg()), "x.yaml")
@@ -120,7 +117,10 @@ def test_a_privacy_that_is_added_needs_no_objection_of_its_own(tmp_path):
     [("fednova", "train/steps"), ("qfedavg", "train/loss_before"), ("fednoro", "train/class_loss")],
 )
 def test_the_number_that_a_secure_sum_keeps_back_is_named(tmp_path, rule, number):
-    words = f"'{rule}' needs each site's '{number}', which privacy 'secure_sum' does not let a site send; .*fedavg"
+    words = (
+        f"'{rule}' needs each site's '{number}', "
+        f"which privacy 'secure_sum' does not let a site send; .*fedavg"
+    )
     with pytest.raises(StudyError, match=words):
         read_study(written(tmp_path, privacy={"kind": "secure_sum"}, rule={"kind": rule}))
 
@@ -214,12 +214,12 @@ def patients(study, site: str, where: Path):
 @pytest.mark.slow
 def test_a_run_by_dp_sgd_says_aloud_what_it_changed_and_what_was_spent(tmp_path):
     file = tiny(tmp_path, "{kind: dp_sgd, epsilon: 6, accountant: rdp}")
-    heard = Says()
-    done = medfed.train(file, out=tmp_path / "run", progress=heard)
-    told = "\n".join(heard.lines)
-    assert re.search(r"privacy: \d+ batch norms of the network are group norms in this study", told)
-    assert "scores are not covered by epsilon and stay in the hospitals" in told
-    assert "one after another" not in told
+    progress = Says()
+    done = medfed.train(file, out=tmp_path / "run", progress=progress)
+    logged = "\n".join(progress.lines)
+    assert re.search(r"privacy: \d+ batch norms of the network are group norms in this study", logged)
+    assert "scores are not covered by epsilon and stay in the hospitals" in logged
+    assert "one after another" not in logged
     facts = done.read_facts().privacy
     assert (facts.kind, facts.unit, facts.delta) == ("dp_sgd", "patient", 1e-5)
     study = read_study(file)

@@ -13,7 +13,8 @@ import torch
 from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import MedfedError, PrivacyError, QuorumError
 from medfed.exchange import MemoryExchange
-from medfed.federation.round import conduct, contribute
+from medfed.federation.config import HubConfig
+from medfed.federation.round import SiteChannel, aggregate_round, send_update
 from medfed.privacy._masks import FixedPoint
 from medfed.privacy._secagg import ForwardedKeys, Keys, Members, Shares, UnmaskRequest, to_bytes
 from medfed.privacy._secagg_server import HubSum
@@ -34,7 +35,7 @@ class Killed(Exception):
 
 
 class DiesBefore:
-    """A site's exchange that is gone at one step, as after kill -9: it says nothing more, not even farewell."""
+    """A site's exchange that stops at one step, as after kill -9, without any further message."""
 
     def __init__(self, exchange: MemoryExchange, step: str) -> None:
         self._exchange, self._step = exchange, step
@@ -95,16 +96,14 @@ class Round:
         self.threads: list[threading.Thread] = []
 
     def start(self, *sites: str, dies: dict[str, str] | None = None, silent: bool = False) -> None:
-        """Start sites; one that dies, or is lied to, is withdrawn, as a process's end
-        is noticed, unless `silent`.
-        """
+        """Start sites; one that dies or is deceived is withdrawn, unless `silent`."""
         for site in sites:
             self.exchange._withdrawn.pop(site, None)
 
         def work(site: str) -> None:
             side = DiesBefore(self.exchange, (dies or {})[site]) if site in (dies or {}) else self.exchange
             try:
-                contribute(side, self.privacy, update(site), model(), self.log)
+                send_update(SiteChannel(site, side, self.privacy, audit=self.log), update(site), model())
                 self.ends[site] = None
             except BaseException as error:
                 self.ends[site] = error
@@ -115,7 +114,7 @@ class Round:
             self.threads.append(threading.Thread(target=work, args=(site,), daemon=True))
             self.threads[-1].start()
 
-    def conduct(self, minimum: int = 2, audit: AuditLog | None = None, deadline_s: float | None = None):
+    def run_round(self, minimum: int = 2, audit: AuditLog | None = None, deadline_s: float | None = None):
         given = self.given
 
         class Keeps(FedAvg, frozen=True, tag="keeps"):
@@ -123,15 +122,20 @@ class Round:
                 given[:] = updates
                 return super().merge(given, state, weights)
 
-        outcome = conduct(
+        outcome = aggregate_round(
             self.exchange,
-            Keeps(),
-            self.privacy,
+            HubConfig(
+                1,
+                tuple(self.sites),
+                Keeps(),
+                self.privacy,
+                minimum=minimum,
+                deadline_s=deadline_s,
+                outlier=None,
+            ),
             {},
             GlobalModel(0, model(), study="study"),
             self.sites,
-            minimum,
-            deadline_s,
             audit or AuditLog(None),
         )
         self.exchange.publish(GlobalModel(1, outcome.weights, study="study"))
@@ -155,7 +159,7 @@ def test_the_hub_is_given_the_plain_sum_bit_for_bit(bits):
     privacy = SecureSum(bits=bits, limit=16, most_examples=100)
     round = Round(privacy)
     round.start(*SITES)
-    outcome = round.conduct()
+    outcome = round.run_round()
     (given,) = round.given
     assert given.examples == 100
     same(given, plainly(SITES, privacy, 4))
@@ -175,7 +179,7 @@ def test_a_site_that_drops_out_at_any_step_leaves_an_exact_sum_of_the_rest(step)
     privacy = SecureSum()
     round = Round(privacy)
     round.start(*SITES, dies={"south": step})
-    outcome = round.conduct()
+    outcome = round.run_round()
     assert isinstance(round.ends.pop("south"), Killed)
     assert all(end is None for end in round.ends.values())
     rest = [site for site in SITES if site != "south"]
@@ -190,7 +194,7 @@ def test_a_site_that_falls_silent_is_not_waited_for_longer_than_the_patience():
     privacy = SecureSum(patience_s=4)
     round = Round(privacy)
     round.start(*SITES, dies={"south": "updates"}, silent=True)
-    round.conduct()
+    round.run_round()
     same(round.given[0], plainly(["east", "north", "west"], privacy, 4))
 
 
@@ -200,7 +204,7 @@ def test_sites_that_drop_out_at_different_steps_leave_an_exact_sum():
     privacy = SecureSum(threshold=0.6)
     round = Round(privacy, sites)
     round.start(*sites, dies={"b": "updates", "d": "updates", "f": "signed"})
-    round.conduct()
+    round.run_round()
     rest = [site for site in sites if site not in "bd"]
     same(round.given[0], plainly(rest, privacy, 9))
 
@@ -211,7 +215,7 @@ def test_on_a_ring_of_neighbours_the_sum_is_exact_too():
     privacy = SecureSum(neighbours=6)
     round = Round(privacy, sites)
     round.start(*sites, dies={"s03": "updates", "s07": "shares"})
-    round.conduct()
+    round.run_round()
     same(round.given[0], plainly([site for site in sites if site not in ("s03", "s07")], privacy, 11))
 
 
@@ -220,7 +224,7 @@ def test_too_few_sites_stop_the_round_and_say_why(step):
     round = Round(SecureSum())
     round.start(*SITES, dies={"south": step, "west": step})
     with pytest.raises(QuorumError, match=r"round 1: 2 of 4 sites .*, 3 are needed for a secure sum"):
-        round.conduct()
+        round.run_round()
     round.exchange.close()
 
 
@@ -231,9 +235,9 @@ def test_a_round_that_failed_goes_on_when_the_sites_are_back_with_new_masks(step
     round = Round(privacy, exchange=MemoryExchange("study", on_bytes=seen.append))
     round.start(*SITES, dies={"south": step, "west": step})
     with pytest.raises(QuorumError, match="round 1"):
-        round.conduct()
+        round.run_round()
     round.start("south", "west")  # as after a restart: what they had in memory is gone
-    round.conduct()
+    round.run_round()
     same(round.given[0], plainly(SITES, privacy, 4))
     masked = [data for data in seen if b'"site\\":\\"north' in data and b"secure_sum" in data]
     assert len(masked) == len(set(masked)) == (2 if step in STEPS[2:] else 1)
@@ -244,7 +248,7 @@ def test_a_site_that_restarts_within_a_round_sends_nothing_under_the_old_masks()
     round = Round(privacy)
     sent: list[Update] = []
     round.exchange.send, send = lambda update: (sent.append(update), send(update)), round.exchange.send
-    hub = threading.Thread(target=round.conduct, daemon=True)
+    hub = threading.Thread(target=round.aggregate_round, daemon=True)
     round.start(*SITES, dies={"south": "shares"})
     hub.start()
     round.threads[SITES.index("south")].join(PATIENCE_S)
@@ -261,7 +265,7 @@ def test_what_leaves_tells_nothing_of_the_update_and_no_examples():
     sent: list[Update] = []
     round.exchange.send, send = lambda update: (sent.append(update), send(update)), round.exchange.send
     round.start(*SITES)
-    round.conduct()
+    round.run_round()
     for one in sent:
         assert one.examples == 0
         assert set(one.scalars) == {"val/dice"}  # train/steps would tell the examples
@@ -281,7 +285,7 @@ def test_a_change_too_large_for_the_fixed_point_is_named_and_not_cut():
     round = Round(SecureSum(limit=2))
     round.start(*SITES)
     with pytest.raises(QuorumError):
-        round.conduct()
+        round.run_round()
     assert isinstance(round.ends["north"], PrivacyError)
     assert "site 'north', round 1: 'a.weight' changes by up to" in str(round.ends["north"])
     assert "privacy.limit" in str(round.ends["north"])
@@ -296,14 +300,15 @@ def test_a_million_times_an_update_stays_at_its_site_and_the_others_are_summed(t
     def west() -> None:
         far = {name: tensor * 1e6 for name, tensor in update("west").delta.items()}
         try:
-            contribute(round.exchange, privacy, Update("west", 1, far, EXAMPLES["west"]), model(), log)
+            channel = SiteChannel("west", round.exchange, privacy, audit=log)
+            send_update(channel, Update("west", 1, far, EXAMPLES["west"]), model())
         except PrivacyError as error:
             round.ends["west"] = error
             round.exchange.withdraw("west", "it stopped")
 
     round.threads.append(threading.Thread(target=west, daemon=True))
     round.threads[-1].start()
-    round.conduct()
+    round.run_round()
     same(round.given[0], plainly(SITES[:3], privacy, 4))
     (line,) = [line for line in entries(log._path) if line["event"] == "withheld"]
     assert (line["site"], line["round"], line["reason"]) == ("west", 1, str(round.ends["west"]))
@@ -316,16 +321,14 @@ def test_messages_without_signatures_are_not_enough():
     with pytest.raises(
         PrivacyError, match=r"site 'north': privacy.kind: secure_sum needs messages with signatures"
     ):
-        contribute(round.exchange, round.privacy, update("north"), model(), AuditLog(None))
+        send_update(SiteChannel("north", round.exchange, round.privacy), update("north"), model())
 
 
 # -------------------------------------------------------------------------------------------- a hub that lies
 
 
 class Lies(MemoryExchange):
-    """A hub that changes what it says to some site: of a step, `change(site, data)` returns
-    what it says instead.
-    """
+    """A hub that changes its messages: `change(site, data)` returns what a step sends instead."""
 
     def __init__(self, changes) -> None:
         super().__init__("study")
@@ -344,7 +347,7 @@ def lied_to(log: AuditLog | None = None, closes: bool = True, **changes) -> Roun
     round.log = log or round.log
     round.start(*SITES)
     with pytest.raises(MedfedError, match="round 1"):
-        round.conduct()
+        round.run_round()
     if closes:
         round.exchange.close()
     round.join()
@@ -368,7 +371,7 @@ def goes_on(round: Round) -> None:
     """The sites are started again, the hub tells the truth, and the sum comes out."""
     round.exchange._changes.clear()
     round.start(*SITES)
-    round.conduct()
+    round.run_round()
     same(round.given[0], plainly(SITES, round.privacy, 4))
 
 
@@ -381,9 +384,7 @@ def two_lists(site: str) -> list[str]:
 
 
 def test_a_hub_that_tells_sites_different_members_gets_no_shares():
-    """North is in the sum for east and north, and dropped out for the others: their shares
-    would unmask its update.
-    """
+    """East and north think north is in the sum, the others that it dropped out; nothing is unmasked."""
     round = lied_to(members=lambda site, data: to_bytes(Members(two_lists(site))))
     assert nothing_unmasked(round)
 
@@ -486,17 +487,15 @@ def test_a_hub_that_shows_too_few_sites_is_refused():
 
 
 def test_a_second_sum_of_a_round_over_other_sites_is_refused():
-    """The difference of two sums is a site's own update: after a failed attempt only the same
-    list is signed again.
-    """
+    """After a failed attempt only the same list is signed: two sums' difference is one site's update."""
     privacy = SecureSum()
     round = Round(privacy)
     round.start(*SITES, dies={"south": "unmask", "west": "unmask"})
     with pytest.raises(QuorumError, match="the sum cannot be unmasked"):
-        round.conduct()
+        round.run_round()
     round.start("west")
     with pytest.raises(QuorumError, match="signed who is in the sum"):
-        round.conduct()
+        round.run_round()
     assert "a second sum of this round over other sites" in refusals(round)["north"]
 
 
@@ -521,7 +520,7 @@ def test_a_wrong_share_is_named_and_the_sum_comes_out(tmp_path):
     round.exchange.send_message = forged
     round.start(*sites)
     audit = AuditLog(tmp_path / "audit.jsonl")
-    round.conduct(audit=audit)
+    round.run_round(audit=audit)
     same(round.given[0], plainly(sites, privacy, 5))
     refused = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
     refused = [one for one in refused if one["event"] == "message refused"]
@@ -535,7 +534,7 @@ def test_an_unmasked_update_is_refused_and_the_others_are_summed():
     send = round.exchange.send
     round.exchange.send = lambda one: send(update("west") if one.site == "west" else one)
     round.start(*SITES)
-    outcome = round.conduct()
+    outcome = round.run_round()
     answer = {answer.site: answer for answer in outcome.results}["west"]
     assert answer.status == "refused"
     assert "expected masked numbers: torch.int64" in answer.reason

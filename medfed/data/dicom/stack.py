@@ -133,16 +133,7 @@ def _group_by_orientation(frames: list[Frame]) -> list[list[Frame]]:
     """
     clusters: list[list[Frame]] = []
     for frame in frames:
-        if frame.position_mm is None or frame.row_cosine is None or frame.column_cosine is None:
-            missing = sum(f.position_mm is None or f.row_cosine is None for f in frames)
-            raise ImageError(
-                f"{missing} of {len(frames)} images lack ImagePositionPatient or ImageOrientationPatient, so"
-                " that the position of their voxels is unknown; export the series with its geometry"
-            )
-        if frame.spacing_mm is None:
-            raise ImageError(
-                "an image lacks PixelSpacing, so that its size in mm is unknown; export it with its geometry"
-            )
+        _check_geometry(frame, frames)
         for cluster in clusters:
             if _parallel(cluster[0], frame):
                 cluster.append(frame)
@@ -154,20 +145,38 @@ def _group_by_orientation(frames: list[Frame]) -> list[list[Frame]]:
         if cluster is not main and len(main) >= 3:
             _check_rotation(cluster[0], main[0])
     for cluster in clusters:
-        sizes = sorted({(f.encoding.rows, f.encoding.columns) for f in cluster})
-        if len(sizes) > 1:
-            raise ImageError(
-                f"one series mixes images of {' and '.join(f'{r} x {c}' for r, c in sizes)} pixels in one"
-                " orientation; separate them"
-            )
-        spacings = np.array([f.spacing_mm for f in cluster])
-        if np.ptp(spacings, axis=0).max() > SPACING_TOLERANCE * spacings.min():
-            low, high = spacings.min(axis=0), spacings.max(axis=0)
-            raise ImageError(
-                f"one series mixes pixel spacings from {low[0]:g} x {low[1]:g} to {high[0]:g} x {high[1]:g}"
-                " mm; separate them"
-            )
+        _check_grids(cluster)
     return clusters
+
+
+def _check_geometry(frame: Frame, frames: list[Frame]) -> None:
+    if frame.position_mm is None or frame.row_cosine is None or frame.column_cosine is None:
+        missing = sum(f.position_mm is None or f.row_cosine is None for f in frames)
+        raise ImageError(
+            f"{missing} of {len(frames)} images lack ImagePositionPatient or ImageOrientationPatient, so that"
+            " the position of their voxels is unknown; export the series with its geometry"
+        )
+    if frame.spacing_mm is None:
+        raise ImageError(
+            "an image lacks PixelSpacing, so that its size in mm is unknown; export it with its geometry"
+        )
+
+
+def _check_grids(cluster: list[Frame]) -> None:
+    """Raise ImageError if frames of one orientation differ in size or pixel spacing."""
+    sizes = sorted({(f.encoding.rows, f.encoding.columns) for f in cluster})
+    if len(sizes) > 1:
+        raise ImageError(
+            f"one series mixes images of {' and '.join(f'{r} x {c}' for r, c in sizes)} pixels in one"
+            " orientation; separate them"
+        )
+    spacings = np.array([f.spacing_mm for f in cluster])
+    if np.ptp(spacings, axis=0).max() > SPACING_TOLERANCE * spacings.min():
+        low, high = spacings.min(axis=0), spacings.max(axis=0)
+        raise ImageError(
+            f"one series mixes pixel spacings from {low[0]:g} x {low[1]:g} to {high[0]:g} x {high[1]:g} mm;"
+            " separate them"
+        )
 
 
 def _parallel(one: Frame, other: Frame) -> bool:
@@ -198,27 +207,14 @@ def _stack(frames: list[Frame], notes: list[str], uneven: bool) -> Stack:
     first = frames[0]
     normal = slice_normal(first)
     positions = positions_lps(frames)
-    flags: list[str] = []
-    gaps: tuple[float, ...] | None = None
+    flags: tuple[str, ...] = ()
+    uneven_mm: tuple[float, ...] | None = None
     if len(frames) == 1:
         step = normal * _single_thickness(first)
-        flags.append("single_slice")
+        flags = ("single_slice",)
     else:
         step = (positions[-1] - positions[0]) / (len(frames) - 1)
-        even = positions[0] + np.arange(len(frames))[:, None] * step
-        off = np.linalg.norm(positions - even, axis=1)
-        along = (positions - positions[0]) @ normal
-        if off.max() > max(JITTER_MM, JITTER_FRACTION * float(step @ normal)):
-            straight = positions[0] + (along / along[-1])[:, None] * (positions[-1] - positions[0])
-            beside = float(np.linalg.norm(positions - straight, axis=1).max())
-            if beside > max(JITTER_MM, JITTER_FRACTION * float(step @ normal)):
-                raise ImageError(
-                    f"the slices do not lie on one line: one is {beside:.2f} mm off it, with {len(frames)}"
-                    f" slices {float(step @ normal):.2f} mm apart; export the series again"
-                )
-            if not uneven:
-                raise ImageError(_uneven_message(along))
-            gaps = tuple(float(value) for value in along)
+        uneven_mm = _uneven_distances(positions, normal, uneven)
     sideways = step - normal * (step @ normal)
     if float(np.linalg.norm(sideways)) > MAX_SLOPE * float(step @ normal):
         raise ImageError(
@@ -226,14 +222,48 @@ def _stack(frames: list[Frame], notes: list[str], uneven: bool) -> Stack:
             " their normal; no gantry tilts so far, export the series again"
         )
     sheared = len(frames) > 1 and float(np.linalg.norm(sideways)) * (len(frames) - 1) > TILT_MM
-    rows_mm, columns_mm = first.spacing_mm  # type: ignore[misc]
+    affine = _affine_ras(first, step, positions[0])
+    return Stack(tuple(frames), affine, sheared, uneven_mm, flags, tuple(notes))
+
+
+def _affine_ras(
+    frame: Frame, step_lps: NDArray[np.float64], origin_lps: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    rows_mm, columns_mm = frame.spacing_mm or (1.0, 1.0)
     affine = np.eye(4)
-    affine[:3, 0] = np.asarray(first.row_cosine) * columns_mm
-    affine[:3, 1] = np.asarray(first.column_cosine) * rows_mm
-    affine[:3, 2] = step
-    affine[:3, 3] = positions[0]
+    affine[:3, 0] = np.asarray(frame.row_cosine) * columns_mm
+    affine[:3, 1] = np.asarray(frame.column_cosine) * rows_mm
+    affine[:3, 2] = step_lps
+    affine[:3, 3] = origin_lps
     affine[:2] *= -1  # LPS, as DICOM has it, to RAS
-    return Stack(tuple(frames), affine, sheared, gaps, tuple(flags), tuple(notes))
+    return affine
+
+
+def _uneven_distances(
+    positions: NDArray[np.float64], normal: NDArray[np.float64], accepted: bool
+) -> tuple[float, ...] | None:
+    """Return the distance of each slice from the first along the normal, or None if the slices are even.
+
+    Raises:
+        ImageError: if the slices are uneven and that is not accepted, or do not lie on one line.
+    """
+    count = len(positions)
+    step = (positions[-1] - positions[0]) / (count - 1)
+    even = positions[0] + np.arange(count)[:, None] * step
+    tolerance_mm = max(JITTER_MM, JITTER_FRACTION * float(step @ normal))
+    if np.linalg.norm(positions - even, axis=1).max() <= tolerance_mm:
+        return None
+    along = (positions - positions[0]) @ normal
+    straight = positions[0] + (along / along[-1])[:, None] * (positions[-1] - positions[0])
+    beside = float(np.linalg.norm(positions - straight, axis=1).max())
+    if beside > tolerance_mm:
+        raise ImageError(
+            f"the slices do not lie on one line: one is {beside:.2f} mm off it, with {count} slices"
+            f" {float(step @ normal):.2f} mm apart; export the series again"
+        )
+    if not accepted:
+        raise ImageError(_uneven_message(along))
+    return tuple(float(value) for value in along)
 
 
 def _single_thickness(frame: Frame) -> float:

@@ -153,46 +153,56 @@ def _same_pixels(one: Frame, other: Frame) -> bool:
 
 def _volume(stack: Stack, options: ReadOptions) -> Volume:
     frames = stack.frames
-    flags = list(stack.flags)
-    for frame in frames:
-        flags += frame.flags
-    modality = frames[0].modality.decode("ascii", "replace") if frames[0].modality in MODALITIES else ""
-    flags += _check_rescale(frames)
-    if frames[0].encoding.photometric == b"MONOCHROME1" and frames[0].modality in PROJECTIONS:
+    first = frames[0]
+    flags = [*stack.flags, *(flag for frame in frames for flag in frame.flags), *_check_rescale(frames)]
+    if first.encoding.photometric == b"MONOCHROME1" and first.modality in PROJECTIONS:
         flags.append("inverted")
-    rows, columns = frames[0].encoding.rows, frames[0].encoding.columns
-    voxels = len(frames) * rows * columns
-    packed = [frame.file for frame in frames if frame.file.encapsulated or frame.file.syntax == DEFLATED]
-    packed_bytes = (
-        sum({file.path: file.size for file in packed}.values()) if len(packed) == len(frames) else None
-    )
-    unpacked = voxels * frames[0].encoding.allocated // 8
-    check_size(unpacked, packed_bytes, voxels, "a series", options.max_bytes, max_ratio=MAX_DICOM_RATIO)
-    array = np.empty((len(frames), rows, columns), np.float32)
+    _check_stack_size(frames, options)
+    array = np.empty((len(frames), first.encoding.rows, first.encoding.columns), np.float32)
     background = _fill(array, frames, options)
-    if (
-        options.padding == "nan"
-        and any(frame.padding is not None for frame in frames)
-        and np.isnan(array).any()
-    ):
+    padded = any(frame.padding is not None for frame in frames)
+    if options.padding == "nan" and padded and np.isnan(array).any():
         flags.append("nan")
+    array, affine, geometry_flags = _apply_geometry(array, stack, background, options)
+    flags += geometry_flags
+    header = first.file.elements
+    identities = identity_digests(
+        header.text(PATIENT_ID), [header.text(FRAME_UID)], [header.text(SERIES_UID)]
+    )
+    modality = first.modality.decode("ascii", "replace") if first.modality in MODALITIES else ""
+    info = Info(modality, stack.skipped, tuple(dict.fromkeys(flags)), identities)
+    return Volume(array.transpose(2, 1, 0)[None], affine, info)
+
+
+def _check_stack_size(frames: Sequence[Frame], options: ReadOptions) -> None:
+    encoding = frames[0].encoding
+    voxels = len(frames) * encoding.rows * encoding.columns
+    packed = [frame.file for frame in frames if frame.file.encapsulated or frame.file.syntax == DEFLATED]
+    sizes = {file.path: file.size for file in packed}
+    packed_bytes = sum(sizes.values()) if len(packed) == len(frames) else None
+    unpacked = voxels * encoding.allocated // 8
+    check_size(unpacked, packed_bytes, voxels, "a series", options.max_bytes, max_ratio=MAX_DICOM_RATIO)
+
+
+def _apply_geometry(
+    array: NDArray[np.float32], stack: Stack, background: float, options: ReadOptions
+) -> tuple[NDArray[np.float32], NDArray[np.float64], list[str]]:
+    """Return the array, its affine and flags, with uneven or tilted slices resampled as the options say.
+
+    Raises:
+        ImageError: if the gantry is tilted and the options refuse that.
+    """
     affine = stack.affine_ras
-    if stack.sheared:
-        flags.append("tilt")
-        if options.tilt == "refuse":
-            raise ImageError(f"{_tilt_message(affine)}; read it with tilt='affine' or tilt='resample'")
+    flags = ["tilt"] if stack.sheared else []
+    if stack.sheared and options.tilt == "refuse":
+        raise ImageError(f"{_tilt_message(affine)}; read it with tilt='affine' or tilt='resample'")
     if stack.uneven_mm is not None:
         array, affine = resample_even(array, affine, stack.uneven_mm)
         flags.append("resampled")
     if stack.sheared and options.tilt == "resample":
         array, affine = correct_gantry_tilt(array, affine, np.nan if options.padding == "nan" else background)
         flags += ["resampled", "nan"] if options.padding == "nan" else ["resampled"]
-    header = frames[0].file.elements
-    identities = identity_digests(
-        header.text(PATIENT_ID), [header.text(FRAME_UID)], [header.text(SERIES_UID)]
-    )
-    info = Info(modality, stack.skipped, tuple(dict.fromkeys(flags)), identities)
-    return Volume(array.transpose(2, 1, 0)[None], affine, info)
+    return array, affine, flags
 
 
 def _tilt_message(affine: NDArray[np.float64]) -> str:

@@ -28,7 +28,23 @@ from medfed.errors import DataError
 LABELS = ("dseg", "mask", "seg", "label", "lesion")
 
 # Contrasts that may be named in a message; any other word of a file's name could be a patient's.
-CONTRASTS = frozenset("T1w T2w T2starw T1rho T1map T2map PDw PDT2 FLAIR FLASH inplaneT1 angio UNIT1".split())
+CONTRASTS = frozenset(
+    [
+        "T1w",
+        "T2w",
+        "T2starw",
+        "T1rho",
+        "T1map",
+        "T2map",
+        "PDw",
+        "PDT2",
+        "FLAIR",
+        "FLASH",
+        "inplaneT1",
+        "angio",
+        "UNIT1",
+    ]
+)
 
 
 class BIDS(Layout, tag="bids", frozen=True):
@@ -75,8 +91,9 @@ def _only_contrast(images: Sequence[Path], labelled: Sequence[Path]) -> str:
     if len(counts) > 1:
         listed = ", ".join(f"{count} {_printable(contrast)}" for contrast, count in sorted(counts.items()))
         raise DataError(
-            f"the folder holds {'labels of ' if labelled else ''}several contrasts ({listed}), and nothing says "
-            "which one is meant; list the cases in cases.csv, which can also put several contrasts into channels"
+            f"the folder holds {'labels of ' if labelled else ''}several contrasts ({listed}), and nothing "
+            "says which one is meant; list the cases in cases.csv, which can also put several contrasts into "
+            "channels"
         )
     return next(iter(counts))
 
@@ -117,7 +134,8 @@ def _label(image: Path, images: Sequence[Path], labels: Sequence[Path]) -> Path 
     if len(matches) > 1:
         raise CaseError(
             stem(image),
-            f"derivatives has {len(matches)} labels for it; keep the right one, or list the cases in cases.csv",
+            f"derivatives has {len(matches)} labels for it; keep the right one, or list the cases in "
+            "cases.csv",
         )
     return matches[0] if matches else None
 

@@ -23,7 +23,7 @@ from medfed.errors import DataError, ImageError
 
 @dataclass(frozen=True)
 class _Description:
-    """What dataset.json says: the classes' names in order, and nnU-Net's number of channels (0: Decathlon)."""
+    """The classes' names in dataset.json, in order, and nnU-Net's number of channels (0: Decathlon)."""
 
     class_names: tuple[str, ...]
     nnunet_channels: int
@@ -106,6 +106,7 @@ def _nifti(folder: Path, name: str) -> Path:
     files = [path for ending in NIFTI_ENDINGS if (path := folder / f"{name}{ending}").exists()]
     if len(files) > 1:
         raise DataError(
-            "a folder has one image both as .nii and as .nii.gz; keep one, as nothing says that they are the same"
+            "a folder has one image both as .nii and as .nii.gz; keep one, as nothing says that they are the "
+            "same"
         )
     return files[0] if files else folder / f"{name}{NIFTI_ENDINGS[0]}"

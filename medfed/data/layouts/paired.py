@@ -23,7 +23,18 @@ from medfed.errors import DataError, ImageError
 
 IMAGE_FOLDERS = frozenset({"image", "images", "imagestr", "img", "imgs"})
 LABEL_FOLDERS = frozenset(
-    "label labels labelstr mask masks seg segs segmentation segmentations annotations".split()
+    [
+        "label",
+        "labels",
+        "labelstr",
+        "mask",
+        "masks",
+        "seg",
+        "segs",
+        "segmentation",
+        "segmentations",
+        "annotations",
+    ]
 )
 # Suffixes behind the name that an image and its label share.
 IMAGE_SUFFIXES = ("_0000", "_image", "_img")
@@ -94,8 +105,8 @@ def _by_name(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
             name = next((name[: -len(end)] for end in suffixes if name.lower().endswith(end)), name)
             if name in files:
                 raise DataError(
-                    "a folder holds two files of one name (as .nii and .nii.gz, or with and without a suffix); "
-                    "keep one, or list the cases in cases.csv"
+                    "a folder holds two files of one name (as .nii and .nii.gz, or with and without a "
+                    "suffix); keep one, or list the cases in cases.csv"
                 )
             files[name] = path
     return files

@@ -34,8 +34,8 @@ class Nyul(Normalise, tag="nyul", frozen=True):
     def __post_init__(self) -> None:
         if len(self.landmarks) != len(PERCENTILES):
             raise DataError(
-                f"normalise 'nyul': {len(self.landmarks)} landmarks; expected {len(PERCENTILES)}, one for each of the "
-                f"percentiles {', '.join(f'{p:g}' for p in PERCENTILES)}"
+                f"normalise 'nyul': {len(self.landmarks)} landmarks; expected {len(PERCENTILES)}, one for "
+                f"each of the percentiles {', '.join(f'{p:g}' for p in PERCENTILES)}"
             )
         if any(second < first for first, second in zip(self.landmarks, self.landmarks[1:], strict=False)):
             raise DataError("normalise 'nyul': the landmarks fall; they must rise")

@@ -12,7 +12,7 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 
 class Finding(NamedTuple):
-    """One issue of one case: a code of ISSUE_TYPES, the case's printable name ('' for the site), the detail."""
+    """One issue: a code of ISSUE_TYPES, the printable name of the case ('' for the site), the detail."""
 
     code: str
     case: str
@@ -146,8 +146,8 @@ ISSUE_TYPES: Mapping[str, IssueType] = {
     "face": IssueType(
         "warning",
         "Head scans that may show a face",
-        "A face can be rebuilt from the image and recognised. Images don't leave the hospital, but copies and cached "
-        "files are personal data.",
+        "A face can be rebuilt from the image and recognised. Images don't leave the hospital, but copies "
+        "and cached files are personal data.",
         "Deface them if your ethics approval asks for it; ignore this if they are.",
     ),
     "spacing_outlier": IssueType(
@@ -211,8 +211,8 @@ ISSUE_TYPES: Mapping[str, IssueType] = {
     "label_cut": IssueType(
         "warning",
         "Labels that end abruptly",
-        "The last labelled slice is nearly as large as the largest, unlike the site's other labels: perhaps it was not "
-        "finished, or was truncated.",
+        "The last labelled slice is nearly as large as the largest, unlike the site's other labels: perhaps "
+        "it was not finished, or was truncated.",
         "Look at the last slices.",
     ),
     "unlabelled": IssueType("note", "Cases without a label", "Segmentation omits them.", "Nothing to do."),

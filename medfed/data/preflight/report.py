@@ -140,7 +140,7 @@ def write_page(preflight: Preflight, path: Path) -> None:
 
 
 def histograms(read: Sequence[CaseFacts]) -> list[dict[str, Any]]:
-    """Return the histograms of the page: intensities, spacings, sizes and foregrounds, each with its range."""
+    """Return the histograms of the page: intensities, spacings, sizes and labelled shares."""
     bars = []
     pooled = np.concatenate([np.asarray(one.quantiles) for one in read if one.quantiles] or [np.zeros(0)])
     if pooled.size:

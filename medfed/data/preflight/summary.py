@@ -12,6 +12,9 @@ from medfed.data.preflight.case import CaseFacts
 from medfed.data.preflight.issues import Problem
 from medfed.data.preflight.listing import Listing
 
+# The modality of images whose format states none.
+UNKNOWN_MODALITY = "unknown (NIfTI)"
+
 
 def verdict(problems: Sequence[Problem], cases: int, study: str | None) -> str:
     """Return one sentence: whether the folder is ready, or whether it can take part in the study."""
@@ -47,7 +50,7 @@ def summarise(listing: Listing, examined: Iterable[CaseFacts]) -> dict[str, Any]
         "targets": {str(target): targets[target] for target in sorted(targets)},
         "class_names": list(listing.class_names),
         "classes": _class_facts(good, listing.class_names),
-        "modality": _counts(facts.modality or "unknown (NIfTI)" for facts in good),
+        "modality": _counts(facts.modality or UNKNOWN_MODALITY for facts in good),
         "scanner": _counts(facts.scanner or "unknown" for facts in good),
         "orientation": _counts(facts.orientation for facts in good),
         "channels": _counts(str(facts.channels) for facts in good),

@@ -1,8 +1,8 @@
-"""What training makes small: one file a loss, named after it.
+"""What training minimises: one file per loss, named after it.
 
 To add one, write `losses/<name>.py` with a `Loss` record tagged `<name>`; the contract test in
 tests/contracts finds it. `build` returns a function of logits and target without tensors of its own: a loss
-that registered its class weights as buffers would send them through every merge.
+that registered its class weights as buffers would send them with every update.
 """
 
 from medfed.models.losses._loss import Criterion, Loss

@@ -1,4 +1,4 @@
-"""Cross entropy of two classes on a single output, as plain logistic regression has it."""
+"""Cross entropy of two classes on a single output, as in plain logistic regression."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class BinaryCrossEntropy(Loss, tag="binary_cross_entropy", frozen=True):
     """Cross entropy of two classes on one output, whose sigmoid is the probability of the second class.
 
-    The models it can reach are those of `cross_entropy`, the way there isn't: softmax over two outputs takes
-    steps twice as long for the same learning rate. FLamby's Fed-Heart-Disease uses one output, so its figures
-    need this one. `positive` weighs the second class's examples against the first's.
+    It has the same optima as `cross_entropy`, but another path to them: softmax over two outputs takes steps
+    twice as long at the same learning rate. FLamby's Fed-Heart-Disease uses one output, so its figures need
+    this loss. `positive` is the weight of the second class's examples relative to the first's.
     """
 
     serves: ClassVar[tuple[Needs, ...]] = ("classify", "table")
@@ -30,7 +30,7 @@ class BinaryCrossEntropy(Loss, tag="binary_cross_entropy", frozen=True):
     def outputs(self, classes: int) -> int:
         if classes != 2:
             raise StudyError(
-                f"loss 'binary_cross_entropy': the task has {classes} classes, this loss is for 2; "
+                f"loss 'binary_cross_entropy': the task has {classes} classes, this loss takes 2; "
                 f"take 'cross_entropy'"
             )
         return 1

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 class Cox(Loss, tag="cox", frozen=True):
-    """Minus the log of Cox's partial likelihood, within a batch.
+    """Negative log of Cox's partial likelihood within a batch.
 
-    Patients at risk at an event are those of the batch with that time or a later one, so a larger batch
-    compares each with more. `ties` says how events of the same time share their risk set. The sum is divided
-    by the batch's number of events, or with `per: examples`, as in FLamby, by its patients. A batch without
-    an event has loss 0.
+    The patients at risk at an event are those of the batch with the same or a later time, so a larger batch
+    compares each patient with more others. `ties` decides how simultaneous events share their risk set. The
+    sum is divided by the batch's number of events, or with `per: examples`, as in FLamby, by its patients. A
+    batch without an event has loss 0.
     """
 
     serves: ClassVar[tuple[Needs, ...]] = ("survival",)
@@ -40,11 +40,11 @@ def _cox(logits: Tensor, target: Tensor, *, efron: bool, per_event: bool) -> Ten
     order = target[:, 0].argsort(descending=True, stable=True)
     risk = logits[order, 0]
     event = target[order, 1].to(risk.dtype)
-    # Patients of one time are a group; in this order everybody up to the group's last is at risk at its time.
+    # Patients of one time are a group; in this order all up to the group's last one are at risk at its time.
     _, group, sizes = torch.unique_consecutive(target[order, 0], return_inverse=True, return_counts=True)
     at_risk = risk.logcumsumexp(0)[sizes.cumsum(0) - 1][group]
     if efron:
-        # Of d events at one time the l-th (from 0) leaves l/d of their own risk out of the risk set.
+        # Of d events at one time, the l-th (from 0) removes l/d of the events' own risk from the risk set.
         nothing = risk.new_zeros(len(sizes))
         dying = nothing.index_add(0, group, event * (risk - at_risk).exp())[group]
         deaths = nothing.index_add(0, group, event)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class CrossEntropy(Loss, tag="cross_entropy", frozen=True):
     """Cross entropy over softmax.
 
-    `weights` are one a class; the mean is then weighted too, as torch does it. `smoothing` gives that share
-    of the target to all classes alike.
+    `weights` has one weight per class; the mean is then weighted, too, as in torch. `smoothing` is the share
+    of the target that is spread equally over all classes.
     """
 
     serves: ClassVar[tuple[Needs, ...]] = ("segment", "classify", "table")

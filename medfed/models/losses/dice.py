@@ -1,6 +1,6 @@
 """Soft Dice: Milletari, Navab, Ahmadi: V-Net, 3DV 2016, arXiv:1606.04797.
 
-Departure: without the squares in its denominator.
+Departure: the denominator has no squares.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from medfed.models.losses._loss import Criterion, Loss, apply_module
 
 
 class Dice(Loss, tag="dice", frozen=True):
-    """One minus the soft Dice, the mean over the foreground classes, or over all with `background`.
+    """One minus the mean soft Dice of the foreground classes, or of all classes with `background`.
 
-    `batch` sums over the whole batch before it divides, so that a patch without a lesion is not scored by
-    itself.
+    `batch` sums over the whole batch before dividing, so that a patch without a lesion is not
+    scored on its own.
     """
 
     serves: ClassVar[tuple[Needs, ...]] = ("segment",)

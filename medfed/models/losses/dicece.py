@@ -14,8 +14,8 @@ from medfed.models.losses._loss import Criterion, Loss, apply_module
 class DiceCE(Loss, tag="dicece", frozen=True):
     """Dice plus cross entropy: the usual choice for segmentation.
 
-    `batch` sums over the whole batch before it divides, so that a patch without a lesion is not scored by
-    itself.
+    `batch` sums over the whole batch before dividing, so that a patch without a lesion is not
+    scored on its own.
     """
 
     serves: ClassVar[tuple[Needs, ...]] = ("segment",)

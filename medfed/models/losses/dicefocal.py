@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class DiceFocal(Loss, tag="dicefocal", frozen=True):
     """Soft Dice plus focal loss, for small structures.
 
-    MONAI's loss of this name takes softmax for Dice but a sigmoid a class for the focal part, as if classes
-    could overlap; here both see the same probabilities.
+    MONAI's loss of this name takes a softmax for Dice but one sigmoid per class for the focal part, as if
+    classes could overlap; here both parts use the same probabilities.
     """
 
     serves: ClassVar[tuple[Needs, ...]] = ("segment",)

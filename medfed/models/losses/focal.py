@@ -1,6 +1,6 @@
 """Focal loss: Lin, Goyal, Girshick, He, Dollár, ICCV 2017, arXiv:1708.02002, over softmax.
 
-MONAI's, too, can use softmax, but means over the classes as well; with gamma 0 this one is cross entropy.
+MONAI's can use softmax, too, but also averages over the classes; with gamma 0 this loss is cross entropy.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class Focal(Loss, tag="focal", frozen=True):
-    """Cross entropy that counts less what is already right: times (1 - probability) to the power `gamma`.
+    """Cross entropy with less weight on what is right already: times (1 - probability) to the power `gamma`.
 
-    `weights` are one a class; unlike in `cross_entropy` the mean is over all voxels or images alike, as in
-    the paper.
+    `weights` has one weight per class; unlike in `cross_entropy`, the mean counts all voxels or images
+    equally, as in the paper.
     """
 
     serves: ClassVar[tuple[Needs, ...]] = ("segment", "classify", "table")
@@ -40,7 +40,7 @@ def focal(logits: Tensor, target: Tensor, *, gamma: float, weights: tuple[float,
 
     numbers = class_numbers(target)
     log_p = logits.log_softmax(dim=1).gather(1, numbers.unsqueeze(1)).squeeze(1)
-    # 1 - p by expm1, which keeps its digits where p is near 1; a power below 1 has no gradient at 0.
+    # 1 - p by expm1, which is exact for p near 1; a power below 1 has no gradient at 0, hence the clamp.
     wrong = (-log_p.expm1()).clamp(min=torch.finfo(log_p.dtype).tiny)
     loss = -(wrong**gamma) * log_p
     if weights is not None:

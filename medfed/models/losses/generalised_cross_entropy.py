@@ -1,5 +1,4 @@
-"""Generalised cross entropy: between cross entropy, which learns wrong labels too, and
-the mean absolute error.
+"""Generalised cross entropy: between cross entropy, which fits wrong labels, and the mean absolute error.
 
 Zhang, Sabuncu: Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels, NeurIPS
 2018, arXiv:1805.07836, equation 6: (1 - p^q) / q, p the probability of the labelled class. Departure: the
@@ -21,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class GeneralisedCrossEntropy(Loss, tag="generalised_cross_entropy", frozen=True):
-    """Generalised cross entropy, for labels of which some are wrong.
+    """Generalised cross entropy, for data with some wrong labels.
 
-    `q` near 0 is cross entropy, 1 the mean absolute error: the larger, the less a wrong label teaches and the
-    slower the right ones do. `weights` are one a class; the mean is then weighted.
+    `q` near 0 is cross entropy, 1 the mean absolute error: a larger q learns less from wrong labels, and more
+    slowly from right ones. `weights` has one weight per class; the mean is then weighted.
     """
 
     serves: ClassVar[tuple[Needs, ...]] = ("segment", "classify", "table")

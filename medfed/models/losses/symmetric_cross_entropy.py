@@ -1,4 +1,4 @@
-"""Symmetric cross entropy: cross entropy, plus the same with label and prediction exchanged.
+"""Symmetric cross entropy: cross entropy, plus cross entropy with label and prediction exchanged.
 
 Wang, Ma, Chen, Luo, Yi, Bailey: Symmetric Cross Entropy for Robust Learning with Noisy Labels, ICCV 2019,
 arXiv:1908.06112, equations 7 to 10: alpha CE(q, p) + beta CE(p, q) with log 0 = A in the second. For a label
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class SymmetricCrossEntropy(Loss, tag="symmetric_cross_entropy", frozen=True):
-    """Symmetric cross entropy, for labels of which some are wrong.
+    """Symmetric cross entropy, for data with some wrong labels.
 
-    `alpha` weighs cross entropy, which learns fast and learns wrong labels too; `beta` the
-    reversed one, which tolerates them. `log_zero` is what stands for log 0. The defaults are the
-    paper's for small data sets.
+    `alpha` is the weight of cross entropy, which learns fast and fits wrong labels; `beta` that of
+    the reversed one, which tolerates them. `log_zero` replaces log 0. The defaults are the paper's
+    for small data sets.
     """
 
     serves: ClassVar[tuple[Needs, ...]] = ("segment", "classify", "table")

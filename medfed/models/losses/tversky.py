@@ -12,9 +12,9 @@ from medfed.models.losses._loss import Criterion, Loss, apply_module
 
 
 class Tversky(Loss, tag="tversky", frozen=True):
-    """Soft Dice with false positives and missed voxels weighed apart; a half each is Dice.
+    """Soft Dice with separate weights of false positives and missed voxels; with 0.5 each it is Dice.
 
-    More weight on `missed` finds more of small lesions, at the price of false positives.
+    More weight on `missed` finds more small lesions, at the cost of more false positives.
     """
 
     serves: ClassVar[tuple[Needs, ...]] = ("segment",)

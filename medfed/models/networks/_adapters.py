@@ -1,10 +1,10 @@
-"""Training a part of a network: the layers that a study names, or low-rank adapters of all its
-layers, and where from.
+"""Training part of a network: selected layers or low-rank adapters, starting from a checkpoint
+if there is one.
 
-LoRA: Hu, Shen, Wallis, Allen-Zhu, Li, Wang, Wang, Chen, ICLR 2022, arXiv:2106.09685: a layer's weight
-becomes W + alpha / r B A, where W stays as it is, A (r rows) begins random and B at zero, so that the
-network begins as it was.
-Departure: a convolution's weight (out, in, x, y, z) is taken as the matrix of `out` rows; the
+LoRA: Hu, Shen, Wallis, Allen-Zhu, Li, Wang, Wang, Chen, ICLR 2022, arXiv:2106.09685: a layer's
+weight becomes W + alpha / r B A, where W is frozen, A (r rows) starts random and B at zero, so that
+the network starts unchanged.
+Departure: a convolution's weight (out, in, x, y, z) is treated as a matrix of `out` rows; the
 paper adapts linear layers.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class LoRASettings(Protocol):
-    """What a study says of adapters."""
+    """The adapter settings of a study."""
 
     @property
     def rank(self) -> int: ...
@@ -32,11 +32,11 @@ class LoRASettings(Protocol):
 def prepare_training(
     network: nn.Module, start: str | None, lora: LoRASettings | None, only: Sequence[str]
 ) -> None:
-    """Load the weights that a study begins with, and leave trainable what it trains: all,
-    if it names nothing.
+    """Load the weights that a study starts from, and freeze what it does not train; by
+    default nothing is frozen.
 
     Raises:
-        StudyError: if the checkpoint is of another network, a part is not in this one, or no adapter would be small.
+        StudyError: if the checkpoint is of another network, a named part is missing, or no layer is large.
     """
     if start is not None:
         load_checkpoint(network, Path(start))
@@ -48,29 +48,30 @@ def prepare_training(
 
 
 def load_checkpoint(network: nn.Module, path: Path) -> None:
-    """Load a checkpoint of medfed into a network.
+    """Load a medfed checkpoint into a network.
 
     Raises:
         StudyError: naming a tensor that is missing or has another shape.
     """
     import torch
 
-    found = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    held = {name.removeprefix("network."): tensor for name, tensor in found.items()}
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    saved = {name.removeprefix("network."): tensor for name, tensor in checkpoint.items()}
     for name, tensor in network.state_dict().items():
-        if tensor.is_floating_point() and (name not in held or held[name].shape != tensor.shape):
-            there = f"has shape {tuple(held[name].shape)}" if name in held else "is not in it"
+        if tensor.is_floating_point() and (name not in saved or saved[name].shape != tensor.shape):
+            problem = f"has shape {tuple(saved[name].shape)}" if name in saved else "is missing"
             raise StudyError(
-                f"start: {path.name} is of another network: '{name}' {there}, this study's has {tuple(tensor.shape)}"
+                f"start: {path.name} is of another network: '{name}' {problem}, this study's "
+                f"network has {tuple(tensor.shape)}"
             )
-    # A checkpoint has no integer buffers (batch norm's counter); those stay as built.
-    network.load_state_dict(held, strict=False)
+    # A checkpoint has no integer buffers (batch norm's counter); they stay as built.
+    network.load_state_dict(saved, strict=False)
 
 
 def add_lora(network: nn.Module, rank: int, alpha: float) -> None:
-    """Give every linear and convolutional layer a low-rank adapter, and freeze all that was there.
+    """Add a low-rank adapter to every linear and convolutional layer, and freeze the original parameters.
 
-    A layer whose two thin matrices would hold as many numbers as the layer itself has none;
+    A layer gets no adapter if the two thin matrices would be as large as the layer itself;
     it stays frozen, too.
 
     Raises:
@@ -102,25 +103,26 @@ def add_lora(network: nn.Module, rank: int, alpha: float) -> None:
             adapted += 1
     if not adapted:
         raise StudyError(
-            f"train.lora: rank {rank}: no layer of this network is so large that an adapter would be smaller; take a "
-            f"lower rank, or train the network whole"
+            f"train.lora: rank {rank}: no layer of this network is large enough for a smaller adapter; take a "
+            f"lower rank, or train the whole network"
         )
 
 
 def unfreeze(network: nn.Module, names: Sequence[str]) -> None:
-    """Let the layers below submodules of these names be trained.
+    """Make the layers in submodules of these names trainable.
 
     Raises:
-        StudyError: naming an entry that is no submodule, and the nearest.
+        StudyError: naming an entry that is not a submodule, and the nearest ones.
     """
     import difflib
 
     parts = {part for prefix, _ in network.named_modules() for part in prefix.split(".") if part}
     for name in names:
         if name not in parts:
-            near = difflib.get_close_matches(name, sorted(parts), n=3, cutoff=0.3)
+            nearest = difflib.get_close_matches(name, sorted(parts), n=3, cutoff=0.3)
             raise StudyError(
-                f"train.only: the network has no part '{name}'{'; there are ' + ', '.join(near) if near else ''}"
+                f"train.only: the network has no part '{name}'"
+                + (f"; there are {', '.join(nearest)}" if nearest else "")
             )
     for prefix, module in network.named_modules():
         if set(names) & set(prefix.split(".")):
@@ -129,7 +131,7 @@ def unfreeze(network: nn.Module, names: Sequence[str]) -> None:
 
 
 def train_only(network: nn.Module, names: Sequence[str]) -> None:
-    """Freeze all but the layers below submodules of these names."""
+    """Freeze everything except the layers in submodules of these names."""
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     unfreeze(network, names)

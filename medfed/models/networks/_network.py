@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 Norm = Literal["instance", "batch", "group"]
 
-# The largest number of groups of a group norm (Wu and He 2018 use 32 for wide 2D networks, MONAI's SegResNet 8).
+# The largest number of groups of a group norm (Wu and He 2018 use 32 for wide 2D networks,
+# MONAI's SegResNet 8).
 GROUPS = 8
 
 
@@ -30,10 +31,11 @@ class Network(Kind, frozen=True):
     head: ClassVar[str] = ""
 
     def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
-        """Return the network with these numbers of inputs and outputs, with weights from torch's random state.
+        """Return the network with these numbers of inputs and outputs, with weights
+        from torch's random state.
 
-        `size` is the patch or volume in voxels that it will see; a network that can't take it raises here, not
-        an hour later. It is None if unknown; only networks with position embeddings refuse that.
+        `size` is the patch or volume in voxels that it will see; a network that can't take it raises here,
+        not an hour later. It is None if unknown; only networks with position embeddings refuse that.
 
         Raises:
             StudyError: if the settings contradict each other or the size doesn't suit the network.
@@ -78,8 +80,8 @@ def check_min_side(network: Network, size: tuple[int, ...] | None, spatial_dims:
     check_dimensions(network, size, spatial_dims)
     if min(size) < min_side:
         raise StudyError(
-            f"network '{kind_of(network)}': an image of {format_size(size)} voxels is too small for it, with these "
-            f"settings each side must be at least {min_side}; resize or pad the images, "
+            f"network '{kind_of(network)}': an image of {format_size(size)} voxels is too small for it; with "
+            f"these settings each side must be at least {min_side}; resize or pad the images, "
             f"or take another network"
         )
 
@@ -117,8 +119,8 @@ def check_dimensions(network: Network, size: tuple[int, ...], spatial_dims: int)
     """
     if len(size) != spatial_dims:
         raise StudyError(
-            f"network '{kind_of(network)}': the patch {format_size(size)} has {len(size)} sides, the network has "
-            f"spatial_dims: {spatial_dims}; give it {spatial_dims} sides or change spatial_dims"
+            f"network '{kind_of(network)}': the patch {format_size(size)} has {len(size)} sides, "
+            f"the network has spatial_dims: {spatial_dims}; give it {spatial_dims} sides or change spatial_dims"
         )
 
 
@@ -135,8 +137,8 @@ def check_deepest_level(
     factors = (shrinks_by,) * len(size) if isinstance(shrinks_by, int) else shrinks_by
     if all(side <= factor for side, factor in zip(size, factors, strict=True)):
         raise StudyError(
-            f"network '{kind_of(network)}': a patch of {format_size(size)} voxels shrinks to one voxel at the "
-            f"deepest level, where norm: instance has no variance to divide by; take a larger patch, fewer "
+            f"network '{kind_of(network)}': a patch of {format_size(size)} voxels shrinks to one voxel at "
+            f"the deepest level, where norm: instance has no variance to divide by; take a larger patch, fewer "
             f"levels or norm: group"
         )
 
@@ -147,7 +149,9 @@ def format_size(size: tuple[int, ...]) -> str:
 
 
 def monai_norm(norm: Norm, channels: tuple[int, ...]) -> tuple[str, dict[str, object]]:
-    """Return MONAI's name and arguments of a norm with learnt scale and shift; its groups divide all channels."""
+    """Return MONAI's name and arguments of a norm with learnt scale and shift; its
+    groups divide all channels.
+    """
     if norm == "group":
         return ("GROUP", {"num_groups": gcd(GROUPS, *channels), "affine": True})
     return (norm.upper(), {"affine": True})
@@ -156,9 +160,9 @@ def monai_norm(norm: Norm, channels: tuple[int, ...]) -> tuple[str, dict[str, ob
 def replace_batch_norms(module: nn.Module, norm: Norm) -> nn.Module:
     """Replace every batch norm by another norm, and return the module.
 
-    MONAI's ResNet applies its `norm` to the first layer only; its SENet and attention U-Net have no such argument.
-    A study that asks for group norm because its hospitals differ, or for differential privacy, must not keep a
-    batch norm by accident. So those networks are built with batch norm and changed here.
+    MONAI's ResNet applies its `norm` to the first layer only; its SENet and attention U-Net have no such
+    argument. A study that asks for group norm because its hospitals differ, or for differential privacy, must
+    not keep a batch norm by accident. So those networks are built with batch norm and changed here.
     """
     from torch import nn
 

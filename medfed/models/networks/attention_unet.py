@@ -1,7 +1,7 @@
 """U-Net whose skip connections are gated by attention.
 
-Oktay et al.: Attention U-Net, MIDL 2018, arXiv:1804.03999. Departure: the norm can be chosen,
-where MONAI's is batch norm; after the merge of a skip connection it stays MONAI's instance norm.
+Oktay et al.: Attention U-Net, MIDL 2018, arXiv:1804.03999. Departure: the norm can be
+chosen (MONAI's is batch norm); after the merge of a skip connection it stays MONAI's instance norm.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class DenseNet121(Network, tag="densenet121", frozen=True):
     """Densely connected network of 121 layers for whole images.
 
-    `blocks` are the layers of each dense block; the default is the 121 of the name.
+    `blocks` are the numbers of layers of the dense blocks; the default makes 121 layers.
     """
 
     serves: ClassVar[tuple[Needs, ...]] = ("classify",)

@@ -1,4 +1,4 @@
-"""The U-Net of nnU-Net, with kernels and strides of each level free.
+"""The U-Net of nnU-Net, with free kernels and strides at each level.
 
 Isensee et al.: nnU-Net, Nature Methods 2021, arXiv:1904.08128.
 """
@@ -23,16 +23,16 @@ from medfed.models.networks._network import (
 if TYPE_CHECKING:
     from torch import nn
 
-# One number for all axes, or one for each: [1, 2, 2] leaves thick slices as they are.
+# One number for all axes, or one per axis: [1, 2, 2] keeps thick slices as they are.
 Sides = int | tuple[int, ...]
 
 
 class DynUNet(Network, tag="dynunet", frozen=True):
     """The U-Net of nnU-Net: kernels and strides of each level can differ by axis, which thick slices need.
 
-    `filters`, `kernels` and `strides` have one entry a level, at least 3. `kernels` may be left out (3
-    everywhere). `deep_supervision` trains the outputs of so many coarser levels too, each with half the
-    weight of the one above.
+    `filters`, `kernels` and `strides` have one entry per level, at least 3. `kernels` may be omitted (3
+    everywhere). `deep_supervision` is the number of coarser levels whose outputs are trained, too, each with
+    half the weight of the level above.
     """
 
     serves: ClassVar[tuple[Needs, ...]] = ("segment",)
@@ -71,7 +71,7 @@ class DynUNet(Network, tag="dynunet", frozen=True):
             res_block=self.residual,
         )
         # MONAI registers every level twice, here and inside skip_layers, which forward uses. Each tensor
-        # would have two names, and cross the wire twice.
+        # would have two names and be sent twice.
         for name in ("input_block", "downsamples", "bottleneck", "upsamples"):
             delattr(network, name)
         if self.deep_supervision:
@@ -86,15 +86,16 @@ class DynUNet(Network, tag="dynunet", frozen=True):
         if levels < 3 or len(self.filters) != levels or len(kernels) != levels:
             raise StudyError(
                 f"network 'dynunet': filters, strides and kernels have {len(self.filters)}, {levels} and "
-                f"{len(kernels)} entries; each needs one a level, and at least 3"
+                f"{len(kernels)} entries; each needs one per level, and at least 3"
             )
         for name, values in (("strides", self.strides), ("kernels", kernels)):
             if any(len(self._sides(value)) != self.spatial_dims for value in values):
                 raise StudyError(
-                    f"network 'dynunet': {name}: an entry is one number or {self.spatial_dims}, one an axis"
+                    f"network 'dynunet': {name}: an entry is one number, or {self.spatial_dims} numbers, "
+                    f"one per axis"
                 )
         if self.deep_supervision > levels - 2:
             raise StudyError(
-                f"network 'dynunet': deep_supervision: {self.deep_supervision}; of {levels} levels at most "
-                f"{levels - 2} can have an output of their own"
+                f"network 'dynunet': deep_supervision: {self.deep_supervision}; of {levels} levels at "
+                f"most {levels - 2} can have their own output"
             )

@@ -23,7 +23,7 @@ _SHRINKS_BY = 2**5
 
 
 class EfficientNet(Network, tag="efficientnet", frozen=True):
-    """EfficientNet for whole images, few weights for its accuracy; `b0` is the smallest."""
+    """EfficientNet for whole images, with few weights for its accuracy; `b0` is the smallest."""
 
     serves: ClassVar[tuple[Needs, ...]] = ("classify",)
     head: ClassVar[str] = "_fc"
@@ -39,7 +39,7 @@ class EfficientNet(Network, tag="efficientnet", frozen=True):
 
         network = EfficientNetBN(
             model_name=f"efficientnet-{self.version}",
-            # MONAI's default fetches weights from the internet.
+            # MONAI's default downloads weights from the internet.
             pretrained=False,
             spatial_dims=self.spatial_dims,
             in_channels=inputs,

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class FullyConnected(Network, tag="fully_connected", frozen=True):
     """Fully connected network for tables; with `hidden: []` it is a plain regression.
 
-    With `hidden: []` the only layer is `output`, an `nn.Linear` with torch's own initial weights, as in
-    FLamby.
+    With `hidden: []` the only layer is `output`, an `nn.Linear` with torch's own initial
+    weights, as in FLamby.
     """
 
     serves: ClassVar[tuple[Needs, ...]] = ("table", "survival")

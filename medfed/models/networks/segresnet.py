@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class SegResNet(Network, tag="segresnet", frozen=True):
     """Residual encoder and decoder, light on memory.
 
-    `blocks_down` and `blocks_up` are the residual blocks of each level; going up there is one level less.
+    `blocks_down` and `blocks_up` are the numbers of residual blocks per level; the decoder
+    has one level less.
     """
 
     serves: ClassVar[tuple[Needs, ...]] = ("segment",)
@@ -37,7 +38,7 @@ class SegResNet(Network, tag="segresnet", frozen=True):
     filters: Annotated[int, Meta(ge=1)] = 16
     blocks_down: Annotated[tuple[int, ...], Meta(min_length=2)] = (1, 2, 2, 4)
     blocks_up: Annotated[tuple[int, ...], Meta(min_length=1)] = (1, 1, 1)
-    # Not instance norm as in the other segmentation networks: the paper's is group norm.
+    # Group norm as in the paper, unlike the other segmentation networks' instance norm.
     norm: Norm = "group"
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
@@ -46,7 +47,7 @@ class SegResNet(Network, tag="segresnet", frozen=True):
         if halvings < 1 or len(self.blocks_up) != halvings:
             raise StudyError(
                 f"network 'segresnet': blocks_down has {len(self.blocks_down)} levels and blocks_up "
-                f"{len(self.blocks_up)}; blocks_up needs one less than blocks_down"
+                f"{len(self.blocks_up)}; blocks_up needs one level less than blocks_down"
             )
         check_sides(self, size, self.spatial_dims, 2**halvings)
         check_deepest_level(self, size, self.norm, 2**halvings)

@@ -27,7 +27,7 @@ _SHRINKS_BY = 2**5
 class SENet(Network, tag="senet", frozen=True):
     """Residual network with squeeze and excitation; the default is SE-ResNet-50.
 
-    `layers` are the blocks of each of the four stages: 3, 4, 6, 3 make 50 layers, 3, 4, 23, 3 make 101.
+    `layers` are the numbers of blocks of the four stages: 3, 4, 6, 3 make 50 layers, 3, 4, 23, 3 make 101.
     """
 
     serves: ClassVar[tuple[Needs, ...]] = ("classify",)

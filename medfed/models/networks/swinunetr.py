@@ -22,14 +22,14 @@ from medfed.models.networks._network import (
 if TYPE_CHECKING:
     from torch import nn
 
-# A patch is halved by the embedding and by each of the four stages.
+# The embedding and each of the four stages halve a patch.
 _SHRINKS_BY = 2**5
 
 
 class SwinUNETR(Network, tag="swinunetr", frozen=True):
     """U-Net with a Swin transformer as encoder, for studies with many cases and a GPU.
 
-    `checkpointing` computes activations again in the backward pass instead of keeping them.
+    `checkpointing` recomputes activations in the backward pass instead of storing them.
     """
 
     serves: ClassVar[tuple[Needs, ...]] = ("segment",)
@@ -51,8 +51,8 @@ class SwinUNETR(Network, tag="swinunetr", frozen=True):
         for stage, heads in enumerate(self.heads):
             if self.features % 12 or (self.features * 2**stage) % heads:
                 raise StudyError(
-                    f"network 'swinunetr': features: {self.features} must be a multiple of 12, and the "
-                    f"{self.features * 2**stage} features of stage {stage + 1} of its {heads} heads"
+                    f"network 'swinunetr': features: {self.features} must be a multiple of 12, and "
+                    f"the {self.features * 2**stage} features of stage {stage + 1} a multiple of its {heads} heads"
                 )
         from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class UNet(Network, tag="unet", frozen=True):
-    """U-Net with residual units, a good first choice for segmentation.
+    """U-Net with residual units, a good default for segmentation.
 
     `channels` are the features of each level from the finest to the coarsest; each further level halves the
     patch.
@@ -57,8 +57,7 @@ class UNet(Network, tag="unet", frozen=True):
             channels=self.channels,
             strides=(2,) * halvings,
             num_res_units=self.residual_units,
-            # The topmost transposed convolution has as many features as there are outputs, and a norm of its
-            # own.
+            # The topmost transposed convolution has as many features as outputs, and its own norm.
             norm=monai_norm(self.norm, (*self.channels, outputs)),
             dropout=self.dropout,
         )

@@ -23,12 +23,12 @@ from medfed.models.networks._network import (
 if TYPE_CHECKING:
     from torch import nn
 
-# The side of a token in voxels; MONAI's decoder is built for this one.
+# The side length of a token in voxels, which MONAI's decoder assumes.
 _TOKEN = 16
 
 
 class UNETR(Network, tag="unetr", frozen=True):
-    """U-Net with a vision transformer of 12 layers as encoder; it is built for one patch size."""
+    """U-Net with a vision transformer of 12 layers as encoder; built for one patch size."""
 
     serves: ClassVar[tuple[Needs, ...]] = ("segment",)
     head: ClassVar[str] = "out"

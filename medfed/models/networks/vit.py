@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class ViT(Network, tag="vit", frozen=True):
-    """Vision transformer for whole images; it is built for one image size, and has no batch statistics.
+    """Vision transformer for whole images, built for one image size and without batch statistics.
 
-    `token` is the side in voxels of the blocks that an image is cut into.
+    `token` is the side length in voxels of the blocks that an image is divided into.
     """
 
     serves: ClassVar[tuple[Needs, ...]] = ("classify",)
@@ -59,8 +59,8 @@ class ViT(Network, tag="vit", frozen=True):
             num_classes=outputs,
             dropout_rate=self.dropout,
             spatial_dims=self.spatial_dims,
-            # MONAI's default puts a tanh on the logits; of two classes no probability then leaves 0.12 to
-            # 0.88.
+            # MONAI's default applies tanh to the logits; with two classes, probabilities then stay in
+            # 0.12 to 0.88.
             post_activation=None,
         )
         return ViTLogits(drop_unused_norms(vit))

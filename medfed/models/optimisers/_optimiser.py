@@ -1,4 +1,4 @@
-"""What every optimiser is: a frozen record of its settings that builds a torch optimiser."""
+"""The base of all optimisers: a frozen record of settings that builds a torch optimiser."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Optimiser(Kind, frozen=True):
-    """How a site's training steps; `lr` is the rate before the schedule."""
+    """The optimiser of a site's training; `lr` is the learning rate before the schedule."""
 
     folder: ClassVar[str] = "optimisers"
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class AdamW(Optimiser, tag="adamw", frozen=True):
-    """Adam with decoupled weight decay, a good first choice."""
+    """Adam with decoupled weight decay, a good default."""
 
     lr: Annotated[float, Meta(gt=0)] = 0.001
     betas: tuple[float, float] = (0.9, 0.999)

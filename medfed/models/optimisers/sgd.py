@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class SGD(Optimiser, tag="sgd", frozen=True):
-    """Stochastic gradient descent, with momentum where asked for."""
+    """Stochastic gradient descent, optionally with momentum."""
 
     lr: Annotated[float, Meta(gt=0)] = 0.01
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.0
@@ -25,7 +25,7 @@ class SGD(Optimiser, tag="sgd", frozen=True):
     def build(self, parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
         if self.nesterov and not self.momentum:
             raise StudyError(
-                "optimiser 'sgd': nesterov needs momentum above 0; set momentum: 0.9 or leave nesterov out"
+                "optimiser 'sgd': nesterov needs momentum above 0; set momentum: 0.9 or omit nesterov"
             )
         from torch import optim
 

@@ -1,4 +1,4 @@
-"""What every schedule is: a frozen record that gives the learning rate's factor at an epoch."""
+"""The base of all schedules: a frozen record that gives the learning rate's factor at an epoch."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ class Schedule(Kind, frozen=True):
     folder: ClassVar[str] = "schedules"
 
     def factor(self, epoch: int, epochs: int) -> float:
-        """Return the factor during an epoch, counted from 0, of so many over all rounds."""
+        """Return the factor during `epoch`, counted from 0, of `epochs` over all rounds."""
         raise NotImplementedError
 
     @final
     def build(self, optimizer: optim.Optimizer, epochs: int) -> optim.lr_scheduler.LRScheduler:
-        """Return the torch scheduler, to be stepped once an epoch."""
+        """Return the torch scheduler, to be stepped once per epoch."""
         from torch.optim.lr_scheduler import LambdaLR
 
-        # A plain function, because LambdaLR saves the attributes of a callable object into the checkpoint but
-        # nothing of a function; Lightning's epoch after the last one asks for factor(epochs, epochs), hence
-        # the bound.
+        # A plain function, because LambdaLR saves the attributes of a callable object in the checkpoint, but
+        # not of a function. Lightning asks for factor(epochs, epochs) after the last epoch, hence the bound.
         return LambdaLR(optimizer, lambda epoch: self.factor(min(epoch, epochs), epochs))

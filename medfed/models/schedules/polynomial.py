@@ -1,4 +1,4 @@
-"""A power of what is left of the run, as in DeepLab (arXiv:1606.00915) and nnU-Net."""
+"""A power of the remaining share of the run, as in DeepLab (arXiv:1606.00915) and nnU-Net."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medfed.models.schedules._schedule import Schedule
 
 
 class Polynomial(Schedule, tag="polynomial", frozen=True):
-    """The share of the run that is left, to the power `power`."""
+    """The remaining share of the run, to the power of `power`."""
 
     power: Annotated[float, Meta(gt=0)] = 0.9
 

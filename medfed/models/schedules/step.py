@@ -1,4 +1,4 @@
-"""The learning rate in steps."""
+"""A learning rate that decreases in steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medfed.models.schedules._schedule import Schedule
 
 
 class Step(Schedule, tag="step", frozen=True):
-    """Times `gamma` after every `every` epochs."""
+    """Multiplies the learning rate by `gamma` after every `every` epochs."""
 
     every: Annotated[int, Meta(ge=1)] = 30
     gamma: Annotated[float, Meta(gt=0, le=1)] = 0.1

@@ -14,7 +14,7 @@ from medfed.models.schedules._schedule import Schedule
 class WarmupCosine(Schedule, tag="warmup_cosine", frozen=True):
     """A linear rise over `warmup` epochs, then half a cosine down to `floor` times the rate.
 
-    The first epoch has 1 / `warmup` of the rate, since with none it would learn nothing.
+    The first epoch has 1 / `warmup` of the rate, because a rate of 0 would learn nothing.
     """
 
     warmup: Annotated[int, Meta(ge=0)] = 5
@@ -23,8 +23,8 @@ class WarmupCosine(Schedule, tag="warmup_cosine", frozen=True):
     def factor(self, epoch: int, epochs: int) -> float:
         if self.warmup >= epochs:
             raise StudyError(
-                f"schedule 'warmup_cosine': warmup: {self.warmup} of {epochs} epochs leaves none to train "
-                f"at the full rate; make it smaller"
+                f"schedule 'warmup_cosine': warmup: {self.warmup} of {epochs} epochs leaves no epoch at "
+                f"the full rate; make it smaller"
             )
         if epoch < self.warmup:
             return (epoch + 1) / self.warmup

@@ -27,9 +27,9 @@ attacked by `medfed leakage`; one with `class_losses(batch)` can be trained unde
 
 Evaluation calls `predict_step` with whole cases and measures what it returns, in addition to `case`:
 
-    segment              probabilities (B, K, X, Y, Z), which `task.labels` turns into class numbers on the image's
-                         own grid; `task.classes` names the classes and `task.labelled_at(site)` numbers those that
-                         a hospital labelled
+    segment              probabilities (B, K, X, Y, Z), which `task.labels` turns into class numbers on the
+                         image's own grid; `task.classes` names the classes, and `task.labelled_at(site)` are
+                         the numbers of those that a hospital labelled (see `VoxelTask`)
     classify, table      probabilities (B, K) of `task.classes`
     survival             risk (B,), a logarithm
 

@@ -1,4 +1,4 @@
-"""The loss by class, from which the hub tells sites whose labels are noisy (aggregation/fednoro.py)."""
+"""The loss per class, by which the hub finds sites with noisy labels (aggregation/fednoro.py)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from torch.nn import functional
 
 
 def class_losses(logits: Tensor, target: Tensor, classes: Sequence[str]) -> dict[str, Tensor]:
-    """Return by class the sum of the cross entropy where the target is that class, and how often
-    it is: (2,) float64.
+    """Return each class's sum of cross entropy and number of examples (or voxels), as (2,) float64.
 
     Logits are (B, K, ...), the target (B, ...) of class numbers.
     """
     each = functional.cross_entropy(logits, target.long(), reduction="none").double()
-    found = {}
+    losses = {}
     for number, name in enumerate(classes):
-        here = target == number
-        found[name] = torch.stack([each[here].sum(), here.sum().double()])
-    return found
+        of_class = target == number
+        losses[name] = torch.stack([each[of_class].sum(), of_class.sum().double()])
+    return losses

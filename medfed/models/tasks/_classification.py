@@ -1,4 +1,4 @@
-"""The LightningModule that learns which class an image or a row of a table is of."""
+"""The LightningModule that classifies whole images or rows of a table."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from medfed.models.tasks._scores import mean_auroc
 
 @final
 class Classification(LightningModule):
-    """Trains, validates and predicts whole images or rows, found in a batch under `source`.
+    """Trains, validates and predicts on whole images or rows, which a batch holds under `source`.
 
-    Logs `train/loss`, and over the whole validation set at once `val/loss`, `val/accuracy` and `val/auroc`,
-    which a set of one class only doesn't have.
+    It logs `train/loss` and, over the whole validation set, `val/loss`, `val/accuracy` and `val/auroc`, which
+    is undefined for a set of a single class.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Classification(LightningModule):
         self._cases: list[str] = []
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the logits (B, K), or (B, 1) where the loss wants one output for two classes."""
+        """Return the logits (B, K), or (B, 1) if the loss takes one output for two classes."""
         logits: Tensor = self.network(plain(inputs))
         return logits
 
@@ -57,13 +57,13 @@ class Classification(LightningModule):
         return loss
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
-        """Return the loss of a training batch, and log nothing."""
+        """Return the loss of a training batch; nothing is logged."""
         return self.criterion(self(batch[self.source]).float(), plain(batch["target"]))
 
     def class_losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Return by class the sum of the cases' cross entropy, and how many cases there are: (2,) float64."""
+        """Return each class's sum of cross entropy and number of cases, as (2,) float64."""
         logits = self(batch[self.source]).float()
-        if logits.shape[1] == 1:  # one output for two classes: its logit is the second's over the first's
+        if logits.shape[1] == 1:  # one output for two classes: the logit of the second relative to the first
             logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
         return class_losses(logits, plain(batch["target"]), self.classes)
 
@@ -78,18 +78,18 @@ class Classification(LightningModule):
         self._cases += batch["case"]
 
     def on_validation_epoch_end(self) -> None:
-        mine = torch.cat(self._rows) if self._rows else torch.zeros(0, 1)
-        rows = gather_rows(mine, self._cases, self.device)
+        own_rows = torch.cat(self._rows) if self._rows else torch.zeros(0, 1)
+        rows = gather_rows(own_rows, self._cases, self.device)
         self._rows, self._cases = [], []
         if not len(rows):
             return
         logits, target = rows[:, :-1], rows[:, -1].long()
-        likely = probabilities(logits)
+        probability = probabilities(logits)
         self.log("val/loss", float(self.criterion(logits, target)))
-        self.log("val/accuracy", float((likely.argmax(dim=1) == target).double().mean()), prog_bar=True)
-        area = mean_auroc(likely.numpy(), target.numpy())
-        if area is not None:
-            self.log("val/auroc", area)
+        self.log("val/accuracy", float((probability.argmax(dim=1) == target).double().mean()), prog_bar=True)
+        auroc = mean_auroc(probability.numpy(), target.numpy())
+        if auroc is not None:
+            self.log("val/auroc", auroc)
 
     def predict_step(self, batch: dict[str, Any], index: int) -> dict[str, Any]:
         return {"case": list(batch["case"]), "probabilities": probabilities(self(batch[self.source]).float())}
@@ -99,8 +99,8 @@ class Classification(LightningModule):
 
 
 def probabilities(logits: Tensor) -> Tensor:
-    """Return the probability of each class (B, K): softmax, or of one output the sigmoid and what is left."""
+    """Return the probability of each class (B, K): softmax, or sigmoid and its complement for one output."""
     if logits.shape[1] == 1:
-        # Not 1 - sigmoid, which loses what is left of a small probability.
+        # Not 1 - sigmoid, which loses the precision of a small probability.
         return torch.cat([(-logits).sigmoid(), logits.sigmoid()], dim=1)
     return logits.softmax(dim=1)

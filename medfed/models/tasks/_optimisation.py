@@ -1,4 +1,4 @@
-"""What Lightning wants from `configure_optimizers`."""
+"""The return value of `configure_optimizers`, which Lightning calls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Configured = OptimizerLRScheduler
 
 
 def optimisation(network: nn.Module, optimiser: Optimiser, schedule: Schedule, epochs: int) -> Configured:
-    """Return the optimiser over the parameters that may change, and its schedule, stepped once an epoch."""
+    """Return the optimiser of the trainable parameters and its schedule, stepped once per epoch."""
     if epochs < 1:
         raise StudyError(f"train.epochs: {epochs}; a run needs at least 1")
     optimizer = optimiser.build(parameter for parameter in network.parameters() if parameter.requires_grad)
@@ -22,6 +22,6 @@ def optimisation(network: nn.Module, optimiser: Optimiser, schedule: Schedule, e
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """Return a tensor without MONAI's metadata, which costs a Python call at every operation."""
+    """Return a tensor without MONAI's metadata, which costs a Python call in every operation."""
     as_tensor = getattr(tensor, "as_tensor", None)
     return tensor if as_tensor is None else as_tensor()

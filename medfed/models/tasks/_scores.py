@@ -1,6 +1,7 @@
-"""Validation scores in float64: Dice with its empty cases counted, area under the ROC curve, concordance.
+"""Validation scores in float64: Dice with counts of empty cases, area under the ROC curve, concordance.
 
-These are what training watches. A report's metrics, with distances and intervals, are evaluation's.
+Training monitors these scores. The metrics of reports, with distances and
+intervals, are in medfed.evaluation.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from scipy.stats import rankdata
 class DiceScores:
     """Dice of each foreground class, and how many cases were empty on one side or both.
 
-    `mean` is the mean over the classes that have a Dice, each the mean over its cases. Of a case and class
-    - reference and prediction both empty: there is no Dice; it is counted in `both_empty` and in no mean;
-    - only the reference empty: Dice is 0, counted in `false_positives`;
-    - only the prediction empty: Dice is 0, counted in `missed`.
+    `mean` is the mean over the classes that have a Dice, each the mean over its cases. For a case
+    and a class with
+    - reference and prediction empty, Dice is undefined: counted in `both_empty` and in no mean;
+    - only the reference empty, Dice is 0: counted in `false_positives`;
+    - only the prediction empty, Dice is 0: counted in `missed`.
     """
 
     mean: float | None
@@ -39,9 +41,9 @@ def dice_scores(counts: np.ndarray) -> DiceScores:
         float(dice[defined[:, index], index].mean()) if defined[:, index].any() else None
         for index in range(counts.shape[1])
     )
-    found = [value for value in by_class if value is not None]
+    defined_values = [value for value in by_class if value is not None]
     return DiceScores(
-        mean=float(np.mean(found)) if found else None,
+        mean=float(np.mean(defined_values)) if defined_values else None,
         by_class=by_class,
         both_empty=int((~defined).sum()),
         false_positives=int(((reference == 0) & (predicted > 0)).sum()),
@@ -50,9 +52,9 @@ def dice_scores(counts: np.ndarray) -> DiceScores:
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float | None:
-    """Return the area under the ROC curve, ties worth a half, or None where all examples are of one class.
+    """Return the area under the ROC curve, with ties as a half, or None if all examples are of one class.
 
-    It is Mann and Whitney's U over the number of pairs.
+    It is Mann and Whitney's U divided by the number of pairs.
     """
     positive = np.asarray(positive, dtype=bool)
     positives = int(positive.sum())
@@ -67,27 +69,28 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float | None:
 def mean_auroc(probabilities: np.ndarray, target: np.ndarray) -> float | None:
     """Return the AUROC of the second class of two, or the mean of each class against the rest.
 
-    None where a class has no example: a mean over fewer classes would not be comparable between hospitals.
+    None if a class has no example: a mean over fewer classes would not be comparable between hospitals.
     """
     if probabilities.shape[1] == 2:
         return auroc(probabilities[:, 1], target == 1)
     values = [auroc(probabilities[:, k], target == k) for k in range(probabilities.shape[1])]
-    found = [value for value in values if value is not None]
-    return float(np.mean(found)) if values and len(found) == len(values) else None
+    defined_values = [value for value in values if value is not None]
+    return float(np.mean(defined_values)) if values and len(defined_values) == len(values) else None
 
 
 def c_index(risk: np.ndarray, time: np.ndarray, event: np.ndarray) -> float | None:
-    """Return Harrell's concordance: of the pairs of known order, the share where the higher risk dies first.
+    """Return Harrell's concordance: the share of comparable pairs in which the higher risk
+    has the earlier event.
 
-    A pair is known when the earlier one has an event; of equal times, when just one of the two has. Equal
-    risks count a half. None where no pair is known.
+    A pair is comparable if the earlier time is an event, or if of equal times exactly one is. Equal risks
+    count as a half. None if no pair is comparable.
     """
     risk, time, event = (np.asarray(values, dtype=np.float64) for values in (risk, time, event))
-    concordant, known = 0.0, 0
+    concordant, comparable = 0.0, 0
     for index in np.flatnonzero(event):
         later = (time > time[index]) | ((time == time[index]) & (event == 0))
-        known += int(later.sum())
+        comparable += int(later.sum())
         concordant += float((risk[later] < risk[index]).sum()) + 0.5 * float(
             (risk[later] == risk[index]).sum()
         )
-    return concordant / known if known else None
+    return concordant / comparable if comparable else None

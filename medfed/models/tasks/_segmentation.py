@@ -1,4 +1,4 @@
-"""The LightningModule that learns a segmentation."""
+"""The LightningModule that segments volumes."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class SegmentationTask(VoxelTask, Protocol):
 class Segmentation(LightningModule):
     """Trains on patches; validates and predicts whole volumes, in windows of the patch's size.
 
-    `labelled` are the numbers of the classes that the hospital drew, all foreground classes if None; scores
-    are over these, and the loss takes all else for background.
+    `labelled` are the numbers of the classes that the hospital labelled, all foreground classes if None;
+    scores are over these, and the loss counts all others as background.
 
-    Logs `train/loss`, `val/loss` (mean over cases of the loss of the whole volume), `val/dice`,
-    `val/dice/<class>` where there are several, and the counts `val/both_empty`, `val/false_positives`,
-    `val/missed` beside them (see `DiceScores`). A Dice that no case defines is not logged.
+    It logs `train/loss`, `val/loss` (mean over cases of the loss of the whole volume), `val/dice`,
+    `val/dice/<class>` if there are several, and the counts `val/both_empty`, `val/false_positives` and
+    `val/missed` (see `DiceScores`). An undefined Dice is not logged.
     """
 
     def __init__(
@@ -80,9 +80,9 @@ class Segmentation(LightningModule):
             self.network,
             self.task.overlap,
             mode=self.task.blend,
-            # A volume smaller than the patch is padded as a training patch is: with its darkest value.
-            # MONAI's zero is mid-grey after normalisation, and instance norm then sees another image than in
-            # training; on hippocampus crops that cost 0.2 of Dice.
+            # A volume smaller than the patch is padded like a training patch, with its darkest value. MONAI's
+            # zero is mid-grey after normalisation, so instance norm would see another image than in training;
+            # on hippocampus crops this cost 0.2 of Dice.
             cval=float(image.amin()),
         )
         assert isinstance(logits, Tensor)
@@ -95,20 +95,20 @@ class Segmentation(LightningModule):
         return loss
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
-        """Return the loss of a training batch, and log nothing."""
+        """Return the loss of a training batch; nothing is logged."""
         return self._loss(self.network(plain(batch["image"])).float(), plain(batch["label"]))
 
     def _loss(self, logits: Tensor, label: Tensor) -> Tensor:
         if logits.ndim == label.ndim:
             return self.criterion(logits, label)
-        # Deep supervision: (B, levels, K, ...), the finest first, each level half the weight of the one
-        # above.
+        # Deep supervision: (B, levels, K, ...), the finest first, each level with half the weight
+        # of the previous.
         weights = [0.5**level for level in range(logits.shape[1])]
         losses = [w * self.criterion(one, label) for w, one in zip(weights, logits.unbind(1), strict=True)]
         return torch.stack(losses).sum() / sum(weights)
 
     def class_losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Return by class the sum of the voxels' cross entropy, and how many voxels there are: (2,) float64."""
+        """Return each class's sum of cross entropy and number of voxels, as (2,) float64."""
         logits = self.network(plain(batch["image"])).float()
         logits = logits[:, 0] if logits.ndim > batch["label"].ndim else logits
         merged = merged_logits(logits, self.labelled)
@@ -122,8 +122,8 @@ class Segmentation(LightningModule):
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
         label = plain(batch["label"])
         logits = self(batch["image"]).float()
-        found = self.task.labels(logits)
-        for case, one, predicted, reference in zip(batch["case"], logits, found, label, strict=True):
+        labels = self.task.labels(logits)
+        for case, one, predicted, reference in zip(batch["case"], logits, labels, label, strict=True):
             loss = self.criterion(one[None], reference[None])
             counts = overlap_counts(predicted, reference, len(self.task.classes))
             counts = counts[[number - 1 for number in self.labelled]]
@@ -132,8 +132,8 @@ class Segmentation(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         width = 1 + 3 * len(self.labelled)
-        mine = torch.tensor(self._rows, dtype=torch.float64).reshape(-1, width)
-        rows = gather_rows(mine, self._cases, self.device).numpy()
+        own_rows = torch.tensor(self._rows, dtype=torch.float64).reshape(-1, width)
+        rows = gather_rows(own_rows, self._cases, self.device).numpy()
         self._rows, self._cases = [], []
         if not len(rows):
             return
@@ -161,7 +161,7 @@ class Segmentation(LightningModule):
 
 
 def overlap_counts(predicted: Tensor, reference: Tensor, classes: int) -> Tensor:
-    """Return voxels in both, in prediction and in reference of each foreground class: (classes - 1, 3)."""
+    """Return each foreground class's voxels in both, in prediction, in reference: (classes - 1, 3)."""
     pairs = predicted.reshape(-1).long() * classes + reference.reshape(-1).long()
     table = torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
     return torch.stack([table.diagonal(), table.sum(dim=1), table.sum(dim=0)], dim=1)[1:]

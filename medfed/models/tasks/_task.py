@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Task(Kind, frozen=True):
-    """What is learned: loss, validation scores and predictions. `medfed.models.tasks` describes the contract."""
+    """What is learned: loss, validation scores, predictions. See `medfed.models.tasks` for the contract."""
 
     folder: ClassVar[str] = "tasks"
 
@@ -108,5 +108,6 @@ def check_classes(task: Task, classes: tuple[str, ...]) -> None:
     for name in classes:
         if not name or classes.count(name) > 1:
             raise StudyError(
-                f"task '{kind_of(task)}': classes: '{name}' is empty or a duplicate; each class needs a unique name"
+                f"task '{kind_of(task)}': classes: '{name}' is empty or a duplicate; each class "
+                f"needs a unique name"
             )

@@ -1,4 +1,4 @@
-"""The LightningModule that learns a risk from times and events."""
+"""The LightningModule that predicts a risk, learnt from times and events."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from medfed.models.tasks._scores import c_index
 class TimeToEvent(LightningModule):
     """Trains, validates and predicts on rows of a table.
 
-    Logs `train/loss`, and over the whole validation set at once `val/loss`, so with the full risk sets, and
-    `val/c_index`, which a set without a comparable pair doesn't have. A prediction holds `risk` (B,), a
-    logarithm.
+    It logs `train/loss` and, over the whole validation set, `val/loss` (with the full risk sets)
+    and `val/c_index`, which is undefined for a set without a comparable pair. A prediction holds
+    `risk` (B,), a logarithm.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class TimeToEvent(LightningModule):
         self._cases += batch["case"]
 
     def on_validation_epoch_end(self) -> None:
-        mine = torch.cat(self._rows) if self._rows else torch.zeros(0, 3)
-        rows = gather_rows(mine, self._cases, self.device)
+        own_rows = torch.cat(self._rows) if self._rows else torch.zeros(0, 3)
+        rows = gather_rows(own_rows, self._cases, self.device)
         self._rows, self._cases = [], []
         if not len(rows):
             return

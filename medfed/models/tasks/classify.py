@@ -1,4 +1,4 @@
-"""Classification of whole images: disease or not, or one of several."""
+"""Classification of whole images into two or more classes."""
 
 from __future__ import annotations
 

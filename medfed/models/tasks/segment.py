@@ -1,4 +1,4 @@
-"""Segmentation: which voxel belongs to what."""
+"""Segmentation: the class of each voxel."""
 
 from __future__ import annotations
 
@@ -28,14 +28,16 @@ else:
 class Segment(Task, tag="segment", frozen=True):
     """Segmentation of each voxel into one of the classes, the background first.
 
-    Volumes larger than the patch are predicted in windows that overlap by the share `overlap` and are blended
-    with weights that fall off towards a window's edge (`blend: gaussian`) or are equal (`constant`);
-    `windows` of them go through the network at once. `largest` names the classes of which only the largest
-    connected piece is kept, `minimum_voxels` drops pieces of any class that are smaller on whichever grid
-    labels are made; both change labels, in validation scores too, and never probabilities.
+    Volumes larger than the patch are predicted in windows that overlap by the share `overlap` and are
+    blended with weights that decrease towards a window's edge (`blend: gaussian`) or are equal
+    (`constant`); `windows` of them go through the network at once. `largest` names the classes of which
+    only the largest connected component is kept, `minimum_voxels` removes smaller components of any
+    class, on the grid on which labels are computed; both change labels, including those of validation
+    scores, and never probabilities.
 
-    `labelled` names, for a hospital that drew some of the foreground classes only, which ones: there
-    everything else counts as background, in training and in scores. A hospital that isn't named drew all.
+    `labelled` lists the classes of each hospital that labelled only some of the foreground classes:
+    everything else counts as background there, in training and in scores. A hospital that is not
+    listed labelled all classes.
     """
 
     needs: ClassVar[Needs] = "segment"
@@ -70,12 +72,12 @@ class Segment(Task, tag="segment", frozen=True):
                     )
             if not names or len(set(names)) < len(names):
                 raise StudyError(
-                    f"task 'segment': labelled: {site}: names {len(names)} classes, {len(set(names))} of them "
-                    f"different; a hospital labels at least one, and each is named once"
+                    f"task 'segment': labelled: {site}: names {len(names)} classes, {len(set(names))} of "
+                    f"them distinct; name at least one class, and each only once"
                 )
 
     def labelled_at(self, site: str) -> tuple[int, ...]:
-        """Return the numbers of the foreground classes that a hospital labels."""
+        """Return the numbers of the foreground classes that a hospital labelled."""
         names = self.labelled.get(site, self.classes[1:])
         return tuple(sorted(self.classes.index(name) for name in names))
 
@@ -95,7 +97,7 @@ class Segment(Task, tag="segment", frozen=True):
         from medfed.models.tasks._connected_components import remove_components
 
         labels = probabilities.argmax(dim=1, keepdim=True)
-        # A byte a voxel and not the eight of argmax, where the classes fit.
+        # One byte per voxel instead of argmax's eight, if the classes fit.
         labels = labels.to(torch.uint8 if len(self.classes) <= 256 else torch.int32)
         if not self.largest and not self.minimum_voxels:
             return labels

@@ -1,4 +1,4 @@
-"""Survival from rows of a table: how long until an event, where some are still without it."""
+"""Survival from rows of a table: the time until an event, with censored patients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ else:
 
 
 class Survival(Task, tag="survival", frozen=True):
-    """Survival from rows of a table: one output, the logarithm of a patient's risk against others'."""
+    """Survival from rows of a table: one output, the logarithm of a patient's relative risk."""
 
     needs: ClassVar[Needs] = "survival"
 

@@ -1,4 +1,4 @@
-"""Classification of rows of a table: disease prediction from laboratory values and the like."""
+"""Classification of rows of a table, such as disease prediction from laboratory values."""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ from medfed.data.samplers import FixedStepBatchSampler
 from medfed.errors import DataError
 from medfed.evaluation.rows import POOLED
 from medfed.federation.callback import derived_seed
-from medfed.federation.site import Training, train_alone
+from medfed.federation.config import SiteConfig
+from medfed.federation.site import train_alone
 from medfed.pipeline.factory import module_of, training_of
 from medfed.runs.checkpoints import load_or_train
 from medfed.wire.weights import Weights, weights_of
@@ -73,7 +74,7 @@ class PooledData(pl.LightningDataModule):
 
 
 def pooled_model(run: StudyRun) -> Weights:
-    """Return the model trained on the cases of all the study's hospitals; a saved model is not trained again."""
+    """Return the model trained on all hospitals' cases; a saved model is not trained again."""
     path = run.folder.checkpoint(POOLED)
     return load_or_train(path, run.study.train.rounds, partial(_train, run))
 
@@ -87,7 +88,7 @@ def _train(run: StudyRun) -> Weights:
     return weights_of(module)
 
 
-def train_pooled(module: pl.LightningModule, data: PooledData, training: Training, folder: Path) -> None:
+def train_pooled(module: pl.LightningModule, data: PooledData, training: SiteConfig, folder: Path) -> None:
     """Train one model on the training cases of several hospitals, for as many epochs as a site trains.
 
     It sees each case as often as the federation does. Optimiser, schedule, clipping and seeds are the

@@ -25,8 +25,9 @@ from medfed.aggregation.fedavg import FedAvg
 from medfed.data.datamodule import collate
 from medfed.errors import PrivacyError
 from medfed.exchange import MemoryExchange
-from medfed.federation.simulation import run_federation
-from medfed.federation.site import Training, train_site
+from medfed.federation.config import HubConfig, SiteConfig
+from medfed.federation.simulation import simulate
+from medfed.federation.site import PatientLedger, SiteRun, train_site
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.privacy.accounting.ledger import data_set
 from medfed.wire.weights import Weights, load, weights_of
@@ -64,7 +65,7 @@ def visible_update(
     make: ModuleFactory,
     items: Sequence[Item],
     others: Sequence[Sequence[Item]],
-    training: Training,
+    training: SiteConfig,
     privacy: Privacy,
     start: Weights,
 ) -> dict[str, Tensor]:
@@ -87,14 +88,15 @@ def visible_update(
     if len(parties) < summed.fewest_sites():
         raise PrivacyError(
             f"an attacker sees a sum of at least {summed.fewest_sites()} sites only, and the cases make "
-            f"{len(parties)} parts to stand in for them; take fewer cases per step (--cases), or a hospital with "
+            f"{len(parties)} parts to stand in for them; take fewer cases per step (--cases), or a hospital "
+            "with "
             "more cases"
         )
     return _round(make, parties, replace(training, privacy=summed), start)
 
 
 def _round(
-    make: ModuleFactory, parties: dict[str, Sequence[Item]], training: Training, start: Weights
+    make: ModuleFactory, parties: dict[str, Sequence[Item]], training: SiteConfig, start: Weights
 ) -> dict[str, Tensor]:
     failures: list[BaseException] = []
     with tempfile.TemporaryDirectory(prefix="medfed-leakage-") as folder, warnings.catch_warnings():
@@ -111,17 +113,17 @@ def _round(
             return fit
 
         try:
-            final = run_federation(
-                {name: site(name) for name in parties},
-                start,
-                rule=FedAvg(),
+            config = HubConfig(
                 rounds=1,
+                sites=tuple(sorted(parties)),
+                rule=FedAvg(),
                 privacy=training.privacy,
                 minimum=len(parties),
                 seed=training.seed,
                 compress=training.compress,
                 outlier=None,  # an attacker sees the update of a step at rate 1 however large it is
             )
+            final = simulate({name: site(name) for name in parties}, start, config)
         except Exception:
             if failures:
                 raise failures[0] from None
@@ -133,7 +135,7 @@ def _fit(
     name: str,
     module: pl.LightningModule,
     items: Sequence[Item],
-    training: Training,
+    training: SiteConfig,
     exchange: MemoryExchange,
     folder: Path,
 ) -> None:
@@ -147,12 +149,11 @@ def _fit(
         _Data(items, training.batch),
         exchange,
         training,
-        folder=folder,
-        examples=len(items),
-        logger=False,
-        study="leakage",
-        dataset=data_set(patients, b"leakage"),
-        items=list(patients.values()),
+        SiteRun(
+            folder,
+            examples=len(items),
+            patients=PatientLedger("leakage", data_set(patients, b"leakage"), list(patients.values())),
+        ),
     )
 
 

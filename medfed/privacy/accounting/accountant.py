@@ -241,6 +241,6 @@ def _between(low: float, low_epsilon: float, high: float, high_epsilon: float, t
         return high / 2
     slope = math.log(low_epsilon / high_epsilon) / math.log(high / low)
     # Aim inside the tolerance, so that the guess rarely falls on the wrong side of the target.
-    guess = high * (high_epsilon / (target * (1 - EPSILON_TOLERANCE / 2))) ** (1 / slope)
+    guess: float = high * (high_epsilon / (target * (1 - EPSILON_TOLERANCE / 2))) ** (1 / slope)
     edge = 0.02 * (high - low)
     return min(max(guess, low + edge), high - edge)

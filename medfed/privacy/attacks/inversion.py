@@ -126,7 +126,8 @@ def _alike(wanted: Tensor, found: Tensor) -> Tensor:
     one, two = (rows - rows.mean(1, keepdim=True) for rows in (wanted, found))
     product = one @ two.T
     lengths = one.norm(dim=1)[:, None] * two.norm(dim=1)[None]
-    return (product / lengths.clamp(min=1e-12)).clamp(min=0).square()
+    correlation: Tensor = (product / lengths.clamp(min=1e-12)).clamp(min=0)
+    return correlation.square()
 
 
 def _blurred(images: Tensor) -> Tensor:

@@ -71,7 +71,8 @@ def logit(losses: Floats) -> Floats:
 
 
 def _means(values: Floats, chosen: Flags) -> Floats:
-    return np.where(chosen, values, 0.0).sum(0) / np.maximum(chosen.sum(0), 1)
+    means: Floats = np.where(chosen, values, 0.0).sum(0) / np.maximum(chosen.sum(0), 1)
+    return means
 
 
 def _spread(values: Floats, chosen: Flags, means: Floats) -> float:
@@ -81,4 +82,5 @@ def _spread(values: Floats, chosen: Flags, means: Floats) -> float:
 
 
 def _log_normal(values: Floats, means: Floats, variance: float) -> Floats:
-    return -0.5 * ((values - means) ** 2 / variance + np.log(variance))
+    logarithm: Floats = -0.5 * ((values - means) ** 2 / variance + np.log(variance))
+    return logarithm

@@ -58,7 +58,7 @@ def test_only_adapters_train_and_the_small_layer_has_none():
     assert sum(trained.values()) < 0.15 * whole
     unfreeze(network, ["4"])
     assert {"4.weight", "4.bias"} <= {name for name, p in network.named_parameters() if p.requires_grad}
-    with pytest.raises(StudyError, match="rank 99: no layer of this network is so large"):
+    with pytest.raises(StudyError, match="rank 99: no layer of this network is large enough"):
         add_lora(small(), 99, 8.0)
 
 

@@ -249,7 +249,7 @@ def test_survival_is_scored_over_the_whole_set(tmp_path: Path) -> None:
         ),
         (
             lambda: Classify(classes=("a", "b", "c"), loss=BinaryCrossEntropy()),
-            "has 3 classes, this loss is for 2; take 'cross_entropy'",
+            "has 3 classes, this loss takes 2; take 'cross_entropy'",
         ),
     ],
 )

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from medfed.cli import main
 from medfed.errors import RunError, StudyError
-from medfed.federation import membership as joins
+from medfed.federation import membership
 from medfed.pipeline import train as run
 from medfed.pipeline.experiments import unlearning
 from medfed.runs.facts import RunFacts
@@ -59,14 +59,14 @@ def in_turn(place):
 
 
 def test_the_model_from_before_each_site_joined_is_kept(in_turn):
-    assert joins.joined(in_turn.hub) == {"east": 1, "north": 2, "south": 3}
-    kept = sorted(path.name for path in (in_turn.hub / joins.FOLDER).iterdir())
+    assert membership.first_rounds(in_turn.hub) == {"east": 1, "north": 2, "south": 3}
+    kept = sorted(path.name for path in (in_turn.hub / membership.FOLDER).iterdir())
     assert kept == ["round-00001.safetensors", "round-00002.safetensors"]
 
 
 def test_training_goes_on_from_the_round_before_the_site_joined(place, in_turn):
     study = study_of(place, "rule.kind=cyclic")
-    before = load_file(in_turn.hub / joins.FOLDER / "round-00002.safetensors")
+    before = load_file(in_turn.hub / membership.FOLDER / "round-00002.safetensors")
     again = run.train(study, out=place / "without-south", without="south", former=in_turn.path)
     record = again.read_withdrawal()
     assert (record.site, record.joined, record.retrained_from) == ("south", 3, 2)
@@ -126,7 +126,7 @@ def test_a_site_that_never_merged_costs_nothing(place, in_turn):
 
 
 def test_a_checkpoint_that_was_cut_short_is_passed_over(place, in_turn):
-    path = in_turn.hub / joins.FOLDER / "round-00002.safetensors"
+    path = in_turn.hub / membership.FOLDER / "round-00002.safetensors"
     whole = path.read_bytes()
     other = in_turn.hub / "round-00002.safetensors"
     spare = other.read_bytes()

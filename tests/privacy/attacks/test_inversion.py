@@ -18,16 +18,20 @@ def blobs(count: int, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     places = torch.rand(count, 2, generator=generator) * 4 + 2
     x, y = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
-    apart = (x - places[:, 0, None, None]) ** 2 + (y - places[:, 1, None, None]) ** 2
-    return torch.exp(-apart / 3)[:, None]
+    squared_distances = (x - places[:, 0, None, None]) ** 2 + (y - places[:, 1, None, None]) ** 2
+    return torch.exp(-squared_distances / 3)[:, None]
 
 
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.LeakyReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.LeakyReLU(), nn.Flatten(),
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.LeakyReLU(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.LeakyReLU(),
+        nn.Flatten(),
         nn.Linear(8 * SIDE * SIDE, 3),
-    )  # fmt: skip
+    )
 
 
 def gradient_of(net: nn.Module, targets: torch.Tensor):
@@ -40,7 +44,7 @@ def gradient_of(net: nn.Module, targets: torch.Tensor):
 
 
 def protected(gradient: dict, clip: float, multiplier: float) -> dict:
-    """Clip to a norm and add Gaussian noise of multiplier * clip to each value, as DP-SGD does for one case."""
+    """Clip to a norm and add Gaussian noise (multiplier * clip) to each value, as DP-SGD does."""
     norm = math.sqrt(sum(float(g.square().sum()) for g in gradient.values()))
     generator = torch.Generator().manual_seed(1)
     return {

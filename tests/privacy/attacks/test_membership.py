@@ -21,9 +21,7 @@ def test_logit_by_hand():
 
 
 def games(effect: float, models: int = 16, cases: int = 40) -> tuple[np.ndarray, np.ndarray]:
-    """Losses of cases of very unlike difficulty, each a little lower under the models that
-    were trained on it.
-    """
+    """Losses of cases of different difficulty, each slightly lower if the model was trained on it."""
     generator = np.random.default_rng(0)
     inside = generator.random((models, cases)) < 0.5
     hardness = generator.normal(0, 3, cases)

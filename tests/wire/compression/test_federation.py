@@ -12,13 +12,14 @@ import pytest
 import pytorch_lightning as pl
 import safetensors.torch
 import torch
+from simulated import simulated
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-import medfed
 from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import QuorumError, StudyError, UpdateError, WireError
-from medfed.federation.site import Training, train_site
+from medfed.federation.config import SiteConfig
+from medfed.federation.site import SiteRun, train_site
 from medfed.privacy import Privacy
 from medfed.study.reading import read_study
 from medfed.study.validation import validate
@@ -78,16 +79,16 @@ class Dies(pl.Callback):
 def run(folder, stages=STACK, *, dies: bool = False, resume: bool = False, watch=lambda report: None):
     def site(name):
         def work(exchange):
-            training = Training(ROUNDS, 1, seed=3, accelerator="cpu", compress=stages)
+            training = SiteConfig(ROUNDS, 1, seed=3, accelerator="cpu", compress=stages)
             callbacks = [Dies()] if dies and name == "south" else []
-            train_site(name, untrained(), Data(name), exchange, training, folder=folder / name,
-                       callbacks=callbacks, logger=False, resume=resume)  # fmt: skip
+            train_site(name, untrained(), Data(name), exchange, training,
+                       SiteRun(folder / name, resume, callbacks=callbacks))  # fmt: skip
 
         return work
 
-    return medfed.run_federation(
+    return simulated(
         {name: site(name) for name in SITES}, weights_of(untrained()), rule=FedAvg(), rounds=ROUNDS,
-        minimum=2, seed=3, folder=folder / "hub", compress=stages, watch=watch,
+        minimum=2, seed=3, folder=folder / "hub", compress=stages, on_round=watch,
     )  # fmt: skip
 
 
@@ -136,7 +137,7 @@ def test_the_hub_merges_what_was_said_and_the_site_keeps_the_rest(tmp_path):
             received = exchange.fetch("a", received.round + 1)
         exchange.send(Update("a", received.round + 1, {}, 0))
 
-    final = medfed.run_federation({"a": site}, weights, rule=FedAvg(), rounds=2, compress=STACK)
+    final = simulated({"a": site}, weights, rule=FedAvg(), rounds=2, compress=STACK)
     first, state = compress(STACK, delta, {})
     second, _ = compress(STACK, delta, state)
     torch.testing.assert_close(
@@ -226,9 +227,9 @@ def test_a_malicious_update_is_refused_by_name_and_round(cheat):
         return work
 
     reports = []
-    medfed.run_federation(
+    simulated(
         {"bad": site("bad"), "good": site("good")}, WEIGHTS, rule=FedAvg(), rounds=1, compress=STACK,
-        watch=reports.append,
+        on_round=reports.append,
     )  # fmt: skip
     answers = {answer.site: answer for answer in reports[0].results}
     assert answers["good"].status == "merged"

@@ -1,4 +1,4 @@
-"""One site on two processes of one machine, run by test_federate.py; prints a line a rank."""
+"""One site on two processes of one machine, run by test_callback.py; prints one line per rank."""
 
 import sys
 import threading
@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 from medfed.aggregation.fedavg import FedAvg
 from medfed.exchange import MemoryExchange
 from medfed.federation.callback import FederatedCallback
-from medfed.federation.hub import Plan, coordinate
+from medfed.federation.config import HubConfig
+from medfed.federation.hub import run_hub
 from medfed.wire.update import Update
 from medfed.wire.weights import digest, weights_of
 
@@ -42,8 +43,8 @@ def main() -> None:
     )
     final: list = []
     if trainer.global_rank == 0:
-        plan = Plan(rounds=2, sites=("north",), rule=FedAvg())
-        hub = threading.Thread(target=lambda: final.append(coordinate(plan, exchange, weights_of(module))))
+        plan = HubConfig(rounds=2, sites=("north",), rule=FedAvg())
+        hub = threading.Thread(target=lambda: final.append(run_hub(plan, exchange, weights_of(module))))
         hub.start()
     trainer.fit(module, DataLoader(data("north"), BATCH), DataLoader(data("val"), 5))
     if trainer.global_rank == 0:

@@ -1,0 +1,83 @@
+"""The hub's checkpoints: the newest models and rule states of a study, from which a run resumes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import safetensors
+from safetensors.torch import load_file
+
+from medfed.aggregation import State
+from medfed.errors import RunError
+from medfed.federation import membership
+from medfed.files import replacing
+from medfed.runs.rounds import SiteResult
+from medfed.wire import encoding
+from medfed.wire.update import GlobalModel
+
+# How many checkpoints stay on disk: the newest, and the one before it in case a power loss tore it.
+MAX_CHECKPOINTS = 2
+
+
+def load_latest_checkpoint(folder: Path, study: str = "") -> tuple[GlobalModel, State] | None:
+    """Return the newest model and rule state in a hub's folder, or None.
+
+    Raises:
+        RunError: if the newest readable one belongs to another study.
+    """
+    for path in sorted(folder.glob("round-*.safetensors"), reverse=True):
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                metadata = file.metadata()
+            tensors = load_file(path)
+        except Exception:  # noqa: S112 - cut short by a power loss: the one before it is whole
+            continue
+        if study and metadata["study"] != study:
+            raise RunError(
+                f"this run folder holds a run of study {metadata['study'][:12]}, the study file's digest is "
+                f"{study[:12]}; resume with the file that started it, or choose another run folder (--out)"
+            )
+        weights: dict = {}
+        state: dict[str, dict] = {}
+        for full, tensor in tensors.items():
+            group, _, name = full.partition("/")
+            tensors_of_group = (
+                weights if group == "weights" else state.setdefault(group.removeprefix("state:"), {})
+            )
+            tensors_of_group[name] = tensor
+        return GlobalModel(int(metadata["round"]), weights, study=study), state
+    return None
+
+
+def save_round(folder: Path, current: GlobalModel, state: State, results: Iterable[SiteResult]) -> None:
+    """Write the checkpoint of a merged round, and which sites were merged into it."""
+    save_checkpoint(folder, current, state)
+    merged = [result.site for result in results if result.status == "merged"]
+    membership.record_first_rounds(folder, current.round, merged)
+
+
+def save_checkpoint(folder: Path, current: GlobalModel, state: State) -> None:
+    """Write a model and the rule's state, on disk when this returns, and delete what is older than needed.
+
+    Raises:
+        RunError: if the disk is full or cannot be written.
+    """
+    tensors = {f"weights/{name}": tensor.contiguous() for name, tensor in current.weights.items()}
+    for group, named in state.items():
+        tensors |= {f"state:{group}/{name}": tensor.contiguous() for name, tensor in named.items()}
+    metadata = {"round": str(current.round), "study": current.study}
+    path = folder / f"round-{current.round:05d}.safetensors"
+    try:
+        with replacing(path, durable=True) as unfinished, unfinished.open("wb") as file:
+            for piece in encoding.safetensors_pieces(tensors, metadata):
+                file.write(piece)
+    except OSError as error:
+        raise RunError(
+            f"round {current.round}: its checkpoint could not be written: "
+            f"{getattr(error, 'strerror', None) or error}; free disk space in the run folder and resume with "
+            "--resume, "
+            f"from round {current.round - 1}"
+        ) from None
+    for old in sorted(folder.glob("round-*.safetensors"))[:-MAX_CHECKPOINTS]:
+        old.unlink()

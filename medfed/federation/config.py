@@ -1,0 +1,76 @@
+"""The settings of a federation: what the hub needs to know of a study, and what a site needs.
+
+A study file is turned into these records by `pipeline.factory`; a script of one's own can write them down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from medfed.aggregation import Rule
+from medfed.federation.egress import Egress
+from medfed.local_training import LocalMethod
+from medfed.privacy import NoPrivacy, Privacy
+from medfed.wire.compression import Compression
+from medfed.wire.update import DEFAULT_OUTLIER_FACTOR
+
+
+@dataclass(frozen=True)
+class HubConfig:
+    """What a hub needs to know of a study.
+
+    sites: the names of the sites that train.  fraction: the share of them that is asked to train in a round.
+    minimum: the fewest valid updates that make a round.  deadline_s: how long the hub waits for updates; None
+    waits for every site.  study: the study's digest.  outlier: an update this many times as long as the
+    round's others is refused; None refuses none.  evaluating: sites that train nothing and report the final
+    model's scores on their cases.
+    """
+
+    rounds: int
+    sites: tuple[str, ...]
+    rule: Rule
+    privacy: Privacy = field(default_factory=NoPrivacy)
+    fraction: float = 1.0
+    minimum: int = 1
+    deadline_s: float | None = None
+    seed: int = 0
+    study: str = ""
+    compress: tuple[Compression, ...] = ()
+    outlier: float | None = DEFAULT_OUTLIER_FACTOR
+    evaluating: tuple[str, ...] = ()
+
+    def quorum(self, asked: int) -> int:
+        """Return the fewest valid updates that make a round for which so many sites were asked."""
+        rule = self.rule
+        return min(self.minimum, asked, rule.buffer_size if rule.asynchronous else asked)
+
+
+@dataclass(frozen=True)
+class SiteConfig:
+    """How a site trains: the settings of its Trainer and of its federated callback.
+
+    epochs: those of the whole run.  local_epochs: those between two merges.  batch: how many patients a step
+    of private training holds on average.  clip: the largest norm of a gradient.  accumulate: the batches per
+    optimiser step.  keep_local: the layers that stay in the hospital.  trained_only: whether only parameters
+    that train are exchanged.  optimiser_state: whether the optimiser keeps its moments at a merge.
+    required_scalars: what the rule needs from each site beside its weights.
+    """
+
+    epochs: int
+    local_epochs: int = 1
+    batch: int = 1
+    precision: Literal[32, "16-mixed", "bf16-mixed"] = 32
+    clip: float | None = None
+    accumulate: int = 1
+    keep_local: tuple[str, ...] = ()
+    trained_only: bool = False
+    optimiser_state: Literal["keep", "reset"] = "keep"
+    local: LocalMethod | None = None
+    privacy: Privacy = field(default_factory=NoPrivacy)
+    egress: Egress | None = None
+    compress: tuple[Compression, ...] = ()
+    seed: int = 0
+    accelerator: str = "auto"
+    devices: int | str = 1
+    required_scalars: tuple[str, ...] = ()
