@@ -44,17 +44,17 @@ def main() -> None:
     }
     local = {name: tensor + 1e-3 for name, tensor in weights.items()}
     privacy = ckks.Ckks()
-    protector = ckks._Sealed(privacy, ckks._new_key())
+    protector = ckks._Encryptor(privacy, ckks._new_key())
     update = Update("site0", 1, Difference(local, weights), 100)
     sent, encrypting = timed(lambda: protector.protect(update, weights))
     sent = wire.decode_update(wire.encode_update(sent), weights)
     size = sum(piece.numel() for piece in sent.groups[ckks.ENCRYPTED].values())
-    session = ckks._Blind(privacy, ["site0"], None)
+    session = ckks._EncryptedSession(privacy, ["site0"], None)
     _, checking = timed(lambda: session.admit(sent, weights))
     updates = [sent] * chosen.sites
     (_, state), adding = timed(lambda: privacy.prepare_merge(updates, {}, weights))
     received = GlobalModel(1, weights, groups=state)
-    opened, decrypting = timed(lambda: ckks._opened(privacy, received, protector.key))
+    opened, decrypting = timed(lambda: ckks._decrypted(privacy, received, protector.key))
     worst = max(float((opened[name] - local[name]).abs().max()) for name in weights)
     hub = checking * chosen.sites + adding
     print(f"{chosen.millions} million parameters, {chosen.sites} sites, one thread")

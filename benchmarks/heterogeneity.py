@@ -1,16 +1,14 @@
 """Every rule and local method on hospitals that differ, with equal budgets, seeds and intervals.
 
-    python benchmarks/heterogeneity.py quickstart [--seeds 0 1 2] [--methods fedavg,fedprox] [--set train.rounds=4]
+    python benchmarks/heterogeneity.py quickstart [--seeds 0 1 2] [--methods fedavg,fedprox]
     MEDFED_REAL_DATA=... python benchmarks/heterogeneity.py hippocampus --seeds 0 --set train.rounds=10
 
-The methods are those that `medfed kinds rules` and `medfed kinds local` list, so that a new one is in the
-next table. Each trains through `medfed train --compare` (pipeline/compare.py), its own run folder
-each, and what was trained already is not trained again: an interrupted call goes on, and a later one with
-more methods or seeds adds to it.
+The methods are those of `medfed kinds aggregation` and `medfed kinds local_training`, so a new one is in the
+next table. Each trains as in `medfed train --compare`, in its own run folder, and finished methods are not
+trained again: an interrupted call continues, and a later call with more methods or seeds adds to the table.
 
-A value is the mean over the seeds, ± the standard deviation over them; the interval is the mean of the
-seeds' 95 % intervals over patients. `worst hospital` is the lowest of the sites' means: what the least
-well served one gets.
+A value is the mean over the seeds, ± their standard deviation; the interval is the mean of the seeds' 95 %
+intervals over patients. `worst hospital` is the lowest of the sites' means.
 """
 
 from __future__ import annotations
@@ -32,21 +30,21 @@ from medfed.runs.progress import NoProgress
 ROOT = Path(__file__).parents[1]
 
 
-class Told(NoProgress):
-    """Says when a method begins."""
+class StartTimes(NoProgress):
+    """Prints when each method starts."""
 
     def start(self, title, sites, rounds, metric) -> None:  # type: ignore[no-untyped-def]
         print(f"{time.strftime('%H:%M:%S')} {title}", file=sys.stderr, flush=True)
 
 
 def every_method() -> list[str]:
-    """Return the names of all rules and local methods, FedAvg first, which the others are compared to."""
+    """Return the names of all rules and local methods, first FedAvg, the one that others are compared to."""
     names = sorted({*kinds.kinds("aggregation"), *kinds.kinds("local_training")} - {"fedavg"})
     return ["fedavg", *names]
 
 
 def overrides_of(study: str) -> list[str]:
-    """Return what a study needs to be told: where the hippocampus hospitals are, made here
+    """Return the overrides of a study: the folders of the hippocampus hospitals, made here
     from the real data.
     """
     if study != "hippocampus":
@@ -70,27 +68,29 @@ def lines(tables: Sequence[MethodTable]) -> list[str]:
     held_out = first.places[: first.places.index(ALL_SITES)]
     inside = [site for site in sites if site not in held_out]
     head = ["method", *held_out, "all sites", "95 % interval", "worst hospital", "sent, kB"]
-    told = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    table_lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for method, cost in first.methods.items():
         if cost.refused:
-            told.append(f"| {method} | not run: {cost.refused} |" + " |" * (len(head) - 2))
+            table_lines.append(f"| {method} | not run: {cost.refused} |" + " |" * (len(head) - 2))
             continue
         cells = [method]
         for place in (*held_out, ALL_SITES):
-            found = [row.value for t in tables if (row := t.found(method, place)) and row.value is not None]
-            cells.append(spread(found) if found else "–")
+            values = [row.value for t in tables if (row := t.score(method, place)) and row.value is not None]
+            cells.append(spread(values) if values else "–")
         rows = [
-            row for t in tables if (row := t.found(method, ALL_SITES)) and row.low is not None and row.high
+            row for t in tables if (row := t.score(method, ALL_SITES)) and row.low is not None and row.high
         ]
         around = f"{mean(r.low for r in rows):.3f} to {mean(r.high for r in rows):.3f}" if rows else "–"
         worst = [
-            mean(row.value for t in tables if (row := t.found(method, site)) and row.value is not None)
+            mean(row.value for t in tables if (row := t.score(method, site)) and row.value is not None)
             for site in inside
-            if any((row := t.found(method, site)) and row.value is not None for t in tables)
+            if any((row := t.score(method, site)) and row.value is not None for t in tables)
         ]
         sent = f"{cost.bytes_up / 1e3:.0f}" if cost.bytes_up is not None else ""
-        told.append("| " + " | ".join([*cells, around, f"{min(worst):.3f}" if worst else "–", sent]) + " |")
-    return told
+        table_lines.append(
+            "| " + " | ".join([*cells, around, f"{min(worst):.3f}" if worst else "–", sent]) + " |"
+        )
+    return table_lines
 
 
 def main() -> int:
@@ -102,26 +102,28 @@ def main() -> int:
     parser.add_argument("--methods", default="")
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--set", dest="overrides", action="append", default=[])
-    given = parser.parse_args()
-    if given.study == "hippocampus" and "MEDFED_REAL_DATA" not in os.environ:
+    options = parser.parse_args()
+    if options.study == "hippocampus" and "MEDFED_REAL_DATA" not in os.environ:
         print("set MEDFED_REAL_DATA to the folder that holds hippocampus/", file=sys.stderr)
         return 2
-    methods = given.methods.split(",") if given.methods else every_method()
-    out = given.out or ROOT / "runs" / f"heterogeneity-{given.study}"
-    overrides = [*overrides_of(given.study), *given.overrides]
+    methods = options.methods.split(",") if options.methods else every_method()
+    out = options.out or ROOT / "runs" / f"heterogeneity-{options.study}"
+    overrides = [*overrides_of(options.study), *options.overrides]
     tables = []
-    for seed in given.seeds:
+    for seed in options.seeds:
         table, _ = compare(
-            ROOT / "configs" / f"{given.study}.yaml",
+            ROOT / "configs" / f"{options.study}.yaml",
             methods,
             out=out / f"seed{seed}",
             overrides=[*overrides, f"seed={seed}"],
             resume=True,
-            progress=Told(),
+            progress=StartTimes(),
         )
         tables.append(table)
-    print(f"{given.study}: {tables[0].metric}, seeds {', '.join(map(str, given.seeds))}, "
-          f"{'; '.join(given.overrides) or 'the study as it is'}\n")  # fmt: skip
+    print(
+        f"{options.study}: {tables[0].metric}, seeds {', '.join(map(str, options.seeds))}, "
+        f"{'; '.join(options.overrides) or 'the study as it is'}\n"
+    )
     print("\n".join(lines(tables)))
     return 0
 

@@ -205,7 +205,8 @@ def main() -> None:
             save_file(model(i + 1, options.parameters), Path(folder) / f"{i}.safetensors")
         print(f"{options.sites} updates of {options.parameters:,} float32, {options.threads} threads")
         print(
-            f"{'rule':18}{'CPU s':>9}{'x torch pass':>14}{'x numpy pass':>14}{'models':>9}{'state, models':>15}"
+            f"{'rule':18}{'CPU s':>9}{'x torch pass':>14}{'x numpy pass':>14}"
+            f"{'models':>9}{'state, models':>15}"
         )
         for kind in options.rules.split(","):
             spent = measure_in_subprocess("time", kind, options, folder) | measure_in_subprocess(

@@ -62,13 +62,14 @@ def main() -> None:
     settings = (*SMALL, *chosen.set)
     found = hospitals(settings, chosen.parts)
     print(
-        f"# Robust rules under attack\n\nMade by `python {' '.join(['benchmarks/robust.py', *sys.argv[1:]])}` on "
+        "# Robust rules under attack\n\n"
+        f"Made by `python {' '.join(['benchmarks/robust.py', *sys.argv[1:]])}` on "
         f"{date.today()}.\nSettings beside configs/quickstart.yaml: `{' '.join(settings)}`."
     )
     cases = next(iter(found.sites.values())).examples
     print(
-        f"{len(found.sites)} honest sites of {cases} training cases, and one attacker; `clean` is without it. Dice over "
-        f"{len(found.held_back)} held-back cases.\n"
+        f"{len(found.sites)} honest sites of {cases} training cases, and one attacker; `clean` is without it. "
+        f"Dice over {len(found.held_back)} held-back cases.\n"
     )
     print(f"| rule | clean | {' | '.join(attacks)} |")
     print("|---|---|" + "---|" * len(attacks), flush=True)
@@ -79,7 +80,7 @@ def main() -> None:
         row += [dice_after(found, Attacked(rule=rule, attack=attack)) for attack in attacks]
         print(f"| {name} | {' | '.join(f'{one:.3f}' for one in row)} |".replace("nan", "-"), flush=True)
     print(
-        f"\n0.000 also stands for weights that left the range of numbers. {time.process_time() - began:.0f} s of one core."
+        f"\n0.000 also stands for weights that overflowed. {time.process_time() - began:.0f} s of one core."
     )
 
 

@@ -82,7 +82,7 @@ def write_dicom(folder: Path, number: int) -> tuple[str, str]:
     place = folder / words["Folder"]
     place.mkdir()
     for k in range(SIDE):
-        ds = hs.slice_of(series, k)
+        ds = hs.make_slice(series, k)
         ds.PatientID, ds.PatientName = words["Id"], words["Name"]
         for keyword in ("InstitutionName", "ReferringPhysicianName", "StudyDescription", "AccessionNumber",
                         "StationName", "ProtocolName", "PatientComments", "OperatorsName"):  # fmt: skip
@@ -90,7 +90,7 @@ def write_dicom(folder: Path, number: int) -> tuple[str, str]:
         ds.add_new(0x00091001, "LO", f"{MARK}private")
         hs.put_pixels(ds, image[:, :, k].T)
         hs.write(ds, place / f"{words['File']}{k}.dcm")
-    saved = nib.Nifti1Image(label, hs.lps_affine(series))
+    saved = nib.Nifti1Image(label, hs.expected_affine(series))
     saved.to_filename(folder / f"{words['File']}-label.nii.gz")
     return place.name, f"{words['File']}-label.nii.gz"
 

@@ -27,12 +27,7 @@ LONG_MODULES: set[str] = {
 }
 MANY_PARAMETERS: set[str] = {
     "data/datamodule.py:open",
-    "deployment/hub_service.py:lead",
-    "deployment/site_service.py:_train",
     "evaluation/inference.py:measure",
-    "federation/round.py:conduct",
-    "federation/simulation.py:run_federation",
-    "federation/site.py:train_site",
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

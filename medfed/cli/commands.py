@@ -171,7 +171,7 @@ def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions) 
     \b
     medfed hub study.yaml --enrolment enrolment --broker
     """
-    from medfed.deployment.hub_service import lead
+    from medfed.deployment.hub_service import RetrainWithout, lead
 
     _interrupt_on_sigterm()
     with _progress(options.quiet) as progress:
@@ -182,8 +182,7 @@ def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions) 
             out=options.out,
             overrides=options.overrides,
             resume=options.resume,
-            without=options.without,
-            former=options.former,
+            retrain=None if options.without is None else RetrainWithout(options.without, options.former),
             progress=progress,
         )
     _print_result(run)

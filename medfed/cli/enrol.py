@@ -126,11 +126,11 @@ def revoke(name: str, serial: str, folder: Path) -> None:
 @handle_errors
 def list_(folder: Path) -> None:
     """Coordinator: list every certificate, its expiry and whether it was revoked."""
-    from medfed.deployment.enrolment import enrol as work
+    from medfed.deployment.enrolment.participants import participants
     from medfed.wire.credentials import read_federation
 
     read_federation(folder)
-    found = work.enrolled(folder)
+    found = participants(folder)
     if not found:
         click.echo("no site is enrolled yet; `medfed enrol sign` answers a hospital's request")
     for one in found:

@@ -1,9 +1,7 @@
-"""Which studies a hospital agreed to, by digest: asked once a study, written down, and asked
-again when it changes.
+"""The record of the studies that a hospital approved, by digest; a changed study must be approved again.
 
-The record is a chained log like the audit log (`wire/audit_log.py`), in the site's own folder and readable by
-its owner only. A study is named by the digest that `study.digest` gives, so a study in which one number
-changed is another study.
+The record is a chained log like the audit log (`wire/audit_log.py`), in the site's own folder and readable
+only by its owner. A study is identified by `study_digest`, so changing one number makes another study.
 """
 
 from __future__ import annotations
@@ -16,8 +14,8 @@ from medfed.wire.audit_log import AuditLog, entries
 FILE = "consent.jsonl"
 
 
-def agreed(folder: Path, digest: str) -> bool:
-    """Return whether the site agreed to the study of this digest, and did not take that back since.
+def is_approved(folder: Path, digest: str) -> bool:
+    """Return whether the site approved the study of this digest.
 
     Raises:
         AuditError: if the record was changed by anything but medfed.
@@ -25,32 +23,21 @@ def agreed(folder: Path, digest: str) -> bool:
     path = Path(folder) / FILE
     if not path.exists():
         return False
-    AuditLog(path)  # checks every link; what a power cut left of a last line says nothing
-    said = False
-    for entry in entries(path):
-        if entry.get("study") == digest:
-            said = entry["event"] == "agreed"
-    return said
+    AuditLog(path)  # checks the chain; a last line that a power cut tore counts for nothing
+    events = [entry["event"] for entry in entries(path) if entry.get("study") == digest]
+    # Earlier versions could also revoke an approval.
+    return bool(events) and events[-1] == "agreed"
 
 
-def last_agreed(folder: Path) -> str | None:
-    """Return the digest of the study that was agreed to last, if any was."""
+def last_approved(folder: Path) -> str | None:
+    """Return the digest of the study that was approved last, or None."""
     path = Path(folder) / FILE
-    said = [entry for entry in entries(path) if entry["event"] == "agreed"] if path.exists() else []
-    return said[-1]["study"] if said else None
+    approvals = [entry for entry in entries(path) if entry["event"] == "agreed"] if path.exists() else []
+    return approvals[-1]["study"] if approvals else None
 
 
-def agree(folder: Path, digest: str, by: str) -> None:
-    """Write down that `by` (a person's name or login, never a patient's) agreed to the study of this digest."""
-    _write(folder, "agreed", digest, by)
-
-
-def take_back(folder: Path, digest: str, by: str) -> None:
-    """Write down that the site no longer agrees to the study; it is asked again before it trains again."""
-    _write(folder, "taken back", digest, by)
-
-
-def _write(folder: Path, event: str, digest: str, by: str) -> None:
+def approve(folder: Path, digest: str, by: str) -> None:
+    """Record that `by` (a person's name or login, never a patient's) approved the study of this digest."""
     path = Path(folder) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    AuditLog(path).write(event, study=digest, by=by)
+    AuditLog(path).write("agreed", study=digest, by=by)

@@ -1,6 +1,4 @@
-"""What runs beside a party's own work until that ends: a look at something now and then, and the last
-word in its status.
-"""
+"""Background polling while a command runs, and its final status."""
 
 from __future__ import annotations
 
@@ -13,29 +11,29 @@ from medfed.runs.status import Status
 
 
 @contextmanager
-def every(seconds: float, look: Callable[[], None], name: str) -> Iterator[None]:
-    """Call `look` again and again, in a thread of that name, as long as the block runs."""
-    over = threading.Event()
+def run_periodically(seconds: float, function: Callable[[], None], name: str) -> Iterator[None]:
+    """Call a function every so many seconds, in a thread of that name, while the block runs."""
+    stopped = threading.Event()
 
     def repeat() -> None:
-        while not over.wait(seconds):
-            look()
+        while not stopped.wait(seconds):
+            function()
 
     thread = threading.Thread(target=repeat, name=name, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        stopped.set()
         thread.join()
 
 
 @contextmanager
-def ending_told(status: Status) -> Iterator[None]:
-    """Write into the status how the block ended, if it did not end well.
+def record_exit(status: Status) -> Iterator[None]:
+    """Write to the status how the block ended, if it was interrupted or failed.
 
     Raises:
-        KeyboardInterrupt: if someone ended it; Lightning ends an interrupted process by SystemExit.
+        KeyboardInterrupt: if someone interrupted it; Lightning ends an interrupted process by SystemExit.
     """
     try:
         yield
@@ -44,7 +42,6 @@ def ending_told(status: Status) -> Iterator[None]:
         raise KeyboardInterrupt from None
     except BaseException as error:
         # Another library's message may quote a path or a header.
-        status.update(
-            state="stopped", reason=str(error) if isinstance(error, MedfedError) else type(error).__name__
-        )
+        reason = str(error) if isinstance(error, MedfedError) else type(error).__name__
+        status.update(state="stopped", reason=reason)
         raise

@@ -1,6 +1,4 @@
-"""A hospital of several GPUs: Lightning starts processes beside the first one, and only the first
-speaks with the hub.
-"""
+"""Several GPUs in a hospital (DDP): Lightning starts workers, and only rank 0 speaks with the hub."""
 
 from __future__ import annotations
 
@@ -13,22 +11,22 @@ from medfed.exchange import Transmission
 from medfed.wire import encoding as wire
 from medfed.wire.update import GlobalModel, Update
 
-# Where the first process of a hospital tells those beside it its run folder and what it received.
-RUN, MODEL = "MEDFED_RUN", "MEDFED_MODEL"
+# The environment variables by which rank 0 passes its run folder and the received model to the workers.
+RUN_FOLDER, MODEL = "MEDFED_RUN", "MEDFED_MODEL"
 
 
-def is_beside() -> bool:
-    """Whether this process is one that Lightning started beside a hospital's first."""
-    return RUN in os.environ and int(os.environ.get("LOCAL_RANK", "0")) > 0
+def is_worker() -> bool:
+    """Return whether this process is one that Lightning started beside rank 0."""
+    return RUN_FOLDER in os.environ and int(os.environ.get("LOCAL_RANK", "0")) > 0
 
 
-class First:
-    """The exchange as the first process of a hospital uses it; what it received is told to those beside it."""
+class Rank0Exchange:
+    """The exchange of rank 0, which passes the received model on to the worker processes."""
 
     def __init__(self, side: Any, run_folder: Path) -> None:
         self._side = side
         self.received: GlobalModel | None = None
-        os.environ[RUN] = str(run_folder)
+        os.environ[RUN_FOLDER] = str(run_folder)
 
     def fetch(self, site: str, round: int) -> GlobalModel:
         self.received = self._side.fetch(site, round)
@@ -50,24 +48,24 @@ class First:
         self._side.withdraw(site, reason)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._side, name)  # messages and receipts: as they are
+        return getattr(self._side, name)  # key-exchange messages pass unchanged
 
 
-class Beside:
-    """The exchange of a process that Lightning started beside the first: it reads what that one received."""
+class WorkerExchange:
+    """The exchange of a worker process, which reads the model that rank 0 received and sends nothing."""
 
     def fetch(self, site: str, round: int) -> GlobalModel:
         return wire.read_global(Path(os.environ[MODEL]))
 
     def transmission(self, update: Update) -> Transmission:
-        raise ExchangeError(f"site '{update.site}': only the hospital's first process sends")
+        raise ExchangeError(f"site '{update.site}': only rank 0 sends")
 
     def send(self, update: Update) -> None:
-        raise ExchangeError(f"site '{update.site}': only the hospital's first process sends")
+        raise ExchangeError(f"site '{update.site}': only rank 0 sends")
 
     @property
     def closed(self) -> bool:
-        return False  # the first process sees it, and stops the others
+        return False  # rank 0 notices it, and stops the workers
 
     def withdraw(self, site: str, reason: str) -> None:
-        pass  # the first process stops too, and says so
+        pass  # rank 0 stops too, and tells the hub

@@ -1,7 +1,7 @@
-"""`medfed hub`: the coordinator of a study across hospitals, from its file to its report.
+"""`medfed hub`: the hub of a study across hospitals, from the study file to the report.
 
-What the hub decides is `hub.py`'s, what is said and believed on the way `exchange/`'s. Here a study file, a
-folder of enrolment and a run folder become a running hub, and what people and services see of it.
+`federation/hub.py` runs the rounds and `exchange/` carries them. Here a study file, an enrolment folder and a
+run folder become a running hub, with its progress display and status file.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from medfed.deployment.background import ending_told, every
+from medfed.deployment.background import record_exit, run_periodically
 from medfed.deployment.enrolment.broker import Broker
-from medfed.deployment.enrolment.enrol import enrolled
-from medfed.deployment.site_file import located
+from medfed.deployment.enrolment.participants import participants
+from medfed.deployment.site_file import resolve_paths
 from medfed.errors import StudyError
 from medfed.evaluation.report import write_report
 from medfed.evaluation.row_transport import rows_of, without_rows
@@ -47,8 +47,16 @@ from medfed.wire.credentials import read_federation
 from medfed.wire.signing import HUB, Identity
 from medfed.wire.weights import weights_of
 
-# How often it is looked who is connected and awaited, for the display and the status file.
-LOOK_S = 1.0
+# How often the display and the status file are updated with the connected and the awaited sites.
+POLL_S = 1.0
+
+
+@dataclass(frozen=True)
+class RetrainWithout:
+    """Train a study again without a site that withdrew from a former run, by default the newest one."""
+
+    site: str
+    former: Path | None = None
 
 
 def lead(
@@ -59,16 +67,14 @@ def lead(
     out: Path | None = None,
     overrides: Sequence[str] = (),
     resume: bool = False,
-    without: str | None = None,
-    former: Path | None = None,
+    retrain: RetrainWithout | None = None,
     progress: Progress | None = None,
 ) -> RunFolder:
     """Lead a study across hospitals to its end and write its report; return the run folder.
 
-    `enrolment` is the coordinator's folder that `medfed enrol init` made; with `broker` the broker of that
-    folder runs as a child of this process. With `resume` a run that is there goes on, and one that is not
-    there begins. `without` names a hospital that withdrew from a `former` run of the study (the newest one if
-    None): training goes on without it from the last model that it had no part in.
+    `enrolment` is the coordinator's folder that `medfed enrol init` made; with `broker` its broker runs as a
+    child of this process. With `resume` an earlier run goes on, if there is one. With `retrain` training goes
+    on from the last model to which the named site had not contributed.
 
     Raises:
         StudyError: if the study file, or how it says that parties meet, cannot be used.
@@ -79,14 +85,14 @@ def lead(
     study = read_study(study_file, overrides)
     check_planned(study)
     exchange = exchange_of(study, study_file, enrolment, broker)
-    going_on = resume and _begun(study, out)
+    resuming = resume and _has_started(study, out)
     again = None
-    if without is not None:
-        again = retraining(study, without, former, going_on)
+    if retrain is not None:
+        again = retraining(study, retrain.site, retrain.former, resuming)
         study = again.study
     known = study_digest(study)
-    unfinished = None if out is not None or going_on else _unfinished(study)
-    folder = choose_folder(study, out, going_on)
+    unfinished = None if out is not None or resuming else _unfinished(study)
+    folder = choose_folder(study, out, resuming)
     began = time.monotonic()
     credentials = getattr(exchange, "credentials", "")
     identity = Identity(Path(credentials)) if credentials else None
@@ -96,33 +102,41 @@ def lead(
     status = Status(folder.status, study=study.name, digest=known, rounds=study.train.rounds)
     audit = AuditLog(folder.audit, identity)
     audit.write("began", study=known, sites=sorted(study.sites), resumed=resume)
-    with show_warnings(progress), ending_told(status), _broker(enrolment if broker else None):
-        _say_who_is_missing(study, enrolment, progress)
-        if not getattr(exchange, "credentials", ""):
-            progress.log(
-                "nothing is signed: whoever can write to the exchange can speak as any site (--enrolment)"
-            )
-        progress.log(f"study {study.name}, digest {known}")
+    with show_warnings(progress), record_exit(status), _broker(enrolment if broker else None):
+        _log_notes(study, exchange, progress)
+        _log_missing_certificates(study, enrolment, progress)
         if unfinished is not None:
             progress.log(
-                f"{unfinished} holds a run of this study that was not finished; this is a new one, which sites that took part "
+                f"{unfinished} holds a run of this study that was not finished; this is a new one, which "
+                "sites that took part "
                 f"in that refuse. To go on with it, stop this and give --resume --out {unfinished}"
             )
-        if study.start is not None:
-            progress.log(
-                "it begins with given weights: each hospital needs that checkpoint and names it in its site file (start)"
-            )
-        if study.task.needs == "survival":
-            progress.log(
-                "hospitals report the c-index; a Brier score rests on a baseline hazard over one hospital's patients and "
-                "stays there"
-            )
-        rows = _conducted(study, exchange, folder, audit, progress, status)
+        rows = _run_rounds(study, exchange, folder, audit, progress, status)
     write_rows(folder.reported, rows)
     write_report(folder.path)
     finish_run(folder, facts, began)
     status.update(state="finished")
     return folder
+
+
+def _log_notes(study: Study, exchange: Exchange, progress: Progress) -> None:
+    """Log what whoever runs the hub should know of the study."""
+    if not getattr(exchange, "credentials", ""):
+        progress.log(
+            "nothing is signed: whoever can write to the exchange can speak as any site (--enrolment)"
+        )
+    progress.log(f"study {study.name}, digest {study_digest(study)}")
+    if study.start is not None:
+        progress.log(
+            "it begins with given weights: each hospital needs that checkpoint and names it in its site file "
+            "(start)"
+        )
+    if study.task.needs == "survival":
+        progress.log(
+            "hospitals report the c-index; a Brier score rests on a baseline hazard over one hospital's "
+            "patients and "
+            "stays there"
+        )
 
 
 def exchange_of(study: Study, study_file: Path, enrolment: Path | None, broker: bool) -> Exchange:
@@ -131,12 +145,13 @@ def exchange_of(study: Study, study_file: Path, enrolment: Path | None, broker: 
     Raises:
         StudyError: if these do not say enough, or contradict each other.
     """
-    found: Any = located(study.exchange, study_file.resolve().parent)
+    found: Any = resolve_paths(study.exchange, study_file.resolve().parent)
     name = study_file.name
     if isinstance(found, Memory):
         if enrolment is None:
             raise StudyError(
-                f"{name}: exchange.kind: 'memory' joins sites of one process; give --enrolment FOLDER for a broker, or say "
+                f"{name}: exchange.kind: 'memory' joins sites of one process; give --enrolment FOLDER for a "
+                "broker, or say "
                 f"exchange: {{kind: folder, url: ...}} for shared storage"
             )
         found = Nats()
@@ -146,7 +161,8 @@ def exchange_of(study: Study, study_file: Path, enrolment: Path | None, broker: 
     if broker:
         if enrolment is None or not isinstance(found, Nats):
             raise StudyError(
-                f"{name}: --broker starts the broker of an enrolment: give --enrolment FOLDER, and no exchange.kind but 'nats'"
+                f"{name}: --broker starts the broker of an enrolment: give --enrolment FOLDER, and no "
+                "exchange.kind but 'nats'"
             )
         federation = read_federation(enrolment)
         own = f"tls://{federation.own_host}:{federation.port}"
@@ -156,16 +172,14 @@ def exchange_of(study: Study, study_file: Path, enrolment: Path | None, broker: 
     return found
 
 
-def _begun(study: Study, out: Path | None) -> bool:
+def _has_started(study: Study, out: Path | None) -> bool:
     if out is not None:
         return RunFolder(out).facts.exists()
     return any(RunFolder(path).facts.exists() for path in Path("runs").glob(f"{study.name}*"))
 
 
 def _unfinished(study: Study) -> Path | None:
-    """Return the newest run folder of this very study that was begun and not finished, if that
-    is its last run.
-    """
+    """Return the run folder of this study's last run, if that was not finished."""
     folders = [RunFolder(path) for path in Path("runs").glob(f"{study.name}*")]
     runs = [folder for folder in folders if folder.facts.exists()]
     for folder in sorted(runs, key=lambda folder: folder.facts.stat().st_mtime, reverse=True):
@@ -175,26 +189,26 @@ def _unfinished(study: Study) -> Path | None:
     return None
 
 
-def _conducted(
+def _run_rounds(
     study: Study, exchange: Exchange, folder: RunFolder, audit: AuditLog, progress: Progress, status: Status
 ) -> list[Row]:
-    """Return what the sites report of the final model, after every round."""
+    """Run every round and return the rows that the sites report on the final model."""
     side: Any = exchange.open_hub(study_digest(study), folder.hub)
     config = hub_config_of(study)
     rows: list[Row] = []
 
-    def heard(found: RoundReport) -> None:
+    def on_round(report: RoundReport) -> None:
         rows[:] = [
-            row for answer in found.results for row in rows_of(answer.scalars, config.rounds, answer.site)
+            row for result in report.results for row in rows_of(result.scalars, config.rounds, result.site)
         ]
-        plain = (replace(answer, scalars=without_rows(answer.scalars)) for answer in found.results)
-        found = replace(found, results=tuple(plain))
-        progress.round(found)
-        append_round(folder.rounds, found)
-        status.update(state="leading", round=found.round, last_round_s=round(found.seconds, 1))
-        for answer in found.results:
-            if answer.status == "refused":
-                progress.log(f"round {found.round}: {answer.site} refused: {answer.reason}")
+        plain = (replace(result, scalars=without_rows(result.scalars)) for result in report.results)
+        report = replace(report, results=tuple(plain))
+        progress.round(report)
+        append_round(folder.rounds, report)
+        status.update(state="leading", round=report.round, last_round_s=round(report.seconds, 1))
+        for result in report.results:
+            if result.status == "refused":
+                progress.log(f"round {report.round}: {result.site} refused: {result.reason}")
 
     try:
         side.monitored_sites = (*config.sites, *config.evaluating)
@@ -205,13 +219,13 @@ def _conducted(
             config.rounds,
             PROGRESS_METRICS[study.task.needs],
         )
-        with every(LOOK_S, lambda: _look(side, progress, status), "medfed-look"):
+        with run_periodically(POLL_S, lambda: _show_waiting(side, progress, status), "medfed-poll"):
             final = run_hub(
                 config,
                 side,
                 weights_of(module_of(study), study.keep_local, trained_only=study.trained_only),
                 folder=folder.hub,
-                on_round=heard,
+                on_round=on_round,
                 audit=audit,
             )
         frozen = weights_of(module_of(study)) if study.trained_only else {}
@@ -226,14 +240,14 @@ def _conducted(
     return rows
 
 
-def _look(side: Any, progress: Progress, status: Status) -> None:
+def _show_waiting(side: Any, progress: Progress, status: Status) -> None:
     """Show who is connected and who is awaited."""
     left = None if side.deadline is None else side.deadline - time.monotonic()
-    here, awaited = side.online_sites(), side.pending_sites
-    progress.waiting(here, awaited, left)
+    online, awaited = side.online_sites(), side.pending_sites
+    progress.waiting(online, awaited, left)
     status.update(
         state="leading",
-        connected=sorted(here),
+        connected=sorted(online),
         awaited=sorted(awaited),
         round_ends_in_s=None if left is None else round(left, 1),
     )
@@ -251,17 +265,16 @@ def _broker(enrolment: Path | None) -> Iterator[None]:
         running.stop()
 
 
-def _say_who_is_missing(study: Study, enrolment: Path | None, progress: Progress) -> None:
-    """Say which sites of the study hold no certificate, and whose ends soon; they can
-    still be enrolled meanwhile.
-    """
+def _log_missing_certificates(study: Study, enrolment: Path | None, progress: Progress) -> None:
+    """Log which sites have no valid certificate, or one that expires soon."""
     if enrolment is None:
         return
-    good = {one.site: one for one in enrolled(enrolment) if one.status in ("valid", "expires soon")}
+    good = {one.site: one for one in participants(enrolment) if one.status in ("valid", "expires soon")}
     for site in sorted({*study.sites, *study.held_out}):
         if site not in good:
             progress.log(
-                f"{site}: in the study, but without a valid certificate; `medfed enrol sign` answers its request"
+                f"{site}: in the study, but without a valid certificate; `medfed enrol sign` answers its "
+                "request"
             )
         elif good[site].status == "expires soon":
             progress.log(

@@ -1,9 +1,8 @@
-"""What a hospital allows a study to do, whatever the study says, and a study in words
-for its privacy officer.
+"""A hospital's policy on studies, and the description of a study for its privacy officer.
 
-A policy is part of a hospital's own site file. It is held against every study before anything is trained, by
-`refusals`: an empty list lets the study pass, each sentence says what the study says, what the policy allows
-and which key of the site file says so.
+A policy is part of a hospital's own site file. `refusals` checks every study against it before training: an
+empty list lets the study pass; otherwise each sentence names what the study asks for, what the policy allows,
+and the key of the site file.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from msgspec import Meta
 from medfed.data.settings import Table
 from medfed.errors import StudyError
 from medfed.federation.egress import Egress
+from medfed.files import format_bytes
 from medfed.pipeline.factory import egress_of
 from medfed.registry import kind_of, kinds, summary
 from medfed.study.canonical import start_digest
@@ -24,8 +24,8 @@ from medfed.study.study import Study
 
 Count = Annotated[int, Meta(ge=1)]
 
-# How many bytes of names, offsets and header go with each tensor on the wire, about; see wire.py.
-_BESIDE_A_TENSOR = 120
+# The approximate bytes of name, offsets and header per tensor on the wire.
+_TENSOR_OVERHEAD_BYTES = 120
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,8 +54,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     smallest_group: Count = 10
 
     def __post_init__(self) -> None:
-        # A name that no study can have would refuse every study, or, misspelt under `privacy`, ask for
-        # nothing that is.
+        # Reject unknown kinds: a typo would refuse every study, or silently require nothing.
         for key, named in (("tasks", self.tasks), ("networks", self.networks), ("privacy", self.privacy)):
             known = kinds(key)
             for name in named or ():
@@ -66,7 +65,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def refusals(policy: Policy, study: Study, cases: int) -> list[str]:
-    """Return why this hospital refuses the study, a sentence a reason; an empty list if it doesn't.
+    """Return why this hospital refuses the study, one sentence per reason; an empty list if it does not.
 
     `cases` are the hospital's training cases.
     """
@@ -77,7 +76,8 @@ def refusals(policy: Policy, study: Study, cases: int) -> list[str]:
     privacy = kind_of(study.privacy)
     if policy.privacy and privacy not in policy.privacy:
         found.append(
-            f"the study's privacy is '{privacy}', this hospital asks for {_either(policy.privacy)} (policy.privacy)"
+            f"the study's privacy is '{privacy}', this hospital asks for {_either(policy.privacy)} "
+            "(policy.privacy)"
         )
     found += _epsilon(policy, study)
     if policy.max_rounds is not None and study.train.rounds > policy.max_rounds:
@@ -92,7 +92,8 @@ def refusals(policy: Policy, study: Study, cases: int) -> list[str]:
         )
     if cases < policy.minimum_cases:
         found.append(
-            f"this hospital has {cases} training cases for the study and takes part with {policy.minimum_cases} or more "
+            f"this hospital has {cases} training cases for the study and takes part with "
+            f"{policy.minimum_cases} or more "
             f"(policy.minimum_cases)"
         )
     return found
@@ -101,14 +102,14 @@ def refusals(policy: Policy, study: Study, cases: int) -> list[str]:
 def _kind(what: str, found: str, key: str, accepted: tuple[str, ...] | None) -> list[str]:
     if accepted is None or found in accepted:
         return []
-    told = _either(accepted) if accepted else "none"
-    return [f"the study's {what} is '{found}', this hospital accepts {told} (policy.{key})"]
+    allowed = _either(accepted) if accepted else "none"
+    return [f"the study's {what} is '{found}', this hospital accepts {allowed} (policy.{key})"]
 
 
 def _epsilon(policy: Policy, study: Study) -> list[str]:
     if policy.epsilon_ceiling is None:
         return []
-    epsilon, delta = _stated(study), getattr(study.privacy, "delta", None)
+    epsilon, delta = _study_epsilon(study), getattr(study.privacy, "delta", None)
     if epsilon is None:
         return [
             f"the study's privacy '{kind_of(study.privacy)}' states no epsilon, this hospital allows at most "
@@ -122,16 +123,15 @@ def _epsilon(policy: Policy, study: Study) -> list[str]:
         )
     if delta is not None and delta > policy.delta:
         found.append(
-            f"the study's epsilon holds at a delta of {delta:g}, this hospital allows at most {policy.delta:g} "
+            f"the study's epsilon holds at a delta of {delta:g}, this hospital allows at most "
+            f"{policy.delta:g} "
             f"(policy.delta)"
         )
     return found
 
 
-def _stated(study: Study) -> float | None:
-    """Return the epsilon of a whole study: the one it names, or what its rounds of the noise
-    it names come to.
-    """
+def _study_epsilon(study: Study) -> float | None:
+    """Return the epsilon of a whole study, as it states it or as its noise over all rounds gives it."""
     named = getattr(study.privacy, "epsilon", None)
     charge = study.privacy.round_cost() if named is None else None
     if charge is None:
@@ -147,7 +147,7 @@ def _either(names: tuple[str, ...]) -> str:
 
 
 def egress_under(study: Study, policy: Policy, validated: int | None = None) -> Egress:
-    """Return the list of what may leave a hospital of a study, less what its policy withholds.
+    """Return the allow-list of what may leave a hospital, without what its policy withholds.
 
     `validated` is the hospital's number of validation cases: scores over fewer than the policy's
     `smallest_group` stay, as do all scores where no rows may leave.
@@ -164,15 +164,16 @@ def egress_under(study: Study, policy: Policy, validated: int | None = None) -> 
 # ---------------------------------------------------------------------------------------------- in words
 
 
-def in_words(study: Study, digest: str) -> str:
+def describe(study: Study, digest: str) -> str:
     """Return the study as a page of plain text for a privacy officer, before the hospital agrees to it."""
-    tensors, numbers, size = leaves(study)
+    tensors, numbers, size = egress_size(study)
     train, local = study.train, study.local
-    sent = f"{numbers:,} numbers in {tensors} tensors, {_bytes(size)}: the network's weights after this hospital's training"
+    sent = f"{numbers:,} numbers in {tensors} tensors, {format_bytes(size)}: the network's weights after this hospital's training"
     lines = [
         f"Study '{study.name}'",
         "",
-        f"What is trained    {_task(study)}, by a network '{kind_of(study.network)}' with {numbers:,} numbers",
+        f"What is trained    {_task(study)}, by a network '{kind_of(study.network)}' with {numbers:,} "
+        "numbers",
         f"On what            {_data(study)}",
         f"By whom            {', '.join(sorted(study.sites))}; at least {study.minimum} must answer a round",
         *(
@@ -180,7 +181,8 @@ def in_words(study: Study, digest: str) -> str:
             if study.start
             else []
         ),
-        f"How long           {train.rounds} rounds; in each this hospital trains {train.epochs} epochs over its cases",
+        f"How long           {train.rounds} rounds; in each this hospital trains {train.epochs} epochs over "
+        "its cases",
         "",
         "What leaves this hospital",
         f"  each round       {sent}",
@@ -193,27 +195,28 @@ def in_words(study: Study, digest: str) -> str:
     if train.keep_local:
         lines.append(f"                   what stays: the parts {', '.join(train.keep_local)} of the network")
     lines += [
-        f"  in all           at most {_bytes(size * train.rounds)} of weights in {train.rounds} rounds",
-        f"  after training   results over groups of at least {study.evaluation.smallest_group} patients, or of more or "
+        f"  in all           at most {format_bytes(size * train.rounds)} of weights in {train.rounds} rounds",
+        f"  after training   results over groups of at least {study.evaluation.smallest_group} patients, or "
+        "of more or "
         f"none where",
         "                   this hospital's policy says so",
         "  never            an image, a row of a table, a header, a name, a date or a file's path",
         "",
         f"Protection         {kind_of(study.privacy)}: {summary(type(study.privacy))}",
         *(f"                   {key}: {value}" for key, value in _settings(study)),
-        f"Who receives it    the hub, which merges it by '{kind_of(study.rule)}' into the model that every hospital gets",
+        f"Who receives it    the hub, which merges it by '{kind_of(study.rule)}' into the model that every "
+        "hospital gets",
         f"By which way       {kind_of(study.exchange)}: {summary(type(study.exchange))}",
         "",
         f"Digest             {digest}",
-        "Agreement is to this digest: a study in which anything is changed has another one and is asked again.",
+        "Agreement is to this digest: a study in which anything is changed has another one and is asked "
+        "again.",
     ]
     return "\n".join(lines)
 
 
-def leaves(study: Study) -> tuple[int, int, int]:
-    """Return how many tensors, numbers and bytes of weights leave a hospital in a
-    round, before any protection.
-    """
+def egress_size(study: Study) -> tuple[int, int, int]:
+    """Return the tensors, numbers and bytes that leave a hospital per round, before protection."""
     import torch
 
     from medfed.models.networks._adapters import prepare_training
@@ -226,7 +229,7 @@ def leaves(study: Study) -> tuple[int, int, int]:
             network, None, study.train.lora, study.train.only
         )  # only names and shapes count here
     weights = weights_of(network, study.keep_local, trained_only=study.trained_only)
-    size = sum(tensor.numel() * tensor.element_size() + _BESIDE_A_TENSOR for tensor in weights.values())
+    size = sum(tensor.numel() * tensor.element_size() + _TENSOR_OVERHEAD_BYTES for tensor in weights.values())
     return len(weights), sum(tensor.numel() for tensor in weights.values()), size
 
 
@@ -249,10 +252,3 @@ def _data(study: Study) -> str:
 def _settings(study: Study) -> list[tuple[str, object]]:
     plain = msgspec.to_builtins(study.privacy)
     return [(key, value) for key, value in plain.items() if key != "kind"]
-
-
-def _bytes(size: int) -> str:
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size} bytes"

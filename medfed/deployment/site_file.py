@@ -28,7 +28,7 @@ from medfed.study.study import AnyExchange, Count, SiteName
 
 # As many random bytes as the tokens' and splits' HMAC-SHA256 can use.
 SECRET_BYTES = 32
-LEAST_SECRET_BYTES = 16
+MIN_SECRET_BYTES = 16
 
 
 class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,7 +66,8 @@ def read_site(path: str | Path) -> SiteFile:
     found = parse_yaml(read_text(path), path.name, SiteFile, expected)
     if isinstance(found.exchange, Memory):
         raise StudyError(
-            f"{path.name}: exchange.kind: 'memory' joins sites of one process; a hospital reaches its hub by 'nats' or "
+            f"{path.name}: exchange.kind: 'memory' joins sites of one process; a hospital reaches its hub by "
+            "'nats' or "
             f"'folder'"
         )
     folder = path.resolve().parent
@@ -77,11 +78,11 @@ def read_site(path: str | Path) -> SiteFile:
         out=str(folder / found.out),
         cache=None if found.cache is None else str(folder / found.cache),
         start=found.start and str(folder / found.start),
-        exchange=located(found.exchange, folder),
+        exchange=resolve_paths(found.exchange, folder),
     )
 
 
-def located(exchange: Exchange, folder: Path) -> Exchange:
+def resolve_paths(exchange: Exchange, folder: Path) -> Exchange:
     """Return an exchange whose relative paths are taken from a folder."""
     changes = {}
     credentials, url = getattr(exchange, "credentials", ""), getattr(exchange, "url", "")
@@ -102,7 +103,7 @@ def secret_of(path: Path) -> bytes:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        return _kept_secret(path)
+        return _read_secret(path)
     except OSError as error:
         raise StudyError(f"secret: its file cannot be made: {error.strerror}") from None
     made = secrets.token_bytes(SECRET_BYTES)
@@ -113,19 +114,21 @@ def secret_of(path: Path) -> bytes:
     return made
 
 
-def _kept_secret(path: Path) -> bytes:
+def _read_secret(path: Path) -> bytes:
     try:
         found, mode = path.read_bytes(), path.stat().st_mode & 0o777
     except OSError as error:
         raise StudyError(f"secret: its file cannot be read: {error.strerror}") from None
     if mode & 0o077:
         raise StudyError(
-            f"secret: its file has mode {mode:04o}, others than its owner may use it; `chmod 600` it, and if someone had a "
+            f"secret: its file has mode {mode:04o}, others than its owner may use it; `chmod 600` it, and if "
+            "someone had a "
             f"look, put a new one in its place before the next study"
         )
-    if len(found) < LEAST_SECRET_BYTES:
+    if len(found) < MIN_SECRET_BYTES:
         raise StudyError(
-            f"secret: its file holds {len(found)} bytes, at least {LEAST_SECRET_BYTES} are needed; remove it and a new one "
+            f"secret: its file holds {len(found)} bytes, at least {MIN_SECRET_BYTES} are needed; remove it "
+            "and a new one "
             f"is made"
         )
     return found

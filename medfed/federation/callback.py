@@ -34,12 +34,13 @@ from medfed.wire.weights import Difference, Weights, load, weights_of
 
 
 def derived_seed(seed: int, *names: object) -> int:
-    """Return a 32-bit seed that depends on the study's seed and the names (site, epoch), and on nothing else."""
+    """Return a 32-bit seed that depends on the study's seed and the names (site, epoch), and on nothing "
+    "else."""
     return random.Random("/".join(str(part) for part in (seed, *names))).getrandbits(32)
 
 
 def seed_epoch(trainer: pl.Trainer, seed: int, site: str) -> None:
-    """Set all random states at the start of an epoch, from the study's seed, the site and the epoch alone."""
+    """Set all random states of an epoch from the study's seed, the site and the epoch alone."""
     drawn = derived_seed(seed, site, trainer.current_epoch, trainer.global_rank)
     random.seed(drawn)
     np.random.seed(drawn)  # noqa: NPY002 - transforms of others draw from it
@@ -62,10 +63,13 @@ class CallbackOptions:
         every site must have begun with the same ones.
     egress: what may leave beside the model's tensors; by default the local method's groups and plain numbers.
     audit: the log of what is received and sent.
-    accountant: called with the round before an update is sent; records what the round costs under differential
+    accountant: called with the round before an update is sent; records what the
+    round costs under differential
         privacy and returns the scalars that report it (`PrivateTraining.commit_round`, `BudgetTracker.commit_round`).
-    on_final_model: called with the final model; returns what this site reports of it beside its scores, by name.
-    required_scalars: what the study's rule needs beside the weights: `train/loss_before`, the training loss of
+    on_final_model: called with the final model; returns what this site reports of it beside
+    its scores, by name.
+    required_scalars: what the study's rule needs beside the weights: `train/loss_before`,
+    the training loss of
         the received model, and `train/class_loss`, its mean over the classes and each class's.
     close_at_end: whether the scores of the final model are sent when fit ends; if not, call `close` later.
     """
@@ -151,7 +155,8 @@ class FederatedCallback(pl.Callback):
         epochs = trainer.max_epochs
         if epochs is None or epochs < 0 or epochs % self._local_epochs:
             raise StudyError(
-                f"site '{self.site}': max_epochs is {epochs}, local_epochs is {self._local_epochs}; max_epochs must be a "
+                f"site '{self.site}': max_epochs is {epochs}, local_epochs is {self._local_epochs}; "
+                "max_epochs must be a "
                 f"multiple, else the last epochs would be trained and never merged"
             )
         if self._local is not None:
@@ -261,7 +266,7 @@ class FederatedCallback(pl.Callback):
     def restore_final(
         self, module: pl.LightningModule, received: GlobalModel, checkpoint: Mapping[str, Any]
     ) -> None:
-        """Load a study's final model into the module, and from this site's last checkpoint what never left."""
+        """Load a study's final model, and from this site's last checkpoint what never left."""
         module.load_state_dict(checkpoint["state_dict"])
         self._local_state = checkpoint["callbacks"][self.state_key]["local"]
         load(module, received.weights)
@@ -293,7 +298,7 @@ class FederatedCallback(pl.Callback):
         return self._local.loss(module, own, self._local_state)
 
     def _evaluate_train(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Evaluate the received model on the training cases, as far as the rule and the local method need it."""
+        """Evaluate the received model on the training cases, as the rule and the local method need it."""
         seed = derived_seed(self._seed or 0, self.site, self.round, "look")
         evaluator = train_evaluator(trainer, module, self.site, seed)
         self._scalars_before = {}

@@ -16,7 +16,7 @@ from medfed.runs.rounds import SiteResult
 from medfed.wire import encoding
 from medfed.wire.update import GlobalModel
 
-# How many rounds' checkpoints stay on disk: the newest, and the one before it in case a power loss cut it short.
+# How many checkpoints stay on disk: the newest, and the one before it in case a power loss tore it.
 MAX_CHECKPOINTS = 2
 
 
@@ -75,7 +75,8 @@ def save_checkpoint(folder: Path, current: GlobalModel, state: State) -> None:
     except OSError as error:
         raise RunError(
             f"round {current.round}: its checkpoint could not be written: "
-            f"{getattr(error, 'strerror', None) or error}; free disk space in the run folder and resume with --resume, "
+            f"{getattr(error, 'strerror', None) or error}; free disk space in the run folder and resume with "
+            "--resume, "
             f"from round {current.round - 1}"
         ) from None
     for old in sorted(folder.glob("round-*.safetensors"))[:-MAX_CHECKPOINTS]:

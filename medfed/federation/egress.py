@@ -66,7 +66,8 @@ def enforce(update: Update, weights: Weights, egress: Egress) -> Update:
             _check_tensors(who, f" of group '{group}'", tensors, weights)
         elif group not in egress.sealed:
             raise EgressError(
-                f"{who}: the group '{group[:40]}' is not declared to leave; a local method or privacy mechanism declares "
+                f"{who}: the group '{group[:40]}' is not declared to leave; a local method or privacy "
+                "mechanism declares "
                 f"its groups in `sends`. Nothing was sent"
             )
     rows = {name: value for name, value in scalars.items() if name.startswith(ROWS)}
@@ -85,7 +86,8 @@ def _check_tensors(who: str, where: str, tensors: Weights, weights: Weights) -> 
         shape = getattr(tensors, "minuend", tensors)[name].shape
         if shape != weights[name].shape:
             raise EgressError(
-                f"{who}: '{name}'{where} has shape {tuple(shape)}, declared is {tuple(weights[name].shape)}. Nothing was "
+                f"{who}: '{name}'{where} has shape {tuple(shape)}, declared is {tuple(weights[name].shape)}. "
+                "Nothing was "
                 f"sent"
             )
 
@@ -93,7 +95,8 @@ def _check_tensors(who: str, where: str, tensors: Weights, weights: Weights) -> 
 def _check_numbers(who: str, scalars: Mapping[str, float], names: frozenset[str] | None) -> None:
     if names is None and len(scalars) > MAX_PLAIN:
         raise EgressError(
-            f"{who}: {len(scalars)} numbers beside the weights, at most {MAX_PLAIN} may leave. Nothing was sent"
+            f"{who}: {len(scalars)} numbers beside the weights, at most {MAX_PLAIN} may leave. Nothing was "
+            "sent"
         )
     for name, value in scalars.items():
         if not (_PLAIN.fullmatch(name) if names is None else name in names):
@@ -102,7 +105,8 @@ def _check_numbers(who: str, scalars: Mapping[str, float], names: frozenset[str]
                 expected = f"one of {', '.join(sorted(names))}"
             # This error's text may leave, and the name may be what must not: it is not repeated.
             raise EgressError(
-                f"{who}: a number is named with {len(name)} characters that are not declared to leave, expected {expected}. "
+                f"{who}: a number is named with {len(name)} characters that are not declared to leave, "
+                f"expected {expected}. "
                 f"A task declares its numbers in `scores`. Nothing was sent"
             )
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not isfinite(value):
@@ -115,7 +119,8 @@ def _check_rows(who: str, scalars: Mapping[str, float], smallest: int | None) ->
     """Check that a hospital sends results of an evaluation, each over enough patients."""
     if scalars and smallest is None:
         raise EgressError(
-            f"{who}: holds {len(scalars)} results of an evaluation, and this hospital sends none (policy.rows). Nothing was "
+            f"{who}: holds {len(scalars)} results of an evaluation, and this hospital sends none "
+            "(policy.rows). Nothing was "
             f"sent"
         )
     for name, value in scalars.items():
@@ -126,6 +131,7 @@ def _check_rows(who: str, scalars: Mapping[str, float], smallest: int | None) ->
         patients = scalars.get(f"{name.rpartition('/')[0]}/n", 0)
         if smallest is not None and patients < smallest:
             raise EgressError(
-                f"{who}: a result is over {patients:g} patients, and this hospital sends none over fewer than {smallest} "
+                f"{who}: a result is over {patients:g} patients, and this hospital sends none over fewer "
+                f"than {smallest} "
                 f"(policy.smallest_group). Nothing was sent"
             )

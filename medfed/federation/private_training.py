@@ -174,7 +174,8 @@ class PrivateTraining(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if getattr(trainer.train_dataloader, "batch_sampler", None) is not self._sampler:
             raise PrivacyError(
-                f"site '{self.site}': the training batches are not drawn by patient; give the Trainer the PrivateData "
+                f"site '{self.site}': the training batches are not drawn by patient; give the Trainer the "
+                "PrivateData "
                 f"that this callback was made with"
             )
         assert trainer.max_epochs is not None
@@ -280,7 +281,8 @@ class PrivateTraining(pl.Callback):
                 # What is wrong with the network itself is raised again by the plain way.
                 self._vectorised = False
                 self._log(
-                    f"{self.site}: patients go through the network one after another: torch.func can't batch it "
+                    f"{self.site}: patients go through the network one after another: torch.func can't batch "
+                    "it "
                     f"({type(error).__name__})"
                 )
                 yield from (single_gradient(module, patient) for patient in some)
@@ -305,14 +307,16 @@ class PrivateTraining(pl.Callback):
         who = f"site '{self.site}': dp_sgd"
         if not module.automatic_optimization:
             raise PrivacyError(
-                f"{who}: {type(module).__name__} optimises by itself (automatic_optimization is False), so its gradients "
+                f"{who}: {type(module).__name__} optimises by itself (automatic_optimization is False), so "
+                "its gradients "
                 f"can't be clipped and noised before it uses them; let Lightning optimise"
             )
         if trainer.world_size > 1:
             raise PrivacyError(f"{who}: {trainer.world_size} processes train; take one device")
         if trainer.accumulate_grad_batches > 1:
             raise PrivacyError(
-                f"{who}: accumulate_grad_batches is {trainer.accumulate_grad_batches}; take 1 and a larger batch"
+                f"{who}: accumulate_grad_batches is {trainer.accumulate_grad_batches}; take 1 and a larger "
+                "batch"
             )
         if getattr(trainer.precision_plugin, "scaler", None) is not None or trainer.precision == "16-mixed":
             raise PrivacyError(
@@ -320,8 +324,10 @@ class PrivateTraining(pl.Callback):
             )
         if self._privacy.delta * self._sampler.patients >= 1:
             raise PrivacyError(
-                f"{who}: delta is {self._privacy.delta:g} for {self._sampler.patients} training patients; it must be "
-                f"well below {1 / self._sampler.patients:.1e}, one over their number, or it allows one patient's data to be "
+                f"{who}: delta is {self._privacy.delta:g} for {self._sampler.patients} training patients; it "
+                "must be "
+                f"well below {1 / self._sampler.patients:.1e}, one over their number, or it allows one "
+                "patient's data to be "
                 f"given away"
             )
         check_layers(module, who)
@@ -331,7 +337,8 @@ class PrivateTraining(pl.Callback):
         changed = sorted(name for name in before if not torch.equal(before[name], after[name]))
         if changed:
             raise PrivacyError(
-                f"site '{self.site}': dp_sgd: training changes {', '.join(changed[:3])} without a gradient, so no noise "
+                f"site '{self.site}': dp_sgd: training changes {', '.join(changed[:3])} without a gradient, "
+                "so no noise "
                 f"reaches it and patients could be read from it; take a network without such a layer"
             )
 
@@ -355,7 +362,8 @@ def check_layers(module: nn.Module, who: str = "dp_sgd") -> None:
     if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise PrivacyError(
-            f"{who}: these layers mix patients or keep statistics of them: {', '.join(bad[:5])}{more}; build the network "
+            f"{who}: these layers mix patients or keep statistics of them: {', '.join(bad[:5])}{more}; build "
+            "the network "
             f"with group norm (networks: norm: group; medfed puts it in place of batch norm by itself)"
         )
 

@@ -172,8 +172,10 @@ def aggregate_round(
     if len(updates) < (minimum := config.quorum(len(sites))):
         each = "; ".join(f"{r.site}: {r.status}{f' ({r.reason})' if r.reason else ''}" for r in results)
         raise QuorumError(
-            f"round {number}: {len(updates)} of {len(sites)} sites sent a valid update, the study's minimum is "
-            f"{minimum} (sampling.minimum). {each}. Correct what is named for each site, or lower the minimum, then "
+            f"round {number}: {len(updates)} of {len(sites)} sites sent a valid update, the study's minimum "
+            "is "
+            f"{minimum} (sampling.minimum). {each}. Correct what is named for each site, or lower the "
+            "minimum, then "
             f"resume the run with --resume"
         )
     own, rest = split_state(state)
@@ -219,7 +221,8 @@ def _require_own(arrival: ReceivedUpdate, number: int, asynchronous: bool) -> Up
     in_time = update.round <= number if asynchronous else update.round == number
     if update.site != arrival.site or not in_time:
         raise UpdateError(
-            f"site '{arrival.site}' sent an update of site '{update.site}' for round {update.round}, expected its "
+            f"site '{arrival.site}' sent an update of site '{update.site}' for round {update.round}, "
+            "expected its "
             f"own for round {number}"
         )
     if update.evaluation_only:
@@ -248,7 +251,7 @@ def _logged(result: SiteResult, number: int, audit: AuditLog) -> SiteResult:
 
 
 def _refused_early(site: str, why: MedfedError) -> SiteResult:
-    """Return the result of a site that is not awaited: it stopped, or an earlier message of it was refused."""
+    """Return the result of a site that stopped, or whose earlier message was refused."""
     return SiteResult(site, "absent" if isinstance(why, SiteError) else "refused", str(why))
 
 

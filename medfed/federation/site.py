@@ -92,8 +92,8 @@ def train_site(
 ) -> dict[str, float]:
     """Train one site through a whole study and return its scores of the final model.
 
-    If the local method or `keep_local` personalises the model, it is saved as PERSONAL in the run's folder, and
-    its scores are reported as `val/personal/...`.
+    If the local method or `keep_local` personalises the model, it is saved as PERSONAL in the run's folder,
+    and its scores are reported as `val/personal/...`.
 
     Raises:
         PrivacyError: if the ledger has no room for this study, before the first step.
@@ -210,7 +210,7 @@ def _save(path: Path, weights: Weights, metadata: dict[str, str] | None = None) 
 def _fine_tuned(
     name: str, module: pl.LightningModule, data: pl.LightningDataModule, config: SiteConfig, folder: Path
 ) -> Weights:
-    """Return the final model fine-tuned at this hospital; the module holds the final model again afterwards."""
+    """Return the final model fine-tuned at this hospital, and leave the module as it was."""
     assert isinstance(config.local, FineTune)
     shared = weights_of(module)
     shorter = replace(config, epochs=config.local.epochs, local_epochs=1, local=None)
@@ -309,7 +309,8 @@ class _CheckpointSaver(pl.Callback):
                 unfinished.unlink(missing_ok=True)
                 free = format_bytes(shutil.disk_usage(path.parent).free)
                 raise RunError(
-                    f"this site's checkpoint could not be written ({type(error).__name__}, {free} are free in the run "
+                    f"this site's checkpoint could not be written ({type(error).__name__}, {free} are free "
+                    "in the run "
                     f"folder); free disk space and start the site again: it resumes from the last round"
                 ) from None
             if trainer.is_global_zero:
@@ -322,7 +323,8 @@ def _budget_tracker(privacy: Privacy, run: SiteRun) -> BudgetTracker | None:
         return None
     if run.patients is None:
         raise PrivacyError(
-            "differential privacy keeps a ledger for each patient; give SiteRun(patients=PatientLedger(study, "
+            "differential privacy keeps a ledger for each patient; give "
+            "SiteRun(patients=PatientLedger(study, "
             "data_set(patients, secret)))"
         )
     delta = getattr(privacy, "delta", DELTA)
@@ -362,7 +364,7 @@ class _RoundCharges(pl.Callback):
 
 
 class _SeededEpochs(pl.Callback):
-    """Seeds each epoch as the federation does, so that a model differs from the federated one only by the merges."""
+    """Seeds each epoch as the federation does, so that models differ only by the merges."""
 
     def __init__(self, name: str, seed: int) -> None:
         self._name, self._seed = name, seed

@@ -82,7 +82,8 @@ def test_the_reason_names_who_what_and_the_setting():
         [of_length("a", 1), of_length("b", 2), of_length("north", 1e6)], WEIGHTS, 1000
     )
     assert str(why).startswith(
-        "update of site 'north' for round 3: its norm is 1e+06, the median of this round's 2; more than 2e+03 is not from "
+        "update of site 'north' for round 3: its norm is 1e+06, the median of this round's 2; more than "
+        "2e+03 is not from "
         "training (sampling.outlier)"
     )
 
@@ -206,7 +207,8 @@ def test_where_the_hub_sees_no_single_update_it_judges_none(tmp_path):
 
 def test_a_study_says_it_and_can_set_it_off(tmp_path):
     text = (
-        "name: s\ntask: {kind: classify, classes: [a, b]}\nnetwork: {kind: densenet121}\ndata: {kind: images}\n"
+        "name: s\ntask: {kind: classify, classes: [a, b]}\nnetwork: {kind: densenet121}\ndata: {kind: "
+        "images}\n"
         "train: {rounds: 1}\nsites: [a, b]\n"
     )
     (tmp_path / "study.yaml").write_text(text)

@@ -46,9 +46,9 @@ def enhanced(folder: Path) -> Path:
 
 def nifti(kind: type, ending: str):
     def form(folder: Path) -> Path:
-        values = hs.expected(hs.lps_affine(SERIES), SERIES.shape[::-1]).round().astype(np.int16)
+        values = hs.expected(hs.expected_affine(SERIES), SERIES.shape[::-1]).round().astype(np.int16)
         path = folder / f"a{ending}"
-        kind(values, hs.lps_affine(SERIES)).to_filename(path)
+        kind(values, hs.expected_affine(SERIES)).to_filename(path)
         return path
 
     return form
@@ -90,7 +90,7 @@ def test_a_volume_is_what_its_class_promises(path):
 def test_every_voxel_holds_the_value_of_its_place(path):
     (volume,) = read(path)
     hs.assert_in_place(volume, slope=1.0)
-    np.testing.assert_allclose(volume.affine_ras, hs.lps_affine(SERIES), atol=1e-5)
+    np.testing.assert_allclose(volume.affine_ras, hs.expected_affine(SERIES), atol=1e-5)
 
 
 def test_reading_twice_gives_the_same_and_nothing_shared(path):

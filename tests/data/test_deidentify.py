@@ -31,7 +31,7 @@ from medfed.errors import DataError
 
 sys.path.insert(0, str(Path(__file__).parent / "readers"))
 import hard_series
-from hard_series import Series, segmentation, slice_of
+from hard_series import Series, make_slice, segmentation
 
 SECRET = b"0123456789abcdef" * 2
 WORD, NUMBER, DAY, ROOT = "Zweigmark", 31415926, "19370512", "1.2.999.27182818"
@@ -48,7 +48,7 @@ TEXTS = {"PN", "LO", "SH", "ST", "LT", "UT", "UC", "CS", "AE"}
 
 
 def mark(vr: str, keyword: str) -> object:
-    """A mark that fits a value representation; None for one that cannot hold a mark."""
+    """Return a mark that fits a value representation, or None if it cannot hold one."""
     if vr in TEXTS:
         return WORD.upper() if vr == "CS" else WORD
     return {
@@ -69,7 +69,7 @@ def mark(vr: str, keyword: str) -> object:
 
 
 def all_marks() -> Dataset:
-    """A mark in every attribute that the standard has and an image doesn't need; in sequences, one item."""
+    """Return a mark in every attribute of the standard that an image does not need; one item per sequence."""
     marks = Dataset()
     for tag, (vr, _, _, _, keyword) in DicomDictionary.items():
         if not keyword or keyword in NEEDED or tag >> 16 in (0, 2, 4, 0x7FE0) or tag in PIXELS | NUMBERS:
@@ -85,7 +85,7 @@ def all_marks() -> Dataset:
 
 
 def fill(ds: Dataset, marks: Dataset) -> None:
-    """Put the marks in, but keep what makes it one image of one series."""
+    """Add the marks, but keep what makes the dataset one image of one series."""
     for element in marks:
         if element.VR == "UI" and element.tag in ds:
             digits = int(hashlib.sha256(str(ds[element.tag].value).encode()).hexdigest()[:12], 16)
@@ -95,7 +95,7 @@ def fill(ds: Dataset, marks: Dataset) -> None:
 
 
 def nested() -> Dataset:
-    """An item with a mark in each form, and one more layer below."""
+    """Return an item with a mark in each form, and another item below."""
     item = Dataset()
     for keyword in (
         *(
@@ -136,13 +136,13 @@ def nested() -> Dataset:
 
 @pytest.fixture(scope="module")
 def marked(tmp_path_factory) -> Path:
-    """A folder with a CT series full of marks, under marked names, with things beside it."""
+    """A folder with a CT series full of marks, under marked names, beside other files."""
     folder = tmp_path_factory.mktemp("in") / f"{WORD} {NUMBER}"
     series = Series()
     (folder / WORD).mkdir(parents=True)
     marks = all_marks()
     for k in range(series.shape[0]):
-        ds = slice_of(series, k)
+        ds = make_slice(series, k)
         fill(ds, marks)
         ds.BurnedInAnnotation = "NO"
         # A marked preamble and meta header, an overlay, and bytes behind the end.
@@ -168,7 +168,7 @@ def clean(marked: Path, tmp_path_factory) -> Path:
 
 
 def forms(text: str) -> Iterator[tuple[str, bytes]]:
-    """A text as it may hide: as it is, as UTF-16, in base64 at any offset, and hashed without a key."""
+    """Return the forms of a hidden text: plain, UTF-16, base64 at any offset, and hashed without a key."""
     for word in {text, text.upper(), text.lower()}:
         plain = word.encode()
         yield "plain", plain
@@ -229,7 +229,7 @@ def test_only_attributes_of_the_tables_are_there(clean: Path) -> None:
 
 
 def test_the_profile_s_own_list_is_obeyed(clean: Path) -> None:
-    """By dicom-anonymizer's transcription of PS3.15 table E.1-1, where it is installed."""
+    """Compare with dicom-anonymizer's transcription of PS3.15 table E.1-1, if it is installed."""
     module = "dicomanonymizer.dicom_anonymization_databases.dicomfields_2026c"
     table = pytest.importorskip(
         module, reason="dicom-anonymizer, which holds the standard's table, isn't installed"
@@ -288,7 +288,7 @@ def test_dates_move_together_and_keep_their_distance() -> None:
 
 
 def test_dates_and_descriptions_can_be_removed_and_devices_kept(tmp_path) -> None:
-    ds = slice_of(Series(), 0)
+    ds = make_slice(Series(), 0)
     ds.StudyDate, ds.StudyTime, ds.SeriesDescription = "20200102", "101112", f"T2 ax FLAIR Dr. {WORD} 2020"
     ds.DeviceSerialNumber, ds.Manufacturer = "12345", "SIEMENS"
     (tmp_path / "in").mkdir()
@@ -321,7 +321,7 @@ def test_dates_and_descriptions_can_be_removed_and_devices_kept(tmp_path) -> Non
     ],
 )
 def test_what_cannot_be_made_safe_is_left_out_with_its_reason(tmp_path, change: dict, reason: str) -> None:
-    ds = slice_of(Series(), 0)
+    ds = make_slice(Series(), 0)
     for keyword, value in change.items():
         setattr(ds, keyword, value)
     (tmp_path / "in").mkdir()
@@ -337,7 +337,7 @@ def test_segmentations_and_structure_sets_still_fit_their_image(tmp_path) -> Non
     folder = tmp_path / "in"
     folder.mkdir()
     for k in range(series.shape[0]):
-        slice_of(series, k).save_as(folder / f"{k}.dcm", enforce_file_format=True)
+        make_slice(series, k).save_as(folder / f"{k}.dcm", enforce_file_format=True)
     mask = np.zeros(series.shape[1:], bool)
     mask[1:3, 2:5] = True
     label = tmp_path / "label.dcm"
@@ -356,7 +356,7 @@ def test_slices_without_a_patient_stay_one_series_though_each_names_another_stud
     series = Series()
     (tmp_path / "in").mkdir()
     for k in range(series.shape[0]):
-        ds = slice_of(series, k)
+        ds = make_slice(series, k)
         ds.PatientID = ds.PatientName = ""
         ds.StudyInstanceUID = f"1.2.3.{k}"
         ds.save_as(tmp_path / "in" / f"{k}.dcm", enforce_file_format=True)
@@ -366,7 +366,7 @@ def test_slices_without_a_patient_stay_one_series_though_each_names_another_stud
 
 
 def test_spare_bits_and_what_follows_the_pixels_go(tmp_path) -> None:
-    ds = slice_of(Series(signed=False), 0)
+    ds = make_slice(Series(signed=False), 0)
     words = np.frombuffer(ds.PixelData, "<u2") & 0x0FFF
     ds.BitsStored, ds.HighBit = 12, 11
     ds.PixelData = (words | 0xA000).astype("<u2").tobytes() + b"tail"
@@ -442,7 +442,7 @@ def _b_value_of(maker: str, ds, b: int) -> None:
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"])
 def test_a_makers_private_b_value_becomes_the_public_one(tmp_path, maker, syntax):
     for b in (0, 800):
-        ds = hard_series.slice_of(hard_series.Series(modality="MR"), 0)
+        ds = hard_series.make_slice(hard_series.Series(modality="MR"), 0)
         ds.file_meta.TransferSyntaxUID = syntax
         _b_value_of(maker, ds, b)
         (tmp_path / "in").mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Resampling axis by axis gives what interpolation in float64 gives, and turned grids are left to MONAI."""
+"""Resampling axis by axis equals interpolation in float64, and rotated grids are resampled by MONAI."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def noise(shape: tuple[int, ...] = SHAPE) -> np.ndarray:
 
 
 def oracle(array: np.ndarray, affine: np.ndarray, to: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Every voxel's place in mm, its place on the other grid, and scipy's interpolation there, in float64."""
+    """Resample by scipy in float64, at the position of each voxel on the other grid."""
     index = np.stack([*np.indices(shape), np.ones(shape)]).reshape(4, -1)
     at = (np.linalg.inv(affine) @ to @ index)[:3]
     at = np.clip(at, 0, np.array(array.shape[1:])[:, None] - 1)

@@ -14,7 +14,7 @@ from hospitals import STUDY
 
 from medfed.deployment import hub_service as coordinator
 from medfed.deployment import site_service as hospital
-from medfed.deployment.approvals import agreed
+from medfed.deployment.approvals import is_approved
 from medfed.errors import ExchangeError, StudyError
 from medfed.exchange.folder import Folder
 from medfed.exchange.nats import Nats
@@ -45,7 +45,8 @@ class Place:
     def site(self, data: Path, name: str = "north", more: str = "") -> Path:
         path = self.folder / "site.yaml"
         path.write_text(
-            f"name: {name}\ndata: {data}\nexchange: {{kind: folder, url: share, poll_s: 0.02}}\naccelerator: cpu\n{more}"
+            f"name: {name}\ndata: {data}\nexchange: {{kind: folder, url: share, poll_s: 0.02}}\naccelerator: "
+            f"cpu\n{more}"
         )
         return path
 
@@ -84,7 +85,7 @@ def test_someone_who_says_no_is_heard(place):
         hospital.take_part(place.folder / "site.yaml", ask=lambda words: bool(shown.append(words)))
     assert place.digest in shown[0]
     assert place.sent == []
-    assert not agreed(place.folder / "runs", place.digest)
+    assert not is_approved(place.folder / "runs", place.digest)
 
 
 @pytest.mark.parametrize("accept", ["", "0" * 64, "short"])
@@ -92,7 +93,7 @@ def test_only_this_studys_digest_is_agreement(place, accept):
     accept = accept if accept != "short" else place.digest[:11]
     with pytest.raises(StudyError, match=r"nobody here has agreed|the hub offers study"):
         hospital.take_part(place.folder / "site.yaml", accept=accept)
-    assert not agreed(place.folder / "runs", place.digest)
+    assert not is_approved(place.folder / "runs", place.digest)
 
 
 def test_a_policy_that_says_no_tells_the_hub_that_and_not_why(place, tiny):
@@ -103,7 +104,7 @@ def test_a_policy_that_says_no_tells_the_hub_that_and_not_why(place, tiny):
     assert "(policy.max_rounds)" in str(caught.value)
     (arrival,) = place.hub.collect(1, ["north"], 30)
     assert str(arrival.error) == "site 'north', round 1: this hospital's policy does not allow the study"
-    assert not agreed(place.folder / "runs", place.digest)
+    assert not is_approved(place.folder / "runs", place.digest)
 
 
 def test_a_study_without_this_hospital_is_refused(place, tiny):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from medfed.deployment import approvals as consent
-from medfed.deployment.policy import Policy, in_words, leaves, refusals
+from medfed.deployment import approvals
+from medfed.deployment.policy import Policy, describe, egress_size, refusals
 from medfed.errors import AuditError, StudyError
 from medfed.pipeline.factory import module_of
 from medfed.privacy.accounting.accountant import MechanismSteps, epsilon
@@ -44,7 +44,8 @@ REFUSED = {
     ),
     "ceiling": (
         Policy(epsilon_ceiling=3),
-        "the study's privacy 'none' states no epsilon, this hospital allows at most 3 (policy.epsilon_ceiling)",
+        "the study's privacy 'none' states no epsilon, this hospital allows at most 3 "
+        "(policy.epsilon_ceiling)",
     ),
     "rounds": (
         Policy(max_rounds=2),
@@ -52,7 +53,8 @@ REFUSED = {
     ),
     "cases": (
         Policy(minimum_cases=5),
-        "this hospital has 4 training cases for the study and takes part with 5 or more (policy.minimum_cases)",
+        "this hospital has 4 training cases for the study and takes part with 5 or more "
+        "(policy.minimum_cases)",
     ),
 }
 
@@ -96,13 +98,13 @@ def test_a_misspelt_kind_is_an_error_and_not_a_hole():
 
 
 def test_the_words_name_what_a_privacy_officer_asks(study, noised):
-    words = in_words(study, "d" * 64)
-    tensors, numbers, size = leaves(study)
+    words = describe(study, "d" * 64)
+    tensors, numbers, size = egress_size(study)
     for said in ("segment (background, lesion)", "3 rounds", f"{numbers:,} numbers in {tensors} tensors",
                  "north, south", "Protection         none", "d" * 64):  # fmt: skip
         assert said in words
     assert size > 4 * numbers
-    assert "noise_multiplier: 2.0" in in_words(noised, "d")
+    assert "noise_multiplier: 2.0" in describe(noised, "d")
     assert all(len(line) < 200 for line in words.splitlines())
 
 
@@ -113,7 +115,7 @@ def test_the_words_count_what_is_sent(study, tmp_path):
 
     weights = weights_of(module_of(study))
     sent = wire.encode_update(Update("north", 1, Difference(weights, weights), 4, {"val/dice": 0.5}), "s")
-    tensors, numbers, size = leaves(study)
+    tensors, numbers, size = egress_size(study)
     assert (tensors, numbers) == (len(weights), sum(t.numel() for t in weights.values()))
     assert size == pytest.approx(len(sent), rel=0.1)
 
@@ -121,33 +123,29 @@ def test_the_words_count_what_is_sent(study, tmp_path):
 # ---------------------------------------------------------------------------------------------- agreement
 
 
-def test_agreement_is_to_one_digest_and_can_be_taken_back(tmp_path, study, tiny):
+def test_approval_is_of_one_digest(tmp_path, study, tiny):
     known, changed = study_digest(study), study_digest(read_study(tiny / "tiny.yaml", ["train.rounds=4"]))
-    assert not consent.agreed(tmp_path / "site", known)
-    consent.agree(tmp_path / "site", known, "m.muster")
-    assert consent.agreed(tmp_path / "site", known)
-    assert not consent.agreed(tmp_path / "site", changed)
-    consent.take_back(tmp_path / "site", known, "m.muster")
-    assert not consent.agreed(tmp_path / "site", known)
-    consent.agree(tmp_path / "site", known, "m.muster")
-    assert consent.agreed(tmp_path / "site", known)
-    path = tmp_path / "site" / consent.FILE
-    assert verify(path).lines == 3
+    assert not approvals.is_approved(tmp_path / "site", known)
+    approvals.approve(tmp_path / "site", known, "m.muster")
+    assert approvals.is_approved(tmp_path / "site", known)
+    assert not approvals.is_approved(tmp_path / "site", changed)
+    path = tmp_path / "site" / approvals.FILE
+    assert verify(path).lines == 1
     assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_an_agreement_that_was_written_in_is_found(tmp_path):
-    consent.agree(tmp_path, "a" * 64, "m.muster")
-    path = tmp_path / consent.FILE
+    approvals.approve(tmp_path, "a" * 64, "m.muster")
+    path = tmp_path / approvals.FILE
     path.write_bytes(path.read_bytes().replace(b"a" * 64, b"b" * 64) + path.read_bytes())
     with pytest.raises(AuditError, match="line 2: does not continue"):
-        consent.agreed(tmp_path, "a" * 64)
+        approvals.is_approved(tmp_path, "a" * 64)
 
 
 def test_a_power_cut_while_agreeing_leaves_no_agreement(tmp_path):
-    consent.agree(tmp_path, "a" * 64, "m.muster")
-    path = tmp_path / consent.FILE
+    approvals.approve(tmp_path, "a" * 64, "m.muster")
+    path = tmp_path / approvals.FILE
     path.write_bytes(path.read_bytes()[:-20])
-    assert not consent.agreed(tmp_path, "a" * 64)
-    consent.agree(tmp_path, "a" * 64, "m.muster")
-    assert consent.agreed(tmp_path, "a" * 64)
+    assert not approvals.is_approved(tmp_path, "a" * 64)
+    approvals.approve(tmp_path, "a" * 64, "m.muster")
+    assert approvals.is_approved(tmp_path, "a" * 64)

@@ -13,6 +13,8 @@ import torch
 from hospitals import STUDY, make_hospital
 
 from medfed.deployment import site_service as hospital
+from medfed.deployment.admission import parse_offer
+from medfed.deployment.site_file import read_site
 from medfed.errors import DataError, StudyError
 from medfed.evaluation.aggregate import aggregate
 from medfed.evaluation.comparisons import compare
@@ -121,7 +123,8 @@ def test_two_rows_of_one_name_do_not_leave():
 
 
 def outcomes(data):
-    """Give every second patient of each split the other outcome: of the columns of cases.csv it is the fifth."""
+    """Give every second patient of each split the other outcome: of the columns of cases.csv it is the "
+    "fifth."""
     lines = (data / "cases.csv").read_text().splitlines()
     parts = [line.split(",") for line in lines[1:]]
     for number, part in enumerate(parts):
@@ -256,16 +259,16 @@ def test_a_study_that_begins_with_given_weights_trains_from_the_hospitals_own_co
     assert done.read_facts().is_finished
     # The untrained model that it was measured against is the one that it was given: 0.25 everywhere.
     assert {case.model for case in read_cases(done.cases)} >= {"untrained", "federated"}
-    offered = hospital._study(public_yaml(study), known, hospital.read_site(tmp_path / "site.yaml"))
+    offered = parse_offer(public_yaml(study), known, read_site(tmp_path / "site.yaml"))
     assert all(torch.equal(tensor, given[name]) for name, tensor in weights_of(module_of(offered)).items())
     assert study_digest(offered) == known
 
     for line, told in (
         ("", "get that file from the coordinator and name it in the site file"),
-        ("start: another.ckpt\n", "it is another one, or was damaged on the way"),
+        ("start: another.ckpt\n", "it is another file, or damaged"),
         ("start: missing.ckpt\n", "cannot be read: No such file"),
     ):
         site = (tmp_path / "site.yaml").read_text().replace("start: copy.ckpt\n", line)
         (tmp_path / "other.yaml").write_text(site)
         with pytest.raises(StudyError, match=f"study 'table' begins with the weights .*{told}"):
-            hospital._study(public_yaml(study), known, hospital.read_site(tmp_path / "other.yaml"))
+            parse_offer(public_yaml(study), known, read_site(tmp_path / "other.yaml"))

@@ -10,6 +10,7 @@ from typing import Any
 
 from medfed.deployment.enrolment import enrol
 from medfed.deployment.enrolment.broker import Broker
+from medfed.deployment.enrolment.participants import Participant
 
 
 def free_ports(number: int) -> list[int]:
@@ -54,7 +55,7 @@ class Enrolment:
     def url(self) -> str:
         return f"tls://127.0.0.1:{self.port}"
 
-    def enrol(self, site: str, days: int = 30) -> enrol.Enrolled:
+    def enrol(self, site: str, days: int = 30) -> Participant:
         request, _ = enrol.request(self.credentials(site), site)
         kit = self.folder / f"{site}.kit"
         enrol.sign(self.authority, request, kit, days)

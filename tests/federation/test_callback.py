@@ -1,4 +1,5 @@
-"""The callback in anybody's Trainer: sampling, mixed precision, accumulation, checkpoints, several processes."""
+"""The callback in anybody's Trainer: sampling, mixed precision, accumulation, checkpoints, several "
+"processes."""
 
 from __future__ import annotations
 

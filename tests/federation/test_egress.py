@@ -1,4 +1,5 @@
-"""What may leave a hospital is a declared list; the rest is refused there, written down, and never encoded."""
+"""What may leave a hospital is a declared list; the rest is refused there, written down, and never "
+"encoded."""
 
 from __future__ import annotations
 

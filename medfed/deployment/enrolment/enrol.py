@@ -1,4 +1,4 @@
-"""Who takes part: the federation's certificate authority, a request and a kit a hospital, revocation, expiry.
+"""Who takes part: the federation's certificate authority, requests, startup kits, revocation, expiry.
 
     the coordinator    init     an authority, the hub's and the broker's certificates
     a hospital         request  a private key, which never leaves, and a request for a certificate
@@ -17,7 +17,6 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -34,7 +33,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from medfed.deployment.enrolment.broker import write_configuration
+from medfed.deployment.enrolment.participants import Participant, participant, participants
 from medfed.errors import ExchangeError
+from medfed.files import write_whole
 from medfed.wire.credentials import (
     KIT_FORMAT,
     NATS_PORT,
@@ -43,44 +45,16 @@ from medfed.wire.credentials import (
     StartupKit,
     read_federation,
 )
-from medfed.wire.signing import BROKER, HUB, common_name, serial_number
+from medfed.wire.signing import BROKER, HUB, serial_number
 
 # How long certificates hold: a party's two years, so that nobody renews during a study; the authority's ten.
 PARTY_DAYS, AUTHORITY_DAYS = 730, 3650
-
-# How long before its end a certificate is warned of.
-WARNED_DAYS = 60
 
 # A clock may be wrong by hours; a certificate made a moment ago holds already where it is still yesterday.
 BACKDATED = timedelta(days=1)
 
 _FEDERATION = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _SITE = re.compile(r"[A-Za-z0-9_-]{1,64}")
-
-
-@dataclass(frozen=True)
-class Enrolled:
-    """One certificate that the authority issued."""
-
-    site: str
-    serial: str
-    user: str
-    expires: datetime
-    revoked: bool
-
-    @property
-    def days_left(self) -> int:
-        """Whole days until it expires; negative when it has."""
-        return (self.expires - datetime.now(UTC)).days
-
-    @property
-    def status(self) -> str:
-        """What to say of it in a list: valid, expires soon, expired or revoked."""
-        if self.revoked:
-            return "revoked"
-        if self.days_left < 0:
-            return "expired"
-        return "expires soon" if self.days_left < WARNED_DAYS else "valid"
 
 
 # -------------------------------------------------------------------------------------------- the coordinator
@@ -127,21 +101,21 @@ def init(
         .sign(key, None)
     )
     _write_key(folder / "authority.key", key)
-    _write(folder / "authority.pem", authority.public_bytes(Encoding.PEM))
+    write_whole(folder / "authority.pem", authority.public_bytes(Encoding.PEM))
     found = Federation(name, list(hosts), port, websocket_port, listen, disk)
-    _write(folder / "federation.json", msgspec.json.format(msgspec.json.encode(found)))
+    write_whole(folder / "federation.json", msgspec.json.format(msgspec.json.encode(found)))
     for party in (HUB, BROKER):
         own = Ed25519PrivateKey.generate()
         certificate = _issue(folder, party, own.public_key(), found.names if party == BROKER else ())
         _write_key(folder / party / "identity.key", own)
-        _write(folder / party / "identity.pem", certificate.public_bytes(Encoding.PEM))
-        _write(folder / party / "authority.pem", authority.public_bytes(Encoding.PEM))
+        write_whole(folder / party / "identity.pem", certificate.public_bytes(Encoding.PEM))
+        write_whole(folder / party / "authority.pem", authority.public_bytes(Encoding.PEM))
     (folder / "sites").mkdir(exist_ok=True)
-    _tell_hub(folder)
+    _update_hub(folder)
     return fingerprint(authority.public_key())
 
 
-def sign(folder: Path, request: Path, kit: Path, days: int = PARTY_DAYS) -> Enrolled:
+def sign(folder: Path, request: Path, kit: Path, days: int = PARTY_DAYS) -> Participant:
     """Write the kit that answers a hospital's request; compare `request_fingerprint` with the hospital first.
 
     Raises:
@@ -151,16 +125,17 @@ def sign(folder: Path, request: Path, kit: Path, days: int = PARTY_DAYS) -> Enro
     site = _common_name_of(found)
     if not _SITE.fullmatch(site) or site.lower() in (HUB, BROKER):
         raise ExchangeError(
-            f"enrol sign: the request names '{site[:80]}'; a site's name is 1 to 64 letters, digits, '-' or '_', and not "
+            f"enrol sign: the request names '{site[:80]}'; a site's name is 1 to 64 letters, digits, '-' or "
+            "'_', and not "
             f"'hub' or 'broker'"
         )
     public = found.public_key()
     assert isinstance(public, Ed25519PublicKey)
     certificate = _issue(folder, site, public, (), days)
-    _write(
+    write_whole(
         folder / "sites" / f"{site}.{serial_number(certificate)}.pem", certificate.public_bytes(Encoding.PEM)
     )
-    _tell_hub(folder)
+    _update_hub(folder)
     federation = read_federation(folder)
     answer = StartupKit(
         KIT_FORMAT,
@@ -170,11 +145,11 @@ def sign(folder: Path, request: Path, kit: Path, days: int = PARTY_DAYS) -> Enro
         certificate.public_bytes(Encoding.PEM).decode(),
         (folder / "authority.pem").read_text(),
     )
-    _write(kit, msgspec.json.format(msgspec.json.encode(answer)))
-    return _enrolled(certificate, revoked=False)
+    write_whole(kit, msgspec.json.format(msgspec.json.encode(answer)))
+    return participant(certificate, revoked=False)
 
 
-def revoke(folder: Path, site: str, serial: str = "") -> list[Enrolled]:
+def revoke(folder: Path, site: str, serial: str = "") -> list[Participant]:
     """Take back a site's certificates, or the one with a serial number, and return them. Hub and
     broker hear of it.
 
@@ -182,29 +157,20 @@ def revoke(folder: Path, site: str, serial: str = "") -> list[Enrolled]:
         ExchangeError: if there is none.
     """
     chosen = [
-        one for one in enrolled(folder) if one.site == site and serial in ("", one.serial) and not one.revoked
+        one
+        for one in participants(folder)
+        if one.site == site and serial in ("", one.serial) and not one.revoked
     ]
     if not chosen:
-        there = ", ".join(sorted({one.site for one in enrolled(folder) if not one.revoked})) or "none"
+        there = ", ".join(sorted({one.site for one in participants(folder) if not one.revoked})) or "none"
         raise ExchangeError(
             f"enrol revoke: no valid certificate of site '{site}'; there are those of: {there}"
         )
     path = folder / HUB / "revoked.txt"
     serials = path.read_text().split() if path.exists() else []
-    _write(path, "".join(f"{one}\n" for one in [*serials, *(one.serial for one in chosen)]).encode())
-    _tell_hub(folder)
+    write_whole(path, "".join(f"{one}\n" for one in [*serials, *(one.serial for one in chosen)]).encode())
+    _update_hub(folder)
     return chosen
-
-
-def enrolled(folder: Path) -> list[Enrolled]:
-    """Return every certificate that was issued to a site, by name and then by its end."""
-    path = folder / HUB / "revoked.txt"
-    revoked = set(path.read_text().split()) if path.exists() else set()
-    certificates = [
-        x509.load_pem_x509_certificate(file.read_bytes()) for file in (folder / "sites").glob("*.pem")
-    ]
-    found = [_enrolled(certificate, serial_number(certificate) in revoked) for certificate in certificates]
-    return sorted(found, key=lambda one: (one.site, one.expires, one.serial))
 
 
 # ---------------------------------------------------------------------------------------------- a hospital
@@ -219,7 +185,8 @@ def request(folder: Path, site: str) -> tuple[Path, str]:
     """
     if not _SITE.fullmatch(site) or site.lower() in (HUB, BROKER):
         raise ExchangeError(
-            f"enrol site: '{site[:80]}': a site's name is 1 to 64 letters, digits, '-' or '_', and not 'hub' or 'broker'"
+            f"enrol site: '{site[:80]}': a site's name is 1 to 64 letters, digits, '-' or '_', and not 'hub' "
+            "or 'broker'"
         )
     folder.mkdir(parents=True, exist_ok=True)
     # Beside the key in use, if there is one: a renewed certificate replaces it only when its kit is accepted.
@@ -231,11 +198,11 @@ def request(folder: Path, site: str) -> tuple[Path, str]:
         .sign(key, None)
     )
     path = folder / f"{site}.request.pem"
-    _write(path, made.public_bytes(Encoding.PEM))
+    write_whole(path, made.public_bytes(Encoding.PEM))
     return path, fingerprint(key.public_key())
 
 
-def accept(folder: Path, kit: Path, authority: str = "") -> Enrolled:
+def accept(folder: Path, kit: Path, authority: str = "") -> Participant:
     """Check a kit against the key that was made here, and make them this folder's identity.
 
     `authority`, if given, is the fingerprint that the coordinator reads out; the kit's must be that one.
@@ -265,7 +232,8 @@ def accept(folder: Path, kit: Path, authority: str = "") -> Enrolled:
     if until < datetime.now(UTC):
         raise ExchangeError(
             f"enrol accept: the kit's certificate held until {until:%Y-%m-%d %H:%M} UTC, and here it is "
-            f"{datetime.now(UTC):%Y-%m-%d %H:%M}; ask the coordinator for a new kit, or set this machine's clock right"
+            f"{datetime.now(UTC):%Y-%m-%d %H:%M}; ask the coordinator for a new kit, or set this machine's "
+            "clock right"
         )
     for name in ("requested.key", "identity.key"):
         path = folder / name
@@ -273,15 +241,16 @@ def accept(folder: Path, kit: Path, authority: str = "") -> Enrolled:
             break
     else:
         raise ExchangeError(
-            "enrol accept: the kit is not for a key in this folder; accept it where `medfed enrol site` was run, or make "
+            "enrol accept: the kit is not for a key in this folder; accept it where `medfed enrol site` was "
+            "run, or make "
             "a new request"
         )
-    _write(folder / "identity.pem", found.certificate.encode())
-    _write(folder / "authority.pem", found.authority.encode())
-    _write(folder / "kit.json", kit.read_bytes())
+    write_whole(folder / "identity.pem", found.certificate.encode())
+    write_whole(folder / "authority.pem", found.authority.encode())
+    write_whole(folder / "kit.json", kit.read_bytes())
     if name == "requested.key":
         path.replace(folder / "identity.key")
-    return _enrolled(certificate, revoked=False)
+    return participant(certificate, revoked=False)
 
 
 # ---------------------------------------------------------------------------------------------- both
@@ -323,14 +292,6 @@ def _common_name_of(found: x509.CertificateSigningRequest) -> str:
 
 def _bare(text: str) -> str:
     return "".join(text.split()).lower()
-
-
-def _enrolled(certificate: x509.Certificate, revoked: bool) -> Enrolled:
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    user = names.get_values_for_type(x509.DNSName)[0]
-    return Enrolled(
-        common_name(certificate), serial_number(certificate), user, certificate.not_valid_after_utc, revoked
-    )
 
 
 def _issue(
@@ -400,12 +361,10 @@ def _usage(sign_certificates: bool = False) -> x509.KeyUsage:
     )
 
 
-def _tell_hub(folder: Path) -> None:
-    """Write down for the hub which sites there are, and for the broker whom it lets in."""
-    from medfed.deployment.enrolment.broker import write_configuration
-
-    sites = sorted({one.site for one in enrolled(folder) if not one.revoked})
-    _write(folder / HUB / "sites.txt", "".join(f"{site}\n" for site in sites).encode())
+def _update_hub(folder: Path) -> None:
+    """Write the list of sites for the hub, and the broker's configuration."""
+    sites = sorted({one.site for one in participants(folder) if not one.revoked})
+    write_whole(folder / HUB / "sites.txt", "".join(f"{site}\n" for site in sites).encode())
     write_configuration(folder)
 
 
@@ -421,10 +380,3 @@ def _write_key(path: Path, key: Ed25519PrivateKey) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as file:
         file.write(data)
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.writing")
-    aside.write_bytes(data)
-    aside.replace(path)

@@ -1,4 +1,4 @@
-"""Mutated files: each gives a volume or our own error, in time and memory, and no word of its content.
+"""Mutated files: each gives a volume or our own error, within time and memory, and no content is quoted.
 
 By hand, 10,000 files: `python tests/data/readers/fuzz.py --count 10000`. The cases run in a process of their
 own, so that a crash in a decoder is seen, named and counted.
@@ -28,14 +28,14 @@ LIMIT_S = 20.0
 LIMIT_KB = 1_500_000
 
 
-def sound_files(folder: Path) -> list[Path]:
-    """Write one sound file of each kind."""
+def valid_files(folder: Path) -> list[Path]:
+    """Write one valid file of each kind."""
     from test_encodings import SYNTAXES, encode
 
     series = hs.Series(shape=(3, 40, 36), intercept=500.0)
     paths = []
     for i, syntax in enumerate(SYNTAXES):
-        ds = hs.slice_of(series, 0)
+        ds = hs.make_slice(series, 0)
         encode(ds, syntax)
         paths.append(hs.write(ds, folder / f"classic{i}.dcm"))
     mr = hs.Series(shape=(3, 40, 36), modality="MR")
@@ -59,8 +59,8 @@ def sound_files(folder: Path) -> list[Path]:
     return paths
 
 
-def mutated(data: bytes, rng: np.random.Generator) -> bytes:
-    """Return data with a few of the things that happen to files."""
+def mutate(data: bytes, rng: np.random.Generator) -> bytes:
+    """Return data with some random damage, as happens to files."""
     out = bytearray(data)
     for _ in range(int(rng.integers(1, 4))):
         if not out:
@@ -91,7 +91,7 @@ def mutated(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def check(path: Path, like) -> str:
-    """Read one file as an image and as a label; return 'volume', 'refused', or what went wrong."""
+    """Read one file as an image and as a label; return 'volume', 'refused', or the fault."""
     from medfed.data.read import read, read_label
     from medfed.errors import ImageError
 
@@ -130,7 +130,7 @@ def _work(first: int, last: int, seed: int, folder: str, results) -> None:
     for number in range(first, last):
         rng = np.random.default_rng((seed, number))
         name, data = sources[number % len(sources)]
-        target.write_bytes(mutated(data, rng))
+        target.write_bytes(mutate(data, rng))
         results.send((number, name, "began"))
         results.send((number, name, check(target, like)))
     target.unlink()
@@ -138,8 +138,8 @@ def _work(first: int, last: int, seed: int, folder: str, results) -> None:
 
 
 def fuzz(count: int, seed: int, folder: Path, first: int = 0) -> tuple[dict[str, int], list[str]]:
-    """Return how many cases ended in what, and a line for each that must not."""
-    sound_files(folder)
+    """Return the number of cases per outcome, and a line for each fault."""
+    valid_files(folder)
     tally: dict[str, int] = {}
     wrong: list[str] = []
     context = multiprocessing.get_context("spawn")

@@ -1,8 +1,9 @@
-"""Series that are hard to read, made so that any mistake shows: a voxel holds a linear function of its place.
+"""Series that are hard to read: each voxel holds a linear function of its position, so
+that any mistake shows.
 
-`write_series` writes a sound series; what makes it hard is given as an edit of its slices. `expected` says
-what every voxel must hold, computed from the place that the volume under test claims for it, so that a wrong
-order, axis, spacing or slope cannot go unnoticed.
+`write_series` writes a valid series; edits of its slices make it hard. `expected` returns what every voxel
+must hold, computed from the position that the volume under test claims for it, so that a wrong order, axis,
+spacing or slope is noticed.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from pydicom.uid import (
     generate_uid,
 )
 
-# Value of a voxel at LPS position (x, y, z) in mm: no two directions weigh alike, and neighbours differ by
-# over 1.
+# Value of a voxel at LPS position (x, y, z) in mm: the weights of all directions differ, and neighbours
+# differ by more than 1.
 WEIGHTS = np.array([3.0, 5.0, 11.0])
 OFFSET = 200.0
 CLASSES = {"CT": CTImageStorage, "MR": MRImageStorage, "PT": PositronEmissionTomographyImageStorage}
@@ -38,14 +39,14 @@ SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 
 @dataclass(frozen=True)
 class Series:
-    """What a series is made of; LPS mm."""
+    """The parameters of a series, in LPS mm."""
 
     shape: tuple[int, int, int] = (6, 5, 7)  # slices, rows, columns
     orientation: Sequence[float] = AXIAL
     origin_mm: Sequence[float] = (-10.0, -20.0, 30.0)
     spacing_mm: tuple[float, float] = (1.5, 0.75)  # between rows, between columns
     step_mm: float = 2.5
-    shift_mm: Sequence[float] = (0.0, 0.0, 0.0)  # extra way a slice, for a tilted gantry
+    shift_mm: Sequence[float] = (0.0, 0.0, 0.0)  # extra shift per slice, for a tilted gantry
     modality: str = "CT"
     slope: float = 0.5
     intercept: float = -1024.0
@@ -63,7 +64,7 @@ class Series:
         return np.asarray(self.origin_mm) + k * (self.step_mm * self.normal + np.asarray(self.shift_mm))
 
     def places(self, k: int) -> np.ndarray:
-        """Return the LPS place of every pixel of slice k, (rows, columns, 3)."""
+        """Return the LPS position of every pixel of slice k, (rows, columns, 3)."""
         _, rows, columns = self.shape
         row, column = np.asarray(self.orientation[:3]), np.asarray(self.orientation[3:])
         r, c = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
@@ -83,8 +84,8 @@ class Series:
 Edit = Callable[[Dataset, int], "Dataset | None"]
 
 
-def slice_of(series: Series, k: int) -> FileDataset:
-    """Return slice k of a series as a dataset that could be written as it is."""
+def make_slice(series: Series, k: int) -> FileDataset:
+    """Return slice k of a series as a dataset that can be written unchanged."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = CLASSES.get(series.modality, CTImageStorage)
@@ -100,7 +101,7 @@ def slice_of(series: Series, k: int) -> FileDataset:
     ds.ImageOrientationPatient = [float(v) for v in series.orientation]
     ds.ImagePositionPatient = [f"{v:.6f}" for v in series.position(k)]
     ds.PixelSpacing = list(series.spacing_mm)
-    ds.SliceThickness = 99.0  # nobody may believe it
+    ds.SliceThickness = 99.0  # wrong on purpose
     ds.RescaleSlope, ds.RescaleIntercept = series.slope, series.intercept
     ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
     put_pixels(ds, series.stored(k), allocated=series.allocated, bits=series.allocated, signed=series.signed)
@@ -128,7 +129,7 @@ def put_pixels(
 def write_series(
     folder: Path, series: Series, edit: Edit | None = None, order: Sequence[int] | None = None
 ) -> list[Path]:
-    """Write a series, one file a slice, and return the paths.
+    """Write a series, one file per slice, and return the paths.
 
     Args:
         edit: changes a slice before it is written; returning a dataset replaces it.
@@ -137,7 +138,7 @@ def write_series(
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number, k in enumerate(order if order is not None else range(series.shape[0])):
-        ds = slice_of(series, k)
+        ds = make_slice(series, k)
         if edit is not None:
             ds = edit(ds, k) or ds
         path = folder / f"{len(list(folder.iterdir())):04d}_{number:04d}.dcm"
@@ -171,7 +172,7 @@ def expected(affine_ras: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 
 def assert_in_place(volume, slope: float = 0.5, shape: Sequence[int] | None = None) -> None:
-    """Assert that every voxel holds the value of its place; half a slope is lost in rounding."""
+    """Assert that every voxel holds the value of its position, up to half a slope of rounding."""
     assert volume.array.dtype == np.float32
     assert volume.array.shape[0] == 1
     if shape is not None:
@@ -180,8 +181,8 @@ def assert_in_place(volume, slope: float = 0.5, shape: Sequence[int] | None = No
     assert off.max() <= slope / 2 + 2e-3, f"a voxel is off by {off.max()}"
 
 
-def lps_affine(series: Series) -> np.ndarray:
-    """Return the RAS affine by the formula of PS3.3 C.7.6.2.1.1, written out a second time."""
+def expected_affine(series: Series) -> np.ndarray:
+    """Return the RAS affine by the formula of PS3.3 C.7.6.2.1.1, written independently."""
     (rx, ry, rz, cx, cy, cz), (dr, dc) = series.orientation, series.spacing_mm
     step = series.step_mm * series.normal + np.asarray(series.shift_mm)
     x, y, z = series.origin_mm
@@ -197,7 +198,7 @@ def enhanced(series: Series, frames: Sequence[dict], modality: str = "MR") -> Fi
     Args:
         frames: what each frame is: {"k": slice, "slope": ..., "echo": ..., "time": ..., "b": ...}
     """
-    ds = slice_of(series, 0)
+    ds = make_slice(series, 0)
     for word in (
         "ImageOrientationPatient",
         "ImagePositionPatient",
@@ -274,7 +275,7 @@ def segmentation(
         frames: (segment number, slice of the series, mask or fractions) each.
         corner: the row and column of the series at which the frames begin.
     """
-    ds = slice_of(series, 0)
+    ds = make_slice(series, 0)
     for word in (
         "ImageOrientationPatient",
         "ImagePositionPatient",
@@ -336,7 +337,7 @@ def structure_set(
     Args:
         rois: for each number its contours: (slice, points as (column, row) of the series, fractions allowed).
     """
-    ds = slice_of(series, 0)
+    ds = make_slice(series, 0)
     for word in [e.keyword for e in ds if e.tag.group in (0x0018, 0x0020, 0x0028, 0x7FE0)]:
         if word not in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
             delattr(ds, word)

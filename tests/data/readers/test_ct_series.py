@@ -1,4 +1,4 @@
-"""Single-frame series: order, spacing, affine, what is left out, what is refused (points 1 to 13 and 16)."""
+"""Single-frame series: order, spacing, affine, and what is skipped or refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 import hard_series as hs
 import numpy as np
 import pytest
-from hard_series import Series, assert_in_place, lps_affine, write, write_series
+from hard_series import Series, assert_in_place, expected_affine, write, write_series
 
 from medfed.data.read import read
 from medfed.errors import ImageError
@@ -32,7 +32,7 @@ def test_every_voxel_lies_where_its_position_says(tmp_path, orientation, step):
     write_series(tmp_path, series, order=order)
     (volume,) = read(tmp_path)
     assert_in_place(volume, shape=(7, 5, 6))
-    np.testing.assert_allclose(volume.affine_ras, lps_affine(series), atol=2e-5)
+    np.testing.assert_allclose(volume.affine_ras, expected_affine(series), atol=2e-5)
     assert volume.info.modality == "CT"
     assert volume.info.skipped == ()
 
@@ -55,7 +55,7 @@ def test_jitter_of_4_micrometres_is_even(tmp_path):
 
     write_series(tmp_path, Series(), edit)
     (volume,) = read(tmp_path)
-    np.testing.assert_allclose(volume.affine_ras, lps_affine(Series()), atol=0.009)
+    np.testing.assert_allclose(volume.affine_ras, expected_affine(Series()), atol=0.009)
 
 
 def test_a_tilted_gantry_gets_its_sheared_affine_or_is_resampled_or_refused(tmp_path):
@@ -63,24 +63,24 @@ def test_a_tilted_gantry_gets_its_sheared_affine_or_is_resampled_or_refused(tmp_
     write_series(tmp_path, series)
     (sheared,) = read(tmp_path)
     assert_in_place(sheared)
-    np.testing.assert_allclose(sheared.affine_ras, lps_affine(series), atol=1e-5)
+    np.testing.assert_allclose(sheared.affine_ras, expected_affine(series), atol=1e-5)
     assert "tilt" in sheared.info.flags
     with pytest.raises(ImageError, match=r"tilted: slices are offset by 19\.8 degrees"):  # atan(0.9 / 2.5)
         read(tmp_path, tilt="refuse")
-    (correct_gantry_tilt,) = read(tmp_path, tilt="resample")
-    columns = correct_gantry_tilt.affine_ras[:3, :3]
+    (untilted,) = read(tmp_path, tilt="resample")
+    columns = untilted.affine_ras[:3, :3]
     assert abs(columns[:, 2] @ columns[:, 1]) < 1e-9
-    want = hs.expected(correct_gantry_tilt.affine_ras, correct_gantry_tilt.array.shape[1:])
-    # Between voxels a linear function is interpolated exactly; beyond the slices, and where they are half
-    # beside a pixel, there is air, or NaN, and nothing between.
-    off = np.abs(correct_gantry_tilt.array[0] - want)
+    want = hs.expected(untilted.affine_ras, untilted.array.shape[1:])
+    # Between voxels a linear function is interpolated exactly. Outside the slices, and where they cover half
+    # a pixel, there is air or NaN, and no mixture.
+    off = np.abs(untilted.array[0] - want)
     for k in range(8):
         first = int(np.ceil(0.9 * k / 1.5))
         assert off[:, first : first + 11, k].max() < 0.3
-    assert correct_gantry_tilt.array.shape[2] == 12 + 5  # 7 x 0.9 mm in pixels of 1.5 mm is 4.2
-    assert ((off < 0.3) | (correct_gantry_tilt.array[0] == -1000)).all()
+    assert untilted.array.shape[2] == 12 + 5  # 7 x 0.9 mm in pixels of 1.5 mm is 4.2
+    assert ((off < 0.3) | (untilted.array[0] == -1000)).all()
     (blank,) = read(tmp_path, tilt="resample", padding="nan")
-    np.testing.assert_array_equal(np.isnan(blank.array), correct_gantry_tilt.array == -1000)
+    np.testing.assert_array_equal(np.isnan(blank.array), untilted.array == -1000)
     assert "nan" in blank.info.flags
 
 
@@ -122,7 +122,7 @@ def test_a_slice_beside_the_line_is_refused_whatever_is_asked(tmp_path, uneven):
 def test_copies_are_dropped_with_a_line_and_conflicts_refused(tmp_path):
     paths = write_series(tmp_path, Series())
     (tmp_path / "copy.dcm").write_bytes(paths[2].read_bytes())
-    other = hs.slice_of(Series(uids=_uids(paths[0])), 3)  # another instance of the same image
+    other = hs.make_slice(Series(uids=_uids(paths[0])), 3)  # another instance of the same image
     write(other, tmp_path / "again.dcm")
     (volume,) = read(tmp_path)
     assert_in_place(volume, shape=(7, 5, 6))
@@ -143,10 +143,10 @@ def _uids(path):
 def test_what_is_no_part_of_the_volume_gets_a_line_each(tmp_path):
     series = Series()
     write_series(tmp_path, series)
-    scout = hs.slice_of(Series(orientation=hs.CORONAL, shape=(1, 9, 9), uids=series.uids), 0)
+    scout = hs.make_slice(Series(orientation=hs.CORONAL, shape=(1, 9, 9), uids=series.uids), 0)
     scout.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
     write(scout, tmp_path / "scout.dcm")
-    stray = hs.slice_of(Series(orientation=hs.SAGITTAL, shape=(1, 9, 9), uids=series.uids), 0)
+    stray = hs.make_slice(Series(orientation=hs.SAGITTAL, shape=(1, 9, 9), uids=series.uids), 0)
     write(stray, tmp_path / "stray.dcm")
     scout.FrameOfReferenceUID = "1.2.3"  # a scout before the patient was moved
     write(scout, tmp_path / "scout2.dcm")
@@ -155,11 +155,11 @@ def test_what_is_no_part_of_the_volume_gets_a_line_each(tmp_path):
         ("pr", "1.2.840.10008.5.1.4.1.1.11.1", "PR"),
         ("ko", "1.2.840.10008.5.1.4.1.1.88.59", "KO"),
     ]:
-        ds = hs.slice_of(series, 0)
+        ds = hs.make_slice(series, 0)
         ds.SOPClassUID, ds.Modality = uid, modality
         del ds.PixelData
         write(ds, tmp_path / f"{name}.dcm")
-    capture = hs.slice_of(series, 0)
+    capture = hs.make_slice(series, 0)
     capture.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
     write(capture, tmp_path / "sc.dcm")
     (tmp_path / "readme.txt").write_text("hello")
@@ -249,7 +249,7 @@ def test_a_modality_lut_is_applied(tmp_path):
 
 
 def _raw(ds, tag, value):
-    """Write a value that pydicom would not let pass."""
+    """Write a value that pydicom would refuse."""
     from pydicom.dataelem import RawDataElement
     from pydicom.tag import Tag
 
@@ -405,7 +405,7 @@ def test_monochrome1_leaves_hounsfield_units_and_inverts_radiographs(tmp_path):
     write_series(tmp_path / "ct", Series(), edit)
     assert_in_place(read(tmp_path / "ct")[0])
     (tmp_path / "dx").mkdir()
-    ds = hs.slice_of(Series(), 0)
+    ds = hs.make_slice(Series(), 0)
     ds.SOPClassUID, ds.Modality = "1.2.840.10008.5.1.4.1.1.1.1", "DX"
     for word in (
         "ImagePositionPatient",
@@ -439,7 +439,7 @@ def test_one_slice_is_one_file_and_needs_its_thickness(tmp_path):
     assert volume.array.shape == (1, 7, 5, 1)
     assert volume.spacing_mm[2] == 99
     assert_in_place(volume)
-    ds = hs.slice_of(Series(), 0)
+    ds = hs.make_slice(Series(), 0)
     del ds.SliceThickness
     with pytest.raises(ImageError, match="neither SpacingBetweenSlices nor SliceThickness"):
         read(write(ds, tmp_path / "one.dcm"))
@@ -458,7 +458,7 @@ def test_series_of_one_folder_come_apart(tmp_path):
 def test_a_mosaic_that_lost_its_image_type_is_refused(tmp_path, private):
     import struct
 
-    ds = hs.slice_of(Series(modality="MR"), 0)
+    ds = hs.make_slice(Series(modality="MR"), 0)
     if private:
         ds.add_new(0x00190010, "LO", "SIEMENS MR HEADER")
         ds.add_new(0x0019100A, "US", 35)

@@ -1,4 +1,4 @@
-"""Damaged and malicious files: a volume or our own error, in time and memory, silently."""
+"""Damaged and malicious files: a volume or our own error, within time and memory, without output."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def jpeg_2000_bomb(rows, columns):
 
 
 def bomb(kind, path):
-    ds = hs.slice_of(Series(), 0)
+    ds = hs.make_slice(Series(), 0)
     if kind == "jpeg 2000":
         ds.file_meta.TransferSyntaxUID = uid.JPEG2000Lossless
         ds.Rows = ds.Columns = 50_000
@@ -188,8 +188,7 @@ def test_a_few_hundred_mutated_files(tmp_path):
 
 @pytest.mark.slow
 def test_ten_thousand_mutated_files():
-    # In a process of its own: a process's peak memory never falls, and this one's may be high
-    # from other tests.
+    # In a subprocess: the peak memory of a process never falls, and this one's may be high from other tests.
     script = Path(__file__).with_name("fuzz.py")
     done = subprocess.run(
         [sys.executable, str(script), "--count", "10000", "--seed", "0"],

@@ -1,6 +1,4 @@
-"""GDCM and JPEG 2000 in processes of their own: in order, beside each other, and no loss when
-one of them dies.
-"""
+"""GDCM and JPEG 2000 in subprocesses: in order, in parallel, and without loss when one of them dies."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ from medfed.errors import ImageError
 
 def encoded(value: int) -> bytes:
     """A frame of 4 x 6 pixels of one value."""
-    ds = hs.slice_of(Series(shape=(1, 4, 6)), 0)
+    ds = hs.make_slice(Series(shape=(1, 4, 6)), 0)
     hs.put_pixels(ds, np.full((4, 6), value))
     jpeg_lossless(ds)
     return next(generate_frames(ds.PixelData))

@@ -1,4 +1,4 @@
-"""The header walker against pydicom: every top-level element at its place, in every encoding."""
+"""The header parser against pydicom: every top-level element at its offset, in every encoding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medfed.errors import ImageError
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda s: s.name)
 def test_the_walker_and_pydicom_find_the_same_elements(tmp_path, syntax):
-    ds = hs.slice_of(hs.Series(shape=(1, 40, 36)), 0)
+    ds = hs.make_slice(hs.Series(shape=(1, 40, 36)), 0)
     ds.add_new(0x00091001, "UN", b"private")
     ds.ReferencedImageSequence = hs.Items([pydicom.Dataset(), pydicom.Dataset()])
     ds.ReferencedImageSequence[1].ReferencedSOPInstanceUID = "1.2.3"

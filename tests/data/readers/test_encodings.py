@@ -1,5 +1,4 @@
-"""Every transfer syntax gives the same voxels, and files are found without ending, preamble or by
-DICOMDIR."""
+"""Every transfer syntax gives the same voxels; files are found without suffix, preamble or by DICOMDIR."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ JPEG_LOSSLESS = uid.JPEGLosslessSV1
 
 
 def jpeg_lossless(ds):
-    """Compress by ITU-T T.81 annex H, first-order prediction, with a flat Huffman table: slow, and right."""
+    """Compress by ITU-T T.81 annex H, first-order prediction, with a flat Huffman table."""
     words = np.frombuffer(ds.PixelData, "<u2").reshape(ds.Rows, ds.Columns).astype(int)
     guess = np.empty_like(words)
     guess[:, 1:] = words[:, :-1]
@@ -145,7 +144,7 @@ def test_compressed_multiframe_and_its_frame_count(tmp_path, syntax):
 
 
 def test_two_images_in_one_frame_are_refused(tmp_path):
-    ds = hs.slice_of(Series(shape=(1, 40, 36)), 0)
+    ds = hs.make_slice(Series(shape=(1, 40, 36)), 0)
     ds.compress(uid.JPEG2000Lossless, generate_instance_uid=False)
     (frame,) = pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=1)
     ds.PixelData = encapsulate([frame, frame], has_bot=False)
@@ -166,7 +165,7 @@ def test_one_frame_in_several_fragments(tmp_path):
 
 
 def test_a_codestream_of_another_size_is_refused_before_it_is_decoded(tmp_path):
-    ds = hs.slice_of(Series(shape=(1, 40, 36)), 0)
+    ds = hs.make_slice(Series(shape=(1, 40, 36)), 0)
     ds.compress(uid.JPEG2000Lossless, generate_instance_uid=False)
     ds.Rows = 39
     with pytest.raises(ImageError, match=r"compressed image is 40 x 36 .*announces 39 x 36"):
@@ -182,7 +181,7 @@ def test_files_without_ending_preamble_or_meta_header(tmp_path):
         if k % 3 == 1:
             data = data[132:]
         if k % 3 == 2:
-            ds = hs.slice_of(series, k)
+            ds = hs.make_slice(series, k)
             path = tmp_path / f"im {k}.v1.2"
             plain = pydicom.Dataset(ds)
             plain.save_as(path, implicit_vr=True, little_endian=True)
@@ -198,7 +197,7 @@ def test_a_dicomdir_names_the_files_that_are_read(tmp_path):
     series = Series()
     files = FileSet()
     for k in range(6):
-        ds = hs.slice_of(series, k)
+        ds = hs.make_slice(series, k)
         ds.StudyDate, ds.StudyTime, ds.StudyID, ds.AccessionNumber, ds.SeriesNumber = (
             "20200101",
             "120000",
@@ -217,7 +216,7 @@ def test_a_dicomdir_names_the_files_that_are_read(tmp_path):
     victim.unlink()
     with pytest.raises(ImageError, match="1 of the 6 files that the DICOMDIR lists"):
         read(tmp_path / "disc" / "DICOMDIR")
-    # Read as a folder, the rest may be meant, or the last slice lost: a line says so.
+    # Read as a folder, the remaining files are a volume, and a note names what may be missing.
     text = "a DICOMDIR, which lists files and holds no image; 1 of its 6 files are missing"
     assert describe_dicomdir(open_dicom(str(tmp_path / "disc" / "DICOMDIR"))) == text
 
@@ -225,7 +224,7 @@ def test_a_dicomdir_names_the_files_that_are_read(tmp_path):
 def test_colour_is_skipped_in_a_folder_and_refused_alone(tmp_path):
     series = Series()
     write_series(tmp_path, series)
-    ds = hs.slice_of(series, 0)
+    ds = hs.make_slice(series, 0)
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
     ds.BitsAllocated = ds.BitsStored = 8
     ds.HighBit, ds.PixelRepresentation, ds.PixelData = 7, 0, b"\0" * (5 * 7 * 3 + 1)
@@ -238,7 +237,7 @@ def test_colour_is_skipped_in_a_folder_and_refused_alone(tmp_path):
 
 
 def test_an_unknown_transfer_syntax_is_refused(tmp_path):
-    ds = hs.slice_of(Series(), 0)
+    ds = hs.make_slice(Series(), 0)
     ds.compress(uid.RLELossless, generate_instance_uid=False)
     path = write(ds, tmp_path / "a.dcm")
     data = path.read_bytes().replace(b"1.2.840.10008.1.2.5\0", b"1.2.840.10008.1.2.6\0")
@@ -248,7 +247,7 @@ def test_an_unknown_transfer_syntax_is_refused(tmp_path):
 
 
 def test_jpeg_of_12_bits_says_what_is_wrong_with_it(tmp_path):
-    """Not that the file is damaged: it is sound, and its decoder is not."""
+    """The file is valid and its decoder is at fault, so the message must not call it damaged."""
 
     def edit(ds, k):
         ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 12, 11, 0

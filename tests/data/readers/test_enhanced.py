@@ -1,11 +1,11 @@
-"""Enhanced objects: frames in any order, each with its own place, slope, echo, time and stack."""
+"""Enhanced objects: frames in any order, each with its own position, slope, echo, time and stack."""
 
 from __future__ import annotations
 
 import hard_series as hs
 import numpy as np
 import pytest
-from hard_series import Series, assert_in_place, enhanced, lps_affine, write
+from hard_series import Series, assert_in_place, enhanced, expected_affine, write
 
 from medfed.data.read import read
 from medfed.errors import ImageError
@@ -18,7 +18,7 @@ def test_shuffled_frames_with_slopes_of_their_own(tmp_path, modality):
     path = write(enhanced(series, frames, modality), tmp_path / "a.dcm")
     (volume,) = read(path)
     assert_in_place(volume, shape=(7, 5, 6))
-    np.testing.assert_allclose(volume.affine_ras, lps_affine(series), atol=1e-5)
+    np.testing.assert_allclose(volume.affine_ras, expected_affine(series), atol=1e-5)
     assert volume.info.modality == modality
 
 

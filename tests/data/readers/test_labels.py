@@ -1,4 +1,4 @@
-"""Labels on their volume's grid: NIfTI masks, DICOM segmentations and structure sets (points 18 and 21)."""
+"""Labels on their volume's grid: NIfTI masks, DICOM segmentations and structure sets."""
 
 from __future__ import annotations
 
@@ -303,7 +303,7 @@ def test_highdicom_places_segments_likewise(tmp_path, series, volume):
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
-    sources = [hs.slice_of(series, k) for k in range(6)]
+    sources = [hs.make_slice(series, k) for k in range(6)]
     for ds in sources:
         ds.StudyDate = ds.StudyTime = ds.StudyID = ds.AccessionNumber = ds.PatientSex = (
             ds.ReferringPhysicianName

@@ -1,4 +1,4 @@
-"""MONAI gets the same volume, and no path or header value beside it."""
+"""MONAI gets the same volume, without a path or header value."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""NIfTI: the same voxels and affine as nibabel's where both read, a refusal where the file does not
-say enough."""
+"""NIfTI: the same voxels and affine as nibabel's, or a refusal if the file is incomplete."""
 
 from __future__ import annotations
 
@@ -197,7 +196,7 @@ def test_a_damaged_gz_is_refused(tmp_path):
 
 @pytest.mark.parametrize("piece", [100, 300, 5000])
 def test_a_gz_of_many_members_is_one_file(tmp_path, piece):
-    """As bgzip and some archives write it; the first member may end within the header."""
+    """Several members, as bgzip and some archives write; the first may end within the header."""
     plain = write(tmp_path / "a.nii", voxels((20, 20, 20))).read_bytes()
     members = [gzip.compress(plain[i : i + piece]) for i in range(0, len(plain), piece)]
     (tmp_path / "b.nii.gz").write_bytes(b"".join(members))

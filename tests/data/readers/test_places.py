@@ -1,5 +1,4 @@
-"""Whatever the orientation, spacing, slope, tilt and file order: each voxel at its true place in the
-patient."""
+"""Any orientation, spacing, slope, tilt and file order: each voxel is at its true position in the patient."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import hard_series as hs
 import numpy as np
-from hard_series import Series, assert_in_place, lps_affine
+from hard_series import Series, assert_in_place, expected_affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,7 +51,7 @@ def test_each_voxel_lies_at_its_place(made, random):
         hs.write_series(Path(folder), made, order=order)
         (volume,) = read(folder)
     assert_in_place(volume, slope=made.slope + 0.004, shape=made.shape[::-1])
-    np.testing.assert_allclose(volume.affine_ras, lps_affine(made), atol=2e-5)
+    np.testing.assert_allclose(volume.affine_ras, expected_affine(made), atol=2e-5)
 
 
 @given(series(tilted=False), st.randoms(use_true_random=False))

@@ -1,4 +1,4 @@
-"""Real data, where MEDFED_REAL_DATA says that there is some: as nibabel, pydicom and highdicom read it."""
+"""Real data in the folder MEDFED_REAL_DATA: the same results as nibabel, pydicom and highdicom."""
 
 from __future__ import annotations
 
@@ -59,8 +59,7 @@ def test_a_mosaic_is_refused_in_every_encoding_and_decodes_to_the_same_pixels(nu
 
 
 def test_the_tiles_of_a_mosaic_are_those_of_dcm2niix():
-    # Says that our plane's rows and columns run as dcm2niix takes them: its first slice is our first tile,
-    # upside down.
+    # Our plane's rows and columns run as in dcm2niix: its first slice is our first tile, upside down.
     ds = pydicom.dcmread(DATA / "dicom_transfer_syntaxes" / "In" / "1.dcm")
     theirs = nib.load(DATA / "dicom_transfer_syntaxes" / "Ref" / "1.nii").get_fdata()
     np.testing.assert_array_equal(ds.pixel_array[:64, :64].T[:, ::-1], theirs[:, :, 0])

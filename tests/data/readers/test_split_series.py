@@ -17,7 +17,7 @@ from medfed.errors import ImageError
 
 
 def several(folder, series, edits):
-    """Write the series once for each edit; the n-th holds 1000 n more everywhere."""
+    """Write the series once per edit; the n-th has values 1000 n larger."""
     for n, change in enumerate(edits):
 
         def edit(ds, k, n=n, change=change):
@@ -28,7 +28,7 @@ def several(folder, series, edits):
 
 
 def offsets(volumes):
-    """Return by how much each volume exceeds the first, where that is one number for all voxels."""
+    """Return the difference of each volume from the first, which must be the same for all voxels."""
     found = []
     for volume in volumes:
         difference = volume.array - volumes[0].array
@@ -140,7 +140,7 @@ def test_a_thick_and_a_thin_reconstruction_come_apart(tmp_path):
     write_series(tmp_path, series, lambda ds, k: setattr(ds, "SliceThickness", 1.0))
     write_series(tmp_path, series, lambda ds, k: setattr(ds, "SliceThickness", 4.0), order=(0, 4, 8))
     for k, path in zip((0, 4, 8), sorted(tmp_path.iterdir())[-3:], strict=True):
-        ds = hs.slice_of(series, k)
+        ds = hs.make_slice(series, k)
         ds.SliceThickness = 4.0
         hs.put_pixels(ds, series.stored(k) + 2)
         write(ds, path)
@@ -183,8 +183,8 @@ def test_a_slice_turned_a_little_is_refused_and_not_taken_for_a_localizer(tmp_pa
             ds.ImageOrientationPatient = [f"{v:.6f}" for v in (cosine, sine, 0, -sine, cosine, 0)]
 
     write_series(tmp_path, Series(), edit)
-    # The corner across moves by the chord of the turn: 2 sin(half of it) times the diagonal of 5 rows
-    # and 7 columns.
+    # The opposite corner moves by the chord of the rotation: 2 sin(half the angle) times the diagonal of 5
+    # rows and 7 columns.
     chord_mm = 2 * np.sin(np.radians(degrees) / 2) * np.hypot(5 * 1.5, 7 * 0.75)
     said = rf"rotated by {degrees:.2f}\d* degrees against .* its corner by {chord_mm:.3f} mm"
     with pytest.raises(ImageError, match=said):
@@ -236,7 +236,7 @@ def test_a_last_slice_nearer_than_the_others_is_named(tmp_path):
     series = Series(shape=(6, 5, 7))
 
     def edit(ds, k):
-        if k == 5:  # half a step behind the fifth, which lies at 10 mm
+        if k == 5:  # half a step after the fifth, which is at 10 mm
             ds.ImagePositionPatient = [f"{v:.3f}" for v in series.position(4) + 1.25 * series.normal]
 
     write_series(tmp_path, series, edit)
@@ -248,7 +248,7 @@ def test_a_last_slice_nearer_than_the_others_is_named(tmp_path):
 def test_a_makers_object_without_an_image_gets_a_line(tmp_path):
     series = Series()
     write_series(tmp_path, series)
-    ds = hs.slice_of(series, 0)
+    ds = hs.make_slice(series, 0)
     for element in [e.keyword for e in ds if e.tag.group in (0x0028, 0x7FE0)]:
         delattr(ds, element)
     ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = "1.3.12.2.1107.5.9.1"
@@ -261,7 +261,7 @@ def test_a_makers_object_without_an_image_gets_a_line(tmp_path):
 def test_a_saved_screen_among_the_slices_gets_a_line(tmp_path):
     series = Series()
     write_series(tmp_path, series)
-    ds = hs.slice_of(series, 0)
+    ds = hs.make_slice(series, 0)
     ds.ImageType = ["DERIVED", "SECONDARY", "SCREEN SAVE"]
     for word in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
         delattr(ds, word)
@@ -310,7 +310,7 @@ def test_tilts_to_either_side_of_any_plane(tmp_path, orientation, slide_mm):
     write_series(tmp_path, series, order=(3, 0, 4, 2, 1))
     (volume,) = read(tmp_path)
     assert_in_place(volume, shape=(7, 6, 5))
-    np.testing.assert_allclose(volume.affine_ras, hs.lps_affine(series), atol=1e-5)
+    np.testing.assert_allclose(volume.affine_ras, hs.expected_affine(series), atol=1e-5)
     correct_gantry_tilt = read(tmp_path, tilt="resample")[0].affine_ras[:3, :3]
     np.testing.assert_allclose(correct_gantry_tilt[:, 2] @ correct_gantry_tilt[:, :2], 0, atol=1e-6)
 

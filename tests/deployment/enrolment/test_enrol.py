@@ -8,6 +8,7 @@ import pytest
 from cryptography import x509
 
 from medfed.deployment.enrolment import enrol
+from medfed.deployment.enrolment.participants import participants
 from medfed.errors import ExchangeError
 from medfed.wire.credentials import broker_urls
 from medfed.wire.signing import Identity
@@ -117,7 +118,7 @@ def test_a_second_authority_in_one_folder_is_refused(federation):
 def test_revoked_and_renewed_are_listed(federation, tmp_path):
     first = joined(federation, tmp_path / "site")
     joined(federation, tmp_path / "south", "south", days=10)
-    assert [(one.site, one.status) for one in enrol.enrolled(federation)] == [
+    assert [(one.site, one.status) for one in participants(federation)] == [
         ("north", "valid"),
         ("south", "expires soon"),
     ]
@@ -125,7 +126,7 @@ def test_revoked_and_renewed_are_listed(federation, tmp_path):
     second = joined(federation, tmp_path / "site")
     assert second.serial != first.serial
     assert second.user != first.user
-    assert {one.serial: one.status for one in enrol.enrolled(federation) if one.site == "north"} == {
+    assert {one.serial: one.status for one in participants(federation) if one.site == "north"} == {
         first.serial: "revoked",
         second.serial: "valid",
     }
@@ -143,7 +144,7 @@ def test_an_expired_certificate_is_told_of(federation, tmp_path):
     joined(federation, tmp_path / "site")
     request, kit = tmp_path / "site" / "north.request.pem", tmp_path / "late.kit"
     enrol.sign(federation, request, kit, days=-1 / 24)
-    assert "expired" in {one.status for one in enrol.enrolled(federation)}
+    assert "expired" in {one.status for one in participants(federation)}
     with pytest.raises(
         ExchangeError,
         match=r"the kit's certificate held until .* UTC, and here it is .*; ask the coordinator",

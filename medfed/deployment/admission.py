@@ -1,0 +1,157 @@
+"""What a hospital checks before it trains: credentials, the offered study, its own policy, and approval."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from medfed.deployment.approvals import approve, is_approved, last_approved
+from medfed.deployment.policy import describe, refusals
+from medfed.deployment.site_file import SiteFile
+from medfed.deployment.site_session import SiteSession, open_audit_log
+from medfed.errors import ExchangeError, StudyError, WireError
+from medfed.federation.round import SiteConnection, withdraw
+from medfed.files import write_whole
+from medfed.pipeline.measure_models import all_cases_of
+from medfed.runs.folder import RunFolder
+from medfed.study.canonical import public_yaml, start_digest, study_digest
+from medfed.study.reading import parse_study
+from medfed.study.study import Study
+from medfed.wire.signing import Identity
+
+# How many digits of a study's digest name its run folder, and how many a person must type to approve it.
+FOLDER_DIGITS, APPROVAL_DIGITS = 8, 12
+
+# Shows a study in words and returns whether someone approves it.
+Ask = Callable[[str], bool]
+
+
+def check_credentials(site: SiteFile) -> None:
+    """Check that the site file's credentials are this site's, before there is a study."""
+    credentials = getattr(site.exchange, "credentials", "")
+    if credentials and (name := Identity(Path(credentials)).check().name) != site.name:
+        raise StudyError(
+            f"the site file says that this is '{site.name}', its exchange.credentials are those of '{name}'; "
+            "name the folder "
+            f"that `medfed enrol accept` filled for '{site.name}'"
+        )
+
+
+@contextmanager
+def log_invalid_offer(site: SiteFile) -> Iterator[None]:
+    """Log, beside the run folders, that the hub offered an invalid study."""
+    try:
+        yield
+    except (WireError, ExchangeError) as error:
+        audit = open_audit_log(site, RunFolder(Path(site.out)))
+        audit.write("study refused", site=site.name, reason=str(error))
+        raise
+
+
+def parse_offer(text: str, known: str, site: SiteFile) -> Study:
+    """Return the study that the hub offers; its digest must be `known`, and this site must be in it."""
+    study = parse_study(text, "the hub's study")
+    if study_digest(study) != known:
+        raise ExchangeError(
+            f"the hub offers study {known[:APPROVAL_DIGITS]}, but the file it sends is study "
+            f"{study_digest(study)[:APPROVAL_DIGITS]}; do hub and site "
+            f"run the same version of medfed?"
+        )
+    if site.name not in study.sites and site.name not in study.held_out:
+        others = ", ".join(sorted({*study.sites, *study.held_out}))
+        raise StudyError(
+            f"study '{study.name}' has no site '{site.name}' (it has {others}); the coordinator adds it, or "
+            "name in the site "
+            f"file is another"
+        )
+    return (
+        study if study.start is None else msgspec.structs.replace(study, start=_start_checkpoint(study, site))
+    )
+
+
+def _start_checkpoint(study: Study, site: SiteFile) -> str:
+    """Return the path of the checkpoint that the study begins with, which never comes from the hub."""
+    assert study.start is not None
+    expected = start_digest(study.start)
+    needs = f"study '{study.name}' begins with the weights in a checkpoint of SHA-256 {expected}"
+    if site.start is None:
+        raise StudyError(
+            f"{needs}; get that file from the coordinator and name it in the site file (start: FILE)"
+        )
+    try:
+        digest = start_digest(site.start)
+    except OSError as error:
+        raise StudyError(
+            f"{needs}; the file that start names in the site file cannot be read: {error.strerror}"
+        ) from None
+    if digest != expected:
+        raise StudyError(
+            f"{needs}; the file that start names in the site file has SHA-256 {digest}: it is another file, "
+            f"or damaged"
+        )
+    return site.start
+
+
+def enforce_policy(session: SiteSession) -> None:
+    """Check the study against the hospital's policy.
+
+    Raises:
+        StudyError: naming each rule of the policy that the study breaks.
+    """
+    site, study, hospital = session.site, session.study, session.hospital
+    cases = hospital.data.examples if session.trains else len(all_cases_of(hospital))
+    reasons = refusals(site.policy, study.at(site.name), cases)
+    if not reasons:
+        return
+    session.audit.write("declined", study=session.digest, site=site.name, reason="; ".join(reasons))
+    # The hub is told not to wait, and not why.
+    side = session.connect()
+    connection = SiteConnection(site.name, side, audit=session.audit)
+    withdraw(connection, "this hospital's policy does not allow the study")
+    side.close()
+    listed = "\n  ".join(reasons)
+    raise StudyError(f"this hospital's policy does not allow study '{study.name}':\n  {listed}")
+
+
+def require_approval(session: SiteSession, accept: str, ask: Ask | None) -> None:
+    """Check that someone at the hospital approved the study, by `accept` (its digest) or when asked.
+
+    Raises:
+        StudyError: if nobody did; a page that describes the study is then written beside the run folders.
+    """
+    out, study, known = Path(session.site.out), session.study, session.digest
+    if is_approved(out, known):
+        return
+    page = describe(study, known)
+    if accept:
+        if len(accept) < APPROVAL_DIGITS or not known.startswith(accept.lower()):
+            raise StudyError(
+                f"--accept {accept}: the hub offers study {known}; agree to that one, with at least "
+                f"{APPROVAL_DIGITS} of "
+                f"its digits, or to none"
+            )
+    elif ask is None:
+        path = out / f"{study.name}-{known[:FOLDER_DIGITS]}.txt"
+        write_whole(path, page)
+        write_whole(path.with_suffix(".yaml"), public_yaml(study))
+        raise StudyError(
+            f"nobody here has agreed to study '{study.name}' yet{_other_approved(out, known)}. Read {path}, "
+            "then run "
+            f"once\n  medfed train --site ... --accept {known}"
+        )
+    elif not ask(page):
+        raise StudyError(f"study '{study.name}' was not agreed to; nothing was trained and nothing was sent")
+    approve(out, known, getpass.getuser())
+    session.audit.write("agreed", study=known, by=getpass.getuser())
+
+
+def _other_approved(out: Path, known: str) -> str:
+    """Return a note that another study was approved last, if so: one changed number makes another study."""
+    last = last_approved(out)
+    if last is None:
+        return ""
+    return f" (it is {known[:APPROVAL_DIGITS]}; what was agreed to last is {last[:APPROVAL_DIGITS]})"

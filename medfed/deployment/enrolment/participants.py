@@ -1,0 +1,59 @@
+"""The certificates that a federation's authority issued to its sites, from the coordinator's folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+
+from medfed.wire.signing import HUB, common_name, serial_number
+
+# A certificate that ends within this many days is reported as expiring soon.
+EXPIRY_WARNING_DAYS = 60
+
+
+@dataclass(frozen=True)
+class Participant:
+    """One certificate that the authority issued."""
+
+    site: str
+    serial: str
+    user: str
+    expires: datetime
+    revoked: bool
+
+    @property
+    def days_left(self) -> int:
+        """Whole days until it expires; negative when it has."""
+        return (self.expires - datetime.now(UTC)).days
+
+    @property
+    def status(self) -> str:
+        """One of: valid, expires soon, expired, revoked."""
+        if self.revoked:
+            return "revoked"
+        if self.days_left < 0:
+            return "expired"
+        return "expires soon" if self.days_left < EXPIRY_WARNING_DAYS else "valid"
+
+
+def participants(folder: Path) -> list[Participant]:
+    """Return every certificate that was issued to a site, ordered by site and then by expiry."""
+    path = folder / HUB / "revoked.txt"
+    revoked = set(path.read_text().split()) if path.exists() else set()
+    certificates = [
+        x509.load_pem_x509_certificate(file.read_bytes()) for file in (folder / "sites").glob("*.pem")
+    ]
+    found = [participant(certificate, serial_number(certificate) in revoked) for certificate in certificates]
+    return sorted(found, key=lambda one: (one.site, one.expires, one.serial))
+
+
+def participant(certificate: x509.Certificate, revoked: bool) -> Participant:
+    """Return the record of a certificate."""
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    user = names.get_values_for_type(x509.DNSName)[0]
+    return Participant(
+        common_name(certificate), serial_number(certificate), user, certificate.not_valid_after_utc, revoked
+    )

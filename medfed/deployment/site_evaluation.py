@@ -1,0 +1,85 @@
+"""What a hospital measures on its own cases: the final model, and its own model for comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from medfed.deployment.policy import egress_under
+from medfed.deployment.site_file import SiteFile
+from medfed.deployment.site_session import SiteSession
+from medfed.evaluation.aggregate import aggregate
+from medfed.evaluation.inference import Hospital
+from medfed.evaluation.patients import SummarySettings
+from medfed.evaluation.probabilities import temperature_scaled
+from medfed.evaluation.row_transport import scalars_of
+from medfed.evaluation.rows import FEDERATED, UNTRAINED, local, read_cases
+from medfed.federation.config import SiteConfig
+from medfed.federation.site import train_alone
+from medfed.pipeline.factory import module_of, training_of
+from medfed.pipeline.measure_models import measure_site, write_baselines
+from medfed.runs.checkpoints import load_checkpoint, save_checkpoint
+from medfed.study.study import Study
+from medfed.wire.update import GlobalModel
+from medfed.wire.weights import Weights, weights_of
+
+
+def site_config(site: SiteFile, study: Study, hospital: Hospital) -> SiteConfig:
+    """Return how this site trains: as the study says, on its own devices, under its own policy."""
+    egress = egress_under(study, site.policy, len(hospital.data.cases("val")))
+    config = training_of(study, site.name)
+    return replace(config, accelerator=site.accelerator, devices=site.devices, egress=egress)
+
+
+def measure_final_model(session: SiteSession, received: GlobalModel) -> Mapping[str, float]:
+    """Measure the final model on this hospital's test cases, and return the results that may leave."""
+    study, folder, progress = session.study, session.folder, session.progress
+    session.status.update(state="measuring the final model", round=received.round)
+    progress.log("measuring the final model on this hospital's test cases")
+    if study.task.needs == "survival":
+        progress.log(
+            "Brier scores rest on this hospital's own baseline hazard, and stay here; the c-index leaves"
+        )
+    untrained = weights_of(module_of(study))
+    _measure(session, {UNTRAINED: untrained, FEDERATED: {**untrained, **received.weights}})
+    if session.site.policy.rows == "none" or not folder.cases.exists():
+        return {}
+    classes = getattr(study.task, "classes", ())
+    cases = read_cases(folder.cases)
+    if study.evaluation.temperature:
+        cases, _ = temperature_scaled(cases, classes)
+    settings = SummarySettings(
+        round=received.round,
+        seed=study.seed,
+        classes=classes,
+        held_out=tuple(study.held_out),
+        min_patients=max(session.site.policy.smallest_group, study.evaluation.smallest_group),
+        draws=study.evaluation.draws,
+    )
+    return scalars_of(row for row in aggregate(cases, settings) if row.site == session.name)
+
+
+def compare_local_model(session: SiteSession) -> None:
+    """Train a model on the hospital's cases alone and measure it; neither it nor its results leave."""
+    study, folder, name = session.study, session.folder, session.name
+    path = folder.checkpoint(local(name))
+    if path.exists():
+        own = load_checkpoint(path)
+    else:
+        session.progress.log(f"{name}: its own model, for comparison; it stays here")
+        module = module_of(study, name)
+        config = replace(site_config(session.site, study, session.hospital), devices=1)
+        train_alone(name, module, session.hospital.data, config, folder=folder.site(name))
+        own = weights_of(module)
+        save_checkpoint(path, own, study.train.rounds)
+    untrained = weights_of(module_of(study))
+    federated = load_checkpoint(folder.checkpoint(FEDERATED))
+    _measure(session, {UNTRAINED: untrained, FEDERATED: {**untrained, **federated}, local(name): own})
+
+
+def _measure(session: SiteSession, models: Mapping[str, Weights]) -> None:
+    """Measure models on this hospital's cases; a survival baseline hazard is that of its own patients."""
+    session.folder.cases.unlink(missing_ok=True)
+    if session.study.task.needs == "survival":
+        write_baselines(session.study, session.folder, [session.hospital], models)
+    measure_site(session.study, session.folder, session.hospital, models)
