@@ -69,9 +69,9 @@ def export(log: Path, out: Path) -> None:
     \b
     medfed audit export runs/our-study --out audit.csv
     """
-    from medfed.pipeline.audit_report import export as work
+    from medfed.pipeline.audit_report import export_log
 
-    checked = work(_log_file(log), out)
+    checked = export_log(_log_file(log), out)
     click.echo(f"{checked.lines} lines in {out}")
 
 

@@ -351,9 +351,9 @@ def deidentify(
     \b
     medfed deidentify /archive/export /data/our-hospital --secret /etc/medfed/secret
     """
-    from medfed.pipeline import check as checks
+    from medfed.pipeline.deidentify import deidentify_folder
 
-    checks.deidentify(source, target, secret, dates, descriptors, device)
+    deidentify_folder(source, target, secret, dates, descriptors, device)
 
 
 @main.command(short_help="List what a study file can name.")

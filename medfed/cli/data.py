@@ -44,10 +44,10 @@ def make(
 
     from medfed.data import fingerprint as prints
     from medfed.data.index import index_folder
-    from medfed.pipeline.check import _secret
+    from medfed.pipeline.secret_file import read_secret
 
     # Which cases are in 'train' depends on the secret where the folder does not say.
-    index = index_folder(folder, site_secret=_secret(secret_file) or os.urandom(32))
+    index = index_folder(folder, site_secret=read_secret(secret_file) or os.urandom(32))
     result = prints.fingerprint(index, grid=grid, classes=classes, channels=channels, min_count=fewest)
     out.write_bytes(prints.to_json(result))
     click.echo(f"{out}: counts and sums over {result.cases} training cases of {result.patients} patients")

@@ -53,30 +53,29 @@ def new(
     medfed new heart.yaml north=a.csv south=b.csv --target disease
     """
     from medfed.errors import StudyError
-    from medfed.pipeline import drafting as draft
-    from medfed.pipeline.check import Bar
+    from medfed.pipeline._draft_tables import TargetColumns
+    from medfed.pipeline.drafting import draft_study, parse_sites, write_draft
+    from medfed.pipeline.progress_bar import ProgressBar
 
-    sites, others = draft.named(folders), draft.named(held_out)
-    twice = sorted(set(sites) & set(others))
-    if twice:
-        raise StudyError(f"'{twice[0]}' trains and is held out; a held-out hospital must not train")
+    sites, others = parse_sites(folders), parse_sites(held_out)
+    both = sorted(set(sites) & set(others))
+    if both:
+        raise StudyError(f"'{both[0]}' trains and is held out; a held-out hospital must not train")
     if study.exists():
         raise StudyError(f"{study}: the file exists; give another name, or move it away")
-    with Bar() as bar:
-        made = draft.draft(
+    with ProgressBar() as bar:
+        draft = draft_study(
             study.stem,
             sites,
             others,
             task=task,  # type: ignore[arg-type]
-            target=target,
-            time=time,
-            event=event,
-            tell=bar.tell,
+            columns=TargetColumns(target, time, event),
+            progress=bar.update,
         )
-    draft.write(study, made)
-    for line in made.seen:
+    write_draft(study, draft)
+    for line in draft.summaries:
         click.echo(line)
-    for line in made.doubts:
+    for line in draft.warnings:
         click.secho("check: ", fg="yellow", nl=False)
         click.echo(line)
     click.echo(f"{study}: written. Read it, then: medfed train {study}")

@@ -168,7 +168,10 @@ def describe(study: Study, digest: str) -> str:
     """Return the study as a page of plain text for a privacy officer, before the hospital agrees to it."""
     tensors, numbers, size = egress_size(study)
     train, local = study.train, study.local
-    sent = f"{numbers:,} numbers in {tensors} tensors, {format_bytes(size)}: the network's weights after this hospital's training"
+    sent = (
+        f"{numbers:,} numbers in {tensors} tensors, {format_bytes(size)}: the network's weights after this "
+        f"hospital's training"
+    )
     lines = [
         f"Study '{study.name}'",
         "",

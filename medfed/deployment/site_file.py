@@ -59,7 +59,7 @@ def read_site(path: str | Path) -> SiteFile:
     """Return the site in a YAML file, its paths made absolute.
 
     Raises:
-        StudyError: naming the file, the line and the key path, what was found, what is allowed, and the nearest name.
+        StudyError: naming the file, the line and the key path, what was found and what is allowed.
     """
     path = Path(path)
     expected = "a site (keys such as name, data, exchange)"

@@ -1,17 +1,21 @@
 """Metrics with their uncertainty, comparisons of models, and the report that a hospital can print.
 
     rows            the two records that all else reads and writes: `Row` (leaves), `CaseRow` (stays)
-    segmentation    one case's masks -> Dice, surface Dice, HD95, lesions found
-    classification  patients' probabilities -> AUROC, calibration, decision curve
+    metrics/        the registry: one family of metrics per file, with titles, units, directions and ranks
+    segmentation    one case's masks -> Dice, surface distances, lesions
+    classification  patients' probabilities -> AUROC, average precision, confusion matrix
+    calibration     calibration slope and intercept, temperature scaling, net benefit
     survival        c-index, time-dependent Brier score
-    intervals       bootstrap over patients, DeLong, Holm, suppression of small groups
-    histograms      ROC and calibration from counts that can be added over hospitals
+    intervals       bootstrap over patients, Holm's correction, suppression of small groups
+    inference       one model on one hospital's cases -> case rows
+    patients        case rows -> one value per patient
+    probabilities   a classifier's case rows: operating points, temperature scaling, histograms
     aggregate       case rows -> rows
-    comparisons     federated against local, pooled and personal models, paired by patient; subgroups
-    robustness      what a model loses on images changed in a stated way
-    report          a run folder -> one self-contained HTML file; report_sections, the tables only some runs have
-    several_runs    runs side by side       local_pages  pictures of cases, which stay inside
+    comparisons     one model against others, paired by patient       subgroups   within groups of patients
+    robustness      what a model loses on perturbed images and tables
+    histograms      ROC and calibration from counts that can be added over hospitals
+    row_transport   rows as the scalars in which they leave a hospital
+    summarise       a run folder's case rows -> its rows               report/     a run folder -> HTML
 
-To add a metric, add a function to the file of its task, name it in that file's table of metrics (label,
-unit, which direction is better), and give it a test against an independent implementation.
+To add a metric, add a file to `metrics/`; its docstring says how.
 """

@@ -129,8 +129,9 @@ class _Paired(NamedTuple):
 def credit_true_absences(first: Patients, second: Patients) -> _Paired:
     """Return both models' overlaps, with 1 for the model that alone saw that a structure is not there.
 
-    A structure in neither reference nor prediction has no Dice, and the other model's invention has 0. Leaving
-    such a patient out of the pairs would forgive the invention exactly where it distinguishes the two models.
+    A structure in neither reference nor prediction has no Dice, and the other model's invention has
+    0. Leaving such a patient out of the pairs would forgive the invention exactly where it
+    distinguishes the two models.
     """
     ours, theirs = dict(first.values), dict(second.values)
     where: dict[tuple[str | None, str], NDArray[np.bool_]] = {}

@@ -1,8 +1,8 @@
 """ROC and calibration from counts that may leave a hospital and add up over hospitals.
 
 A hospital counts its patients with and without the disease in bins of predicted risk. A bin is a group of
-patients like any other: before it leaves, neighbouring bins are joined until each holds at least `min_patients`
-patients. Hospitals' bins need not be the same: the pooled histogram simply holds all of them.
+patients like any other: before it leaves, neighbouring bins are joined until each holds at least
+`min_patients` patients. Hospitals' bins need not be the same: the pooled histogram simply holds all of them.
 
 How much the bins hide is known. A pair of patients whose bins overlap may be ranked either way, so the
 pooled AUROC lies between the share of pairs that are surely ranked rightly and that share plus the pairs in
@@ -116,7 +116,7 @@ def count_scores(
 
 
 def coarsen(fine: Iterable[Bin], min_patients: int) -> tuple[Bin, ...]:
-    """Return neighbouring bins joined until each holds at least `min_patients` patients (and at least one)."""
+    """Return neighbouring bins joined until each holds `min_patients` patients or more (at least one)."""
     found: list[Bin] = []
     open_: Bin | None = None
     for cell in fine:

@@ -3,8 +3,9 @@
 A segmentation is measured on the image's own grid and in its own millimetres: the prediction on the study's
 grid is resampled back first, so that resampling can't flatter a score.
 
-A task is measured by its `metrics`, families of metrics from `PredictionMetrics`. A task that names none is
-measured by the metrics of its `needs`, and its `predict_step` returns "probabilities", or "risk" for survival.
+A task is measured by its `metrics`, families of metrics from `PredictionMetrics`. A task that
+names none is measured by the metrics of its `needs`, and its `predict_step` returns
+"probabilities", or "risk" for survival.
 """
 
 from __future__ import annotations
@@ -118,8 +119,9 @@ def spacing_band(spacing_mm: Sequence[float]) -> str:
 class MeasurementSettings(NamedTuple):
     """What the rows of a measurement say, and how it is done.
 
-    With a `baseline` (time -> cumulative hazard) a survival model also gives the probability of living beyond
-    each time. With a `condition` of `robustness`, each case is perturbed so first; `seed` determines its noise.
+    With a `baseline` (time -> cumulative hazard) a survival model also gives the probability of
+    living beyond each time. With a `condition` of `robustness`, each case is perturbed so first;
+    `seed` determines its noise.
     """
 
     model: str
@@ -199,8 +201,8 @@ def _prediction_metrics(task: Task) -> list[PredictionMetrics]:
         family = kinds("metrics").get(name)
         if family is None or not issubclass(family, PredictionMetrics):
             raise StudyError(
-                f"task '{kind_of(task)}': metrics: '{name}' is not a family of prediction metrics; register a "
-                f"subclass of medfed.evaluation.metrics.PredictionMetrics under this name"
+                f"task '{kind_of(task)}': metrics: '{name}' is not a family of prediction metrics; "
+                f"register a subclass of medfed.evaluation.metrics.PredictionMetrics under this name"
             )
         families.append(family())
     return families
@@ -223,8 +225,9 @@ def _output(task: Task, prediction: CasePrediction, name: str) -> torch.Tensor:
     """
     if name not in prediction.outputs:
         raise StudyError(
-            f"task '{kind_of(task)}': predict_step returned {', '.join(sorted(prediction.outputs))}, but a task "
-            f"that needs '{task.needs}' returns '{name}'; return it, or name the task's own families in `metrics`"
+            f"task '{kind_of(task)}': predict_step returned {', '.join(sorted(prediction.outputs))}, "
+            f"but a task that needs '{task.needs}' returns '{name}'; return it, or name the task's own "
+            "families in `metrics`"
         )
     output: torch.Tensor = prediction.outputs[name]
     return output

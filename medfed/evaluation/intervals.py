@@ -5,11 +5,11 @@ patient's rows leave an interval as wide as it was.
 
 **Bootstrap.** A resample is a row of counts that says how often each patient was drawn. A statistic takes all
 rows at once and returns one value per row, so that 2,000 resamples of an AUROC are a matrix operation instead
-of a loop. Where hospitals are pooled, patients are drawn within their hospital; hospitals with fewer than five
-patients are drawn together. Two kinds: "percentile", and "bca" (Efron, JASA 1987), which corrects bias and skewness.
-Both are expanded for small samples as Hesterberg (The American Statistician 2015, 69:371) derives: the
-bootstrap's variance is too small by (n - 1) / n, and its normal quantile where a t belongs. Without that a
-95 % interval of 16 patients covers about 91 %.
+of a loop. Where hospitals are pooled, patients are drawn within their hospital; hospitals with fewer than
+five patients are drawn together. Two kinds: "percentile", and "bca" (Efron, JASA 1987), which corrects bias
+and skewness. Both are expanded for small samples as Hesterberg (The American Statistician 2015, 69:371)
+derives: the bootstrap's variance is too small by (n - 1) / n, and its normal quantile where a t belongs.
+Without that a 95 % interval of 16 patients covers about 91 %.
 
 **Proportions** have Wilson's interval: a bootstrap of 10 successes in 10 says "1 to 1".
 
@@ -45,8 +45,8 @@ MAX_UNDEFINED_SHARE = 0.05
 # hospitals are resampled together, which counts the differences between them as chance and errs on the wide
 # side.
 MIN_STRATUM = 5
-# A bootstrap of fewer patients covers less than its nominal level (of five: about 87 % instead of 95 %), which
-# the row's note says.
+# A bootstrap of fewer patients covers less than its nominal level (of five: about 87 % instead of 95 %),
+# which the row's note says.
 MIN_RELIABLE = 10
 TOO_NARROW = "so likely too narrow"
 # Counts are made in blocks of about this many numbers, so that 20,000 patients do not fill the memory.
@@ -120,7 +120,7 @@ def _groups(strata: Sequence[Hashable] | None, patients: int) -> list[NDArray[np
 
 
 class Resampling(NamedTuple):
-    """How patients are resampled: the seed, each patient's hospital where several are pooled, and the draws."""
+    """How patients are resampled: the seed, each patient's hospital if several are pooled, the draws."""
 
     seed: int
     strata: Sequence[Hashable] | None = None
@@ -266,7 +266,9 @@ def quantile_of(values: ArrayLike, quantile: float) -> Statistic:
 
 
 def wilson(successes: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return Wilson's score interval of a proportion (JASA 1927), which holds at 0 and 1 too; 0 to 1 without trials."""
+    """Return Wilson's score interval of a proportion (JASA 1927), which holds at 0 and 1 too; 0
+    to 1 without trials.
+    """
     if not 0 <= successes <= trials:
         raise DataError(
             f"{successes} of {trials}: the successes of a proportion must be from 0 to the number of trials"
@@ -294,7 +296,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def is_wide(interval: Interval, lowest: float | None = 0.0, highest: float | None = 1.0) -> bool:
-    """Return whether an interval spans a large share of the metric's range (or of the value, without a maximum)."""
+    """Return whether an interval spans a large share of the metric's range (or of the
+    value, without a maximum).
+    """
     if interval.low is None or interval.high is None or interval.value is None or lowest is None:
         # Around zero, as for a difference of volumes, no share of the value says anything.
         return False
@@ -303,7 +307,8 @@ def is_wide(interval: Interval, lowest: float | None = 0.0, highest: float | Non
 
 
 def suppressed_groups(sizes: Mapping[str, int], min_patients: int) -> set[str]:
-    """Return the groups of one partition that may not be shown: the small ones, and enough others to cover them.
+    """Return the groups of one partition that may not be shown: the small ones, and enough
+    others to cover them.
 
     A single suppressed group could be computed by subtracting the others from the total. So at least two are
     suppressed, and together they hold at least `min_patients` patients. An empty group needs no protection.

@@ -50,7 +50,7 @@ class SummarySettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Patients(NamedTuple):
-    """One model's patients of one split: tokens, hospitals, and one value per patient by (structure, metric)."""
+    """One model's patients of one split, with one value per patient by structure and metric."""
 
     patients: list[str]
     sites: list[str]
@@ -64,7 +64,7 @@ def by_patient(cases: Sequence[CaseRow]) -> Patients:
     """Return one value per patient, the mean over the patient's images; NaN where no image has a value.
 
     Raises:
-        DataError: if the images of one patient have different targets, or the cases differ in their condition.
+        DataError: if images of one patient have different targets, or the cases differ in their condition.
     """
     conditions = sorted({case.condition or "none" for case in cases})
     if len(conditions) > 1:
@@ -109,7 +109,8 @@ def _single(cases: list[CaseRow]) -> float:
 
 
 def class_predictions(patients: Patients, classes: Sequence[str]) -> tuple[Floats, NDArray[np.intp]]:
-    """Return (patients, classes) probabilities, from one row per class or the second class's alone, and targets.
+    """Return (patients, classes) probabilities, from one row per class or the second
+    class's alone, and targets.
 
     Raises:
         DataError: if a patient lacks a probability or a target, or the rows name other classes.

@@ -26,7 +26,7 @@ def group_by_model(cases: Iterable[CaseRow]) -> dict[tuple[str, str], list[CaseR
 
 
 def class_names(classes: Sequence[str], columns: int) -> list[str]:
-    """Return the names of a classifier's columns, their numbers where the study names another number of them."""
+    """Return the names of a classifier's columns: the classes if their number fits, else numbers."""
     return list(classes) if len(classes) == columns else [str(number) for number in range(columns)]
 
 
@@ -77,7 +77,7 @@ def temperature_scaled(
 def score_histograms(
     cases: Iterable[CaseRow], settings: SummarySettings, split: str = "test"
 ) -> list[ScoreHistogram]:
-    """Return each model's and hospital's histograms of predicted risk, coarse enough to leave the hospital."""
+    """Return histograms of predicted risk by model and hospital, coarse enough to leave the hospital."""
     some = [case for case in unperturbed(cases) if case.metric == PROBABILITY and case.split == split]
     found = []
     for (model, _), group in group_by_model(some).items():

@@ -1,10 +1,8 @@
-"""What a model loses on images that are a little worse than its own: the same patients, changed
-in a stated way.
+"""What a model loses on slightly worse images: the same patients, perturbed in a stated way.
 
-An image is changed as its files would be, before anything else: orientation, resampling and
-normalisation then happen as for any image, so a change that normalisation undoes costs nothing, and one
-that it does not, shows. A table's number columns are changed after scaling, in units of their own spread
-over the patients measured.
+An image is perturbed before anything else, as its files would be. Orientation, resampling and normalisation
+then follow as for any image, so a change that normalisation undoes costs nothing. The numeric columns of a
+table are perturbed after scaling, in units of their own spread over the measured patients.
 
 To add a change, write a function from an image (C, X, Y, Z), its spacing in mm and a generator to an image of
 the same shape, and list it in `IMAGE_CHANGES`.
@@ -60,7 +58,7 @@ def contrast(image: Image, spacing_mm: Sequence[float], generator: np.random.Gen
 
 
 def bias_field(image: Image, spacing_mm: Sequence[float], generator: np.random.Generator) -> Image:
-    """Return the image under a gain that runs from 0.7 to 1.3 along its first axis: a surface coil's shading."""
+    """Return the image under a gain from 0.7 to 1.3 along its first axis: a surface coil's shading."""
     gain = np.linspace(1 - BIAS_GAIN, 1 + BIAS_GAIN, image.shape[1], dtype=np.float32)[:, None, None]
     lows = np.array([_range(channel)[0] for channel in image], np.float32)[:, None, None, None]
     return np.asarray((image - lows) * gain + lows, np.float32)
@@ -74,7 +72,7 @@ def noisy(image: Image, spacing_mm: Sequence[float], generator: np.random.Genera
 
 
 def dropped_slices(image: Image, spacing_mm: Sequence[float], generator: np.random.Generator) -> Image:
-    """Return the image with every fourth slice lost and filled from its neighbours, along the widest spacing."""
+    """Return the image with every fourth slice along the widest spacing replaced by its neighbours' mean."""
     axis = 3 - int(np.argmax(np.asarray(spacing_mm)[::-1]))
     found = np.array(image, np.float32)
     slices = np.moveaxis(found, axis, 0)
@@ -120,8 +118,9 @@ TABLE_CHANGES: dict[str, TableChange] = {
 def robustness(cases: Iterable[CaseRow], settings: SummarySettings) -> list[Row]:
     """Return, for each change and hospital, the changed minus the unchanged metric on the same patients.
 
-    A row's `group` is "condition=<change>" and its `against` "unchanged". Hospitals that are suppressed elsewhere
-    are suppressed here, and the p values of one metric at one hospital are corrected together over the changes.
+    A row's `group` is "condition=<change>" and its `against` "unchanged". Hospitals that are
+    suppressed elsewhere are suppressed here, and the p values of one metric at one hospital are
+    corrected together over the changes.
     """
     conditions: dict[tuple[str, str], list[CaseRow]] = defaultdict(list)
     plain: dict[str, list[CaseRow]] = defaultdict(list)

@@ -22,7 +22,7 @@ class RowFactory(NamedTuple):
     def row(
         self, metric: str, structure: str | None, interval: Interval, n: int | None, p: float | None = None
     ) -> Row:
-        """Return the row of an interval; `n` counts the patients of the group. A missing value has no method."""
+        """Return the row of an interval; `n` counts the group's patients. A missing value has no method."""
         return Row(
             round=self.round,
             site=self.site,

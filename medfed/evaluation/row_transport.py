@@ -57,8 +57,8 @@ def scalars_of(rows: Iterable[Row]) -> dict[str, float]:
         name = PREFIX + "/".join(quote(part, safe=" @=:") for part in parts)
         if f"{name}/value" in found:
             raise DataError(
-                f"site '{row.site}': two results are called '{name}', and neither may stand for the other; report on one site "
-                f"and one round, and on changed cases apart from the others"
+                f"site '{row.site}': two results are called '{name}', and neither may stand for "
+                "the other; report on one site and one round, and on perturbed cases separately"
             )
         for field in _FIELDS:
             value = getattr(row, field)

@@ -137,15 +137,7 @@ class CaseRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def key(self) -> tuple[object, ...]:
         """Return what the row is about: all that identifies it, without its value."""
-        return (
-            self.model,
-            self.site,
-            self.split,
-            self.case,
-            self.metric,
-            self.structure,
-            self.condition,
-        )
+        return (self.model, self.site, self.split, self.case, self.metric, self.structure, self.condition)
 
 
 Record = TypeVar("Record", Row, CaseRow)

@@ -81,7 +81,7 @@ class StructureMasks:
 
     @property
     def absence(self) -> str | None:
-        """Whether the structure is missed, a false positive or absent in both; None where both masks have it."""
+        """Whether the structure is missed, a false positive or absent in both; None if both masks have it."""
         predicted, true = self.voxels
         if predicted and true:
             return None
@@ -132,7 +132,7 @@ def split_structures(
         form: form of the surfaces, see the module.
 
     Raises:
-        LabelError: if the masks differ in shape, a label value is no structure, or spacing or tolerance are invalid.
+        LabelError: if shapes differ, a label value is unknown, or spacing or tolerance are invalid.
     """
     predicted = _labels(prediction, "prediction", structures)
     true = _labels(reference, "reference", structures)
@@ -179,7 +179,8 @@ def dice(prediction: NDArray[np.bool_], reference: NDArray[np.bool_]) -> float |
     prediction, reference = np.asarray(prediction) != 0, np.asarray(reference) != 0
     if prediction.shape != reference.shape:
         raise LabelError(
-            f"prediction has shape {prediction.shape}, the reference {reference.shape}; both must be on one grid"
+            f"prediction has shape {prediction.shape}, the reference {reference.shape}; "
+            "both must be on one grid"
         )
     total = int(np.count_nonzero(prediction)) + int(np.count_nonzero(reference))
     return 2.0 * int(np.count_nonzero(prediction & reference)) / total if total else None

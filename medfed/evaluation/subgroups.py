@@ -162,10 +162,11 @@ def _subgroup_statistic(patients: Patients, settings: SummarySettings) -> Subgro
 def _case_statistic(patients: Patients) -> SubgroupStatistic | None:
     """Return the mean of the first headline metric, over structures where there are several."""
     values = over_structures(patients)
-    for metric in headline_metrics():
-        structures = {structure for structure, name in values if name == metric.name}
-        if structures:
-            structure = None if None in structures else min(map(str, structures))
-            column = values[structure, metric.name]
-            return SubgroupStatistic(metric.name, structure, lambda some: mean_of(column[some]))
-    return None
+    names = {name for _, name in values}
+    metric = next((metric.name for metric in headline_metrics() if metric.name in names), None)
+    if metric is None:
+        return None
+    structures = {structure for structure, name in values if name == metric}
+    structure = None if None in structures else min(map(str, structures))
+    column = values[structure, metric]
+    return SubgroupStatistic(metric, structure, lambda some: mean_of(column[some]))

@@ -63,14 +63,11 @@ class CallbackOptions:
         every site must have begun with the same ones.
     egress: what may leave beside the model's tensors; by default the local method's groups and plain numbers.
     audit: the log of what is received and sent.
-    accountant: called with the round before an update is sent; records what the
-    round costs under differential
-        privacy and returns the scalars that report it (`PrivateTraining.commit_round`, `BudgetTracker.commit_round`).
-    on_final_model: called with the final model; returns what this site reports of it beside
-    its scores, by name.
-    required_scalars: what the study's rule needs beside the weights: `train/loss_before`,
-    the training loss of
-        the received model, and `train/class_loss`, its mean over the classes and each class's.
+    accountant: called with the round before an update is sent; records what the round costs under
+        differential privacy and returns the scalars that report it (`PrivateTraining.commit_round`).
+    on_final_model: called with the final model; returns what this site reports of it beside its scores.
+    required_scalars: what the study's rule needs beside the weights: `train/loss_before`, the training loss
+        of the received model, and `train/class_loss`, its mean over the classes and each class's.
     close_at_end: whether the scores of the final model are sent when fit ends; if not, call `close` later.
     """
 
@@ -90,15 +87,17 @@ class FederatedCallback(pl.Callback):
         site: this site's name, as the hub knows it.
         exchange: how the site reaches the hub.
         local_epochs: E, the epochs between two merges; the Trainer's max_epochs must be a multiple of it.
-        examples: how many training cases this site's weights stand for; by default the training dataset's length.
+        examples: how many training cases this site's weights stand for; by default, the length of the
+            training dataset.
         keep_local: names that stay in the hospital: `norm` (FedBN), or a submodule such as `head` (FedPer).
         local: the local method that changes training (FedProx, SCAFFOLD), or None.
         privacy: how an update is protected before it leaves.
         compress: how it is compressed after that; the hub must be given the same compressions.
-        optimiser_state: whether the optimiser keeps its moments at a merge or starts anew. With `keep`, a single
-            site trains exactly as without federation.
-        seed: if given, the random states of Python, NumPy and torch, and of a dataset with `set_random_state`, are
-            set from (seed, site, epoch) at the start of every epoch, so that a resumed run repeats.
+        optimiser_state: whether the optimiser keeps its moments at a merge or starts anew. With `keep`, a
+            single site trains exactly as without federation.
+        seed: if given, the random states of Python, NumPy and torch, and of a dataset with
+            `set_random_state`, are set from (seed, site, epoch) at the start of every epoch, so that a
+            resumed run repeats.
         options: what a whole study sets besides.
 
     Raises:

@@ -1,18 +1,17 @@
-"""Training that is private for each patient: Poisson samples of patients, one clipped
-gradient a patient, noise.
+"""DP-SGD per patient: Poisson samples of patients, one clipped gradient per patient, noise.
 
 `PrivateTraining` is a Lightning callback; with it and `PrivateData` any LightningModule with automatic
 optimisation trains by DP-SGD inside the one long `Trainer.fit` of the federated callback. A gradient is taken
-for each patient over all that the patient gives to the step, clipped as a whole, summed, noised, and divided
-by the expected number of patients; what Lightning, the optimiser and local methods do afterwards works on
-private numbers and costs nothing more.
+for each patient over all of the patient's items in the step, clipped as a whole, summed, noised, and divided
+by the expected number of patients. What Lightning, the optimiser and local methods do afterwards is
+post-processing and costs nothing more.
 
-Which way to single gradients was measured (patches of 28^3 and 40 x 56 x 40, four patients, one core).
+The ways to per-patient gradients were measured (patches of 28^3 and 40 x 56 x 40, four patients, one core).
 Opacus' hooks take 2.5 times a plain step for 3D convolutions, whose inputs they unfold, and fail on MONAI's
-in-place activations; `torch.func` takes 1.1 times a plain step; one backward pass a patient takes twice one.
-So patients go through `torch.func.vmap` together, `at_once` of them; a network or loss that vmap does not
-know goes patient by patient, and that is said. Both give the gradient of the patient's own loss, so a loss
-may do what it likes with the items of one patient. Opacus' accountants count (accounting.py).
+in-place activations; `torch.func` takes 1.1 times a plain step; one backward pass per patient takes twice as
+long as a plain step. So `at_once` patients go through `torch.func.vmap` together; a network or loss that vmap
+cannot batch is run patient by patient, and a log line says so. Both give the gradient of the patient's own
+loss, so a loss may combine the items of one patient freely. Opacus' accountants count the cost.
 """
 
 from __future__ import annotations
@@ -45,10 +44,9 @@ _MIXING = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)
 
 
 class PoissonPatientSampler(Sampler[list[int]]):
-    """Draws each patient into each step by itself, with the same chance; a step may hold
-    none, and still counts.
+    """Draws each patient into each step independently with the same probability; an empty step counts too.
 
-    The draws come from the operating system: from the study's seed anyone could work out who was in a step,
+    The draws come from the operating system: from the study's seed anyone could compute who was in a step,
     and sampling would hide nobody.
     """
 
@@ -66,7 +64,7 @@ class PoissonPatientSampler(Sampler[list[int]]):
 
 
 class _ByPatient(Dataset):
-    """A dataset of patients: item p is the batch of all that patient p has."""
+    """A dataset of patients: item p is the batch of all of patient p's items."""
 
     def __init__(self, dataset: Any, items: Sequence[Sequence[int]], collate: Callable[[list], Any]) -> None:
         self._dataset, self._items, self._collate = dataset, items, collate
@@ -83,10 +81,10 @@ class _ByPatient(Dataset):
 
 
 class PrivateData(pl.LightningDataModule):
-    """A site's data with its training batches drawn by patient; validation is left as it is.
+    """A site's data whose training batches are drawn by patient; validation is unchanged.
 
     Args:
-        data: the site's data; its training DataLoader says the dataset, how items become a batch, and the workers.
+        data: the site's data; its training DataLoader gives dataset, collate function and workers.
         items: for each patient the numbers of the training items that are theirs.
         expected: how many patients a step holds on average.
     """
@@ -130,14 +128,14 @@ def _as_patients(batches: list[Any]) -> dict[str, list[Any]]:
 
 
 class PrivateTraining(pl.Callback):
-    """Makes a Trainer's steps those of DP-SGD, counts them, and keeps within the study's target epsilon.
+    """Turns a Trainer's steps into DP-SGD, counts them, and stays within the study's target epsilon.
 
     Use it together with `CallbackOptions(accountant=private.commit_round)` and `PrivateData`, and give the
     FederatedCallback no seed. `log` is called with what a person should know about the training.
 
     Raises:
-        PrivacyError: when fit starts, if the module, its layers or the Trainer's settings do not go together with it,
-            each named; or if the site's ledger has no room for the steps to come.
+        PrivacyError: when fit starts, if the module, its layers or the Trainer's settings cannot be combined
+            with it; or if the site's ledger has no room for the steps to come.
     """
 
     def __init__(
@@ -164,8 +162,7 @@ class PrivateTraining(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._refuse(trainer, pl_module)
         # Lightning has no hook between a step's forward and its backward pass, and a module around the module
-        # would have to repeat every hook of it and hide its names; so the two verbs are put in their place
-        # for this fit.
+        # would have to repeat all its hooks and hide its names; so these methods are replaced for this fit.
         pl_module.__dict__.update(
             training_step=partial(self._step, pl_module), backward=partial(self._write, pl_module)
         )
@@ -196,8 +193,8 @@ class PrivateTraining(pl.Callback):
             raise PrivacyError(f"site '{self.site}': {error}") from None
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Dropout and augmentation are secret too: seeded by the study, they would come out differently for
-        # everyone else once one patient is gone, and the clip would no longer bound what a patient changes.
+        # Dropout and augmentation are secret too: seeded by the study, they would change for all other
+        # patients when one is removed, and the clip would no longer bound what a patient changes.
         drawn = noise.seed()
         torch.manual_seed(drawn)
         dataset = getattr(trainer.train_dataloader, "dataset", None)
@@ -214,9 +211,7 @@ class PrivateTraining(pl.Callback):
         self._leave(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint says about privacy; what was spent stands in the ledger and
-        is read from there.
-        """
+        """Return what a checkpoint says about privacy; what was spent is read from the ledger."""
         return {
             "epsilon": self.epsilon,
             "delta": self._privacy.delta,
@@ -245,7 +240,7 @@ class PrivateTraining(pl.Callback):
     # -- one step
 
     def _step(self, module: pl.LightningModule, batch: Any, *_: Any) -> Tensor:
-        """Put the sum of the patients' clipped gradients aside, and return the mean of their losses."""
+        """Store the sum of the patients' clipped gradients, and return the mean of their losses."""
         patients = batch[PATIENTS]
         buffers = None if self._checked_buffers or not patients else _buffers(module)
         self._sum, loss = self._clipped_sum(module, patients)
@@ -278,7 +273,7 @@ class PrivateTraining(pl.Callback):
             try:
                 found = many_gradients(module, some)
             except (RuntimeError, NotImplementedError, TypeError, AttributeError, KeyError) as error:
-                # What is wrong with the network itself is raised again by the plain way.
+                # An error in the network itself is raised again patient by patient.
                 self._vectorised = False
                 self._log(
                     f"{self.site}: patients go through the network one after another: torch.func can't batch "

@@ -1,4 +1,4 @@
-"""An audit log for people: one HTML page, or a CSV table for a spreadsheet. The log itself stays the record."""
+"""An audit log for people, as an HTML page or a CSV table; the log itself remains the record."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from typing import Any
 import msgspec
 
 from medfed.errors import AuditError
+from medfed.files import write_whole
 from medfed.wire.audit_log import VerifiedLog, entries, verify
 
-# The columns that most lines have; everything else a line holds is in the last one, `more`.
+# The columns that most lines have; everything else is in the last column, `more`.
 COLUMNS = ("number", "time", "event", "site", "round", "bytes", "sha256", "to", "reason")
 
-# Of the chain and the signatures: checked, and no use to a reader.
+# Fields of the chain and the signatures, which are checked and of no use to a reader.
 _HIDDEN = {"previous", "signature", "certificate"}
 
-# What begins a formula in a spreadsheet; a reason that another site sent must not become one.
+# Characters that begin a formula in a spreadsheet; a reason that another site sent must not become one.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def export(log: Path, out: Path) -> VerifiedLog:
-    """Write a log that holds to `out`, a page if its name ends in .html and a table if in .csv.
+def export_log(log: Path, out: Path) -> VerifiedLog:
+    """Write a verified log to `out`: a page if the name ends in .html, a table if it ends in .csv.
 
     Raises:
-        AuditError: if the log does not hold, or the name ends in neither.
+        AuditError: if the log is not intact, or the name ends in neither.
     """
     checked = verify(log)
     rows = [row(entry) for entry in entries(log)]
@@ -36,17 +37,16 @@ def export(log: Path, out: Path) -> VerifiedLog:
     elif out.suffix == ".html":
         text = page(rows, checked)
     else:
-        raise AuditError(f"{out.name}: an audit log is exported to a name that ends in .html or .csv")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text, encoding="utf-8")
+        raise AuditError(f"{out.name}: an audit log is exported to a file whose name ends in .html or .csv")
+    write_whole(out, text)
     return checked
 
 
 def row(entry: Mapping[str, Any]) -> dict[str, str]:
-    """Return one line of a log as text a column."""
+    """Return one line of a log as one text per column."""
     more = {key: value for key, value in entry.items() if key not in COLUMNS and key not in _HIDDEN}
-    told = "; ".join(f"{key}: {_text(value)}" for key, value in more.items())
-    return {**{key: _text(entry.get(key, "")) for key in COLUMNS}, "more": told}
+    others = "; ".join(f"{key}: {_text(value)}" for key, value in more.items())
+    return {**{key: _text(entry.get(key, "")) for key in COLUMNS}, "more": others}
 
 
 def _text(value: Any) -> str:
@@ -56,7 +56,7 @@ def _text(value: Any) -> str:
 
 
 def table(rows: Iterable[Mapping[str, str]]) -> str:
-    """Return the rows as CSV, in which no cell is taken for a formula."""
+    """Return the rows as CSV in which a spreadsheet takes no cell for a formula."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow([*COLUMNS, "more"])
@@ -66,12 +66,13 @@ def table(rows: Iterable[Mapping[str, str]]) -> str:
 
 
 def page(rows: list[dict[str, str]], checked: VerifiedLog) -> str:
-    """Return one HTML page without scripts: what left in sum, who signed, and every line."""
+    """Return an HTML page without scripts: totals, who signed, and every line."""
     import jinja2
 
-    here = Path(__file__).parent
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(here), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
     )
     sent = [one for one in rows if one["event"] == "sent"]
     return environment.get_template("audit_report.html.jinja").render(

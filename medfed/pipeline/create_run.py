@@ -39,7 +39,8 @@ def choose_folder(study: Study, out: Path | None, resume: bool) -> RunFolder:
         held = folder.read_facts().digest
         if held != study_digest(study):
             raise RunError(
-                f"{out}: holds a run of study {held[:12]}, the study file's digest is {study_digest(study)[:12]}; resume "
+                f"{out}: holds a run of study {held[:12]}, the study file's digest is "
+                f"{study_digest(study)[:12]}; resume "
                 f"with the file and the --set that started it, or start anew with another --out"
             )
     elif out.exists() and any(out.iterdir()):
@@ -66,7 +67,7 @@ def _number(name: str, study: str) -> int:
 
 
 def create_run(folder: RunFolder, study: Study, data: Mapping[str, SiteDataModule]) -> RunFacts:
-    """Write study and facts into a run folder, and return the facts; `data` holds the sites of this process."""
+    """Write study and facts into a run folder and return the facts; `data` holds this process's sites."""
     write_study(folder, study)
     notes = privacy_facts.privacy_notes(study, network_of(study))
     facts = RunFacts(

@@ -42,7 +42,8 @@ def evaluate(
         cases = measure_models.all_cases_of(hospital) if all_cases else hospital.data.cases("test")
         if not cases:
             raise DataError(
-                f"hospital '{name}': no case is in the test split ({hospital.data.index.describe()}); measure all "
+                f"hospital '{name}': no case is in the test split ({hospital.data.index.describe()}); "
+                "measure all "
                 f"cases with --all-cases if none of them took part in training"
             )
         measure_models.measure_test_cases(study, folder, hospital, cases, models)

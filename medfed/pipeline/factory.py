@@ -1,4 +1,4 @@
-"""From a study to what trains it: each hospital's data, the network, its LightningModule, a site's training."""
+"""Build what a study describes: each hospital's data, the network, its LightningModule, a site's training."""
 
 from __future__ import annotations
 
@@ -22,17 +22,22 @@ if TYPE_CHECKING:
 
 
 def simulated_secret(study: Study, site: str) -> bytes:
-    """Return what salts a site's tokens and splits where one person holds all folders."""
+    """Return the secret for a site's tokens and splits in a simulation, where one person has all folders."""
     return hashlib.sha256(f"medfed/simulated/{study.seed}/{site}".encode()).digest()
 
 
 def folders_of(study: Study) -> dict[str, str]:
-    """Return where each hospital's data lie, which a run in one process has to know."""
+    """Return each hospital's data folder, which a run in one process must know.
+
+    Raises:
+        StudyError: if the study names no folder for a hospital.
+    """
     places: dict[str, str] = {}
     for site, where in {**study.sites, **study.held_out}.items():
         if where is None:
             raise StudyError(
-                f"site '{site}': the study names no folder for it, and this process trains every site; name one (sites: "
+                f"site '{site}': the study names no folder for it, and this process trains every site; name "
+                "one (sites: "
                 f"{{{site}: path/to/folder}}), or across hospitals use `medfed hub` and `medfed train --site`"
             )
         places[site] = where
@@ -42,11 +47,11 @@ def folders_of(study: Study) -> dict[str, str]:
 def hospital_of(
     study: Study, site: str, where: str, secret: bytes | None = None, cache: str | None = None
 ) -> Hospital:
-    """Return a site's data, its folder indexed and checked.
+    """Return a site's data, with its folder indexed and checked.
 
-    In a simulation one person holds all folders, so the secret that salts tokens and splits is made of the
-    study's seed and the site's name, and a run repeats; a hospital's own secret is in its site file, and so
-    is the folder where it keeps prepared images (`cache`), if that isn't to be inside `where`.
+    In a simulation one person has all folders, so the secret for tokens and splits is derived from the
+    study's seed and the site's name, and a run can be repeated. A hospital's own secret is in its site file,
+    as is the folder for prepared images (`cache`) if it should not be inside the data folder.
     """
     from medfed.data.datamodule import SiteDataModule
 
@@ -71,9 +76,9 @@ def hospital_of(
 
 
 def module_of(study: Study, site: str = "") -> pl.LightningModule:
-    """Return the study's LightningModule with the weights of its seed, the same wherever it is built.
+    """Return the study's LightningModule, initialised from its seed and thus the same wherever it is built.
 
-    With a site, it trains as that one does: its own epochs, and what the task says of it.
+    If a site is given, it has that site's epochs and task settings.
     """
     network = network_of(study)
     if study.privacy.replaces_batch_norm:
@@ -89,7 +94,7 @@ def module_of(study: Study, site: str = "") -> pl.LightningModule:
 
 
 def network_of(study: Study) -> torch.nn.Module:
-    """Return the study's network as its file describes it."""
+    """Return the study's network as the study file describes it."""
     from medfed.models.networks._adapters import prepare_training
 
     with torch.random.fork_rng():
@@ -101,7 +106,7 @@ def network_of(study: Study) -> torch.nn.Module:
 
 
 def training_of(study: Study, site: str = "") -> SiteConfig:
-    """Return how a site of the study trains."""
+    """Return how a site trains: the study's settings with that site's overrides."""
     study = study.at(site)
     return SiteConfig(
         epochs=study.epochs,

@@ -1,4 +1,4 @@
-"""Measure a run's models on its hospitals' cases: the federated one, each hospital's own, and others if asked."""
+"""Measure a run's models on its hospitals' cases: the federated one, each hospital's own, and others."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def models_at(
 def write_gallery(
     study: Study, folder: RunFolder, hospitals: Sequence[Hospital], models: Mapping[str, Weights]
 ) -> None:
-    """Write cases.html for a segmentation: images of best, median, worst and missed; it stays in the hospital."""
+    """Write cases.html for a segmentation, with images that stay in the hospital."""
     if study.task.needs != "segment":
         return
     from medfed.evaluation.inference import case_images

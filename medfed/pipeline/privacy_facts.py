@@ -27,7 +27,8 @@ def privacy_notes(study: Study, network: nn.Module) -> list[str]:
     replaced = _batch_norms(network) if study.privacy.replaces_batch_norm else 0
     if replaced:
         notes.append(
-            f"{replaced} batch norms of the network are group norms in this study, at every site and at the hub: batch "
+            f"{replaced} batch norms of the network are group norms in this study, at every site and at the "
+            "hub: batch "
             f"norm mixes patients and keeps statistics of them"
         )
     if study.privacy.trains_privately and study.evaluation.local_models and len(study.sites) > 1:
@@ -38,7 +39,7 @@ def privacy_notes(study: Study, network: nn.Module) -> list[str]:
 
 
 def with_spent_budget(facts: RunFacts, study: Study, ledgers: Mapping[str, Path]) -> RunFacts:
-    """Return the facts with what this study's last run has spent at each site, by the ledgers in these folders."""
+    """Return the facts with what each site spent in this study's last run, by the ledgers."""
     delta = getattr(study.privacy, "delta", None)
     if delta is None:
         return facts

@@ -20,7 +20,7 @@ from medfed.pipeline.experiments.pooled import pooled_model
 from medfed.pipeline.experiments.unlearning import Retraining, prepare_retraining, retraining
 from medfed.pipeline.factory import folders_of, hospital_of, module_of
 from medfed.pipeline.federate import StudyRun, federate
-from medfed.pipeline.planning import planned
+from medfed.pipeline.planning import plan_study
 from medfed.pipeline.report import report_run
 from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.runs.facts import RunFacts, with_missing_model, with_unmeasured
@@ -112,7 +112,7 @@ def _open_hospitals(study: Study) -> dict[str, Hospital]:
 def _plan(run: StudyRun) -> StudyRun:
     """Return the run with the data settings that follow from all its hospitals' data."""
     trained = {site: run.hospitals[site].data for site in run.study.sites}
-    study = planned(run.study, trained, run.folder.fingerprint, run.audit, run.progress.log)
+    study = plan_study(run.study, trained, run.folder.fingerprint, run.audit, run.progress.log)
     write_study(run.folder, study)
     return replace(run, study=study, hospitals=_open_hospitals(study))
 

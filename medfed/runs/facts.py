@@ -43,7 +43,7 @@ class PrivacyFacts(msgspec.Struct, frozen=True):
 
 
 class Withdrawal(msgspec.Struct, frozen=True):
-    """Which hospital withdrew, when its first update had been merged (None: never), and where training resumed."""
+    """Which hospital withdrew, when its first update was merged (None: never), where training resumed."""
 
     site: str
     joined: int | None
@@ -105,7 +105,7 @@ def hardware() -> str:
 
 
 def command_line() -> str:
-    """Return the command line without folders: the report does not reveal where a hospital keeps its files."""
+    """Return the command line without folders: the report must not reveal where files are."""
     return " ".join(["medfed", *(Path(part).name if os.sep in part else part for part in sys.argv[1:])])
 
 

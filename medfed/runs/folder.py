@@ -125,7 +125,8 @@ class RunFolder:
             return msgspec.json.decode(self.facts.read_bytes(), type=RunFacts)
         except FileNotFoundError:
             raise RunError(
-                f"{self.path}: not a run folder: it has no {self.facts.name}; give the folder that medfed train "
+                f"{self.path}: not a run folder: it has no {self.facts.name}; give the folder that medfed "
+                "train "
                 f"printed"
             ) from None
         except msgspec.DecodeError as error:

@@ -21,7 +21,7 @@ class Progress(Protocol):
     """Receives a run's progress; every method returns at once."""
 
     def start(self, title: str, sites: Mapping[str, int], rounds: int, metric: str) -> None:
-        """Begin a phase; `sites` maps each site to its number of training cases, `metric` is shown per round."""
+        """Begin a phase; `sites` holds each site's number of training cases, `metric` is shown per round."""
         ...
 
     def training(self, site: str, step: int, steps: int) -> None:
@@ -31,7 +31,7 @@ class Progress(Protocol):
     def waiting(
         self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
     ) -> None:
-        """Show that a hub is waiting: connected sites, awaited sites, seconds until it goes on without them."""
+        """Show connected and awaited sites, and the seconds until the hub continues without them."""
         ...
 
     def round(self, report: RoundReport) -> None:
@@ -119,7 +119,7 @@ class _Table:
         return changes
 
     def update(self, report: RoundReport) -> list[str]:
-        """Store a round; return why sites failed in it, without repeating that of sites that failed before."""
+        """Store a round; return why sites failed in it, unless they had failed in the round before."""
         final = report.round > self.rounds
         if self.resumed_after is None:
             self.resumed_after = report.round - 1
@@ -165,7 +165,8 @@ class PlainProgress:
         rows = {site: _Row(cases) for site, cases in sites.items()}
         self._table = _Table(title, rounds, metric, began=time.monotonic(), rows=rows)
         self.log(
-            f"{title}: {', '.join(f'{site} ({cases} cases)' if cases else site for site, cases in sites.items())}"
+            f"{title}: "
+            + ", ".join(f"{site} ({cases} cases)" if cases else site for site, cases in sites.items())
         )
 
     def training(self, site: str, step: int, steps: int) -> None:
@@ -331,7 +332,7 @@ def progress_display(quiet: bool = False) -> Progress:
 
 @contextmanager
 def show_warnings(display: Progress) -> Iterator[None]:
-    """Show medfed's logged warnings in the display, such as a lost connection, a full disk, a refused message."""
+    """Show medfed's logged warnings in the display, such as a lost connection or a full disk."""
 
     class ProgressHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

@@ -38,7 +38,7 @@ class RoundReport:
 
 
 class RoundLine(msgspec.Struct, frozen=True):
-    """One line of rounds.jsonl: one site in one round. Fields that an older run did not write are None or 0."""
+    """One line of rounds.jsonl: one site in one round. Fields that an older run lacks are None or 0."""
 
     round: int
     site: str
@@ -52,9 +52,9 @@ class RoundLine(msgspec.Struct, frozen=True):
 
 
 def append_round(path: Path, report: RoundReport) -> None:
-    """Append one line per site to rounds.jsonl; a round that is reported again after a resume replaces the first.
+    """Append one line per site to rounds.jsonl.
 
-    The earlier line stays in the file, and `read_rounds` takes the later one.
+    A resumed run may append a round again; `read_rounds` takes the later line.
     """
     lines = [
         RoundLine(

@@ -1,7 +1,7 @@
 """What every privacy mechanism keeps: names, shapes and dtypes; what it says of itself; and
 nothing beside the update.
 
-The mechanisms are those the folder holds, so a new file is held to this without an edit here. A kind whose
+The mechanisms are those of the registry, so a new file is tested without an edit here. A kind whose
 settings have no default gives some in `example`.
 """
 
@@ -86,8 +86,8 @@ def conducted(
         def work(exchange: MemoryExchange) -> None:
             channel = SiteConnection(update.site, exchange, privacy)
             received = receive(channel, 0)
-            told = {name: value for name, value in SCALARS.items() if name in privacy.scalars}
-            sent = replace(update, round=1, scalars={**told, "train/loss": 0.7, "train/steps": 6.0})
+            allowed = {name: value for name, value in SCALARS.items() if name in privacy.scalars}
+            sent = replace(update, round=1, scalars={**allowed, "train/loss": 0.7, "train/steps": 6.0})
             send_update(channel, sent, received.weights)
             received = receive(channel, 1)
             closing = Update(update.site, 2, {}, 0, {"val/dice": 0.5})
@@ -151,19 +151,19 @@ def test_its_state_is_its_own_and_goes_through_the_hubs_checkpoint(privacy: Priv
     state = privacy.init(model(0))
     assert all(name.startswith(GROUP) for name in state)
     conducted(privacy, model(0), tmp_path)
-    kept = load_latest_checkpoint(tmp_path)
-    assert kept is not None
-    assert {name for name in kept[1] if name.startswith(GROUP)} == set(state)
+    checkpoint = load_latest_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert {name for name in checkpoint[1] if name.startswith(GROUP)} == set(state)
 
 
 def test_scalars_are_never_made_up_and_loss_stays_where_privacy_is_counted(privacy: Privacy) -> None:
-    told = privacy.filter_scalars(SCALARS)
-    assert all(told[name] == SCALARS[name] for name in told)
-    assert set(told) <= set(SCALARS)
+    allowed = privacy.filter_scalars(SCALARS)
+    assert all(allowed[name] == SCALARS[name] for name in allowed)
+    assert set(allowed) <= set(SCALARS)
     if privacy.round_cost() is not None or privacy.trains_privately:
-        assert "train/loss" not in told
+        assert "train/loss" not in allowed
         assert "privacy/epsilon" in privacy.scalars
-        assert told["privacy/epsilon"] == 1.5
+        assert allowed["privacy/epsilon"] == 1.5
 
 
 def test_what_a_round_costs_is_a_charge(privacy: Privacy) -> None:

@@ -181,7 +181,7 @@ def test_gap_tests_reject_as_often_as_they_say():
 
 
 def test_who_alone_saw_that_nothing_is_there_gets_one_against_nought():
-    """Left out of the pairs, as a Dice that neither has, the invention would cost nothing in the comparison."""
+    """Left out of the pairs, as a Dice that neither has, the invention would cost nothing."""
     ours = [case("federated", str(i), 0.8) for i in range(6)] + [
         case("federated", "x", 0.0, note="false positive")
     ]

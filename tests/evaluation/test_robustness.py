@@ -1,4 +1,4 @@
-"""Changes of images do what their names say, and their rows are paired differences from the unchanged images."""
+"""Perturbations do what their names say, and their rows are paired differences from the unchanged images."""
 
 from __future__ import annotations
 

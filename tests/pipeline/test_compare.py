@@ -1,4 +1,4 @@
-"""`--compare`: whole runs with equal budgets, one table, and what it says is what the runs' own reports say."""
+"""`--compare`: whole runs with equal budgets, and one table that agrees with the runs' own reports."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from hospitals import make_hospital
 
 from medfed.cli import main
 from medfed.errors import DataError, StudyError
-from medfed.pipeline.drafting import draft, named, write
+from medfed.pipeline.drafting import draft_study, parse_sites, write_draft
 from medfed.study.reading import read_study
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
@@ -40,8 +40,8 @@ def test_image_folders_become_a_segmentation(tmp_path: Path) -> None:
 
 
 def test_folders_of_ct_alone_are_planned_in_hounsfield_units(tmp_path: Path) -> None:
-    made = draft("ours", {"north": SAMPLES / "north"}, {})
-    write(tmp_path / "ours.yaml", made)
+    made = draft_study("ours", {"north": SAMPLES / "north"}, {})
+    write_draft(tmp_path / "ours.yaml", made)
     study = read_study(tmp_path / "ours.yaml")
     assert study.data.plan.grid == "hu"
     assert study.minimum == 1
@@ -52,8 +52,8 @@ def test_nifti_images_with_the_hu_of_air_are_taken_for_ct(tmp_path: Path) -> Non
     for path in folder.glob("*-image.nii.gz"):
         image = nibabel.load(path)
         nibabel.save(nibabel.Nifti1Image(image.get_fdata() * 50 - 900, image.affine), path)
-    made = draft("ours", {"north": folder}, {})
-    write(tmp_path / "ours.yaml", made)
+    made = draft_study("ours", {"north": folder}, {})
+    write_draft(tmp_path / "ours.yaml", made)
     assert read_study(tmp_path / "ours.yaml").data.plan.grid == "hu"
 
 
@@ -99,7 +99,7 @@ def test_what_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
     assert "no column 'diseese'; all hospitals have patient, age" in told
     code, told = new(tmp_path / "s.yaml", table, SAMPLES / "east", "--target", "disease")
     assert code == 1
-    assert "a study has one or the other" in told
+    assert "a study has either tables or images" in told
     code, told = new(tmp_path / "s.yaml", tmp_path / "nowhere")
     assert code == 1
     assert "nowhere: there is no such folder" in told
@@ -114,8 +114,8 @@ def test_without_labels_or_classes_there_is_nothing_to_learn(tmp_path: Path) -> 
         keep = [n for n, column in enumerate(heading) if column not in ("label", "target")]
         rows = [",".join(line.split(",")[n] for n in keep) for line in table]
         (tmp_path / site / "cases.csv").write_text("\n".join(rows) + "\n")
-    with pytest.raises(StudyError, match="without a label in any case are a, b; without a class, a, b"):
-        draft("s", {"a": tmp_path / "a", "b": tmp_path / "b"}, {})
+    with pytest.raises(StudyError, match="no case has a label at a, b; no case has a class at a, b"):
+        draft_study("s", {"a": tmp_path / "a", "b": tmp_path / "b"}, {})
 
 
 def test_no_file_is_written_over_and_no_hospital_named_twice(tmp_path: Path) -> None:
@@ -124,10 +124,10 @@ def test_no_file_is_written_over_and_no_hospital_named_twice(tmp_path: Path) -> 
     assert code == 1
     assert "the file exists" in told
     assert (tmp_path / "s.yaml").read_text() == "mine\n"
-    with pytest.raises(StudyError, match="two hospitals would be called 'north'"):
-        named([str(SAMPLES / "north"), "/elsewhere/North"])
-    with pytest.raises(StudyError, match="makes no name"):
-        named(["/data/42"])
+    with pytest.raises(StudyError, match="two hospitals would be named 'north'"):
+        parse_sites([str(SAMPLES / "north"), "/elsewhere/North"])
+    with pytest.raises(StudyError, match="gives no name"):
+        parse_sites(["/data/42"])
 
 
 def test_folders_without_a_readable_case_are_refused(tmp_path: Path) -> None:
@@ -135,14 +135,14 @@ def test_folders_without_a_readable_case_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "south").rglob("*.nii.gz"):
         path.write_bytes(b"nothing")
     with pytest.raises(DataError, match="south: none of its 18 cases can be read"):
-        draft("s", {"south": tmp_path / "south"}, {})
+        draft_study("s", {"south": tmp_path / "south"}, {})
 
 
 @pytest.mark.slow
 def test_what_is_written_trains(tmp_path: Path) -> None:
     import medfed
 
-    write(tmp_path / "s.yaml", draft("s", {s: SAMPLES / s for s in ("north", "east")}, {}))
+    write_draft(tmp_path / "s.yaml", draft_study("s", {s: SAMPLES / s for s in ("north", "east")}, {}))
     small = ["data.plan.voxels=4096", "train.rounds=1", "train.epochs=1", "network.channels=[4,8]"]
     small += ["evaluation.local_models=false", "evaluation.pooled_model=false", "evaluation.robustness=false"]
     done = medfed.train(tmp_path / "s.yaml", out=tmp_path / "run", overrides=small)

@@ -20,7 +20,7 @@ from medfed.data.proposal import propose_settings
 from medfed.errors import DataError, StudyError
 from medfed.pipeline import train as run
 from medfed.pipeline.factory import hospital_of, simulated_secret
-from medfed.pipeline.planning import check_planned, planned
+from medfed.pipeline.planning import check_planned, plan_study
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
 from medfed.wire.audit_log import entries
@@ -79,7 +79,7 @@ def test_a_hospital_with_few_patients_gives_none(study_file, tmp_path):
     said: list[str] = []
     data = {site: hospital_of(study, site, where).data for site, where in study.sites.items()}
     with pytest.raises(DataError, match=r"no site has the 5 training patients .*data\.plan\.fewest"):
-        planned(study, data, tmp_path / "sum.json", run.AuditLog(None), said.append)
+        plan_study(study, data, tmp_path / "sum.json", run.AuditLog(None), said.append)
     assert [line.split(":")[0] for line in said] == ["north", "south"]
     assert not (tmp_path / "sum.json").exists()
 

@@ -104,8 +104,8 @@ class Mute(Privacy, frozen=True, tag="mute"):
 def test_a_privacy_that_is_added_needs_no_objection_of_its_own(tmp_path):
     study = read_study(written(tmp_path, rule={"kind": "fednova"}))
     words = (
-        "x.yaml: rule.kind: 'fednova' needs each site's 'train/steps', which privacy 'mute' does not let a site "
-        "send"
+        "x.yaml: rule.kind: 'fednova' needs each site's 'train/steps', "
+        "which privacy 'mute' does not let a site send"
     )
     with pytest.raises(StudyError, match=words):
         validate(msgspec.structs.replace(study, privacy=Mute()), "x.yaml")
@@ -117,7 +117,10 @@ def test_a_privacy_that_is_added_needs_no_objection_of_its_own(tmp_path):
     [("fednova", "train/steps"), ("qfedavg", "train/loss_before"), ("fednoro", "train/class_loss")],
 )
 def test_the_number_that_a_secure_sum_keeps_back_is_named(tmp_path, rule, number):
-    words = f"'{rule}' needs each site's '{number}', which privacy 'secure_sum' does not let a site send; .*fedavg"
+    words = (
+        f"'{rule}' needs each site's '{number}', "
+        f"which privacy 'secure_sum' does not let a site send; .*fedavg"
+    )
     with pytest.raises(StudyError, match=words):
         read_study(written(tmp_path, privacy={"kind": "secure_sum"}, rule={"kind": rule}))
 
@@ -211,12 +214,12 @@ def patients(study, site: str, where: Path):
 @pytest.mark.slow
 def test_a_run_by_dp_sgd_says_aloud_what_it_changed_and_what_was_spent(tmp_path):
     file = tiny(tmp_path, "{kind: dp_sgd, epsilon: 6, accountant: rdp}")
-    heard = Says()
-    done = medfed.train(file, out=tmp_path / "run", progress=heard)
-    told = "\n".join(heard.lines)
-    assert re.search(r"privacy: \d+ batch norms of the network are group norms in this study", told)
-    assert "scores are not covered by epsilon and stay in the hospitals" in told
-    assert "one after another" not in told
+    progress = Says()
+    done = medfed.train(file, out=tmp_path / "run", progress=progress)
+    logged = "\n".join(progress.lines)
+    assert re.search(r"privacy: \d+ batch norms of the network are group norms in this study", logged)
+    assert "scores are not covered by epsilon and stay in the hospitals" in logged
+    assert "one after another" not in logged
     facts = done.read_facts().privacy
     assert (facts.kind, facts.unit, facts.delta) == ("dp_sgd", "patient", 1e-5)
     study = read_study(file)

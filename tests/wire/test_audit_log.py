@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from medfed.cli import main
 from medfed.deployment.enrolment import enrol
 from medfed.errors import AuditError
-from medfed.pipeline.audit_report import export
+from medfed.pipeline.audit_report import export_log
 from medfed.wire.audit_log import GENESIS, AuditLog, VerifiedLog, entries, verify
 from medfed.wire.signing import Identity
 
@@ -269,7 +269,7 @@ def test_an_export_is_readable_and_runs_nothing(tmp_path):
     log = AuditLog(path)
     log.write("sent", site="north", round=1, bytes=1200, sha256="ab", to="hub", scalars=["val/dice"])
     log.write("refused", site="=HYPERLINK(1)", round=1, reason="<script>alert(1)</script>")
-    export(path, tmp_path / "audit.csv")
+    export_log(path, tmp_path / "audit.csv")
     first, second = csv.DictReader(io.StringIO((tmp_path / "audit.csv").read_text()))
     assert (first["bytes"], first["to"], first["more"]) == ("1200", "hub", "scalars: val/dice")
     assert second["site"] == "'=HYPERLINK(1)"
@@ -281,7 +281,7 @@ def test_an_export_is_readable_and_runs_nothing(tmp_path):
     assert "1 messages, 1,200 bytes" in page
     assert verify(path).head in page
     with pytest.raises(AuditError, match=r"ends in \.html or \.csv"):
-        export(path, tmp_path / "audit.pdf")
+        export_log(path, tmp_path / "audit.pdf")
     path.write_bytes(path.read_bytes().replace(b"1200", b"1201"))
     with pytest.raises(AuditError, match="line 2: does not continue"):
-        export(path, tmp_path / "audit.csv")
+        export_log(path, tmp_path / "audit.csv")

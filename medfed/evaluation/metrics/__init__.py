@@ -1,10 +1,10 @@
 """Metrics by the file: one family per module, whose records say how reports label, order and compare them.
 
-To add a metric, add a module with one family, named after its tag: a subclass of `SegmentationMetrics` (masks),
-`ClassificationMetrics` (class probabilities), `SurvivalMetrics` (risks and times) or `PredictionMetrics` (the
-predictions of a task of your own), and give it a test against an independent implementation. A package
-outside medfed adds a family through the entry point group `medfed.metrics`. Rows, report and comparison take
-everything else from the `Metric` records.
+To add a metric, add a module with one family, named after its tag: a subclass of `SegmentationMetrics`
+(masks), `ClassificationMetrics` (class probabilities), `SurvivalMetrics` (risks and times) or
+`PredictionMetrics` (the predictions of a task of your own), and give it a test against an independent
+implementation. A package outside medfed adds a family through the entry point group `medfed.metrics`. Rows,
+report and comparison take everything else from the `Metric` records.
 
 >>> metric_of("hd95_mm").unit
 'mm'
@@ -104,7 +104,7 @@ def family_of(name: str) -> MetricFamily | None:
 
 @cache
 def metric_of(name: str) -> Metric:
-    """Return the record of the metric that rows of this name hold; of an unknown one, its name as the title."""
+    """Return the record of the metric of this name; an unknown metric has its name as the title."""
     family = family_of(name)
     known = family.describe(name) if family is not None else None
     return known or Metric(

@@ -26,10 +26,10 @@ class Metric:
 
     `over_structures` metrics are also averaged over structures within each patient; sums of counts or volumes
     of different organs would mean nothing. `absence` says what a missed or invented structure gives: an
-    overlap of 0, or no distance. `by_outcome` metrics say something about the patients of one outcome, so they
-    are suppressed where an outcome has too few patients. A `count` of patients is shown as "3 of 16". A metric
-    that is not `comparable` depends on a hospital's own data (such as the times it is evaluated at), so
-    it is not sent.
+    overlap of 0, or no distance. `by_outcome` metrics say something about the patients of one outcome, so
+    they are suppressed where an outcome has too few patients. A `count` of patients is shown as "3 of 16". A
+    metric that is not `comparable` depends on a hospital's own data (such as the times it is evaluated at),
+    so it is not sent.
     """
 
     name: str
@@ -61,7 +61,7 @@ class CaseValue(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A metric of a group of patients; `structure` is None where it is of all structures or classes together."""
+    """A metric of a group of patients; `structure` is None if it is of all structures or classes."""
 
     metric: str
     structure: str | None
@@ -69,7 +69,9 @@ class Estimate(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A metric of one model minus another's on the same patients, with the p value of a test, if there is one."""
+    """A metric of one model minus another's on the same patients, with the p value of a test,
+    if there is one.
+    """
 
     metric: str
     structure: str | None

@@ -11,7 +11,9 @@ from medfed.evaluation.patients import SurvivalPredictions
 
 
 class SurvivalGroup(NamedTuple):
-    """A group's patients, how they are resampled, and how many of an outcome must be there for it to be shown."""
+    """A group's patients, how they are resampled, and how many of an outcome must be there for
+    it to be shown.
+    """
 
     patients: SurvivalPredictions
     resampling: Resampling

@@ -16,13 +16,7 @@ class Absence(SegmentationMetrics, frozen=True, tag="absence"):
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(
-            "missed",
-            "Structures missed",
-            150,
-            better="lower",
-            highest=None,
-            description="count",
-            count=True,
+            "missed", "Structures missed", 150, better="lower", highest=None, description="count", count=True
         ),
         Metric(
             "invented",

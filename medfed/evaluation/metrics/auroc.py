@@ -21,7 +21,7 @@ from medfed.evaluation.metrics import (
 
 
 class Auroc(ClassificationMetrics, frozen=True, tag="auroc"):
-    """Chance that a patient of the class is ranked above one of the others; of several classes, their mean."""
+    """Chance that a patient of the class ranks above one of the others; of several classes, their mean."""
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(

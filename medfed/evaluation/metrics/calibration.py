@@ -16,11 +16,7 @@ class Calibration(ClassificationMetrics, frozen=True, tag="calibration"):
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(
-            "ece",
-            "Calibration error",
-            410,
-            better="lower",
-            description="expected, ten bins of equal width",
+            "ece", "Calibration error", 410, better="lower", description="expected, ten bins of equal width"
         ),
         Metric(
             "calibration_slope",

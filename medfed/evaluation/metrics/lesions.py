@@ -10,7 +10,7 @@ from medfed.evaluation.segmentation import StructureMasks, count_lesions
 
 
 class Lesions(SegmentationMetrics, frozen=True, tag="lesions"):
-    """Share of a patient's lesions that any predicted voxel touches, and predicted lesions that touch none."""
+    """Share of lesions that a predicted voxel touches, and number of predicted lesions that touch none."""
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("lesion_sensitivity", "Lesions found", 180, description="share of a patient's lesions"),
@@ -18,7 +18,7 @@ class Lesions(SegmentationMetrics, frozen=True, tag="lesions"):
     )
 
     def measure(self, masks: StructureMasks) -> Mapping[str, CaseValue]:
-        """Return the sensitivity, None without a lesion in the reference, and the number of false positives."""
+        """Return the sensitivity (None without a lesion) and the number of false positives."""
         lesions, detected, invented = count_lesions(masks.prediction, masks.reference)
         sensitivity = (
             CaseValue(detected / lesions) if lesions else CaseValue(None, "no lesion in the reference")

@@ -21,8 +21,8 @@ from medfed.evaluation.segmentation import (
 class SurfaceDistance(SegmentationMetrics, frozen=True, tag="surface_distance"):
     """95th percentile and mean of the distances between both surfaces.
 
-    A missed or invented structure has no distance: the mean over patients leaves it out, and the median counts
-    it as infinite.
+    A missed or invented structure has no distance: the mean over patients leaves it out, and the median
+    counts it as infinite.
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = (

@@ -1,4 +1,6 @@
-"""Brier score of predicted survival at some times, and its integral (Graf et al., Statistics in Medicine 1999)."""
+"""Brier score of predicted survival at some times, and its integral (Graf et al.,
+Statistics in Medicine 1999).
+"""
 
 from __future__ import annotations
 
@@ -24,20 +26,10 @@ class SurvivalBrier(SurvivalMetrics, frozen=True, tag="survival_brier"):
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(
-            "integrated_brier",
-            "Integrated Brier score",
-            510,
-            better="lower",
-            compared=True,
-            comparable=False,
+            "integrated_brier", "Integrated Brier score", 510, better="lower", compared=True, comparable=False
         ),
         Metric(
-            "brier@",
-            "Brier score",
-            520,
-            better="lower",
-            description="censoring-weighted",
-            comparable=False,
+            "brier@", "Brier score", 520, better="lower", description="censoring-weighted", comparable=False
         ),
     )
 

@@ -12,13 +12,6 @@ class Temperature(ClassificationMetrics, frozen=True, tag="temperature"):
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(
-            "temperature",
-            "Temperature",
-            460,
-            "",
-            "one",
-            None,
-            None,
-            "above 1 the model was overconfident",
+            "temperature", "Temperature", 460, "", "one", None, None, "above 1 the model was overconfident"
         ),
     )

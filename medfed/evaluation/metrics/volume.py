@@ -59,10 +59,7 @@ def _limits_of_agreement(structure: str | None, differences: Floats) -> list[Est
     # The standard error of a limit is about sqrt(3 / n) standard deviations.
     mean, deviation = float(differences.mean()), float(differences.std(ddof=1))
     half = 1.96 * deviation * np.sqrt(3 / n)
-    limits = {
-        "volume_limit_low_ml": mean - 1.96 * deviation,
-        "volume_limit_high_ml": mean + 1.96 * deviation,
-    }
+    limits = {"volume_limit_low_ml": mean - 1.96 * deviation, "volume_limit_high_ml": mean + 1.96 * deviation}
     method = "Bland and Altman, mean and 1.96 SD"
     return [
         Estimate(name, structure, Interval(limit, limit - half, limit + half, n, method))

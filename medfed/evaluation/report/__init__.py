@@ -4,13 +4,21 @@
 page is a row's number. The file needs no network, has no script, prints, follows the reader's light or dark
 setting, and is the same bytes for the same run. It holds no case id and no patient's row.
 
-    page            the page and its template          headline        its first sentence, also for the terminal
-    run             what is read from a run folder     focus           the metric, structure and hospitals it is about
-    comparison      models against each other          experiments     hospitals left out, personal models, robustness
-    rounds          scores and participation           diagrams        ROC, reliability and decision curves
-    limits          what the run cannot show           checklists      model card, CLAIM and TRIPOD+AI
-    formatting      numbers and names as text          charts          SVG figures
-    run_comparison  several runs side by side          method_table    several methods of one study
+    page            the page and its template
+    run             what is read from a run folder
+    focus           the metric, structure and hospitals that the report is about
+    headline        the first sentence, also for the terminal
+    facts           key figures, cases and settings
+    comparison      models against each other
+    experiments     hospitals left out, personal models, robustness
+    rounds          scores and participation
+    diagrams        ROC, reliability and decision curves
+    limits          what the run cannot show
+    checklists      model card, CLAIM and TRIPOD+AI
+    formatting      numbers and names as text
+    charts          SVG figures
+    run_comparison  several runs side by side
+    method_table    several methods of one study
     gallery         images of single cases; this file stays in the hospital
 """
 

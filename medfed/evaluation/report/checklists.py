@@ -183,8 +183,8 @@ def _statements(run: Run) -> dict[str, str | None]:
         "partitions": "By patient, never by image; by a salted hash of the patient where no split is given",
         "network": network or None,
         "software": versions or None,
-        "uncertainty": "95 % intervals over patients (bootstrap, DeLong or Wilson, stated a row); tests paired "
-        "by patient, corrected by Holm",
+        "uncertainty": "95 % intervals over patients (bootstrap, DeLong or Wilson, stated a row); tests "
+        "paired by patient, corrected by Holm",
         "privacy": privacy,
         "privacy_sentence": privacy.capitalize(),
         "excluded": _excluded(run),

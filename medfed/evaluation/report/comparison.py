@@ -166,9 +166,4 @@ def _subgroup_table(site: str, attribute: str, rows: list[Row]) -> dict[str, Any
         for row in rows
         if row.against is None
     ]
-    return {
-        "site": site,
-        "attribute": attribute.replace("_", " "),
-        "metric": rows[0].metric,
-        "lines": lines,
-    }
+    return {"site": site, "attribute": attribute.replace("_", " "), "metric": rows[0].metric, "lines": lines}

@@ -18,7 +18,7 @@ _DIAGONAL = ((0.0, 0.0), (1.0, 1.0))
 
 
 def diagrams(run: Run, focus: Focus) -> list[dict[str, Any]]:
-    """Return the federated model's diagrams by class, at each held-out hospital and over those of the study."""
+    """Return the federated model's diagrams by class, at each held-out hospital and over the others."""
     some = [h for h in run.curves if h.model == FEDERATED and h.split == focus.split]
     drawn = []
     for structure in sorted({h.structure for h in some}, key=lambda name: name or ""):

@@ -84,8 +84,4 @@ def robustness(rows: FocusRows, places: Places) -> dict[str, Any] | None:
         }
         for name in names
     ]
-    return {
-        "places": shown,
-        "unchanged": [rows.valued(place, FEDERATED) for place in shown],
-        "lines": lines,
-    }
+    return {"places": shown, "unchanged": [rows.valued(place, FEDERATED) for place in shown], "lines": lines}

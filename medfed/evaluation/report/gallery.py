@@ -132,7 +132,8 @@ def _page(parts: Sequence[str]) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+        "style-src 'unsafe-inline'; "
         'img-src data:">\n<title>Cases: stays in this hospital</title>\n<style>\n'
         f'{style()}{GALLERY_STYLE}</style>\n</head>\n<body>\n<div class="page">\n<main>\n'
         '<p class="headline"><b>Patients\' images: this file stays in the hospital.</b></p>\n'

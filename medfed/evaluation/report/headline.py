@@ -68,8 +68,8 @@ def _best_local(run: Run, rows: FocusRows, federated: Row, metric: Metric) -> st
     text += number(best.value, metric, fine=is_narrow(federated))
     difference = rows.valued(federated.site, FEDERATED, against=best.model)
     if difference is not None:
-        # On cases without the structure a model has a Dice only if it invents one. The two means are then over
-        # different patients, and the difference is over those that both have.
+        # On cases without the structure a model has a Dice only if it invents one. The two means are then
+        # over different patients, and the difference is over those that both have.
         other_patients = best.n != federated.n
         text += f" in {best.n}" if other_patients else ""
         text += f"; the difference, paired by patient{f' in {difference.n}' if other_patients else ''}, is "

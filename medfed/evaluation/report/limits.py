@@ -46,8 +46,8 @@ def _held_out(run: Run, focus: Focus | None) -> list[str]:
     if len(hospitals) >= 3:
         return [f"It was tested at {len(hospitals)} hospitals that took no part, in {patients} patients."]
     return [
-        f"It was tested at {len(hospitals)} hospital{'s' if len(hospitals) > 1 else ''} that took no part, in "
-        f"{patients} patients. A difference between hospitals cannot be told from so few."
+        f"It was tested at {len(hospitals)} hospital{'s' if len(hospitals) > 1 else ''} that took no part, "
+        f"in {patients} patients. A difference between hospitals cannot be told from so few."
     ]
 
 
@@ -72,8 +72,9 @@ def _uncertain(run: Run, focus: Focus) -> list[str]:
 
 def _missed(row: Row) -> str:
     return (
-        f"The federated model missed {row.structure or 'the structure'} altogether in {row.value:.0f} of {row.n} "
-        f"patients at {site_name(row.site)}; their Dice counts as 0, their distance cannot be measured."
+        f"The federated model missed {row.structure or 'the structure'} altogether in {row.value:.0f} "
+        f"of {row.n} patients at {site_name(row.site)}; their Dice counts as 0, "
+        "their distance cannot be measured."
     )
 
 

@@ -25,7 +25,7 @@ from medfed.files import format_bytes
 
 
 class Cost(NamedTuple):
-    """A method's cost: bytes that a hospital sent over the run, seconds of training, or why it did not run."""
+    """A method's cost: bytes sent by a hospital, seconds of training, or why it did not run."""
 
     bytes_up: float | None = None
     seconds: float | None = None
@@ -35,8 +35,8 @@ class Cost(NamedTuple):
 class MethodTable(NamedTuple):
     """The rows of all methods, and which of them the table shows.
 
-    `places` are the hospitals in its columns, those that took no part first. The other methods are compared to
-    `against`.
+    `places` are the hospitals in its columns, those that took no part first. The other methods
+    are compared to `against`.
     """
 
     study: str

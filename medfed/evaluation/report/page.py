@@ -94,7 +94,9 @@ def _environment(run: Run) -> Environment:
 
 
 def _results(run: Run, focus: Focus | None) -> dict[str, Any]:
-    """Return the sections of results, by their names in the template; those without results are None or empty."""
+    """Return the sections of results, by their names in the template; those without results
+    are None or empty.
+    """
     if focus is None:
         names = ("comparisons", "measures", "matrix", "diagrams", "subgroups")
         more = ("left_out", "contributions", "difference_methods", "personalised", "robustness")

@@ -115,16 +115,17 @@ def page(names: Sequence[str], rows_shown: Sequence[Row]) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+        "style-src 'unsafe-inline'\">\n"
         f"<title>{escape(', '.join(names))}: compared</title>\n<style>\n{style()}</style>\n</head>\n<body>\n"
         '<div class="page">\n<main>\n'
         f'<p class="headline">{len(names)} runs compared</p>\n'
         f'<p class="second">Each run\'s federated model with its 95 % interval, and its difference to '
-        f"{escape(names[0])}, paired by patient; p values are corrected by Holm within a hospital. A difference stands "
-        "only where both runs' case "
+        f"{escape(names[0])}, paired by patient; p values are corrected by Holm within a hospital. "
+        "A difference stands only where both runs' case "
         f"rows are in this place.</p>\n{body}\n</main>\n"
-        "<footer>Made by medfed from aggregated rows. No image, no patient's row and no case id is in this file."
-        "</footer>\n</div>\n</body>\n</html>\n"
+        "<footer>Made by medfed from aggregated rows. No image, no patient's row and no case id is "
+        "in this file.</footer>\n</div>\n</body>\n</html>\n"
     )
 
 
@@ -147,8 +148,10 @@ def _table(names: Sequence[str], found: Sequence[Row], metric: str, structure: s
         lines.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
     return (
         f'<section>\n<h2>{escape(title)}</h2>\n<div class="scroll" role="region" tabindex="0" '
-        f'aria-label="{escape(title, quote=True)}">\n<table class="stack">\n<caption>{escape(about.description)}</caption>\n'
-        f'<thead><tr><th scope="col">Run</th>{heads}</tr></thead>\n<tbody>\n{"".join(lines)}\n</tbody>\n</table>\n'
+        f'aria-label="{escape(title, quote=True)}">\n<table class="stack">\n'
+        f"<caption>{escape(about.description)}</caption>\n"
+        f'<thead><tr><th scope="col">Run</th>{heads}</tr></thead>\n'
+        f"<tbody>\n{''.join(lines)}\n</tbody>\n</table>\n"
         "</div>\n</section>\n"
     )
 

@@ -1,4 +1,4 @@
-"""Each hospital's own model, trained on its cases alone: what a hospital would have without the federation."""
+"""Each hospital's own model, trained on its cases alone: what it would have without the federation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def train_local_models(run: StudyRun) -> tuple[dict[str, Weights], dict[str, str]]:
-    """Return each hospital's own model by name, and why a model is missing; saved models are not trained again.
+    """Return each hospital's own model, and why a model is missing; saved models are not trained again.
 
     The budget is that of the federation. A hospital whose cases cannot be read has no model of its own.
     """

@@ -74,7 +74,7 @@ class PooledData(pl.LightningDataModule):
 
 
 def pooled_model(run: StudyRun) -> Weights:
-    """Return the model trained on the cases of all the study's hospitals; a saved model is not trained again."""
+    """Return the model trained on all hospitals' cases; a saved model is not trained again."""
     path = run.folder.checkpoint(POOLED)
     return load_or_train(path, run.study.train.rounds, partial(_train, run))
 

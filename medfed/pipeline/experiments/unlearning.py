@@ -33,7 +33,7 @@ from medfed.wire.audit_log import AuditLog, Signer
 
 @dataclass(frozen=True)
 class Retraining:
-    """A study from which a hospital withdrew; `former` is its former run, None if retraining is being resumed."""
+    """A study from which a hospital withdrew; `former` is its former run, None if retraining is resumed."""
 
     former_study: Study
     site: str
@@ -71,7 +71,8 @@ def remaining_study(study: Study, site: str) -> Study:
     """
     if site not in study.sites:
         raise StudyError(
-            f"study '{study.name}': --without {site}: no such hospital; there are {', '.join(sorted(study.sites))}"
+            f"study '{study.name}': --without {site}: no such hospital; there are "
+            f"{', '.join(sorted(study.sites))}"
         )
     left, fewest = len(study.sites) - 1, max(study.rule.min_sites(), 1)
     if left < fewest:
@@ -95,7 +96,8 @@ def prepare(
     held = before.read_facts().digest
     if held != study_digest(study):
         raise RunError(
-            f"{before.path}: holds a run of study {held[:12]}, the study file's digest is {study_digest(study)[:12]}; give "
+            f"{before.path}: holds a run of study {held[:12]}, the study file's digest is "
+            f"{study_digest(study)[:12]}; give "
             f"the file and the --set of the run that the hospital withdraws from"
         )
     smaller = remaining_study(study, site)
@@ -114,7 +116,7 @@ def prepare(
 
 
 def first_merged(run: RunFolder, site: str) -> int | None:
-    """Return the first round of a run into which an update of this site was merged, or None if there is none."""
+    """Return the first round into which an update of this site was merged, or None if there is none."""
     rounds = [line.round for line in read_rounds(run.rounds) if line.site == site and line.status == "merged"]
     known = membership.first_rounds(run.hub).get(site)
     return min([*rounds, *([known] if known is not None else [])], default=None)

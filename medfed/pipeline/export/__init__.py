@@ -1,10 +1,9 @@
-"""A run's model in the formats that others run: a MONAI Bundle, ONNX, TorchScript. One file a format.
+"""Export a run's model to other formats: MONAI Bundle, ONNX, TorchScript. Each format has one file here.
 
-Every export is run again from its file and compared with the module that was trained; one that computes
-something else is an error and not a file. What is exported of a segmentation are the logits of one window,
-since windows are blended before the softmax; of a classifier its probabilities; of a survival model the
-logarithm of the risk. To add a format, write a file with a function `write(subject, folder) -> list of files`
-and list it in `FORMATS`.
+Every export is loaded from its file and compared with the trained module; if it computes something else, it
+is deleted and an error is raised. A segmentation exports the logits of one window, because windows are
+blended before the softmax; a classifier its probabilities; a survival model the logarithm of the risk. To add
+a format, write a file with a function `write(subject, folder) -> list of files` and list it in `FORMATS`.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ def export(
     """Write a run's model into `out` in one of `FORMATS`, and return `out`.
 
     Raises:
-        RunError: if this is no run folder, it has no such model, the format doesn't serve the task, or what was
-            written computes something else than the model.
+        RunError: if this is not a run folder, it has no such model, the format does not support the task, or
+            the exported file computes something else than the model.
     """
     if format not in FORMATS:
         raise RunError(f"export: no format '{format}'; there are {', '.join(sorted(FORMATS))}")

@@ -27,7 +27,8 @@ def inference(subject: Subject, settings: Images) -> dict[str, Any]:
     """
     if settings.channels > 1:
         raise RunError(
-            "export to a MONAI bundle: images of several files are not read by it; export to onnx or torchscript"
+            "export to a MONAI bundle: images of several files are not read by it; export to onnx or "
+            "torchscript"
         )
     common = {
         "imports": ["$import glob", "$import os", "$import monai", "$import torch"],
@@ -61,13 +62,15 @@ def _segmentation(subject: Subject, settings: Images) -> dict[str, Any]:
     task: Any = subject.study.task
     if settings.patch is None:
         raise RunError(
-            "export to a MONAI bundle is for segmentation in patches, and this study has data.patch: null; export to onnx or "
+            "export to a MONAI bundle is for segmentation in patches, and this study has data.patch: null; "
+            "export to onnx or "
             "torchscript instead"
         )
     if task.minimum_voxels or task.largest:
         # MONAI's own transforms for it need scikit-image or cucim, which a hospital's viewer rarely has.
         raise RunError(
-            "export to a MONAI bundle: task.largest and task.minimum_voxels have no equal in MONAI without further "
+            "export to a MONAI bundle: task.largest and task.minimum_voxels have no equal in MONAI without "
+            "further "
             "packages; export to onnx or torchscript, and keep or drop pieces after it"
         )
     inverted = {
@@ -115,7 +118,8 @@ def _classification(settings: Images) -> dict[str, Any]:
         "for s, w in zip(image.shape[1:], @patch)))]"
     )
     filled = (
-        "$lambda image, value: torch.nn.functional.pad(image, [n for s, w in list(zip(image.shape[1:], @patch))[::-1] "
+        "$lambda image, value: torch.nn.functional.pad(image, [n for s, w in list(zip(image.shape[1:], "
+        "@patch))[::-1] "
         "for n in ((w - s) // 2, w - s - (w - s) // 2)], value=value)"
     )
     whole = settings.patch is None
@@ -126,7 +130,8 @@ def _classification(settings: Images) -> dict[str, Any]:
         else "$lambda image: @filled(@cut(image), float(image.min()))",
         "saver": {"_target_": "CSVSaver", "output_dir": "@output_dir", "filename": "predictions.csv"},
         # The network's own outputs are probabilities.
-        "predict": "$lambda case: @saver.save(@network(@middle(case['image'].as_tensor().to(@device))[None])[0].cpu(), "
+        "predict": "$lambda case: "
+        "@saver.save(@network(@middle(case['image'].as_tensor().to(@device))[None])[0].cpu(), "
         "{'filename_or_obj': case['image'].meta['filename_or_obj']})",
         "run": [
             "$torch.set_grad_enabled(False)",
@@ -184,6 +189,7 @@ def normalised(kind: Normalise) -> list[dict[str, Any]]:
     if isinstance(kind, ZScore) and not kind.foreground and kind.clip is None:
         return [{"_target_": "NormalizeIntensityd", "keys": "image", "channel_wise": True}]
     raise RunError(
-        f"export to a MONAI bundle: data.normalise '{kind_of(kind)}' with these settings has no equal in MONAI; "
+        f"export to a MONAI bundle: data.normalise '{kind_of(kind)}' with these settings has no equal in "
+        "MONAI; "
         f"export to onnx or torchscript, and normalise before it"
     )

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from medfed.data.settings import Images, Table
 from medfed.errors import RunError
-from medfed.pipeline.predict import trained
+from medfed.pipeline.predict import load_model
 from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
 from medfed.study.reading import read_study
 from medfed.study.study import Study
 
-# The largest difference of an export's outputs from the module's, as part of the largest output: other
+# Maximum difference between an export's and the module's outputs, relative to the largest output: other
 # kernels add in another order, and nothing else may differ.
 TOLERANCE = 1e-4
 # A classifier of whole images without a patch is traced on a cube of this side.
@@ -33,7 +33,7 @@ class Computed(nn.Module):
         self.probabilities = probabilities
 
     def forward(self, inputs: Tensor) -> Tensor:
-        outputs = self.network(inputs)
+        outputs: Tensor = self.network(inputs)
         if not self.probabilities:
             return outputs
         if outputs.shape[1] == 1:
@@ -43,7 +43,7 @@ class Computed(nn.Module):
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to export, with the study that it came from and what the run says about itself."""
+    """A model to export, with its study and the run's facts."""
 
     study: Study
     facts: RunFacts
@@ -58,7 +58,7 @@ class Subject:
 
     @property
     def output(self) -> str:
-        """What the numbers that come out are."""
+        """What the model's output is."""
         needs = self.study.task.needs
         return {"segment": "logits", "survival": "log risk"}.get(needs, "probabilities")
 
@@ -67,33 +67,34 @@ class Subject:
         return torch.randn((batch, *self.shape), generator=torch.Generator().manual_seed(seed))
 
     def check(self, run: Callable[[Tensor], Tensor], what: str) -> float:
-        """Return the largest difference of an export's outputs from the module's, on batches of
-        one and of two.
+        """Return the maximum difference between an export's and the module's outputs, on batches
+        of one and two.
 
         Raises:
-            RunError: if it is more than rounding.
+            RunError: if the difference is more than rounding, or the shapes differ.
         """
         worst = 0.0
         for batch, seed in ((1, 1), (2, 2)):
             inputs = self.example(batch, seed)
             with torch.inference_mode():
                 expected = self.computed(inputs)
-            found = run(inputs)
-            if found.shape != expected.shape:
+            outputs = run(inputs)
+            if outputs.shape != expected.shape:
                 raise RunError(
-                    f"export to {what}: outputs of shape {tuple(found.shape)}, not {tuple(expected.shape)}"
+                    f"export to {what}: outputs of shape {tuple(outputs.shape)}, not {tuple(expected.shape)}"
                 )
             scale = max(float(expected.abs().max()), 1.0)
-            worst = max(worst, float((found.detach() - expected).abs().max()) / scale)
+            worst = max(worst, float((outputs.detach() - expected).abs().max()) / scale)
         if not worst <= TOLERANCE:
             raise RunError(
-                f"export to {what}: its outputs differ from the model's by {worst:.2g} of the largest one, at most "
+                f"export to {what}: its outputs differ from the model's by {worst:.2g} of the largest one, "
+                "at most "
                 f"{TOLERANCE:g} is rounding; the network has something that {what} computes differently"
             )
         return worst
 
     def described(self, difference: float) -> bytes:
-        """Return what a reader of the exported file needs to know, as JSON."""
+        """Return a description of the exported file as JSON."""
         about = {
             "study": self.study.name,
             "digest": self.facts.digest,
@@ -112,11 +113,11 @@ def subject_of(folder: RunFolder, model: str) -> Subject:
     """Return a run's model, ready to be exported.
 
     Raises:
-        RunError: if this is no run folder, or it has no such model.
+        RunError: if this is not a run folder, or it has no such model.
     """
     facts = folder.read_facts()
     study = read_study(folder.study)
-    module = trained(study, folder, model)
+    module = load_model(study, folder, model)
     network = module.network
     assert isinstance(network, nn.Module)
     shape: tuple[int, ...]

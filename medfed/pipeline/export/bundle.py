@@ -35,13 +35,14 @@ def write(subject: Subject, folder: Path) -> list[Path]:
     """Write models/, configs/ and docs/ of a bundle, its network checked against the module.
 
     Raises:
-        RunError: if the task is neither segmentation in patches nor classification of images, or MONAI has no equal for how
-            images are prepared or masks finished.
+        RunError: if the task is neither segmentation in patches nor classification of images, or MONAI has no
+            equivalent of how images are prepared or masks finished.
     """
     settings = subject.study.data
     if not isinstance(settings, Images):
         raise RunError(
-            "export to a MONAI bundle: MONAI's bundles are of images, and this study's data are a table; export to onnx or "
+            "export to a MONAI bundle: MONAI's bundles are of images, and this study's data are a table; "
+            "export to onnx or "
             "torchscript instead"
         )
     configuration = inference(subject, settings)
@@ -120,8 +121,10 @@ def readme(subject: Subject, difference: float) -> str:
         "    python -m monai.bundle run --config_file configs/inference.json --bundle_root . \\\n"
         "        --dataset_dir IMAGES --output_dir FOUND\n\n"
         f"{_writes(subject)}\n\n"
-        f"The network in models/model.ts differs from the one that was trained by at most {difference:.1e} of its "
-        "largest output.\n\nResearch only: not a medical device. Authors, copyright and licence are to be written by a "
+        f"The network in models/model.ts differs from the one that was trained by at most {difference:.1e} "
+        "of its "
+        "largest output.\n\nResearch only: not a medical device. Authors, copyright and licence are to be "
+        "written by a "
         "person.\n"
     )
 
@@ -129,4 +132,5 @@ def readme(subject: Subject, difference: float) -> str:
 def _writes(subject: Subject) -> str:
     if subject.study.task.needs == "segment":
         return "Each NIfTI file of IMAGES gets a mask on its own grid, in FOUND."
-    return f"FOUND/predictions.csv has a line an image: its file, and the probabilities of {', '.join(subject.classes)}."
+    classes = ", ".join(subject.classes)
+    return f"FOUND/predictions.csv has one line per image: its file, and the probabilities of {classes}."

@@ -1,6 +1,4 @@
-"""ONNX: one file for onnxruntime, TensorRT and what else is in a hospital's viewer.
-Needs `pip install medfed[export]`.
-"""
+"""ONNX: one file for onnxruntime, TensorRT and hospital viewers. Needs `pip install medfed[export]`."""
 
 from __future__ import annotations
 
@@ -21,10 +19,10 @@ FILE = "model.onnx"
 
 
 def write(subject: Subject, folder: Path) -> list[Path]:
-    """Write the network and what it takes and gives, checked in onnxruntime against the module.
+    """Write the network and a description of inputs and outputs, checked in onnxruntime against the module.
 
     Raises:
-        RunError: if ONNX isn't installed, can't express the network, or computes something else.
+        RunError: if ONNX is not installed, cannot express the network, or computes something else.
     """
     try:
         import onnx
@@ -39,8 +37,8 @@ def write(subject: Subject, folder: Path) -> list[Path]:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
         def run(inputs: torch.Tensor) -> torch.Tensor:
-            (found,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
-            return torch.from_numpy(found)
+            (outputs,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+            return torch.from_numpy(outputs)
 
         difference = subject.check(run, "ONNX")
     except BaseException:
@@ -51,24 +49,24 @@ def write(subject: Subject, folder: Path) -> list[Path]:
 
 
 def _convert(subject: Subject, path: Path) -> None:
-    said = io.StringIO()
+    output = io.StringIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     options: dict[str, Any] = {
         "dynamo": True,
         "external_data": False,
         "input_names": ["input"],
         "output_names": [subject.output.replace(" ", "_")],
-        # Any number of windows or patients at once; a batch of two is traced, as torch takes a one
-        # for a constant.
+        # The batch size is free. A batch of two is traced, because torch takes a size of one for a constant.
         "dynamic_shapes": ({0: torch.export.Dim("batch", min=1)},),
     }
-    with warnings.catch_warnings(), redirect_stdout(said), redirect_stderr(said):
+    with warnings.catch_warnings(), redirect_stdout(output), redirect_stderr(output):
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(subject.computed, (subject.example(2),), str(path), **options)
         except Exception as error:
             path.unlink(missing_ok=True)
             raise RunError(
-                f"export to ONNX: {type(error).__name__}: {str(error).splitlines()[0][:200]}; the network has "
+                f"export to ONNX: {type(error).__name__}: {str(error).splitlines()[0][:200]}; the network "
+                "has "
                 f"something ONNX cannot express; export to torchscript instead"
             ) from None

@@ -14,7 +14,7 @@ FILE = "model.ts"
 
 
 def write(subject: Subject, folder: Path) -> list[Path]:
-    """Write the traced network and what it takes and gives, checked against the module."""
+    """Write the traced network and a description of inputs and outputs, checked against the module."""
     path = folder / FILE
     difference = trace(subject, path)
     write_whole(folder / "model.json", subject.described(difference))
@@ -25,21 +25,23 @@ def trace(subject: Subject, path: Path) -> float:
     """Write the traced network, and return its largest difference from the module.
 
     Raises:
-        RunError: if the file computes something else; it is removed then.
+        RunError: if the file computes something else; it is then deleted.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings(), torch.inference_mode():
-        # Shapes that networks check are constants of a trace; torch warns of each one.
+        # Tracing bakes in shape checks; silence torch's TracerWarnings.
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(subject.computed, subject.example(1), check_trace=False)
+        traced = torch.jit.trace(  # type: ignore[no-untyped-call]  # torch.jit has no types
+            subject.computed, subject.example(1), check_trace=False
+        )
         torch.jit.save(traced, str(path))
-        loaded = torch.jit.load(str(path))
+        loaded = torch.jit.load(str(path))  # type: ignore[no-untyped-call]  # torch.jit has no types
 
     def run(inputs: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
-            found = loaded(inputs)
-        assert isinstance(found, torch.Tensor)
-        return found
+            outputs = loaded(inputs)
+        assert isinstance(outputs, torch.Tensor)
+        return outputs
 
     try:
         return subject.check(run, "TorchScript")

@@ -43,7 +43,8 @@ def run_attacks(
     counts = sorted({1, wanted} if study.task.needs != "survival" else {max(2, wanted)})
     if len(items) < counts[-1] + MIN_OTHERS:
         raise PrivacyError(
-            f"site '{site}': {len(items)} cases; a leakage audit attacks {counts[-1]} and compares them with at "
+            f"site '{site}': {len(items)} cases; a leakage audit attacks {counts[-1]} and compares them with "
+            "at "
             f"least {MIN_OTHERS} others (--cases takes fewer)"
         )
     mechanisms: list[Privacy] = [NoPrivacy()]
@@ -85,15 +86,18 @@ def _privacy_notes(privacy: Privacy) -> list[str]:
     notes = []
     if privacy.trains_privately:
         notes.append(
-            "Under dp_sgd the attacked single step spends the whole study's epsilon: it has less noise than any other."
+            "Under dp_sgd the attacked single step spends the whole study's epsilon: it has less noise than "
+            "any other."
         )
     if kind_of(privacy) == "client_dp" and not privacy.reveals_each_update:
         notes.append(
-            "Under client_dp with where: hub, the hub itself sees the unprotected update; others see the noised one."
+            "Under client_dp with where: hub, the hub itself sees the unprotected update; others see the "
+            "noised one."
         )
     if kind_of(privacy) == "ckks":
         notes.append(
-            "Under ckks a hospital that gives the hub its key opens every update: then the results without protection "
+            "Under ckks a hospital that gives the hub its key opens every update: then the results without "
+            "protection "
             "apply."
         )
     if not privacy.reveals_each_update:

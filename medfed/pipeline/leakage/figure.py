@@ -27,7 +27,8 @@ def draw_figure(findings: Findings, path: Path) -> None:
     else:
         _rows(figure, true, mean, pictures)
     figure.suptitle(
-        f"Study '{findings.study}', hospital '{findings.site}': THIS PICTURE SHOWS A PATIENT AND STAYS IN THE HOSPITAL",
+        f"Study '{findings.study}', hospital '{findings.site}': THIS PICTURE SHOWS A PATIENT AND STAYS IN "
+        "THE HOSPITAL",
         fontsize=8,
         color="#a61b1b",
     )

@@ -87,8 +87,10 @@ def describe(findings: Findings) -> str:
     lines += [
         "",
         f"The most that was reconstructed under this study's protection: {findings.worst:.2f} of 1.",
-        "The attacked step is the worst case: an update of a single step, and an attacker who knows the right",
-        "answers. An update of many steps over many cases is harder to invert. That these attacks found little",
+        "The attacked step is the worst case: an update of a single step, and an attacker who knows the "
+        "right",
+        "answers. An update of many steps over many cases is harder to invert. That these attacks found "
+        "little",
         "does not mean that no attack can find more.",
     ]
     return "\n".join(lines)
@@ -103,12 +105,15 @@ def _describe_inversion(findings: Findings) -> list[str]:
     ]
     for one in findings.inverted:
         lines.append(
-            f"  {_protection(one.privacy)}, {one.cases} case{'s' * (one.cases > 1)} in the step: {one.best:.0%} of the "
-            f"best reconstructed case, {one.mean:.0%} on average (guessing with other patients: {one.chance:.0%})"
+            f"  {_protection(one.privacy)}, {one.cases} case{'s' * (one.cases > 1)} in the step: "
+            f"{one.best:.0%} of the "
+            f"best reconstructed case, {one.mean:.0%} on average (guessing with other patients: "
+            f"{one.chance:.0%})"
         )
     if is_image:
         lines.append(
-            "Look at the figure too: a part of a patient that is visible in noise is a small share of all voxels."
+            "Look at the figure too: a part of a patient that is visible in noise is a small share of all "
+            "voxels."
         )
     return lines
 
@@ -118,7 +123,8 @@ def _describe_membership(findings: Findings) -> list[str]:
         return []
     lines = [
         "",
-        "Could someone with a patient's data tell from the trained model whether that patient was in training?",
+        "Could someone with a patient's data tell from the trained model whether that patient was in "
+        "training?",
         "(100 %: always; 50 %: by tossing a coin)",
     ]
     for one in findings.members:

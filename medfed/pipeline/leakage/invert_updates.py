@@ -41,7 +41,7 @@ def attack_update(
     budget: AttackBudget,
     start: Weights | None,
 ) -> tuple[Inversion, dict[str, Tensor]]:
-    """Return how much of the first `count` cases is reconstructed, and the cases, their mean and the result."""
+    """Return how much of the first `count` cases is reconstructed; and the cases, their mean, the result."""
     victims, rest = list(items[:count]), list(items[count : count + MAX_OTHERS])
     single = _one_step(study, count)
     training = replace(training_of(single), local=None, privacy=NoPrivacy())
@@ -99,7 +99,7 @@ def _reconstruct(
     prior: Prior,
     budget: AttackBudget,
 ) -> Tensor:
-    """Return the attack's inputs (cases, ...): exact for one case of a linear first layer, else the best try."""
+    """Return the reconstructed inputs (cases, ...): exact if possible, else the best of several tries."""
     linear = first_linear(module)
     if len(victims) == 1 and linear is not None and all(name in gradient for name in linear):
         return from_linear(gradient, *linear).reshape(1, *prior.mean.shape)

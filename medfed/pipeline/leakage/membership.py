@@ -41,7 +41,8 @@ def attack_membership(
         losses, inside = _train_shadows(study, items, privacy, budget)
         if len(losses) < budget.shadows:
             notes.append(
-                f"{len(losses)} of {budget.shadows} shadow models were trained in {budget.budget_s:g} s (--minutes)."
+                f"{len(losses)} of {budget.shadows} shadow models were trained in {budget.budget_s:g} s "
+                "(--minutes)."
             )
         table, flags = np.array(losses), np.array(inside)
         ratio = lira(table, flags) if len(losses) >= MIN_SHADOWS else None

@@ -87,5 +87,5 @@ def test_names_are_told_apart_and_one_run_is_refused(tmp_path):
 def test_a_place_to_compare_one_run_in_is_refused(two, tmp_path):
     told = CliRunner().invoke(main, ["report", str(two[0]), "--out", str(tmp_path / "there")])
     assert told.exit_code == 2
-    assert "that is where several runs are compared, and one is given" in told.output
+    assert "this is for the comparison of several runs" in told.output
     assert not (tmp_path / "there").exists()

@@ -1,4 +1,4 @@
-"""The audit of one hospital from the command line: rows come back bare, and not under the study's own noise."""
+"""The leakage audit of one hospital: rows are reconstructed without protection, and not under noise."""
 
 from __future__ import annotations
 

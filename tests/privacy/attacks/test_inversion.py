@@ -18,8 +18,8 @@ def blobs(count: int, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     places = torch.rand(count, 2, generator=generator) * 4 + 2
     x, y = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
-    apart = (x - places[:, 0, None, None]) ** 2 + (y - places[:, 1, None, None]) ** 2
-    return torch.exp(-apart / 3)[:, None]
+    squared_distances = (x - places[:, 0, None, None]) ** 2 + (y - places[:, 1, None, None]) ** 2
+    return torch.exp(-squared_distances / 3)[:, None]
 
 
 def network() -> nn.Module:

@@ -1,0 +1,24 @@
+"""What the drafts of images and of tables have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class DraftBody:
+    """The sections from `task` to `train`, a summary of each hospital, and what a person should check."""
+
+    text: str
+    summaries: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def yaml_inline(values: Sequence[Any]) -> str:
+    """Return a sequence as a YAML list on one line."""
+    text: str = yaml.safe_dump(list(values), default_flow_style=True, width=1000)
+    return text.strip()

@@ -1,0 +1,259 @@
+"""The draft of a study of images: task, network, data and training, from a preflight of every folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from medfed.data.preflight.preflight import Preflight, check
+from medfed.data.preflight.summary import UNKNOWN_MODALITY
+from medfed.errors import DataError, StudyError
+from medfed.pipeline._draft import DraftBody, yaml_inline
+
+ImageTask = Literal["segment", "classify"]
+Preflights = Mapping[str, Preflight]
+
+# The maximum of a patch's voxels: training then takes about 2 GB, and a step a few seconds on two cores.
+MAX_VOXELS = 64**3
+# A classifier sees the whole image as a cube of at most this many voxels per side.
+MAX_SIDE = 64
+# Below this value, intensities without a modality are taken for Hounsfield units, in which air is -1,000.
+MAX_LOWEST_HU = -500
+
+
+def draft_images(
+    sites: Mapping[str, Path],
+    held_out: Mapping[str, Path],
+    task: ImageTask | None,
+    progress: Callable[[int, int], None],
+) -> DraftBody:
+    """Return the draft of a segmentation or classification, which follows from the folders if `task` is None.
+
+    Raises:
+        DataError: if a folder can't be used, or the hospitals' folders do not match each other.
+        StudyError: if it is not clear what to learn.
+    """
+    preflights = {site: _preflight(site, path, progress) for site, path in {**sites, **held_out}.items()}
+    channels = {number for one in preflights.values() for number in one.facts["channels"]}
+    task = task or _infer_task(preflights)
+    if len(channels) > 1:
+        raise DataError(
+            f"the hospitals' images have {' and '.join(sorted(channels))} channels; a study needs the same "
+            "number "
+            "everywhere"
+        )
+    draft = _segmentation if task == "segment" else _classification
+    text, warnings = draft({site: preflights[site] for site in sites}, channels.pop())
+    summaries = tuple(f"{site}: {_summary(one)}" for site, one in preflights.items())
+    return DraftBody(text, summaries, (*_preflight_warnings(preflights), *warnings))
+
+
+def _preflight(site: str, path: Path, progress: Callable[[int, int], None]) -> Preflight:
+    try:
+        preflight = check(path, progress=progress)
+    except DataError as error:
+        raise DataError(f"{site}: {error}") from None
+    if not preflight.facts["read"]:
+        raise DataError(
+            f"{site}: none of its {preflight.facts['cases']} cases can be read; `medfed check` on its folder "
+            "says why"
+        )
+    return preflight
+
+
+def _preflight_warnings(preflights: Preflights) -> list[str]:
+    errors = {
+        site: sum(problem.severity == "error" for problem in one.problems) for site, one in preflights.items()
+    }
+    return [
+        f"{site}: its folder has {count} kinds of errors; `medfed check` lists them and what to do"
+        for site, count in errors.items()
+        if count
+    ]
+
+
+def _summary(preflight: Preflight) -> str:
+    facts = preflight.facts
+    text = f"{facts['layout']}, {facts['cases']} cases of {facts['patients']} patients"
+    if facts["labels"]:
+        text += f", {facts['labels']} with a label"
+    if facts["targets"]:
+        text += f", {sum(facts['targets'].values())} with a class"
+    return f"{text}; {', '.join(facts['modality'])}"
+
+
+def _infer_task(preflights: Preflights) -> ImageTask:
+    """Return the task that every folder supports: segmentation if all have labels, else classification.
+
+    Raises:
+        StudyError: if neither labels nor classes are in every folder.
+    """
+    without = {
+        kind: [site for site, one in preflights.items() if not one.facts[kind]]
+        for kind in ("labels", "targets")
+    }
+    if not without["labels"]:
+        return "segment"
+    if not without["targets"]:
+        return "classify"
+    raise StudyError(
+        f"it is not clear what to learn: no case has a label at {', '.join(without['labels'])}; no case has "
+        "a class at "
+        f"{', '.join(without['targets'])}; add the column 'label' (a mask's path) or 'target' (0, 1, ...) to "
+        "cases.csv"
+    )
+
+
+def _is_ct(preflights: Preflights) -> tuple[bool, list[str]]:
+    """Return whether all images are CT in Hounsfield units, and a warning if that is not certain."""
+    modalities = {modality for one in preflights.values() for modality in one.facts["modality"]}
+    unknown = {UNKNOWN_MODALITY} & modalities
+    if modalities == {"CT"}:
+        return True, []
+    lowest = [
+        one.facts["intensity"]["least"][0]
+        for one in preflights.values()
+        if one.facts["intensity"] and set(one.facts["modality"]) <= unknown
+    ]
+    if modalities - unknown <= {"CT"} and lowest and all(low < MAX_LOWEST_HU for low in lowest):
+        return True, [
+            f"NIfTI names no modality; all images hold values below {MAX_LOWEST_HU} and were taken for CT in "
+            "HU"
+        ]
+    if len(modalities - unknown) > 1:
+        return False, [
+            f"{' and '.join(sorted(modalities - unknown))} in one study: each image is normalised by its own "
+            "values"
+        ]
+    if modalities == unknown:
+        return False, ["NIfTI names no modality; the images were taken for MR, or anything but CT in HU"]
+    return False, []
+
+
+def _segmentation(preflights: Preflights, channels: str) -> tuple[str, list[str]]:
+    is_ct, modality_warnings = _is_ct(preflights)
+    names, label_warnings = _structures(preflights)
+    fewest = max(1, min(10, *(one.facts["splits"].get("train", 0) for one in preflights.values())))
+    grid, reason = (
+        ("hu", "CT: Hounsfield units") if is_ct else ("relative", "not CT: each image's own values")
+    )
+    text = f"""task:
+  kind: segment
+  classes: {yaml_inline(names)}
+
+network:
+  kind: unet
+  channels: [16, 32, 64, 128]
+
+data:
+  kind: images
+  channels: {channels}
+  plan:                         # set spacing, patch and normalisation from all data before round 1
+    grid: {grid:<21} # {reason}
+    voxels: {MAX_VOXELS:<19} # maximum of a patch: more for a large GPU, fewer for a small machine
+    fewest: {fewest:<19} # a hospital with fewer training patients sends no fingerprint
+  augment: {{flip: 0}}            # a chance of flips helps where left and right are alike
+
+train:
+  rounds: 30
+  epochs: 2                     # local epochs per round
+  batch: 2
+  optimiser: {{kind: adamw, lr: 0.001}}
+  schedule: {{kind: cosine}}
+  clip: 5
+"""
+    return text, modality_warnings + label_warnings
+
+
+def _structures(preflights: Preflights) -> tuple[list[str], list[str]]:
+    """Return the names of all classes, background first, and a warning for each hospital that lacks one."""
+    highest = max((int(number) for one in preflights.values() for number in one.facts["classes"]), default=0)
+    if highest == 0:
+        raise DataError(
+            "every label is empty: no voxel of any case is labelled; labels mark structures by 1, 2, ..."
+        )
+    names, warnings = ["background"], []
+    for number in range(1, highest + 1):
+        known = {one.facts["classes"].get(str(number), {}).get("name", "") for one in preflights.values()}
+        known -= {""}
+        if len(known) > 1:
+            raise DataError(
+                f"label {number} is named {' and '.join(sorted(known))} at different hospitals; the same "
+                "number must "
+                "mean the same structure everywhere"
+            )
+        names.append(known.pop() if known else f"structure{number}")
+        lacking = [site for site, one in preflights.items() if str(number) not in one.facts["classes"]]
+        if lacking:
+            warnings.append(
+                f"'{names[-1]}' (label {number}) is in no case of {', '.join(lacking)}; if it is present but "
+                "not "
+                "labelled there, say so in task.labelled"
+            )
+    return names, warnings
+
+
+def _classification(preflights: Preflights, channels: str) -> tuple[str, list[str]]:
+    classes, warnings = _class_names(preflights)
+    spacing_mm, patch = _whole_image_grid(preflights)
+    text = f"""task:
+  kind: classify
+  classes: {yaml_inline(classes)}
+
+network:
+  kind: resnet
+  depth: 10
+  norm: group                   # statistics of batch norm differ too much between hospitals
+
+data:
+  kind: images
+  channels: {channels}
+  spacing_mm: {yaml_inline(spacing_mm)}   # the largest hospital's images fit into {MAX_SIDE} voxels per side
+  patch: {yaml_inline(patch)}
+  normalise: {{kind: percentile}}
+  augment: {{flip: 0}}            # a chance of flips helps where left and right are alike
+
+train:
+  rounds: 20
+  epochs: 2                     # local epochs per round
+  batch: 4
+  optimiser: {{kind: adamw, lr: 0.001}}
+  schedule: {{kind: cosine}}
+"""
+    return text, warnings
+
+
+def _whole_image_grid(preflights: Preflights) -> tuple[list[float], list[int]]:
+    """Return spacing (mm) and patch (voxels) that hold the whole median image of the largest hospital."""
+    extents, spacings = [], []
+    for one in preflights.values():
+        size, spacing = one.facts["size"]["median"], one.facts["spacing_mm"]["median"]
+        extents.append([n * mm for n, mm in zip(size, spacing, strict=True)])
+        spacings.append(spacing)
+    largest = [max(axis) for axis in zip(*extents, strict=True)]
+    finest = [min(axis) for axis in zip(*spacings, strict=True)]
+    spacing_mm = [
+        float(f"{max(mm, extent / MAX_SIDE):.3g}") for mm, extent in zip(finest, largest, strict=True)
+    ]
+    patch = [max(16, -(-round(extent / mm) // 8) * 8) for mm, extent in zip(spacing_mm, largest, strict=True)]
+    return spacing_mm, patch
+
+
+def _class_names(preflights: Preflights) -> tuple[list[str], list[str]]:
+    """Return the classes' names, and a warning for each hospital that has no case of one."""
+    highest = max(int(target) for one in preflights.values() for target in one.facts["targets"])
+    if highest == 0:
+        raise DataError("every case is of class 0; a classifier needs at least two classes, 0 and 1")
+    warnings = [
+        f"{site} has no case of class {number}"
+        for number in range(highest + 1)
+        for site, one in preflights.items()
+        if str(number) not in one.facts["targets"]
+    ]
+    known = {tuple(one.facts["class_names"]) for one in preflights.values() if one.facts["class_names"]}
+    if len(known) > 1:
+        versions = " against ".join(", ".join(names) for names in sorted(known))
+        raise DataError(f"the hospitals' classes differ: {versions}; give their folders the same names")
+    names = list(known.pop()) if known else []
+    return [*names, *(f"class{number}" for number in range(len(names), highest + 1))], warnings
