@@ -1,4 +1,4 @@
-"""One site on two processes of one machine, run by test_federate.py; prints a line a rank."""
+"""One site on two processes of one machine, run by test_callback.py; prints one line per rank."""
 
 import sys
 import threading
