@@ -153,35 +153,43 @@ def save(entry: Path, prepared: Prepared) -> None:
     # mkdtemp gives 0700. The name's ending keeps `load` from taking it for an entry.
     unfinished = Path(tempfile.mkdtemp(dir=entry.parent, prefix=UNFINISHED, suffix=".part"))
     try:
-        half = float(np.abs(prepared.image).max(initial=0)) <= MAX_FLOAT16
-        arrays = {
-            "image": prepared.image.astype(np.float16 if half else np.float32),
-            "label": prepared.label,
-            "centres": prepared.centres,
-        }
-        about: dict[str, Any] = {
-            "affine_ras": prepared.affine_ras.tolist(),
-            "original_shape": prepared.original_shape,
-            "original_affine_ras": prepared.original_affine_ras.tolist(),
-            "arrays": {},
-        }
-        for name, array in arrays.items():
-            if array is not None:
-                _write(unfinished / name, np.ascontiguousarray(array).tobytes())
-                about["arrays"][name] = {"dtype": array.dtype.str, "shape": array.shape}
-        _write(unfinished / "about.json", json.dumps(about).encode())
-        try:
-            os.rename(unfinished, entry)
-        except OSError:
-            if load(entry) is not None:
-                return
-            # The existing entry is damaged: rename it to a name that nobody reads, then replace it.
-            damaged = unfinished.with_suffix(".damaged.part")
-            os.rename(entry, damaged)
-            os.rename(unfinished, entry)
-            shutil.rmtree(damaged, ignore_errors=True)
+        _write_entry(unfinished, prepared)
+        _put_in_place(unfinished, entry)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _write_entry(folder: Path, prepared: Prepared) -> None:
+    use_half = float(np.abs(prepared.image).max(initial=0)) <= MAX_FLOAT16
+    arrays = {
+        "image": prepared.image.astype(np.float16 if use_half else np.float32),
+        "label": prepared.label,
+        "centres": prepared.centres,
+    }
+    about: dict[str, Any] = {
+        "affine_ras": prepared.affine_ras.tolist(),
+        "original_shape": prepared.original_shape,
+        "original_affine_ras": prepared.original_affine_ras.tolist(),
+        "arrays": {},
+    }
+    for name, array in arrays.items():
+        if array is not None:
+            _write(folder / name, np.ascontiguousarray(array).tobytes())
+            about["arrays"][name] = {"dtype": array.dtype.str, "shape": array.shape}
+    _write(folder / "about.json", json.dumps(about).encode())
+
+
+def _put_in_place(unfinished: Path, entry: Path) -> None:
+    try:
+        os.rename(unfinished, entry)
+    except OSError:
+        if load(entry) is not None:
+            return
+        # The existing entry is damaged: rename it to a name that nobody reads, then replace it.
+        damaged = unfinished.with_suffix(".damaged.part")
+        os.rename(entry, damaged)
+        os.rename(unfinished, entry)
+        shutil.rmtree(damaged, ignore_errors=True)
 
 
 def _write(path: Path, content: bytes) -> None:

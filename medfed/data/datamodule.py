@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -256,34 +256,33 @@ class SiteDataModule(pl.LightningDataModule):
     # --- set-up ---------------------------------------------------------------------------------------------
 
     def _set_up_images(self, settings: Images, cache: CacheLocation | None) -> None:
-        usable: Callable[[Case], bool]
-        if self.needs == "segment":
-            usable, what = (lambda case: case.label is not None), "label"
-        elif self.needs == "classify":
-            usable, what = (lambda case: case.target is not None), "target"
-        else:
+        if self.needs not in ("segment", "classify"):
             raise DataError(
                 "the task needs a table and data.kind is 'images'; set data.kind to 'table' (needs: "
                 f"{self.needs})"
             )
-        cases = [case for case in self.index.cases if usable(case)]
+        what = "label" if self.needs == "segment" else "target"
+        cases = [case for case in self.index.cases if getattr(case, what) is not None]
         if not cases:
             raise DataError(
                 f"no case of the site has a {what}, which the task needs ({self.index.describe()})"
             )
         if len(cases) < len(self.index.cases):
             self.notes += (f"{len(self.index.cases) - len(cases)} cases have no {what} and are left out",)
-        if self.needs == "classify" and self.classes is not None:
-            for case in cases:
-                if case.target is not None and case.target >= self.classes:
-                    raise DataError(
-                        f"case {case.token}: its target is no class of the task, which has {self.classes}; "
-                        "correct the column 'target'"
-                    )
+        if self.needs == "classify":
+            self._check_targets(cases)
         self._use(cases)
         self._cache = open_cache(settings, cache.folder if cache else None, self.needs, self.classes)
         if cache is not None and cache.note and settings.cache == "disk":
             self.notes += (cache.note,)
+
+    def _check_targets(self, cases: Sequence[Case]) -> None:
+        for case in cases:
+            if self.classes is not None and case.target is not None and case.target >= self.classes:
+                raise DataError(
+                    f"case {case.token}: its target is no class of the task, which has {self.classes}; "
+                    "correct the column 'target'"
+                )
 
     def _set_up_table(self, rows: TableRows, settings: Table) -> None:
         if self.needs == "table" and settings.target is None:

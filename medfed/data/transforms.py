@@ -295,46 +295,39 @@ def augmentation(augment: Augment | Literal["none"], labelled: bool, orientation
     """Return MONAI's random transforms for training images of the study's orientation, or None."""
     if augment == "none":
         return None
-    from monai.transforms import (
-        Compose,
-        RandAffined,
-        RandFlipd,
-        RandGaussianNoised,
-        RandGaussianSmoothd,
-        RandScaleIntensityd,
-        RandShiftIntensityd,
-    )
+    import monai.transforms as mt
 
     keys = ["image", "label"] if labelled else ["image"]
-    modes = ["bilinear", "nearest"] if labelled else ["bilinear"]
-    axes = {"x": "LR", "y": "PA", "z": "IS"}
     steps: list[Any] = []
     if augment.rotate and (augment.rotate_deg or augment.scale):
-        angle = float(np.deg2rad(augment.rotate_deg))
-        steps.append(
-            RandAffined(
-                keys,
-                prob=augment.rotate,
-                rotate_range=(angle,) * 3,
-                scale_range=(augment.scale,) * 3,
-                mode=modes,
-                padding_mode="border",
-                cache_grid=False,
-            )
-        )
+        steps.append(_random_affine(augment, keys))
+    axes = {"x": "LR", "y": "PA", "z": "IS"}
     for name in augment.flip_axes if augment.flip else ():
         axis = next(i for i, letter in enumerate(orientation) if letter in axes[name])
-        steps.append(RandFlipd(keys, prob=augment.flip, spatial_axis=axis))
+        steps.append(mt.RandFlipd(keys, prob=augment.flip, spatial_axis=axis))
     if augment.blur:
-        steps.append(RandGaussianSmoothd(["image"], (0.25, 1), (0.25, 1), (0.25, 1), prob=augment.blur))
+        steps.append(mt.RandGaussianSmoothd(["image"], (0.25, 1), (0.25, 1), (0.25, 1), prob=augment.blur))
     if augment.intensity:
-        steps.append(RandScaleIntensityd(["image"], factors=0.1, prob=augment.intensity))
-        steps.append(RandShiftIntensityd(["image"], offsets=0.1, prob=augment.intensity))
+        steps.append(mt.RandScaleIntensityd(["image"], factors=0.1, prob=augment.intensity))
+        steps.append(mt.RandShiftIntensityd(["image"], offsets=0.1, prob=augment.intensity))
     if augment.noise:
-        steps.append(
-            RandGaussianNoised(["image"], prob=augment.noise, std=augment.noise_sd, sample_std=False)
-        )
-    return Compose(steps)
+        sd = augment.noise_sd
+        steps.append(mt.RandGaussianNoised(["image"], prob=augment.noise, std=sd, sample_std=False))
+    return mt.Compose(steps)
+
+
+def _random_affine(augment: Augment, keys: list[str]) -> Any:
+    from monai.transforms import RandAffined
+
+    return RandAffined(
+        keys,
+        prob=augment.rotate,
+        rotate_range=(float(np.deg2rad(augment.rotate_deg)),) * 3,
+        scale_range=(augment.scale,) * 3,
+        mode=["bilinear", "nearest"][: len(keys)],
+        padding_mode="border",
+        cache_grid=False,
+    )
 
 
 def sample_patch(

@@ -10,7 +10,19 @@ out checks by name, for a kind that departs from the contract on purpose. For on
 
 from medfed.testing._contract import Contract, NotApplicable
 from medfed.testing._losses import check_loss
+from medfed.testing._networks import check_network
 from medfed.testing._optimisers import check_optimiser
 from medfed.testing._rules import check_rule
+from medfed.testing._schedules import check_schedule
+from medfed.testing._tasks import check_task
 
-__all__ = ["Contract", "NotApplicable", "check_loss", "check_optimiser", "check_rule"]
+__all__ = [
+    "Contract",
+    "NotApplicable",
+    "check_loss",
+    "check_network",
+    "check_optimiser",
+    "check_rule",
+    "check_schedule",
+    "check_task",
+]

@@ -1,30 +1,23 @@
-"""What every network keeps: it trains on a size it takes, a seed decides its weights, no tensor comes twice.
-
-The networks are those the folder holds, so a new file is held to this without an edit here.
-"""
+"""Every network of the registry keeps the contract of medfed.testing, a new file at once."""
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 import sys
-from typing import Any, get_args
+from typing import Any
 
-import msgspec
 import pytest
 import torch
-from torch import nn
+from contract import run
 
-from medfed import registry as kinds
-from medfed.errors import StudyError
 from medfed.models.networks import Network
-from medfed.models.tasks import Needs
-from medfed.wire.weights import digest, weights_of
+from medfed.registry import kinds
+from medfed.testing import check_network
+from medfed.testing._networks import build, expected_shape, inputs, smallest
 
 torch.set_num_threads(1)
 
-NETWORKS = kinds.kinds("networks")
-INPUTS, OUTPUTS, FEATURES = 2, 3, 7
+NETWORKS = kinds("networks")
 
 # Settings that make the large ones small; a network that is not named here is tried as it is.
 SMALL: dict[str, dict[str, Any]] = {
@@ -42,127 +35,10 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=sorted(NETWORKS))
-def network(request: pytest.FixtureRequest) -> Network:
-    return NETWORKS[request.param](**SMALL.get(request.param, {}))  # type: ignore[return-value]
-
-
-def sees_images(network: Network) -> bool:
-    return "segment" in network.serves or "classify" in network.serves
-
-
-def smallest(network: Network, spatial_dims: int = 3) -> tuple[int, ...] | None:
-    """Return the smallest cube, or two of them in a row, that the network says it takes; None for a table."""
-    if not sees_images(network):
-        return None
-    for side in (8, 16, 32, 64):
-        for size in ((side,) * spatial_dims, (2 * side,) + (side,) * (spatial_dims - 1)):
-            if taken_or_refused(network, size) is not None:
-                return size
-    raise AssertionError("no cube of up to 64 voxels a side suits it")
-
-
-def build(network: Network, size: tuple[int, ...] | None, seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return network.build(INPUTS if sees_images(network) else FEATURES, OUTPUTS, size)
-
-
-def inputs(size: tuple[int, ...] | None) -> torch.Tensor:
-    shape = (2, FEATURES) if size is None else (2, INPUTS, *size)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
-
-
-def expected_shape(network: Network, size: tuple[int, ...] | None) -> tuple[int, ...]:
-    return (2, OUTPUTS, *size) if size and "segment" in network.serves else (2, OUTPUTS)
-
-
-def test_it_says_what_it_is(network: Network) -> None:
-    assert network.serves
-    assert set(network.serves) <= set(get_args(Needs))
-    assert kinds.summary(type(network)).endswith((".", ";", ":"))
-
-
-def test_a_study_file_can_hold_it(network: Network) -> None:
-    assert msgspec.json.decode(msgspec.json.encode(network), type=type(network)) == network
-
-
-def test_every_parameter_learns(network: Network) -> None:
-    """A parameter without a gradient stops DistributedDataParallel, and would cross the wire for nothing."""
-    size = smallest(network)
-    module = build(network, size)
-    answer = module(inputs(size))
-    assert tuple(answer.shape) == expected_shape(network, size)
-    answer.square().sum().backward()
-    assert [name for name, parameter in module.named_parameters() if parameter.grad is None] == []
-    assert all(torch.isfinite(parameter.grad).all() for parameter in module.parameters())
-
-
-def test_the_seed_decides_the_weights(network: Network) -> None:
-    size = smallest(network)
-    first, again, other = (weights_of(build(network, size, seed)) for seed in (0, 0, 1))
-    assert digest(first) == digest(again)
-    assert digest(first) != digest(other)
-
-
-def test_no_tensor_has_two_names(network: Network) -> None:
-    state = build(network, smallest(network)).state_dict()
-    places = [tensor.data_ptr() for tensor in state.values() if tensor.numel()]
-    assert len(places) == len(set(places))
-
-
-def test_the_head_is_there_and_gives_the_outputs(network: Network) -> None:
-    state = build(network, smallest(network)).state_dict()
-    head = {name: tensor for name, tensor in state.items() if name.startswith(network.head + ".")}
-    assert head
-    assert len(head) < len(state)
-    assert list(head.values())[-1].shape[0] == OUTPUTS
-
-
-def taken_or_refused(network: Network, size: tuple[int, ...]) -> nn.Module | None:
-    try:
-        return network.build(INPUTS, OUTPUTS, size)
-    except StudyError:
-        return None
-
-
-def test_a_size_is_refused_or_works(network: Network) -> None:
-    if not sees_images(network):
-        pytest.skip("a table has no size")
-    taken = 0
-    for size in itertools.product((8, 12, 16, 33), (16,), (16, 18)):
-        module = taken_or_refused(network, size)
-        if module is None:
-            continue
-        taken += 1
-        assert tuple(module.train()(inputs(size)).shape) == expected_shape(network, size)
-    assert taken < 8 or "classify" in network.serves
-
-
-def test_a_size_of_other_dimensions_is_refused(network: Network) -> None:
-    if not sees_images(network):
-        pytest.skip("a table has no size")
-    with pytest.raises(StudyError, match=r"has 2 sides, the network has spatial_dims: 3"):
-        network.build(INPUTS, OUTPUTS, (64, 64))
-
-
-def test_it_works_in_two_dimensions(network: Network) -> None:
-    if not sees_images(network):
-        pytest.skip("a table has no dimensions")
-    flat = msgspec.structs.replace(network, spatial_dims=2)
-    size = smallest(flat, spatial_dims=2)
-    assert tuple(build(flat, size)(inputs(size)).shape) == expected_shape(flat, size)
-
-
-@pytest.mark.parametrize("norm", ["instance", "batch", "group"])
-def test_the_norm_asked_for_is_the_norm_it_has(network: Network, norm: str) -> None:
-    if not hasattr(network, "norm"):
-        pytest.skip("this network's norm cannot be chosen")
-    module = msgspec.structs.replace(network, norm=norm).build(INPUTS, OUTPUTS, (64, 64, 64))
-    has_batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
-    assert has_batch_norm == (norm == "batch")
-    if norm != "batch":
-        kind = {"instance": nn.InstanceNorm3d, "group": nn.GroupNorm}[norm]
-        assert any(isinstance(m, kind) for m in module.modules())
+@pytest.mark.parametrize("check", check_network.checks)
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_it_keeps_the_contract(name: str, check: str) -> None:
+    run(check_network, check, NETWORKS[name](**SMALL.get(name, {})))  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -1,78 +1,27 @@
-"""What every schedule keeps: a factor from 0 to 1 for every epoch, and a checkpoint of plain numbers.
-
-The schedules are those the folder holds, so a new file is held to this without an edit here.
-"""
+"""Every schedule of the registry keeps the contract of medfed.testing; some are compared with torch's."""
 
 from __future__ import annotations
 
-import io
-from math import cos, isfinite, pi
+from math import cos, pi
 
-import msgspec
 import pytest
 import torch
+from contract import run
 
-from medfed import registry as kinds
 from medfed.errors import StudyError
-from medfed.models.schedules import Schedule
 from medfed.models.schedules.cosine import Cosine
 from medfed.models.schedules.polynomial import Polynomial
 from medfed.models.schedules.step import Step
 from medfed.models.schedules.warmup_cosine import WarmupCosine
-
-SCHEDULES = kinds.kinds("schedules")
-EPOCHS = 12
-
-
-@pytest.fixture(params=sorted(SCHEDULES))
-def schedule(request: pytest.FixtureRequest) -> Schedule:
-    return SCHEDULES[request.param]()  # type: ignore[return-value]
+from medfed.registry import kinds
+from medfed.testing import check_schedule
+from medfed.testing._schedules import EPOCHS, optimiser, rates
 
 
-def optimiser(lr: float = 0.5) -> torch.optim.Optimizer:
-    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
-
-
-def rates(scheduler: torch.optim.lr_scheduler.LRScheduler, epochs: int) -> list[float]:
-    """Return the rate during each epoch, stepping as Lightning does: after an epoch's last batch."""
-    found = []
-    for _ in range(epochs):
-        found.append(scheduler.get_last_lr()[0])
-        scheduler.optimizer.step()
-        scheduler.step()
-    return found
-
-
-def test_each_epoch_trains_at_the_rate_times_its_factor(schedule: Schedule) -> None:
-    factors = [schedule.factor(epoch, EPOCHS) for epoch in range(EPOCHS)]
-    assert all(isfinite(factor) and 0 <= factor <= 1 for factor in factors)
-    assert max(factors) == 1
-    assert factors[0] > 0
-    assert rates(schedule.build(optimiser(), EPOCHS), EPOCHS) == pytest.approx([0.5 * f for f in factors])
-
-
-def test_stepping_on_after_the_run_is_harmless(schedule: Schedule) -> None:
-    assert all(isfinite(rate) and rate >= 0 for rate in rates(schedule.build(optimiser(), 6), 9))
-
-
-def test_it_goes_on_from_a_checkpoint_that_torch_reads_without_pickle(schedule: Schedule) -> None:
-    whole = rates(schedule.build(optimiser(), EPOCHS), EPOCHS)
-    first_optimiser = optimiser()
-    first = schedule.build(first_optimiser, EPOCHS)
-    rates(first, 5)
-    file = io.BytesIO()
-    torch.save([first.state_dict(), first_optimiser.state_dict()], file)
-    file.seek(0)
-    state, optimiser_state = torch.load(file, weights_only=True)
-    second_optimiser = optimiser()
-    second = schedule.build(second_optimiser, EPOCHS)
-    second.load_state_dict(state)
-    second_optimiser.load_state_dict(optimiser_state)
-    assert rates(second, EPOCHS - 5) == whole[5:]
-
-
-def test_a_study_file_can_hold_it(schedule: Schedule) -> None:
-    assert msgspec.json.decode(msgspec.json.encode(schedule), type=type(schedule)) == schedule
+@pytest.mark.parametrize("check", check_schedule.checks)
+@pytest.mark.parametrize("name", sorted(kinds("schedules")))
+def test_it_keeps_the_contract(name: str, check: str) -> None:
+    run(check_schedule, check, kinds("schedules")[name]())  # type: ignore[arg-type]
 
 
 def test_cosine_is_torchs() -> None:

@@ -45,5 +45,5 @@ def test_pictures_are_of_the_hospitals_that_have_a_whole_model(done):
 
 
 def test_half_a_model_predicts_nothing(done, tiny, tmp_path):
-    with pytest.raises(RunError, match="is whole only with the layers that each hospital kept"):
+    with pytest.raises(RunError, match="is complete only with the layers that each hospital kept"):
         predict.predict(done, tiny / "west", tmp_path / "out")

@@ -252,7 +252,7 @@ def test_kinds_lists_what_a_study_can_name(tmp_path):
     assert "fedavg" in out
     assert "Mean of the sites' models" in out
     process = command("kinds", "rulez", cwd=tmp_path)
-    assert "no folder 'rulez'" in process.communicate(timeout=60)[1]
+    assert "no registry 'rulez'" in process.communicate(timeout=60)[1]
 
 
 # ---------------------------------------------------------------------------------------------- the canary

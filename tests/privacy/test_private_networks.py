@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from contracts.test_networks import FEATURES, INPUTS, NETWORKS, OUTPUTS, SMALL, smallest
+from contracts.test_networks import NETWORKS, SMALL
 from torch import nn
 
 from medfed import registry as kinds
 from medfed.federation.private_training import check_layers, many_gradients, single_gradient, trained
 from medfed.models.networks import Network, replace_batch_norms
+from medfed.testing._networks import FEATURES, INPUTS, OUTPUTS, smallest
 
 torch.set_num_threads(1)
 

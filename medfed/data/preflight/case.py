@@ -53,6 +53,15 @@ MAKERS = {
     "carestream": "Carestream",
     "agfa": "Agfa",
 }
+# Headers are searched for an image in this many files at most.
+MAX_HEADERS = 50
+HEADER_TAGS = {
+    "maker": "Manufacturer",
+    "tesla": "MagneticFieldStrength",
+    "kv": "KVP",
+    "part": "BodyPartExamined",
+    "features": "RecognizableVisualFeatures",
+}
 _HEAD_PARTS = ("HEAD", "BRAIN", "SKULL", "FACE", "IAC", "ORBIT", "SINUS", "JAW", "TMJ")
 
 
@@ -321,24 +330,25 @@ def _label_code(text: str) -> str:
 
 def header_words(path: Path) -> dict[str, str]:
     """Return a few values of the first DICOM header at a path, for this process only; empty for NIfTI."""
+    files = files_below(path) if path.is_dir() else [path]
+    return next((words for file in files[:MAX_HEADERS] if (words := _image_header(file))), {})
+
+
+def _image_header(file: Path) -> dict[str, str]:
+    """Return the values of one header, or nothing if the file is no DICOM image."""
     import pydicom
 
     from medfed.data.dicom.suppress_logs import suppress_dicom_logs
 
-    tags = ["Manufacturer", "MagneticFieldStrength", "KVP", "BodyPartExamined", "RecognizableVisualFeatures"]
-    files = files_below(path) if path.is_dir() else [path]
-    for file in files[:50]:
-        try:
-            with suppress_dicom_logs():
-                header = pydicom.dcmread(
-                    file, stop_before_pixels=True, specific_tags=[*tags, "Rows"], force=True
-                )
-                if "Rows" in header:
-                    names = ("maker", "tesla", "kv", "part", "features")
-                    return {key: str(header.get(tag, "") or "") for key, tag in zip(names, tags, strict=True)}
-        except Exception:
-            continue
-    return {}
+    try:
+        with suppress_dicom_logs():
+            tags = [*HEADER_TAGS.values(), "Rows"]
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=tags, force=True)
+            if "Rows" not in header:
+                return {}
+            return {key: str(header.get(tag, "") or "") for key, tag in HEADER_TAGS.items()}
+    except Exception:
+        return {}
 
 
 def scanner(header: Mapping[str, str]) -> str:
@@ -346,12 +356,12 @@ def scanner(header: Mapping[str, str]) -> str:
     word = header.get("maker", "").lower()
     maker = next((name for key, name in MAKERS.items() if key in word), "another maker" if word else "")
     parts = [maker]
-    for key, unit, digits, least, most in (("tesla", "T", 1, 0.1, 12), ("kv", "kV", 0, 20, 160)):
+    for key, unit, digits, low, high in (("tesla", "T", 1, 0.1, 12), ("kv", "kV", 0, 20, 160)):
         try:
             value = float(header.get(key, "") or 0)
         except ValueError:
             continue
-        if least <= value <= most:
+        if low <= value <= high:
             parts.append(f"{value:.{digits}f} {unit}")
     return ", ".join(part for part in parts if part)
 

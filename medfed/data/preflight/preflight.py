@@ -133,28 +133,30 @@ def to_plain(preflight: Preflight) -> dict[str, Any]:
         "study": preflight.study or None,
         "can_take_part": preflight.can_take_part,
         "facts": dict(preflight.facts),
-        "problems": [
-            {
-                "code": problem.code,
-                "severity": problem.severity,
-                "title": problem.title,
-                "means": problem.means,
-                "cure": problem.cure,
-                "cases": [{"case": name or None, "detail": detail} for name, detail in problem.cases],
-            }
-            for problem in preflight.problems
-        ],
-        "cases": [
-            {
-                "case": name,
-                "read": facts.read,
-                "shape": list(facts.shape),
-                "spacing_mm": [round(value, 4) for value in facts.spacing_mm],
-                "orientation": facts.orientation,
-                "modality": facts.modality,
-                "classes": {str(k): v for k, v in facts.classes.items()},
-                "troubles": [code for code, _ in facts.issues],
-            }
-            for name, facts in preflight.cases
-        ],
+        "problems": [_plain_problem(problem) for problem in preflight.problems],
+        "cases": [_plain_case(name, facts) for name, facts in preflight.cases],
+    }
+
+
+def _plain_problem(problem: Problem) -> dict[str, Any]:
+    return {
+        "code": problem.code,
+        "severity": problem.severity,
+        "title": problem.title,
+        "means": problem.means,
+        "cure": problem.cure,
+        "cases": [{"case": name or None, "detail": detail} for name, detail in problem.cases],
+    }
+
+
+def _plain_case(name: str, facts: CaseFacts) -> dict[str, Any]:
+    return {
+        "case": name,
+        "read": facts.read,
+        "shape": list(facts.shape),
+        "spacing_mm": [round(value, 4) for value in facts.spacing_mm],
+        "orientation": facts.orientation,
+        "modality": facts.modality,
+        "classes": {str(number): count for number, count in facts.classes.items()},
+        "troubles": [code for code, _ in facts.issues],
     }

@@ -1,0 +1,150 @@
+"""The contract of a network: it trains on the sizes it takes, and the seed decides its weights."""
+
+from __future__ import annotations
+
+import itertools
+from typing import get_args
+
+import msgspec
+import torch
+from torch import nn
+
+from medfed.errors import StudyError
+from medfed.models.networks import Network
+from medfed.models.tasks import Needs
+from medfed.registry import summary
+from medfed.testing._contract import Contract, NotApplicable, raises
+from medfed.wire.weights import digest, weights_of
+
+check_network: Contract[Network] = Contract("network")
+
+INPUTS, OUTPUTS, FEATURES = 2, 3, 7
+
+
+def sees_images(network: Network) -> bool:
+    return "segment" in network.serves or "classify" in network.serves
+
+
+def smallest(network: Network, spatial_dims: int = 3) -> tuple[int, ...] | None:
+    """Return the smallest cube, or two of them in a row, that the network says it takes; None for a table."""
+    if not sees_images(network):
+        return None
+    for side in (8, 16, 32, 64):
+        for size in ((side,) * spatial_dims, (2 * side,) + (side,) * (spatial_dims - 1)):
+            if taken_or_refused(network, size) is not None:
+                return size
+    raise AssertionError("no cube of up to 64 voxels a side suits it")
+
+
+def build(network: Network, size: tuple[int, ...] | None, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return network.build(INPUTS if sees_images(network) else FEATURES, OUTPUTS, size)
+
+
+def inputs(size: tuple[int, ...] | None) -> torch.Tensor:
+    shape = (2, FEATURES) if size is None else (2, INPUTS, *size)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def expected_shape(network: Network, size: tuple[int, ...] | None) -> tuple[int, ...]:
+    return (2, OUTPUTS, *size) if size and "segment" in network.serves else (2, OUTPUTS)
+
+
+@check_network.check
+def it_says_what_it_is(network: Network) -> None:
+    assert network.serves
+    assert set(network.serves) <= set(get_args(Needs))
+    assert summary(type(network)).endswith((".", ";", ":"))
+
+
+@check_network.check
+def a_study_file_can_hold_it(network: Network) -> None:
+    assert msgspec.json.decode(msgspec.json.encode(network), type=type(network)) == network
+
+
+@check_network.check
+def every_parameter_learns(network: Network) -> None:
+    """A parameter without a gradient stops DistributedDataParallel, and would cross the wire for nothing."""
+    size = smallest(network)
+    module = build(network, size)
+    answer = module(inputs(size))
+    assert tuple(answer.shape) == expected_shape(network, size)
+    answer.square().sum().backward()
+    assert [name for name, parameter in module.named_parameters() if parameter.grad is None] == []
+    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+@check_network.check
+def the_seed_decides_the_weights(network: Network) -> None:
+    size = smallest(network)
+    first, again, other = (weights_of(build(network, size, seed)) for seed in (0, 0, 1))
+    assert digest(first) == digest(again)
+    assert digest(first) != digest(other)
+
+
+@check_network.check
+def no_tensor_has_two_names(network: Network) -> None:
+    state = build(network, smallest(network)).state_dict()
+    places = [tensor.data_ptr() for tensor in state.values() if tensor.numel()]
+    assert len(places) == len(set(places))
+
+
+@check_network.check
+def the_head_is_there_and_gives_the_outputs(network: Network) -> None:
+    state = build(network, smallest(network)).state_dict()
+    head = {name: tensor for name, tensor in state.items() if name.startswith(network.head + ".")}
+    assert head
+    assert len(head) < len(state)
+    assert list(head.values())[-1].shape[0] == OUTPUTS
+
+
+def taken_or_refused(network: Network, size: tuple[int, ...]) -> nn.Module | None:
+    try:
+        return network.build(INPUTS, OUTPUTS, size)
+    except StudyError:
+        return None
+
+
+@check_network.check
+def a_size_is_refused_or_works(network: Network) -> None:
+    if not sees_images(network):
+        raise NotApplicable("a table has no size")
+    taken = 0
+    for size in itertools.product((8, 12, 16, 33), (16,), (16, 18)):
+        module = taken_or_refused(network, size)
+        if module is None:
+            continue
+        taken += 1
+        assert tuple(module.train()(inputs(size)).shape) == expected_shape(network, size)
+    assert taken < 8 or "classify" in network.serves
+
+
+@check_network.check
+def a_size_of_other_dimensions_is_refused(network: Network) -> None:
+    if not sees_images(network):
+        raise NotApplicable("a table has no size")
+    with raises(StudyError, r"has 2 sides, the network has spatial_dims: 3"):
+        network.build(INPUTS, OUTPUTS, (64, 64))
+
+
+@check_network.check
+def it_works_in_two_dimensions(network: Network) -> None:
+    if not sees_images(network):
+        raise NotApplicable("a table has no dimensions")
+    flat = msgspec.structs.replace(network, spatial_dims=2)
+    size = smallest(flat, spatial_dims=2)
+    assert tuple(build(flat, size)(inputs(size)).shape) == expected_shape(flat, size)
+
+
+@check_network.check
+def the_norm_asked_for_is_the_norm_it_has(network: Network) -> None:
+    if not hasattr(network, "norm"):
+        raise NotApplicable("this network's norm cannot be chosen")
+    for norm in ("instance", "batch", "group"):
+        module = msgspec.structs.replace(network, norm=norm).build(INPUTS, OUTPUTS, (64, 64, 64))
+        has_batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
+        assert has_batch_norm == (norm == "batch")
+        if norm != "batch":
+            kind = {"instance": nn.InstanceNorm3d, "group": nn.GroupNorm}[norm]
+            assert any(isinstance(m, kind) for m in module.modules())
