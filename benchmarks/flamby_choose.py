@@ -152,7 +152,8 @@ def main() -> int:
     sites = {shared: [site_of(trainings, n, shared) for n in centres] for shared in (False, True)}
     best: tuple[float, Setting] | None = None
     print(
-        "| normalised by | optimiser | rate | schedule | decay | accuracy | log loss |\n|---|---|---|---|---|---|---|"
+        "| normalised by | optimiser | rate | schedule | decay | accuracy | log loss "
+        "|\n|---|---|---|---|---|---|---|"
     )
     for setting in GRID:
         right, losses = [], []

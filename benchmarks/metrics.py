@@ -53,7 +53,8 @@ def main() -> None:
     prediction, reference = case()
     y_pred, y = (torch.from_numpy(mask)[None, None] for mask in (prediction, reference))
     print(
-        f"one case of {prediction.shape}, {int(reference.sum())} voxels; torch threads {torch.get_num_threads()}"
+        f"one case of {prediction.shape}, {int(reference.sum())} voxels; torch threads "
+        f"{torch.get_num_threads()}"
     )
 
     def ours_hd95() -> float:
@@ -87,7 +88,8 @@ def main() -> None:
     for name, ours, theirs in rows:
         (mine, value), (other, expected) = timed(ours), timed(theirs)
         print(
-            f"{name:14s} {mine:8.1f} ms   MONAI {other:8.1f} ms   {other / mine:5.1f} times   {value:.6f} {expected:.6f}"
+            f"{name:14s} {mine:8.1f} ms   MONAI {other:8.1f} ms   {other / mine:5.1f} times   {value:.6f} "
+            f"{expected:.6f}"
         )
     print(f"{'all metrics':14s} {timed(all_of_it)[0]:8.1f} ms")
 

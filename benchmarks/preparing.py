@@ -101,7 +101,8 @@ def resampling() -> None:
         off = {name: np.abs(found[0] - exact).max() for name, found in results.items()}
         name = f"{' x '.join(map(str, shape))} of {of} to {to} mm"
         print(
-            f"{name:44} {ours:9.0f} {theirs:9.0f} {theirs / ours:6.1f}    {off['medfed']:.4f} and {off['monai']:.4f}"
+            f"{name:44} {ours:9.0f} {theirs:9.0f} {theirs / ours:6.1f}    {off['medfed']:.4f} and "
+            f"{off['monai']:.4f}"
         )
 
 
@@ -169,7 +170,8 @@ def epoch(folder: Path) -> None:
 
     hospital(folder / "data", 8, (192, 192, 96), (1.0, 1.0, 1.5))
     print(
-        f"\n{'an epoch of 6 cases, patches of 96 cubed':44} {'s':>6} {'loader s':>9} {'share':>6} {'ms a patch':>11}"
+        f"\n{'an epoch of 6 cases, patches of 96 cubed':44} {'s':>6} {'loader s':>9} {'share':>6} "
+        f"{'ms a patch':>11}"
     )
     for augment in ("none", "default"):
         settings = Images(
@@ -220,7 +222,8 @@ def check(folder: Path, cases: int) -> None:
     )
     took = time.perf_counter() - began
     print(
-        f"\nmedfed check, {cases} cases of 160 x 192 x 64 with labels, {size:.0f} MB: {took:.0f} s by the wall"
+        f"\nmedfed check, {cases} cases of 160 x 192 x 64 with labels, {size:.0f} MB: {took:.0f} s by the "
+        "wall"
     )
     print(done.stdout.splitlines()[0] if done.stdout else done.stderr[-500:])
 

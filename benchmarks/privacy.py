@@ -98,9 +98,10 @@ BUDGET = {
     "tabular": [
         "train.batch=64", "train.rounds=20", "train.epochs=3", "train.optimiser={kind: adam, lr: 0.1}",
         "data.missing=drop", "data.standardise=fixed",
-        "data.centre={age: 55, blood_pressure: 130, cholesterol: 245, heart_rate: 150, angina: 0.3, st_depression: 1, "
-        "vessels: 0.7}",
-        "data.scale={age: 9, blood_pressure: 18, cholesterol: 50, heart_rate: 23, angina: 0.5, st_depression: 1, vessels: 1}",
+        "data.centre={age: 55, blood_pressure: 130, cholesterol: 245, heart_rate: 150, angina: 0.3, "
+        "st_depression: 1, vessels: 0.7}",
+        "data.scale={age: 9, blood_pressure: 18, cholesterol: 50, heart_rate: 23, angina: 0.5, "
+        "st_depression: 1, vessels: 1}",
     ],
 }  # fmt: skip
 # What is changed under a mechanism, in the training and in its own settings. A step of dp_sgd
@@ -276,8 +277,9 @@ def main() -> int:
                 cells = row(study, name, where, Path(temporary), 3 if given.timing else None)
                 print(f"{study}: {name}: {cells}", flush=True)
                 made = (
-                    f"`{command}` on {date.today().isoformat()} in {time.monotonic() - began:.0f} s, {os.cpu_count()} "
-                    f"cores (load {os.getloadavg()[1]:.0f}), {os.environ.get('OMP_NUM_THREADS', 'all')} threads"
+                    f"`{command}` on {date.today().isoformat()} in {time.monotonic() - began:.0f} s, "
+                    f"{os.cpu_count()} cores (load {os.getloadavg()[1]:.0f}), "
+                    f"{os.environ.get('OMP_NUM_THREADS', 'all')} threads"
                 )
                 # After every line: hours of training are not lost to a kill.
                 write(given.results, study, name, cells, "Timed" if given.timing else "Trained", made)

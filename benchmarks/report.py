@@ -39,8 +39,9 @@ def main() -> None:
         seconds, busy = time.perf_counter() - began, time.process_time() - busy
         patients = len({case.patient for case in cases if case.split == "test"})
         print(
-            f"{task}: {patients} test patients, {len(cases)} case rows, {len(rows.read_rows(run / 'rows.jsonl'))} rows, "
-            f"page of {page.stat().st_size / 1000:.0f} kB: {seconds:.1f} s ({busy:.1f} s of processor time)"
+            f"{task}: {patients} test patients, {len(cases)} case rows, "
+            f"{len(rows.read_rows(run / 'rows.jsonl'))} rows, page of {page.stat().st_size / 1000:.0f} kB: "
+            f"{seconds:.1f} s ({busy:.1f} s of processor time)"
         )
 
 

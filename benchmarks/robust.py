@@ -68,8 +68,8 @@ def main() -> None:
     )
     cases = next(iter(found.sites.values())).examples
     print(
-        f"{len(found.sites)} honest sites of {cases} training cases, and one attacker; `clean` is without it. "
-        f"Dice over {len(found.held_back)} held-back cases.\n"
+        f"{len(found.sites)} honest sites of {cases} training cases, and one attacker; `clean` is without "
+        f"it. Dice over {len(found.held_back)} held-back cases.\n"
     )
     print(f"| rule | clean | {' | '.join(attacks)} |")
     print("|---|---|" + "---|" * len(attacks), flush=True)

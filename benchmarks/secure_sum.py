@@ -118,7 +118,8 @@ def main() -> None:
         ("distributed_dp, 32 bits", DistributedDP(noise_multiplier=1.0, least=6), 0),
     ]
     print(
-        f"{chosen.millions} million parameters, {chosen.sites} sites, torch with {torch.get_num_threads()} threads"
+        f"{chosen.millions} million parameters, {chosen.sites} sites, torch with {torch.get_num_threads()} "
+        "threads"
     )
     print("| privacy | processor s a round | times plain | MB up a site |")
     print("|---|---|---|---|")

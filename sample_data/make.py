@@ -673,7 +673,8 @@ SURVIVAL_COLUMNS = (
     "died",
     "split",
 )
-# Deaths per month of a patient of 62 with a small tumour of stage I, and how their hazard grows over the years.
+# Deaths per month of a patient of 62 with a small tumour of stage I, and how their hazard grows
+# over the years.
 HAZARD, SHAPE = 0.0025, 1.15
 
 

@@ -60,7 +60,8 @@ def test_every_page_is_in_the_navigation():
     assert listed == {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
 
 
-# Training takes minutes as a reader would run it; here it is shortened, everything else is as the page has it.
+# Training takes minutes as a reader would run it; here it is shortened, everything else is as the
+# page has it.
 SHORTER = {"train": ["--set", "train.rounds=2", "--set", "train.epochs=1"]}
 
 

@@ -72,8 +72,9 @@ class TrainEvaluator:
         by_class = getattr(self.module, "class_losses", None)
         if by_class is None:
             raise StudyError(
-                f"site '{self._site}': this study needs the loss per class, which {type(self.module).__name__} "
-                f"lacks; take a segmentation or classification task, or give the module `class_losses(batch)`"
+                f"site '{self._site}': this study needs the loss per class, which "
+                f"{type(self.module).__name__} lacks; take a segmentation or classification task, or give "
+                "the module `class_losses(batch)`"
             )
         total: dict[str, Tensor] = {}
         with fork_rng(), _eval_mode(self.module):

@@ -103,8 +103,8 @@ def add_lora(network: nn.Module, rank: int, alpha: float) -> None:
             adapted += 1
     if not adapted:
         raise StudyError(
-            f"train.lora: rank {rank}: no layer of this network is large enough for a smaller adapter; take a "
-            f"lower rank, or train the whole network"
+            f"train.lora: rank {rank}: no layer of this network is large enough for a smaller adapter; take "
+            "a lower rank, or train the whole network"
         )
 
 

@@ -119,8 +119,8 @@ def check_dimensions(network: Network, size: tuple[int, ...], spatial_dims: int)
     """
     if len(size) != spatial_dims:
         raise StudyError(
-            f"network '{kind_of(network)}': the patch {format_size(size)} has {len(size)} sides, "
-            f"the network has spatial_dims: {spatial_dims}; give it {spatial_dims} sides or change spatial_dims"
+            f"network '{kind_of(network)}': the patch {format_size(size)} has {len(size)} sides, the network "
+            f"has spatial_dims: {spatial_dims}; give it {spatial_dims} sides or change spatial_dims"
         )
 
 
@@ -138,8 +138,8 @@ def check_deepest_level(
     if all(side <= factor for side, factor in zip(size, factors, strict=True)):
         raise StudyError(
             f"network '{kind_of(network)}': a patch of {format_size(size)} voxels shrinks to one voxel at "
-            f"the deepest level, where norm: instance has no variance to divide by; take a larger patch, fewer "
-            f"levels or norm: group"
+            "the deepest level, where norm: instance has no variance to divide by; take a larger patch, "
+            "fewer levels or norm: group"
         )
 
 

@@ -51,8 +51,9 @@ class SwinUNETR(Network, tag="swinunetr", frozen=True):
         for stage, heads in enumerate(self.heads):
             if self.features % 12 or (self.features * 2**stage) % heads:
                 raise StudyError(
-                    f"network 'swinunetr': features: {self.features} must be a multiple of 12, and "
-                    f"the {self.features * 2**stage} features of stage {stage + 1} a multiple of its {heads} heads"
+                    f"network 'swinunetr': features: {self.features} must be a multiple of 12, and the "
+                    f"{self.features * 2**stage} features of stage {stage + 1} a multiple of its {heads} "
+                    "heads"
                 )
         from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
 
