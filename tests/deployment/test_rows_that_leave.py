@@ -51,8 +51,16 @@ CLASSIFY = (
 
 
 def case(patient: str, value: float, condition: str | None = None, **more) -> CaseRow:
-    known = {"model": "federated", "site": "north", "split": "test", "case": patient, "patient": patient,
-             "metric": "dice", "structure": "lesion", "attributes": {"sex": "FM"[patient in "bd"]}}  # fmt: skip
+    known = {
+        "model": "federated",
+        "site": "north",
+        "split": "test",
+        "case": patient,
+        "patient": patient,
+        "metric": "dice",
+        "structure": "lesion",
+        "attributes": {"sex": "FM"[patient in "bd"]},
+    }
     return CaseRow(**{**known, **more}, value=value, condition=condition)
 
 
