@@ -26,7 +26,7 @@ TENSOR = 1_000_000
 
 
 def model(megabytes: float, seed: int) -> dict[str, Any]:
-    """Return float32 tensors of a million elements, so many that they make this many megabytes (10^6 bytes)."""
+    """Return float32 tensors of a million elements each, `megabytes` (10^6 bytes) in all."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)

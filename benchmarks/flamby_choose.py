@@ -162,9 +162,9 @@ def main() -> int:
             right.append(((logits > 0) == y).mean())
             losses.append((np.logaddexp(0, logits) - y * logits).mean())
         loss = float(np.mean(losses))
-        whose = "all hospitals" if setting.shared else "each its own"
-        print(f"| {whose} | {setting.optimiser} | {setting.rate:g} | {setting.schedule} | {setting.decay:g} | "
-              f"{np.mean(right):.4f} | {loss:.4f} |", flush=True)  # fmt: skip
+        source = "all hospitals" if setting.shared else "each its own"
+        grid_point = f"{setting.optimiser} | {setting.rate:g} | {setting.schedule} | {setting.decay:g}"
+        print(f"| {source} | {grid_point} | {np.mean(right):.4f} | {loss:.4f} |", flush=True)
         if best is None or loss < best[0]:
             best = loss, setting
     print(f"\nchosen: {best[1] if best else None}")

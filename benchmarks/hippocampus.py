@@ -1,6 +1,6 @@
 """Federated hippocampus segmentation on 180 real MR volumes, dealt to four hospitals with a scanner each.
 
-    MEDFED_REAL_DATA=... python benchmarks/hippocampus.py            # makes the hospitals, trains, prints a table
+    MEDFED_REAL_DATA=... python benchmarks/hippocampus.py  # makes the hospitals, trains, prints a table
     MEDFED_REAL_DATA=... python benchmarks/hippocampus.py --only-make
 
 The volumes are those of the Medical Segmentation Decathlon's Task04 (Antonelli, Nat Commun 2022, CC BY-SA

@@ -3,7 +3,7 @@
     python benchmarks/privacy.py                                 # quickstart and tabular
     MEDFED_REAL_DATA=... python benchmarks/privacy.py            # and hippocampus
     python benchmarks/privacy.py --only quickstart --rows "no privacy;dp_sgd, epsilon 8"
-    python benchmarks/privacy.py --only quickstart --timing      # three rounds of each mechanism, for their time
+    python benchmarks/privacy.py --only quickstart --timing      # times three rounds of each mechanism
 
 Each study is trained without privacy with a budget that suits it (BUDGET in the script), and under each
 mechanism at three epsilons, delta 1e-5, with what a practitioner would change for it (CHANGES): under
@@ -86,24 +86,38 @@ QUICK = ["evaluation.local_models=false", "evaluation.draws=2", "held_out={}", "
 # What each study is trained with, unless CHANGES says otherwise.
 BUDGET = {
     "quickstart": [
-        "network={kind: unet, channels: [8, 16]}", "data.spacing_mm=[6, 6, 6]", "data.patch=[16, 16, 16]", "train.rounds=8",
-        "train.epochs=3", "train.batch=4", "train.optimiser={kind: adamw, lr: 0.02}",
+        "network={kind: unet, channels: [8, 16]}",
+        "data.spacing_mm=[6, 6, 6]",
+        "data.patch=[16, 16, 16]",
+        "train.rounds=8",
+        "train.epochs=3",
+        "train.batch=4",
+        "train.optimiser={kind: adamw, lr: 0.02}",
     ],
     "hippocampus": [
-        "network={kind: unet, channels: [8, 16, 32]}", "data.spacing_mm=[2, 2, 2]", "data.patch=[20, 28, 20]",
-        "train.rounds=5", "train.epochs=2", "train.batch=4", "train.optimiser={kind: adamw, lr: 0.01}",
+        "network={kind: unet, channels: [8, 16, 32]}",
+        "data.spacing_mm=[2, 2, 2]",
+        "data.patch=[20, 28, 20]",
+        "train.rounds=5",
+        "train.epochs=2",
+        "train.batch=4",
+        "train.optimiser={kind: adamw, lr: 0.01}",
     ],
     # Logistic regression on columns scaled alike at every hospital: DP-SGD does not hide what a hospital's
     # own means say.
     "tabular": [
-        "train.batch=64", "train.rounds=20", "train.epochs=3", "train.optimiser={kind: adam, lr: 0.1}",
-        "data.missing=drop", "data.standardise=fixed",
+        "train.batch=64",
+        "train.rounds=20",
+        "train.epochs=3",
+        "train.optimiser={kind: adam, lr: 0.1}",
+        "data.missing=drop",
+        "data.standardise=fixed",
         "data.centre={age: 55, blood_pressure: 130, cholesterol: 245, heart_rate: 150, angina: 0.3, "
         "st_depression: 1, vessels: 0.7}",
         "data.scale={age: 9, blood_pressure: 18, cholesterol: 50, heart_rate: 23, angina: 0.5, "
         "st_depression: 1, vessels: 1}",
     ],
-}  # fmt: skip
+}
 # What is changed under a mechanism, in the training and in its own settings. A step of dp_sgd
 # takes all patients.
 CHANGES: dict[str, dict[str, tuple[list[str], dict[str, Any]]]] = {
@@ -187,7 +201,7 @@ def places(study: str, folder: Path) -> list[str]:
 
 
 def public_start(study: str, folder: Path) -> Path:
-    """Return a checkpoint of a study's model, trained on its held-out hospital, which is taken to be public."""
+    """Return a checkpoint of the study's model, trained on the held-out hospital as a public one."""
     kept = folder / f"{study}-public.ckpt"
     if kept.exists():
         return kept

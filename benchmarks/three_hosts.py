@@ -102,8 +102,12 @@ class Hosts:
         }
         return subprocess.Popen(
             ["ip", "netns", "exec", PREFIX + host, "bash", "-c", f"exec {text}" if "<" not in text else text],
-            cwd=self.folder / host, env=environment, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            cwd=self.folder / host,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
 
     def run(self, step: Step) -> str:
         """Run a block, as it stands but for what people read to each other; return what it said."""

@@ -38,9 +38,14 @@ QUICKSTART = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
 # A coarser grid, smaller patches and a smaller network than the quickstart's, and larger steps: a
 # run takes seconds.
 SMALL = (
-    "data.spacing_mm=[6,6,6]", "data.patch=[16,16,16]", "network.channels=[8,16]", "train.rounds=8", "train.epochs=4",
-    "train.batch=4", "train.optimiser.lr=0.02",
-)  # fmt: skip
+    "data.spacing_mm=[6,6,6]",
+    "data.patch=[16,16,16]",
+    "network.channels=[8,16]",
+    "train.rounds=8",
+    "train.epochs=4",
+    "train.batch=4",
+    "train.optimiser.lr=0.02",
+)
 # Baruch, Baruch, Goldberg: A Little Is Enough, NeurIPS 2019, arXiv:1902.06156: the attackers send the
 # honest mean less this many standard deviations. Their formula for a majority gives 0 with one of five; 1.5
 # is of their experiments.
@@ -104,7 +109,7 @@ class Hospitals:
 
 
 def hospitals(overrides: Iterable[str] = (), parts: int = 1) -> Hospitals:
-    """Return the four hospitals split into `parts` sites each, and their validation and test cases together."""
+    """Return the four hospitals, split into `parts` sites each, and their pooled held-back cases."""
     study = read_study(QUICKSTART, list(overrides))
     sites, held_back = {}, []
     for name, where in sorted(study.sites.items()):
@@ -112,8 +117,14 @@ def hospitals(overrides: Iterable[str] = (), parts: int = 1) -> Hospitals:
         index = index_folder(where, site_secret=secret)
 
         def data(cases, index=index) -> SiteDataModule:
-            return SiteDataModule(replace(index, cases=tuple(cases)), study.data, "segment", batch=study.train.batch,
-                            seed=study.seed, classes=len(study.task.classes))  # fmt: skip
+            return SiteDataModule(
+                replace(index, cases=tuple(cases)),
+                study.data,
+                "segment",
+                batch=study.train.batch,
+                seed=study.seed,
+                classes=len(study.task.classes),
+            )
 
         train = index.split("train")
         for part in range(parts):
@@ -139,10 +150,16 @@ def dice_after(found: Hospitals, rule: Rule) -> float:
                 name, exchange, study.train.epochs, seed=study.seed, examples=found.sites[name].examples
             )
             trainer = pl.Trainer(
-                max_epochs=study.epochs, callbacks=[callback], gradient_clip_val=study.train.clip, logger=False,
-                enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-                accelerator="cpu", limit_val_batches=0,
-            )  # fmt: skip
+                max_epochs=study.epochs,
+                callbacks=[callback],
+                gradient_clip_val=study.train.clip,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                accelerator="cpu",
+                limit_val_batches=0,
+            )
             trainer.fit(module_of(study), found.sites[name].train_dataloader())
 
         return work

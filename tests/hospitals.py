@@ -45,8 +45,19 @@ def make_hospital(folder: Path, cases: int = 6, *, mark: str = "") -> Path:
             saved.header["descrip"] = f"{mark} {kind}".encode()[:79]
             nibabel.save(saved, folder / f"{name}-{kind}.nii.gz")
         split = ("train", "train", "train", "train", "val", "test")[number % 6]
-        rows.append([name, f"{mark}P{folder.name}{number}", f"{name}-image.nii.gz", f"{name}-label.nii.gz", 1, split,
-                     "FM"[number % 2], 40 + number, "Scanner A"])  # fmt: skip
+        rows.append(
+            [
+                name,
+                f"{mark}P{folder.name}{number}",
+                f"{name}-image.nii.gz",
+                f"{name}-label.nii.gz",
+                1,
+                split,
+                "FM"[number % 2],
+                40 + number,
+                "Scanner A",
+            ]
+        )
     with (folder / "cases.csv").open("w", newline="") as file:
         csv.writer(file).writerows(
             [["case", "patient", "image", "label", "target", "split", "sex", "age", "scanner"], *rows]

@@ -1,4 +1,4 @@
-"""What README and docs/ show runs, what they name exists, and what the README says of the quickstart is so."""
+"""The examples in README and docs/ run, their links resolve, and the README's quickstart scores are true."""
 
 from __future__ import annotations
 

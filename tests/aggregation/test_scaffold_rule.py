@@ -106,7 +106,7 @@ def test_it_reaches_the_minimum_that_fedavg_misses() -> None:
 def test_errors_name_site_and_tensor() -> None:
     weights = {"w": torch.zeros(1)}
     rule = Scaffold(sites=1)
-    with pytest.raises(RuleError, match="2 sites answered, but rule.sites is 1"):
+    with pytest.raises(RuleError, match=r"2 sites answered, but rule\.sites is 1"):
         rule.merge([update("a", 1, 1), update("b", 1, 1)], rule.init(weights), weights)
     bare = Update("c", 2, {"w": torch.ones(1)}, 1)
     with pytest.raises(RuleError, match="site 'c' for round 2 has no group 'control'"):

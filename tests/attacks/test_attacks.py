@@ -290,7 +290,10 @@ NAN = torch.full((30,), float("nan"))
 UPDATES = {
     "another site's name": (Update("south", 1, delta(), 10), "sent an update of site 'south'"),
     "another round": (Update("north", 7, delta(), 10), "for round 7, expected its own for round 1"),
-    "NaN": (Update("north", 1, delta(**{"net.bias": NAN}), 10), "'net.bias' has 30 of 30 values that are not finite"),
+    "NaN": (
+        Update("north", 1, delta(**{"net.bias": NAN}), 10),
+        "'net.bias' has 30 of 30 values that are not finite",
+    ),
     "infinity": (
         Update("north", 1, delta(**{"net.bias": NAN.nan_to_num(float("inf"))}), 10),
         "values that are not finite",
@@ -299,14 +302,29 @@ UPDATES = {
         Update("north", 1, delta(), 10, groups={"control": {"net.bias": NAN}}),
         "'net.bias' of group 'control' has values that are not finite",
     ),
-    "NaN as a score": (Update("north", 1, delta(), 10, {"val/dice": float("nan")}), "the header cannot be decoded"),
+    "NaN as a score": (
+        Update("north", 1, delta(), 10, {"val/dice": float("nan")}),
+        "the header cannot be decoded",
+    ),
     "a negative weight": (Update("north", 1, delta(), -10), "trained on -10 examples"),
-    "a tensor more": (Update("north", 1, delta(**{"net.scale": torch.ones(1)}), 10), "'net.scale' is not in the global model"),
-    "a tensor too large": (Update("north", 1, delta(**{"net.bias": torch.ones(3000)}), 10), "has shape (3000,)"),
-    "a million times": (Update("north", 1, delta(1e6), 10), "its norm is 2.51e+07, the median of this round's 25.1"),
-    "a million times less": (Update("north", 1, delta(-1e6), 10), "its norm is 2.51e+07, the median of this round's 25.1"),
+    "a tensor more": (
+        Update("north", 1, delta(**{"net.scale": torch.ones(1)}), 10),
+        "'net.scale' is not in the global model",
+    ),
+    "a tensor too large": (
+        Update("north", 1, delta(**{"net.bias": torch.ones(3000)}), 10),
+        "has shape (3000,)",
+    ),
+    "a million times": (
+        Update("north", 1, delta(1e6), 10),
+        "its norm is 2.51e+07, the median of this round's 25.1",
+    ),
+    "a million times less": (
+        Update("north", 1, delta(-1e6), 10),
+        "its norm is 2.51e+07, the median of this round's 25.1",
+    ),
     "a broadcast": (Update("north", 1, delta(**{"net.bias": torch.ones(1)}), 10), "has shape (1,)"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("update, message", UPDATES.values(), ids=UPDATES.keys())

@@ -161,8 +161,12 @@ def test_two_processes_of_one_hospital_train_one_model(across):
     known = study_digest(read_study(found.folder / "study.yaml"))
     done = subprocess.run(
         [sys.executable, "-m", "medfed.cli", "train", "--site", "north.yaml", "--accept", known],
-        cwd=found.folder, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        cwd=found.folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     found.ended("hub")
     assert final(found.site_run("north")) == found.final()

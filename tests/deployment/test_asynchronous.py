@@ -142,9 +142,14 @@ def test_real_trainers_learn_without_rounds(buffer: int) -> None:
     def site(name: str):
         def work(exchange):
             trainer = pl.Trainer(
-                max_epochs=6, callbacks=[FederatedCallback(name, exchange, 1, seed=0)], logger=False,
-                enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
-            )  # fmt: skip
+                max_epochs=6,
+                callbacks=[FederatedCallback(name, exchange, 1, seed=0)],
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                accelerator="cpu",
+            )
             trainer.fit(net(), datamodule=Data(name))
 
         return work

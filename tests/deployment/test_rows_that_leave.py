@@ -51,8 +51,16 @@ CLASSIFY = (
 
 
 def case(patient: str, value: float, condition: str | None = None, **more) -> CaseRow:
-    known = {"model": "federated", "site": "north", "split": "test", "case": patient, "patient": patient,
-             "metric": "dice", "structure": "lesion", "attributes": {"sex": "FM"[patient in "bd"]}}  # fmt: skip
+    known = {
+        "model": "federated",
+        "site": "north",
+        "split": "test",
+        "case": patient,
+        "patient": patient,
+        "metric": "dice",
+        "structure": "lesion",
+        "attributes": {"sex": "FM"[patient in "bd"]},
+    }
     return CaseRow(**{**known, **more}, value=value, condition=condition)
 
 
@@ -118,7 +126,7 @@ def test_rows_that_differ_in_one_thing_are_told_apart():
 
 
 def test_two_rows_of_one_name_do_not_leave():
-    with pytest.raises(DataError, match=r"site 'north': two results are called 'row/test/federated/dice//'"):
+    with pytest.raises(DataError, match=r"two results have the same name 'row/test/federated/dice//'"):
         scalars_of([row(), row(value=0.6)])
 
 

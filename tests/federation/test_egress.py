@@ -69,15 +69,24 @@ UNDECLARED = {
     "a tensor": ({"delta": {**LOCAL, "image": torch.zeros(9)}}, "'image' is not in the global model"),
     "another shape": ({"delta": {**LOCAL, "a.bias": torch.zeros(2000)}}, r"has shape \(2000,\)"),
     "a group": ({"groups": {"images": {"x": torch.zeros(64, 64)}}}, "the group 'images' is not declared"),
-    "a tensor in a group": ({"groups": {CONTROL: {"x": torch.zeros(4)}}}, "'x' of group 'control' is not a tensor"),
+    "a tensor in a group": (
+        {"groups": {CONTROL: {"x": torch.zeros(4)}}},
+        "'x' of group 'control' is not a tensor",
+    ),
     "a shape in a group": (
         {"groups": {CONTROL: {"a.bias": torch.zeros(99)}}},
         r"'a\.bias' of group 'control' has shape \(99,\), declared is \(2,\)",
     ),
-    "a number": ({"scalars": {"val/dice": 0.5, "age of MUSTERMANN": 54.0}}, "17 characters that are not declared"),
+    "a number": (
+        {"scalars": {"val/dice": 0.5, "age of MUSTERMANN": 54.0}},
+        "17 characters that are not declared",
+    ),
     "no number": ({"scalars": {"val/dice": "MUSTERMANN"}}, "scalar 'val/dice' is a str"),
-    "not finite": ({"scalars": {"val/dice": float("nan")}}, "'val/dice' is a float, only finite numbers leave"),
-}  # fmt: skip
+    "not finite": (
+        {"scalars": {"val/dice": float("nan")}},
+        "'val/dice' is a float, only finite numbers leave",
+    ),
+}
 
 
 @pytest.mark.parametrize("changed, message", UNDECLARED.values(), ids=UNDECLARED.keys())

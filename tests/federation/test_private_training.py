@@ -288,8 +288,15 @@ def test_a_delta_of_one_over_the_patients_is_refused(tmp_path):
 
 def test_batches_that_are_not_drawn_by_patient_are_refused(tmp_path):
     private = PrivateTraining("north", DPSGD(), PrivateData(Rows(TABLE), ITEMS, 2), spending(tmp_path))
-    trainer = pl.Trainer(max_epochs=1, callbacks=[private], logger=False, enable_checkpointing=False,
-                         enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")  # fmt: skip
+    trainer = pl.Trainer(
+        max_epochs=1,
+        callbacks=[private],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+    )
     with pytest.raises(PrivacyError, match="the training batches are not drawn by patient"):
         trainer.fit(Line(), datamodule=Rows(TABLE))
 
@@ -307,8 +314,15 @@ def test_over_the_ceiling_no_step_is_taken(tmp_path, no_noise):
     private = PrivateTraining(
         "north", DPSGD(epsilon=4, accountant="rdp"), data, spending(tmp_path, ceiling=2)
     )
-    trainer = pl.Trainer(max_epochs=1, callbacks=[private], logger=False, enable_checkpointing=False,
-                         enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")  # fmt: skip
+    trainer = pl.Trainer(
+        max_epochs=1,
+        callbacks=[private],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+    )
     with pytest.raises(PrivacyError, match=r"site 'north': .*the hospital's ceiling is 2 over all"):
         trainer.fit(model, datamodule=data)
     assert no_noise == []
@@ -334,22 +348,42 @@ def federation(folder, *, privacy=None, resume=False, dies=False, seen=lambda da
     def site(name):
         def work(exchange):
             train_site(
-                name, Logged(), Rows(TABLE), exchange,
-                SiteConfig(ROUNDS, 1, batch=2, privacy=privacy or DPSGD(epsilon=4, accountant="rdp"), accelerator="cpu",
-                         **settings),
-                SiteRun(folder / name, resume, examples=6, patients=PatientLedger("study", PATIENTS, ITEMS),
-                        callbacks=[Dies()] if dies and name == "south" else []),
-            )  # fmt: skip
+                name,
+                Logged(),
+                Rows(TABLE),
+                exchange,
+                SiteConfig(
+                    ROUNDS,
+                    1,
+                    batch=2,
+                    privacy=privacy or DPSGD(epsilon=4, accountant="rdp"),
+                    accelerator="cpu",
+                    **settings,
+                ),
+                SiteRun(
+                    folder / name,
+                    resume,
+                    examples=6,
+                    patients=PatientLedger("study", PATIENTS, ITEMS),
+                    callbacks=[Dies()] if dies and name == "south" else [],
+                ),
+            )
 
         return work
 
     for name in ("north", "south"):
         (folder / name).mkdir(exist_ok=True)
     final = simulated(
-        {name: site(name) for name in ("north", "south")}, weights_of(Logged()), rule=FedAvg(), rounds=ROUNDS,
-        privacy=privacy or DPSGD(epsilon=4, accountant="rdp"), minimum=2, folder=folder / "hub", on_bytes=seen,
+        {name: site(name) for name in ("north", "south")},
+        weights_of(Logged()),
+        rule=FedAvg(),
+        rounds=ROUNDS,
+        privacy=privacy or DPSGD(epsilon=4, accountant="rdp"),
+        minimum=2,
+        folder=folder / "hub",
+        on_bytes=seen,
         on_round=reports.append,
-    )  # fmt: skip
+    )
     return final, reports
 
 
@@ -401,8 +435,15 @@ def test_training_that_was_not_private_sends_nothing(tmp_path):
 
     def work(exchange):
         federated = FederatedCallback("north", exchange, 1, privacy=DPSGD())
-        pl.Trainer(max_epochs=1, callbacks=[federated], logger=False, enable_checkpointing=False, accelerator="cpu",
-                   enable_progress_bar=False, enable_model_summary=False).fit(Line(), datamodule=Rows(TABLE))  # fmt: skip
+        pl.Trainer(
+            max_epochs=1,
+            callbacks=[federated],
+            logger=False,
+            enable_checkpointing=False,
+            accelerator="cpu",
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        ).fit(Line(), datamodule=Rows(TABLE))
 
     with pytest.raises(
         medfed.QuorumError, match="the study asks for dp_sgd and this training was not private"

@@ -151,9 +151,14 @@ def organ_dice(labelled: dict[str, tuple[str, ...]]) -> list[float]:
     def site(name: str, drawn: int):
         def work(exchange):
             trainer = pl.Trainer(
-                max_epochs=15, callbacks=[FederatedCallback(name, exchange, 3, seed=0)], logger=False,
-                enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
-            )  # fmt: skip
+                max_epochs=15,
+                callbacks=[FederatedCallback(name, exchange, 3, seed=0)],
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                accelerator="cpu",
+            )
             trainer.fit(module(name), DataLoader(Organs(8, drawn, (drawn,)), 4))
 
         return work
@@ -234,9 +239,14 @@ def test_fednova_solves_the_stated_problem_with_sites_of_unlike_epochs_and_batch
         def site(name: str, centre: float, epochs: int, batch: int):
             def work(exchange):
                 trainer = pl.Trainer(
-                    max_epochs=rounds * epochs, callbacks=[FederatedCallback(name, exchange, epochs)], logger=False,
-                    enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
-                )  # fmt: skip
+                    max_epochs=rounds * epochs,
+                    callbacks=[FederatedCallback(name, exchange, epochs)],
+                    logger=False,
+                    enable_checkpointing=False,
+                    enable_progress_bar=False,
+                    enable_model_summary=False,
+                    accelerator="cpu",
+                )
                 trainer.fit(Line(centre), DataLoader(TensorDataset(torch.zeros(4, 1)), batch))
 
             return work

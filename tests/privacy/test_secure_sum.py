@@ -107,7 +107,7 @@ class Round:
                 self.ends[site] = None
             except BaseException as error:
                 self.ends[site] = error
-                if not silent:
+                if not silent or not isinstance(error, Killed):
                     self.exchange.withdraw(site, "it stopped")
 
         for site in sites:

@@ -82,7 +82,7 @@ def test_settings_that_contradict_each_other_are_refused(network, message) -> No
 
 @pytest.mark.parametrize("network", [UNETR(), ViT()])
 def test_position_embeddings_need_a_size(network) -> None:
-    with pytest.raises(StudyError, match="is built for one image size; set data.patch in the study"):
+    with pytest.raises(StudyError, match=r"is built for one image size; set data\.patch in the study"):
         network.build(1, 2, None)
 
 

@@ -41,16 +41,40 @@ sites: {north: north}
 # are stated here once more.
 SCHEMA = {
     "type": "object",
-    "required": ["schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version", "task",
-                 "description", "authors", "copyright", "network_data_format"],
+    "required": [
+        "schema",
+        "version",
+        "monai_version",
+        "pytorch_version",
+        "numpy_version",
+        "required_packages_version",
+        "task",
+        "description",
+        "authors",
+        "copyright",
+        "network_data_format",
+    ],
     "properties": {
         "version": {"type": "string", "pattern": r"^\d+\.\d+\.\d+$"},
         "changelog": {"type": "object"},
         **{
             name: {"type": "string"}
-            for name in ("schema", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors",
-                         "copyright", "data_source", "data_type", "image_classes", "label_classes", "pred_classes",
-                         "intended_use")
+            for name in (
+                "schema",
+                "monai_version",
+                "pytorch_version",
+                "numpy_version",
+                "task",
+                "description",
+                "authors",
+                "copyright",
+                "data_source",
+                "data_type",
+                "image_classes",
+                "label_classes",
+                "pred_classes",
+                "intended_use",
+            )
         },
         "eval_metrics": {"type": "object"},
         "references": {"type": "array", "items": {"type": "string"}},
@@ -63,7 +87,14 @@ SCHEMA = {
                     "type": "object",
                     "additionalProperties": {
                         "type": "object",
-                        "required": ["type", "format", "num_channels", "spatial_shape", "dtype", "value_range"],
+                        "required": [
+                            "type",
+                            "format",
+                            "num_channels",
+                            "spatial_shape",
+                            "dtype",
+                            "value_range",
+                        ],
                         "properties": {
                             "type": {"enum": ["image", "latent", "probabilities", "raw", "series", "tuple"]},
                             "num_channels": {"type": "integer"},
@@ -80,7 +111,7 @@ SCHEMA = {
             },
         },
     },
-}  # fmt: skip
+}
 
 
 def run_of(folder: Path, config: Path) -> RunFolder:
@@ -220,9 +251,21 @@ def test_torchscript_computes_without_medfed(segment, tmp_path):
     torch.save(inputs, tmp_path / "x.pt")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script, str(out / "model.ts"), str(tmp_path / "x.pt"), str(tmp_path / "y.pt")],
-        check=True, timeout=120, cwd=tmp_path, env=environment,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            script,
+            str(out / "model.ts"),
+            str(tmp_path / "x.pt"),
+            str(tmp_path / "y.pt"),
+        ],
+        check=True,
+        timeout=120,
+        cwd=tmp_path,
+        env=environment,
+    )
     found = torch.load(tmp_path / "y.pt", weights_only=True)
     with torch.inference_mode():
         expected = subject.computed.network(inputs)
