@@ -271,7 +271,7 @@ class Remembers(Line):
         ),
         (ByHand, {}, "ByHand uses manual optimisation"),
         (Remembers, {}, "training changes seen without a gradient"),
-        (Line, {"accumulate_grad_batches": 2}, "accumulate_grad_batches is 2; take 1 and a larger batch"),
+        (Line, {"accumulate_grad_batches": 2}, "accumulate_grad_batches is 2; use 1 and a larger batch"),
     ],
 )
 def test_what_does_not_go_together_is_refused_by_name(tmp_path, module, settings, words):
