@@ -117,7 +117,7 @@ class Scales:
 
 
 def study(tmp_path, rounds: int = 3, privacy=None, resumed: bool = False, **settings):
-    """Return the model, round reports and audit log of a study where west's second update is 1e6 times too long."""
+    """Return model, round reports and audit log; west's second update is multiplied by a million."""
     privacy, reports = privacy or NoPrivacy(), []
     log = tmp_path / "audit.jsonl"
 
