@@ -1,16 +1,16 @@
-"""Case rows become rows: patients first, then hospitals, with intervals, and small groups suppressed.
+"""Aggregation of case rows to rows per hospital, with intervals and suppression of small groups.
 
-A patient's images are averaged before anything else; patients are what `n` counts and what is resampled.
-Hospitals of the study are also pooled as the site "all"; a hospital that took no part is not pooled.
+The images of each patient are averaged first; `n` counts patients, and patients are resampled. The hospitals
+of the study are also pooled as the site "all", without hospitals that took no part in training.
 
-**Small groups.** A hospital with fewer than `min_patients` patients in a split is suppressed, and with it the
-next smallest, so that its row cannot be computed by subtracting the others from "all". Sensitivity, AUROC and
-other metrics that depend on the outcome are suppressed where either outcome has fewer than `min_patients`
-patients.
+**Small groups.** A hospital with fewer than `min_patients` patients in a split is suppressed together with
+the next smallest hospital, so that its row cannot be computed by subtracting the others from "all". Metrics
+that depend on the outcome, such as sensitivity and AUROC, are suppressed if either outcome has fewer than
+`min_patients` patients.
 
-**Absence.** Beside every mean stand the counts of structures missed, invented and absent in both
-(`segmentation`). The mean distance is over structures that both masks have, and its note says what was left
-out; the median counts the rest as infinite.
+**Absence.** Each mean comes with counts of structures that are missed, false positive ("invented") or absent
+in both masks (see `segmentation`). The mean distance covers structures that both masks contain, and its note
+states the exclusions; the median counts missed and false-positive structures as infinite.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ from medfed.evaluation.rows import ALL_SITES, CaseRow, Row, unperturbed
 
 
 def aggregate(cases: Iterable[CaseRow], settings: SummarySettings) -> list[Row]:
-    """Return the rows of every model and split, at every hospital and over the study's hospitals together.
+    """Return the rows of every model and split, for each hospital and for the study's hospitals pooled.
 
-    The cases are of one round, of all hospitals (a simulation) or of the hospital that runs this. Cases that
-    were perturbed before they were measured are left out.
+    The cases belong to one round, and to all hospitals (in a simulation) or to one hospital.
+    Perturbed cases are excluded.
     """
     everything = unperturbed(cases)
     points = operating_points(everything, settings.classes)
@@ -63,7 +63,7 @@ def aggregate(cases: Iterable[CaseRow], settings: SummarySettings) -> list[Row]:
         for site, patients in _sites(some, settings.held_out):
             factory = RowFactory(settings.round, site, split, model)
             if (site, split) in suppressed:
-                note = f"fewer than {settings.min_patients} patients, or beside such a site"
+                note = f"fewer than {settings.min_patients} patients, or suppressed to protect such a site"
                 rows.append(factory.suppressed("patients", note))
                 continue
             rows += _summarise(factory, by_patient(patients), points.get(model), settings)
@@ -71,7 +71,7 @@ def aggregate(cases: Iterable[CaseRow], settings: SummarySettings) -> list[Row]:
 
 
 def suppressed_sites(cases: Iterable[CaseRow], settings: SummarySettings) -> set[tuple[str, str]]:
-    """Return the (site, split) pairs that may not be shown: small ones, and those that would reveal them."""
+    """Return the (site, split) pairs to suppress: small ones, and those that would reveal a small one."""
     patients: dict[tuple[str, str], set[str]] = defaultdict(set)
     for case in cases:
         patients[case.site, case.split].add(case.patient)
@@ -111,7 +111,7 @@ def _summarise(
 
 
 def _averaged(patients: Patients, settings: SummarySettings) -> list[Estimate]:
-    """Return the estimates of metrics that were measured on each case."""
+    """Return the estimates of metrics measured per case."""
     group = CaseGroup(patients, settings.resampling(patients.sites))
     estimates = []
     for (structure, name), values in over_structures(patients).items():
@@ -119,7 +119,7 @@ def _averaged(patients: Patients, settings: SummarySettings) -> list[Estimate]:
         if isinstance(family, CaseMetrics):
             estimates += family.over_patients(name, structure, values, group)
         else:
-            # A metric of a package that is not installed here: its mean is all that is known of it.
+            # The metric's package is not installed here, so only its mean can be computed.
             estimates.append(mean_over_patients(name, structure, values, group))
     for family in families(CaseMetrics):
         estimates += family.over_group(group)
@@ -129,7 +129,7 @@ def _averaged(patients: Patients, settings: SummarySettings) -> list[Estimate]:
 def _classified(
     factory: RowFactory, patients: Patients, points: OperatingPoints | None, settings: SummarySettings
 ) -> list[Row]:
-    """Return a classifier's rows; metrics by outcome are suppressed where an outcome has too few patients."""
+    """Return a classifier's rows; metrics by outcome are suppressed if an outcome has too few patients."""
     p, y = class_predictions(patients, settings.classes)
     resampling = settings.resampling(patients.sites)
     group = ClassGroup.of(p, y, class_names(settings.classes, p.shape[1]), resampling, points)
@@ -151,7 +151,7 @@ def _classified(
 
 
 def _with_denominator(interval: Interval, patients: int) -> Interval:
-    """Return a proportion with its own denominator in the method, where it is not the group's patients."""
+    """Add a proportion's denominator to its method if it differs from the number of patients."""
     if interval.value is None or interval.n == patients:
         return interval
     successes = int(interval.value * interval.n + 0.5)

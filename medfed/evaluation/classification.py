@@ -1,15 +1,15 @@
-"""Patients' probabilities become numbers: discrimination, an operating point, calibration, net benefit.
+"""Classification metrics over patients: discrimination, operating point, calibration and net benefit.
 
-One probability a patient and class, one target a patient. Every summary is a `Statistic` of `intervals`: it
-takes counts of how often each patient was drawn, so that its bootstrap is one matrix operation.
+The input is one probability per patient and class, and one target per patient. Every summary is a `Statistic`
+of `intervals`: a function of how often each patient was drawn, so its bootstrap is one matrix operation.
 
-What is undefined is None with a reason: an AUROC of one class (torchmetrics 1.9 says 0.0), an average
-precision without positives (also 0.0). Probabilities outside 0 to 1 are refused: guessing that they are
-logits, as a peer does when a single one exceeds 1, changes every score of the batch.
+An undefined value is None with a reason, for example AUROC with one class or average precision without
+positives (torchmetrics 1.9 returns 0.0 for both). Probabilities outside 0 to 1 are rejected: treating them as
+logits as soon as one exceeds 1, as another library does, changes every score of the batch.
 
-**Operating point.** The threshold is fixed on validation patients and then applied; it is never chosen on
-the patients who are reported. **AUROC's interval** is DeLong's (Biometrics 1988, in Sun and Xu's form, IEEE
-SPL 2014) on the logit scale, which keeps it inside 0 to 1.
+**Operating point.** The threshold is chosen on validation patients and then applied; it is never chosen on
+the patients whose results are reported. **The AUROC's interval** is DeLong's (Biometrics 1988, in Sun and
+Xu's form, IEEE SPL 2014) on the logit scale, which keeps it between 0 and 1.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ def check_binary(probabilities: ArrayLike, targets: ArrayLike) -> tuple[Floats, 
     """Return one class's probabilities and targets as arrays.
 
     Raises:
-        DataError: they differ in length, or hold something that is no probability or no target.
+        DataError: the lengths differ, a probability is not between 0 and 1, or a target is not 0 or 1.
     """
     p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(targets)
     if p.shape != y.shape or p.ndim != 1:
-        raise DataError(f"{p.shape} probabilities for {y.shape} targets; give one of each a patient")
+        raise DataError(f"{p.shape} probabilities for {y.shape} targets; give one of each per patient")
     if not ((p >= 0) & (p <= 1)).all():
         outside = int(np.count_nonzero(~((p >= 0) & (p <= 1))))
         raise DataError(
             f"{outside} of {len(p)} probabilities are not between 0 and 1; apply softmax or sigmoid to the "
-            "network's output before it is evaluated"
+            "network's output before evaluating it"
         )
     if not np.isin(y, (0, 1)).all():
         raise DataError("targets must be 0 or 1")
@@ -49,7 +49,7 @@ def class_numbers(targets: ArrayLike, classes: int) -> NDArray[np.intp]:
     """Return targets as class numbers.
 
     Raises:
-        DataError: a target is no whole number from 0 to `classes` - 1.
+        DataError: a target is not a whole number from 0 to `classes` - 1.
     """
     y = np.asarray(targets)
     if y.size and not np.isin(y, np.arange(classes)).all():
@@ -58,7 +58,7 @@ def class_numbers(targets: ArrayLike, classes: int) -> NDArray[np.intp]:
 
 
 def auroc_of(p: Floats, y: NDArray[np.bool_]) -> Statistic:
-    """Return the statistic 'area under the ROC curve', ties counting half."""
+    """Return the statistic 'area under the ROC curve', in which ties count half."""
     order = np.argsort(p, kind="stable")
     positive = y[order].astype(np.float64)
     starts = np.flatnonzero(np.r_[True, np.diff(p[order]) > 0]) if len(p) else np.zeros(0, np.intp)
@@ -74,8 +74,7 @@ def auroc_of(p: Floats, y: NDArray[np.bool_]) -> Statistic:
 
 
 def average_precision_of(p: Floats, y: NDArray[np.bool_]) -> Statistic:
-    """Return the statistic 'average precision': precision at each threshold, weighted by the recall it
-    adds."""
+    """Return the statistic 'average precision': precision per threshold, weighted by its gain in recall."""
     order = np.argsort(-p, kind="stable")
     positive = y[order].astype(np.float64)
     starts = np.flatnonzero(np.r_[True, np.diff(p[order]) < 0]) if len(p) else np.zeros(0, np.intp)
@@ -91,8 +90,7 @@ def average_precision_of(p: Floats, y: NDArray[np.bool_]) -> Statistic:
 
 
 def ece_of(p: Floats, y: NDArray[np.bool_], bins: int = BINS) -> Statistic:
-    """Return the statistic 'expected calibration error': mean distance of risk and outcome over equal
-    bins."""
+    """Return the statistic 'expected calibration error' over bins of equal width."""
     member = np.eye(bins)[np.minimum((p * bins).astype(int), bins - 1)]
     gaps = member * (y - p)[:, None]
 
@@ -103,11 +101,12 @@ def ece_of(p: Floats, y: NDArray[np.bool_], bins: int = BINS) -> Statistic:
 
 
 def brier_of(p: Floats, y: NDArray[np.bool_]) -> Statistic:
-    """Return the statistic 'mean squared error of the probability'."""
+    """Return the Brier score as a statistic: the mean squared error of the probability."""
     return mean_of((p - y) ** 2)
 
 
 def confusion_cells(p: Floats, y: NDArray[np.bool_], threshold: float) -> Floats:
+    """Return 0/1 columns (patients, 4): true positive, false positive, false negative, true negative."""
     called = p >= threshold
     return np.stack([called & y, called & ~y, ~called & y, ~called & ~y], axis=1).astype(np.float64)
 
@@ -124,7 +123,7 @@ def f1_of(p: Floats, y: NDArray[np.bool_], threshold: float) -> Statistic:
 
 
 def mcc_of(p: Floats, y: NDArray[np.bool_], threshold: float) -> Statistic:
-    """Return the statistic 'correlation of call and outcome', undefined where either is constant."""
+    """Return Matthews' correlation coefficient as a statistic, undefined if a margin is zero."""
     cells = confusion_cells(p, y, threshold)
 
     def statistic(counts: Floats) -> Floats:
@@ -139,8 +138,7 @@ def _midranks(values: Floats) -> Floats:
 
 
 def _delong(p: Floats, y: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Return each positive's and each negative's placement: the shares of the other class ranked below,
-    above."""
+    """Return each positive's share of negatives below it, and each negative's share of positives above it."""
     ups, downs = p[y], p[~y]
     everyone = _midranks(np.concatenate([ups, downs]))
     above = (everyone[: len(ups)] - _midranks(ups)) / len(downs)
@@ -160,18 +158,17 @@ def delong(probabilities: ArrayLike, targets: ArrayLike, confidence: float = CON
     if ups < 2 or downs < 2:
         return Interval(value, None, None, len(p), method, "no interval: a single patient of one class")
     if value in (0.0, 1.0):
-        # Nobody is ranked wrongly, so no variance is seen. What min(ups, downs) disjoint pairs without an
-        # error exclude is a bound that holds all the same (Clopper and Pearson).
+        # No pair is misranked, so the variance estimate is zero. min(ups, downs) disjoint pairs without an
+        # error still give an exact bound (Clopper and Pearson).
         bound = ((1 - confidence) / 2) ** (1 / min(ups, downs))
         low, high = (bound, 1.0) if value == 1.0 else (0.0, 1.0 - bound)
         return Interval(
-            value, low, high, len(p), "exact bound from disjoint pairs, since no pair is ranked wrongly"
+            value, low, high, len(p), "exact bound from disjoint pairs, since no pair is misranked"
         )
     variance = above.var(ddof=1) / ups + below.var(ddof=1) / downs
     if variance == 0.0:
-        # A model that gives everybody the same probability: no pair is ranked, and no sample says how
-        # sure that is.
-        note = "no interval: every patient is ranked alike"
+        # The model gives every patient the same probability, so the sample says nothing about the variance.
+        note = "no interval: every patient is ranked equally"
         return Interval(value, None, None, len(p), method, note)
     z = float(stats.norm.ppf((1 + confidence) / 2))
     middle, half = np.log(value / (1 - value)), z * np.sqrt(variance) / (value * (1 - value))
@@ -190,7 +187,9 @@ def delong_test(first: ArrayLike, second: ArrayLike, targets: ArrayLike) -> tupl
     value = float(up.mean())
     error = float(np.sqrt(up.var(ddof=1) / len(up) + down.var(ddof=1) / len(down)))
     if error == 0.0:
-        return Interval(value, None, None, len(p), method, "no interval: both rank every patient alike"), None
+        return Interval(
+            value, None, None, len(p), method, "no interval: both rank every patient equally"
+        ), None
     z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
     interval = Interval(value, max(-1.0, value - z * error), min(1.0, value + z * error), len(p), method)
     return interval, float(2 * stats.norm.sf(abs(value) / error))
@@ -199,10 +198,10 @@ def delong_test(first: ArrayLike, second: ArrayLike, targets: ArrayLike) -> tupl
 def operating_point(
     probabilities: ArrayLike, targets: ArrayLike, sensitivity: float | None = None
 ) -> float | None:
-    """Return the threshold of the largest Youden index, or the largest one that reaches a sensitivity.
+    """Return the threshold with the largest Youden index, or the largest that reaches a given sensitivity.
 
-    It lies midway between two observed probabilities, so that a rounding error does not move a patient
-    across. None where only one class is present.
+    The threshold lies midway between two observed probabilities, so rounding errors do not change any
+    patient's prediction. Returns None if only one class is present.
     """
     p, y = check_binary(probabilities, targets)
     if y.all() or not y.any():
@@ -217,7 +216,7 @@ def operating_point(
 
 
 def proportion(part: int, whole: int, method: str, absent: str) -> Interval:
-    """Return a share of patients with Wilson's interval."""
+    """Return a proportion of patients with Wilson's interval; `absent` is the note if `whole` is 0."""
     if whole == 0:
         return Interval(None, None, None, 0, method, absent)
     low, high = wilson(part, whole)

@@ -1,11 +1,11 @@
-"""One model against another on the same patients: the difference, its interval and a test.
+"""Paired comparison of two models on the same patients: difference, interval and test.
 
-Values are paired by patient. Each metric says how its difference is tested: means over patients by flipping
-signs (`paired_tests`), AUROCs by the paired DeLong test, c-indices by the jackknife. The p values that one
-call returns for one metric at one hospital are corrected together (Holm), and the method says over how many.
-The untrained model is shown but not tested: nobody asks whether training helps.
+Values are paired by patient. Each metric defines its test: means over patients use sign-flip permutation
+(`paired_tests`), AUROCs the paired DeLong test, and c-indices the jackknife. The p values that one call
+returns for a metric at a hospital are corrected together (Holm), and `method` gives their number. The
+difference to the untrained model is shown but not tested, because whether training helps is not in question.
 
-A row's `value` is model minus `against`, whichever direction is better.
+A row's `value` is always model minus `against`, whichever direction is better.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def compare(
     split: str = "test",
     correct: bool = True,
 ) -> list[Row]:
-    """Return the differences of one model to every other, at every hospital and over the study's hospitals.
+    """Return one model's differences to every other, for each hospital and for the study's hospitals pooled.
 
-    With `correct` false the p values stay as they are, to be corrected together with others.
+    If `correct` is false, p values are not corrected, so that they can be corrected together with others.
     """
     everything = [case for case in unperturbed(cases) if case.split == split]
     suppressed = suppressed_sites(everything, settings)
@@ -64,14 +64,14 @@ def compare(
         by_model.setdefault(case.model, {}).setdefault(case.site, []).append(case)
     rows: list[Row] = []
     for other in sorted(set(by_model) - {model}):
-        for place, members in _places(sorted(by_model[other]), settings.held_out).items():
-            if (place, split) in suppressed:
+        for site, members in _members(sorted(by_model[other]), settings.held_out).items():
+            if (site, split) in suppressed:
                 continue
             ours, theirs = (
-                [case for site in members for case in by_model.get(name, {}).get(site, [])]
+                [case for member in members for case in by_model.get(name, {}).get(member, [])]
                 for name in (model, other)
             )
-            factory = RowFactory(settings.round, place, split, model, against=other)
+            factory = RowFactory(settings.round, site, split, model, against=other)
             differences = [_row(factory, difference) for difference in _differences(ours, theirs, settings)]
             if other == UNTRAINED:
                 differences = [msgspec.structs.replace(row, p=None) for row in differences]
@@ -79,11 +79,11 @@ def compare(
     return holm_corrected(rows) if correct else rows
 
 
-def _places(sites: Sequence[str], held_out: Sequence[str]) -> dict[str, list[str]]:
-    """Return the hospitals of each place: every hospital alone, then the study's hospitals together."""
-    places = {site: [site] for site in sites}
+def _members(sites: Sequence[str], held_out: Sequence[str]) -> dict[str, list[str]]:
+    """Return the hospitals behind each site to report: each hospital alone, then the study's pooled."""
+    members = {site: [site] for site in sites}
     pooled = [site for site in sites if site not in held_out]
-    return {**places, ALL_SITES: pooled} if len(pooled) > 1 else places
+    return {**members, ALL_SITES: pooled} if len(pooled) > 1 else members
 
 
 def _differences(ours: list[CaseRow], theirs: list[CaseRow], settings: SummarySettings) -> list[Difference]:
@@ -101,7 +101,7 @@ def _differences(ours: list[CaseRow], theirs: list[CaseRow], settings: SummarySe
 
 
 def _averaged(first: Patients, second: Patients, settings: SummarySettings) -> list[Difference]:
-    """Return the differences of metrics that were measured on each case."""
+    """Return the differences of metrics measured per case."""
     first, second, credited = credit_true_absences(first, second)
     resampling = settings.resampling(first.sites)
     others = over_structures(second)
@@ -112,14 +112,16 @@ def _averaged(first: Patients, second: Patients, settings: SummarySettings) -> l
         interval, p = paired_difference(values, others[structure, metric], resampling)
         number = credited.get((structure, metric), 0)
         if number and interval.value is not None:
-            note = f"{count_patients(number)} where one model alone saw that nothing is there: 1 against 0"
+            note = (
+                f"{count_patients(number)} in which only one model correctly predicted nothing: 1 against 0"
+            )
             interval = interval._replace(note="; ".join(part for part in (interval.note, note) if part))
         differences.append(Difference(metric, structure, interval, p, "sign-flip permutation"))
     return differences
 
 
 class _Paired(NamedTuple):
-    """Two models' overlaps, and in how many patients one of them was credited with a true absence."""
+    """Two models' overlaps, and the number of patients in which one was credited with a true absence."""
 
     first: Patients
     second: Patients
@@ -127,11 +129,11 @@ class _Paired(NamedTuple):
 
 
 def credit_true_absences(first: Patients, second: Patients) -> _Paired:
-    """Return both models' overlaps, with 1 for the model that alone saw that a structure is not there.
+    """Return both models' overlaps, with 1 where only that model correctly predicted a structure's absence.
 
-    A structure in neither reference nor prediction has no Dice, and the other model's invention has
-    0. Leaving such a patient out of the pairs would forgive the invention exactly where it
-    distinguishes the two models.
+    If a structure is in neither reference nor prediction, its Dice is undefined, while the other model's
+    false positive has a Dice of 0. Excluding such patients from the pairs would ignore false positives
+    exactly where they distinguish the two models.
     """
     ours, theirs = dict(first.values), dict(second.values)
     where: dict[tuple[str | None, str], NDArray[np.bool_]] = {}
@@ -144,7 +146,7 @@ def credit_true_absences(first: Patients, second: Patients) -> _Paired:
         ours[key], theirs[key] = np.where(right_a, 1.0, a), np.where(right_b, 1.0, b)
         where[key] = right_a | right_b
     for key in list(where):
-        # Patients of any structure, for the mean over structures.
+        # For the mean over structures, count patients credited for any structure.
         before = where.get((None, key[1]), np.zeros(len(first.patients), dtype=bool))
         if key[0] is not None:
             where[None, key[1]] = before | where[key]
@@ -184,26 +186,26 @@ def _row(factory: RowFactory, difference: Difference) -> Row:
     metric, structure, interval, p, test = difference
     marked = mark_wide(metric, interval)
     if marked.value is None and not marked.note:
-        marked = marked._replace(note="no patient has a value of both")
+        marked = marked._replace(note="no patient has a value for both models")
     row = factory.row(metric, structure, marked, interval.n, p)
     method = f"{interval.method}; {test}" if test != interval.method else test
     return msgspec.structs.replace(row, method=method)
 
 
 def holm_corrected(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows with the p values of each metric, structure and hospital corrected together.
+    """Return the rows, with the p values of each metric, structure and hospital corrected together (Holm).
 
-    A hospital is a question of its own (how do the models compare there?), and one of three patients, whose p
-    values cannot be small, must not take the power from one of three hundred.
+    Each hospital is a separate question: how do the models compare on its patients? A hospital with three
+    patients, whose p values cannot be small, must not cost a hospital with three hundred its power.
     """
     families: dict[tuple[str, str | None, str], list[int]] = {}
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         if row.p is not None:
-            families.setdefault((row.metric, row.structure, row.site), []).append(place)
-    found = list(rows)
-    for places in families.values():
-        p_values = holm([p for place in places if (p := rows[place].p) is not None])
-        for place, p in zip(places, p_values, strict=True):
-            method = f"{rows[place].method}, Holm over {len(places)} tests"
-            found[place] = msgspec.structs.replace(rows[place], p=p, method=method)
-    return found
+            families.setdefault((row.metric, row.structure, row.site), []).append(index)
+    corrected = list(rows)
+    for members in families.values():
+        p_values = holm([p for index in members if (p := rows[index].p) is not None])
+        for index, p in zip(members, p_values, strict=True):
+            method = f"{rows[index].method}, Holm over {len(members)} tests"
+            corrected[index] = msgspec.structs.replace(rows[index], p=p, method=method)
+    return corrected

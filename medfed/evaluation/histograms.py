@@ -1,13 +1,13 @@
-"""ROC and calibration from counts that may leave a hospital and add up over hospitals.
+"""ROC and calibration curves from binned counts that may leave a hospital and can be pooled.
 
-A hospital counts its patients with and without the disease in bins of predicted risk. A bin is a group of
-patients like any other: before it leaves, neighbouring bins are joined until each holds at least
-`min_patients` patients. Hospitals' bins need not be the same: the pooled histogram simply holds all of them.
+Each hospital counts its patients with and without the disease in bins of predicted risk. A bin is a group of
+patients like any other: before it is sent, neighbouring bins are merged until each contains at least
+`min_patients` patients. Bins may differ between hospitals; the pooled histogram contains all of them.
 
-How much the bins hide is known. A pair of patients whose bins overlap may be ranked either way, so the
-pooled AUROC lies between the share of pairs that are surely ranked rightly and that share plus the pairs in
-doubt; `auroc_bounds` returns both ends, and between them the value for patients spread evenly in their
-bins.
+The loss of precision is known. A pair of patients whose bins overlap may be ranked either way, so the pooled
+AUROC is at least the share of pairs that are certainly ranked correctly, and at most that share plus the
+share of uncertain pairs. `auroc_bounds` returns both bounds, and the value for patients spread evenly within
+their bins.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ MAX_BINS = 100
 
 
 class Bin(msgspec.Struct, frozen=True, array_like=True):
-    """Patients with `low <= p < high` (the last bin also p = 1): with the class, without, and the sum of
-    their p."""
+    """Patients with `low <= p < high`: counts with and without the class, and the sum of p as `risk`.
+
+    The last bin also includes p = 1.
+    """
 
     low: float
     high: float
@@ -45,7 +47,7 @@ class Bin(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ScoreHistogram(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One model's patients at one site, counted by the predicted probability of one class."""
+    """Counts of one site's patients by one model's predicted probability of one class."""
 
     round: int
     site: str
@@ -64,7 +66,7 @@ class ScoreHistogram(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class Bounds(NamedTuple):
-    """The area under the pooled ROC curve lies between `low` and `high`."""
+    """Bounds `low` and `high` on the area under the pooled ROC curve, and the estimate between them."""
 
     value: float
     low: float
@@ -72,7 +74,7 @@ class Bounds(NamedTuple):
 
 
 class Reliability(NamedTuple):
-    """One group's mean predicted risk, observed share with Wilson's interval, and patients."""
+    """One group's mean predicted risk, observed proportion with Wilson's interval, and number of patients."""
 
     predicted: float
     observed: float
@@ -82,7 +84,7 @@ class Reliability(NamedTuple):
 
 
 class ScoreLabels(NamedTuple):
-    """Which patients a histogram counts, and for which class."""
+    """The patients and the class that a histogram describes."""
 
     round: int
     site: str
@@ -98,16 +100,16 @@ def count_scores(
     min_patients: int = 1,
     bins: int = MAX_BINS,
 ) -> ScoreHistogram:
-    """Return the histogram of one hospital's patients, coarse enough to leave it.
+    """Return the histogram of one hospital's patients, coarse enough to be sent to the hub.
 
-    It has no bins where all patients together are fewer than `min_patients`.
+    It has no bins if there are fewer than `min_patients` patients in total.
     """
     p, y = check_binary(probabilities, targets)
     edges = np.arange(bins + 1) / bins
-    # The place is decided by the edges and not by p * bins, whose rounding may differ from theirs.
-    place = np.clip(np.searchsorted(edges, p, side="right") - 1, 0, bins - 1)
-    ups, downs = np.bincount(place[y], minlength=bins), np.bincount(place[~y], minlength=bins)
-    risks = np.bincount(place, weights=p, minlength=bins)
+    # Bins are assigned by comparing p with the edges, because p * bins may be rounded differently.
+    bin_index = np.clip(np.searchsorted(edges, p, side="right") - 1, 0, bins - 1)
+    ups, downs = np.bincount(bin_index[y], minlength=bins), np.bincount(bin_index[~y], minlength=bins)
+    risks = np.bincount(bin_index, weights=p, minlength=bins)
     fine = [
         Bin(float(edges[i]), float(edges[i + 1]), int(ups[i]), int(downs[i]), float(risks[i]))
         for i in range(bins)
@@ -116,18 +118,18 @@ def count_scores(
 
 
 def coarsen(fine: Iterable[Bin], min_patients: int) -> tuple[Bin, ...]:
-    """Return neighbouring bins joined until each holds `min_patients` patients or more (at least one)."""
-    found: list[Bin] = []
+    """Return the bins, merged with their neighbours until each contains at least `min_patients` patients."""
+    coarse: list[Bin] = []
     open_: Bin | None = None
     for cell in fine:
         open_ = cell if open_ is None else _joined(open_, cell)
         if open_.n >= max(min_patients, 1):
-            found.append(open_)
+            coarse.append(open_)
             open_ = None
-    if open_ is not None and open_.n > 0 and found:
-        # What is left over is too small to stand alone.
-        found.append(_joined(found.pop(), open_))
-    return tuple(found)
+    if open_ is not None and open_.n > 0 and coarse:
+        # The remainder is too small to be a bin of its own.
+        coarse.append(_joined(coarse.pop(), open_))
+    return tuple(coarse)
 
 
 def _joined(first: Bin, second: Bin) -> Bin:
@@ -141,12 +143,16 @@ def _joined(first: Bin, second: Bin) -> Bin:
 
 
 def merged(histograms: Iterable[ScoreHistogram], site: str = ALL_SITES) -> ScoreHistogram:
-    """Return the pooled histogram of several hospitals; their order does not matter."""
+    """Return the pooled histogram of several hospitals, independent of their order.
+
+    Raises:
+        DataError: there are no histograms, or their rounds, splits, models or classes differ.
+    """
     every = list(histograms)
     if not every:
         raise DataError("no histograms to merge")
     if len({(h.round, h.split, h.model, h.structure) for h in every}) > 1:
-        raise DataError("histograms of different rounds, splits, models or classes do not add up")
+        raise DataError("histograms of different rounds, splits, models or classes cannot be pooled")
     cells = [cell for histogram in every for cell in histogram.bins]
     cells.sort(key=lambda cell: (cell.low, cell.high, cell.positives, cell.negatives, cell.risk))
     together: list[Bin] = []
@@ -165,7 +171,7 @@ def _columns(histogram: ScoreHistogram) -> tuple[Floats, Floats, Floats, Floats]
 
 
 def auroc_bounds(histogram: ScoreHistogram) -> Bounds | None:
-    """Return between which values the pooled patients' AUROC lies, or None where one outcome is missing."""
+    """Return bounds on the AUROC over the pooled patients, or None if all have the same outcome."""
     if not (histogram.positives and histogram.negatives):
         return None
     low, high, ups, downs = _columns(histogram)
@@ -179,7 +185,10 @@ def auroc_bounds(histogram: ScoreHistogram) -> Bounds | None:
 
 
 def _chance_above(low: Floats, high: Floats) -> Floats:
-    """Return the chance that a patient spread evenly in bin i is above one spread evenly in bin j."""
+    """Return [i, j], the probability that a patient in bin i ranks above one in bin j.
+
+    Patients are assumed to be spread evenly within their bins.
+    """
     start, stop = low[None], high[None]
 
     def area(x: Floats) -> Floats:
@@ -190,8 +199,10 @@ def _chance_above(low: Floats, high: Floats) -> Floats:
 
 
 def _above(histogram: ScoreHistogram) -> tuple[Floats, Floats, Floats]:
-    """Return every edge, and how many patients with and without the class lie above it, spread evenly in
-    bins."""
+    """Return all edges, and the numbers of patients with and without the class above each of them.
+
+    Patients are assumed to be spread evenly within their bins.
+    """
     low, high, ups, downs = _columns(histogram)
     edges = np.unique(np.concatenate([low, high]))
     share = np.clip((high[None] - edges[:, None]) / (high - low)[None], 0.0, 1.0)
@@ -199,7 +210,7 @@ def _above(histogram: ScoreHistogram) -> tuple[Floats, Floats, Floats]:
 
 
 def roc(histogram: ScoreHistogram) -> list[tuple[float, float]]:
-    """Return (1 - specificity, sensitivity) at every edge, from nobody called to everybody."""
+    """Return (1 - specificity, sensitivity) at each edge, from the highest threshold to the lowest."""
     if not (histogram.positives and histogram.negatives):
         return []
     _, ups, downs = _above(histogram)
@@ -208,29 +219,29 @@ def roc(histogram: ScoreHistogram) -> list[tuple[float, float]]:
 
 
 def reliability(histogram: ScoreHistogram, groups: int = 10) -> list[Reliability]:
-    """Return predicted risk against observed share, in bins put together by tenths of their mean risk."""
-    found = []
-    for place in range(groups):
-        cells = [b for b in histogram.bins if b.n and min(int(b.risk / b.n * groups), groups - 1) == place]
+    """Return predicted risk against observed proportion; bins are grouped by their mean predicted risk."""
+    points = []
+    for group in range(groups):
+        cells = [b for b in histogram.bins if b.n and min(int(b.risk / b.n * groups), groups - 1) == group]
         n, ups = sum(cell.n for cell in cells), sum(cell.positives for cell in cells)
         if n:
             low, high = wilson(ups, n)
-            found.append(Reliability(sum(cell.risk for cell in cells) / n, ups / n, low, high, n))
-    return found
+            points.append(Reliability(sum(cell.risk for cell in cells) / n, ups / n, low, high, n))
+    return points
 
 
 def net_benefit_of(histogram: ScoreHistogram) -> list[tuple[float, float, float]]:
-    """Return (threshold, net benefit of the model, of treating everyone) at every inner edge."""
+    """Return (threshold, net benefit of the model, net benefit of treating everyone) at each inner edge."""
     n = histogram.positives + histogram.negatives
     if n == 0:
         return []
-    found = []
+    points = []
     for edge, ups, downs in zip(*_above(histogram), strict=True):
         if 0.0 < edge < 1.0:
             odds = edge / (1 - edge)
             everyone = (histogram.positives - odds * histogram.negatives) / n
-            found.append((float(edge), float((ups - odds * downs) / n), float(everyone)))
-    return found
+            points.append((float(edge), float((ups - odds * downs) / n), float(everyone)))
+    return points
 
 
 def write(path: Path, histograms: Iterable[ScoreHistogram]) -> None:
@@ -241,8 +252,12 @@ def write(path: Path, histograms: Iterable[ScoreHistogram]) -> None:
 
 
 def read(path: Path) -> list[ScoreHistogram]:
-    """Return the histograms that `write` wrote."""
+    """Return the histograms in a file written by `write`.
+
+    Raises:
+        RunError: a line is not a histogram.
+    """
     try:
         return [msgspec.json.decode(line, type=ScoreHistogram) for line in path.read_bytes().splitlines()]
     except msgspec.MsgspecError as error:
-        raise RunError(f"{path.name}: not histograms: {error}; restore the file") from error
+        raise RunError(f"{path.name}: not a file of histograms: {error}; restore the file") from error

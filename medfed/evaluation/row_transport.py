@@ -1,12 +1,11 @@
-"""Rows about a hospital's groups of patients as numbers with names, the only form in which
-results leave a hospital.
+"""Conversion of rows to named scalars, the only form in which results leave a hospital.
 
-An `Update` carries scalars, floats by name. A row becomes a few of them, named
+An `Update` carries scalars: floats by name. Each row becomes up to four of them, named
 
     row/<split>/<model>/<metric>/<structure>/<group>/<value, low, high or n>
 
-and is made of them again at the hub, which knows by itself whose they are. Notes, methods
-and tests stay behind.
+The hub rebuilds the row from them and adds the site, which it knows from the connection. Notes, methods and
+tests are not sent.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from medfed.errors import DataError
 from medfed.evaluation.metrics import metric_of
 from medfed.evaluation.rows import FEDERATED, UNTRAINED, Row
 
-# What every such name begins with.
+# The prefix of all scalars that belong to rows.
 PREFIX = "row/"
 
-# The models of which a hospital reports; its own model's results are its own affair.
+# The models whose results a hospital sends; results of its own local model stay in the hospital.
 MODELS = (FEDERATED, UNTRAINED)
 _SPLITS = ("val", "test")
 _METRIC = re.compile(r"[a-z0-9_@.]{1,60}")
@@ -30,9 +29,9 @@ _FIELDS = ("value", "low", "high", "n")
 
 
 def scalars_of(rows: Iterable[Row]) -> dict[str, float]:
-    """Return the scalars of the rows that may leave; a row that was withheld has no value and stays.
+    """Return the scalars of the rows that may leave the hospital; suppressed rows have no value and stay.
 
-    Survival's Brier scores stay, too: their times are those of a hospital's own patients.
+    Brier scores of survival models stay too, because their times come from the hospital's own patients.
 
     >>> row = Row(round=3, site="west", split="test", model="federated", metric="dice", value=0.81, n=16)
     >>> sorted(scalars_of([row]).items())
@@ -41,9 +40,9 @@ def scalars_of(rows: Iterable[Row]) -> dict[str, float]:
     True
 
     Raises:
-        DataError: if two rows have one name, so that the hub could not tell them apart.
+        DataError: two rows have the same name, so the hub could not distinguish them.
     """
-    found: dict[str, float] = {}
+    scalars: dict[str, float] = {}
     for row in rows:
         if (
             row.value is None
@@ -55,29 +54,30 @@ def scalars_of(rows: Iterable[Row]) -> dict[str, float]:
             continue
         parts = (row.split, row.model, row.metric, row.structure or "", row.group or "")
         name = PREFIX + "/".join(quote(part, safe=" @=:") for part in parts)
-        if f"{name}/value" in found:
+        if f"{name}/value" in scalars:
             raise DataError(
-                f"site '{row.site}': two results are called '{name}', and neither may stand for "
-                "the other; report on one site and one round, and on perturbed cases separately"
+                f"site '{row.site}': two results have the same name '{name}'; "
+                "report one site and one round at a time, and perturbed cases separately"
             )
         for field in _FIELDS:
             value = getattr(row, field)
             if value is not None:
-                found[f"{name}/{field}"] = float(value)
-    return found
+                scalars[f"{name}/{field}"] = float(value)
+    return scalars
 
 
 def rows_of(scalars: Mapping[str, float], round: int, site: str) -> list[Row]:
-    """Return the rows that a site's scalars say; one that says what no site may say, or nothing
-    known, is left out.
+    """Return the rows that a site's scalars describe.
+
+    Rows with a split or model that sites may not report, an unknown metric, or no value are dropped.
     """
-    found: dict[tuple[str, ...], dict[str, float]] = {}
+    fields_by_row: dict[tuple[str, ...], dict[str, float]] = {}
     for name, value in scalars.items():
         parts = name.removeprefix(PREFIX).split("/")
         if name.startswith(PREFIX) and len(parts) == 6 and parts[-1] in _FIELDS:
-            found.setdefault(tuple(unquote(part) for part in parts[:-1]), {})[parts[-1]] = value
+            fields_by_row.setdefault(tuple(unquote(part) for part in parts[:-1]), {})[parts[-1]] = value
     rows = []
-    for (split, model, metric, structure, group), fields in sorted(found.items()):
+    for (split, model, metric, structure, group), fields in sorted(fields_by_row.items()):
         if split not in _SPLITS or model not in MODELS or "value" not in fields or not _known(metric):
             continue
         rows.append(
@@ -99,7 +99,7 @@ def rows_of(scalars: Mapping[str, float], round: int, site: str) -> list[Row]:
 
 
 def without_rows(scalars: Mapping[str, float]) -> dict[str, float]:
-    """Return the scalars that are not parts of rows: losses and scores of a round."""
+    """Return the scalars that do not belong to rows, such as the losses and scores of a round."""
     return {name: value for name, value in scalars.items() if not name.startswith(PREFIX)}
 
 

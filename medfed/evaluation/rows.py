@@ -1,11 +1,11 @@
-"""The two records of an evaluation: a `Row` may leave the hospital, a `CaseRow` never does.
+"""The records of an evaluation: a `Row` may leave the hospital, a `CaseRow` never does.
 
-A `Row` is about a group of patients: one metric of one model at one site. A `CaseRow` is about one case of
-one patient, both named by tokens (salted hashes); every summary is made from case rows. Both are stored as
-JSON lines, which are appended to during a run, and as CSV for spreadsheets.
+A `Row` describes a group of patients: one metric of one model at one site. A `CaseRow` describes one case of
+one patient, both identified by tokens (salted hashes); all summaries are computed from case rows. Both are
+stored as JSON lines, to which a run appends, and as CSV for spreadsheets.
 
-Appending is safe: a line that a killed process left unfinished is cut off before the next append, and readers
-skip it. A row that is written twice, as by a resumed run, counts once, with the later value.
+Appending is safe: readers skip a line that a killed process left unfinished, and the next append removes it.
+If a row is written twice, for example by a resumed run, the later value replaces the earlier one.
 
 >>> row = Row(round=3, site="west", split="test", model="federated", metric="dice", value=0.81, n=16)
 >>> row.key == msgspec.structs.replace(row, value=0.5).key
@@ -27,7 +27,7 @@ import msgspec
 from medfed.errors import RunError
 from medfed.files import write_whole
 
-# The `site` of a row that pools several hospitals.
+# The `site` of a row over several pooled hospitals.
 ALL_SITES = "all"
 
 FEDERATED = "federated"
@@ -36,22 +36,22 @@ UNTRAINED = "untrained"
 
 
 def local(site: str) -> str:
-    """Return the name of the model that `site` trained alone."""
+    """Return the name of the model trained by `site` alone."""
     return f"local:{site}"
 
 
 def personal(site: str) -> str:
-    """Return the name of the model that `site` personalised."""
+    """Return the name of the model personalised by `site`."""
     return f"personal:{site}"
 
 
 def without(site: str) -> str:
-    """Return the name of the federated model that was trained without `site`."""
+    """Return the name of the federated model trained without `site`."""
     return f"without:{site}"
 
 
 def model_of(stem: str) -> str:
-    """Return the name of the model in a checkpoint file: 'local-north' holds 'local:north'."""
+    """Return the model name for a checkpoint file's stem: 'local-north' gives 'local:north'."""
     for kind in ("local", "personal", "without"):
         if stem.startswith(f"{kind}-"):
             return f"{kind}:{stem.removeprefix(f'{kind}-')}"
@@ -61,11 +61,11 @@ def model_of(stem: str) -> str:
 class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One metric of one model on one group of patients, with its interval.
 
-    `site` is the hospital whose patients were measured, or `ALL_SITES`. `model` is "federated",
-    "local:<site>", "pooled", "untrained", "personal:<site>" or "without:<site>". `n` counts patients. A
-    `value` of None is always explained in `note`. `group` is a subgroup ("sex=F"). Where the value is a
-    difference (model minus against), `against` names the other model and `p` is its test's p value, corrected
-    as `method` says.
+    `site` is the hospital whose patients were evaluated, or `ALL_SITES`. `model` is "federated",
+    "local:<site>", "pooled", "untrained", "personal:<site>" or "without:<site>". `n` is the number of
+    patients. If `value` is None, `note` gives the reason. `group` is a subgroup ("sex=F"). If the value is a
+    difference (model minus against), `against` names the other model and `p` is the p value of the test,
+    corrected as described in `method`.
     """
 
     round: int
@@ -88,12 +88,12 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         _finite(self, ("value", "low", "high", "p"))
         if self.value is None and not self.note:
             raise ValueError(
-                f"row {self.metric} of {self.model} at {self.site}: no value, and no note that explains why"
+                f"row {self.metric} of {self.model} at {self.site}: no value, and no note with the reason"
             )
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Return what the row is about: all that identifies it, without its value."""
+        """The fields that identify the row."""
         return (
             self.round,
             self.site,
@@ -107,13 +107,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class CaseRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One metric of one model on one case. It stays in the hospital.
+    """One metric of one model on one case; it never leaves the hospital.
 
-    Segmentation: `metric` is dice, hd95_mm, ... and `structure` the class. Classification and tabular:
-    `metric` is "probability", `structure` the class, `value` its probability and `target` 1.0 where the
-    case is of that class, else 0.0. Survival: `metric` is "risk", `value` the predicted risk, `target` the
-    time and `event` whether the event happened; a predicted survival has the metric "survival@<time>".
-    Subgroups are made of `attributes`. `condition` says how the case was perturbed before it was measured
+    Segmentation: `metric` is dice, hd95_mm, ... and `structure` the class. Classification and tabular data:
+    `metric` is "probability", `structure` the class, `value` its probability, and `target` 1.0 if the case
+    belongs to that class, else 0.0. Survival: `metric` is "risk", `value` the predicted risk, `target` the
+    time and `event` whether the event was observed; predicted survival has the metric "survival@<time>".
+    Subgroups are formed by `attributes`. `condition` describes how the case was perturbed before evaluation
     ("noise of 10 %"), and is None for an unperturbed case.
     """
 
@@ -136,7 +136,7 @@ class CaseRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Return what the row is about: all that identifies it, without its value."""
+        """The fields that identify the row."""
         return (self.model, self.site, self.split, self.case, self.metric, self.structure, self.condition)
 
 
@@ -144,25 +144,25 @@ Record = TypeVar("Record", Row, CaseRow)
 
 
 def _finite(record: Any, names: tuple[str, ...]) -> None:
-    # msgspec would write NaN as null, which would turn a failed metric into one that was never measured.
+    # msgspec writes NaN as null, which would make a failed metric look like one that was never measured.
     for name in names:
         value = getattr(record, name)
         if value is not None and not math.isfinite(value):
             raise ValueError(
-                f"row {record.metric} of {record.model}: {name} is {value}; give None and a note"
+                f"row {record.metric} of {record.model}: {name} is {value}; use None and a note instead"
             )
         if value is not None and type(value) is not float:
-            # numpy's numbers are floats to Python, but msgspec does not encode them.
+            # np.float64 is a subclass of float, but msgspec does not encode it.
             msgspec.structs.force_setattr(record, name, float(value))
 
 
 def unperturbed(cases: Iterable[CaseRow]) -> list[CaseRow]:
-    """Return the cases that were measured unperturbed; the others are about robustness alone."""
+    """Return the unperturbed cases; perturbed ones serve only to measure robustness."""
     return [case for case in cases if case.condition is None]
 
 
 def append(path: Path, records: Iterable[Row | CaseRow]) -> None:
-    """Append lines to a JSON lines file in one write, after cutting off an unfinished line."""
+    """Append records to a JSON lines file in one write, after removing an unfinished last line."""
     data = _lines(records)
     with open(path, "ab+") as file:
         end = _finished_length(file)
@@ -187,7 +187,7 @@ def _finished_length(file: io.BufferedRandom) -> int:
 
 
 def write(path: Path, records: Iterable[Row | CaseRow]) -> None:
-    """Write a JSON lines file, which readers see whole or not at all."""
+    """Write a JSON lines file atomically."""
     write_whole(path, _lines(records), durable=True)
 
 
@@ -196,12 +196,12 @@ def _lines(records: Iterable[Row | CaseRow]) -> bytes:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Return the rows of a JSON lines file, each key once, in the order of their first writing."""
+    """Return the rows of a JSON lines file: the last one per key, in the order in which keys first appear."""
     return _read(path, Row)
 
 
 def read_cases(path: Path) -> list[CaseRow]:
-    """Return the case rows of a JSON lines file, each key once, in the order of their first writing."""
+    """Return the case rows of a JSON lines file: the last one per key, in order of first appearance."""
     return _read(path, CaseRow)
 
 
@@ -209,7 +209,7 @@ def _read(path: Path, kind: type[Record]) -> list[Record]:
     decoder = msgspec.json.Decoder(kind)
     records: dict[tuple[object, ...], Record] = {}
     lines = path.read_bytes().split(b"\n")
-    # After the last newline there is nothing, or a line whose writer was killed.
+    # The text after the last newline is empty, or a line that a killed process left unfinished.
     for number, line in enumerate(lines[:-1], start=1):
         try:
             record = decoder.decode(line)
@@ -222,7 +222,7 @@ def _read(path: Path, kind: type[Record]) -> list[Record]:
 
 
 def write_csv(path: Path, records: Iterable[Record]) -> None:
-    """Write rows or case rows as CSV; a case row's attributes become columns `attribute.<name>`."""
+    """Write rows or case rows as CSV; attributes of case rows become columns named `attribute.<name>`."""
     flat = [_flat(record) for record in records]
     names = list(dict.fromkeys(name for line in flat for name in line))
     text = io.StringIO()
@@ -246,7 +246,7 @@ def _flat(record: Row | CaseRow) -> dict[str, object]:
 
 
 def read_csv(path: Path, kind: type[Record]) -> list[Record]:
-    """Return the records that `write_csv` wrote."""
+    """Return the records in a file written by `write_csv`."""
     with open(path, newline="", encoding="utf-8") as file:
         return [
             _record(line, kind, path, number) for number, line in enumerate(csv.DictReader(file), start=2)

@@ -1,7 +1,7 @@
-"""One case's masks become numbers: overlap, distances in mm, volume, lesions found and invented.
+"""Segmentation metrics of one case: overlap, surface distances in mm, volume, and lesion detection.
 
-What happens when a structure is absent is defined here once, stated in every row's note, and counted in the
-report:
+This module defines once how an absent structure is scored; the note of every row states it, and the report
+counts such cases:
 
     reference  prediction   Dice, surface Dice   distances   note
     present    present      measured             measured
@@ -9,20 +9,20 @@ report:
     absent     present      0                    none        false positive
     absent     absent       none                 none        absent in both
 
-Nothing is silently NaN, 1 or dropped. (MONAI 1.6: the mean HD95 over a missed, a perfect and an invented
-structure is 0.0 mm, since the NaNs are left out, and its Dice leaves out what is invented on an empty
-reference.)
+No value silently becomes NaN or 1, and none is dropped. (In MONAI 1.6 the mean HD95 over a missed, a perfect
+and a false-positive structure is 0.0 mm because NaNs are ignored, and its Dice ignores false positives on an
+empty reference.)
 
-**Distances.** The surface in `voxel` form is the set of a mask's voxels that have a face neighbour outside
-it, the image border being outside; a distance runs between voxel centres, and each surface voxel counts
-once. This is what MONAI and SimpleITK call surface, and the default here. In `surfel` form the surface is
-made of marching-cubes elements that are weighted by their area in mm², as in DeepMind's surface-distance
-(Nikolov et al. 2021, arXiv:1809.04430). The two differ, so a surface Dice names its form and its tolerance:
-`nsd_voxel_2mm`. HD95 is the larger of the two directed 95th percentiles; pooling both directions first, as
-medpy does, gives a smaller number.
+**Distances.** In the `voxel` form, the default, a surface consists of the mask's voxels that have a face
+neighbour outside the mask; the image border counts as outside. Distances are measured between voxel centres,
+and each surface voxel counts once. MONAI and SimpleITK define surfaces in the same way. In the `surfel` form,
+a surface consists of marching-cubes elements weighted by their area in mm², as in DeepMind's surface-distance
+(Nikolov et al. 2021, arXiv:1809.04430). Because the two forms give different values, the name of a surface
+Dice includes its form and tolerance: `nsd_voxel_2mm`. HD95 is the larger of the two directed 95th
+percentiles; pooling both directions first, as medpy does, gives a smaller number.
 
-**Lesions** are 26-connected components. A lesion of the reference is found when any of its voxels is
-predicted; a predicted lesion that holds no voxel of the reference is a false positive.
+**Lesions** are 26-connected components. A reference lesion is detected if at least one of its voxels is
+predicted; a predicted lesion that contains no reference voxel is a false positive.
 """
 
 from __future__ import annotations
@@ -43,12 +43,10 @@ MISSED = "missed"
 FALSE_POSITIVE = "false positive"
 ABSENT = "absent in both"
 
-# Two axes of an affine whose cosine is above this are not at a right angle, and spacing alone gives no
-# distance.
+# Above this cosine two axes of an affine are not perpendicular, and spacing alone does not give distances.
 MAX_COSINE = 1e-3
 
-# Voxels around an element of a surface in which the other surface is looked for one by one, and how many
-# at a time.
+# Size of the neighbourhood that is searched voxel by voxel for the other surface, and voxels per search step.
 NEIGHBOURHOOD_VOXELS = 250
 OFFSETS_PER_STEP = 16
 
@@ -56,7 +54,7 @@ Form = Literal["voxel", "surfel"]
 
 
 class Surfaces(NamedTuple):
-    """Distances in mm from every element of either surface to the other one, and the elements' weights."""
+    """Distances in mm from each element of one surface to the other surface, and the elements' weights."""
 
     to_reference_mm: NDArray[np.float64]
     to_prediction_mm: NDArray[np.float64]
@@ -66,7 +64,7 @@ class Surfaces(NamedTuple):
 
 @dataclass(frozen=True)
 class StructureMasks:
-    """One structure's predicted and reference masks in one case, cut to the box that holds both."""
+    """One structure's predicted and reference masks in one case, cropped to their bounding box."""
 
     prediction: NDArray[np.bool_]
     reference: NDArray[np.bool_]
@@ -76,12 +74,12 @@ class StructureMasks:
 
     @cached_property
     def voxels(self) -> tuple[int, int]:
-        """How many voxels the prediction and the reference have."""
+        """Number of voxels in the prediction and in the reference."""
         return int(np.count_nonzero(self.prediction)), int(np.count_nonzero(self.reference))
 
     @property
     def absence(self) -> str | None:
-        """Whether the structure is missed, a false positive or absent in both; None if both masks have it."""
+        """MISSED, FALSE_POSITIVE or ABSENT, or None if both masks contain the structure."""
         predicted, true = self.voxels
         if predicted and true:
             return None
@@ -89,26 +87,26 @@ class StructureMasks:
 
     @cached_property
     def surfaces(self) -> Surfaces:
-        """The distances between both surfaces, which exist where `absence` is None."""
+        """Distances between the two surfaces; requires that `absence` is None."""
         return surface_distances(self.prediction, self.reference, self.spacing_mm, self.form)
 
 
 def spacing_of(affine: ArrayLike) -> tuple[float, ...]:
-    """Return the distance in mm between neighbouring voxels along each axis of a 4x4 affine in mm.
+    """Return the voxel spacing in mm along each axis of a 4x4 affine in mm.
 
     Raises:
-        LabelError: the axes are not at right angles, so that no spacing describes the grid.
+        LabelError: a spacing is not positive, or two axes are not perpendicular.
     """
     columns = np.asarray(affine, dtype=np.float64)[:3, :3]
     spacing_mm = np.linalg.norm(columns, axis=0)
     if not (np.isfinite(spacing_mm) & (spacing_mm > 0)).all():
-        raise LabelError(f"affine: spacings {tuple(spacing_mm.tolist())} mm; all three must be above zero")
+        raise LabelError(f"affine: spacings {tuple(spacing_mm.tolist())} mm; all three must be positive")
     cosines = (columns / spacing_mm).T @ (columns / spacing_mm)
     worst = float(np.abs(cosines - np.eye(3)).max())
     if not worst <= MAX_COSINE:
         raise LabelError(
             f"affine: two axes have a cosine of {worst:.3g}, at most {MAX_COSINE:g} is allowed; "
-            "resample the case to a grid with right angles before it is measured"
+            "resample the case to a grid with perpendicular axes before evaluating it"
         )
     return tuple(float(value) for value in spacing_mm)
 
@@ -126,26 +124,26 @@ def split_structures(
     Args:
         prediction: label values, (X, Y, Z) or (X, Y).
         reference: label values on the same grid.
-        spacing_mm: distance between voxel centres along each axis; `spacing_of` reads it from an affine.
+        spacing_mm: distance between voxel centres along each axis; `spacing_of` computes it from an affine.
         structures: label value -> name; 0 is background.
         tolerance_mm: tolerance of the surface Dice.
-        form: form of the surfaces, see the module.
+        form: how surfaces are defined, see the module docstring.
 
     Raises:
-        LabelError: if shapes differ, a label value is unknown, or spacing or tolerance are invalid.
+        LabelError: the shapes differ, a label value is unknown, or the spacing or tolerance is invalid.
     """
     predicted = _labels(prediction, "prediction", structures)
     true = _labels(reference, "reference", structures)
     if predicted.shape != true.shape:
         raise LabelError(
             f"prediction has shape {predicted.shape}, the reference {true.shape}; "
-            "bring the prediction back to the reference's grid before it is measured"
+            "resample the prediction to the reference's grid before evaluating it"
         )
     spacing = np.asarray(spacing_mm, dtype=np.float64)
     if spacing.shape != (true.ndim,) or not (np.isfinite(spacing) & (spacing > 0)).all():
-        raise LabelError(f"spacing_mm: found {tuple(spacing_mm)}, expected {true.ndim} numbers above zero")
+        raise LabelError(f"spacing_mm: found {tuple(spacing_mm)}, expected {true.ndim} positive numbers")
     if not (np.isfinite(tolerance_mm) and tolerance_mm >= 0):
-        raise LabelError(f"tolerance_mm: found {tolerance_mm:g}, expected a number of mm from 0 on")
+        raise LabelError(f"tolerance_mm: found {tolerance_mm:g}, expected a distance in mm of at least 0")
     for value, name in structures.items():
         inside, expected = predicted == value, true == value
         box = bounding_box(inside, expected)
@@ -156,7 +154,7 @@ def _labels(mask: ArrayLike, what: str, structures: Mapping[int, str]) -> NDArra
     array = np.asarray(mask)
     if array.dtype == bool:
         array = array.astype(np.uint8)
-    # bincount is several times faster than unique, and small unsigned labels are the rule.
+    # bincount is several times faster than unique, and most label maps are uint8.
     if array.dtype == np.uint8:
         present = np.flatnonzero(np.bincount(array.ravel(), minlength=1))
     else:
@@ -164,42 +162,44 @@ def _labels(mask: ArrayLike, what: str, structures: Mapping[int, str]) -> NDArra
     unknown = [float(value) for value in present if value != 0 and value not in structures]
     if unknown:
         raise LabelError(
-            f"{what}: holds the label value {unknown[0]:g}, known are "
+            f"{what}: contains the label value {unknown[0]:g}, known values are "
             f"{', '.join(f'{value} ({name})' for value, name in structures.items())} and 0 for background"
         )
     return array
 
 
 def dice(prediction: NDArray[np.bool_], reference: NDArray[np.bool_]) -> float | None:
-    """Return the Dice overlap of two masks, or None where both are empty; whatever is not 0 is inside.
+    """Return the Dice overlap of two masks, or None if both are empty; every nonzero voxel is foreground.
 
     Raises:
-        LabelError: the masks differ in shape.
+        LabelError: the masks have different shapes.
     """
     prediction, reference = np.asarray(prediction) != 0, np.asarray(reference) != 0
     if prediction.shape != reference.shape:
         raise LabelError(
             f"prediction has shape {prediction.shape}, the reference {reference.shape}; "
-            "both must be on one grid"
+            "both must be on the same grid"
         )
     total = int(np.count_nonzero(prediction)) + int(np.count_nonzero(reference))
     return 2.0 * int(np.count_nonzero(prediction & reference)) / total if total else None
 
 
 def bounding_box(prediction: NDArray[np.bool_], reference: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """Return the smallest box that holds both masks."""
+    """Return the smallest box that contains both masks."""
     box: list[slice] = []
     for axis in range(reference.ndim):
-        # What earlier axes have cut off needs no second look.
-        here = (*box, *[slice(None)] * (reference.ndim - axis))
+        # Search only within the slices found for the earlier axes.
+        remaining = (*box, *[slice(None)] * (reference.ndim - axis))
         others = tuple(other for other in range(reference.ndim) if other != axis)
-        filled = np.flatnonzero(prediction[here].any(axis=others) | reference[here].any(axis=others))
+        filled = np.flatnonzero(
+            prediction[remaining].any(axis=others) | reference[remaining].any(axis=others)
+        )
         box.append(slice(int(filled[0]), int(filled[-1]) + 1) if filled.size else slice(0, 0))
     return tuple(box)
 
 
 def count_lesions(prediction: NDArray[np.bool_], reference: NDArray[np.bool_]) -> tuple[int, int, int]:
-    """Return the reference's lesions, how many of them were found, and how many predicted are invented."""
+    """Return the numbers of reference lesions, detected lesions, and false-positive predicted lesions."""
     neighbours = np.ones((3,) * reference.ndim, dtype=bool)
     true, lesions = ndimage.label(reference, structure=neighbours)
     predicted, components = ndimage.label(prediction, structure=neighbours)
@@ -211,9 +211,13 @@ def count_lesions(prediction: NDArray[np.bool_], reference: NDArray[np.bool_]) -
 def surface_distances(
     prediction: NDArray[np.bool_], reference: NDArray[np.bool_], spacing_mm: ArrayLike, form: Form = "voxel"
 ) -> Surfaces:
-    """Return the distances between two surfaces, neither of which may be empty."""
+    """Return the distances between the surfaces of two non-empty masks.
+
+    Raises:
+        LabelError: a mask is empty.
+    """
     if not (prediction.any() and reference.any()):
-        raise LabelError("distances need a prediction and a reference that both hold the structure")
+        raise LabelError("distances need a prediction and a reference that both contain the structure")
     box = bounding_box(prediction, reference)
     prediction, reference = prediction[box], reference[box]
     spacing = np.asarray(spacing_mm, dtype=np.float64)
@@ -234,8 +238,9 @@ def surface_distances(
 
 
 def _near(spacing_mm: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Return the steps (N, axes) to all voxels within a ball of about NEIGHBOURHOOD_VOXELS voxels, nearest
-    first, and their lengths.
+    """Return the offsets (N, axes) in a ball of about NEIGHBOURHOOD_VOXELS voxels, and their lengths in mm.
+
+    The nearest offsets come first.
     """
     radius_mm = 0.6 * (NEIGHBOURHOOD_VOXELS * spacing_mm.prod()) ** (1 / len(spacing_mm))
     ranges = [np.arange(-int(half), int(half) + 1) for half in np.floor(radius_mm / spacing_mm)]
@@ -253,33 +258,33 @@ def _nearest(
     near_mm: NDArray[np.float64],
     spacing_mm: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Return the distance in mm from each marked element to the nearest of the other surface, both
-    padded by the offsets.
+    """Return the distance in mm from each element of a surface to the nearest element of the other.
 
-    In a usable prediction most elements have the other surface within a few voxels: those are looked up voxel
-    by voxel, nearest first, which is several times faster than a tree. The tree answers for the rest.
+    Both masks are padded by the reach of the offsets. In a usable prediction the other surface is within a
+    few voxels of most elements. These are searched voxel by voxel, nearest first, which is several times
+    faster than a k-d tree; the tree handles the remaining elements.
     """
     strides = np.array([int(np.prod(mark.shape[axis + 1 :])) for axis in range(mark.ndim)])
     steps = offsets @ strides
-    places, there = np.flatnonzero(mark), other.ravel()
-    distances = np.zeros(len(places))
-    left = np.arange(len(places))
+    positions, other_flat = np.flatnonzero(mark), other.ravel()
+    distances = np.zeros(len(positions))
+    pending = np.arange(len(positions))
     for start in range(0, len(steps), OFFSETS_PER_STEP):
-        hits = there[steps[start : start + OFFSETS_PER_STEP, None] + places[left]]
-        found = hits.any(axis=0)
-        distances[left[found]] = near_mm[start + hits[:, found].argmax(axis=0)]
-        left = left[~found]
-        if not len(left):
+        hits = other_flat[steps[start : start + OFFSETS_PER_STEP, None] + positions[pending]]
+        reached = hits.any(axis=0)
+        distances[pending[reached]] = near_mm[start + hits[:, reached].argmax(axis=0)]
+        pending = pending[~reached]
+        if not len(pending):
             return distances
-    # An unbalanced tree is built in half the time and searched as fast: surfaces have no coincident points.
+    # Surface points are distinct, so an unbalanced tree takes half the time to build and no longer to search.
     tree = cKDTree(np.argwhere(other) * spacing_mm, leafsize=32, balanced_tree=False, compact_nodes=False)
-    points = np.stack(np.unravel_index(places[left], mark.shape), axis=1) * spacing_mm
-    distances[left] = tree.query(points)[0]
+    points = np.stack(np.unravel_index(positions[pending], mark.shape), axis=1) * spacing_mm
+    distances[pending] = tree.query(points)[0]
     return distances
 
 
 def _edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return a mask's voxels with a face neighbour outside, the border of the box being outside."""
+    """Return the voxels of a mask that have a face neighbour outside it; the border counts as outside."""
     inside = mask.copy()
     for axis in range(mask.ndim):
         first = [slice(None)] * mask.ndim
@@ -296,11 +301,11 @@ def _edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _surfels(
     prediction: NDArray[np.bool_], reference: NDArray[np.bool_], spacing_mm: NDArray[np.float64]
 ) -> tuple[tuple[NDArray[np.bool_], NDArray[np.bool_]], list[NDArray[np.float64]]]:
-    # The table of areas of the 256 neighbourhoods is MONAI's (from DeepMind's, Apache-2.0); it needs torch.
+    # MONAI's table of surface areas of the 256 neighbourhoods (from DeepMind's, Apache-2.0) requires torch.
     from monai.metrics.utils import create_table_neighbour_code_to_surface_area
 
     if reference.ndim != 3:
-        raise LabelError(f"the surfel form needs three axes, found {reference.ndim}; use the voxel form")
+        raise LabelError(f"the surfel form requires three axes, found {reference.ndim}; use the voxel form")
     spacing = tuple(float(value) for value in spacing_mm)
     table, kernel = create_table_neighbour_code_to_surface_area(spacing)  # type: ignore[no-untyped-call]  # MONAI
     areas, code = table.numpy().astype(np.float64), kernel.numpy().reshape(2, 2, 2)
@@ -318,21 +323,21 @@ def _surfels(
 
 
 def surface_dice_of(surfaces: Surfaces, tolerance_mm: float) -> float:
-    """Return the share of both surfaces that lies within the tolerance of the other one."""
+    """Return the fraction of the two surfaces that lies within the tolerance of the other surface."""
     near = surfaces.prediction_weights[surfaces.to_reference_mm <= tolerance_mm].sum()
     near += surfaces.reference_weights[surfaces.to_prediction_mm <= tolerance_mm].sum()
     return float(near / (surfaces.prediction_weights.sum() + surfaces.reference_weights.sum()))
 
 
 def mean_distance_of(surfaces: Surfaces) -> float:
-    """Return the mean distance over the elements of both surfaces, weighted by their areas in surfel form."""
+    """Return the mean distance over the elements of both surfaces; surfels are weighted by area."""
     total = surfaces.to_reference_mm @ surfaces.prediction_weights
     total += surfaces.to_prediction_mm @ surfaces.reference_weights
     return float(total / (surfaces.prediction_weights.sum() + surfaces.reference_weights.sum()))
 
 
 def hausdorff_of(surfaces: Surfaces, quantile: float, form: Form = "voxel") -> float:
-    """Return the larger of both directed quantiles, interpolated (voxel form) or by area (surfel form)."""
+    """Return the larger directed quantile: interpolated in voxel form, weighted by area in surfel form."""
     if form == "voxel":
         return max(
             float(np.quantile(surfaces.to_reference_mm, quantile)),

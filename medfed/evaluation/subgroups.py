@@ -81,7 +81,7 @@ def _attribute(
     for name in sizes:
         labelled = factory._replace(group=f"{attribute}={name}")
         if name in suppressed:
-            note = f"fewer than {settings.min_patients} patients, or beside such a group"
+            note = f"fewer than {settings.min_patients} patients, or suppressed to protect such a group"
             rows.append(labelled.suppressed(statistic.metric, note, structure=statistic.structure))
         else:
             resampling = settings.resampling(patients.sites)

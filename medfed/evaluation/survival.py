@@ -1,13 +1,14 @@
-"""Predicted risks against times that may be censored: Harrell's c-index and the Brier score at a time.
+"""Survival metrics for censored data: Harrell's c-index and the Brier score at a given time.
 
-**C-index** (Harrell, JAMA 1982): of the pairs in which the earlier time is an event, the share in which
-that patient had the higher risk; equal risks count half; equal times count only where exactly one is an
-event, which then came first. **Brier score at a time** (Graf et al., Statistics in Medicine 1999): the
-squared error of the predicted survival, weighted by the inverse probability of not being censored before,
-which the Kaplan-Meier curve of the same patients' censoring gives.
+**C-index** (Harrell, JAMA 1982): among the pairs whose earlier time is an event, the fraction in which that
+patient has the higher risk. Equal risks count half. Equal times count only if exactly one of them is an
+event, which is then taken to be first. **Brier score at a time** (Graf et al., Statistics in Medicine 1999):
+the squared error of the predicted survival, weighted by the inverse probability of censoring, which is
+estimated from the Kaplan-Meier curve of censoring in the same patients.
 
-Two models' c-indices are of the same patients and pairs, so their difference is tested with the jackknife
-over patients, a one-shot estimate of the U-statistics' variance (Kang et al., Statistics in Medicine 2015).
+Both models' c-indices are computed from the same patients and pairs. Their difference is therefore tested
+with the jackknife over patients, a one-shot estimate of the U-statistics' variance (Kang et al., Statistics
+in Medicine 2015).
 """
 
 from __future__ import annotations
@@ -29,23 +30,23 @@ def check_survival(
     """Return risks, times and events as arrays.
 
     Raises:
-        DataError: they differ in length, a time is below zero, or an event is neither 0 nor 1.
+        DataError: the lengths differ, a value is not finite, a time is negative, or an event is not 0 or 1.
     """
     risk, time = np.asarray(risks, float), np.asarray(times, float)
     if not np.isin(np.asarray(events), (0, 1)).all():
-        raise DataError("events must be 0 (censored) or 1 (it happened)")
+        raise DataError("events must be 0 (censored) or 1 (observed)")
     event = np.asarray(events).astype(bool)
     if not (risk.shape == time.shape == event.shape and risk.ndim == 1):
         raise DataError(
-            f"{risk.shape} risks, {time.shape} times and {event.shape} events; give one a patient"
+            f"{risk.shape} risks, {time.shape} times and {event.shape} events; give one of each per patient"
         )
     if not (np.isfinite(risk).all() and np.isfinite(time).all() and (time >= 0).all()):
-        raise DataError("risks must be finite numbers, and times not below zero")
+        raise DataError("risks and times must be finite, and times must not be negative")
     return risk, time, event
 
 
 def c_index_of(risks: ArrayLike, times: ArrayLike, events: ArrayLike) -> Statistic:
-    """Return the statistic 'share of usable pairs whose order the risk gets right'."""
+    """Return the c-index as a statistic: the fraction of usable pairs that the risks order correctly."""
     risk, time, event = check_survival(risks, times, events)
     usable = event[:, None] & ((time[:, None] < time) | ((time[:, None] == time) & ~event))
     np.fill_diagonal(usable, val=False)
@@ -61,10 +62,10 @@ def c_index_of(risks: ArrayLike, times: ArrayLike, events: ArrayLike) -> Statist
 
 
 def brier_terms(survival: ArrayLike, times: ArrayLike, events: ArrayLike, at: float) -> Floats:
-    """Return each patient's part of the Brier score at a time, whose mean it is, with the censoring
-    curve of all given.
+    """Return each patient's contribution to the Brier score at a time; the score is their mean.
 
-    From the last follow-up on the parts are undefined (NaN): of nobody is it known that they lived longer.
+    The censoring curve is estimated from all the given patients. From the last follow-up time on, the
+    contributions are undefined (NaN), because no patient is known to have survived longer.
     """
     predicted = np.asarray(survival, dtype=np.float64)
     _, time, event = check_survival(predicted, times, events)
@@ -80,9 +81,7 @@ def brier_terms(survival: ArrayLike, times: ArrayLike, events: ArrayLike, at: fl
 
 
 def brier_of(survival: ArrayLike, times: ArrayLike, events: ArrayLike, at: float) -> Statistic:
-    """Return the statistic 'Brier score at a time', see `brier_terms`; undefined (NaN) from
-    the last follow-up on.
-    """
+    """Return the Brier score at a time as a statistic, NaN from the last follow-up on; see `brier_terms`."""
     terms = brier_terms(survival, times, events, at)
 
     def statistic(counts: Floats) -> Floats:
@@ -92,8 +91,9 @@ def brier_of(survival: ArrayLike, times: ArrayLike, events: ArrayLike, at: float
 
 
 def integrated_terms(curves: Mapping[float, ArrayLike], times: ArrayLike, events: ArrayLike) -> Floats:
-    """Return each patient's part of the integrated Brier score, the trapezoid over the times of
-    two curves or more.
+    """Return each patient's contribution to the integrated Brier score, by the trapezoidal rule.
+
+    `curves` maps at least two times to the predicted survival at that time.
     """
     ats = np.array(sorted(curves))
     parts = np.stack([brier_terms(curves[at], times, events, at) for at in ats], axis=1)
@@ -103,7 +103,7 @@ def integrated_terms(curves: Mapping[float, ArrayLike], times: ArrayLike, events
 def c_index_difference(
     risks: ArrayLike, others: ArrayLike, times: ArrayLike, events: ArrayLike, resampling: Resampling
 ) -> tuple[Interval, float | None]:
-    """Return one model's c-index minus another's with its bootstrap interval, and the jackknife's p value."""
+    """Return the difference of two c-indices with its bootstrap interval, and the jackknife p value."""
     ours, theirs = (c_index_of(some, times, events) for some in (risks, others))
 
     def difference(counts: Floats) -> Floats:
@@ -115,7 +115,7 @@ def c_index_difference(
         return interval, None
     left_out = difference(1.0 - np.eye(n))
     if not np.isfinite(left_out).all():
-        # Without one of the patients no usable pair is left.
+        # Leaving out one patient leaves no usable pair.
         return interval, None
     spread = float(np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum()))
     if spread == 0:
@@ -124,10 +124,9 @@ def c_index_difference(
 
 
 def baseline_hazard(risks: ArrayLike, times: ArrayLike, events: ArrayLike, at: ArrayLike) -> list[float]:
-    """Return Breslow's cumulative baseline hazard at some times, of patients at log
-    risks against one another.
+    """Return Breslow's cumulative baseline hazard H at some times, given the patients' log risks.
 
-    The chance that a patient of log risk r lives beyond t is exp(-H(t) exp(r)).
+    A patient with log risk r survives beyond t with probability exp(-H(t) exp(r)).
     """
     risk, time, event = check_survival(risks, times, events)
     relative = np.exp(risk)
@@ -137,19 +136,17 @@ def baseline_hazard(risks: ArrayLike, times: ArrayLike, events: ArrayLike, at: A
 
 
 def survival_probability(hazard: float, risk: float) -> float:
-    """Return the chance that a patient of a log risk lives beyond the time that a cumulative
-    baseline hazard is of.
-    """
-    # Far beyond the training patients' risks exp overflows; nobody lives that long then.
+    """Return the survival probability of a patient with a log risk, given the cumulative baseline hazard."""
+    # Clipping keeps exp from overflowing far outside the training patients' risks; survival is then about 0.
     return math.exp(-min(hazard * math.exp(min(risk, 700.0)), 700.0))
 
 
 def _uncensored(time: Floats, event: NDArray[np.bool_], at: Floats, before: bool) -> Floats:
-    """Return the Kaplan-Meier probability of not yet being censored at (or just before) some times."""
+    """Return the Kaplan-Meier probability of being uncensored at (or just before) some times."""
     steps = np.unique(time[~event])
-    # A failure at the time of a censoring came first, so it is no longer at risk of being censored.
+    # If an event and a censoring share a time, the event came first: that patient is no longer at risk.
     at_risk = np.array([((time > step) | ((time == step) & ~event)).sum() for step in steps])
     censored = np.array([((time == step) & ~event).sum() for step in steps])
     curve = np.r_[1.0, np.cumprod(1 - censored / at_risk)] if len(steps) else np.ones(1)
-    place = np.searchsorted(steps, at, side="left" if before else "right")
-    return np.asarray(np.maximum(curve[place], 1e-9))
+    index = np.searchsorted(steps, at, side="left" if before else "right")
+    return np.asarray(np.maximum(curve[index], 1e-9))

@@ -126,7 +126,7 @@ def test_rows_that_differ_in_one_thing_are_told_apart():
 
 
 def test_two_rows_of_one_name_do_not_leave():
-    with pytest.raises(DataError, match=r"site 'north': two results are called 'row/test/federated/dice//'"):
+    with pytest.raises(DataError, match=r"two results have the same name 'row/test/federated/dice//'"):
         scalars_of([row(), row(value=0.6)])
 
 

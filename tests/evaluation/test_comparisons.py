@@ -192,7 +192,7 @@ def test_who_alone_saw_that_nothing_is_there_gets_one_against_nought():
     (row,) = compare([*ours, *theirs, *both], SummarySettings(round=1, seed=0, min_patients=1, draws=100))
     assert row.value == pytest.approx((6 * 0.1 - 1.0) / 7)
     assert row.n == 7
-    assert "1 patient where one model alone saw that nothing is there" in row.note
+    assert "1 patient in which only one model correctly predicted nothing" in row.note
 
 
 def test_a_hospital_is_a_family_of_its_own():

@@ -34,7 +34,7 @@ def test_a_constant_model_has_an_auroc_of_one_half_and_no_interval():
     """DeLong's variance is 0 there, and an interval from 0.5 to 0.5 would claim certainty."""
     found = delong([0.3] * 40, [0, 1] * 20)
     assert (found.value, found.low, found.high) == (0.5, None, None)
-    assert found.note == "no interval: every patient is ranked alike"
+    assert found.note == "no interval: every patient is ranked equally"
     slope = calibration.calibration([0.3] * 40, [0, 1] * 20).slope
     assert (slope.value, slope.note) == (None, "no slope: all probabilities are alike")
 
@@ -76,9 +76,9 @@ def test_tolerances_spacings_and_shapes_that_cannot_be_are_refused():
     for tolerance in (-1.0, float("nan"), float("inf")):
         with pytest.raises(LabelError, match="tolerance_mm: found"):
             measure_masks(mask, mask, (1, 1, 1), {1: "a"}, tolerance)
-    with pytest.raises(LabelError, match="all three must be above zero"):
+    with pytest.raises(LabelError, match="all three must be positive"):
         spacing_of(np.zeros((4, 4)))
-    with pytest.raises(LabelError, match="both must be on one grid"):
+    with pytest.raises(LabelError, match="both must be on the same grid"):
         dice(np.ones((2, 2), bool), np.ones((2, 3), bool))
     # Integer masks: 1 & 2 is 0 bit by bit, and an overlap of nothing.
     assert dice(np.array([2, 1, 0]), np.array([1, 2, 0])) == 1.0

@@ -97,7 +97,7 @@ def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(tmp_path):
 
 
 def test_nan_is_refused_since_json_would_turn_it_into_null():
-    with pytest.raises(ValueError, match="value is nan; give None and a note"):
+    with pytest.raises(ValueError, match="value is nan; use None and a note"):
         msgspec.structs.replace(ROW, value=math.nan)
 
 

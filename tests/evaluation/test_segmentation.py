@@ -193,9 +193,11 @@ def test_structures_are_measured_apart():
 
 
 def test_an_unknown_label_value_is_an_error_not_background():
-    with pytest.raises(LabelError, match=r"reference: holds the label value 3, known are 1 \(lesion\) and 0"):
+    with pytest.raises(
+        LabelError, match=r"reference: contains the label value 3, known values are 1 \(lesion\) and 0"
+    ):
         measure_masks(EMPTY, FULL * 3, (1, 1, 1), {1: "lesion"})
-    with pytest.raises(LabelError, match="prediction: holds the label value nan"):
+    with pytest.raises(LabelError, match="prediction: contains the label value nan"):
         measure_masks(np.full((3, 3, 3), np.nan), FULL, (1, 1, 1), {1: "lesion"})
 
 

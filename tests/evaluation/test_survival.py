@@ -67,7 +67,7 @@ def test_brier_weighs_by_the_chance_of_not_being_censored():
 
 
 def test_times_and_survival_that_cannot_be_are_refused():
-    with pytest.raises(DataError, match="times not below zero"):
+    with pytest.raises(DataError, match="times must not be negative"):
         s.c_index_of([0.1, 0.2], [-1, 1], [1, 1])
     with pytest.raises(DataError, match="between 0 and 1"):
         s.brier_of([1.2, 0.1], [1, 2], [1, 1], 1.5)

@@ -1,8 +1,8 @@
-"""The report's figures as SVG text.
+"""The figures of the report as SVG text.
 
-The same numbers give the same bytes, and every stroke is a class of `page.css`, so that figures follow the
-page's light, dark and print colours. Every figure has a title for screen readers. Coordinates are in the view
-box, y downwards.
+Equal numbers give equal bytes. Every stroke is styled by a class of `page.css`, so figures follow the page's
+light, dark and print colours. Every figure has a title for screen readers. Coordinates are those of the view
+box, with y pointing downwards.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _path(points: Sequence[Point], name: str) -> str:
 
 
 def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
-    """Return round numbers that span low to high, about `wanted` of them."""
+    """Return about `wanted` round numbers that span low to high."""
     if not high > low:
         high = low + (abs(low) or 1.0)
     rough = (high - low) / wanted
@@ -48,13 +48,13 @@ def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     step = next(size * power for size in (1, 2, 2.5, 5, 10) if size * power >= rough - 1e-12)
     first = math.floor(low / step + 1e-9)
     last = math.ceil(high / step - 1e-9)
-    return [round(place * step, 12) for place in range(first, last + 1)]
+    return [round(multiple * step, 12) for multiple in range(first, last + 1)]
 
 
 def span(
     values: Sequence[float | None], lowest: float | None, highest: float | None, wanted: int = 4
 ) -> tuple[float, float]:
-    """Return the ends of an axis that holds all values, rounded outwards but within the metric's range."""
+    """Return the limits of an axis for all values, rounded outwards but within the metric's range."""
     known = [value for value in values if value is not None]
     if not known:
         return (lowest or 0.0), (highest if highest is not None else 1.0)
@@ -72,7 +72,7 @@ def whisker(
     strong: bool,
     title: str,
 ) -> str:
-    """Return one row of a forest plot: the interval (value, low, high) and a dashed line at the reference."""
+    """Return one row of a forest plot: value, interval, and a dashed line at the reference."""
     value, low, high = estimate
     width, height, inset = 220.0, 37.0, 6.0
 
@@ -93,13 +93,13 @@ def whisker(
 
 
 def scale(axis: tuple[float, float]) -> str:
-    """Return the numbers under a column of whiskers."""
+    """Return the axis labels below a column of whiskers."""
     width, inset = 220.0, 6.0
     body = []
     marks = [mark for mark in ticks(*axis) if axis[0] - 1e-9 <= mark <= axis[1] + 1e-9]
-    for place, mark in enumerate(marks):
+    for index, mark in enumerate(marks):
         x = inset + (mark - axis[0]) / (axis[1] - axis[0]) * (width - 2 * inset)
-        anchor = "start" if place == 0 else "end" if place == len(marks) - 1 else "middle"
+        anchor = "start" if index == 0 else "end" if index == len(marks) - 1 else "middle"
         body.append(_line(x, 0, x, 4, "faint"))
         body.append(_text(min(max(x, 1), width - 1), 15, f"{mark:g}", "tick", anchor))
     return _svg(width, 18, f"axis from {axis[0]:g} to {axis[1]:g}", body, "cell")
@@ -113,7 +113,7 @@ def panel(
     axis: tuple[float, float],
     gaps: Sequence[int] = (),
 ) -> str:
-    """Return one hospital's curve over rounds in the accent colour, before the other hospitals' in grey."""
+    """Return one hospital's curve over rounds in the accent colour, in front of the others in grey."""
     width, height, left, right, top, bottom = 260.0, 150.0, 34.0, 10.0, 8.0, 22.0
 
     def at(point: Point) -> Point:
@@ -137,7 +137,7 @@ def panel(
         y = height - bottom
         body += [_line(x - 3, y - 3, x + 3, y + 3, "gap"), _line(x - 3, y + 3, x + 3, y - 3, "gap")]
     body += [_path([at(point) for point in other], "curve other") for other in others if len(other) > 1]
-    # A round that a hospital missed leaves a gap: joining over it would draw a value that nobody measured.
+    # A missed round leaves a gap in the curve: a line across it would show values that were never measured.
     piece: list[Point] = []
     for before, after in pairwise([*line, (math.inf, 0.0)]):
         piece.append(at(before))
@@ -152,12 +152,15 @@ def panel(
 
 
 def strip(statuses: Sequence[str], title: str) -> str:
-    """Return one hospital's rounds as a row of cells: filled took part, hollow absent, crossed refused."""
+    """Return one hospital's rounds as a row of boxes, one per round, drawn by its status.
+
+    Filled: took part. Hollow: absent. One stroke: late. Crossed: refused. Grey: not sampled.
+    """
     size = 14.0 if len(statuses) <= 24 else max(4.0, 336.0 / len(statuses))
     inside = size - (3.0 if size >= 8 else 1.0)
     body = []
-    for place, status in enumerate(statuses):
-        x = place * size
+    for index, status in enumerate(statuses):
+        x = index * size
         name = {"merged": "merged", "not sampled": "unsampled"}.get(status, "absent")
         body.append(
             f'<rect class="round {name}" x="{_n(x + 1)}" y="2" width="{_n(inside)}" '
@@ -177,7 +180,7 @@ def square(
     points: Sequence[tuple[float, float, float, float]] = (),
     y_axis: tuple[float, float] = (0.0, 1.0),
 ) -> str:
-    """Return a diagram with labelled axes: named lines, and points (x, y, low, high) with their whiskers."""
+    """Return a diagram with labelled axes, named lines, and points (x, y, low, high) with whiskers."""
     x_axis = (0.0, 1.0)
     width, height, left, right, top, bottom = 320.0, 290.0, 44.0, 14.0, 10.0, 40.0
 

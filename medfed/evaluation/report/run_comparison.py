@@ -122,10 +122,10 @@ def page(names: Sequence[str], rows_shown: Sequence[Row]) -> str:
         f'<p class="headline">{len(names)} runs compared</p>\n'
         f'<p class="second">Each run\'s federated model with its 95 % interval, and its difference to '
         f"{escape(names[0])}, paired by patient; p values are corrected by Holm within a hospital. "
-        "A difference stands only where both runs' case "
-        f"rows are in this place.</p>\n{body}\n</main>\n"
-        "<footer>Made by medfed from aggregated rows. No image, no patient's row and no case id is "
-        "in this file.</footer>\n</div>\n</body>\n</html>\n"
+        "A difference is given only if this machine holds the case rows of both runs."
+        f"</p>\n{body}\n</main>\n"
+        "<footer>Made by medfed from aggregated rows. This file contains no images, no rows of single "
+        "patients and no case ids.</footer>\n</div>\n</body>\n</html>\n"
     )
 
 

@@ -187,7 +187,7 @@ def test_an_interval_of_few_patients_is_marked_and_the_mark_explained_in_its_sec
     assert marked == ["Mean surface distance mm"]
     assert next(line for line in table if line[0] == marked[0])[column].endswith("†")
     sections = text.split("<section ")
-    assert [part[:30] for part in sections if "† An interval of fewer than ten" in part] == [
+    assert [part[:30] for part in sections if "† Interval from fewer than ten" in part] == [
         'aria-labelledby="measures">\n<h'
     ]
 
