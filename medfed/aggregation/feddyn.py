@@ -37,8 +37,7 @@ MOVED = "moved"
 
 
 class FedDyn(Rule, frozen=True, tag="feddyn"):
-    """Mean of the sites' models plus the sum of all rounds' movements, for sites that
-    train with local feddyn.
+    """Mean of the sites' models plus the sum of all rounds' movements; needs local method feddyn.
 
     `sites` is the number of sites in the whole study; None means that all of them answer each round.
     """

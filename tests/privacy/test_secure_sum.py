@@ -14,7 +14,7 @@ from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import MedfedError, PrivacyError, QuorumError
 from medfed.exchange import MemoryExchange
 from medfed.federation.config import HubConfig
-from medfed.federation.round import SiteChannel, aggregate_round, send_update
+from medfed.federation.round import SiteConnection, aggregate_round, send_update
 from medfed.privacy._masks import FixedPoint
 from medfed.privacy._secagg import ForwardedKeys, Keys, Members, Shares, UnmaskRequest, to_bytes
 from medfed.privacy._secagg_server import HubSum
@@ -103,11 +103,11 @@ class Round:
         def work(site: str) -> None:
             side = DiesBefore(self.exchange, (dies or {})[site]) if site in (dies or {}) else self.exchange
             try:
-                send_update(SiteChannel(site, side, self.privacy, audit=self.log), update(site), model())
+                send_update(SiteConnection(site, side, self.privacy, audit=self.log), update(site), model())
                 self.ends[site] = None
             except BaseException as error:
                 self.ends[site] = error
-                if not silent:
+                if not silent or not isinstance(error, Killed):
                     self.exchange.withdraw(site, "it stopped")
 
         for site in sites:
@@ -300,7 +300,7 @@ def test_a_million_times_an_update_stays_at_its_site_and_the_others_are_summed(t
     def west() -> None:
         far = {name: tensor * 1e6 for name, tensor in update("west").delta.items()}
         try:
-            channel = SiteChannel("west", round.exchange, privacy, audit=log)
+            channel = SiteConnection("west", round.exchange, privacy, audit=log)
             send_update(channel, Update("west", 1, far, EXAMPLES["west"]), model())
         except PrivacyError as error:
             round.ends["west"] = error
@@ -321,7 +321,7 @@ def test_messages_without_signatures_are_not_enough():
     with pytest.raises(
         PrivacyError, match=r"site 'north': privacy.kind: secure_sum needs messages with signatures"
     ):
-        send_update(SiteChannel("north", round.exchange, round.privacy), update("north"), model())
+        send_update(SiteConnection("north", round.exchange, round.privacy), update("north"), model())
 
 
 # -------------------------------------------------------------------------------------------- a hub that lies

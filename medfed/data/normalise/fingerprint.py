@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 
 class FederatedFingerprint(Normalise, tag="fingerprint", frozen=True):
-    """Clips to the federation's foreground percentiles, then subtracts its mean and divides by
-    its sd; for CT.
+    """Clips to the federation's foreground percentiles and standardises by its mean and sd; for CT.
 
     low, high: the 0.5 and 99.5 percentiles of the foreground over all hospitals.  mean, sd: of the
     foreground. There are no defaults: another study's numbers would be wrong, and nothing would show it.
