@@ -248,7 +248,7 @@ def test_a_site_that_restarts_within_a_round_sends_nothing_under_the_old_masks()
     round = Round(privacy)
     sent: list[Update] = []
     round.exchange.send, send = lambda update: (sent.append(update), send(update)), round.exchange.send
-    hub = threading.Thread(target=round.aggregate_round, daemon=True)
+    hub = threading.Thread(target=round.run_round, daemon=True)
     round.start(*SITES, dies={"south": "shares"})
     hub.start()
     round.threads[SITES.index("south")].join(PATIENCE_S)
