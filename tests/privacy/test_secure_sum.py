@@ -471,7 +471,7 @@ def test_a_hub_that_puts_its_own_keys_in_a_sites_place_is_refused(tmp_path):
     log = AuditLog(tmp_path / "audit.jsonl")
     round = lied_to(log, closes=False, keys=change)
     found = refusals(round)
-    assert "the hub hands on a message in the name of 'west' that is not its own" in found["north"]
+    assert "the hub forwards a message in the name of 'west' that is not from it" in found["north"]
     assert "its signature by 'west' is invalid" in found["north"]
     assert written(log) == found
     goes_on(round)
