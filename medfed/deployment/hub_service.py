@@ -145,31 +145,30 @@ def exchange_of(study: Study, study_file: Path, enrolment: Path | None, broker: 
     Raises:
         StudyError: if these do not say enough, or contradict each other.
     """
-    found: Any = resolve_paths(study.exchange, study_file.resolve().parent)
+    exchange: Exchange = resolve_paths(study.exchange, study_file.resolve().parent)
     name = study_file.name
-    if isinstance(found, Memory):
+    if isinstance(exchange, Memory):
         if enrolment is None:
             raise StudyError(
-                f"{name}: exchange.kind: 'memory' joins sites of one process; give --enrolment FOLDER for a "
-                "broker, or say "
-                f"exchange: {{kind: folder, url: ...}} for shared storage"
+                f"{name}: exchange.kind: 'memory' connects sites within one process; give --enrolment FOLDER "
+                "for a broker, or set exchange: {kind: folder, url: ...} for shared storage"
             )
-        found = Nats()
-    if enrolment is not None and not getattr(found, "credentials", ""):
+        exchange = Nats()
+    if enrolment is not None and not getattr(exchange, "credentials", ""):
         read_federation(enrolment)
-        found = msgspec.structs.replace(found, credentials=str(enrolment.resolve() / HUB))
+        exchange = msgspec.structs.replace(exchange, credentials=str(enrolment.resolve() / HUB))
     if broker:
-        if enrolment is None or not isinstance(found, Nats):
+        if enrolment is None or not isinstance(exchange, Nats):
             raise StudyError(
                 f"{name}: --broker starts the broker of an enrolment: give --enrolment FOLDER, and no "
                 "exchange.kind but 'nats'"
             )
         federation = read_federation(enrolment)
         own = f"tls://{federation.own_host}:{federation.port}"
-        found = msgspec.structs.replace(
-            found, urls=list(dict.fromkeys([own, *(found.urls or federation.urls)]))
+        exchange = msgspec.structs.replace(
+            exchange, urls=list(dict.fromkeys([own, *(exchange.urls or federation.urls)]))
         )
-    return found
+    return exchange
 
 
 def _has_started(study: Study, out: Path | None) -> bool:

@@ -31,15 +31,15 @@ _TENSOR_OVERHEAD_BYTES = 120
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What this hospital allows.
 
-    tasks, networks: the kinds it accepts, any if null.  privacy: the kinds of which a study must use one;
-    none is required if empty.  epsilon_ceiling: the most epsilon that a study may spend on this hospital's
-    patients, at `delta` or less; a study without differential privacy has no epsilon and is then refused. No
-    ceiling if null. max_rounds, max_local_epochs: the most rounds, and epochs between two merges, no limit if
-    null.  minimum_cases: the hospital takes part only with at least this many training cases, since few are
-    easier to tell from a model.
-    rows: which results of an evaluation may leave: `none`, `aggregates` over groups, or rows of single
-    `patients` (under salted ids).  smallest_group: results of groups of fewer patients than this stay,
-    whatever the study says.
+    tasks, networks: the kinds it accepts; null accepts any.  privacy: a study must use one of these kinds;
+    an empty list requires none.  epsilon_ceiling: the largest epsilon that a study may spend on this
+    hospital's patients, at `delta` or less; a study without differential privacy has no epsilon and is then
+    refused.  Null sets no ceiling.  max_rounds, max_local_epochs: the limits on rounds, and on epochs between
+    two merges; null sets none.  minimum_cases: the hospital takes part only with at least this many training
+    cases, since a model reveals more about each of a few.
+    rows: which evaluation results may leave: `none`, `aggregates` over groups, or rows of single `patients`
+    (under salted ids).  smallest_group: results over groups of fewer patients than this never leave, whatever
+    the study says.
     """
 
     tasks: tuple[str, ...] | None = None
@@ -54,14 +54,16 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     smallest_group: Count = 10
 
     def __post_init__(self) -> None:
-        # Reject unknown kinds: a typo would refuse every study, or silently require nothing.
-        for key, named in (("tasks", self.tasks), ("networks", self.networks), ("privacy", self.privacy)):
+        # Reject unknown kinds: a typo would otherwise refuse every study, or silently require nothing.
+        for key, names in (("tasks", self.tasks), ("networks", self.networks), ("privacy", self.privacy)):
             known = kinds(key)
-            for name in named or ():
+            for name in names or ():
                 if name not in known:
                     near = difflib.get_close_matches(name, known, n=1)
                     meant = f"; did you mean '{near[0]}'?" if near else ""
-                    raise StudyError(f"policy.{key}: no '{name}'{meant}; there are {', '.join(known)}")
+                    raise StudyError(
+                        f"policy.{key}: there is no '{name}'{meant}; choose from {', '.join(known)}"
+                    )
 
 
 def refusals(policy: Policy, study: Study, cases: int) -> list[str]:
@@ -69,41 +71,40 @@ def refusals(policy: Policy, study: Study, cases: int) -> list[str]:
 
     `cases` are the hospital's training cases.
     """
-    found = [
+    reasons = [
         *_kind("task", kind_of(study.task), "tasks", policy.tasks),
         *_kind("network", kind_of(study.network), "networks", policy.networks),
     ]
     privacy = kind_of(study.privacy)
     if policy.privacy and privacy not in policy.privacy:
-        found.append(
-            f"the study's privacy is '{privacy}', this hospital asks for {_either(policy.privacy)} "
+        reasons.append(
+            f"the study's privacy is '{privacy}', this hospital requires {_either(policy.privacy)} "
             "(policy.privacy)"
         )
-    found += _epsilon(policy, study)
+    reasons += _epsilon(policy, study)
     if policy.max_rounds is not None and study.train.rounds > policy.max_rounds:
-        found.append(
+        reasons.append(
             f"the study trains {study.train.rounds} rounds, this hospital allows {policy.max_rounds} "
             f"(policy.max_rounds)"
         )
     if policy.max_local_epochs is not None and study.train.epochs > policy.max_local_epochs:
-        found.append(
+        reasons.append(
             f"the study trains {study.train.epochs} epochs between two merges, this hospital allows "
             f"{policy.max_local_epochs} (policy.max_local_epochs)"
         )
     if cases < policy.minimum_cases:
-        found.append(
-            f"this hospital has {cases} training cases for the study and takes part with "
-            f"{policy.minimum_cases} or more "
-            f"(policy.minimum_cases)"
+        reasons.append(
+            f"this hospital has {cases} training cases for the study and takes part only with "
+            f"{policy.minimum_cases} or more (policy.minimum_cases)"
         )
-    return found
+    return reasons
 
 
-def _kind(what: str, found: str, key: str, accepted: tuple[str, ...] | None) -> list[str]:
-    if accepted is None or found in accepted:
+def _kind(what: str, kind: str, key: str, accepted: tuple[str, ...] | None) -> list[str]:
+    if accepted is None or kind in accepted:
         return []
     allowed = _either(accepted) if accepted else "none"
-    return [f"the study's {what} is '{found}', this hospital accepts {allowed} (policy.{key})"]
+    return [f"the study's {what} is '{kind}', this hospital accepts {allowed} (policy.{key})"]
 
 
 def _epsilon(policy: Policy, study: Study) -> list[str]:
@@ -115,27 +116,26 @@ def _epsilon(policy: Policy, study: Study) -> list[str]:
             f"the study's privacy '{kind_of(study.privacy)}' states no epsilon, this hospital allows at most "
             f"{policy.epsilon_ceiling:g} (policy.epsilon_ceiling)"
         ]
-    found = []
+    reasons = []
     if epsilon > policy.epsilon_ceiling:
-        found.append(
+        reasons.append(
             f"the study's epsilon is {epsilon:g}, this hospital allows at most {policy.epsilon_ceiling:g} "
             f"(policy.epsilon_ceiling)"
         )
     if delta is not None and delta > policy.delta:
-        found.append(
-            f"the study's epsilon holds at a delta of {delta:g}, this hospital allows at most "
-            f"{policy.delta:g} "
-            f"(policy.delta)"
+        reasons.append(
+            f"the study states its epsilon at a delta of {delta:g}, this hospital allows at most "
+            f"{policy.delta:g} (policy.delta)"
         )
-    return found
+    return reasons
 
 
 def _study_epsilon(study: Study) -> float | None:
-    """Return the epsilon of a whole study, as it states it or as its noise over all rounds gives it."""
-    named = getattr(study.privacy, "epsilon", None)
-    charge = study.privacy.round_cost() if named is None else None
+    """Return the epsilon of a whole study: the stated one, or what its noise over all rounds amounts to."""
+    stated = getattr(study.privacy, "epsilon", None)
+    charge = study.privacy.round_cost() if stated is None else None
     if charge is None:
-        return named
+        return stated
     from medfed.privacy.accounting.accountant import MechanismSteps, epsilon
 
     rounds = MechanismSteps(charge.noise_multiplier, charge.sample_rate, study.train.rounds)
@@ -149,19 +149,19 @@ def _either(names: tuple[str, ...]) -> str:
 def egress_under(study: Study, policy: Policy, validated: int | None = None) -> Egress:
     """Return the allow-list of what may leave a hospital, without what its policy withholds.
 
-    `validated` is the hospital's number of validation cases: scores over fewer than the policy's
-    `smallest_group` stay, as do all scores where no rows may leave.
+    `validated` is the hospital's number of validation cases: scores over fewer cases than the
+    policy's `smallest_group` are withheld, as are all scores if no rows may leave.
     """
-    stays = policy.rows == "none" or (validated is not None and validated < policy.smallest_group)
+    withheld = policy.rows == "none" or (validated is not None and validated < policy.smallest_group)
     smallest = max(study.evaluation.smallest_group, policy.smallest_group)
     return egress_of(
         study,
         smallest_group=None if policy.rows == "none" else smallest,
-        withheld=("val",) if stays else (),
+        withheld=("val",) if withheld else (),
     )
 
 
-# ---------------------------------------------------------------------------------------------- in words
+# ---------------------------------------------------------------------------------------------- description
 
 
 def describe(study: Study, digest: str) -> str:
@@ -175,45 +175,44 @@ def describe(study: Study, digest: str) -> str:
     lines = [
         f"Study '{study.name}'",
         "",
-        f"What is trained    {_task(study)}, by a network '{kind_of(study.network)}' with {numbers:,} "
-        "numbers",
-        f"On what            {_data(study)}",
-        f"By whom            {', '.join(sorted(study.sites))}; at least {study.minimum} must answer a round",
+        f"Training           {_task(study)}, by a network '{kind_of(study.network)}' of {numbers:,} numbers",
+        f"Data               {_data(study)}",
+        f"Hospitals          {', '.join(sorted(study.sites))}; at least {study.minimum} must answer a round",
         *(
-            [f"From where         given weights: the checkpoint of SHA-256 {start_digest(study.start)}"]
+            [f"Starts from        the checkpoint with SHA-256 {start_digest(study.start)}"]
             if study.start
             else []
         ),
-        f"How long           {train.rounds} rounds; in each this hospital trains {train.epochs} epochs over "
+        f"Duration           {train.rounds} rounds; in each, this hospital trains {train.epochs} epochs on "
         "its cases",
         "",
         "What leaves this hospital",
         f"  each round       {sent}",
-        "                   how many training cases they were made from, and scores over all of its cases",
+        "                   the number of training cases behind them, and scores over all of its cases",
     ]
     if local is not None and local.sends:
         lines.append(
-            f"                   for '{kind_of(local)}' as many numbers again ({', '.join(local.sends)})"
+            f"                   as many numbers again for '{kind_of(local)}' ({', '.join(local.sends)})"
         )
     if train.keep_local:
-        lines.append(f"                   what stays: the parts {', '.join(train.keep_local)} of the network")
+        lines.append(
+            f"                   these parts of the network stay here: {', '.join(train.keep_local)}"
+        )
     lines += [
         f"  in all           at most {format_bytes(size * train.rounds)} of weights in {train.rounds} rounds",
-        f"  after training   results over groups of at least {study.evaluation.smallest_group} patients, or "
-        "of more or "
-        f"none where",
-        "                   this hospital's policy says so",
-        "  never            an image, a row of a table, a header, a name, a date or a file's path",
+        f"  after training   results over groups of at least {study.evaluation.smallest_group} patients;",
+        "                   this hospital's policy may require larger groups, or forbid them",
+        "  never            an image, a table row, a header, a name, a date or a file path",
         "",
         f"Protection         {kind_of(study.privacy)}: {summary(type(study.privacy))}",
         *(f"                   {key}: {value}" for key, value in _settings(study)),
-        f"Who receives it    the hub, which merges it by '{kind_of(study.rule)}' into the model that every "
-        "hospital gets",
-        f"By which way       {kind_of(study.exchange)}: {summary(type(study.exchange))}",
+        f"Who receives it    the hub, which merges it by '{kind_of(study.rule)}' into the model sent to "
+        "every hospital",
+        f"Sent through       {kind_of(study.exchange)}: {summary(type(study.exchange))}",
         "",
         f"Digest             {digest}",
-        "Agreement is to this digest: a study in which anything is changed has another one and is asked "
-        "again.",
+        "The approval holds for this digest only: a study in which anything changes has another digest and "
+        "needs a new approval.",
     ]
     return "\n".join(lines)
 
@@ -244,9 +243,9 @@ def _task(study: Study) -> str:
 def _data(study: Study) -> str:
     data = study.data
     if isinstance(data, Table):
-        answers = [name for name in (data.target, data.time, data.event) if name]
-        return f"a table: {', '.join(data.features)}; to be predicted: {', '.join(answers)}"
-    patch = "whole images" if data.patch is None else f"pieces of {' x '.join(map(str, data.patch))} voxels"
+        targets = [name for name in (data.target, data.time, data.event) if name]
+        return f"a table: {', '.join(data.features)}; predicted: {', '.join(targets)}"
+    patch = "whole images" if data.patch is None else f"patches of {' x '.join(map(str, data.patch))} voxels"
     return (
         f"images of {data.channels} channel{'s' * (data.channels > 1)}, {patch}, on this hospital's machine"
     )

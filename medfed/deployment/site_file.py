@@ -1,13 +1,14 @@
-"""A hospital's own file: where its data are, how it reaches the hub, what it allows. It
-never leaves the hospital.
+"""A hospital's own file: where its data are, how it reaches the hub, and what it allows.
+
+The file never leaves the hospital.
 
     name: north
     data: /srv/images
     exchange: {kind: nats, credentials: credentials}
     policy: {minimum_cases: 20, privacy: [clip_noise]}
 
-It is read like a study file: strict, with the line, the key and the nearest name in every error. Paths
-are relative to it.
+It is read as strictly as a study file, and every error gives the line, the key and the nearest valid name.
+Paths are relative to the file.
 """
 
 from __future__ import annotations
@@ -26,21 +27,20 @@ from medfed.exchange.memory import Memory
 from medfed.study.reading import parse_yaml, read_text
 from medfed.study.study import AnyExchange, Count, SiteName
 
-# As many random bytes as the tokens' and splits' HMAC-SHA256 can use.
+# HMAC-SHA256, which makes tokens and splits, cannot use more random bytes.
 SECRET_BYTES = 32
 MIN_SECRET_BYTES = 16
 
 
 class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One hospital.
+    """The settings of one hospital.
 
-    name: as it is enrolled.  data: its folder of images, or its CSV file.  exchange: how it reaches the hub.
-    secret: the file that salts tokens and splits, made at the first use; who loses it gets other splits.
-    out: the folder under which each study gets a run folder, and where its agreements are kept.  policy: what
-    studies may do here.  cache: the folder where a study with `data.cache: disk` keeps prepared images, if
-    not inside the data folder.  devices: how many GPUs (or processes) train one model.  accelerator: `auto`
-    takes a GPU if there is one.  start: the checkpoint that a study begins with, where one does; it is held
-    to the digest that was agreed to.
+    name: its enrolled name.  data: its folder of images, or its CSV file.  exchange: how it reaches the hub.
+    secret: the file that salts tokens and splits, made at the first use; if it is lost, the splits change.
+    out: the folder that holds each study's run folder and the approvals.  policy: what studies may do here.
+    cache: the folder where a study with `data.cache: disk` stores prepared images, if not inside the data
+    folder.  devices: how many GPUs (or processes) train one model.  accelerator: `auto` uses a GPU if there
+    is one.  start: the checkpoint that a study begins with, if it has one; it must match the approved digest.
     """
 
     name: SiteName
@@ -56,45 +56,44 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def read_site(path: str | Path) -> SiteFile:
-    """Return the site in a YAML file, its paths made absolute.
+    """Return the settings in a site's YAML file, with absolute paths.
 
     Raises:
-        StudyError: naming the file, the line and the key path, what was found and what is allowed.
+        StudyError: with the file, the line, the key path, the value found and the values allowed.
     """
     path = Path(path)
     expected = "a site (keys such as name, data, exchange)"
-    found = parse_yaml(read_text(path), path.name, SiteFile, expected)
-    if isinstance(found.exchange, Memory):
+    site = parse_yaml(read_text(path), path.name, SiteFile, expected)
+    if isinstance(site.exchange, Memory):
         raise StudyError(
-            f"{path.name}: exchange.kind: 'memory' joins sites of one process; a hospital reaches its hub by "
-            "'nats' or "
-            f"'folder'"
+            f"{path.name}: exchange.kind: 'memory' connects sites within one process; use 'nats' or 'folder' "
+            "to reach a hub on another machine"
         )
     folder = path.resolve().parent
     return msgspec.structs.replace(
-        found,
-        data=str(folder / found.data),
-        secret=str(folder / found.secret),
-        out=str(folder / found.out),
-        cache=None if found.cache is None else str(folder / found.cache),
-        start=found.start and str(folder / found.start),
-        exchange=resolve_paths(found.exchange, folder),
+        site,
+        data=str(folder / site.data),
+        secret=str(folder / site.secret),
+        out=str(folder / site.out),
+        cache=None if site.cache is None else str(folder / site.cache),
+        start=site.start and str(folder / site.start),
+        exchange=resolve_paths(site.exchange, folder),
     )
 
 
 def resolve_paths(exchange: Exchange, folder: Path) -> Exchange:
-    """Return an exchange whose relative paths are taken from a folder."""
+    """Return the exchange with its relative paths resolved against a folder."""
     changes = {}
     credentials, url = getattr(exchange, "credentials", ""), getattr(exchange, "url", "")
     if credentials:
         changes["credentials"] = str(folder / credentials)
-    if url and ":" not in url:  # a path and not fsspec's protocol
+    if url and ":" not in url:  # a path, not a URL with one of fsspec's protocols
         changes["url"] = str(folder / url)
     return msgspec.structs.replace(exchange, **changes)
 
 
 def secret_of(path: Path) -> bytes:
-    """Return the site's secret, made at the first use, readable by its owner alone.
+    """Return the site's secret, which is created at the first use and readable only by its owner.
 
     Raises:
         StudyError: if it cannot be read, is too short, or others can read it.
@@ -105,30 +104,28 @@ def secret_of(path: Path) -> bytes:
     except FileExistsError:
         return _read_secret(path)
     except OSError as error:
-        raise StudyError(f"secret: its file cannot be made: {error.strerror}") from None
-    made = secrets.token_bytes(SECRET_BYTES)
+        raise StudyError(f"secret: its file cannot be created: {error.strerror}") from None
+    secret = secrets.token_bytes(SECRET_BYTES)
     with os.fdopen(handle, "wb") as file:
-        file.write(made)
+        file.write(secret)
         file.flush()
         os.fsync(file.fileno())
-    return made
+    return secret
 
 
 def _read_secret(path: Path) -> bytes:
     try:
-        found, mode = path.read_bytes(), path.stat().st_mode & 0o777
+        secret, mode = path.read_bytes(), path.stat().st_mode & 0o777
     except OSError as error:
         raise StudyError(f"secret: its file cannot be read: {error.strerror}") from None
     if mode & 0o077:
         raise StudyError(
-            f"secret: its file has mode {mode:04o}, others than its owner may use it; `chmod 600` it, and if "
-            "someone had a "
-            f"look, put a new one in its place before the next study"
+            f"secret: its file has mode {mode:04o}, which lets other accounts use it; `chmod 600` it, and "
+            "if someone may have read it, replace it before the next study"
         )
-    if len(found) < MIN_SECRET_BYTES:
+    if len(secret) < MIN_SECRET_BYTES:
         raise StudyError(
-            f"secret: its file holds {len(found)} bytes, at least {MIN_SECRET_BYTES} are needed; remove it "
-            "and a new one "
-            f"is made"
+            f"secret: its file holds {len(secret)} bytes, at least {MIN_SECRET_BYTES} are needed; remove it, "
+            "and a new one is created"
         )
-    return found
+    return secret

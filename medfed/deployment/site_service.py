@@ -80,7 +80,7 @@ def take_part(
             study = admission.parse_offer(text, known, site)
         folder = RunFolder(Path(site.out) / f"{study.name}-{known[:FOLDER_DIGITS]}")
         if folder.facts.exists() and folder.read_facts().is_finished:
-            progress.log(f"this study is over here; if it was started anew, move {folder.path} away first")
+            progress.log(f"this study has ended here; to join a new run of it, move {folder.path} away first")
             return folder
         status = Status(folder.status, study=study.name, digest=known, rounds=study.train.rounds)
         with record_exit(status):

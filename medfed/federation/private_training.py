@@ -40,7 +40,7 @@ PATIENTS = "patients"
 _MIXING = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)
 
 
-# --------------------------------------------------------------------------------------------- which patients
+# --------------------------------------------------------------------------------------------- sampling
 
 
 class PoissonPatientSampler(Sampler[list[int]]):
@@ -87,8 +87,8 @@ class PrivateData(pl.LightningDataModule):
 
     Args:
         data: the site's data; its training DataLoader gives dataset, collate function and workers.
-        items: for each patient the numbers of the training items that are theirs.
-        expected: how many patients a step holds on average.
+        items: for each patient, the indices of their training items.
+        expected: the average number of patients in a step.
     """
 
     def __init__(self, data: Any, items: Sequence[Sequence[int]], expected: int) -> None:
@@ -97,16 +97,16 @@ class PrivateData(pl.LightningDataModule):
             raise PrivacyError("private training needs patients, each with at least one training item")
         if len({item for mine in items for item in mine}) < sum(len(mine) for mine in items):
             raise PrivacyError(
-                "private training: an item belongs to two patients; each item must be one patient's"
+                "private training: an item belongs to two patients; each item must belong to one patient"
             )
         self._data, self._items = data, [list(mine) for mine in items]
         self.sampler = PoissonPatientSampler(len(items), expected)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Return batches `{"patients": [a batch of each patient drawn]}`."""
+        """Return a loader of batches `{"patients": [one batch per sampled patient]}`."""
         loader = self._data.train_dataloader()
         dataset = _ByPatient(loader.dataset, self._items, loader.collate_fn)
-        # Not the study's seed: an augmentation must not tell who else was there.
+        # Not the study's seed: an augmentation must not reveal who else was in the step.
         dataset.set_random_state(noise.seed())
         return DataLoader(
             dataset, batch_sampler=self.sampler, num_workers=loader.num_workers, collate_fn=_as_patients
@@ -159,7 +159,7 @@ class PrivateTraining(pl.Callback):
         self._sum: list[Tensor] | None = None
         self._checked_buffers = False
 
-    # -- where Lightning calls
+    # -- Lightning's hooks
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._refuse(trainer, pl_module)
@@ -174,8 +174,7 @@ class PrivateTraining(pl.Callback):
         if getattr(trainer.train_dataloader, "batch_sampler", None) is not self._sampler:
             raise PrivacyError(
                 f"site '{self.site}': the training batches are not drawn by patient; give the Trainer the "
-                "PrivateData "
-                f"that this callback was made with"
+                "PrivateData that this callback was created with"
             )
         assert trainer.max_epochs is not None
         left = (trainer.max_epochs - trainer.current_epoch) * len(self._sampler)
@@ -213,7 +212,7 @@ class PrivateTraining(pl.Callback):
         self._leave(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint says about privacy; what was spent is read from the ledger."""
+        """Return the privacy parameters for a checkpoint; the ledger holds what was spent."""
         return {
             "epsilon": self.epsilon,
             "delta": self._privacy.delta,
@@ -223,17 +222,15 @@ class PrivateTraining(pl.Callback):
             "accountant": self._privacy.accountant,
         }
 
-    # -- what it spends
+    # -- spending
 
     @property
     def epsilon(self) -> float:
-        """The epsilon of all that has left this site in this run."""
+        """The epsilon of everything that has left this site in this run."""
         return self._spending.epsilon
 
     def commit_round(self, round: int) -> dict[str, float]:
-        """Write the steps since the last update into the ledger and return the scalars that
-        say what is spent.
-        """
+        """Write the steps since the last update to the ledger, and return the spending as scalars."""
         return self._spending.commit_round(round)
 
     def _charge(self, steps: int) -> MechanismSteps:
@@ -273,18 +270,17 @@ class PrivateTraining(pl.Callback):
             return
         for some in alike(patients, self._privacy.at_once):
             try:
-                found = many_gradients(module, some)
+                gradients = many_gradients(module, some)
             except (RuntimeError, NotImplementedError, TypeError, AttributeError, KeyError) as error:
                 # An error in the network itself is raised again patient by patient.
                 self._vectorised = False
                 self._log(
                     f"{self.site}: patients go through the network one after another: torch.func can't batch "
-                    "it "
-                    f"({type(error).__name__})"
+                    f"it ({type(error).__name__})"
                 )
                 yield from (single_gradient(module, patient) for patient in some)
                 continue
-            yield found
+            yield gradients
 
     @torch.no_grad()
     def _write(self, module: pl.LightningModule, *_: Any, **__: Any) -> None:
@@ -298,34 +294,32 @@ class PrivateTraining(pl.Callback):
         self._sum = None
         self._spending.add(self._charge(1))
 
-    # -- what does not go together
+    # -- unsupported settings
 
     def _refuse(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         who = f"site '{self.site}': dp_sgd"
         if not module.automatic_optimization:
             raise PrivacyError(
-                f"{who}: {type(module).__name__} optimises by itself (automatic_optimization is False), so "
-                "its gradients "
-                f"can't be clipped and noised before it uses them; let Lightning optimise"
+                f"{who}: {type(module).__name__} uses manual optimisation (automatic_optimization is False), "
+                "so its gradients can't be clipped and noised before they are used; switch to automatic "
+                "optimisation"
             )
         if trainer.world_size > 1:
-            raise PrivacyError(f"{who}: {trainer.world_size} processes train; take one device")
+            raise PrivacyError(f"{who}: {trainer.world_size} processes train; use one device")
         if trainer.accumulate_grad_batches > 1:
             raise PrivacyError(
-                f"{who}: accumulate_grad_batches is {trainer.accumulate_grad_batches}; take 1 and a larger "
+                f"{who}: accumulate_grad_batches is {trainer.accumulate_grad_batches}; use 1 and a larger "
                 "batch"
             )
         if getattr(trainer.precision_plugin, "scaler", None) is not None or trainer.precision == "16-mixed":
             raise PrivacyError(
-                f"{who}: precision is {trainer.precision}, which scales gradients; take 32 or bf16-mixed"
+                f"{who}: precision is {trainer.precision}, which scales gradients; use 32 or bf16-mixed"
             )
         if self._privacy.delta * self._sampler.patients >= 1:
             raise PrivacyError(
                 f"{who}: delta is {self._privacy.delta:g} for {self._sampler.patients} training patients; it "
-                "must be "
-                f"well below {1 / self._sampler.patients:.1e}, one over their number, or it allows one "
-                "patient's data to be "
-                f"given away"
+                f"must be well below {1 / self._sampler.patients:.1e}, one over their number, since a larger "
+                "delta allows publishing one patient's data"
             )
         check_layers(module, who)
 
@@ -335,8 +329,7 @@ class PrivateTraining(pl.Callback):
         if changed:
             raise PrivacyError(
                 f"site '{self.site}': dp_sgd: training changes {', '.join(changed[:3])} without a gradient, "
-                "so no noise "
-                f"reaches it and patients could be read from it; take a network without such a layer"
+                "so it gets no noise and could reveal patients; use a network without such a layer"
             )
 
     def _leave(self, module: pl.LightningModule) -> None:
@@ -360,8 +353,7 @@ def check_layers(module: nn.Module, who: str = "dp_sgd") -> None:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise PrivacyError(
             f"{who}: these layers mix patients or keep statistics of them: {', '.join(bad[:5])}{more}; build "
-            "the network "
-            f"with group norm (networks: norm: group; medfed puts it in place of batch norm by itself)"
+            "the network with group norm (networks: norm: group; medfed replaces batch norm by itself)"
         )
 
 
@@ -378,10 +370,10 @@ def _buffers(module: nn.Module) -> dict[str, Tensor]:
 
 
 def clipped_sum(gradients: Sequence[Tensor], clip: float) -> list[Tensor]:
-    """Return the sum over patients of gradients (patients, *shape) after each patient's, over
-    all tensors, is clipped.
+    """Return the sum over patients of gradients (patients, *shape), each patient's clipped first.
 
-    A gradient that isn't finite counts as none: to stop there would tell that such a patient exists.
+    A patient's gradient is clipped by its norm over all tensors. One that isn't finite counts as zero: an
+    error would reveal that such a patient exists.
     """
     square = torch.stack([g.flatten(1).double().square().sum(1) for g in gradients]).sum(0)
     length = square.sqrt()
@@ -390,19 +382,18 @@ def clipped_sum(gradients: Sequence[Tensor], clip: float) -> list[Tensor]:
     scale = torch.where(finite, scale, torch.zeros_like(scale))
     total = []
     for gradient in gradients:
-        kept = gradient if bool(finite.all()) else gradient.nan_to_num(0.0, 0.0, 0.0)
-        total.append(torch.tensordot(scale.to(kept.dtype), kept, dims=1))
+        usable = gradient if bool(finite.all()) else gradient.nan_to_num(0.0, 0.0, 0.0)
+        total.append(torch.tensordot(scale.to(usable.dtype), usable, dims=1))
     return total
 
 
 def loss_of(module: pl.LightningModule, batch: Any) -> Tensor:
-    """Return the training loss of one patient's batch: the module's `loss`, or
-    what its training_step returns.
-    """
+    """Return the training loss of one patient's batch, from the module's `loss` or its training_step."""
     own = getattr(module, "loss", None)
-    # The class's own step: the one of this object is PrivateTraining's.
-    found: Any = own(batch) if callable(own) else type(module).training_step(module, batch, 0)
-    return found["loss"] if isinstance(found, dict) else found
+    # The class's method: the instance's attribute is the one that PrivateTraining put there.
+    result: Any = own(batch) if callable(own) else type(module).training_step(module, batch, 0)
+    loss: Tensor = result["loss"] if isinstance(result, dict) else result
+    return loss
 
 
 def single_gradient(module: pl.LightningModule, batch: Any) -> tuple[list[Tensor], Tensor]:
@@ -410,9 +401,9 @@ def single_gradient(module: pl.LightningModule, batch: Any) -> tuple[list[Tensor
     parameters = list(trained(module).values())
     loss = loss_of(module, batch)
     with torch.autocast(loss.device.type, enabled=False):
-        found = torch.autograd.grad(loss, parameters, allow_unused=True)
+        computed = torch.autograd.grad(loss, parameters, allow_unused=True)
     gradients = [
-        (torch.zeros_like(p) if g is None else g)[None] for p, g in zip(parameters, found, strict=True)
+        (torch.zeros_like(p) if g is None else g)[None] for p, g in zip(parameters, computed, strict=True)
     ]
     return gradients, loss.detach()
 
@@ -429,14 +420,15 @@ class _Loss(nn.Module):
 
 
 def many_gradients(module: pl.LightningModule, batches: Sequence[Any]) -> tuple[list[Tensor], Tensor]:
-    """Return the gradients (patients, *shape) of several patients' losses at once; their batches
-    have the same shapes.
+    """Return the gradients (patients, *shape) of several patients at once, and their losses.
+
+    The patients' batches must have the same shapes.
 
     Raises:
         RuntimeError: if torch.func can't batch an operation of the network or the loss.
     """
     if not callable(getattr(module, "loss", None)):
-        raise NotImplementedError("a training_step logs, which a batched function must not")
+        raise NotImplementedError("a training_step logs, which a batched function cannot do")
     flat = [tree_flatten(batch) for batch in batches]
     shape = flat[0][1]
     places = [i for i, leaf in enumerate(flat[0][0]) if isinstance(leaf, Tensor)]
@@ -448,7 +440,8 @@ def many_gradients(module: pl.LightningModule, batches: Sequence[Any]) -> tuple[
         leaves = list(flat[0][0])
         for place, tensor in zip(places, tensors, strict=True):
             leaves[place] = tensor
-        return torch.func.functional_call(wrapped, values, (tree_unflatten(leaves, shape),))
+        value: Tensor = torch.func.functional_call(wrapped, values, (tree_unflatten(leaves, shape),))
+        return value
 
     both = torch.func.vmap(
         torch.func.grad_and_value(loss), in_dims=(None, 0), out_dims=0, randomness="different"
@@ -459,9 +452,7 @@ def many_gradients(module: pl.LightningModule, batches: Sequence[Any]) -> tuple[
 
 
 class _OutOfPlace(TorchFunctionMode):
-    """Makes `scatter_` write into a copy: MONAI's one-hot labels begin with zeros, which vmap
-    can't fill in place.
-    """
+    """Makes `scatter_` write into a copy, since vmap can't fill MONAI's one-hot zeros in place."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return (Tensor.scatter if func is Tensor.scatter_ else func)(*args, **(kwargs or {}))
@@ -469,13 +460,12 @@ class _OutOfPlace(TorchFunctionMode):
 
 def _plain(tensor: Tensor) -> Tensor:
     as_tensor = getattr(tensor, "as_tensor", None)
-    return tensor if as_tensor is None else as_tensor()
+    plain: Tensor = tensor if as_tensor is None else as_tensor()
+    return plain
 
 
 def alike(batches: Sequence[Any], most: int) -> Iterator[list[Any]]:
-    """Yield the batches in groups of at most `most` whose tensors have the same shapes, so that
-    they can be stacked.
-    """
+    """Yield the batches in groups of at most `most`, which can be stacked as their tensor shapes match."""
     groups: dict[Any, list[Any]] = {}
     for batch in batches:
         leaves = tree_flatten(batch)[0]

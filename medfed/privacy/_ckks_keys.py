@@ -64,10 +64,10 @@ def shared_key(channel: SiteChannel, make: Callable[[], bytes]) -> bytes | None:
     if announced is None or channel.site not in announced:
         return None
     first = dealer(announced)
-    if len({one.holds for one in announced.values() if one.holds}) > 1:
+    if len({keys.holds for keys in announced.values() if keys.holds}) > 1:
         raise PrivacyError(
             f"site '{channel.site}', round {channel.round}: sites of this study hold "
-            "different keys; start the run anew"
+            "different keys; start a new run"
         )
     if first == channel.site:
         if key is None:
@@ -190,12 +190,12 @@ def _opened(channel: SiteChannel, sealed: bytes, party: str, step: str) -> bytes
         message = channel.open(sealed, party)
     except WireError as error:
         raise PrivacyError(
-            f"site '{channel.site}', round {channel.round}: the hub hands on a message in the name of "
-            f"'{party}' that is not its own: {error}"
+            f"site '{channel.site}', round {channel.round}: the hub forwards a message in the name of "
+            f"'{party}' that is not from it: {error}"
         ) from None
     if (message.step, message.round) != (step, channel.round):
         raise PrivacyError(
-            f"site '{channel.site}', round {channel.round}: the hub hands on a message of '{party}' of "
+            f"site '{channel.site}', round {channel.round}: the hub forwards a message of '{party}' of "
             "another round or step"
         )
     return message.data

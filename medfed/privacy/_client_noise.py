@@ -42,8 +42,8 @@ class ClientNoise(Privacy, frozen=True):
         if self.noise_multiplier is not None:
             return self
         assert self.epsilon is not None
-        found = noise_for(self.epsilon, self.delta, MechanismSteps(0.0, 1.0, rounds), self.accountant)
-        return msgspec.structs.replace(self, noise_multiplier=found)
+        multiplier = noise_for(self.epsilon, self.delta, MechanismSteps(0.0, 1.0, rounds), self.accountant)
+        return msgspec.structs.replace(self, noise_multiplier=multiplier)
 
     @property
     def multiplier(self) -> float:

@@ -169,7 +169,7 @@ class SiteSum:
         who = f"site '{self.channel.site}', round {self.channel.round}"
         if sorted(set(sites)) != list(sites) or not set(sites) <= set(self.members):
             raise PrivacyError(
-                f"{who}: the hub's list of who is in the sum names a site twice, or one that handed out no "
+                f"{who}: the hub's list of who is in the sum names a site twice, or one that sent no "
                 "shares; nothing is unmasked"
             )
         self.settings.require(who, "are in the sum", len(sites), len(self.keys))
@@ -179,8 +179,8 @@ class SiteSum:
         ):
             raise PrivacyError(
                 f"{who}: the hub asks for a second sum of this round over other sites. The difference of two "
-                "sums is a single site's update, so one list a round is signed; let the same sites take part "
-                "again, or start the run anew"
+                "sums is a single site's update, so only one list per round is signed; let the same sites "
+                "take part again, or start a new run"
             )
 
     def _check_request(self, request: UnmaskRequest, sites: Sequence[str]) -> None:
@@ -317,9 +317,9 @@ def _check_members(
     members = delivered.members
     if sorted(set(members)) != members or not set(members) <= set(keys) or sorted(delivered.boxes) != others:
         raise PrivacyError(
-            f"{who}: the hub's list of who handed out shares contradicts itself; nothing is sent"
+            f"{who}: the hub's list of sites that sent shares contradicts itself; nothing is sent"
         )
-    settings.require(who, "handed out shares", len(members), len(keys))
+    settings.require(who, "sent shares", len(members), len(keys))
     if len(others) + 1 < min_shares:
         raise PrivacyError(
             f"{who}: {len(others)} of its neighbours are left, {min_shares - 1} are needed "
@@ -378,12 +378,12 @@ def _opened(channel: SiteChannel, party: str, sealed: bytes, step: str, attempt:
         message = channel.open(sealed, party)
     except WireError as error:
         raise PrivacyError(
-            f"{who}: the hub hands on a message in the name of '{party}' that is not its own: {error}; "
-            "nothing more is said"
+            f"{who}: the hub forwards a message in the name of '{party}' that is not from it: {error}; "
+            "nothing more is sent"
         ) from None
     if (message.step, message.when) != (step, (channel.round, attempt)):
         raise PrivacyError(
-            f"{who}: the hub hands on a message of '{party}' of round {message.round}, attempt "
+            f"{who}: the hub forwards a message of '{party}' of round {message.round}, attempt "
             f"{message.attempt}, step '{message.step[:20]}', expected round {channel.round}, attempt "
             f"{attempt}, '{step}': a copy of an older one"
         )
@@ -392,8 +392,8 @@ def _opened(channel: SiteChannel, party: str, sealed: bytes, step: str, attempt:
 
 def _next(channel: SiteChannel, attempt: int, step: str) -> Message | None:
     """Return the hub's message of this step and attempt, or None if the attempt or the round is over."""
-    found = channel.receive({step: attempt, "call": attempt + 1})
-    return found if found is not None and (found.step, found.attempt) == (step, attempt) else None
+    message = channel.receive({step: attempt, "call": attempt + 1})
+    return message if message is not None and (message.step, message.attempt) == (step, attempt) else None
 
 
 def _terms(update: Update, name: str) -> Tensor | tuple[Tensor, Tensor]:

@@ -87,9 +87,9 @@ def _keys(
     sealed: dict[str, bytes] = {}
 
     def take(message: Message, raw: bytes) -> None:
-        found = parse(message.data, Keys, message.party, "keys")
-        checked_keys({**keys, message.party: found})
-        keys[message.party], sealed[message.party] = found, raw
+        own_keys = parse(message.data, Keys, message.party, "keys")
+        checked_keys({**keys, message.party: own_keys})
+        keys[message.party], sealed[message.party] = own_keys, raw
 
     _gather(channel, attempt, "keys", channel.sites, deadline_s, take, refused)
     _require(settings, channel, "showed keys", len(keys), len(keys), refused)
@@ -111,14 +111,14 @@ def _members(
     boxes: dict[str, dict[str, bytes]] = {}
 
     def take(message: Message, raw: bytes) -> None:
-        found = parse(message.data, SealedShares, message.party, "shares")
-        if sorted(found.boxes) != around[message.party]:
-            raise PrivacyError(f"site '{message.party}' handed out shares to others than its neighbours")
-        boxes[message.party] = found.boxes
+        shares = parse(message.data, SealedShares, message.party, "shares")
+        if sorted(shares.boxes) != around[message.party]:
+            raise PrivacyError(f"site '{message.party}' sent shares to sites that are not its neighbours")
+        boxes[message.party] = shares.boxes
 
     _gather(channel, attempt, "shares", sorted(keys), settings.patience_s, take, refused)
     members = sorted(boxes)
-    _require(settings, channel, "handed out shares", len(members), len(keys), refused)
+    _require(settings, channel, "sent shares", len(members), len(keys), refused)
     channel.send(
         attempt,
         "shares",
@@ -204,7 +204,7 @@ class HubSum:
             self._start_next_attempt()
             raise QuorumError(
                 f"round {self.channel.round}: the sum was to be over {', '.join(sites)}, and the update of "
-                f"'{missing[0]}' is not there any more; go on with --resume, the round is tried anew"
+                f"'{missing[0]}' is no longer there; continue with --resume, which repeats the round"
             )
         try:
             seeds, keys = self._unmasking(sites)
@@ -233,11 +233,15 @@ class HubSum:
         def take(message: Message, raw: bytes) -> bool:
             given[message.party] = _checked_shares(message, sites, dropped)
             for site in [site for site in sites if site not in seeds]:
-                shares = {giver: one.seeds[site] for giver, one in given.items() if site in one.seeds}
-                self._join(site, shares, seeds, partial(self._is_seed, site))
+                site_shares = {
+                    giver: shares.seeds[site] for giver, shares in given.items() if site in shares.seeds
+                }
+                self._join(site, site_shares, seeds, partial(self._is_seed, site))
             for site in [site for site in dropped if site not in keys]:
-                shares = {giver: one.keys[site] for giver, one in given.items() if site in one.keys}
-                self._join(site, shares, keys, partial(self._is_key, site))
+                site_shares = {
+                    giver: shares.keys[site] for giver, shares in given.items() if site in shares.keys
+                }
+                self._join(site, site_shares, keys, partial(self._is_key, site))
             return len(seeds) == len(sites) and len(keys) == len(dropped)
 
         _gather(self.channel, self.attempt, "unmask", sites, self.settings.patience_s, take, self.refused)
@@ -245,9 +249,9 @@ class HubSum:
         if lacking:
             raise QuorumError(
                 f"round {self.channel.round}: the sum cannot be unmasked: {len(given)} of {len(sites)} sites "
-                f"gave shares, and those of site '{lacking[0]}' are too few or don't fit its key. "
-                f"{_refusals(self.refused)}Start the sites that stopped and go on with --resume; the round "
-                "is tried anew with the same sites"
+                f"sent shares, and those of site '{lacking[0]}' are too few or don't match its key. "
+                f"{_refusals(self.refused)}Start the sites that stopped and continue with --resume, "
+                "which repeats the round with the same sites"
             )
         return seeds, {site: X25519PrivateKey.from_private_bytes(key) for site, key in keys.items()}
 
@@ -379,8 +383,8 @@ def _gather(
 
 
 def _already_posted(channel: HubChannel, attempt: int, step: str) -> Mapping[str, bytes] | None:
-    found = channel.sent(step)
-    return found[1] if found is not None and found[0] == attempt else None
+    sent = channel.sent(step)
+    return sent[1] if sent is not None and sent[0] == attempt else None
 
 
 def _inside(sealed: bytes) -> bytes:
@@ -397,7 +401,7 @@ def _require(
         raise QuorumError(
             f"round {channel.round}: {count} of {len(channel.sites)} sites {did}, {settings.required(of)} "
             f"are needed for a secure sum (privacy.threshold, privacy.least). {_refusals(refused)}Start the "
-            "sites that stopped and go on with --resume"
+            "sites that stopped and continue with --resume"
         )
 
 

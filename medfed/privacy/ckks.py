@@ -120,7 +120,7 @@ class Ckks(Privacy, tag="ckks", frozen=True):
             raise PrivacyError(
                 f"site '{channel.site}', round {received.round}: the model's encrypted layers are closed to "
                 "this site: it has no key. A site gets it in the study's first round; if its folder was "
-                "lost, start the run anew"
+                "lost, start a new run"
             )
         return replace(received, weights=_decrypted(self, received, key), groups=rest)
 
@@ -253,16 +253,18 @@ def _check_counted(update: Update, who: str) -> None:
 
 def _check_ciphertexts(what: str, piece: torch.Tensor, sizes: Sequence[int]) -> None:
     if piece.dtype != torch.uint8 or piece.dim() != 1 or piece.numel() > len(sizes) * MAX_CIPHERTEXT_BYTES:
-        raise UpdateError(f"{what}: {piece.numel()} numbers of {piece.dtype} are no {len(sizes)} ciphertexts")
+        raise UpdateError(
+            f"{what}: {piece.numel()} numbers of {piece.dtype} are not {len(sizes)} ciphertexts"
+        )
     ts, context = _tenseal(), _hub_context()
     parts = _unpacked(piece)
     if len(parts) != len(sizes):
         raise UpdateError(f"{what}: {len(parts)} ciphertexts, expected {len(sizes)}")
     for part, size in zip(parts, sizes, strict=True):
         try:
-            found = ts.ckks_vector_from(context, part)
+            vector = ts.ckks_vector_from(context, part)
             # Try an addition: ciphertexts of another scale or other parameters cannot be added.
-            fits = list(found.shape) == [size] and list((found + _trial(size)).shape) == [size]
+            fits = list(vector.shape) == [size] and list((vector + _trial(size)).shape) == [size]
         except (ValueError, RuntimeError, IndexError):
             fits = False
         if not fits:
@@ -278,8 +280,10 @@ def _sum_ciphertexts(updates: Sequence[Update]) -> dict[str, torch.Tensor]:
             vectors = [
                 ts.ckks_vector_from(context, part) for part in _unpacked(update.groups[ENCRYPTED][name])
             ]
-            sums = [one + two for one, two in zip(sums, vectors, strict=True)] if sums else vectors
-        total[name] = _packed([one.serialize() for one in sums])
+            sums = (
+                [running + vector for running, vector in zip(sums, vectors, strict=True)] if sums else vectors
+            )
+        total[name] = _packed([ciphertext.serialize() for ciphertext in sums])
     return total
 
 

@@ -208,7 +208,7 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
 
 @dataclass(frozen=True)
 class _NoisedUpdate:
-    """One attempt at a round: the update that was noised in the first attempt is masked anew."""
+    """One attempt at a round: the update noised in the first attempt, under new masks."""
 
     privacy: DistributedDP
     protector: UpdateProtector

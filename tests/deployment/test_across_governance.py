@@ -66,7 +66,7 @@ def test_what_hospitals_allow_agree_to_and_take_back(across):
     refused = command(across, "train", "--site", "west.yaml", "--accept", known)
     assert refused.returncode == 1
     assert "the study trains 2 rounds, this hospital allows 1 (policy.max_rounds)" in refused.stderr
-    assert "this hospital asks for 'dp_sgd' (policy.privacy)" in refused.stderr
+    assert "this hospital requires 'dp_sgd' (policy.privacy)" in refused.stderr
     log = across.site_run("west") / "audit.jsonl"
     assert [entry["event"] for entry in entries(log)] == ["declined", "withdrew"]
     assert not list(across.site_run("west").rglob("*.ckpt"))

@@ -151,7 +151,9 @@ def test_a_hub_finds_its_sites_by_its_enrolment(tmp_path):
 
 
 def test_a_hub_that_is_not_told_how_says_what_to_say(tmp_path):
-    with pytest.raises(StudyError, match="'memory' joins sites of one process; give --enrolment FOLDER"):
+    with pytest.raises(
+        StudyError, match="'memory' connects sites within one process; give --enrolment FOLDER"
+    ):
         exchange(tmp_path, "")
     with pytest.raises(StudyError, match="--broker starts the broker of an enrolment"):
         exchange(tmp_path, "exchange: {kind: folder, url: share}", broker=True)

@@ -40,7 +40,7 @@ REFUSED = {
     ),
     "privacy": (
         Policy(privacy=("dp_sgd",)),
-        "the study's privacy is 'none', this hospital asks for 'dp_sgd' (policy.privacy)",
+        "the study's privacy is 'none', this hospital requires 'dp_sgd' (policy.privacy)",
     ),
     "ceiling": (
         Policy(epsilon_ceiling=3),
@@ -53,7 +53,7 @@ REFUSED = {
     ),
     "cases": (
         Policy(minimum_cases=5),
-        "this hospital has 4 training cases for the study and takes part with 5 or more "
+        "this hospital has 4 training cases for the study and takes part only with 5 or more "
         "(policy.minimum_cases)",
     ),
 }
@@ -81,7 +81,9 @@ def test_a_studys_epsilon_is_held_to_the_ceiling(tiny):
     assert refusals(Policy(epsilon_ceiling=8, delta=0.001), study, 4) == []
     said = refusals(Policy(epsilon_ceiling=7.5), study, 4)
     assert said[0] == "the study's epsilon is 8, this hospital allows at most 7.5 (policy.epsilon_ceiling)"
-    assert "holds at a delta of 0.001, this hospital allows at most 1e-05 (policy.delta)" in said[1]
+    assert (
+        "states its epsilon at a delta of 0.001, this hospital allows at most 1e-05 (policy.delta)" in said[1]
+    )
 
 
 def test_noise_without_an_epsilon_is_counted(noised):
@@ -91,7 +93,9 @@ def test_noise_without_an_epsilon_is_counted(noised):
 
 
 def test_a_misspelt_kind_is_an_error_and_not_a_hole():
-    with pytest.raises(StudyError, match=r"policy\.privacy: no 'dp_sdg'; did you mean 'dp_sgd'\?; there are"):
+    with pytest.raises(
+        StudyError, match=r"policy\.privacy: there is no 'dp_sdg'; did you mean 'dp_sgd'\?; choose from"
+    ):
         Policy(privacy=("dp_sdg",))
     with pytest.raises(msgspec.ValidationError, match="unknown field `privcy`"):
         msgspec.convert({"privcy": ["dp_sgd"]}, Policy)

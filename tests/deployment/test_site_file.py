@@ -55,7 +55,7 @@ WRONG = {
     ),
     "memory": (
         SITE.replace("nats, credentials: credentials", "memory"),
-        r"exchange\.kind: 'memory' joins sites of one process",
+        r"exchange\.kind: 'memory' connects sites within one process",
     ),
     "no mapping": (
         "north\n",

@@ -269,7 +269,7 @@ class Remembers(Line):
             {},
             r"body.1 \(BatchNorm1d\), body.2 \(InstanceNorm1d\); build the network with group norm",
         ),
-        (ByHand, {}, "ByHand optimises by itself"),
+        (ByHand, {}, "ByHand uses manual optimisation"),
         (Remembers, {}, "training changes seen without a gradient"),
         (Line, {"accumulate_grad_batches": 2}, "accumulate_grad_batches is 2; take 1 and a larger batch"),
     ],

@@ -248,7 +248,7 @@ def test_a_site_that_restarts_within_a_round_sends_nothing_under_the_old_masks()
     round = Round(privacy)
     sent: list[Update] = []
     round.exchange.send, send = lambda update: (sent.append(update), send(update)), round.exchange.send
-    hub = threading.Thread(target=round.aggregate_round, daemon=True)
+    hub = threading.Thread(target=round.run_round, daemon=True)
     round.start(*SITES, dies={"south": "shares"})
     hub.start()
     round.threads[SITES.index("south")].join(PATIENCE_S)
@@ -471,7 +471,7 @@ def test_a_hub_that_puts_its_own_keys_in_a_sites_place_is_refused(tmp_path):
     log = AuditLog(tmp_path / "audit.jsonl")
     round = lied_to(log, closes=False, keys=change)
     found = refusals(round)
-    assert "the hub hands on a message in the name of 'west' that is not its own" in found["north"]
+    assert "the hub forwards a message in the name of 'west' that is not from it" in found["north"]
     assert "its signature by 'west' is invalid" in found["north"]
     assert written(log) == found
     goes_on(round)

@@ -1,14 +1,13 @@
-"""Who takes part: the federation's certificate authority, requests, startup kits, revocation, expiry.
+"""Enrolment: the federation's certificate authority, requests, startup kits, revocation and expiry.
 
-    the coordinator    init     an authority, the hub's and the broker's certificates
-    a hospital         request  a private key, which never leaves, and a request for a certificate
-    the coordinator    sign     a kit: one file with the certificate, the authority and where the hub is
-    the hospital       accept   the kit checked against the key, unpacked beside it
+    the coordinator    init     creates an authority and the certificates of hub and broker
+    a hospital         request  creates a private key, which never leaves, and a certificate request
+    the coordinator    sign     writes a kit: the certificate, the authority and the hub's addresses
+    the hospital       accept   checks the kit against the key and unpacks it beside the key
     the coordinator    revoke, enrolled
 
-Standard formats only: PKCS#8 and X.509 in PEM, PKCS#10 for a request, Ed25519 keys, readable with
-openssl. Whether a request or an authority is the right one is for two people to compare: both sides
-print the same fingerprint.
+All formats are standard and readable with openssl: PKCS#8 and X.509 in PEM, PKCS#10 for a request, Ed25519
+keys. Two people verify a request or an authority by comparing the fingerprint that both sides print.
 """
 
 from __future__ import annotations
@@ -47,10 +46,10 @@ from medfed.wire.credentials import (
 )
 from medfed.wire.signing import BROKER, HUB, serial_number
 
-# How long certificates hold: a party's two years, so that nobody renews during a study; the authority's ten.
+# Certificates are valid for two years, so that nobody renews during a study; the authority's for ten.
 PARTY_DAYS, AUTHORITY_DAYS = 730, 3650
 
-# A clock may be wrong by hours; a certificate made a moment ago holds already where it is still yesterday.
+# A clock may be wrong by hours: a new certificate is already valid on a machine that is a day behind.
 BACKDATED = timedelta(days=1)
 
 _FEDERATION = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
@@ -69,22 +68,21 @@ def init(
     listen: str = "0.0.0.0",
     disk: str = "",
 ) -> str:
-    """Make a federation's authority, the hub's and the broker's identities, and
-    return the authority's fingerprint.
+    """Create a federation's authority and the identities of hub and broker; return its fingerprint.
 
     `hosts` are the names or addresses under which hospitals reach the broker.
 
     Raises:
-        ExchangeError: if there is one already, or a name cannot be used.
+        ExchangeError: if the folder already has an authority, or a name is invalid.
     """
     if (folder / "authority.key").exists():
-        raise ExchangeError("enrol init: there is an authority in this folder already; choose another folder")
+        raise ExchangeError("enrol init: this folder already has an authority; choose another folder")
     if not _FEDERATION.fullmatch(name):
         raise ExchangeError(
-            f"enrol init: '{name}': a federation's name is 1 to 40 small letters, digits and '-'"
+            f"enrol init: '{name}': a federation's name has 1 to 40 lowercase letters, digits and '-'"
         )
     if not hosts:
-        raise ExchangeError("enrol init: name the host or hosts under which hospitals reach the broker")
+        raise ExchangeError("enrol init: give at least one host under which hospitals reach the broker")
     folder.mkdir(parents=True, exist_ok=True)
     key = Ed25519PrivateKey.generate()
     subject = x509.Name(
@@ -102,11 +100,11 @@ def init(
     )
     _write_key(folder / "authority.key", key)
     write_whole(folder / "authority.pem", authority.public_bytes(Encoding.PEM))
-    found = Federation(name, list(hosts), port, websocket_port, listen, disk)
-    write_whole(folder / "federation.json", msgspec.json.format(msgspec.json.encode(found)))
+    federation = Federation(name, list(hosts), port, websocket_port, listen, disk)
+    write_whole(folder / "federation.json", msgspec.json.format(msgspec.json.encode(federation)))
     for party in (HUB, BROKER):
         own = Ed25519PrivateKey.generate()
-        certificate = _issue(folder, party, own.public_key(), found.names if party == BROKER else ())
+        certificate = _issue(folder, party, own.public_key(), federation.names if party == BROKER else ())
         _write_key(folder / party / "identity.key", own)
         write_whole(folder / party / "identity.pem", certificate.public_bytes(Encoding.PEM))
         write_whole(folder / party / "authority.pem", authority.public_bytes(Encoding.PEM))
@@ -119,17 +117,16 @@ def sign(folder: Path, request: Path, kit: Path, days: int = PARTY_DAYS) -> Part
     """Write the kit that answers a hospital's request; compare `request_fingerprint` with the hospital first.
 
     Raises:
-        ExchangeError: if the request does not read, or names a party that is no site.
+        ExchangeError: if the request is unreadable, or its name is not a valid site name.
     """
-    found = _request(request)
-    site = _common_name_of(found)
+    signing_request = _request(request)
+    site = _common_name_of(signing_request)
     if not _SITE.fullmatch(site) or site.lower() in (HUB, BROKER):
         raise ExchangeError(
-            f"enrol sign: the request names '{site[:80]}'; a site's name is 1 to 64 letters, digits, '-' or "
-            "'_', and not "
-            f"'hub' or 'broker'"
+            f"enrol sign: the request names '{site[:80]}'; a site's name has 1 to 64 letters, digits, '-' or "
+            "'_', and is not 'hub' or 'broker'"
         )
-    public = found.public_key()
+    public = signing_request.public_key()
     assert isinstance(public, Ed25519PublicKey)
     certificate = _issue(folder, site, public, (), days)
     write_whole(
@@ -150,25 +147,28 @@ def sign(folder: Path, request: Path, kit: Path, days: int = PARTY_DAYS) -> Part
 
 
 def revoke(folder: Path, site: str, serial: str = "") -> list[Participant]:
-    """Take back a site's certificates, or the one with a serial number, and return them. Hub and
-    broker hear of it.
+    """Revoke a site's certificates, or only the one with a serial number, and return them.
+
+    The hub's and the broker's lists are updated.
 
     Raises:
-        ExchangeError: if there is none.
+        ExchangeError: if the site has no such valid certificate.
     """
     chosen = [
-        one
-        for one in participants(folder)
-        if one.site == site and serial in ("", one.serial) and not one.revoked
+        holder
+        for holder in participants(folder)
+        if holder.site == site and serial in ("", holder.serial) and not holder.revoked
     ]
     if not chosen:
-        there = ", ".join(sorted({one.site for one in participants(folder) if not one.revoked})) or "none"
+        valid = ", ".join(_valid_sites(folder)) or "none"
         raise ExchangeError(
-            f"enrol revoke: no valid certificate of site '{site}'; there are those of: {there}"
+            f"enrol revoke: site '{site}' has no valid certificate; sites that have one: {valid}"
         )
     path = folder / HUB / "revoked.txt"
     serials = path.read_text().split() if path.exists() else []
-    write_whole(path, "".join(f"{one}\n" for one in [*serials, *(one.serial for one in chosen)]).encode())
+    write_whole(
+        path, "".join(f"{number}\n" for number in [*serials, *(holder.serial for holder in chosen)]).encode()
+    )
     _update_hub(folder)
     return chosen
 
@@ -177,63 +177,63 @@ def revoke(folder: Path, site: str, serial: str = "") -> list[Participant]:
 
 
 def request(folder: Path, site: str) -> tuple[Path, str]:
-    """Make a private key and a request for a certificate in a folder; return the request's
-    path and its fingerprint.
+    """Create a private key and a certificate request; return the request's path and fingerprint.
 
     Raises:
-        ExchangeError: if the name cannot be used.
+        ExchangeError: if the site's name is invalid.
     """
     if not _SITE.fullmatch(site) or site.lower() in (HUB, BROKER):
         raise ExchangeError(
-            f"enrol site: '{site[:80]}': a site's name is 1 to 64 letters, digits, '-' or '_', and not 'hub' "
-            "or 'broker'"
+            f"enrol site: '{site[:80]}': a site's name has 1 to 64 letters, digits, '-' or '_', and is not "
+            "'hub' or 'broker'"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    # Beside the key in use, if there is one: a renewed certificate replaces it only when its kit is accepted.
+    # Stored beside any key in use, which is replaced only when the new certificate's kit is accepted.
     key = Ed25519PrivateKey.generate()
     _write_key(folder / "requested.key", key)
-    made = (
+    signing_request = (
         x509.CertificateSigningRequestBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, site)]))
         .sign(key, None)
     )
     path = folder / f"{site}.request.pem"
-    write_whole(path, made.public_bytes(Encoding.PEM))
+    write_whole(path, signing_request.public_bytes(Encoding.PEM))
     return path, fingerprint(key.public_key())
 
 
 def accept(folder: Path, kit: Path, authority: str = "") -> Participant:
-    """Check a kit against the key that was made here, and make them this folder's identity.
+    """Check a kit against the key created by `request`, and install both as this folder's identity.
 
-    `authority`, if given, is the fingerprint that the coordinator reads out; the kit's must be that one.
+    `authority`, if given, is the fingerprint that the coordinator reads out; the kit's must equal it.
 
     Raises:
-        ExchangeError: if the kit does not read, is for another key or site, or of another authority.
+        ExchangeError: if the kit is unreadable or expired, or belongs to another key or authority.
     """
     try:
-        found = msgspec.json.decode(kit.read_bytes(), type=StartupKit)
-        certificate = x509.load_pem_x509_certificate(found.certificate.encode())
-        issuer = x509.load_pem_x509_certificate(found.authority.encode())
+        startup_kit = msgspec.json.decode(kit.read_bytes(), type=StartupKit)
+        certificate = x509.load_pem_x509_certificate(startup_kit.certificate.encode())
+        issuer = x509.load_pem_x509_certificate(startup_kit.authority.encode())
         certificate.verify_directly_issued_by(issuer)
     except Exception as error:
         raise ExchangeError(
-            f"enrol accept: the kit does not read ({type(error).__name__}); ask for it again"
+            f"enrol accept: the kit is unreadable ({type(error).__name__}); ask for it again"
         ) from None
-    if found.format != KIT_FORMAT:
+    if startup_kit.format != KIT_FORMAT:
         raise ExchangeError(
-            f"enrol accept: the kit is a '{found.format[:30]}', this medfed reads '{KIT_FORMAT}'"
+            f"enrol accept: the kit's format is '{startup_kit.format[:30]}', this medfed reads '{KIT_FORMAT}'"
         )
-    known = fingerprint(issuer.public_key())
-    if authority and _bare(authority) != _bare(known):
+    issued_by = fingerprint(issuer.public_key())
+    if authority and _bare(authority) != _bare(issued_by):
         raise ExchangeError(
-            f"enrol accept: the kit is of the authority {known}, expected {authority}; do not use it"
+            f"enrol accept: the kit was issued by the authority {issued_by}, expected {authority}; "
+            "do not use it"
         )
     until = certificate.not_valid_after_utc
     if until < datetime.now(UTC):
         raise ExchangeError(
-            f"enrol accept: the kit's certificate held until {until:%Y-%m-%d %H:%M} UTC, and here it is "
-            f"{datetime.now(UTC):%Y-%m-%d %H:%M}; ask the coordinator for a new kit, or set this machine's "
-            "clock right"
+            f"enrol accept: the kit's certificate expired on {until:%Y-%m-%d %H:%M} UTC, and the clock here "
+            f"says {datetime.now(UTC):%Y-%m-%d %H:%M}; ask the coordinator for a new kit, or correct this "
+            "machine's clock"
         )
     for name in ("requested.key", "identity.key"):
         path = folder / name
@@ -241,52 +241,52 @@ def accept(folder: Path, kit: Path, authority: str = "") -> Participant:
             break
     else:
         raise ExchangeError(
-            "enrol accept: the kit is not for a key in this folder; accept it where `medfed enrol site` was "
-            "run, or make "
-            "a new request"
+            "enrol accept: the kit does not belong to a key in this folder; accept it where `medfed enrol "
+            "site` was run, or make a new request"
         )
-    write_whole(folder / "identity.pem", found.certificate.encode())
-    write_whole(folder / "authority.pem", found.authority.encode())
+    write_whole(folder / "identity.pem", startup_kit.certificate.encode())
+    write_whole(folder / "authority.pem", startup_kit.authority.encode())
     write_whole(folder / "kit.json", kit.read_bytes())
     if name == "requested.key":
         path.replace(folder / "identity.key")
     return participant(certificate, revoked=False)
 
 
-# ---------------------------------------------------------------------------------------------- both
+# ---------------------------------------------------------------------------------------------- both sides
 
 
 def fingerprint(public: object) -> str:
-    """Return the SHA-256 of a public key as two people read it to each other: 16 groups of 4 hex digits."""
+    """Return the SHA-256 of a public key as 16 groups of 4 hex digits, which two people can compare aloud."""
     assert isinstance(public, Ed25519PublicKey)
     digest = hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
     return " ".join(digest[at : at + 4] for at in range(0, 64, 4))
 
 
 def request_fingerprint(path: Path) -> tuple[str, str]:
-    """Return the site that a request names and its key's fingerprint, to compare with what
-    the hospital reads out.
-    """
-    found = _request(path)
-    return _common_name_of(found), fingerprint(found.public_key())
+    """Return a request's site and its key's fingerprint, to compare with what the hospital reads out."""
+    signing_request = _request(path)
+    return _common_name_of(signing_request), fingerprint(signing_request.public_key())
 
 
 def _request(path: Path) -> x509.CertificateSigningRequest:
     try:
-        found = x509.load_pem_x509_csr(path.read_bytes())
+        signing_request = x509.load_pem_x509_csr(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ExchangeError(
-            f"enrol sign: the request does not read ({type(error).__name__}); ask for it again"
+            f"enrol sign: the request is unreadable ({type(error).__name__}); ask for it again"
         ) from None
-    if not isinstance(found.public_key(), Ed25519PublicKey) or not found.is_signature_valid:
+    if (
+        not isinstance(signing_request.public_key(), Ed25519PublicKey)
+        or not signing_request.is_signature_valid
+    ):
         raise ExchangeError(
-            "enrol sign: the request is not one that `medfed enrol site` made; its key or signature fails"
+            "enrol sign: the request was not made by `medfed enrol site`: its key or its signature is invalid"
         )
-    return found
+    return signing_request
 
 
-def _common_name_of(found: x509.CertificateSigningRequest) -> str:
-    names = found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+def _common_name_of(signing_request: x509.CertificateSigningRequest) -> str:
+    names = signing_request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(names[0].value) if names else ""
 
 
@@ -308,8 +308,8 @@ def _issue(
             x509.NameAttribute(NameOID.COMMON_NAME, party),
         ]
     )
-    # The broker knows a client by this name. The serial number is in it, so that a certificate that was taken
-    # back does not come alive when the site gets a new one.
+    # The broker knows a client by this name. It contains the serial number, so that a revoked certificate
+    # does not become valid again when the site gets a new one.
     names: list[x509.GeneralName] = [x509.DNSName(f"{serial:x}.{party}.{federation}.medfed")]
     for host in hosts:
         try:
@@ -361,10 +361,13 @@ def _usage(sign_certificates: bool = False) -> x509.KeyUsage:
     )
 
 
+def _valid_sites(folder: Path) -> list[str]:
+    return sorted({holder.site for holder in participants(folder) if not holder.revoked})
+
+
 def _update_hub(folder: Path) -> None:
     """Write the list of sites for the hub, and the broker's configuration."""
-    sites = sorted({one.site for one in participants(folder) if not one.revoked})
-    write_whole(folder / HUB / "sites.txt", "".join(f"{site}\n" for site in sites).encode())
+    write_whole(folder / HUB / "sites.txt", "".join(f"{site}\n" for site in _valid_sites(folder)).encode())
     write_configuration(folder)
 
 
@@ -376,7 +379,7 @@ def _write_key(path: Path, key: Ed25519PrivateKey) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     data = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     path.unlink(missing_ok=True)
-    # Made with mode 0600 and not changed to it, so that it is never readable by others.
+    # Created with mode 0600 rather than changed to it, so that others can read it at no time.
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as file:
         file.write(data)

@@ -40,4 +40,4 @@ def test_a_fingerprint_that_is_not_confirmed_signs_nothing(said, tmp_path):
 
 def test_errors_are_told_in_one_line(said):
     assert "holds no federation" in said("list", code=1)
-    assert "a site's name is 1 to 64 letters" in said("site", "hub", code=1)
+    assert "a site's name has 1 to 64 letters" in said("site", "hub", code=1)

@@ -80,7 +80,7 @@ def test_openssl_reads_and_verifies_what_is_made(federation, tmp_path):
 
 def test_a_kit_for_another_key_is_refused(federation, tmp_path):
     joined(federation, tmp_path / "site")
-    with pytest.raises(ExchangeError, match="the kit is not for a key in this folder"):
+    with pytest.raises(ExchangeError, match="the kit does not belong to a key in this folder"):
         enrol.accept(tmp_path / "elsewhere", tmp_path / "site" / "kit")
 
 
@@ -97,7 +97,7 @@ def test_a_damaged_kit_or_request_is_refused(federation, tmp_path):
     enrol.sign(federation, request, tmp_path / "kit")
     text = (tmp_path / "kit").read_text()
     (tmp_path / "kit").write_text(text[: len(text) // 2])
-    with pytest.raises(ExchangeError, match="the kit does not read"):
+    with pytest.raises(ExchangeError, match="the kit is unreadable"):
         enrol.accept(tmp_path / "site", tmp_path / "kit")
     request.write_text(request.read_text().replace("A", "B"))
     with pytest.raises(ExchangeError, match="the request"):
@@ -106,12 +106,12 @@ def test_a_damaged_kit_or_request_is_refused(federation, tmp_path):
 
 @pytest.mark.parametrize("name", ["hub", "Hub", "broker", "a b", "../x", "", "x" * 65])
 def test_a_name_that_no_site_may_have_is_refused(tmp_path, name):
-    with pytest.raises(ExchangeError, match="a site's name is 1 to 64"):
+    with pytest.raises(ExchangeError, match="a site's name has 1 to 64"):
         enrol.request(tmp_path, name)
 
 
 def test_a_second_authority_in_one_folder_is_refused(federation):
-    with pytest.raises(ExchangeError, match="there is an authority in this folder already"):
+    with pytest.raises(ExchangeError, match="this folder already has an authority"):
         enrol.init(federation, "lungs", ["hub"])
 
 
@@ -135,7 +135,7 @@ def test_revoked_and_renewed_are_listed(federation, tmp_path):
     assert first.user not in configuration
     assert (federation / "hub" / "sites.txt").read_text().split() == ["north", "south"]
     with pytest.raises(
-        ExchangeError, match="no valid certificate of site 'west'; there are those of: north, south"
+        ExchangeError, match="site 'west' has no valid certificate; sites that have one: north, south"
     ):
         enrol.revoke(federation, "west")
 
@@ -147,7 +147,7 @@ def test_an_expired_certificate_is_told_of(federation, tmp_path):
     assert "expired" in {one.status for one in participants(federation)}
     with pytest.raises(
         ExchangeError,
-        match=r"the kit's certificate held until .* UTC, and here it is .*; ask the coordinator",
+        match=r"the kit's certificate expired on .* UTC, and the clock here says .*; ask the coordinator",
     ):
         enrol.accept(tmp_path / "site", kit)
     (tmp_path / "site" / "identity.pem").write_text(json.loads(kit.read_text())["certificate"])
