@@ -1,14 +1,16 @@
-"""How often a study survives random kills with every bit: `python benchmarks/chaos.py
---runs 200 --results chaos.jsonl`.
+"""Count how often a randomly disturbed study ends with the same final weights, bit for bit.
+
+    python benchmarks/chaos.py --runs 200 --results chaos.jsonl
 
 Each run is a federation of real processes at a real broker. Hub, broker and sites are killed (kill -9) or
-stopped (SIGSTOP) at random moments and started again. A run counts if its final weights are those of an
-undisturbed run. Prints a line a run as it ends: seed, seconds, what was done to whom, and whether the bits
-are the same; at the end the counts.
+stopped (SIGSTOP) at random moments and started again. A run passes if its final weights equal those of an
+undisturbed run. The script prints one line when a run ends (seed, seconds, the disturbances, and whether the
+weights are the same) and the totals at the end.
 
-With `--results` each run is a line of JSON there, and a later call goes on with the seeds that have none yet:
-stop it (Ctrl-C, kill) whenever you like. Two processes share the work by `--first`, with a file each; their
-brokers' ports are `--port` and twice the seed, so they never meet.
+With `--results`, each run is appended to the file as a line of JSON, and a later call continues with the
+missing seeds, so the script can be stopped (Ctrl-C, kill) at any time. To share the work between processes,
+give each its own `--first` and its own file; a broker's port is `--port` plus twice the seed, so ports never
+clash.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "exchange
 
 
 def undisturbed(port: int) -> str:
-    """Return the digest of the final weights where nobody is disturbed."""
+    """Return the digest of the final weights of an undisturbed run."""
     from broker_enrolment import Enrolment
     from federation import Federation
 
@@ -43,7 +45,7 @@ def undisturbed(port: int) -> str:
 
 
 def one(seed: int, exchange: str, port: int, expected: str) -> dict[str, Any]:
-    """Return what became of one disturbed run."""
+    """Return the outcome of one disturbed run."""
     from chaos import disturbed
 
     began = time.monotonic()
@@ -57,14 +59,14 @@ def one(seed: int, exchange: str, port: int, expected: str) -> dict[str, Any]:
 
 
 def line(found: dict[str, Any]) -> str:
-    """Return a run as a line of the table."""
+    """Format a run as a line of the table."""
     done = ", ".join(f"{how} {who} at {at:.2f}" for at, who, how in found.get("done", []))
     said = "same bits" if found["same"] else f"NOT THE SAME {found.get('error', '')}"
     return f"{found['seed']:5d}  {found['seconds']:6.1f} s  {said}  {done}\n"
 
 
 def main() -> None:
-    """Run, compare and print."""
+    """Run all seeds, compare the digests and print the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -72,13 +74,11 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first run's seed")
     parser.add_argument("--exchange", choices=["nats", "folder"], default="nats")
     parser.add_argument(
-        "--results", type=Path, help="a file for a line of JSON a run; what it holds is not run again"
+        "--results", type=Path, help="append one line of JSON per run; seeds in the file are not run again"
     )
-    parser.add_argument(
-        "--port", type=int, default=20000, help="the brokers' ports are this and twice the seed"
-    )
+    parser.add_argument("--port", type=int, default=20000, help="a broker's port is this plus twice the seed")
     arguments = parser.parse_args()
-    # So that whoever stops it stops the parties and the broker of the run that is under way, too.
+    # Stopping the script also stops the parties and the broker of the current run.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     found: dict[int, dict[str, Any]] = {}
     if arguments.results and arguments.results.exists():

@@ -1,11 +1,11 @@
-"""What CKKS costs a round: a site encrypts, the hub checks and adds, a site decrypts.
-No training, no network.
+"""Measure what CKKS encryption adds to a round, without training or a network.
 
     python benchmarks/encryption.py --millions 10 --sites 2
 
-Seconds are of processor, one thread. Sites work on machines of their own, so a round waits for one site's
-encryption, the hub's work for all of them, and one site's decryption: that sum is the last line. NVFlare
-2.9's CKKS takes 54 to 76 s a round at 10 million parameters on a machine such as ours.
+A site encrypts, the hub checks and adds, and a site decrypts. Times are CPU seconds of one thread. Sites run
+on their own machines, so a round waits for one site's encryption, the hub's work for all sites, and one
+site's decryption; the last line is this sum. NVFlare 2.9's CKKS takes 54 to 76 s per round at 10 million
+parameters on a comparable machine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TENSOR = 1_000_000
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    """Return what a call returns, and its processor seconds."""
+    """Return the result of a call and its CPU seconds."""
     began = time.process_time()
     found = call()
     return found, time.process_time() - began

@@ -1,10 +1,10 @@
-"""What a round costs without training: real processes, TLS, a real broker or a folder, on this machine.
+"""Measure the cost of a round without training, with real processes, TLS, and a real broker or folder.
 
     python benchmarks/exchange.py --exchange nats --megabytes 40 --sites 2 --rounds 5
 
-Prints the seconds of each round as the hub sees them (publish, every site fetches it, sends an update of the
-same size, all are checked and merged, checkpoint), the seconds of processor that all parties together took a
-round, their peak memory, and what the broker stored at most.
+Prints the seconds of each round as measured by the hub (publish the model, wait until every site has fetched
+it and sent an update of the same size, check and merge the updates, write a checkpoint), the CPU seconds of
+all parties together per round, their peak memory, and the largest size of the broker's store.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def peak_mb(pid: int | str = "self") -> float:
 
 
 def cpu_s(pid: int) -> float:
-    """Return the seconds of processor that a process has taken."""
+    """Return the CPU seconds that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def hub(given: dict[str, Any]) -> None:
-    """Lead the study and write down each round's seconds."""
+    """Run the hub and record the seconds of each round."""
     from medfed.aggregation.fedavg import FedAvg
     from medfed.federation.config import HubConfig
     from medfed.federation.hub import run_hub
@@ -74,7 +74,7 @@ def hub(given: dict[str, Any]) -> None:
 
 
 def site(given: dict[str, Any]) -> None:
-    """Take part in every round with the same weights, as if they had been trained."""
+    """Run a site that sends the same weights every round in place of trained ones."""
     from medfed.federation.round import SiteConnection, receive, send_update
     from medfed.wire.update import Update
     from medfed.wire.weights import Difference
@@ -98,7 +98,7 @@ def site(given: dict[str, Any]) -> None:
 
 
 def opened(given: dict[str, Any]) -> Any:
-    """Return the exchange's record, as a study file would give it."""
+    """Return the exchange's settings, as read from a study file."""
     import msgspec
 
     from medfed.registry import union
@@ -107,7 +107,7 @@ def opened(given: dict[str, Any]) -> Any:
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Run one federation of processes and return what was measured."""
+    """Run one federation of processes and return the measurements."""
     from medfed.deployment.enrolment import enrol
     from medfed.deployment.enrolment.broker import Broker
 
@@ -161,8 +161,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             broker.stop()
     found = {name: json.loads((folder / name / "result").read_text()) for name in processes}
     seconds = [row["seconds"] for row in found["hub"]["rows"]]
-    # Without the first, in which parties still start, and the last, the sites' reports; of a short run,
-    # what there is.
+    # Omit the first round, in which parties still start, and the last, which is the sites' reports; of
+    # a short run, take the first.
     between = seconds[1:-1] or seconds[:1]
     return {
         "exchange": arguments.exchange,
@@ -188,7 +188,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def size_of(folder: Path) -> int:
-    """Return the bytes that a folder's files hold, as far as they stay long enough to be counted."""
+    """Return the total size of a folder's files, skipping those deleted while counting."""
     total = 0
     for here, _, files in os.walk(folder):
         for name in files:
@@ -200,7 +200,7 @@ def size_of(folder: Path) -> int:
 
 
 def free_ports(number: int) -> list[int]:
-    """Return ports of loopback that nobody listens on."""
+    """Return free loopback ports."""
     import socket
 
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
@@ -211,7 +211,7 @@ def free_ports(number: int) -> list[int]:
 
 
 def main() -> None:
-    """Measure, and print one line of JSON."""
+    """Run the measurement and print it as one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--exchange", choices=["nats", "wss", "folder"], default="nats")
     parser.add_argument("--megabytes", type=float, default=40)

@@ -1,5 +1,4 @@
-"""FLamby's Fed-Heart-Disease and Fed-TCGA-BRCA through medfed, beside the figures that FLamby
-keeps in its repository.
+"""Compare medfed on FLamby's Fed-Heart-Disease and Fed-TCGA-BRCA with FLamby's published figures.
 
     MEDFED_REAL_DATA=... python benchmarks/flamby.py heart [--seeds 42 43 44 45 46] [--only "fedavg;fedadam"]
     MEDFED_REAL_DATA=... python benchmarks/flamby.py brca
@@ -7,11 +6,11 @@ keeps in its repository.
 du Terrail et al., FLamby: Datasets and Benchmarks for Cross-Silo Federated Learning in Realistic Healthcare
 Settings, NeurIPS 2022, arXiv:2210.04620. Preprocessing, split, budget, rates and seeds are FLamby's; the
 training is medfed's: the study's task, network and optimiser, `train_site` for a hospital, `run_federation`
-over the memory exchange. A round is `train.steps: 100` batches that pass over a hospital's cases again where
-they run out, as FLamby's loader does.
+over the memory exchange. A round is `train.steps: 100` batches; when a hospital's cases run out, the
+loader starts over, as FLamby's does.
 
-What FLamby's code does differently from its words is repeated here where its figure can't be understood
-without it, and said in RESULTS.md: its "cyclic" never hands a model on.
+Where FLamby's code differs from its description and its figure depends on the difference, this script follows
+the code and RESULTS.md says so: FLamby's "cyclic" never passes a model on to the next hospital.
 """
 
 from __future__ import annotations
@@ -40,14 +39,12 @@ SEEDS = (42, 43, 44, 45, 46)
 POOLED = "pooled test"
 
 
-# ------------------------------------------------------------------------------------------------ the data
+# -------------------------------------------------------------------------------------------------- data
 
 
 @dataclass(frozen=True)
 class Centre:
-    """One hospital's cases: features (N, F) before normalisation, answers (N,) or (N, 2), and
-    which are for training.
-    """
+    """One hospital's features (N, F) before normalisation, answers (N,) or (N, 2), and training mask."""
 
     features: NDArray[np.float32]
     answers: NDArray
@@ -58,9 +55,7 @@ Normalise = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 def heart(real: Path) -> dict[str, Centre]:
-    """Return the four hospitals, prepared as FLamby's dataset.py does, with its own rows
-    for training and test.
-    """
+    """Return the four hospitals, prepared and split as in FLamby's dataset.py."""
     import pandas as pd
 
     split = json.loads((real / "uci_heart" / "flamby_split.json").read_text())
@@ -72,8 +67,8 @@ def heart(real: Path) -> dict[str, Centre]:
         sizes[name] = len(kept)
         assert set(split[name]["test_rows_in_file"]) == set(kept.index[~frames[-1]["training"]]), name
     table = pd.concat(frames, ignore_index=True)
-    # The categories are those of all hospitals together: chest pain 1 to 4, ECG 0 to 2, the first of
-    # each left out.
+    # One-hot encode over the categories of all hospitals: chest pain 1 to 4 and ECG 0 to 2, without the
+    # first of each.
     features = pd.get_dummies(table.drop(columns=[13, "training"]), columns=[2, 6], drop_first=True)
     x = features.to_numpy(np.float32)
     y = (table[13] > 0).to_numpy(np.int64)
@@ -88,7 +83,7 @@ def heart(real: Path) -> dict[str, Centre]:
 
 
 def brca(real: Path) -> dict[str, Centre]:
-    """Return the six regions; FLamby takes the features as they are. Answers are time and event."""
+    """Return the six regions with raw features, as in FLamby; answers are time and event."""
     import pandas as pd
 
     table = pd.read_csv(real / "tcga_brca" / "brca.csv")
@@ -106,7 +101,7 @@ def brca(real: Path) -> dict[str, Centre]:
 
 
 def pooled(centres: Mapping[str, Centre]) -> Centre:
-    """Return all hospitals' cases as one."""
+    """Return the cases of all hospitals as one centre."""
     parts = list(centres.values())
     return Centre(
         np.concatenate([c.features for c in parts]),
@@ -116,11 +111,9 @@ def pooled(centres: Mapping[str, Centre]) -> Centre:
 
 
 def z_score(centre: Centre) -> Normalise:
-    """Return FLamby's normalisation: mean and standard deviation (n - 1) of the
-    training cases, each feature's.
-    """
-    held = centre.features[centre.training]
-    middle, spread = held.mean(0), held.std(0, ddof=1) + np.float32(1e-9)
+    """Return FLamby's normalisation: training mean and standard deviation (n - 1) of each feature."""
+    training = centre.features[centre.training]
+    middle, spread = training.mean(0), training.std(0, ddof=1) + np.float32(1e-9)
     return lambda features: ((features - middle) / spread).astype(np.float32)
 
 
@@ -129,15 +122,13 @@ def as_it_is(centre: Centre) -> Normalise:
 
 
 def sums(centre: Centre) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
-    """Return a hospital's number of training cases, their features' sums and sums of squares:
-    all that it tells.
-    """
-    held = centre.features[centre.training].astype(np.float64)
-    return len(held), held.sum(0), (held**2).sum(0)
+    """Return a hospital's number of training cases, and each feature's sum and sum of squares."""
+    training = centre.features[centre.training].astype(np.float64)
+    return len(training), training.sum(0), (training**2).sum(0)
 
 
 def of_all(centres: Mapping[str, Centre]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the mean and deviation of all hospitals' training cases, from three sums of each and no case."""
+    """Return the mean and deviation over all hospitals' training cases, from their sums."""
     told = [sums(centre) for centre in centres.values()]
     count = sum(n for n, _, _ in told)
     middle = sum(total for _, total, _ in told) / count
@@ -145,15 +136,15 @@ def of_all(centres: Mapping[str, Centre]) -> tuple[NDArray[np.float64], NDArray[
     return middle, np.sqrt((squares - count * middle**2) / (count - 1))
 
 
-# ------------------------------------------------------------------------------------------------ what is run
+# --------------------------------------------------------------------------------------------------- methods
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the table: which rule and settings, and how it is trained.
+    """One row of the table: the rule, its settings, and the training mode.
 
-    shared: features are normalised by the mean and deviation of all hospitals' training cases, which two sums
-    and a count from each give, instead of by each hospital's own.
+    shared: features are normalised by the mean and deviation over all hospitals' training cases, computed
+    from a count and two sums per hospital, and not by each hospital's own.
     """
 
     rule: Mapping[str, object] = field(default_factory=lambda: {"kind": "fedavg"})
@@ -165,8 +156,8 @@ class Method:
 
 
 def server(kind: str, rate: float, **more: float) -> dict[str, object]:
-    # FLamby starts v at 0 and takes tau 1e-8, so that a first step has the size of the rate
-    # whatever the delta.
+    # FLamby starts v at 0 and sets tau to 1e-8, so the first step has the size of the learning rate for any
+    # delta.
     return {"kind": kind, "learning_rate": rate, "tau": 1e-8, "start": 0.0, **more}
 
 
@@ -188,7 +179,7 @@ HEART_METHODS = {
     "fedadam": Method(server("fedadam", 0.01, beta2=0.999), sgd(0.01)),
     "fedyogi": Method(server("fedyogi", 0.01, beta2=0.999), sgd(0.003162)),
     "fedadagrad": Method(server("fedadagrad", 0.316228), sgd(0.003162)),
-    # Chosen by benchmarks/flamby_choose.py on training cases alone.
+    # Chosen by benchmarks/flamby_choose.py on the training cases only.
     "ours": Method(
         optimiser={**sgd(0.01), "weight_decay": 0.01}, train={"schedule": {"kind": "cosine"}}, shared=True
     ),
@@ -210,8 +201,8 @@ BRCA_METHODS = {
     "fedadagrad": Method(server("fedadagrad", 1.0), sgd(0.01)),
 }
 
-# What FLamby's repository holds: mean and standard deviation (n - 1) over seeds 42 to 46 on the pooled test
-# (flamby/results and flamby/new_results, the newest file of each seed).
+# Figures from FLamby's repository: mean and standard deviation (n - 1) over seeds 42 to 46 on the pooled test
+# cases (flamby/results and flamby/new_results, the newest file of each seed).
 PUBLISHED = {
     "heart": {
         "pooled training": (0.7953, 0.0028),
@@ -248,7 +239,7 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One of FLamby's data sets: how to read it, its budget, and its score."""
+    """A FLamby data set with its reader, training budget and score."""
 
     centres: Callable[[Path], dict[str, Centre]]
     normalise: Callable[[Centre], Normalise]
@@ -282,7 +273,7 @@ BENCHMARKS = {
 }
 
 
-# --------------------------------------------------------------------------------------------- through medfed
+# -------------------------------------------------------------------------------------------------- training
 
 
 def study_of(
@@ -293,9 +284,7 @@ def study_of(
     seed: int,
     fixed: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
 ) -> Study:
-    """Return the study of one run, as its file would say it; `fixed` are the mean and deviation
-    that all sites take.
-    """
+    """Return the study of one run; `fixed` is the mean and deviation shared by all sites."""
     survival = benchmark.study["kind"] == "survival"
     federated = method.how in ("federated", "flamby_cyclic")
     columns = [f"x{n}" for n in range(features)]
@@ -326,7 +315,7 @@ def study_of(
 def run_once(
     benchmark: Benchmark, method: Method, centres: Mapping[str, Centre], seed: int
 ) -> dict[str, NDArray]:
-    """Train one method with one seed and return its linear model."""
+    """Train one method with one seed and return the linear model."""
     together = pooled(centres)
     if method.how == "pooled":
         chosen = {"pooled": together}
@@ -350,18 +339,14 @@ def run_once(
 
 
 def cyclic_turns(sites: int, mine: int, rounds: int, seed: int) -> int:
-    """Return in how many rounds FLamby's cyclic trains this site; it draws an order a cycle
-    and hands nothing on.
-    """
+    """Return how many rounds FLamby's cyclic trains this site; it draws a new order each cycle."""
     drawn = np.random.default_rng(seed)
     order = [int(site) for _ in range(-(-rounds // sites)) for site in drawn.permutation(sites)]
     return order[:rounds].count(mine)
 
 
 def write_table(path: Path, centre: Centre, normalise: Normalise) -> Path:
-    """Write a hospital's training cases as the CSV file that a study reads; the test cases are
-    kept for the end.
-    """
+    """Write a hospital's training cases, without the test cases, as the CSV file that a study reads."""
     survival = centre.answers.ndim == 2
     with path.open("w", newline="") as file:
         out = csv.writer(file)
@@ -381,7 +366,7 @@ def parts(study: Study):
 
     def module():
         with torch.random.fork_rng():
-            torch.manual_seed(study.seed)  # and then one nn.Linear is made, as FLamby's Baseline
+            torch.manual_seed(study.seed)  # directly before nn.Linear is created, as in FLamby's Baseline
             network = study.network.build(study.data.inputs, study.task.outputs)
         return study.task.module(
             network, optimiser=study.train.optimiser, schedule=study.train.schedule, epochs=study.epochs
@@ -443,22 +428,20 @@ def train_alone(study: Study, folder: Path):
     return medfed.weights_of(trained)
 
 
-# ------------------------------------------------------------------------------------------------ the table
+# -------------------------------------------------------------------------------------------------- table
 
 
 def scores(
     benchmark: Benchmark, model: Mapping[str, NDArray], centres: Mapping[str, Centre], shared: bool
 ) -> dict[str, float]:
-    """Return the score on each hospital's test cases and on all together, which FLamby
-    normalises as one table.
-    """
+    """Return the score per hospital and on the pooled test cases, which FLamby normalises as one table."""
     together = pooled(centres)
     found = {}
     for name, centre in [*centres.items(), (POOLED, together)]:
         normalise = benchmark.normalise(together if shared else centre)
-        held = normalise(centre.features[~centre.training])
+        features = normalise(centre.features[~centre.training])
         found[name] = benchmark.score(
-            held @ model["weight"][0] + model["bias"][0], centre.answers[~centre.training]
+            features @ model["weight"][0] + model["bias"][0], centre.answers[~centre.training]
         )
     return found
 
@@ -466,9 +449,7 @@ def scores(
 def found_or_run(
     benchmark: Benchmark, title: str, centres: Mapping[str, Centre], seed: int, kept: Path
 ) -> dict[str, float]:
-    """Return a run's scores, from the file of finished runs where it is there: these are hours
-    on a small machine.
-    """
+    """Return a run's scores, read from the file of finished runs if present, since all runs take hours."""
     method = benchmark.methods[title]
     key = {"title": title, "seed": seed, "method": asdict(method)}
     lines = kept.read_text().splitlines() if kept.exists() else []
@@ -484,7 +465,7 @@ def found_or_run(
 
 
 def table(name: str, seeds: Sequence[int], only: Sequence[str], real: Path, kept: Path) -> None:
-    """Train every method with every seed and print mean and standard deviation beside the published ones."""
+    """Train every method with every seed and print means and deviations beside the published ones."""
     benchmark = BENCHMARKS[name]
     centres = benchmark.centres(real)
     columns = [*centres, POOLED]
@@ -519,7 +500,7 @@ def main() -> int:
         print("set MEDFED_REAL_DATA to the folder that holds uci_heart/ and tcga_brca/", file=sys.stderr)
         return 2
     warnings.filterwarnings("ignore")
-    import pytorch_lightning as pl  # its import sets the levels that are changed here
+    import pytorch_lightning as pl  # imported first, because its import sets the log levels
 
     for logger in (pl.__name__, "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(logger).setLevel(logging.ERROR)

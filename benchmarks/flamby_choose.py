@@ -1,16 +1,15 @@
-"""Chooses the configuration `ours` of benchmarks/flamby.py by cross-validation inside
-Heart's training cases alone.
+"""Choose the configuration `ours` of benchmarks/flamby.py by cross-validation on Heart's training cases.
 
     MEDFED_REAL_DATA=... python benchmarks/flamby_choose.py
 
-No test case is read. Each hospital's training cases are cut into five folds, both classes alike; a federation
-of FLamby's budget (15 rounds of 100 batches of 4 at every hospital) trains on four, and the fifth folds of
-all hospitals together, normalised as one table, are what "pooled test" is to the whole. Ten cuts, 50
-trainings a configuration. The log loss on what was left out decides: on some 90 cases an accuracy moves in
-steps of a hundredth, and cannot tell neighbours apart.
+No test case is read. Each hospital's training cases are split into five folds, stratified by class. A
+federation with FLamby's budget (15 rounds of 100 batches of 4 at every hospital) trains on four folds; the
+fifth folds of all hospitals, pooled and normalised as one table, take the place of the pooled test cases. Ten
+splits give 50 trainings per configuration. The lowest log loss on the validation folds wins: on about 90
+cases, accuracy moves in steps of 0.01 and cannot distinguish similar configurations.
 
-The training is FedAvg in numpy, the same arithmetic as medfed's on a linear model (benchmarks/flamby.py runs
-the chosen one through medfed), all trainings of a configuration at once.
+The training is FedAvg in numpy, with the same arithmetic as medfed's on a linear model, and runs all
+trainings of a configuration at once. benchmarks/flamby.py trains the chosen configuration with medfed.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ FOLDS, CUTS = 5, 10
 
 @dataclass(frozen=True)
 class Setting:
-    """One point of the grid; `shared` says by whose mean and deviation the features are normalised."""
+    """One point of the grid; with `shared`, features are normalised over all hospitals."""
 
     shared: bool
     optimiser: str
@@ -59,8 +58,11 @@ GRID = [
 
 @dataclass(frozen=True)
 class Site:
-    """One hospital's part of T trainings: rows (T, N, F + 1), answers (T, N), the batches' rows (T, steps,
-    batch), and each row's weight in its batch (T, steps, batch), 0 where a pass ended with a smaller one."""
+    """One hospital's data for T trainings.
+
+    Rows (T, N, F + 1), answers (T, N), the row numbers of the batches (T, steps, batch), and each row's
+    weight in its batch (T, steps, batch), which is 0 in the unused places of a smaller last batch.
+    """
 
     rows: NDArray[np.float64]
     answers: NDArray[np.float64]
@@ -93,7 +95,7 @@ def site_of(trainings: Sequence[Mapping[str, Centre]], name: str, shared: bool) 
 
 
 def train(sites: Sequence[Site], setting: Setting) -> NDArray[np.float64]:
-    """Return the weights (T, F + 1) of T trainings, the bias last."""
+    """Return the weights (T, F + 1) of T trainings, with the bias last."""
     trainings, _, count = sites[0].rows.shape
     weights = np.random.default_rng(0).uniform(-1, 1, (trainings, count)) / np.sqrt(count - 1)
     total = sum(site.cases for site in sites)
@@ -123,7 +125,7 @@ def train(sites: Sequence[Site], setting: Setting) -> NDArray[np.float64]:
 
 
 def folds(centres: Mapping[str, Centre], cut: int) -> dict[str, NDArray[np.int64]]:
-    """Return the fold of each case, -1 for a test case."""
+    """Return the fold of each case, or -1 for a test case."""
     drawn = np.random.default_rng(cut)
     found = {}
     for name, centre in centres.items():

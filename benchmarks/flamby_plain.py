@@ -1,12 +1,11 @@
-"""Fed-TCGA-BRCA's pooled and single-centre rows by a plain torch loop, no part of medfed: which
-published rows come back?
+"""Reproduce Fed-TCGA-BRCA's pooled and single-centre rows with a plain torch loop, without medfed.
 
     MEDFED_REAL_DATA=... python benchmarks/flamby_plain.py
 
-FLamby's budget and seeds (Adam 0.1, 30 epochs, batch 8, a new linear layer a seed), its loss written anew
-from Cox's partial likelihood, and torch's own shuffling after `torch.manual_seed(seed)`, so that batches come
-as in FLamby's own program. A row that this gives to three digits, and medfed's differs from, would be
-medfed's fault; one that it does not give is not.
+It uses FLamby's budget and seeds (Adam 0.1, 30 epochs, batch 8, a new linear layer per seed), a new
+implementation of its loss from Cox's partial likelihood, and torch's shuffling after
+`torch.manual_seed(seed)`, so that the batches are those of FLamby's own program. If this loop reproduces a
+published row to three digits and medfed does not, the fault is medfed's; otherwise it is not.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ RATE, EPOCHS = 0.1, 30
 
 
 def cox(risk: Tensor, answers: Tensor) -> Tensor:
-    """Return minus the log partial likelihood of risks (N,) and times with events (N, 2), divided by N."""
+    """Return the negative log partial likelihood of risks (N,) given times and events (N, 2), over N."""
     order = (-answers[:, 0]).argsort(stable=True)
     return ((risk[order].logcumsumexp(0) - risk[order]) * answers[order, 1]).mean()
 

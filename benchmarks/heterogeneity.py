@@ -1,14 +1,15 @@
-"""Every rule and local method on hospitals that differ, with equal budgets, seeds and intervals.
+"""Compare all rules and local methods on heterogeneous hospitals, with equal budgets and seeds.
 
     python benchmarks/heterogeneity.py quickstart [--seeds 0 1 2] [--methods fedavg,fedprox]
     MEDFED_REAL_DATA=... python benchmarks/heterogeneity.py hippocampus --seeds 0 --set train.rounds=10
 
-The methods are those of `medfed kinds aggregation` and `medfed kinds local_training`, so a new one is in the
-next table. Each trains as in `medfed train --compare`, in its own run folder, and finished methods are not
-trained again: an interrupted call continues, and a later call with more methods or seeds adds to the table.
+The methods are those listed by `medfed kinds aggregation` and `medfed kinds local_training`, so a new method
+appears in the next table. Each trains as in `medfed train --compare`, in its own run folder. Finished methods
+are not trained again: an interrupted call continues, and a later call with more methods or seeds extends the
+table.
 
-A value is the mean over the seeds, ± their standard deviation; the interval is the mean of the seeds' 95 %
-intervals over patients. `worst hospital` is the lowest of the sites' means.
+Each value is the mean ± standard deviation over the seeds; the interval is the mean of the seeds' 95 %
+intervals over patients. `worst hospital` is the lowest mean of any site.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ ROOT = Path(__file__).parents[1]
 
 
 class StartTimes(NoProgress):
-    """Prints when each method starts."""
+    """Print a line when each method starts."""
 
     def start(self, title, sites, rounds, metric) -> None:  # type: ignore[no-untyped-def]
         print(f"{time.strftime('%H:%M:%S')} {title}", file=sys.stderr, flush=True)
 
 
 def every_method() -> list[str]:
-    """Return the names of all rules and local methods, first FedAvg, the one that others are compared to."""
+    """Return the names of all rules and local methods, beginning with the baseline FedAvg."""
     names = sorted({*kinds.kinds("aggregation"), *kinds.kinds("local_training")} - {"fedavg"})
     return ["fedavg", *names]
 

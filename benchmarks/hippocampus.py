@@ -1,12 +1,13 @@
-"""Federated hippocampus segmentation on 180 real MR volumes, dealt to four hospitals with a scanner each.
+"""Federated hippocampus segmentation on 180 real MR volumes, split over four simulated hospitals.
 
     MEDFED_REAL_DATA=... python benchmarks/hippocampus.py  # makes the hospitals, trains, prints a table
     MEDFED_REAL_DATA=... python benchmarks/hippocampus.py --only-make
 
 The volumes are those of the Medical Segmentation Decathlon's Task04 (Antonelli, Nat Commun 2022, CC BY-SA
-4.0), one vendor's crops. Hospitals are simulated from them: north keeps its volumes as they are; east has
-another contrast curve and noise; south stores them turned and mirrored (another orientation, the same
-patients' space) under a shading; west gets the smallest hippocampi. Nothing is written but into --folder.
+4.0), cropped, from one vendor. The hospitals differ in their simulated scanners: north keeps its volumes
+unchanged; east has a different contrast curve and noise; south stores rotated and mirrored volumes (another
+orientation, the same patient space) with a bias field; west has the smallest hippocampi. The script writes
+only to --folder.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ import numpy as np
 from medfed.evaluation.rows import Row, read_rows
 
 SITES = ("north", "east", "south", "west")
-# The shares of each hospital's patients that are tested on, seen by nobody while training, and that validate.
+# The fractions of each hospital's patients used for testing and for validation.
 TEST, VALIDATION = 0.25, 0.1
 
 
 def place(name: str) -> float:
-    """Return a case's place in [0, 1), from its name alone."""
+    """Return a number in [0, 1) derived from the case's name."""
     return int.from_bytes(hashlib.sha256(f"hippocampus/{name}".encode()).digest()[:8], "big") / 2**64
 
 
 def deal(cases: list[tuple[str, Path, Path]]) -> dict[str, list[tuple[str, Path, Path]]]:
-    """Return the cases of each site: a quarter each, the smallest hippocampi to the west."""
+    """Return the cases of each site, a quarter each, with the smallest hippocampi in the west."""
     volume = {name: int((np.asarray(nibabel.load(label).dataobj) > 0).sum()) for name, _, label in cases}
     ranked = sorted(cases, key=lambda case: volume[case[0]])
     quarter = len(cases) // 4
@@ -48,7 +49,7 @@ def deal(cases: list[tuple[str, Path, Path]]) -> dict[str, list[tuple[str, Path,
 
 
 def scan(site: str, image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Return an image as the site's scanner would show it, in arbitrary units."""
+    """Return an image as the site's scanner would produce it, in arbitrary units."""
     low, high = np.percentile(image, [0.5, 99.5])
     unit = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
     if site == "east":
@@ -61,7 +62,7 @@ def scan(site: str, image: np.ndarray, generator: np.random.Generator) -> np.nda
 
 
 def make(source: Path, folder: Path) -> None:
-    """Write the four hospitals' folders."""
+    """Write the folders of the four hospitals."""
     with (source / "cases.csv").open() as file:
         rows = list(csv.DictReader(file))
     names = [row["case"] for row in rows]
@@ -99,7 +100,7 @@ def make(source: Path, folder: Path) -> None:
 
 
 def table(rows: list[Row]) -> str:
-    """Return the test Dice with its 95 % interval of every model at every hospital, as Markdown."""
+    """Return a Markdown table of every model's test Dice and 95 % interval at every hospital."""
     whole = [row for row in rows if row.split == "test" and row.group is None and row.against is None]
     sites = [
         site for site in (*SITES, "all") if any(row.site == site and row.metric == "dice" for row in whole)

@@ -1,12 +1,12 @@
-"""How fast images are read: medfed beside its peers and the limit, on the same files in one run.
+"""Compare the reading speed of medfed, other readers and the hardware limit on the same files.
 
     python benchmarks/loading.py [--slices 200] [--repeats 3] [--kinds uncompressed,rle,...]
 
-Each row is one reader; MB/s counts decoded pixels as they are stored (two bytes each), the best of the
-repeats. 'warm' is with the files in the system's cache; 'cold' after asking the system to drop them (it may
-keep some). A reader that is not installed is left out. The limit reads the bytes and views them as numbers:
-nobody can be faster. With `--clock cpu` seconds are those of the CPU, of this process and its children,
-finished or (JPEG lossless) living on, which a busy machine changes less.
+Each row is one reader. MB/s counts the decoded pixels at two bytes each; the best repeat is shown. 'warm'
+reads files in the system's cache, 'cold' reads them after asking the system to drop them (it may keep some).
+Readers that are not installed are omitted. The limit only reads the bytes and views them as numbers, so no
+reader can be faster. `--clock cpu` measures CPU seconds of this process and its children, both finished and
+still running (JPEG lossless), which vary less on a busy machine.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Reader = Callable[[Path], object]
 
 
 def series(folder: Path, slices: int, kind: str) -> None:
-    """Write a CT-like series: a smooth body with noise, 12 of 16 bits, a header of about 100 elements."""
+    """Write a CT-like series: smooth body with noise, 12 of 16 bits used, about 100 header elements."""
     import hard_series as hs
     from pydicom import Dataset, uid
     from test_encodings import encode
@@ -89,7 +89,7 @@ def _medfed(folder: Path) -> object:
 
 
 def _limit(folder: Path) -> object:
-    # What has to move: the bytes of every file, seen as numbers.
+    # The minimum work: read the bytes of every file and view them as numbers.
     return [np.frombuffer(path.read_bytes()[-524288:], np.int16) for path in sorted(folder.iterdir())]
 
 
@@ -142,16 +142,16 @@ def forget(folder: Path) -> None:
 
 
 def cpu_s() -> float:
-    """Return the CPU seconds of this process and of its children: what a busy machine changes less."""
+    """Return the CPU seconds of this process and its children."""
     finished = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + finished.ru_utime + finished.ru_stime + living_s()
 
 
 def living_s() -> float:
-    """Return the CPU seconds of the children that still run, to a hundredth, where the system tells."""
+    """Return the CPU seconds of running children, to 0.01 s, where the system reports them."""
     ticks = 0
     for told in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # another's process that has just ended
+        with contextlib.suppress(OSError):  # the process has just ended
             fields = told.read_text().rpartition(")")[2].split()
             if int(fields[1]) == os.getpid():
                 ticks += int(fields[11]) + int(fields[12])
@@ -165,7 +165,7 @@ def seconds(
     cold: bool = False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float | None:
-    """Return the best time of the repeats by a clock, None where the reader fails."""
+    """Return the best time of the repeats, or None if the reader fails."""
     best = None
     for _ in range(repeats):
         if cold:
@@ -186,7 +186,7 @@ def seconds(
 def dicom_table(
     folder: Path, slices: int, repeats: int, kinds: list[str], clock: Callable[[], float]
 ) -> None:
-    """Print decoded MB/s of each reader and encoding."""
+    """Print the decoded MB/s of each reader and encoding."""
     rows: dict[str, list[str]] = {}
     for kind in kinds:
         count = slices if kind == "uncompressed" else max(8, slices // 4)
@@ -194,8 +194,8 @@ def dicom_table(
         series(where, count, kind)
         size = count * 512 * 512 * 2 / 1e6
         readers = dicom_readers() | ({"limit (read and view)": _limit} if kind == "uncompressed" else {})
-        _medfed(where)  # what is loaded once a process is not counted
-        # In turns, so that what else the machine does meets all of them.
+        _medfed(where)  # do not count imports
+        # Take turns, so that other load on the machine affects all readers alike.
         turns = [
             {name: seconds(reader, where, 1, clock=clock) for name, reader in readers.items()}
             for _ in range(repeats)
@@ -216,7 +216,7 @@ def dicom_table(
 
 
 def nifti_table(folder: Path, repeats: int) -> None:
-    """Print the milliseconds that a .nii.gz of 256 x 256 x 128 int16 takes."""
+    """Print the milliseconds to read a .nii.gz file of 256 x 256 x 128 int16 voxels."""
     import nibabel as nib
 
     rng = np.random.default_rng(0)
@@ -249,7 +249,7 @@ def nifti_table(folder: Path, repeats: int) -> None:
 
 
 def _without(*modules: str) -> Reader:
-    """Return medfed's reader as it is where these packages are not installed."""
+    """Return medfed's reader as it behaves without these packages."""
 
     def reader(path: Path) -> object:
         hidden = {name: sys.modules.get(name) for name in modules}
@@ -267,7 +267,7 @@ def _without(*modules: str) -> Reader:
 
 
 def main() -> None:
-    """Write the files, read them with everybody, print two tables."""
+    """Write the files, read them with every reader and print two tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

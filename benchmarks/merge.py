@@ -1,4 +1,4 @@
-"""The cost of each merge: time relative to one pass over the same bytes, and peak memory in models.
+"""Measure each rule's merge: time relative to one pass over the same bytes, and peak memory in models.
 
     python benchmarks/merge.py [--sites 32] [--parameters 25000000] [--rules fedavg,median]
 
@@ -35,18 +35,18 @@ from medfed.aggregation import Rule
 from medfed.wire.update import Update
 from medfed.wire.weights import Difference, Weights
 
-# Different models in turn: 400 MB at 25M parameters, so that no cache holds one site's model from another's.
+# Cycle through distinct models (400 MB at 25M parameters), so that none stays in a cache between sites.
 MODELS = 4
 
-# How often each run is timed.
+# How often each run is repeated.
 TURNS = 4
 
-# Shares of the tensors, as in a 3D U-Net or ResNet-50: many tensors, the largest a tenth of the model.
+# Relative tensor sizes as in a 3D U-Net or ResNet-50: many tensors, the largest a tenth of the model.
 PARTS = (0.1, 0.1, 0.08, 0.08, 0.08, *[0.04] * 10, *[0.01] * 15)
 
 
 class File(Mapping[str, Tensor]):
-    """The tensors of a safetensors file, each read on access and not cached."""
+    """The tensors of a safetensors file, read on access and not cached."""
 
     def __init__(self, path: Path) -> None:
         from safetensors import safe_open

@@ -1,9 +1,8 @@
-"""Time the metrics against the libraries that hospitals would otherwise use, on one large case
-and on 2,000 patients.
+"""Compare the metrics' speed with widely used libraries, on one large case and on 2,000 patients.
 
     python benchmarks/metrics.py
 
-Prints one line a measurement: ours, theirs, and both values, which must agree.
+Prints one line per measurement: our time, their time, and both values, which must agree.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ REPEATS = 5
 
 
 def timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    """Return the shortest of a few runs in milliseconds, and the result."""
+    """Return the shortest time of a few runs in milliseconds, and the result."""
     best, found = float("inf"), None
     for _ in range(REPEATS):
         began = time.perf_counter()

@@ -1,11 +1,10 @@
-"""What comes between a file and the network: resampling, the cache, an epoch, and the check
-of a whole hospital.
+"""Measure data preparation: resampling, the cache, the loading of an epoch, and `medfed check`.
 
     python benchmarks/preparing.py [--only resampling,crops,epoch,check] [--cases 200]
 
-Each section prints a table. CPU ms are of this process and the children it waited for, the best of the
-repeats; wall times are what a person waits, and mean little on a busy machine. MONAI does the same work
-beside it where it can: `Spacing`, and `PersistentDataset` with `RandCropByPosNegLabel`.
+Each section prints a table. CPU milliseconds are those of this process and its finished children, the best of
+the repeats; wall times are less reliable on a busy machine. Where MONAI has an equivalent (`Spacing`, and
+`PersistentDataset` with `RandCropByPosNegLabel`), it does the same work for comparison.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ SECRET = b"of a benchmark, and of no hospital"
 
 
 def best(work: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Return the least CPU ms and the least wall ms of the repeats."""
+    """Return the lowest CPU and wall milliseconds of the repeats."""
     took = []
     for _ in range(repeats):
         cpu, wall = time.process_time(), time.perf_counter()
@@ -43,7 +42,7 @@ def best(work: Callable[[], object], repeats: int) -> tuple[float, float]:
 
 
 def body(shape: tuple[int, int, int], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return a CT-like volume in HU, int16, and a label of 0 and 1."""
+    """Return a CT-like int16 volume in HU and a binary label."""
     random = np.random.default_rng(seed)
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij", sparse=True)
     inside = x**2 + 1.4 * y**2 + 0 * z < 0.6
@@ -54,7 +53,7 @@ def body(shape: tuple[int, int, int], seed: int) -> tuple[np.ndarray, np.ndarray
 
 
 def hospital(folder: Path, cases: int, shape: tuple[int, int, int], spacing: tuple[float, ...]) -> None:
-    """Write a hospital of images beside labels."""
+    """Write a hospital's folder of images and labels."""
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True)
     for number in range(cases):
@@ -65,7 +64,7 @@ def hospital(folder: Path, cases: int, shape: tuple[int, int, int], spacing: tup
 
 
 def resampling() -> None:
-    """Print medfed beside MONAI's Spacing, and how far each is from interpolation in float64."""
+    """Compare medfed with MONAI's Spacing in time and in error against float64 interpolation."""
     from monai.data import MetaTensor
     from monai.transforms import Spacing
     from scipy.ndimage import map_coordinates
@@ -119,7 +118,7 @@ def opened(folder: Path, settings: Images, batch: int = 1) -> SiteDataModule:
 
 
 def crops(folder: Path) -> None:
-    """Print what a visit to a case costs that gives two random patches of 96 cubed."""
+    """Print the cost of drawing two random patches of 96 cubed from a case."""
     from monai.data import PersistentDataset
     from monai.transforms import (
         Compose,
@@ -165,7 +164,7 @@ def crops(folder: Path) -> None:
 
 
 def epoch(folder: Path) -> None:
-    """Print what of an epoch from the cache is spent waiting for the loader."""
+    """Print the share of a cached epoch spent waiting for the loader."""
     from medfed.models.networks.unet import UNet
 
     hospital(folder / "data", 8, (192, 192, 96), (1.0, 1.0, 1.5))
@@ -209,7 +208,7 @@ def epoch(folder: Path) -> None:
 
 
 def check(folder: Path, cases: int) -> None:
-    """Print how long `medfed check` takes for a hospital, as its own process."""
+    """Print how long `medfed check` takes for a hospital, in its own process."""
     hospital(folder / "data", cases, (160, 192, 64), (1.0, 1.0, 2.0))
     size = sum(path.stat().st_size for path in (folder / "data").rglob("*.nii.gz")) / 1e6
     began = time.perf_counter()
@@ -229,7 +228,7 @@ def check(folder: Path, cases: int) -> None:
 
 
 def main() -> None:
-    """Run the sections that were asked for."""
+    """Run the selected sections."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,24 +1,23 @@
-"""What privacy costs: Dice against epsilon, and the time of a round under each mechanism of medfed/privacy.
+"""Measure what privacy costs: Dice against epsilon, and time per round, for each privacy mechanism.
 
     python benchmarks/privacy.py                                 # quickstart and tabular
     MEDFED_REAL_DATA=... python benchmarks/privacy.py            # and hippocampus
     python benchmarks/privacy.py --only quickstart --rows "no privacy;dp_sgd, epsilon 8"
     python benchmarks/privacy.py --only quickstart --timing      # times three rounds of each mechanism
 
-Each study is trained without privacy with a budget that suits it (BUDGET in the script), and under each
-mechanism at three epsilons, delta 1e-5, with what a practitioner would change for it (CHANGES): under
-`dp_sgd` a step takes all of a hospital's patients, for noise shrinks with their number; under `client_dp`
-and `distributed_dp` the clip is small, for noise grows with it. Noise grows with the root of the number of
-weights too, so the lines `public start` begin with a model that another hospital (the quickstart's held-out
-one, taken to be public) trained, and train and exchange its last block alone. One more line says what the
-study's own settings reach without privacy. Dice (or AUROC) is that of the final model on the hospitals'
-validation cases, the mean over hospitals. hippocampus is the study of benchmarks/hippocampus.py at 2 mm.
-Processor seconds are of all four hospitals and the hub in a round, training included, the median of those
-after the first, which also loads images; they vary less than seconds on a machine with other work. kB are
-of one hospital's update.
+Each study is trained without privacy with a suitable budget (BUDGET in the script), and under each mechanism
+at three epsilons and delta 1e-5, with the changes that a practitioner would make (CHANGES). Under `dp_sgd`,
+each step uses all of a hospital's patients, because the noise shrinks with their number; under `client_dp`
+and `distributed_dp` the clip is small, because the noise grows with it. The noise also grows with the square
+root of the number of weights, so the rows `public start` begin with a model trained by another hospital (the
+quickstart's held-out one, regarded as public), and train and exchange only its last block. One more row shows
+the study's own settings without privacy. Dice (or AUROC) is that of the final model on the validation cases,
+averaged over hospitals. hippocampus is the study of benchmarks/hippocampus.py at 2 mm. CPU seconds per round
+cover all four hospitals and the hub, training included; the median omits the first round, which also loads
+images. CPU seconds vary less than wall time on a busy machine. kB is the size of one hospital's update.
 
-A line that is trained or timed alone replaces its own in RESULTS-privacy.md; what is written
-below the tables stays.
+A row that is trained or timed alone replaces only itself in RESULTS-privacy.md; text below
+the tables is kept.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ CONFIGS = HERE.parent / "configs"
 RESULTS = HERE / "RESULTS-privacy.md"
 SITES = ("north", "east", "south", "west")
 
-# The lines of a study's table, and the privacy that each trains under.
+# The rows of a study's table, with the privacy mechanism of each.
 NONE = "no privacy"
 OWN = "its own settings, no privacy"
 PUBLIC = "public start"
@@ -81,9 +80,9 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 COLUMNS = ("epsilon spent", "noise multiplier", "score", "processor s a round", "kB an update")
 
-# A secure sum needs three sites; all four answer every round anyway.
+# A secure sum needs three sites; here all four answer in every round.
 QUICK = ["evaluation.local_models=false", "evaluation.draws=2", "held_out={}", "sampling.minimum=3"]
-# What each study is trained with, unless CHANGES says otherwise.
+# The training settings of each study, unless CHANGES overrides them.
 BUDGET = {
     "quickstart": [
         "network={kind: unet, channels: [8, 16]}",
@@ -103,8 +102,8 @@ BUDGET = {
         "train.batch=4",
         "train.optimiser={kind: adamw, lr: 0.01}",
     ],
-    # Logistic regression on columns scaled alike at every hospital: DP-SGD does not hide what a hospital's
-    # own means say.
+    # Logistic regression with columns scaled the same way at every hospital, because DP-SGD does not protect
+    # a hospital's own means.
     "tabular": [
         "train.batch=64",
         "train.rounds=20",
@@ -118,8 +117,7 @@ BUDGET = {
         "st_depression: 1, vessels: 1}",
     ],
 }
-# What is changed under a mechanism, in the training and in its own settings. A step of dp_sgd
-# takes all patients.
+# Changes to the training and to the mechanism's own settings. A step of dp_sgd uses all patients.
 CHANGES: dict[str, dict[str, tuple[list[str], dict[str, Any]]]] = {
     "quickstart": {
         "dp_sgd": (["train.batch=16", "train.clip=null", "train.optimiser={kind: adam, lr: 0.01}"], {}),
@@ -135,14 +133,14 @@ CHANGES: dict[str, dict[str, tuple[list[str], dict[str, Any]]]] = {
         "distributed_dp": ([], {"clip": 0.1}),
     },
 }
-# From a public start: the last block alone, in small steps.
+# From a public start: train only the last block, in small steps.
 LAST_BLOCK = ["train.only=['2']", "train.clip=null", "train.optimiser={kind: adam, lr: 0.003}"]
 LAST_BLOCK_CLIP = 0.01
 
 
 @dataclass
 class Clock(NoProgress):
-    """Notes the processor's time at the end of each round."""
+    """Record the CPU time at the end of each round."""
 
     rounds: list[float] = field(default_factory=list)
 
@@ -151,11 +149,9 @@ class Clock(NoProgress):
 
 
 def trained(study: str, overrides: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Return a study's final validation score, processor seconds a round and epsilon
-    spent, having trained it.
-    """
+    """Train a study and return its validation score, CPU seconds per round and epsilon spent."""
     shutil.rmtree(folder, ignore_errors=True)
-    # Only training is timed and scored here; a report of each run would take longer than the
+    # Only training is timed and scored; a report of each run would take longer than the
     # small runs themselves.
     replaced = measure_models.measure_all, measure_models.write_gallery, run.report_run
     measure_models.measure_all = lambda *_, **__: ([], {})  # type: ignore[assignment]
@@ -176,7 +172,7 @@ def trained(study: str, overrides: Sequence[str], folder: Path) -> dict[str, Any
             scores[entry["site"]] = score
     privacy = json.loads((folder / "run.json").read_text())["privacy"]
     spent = [site["epsilon"] for site in privacy.get("sites", {}).values()]
-    # The last report is of the final scores and no round of training.
+    # The last report holds the final scores and is not a round of training.
     between = np.diff(clock.rounds[: read.train.rounds])
     return {
         "score": float(np.mean(list(scores.values()))) if scores else float("nan"),
@@ -191,7 +187,7 @@ def trained(study: str, overrides: Sequence[str], folder: Path) -> dict[str, Any
 
 
 def places(study: str, folder: Path) -> list[str]:
-    """Return the overrides that say where a study's hospitals are, having made those of hippocampus."""
+    """Return the overrides that locate a study's hospitals; those of hippocampus are created first."""
     if study != "hippocampus":
         return []
     made = folder / "hippocampus-sites"
@@ -207,7 +203,7 @@ def public_start(study: str, folder: Path) -> Path:
         return kept
     source = HERE.parent / "sample_data" / "university"
     public = shutil.copytree(source, folder / "public", dirs_exist_ok=True)
-    # All its patients are for testing; here they train, but for every sixth.
+    # All its patients are for testing; here five of six train, and the sixth validates.
     patients = sorted({row["patient"] for row in csv.DictReader((source / "cases.csv").open())})
     with (source / "cases.csv").open() as given, (public / "cases.csv").open("w", newline="") as dealt:
         rows = csv.DictReader(given)
@@ -222,7 +218,7 @@ def public_start(study: str, folder: Path) -> Path:
 
 
 def settings(study: str, name: str, folder: Path) -> list[str]:
-    """Return what a line of a study's table changes in its file."""
+    """Return the study-file overrides of a row of its table."""
     if name == OWN:
         return ["privacy={kind: none}"]
     privacy = ROWS[name]
@@ -231,15 +227,15 @@ def settings(study: str, name: str, folder: Path) -> list[str]:
     if name.startswith(PUBLIC):
         found += [f"start={public_start(study, folder)}", *LAST_BLOCK]
         own = {"clip": LAST_BLOCK_CLIP} if own else {}
-    if name == UNTRAINED:  # a step too small to change anything, so that its score is written down
+    if name == UNTRAINED:  # a step too small to change the weights, so that the untrained score is recorded
         found += ["train.rounds=1", "train.epochs=1", "train.optimiser={kind: sgd, lr: 1e-12}"]
     return [*found, f"privacy={json.dumps({**privacy, **own})}"]
 
 
 def row(study: str, name: str, where: Sequence[str], folder: Path, rounds: int | None) -> dict[str, str]:
-    """Train a study as a line of its table says, and return the cells that this fills.
+    """Train one row of a study's table and return the cells that it fills.
 
-    With `rounds` only so many are trained and the cells are those of time.
+    With `rounds`, only that many rounds are trained and only the time cells are returned.
     """
     few = [] if rounds is None else [f"train.rounds={rounds}"]
     found = trained(study, [*settings(study, name, folder), *few, *QUICK, *where], folder / "run")
@@ -255,19 +251,19 @@ def row(study: str, name: str, where: Sequence[str], folder: Path, rounds: int |
 
 
 def wanted(study: str, given: str, timing: bool) -> list[str]:
-    """Return the lines of a study's table that are to be made."""
+    """Return the selected rows of a study's table."""
     names = list(ROWS)
     if study == "tabular":
         names = [name for name in names if name in (NONE, OWN) or name.startswith("dp_sgd")]
     if study != "quickstart":
         names = [name for name in names if not name.startswith(PUBLIC)]
-    if timing:  # an epsilon changes no time
+    if timing:  # epsilon does not affect time
         names = [name for name in names if not name.endswith((" 3", " 1")) and name not in (UNTRAINED, OWN)]
     return [name for name in names if not given or any(part in name for part in given.split(";"))]
 
 
 def main() -> int:
-    """Train, print the tables and write them to RESULTS-privacy.md."""
+    """Train all rows, print the tables and write them to RESULTS-privacy.md."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -295,15 +291,13 @@ def main() -> int:
                     f"{os.cpu_count()} cores (load {os.getloadavg()[1]:.0f}), "
                     f"{os.environ.get('OMP_NUM_THREADS', 'all')} threads"
                 )
-                # After every line: hours of training are not lost to a kill.
+                # Write after every row, so that an interruption does not lose hours of training.
                 write(given.results, study, name, cells, "Timed" if given.timing else "Trained", made)
     return 0
 
 
 def write(results: Path, study: str, name: str, cells: Mapping[str, str], did: str, made: str) -> None:
-    """Put the cells of a line into the results, in place of older ones, and how they were
-    made below the table.
-    """
+    """Replace a row's cells in the results, and the description below its table."""
     tables, notes = read(results)
     tables.setdefault(study, {}).setdefault(name, {}).update(cells)
     notes.setdefault(study, {})[did] = made
@@ -320,14 +314,14 @@ def write(results: Path, study: str, name: str, cells: Mapping[str, str], did: s
                 lines.append(" | ".join(["", title, *found, ""]).strip())
         told = [f"{verb} last by {how}." for verb, how in sorted(notes.get(part, {}).items())]
         whole += [f"## {part}", "\n".join(lines), *told]
-    # What somebody wrote below the tables stays.
+    # Keep the text that somebody wrote below the tables.
     kept = results.read_text().split("\n## ")[1:] if results.exists() else []
     whole += [f"## {section.strip()}" for section in kept if section.partition("\n")[0] not in BUDGET]
     results.write_text("\n\n".join(whole) + "\n")
 
 
 def read(results: Path) -> tuple[dict[str, dict[str, dict[str, str]]], dict[str, dict[str, str]]]:
-    """Return the cells by study, line and column that the results hold, and how each study's were made."""
+    """Return the stored cells by study, row and column, and the description of each study."""
     tables: dict[str, dict[str, dict[str, str]]] = {}
     notes: dict[str, dict[str, str]] = {}
     if not results.exists():

@@ -1,9 +1,9 @@
-"""Time a report on 2,000 patients with 2,000 draws: case rows to rows, comparisons, subgroups and the page.
+"""Time the report of 2,000 patients with 2,000 draws: rows, comparisons, subgroups and the page.
 
     python benchmarks/report.py [segment|classify]
 
-The run is made up (tests/evaluation/fake_runs.py): five hospitals of 400 patients, seven models, and
-validation rows half as many again.
+The run is synthetic (tests/evaluation/fake_runs.py): five hospitals with 400 patients each, seven models, and
+half as many validation rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from medfed.evaluation.report import write_report
 
 
 def main() -> None:
-    """Print the seconds and the sizes."""
+    """Print the seconds and sizes."""
     import fake_runs
 
     task = sys.argv[1] if len(sys.argv) > 1 else "segment"

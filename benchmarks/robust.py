@@ -1,11 +1,11 @@
-"""The quickstart's four hospitals and a fifth site that attacks: the Dice of each rule under each attack.
+"""Measure the Dice of each rule on the quickstart's four hospitals with an attacking fifth site.
 
     python benchmarks/robust.py > benchmarks/RESULTS-robust.md
 
-One attacker of five sites is the most that Krum's bound allows (2 f + 3 sites), and its clean run needs five
-honest sites; Bulyan needs 4 f + 3. With --parts 2 each hospital is two sites, which is enough for both.
+One attacker among five sites is the most that Krum's bound allows (2 f + 3 sites), and its clean run needs
+five honest sites; Bulyan needs 4 f + 3. With --parts 2, each hospital is two sites, enough for both.
 Compare a rule with its own clean run. The attacker knows the honest updates; see tests/attacks.py. Grid and
-network are smaller than the quickstart's, so that the table takes minutes on two cores; `--set` changes them.
+network are smaller than the quickstart's, so the table takes minutes on two cores; `--set` changes them.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""What secure aggregation costs a round, beside the plain exchange of the same model: every step,
-real messages and files.
+"""Compare the cost of a round with secure aggregation and with the plain exchange of the same model.
 
     python benchmarks/secure_sum.py --millions 25 --sites 8
 
-Hub and sites are threads of one process that meet in a folder, with certificates. A round is: every site
-checks, protects, encodes, hashes and writes its update; the hub reads, checks, sums (unmasks) and merges.
-Seconds are of processor, of all parties together, for on one machine they share its cores; the model's way
-down is the same for all and is not counted.
+Hub and sites are threads of one process that exchange real messages through a folder, with certificates. In a
+round, every site checks, protects, encodes, hashes and writes its update; the hub reads, checks, sums
+(unmasks) and merges. Times are CPU seconds of all parties together, because they share one machine's cores;
+the download of the model is the same for all and is not counted.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ def model(millions: int) -> dict[str, torch.Tensor]:
 
 
 def credentials(folder: Path, sites: list[str]) -> None:
-    """Enrol every site."""
+    """Enrol every site with the hub."""
     enrol.init(folder / "enrolment", "bench", ["127.0.0.1"])
     for site in sites:
         request, _ = enrol.request(folder / "credentials" / site, site)

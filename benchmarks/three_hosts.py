@@ -1,11 +1,11 @@
-"""The commands of the tutorial on three machines, word for word, on three hosts, as root.
+"""Run the three-machine tutorial's commands, as written, on three hosts (needs root).
 
     python benchmarks/three_hosts.py
 
-A host is a network namespace with an address of its own, joined to the others by one wire; a coordinator and
-two hospitals. Every block that the page marks with `<!-- run on HOST ... -->` is run there in its order,
-every `<!-- file NAME on HOST -->` written; what people mail or read to each other is carried by this script.
-Prints what was run where, its seconds and its end.
+The hosts, a coordinator and two hospitals, are network namespaces with their own addresses on one virtual
+network. The script runs every block that the page marks with `<!-- run on HOST ... -->` on that host, in page
+order, and writes every `<!-- file NAME on HOST -->`. It also passes on what people mail or read to each
+other. It prints each command with its host and its seconds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PATIENCE_S = 900
 
 @dataclass
 class Step:
-    """A block of the page: where it is run or written, and how."""
+    """A marked block of the page, with the host and the way to run or write it."""
 
     kind: str
     host: str
@@ -38,7 +38,7 @@ class Step:
 
 
 def steps(page: str) -> list[Step]:
-    """Return the marked blocks of the page, in order."""
+    """Return the marked blocks of the page in order."""
     marked = re.compile(
         r"<!-- (?:run on (?P<host>\w+)(?:, (?P<how>[^>]*))?|file (?P<file>\S+) on (?P<place>\w+)) -->\n"
         r"(?P<block>(?:    .*\n|\n)+)"
@@ -53,7 +53,7 @@ def steps(page: str) -> list[Step]:
 
 @dataclass
 class Hosts:
-    """The three hosts, and what runs on them."""
+    """The three hosts and the processes on them."""
 
     folder: Path
     authority: str = ""
@@ -61,7 +61,7 @@ class Hosts:
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def begin(self) -> None:
-        """Make the namespaces, the wire and the folders."""
+        """Create the namespaces, the network between them and the folders."""
         command(f"ip netns add {WIRE}")
         command(f"ip -n {WIRE} link add bridge type bridge")
         command(f"ip -n {WIRE} link set bridge up")
@@ -83,7 +83,7 @@ class Hosts:
         program.chmod(0o755)
 
     def end(self) -> None:
-        """End what was started here and remove what was made."""
+        """Stop the started processes and remove the namespaces and folders."""
         for process in self.running.values():
             if process.poll() is None:
                 process.terminate()
@@ -93,7 +93,7 @@ class Hosts:
             shutil.rmtree(Path("/etc/netns") / space, ignore_errors=True)
 
     def process(self, host: str, text: str, out: int) -> subprocess.Popen[bytes]:
-        """Start a command on a host, in its folder."""
+        """Start a command on a host, in the host's folder."""
         environment = {
             **os.environ,
             "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
@@ -110,7 +110,7 @@ class Hosts:
         )
 
     def run(self, step: Step) -> str:
-        """Run a block, as it stands but for what people read to each other; return what it said."""
+        """Run a block with the values that people exchange filled in, and return its output."""
         text = step.text.replace("1a2b 3c4d ...", self.authority).replace("1a2b3c4d5e6f...", self.agreed)
         mailed = re.search(r"mailed (\S+)", step.how)
         if mailed:
@@ -141,17 +141,17 @@ class Hosts:
 
 
 def other(path: str) -> str:
-    """Return the hospital whose file this is."""
+    """Return the hospital that this file belongs to."""
     return "south" if "south" in path else "north"
 
 
 def command(text: str) -> None:
-    """Run a command of the set-up, which must succeed."""
+    """Run a set-up command, which must succeed."""
     subprocess.run(text.split(), check=True)
 
 
 def main() -> None:
-    """Run the page."""
+    """Run all blocks of the page."""
     sys.path.insert(0, str(ROOT / "tests"))
     from hospitals import make_hospital
 
@@ -193,7 +193,7 @@ def main() -> None:
 
 
 def renamed(step: Step, name: str) -> Step:
-    """Return the step for one hospital: what the page shows for north, the others do too."""
+    """Return the step for one hospital; the page shows only north's."""
     if not name:
         return step
     host = name if step.host == "north" else step.host

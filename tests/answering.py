@@ -1,6 +1,4 @@
-"""Sites that take part in a whole study without training: each adds random numbers of its own,
-for tests of privacy.
-"""
+"""Sites that take part in a study without training and send random updates, for privacy tests."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ def model() -> dict[str, torch.Tensor]:
 
 
 def answer(exchange, privacy, name: str, audit: AuditLog | None = None, stops: int | None = None) -> None:
-    """Take part in a study to its end, or to the round at which it `stops`."""
+    """Take part in a study to its end, or until the round `stops`."""
     channel = SiteConnection(name, exchange, privacy, audit=audit or AuditLog(None))
     received = receive(channel, 0)
     while not received.final:

@@ -1,8 +1,8 @@
-"""The quickstart's four hospitals under attack: a fifth site sends what would ruin the model.
+"""The quickstart's four hospitals under attack: a fifth site sends updates that would ruin the model.
 
-The attackers stand at the hub's door: they train nothing, and the rule sees their updates beside those of the
-honest sites, whose training is the study's as it is run. They collude and know what the honest sites send,
-which is the worst that the rules' papers allow.
+The attackers do not train; the rule receives their updates together with those of the honest sites, which
+train as in any run of the study. The attackers collude and know the honest updates, the strongest adversary
+in the rules' papers.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from medfed.wire.update import Update
 from medfed.wire.weights import Weights, load, weights_of
 
 QUICKSTART = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
-# A coarser grid, smaller patches and a smaller network than the quickstart's, and larger steps: a
-# run takes seconds.
+# A coarser grid, smaller patches, a smaller network and larger steps than the quickstart's, so that a run
+# takes seconds.
 SMALL = (
     "data.spacing_mm=[6,6,6]",
     "data.patch=[16,16,16]",
@@ -47,18 +47,16 @@ SMALL = (
     "train.optimiser.lr=0.02",
 )
 # Baruch, Baruch, Goldberg: A Little Is Enough, NeurIPS 2019, arXiv:1902.06156: the attackers send the
-# honest mean less this many standard deviations. Their formula for a majority gives 0 with one of five; 1.5
-# is of their experiments.
+# honest mean minus this many standard deviations. The paper's formula gives 0 for one attacker in five; 1.5
+# comes from its experiments.
 A_LITTLE = 1.5
-# A plain sign flip by one of five only shortens FedAvg's step; an attacker that means harm sends more of it.
+# A plain sign flip by one of five sites only shortens FedAvg's step, so the attacker scales it up.
 FLIPPED = -5.0
 ATTACKS = ("sign_flip", "times_a_million", "random", "a_little")
 
 
 class Attacked(Rule, tag="attacked", frozen=True):
-    """A rule that is sent, beside the honest sites' updates, what an attack makes of them,
-    by `attackers` more sites.
-    """
+    """A rule that also receives the updates of `attackers` more sites, derived from the honest ones."""
 
     rule: Any  # a Rule; its settings were checked when it was made
     attack: str
@@ -70,7 +68,8 @@ class Attacked(Rule, tag="attacked", frozen=True):
     def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> tuple[dict, State]:
         honest = sorted(updates, key=lambda update: update.site)
         sent = attacked([update.delta for update in honest], self.attack, honest[0].round)
-        # What an attacker says of its examples is as free: it says no more than others, for FedAvg's sake.
+        # An attacker could report any number of examples. It reports no more than the largest honest site,
+        # which is fair to FedAvg.
         most = max(update.examples for update in honest)
         bad = [
             replace(honest[0], site=f"attacker-{number}", delta=sent, examples=most)
@@ -95,13 +94,13 @@ def attacked(honest: list[Weights], attack: str, round: int) -> dict[str, Tensor
         else:
             found[name] = mean - A_LITTLE * rows.std(0)
         if name.endswith("running_var"):
-            found[name] = mean  # a variance below zero would only be seen sooner
+            found[name] = mean  # a negative variance would only be easier to detect
     return found
 
 
 @dataclass(frozen=True)
 class Hospitals:
-    """The quickstart study's training cases as virtual sites, prepared once, and the cases to measure on."""
+    """The quickstart's training cases as virtual sites, prepared once, and its held-back cases."""
 
     study: Study
     sites: dict[str, SiteDataModule]
@@ -128,7 +127,7 @@ def hospitals(overrides: Iterable[str] = (), parts: int = 1) -> Hospitals:
 
         train = index.split("train")
         for part in range(parts):
-            # The parts are interleaved over hospitals, so that attackers are not one hospital.
+            # Interleave the parts of the hospitals, so that the attackers do not form one hospital.
             sites[f"site-{part}-{name}"] = data(train[part::parts])
         whole = data(index.cases)
         for split in ("val", "test"):
@@ -175,14 +174,14 @@ def dice_after(found: Hospitals, rule: Rule) -> float:
             seed=study.seed,
         )
     except (RuleError, medfed.QuorumError):
-        return 0.0  # the weights, or a site's training from them, left the range of numbers
+        return 0.0  # the weights, or a site's training, overflowed
     load(module, final.weights)
     return dice(module, found.held_back, len(study.task.classes))
 
 
 @torch.inference_mode()
 def dice(module: pl.LightningModule, cases: list[dict], classes: int) -> float:
-    """Return the mean Dice; a case with no lesion in reference and prediction counts in no mean."""
+    """Return the mean Dice without cases whose reference and prediction are both empty."""
     module.eval()
     counts = []
     for batch in cases:

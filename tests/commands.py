@@ -1,7 +1,6 @@
-"""`medfed hub` and `medfed train --site` as processes of their own, for the tests here:
-started, killed, started again.
+"""Processes of `medfed hub` and `medfed train --site` that tests can start, kill and restart.
 
-Forked from one process that has imported everything, so that each costs what it does and not what it imports.
+They are forked from one process that has imported everything, which saves the time of importing.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ PROCESSES.set_forkserver_preload(
 
 
 def run(words: list[str], log: str, folder: str) -> None:
-    """Be the command line, in a process of its own."""
+    """Run the command line in this process."""
     from medfed.cli import main
 
     os.chdir(folder)
@@ -47,7 +46,7 @@ def run(words: list[str], log: str, folder: str) -> None:
 
 @dataclass
 class Across:
-    """A coordinator and hospitals in a folder, each with its own files, by the commands that people type."""
+    """A coordinator and hospitals with folders of their own, set up by the commands that people type."""
 
     folder: Path
     data: Path
@@ -76,7 +75,7 @@ class Across:
 
     def write_site(self, site: str, exchange: str, more: str = "policy: {smallest_group: 1}") -> None:
         secret = self.folder / f"secret-{site}"
-        # As a simulation has it, so that tokens and splits are those of a simulation.
+        # The same secret as in a simulation, so that tokens and splits are the same.
         secret.write_bytes(hashlib.sha256(f"medfed/simulated/1/{site}".encode()).digest())
         secret.chmod(0o600)
         (self.folder / f"{site}.yaml").write_text(

@@ -1,4 +1,4 @@
-"""What several tests share."""
+"""Fixtures that several test folders share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hospitals import make_hospital, write_study
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
-    """The folder with the tiny hospitals and their study, tiny.yaml."""
+    """Return the folder with the tiny hospitals and their study, tiny.yaml."""
     folder = tmp_path_factory.mktemp("tiny")
     for name in ("north", "south", "west"):
         make_hospital(folder / name)

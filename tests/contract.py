@@ -1,4 +1,4 @@
-"""Runs one check of a contract as a test."""
+"""Run one check of a contract as a test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KindT = TypeVar("KindT")
 
 
 def run(contract: Contract[KindT], check: str, kind: KindT) -> None:
-    """Run a check of medfed.testing, skipped where it does not concern the kind."""
+    """Run a check of medfed.testing; skip the test if the check does not apply to the kind."""
     try:
         contract.checks[check](kind)
     except NotApplicable as reason:

@@ -1,4 +1,4 @@
-"""Tiny hospitals of NIfTI files, for tests that need real files and no learning."""
+"""Tiny hospitals of NIfTI files, for tests that need real files but no learning."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ held_out: {{west: west}}
 
 
 def make_hospital(folder: Path, cases: int = 6, *, mark: str = "") -> Path:
-    """Write a hospital: bright boxes in noise, their masks, and cases.csv; `mark` is put wherever a
-    patient's name may be.
+    """Write a hospital's images (bright boxes in noise), masks and cases.csv.
 
-    Not in the column `scanner`: that one is reported, by groups of at least `smallest_group` patients.
+    `mark` is put wherever a patient's name may stand, but not in the column `scanner`, which is reported in
+    groups of at least `smallest_group` patients.
     """
     folder.mkdir(parents=True)
     generator = np.random.default_rng(sum(folder.name.encode()))

@@ -1,4 +1,4 @@
-"""A simulated federation whose hub settings are given as keywords, for tests."""
+"""A simulated federation for tests, with the hub's settings as keywords."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ RUN = ("folder", "on_round", "on_model", "audit", "on_bytes")
 
 
 def simulated(sites, weights, **settings):
-    """Return the final model; the settings are those of `simulate` and of HubConfig."""
+    """Run the federation and return the final model; settings are those of `simulate` and HubConfig."""
     run = {key: settings.pop(key) for key in RUN if key in settings}
     settings["privacy"] = (
         settings.get("privacy") or HubConfig.__dataclass_fields__["privacy"].default_factory()

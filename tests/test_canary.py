@@ -1,10 +1,9 @@
-"""A patient is marked wherever a patient can stand, a federation is run, and every byte that
-could leave is searched.
+"""Run a federation on marked patient data and search every byte that could leave for the marks.
 
-The marks are in file names and folders, in every text of a DICOM header (private elements too), in NIfTI's
-`descrip` and an extension, in cells of cases.csv, and in voxels. They are looked for in what was sent, in the
-run folder (models, checkpoints, TensorBoard, logs, report) and in what was printed, logged or warned: as they
-are, in UTF-16, in base64 and hexadecimal, inside zip, gzip and zlib, and as plain hashes.
+The marks are in file and folder names, in every text of a DICOM header (including private elements), in
+NIfTI's `descrip` and an extension, in cells of cases.csv, and in voxels. The tests search all messages, the
+run folder (models, checkpoints, TensorBoard, logs, report), and all printed, logged or warned text. They look
+for the marks verbatim, in UTF-16, base64 and hexadecimal, inside zip, gzip and zlib, and as plain hashes.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from medfed.pipeline import train as run
 from medfed.wire import encoding as wire
 
 MARK = "Qz7CANARYx9"
-# Values that no image, weight or statistic holds by chance, in a row.
+# A sequence of values that no image, weight or statistic contains by chance.
 VOXELS = np.array([1237, -871, 2011, -433, 1733, 619, -997, 1499], np.int16)
 SIDE = 16
 
@@ -51,7 +50,7 @@ sites: {north: north, south: south}
 
 
 def marked_words(number: int) -> dict[str, str]:
-    """Return the marks of one patient, one a place."""
+    """Return the marks of one patient, one for each place."""
     return {place: f"{MARK}{place}{number}" for place in ("Id", "Name", "File", "Folder", "Case", "Cell")}
 
 
@@ -109,13 +108,13 @@ def hospital(folder: Path, write) -> None:
 
 
 def needles() -> Iterator[tuple[str, bytes]]:
-    """Yield everything that must not be found."""
+    """Yield every byte string that must not be found."""
     yield "as it is", MARK.encode()
     yield "in small letters", MARK.lower().encode()
     yield "in UTF-16", MARK.encode("utf-16-le")
     yield "in UTF-16, big endian", MARK.encode("utf-16-be")
     yield "in hexadecimal", MARK.encode().hex().encode()
-    for shift in range(3):  # base64 depends on where in three bytes a text begins
+    for shift in range(3):  # base64 depends on a text's offset modulo three bytes
         coded = base64.b64encode(b"\0" * shift + MARK.encode())
         yield "in base64", coded[4 if shift else 0 : -4]
     for kind in ("<i2", ">i2", "<f4", "<f2", "<f8"):
@@ -129,7 +128,7 @@ def needles() -> Iterator[tuple[str, bytes]]:
 
 
 def layers(data: bytes, depth: int = 0) -> Iterator[bytes]:
-    """Yield data and what is packed in it: zip members, gzip, zlib, base64."""
+    """Yield data and its unpacked contents: zip members, gzip, zlib and base64."""
     yield data
     if depth > 3:
         return
@@ -158,7 +157,7 @@ def leaks(name: str, data: bytes) -> list[str]:
 
 @pytest.fixture(scope="module")
 def marked(tmp_path_factory) -> dict[str, bytes]:
-    """Run the federation; return everything that was sent, written or said, by what it is."""
+    """Run the federation and return all that was sent, written or printed, by name."""
     base = tmp_path_factory.mktemp("federation")
     data = base / f"{MARK}data"
     hospital(data / "north", write_dicom)
@@ -187,7 +186,7 @@ def marked(tmp_path_factory) -> dict[str, bytes]:
     found = {f"sent {number}": message for number, message in enumerate(sent)}
     found["said"] = said.getvalue().encode() + b"".join(str(one.message).encode() for one in caught)
     for path in done.path.rglob("*"):
-        # The study file is the simulation's own and names the folders that its owner wrote into it.
+        # The study file belongs to the simulation and names the folders that its owner wrote into it.
         if path.is_file() and path != done.study:
             found[str(path.relative_to(done.path))] = path.read_bytes()
     return found

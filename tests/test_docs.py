@@ -24,7 +24,7 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """Return the code blocks of a page that name this language."""
+    """Return the code blocks of a page in this language."""
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
 
 
@@ -32,7 +32,7 @@ def blocks(page: Path, language: str) -> list[str]:
     "page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name
 )
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # a Trainer as it comes writes its logs where it runs
+    monkeypatch.chdir(tmp_path)  # by default, a Trainer writes its logs to the current folder
     names: dict = {}
     for block in blocks(page, "python"):
         exec(block, names)
@@ -60,8 +60,7 @@ def test_every_page_is_in_the_navigation():
     assert listed == {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
 
 
-# Training takes minutes as a reader would run it; here it is shortened, everything else is as the
-# page has it.
+# Training as on the page takes minutes, so it is shortened here; everything else runs as shown.
 SHORTER = {"train": ["--set", "train.rounds=2", "--set", "train.epochs=1"]}
 
 
@@ -77,7 +76,7 @@ def test_the_commands_of_a_tutorial_run_in_their_order(page, tmp_path, monkeypat
             expected = [line for line in block.splitlines() if line and not line.startswith("$ ")]
             done = CliRunner().invoke(main, arguments + SHORTER.get(arguments[0], []))
             assert program == "medfed"
-            if expected:  # the page shows a mistake and its answer
+            if expected:  # the page shows a mistake and its error message
                 assert expected[0] in done.output
             else:
                 assert done.exit_code in ((0, 1) if arguments[0] == "check" else (0,)), (
@@ -90,7 +89,7 @@ def test_the_quickstart_learns_and_federation_beats_every_hospitals_own_model(tm
     done = run.train(ROOT / "configs" / "quickstart.yaml", out=tmp_path / "run")
     curve: dict[int, list[float]] = {}
     for entry in read_rounds(done.rounds):
-        if "val/dice" in entry.scalars:  # a line's score is of the model before its round
+        if "val/dice" in entry.scalars:  # the score is that of the model before the round
             curve.setdefault(entry.round, []).append(entry.scalars["val/dice"])
     means = [sum(values) / len(values) for _, values in sorted(curve.items())]
     assert len(means) == 11  # ten rounds, and the final model

@@ -1,4 +1,4 @@
-"""The deprecation decorator, and that nothing deprecated outlives its date."""
+"""The deprecation decorator works, and nothing deprecated outlives its removal version."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_deprecated_function_works_and_names_its_replacement_at_the_caller():
 
 
 def expired(source: str, version: str) -> list[str]:
-    """Return the functions whose decorator says that this version is without them."""
+    """Return the deprecated functions that this version should no longer contain."""
     return [
         function.name
         for function in ast.walk(ast.parse(source))

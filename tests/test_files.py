@@ -1,4 +1,4 @@
-"""Files written whole, bounded reads, locks, and formats."""
+"""Atomic writes, bounded reads, locks, and formats."""
 
 from __future__ import annotations
 

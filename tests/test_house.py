@@ -1,4 +1,4 @@
-"""The sizes that keep the code readable: entries of the package, module and function lengths, parameters.
+"""Limits that keep the code readable: package entries, module and function lengths, and parameters.
 
 Constructors of the callback and of records may have more parameters than other functions.
 """
@@ -46,7 +46,7 @@ def docstring_lines(tree: ast.Module) -> set[int]:
 
 
 def code_lines(source: str) -> set[int]:
-    """Return the numbers of the lines that hold code: no blank line, comment or docstring."""
+    """Return the numbers of the lines with code, without blank lines, comments and docstrings."""
     lines: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type not in _LAYOUT:
@@ -55,7 +55,7 @@ def code_lines(source: str) -> set[int]:
 
 
 def body_sizes(source: str) -> list[int]:
-    """Return the lines of code in the body of each function."""
+    """Return the number of code lines in the body of each function."""
     code = code_lines(source)
     return [
         sum(f.body[0].lineno <= line <= (f.end_lineno or 0) for line in code) for f in functions(source)
@@ -63,7 +63,7 @@ def body_sizes(source: str) -> list[int]:
 
 
 def parameters(function: Function) -> int:
-    """Return how many parameters a function has, self and cls not counted."""
+    """Return the number of a function's parameters, not counting self and cls."""
     a = function.args
     names = [arg.arg for arg in (*a.posonlyargs, *a.args, *a.kwonlyargs)]
     own = 1 if names[:1] in (["self"], ["cls"]) else 0

@@ -1,4 +1,4 @@
-"""The import contracts of the design, and that each of them catches what it is for."""
+"""The design's import contracts hold, and each of them catches a violation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is public, how light it is to import, and what a user's type checker sees of it."""
+"""The public names, the cost of importing them, and their types in a user's type checker."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_importing_does_not_load_torch(statement):
     assert done.stdout.strip() == "[]"
 
 
-# A line with a comment is one that mypy must refuse, with that error code.
+# mypy must refuse each line that has a comment, with the error code in the comment.
 USER_FILE = """\
 import medfed
 import torch

@@ -1,4 +1,4 @@
-"""The registry: what a folder's module must hold, and what an installed package can and cannot add."""
+"""The registry: what a module must define, and what an installed package can and cannot add."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ sites: {north: north}
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A package of modules on sys.path, as a registry's folder is one."""
+    """Create a package of modules on sys.path, like a folder of the registry."""
     package = tmp_path / f"folder_{tmp_path.name}"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -126,7 +126,7 @@ POINTS = {
 
 
 def install(folder: Path, package: str, module: str, point: str, source: str) -> None:
-    """Write what pip installs of a package with one entry point."""
+    """Write the files that pip installs for a package with one entry point."""
     info = folder / f"{package.replace('-', '_')}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
@@ -146,7 +146,7 @@ def site_packages(tmp_path_factory):
 
 
 def medfed(site_packages: Path, code: str) -> str:
-    """Return what a process prints that has these packages installed."""
+    """Return the output of a process that has these packages installed."""
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.append({str(site_packages)!r})\n{code}"],
         cwd=site_packages, capture_output=True, text=True, check=False,

@@ -1,4 +1,4 @@
-"""The contracts of medfed.testing, on kinds from outside: a good one passes, and each fault is named."""
+"""The contracts of medfed.testing pass a correct third-party kind and name each fault of others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medfed.wire.weights import Weights
 
 
 class Plain(Rule, frozen=True, tag="plain"):
-    """FedAvg as one would write it at first: in the order of arrival, in float32, and in place."""
+    """A naive FedAvg: in order of arrival, in float32, and in place."""
 
     def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
         arrived = list(updates)
@@ -30,7 +30,7 @@ class Plain(Rule, frozen=True, tag="plain"):
 
 
 class Greedy(Rule, frozen=True, tag="greedy"):
-    """Takes the first site only, and says that a sum is enough."""
+    """A rule that uses only the first site but declares that a sum is enough."""
 
     supports_secure_aggregation = True
 
@@ -42,7 +42,7 @@ class Greedy(Rule, frozen=True, tag="greedy"):
 
 
 class Constant(Loss, frozen=True, tag="constant"):
-    """Never gets smaller."""
+    """A loss that never decreases."""
 
     serves = ("classify",)
 

@@ -1,4 +1,4 @@
-"""FedAvg against a loop in numpy, and what its sums promise: bits, order, dtypes, memory."""
+"""FedAvg against a loop in numpy, and its guarantees: exact bits, any order, dtypes, memory."""
 
 from __future__ import annotations
 

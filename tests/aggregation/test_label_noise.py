@@ -1,4 +1,4 @@
-"""FedNoRo: who is found noisy, against scikit-learn's mixture, and what their models then weigh, by hand."""
+"""FedNoRo's noisy sites against scikit-learn's mixture, and their models' weights by hand."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_site_without_a_class_is_judged_by_the_ones_it_has() -> None:
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), clean=st.integers(4, 12), noisy=st.integers(2, 4))
 def test_groups_apart_by_more_than_their_widths_are_told_apart(seed: int, clean: int, noisy: int) -> None:
-    # Bounded draws: a normal one can lie halfway between the groups, and then it belongs to neither.
+    # Bounded draws: a normal one could lie halfway between the groups and belong to neither.
     draw = np.random.default_rng(seed)
     losses = np.concatenate([draw.uniform(0.3, 0.5, clean), draw.uniform(1.0, 1.4, noisy)])
     assert noisy_sites(sites_of(list(losses))) == {f"s{clean + number:02}" for number in range(noisy)}

@@ -1,6 +1,4 @@
-"""Nearest-neighbour mixing against loops in numpy, and what it is for: hospitals that differ,
-and one that attacks.
-"""
+"""Nearest-neighbour mixing against loops in numpy, on heterogeneous hospitals, and under attack."""
 
 from __future__ import annotations
 
@@ -60,7 +58,7 @@ def test_distances_between_mixed_models_are_those_of_the_mixed_models(
     expected = squared(mixed)
     found = mixed_distances(between, table).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12 * (expected.max() + 1))
-    # Those without the huge one lose no digit to it.
+    # Averages without the huge update lose no precision to it.
     free = [i for i in range(9) if table[i, 2] == 0]
     np.testing.assert_allclose(found[np.ix_(free, free)], expected[np.ix_(free, free)], rtol=1e-9, atol=1e-12)
 
@@ -84,7 +82,7 @@ def test_krum_and_multi_krum_choose_among_the_mixed(seed: int) -> None:
     scores = [np.sort(np.delete(row, i))[:4].sum() for i, row in enumerate(apart)]
     order = np.argsort(scores, kind="stable")
     if any(scores[order[k]] == pytest.approx(scores[order[k + 1]], rel=1e-9, abs=1e-12) for k in (0, 2)):
-        return  # A tie: which of the two is chosen is rounding's.
+        return  # A tie: rounding decides which of the two is chosen.
     np.testing.assert_allclose(merge(Krum(mixing=True), rows), mixed[order[0]], rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(
         merge(MultiKrum(keep=3, mixing=True), rows), mixed[order[:3]].mean(0), rtol=1e-12, atol=1e-12
@@ -94,7 +92,7 @@ def test_krum_and_multi_krum_choose_among_the_mixed(seed: int) -> None:
 @pytest.mark.parametrize("rule", [Krum(mixing=True), MultiKrum(mixing=True)], ids=lambda r: type(r).__name__)
 @pytest.mark.parametrize("bad", [-1e6, 1e30])
 def test_hospitals_that_differ_are_averaged_and_the_attacker_is_left_out(rule: Rule, bad: float) -> None:
-    # Four hospitals, each far from the others in its own direction; Krum without mixing is one of them.
+    # Four hospitals, each far from the others in its own direction; Krum without mixing selects one of them.
     honest = 3 * np.eye(4)
     rows = np.concatenate([honest, np.full((1, 4), bad)])
     np.testing.assert_allclose(merge(rule, rows), honest.mean(0), rtol=1e-12)

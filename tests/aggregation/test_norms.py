@@ -14,7 +14,7 @@ from medfed.wire.weights import Difference
 
 torch.set_num_threads(1)
 
-# Two whole blocks and a bit; and a tensor of no elements.
+# Two full blocks and a remainder, and an empty tensor.
 SHAPES = {"wide": (2 * BLOCK_ELEMENTS + 17,), "small": (3, 5), "none": (0,)}
 
 
@@ -30,7 +30,7 @@ def exact(local: dict[str, torch.Tensor], weights: dict[str, torch.Tensor]) -> f
     )
 
 
-# 1e25: the squares leave float32. 1e-25: they vanish in it. 1e-9: the steps of one round late in training.
+# 1e25: the squares overflow float32. 1e-25: they underflow. 1e-9: steps of a round late in training.
 @pytest.mark.parametrize("step", [1.0, 1e-3, 1e-9, 1e-25, 1e25])
 def test_norms_of_models_and_of_bare_deltas(step: float) -> None:
     weights = {name: tensor * (0 if step < 1e-9 else 1) for name, tensor in model(0).items()}

@@ -1,4 +1,4 @@
-"""The robust rules against loops in numpy and under attack: each keeps its promise, FedAvg fails."""
+"""The robust rules against loops in numpy and under attack, where they hold and FedAvg fails."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from medfed.wire.weights import Difference
 
 torch.set_num_threads(1)
 
-# Ties are frequent among so few values, and some are huge.
+# Ties are frequent among so few values, and some values are huge.
 tied = st.sampled_from([-1e30, -2.0, -1.0, 0.0, 0.5, 1.0, 3.0, 1e30])
 
 
@@ -39,7 +39,7 @@ def points(sites: int, of: st.SearchStrategy = tied) -> st.SearchStrategy:
 def merge(
     rule: Rule, deltas: np.ndarray, state: object = None, examples: list[int] | None = None
 ) -> np.ndarray:
-    """The merged delta: sites s00, s01, ... send rows of `deltas` from zero weights of two tensors."""
+    """Return the merged delta of sites s00, s01, ... that send the rows of `deltas` as two tensors."""
     zero = {"a": torch.zeros(1, 3, dtype=torch.float64), "b": torch.zeros(1, dtype=torch.float64)}
     updates = []
     for number, row in enumerate(deltas):
@@ -136,7 +136,7 @@ def test_multi_krum_is_the_mean_of_the_best(deltas: np.ndarray) -> None:
     score = np.array(sum_to_nearest(deltas, 4))
     order = np.argsort(score, kind="stable")
     if score[order[3]] == pytest.approx(score[order[2]], rel=1e-9, abs=1e-12):
-        return  # A tie at the border: which of the two is kept is rounding's.
+        return  # A tie at the border: rounding decides which of the two is kept.
     expected = deltas[order[:3]].mean(0)
     np.testing.assert_allclose(merge(MultiKrum(attackers=1, keep=3), deltas), expected, rtol=1e-9, atol=1e-12)
 
@@ -215,7 +215,7 @@ def test_the_geometric_median_turns_and_scales_with_its_points(
     deltas: np.ndarray, by: float, seed: int
 ) -> None:
     turn, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(4, 4)))
-    # A unique minimum needs points that are not on one line; noise makes sure.
+    # A unique minimum needs points that are not collinear; the noise ensures this.
     deltas = deltas + np.random.default_rng(5).normal(size=deltas.shape)
     straight = merge(GeometricMedian(tolerance=1e-8), deltas)
     turned = merge(GeometricMedian(tolerance=1e-8), deltas @ turn.T * by) / by
@@ -239,13 +239,13 @@ def test_geometric_median_that_has_not_converged_says_so() -> None:
 
 
 def test_norm_bound_by_hand() -> None:
-    # Lengths 5, 1 and 10 with bound 5: the last is halved. Examples 1, 2, 1 give weights 1/4, 1/2, 1/4.
+    # Norms 5, 1 and 10 with bound 5: the last is halved. Examples 1, 2, 1 give weights 1/4, 1/2, 1/4.
     deltas = np.array([[3.0, 4, 0, 0], [0, 1, 0, 0], [0, 0, 6, 8]])
     expected = 0.25 * deltas[0] + 0.5 * deltas[1] + 0.25 * 0.5 * deltas[2]
     np.testing.assert_allclose(
         merge(NormBound(longest=5.0), deltas, examples=[1, 2, 1]), expected, rtol=1e-14
     )
-    # Unset, the bound is the median length, which is 5 too.
+    # By default, the bound is the median norm, which is also 5.
     np.testing.assert_allclose(merge(NormBound(), deltas, examples=[1, 2, 1]), expected, rtol=1e-14)
 
 
@@ -280,8 +280,8 @@ def test_centred_clipping_by_loops_over_rounds(radius: float | None, rounds: lis
         np.testing.assert_allclose(weights["w"].numpy() - before, centre, rtol=1e-7, atol=1e-7)
 
 
-# What attackers do. Each gets the honest deltas and the honest models' minimum, and returns one delta for all
-# of them.
+# The attacks. Each takes the honest deltas and the honest models' minimum, and returns one delta for all
+# attackers.
 
 
 def sign_flip(honest: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -323,7 +323,7 @@ SITES, ATTACKERS, WEIGHTS = 11, 2, 30
 
 
 def train(rule: Rule, attack: object, rounds: int = 60) -> tuple[float, float]:
-    """How far a federated quadratic ends from the honest sites' minimum, and how far these are spread.
+    """Return the distance of the result from the honest sites' minimum, and the sites' spread.
 
     Site k has loss |w - c_k|^2 / 2 with c_k near a common centre, and takes a step of 0.3: delta = 0.3 (c_k -
     w). The honest minimum is the mean of their c_k.
@@ -343,7 +343,7 @@ def train(rule: Rule, attack: object, rounds: int = 60) -> tuple[float, float]:
         weights, state = rule.merge(updates, state, weights)
     spread = float(np.linalg.norm(own - own.mean(0), axis=1).mean())
     away = weights["w"].numpy() - own.mean(0)
-    # The norm without squares, which overflow for weights that FedAvg has sent to 1e200.
+    # A norm without squares, which overflow when FedAvg's weights reach 1e200.
     return float(np.abs(away).max() * np.linalg.norm(away / np.abs(away).max())), spread
 
 
@@ -361,7 +361,7 @@ def test_fedavg_fails_under_the_same_attacks(attack: object) -> None:
     try:
         found, spread = train(FedAvg(), attack)
     except RuleError:
-        return  # It left float64's range.
+        return  # The weights overflowed float64.
     assert found > 3 * spread
 
 
@@ -377,7 +377,7 @@ def test_a_little_is_enough_stays_within_the_spread(rule: Rule) -> None:
 
 
 def test_norm_bound_keeps_a_huge_update_within_one_round() -> None:
-    # It bounds one round's harm by f / n of a median length, and promises no more.
+    # The rule only bounds one round's harm, by f / n of a median norm.
     rng = np.random.default_rng(2)
     honest = rng.normal(size=(9, 4))
     rows = np.concatenate([honest, np.full((2, 4), 1e6)])
@@ -391,7 +391,7 @@ def test_norm_bound_keeps_a_huge_update_within_one_round() -> None:
     "rule", [Median(), TrimmedMean(trim=2), GeometricMedian()], ids=lambda r: type(r).__name__
 )
 def test_more_attackers_than_promised_do_break_it(rule: Rule) -> None:
-    # Six of eleven: the bound is sharp, so that the tests above don't pass for another reason.
+    # With six attackers of eleven the rules fail, so the tests above do not pass for another reason.
     honest = np.random.default_rng(4).normal(size=(5, 4))
     rows = np.concatenate([honest, np.full((6, 4), 1e6)])
     assert np.linalg.norm(merge(rule, rows)) > 1e5

@@ -1,4 +1,4 @@
-"""SCAFFOLD's hub by hand, and that sites whose minima differ end at the common one, where FedAvg's do not."""
+"""SCAFFOLD's hub by hand; unlike FedAvg, it reaches the common minimum of heterogeneous sites."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ ADAPTIVE = [FedAdagrad(beta1=0.5), FedAdam(), FedYogi()]
 
 
 def rounds(rule: Rule, deltas: list[float], start: float = 1.0) -> list[float]:
-    """The weight after each round in which one site sends that delta."""
+    """Return the weight after each round in which one site sends that delta."""
     weights = {"w": torch.tensor([start], dtype=torch.float64)}
     state = rule.init(weights)
     found = []
@@ -36,7 +36,7 @@ def rounds(rule: Rule, deltas: list[float], start: float = 1.0) -> list[float]:
 
 
 def independent(rule: Rule, deltas: list[float], w: float = 1.0) -> list[float]:
-    """Algorithm 2 of arXiv:2003.00295, one scalar at a time, on v itself rather than its root."""
+    """Compute algorithm 2 of arXiv:2003.00295 on scalars, with v itself and not its root."""
     m, v = 0.0, rule.tau**2 if rule.start is None else rule.start
     found = []
     for delta in deltas:
@@ -98,7 +98,7 @@ def test_without_momentum_fedavgm_is_fedavg(deltas: list[float], n: int) -> None
 @settings(max_examples=20, deadline=None)
 @given(deltas=st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=5), by=st.sampled_from([2.0**-10, 2.0**10]))
 def test_scaling_deltas_and_tau_leaves_the_steps(rule: Rule, deltas: list[float], by: float) -> None:
-    # m, the root of v and tau are all of the deltas' unit, so eta m / (root + tau) has none.
+    # m, the root of v, and tau all have the deltas' unit, so eta m / (root + tau) is dimensionless.
     scaled = type(rule)(beta1=rule.beta1, tau=rule.tau * by)
     assert rounds(scaled, [d * by for d in deltas]) == pytest.approx(rounds(rule, deltas), rel=1e-9)
 
@@ -129,7 +129,7 @@ def test_it_finds_the_minimum_of_the_sites_quadratics(rule: Rule) -> None:
 
 @pytest.mark.parametrize("rule", [FedAvgM(), *ADAPTIVE], ids=lambda r: type(r).__name__)
 def test_running_statistics_are_averaged_and_never_stepped(rule: Rule) -> None:
-    # Variances fall by 0.5 each round; a step of momentum would soon carry them below zero.
+    # Variances fall by 0.5 each round; momentum would soon make them negative.
     weights = {"norm.running_var": torch.tensor([1.0]), "w": torch.tensor([1.0])}
     state = rule.init(weights)
     for number in range(6):

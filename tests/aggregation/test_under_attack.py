@@ -1,8 +1,8 @@
-"""One of nine sites attacks the quickstart study: robust rules train on as without it, FedAvg fails.
+"""One of nine sites attacks the quickstart study: robust rules train as without it, FedAvg fails.
 
-Each of the four hospitals is two sites here, and each rule is compared with itself on the eight
-honest ones. More attacks and longer runs are in benchmarks/robust.py, and in its RESULTS-robust.md
-what each paper promises.
+Each of the four hospitals is split into two sites, and each rule is compared with its own run on the
+eight honest sites. benchmarks/robust.py has more attacks and longer runs, and RESULTS-robust.md lists
+what each paper guarantees.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from medfed.aggregation.trimmed_mean import TrimmedMean
 
 pytestmark = pytest.mark.slow
 
-# The issue's bound: within this of the clean run.
+# The largest accepted loss of Dice against the clean run.
 WITHIN = 0.05
 
 

@@ -45,7 +45,7 @@ def test_fednovas_length_is_how_far_sgd_gets_along_a_constant_gradient(
     optimiser = torch.optim.SGD([w], lr=1.0, momentum=momentum)
     for _ in range(steps):
         optimiser.zero_grad()
-        # Gradient -1, plus the proximal term's pull back to where the round began.
+        # Gradient -1, plus the proximal term's pull back to the round's start.
         (-w + decay * w.square() / 2).sum().backward()
         optimiser.step()
     rule = FedNova(momentum=momentum, decay=decay)
@@ -101,7 +101,7 @@ def test_fednova_averages_running_statistics() -> None:
         Update("a", 1, {"norm.running_var": torch.tensor([-0.9])}, 1, {"train/steps": 1.0}),
         Update("b", 1, {"norm.running_var": torch.tensor([-0.9])}, 1, {"train/steps": 50.0}),
     ]
-    # Divided by steps and multiplied by their mean, these would give 1 - 0.9 * 13 < 0.
+    # If divided by steps and multiplied by their mean, these would give 1 - 0.9 * 13 < 0.
     assert float(FedNova().merge(updates, {}, weights)[0]["norm.running_var"]) == pytest.approx(0.1)
 
 
@@ -115,7 +115,7 @@ def test_fednova_without_steps_names_the_site() -> None:
 
 
 def independent_qfedavg(rows: list[tuple[float, int, float]], q: float, rate: float) -> float:
-    """Algorithm 2 of arXiv:1905.10497 as it stands, with p_k; rows are (delta, examples, loss)."""
+    """Compute algorithm 2 of arXiv:1905.10497, with p_k; rows are (delta, examples, loss)."""
     lipschitz, total = 1 / rate, sum(n for _, n, _ in rows)
     step = bound = 0.0
     for delta, n, loss in rows:
@@ -147,7 +147,7 @@ def test_qfedavg_without_a_learning_rate_by_hand() -> None:
     both = [update("a", 0, 3, train_loss_before=1.0), update("b", 4, 1, train_loss_before=3.0)]
     assert merged(QFedAvg(q=1.0), *both) == pytest.approx(2.0, rel=1e-12)
     assert merged(FedAvg(), *both) == 1.0
-    # It is what the paper's formula nears as the learning rate grows.
+    # The paper's formula converges to this as the learning rate grows.
     assert merged(QFedAvg(q=1.0, learning_rate=1e9), *both) == pytest.approx(2.0, rel=1e-6)
 
 
@@ -176,7 +176,7 @@ def test_qfedavg_makes_losses_more_alike(rate: float | None) -> None:
 @pytest.mark.parametrize("q", [0.0, 0.3, 1.0, 5.0])
 def test_qfedavg_with_losses_of_zero(q: float) -> None:
     rule = QFedAvg(q=q)
-    # All zero: nothing to be fair about. One zero: it hardly counts, and the other's step stays finite.
+    # All losses zero: equal shares. One loss zero: its site hardly counts, and the other's step stays finite.
     both = [update("a", 2, 1, train_loss_before=0.0), update("b", 4, 1, train_loss_before=0.0)]
     assert merged(rule, *both) == 3.0
     one = [update("a", 0, 1, train_loss_before=0.0), update("b", 4, 1, train_loss_before=1e30)]

@@ -1,8 +1,7 @@
-"""A hospital's own, enrolled software turns hostile: each thing it sends is refused with its reason, and
-the round goes on.
+"""An enrolled hospital turns hostile: each bad message is refused with its reason, and the round goes on.
 
-Beside these: what somebody between the parties can do is in tests/exchange/test_tampering.py, what a lying
-hub can in tests/privacy/test_secure_sum.py, what the format itself refuses in tests/test_wire.py.
+Attacks by somebody between the parties are in tests/exchange/test_tampering.py, those by a lying hub in
+tests/privacy/test_secure_sum.py, and the checks of the format itself in tests/wire.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ SUMMED = HubConfig(1, SITES, FedAvg(), SecureSum(), minimum=2, deadline_s=0.3)
 
 
 class Federation:
-    """Three enrolled sites over a folder; `north` is the hostile one."""
+    """Three enrolled sites that exchange through a folder; `north` is hostile."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -73,7 +72,7 @@ class Federation:
         return Folder(url=str(self.folder / "share"), credentials=str(credentials), poll_s=0.02)
 
     def go_on(self, weights: dict[str, torch.Tensor]) -> None:
-        """Publish the model after a round, and let every site take it."""
+        """Publish the model of a round and let every site fetch it."""
         self.current = GlobalModel(self.current.round + 1, weights, study=STUDY)
         self.hub.publish(self.current)
         for name, side in self.sites.items():
@@ -101,9 +100,9 @@ class Federation:
         }
 
     def refused(self) -> str:
-        """Run the round and return why north was refused, having seen that the others were merged."""
+        """Run the round, check that the other updates are merged, and return why north's was refused."""
         outcome, log = self.run_round()
-        # By hand: both honest sites add 1 to each number.
+        # By hand: both honest sites add 1 to each weight.
         after = self.current.round + 1
         assert all(bool((tensor == after).all()) for tensor in outcome.weights.values())
         status = {answer.site: answer.status for answer in outcome.results}
@@ -127,7 +126,7 @@ def federation(tmp_path):
 
 
 def sends(federation: Federation, data: bytes, monkeypatch) -> None:
-    """Let north send these bytes as its update for round 1: signed by north, with true digests."""
+    """Let north send these bytes as its update for round 1, signed and with correct digests."""
     with monkeypatch.context() as patched:
         patched.setattr(_site_transport.encoding, "update_pieces", lambda update, study="": iter([data]))
         federation.sites["north"].send(Update("north", 1, {}, 1))
@@ -141,19 +140,19 @@ def up(federation: Federation, site: str, round: int = 1) -> Path:
 
 
 def forged(federation: Federation) -> None:
-    """South's whole message in north's place."""
+    """Send south's whole message in north's place."""
     federation.sites["south"].send(Update("south", 1, delta(), 10))
     shutil.copytree(up(federation, "south"), up(federation, "north"))
 
 
 def swapped(federation: Federation) -> None:
-    """North's own message of another round in the place of this one's."""
+    """Send north's own message of another round in this round."""
     federation.sites["north"].send(Update("north", 2, delta(), 10))
     shutil.copytree(up(federation, "north", 2), up(federation, "north", 1))
 
 
 def replayed(federation: Federation) -> None:
-    """North's message of the round before, once more: what was merged is to be merged again."""
+    """Send north's message of the previous round again, so that it would be merged twice."""
     federation.sites["north"].send(Update("north", 1, delta(), 10))
     outcome, log = federation.run_round()
     assert log["north"]["event"] == "merged"
@@ -164,7 +163,7 @@ def replayed(federation: Federation) -> None:
 
 
 def tampered(federation: Federation) -> None:
-    """A bit of a tensor that north sent."""
+    """Flip a bit of a tensor that north sent."""
     federation.sites["north"].send(Update("north", 1, delta(), 10))
     chunk = next((up(federation, "north") / "c").iterdir())
     data = bytearray(chunk.read_bytes())
@@ -204,7 +203,7 @@ def header(**changes) -> dict[str, str]:
 
 
 def described(**entries) -> bytes:
-    """Return a file whose header says what it likes about 8 bytes of content."""
+    """Return a file with 8 bytes of content and an arbitrary header."""
     text = json.dumps({"__metadata__": header(), **entries}).encode()
     return struct.pack("<Q", len(text)) + text + bytes(8)
 
@@ -275,7 +274,7 @@ def test_bytes_that_are_no_update_are_refused(federation, monkeypatch, data):
     sends(federation, data, monkeypatch)
     reason = federation.refused()
     assert "round 1" in reason
-    assert len(reason) < 600  # nothing of a bomb is told on
+    assert len(reason) < 600  # the message repeats nothing of a bomb
 
 
 # ---------------------------------------------------------------------------------------------- updates
@@ -355,13 +354,13 @@ def test_left_to_a_rule_that_bounds_norms_it_moves_the_model_no_further_than_an_
     federation.sites["north"].send(Update("north", 1, delta(1e6), 10))
     outcome, log = federation.run_round(rule=NormBound(), outlier=None)
     honest = norm(delta())
-    # By hand: each site's length is cut to the median one, so the mean of three is at most that.
+    # By hand: each update is clipped to the median norm, so the mean of three is at most that long.
     assert norm(outcome.weights) == pytest.approx(honest, rel=1e-6)
     assert log["north"]["event"] == "merged"
 
 
 def test_a_plain_update_in_a_secure_sum_is_refused(federation):
-    """Whoever skips the messages is not awaited, and what lies there in its name is not looked at."""
+    """A site that skips the messages is not awaited, and files in its name are not read."""
     from medfed.errors import QuorumError
 
     federation.sites["north"].send(Update("north", 1, delta(1e6), 10))

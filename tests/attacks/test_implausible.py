@@ -1,6 +1,4 @@
-"""An update far too long to be of training is refused like one of NaN, and no honest one is: by hand,
-and in a study.
-"""
+"""An update far too long to come from training is refused like one with NaN, and no honest one is."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ from medfed.wire.audit_log import AuditLog
 from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, Update, outlier_errors
 from medfed.wire.weights import Difference, digest, norm
 
-# 100 numbers of 3: a model of length 30. An update of n / 10 at each has length n.
+# 100 weights of 3 give a model of norm 30. An update of n / 10 at each weight has norm n.
 WEIGHTS = {"a": torch.full((100,), 3.0)}
 
 
@@ -34,7 +32,7 @@ def of_length(site: str, length: float) -> Update:
 
 
 def refused(*lengths: float, weights=WEIGHTS, times: float = DEFAULT_OUTLIER_FACTOR) -> list[int]:
-    """Return which of the updates of these lengths are refused."""
+    """Return which updates of these norms are refused."""
     sent = [of_length(f"s{number}", length) for number, length in enumerate(lengths)]
     return [number for number, why in enumerate(outlier_errors(sent, weights, times)) if why is not None]
 
@@ -47,13 +45,15 @@ def refused(*lengths: float, weights=WEIGHTS, times: float = DEFAULT_OUTLIER_FAC
         # 1,000 times the median of 1, 2 and the long one is 2,000.
         ((1, 2, 1999.9), []),
         ((1, 2, 2000.1), [2]),
-        # Of an even number the lower of the middle two, so that one of two sites has no say in it.
+        # Of an even number of updates, the lower middle one counts, so one of two sites cannot
+        # raise the limit.
         ((1, 1e6), [1]),
         ((1e6, 1), [0]),
-        # Two that send next to nothing make no honest one too long: up to 10 times the model, 300, none is.
+        # Two tiny updates do not make an honest one too long: up to 10 times the model, 300,
+        # all are accepted.
         ((1e-9, 1e-9, 299), []),
         ((0, 0, 301), [2]),
-        # One alone is held against the model: 1,000 times 30.
+        # A single update is compared with the model: 1,000 times 30.
         ((29_999,), []),
         ((30_001,), [0]),
     ],
@@ -63,7 +63,7 @@ def test_what_is_refused_by_hand(lengths, expected):
 
 
 def test_a_model_of_zeros_counts_as_one_of_tenths():
-    zeros = {"a": torch.zeros(100)}  # 100 numbers of 0.1 have length 1, and 10 times that is always allowed
+    zeros = {"a": torch.zeros(100)}  # 100 weights of 0.1 have norm 1, and 10 times that is always allowed
     assert refused(0, 0, 9.9, weights=zeros) == []
     assert refused(0, 0, 10.1, weights=zeros) == [2]
     assert refused(999, weights=zeros) == []
@@ -98,9 +98,7 @@ def test_numbers_that_overflow_a_norm_are_refused():
 
 
 class Scales:
-    """A site's exchange that multiplies what is sent for one round: the site's software
-    is hostile, or broken.
-    """
+    """A hostile or broken site's exchange that multiplies the update of one round."""
 
     def __init__(self, exchange, round: int, factor: float) -> None:
         self._exchange, self._round, self._factor = exchange, round, factor
@@ -119,9 +117,7 @@ class Scales:
 
 
 def study(tmp_path, rounds: int = 3, privacy=None, resumed: bool = False, **settings):
-    """Return the final model, every round's report and the audit's lines; west sends a million
-    times its second update.
-    """
+    """Return model, round reports and audit log; west's second update is multiplied by a million."""
     privacy, reports = privacy or NoPrivacy(), []
     log = tmp_path / "audit.jsonl"
 
@@ -166,7 +162,7 @@ def test_a_million_times_an_update_is_refused_and_the_study_goes_on(tmp_path):
     assert (line["site"], line["round"], line["reason"]) == ("west", 2, why)
     merged = [line["sites"] for line in lines if line["event"] == "merged" and "sites" in line]
     assert merged == [["north", "south", "west"], ["north", "south"], ["north", "south", "west"]]
-    # Each round adds random numbers of deviation 1: nothing of the million is in the model.
+    # Each round adds random numbers of deviation 1: the multiplied update did not reach the model.
     assert float((final.weights["a"] - model()["a"]).abs().max()) < 10
 
 
@@ -195,7 +191,7 @@ def test_what_refusals_leave_must_still_be_enough(tmp_path):
 def test_where_the_hub_clips_each_update_it_need_not_judge_any(tmp_path):
     final, _, lines = study(tmp_path, rounds=2, privacy=ClientDP(noise_multiplier=1e-9, clip=3.0))
     assert not [line for line in lines if line["event"] == "refused"]
-    # By hand: two rounds of a mean of updates of length 3 each, and next to no noise.
+    # By hand: two rounds of a mean of updates of norm 3 each, and almost no noise.
     far = {name: tensor - model()[name] for name, tensor in final.weights.items()}
     assert norm(far) <= 6.001
 

@@ -23,7 +23,7 @@ def free_ports(number: int) -> list[int]:
 
 @dataclass
 class Enrolment:
-    """An authority with its sites' credentials, and the broker, which may be stopped and started."""
+    """An authority, its sites' credentials, and a broker that can be stopped and started."""
 
     folder: Path
     sites: Sequence[str] = ("north", "south")

@@ -1,4 +1,4 @@
-"""One study under random kills, for the slow tests and benchmarks/chaos.py."""
+"""Run a study under random kills, for the slow tests and benchmarks/chaos.py."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 from broker_enrolment import Enrolment
 from federation import Federation, over
 
-# How many disturbances a run gets, and when: within the seconds that an undisturbed run takes.
+# The number of disturbances in a run, and their times within the duration of an undisturbed run.
 MOST, WITHIN_S = 4, 4.0
 
 
 def disturbed(seed: int, folder: Path, kind: str = "nats", port: int = 0) -> dict[str, Any]:
-    """Run the study of `party.py` while random parties are killed; return its digest and a protocol.
+    """Run the study of `party.py` while killing random parties; return its digest and a log.
 
-    The broker's ports are `port` and the one above; free ones by default.
+    The broker's ports are `port` and `port + 1`; by default, free ports are chosen.
     """
     chance = random.Random(seed)
     ports = {"port": port, "websocket_port": port + 1} if port else {}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-# The helpers beside these tests; test modules are imported by path and have no package.
+# Make the helpers in this folder importable; test modules are imported by path and have no package.
 sys.path.insert(0, str(Path(__file__).parent))
 
 import party
@@ -32,7 +32,7 @@ def enrolment(tmp_path):
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
-    """The digest of the final model of the study in `party.py`, from one process over the memory exchange."""
+    """Return the final digest of the study in `party.py`, run in one process over the memory exchange."""
     found: dict[tuple, str] = {}
 
     def run(sites=("north", "south"), rounds=3, width=64) -> str:

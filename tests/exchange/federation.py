@@ -1,4 +1,4 @@
-"""A federation of real processes, which are started, killed, stopped and resumed by their ids."""
+"""A federation of real processes that tests can start, kill, stop and resume."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ import party
 
 PATIENCE_S = 120
 
-# Forked from one process that has imported everything: real processes that can be killed, and each
-# starts at once. (Python 3.11's server does not take over sys.path, so the place of `party` is given
-# by the environment.)
+# Processes are forked from one that has imported everything, so each starts at once and can be killed.
+# (Python 3.11's fork server does not inherit sys.path, so the environment gives the path of `party`.)
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
 ).rstrip(":")
@@ -30,7 +29,7 @@ PROCESSES.set_forkserver_preload(["party"])
 
 @dataclass
 class Federation:
-    """Hub and sites of one study as processes; `exchange_of` gives each party's exchange settings."""
+    """The processes of a hub and its sites; `exchange_of` returns each party's exchange settings."""
 
     folder: Path
     exchange_of: Callable[[str], dict[str, Any]]
@@ -71,7 +70,7 @@ class Federation:
     def _signal(self, party: str, number: int) -> None:
         pid = self.running[party].pid
         assert pid is not None
-        with contextlib.suppress(ProcessLookupError):  # it was done before the signal came
+        with contextlib.suppress(ProcessLookupError):  # it ended before the signal came
             os.kill(pid, number)
 
     def log(self, party: str) -> str:
@@ -100,7 +99,7 @@ class Federation:
         return "\n".join(f"--- {name}: {self.log(name)[-1500:]}" for name in self.running)
 
     def digest(self) -> str:
-        """Wait for the study's end and return the final model's digest."""
+        """Wait for the end of the study and return the final model's digest."""
         self.until(lambda: self.running["hub"].exitcode == 0, "the hub ended")
         return (self.folder / "hub" / "digest").read_text()
 
@@ -121,7 +120,7 @@ def over(url: str) -> Callable[[str], dict[str, Any]]:
 
 
 def federations(start: Callable[..., Federation]) -> Iterator[Callable[..., Federation]]:
-    """Yield `start`, and end at the end what it started."""
+    """Yield `start`, and stop the started processes at the end."""
     made: list[Federation] = []
 
     def make(*arguments: Any, **settings: Any) -> Federation:

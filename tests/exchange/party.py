@@ -1,4 +1,4 @@
-"""One party of a federation as a process: `python party.py hub|site <settings.json>`."""
+"""Run one party of a federation as a process: `python party.py hub|site <settings.json>`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Net(pl.LightningModule):
 
 
 class Cases(pl.LightningDataModule):
-    """A site's cases, made from its name."""
+    """A site's cases, generated from its name."""
 
     def __init__(self, site: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A loopback proxy that cuts, delays, limits and corrupts traffic."""
+"""A loopback proxy that cuts, delays, limits or corrupts traffic."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import suppress
 
 
 class Proxy:
-    """Passes bytes between a free port and a server's; its settings may be changed while it runs.
+    """Forward bytes between a free port and a server; settings may be changed while the proxy runs.
 
-    `cut_after` ends a connection after that many bytes went up, `rate` limits bytes a second each way,
-    `delay_s` delays each piece, `corrupt_after` flips a bit once after that many bytes went up, `closed`
-    refuses connections and ends those there are.
+    `cut_after` ends a connection after that many uploaded bytes, `rate` limits the bytes per second in each
+    direction, `delay_s` delays each piece, `corrupt_after` flips one bit after that many uploaded bytes, and
+    `closed` refuses new connections and ends the existing ones.
     """
 
     def __init__(self, server_port: int) -> None:

@@ -34,7 +34,7 @@ def listens(port: int) -> bool:
 def test_the_server_of_a_hub_that_was_killed_is_replaced(enrolment):
     left = Broker(enrolment.authority)
     until(lambda: listens(enrolment.port), "it listens")
-    left._stopping.set()  # a killed hub supervises nothing, and its server goes on
+    left._stopping.set()  # a killed hub stops supervising, and its server keeps running
     found = enrolment.start()
     left._process.wait(PATIENCE_S)
     assert found.pid != left._process.pid
@@ -71,7 +71,7 @@ def test_a_server_that_is_started_again_does_not_outlive_its_stop(enrolment, mon
     assert starting.wait(60)
     stopping = threading.Thread(target=running.stop)
     stopping.start()
-    stopping.join(0.3)  # it has to wait for the server that is being started
+    stopping.join(0.3)  # it must wait for the starting server
     go_on.set()
     stopping.join(60)
     until(lambda: running.pid != before, "the second server was started")
@@ -79,7 +79,7 @@ def test_a_server_that_is_started_again_does_not_outlive_its_stop(enrolment, mon
 
 
 def test_a_hub_reaches_its_broker_on_its_own_machine(enrolment):
-    """The broker's certificate is for the host that hospitals use and for the machine that it is on."""
+    """The broker's certificate names the host that hospitals use and the broker's own machine."""
     from cryptography import x509
 
     found = x509.load_pem_x509_certificate((enrolment.authority / "broker" / "identity.pem").read_bytes())
@@ -89,7 +89,7 @@ def test_a_hub_reaches_its_broker_on_its_own_machine(enrolment):
 
 @pytest.mark.parametrize("who", ["north", "west"], ids=["again after a revocation", "for the first time"])
 def test_a_site_that_is_enrolled_while_the_broker_runs_is_answered(enrolment, who):
-    """Not only let in: its requests, too."""
+    """The party is not only admitted; its requests are answered too."""
     enrolment.start()
     hub = NatsStore([enrolment.url], Identity(enrolment.credentials("hub")), "56" * 32)
     eventually(lambda: hub.put("glob/newest/study/m", b"here"))

@@ -1,4 +1,4 @@
-"""What the broker lets whom do, tried with a plain NATS client and real certificates."""
+"""The broker's permissions, tested with a plain NATS client and real certificates."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from medfed.wire.weights import Difference
 
 STUDY = "12" * 32
 SPACE = STUDY[:16]
-# How long a request that must not be answered is waited for.
+# Seconds to wait for a request that must not be answered.
 UNANSWERED_S = 0.5
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A broker with a hub that has published, and north and south, of whom south has sent an update."""
+    """A broker, a hub that has published, and the sites north and south; south has sent an update."""
     folder = tmp_path_factory.mktemp("rights")
     enrolment = Enrolment(folder)
     enrolment.start()
@@ -65,7 +65,7 @@ async def connected(enrolment: Enrolment, credentials: Path | None, **settings):
 
 
 async def silent(error: Exception) -> None:
-    """Let an expected error pass without a line on the terminal."""
+    """Ignore an expected error without printing it."""
 
 
 def let_in(enrolment: Enrolment, credentials: Path | None) -> bool:

@@ -1,4 +1,4 @@
-"""Hub, broker and sites are killed at random: every run ends with the bits of an undisturbed one."""
+"""Random kills of hub, broker and sites do not change the final weights by a bit."""
 
 from __future__ import annotations
 

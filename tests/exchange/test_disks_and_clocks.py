@@ -1,4 +1,4 @@
-"""Disks that are really full, a link of 1 Mbit/s that is split_chunks, and clocks that disagree."""
+"""Disks that are really full, an interrupted link of 1 Mbit/s, and clocks that disagree."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PATIENCE_S = 60
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of its own of a few megabytes, which can be made larger."""
+    """A separate file system of a few megabytes, which can be enlarged."""
     place = tmp_path / "disk"
     place.mkdir()
     made = subprocess.run(
@@ -75,7 +75,7 @@ def test_a_full_disk_at_the_hub_ends_it_with_the_cure_and_it_resumes(small_disk)
         except ExchangeError:
             return
 
-    # One checkpoint fits, the next beside it does not.
+    # One checkpoint fits, but a second one beside it does not.
     with pytest.raises(
         RunError, match=r"round 1: its checkpoint could not be written: .*make room .* from round 0"
     ):
@@ -83,7 +83,7 @@ def test_a_full_disk_at_the_hub_ends_it_with_the_cure_and_it_resumes(small_disk)
     assert [path.name for path in (place / "models").iterdir()] == ["round-00000.safetensors"]
     grow("16m")
     found = led()
-    # By hand: one site's weights are the merged ones, and in round 2 it sends twos.
+    # By hand: with one site, its weights are the merged ones, and in round 2 it sends twos.
     assert (found.round, digest(found.weights)) == (2, digest(two_megabytes(2.0)))
 
 
@@ -144,7 +144,7 @@ def test_a_link_of_1_mbit_that_is_cut_now_and_then_finishes(enrolment, tmp_path)
 
 @pytest.mark.parametrize("hours", [-1, 1])
 def test_clocks_an_hour_apart_change_nothing(enrolment, tmp_path, monkeypatch, hours):
-    """The hub's clock is right, the site's off by an hour, and certificates are a moment old."""
+    """The hub's clock is right, the site's is off by an hour, and the certificates are new."""
 
     class Shifted(datetime):
         @classmethod

@@ -53,7 +53,7 @@ class Link:
         )
 
     def arrived(self, round: int = 1) -> str:
-        """Return the digest of what north trained, once the hub has it."""
+        """Return the digest of north's update once the hub has it."""
         (arrival,) = self.hub.collect(round, ["north"], PATIENCE_S)
         assert arrival.error is None, arrival.error
         return digest(arrival.update.delta.minuend)
@@ -94,14 +94,14 @@ def until(what, why: str) -> None:
 
 def test_an_upload_goes_on_by_chunk_when_every_connection_is_cut(link):
     link.north.fetch("north", 0)
-    # A third of the update: begun from zero after each split_chunks, it would never arrive.
+    # A third of the update: restarted from zero after each cut, it would never arrive.
     link.proxy.cut_after = MEGABYTES * 1_000_000 // 3
     link.proxy.up = 0
     link.north.send(update())
     assert link.proxy.cuts >= 2
     link.proxy.cut_after = None
     assert link.arrived() == sent()
-    # What was under way at a cut is lost, at most a window of chunks each time.
+    # Each cut loses what was in transit, at most a window of chunks.
     assert link.proxy.up < (MEGABYTES + 8.5 * link.proxy.cuts) * 1.1e6
 
 
@@ -112,7 +112,7 @@ def test_a_killed_sites_upload_goes_on_by_chunk(link):
     background(lambda: link.north.send(update()))
     until(lambda: link.proxy.up > 6e6, "half of it was sent")
     link.proxy.closed = True
-    # What a kill does: the lock falls, nothing more is written, what is in the folder stays.
+    # The effect of a kill: the lock is released, nothing more is written, and the folder's files stay.
     link.north._presence.stop()
     link.north._lock.close()
     link.north._store.close()
@@ -120,7 +120,7 @@ def test_a_killed_sites_upload_goes_on_by_chunk(link):
     assert 0 < stored < MEGABYTES
     link.proxy.rate, link.proxy.up, link.proxy.closed = None, 0, False
     link.north = link.site()
-    link.north.fetch("north", 0)  # it sends what was left before it looks for a model
+    link.north.fetch("north", 0)  # it first sends the pending update
     assert link.arrived() == sent()
     assert link.proxy.up < (MEGABYTES - stored + 1) * 1.1e6
 

@@ -1,4 +1,4 @@
-"""Processes that meet in a folder end with the bits of one process, even when one is killed."""
+"""Processes that exchange through a folder give the same weights as one process, even after a kill."""
 
 from __future__ import annotations
 

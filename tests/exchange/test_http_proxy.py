@@ -1,4 +1,4 @@
-"""A hospital whose firewall lets nothing out but HTTP through its proxy: WebSocket with TLS, by CONNECT."""
+"""A hospital behind a firewall that only allows HTTP through its proxy uses WebSocket by CONNECT."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STUDY = "56" * 32
 
 
 class ConnectProxy:
-    """An HTTP proxy on loopback that knows CONNECT alone, and says which places were asked for."""
+    """An HTTP proxy on loopback that supports only CONNECT and records the requested hosts."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -57,9 +57,9 @@ class ConnectProxy:
         with suppress(OSError):
             while data := source.recv(65536):
                 target.sendall(data)
-        self.split_chunks(source, target)
+        self.cut(source, target)
 
-    def split_chunks(self, *sockets: socket.socket) -> None:
+    def cut(self, *sockets: socket.socket) -> None:
         for one in sockets or tuple(self._open):
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
@@ -67,7 +67,7 @@ class ConnectProxy:
 
     def close(self) -> None:
         self._listener.close()
-        self.split_chunks()
+        self.cut()
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_hospital_behind_an_http_proxy_takes_part(enrolment, tmp_path, proxy):
     credentials = {name: str(enrolment.credentials(name)) for name in ("hub", "north")}
     hub = Nats(credentials=credentials["hub"], urls=[enrolment.url]).open_hub(STUDY, tmp_path / "hub")
     hub.publish(GlobalModel(0, weights, study=STUDY))
-    # The kit's tls:// comes first and is passed over: a proxy carries WebSocket alone.
+    # The kit lists tls:// first; it is skipped, because a proxy carries only WebSocket.
     north = Nats(credentials=credentials["north"], proxy=proxy.url).open_site(
         STUDY, "north", tmp_path / "north"
     )
@@ -92,7 +92,7 @@ def test_a_hospital_behind_an_http_proxy_takes_part(enrolment, tmp_path, proxy):
         place = f"CONNECT 127.0.0.1:{enrolment.websocket_port}"
         assert set(proxy.asked) == {place}
         before = len(proxy.asked)
-        proxy.split_chunks()  # the next connection goes through the proxy too
+        proxy.cut()  # the next connection goes through the proxy too
         north.send(Update("north", 1, Difference({"a": weights["a"] + 1}, weights), 3))
         (arrival,) = hub.collect(1, ["north"], 60)
         assert arrival.error is None

@@ -1,4 +1,4 @@
-"""Processes that meet at a broker end with the bits of one process, even when one is killed."""
+"""Processes that exchange through a broker give the same weights as one process, even after a kill."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_kill_costs_no_bit(federation, enrolment, undisturbed, who, after):
     found.until(lambda: (found.folder / "hub" / "pid").exists(), "the hub runs")
     found.until(lambda: len(found.rounds()) >= after, f"round {after} is over")
     if who == "broker":
-        os.kill(broker.pid, signal.SIGKILL)  # its supervisor starts it again
+        os.kill(broker.pid, signal.SIGKILL)  # its supervisor restarts it
     else:
         found.kill(who)
         found.start(who)
@@ -55,7 +55,7 @@ def test_a_stopped_site_costs_its_deadline_once_and_is_back_when_it_goes_on(fede
     found.until(lambda: len(found.rounds()) >= 5, "rounds went on without south")
     rounds = found.rounds()
     absent = [row["round"] for row in rounds if row["answers"]["south"][0] == "absent"]
-    # The deadline is waited for once; in the rounds after, the hub goes on as soon as north has answered.
+    # The hub waits for the deadline once; in later rounds it goes on as soon as north has answered.
     waited = [row["round"] for row in rounds if row["seconds"] >= 8.0]
     assert waited == absent[:1]
     found.go_on("south")
@@ -64,7 +64,7 @@ def test_a_stopped_site_costs_its_deadline_once_and_is_back_when_it_goes_on(fede
 
 
 def test_what_is_said_at_the_door_names_whose_certificate_and_what_to_do(enrolment, tmp_path):
-    """TLS's own errors name neither whose certificate it is nor who can fix it."""
+    """TLS's own errors name neither the certificate's owner nor who can fix it."""
     identity = Identity(enrolment.credentials("north"))
     serial = serial_number(identity.certificate)
     for text, pattern in (

@@ -1,4 +1,4 @@
-"""An outgoing update in a file that held a longer one before: only the update is sent."""
+"""An update in a file that held a longer one before is sent without the old bytes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_shorter_update_is_sent_without_the_end_of_a_longer_one_before(tmp_pat
 
     def pieces():
         yield [b"dd"]
-        # Between the last chunk and the file's new end: where whoever sends can overtake whoever writes.
+        # Between the last chunk and the truncation, the sender can overtake the writer.
         last.set()
         assert sent.wait(PATIENCE_S)
 
@@ -75,7 +75,7 @@ def test_a_file_that_something_else_cut_off_is_not_sent(tmp_path):
 
 
 class Meeting:
-    """A hub and a site in two places of one machine that meet in a folder."""
+    """A hub and a site on one machine that exchange through a folder."""
 
     def __init__(self, folder, width: int) -> None:
         record = Folder(url=str(folder / "share"), poll_s=0.001)
@@ -110,13 +110,13 @@ def test_the_small_report_after_every_update_arrives(meeting):
     for round in range(1, 81, 2):
         meeting.north.send(meeting.update(round))
         assert digest(meeting.came(round).delta.minuend) == digest(meeting.update(round).delta.minuend)
-        # The scores of a final model are what a site sends after its longest update.
+        # A site sends the scores of the final model after its longest update.
         meeting.north.send(Update("north", round + 1, {}, 0, {"val/dice": float(round)}))
         assert meeting.came(round + 1).scalars == {"val/dice": float(round)}
 
 
 def test_an_update_that_came_too_late_is_out_of_the_way_of_the_next(meeting, monkeypatch):
-    """Its thread would write over the next update in the middle of its way."""
+    """Its thread would overwrite the next update while that is being sent."""
     paused, go_on = threading.Event(), threading.Event()
     split_chunks = _site_transport.split_chunks
     late = threading.Thread(target=lambda: meeting.north.send(meeting.update(1)), daemon=True)
@@ -133,7 +133,7 @@ def test_an_update_that_came_too_late_is_out_of_the_way_of_the_next(meeting, mon
     late.start()
     assert paused.wait(PATIENCE_S)
     late.join(0.3)
-    # Not returned, though the hub does not want it any more: the file is not free yet.
+    # `send` has not returned, although the hub no longer wants the update: the file is still in use.
     assert late.is_alive()
     go_on.set()
     late.join(PATIENCE_S)

@@ -1,4 +1,4 @@
-"""Announced objects are fetched while being sent, and count only once their manifest names them."""
+"""Announced objects are fetched while they are sent, but count only once a manifest names them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from medfed.wire.weights import Difference, digest
 
 STUDY = "6" * 64
 PATIENCE_S = 60
-# Of 4000 float32 values and their header: 17 chunks.
+# 4000 float32 values and their header make 17 chunks.
 CHUNK_BYTES, VALUES = 1000, 4000
 
 
@@ -41,7 +41,7 @@ def update(value: float, round: int = 1) -> Update:
 
 
 def received_chunks(folder: Path, name: str) -> int:
-    """Return how many chunks a party holds of what is coming."""
+    """Return how many chunks of the incoming object a party holds."""
     record = folder / f"{name}.got"
     return (record.stat().st_size - 32) // 4 if record.exists() else 0
 
@@ -55,7 +55,7 @@ def until(what) -> None:
 
 @pytest.fixture
 def both(record, tmp_path):
-    """The hub, and a site that has the untrained model."""
+    """A hub, and a site that has the untrained model."""
     hub = record.open_hub(STUDY, tmp_path / "hub")
     hub.publish(GlobalModel(0, weights(0.0), study=STUDY))
     north = record.open_site(STUDY, "north", tmp_path / "north")
@@ -67,7 +67,7 @@ def both(record, tmp_path):
 
 @pytest.fixture
 def sending_stops(both, monkeypatch):
-    """Whoever sends stops after 10 chunks, until this is set."""
+    """Return an event that the sender waits for after 10 chunks."""
     go_on = threading.Event()
     whole = FolderStore.put_many
 

@@ -1,4 +1,4 @@
-"""Whoever can write to the store can only withhold: each forgery is refused, the round continues."""
+"""An attacker who can write to the store can only withhold: each forgery is refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def update(site: str, round: int = 1) -> Update:
 
 
 class Meeting:
-    """Hub, north and south over a folder that an attacker can write to."""
+    """A hub, north and south with a shared folder that an attacker can write to."""
 
     def __init__(self, folder: Path) -> None:
         self.share = folder / "share"
@@ -63,7 +63,7 @@ class Meeting:
         return self.share / "glob" / SPACE / "now" / "m"
 
     def collected(self, round: int = 1) -> dict[str, str]:
-        """Send from south and collect both; return what became of north, having seen that south counts."""
+        """Send from south, check that south's update counts, and return north's outcome."""
         self.sites["south"].send(update("south", round))
         arrivals = {
             arrival.site: arrival for arrival in self.hub.collect(round, ["north", "south"], PATIENCE_S)
@@ -170,7 +170,7 @@ def test_a_site_of_another_authority_is_refused(meeting, tmp_path):
 
 
 def refused(meeting: Meeting, caplog, damage, mend) -> str:
-    """Damage the model of round 1, see that north goes on waiting, mend it, and return what north logged."""
+    """Damage the model of round 1, check that north waits, repair it, and return north's log."""
     meeting.hub.publish(GlobalModel(1, model(2), study=STUDY))
     undo = damage()
     found = []

@@ -68,7 +68,7 @@ def fit(module, callback, epochs: int, **trainer) -> None:
 
 
 def federated(local, rule=None, sites=CENTRES, rounds=ROUNDS, start=0.0, **settings):
-    """The final weight, and each site's own model's."""
+    """Return the final weight, and the weight of each site's own model."""
     modules = {name: Quadratic(*what) for name, what in sites.items()}
     callbacks = {}
 
@@ -149,7 +149,7 @@ def test_apfl(adaptive: bool) -> None:
 
 
 def test_feddyn() -> None:
-    # Algorithm 1 with the paper's own h, which our hub does not keep: theta = mean theta_k - h / alpha.
+    # Algorithm 1 with the paper's h, which our hub does not store: theta = mean theta_k - h / alpha.
     alpha, w, h = 0.5, 0.0, 0.0
     known = dict.fromkeys(CENTRES, 0.0)
     for _ in range(ROUNDS):
@@ -188,7 +188,7 @@ def test_scaffold_option_one() -> None:
 
 
 class TwoLayers(pl.LightningModule):
-    """Body b and head c, loss ((b - 1)^2 + (c - m)^2) / 2 with the site's own m."""
+    """A body b and a head c with loss ((b - 1)^2 + (c - m)^2) / 2 and the site's own m."""
 
     def __init__(self, centre: float) -> None:
         super().__init__()
@@ -269,7 +269,7 @@ GROUPS = {"a": (2.0, 1.0), "b": (2.2, 1.0), "c": (-3.0, 1.0), "d": (-3.4, 1.0)}
 
 
 class Started(IFCARule, tag="started", frozen=True):
-    """IFCA whose two models start at given weights."""
+    """IFCA with two models that start at given weights."""
 
     def init(self, weights):
         return {"cluster-00": {"w": weights["w"] + 0.5}, "cluster-01": {"w": weights["w"] - 0.5}}

@@ -1,4 +1,4 @@
-"""SCAFFOLD on quadratics whose steps are written out, through the real callback, exchange and rule."""
+"""SCAFFOLD on quadratics against explicit steps, through the real callback, exchange and rule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a site reports of the received model before it trains; evaluating it does not change training."""
+"""A site evaluates the received model before training, which does not change the training."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_class_losses_by_hand() -> None:
 
 @pytest.mark.slow
 def test_a_hospital_with_wrong_labels_is_found_and_weighs_less() -> None:
-    """Six sites of one problem, two of them with 45 of 100 labels wrong."""
+    """Six sites with the same problem, two of them with 45 of 100 labels wrong."""
 
     def rows(name: str, count: int = 96) -> TensorDataset:
         generator = torch.Generator().manual_seed(sum(name.encode()))

@@ -19,7 +19,7 @@ from medfed.models.losses.dicefocal import DiceFocal
 from medfed.models.losses.focal import Focal
 from medfed.models.losses.tversky import Tversky
 
-# Four voxels: the probability of the lesion, and where it is.
+# Four voxels: the predicted probability of the lesion, and the lesion.
 P = (0.8, 0.6, 0.4, 0.4)
 Y = (1, 1, 0, 0)
 CE = -(log(0.8) + log(0.6) + log(0.6) + log(0.6)) / 4
@@ -65,7 +65,7 @@ def test_background_counts_where_asked_for() -> None:
 
 
 def test_a_batch_is_summed_before_it_is_divided() -> None:
-    """A patch without a lesion has by itself a loss of 1; in a batch it only adds its voxels."""
+    """A patch without a lesion has a loss of 1 alone; in a batch it only adds its voxels."""
     logits, label = volume()
     empty_logits, empty = volume((0.2, 0.2, 0.2, 0.2), (0, 0, 0, 0))
     both, labels = torch.cat([logits, empty_logits]), torch.cat([label, empty])
@@ -116,7 +116,7 @@ def test_settings_that_do_not_fit_the_classes_are_refused() -> None:
 
 
 def partial_likelihood(risk, time, event, efron: bool) -> float:
-    """Return the sum over events, written as the papers write it, one event time after another."""
+    """Return the sum over event times, written as in the papers."""
     total = 0.0
     for moment in sorted(set(time[event == 1])):
         dying = (time == moment) & (event == 1)
@@ -130,7 +130,7 @@ def partial_likelihood(risk, time, event, efron: bool) -> float:
 
 
 def test_cox_of_three_patients_by_hand() -> None:
-    """Times 1, 2, 3 with an event at 1 and 3: everybody is at risk at 1, the last alone at 3."""
+    """Times 1, 2, 3 with events at 1 and 3: all are at risk at 1, only the last at 3."""
     target = torch.tensor([[2.0, 0], [1, 1], [3, 1]])
     logits = torch.tensor([[0.5], [0.1], [-0.4]])
     expected = np.log(np.exp(0.5) + np.exp(0.1) + np.exp(-0.4)) - 0.1
@@ -139,7 +139,7 @@ def test_cox_of_three_patients_by_hand() -> None:
 
 
 def test_cox_of_a_tie_by_hand() -> None:
-    """Two events at one time, one patient beyond: Breslow takes the risk set twice, Efron leaves half out."""
+    """Two events at one time and a later patient: Breslow uses the risk set twice, Efron omits half."""
     target = torch.tensor([[1.0, 1], [1, 1], [2, 0]])
     logits = torch.tensor([[0.0], [np.log(2.0)], [np.log(3.0)]], dtype=torch.float64)
     breslow = 2 * np.log(6) - np.log(2)

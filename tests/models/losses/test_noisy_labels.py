@@ -1,6 +1,4 @@
-"""The losses for noisy labels: values by hand, their limits, and that they forget wrong labels
-where cross entropy learns.
-"""
+"""The losses for noisy labels: values by hand, limits, and less memorised wrong labels than cross entropy."""
 
 from __future__ import annotations
 

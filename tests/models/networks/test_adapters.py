@@ -1,6 +1,4 @@
-"""A part of a network: what is trained, what is exchanged, and that an adapter is the low-rank
-update of its paper.
-"""
+"""Training a part of a network: its trained and exchanged tensors, and low-rank adapters as in the paper."""
 
 from __future__ import annotations
 
@@ -116,7 +114,7 @@ def test_a_study_trains_and_sends_a_part_of_what_another_one_learnt(place):
         done = run.train(part, out=place / name)
         final = torch.load(done.checkpoint("federated"), weights_only=True)["state_dict"]
         module = module_of(part)
-        module.load_state_dict(final)  # whole: with what was never exchanged
+        module.load_state_dict(final)  # complete, including the tensors that were never exchanged
         exchanged = weights_of(module, trained_only=True)
         if trained is not None:
             assert set(exchanged) == trained

@@ -1,4 +1,4 @@
-"""Networks against what their settings say, and the refusals that name a cure."""
+"""Networks follow their settings, and the errors of wrong settings name a remedy."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_position_embeddings_need_a_size(network) -> None:
 
 
 def test_a_transformer_can_be_sure_of_a_class() -> None:
-    """With MONAI's default the logits end in a tanh and stay below 1."""
+    """With MONAI's default, the logits pass through tanh and stay below 1."""
     network = ViT(token=4, hidden=8, mlp=8, layers=1, heads=2).build(1, 2, (8, 8, 8))
     with torch.no_grad():
         network.get_submodule(ViT.head).bias.fill_(5.0)

@@ -1,4 +1,4 @@
-"""A task and its metric from a package outside medfed train, measure and report, with no edit in medfed."""
+"""A third-party task and its metric train, measure and report without a change in medfed."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class AbsoluteError(PredictionMetrics, tag="absolute_error", frozen=True):
 
 @pytest.fixture
 def plugin(tmp_path: Path) -> Path:
-    """A folder for sys.path with the package and the entry points that an installation would write."""
+    """Return a folder for sys.path with the package and its entry points, as after an installation."""
     (tmp_path / "age_plugin.py").write_text(PLUGIN)
     installed = tmp_path / "age_plugin-1.0.dist-info"
     installed.mkdir()

@@ -25,9 +25,9 @@ def test_dice_by_hand_with_each_kind_of_empty_case() -> None:
     counts = np.array(
         [
             [[3, 4, 6]],  # 2 * 3 / 10
-            [[0, 5, 0]],  # nothing there, something found: 0
-            [[0, 0, 7]],  # something there, nothing found: 0
-            [[0, 0, 0]],  # nothing there, nothing found: in no mean
+            [[0, 5, 0]],  # empty reference, lesion predicted: 0
+            [[0, 0, 7]],  # lesion missed: 0
+            [[0, 0, 0]],  # both empty: not in the mean
             [[8, 8, 8]],  # perfect
         ]
     )

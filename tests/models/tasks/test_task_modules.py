@@ -1,4 +1,4 @@
-"""What the LightningModules train, score and predict, against plain torch."""
+"""The LightningModules' training, scores and predictions against plain torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ warnings.filterwarnings("ignore", module="pytorch_lightning")
 
 
 class Given(nn.Module):
-    """Answers with logits it was given, times a weight that starts at one."""
+    """A network that returns given logits times a weight that starts at one."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Given(nn.Module):
 
 
 class Thresholds(nn.Module):
-    """Finds a lesion wherever the image is above zero, voxel by voxel, so windows can't matter."""
+    """A voxelwise network that finds a lesion where the image is positive, so windows do not matter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def validate(module: pl.LightningModule, batches: list[dict[str, Any]], folder: 
 
 
 def loader(batches: list[dict[str, Any]]) -> DataLoader:
-    """Return batches as they are; Lightning takes a plain list for several loaders."""
+    """Return a loader of these batches; Lightning takes a plain list for several loaders."""
     return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
 
 
@@ -119,7 +119,7 @@ def test_several_classes_are_scored_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("blend", ["gaussian", "constant"])
 def test_windows_cover_a_volume_of_any_size(blend) -> None:
-    """A network that looks at one voxel at a time must say the same in windows as at once."""
+    """A voxelwise network must give the same result in windows as on the whole image."""
     task = Segment(classes=("background", "lesion"), blend=blend, overlap=0.5)
     image = torch.randn(2, 1, 13, 7, 21, generator=torch.Generator().manual_seed(0))
     whole = module_for(task, Thresholds())(image)
@@ -166,7 +166,7 @@ def test_deep_supervision_halves_the_weight_level_by_level() -> None:
 
 
 def test_classification_is_scored_over_the_whole_set(tmp_path: Path) -> None:
-    """AUROC of batches, averaged, would be 1; of the whole set it isn't."""
+    """The average AUROC of the batches would be 1, but that of the whole set is not."""
     logits = torch.tensor([[0.0, 2.0], [0.0, 1.0], [0.0, -1.0], [0.0, -2.0]])
     target = torch.tensor([1, 0, 1, 0])
     module = module_for(Classify(classes=("healthy", "ill")), nn.Identity())
@@ -197,7 +197,7 @@ def test_one_output_gives_two_probabilities() -> None:
 
 
 def test_logistic_regression_is_flambys(tmp_path: Path) -> None:
-    """The same as FLamby's plain loop: a linear layer, its sigmoid, BCELoss, SGD, batches of 4."""
+    """Training equals FLamby's plain loop: linear layer, sigmoid, BCELoss, SGD, batches of 4."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(20, 13, generator=generator)
     target = torch.randint(0, 2, (20,), generator=generator)
@@ -266,7 +266,7 @@ def test_frozen_parameters_are_not_given_to_the_optimiser() -> None:
 
 
 class Spread(nn.Module):
-    """Answers with how far a window's values spread, as an instance norm sees them."""
+    """A network that returns the spread of a window's values, as an instance norm sees them."""
 
     def __init__(self) -> None:
         super().__init__()
