@@ -344,7 +344,7 @@ def test_a_path_in_a_tensors_name_is_refused_and_nothing_is_written_there(federa
 
 @pytest.mark.parametrize("name", ["../south", "a/b", "..", "hub", "a\nb"])
 def test_a_path_as_a_sites_name_opens_nothing(federation, name):
-    with pytest.raises(ExchangeError, match="a site's name has 1 to 64 letters"):
+    with pytest.raises(ExchangeError, match="a site's name is 1 to 64 letters"):
         federation.record(federation.folder / "credentials" / "north").open_site(
             STUDY, name, federation.folder / "x"
         )
