@@ -495,5 +495,5 @@ def test_both_sides_know_their_messages_after_a_restart(place):
 @pytest.mark.parametrize("name", ["hub", "broker", "a/b", "..", "a b", ""])
 def test_a_name_that_could_be_a_path_is_refused(tmp_path, name):
     place = over(Folder(url=str(tmp_path / "share"), poll_s=0.02), tmp_path)
-    with pytest.raises(ExchangeError, match="a site's name has 1 to 64 letters"):
+    with pytest.raises(ExchangeError, match="a site's name is 1 to 64 letters"):
         place.site(name)
