@@ -37,7 +37,7 @@ def test_the_contracts_hold(copy):
 
 BREACHES = {
     "Rooms point downward": ("wire/weights.py", "from medfed.federation import hub"),
-    "No circle between files of a room": ("runs/folder.py", "from medfed.runs import status"),
+    "No circle between files of a room": ("runs/rounds.py", "from medfed.runs import progress"),
     "Code that reads images cannot reach the wire": ("data/volume.py", "import socket"),
     "What reaches the wire cannot read images": ("federation/round.py", "import nibabel"),
     "Lightning is only where training is": ("federation/hub.py", "import pytorch_lightning"),

@@ -77,7 +77,7 @@ def test_a_full_disk_at_the_hub_ends_it_with_the_cure_and_it_resumes(small_disk)
 
     # One checkpoint fits, but a second one beside it does not.
     with pytest.raises(
-        RunError, match=r"round 1: its checkpoint could not be written: .*make room .* from round 0"
+        RunError, match=r"round 1: its checkpoint could not be written: .*free disk space .* from round 0"
     ):
         led()
     assert [path.name for path in (place / "models").iterdir()] == ["round-00000.safetensors"]

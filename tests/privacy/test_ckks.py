@@ -156,11 +156,11 @@ CHANGES = {
     ),
     "floats": (
         lambda update: piece(update, torch.ones(50)),
-        "50 numbers of torch.float32 are no 3 ciphertexts",
+        "50 numbers of torch.float32 are not 3 ciphertexts",
     ),
     "too much": (
         lambda update: piece(update, torch.ones(300_000, dtype=torch.uint8)),
-        "are no 3 ciphertexts",
+        "are not 3 ciphertexts",
     ),
     "no ciphertexts": (
         lambda update: piece(update, packed(lambda size: b"x" * 60)),
@@ -168,7 +168,7 @@ CHANGES = {
     ),
     "another ring": (
         lambda update: piece(update, packed(other_parameters)),
-        "does not hold a ciphertext|are no 3",
+        "does not hold a ciphertext|are not 3",
     ),
     "another scale": (lambda update: piece(update, packed(other_scale)), "does not hold a ciphertext"),
     "in the clear": (in_the_clear, "'a' is not in the global model"),
@@ -240,5 +240,5 @@ def test_a_hub_cannot_give_a_site_a_key_of_its_own():
         exchange.send_message(site, 1, 1, SHOWN, msgspec.json.encode(KeyAnnouncement(key)))
     sealed = {site: exchange._messages[(site, "hub", SHOWN)][1] for site in ("north", "south")}
     exchange.send_messages(1, 1, SHOWN, {"north": msgspec.json.encode(RelayedMessages(sealed))})
-    with pytest.raises(PrivacyError, match="in the name of 'south' that is not its own"):
+    with pytest.raises(PrivacyError, match="in the name of 'south' that is not from it"):
         shared_key(SiteChannel(exchange, "north", 1), lambda: b"key")
