@@ -82,14 +82,14 @@ def test_the_table_says_what_the_methods_own_report_says(compared):
                 if (row.model, row.site, row.split, row.metric, row.against, row.group)
                 == (FEDERATED, place, "test", "auroc", None, None)
             )
-            found = table.found(method, place)
+            found = table.score(method, place)
             assert found.n == own.n
             assert [found.value, found.low, found.high] == pytest.approx(
                 [own.value, own.low, own.high], abs=1e-9
             )
     gap = table.difference("fedadam", "west")
     assert gap.value == pytest.approx(
-        table.found("fedavg", "west").value - table.found("fedadam", "west").value
+        table.score("fedavg", "west").value - table.score("fedadam", "west").value
     )
     assert gap.low < gap.value < gap.high
 
@@ -97,10 +97,10 @@ def test_the_table_says_what_the_methods_own_report_says(compared):
 def test_local_and_pooled_training_stand_beside(compared):
     table, _ = compared
     assert list(table.methods)[-4:] == [compare.ALONE, "north alone", "south alone", POOLED]
-    assert table.found(compare.ALONE, "west") is None
-    assert table.found(compare.ALONE, "north").n == table.found("fedavg", "north").n
-    assert table.found("north alone", "west").n == table.found(POOLED, "west").n == 50
-    assert table.found(POOLED, "west").value > 0.7  # it learnt
+    assert table.score(compare.ALONE, "west") is None
+    assert table.score(compare.ALONE, "north").n == table.score("fedavg", "north").n
+    assert table.score("north alone", "west").n == table.score(POOLED, "west").n == 50
+    assert table.score(POOLED, "west").value > 0.7  # it learnt
 
 
 def test_a_method_that_cannot_run_says_why_and_costs_nothing(compared):
