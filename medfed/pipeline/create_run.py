@@ -40,8 +40,8 @@ def choose_folder(study: Study, out: Path | None, resume: bool) -> RunFolder:
         if held != study_digest(study):
             raise RunError(
                 f"{out}: holds a run of study {held[:12]}, the study file's digest is "
-                f"{study_digest(study)[:12]}; resume "
-                f"with the file and the --set that started it, or start anew with another --out"
+                f"{study_digest(study)[:12]}; resume with the file and the --set that started it, or start "
+                "anew with another --out"
             )
     elif out.exists() and any(out.iterdir()):
         raise RunError(f"{out}: is not empty; resume the run with --resume, or give another --out")

@@ -43,8 +43,7 @@ def evaluate(
         if not cases:
             raise DataError(
                 f"hospital '{name}': no case is in the test split ({hospital.data.index.describe()}); "
-                "measure all "
-                f"cases with --all-cases if none of them took part in training"
+                "measure all cases with --all-cases if none of them took part in training"
             )
         measure_models.measure_test_cases(study, folder, hospital, cases, models)
         measure_models.write_gallery(study, folder, [hospital], models)

@@ -76,8 +76,7 @@ def plan_study(
         if not sent:
             raise DataError(
                 f"no site has the {plan.fewest} training patients that a fingerprint needs "
-                "(data.plan.fewest); give "
-                "the settings in the study instead"
+                "(data.plan.fewest); give the settings in the study instead"
             )
         write_whole(merged_file, merge(sent))
     settings = fill(study, plan, merged_file.read_bytes())
@@ -94,10 +93,8 @@ def check_planned(study: Study) -> None:
     if study.data.plan != "given":
         raise StudyError(
             "data.plan: hospitals on separate machines give their fingerprints as files, which a person "
-            "reads first: "
-            "`medfed fingerprint make` at each, `medfed fingerprint merge` at the coordinator; put the "
-            "section that "
-            "it prints into the study"
+            "reads first: `medfed fingerprint make` at each, `medfed fingerprint merge` at the coordinator; "
+            "put the section that it prints into the study"
         )
 
 

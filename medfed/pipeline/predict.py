@@ -98,8 +98,7 @@ def load_model(study: Study, folder: RunFolder, model: str) -> LightningModule:
     if study.keep_local and model == FEDERATED:
         raise RunError(
             f"{folder.path}: the federated model of this study is complete only with the layers that each "
-            "hospital "
-            f"kept ({', '.join(study.keep_local)}); choose another of its models"
+            f"hospital kept ({', '.join(study.keep_local)}); choose another of its models"
         )
     module = module_of(study)
     load(module, saved[model])

@@ -97,8 +97,8 @@ def prepare(
     if held != study_digest(study):
         raise RunError(
             f"{before.path}: holds a run of study {held[:12]}, the study file's digest is "
-            f"{study_digest(study)[:12]}; give "
-            f"the file and the --set of the run that the hospital withdraws from"
+            f"{study_digest(study)[:12]}; give the file and the --set of the run that the hospital withdraws "
+            "from"
         )
     smaller = remaining_study(study, site)
     first = first_merged(before, site)

@@ -63,15 +63,13 @@ def _segmentation(subject: Subject, settings: Images) -> dict[str, Any]:
     if settings.patch is None:
         raise RunError(
             "export to a MONAI bundle is for segmentation in patches, and this study has data.patch: null; "
-            "export to onnx or "
-            "torchscript instead"
+            "export to onnx or torchscript instead"
         )
     if task.minimum_voxels or task.largest:
         # MONAI's own transforms for it need scikit-image or cucim, which a hospital's viewer rarely has.
         raise RunError(
             "export to a MONAI bundle: task.largest and task.minimum_voxels have no equal in MONAI without "
-            "further "
-            "packages; export to onnx or torchscript, and keep or drop pieces after it"
+            "further packages; export to onnx or torchscript, and keep or drop pieces after it"
         )
     inverted = {
         "_target_": "Invertd",
@@ -114,13 +112,12 @@ def _segmentation(subject: Subject, settings: Images) -> dict[str, Any]:
 def _classification(settings: Images) -> dict[str, Any]:
     # MONAI's own crop and pad round the other way where one side is odd and the other even.
     cut = (
-        "$lambda image: image[(slice(None), *(slice(max(s - w, 0) // 2, max(s - w, 0) // 2 + w) "
-        "for s, w in zip(image.shape[1:], @patch)))]"
+        "$lambda image: image[(slice(None), *(slice(max(s - w, 0) // 2, max(s - w, 0) // 2 + w) for s, w in "
+        "zip(image.shape[1:], @patch)))]"
     )
     filled = (
         "$lambda image, value: torch.nn.functional.pad(image, [n for s, w in list(zip(image.shape[1:], "
-        "@patch))[::-1] "
-        "for n in ((w - s) // 2, w - s - (w - s) // 2)], value=value)"
+        "@patch))[::-1] for n in ((w - s) // 2, w - s - (w - s) // 2)], value=value)"
     )
     whole = settings.patch is None
     return {
@@ -190,6 +187,5 @@ def normalised(kind: Normalise) -> list[dict[str, Any]]:
         return [{"_target_": "NormalizeIntensityd", "keys": "image", "channel_wise": True}]
     raise RunError(
         f"export to a MONAI bundle: data.normalise '{kind_of(kind)}' with these settings has no equal in "
-        "MONAI; "
-        f"export to onnx or torchscript, and normalise before it"
+        "MONAI; export to onnx or torchscript, and normalise before it"
     )

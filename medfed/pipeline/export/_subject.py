@@ -88,8 +88,8 @@ class Subject:
         if not worst <= TOLERANCE:
             raise RunError(
                 f"export to {what}: its outputs differ from the model's by {worst:.2g} of the largest one, "
-                "at most "
-                f"{TOLERANCE:g} is rounding; the network has something that {what} computes differently"
+                f"at most {TOLERANCE:g} is rounding; the network has something that {what} computes "
+                "differently"
             )
         return worst
 

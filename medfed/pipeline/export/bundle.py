@@ -42,8 +42,7 @@ def write(subject: Subject, folder: Path) -> list[Path]:
     if not isinstance(settings, Images):
         raise RunError(
             "export to a MONAI bundle: MONAI's bundles are of images, and this study's data are a table; "
-            "export to onnx or "
-            "torchscript instead"
+            "export to onnx or torchscript instead"
         )
     configuration = inference(subject, settings)
     network = folder / "models" / "model.ts"

@@ -67,6 +67,5 @@ def _convert(subject: Subject, path: Path) -> None:
             path.unlink(missing_ok=True)
             raise RunError(
                 f"export to ONNX: {type(error).__name__}: {str(error).splitlines()[0][:200]}; the network "
-                "has "
-                f"something ONNX cannot express; export to torchscript instead"
+                "has something ONNX cannot express; export to torchscript instead"
             ) from None

@@ -89,8 +89,7 @@ def visible_update(
         raise PrivacyError(
             f"an attacker sees a sum of at least {summed.fewest_sites()} sites only, and the cases make "
             f"{len(parties)} parts to stand in for them; take fewer cases per step (--cases), or a hospital "
-            "with "
-            "more cases"
+            "with more cases"
         )
     return _round(make, parties, replace(training, privacy=summed), start)
 

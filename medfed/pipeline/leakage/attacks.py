@@ -44,8 +44,7 @@ def run_attacks(
     if len(items) < counts[-1] + MIN_OTHERS:
         raise PrivacyError(
             f"site '{site}': {len(items)} cases; a leakage audit attacks {counts[-1]} and compares them with "
-            "at "
-            f"least {MIN_OTHERS} others (--cases takes fewer)"
+            f"at least {MIN_OTHERS} others (--cases takes fewer)"
         )
     mechanisms: list[Privacy] = [NoPrivacy()]
     if kind_of(study.privacy) != "none":
@@ -97,8 +96,7 @@ def _privacy_notes(privacy: Privacy) -> list[str]:
     if kind_of(privacy) == "ckks":
         notes.append(
             "Under ckks a hospital that gives the hub its key opens every update: then the results without "
-            "protection "
-            "apply."
+            "protection apply."
         )
     if not privacy.reveals_each_update:
         notes.append("Single updates are hidden: the sum with other cases of this hospital was attacked.")

@@ -106,9 +106,8 @@ def _describe_inversion(findings: Findings) -> list[str]:
     for one in findings.inverted:
         lines.append(
             f"  {_protection(one.privacy)}, {one.cases} case{'s' * (one.cases > 1)} in the step: "
-            f"{one.best:.0%} of the "
-            f"best reconstructed case, {one.mean:.0%} on average (guessing with other patients: "
-            f"{one.chance:.0%})"
+            f"{one.best:.0%} of the best reconstructed case, {one.mean:.0%} on average (guessing with other "
+            f"patients: {one.chance:.0%})"
         )
     if is_image:
         lines.append(
