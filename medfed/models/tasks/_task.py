@@ -39,6 +39,11 @@ class Task(Kind, frozen=True):
         """The names of all numbers that its module logs in validation; no others leave a hospital."""
         return ()
 
+    @property
+    def main_score(self) -> str:
+        """The score that is shown during training: the first besides the loss."""
+        return next((name for name in self.scores if name != "val/loss"), "val/loss")
+
     def module(
         self,
         network: nn.Module,
