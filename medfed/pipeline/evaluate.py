@@ -48,9 +48,7 @@ def evaluate(
         measure_models.measure_test_cases(study, folder, hospital, cases, models)
         measure_models.write_gallery(study, folder, [hospital], models)
     facts = msgspec.structs.replace(
-        facts,
-        held_out=sorted({*facts.held_out, name}),
-        cases={**facts.cases, name: {"test": len(cases)}},
+        facts, held_out=sorted({*facts.held_out, name}), cases={**facts.cases, name: {"test": len(cases)}}
     )
     folder.write_facts(facts)
     return report_run(folder.path)

@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING
 
 from medfed.data.splits import SPLITS
 from medfed.errors import MedfedError
-from medfed.evaluation.inference import (
-    Hospital,
-    LabelCache,
-    MeasurementSettings,
-    measure,
-    perturbations,
-)
+from medfed.evaluation.inference import Hospital, LabelCache, MeasurementSettings, measure, perturbations
 from medfed.evaluation.rows import FEDERATED, append, model_of, personal
 from medfed.pipeline.baseline import Baseline, baseline_of, read_baselines, write_baseline_file
 from medfed.pipeline.factory import module_of
@@ -75,11 +69,7 @@ def measure_site(study: Study, folder: RunFolder, hospital: Hospital, models: Ma
 
 
 def measure_test_cases(
-    study: Study,
-    folder: RunFolder,
-    hospital: Hospital,
-    cases: Sequence[Case],
-    models: Mapping[str, Weights],
+    study: Study, folder: RunFolder, hospital: Hospital, cases: Sequence[Case], models: Mapping[str, Weights]
 ) -> None:
     """Measure the models on these cases as test cases, and the federated one on perturbed cases too."""
     site = _SiteMeasurement(study, folder, hospital)

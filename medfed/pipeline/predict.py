@@ -133,10 +133,7 @@ def _probabilities(task: Any, probabilities: NDArray[np.floating]) -> dict[str, 
 
 
 def _predict_rows(
-    study: Study,
-    module: LightningModule,
-    hospital: Hospital,
-    baseline: Mapping[float, float],
+    study: Study, module: LightningModule, hospital: Hospital, baseline: Mapping[float, float]
 ) -> Iterator[dict[str, object]]:
     for batch in batches(hospital.data, all_cases_of(hospital)):
         with torch.inference_mode():
