@@ -130,7 +130,7 @@ def _log_notes(study: Study, exchange: Exchange, progress: Progress) -> None:
             "it begins with given weights: each hospital needs that checkpoint and names it in its site file "
             "(start)"
         )
-    if study.task.needs == "survival":
+    if study.task.predicts == "survival":
         progress.log(
             "hospitals report the c-index; a Brier score rests on a baseline hazard over one hospital's "
             "patients and "

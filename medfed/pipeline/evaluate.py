@@ -9,11 +9,11 @@ import msgspec
 from medfed.errors import DataError, RunError
 from medfed.evaluation.rows import UNTRAINED
 from medfed.pipeline import measure_models
+from medfed.pipeline.create_run import open_run
 from medfed.pipeline.factory import hospital_of, module_of
 from medfed.pipeline.report import report_run
 from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.runs.folder import RunFolder
-from medfed.study.reading import read_study
 from medfed.wire.weights import weights_of
 
 
@@ -29,9 +29,7 @@ def evaluate(
         RunError: if this is not a run folder, or a hospital of that name trained in the run.
         DataError: if the folder's cases cannot be used.
     """
-    folder = run if isinstance(run, RunFolder) else RunFolder(Path(run))
-    facts = folder.read_facts()
-    study = read_study(folder.study)
+    folder, facts, study = open_run(run)
     if name in study.sites:
         raise RunError(
             f"{folder.path}: hospital '{name}' trained in this run; give the one to evaluate another name"

@@ -30,6 +30,11 @@ class Task(Kind, frozen=True):
     metrics: ClassVar[tuple[str, ...]] = ()
 
     @property
+    def predicts(self) -> str:
+        """What its module predicts: what belongs to its `needs`, or 'other' if it has metrics of its own."""
+        return "other" if self.metrics else self.needs
+
+    @property
     def outputs(self) -> int:
         """How many outputs the network must have."""
         raise NotImplementedError
