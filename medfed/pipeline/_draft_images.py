@@ -9,7 +9,7 @@ from typing import Literal
 from medfed.data.preflight.preflight import Preflight, check
 from medfed.data.preflight.summary import UNKNOWN_MODALITY
 from medfed.errors import DataError, StudyError
-from medfed.pipeline._draft import DraftBody, yaml_inline
+from medfed.pipeline._draft import Draft, yaml_inline
 
 ImageTask = Literal["segment", "classify"]
 Preflights = Mapping[str, Preflight]
@@ -27,7 +27,7 @@ def draft_images(
     held_out: Mapping[str, Path],
     task: ImageTask | None,
     progress: Callable[[int, int], None],
-) -> DraftBody:
+) -> Draft:
     """Return the draft of a segmentation or classification, which follows from the folders if `task` is None.
 
     Raises:
@@ -45,7 +45,7 @@ def draft_images(
     draft = _segmentation if task == "segment" else _classification
     text, warnings = draft({site: preflights[site] for site in sites}, channels.pop())
     summaries = tuple(f"{site}: {_summary(one)}" for site, one in preflights.items())
-    return DraftBody(text, summaries, (*_preflight_warnings(preflights), *warnings))
+    return Draft(text, summaries, (*_preflight_warnings(preflights), *warnings))
 
 
 def _preflight(site: str, path: Path, progress: Callable[[int, int], None]) -> Preflight:
@@ -62,14 +62,14 @@ def _preflight(site: str, path: Path, progress: Callable[[int, int], None]) -> P
 
 
 def _preflight_warnings(preflights: Preflights) -> list[str]:
-    errors = {
-        site: sum(problem.severity == "error" for problem in one.problems) for site, one in preflights.items()
-    }
-    return [
-        f"{site}: its folder has {count} kinds of errors; `medfed check` lists them and what to do"
-        for site, count in errors.items()
-        if count
-    ]
+    warnings = []
+    for site, one in preflights.items():
+        count = sum(problem.severity == "error" for problem in one.problems)
+        if count:
+            warnings.append(
+                f"{site}: its folder has {count} kinds of errors; `medfed check` lists them and what to do"
+            )
+    return warnings
 
 
 def _summary(preflight: Preflight) -> str:
@@ -88,43 +88,38 @@ def _infer_task(preflights: Preflights) -> ImageTask:
     Raises:
         StudyError: if neither labels nor classes are in every folder.
     """
-    without = {
-        kind: [site for site, one in preflights.items() if not one.facts[kind]]
-        for kind in ("labels", "targets")
-    }
-    if not without["labels"]:
+    unlabelled = [site for site, one in preflights.items() if not one.facts["labels"]]
+    if not unlabelled:
         return "segment"
-    if not without["targets"]:
+    unclassified = [site for site, one in preflights.items() if not one.facts["targets"]]
+    if not unclassified:
         return "classify"
     raise StudyError(
-        f"it is not clear what to learn: no case has a label at {', '.join(without['labels'])}; no case has "
-        f"a class at {', '.join(without['targets'])}; add the column 'label' (a mask's path) or 'target' (0, "
-        "1, ...) to cases.csv"
+        f"it is not clear what to learn: no case has a label at {', '.join(unlabelled)}; no case has a class "
+        f"at {', '.join(unclassified)}; add the column 'label' (a mask's path) or 'target' (0, 1, ...) to "
+        "cases.csv"
     )
 
 
 def _is_ct(preflights: Preflights) -> tuple[bool, list[str]]:
     """Return whether all images are CT in Hounsfield units, and a warning if that is not certain."""
     modalities = {modality for one in preflights.values() for modality in one.facts["modality"]}
-    unknown = {UNKNOWN_MODALITY} & modalities
+    known = sorted(modalities - {UNKNOWN_MODALITY})
     if modalities == {"CT"}:
         return True, []
     lowest = [
         one.facts["intensity"]["least"][0]
         for one in preflights.values()
-        if one.facts["intensity"] and set(one.facts["modality"]) <= unknown
+        if one.facts["intensity"] and set(one.facts["modality"]) <= {UNKNOWN_MODALITY}
     ]
-    if modalities - unknown <= {"CT"} and lowest and all(low < MAX_LOWEST_HU for low in lowest):
+    if set(known) <= {"CT"} and lowest and all(low < MAX_LOWEST_HU for low in lowest):
         return True, [
             f"NIfTI names no modality; all images hold values below {MAX_LOWEST_HU} and were taken for CT in "
             "HU"
         ]
-    if len(modalities - unknown) > 1:
-        return False, [
-            f"{' and '.join(sorted(modalities - unknown))} in one study: each image is normalised by its own "
-            "values"
-        ]
-    if modalities == unknown:
+    if len(known) > 1:
+        return False, [f"{' and '.join(known)} in one study: each image is normalised by its own values"]
+    if not known:
         return False, ["NIfTI names no modality; the images were taken for MR, or anything but CT in HU"]
     return False, []
 

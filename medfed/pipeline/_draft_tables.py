@@ -10,7 +10,7 @@ from pathlib import Path
 from medfed.data.csv_table import read_rows
 from medfed.data.layouts._layout import visible
 from medfed.errors import DataError, StudyError
-from medfed.pipeline._draft import DraftBody, yaml_inline
+from medfed.pipeline._draft import Draft, yaml_inline
 
 # A column with more different words than this is free text, or names, and not a category.
 MAX_CATEGORIES = 12
@@ -58,7 +58,7 @@ def table_file(path: Path) -> Path | None:
     return None
 
 
-def draft_tables(paths: Mapping[str, Path], answers: TargetColumns) -> DraftBody:
+def draft_tables(paths: Mapping[str, Path], answers: TargetColumns) -> Draft:
     """Return the draft of a study of these hospitals' tables.
 
     Raises:
@@ -79,7 +79,7 @@ def draft_tables(paths: Mapping[str, Path], answers: TargetColumns) -> DraftBody
     summaries = [
         f"{site}: a table, {len(next(iter(one.values()), []))} rows" for site, one in columns.items()
     ]
-    return DraftBody(_text(answers, columns, features), tuple(summaries), tuple(warnings))
+    return Draft(_text(answers, columns, features), tuple(summaries), tuple(warnings))
 
 
 def _check_answers(answers: TargetColumns, columns: Columns, shared: list[str]) -> None:

@@ -15,20 +15,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from medfed.data import fingerprint, harmonise
+from medfed.data.datamodule import SiteDataModule
 from medfed.data.proposal import propose_settings
 from medfed.data.settings import Images, PlanSettings, Table
+from medfed.data.table import training_sums
 from medfed.errors import DataError, StudyError, TooFewPatientsError
 from medfed.files import write_whole
 from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
-
-if TYPE_CHECKING:
-    from medfed.data.datamodule import SiteDataModule
 
 
 def plan_study(
@@ -128,8 +127,6 @@ def _fill_images(study: Study, plan: PlanSettings, merged: bytes) -> Images:
 
 def _table_sums(study: Study, plan: PlanSettings, site: SiteDataModule) -> bytes:
     assert isinstance(study.data, Table)
-    from medfed.data.table import training_sums
-
     return msgspec.json.encode(training_sums(site.rows, study.data.numbers, min_count=plan.fewest))
 
 
