@@ -19,6 +19,8 @@ IDENTIFIERS = ("patient", "case", "id", "split")
 
 # Site -> column -> cells.
 Columns = Mapping[str, Mapping[str, list[str]]]
+# Column to learn from -> its categories; none for a column of numbers.
+Features = Mapping[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,6 @@ class TargetColumns:
     def is_complete(self) -> bool:
         """Whether either a target, or time and event are given."""
         return (self.time is None) == (self.event is None) and (self.target is None) != (self.time is None)
-
-
-@dataclass(frozen=True)
-class _Features:
-    names: list[str]
-    categories: dict[str, list[str]]
-    warnings: list[str]
 
 
 def table_file(path: Path) -> Path | None:
@@ -69,12 +64,12 @@ def draft_tables(paths: Mapping[str, Path], answers: TargetColumns) -> Draft:
     first = next(iter(columns.values()))
     shared = [name for name in first if all(name in one for one in columns.values())]
     _check_answers(answers, columns, shared)
-    features = _features(columns, [name for name in shared if name not in (*answers.names, *IDENTIFIERS)])
-    warnings = features.warnings
+    candidates = [name for name in shared if name not in (*answers.names, *IDENTIFIERS)]
+    features, warnings = _features(columns, candidates)
     elsewhere = sorted({name for one in columns.values() for name in one} - set(shared))
     if elsewhere:
         warnings.append(f"not at every hospital, and left out: {', '.join(elsewhere)}")
-    if not features.names:
+    if not features:
         raise StudyError(f"no column is left to learn from: {'; '.join(warnings)}")
     summaries = [
         f"{site}: a table, {len(next(iter(one.values()), []))} rows" for site, one in columns.items()
@@ -97,21 +92,19 @@ def _check_answers(answers: TargetColumns, columns: Columns, shared: list[str]) 
             )
 
 
-def _features(columns: Columns, candidates: list[str]) -> _Features:
+def _features(columns: Columns, candidates: list[str]) -> tuple[Features, list[str]]:
     """Return the columns of numbers and of few different words, and a warning for each other column."""
-    names: list[str] = []
-    categories: dict[str, list[str]] = {}
+    features: dict[str, list[str]] = {}
     warnings: list[str] = []
     for name in candidates:
         cells = _cells(columns, name)
         if all(map(_is_number, cells)):
-            names.append(name)
+            features[name] = []
         elif len(cells) <= MAX_CATEGORIES:
-            names.append(name)
-            categories[name] = sorted(cells)
+            features[name] = sorted(cells)
         else:
             warnings.append(f"column '{name}' holds {len(cells)} different words and was left out")
-    return _Features(names, categories, warnings)
+    return features, warnings
 
 
 def _cells(columns: Columns, name: str) -> set[str]:
@@ -129,12 +122,13 @@ def _classes(columns: Columns, target: str) -> list[str]:
     return [f"class{number}" for number in range(max(map(int, cells)) + 1)]
 
 
-def _text(answers: TargetColumns, columns: Columns, features: _Features) -> str:
+def _text(answers: TargetColumns, columns: Columns, features: Features) -> str:
     is_survival = answers.target is None
     keys = ("time", "event") if is_survival else ("target",)
     asked = "".join(f"  {key}: {name}\n" for key, name in zip(keys, answers.names, strict=True))
     classes = "" if is_survival else f"  classes: {yaml_inline(_classes(columns, answers.names[0]))}\n"
-    categories = "".join(f"    {name}: {yaml_inline(words)}\n" for name, words in features.categories.items())
+    lines = [f"    {name}: {yaml_inline(words)}\n" for name, words in features.items() if words]
+    categories = "".join(["  categorical:\n", *lines]) if lines else ""
     return f"""task:
   kind: {"survival" if is_survival else "tabular"}
 {classes}
@@ -144,8 +138,8 @@ network:
 
 data:
   kind: table
-{asked}  features: {yaml_inline(features.names)}
-{"  categorical:" + chr(10) + categories if categories else ""}
+{asked}  features: {yaml_inline(list(features))}
+{categories}
 train:
   rounds: 20
   epochs: 2                     # local epochs per round
