@@ -10,6 +10,7 @@ from medfed.data.preflight.preflight import Preflight, check
 from medfed.data.preflight.summary import UNKNOWN_MODALITY
 from medfed.errors import DataError, StudyError
 from medfed.pipeline._draft import Draft, yaml_inline
+from medfed.pipeline.templates import render
 
 ImageTask = Literal["segment", "classify"]
 Preflights = Mapping[str, Preflight]
@@ -131,31 +132,15 @@ def _segmentation(preflights: Preflights, channels: str) -> tuple[str, list[str]
     grid, reason = (
         ("hu", "CT: Hounsfield units") if is_ct else ("relative", "not CT: each image's own values")
     )
-    text = f"""task:
-  kind: segment
-  classes: {yaml_inline(names)}
-
-network:
-  kind: unet
-  channels: [16, 32, 64, 128]
-
-data:
-  kind: images
-  channels: {channels}
-  plan:                         # set spacing, patch and normalisation from all data before round 1
-    grid: {grid:<21} # {reason}
-    voxels: {MAX_VOXELS:<19} # maximum of a patch: more for a large GPU, fewer for a small machine
-    fewest: {fewest:<19} # a hospital with fewer training patients sends no fingerprint
-  augment: {{flip: 0}}            # a chance of flips helps where left and right are alike
-
-train:
-  rounds: 30
-  epochs: 2                     # local epochs per round
-  batch: 2
-  optimiser: {{kind: adamw, lr: 0.001}}
-  schedule: {{kind: cosine}}
-  clip: 5
-"""
+    text = render(
+        "draft_segmentation.yaml.jinja",
+        classes=yaml_inline(names),
+        channels=channels,
+        grid=grid,
+        reason=reason,
+        voxels=MAX_VOXELS,
+        fewest=fewest,
+    )
     return text, modality_warnings + label_warnings
 
 
@@ -188,30 +173,14 @@ def _structures(preflights: Preflights) -> tuple[list[str], list[str]]:
 def _classification(preflights: Preflights, channels: str) -> tuple[str, list[str]]:
     classes, warnings = _class_names(preflights)
     spacing_mm, patch = _whole_image_grid(preflights)
-    text = f"""task:
-  kind: classify
-  classes: {yaml_inline(classes)}
-
-network:
-  kind: resnet
-  depth: 10
-  norm: group                   # statistics of batch norm differ too much between hospitals
-
-data:
-  kind: images
-  channels: {channels}
-  spacing_mm: {yaml_inline(spacing_mm)}   # the largest hospital's images fit into {MAX_SIDE} voxels per side
-  patch: {yaml_inline(patch)}
-  normalise: {{kind: percentile}}
-  augment: {{flip: 0}}            # a chance of flips helps where left and right are alike
-
-train:
-  rounds: 20
-  epochs: 2                     # local epochs per round
-  batch: 4
-  optimiser: {{kind: adamw, lr: 0.001}}
-  schedule: {{kind: cosine}}
-"""
+    text = render(
+        "draft_classification.yaml.jinja",
+        classes=yaml_inline(classes),
+        channels=channels,
+        spacing_mm=yaml_inline(spacing_mm),
+        patch=yaml_inline(patch),
+        max_side=MAX_SIDE,
+    )
     return text, warnings
 
 

@@ -11,6 +11,7 @@ from medfed.data.csv_table import read_rows
 from medfed.data.layouts._layout import visible
 from medfed.errors import DataError, StudyError
 from medfed.pipeline._draft import Draft, yaml_inline
+from medfed.pipeline.templates import render
 
 # A column with more different words than this is free text, or names, and not a category.
 MAX_CATEGORIES = 12
@@ -125,27 +126,14 @@ def _classes(columns: Columns, target: str) -> list[str]:
 def _text(answers: TargetColumns, columns: Columns, features: Features) -> str:
     is_survival = answers.target is None
     keys = ("time", "event") if is_survival else ("target",)
-    asked = "".join(f"  {key}: {name}\n" for key, name in zip(keys, answers.names, strict=True))
-    classes = "" if is_survival else f"  classes: {yaml_inline(_classes(columns, answers.names[0]))}\n"
-    lines = [f"    {name}: {yaml_inline(words)}\n" for name, words in features.items() if words]
-    categories = "".join(["  categorical:\n", *lines]) if lines else ""
-    return f"""task:
-  kind: {"survival" if is_survival else "tabular"}
-{classes}
-network:
-  kind: fully_connected
-  hidden: [16]                  # [] is a plain regression
-
-data:
-  kind: table
-{asked}  features: {yaml_inline(list(features))}
-{categories}
-train:
-  rounds: 20
-  epochs: 2                     # local epochs per round
-  batch: 16
-  optimiser: {{kind: adam, lr: 0.01}}
-"""
+    return render(
+        "draft_table.yaml.jinja",
+        task="survival" if is_survival else "tabular",
+        classes="" if is_survival else yaml_inline(_classes(columns, answers.names[0])),
+        targets=dict(zip(keys, answers.names, strict=True)),
+        features=yaml_inline(list(features)),
+        categories={name: yaml_inline(words) for name, words in features.items() if words},
+    )
 
 
 def _read_columns(site: str, path: Path) -> dict[str, list[str]]:
