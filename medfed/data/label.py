@@ -17,6 +17,7 @@ from medfed.data.dicom.rtstruct import read_structure_set
 from medfed.data.dicom.seg import read_segmentation
 from medfed.data.label_regions import check_classes, class_dtype
 from medfed.data.read_options import LabelOptions, ReadOptions
+from medfed.data.refusals import LabelClassesError, LabelGridError
 from medfed.data.volume import Info, Volume
 from medfed.data.volume_files import read_volumes
 from medfed.errors import LabelError
@@ -88,13 +89,13 @@ def reorient_to_grid(voxels: NDArray[Any], affine_ras: NDArray[np.float64], like
     turn = np.rint(to_like[:3, :3])
     order = np.abs(turn).argmax(axis=0)  # label axis -> axis of like
     if sorted(order.tolist()) != [0, 1, 2] or not np.array_equal(np.abs(turn).sum(axis=0), [1, 1, 1]):
-        raise LabelError(
+        raise LabelGridError(
             f"the label's grid is rotated or has another spacing: voxels of {_size_mm(affine_ras)} mm, the"
             f" image has {_size_mm(like.affine_ras)} mm; resample it onto the image"
         )
     shape = tuple(voxels.shape[int(axis)] for axis in np.argsort(order))
     if shape != like.shape:
-        raise LabelError(
+        raise LabelGridError(
             f"the label has {' x '.join(map(str, shape))} voxels, the image"
             f" {' x '.join(map(str, like.shape))}; resample it onto the image"
         )
@@ -116,7 +117,7 @@ def _check_corners(deviation: NDArray[np.float64], shape: tuple[int, ...], like:
         distances.max() > GRID_TOLERANCE_VOXELS * smallest
         or distances.min() > SHIFT_TOLERANCE_VOXELS * smallest
     ):
-        raise LabelError(
+        raise LabelGridError(
             f"the label's grid is shifted: corners lie up to {distances.max():.2f} mm from the image's, at"
             f" voxels of {_size_mm(like.affine_ras)} mm; resample it onto the image, or take the label of"
             " this image"
@@ -142,12 +143,12 @@ def to_class_numbers(voxels: NDArray[Any], classes: int | None) -> NDArray[Any]:
     for plane in planes:
         low, high = float(plane.min()), float(plane.max())
         if not (np.isfinite(low) and np.isfinite(high)):
-            raise LabelError("the label holds values that are not finite numbers; correct it")
+            raise LabelClassesError("the label holds values that are not finite numbers; correct it")
         whole = np.rint(plane)
         deviation = max(deviation, float(np.abs(plane - whole).max()))
         values |= {int(np.rint(low))} if low == high else _distinct(whole)
     if deviation > CLASS_TOLERANCE:
-        raise LabelError(
+        raise LabelClassesError(
             f"the label holds values up to {deviation:.3f} from an integer, so it is no map of classes; make"
             " it one (threshold a probability, resample with nearest neighbour)"
         )

@@ -8,14 +8,16 @@ header, and no path can get into a checkpoint or a log.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medfed.data.case import Case
+from medfed.data.refusals import ChannelGridError, SeveralVolumesError
 from medfed.data.resample import resample
 from medfed.data.settings import Augment, Images
 from medfed.data.volume import Volume
@@ -69,19 +71,15 @@ def read_case(case: Case, settings: Images, classes: int | None) -> tuple[Volume
     Raises:
         ImageError, LabelError: naming the case by token.
     """
-    from medfed.data.read import read, read_label
+    from medfed.data.read import read_label
 
     try:
-        volumes = [volume for path in case.image for volume in _only_volume(read(path))]
-        image = volumes[0]
-        for number, volume in enumerate(volumes[1:], start=2):
-            check_same_grid(image, volume, number)
-        array = np.concatenate([volume.array for volume in volumes]) if len(volumes) > 1 else image.array
-        if array.shape[0] != settings.channels:
+        image = read_image(case.image)
+        channels = image.array.shape[0]
+        if channels != settings.channels:
             raise ImageError(
-                f"the image has {array.shape[0]} channels, the study's data.channels is {settings.channels}"
+                f"the image has {channels} channels, the study's data.channels is {settings.channels}"
             )
-        image = Volume(array, image.affine_ras, image.info)
         label = None
         if case.label is not None:
             label = read_label(case.label, image, classes, overlap="refuse")
@@ -92,23 +90,41 @@ def read_case(case: Case, settings: Images, classes: int | None) -> tuple[Volume
     return image, label
 
 
-def _only_volume(volumes: list[Volume]) -> list[Volume]:
-    if len(volumes) != 1:
-        raise ImageError(
-            f"its image holds {len(volumes)} volumes, expected one; put each series or time point into a "
-            "folder of its own"
-        )
-    return volumes
+def read_image(paths: Sequence[Path | str]) -> Volume:
+    """Return one volume of all channels, which are on one grid; each path holds one volume.
+
+    Raises:
+        ImageError: if a path is refused or holds several volumes, or the channels' grids differ.
+    """
+    from medfed.data.read import read
+
+    channels: list[Volume] = []
+    for path in paths:
+        volumes = read(path)
+        if len(volumes) != 1:
+            raise SeveralVolumesError(
+                f"its image holds {len(volumes)} volumes, expected one; put each series or time point into a "
+                "folder of its own"
+            )
+        channels += volumes
+    first = channels[0]
+    if len(channels) == 1:
+        return first
+    for number, other in enumerate(channels[1:], start=2):
+        check_same_grid(first, other, number)
+    flags = tuple(dict.fromkeys(flag for one in channels for flag in one.info.flags))
+    array = np.concatenate([one.array for one in channels])
+    return Volume(array, first.affine_ras, replace(first.info, flags=flags))
 
 
 def check_same_grid(first: Volume, other: Volume, number: int) -> None:
-    """Raise an ImageError if channel `number` is not on the grid of channel 1."""
+    """Raise a ChannelGridError if channel `number` is not on the grid of channel 1."""
     corners = np.array(
         [[i, j, k, 1] for i in (0, first.shape[0]) for j in (0, first.shape[1]) for k in (0, first.shape[2])]
     )
     distance_mm = np.abs(corners @ (first.affine_ras - other.affine_ras).T).max()
     if first.shape != other.shape or distance_mm > GRID_TOLERANCE_VOXELS * min(first.spacing_mm):
-        raise ImageError(
+        raise ChannelGridError(
             f"channel {number} lies on another grid than channel 1 (shape {other.shape} against "
             f"{first.shape}, up to {distance_mm:.2f} mm apart); register and resample the channels to one "
             "grid"
