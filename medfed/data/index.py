@@ -119,16 +119,7 @@ def _raise_with_token(error: CaseError, site_secret: bytes) -> NoReturn:
 
 def with_token(case: ListedCase, site_secret: bytes) -> Case:
     """Return a listed case with its token."""
-    return Case(
-        id=case.id,
-        patient=case.patient,
-        token=case_token(site_secret, case.id),
-        image=case.image,
-        label=case.label,
-        target=case.target,
-        split=case.split,
-        attributes=case.attributes,
-    )
+    return Case(token=case_token(site_secret, case.id), **vars(case))
 
 
 def check_cases(cases: Sequence[Case]) -> None:

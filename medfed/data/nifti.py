@@ -11,7 +11,7 @@ import math
 import os
 import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,7 +148,8 @@ def _parse_header(data: bytes) -> _Header:
 
     if len(data) < 348:
         raise ImageError(f"a NIfTI header of {len(data)} bytes is cut off; copy the file again")
-    for order in "<>":
+    byte_orders: tuple[Literal["<", ">"], ...] = ("<", ">")
+    for order in byte_orders:
         size = struct.unpack_from(order + "i", data)[0]
         if size == 348:
             _check_magic(data[344:348], b"n+1\0")

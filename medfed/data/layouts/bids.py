@@ -12,16 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from medfed.data.layouts._layout import (
-    CaseError,
-    CaseListing,
-    Layout,
-    ListedCase,
-    is_nifti,
-    stem,
-    subfolders,
-    visible,
-)
+from medfed.data.layouts._files import is_nifti, stem, subfolders, visible
+from medfed.data.layouts._layout import CaseError, CaseListing, Layout, ListedCase
 from medfed.errors import DataError
 
 # How a label's name ends below derivatives/, where images lie too (bias-corrected, in a template's space).

@@ -7,17 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from medfed.data.layouts._layout import (
-    NIFTI_ENDINGS,
-    NO_PATIENTS,
-    CaseError,
-    CaseListing,
-    Layout,
-    ListedCase,
-    is_nifti,
-    stem,
-    visible,
-)
+from medfed.data.layouts._files import NIFTI_ENDINGS, is_nifti, stem, visible
+from medfed.data.layouts._layout import NO_PATIENTS, CaseError, CaseListing, Layout, ListedCase
 from medfed.errors import DataError, ImageError
 
 

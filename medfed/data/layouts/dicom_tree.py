@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from medfed.data.cache_location import files_below
-from medfed.data.layouts._layout import CaseError, CaseListing, Layout, ListedCase, may_be_dicom
+from medfed.data.layouts._files import may_be_dicom
+from medfed.data.layouts._layout import CaseError, CaseListing, Layout, ListedCase
 from medfed.errors import DataError
 
 if TYPE_CHECKING:
