@@ -153,8 +153,7 @@ class _Sums:
 
 def _geometry(image: Volume) -> tuple[int, ...]:
     """Return the bins of spacing, size and extent along right, front, up."""
-    axes = np.abs(image.affine_ras[:3, :3]).argmax(axis=0).tolist()
-    order = [axes.index(which) for which in range(3)] if sorted(axes) == [0, 1, 2] else [0, 1, 2]
+    order = image.axes_ras or (0, 1, 2)
     spacing = [image.spacing_mm[axis] for axis in order]
     size = [image.shape[axis] for axis in order]
     extent = [a * b for a, b in zip(spacing, size, strict=True)]

@@ -220,15 +220,14 @@ def _has_study_spacing(settings: Images, image: Volume) -> bool:
     if settings.spacing_mm == "native":
         return True
     letters = nib.aff2axcodes(image.affine_ras)  # type: ignore[no-untyped-call]  # nibabel is untyped
-    opposite = {"L": "R", "P": "A", "I": "S"}
-    spacing_along = {
-        opposite.get(letter, letter): step for letter, step in zip(letters, image.spacing_mm, strict=True)
-    }
-    targets = zip(settings.orientation, settings.spacing_mm, strict=True)
-    return all(
-        abs(spacing_along[opposite.get(letter, letter)] / step - 1) < SPACING_TOLERANCE
-        for letter, step in targets
-    )
+    own = dict(zip(map(_axis_of, letters), image.spacing_mm, strict=True))
+    wanted = dict(zip(map(_axis_of, settings.orientation), settings.spacing_mm, strict=True))
+    return all(abs(own[axis] / wanted[axis] - 1) < SPACING_TOLERANCE for axis in wanted)
+
+
+def _axis_of(letter: str) -> str:
+    """Return the patient's axis, x, y or z, along which a letter of an orientation points."""
+    return {"L": "x", "R": "x", "P": "y", "A": "y", "I": "z", "S": "z"}[letter]
 
 
 def _centres(label: NDArray[np.uint8] | None) -> NDArray[np.int32]:
@@ -289,22 +288,25 @@ def _triple(values: Iterable[int]) -> tuple[int, int, int]:
 
 
 def crop_padded(
-    array: NDArray[_T], start: tuple[int, int, int], patch: tuple[int, int, int], fill: float
+    array: NDArray[_T], start: tuple[int, int, int], patch: tuple[int, int, int], fill: float | None = None
 ) -> NDArray[_T]:
-    """Return (C, *patch) from `start`; a volume shorter than the patch is centred in `fill`."""
+    """Return (C, *patch) from `start`; a volume shorter than the patch is centred in `fill`.
+
+    By default `fill` is the volume's smallest value.
+    """
     part = array[(slice(None), *(slice(s, s + want) for s, want in zip(start, patch, strict=True)))]
     if part.shape[1:] == patch:
         return np.ascontiguousarray(part)
-    whole = np.full((part.shape[0], *patch), fill, part.dtype)
+    whole = np.full((part.shape[0], *patch), array.min() if fill is None else fill, part.dtype)
     offset = [(want - size) // 2 for size, want in zip(part.shape[1:], patch, strict=True)]
     whole[(slice(None), *(slice(o, o + size) for o, size in zip(offset, part.shape[1:], strict=True)))] = part
     return whole
 
 
-def centre_crop(array: NDArray[_T], patch: tuple[int, int, int], fill: float) -> NDArray[_T]:
-    """Return the middle of a volume, (C, *patch), padded if it is shorter."""
+def centre_crop(array: NDArray[_T], patch: tuple[int, int, int]) -> NDArray[_T]:
+    """Return the middle of a volume, (C, *patch), padded with its smallest value if it is shorter."""
     start = _triple(max(size - want, 0) // 2 for size, want in zip(array.shape[1:], patch, strict=True))
-    return crop_padded(array, start, patch, fill)
+    return crop_padded(array, start, patch)
 
 
 def augmentation(augment: Augment | Literal["none"], labelled: bool, orientation: str) -> Compose | None:
@@ -317,9 +319,8 @@ def augmentation(augment: Augment | Literal["none"], labelled: bool, orientation
     steps: list[Any] = []
     if augment.rotate and (augment.rotate_deg or augment.scale):
         steps.append(_random_affine(augment, keys))
-    axes = {"x": "LR", "y": "PA", "z": "IS"}
-    for name in augment.flip_axes if augment.flip else ():
-        axis = next(i for i, letter in enumerate(orientation) if letter in axes[name])
+    axes = [_axis_of(letter) for letter in orientation]
+    for axis in [axes.index(name) for name in augment.flip_axes] if augment.flip else ():
         steps.append(mt.RandFlipd(keys, prob=augment.flip, spatial_axis=axis))
     if augment.blur:
         steps.append(mt.RandGaussianSmoothd(["image"], (0.25, 1), (0.25, 1), (0.25, 1), prob=augment.blur))
@@ -360,21 +361,12 @@ def sample_patch(
     """
     import torch
 
-    fill = (
-        float(image.min())
-        if settings.patch is not None and _is_shorter(image.shape[1:], settings.patch)
-        else 0.0
-    )
-    if settings.patch is not None:
-        if label is None:
-            image = centre_crop(image, settings.patch, fill)
-        else:
-            random = np.random.default_rng(seed)
-            start = place_patch(image.shape[1:], centres, settings.patch, settings.foreground, random)
-            image, label = (
-                crop_padded(image, start, settings.patch, fill),
-                crop_padded(label, start, settings.patch, 0),
-            )
+    if settings.patch is not None and label is None:
+        image = centre_crop(image, settings.patch)
+    elif settings.patch is not None and label is not None:
+        random = np.random.default_rng(seed)
+        start = place_patch(image.shape[1:], centres, settings.patch, settings.foreground, random)
+        image, label = crop_padded(image, start, settings.patch), crop_padded(label, start, settings.patch, 0)
     data: dict[Hashable, Any] = {"image": torch.from_numpy(np.array(image, np.float32))}
     if label is not None:
         data["label"] = torch.from_numpy(label.astype(np.float32))
@@ -382,10 +374,6 @@ def sample_patch(
         augment.set_random_state(seed % 2**32)
         data = augment(data)
     return tensors(data)
-
-
-def _is_shorter(shape: tuple[int, ...], patch: tuple[int, ...]) -> bool:
-    return any(size < want for size, want in zip(shape, patch, strict=True))
 
 
 def tensors(data: Mapping[Hashable, Any]) -> dict[str, Tensor]:

@@ -280,7 +280,7 @@ def _perturbed_image(task: Task, data: SiteDataModule, case: Case, condition: st
     array = robustness.IMAGE_CHANGES[condition](image.array, image.spacing_mm, generator)
     found = prepare(Volume(array, image.affine_ras, image.info), None, settings).image
     if task.needs == "classify" and settings.patch is not None:
-        found = centre_crop(found, settings.patch, float(found.min()))
+        found = centre_crop(found, settings.patch)
     return torch.from_numpy(np.ascontiguousarray(found, np.float32))[None]
 
 

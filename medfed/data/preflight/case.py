@@ -229,18 +229,17 @@ def shaped_like_head(volume: Volume) -> bool:
         return False
     air, bright = np.percentile(finite, [1, 99])
     body = small > air + 0.12 * (bright - air)
-    axis_ras = np.abs(volume.affine_ras[:3, :3]).argmax(axis=0)  # axis of the array -> R, A or S
-    if sorted(axis_ras.tolist()) != [0, 1, 2]:
+    if volume.axes_ras is None:
         return False
-    extent = {}
-    for axis in range(3):
+    extents = []
+    for axis in volume.axes_ras:
         share = body.mean(axis=tuple(other for other in range(3) if other != axis))
         filled = np.flatnonzero(share > 0.02)
         if filled.size == 0:
             return False
-        length = (filled[-1] - filled[0] + 1) * steps[axis] * volume.spacing_mm[axis]
-        extent[int(axis_ras[axis])] = (length, small.shape[axis] * steps[axis] * volume.spacing_mm[axis])
-    (wide, view), (deep, _), (high, _) = extent[0], extent[1], extent[2]
+        step_mm = steps[axis] * volume.spacing_mm[axis]
+        extents.append(((filled[-1] - filled[0] + 1) * step_mm, small.shape[axis] * step_mm))
+    (wide, view), (deep, _), (high, _) = extents
     return bool(120 <= wide <= 215 and 160 <= deep <= 270 and high >= 155 and view >= wide + 6)
 
 

@@ -160,22 +160,9 @@ def _bars(title: str, values: NDArray[np.float64], unit: str) -> dict[str, Any]:
     if not values.size:
         return {}
     low, high = float(values.min()), float(values.max())
+    histogram = {"title": title, "unit": unit, "low": f"{low:.4g}", "high": "", "heights": []}
     if high - low < 1e-9:
-        return {
-            "title": title,
-            "unit": unit,
-            "low": f"{low:.4g}",
-            "high": "",
-            "heights": [1.0],
-            "n": values.size,
-        }
+        return histogram
     counts, _ = np.histogram(values, bins=BINS if values.size > 500 else 24, range=(low, high))
     heights = [round(float(count / counts.max()), 4) for count in counts]
-    return {
-        "title": title,
-        "unit": unit,
-        "low": f"{low:.4g}",
-        "high": f"{high:.4g}",
-        "heights": heights,
-        "n": 0,
-    }
+    return histogram | {"high": f"{high:.4g}", "heights": heights}
