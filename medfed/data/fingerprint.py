@@ -13,8 +13,8 @@ one towards the median.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -27,10 +27,9 @@ from medfed.data.histogram import Counts, Grid, Whole
 from medfed.data.index import Index
 from medfed.data.normalise.nyul import PERCENTILES, percentiles
 from medfed.data.settings import Images
+from medfed.data.transforms import read_case
+from medfed.data.volume import Volume
 from medfed.errors import DataError, LabelError
-
-if TYPE_CHECKING:
-    from medfed.data.volume import Volume
 
 # Sums of intensities are whole multiples of 1/FIXED_POINT.
 FIXED_POINT = 1024
@@ -174,7 +173,6 @@ def fingerprint(
     classes: int | None = None,
     channels: int = 1,
     min_count: int = 10,
-    read: Callable[[Case], tuple[Volume, Volume | None]] | None = None,
 ) -> Fingerprint:
     """Return the fingerprint of a hospital's training cases, small counts withheld.
 
@@ -184,7 +182,6 @@ def fingerprint(
         classes: how many classes the task has, 0 included; None where there are no labels.
         channels: how many channels an image has.
         min_count: counts of patients or voxels below this are withheld; the site's choice.
-        read: a function that reads a case; `read_case` by default.
 
     Raises:
         DataError: for fewer than `min_count` training patients; then everything would be withheld.
@@ -199,17 +196,9 @@ def fingerprint(
             f"the site has {patients} training patients and withholds numbers of fewer than {min_count}; it "
             "can train without giving a fingerprint"
         )
-    if read is None:
-        from medfed.data.transforms import read_case
-
-        settings = Images(channels=channels)
-
-        def read(case: Case) -> tuple[Volume, Volume | None]:
-            return read_case(case, settings, classes)
-
     sums = _Sums(channels, grid)
     for case in cases:
-        image, label = read(case)
+        image, label = read_case(case, Images(channels=channels), classes)
         if label is not None and label.array.shape[0] != 1:
             raise LabelError(
                 f"case {case.token}: its label has {label.array.shape[0]} channels, expected one"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import stat
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.cache_location import skip_cache_folder
+from medfed.data.cache_location import files_below
 from medfed.data.dicom.file import open_dicom
 from medfed.data.dicom.frame import MODALITY
 from medfed.data.dicom.rtstruct import read_structure_set
@@ -65,13 +66,10 @@ def _find_label_object(path: str) -> tuple[bytes, str]:
         file = open_dicom(path) if stat.S_ISREG(os.stat(path).st_mode) else None
         return (file.elements.text(MODALITY) if file is not None else b""), path
     objects = []
-    for folder, folders, file_names in os.walk(path):
-        folders[:] = skip_cache_folder(folders)
-        for name in file_names:
-            file_path = os.path.join(folder, name)
-            file = open_dicom(file_path)
-            if file is not None and file.elements.text(MODALITY) in (b"SEG", b"RTSTRUCT"):
-                objects.append((file.elements.text(MODALITY), file_path))
+    for file_path in map(str, files_below(Path(path))):
+        file = open_dicom(file_path)
+        if file is not None and file.elements.text(MODALITY) in (b"SEG", b"RTSTRUCT"):
+            objects.append((file.elements.text(MODALITY), file_path))
     if len(objects) > 1:
         raise LabelError(
             f"the folder holds {len(objects)} segmentations or structure sets; name the file of one"

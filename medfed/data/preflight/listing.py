@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medfed.data.cache_location import files_below
 from medfed.data.case import Case
-from medfed.data.csv_table import check_columns, read_cells
+from medfed.data.csv_table import QUOTE, check_columns, read_rows
 from medfed.data.index import index_folder, with_token
 from medfed.data.layouts import recognise
 from medfed.data.layouts._files import is_nifti, may_be_dicom, stem
@@ -55,7 +54,8 @@ def _with_splits(cases: Sequence[Case], key: bytes, fractions: Sequence[float]) 
 
 def _list_table(folder: Path, key: bytes, fractions: Sequence[float]) -> Listing:
     try:
-        columns, rows = _read_table(folder / FILE_NAME)
+        rows = read_rows(folder / FILE_NAME, FILE_NAME, any_length=True)
+        columns = next(rows)[1]
         check_columns(columns, REQUIRED_COLUMNS, FILE_NAME)
     except DataError as error:
         listing = _fallback_listing(folder, key, fractions, str(error))
@@ -66,10 +66,7 @@ def _list_table(folder: Path, key: bytes, fractions: Sequence[float]) -> Listing
     row_of_id: dict[str, int] = {}
     for number, cells in rows:
         if len(cells) != len(columns):
-            detail = (
-                f"it has {len(cells)} cells, the heading has {len(columns)}; "
-                "quote cells that contain the separator"
-            )
+            detail = f"it has {len(cells)} cells, the heading has {len(columns)}; {QUOTE}"
             findings.append(Finding("row", f"row {number}", detail))
             continue
         listed, errors = read_row(folder, dict(zip(columns, cells, strict=True)), number, row_of_id)
@@ -81,26 +78,6 @@ def _list_table(folder: Path, key: bytes, fractions: Sequence[float]) -> Listing
     findings += [Finding("note", "", note) for note in patient_notes(columns)]
     findings += _patients_in_two_splits(cases, names)
     return Listing(FILE_NAME, _with_splits(cases, key, fractions), tuple(names), tuple(findings))
-
-
-def _read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the columns, and each row with its number, of any number of cells.
-
-    Raises:
-        DataError: for a file that is no table.
-    """
-    rows: list[tuple[int, list[str]]] = []
-    try:
-        for row in read_cells(path, FILE_NAME):
-            rows.append(row)
-    except csv.Error:
-        if not rows:
-            raise DataError("cases.csv cannot be read as a table: a quote is opened and not closed") from None
-        # Reported as a row without cells; nothing after it can be trusted.
-        rows.append((rows[-1][0] + 1, []))
-    if not rows:
-        raise DataError("cases.csv is empty; its first line names the columns")
-    return [cell.lower() for cell in rows[0][1]], rows[1:]
 
 
 def _patients_in_two_splits(cases: Sequence[Case], names: Sequence[str]) -> list[Finding]:
