@@ -109,13 +109,13 @@ def net() -> Net:
     return Net()
 
 
-def rule_for(method: LocalMethod) -> Rule:
-    return kinds("aggregation")[method.rules[0] if method.rules else "fedavg"]()  # type: ignore[return-value]
+def rule_for(method: LocalMethod | None) -> Rule:
+    return kinds("aggregation")[method.rules[0] if method and method.rules else "fedavg"]()  # type: ignore[return-value]
 
 
 def federate(
     folder: Path,
-    method: LocalMethod,
+    method: LocalMethod | None,
     sites: tuple[str, ...] = ("north", "south"),
     *,
     failing_epoch: int | None = None,
@@ -139,17 +139,21 @@ def federate(
 
     return simulate(
         {name: site(name) for name in sites},
-        weights_of(net(), method.keep_local()),
+        weights_of(net(), method.keep_local() if method else ()),
         HubConfig(ROUNDS, tuple(sorted(sites)), rule_for(method), minimum=len(sites), seed=3),
         folder=folder / "hub",
         on_bytes=on_bytes,
     )
 
 
+def personal_models(folder: Path) -> dict[str, str]:
+    """Return the digest of each hospital's own model."""
+    return {path.parent.name: digest(load_file(path)) for path in sorted(folder.glob(f"*/{PERSONAL}"))}
+
+
 def results(folder: Path, final: GlobalModel) -> dict[str, str]:
     """Return the digests of the global model and of each hospital's own."""
-    personal = {path.parent.name: digest(load_file(path)) for path in folder.glob(f"*/{PERSONAL}")}
-    return personal | {"global": digest(final.weights)}
+    return personal_models(folder) | {"global": digest(final.weights)}
 
 
 def check_finite(weights: Weights) -> None:
