@@ -36,7 +36,7 @@ from medfed.data.histogram import (
 from medfed.data.index import Index
 from medfed.data.normalise.nyul import PERCENTILES, percentiles
 from medfed.data.settings import Images
-from medfed.errors import DataError, LabelError
+from medfed.errors import DataError, LabelError, TooFewPatientsError
 
 if TYPE_CHECKING:
     from medfed.data.volume import Volume
@@ -207,7 +207,7 @@ def fingerprint(
         read: a function that reads a case; `read_case` by default.
 
     Raises:
-        DataError: for fewer than `min_count` training patients; then everything would be withheld.
+        TooFewPatientsError: for fewer than `min_count` training patients; then everything would be withheld.
         ImageError, LabelError: for a case that is refused, by its token.
     """
     cases = index.split("train")
@@ -215,7 +215,7 @@ def fingerprint(
     if min_count < 1:
         raise DataError(f"counts below {min_count} are to be withheld; expected at least 1, 10 is advised")
     if patients < min_count or not cases:
-        raise DataError(
+        raise TooFewPatientsError(
             f"the site has {patients} training patients and withholds numbers of fewer than {min_count}; it "
             "can train without giving a fingerprint"
         )
