@@ -29,7 +29,7 @@ from medfed.data.normalise.nyul import PERCENTILES, percentiles
 from medfed.data.settings import Images
 from medfed.data.transforms import read_case
 from medfed.data.volume import Volume
-from medfed.errors import DataError, LabelError
+from medfed.errors import DataError, LabelError, TooFewPatientsError
 
 # Sums of intensities are whole multiples of 1/FIXED_POINT.
 FIXED_POINT = 1024
@@ -184,7 +184,7 @@ def fingerprint(
         min_count: counts of patients or voxels below this are withheld; the site's choice.
 
     Raises:
-        DataError: for fewer than `min_count` training patients; then everything would be withheld.
+        TooFewPatientsError: for fewer than `min_count` training patients; then everything would be withheld.
         ImageError, LabelError: for a case that is refused, by its token.
     """
     cases = index.split("train")
@@ -192,7 +192,7 @@ def fingerprint(
     if min_count < 1:
         raise DataError(f"counts below {min_count} are to be withheld; expected at least 1, 10 is advised")
     if patients < min_count or not cases:
-        raise DataError(
+        raise TooFewPatientsError(
             f"the site has {patients} training patients and withholds numbers of fewer than {min_count}; it "
             "can train without giving a fingerprint"
         )

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfed.data.histogram import Whole, add_records
-from medfed.errors import DataError
+from medfed.errors import DataError, TooFewPatientsError
 
 _Floats = NDArray[np.floating[Any]]
 
@@ -60,11 +60,11 @@ def sums(
         min_count: a feature with values of fewer patients than this is withheld.
 
     Raises:
-        DataError: for fewer than `min_count` patients; then everything would be withheld.
+        TooFewPatientsError: for fewer than `min_count` patients; then everything would be withheld.
     """
     count = len(set(patients))
     if count < max(min_count, 1):
-        raise DataError(
+        raise TooFewPatientsError(
             f"the site has {count} training patients and withholds numbers of fewer than {min_count}; "
             "it can train without giving its sums"
         )

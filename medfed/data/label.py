@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfed.data.cache_location import files_below
-from medfed.data.dicom.file import open_dicom
-from medfed.data.dicom.frame import MODALITY
+from medfed.data.dicom import tags
+from medfed.data.dicom.file import DicomFile, open_dicom
 from medfed.data.dicom.rtstruct import read_structure_set
 from medfed.data.dicom.seg import read_segmentation
 from medfed.data.label_regions import check_classes, class_dtype
@@ -40,12 +39,10 @@ def read_label_on_grid(path: str, like: Volume, options: LabelOptions) -> Volume
         raise LabelError(f"overlap is 'channels', 'refuse' or 'later'; not {options.overlap!r}")
     if like.array.ndim != 4:
         raise LabelError(f"the volume has {like.array.ndim} axes; (C, X, Y, Z) is expected")
-    modality, label_path = _find_label_object(path)
-    if modality == b"SEG":
-        return read_segmentation(label_path, like, options)
-    if modality == b"RTSTRUCT":
-        return read_structure_set(label_path, like, options)
-    volumes = read_volumes(label_path, ReadOptions(padding="nan", unlimited_ratio_voxels=like.array[0].size))
+    regions = _find_regions(path)
+    if regions is not None:
+        return _REGION_READERS[regions.elements.text(tags.MODALITY)](regions, like, options)
+    volumes = read_volumes(path, ReadOptions(padding="nan", unlimited_ratio_voxels=like.array[0].size))
     if len(volumes) != 1:
         raise LabelError(
             f"the label's folder holds {len(volumes)} volumes, 1 is expected; name the label's file"
@@ -60,21 +57,19 @@ def read_label_on_grid(path: str, like: Volume, options: LabelOptions) -> Volume
     return Volume(classes[None], like.affine_ras.copy(), Info("", label.info.skipped, ()))
 
 
-def _find_label_object(path: str) -> tuple[bytes, str]:
-    """Return the modality and path of the only SEG or RTSTRUCT; b"" and `path` if the label is an image."""
-    if not stat.S_ISDIR(os.stat(path).st_mode):
-        file = open_dicom(path) if stat.S_ISREG(os.stat(path).st_mode) else None
-        return (file.elements.text(MODALITY) if file is not None else b""), path
-    objects = []
-    for file_path in map(str, files_below(Path(path))):
-        file = open_dicom(file_path)
-        if file is not None and file.elements.text(MODALITY) in (b"SEG", b"RTSTRUCT"):
-            objects.append((file.elements.text(MODALITY), file_path))
+_REGION_READERS = {b"SEG": read_segmentation, b"RTSTRUCT": read_structure_set}
+
+
+def _find_regions(path: str) -> DicomFile | None:
+    """Return the only segmentation or structure set at `path`, or None if the label is an image."""
+    paths = files_below(Path(path)) if os.path.isdir(path) else [Path(path)]
+    opened = (file for one in paths if one.is_file() and (file := open_dicom(str(one))) is not None)
+    objects = [file for file in opened if file.elements.text(tags.MODALITY) in _REGION_READERS]
     if len(objects) > 1:
         raise LabelError(
             f"the folder holds {len(objects)} segmentations or structure sets; name the file of one"
         )
-    return objects[0] if objects else (b"", path)
+    return objects[0] if objects else None
 
 
 def reorient_to_grid(voxels: NDArray[Any], affine_ras: NDArray[np.float64], like: Volume) -> NDArray[Any]:

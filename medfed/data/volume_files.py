@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from medfed.data.cache_location import skip_cache_folder
-from medfed.data.dicom.directory import DIRECTORY, listed_files
+from medfed.data.dicom import tags
+from medfed.data.dicom.directory import listed_files
 from medfed.data.dicom.file import DicomFile, open_dicom
 from medfed.data.dicom.volumes import assemble_volumes, describe_non_image
 from medfed.data.nifti import is_nifti, read_nifti, unpacked_head
@@ -47,7 +48,7 @@ def _read_file(path: str, options: ReadOptions) -> list[Volume]:
     file = open_dicom(path)
     if file is None:
         raise ImageError(_unknown_format(_first_bytes(path)))
-    if DIRECTORY in file.elements:
+    if tags.DIRECTORY in file.elements:
         return _read_files(listed_files(file), options)
     note = describe_non_image(file)
     if note is not None:
