@@ -50,8 +50,8 @@ from medfed.privacy._clipping import factor, scaled, share
 from medfed.privacy._masks import Bits
 from medfed.privacy._noise import MAX_DEVIATIONS, gaussian
 from medfed.privacy._privacy import Positive, RoundSession, UpdateProtector, public_only
-from medfed.privacy._secagg import Settings, required_sites
-from medfed.privacy._secagg_client import GROUP, protectors
+from medfed.privacy._secagg import GROUP, Settings, required_sites
+from medfed.privacy._secagg_client import protectors
 from medfed.privacy._secagg_server import open_session
 from medfed.registry import kind_of
 from medfed.wire.messages import HubChannel, SiteChannel
