@@ -222,7 +222,8 @@ class HubSum:
             if missing := sorted(set(sites) - set(masked)):
                 raise QuorumError(
                     f"round {attempt.channel.round}: the sum was to be over {', '.join(sites)}, and the "
-                    f"update of '{missing[0]}' is no longer there; continue with --resume, which repeats the round"
+                    f"update of '{missing[0]}' is no longer there; continue with --resume, which repeats "
+                    "the round"
                 )
             seeds, keys = self._unmasking(sites)
             return [self._sum([masked[site] for site in sites], seeds, keys, weights)]
