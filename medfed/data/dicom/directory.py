@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 
+from medfed.data.dicom import tags
 from medfed.data.dicom.file import DicomFile
 from medfed.errors import ImageError
-
-DIRECTORY = 0x00041220
-_FILE_ID = 0x00041500
 
 
 def listed_files(directory: DicomFile) -> list[str]:
@@ -41,8 +39,8 @@ def _split_by_existence(directory: DicomFile) -> tuple[list[str], int]:
     folder = os.path.dirname(os.path.abspath(directory.path))
     paths = []
     missing = 0
-    for record in directory.elements.items(DIRECTORY):
-        parts = [part.decode("ascii", "replace") for part in record.texts(_FILE_ID)]
+    for record in directory.elements.items(tags.DIRECTORY):
+        parts = [part.decode("ascii", "replace") for part in record.texts(tags.FILE_ID)]
         if not parts:
             continue
         if any(part in ("", ".", "..") or "/" in part or "\0" in part for part in parts):

@@ -9,15 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from medfed.data.dicom.elements import (
-    DOUBLE_PIXELS,
-    FLOAT_PIXELS,
-    PIXELS,
-    UNDEFINED,
-    VRS,
-    Elements,
-    TruncatedHeader,
-)
+from medfed.data.dicom.elements import UNDEFINED, VRS, Elements, TruncatedHeader
+from medfed.data.dicom.tags import PIXEL_TAGS
 from medfed.data.size_limits import MAX_RATIO, UNLIMITED_RATIO_BYTES
 from medfed.errors import ImageError
 
@@ -63,7 +56,7 @@ class DicomFile:
         Raises:
             ImageError: if there are none, or the file ends before they do.
         """
-        for tag in (PIXELS, FLOAT_PIXELS, DOUBLE_PIXELS):
+        for tag in PIXEL_TAGS:
             if tag in self.elements:
                 at, length, _ = self.elements.where(tag)
                 if (length == UNDEFINED) != self.encapsulated:
@@ -161,7 +154,7 @@ def _parse(path: str, data: bytes, size: int) -> DicomFile | None:
     if syntax in NATIVE or not syntax:
         syntax = BIG_ENDIAN if not little else EXPLICIT if explicit else IMPLICIT
     elements = Elements(data, start, len(data), little=little, explicit=explicit)
-    if not whole and not any(tag in elements for tag in (PIXELS, FLOAT_PIXELS, DOUBLE_PIXELS)):
+    if not whole and not any(tag in elements for tag in PIXEL_TAGS):
         raise TruncatedHeader
     return DicomFile(path, elements, syntax, start, size)
 
@@ -174,7 +167,7 @@ def _deflated(data: bytes, start: int, size: int, whole: bool) -> Elements:
             elements = Elements(unpacked, 0, len(unpacked), little=True, explicit=True)
         except TruncatedHeader:
             continue
-        if ended or any(tag in elements for tag in (PIXELS, FLOAT_PIXELS, DOUBLE_PIXELS)):
+        if ended or any(tag in elements for tag in PIXEL_TAGS):
             return elements
     if whole:
         raise ImageError("truncated: the deflated data end before the header does; copy the file again")
