@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medfed.data.csv_table import read_rows
-from medfed.data.layouts._layout import visible
+from medfed.data.layouts._files import visible
 from medfed.errors import DataError, StudyError
 from medfed.pipeline._draft import Draft, yaml_inline
 from medfed.pipeline.templates import render

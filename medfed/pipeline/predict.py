@@ -107,7 +107,7 @@ def _predict_images(
         prepared = prepare_case(case, settings, "classify", None)
         image = np.array(prepared.image, np.float32)
         if task.needs == "classify" and settings.patch is not None:
-            image = centre_crop(image, settings.patch, float(image.min()))
+            image = centre_crop(image, settings.patch)
         with torch.inference_mode():
             outputs = module.predict_step({"image": torch.from_numpy(image)[None], "case": [case.token]}, 0)
         if task.predicts == "segment":
