@@ -33,7 +33,7 @@ from medfed.local_training._train_pass import TrainEvaluator
 from medfed.models.networks import Network
 from medfed.models.optimisers.sgd import SGD
 from medfed.models.schedules.constant import Constant
-from medfed.models.tasks import Task
+from medfed.models.tasks import Task, Training
 from medfed.wire.encoding import decode_update
 from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Weights, digest, load, local_names, weights_of
@@ -253,7 +253,7 @@ def module_and_batches(name: str) -> tuple[pl.LightningModule, list[dict], str]:
     task: Task = record(classes=("none", "some"))  # type: ignore[assignment]
     torch.manual_seed(0)
     built = network.build(1 if flat else 5, task.outputs, size)
-    module = task.module(built, optimiser=SGD(lr=0.01), schedule=Constant(), epochs=2, patch=size)
+    module = task.module(built, Training(SGD(lr=0.01), Constant(), epochs=2, patch=size))
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
     generator = torch.Generator().manual_seed(1)
     batches = []

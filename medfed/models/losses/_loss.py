@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from medfed.errors import StudyError
@@ -58,8 +59,12 @@ def check_weights(loss: Loss, weights: tuple[float, ...] | None, classes: int) -
         raise StudyError(f"loss '{kind_of(loss)}': weights must not be negative, and not all 0")
 
 
-def apply_module(module: nn.Module, logits: Tensor, target: Tensor) -> Tensor:
-    """Return a MONAI loss's value; bound by `functools.partial`, its module isn't registered by Lightning."""
+def module_criterion(module: nn.Module) -> Criterion:
+    """Return a MONAI loss as a function, so that Lightning doesn't register the module."""
+    return partial(_apply, module)
+
+
+def _apply(module: nn.Module, logits: Tensor, target: Tensor) -> Tensor:
     loss: Tensor = module(logits, target)
     return loss
 

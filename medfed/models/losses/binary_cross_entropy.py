@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
 from medfed.errors import StudyError
-from medfed.models._needs import Needs
 from medfed.models.losses._loss import Criterion, Loss
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ class BinaryCrossEntropy(Loss, tag="binary_cross_entropy", frozen=True):
     this loss. `positive` is the weight of the second class's examples relative to the first's.
     """
 
-    serves: ClassVar[tuple[Needs, ...]] = ("classify", "table")
+    serves = ("classify", "table")
 
     positive: Annotated[float, Meta(gt=0)] = 1.0
 

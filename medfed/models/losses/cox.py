@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
-from medfed.models._needs import Needs
 from medfed.models.losses._loss import Criterion, Loss
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ class Cox(Loss, tag="cox", frozen=True):
     batch without an event has loss 0.
     """
 
-    serves: ClassVar[tuple[Needs, ...]] = ("survival",)
+    serves = ("survival",)
 
     ties: Literal["efron", "breslow"] = "efron"
     per: Literal["events", "examples"] = "events"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from medfed.models._needs import Needs
 from medfed.models.losses._loss import Criterion, Loss, check_weights, class_numbers
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ class CrossEntropy(Loss, tag="cross_entropy", frozen=True):
     of the target that is spread equally over all classes.
     """
 
-    serves: ClassVar[tuple[Needs, ...]] = ("segment", "classify", "table")
+    serves = ("segment", "classify", "table")
 
     weights: tuple[float, ...] | None = None
     smoothing: Annotated[float, Meta(ge=0, lt=1)] = 0.0

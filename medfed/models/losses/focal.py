@@ -6,11 +6,10 @@ MONAI's can use softmax, too, but also averages over the classes; with gamma 0 t
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from medfed.models._needs import Needs
 from medfed.models.losses._loss import Criterion, Loss, check_weights, class_numbers
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ class Focal(Loss, tag="focal", frozen=True):
     equally, as in the paper.
     """
 
-    serves: ClassVar[tuple[Needs, ...]] = ("segment", "classify", "table")
+    serves = ("segment", "classify", "table")
 
     gamma: Annotated[float, Meta(ge=0)] = 2.0
     weights: tuple[float, ...] | None = None

@@ -8,11 +8,10 @@ paper's truncated form, which drops examples of small p, is left out.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from medfed.models._needs import Needs
 from medfed.models.losses._loss import Criterion, Loss, check_weights, class_numbers
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ class GeneralisedCrossEntropy(Loss, tag="generalised_cross_entropy", frozen=True
     slowly from right ones. `weights` has one weight per class; the mean is then weighted.
     """
 
-    serves: ClassVar[tuple[Needs, ...]] = ("segment", "classify", "table")
+    serves = ("segment", "classify", "table")
 
     q: Annotated[float, Meta(gt=0, le=1)] = 0.7
     weights: tuple[float, ...] | None = None

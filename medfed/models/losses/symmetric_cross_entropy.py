@@ -8,11 +8,10 @@ of one class the second is -A (1 - p), p the probability of that class.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from medfed.models._needs import Needs
 from medfed.models.losses._loss import Criterion, Loss, class_numbers
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ class SymmetricCrossEntropy(Loss, tag="symmetric_cross_entropy", frozen=True):
     for small data sets.
     """
 
-    serves: ClassVar[tuple[Needs, ...]] = ("segment", "classify", "table")
+    serves = ("segment", "classify", "table")
 
     alpha: Annotated[float, Meta(ge=0)] = 0.1
     beta: Annotated[float, Meta(ge=0)] = 1.0

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta, field
 
 from medfed.errors import StudyError
-from medfed.models._needs import Needs
-from medfed.models.losses import Loss
 from medfed.models.losses.dicece import DiceCE
-from medfed.models.tasks._task import Task, check_classes, check_loss
-from medfed.registry import union
+from medfed.models.tasks._task import AnyLoss, Task, check_classes, check_loss
+from medfed.models.tasks._training import Training
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule
     from torch import Tensor, nn
-
-    from medfed.models.optimisers import Optimiser
-    from medfed.models.schedules import Schedule
-
-    AnyLoss = Loss
-else:
-    AnyLoss = union("losses")
 
 
 class Segment(Task, tag="segment", frozen=True):
@@ -40,7 +31,7 @@ class Segment(Task, tag="segment", frozen=True):
     listed labelled all classes.
     """
 
-    needs: ClassVar[Needs] = "segment"
+    needs = "segment"
 
     classes: tuple[str, ...]
     loss: AnyLoss = DiceCE()
@@ -104,16 +95,7 @@ class Segment(Task, tag="segment", frozen=True):
         largest = [self.classes.index(name) for name in self.largest]
         return remove_components(labels, largest, self.minimum_voxels, len(self.classes))
 
-    def module(
-        self,
-        network: nn.Module,
-        *,
-        optimiser: Optimiser,
-        schedule: Schedule,
-        epochs: int,
-        patch: tuple[int, ...] | None = None,
-        site: str = "",
-    ) -> LightningModule:
+    def module(self, network: nn.Module, training: Training) -> LightningModule:
         from medfed.models.tasks._segmentation import Segmentation
 
-        return Segmentation(self, network, optimiser, schedule, epochs, patch, self.labelled_at(site))
+        return Segmentation(self, network, training, self.labelled_at(training.site))
