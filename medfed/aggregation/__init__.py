@@ -26,20 +26,12 @@ from medfed.aggregation._reduce import (
     add_weighted_deltas,
     squared_norms,
     stacked_blocks,
-    state_block,
     weighted_sum_blocks,
     write_block,
 )
-from medfed.aggregation._rule import (
-    Merged,
-    Rule,
-    State,
-    require_sites,
-    required_scalar,
-    shares,
-    state_group,
-    validated_updates,
-)
+from medfed.aggregation._rule import Merged, Rule, State
+from medfed.aggregation._state import state_block, state_group
+from medfed.aggregation._updates import require_sites, required_scalar, shares, validated_updates
 
 __all__ = [
     "Block",

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from medfed.aggregation._reduce import add_weighted_deltas
-from medfed.aggregation._rule import Merged, Rule, State, shares, validated_updates
+from medfed.aggregation._rule import Merged, Rule, State
+from medfed.aggregation._updates import shares, validated_updates
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 

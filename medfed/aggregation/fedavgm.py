@@ -17,21 +17,12 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from medfed.aggregation._reduce import state_block, weighted_sum_blocks, write_block
-from medfed.aggregation._rule import (
-    Fraction,
-    Merged,
-    Positive,
-    Rule,
-    State,
-    shares,
-    state_dtype,
-    state_group,
-    validated_updates,
-    zeros_for_state,
-)
+from medfed.aggregation._reduce import stepped_blocks, write_block
+from medfed.aggregation._rule import Fraction, Merged, Positive, Rule, State
+from medfed.aggregation._state import state_block, state_dtype, state_group, zeros_for_state
+from medfed.aggregation._updates import shares, validated_updates
 from medfed.wire.update import Update
-from medfed.wire.weights import Weights, is_running_statistic
+from medfed.wire.weights import Weights
 
 
 class FedAvgM(Rule, frozen=True, tag="fedavgm"):
@@ -52,10 +43,7 @@ class FedAvgM(Rule, frozen=True, tag="fedavgm"):
         before = state_group(state, "momentum", self)
         merged: dict[str, Tensor] = {}
         after: dict[str, Tensor] = {}
-        for block in weighted_sum_blocks(sites, shares(sites), weights):
-            if is_running_statistic(block.name):
-                write_block(merged, block, block.model(), sites)
-                continue
+        for block in stepped_blocks(sites, shares(sites), weights, merged):
             velocity = state_block(before, block).mul_(self.momentum).add_(block.delta())
             write_block(after, block, velocity, sites, state_dtype(block.tensor.dtype))
             write_block(merged, block, block.weights().add_(velocity, alpha=self.learning_rate), sites)

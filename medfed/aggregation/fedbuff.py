@@ -18,23 +18,13 @@ keep that round's weights (or the delta itself) until then, and gives the rule a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
 
 import torch
 
 from medfed.aggregation._reduce import add_weighted_deltas
-from medfed.aggregation._rule import (
-    AtLeastOne,
-    Merged,
-    NotNegative,
-    Positive,
-    Rule,
-    State,
-    newest_round,
-    shares,
-    state_group,
-    validated_updates,
-)
+from medfed.aggregation._rule import AtLeastOne, Merged, NotNegative, Positive, Rule, State
+from medfed.aggregation._state import state_group
+from medfed.aggregation._updates import newest_round, shares, validated_updates
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
@@ -46,7 +36,7 @@ class FedBuff(Rule, frozen=True, tag="fedbuff"):
     learning_rate: Positive = 1.0
     staleness_power: NotNegative = 0.5
 
-    asynchronous: ClassVar[bool] = True
+    asynchronous = True
 
     @property
     def buffer_size(self) -> int:

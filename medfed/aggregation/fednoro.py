@@ -26,18 +26,8 @@ from torch import Tensor
 
 from medfed.aggregation._distances import squared_distances
 from medfed.aggregation._reduce import add_weighted_deltas
-from medfed.aggregation._rule import (
-    Count,
-    Merged,
-    NotNegative,
-    Rule,
-    State,
-    describe,
-    newest_round,
-    required_scalar,
-    shares,
-    validated_updates,
-)
+from medfed.aggregation._rule import Count, Merged, NotNegative, Rule, State
+from medfed.aggregation._updates import describe, newest_round, required_scalar, shares, validated_updates
 from medfed.errors import RuleError
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights

@@ -17,16 +17,8 @@ from collections.abc import Iterable
 import torch
 
 from medfed.aggregation._reduce import add_weighted_deltas
-from medfed.aggregation._rule import (
-    Fraction,
-    Merged,
-    Rule,
-    State,
-    describe,
-    required_scalar,
-    shares,
-    validated_updates,
-)
+from medfed.aggregation._rule import Fraction, Merged, Rule, State
+from medfed.aggregation._updates import describe, required_scalar, shares, validated_updates
 from medfed.errors import RuleError
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights

@@ -22,16 +22,8 @@ from torch import Tensor
 
 from medfed.aggregation._distances import distances_to, scalar_products
 from medfed.aggregation._reduce import add_weighted_deltas
-from medfed.aggregation._rule import (
-    AtLeastOne,
-    Merged,
-    Positive,
-    Rule,
-    State,
-    newest_round,
-    shares,
-    validated_updates,
-)
+from medfed.aggregation._rule import AtLeastOne, Merged, Positive, Rule, State
+from medfed.aggregation._updates import newest_round, shares, validated_updates
 from medfed.errors import RuleError
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights

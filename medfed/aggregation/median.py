@@ -15,8 +15,9 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from medfed.aggregation._reduce import stacked_blocks, write_block
-from medfed.aggregation._rule import Merged, Rule, State, validated_updates
+from medfed.aggregation._rule import Merged, Rule, State
 from medfed.aggregation._sorting import sorted_median, sorted_rows
+from medfed.aggregation._updates import validated_updates
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 

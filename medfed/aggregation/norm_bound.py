@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from statistics import median_low
 
 from medfed.aggregation._reduce import add_weighted_deltas, squared_norms
-from medfed.aggregation._rule import Merged, Positive, Rule, State, shares, validated_updates
+from medfed.aggregation._rule import Merged, Positive, Rule, State
+from medfed.aggregation._updates import shares, validated_updates
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 

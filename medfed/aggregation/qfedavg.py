@@ -23,17 +23,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from medfed.aggregation._reduce import add_weighted_deltas, squared_norms
-from medfed.aggregation._rule import (
-    Merged,
-    NotNegative,
-    Positive,
-    Rule,
-    State,
-    describe,
-    required_scalar,
-    shares,
-    validated_updates,
-)
+from medfed.aggregation._rule import Merged, NotNegative, Positive, Rule, State
+from medfed.aggregation._updates import describe, required_scalar, shares, validated_updates
 from medfed.errors import RuleError
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights

@@ -14,8 +14,9 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from medfed.aggregation._reduce import stacked_blocks, write_block
-from medfed.aggregation._rule import Count, Merged, Rule, State, newest_round, validated_updates
+from medfed.aggregation._rule import Count, Merged, Rule, State
 from medfed.aggregation._sorting import mean_row, sorted_rows
+from medfed.aggregation._updates import newest_round, validated_updates
 from medfed.errors import RuleError
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights
