@@ -39,9 +39,7 @@ class Adaptive(Rule, frozen=True):
     tau: Positive = 1e-3
     start: NotNegative | None = None
 
-    @property
-    def supports_secure_aggregation(self) -> bool:
-        return True
+    supports_secure_aggregation = True
 
     def init(self, weights: Weights) -> State:
         root = self.tau if self.start is None else self.start**0.5

@@ -19,9 +19,7 @@ from medfed.wire.weights import Weights
 class FedAvg(Rule, frozen=True, tag="fedavg"):
     """Mean of the sites' models, weighted by training examples."""
 
-    @property
-    def supports_secure_aggregation(self) -> bool:
-        return True
+    supports_secure_aggregation = True
 
     def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)

@@ -31,9 +31,7 @@ class FedAvgM(Rule, frozen=True, tag="fedavgm"):
     learning_rate: Positive = 1.0
     momentum: Fraction = 0.5
 
-    @property
-    def supports_secure_aggregation(self) -> bool:
-        return True
+    supports_secure_aggregation = True
 
     def init(self, weights: Weights) -> State:
         return {"momentum": zeros_for_state(weights)}

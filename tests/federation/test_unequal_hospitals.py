@@ -204,7 +204,7 @@ def test_a_site_trains_its_own_epochs_and_batch(tmp_path: Path) -> None:
     study = medfed.read_study(path, overrides)
     assert (study.at("north").train.epochs, study.at("north").train.batch) == (1, 2)
     assert (training_of(study, "south").epochs, training_of(study, "south").local_epochs) == (6, 3)
-    assert module_of(study, "south")._configure.keywords["epochs"] == 6
+    assert module_of(study, "south")._training.epochs == 6
     run = medfed.train(path, out=tmp_path / "run", overrides=overrides)
     import json
 
