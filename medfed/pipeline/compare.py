@@ -35,7 +35,7 @@ from medfed.files import write_whole
 from medfed.pipeline.train import train
 from medfed.registry import Kind, kinds
 from medfed.runs.folder import RunFolder
-from medfed.runs.progress import NoProgress, Progress
+from medfed.runs.progress import Progress
 from medfed.runs.rounds import read_rounds
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
@@ -67,7 +67,7 @@ def compare(
         StudyError: if a method is no rule and no local method, comes twice, or none can run.
         RunError: if the folder is taken.
     """
-    progress = progress or NoProgress()
+    progress = progress or Progress()
     if not isinstance(study, Study):
         study = read_study(study, overrides)
     planned = {name: _with(study, name) for name in _distinct(methods)}
