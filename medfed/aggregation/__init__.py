@@ -29,7 +29,7 @@ from medfed.aggregation._reduce import (
     weighted_sum_blocks,
     write_block,
 )
-from medfed.aggregation._rule import Merged, Rule, State
+from medfed.aggregation._rule import Merged, Rule, State, Updates
 from medfed.aggregation._state import state_block, state_group
 from medfed.aggregation._updates import require_sites, required_scalar, shares, validated_updates
 
@@ -38,6 +38,7 @@ __all__ = [
     "Merged",
     "Rule",
     "State",
+    "Updates",
     "add_weighted_deltas",
     "require_sites",
     "required_scalar",

@@ -13,17 +13,14 @@ float32 and that of 1e-25 vanishes; the root does neither.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from medfed.aggregation._reduce import stepped_blocks, write_block
-from medfed.aggregation._rule import Fraction, Merged, NotNegative, Positive, Rule, State
+from medfed.aggregation._rule import Fraction, Merged, NotNegative, Positive, Rule, State, Updates
 from medfed.aggregation._state import state_block, state_dtype, state_group, zeros_for_state
 from medfed.aggregation._updates import shares, validated_updates
-from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
 
@@ -53,7 +50,7 @@ class Adaptive(Rule, frozen=True):
         """Return the new v, element by element, in float64; v (`moment`) and `delta` may be overwritten."""
         raise NotImplementedError
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         momentum_before = state_group(state, "momentum", self)
         root_before = state_group(state, "root_second_moment", self)

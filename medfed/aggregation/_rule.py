@@ -13,6 +13,9 @@ from medfed.registry import Kind, kind_of
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
+# The updates of one round; an iterable, so that a rule that can stream does.
+Updates = Iterable[Update]
+
 # What a rule keeps from round to round: named groups of named tensors, which a checkpoint can hold.
 State = Mapping[str, Weights]
 
@@ -84,7 +87,7 @@ class Rule(Kind, frozen=True):
         """Return the state before the first round."""
         return {}
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         """Return the new weights and the new state.
 
         Raises:

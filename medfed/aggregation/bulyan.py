@@ -14,17 +14,14 @@ that differ. It makes two passes over the updates, both with all sites' tensors 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
 from medfed.aggregation._krum import distances_and_mixing, select_lowest
 from medfed.aggregation._reduce import stacked_blocks, write_block
-from medfed.aggregation._rule import Count, Merged, Rule, State
+from medfed.aggregation._rule import Count, Merged, Rule, State, Updates
 from medfed.aggregation._sorting import mean_row, sorted_median, sorted_rows
 from medfed.aggregation._updates import require_sites, validated_updates
-from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
 
@@ -40,7 +37,7 @@ class Bulyan(Rule, frozen=True, tag="bulyan"):
     def min_sites(self) -> int:
         return 4 * self.attackers + 3
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         require_sites(sites, self.min_sites(), self, f"4 * {self.attackers} attackers + 3")
         distances, table = distances_and_mixing(sites, weights, self.attackers, self.mixing)

@@ -13,17 +13,14 @@ because a repeated step could carry a variance below zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
 from medfed.aggregation._distances import distances_to, scalar_products
 from medfed.aggregation._reduce import stepped_blocks, write_block
-from medfed.aggregation._rule import AtLeastOne, Merged, Positive, Rule, State
+from medfed.aggregation._rule import AtLeastOne, Merged, Positive, Rule, State, Updates
 from medfed.aggregation._state import state_block, state_dtype, state_group, zeros_for_state
 from medfed.aggregation._updates import validated_updates
-from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
 
@@ -36,7 +33,7 @@ class CentredClipping(Rule, frozen=True, tag="centred_clipping"):
     def init(self, weights: Weights) -> State:
         return {"centre": zeros_for_state(weights)}
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         before = state_group(state, "centre", self)
         # One coefficient per site; the last one is the old centre's.

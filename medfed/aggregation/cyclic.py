@@ -8,13 +8,10 @@ own, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from medfed.aggregation._reduce import add_weighted_deltas
-from medfed.aggregation._rule import Merged, Rule, State
+from medfed.aggregation._rule import Merged, Rule, State, Updates
 from medfed.aggregation._updates import newest_round, validated_updates
 from medfed.errors import RuleError
-from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
 
@@ -23,7 +20,7 @@ class Cyclic(Rule, frozen=True, tag="cyclic"):
 
     max_sites = 1
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         if len(sites) > 1:
             names = ", ".join(f"'{update.site}'" for update in sites)

@@ -13,15 +13,12 @@ as far (quickstart in 8 rounds: Dice 0.17 with 0.9, 0.75 with 0.5, FedAvg 0.73).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from torch import Tensor
 
 from medfed.aggregation._reduce import stepped_blocks, write_block
-from medfed.aggregation._rule import Fraction, Merged, Positive, Rule, State
+from medfed.aggregation._rule import Fraction, Merged, Positive, Rule, State, Updates
 from medfed.aggregation._state import state_block, state_dtype, state_group, zeros_for_state
 from medfed.aggregation._updates import shares, validated_updates
-from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
 
@@ -36,7 +33,7 @@ class FedAvgM(Rule, frozen=True, tag="fedavgm"):
     def init(self, weights: Weights) -> State:
         return {"momentum": zeros_for_state(weights)}
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         before = state_group(state, "momentum", self)
         merged: dict[str, Tensor] = {}

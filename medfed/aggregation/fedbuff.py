@@ -17,15 +17,12 @@ keep that round's weights (or the delta itself) until then, and gives the rule a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 
 from medfed.aggregation._reduce import add_weighted_deltas
-from medfed.aggregation._rule import AtLeastOne, Merged, NotNegative, Positive, Rule, State
+from medfed.aggregation._rule import AtLeastOne, Merged, NotNegative, Positive, Rule, State, Updates
 from medfed.aggregation._state import state_group
 from medfed.aggregation._updates import newest_round, shares, validated_updates
-from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
 
@@ -45,7 +42,7 @@ class FedBuff(Rule, frozen=True, tag="fedbuff"):
     def init(self, weights: Weights) -> State:
         return {"clock": {"round": torch.zeros((), dtype=torch.int64)}}
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates, asynchronous=True)
         now = max(int(state_group(state, "clock", self)["round"]), newest_round(sites))
         portions = shares(sites)

@@ -12,15 +12,12 @@ statistics are averaged, because a sum of their movements would leave the sites'
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from torch import Tensor
 
 from medfed.aggregation._reduce import stepped_blocks, write_block
-from medfed.aggregation._rule import AtLeastOne, Merged, Rule, State
+from medfed.aggregation._rule import AtLeastOne, Merged, Rule, State, Updates
 from medfed.aggregation._state import state_block, state_dtype, state_group, zeros_for_state
 from medfed.aggregation._updates import participation, shares, validated_updates
-from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
 MOVED = "moved"
@@ -44,7 +41,7 @@ class FedDyn(Rule, frozen=True, tag="feddyn"):
     def init(self, weights: Weights) -> State:
         return {MOVED: zeros_for_state(weights)}
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         answered = participation(sites, self.sites, self)
         before = state_group(state, MOVED, self)

@@ -13,7 +13,6 @@ sites without a cluster, are the mean over all sites.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated
 
 import torch
@@ -21,7 +20,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from medfed.aggregation._reduce import add_weighted_deltas
-from medfed.aggregation._rule import Merged, NotNegative, Rule, State
+from medfed.aggregation._rule import Merged, NotNegative, Rule, State, Updates
 from medfed.aggregation._state import state_group
 from medfed.aggregation._updates import describe, required_scalar, shares, validated_updates
 from medfed.errors import RuleError
@@ -62,7 +61,7 @@ class IFCA(Rule, frozen=True, tag="ifca"):
     def init(self, weights: Weights) -> State:
         return {cluster_name(number): self._perturbed(weights, number) for number in range(self.clusters)}
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         chosen = [self._choice(update) for update in sites]
         after: dict[str, Weights] = {}

@@ -10,12 +10,9 @@ updates, the first with all sites' tensors of one name in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from medfed.aggregation._krum import krum_mean
-from medfed.aggregation._rule import Count, Merged, Rule, State
+from medfed.aggregation._rule import Count, Merged, Rule, State, Updates
 from medfed.aggregation._updates import require_sites, validated_updates
-from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
 
@@ -31,7 +28,7 @@ class Krum(Rule, frozen=True, tag="krum"):
     def min_sites(self) -> int:
         return 2 * self.attackers + 3
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         require_sites(sites, self.min_sites(), self, f"2 * {self.attackers} attackers + 3")
         return krum_mean(sites, weights, self.attackers, self.mixing, keep=1), state

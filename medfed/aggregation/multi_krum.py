@@ -11,13 +11,10 @@ tensors of one name in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from medfed.aggregation._krum import krum_mean
-from medfed.aggregation._rule import AtLeastOne, Count, Merged, Rule, State
+from medfed.aggregation._rule import AtLeastOne, Count, Merged, Rule, State, Updates
 from medfed.aggregation._updates import newest_round, require_sites, validated_updates
 from medfed.errors import RuleError
-from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
 
@@ -34,7 +31,7 @@ class MultiKrum(Rule, frozen=True, tag="multi_krum"):
     def min_sites(self) -> int:
         return max(2 * self.attackers + 3, (self.keep or 1) + self.attackers + 2)
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         largest_keep = len(sites) - self.attackers - 2
         require_sites(sites, 2 * self.attackers + 3, self, f"2 * {self.attackers} attackers + 3")

@@ -12,12 +12,10 @@ control variate. dc_k may omit tensors that are not trained; its names must be t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from torch import Tensor
 
 from medfed.aggregation._reduce import add_weighted_deltas, weighted_sum_blocks, write_block
-from medfed.aggregation._rule import AtLeastOne, Merged, Positive, Rule, State
+from medfed.aggregation._rule import AtLeastOne, Merged, Positive, Rule, State, Updates
 from medfed.aggregation._state import state_block, state_group, zeros_for_state
 from medfed.aggregation._updates import describe, participation, shares, validated_updates
 from medfed.errors import RuleError
@@ -46,7 +44,7 @@ class Scaffold(Rule, frozen=True, tag="scaffold"):
     def init(self, weights: Weights) -> State:
         return {CONTROL: zeros_for_state(weights)}
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         portions = shares(sites)
         control = self._control(sites, portions, state_group(state, CONTROL, self))
