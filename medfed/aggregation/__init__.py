@@ -10,12 +10,11 @@ medfed uses them, too):
 
 - `validated_updates` sorts and checks the updates, `shares` weights them by examples, `require_sites` checks
   their number, `required_scalar` and `state_group` read what updates and state must hold.
-- `add_weighted_deltas` is a whole merge with one factor per site. `weighted_sum_blocks`
-yields its float64 sums
-  block by block, for rules with state (`state_block`); `write_block` rounds a block to the model's dtype.
-- `stacked_blocks` yields all sites' values as rows, for rules that compare sites,
-and `squared_norms` the length
-  of each site's update.
+- `add_weighted_deltas` is a whole merge with one factor per site. `weighted_sum_blocks` yields its float64
+  sums block by block, for rules with state (`state_block`); `write_block` rounds a block to the model's
+  dtype.
+- `stacked_blocks` yields all sites' values as rows, for rules that compare sites, and `squared_norms` the
+  squared length of each site's update.
 
 A rule that merges the mean of all updates as it merges the single ones says so by
 `supports_secure_aggregation`; without it, a study with secure aggregation refuses the rule.

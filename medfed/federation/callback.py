@@ -156,8 +156,8 @@ class FederatedCallback(pl.Callback):
         epochs = trainer.max_epochs
         if epochs is None or epochs < 0 or epochs % self._local_epochs:
             raise StudyError(
-                f"site '{self.site}': max_epochs is {epochs}, local_epochs is {self._local_epochs}; max_epochs "
-                "must be a multiple, else the last epochs would be trained and never merged"
+                f"site '{self.site}': max_epochs is {epochs}, local_epochs is {self._local_epochs}; "
+                "max_epochs must be a multiple, else the last epochs would be trained and never merged"
             )
         if self._changes_steps:
             wrap_step(pl_module, lambda module, own: self._local.loss(module, own, self._local_state))

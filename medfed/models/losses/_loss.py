@@ -34,11 +34,17 @@ class Loss(Kind, frozen=True):
         return classes
 
     def build(self, classes: int) -> Criterion:
-        """Return the function; it can be pickled and holds no tensor that a state_dict would save.
+        """Return `value`, or another function that can be pickled and holds no tensor of a state_dict.
 
         Raises:
             StudyError: if the settings don't fit this number of classes.
         """
+        self.outputs(classes)
+        check_weights(self, getattr(self, "weights", None), classes)
+        return self.value
+
+    def value(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss, a tensor without axes."""
         raise NotImplementedError
 
 
