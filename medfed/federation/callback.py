@@ -328,10 +328,17 @@ class FederatedCallback(pl.Callback):
             trainer.should_stop = True
 
     def _update_scalars(self) -> dict[str, float]:
+        scalars = {"train/steps": float(self._steps), "train/seconds": time.monotonic() - self._began}
+        if self._losses:
+            scalars["train/loss"] = float(torch.stack(self._losses).mean())
+        if self._steps:
+            scalars["train/rate"] = self._rates / self._steps
+        measured = finite_scalars(
+            {**scalars, **self._scalars_before, **self._local.scalars(self._local_state)}
+        )
         accountant = self._options.accountant
         spent = accountant(self.round + 1) if accountant is not None else {}
-        measured = finite_scalars({**self._scalars_before, **self._local.scalars(self._local_state)})
-        return {**self.scores, **self._training_scalars(), **measured, **spent}
+        return {**self.scores, **measured, **spent}
 
     def _weights(self, module: pl.LightningModule) -> Weights:
         return weights_of(module, self._keep_local, trained_only=self._options.trained_only)
@@ -366,14 +373,6 @@ class FederatedCallback(pl.Callback):
                 f"site '{self.site}': the training data has no length, so its examples cannot be counted; "
                 f"give FederatedCallback(examples=...)"
             ) from None
-
-    def _training_scalars(self) -> dict[str, float]:
-        scalars = {"train/steps": float(self._steps), "train/seconds": time.monotonic() - self._began}
-        if self._losses:
-            scalars["train/loss"] = float(torch.stack(self._losses).mean())
-        if self._steps:
-            scalars["train/rate"] = self._rates / self._steps
-        return finite_scalars(scalars)
 
 
 def _as_plain_dict(received: GlobalModel) -> dict[str, Any]:

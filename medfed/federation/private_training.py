@@ -115,12 +115,6 @@ class PrivateData(pl.LightningDataModule):
     def val_dataloader(self) -> Any:
         return self._data.val_dataloader()
 
-    def test_dataloader(self) -> Any:
-        return self._data.test_dataloader()
-
-    def predict_dataloader(self) -> Any:
-        return self._data.predict_dataloader()
-
 
 def _as_patients(batches: list[Any]) -> dict[str, list[Any]]:
     return {PATIENTS: batches}

@@ -168,7 +168,7 @@ def _resume(federated: FederatedCallback, module: pl.LightningModule, run: SiteR
     if not run.checkpoint.exists() and run.initial.exists():
         # It died in its first round: it trains that round again from the model it began with, whatever
         # round the hub is in by now.
-        federated.resume_from_round(int(_load_initial(run.initial, module)))
+        federated.resume_from_round(_load_initial(run.initial, module))
     return run.checkpoint.exists() or run.initial.exists()
 
 
@@ -276,11 +276,11 @@ def _scores(
     return finite_scalars({key: float(value) for key, value in (results[0] if results else {}).items()})
 
 
-def _load_initial(initial: Path, module: pl.LightningModule) -> str:
+def _load_initial(initial: Path, module: pl.LightningModule) -> int:
     """Load the model that a site began with, and return its round."""
     with safe_open(initial, framework="pt") as file:
         load(module, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - no mapping
-        return str(file.metadata()["round"])
+        return int(file.metadata()["round"])
 
 
 class _CheckpointSaver(pl.Callback):

@@ -45,26 +45,21 @@ class Segment(Task, tag="segment", frozen=True):
     def __post_init__(self) -> None:
         check_classes(self, self.classes)
         check_loss(self, self.loss)
-        for name in self.largest:
-            if name not in self.classes[1:]:
-                raise StudyError(
-                    f"task 'segment': largest: '{name}' is not one of the foreground classes "
-                    f"{', '.join(self.classes[1:])}"
-                )
-        self._check_labelled()
-
-    def _check_labelled(self) -> None:
+        self._check_foreground("largest", self.largest)
         for site, names in self.labelled.items():
-            for name in names:
-                if name not in self.classes[1:]:
-                    raise StudyError(
-                        f"task 'segment': labelled: {site}: '{name}' is not one of the foreground classes "
-                        f"{', '.join(self.classes[1:])}"
-                    )
+            self._check_foreground(f"labelled: {site}", names)
             if not names or len(set(names)) < len(names):
                 raise StudyError(
                     f"task 'segment': labelled: {site}: names {len(names)} classes, {len(set(names))} of "
                     f"them distinct; name at least one class, and each only once"
+                )
+
+    def _check_foreground(self, key: str, names: tuple[str, ...]) -> None:
+        for name in names:
+            if name not in self.classes[1:]:
+                raise StudyError(
+                    f"task 'segment': {key}: '{name}' is not one of the foreground classes "
+                    f"{', '.join(self.classes[1:])}"
                 )
 
     def labelled_at(self, site: str) -> tuple[int, ...]:
