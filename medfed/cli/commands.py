@@ -258,9 +258,7 @@ def export(run_folder: Path, out: Path, format_: str, model: str) -> None:
 @main.command(short_help="Rewrite a run's report, or compare runs.")
 @click.argument("run_folders", metavar="RUN...", nargs=-1, required=True, type=PATH)
 @click.option(
-    "--out",
-    type=PATH,
-    help="Folder for the comparison of several runs; default: beside the first run.",
+    "--out", type=PATH, help="Folder for the comparison of several runs; default: beside the first run."
 )
 @handle_errors
 def report(run_folders: tuple[Path, ...], out: Path | None) -> None:
@@ -286,15 +284,9 @@ def report(run_folders: tuple[Path, ...], out: Path | None) -> None:
 
 @main.command(short_help="Check a hospital's folder before training.")
 @click.argument("folder", type=PATH)
+@click.option("--study", type=PATH, help="Also check whether the folder can take part in this study.")
 @click.option(
-    "--study",
-    type=PATH,
-    help="Also check whether the folder can take part in this study.",
-)
-@click.option(
-    "--secret",
-    type=PATH,
-    help="The file with the site's secret, for the case ids and splits of training.",
+    "--secret", type=PATH, help="The file with the site's secret, for the case ids and splits of training."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--page", type=PATH, help="Write a page with histograms and thumbnails.")

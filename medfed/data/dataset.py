@@ -96,7 +96,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
             }
         image = np.array(prepared.image, np.float32)
         if self.settings.patch is not None:
-            image = centre_crop(image, self.settings.patch, float(image.min()))
+            image = centre_crop(image, self.settings.patch)
         return {"image": torch.tensor(image)}
 
     def prepared(self, case: Case) -> Prepared:

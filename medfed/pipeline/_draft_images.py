@@ -40,8 +40,7 @@ def draft_images(
     if len(channels) > 1:
         raise DataError(
             f"the hospitals' images have {' and '.join(sorted(channels))} channels; a study needs the same "
-            "number "
-            "everywhere"
+            "number everywhere"
         )
     draft = _segmentation if task == "segment" else _classification
     text, warnings = draft({site: preflights[site] for site in sites}, channels.pop())
@@ -99,9 +98,8 @@ def _infer_task(preflights: Preflights) -> ImageTask:
         return "classify"
     raise StudyError(
         f"it is not clear what to learn: no case has a label at {', '.join(without['labels'])}; no case has "
-        "a class at "
-        f"{', '.join(without['targets'])}; add the column 'label' (a mask's path) or 'target' (0, 1, ...) to "
-        "cases.csv"
+        f"a class at {', '.join(without['targets'])}; add the column 'label' (a mask's path) or 'target' (0, "
+        "1, ...) to cases.csv"
     )
 
 
@@ -180,16 +178,14 @@ def _structures(preflights: Preflights) -> tuple[list[str], list[str]]:
         if len(known) > 1:
             raise DataError(
                 f"label {number} is named {' and '.join(sorted(known))} at different hospitals; the same "
-                "number must "
-                "mean the same structure everywhere"
+                "number must mean the same structure everywhere"
             )
         names.append(known.pop() if known else f"structure{number}")
         lacking = [site for site, one in preflights.items() if str(number) not in one.facts["classes"]]
         if lacking:
             warnings.append(
                 f"'{names[-1]}' (label {number}) is in no case of {', '.join(lacking)}; if it is present but "
-                "not "
-                "labelled there, say so in task.labelled"
+                "not labelled there, say so in task.labelled"
             )
     return names, warnings
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medfed.data.csv_table import read_rows
-from medfed.data.layouts._layout import visible
+from medfed.data.layouts._files import visible
 from medfed.errors import DataError, StudyError
 from medfed.pipeline._draft import DraftBody, yaml_inline
 
@@ -87,8 +87,7 @@ def _check_answers(answers: TargetColumns, columns: Columns, shared: list[str]) 
     if not answers.is_complete:
         raise StudyError(
             "it is not clear what to learn from a table: give --target COLUMN, or --time COLUMN and --event "
-            "COLUMN; all "
-            f"hospitals have {', '.join(shared)}"
+            f"COLUMN; all hospitals have {', '.join(shared)}"
         )
     for name in answers.names:
         lacking = [site for site, one in columns.items() if name not in one]
@@ -125,8 +124,7 @@ def _classes(columns: Columns, target: str) -> list[str]:
     if not all(cell.isdigit() for cell in cells) or cells == {"0"} or not cells:
         raise StudyError(
             f"column '{target}' does not hold classes 0, 1, ...: it has {len(cells)} different values, not "
-            "all of them "
-            "whole numbers from 0; number the classes"
+            "all of them whole numbers from 0; number the classes"
         )
     return [f"class{number}" for number in range(max(map(int, cells)) + 1)]
 

@@ -72,9 +72,5 @@ def _preflight(
         requirements = StudyRequirements(name, settings, study.task.needs, classes)
     with ProgressBar() as bar:
         return preflight.check(
-            folder,
-            site_secret=secret,
-            requirements=requirements,
-            thumbnails=thumbnails,
-            progress=bar.update,
+            folder, site_secret=secret, requirements=requirements, thumbnails=thumbnails, progress=bar.update
         )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from medfed.errors import RunError, StudyError
+from medfed.errors import StudyError
 from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.report.formatting import model_name
 from medfed.evaluation.report.method_table import Cost, MethodTable, compare_methods, page, renamed
@@ -32,6 +32,7 @@ from medfed.evaluation.rows import (
     write_csv,
 )
 from medfed.files import write_whole
+from medfed.pipeline.create_run import check_empty
 from medfed.pipeline.train import train
 from medfed.registry import Kind, kinds
 from medfed.runs.folder import RunFolder
@@ -145,8 +146,8 @@ def _kept(own: Kind | None, record: type[Kind]) -> Any:
 
 def _folder(study: Study, out: Path | None, resume: bool) -> Path:
     folder = out or Path("runs") / f"{study.name}-compare"
-    if not resume and folder.exists() and any(folder.iterdir()):
-        raise RunError(f"{folder}: is not empty; go on with --resume, or give another --out")
+    if not resume:
+        check_empty(folder, "continue with --resume, or give another --out")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

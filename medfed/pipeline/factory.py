@@ -38,8 +38,8 @@ def folders_of(study: Study) -> dict[str, str]:
         if where is None:
             raise StudyError(
                 f"site '{site}': the study names no folder for it, and this process trains every site; name "
-                "one (sites: "
-                f"{{{site}: path/to/folder}}), or across hospitals use `medfed hub` and `medfed train --site`"
+                f"one (sites: {{{site}: path/to/folder}}), or across hospitals use `medfed hub` and `medfed "
+                "train --site`"
             )
         places[site] = where
     return places

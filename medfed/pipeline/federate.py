@@ -26,14 +26,6 @@ if TYPE_CHECKING:
     from medfed.data.datamodule import SiteDataModule
     from medfed.exchange import MemoryExchange
 
-# The score that the progress display shows, by what a task needs.
-PROGRESS_METRICS = {
-    "segment": "val/dice",
-    "classify": "val/auroc",
-    "table": "val/auroc",
-    "survival": "val/c_index",
-}
-
 
 @dataclass(frozen=True)
 class StudyRun:
@@ -71,7 +63,7 @@ def federate(run: StudyRun) -> Weights:
         f"{study.name}: {_method(study)} over {len(study.sites)} hospitals",
         {name: run.hospitals[name].data.examples for name in study.sites},
         study.train.rounds,
-        PROGRESS_METRICS[study.task.needs],
+        study.task.main_score,
     )
     try:
         final = simulate(

@@ -22,7 +22,7 @@ import msgspec
 from medfed.data import fingerprint, harmonise
 from medfed.data.proposal import propose_settings
 from medfed.data.settings import Images, PlanSettings, Table
-from medfed.errors import DataError, StudyError
+from medfed.errors import DataError, StudyError, TooFewPatientsError
 from medfed.files import write_whole
 from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
@@ -60,11 +60,11 @@ def plan_study(
         for site in sorted(data):
             try:
                 message = summarise(study, plan, data[site])
-            except DataError as error:
-                if "withholds" not in str(error):
-                    raise type(error)(f"site '{site}': {error}") from None
+            except TooFewPatientsError as error:
                 log(f"{site}: sends no fingerprint: {error}")
                 continue
+            except DataError as error:
+                raise type(error)(f"site '{site}': {error}") from None
             audit.write(
                 "sent",
                 site=site,
@@ -76,8 +76,7 @@ def plan_study(
         if not sent:
             raise DataError(
                 f"no site has the {plan.fewest} training patients that a fingerprint needs "
-                "(data.plan.fewest); give "
-                "the settings in the study instead"
+                "(data.plan.fewest); give the settings in the study instead"
             )
         write_whole(merged_file, merge(sent))
     settings = fill(study, plan, merged_file.read_bytes())
@@ -94,10 +93,8 @@ def check_planned(study: Study) -> None:
     if study.data.plan != "given":
         raise StudyError(
             "data.plan: hospitals on separate machines give their fingerprints as files, which a person "
-            "reads first: "
-            "`medfed fingerprint make` at each, `medfed fingerprint merge` at the coordinator; put the "
-            "section that "
-            "it prints into the study"
+            "reads first: `medfed fingerprint make` at each, `medfed fingerprint merge` at the coordinator; "
+            "put the section that it prints into the study"
         )
 
 

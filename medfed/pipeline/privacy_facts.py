@@ -28,8 +28,7 @@ def privacy_notes(study: Study, network: nn.Module) -> list[str]:
     if replaced:
         notes.append(
             f"{replaced} batch norms of the network are group norms in this study, at every site and at the "
-            "hub: batch "
-            f"norm mixes patients and keeps statistics of them"
+            "hub: batch norm mixes patients and keeps statistics of them"
         )
     if study.privacy.trains_privately and study.evaluation.local_models and len(study.sites) > 1:
         notes.append(

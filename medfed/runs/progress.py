@@ -117,6 +117,11 @@ class _Table:
         return failures
 
     @property
+    def metric_name(self) -> str:
+        """The score's name beside the training loss, `loss`."""
+        return self.metric if self.metric == "val/loss" else self.metric.removeprefix("val/")
+
+    @property
     def deadline(self) -> str:
         if self.round_remaining_s is None:
             return ""
@@ -151,7 +156,7 @@ class PlainProgress(Progress):
         table = self._table
         for line in table.update(report):
             self.log(line)
-        named = table.metric.removeprefix("val/")
+        named = table.metric_name
         parts = []
         for site, row in sorted(table.rows.items()):
             if row.status in ("merged", "reported"):
@@ -222,7 +227,7 @@ class LiveProgress(Progress):
 
         state = self._table
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        named = state.metric.removeprefix("val/") or "score"
+        named = state.metric_name or "score"
         for name in ("site", "cases", "", "loss", named, "sent", "received"):
             table.add_column(name, justify="left" if name in ("site", "") else "right", no_wrap=True)
         for site, row in sorted(state.rows.items()):

@@ -25,7 +25,7 @@ from medfed.cli import main
 from medfed.data.deidentify import Options, deidentify
 from medfed.data.deidentify.attributes import clean_words, shift_date
 from medfed.data.deidentify.pixels import strip_comments
-from medfed.data.deidentify.rules import NUMBERS, PIXELS, SEQUENCES
+from medfed.data.deidentify.rules import NUMBERS, SEQUENCES
 from medfed.data.deidentify.secret import SiteSecret
 from medfed.errors import DataError
 
@@ -72,7 +72,7 @@ def all_marks() -> Dataset:
     """Return a mark in every attribute of the standard that an image does not need; one item per sequence."""
     marks = Dataset()
     for tag, (vr, _, _, _, keyword) in DicomDictionary.items():
-        if not keyword or keyword in NEEDED or tag >> 16 in (0, 2, 4, 0x7FE0) or tag in PIXELS | NUMBERS:
+        if not keyword or keyword in NEEDED or tag >> 16 in (0, 2, 4, 0x7FE0) or tag in NUMBERS:
             continue
         if vr == "SQ" and keyword not in ("ModalityLUTSequence", "PerFrameFunctionalGroupsSequence"):
             marks.add_new(tag, "SQ", [nested()])

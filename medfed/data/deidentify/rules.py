@@ -14,14 +14,15 @@ from __future__ import annotations
 from pydicom.datadict import tag_for_keyword
 
 
+def _tag(keyword: str) -> int:
+    tag = tag_for_keyword(keyword)
+    if tag is None:
+        raise ValueError(f"no DICOM attribute '{keyword}'")
+    return int(tag)
+
+
 def _tags(keywords: str) -> frozenset[int]:
-    tags = set()
-    for keyword in keywords.split():
-        tag = tag_for_keyword(keyword)
-        if tag is None:
-            raise ValueError(f"no DICOM attribute '{keyword}'")
-        tags.add(int(tag))
-    return frozenset(tags)
+    return frozenset(map(_tag, keywords.split()))
 
 
 def _words(text: str) -> frozenset[str]:
@@ -127,10 +128,9 @@ _CODES = {
     "DetectorType": "DIRECT SCINTILLATOR STORAGE FILM",
     "CodingSchemeDesignator": "SCT DCM UCUM SRT UMLS FMA",
 }
-CODES: dict[int, frozenset[str]] = {
-    tag: frozenset(word.replace("_", " ") for word in words.split()) | frozenset(words.split())
+CODES = {
+    _tag(keyword): _words(words) | {word.replace("_", " ") for word in _words(words)}
     for keyword, words in _CODES.items()
-    for tag in _tags(keyword)
 }
 # Image types of the standard and of manufacturers; any other word becomes a keyed hash, so that different
 # types stay different.
@@ -205,17 +205,7 @@ WORDS = _words(
     """
 )
 # Dates with the times that belong to them; both are shifted together.
-DATES = {
-    tag: time
-    for day, clock in (
-        ("StudyDate", "StudyTime"),
-        ("SeriesDate", "SeriesTime"),
-        ("AcquisitionDate", "AcquisitionTime"),
-        ("ContentDate", "ContentTime"),
-    )
-    for tag in _tags(day)
-    for time in _tags(clock)
-}
+DATES = {_tag(f"{of}Date"): _tag(f"{of}Time") for of in ("Study", "Series", "Acquisition", "Content")}
 DATETIMES = _tags("AcquisitionDateTime FrameAcquisitionDateTime FrameReferenceDateTime")
 # Attributes that the option 'retain device identity' keeps unchanged.
 DEVICE = _tags(
@@ -231,7 +221,6 @@ EMPTIED = _tags(
     "StudyDate StudyTime AccessionNumber ReferringPhysicianName PatientBirthDate PatientSex StudyID "
     "SeriesNumber"
 )
-PIXELS = _tags("PixelData FloatPixelData DoubleFloatPixelData ExtendedOffsetTable ExtendedOffsetTableLengths")
 # Modalities that are written; reports, documents, presentation states and raw data are left out.
 MODALITIES = frozenset(_CODES["Modality"].split())
 # Modalities that often show the patient's name in the picture: left out unless BurnedInAnnotation is NO.

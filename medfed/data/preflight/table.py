@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medfed.data.csv_table import EMPTY_CELLS, read_rows
-from medfed.data.layouts._layout import visible
+from medfed.data.layouts._files import visible
 from medfed.data.preflight.issues import SEVERITIES, Problem, Severity
 from medfed.data.preflight.preflight import Preflight
 from medfed.data.settings import Table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import msgspec
 from torch import Tensor
@@ -13,9 +13,7 @@ from medfed.privacy.attacks.membership import MIN_CASES, advantage
 
 @dataclass(frozen=True)
 class AttackBudget:
-    """How hard to try: steps of gradient matching, the maximum of shadow models, and the
-    seconds they may take.
-    """
+    """How hard to try: steps of gradient matching, number of shadow models and seconds to train them."""
 
     steps: int = 300
     shadows: int = 16
@@ -88,10 +86,8 @@ def describe(findings: Findings) -> str:
         "",
         f"The most that was reconstructed under this study's protection: {findings.worst:.2f} of 1.",
         "The attacked step is the worst case: an update of a single step, and an attacker who knows the "
-        "right",
-        "answers. An update of many steps over many cases is harder to invert. That these attacks found "
-        "little",
-        "does not mean that no attack can find more.",
+        "right\nanswers. An update of many steps over many cases is harder to invert. That these attacks "
+        "found little\ndoes not mean that no attack can find more.",
     ]
     return "\n".join(lines)
 
@@ -106,9 +102,8 @@ def _describe_inversion(findings: Findings) -> list[str]:
     for one in findings.inverted:
         lines.append(
             f"  {_protection(one.privacy)}, {one.cases} case{'s' * (one.cases > 1)} in the step: "
-            f"{one.best:.0%} of the "
-            f"best reconstructed case, {one.mean:.0%} on average (guessing with other patients: "
-            f"{one.chance:.0%})"
+            f"{one.best:.0%} of the best reconstructed case, {one.mean:.0%} on average (guessing with other "
+            f"patients: {one.chance:.0%})"
         )
     if is_image:
         lines.append(
@@ -145,13 +140,6 @@ def _protection(privacy: str) -> str:
 
 def to_json(findings: Findings) -> bytes:
     """Return the figures as JSON, without the pictures."""
-    plain = {
-        "study": findings.study,
-        "site": findings.site,
-        "needs": findings.needs,
-        "inverted": [asdict(one) for one in findings.inverted],
-        "members": [asdict(one) for one in findings.members],
-        "notes": findings.notes,
-        "worst": findings.worst,
-    }
+    plain = asdict(replace(findings, pictures={})) | {"worst": findings.worst}
+    del plain["pictures"]
     return msgspec.json.format(msgspec.json.encode(plain), indent=2)

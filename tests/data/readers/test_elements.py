@@ -9,9 +9,9 @@ from pydicom import uid
 from pydicom.datadict import keyword_for_tag
 from test_encodings import SYNTAXES, encode
 
-from medfed.data.dicom.elements import PIXELS, Elements, TruncatedHeader
+from medfed.data.dicom.elements import Elements, TruncatedHeader
 from medfed.data.dicom.file import open_dicom
-from medfed.data.dicom.frame import PER_FRAME
+from medfed.data.dicom.tags import PER_FRAME, PIXELS
 from medfed.errors import ImageError
 
 

@@ -13,8 +13,7 @@ from medfed.cli import main
 from medfed.errors import PrivacyError
 from medfed.pipeline.factory import hospital_of
 from medfed.pipeline.leakage.attacker_view import visible_update
-from medfed.pipeline.leakage.attacks import run_attacks
-from medfed.pipeline.leakage.audit import audit
+from medfed.pipeline.leakage.audit import audit, run_attacks
 from medfed.pipeline.leakage.findings import AttackBudget, describe
 from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.study.reading import read_study
@@ -48,24 +47,24 @@ def rows(tmp_path_factory):
 
 
 def attack(rows, study, **budget):
-    found = read_study(rows / study)
+    attacked = read_study(rows / study)
     with suppress_warnings():
-        data = hospital_of(found, "north", found.sites["north"]).data
-        return run_attacks(found, "north", data, AttackBudget(**{"steps": 20, "shadows": 0, **budget}))
+        data = hospital_of(attacked, "north", attacked.sites["north"]).data
+        return run_attacks(attacked, "north", data, AttackBudget(**{"steps": 20, "shadows": 0, **budget}))
 
 
 def test_a_row_comes_back_bare_and_not_under_noise(rows):
-    found = attack(rows, "noised.yaml")
-    bare, _, own, _ = found.inverted
+    findings = attack(rows, "noised.yaml")
+    bare, _, own, _ = findings.inverted
     assert (bare.privacy, bare.cases, own.privacy, own.cases) == ("none", 1, "client_dp", 1)
     assert bare.best > 0.999
     assert own.best < 0.5
     assert bare.chance < 0.5
-    assert found.worst == max(one.best for one in found.inverted if one.privacy == "client_dp")
+    assert findings.worst == max(one.best for one in findings.inverted if one.privacy == "client_dp")
 
 
 @pytest.mark.parametrize(
-    "privacy, said",
+    "privacy, note",
     [
         ("{kind: dp_sgd, epsilon: 8, accountant: rdp}", "spends the whole study's epsilon"),
         (
@@ -76,7 +75,7 @@ def test_a_row_comes_back_bare_and_not_under_noise(rows):
         ("{kind: ckks}", "a hospital that gives the hub its key opens every update"),
     ],
 )
-def test_what_an_attacker_sees_under_each_mechanism_gives_less_away(rows, privacy, said):
+def test_what_an_attacker_sees_under_each_mechanism_gives_less_away(rows, privacy, note):
     study = STUDY.replace("minimum: 1", "minimum: 3")
     study = study.replace("south: south.csv}", "south: south.csv, west: south.csv}")
     (rows / "each.yaml").write_text(study + f"privacy: {privacy}\n")
@@ -84,19 +83,20 @@ def test_what_an_attacker_sees_under_each_mechanism_gives_less_away(rows, privac
     bare, protected = findings.inverted
     assert bare.best > 0.99
     assert protected.best < 0.7
-    assert any(said in note for note in findings.notes)
+    assert any(note in text for text in findings.notes)
     assert f"with {protected.privacy}" in describe(findings)
 
 
-def test_too_few_cases_for_a_sum_are_said(rows):
+def test_too_few_cases_for_a_sum_are_refused(rows):
     study = STUDY.replace("minimum: 1", "minimum: 3")
     study = study.replace("south: south.csv}", "south: south.csv, west: south.csv}")
     (rows / "few.yaml").write_text(study + "privacy: {kind: distributed_dp, epsilon: 8, accountant: rdp}\n")
+    few = read_study(rows / "few.yaml")
     with pytest.raises(PrivacyError, match=r"a sum of at least 3 sites only, and the cases make 2 parts"):
-        visible_update(lambda: None, [{}], [[{}]], None, read_study(rows / "few.yaml").privacy.planned(2), {})  # type: ignore[arg-type]
+        visible_update(few, [{}], [{}, {}], few.privacy.planned(2), {})
 
 
-def test_the_command_gates_and_keeps_what_it_found_in_the_hospitals_folder(rows, tmp_path):
+def test_the_command_gates_and_writes_its_findings_to_the_hospitals_folder(rows, tmp_path):
     arguments = ["audit", "leakage", str(rows / "bare.yaml"), "--steps", "5", "--shadows", "0"]
     run = CliRunner().invoke
     out = ["--site", "north", "--out", str(tmp_path / "out")]
@@ -105,21 +105,21 @@ def test_the_command_gates_and_keeps_what_it_found_in_the_hospitals_folder(rows,
     assert "without protection, 1 case in the step: 100% of the best reconstructed case" in refused.output
     assert "gate: 1.00 is more than 0.5" in refused.output
     assert run(main, [*arguments, *out, "--gate", "1"]).exit_code == 0
-    kept = {path.name: path for path in (tmp_path / "out").iterdir()}
-    assert set(kept) == {"leakage.txt", "leakage.json", "leakage.png"}
-    assert {path.stat().st_mode & 0o777 for path in kept.values()} == {0o600}
-    assert kept["leakage.png"].read_bytes().startswith(b"\x89PNG")
-    figures = json.loads(kept["leakage.json"].read_bytes())
+    files = {path.name: path for path in (tmp_path / "out").iterdir()}
+    assert set(files) == {"leakage.txt", "leakage.json", "leakage.png"}
+    assert {path.stat().st_mode & 0o777 for path in files.values()} == {0o600}
+    assert files["leakage.png"].read_bytes().startswith(b"\x89PNG")
+    figures = json.loads(files["leakage.json"].read_bytes())
     assert figures["worst"] == pytest.approx(1, abs=1e-3)
-    assert not any("north-" in path.read_text() for path in (kept["leakage.txt"], kept["leakage.json"]))
+    assert not any("north-" in path.read_text() for path in (files["leakage.txt"], files["leakage.json"]))
     unknown = run(main, [*arguments, "--site", "west"])
     assert "no hospital 'west'; there are north, south" in unknown.output
     assert "choose whose updates to attack with --site" in run(main, arguments).output
 
 
 @pytest.mark.slow
-def test_membership_is_told_where_few_rows_are_learned_by_heart(rows):
-    found = read_study(
+def test_membership_is_recognised_where_few_rows_are_learned_by_heart(rows):
+    study = read_study(
         rows / "bare.yaml",
         [
             "train.rounds=40",
@@ -129,14 +129,14 @@ def test_membership_is_told_where_few_rows_are_learned_by_heart(rows):
         ],
     )
     with suppress_warnings():
-        data = hospital_of(found, "north", found.sites["north"]).data
-        told = run_attacks(found, "north", data, AttackBudget(steps=1, shadows=8)).members[0]
-    assert (told.models, told.cases) == (8, 24)
-    assert told.by_loss > 0.6
-    assert told.by_ratio is not None
+        data = hospital_of(study, "north", study.sites["north"]).data
+        result = run_attacks(study, "north", data, AttackBudget(steps=1, shadows=8)).members[0]
+    assert (result.models, result.cases) == (8, 24)
+    assert result.by_loss > 0.6
+    assert result.by_ratio is not None
 
 
-def test_too_few_cases_are_said(rows):
+def test_too_few_cases_are_refused(rows):
     lines = (rows / "north.csv").read_text().splitlines(keepends=True)
     (rows / "few.csv").write_text("".join(lines[:9]))
     study = read_study(rows / "bare.yaml", ["sites.north=few.csv"])
