@@ -23,7 +23,7 @@ from medfed.wire.update import DEFAULT_OUTLIER_FACTOR
 
 if TYPE_CHECKING:
     from medfed.aggregation import Rule as AnyRule
-    from medfed.exchange import Exchange as AnyExchange
+    from medfed.exchange import Exchange
     from medfed.local_training import LocalMethod as AnyLocal
     from medfed.models.networks import Network as AnyNetwork
     from medfed.models.optimisers import Optimiser as AnyOptimiser
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from medfed.models.tasks import Task as AnyTask
     from medfed.privacy import Privacy as AnyPrivacy
     from medfed.wire.compression import Compression as AnyCompression
+
+    AnyExchange = Exchange  # the site file's records use it, too
 else:
     AnyTask, AnyNetwork, AnyRule = union("tasks"), union("networks"), union("aggregation")
     AnyLocal, AnyExchange, AnyPrivacy = union("local_training"), union("exchange"), union("privacy")

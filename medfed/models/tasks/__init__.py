@@ -22,8 +22,9 @@ and further scores named `val/...`, and returns predictions from `predict_step`.
 `network` and no other tensors, because its tensors are what is sent.
 
 `scores` lists every `val/...` name that the module logs; the first besides `val/loss` is shown during
-training. A name that is not listed does not leave the hospital, and the site refuses to log it. A module with `loss(batch)` (training loss, nothing logged) can be
-attacked by `medfed leakage`; one with `class_losses(batch)` can be trained under fednoro.
+training. A name that is not listed does not leave the hospital, and the site refuses to log it. A module with
+`loss(batch)` (training loss, nothing logged) can be attacked by `medfed leakage`; one with
+`class_losses(batch)` can be trained under fednoro.
 
 Evaluation calls `predict_step` with whole cases and measures what it returns, in addition to `case`:
 
