@@ -176,7 +176,7 @@ class Ledger:
     def _largest_epsilon(
         self, data: DataSet, *, reserved: bool, but: str = "", plan: MechanismSteps | None = None
     ) -> float:
-        """Return a patient's largest epsilon, with a plan and what is `reserved` in all accounts `but` one."""
+        """Return a patient's largest epsilon, with a plan and what is `reserved` in accounts `but` one."""
         lines = list(self._lines())
         members = {line["data"]: frozenset(line["patients"]) for line in lines if line["event"] == "data"}
         orders = next((line["orders"] for line in lines if line["event"] == "began"), list(ORDERS))
