@@ -43,11 +43,10 @@ from medfed.privacy.accounting.accountant import (
     renyi,
     smallest_epsilon,
 )
+from medfed.wire.audit_log import GENESIS, continues
 
 require_file_locks("the privacy ledger")
 
-# The predecessor's digest in the first line, as in the audit log.
-GENESIS = "0" * 64
 LEDGER = "ledger.jsonl"
 DELTA = 1e-5
 
@@ -211,11 +210,7 @@ class Ledger:
                 entry = msgspec.json.decode(line)
             except msgspec.DecodeError:
                 entry = None
-            if (
-                not isinstance(entry, dict)
-                or entry.get("previous") != previous
-                or entry.get("number") != number
-            ):
+            if not continues(entry, previous, number):
                 raise PrivacyError(
                     f"privacy ledger, line {number + 1}: does not continue the line before it; a line was "
                     "changed, removed or moved at or before this place. Restore the ledger from a backup: "
