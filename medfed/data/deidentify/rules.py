@@ -3,7 +3,7 @@
 PS3.15 Annex E lists what to remove. Such a list misses what it does not name: a patient's name in an
 attribute that is harmless on paper, in a private tag, in a sequence. So these tables name what an image needs
 and in which form; everything else is removed, which covers every removal (X), emptying (Z) and replacement
-(D, U) of the Basic Profile. tests/data/test_deidentify.py checks them against the profile's own list.
+(D, U) of the Basic Profile. tests/data/deidentify checks them against the profile's own list.
 
 To let another attribute stay, add its keyword to the table of its form. Free text has no form: only words of
 `WORDS` stay.
