@@ -343,9 +343,30 @@ def deidentify(
     \b
     medfed deidentify /archive/export /data/our-hospital --secret /etc/medfed/secret
     """
-    from medfed.pipeline.deidentify import deidentify_folder
+    import secrets
 
-    deidentify_folder(source, target, secret, dates, descriptors, device)
+    import msgspec
+
+    from medfed.data import deidentify as deidentification
+    from medfed.pipeline.progress_bar import ProgressBar
+    from medfed.pipeline.secret_file import read_secret
+
+    given = read_secret(secret)
+    choices = {"dates": dates, "descriptors": descriptors, "device": device}
+    with ProgressBar() as bar:
+        export = deidentification.deidentify(
+            source,
+            target,
+            site_secret=given or secrets.token_bytes(32),
+            options=msgspec.convert(choices, deidentification.Options),
+            on_progress=bar.update,
+        )
+    click.echo(f"{export.files} files of {export.series} series and {export.patients} patients written")
+    for reason, count in export.left_out:
+        click.echo(f"left out: {count} x {reason}")
+    if given is None:
+        click.echo("no --secret was given: a later export will give the same patients other identifiers")
+    click.echo("not checked: the pixels themselves. Heads can show a face; `medfed check` flags them")
 
 
 @main.command(short_help="List what a study file can name.")

@@ -35,6 +35,23 @@ SPLIT_SYNONYMS = {
 }
 
 
+def find_table(path: Path) -> Path:
+    """Return the CSV file that a path is, or the only one in a folder.
+
+    Raises:
+        DataError: if there is none, or several.
+    """
+    if path.is_dir():
+        files = sorted(path.glob("*.csv"))
+        if len(files) == 1:
+            return files[0]
+        advice = "expected one; name the file in the site's `data`"
+        raise DataError(f"the site's data folder holds {len(files)} CSV files, {advice}")
+    if not path.is_file():
+        raise DataError("the site's table is not there; set the site's `data` to the CSV file")
+    return path
+
+
 def _read_cells(path: Path, where: str) -> Iterator[tuple[int, list[str]]]:
     """Yield each row that is not blank, with its number; csv.Error is raised at a row that has no cells."""
     try:

@@ -167,12 +167,7 @@ def _landmarks(voxels: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def fingerprint(
-    index: Index,
-    *,
-    grid: Grid,
-    classes: int | None = None,
-    channels: int = 1,
-    min_count: int = 10,
+    index: Index, *, grid: Grid, classes: int | None = None, channels: int = 1, min_count: int = 10
 ) -> Fingerprint:
     """Return the fingerprint of a hospital's training cases, small counts withheld.
 
@@ -288,9 +283,8 @@ def from_json(text: bytes | str) -> Fingerprint:
         result = msgspec.json.decode(text, type=Fingerprint)
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
         raise DataError(f"not a fingerprint: {error}") from None
-    lengths = {
-        len(getattr(result, name)) for name in ("intensity", "total", "squares", "counted", "landmarks")
-    }
+    by_channel = (result.intensity, result.total, result.squares, result.counted, result.landmarks)
+    lengths = {len(numbers) for numbers in by_channel}
     if lengths != {result.channels} or any(len(row) != len(PERCENTILES) for row in result.landmarks):
         raise DataError(f"not a fingerprint: its {result.channels} channels don't each have their numbers")
     return result

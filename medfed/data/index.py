@@ -59,10 +59,7 @@ class Index:
 
 
 def index_folder(
-    folder: str | Path,
-    *,
-    site_secret: bytes,
-    fractions: Sequence[float] = DEFAULT_FRACTIONS,
+    folder: str | Path, *, site_secret: bytes, fractions: Sequence[float] = DEFAULT_FRACTIONS
 ) -> Index:
     """Return the index of a hospital's folder, checked.
 

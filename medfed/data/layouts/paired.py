@@ -59,11 +59,7 @@ def _cases(split: str, images: dict[str, Path], labels: dict[str, Path]) -> list
             )
     return [
         ListedCase(
-            in_split(split, name),
-            in_split(split, name),
-            (images[name],),
-            label=labels.get(name),
-            split=split,
+            in_split(split, name), in_split(split, name), (images[name],), label=labels.get(name), split=split
         )
         for name in sorted(images)
     ]

@@ -2,8 +2,8 @@
 
 `check` returns a `Preflight`; nothing in it holds a path, a patient or a header's value. A case is named by
 its row in cases.csv (or its number in the index) and its salted token. One bad case never stops the check of
-the others. To look for something else, add a line to `ISSUE_TYPES` and report its code: from `case.py` if one
-case shows it, from `site_checks.py` if it takes a comparison, from `study_checks.py` if a study decides.
+the others. To look for something else, add a section to `issues.toml` and report its code: from `case.py` if
+one case shows it, from `site_checks.py` if it takes a comparison, from `study_checks.py` if a study decides.
 """
 
 from __future__ import annotations

@@ -84,12 +84,9 @@ def fact_lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     for key, name, digits in (("spacing_mm", "spacing, mm", 2), ("size", "size, voxels", 0)):
         lines.append((name, _spread(facts[key], digits)))
     if facts["intensity"]:
-        rows = facts["intensity"]
-        text = (
-            f"median {rows['median'][1]:.4g} (1st to 99th percentile "
-            f"{rows['median'][0]:.4g} to {rows['median'][2]:.4g}, medians of the cases)"
-        )
-        lines.append(("intensity", text))
+        low, median, high = facts["intensity"]["median"]
+        between = f"1st to 99th percentile {low:.4g} to {high:.4g}"
+        lines.append(("intensity", f"median {median:.4g} ({between}, medians of the cases)"))
     return lines
 
 
