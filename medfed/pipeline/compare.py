@@ -26,7 +26,7 @@ from medfed.pipeline.create_run import check_empty
 from medfed.pipeline.train import train
 from medfed.registry import Kind, kinds
 from medfed.runs.folder import RunFolder
-from medfed.runs.progress import NoProgress, Progress
+from medfed.runs.progress import Progress
 from medfed.runs.rounds import read_rounds
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
@@ -54,7 +54,7 @@ def compare(
         StudyError: if a method is unknown or named twice, or none can run.
         RunError: if the folder is not empty.
     """
-    progress = progress or NoProgress()
+    progress = progress or Progress()
     if not isinstance(study, Study):
         study = read_study(study, overrides)
     planned = {name: _with(study, name) for name in _distinct(methods)}

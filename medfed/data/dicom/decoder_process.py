@@ -229,23 +229,18 @@ def _serve() -> None:
         request = None if head is None else _read_exactly(0, _LENGTH.unpack(head)[0], None)
         if request is None:
             return
-        coded, _, packed = request.partition(b"\n")
+        description, _, packed = request.partition(b"\n")
+        coded = CodedFrame(*json.loads(description))
         decoded, words = True, b""
         try:
-            words = _decode(bytes(packed), CodedFrame(*json.loads(coded)))
+            if coded.plugin == "gdcm":
+                words = _decode_with_gdcm(bytes(packed), coded)
+            else:
+                words = decode_in_process(bytes(packed), coded).tobytes()
         except Exception:
             decoded = False
         _write(answers, _ANSWER.pack(decoded, len(words)))
         _write(answers, words)
-
-
-def _decode(packed: bytes, coded: CodedFrame) -> bytes:
-    """Return a frame's decoded words, little endian."""
-    return (
-        _decode_with_gdcm(packed, coded)
-        if coded.plugin == "gdcm"
-        else decode_in_process(packed, coded).tobytes()
-    )
 
 
 def _decode_with_gdcm(packed: bytes, coded: CodedFrame) -> bytes:
