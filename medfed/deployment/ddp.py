@@ -29,27 +29,13 @@ class Rank0Exchange:
         os.environ[RUN_FOLDER] = str(run_folder)
 
     def fetch(self, site: str, round: int) -> GlobalModel:
-        self.received = self._side.fetch(site, round)
+        received: GlobalModel = self._side.fetch(site, round)
+        self.received = received
         os.environ[MODEL] = str(self._side.model_path)
-        assert self.received is not None
-        return self.received
-
-    def transmission(self, update: Update) -> Transmission:
-        receipt: Transmission = self._side.transmission(update)
-        return receipt
-
-    def send(self, update: Update) -> None:
-        self._side.send(update)
-
-    @property
-    def closed(self) -> bool:
-        return bool(self._side.closed)
-
-    def withdraw(self, site: str, reason: str) -> None:
-        self._side.withdraw(site, reason)
+        return received
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._side, name)  # key-exchange messages pass unchanged
+        return getattr(self._side, name)  # everything else is the site's own side, unchanged
 
 
 class WorkerExchange:
@@ -69,4 +55,4 @@ class WorkerExchange:
         return False  # rank 0 notices it, and stops the workers
 
     def withdraw(self, site: str, reason: str) -> None:
-        pass  # rank 0 stops too, and tells the hub
+        """Do nothing: rank 0 stops too, and tells the hub."""

@@ -23,12 +23,13 @@ import errno
 import logging
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TextIO, TypeVar
 
 from medfed.errors import ExchangeError
 from medfed.exchange._manifest import ControlMessage, open_control
-from medfed.exchange._object_store import ObjectStore, Unreachable, hub_control_name
+from medfed.exchange._object_store import ObjectStore, Unreachable
 from medfed.files import lock, require_file_locks, write_whole
 from medfed.wire.signing import HUB, Seal
 
@@ -116,20 +117,21 @@ def retry(
 
 
 def wait_for_advertised_study(store: ObjectStore, seal: Seal) -> tuple[str, str]:
-    """Return digest and text of the study that the hub advertised last, waiting until there is one."""
-    message = wait_for_study(store, seal, None, WarnOnce("site"))
+    """Return digest and text of the study that the hub advertised last, waiting for it; closes the store."""
+    with closing(store):
+        message = wait_for_study(store, ADVERTISED_STUDY, seal, None, WarnOnce("site"))
     return message.study, message.text
 
 
 def wait_for_study(
     store: ObjectStore,
+    name: str,
     seal: Seal,
     study: str | None,
     warn: WarnOnce,
     raise_if_stopped: Callable[[], None] = lambda: None,
 ) -> ControlMessage:
-    """Return the hub's message with a study's text (the last advertised one's if None), waiting for it."""
-    name = ADVERTISED_STUDY if study is None else hub_control_name(study, "study")
+    """Return the hub's message with the text of a study (of any if None) under a name, waiting for it."""
     while True:
         data = retry(warn, "asks for the study", lambda: store.get(name), raise_if_stopped)
         if data is not None:
