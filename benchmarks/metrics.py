@@ -15,7 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from medfed.evaluation import classification, segmentation
-from medfed.evaluation.intervals import bootstrap
+from medfed.evaluation.intervals import Resampling
 from medfed.evaluation.metrics import measure_masks
 
 REPEATS = 5
@@ -95,7 +95,7 @@ def main() -> None:
     generator = np.random.default_rng(0)
     y2 = generator.random(2000) < 0.3
     p2 = 1 / (1 + np.exp(-generator.normal(0, 1, 2000) - y2))
-    boot, found = timed(lambda: bootstrap(classification.auroc_of(p2, y2), 2000, seed=1))
+    boot, found = timed(lambda: Resampling(1).interval(classification.auroc_of(p2, y2), 2000))
     print(f"AUROC, 2,000 patients, 2,000 draws, BCa: {boot:.0f} ms, {found.low:.3f} to {found.high:.3f}")
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         RunError,
         SiteError,
         StudyError,
+        TooFewPatientsError,
         UpdateError,
         WireError,
     )
@@ -66,6 +67,7 @@ __all__ = [
     "SiteError",
     "Study",
     "StudyError",
+    "TooFewPatientsError",
     "Update",
     "UpdateError",
     "Volume",

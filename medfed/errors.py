@@ -3,6 +3,7 @@
     MedfedError
     ├── StudyError        a study or site file: file, key path, what was found, what is allowed
     ├── DataError         a hospital's folder: its cases, its splits, its labels as a whole
+    │   ├── TooFewPatientsError   so few patients that sums over them are withheld
     │   └── ImageError    one image or series that is refused instead of read wrongly
     │       └── LabelError    a label that does not fit its image or its classes
     ├── UpdateError       what a site sent does not fit the round: site, round, tensor
@@ -44,6 +45,10 @@ class StudyError(MedfedError):
 
 class DataError(MedfedError):
     """A hospital's folder cannot be used as it is."""
+
+
+class TooFewPatientsError(DataError):
+    """A hospital withholds sums over all its patients, because they are too few."""
 
 
 class ImageError(DataError):

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Collection
+from typing import Any, TypeVar
 
 import pytest
 
 from medfed.testing import Contract, NotApplicable
 
 KindT = TypeVar("KindT")
+
+
+def checks_of(contract: Contract[Any], slow: Collection[str] = ()) -> pytest.MarkDecorator:
+    """Give a test the name of every check, in turn, as `check`; the slow ones are marked."""
+    assert set(slow) <= set(contract.checks)
+    names = [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in contract.checks]
+    return pytest.mark.parametrize("check", names)
 
 
 def run(contract: Contract[KindT], check: str, kind: KindT) -> None:

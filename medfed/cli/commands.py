@@ -258,9 +258,7 @@ def export(run_folder: Path, out: Path, format_: str, model: str) -> None:
 @main.command(short_help="Rewrite a run's report, or compare runs.")
 @click.argument("run_folders", metavar="RUN...", nargs=-1, required=True, type=PATH)
 @click.option(
-    "--out",
-    type=PATH,
-    help="Folder for the comparison of several runs; default: beside the first run.",
+    "--out", type=PATH, help="Folder for the comparison of several runs; default: beside the first run."
 )
 @handle_errors
 def report(run_folders: tuple[Path, ...], out: Path | None) -> None:
@@ -286,15 +284,9 @@ def report(run_folders: tuple[Path, ...], out: Path | None) -> None:
 
 @main.command(short_help="Check a hospital's folder before training.")
 @click.argument("folder", type=PATH)
+@click.option("--study", type=PATH, help="Also check whether the folder can take part in this study.")
 @click.option(
-    "--study",
-    type=PATH,
-    help="Also check whether the folder can take part in this study.",
-)
-@click.option(
-    "--secret",
-    type=PATH,
-    help="The file with the site's secret, for the case ids and splits of training.",
+    "--secret", type=PATH, help="The file with the site's secret, for the case ids and splits of training."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--page", type=PATH, help="Write a page with histograms and thumbnails.")
@@ -351,9 +343,30 @@ def deidentify(
     \b
     medfed deidentify /archive/export /data/our-hospital --secret /etc/medfed/secret
     """
-    from medfed.pipeline.deidentify import deidentify_folder
+    import secrets
 
-    deidentify_folder(source, target, secret, dates, descriptors, device)
+    import msgspec
+
+    from medfed.data import deidentify as deidentification
+    from medfed.pipeline.progress_bar import ProgressBar
+    from medfed.pipeline.secret_file import read_secret
+
+    given = read_secret(secret)
+    choices = {"dates": dates, "descriptors": descriptors, "device": device}
+    with ProgressBar() as bar:
+        export = deidentification.deidentify(
+            source,
+            target,
+            site_secret=given or secrets.token_bytes(32),
+            options=msgspec.convert(choices, deidentification.Options),
+            on_progress=bar.update,
+        )
+    click.echo(f"{export.files} files of {export.series} series and {export.patients} patients written")
+    for reason, count in export.left_out:
+        click.echo(f"left out: {count} x {reason}")
+    if given is None:
+        click.echo("no --secret was given: a later export will give the same patients other identifiers")
+    click.echo("not checked: the pixels themselves. Heads can show a face; `medfed check` flags them")
 
 
 @main.command(short_help="List what a study file can name.")

@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from medfed.data.cache_location import skip_cache_folder
-from medfed.data.dicom.directory import DIRECTORY, listed_files
+from medfed.data.dicom import tags
+from medfed.data.dicom.directory import listed_files
 from medfed.data.dicom.file import DicomFile, open_dicom
 from medfed.data.dicom.volumes import assemble_volumes, describe_non_image
 from medfed.data.nifti import is_nifti, read_nifti, unpacked_head
 from medfed.data.read_options import ReadOptions
+from medfed.data.refusals import EmptyFileError
 from medfed.data.volume import Volume
 from medfed.errors import ImageError
 
@@ -40,13 +42,13 @@ def _read_file(path: str, options: ReadOptions) -> list[Volume]:
     if not stat.S_ISREG(status.st_mode):
         raise ImageError("neither a file nor a folder; give one")
     if status.st_size == 0:
-        raise ImageError("the file is empty (0 bytes); copy it again")
+        raise EmptyFileError("the file is empty (0 bytes); copy it again")
     if _is_nifti(path):
         return [read_nifti(path, options)]
     file = open_dicom(path)
     if file is None:
         raise ImageError(_unknown_format(_first_bytes(path)))
-    if DIRECTORY in file.elements:
+    if tags.DIRECTORY in file.elements:
         return _read_files(listed_files(file), options)
     note = describe_non_image(file)
     if note is not None:
@@ -101,7 +103,7 @@ def _file_note(path: str, inodes: set[tuple[int, int]]) -> str | None:
     if status.st_size == 0:
         if Path(path).suffix.lower() in _NEVER_IMAGES:
             return "an empty file"
-        raise ImageError(
+        raise EmptyFileError(
             "one of the files is empty (0 bytes), perhaps an image that was not copied; copy it again"
         )
     inodes.add(inode)

@@ -31,7 +31,6 @@ from medfed.federation.hub import run_hub
 from medfed.pipeline.create_run import choose_folder, create_run, finish_run
 from medfed.pipeline.experiments.unlearning import prepare_retraining, retraining
 from medfed.pipeline.factory import hub_config_of, module_of
-from medfed.pipeline.federate import PROGRESS_METRICS
 from medfed.pipeline.planning import check_planned
 from medfed.registry import kind_of
 from medfed.runs.checkpoints import save_checkpoint
@@ -133,7 +132,7 @@ def _log_notes(study: Study, exchange: Exchange, progress: Progress) -> None:
             "it begins with given weights: each hospital names its copy of that checkpoint in its site file "
             "(start)"
         )
-    if study.task.needs == "survival":
+    if study.task.predicts == "survival":
         progress.log(
             "hospitals report the c-index; a Brier score needs a baseline hazard of one hospital's patients, "
             "and stays there"
@@ -218,7 +217,7 @@ def _run_rounds(
             f"{study.name}: {kind_of(study.rule)} over {len(config.sites)} hospitals",
             dict.fromkeys(side.monitored_sites, 0),
             config.rounds,
-            PROGRESS_METRICS[study.task.needs],
+            study.task.main_score,
         )
         with run_periodically(POLL_S, lambda: _show_waiting(side, progress, status), "medfed-poll"):
             final = run_hub(

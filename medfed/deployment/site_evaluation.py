@@ -36,7 +36,7 @@ def measure_final_model(session: SiteSession, received: GlobalModel) -> Mapping[
     study, folder, progress = session.study, session.folder, session.progress
     session.status.update(state="measuring the final model", round=received.round)
     progress.log("measuring the final model on this hospital's test cases")
-    if study.task.needs == "survival":
+    if study.task.predicts == "survival":
         progress.log(
             "Brier scores rest on this hospital's own baseline hazard, and stay here; the c-index leaves"
         )
@@ -80,6 +80,6 @@ def compare_local_model(session: SiteSession) -> None:
 def _measure(session: SiteSession, models: Mapping[str, Weights]) -> None:
     """Measure models on this hospital's cases; a survival baseline hazard is that of its own patients."""
     session.folder.cases.unlink(missing_ok=True)
-    if session.study.task.needs == "survival":
+    if session.study.task.predicts == "survival":
         write_baselines(session.study, session.folder, [session.hospital], models)
     measure_site(session.study, session.folder, session.hospital, models)

@@ -34,7 +34,6 @@ from medfed.files import utc_time
 from medfed.pipeline import privacy_facts
 from medfed.pipeline.create_run import create_run, finish_run
 from medfed.pipeline.factory import hospital_of, module_of
-from medfed.pipeline.federate import PROGRESS_METRICS
 from medfed.pipeline.planning import check_planned
 from medfed.pipeline.report import report_run
 from medfed.pipeline.suppress_warnings import suppress_warnings
@@ -138,7 +137,7 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
         f"{study.name}: site {name}",
         {name: data.examples},
         study.train.rounds,
-        PROGRESS_METRICS[study.task.needs],
+        study.task.main_score,
     )
     exchange: Any = Rank0Exchange(side, session.folder.path)
     run = SiteRun(

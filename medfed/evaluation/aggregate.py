@@ -18,33 +18,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from medfed.evaluation.groups import estimates, group_of
 from medfed.evaluation.intervals import Interval, suppressed_groups
 from medfed.evaluation.metrics import (
-    CaseGroup,
-    CaseMetrics,
     ClassGroup,
-    Estimate,
     OperatingPoints,
     SurvivalGroup,
     SurvivalMetrics,
-    classification_estimates,
     families,
-    family_of,
-    mean_over_patients,
     metric_of,
-    over_structures,
-    survival_estimates,
 )
-from medfed.evaluation.patients import (
-    PROBABILITY,
-    RISK,
-    Patients,
-    SummarySettings,
-    by_patient,
-    class_predictions,
-    survival_predictions,
-)
-from medfed.evaluation.probabilities import class_names, group_by_model, operating_points
+from medfed.evaluation.patients import Patients, SummarySettings, by_patient
+from medfed.evaluation.probabilities import group_by_model, operating_points
 from medfed.evaluation.row_factory import RowFactory, mark_wide
 from medfed.evaluation.rows import ALL_SITES, CaseRow, Row, unperturbed
 
@@ -100,53 +85,35 @@ def _summarise(
 ) -> list[Row]:
     number = len(patients.patients)
     rows = [factory.row("patients", None, Interval(float(number), None, None, number, ""), number)]
-    metrics = {metric for _, metric in patients.values}
-    if PROBABILITY in metrics:
-        return rows + _classified(factory, patients, points, settings)
-    estimates = (_survived if RISK in metrics else _averaged)(patients, settings)
+    group = group_of(patients, settings, points)
+    if isinstance(group, ClassGroup):
+        return rows + _classified(factory, group, settings.min_patients)
+    if isinstance(group, SurvivalGroup) and int(group.patients.events.sum()) < settings.min_patients:
+        headline = families(SurvivalMetrics)[0].metrics[0].name
+        return [*rows, factory.suppressed(headline, f"fewer than {settings.min_patients} events", number)]
     return rows + [
         factory.row(metric, structure, mark_wide(metric, interval), interval.n)
-        for metric, structure, interval in estimates
+        for metric, structure, interval in estimates(group)
     ]
 
 
-def _averaged(patients: Patients, settings: SummarySettings) -> list[Estimate]:
-    """Return the estimates of metrics measured per case."""
-    group = CaseGroup(patients, settings.resampling(patients.sites))
-    estimates = []
-    for (structure, name), values in over_structures(patients).items():
-        family = family_of(name)
-        if isinstance(family, CaseMetrics):
-            estimates += family.over_patients(name, structure, values, group)
-        else:
-            # The metric's package is not installed here, so only its mean can be computed.
-            estimates.append(mean_over_patients(name, structure, values, group))
-    for family in families(CaseMetrics):
-        estimates += family.over_group(group)
-    return estimates
-
-
-def _classified(
-    factory: RowFactory, patients: Patients, points: OperatingPoints | None, settings: SummarySettings
-) -> list[Row]:
+def _classified(factory: RowFactory, group: ClassGroup, min_patients: int) -> list[Row]:
     """Return a classifier's rows; metrics by outcome are suppressed if an outcome has too few patients."""
-    p, y = class_predictions(patients, settings.classes)
-    resampling = settings.resampling(patients.sites)
-    group = ClassGroup.of(p, y, class_names(settings.classes, p.shape[1]), resampling, points)
+    patients = len(group.y)
     outcomes = dict(zip(group.names, group.outcomes(), strict=True))
     rows = []
-    for metric, structure, interval in classification_estimates(group):
+    for metric, structure, interval in estimates(group):
         if structure is None and not group.binary:
             fewest = min(outcomes.values())
         else:
             positives = outcomes[structure or group.names[1]]
-            fewest = min(positives, len(y) - positives)
-        if fewest < settings.min_patients and metric_of(metric).by_outcome:
-            note = f"fewer than {settings.min_patients} patients with or without the class"
-            rows.append(factory.suppressed(metric, note, len(y), structure))
+            fewest = min(positives, patients - positives)
+        if fewest < min_patients and metric_of(metric).by_outcome:
+            note = f"fewer than {min_patients} patients with or without the class"
+            rows.append(factory.suppressed(metric, note, patients, structure))
         else:
-            shown = mark_wide(metric, _with_denominator(interval, len(y)))
-            rows.append(factory.row(metric, structure, shown, len(y)))
+            shown = mark_wide(metric, _with_denominator(interval, patients))
+            rows.append(factory.row(metric, structure, shown, patients))
     return rows
 
 
@@ -156,13 +123,3 @@ def _with_denominator(interval: Interval, patients: int) -> Interval:
         return interval
     successes = int(interval.value * interval.n + 0.5)
     return interval._replace(method=f"{interval.method}; {successes} of {interval.n}")
-
-
-def _survived(patients: Patients, settings: SummarySettings) -> list[Estimate]:
-    predictions = survival_predictions(patients)
-    if int(predictions.events.sum()) < settings.min_patients:
-        headline = families(SurvivalMetrics)[0].metrics[0].name
-        note = f"fewer than {settings.min_patients} events"
-        return [Estimate(headline, None, Interval(None, None, None, len(predictions.risks), "", note))]
-    resampling = settings.resampling(patients.sites)
-    return survival_estimates(SurvivalGroup(predictions, resampling, settings.min_patients))

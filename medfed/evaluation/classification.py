@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from medfed.errors import DataError
-from medfed.evaluation.intervals import CONFIDENCE, Floats, Interval, Statistic, mean_of, ratio, wilson
+from medfed.evaluation.intervals import CONFIDENCE, Z_95, Floats, Interval, Statistic, mean_of, ratio, wilson
 
 BINS = 10
 ONE_CLASS = "one class only"
@@ -133,86 +133,72 @@ def mcc_of(p: Floats, y: NDArray[np.bool_], threshold: float) -> Statistic:
     return statistic
 
 
-def _midranks(values: Floats) -> Floats:
-    return np.asarray(stats.rankdata(values, method="average"), dtype=np.float64)
-
-
 def _delong(p: Floats, y: NDArray[np.bool_]) -> tuple[Floats, Floats]:
     """Return each positive's share of negatives below it, and each negative's share of positives above it."""
     ups, downs = p[y], p[~y]
-    everyone = _midranks(np.concatenate([ups, downs]))
-    above = (everyone[: len(ups)] - _midranks(ups)) / len(downs)
-    below = 1.0 - (everyone[len(ups) :] - _midranks(downs)) / len(ups)
+    ranks = stats.rankdata(np.concatenate([ups, downs]))
+    above = (ranks[: len(ups)] - stats.rankdata(ups)) / len(downs)
+    below = 1.0 - (ranks[len(ups) :] - stats.rankdata(downs)) / len(ups)
     return above, below
 
 
-def delong(probabilities: ArrayLike, targets: ArrayLike, confidence: float = CONFIDENCE) -> Interval:
+def delong(probabilities: ArrayLike, targets: ArrayLike) -> Interval:
     """Return the AUROC with DeLong's interval on the logit scale."""
     p, y = check_binary(probabilities, targets)
-    method = "DeLong, logit scale"
     ups, downs = int(y.sum()), int((~y).sum())
+    interval = Interval(None, None, None, len(p), "DeLong, logit scale")
     if not (ups and downs):
-        return Interval(None, None, None, len(p), method, ONE_CLASS)
+        return interval._replace(note=ONE_CLASS)
     above, below = _delong(p, y)
     value = float(above.mean())
+    interval = interval._replace(value=value)
     if ups < 2 or downs < 2:
-        return Interval(value, None, None, len(p), method, "no interval: a single patient of one class")
+        return interval._replace(note="no interval: a single patient of one class")
     if value in (0.0, 1.0):
         # No pair is misranked, so the variance estimate is zero. min(ups, downs) disjoint pairs without an
         # error still give an exact bound (Clopper and Pearson).
-        bound = ((1 - confidence) / 2) ** (1 / min(ups, downs))
+        bound = ((1 - CONFIDENCE) / 2) ** (1 / min(ups, downs))
         low, high = (bound, 1.0) if value == 1.0 else (0.0, 1.0 - bound)
-        return Interval(
-            value, low, high, len(p), "exact bound from disjoint pairs, since no pair is misranked"
-        )
+        method = "exact bound from disjoint pairs, since no pair is misranked"
+        return interval._replace(low=low, high=high, method=method)
     variance = above.var(ddof=1) / ups + below.var(ddof=1) / downs
     if variance == 0.0:
         # The model gives every patient the same probability, so the sample says nothing about the variance.
-        note = "no interval: every patient is ranked equally"
-        return Interval(value, None, None, len(p), method, note)
-    z = float(stats.norm.ppf((1 + confidence) / 2))
-    middle, half = np.log(value / (1 - value)), z * np.sqrt(variance) / (value * (1 - value))
+        return interval._replace(note="no interval: every patient is ranked equally")
+    middle, half = np.log(value / (1 - value)), Z_95 * np.sqrt(variance) / (value * (1 - value))
     low, high = (float(1 / (1 + np.exp(-bound))) for bound in (middle - half, middle + half))
-    return Interval(value, low, high, len(p), method)
+    return interval._replace(low=low, high=high)
 
 
 def delong_test(first: ArrayLike, second: ArrayLike, targets: ArrayLike) -> tuple[Interval, float | None]:
     """Return the difference of two AUROCs on the same patients (first minus second), and its p value."""
     (p, y), (q, _) = check_binary(first, targets), check_binary(second, targets)
-    method = "paired DeLong"
+    interval = Interval(None, None, None, len(p), "paired DeLong")
     if min(int(y.sum()), int((~y).sum())) < 2:
-        return Interval(None, None, None, len(p), method, ONE_CLASS), None
+        return interval._replace(note=ONE_CLASS), None
     (above, below), (other_above, other_below) = _delong(p, y), _delong(q, y)
     up, down = above - other_above, below - other_below
     value = float(up.mean())
     error = float(np.sqrt(up.var(ddof=1) / len(up) + down.var(ddof=1) / len(down)))
     if error == 0.0:
-        return Interval(
-            value, None, None, len(p), method, "no interval: both rank every patient equally"
-        ), None
-    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
-    interval = Interval(value, max(-1.0, value - z * error), min(1.0, value + z * error), len(p), method)
-    return interval, float(2 * stats.norm.sf(abs(value) / error))
+        return interval._replace(value=value, note="no interval: both rank every patient equally"), None
+    low, high = max(-1.0, value - Z_95 * error), min(1.0, value + Z_95 * error)
+    return interval._replace(value=value, low=low, high=high), float(2 * stats.norm.sf(abs(value) / error))
 
 
-def operating_point(
-    probabilities: ArrayLike, targets: ArrayLike, sensitivity: float | None = None
-) -> float | None:
-    """Return the threshold with the largest Youden index, or the largest that reaches a given sensitivity.
+def operating_point(probabilities: ArrayLike, targets: ArrayLike) -> float | None:
+    """Return the threshold with the largest Youden index, or None if only one class is present.
 
     The threshold lies midway between two observed probabilities, so rounding errors do not change any
-    patient's prediction. Returns None if only one class is present.
+    patient's prediction.
     """
     p, y = check_binary(probabilities, targets)
     if y.all() or not y.any():
         return None
     steps = np.unique(p)
     thresholds = np.r_[steps[0], (steps[1:] + steps[:-1]) / 2]
-    caught = np.array([(p[y] >= threshold).mean() for threshold in thresholds])
-    if sensitivity is not None:
-        return float(thresholds[np.flatnonzero(caught >= sensitivity)[-1]])
-    spared = np.array([(p[~y] < threshold).mean() for threshold in thresholds])
-    return float(thresholds[int(np.argmax(caught + spared))])
+    youden = [(p[y] >= threshold).mean() + (p[~y] < threshold).mean() for threshold in thresholds]
+    return float(thresholds[int(np.argmax(youden))])
 
 
 def proportion(part: int, whole: int, method: str, absent: str) -> Interval:

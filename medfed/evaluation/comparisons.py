@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfed.evaluation.aggregate import suppressed_sites
+from medfed.evaluation.groups import group_of, over_structures
 from medfed.evaluation.intervals import holm
 from medfed.evaluation.metrics import (
+    CaseGroup,
     ClassGroup,
     ClassificationMetrics,
     Difference,
@@ -27,19 +29,9 @@ from medfed.evaluation.metrics import (
     SurvivalMetrics,
     families,
     metric_of,
-    over_structures,
 )
 from medfed.evaluation.paired_tests import count_patients, paired_difference
-from medfed.evaluation.patients import (
-    PROBABILITY,
-    RISK,
-    Patients,
-    SummarySettings,
-    by_patient,
-    class_predictions,
-    survival_predictions,
-)
-from medfed.evaluation.probabilities import class_names
+from medfed.evaluation.patients import Patients, SummarySettings, by_patient
 from medfed.evaluation.row_factory import RowFactory, mark_wide
 from medfed.evaluation.rows import ALL_SITES, FEDERATED, UNTRAINED, CaseRow, Row, unperturbed
 from medfed.evaluation.segmentation import ABSENT
@@ -91,31 +83,35 @@ def _differences(ours: list[CaseRow], theirs: list[CaseRow], settings: SummarySe
     ours, theirs = ([case for case in some if (case.site, case.patient) in shared] for some in (ours, theirs))
     if len(shared) < max(settings.min_patients, 1):
         return []
-    first, second = by_patient(ours), by_patient(theirs)
-    metrics = {metric for _, metric in first.values}
-    if RISK in metrics:
-        return _survived(first, second, settings)
-    if PROBABILITY in metrics:
-        return _classified(first, second, settings)
-    return _averaged(first, second, settings)
+    first, second = (group_of(by_patient(cases), settings) for cases in (ours, theirs))
+    differences: list[Difference | None] = []
+    if isinstance(first, ClassGroup) and isinstance(second, ClassGroup):
+        # They are the same patients: both models are held to the targets of the first one's cases.
+        second, least = second._replace(y=first.y), settings.min_patients
+        differences += [family.difference(first, second, least) for family in families(ClassificationMetrics)]
+    elif isinstance(first, SurvivalGroup) and isinstance(second, SurvivalGroup):
+        if int(first.patients.events.sum()) >= max(settings.min_patients, 1):
+            differences += [family.difference(first, second) for family in families(SurvivalMetrics)]
+    elif isinstance(first, CaseGroup) and isinstance(second, CaseGroup):
+        differences += _averaged(first, second)
+    return [difference for difference in differences if difference is not None]
 
 
-def _averaged(first: Patients, second: Patients, settings: SummarySettings) -> list[Difference]:
+def _averaged(first: CaseGroup, second: CaseGroup) -> list[Difference]:
     """Return the differences of metrics measured per case."""
-    first, second, credited = credit_true_absences(first, second)
-    resampling = settings.resampling(first.sites)
-    others = over_structures(second)
+    ours, theirs, credited = credit_true_absences(first.patients, second.patients)
+    others = over_structures(theirs)
     differences = []
-    for (structure, metric), values in over_structures(first).items():
+    for (structure, metric), values in over_structures(ours).items():
         if not metric_of(metric).compared or (structure, metric) not in others:
             continue
-        interval, p = paired_difference(values, others[structure, metric], resampling)
+        interval, p = paired_difference(values, others[structure, metric], first.resampling)
         number = credited.get((structure, metric), 0)
         if number and interval.value is not None:
-            note = (
+            credit = (
                 f"{count_patients(number)} in which only one model correctly predicted nothing: 1 against 0"
             )
-            interval = interval._replace(note="; ".join(part for part in (interval.note, note) if part))
+            interval = interval.with_note(credit)
         differences.append(Difference(metric, structure, interval, p, "sign-flip permutation"))
     return differences
 
@@ -156,30 +152,6 @@ def credit_true_absences(first: Patients, second: Patients) -> _Paired:
 
 def _absent(patients: Patients, key: tuple[str | None, str]) -> NDArray[np.bool_]:
     return np.array([ABSENT in notes for notes in patients.notes[key]], dtype=bool)
-
-
-def _classified(first: Patients, second: Patients, settings: SummarySettings) -> list[Difference]:
-    resampling = settings.resampling(first.sites)
-    (p, y), (q, _) = (class_predictions(some, settings.classes) for some in (first, second))
-    names = class_names(settings.classes, p.shape[1])
-    ours, theirs = (ClassGroup.of(some, y, names, resampling) for some in (p, q))
-    return [
-        difference
-        for family in families(ClassificationMetrics)
-        if (difference := family.difference(ours, theirs, settings.min_patients)) is not None
-    ]
-
-
-def _survived(first: Patients, second: Patients, settings: SummarySettings) -> list[Difference]:
-    resampling = settings.resampling(first.sites)
-    ours, theirs = (SurvivalGroup(survival_predictions(some), resampling) for some in (first, second))
-    if int(ours.patients.events.sum()) < max(settings.min_patients, 1):
-        return []
-    return [
-        difference
-        for family in families(SurvivalMetrics)
-        if (difference := family.difference(ours, theirs)) is not None
-    ]
 
 
 def _row(factory: RowFactory, difference: Difference) -> Row:

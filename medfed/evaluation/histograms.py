@@ -24,7 +24,6 @@ from medfed.errors import DataError, RunError
 from medfed.evaluation.classification import check_binary
 from medfed.evaluation.intervals import Floats, wilson
 from medfed.evaluation.rows import ALL_SITES
-from medfed.files import write_whole
 
 MAX_BINS = 100
 
@@ -46,7 +45,7 @@ class Bin(msgspec.Struct, frozen=True, array_like=True):
         return self.positives + self.negatives
 
 
-class ScoreHistogram(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ScoreHistogram(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Counts of one site's patients by one model's predicted probability of one class."""
 
     round: int
@@ -83,26 +82,12 @@ class Reliability(NamedTuple):
     n: int
 
 
-class ScoreLabels(NamedTuple):
-    """The patients and the class that a histogram describes."""
-
-    round: int
-    site: str
-    split: str
-    model: str
-    structure: str | None = None
-
-
 def count_scores(
-    probabilities: ArrayLike,
-    targets: ArrayLike,
-    labels: ScoreLabels,
-    min_patients: int = 1,
-    bins: int = MAX_BINS,
-) -> ScoreHistogram:
-    """Return the histogram of one hospital's patients, coarse enough to be sent to the hub.
+    probabilities: ArrayLike, targets: ArrayLike, min_patients: int = 1, bins: int = MAX_BINS
+) -> tuple[Bin, ...]:
+    """Return the bins of one hospital's patients, coarse enough to be sent to the hub.
 
-    It has no bins if there are fewer than `min_patients` patients in total.
+    There are none if there are fewer than `min_patients` patients in total.
     """
     p, y = check_binary(probabilities, targets)
     edges = np.arange(bins + 1) / bins
@@ -110,11 +95,9 @@ def count_scores(
     bin_index = np.clip(np.searchsorted(edges, p, side="right") - 1, 0, bins - 1)
     ups, downs = np.bincount(bin_index[y], minlength=bins), np.bincount(bin_index[~y], minlength=bins)
     risks = np.bincount(bin_index, weights=p, minlength=bins)
-    fine = [
-        Bin(float(edges[i]), float(edges[i + 1]), int(ups[i]), int(downs[i]), float(risks[i]))
-        for i in range(bins)
-    ]
-    return ScoreHistogram(**labels._asdict(), bins=coarsen(fine, min_patients))
+    columns = (edges[:-1], edges[1:], ups, downs, risks)
+    fine = [Bin(*cell) for cell in zip(*(column.tolist() for column in columns), strict=True)]
+    return coarsen(fine, min_patients)
 
 
 def coarsen(fine: Iterable[Bin], min_patients: int) -> tuple[Bin, ...]:
@@ -244,15 +227,8 @@ def net_benefit_of(histogram: ScoreHistogram) -> list[tuple[float, float, float]
     return points
 
 
-def write(path: Path, histograms: Iterable[ScoreHistogram]) -> None:
-    """Write histograms as JSON lines."""
-    write_whole(
-        path, b"".join(msgspec.json.encode(histogram) + b"\n" for histogram in histograms), durable=True
-    )
-
-
 def read(path: Path) -> list[ScoreHistogram]:
-    """Return the histograms in a file written by `write`.
+    """Return the histograms in a file of JSON lines.
 
     Raises:
         RunError: a line is not a histogram.

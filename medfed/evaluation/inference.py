@@ -107,13 +107,9 @@ MAX_THIN_MM = 2.0
 def spacing_band(spacing_mm: Sequence[float]) -> str:
     """Return the subgroup of an image's widest spacing."""
     widest = max(spacing_mm)
-    return (
-        f"up to {MAX_THIN_MM:g} mm"
-        if widest <= MAX_THIN_MM
-        else "above 2 to 5 mm"
-        if widest <= 5.0
-        else "above 5 mm"
-    )
+    if widest <= MAX_THIN_MM:
+        return f"up to {MAX_THIN_MM:g} mm"
+    return "above 2 to 5 mm" if widest <= 5.0 else "above 5 mm"
 
 
 class MeasurementSettings(NamedTuple):
@@ -148,13 +144,8 @@ def measure(
     device = next(module.parameters()).device
     by_token = {case.token: case for case in cases}
     data = labels.hospital.data
-    found_in = (
-        batches(data, cases)
-        if settings.condition is None
-        else perturbed_batches(task, data, cases, settings.condition, settings.seed)
-    )
     families = _prediction_metrics(task)
-    for batch in found_in:
+    for batch in perturbed_batches(task, data, cases, settings.condition, settings.seed):
         moved = {
             key: value.to(device) if isinstance(value, torch.Tensor) else value
             for key, value in batch.items()
@@ -253,9 +244,12 @@ def perturbations(task: Task) -> tuple[str, ...]:
 
 
 def perturbed_batches(
-    task: Task, data: SiteDataModule, cases: Sequence[Case], condition: str, seed: int
+    task: Task, data: SiteDataModule, cases: Sequence[Case], condition: str | None, seed: int
 ) -> Iterator[dict[str, Any]]:
-    """Yield these cases as `batches` does, each perturbed before it is prepared."""
+    """Yield these cases as `batches` does, each perturbed before it is prepared if there is a condition."""
+    if condition is None:
+        yield from batches(data, cases)
+        return
     if task.needs in ("segment", "classify"):
         for batch in batches(data, cases):
             case = data.case(batch["case"][0])
@@ -278,10 +272,10 @@ def _perturbed_image(task: Task, data: SiteDataModule, case: Case, condition: st
     settings: Any = data.settings
     generator = np.random.default_rng(_seed(seed, condition, case.token))
     array = robustness.IMAGE_CHANGES[condition](image.array, image.spacing_mm, generator)
-    found = prepare(Volume(array, image.affine_ras, image.info), None, settings).image
+    prepared = prepare(Volume(array, image.affine_ras, image.info), None, settings).image
     if task.needs == "classify" and settings.patch is not None:
-        found = centre_crop(found, settings.patch, float(found.min()))
-    return torch.from_numpy(np.ascontiguousarray(found, np.float32))[None]
+        prepared = centre_crop(prepared, settings.patch)
+    return torch.from_numpy(np.ascontiguousarray(prepared, np.float32))[None]
 
 
 def _seed(seed: int, *names: str) -> int:

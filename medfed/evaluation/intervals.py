@@ -36,6 +36,8 @@ Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
 
 CONFIDENCE = 0.95
+# The normal quantile of a 95 % interval, about 1.96.
+Z_95 = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
 DRAWS = 2000
 # An interval that spans more than this share of the metric's range (or of twice the value) is marked as wide.
 WIDE_SHARE = 0.3
@@ -62,6 +64,15 @@ class Interval(NamedTuple):
     n: int
     method: str
     note: str | None = None
+
+    def with_note(self, note: str | None) -> Interval:
+        """Return the interval with another part of its note, if there is one."""
+        return self._replace(note="; ".join(filter(None, (self.note, note))) or None)
+
+
+def wald(value: float, error: float, n: int, method: str) -> Interval:
+    """Return the normal interval of an estimate with a standard error."""
+    return Interval(value, value - Z_95 * error, value + Z_95 * error, n, method)
 
 
 def resamples(
@@ -134,63 +145,52 @@ class Resampling(NamedTuple):
         return self._replace(strata=strata)
 
     def interval(
-        self, statistic: Statistic, patients: int, kind: Literal["bca", "percentile"] = "bca"
+        self,
+        statistic: Statistic,
+        patients: int,
+        kind: Literal["bca", "percentile"] = "bca",
+        undefined: str | None = None,
     ) -> Interval:
-        """Return the statistic of all patients with its bootstrap interval."""
-        return bootstrap(statistic, patients, seed=self.seed, strata=self.strata, kind=kind, draws=self.draws)
+        """Return the statistic of all patients and its bootstrap interval over patients.
 
-
-def bootstrap(
-    statistic: Statistic,
-    patients: int,
-    *,
-    seed: int,
-    strata: Sequence[Hashable] | None = None,
-    kind: Literal["bca", "percentile"] = "bca",
-    draws: int = DRAWS,
-    confidence: float = CONFIDENCE,
-) -> Interval:
-    """Return the statistic of all patients and its bootstrap interval over patients.
-
-    Args:
-        statistic: see `Statistic`; counts may also be weights.
-        patients: how many there are.
-        seed: of the resamples; the same seed gives the same interval.
-        strata: each patient's hospital, where several are pooled.
-        kind: "bca" or "percentile".
-        draws: resamples.
-        confidence: of the interval.
-    """
-    method = f"{'BCa' if kind == 'bca' else 'percentile'} bootstrap over patients, {draws} draws, seed {seed}"
-    if patients == 0:
-        return Interval(None, None, None, 0, method, "no patients")
-    groups = _groups(strata, patients)
-    if len(groups) > 1:
-        method += ", within hospitals"
-    value = float(statistic(np.ones((1, patients)))[0])
-    if not np.isfinite(value):
-        return Interval(None, None, None, patients, method, "undefined on these patients")
-    freedom = patients - len(groups)
-    if freedom < 1:
-        return Interval(value, None, None, patients, method, "no interval: a single patient")
-    found = np.concatenate([statistic(counts) for counts in resamples(strata, patients, draws, seed)])
-    defined = found[np.isfinite(found)]
-    if len(defined) < (1 - MAX_UNDEFINED_SHARE) * draws:
-        share = 1 - len(defined) / draws
-        return Interval(
-            value, None, None, patients, method, f"no interval: undefined in {share:.0%} of the resamples"
-        )
-    if float(np.ptp(defined)) == 0.0:
-        return Interval(value, None, None, patients, method, "no interval: all patients alike")
-    # Hesterberg's expansion: the normal quantile that this n's t quantile and variance correspond to.
-    quantile = float(stats.t.ppf((1 + confidence) / 2, freedom)) * np.sqrt(patients / freedom)
-    if kind == "percentile":
-        levels = stats.norm.cdf([-quantile, quantile])
-    else:
-        levels = _bca_levels(statistic, value, defined, groups, quantile)
-    low, high = (float(bound) for bound in np.quantile(defined, levels))
-    note = f"of {patients} patients, {TOO_NARROW}" if patients < MIN_RELIABLE else None
-    return Interval(value, low, high, patients, method, note)
+        Args:
+            statistic: see `Statistic`; counts may also be weights.
+            patients: how many there are.
+            kind: "bca" or "percentile".
+            undefined: the note if the statistic has no value on these patients.
+        """
+        name = "BCa" if kind == "bca" else "percentile"
+        method = f"{name} bootstrap over patients, {self.draws} draws, seed {self.seed}"
+        if patients == 0:
+            return Interval(None, None, None, 0, method, "no patients")
+        groups = _groups(self.strata, patients)
+        if len(groups) > 1:
+            method += ", within hospitals"
+        value = float(statistic(np.ones((1, patients)))[0])
+        if not np.isfinite(value):
+            note = undefined or "undefined on these patients"
+            return Interval(None, None, None, patients, method, note)
+        alone = Interval(value, None, None, patients, method)
+        freedom = patients - len(groups)
+        if freedom < 1:
+            return alone._replace(note="no interval: a single patient")
+        counts = resamples(self.strata, patients, self.draws, self.seed)
+        resampled = np.concatenate([statistic(block) for block in counts])
+        defined = resampled[np.isfinite(resampled)]
+        if len(defined) < (1 - MAX_UNDEFINED_SHARE) * self.draws:
+            share = 1 - len(defined) / self.draws
+            return alone._replace(note=f"no interval: undefined in {share:.0%} of the resamples")
+        if float(np.ptp(defined)) == 0.0:
+            return alone._replace(note="no interval: all patients alike")
+        # Hesterberg's expansion: the normal quantile that this n's t quantile and variance correspond to.
+        quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * np.sqrt(patients / freedom)
+        if kind == "percentile":
+            levels = stats.norm.cdf([-quantile, quantile])
+        else:
+            levels = _bca_levels(statistic, value, defined, groups, quantile)
+        low, high = (float(bound) for bound in np.quantile(defined, levels))
+        small = f"of {patients} patients, {TOO_NARROW}" if patients < MIN_RELIABLE else None
+        return Interval(value, low, high, patients, method, small)
 
 
 def _bca_levels(
@@ -265,18 +265,15 @@ def quantile_of(values: ArrayLike, quantile: float) -> Statistic:
     return statistic
 
 
-def wilson(successes: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return Wilson's score interval of a proportion (JASA 1927), which holds at 0 and 1 too; 0
-    to 1 without trials.
-    """
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """Return Wilson's score interval of a proportion (JASA 1927), also at 0 and 1; 0 to 1 without trials."""
     if not 0 <= successes <= trials:
         raise DataError(
             f"{successes} of {trials}: the successes of a proportion must be from 0 to the number of trials"
         )
     if trials == 0:
         return 0.0, 1.0
-    z = float(stats.norm.ppf((1 + confidence) / 2))
-    share = successes / trials
+    share, z = successes / trials, Z_95
     middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * np.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     return max(0.0, float(middle - half)), min(1.0, float(middle + half))
@@ -296,9 +293,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def is_wide(interval: Interval, lowest: float | None = 0.0, highest: float | None = 1.0) -> bool:
-    """Return whether an interval spans a large share of the metric's range (or of the
-    value, without a maximum).
-    """
+    """Return whether an interval spans a large share of the metric's range, or of the value if unbounded."""
     if interval.low is None or interval.high is None or interval.value is None or lowest is None:
         # Around zero, as for a difference of volumes, no share of the value says anything.
         return False
@@ -307,8 +302,7 @@ def is_wide(interval: Interval, lowest: float | None = 0.0, highest: float | Non
 
 
 def suppressed_groups(sizes: Mapping[str, int], min_patients: int) -> set[str]:
-    """Return the groups of one partition that may not be shown: the small ones, and enough
-    others to cover them.
+    """Return the groups of one partition that may not be shown: small ones, and others to cover them.
 
     A single suppressed group could be computed by subtracting the others from the total. So at least two are
     suppressed, and together they hold at least `min_patients` patients. An empty group needs no protection.

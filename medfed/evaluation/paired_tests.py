@@ -52,8 +52,7 @@ def paired_difference(first: Floats, second: Floats, resampling: Resampling) -> 
     if len(differences) < 2:
         return interval, None
     if unpaired := len(both) - len(differences):
-        note = f"{count_patients(unpaired)} without a pair left out"
-        interval = interval._replace(note="; ".join(part for part in (interval.note, note) if part))
+        interval = interval.with_note(f"{count_patients(unpaired)} without a pair left out")
     return interval, sign_flip(differences, resampling.seed)
 
 

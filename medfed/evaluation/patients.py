@@ -109,8 +109,7 @@ def _single(cases: list[CaseRow]) -> float:
 
 
 def class_predictions(patients: Patients, classes: Sequence[str]) -> tuple[Floats, NDArray[np.intp]]:
-    """Return (patients, classes) probabilities, from one row per class or the second
-    class's alone, and targets.
+    """Return (patients, classes) probabilities, from one row per class or the second class's, and targets.
 
     Raises:
         DataError: if a patient lacks a probability or a target, or the rows name other classes.
@@ -130,6 +129,11 @@ def class_predictions(patients: Patients, classes: Sequence[str]) -> tuple[Float
         raise DataError(f"rows name the classes {names}, the study {sorted(classes)}")
     p = np.stack([columns[place] for place in order], axis=1)
     return p, np.stack([targets[place] for place in order], axis=1).argmax(axis=1)
+
+
+def class_names(classes: Sequence[str], columns: int) -> list[str]:
+    """Return the names of a classifier's columns: the classes if their number fits, else numbers."""
+    return list(classes) if len(classes) == columns else [str(number) for number in range(columns)]
 
 
 class SurvivalPredictions(NamedTuple):

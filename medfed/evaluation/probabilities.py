@@ -9,9 +9,15 @@ import msgspec
 import numpy as np
 
 from medfed.evaluation import calibration, classification
-from medfed.evaluation.histograms import ScoreHistogram, ScoreLabels, count_scores
+from medfed.evaluation.histograms import ScoreHistogram, count_scores
 from medfed.evaluation.metrics import OperatingPoints
-from medfed.evaluation.patients import PROBABILITY, SummarySettings, by_patient, class_predictions
+from medfed.evaluation.patients import (
+    PROBABILITY,
+    SummarySettings,
+    by_patient,
+    class_names,
+    class_predictions,
+)
 from medfed.evaluation.rows import CaseRow, unperturbed
 
 VALIDATION = "val"
@@ -25,22 +31,17 @@ def group_by_model(cases: Iterable[CaseRow]) -> dict[tuple[str, str], list[CaseR
     return dict(sorted(groups.items()))
 
 
-def class_names(classes: Sequence[str], columns: int) -> list[str]:
-    """Return the names of a classifier's columns: the classes if their number fits, else numbers."""
-    return list(classes) if len(classes) == columns else [str(number) for number in range(columns)]
-
-
 def operating_points(cases: Sequence[CaseRow], classes: Sequence[str]) -> dict[str, OperatingPoints]:
     """Return each model's thresholds, fixed on all validation patients that it was run on."""
-    found = {}
-    chosen = [case for case in cases if case.split == VALIDATION and case.metric == PROBABILITY]
-    for (model, _), some in group_by_model(chosen).items():
+    chosen = {}
+    validation = [case for case in cases if case.split == VALIDATION and case.metric == PROBABILITY]
+    for (model, _), some in group_by_model(validation).items():
         p, y = class_predictions(by_patient(some), classes)
         points = [classification.operating_point(p[:, number], y == number) for number in range(p.shape[1])]
         known = [point for point in points if point is not None]
         if len(known) == len(points):
-            found[model] = OperatingPoints(known, f"Youden index on {len(y)} validation patients")
-    return found
+            chosen[model] = OperatingPoints(known, f"Youden index on {len(y)} validation patients")
+    return chosen
 
 
 def temperature_scaled(
@@ -79,7 +80,7 @@ def score_histograms(
 ) -> list[ScoreHistogram]:
     """Return histograms of predicted risk by model and hospital, coarse enough to leave the hospital."""
     some = [case for case in unperturbed(cases) if case.metric == PROBABILITY and case.split == split]
-    found = []
+    result = []
     for (model, _), group in group_by_model(some).items():
         for site in sorted({case.site for case in group}):
             patients = by_patient([case for case in group if case.site == site])
@@ -89,6 +90,6 @@ def score_histograms(
             names = class_names(settings.classes, p.shape[1])
             columns = {1: None} if p.shape[1] == 2 else dict(enumerate(names))
             for number, name in columns.items():
-                labels = ScoreLabels(settings.round, site, split, model, name)
-                found.append(count_scores(p[:, number], y == number, labels, settings.min_patients))
-    return found
+                bins = count_scores(p[:, number], y == number, settings.min_patients)
+                result.append(ScoreHistogram(settings.round, site, split, model, bins, name))
+    return result

@@ -24,18 +24,13 @@ class RowFactory(NamedTuple):
     ) -> Row:
         """Return the row of an interval; `n` counts the group's patients. A missing value has no method."""
         return Row(
-            round=self.round,
-            site=self.site,
-            split=self.split,
-            model=self.model,
+            **self._asdict(),
             metric=metric,
+            structure=structure,
             value=interval.value,
-            n=n,
             low=interval.low,
             high=interval.high,
-            structure=structure,
-            group=self.group,
-            against=self.against,
+            n=n,
             p=p,
             method=(interval.method or None) if interval.value is not None else None,
             note=interval.note,
@@ -49,5 +44,4 @@ class RowFactory(NamedTuple):
 def mark_wide(metric: str, interval: Interval) -> Interval:
     """Return the interval with a note that says so if it is wide for the metric's range."""
     known = metric_of(metric)
-    wide = "wide interval" if is_wide(interval, known.lowest, known.highest) else None
-    return interval._replace(note="; ".join(part for part in (interval.note, wide) if part) or None)
+    return interval.with_note("wide interval" if is_wide(interval, known.lowest, known.highest) else None)

@@ -2,7 +2,7 @@
 
 A `Row` describes a group of patients: one metric of one model at one site. A `CaseRow` describes one case of
 one patient, both identified by tokens (salted hashes); all summaries are computed from case rows. Both are
-stored as JSON lines, to which a run appends, and as CSV for spreadsheets.
+stored as JSON lines, to which a run appends; rows are also written as CSV for spreadsheets.
 
 Appending is safe: readers skip a line that a killed process left unfinished, and the next append removes it.
 If a row is written twice, for example by a resumed run, the later value replaces the earlier one.
@@ -52,10 +52,8 @@ def without(site: str) -> str:
 
 def model_of(stem: str) -> str:
     """Return the model name for a checkpoint file's stem: 'local-north' gives 'local:north'."""
-    for kind in ("local", "personal", "without"):
-        if stem.startswith(f"{kind}-"):
-            return f"{kind}:{stem.removeprefix(f'{kind}-')}"
-    return stem
+    kind, _, site = stem.partition("-")
+    return f"{kind}:{site}" if site and kind in ("local", "personal", "without") else stem
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -186,12 +184,12 @@ def _finished_length(file: io.BufferedRandom) -> int:
     return 0
 
 
-def write(path: Path, records: Iterable[Row | CaseRow]) -> None:
+def write(path: Path, records: Iterable[msgspec.Struct]) -> None:
     """Write a JSON lines file atomically."""
     write_whole(path, _lines(records), durable=True)
 
 
-def _lines(records: Iterable[Row | CaseRow]) -> bytes:
+def _lines(records: Iterable[msgspec.Struct]) -> bytes:
     return b"".join(msgspec.json.encode(record) + b"\n" for record in records)
 
 
@@ -221,54 +219,10 @@ def _read(path: Path, kind: type[Record]) -> list[Record]:
     return list(records.values())
 
 
-def write_csv(path: Path, records: Iterable[Record]) -> None:
-    """Write rows or case rows as CSV; attributes of case rows become columns named `attribute.<name>`."""
-    flat = [_flat(record) for record in records]
-    names = list(dict.fromkeys(name for line in flat for name in line))
+def write_csv(path: Path, rows: Iterable[Row]) -> None:
+    """Write rows as CSV for spreadsheets."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, Row.__struct_fields__, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(flat)
+    writer.writerows(msgspec.structs.asdict(row) for row in rows)
     write_whole(path, text.getvalue(), durable=True)
-
-
-def _flat(record: Row | CaseRow) -> dict[str, object]:
-    line: dict[str, object] = {}
-    for name in record.__struct_fields__:
-        value = getattr(record, name)
-        if name == "attributes":
-            line.update({f"attribute.{key}": text for key, text in sorted(value.items())})
-        elif isinstance(value, bool):
-            line[name] = str(value).lower()
-        else:
-            line[name] = "" if value is None else value
-    return line
-
-
-def read_csv(path: Path, kind: type[Record]) -> list[Record]:
-    """Return the records in a file written by `write_csv`."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return [
-            _record(line, kind, path, number) for number, line in enumerate(csv.DictReader(file), start=2)
-        ]
-
-
-def _record(line: dict[str, str], kind: type[Record], path: Path, number: int) -> Record:
-    fields: dict[str, object] = {}
-    attributes = {}
-    for name, text in line.items():
-        if text != "" and name.startswith("attribute."):
-            attributes[name.removeprefix("attribute.")] = text
-        elif text != "":
-            fields[name] = text
-    for name in ("value", "n"):
-        fields.setdefault(name, None)
-    if kind is CaseRow:
-        fields.pop("n")
-        fields["attributes"] = attributes
-    try:
-        return msgspec.convert(fields, kind, strict=False)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise RunError(
-            f"{path.name}: line {number} is not a {kind.__name__}: {error}; restore the file"
-        ) from error

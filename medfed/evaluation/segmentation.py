@@ -180,8 +180,8 @@ def dice(prediction: NDArray[np.bool_], reference: NDArray[np.bool_]) -> float |
             f"prediction has shape {prediction.shape}, the reference {reference.shape}; "
             "both must be on the same grid"
         )
-    total = int(np.count_nonzero(prediction)) + int(np.count_nonzero(reference))
-    return 2.0 * int(np.count_nonzero(prediction & reference)) / total if total else None
+    total = np.count_nonzero(prediction) + np.count_nonzero(reference)
+    return float(2.0 * np.count_nonzero(prediction & reference) / total) if total else None
 
 
 def bounding_box(prediction: NDArray[np.bool_], reference: NDArray[np.bool_]) -> tuple[slice, ...]:
@@ -229,12 +229,9 @@ def surface_distances(
     offsets, near_mm = _near(spacing)
     reach = np.abs(offsets).max(axis=0)
     first, second = (np.pad(mark, [(int(size), int(size)) for size in reach]) for mark in edges)
-    return Surfaces(
-        _nearest(first, second, offsets, near_mm, spacing),
-        _nearest(second, first, offsets, near_mm, spacing),
-        weights[0],
-        weights[1],
-    )
+    to_reference = _nearest(first, second, offsets, near_mm, spacing)
+    to_prediction = _nearest(second, first, offsets, near_mm, spacing)
+    return Surfaces(to_reference, to_prediction, *weights)
 
 
 def _near(spacing_mm: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
@@ -285,16 +282,12 @@ def _nearest(
 
 def _edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the voxels of a mask that have a face neighbour outside it; the border counts as outside."""
-    inside = mask.copy()
-    for axis in range(mask.ndim):
-        first = [slice(None)] * mask.ndim
-        last = list(first)
-        first[axis], last[axis] = slice(0, -1), slice(1, None)
-        inside[tuple(first)] &= mask[tuple(last)]
-        inside[tuple(last)] &= mask[tuple(first)]
-        first[axis], last[axis] = slice(0, 1), slice(-1, None)
-        inside[tuple(first)] = False
-        inside[tuple(last)] = False
+    padded, inside = np.pad(mask, 1), mask.copy()
+    for axis, size in enumerate(mask.shape):
+        for start in (0, 2):
+            neighbours = [slice(1, -1)] * mask.ndim
+            neighbours[axis] = slice(start, start + size)
+            inside &= padded[tuple(neighbours)]
     return mask & ~inside
 
 
@@ -338,15 +331,11 @@ def mean_distance_of(surfaces: Surfaces) -> float:
 
 def hausdorff_of(surfaces: Surfaces, quantile: float, form: Form = "voxel") -> float:
     """Return the larger directed quantile: interpolated in voxel form, weighted by area in surfel form."""
+    first = surfaces.to_reference_mm, surfaces.prediction_weights
+    second = surfaces.to_prediction_mm, surfaces.reference_weights
     if form == "voxel":
-        return max(
-            float(np.quantile(surfaces.to_reference_mm, quantile)),
-            float(np.quantile(surfaces.to_prediction_mm, quantile)),
-        )
-    return max(
-        _area_quantile(surfaces.to_reference_mm, surfaces.prediction_weights, quantile),
-        _area_quantile(surfaces.to_prediction_mm, surfaces.reference_weights, quantile),
-    )
+        return max(float(np.quantile(distances, quantile)) for distances, _ in (first, second))
+    return max(_area_quantile(*first, quantile), _area_quantile(*second, quantile))
 
 
 def _area_quantile(distances: NDArray[np.float64], areas: NDArray[np.float64], quantile: float) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfed.evaluation.comparisons import holm_corrected
+from medfed.evaluation.groups import Group, group_of, over_structures
 from medfed.evaluation.intervals import Floats, Interval, Resampling, Statistic, mean_of, suppressed_groups
 from medfed.evaluation.metrics import (
     ClassGroup,
@@ -17,18 +18,8 @@ from medfed.evaluation.metrics import (
     SurvivalMetrics,
     families,
     headline_metrics,
-    over_structures,
 )
-from medfed.evaluation.patients import (
-    PROBABILITY,
-    RISK,
-    Patients,
-    SummarySettings,
-    by_patient,
-    class_predictions,
-    survival_predictions,
-)
-from medfed.evaluation.probabilities import class_names
+from medfed.evaluation.patients import Patients, SummarySettings, by_patient
 from medfed.evaluation.row_factory import RowFactory
 from medfed.evaluation.rows import ALL_SITES, FEDERATED, CaseRow, Row, unperturbed
 
@@ -73,7 +64,7 @@ def _attribute(
         return []
     suppressed = suppressed_groups(sizes, settings.min_patients)
     patients = by_patient(cases)
-    statistic = _subgroup_statistic(patients, settings)
+    statistic = _subgroup_statistic(group_of(patients, settings))
     if statistic is None:
         return []
     groups = np.array([member[key] for key in zip(patients.sites, patients.patients, strict=True)])
@@ -102,18 +93,12 @@ def _group(
         note = f"fewer than {min_patients} patients with {statistic.outcome}"
         return [factory.suppressed(metric, note, n, structure)]
     interval = resampling.within(inside).interval(statistic.build(inside), n)
-    rows = [factory.row(metric, structure, _explained(interval), n)]
+    rows = [factory.row(metric, structure, interval, n)]
     # Every other group may be suppressed, and then "the others" would be one small group.
     if len(inside) - n >= min_patients and not _has_few(statistic, ~inside, min_patients):
         gap, p = _gap(statistic.build(np.ones(len(inside), dtype=bool)), inside, resampling)
-        rows.append(factory._replace(against=OTHERS).row(metric, structure, _explained(gap), n, p))
+        rows.append(factory._replace(against=OTHERS).row(metric, structure, gap, n, p))
     return rows
-
-
-def _explained(interval: Interval) -> Interval:
-    if interval.value is None and not interval.note:
-        return interval._replace(note="undefined here")
-    return interval
 
 
 def _has_few(statistic: SubgroupStatistic, inside: NDArray[np.bool_], min_patients: int) -> bool:
@@ -142,21 +127,16 @@ def _gap(
     return interval._replace(method=f"{method}; label permutation"), (extreme + 1) / (len(gaps) + 1)
 
 
-def _subgroup_statistic(patients: Patients, settings: SummarySettings) -> SubgroupStatistic | None:
+def _subgroup_statistic(group: Group) -> SubgroupStatistic | None:
     """Return the metric that subgroups are compared by: the first by rank that the patients have."""
-    metrics = {metric for _, metric in patients.values}
-    resampling = settings.resampling(patients.sites)
-    found: Iterable[SubgroupStatistic | None]
-    if RISK in metrics:
-        survival = SurvivalGroup(survival_predictions(patients), resampling)
-        found = (family.subgroup(survival) for family in families(SurvivalMetrics))
-    elif PROBABILITY in metrics:
-        p, y = class_predictions(patients, settings.classes)
-        group = ClassGroup.of(p, y, class_names(settings.classes, p.shape[1]), resampling)
-        found = (family.subgroup(group) for family in families(ClassificationMetrics))
+    statistics: Iterable[SubgroupStatistic | None]
+    if isinstance(group, ClassGroup):
+        statistics = (family.subgroup(group) for family in families(ClassificationMetrics))
+    elif isinstance(group, SurvivalGroup):
+        statistics = (family.subgroup(group) for family in families(SurvivalMetrics))
     else:
-        found = [_case_statistic(patients)]
-    return next((statistic for statistic in found if statistic is not None), None)
+        statistics = [_case_statistic(group.patients)]
+    return next((statistic for statistic in statistics if statistic is not None), None)
 
 
 def _case_statistic(patients: Patients) -> SubgroupStatistic | None:

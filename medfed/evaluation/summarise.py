@@ -7,13 +7,13 @@ those of cases that were evaluated there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medfed.errors import RunError
-from medfed.evaluation import histograms, rows
+from medfed.evaluation import rows
 from medfed.evaluation.aggregate import aggregate
 from medfed.evaluation.comparisons import compare
 from medfed.evaluation.intervals import DRAWS
@@ -55,16 +55,6 @@ class ResolvedStudy:
     def draws(self) -> int:
         """Number of bootstrap resamples."""
         return int(self.section("evaluation").get("draws", DRAWS))
-
-    @property
-    def temperature(self) -> bool:
-        """Whether probabilities are rescaled on validation patients."""
-        return bool(self.section("evaluation").get("temperature"))
-
-    @property
-    def classes(self) -> Sequence[Any]:
-        """The task's classes."""
-        return self.section("task").get("classes") or ()
 
 
 def read_resolved_study(run: Path) -> ResolvedStudy:
@@ -112,22 +102,20 @@ def summarise(run: Path) -> list[rows.Row]:
     reported = rows.read_rows(folder.reported) if folder.reported.is_file() else []
     settings = summary_settings(facts, study, last_round(read_rounds(folder.rounds)))
     temperatures: dict[str, float] = {}
-    if study.temperature:
+    if study.section("evaluation").get("temperature"):
         every, temperatures = temperature_scaled(every, settings.classes)
     cases = rows.unperturbed(every)
-    found = aggregate(cases, settings)
-    found += compare(cases, settings)
-    found += subgroups(cases, settings)
-    found += robustness(every, settings)
-    found += [
+    summary = aggregate(cases, settings) + compare(cases, settings) + subgroups(cases, settings)
+    summary += robustness(every, settings)
+    summary += [
         _temperature_row(model, value, cases, settings) for model, value in sorted(temperatures.items())
     ]
     measured = {case.site for case in every}
-    found += [row for row in reported if row.site not in measured]
-    rows.write(folder.rows, found)
-    rows.write_csv(folder.rows_csv, found)
-    histograms.write(folder.curves, score_histograms(cases, settings))
-    return found
+    summary += [row for row in reported if row.site not in measured]
+    rows.write(folder.rows, summary)
+    rows.write_csv(folder.rows_csv, summary)
+    rows.write(folder.curves, score_histograms(cases, settings))
+    return summary
 
 
 def summary_settings(facts: RunFacts, study: ResolvedStudy, round: int) -> SummarySettings:
@@ -135,7 +123,7 @@ def summary_settings(facts: RunFacts, study: ResolvedStudy, round: int) -> Summa
     return SummarySettings(
         round=round,
         seed=facts.seed,
-        classes=facts.classes or [str(name) for name in study.classes],
+        classes=facts.classes or [str(name) for name in study.section("task").get("classes") or ()],
         held_out=facts.held_out,
         min_patients=study.min_patients,
         draws=study.draws,

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from medfed.errors import MedfedError, SiteError, WireError
 from medfed.exchange._chunks import download, prefetch, split_chunks
@@ -30,10 +29,10 @@ from medfed.exchange._protocol import (
     MIN_BACKOFF_S,
     OFFLINE_AFTER_HEARTBEATS,
     Backoff,
+    Retry,
     WarnOnce,
     acquire_lock,
     read_or_create,
-    retry,
 )
 from medfed.exchange._study_store import StudyStore
 from medfed.wire import encoding
@@ -45,8 +44,6 @@ from medfed.wire.update import GlobalModel
 # larger than this many models, plus the extra bytes, is refused before it fills the hub's disk.
 MAX_UPDATE_IN_MODELS = 8
 EXTRA_UPDATE_BYTES = 16 << 20
-
-_T = TypeVar("_T")
 
 
 class HubTransport:
@@ -62,6 +59,7 @@ class HubTransport:
         self._run = read_or_create(folder / "run", uuid.uuid4().hex)
         self._mailbox = HubMailbox(self._objects, self._run, folder / "letters")
         self._warn = WarnOnce("hub")
+        self._retry = Retry(self._warn)
         self._current: GlobalModel | None = None
         self._max_update_bytes = 0
         # Per site: the last announced upload, and its verified manifest.
@@ -321,6 +319,3 @@ class HubTransport:
             del self._timed_out[site]
             return False
         return site not in self.online_sites()
-
-    def _retry(self, doing: str, call: Callable[[], _T]) -> _T:
-        return retry(self._warn, doing, call)

@@ -19,11 +19,11 @@ from medfed.exchange._protocol import (
     MAX_BACKOFF_S,
     MIN_BACKOFF_S,
     Backoff,
+    Retry,
     WarnOnce,
     acquire_lock,
     read_or_create,
-    retry,
-    wait_for_study,
+    wait_for_object,
 )
 from medfed.exchange._study_store import StudyStore
 from medfed.wire import encoding
@@ -54,6 +54,7 @@ class SiteTransport:
         self._presence = SitePresence(self._objects, session)
         self._mailbox = SiteMailbox(self._objects, self._folder / "letters")
         self._warn = WarnOnce(f"site '{site}'")
+        self._retry = Retry(self._warn, self._presence.raise_if_replaced)
         # The hub's last manifests and control messages, as opened: a signature is verified only once.
         self._opened: dict[str, tuple[bytes, Manifest | ControlMessage]] = {}
         # The last measured update and its manifest, so that `transmission` describes exactly
@@ -118,8 +119,8 @@ class SiteTransport:
 
     def study_text(self) -> str:
         """Return the study file that the hub advertises, waiting for it. The caller checks its digest."""
-        name, stop = self._objects.hub_object("study"), self._presence.raise_if_replaced
-        return wait_for_study(self._store, name, self._objects.seal, self._study, self._warn, stop).text
+        data = wait_for_object(self._store, self._objects.hub_object("study"), self._retry)
+        return self._objects.open_control(data, HUB, "study").text
 
     def close(self) -> None:
         """Stop the heartbeats and disconnect; what was sent remains."""
@@ -370,9 +371,6 @@ class SiteTransport:
                 backoff.wait(error, doing)
                 continue
             self._store.wait(max(0.01, min(MAX_BACKOFF_S, time.monotonic() - began)))
-
-    def _retry(self, doing: str, call: Callable[[], _T]) -> _T:
-        return retry(self._warn, doing, call, self._presence.raise_if_replaced)
 
     def _refuse(self, what: str, error: Exception) -> None:
         """Log an unusable object once, and report it to `on_refused` unless it is merely late."""

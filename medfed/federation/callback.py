@@ -22,6 +22,7 @@ from torch import Tensor
 from medfed.errors import ExchangeError, MedfedError, StudyError
 from medfed.exchange import SiteSide
 from medfed.federation.egress import Egress
+from medfed.federation.half_precision import refuse_wrong_gradients
 from medfed.federation.round import SiteConnection, receive, send_update, withdraw
 from medfed.local_training import LocalMethod, LocalState
 from medfed.local_training._lightning import current_step, restore_step, train_evaluator, wrap_step
@@ -101,7 +102,8 @@ class FederatedCallback(pl.Callback):
         options: what a whole study sets besides.
 
     Raises:
-        StudyError: when fit starts, if max_epochs is not a multiple of local_epochs.
+        StudyError: when fit starts, if max_epochs is not a multiple of local_epochs, or if a convolution
+            would be trained in bfloat16 on a processor, where its gradient is unreliable.
         UpdateError: at a merge, if training has made the weights infinite or NaN.
         ExchangeError: if the hub closed the study.
     """
@@ -158,6 +160,7 @@ class FederatedCallback(pl.Callback):
                 "max_epochs must be a "
                 f"multiple, else the last epochs would be trained and never merged"
             )
+        refuse_wrong_gradients(trainer, pl_module, self.site)
         if self._local is not None:
             wrap_step(pl_module, self._train_step)
         if self._restored:

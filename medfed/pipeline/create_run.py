@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import yaml
 from msgspec import UNSET
 
+from medfed.data.datamodule import SiteDataModule
 from medfed.data.splits import SPLITS
 from medfed.errors import RunError
 from medfed.files import utc_now, write_whole
@@ -20,10 +20,42 @@ from medfed.registry import kind_of
 from medfed.runs.facts import PrivacyFacts, RunFacts, command_line, hardware, package_versions
 from medfed.runs.folder import RunFolder
 from medfed.study.canonical import study_digest, to_dict
+from medfed.study.reading import read_study
 from medfed.study.study import Study
 
-if TYPE_CHECKING:
-    from medfed.data.datamodule import SiteDataModule
+
+def open_run(run: str | Path | RunFolder) -> tuple[RunFolder, RunFacts, Study]:
+    """Return an existing run's folder, its facts and its study.
+
+    Raises:
+        RunError: if this is not a run folder.
+    """
+    folder = run if isinstance(run, RunFolder) else RunFolder(Path(run))
+    return folder, folder.read_facts(), read_study(folder.study)
+
+
+def check_empty(folder: Path, remedy: str) -> None:
+    """Check that a folder is empty or missing.
+
+    Raises:
+        RunError: with the remedy, if it is neither.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise RunError(f"{folder}: is not empty; {remedy}")
+
+
+def check_digest(folder: RunFolder, study: Study, remedy: str) -> None:
+    """Check that a run is one of this study.
+
+    Raises:
+        RunError: with the remedy, if it is not.
+    """
+    digest, expected = folder.read_facts().digest, study_digest(study)
+    if digest != expected:
+        raise RunError(
+            f"{folder.path}: holds a run of study {digest[:12]}, the study file's digest is {expected[:12]}; "
+            f"{remedy}"
+        )
 
 
 def choose_folder(study: Study, out: Path | None, resume: bool) -> RunFolder:
@@ -36,15 +68,10 @@ def choose_folder(study: Study, out: Path | None, resume: bool) -> RunFolder:
         out = _newest_or_next(study.name, resume)
     folder = RunFolder(out)
     if resume:
-        held = folder.read_facts().digest
-        if held != study_digest(study):
-            raise RunError(
-                f"{out}: holds a run of study {held[:12]}, the study file's digest is "
-                f"{study_digest(study)[:12]}; resume "
-                f"with the file and the --set that started it, or start anew with another --out"
-            )
-    elif out.exists() and any(out.iterdir()):
-        raise RunError(f"{out}: is not empty; resume the run with --resume, or give another --out")
+        remedy = "resume with the file and the --set that started it, or start anew with another --out"
+        check_digest(folder, study, remedy)
+    else:
+        check_empty(out, "resume the run with --resume, or give another --out")
     out.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -9,11 +9,11 @@ import msgspec
 from medfed.errors import DataError, RunError
 from medfed.evaluation.rows import UNTRAINED
 from medfed.pipeline import measure_models
+from medfed.pipeline.create_run import open_run
 from medfed.pipeline.factory import hospital_of, module_of
 from medfed.pipeline.report import report_run
 from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.runs.folder import RunFolder
-from medfed.study.reading import read_study
 from medfed.wire.weights import weights_of
 
 
@@ -29,9 +29,7 @@ def evaluate(
         RunError: if this is not a run folder, or a hospital of that name trained in the run.
         DataError: if the folder's cases cannot be used.
     """
-    folder = run if isinstance(run, RunFolder) else RunFolder(Path(run))
-    facts = folder.read_facts()
-    study = read_study(folder.study)
+    folder, facts, study = open_run(run)
     if name in study.sites:
         raise RunError(
             f"{folder.path}: hospital '{name}' trained in this run; give the one to evaluate another name"
@@ -43,15 +41,12 @@ def evaluate(
         if not cases:
             raise DataError(
                 f"hospital '{name}': no case is in the test split ({hospital.data.index.describe()}); "
-                "measure all "
-                f"cases with --all-cases if none of them took part in training"
+                "measure all cases with --all-cases if none of them took part in training"
             )
         measure_models.measure_test_cases(study, folder, hospital, cases, models)
         measure_models.write_gallery(study, folder, [hospital], models)
     facts = msgspec.structs.replace(
-        facts,
-        held_out=sorted({*facts.held_out, name}),
-        cases={**facts.cases, name: {"test": len(cases)}},
+        facts, held_out=sorted({*facts.held_out, name}), cases={**facts.cases, name: {"test": len(cases)}}
     )
     folder.write_facts(facts)
     return report_run(folder.path)

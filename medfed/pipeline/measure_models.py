@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+import pytorch_lightning as pl
+from safetensors.torch import load_file
+
+from medfed.data.case import Case
 from medfed.data.splits import SPLITS
 from medfed.errors import MedfedError
 from medfed.evaluation.inference import (
     Hospital,
     LabelCache,
     MeasurementSettings,
+    case_images,
     measure,
     perturbations,
 )
+from medfed.evaluation.report import gallery
 from medfed.evaluation.rows import FEDERATED, append, model_of, personal
+from medfed.federation.site import LOCAL, PERSONAL
 from medfed.pipeline.baseline import Baseline, baseline_of, read_baselines, write_baseline_file
 from medfed.pipeline.factory import module_of
 from medfed.runs.checkpoints import load_checkpoint
@@ -23,11 +28,6 @@ from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
 from medfed.study.study import Study
 from medfed.wire.weights import Weights, load
-
-if TYPE_CHECKING:
-    import pytorch_lightning as pl
-
-    from medfed.data.case import Case
 
 
 def measure_all(
@@ -46,7 +46,7 @@ def measure_all(
         MedfedError: if no hospital could be measured, with the first one's reason.
     """
     folder.cases.unlink(missing_ok=True)
-    if study.task.needs == "survival":
+    if study.task.predicts == "survival":
         write_baselines(study, folder, hospitals, models)
     measured: list[Hospital] = []
     failures: dict[str, MedfedError] = {}
@@ -68,63 +68,52 @@ def measure_site(study: Study, folder: RunFolder, hospital: Hospital, models: Ma
         measure_test_cases(study, folder, hospital, all_cases_of(hospital), models)
         return
     if study.task.needs != "segment":
-        site = _SiteMeasurement(study, folder, hospital)
+        labels = LabelCache(hospital)
         for model, weights in models_at(study, folder, hospital.name, models).items():
-            site.measure(hospital.data.cases("val"), model, weights, split="val")
+            settings = _settings(study, folder, model, split="val")
+            _append_rows(study, folder, labels, hospital.data.cases("val"), weights, settings)
     measure_test_cases(study, folder, hospital, hospital.data.cases("test"), models)
 
 
 def measure_test_cases(
-    study: Study,
-    folder: RunFolder,
-    hospital: Hospital,
-    cases: Sequence[Case],
-    models: Mapping[str, Weights],
+    study: Study, folder: RunFolder, hospital: Hospital, cases: Sequence[Case], models: Mapping[str, Weights]
 ) -> None:
     """Measure the models on these cases as test cases, and the federated one on perturbed cases too."""
-    site = _SiteMeasurement(study, folder, hospital)
+    labels = LabelCache(hospital)
     local_models = models_at(study, folder, hospital.name, models)
     for model, weights in local_models.items():
-        site.measure(cases, model, weights)
+        _append_rows(study, folder, labels, cases, weights, _settings(study, folder, model))
     if FEDERATED in local_models and study.evaluation.robustness:
         for condition in perturbations(study.task):
-            site.measure(cases, FEDERATED, local_models[FEDERATED], condition=condition)
+            settings = _settings(study, folder, FEDERATED, condition=condition)
+            _append_rows(study, folder, labels, cases, local_models[FEDERATED], settings)
 
 
-@dataclass(frozen=True)
-class _SiteMeasurement:
-    """Measures models on one hospital's cases and appends the rows to the run's cases.jsonl."""
+def _settings(
+    study: Study, folder: RunFolder, model: str, *, split: str = "test", condition: str | None = None
+) -> MeasurementSettings:
+    return MeasurementSettings(
+        model,
+        split,
+        tolerance_mm=study.evaluation.tolerance_mm,
+        condition=condition,
+        seed=study.seed,
+        baseline=read_baselines(folder).get(model),
+    )
 
-    study: Study
-    folder: RunFolder
-    hospital: Hospital
-    labels: LabelCache = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "labels", LabelCache(self.hospital))
-
-    def measure(
-        self,
-        cases: Sequence[Case],
-        model: str,
-        weights: Weights,
-        *,
-        split: str = "test",
-        condition: str | None = None,
-    ) -> None:
-        module = _module_with(self.study, weights)
-        is_survival = self.study.task.needs == "survival"
-        settings = MeasurementSettings(
-            model,
-            split,
-            tolerance_mm=self.study.evaluation.tolerance_mm,
-            condition=condition,
-            seed=self.study.seed,
-            baseline=read_baselines(self.folder).get(model) if is_survival else None,
-        )
-        rows = measure(self.study.task, module, cases, self.labels, settings)
-        # All rows or none: a case of this hospital may prove unreadable.
-        append(self.folder.cases, list(rows))
+def _append_rows(
+    study: Study,
+    folder: RunFolder,
+    labels: LabelCache,
+    cases: Sequence[Case],
+    weights: Weights,
+    settings: MeasurementSettings,
+) -> None:
+    """Measure a model on one hospital's cases and append the rows to the run's cases.jsonl."""
+    rows = measure(study.task, module_with(study, weights), cases, labels, settings)
+    # All rows or none: a case of this hospital may prove unreadable.
+    append(folder.cases, list(rows))
 
 
 def models_at(
@@ -135,10 +124,6 @@ def models_at(
     If layers stay in the hospitals, the federated model is complete only at a hospital that has such layers,
     which one that took no part does not.
     """
-    from safetensors.torch import load_file
-
-    from medfed.federation.site import LOCAL, PERSONAL
-
     complete = dict(models)
     if site not in study.sites:
         return {m: w for m, w in complete.items() if m != FEDERATED or not study.keep_local}
@@ -154,22 +139,12 @@ def write_gallery(
     study: Study, folder: RunFolder, hospitals: Sequence[Hospital], models: Mapping[str, Weights]
 ) -> None:
     """Write cases.html for a segmentation, with images that stay in the hospital."""
-    if study.task.needs != "segment":
+    if study.task.predicts != "segment":
         return
-    from medfed.evaluation.inference import case_images
-    from medfed.evaluation.report import gallery
-
-    weights: dict[str, Weights] = {}
-    for hospital in hospitals:
-        local_models = models_at(study, folder, hospital.name, models)
-        if FEDERATED in local_models:
-            weights[hospital.name] = local_models[FEDERATED]
-
-    def module_at(site: str) -> pl.LightningModule:
-        return _module_with(study, weights[site])
-
+    models_of = {hospital.name: models_at(study, folder, hospital.name, models) for hospital in hospitals}
+    weights = {site: own[FEDERATED] for site, own in models_of.items() if FEDERATED in own}
     shown = {hospital.name: hospital for hospital in hospitals if hospital.name in weights}
-    images = case_images(study.task, module_at, shown)
+    images = case_images(study.task, lambda site: module_with(study, weights[site]), shown)
     structures = dict(list(enumerate(study.task.classes))[1:])  # type: ignore[attr-defined]
     gallery.write_gallery(folder.path, images, structures, sites=sorted(shown))
 
@@ -184,7 +159,7 @@ def write_baselines(
         if study.keep_local and model == FEDERATED:
             # It is complete only with a hospital's own layers, so no one baseline holds for all hospitals.
             continue
-        baselines[model] = baseline_of(_module_with(study, weights), sites)
+        baselines[model] = baseline_of(module_with(study, weights), sites)
     write_baseline_file(folder, baselines)
 
 
@@ -198,7 +173,8 @@ def saved_models(folder: RunFolder) -> dict[str, Weights]:
     return {model_of(path.stem): load_checkpoint(path) for path in sorted(folder.checkpoints.glob("*.ckpt"))}
 
 
-def _module_with(study: Study, weights: Weights) -> pl.LightningModule:
+def module_with(study: Study, weights: Weights) -> pl.LightningModule:
+    """Return the study's module with these weights."""
     module = module_of(study)
     load(module, weights)
     return module

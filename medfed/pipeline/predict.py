@@ -12,11 +12,12 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pytorch_lightning import LightningModule
 
 from medfed.data.case import Case
 from medfed.data.dataset import prepare_case
@@ -29,17 +30,14 @@ from medfed.evaluation.rows import FEDERATED
 from medfed.evaluation.survival import survival_probability
 from medfed.files import write_whole
 from medfed.pipeline.baseline import read_baselines
+from medfed.pipeline.create_run import check_empty, open_run
 from medfed.pipeline.dicom_seg import dicom_segmentation
-from medfed.pipeline.factory import hospital_of, module_of, simulated_secret
-from medfed.pipeline.measure_models import all_cases_of, saved_models
+from medfed.pipeline.factory import hospital_of, simulated_secret
+from medfed.pipeline.measure_models import all_cases_of, module_with, saved_models
 from medfed.pipeline.suppress_warnings import suppress_warnings
+from medfed.registry import kind_of
 from medfed.runs.folder import RunFolder
-from medfed.study.reading import read_study
 from medfed.study.study import Study
-from medfed.wire.weights import load
-
-if TYPE_CHECKING:
-    from pytorch_lightning import LightningModule
 
 KEY = "stays-in-hospital.csv"
 TABLE = "predictions.csv"
@@ -62,12 +60,9 @@ def predict(
         RunError: if this is not a run folder, it has no such model, or `out` is not empty.
         DataError, ImageError: if the folder's cases cannot be used; it names a case by its token.
     """
-    folder = run if isinstance(run, RunFolder) else RunFolder(Path(run))
-    folder.read_facts()
-    study = read_study(folder.study)
+    folder, _, study = open_run(run)
     out = Path(out)
-    if out.exists() and any(out.iterdir()):
-        raise RunError(f"{out}: is not empty; give another folder for the predictions")
+    check_empty(out, "give another folder for the predictions")
     out.mkdir(parents=True, exist_ok=True)
     module = load_model(study, folder, model)
     secret = simulated_secret(study, name)
@@ -98,12 +93,9 @@ def load_model(study: Study, folder: RunFolder, model: str) -> LightningModule:
     if study.keep_local and model == FEDERATED:
         raise RunError(
             f"{folder.path}: the federated model of this study is complete only with the layers that each "
-            "hospital "
-            f"kept ({', '.join(study.keep_local)}); choose another of its models"
+            f"hospital kept ({', '.join(study.keep_local)}); choose another of its models"
         )
-    module = module_of(study)
-    load(module, saved[model])
-    return module.eval()
+    return module_with(study, saved[model]).eval()
 
 
 def _predict_images(
@@ -115,43 +107,50 @@ def _predict_images(
         prepared = prepare_case(case, settings, "classify", None)
         image = np.array(prepared.image, np.float32)
         if task.needs == "classify" and settings.patch is not None:
-            image = centre_crop(image, settings.patch, float(image.min()))
+            image = centre_crop(image, settings.patch)
         with torch.inference_mode():
             outputs = module.predict_step({"image": torch.from_numpy(image)[None], "case": [case.token]}, 0)
-        probabilities = outputs["probabilities"][0].cpu().numpy()
-        line: dict[str, object] = {"case": case.token}
-        if task.needs == "segment":
-            restored = restore(probabilities, prepared, nearest=False)
+        if task.predicts == "segment":
+            restored = restore(outputs["probabilities"][0].cpu().numpy(), prepared, nearest=False)
             labels = task.labels(torch.as_tensor(restored)[None])[0, 0].numpy()  # type: ignore[attr-defined]
-            line |= _write_masks(task, labels, prepared.original_affine_ras, case, out)
+            line = _write_masks(task, labels, prepared.original_affine_ras, case, out)
         else:
-            line |= _probabilities(task, probabilities)
-        yield line
+            line = _values(task, outputs)
+        yield {"case": case.token, **line}
 
 
-def _probabilities(task: Any, probabilities: NDArray[np.floating]) -> dict[str, object]:
-    return {f"probability of {name}": float(p) for name, p in zip(task.classes, probabilities, strict=True)}
+def _values(task: Any, outputs: Mapping[str, Any]) -> dict[str, object]:
+    """Return what is predicted for a batch's only case: probabilities, or a task's own outputs."""
+    if task.predicts != "other":
+        probabilities = outputs["probabilities"][0].tolist()
+        return {f"probability of {name}": p for name, p in zip(task.classes, probabilities, strict=True)}
+    values: dict[str, object] = {}
+    for name, output in outputs.items():
+        value = output[0].tolist() if isinstance(output, torch.Tensor) else output[0]
+        numbered = {f"{name} {k}": one for k, one in enumerate(value)} if isinstance(value, list) else {}
+        values |= numbered or {name: value}
+    if any(isinstance(value, (list, dict, torch.Tensor)) for value in values.values()):
+        raise RunError(
+            f"task '{kind_of(task)}' predicts arrays; medfed predict writes numbers, and the masks of a "
+            "segmentation"
+        )
+    return values
 
 
 def _predict_rows(
-    study: Study,
-    module: LightningModule,
-    hospital: Hospital,
-    baseline: Mapping[float, float],
+    study: Study, module: LightningModule, hospital: Hospital, baseline: Mapping[float, float]
 ) -> Iterator[dict[str, object]]:
     for batch in batches(hospital.data, all_cases_of(hospital)):
         with torch.inference_mode():
             outputs = module.predict_step(batch, 0)
-        line: dict[str, object] = {"case": batch["case"][0]}
-        if study.task.needs == "survival":
+        if study.task.predicts == "survival":
             risk = float(outputs["risk"][0])
-            chances = {
-                f"survival beyond {time:g}": survival_probability(hazard, risk)
-                for time, hazard in baseline.items()
-            }
-            yield {**line, "log risk": risk, **chances}
+            line: dict[str, object] = {"log risk": risk}
+            for time, hazard in baseline.items():
+                line[f"survival beyond {time:g}"] = survival_probability(hazard, risk)
         else:
-            yield line | _probabilities(study.task, outputs["probabilities"][0].numpy())
+            line = _values(study.task, outputs)
+        yield {"case": batch["case"][0], **line}
 
 
 def _write_masks(

@@ -140,6 +140,11 @@ class _Table:
         return failures
 
     @property
+    def metric_name(self) -> str:
+        """The score's name beside the training loss, `loss`."""
+        return self.metric if self.metric == "val/loss" else self.metric.removeprefix("val/")
+
+    @property
     def deadline(self) -> str:
         return (
             ""
@@ -182,7 +187,7 @@ class PlainProgress:
         table = self._table
         for line in table.update(report):
             self.log(line)
-        named = table.metric.removeprefix("val/")
+        named = table.metric_name
         parts = []
         for site, row in sorted(table.rows.items()):
             if row.status in ("merged", "reported"):
@@ -257,7 +262,7 @@ class LiveProgress:
 
         state = self._table
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        named = state.metric.removeprefix("val/") or "score"
+        named = state.metric_name or "score"
         for name, justify in [
             ("site", "left"),
             ("cases", "right"),

@@ -19,10 +19,10 @@ from medfed.models.networks.unet import UNet
 from medfed.models.optimisers.sgd import SGD
 from medfed.models.schedules.cosine import Cosine
 from medfed.models.tasks import Needs, Task
-from medfed.registry import kinds, summary
-from medfed.testing._contract import Contract, raises
+from medfed.registry import kinds
+from medfed.testing._contract import OF_EVERY_KIND, Contract, raises
 
-check_task: Contract[Task] = Contract("task")
+check_task: Contract[Task] = Contract("task", OF_EVERY_KIND)
 
 PATCH = (8, 8, 8)
 VOLUME = (12, 8, 9)
@@ -65,6 +65,19 @@ def network_for(task: Task) -> torch.nn.Module:
     return FullyConnected(hidden=(4,)).build(FEATURES, task.outputs)
 
 
+class Pointwise(torch.nn.Module):
+    """One linear layer over the channels of each voxel (B, C, ...), averaged over the image where asked."""
+
+    def __init__(self, inputs: int, outputs: int, *, pooled: bool) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(inputs, outputs)
+        self.pooled = pooled
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.layer(inputs.movedim(1, -1)).movedim(-1, 1)
+        return outputs.flatten(2).mean(dim=2) if self.pooled else outputs
+
+
 def module_for(task: Task) -> pl.LightningModule:
     return task.module(network_for(task), optimiser=SGD(lr=0.01), schedule=Cosine(), epochs=2, patch=PATCH)
 
@@ -90,12 +103,6 @@ def loaders(task: Task) -> tuple[Loader, Loader]:
 def it_says_what_it_needs(task: Task) -> None:
     assert task.needs in get_args(Needs)
     assert task.outputs >= 1
-    assert summary(type(task))
-
-
-@check_task.check
-def a_study_file_can_hold_it(task: Task) -> None:
-    assert msgspec.json.decode(msgspec.json.encode(task), type=type(task)) == task
 
 
 @check_task.check
@@ -163,9 +170,13 @@ def a_prediction_names_its_case_and_is_finite(task: Task) -> None:
 
 @check_task.check
 def it_trains_in_bfloat16(task: Task) -> None:
+    # Without convolutions: see medfed.federation.half_precision.
+    inputs = FEATURES if task.needs in ("table", "survival") else 1
+    network = Pointwise(inputs, task.outputs, pooled=task.needs == "classify")
+    module = task.module(network, optimiser=SGD(lr=0.01), schedule=Cosine(), epochs=2, patch=PATCH)
     with TemporaryDirectory() as folder:
         ours = trainer(Path(folder), precision="bf16-mixed")
-        ours.fit(module_for(task), *loaders(task))
+        ours.fit(module, *loaders(task))
         assert all(torch.isfinite(value) for value in ours.callback_metrics.values())
 
 

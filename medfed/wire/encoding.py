@@ -16,14 +16,13 @@ import os
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 import numpy as np
 import safetensors
 import torch
-from safetensors.torch import load as _load
-from safetensors.torch import save as _save
+from safetensors.torch import load
 from torch import Tensor
 
 from medfed.errors import WireError
@@ -36,14 +35,21 @@ FORMAT = "medfed-1"
 # A header holds some numbers and names. A larger one is an attack or damaged.
 MAX_HEADER_BYTES = 1 << 20
 
+_T = TypeVar("_T")
+
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="is"):
+    # What an error calls the content.
+    content: ClassVar[str]
+
     format: str
     study: str
     round: int
 
 
 class _UpdateHeader(_Header, frozen=True, tag="update", omit_defaults=True):
+    content: ClassVar[str] = "an update"
+
     site: str
     examples: int
     scalars: dict[str, float]
@@ -51,19 +57,42 @@ class _UpdateHeader(_Header, frozen=True, tag="update", omit_defaults=True):
 
 
 class _GlobalHeader(_Header, frozen=True, tag="global"):
+    content: ClassVar[str] = "a global model"
+
     participants: list[str] | None
     final: bool
 
 
+_H = TypeVar("_H", bound=_Header)
+
+
+# -- writing
+
+
 def encode_update(update: Update, study: str = "") -> bytes:
     """Return the bytes that `decode_update` reads."""
-    return _encode(*_update_parts(update, study))
+    return b"".join(update_pieces(update, study))
 
 
 def update_pieces(update: Update, study: str = "") -> Iterator[bytes | memoryview]:
-    """Yield the bytes of `encode_update` in pieces: the header, then views of the tensors' own memory."""
-    tensors, header = _update_parts(update, study)
-    return safetensors_pieces(tensors, _metadata(header))
+    """Return the bytes of `encode_update` in pieces: the header, then views of the tensors' own memory."""
+    if isinstance(update.delta, Difference):
+        parts = {"local": update.delta.minuend}
+    else:
+        parts = {"delta": update.delta}
+    parts |= {f"group:{group}": weights for group, weights in update.groups.items()}
+    if update.encoded is not None:
+        parts |= {f"encoded:{group}": weights for group, weights in update.encoded.groups.items()}
+    header = _UpdateHeader(
+        format=FORMAT,
+        study=study,
+        round=update.round,
+        site=update.site,
+        examples=update.examples,
+        scalars=dict(update.scalars),
+        encoded=None if update.encoded is None else dict(update.encoded.header),
+    )
+    return _pieces(parts, header)
 
 
 def measure_update(update: Update, study: str = "") -> tuple[int, str]:
@@ -75,76 +104,14 @@ def measure_update(update: Update, study: str = "") -> tuple[int, str]:
     return size, sha.hexdigest()
 
 
-def global_pieces(sent: GlobalModel) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of `encode_global` in pieces: the header, then views of the tensors' own memory."""
-    tensors, header = _global_parts(sent)
-    return safetensors_pieces(tensors, _metadata(header))
-
-
-def _update_parts(update: Update, study: str) -> tuple[dict[str, Tensor], _Header]:
-    tensors: dict[str, Tensor] = {}
-    if isinstance(update.delta, Difference):
-        _add_group(tensors, "local", update.delta.minuend)
-    else:
-        _add_group(tensors, "delta", update.delta)
-    for group, weights in update.groups.items():
-        _add_group(tensors, f"group:{group}", weights)
-    if update.encoded is not None:
-        for group, weights in update.encoded.groups.items():
-            _add_group(tensors, f"encoded:{group}", weights)
-    header = _UpdateHeader(
-        format=FORMAT,
-        study=study,
-        round=update.round,
-        site=update.site,
-        examples=update.examples,
-        scalars=dict(update.scalars),
-        encoded=None if update.encoded is None else dict(update.encoded.header),
-    )
-    return tensors, header
-
-
-def decode_update(data: bytes, weights: Weights, study: str = "") -> Update:
-    """Return the update in these bytes; `weights` is the global model it was trained from.
-
-    Raises:
-        WireError: if the bytes are damaged, in another format, of another study, or not an update.
-    """
-    header, tensors = _decode(data, "an update", study)
-    if not isinstance(header, _UpdateHeader):
-        raise WireError("expected an update, found a global model")
-    return _update(header, tensors, weights)
-
-
-def read_update(path: Path, weights: Weights, study: str = "") -> Update:
-    """Return the update in a file; its tensors are loaded one at a time, on access."""
-    header, tensors = _open(path, "an update", study)
-    if not isinstance(header, _UpdateHeader):
-        raise WireError("expected an update, found a global model")
-    return _update(header, tensors, weights)
-
-
-def read_global(path: Path, study: str = "") -> GlobalModel:
-    """Return the global model in a file; its tensors are loaded one at a time, on access.
-
-    The file may be removed or replaced meanwhile: it stays open as long as the model is in use.
-    """
-    header, tensors = _open(path, "a global model", study)
-    if not isinstance(header, _GlobalHeader):
-        raise WireError("expected a global model, found an update")
-    return _global(header, tensors)
-
-
 def encode_global(sent: GlobalModel) -> bytes:
     """Return the bytes that `decode_global` reads."""
-    return _encode(*_global_parts(sent))
+    return b"".join(global_pieces(sent))
 
 
-def _global_parts(sent: GlobalModel) -> tuple[dict[str, Tensor], _Header]:
-    tensors: dict[str, Tensor] = {}
-    _add_group(tensors, "weights", sent.weights)
-    for group, weights in sent.groups.items():
-        _add_group(tensors, f"group:{group}", weights)
+def global_pieces(sent: GlobalModel) -> Iterator[bytes | memoryview]:
+    """Return the bytes of `encode_global` in pieces: the header, then views of the tensors' own memory."""
+    parts = {"weights": sent.weights, **{f"group:{name}": group for name, group in sent.groups.items()}}
     header = _GlobalHeader(
         format=FORMAT,
         study=sent.study,
@@ -152,183 +119,16 @@ def _global_parts(sent: GlobalModel) -> tuple[dict[str, Tensor], _Header]:
         participants=None if sent.participants is None else list(sent.participants),
         final=sent.final,
     )
-    return tensors, header
+    return _pieces(parts, header)
 
 
-def decode_global(data: bytes, study: str = "") -> GlobalModel:
-    """Return the global model in these bytes.
-
-    Raises:
-        WireError: if the bytes are damaged, in another format, of another study, or not a global model.
-    """
-    header, tensors = _decode(data, "a global model", study)
-    if not isinstance(header, _GlobalHeader):
-        raise WireError("expected a global model, found an update")
-    return _global(header, tensors)
-
-
-def _global(header: _GlobalHeader, tensors: Mapping[str, Tensor]) -> GlobalModel:
-    parts = _split_by_prefix(tensors)
-    return GlobalModel(
-        round=header.round,
-        weights=parts.pop("weights", {}),
-        participants=None if header.participants is None else tuple(header.participants),
-        final=header.final,
-        study=header.study,
-        groups=_groups(parts),
-    )
-
-
-class _FileTensors(Mapping[str, Tensor]):
-    """The tensors of a safetensors file, each read into memory of its own on access.
-
-    The file is read and not mapped: a mapped file counts towards a process's memory until the system reclaims
-    it, and a hub that merges eight files of 400 MB would seem to need all of them, and in a container with a
-    memory limit would really need them.
-    """
-
-    def __init__(self, path: Path, described: dict[str, Any]) -> None:
-        self._handle = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._handle)
-        self._start = 8 + int.from_bytes(os.pread(self._handle, 8, 0), "little")
-        self._described = described
-
-    def __getitem__(self, name: str) -> Tensor:
-        description = self._described[name]
-        first, last = description["data_offsets"]
-        raw = _aligned_bytes(last - first)
-        view, done = raw.numpy().data, 0
-        while done < last - first:
-            # One call reads at most 2 GiB.
-            read = os.preadv(self._handle, [view[done:]], self._start + first + done)
-            if read == 0:
-                raise WireError(f"'{name}' is truncated: the file became shorter after it was checked")
-            done += read
-        return raw.view(_DTYPES[description["dtype"]]).reshape(description["shape"])
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Return a tensor's shape from the header, without reading the tensor."""
-        return tuple(self._described[name]["shape"])
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._described
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._described)
-
-    def __len__(self) -> int:
-        return len(self._described)
-
-
-# The alignment of a tensor's memory in torch, for the processor's widest loads.
-_ALIGNMENT_BYTES = 64
-
-
-def _aligned_bytes(size: int) -> Tensor:
-    """Return an aligned buffer of that many bytes, in memory that is reused once it is freed.
-
-    torch allocates aligned memory, and glibc does not fit an aligned request into a freed block of
-    the same size: a hub that loaded tensor after tensor beside the model it was building grew by a
-    whole model for nothing.
-    """
-    whole = torch.from_numpy(np.empty(size + _ALIGNMENT_BYTES, dtype=np.uint8))
-    first = -whole.data_ptr() % _ALIGNMENT_BYTES
-    return whole[first : first + size]
-
-
-class _PrefixedTensors(Mapping[str, Tensor]):
-    """The tensors under one prefix of a mapping."""
-
-    def __init__(self, tensors: Mapping[str, Tensor], prefix: str, names: list[str]) -> None:
-        self._tensors, self._prefix, self._names = tensors, prefix, dict.fromkeys(names)
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._tensors[f"{self._prefix}/{name}"]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Return a tensor's shape, without reading a tensor that is in a file."""
-        full = f"{self._prefix}/{name}"
-        return (
-            self._tensors.shape(full)
-            if isinstance(self._tensors, _FileTensors)
-            else tuple(self._tensors[full].shape)
-        )
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-def _add_group(tensors: dict[str, Tensor], prefix: str, weights: Weights) -> None:
-    for name, tensor in weights.items():
-        tensors[f"{prefix}/{name}"] = tensor.contiguous()
-
-
-def _split_by_prefix(tensors: Mapping[str, Tensor]) -> dict[str, _PrefixedTensors]:
-    names: dict[str, list[str]] = {}
-    for full in tensors:
-        prefix, slash, name = full.partition("/")
-        # Names are never used as paths; still, one that would be a path to elsewhere is no layer's name.
-        if not slash or not name or not {"", ".", ".."}.isdisjoint(full.split("/")):
-            raise WireError(f"a tensor is named '{full[:80]}', expected part/name")
-        names.setdefault(prefix, []).append(name)
-    return {prefix: _PrefixedTensors(tensors, prefix, group) for prefix, group in names.items()}
-
-
-def _groups(parts: Mapping[str, Weights]) -> dict[str, Weights]:
-    groups = {}
-    for prefix, weights in parts.items():
-        kind, colon, group = prefix.partition(":")
-        if kind != "group" or not colon:
-            raise WireError(
-                f"tensors under '{prefix[:80]}' are none of local, delta, weights, group:<name>, "
-                f"encoded:<name>"
-            )
-        groups[group] = weights
-    return groups
-
-
-def _update(header: _UpdateHeader, tensors: Mapping[str, Tensor], weights: Weights) -> Update:
-    parts = _split_by_prefix(tensors)
-    local = parts.pop("local", None)
-    delta: Weights | None = parts.pop("delta", None)
-    if local is not None and delta is not None:
-        raise WireError(
-            f"the update of site '{header.site}' holds both weights and a difference; it may hold one"
-        )
-    if local is not None:
-        unknown = [name for name in local if name not in weights or local.shape(name) != weights[name].shape]
-        if unknown:
-            # No difference can be computed, so the raw tensors are passed on: `check_update` reports what
-            # does not match.
-            delta = local
-        else:
-            delta = Difference(local, weights)
-    encoded = _encoded(header, parts)
-    return Update(
-        site=header.site,
-        round=header.round,
-        delta=delta if delta is not None else {},
-        examples=header.examples,
-        scalars=header.scalars,
-        groups=_groups(parts),
-        encoded=encoded,
-    )
-
-
-def _encoded(header: _UpdateHeader, parts: dict[str, _PrefixedTensors]) -> Encoded | None:
-    """Remove a compressed delta from the parts and return it; `decompress_update` checks it."""
-    names = [prefix for prefix in parts if prefix.startswith("encoded:")]
-    groups = {prefix.removeprefix("encoded:"): parts.pop(prefix) for prefix in names}
-    if header.encoded is None and groups:
-        raise WireError(
-            f"the update of site '{header.site}' holds compressed tensors, but its header does not say how"
-        )
-    return None if header.encoded is None else Encoded(groups, header.encoded)
+def _pieces(parts: Mapping[str, Weights], header: _Header) -> Iterator[bytes | memoryview]:
+    tensors = {
+        f"{part}/{name}": tensor.contiguous()
+        for part, weights in parts.items()
+        for name, tensor in weights.items()
+    }
+    return safetensors_pieces(tensors, {"medfed": msgspec.json.encode(header, order="sorted").decode()})
 
 
 # Safetensors' names of dtypes, in the order in which its writer places them in a file.
@@ -345,14 +145,6 @@ _DTYPES = {
     "BOOL": torch.bool,
 }
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-
-
-def _encode(tensors: dict[str, Tensor], header: _Header) -> bytes:
-    return _save(tensors, metadata=_metadata(header))
-
-
-def _metadata(header: _Header) -> dict[str, str]:
-    return {"medfed": msgspec.json.encode(header, order="sorted").decode()}
 
 
 def safetensors_pieces(
@@ -388,49 +180,137 @@ def safetensors_pieces(
             yield tensor.detach().reshape(-1).view(torch.uint8).numpy().data
 
 
-def _open(
-    path: Path, expected: str, study: str
-) -> tuple[_UpdateHeader | _GlobalHeader, Mapping[str, Tensor]]:
+# -- reading
+
+
+def decode_update(data: bytes, weights: Weights, study: str = "") -> Update:
+    """Return the update in these bytes; `weights` is the global model it was trained from.
+
+    Raises:
+        WireError: if the bytes are damaged, in another format, of another study, or not an update.
+    """
+    return _update(*_decode(data, _UpdateHeader, study), weights)
+
+
+def read_update(path: Path, weights: Weights, study: str = "") -> Update:
+    """Return the update in a file; its tensors are loaded one at a time, on access."""
+    return _update(*_open(path, _UpdateHeader, study), weights)
+
+
+def decode_global(data: bytes, study: str = "") -> GlobalModel:
+    """Return the global model in these bytes.
+
+    Raises:
+        WireError: if the bytes are damaged, in another format, of another study, or not a global model.
+    """
+    return _global(*_decode(data, _GlobalHeader, study))
+
+
+def read_global(path: Path, study: str = "") -> GlobalModel:
+    """Return the global model in a file; its tensors are loaded one at a time, on access.
+
+    The file may be removed or replaced meanwhile: it stays open as long as the model is in use.
+    """
+    return _global(*_open(path, _GlobalHeader, study))
+
+
+def _global(header: _GlobalHeader, parts: dict[str, Weights]) -> GlobalModel:
+    return GlobalModel(
+        round=header.round,
+        weights=parts.pop("weights", {}),
+        participants=None if header.participants is None else tuple(header.participants),
+        final=header.final,
+        study=header.study,
+        groups=_groups(parts),
+    )
+
+
+def _update(header: _UpdateHeader, parts: dict[str, Weights], weights: Weights) -> Update:
+    if "local" in parts and "delta" in parts:
+        raise WireError(
+            f"the update of site '{header.site}' holds both weights and a difference; it may hold one"
+        )
+    delta = parts.pop("delta", {})
+    if (local := parts.pop("local", None)) is not None:
+        same = all(name in weights and _shape(local, name) == weights[name].shape for name in local)
+        # Where no difference can be computed, the raw tensors are passed on: `check_update` reports what does
+        # not match.
+        delta = Difference(local, weights) if same else local
+    encoded = _encoded(header, parts)
+    return Update(
+        site=header.site,
+        round=header.round,
+        delta=delta,
+        examples=header.examples,
+        scalars=header.scalars,
+        groups=_groups(parts),
+        encoded=encoded,
+    )
+
+
+def _encoded(header: _UpdateHeader, parts: dict[str, Weights]) -> Encoded | None:
+    """Remove a compressed delta from the parts and return it; `decompress_update` checks it."""
+    names = [part for part in parts if part.startswith("encoded:")]
+    groups = {part.removeprefix("encoded:"): parts.pop(part) for part in names}
+    if header.encoded is None and groups:
+        raise WireError(
+            f"the update of site '{header.site}' holds compressed tensors, but its header does not say how"
+        )
+    return None if header.encoded is None else Encoded(groups, header.encoded)
+
+
+def _groups(parts: Mapping[str, Weights]) -> dict[str, Weights]:
+    for part in parts:
+        if not part.startswith("group:"):
+            raise WireError(
+                f"tensors under '{part[:80]}' are none of local, delta, weights, group:<name>, encoded:<name>"
+            )
+    return {part.removeprefix("group:"): weights for part, weights in parts.items()}
+
+
+def _decode(data: bytes, expected: type[_H], study: str) -> tuple[_H, dict[str, Weights]]:
+    size = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or size > len(data) - 8:
+        raise WireError(
+            f"{len(data)} bytes are too few for {expected.content}: it was truncated; it must be sent again"
+        )
+    try:
+        tensors = load(bytes(data))
+        described = msgspec.json.decode(data[8 : 8 + size])
+    except Exception as error:
+        raise WireError(
+            f"{len(data)} bytes are not {expected.content}: {_first_line(error)}; it must be sent again"
+        ) from None
+    header = _header(described, expected, study)
+    return header, dict(_by_part(tensors))
+
+
+def _open(path: Path, expected: type[_H], study: str) -> tuple[_H, dict[str, Weights]]:
     try:
         # Safetensors' reader checks the header and that every offset lies in the file.
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
+        with safetensors.safe_open(path, framework="pt"):
+            pass
         with path.open("rb") as raw:
             described = msgspec.json.decode(raw.read(int.from_bytes(raw.read(8), "little")))
     except Exception as error:
         raise WireError(
-            f"{expected} of {path.stat().st_size} bytes is not a safetensors file: {_first_line(error)}; it "
-            f"must be sent again"
+            f"{expected.content} of {path.stat().st_size} bytes is not a safetensors file: "
+            f"{_first_line(error)}; it must be sent again"
         ) from None
-    described.pop("__metadata__", None)
+    header = _header(described, expected, study)
+    described.pop("__metadata__")
     for name, description in described.items():
         if description["dtype"] not in _DTYPES:
             raise WireError(
                 f"'{name[:80]}' has dtype {description['dtype']}, which cannot be read; {', '.join(_DTYPES)} "
-                f"can"
+                "can"
             )
-    return _header(metadata, study), _FileTensors(path, described)
+    file = _OpenFile(path)
+    return header, {part: _FileTensors(file, names) for part, names in _by_part(described).items()}
 
 
-def _decode(data: bytes, expected: str, study: str) -> tuple[_Header, dict[str, Tensor]]:
-    size = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or size > len(data) - 8:
-        raise WireError(
-            f"{len(data)} bytes are too few for {expected}: it was truncated; it must be sent again"
-        )
-    try:
-        raw = msgspec.json.decode(data[8 : 8 + size])
-        tensors = _load(bytes(data))
-    except Exception as error:
-        raise WireError(
-            f"{len(data)} bytes are not {expected}: {_first_line(error)}; it must be sent again"
-        ) from None
-    metadata = raw.get("__metadata__") if isinstance(raw, dict) else None
-    return _header(metadata, study), tensors
-
-
-def _header(metadata: Any, study: str) -> _UpdateHeader | _GlobalHeader:
-    text = (metadata or {}).get("medfed") if isinstance(metadata, dict) or metadata is None else None
+def _header(described: dict[str, Any], expected: type[_H], study: str) -> _H:
+    text = (described.get("__metadata__") or {}).get("medfed")
     if not isinstance(text, str):
         raise WireError("the safetensors file has no medfed header; was it sent by medfed?")
     if len(text) > MAX_HEADER_BYTES:
@@ -446,9 +326,95 @@ def _header(metadata: Any, study: str) -> _UpdateHeader | _GlobalHeader:
     if study and header.study != study:
         raise WireError(
             f"it belongs to study {header.study[:12] or '(none)'}, this is study {study[:12]}; both sides "
-            f"must run the same study file"
+            "must run the same study file"
         )
+    if not isinstance(header, expected):
+        raise WireError(f"expected {expected.content}, found {header.content}")
     return header
+
+
+def _by_part(entries: Mapping[str, _T]) -> dict[str, dict[str, _T]]:
+    """Return what is named `part/name`, by part and name."""
+    parts: dict[str, dict[str, _T]] = {}
+    for full, entry in entries.items():
+        part, slash, name = full.partition("/")
+        # Names are never used as paths; still, one that would be a path to elsewhere is no layer's name.
+        if not slash or not name or not {"", ".", ".."}.isdisjoint(full.split("/")):
+            raise WireError(f"a tensor is named '{full[:80]}', expected part/name")
+        parts.setdefault(part, {})[name] = entry
+    return parts
+
+
+def _shape(tensors: Weights, name: str) -> tuple[int, ...]:
+    """Return a tensor's shape, without reading a tensor that is in a file."""
+    return tensors.shape(name) if isinstance(tensors, _FileTensors) else tuple(tensors[name].shape)
+
+
+class _FileTensors(Mapping[str, Tensor]):
+    """The tensors of one part of a safetensors file, each read into memory of its own on access."""
+
+    def __init__(self, file: _OpenFile, described: dict[str, Any]) -> None:
+        self._file, self._described = file, described
+
+    def __getitem__(self, name: str) -> Tensor:
+        description = self._described[name]
+        raw = self._file.read(name, *description["data_offsets"])
+        return raw.view(_DTYPES[description["dtype"]]).reshape(description["shape"])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape from the header, without reading the tensor."""
+        return tuple(self._described[name]["shape"])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._described  # Mapping's default would read the tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._described)
+
+    def __len__(self) -> int:
+        return len(self._described)
+
+
+class _OpenFile:
+    """A safetensors file that stays open as long as one of its tensors may be read.
+
+    The file is read and not mapped: a mapped file counts towards a process's memory until the system reclaims
+    it, and a hub that merges eight files of 400 MB would seem to need all of them, and in a container with a
+    memory limit would really need them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._handle = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._handle)
+        self._start = 8 + int.from_bytes(os.pread(self._handle, 8, 0), "little")
+
+    def read(self, name: str, first: int, last: int) -> Tensor:
+        """Return the bytes of the tensor of this name, from `first` to `last` after the header."""
+        raw = _aligned_bytes(last - first)
+        view, done = raw.numpy().data, 0
+        while done < last - first:
+            # One call reads at most 2 GiB.
+            read = os.preadv(self._handle, [view[done:]], self._start + first + done)
+            if read == 0:
+                raise WireError(f"'{name}' is truncated: the file became shorter after it was checked")
+            done += read
+        return raw
+
+
+# The alignment of a tensor's memory in torch, for the processor's widest loads.
+_ALIGNMENT_BYTES = 64
+
+
+def _aligned_bytes(size: int) -> Tensor:
+    """Return an aligned buffer of that many bytes, in memory that is reused once it is freed.
+
+    torch allocates aligned memory, and glibc does not fit an aligned request into a freed block of
+    the same size: a hub that loaded tensor after tensor beside the model it was building grew by a
+    whole model for nothing.
+    """
+    whole = torch.from_numpy(np.empty(size + _ALIGNMENT_BYTES, dtype=np.uint8))
+    first = -whole.data_ptr() % _ALIGNMENT_BYTES
+    return whole[first : first + size]
 
 
 def _first_line(error: Exception) -> str:

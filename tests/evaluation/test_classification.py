@@ -10,8 +10,9 @@ from sklearn import metrics as sk
 from medfed.errors import DataError
 from medfed.evaluation import calibration as k
 from medfed.evaluation import classification as c
-from medfed.evaluation.intervals import Resampling, bootstrap
-from medfed.evaluation.metrics import ClassGroup, classification_estimates
+from medfed.evaluation.groups import estimates
+from medfed.evaluation.intervals import Resampling
+from medfed.evaluation.metrics import ClassGroup
 
 
 def sample(seed, n=200, ties=False, prevalence=0.4):
@@ -21,8 +22,8 @@ def sample(seed, n=200, ties=False, prevalence=0.4):
     return (np.round(p, 1) if ties else p), y
 
 
-def estimates(p, y, names, draws=2000):
-    return classification_estimates(ClassGroup.of(p, y, names, Resampling(0, draws=draws)))
+def estimates_of(p, y, names, draws=2000):
+    return estimates(ClassGroup.of(p, y, names, Resampling(0, draws=draws)))
 
 
 def by_name(found):
@@ -33,7 +34,7 @@ def by_name(found):
 @pytest.mark.parametrize("seed", range(4))
 def test_ranking_metrics_equal_scikit_learn(seed, ties):
     p, y = sample(seed, ties=ties)
-    found = by_name(estimates(np.c_[1 - p, p], y, ["no", "yes"], draws=50))
+    found = by_name(estimates_of(np.c_[1 - p, p], y, ["no", "yes"], draws=50))
     assert found[None, "auroc"].value == pytest.approx(sk.roc_auc_score(y, p), rel=1e-12)
     assert found[None, "auprc"].value == pytest.approx(sk.average_precision_score(y, p), rel=1e-12)
     assert found[None, "brier"].value == pytest.approx(sk.brier_score_loss(y, p), rel=1e-12)
@@ -74,7 +75,7 @@ def test_delong_variance_equals_its_definition_over_all_pairs():
 
 def test_delong_and_bootstrap_agree():
     p, y = sample(1, n=400)
-    delong, boot = c.delong(p, y), bootstrap(c.auroc_of(p, y), 400, seed=2)
+    delong, boot = c.delong(p, y), Resampling(2).interval(c.auroc_of(p, y), 400)
     assert delong.low == pytest.approx(boot.low, abs=0.006)
     assert delong.high == pytest.approx(boot.high, abs=0.006)
 
@@ -87,7 +88,7 @@ def test_auroc_intervals_cover_95_percent():
     for run in range(runs):
         p = 1 / (1 + np.exp(-generator.normal(0, 1, 60) - y))
         delong = c.delong(p, y)
-        resampled = bootstrap(c.auroc_of(p, y), 60, seed=run, strata=list(y), draws=400)
+        resampled = Resampling(run, list(y), draws=400).interval(c.auroc_of(p, y), 60)
         held += delong.low <= 0.76025 <= delong.high
         boot += resampled.low <= 0.76025 <= resampled.high
     assert 0.93 <= held / runs <= 0.97
@@ -96,7 +97,7 @@ def test_auroc_intervals_cover_95_percent():
 
 def test_one_class_has_no_auroc_and_says_why():
     p = np.linspace(0.1, 0.9, 8)
-    found = by_name(estimates(np.c_[1 - p, p], np.zeros(8, int), ["no", "yes"]))
+    found = by_name(estimates_of(np.c_[1 - p, p], np.zeros(8, int), ["no", "yes"]))
     assert (found[None, "auroc"].value, found[None, "auroc"].note) == (None, "one class only")
     assert (found[None, "auprc"].value, found[None, "auprc"].note) == (None, "no patient of this class")
     assert (found[None, "sensitivity"].value, found[None, "sensitivity"].note) == (
@@ -111,7 +112,7 @@ def test_a_probability_above_one_is_refused_and_not_taken_for_a_logit():
     with pytest.raises(DataError, match="1 of 3 probabilities are not between 0 and 1; apply softmax"):
         c.delong([0.2, 1.2, 0.4], [0, 1, 0])
     with pytest.raises(DataError, match="do not sum to one"):
-        estimates([[0.2, 0.2, 0.2]], [0], ["a", "b", "c"])
+        estimates_of([[0.2, 0.2, 0.2]], [0], ["a", "b", "c"])
 
 
 def test_perfect_separation_is_not_certainty():
@@ -143,18 +144,10 @@ def test_ece_by_hand():
 
 def test_the_operating_point_is_youdens_and_separates_the_observed_values():
     p, y = [0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]
-    # Youden is 0.5 at both 0.375 (one of two spared, ...) and 0.6 (both spared, one caught): the first,
-    # more sensitive one.
+    # Youden is 0.5 at both 0.225 (one spared, both caught) and 0.6 (both spared, one caught): the first.
     assert c.operating_point([0.1, 0.2, 0.7, 0.9], [0, 0, 1, 1]) == pytest.approx(0.45)
-    assert c.operating_point(p, y, sensitivity=1.0) == pytest.approx(0.225)
-    assert c.operating_point(p, y, sensitivity=0.5) == pytest.approx(0.6)
+    assert c.operating_point(p, y) == pytest.approx(0.225)
     assert c.operating_point(p, [1, 1, 1, 1]) is None
-
-
-def test_net_benefit_by_hand():
-    p, y = [0.9, 0.6, 0.4, 0.1], [1, 0, 1, 0]
-    # At 0.25: true positives 2 of 4, false positive 1 of 4, odds 1 / 3. Treating all: 2 / 4 - 2 / 4 / 3.
-    assert k.net_benefit(p, y, [0.25])[0] == pytest.approx([0.5 - 0.25 / 3, 0.5 - 0.5 / 3])
 
 
 def test_temperature_finds_the_overconfidence_that_was_put_in():
@@ -174,7 +167,7 @@ def test_many_classes_macro_and_per_class_equal_scikit_learn():
     y = generator.integers(0, 3, 150)
     logits = generator.normal(0, 1, (150, 3)) + 1.3 * np.eye(3)[y]
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    found = by_name(estimates(p, y, ["a", "b", "c"], draws=50))
+    found = by_name(estimates_of(p, y, ["a", "b", "c"], draws=50))
     assert found[None, "auroc"].value == pytest.approx(
         sk.roc_auc_score(y, p, multi_class="ovr", average="macro"), rel=1e-12
     )
@@ -186,7 +179,7 @@ def test_many_classes_macro_and_per_class_equal_scikit_learn():
 
 def test_macro_average_is_undefined_without_a_class_rather_than_over_the_rest():
     p = np.full((6, 3), 1 / 3)
-    found = by_name(estimates(p, [0, 1, 0, 1, 0, 1], ["a", "b", "c"]))
+    found = by_name(estimates_of(p, [0, 1, 0, 1, 0, 1], ["a", "b", "c"]))
     assert (found[None, "auroc"].value, found[None, "auroc"].note) == (None, "a class without patients")
 
 

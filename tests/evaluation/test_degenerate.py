@@ -10,13 +10,12 @@ import pytest
 from medfed.errors import DataError, LabelError
 from medfed.evaluation import calibration, intervals
 from medfed.evaluation.classification import delong
+from medfed.evaluation.groups import estimates
 from medfed.evaluation.intervals import Resampling
 from medfed.evaluation.metrics import (
     ClassGroup,
     SurvivalGroup,
-    classification_estimates,
     measure_masks,
-    survival_estimates,
 )
 from medfed.evaluation.patients import SurvivalPredictions
 from medfed.evaluation.segmentation import dice, spacing_of
@@ -27,7 +26,7 @@ def survival_of(risks, times, events, curves=None):
     arrays = (np.array(risks, float), np.array(times, float), np.array(events, bool))
     predictions = SurvivalPredictions(*arrays, {at: np.array(some) for at, some in (curves or {}).items()})
     group = SurvivalGroup(predictions, Resampling(0, draws=10))
-    return {one.metric: one.interval for one in survival_estimates(group)}
+    return {one.metric: one.interval for one in estimates(group)}
 
 
 def test_a_constant_model_has_an_auroc_of_one_half_and_no_interval():
@@ -55,10 +54,6 @@ def test_temperatures_and_thresholds_that_cannot_be_are_refused():
         calibration.rescaled([0.2, 0.8], 0.0)
     with pytest.raises(DataError, match="between 0 and 1; apply softmax"):
         calibration.temperature([0.2, 1.2], [0, 1])
-    with pytest.raises(DataError, match="from 0 to below 1"):
-        calibration.net_benefit([0.2, 0.8], [0, 1], [0.5, 1.0])
-    with pytest.raises(DataError, match="net benefit of no patients"):
-        calibration.net_benefit([], [], [0.5])
 
 
 def test_beyond_the_last_follow_up_a_brier_score_is_undefined():
@@ -95,9 +90,7 @@ def test_shares_and_p_values_that_cannot_be_are_refused():
 
 def test_everything_of_nobody_is_a_reason_and_never_a_number():
     for classes in (["a", "b"], ["a", "b", "c"]):
-        found = classification_estimates(
-            ClassGroup.of(np.zeros((0, len(classes))), [], classes, Resampling(0, draws=10))
-        )
+        found = estimates(ClassGroup.of(np.zeros((0, len(classes))), [], classes, Resampling(0, draws=10)))
         assert all(one.interval.value is None and one.interval.note for one in found)
     found = survival_of([], [], [])
     assert found["c_index"].value is None

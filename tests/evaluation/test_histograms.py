@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from medfed.errors import DataError
 from medfed.evaluation import histograms as h
+from medfed.evaluation import rows
 
 
 def patients(seed, n):
@@ -17,7 +18,7 @@ def patients(seed, n):
 
 
 def of(p, y, site="a", **options):
-    return h.count_scores(p, y, h.ScoreLabels(1, site, "test", "federated"), **options)
+    return h.ScoreHistogram(1, site, "test", "federated", h.count_scores(p, y, **options))
 
 
 @pytest.mark.parametrize("minimum", [1, 5])
@@ -75,7 +76,7 @@ def test_roc_and_reliability_by_hand():
 def test_merging_twice_in_any_order_is_the_same_and_other_models_do_not_add():
     parts = [of(*patients(seed, 80), site=str(seed), min_patients=5) for seed in range(3)]
     assert h.merged(parts) == h.merged(parts[::-1])
-    other = h.count_scores([0.5], [1], h.ScoreLabels(2, "z", "test", "federated"))
+    other = h.ScoreHistogram(2, "z", "test", "federated", h.count_scores([0.5], [1]))
     with pytest.raises(DataError, match="different rounds, splits, models or classes"):
         h.merged([parts[0], other])
 
@@ -87,16 +88,22 @@ def test_one_outcome_alone_has_no_curve():
 
 
 def test_net_benefit_equals_the_patients_own():
-    from medfed.evaluation.calibration import net_benefit
-
     p, y = patients(1, 100)
     found = h.net_benefit_of(of(p, y, bins=20))
     assert len(found) > 10
-    expected = net_benefit(p, y, [step for step, _, _ in found])
-    assert np.array([(model, everyone) for _, model, everyone in found]) == pytest.approx(expected)
+    for threshold, model, everyone in found:
+        odds, called = threshold / (1 - threshold), p >= threshold
+        assert model == pytest.approx((called & y).mean() - odds * (called & ~y).mean())
+        assert everyone == pytest.approx(y.mean() - odds * (1 - y.mean()))
+
+
+def test_net_benefit_by_hand():
+    # At 0.25: true positives 2 of 4, false positive 1 of 4, odds 1 / 3. Treating all: 2 / 4 - 2 / 4 / 3.
+    threshold, model, everyone = h.net_benefit_of(of([0.9, 0.6, 0.4, 0.1], [1, 0, 1, 0], bins=4))[0]
+    assert (threshold, model, everyone) == pytest.approx((0.25, 0.5 - 0.25 / 3, 0.5 - 0.5 / 3))
 
 
 def test_histograms_come_back_from_their_file(tmp_path):
     written = [of(*patients(seed, 30)) for seed in range(2)]
-    h.write(tmp_path / "curves.jsonl", written)
+    rows.write(tmp_path / "curves.jsonl", written)
     assert h.read(tmp_path / "curves.jsonl") == written

@@ -10,7 +10,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from medfed.evaluation.intervals import (
     Interval,
-    bootstrap,
+    Resampling,
     holm,
     is_wide,
     mean_of,
@@ -26,7 +26,7 @@ def coverage(draw, truth, patients, runs=600, kind="bca", strata=None):
     generator = np.random.default_rng(5)
     held = 0
     for run in range(runs):
-        found = bootstrap(mean_of(draw(generator)), patients, seed=run, draws=500, kind=kind, strata=strata)
+        found = Resampling(run, strata, draws=500).interval(mean_of(draw(generator)), patients, kind=kind)
         held += found.low <= truth <= found.high
     return held / runs
 
@@ -52,7 +52,7 @@ def test_it_covers_when_hospitals_of_different_level_are_pooled():
     assert 0.93 <= coverage(draw, truth, 30, strata=strata) <= 0.97
     # Without the strata the difference of the hospitals, which is not chance, would widen the interval.
     values = draw(np.random.default_rng(0))
-    plain, within = (bootstrap(mean_of(values), 30, seed=1, strata=given) for given in (None, strata))
+    plain, within = (Resampling(1, given).interval(mean_of(values), 30) for given in (None, strata))
     assert plain.high - plain.low > 1.4 * (within.high - within.low)
 
 
@@ -70,7 +70,7 @@ def test_wilson_covers_and_equals_statsmodels():
 
 def test_bca_of_a_large_sample_equals_scipys():
     values = np.random.default_rng(2).gamma(2.0, 1.0, 400)
-    ours = bootstrap(mean_of(values), 400, seed=3, draws=20000)
+    ours = Resampling(3, draws=20000).interval(mean_of(values), 400)
     theirs = stats.bootstrap((values,), np.mean, n_resamples=20000, method="BCa", rng=4).confidence_interval
     # Both are Monte Carlo; the t and the n / (n - 1) of 400 patients are below half a percent of the width.
     width = theirs.high - theirs.low
@@ -81,10 +81,10 @@ def test_bca_of_a_large_sample_equals_scipys():
 def test_the_same_seed_gives_the_same_interval_and_the_order_of_hospitals_none():
     values = np.random.default_rng(0).random(30)
     strata = ["b"] * 12 + ["a"] * 18
-    assert bootstrap(mean_of(values), 30, seed=9) == bootstrap(mean_of(values), 30, seed=9)
-    first = bootstrap(mean_of(values), 30, seed=9, strata=strata)
+    assert Resampling(9).interval(mean_of(values), 30) == Resampling(9).interval(mean_of(values), 30)
+    first = Resampling(9, strata).interval(mean_of(values), 30)
     swapped = np.concatenate([values[12:], values[:12]])
-    second = bootstrap(mean_of(swapped), 30, seed=9, strata=strata[12:] + strata[:12])
+    second = Resampling(9, strata[12:] + strata[:12]).interval(mean_of(swapped), 30)
     assert (first.low, first.high) == pytest.approx((second.low, second.high), rel=1e-12)
 
 
@@ -101,7 +101,8 @@ def test_hospitals_of_one_or_two_patients_do_not_make_an_interval_narrow():
     strata = ["a", "b", "c", "d", "d"]
     assert 0.83 <= coverage(lambda generator: generator.normal(0.7, 0.1, 5), 0.7, 5, strata=strata) <= 0.98
     assert (
-        bootstrap(mean_of([0.1, 0.5, 0.4, 0.7, 0.2]), 5, seed=0).note == "of 5 patients, so likely too narrow"
+        Resampling(0).interval(mean_of([0.1, 0.5, 0.4, 0.7, 0.2]), 5).note
+        == "of 5 patients, so likely too narrow"
     )
 
 
@@ -112,11 +113,11 @@ def test_pieces_do_not_change_the_numbers(monkeypatch):
 
 
 def test_degenerate_samples_have_no_interval_and_a_reason():
-    assert bootstrap(mean_of([]), 0, seed=1).note == "no patients"
-    assert bootstrap(mean_of([0.5]), 1, seed=1)[:3] == (0.5, None, None)
-    alike = bootstrap(mean_of([1.0] * 9), 9, seed=1)
+    assert Resampling(1).interval(mean_of([]), 0).note == "no patients"
+    assert Resampling(1).interval(mean_of([0.5]), 1)[:3] == (0.5, None, None)
+    alike = Resampling(1).interval(mean_of([1.0] * 9), 9)
     assert (alike.value, alike.low, alike.note) == (1.0, None, "no interval: all patients alike")
-    assert bootstrap(mean_of([np.nan] * 3), 3, seed=1).note == "undefined on these patients"
+    assert Resampling(1).interval(mean_of([np.nan] * 3), 3).note == "undefined on these patients"
 
 
 def test_missing_values_are_left_out_of_the_mean():

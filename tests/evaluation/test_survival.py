@@ -8,14 +8,15 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from medfed.errors import DataError
 from medfed.evaluation import survival as s
+from medfed.evaluation.groups import estimates
 from medfed.evaluation.intervals import Resampling
-from medfed.evaluation.metrics import SurvivalGroup, survival_estimates
+from medfed.evaluation.metrics import SurvivalGroup
 from medfed.evaluation.patients import SurvivalPredictions
 
 
 def measured(risks, times, events, curves, draws):
     group = SurvivalGroup(SurvivalPredictions(risks, times, events, curves), Resampling(0, draws=draws))
-    return {one.metric: one.interval for one in survival_estimates(group)}
+    return {one.metric: one.interval for one in estimates(group)}
 
 
 def once(statistic, n):

@@ -167,7 +167,7 @@ def test_a_finished_comparison_is_not_trained_again(compared, place):
     assert done.exit_code == 0, done.output
     assert (folder / "fedavg" / "rounds.jsonl").stat().st_mtime_ns == before
     assert "AUROC, with 95 % intervals over patients" in done.output
-    with pytest.raises(RunError, match="is not empty; go on with --resume"):
+    with pytest.raises(RunError, match="is not empty; continue with --resume"):
         compare.compare(place / "heart.yaml", ["fedavg"], out=folder)
 
 

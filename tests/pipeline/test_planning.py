@@ -140,8 +140,7 @@ def test_a_table_is_harmonised_over_the_hospitals(tmp_path):
     for site, shift in (("north", 0.0), ("south", 30.0)):
         values = rng.normal([1, 20, 300], [1, 2, 30], (60, 3)) + shift
         rows = [
-            f"{site}{i},{','.join(f'{v:.5f}' for v in row)},{int(row[0] > 1 + shift)},"
-            f"{'test' if i % 5 == 0 else 'train'}"
+            f"{site}{i},{','.join(f'{v:.5f}' for v in row)},{int(row[0] > 1 + shift)},{'test' if i % 5 == 0 else 'train'}"
             for i, row in enumerate(values)
         ]
         (tmp_path / f"{site}.csv").write_text("\n".join(["patient,a,b,c,y,split", *rows]) + "\n")

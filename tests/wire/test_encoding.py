@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save
+from safetensors.torch import load, save
 
 from medfed.errors import MedfedError, WireError
 from medfed.wire import encoding as wire
@@ -84,6 +85,75 @@ def test_bfloat16_weights_travel():
     weights = {"w": torch.ones(4, dtype=torch.bfloat16)}
     found = wire.decode_global(wire.encode_global(GlobalModel(0, weights)))
     assert found.weights["w"].dtype == torch.bfloat16
+
+
+def many_dtypes() -> dict[str, torch.Tensor]:
+    return {
+        "a": torch.arange(12.0).reshape(3, 4),
+        'ü"quoted\\': torch.tensor(2.5),
+        "half": torch.ones(5, dtype=torch.float16),
+        "brain": torch.full((3,), 0.1, dtype=torch.bfloat16),
+        "double": torch.ones(2, dtype=torch.float64),
+        "none": torch.empty(0, 3),
+        "turned": torch.arange(6.0).reshape(2, 3).T,
+    }
+
+
+def written_by_safetensors(data: bytes) -> bytes:
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return save(load(data), metadata=header["__metadata__"])
+
+
+def test_the_bytes_are_those_that_safetensors_itself_writes():
+    update = Update(
+        "n",
+        2,
+        Difference(many_dtypes(), many_dtypes()),
+        12,
+        {"x": 0.5},
+        {"g": {"i": torch.ones(3, dtype=torch.int64)}},
+    )
+    for data in (
+        wire.encode_update(update, "s"),
+        wire.encode_global(GlobalModel(3, many_dtypes(), ("n",), study="s")),
+    ):
+        assert data == written_by_safetensors(data)
+
+
+def test_a_model_in_a_file_is_read_after_the_file_is_gone(tmp_path):
+    path = tmp_path / "model"
+    path.write_bytes(wire.encode_global(GlobalModel(3, many_dtypes(), ("n",), study="s")))
+    found = wire.read_global(path, "s")
+    path.unlink()
+    assert (found.round, found.participants, found.final) == (3, ("n",), False)
+    for name, tensor in many_dtypes().items():
+        assert found.weights[name].dtype == tensor.dtype
+        assert torch.equal(found.weights[name], tensor)
+
+
+def test_reading_one_tensor_after_another_takes_the_memory_of_one(tmp_path):
+    weights = {f"layer{index}": torch.ones(2_000_000) for index in range(20)}
+    path = tmp_path / "model"
+    path.write_bytes(wire.encode_global(GlobalModel(0, weights)))
+    weights.clear()
+
+    def resident_mb() -> float:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    found = wire.read_global(path)
+    before = resident_mb()
+    most = max(resident_mb() - before for tensor in found.weights.values() if tensor.sum() == 2_000_000)
+    # All 20 tensors are 160 MB, one is 8.
+    assert most < 60
+
+
+@pytest.mark.parametrize("cut_off", [1, 100])
+def test_a_file_that_is_cut_off_is_refused(tmp_path, cut_off):
+    path = tmp_path / "model"
+    path.write_bytes(wire.encode_global(GlobalModel(0, many_dtypes()))[:-cut_off])
+    with pytest.raises(WireError, match=r"a global model of .* bytes is not a safetensors file"):
+        wire.read_global(path)
 
 
 def header(**changes) -> bytes:

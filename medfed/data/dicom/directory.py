@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 
+from medfed.data.dicom import tags
 from medfed.data.dicom.file import DicomFile
 from medfed.errors import ImageError
-
-DIRECTORY = 0x00041220
-_FILE_ID = 0x00041500
 
 
 def listed_files(directory: DicomFile) -> list[str]:
@@ -41,26 +39,17 @@ def _split_by_existence(directory: DicomFile) -> tuple[list[str], int]:
     folder = os.path.dirname(os.path.abspath(directory.path))
     paths = []
     missing = 0
-    for record in directory.elements.items(DIRECTORY):
-        parts = [part.decode("ascii", "replace") for part in record.texts(_FILE_ID)]
+    for record in directory.elements.items(tags.DIRECTORY):
+        parts = [part.decode("ascii", "replace") for part in record.texts(tags.FILE_ID)]
         if not parts:
             continue
         if any(part in ("", ".", "..") or "/" in part or "\0" in part for part in parts):
             raise ImageError(
                 "the DICOMDIR lists a file outside its own folder; name the images' folder instead"
             )
-        path = _resolve(folder, parts)
-        if path is None:
-            missing += 1
-        else:
-            paths.append(path)
+        # In its own or in lower case, as copying may have changed it.
+        candidates = [os.path.join(folder, *names) for names in (parts, [part.lower() for part in parts])]
+        existing = list(filter(os.path.isfile, candidates))
+        paths += existing[:1]
+        missing += not existing
     return paths, missing
-
-
-def _resolve(folder: str, parts: list[str]) -> str | None:
-    """Return the path of a file ID, in its own or in lower case, as copying may have changed it."""
-    for names in (parts, [part.lower() for part in parts]):
-        path = os.path.join(folder, *names)
-        if os.path.isfile(path):
-            return path
-    return None

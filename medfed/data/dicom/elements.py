@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, TypeVar
 
+from medfed.data.dicom.tags import FLOAT_PIXELS, PIXEL_TAGS, PIXELS
 from medfed.errors import ImageError
 
 UNDEFINED = 0xFFFFFFFF
 ITEM = 0xFFFEE000
 ITEM_END = 0xFFFEE00D
 SEQUENCE_END = 0xFFFEE0DD
-PIXELS = 0x7FE00010
-FLOAT_PIXELS = 0x7FE00008
-DOUBLE_PIXELS = 0x7FE00009
 # Deeper than any object of the standard; a file with deeper nesting was made to exhaust the stack.
 MAX_DEPTH = 24
 # The longest sequences are per frame: a cine of a whole heart has a few thousand.
@@ -33,6 +32,8 @@ _SHORT = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL
 VRS = _LONG | _SHORT
 # Maximum length of a text or number list; no list that is needed is longer.
 _MAX_TEXT = 1 << 16
+
+Number = TypeVar("Number", int, float)
 
 
 class TruncatedHeader(Exception):
@@ -67,12 +68,11 @@ class Elements:
 
     def _parse(self, at: int, end: int, stop: int) -> int:
         data, where = self._data, self._where
-        explicit = self._explicit
         head = struct.Struct("<HH2sH" if self._little else ">HH2sH").unpack_from
         tagged = struct.Struct("<HHI" if self._little else ">HHI").unpack_from
         long = struct.Struct("<I" if self._little else ">I").unpack_from
         while at + 8 <= end:
-            if explicit:
+            if self._explicit:
                 group, number, vr, length = head(data, at)
                 tag = group << 16 | number
                 if vr in _SHORT:
@@ -97,14 +97,11 @@ class Elements:
                     return at
             if tag in where:
                 raise ImageError(f"element {describe_tag(tag)} occurs twice; the header is damaged")
-            if tag >= FLOAT_PIXELS and stop == PIXELS and tag in (PIXELS, FLOAT_PIXELS, DOUBLE_PIXELS):
+            if tag >= FLOAT_PIXELS and stop == PIXELS and tag in PIXEL_TAGS:
                 where[tag] = (at, length, vr)
                 return at
             if length == UNDEFINED:
-                start = at
-                # PS3.5 6.2.2: a UN of undefined length is implicit little endian, whatever surrounds it.
-                implicit = not explicit or vr == b"UN"
-                at = _skip_items(data, at, end, self._little or vr == b"UN", not implicit, self._depth + 1)
+                start, at = at, self._skip_items(at, end, vr)
                 where[tag] = (start, at - start, b"SQ" if vr in (b"", b"SQ") else vr)
             else:
                 where[tag] = (at, length, vr)
@@ -140,34 +137,31 @@ class Elements:
         value = self.text(tag)
         return tuple(part.strip(b" \0") for part in value.split(b"\\")) if value else ()
 
-    def numbers(self, tag: int) -> tuple[float, ...]:
+    def numbers(self, tag: int, expected: int | None = None) -> tuple[float, ...]:
         """Return the numbers of a DS, IS, FD or FL element, or none if it is empty or absent.
 
         Raises:
-            ImageError: if one of them is not a finite number, such as '1,0'.
+            ImageError: if one of them is not a finite number, such as '1,0', or there are not as many as
+                `expected`.
         """
         raw = self.raw(tag)
         if len(raw) > _MAX_TEXT:
             raise ImageError(f"{describe_tag(tag)} is {len(raw)} bytes long; the header is damaged")
         vr = self._where[tag][2] if tag in self._where else b""
-        unnamed = vr in (b"", b"UN")
-        if vr in (b"FD", b"FL") or (unnamed and tag in _BINARY):
-            code = _BINARY.get(tag, "d") if unnamed else {b"FD": "d", b"FL": "f"}[vr]
+        code = "d" if vr in (b"", b"UN") and tag in _DOUBLES else _BINARY.get(vr)
+        text = raw.strip(b" \0")
+        values: tuple[float, ...] = ()
+        if code is not None:
             values = self._unpack(tag, raw, code)
-        elif vr in _INTEGERS:
-            values = self._unpack(tag, raw, _INTEGERS[vr])
-        else:
-            values = (
-                tuple(_number(part, tag) for part in raw.strip(b" \0").split(b"\\"))
-                if raw.strip(b" \0")
-                else ()
+        elif text:
+            values = tuple(_number(part, tag) for part in text.split(b"\\"))
+        if not all(map(math.isfinite, values)):
+            raise ImageError(
+                f"{describe_tag(tag)} holds a value that is not a finite number; correct or leave out this"
+                " object"
             )
-        for value in values:
-            if not math.isfinite(value):
-                raise ImageError(
-                    f"{describe_tag(tag)} holds a value that is not a finite number; correct or leave out"
-                    " this object"
-                )
+        if values and expected is not None and len(values) != expected:
+            raise ImageError(f"{describe_tag(tag)} holds {len(values)} numbers, {expected} are expected")
         return values
 
     def number(self, tag: int) -> float | None:
@@ -176,10 +170,7 @@ class Elements:
         Raises:
             ImageError: if there are several, or it is not a finite number.
         """
-        values = self.numbers(tag)
-        if len(values) > 1:
-            raise ImageError(f"{describe_tag(tag)} holds {len(values)} values, 1 is expected")
-        return values[0] if values else None
+        return _single(self.numbers(tag), tag)
 
     def integers(self, tag: int, code: str = "H") -> tuple[int, ...]:
         """Return the values of a US (code H), SS (h), UL (I) or AT (H) element."""
@@ -191,10 +182,7 @@ class Elements:
         Raises:
             ImageError: if there are several.
         """
-        values = self.integers(tag, code)
-        if len(values) > 1:
-            raise ImageError(f"{describe_tag(tag)} holds {len(values)} values, 1 is expected")
-        return values[0] if values else None
+        return _single(self.integers(tag, code), tag)
 
     def count(self, tag: int) -> int | None:
         """Return a whole number written as text (IS), or None if the element is empty or absent.
@@ -203,11 +191,9 @@ class Elements:
             ImageError: if it is not whole.
         """
         value = self.number(tag)
-        if value is None:
-            return None
-        if value != int(value):
+        if value is not None and value != int(value):
             raise ImageError(f"{describe_tag(tag)} is not a whole number")
-        return int(value)
+        return None if value is None else int(value)
 
     def items(self, tag: int) -> list[Elements]:
         """Return the items of a sequence, or none if it is absent.
@@ -217,8 +203,6 @@ class Elements:
         """
         if tag not in self._where:
             return []
-        if self._depth >= MAX_DEPTH:
-            raise ImageError(f"sequences are nested more than {MAX_DEPTH} deep; the header is damaged")
         start, length, vr = self._where[tag]
         # An item takes a few hundred bytes of memory but eight in a file; no sequence of an image
         # has so many.
@@ -226,31 +210,57 @@ class Elements:
             raise ImageError(
                 f"the sequence {describe_tag(tag)} has more than {MAX_ITEMS} items; the file is damaged"
             )
-        implicit = vr == b"UN" or not self._explicit
-        little = self._little or vr == b"UN"
         items = []
         try:
-            for first, last, stop in _items(self._data, start, start + length, little):
-                # An item of undefined length ends at its delimiter, which only parsing it finds.
-                item = Elements(
-                    self._data,
-                    first,
-                    last,
-                    little=little,
-                    explicit=not implicit,
-                    depth=self._depth + 1,
-                    stop=-1,
-                )
-                items.append(item)
-                stop(item.end)
+            for first, last, item in self._iter_items(start, start + length, vr):
+                items.append(item or self._item(first, last, vr))
         except TruncatedHeader:
             raise ImageError(f"the sequence {describe_tag(tag)} is cut off; the header is damaged") from None
         return items
 
-    def first(self, tag: int) -> Elements | None:
-        """Return a sequence's first item, or None if it has none."""
+    def first(self, tag: int) -> Elements:
+        """Return a sequence's first item, or `EMPTY` if it has none."""
         items = self.items(tag)
-        return items[0] if items else None
+        return items[0] if items else EMPTY
+
+    def _item(self, start: int, end: int, vr: bytes) -> Elements:
+        # PS3.5 6.2.2: a UN of undefined length is implicit little endian, whatever surrounds it.
+        unknown = vr == b"UN"
+        little, explicit = self._little or unknown, self._explicit and not unknown
+        return Elements(
+            self._data, start, end, little=little, explicit=explicit, depth=self._depth + 1, stop=-1
+        )
+
+    def _iter_items(self, at: int, end: int, vr: bytes) -> Iterator[tuple[int, int, Elements | None]]:
+        """Yield the offset and end of each item of a sequence, until its delimiter or `end`.
+
+        An item of undefined length ends at its own delimiter, which only parsing it finds, so that its
+        elements are yielded, too.
+        """
+        if self._depth >= MAX_DEPTH:
+            raise ImageError(f"sequences are nested more than {MAX_DEPTH} deep; the header is damaged")
+        tagged = struct.Struct("<HHI" if self._little or vr == b"UN" else ">HHI").unpack_from
+        while at + 8 <= end:
+            group, number, length = tagged(self._data, at)
+            tag = group << 16 | number
+            at += 8
+            if tag == SEQUENCE_END:
+                return
+            if tag != ITEM:
+                raise ImageError(f"the header is damaged at byte {at}: a sequence item is missing")
+            item = self._item(at, end, vr) if length == UNDEFINED else None
+            start, at = at, at + length if item is None else item.end
+            if at > end:
+                raise TruncatedHeader
+            yield start, at, item
+
+    def _skip_items(self, at: int, end: int, vr: bytes) -> int:
+        """Return the offset after a sequence (or encapsulated value) of undefined length."""
+        for _, last, _ in self._iter_items(at, end, vr):
+            at = last
+        if at + 8 > end:  # without the delimiter, which ends the items
+            raise TruncatedHeader
+        return at + 8
 
     def _unpack(self, tag: int, raw: bytes, code: str) -> tuple[Any, ...]:
         size = struct.calcsize(code)
@@ -261,78 +271,38 @@ class Elements:
         return struct.unpack(f"{'<' if self._little else '>'}{len(raw) // size}{code}", raw)
 
 
-class _Cursor:
-    """The offset of the next item: after the item just parsed, if that has no length of its own."""
-
-    def __init__(self, at: int) -> None:
-        self.at = at
-
-    def __call__(self, end: int) -> None:
-        self.at = end
+# The items of an absent sequence.
+EMPTY = Elements(b"", 0, 0, little=True, explicit=True)
 
 
-def _items(data: bytes, at: int, end: int, little: bool) -> Iterator[tuple[int, int, _Cursor]]:
-    tagged = struct.Struct("<HHI" if little else ">HHI").unpack_from
-    while at + 8 <= end:
-        group, number, length = tagged(data, at)
-        tag = group << 16 | number
-        at += 8
-        if tag == SEQUENCE_END:
-            return
-        if tag != ITEM:
-            raise ImageError(f"the header is damaged at byte {at}: a sequence item is missing")
-        cursor = _Cursor(at)
-        if length == UNDEFINED:
-            yield at, end, cursor
-            at = cursor.at
-        else:
-            if at + length > end:
-                raise TruncatedHeader
-            yield at, at + length, cursor
-            at += length
+def functional_groups(own: Elements, shared: Elements) -> Callable[[int], Elements]:
+    """Return a function from a sequence to a frame's functional group: its own, else the shared one."""
+
+    def group(sequence: int) -> Elements:
+        item = own.first(sequence)
+        return shared.first(sequence) if item is EMPTY else item
+
+    return group
 
 
-def _skip_items(data: bytes, at: int, end: int, little: bool, explicit: bool, depth: int) -> int:
-    """Return the offset after a sequence (or encapsulated value) of undefined length."""
-    if depth > MAX_DEPTH:
-        raise ImageError(f"sequences are nested more than {MAX_DEPTH} deep; the header is damaged")
-    tagged = struct.Struct("<HHI" if little else ">HHI").unpack_from
-    while at + 8 <= end:
-        group, number, length = tagged(data, at)
-        tag = group << 16 | number
-        at += 8
-        if tag == SEQUENCE_END:
-            return at
-        if tag != ITEM:
-            raise ImageError(f"the header is damaged at byte {at}: a sequence item is missing")
-        if length == UNDEFINED:
-            at = Elements(data, at, end, little=little, explicit=explicit, depth=depth, stop=-1).end
-        else:
-            at += length
-    raise TruncatedHeader
-
-
-_INTEGERS = {b"US": "H", b"SS": "h", b"UL": "I", b"SL": "i"}
-# Elements whose numbers are binary, which an implicit file does not state.
-_BINARY = {
-    0x00189087: "d",
-    0x00189089: "d",
-    0x00189082: "d",
-    0x00209153: "d",
-    0x0020930D: "d",
-    0x00189079: "d",
-}
+# How numbers are packed, by their value representation.
+_BINARY = {b"FD": "d", b"FL": "f", b"US": "H", b"SS": "h", b"UL": "I", b"SL": "i"}
+# Elements of value representation FD, which an implicit file does not state.
+_DOUBLES = frozenset((0x00189087, 0x00189089, 0x00189082, 0x00209153, 0x0020930D, 0x00189079))
 _NUMERIC = frozenset(b"0123456789+-.eE ")
 
 
 def _number(part: bytes, tag: int) -> float:
-    if not _NUMERIC.issuperset(part):
-        raise ImageError(f"{describe_tag(tag)} is not a decimal number; correct or leave out this object")
-    try:
-        return float(part)
-    except ValueError:
-        pass
+    if _NUMERIC.issuperset(part):
+        with suppress(ValueError):
+            return float(part)
     raise ImageError(f"{describe_tag(tag)} is not a decimal number; correct or leave out this object")
+
+
+def _single(values: tuple[Number, ...], tag: int) -> Number | None:
+    if len(values) > 1:
+        raise ImageError(f"{describe_tag(tag)} holds {len(values)} values, 1 is expected")
+    return values[0] if values else None
 
 
 def describe_tag(tag: int) -> str:

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from medfed.data.dicom.elements import PIXELS, Elements, describe_tag
+from medfed.data.dicom import tags
+from medfed.data.dicom.elements import EMPTY, Elements, describe_tag, functional_groups
 from medfed.data.dicom.file import DEFLATED, DicomFile
 from medfed.data.size_limits import MAX_DICOM_RATIO, check_size
 from medfed.errors import ImageError
-
-PATIENT_NAME, PATIENT_ID, BIRTH_DATE = 0x00100010, 0x00100020, 0x00100030
-STUDY_UID, SERIES_UID, FRAME_UID = 0x0020000D, 0x0020000E, 0x00200052
-SOP_CLASS, SOP_UID, IMAGE_TYPE, MODALITY = 0x00080016, 0x00080018, 0x00080008, 0x00080060
-POSITION, ORIENTATION, PIXEL_SPACING = 0x00200032, 0x00200037, 0x00280030
-IMAGER_SPACING, THICKNESS, SLICE_GAP = 0x00181164, 0x00180050, 0x00180088
-ROWS, COLUMNS, SAMPLES, PHOTOMETRIC = 0x00280010, 0x00280011, 0x00280002, 0x00280004
-ALLOCATED, STORED, HIGH_BIT, SIGNED, FRAMES = 0x00280100, 0x00280101, 0x00280102, 0x00280103, 0x00280008
-INTERCEPT, SLOPE, RESCALE_TYPE, MODALITY_LUT = 0x00281052, 0x00281053, 0x00281054, 0x00283000
-PADDING, PADDING_LIMIT = 0x00280120, 0x00280121
-BURNED_IN, RECOGNIZABLE, LOSSY = 0x00280301, 0x00280302, 0x00282110
-SHARED, PER_FRAME = 0x52009229, 0x52009230
-PLANE_POSITION, PLANE_ORIENTATION, PIXEL_MEASURES = 0x00209113, 0x00209116, 0x00289110
 
 # Modalities whose images are projections: they have a detector, not a place in the patient.
 PROJECTIONS = frozenset((b"CR", b"DX", b"MG", b"PX", b"IO", b"RG", b"XA", b"RF"))
@@ -57,6 +46,26 @@ class Encoding:
     at: int
     length: int
 
+    @property
+    def pixels(self) -> int:
+        """The number of pixels of one frame."""
+        return self.rows * self.columns
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The numbers of rows and columns."""
+        return self.rows, self.columns
+
+    @property
+    def word_bytes(self) -> int:
+        """The number of bytes of one pixel."""
+        return self.allocated // 8
+
+    @property
+    def frame_bytes(self) -> int:
+        """The number of bytes of one uncompressed frame."""
+        return (self.pixels * self.allocated + 7) // 8
+
 
 @dataclass(frozen=True, slots=True)
 class Lut:
@@ -82,11 +91,10 @@ class Frame:
     uid: bytes
     image_type: tuple[bytes, ...]
     position_mm: Triple | None
-    row_cosine: Triple | None  # the direction in which the column index grows
-    column_cosine: Triple | None
+    # The direction in which the column index grows, and that in which the row index grows.
+    axes: tuple[Triple, Triple] | None
     spacing_mm: tuple[float, float] | None  # between rows, between columns
-    gap_mm: float | None  # SpacingBetweenSlices
-    thickness_mm: float | None
+    thickness_mm: float | None  # of a single slice
     slope: float | None
     intercept: float | None
     lut: Lut | None
@@ -102,102 +110,160 @@ def parse_frames(file: DicomFile) -> list[Frame]:
         ImageError: if the header is not that of an image that can be read.
     """
     header = file.elements
-    encoding = _encoding(file)
-    lossy = header.text(LOSSY) == b"01" or file.syntax in LOSSY_SYNTAXES
-    flags = tuple(
-        word
-        for word, given in (
-            ("burned_in", header.text(BURNED_IN) == b"YES"),
-            ("recognizable", header.text(RECOGNIZABLE) == b"YES"),
-            ("lossy", lossy),
-        )
-        if given
-    )
-    per_frame = header.items(PER_FRAME)
-    if per_frame:
-        if len(per_frame) != encoding.frames:
-            raise ImageError(
-                f"{encoding.frames} frames are announced, {len(per_frame)} have a position; the file is"
-                " damaged"
-            )
-        shared = header.first(SHARED)
-        pointers = _dimension_pointers(header)
-        return [
-            _enhanced_frame(file, encoding, flags, index, shared, item, pointers)
-            for index, item in enumerate(per_frame)
-        ]
-    if encoding.frames != 1:
+    encoding = parse_encoding(file)
+    _check_encoding(encoding, file)
+    per_frame = header.items(tags.PER_FRAME)
+    if not per_frame and encoding.frames != 1:
         raise ImageError(
             f"{encoding.frames} frames without positions (no PerFrameFunctionalGroupsSequence); export this"
             " acquisition as single images or as an enhanced object"
         )
-    return [_classic_frame(file, encoding, flags)]
+    if not per_frame:
+        return [_frame(file, encoding, 0, lambda sequence: header, _classic_keys(header))]
+    if len(per_frame) != encoding.frames:
+        raise ImageError(
+            f"{encoding.frames} frames are announced, {len(per_frame)} have a position; the file is damaged"
+        )
+    shared = header.first(tags.SHARED)
+    pointers = _dimension_pointers(header)
+    frames = []
+    for index, own in enumerate(per_frame):
+        group = functional_groups(own, shared)
+        frames.append(_frame(file, encoding, index, group, _enhanced_keys(header, index, group, pointers)))
+    return frames
 
 
-def _encoding(file: DicomFile) -> Encoding:
+def parse_encoding(file: DicomFile) -> Encoding:
+    """Return the pixel encoding that a header announces.
+
+    Raises:
+        ImageError: if there are no pixels, or an element is missing.
+    """
     header = file.elements
     tag, at, length = file.pixels()
-    allocated = _needed(header, ALLOCATED)
-    stored = header.integer(STORED) or allocated
-    high_bit = header.integer(HIGH_BIT)
-    signed = header.integer(SIGNED)
-    frames = header.count(FRAMES)
-    encoding = Encoding(
-        rows=_needed(header, ROWS),
-        columns=_needed(header, COLUMNS),
+    allocated = _required(header, tags.ALLOCATED)
+    stored = header.integer(tags.STORED) or allocated
+    high_bit = header.integer(tags.HIGH_BIT)
+    frames = header.count(tags.FRAMES)
+    return Encoding(
+        rows=_required(header, tags.ROWS),
+        columns=_required(header, tags.COLUMNS),
         allocated=allocated,
         stored=stored,
         high_bit=stored - 1 if high_bit is None else high_bit,
-        signed=signed == 1,
-        photometric=header.text(PHOTOMETRIC),
+        signed=header.integer(tags.SIGNED) == 1,
+        photometric=header.text(tags.PHOTOMETRIC),
         frames=1 if frames is None else frames,
         pixel_tag=tag,
         at=at,
         length=length,
     )
-    _check_encoding(encoding, signed, file)
-    return encoding
 
 
-def _check_encoding(encoding: Encoding, signed: int | None, file: DicomFile) -> None:
-    rows, columns, frames = encoding.rows, encoding.columns, encoding.frames
-    allocated, stored, high_bit = encoding.allocated, encoding.stored, encoding.high_bit
+def _check_encoding(encoding: Encoding, file: DicomFile) -> None:
+    rows, columns, frames, allocated = encoding.rows, encoding.columns, encoding.frames, encoding.allocated
+    header = file.elements
     if frames < 1 or rows < 1 or columns < 1:
         raise ImageError(f"{frames} frames of {rows} x {columns} pixels; the header is damaged")
     if file.encapsulated or file.syntax == DEFLATED:
-        unpacked, pixels = frames * rows * columns * max(1, allocated // 8), rows * columns
-        check_size(unpacked, file.size, pixels, "a DICOM object", max_ratio=MAX_DICOM_RATIO)
-    if encoding.pixel_tag == PIXELS and (allocated not in (8, 16, 32) or signed not in (0, 1)):
+        unpacked = frames * encoding.pixels * max(1, encoding.word_bytes)
+        check_size(unpacked, file.size, encoding.pixels, "a DICOM object", max_ratio=MAX_DICOM_RATIO)
+    whole_words = allocated in (8, 16, 32) and header.integer(tags.SIGNED) in (0, 1)
+    if encoding.pixel_tag == tags.PIXELS and not whole_words:
         raise ImageError(
             f"pixels of {allocated} bits allocated; 8, 16 and 32 with a PixelRepresentation are read"
         )
-    if not (0 < stored <= allocated and stored - 1 <= high_bit < allocated):
-        raise ImageError(
-            f"{stored} bits stored up to bit {high_bit} of {allocated}, which is impossible; file damaged"
-        )
-    photometric = encoding.photometric
-    if photometric not in (b"MONOCHROME1", b"MONOCHROME2") and (
-        photometric or file.elements.text(MODALITY) in PROJECTIONS
-    ):
+    check_stored_bits(encoding)
+    monochrome = encoding.photometric in (b"MONOCHROME1", b"MONOCHROME2")
+    if not monochrome and (encoding.photometric or header.text(tags.MODALITY) in PROJECTIONS):
         raise ImageError(
             "PhotometricInterpretation (0028,0004) is neither MONOCHROME1 nor MONOCHROME2; correct it"
         )
 
 
-def _needed(header: Elements, tag: int) -> int:
+def check_stored_bits(encoding: Encoding) -> None:
+    """Refuse stored bits that do not fit into the allocated ones.
+
+    Raises:
+        ImageError: naming the bits.
+    """
+    allocated, stored, high_bit = encoding.allocated, encoding.stored, encoding.high_bit
+    if not (0 < stored <= allocated and stored - 1 <= high_bit < allocated):
+        raise ImageError(
+            f"{stored} bits stored up to bit {high_bit} of {allocated}, which is impossible; file damaged"
+        )
+
+
+def _required(header: Elements, tag: int) -> int:
     value = header.integer(tag)
     if value is None:
         raise ImageError(f"{describe_tag(tag)} is missing; the header is damaged, export the image again")
     return value
 
 
-def _classic_frame(file: DicomFile, encoding: Encoding, flags: tuple[str, ...]) -> Frame:
+class _Keys(NamedTuple):
+    """The attributes of a frame that are stored differently in classic and in enhanced objects."""
+
+    uid: bytes
+    image_type: tuple[bytes, ...]
+    hard_key: tuple[object, ...]
+    soft_attributes: dict[str, object]
+
+
+def _frame(
+    file: DicomFile, encoding: Encoding, index: int, group: Callable[[int], Elements], keys: _Keys
+) -> Frame:
+    """Return one frame; `group` returns a functional group, or the header of an object without them."""
     header = file.elements
-    modality = header.text(MODALITY)
-    row, column = _orientation(header)
-    soft_attributes = {
-        "study": header.text(STUDY_UID),
-        "image type": header.texts(IMAGE_TYPE),
+    modality = header.text(tags.MODALITY)
+    measures = group(tags.PIXEL_MEASURES)
+    values = group(tags.VALUE_TRANSFORMATION)
+    values = header if values is EMPTY else values
+    return Frame(
+        file=file,
+        index=index,
+        encoding=encoding,
+        modality=modality,
+        patient=_patient(header),
+        series_key=(header.text(tags.SERIES_UID), modality, header.text(0x00541001)),
+        hard_key=keys.hard_key,
+        soft_attributes=keys.soft_attributes,
+        uid=keys.uid,
+        image_type=keys.image_type,
+        position_mm=_position(group(tags.PLANE_POSITION)),
+        axes=_orientation(group(tags.PLANE_ORIENTATION)),
+        spacing_mm=_spacing(measures, modality),
+        thickness_mm=_length(measures, tags.SLICE_GAP) or _length(measures, tags.THICKNESS),
+        slope=values.number(tags.SLOPE),
+        intercept=values.number(tags.INTERCEPT),
+        lut=_lut(header, encoding),
+        padding=_padding(header),
+        rescale_type=values.text(tags.RESCALE_TYPE),
+        flags=_flags(file),
+    )
+
+
+def _patient(header: Elements) -> tuple[bytes, bytes, bytes]:
+    # Not the study UID: some writers invent one per slice, and a series UID is unique without it.
+    name = header.text(tags.PATIENT_NAME).rstrip(b"^ ").lower()
+    return header.text(tags.PATIENT_ID), name, header.text(tags.BIRTH_DATE)
+
+
+def _flags(file: DicomFile) -> tuple[str, ...]:
+    header = file.elements
+    declared = {
+        "burned_in": header.text(tags.BURNED_IN) == b"YES",
+        "recognizable": header.text(tags.RECOGNIZABLE) == b"YES",
+        "lossy": header.text(tags.LOSSY) == b"01" or file.syntax in LOSSY_SYNTAXES,
+    }
+    return tuple(flag for flag, is_set in declared.items() if is_set)
+
+
+def _classic_keys(header: Elements) -> _Keys:
+    image_type = header.texts(tags.IMAGE_TYPE)
+    soft_attributes: dict[str, object] = {
+        "study": header.text(tags.STUDY_UID),
+        "image type": image_type,
         "acquisition number": header.text(0x00200012),
         "inversion time": header.text(0x00180082),
         "flip angle": header.text(0x00181314),
@@ -212,7 +278,7 @@ def _classic_frame(file: DicomFile, encoding: Encoding, flags: tuple[str, ...]) 
         "tube voltage": header.text(0x00180060),
         "contrast": header.text(0x00180010),
         "sequence name": header.text(0x00180024),
-        "thickness": header.text(THICKNESS),
+        "thickness": header.text(tags.THICKNESS),
         "series number": header.text(0x00200011),
         "series description": header.text(0x0008103E),
         "frame reference time": header.text(0x00541300),
@@ -222,73 +288,14 @@ def _classic_frame(file: DicomFile, encoding: Encoding, flags: tuple[str, ...]) 
         "content time": (header.text(0x00080023), header.text(0x00080033)),
     }
     hard_key = (
-        header.text(FRAME_UID),
+        header.text(tags.FRAME_UID),
         header.text(0x00180086),
         _rounded(header.number(0x00180081)),
         header.count(0x00200100),
         header.number(0x00189087),
         header.text(0x00209056),
     )
-    return Frame(
-        file=file,
-        index=0,
-        encoding=encoding,
-        modality=modality,
-        patient=_patient(header),
-        series_key=(header.text(SERIES_UID), modality, header.text(0x00541001)),
-        hard_key=hard_key,
-        soft_attributes=soft_attributes,
-        uid=header.text(SOP_UID),
-        image_type=header.texts(IMAGE_TYPE),
-        position_mm=_position(header),
-        row_cosine=row,
-        column_cosine=column,
-        spacing_mm=_spacing(header, modality),
-        gap_mm=_length(header, SLICE_GAP),
-        thickness_mm=_length(header, THICKNESS),
-        slope=header.number(SLOPE),
-        intercept=header.number(INTERCEPT),
-        lut=_lut(header, encoding),
-        padding=_padding(header),
-        rescale_type=header.text(RESCALE_TYPE),
-        flags=flags,
-    )
-
-
-def _patient(header: Elements) -> tuple[bytes, bytes, bytes]:
-    # Not the study UID: some writers invent one per slice, and a series UID is unique without it.
-    name_ = header.text(PATIENT_NAME).rstrip(b"^ ").lower()
-    return header.text(PATIENT_ID), name_, header.text(BIRTH_DATE)
-
-
-class _Groups:
-    """The functional groups of one frame: its own first, then those shared by all frames."""
-
-    def __init__(self, shared: Elements | None, own: Elements) -> None:
-        self._groups = [group for group in (own, shared) if group is not None]
-
-    def get(self, sequence: int) -> Elements | None:
-        for group in self._groups:
-            item = group.first(sequence)
-            if item is not None:
-                return item
-        return None
-
-    def text(self, sequence: int, tag: int) -> bytes:
-        item = self.get(sequence)
-        return b"" if item is None else item.text(tag)
-
-    def numbers(self, sequence: int, tag: int) -> tuple[float, ...]:
-        item = self.get(sequence)
-        return () if item is None else item.numbers(tag)
-
-    def number(self, sequence: int, tag: int) -> float | None:
-        item = self.get(sequence)
-        return None if item is None else item.number(tag)
-
-    def unsigned(self, sequence: int, tag: int) -> int | None:
-        item = self.get(sequence)
-        return None if item is None else item.integer(tag, "I")
+    return _Keys(header.text(tags.SOP_UID), image_type, hard_key, soft_attributes)
 
 
 # Dimension index pointers that give a frame's position; the others distinguish frames at one position.
@@ -303,83 +310,40 @@ def _dimension_pointers(header: Elements) -> list[int]:
     return pointers
 
 
-def _enhanced_frame(
-    file: DicomFile,
-    encoding: Encoding,
-    flags: tuple[str, ...],
-    index: int,
-    shared: Elements | None,
-    own: Elements,
-    pointers: list[int],
-) -> Frame:
-    header = file.elements
-    groups = _Groups(shared, own)
-    modality = header.text(MODALITY)
-    row, column = _orientation(groups.get(PLANE_ORIENTATION))
-    measures = groups.get(PIXEL_MEASURES)
-    values = groups.get(0x00289145)
-    content = groups.get(0x00209111)
-    indices = content.integers(0x00209157, "I") if content is not None else ()
-    dimensions = tuple(
-        value
-        for value, pointer in zip(indices, pointers, strict=False)
-        if pointer not in _POSITION_POINTERS and pointer
-    )
-    frame_type = b""
-    for sequence in (0x00189226, 0x00189329, 0x00189751):
-        frame_type = frame_type or groups.text(sequence, 0x00089007)
-    soft_attributes = {
-        "dimension indices": dimensions,
+def _enhanced_keys(
+    header: Elements, index: int, group: Callable[[int], Elements], pointers: list[int]
+) -> _Keys:
+    content, diffusion = group(tags.FRAME_CONTENT), group(tags.MR_DIFFUSION)
+    indices = zip(content.integers(0x00209157, "I"), pointers, strict=False)
+    frame_types = [
+        group(tag).text(0x00089007) for tag in (tags.MR_FRAME_TYPE, tags.CT_FRAME_TYPE, tags.PET_FRAME_TYPE)
+    ]
+    frame_type = next(filter(None, frame_types), b"")
+    soft_attributes: dict[str, object] = {
+        "dimension indices": tuple(
+            value for value, pointer in indices if pointer and pointer not in _POSITION_POINTERS
+        ),
         "frame type": frame_type,
-        "complex component": groups.text(0x00189226, 0x00089208),
-        "gradient direction": _gradient(groups),
-        "cardiac delay": groups.number(0x00189118, 0x00209153),
-        "inversion time": groups.numbers(0x00189115, 0x00189079),
-        "flip angle": groups.text(0x00189112, 0x00181314),
-        "kernel": groups.text(0x00189314, 0x00189316),
-        "tube voltage": groups.text(0x00189325, 0x00180060),
-        "acquisition time": groups.text(0x00209111, 0x00189074),
-        "reference time": groups.text(0x00209111, 0x00189151),
+        "complex component": group(tags.MR_FRAME_TYPE).text(0x00089208),
+        "gradient direction": diffusion.first(0x00189076).raw(0x00189089),
+        "cardiac delay": group(0x00189118).number(0x00209153),
+        "inversion time": group(0x00189115).numbers(0x00189079),
+        "flip angle": group(0x00189112).text(0x00181314),
+        "kernel": group(0x00189314).text(0x00189316),
+        "tube voltage": group(0x00189325).text(0x00180060),
+        "acquisition time": content.text(0x00189074),
+        "reference time": content.text(0x00189151),
     }
     hard_key = (
-        header.text(FRAME_UID),
-        _rounded(groups.number(0x00189114, 0x00189082)),
-        groups.unsigned(0x00209111, 0x00209128),
-        groups.number(0x00209310, 0x0020930D),
-        groups.number(0x00189117, 0x00189087),
-        groups.text(0x00209111, 0x00209056),
+        header.text(tags.FRAME_UID),
+        _rounded(group(0x00189114).number(0x00189082)),
+        content.integer(0x00209128, "I"),
+        group(0x00209310).number(0x0020930D),
+        diffusion.number(0x00189087),
+        content.text(0x00209056),
     )
-    slope_source = values if values is not None else header
-    return Frame(
-        file=file,
-        index=index,
-        encoding=encoding,
-        modality=modality,
-        patient=_patient(header),
-        series_key=(header.text(SERIES_UID), modality, header.text(0x00541001)),
-        hard_key=hard_key,
-        soft_attributes=soft_attributes,
-        uid=header.text(SOP_UID) + b"#%d" % index,
-        image_type=tuple(frame_type.split(b"\\")) if frame_type else header.texts(IMAGE_TYPE),
-        position_mm=_position(groups.get(PLANE_POSITION)),
-        row_cosine=row,
-        column_cosine=column,
-        spacing_mm=_spacing(measures, modality) if measures is not None else None,
-        gap_mm=_length(measures, SLICE_GAP) if measures is not None else None,
-        thickness_mm=_length(measures, THICKNESS) if measures is not None else None,
-        slope=slope_source.number(SLOPE),
-        intercept=slope_source.number(INTERCEPT),
-        lut=_lut(header, encoding),
-        padding=_padding(header),
-        rescale_type=slope_source.text(RESCALE_TYPE),
-        flags=flags,
-    )
-
-
-def _gradient(groups: _Groups) -> bytes:
-    item = groups.get(0x00189117)
-    direction = item.first(0x00189076) if item is not None else None
-    return direction.raw(0x00189089) if direction is not None else b""
+    image_type = tuple(frame_type.split(b"\\")) if frame_type else header.texts(tags.IMAGE_TYPE)
+    return _Keys(header.text(tags.SOP_UID) + b"#%d" % index, image_type, hard_key, soft_attributes)
 
 
 def _rounded(value: float | None) -> float | None:
@@ -387,32 +351,28 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
 
-def _position(header: Elements | None) -> Triple | None:
-    values = () if header is None else header.numbers(POSITION)
+def _position(header: Elements) -> Triple | None:
+    values = header.numbers(tags.POSITION, 3)
     if not values:
         return None
-    if len(values) != 3:
-        raise ImageError(f"{describe_tag(POSITION)} holds {len(values)} numbers, 3 are expected")
     if max(abs(value) for value in values) > MAX_COORDINATE_MM:
         raise ImageError(
-            f"{describe_tag(POSITION)} is more than {MAX_COORDINATE_MM / 1000:.0f} m away; the header is"
+            f"{describe_tag(tags.POSITION)} is more than {MAX_COORDINATE_MM / 1000:.0f} m away; the header is"
             " damaged"
         )
     return values[0], values[1], values[2]
 
 
-def _orientation(header: Elements | None) -> tuple[Triple | None, Triple | None]:
-    values = () if header is None else header.numbers(ORIENTATION)
+def _orientation(header: Elements) -> tuple[Triple, Triple] | None:
+    values = header.numbers(tags.ORIENTATION, 6)
     if not values:
-        return None, None
-    if len(values) != 6:
-        raise ImageError(f"{describe_tag(ORIENTATION)} holds {len(values)} numbers, 6 are expected")
+        return None
     row, column = values[:3], values[3:]
     lengths = [math.hypot(*row), math.hypot(*column)]
     dot = sum(a * b for a, b in zip(row, column, strict=True))
     if max(abs(length - 1) for length in lengths) > COSINE_TOLERANCE or abs(dot) > COSINE_TOLERANCE:
         raise ImageError(
-            f"{describe_tag(ORIENTATION)} is not a pair of perpendicular unit vectors: lengths"
+            f"{describe_tag(tags.ORIENTATION)} is not a pair of perpendicular unit vectors: lengths"
             f" {lengths[0]:.4f} and {lengths[1]:.4f}, product {dot:.4f}; export the series again"
         )
     return _unit_vector(row), _unit_vector(column)
@@ -425,17 +385,15 @@ def _unit_vector(vector: tuple[float, ...]) -> Triple:
 
 
 def _spacing(header: Elements, modality: bytes) -> tuple[float, float] | None:
-    values = header.numbers(PIXEL_SPACING)
+    values = header.numbers(tags.PIXEL_SPACING, 2)
     if not values and modality in PROJECTIONS:
-        values = header.numbers(IMAGER_SPACING)
+        values = header.numbers(tags.IMAGER_SPACING, 2)
     if not values:
         return None
-    if len(values) != 2:
-        raise ImageError(f"{describe_tag(PIXEL_SPACING)} holds {len(values)} numbers, 2 are expected")
     if not all(MIN_SPACING_MM <= value <= MAX_SPACING_MM for value in values):
         raise ImageError(
-            f"{describe_tag(PIXEL_SPACING)} is {values[0]:g} x {values[1]:g} mm; from {MIN_SPACING_MM:g} to"
-            f" {MAX_SPACING_MM:g} mm are read. Correct the header"
+            f"{describe_tag(tags.PIXEL_SPACING)} is {values[0]:g} x {values[1]:g} mm; from"
+            f" {MIN_SPACING_MM:g} to {MAX_SPACING_MM:g} mm are read. Correct the header"
         )
     return values[0], values[1]
 
@@ -447,8 +405,8 @@ def _length(header: Elements, tag: int) -> float | None:
 
 
 def _lut(header: Elements, encoding: Encoding) -> Lut | None:
-    item = header.first(MODALITY_LUT)
-    if item is None:
+    item = header.first(tags.MODALITY_LUT)
+    if item is EMPTY:
         return None
     descriptor = item.integers(0x00283002)
     if len(descriptor) != 3 or descriptor[2] not in range(8, 17):
@@ -468,8 +426,5 @@ def _lut(header: Elements, encoding: Encoding) -> Lut | None:
 
 
 def _padding(header: Elements) -> tuple[int, int] | None:
-    first = header.integer(PADDING)
-    last = header.integer(PADDING_LIMIT)
-    if first is None:
-        return None
-    return first, first if last is None else last
+    first, last = header.integer(tags.PADDING), header.integer(tags.PADDING_LIMIT)
+    return None if first is None else (first, first if last is None else last)

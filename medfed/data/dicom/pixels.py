@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medfed.data.dicom import tags
 from medfed.data.dicom.decoder_process import (
     EXTENDED,
     CodedFrame,
@@ -17,7 +19,6 @@ from medfed.data.dicom.decoder_process import (
     decode_in_subprocess,
     max_processes,
 )
-from medfed.data.dicom.elements import DOUBLE_PIXELS, PIXELS
 from medfed.data.dicom.encapsulated import JPEG_2000, RLE, check_codestream, frame_bytes
 from medfed.data.dicom.file import DicomFile, inflate
 from medfed.data.dicom.frame import PROJECTIONS, Encoding, Frame
@@ -28,6 +29,7 @@ from medfed.errors import ImageError
 # Hounsfield units of air, which replace padding in CT.
 AIR_HU = -1000.0
 
+_FLOAT_WORDS = {tags.FLOAT_PIXELS: "f4", tags.DOUBLE_PIXELS: "f8"}
 # Each frame deflated separately (PS3.5 section A.4.13), as large segmentations are written.
 DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
 # From this many frames on, JPEG 2000 is decoded in subprocesses: two of them take 0.4 s of processor time to
@@ -78,17 +80,9 @@ def iter_words(frames: Sequence[Frame]) -> Iterator[NDArray[Any]]:
 
 def _faster_in_parallel(file: DicomFile, frames: int) -> bool:
     """Whether several processes decode a series faster, including their start."""
-    if not file.encapsulated:
-        return False
-    return (
-        frames >= _MIN_PARALLEL_JPEG_2000
-        if file.syntax in JPEG_2000
-        else frames > 1 and _uses_gdcm(file.syntax)
-    )
-
-
-def _uses_gdcm(syntax: str) -> bool:
-    return DECODERS.get(syntax, ("", ""))[1] == "gdcm"
+    if file.syntax in JPEG_2000:
+        return frames >= _MIN_PARALLEL_JPEG_2000
+    return frames > 1 and DECODERS.get(file.syntax, ("", ""))[1] == "gdcm"
 
 
 def read_words(file: DicomFile, encoding: Encoding, index: int, subprocess: bool = False) -> NDArray[Any]:
@@ -98,29 +92,28 @@ def read_words(file: DicomFile, encoding: Encoding, index: int, subprocess: bool
     """
     if file.encapsulated:
         return _decode_frame(file, encoding, index, subprocess)
-    if encoding.pixel_tag != PIXELS:
-        word = np.dtype("f8" if encoding.pixel_tag == DOUBLE_PIXELS else "f4")
-    else:
-        word = np.dtype(f"u{encoding.allocated // 8}")
-    count = encoding.rows * encoding.columns
-    size = count * word.itemsize
+    word = np.dtype(_FLOAT_WORDS.get(encoding.pixel_tag) or f"u{encoding.word_bytes}")
+    size = encoding.pixels * word.itemsize
     expected = size * encoding.frames
-    if encoding.length not in (expected, expected + expected % 2) and not _has_trailing_zeros(
-        file, encoding, expected
-    ):
+    even = expected + expected % 2
+    if encoding.length not in (expected, even) and not _has_trailing_zeros(file, encoding, expected):
         raise ImageError(
             f"the pixel data hold {encoding.length} bytes, {encoding.frames} frames of {encoding.rows} x"
             f" {encoding.columns} pixels of {word.itemsize} bytes need {expected}; truncated or damaged"
         )
-    if file.big_endian and word.itemsize == 1:
-        # Big endian OW data have every two bytes swapped, so an odd start shares its word with a neighbour.
-        first, last = index * size, (index + 1) * size
-        pair = file.read(encoding.at + first - first % 2, last - first + first % 2 + last % 2)
-        swapped = np.frombuffer(pair, "<u2").byteswap().view("u1") if _ow(file) else np.frombuffer(pair, "u1")
-        return swapped[first % 2 :][:size].reshape(encoding.rows, encoding.columns)
-    data = file.read(encoding.at + index * size, size)
-    stored_as = word.newbyteorder(">") if file.big_endian else word.newbyteorder("<")
-    return np.frombuffer(data, stored_as).reshape(encoding.rows, encoding.columns)
+    first, last = index * size, (index + 1) * size
+    if word.itemsize == 1 and has_swapped_bytes(file):
+        # An odd start shares its two bytes with a neighbour.
+        pairs = file.read(encoding.at + first - first % 2, last - first + first % 2 + last % 2)
+        swapped = np.frombuffer(pairs, "<u2").byteswap().view("u1")
+        return swapped[first % 2 :][:size].reshape(encoding.shape)
+    stored_as = word.newbyteorder(">" if file.big_endian else "<")
+    return np.frombuffer(file.read(encoding.at + first, size), stored_as).reshape(encoding.shape)
+
+
+def has_swapped_bytes(file: DicomFile) -> bool:
+    """Whether every two bytes of 8 bit pixels are swapped, as in big endian OW data."""
+    return file.big_endian and file.elements.where(tags.PIXELS)[2] == b"OW"
 
 
 def _has_trailing_zeros(file: DicomFile, encoding: Encoding, expected: int) -> bool:
@@ -129,13 +122,9 @@ def _has_trailing_zeros(file: DicomFile, encoding: Encoding, expected: int) -> b
     They must be shorter than a row and a column, so that wrong Rows or Columns are not mistaken for padding.
     """
     more = encoding.length - expected
-    if not 0 < more <= 8 or more >= min(encoding.rows, encoding.columns) * max(1, encoding.allocated // 8):
+    if not 0 < more <= 8 or more >= min(encoding.shape) * max(1, encoding.word_bytes):
         return False
     return not any(file.read(encoding.at + expected, more))
-
-
-def _ow(file: DicomFile) -> bool:
-    return file.elements.where(PIXELS)[2] == b"OW"
 
 
 def sign_extend(words: NDArray[Any], encoding: Encoding) -> NDArray[Any]:
@@ -237,20 +226,19 @@ def _decode_frame(file: DicomFile, encoding: Encoding, index: int, subprocess: b
             f"JPEG Extended of {encoding.stored} bits is not supported, because its decoders give wrong"
             " values; export the images as Explicit VR Little Endian or JPEG 2000"
         )
-    packed = frame_bytes(file, encoding, index)
-    pixels = encoding.rows * encoding.columns
-    check_size(
-        pixels * (encoding.allocated // 8),
-        len(packed),
-        pixels,
-        "a compressed frame",
-        unlimited_ratio_bytes=FRAME_UNLIMITED_RATIO_BYTES,
-    )
+    packed = _packed_frame(file, encoding, index, "a compressed frame")
     check_codestream(packed, file.syntax, encoding)
     words = decode(packed, file.syntax, encoding, subprocess)
     if file.syntax in JPEG_2000 and encoding.signed:
         _check_sign(packed, words, encoding)
     return words
+
+
+def _packed_frame(file: DicomFile, encoding: Encoding, index: int, what: str) -> bytes:
+    packed = frame_bytes(file, encoding, index)
+    limit = FRAME_UNLIMITED_RATIO_BYTES
+    check_size(encoding.frame_bytes, len(packed), encoding.pixels, what, unlimited_ratio_bytes=limit)
+    return packed
 
 
 def _check_sign(packed: bytes, words: NDArray[Any], encoding: Encoding) -> None:
@@ -260,9 +248,8 @@ def _check_sign(packed: bytes, words: NDArray[Any], encoding: Encoding) -> None:
         ImageError: naming both lengths.
     """
     at = packed.find(b"\xff\x4f\xff\x51", 0, 4096)
-    depth = packed[
-        at + 42
-    ]  # of the only component: the highest bit means signed, the others are the bits minus one
+    # Of the only component: the highest bit means signed, the others are the bits minus one.
+    depth = packed[at + 42]
     bits = (depth & 0x7F) + 1
     if depth < 0x80 and bits < encoding.stored and (words.view(f"i{words.dtype.itemsize}") < 0).any():
         raise ImageError(
@@ -272,17 +259,12 @@ def _check_sign(packed: bytes, words: NDArray[Any], encoding: Encoding) -> None:
 
 
 def _inflated(file: DicomFile, encoding: Encoding, index: int) -> NDArray[Any]:
-    pixels = encoding.rows * encoding.columns
-    size = (pixels * encoding.allocated + 7) // 8
-    packed = frame_bytes(file, encoding, index)
-    check_size(
-        size, len(packed), pixels, "a deflated frame", unlimited_ratio_bytes=FRAME_UNLIMITED_RATIO_BYTES
-    )
-    data, _ = inflate(packed, 0, size)
+    packed = _packed_frame(file, encoding, index, "a deflated frame")
+    data, _ = inflate(packed, 0, encoding.frame_bytes)
     if encoding.allocated == 1:
-        bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")[:pixels]
-        return bits.reshape(encoding.rows, encoding.columns)
-    return np.frombuffer(data, f"<u{encoding.allocated // 8}").reshape(encoding.rows, encoding.columns)
+        bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")[: encoding.pixels]
+        return bits.reshape(encoding.shape)
+    return np.frombuffer(data, f"<u{encoding.word_bytes}").reshape(encoding.shape)
 
 
 def decode(packed: bytes, syntax: str, encoding: Encoding, subprocess: bool = False) -> NDArray[Any]:
@@ -294,17 +276,24 @@ def decode(packed: bytes, syntax: str, encoding: Encoding, subprocess: bool = Fa
     package, plugin = DECODERS[syntax]
     if not _installed(syntax, plugin):
         raise ImageError(f"transfer syntax {syntax} needs the Python package {package}; install it")
-    return (
-        _decode_in_subprocess(packed, syntax, encoding)
-        if subprocess or plugin == "gdcm"
-        else _decode_in_process(packed, syntax, encoding)
-    )
+    coded = CodedFrame(syntax, plugin, *encoding.shape, encoding.allocated, encoding.stored, encoding.signed)
+    word = np.dtype(f"u{encoding.word_bytes}")
+    if subprocess or plugin == "gdcm":
+        array = np.frombuffer(decode_in_subprocess(packed, coded), np.uint8)
+        if array.size == encoding.frame_bytes:
+            array = array.view(word).reshape(encoding.shape)
+    else:
+        array = _decode_in_process(packed, coded)
+    if array.shape != encoding.shape or array.dtype.itemsize != word.itemsize:
+        raise ImageError(
+            f"the compressed pixels decode to {array.shape} of {array.dtype.itemsize} bytes, the header"
+            f" announces {encoding.rows} x {encoding.columns} of {word.itemsize}; the file is damaged"
+        )
+    return np.ascontiguousarray(array).view(word)
 
 
 def _installed(syntax: str, plugin: str) -> bool:
     if plugin == "gdcm":
-        from importlib.util import find_spec
-
         return find_spec("gdcm") is not None  # which only its subprocess imports
     from pydicom.pixels.decoders.base import get_decoder
 
@@ -312,38 +301,10 @@ def _installed(syntax: str, plugin: str) -> bool:
         return plugin in get_decoder(syntax).available_plugins
 
 
-def _coded_frame(syntax: str, encoding: Encoding) -> CodedFrame:
-    return CodedFrame(
-        syntax,
-        DECODERS[syntax][1],
-        encoding.rows,
-        encoding.columns,
-        encoding.allocated,
-        encoding.stored,
-        bool(encoding.signed),
-    )
-
-
-def _decode_in_subprocess(packed: bytes, syntax: str, encoding: Encoding) -> NDArray[Any]:
-    rows, columns = encoding.rows, encoding.columns
-    word = np.dtype(f"u{encoding.allocated // 8}")
-    data = decode_in_subprocess(packed, _coded_frame(syntax, encoding))
-    if len(data) != rows * columns * word.itemsize:
-        raise ImageError(
-            f"the compressed pixels decode to {len(data)} bytes, not to the announced {rows} x {columns} of"
-            f" {word.itemsize}; the file is damaged"
-        )
-    return np.frombuffer(data, word).reshape(rows, columns)
-
-
-def _decode_in_process(packed: bytes, syntax: str, encoding: Encoding) -> NDArray[Any]:
-    word = np.dtype(f"u{encoding.allocated // 8}")
-    size = (encoding.rows, encoding.columns)
-    cause = ""
-    array = None
+def _decode_in_process(packed: bytes, coded: CodedFrame) -> NDArray[Any]:
     with suppress_dicom_logs():
         try:
-            array = decode_in_process(packed, _coded_frame(syntax, encoding))
+            return decode_in_process(packed, coded)
         except Exception as error:
             cause = type(error).__name__
         except BaseException as panic:
@@ -351,13 +312,4 @@ def _decode_in_process(packed: bytes, syntax: str, encoding: Encoding) -> NDArra
             if type(panic).__name__ != "PanicException":
                 raise
             cause = "panic"
-    if array is None:
-        raise ImageError(
-            f"the compressed pixels cannot be decoded ({cause}); the file is damaged, copy it again"
-        )
-    if array.shape != size or array.dtype.itemsize != word.itemsize:
-        raise ImageError(
-            f"the compressed pixels decode to {array.shape} of {array.dtype.itemsize} bytes, the header"
-            f" announces {encoding.rows} x {encoding.columns} of {word.itemsize}; the file is damaged"
-        )
-    return np.ascontiguousarray(array).view(word)
+    raise ImageError(f"the compressed pixels cannot be decoded ({cause}); the file is damaged, copy it again")

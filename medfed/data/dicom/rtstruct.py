@@ -9,23 +9,20 @@ inside, on a right or lower edge outside, so that neighbours share no voxel and 
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medfed.data.dicom import tags
 from medfed.data.dicom.elements import Elements
-from medfed.data.dicom.file import open_dicom
-from medfed.data.dicom.frame import FRAME_UID, PATIENT_ID, SERIES_UID
+from medfed.data.dicom.file import DicomFile
 from medfed.data.identity_digest import identity_digests
 from medfed.data.label_regions import check_classes, check_same_patient, paint_regions
 from medfed.data.read_options import LabelOptions
 from medfed.data.volume import Volume
 from medfed.errors import LabelError
 
-ROIS, ROI_NUMBER, ROI_NAME = 0x30060020, 0x30060022, 0x30060026
-ROI_CONTOURS, REFERENCED_ROI, CONTOURS = 0x30060039, 0x30060084, 0x30060040
-REFERENCED_FRAMES, REFERENCED_STUDIES, REFERENCED_SERIES = 0x30060010, 0x30060012, 0x30060014
-GEOMETRY, POINTS, CONTOUR_DATA = 0x30060042, 0x30060046, 0x30060050
 # A contour must lie in the plane of a slice, within this fraction of the slice distance.
 PLANE_TOLERANCE = 0.1
 # Points within this distance of a voxel's centre line (in voxels) are on it: contours are written to about
@@ -33,29 +30,26 @@ PLANE_TOLERANCE = 0.1
 SNAP_VOXELS = 1e-4
 
 
-def read_structure_set(path: str, like: Volume, options: LabelOptions) -> Volume:
+def read_structure_set(file: DicomFile, like: Volume, options: LabelOptions) -> Volume:
     """Return the closed planar contours of a structure set as class numbers on the grid of `like`.
 
     Raises:
         LabelError: if a contour is damaged, lies between or outside the slices, or has no class of the task.
     """
-    file = open_dicom(path)
-    if file is None:
-        raise LabelError("the label is no DICOM file; give the structure set's file")
     header = file.elements
     flags = check_same_patient(like, _identities(header))
-    titles = {item.count(ROI_NUMBER): item.text(ROI_NAME) for item in header.items(ROIS)}
+    titles = {item.count(tags.ROI_NUMBER): item.text(tags.ROI_NAME) for item in header.items(tags.ROIS)}
     skipped: list[str] = []
     regions: dict[int, list[NDArray[np.int64]]] = defaultdict(list)
     omitted = False
-    for item in header.items(ROI_CONTOURS):
-        number = item.count(REFERENCED_ROI)
+    for item in header.items(tags.ROI_CONTOURS):
+        number = item.count(tags.REFERENCED_ROI)
         if number is None or number not in titles:
             raise LabelError(
                 "contours belong to a structure that the file does not describe; the file is damaged"
             )
         value = options.segment_class(number, titles[number])
-        contours = [contour for contour in item.items(CONTOURS) if _is_area(contour, number, skipped)]
+        contours = [contour for contour in item.items(tags.CONTOURS) if _is_area(contour, number, skipped)]
         if value is None:
             omitted = True
             skipped.append(f"structure {number}, which the given names omit")
@@ -77,15 +71,15 @@ def read_structure_set(path: str, like: Volume, options: LabelOptions) -> Volume
 
 def _identities(header: Elements) -> tuple[str, ...]:
     frames, series = [], []
-    for frame in header.items(REFERENCED_FRAMES):
-        frames.append(frame.text(FRAME_UID))
-        for study in frame.items(REFERENCED_STUDIES):
-            series += [item.text(SERIES_UID) for item in study.items(REFERENCED_SERIES)]
-    return identity_digests(header.text(PATIENT_ID), frames, series)
+    for frame in header.items(tags.RT_FRAMES):
+        frames.append(frame.text(tags.FRAME_UID))
+        for study in frame.items(tags.RT_STUDIES):
+            series += [item.text(tags.SERIES_UID) for item in study.items(tags.RT_SERIES)]
+    return identity_digests(header.text(tags.PATIENT_ID), frames, series)
 
 
 def _is_area(contour: Elements, number: int, skipped: list[str]) -> bool:
-    kind = contour.text(GEOMETRY)
+    kind = contour.text(tags.GEOMETRY)
     if kind in (b"CLOSED_PLANAR", b"CLOSEDPLANAR_XOR"):
         return True
     if kind in (b"POINT", b"OPEN_PLANAR", b"OPEN_NONPLANAR"):
@@ -97,7 +91,7 @@ def _is_area(contour: Elements, number: int, skipped: list[str]) -> bool:
 def _region(contours: list[Elements], like: Volume) -> tuple[list[NDArray[np.int64]], int]:
     """Return the flat indices of a structure's voxels, per slice, and the number of slices without any."""
     slices: dict[tuple[int, int], list[NDArray[np.float64]]] = defaultdict(list)
-    exclusive = all(contour.text(GEOMETRY) == b"CLOSEDPLANAR_XOR" for contour in contours)
+    exclusive = all(contour.text(tags.GEOMETRY) == b"CLOSEDPLANAR_XOR" for contour in contours)
     for contour in contours:
         axis, plane, polygon = _polygon(contour, like)
         slices[axis, plane].append(polygon)
@@ -138,10 +132,10 @@ def _polygon(contour: Elements, like: Volume) -> tuple[int, int, NDArray[np.floa
 
 def _points(contour: Elements) -> NDArray[np.float64]:
     try:
-        values = np.array(contour.text(CONTOUR_DATA).split(b"\\"), dtype=np.float64)
+        values = np.array(contour.text(tags.CONTOUR_DATA).split(b"\\"), dtype=np.float64)
     except ValueError:
         values = np.array([np.nan])
-    announced = contour.count(POINTS)
+    announced = contour.count(tags.POINTS)
     if len(values) % 3 or not np.isfinite(values).all() or announced not in (None, len(values) // 3):
         raise LabelError(
             "a contour's points are damaged, or not as many as announced; export the structures again"
@@ -191,25 +185,18 @@ def _even_odd(
     Raises:
         LabelError: if two contours cross and are not exclusive, which leaves their common part undefined.
     """
-    if exclusive:
-        return np.asarray(np.logical_xor.reduce([voxels_inside(polygon, size) for polygon in polygons]))
-    masks: list[NDArray[np.bool_]] = []
-    for polygon in polygons:
-        mask = voxels_inside(polygon, size)
-        if not any(np.array_equal(mask, other) for other in masks):
-            masks.append(mask)
-    for i, one in enumerate(masks):
-        for other in masks[i + 1 :]:
+    masks = [voxels_inside(polygon, size) for polygon in polygons]
+    if not exclusive:
+        # A contour that is drawn twice is one.
+        masks = list({mask.tobytes(): mask for mask in masks}.values())
+        for one, other in combinations(masks, 2):
             common = one & other
             if common.any() and not (np.array_equal(common, one) or np.array_equal(common, other)):
                 raise LabelError(
                     f"two contours of one structure cross in a slice and share {int(common.sum())} voxels,"
                     " which may be structure or hole; correct the structure"
                 )
-    result = np.zeros(size, bool)
-    for mask in masks:
-        result ^= mask
-    return result
+    return np.asarray(np.logical_xor.reduce(masks))
 
 
 def voxels_inside(polygon: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bool_]:

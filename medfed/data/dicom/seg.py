@@ -4,35 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.dicom.elements import PIXELS, Elements
-from medfed.data.dicom.file import DicomFile, open_dicom
-from medfed.data.dicom.frame import (
-    ALLOCATED,
-    COLUMNS,
-    FRAME_UID,
-    FRAMES,
-    HIGH_BIT,
-    ORIENTATION,
-    PATIENT_ID,
-    PER_FRAME,
-    PHOTOMETRIC,
-    PIXEL_MEASURES,
-    PIXEL_SPACING,
-    PLANE_ORIENTATION,
-    PLANE_POSITION,
-    POSITION,
-    ROWS,
-    SERIES_UID,
-    SHARED,
-    STORED,
-    Encoding,
-)
-from medfed.data.dicom.pixels import read_words, sign_extend
+from medfed.data.dicom import tags
+from medfed.data.dicom.elements import Elements, functional_groups
+from medfed.data.dicom.file import DicomFile
+from medfed.data.dicom.frame import Encoding, check_stored_bits, parse_encoding
+from medfed.data.dicom.pixels import has_swapped_bytes, read_words, sign_extend
 from medfed.data.identity_digest import identity_digests
 from medfed.data.label_regions import check_classes, check_same_patient, paint_regions
 from medfed.data.read_options import LabelOptions
@@ -40,15 +22,13 @@ from medfed.data.size_limits import check_size
 from medfed.data.volume import Volume
 from medfed.errors import LabelError
 
-SEGMENTS, SEGMENT_NUMBER, SEGMENT_LABEL = 0x00620002, 0x00620004, 0x00620005
-SEGMENTATION_TYPE, MAX_FRACTION = 0x00620001, 0x0062000E
-IDENTIFICATION, REFERENCED_NUMBER = 0x0062000A, 0x0062000B
-REFERENCED_SERIES = 0x00081115
+# Returns a frame's functional group of a sequence.
+Group = Callable[[int], Elements]
 # A frame whose pixels are off by more than this fraction of a voxel is on another grid.
 POSITION_TOLERANCE_VOXELS = 0.05
 
 
-def read_segmentation(path: str, like: Volume, options: LabelOptions) -> Volume:
+def read_segmentation(file: DicomFile, like: Volume, options: LabelOptions) -> Volume:
     """Return a segmentation as class numbers on the grid of `like`.
 
     A voxel of a fractional segment belongs to it if its fraction is at least one half.
@@ -56,18 +36,18 @@ def read_segmentation(path: str, like: Volume, options: LabelOptions) -> Volume:
     Raises:
         LabelError: if a frame does not lie on the volume's voxels, or a segment is not a class of the task.
     """
-    file = open_dicom(path)
-    if file is None:
-        raise LabelError("the label is no DICOM file; give the segmentation's file")
     header = file.elements
-    series = [item.text(SERIES_UID) for item in header.items(REFERENCED_SERIES)]
-    identities = identity_digests(header.text(PATIENT_ID), [header.text(FRAME_UID)], series)
+    series = [item.text(tags.SERIES_UID) for item in header.items(tags.REFERENCED_SERIES)]
+    identities = identity_digests(header.text(tags.PATIENT_ID), [header.text(tags.FRAME_UID)], series)
     flags = check_same_patient(like, identities)
-    if header.text(SEGMENTATION_TYPE) not in (b"BINARY", b"FRACTIONAL", b"LABELMAP"):
+    if header.text(tags.SEGMENTATION_TYPE) not in (b"BINARY", b"FRACTIONAL", b"LABELMAP"):
         raise LabelError(
             "a segmentation that is neither binary nor fractional nor a label map; export it again"
         )
-    titles = {item.integer(SEGMENT_NUMBER): item.text(SEGMENT_LABEL) for item in header.items(SEGMENTS)}
+    titles = {
+        item.integer(tags.SEGMENT_NUMBER): item.text(tags.SEGMENT_LABEL)
+        for item in header.items(tags.SEGMENTS)
+    }
     classes = {
         number: options.segment_class(number, title) for number, title in titles.items() if number is not None
     }
@@ -84,54 +64,47 @@ def _regions(
     """Return the voxels of each class, as flat indices into `like`; `classes` maps segments to classes."""
     header = file.elements
     encoding = _encoding(file)
-    frames = header.items(PER_FRAME)
+    frames = header.items(tags.PER_FRAME)
     if len(frames) != encoding.frames:
         raise LabelError(
             f"{encoding.frames} frames are announced, {len(frames)} have a position; the file is damaged"
         )
-    shared = header.first(SHARED)
+    shared = header.first(tags.SHARED)
     planes = _planes(file, encoding)
     regions: dict[int, list[NDArray[np.int64]]] = defaultdict(list)
     for index, frame in enumerate(frames):
-        groups = (frame, shared)
-        for segment, mask in _masks(planes(index), groups, header):
+        group = functional_groups(frame, shared)
+        for segment, mask in _masks(planes(index), group, header):
             if segment not in classes:
                 raise LabelError(
                     f"a frame belongs to segment {segment}, which the file does not describe; file damaged"
                 )
             value = classes[segment]
             if value and mask.any():
-                regions[value].append(_voxel_indices(mask, groups, encoding, like))
+                regions[value].append(_voxel_indices(mask, group, encoding, like))
     return regions
 
 
-def _masks(
-    plane: NDArray[Any], groups: tuple[Elements | None, ...], header: Elements
-) -> list[tuple[int, NDArray[np.bool_]]]:
+def _masks(plane: NDArray[Any], group: Group, header: Elements) -> list[tuple[int, NDArray[np.bool_]]]:
     """Return the segments of a frame, each with its pixels."""
-    if header.text(SEGMENTATION_TYPE) == b"LABELMAP":
+    if header.text(tags.SEGMENTATION_TYPE) == b"LABELMAP":
         return [(int(segment), plane == segment) for segment in np.unique(plane[plane != 0])]
-    return [(_segment(groups), _binary(plane, header))]
+    number = group(tags.SEGMENT_IDENTIFICATION).integer(tags.REFERENCED_SEGMENT)
+    if number is None:
+        raise LabelError("a frame does not say which segment it belongs to; the file is damaged")
+    return [(number, _binary(plane, header))]
 
 
 def _encoding(file: DicomFile) -> Encoding:
-    header = file.elements
-    rows, columns, allocated = header.integer(ROWS), header.integer(COLUMNS), header.integer(ALLOCATED)
-    frames = header.count(FRAMES)
-    if not rows or not columns or not frames or frames < 1 or allocated not in (1, 8, 16):
+    encoding = replace(parse_encoding(file), signed=False)
+    sizes = encoding.rows, encoding.columns, file.elements.count(tags.FRAMES) or 0
+    if min(sizes) < 1 or encoding.allocated not in (1, 8, 16):
         raise LabelError(
             "the segmentation's header lacks its size, or its bits are not 1, 8 or 16; the file is damaged"
         )
-    tag, at, length = file.pixels()
-    stored = header.integer(STORED) or allocated
-    high = header.integer(HIGH_BIT)
-    high = stored - 1 if high is None else high
-    if not (0 < stored <= allocated and stored - 1 <= high < allocated):
-        raise LabelError("the segmentation's BitsStored and HighBit are impossible; the file is damaged")
-    check_size(rows * columns * frames, file.size, rows * columns, "a segmentation")
-    return Encoding(
-        rows, columns, allocated, stored, high, False, header.text(PHOTOMETRIC), frames, tag, at, length
-    )
+    check_stored_bits(encoding)
+    check_size(encoding.pixels * encoding.frames, file.size, encoding.pixels, "a segmentation")
+    return encoding
 
 
 def _planes(file: DicomFile, encoding: Encoding) -> Callable[[int], NDArray[Any]]:
@@ -140,8 +113,8 @@ def _planes(file: DicomFile, encoding: Encoding) -> Callable[[int], NDArray[Any]
         return lambda index: sign_extend(read_words(file, encoding, index), encoding)
     if file.encapsulated:
         return lambda index: read_words(file, encoding, index)
-    swapped = file.big_endian and file.elements.where(PIXELS)[2] == b"OW"
-    size = encoding.rows * encoding.columns
+    swapped = has_swapped_bytes(file)
+    size = encoding.pixels
     expected = (size * encoding.frames + 7) // 8
     if encoding.length not in (expected, expected + expected % 2):
         raise LabelError(
@@ -156,32 +129,16 @@ def _planes(file: DicomFile, encoding: Encoding) -> Callable[[int], NDArray[Any]
         packed = np.frombuffer(file.read(encoding.at + begin, end - begin), np.uint8)
         packed = packed.view("<u2").byteswap().view(np.uint8) if swapped else packed
         bits = np.unpackbits(packed, bitorder="little")
-        return bits[first - 8 * begin :][:size].reshape(encoding.rows, encoding.columns)
+        return bits[first - 8 * begin :][:size].reshape(encoding.shape)
 
     return plane
 
 
-def _segment(groups: tuple[Elements | None, ...]) -> int:
-    item = _group(groups, IDENTIFICATION)
-    number = item.integer(REFERENCED_NUMBER) if item is not None else None
-    if number is None:
-        raise LabelError("a frame does not say which segment it belongs to; the file is damaged")
-    return number
-
-
-def _group(groups: tuple[Elements | None, ...], sequence: int) -> Elements | None:
-    for group in groups:
-        item = group.first(sequence) if group is not None else None
-        if item is not None:
-            return item
-    return None
-
-
 def _binary(plane: NDArray[Any], header: Elements) -> NDArray[np.bool_]:
     """Return the pixels of a binary or fractional segment."""
-    if header.text(SEGMENTATION_TYPE) == b"BINARY":
+    if header.text(tags.SEGMENTATION_TYPE) == b"BINARY":
         return np.asarray(plane != 0)
-    maximum = header.integer(MAX_FRACTION)
+    maximum = header.integer(tags.MAX_FRACTION)
     if not maximum:
         raise LabelError("a fractional segmentation without MaximumFractionalValue; export it again")
     if int(plane.max()) > maximum:
@@ -190,14 +147,14 @@ def _binary(plane: NDArray[Any], header: Elements) -> NDArray[np.bool_]:
 
 
 def _voxel_indices(
-    mask: NDArray[np.bool_], groups: tuple[Elements | None, ...], encoding: Encoding, like: Volume
+    mask: NDArray[np.bool_], group: Group, encoding: Encoding, like: Volume
 ) -> NDArray[np.int64]:
     """Return the flat indices of the volume's voxels under a frame's pixels.
 
     Raises:
         LabelError: if the frame has no position, or its pixels lie between or outside the voxels.
     """
-    to_like = np.linalg.solve(like.affine_ras, _frame_to_ras(groups))[:3]
+    to_like = np.linalg.solve(like.affine_ras, _frame_to_ras(group))[:3]
     exact = np.rint(to_like)
     corners = np.array([[r, c, 1.0] for r in (0, encoding.rows - 1) for c in (0, encoding.columns - 1)]).T
     off = np.abs((to_like - exact) @ corners).max(axis=1)
@@ -220,13 +177,11 @@ def _voxel_indices(
     return np.asarray(np.ravel_multi_index(tuple(voxels), like.shape))
 
 
-def _frame_to_ras(groups: tuple[Elements | None, ...]) -> NDArray[np.float64]:
+def _frame_to_ras(group: Group) -> NDArray[np.float64]:
     """Return the matrix (4, 3) from a frame's (row, column, 1) to RAS mm."""
-    plane, turn = _group(groups, PLANE_POSITION), _group(groups, PLANE_ORIENTATION)
-    measures = _group(groups, PIXEL_MEASURES)
-    position = plane.numbers(POSITION) if plane is not None else ()
-    cosines = turn.numbers(ORIENTATION) if turn is not None else ()
-    spacing = measures.numbers(PIXEL_SPACING) if measures is not None else ()
+    position = group(tags.PLANE_POSITION).numbers(tags.POSITION)
+    cosines = group(tags.PLANE_ORIENTATION).numbers(tags.ORIENTATION)
+    spacing = group(tags.PIXEL_MEASURES).numbers(tags.PIXEL_SPACING)
     if len(position) != 3 or len(cosines) != 6 or len(spacing) != 2:
         raise LabelError(
             "a frame lacks its position, orientation or pixel spacing; export the segmentation again"

@@ -8,22 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.dicom.directory import DIRECTORY, describe_dicomdir
-from medfed.data.dicom.elements import PIXELS
+from medfed.data.dicom import tags
+from medfed.data.dicom.directory import describe_dicomdir
 from medfed.data.dicom.file import DEFLATED, DicomFile
-from medfed.data.dicom.frame import (
-    FRAME_UID,
-    MODALITIES,
-    MODALITY,
-    PATIENT_ID,
-    PROJECTIONS,
-    ROWS,
-    SAMPLES,
-    SERIES_UID,
-    SOP_CLASS,
-    Frame,
-    parse_frames,
-)
+from medfed.data.dicom.frame import MODALITIES, PROJECTIONS, Frame, parse_frames
 from medfed.data.dicom.pixels import AIR_HU, iter_words, stored_values, write_modality_values
 from medfed.data.dicom.resample import correct_gantry_tilt, resample_even
 from medfed.data.dicom.stack import Stack, build_stacks, is_projection, projection
@@ -48,8 +36,6 @@ _NON_IMAGES: dict[str, str] = {
     "66.5": "a surface segmentation",
     "4.2": "a spectroscopy",
     "88.59": "a key object selection",
-    "104.1": "an encapsulated document",
-    "104.2": "an encapsulated document",
 }
 _NON_IMAGE_FAMILIES: tuple[tuple[str, str], ...] = (
     ("7", "a secondary capture, a picture of a screen"),
@@ -73,9 +59,9 @@ _IMAGE_FAMILIES = tuple(
 
 def describe_non_image(file: DicomFile) -> str | None:
     """Return a description of a DICOM object that is not a readable image, or None if it is one."""
-    uid = file.elements.text(SOP_CLASS).decode("ascii", "replace")
-    modality = file.elements.text(MODALITY)
-    if DIRECTORY in file.elements:
+    uid = file.elements.text(tags.SOP_CLASS).decode("ascii", "replace")
+    modality = file.elements.text(tags.MODALITY)
+    if tags.DIRECTORY in file.elements:
         return describe_dicomdir(file)
     if uid.startswith(_CLASS):
         rest = uid[len(_CLASS) :]
@@ -87,15 +73,15 @@ def describe_non_image(file: DicomFile) -> str | None:
     if (
         uid
         and not uid.startswith(_IMAGE_FAMILIES)
-        and not any(tag in file.elements for tag in (ROWS, PIXELS))
+        and not any(tag in file.elements for tag in (tags.ROWS, tags.PIXELS))
     ):
         return "an object without an image"
     if modality in (b"SR", b"PR", b"KO", b"SEG", b"RTSTRUCT", b"DOC"):
         return "a report, presentation state or label"
-    samples = file.elements.integer(SAMPLES)
+    samples = file.elements.integer(tags.SAMPLES)
     if samples is not None and samples != 1:
         return f"a colour picture of {samples} samples per pixel"
-    if file.elements.text(0x00280004) == b"PALETTE COLOR":
+    if file.elements.text(tags.PHOTOMETRIC) == b"PALETTE COLOR":
         return "a colour picture with a palette"
     return None
 
@@ -167,7 +153,7 @@ def _volume(stack: Stack, options: ReadOptions) -> Volume:
     flags += geometry_flags
     header = first.file.elements
     identities = identity_digests(
-        header.text(PATIENT_ID), [header.text(FRAME_UID)], [header.text(SERIES_UID)]
+        header.text(tags.PATIENT_ID), [header.text(tags.FRAME_UID)], [header.text(tags.SERIES_UID)]
     )
     modality = first.modality.decode("ascii", "replace") if first.modality in MODALITIES else ""
     info = Info(modality, stack.skipped, tuple(dict.fromkeys(flags)), identities)

@@ -14,75 +14,330 @@ report and comparison take everything else from the `Metric` records.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from medfed.evaluation import segmentation
-from medfed.evaluation.intervals import Floats, Interval
-from medfed.evaluation.metrics._cases import (
-    CaseGroup,
-    CaseMetrics,
-    CasePrediction,
-    PredictionMetrics,
-    SegmentationMetrics,
-    mean_over_patients,
-)
-from medfed.evaluation.metrics._classes import (
-    ClassGroup,
-    ClassificationMetrics,
-    OneClass,
-    OperatingPoints,
-    macro,
-)
-from medfed.evaluation.metrics._metric import (
-    CaseValue,
-    Difference,
-    Estimate,
-    Metric,
-    MetricFamily,
-    SubgroupStatistic,
-)
-from medfed.evaluation.metrics._survival import SurvivalGroup, SurvivalMetrics
-from medfed.evaluation.patients import Patients
-from medfed.registry import kinds
+from medfed.errors import DataError
+from medfed.evaluation import classification, segmentation
+from medfed.evaluation.intervals import Floats, Interval, Resampling, Statistic, mean_of
+from medfed.evaluation.patients import Patients, SurvivalPredictions
+from medfed.evaluation.segmentation import ABSENT, FALSE_POSITIVE, MISSED, StructureMasks
+from medfed.registry import Kind, kinds
 
-__all__ = [
-    "CaseGroup",
-    "CaseMetrics",
-    "CasePrediction",
-    "CaseValue",
-    "ClassGroup",
-    "ClassificationMetrics",
-    "Difference",
-    "Estimate",
-    "Measured",
-    "Metric",
-    "MetricFamily",
-    "OneClass",
-    "OperatingPoints",
-    "PredictionMetrics",
-    "SegmentationMetrics",
-    "SubgroupStatistic",
-    "SurvivalGroup",
-    "SurvivalMetrics",
-    "classification_estimates",
-    "families",
-    "family_of",
-    "headline_metrics",
-    "macro",
-    "mean_over_patients",
-    "measure_masks",
-    "metric_of",
-    "over_structures",
-    "survival_estimates",
-]
+Mask = NDArray[np.bool_]
 
 # The rank of a metric that no family describes, such as one of a plug-in that is not installed here.
 UNKNOWN_RANK = 10_000
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What reports and comparisons need to know of one metric.
+
+    `name` is that of its rows; one that ends in "_" or "@" is followed by a parameter, as in "brier@12".
+    `better` says which values are better ("zero" and "one": the nearer, the better), `lowest` and `highest`
+    are the range. `rank` orders the table of measures. The first metric by rank that is a `headline` and that
+    a run has is the report's subject. `compared` metrics are compared between models.
+
+    `over_structures` metrics are also averaged over structures within each patient; sums of counts or volumes
+    of different organs would mean nothing. `absence` says what a missed or invented structure gives: an
+    overlap of 0, or no distance. `by_outcome` metrics say something about the patients of one outcome, so
+    they are suppressed where an outcome has too few patients. A `count` of patients is shown as "3 of 16". A
+    metric that is not `comparable` depends on a hospital's own data (such as the times it is evaluated at),
+    so it is not sent.
+    """
+
+    name: str
+    title: str
+    rank: int
+    unit: str = ""
+    better: Literal["higher", "lower", "zero", "one", "none"] = "higher"
+    lowest: float | None = 0.0
+    highest: float | None = 1.0
+    description: str = ""
+    headline: bool = False
+    compared: bool = False
+    over_structures: bool = False
+    absence: Literal["zero", "no value"] | None = None
+    by_outcome: bool = True
+    count: bool = False
+    comparable: bool = True
+
+    def matches(self, name: str) -> bool:
+        """Return whether rows of this name hold the metric."""
+        return name == self.name or (self.name[-1] in "_@" and name.startswith(self.name))
+
+
+class CaseValue(NamedTuple):
+    """A metric of one case; a missing value has its reason in `note`."""
+
+    value: float | None
+    note: str | None = None
+
+
+class Estimate(NamedTuple):
+    """A metric of a group of patients; `structure` is None if it is of all structures or classes."""
+
+    metric: str
+    structure: str | None
+    interval: Interval
+
+
+class Difference(NamedTuple):
+    """A metric of one model minus another's on the same patients, with the p value of a test,
+    if there is one.
+    """
+
+    metric: str
+    structure: str | None
+    interval: Interval
+    p: float | None
+    test: str
+
+
+class SubgroupStatistic(NamedTuple):
+    """The metric that subgroups are compared by.
+
+    `build` makes its statistic from a mask of patients. `outcomes` are the patients of each outcome, and a
+    subgroup with too few patients with `outcome` is suppressed.
+    """
+
+    metric: str
+    structure: str | None
+    build: Callable[[Mask], Statistic]
+    outcomes: tuple[Mask, ...] = ()
+    outcome: str = "or without the class"
+
+
+class MetricFamily(Kind, frozen=True):
+    """Metrics that are computed together; subclass one of the bases of this package, which say from what.
+
+    A family without a file here is added through the entry point group `medfed.metrics`.
+    """
+
+    folder: ClassVar[str] = "metrics"
+    # What a task's batches hold (`Task.needs`), of the tasks that are measured by this family.
+    serves: ClassVar[tuple[str, ...]] = ()
+    metrics: ClassVar[tuple[Metric, ...]]
+
+    def describe(self, name: str) -> Metric | None:
+        """Return the record of the family's metric of this name, or None if the family has none."""
+        return next((metric for metric in self.metrics if metric.matches(name)), None)
+
+
+class CaseGroup(NamedTuple):
+    """One model's patients at one place, and how they are resampled."""
+
+    patients: Patients
+    resampling: Resampling
+
+
+class CaseMetrics(MetricFamily, frozen=True):
+    """Metrics measured on each case; a group's value is the mean over its patients."""
+
+    def over_patients(
+        self, name: str, structure: str | None, values: Floats, group: CaseGroup
+    ) -> list[Estimate]:
+        """Return a group's estimates from one value per patient, NaN where a patient has none."""
+        metric = self.describe(name)
+        no_value = metric is not None and metric.absence == "no value"
+        return [
+            mean_over_patients(name, structure, values, group, "left out" if no_value else "counted as 0")
+        ]
+
+    def over_group(self, group: CaseGroup) -> list[Estimate]:
+        """Return what is not computed from single values, such as counts of notes."""
+        return []
+
+
+class SegmentationMetrics(CaseMetrics, frozen=True):
+    """Metrics of one structure's predicted and reference masks."""
+
+    serves: ClassVar[tuple[str, ...]] = ("segment",)
+
+    def measure(self, masks: StructureMasks) -> Mapping[str, CaseValue]:
+        """Return one structure's values in one case, by metric."""
+        return {}
+
+
+class CasePrediction(NamedTuple):
+    """One case of a task whose predictions medfed does not know.
+
+    `outputs` is what the module's `predict_step` returned and `batch` what it was given, both without the
+    batch axis.
+    """
+
+    outputs: Mapping[str, Any]
+    batch: Mapping[str, Any]
+
+
+class PredictionMetrics(CaseMetrics, frozen=True):
+    """Metrics of one case's prediction, for a task that names this family in its `metrics`."""
+
+    def measure(self, case: CasePrediction) -> Mapping[str, CaseValue]:
+        """Return one case's values by metric."""
+        raise NotImplementedError
+
+
+def mean_over_patients(
+    name: str, structure: str | None, values: Floats, group: CaseGroup, counted: str = "counted as 0"
+) -> Estimate:
+    """Return the mean of the patients who have a value; its note says how many structures were absent."""
+    notes = group.patients.notes.get((structure, name), [[] for _ in values])
+    known = np.isfinite(values)
+    absences = _absences(notes, counted)
+    if not known.any():
+        reasons = [*absences, *(note for some in notes for note in some), "no patient has a value"]
+        return Estimate(name, structure, Interval(None, None, None, 0, "", reasons[0]))
+    interval = group.resampling.within(known).interval(mean_of(values[known]), int(known.sum()))
+    return Estimate(name, structure, interval.with_note("; ".join(absences)))
+
+
+def _absences(notes: Sequence[Sequence[str]], counted: str) -> list[str]:
+    every = [note for some in notes for note in some]
+    missed, invented = every.count(MISSED), every.count(FALSE_POSITIVE)
+    parts = [f"{missed} missed and {invented} invented {counted}"] if missed or invented else []
+    if absent := every.count(ABSENT):
+        parts.append(f"{absent} absent in both left out")
+    return parts
+
+
+class OperatingPoints(NamedTuple):
+    """One threshold per class, and how they were chosen ("Youden index on 40 validation patients")."""
+
+    thresholds: Sequence[float]
+    source: str
+
+
+class OneClass(NamedTuple):
+    """A group's patients for one class against the others; `y` is true where a patient is of the class."""
+
+    p: Floats
+    y: Mask
+    threshold: float
+    source: str
+    resampling: Resampling
+
+    def interval(self, statistic: Statistic, undefined: str | None = None) -> Interval:
+        """Return a statistic with its bootstrap interval; `undefined` says why it may have no value."""
+        return self.resampling.interval(statistic, len(self.p), undefined=undefined)
+
+
+class ClassGroup(NamedTuple):
+    """A group's patients: (patients, classes) probabilities, class numbers and class names."""
+
+    p: Floats
+    y: NDArray[np.intp]
+    names: Sequence[str]
+    points: OperatingPoints
+    resampling: Resampling
+
+    @classmethod
+    def of(
+        cls,
+        probabilities: ArrayLike,
+        targets: ArrayLike,
+        names: Sequence[str],
+        resampling: Resampling,
+        points: OperatingPoints | None = None,
+    ) -> ClassGroup:
+        """Return the group of these patients.
+
+        Raises:
+            DataError: if probabilities and targets do not fit the classes, or probabilities don't sum to one.
+        """
+        p = np.asarray(probabilities, dtype=np.float64)
+        y = classification.class_numbers(targets, len(names))
+        if p.shape != (len(y), len(names)):
+            raise DataError(f"probabilities have shape {p.shape}, expected {(len(y), len(names))}")
+        if len(p) and not np.abs(p.sum(axis=1) - 1).max() < 1e-3:
+            raise DataError(
+                "probabilities of a patient do not sum to one; apply softmax before the evaluation"
+            )
+        chance = OperatingPoints([0.5] * len(names), "not fixed on validation patients")
+        return cls(p, y, names, points or chance, resampling)
+
+    @property
+    def binary(self) -> bool:
+        """Whether there are two classes, of which the second is the positive one."""
+        return len(self.names) == 2
+
+    def single(self, number: int) -> OneClass:
+        """Return the patients for one class against the others."""
+        threshold = self.points.thresholds[number]
+        return OneClass(self.p[:, number], self.y == number, threshold, self.points.source, self.resampling)
+
+    def interval(self, statistic: Statistic) -> Interval:
+        """Return a statistic with its bootstrap interval."""
+        return self.resampling.interval(statistic, len(self.p), undefined="a class without patients")
+
+    def outcomes(self) -> list[int]:
+        """Return how many patients each class has."""
+        return [int(count) for count in np.bincount(self.y, minlength=len(self.names))]
+
+
+class ClassificationMetrics(MetricFamily, frozen=True):
+    """Metrics of each patient's class probabilities."""
+
+    serves: ClassVar[tuple[str, ...]] = ("classify", "table")
+
+    def of_class(self, group: OneClass) -> Mapping[str, Interval]:
+        """Return the metrics of one class against the others; of two classes, of the second one."""
+        return {}
+
+    def over_classes(self, group: ClassGroup) -> Mapping[str, Interval]:
+        """Return the metrics of three or more classes together."""
+        return {}
+
+    def difference(self, first: ClassGroup, second: ClassGroup, min_patients: int) -> Difference | None:
+        """Return the first model's metric minus the second's on the same patients, or None without one."""
+        return None
+
+    def subgroup(self, group: ClassGroup) -> SubgroupStatistic | None:
+        """Return the metric that subgroups are compared by, if this family has it."""
+        return None
+
+
+def macro(parts: Sequence[Statistic]) -> Statistic:
+    """Return the mean of one statistic per class, in which every class counts alike, however rare.
+
+    A resample without a class is left undefined, rather than averaged over fewer classes.
+    """
+    return lambda counts: np.mean([part(counts) for part in parts], axis=0)
+
+
+class SurvivalGroup(NamedTuple):
+    """A group's patients, how they are resampled, and how many of an outcome must be there for
+    it to be shown.
+    """
+
+    patients: SurvivalPredictions
+    resampling: Resampling
+    min_patients: int = 0
+
+
+class SurvivalMetrics(MetricFamily, frozen=True):
+    """Metrics of predicted risks against times that may be censored."""
+
+    serves: ClassVar[tuple[str, ...]] = ("survival",)
+
+    def of_group(self, group: SurvivalGroup) -> Mapping[str, Interval]:
+        """Return the metrics of a group of patients."""
+        return {}
+
+    def difference(self, first: SurvivalGroup, second: SurvivalGroup) -> Difference | None:
+        """Return the first model's metric minus the second's on the same patients, or None without one."""
+        return None
+
+    def subgroup(self, group: SurvivalGroup) -> SubgroupStatistic | None:
+        """Return the metric that subgroups are compared by, if this family has it."""
+        return None
+
 
 Family = TypeVar("Family", bound=MetricFamily)
 
@@ -148,41 +403,3 @@ def measure_masks(
         for family in families(SegmentationMetrics)
         for metric, (value, note) in family.measure(masks).items()
     ]
-
-
-def classification_estimates(group: ClassGroup) -> list[Estimate]:
-    """Return every metric of a classifier; two classes are one question, more are also taken together."""
-    every = families(ClassificationMetrics)
-    if group.binary:
-        return _estimates(None, (family.of_class(group.single(1)) for family in every))
-    found = _estimates(None, (family.over_classes(group) for family in every))
-    for number, name in enumerate(group.names):
-        single = group.single(number)
-        found += _estimates(name, (family.of_class(single) for family in every))
-    return found
-
-
-def survival_estimates(group: SurvivalGroup) -> list[Estimate]:
-    """Return every metric of a survival model."""
-    return _estimates(None, (family.of_group(group) for family in families(SurvivalMetrics)))
-
-
-def _estimates(structure: str | None, results: Iterable[Mapping[str, Interval]]) -> list[Estimate]:
-    return [Estimate(name, structure, interval) for result in results for name, interval in result.items()]
-
-
-def over_structures(patients: Patients) -> dict[tuple[str | None, str], Floats]:
-    """Return the values by structure and metric, with each patient's mean over structures under None."""
-    values = dict(patients.values)
-    structures: Sequence[str] = sorted({structure for structure, _ in values if structure is not None})
-    if len(structures) > 1:
-        for name in sorted({metric for _, metric in values}):
-            if metric_of(name).over_structures:
-                table = np.stack([values[s, name] for s in structures if (s, name) in values])
-                known = np.isfinite(table)
-                total = np.where(known, table, 0.0).sum(axis=0)
-                undefined = np.full(total.shape, np.nan)
-                values[None, name] = np.divide(
-                    total, known.sum(axis=0), out=undefined, where=known.any(axis=0)
-                )
-    return dict(sorted(values.items(), key=lambda item: (item[0][1], item[0][0] or "")))

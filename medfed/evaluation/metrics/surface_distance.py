@@ -73,11 +73,11 @@ class SurfaceDistance(SegmentationMetrics, frozen=True, tag="surface_distance"):
         self, name: str, structure: str | None, values: Floats, group: CaseGroup
     ) -> list[Estimate]:
         """Return the mean over patients, and of a structure's HD95 the median too."""
-        found = super().over_patients(name, structure, values, group)
+        estimates = super().over_patients(name, structure, values, group)
         if name == "hd95_mm" and structure is not None and np.isfinite(values).any():
             median = _median(values.copy(), group.patients.notes[structure, name], group)
-            found.append(Estimate("hd95_median_mm", structure, median))
-        return found
+            estimates.append(Estimate("hd95_median_mm", structure, median))
+        return estimates
 
 
 def _median(values: Floats, notes: list[list[str]], group: CaseGroup) -> Interval:
@@ -92,5 +92,4 @@ def _median(values: Floats, notes: list[list[str]], group: CaseGroup) -> Interva
         return Interval(None, None, None, patients, "", note)
     # BCa's jackknife says little about a median; the percentile interval is the usual choice.
     interval = group.resampling.within(known).interval(statistic, patients, kind="percentile")
-    counted = f"{infinite} missed or invented counted as infinite" if infinite else None
-    return interval._replace(note="; ".join(part for part in (interval.note, counted) if part) or None)
+    return interval.with_note(f"{infinite} missed or invented counted as infinite" if infinite else None)

@@ -46,10 +46,10 @@ class Volume(SegmentationMetrics, frozen=True, tag="volume"):
         self, name: str, structure: str | None, values: Floats, group: CaseGroup
     ) -> list[Estimate]:
         """Return the mean over patients, and of the difference the limits of agreement too."""
-        found = super().over_patients(name, structure, values, group)
+        estimates = super().over_patients(name, structure, values, group)
         if name == "volume_difference_ml":
-            found += _limits_of_agreement(structure, values[np.isfinite(values)])
-        return found
+            estimates += _limits_of_agreement(structure, values[np.isfinite(values)])
+        return estimates
 
 
 def _limits_of_agreement(structure: str | None, differences: Floats) -> list[Estimate]:

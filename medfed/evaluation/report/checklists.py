@@ -8,11 +8,16 @@ published forms.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from functools import cache
 from typing import NamedTuple
+
+import msgspec
 
 from medfed.evaluation.report.formatting import shown_values
 from medfed.evaluation.report.rounds import LOST
 from medfed.evaluation.report.run import Run
+from medfed.evaluation.report.templates import FOLDER
 from medfed.evaluation.robustness import CONDITION
 from medfed.evaluation.rows import ALL_SITES, FEDERATED
 
@@ -20,11 +25,7 @@ TASKS = {"segment": "segmentation", "classify": "classification", "survival": "s
 
 
 class Item(NamedTuple):
-    """One topic of a checklist; `answer` is None where a person has to write it.
-
-    In the lists of this module an answer is a template over the names of `_statements`. It is None, too,
-    where one of the names that it uses has no statement.
-    """
+    """One topic of a checklist; `answer` is None where a person has to write it."""
 
     number: str
     topic: str
@@ -36,134 +37,59 @@ class Checklist(NamedTuple):
 
     name: str
     source: str
-    items: tuple[Item, ...]
+    items: list[Item]
 
 
-CLAIM = Checklist(
-    "CLAIM 2024",
-    "Checklist for Artificial Intelligence in Medical Imaging, topics in our words",
-    (
-        Item("", "Title and abstract: the technique is named", "{technique}"),
-        Item("", "Background, intended use and clinical role", None),
-        Item("", "Objectives and hypotheses", None),
-        Item("", "Prospective or retrospective; the study's goal", None),
-        Item("", "Data sources", "{hospitals}"),
-        Item("", "Inclusion and exclusion criteria", None),
-        Item("", "Preprocessing", "{preprocessing}"),
-        Item(
-            "", "De-identification", "Images stay in the hospital; updates: {privacy}. Local steps: a person"
-        ),
-        Item("", "Missing data and how they were handled", "{missing}"),
-        Item("", "Image acquisition protocol", None),
-        Item("", "Reference standard: definition, reason, annotators, their variability", None),
-        Item("", "Partitions and the level at which they are disjoint", "{partitions}"),
-        Item("", "Intended sample size", None),
-        Item("", "Model: architecture, inputs and outputs", "{network}; see Data and settings"),
-        Item("", "Software", "{software}"),
-        Item("", "Initial parameters, training, choice of the final model", "{training}"),
-        Item("", "Metrics", "{metrics}"),
-        Item("", "Statistical measures of uncertainty", "{uncertainty}"),
-        Item("", "Robustness and sensitivity", "Measured: {robustness}"),
-        Item("", "Explainability", None),
-        Item("", "Test on internal data", "See the matrix and the table of all measures"),
-        Item("", "Test on external data", "{held_out}"),
-        Item("", "Trial registration", None),
-        Item("", "Flow of patients, numbers excluded", "{excluded}"),
-        Item("", "Numbers in each partition", "{patients}"),
-        Item("", "Demographic and clinical characteristics in each partition", None),
-        Item("", "Performance with uncertainty", "First page and the table of all measures"),
-        Item(
-            "", "Failure analysis", "{failures}; missed and invented structures are counted. Causes: a person"
-        ),
-        Item("", "Limits", "Derived ones under Limits; the study's own: a person"),
-        Item("", "Protocol, code, data and funding", None),
-    ),
-)
+class ChecklistTemplate(msgspec.Struct, frozen=True):
+    """A checklist before it is filled: the template of each topic's answer, None where a person answers."""
 
-TRIPOD = Checklist(
-    "TRIPOD+AI",
-    "Transparent reporting of prediction models, items in our words",
-    (
-        Item("1", "Title", "{technique}"),
-        Item("2", "Abstract", None),
-        Item("3", "Context, target population, known inequalities", None),
-        Item("4", "Objectives", None),
-        Item("5", "Data: sources and dates", "{hospitals}. Dates: a person"),
-        Item("6", "Participants: setting, eligibility, treatments", None),
-        Item("7", "Data preparation", "{preprocessing}"),
-        Item("8", "Outcome and how it was assessed", None),
-        Item("9", "Predictors", "{classes}"),
-        Item("10", "Sample size", "{patients}. Its reason: a person"),
-        Item("11", "Missing data", "{missing}"),
-        Item(
-            "12",
-            "Analytical methods: split, model, performance measures, heterogeneity over hospitals",
-            "{partitions}. {training}. Each hospital's result is in the matrix",
-        ),
-        Item("13", "Class imbalance", None),
-        Item("14", "Fairness", "Gaps with intervals {subgroups}; their meaning: a person"),
-        Item("15", "Model output", "{output}"),
-        Item("16", "Training against evaluation: differences in setting", "{held_out}"),
-        Item("17", "Ethical approval", None),
-        Item(
-            "18",
-            "Open science: funding, conflicts, protocol, registration, data, code",
-            "Study digest {digest}. The rest: a person",
-        ),
-        Item("19", "Patient and public involvement", None),
-        Item("20", "Participants: flow and characteristics", "{patients}. Characteristics: a person"),
-        Item("21", "Model development: participants and events in each analysis", "{patients}"),
-        Item(
-            "22", "Full model specification", "Weights in the run folder; network and settings in study.yaml"
-        ),
-        Item(
-            "23",
-            "Performance with intervals, also in subgroups and hospitals",
-            "First page, matrix, subgroups",
-        ),
-        Item("24", "Model updating", "None after the last round"),
-        Item("25", "Interpretation", None),
-        Item("26", "Limits", "Derived ones under Limits; the study's own: a person"),
-        Item("27", "Use of the model in care", None),
-    ),
-)
+    name: str
+    source: str
+    numbered: bool
+    items: dict[str, str | None]
 
-MODEL_CARD = (
-    Item("", "Model", "{model}"),
-    Item("", "Output", "{card_output}"),
-    Item("", "Trained on", "{hospitals}"),
-    Item("", "Result", "{finding}"),
-    Item("", "Privacy", "{privacy_sentence}"),
-    Item("", "Intended use", None),
-    Item("", "Not for", "Clinical decisions: this is the record of an experiment, not of a medical device"),
-    Item("", "Licence and contact", None),
-)
+
+class Templates(msgspec.Struct, frozen=True):
+    """The content of checklists.yaml."""
+
+    model_card: dict[str, str | None]
+    checklists: list[ChecklistTemplate]
+
+
+@cache
+def templates() -> Templates:
+    """Return the templates of the model card and of the checklists."""
+    return msgspec.yaml.decode((FOLDER / "checklists.yaml").read_bytes(), type=Templates)
 
 
 def checklists(run: Run) -> list[Checklist]:
     """Return both checklists, filled."""
     statements = _statements(run)
-    return [checklist._replace(items=_filled(checklist.items, statements)) for checklist in (CLAIM, TRIPOD)]
+    return [
+        Checklist(empty.name, empty.source, _filled(empty.items, statements, empty.numbered))
+        for empty in templates().checklists
+    ]
 
 
-def model_card(run: Run, finding: str) -> tuple[Item, ...]:
+def model_card(run: Run, finding: str) -> list[Item]:
     """Return the model card's lines."""
-    return _filled(MODEL_CARD, {**_statements(run), "finding": finding})
+    return _filled(templates().model_card, {**_statements(run), "finding": finding})
 
 
-def _filled(items: tuple[Item, ...], statements: dict[str, str | None]) -> tuple[Item, ...]:
+def _filled(
+    items: Mapping[str, str | None], statements: Mapping[str, str | None], numbered: bool = False
+) -> list[Item]:
     filled = []
-    for item in items:
-        names = re.findall(r"{(\w+)}", item.answer or "")
-        known = item.answer is not None and all(statements[name] for name in names)
-        filled.append(
-            item._replace(answer=item.answer.format_map(statements) if known and item.answer else None)
-        )
-    return tuple(filled)
+    for number, (topic, template) in enumerate(items.items(), 1):
+        names = re.findall(r"{(\w+)}", template or "")
+        known = template is not None and all(statements[name] for name in names)
+        answer = template.format_map(statements) if template and known else None
+        filled.append(Item(str(number) if numbered else "", topic, answer))
+    return filled
 
 
 def _statements(run: Run) -> dict[str, str | None]:
-    """Return what the run says about itself, by the names that checklists use; None where it says nothing."""
+    """Return what the run says of itself, by the names in the templates; None where it says nothing."""
     facts, study = run.facts, run.study
     rule = study.kind("rule") or "fedavg"
     task = TASKS.get(facts.task, f"{facts.task or 'prediction'} prediction")

@@ -5,29 +5,34 @@ Each function returns what the template shows, or None where the run has no such
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from medfed.evaluation.report.focus import FocusRows
 from medfed.evaluation.robustness import CONDITION, UNCHANGED
-from medfed.evaluation.rows import ALL_SITES, FEDERATED, local, personal, without
+from medfed.evaluation.rows import ALL_SITES, FEDERATED, local, without
 
 Places = Sequence[str]
 
 
-def left_out(rows: FocusRows, sites: Places) -> list[dict[str, Any]] | None:
-    """Return, for each hospital, the models with and without it and its own, on its patients."""
+def against_federated(
+    rows: FocusRows, sites: Places, other: Callable[[str], str]
+) -> list[dict[str, Any]] | None:
+    """Return, on each hospital's patients, the federated model, another one of it, and its own.
+
+    `other` names the other model at a hospital: `without` or `personal`.
+    """
     lines = [
         {
             "site": site,
-            "with": rows.valued(site, FEDERATED),
-            "without": rows.valued(site, without(site)),
+            "federated": rows.valued(site, FEDERATED),
+            "other": rows.valued(site, other(site)),
             "alone": rows.valued(site, local(site)),
-            "difference": rows.valued(site, FEDERATED, against=without(site)),
+            "difference": rows.valued(site, FEDERATED, against=other(site)),
         }
         for site in sites
     ]
-    return lines if any(line["without"] for line in lines) else None
+    return lines if any(line["other"] for line in lines) else None
 
 
 def methods(rows: FocusRows, sites: Places) -> list[str]:
@@ -53,20 +58,6 @@ def contributions(rows: FocusRows, sites: Places, held_out: Places) -> dict[str,
     columns = zip(*table.values(), strict=True)
     patients = [sorted({row.n for row in column if row and row.n is not None}) for column in columns]
     return {"places": list(zip(places, patients, strict=True)), "lines": lines}
-
-
-def personalised(rows: FocusRows, sites: Places) -> list[dict[str, Any]] | None:
-    """Return, for each hospital, the federated model and the one personalised for it, on its patients."""
-    lines = [
-        {
-            "site": site,
-            "federated": rows.valued(site, FEDERATED),
-            "personal": rows.valued(site, personal(site)),
-            "difference": rows.valued(site, FEDERATED, against=personal(site)),
-        }
-        for site in sites
-    ]
-    return lines if any(line["personal"] for line in lines) else None
 
 
 def robustness(rows: FocusRows, places: Places) -> dict[str, Any] | None:

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfed.errors import RunError
-from medfed.evaluation.report.templates import style
-from medfed.evaluation.rows import FEDERATED, CaseRow, read_cases
+from medfed.evaluation.report.templates import render
+from medfed.evaluation.rows import FEDERATED, CaseRow, read_cases, unperturbed
 from medfed.evaluation.segmentation import FALSE_POSITIVE, MISSED
 from medfed.files import write_whole
 from medfed.runs.folder import RunFolder
@@ -115,51 +115,19 @@ def write_gallery(
         raise RunError(
             f"{run.name}: no cases.jsonl in this folder; local pages are made in the hospital that measured"
         )
-    cases = [
-        case
-        for case in read_cases(folder.cases)
-        if case.condition is None and (sites is None or case.site in sites)
-    ]
-    parts = [
-        _section(choice, load(choice.site, choice.token), structures)
-        for choice in choose_cases(cases, model, split, each)
-    ]
-    write_whole(folder.gallery, _page(parts), durable=True)
+    cases = unperturbed(read_cases(folder.cases))
+    chosen = choose_cases([case for case in cases if sites is None or case.site in sites], model, split, each)
+    sections = []
+    for choice in chosen:
+        title = _title(choice)
+        sections.append((title, planes(load(choice.site, choice.token), title, structures)))
+    write_whole(folder.gallery, render("gallery.html.jinja", sections=sections), durable=True)
     return folder.gallery
 
 
-def _page(parts: Sequence[str]) -> str:
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "style-src 'unsafe-inline'; "
-        'img-src data:">\n<title>Cases: stays in this hospital</title>\n<style>\n'
-        f'{style()}{GALLERY_STYLE}</style>\n</head>\n<body>\n<div class="page">\n<main>\n'
-        '<p class="headline"><b>Patients\' images: this file stays in the hospital.</b></p>\n'
-        "<p>Outlines: reference dashed in white, prediction in colour. Patient's right on the left.</p>\n"
-        f"{''.join(parts) or '<p>No case to show.</p>'}\n</main>\n</div>\n</body>\n</html>\n"
-    )
-
-
-GALLERY_STYLE = """
-.planes { display: flex; flex-wrap: wrap; gap: 1rem; margin: .8rem 0 2rem; }
-.planes figure { margin: 0; }
-.planes svg { background: #000; }
-svg .reference-line { fill: none; stroke: #fff; stroke-width: 1.4; stroke-dasharray: 4 3; }
-svg .prediction-line { fill: none; stroke: #3fd0c0; stroke-width: 1.6; }
-svg .side { fill: #fff; font-size: 12px; }
-"""
-
-
-def _section(choice: ChosenCase, shown: CaseImages, structures: Mapping[int, str]) -> str:
+def _title(choice: ChosenCase) -> str:
     score = "" if choice.score is None else f", Dice {choice.score:.2f}"
-    title = f"{choice.why[0].upper()}{choice.why[1:]}: case {choice.token} of {choice.site}{score}"
-    figures = "".join(
-        f"<figure>{svg}<figcaption>{name}</figcaption></figure>"
-        for name, svg in planes(shown, title, structures)
-    )
-    return f'<section>\n<h2>{escape(title)}</h2>\n<div class="planes">{figures}</div>\n</section>\n'
+    return f"{choice.why[0].upper()}{choice.why[1:]}: case {choice.token} of {choice.site}{score}"
 
 
 def planes(shown: CaseImages, title: str, structures: Mapping[int, str]) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ from medfed.evaluation.metrics import metric_of
 from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.report.focus import headline_names
 from medfed.evaluation.report.formatting import interval, number, p_value, site_name
-from medfed.evaluation.report.templates import environment, style
+from medfed.evaluation.report.templates import render
 from medfed.evaluation.rows import ALL_SITES, CaseRow, Row
 from medfed.files import format_bytes
 
@@ -139,18 +139,12 @@ def _difference(row: Row | None) -> str:
 
 def page(table: MethodTable) -> str:
     """Return the table as one HTML file that needs no network."""
-    return (
-        environment()
-        .get_template("method_table.html.jinja")
-        .render(
-            style=style(),
-            table=table,
-            metric=metric_of(table.metric) if table.metric else None,
-            score=_score,
-            difference=_difference,
-            site_name=site_name,
-            format_bytes=format_bytes,
-        )
+    return render(
+        "method_table.html.jinja",
+        table=table,
+        metric=metric_of(table.metric) if table.metric else None,
+        score=_score,
+        difference=_difference,
     )
 
 

@@ -8,19 +8,18 @@ then the page (`runs.html`), which holds no case and no patient's row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from medfed.errors import RunError
 from medfed.evaluation import rows
 from medfed.evaluation.comparisons import compare, holm_corrected
-from medfed.evaluation.metrics import headline_metrics, metric_of
+from medfed.evaluation.metrics import headline_metrics
 from medfed.evaluation.patients import SummarySettings
-from medfed.evaluation.report.formatting import interval, number, p_value, site_name
 from medfed.evaluation.report.run import Run, read_run
-from medfed.evaluation.report.templates import style
+from medfed.evaluation.report.templates import render
 from medfed.evaluation.rows import ALL_SITES, FEDERATED, CaseRow, Row
 from medfed.files import write_whole
 from medfed.runs.folder import RunFolder
@@ -102,69 +101,25 @@ def write_comparison(runs: Sequence[Path], out: Path) -> Path:
 
 def page(names: Sequence[str], rows_shown: Sequence[Row]) -> str:
     """Return the page: a table for each headline metric and structure that the runs have."""
+    keys = {(row.metric, row.structure) for row in rows_shown}
     tables = [
         _table(names, rows_shown, metric.name, structure)
         for metric in headline_metrics()
         if metric.compared
-        for structure in sorted(
-            {row.structure for row in rows_shown if row.metric == metric.name}, key=lambda s: s or ""
-        )
+        for structure in sorted((its for name, its in keys if name == metric.name), key=lambda its: its or "")
     ]
-    body = "".join(tables) or "<p>The runs have no result that may be shown.</p>"
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "style-src 'unsafe-inline'\">\n"
-        f"<title>{escape(', '.join(names))}: compared</title>\n<style>\n{style()}</style>\n</head>\n<body>\n"
-        '<div class="page">\n<main>\n'
-        f'<p class="headline">{len(names)} runs compared</p>\n'
-        f'<p class="second">Each run\'s federated model with its 95 % interval, and its difference to '
-        f"{escape(names[0])}, paired by patient; p values are corrected by Holm within a hospital. "
-        "A difference is given only if this machine holds the case rows of both runs."
-        f"</p>\n{body}\n</main>\n"
-        "<footer>Made by medfed from aggregated rows. This file contains no images, no rows of single "
-        "patients and no case ids.</footer>\n</div>\n</body>\n</html>\n"
-    )
+    shown = [table for table in tables if table["sites"]]
+    return render("run_comparison.html.jinja", names=names, tables=shown)
 
 
-def _table(names: Sequence[str], found: Sequence[Row], metric: str, structure: str | None) -> str:
-    some = [row for row in found if (row.metric, row.structure) == (metric, structure)]
-    sites = sorted(
-        {row.site for row in some if row.value is not None}, key=lambda site: (site == ALL_SITES, site)
-    )
-    if not sites:
-        return ""
-    by = {(row.model, row.site, row.against): row for row in some}
-    about = metric_of(metric)
-    title = f"{about.title}{f', {structure}' if structure else ''}"
-    heads = "".join(f'<th scope="col">{escape(site_name(site))}</th>' for site in sites)
-    lines = []
-    for name in names:
-        cells = "".join(
-            f"<td>{_cell(by.get((name, site, None)), by.get((name, site, names[0])))}</td>" for site in sites
-        )
-        lines.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
-    return (
-        f'<section>\n<h2>{escape(title)}</h2>\n<div class="scroll" role="region" tabindex="0" '
-        f'aria-label="{escape(title, quote=True)}">\n<table class="stack">\n'
-        f"<caption>{escape(about.description)}</caption>\n"
-        f'<thead><tr><th scope="col">Run</th>{heads}</tr></thead>\n'
-        f"<tbody>\n{''.join(lines)}\n</tbody>\n</table>\n"
-        "</div>\n</section>\n"
-    )
-
-
-def _cell(row: Row | None, difference: Row | None) -> str:
-    if row is None or row.value is None:
-        return '<span class="soft">–</span>'
-    metric = metric_of(row.metric)
-    text = f'{number(row.value, metric, fine=True)} <span class="ci">{interval(row, fine=True)}</span>'
-    if difference is not None and difference.value is not None:
-        p = f", p {p_value(difference.p)}" if difference.p is not None else ""
-        text += (
-            f' <small class="soft">{number(difference.value, metric, sign=True)} '
-            f"({interval(difference, sign=True)}){escape(p)}</small>"
-        )
-    return text
+def _table(names: Sequence[str], found: Sequence[Row], metric: str, structure: str | None) -> dict[str, Any]:
+    """Return one metric's table: each run's row at each hospital, and its difference to the first run."""
+    rows_of_metric = [row for row in found if (row.metric, row.structure) == (metric, structure)]
+    measured = {row.site for row in rows_of_metric if row.value is not None}
+    sites = sorted(measured, key=lambda site: (site == ALL_SITES, site))
+    by = {(row.model, row.site, row.against): row for row in rows_of_metric}
+    lines = [
+        (name, [(by.get((name, site, None)), by.get((name, site, names[0]))) for site in sites])
+        for name in names
+    ]
+    return {"metric": metric, "structure": structure, "sites": sites, "lines": lines}

@@ -21,8 +21,8 @@ network: it logs `train/loss`, in validation `val/loss` and further scores named
 predictions from `predict_step`. It holds the network as `network` and no other tensors, because its tensors
 are what is sent.
 
-`scores` lists every `val/...` name that the module logs. A name that is not listed does not leave the
-hospital, and the site refuses to log it. A module with `loss(batch)` (training loss, nothing logged) can be
+`scores` lists every `val/...` name that the module logs; the first besides `val/loss` is shown during
+training. A name that is not listed does not leave the hospital, and the site refuses to log it. A module with `loss(batch)` (training loss, nothing logged) can be
 attacked by `medfed leakage`; one with `class_losses(batch)` can be trained under fednoro.
 
 Evaluation calls `predict_step` with whole cases and measures what it returns, in addition to `case`:

@@ -30,6 +30,11 @@ class Task(Kind, frozen=True):
     metrics: ClassVar[tuple[str, ...]] = ()
 
     @property
+    def predicts(self) -> str:
+        """What its module predicts: what belongs to its `needs`, or 'other' if it has metrics of its own."""
+        return "other" if self.metrics else self.needs
+
+    @property
     def outputs(self) -> int:
         """How many outputs the network must have."""
         raise NotImplementedError
@@ -38,6 +43,11 @@ class Task(Kind, frozen=True):
     def scores(self) -> tuple[str, ...]:
         """The names of all numbers that its module logs in validation; no others leave a hospital."""
         return ()
+
+    @property
+    def main_score(self) -> str:
+        """The score that is shown during training: the first besides the loss."""
+        return next((name for name in self.scores if name != "val/loss"), "val/loss")
 
     def module(
         self,

@@ -41,7 +41,7 @@ class Classify(Task, tag="classify", frozen=True):
 
     @property
     def scores(self) -> tuple[str, ...]:
-        return ("val/loss", "val/accuracy", "val/auroc")
+        return ("val/loss", "val/auroc", "val/accuracy")
 
     def module(
         self,

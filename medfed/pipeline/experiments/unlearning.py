@@ -17,10 +17,10 @@ import msgspec
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from medfed.errors import RunError, StudyError
+from medfed.errors import StudyError
 from medfed.federation import membership
 from medfed.files import utc_now, write_whole
-from medfed.pipeline.create_run import choose_folder
+from medfed.pipeline.create_run import check_digest, choose_folder
 from medfed.pipeline.experiments.leave_one_out import study_without
 from medfed.runs.facts import Withdrawal
 from medfed.runs.folder import RunFolder
@@ -74,10 +74,10 @@ def remaining_study(study: Study, site: str) -> Study:
             f"study '{study.name}': --without {site}: no such hospital; there are "
             f"{', '.join(sorted(study.sites))}"
         )
-    left, fewest = len(study.sites) - 1, max(study.rule.min_sites(), 1)
-    if left < fewest:
+    others, fewest = len(study.sites) - 1, max(study.rule.min_sites(), 1)
+    if others < fewest:
         raise StudyError(
-            f"study '{study.name}': without {site} {left} hospitals are left, and its rule needs {fewest}"
+            f"study '{study.name}': without {site} {others} hospitals are left, and its rule needs {fewest}"
         )
     return study_without(study, site)
 
@@ -93,13 +93,7 @@ def prepare(
     Raises:
         RunError: if the former run is not of this study.
     """
-    held = before.read_facts().digest
-    if held != study_digest(study):
-        raise RunError(
-            f"{before.path}: holds a run of study {held[:12]}, the study file's digest is "
-            f"{study_digest(study)[:12]}; give "
-            f"the file and the --set of the run that the hospital withdraws from"
-        )
+    check_digest(before, study, "give the file and the --set of the run that the hospital withdraws from")
     smaller = remaining_study(study, site)
     first = first_merged(before, site)
     newest_round = first - 1 if first is not None else study.train.rounds

@@ -2,16 +2,19 @@
 
 Every export is loaded from its file and compared with the trained module; if it computes something else, it
 is deleted and an error is raised. A segmentation exports the logits of one window, because windows are
-blended before the softmax; a classifier its probabilities; a survival model the logarithm of the risk. To add
-a format, write a file with a function `write(subject, folder) -> list of files` and list it in `FORMATS`.
+blended before the softmax; a classifier its probabilities; a survival model the logarithm of the risk; a task
+with metrics of its own the outputs of the network. To add
+a format, write a file with a function `write(subject, folder)` and list it in `FORMATS`.
 """
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from medfed.errors import RunError
 from medfed.evaluation.rows import FEDERATED
+from medfed.pipeline.create_run import check_empty
 from medfed.pipeline.export import bundle, onnx, torchscript
 from medfed.pipeline.export._subject import Subject, subject_of
 from medfed.runs.folder import RunFolder
@@ -31,15 +34,13 @@ def export(
     if format not in FORMATS:
         raise RunError(f"export: no format '{format}'; there are {', '.join(sorted(FORMATS))}")
     out = Path(out)
-    if out.exists() and any(out.iterdir()):
-        raise RunError(f"{out}: is not empty; give another folder for the export")
-    subject = subject_of(run if isinstance(run, RunFolder) else RunFolder(Path(run)), model)
+    check_empty(out, "give another folder for the export")
+    subject = subject_of(run, model)
     out.mkdir(parents=True, exist_ok=True)
     try:
         FORMATS[format](subject, out)
-    except RunError:
-        if not any(out.iterdir()):
-            out.rmdir()  # an empty folder would look like an export
+    except BaseException:
+        shutil.rmtree(out)  # an incomplete folder would look like an export
         raise
     return out
 

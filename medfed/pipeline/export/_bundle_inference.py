@@ -1,6 +1,4 @@
-"""The inference of a MONAI Bundle, as MONAI's own transforms: from a folder of NIfTI images to what a
-model says of them.
-"""
+"""inference.json of a MONAI Bundle: MONAI's own transforms, from a folder of NIfTI images to predictions."""
 
 from __future__ import annotations
 
@@ -17,19 +15,31 @@ from medfed.errors import RunError
 from medfed.pipeline.export._subject import Subject
 from medfed.registry import kind_of
 
+Config = dict[str, Any]
 
-def inference(subject: Subject, settings: Images) -> dict[str, Any]:
-    """Return inference.json: from a folder of NIfTI images to masks on their own grids,
-    or to their probabilities.
+# Crop and pad of a classifier's images; MONAI's own round differently if one side is odd and the other even.
+CROP = (
+    "$lambda image: image[(slice(None), *(slice(max(s - w, 0) // 2, max(s - w, 0) // 2 + w) for s, w in "
+    "zip(image.shape[1:], @patch)))]"
+)
+PAD = (
+    "$lambda image, value: torch.nn.functional.pad(image, [n for s, w in list(zip(image.shape[1:], "
+    "@patch))[::-1] for n in ((w - s) // 2, w - s - (w - s) // 2)], value=value)"
+)
+
+
+def inference(subject: Subject, settings: Images) -> Config:
+    """Return the inference that writes a mask on each image's own grid, or a table of probabilities.
 
     Raises:
-        RunError: if MONAI has no equal for how images are prepared or masks finished.
+        RunError: if MONAI has no equivalent of how images are prepared or masks post-processed.
     """
     if settings.channels > 1:
         raise RunError(
-            "export to a MONAI bundle: images of several files are not read by it; export to onnx or "
-            "torchscript"
+            "export to a MONAI bundle: it cannot read images of several files; export to onnx or torchscript"
         )
+    network = _component("torch.jit.load", f="$@bundle_root + '/models/model.ts'", map_location="@device")
+    dataset = _component("Dataset", data="$[{'image': file} for file in @images]", transform="@preprocessing")
     common = {
         "imports": ["$import glob", "$import os", "$import monai", "$import torch"],
         "bundle_root": ".",
@@ -38,97 +48,69 @@ def inference(subject: Subject, settings: Images) -> dict[str, Any]:
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
         "patch": list(settings.patch or ()),
         "images": "$sorted(glob.glob(os.path.join(@dataset_dir, '*.nii*')))",
-        "network_def": {
-            "_target_": "torch.jit.load",
-            "f": "$@bundle_root + '/models/model.ts'",
-            "map_location": "@device",
-        },
+        "network_def": network,
         "network": "$@network_def.eval()",
-        "preprocessing": {"_target_": "Compose", "transforms": preprocessing(settings)},
-        "dataset": {
-            "_target_": "Dataset",
-            "data": "$[{'image': file} for file in @images]",
-            "transform": "@preprocessing",
-        },
+        "preprocessing": _component("Compose", transforms=_preprocessing(settings)),
+        "dataset": dataset,
     }
-    return common | (
-        _segmentation(subject, settings)
-        if subject.study.task.needs == "segment"
-        else _classification(settings)
-    )
+    segments = subject.study.task.predicts == "segment"
+    return common | (_segmentation(subject, settings) if segments else _classification(settings))
 
 
-def _segmentation(subject: Subject, settings: Images) -> dict[str, Any]:
+def _component(target: str, **arguments: Any) -> Config:
+    """Return the configuration of one object: its class or function, and the arguments of its call."""
+    return {"_target_": target, **arguments}
+
+
+def _transform(target: str, keys: str, **arguments: Any) -> Config:
+    return _component(target, keys=keys, **arguments)
+
+
+def _segmentation(subject: Subject, settings: Images) -> Config:
     task: Any = subject.study.task
     if settings.patch is None:
         raise RunError(
             "export to a MONAI bundle is for segmentation in patches, and this study has data.patch: null; "
-            "export to onnx or "
-            "torchscript instead"
+            "export to onnx or torchscript instead"
         )
     if task.minimum_voxels or task.largest:
         # MONAI's own transforms for it need scikit-image or cucim, which a hospital's viewer rarely has.
         raise RunError(
             "export to a MONAI bundle: task.largest and task.minimum_voxels have no equal in MONAI without "
-            "further "
-            "packages; export to onnx or torchscript, and keep or drop pieces after it"
+            "further packages; export to onnx or torchscript, and keep or drop components afterwards"
         )
-    inverted = {
-        "_target_": "Invertd",
-        "keys": "pred",
-        "transform": "@preprocessing",
-        "orig_keys": "image",
-        "nearest_interp": False,
-        "to_tensor": True,
-    }
-    saved = {
-        "_target_": "SaveImaged",
-        "keys": "pred",
-        "output_dir": "@output_dir",
-        "output_postfix": "mask",
-        "output_dtype": "$'uint8'",
-        "separate_folder": False,
-        "resample": False,
-        "print_log": False,
-    }
+    postprocessing = [
+        _transform("Activationsd", "pred", softmax=True),
+        _transform(
+            "Invertd", "pred", transform="@preprocessing", orig_keys="image", nearest_interp=False,
+            to_tensor=True,
+        ),
+        _transform("AsDiscreted", "pred", argmax=True),
+        _transform(
+            "SaveImaged", "pred", output_dir="@output_dir", output_postfix="mask", output_dtype="$'uint8'",
+            separate_folder=False, resample=False, print_log=False,
+        ),
+    ]  # fmt: skip
     return {
         # A volume smaller than the patch is padded with its own darkest value, as in training.
         "inferer": "$lambda image: monai.inferers.sliding_window_inference(image[None], @patch, "
         f"{task.windows}, @network, {task.overlap}, mode='{task.blend}', cval=float(image.min()))[0]",
-        "postprocessing": {
-            "_target_": "Compose",
-            "transforms": [
-                {"_target_": "Activationsd", "keys": "pred", "softmax": True},
-                inverted,
-                {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
-                saved,
-            ],
-        },
+        "postprocessing": _component("Compose", transforms=postprocessing),
         "predict": "$lambda case: @postprocessing({**case, 'pred': "
         "@inferer(case['image'].as_tensor().to(@device)).cpu()})",
-        # One case is in memory at a time: the masks are on disk, and nothing else is kept.
+        # One case is in memory at a time: masks are written to disk, and nothing else is kept.
         "run": ["$torch.set_grad_enabled(False)", "$[@predict(case) is None for case in @dataset]"],
     }
 
 
-def _classification(settings: Images) -> dict[str, Any]:
-    # MONAI's own crop and pad round the other way where one side is odd and the other even.
-    cut = (
-        "$lambda image: image[(slice(None), *(slice(max(s - w, 0) // 2, max(s - w, 0) // 2 + w) "
-        "for s, w in zip(image.shape[1:], @patch)))]"
-    )
-    filled = (
-        "$lambda image, value: torch.nn.functional.pad(image, [n for s, w in list(zip(image.shape[1:], "
-        "@patch))[::-1] "
-        "for n in ((w - s) // 2, w - s - (w - s) // 2)], value=value)"
-    )
-    whole = settings.patch is None
+def _classification(settings: Images) -> Config:
+    resize: Config = {"middle": "$lambda image: image"}
+    if settings.patch is not None:
+        middle = "$lambda image: @filled(@cut(image), float(image.min()))"
+        resize = {"cut": CROP, "filled": PAD, "middle": middle}
     return {
-        **({} if whole else {"cut": cut, "filled": filled}),
-        "middle": "$lambda image: image"
-        if whole
-        else "$lambda image: @filled(@cut(image), float(image.min()))",
-        "saver": {"_target_": "CSVSaver", "output_dir": "@output_dir", "filename": "predictions.csv"},
+        **resize,
+        "saver": _component("CSVSaver", output_dir="@output_dir", filename="predictions.csv"),
         # The network's own outputs are probabilities.
         "predict": "$lambda case: "
         "@saver.save(@network(@middle(case['image'].as_tensor().to(@device))[None])[0].cpu(), "
@@ -141,28 +123,21 @@ def _classification(settings: Images) -> dict[str, Any]:
     }
 
 
-def preprocessing(settings: Images) -> list[dict[str, Any]]:
+def _preprocessing(settings: Images) -> list[Config]:
     """Return MONAI's transforms that prepare an image as medfed does."""
-    steps: list[dict[str, Any]] = [
-        {"_target_": "LoadImaged", "keys": "image", "reader": "NibabelReader", "ensure_channel_first": True},
-        # With labels left alone MONAI warns, and takes the letters of the file's own space.
-        {"_target_": "Orientationd", "keys": "image", "axcodes": settings.orientation, "labels": None},
+    steps = [
+        _transform("LoadImaged", "image", reader="NibabelReader", ensure_channel_first=True),
+        # Without `labels: null` MONAI warns, and takes the letters of the file's own space.
+        _transform("Orientationd", "image", axcodes=settings.orientation, labels=None),
     ]
     if settings.spacing_mm != "native":
-        steps.append(
-            {
-                "_target_": "Spacingd",
-                "keys": "image",
-                "pixdim": list(settings.spacing_mm),
-                "mode": "bilinear",
-                "padding_mode": "border",
-            }
-        )
-    return [*steps, *normalised(settings.normalise)]
+        pixdim = list(settings.spacing_mm)
+        steps.append(_transform("Spacingd", "image", pixdim=pixdim, mode="bilinear", padding_mode="border"))
+    return [*steps, *_normalisation(settings.normalise)]
 
 
-def normalised(kind: Normalise) -> list[dict[str, Any]]:
-    """Return MONAI's equal of a normalisation.
+def _normalisation(kind: Normalise) -> list[Config]:
+    """Return MONAI's equivalent of a normalisation.
 
     Raises:
         RunError: if MONAI has none.
@@ -170,26 +145,19 @@ def normalised(kind: Normalise) -> list[dict[str, Any]]:
     if isinstance(kind, NoNormalisation):
         return []
     if isinstance(kind, Percentile):
-        percentiles = {"lower": kind.low, "upper": kind.high, "b_min": -1.0, "b_max": 1.0}
+        limits = {"lower": kind.low, "upper": kind.high, "b_min": -1.0, "b_max": 1.0}
         return [
-            {
-                "_target_": "ScaleIntensityRangePercentilesd",
-                "keys": "image",
-                **percentiles,
-                "clip": True,
-                "channel_wise": True,
-            }
+            _transform("ScaleIntensityRangePercentilesd", "image", **limits, clip=True, channel_wise=True)
         ]
     if isinstance(kind, (Window, FederatedFingerprint)):
         low, high = (-1.0, 1.0)
         if isinstance(kind, FederatedFingerprint):
             low, high = ((bound - kind.mean) / kind.sd for bound in (kind.low, kind.high))
         limits = {"a_min": kind.low, "a_max": kind.high, "b_min": low, "b_max": high}
-        return [{"_target_": "ScaleIntensityRanged", "keys": "image", **limits, "clip": True}]
+        return [_transform("ScaleIntensityRanged", "image", **limits, clip=True)]
     if isinstance(kind, ZScore) and not kind.foreground and kind.clip is None:
-        return [{"_target_": "NormalizeIntensityd", "keys": "image", "channel_wise": True}]
+        return [_transform("NormalizeIntensityd", "image", channel_wise=True)]
     raise RunError(
         f"export to a MONAI bundle: data.normalise '{kind_of(kind)}' with these settings has no equal in "
-        "MONAI; "
-        f"export to onnx or torchscript, and normalise before it"
+        "MONAI; export to onnx or torchscript, and normalise before it"
     )

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
-from medfed.data.settings import Images, Table
+from medfed.data.settings import Table
 from medfed.errors import RunError
+from medfed.pipeline.create_run import open_run
 from medfed.pipeline.predict import load_model
 from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
-from medfed.study.reading import read_study
 from medfed.study.study import Study
 
 # Maximum difference between an export's and the module's outputs, relative to the largest output: other
@@ -24,8 +25,18 @@ TOLERANCE = 1e-4
 SIDE = 32
 
 
+# What an export computes, by what the task predicts.
+OUTPUTS = {
+    "segment": "logits",
+    "classify": "probabilities",
+    "table": "probabilities",
+    "survival": "log risk",
+    "other": "network output",
+}
+
+
 class Computed(nn.Module):
-    """What an export computes: a window's logits, probabilities, or the logarithm of a risk."""
+    """What an export computes: the network's outputs, for a classifier as probabilities."""
 
     def __init__(self, network: nn.Module, probabilities: bool) -> None:
         super().__init__()
@@ -59,16 +70,14 @@ class Subject:
     @property
     def output(self) -> str:
         """What the model's output is."""
-        needs = self.study.task.needs
-        return {"segment": "logits", "survival": "log risk"}.get(needs, "probabilities")
+        return OUTPUTS[self.study.task.predicts]
 
     def example(self, batch: int, seed: int = 0) -> Tensor:
         """Return random inputs (batch, ...) of the right shape."""
         return torch.randn((batch, *self.shape), generator=torch.Generator().manual_seed(seed))
 
     def check(self, run: Callable[[Tensor], Tensor], what: str) -> float:
-        """Return the maximum difference between an export's and the module's outputs, on batches
-        of one and two.
+        """Return the maximum difference between an export's outputs and the module's, for one and two inputs.
 
         Raises:
             RunError: if the difference is more than rounding, or the shapes differ.
@@ -88,12 +97,12 @@ class Subject:
         if not worst <= TOLERANCE:
             raise RunError(
                 f"export to {what}: its outputs differ from the model's by {worst:.2g} of the largest one, "
-                "at most "
-                f"{TOLERANCE:g} is rounding; the network has something that {what} computes differently"
+                f"at most {TOLERANCE:g} is rounding; the network has something that {what} computes "
+                "differently"
             )
         return worst
 
-    def described(self, difference: float) -> bytes:
+    def describe(self, difference: float) -> bytes:
         """Return a description of the exported file as JSON."""
         about = {
             "study": self.study.name,
@@ -109,22 +118,16 @@ class Subject:
         return msgspec.json.format(msgspec.json.encode(about), indent=2)
 
 
-def subject_of(folder: RunFolder, model: str) -> Subject:
+def subject_of(run: str | Path | RunFolder, model: str) -> Subject:
     """Return a run's model, ready to be exported.
 
     Raises:
         RunError: if this is not a run folder, or it has no such model.
     """
-    facts = folder.read_facts()
-    study = read_study(folder.study)
-    module = load_model(study, folder, model)
-    network = module.network
+    folder, facts, study = open_run(run)
+    network = load_model(study, folder, model).network
     assert isinstance(network, nn.Module)
-    shape: tuple[int, ...]
-    if isinstance(study.data, Images):
-        shape = (study.data.channels, *(study.data.patch or (SIDE,) * 3))
-    else:
-        assert isinstance(study.data, Table)
-        shape = (study.data.inputs,)
-    computed = Computed(network, study.task.needs in ("classify", "table")).eval()
+    data = study.data
+    shape = (data.inputs,) if isinstance(data, Table) else (data.channels, *(data.patch or (SIDE,) * 3))
+    computed = Computed(network, OUTPUTS[study.task.predicts] == "probabilities").eval()
     return Subject(study, facts, model, computed, shape)

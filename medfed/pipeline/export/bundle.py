@@ -1,12 +1,11 @@
-"""A MONAI Bundle: the network, how images are prepared, and an inference that `python
--m monai.bundle run` runs.
+"""A MONAI Bundle: the network, the preparation of images, and the inference.
 
     python -m monai.bundle run --config_file BUNDLE/configs/inference.json --bundle_root BUNDLE \\
         --dataset_dir IMAGES --output_dir FOUND
 
-Of a segmentation it writes a mask an image, of a classification predictions.csv with the
-probabilities of each image. It needs MONAI and nibabel and nothing of medfed. Specification:
-docs.monai.io, "MONAI Bundle Specification".
+writes one mask per image for a segmentation, and predictions.csv with each image's probabilities for a
+classification. It needs MONAI and nibabel but not medfed. Specification: docs.monai.io, "MONAI Bundle
+Specification".
 """
 
 from __future__ import annotations
@@ -25,37 +24,38 @@ from medfed.files import write_whole
 from medfed.pipeline.export._bundle_inference import inference
 from medfed.pipeline.export._subject import Subject
 from medfed.pipeline.export.torchscript import trace
+from medfed.pipeline.templates import render
+from medfed.registry import kind_of
 
 SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 )
 
 
-def write(subject: Subject, folder: Path) -> list[Path]:
+def write(subject: Subject, folder: Path) -> None:
     """Write models/, configs/ and docs/ of a bundle, its network checked against the module.
 
     Raises:
         RunError: if the task is neither segmentation in patches nor classification of images, or MONAI has no
-            equivalent of how images are prepared or masks finished.
+            equivalent of how images are prepared or masks post-processed.
     """
     settings = subject.study.data
     if not isinstance(settings, Images):
         raise RunError(
             "export to a MONAI bundle: MONAI's bundles are of images, and this study's data are a table; "
-            "export to onnx or "
-            "torchscript instead"
+            "export to onnx or torchscript instead"
         )
-    configuration = inference(subject, settings)
-    network = folder / "models" / "model.ts"
-    difference = trace(subject, network)
-    files = {
-        folder / "configs" / "metadata.json": metadata(subject, settings),
-        folder / "configs" / "inference.json": configuration,
-    }
-    for path, content in files.items():
-        write_whole(path, msgspec.json.format(msgspec.json.encode(content), indent=2))
-    write_whole(folder / "docs" / "README.md", readme(subject, difference).encode())
-    return [network, *files, folder / "docs" / "README.md"]
+    task = subject.study.task
+    if task.predicts == "other":
+        raise RunError(
+            f"export to a MONAI bundle: task '{kind_of(task)}' has metrics and predictions of its own, for "
+            "which a bundle has no inference; export to onnx or torchscript instead"
+        )
+    files = {"metadata.json": metadata(subject, settings), "inference.json": inference(subject, settings)}
+    difference = trace(subject, folder / "models" / "model.ts")
+    for name, content in files.items():
+        write_whole(folder / "configs" / name, msgspec.json.format(msgspec.json.encode(content), indent=2))
+    write_whole(folder / "docs" / "README.md", readme(subject, difference))
 
 
 def metadata(subject: Subject, settings: Images) -> dict[str, Any]:
@@ -67,24 +67,23 @@ def metadata(subject: Subject, settings: Images) -> dict[str, Any]:
         "spatial_shape": list(subject.shape[1:]),
         "dtype": "float32",
         "value_range": [-1, 1] if isinstance(settings.normalise, (Percentile, Window)) else [],
-        "is_patch_data": subject.study.task.needs == "segment",
+        "is_patch_data": subject.study.task.predicts == "segment",
         "channel_def": {str(number): "image" for number in range(settings.channels)},
     }
     named = {str(number): name for number, name in enumerate(subject.classes)}
     channels = {"num_channels": len(subject.classes), "channel_def": named}
-    if subject.study.task.needs == "segment":
-        found = {**image, "format": "logits", "value_range": [], **channels}
+    if subject.study.task.predicts == "segment":
+        output = {**image, "format": "logits", "value_range": [], **channels}
     else:
-        # The schema knows no word of its own for what a classifier gives; MONAI's own classifiers say this.
-        found = {
-            **image,
+        # The schema has no word for a classifier's output; MONAI's own classifiers use these.
+        of_classifier = {
             "type": "probabilities",
             "format": "classes",
             "spatial_shape": [],
             "value_range": [0, 1],
-            **channels,
         }
-    meant = ", ".join(f"{number}: {name}" for number, name in named.items())
+        output = {**image, **of_classifier, **channels}
+    classes = ", ".join(f"{number}: {name}" for number, name in named.items())
     return {
         "schema": SCHEMA,
         "version": "0.1.0",
@@ -94,43 +93,34 @@ def metadata(subject: Subject, settings: Images) -> dict[str, Any]:
         "numpy_version": version("numpy"),
         "required_packages_version": {"nibabel": version("nibabel")},
         "optional_packages_version": {"nibabel": version("nibabel")},
-        "task": _does(subject).lower(),
+        "task": _title(subject).lower(),
         "description": f"{subject.model} model of the study {subject.study.name}, trained by medfed over "
         f"{len(subject.facts.sites)} hospitals",
         "authors": "to be written by a person",
         "copyright": "to be written by a person",
         "intended_use": "research; not a medical device",
-        "label_classes": meant,
-        "pred_classes": meant,
-        "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": found}},
+        "label_classes": classes,
+        "pred_classes": classes,
+        "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": output}},
     }
 
 
-def _does(subject: Subject) -> str:
-    if subject.study.task.needs == "segment":
+def _title(subject: Subject) -> str:
+    if subject.study.task.predicts == "segment":
         return f"Segmentation of {', '.join(subject.classes[1:])}"
     return f"Classification into {', '.join(subject.classes)}"
 
 
 def readme(subject: Subject, difference: float) -> str:
     """Return the bundle's page for people."""
-    return (
-        f"# {subject.study.name}: {subject.model} model\n\n"
-        f"{_does(subject)}, trained by medfed over "
-        f"{len(subject.facts.sites)} hospitals; study {subject.facts.digest[:12]}.\n\n"
-        "    python -m monai.bundle run --config_file configs/inference.json --bundle_root . \\\n"
-        "        --dataset_dir IMAGES --output_dir FOUND\n\n"
-        f"{_writes(subject)}\n\n"
-        f"The network in models/model.ts differs from the one that was trained by at most {difference:.1e} "
-        "of its "
-        "largest output.\n\nResearch only: not a medical device. Authors, copyright and licence are to be "
-        "written by a "
-        "person.\n"
+    return render(
+        "bundle_readme.md.jinja",
+        study=subject.study.name,
+        model=subject.model,
+        title=_title(subject),
+        hospitals=len(subject.facts.sites),
+        digest=subject.facts.digest[:12],
+        is_segmentation=subject.study.task.predicts == "segment",
+        classes=", ".join(subject.classes),
+        difference=difference,
     )
-
-
-def _writes(subject: Subject) -> str:
-    if subject.study.task.needs == "segment":
-        return "Each NIfTI file of IMAGES gets a mask on its own grid, in FOUND."
-    classes = ", ".join(subject.classes)
-    return f"FOUND/predictions.csv has one line per image: its file, and the probabilities of {classes}."

@@ -18,7 +18,7 @@ from medfed.pipeline.export._subject import Subject
 FILE = "model.onnx"
 
 
-def write(subject: Subject, folder: Path) -> list[Path]:
+def write(subject: Subject, folder: Path) -> None:
     """Write the network and a description of inputs and outputs, checked in onnxruntime against the module.
 
     Raises:
@@ -32,20 +32,14 @@ def write(subject: Subject, folder: Path) -> list[Path]:
         raise RunError(f"export to ONNX needs {error.name}; pip install 'medfed[export]'") from None
     path = folder / FILE
     _convert(subject, path)
-    try:
-        onnx.checker.check_model(str(path))
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    onnx.checker.check_model(str(path))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
-        def run(inputs: torch.Tensor) -> torch.Tensor:
-            (outputs,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
-            return torch.from_numpy(outputs)
+    def run(inputs: torch.Tensor) -> torch.Tensor:
+        (outputs,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+        return torch.from_numpy(outputs)
 
-        difference = subject.check(run, "ONNX")
-    except BaseException:
-        path.unlink()
-        raise
-    write_whole(folder / "model.json", subject.described(difference))
-    return [path, folder / "model.json"]
+    write_whole(folder / "model.json", subject.describe(subject.check(run, "ONNX")))
 
 
 def _convert(subject: Subject, path: Path) -> None:
@@ -64,9 +58,7 @@ def _convert(subject: Subject, path: Path) -> None:
         try:
             torch.onnx.export(subject.computed, (subject.example(2),), str(path), **options)
         except Exception as error:
-            path.unlink(missing_ok=True)
             raise RunError(
                 f"export to ONNX: {type(error).__name__}: {str(error).splitlines()[0][:200]}; the network "
-                "has "
-                f"something ONNX cannot express; export to torchscript instead"
+                "has something ONNX cannot express; export to torchscript instead"
             ) from None

@@ -13,19 +13,17 @@ from medfed.pipeline.export._subject import Subject
 FILE = "model.ts"
 
 
-def write(subject: Subject, folder: Path) -> list[Path]:
+def write(subject: Subject, folder: Path) -> None:
     """Write the traced network and a description of inputs and outputs, checked against the module."""
-    path = folder / FILE
-    difference = trace(subject, path)
-    write_whole(folder / "model.json", subject.described(difference))
-    return [path, folder / "model.json"]
+    difference = trace(subject, folder / FILE)
+    write_whole(folder / "model.json", subject.describe(difference))
 
 
 def trace(subject: Subject, path: Path) -> float:
     """Write the traced network, and return its largest difference from the module.
 
     Raises:
-        RunError: if the file computes something else; it is then deleted.
+        RunError: if the file computes something else.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings(), torch.inference_mode():
@@ -43,8 +41,4 @@ def trace(subject: Subject, path: Path) -> float:
         assert isinstance(outputs, torch.Tensor)
         return outputs
 
-    try:
-        return subject.check(run, "TorchScript")
-    except BaseException:
-        path.unlink()
-        raise
+    return subject.check(run, "TorchScript")

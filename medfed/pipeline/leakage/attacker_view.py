@@ -11,73 +11,61 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from medfed.aggregation.fedavg import FedAvg
 from medfed.data.datamodule import collate
 from medfed.errors import PrivacyError
 from medfed.exchange import MemoryExchange
-from medfed.federation.config import HubConfig, SiteConfig
+from medfed.federation.config import HubConfig
 from medfed.federation.simulation import simulate
 from medfed.federation.site import PatientLedger, SiteRun, train_site
+from medfed.pipeline.factory import module_of, training_of
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.privacy.accounting.ledger import data_set
+from medfed.study.study import Study
 from medfed.wire.weights import Weights, load, weights_of
 
 Item = dict[str, Any]
-ModuleFactory = Callable[[], pl.LightningModule]
-
-
-class ItemDataset(Dataset[Item]):
-    """Cases that are read once, so that training sees the same voxels as the attack's reference."""
-
-    def __init__(self, items: Sequence[Item]) -> None:
-        self._items = list(items)
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index: int) -> Item:
-        return self._items[index]
 
 
 class _Data(pl.LightningDataModule):
+    """Cases that are read once, so that training sees the same voxels as the attack's reference."""
+
     def __init__(self, items: Sequence[Item], batch: int) -> None:
         super().__init__()
-        self._items, self._batch = items, min(batch, len(items))
+        self._items: Any = list(items)
+        self._batch = min(batch, len(items))
 
     def train_dataloader(self) -> DataLoader[Item]:
-        return DataLoader(ItemDataset(self._items), self._batch, shuffle=True, collate_fn=collate)
+        return DataLoader(self._items, self._batch, shuffle=True, collate_fn=collate)
 
     def val_dataloader(self) -> DataLoader[Item]:
-        return DataLoader(ItemDataset(self._items[:1]), 1, collate_fn=collate)  # this score is not used
+        return DataLoader(self._items[:1], 1, collate_fn=collate)  # this score is not used
 
 
 def visible_update(
-    make: ModuleFactory,
-    items: Sequence[Item],
-    others: Sequence[Sequence[Item]],
-    training: SiteConfig,
-    privacy: Privacy,
-    start: Weights,
+    study: Study, items: Sequence[Item], rest: Sequence[Item], privacy: Privacy, start: Weights
 ) -> dict[str, Tensor]:
-    """Return the difference to `start` that an attacker sees after one round over `items`.
+    """Return the difference to `start` that an attacker sees after a study's only round over `items`.
 
-    `make` returns a new module. `others` are the cases of the stand-ins, used if single updates are hidden.
+    The stand-ins train on `rest`, which is used if single updates are hidden.
 
     Raises:
         PrivacyError: if stand-ins are needed and there are none, or the mechanism cannot train this.
     """
     if privacy.reveals_each_update:
-        return _round(make, {"site": items}, replace(training, privacy=privacy), start)
+        return _round(study, {"site": items}, privacy, start)
+    others = _stand_ins(rest, study.minimum - 1, study.train.batch)
     if not others:
         raise PrivacyError(
             "an attacker sees only the sites' sum, and too few cases stand in for the other sites"
@@ -89,41 +77,41 @@ def visible_update(
         raise PrivacyError(
             f"an attacker sees a sum of at least {summed.fewest_sites()} sites only, and the cases make "
             f"{len(parties)} parts to stand in for them; take fewer cases per step (--cases), or a hospital "
-            "with "
-            "more cases"
+            "with more cases"
         )
-    return _round(make, parties, replace(training, privacy=summed), start)
+    return _round(study, parties, summed, start)
 
 
 def _round(
-    make: ModuleFactory, parties: dict[str, Sequence[Item]], training: SiteConfig, start: Weights
+    study: Study, parties: Mapping[str, Sequence[Item]], privacy: Privacy, start: Weights
 ) -> dict[str, Tensor]:
+    """Return what a round over the parties' cases adds to `start`."""
+    training = replace(training_of(study), local=None, privacy=privacy)
+    config = HubConfig(
+        rounds=1,
+        sites=tuple(sorted(parties)),
+        rule=FedAvg(),
+        privacy=privacy,
+        minimum=len(parties),
+        seed=training.seed,
+        compress=training.compress,
+        outlier=None,  # an attacker sees the update of a step at rate 1 however large it is
+    )
     failures: list[BaseException] = []
+
+    def train(name: str, folder: Path, exchange: MemoryExchange) -> None:
+        items = parties[name]
+        try:
+            data = _Data(items, training.batch)
+            train_site(name, module_of(study), data, exchange, training, _site_run(items, folder / name))
+        except BaseException as error:
+            failures.append(error)
+            raise
+
     with tempfile.TemporaryDirectory(prefix="medfed-leakage-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-
-        def site(name: str) -> Callable[[MemoryExchange], None]:
-            def fit(exchange: MemoryExchange) -> None:
-                try:
-                    _fit(name, make(), parties[name], training, exchange, Path(folder) / name)
-                except BaseException as error:
-                    failures.append(error)
-                    raise
-
-            return fit
-
         try:
-            config = HubConfig(
-                rounds=1,
-                sites=tuple(sorted(parties)),
-                rule=FedAvg(),
-                privacy=training.privacy,
-                minimum=len(parties),
-                seed=training.seed,
-                compress=training.compress,
-                outlier=None,  # an attacker sees the update of a step at rate 1 however large it is
-            )
-            final = simulate({name: site(name) for name in parties}, start, config)
+            final = simulate({name: partial(train, name, Path(folder)) for name in parties}, start, config)
         except Exception:
             if failures:
                 raise failures[0] from None
@@ -131,49 +119,41 @@ def _round(
     return {name: tensor.double() - start[name].double() for name, tensor in final.weights.items()}
 
 
-def _fit(
-    name: str,
-    module: pl.LightningModule,
-    items: Sequence[Item],
-    training: SiteConfig,
-    exchange: MemoryExchange,
-    folder: Path,
-) -> None:
+def _site_run(items: Sequence[Item], folder: Path) -> SiteRun:
     folder.mkdir()
     patients: dict[str, list[int]] = {}
     for number, item in enumerate(items):
         patients.setdefault(item["case"], []).append(number)
-    train_site(
-        name,
-        module,
-        _Data(items, training.batch),
-        exchange,
-        training,
-        SiteRun(
-            folder,
-            examples=len(items),
-            patients=PatientLedger("leakage", data_set(patients, b"leakage"), list(patients.values())),
-        ),
-    )
+    ledger = PatientLedger("leakage", data_set(patients, b"leakage"), list(patients.values()))
+    return SiteRun(folder, examples=len(items), patients=ledger)
 
 
-def stand_ins(items: Sequence[Item], parts: int, min_items: int) -> list[list[Item]]:
+def _stand_ins(items: Sequence[Item], parts: int, min_items: int) -> list[list[Item]]:
     """Return up to `parts` disjoint parts of the items, each with at least `min_items`."""
     parts = min(parts, len(items) // max(min_items, 1))
     return [list(items[k::parts]) for k in range(parts)]
 
 
 @torch.no_grad()
-def module_after(make: ModuleFactory, start: Weights, difference: Weights) -> pl.LightningModule:
-    """Return a module with the weights that result from a difference; a tensor that it lacks is unchanged."""
-    module = make()
+def module_after(study: Study, start: Weights, difference: Weights) -> pl.LightningModule:
+    """Return the study's module after an update; a tensor that the difference lacks is unchanged."""
+    module = module_of(study)
     changed = {name: tensor.double() + difference.get(name, 0.0) for name, tensor in start.items()}
     load(module, {**weights_of(module), **{name: tensor.float() for name, tensor in changed.items()}})
     return module
 
 
 def loss_of(module: pl.LightningModule, batch: Item) -> Tensor:
-    """Return the module's training loss of a batch."""
-    loss = module.training_step(batch, 0)
-    assert isinstance(loss, Tensor)
+    """Return the module's training loss of a batch.
+
+    Raises:
+        PrivacyError: if its `training_step` returns something else.
+    """
+    result = module.training_step(batch, 0)
+    loss = result["loss"] if isinstance(result, dict) else result
+    if not isinstance(loss, Tensor):
+        raise PrivacyError(
+            f"{type(module).__name__}: training_step returned {type(result).__name__}; a leakage audit needs "
+            "the loss of a batch"
+        )
     return loss

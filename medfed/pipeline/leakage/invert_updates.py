@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -14,10 +14,10 @@ from torch import Tensor
 from medfed.data.datamodule import collate
 from medfed.models.optimisers.sgd import SGD
 from medfed.models.schedules.constant import Constant
-from medfed.pipeline.factory import module_of, training_of
-from medfed.pipeline.leakage.attacker_view import Item, loss_of, module_after, stand_ins, visible_update
+from medfed.pipeline.factory import module_of
+from medfed.pipeline.leakage.attacker_view import Item, loss_of, visible_update
 from medfed.pipeline.leakage.findings import AttackBudget, Inversion
-from medfed.privacy import NoPrivacy, Privacy
+from medfed.privacy import Privacy
 from medfed.privacy.attacks.inversion import Prior, first_linear, from_linear, invert, mismatch, recovered
 from medfed.registry import kind_of
 from medfed.study.study import Study
@@ -34,37 +34,21 @@ RATE = 1.0
 
 
 def attack_update(
-    study: Study,
-    items: Sequence[Item],
-    count: int,
-    privacy: Privacy,
-    budget: AttackBudget,
-    start: Weights | None,
+    study: Study, items: Sequence[Item], count: int, privacy: Privacy, budget: AttackBudget
 ) -> tuple[Inversion, dict[str, Tensor]]:
     """Return how much of the first `count` cases is reconstructed; and the cases, their mean, the result."""
     victims, rest = list(items[:count]), list(items[count : count + MAX_OTHERS])
     single = _one_step(study, count)
-    training = replace(training_of(single), local=None, privacy=NoPrivacy())
     module = module_of(single)
-    if start is None:
-        start = weights_of(module, study.keep_local, trained_only=study.trained_only)
-    difference = visible_update(
-        lambda: module_of(single),
-        victims,
-        stand_ins(rest, study.minimum - 1, count),
-        training,
-        privacy.planned(study.train.rounds),
-        dict(start),
-    )
+    start = weights_of(module, study.keep_local, trained_only=study.trained_only)
+    difference = visible_update(single, victims, rest, privacy.planned(study.train.rounds), start)
     names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
     gradient = {name: -difference[name].float() / RATE for name in names if name in difference}
     key = "image" if "image" in victims[0] else "features"
     true = torch.stack([item[key].float() for item in victims])
     known = torch.stack([item[key].float() for item in rest])
     prior = _prior(known, key)
-    reconstructed = _reconstruct(
-        module_after(lambda: module, start, {}), gradient, victims, key, prior, budget
-    )
+    reconstructed = _reconstruct(module, gradient, victims, key, prior, budget)
     scores = recovered(reconstructed, true, prior.mean)
     guesses = [
         max(recovered(known[k : k + count], true, prior.mean)) for k in range(0, len(rest) - count + 1, count)
@@ -115,17 +99,7 @@ def _reconstruct(
         slopes = torch.autograd.grad(loss, list(parameters.values()), create_graph=True)
         return dict(zip(parameters, slopes, strict=True))
 
-    tries = [
-        invert(
-            gradient,
-            gradient_of,
-            len(victims),
-            prior,
-            steps=budget.steps,
-            rate=rate,
-            smooth=smooth,
-            seed=budget.seed,
-        )
-        for rate, smooth in (TRIES if prior.mean.ndim > 1 else TRIES[:1])
-    ]
+    attack = partial(invert, gradient, gradient_of, len(victims), prior, steps=budget.steps, seed=budget.seed)
+    rates = TRIES if prior.mean.ndim > 1 else TRIES[:1]
+    tries = [attack(rate=rate, smooth=smooth) for rate, smooth in rates]
     return min(tries, key=lambda inputs: mismatch(inputs, gradient, gradient_of))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -13,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from medfed.data.datamodule import collate
-from medfed.pipeline.factory import module_of, training_of
-from medfed.pipeline.leakage.attacker_view import Item, loss_of, module_after, stand_ins, visible_update
+from medfed.pipeline.factory import module_of
+from medfed.pipeline.leakage.attacker_view import Item, loss_of, module_after, visible_update
 from medfed.pipeline.leakage.findings import AttackBudget, Membership
-from medfed.privacy import NoPrivacy, Privacy
+from medfed.privacy import Privacy
 from medfed.privacy.attacks.membership import by_loss, lira
 from medfed.registry import kind_of
 from medfed.study.study import Study
@@ -57,23 +56,15 @@ def _train_shadows(
     start = weights_of(module_of(study), study.keep_local, trained_only=study.trained_only)
     train = msgspec.structs.replace(study.train, rounds=1, epochs=study.epochs)
     whole = msgspec.structs.replace(study, train=train, site_overrides={})
-    training = replace(training_of(whole), local=None, privacy=NoPrivacy())
     generator = np.random.default_rng(budget.seed)
     losses, inside, began = [], [], time.monotonic()
     for _ in range(budget.shadows):
         members = np.zeros(len(items), bool)
         members[generator.permutation(len(items))[: len(items) // 2]] = True
-        trained = [item for item, is_member in zip(items, members, strict=True) if is_member]
-        rest = [item for item, is_member in zip(items, members, strict=True) if not is_member]
-        difference = visible_update(
-            lambda: module_of(whole),
-            trained,
-            stand_ins(rest, study.minimum - 1, study.train.batch),
-            training,
-            privacy.planned(study.train.rounds),
-            start,
-        )
-        losses.append(_losses(module_after(lambda: module_of(whole), start, difference), items))
+        trained = [items[number] for number in np.flatnonzero(members).tolist()]
+        rest = [items[number] for number in np.flatnonzero(~members).tolist()]
+        difference = visible_update(whole, trained, rest, privacy.planned(study.train.rounds), start)
+        losses.append(_losses(module_after(whole, start, difference), items))
         inside.append(members)
         spent_s = time.monotonic() - began
         if spent_s * (len(losses) + 1) / len(losses) > budget.budget_s and len(losses) >= 2:

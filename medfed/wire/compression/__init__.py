@@ -8,8 +8,7 @@ et al., ICML 2019, arXiv:1901.09847.
 """
 
 from medfed.wire.compression._compression import Compression, State
-from medfed.wire.compression._stack import compress, decompress
-from medfed.wire.compression._update import compress_update, decompress_update
+from medfed.wire.compression._stack import compress, compress_update, decompress, decompress_update
 from medfed.wire.update import Encoded
 
 __all__ = [

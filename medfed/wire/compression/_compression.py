@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, get_origin, get_type_hints
 
@@ -108,30 +110,50 @@ def _is_shape(shape: object) -> bool:
 
 def count_elements(shape: Sequence[int]) -> int:
     """Return how many elements a shape holds."""
-    count = 1
-    for size in shape:
-        count *= size
-    return count
+    return math.prod(shape)
 
 
-def encoded_tensor(
-    encoded: Encoded, group: str, name: str, count: int | None, *dtypes: torch.dtype
-) -> Tensor:
-    """Return one tensor of an encoded group, flat, after checking its dtype and number of elements.
+@dataclass(frozen=True)
+class Parts:
+    """What a received update holds of one tensor."""
+
+    encoded: Encoded
+    name: str
+    shape: list[int]
+
+    @property
+    def count(self) -> int:
+        """How many elements the tensor has."""
+        return count_elements(self.shape)
+
+    def read(self, group: str, count: int, dtype: torch.dtype) -> Tensor:
+        """Return the tensor's part of an encoded group, flat.
+
+        Raises:
+            WireError: if its dtype or number of elements is another, naming what was found and expected.
+        """
+        tensors = self.encoded.groups.get(group, {})
+        if self.name not in tensors:
+            raise WireError(f"a compressed update has no '{self.name}' in its group '{group}'")
+        part = tensors[self.name].reshape(-1)
+        if part.dtype != dtype or part.numel() != count:
+            raise WireError(
+                f"a compressed update's '{self.name}' of group '{group}' holds {part.numel()} {part.dtype}, "
+                f"expected {count} {dtype}"
+            )
+        return part
+
+
+def decode_each(encoded: Encoded, decode: Callable[[Parts], Tensor]) -> dict[str, Tensor]:
+    """Return every tensor of a received update, decoded, in its shape.
 
     Raises:
-        WireError: naming the group and tensor, what was found and what was expected.
+        WireError: naming a tensor that decodes to values that are not finite.
     """
-    tensors = encoded.groups.get(group, {})
-    if name not in tensors:
-        raise WireError(f"a compressed update has no '{name}' in its group '{group}'")
-    tensor = tensors[name].reshape(-1)
-    if tensor.dtype not in dtypes or (count is not None and tensor.numel() != count):
-        raise WireError(
-            f"a compressed update's '{name}' of group '{group}' holds {tensor.numel()} {tensor.dtype}, "
-            f"expected {'any number of' if count is None else count} {' or '.join(map(str, dtypes))}"
-        )
-    return tensor
+    return {
+        name: check_finite(name, decode(Parts(encoded, name, shape))).view(shape)
+        for name, shape in header_shapes(encoded).items()
+    }
 
 
 def check_finite(name: str, values: Tensor) -> Tensor:

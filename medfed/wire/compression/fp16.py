@@ -9,23 +9,15 @@ scaling itself causes no rounding.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from medfed.errors import WireError
-from medfed.wire.compression._compression import (
-    Compression,
-    State,
-    check_finite,
-    count_elements,
-    encoded_tensor,
-    flatten,
-    header_shapes,
-    tensor_shapes,
-)
-from medfed.wire.update import Encoded
-from medfed.wire.weights import Weights
+from medfed.wire.compression._compression import Parts
+from medfed.wire.compression._tensorwise import Tensorwise
 
 # The exponent of a tensor's largest value after scaling: float16 ends at 65504, and a value between 2^14 and
 # 2^15 stays below that even after rounding.
@@ -35,28 +27,22 @@ MAX_SCALED_EXPONENT = 15
 MAX_SCALE_EXPONENT = 149 + MAX_SCALED_EXPONENT
 
 
-class FP16(Compression, frozen=True, tag="fp16"):
+class FP16(Tensorwise, frozen=True, tag="fp16"):
     """float16 with one scale per tensor: half the bytes, four significant digits."""
 
-    def encode(self, weights: Weights, state: State) -> tuple[Encoded, State]:
-        values: dict[str, Tensor] = {}
-        exponents: dict[str, Tensor] = {}
-        for name, tensor in weights.items():
-            full = flatten(name, tensor).double()
-            largest = float(full.abs().max()) if full.numel() else 0.0
-            exponent = math.frexp(largest)[1] - MAX_SCALED_EXPONENT if full.numel() else 0
-            values[name] = (full * 2.0**-exponent).half()
-            exponents[name] = torch.tensor([exponent], dtype=torch.int16)
-        return Encoded({"values": values, "exponents": exponents}, {"shapes": tensor_shapes(weights)}), {}
+    groups: ClassVar[tuple[str, ...]] = ("values", "exponents")
 
-    def decode(self, encoded: Encoded) -> dict[str, Tensor]:
-        decoded = {}
-        for name, shape in header_shapes(encoded).items():
-            values = encoded_tensor(encoded, "values", name, count_elements(shape), torch.float16).double()
-            exponent = int(encoded_tensor(encoded, "exponents", name, 1, torch.int16))
-            if abs(exponent) > MAX_SCALE_EXPONENT:
-                raise WireError(
-                    f"a compressed update's '{name}' has an exponent of {exponent}, beyond float32's"
-                )
-            decoded[name] = check_finite(name, (values * 2.0**exponent).float()).view(shape)
-        return decoded
+    def encode_tensor(self, name: str, values: Tensor) -> Mapping[str, Tensor]:
+        full = values.double()
+        exponent = math.frexp(float(full.abs().max()))[1] - MAX_SCALED_EXPONENT if full.numel() else 0
+        exponents = torch.tensor([exponent], dtype=torch.int16)
+        return {"values": (full * 2.0**-exponent).half(), "exponents": exponents}
+
+    def decode_tensor(self, parts: Parts) -> Tensor:
+        values = parts.read("values", parts.count, torch.float16).double()
+        exponent = int(parts.read("exponents", 1, torch.int16))
+        if abs(exponent) > MAX_SCALE_EXPONENT:
+            raise WireError(
+                f"a compressed update's '{parts.name}' has an exponent of {exponent}, beyond float32's"
+            )
+        return (values * 2.0**exponent).float()

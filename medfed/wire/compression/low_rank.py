@@ -17,13 +17,12 @@ from torch import Tensor
 
 from medfed.wire.compression._compression import (
     Compression,
+    Parts,
     PositiveInt,
     State,
-    check_finite,
     count_elements,
-    encoded_tensor,
+    decode_each,
     flatten,
-    header_shapes,
     tensor_shapes,
 )
 from medfed.wire.update import Encoded
@@ -53,23 +52,18 @@ class LowRank(Compression, frozen=True, tag="low_rank"):
         return Encoded(groups, {"shapes": tensor_shapes(weights)}), after
 
     def decode(self, encoded: Encoded) -> dict[str, Tensor]:
-        decoded = {}
-        for name, shape in header_shapes(encoded).items():
-            if not self._shortens(shape):
-                plain = encoded_tensor(encoded, "plain", name, count_elements(shape), torch.float32)
-                decoded[name] = check_finite(name, plain).view(shape)
-                continue
-            rows, columns = shape[0], count_elements(shape[1:])
-            left = encoded_tensor(encoded, "left", name, rows * self.rank, torch.float32).view(
-                rows, self.rank
-            )
-            right = encoded_tensor(encoded, "right", name, columns * self.rank, torch.float32).view(
-                columns, self.rank
-            )
-            largest = torch.finfo(torch.float32).max
-            product = (left.double() @ right.double().T).clamp_(-largest, largest)
-            decoded[name] = check_finite(name, product.float()).view(shape)
-        return decoded
+        return decode_each(encoded, self._decode_tensor)
+
+    def _decode_tensor(self, parts: Parts) -> Tensor:
+        shape = parts.shape
+        if not self._shortens(shape):
+            return parts.read("plain", parts.count, torch.float32)
+        left, right = (
+            parts.read(side, size * self.rank, torch.float32).view(size, self.rank).double()
+            for side, size in (("left", shape[0]), ("right", count_elements(shape[1:])))
+        )
+        largest = torch.finfo(torch.float32).max
+        return (left @ right.T).clamp_(-largest, largest).float()
 
     def _shortens(self, shape: list[int]) -> bool:
         if len(shape) < 2 or count_elements(shape) == 0:

@@ -9,55 +9,41 @@ together; otherwise a network's first layers, whose deltas are small, would not 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from medfed.errors import WireError
-from medfed.wire.compression._compression import (
-    Compression,
-    Share,
-    State,
-    check_finite,
-    count_elements,
-    encoded_tensor,
-    flatten,
-    header_shapes,
-    tensor_shapes,
-)
-from medfed.wire.update import Encoded
-from medfed.wire.weights import Weights
+from medfed.wire.compression._compression import Parts, Share
+from medfed.wire.compression._tensorwise import Tensorwise
 
 
-class TopK(Compression, frozen=True, tag="top_k"):
+class TopK(Tensorwise, frozen=True, tag="top_k"):
     """The `share` of each tensor's values that is largest in magnitude, with their indices."""
+
+    groups: ClassVar[tuple[str, ...]] = ("values", "places")
+    chainable: ClassVar[tuple[str, ...]] = ("values",)
 
     share: Share = 0.05
 
-    chainable: ClassVar[tuple[str, ...]] = ("values",)
+    def encode_tensor(self, name: str, values: Tensor) -> Mapping[str, Tensor]:
+        largest = _largest(values, self._k(values.numel()))
+        return {"values": values[largest], "places": largest.to(_index_dtype(values.numel()))}
 
-    def encode(self, weights: Weights, state: State) -> tuple[Encoded, State]:
-        values: dict[str, Tensor] = {}
-        indices: dict[str, Tensor] = {}
-        for name, tensor in weights.items():
-            full = flatten(name, tensor)
-            largest = _largest(full, math.ceil(self.share * full.numel()))
-            values[name] = full[largest]
-            indices[name] = largest.to(_index_dtype(full.numel()))
-        return Encoded({"values": values, "places": indices}, {"shapes": tensor_shapes(weights)}), {}
+    def decode_tensor(self, parts: Parts) -> Tensor:
+        k = self._k(parts.count)
+        indices = parts.read("places", k, _index_dtype(parts.count)).long()
+        values = parts.read("values", k, torch.float32)
+        if indices.numel() and not (int(indices.min()) >= 0 and int(indices.max()) < parts.count):
+            raise WireError(
+                f"a compressed update's '{parts.name}' has an index outside its {parts.count} values"
+            )
+        return torch.zeros(parts.count).index_copy_(0, indices, values)
 
-    def decode(self, encoded: Encoded) -> dict[str, Tensor]:
-        decoded = {}
-        for name, shape in header_shapes(encoded).items():
-            count = count_elements(shape)
-            k = math.ceil(self.share * count)
-            indices = encoded_tensor(encoded, "places", name, k, _index_dtype(count)).long()
-            values = check_finite(name, encoded_tensor(encoded, "values", name, k, torch.float32))
-            if indices.numel() and not (int(indices.min()) >= 0 and int(indices.max()) < count):
-                raise WireError(f"a compressed update's '{name}' has an index outside its {count} values")
-            decoded[name] = torch.zeros(count).index_copy_(0, indices, values).view(shape)
-        return decoded
+    def _k(self, count: int) -> int:
+        return math.ceil(self.share * count)
 
 
 def _index_dtype(count: int) -> torch.dtype:

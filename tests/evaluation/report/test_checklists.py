@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medfed.evaluation.report.checklists import CLAIM, MODEL_CARD, TRIPOD, checklists, model_card
+from medfed.evaluation.report.checklists import checklists, model_card, templates
 from medfed.evaluation.report.run import Run
 from medfed.evaluation.rows import Row
 from medfed.evaluation.summarise import ResolvedStudy
@@ -48,9 +48,9 @@ def test_the_line_that_only_reports_final_scores_is_no_round():
 
 
 def test_every_template_uses_names_that_a_run_has():
-    empty = run_of()
-    lists = checklists(empty)
-    assert [len(found.items) for found in lists] == [len(CLAIM.items), len(TRIPOD.items)]
-    card = {item.topic: item.answer for item in model_card(empty, "Dice 0.8")}
-    assert len(card) == len(MODEL_CARD)
+    run = run_of()
+    lists = checklists(run)
+    assert [len(filled.items) for filled in lists] == [len(empty.items) for empty in templates().checklists]
+    card = {item.topic: item.answer for item in model_card(run, "Dice 0.8")}
+    assert len(card) == len(templates().model_card)
     assert (card["Result"], card["Output"]) == ("Dice 0.8", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from medfed.evaluation.report import experiments
 from medfed.evaluation.report.focus import Focus, FocusRows
-from medfed.evaluation.rows import Row
+from medfed.evaluation.rows import Row, personal, without
 
 
 def row(site, model, value, *, against=None, group=None, metric="dice"):
@@ -27,13 +27,13 @@ def test_personal_models_stand_beside_the_global_one_on_their_own_hospital():
         row("north", "personal:south", 0.3),
         row("south", "personal:south", 1.5, metric="hd95_mm"),
     )
-    north, south = experiments.personalised(found, ["north", "south"])
-    assert (north["federated"].value, north["personal"].value, north["difference"].value) == (
+    north, south = experiments.against_federated(found, ["north", "south"], personal)
+    assert (north["federated"].value, north["other"].value, north["difference"].value) == (
         0.8,
         0.85,
         -0.05,
     )
-    assert south["personal"] is None
+    assert south["other"] is None
 
 
 def test_contributions_are_the_others_loss_and_hidden_rows_stay_hidden():
@@ -48,8 +48,8 @@ def test_contributions_are_the_others_loss_and_hidden_rows_stay_hidden():
     shown = experiments.contributions(found, ["north"], ["west"])
     assert shown["places"] == [("west", [9]), ("all", [])]
     assert [cell and cell.value for cell in shown["lines"][0]["cells"]] == [0.1, None]
-    (line,) = experiments.left_out(found, ["north"])
-    assert (line["without"].value, line["difference"].value, line["alone"]) == (0.6, 0.2, None)
+    (line,) = experiments.against_federated(found, ["north"], without)
+    assert (line["other"].value, line["difference"].value, line["alone"]) == (0.6, 0.2, None)
 
 
 def test_robustness_has_a_line_a_change_and_a_column_where_something_was_measured():
@@ -65,7 +65,7 @@ def test_robustness_has_a_line_a_change_and_a_column_where_something_was_measure
 
 def test_without_such_rows_there_is_no_section():
     plain = rows(row("north", "federated", 0.8), row("north", "local:north", 0.7))
-    assert experiments.personalised(plain, ["north"]) is None
-    assert experiments.left_out(plain, ["north"]) is None
+    assert experiments.against_federated(plain, ["north"], personal) is None
+    assert experiments.against_federated(plain, ["north"], without) is None
     assert experiments.contributions(plain, ["north"], []) is None
     assert experiments.robustness(plain, ["north"]) is None

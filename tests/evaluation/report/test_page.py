@@ -350,7 +350,7 @@ def test_curves_that_would_show_the_bins_and_not_the_model_are_not_drawn(tmp_pat
         ((Bin(0, 1, 3, 2, 2.5),), False),
         ((Bin(0, 0.5, 0, 2, 0.5), Bin(0.5, 1, 3, 0, 2.5)), True),
     ):
-        histograms.write(path, [msgspec.structs.replace(one, bins=bins) for one in every])
+        rows.write(path, [msgspec.structs.replace(one, bins=bins) for one in every])
         text = " ".join(page_of(run).words)
         assert ("ROC curve." in text) == drawn
         assert ("allows any area under the ROC curve from 0.000 to 1.000" in text) != drawn

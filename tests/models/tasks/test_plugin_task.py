@@ -1,7 +1,8 @@
-"""A third-party task and its metric train, measure and report without a change in medfed."""
+"""A third-party task and its metric train, measure, report, predict and export without a change in medfed."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -85,9 +87,10 @@ class AbsoluteError(PredictionMetrics, tag="absolute_error", frozen=True):
 """
 
 
-@pytest.fixture
-def plugin(tmp_path: Path) -> Path:
-    """Return a folder for sys.path with the package and its entry points, as after an installation."""
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the package and its entry points, as after an installation, and a trained run."""
+    tmp_path = tmp_path_factory.mktemp("plugin")
     (tmp_path / "age_plugin.py").write_text(PLUGIN)
     installed = tmp_path / "age_plugin-1.0.dist-info"
     installed.mkdir()
@@ -95,10 +98,22 @@ def plugin(tmp_path: Path) -> Path:
     (installed / "entry_points.txt").write_text(
         "[medfed.tasks]\nage = age_plugin:Age\n[medfed.metrics]\nabsolute_error = age_plugin:AbsoluteError\n"
     )
+    _write_study(tmp_path)
+    done = in_new_process(tmp_path, "medfed.train('study.yaml', out='run')")
+    assert done.returncode == 0, done.stderr[-3000:]
     return tmp_path
 
 
-def test_a_task_of_another_package_trains_measures_and_reports(plugin: Path) -> None:
+def in_new_process(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """Run code with the plug-in installed, and medfed imported."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    command = [sys.executable, "-c", f"import medfed; {code}"]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def _write_study(plugin: Path) -> None:
     generator = random.Random(0)
     for site in ("north", "south"):
         lines = ["patient,pressure,stiffness,years"]
@@ -119,12 +134,9 @@ def test_a_task_of_another_package_trains_measures_and_reports(plugin: Path) -> 
         "sites": {"north": "north.csv", "south": "south.csv"},
     }
     (plugin / "study.yaml").write_text(yaml.safe_dump(study))
-    code = "import medfed; medfed.train('study.yaml', out='run')"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(plugin), str(ROOT)])}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=plugin, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_task_of_another_package_measures_and_reports(plugin: Path) -> None:
     rows = [json.loads(line) for line in (plugin / "run" / "rows.jsonl").read_text().splitlines()]
     errors = {
         row["site"]: row["value"]
@@ -139,3 +151,31 @@ def test_a_task_of_another_package_trains_measures_and_reports(plugin: Path) -> 
     assert all(0 < value < 25 for value in errors.values())
     assert any(row["metric"] == "absolute_error" and row.get("against") for row in rows)
     assert "Absolute error" in (plugin / "run" / "report.html").read_text()
+
+
+def test_its_run_predicts_and_exports_the_networks_own_output(plugin: Path) -> None:
+    done = in_new_process(
+        plugin,
+        "from medfed.pipeline import export, predict; predict.predict('run', 'north.csv', 'predicted'); "
+        "export.export('run', 'exported', format='torchscript')",
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = list(csv.DictReader((plugin / "predicted" / "predictions.csv").open()))
+    assert len(rows) == 60
+    assert all(10 < float(row["years"]) < 100 for row in rows)
+    about = json.loads((plugin / "exported" / "model.json").read_text())
+    assert about["output"] == "network output"
+    # One input gives one number, which no sigmoid has made a probability of.
+    network = torch.jit.load(str(plugin / "exported" / "model.ts"))
+    low, high = (float(network(torch.full((1, 2), value)).detach()) for value in (-50.0, 50.0))
+    assert max(abs(low), abs(high)) > 1
+
+
+def test_its_updates_can_be_attacked(plugin: Path) -> None:
+    done = in_new_process(
+        plugin,
+        "from medfed.cli import main; main(['audit', 'leakage', 'run', '--site', 'north', '--steps', '2', "
+        "'--shadows', '0'])",
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "The most that was reconstructed" in done.stdout

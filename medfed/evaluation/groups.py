@@ -1,0 +1,91 @@
+"""One model's patients as the group that its metrics are computed from, and every metric of such a group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from medfed.evaluation import metrics
+from medfed.evaluation.intervals import Floats, Interval
+from medfed.evaluation.metrics import CaseGroup, ClassGroup, Estimate, OperatingPoints, SurvivalGroup
+from medfed.evaluation.patients import (
+    PROBABILITY,
+    RISK,
+    Patients,
+    SummarySettings,
+    class_names,
+    class_predictions,
+    survival_predictions,
+)
+
+Group = CaseGroup | ClassGroup | SurvivalGroup
+
+
+def group_of(patients: Patients, settings: SummarySettings, points: OperatingPoints | None = None) -> Group:
+    """Return the patients as the group that suits their predictions; `points` are a classifier's thresholds.
+
+    Raises:
+        DataError: if a patient lacks a prediction or a target, or the rows name other classes.
+    """
+    resampling = settings.resampling(patients.sites)
+    names = {metric for _, metric in patients.values}
+    if PROBABILITY in names:
+        p, y = class_predictions(patients, settings.classes)
+        return ClassGroup.of(p, y, class_names(settings.classes, p.shape[1]), resampling, points)
+    if RISK in names:
+        return SurvivalGroup(survival_predictions(patients), resampling, settings.min_patients)
+    return CaseGroup(patients, resampling)
+
+
+def estimates(group: Group) -> list[Estimate]:
+    """Return every metric of a group, in the order of the families' ranks."""
+    if isinstance(group, ClassGroup):
+        return _of_classes(group)
+    if isinstance(group, SurvivalGroup):
+        return _listed(None, (family.of_group(group) for family in metrics.families(metrics.SurvivalMetrics)))
+    return _of_cases(group)
+
+
+def _of_classes(group: ClassGroup) -> list[Estimate]:
+    """Return the metrics of a classifier; two classes are one question, more are also taken together."""
+    families = metrics.families(metrics.ClassificationMetrics)
+    if group.binary:
+        return _listed(None, (family.of_class(group.single(1)) for family in families))
+    result = _listed(None, (family.over_classes(group) for family in families))
+    for number, name in enumerate(group.names):
+        single = group.single(number)
+        result += _listed(name, (family.of_class(single) for family in families))
+    return result
+
+
+def _listed(structure: str | None, results: Iterable[Mapping[str, Interval]]) -> list[Estimate]:
+    return [Estimate(name, structure, interval) for result in results for name, interval in result.items()]
+
+
+def _of_cases(group: CaseGroup) -> list[Estimate]:
+    result = []
+    for (structure, name), values in over_structures(group.patients).items():
+        family = metrics.family_of(name)
+        if isinstance(family, metrics.CaseMetrics):
+            result += family.over_patients(name, structure, values, group)
+        else:
+            # The metric's package is not installed here, so only its mean can be computed.
+            result.append(metrics.mean_over_patients(name, structure, values, group))
+    for family in metrics.families(metrics.CaseMetrics):
+        result += family.over_group(group)
+    return result
+
+
+def over_structures(patients: Patients) -> dict[tuple[str | None, str], Floats]:
+    """Return the values by structure and metric, with each patient's mean over structures under None."""
+    values = dict(patients.values)
+    structures = sorted({structure for structure, _ in values if structure is not None})
+    for name in sorted({metric for _, metric in values}) if len(structures) > 1 else ():
+        if metrics.metric_of(name).over_structures:
+            table = np.stack([values[s, name] for s in structures if (s, name) in values])
+            known = np.isfinite(table)
+            total = np.where(known, table, 0.0).sum(axis=0)
+            undefined = np.full(total.shape, np.nan)
+            values[None, name] = np.divide(total, known.sum(axis=0), out=undefined, where=known.any(axis=0))
+    return dict(sorted(values.items(), key=lambda item: (item[0][1], item[0][0] or "")))
