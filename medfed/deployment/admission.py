@@ -103,7 +103,7 @@ def enforce_policy(session: SiteSession) -> None:
     if not reasons:
         return
     session.audit.write("declined", study=session.digest, site=site.name, reason="; ".join(reasons))
-    # The hub is told not to wait, and not why.
+    # The hub learns that it need not wait, but not the reason.
     side = session.connect()
     connection = SiteConnection(site.name, side, audit=session.audit)
     withdraw(connection, "this hospital's policy does not allow the study")

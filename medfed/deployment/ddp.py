@@ -41,6 +41,8 @@ class Rank0Exchange:
 class WorkerExchange:
     """The exchange of a worker process, which reads the model that rank 0 received and sends nothing."""
 
+    closed = False  # rank 0 notices it, and stops the workers
+
     def fetch(self, site: str, round: int) -> GlobalModel:
         return wire.read_global(Path(os.environ[MODEL]))
 
@@ -49,10 +51,6 @@ class WorkerExchange:
 
     def send(self, update: Update) -> None:
         raise ExchangeError(f"site '{update.site}': only rank 0 sends")
-
-    @property
-    def closed(self) -> bool:
-        return False  # rank 0 notices it, and stops the workers
 
     def withdraw(self, site: str, reason: str) -> None:
         """Do nothing: rank 0 stops too, and tells the hub."""

@@ -398,7 +398,7 @@ def _explain_refusal(text: str, identity: Identity) -> str:
 
 
 def _silence_asyncio() -> None:
-    # asyncio's TLS warns at each end of a connection that its stream reader could have kept half open.
+    # Whenever a connection ends, asyncio's TLS warns that its stream reader cannot keep it half open.
     logging.getLogger("asyncio").addFilter(_no_eof_note)
 
 

@@ -44,9 +44,13 @@ _T = TypeVar("_T")
 class SiteTransport:
     """A site's side of an exchange over an object store."""
 
+    # The hub's state is read at a merge; reading it earlier would cost a message per training step.
+    closed = False
+
     def __init__(self, store: ObjectStore, seal: Seal, study: str, site: str, folder: Path) -> None:
         self._store, self._study, self._site = store, study, validate_party_name(site)
         self._objects = StudyStore(store, seal, study, site)
+        self.signed = not isinstance(seal, Unsigned)
         self._folder = folder / "exchange"
         self._inbox, self._outbox = self._folder / "inbox", self._folder / "outbox"
         self._lock = acquire_lock(self._folder / "lock", f"site '{site}'")
@@ -103,10 +107,6 @@ class SiteTransport:
             outgoing.wait_written()
             self._measured = None
 
-    @property
-    def closed(self) -> bool:
-        return False  # the hub's state is read at a merge; reading it before would cost a message per step
-
     def withdraw(self, site: str, reason: str) -> None:
         deadline = time.monotonic() + WITHDRAWAL_TIMEOUT_S
         while True:
@@ -129,10 +129,6 @@ class SiteTransport:
         self._lock.close()
 
     # -- messages
-
-    @property
-    def signed(self) -> bool:
-        return not isinstance(self._objects.seal, Unsigned)
 
     def send_message(self, site: str, round: int, attempt: int, step: str, data: bytes) -> None:
         self._presence.raise_if_replaced()
