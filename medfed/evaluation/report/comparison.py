@@ -25,30 +25,25 @@ def comparison(run: Run, focus: Focus, rows: FocusRows, site: str) -> dict[str, 
         metric.highest,
     )
     ours = rows.get(site, FEDERATED)
-    lines = [
-        {
-            "row": row,
-            "versus": rows.get(site, FEDERATED, against=row.model),
-            "graph": _whisker(row, axis, ours),
-        }
-        for row in shown
-    ]
-    differences = [(row, versus) for row in shown if (versus := rows.get(site, FEDERATED, row.model))]
+    lines = []
+    methods, notes = set(), []
+    for row in shown:
+        versus = rows.get(site, FEDERATED, against=row.model)
+        lines.append({"row": row, "versus": versus, "graph": _whisker(row, axis, ours)})
+        if versus is not None and versus.p is not None:
+            methods.add(str(versus.method))
+        if versus is not None and row.model != UNTRAINED and "patients" in (versus.note or ""):
+            notes.append((model_name(row.model), versus.note))
+    beside_local = any(":" in row.model for row in shown)
     return {
         "site": site,
         "lines": lines,
         "scale": charts.scale(axis),
         "fine": is_narrow(ours),
-        "title": "Against each hospital alone"
-        if any(":" in row.model for row in shown)
-        else "Against other models",
+        "title": "Against each hospital alone" if beside_local else "Against other models",
         "method": ours.method if ours else None,
-        "methods": sorted({str(versus.method) for _, versus in differences if versus.p is not None}),
-        "notes": [
-            (model_name(row.model), versus.note)
-            for row, versus in differences
-            if row.model != UNTRAINED and "patients" in (versus.note or "")
-        ],
+        "methods": sorted(methods),
+        "notes": notes,
         "n": ours.n if ours else None,
     }
 
@@ -58,10 +53,8 @@ def _whisker(row: Row, axis: tuple[float, float], ours: Row | None) -> str:
     if row.value is None or not axis[0] <= row.value <= axis[1]:
         return ""
     title = f"{model_name(row.model)}: {number(row.value, metric_of(row.metric))}, {interval(row)}"
-    reference = ours.value if ours else None
-    return charts.whisker(
-        (row.value, row.low, row.high), axis, reference, strong=row.model == FEDERATED, title=title
-    )
+    estimate, reference = (row.value, row.low, row.high), ours.value if ours else None
+    return charts.whisker(estimate, axis, reference, strong=row.model == FEDERATED, title=title)
 
 
 def matrix(run: Run, focus: Focus, rows: FocusRows) -> dict[str, Any] | None:
