@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Any, TypeVar
 
@@ -25,3 +26,12 @@ def run(contract: Contract[KindT], check: str, kind: KindT) -> None:
         contract.checks[check](kind)
     except NotApplicable as reason:
         pytest.skip(str(reason))
+
+
+def broken(contract: Contract[KindT], kind: KindT, skip: Collection[str] = ()) -> set[str]:
+    """Return the names of the checks that the contract's report says are broken."""
+    try:
+        contract(kind, skip)
+    except AssertionError as report:
+        return set(re.findall(r"^  (\w+): ", str(report), re.MULTILINE))
+    return set()
