@@ -1,4 +1,4 @@
-"""Run one check of a contract as a test."""
+"""Run the checks of a contract as tests."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any, TypeVar
 import pytest
 
 from medfed.testing import Contract, NotApplicable
+from medfed.testing._contract import OF_EVERY_KIND
 
 KindT = TypeVar("KindT")
+
+CHECKS_OF_EVERY_KIND = {check.__name__ for check in OF_EVERY_KIND}
 
 
 def checks_of(contract: Contract[Any], slow: Collection[str] = ()) -> pytest.MarkDecorator:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from contract import broken
+from contract import CHECKS_OF_EVERY_KIND, broken
 
 from medfed.testing import check_compression
 from medfed.wire.compression import Compression, Encoded
@@ -118,3 +118,7 @@ def test_a_right_one_passes() -> None:
 @pytest.mark.parametrize("kind", WRONG)
 def test_a_wrong_one_is_named(kind: type[Compression]) -> None:
     assert broken(check_compression, kind(), skip={MEAN} - WRONG[kind]) >= WRONG[kind]
+
+
+def test_each_check_is_broken_by_one_of_them() -> None:
+    assert set().union(*WRONG.values(), CHECKS_OF_EVERY_KIND) == set(check_compression.checks)

@@ -9,6 +9,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 import pytest
+from contract import broken
 
 from medfed.errors import ExchangeError
 from medfed.exchange import MemoryExchange, ReceivedUpdate
@@ -125,6 +126,9 @@ FAULTS: dict[str, dict[str, Callable[..., Any]]] = {
 }
 
 
+STALE_LOCK = "a lock that outlives its process"
+
+
 @dataclass
 class Shared:
     """A shared folder, with a fault in how its sides are opened."""
@@ -143,7 +147,7 @@ class Shared:
         return self.exchange.open_hub(study, self._folder(folder))
 
     def open_site(self, study: str, site: str, folder: Path) -> Any:
-        if self.fault == "a lock that outlives its process" and (study + site) in self.opened:
+        if self.fault == STALE_LOCK and (study + site) in self.opened:
             raise ExchangeError(f"site '{site}' already runs")
         self.opened.add(study + site)
         return self.exchange.open_site(study, site, self._folder(folder))
@@ -157,12 +161,12 @@ class Shared:
 
 OPENING = {
     "a_hub_that_restarts_finds_what_was_sent_meanwhile": "a new folder each time",
-    "a_site_that_restarts_goes_on_in_the_current_round": "a lock that outlives its process",
-    "a_site_that_restarts_after_its_update_left_may_train_the_round_again": "a lock that outlives its process",
+    "a_site_that_restarts_goes_on_in_the_current_round": STALE_LOCK,
+    "a_site_that_restarts_after_its_update_left_may_train_the_round_again": STALE_LOCK,
     "a_new_run_of_a_study_takes_nothing_from_the_one_before": "one folder for every run",
     "a_site_that_knows_no_study_is_shown_the_advertised_one": "",  # which study it is, it never says
     "a_second_process_of_one_site_is_refused": "a new folder each time",
-    "both_sides_know_their_messages_after_a_restart": "a new folder each time",
+    "both_sides_know_their_messages_after_a_restart": STALE_LOCK,
 }
 
 
@@ -178,13 +182,13 @@ def test_each_check_is_here() -> None:
 @pytest.mark.parametrize("check", FAULTS)
 def test_a_faulty_method_is_found(check: str) -> None:
     check_exchange.checks[check](OneProcess({}))
-    with pytest.raises((AssertionError, ExchangeError, ValueError)):
+    with pytest.raises((AssertionError, ExchangeError, LookupError, ValueError)):
         check_exchange.checks[check](OneProcess(FAULTS[check]))
 
 
 @pytest.mark.parametrize("check", OPENING)
 def test_a_faulty_restart_is_found(check: str, tmp_path: Path) -> None:
-    with pytest.raises((AssertionError, ExchangeError, ValueError)):
+    with pytest.raises((AssertionError, ExchangeError, LookupError, ValueError)):
         check_exchange.checks[check](Shared(str(tmp_path / "share"), OPENING[check]))
 
 
@@ -195,11 +199,9 @@ def test_an_exchange_within_one_process_need_not_restart() -> None:
 
 
 def test_the_report_names_the_faults() -> None:
-    with pytest.raises(
-        AssertionError, match=r"(?s)breaks 2 promises of an? exchange:\n.*a_retracted"
-    ) as error:
-        check_exchange(
-            OneProcess({"retract": does_nothing, "withdraw": does_nothing}),
-            skip=["a_site_that_withdraws_is_not_waited_for_in_a_step"],
-        )
-    assert "\n  a_site_that_withdraws_is_not_waited_for: ValueError" in str(error.value)
+    exchange = OneProcess({"retract": does_nothing, "withdraw": does_nothing})
+    assert broken(check_exchange, exchange) == {
+        "a_retracted_update_can_be_replaced",
+        "a_site_that_withdraws_is_not_waited_for",
+        "a_site_that_withdraws_is_not_waited_for_in_a_step",
+    }

@@ -108,3 +108,7 @@ def test_a_right_one_passes() -> None:
 @pytest.mark.parametrize("kind", WRONG)
 def test_a_wrong_one_is_named(kind: type[Layout]) -> None:
     assert broken(check_layout, example(kind())) == WRONG[kind]
+
+
+def test_each_check_is_broken_by_one_of_them() -> None:
+    assert set().union(*WRONG.values()) == set(check_layout.checks)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from contract import broken
+from contract import CHECKS_OF_EVERY_KIND, broken
 
 from medfed.evaluation.intervals import Interval
 from medfed.evaluation.metrics import (
@@ -138,3 +138,7 @@ def test_a_right_one_passes(kind: type[MetricFamily]) -> None:
 @pytest.mark.parametrize("kind", WRONG)
 def test_a_wrong_one_is_named(kind: type[MetricFamily]) -> None:
     assert broken(check_metric_family, kind()) == WRONG[kind]
+
+
+def test_each_check_is_broken_by_one_of_them() -> None:
+    assert set().union(*WRONG.values(), CHECKS_OF_EVERY_KIND) == set(check_metric_family.checks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from contract import broken
+from contract import CHECKS_OF_EVERY_KIND, broken
 
 from medfed.data.normalise import Normalise
 from medfed.testing import check_normalise
@@ -58,3 +58,7 @@ def test_a_right_one_passes() -> None:
 @pytest.mark.parametrize("kind", WRONG)
 def test_a_wrong_one_is_named(kind: type[Normalise]) -> None:
     assert broken(check_normalise, kind()) == WRONG[kind]
+
+
+def test_each_check_is_broken_by_one_of_them() -> None:
+    assert set().union(*WRONG.values(), CHECKS_OF_EVERY_KIND) == set(check_normalise.checks)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import msgspec
 import pytest
 import torch
-from contract import broken
+from contract import CHECKS_OF_EVERY_KIND, broken
 
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.privacy.accounting.accountant import MechanismSteps
@@ -129,3 +129,7 @@ def test_a_right_one_passes(kind: type[Privacy]) -> None:
 @pytest.mark.parametrize("kind", WRONG)
 def test_a_wrong_one_is_named(kind: type[Privacy]) -> None:
     assert broken(check_privacy, kind()) >= WRONG[kind]
+
+
+def test_each_check_is_broken_by_one_of_them() -> None:
+    assert set().union(*WRONG.values(), CHECKS_OF_EVERY_KIND) == set(check_privacy.checks)

@@ -76,3 +76,7 @@ def test_a_right_one_passes() -> None:
 def test_a_wrong_one_is_named(name: str) -> None:
     example, checks = WRONG[name]
     assert broken(check_reader, example) == checks
+
+
+def test_each_check_is_broken_by_one_of_them() -> None:
+    assert set().union(*(checks for _, checks in WRONG.values())) == set(check_reader.checks)
