@@ -11,7 +11,7 @@ per slice and holds Python's lock, is decoded here only for that reason.
 from __future__ import annotations
 
 import atexit
-import io
+import json
 import os
 import select
 import struct
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 from numpy.typing import NDArray
 
@@ -31,8 +31,6 @@ MAX_PROCESSES = 4
 # Size of a pipe, if the system allows it: a whole slice instead of the usual 64 KiB, which saves context
 # switches.
 PIPE_BYTES = 1 << 20
-# rows, columns, allocated, stored, signed, and the lengths of the syntax, the decoder's name and the pixels
-_HEAD = struct.Struct("<HHHHHHHI")
 _LENGTH = struct.Struct("<I")
 # The head of an answer: whether the frame was decoded, and the length of its words.
 _ANSWER = struct.Struct("<?I")
@@ -90,9 +88,7 @@ def decode_in_subprocess(packed: bytes, coded: CodedFrame) -> bytearray:
     """
     from medfed.errors import ImageError  # the child runs this file alone, without the package
 
-    names = coded.syntax.encode(), coded.plugin.encode()
-    head = _HEAD.pack(*coded[2:], *map(len, names), len(packed))
-    answer = _pool.decode(b"".join((head, *names, packed)))
+    answer = _pool.decode(json.dumps(coded).encode() + b"\n" + packed)
     if answer is None:
         raise ImageError(
             "the compressed pixels make the decoder die or hang; the file is damaged, copy it again"
@@ -159,17 +155,12 @@ def _start_child() -> subprocess.Popen[bytes]:
         bufsize=0,
         env={**os.environ, **_KEEP_MEMORY},
     )
-    for stream in (child.stdin, child.stdout):
-        assert stream is not None
-        _enlarge_pipe(stream.fileno())
-    return child
-
-
-def _enlarge_pipe(pipe: int) -> None:
     with suppress(OSError, AttributeError, ImportError):  # not Linux, or no larger pipe for this account
         import fcntl
 
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        for stream in (child.stdin, child.stdout):
+            fcntl.fcntl(cast(IO[bytes], stream), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    return child
 
 
 def _request(child: subprocess.Popen[bytes], request: bytes) -> tuple[bool, bytearray] | None:
@@ -238,26 +229,18 @@ def _serve() -> None:
         request = None if head is None else _read_exactly(0, _LENGTH.unpack(head)[0], None)
         if request is None:
             return
-        *described, syntax_length, plugin_length, length = _HEAD.unpack_from(request)
-        pieces = io.BytesIO(request)
-        pieces.seek(_HEAD.size)
-        syntax, plugin = pieces.read(syntax_length).decode(), pieces.read(plugin_length).decode()
+        description, _, packed = request.partition(b"\n")
+        coded = CodedFrame(*json.loads(description))
         decoded, words = True, b""
         try:
-            words = _decode(pieces.read(length), CodedFrame(syntax, plugin, *described))
+            if coded.plugin == "gdcm":
+                words = _decode_with_gdcm(bytes(packed), coded)
+            else:
+                words = decode_in_process(bytes(packed), coded).tobytes()
         except Exception:
             decoded = False
         _write(answers, _ANSWER.pack(decoded, len(words)))
         _write(answers, words)
-
-
-def _decode(packed: bytes, coded: CodedFrame) -> bytes:
-    """Return a frame's decoded words, little endian."""
-    return (
-        _decode_with_gdcm(packed, coded)
-        if coded.plugin == "gdcm"
-        else decode_in_process(packed, coded).tobytes()
-    )
 
 
 def _decode_with_gdcm(packed: bytes, coded: CodedFrame) -> bytes:
