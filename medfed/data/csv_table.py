@@ -20,6 +20,9 @@ CASE_COLUMNS = ("case", "patient", "image", "label", "target", "split")
 # A cell that says 'not measured' in the ways that hospitals' exports do.
 EMPTY_CELLS = frozenset({"", "?", "na", "n/a", "nan", "null", "none", "."})
 
+# What to do about a row with another number of cells than the heading.
+QUOTE = "quote cells that contain the separator"
+
 # Other words for the splits, which are suggested and never taken.
 SPLIT_SYNONYMS = {
     "validation": "val",
@@ -32,13 +35,25 @@ SPLIT_SYNONYMS = {
 }
 
 
-def read_cells(path: Path, where: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield each row that is not blank, with its number; commas, semicolons or tabs separate cells.
+def find_table(path: Path) -> Path:
+    """Return the CSV file that a path is, or the only one in a folder.
 
     Raises:
-        DataError: for a file that is no UTF-8 text; `where` names the file in the message.
-        csv.Error: at the first row that cannot be split into cells.
+        DataError: if there is none, or several.
     """
+    if path.is_dir():
+        files = sorted(path.glob("*.csv"))
+        if len(files) == 1:
+            return files[0]
+        advice = "expected one; name the file in the site's `data`"
+        raise DataError(f"the site's data folder holds {len(files)} CSV files, {advice}")
+    if not path.is_file():
+        raise DataError("the site's table is not there; set the site's `data` to the CSV file")
+    return path
+
+
+def _read_cells(path: Path, where: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield each row that is not blank, with its number; csv.Error is raised at a row that has no cells."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -47,7 +62,7 @@ def read_cells(path: Path, where: str) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{where} holds zero bytes, so it is no text table; save it as 'CSV UTF-8'")
     if not text.strip():
         raise DataError(f"{where} is empty; its first line names the columns: {', '.join(CASE_COLUMNS)}")
-    delimiter = _delimiter(text)
+    delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     for number, row in enumerate(reader, start=1):
         cells = [cell.strip() for cell in row]
@@ -55,28 +70,31 @@ def read_cells(path: Path, where: str) -> Iterator[tuple[int, list[str]]]:
             yield number, cells
 
 
-def _delimiter(text: str) -> str:
-    return max(",;\t", key=text.split("\n", 1)[0].count)
+def read_rows(path: Path, where: str, *, any_length: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """Yield the heading in lower case, then each row with its number; blank rows are passed over.
 
-
-def read_rows(path: Path, where: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the heading in lower case, then each row with its number.
+    Commas, semicolons or tabs separate cells. `where` names the file in messages. With `any_length`, rows of
+    another number of cells than the heading are yielded, too; a row that cannot be split into cells has none
+    and is the last, as nothing after it can be trusted.
 
     Raises:
         DataError: for a file that is no table, or a row with another number of cells than the heading.
     """
     columns: list[str] = []
+    number = 0
     try:
-        for number, cells in read_cells(path, where):
+        for number, cells in _read_cells(path, where):
             if not columns:
                 columns = cells = [cell.lower() for cell in cells]
-            elif len(cells) != len(columns):
+            elif len(cells) != len(columns) and not any_length:
                 raise DataError(
-                    f"{where} row {number} has {len(cells)} cells, the heading has {len(columns)}; "
-                    "quote cells that contain the separator"
+                    f"{where} row {number} has {len(cells)} cells, the heading has {len(columns)}; {QUOTE}"
                 )
             yield number, cells
     except csv.Error:
+        if columns and any_length:
+            yield number + 1, []
+            return
         raise DataError(
             f"{where} cannot be read as a table: a quote is opened and not closed, or a cell is too long"
         ) from None

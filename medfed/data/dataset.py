@@ -10,18 +10,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from medfed.data import transforms
 from medfed.data.cache import NoCache, open_cache
 from medfed.data.case import Case
 from medfed.data.settings import Images
-from medfed.data.transforms import (
-    Needs,
-    Prepared,
-    augmentation,
-    centre_crop,
-    prepare,
-    read_case,
-    sample_patch,
-)
+from medfed.data.transforms import Needs, Prepared
 from medfed.errors import ImageError
 
 
@@ -54,7 +47,9 @@ class ImageDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self.cache = cache if cache is not None else open_cache(settings)
         labelled = needs == "segment"
-        self._augment = augmentation(settings.augment, labelled, settings.orientation) if training else None
+        self._augment = (
+            transforms.augmentation(settings.augment, labelled, settings.orientation) if training else None
+        )
         self._samples = settings.samples if training and labelled else 1
 
     def set_random_state(self, seed: int) -> None:
@@ -68,17 +63,11 @@ class ImageDataset(Dataset[dict[str, Any]]):
         case = self.cases[item // self._samples]
         prepared = self.prepared(case)
         if self.training:
-            label = prepared.label if self.needs == "segment" else None
-            result: dict[str, Any] = dict(
-                sample_patch(
-                    prepared.image,
-                    label,
-                    prepared.centres,
-                    self.settings,
-                    self._augment,
-                    item_seed(self.seed, item),
-                )
+            seed = item_seed(self.seed, item)
+            patch = transforms.sample_patch(
+                prepared.image, prepared.label, prepared.centres, self.settings, self._augment, seed
             )
+            result: dict[str, Any] = {**patch}
         else:
             result = self._whole(prepared)
         if self.needs == "classify":
@@ -96,7 +85,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
             }
         image = np.array(prepared.image, np.float32)
         if self.settings.patch is not None:
-            image = centre_crop(image, self.settings.patch, float(image.min()))
+            image = transforms.centre_crop(image, self.settings.patch)
         return {"image": torch.tensor(image)}
 
     def prepared(self, case: Case) -> Prepared:
@@ -111,9 +100,9 @@ class ImageDataset(Dataset[dict[str, Any]]):
 def prepare_case(case: Case, settings: Images, needs: Needs, classes: int | None) -> Prepared:
     """Return a case, read and prepared; its label only if the task needs one."""
     used = case if needs == "segment" else replace(case, label=None)
-    image, label = read_case(used, settings, classes)
+    image, label = transforms.read_case(used, settings, classes)
     try:
-        return prepare(image, label, settings)
+        return transforms.prepare(image, label, settings)
     except ImageError as error:
         raise ImageError(f"case {case.token}: {error}") from None
 

@@ -12,34 +12,24 @@ one towards the median.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from medfed.data import histogram
 from medfed.data.case import Case
-from medfed.data.histogram import (
-    Counts,
-    Grid,
-    Whole,
-    add_counts,
-    bin_to_intensity,
-    bin_to_length,
-    intensity_bins,
-    length_bin,
-    quantile,
-    suppress_small_bins,
-)
+from medfed.data.histogram import Counts, Grid, Whole
 from medfed.data.index import Index
 from medfed.data.normalise.nyul import PERCENTILES, percentiles
 from medfed.data.settings import Images
+from medfed.data.transforms import read_case
+from medfed.data.volume import Volume
 from medfed.errors import DataError, LabelError, TooFewPatientsError
-
-if TYPE_CHECKING:
-    from medfed.data.volume import Volume
 
 # Sums of intensities are whole multiples of 1/FIXED_POINT.
 FIXED_POINT = 1024
@@ -82,27 +72,19 @@ class Fingerprint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def spacing_mm(self, share: float = 0.5) -> tuple[float, float, float]:
         """Return the quantile `share` of the cases' spacing along right, front and up."""
-        x, y, z = (bin_to_length(quantile(counts, share)) for counts in self.spacing)
-        return x, y, z
-
-    def size_voxels(self) -> tuple[float, float, float]:
-        """Return the median size along right, front and up."""
-        x, y, z = (bin_to_length(quantile(counts, 0.5)) for counts in self.size)
+        x, y, z = (histogram.bin_to_length(histogram.quantile(counts, share)) for counts in self.spacing)
         return x, y, z
 
     def extent_mm(self) -> tuple[float, float, float]:
         """Return the median extent along right, front and up."""
-        x, y, z = (bin_to_length(quantile(counts, 0.5)) for counts in self.extent)
+        x, y, z = (histogram.bin_to_length(histogram.quantile(counts, 0.5)) for counts in self.extent)
         return x, y, z
-
-    def class_shares(self) -> dict[int, float]:
-        """Return each class's share of the labelled voxels, over the sites that did not withhold it."""
-        total = sum(self.voxels.values())
-        return {number: count / total for number, count in sorted(self.voxels.items())} if total else {}
 
     def percentile(self, percent: float, channel: int = 0) -> float:
         """Return a percentile of the foreground's intensities, exact to half a bin."""
-        return bin_to_intensity(quantile(self.intensity[channel], percent / 100), self.grid)
+        return histogram.bin_to_intensity(
+            histogram.quantile(self.intensity[channel], percent / 100), self.grid
+        )
 
     def mean(self, channel: int = 0) -> float:
         """Return the mean of the foreground's intensities."""
@@ -132,10 +114,10 @@ class _Sums:
     def __init__(self, channels: int, grid: Grid) -> None:
         self.grid = grid
         self.geometry: list[tuple[str, tuple[int, ...]]] = []  # each case's patient and its nine bins
-        self.voxels: dict[int, int] = {}
-        self.holders: dict[int, int] = {}
-        self.patients_of: dict[int, set[str]] = {}
-        self.intensity: list[dict[int, int]] = [{} for _ in range(channels)]
+        self.voxels: Counter[int] = Counter()
+        self.holders: Counter[int] = Counter()
+        self.patients_of: defaultdict[int, set[str]] = defaultdict(set)
+        self.intensity: list[Counter[int]] = [Counter() for _ in range(channels)]
         self.total, self.squares, self.counted = [0] * channels, [0] * channels, [0] * channels
         self.landmarks = [[0] * len(PERCENTILES) for _ in range(channels)]
 
@@ -151,9 +133,9 @@ class _Sums:
     def _add_label(self, case: Case, image: Volume, classes: NDArray[np.uint8]) -> None:
         for number, count in enumerate(np.bincount(np.ascontiguousarray(classes.T).reshape(-1))):
             if count:
-                self.voxels[number] = self.voxels.get(number, 0) + int(count)
-                self.holders[number] = self.holders.get(number, 0) + 1
-                self.patients_of.setdefault(number, set()).add(case.patient)
+                self.voxels[number] += int(count)
+                self.holders[number] += 1
+                self.patients_of[number].add(case.patient)
         foreground = classes > 0
         for channel, voxels in enumerate(image.array):
             values = voxels[foreground].astype(np.float64)
@@ -161,10 +143,8 @@ class _Sums:
             self._add_intensities(channel, values[:: max(1, -(-values.size // MAX_COUNTED))])
 
     def _add_intensities(self, channel: int, values: NDArray[np.float64]) -> None:
-        numbers, counts = np.unique(intensity_bins(values, self.grid), return_counts=True)
-        histogram = self.intensity[channel]
-        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
-            histogram[number] = histogram.get(number, 0) + count
+        numbers, counts = np.unique(histogram.intensity_bins(values, self.grid), return_counts=True)
+        self.intensity[channel].update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
         self.total[channel] += round(float(values.sum()) * FIXED_POINT)
         self.squares[channel] += round(float((values * values).sum()) * FIXED_POINT)
         self.counted[channel] += values.size
@@ -172,12 +152,11 @@ class _Sums:
 
 def _geometry(image: Volume) -> tuple[int, ...]:
     """Return the bins of spacing, size and extent along right, front, up."""
-    axes = np.abs(image.affine_ras[:3, :3]).argmax(axis=0).tolist()
-    order = [axes.index(which) for which in range(3)] if sorted(axes) == [0, 1, 2] else [0, 1, 2]
+    order = image.axes_ras or (0, 1, 2)
     spacing = [image.spacing_mm[axis] for axis in order]
     size = [image.shape[axis] for axis in order]
     extent = [a * b for a, b in zip(spacing, size, strict=True)]
-    return tuple(length_bin(value) for value in (*spacing, *size, *extent))
+    return tuple(histogram.length_bin(value) for value in (*spacing, *size, *extent))
 
 
 def _landmarks(voxels: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -188,13 +167,7 @@ def _landmarks(voxels: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def fingerprint(
-    index: Index,
-    *,
-    grid: Grid,
-    classes: int | None = None,
-    channels: int = 1,
-    min_count: int = 10,
-    read: Callable[[Case], tuple[Volume, Volume | None]] | None = None,
+    index: Index, *, grid: Grid, classes: int | None = None, channels: int = 1, min_count: int = 10
 ) -> Fingerprint:
     """Return the fingerprint of a hospital's training cases, small counts withheld.
 
@@ -204,7 +177,6 @@ def fingerprint(
         classes: how many classes the task has, 0 included; None where there are no labels.
         channels: how many channels an image has.
         min_count: counts of patients or voxels below this are withheld; the site's choice.
-        read: a function that reads a case; `read_case` by default.
 
     Raises:
         TooFewPatientsError: for fewer than `min_count` training patients; then everything would be withheld.
@@ -219,17 +191,9 @@ def fingerprint(
             f"the site has {patients} training patients and withholds numbers of fewer than {min_count}; it "
             "can train without giving a fingerprint"
         )
-    if read is None:
-        from medfed.data.transforms import read_case
-
-        settings = Images(channels=channels)
-
-        def read(case: Case) -> tuple[Volume, Volume | None]:
-            return read_case(case, settings, classes)
-
     sums = _Sums(channels, grid)
     for case in cases:
-        image, label = read(case)
+        image, label = read_case(case, Images(channels=channels), classes)
         if label is not None and label.array.shape[0] != 1:
             raise LabelError(
                 f"case {case.token}: its label has {label.array.shape[0]} channels, expected one"
@@ -242,7 +206,9 @@ def _released(sums: _Sums, patients: int, cases: int, classes: int, min_count: i
     """Return the sums as a fingerprint, with small counts withheld."""
     axes = [_axis_counts(sums.geometry, axis, min_count) for axis in range(9)]
     rare = {number for number, people in sums.patients_of.items() if len(people) < min_count}
-    histograms = tuple(suppress_small_bins(counts, min_count) if counts else {} for counts in sums.intensity)
+    histograms = tuple(
+        histogram.suppress_small_bins(counts, min_count) if counts else {} for counts in sums.intensity
+    )
     withheld = sum(bool(counts) and not kept for counts, kept in zip(sums.intensity, histograms, strict=True))
 
     def of_released(totals: Sequence[int]) -> tuple[int, ...]:
@@ -271,15 +237,10 @@ def _released(sums: _Sums, patients: int, cases: int, classes: int, min_count: i
 
 def _axis_counts(geometry: Sequence[tuple[str, tuple[int, ...]]], axis: int, min_count: int) -> Counts:
     """Return the cases in each bin along one axis; a patient in two bins counts in the first only."""
-    counts: dict[int, int] = {}
-    people: dict[int, int] = {}
-    seen: set[str] = set()
-    for patient, bins in geometry:
-        number = bins[axis]
-        counts[number] = counts.get(number, 0) + 1
-        people[number] = people.get(number, 0) + (patient not in seen)
-        seen.add(patient)
-    return suppress_small_bins(counts, min_count, people)
+    counts = Counter(bins[axis] for _, bins in geometry)
+    # Reversed, so that a patient's first bin is the last written.
+    first_bin = {patient: bins[axis] for patient, bins in reversed(geometry)}
+    return histogram.suppress_small_bins(counts, min_count, Counter(first_bin.values()))
 
 
 # --------------------------------------------------------------------------------------------- the federation
@@ -303,37 +264,8 @@ def merge(fingerprints: Iterable[Fingerprint]) -> Fingerprint:
                     f"fingerprints differ in {name}: {mine} and {theirs}; every site must use the study's"
                 )
 
-    def along_axes(name: str) -> tuple[Counts, Counts, Counts]:
-        x, y, z = (add_counts(getattr(one, name)[axis] for one in sites) for axis in range(3))
-        return x, y, z
-
-    def by_channel(name: str) -> tuple[int, ...]:
-        return _add_columns(getattr(one, name) for one in sites)
-
-    channels = range(first.channels)
-    return Fingerprint(
-        grid=first.grid,
-        classes=first.classes,
-        channels=first.channels,
-        sites=sum(one.sites for one in sites),
-        patients=sum(one.patients for one in sites),
-        cases=sum(one.cases for one in sites),
-        withheld=sum(one.withheld for one in sites),
-        spacing=along_axes("spacing"),
-        size=along_axes("size"),
-        extent=along_axes("extent"),
-        voxels=add_counts(one.voxels for one in sites),
-        holders=add_counts(one.holders for one in sites),
-        intensity=tuple(add_counts(one.intensity[channel] for one in sites) for channel in channels),
-        total=by_channel("total"),
-        squares=by_channel("squares"),
-        counted=by_channel("counted"),
-        landmarks=tuple(_add_columns(one.landmarks[channel] for one in sites) for channel in channels),
-    )
-
-
-def _add_columns(rows: Iterable[Sequence[int]]) -> tuple[int, ...]:
-    return tuple(sum(column) for column in zip(*rows, strict=True))
+    summed = set(Fingerprint.__struct_fields__) - {"version", "grid", "classes", "channels"}
+    return histogram.add_records(sites, summed)
 
 
 def to_json(fingerprint: Fingerprint) -> bytes:
@@ -351,9 +283,8 @@ def from_json(text: bytes | str) -> Fingerprint:
         result = msgspec.json.decode(text, type=Fingerprint)
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
         raise DataError(f"not a fingerprint: {error}") from None
-    lengths = {
-        len(getattr(result, name)) for name in ("intensity", "total", "squares", "counted", "landmarks")
-    }
+    by_channel = (result.intensity, result.total, result.squares, result.counted, result.landmarks)
+    lengths = {len(numbers) for numbers in by_channel}
     if lengths != {result.channels} or any(len(row) != len(PERCENTILES) for row in result.landmarks):
         raise DataError(f"not a fingerprint: its {result.channels} channels don't each have their numbers")
     return result

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import zlib
-from collections.abc import Callable
 from typing import Any
 
 from medfed.errors import ImageError
@@ -36,68 +37,51 @@ def gunzip(packed: bytes, length: int) -> bytes | bytearray:
     Raises:
         ImageError: if the file is damaged, truncated, or contains more or fewer bytes.
     """
+    # A file of several members announces another length at its end, and libdeflate reads one member only.
     if int.from_bytes(packed[-4:], "little") == length & 0xFFFFFFFF:
-        fast = _libdeflate()
-        if fast is not None:
-            data = fast(packed)
-            if data is not None and len(data) == length:
-                return data
-    return _gunzip_members(packed, length)
+        data = _libdeflate(packed)
+        if data is not None and len(data) == length:
+            return data
+    return _unpack_members(packed, length)
 
 
-def _libdeflate() -> Callable[[bytes], bytes | bytearray | None] | None:
+def _libdeflate(packed: bytes) -> bytes | bytearray | None:
+    """Return the content of a gzip of one member; None without libdeflate, or if it refuses the file."""
     try:
         import deflate
+
+        return deflate.gzip_decompress(packed)
     except ImportError:
         return None
-
-    def unpack(packed: bytes) -> bytes | bytearray | None:
-        # libdeflate supports one member only; a file of several, or a damaged one, takes the slow path, which
-        # gives the reason.
-        try:
-            return deflate.gzip_decompress(packed)
-        except deflate.DeflateError:
-            return None
-
-    return unpack
+    except deflate.DeflateError:  # damaged, or several members: the slow way tells which
+        return None
 
 
-def _inflater() -> Any:
+def _unpack_members(packed: bytes, length: int) -> bytes:
+    """Return the content of all members, unpacked to at most one byte more than `length`."""
+    open_gzip, gzip_error = _gzip_reader()
     try:
-        from isal import isal_zlib
-    except ImportError:
-        return zlib
-    return isal_zlib
-
-
-def _gunzip_members(packed: bytes, length: int) -> bytes:
-    """Return the bytes of all members, decompressed one by one and never beyond `length`."""
-    inflater = _inflater()
-    parts: list[bytes] = []
-    size = 0
-    rest: bytes = packed
-    problem = ""
-    try:
-        while rest:
-            member = inflater.decompressobj(zlib.MAX_WBITS | 16)
-            piece = member.decompress(rest, length - size + 1)
-            size += len(piece)
-            parts.append(piece)
-            if size > length:
-                problem = f"unpacks to more than the {length} bytes that the header announces"
-                break
-            if not member.eof:
-                more = member.decompress(member.unconsumed_tail, 1) if member.unconsumed_tail else b""
-                if more or not member.eof:
-                    problem = f"is truncated: {size} of {length} bytes"
-                    break
-            rest = member.unused_data
-            if not rest.strip(b"\0"):
-                break  # some writers fill the last block with zeros
-    except (zlib.error, inflater.error):
+        with open_gzip(fileobj=io.BytesIO(packed), mode="rb") as file:
+            data = file.read(length + 1)
+    except EOFError:
+        problem = f"is truncated: its {length} bytes end early"
+    except (gzip.BadGzipFile, zlib.error, gzip_error):
         problem = "is damaged: it does not unpack, or its CRC does not fit"
-    if not problem and size < length:
-        problem = f"contains {size} bytes, the header announces {length}"
-    if problem:
-        raise ImageError(f"the .gz file {problem}; copy it again")
-    return b"".join(parts)
+    else:
+        if len(data) == length:
+            return data
+        problem = (
+            f"unpacks to more than the {length} bytes that the header announces"
+            if len(data) > length
+            else f"contains {len(data)} bytes, the header announces {length}"
+        )
+    raise ImageError(f"the .gz file {problem}; copy it again")
+
+
+def _gzip_reader() -> tuple[type[gzip.GzipFile], Any]:
+    """Return the reader of gzip files, and the error that it has besides zlib's."""
+    try:
+        from isal import igzip, igzip_lib
+    except ImportError:
+        return gzip.GzipFile, zlib.error
+    return igzip.IGzipFile, igzip_lib.IsalError

@@ -11,16 +11,15 @@ because the patients differ is shifted, too.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 from numpy.typing import NDArray
 
+from medfed.data.histogram import Whole, add_records
 from medfed.errors import DataError, TooFewPatientsError
 
-Whole = Annotated[int, Meta(ge=0)]
 _Floats = NDArray[np.floating[Any]]
 
 # Sums are whole multiples of 1/FIXED_POINT, so that the order of addition does not change them.
@@ -69,23 +68,21 @@ def sums(
             f"the site has {count} training patients and withholds numbers of fewer than {min_count}; "
             "it can train without giving its sums"
         )
-    people = np.array(patients)
-    counted, total, squares = [0] * len(features), [0] * len(features), [0] * len(features)
-    for number, column in enumerate(numbers.T):
-        known = ~np.isnan(column)
-        if len(set(people[known].tolist())) >= min_count:
-            values = column[known]
-            counted[number] = int(known.sum())
-            total[number] = round(float(values.sum()) * FIXED_POINT)
-            squares[number] = round(float(((values - values.mean()) ** 2).sum()) * FIXED_POINT)
+    columns = [_column_sums(column, np.array(patients), min_count) for column in numbers.T]
+    counted, total, squares = zip(*columns, strict=True) if columns else ((), (), ())
     return TableSums(
-        features=features,
-        sites=1,
-        patients=count,
-        counted=tuple(counted),
-        total=tuple(total),
-        squares=tuple(squares),
+        features=features, sites=1, patients=count, counted=counted, total=total, squares=squares
     )
+
+
+def _column_sums(column: _Floats, patients: NDArray[np.str_], min_count: int) -> tuple[int, int, int]:
+    """Return how many cells have a value, their total and their squares; zeros for too few patients."""
+    known = ~np.isnan(column)
+    if len(set(patients[known].tolist())) < min_count:
+        return 0, 0, 0
+    values = column[known]
+    squares = ((values - values.mean()) ** 2).sum()
+    return len(values), round(float(values.sum()) * FIXED_POINT), round(float(squares) * FIXED_POINT)
 
 
 def merge_sums(parts: Iterable[TableSums]) -> TableSums:
@@ -100,17 +97,7 @@ def merge_sums(parts: Iterable[TableSums]) -> TableSums:
     if len({one.features for one in sites}) > 1:
         raise DataError("the sites' sums are of different features; every site must use the study's")
 
-    def added(name: str) -> tuple[int, ...]:
-        return tuple(sum(column) for column in zip(*(getattr(one, name) for one in sites), strict=True))
-
-    return TableSums(
-        features=sites[0].features,
-        sites=sum(one.sites for one in sites),
-        patients=sum(one.patients for one in sites),
-        counted=added("counted"),
-        total=added("total"),
-        squares=added("squares"),
-    )
+    return add_records(sites, ("sites", "patients", "counted", "total", "squares"))
 
 
 def centre_and_scale(merged: TableSums) -> tuple[dict[str, float], dict[str, float]]:

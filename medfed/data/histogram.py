@@ -6,9 +6,11 @@ since no average of percentiles is a percentile.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
+import msgspec
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from medfed.errors import DataError
 Whole = Annotated[int, Meta(ge=0)]
 Grid = Literal["hu", "relative"]
 Counts = dict[int, Whole]
+_Record = TypeVar("_Record", bound=msgspec.Struct)
 
 # HU bins are 1 wide and centred on whole numbers; values beyond count in the first or last.
 MIN_HU, MAX_HU = -1024, 3071
@@ -76,13 +79,22 @@ def quantile(counts: Mapping[int, int], share: float) -> int:
     return max(counts)
 
 
-def add_counts(parts: Iterable[Mapping[int, int]]) -> Counts:
-    """Return the sum of histograms, its bins in order."""
-    total: Counts = {}
-    for part in parts:
-        for number, count in part.items():
-            total[number] = total.get(number, 0) + count
-    return dict(sorted(total.items()))
+def add_records(records: Sequence[_Record], fields: Iterable[str]) -> _Record:
+    """Return the first record with each of these fields summed over all records, the same in any order."""
+    totals = {name: _total([getattr(record, name) for record in records]) for name in fields}
+    return msgspec.structs.replace(records[0], **totals)
+
+
+def _total(values: Sequence[Any]) -> Any:
+    """Return the sum of whole numbers, of histograms, or of tuples of either, item by item."""
+    if isinstance(values[0], int):
+        return sum(values)
+    if isinstance(values[0], tuple):
+        return tuple(_total(column) for column in zip(*values, strict=True))
+    counts: Counter[int] = Counter()
+    for part in values:
+        counts.update(part)
+    return dict(sorted(counts.items()))
 
 
 def suppress_small_bins(

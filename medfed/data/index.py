@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from medfed.data.case import Case
 from medfed.data.layouts import CaseError, CaseListing, ListedCase, layouts, recognise
@@ -60,10 +59,7 @@ class Index:
 
 
 def index_folder(
-    folder: str | Path,
-    *,
-    site_secret: bytes,
-    fractions: Sequence[float] = DEFAULT_FRACTIONS,
+    folder: str | Path, *, site_secret: bytes, fractions: Sequence[float] = DEFAULT_FRACTIONS
 ) -> Index:
     """Return the index of a hospital's folder, checked.
 
@@ -109,26 +105,13 @@ def _list_cases(folder: Path, site_secret: bytes) -> CaseListing:
     try:
         return layout.read(folder)
     except CaseError as error:
-        _raise_with_token(error, site_secret)
-
-
-def _raise_with_token(error: CaseError, site_secret: bytes) -> NoReturn:
-    case = f"case {case_token(site_secret, error.case_id)}"
-    raise error.kind(f"{f'{error.where} ({case})' if error.where else case}: {error}") from None
+        case = f"case {case_token(site_secret, error.case_id)}"
+        raise error.kind(f"{f'{error.where} ({case})' if error.where else case}: {error}") from None
 
 
 def with_token(case: ListedCase, site_secret: bytes) -> Case:
     """Return a listed case with its token."""
-    return Case(
-        id=case.id,
-        patient=case.patient,
-        token=case_token(site_secret, case.id),
-        image=case.image,
-        label=case.label,
-        target=case.target,
-        split=case.split,
-        attributes=case.attributes,
-    )
+    return Case(token=case_token(site_secret, case.id), **vars(case))
 
 
 def check_cases(cases: Sequence[Case]) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import itertools
 import os
-import stat
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.cache_location import skip_cache_folder
+from medfed.data.cache_location import files_below
 from medfed.data.dicom import tags
 from medfed.data.dicom.file import DicomFile, open_dicom
 from medfed.data.dicom.rtstruct import read_structure_set
 from medfed.data.dicom.seg import read_segmentation
 from medfed.data.label_regions import check_classes, class_dtype
 from medfed.data.read_options import LabelOptions, ReadOptions
+from medfed.data.refusals import LabelClassesError, LabelGridError
 from medfed.data.volume import Info, Volume
 from medfed.data.volume_files import read_volumes
 from medfed.errors import LabelError
@@ -61,13 +62,8 @@ _REGION_READERS = {b"SEG": read_segmentation, b"RTSTRUCT": read_structure_set}
 
 def _find_regions(path: str) -> DicomFile | None:
     """Return the only segmentation or structure set at `path`, or None if the label is an image."""
-    paths = [path]
-    if stat.S_ISDIR(os.stat(path).st_mode):
-        paths = []
-        for folder, folders, names in os.walk(path):
-            folders[:] = skip_cache_folder(folders)
-            paths += [os.path.join(folder, name) for name in names]
-    opened = (file for file in map(open_dicom, paths) if file is not None)
+    paths = files_below(Path(path)) if os.path.isdir(path) else [Path(path)]
+    opened = (file for one in paths if one.is_file() and (file := open_dicom(str(one))) is not None)
     objects = [file for file in opened if file.elements.text(tags.MODALITY) in _REGION_READERS]
     if len(objects) > 1:
         raise LabelError(
@@ -86,13 +82,13 @@ def reorient_to_grid(voxels: NDArray[Any], affine_ras: NDArray[np.float64], like
     turn = np.rint(to_like[:3, :3])
     order = np.abs(turn).argmax(axis=0)  # label axis -> axis of like
     if sorted(order.tolist()) != [0, 1, 2] or not np.array_equal(np.abs(turn).sum(axis=0), [1, 1, 1]):
-        raise LabelError(
+        raise LabelGridError(
             f"the label's grid is rotated or has another spacing: voxels of {_size_mm(affine_ras)} mm, the"
             f" image has {_size_mm(like.affine_ras)} mm; resample it onto the image"
         )
     shape = tuple(voxels.shape[int(axis)] for axis in np.argsort(order))
     if shape != like.shape:
-        raise LabelError(
+        raise LabelGridError(
             f"the label has {' x '.join(map(str, shape))} voxels, the image"
             f" {' x '.join(map(str, like.shape))}; resample it onto the image"
         )
@@ -114,7 +110,7 @@ def _check_corners(deviation: NDArray[np.float64], shape: tuple[int, ...], like:
         distances.max() > GRID_TOLERANCE_VOXELS * smallest
         or distances.min() > SHIFT_TOLERANCE_VOXELS * smallest
     ):
-        raise LabelError(
+        raise LabelGridError(
             f"the label's grid is shifted: corners lie up to {distances.max():.2f} mm from the image's, at"
             f" voxels of {_size_mm(like.affine_ras)} mm; resample it onto the image, or take the label of"
             " this image"
@@ -140,12 +136,12 @@ def to_class_numbers(voxels: NDArray[Any], classes: int | None) -> NDArray[Any]:
     for plane in planes:
         low, high = float(plane.min()), float(plane.max())
         if not (np.isfinite(low) and np.isfinite(high)):
-            raise LabelError("the label holds values that are not finite numbers; correct it")
+            raise LabelClassesError("the label holds values that are not finite numbers; correct it")
         whole = np.rint(plane)
         deviation = max(deviation, float(np.abs(plane - whole).max()))
         values |= {int(np.rint(low))} if low == high else _distinct(whole)
     if deviation > CLASS_TOLERANCE:
-        raise LabelError(
+        raise LabelClassesError(
             f"the label holds values up to {deviation:.3f} from an integer, so it is no map of classes; make"
             " it one (threshold a probability, resample with nearest neighbour)"
         )

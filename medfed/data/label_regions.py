@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from medfed.data.identity_digest import identities_differ
 from medfed.data.read_options import Overlap
+from medfed.data.refusals import LabelClassesError
 from medfed.data.volume import Info, Volume
 from medfed.errors import LabelError
 
@@ -86,4 +87,6 @@ def check_classes(values: list[int], classes: int | None) -> None:
     if wrong:
         named = ", ".join(map(str, wrong[:5])) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
         expected = "classes start at 0" if classes is None else f"the task has classes 0 to {classes - 1}"
-        raise LabelError(f"the label holds the values {named}; {expected}. Map them, or correct the task")
+        raise LabelClassesError(
+            f"the label holds the values {named}; {expected}. Map them, or correct the task"
+        )

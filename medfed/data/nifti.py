@@ -1,8 +1,8 @@
 """Volumes from NIfTI-1 and NIfTI-2 files, .nii and .nii.gz, recognised by content.
 
-The header is parsed here instead of by nibabel, which repairs damage and logs header values; the tests check
-that both give the same voxels and affines. A fourth axis (time, contrast) or a fifth (ITK's vectors) becomes
-the channels.
+nibabel gives only the table of a header's fields: its own reader repairs damage and logs header values. The
+tests check that both give the same voxels and affines. A fourth axis (time, contrast) or a fifth (ITK's
+vectors) becomes the channels.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import math
 import os
 import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medfed.data.gunzip import gunzip, gunzip_head
 from medfed.data.read_options import ReadOptions
+from medfed.data.refusals import GeometryError
 from medfed.data.size_limits import check_size
 from medfed.data.volume import Info, Volume
 from medfed.errors import ImageError
@@ -45,24 +46,8 @@ _HALF_TURN = 3 * float(np.finfo(np.float32).eps)
 # rounding: float32 quaternions near a half turn are off by up to 0.2 voxels in real files.
 _DIFFER_VOXELS, _REFUSE_VOXELS = 0.25, 0.5
 
-
-@dataclass(frozen=True, slots=True)
-class _Fields:
-    """The fields of a NIfTI-1 or NIfTI-2 header that matter, unchecked."""
-
-    byte_order: str
-    dim: tuple[int, ...]
-    datatype: int
-    bitpix: int
-    pixdim: tuple[float, ...]
-    vox_offset: float
-    slope: float
-    inter: float
-    xyzt_units: int
-    codes: tuple[int, ...]  # of the qform and the sform
-    quaternion: tuple[float, ...]  # b, c, d and the offset
-    sform_rows: tuple[float, ...]
-    min_offset: int
+# The fields of a NIfTI-1 or NIfTI-2 header by nifti1.h's names, unchecked: numbers, or lists of them.
+_Fields = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,59 +144,28 @@ def _scaled_values(stored: NDArray[Any], header: _Header) -> tuple[NDArray[np.fl
 
 
 def _parse_header(data: bytes) -> _Header:
+    from nibabel import nifti1, nifti2
+
     if len(data) < 348:
         raise ImageError(f"a NIfTI header of {len(data)} bytes is cut off; copy the file again")
-    for order in "<>":
+    byte_orders: tuple[Literal["<", ">"], ...] = ("<", ">")
+    for order in byte_orders:
         size = struct.unpack_from(order + "i", data)[0]
         if size == 348:
-            return _check_header(_nifti1_fields(data, order))
+            _check_magic(data[344:348], b"n+1\0")
+            return _check_header(_fields(data, nifti1.header_dtype.newbyteorder(order)), order, 352)
         if size == 540:
             if len(data) < 540:
                 raise ImageError(f"a NIfTI-2 header of {len(data)} bytes is cut off; copy the file again")
-            return _check_header(_nifti2_fields(data, order))
+            _check_magic(data[4:12], b"n+2\0\r\n\x1a\n")
+            return _check_header(_fields(data, nifti2.header_dtype.newbyteorder(order)), order, 544)
     raise ImageError("the NIfTI header's size is neither 348 nor 540; the file is damaged")
 
 
-def _nifti1_fields(data: bytes, order: str) -> _Fields:
-    _check_magic(data[344:348], b"n+1\0")
-    datatype, bitpix = struct.unpack_from(order + "2h", data, 70)
-    offset, slope, inter = struct.unpack_from(order + "3f", data, 108)
-    return _Fields(
-        byte_order=order,
-        dim=struct.unpack_from(order + "8h", data, 40),
-        datatype=datatype,
-        bitpix=bitpix,
-        pixdim=struct.unpack_from(order + "8f", data, 76),
-        vox_offset=offset,
-        slope=slope,
-        inter=inter,
-        xyzt_units=data[123],
-        codes=struct.unpack_from(order + "2h", data, 252),
-        quaternion=struct.unpack_from(order + "6f", data, 256),
-        sform_rows=struct.unpack_from(order + "12f", data, 280),
-        min_offset=352,
-    )
-
-
-def _nifti2_fields(data: bytes, order: str) -> _Fields:
-    _check_magic(data[4:12], b"n+2\0\r\n\x1a\n")
-    datatype, bitpix = struct.unpack_from(order + "2h", data, 12)
-    slope, inter = struct.unpack_from(order + "2d", data, 176)
-    return _Fields(
-        byte_order=order,
-        dim=struct.unpack_from(order + "8q", data, 16),
-        datatype=datatype,
-        bitpix=bitpix,
-        pixdim=struct.unpack_from(order + "8d", data, 104),
-        vox_offset=struct.unpack_from(order + "q", data, 168)[0],
-        slope=slope,
-        inter=inter,
-        xyzt_units=struct.unpack_from(order + "i", data, 500)[0],
-        codes=struct.unpack_from(order + "2i", data, 344),
-        quaternion=struct.unpack_from(order + "6d", data, 352),
-        sform_rows=struct.unpack_from(order + "12d", data, 400),
-        min_offset=544,
-    )
+def _fields(data: bytes, layout: np.dtype[Any]) -> _Fields:
+    """Return the fields of a header, unchecked, as Python's own numbers."""
+    record = np.frombuffer(data, layout, 1)[0]
+    return {name: record[name].tolist() for name in record.dtype.names or ()}
 
 
 def _check_magic(magic: bytes, expected: bytes) -> None:
@@ -226,26 +180,25 @@ def _check_magic(magic: bytes, expected: bytes) -> None:
     )
 
 
-def _check_header(fields: _Fields) -> _Header:
-    shape = _shape(fields.dim)
-    datatype, offset = fields.datatype, fields.vox_offset
+def _check_header(fields: _Fields, byte_order: str, min_offset: int) -> _Header:
+    shape = _shape(fields["dim"])
+    datatype, bits, offset = fields["datatype"], fields["bitpix"], fields["vox_offset"]
     if datatype not in _TYPES:
         what = _REFUSED.get(datatype, f"data type {datatype}")
         raise ImageError(f"a NIfTI file of {what}; only integers and real numbers are read, convert it")
-    dtype = np.dtype(fields.byte_order + _TYPES[datatype])
-    if fields.bitpix != dtype.itemsize * 8:
+    dtype = np.dtype(byte_order + _TYPES[datatype])
+    if bits != dtype.itemsize * 8:
         raise ImageError(
-            f"data type {datatype} takes {dtype.itemsize * 8} bits, bitpix is {fields.bitpix}; the header is"
-            " damaged"
+            f"data type {datatype} takes {dtype.itemsize * 8} bits, bitpix is {bits}; the header is damaged"
         )
-    if not (math.isfinite(offset) and offset == int(offset) and fields.min_offset <= offset < 1 << 40):
-        raise ImageError(f"vox_offset is not an integer from {fields.min_offset}; the header is damaged")
-    slope, inter = _scaling(fields.slope, fields.inter)
+    if not (math.isfinite(offset) and offset == int(offset) and min_offset <= offset < 1 << 40):
+        raise ImageError(f"vox_offset is not an integer from {min_offset}; the header is damaged")
+    slope, inter = _scaling(fields["scl_slope"], fields["scl_inter"])
     affine, flags = _affine(fields, shape)
     return _Header(shape, dtype, int(offset), slope, inter, affine, flags)
 
 
-def _shape(dim: tuple[int, ...]) -> tuple[int, int, int, int]:
+def _shape(dim: list[int]) -> tuple[int, int, int, int]:
     axes = dim[0]
     if not 1 <= axes <= 7:
         raise ImageError(f"{axes} axes; 1 to 7 are possible, the header is damaged")
@@ -272,8 +225,8 @@ def _scaling(slope: float, inter: float) -> tuple[float, float]:
 
 def _affine(fields: _Fields, shape: tuple[int, ...]) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """Return the affine in mm, from the sform or else the qform, and a flag if the two differ."""
-    qform_code, sform_code = fields.codes
-    units = fields.xyzt_units & 7
+    qform_code, sform_code = fields["qform_code"], fields["sform_code"]
+    units = fields["xyzt_units"] & 7
     if units not in _MM:
         raise ImageError(f"the unit of length has code {units}; 0 to 3 exist, correct xyzt_units")
     if not 0 <= qform_code <= 5 or not 0 <= sform_code <= 5:
@@ -285,10 +238,10 @@ def _affine(fields: _Fields, shape: tuple[int, ...]) -> tuple[NDArray[np.float64
         )
     flags: tuple[str, ...] = ()
     if sform_code:
-        affine = np.vstack([np.reshape(fields.sform_rows, (3, 4)).astype(np.float64), [0, 0, 0, 1]])
+        affine = np.array([fields["srow_x"], fields["srow_y"], fields["srow_z"], [0, 0, 0, 1]], np.float64)
         _check_affine(affine, "sform")
         if qform_code:
-            flags = _compare_forms(affine, _qform(fields), shape, fields.codes)
+            flags = _compare_forms(affine, _qform(fields), shape, (qform_code, sform_code))
     else:
         affine = _qform(fields)
     affine[:3] *= _MM[units]
@@ -306,16 +259,17 @@ def _check_affine(affine: NDArray[np.float64], which: str) -> None:
         raise ImageError(f"the {which} holds a value that is not a finite number; correct the header")
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if lengths.min() <= 0 or abs(np.linalg.det(affine[:3, :3] / np.where(lengths > 0, lengths, 1))) < 1e-3:
-        raise ImageError(
+        raise GeometryError(
             f"the {which} is singular: two axes of the image point the same way; correct the header"
         )
 
 
 def _qform(fields: _Fields) -> NDArray[np.float64]:
     """Return the affine of the qform (nifti1.h, method 2)."""
-    b, c, d, *offset = fields.quaternion
-    pixdim = fields.pixdim
-    if not all(math.isfinite(value) for value in (*fields.quaternion, *pixdim[:4])):
+    b, c, d = (fields[f"quatern_{axis}"] for axis in "bcd")
+    offset = [fields[f"qoffset_{axis}"] for axis in "xyz"]
+    pixdim = fields["pixdim"]
+    if not all(math.isfinite(value) for value in (b, c, d, *offset, *pixdim[:4])):
         raise ImageError("the qform holds a value that is not a finite number; correct the header")
     if min(pixdim[1:4]) <= 0:
         raise ImageError(
@@ -353,7 +307,7 @@ def _compare_forms(
     if distance_mm <= _DIFFER_VOXELS * smallest:
         return ()
     if codes[0] == codes[1] and distance_mm > _REFUSE_VOXELS * smallest:
-        raise ImageError(
+        raise GeometryError(
             f"qform and sform claim the same space (code {codes[0]}) and place a corner {distance_mm:.2f} mm"
             " apart; remove the wrong one"
         )

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from medfed.data import harmonise
 from medfed.data.case import Case
-from medfed.data.csv_table import EMPTY_CELLS, check_columns, parse_split, parse_target, read_rows
+from medfed.data.csv_table import EMPTY_CELLS, check_columns, find_table, parse_split, parse_target, read_rows
 from medfed.data.index import Index, check_cases
 from medfed.data.settings import Table
 from medfed.data.splits import assign_splits, case_token
@@ -66,7 +66,7 @@ def read_table(
     Raises:
         DataError: naming row and column, or the column that is missing.
     """
-    lines = read_rows(_file(Path(path)), _WHERE)
+    lines = read_rows(find_table(Path(path)), _WHERE)
     columns = next(lines)[1]
     check_columns(
         columns, [name.lower() for name in (*settings.features, *_target_columns(settings))], _WHERE
@@ -143,20 +143,6 @@ def _target(row: Mapping[str, str], settings: Table, classes: int | None) -> int
     if settings.time is not None and settings.event is not None:
         return _survival(row, settings.time, settings.event)
     return None
-
-
-def _file(path: Path) -> Path:
-    if path.is_dir():
-        files = sorted(path.glob("*.csv"))
-        if len(files) != 1:
-            raise DataError(
-                f"the site's data folder holds {len(files)} CSV files, expected one; name the file in the "
-                "site's `data`"
-            )
-        return files[0]
-    if not path.is_file():
-        raise DataError("the site's table is not there; set the site's `data` to the CSV file")
-    return path
 
 
 def _number(cell: str, column: str) -> float:

@@ -8,14 +8,16 @@ header, and no path can get into a checkpoint or a log.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medfed.data.case import Case
+from medfed.data.refusals import ChannelGridError, SeveralVolumesError
 from medfed.data.resample import resample
 from medfed.data.settings import Augment, Images
 from medfed.data.volume import Volume
@@ -69,19 +71,15 @@ def read_case(case: Case, settings: Images, classes: int | None) -> tuple[Volume
     Raises:
         ImageError, LabelError: naming the case by token.
     """
-    from medfed.data.read import read, read_label
+    from medfed.data.read import read_label
 
     try:
-        volumes = [volume for path in case.image for volume in _only_volume(read(path))]
-        image = volumes[0]
-        for number, volume in enumerate(volumes[1:], start=2):
-            check_same_grid(image, volume, number)
-        array = np.concatenate([volume.array for volume in volumes]) if len(volumes) > 1 else image.array
-        if array.shape[0] != settings.channels:
+        image = read_image(case.image)
+        channels = image.array.shape[0]
+        if channels != settings.channels:
             raise ImageError(
-                f"the image has {array.shape[0]} channels, the study's data.channels is {settings.channels}"
+                f"the image has {channels} channels, the study's data.channels is {settings.channels}"
             )
-        image = Volume(array, image.affine_ras, image.info)
         label = None
         if case.label is not None:
             label = read_label(case.label, image, classes, overlap="refuse")
@@ -92,23 +90,41 @@ def read_case(case: Case, settings: Images, classes: int | None) -> tuple[Volume
     return image, label
 
 
-def _only_volume(volumes: list[Volume]) -> list[Volume]:
-    if len(volumes) != 1:
-        raise ImageError(
-            f"its image holds {len(volumes)} volumes, expected one; put each series or time point into a "
-            "folder of its own"
-        )
-    return volumes
+def read_image(paths: Sequence[Path | str]) -> Volume:
+    """Return one volume of all channels, which are on one grid; each path holds one volume.
+
+    Raises:
+        ImageError: if a path is refused or holds several volumes, or the channels' grids differ.
+    """
+    from medfed.data.read import read
+
+    channels: list[Volume] = []
+    for path in paths:
+        volumes = read(path)
+        if len(volumes) != 1:
+            raise SeveralVolumesError(
+                f"its image holds {len(volumes)} volumes, expected one; put each series or time point into a "
+                "folder of its own"
+            )
+        channels += volumes
+    first = channels[0]
+    if len(channels) == 1:
+        return first
+    for number, other in enumerate(channels[1:], start=2):
+        check_same_grid(first, other, number)
+    flags = tuple(dict.fromkeys(flag for one in channels for flag in one.info.flags))
+    array = np.concatenate([one.array for one in channels])
+    return Volume(array, first.affine_ras, replace(first.info, flags=flags))
 
 
 def check_same_grid(first: Volume, other: Volume, number: int) -> None:
-    """Raise an ImageError if channel `number` is not on the grid of channel 1."""
+    """Raise a ChannelGridError if channel `number` is not on the grid of channel 1."""
     corners = np.array(
         [[i, j, k, 1] for i in (0, first.shape[0]) for j in (0, first.shape[1]) for k in (0, first.shape[2])]
     )
     distance_mm = np.abs(corners @ (first.affine_ras - other.affine_ras).T).max()
     if first.shape != other.shape or distance_mm > GRID_TOLERANCE_VOXELS * min(first.spacing_mm):
-        raise ImageError(
+        raise ChannelGridError(
             f"channel {number} lies on another grid than channel 1 (shape {other.shape} against "
             f"{first.shape}, up to {distance_mm:.2f} mm apart); register and resample the channels to one "
             "grid"
@@ -204,15 +220,14 @@ def _has_study_spacing(settings: Images, image: Volume) -> bool:
     if settings.spacing_mm == "native":
         return True
     letters = nib.aff2axcodes(image.affine_ras)  # type: ignore[no-untyped-call]  # nibabel is untyped
-    opposite = {"L": "R", "P": "A", "I": "S"}
-    spacing_along = {
-        opposite.get(letter, letter): step for letter, step in zip(letters, image.spacing_mm, strict=True)
-    }
-    targets = zip(settings.orientation, settings.spacing_mm, strict=True)
-    return all(
-        abs(spacing_along[opposite.get(letter, letter)] / step - 1) < SPACING_TOLERANCE
-        for letter, step in targets
-    )
+    own = dict(zip(map(_axis_of, letters), image.spacing_mm, strict=True))
+    wanted = dict(zip(map(_axis_of, settings.orientation), settings.spacing_mm, strict=True))
+    return all(abs(own[axis] / wanted[axis] - 1) < SPACING_TOLERANCE for axis in wanted)
+
+
+def _axis_of(letter: str) -> str:
+    """Return the patient's axis, x, y or z, along which a letter of an orientation points."""
+    return {"L": "x", "R": "x", "P": "y", "A": "y", "I": "z", "S": "z"}[letter]
 
 
 def _centres(label: NDArray[np.uint8] | None) -> NDArray[np.int32]:
@@ -273,22 +288,25 @@ def _triple(values: Iterable[int]) -> tuple[int, int, int]:
 
 
 def crop_padded(
-    array: NDArray[_T], start: tuple[int, int, int], patch: tuple[int, int, int], fill: float
+    array: NDArray[_T], start: tuple[int, int, int], patch: tuple[int, int, int], fill: float | None = None
 ) -> NDArray[_T]:
-    """Return (C, *patch) from `start`; a volume shorter than the patch is centred in `fill`."""
+    """Return (C, *patch) from `start`; a volume shorter than the patch is centred in `fill`.
+
+    By default `fill` is the volume's smallest value.
+    """
     part = array[(slice(None), *(slice(s, s + want) for s, want in zip(start, patch, strict=True)))]
     if part.shape[1:] == patch:
         return np.ascontiguousarray(part)
-    whole = np.full((part.shape[0], *patch), fill, part.dtype)
+    whole = np.full((part.shape[0], *patch), array.min() if fill is None else fill, part.dtype)
     offset = [(want - size) // 2 for size, want in zip(part.shape[1:], patch, strict=True)]
     whole[(slice(None), *(slice(o, o + size) for o, size in zip(offset, part.shape[1:], strict=True)))] = part
     return whole
 
 
-def centre_crop(array: NDArray[_T], patch: tuple[int, int, int], fill: float) -> NDArray[_T]:
-    """Return the middle of a volume, (C, *patch), padded if it is shorter."""
+def centre_crop(array: NDArray[_T], patch: tuple[int, int, int]) -> NDArray[_T]:
+    """Return the middle of a volume, (C, *patch), padded with its smallest value if it is shorter."""
     start = _triple(max(size - want, 0) // 2 for size, want in zip(array.shape[1:], patch, strict=True))
-    return crop_padded(array, start, patch, fill)
+    return crop_padded(array, start, patch)
 
 
 def augmentation(augment: Augment | Literal["none"], labelled: bool, orientation: str) -> Compose | None:
@@ -301,9 +319,8 @@ def augmentation(augment: Augment | Literal["none"], labelled: bool, orientation
     steps: list[Any] = []
     if augment.rotate and (augment.rotate_deg or augment.scale):
         steps.append(_random_affine(augment, keys))
-    axes = {"x": "LR", "y": "PA", "z": "IS"}
-    for name in augment.flip_axes if augment.flip else ():
-        axis = next(i for i, letter in enumerate(orientation) if letter in axes[name])
+    axes = [_axis_of(letter) for letter in orientation]
+    for axis in [axes.index(name) for name in augment.flip_axes] if augment.flip else ():
         steps.append(mt.RandFlipd(keys, prob=augment.flip, spatial_axis=axis))
     if augment.blur:
         steps.append(mt.RandGaussianSmoothd(["image"], (0.25, 1), (0.25, 1), (0.25, 1), prob=augment.blur))
@@ -344,21 +361,12 @@ def sample_patch(
     """
     import torch
 
-    fill = (
-        float(image.min())
-        if settings.patch is not None and _is_shorter(image.shape[1:], settings.patch)
-        else 0.0
-    )
-    if settings.patch is not None:
-        if label is None:
-            image = centre_crop(image, settings.patch, fill)
-        else:
-            random = np.random.default_rng(seed)
-            start = place_patch(image.shape[1:], centres, settings.patch, settings.foreground, random)
-            image, label = (
-                crop_padded(image, start, settings.patch, fill),
-                crop_padded(label, start, settings.patch, 0),
-            )
+    if settings.patch is not None and label is None:
+        image = centre_crop(image, settings.patch)
+    elif settings.patch is not None and label is not None:
+        random = np.random.default_rng(seed)
+        start = place_patch(image.shape[1:], centres, settings.patch, settings.foreground, random)
+        image, label = crop_padded(image, start, settings.patch), crop_padded(label, start, settings.patch, 0)
     data: dict[Hashable, Any] = {"image": torch.from_numpy(np.array(image, np.float32))}
     if label is not None:
         data["label"] = torch.from_numpy(label.astype(np.float32))
@@ -366,10 +374,6 @@ def sample_patch(
         augment.set_random_state(seed % 2**32)
         data = augment(data)
     return tensors(data)
-
-
-def _is_shorter(shape: tuple[int, ...], patch: tuple[int, ...]) -> bool:
-    return any(size < want for size, want in zip(shape, patch, strict=True))
 
 
 def tensors(data: Mapping[Hashable, Any]) -> dict[str, Tensor]:

@@ -51,6 +51,12 @@ class Volume:
         return float(lengths[0]), float(lengths[1]), float(lengths[2])
 
     @property
+    def axes_ras(self) -> tuple[int, int, int] | None:
+        """Which of X, Y and Z (0, 1, 2) runs along right, front and up; None if two are nearest to one."""
+        axes = np.abs(self.affine_ras[:3, :3]).argmax(axis=0).tolist()
+        return (axes.index(0), axes.index(1), axes.index(2)) if sorted(axes) == [0, 1, 2] else None
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """The numbers of voxels along X, Y and Z."""
         _, x, y, z = self.array.shape

@@ -14,6 +14,7 @@ from medfed.data.dicom.file import DicomFile, open_dicom
 from medfed.data.dicom.volumes import assemble_volumes, describe_non_image
 from medfed.data.nifti import is_nifti, read_nifti, unpacked_head
 from medfed.data.read_options import ReadOptions
+from medfed.data.refusals import EmptyFileError
 from medfed.data.volume import Volume
 from medfed.errors import ImageError
 
@@ -41,7 +42,7 @@ def _read_file(path: str, options: ReadOptions) -> list[Volume]:
     if not stat.S_ISREG(status.st_mode):
         raise ImageError("neither a file nor a folder; give one")
     if status.st_size == 0:
-        raise ImageError("the file is empty (0 bytes); copy it again")
+        raise EmptyFileError("the file is empty (0 bytes); copy it again")
     if _is_nifti(path):
         return [read_nifti(path, options)]
     file = open_dicom(path)
@@ -102,7 +103,7 @@ def _file_note(path: str, inodes: set[tuple[int, int]]) -> str | None:
     if status.st_size == 0:
         if Path(path).suffix.lower() in _NEVER_IMAGES:
             return "an empty file"
-        raise ImageError(
+        raise EmptyFileError(
             "one of the files is empty (0 bytes), perhaps an image that was not copied; copy it again"
         )
     inodes.add(inode)

@@ -274,7 +274,7 @@ def _perturbed_image(task: Task, data: SiteDataModule, case: Case, condition: st
     array = robustness.IMAGE_CHANGES[condition](image.array, image.spacing_mm, generator)
     prepared = prepare(Volume(array, image.affine_ras, image.info), None, settings).image
     if task.needs == "classify" and settings.patch is not None:
-        prepared = centre_crop(prepared, settings.patch, float(prepared.min()))
+        prepared = centre_crop(prepared, settings.patch)
     return torch.from_numpy(np.ascontiguousarray(prepared, np.float32))[None]
 
 

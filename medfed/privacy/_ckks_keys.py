@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any
 
-import msgspec
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from medfed.errors import MedfedError, PrivacyError, QuorumError, WireError
+from medfed.privacy._key_exchange import (
+    Boxes,
+    Content,
+    RelayedMessages,
+    agreed_key,
+    open_relayed,
+    parse,
+    require_signatures,
+    to_bytes,
+)
 from medfed.wire.messages import HubChannel, SiteChannel
 
 # The names under which a site keeps the study's key and its own encryption key.
@@ -28,23 +34,11 @@ SHOWN, BOXES = "ckks-keys", "ckks-boxes"
 ONLY_ATTEMPT = 1
 
 
-class KeyAnnouncement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class KeyAnnouncement(Content, frozen=True):
     """A site's public encryption key, and the digest of the study's key if it holds that."""
 
     box: bytes
     holds: bytes = b""
-
-
-class RelayedMessages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Sites' signed messages, unchanged, by site."""
-
-    messages: dict[str, bytes] = msgspec.field(name="letters")
-
-
-class SealedKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The study's key, encrypted for each receiver."""
-
-    boxes: dict[str, bytes]
 
 
 def shared_key(channel: SiteChannel, make: Callable[[], bytes]) -> bytes | None:
@@ -53,12 +47,7 @@ def shared_key(channel: SiteChannel, make: Callable[[], bytes]) -> bytes | None:
     Raises:
         PrivacyError: if the hub or a site violates the protocol.
     """
-    if not channel.signed:
-        raise PrivacyError(
-            f"site '{channel.site}': privacy.kind: ckks needs messages with signatures, else whoever carries "
-            "them can speak as a site and be given the key; set exchange.credentials "
-            "(`medfed enrol` makes them)"
-        )
+    require_signatures(channel, "ckks", "speak as a site and be given the key")
     box, key = _box_key(channel), channel.load_secret(KEY)
     announced = _announce(channel, box, key)
     if announced is None or channel.site not in announced:
@@ -89,13 +78,14 @@ def _announce(
     """Announce this site's public key, and return all sites' announcements; None if the round is over."""
     holds = hashlib.sha256(key).digest() if key else b""
     own = KeyAnnouncement(box.public_key().public_bytes_raw(), holds)
-    channel.send(ONLY_ATTEMPT, SHOWN, msgspec.json.encode(own))
+    channel.send(ONLY_ATTEMPT, SHOWN, to_bytes(own))
     answer = channel.receive({SHOWN: ONLY_ATTEMPT})
     if answer is None:
         return None
+    relayed = parse(answer.data, RelayedMessages, "hub", SHOWN).messages
     return {
-        party: read(_opened(channel, sealed, party, SHOWN), KeyAnnouncement)
-        for party, sealed in read(answer.data, RelayedMessages).messages.items()
+        party: open_relayed(channel, sealed, KeyAnnouncement, party, SHOWN, ONLY_ATTEMPT)
+        for party, sealed in relayed.items()
     }
 
 
@@ -108,7 +98,7 @@ def _deal(
         for party, one in announced.items()
         if not one.holds and party != channel.site
     }
-    channel.send(ONLY_ATTEMPT, BOXES, msgspec.json.encode(SealedKeys(boxes)))
+    channel.send(ONLY_ATTEMPT, BOXES, to_bytes(Boxes(boxes)))
 
 
 def dealer(announced: Mapping[str, KeyAnnouncement]) -> str:
@@ -131,7 +121,7 @@ def relay_keys(
         try:
             if received.message is None:
                 raise received.error or WireError("no message")
-            announced[received.site] = read(received.message.data, KeyAnnouncement)
+            announced[received.site] = parse(received.message.data, KeyAnnouncement, received.site, SHOWN)
             sealed[received.site] = received.sealed
         except MedfedError as error:
             refused[received.site] = error
@@ -140,7 +130,7 @@ def relay_keys(
             f"round {channel.round}: no site showed a key; start the sites and go on with --resume"
         )
     valid = channel.send(
-        ONLY_ATTEMPT, SHOWN, dict.fromkeys(sorted(announced), msgspec.json.encode(RelayedMessages(sealed)))
+        ONLY_ATTEMPT, SHOWN, dict.fromkeys(sorted(announced), to_bytes(RelayedMessages(sealed)))
     )
     announced = {site: one for site, one in announced.items() if site in valid}
     _relay_sealed_keys(channel, announced, patience_s)
@@ -161,20 +151,8 @@ def _relay_sealed_keys(
             f"round {channel.round}: site '{first}' was to give the study's key to {', '.join(lacking)} "
             f"and did not{f': {dealt.error}' if dealt else ''}; start it again and go on with --resume"
         )
-    relayed = msgspec.json.encode(RelayedMessages({first: dealt.sealed}))
+    relayed = to_bytes(RelayedMessages({first: dealt.sealed}))
     channel.send(ONLY_ATTEMPT, BOXES, dict.fromkeys(sorted(lacking), relayed))
-
-
-def read(data: bytes, kind: type) -> Any:
-    """Return the content of a message.
-
-    Raises:
-        WireError: if it is not of this kind.
-    """
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise WireError(f"a message about keys cannot be decoded: {str(error)[:200]}") from None
 
 
 def _box_key(channel: SiteChannel) -> X25519PrivateKey:
@@ -185,22 +163,6 @@ def _box_key(channel: SiteChannel) -> X25519PrivateKey:
     return X25519PrivateKey.from_private_bytes(secret)
 
 
-def _opened(channel: SiteChannel, sealed: bytes, party: str, step: str) -> bytes:
-    try:
-        message = channel.open(sealed, party)
-    except WireError as error:
-        raise PrivacyError(
-            f"site '{channel.site}', round {channel.round}: the hub forwards a message in the name of "
-            f"'{party}' that is not from it: {error}"
-        ) from None
-    if (message.step, message.round) != (step, channel.round):
-        raise PrivacyError(
-            f"site '{channel.site}', round {channel.round}: the hub forwards a message of '{party}' of "
-            "another round or step"
-        )
-    return message.data
-
-
 def _open_sealed_key(
     channel: SiteChannel,
     box: X25519PrivateKey,
@@ -208,8 +170,8 @@ def _open_sealed_key(
     first: str,
     data: bytes,
 ) -> bytes:
-    relayed = read(data, RelayedMessages).messages
-    boxes = read(_opened(channel, relayed.get(first, b""), first, BOXES), SealedKeys).boxes
+    sealed = parse(data, RelayedMessages, "hub", BOXES).messages.get(first, b"")
+    boxes = open_relayed(channel, sealed, Boxes, first, BOXES, ONLY_ATTEMPT).boxes
     try:
         return _cipher(box, announced[first].box, first, channel.site).decrypt(
             bytes(12), boxes[channel.site], None
@@ -223,10 +185,4 @@ def _open_sealed_key(
 
 def _cipher(own: X25519PrivateKey, theirs: bytes, sender: str, receiver: str) -> AESGCM:
     # A pair's key encrypts only the study's key, so a zero nonce is never used for two plaintexts.
-    try:
-        shared = own.exchange(X25519PublicKey.from_public_bytes(theirs))
-    except ValueError:
-        raise PrivacyError("a site's public key is not a usable X25519 key (it has small order)") from None
-    return AESGCM(
-        HKDF(SHA256(), 32, salt=None, info=f"medfed-1 ckks {sender} to {receiver}".encode()).derive(shared)
-    )
+    return AESGCM(agreed_key(own, theirs, f"ckks {sender} to {receiver}"))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Self
 
 import msgspec
 
 from medfed.errors import PrivacyError
-from medfed.privacy._privacy import Positive, Privacy, Probability
+from medfed.privacy._privacy import Positive, Privacy, Probability, Scores, not_covered, public_only
 from medfed.privacy.accounting.accountant import Accountant, MechanismSteps, noise_for
 from medfed.registry import kind_of
+from medfed.wire.update import Update
 
 
 class ClientNoise(Privacy, frozen=True):
@@ -21,7 +22,7 @@ class ClientNoise(Privacy, frozen=True):
     delta: Probability = 1e-5
     clip: Positive = 1.0
     accountant: Accountant = "prv"
-    scores: Literal["withhold", "send"] = "withhold"
+    scores: Scores = "withhold"
 
     replaces_batch_norm: ClassVar[bool] = True
     scalars: ClassVar[tuple[str, ...]] = ("privacy/epsilon",)
@@ -32,6 +33,33 @@ class ClientNoise(Privacy, frozen=True):
             raise PrivacyError(
                 f"privacy '{kind_of(self)}': give noise_multiplier, or epsilon and delta; neither is set"
             )
+
+    def objections(self, study: Any) -> Iterator[str]:
+        for group in (*(study.train.local.sends if study.train.local else ()), *study.rule.needs_groups):
+            yield (
+                f"privacy.kind: {kind_of(self)} clips and noises the update only, and the group '{group}' "
+                "would leave beside it; take another local method and rule, or privacy dp_sgd"
+            )
+            break
+
+    def check_no_groups(self, update: Update) -> None:
+        """Check that nothing leaves beside the noised update.
+
+        Raises:
+            PrivacyError: naming the groups that would.
+        """
+        if update.groups:
+            raise PrivacyError(
+                f"site '{update.site}', round {update.round}: the groups {', '.join(sorted(update.groups))} "
+                f"would leave beside the noised update; {kind_of(self)} covers the update only"
+            )
+
+    def scores_note(self) -> str:
+        """Return what a person should know of validation scores and of sampling."""
+        return f"{not_covered(self.scores)}; sampling of sites is not secret and not counted"
+
+    def filter_scalars(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
+        return public_only(scalars, self.scores)
 
     def planned(self, rounds: int) -> Self:
         """Return the mechanism with the noise multiplier that keeps so many rounds within the target.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Protocol, Self
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 import msgspec
 
@@ -22,6 +22,9 @@ GROUP = "privacy:"
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Probability = Annotated[float, msgspec.Meta(gt=0, lt=1)]
+
+# Whether scores of validation cases leave a hospital, which a mechanism's epsilon does not cover.
+Scores = Literal["withhold", "send"]
 
 # Scalars that reveal nothing about a patient: the study or the accountant determines them.
 PUBLIC_SCALARS = ("train/steps", "train/rate")
@@ -70,8 +73,8 @@ class Privacy(Kind, frozen=True):
     """What happens to an update before it leaves.
 
     The methods in the order of their calls: `objections` when a study is read and `planned` when it starts;
-    in every round `filter_scalars` and `protect` at each site, then `reveal` and `prepare_merge` at the hub.
-    A mechanism whose sites exchange keys first also overrides `protectors` and `open_session`.
+    in every round `filter_scalars` and `protect` at each site, then `admit`, `reveal` and `prepare_merge` at
+    the hub. A mechanism whose sites exchange keys first also overrides `protectors` and `open_session`.
     """
 
     folder: ClassVar[str] = "privacy"
@@ -124,6 +127,14 @@ class Privacy(Kind, frozen=True):
         """Return the scalars that may leave; called at the site for everything that is sent."""
         return scalars
 
+    def admit(self, update: Update, weights: Weights) -> Update:
+        """Return the update as it arrived at the hub, if it fits the round and the model.
+
+        Raises:
+            UpdateError: saying what does not fit.
+        """
+        return check_update(update, weights)
+
     def reveal(self, updates: Sequence[Update], weights: Weights) -> Sequence[Update]:
         """Return the updates to merge, from those that arrived; called at the hub."""
         return updates
@@ -142,16 +153,16 @@ class Privacy(Kind, frozen=True):
         Raises:
             PrivacyError: if a part of it is encrypted and this site cannot read it.
         """
-        if found := sorted(name for name in received.groups if name.startswith(GROUP)):
+        if encrypted := sorted(name for name in received.groups if name.startswith(GROUP)):
             raise PrivacyError(
-                f"site '{channel.site}': a part of the model is encrypted ('{found[0]}'), and only sites "
+                f"site '{channel.site}': a part of the model is encrypted ('{encrypted[0]}'), and only sites "
                 "that train under the study's privacy hold its key"
             )
         return received
 
     def open_session(self, channel: HubChannel, deadline_s: float | None) -> RoundSession:
         """Return the hub's session for this round, after any key exchange that precedes the updates."""
-        return _Plain(self, channel.sites, deadline_s)
+        return PlainSession(self, channel.sites, deadline_s)
 
     def init(self, weights: Weights) -> PrivacyState:
         """Return the hub's state before the first round."""
@@ -165,8 +176,8 @@ class Privacy(Kind, frozen=True):
 
 
 @dataclass(frozen=True)
-class _Plain:
-    """The session of a mechanism without a key exchange."""
+class PlainSession:
+    """A session that leaves everything to the mechanism."""
 
     privacy: Privacy
     sites: Sequence[str]
@@ -174,7 +185,7 @@ class _Plain:
     refused: Mapping[str, MedfedError] = field(default_factory=dict)
 
     def admit(self, update: Update, weights: Weights) -> Update:
-        return check_update(update, weights)
+        return self.privacy.admit(update, weights)
 
     def reveal(self, updates: Sequence[Update], weights: Weights) -> Sequence[Update]:
         return self.privacy.reveal(updates, weights)
@@ -186,7 +197,7 @@ def split_state(state: Mapping[str, Weights]) -> tuple[dict[str, Weights], dict[
     return own, {name: group for name, group in state.items() if name not in own}
 
 
-def public_only(scalars: Mapping[str, float], scores: str) -> dict[str, float]:
+def public_only(scalars: Mapping[str, float], scores: Scores) -> dict[str, float]:
     """Return the scalars without information on training patients; others' scores if `scores` is 'send'."""
     return {
         name: value
@@ -195,3 +206,9 @@ def public_only(scalars: Mapping[str, float], scores: str) -> dict[str, float]:
         or name.startswith("privacy/")
         or (scores == "send" and not name.startswith("train/"))
     }
+
+
+def not_covered(scores: Scores) -> str:
+    """Return the sentence on validation scores for a mechanism's notes."""
+    handling = "are sent as they are" if scores == "send" else "stay in the hospitals (privacy.scores)"
+    return f"validation scores are not covered by epsilon and {handling}"

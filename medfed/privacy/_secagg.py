@@ -1,7 +1,14 @@
-"""The messages of a secure sum, the graph of neighbours, and key derivation.
+"""The messages of a secure sum, the graph of neighbours, and the masks of pairs.
 
 Each record is the content of a message (`medfed/wire/messages.py`), which carries study, run, round, attempt,
 step and the sender's signature. The steps, in order: call, keys, shares, members, signed, unmask.
+
+    keys     site to hub: `Keys`              hub to sites: `RelayedMessages`, the sites' own
+    shares   site to hub: `Boxes`, each with shares that only its receiver can read
+                                              hub to site: `DeliveredShares`
+    members  hub to sites: `Members`
+    signed   site to hub: `Members`, the same hub to sites: `UnmaskRequest`
+    unmask   site to hub: `Shares`
 """
 
 from __future__ import annotations
@@ -10,15 +17,15 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
-import msgspec
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from medfed.errors import PrivacyError, WireError
+from medfed.errors import PrivacyError
+from medfed.privacy._key_exchange import Content, RelayedMessages, agreed_key, derived
 from medfed.privacy._masks import Bits, FixedPoint
+
+# The group and name under which a masked update carries the site's masked number of examples.
+GROUP, EXAMPLES = "secure_sum", "examples"
 
 
 @dataclass(frozen=True)
@@ -58,78 +65,39 @@ class Settings:
             )
 
 
-class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    pass
-
-
-class Keys(_Content, frozen=True):
-    """keys, site to hub: public keys for this attempt, and the digest of the own mask's seed."""
+class Keys(Content, frozen=True):
+    """A site's public keys for this attempt, and the digest of its own mask's seed."""
 
     box: bytes
     mask: bytes
     seed: bytes
 
 
-class ForwardedKeys(_Content, frozen=True):
-    """keys, hub to sites: the sites' signed key messages, unchanged, by site."""
-
-    messages: dict[str, bytes] = msgspec.field(name="letters")
-
-
-class SealedShares(_Content, frozen=True):
-    """shares, site to hub: encrypted shares that only their receiver can read, by receiver."""
-
-    boxes: dict[str, bytes]
-
-
-class DeliveredShares(_Content, frozen=True):
-    """shares, hub to site: the sites that distributed shares, and the shares for this site, by sender."""
+class DeliveredShares(Content, frozen=True):
+    """The sites that distributed shares, and the shares for this site, by sender."""
 
     members: list[str]
     boxes: dict[str, bytes]
 
 
-class Members(_Content, frozen=True):
-    """members, hub to sites, and signed, site to hub: the sites whose updates the hub holds, sorted."""
+class Members(Content, frozen=True):
+    """The sites whose updates the hub holds, sorted."""
 
     sites: list[str]
 
 
-class UnmaskRequest(_Content, frozen=True):
-    """signed, hub to sites: the signed lists, and whose shares of which kind the hub requests."""
+class UnmaskRequest(RelayedMessages, frozen=True):
+    """The signed lists, and whose shares of which kind the hub requests."""
 
-    messages: dict[str, bytes] = msgspec.field(name="letters")
     seeds_of: list[str]
     keys_of: list[str]
 
 
-class Shares(_Content, frozen=True):
-    """unmask, site to hub: shares of seeds of sites in the sum, and of mask keys of those that left."""
+class Shares(Content, frozen=True):
+    """Shares of seeds of sites in the sum, and of mask keys of those that left."""
 
     seeds: dict[str, bytes]
     keys: dict[str, bytes]
-
-
-_T = TypeVar("_T", bound=_Content)
-
-
-def parse(data: bytes, kind: type[_T], party: str, step: str) -> _T:
-    """Return the content of a message.
-
-    Raises:
-        WireError: if it is not of this kind.
-    """
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise WireError(
-            f"the message of '{party}' for step '{step}' cannot be decoded: {str(error)[:200]}"
-        ) from None
-
-
-def to_bytes(content: _Content) -> bytes:
-    """Return the content of a message as bytes."""
-    return msgspec.json.encode(content)
 
 
 def neighbours(keys: Mapping[str, Keys], most: int) -> dict[str, list[str]]:
@@ -168,9 +136,9 @@ def checked_keys(keys: Mapping[str, Keys]) -> Mapping[str, Keys]:
         PrivacyError: if one has a wrong length, or two sites have the same.
     """
     seen: dict[bytes, str] = {}
-    for site, found in sorted(keys.items()):
-        for key in (found.box, found.mask):
-            if len(key) != 32 or len(found.seed) != 32:
+    for site, shown in sorted(keys.items()):
+        for key in (shown.box, shown.mask):
+            if len(key) != 32 or len(shown.seed) != 32:
                 raise PrivacyError(f"site '{site}': a key of {len(key)} bytes; X25519's have 32")
             if key in seen:
                 raise PrivacyError(f"sites '{seen[key]}' and '{site}' show the same key: one speaks for both")
@@ -178,24 +146,11 @@ def checked_keys(keys: Mapping[str, Keys]) -> Mapping[str, Keys]:
     return keys
 
 
-def agreed_key(mine: X25519PrivateKey, theirs: bytes, purpose: str) -> bytes:
-    """Return the 32 bytes that two sites share for a purpose, by X25519 and HKDF.
-
-    Raises:
-        PrivacyError: if the other key has small order and would give everyone the same secret.
-    """
-    try:
-        shared = mine.exchange(X25519PublicKey.from_public_bytes(theirs))
-    except ValueError:
-        raise PrivacyError("a site's public key is not a usable X25519 key (it has small order)") from None
-    return derived(shared, purpose)
+def own_mask(seed: bytes) -> bytes:
+    """Return the key of a site's own mask."""
+    return derived(seed, "secure sum own mask")
 
 
-def derived(secret: bytes, purpose: str) -> bytes:
-    """Return 32 bytes that a secret gives for a purpose, by HKDF with SHA-256."""
-    return HKDF(SHA256(), 32, salt=None, info=f"medfed-1 secure sum {purpose}".encode()).derive(secret)
-
-
-def pair(one: str, two: str) -> str:
-    """Return how two sites together are called, the same from either's side."""
-    return "/".join(sorted((one, two)))
+def pair_mask(key: X25519PrivateKey, theirs: Keys, one: str, two: str) -> bytes:
+    """Return the key of the mask that two sites share, from the private key of one and the other's keys."""
+    return agreed_key(key, theirs.mask, f"secure sum mask {'/'.join(sorted((one, two)))}")

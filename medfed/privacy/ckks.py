@@ -24,18 +24,25 @@ ciphertexts. Rounding: 1e-5 per number, divided by the total examples. Cost: ben
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgspec
 import numpy as np
 import torch
 
-from medfed.errors import MedfedError, PrivacyError, UpdateError
+from medfed.errors import PrivacyError, UpdateError
 from medfed.privacy._ckks_keys import KEY, relay_keys, shared_key
-from medfed.privacy._privacy import GROUP, Privacy, PrivacyState, RoundSession, UpdateProtector
+from medfed.privacy._privacy import (
+    GROUP,
+    PlainSession,
+    Privacy,
+    PrivacyState,
+    RoundSession,
+    UpdateProtector,
+)
 from medfed.registry import kind_of
 from medfed.wire.messages import HubChannel, SiteChannel
 from medfed.wire.update import GlobalModel, Update, check_update
@@ -52,6 +59,8 @@ CIPHERTEXTS_PER_TENSOR = 64
 MAX_CIPHERTEXT_BYTES = 70_000
 
 SUM, ENCRYPTED, EXAMPLES = f"{GROUP}ckks", "ckks", "examples"
+
+T = TypeVar("T")
 
 
 class Ckks(Privacy, tag="ckks", frozen=True):
@@ -95,7 +104,21 @@ class Ckks(Privacy, tag="ckks", frozen=True):
 
     def open_session(self, channel: HubChannel, deadline_s: float | None) -> RoundSession:
         sites, refused = relay_keys(channel, deadline_s, self.patience_s)
-        return _EncryptedSession(self, sites, deadline_s, refused)
+        return PlainSession(self, sites, deadline_s, refused)
+
+    def admit(self, update: Update, weights: Weights) -> Update:
+        plain = {name: tensor for name, tensor in weights.items() if not self.encrypts(name)}
+        check_update(replace(update, groups={}), plain)
+        if update.examples < 1:
+            raise UpdateError(f"{update}: {update.examples} examples, expected at least 1")
+        count = sum(weights[name].numel() for name in weights if name not in plain)
+        expected = dict(_pieces([min(SLOTS, count - first) for first in range(0, count, SLOTS)]))
+        group = update.groups.get(ENCRYPTED, {})
+        if sorted(group) != list(expected) or set(update.groups) != {ENCRYPTED}:
+            raise UpdateError(f"{update}: {len(group)} pieces of ciphertext, expected {len(expected)}")
+        for name, sizes in expected.items():
+            _check_ciphertexts(f"{update}: piece {name}", group[name], sizes)
+        return update
 
     def init(self, weights: Weights) -> PrivacyState:
         return {SUM: {EXAMPLES: torch.tensor(0)}}
@@ -146,33 +169,32 @@ class _Encryptor:
                 f"privacy.layers: none of the model's tensors begins with {', '.join(self.privacy.layers)}; "
                 f"there are {', '.join(list(weights)[:6])}"
             )
-        open_ones = {name: tensor for name, tensor in weights.items() if name not in hidden}
-        return replace(
-            update,
-            delta=_part(update.delta, open_ones),
-            groups={ENCRYPTED: self._encrypted(update, weights, hidden)},
-        )
+        shown = _part(update.delta, [name for name in weights if name not in hidden])
+        return replace(update, delta=shown, groups={ENCRYPTED: self._encrypted(update, weights, hidden)})
 
     def _encrypted(self, update: Update, weights: Weights, hidden: Sequence[str]) -> dict[str, torch.Tensor]:
         ts, context = _tenseal(), _context(self.key)
-        pieces: dict[str, torch.Tensor] = {}
         flat = np.concatenate([_local(update, weights, name).reshape(-1).numpy() for name in hidden])
         flat *= update.examples
         largest = float(np.abs(flat).max())
         if not largest < MAX_SUM / 64:
             raise PrivacyError(
-                f"update of site '{update.site}' for round {update.round}: a weight times its "
-                f"{update.examples} examples is {largest:.3g}; ckks adds numbers below "
-                f"{MAX_SUM / 64:.3g} of up to 64 sites"
+                f"{update}: a weight times its {update.examples} examples is {largest:.3g}; ckks adds "
+                f"numbers below {MAX_SUM / 64:.3g} of up to 64 sites"
             )
-        step = SLOTS * CIPHERTEXTS_PER_TENSOR
-        for number, first in enumerate(range(0, flat.size, step)):
-            parts = [
-                ts.ckks_vector(context, ts.plain_tensor(flat[at : min(at + SLOTS, first + step)])).serialize()
-                for at in range(first, min(first + step, flat.size), SLOTS)
-            ]
-            pieces[f"{number:05d}"] = _packed(parts)
-        return pieces
+
+        def encrypted(first: int) -> bytes:
+            values = ts.plain_tensor(flat[first : first + SLOTS])
+            return ts.ckks_vector(context, values).serialize()  # type: ignore[no-any-return]
+
+        starts = range(0, flat.size, SLOTS)
+        return {name: _packed([encrypted(first) for first in some]) for name, some in _pieces(starts)}
+
+
+def _pieces(items: Sequence[T]) -> Iterator[tuple[str, Sequence[T]]]:
+    """Yield what stands for the ciphertexts, in order, under the names of the tensors that carry them."""
+    for number, first in enumerate(range(0, len(items), CIPHERTEXTS_PER_TENSOR)):
+        yield f"{number:05d}", items[first : first + CIPHERTEXTS_PER_TENSOR]
 
 
 def _local(update: Update, weights: Weights, name: str) -> torch.Tensor:
@@ -181,11 +203,10 @@ def _local(update: Update, weights: Weights, name: str) -> torch.Tensor:
     return weights[name].double() + update.delta[name].double()
 
 
-def _part(delta: Weights, names: Weights) -> Weights:
+def _part(delta: Weights, names: Iterable[str]) -> Weights:
+    """Return these tensors of a difference of weights."""
     if isinstance(delta, Difference):
-        return Difference(
-            {name: delta.minuend[name] for name in names}, {name: delta.subtrahend[name] for name in names}
-        )
+        return Difference(_part(delta.minuend, names), _part(delta.subtrahend, names))
     return {name: delta[name] for name in names}
 
 
@@ -196,59 +217,20 @@ def _decrypted(privacy: Ckks, received: GlobalModel, key: bytes) -> dict[str, to
     parts = [part for name in sorted(group) if name != EXAMPLES for part in _unpacked(group[name])]
     flat = np.concatenate([np.asarray(ts.ckks_vector_from(context, part).decrypt()) for part in parts])
     flat /= examples
-    weights, at = dict(received.weights), 0
-    for name in sorted(weights):
-        if privacy.encrypts(name):
-            size = weights[name].numel()
-            values = torch.from_numpy(flat[at : at + size]).reshape(weights[name].shape)
-            weights[name] = values.to(weights[name].dtype)
-            at += size
-    if at != flat.size:
+    weights = dict(received.weights)
+    names = [name for name in sorted(weights) if privacy.encrypts(name)]
+    sizes = [weights[name].numel() for name in names]
+    if sum(sizes) != flat.size:
         raise PrivacyError(
             f"round {received.round}: the encrypted sum holds {flat.size} numbers, the model's encrypted "
-            f"layers have {at}"
+            f"layers have {sum(sizes)}"
         )
+    for name, values in zip(names, np.split(flat, np.cumsum(sizes)[:-1]), strict=True):
+        weights[name] = torch.from_numpy(values).reshape(weights[name].shape).to(weights[name].dtype)
     return weights
 
 
 # ---------------------------------------------------------------------------------------------- at the hub
-
-
-@dataclass(frozen=True)
-class _EncryptedSession:
-    """The hub's session for one round, without the key."""
-
-    privacy: Ckks
-    sites: Sequence[str]
-    deadline_s: float | None
-    refused: Mapping[str, MedfedError] = field(default_factory=dict)
-
-    def admit(self, update: Update, weights: Weights) -> Update:
-        who = f"update of site '{update.site}' for round {update.round}"
-        plain = {name: tensor for name, tensor in weights.items() if not self.privacy.encrypts(name)}
-        check_update(replace(update, groups={}), plain) if plain else _check_counted(update, who)
-        if shown := sorted(name for name in update.delta if name not in plain):
-            raise UpdateError(
-                f"{who}: '{shown[0]}' came in the clear, the study encrypts it (privacy.layers)"
-            )
-        count = sum(weights[name].numel() for name in weights if name not in plain)
-        sizes = [min(SLOTS, count - first) for first in range(0, count, SLOTS)]
-        group = update.groups.get(ENCRYPTED, {})
-        names = [f"{number:05d}" for number in range(-(-len(sizes) // CIPHERTEXTS_PER_TENSOR))]
-        if sorted(group) != names or set(update.groups) != {ENCRYPTED}:
-            raise UpdateError(f"{who}: {len(group)} pieces of ciphertext, expected {len(names)}")
-        for number, name in enumerate(names):
-            expected = sizes[number * CIPHERTEXTS_PER_TENSOR : (number + 1) * CIPHERTEXTS_PER_TENSOR]
-            _check_ciphertexts(f"{who}: piece {name}", group[name], expected)
-        return update
-
-    def reveal(self, updates: Sequence[Update], weights: Weights) -> Sequence[Update]:
-        return updates
-
-
-def _check_counted(update: Update, who: str) -> None:
-    if update.delta or update.examples < 1:
-        raise UpdateError(f"{who}: {len(update.delta)} tensors in the clear and {update.examples} examples")
 
 
 def _check_ciphertexts(what: str, piece: torch.Tensor, sizes: Sequence[int]) -> None:
@@ -277,12 +259,9 @@ def _sum_ciphertexts(updates: Sequence[Update]) -> dict[str, torch.Tensor]:
     for name in sorted(updates[0].groups[ENCRYPTED]):
         sums: list[Any] = []
         for update in updates:
-            vectors = [
-                ts.ckks_vector_from(context, part) for part in _unpacked(update.groups[ENCRYPTED][name])
-            ]
-            sums = (
-                [running + vector for running, vector in zip(sums, vectors, strict=True)] if sums else vectors
-            )
+            parts = _unpacked(update.groups[ENCRYPTED][name])
+            vectors = [ts.ckks_vector_from(context, part) for part in parts]
+            sums = [one + other for one, other in zip(sums, vectors, strict=True)] if sums else vectors
         total[name] = _packed([ciphertext.serialize() for ciphertext in sums])
     return total
 

@@ -14,7 +14,7 @@ updates.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -84,13 +84,7 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
         return self.where == "site"
 
     def objections(self, study: Any) -> Iterator[str]:
-        sent = study.train.local.sends if study.train.local is not None else ()
-        for group in (*sent, *study.rule.needs_groups):
-            yield (
-                f"privacy.kind: client_dp clips and noises the update only, and the group '{group}' would "
-                "leave beside it; take another local method and rule, or privacy dp_sgd"
-            )
-            break
+        yield from super().objections(study)
         for name in study.rule.needs_scalars:
             if self.where == "hub" or name not in public_only({name: 0.0}, self.scores):
                 yield (
@@ -109,19 +103,13 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
             if self.where == "hub"
             else "noise is added in the hospital"
         )
-        scores = "are sent as they are" if self.scores == "send" else "stay in the hospitals (privacy.scores)"
         return (
             f"each hospital's updates are hidden by client_dp; {trusted}; all hospitals have the same weight",
-            f"validation scores are not covered by epsilon and {scores}; sampling of sites is "
-            "not secret and not counted",
+            self.scores_note(),
         )
 
     def protect(self, update: Update, weights: Weights) -> Update:
-        if update.groups:
-            raise PrivacyError(
-                f"site '{update.site}', round {update.round}: the groups {', '.join(sorted(update.groups))} "
-                "would leave beside the noised update; client_dp covers the update only"
-            )
+        self.check_no_groups(update)
         alike = replace(update, examples=1, scalars=self.filter_scalars(update.scalars))
         if self.where == "site":
             deviation = self.multiplier * 2 * self.clip
@@ -130,9 +118,6 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
             return alike  # the hub knows this round's clip
         short = clipped(update.delta, self.clip)
         return replace(alike, delta={name: short[name].to(weights[name].dtype) for name in short})
-
-    def filter_scalars(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
-        return public_only(scalars, self.scores)
 
     def init(self, weights: Weights) -> PrivacyState:
         if self.adaptive is None:
@@ -187,6 +172,5 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
         # Counted as +1/2 and -1/2, so that one site moves the sum by 1/2 and not by 1 (section 3).
         count = sum(0.5 if length <= clip else -0.5 for length in lengths)
         share = 0.5 + (count + float(gaussian((), self._count_noise(len(lengths))))) / len(lengths)
-        return torch.tensor(
-            clip * math.exp(-self.adaptive.rate * (share - self.adaptive.quantile)), dtype=torch.float64
-        )
+        step = math.exp(-self.adaptive.rate * (share - self.adaptive.quantile))
+        return torch.tensor(clip * step, dtype=torch.float64)

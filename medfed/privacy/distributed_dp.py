@@ -49,9 +49,9 @@ from medfed.privacy._client_noise import ClientNoise
 from medfed.privacy._clipping import factor, scaled, share
 from medfed.privacy._masks import Bits
 from medfed.privacy._noise import MAX_DEVIATIONS, gaussian
-from medfed.privacy._privacy import Positive, RoundSession, UpdateProtector, public_only
-from medfed.privacy._secagg import Settings, required_sites
-from medfed.privacy._secagg_client import GROUP, protectors
+from medfed.privacy._privacy import Positive, RoundSession, UpdateProtector
+from medfed.privacy._secagg import GROUP, Settings, required_sites
+from medfed.privacy._secagg_client import protectors
 from medfed.privacy._secagg_server import open_session
 from medfed.registry import kind_of
 from medfed.wire.messages import HubChannel, SiteChannel
@@ -103,15 +103,7 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
             )
 
     def objections(self, study: Any) -> Iterator[str]:
-        groups = (
-            *(study.train.local.sends if study.train.local is not None else ()),
-            *study.rule.needs_groups,
-        )
-        if groups:
-            yield (
-                f"privacy.kind: distributed_dp clips and noises the update only, and the group '{groups[0]}' "
-                "would leave beside it; take another local method and rule, or privacy dp_sgd"
-            )
+        yield from super().objections(study)
         if study.rule.max_sites is not None:
             yield (
                 f"rule.kind: '{kind_of(study.rule)}' merges one site at a time, and distributed_dp hides a "
@@ -132,14 +124,12 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
         return self.least
 
     def notes(self) -> tuple[str, ...]:
-        scores = "are sent as they are" if self.scores == "send" else "stay in the hospitals (privacy.scores)"
         return (
             "each hospital's updates are hidden by distributed_dp: every hospital adds a share of the noise, "
             f"and the hub sees only a sum of at least {self.least}; all hospitals have the same weight",
             f"the noise suffices while at most {self.colluding} of a round's hospitals reveal theirs; a sum "
             f"of fewer than {self.least} is never opened",
-            f"validation scores are not covered by epsilon and {scores}; sampling of sites is "
-            "not secret and not counted",
+            self.scores_note(),
         )
 
     @property
@@ -154,11 +144,8 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
 
     def filter_scalars(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
         # No scalars of training: from the number of steps the hub could infer the number of cases.
-        return {
-            name: value
-            for name, value in public_only(scalars, self.scores).items()
-            if not name.startswith("train/")
-        }
+        public = super().filter_scalars(scalars)
+        return {name: value for name, value in public.items() if not name.startswith("train/")}
 
     def protectors(self, channel: SiteChannel) -> Iterator[UpdateProtector]:
         noised: dict[str, Tensor] = {}
@@ -174,7 +161,7 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
         Raises:
             PrivacyError: if the grid is too coarse for the noise or for so large a model.
         """
-        who = f"update of site '{update.site}' for round {update.round}: distributed_dp"
+        who = f"{update}: distributed_dp"
         grid, deviation = self.grid, self.deviation
         finer = "; set privacy.bits to 64" if self.bits == 32 else ""
         if deviation * grid < MIN_STEPS:
@@ -215,11 +202,7 @@ class _NoisedUpdate:
     noised: dict[str, Tensor] = field(default_factory=dict)
 
     def protect(self, update: Update, weights: Weights) -> Update:
-        if update.groups:
-            raise PrivacyError(
-                f"site '{update.site}', round {update.round}: the groups {', '.join(sorted(update.groups))} "
-                "would leave beside the noised update; distributed_dp covers the update only"
-            )
+        self.privacy.check_no_groups(update)
         if not self.noised:
             self.noised.update(self.privacy.noised(update))
         return self.protector.protect(replace(update, delta=self.noised, examples=1), weights)

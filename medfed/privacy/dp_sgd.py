@@ -10,12 +10,12 @@ from the study's seed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
 from medfed.errors import PrivacyError
-from medfed.privacy._privacy import Positive, Privacy, Probability, public_only
+from medfed.privacy._privacy import Positive, Privacy, Probability, Scores, not_covered, public_only
 from medfed.privacy.accounting.accountant import Accountant
 from medfed.registry import kind_of
 from medfed.wire.update import Update
@@ -49,7 +49,7 @@ class DPSGD(Privacy, tag="dp_sgd", frozen=True):
     delta: Probability = 1e-5
     clip: Positive = 1.0
     accountant: Accountant = "prv"
-    scores: Literal["withhold", "send"] = "withhold"
+    scores: Scores = "withhold"
     at_once: Annotated[int, Meta(ge=1)] = 8
 
     def objections(self, study: Any) -> Iterator[str]:
@@ -88,11 +88,10 @@ class DPSGD(Privacy, tag="dp_sgd", frozen=True):
                 )
 
     def notes(self) -> tuple[str, ...]:
-        scores = "are sent as they are" if self.scores == "send" else "stay in the hospitals (privacy.scores)"
         return (
             f"each patient's part in training is hidden to epsilon {self.epsilon:g} at delta "
             f"{self.delta:g}, by dp_sgd",
-            f"validation scores are not covered by epsilon and {scores}; so are case counts, which are sent",
+            f"{not_covered(self.scores)}; so are case counts, which are sent",
         )
 
     def protect(self, update: Update, weights: Weights) -> Update:

@@ -37,8 +37,8 @@ import msgspec
 
 from medfed.privacy._masks import Bits
 from medfed.privacy._privacy import Privacy, RoundSession, UpdateProtector
-from medfed.privacy._secagg import Settings
-from medfed.privacy._secagg_client import GROUP, protectors
+from medfed.privacy._secagg import GROUP, Settings
+from medfed.privacy._secagg_client import protectors
 from medfed.privacy._secagg_server import open_session
 from medfed.wire.messages import HubChannel, SiteChannel
 

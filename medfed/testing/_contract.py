@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
+
+import msgspec
+
+from medfed.registry import Kind, summary
 
 KindT = TypeVar("KindT")
 
@@ -21,9 +25,9 @@ class Contract(Generic[KindT]):
     kind breaks the contract, and `NotApplicable` where it does not concern the kind.
     """
 
-    def __init__(self, noun: str) -> None:
+    def __init__(self, noun: str, checks: Iterable[Callable[[KindT], None]] = ()) -> None:
         self.noun = noun
-        self.checks: dict[str, Callable[[KindT], None]] = {}
+        self.checks: dict[str, Callable[[KindT], None]] = {check.__name__: check for check in checks}
 
     def check(self, function: Callable[[KindT], None]) -> Callable[[KindT], None]:
         """Add a function to the checks, by its name; for use as a decorator."""
@@ -59,14 +63,40 @@ class Contract(Generic[KindT]):
         return None
 
 
+def a_study_file_can_hold_it(kind: Kind) -> None:
+    """It survives JSON unchanged, and its settings cannot be changed afterwards."""
+    assert msgspec.json.decode(msgspec.json.encode(kind), type=type(kind)) == kind
+    with raises(AttributeError, "immutable"):
+        kind.anything = 1  # type: ignore[attr-defined]
+
+
+def its_docstring_begins_with_a_sentence(kind: Kind) -> None:
+    """`medfed kinds` shows the first line."""
+    first = summary(type(kind))
+    assert len(first) > 20, f"expected a sentence, found {first!r}"
+    assert first.endswith((".", ";", ":")), f"expected a sentence in one line, found {first!r}"
+
+
+# What every kind that a study file names keeps.
+OF_EVERY_KIND = (a_study_file_can_hold_it, its_docstring_begins_with_a_sentence)
+
+
+class Raised:
+    """The error that a block has raised, after it."""
+
+    error: Exception
+
+
 @contextmanager
-def raises(error: type[Exception], match: str) -> Iterator[None]:
+def raises(error: type[Exception], match: str) -> Iterator[Raised]:
     """Expect the block to raise this error, with a message in which a pattern is found."""
+    raised = Raised()
     try:
-        yield
-    except error as raised:
-        if not re.search(match, str(raised)):
-            raise AssertionError(f"expected an error matching {match!r}, found: {raised}") from raised
+        yield raised
+    except error as caught:
+        if not re.search(match, str(caught)):
+            raise AssertionError(f"expected an error matching {match!r}, found: {caught}") from caught
+        raised.error = caught
     else:
         raise AssertionError(f"expected a {error.__name__} matching {match!r}, but nothing was raised")
 

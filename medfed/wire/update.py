@@ -55,6 +55,10 @@ class Update:
     groups: Mapping[str, Weights] = field(default_factory=dict)
     encoded: Encoded | None = None
 
+    def __str__(self) -> str:
+        """Return how errors name this update."""
+        return f"update of site '{self.site}' for round {self.round}"
+
     @property
     def evaluation_only(self) -> bool:
         """Whether this update holds only numbers for the report and no weights."""
@@ -91,30 +95,38 @@ def check_update(update: Update, against: Weights) -> Update:
     """
     if update.evaluation_only:
         return update
-    who = f"update of site '{update.site}' for round {update.round}"
     if not isinstance(update.examples, int) or isinstance(update.examples, bool) or update.examples < 1:
         raise UpdateError(
-            f"{who}: trained on {update.examples} examples; a merge weights sites by their examples, so at "
-            f"least 1 is needed: does this site's training split hold any case?"
+            f"{update}: trained on {update.examples} examples; a merge weights sites by their examples, so "
+            f"at least 1 is needed: does this site's training split hold any case?"
         )
     # A difference is finite where both its operands are; computing it in float64 to check would need
     # a model's memory.
     sent = update.delta.minuend if isinstance(update.delta, Difference) else update.delta
     for name in sorted(against):
         if name not in sent:
-            raise UpdateError(f"{who}: '{name}' is missing; the global model has it{_SAME_NETWORK}")
+            raise UpdateError(f"{update}: '{name}' is missing; the global model has it{_SAME_NETWORK}")
     for name in sorted(sent):
         if name not in against:
-            raise UpdateError(f"{who}: '{name}' is not in the global model{_SAME_NETWORK}")
-        _check_tensor(f"{who}: '{name}'", sent[name], against[name])
+            raise UpdateError(f"{update}: '{name}' is not in the global model{_SAME_NETWORK}")
+        _check_tensor(f"{update}: '{name}'", sent[name], against[name])
     for group, tensors in update.groups.items():
         for name, tensor in tensors.items():
             if not bool(torch.isfinite(tensor).all()):
-                raise UpdateError(f"{who}: '{name}' of group '{group}' has values that are not finite")
+                raise UpdateError(f"{update}: '{name}' of group '{group}' has values that are not finite")
+    check_scalars(update)
+    return update
+
+
+def check_scalars(update: Update) -> None:
+    """Check that an update's scalars are numbers.
+
+    Raises:
+        UpdateError: naming the first that is not.
+    """
     for name, value in update.scalars.items():
         if not isinstance(value, (int, float)) or isinstance(value, bool):
-            raise UpdateError(f"{who}: scalar '{name}' is a {type(value).__name__}, expected a number")
-    return update
+            raise UpdateError(f"{update}: scalar '{name}' is a {type(value).__name__}, expected a number")
 
 
 _SAME_NETWORK = "; do site and hub run the same study (network, keep_local) and the same version of medfed?"
@@ -162,9 +174,8 @@ def outlier_errors(updates: Sequence[Update], weights: Weights, factor: float) -
         reference, whose, limit = model, "the model's own", factor * model
     return [
         UpdateError(
-            f"update of site '{update.site}' for round {update.round}: its norm is {value:.3g}, {whose} "
-            f"{reference:.3g}; more than {limit:.3g} is not from training (sampling.outlier): look at that "
-            f"site's loss, data and version of medfed"
+            f"{update}: its norm is {value:.3g}, {whose} {reference:.3g}; more than {limit:.3g} is not from "
+            "training (sampling.outlier): look at that site's loss, data and version of medfed"
         )
         if not value <= limit
         else None

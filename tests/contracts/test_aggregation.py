@@ -6,7 +6,7 @@ import importlib
 
 import pytest
 import torch
-from contract import run
+from contract import checks_of, run
 
 from medfed.aggregation import Rule
 from medfed.registry import kinds
@@ -30,7 +30,7 @@ def test_the_folder_holds_fedavg_and_more() -> None:
     assert all(issubclass(record, Rule) for record in RULES.values())
 
 
-@pytest.mark.parametrize("check", check_rule.checks)
+@checks_of(check_rule)
 def test_it_keeps_the_contract(rule: Rule, check: str) -> None:
     proportional = "updates_times_a_number_move_the_model_that_many_times_as_far"
     if check == proportional and type(rule).__struct_config__.tag in NOT_PROPORTIONAL:

@@ -1,44 +1,35 @@
-"""What every layout keeps: a small folder is recognised and listed, and nothing printed names a patient.
+"""Every layout of the registry keeps the contract of medfed.testing, and the index names its cases by token.
 
-The layouts are those of the registry: a new file needs an example below, and no other edit here.
+A new layout needs an example below, and no other edit here.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
 import pytest
+from contract import checks_of, run
 
 from medfed.data import index as index_module
 from medfed.data.index import index_folder
-from medfed.data.layouts import CaseError, CaseListing, Layout, ListedCase, layouts, recognise
-from medfed.data.splits import SPLITS, UNASSIGNED, case_token
+from medfed.data.layouts import CaseError, CaseListing, Layout, layouts, recognise
+from medfed.data.layouts.bids import BIDS
+from medfed.data.layouts.cases_csv import CasesCsv
+from medfed.data.layouts.class_folders import ClassFolders
+from medfed.data.layouts.decathlon import Decathlon
+from medfed.data.layouts.dicom_tree import DicomTree
+from medfed.data.layouts.paired import Paired
+from medfed.data.splits import case_token
 from medfed.errors import DataError, ImageError
-from medfed.registry import kind_of, kinds, summary
+from medfed.registry import kind_of, kinds
+from medfed.testing import PATIENT, ExpectedCase, LayoutExample, check_layout
+from medfed.testing._layouts import written
 
 SAMPLES = Path(__file__).parents[2] / "sample_data"
 SECRET = b"a site's secret of some length"
-
-# Stands in every name that a hospital chooses; nothing that is printed may hold it.
-MARK = "Meier"
-
-# A listed case by value: id, patient, file names of images and label, target, split.
-Value = tuple[str, str, tuple[str, ...], str | None, int | None, str]
-
-
-@dataclass(frozen=True)
-class Example:
-    """A small folder of one layout, and what listing it must give."""
-
-    make: Callable[[Path], None]
-    cases: list[Value]
-    notes: tuple[str, ...]
-    class_names: tuple[str, ...] = ()
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -49,11 +40,11 @@ def touch(folder: Path, *names: str) -> None:
 
 
 def cases_csv(folder: Path) -> None:
-    touch(folder, f"{MARK}_1.nii.gz", f"{MARK}_2.nii.gz", f"{MARK}_l.nii.gz")
+    touch(folder, f"{PATIENT}_1.nii.gz", f"{PATIENT}_2.nii.gz", f"{PATIENT}_l.nii.gz")
     rows = [
         "case,image,label,target,split",
-        f"{MARK}-a,{MARK}_1.nii.gz|{MARK}_2.nii.gz,{MARK}_l.nii.gz,1,val",
-        f"{MARK}-b,{MARK}_2.nii.gz,,0,",
+        f"{PATIENT}-a,{PATIENT}_1.nii.gz|{PATIENT}_2.nii.gz,{PATIENT}_l.nii.gz,1,val",
+        f"{PATIENT}-b,{PATIENT}_2.nii.gz,,0,",
     ]
     (folder / "cases.csv").write_text("\n".join(rows))
 
@@ -61,16 +52,16 @@ def cases_csv(folder: Path) -> None:
 def decathlon(folder: Path) -> None:
     touch(
         folder,
-        f"imagesTr/{MARK}1.nii.gz",
-        f"imagesTr/{MARK}2.nii.gz",
-        f"labelsTr/{MARK}1.nii.gz",
+        f"imagesTr/{PATIENT}1.nii.gz",
+        f"imagesTr/{PATIENT}2.nii.gz",
+        f"labelsTr/{PATIENT}1.nii.gz",
         "imagesTs/x",
     )
     (folder / "dataset.json").write_text(json.dumps({"labels": {"1": "tumour", "0": "background"}}))
 
 
 def bids(folder: Path) -> None:
-    sub = f"sub-{MARK}1"
+    sub = f"sub-{PATIENT}1"
     touch(
         folder,
         f"{sub}/ses-a/anat/{sub}_ses-a_T1w.nii.gz",
@@ -81,41 +72,43 @@ def bids(folder: Path) -> None:
 
 
 def paired(folder: Path) -> None:
-    touch(folder, f"images/{MARK}_0000.nii.gz", f"images/{MARK}2.nii", f"masks/{MARK}_seg.nii.gz")
+    touch(folder, f"images/{PATIENT}_0000.nii.gz", f"images/{PATIENT}2.nii", f"masks/{PATIENT}_seg.nii.gz")
 
 
 def class_folders(folder: Path) -> None:
-    touch(folder, f"train/a/{MARK}.nii.gz", f"train/b/{MARK}.nii.gz", f"test/b/{MARK}.nii")
+    touch(folder, f"train/a/{PATIENT}.nii.gz", f"train/b/{PATIENT}.nii.gz", f"test/b/{PATIENT}.nii")
 
 
 def dicom_tree(folder: Path) -> None:
     for number, path in enumerate(sorted((SAMPLES / "north" / "images" / "north-01").iterdir())):
         ds = pydicom.dcmread(path)
-        ds.PatientID, ds.SeriesInstanceUID = MARK, "1.2.3"
+        ds.PatientID, ds.SeriesInstanceUID = PATIENT, "1.2.3"
         (folder / "ct").mkdir(parents=True, exist_ok=True)
         ds.save_as(folder / "ct" / f"{number}.dcm")
     shutil.copy(path, folder / "scout.dcm")  # of another series: one slice
 
 
 EXAMPLES = {
-    "cases_csv": Example(
+    "cases_csv": LayoutExample(
+        CasesCsv(),
         cases_csv,
         [
-            (
-                f"{MARK}-a",
-                f"{MARK}-a",
-                (f"{MARK}_1.nii.gz", f"{MARK}_2.nii.gz"),
-                f"{MARK}_l.nii.gz",
-                1,
-                "val",
+            ExpectedCase(
+                f"{PATIENT}-a",
+                f"{PATIENT}-a",
+                (f"{PATIENT}_1.nii.gz", f"{PATIENT}_2.nii.gz"),
+                f"{PATIENT}_l.nii.gz",
+                target=1,
+                split="val",
             ),
-            (f"{MARK}-b", f"{MARK}-b", (f"{MARK}_2.nii.gz",), None, 0, UNASSIGNED),
+            ExpectedCase(f"{PATIENT}-b", f"{PATIENT}-b", (f"{PATIENT}_2.nii.gz",), target=0),
         ],
         ("cases.csv has no column 'patient': each case counts as a patient of its own",),
     ),
-    "decathlon": Example(
+    "decathlon": LayoutExample(
+        Decathlon(),
         decathlon,
-        [(f"{MARK}1", f"{MARK}1", (f"{MARK}1.nii.gz",), f"{MARK}1.nii.gz", None, UNASSIGNED)],
+        [ExpectedCase(f"{PATIENT}1", f"{PATIENT}1", (f"{PATIENT}1.nii.gz",), f"{PATIENT}1.nii.gz")],
         (
             "1 images in imagesTr have no label and are left out",
             "imagesTs has no labels and is left out; medfed cuts a test split from imagesTr",
@@ -123,126 +116,68 @@ EXAMPLES = {
         ),
         ("background", "tumour"),
     ),
-    "bids": Example(
+    "bids": LayoutExample(
+        BIDS(),
         bids,
         [
-            (
-                f"sub-{MARK}1_ses-a_T1w",
-                f"{MARK}1",
-                (f"sub-{MARK}1_ses-a_T1w.nii.gz",),
-                f"sub-{MARK}1_ses-a_T1w_seg.nii.gz",
-                None,
-                UNASSIGNED,
+            ExpectedCase(
+                f"sub-{PATIENT}1_ses-a_T1w",
+                f"{PATIENT}1",
+                (f"sub-{PATIENT}1_ses-a_T1w.nii.gz",),
+                f"sub-{PATIENT}1_ses-a_T1w_seg.nii.gz",
             ),
-            (
-                f"sub-{MARK}1_ses-b_T1w",
-                f"{MARK}1",
-                (f"sub-{MARK}1_ses-b_T1w.nii.gz",),
-                None,
-                None,
-                UNASSIGNED,
-            ),
+            ExpectedCase(f"sub-{PATIENT}1_ses-b_T1w", f"{PATIENT}1", (f"sub-{PATIENT}1_ses-b_T1w.nii.gz",)),
         ],
         ("1 images of another contrast than T1w are left out",),
     ),
-    "paired": Example(
+    "paired": LayoutExample(
+        Paired(),
         paired,
         [
-            (MARK, MARK, (f"{MARK}_0000.nii.gz",), f"{MARK}_seg.nii.gz", None, UNASSIGNED),
-            (f"{MARK}2", f"{MARK}2", (f"{MARK}2.nii",), None, None, UNASSIGNED),
+            ExpectedCase(PATIENT, PATIENT, (f"{PATIENT}_0000.nii.gz",), f"{PATIENT}_seg.nii.gz"),
+            ExpectedCase(f"{PATIENT}2", f"{PATIENT}2", (f"{PATIENT}2.nii",)),
         ],
         ("the layout names no patients: each case counts as a patient of its own",),
     ),
-    "class_folders": Example(
+    "class_folders": LayoutExample(
+        ClassFolders(),
         class_folders,
         [
-            (f"train/a/{MARK}", f"train/a/{MARK}", (f"{MARK}.nii.gz",), None, 0, "train"),
-            (f"test/b/{MARK}", f"test/b/{MARK}", (f"{MARK}.nii",), None, 1, "test"),
-            (f"train/b/{MARK}", f"train/b/{MARK}", (f"{MARK}.nii.gz",), None, 1, "train"),
+            ExpectedCase(case, case, (file,), target=target, split=split)
+            for case, file, target, split in (
+                (f"train/a/{PATIENT}", f"{PATIENT}.nii.gz", 0, "train"),
+                (f"test/b/{PATIENT}", f"{PATIENT}.nii", 1, "test"),
+                (f"train/b/{PATIENT}", f"{PATIENT}.nii.gz", 1, "train"),
+            )
         ],
         ("the layout names no patients: each case counts as a patient of its own",),
         ("a", "b"),
     ),
-    "dicom_tree": Example(
+    "dicom_tree": LayoutExample(
+        DicomTree(),
         dicom_tree,
-        [(f"{MARK}/1.2.3", MARK, ("ct",), None, None, UNASSIGNED)],
+        [ExpectedCase(f"{PATIENT}/1.2.3", PATIENT, ("ct",))],
         ("1 series with fewer than 5 slices are left out (localizers)",),
     ),
 }
 
 
 @pytest.fixture(params=sorted(kinds("layouts")))
-def layout(request: pytest.FixtureRequest) -> Layout:
-    kind = kinds("layouts")[request.param]
-    assert issubclass(kind, Layout)
-    return kind()
+def example(request: pytest.FixtureRequest) -> LayoutExample:
+    return EXAMPLES[request.param]
 
 
-@pytest.fixture
-def example(layout: Layout) -> Example:
-    return EXAMPLES[kind_of(layout)]
+@checks_of(check_layout)
+def test_it_keeps_the_contract(example: LayoutExample, check: str) -> None:
+    run(check_layout, check, example)
 
 
-@pytest.fixture
-def folder(example: Example, tmp_path: Path) -> Path:
-    folder = tmp_path / MARK
-    folder.mkdir()
-    example.make(folder)
-    return folder
-
-
-def value(case: ListedCase) -> Value:
-    label = case.label.name if case.label is not None else None
-    return case.id, case.patient, tuple(path.name for path in case.image), label, case.target, case.split
-
-
-def test_its_example_is_recognised_by_it_before_any_other(layout: Layout, folder: Path) -> None:
-    assert layout.recognises(folder)
-    assert recognise(folder) == layout
-
-
-def test_an_empty_folder_is_not_recognised(layout: Layout, tmp_path: Path) -> None:
-    assert not layout.recognises(tmp_path)
-
-
-def test_the_cases_notes_and_classes_by_value(layout: Layout, example: Example, folder: Path) -> None:
-    listing = layout.read(folder)
-    assert [value(case) for case in listing.cases] == example.cases
-    assert listing.notes == example.notes
-    assert listing.class_names == example.class_names
-
-
-def test_every_split_is_known_and_every_file_exists(layout: Layout, folder: Path) -> None:
-    for case in layout.read(folder).cases:
-        assert case.split in (*SPLITS, UNASSIGNED)
-        assert all(path.exists() for path in case.image)
-        assert case.label is None or case.label.exists()
-
-
-def test_what_it_prints_names_no_patient(layout: Layout, folder: Path) -> None:
-    listing = layout.read(folder)
-    index = index_folder(folder, site_secret=SECRET)
-    printed = [repr(listing), str(listing.cases[0]), repr(index), index.describe(), repr(index.cases)]
-    printed += [listing.title, *listing.notes, *index.notes]
-    assert MARK.lower() not in " ".join(printed).lower()
-
-
-def test_the_index_names_its_cases_by_token(layout: Layout, folder: Path) -> None:
-    listing, index = layout.read(folder), index_folder(folder, site_secret=SECRET)
+def test_its_example_is_indexed_by_it_with_tokens(example: LayoutExample) -> None:
+    with written(example) as folder:
+        assert recognise(folder) == example.layout
+        listing, index = example.layout.read(folder), index_folder(folder, site_secret=SECRET)
     assert index.layout == listing.title
     assert [case.token for case in index.cases] == [case_token(SECRET, case.id) for case in listing.cases]
-
-
-def test_reading_twice_gives_the_same_and_writes_nothing(layout: Layout, folder: Path) -> None:
-    before = sorted(folder.rglob("*"))
-    assert layout.read(folder) == layout.read(folder)
-    assert sorted(folder.rglob("*")) == before
-
-
-def test_it_says_what_it_is(layout: Layout) -> None:
-    assert layout.title
-    assert layout.evidence
-    assert len(summary(type(layout))) > 20
 
 
 def test_the_order_in_which_layouts_are_tried() -> None:
@@ -260,16 +195,16 @@ def test_the_index_names_the_case_of_a_layouts_error_by_token(
 ) -> None:
     class Broken(Layout, tag="broken", frozen=True):
         def read(self, folder: Path) -> CaseListing:
-            raise CaseError(MARK, "no image", ImageError, where)
+            raise CaseError(PATIENT, "no image", ImageError, where)
 
     monkeypatch.setattr(index_module, "recognise", lambda folder: Broken())
     with pytest.raises(ImageError, match="no image") as caught:
         index_folder(tmp_path, site_secret=SECRET)
-    assert str(caught.value) == message.format(case_token(SECRET, MARK))
+    assert str(caught.value) == message.format(case_token(SECRET, PATIENT))
     assert type(caught.value) is ImageError
 
 
 def test_a_case_error_hides_the_id() -> None:
-    error = CaseError(MARK, "no image")
-    assert MARK not in repr(error) + str(error)
+    error = CaseError(PATIENT, "no image")
+    assert PATIENT not in repr(error) + str(error)
     assert isinstance(error, DataError)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from contract import run
+from contract import checks_of, run
 
 from medfed.registry import kinds
 from medfed.testing import check_optimiser
@@ -12,7 +12,7 @@ from medfed.testing import check_optimiser
 torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("check", check_optimiser.checks)
+@checks_of(check_optimiser)
 @pytest.mark.parametrize("name", sorted(kinds("optimisers")))
 def test_it_keeps_the_contract(name: str, check: str) -> None:
     run(check_optimiser, check, kinds("optimisers")[name]())  # type: ignore[arg-type]

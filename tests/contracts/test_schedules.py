@@ -6,7 +6,7 @@ from math import cos, pi
 
 import pytest
 import torch
-from contract import run
+from contract import checks_of, run
 
 from medfed.errors import StudyError
 from medfed.models.schedules.cosine import Cosine
@@ -18,7 +18,7 @@ from medfed.testing import check_schedule
 from medfed.testing._schedules import EPOCHS, optimiser, rates
 
 
-@pytest.mark.parametrize("check", check_schedule.checks)
+@checks_of(check_schedule)
 @pytest.mark.parametrize("name", sorted(kinds("schedules")))
 def test_it_keeps_the_contract(name: str, check: str) -> None:
     run(check_schedule, check, kinds("schedules")[name]())  # type: ignore[arg-type]

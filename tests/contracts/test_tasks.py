@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from contract import run
+from contract import checks_of, run
 from torch.utils.data import DataLoader
 
 from medfed.models.tasks import Task
@@ -34,7 +34,7 @@ def task(request: pytest.FixtureRequest) -> Task:
     return example(request.param)
 
 
-@pytest.mark.parametrize("check", check_task.checks)
+@checks_of(check_task)
 def test_it_keeps_the_contract(task: Task, check: str) -> None:
     run(check_task, check, task)
 

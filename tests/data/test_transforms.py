@@ -181,7 +181,7 @@ def test_cut_centres_what_is_too_small() -> None:
 
 def test_centre_crop_by_hand() -> None:
     array = np.arange(5)[None, :, None, None] * np.ones((1, 5, 1, 1))
-    np.testing.assert_array_equal(centre_crop(array, (3, 1, 1), 0)[0, :, 0, 0], [1, 2, 3])
+    np.testing.assert_array_equal(centre_crop(array, (3, 1, 1))[0, :, 0, 0], [1, 2, 3])
 
 
 @pytest.mark.parametrize("seed", range(20))

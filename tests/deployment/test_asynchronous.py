@@ -7,7 +7,6 @@ from math import sqrt
 
 import pytest
 import torch
-from contracts.test_local_training import Data, net
 
 import medfed
 from medfed.aggregation.fedbuff import FedBuff
@@ -16,6 +15,7 @@ from medfed.exchange import MemoryExchange
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.config import HubConfig
 from medfed.federation.hub import run_hub
+from medfed.testing._local_training import Rows, net
 from medfed.wire.update import Update
 from medfed.wire.weights import Difference, load, weights_of
 
@@ -150,7 +150,7 @@ def test_real_trainers_learn_without_rounds(buffer: int) -> None:
                 enable_model_summary=False,
                 accelerator="cpu",
             )
-            trainer.fit(net(), datamodule=Data(name))
+            trainer.fit(net(), datamodule=Rows(name))
 
         return work
 
@@ -164,7 +164,7 @@ def test_real_trainers_learn_without_rounds(buffer: int) -> None:
 
     def loss(module) -> float:
         module.eval()
-        rows = [Data(name).rows.tensors for name in sites]
+        rows = [Rows(name).rows.tensors for name in sites]
         with torch.no_grad():
             return sum(
                 float(torch.nn.functional.cross_entropy(module.head(module.body(x)), y)) for x, y in rows

@@ -24,6 +24,7 @@ from medfed.models.losses.dicece import DiceCE
 from medfed.models.networks.unet import UNet
 from medfed.models.optimisers.adamw import AdamW
 from medfed.models.schedules.constant import Constant
+from medfed.models.tasks import Training
 from medfed.models.tasks._partial_labels import marginal, merged_logits, merged_target
 from medfed.models.tasks.segment import Segment
 from medfed.pipeline.factory import module_of, training_of
@@ -131,7 +132,7 @@ def organ_dice(labelled: dict[str, tuple[str, ...]]) -> list[float]:
     def module(site: str = "") -> pl.LightningModule:
         torch.manual_seed(0)
         network = UNet(spatial_dims=2, channels=(8, 16), residual_units=0).build(1, 3, (24, 24))
-        return task.module(network, optimiser=AdamW(lr=0.02), schedule=Constant(), epochs=15, site=site)
+        return task.module(network, Training(AdamW(lr=0.02), Constant(), epochs=15, site=site))
 
     def site(name: str, drawn: int):
         def work(exchange):
@@ -188,7 +189,7 @@ def test_a_site_trains_its_own_epochs_and_batch(tmp_path: Path) -> None:
     study = medfed.read_study(path, overrides)
     assert (study.at("north").train.epochs, study.at("north").train.batch) == (1, 2)
     assert (training_of(study, "south").epochs, training_of(study, "south").local_epochs) == (6, 3)
-    assert module_of(study, "south")._configure.keywords["epochs"] == 6
+    assert module_of(study, "south")._training.epochs == 6
     run = medfed.train(path, out=tmp_path / "run", overrides=overrides)
     import json
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from contracts.test_local_training import Data, net, own_models, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -30,6 +29,7 @@ from medfed.local_training.fine_tune import FineTune
 from medfed.local_training.ifca import IFCA
 from medfed.local_training.moon import contrastive_term
 from medfed.local_training.scaffold import Scaffold
+from medfed.testing._local_training import Rows, federate, net, personal_models
 from medfed.wire.update import Update
 from medfed.wire.weights import digest, weights_of
 
@@ -335,9 +335,9 @@ def test_a_cluster_that_is_not_there_is_refused() -> None:
 
 @pytest.mark.parametrize("method", [Ditto(), APFL(), FineTune()], ids=lambda m: type(m).__name__)
 def test_what_is_trained_beside_the_federation_changes_no_bit_of_it(method, tmp_path: Path) -> None:
-    assert digest(run(tmp_path / "a", method).weights) == digest(run(tmp_path / "b", None).weights)
-    assert set(own_models(tmp_path / "a")) == {"north", "south"}
-    assert own_models(tmp_path / "b") == {}
+    assert digest(federate(tmp_path / "a", method).weights) == digest(federate(tmp_path / "b", None).weights)
+    assert set(personal_models(tmp_path / "a")) == {"north", "south"}
+    assert personal_models(tmp_path / "b") == {}
 
 
 def test_fine_tuning_is_training_on_from_the_final_model(tmp_path: Path) -> None:
@@ -365,7 +365,7 @@ def test_fine_tuning_is_training_on_from_the_final_model(tmp_path: Path) -> None
 
     def site(exchange):
         training = SiteConfig(2, 1, local=FineTune(epochs=3, rate=0.5), accelerator="cpu")
-        scores.update(train_site("north", Plain(), Data("north"), exchange, training, SiteRun(tmp_path)))
+        scores.update(train_site("north", Plain(), Rows("north"), exchange, training, SiteRun(tmp_path)))
 
     final = medfed.run_federation(
         {"north": site}, {"w": torch.zeros(1, dtype=torch.float64)}, rule=FedAvg(), rounds=2
@@ -394,10 +394,10 @@ def test_the_module_gets_its_own_training_step_back() -> None:
 
 @pytest.mark.parametrize("method", [Ditto(), FedPer(), APFL()], ids=lambda m: type(m).__name__)
 def test_a_site_that_was_down_when_the_study_ended_still_gets_its_own_model(method, tmp_path: Path) -> None:
-    final = run(tmp_path, method)
-    models = own_models(tmp_path)
+    final = federate(tmp_path, method)
+    models = personal_models(tmp_path)
     for path in tmp_path.glob("*/personal.safetensors"):
         path.unlink()
-    again = run(tmp_path, method, resume=True)
+    again = federate(tmp_path, method, resume=True)
     assert digest(again.weights) == digest(final.weights)
-    assert own_models(tmp_path) == models
+    assert personal_models(tmp_path) == models

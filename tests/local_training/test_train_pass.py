@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import pytorch_lightning as pl
 import torch
-from contracts.test_local_training import Data, Net, net
 from simulated import simulated
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -16,7 +15,8 @@ from medfed.aggregation.qfedavg import QFedAvg
 from medfed.errors import StudyError
 from medfed.federation.callback import CallbackOptions, FederatedCallback
 from medfed.local_training._train_pass import TrainEvaluator
-from medfed.models.tasks._class_losses import class_losses
+from medfed.models.tasks._module import class_losses
+from medfed.testing._local_training import Net, Rows, net
 from medfed.wire.update import Update
 from medfed.wire.weights import digest, load, weights_of
 
@@ -40,7 +40,7 @@ def federated(
     needs,
     sites=("north", "south"),
     rounds=3,
-    data=lambda name: Data(name).train_dataloader(),
+    data=lambda name: Rows(name).train_dataloader(),
     module=net,
 ):
     reports, models = [], []
@@ -76,7 +76,7 @@ def test_the_losses_before_training_are_the_received_models_over_all_training_ca
     _, reports, models = federated(FedAvg(), ["train/loss_before", "train/class_loss"])
     for report, received in zip(reports[:3], models, strict=False):
         for answer in report.results:
-            rows = Data(answer.site).rows.tensors
+            rows = Rows(answer.site).rows.tensors
             assert answer.scalars["train/loss_before"] == pytest.approx(mean_loss(received, rows), rel=1e-5)
             by_class = [mean_loss(received, (rows[0][rows[1] == k], rows[1][rows[1] == k])) for k in (0, 1)]
             for number, loss in enumerate(by_class):
@@ -98,7 +98,7 @@ def test_qfedavg_has_what_it_needs_in_a_real_federation() -> None:
 
 def test_a_looks_gradient_is_the_mean_over_batches_and_statistics_stay() -> None:
     module = net()
-    rows = Data("north").rows.tensors
+    rows = Rows("north").rows.tensors
     batches = [(rows[0][i : i + 4], rows[1][i : i + 4]) for i in range(0, 16, 4)]
     module.body[3].p = 0.0
     module.log = lambda *args, **kwargs: None

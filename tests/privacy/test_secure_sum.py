@@ -15,8 +15,9 @@ from medfed.errors import MedfedError, PrivacyError, QuorumError
 from medfed.exchange import MemoryExchange
 from medfed.federation.config import HubConfig
 from medfed.federation.round import SiteConnection, aggregate_round, send_update
+from medfed.privacy._key_exchange import RelayedMessages, to_bytes
 from medfed.privacy._masks import FixedPoint
-from medfed.privacy._secagg import ForwardedKeys, Keys, Members, Shares, UnmaskRequest, to_bytes
+from medfed.privacy._secagg import Keys, Members, Shares, UnmaskRequest
 from medfed.privacy._secagg_server import HubSum
 from medfed.privacy.secure_sum import SecureSum
 from medfed.wire.audit_log import AuditLog, entries
@@ -404,8 +405,8 @@ def test_a_hub_that_tells_sites_different_members_gets_no_shares():
 )
 def test_and_is_seen_by_the_signatures_when_it_asks_all_the_same(tmp_path, monkeypatch, handed, message):
     def without_looking(self, sites):
-        found = self.channel.collect(self.attempt, "signed", sites, self.settings.patience_s)
-        return {delivery.site: delivery.sealed for delivery in found}
+        received = self.attempt.channel.collect(self.attempt.number, "signed", sites, PATIENCE_S)
+        return {message.site: message.sealed for message in received}
 
     monkeypatch.setattr(HubSum, "_signed", without_looking)
 
@@ -459,14 +460,14 @@ def test_a_hub_that_leaves_out_signatures_is_refused(tmp_path):
 
 def test_a_hub_that_puts_its_own_keys_in_a_sites_place_is_refused(tmp_path):
     def change(site, data):
-        messages = dict(parse(data, ForwardedKeys).messages)
+        messages = dict(parse(data, RelayedMessages).messages)
         head, _, text = messages["west"].partition(b"\n")
         own = to_bytes(Keys(b"1" * 32, b"2" * 32, b"3" * 32))
         message = msgspec.json.decode(text)
         messages["west"] = (
             head + b"\n" + msgspec.json.encode({**message, "data": base64.b64encode(own).decode()})
         )
-        return to_bytes(ForwardedKeys(messages))
+        return to_bytes(RelayedMessages(messages))
 
     log = AuditLog(tmp_path / "audit.jsonl")
     round = lied_to(log, closes=False, keys=change)
@@ -479,8 +480,8 @@ def test_a_hub_that_puts_its_own_keys_in_a_sites_place_is_refused(tmp_path):
 
 def test_a_hub_that_shows_too_few_sites_is_refused():
     def change(site, data):
-        messages = parse(data, ForwardedKeys).messages
-        return to_bytes(ForwardedKeys({one: messages[one] for one in ("north", site)}))
+        messages = parse(data, RelayedMessages).messages
+        return to_bytes(RelayedMessages({one: messages[one] for one in ("north", site)}))
 
     found = refusals(lied_to(keys=change))
     assert "2 of 2 sites showed keys, 3 are needed" in found["south"]

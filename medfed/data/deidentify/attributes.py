@@ -48,8 +48,7 @@ def clean_dataset(dataset: Any, secret: SiteSecret, options: Options) -> Any:
     for tag in rules.EMPTIED:
         if tag not in clean:
             clean.add_new(tag, _vr(tag), None)
-    pseudonym = f"P{secret.hex('patient', patient)[:12].upper()}"
-    clean.PatientName, clean.PatientID = pseudonym, pseudonym
+    clean.PatientName = clean.PatientID = f"P{secret.code('patient', patient)}"
     clean.Manufacturer = rewrite.manufacturer(dataset)
     _record_method(clean, options)
     _copy_b_value(dataset, clean)
@@ -96,9 +95,8 @@ class _Rewrite:
         if tag in rules.SEQUENCES:
             self._sequence(old, new, tag)
         elif tag in rules.CODES:
-            self._put(
-                new, tag, _each(old[tag].value, lambda word: word if word in rules.CODES[tag] else None)
-            )
+            known = rules.CODES[tag]
+            self._put(new, tag, _each(old[tag].value, lambda word: word if word in known else None))
         elif tag in rules.NUMBERS:
             self._put(new, tag, _numbers(old[tag].value), old[tag].VR)
         elif tag in rules.UIDS:
@@ -112,7 +110,7 @@ class _Rewrite:
         elif tag in rules.DEVICE and self.options.device == "keep":
             self._put(new, tag, old[tag].value)
         elif tag in rules.PSEUDONYMISED:
-            self._put(new, tag, _each(old[tag].value, lambda word: self._coded(tag, word)))
+            self._put(new, tag, _each(old[tag].value, lambda word: self._code(f"{tag:08x}", word)))
 
     def _put(self, new: Any, tag: int, value: Any, vr: str = "") -> None:
         if value is not None and value != []:
@@ -129,16 +127,11 @@ class _Rewrite:
         old = str(old).strip()
         return (old if old in UID_dictionary else self.secret.uid(old)) if old else None
 
-    def _image_type(self, word: str) -> str:
-        return (
-            word
-            if word in rules.IMAGE_TYPES or not word
-            else f"X{self.secret.hex('image type', word)[:12].upper()}"
-        )
+    def _image_type(self, word: str) -> str | None:
+        return word if word in rules.IMAGE_TYPES or not word else self._code("image type", word)
 
-    def _coded(self, tag: int, word: str) -> str | None:
-        """Return a code that shows only whether two words were the same."""
-        return f"X{self.secret.hex(f'{tag:08x}', word)[:12].upper()}" if word else None
+    def _code(self, purpose: str, word: str) -> str | None:
+        return f"X{self.secret.code(purpose, word)}" if word else None
 
     def _numbered(self, old: Any) -> str:
         number = old.get("SegmentNumber", old.get("ROINumber", old.get("ObservationNumber", "")))
@@ -190,25 +183,26 @@ def shift_date(day: str, clock: str, shift: timedelta) -> tuple[str, str] | None
     return f"{then:%Y%m%d}", f"{then:%H%M%S.%f}"
 
 
+def _values(value: Any) -> list[Any]:
+    several = isinstance(value, list | tuple) or type(value).__name__ == "MultiValue"
+    return list(value) if several else [value]
+
+
 def _each(value: Any, change: Callable[[str], str | None]) -> Any:
     """Return a value or a list of values, each changed; None if none is left."""
-    several = value if isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue" else [value]
-    changed = [new for new in (change(str(one)) for one in several if one is not None) if new is not None]
+    changed = [new for one in _values(value) if one is not None and (new := change(str(one))) is not None]
     return None if not changed else changed[0] if len(changed) == 1 else changed
 
 
 def _numbers(value: Any) -> Any:
     """Return a value if it consists of numbers or is the binary content of a table, or else None."""
-    if isinstance(value, (bytes, bytearray)):
+    if isinstance(value, bytes | bytearray):
         return bytes(value)
-    several = list(value) if type(value).__name__ in ("MultiValue", "list", "tuple") else [value]
-    if not several or any(one is None or one == "" for one in several):
-        return None
     try:
-        finite = all(np.isfinite(float(one)) for one in several)
-    except (TypeError, ValueError):
+        finite = [bool(np.isfinite(float(one))) for one in _values(value)]
+    except (TypeError, ValueError):  # also of an empty text or None
         return None
-    return value if finite else None
+    return value if finite and all(finite) else None
 
 
 def clean_words(text: str) -> str:
@@ -219,7 +213,10 @@ def clean_words(text: str) -> str:
 
 def known_code(item: Any) -> Any:
     """Return a coded concept with the standard's own meaning, or None if it is not in the standard."""
-    scheme, value = str(item.get("CodingSchemeDesignator", "")), str(item.get("CodeValue", ""))
+    return _concept(str(item.get("CodingSchemeDesignator", "")), str(item.get("CodeValue", "")))
+
+
+def _concept(scheme: str, value: str) -> Any:
     meaning = _meanings().get((scheme, value))
     if meaning is None:
         return None
@@ -239,29 +236,19 @@ def _meanings() -> dict[tuple[str, str], str]:
     }
 
 
-# PS3.16 CID 7050.
-_METHODS = {
-    "113100": "Basic Application Confidentiality Profile",
-    "113105": "Clean Descriptors Option",
-    "113107": "Retain Longitudinal Temporal Information Modified Dates Option",
-    "113109": "Retain Device Identity Option",
-}
-
-
 def _record_method(clean: Any, options: Options) -> None:
-    """Record in the dataset how it was de-identified."""
-    codes = ["113100"]
-    codes += ["113105"] if options.descriptors == "clean" else []
-    codes += ["113107"] if options.dates == "shift" else []
-    codes += ["113109"] if options.device == "keep" else []
-    items = []
-    for code in codes:
-        item = Dataset()
-        item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code, "DCM", _METHODS[code]
-        items.append(item)
+    """Record in the dataset how it was de-identified, in the codes of PS3.16 CID 7050."""
+    methods = {
+        "113100": True,  # Basic Application Confidentiality Profile
+        "113105": options.descriptors == "clean",
+        "113107": options.dates == "shift",
+        "113109": options.device == "keep",
+    }
     clean.PatientIdentityRemoved = "YES"
     clean.DeidentificationMethod = "medfed: PS3.15 Basic Profile by an allow-list"
-    clean.DeidentificationMethodCodeSequence = Items(items)
+    clean.DeidentificationMethodCodeSequence = Items(
+        _concept("DCM", code) for code, applied in methods.items() if applied
+    )
     clean.LongitudinalTemporalInformationModified = "MODIFIED" if options.dates == "shift" else "REMOVED"
 
 
@@ -304,9 +291,7 @@ def _b_value(value: Any) -> float | None:
 def _write_meta(old: Any, clean: Any) -> None:
     """Give the file a new meta header, with only the transfer syntax of the old one."""
     meta = FileMetaDataset()
-    known = getattr(old, "file_meta", None)
-    syntax = known.get("TransferSyntaxUID") if known is not None else None
-    meta.TransferSyntaxUID = syntax if syntax is not None else ImplicitVRLittleEndian
+    meta.TransferSyntaxUID = old.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian)
     meta.MediaStorageSOPClassUID = clean.SOPClassUID
     meta.MediaStorageSOPInstanceUID = clean.SOPInstanceUID
     # medfed's own, so that nothing reveals the system on which it ran.

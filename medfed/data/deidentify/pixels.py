@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import ImplicitVRLittleEndian
 
 
 def copy_pixels(old: Any, clean: Any) -> None:
@@ -14,14 +15,12 @@ def copy_pixels(old: Any, clean: Any) -> None:
     if "PixelData" not in old:
         return
     element = old["PixelData"]
-    syntax = old.file_meta.get("TransferSyntaxUID") if hasattr(old, "file_meta") else None
-    if syntax is not None and syntax.is_encapsulated:
-        data = _without_comments(element.value, old)
-        clean.add_new(0x7FE00010, "OB", data)
+    if old.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian).is_encapsulated:
+        clean.add_new("PixelData", "OB", _without_comments(element.value, old))
         clean["PixelData"].is_undefined_length = True
-        return
-    data = _without_spare_bits(element.value, old)
-    clean.add_new(0x7FE00010, "OW" if int(old.BitsAllocated) > 8 else element.VR, data)
+    else:
+        vr = "OW" if int(old.BitsAllocated) > 8 else element.VR
+        clean.add_new("PixelData", vr, _without_spare_bits(element.value, old))
 
 
 def _without_spare_bits(data: bytes, old: Any) -> bytes:
@@ -43,11 +42,9 @@ def _without_comments(data: bytes, old: Any) -> bytes:
     """Return encapsulated frames without JPEG comments and application segments, which can hold any text."""
     frames = int(old.get("NumberOfFrames", 1) or 1)
     table = old.get("ExtendedOffsetTable"), old.get("ExtendedOffsetTableLengths")
-    offsets = (table[0], table[1]) if None not in table else None
-    stripped = [
-        strip_comments(frame)
-        for frame in generate_frames(data, number_of_frames=frames, extended_offsets=offsets)
-    ]
+    offsets = None if None in table else table
+    coded = generate_frames(data, number_of_frames=frames, extended_offsets=offsets)
+    stripped = [strip_comments(frame) for frame in coded]
     return encapsulate(stripped, has_bot=len(stripped) > 1)
 
 
@@ -58,9 +55,7 @@ _NEEDED_APPS = (0xE0, 0xE8, 0xEE)
 def strip_comments(frame: bytes) -> bytes:
     """Return one JPEG, JPEG-LS or JPEG 2000 codestream without comments; other data unchanged."""
     if frame[:2] == b"\xff\xd8":
-        return _strip_segments(
-            frame, 0xDA, lambda m: m == 0xFE or (0xE0 <= m <= 0xEF and m not in _NEEDED_APPS)
-        )
+        return _strip_segments(frame, 0xDA, _is_jpeg_comment)
     if frame[:4] == b"\xff\x4f\xff\x51":
         return _strip_segments(frame, 0x90, lambda marker: marker == 0x64)
     return frame

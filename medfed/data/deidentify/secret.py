@@ -25,6 +25,10 @@ class SiteSecret:
     def hex(self, purpose: str, text: str) -> str:
         return self.bytes(purpose, text).hex()
 
+    def code(self, purpose: str, text: str) -> str:
+        """Return a code of 12 characters that shows only whether two texts are the same."""
+        return self.hex(purpose, text)[:12].upper()
+
     def uid(self, old: str) -> str:
         """Return the UID under 2.25 (PS3.5 B.2) that replaces another."""
         return f"2.25.{uuid.UUID(bytes=self.bytes('uid', old)[:16], version=5).int}"

@@ -11,15 +11,15 @@ per slice and holds Python's lock, is decoded here only for that reason.
 from __future__ import annotations
 
 import atexit
-import io
+import json
 import os
 import select
 import struct
 import subprocess
 import sys
-import threading
+from collections import deque
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 from numpy.typing import NDArray
 
@@ -31,8 +31,6 @@ MAX_PROCESSES = 4
 # Size of a pipe, if the system allows it: a whole slice instead of the usual 64 KiB, which saves context
 # switches.
 PIPE_BYTES = 1 << 20
-# rows, columns, allocated, stored, signed, and the lengths of the syntax, the decoder's name and the pixels
-_HEAD = struct.Struct("<HHHHHHHI")
 _LENGTH = struct.Struct("<I")
 # The head of an answer: whether the frame was decoded, and the length of its words.
 _ANSWER = struct.Struct("<?I")
@@ -90,9 +88,7 @@ def decode_in_subprocess(packed: bytes, coded: CodedFrame) -> bytearray:
     """
     from medfed.errors import ImageError  # the child runs this file alone, without the package
 
-    names = coded.syntax.encode(), coded.plugin.encode()
-    head = _HEAD.pack(*coded[2:], *map(len, names), len(packed))
-    answer = _pool.decode(b"".join((head, *names, packed)))
+    answer = _pool.decode(json.dumps(coded).encode() + b"\n" + packed)
     if answer is None:
         raise ImageError(
             "the compressed pixels make the decoder die or hang; the file is damaged, copy it again"
@@ -116,13 +112,13 @@ class _DecoderPool:
     """Decoder processes, started on first use and kept."""
 
     def __init__(self) -> None:
-        self._idle: list[subprocess.Popen[bytes]] = []
-        self._lock = threading.Lock()
+        self._idle: deque[subprocess.Popen[bytes]] = deque()  # whose append and pop are safe between threads
 
     def decode(self, request: bytes) -> tuple[bool, bytearray] | None:
         """Return whether a child decoded the frame, and its words; None if the child died or hung."""
-        with self._lock:
-            child = self._idle.pop() if self._idle else None
+        child = None
+        with suppress(IndexError):
+            child = self._idle.pop()
         if child is None or child.poll() is not None:
             _end_child(child)
             child = _start_child()
@@ -130,23 +126,21 @@ class _DecoderPool:
         if answer is None:
             _end_child(child)
         else:
-            with self._lock:
-                self._idle.append(child)
+            self._idle.append(child)
         return answer
 
     def end(self) -> None:
         """End every idle child."""
-        with self._lock:
-            ended, self._idle = self._idle, []
-        for child in ended:
-            _end_child(child)
+        with suppress(IndexError):
+            while True:
+                _end_child(self._idle.pop())
 
     def forget(self) -> None:
         """Close the pipes that a forked process inherited: the children belong to its parent."""
         for child in self._idle:
             _close_pipes(child)
             child.returncode = 0  # so that this process does not wait for its end
-        self.__init__()  # type: ignore[misc]
+        self._idle.clear()
 
 
 def _start_child() -> subprocess.Popen[bytes]:
@@ -159,17 +153,12 @@ def _start_child() -> subprocess.Popen[bytes]:
         bufsize=0,
         env={**os.environ, **_KEEP_MEMORY},
     )
-    for stream in (child.stdin, child.stdout):
-        assert stream is not None
-        _enlarge_pipe(stream.fileno())
-    return child
-
-
-def _enlarge_pipe(pipe: int) -> None:
     with suppress(OSError, AttributeError, ImportError):  # not Linux, or no larger pipe for this account
         import fcntl
 
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        for stream in (child.stdin, child.stdout):
+            fcntl.fcntl(cast(IO[bytes], stream), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    return child
 
 
 def _request(child: subprocess.Popen[bytes], request: bytes) -> tuple[bool, bytearray] | None:
@@ -221,9 +210,9 @@ def _close_pipes(child: subprocess.Popen[bytes]) -> None:
 
 
 _pool = _DecoderPool()
-atexit.register(lambda: _pool.end())
+atexit.register(_pool.end)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: _pool.forget())
+    os.register_at_fork(after_in_child=_pool.forget)
 
 
 # --- the child ----------------------------------------------------------------------------------------------
@@ -238,26 +227,18 @@ def _serve() -> None:
         request = None if head is None else _read_exactly(0, _LENGTH.unpack(head)[0], None)
         if request is None:
             return
-        *described, syntax_length, plugin_length, length = _HEAD.unpack_from(request)
-        pieces = io.BytesIO(request)
-        pieces.seek(_HEAD.size)
-        syntax, plugin = pieces.read(syntax_length).decode(), pieces.read(plugin_length).decode()
+        description, _, packed = request.partition(b"\n")
+        coded = CodedFrame(*json.loads(description))
         decoded, words = True, b""
         try:
-            words = _decode(pieces.read(length), CodedFrame(syntax, plugin, *described))
+            if coded.plugin == "gdcm":
+                words = _decode_with_gdcm(bytes(packed), coded)
+            else:
+                words = decode_in_process(bytes(packed), coded).tobytes()
         except Exception:
             decoded = False
         _write(answers, _ANSWER.pack(decoded, len(words)))
         _write(answers, words)
-
-
-def _decode(packed: bytes, coded: CodedFrame) -> bytes:
-    """Return a frame's decoded words, little endian."""
-    return (
-        _decode_with_gdcm(packed, coded)
-        if coded.plugin == "gdcm"
-        else decode_in_process(packed, coded).tobytes()
-    )
 
 
 def _decode_with_gdcm(packed: bytes, coded: CodedFrame) -> bytes:

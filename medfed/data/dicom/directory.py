@@ -47,18 +47,9 @@ def _split_by_existence(directory: DicomFile) -> tuple[list[str], int]:
             raise ImageError(
                 "the DICOMDIR lists a file outside its own folder; name the images' folder instead"
             )
-        path = _resolve(folder, parts)
-        if path is None:
-            missing += 1
-        else:
-            paths.append(path)
+        # In its own or in lower case, as copying may have changed it.
+        candidates = [os.path.join(folder, *names) for names in (parts, [part.lower() for part in parts])]
+        existing = list(filter(os.path.isfile, candidates))
+        paths += existing[:1]
+        missing += not existing
     return paths, missing
-
-
-def _resolve(folder: str, parts: list[str]) -> str | None:
-    """Return the path of a file ID, in its own or in lower case, as copying may have changed it."""
-    for names in (parts, [part.lower() for part in parts]):
-        path = os.path.join(folder, *names)
-        if os.path.isfile(path):
-            return path
-    return None

@@ -40,7 +40,7 @@ def _frame_fragments(file: DicomFile, encoding: Encoding, index: int) -> Sequenc
     fragments, offsets = _fragments(file, encoding)
     frames = encoding.frames
     if frames == 1:
-        if len(fragments) > 1 and sum(_begins_image(part) for part in _heads(file, fragments)) > 1:
+        if len(fragments) > 1 and len(_image_starts(file, fragments)) > 1:
             raise ImageError(
                 f"{len(fragments)} compressed images where the header announces 1 frame; file damaged"
             )
@@ -52,7 +52,7 @@ def _frame_fragments(file: DicomFile, encoding: Encoding, index: int) -> Sequenc
         last = offsets[index + 1] if index + 1 < frames else 1 << 62
         base = fragments[0][0] - 8
         return [(at, size) for at, size in fragments if first <= at - 8 - base < last]
-    starts = [i for i, part in enumerate(_heads(file, fragments)) if _begins_image(part)]
+    starts = _image_starts(file, fragments)
     if len(starts) != frames or starts[0] != 0:
         raise ImageError(
             f"{len(fragments)} compressed fragments and {frames} frames, without a table of which belong"
@@ -61,18 +61,16 @@ def _frame_fragments(file: DicomFile, encoding: Encoding, index: int) -> Sequenc
     return fragments[starts[index] : [*starts, len(fragments)][index + 1]]
 
 
-def _heads(file: DicomFile, fragments: Sequence[tuple[int, int]]) -> list[bytes]:
-    return [file.read(at, min(size, 4)) for at, size in fragments]
-
-
-def _begins_image(head: bytes) -> bool:
-    return head[:3] in (b"\xff\xd8\xff", b"\xff\x4f\xff")
+def _image_starts(file: DicomFile, fragments: Sequence[tuple[int, int]]) -> list[int]:
+    """Return the indices of the fragments that begin a JPEG or JPEG 2000 image."""
+    heads = [file.read(at, min(size, 3)) for at, size in fragments]
+    return [i for i, head in enumerate(heads) if head in (b"\xff\xd8\xff", b"\xff\x4f\xff")]
 
 
 def _fragments(file: DicomFile, encoding: Encoding) -> Fragments:
     """Return the offset and length of each fragment, and the basic offset table."""
-    cached: Fragments | None = file.memo.get("fragments")
-    if cached is not None:
+    if "fragments" in file.memo:
+        cached: Fragments = file.memo["fragments"]
         return cached
     fragments: list[tuple[int, int]] = []
     at, size = encoding.at, file.size
@@ -129,15 +127,11 @@ def _size_jpeg_2000(packed: bytes) -> tuple[int, int, int] | None:
     at = packed.find(b"\xff\x4f\xff\x51", 0, 4096)
     if at < 0 or len(packed) < at + 42:
         return None
-    _, width, height, left, top = struct.unpack(">HIIII", packed[at + 6 : at + 24])
-    tile_width, tile_height = struct.unpack(">II", packed[at + 24 : at + 32])
-    if (
-        tile_width == 0
-        or tile_height == 0
-        or tile_width * tile_height * 64 < (width - left) * (height - top) // 1024
-    ):
+    width, height, left, top, *tile, _, _, components = struct.unpack_from(">8IH", packed, at + 8)
+    tile_pixels = tile[0] * tile[1]
+    if tile_pixels == 0 or tile_pixels * 64 < (width - left) * (height - top) // 1024:
         return None
-    return height - top, width - left, struct.unpack(">H", packed[at + 40 : at + 42])[0]
+    return height - top, width - left, components
 
 
 def _size_jpeg(packed: bytes) -> tuple[int, int, int] | None:

@@ -20,10 +20,9 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 NATIVE = frozenset((IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN))
 
-# Most headers are shorter than this, so that one read gets all of them.
-_FIRST_READ = 1 << 14
-# The header of an enhanced object of 10,000 frames takes about 30 MB.
-_MAX_HEADER = 1 << 28
+# How many bytes are read, growing until the header is complete. Most headers are shorter than the first; that
+# of an enhanced object of 10,000 frames takes about 30 MB.
+_HEADER_READS = (1 << 14, 1 << 18, 1 << 22, 1 << 26, 1 << 30)
 # A larger deflated header was made to cost time: empty items deflate 1000 times.
 _MAX_DEFLATED_HEADER = 1 << 26
 _META_VRS = (b"OB", b"OW", b"UN", b"SQ", b"UT", b"UC", b"UR")
@@ -81,8 +80,7 @@ class DicomFile:
         if self.syntax == DEFLATED:
             data = self._unpacked(at + length)[at : at + length]
         else:
-            with open(self.path, "rb", buffering=0) as file:
-                data = _all_of(file.fileno(), at, length)
+            data = _read(self.path, at, length)
         if len(data) < length:
             raise ImageError(
                 f"truncated: {length} bytes are announced, {len(data)} are present; copy it again"
@@ -91,24 +89,19 @@ class DicomFile:
 
     def _unpacked(self, length: int) -> bytes:
         if len(self.memo.get("unpacked", b"")) < length:
-            with open(self.path, "rb", buffering=0) as file:
-                packed = _all_of(file.fileno(), 0, self.size)
             # All frames at once, so that a frame does not inflate those before it again.
             _, at, size = self.pixels()
+            packed = _read(self.path, 0, self.size)
             self.memo["unpacked"], _ = inflate(packed, self.start, max(length, at + size))
         unpacked: bytes = self.memo["unpacked"]
         return unpacked
 
 
-def _all_of(descriptor: int, at: int, length: int) -> bytes:
-    """Return `length` bytes of an open file, fewer if it ends; one system call returns at most 2 GB."""
-    data = os.pread(descriptor, length, at)
-    while len(data) < length:
-        more = os.pread(descriptor, length - len(data), at + len(data))
-        if not more:
-            break
-        data += more
-    return data
+def _read(path: str, at: int, length: int) -> bytes:
+    """Return `length` bytes of a file, fewer if it ends."""
+    with open(path, "rb") as file:
+        file.seek(at)
+        return file.read(length)
 
 
 def is_dicom(path: str | os.PathLike[str]) -> bool:
@@ -126,20 +119,16 @@ def open_dicom(path: str) -> DicomFile | None:
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         return None
-    with open(path, "rb", buffering=0) as file:
-        size = status.st_size
-        want = _FIRST_READ
-        while True:
-            data = os.pread(file.fileno(), want, 0)
-            try:
-                return _parse(path, data, size)
-            except TruncatedHeader:
-                if len(data) >= size:
-                    break
-            if want >= _MAX_HEADER:
-                raise ImageError(f"a header of more than {_MAX_HEADER // 1_000_000} MB; the file is damaged")
-            want = want * 16
-    raise ImageError(f"truncated: the header extends beyond the {size} bytes of the file; copy it again")
+    size = status.st_size
+    for length in _HEADER_READS:
+        data = _read(path, 0, length)
+        with suppress(TruncatedHeader):
+            return _parse(path, data, size)
+        if len(data) >= size:
+            raise ImageError(
+                f"truncated: the header extends beyond the {size} bytes of the file; copy it again"
+            )
+    raise ImageError(f"a header of more than {_HEADER_READS[-1] // 1_000_000} MB; the file is damaged")
 
 
 def _parse(path: str, data: bytes, size: int) -> DicomFile | None:
@@ -189,13 +178,10 @@ def _plausible(data: bytes, at: int, *, meta_only: bool) -> bool:
     head = data[at : at + 8]
     if len(head) < 8:
         return False
-    if head[:2] == b"\2\0" and head[4:6] in VRS:
-        return True
-    if meta_only:
-        return False
-    if head[:2] == b"\0\x08" and head[4:6] in VRS:
-        return True
-    return head[:2] == b"\x08\0" and (head[4:6] in VRS or int.from_bytes(head[4:8], "little") < 256)
+    group, explicit = head[:2], head[4:6] in VRS
+    if explicit:
+        return group == b"\2\0" or (not meta_only and group in (b"\0\x08", b"\x08\0"))
+    return not meta_only and group == b"\x08\0" and int.from_bytes(head[4:8], "little") < 256
 
 
 def _meta(data: bytes, at: int) -> tuple[str, int]:
@@ -232,14 +218,12 @@ def _encoding(data: bytes, at: int, syntax: str) -> tuple[bool, bool]:
     if at + 8 > len(data):
         raise TruncatedHeader
     explicit = data[at + 4 : at + 6] in VRS
-    little = syntax != BIG_ENDIAN
-    if not syntax and data[at] == 0 and data[at + 1] != 0:
-        little = False
-    if little and data[at + 1] != 0 and data[at] == 0:
+    high_byte_first = data[at] == 0 and data[at + 1] != 0
+    if high_byte_first and syntax not in ("", BIG_ENDIAN):
         raise ImageError(
             "the transfer syntax says little endian, the data are big endian; the file is damaged"
         )
-    return explicit, little
+    return explicit, not high_byte_first and syntax != BIG_ENDIAN
 
 
 def inflate(data: bytes, start: int, length: int, *, complete: bool = True) -> tuple[bytes, bool]:
@@ -249,22 +233,17 @@ def inflate(data: bytes, start: int, length: int, *, complete: bool = True) -> t
         ImageError: if the data are damaged, expand like a bomb, or (if `complete`) are too few.
     """
     packed = len(data) - start
-    if length > _unpacked_bound(packed) and complete:
+    if complete and length > max(UNLIMITED_RATIO_BYTES, MAX_RATIO * packed):
         raise ImageError(
             f"{packed} bytes would unpack to {length}; real images grow less than {MAX_RATIO} times"
         )
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
-    unpacked = None
-    with suppress(zlib.error):
+    try:
         unpacked = stream.decompress(memoryview(data)[start:], min(length, 1 << 32))
-    if unpacked is None:
-        raise ImageError("the deflated data are damaged; copy the file again")
+    except zlib.error:
+        raise ImageError("the deflated data are damaged; copy the file again") from None
     if complete and len(unpacked) < length:
         raise ImageError(
             f"truncated: unpacks to {len(unpacked)} bytes where {length} are announced; copy it again"
         )
     return unpacked, stream.eof
-
-
-def _unpacked_bound(packed: int) -> int:
-    return max(UNLIMITED_RATIO_BYTES, MAX_RATIO * packed)

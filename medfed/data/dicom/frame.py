@@ -91,11 +91,10 @@ class Frame:
     uid: bytes
     image_type: tuple[bytes, ...]
     position_mm: Triple | None
-    row_cosine: Triple | None  # the direction in which the column index grows
-    column_cosine: Triple | None
+    # The direction in which the column index grows, and that in which the row index grows.
+    axes: tuple[Triple, Triple] | None
     spacing_mm: tuple[float, float] | None  # between rows, between columns
-    gap_mm: float | None  # SpacingBetweenSlices
-    thickness_mm: float | None
+    thickness_mm: float | None  # of a single slice
     slope: float | None
     intercept: float | None
     lut: Lut | None
@@ -217,7 +216,6 @@ def _frame(
     """Return one frame; `group` returns a functional group, or the header of an object without them."""
     header = file.elements
     modality = header.text(tags.MODALITY)
-    row, column = _orientation(group(tags.PLANE_ORIENTATION))
     measures = group(tags.PIXEL_MEASURES)
     values = group(tags.VALUE_TRANSFORMATION)
     values = header if values is EMPTY else values
@@ -233,11 +231,9 @@ def _frame(
         uid=keys.uid,
         image_type=keys.image_type,
         position_mm=_position(group(tags.PLANE_POSITION)),
-        row_cosine=row,
-        column_cosine=column,
+        axes=_orientation(group(tags.PLANE_ORIENTATION)),
         spacing_mm=_spacing(measures, modality),
-        gap_mm=_length(measures, tags.SLICE_GAP),
-        thickness_mm=_length(measures, tags.THICKNESS),
+        thickness_mm=_length(measures, tags.SLICE_GAP) or _length(measures, tags.THICKNESS),
         slope=values.number(tags.SLOPE),
         intercept=values.number(tags.INTERCEPT),
         lut=_lut(header, encoding),
@@ -367,10 +363,10 @@ def _position(header: Elements) -> Triple | None:
     return values[0], values[1], values[2]
 
 
-def _orientation(header: Elements) -> tuple[Triple | None, Triple | None]:
+def _orientation(header: Elements) -> tuple[Triple, Triple] | None:
     values = header.numbers(tags.ORIENTATION, 6)
     if not values:
-        return None, None
+        return None
     row, column = values[:3], values[3:]
     lengths = [math.hypot(*row), math.hypot(*column)]
     dot = sum(a * b for a, b in zip(row, column, strict=True))

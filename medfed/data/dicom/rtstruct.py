@@ -9,6 +9,7 @@ inside, on a right or lower edge outside, so that neighbours share no voxel and 
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,25 +185,18 @@ def _even_odd(
     Raises:
         LabelError: if two contours cross and are not exclusive, which leaves their common part undefined.
     """
-    if exclusive:
-        return np.asarray(np.logical_xor.reduce([voxels_inside(polygon, size) for polygon in polygons]))
-    masks: list[NDArray[np.bool_]] = []
-    for polygon in polygons:
-        mask = voxels_inside(polygon, size)
-        if not any(np.array_equal(mask, other) for other in masks):
-            masks.append(mask)
-    for i, one in enumerate(masks):
-        for other in masks[i + 1 :]:
+    masks = [voxels_inside(polygon, size) for polygon in polygons]
+    if not exclusive:
+        # A contour that is drawn twice is one.
+        masks = list({mask.tobytes(): mask for mask in masks}.values())
+        for one, other in combinations(masks, 2):
             common = one & other
             if common.any() and not (np.array_equal(common, one) or np.array_equal(common, other)):
                 raise LabelError(
                     f"two contours of one structure cross in a slice and share {int(common.sum())} voxels,"
                     " which may be structure or hole; correct the structure"
                 )
-    result = np.zeros(size, bool)
-    for mask in masks:
-        result ^= mask
-    return result
+    return np.asarray(np.logical_xor.reduce(masks))
 
 
 def voxels_inside(polygon: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -8,8 +8,9 @@ frames that the headers do not distinguish are refused, not chosen from.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -57,10 +58,7 @@ def split_by_hard_key(frames: Sequence[Frame]) -> list[list[Frame]]:
     distinctive = [
         column for column in columns if not (one_volume and len({repr(x) for x in column}) == len(frames))
     ]
-    groups: dict[tuple[object, ...], list[Frame]] = defaultdict(list)
-    for frame, *key in zip(frames, *distinctive, strict=True):
-        groups[tuple(key)].append(frame)
-    return [part for _, part in sorted(groups.items(), key=_first_key)]
+    return _group_by(frames, [tuple(column[i] for column in distinctive) for i in range(len(frames))])
 
 
 def _fill_gaps(column: list[object]) -> list[object]:
@@ -148,10 +146,10 @@ def _split_by_attributes(frames: list[Frame], positions: int) -> list[list[Frame
     if most == 1:
         return [_in_order(frames)]
     for attribute in frames[0].soft_attributes:
-        groups = group_by(frames, lambda frame, attribute=attribute: frame.soft_attributes.get(attribute))  # type: ignore[misc]
-        if len(groups) < 2 or not all(_complete(part, positions) for part in groups.values()):
+        groups = _group_by_attribute(frames, attribute)
+        if len(groups) < 2 or not all(_complete(part, positions) for part in groups):
             continue
-        parts = [_split_by_attributes(part, positions) for _, part in sorted(groups.items(), key=_first_key)]
+        parts = [_split_by_attributes(part, positions) for part in groups]
         if all(parts):
             return [volume for part in parts if part for volume in part]
     return _by_time(frames, positions)
@@ -164,10 +162,9 @@ def _by_time(frames: list[Frame], positions: int) -> list[list[Frame]] | None:
     then the n-th times of all positions make the n-th volume.
     """
     for attribute in TIMES:
-        times = _times(frames, attribute)
-        if times is None:
+        by_time = partial(_time, attribute=attribute)
+        if not all(map(by_time, frames)):
             continue
-        by_time = _sort_key(times)
         ordered = sorted(frames, key=by_time)
         parts = [ordered[i : i + positions] for i in range(0, len(ordered), positions)]
         successive = all(by_time(one[-1]) < by_time(two[0]) for one, two in pairwise(parts))
@@ -179,39 +176,26 @@ def _by_time(frames: list[Frame], positions: int) -> list[list[Frame]] | None:
     return None
 
 
-def _times(frames: list[Frame], attribute: str) -> dict[int, tuple[float, ...]] | None:
-    """Return the time of each frame by its id(), or None if one lacks it."""
-    times = {id(frame): _time(frame.soft_attributes.get(attribute)) for frame in frames}
-    known = {frame: time for frame, time in times.items() if time is not None}
-    return known if len(known) == len(times) else None
-
-
-def _sort_key(times: dict[int, tuple[float, ...]]) -> Callable[[Frame], tuple[float, ...]]:
-    return lambda frame: times[id(frame)]
-
-
-def _time(value: object) -> tuple[float, ...] | None:
-    """Return a comparable time from a number, a text, or several texts of dates and times."""
+def _time(frame: Frame, attribute: str) -> tuple[float, ...]:
+    """Return a comparable time from a number, a text, or texts of date and time; empty if unknown."""
+    value = frame.soft_attributes.get(attribute)
     parts = value if isinstance(value, tuple) else (value,)
     numbers = []
     for part in parts:
         if isinstance(part, int | float):
             numbers.append(float(part))
         elif isinstance(part, bytes) and part:
-            with suppress(ValueError):
+            try:
                 numbers.append(float(part))
-                continue
-            return None
-    return tuple(numbers) if numbers else None
+            except ValueError:
+                return ()
+    return tuple(numbers)
 
 
 def _slabs(frames: list[Frame]) -> list[list[Frame]] | None:
     """Return even volumes that share some positions only: overlapping slabs, or reconstructions."""
-    for attribute in ("acquisition number", *SPLIT_ATTRIBUTES):
-        parts = _even_parts(frames, attribute)
-        if parts is not None:
-            return parts
-    return None
+    divisions = (_even_parts(frames, attribute) for attribute in ("acquisition number", *SPLIT_ATTRIBUTES))
+    return next(filter(None, divisions), None)
 
 
 def _interleaved(frames: list[Frame]) -> list[list[Frame]] | None:
@@ -233,8 +217,7 @@ def _interleaved(frames: list[Frame]) -> list[list[Frame]] | None:
 
 
 def _even_parts(frames: list[Frame], attribute: str) -> list[list[Frame]] | None:
-    groups = group_by(frames, lambda frame: frame.soft_attributes.get(attribute))
-    parts = [_in_order(part) for _, part in sorted(groups.items(), key=_first_key)]
+    parts = [_in_order(part) for part in _group_by_attribute(frames, attribute)]
     if len(parts) < 2 or sum(map(len, parts)) < len(frames):
         return None
     return parts if all(len(part) >= 3 and _even(part) for part in parts) else None
@@ -272,7 +255,7 @@ def _in_order(part: list[Frame]) -> list[Frame]:
 
 def slice_normal(frame: Frame) -> NDArray[np.float64]:
     """Return the unit normal of a frame's plane, LPS."""
-    normal = np.cross(np.asarray(frame.row_cosine), np.asarray(frame.column_cosine))
+    normal = np.cross(*np.array(frame.axes))
     return np.asarray(normal / np.linalg.norm(normal))
 
 
@@ -297,16 +280,16 @@ def group_by_position(frames: Sequence[Frame]) -> list[list[Frame]]:
 # ---------------------------------------------------------------------------------------------- grouping
 
 
-def group_by(frames: Iterable[Frame], key: Callable[[Frame], object]) -> dict[object, list[Frame]]:
-    """Return the frames grouped by a key."""
+def _group_by_attribute(frames: Sequence[Frame], attribute: str) -> list[list[Frame]]:
+    return _group_by(frames, [frame.soft_attributes.get(attribute) for frame in frames])
+
+
+def _group_by(frames: Sequence[Frame], keys: Sequence[object]) -> list[list[Frame]]:
+    """Return the frames grouped by their keys, in the order of these."""
     groups: dict[object, list[Frame]] = defaultdict(list)
-    for frame in frames:
-        groups[key(frame)].append(frame)
-    return groups
-
-
-def _first_key(entry: tuple[object, list[Frame]]) -> tuple[Any, ...]:
-    return _rank(entry[0])
+    for frame, key in zip(frames, keys, strict=True):
+        groups[key].append(frame)
+    return [groups[key] for key in sorted(groups, key=_rank)]
 
 
 def _rank(value: object) -> tuple[Any, ...]:

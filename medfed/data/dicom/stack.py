@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.dicom import tags
 from medfed.data.dicom.frame import PROJECTIONS, Frame
-from medfed.data.dicom.siemens import has_tiles
+from medfed.data.dicom.siemens import is_mosaic
 from medfed.data.dicom.split_series import (
     JITTER_FRACTION,
     JITTER_MM,
@@ -65,10 +64,10 @@ def build_stacks(
         ImageError: if frames are missing, contradict each other or have different sizes.
     """
     images, skipped = _images(frames)
-    parts = [_group_by_orientation(part) for part in split_by_hard_key(images)]
-    largest = max((cluster for clusters in parts for cluster in clusters), key=len, default=[])
+    clusters = [cluster for part in split_by_hard_key(images) for cluster in _group_by_orientation(part)]
+    largest = max(clusters, key=len, default=[])
     stacks = []
-    for cluster in (cluster for clusters in parts for cluster in clusters):
+    for cluster in clusters:
         if len(cluster) == 1 and len(largest) >= 3 and not _parallel(cluster[0], largest[0]):
             _check_rotation(cluster[0], largest[0])
             skipped.append("a single image in another orientation than the others, like a localizer")
@@ -84,9 +83,7 @@ def _images(frames: Sequence[Frame]) -> tuple[list[Frame], list[str]]:
         ImageError: for a mosaic, whose slices have no position.
     """
     for file in {id(frame.file): frame.file for frame in frames}.values():
-        if has_tiles(file.elements) or any(
-            b"MOSAIC" in part.upper() for part in file.elements.texts(tags.IMAGE_TYPE)
-        ):
+        if is_mosaic(file.elements):
             raise ImageError(
                 "a Siemens mosaic: one image holds all slices as tiles, and no public element has their"
                 " positions; export it as enhanced MR or convert it with dcm2niix"
@@ -101,7 +98,7 @@ def _images(frames: Sequence[Frame]) -> tuple[list[Frame], list[str]]:
         elif (
             b"SECONDARY" in frame.image_type
             and frame.position_mm is None
-            and frame.row_cosine is None
+            and frame.axes is None
             and types
             and frame.image_type not in types
         ):
@@ -151,8 +148,8 @@ def _group_by_orientation(frames: list[Frame]) -> list[list[Frame]]:
 
 
 def _check_geometry(frame: Frame, frames: list[Frame]) -> None:
-    if frame.position_mm is None or frame.row_cosine is None or frame.column_cosine is None:
-        missing = sum(f.position_mm is None or f.row_cosine is None for f in frames)
+    if frame.position_mm is None or frame.axes is None:
+        missing = sum(f.position_mm is None or f.axes is None for f in frames)
         raise ImageError(
             f"{missing} of {len(frames)} images lack ImagePositionPatient or ImageOrientationPatient, so that"
             " the position of their voxels is unknown; export the series with its geometry"
@@ -181,7 +178,7 @@ def _check_grids(cluster: list[Frame]) -> None:
 
 
 def _parallel(one: Frame, other: Frame) -> bool:
-    if (one.row_cosine, one.column_cosine) == (other.row_cosine, other.column_cosine):
+    if one.axes == other.axes:
         return True
     if np.abs(_directions(one) - _directions(other)).max() > DIRECTION_TOLERANCE:
         return False
@@ -196,7 +193,7 @@ def _corner_distance_mm(one: Frame, other: Frame) -> float:
 
 
 def _directions(frame: Frame) -> NDArray[np.float64]:
-    return np.array([frame.row_cosine, frame.column_cosine])
+    return np.array(frame.axes)
 
 
 def _stack(frames: list[Frame], notes: list[str], uneven: bool) -> Stack:
@@ -208,11 +205,9 @@ def _stack(frames: list[Frame], notes: list[str], uneven: bool) -> Stack:
     first = frames[0]
     normal = slice_normal(first)
     positions = positions_lps(frames)
-    flags: tuple[str, ...] = ()
-    uneven_mm: tuple[float, ...] | None = None
+    uneven_mm = None
     if len(frames) == 1:
         step = normal * _single_thickness(first)
-        flags = ("single_slice",)
     else:
         step = (positions[-1] - positions[0]) / (len(frames) - 1)
         uneven_mm = _uneven_distances(positions, normal, uneven)
@@ -224,6 +219,7 @@ def _stack(frames: list[Frame], notes: list[str], uneven: bool) -> Stack:
         )
     sheared = len(frames) > 1 and float(np.linalg.norm(sideways)) * (len(frames) - 1) > TILT_MM
     affine = _affine_ras(first, step, positions[0])
+    flags = ("single_slice",) if len(frames) == 1 else ()
     return Stack(tuple(frames), affine, sheared, uneven_mm, flags, tuple(notes))
 
 
@@ -232,8 +228,7 @@ def _affine_ras(
 ) -> NDArray[np.float64]:
     rows_mm, columns_mm = frame.spacing_mm or (1.0, 1.0)
     affine = np.eye(4)
-    affine[:3, 0] = np.asarray(frame.row_cosine) * columns_mm
-    affine[:3, 1] = np.asarray(frame.column_cosine) * rows_mm
+    affine[:3, :2] = (_directions(frame) * [[columns_mm], [rows_mm]]).T
     affine[:3, 2] = step_lps
     affine[:3, 3] = origin_lps
     affine[:2] *= -1  # LPS, as DICOM has it, to RAS
@@ -268,8 +263,6 @@ def _uneven_distances(
 
 
 def _single_thickness(frame: Frame) -> float:
-    if frame.gap_mm is not None:
-        return frame.gap_mm
     if frame.thickness_mm is not None:
         return frame.thickness_mm
     raise ImageError(
@@ -323,4 +316,4 @@ def projection(frame: Frame) -> Stack:
 
 def is_projection(frame: Frame) -> bool:
     """Whether a frame is a radiograph without a position in the patient."""
-    return frame.modality in PROJECTIONS and (frame.position_mm is None or frame.row_cosine is None)
+    return frame.modality in PROJECTIONS and (frame.position_mm is None or frame.axes is None)

@@ -12,39 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from medfed.data.layouts._layout import (
-    CaseError,
-    CaseListing,
-    Layout,
-    ListedCase,
-    is_nifti,
-    stem,
-    subfolders,
-    visible,
-)
+from medfed.data.layouts._files import is_nifti, stem, subfolders, visible
+from medfed.data.layouts._layout import CaseError, CaseListing, Layout, ListedCase
 from medfed.errors import DataError
 
 # How a label's name ends below derivatives/, where images lie too (bias-corrected, in a template's space).
 LABELS = ("dseg", "mask", "seg", "label", "lesion")
 
 # Contrasts that may be named in a message; any other word of a file's name could be a patient's.
-CONTRASTS = frozenset(
-    [
-        "T1w",
-        "T2w",
-        "T2starw",
-        "T1rho",
-        "T1map",
-        "T2map",
-        "PDw",
-        "PDT2",
-        "FLAIR",
-        "FLASH",
-        "inplaneT1",
-        "angio",
-        "UNIT1",
-    ]
-)
+WEIGHTED_IMAGES = frozenset({"T1w", "T2w", "T2starw", "PDw", "PDT2", "FLAIR", "FLASH", "inplaneT1", "angio"})
+QUANTITATIVE_MAPS = frozenset({"T1map", "T2map", "T1rho", "UNIT1"})
 
 
 class BIDS(Layout, tag="bids", frozen=True):
@@ -151,7 +128,7 @@ def _visit(path: Path) -> tuple[str, str]:
 
 
 def _printable(contrast: str) -> str:
-    return contrast if contrast in CONTRASTS else "of no usual contrast"
+    return contrast if contrast in WEIGHTED_IMAGES | QUANTITATIVE_MAPS else "of no usual contrast"
 
 
 def _contrast(path: Path) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from medfed.data.csv_table import CASE_COLUMNS, check_columns, parse_split, parse_target, read_rows
 from medfed.data.layouts._layout import CaseError, CaseListing, Layout, ListedCase
+from medfed.data.splits import UNASSIGNED
 from medfed.errors import DataError, ImageError
+
+_Value = TypeVar("_Value")
 
 FILE_NAME = "cases.csv"
 
@@ -36,22 +39,15 @@ class CasesCsv(Layout, tag="cases_csv", frozen=True):
         columns = next(rows)[1]
         check_columns(columns, REQUIRED_COLUMNS, FILE_NAME)
         cases: list[ListedCase] = []
-        row_of: dict[str, int] = {}
+        row_of_id: dict[str, int] = {}
         for number, cells in rows:
             row = dict(zip(columns, cells, strict=True))
-            where = f"{FILE_NAME} row {number}"
-            if not row["case"]:
-                raise DataError(f"{where}: the case has no id; fill the column 'case'")
-            try:
-                if row["case"] in row_of:
-                    raise DataError(
-                        f"the same case id as row {row_of[row['case']]}; every case needs an id of its own, "
-                        "and a patient's several visits share the column 'patient'"
-                    )
-                cases.append(_case(folder, row))
-            except DataError as error:
-                raise CaseError(row["case"], str(error), type(error), where) from None
-            row_of[row["case"]] = number
+            case, errors = read_row(folder, row, number, row_of_id)
+            if errors and not row["case"]:
+                raise DataError(f"{FILE_NAME} row {number}: {errors[0]}")
+            if errors:
+                raise CaseError(case.id, str(errors[0]), type(errors[0]), f"{FILE_NAME} row {number}")
+            cases.append(case)
         return CaseListing(self.title, tuple(cases), patient_notes(columns))
 
 
@@ -60,31 +56,48 @@ def patient_notes(columns: Sequence[str]) -> tuple[str, ...]:
     return () if "patient" in columns else (NO_PATIENT_COLUMN,)
 
 
-def image_paths(folder: Path, cell: str) -> tuple[Path, ...]:
-    """Return the paths in a cell of the column 'image', one per channel."""
-    return tuple(folder / part.strip() for part in cell.split(CHANNEL_SEPARATOR)) if cell else ()
+def read_row(
+    folder: Path, row: Mapping[str, str], number: int, row_of_id: dict[str, int]
+) -> tuple[ListedCase, list[DataError]]:
+    """Return the case of a row as far as it can be read, and each reason to refuse it, in order.
 
-
-def other_columns(row: dict[str, str]) -> MappingProxyType[str, str]:
-    """Return the cells of the columns that mean nothing to medfed."""
-    return MappingProxyType({name: cell for name, cell in row.items() if name not in CASE_COLUMNS})
-
-
-def _case(folder: Path, row: dict[str, str]) -> ListedCase:
-    images = image_paths(folder, row["image"])
-    if not images:
-        raise DataError("the column 'image' is empty; give the image's path relative to the folder")
-    if not all(path.exists() for path in images):
-        raise ImageError("its image is not there; correct the path in the column 'image' or restore the file")
+    `row_of_id` holds the first row of each case id; this row's id is added. A missing file is an ImageError.
+    """
+    first = row_of_id.setdefault(row["case"], number)
+    images = tuple(folder / part.strip() for part in row["image"].split(CHANNEL_SEPARATOR) if row["image"])
     label = folder / row["label"] if row.get("label") else None
-    if label is not None and not label.exists():
-        raise ImageError("its label is not there; correct the path in the column 'label' or restore the file")
-    return ListedCase(
-        id=row["case"],
-        patient=row.get("patient") or row["case"],
+    errors: list[DataError] = []
+    if not row["case"]:
+        errors.append(DataError("the case has no id; fill the column 'case'"))
+    elif first != number:
+        advice = (
+            "every case needs an id of its own, and a patient's several visits share the column 'patient'"
+        )
+        errors.append(DataError(f"the same case id as row {first}; {advice}"))
+    if not images:
+        advice = "give the image's path relative to the folder"
+        errors.append(DataError(f"the column 'image' is empty; {advice}"))
+    for column, paths in (("image", images), ("label", (label,) if label is not None else ())):
+        if not all(path.exists() for path in paths):
+            advice = f"correct the path in the column '{column}' or restore the file"
+            errors.append(ImageError(f"its {column} is not there; {advice}"))
+    identity = row["case"] or f"row {number}"
+    case = ListedCase(
+        id=identity,
+        patient=row.get("patient") or identity,
         image=images,
-        label=label,
-        target=parse_target(row["target"]) if "target" in row else None,
-        split=parse_split(row.get("split", "")),
-        attributes=other_columns(row),
+        label=label if label is not None and label.exists() else None,
+        target=_parsed(parse_target, row["target"], errors) if "target" in row else None,
+        split=_parsed(parse_split, row.get("split", ""), errors) or UNASSIGNED,
+        attributes=MappingProxyType({name: cell for name, cell in row.items() if name not in CASE_COLUMNS}),
     )
+    return case, errors
+
+
+def _parsed(parse: Callable[[str], _Value], cell: str, errors: list[DataError]) -> _Value | None:
+    """Return what a cell holds; if it is refused, None, and the refusal is added to `errors`."""
+    try:
+        return parse(cell)
+    except DataError as error:
+        errors.append(error)
+        return None

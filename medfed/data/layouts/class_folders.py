@@ -6,18 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from medfed.data.layouts._layout import (
-    NO_PATIENTS,
-    CaseListing,
-    Layout,
-    ListedCase,
-    in_split,
-    is_nifti,
-    split_folders,
-    stem,
-    subfolders,
-    visible,
-)
+from medfed.data.layouts._files import in_split, is_nifti, split_folders, stem, subfolders, visible
+from medfed.data.layouts._layout import NO_PATIENTS, CaseListing, Layout, ListedCase
 from medfed.errors import DataError
 
 

@@ -3,30 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from medfed.data.layouts._layout import (
-    NIFTI_ENDINGS,
-    NO_PATIENTS,
-    CaseError,
-    CaseListing,
-    Layout,
-    ListedCase,
-    is_nifti,
-    stem,
-    visible,
-)
+from medfed.data.layouts._files import NIFTI_ENDINGS, is_nifti, stem, visible
+from medfed.data.layouts._layout import NO_PATIENTS, CaseError, CaseListing, Layout, ListedCase
 from medfed.errors import DataError, ImageError
-
-
-@dataclass(frozen=True)
-class _Description:
-    """The classes' names in dataset.json, in order, and nnU-Net's number of channels (0: Decathlon)."""
-
-    class_names: tuple[str, ...]
-    nnunet_channels: int
 
 
 class Decathlon(Layout, tag="decathlon", frozen=True):
@@ -48,12 +30,8 @@ class Decathlon(Layout, tag="decathlon", frozen=True):
         )
 
     def read(self, folder: Path) -> CaseListing:
-        description = _describe(folder / "dataset.json")
-        cases = [
-            _case(folder, label, description.nnunet_channels)
-            for label in visible(folder / "labelsTr")
-            if is_nifti(label)
-        ]
+        class_names, channels = _describe(folder / "dataset.json")
+        cases = [_case(folder, label, channels) for label in visible(folder / "labelsTr") if is_nifti(label)]
         notes = []
         labelled = {path.name for case in cases for path in case.image}
         spare = sum(is_nifti(path) and path.name not in labelled for path in visible(folder / "imagesTr"))
@@ -61,11 +39,12 @@ class Decathlon(Layout, tag="decathlon", frozen=True):
             notes.append(f"{spare} images in imagesTr have no label and are left out")
         if (folder / "imagesTs").is_dir():
             notes.append("imagesTs has no labels and is left out; medfed cuts a test split from imagesTr")
-        title = self.nnunet_title if description.nnunet_channels else self.title
-        return CaseListing(title, tuple(cases), (*notes, NO_PATIENTS), description.class_names)
+        title = self.nnunet_title if channels else self.title
+        return CaseListing(title, tuple(cases), (*notes, NO_PATIENTS), class_names)
 
 
-def _describe(path: Path) -> _Description:
+def _describe(path: Path) -> tuple[tuple[str, ...], int]:
+    """Return the classes' names in order, and the number of channels that nnU-Net names (0: Decathlon)."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         labels = dict(content["labels"])
@@ -78,7 +57,7 @@ def _describe(path: Path) -> _Description:
             "dataset.json does not name its labels; expected 'labels': {'0': 'background', ...}"
         ) from None
     channels = len(content["channel_names"]) if nnunet else 0
-    return _Description(tuple(names[number] for number in sorted(names)), channels)
+    return tuple(names[number] for number in sorted(names)), channels
 
 
 def _case(folder: Path, label: Path, nnunet_channels: int) -> ListedCase:

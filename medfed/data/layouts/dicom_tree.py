@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from medfed.data.cache_location import files_below
-from medfed.data.layouts._layout import CaseError, CaseListing, Layout, ListedCase, may_be_dicom
+from medfed.data.dicom.suppress_logs import suppress_dicom_logs
+from medfed.data.layouts._files import may_be_dicom
+from medfed.data.layouts._layout import CaseError, CaseListing, Layout, ListedCase
 from medfed.errors import DataError
 
 if TYPE_CHECKING:
@@ -149,13 +151,10 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _header(path: Path) -> _Header | None:
     """Return the fields of one file's header, or None if it is no DICOM object or is a DICOMDIR."""
-    import warnings
-
     import pydicom
 
     try:
-        with warnings.catch_warnings():  # pydicom's warnings quote header values
-            warnings.simplefilter("ignore")
+        with suppress_dicom_logs():
             ds = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS, force=True)
             if "Modality" not in ds or "SeriesInstanceUID" not in ds:
                 return None

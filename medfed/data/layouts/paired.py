@@ -6,36 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from medfed.data.layouts._layout import (
-    NO_PATIENTS,
-    CaseError,
-    CaseListing,
-    Layout,
-    ListedCase,
-    in_split,
-    is_nifti,
-    split_folders,
-    stem,
-    subfolders,
-    visible,
-)
+from medfed.data.layouts._files import in_split, is_nifti, split_folders, stem, subfolders, visible
+from medfed.data.layouts._layout import NO_PATIENTS, CaseError, CaseListing, Layout, ListedCase
 from medfed.errors import DataError, ImageError
 
 IMAGE_FOLDERS = frozenset({"image", "images", "imagestr", "img", "imgs"})
-LABEL_FOLDERS = frozenset(
-    [
-        "label",
-        "labels",
-        "labelstr",
-        "mask",
-        "masks",
-        "seg",
-        "segs",
-        "segmentation",
-        "segmentations",
-        "annotations",
-    ]
-)
+_SEGMENTATIONS = {"seg", "segs", "segmentation", "segmentations"}
+LABEL_FOLDERS = frozenset({"label", "labels", "labelstr", "mask", "masks", "annotations"} | _SEGMENTATIONS)
 # Suffixes behind the name that an image and its label share.
 IMAGE_SUFFIXES = ("_0000", "_image", "_img")
 LABEL_SUFFIXES = ("_seg", "_segmentation", "_mask", "_label", "-seg", "-mask", "-label")
@@ -82,11 +59,7 @@ def _cases(split: str, images: dict[str, Path], labels: dict[str, Path]) -> list
             )
     return [
         ListedCase(
-            in_split(split, name),
-            in_split(split, name),
-            (images[name],),
-            label=labels.get(name),
-            split=split,
+            in_split(split, name), in_split(split, name), (images[name],), label=labels.get(name), split=split
         )
         for name in sorted(images)
     ]

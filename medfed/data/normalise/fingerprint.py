@@ -7,16 +7,11 @@ study means the same at every hospital and in ten years.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from msgspec import Meta
 
-from medfed.data.normalise._normalise import Normalise
-from medfed.errors import DataError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from medfed.data.normalise._normalise import Normalise, Voxels, check_low_below_high
 
 
 class FederatedFingerprint(Normalise, tag="fingerprint", frozen=True):
@@ -32,17 +27,12 @@ class FederatedFingerprint(Normalise, tag="fingerprint", frozen=True):
     sd: Annotated[float, Meta(gt=0)]
 
     def __post_init__(self) -> None:
-        if self.low >= self.high:
-            raise DataError(
-                f"normalise 'fingerprint': low is {self.low}, high is {self.high}; low must lie below high"
-            )
+        check_low_below_high(self, self.low, self.high)
 
     @classmethod
     def example(cls) -> FederatedFingerprint:
         """Return an instance for the contract test, as the kind has no defaults."""
         return cls(low=-100.0, high=300.0, mean=100.0, sd=80.0)
 
-    def channel(self, voxels: NDArray[np.float32]) -> NDArray[np.float32]:
-        import numpy as np
-
-        return ((voxels.clip(self.low, self.high) - self.mean) / self.sd).astype(np.float32)
+    def channel(self, voxels: Voxels) -> Voxels:
+        return ((voxels.clip(self.low, self.high) - self.mean) / self.sd).astype("float32")

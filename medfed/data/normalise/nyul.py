@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from medfed.data.normalise._normalise import Normalise
+from medfed.data.normalise._normalise import Normalise, Voxels
 from medfed.errors import DataError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Nyul(Normalise, tag="nyul", frozen=True):
         """Return an instance for the contract test, as the kind has no defaults."""
         return cls(landmarks=tuple(p / 50 - 1 for p in PERCENTILES))
 
-    def channel(self, voxels: NDArray[np.float32]) -> NDArray[np.float32]:
+    def channel(self, voxels: Voxels) -> Voxels:
         import numpy as np
 
         values = percentiles(voxels, self.foreground)

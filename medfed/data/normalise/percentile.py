@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from msgspec import Meta
 
-from medfed.data.normalise._normalise import Normalise
-from medfed.errors import DataError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from medfed.data.normalise._normalise import Normalise, Voxels, check_low_below_high
 
 
 class Percentile(Normalise, tag="percentile", frozen=True):
@@ -24,12 +19,9 @@ class Percentile(Normalise, tag="percentile", frozen=True):
     high: Annotated[float, Meta(ge=0, le=100)] = 99.5
 
     def __post_init__(self) -> None:
-        if self.low >= self.high:
-            raise DataError(
-                f"normalise 'percentile': low is {self.low}, high is {self.high}; low must lie below high"
-            )
+        check_low_below_high(self, self.low, self.high)
 
-    def channel(self, voxels: NDArray[np.float32]) -> NDArray[np.float32]:
+    def channel(self, voxels: Voxels) -> Voxels:
         import numpy as np
 
         low, high = np.percentile(voxels, [self.low, self.high])

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from medfed.data.normalise._normalise import Normalise
-from medfed.errors import DataError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from medfed.data.normalise._normalise import Normalise, Voxels, check_low_below_high
 
 
 class Window(Normalise, tag="window", frozen=True):
@@ -22,14 +15,8 @@ class Window(Normalise, tag="window", frozen=True):
     high: float = 240.0
 
     def __post_init__(self) -> None:
-        if self.low >= self.high:
-            raise DataError(
-                f"normalise 'window': low is {self.low}, high is {self.high}; low must lie below high"
-            )
+        check_low_below_high(self, self.low, self.high)
 
-    def channel(self, voxels: NDArray[np.float32]) -> NDArray[np.float32]:
-        import numpy as np
-
-        return ((voxels.clip(self.low, self.high) - self.low) / (self.high - self.low) * 2 - 1).astype(
-            np.float32
-        )
+    def channel(self, voxels: Voxels) -> Voxels:
+        clipped = voxels.clip(self.low, self.high)
+        return ((clipped - self.low) / (self.high - self.low) * 2 - 1).astype("float32")

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from medfed.data.normalise._normalise import Normalise
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from medfed.data.normalise._normalise import Normalise, Voxels
 
 
 class ZScore(Normalise, tag="zscore", frozen=True):
@@ -21,7 +15,7 @@ class ZScore(Normalise, tag="zscore", frozen=True):
     foreground: bool = False
     clip: float | None = None
 
-    def channel(self, voxels: NDArray[np.float32]) -> NDArray[np.float32]:
+    def channel(self, voxels: Voxels) -> Voxels:
         import numpy as np
 
         counted = voxels[voxels > voxels.min()] if self.foreground else voxels

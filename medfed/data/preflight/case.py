@@ -7,7 +7,7 @@ quotes no header: a scanner's maker comes from the list below, never from the he
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medfed.data import refusals
 from medfed.data.cache_location import files_below
 from medfed.data.preflight.thumbnail import thumbnail
 from medfed.data.volume import Volume
-from medfed.errors import ImageError, LabelError
+from medfed.errors import ImageError
 
 # All statistics except the extremes come from about this many voxels, evenly over the volume.
 SAMPLED_VOXELS = 400_000
@@ -52,6 +53,17 @@ MAKERS = {
     "esaote": "Esaote",
     "carestream": "Carestream",
     "agfa": "Agfa",
+}
+# The codes of ISSUE_TYPES for refusals of images and of labels; any other refusal is of a damaged file.
+IMAGE_ISSUES: Mapping[type[ImageError], str] = {
+    refusals.GeometryError: "singular_affine",
+    refusals.EmptyFileError: "empty_file",
+    refusals.SeveralVolumesError: "several_volumes",
+    refusals.ChannelGridError: "channel_grid",
+}
+LABEL_ISSUES: Mapping[type[ImageError], str] = {
+    refusals.LabelGridError: "label_grid",
+    refusals.LabelClassesError: "label_classes",
 }
 # Headers are searched for an image in this many files at most.
 MAX_HEADERS = 50
@@ -122,17 +134,17 @@ def examine(request: CaseRequest) -> CaseFacts:
 
 
 def _image(request: CaseRequest, facts: CaseFacts) -> Volume | None:
-    volumes = _read_channels(request.image, facts)
-    if volumes is None:
+    from medfed.data.transforms import read_image
+
+    try:
+        volume = read_image(request.image)
+    except ImageError as error:
+        facts.issues.append((IMAGE_ISSUES.get(type(error), "corrupt"), str(error)))
         return None
-    first = volumes[0]
-    array = np.concatenate([one.array for one in volumes]) if len(volumes) > 1 else first.array
-    facts.read, facts.modality = True, first.info.modality
-    facts.flags = tuple(dict.fromkeys(flag for one in volumes for flag in one.info.flags))
-    header = header_words(Path(request.image[0])) if first.info.modality else {}
+    facts.read, facts.modality, facts.flags = True, volume.info.modality, volume.info.flags
+    header = header_words(Path(request.image[0])) if facts.modality else {}
     facts.scanner = scanner(header)
-    volume = Volume(array, first.affine_ras, first.info)
-    face = _face_evidence(volume, facts.flags, header)
+    face = _face_evidence(volume, header)
     if face:
         facts.issues.append(("face", face))
     if "burned_in" in facts.flags:
@@ -140,34 +152,9 @@ def _image(request: CaseRequest, facts: CaseFacts) -> Volume | None:
     return volume
 
 
-def _read_channels(paths: Sequence[str], facts: CaseFacts) -> list[Volume] | None:
-    """Return one volume per channel, or None if one of them is refused."""
-    from medfed.data.read import read
-    from medfed.data.transforms import check_same_grid
-
-    channels: list[Volume] = []
-    for path in paths:
-        try:
-            volumes = read(path)
-        except ImageError as error:
-            facts.issues.append((refusal_code(str(error)), str(error)))
-            return None
-        if len(volumes) != 1:
-            facts.issues.append(("several_volumes", f"{len(volumes)} volumes, expected one"))
-            return None
-        channels += volumes
-    for number, other in enumerate(channels[1:], start=2):
-        try:
-            check_same_grid(channels[0], other, number)
-        except ImageError as error:
-            facts.issues.append(("channel_grid", str(error)))
-            return None
-    return channels
-
-
-def _face_evidence(volume: Volume, flags: Sequence[str], header: Mapping[str, str]) -> str:
+def _face_evidence(volume: Volume, header: Mapping[str, str]) -> str:
     """Return why an image may show a face, or ''."""
-    if "recognizable" in flags:
+    if "recognizable" in volume.info.flags:
         return "the header says so (RecognizableVisualFeatures is YES)"
     defaced = header.get("features", "").upper() == "NO"
     if header.get("part", "").upper().startswith(_HEAD_PARTS) and not defaced:
@@ -175,18 +162,6 @@ def _face_evidence(volume: Volume, flags: Sequence[str], header: Mapping[str, st
     if not header and shaped_like_head(volume):
         return "it has the size and surroundings of a whole head"
     return ""
-
-
-def refusal_code(text: str) -> str:
-    """Return the code of ISSUE_TYPES for a reader's refusal."""
-    for words, code in (
-        ("singular", "singular_affine"),
-        ("space (code", "singular_affine"),
-        ("(0 bytes", "empty_file"),
-    ):
-        if words in text:
-            return code
-    return "corrupt"
 
 
 def _measure(volume: Volume, request: CaseRequest, facts: CaseFacts) -> None:
@@ -254,18 +229,17 @@ def shaped_like_head(volume: Volume) -> bool:
         return False
     air, bright = np.percentile(finite, [1, 99])
     body = small > air + 0.12 * (bright - air)
-    axis_ras = np.abs(volume.affine_ras[:3, :3]).argmax(axis=0)  # axis of the array -> R, A or S
-    if sorted(axis_ras.tolist()) != [0, 1, 2]:
+    if volume.axes_ras is None:
         return False
-    extent = {}
-    for axis in range(3):
+    extents = []
+    for axis in volume.axes_ras:
         share = body.mean(axis=tuple(other for other in range(3) if other != axis))
         filled = np.flatnonzero(share > 0.02)
         if filled.size == 0:
             return False
-        length = (filled[-1] - filled[0] + 1) * steps[axis] * volume.spacing_mm[axis]
-        extent[int(axis_ras[axis])] = (length, small.shape[axis] * steps[axis] * volume.spacing_mm[axis])
-    (wide, view), (deep, _), (high, _) = extent[0], extent[1], extent[2]
+        step_mm = steps[axis] * volume.spacing_mm[axis]
+        extents.append(((filled[-1] - filled[0] + 1) * step_mm, small.shape[axis] * step_mm))
+    (wide, view), (deep, _), (high, _) = extents
     return bool(120 <= wide <= 215 and 160 <= deep <= 270 and high >= 155 and view >= wide + 6)
 
 
@@ -278,15 +252,11 @@ def _label(request: CaseRequest, volume: Volume, facts: CaseFacts) -> NDArray[np
     if request.label is None:
         return None
     try:
-        label: NDArray[np.uint8] = read_label(request.label, volume, request.classes, overlap="refuse").array[
-            0
-        ]
-    except LabelError as error:
-        facts.issues.append((_label_code(str(error)), str(error)))
-        return None
+        read = read_label(request.label, volume, request.classes, overlap="refuse")
     except ImageError as error:
-        facts.issues.append(("label_corrupt", str(error)))
+        facts.issues.append((LABEL_ISSUES.get(type(error), "label_corrupt"), str(error)))
         return None
+    label: NDArray[np.uint8] = read.array[0]
     memory = np.ascontiguousarray(label.T)  # Z, Y, X: a view, as X runs fastest
     facts.classes = _count_classes(memory)
     labelled = memory > 0
@@ -317,12 +287,6 @@ def _cut_share(labelled: NDArray[np.bool_]) -> float:
         return 0.0
     ends = [areas[k] for k, border in ((slices[0], 0), (slices[-1], len(areas) - 1)) if k != border]
     return float(max(ends, default=0) / areas.max())
-
-
-def _label_code(text: str) -> str:
-    if "grid" in text or "voxels, the image" in text:
-        return "label_grid"
-    return "label_classes" if "values" in text else "label_corrupt"
 
 
 # ---------------------------------------------------------------------------------------------- header

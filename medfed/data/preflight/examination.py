@@ -17,9 +17,7 @@ MAX_PROCESSES = 4
 
 
 def examine_all(
-    requests: Sequence[CaseRequest],
-    processes: int | None,
-    progress: Callable[[int, int], None],
+    requests: Sequence[CaseRequest], processes: int | None, progress: Callable[[int, int], None]
 ) -> Iterator[CaseFacts]:
     """Yield the facts of each case as it is done; a case that kills its process is reported as corrupt.
 

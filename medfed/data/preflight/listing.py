@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medfed.data.cache_location import files_below
 from medfed.data.case import Case
-from medfed.data.csv_table import check_columns, parse_split, parse_target, read_cells
+from medfed.data.csv_table import QUOTE, check_columns, read_rows
 from medfed.data.index import index_folder, with_token
-from medfed.data.layouts import ListedCase, recognise
-from medfed.data.layouts._layout import is_nifti, may_be_dicom, stem
-from medfed.data.layouts.cases_csv import (
-    FILE_NAME,
-    REQUIRED_COLUMNS,
-    CasesCsv,
-    image_paths,
-    other_columns,
-    patient_notes,
-)
+from medfed.data.layouts import recognise
+from medfed.data.layouts._files import is_nifti, may_be_dicom, stem
+from medfed.data.layouts.cases_csv import FILE_NAME, REQUIRED_COLUMNS, CasesCsv, patient_notes, read_row
 from medfed.data.preflight.issues import Finding
 from medfed.data.splits import UNASSIGNED, assign_splits, case_token
-from medfed.errors import DataError
+from medfed.errors import DataError, ImageError
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -60,105 +52,32 @@ def _with_splits(cases: Sequence[Case], key: bytes, fractions: Sequence[float]) 
 # ---------------------------------------------------------------------------------------------- cases.csv
 
 
-@dataclass(slots=True, repr=False)
-class _TableListing:
-    """What has been read of cases.csv so far."""
-
-    cases: list[Case] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    name_of_id: dict[str, str] = field(default_factory=dict)
-
-
 def _list_table(folder: Path, key: bytes, fractions: Sequence[float]) -> Listing:
     try:
-        columns, rows = _read_table(folder / FILE_NAME)
+        rows = read_rows(folder / FILE_NAME, FILE_NAME, any_length=True)
+        columns = next(rows)[1]
         check_columns(columns, REQUIRED_COLUMNS, FILE_NAME)
     except DataError as error:
         listing = _fallback_listing(folder, key, fractions, str(error))
         return replace(listing, layout="cases.csv, which can't be read")
-    table = _TableListing()
+    cases: list[Case] = []
+    names: list[str] = []
+    findings: list[Finding] = []
+    row_of_id: dict[str, int] = {}
     for number, cells in rows:
-        if len(cells) == len(columns):
-            _add_row(table, folder, number, dict(zip(columns, cells, strict=True)), key)
-        else:
-            detail = (
-                f"it has {len(cells)} cells, the heading has {len(columns)}; "
-                "quote cells that contain the separator"
-            )
-            table.findings.append(Finding("row", f"row {number}", detail))
-    table.findings += [Finding("note", "", note) for note in patient_notes(columns)]
-    table.findings += _patients_in_two_splits(table.cases, table.names)
-    cases = _with_splits(table.cases, key, fractions)
-    return Listing(FILE_NAME, cases, tuple(table.names), tuple(table.findings))
-
-
-def _read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the columns, and each row with its number, of any number of cells.
-
-    Raises:
-        DataError: for a file that is no table.
-    """
-    rows: list[tuple[int, list[str]]] = []
-    try:
-        for row in read_cells(path, FILE_NAME):
-            rows.append(row)
-    except csv.Error:
-        if not rows:
-            raise DataError("cases.csv cannot be read as a table: a quote is opened and not closed") from None
-        # Reported as a row without cells; nothing after it can be trusted.
-        rows.append((rows[-1][0] + 1, []))
-    if not rows:
-        raise DataError("cases.csv is empty; its first line names the columns")
-    return [cell.lower() for cell in rows[0][1]], rows[1:]
-
-
-def _add_row(table: _TableListing, folder: Path, number: int, row: dict[str, str], key: bytes) -> None:
-    case, problems = _read_case(folder, row, number)
-    with_its_token = with_token(case, key)
-    name = f"row {number} ({with_its_token.token})"
-    if row["case"] in table.name_of_id and row["case"]:
-        problems.insert(0, ("row", f"the same case id as {table.name_of_id[row['case']]}"))
-    if not row["case"] or not row["image"]:
-        empty = "case" if not row["case"] else "image"
-        problems.insert(0, ("row", f"the column '{empty}' is empty"))
-    table.name_of_id.setdefault(row["case"], name)
-    table.findings += [Finding(code, name, detail) for code, detail in problems]
-    table.cases.append(with_its_token)
-    table.names.append(name)
-
-
-def _read_case(folder: Path, row: dict[str, str], number: int) -> tuple[ListedCase, list[tuple[str, str]]]:
-    """Return the case of a row as far as it can be read, and (code, detail) of what cannot."""
-    problems: list[tuple[str, str]] = []
-    images = image_paths(folder, row["image"])
-    label = folder / row["label"] if row.get("label") else None
-    for column, paths in (("image", images), ("label", (label,) if label is not None else ())):
-        problems += [
-            ("missing_file", f"its {column} is not there; correct the column '{column}'")
-            for path in paths
-            if not path.exists()
-        ]
-    target, split = None, UNASSIGNED
-    try:
-        target = parse_target(row["target"]) if "target" in row else None
-    except DataError as error:
-        problems.append(("row", str(error)))
-    try:
-        split = parse_split(row.get("split", ""))
-    except DataError as error:
-        problems.append(("row", str(error)))
-    identity = row["case"] or f"row {number}"
-    case = ListedCase(
-        id=identity,
-        patient=row.get("patient") or identity,
-        image=images,
-        label=label if label is not None and label.exists() else None,
-        target=target,
-        split=split,
-        attributes=other_columns(row),
-    )
-    return case, problems
+        if len(cells) != len(columns):
+            detail = f"it has {len(cells)} cells, the heading has {len(columns)}; {QUOTE}"
+            findings.append(Finding("row", f"row {number}", detail))
+            continue
+        listed, errors = read_row(folder, dict(zip(columns, cells, strict=True)), number, row_of_id)
+        cases.append(with_token(listed, key))
+        names.append(f"row {number} ({cases[-1].token})")
+        for refusal in errors:
+            code = "missing_file" if isinstance(refusal, ImageError) else "row"
+            findings.append(Finding(code, names[-1], str(refusal)))
+    findings += [Finding("note", "", note) for note in patient_notes(columns)]
+    findings += _patients_in_two_splits(cases, names)
+    return Listing(FILE_NAME, _with_splits(cases, key, fractions), tuple(names), tuple(findings))
 
 
 def _patients_in_two_splits(cases: Sequence[Case], names: Sequence[str]) -> list[Finding]:

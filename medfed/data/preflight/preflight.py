@@ -2,15 +2,15 @@
 
 `check` returns a `Preflight`; nothing in it holds a path, a patient or a header's value. A case is named by
 its row in cases.csv (or its number in the index) and its salted token. One bad case never stops the check of
-the others. To look for something else, add a line to `ISSUE_TYPES` and report its code: from `case.py` if one
-case shows it, from `site_checks.py` if it takes a comparison, from `study_checks.py` if a study decides.
+the others. To look for something else, add a section to `issues.toml` and report its code: from `case.py` if
+one case shows it, from `site_checks.py` if it takes a comparison, from `study_checks.py` if a study decides.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -133,19 +133,12 @@ def to_plain(preflight: Preflight) -> dict[str, Any]:
         "study": preflight.study or None,
         "can_take_part": preflight.can_take_part,
         "facts": dict(preflight.facts),
-        "problems": [_plain_problem(problem) for problem in preflight.problems],
+        "problems": [
+            asdict(problem)
+            | {"cases": [{"case": name or None, "detail": detail} for name, detail in problem.cases]}
+            for problem in preflight.problems
+        ],
         "cases": [_plain_case(name, facts) for name, facts in preflight.cases],
-    }
-
-
-def _plain_problem(problem: Problem) -> dict[str, Any]:
-    return {
-        "code": problem.code,
-        "severity": problem.severity,
-        "title": problem.title,
-        "means": problem.means,
-        "cure": problem.cure,
-        "cases": [{"case": name or None, "detail": detail} for name, detail in problem.cases],
     }
 
 

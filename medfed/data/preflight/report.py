@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.text import Text
 
 from medfed.data.preflight.case import CaseFacts
 from medfed.data.preflight.issues import Problem
 from medfed.data.preflight.preflight import Preflight
 from medfed.files import write_whole
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 # More cases of one problem than this are printed as a count; --json and the page list all.
 MAX_SHOWN_CASES = 5
@@ -25,8 +24,6 @@ BINS = 64
 
 def show(preflight: Preflight, console: Console) -> None:
     """Print the verdict, then the problems, the worst first, then the facts about the folder."""
-    from rich.text import Text
-
     colour = {0: "bold green", 1: "bold yellow", 2: "bold red"}[preflight.exit_code]
     console.print(Text(preflight.verdict, style=colour))
     for problem in preflight.problems:
@@ -87,12 +84,9 @@ def fact_lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     for key, name, digits in (("spacing_mm", "spacing, mm", 2), ("size", "size, voxels", 0)):
         lines.append((name, _spread(facts[key], digits)))
     if facts["intensity"]:
-        rows = facts["intensity"]
-        text = (
-            f"median {rows['median'][1]:.4g} (1st to 99th percentile "
-            f"{rows['median'][0]:.4g} to {rows['median'][2]:.4g}, medians of the cases)"
-        )
-        lines.append(("intensity", text))
+        low, median, high = facts["intensity"]["median"]
+        between = f"1st to 99th percentile {low:.4g} to {high:.4g}"
+        lines.append(("intensity", f"median {median:.4g} ({between}, medians of the cases)"))
     return lines
 
 
@@ -160,22 +154,9 @@ def _bars(title: str, values: NDArray[np.float64], unit: str) -> dict[str, Any]:
     if not values.size:
         return {}
     low, high = float(values.min()), float(values.max())
+    histogram = {"title": title, "unit": unit, "low": f"{low:.4g}", "high": "", "heights": []}
     if high - low < 1e-9:
-        return {
-            "title": title,
-            "unit": unit,
-            "low": f"{low:.4g}",
-            "high": "",
-            "heights": [1.0],
-            "n": values.size,
-        }
+        return histogram
     counts, _ = np.histogram(values, bins=BINS if values.size > 500 else 24, range=(low, high))
     heights = [round(float(count / counts.max()), 4) for count in counts]
-    return {
-        "title": title,
-        "unit": unit,
-        "low": f"{low:.4g}",
-        "high": f"{high:.4g}",
-        "heights": heights,
-        "n": 0,
-    }
+    return histogram | {"high": f"{high:.4g}", "heights": heights}

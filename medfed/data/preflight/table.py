@@ -7,8 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from medfed.data.csv_table import EMPTY_CELLS, read_rows
-from medfed.data.layouts._layout import visible
+from medfed.data.csv_table import EMPTY_CELLS, find_table, read_rows
 from medfed.data.preflight.issues import SEVERITIES, Problem, Severity
 from medfed.data.preflight.preflight import Preflight
 from medfed.data.settings import Table
@@ -36,7 +35,9 @@ def check_table(
     facts: dict[str, Any] = {"what it is": "a table", "columns": {}}
     problems: list[Problem] = []
     try:
-        names, rows = _read(path)
+        lines = read_rows(find_table(path), "the site's table")
+        names = next(lines)[1]
+        rows = [cells for _, cells in lines]
         facts |= {"what it is": "a table, one row per case", "rows": len(rows)}
         problems += _column_problems(names, rows, settings, facts["columns"])
         problems += _row_problems(rows)
@@ -53,17 +54,6 @@ def check_table(
     purpose = f" take part in '{study}'" if study else " be used"
     verdict = f"This table can't{purpose} yet: {errors} errors." if errors else f"This table can{purpose}."
     return Preflight(verdict, facts, tuple(problems), (), study, None if settings is None else not errors)
-
-
-def _read(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Return the columns and the rows of a CSV file, or of the only one in a folder."""
-    if path.is_dir():
-        files = [file for file in visible(path) if file.suffix.lower() in (".csv", ".tsv")]
-        if len(files) != 1:
-            raise DataError(f"the folder holds {len(files)} CSV files, expected one; name the file")
-        path = files[0]
-    rows = read_rows(path, "the site's table")
-    return next(rows)[1], [cells for _, cells in rows]
 
 
 def _column_problems(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import base64
-import struct
-import zlib
+import io
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,9 @@ def thumbnail(volume: Volume, label: NDArray[Any] | None) -> str:
 
     The patient's right is at the left of the picture, the front at its top.
     """
-    axes = np.abs(volume.affine_ras[:3, :3]).argmax(axis=0).tolist()
-    if sorted(axes) != [0, 1, 2]:
-        axes = [0, 1, 2]
-    order = [axes.index(which) for which in range(3)]  # array axes that run along R, A, S
+    from matplotlib.image import imsave
+
+    order = volume.axes_ras or (0, 1, 2)
     signs = [volume.affine_ras[which, order[which]] >= 0 for which in range(3)]
 
     def plane(array: NDArray[Any], index: int) -> NDArray[Any]:
@@ -49,20 +47,6 @@ def thumbnail(volume: Volume, label: NDArray[Any] | None) -> str:
     if label is not None:
         labelled = plane(label, index)[pick] > 0
         colour[labelled] = 0.55 * colour[labelled] + 0.45 * np.array(LABEL_COLOUR)
-    return base64.b64encode(_png(colour.astype(np.uint8))).decode("ascii")
-
-
-def _png(colour: NDArray[np.uint8]) -> bytes:
-    height, width, _ = colour.shape
-    rows = b"".join(b"\0" + row.tobytes() for row in colour)
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", head)
-        + chunk(b"IDAT", zlib.compress(rows, 6))
-        + chunk(b"IEND", b"")
-    )
+    png = io.BytesIO()
+    imsave(png, colour.astype(np.uint8), format="png")
+    return base64.b64encode(png.getvalue()).decode("ascii")

@@ -24,8 +24,7 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ import msgspec
 import numpy as np
 
 from medfed.errors import PrivacyError
-from medfed.files import lock, require_file_locks
+from medfed.files import lock, require_file_locks, utc_now
 from medfed.privacy.accounting.accountant import (
     ORDERS,
     Accountant,
@@ -44,11 +43,10 @@ from medfed.privacy.accounting.accountant import (
     renyi,
     smallest_epsilon,
 )
+from medfed.wire.audit_log import GENESIS, continues
 
 require_file_locks("the privacy ledger")
 
-# The predecessor's digest in the first line, as in the audit log.
-GENESIS = "0" * 64
 LEDGER = "ledger.jsonl"
 DELTA = 1e-5
 
@@ -86,11 +84,6 @@ class BudgetEntry:
     reserved: MechanismSteps | None = None
     closed: bool = False
 
-    @property
-    def remaining(self) -> tuple[MechanismSteps, ...]:
-        """What is still reserved, if anything."""
-        return () if self.closed or self.reserved is None else compose([self.reserved])
-
 
 class Ledger:
     """A site's ledger in a file; several processes and studies may share it.
@@ -115,12 +108,12 @@ class Ledger:
 
     def accounts(self, study: str = "") -> list[BudgetEntry]:
         """Return the accounts of one study or of all studies, in the order in which they were opened."""
-        found = _accounts(self._lines())
-        return [account for account in found.values() if not study or account.study == study]
+        accounts = _accounts(self._lines()).values()
+        return [account for account in accounts if not study or account.study == study]
 
-    def spent(self, data: DataSet, delta: float | None = None) -> float:
+    def spent(self, data: DataSet) -> float:
         """Return the largest epsilon that any patient of this data set has spent over all studies."""
-        return self._most(data, self._delta if delta is None else delta, reserved=False, but="", plan=None)
+        return self._largest_epsilon(data, reserved=False)
 
     # -- entries
 
@@ -141,7 +134,7 @@ class Ledger:
                 self._append({"event": "data", "data": data.digest, "patients": sorted(data.patients)})
             name = account or secrets.token_hex(8)
             self._append(
-                {"event": "reserved", "account": name, "study": study, "data": data.digest, **_plain(plan)}
+                {"event": "reserved", "account": name, "study": study, "data": data.digest, **asdict(plan)}
             )
         return name
 
@@ -155,16 +148,9 @@ class Ledger:
             if account not in _accounts(self._lines()):
                 raise PrivacyError(f"privacy ledger: no account '{account}'; reserve first")
             for charge in compose(charges):
-                divergences = [float(value) for value in renyi([charge])]
-                self._append(
-                    {
-                        "event": "spent",
-                        "account": account,
-                        "round": round,
-                        **_plain(charge),
-                        "renyi": divergences,
-                    }
-                )
+                divergences = renyi([charge]).tolist()
+                entry = {"event": "spent", "account": account, "round": round, **asdict(charge)}
+                self._append({**entry, "renyi": divergences})
 
     def close(self, account: str) -> None:
         """Close an account; what it reserved and did not spend is released."""
@@ -176,8 +162,8 @@ class Ledger:
     def _check(self, study: str, data: DataSet, plan: MechanismSteps, account: str) -> None:
         if self._ceiling is None:
             return
-        before = self._most(data, self._delta, reserved=True, but=account, plan=None)
-        after = self._most(data, self._delta, reserved=True, but=account, plan=plan)
+        before = self._largest_epsilon(data, reserved=True, but=account)
+        after = self._largest_epsilon(data, reserved=True, but=account, plan=plan)
         if after > self._ceiling:
             raise PrivacyError(
                 f"study {study[:12]}: its {plan.steps} steps would bring a patient of this hospital from "
@@ -186,9 +172,10 @@ class Ledger:
                 "or other patients would do"
             )
 
-    def _most(
-        self, data: DataSet, delta: float, *, reserved: bool, but: str, plan: MechanismSteps | None
+    def _largest_epsilon(
+        self, data: DataSet, *, reserved: bool, but: str = "", plan: MechanismSteps | None = None
     ) -> float:
+        """Return a patient's largest epsilon, with a plan and what is `reserved` in accounts `but` one."""
         lines = list(self._lines())
         members = {line["data"]: frozenset(line["patients"]) for line in lines if line["event"] == "data"}
         orders = next((line["orders"] for line in lines if line["event"] == "began"), list(ORDERS))
@@ -198,13 +185,13 @@ class Ledger:
             frozenset(a.id for a in accounts if patient in members.get(a.data, frozenset()))
             for patient in data.patients
         }
-        return max(
-            (
-                _epsilon([a for a in accounts if a.id in group], orders, delta, reserved, but, plan)
-                for group in groups
-            ),
-            default=0.0,
-        )
+        largest = 0.0
+        for group in groups:
+            own = [account for account in accounts if account.id in group]
+            planned = [a.reserved for a in own if reserved and a.reserved is not None and a.id != but]
+            planned += [plan] if plan is not None else []
+            largest = max(largest, _epsilon(own, planned, orders, self._delta))
+        return largest
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         """Yield the lines, each checked against the one before.
@@ -223,11 +210,7 @@ class Ledger:
                 entry = msgspec.json.decode(line)
             except msgspec.DecodeError:
                 entry = None
-            if (
-                not isinstance(entry, dict)
-                or entry.get("previous") != previous
-                or entry.get("number") != number
-            ):
+            if not continues(entry, previous, number):
                 raise PrivacyError(
                     f"privacy ledger, line {number + 1}: does not continue the line before it; a line was "
                     "changed, removed or moved at or before this place. Restore the ledger from a backup: "
@@ -245,7 +228,7 @@ class Ledger:
             last = whole.splitlines()[-1] if whole else b""
             entry = {
                 "number": whole.count(b"\n"),
-                "time": datetime.now(UTC).isoformat(timespec="seconds"),
+                "time": utc_now(),
                 **fields,
                 "previous": hashlib.sha256(last).hexdigest() if last else GENESIS,
             }
@@ -267,73 +250,44 @@ class Ledger:
             os.close(descriptor)
 
 
-def spent(folder: str | Path, data: DataSet, delta: float = DELTA) -> float:
-    """Return the largest epsilon that any patient of a data set has spent, by the ledger in this folder."""
-    return Ledger(folder).spent(data, delta)
-
-
-def _plain(charge: MechanismSteps) -> dict[str, Any]:
-    return {
-        "noise_multiplier": charge.noise_multiplier,
-        "sample_rate": charge.sample_rate,
-        "steps": charge.steps,
-    }
-
-
-def _charge(line: Mapping[str, Any]) -> MechanismSteps:
-    return MechanismSteps(float(line["noise_multiplier"]), float(line["sample_rate"]), int(line["steps"]))
-
-
 def _accounts(lines: Iterable[Mapping[str, Any]]) -> dict[str, BudgetEntry]:
-    found: dict[str, BudgetEntry] = {}
+    accounts: dict[str, BudgetEntry] = {}
     for line in lines:
         event, name = line["event"], line.get("account", "")
         if event == "reserved":
-            before = found.get(name) or BudgetEntry(name, line["study"], line["data"])
-            found[name] = BudgetEntry(
-                name, before.study, before.data, before.spent, before.renyi, reserved=_charge(line)
-            )
+            account = accounts.get(name) or BudgetEntry(name, line["study"], line["data"])
+            plan = msgspec.convert(line, MechanismSteps)
+            accounts[name] = replace(account, reserved=plan, closed=False)
         elif event == "spent":
-            found[name] = _after(found[name], _charge(line), line["renyi"])
+            accounts[name] = _after(accounts[name], msgspec.convert(line, MechanismSteps), line["renyi"])
         elif event == "closed":
-            old = found[name]
-            found[name] = BudgetEntry(name, old.study, old.data, old.spent, old.renyi, None, closed=True)
-    return found
+            accounts[name] = replace(accounts[name], reserved=None, closed=True)
+    return accounts
 
 
 def _after(account: BudgetEntry, charge: MechanismSteps, divergences: Sequence[float]) -> BudgetEntry:
+    """Return an account after one more charge."""
     reserved = account.reserved
     if reserved is not None:
-        steps = max(reserved.steps - charge.steps, 0)
-        reserved = MechanismSteps(reserved.noise_multiplier, reserved.sample_rate, steps) if steps else None
+        steps = reserved.steps - charge.steps
+        reserved = replace(reserved, steps=steps) if steps > 0 else None
     total = np.asarray(divergences) + (np.asarray(account.renyi) if account.renyi else 0)
-    return BudgetEntry(
-        account.id,
-        account.study,
-        account.data,
-        compose([*account.spent, charge]),
-        tuple(float(value) for value in total),
-        reserved,
-        account.closed,
-    )
+    spent = compose([*account.spent, charge])
+    return replace(account, spent=spent, renyi=tuple(total.tolist()), reserved=reserved)
 
 
 def _epsilon(
     accounts: Sequence[BudgetEntry],
+    planned: Sequence[MechanismSteps],
     orders: Sequence[float],
     delta: float,
-    reserved: bool,
-    but: str,
-    plan: MechanismSteps | None,
 ) -> float:
     """Return the epsilon of these accounts plus a plan, the smaller of both accountants' bounds."""
-    planned = [charge for a in accounts if reserved and a.id != but for charge in a.remaining]
-    planned += [plan] if plan is not None else []
-    charges = compose([charge for a in accounts for charge in a.spent] + planned)
+    charges = compose([charge for account in accounts for charge in account.spent] + [*planned])
     if not charges:
         return 0.0
-    kept = sum((np.asarray(a.renyi) for a in accounts if a.renyi), np.zeros(len(orders)))
-    bound = epsilon_of_renyi(kept + renyi(planned, orders), delta, orders)
+    recorded = sum((np.asarray(a.renyi) for a in accounts if a.renyi), np.zeros(len(orders)))
+    bound = epsilon_of_renyi(recorded + renyi(planned, orders), delta, orders)
     return bound if math.isinf(bound) else min(bound, smallest_epsilon(charges, delta))
 
 

@@ -35,7 +35,7 @@ def compress_update(stages: Sequence[Compression], update: Update, state: State)
     try:
         encoded, new_state = compress(stages, update.delta, state)
     except UpdateError as error:
-        raise UpdateError(f"{_describe(update)}: {error}") from None
+        raise UpdateError(f"{update}: {error}") from None
     return replace(update, delta={}, encoded=encoded), new_state
 
 
@@ -52,22 +52,20 @@ def decompress_update(stages: Sequence[Compression], update: Update, weights: We
     if update.encoded is None:
         if stages and not update.evaluation_only:
             raise UpdateError(
-                f"{_describe(update)} is not compressed, but the study compresses; do site and hub run the "
-                f"same study?"
+                f"{update} is not compressed, but the study compresses; do site and hub run the same study?"
             )
         return update
     if not stages:
         raise UpdateError(
-            f"{_describe(update)} is compressed, but the study names no compression; do site and hub run the "
-            f"same study?"
+            f"{update} is compressed, but the study names no compression; do site and hub run the same study?"
         )
     if update.delta:
-        raise UpdateError(f"{_describe(update)} holds a compressed delta and a plain one; it may hold one")
+        raise UpdateError(f"{update} holds a compressed delta and a plain one; it may hold one")
     try:
         _check_claimed_sizes(update.encoded, sum(tensor.numel() for tensor in weights.values()))
         return replace(update, delta=decompress(stages, update.encoded), encoded=None)
     except WireError as error:
-        raise UpdateError(f"{_describe(update)}: {error}") from None
+        raise UpdateError(f"{update}: {error}") from None
 
 
 def _check_claimed_sizes(encoded: Encoded, max_values: int) -> None:
@@ -89,10 +87,6 @@ def _check_claimed_sizes(encoded: Encoded, max_values: int) -> None:
                 raise WireError(f"its header claims {claimed} values, the global model has {max_values}")
         if isinstance(inner, Mapping):
             trees += inner.values()
-
-
-def _describe(update: Update) -> str:
-    return f"update of site '{update.site}' for round {update.round}"
 
 
 # -- the stages

@@ -12,7 +12,7 @@ import pytest
 
 from medfed.errors import PrivacyError
 from medfed.privacy.accounting.accountant import MechanismSteps, epsilon, renyi
-from medfed.privacy.accounting.ledger import BudgetTracker, Ledger, data_set, spent
+from medfed.privacy.accounting.ledger import BudgetTracker, Ledger, data_set
 
 SECRET = b"0123456789abcdef"
 ALL = data_set(["anna", "bert", "cora"], SECRET)
@@ -33,7 +33,7 @@ def spend(ledger: Ledger, study: str, data=ALL, charge=STEP, close: bool = True)
 
 
 def test_a_new_ledger_has_spent_nothing(tmp_path):
-    assert spent(tmp_path, ALL) == 0.0
+    assert Ledger(tmp_path).spent(ALL) == 0.0
     assert list(tmp_path.iterdir()) == []
 
 
@@ -44,7 +44,7 @@ def test_studies_compose_tightly_and_not_by_adding_epsilons(ledger, tmp_path):
     spend(ledger, "two")
     spend(ledger, "three", charge=MechanismSteps(2.0, 0.1, 7))
     together = epsilon([MechanismSteps(4.0, 1.0, 8), MechanismSteps(2.0, 0.1, 7)], 1e-5, "prv")
-    assert spent(tmp_path, ALL) == pytest.approx(together)
+    assert Ledger(tmp_path).spent(ALL) == pytest.approx(together)
     assert together < 2 * alone + epsilon([MechanismSteps(2.0, 0.1, 7)], 1e-5, "prv")
 
 
