@@ -16,6 +16,7 @@ from medfed.federation.config import HubConfig, SiteConfig
 from medfed.federation.egress import TRAINING, Egress
 from medfed.models.networks import replace_batch_norms
 from medfed.models.networks._adapters import prepare_training
+from medfed.models.tasks import Training
 from medfed.study.canonical import study_digest
 from medfed.study.study import Study
 
@@ -80,14 +81,9 @@ def module_of(study: Study, site: str = "") -> pl.LightningModule:
     network = network_of(study)
     if study.privacy.replaces_batch_norm:
         network = replace_batch_norms(network, "group")
-    return study.task.module(
-        network,
-        optimiser=study.train.optimiser,
-        schedule=study.train.schedule,
-        epochs=study.at(site).epochs,
-        patch=getattr(study.data, "patch", None),
-        site=site,
-    )
+    patch = getattr(study.data, "patch", None)
+    training = Training(study.train.optimiser, study.train.schedule, study.at(site).epochs, patch, site)
+    return study.task.module(network, training)
 
 
 def network_of(study: Study) -> torch.nn.Module:
