@@ -113,18 +113,18 @@ def test_a_method_that_cannot_run_says_why_and_costs_nothing(compared):
 
 
 def test_the_terminal_says_which_method_is_next(compared, place, tmp_path):
-    class Heard(Progress):
+    class LoggedLines(Progress):
         def __init__(self) -> None:
-            self.said: list[str] = []
+            self.lines: list[str] = []
 
         def log(self, text: str) -> None:
-            self.said.append(text)
+            self.lines.append(text)
 
-    heard, (_, trained) = Heard(), compared
+    progress, (_, trained) = LoggedLines(), compared
     folder = shutil.copytree(trained, tmp_path / "again")
-    compare.compare(place / "heart.yaml", ["fedavg", "krum"], out=folder, resume=True, progress=heard)
-    assert heard.said[0] == "method 1 of 2: fedavg"
-    assert heard.said[1].startswith("method 2 of 2: krum is not run: study: rule.kind: 'krum'")
+    compare.compare(place / "heart.yaml", ["fedavg", "krum"], out=folder, resume=True, progress=progress)
+    assert progress.lines[0] == "method 1 of 2: fedavg"
+    assert progress.lines[1].startswith("method 2 of 2: krum is not run: study: rule.kind: 'krum'")
 
 
 def test_pooled_training_has_as_many_steps_as_the_hospitals_together(place):
@@ -172,7 +172,7 @@ def test_a_finished_comparison_is_not_trained_again(compared, place):
 
 
 @pytest.mark.parametrize(
-    "methods, told",
+    "methods, message",
     [
         (["fedagv"], "no method 'fedagv'; there are .*fedavg"),
         (["fedavg", "fedavg"], "'fedavg' is named twice"),
@@ -180,7 +180,7 @@ def test_a_finished_comparison_is_not_trained_again(compared, place):
         (["krum"], "none of these can run: krum: .*needs"),
     ],
 )
-def test_mistakes_are_answered_before_anything_is_trained(place, tmp_path, methods, told):
-    with pytest.raises(StudyError, match=told):
+def test_mistakes_are_answered_before_anything_is_trained(place, tmp_path, methods, message):
+    with pytest.raises(StudyError, match=message):
         compare.compare(place / "heart.yaml", methods, out=tmp_path / "x")
     assert not (tmp_path / "x").exists()

@@ -1,6 +1,4 @@
-"""`medfed new`: what a study's first file says of folders, and what is said where nothing can
-be made of them.
-"""
+"""`medfed new`: the study file that is drafted from folders, and the errors for folders it cannot use."""
 
 from __future__ import annotations
 
@@ -27,9 +25,11 @@ def new(*words: object) -> tuple[int, str]:
 
 def test_image_folders_become_a_segmentation(tmp_path: Path) -> None:
     file = tmp_path / "ours.yaml"
-    code, told = new(file, SAMPLES / "north", f"b={SAMPLES / 'south'}", "--held-out", SAMPLES / "university")
-    assert code == 0, told
-    assert "north: cases.csv, 18 cases of 16 patients, 18 with a label, 18 with a class; CT" in told
+    code, output = new(
+        file, SAMPLES / "north", f"b={SAMPLES / 'south'}", "--held-out", SAMPLES / "university"
+    )
+    assert code == 0, output
+    assert "north: cases.csv, 18 cases of 16 patients, 18 with a label, 18 with a class; CT" in output
     study = read_study(file)
     assert study.name == "ours"
     assert set(study.sites) == {"north", "b"}
@@ -58,8 +58,8 @@ def test_nifti_images_with_the_hu_of_air_are_taken_for_ct(tmp_path: Path) -> Non
 
 
 def test_a_classifier_sees_the_whole_image(tmp_path: Path) -> None:
-    code, told = new(tmp_path / "c.yaml", SAMPLES / "north", SAMPLES / "east", "--task", "classify")
-    assert code == 0, told
+    code, output = new(tmp_path / "c.yaml", SAMPLES / "north", SAMPLES / "east", "--task", "classify")
+    assert code == 0, output
     study = read_study(tmp_path / "c.yaml")
     # By hand: north 41 x 41 x 26 voxels of 2.75 x 2.75 x 4 mm, east 45 x 42 x 32 of 2.5 x 2.5 x 3.5 mm: at
     # most 112.75 x 112.75 x 112 mm, at the finest 45.1 x 45.1 x 32 voxels, rounded up to multiples of 8.
@@ -69,8 +69,8 @@ def test_a_classifier_sees_the_whole_image(tmp_path: Path) -> None:
 
 def test_tables_become_a_study_of_their_columns(tmp_path: Path) -> None:
     tables = SAMPLES / "tabular"
-    code, told = new(tmp_path / "h.yaml", tables / "north.csv", tables / "east.csv", "--target", "disease")
-    assert code == 0, told
+    code, output = new(tmp_path / "h.yaml", tables / "north.csv", tables / "east.csv", "--target", "disease")
+    assert code == 0, output
     data = read_study(tmp_path / "h.yaml").data
     assert data.target == "disease"
     assert "patient" not in data.features
@@ -83,26 +83,26 @@ def test_names_of_people_never_become_a_category(tmp_path: Path) -> None:
     for site in ("a", "b"):
         rows = "\n".join(f"{n},Jane Doe {site}{n},{n % 2}" for n in range(20))
         (tmp_path / f"{site}.csv").write_text(f"age,who,target\n{rows}\n")
-    code, told = new(tmp_path / "s.yaml", tmp_path / "a.csv", tmp_path / "b.csv", "--target", "target")
-    assert code == 0, told
-    assert "Doe" not in (tmp_path / "s.yaml").read_text() + told
-    assert "column 'who' holds 40 different words and was left out" in told
+    code, output = new(tmp_path / "s.yaml", tmp_path / "a.csv", tmp_path / "b.csv", "--target", "target")
+    assert code == 0, output
+    assert "Doe" not in (tmp_path / "s.yaml").read_text() + output
+    assert "column 'who' holds 40 different words and was left out" in output
 
 
-def test_what_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
+def test_what_does_not_follow_from_the_folders_is_asked_for(tmp_path: Path) -> None:
     table = SAMPLES / "tabular" / "north.csv"
-    code, told = new(tmp_path / "s.yaml", table)
+    code, output = new(tmp_path / "s.yaml", table)
     assert code == 1
-    assert "give --target COLUMN, or --time COLUMN and --event COLUMN" in told
-    code, told = new(tmp_path / "s.yaml", table, "--target", "diseese")
+    assert "give --target COLUMN, or --time COLUMN and --event COLUMN" in output
+    code, output = new(tmp_path / "s.yaml", table, "--target", "diseese")
     assert code == 1
-    assert "no column 'diseese'; all hospitals have patient, age" in told
-    code, told = new(tmp_path / "s.yaml", table, SAMPLES / "east", "--target", "disease")
+    assert "no column 'diseese'; all hospitals have patient, age" in output
+    code, output = new(tmp_path / "s.yaml", table, SAMPLES / "east", "--target", "disease")
     assert code == 1
-    assert "a study has either tables or images" in told
-    code, told = new(tmp_path / "s.yaml", tmp_path / "nowhere")
+    assert "a study has either tables or images" in output
+    code, output = new(tmp_path / "s.yaml", tmp_path / "nowhere")
     assert code == 1
-    assert "nowhere: there is no such folder" in told
+    assert "nowhere: there is no such folder" in output
     assert not (tmp_path / "s.yaml").exists()
 
 
@@ -120,9 +120,9 @@ def test_without_labels_or_classes_there_is_nothing_to_learn(tmp_path: Path) -> 
 
 def test_no_file_is_written_over_and_no_hospital_named_twice(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text("mine\n")
-    code, told = new(tmp_path / "s.yaml", SAMPLES / "north")
+    code, output = new(tmp_path / "s.yaml", SAMPLES / "north")
     assert code == 1
-    assert "the file exists" in told
+    assert "the file exists" in output
     assert (tmp_path / "s.yaml").read_text() == "mine\n"
     with pytest.raises(StudyError, match="two hospitals would be named 'north'"):
         parse_sites([str(SAMPLES / "north"), "/elsewhere/North"])

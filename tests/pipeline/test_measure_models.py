@@ -1,4 +1,4 @@
-"""Where layers stay in the hospitals, a model is measured, changed and shown only where it is whole."""
+"""If layers stay in the hospitals, a model is measured, perturbed and shown only where it is complete."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def test_a_tables_patients_get_probabilities_that_sum_to_one(tmp_path):
         )
 
 
-def test_what_cannot_be_is_told(dicom, tmp_path):
+def test_what_cannot_be_predicted_is_refused(dicom, tmp_path):
     done, data, out = dicom
     with pytest.raises(RunError, match="no model 'nobody'; there are federated"):
         predict.predict(done, data, tmp_path / "other", model="nobody")

@@ -1,4 +1,4 @@
-"""`medfed train` as a site operator meets it: files, kills, bad folders."""
+"""`medfed train` for whoever runs it: its files, kills and resumption, unusable folders."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("breaks, message", BROKEN.values(), ids=BROKEN.keys())
-def test_a_broken_folder_is_told_before_anything_trains(tmp_path, breaks, message):
+def test_a_broken_folder_is_refused_before_anything_trains(tmp_path, breaks, message):
     for name in ("north", "south", "west"):
         make_hospital(tmp_path / name)
     breaks(tmp_path / "south")

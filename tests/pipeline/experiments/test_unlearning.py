@@ -80,9 +80,9 @@ def test_training_goes_on_from_the_round_before_the_site_joined(place, in_turn):
     received = [entry for entry in entries(again.audit) if entry["event"] == "received"]
     weights = {name.removeprefix("weights/"): t for name, t in before.items() if name.startswith("weights/")}
     assert (received[0]["round"], received[0]["sha256"]) == (2, weights_digest(weights))
-    told = lines(again)
-    assert {line["site"] for line in told} == {"east", "north"}
-    assert [line["round"] for line in told if line["status"] == "merged"] == [1, 2, 3]
+    rounds = lines(again)
+    assert {line["site"] for line in rounds} == {"east", "north"}
+    assert [line["round"] for line in rounds if line["status"] == "merged"] == [1, 2, 3]
     for folder in (again, in_turn):
         (entry,) = [entry for entry in entries(folder.audit) if entry["event"] == "withdrawn"]
         assert (entry["site"], entry["retrained_from"]) == ("south", 2)
@@ -140,7 +140,7 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(place, in_turn):
     assert record.retrained_from == 1
 
 
-def test_what_cannot_be_done_is_said(place, in_turn):
+def test_what_cannot_be_retrained_is_refused(place, in_turn):
     study = study_of(place, "rule.kind=cyclic")
     with pytest.raises(StudyError, match="no such hospital; there are east, north, south"):
         unlearning.remaining_study(study, "nort")

@@ -1,6 +1,4 @@
-"""Exports compute what the model computes, in others' hands: onnxruntime, plain torch, and
-MONAI's own bundle command.
-"""
+"""Exports compute what the model computes, in onnxruntime, plain torch and MONAI's own bundle command."""
 
 from __future__ import annotations
 
@@ -176,13 +174,13 @@ def test_monais_own_command_verifies_the_bundle(task, request, tmp_path):
     schema = tmp_path / "schema.json"
     schema.write_text(json.dumps(SCHEMA))
     meta = bundle / "configs" / "metadata.json"
-    said = monai("verify_metadata", "--meta_file", str(meta), "--filepath", str(schema))
-    assert "verified with no error" in said
-    said = monai(
+    output = monai("verify_metadata", "--meta_file", str(meta), "--filepath", str(schema))
+    assert "verified with no error" in output
+    output = monai(
         "verify_net_in_out", "network_def", "--meta_file", str(meta), "--bundle_root", str(bundle),
         "--config_file", str(bundle / "configs" / "inference.json"), "--device", "cpu",
     )  # fmt: skip
-    assert "verified with no error" in said
+    assert "verified with no error" in output
 
 
 @pytest.mark.slow
@@ -305,7 +303,7 @@ def test_an_export_that_computes_something_else_is_an_error(segment):
         subject.check(lambda inputs: subject.computed(inputs)[:, :1], "ONNX")
 
 
-def test_what_a_bundle_cannot_hold_is_told(segment, tmp_path):
+def test_what_a_bundle_cannot_hold_is_refused(segment, tmp_path):
     with pytest.raises(RunError, match="bundles are of images, and this study's data are a table"):
         export(run_of(tmp_path / "run", CONFIGS / "tabular.yaml"), tmp_path / "out")
     (tmp_path / "whole.yaml").write_text(SEGMENT.replace("[12, 12, 12]", "null"))
