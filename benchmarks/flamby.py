@@ -33,6 +33,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from medfed.models.tasks import Training
 from medfed.study.study import Study
 
 SEEDS = (42, 43, 44, 45, 46)
@@ -368,9 +369,7 @@ def parts(study: Study):
         with torch.random.fork_rng():
             torch.manual_seed(study.seed)  # directly before nn.Linear is created, as in FLamby's Baseline
             network = study.network.build(study.data.inputs, study.task.outputs)
-        return study.task.module(
-            network, optimiser=study.train.optimiser, schedule=study.train.schedule, epochs=study.epochs
-        )
+        return study.task.module(network, Training(study.train.optimiser, study.train.schedule, study.epochs))
 
     data = {
         name: SiteDataModule.open(

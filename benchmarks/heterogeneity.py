@@ -26,12 +26,12 @@ from medfed import registry as kinds
 from medfed.evaluation.report.method_table import MethodTable
 from medfed.evaluation.rows import ALL_SITES
 from medfed.pipeline.compare import compare
-from medfed.runs.progress import NoProgress
+from medfed.runs.progress import Progress
 
 ROOT = Path(__file__).parents[1]
 
 
-class StartTimes(NoProgress):
+class StartTimes(Progress):
     """Print a line when each method starts."""
 
     def start(self, title, sites, rounds, metric) -> None:  # type: ignore[no-untyped-def]

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "data" / "readers"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 Reader = Callable[[Path], object]
 
@@ -36,8 +36,8 @@ Reader = Callable[[Path], object]
 def series(folder: Path, slices: int, kind: str) -> None:
     """Write a CT-like series: smooth body with noise, 12 of 16 bits used, about 100 header elements."""
     import hard_series as hs
+    from dicom_encodings import encode
     from pydicom import Dataset, uid
-    from test_encodings import encode
 
     syntaxes = {
         "uncompressed": uid.ExplicitVRLittleEndian,

@@ -43,7 +43,7 @@ import numpy as np
 
 from medfed.pipeline import measure_models
 from medfed.pipeline import train as run
-from medfed.runs.progress import NoProgress
+from medfed.runs.progress import Progress
 from medfed.runs.rounds import RoundReport
 from medfed.study.reading import read_study
 
@@ -139,7 +139,7 @@ LAST_BLOCK_CLIP = 0.01
 
 
 @dataclass
-class Clock(NoProgress):
+class Clock(Progress):
     """Record the CPU time at the end of each round."""
 
     rounds: list[float] = field(default_factory=list)

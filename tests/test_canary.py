@@ -20,13 +20,10 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import hard_series as hs
 import nibabel as nib
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "data" / "readers"))
-
-import hard_series as hs
 
 from medfed.pipeline import train as run
 from medfed.wire import encoding as wire

@@ -10,12 +10,11 @@ medfed uses them, too):
 
 - `validated_updates` sorts and checks the updates, `shares` weights them by examples, `require_sites` checks
   their number, `required_scalar` and `state_group` read what updates and state must hold.
-- `add_weighted_deltas` is a whole merge with one factor per site. `weighted_sum_blocks`
-yields its float64 sums
-  block by block, for rules with state (`state_block`); `write_block` rounds a block to the model's dtype.
-- `stacked_blocks` yields all sites' values as rows, for rules that compare sites,
-and `squared_norms` the length
-  of each site's update.
+- `add_weighted_deltas` is a whole merge with one factor per site. `weighted_sum_blocks` yields its float64
+  sums block by block, for rules with state (`state_block`); `write_block` rounds a block to the model's
+  dtype.
+- `stacked_blocks` yields all sites' values as rows, for rules that compare sites, and `squared_norms` the
+  squared length of each site's update.
 
 A rule that merges the mean of all updates as it merges the single ones says so by
 `supports_secure_aggregation`; without it, a study with secure aggregation refuses the rule.
@@ -26,26 +25,19 @@ from medfed.aggregation._reduce import (
     add_weighted_deltas,
     squared_norms,
     stacked_blocks,
-    state_block,
     weighted_sum_blocks,
     write_block,
 )
-from medfed.aggregation._rule import (
-    Merged,
-    Rule,
-    State,
-    require_sites,
-    required_scalar,
-    shares,
-    state_group,
-    validated_updates,
-)
+from medfed.aggregation._rule import Merged, Rule, State, Updates
+from medfed.aggregation._state import state_block, state_group
+from medfed.aggregation._updates import require_sites, required_scalar, shares, validated_updates
 
 __all__ = [
     "Block",
     "Merged",
     "Rule",
     "State",
+    "Updates",
     "add_weighted_deltas",
     "require_sites",
     "required_scalar",

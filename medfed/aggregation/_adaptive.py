@@ -13,31 +13,15 @@ float32 and that of 1e-25 vanishes; the root does neither.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from medfed.aggregation._reduce import state_block, weighted_sum_blocks, write_block
-from medfed.aggregation._rule import (
-    Fraction,
-    Merged,
-    NotNegative,
-    Positive,
-    Rule,
-    State,
-    shares,
-    state_dtype,
-    state_group,
-    validated_updates,
-    zeros_for_state,
-)
-from medfed.wire.update import Update
-from medfed.wire.weights import Weights, is_running_statistic
-
-# (v, delta) -> new v, element by element, in float64; both may be overwritten.
-SecondMoment = Callable[[Tensor, Tensor], Tensor]
+from medfed.aggregation._reduce import stepped_blocks, write_block
+from medfed.aggregation._rule import Fraction, Merged, NotNegative, Positive, Rule, State, Updates
+from medfed.aggregation._state import state_block, state_dtype, state_group, zeros_for_state
+from medfed.aggregation._updates import shares, validated_updates
+from medfed.wire.weights import Weights
 
 
 class Adaptive(Rule, frozen=True):
@@ -52,9 +36,7 @@ class Adaptive(Rule, frozen=True):
     tau: Positive = 1e-3
     start: NotNegative | None = None
 
-    @property
-    def supports_secure_aggregation(self) -> bool:
-        return True
+    supports_secure_aggregation = True
 
     def init(self, weights: Weights) -> State:
         root = self.tau if self.start is None else self.start**0.5
@@ -64,33 +46,26 @@ class Adaptive(Rule, frozen=True):
             "root_second_moment": {name: torch.full_like(zeros, root) for name, zeros in momentum.items()},
         }
 
+    def second_moment(self, moment: Tensor, delta: Tensor) -> Tensor:
+        """Return the new v, element by element, in float64; v (`moment`) and `delta` may be overwritten."""
+        raise NotImplementedError
 
-def adaptive_merge(
-    rule: Adaptive, updates: Iterable[Update], state: State, weights: Weights, second: SecondMoment
-) -> Merged:
-    """Return the new weights and moments after one adaptive step along the sites' mean delta."""
-    sites = validated_updates(updates)
-    momentum_before = state_group(state, "momentum", rule)
-    root_before = state_group(state, "root_second_moment", rule)
-    merged: dict[str, Tensor] = {}
-    momentum: dict[str, Tensor] = {}
-    root: dict[str, Tensor] = {}
-    for block in weighted_sum_blocks(sites, shares(sites), weights):
-        if is_running_statistic(block.name):
-            write_block(merged, block, block.model(), sites)
-            continue
-        dtype = state_dtype(block.tensor.dtype)
-        delta = block.delta()
-        first = state_block(momentum_before, block).lerp_(delta, 1 - rule.beta1)
-        scale = second(state_block(root_before, block).square_(), delta)
-        # numpy's root takes half of torch's time.
-        np.sqrt(scale.numpy(), out=scale.numpy())
-        write_block(momentum, block, first, sites, dtype)
-        write_block(root, block, scale, sites, dtype)
-        write_block(
-            merged,
-            block,
-            block.weights().addcdiv_(first, scale.add_(rule.tau), value=rule.learning_rate),
-            sites,
-        )
-    return merged, {"momentum": momentum, "root_second_moment": root}
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
+        sites = validated_updates(updates)
+        momentum_before = state_group(state, "momentum", self)
+        root_before = state_group(state, "root_second_moment", self)
+        merged: dict[str, Tensor] = {}
+        momentum: dict[str, Tensor] = {}
+        root: dict[str, Tensor] = {}
+        for block in stepped_blocks(sites, shares(sites), weights, merged):
+            dtype = state_dtype(block.tensor.dtype)
+            delta = block.delta()
+            first = state_block(momentum_before, block).lerp_(delta, 1 - self.beta1)
+            scale = self.second_moment(state_block(root_before, block).square_(), delta)
+            # numpy's root takes half of torch's time.
+            np.sqrt(scale.numpy(), out=scale.numpy())
+            write_block(momentum, block, first, sites, dtype)
+            write_block(root, block, scale, sites, dtype)
+            step = block.weights().addcdiv_(first, scale.add_(self.tau), value=self.learning_rate)
+            write_block(merged, block, step, sites)
+        return merged, {"momentum": momentum, "root_second_moment": root}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medfed.aggregation._reduce import stacked_blocks
-from medfed.aggregation._rule import newest_round
+from medfed.aggregation._updates import newest_round
 from medfed.errors import RuleError
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights

@@ -11,7 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from medfed.aggregation._distances import squared_distances
 from medfed.aggregation._mixing import mixed_distances, mixing_coefficients
+from medfed.aggregation._reduce import add_weighted_deltas
+from medfed.wire.update import Update
+from medfed.wire.weights import Weights
 
 
 def krum_scores(distances: Tensor, among: Sequence[int], neighbours: int) -> list[float]:
@@ -29,18 +33,27 @@ def select_lowest(distances: Tensor, among: Sequence[int], neighbours: int, coun
     return [site for _, site in scored[:count]]
 
 
-def distances_and_mixing(mixing: bool, distances: Tensor, attackers: int) -> tuple[Tensor, Tensor]:
+def distances_and_mixing(
+    sites: Sequence[Update], weights: Weights, attackers: int, mixing: bool
+) -> tuple[Tensor, Tensor]:
     """Return pairwise distances and the mixing matrix (the identity without mixing, see `_mixing`).
 
     Row k of the matrix holds the coefficients of the sites' models in the k-th candidate model.
     """
+    distances = squared_distances(sites, weights)
     if not mixing:
         return distances, torch.eye(len(distances), dtype=torch.float64)
     table = mixing_coefficients(distances, attackers)
     return mixed_distances(distances, table), table
 
 
-def site_factors(chosen: Sequence[int], table: Tensor) -> dict[int, float]:
-    """Return the sites' factors in the mean of the chosen candidates, for factors above 0."""
+def krum_mean(
+    sites: Sequence[Update], weights: Weights, attackers: int, mixing: bool, keep: int
+) -> dict[str, Tensor]:
+    """Return the mean of the `keep` candidate models closest to their n - f - 2 neighbours."""
+    distances, table = distances_and_mixing(sites, weights, attackers, mixing)
+    chosen = select_lowest(distances, range(len(sites)), len(sites) - attackers - 2, count=keep)
+    # The sites' factors in the mean of the chosen candidates; a site without one is not read.
     mean = table[sorted(chosen)].mean(0).tolist()
-    return {site: factor for site, factor in enumerate(mean) if factor > 0}
+    factors = {site: factor for site, factor in enumerate(mean) if factor > 0}
+    return add_weighted_deltas([sites[number] for number in factors], list(factors.values()), weights)

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medfed.aggregation._rule import describe, newest_round
 from medfed.aggregation._site_tensor import SiteTensor, site_tensor
+from medfed.aggregation._updates import describe, newest_round
 from medfed.errors import RuleError
 from medfed.wire.update import Update
 from medfed.wire.weights import Difference, Weights, is_running_statistic
@@ -235,6 +235,21 @@ def add_weighted_deltas(
     return merged
 
 
+def stepped_blocks(
+    sites: Sequence[Update], factors: Sequence[float], weights: Weights, merged: dict[str, Tensor]
+) -> Iterator[Block]:
+    """Yield the blocks of the factor-weighted sum that a server step changes.
+
+    Those of batch norm's running statistics are written into `merged` as they are, since a step could leave
+    the sites' range or make a variance negative.
+    """
+    for block in weighted_sum_blocks(sites, factors, weights):
+        if is_running_statistic(block.name):
+            write_block(merged, block, block.model(), sites)
+        else:
+            yield block
+
+
 def write_block(
     merged: dict[str, Tensor],
     block: Block,
@@ -337,8 +352,3 @@ def squared_norms(sites: Sequence[Update], weights: Weights) -> list[float]:
                 f"{describe(update)}: the norm of its delta is not finite; training diverged there"
             )
     return norms
-
-
-def state_block(group: Weights, block: Block) -> Tensor:
-    """Return a float64 copy of a state tensor's values in a block's section, valid until the next block."""
-    return block.double(group[block.name])

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medfed.aggregation._rule import describe
+from medfed.aggregation._updates import describe
 from medfed.errors import RuleError
 from medfed.wire.update import Update
 from medfed.wire.weights import Difference

@@ -14,17 +14,14 @@ that differ. It makes two passes over the updates, both with all sites' tensors 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
-from medfed.aggregation._distances import squared_distances
 from medfed.aggregation._krum import distances_and_mixing, select_lowest
 from medfed.aggregation._reduce import stacked_blocks, write_block
-from medfed.aggregation._rule import Count, Merged, Rule, State, require_sites, validated_updates
+from medfed.aggregation._rule import Count, Merged, Rule, State, Updates
 from medfed.aggregation._sorting import mean_row, sorted_median, sorted_rows
-from medfed.wire.update import Update
+from medfed.aggregation._updates import require_sites, validated_updates
 from medfed.wire.weights import Weights
 
 
@@ -40,12 +37,10 @@ class Bulyan(Rule, frozen=True, tag="bulyan"):
     def min_sites(self) -> int:
         return 4 * self.attackers + 3
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         require_sites(sites, self.min_sites(), self, f"4 * {self.attackers} attackers + 3")
-        distances, table = distances_and_mixing(
-            self.mixing, squared_distances(sites, weights), self.attackers
-        )
+        distances, table = distances_and_mixing(sites, weights, self.attackers, self.mixing)
         rows = table[self._chosen(distances)]
         # A site that contributes to no chosen model is not read: its values may be of any size.
         contributes = rows.sum(0) > 0

@@ -13,26 +13,15 @@ because a repeated step could carry a variance below zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
 from medfed.aggregation._distances import distances_to, scalar_products
-from medfed.aggregation._reduce import state_block, weighted_sum_blocks, write_block
-from medfed.aggregation._rule import (
-    AtLeastOne,
-    Merged,
-    Positive,
-    Rule,
-    State,
-    state_dtype,
-    state_group,
-    validated_updates,
-    zeros_for_state,
-)
-from medfed.wire.update import Update
-from medfed.wire.weights import Weights, is_running_statistic
+from medfed.aggregation._reduce import stepped_blocks, write_block
+from medfed.aggregation._rule import AtLeastOne, Merged, Positive, Rule, State, Updates
+from medfed.aggregation._state import state_block, state_dtype, state_group, zeros_for_state
+from medfed.aggregation._updates import validated_updates
+from medfed.wire.weights import Weights
 
 
 class CentredClipping(Rule, frozen=True, tag="centred_clipping"):
@@ -44,17 +33,14 @@ class CentredClipping(Rule, frozen=True, tag="centred_clipping"):
     def init(self, weights: Weights) -> State:
         return {"centre": zeros_for_state(weights)}
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         before = state_group(state, "centre", self)
         # One coefficient per site; the last one is the old centre's.
         *factors, memory = self._clipped(scalar_products(sites, weights, extra=before)).tolist()
         merged: dict[str, Tensor] = {}
         after: dict[str, Tensor] = {}
-        for block in weighted_sum_blocks(sites, factors, weights):
-            if is_running_statistic(block.name):
-                write_block(merged, block, block.model(), sites)
-                continue
+        for block in stepped_blocks(sites, factors, weights, merged):
             centre = state_block(before, block).mul_(memory).add_(block.delta())
             write_block(after, block, centre, sites, state_dtype(block.tensor.dtype))
             write_block(merged, block, block.weights().add_(centre), sites)

@@ -8,22 +8,19 @@ own, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import ClassVar
-
 from medfed.aggregation._reduce import add_weighted_deltas
-from medfed.aggregation._rule import Merged, Rule, State, newest_round, validated_updates
+from medfed.aggregation._rule import Merged, Rule, State, Updates
+from medfed.aggregation._updates import newest_round, validated_updates
 from medfed.errors import RuleError
-from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
 
 class Cyclic(Rule, frozen=True, tag="cyclic"):
     """The model of the one site that answered, unchanged; sites take turns."""
 
-    max_sites: ClassVar[int | None] = 1
+    max_sites = 1
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         if len(sites) > 1:
             names = ", ".join(f"'{update.site}'" for update in sites)

@@ -8,14 +8,10 @@ moves by 0.05 in 8 rounds, less than a hospital's own training moves it in one).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from torch import Tensor
 
-from medfed.aggregation._adaptive import Adaptive, adaptive_merge
-from medfed.aggregation._rule import Fraction, Merged, Positive, State
-from medfed.wire.update import Update
-from medfed.wire.weights import Weights
+from medfed.aggregation._adaptive import Adaptive
+from medfed.aggregation._rule import Fraction, Positive
 
 
 class FedAdagrad(Adaptive, frozen=True, tag="fedadagrad"):
@@ -24,8 +20,5 @@ class FedAdagrad(Adaptive, frozen=True, tag="fedadagrad"):
     learning_rate: Positive = 0.1
     beta1: Fraction = 0.0
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
-        def second(moment: Tensor, delta: Tensor) -> Tensor:
-            return moment.addcmul_(delta, delta)
-
-        return adaptive_merge(self, updates, state, weights, second)
+    def second_moment(self, moment: Tensor, delta: Tensor) -> Tensor:
+        return moment.addcmul_(delta, delta)

@@ -8,14 +8,10 @@ As in the paper, there is no bias correction: `start` keeps the first steps smal
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from torch import Tensor
 
-from medfed.aggregation._adaptive import Adaptive, adaptive_merge
-from medfed.aggregation._rule import Fraction, Merged, State
-from medfed.wire.update import Update
-from medfed.wire.weights import Weights
+from medfed.aggregation._adaptive import Adaptive
+from medfed.aggregation._rule import Fraction
 
 
 class FedAdam(Adaptive, frozen=True, tag="fedadam"):
@@ -23,8 +19,5 @@ class FedAdam(Adaptive, frozen=True, tag="fedadam"):
 
     beta2: Fraction = 0.99
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
-        def second(moment: Tensor, delta: Tensor) -> Tensor:
-            return moment.mul_(self.beta2).addcmul_(delta, delta, value=1 - self.beta2)
-
-        return adaptive_merge(self, updates, state, weights, second)
+    def second_moment(self, moment: Tensor, delta: Tensor) -> Tensor:
+        return moment.mul_(self.beta2).addcmul_(delta, delta, value=1 - self.beta2)

@@ -7,21 +7,17 @@ a round; here a site that did not answer has no weight, and the others' weights 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from medfed.aggregation._reduce import add_weighted_deltas
-from medfed.aggregation._rule import Merged, Rule, State, shares, validated_updates
-from medfed.wire.update import Update
+from medfed.aggregation._rule import Merged, Rule, State, Updates
+from medfed.aggregation._updates import shares, validated_updates
 from medfed.wire.weights import Weights
 
 
 class FedAvg(Rule, frozen=True, tag="fedavg"):
     """Mean of the sites' models, weighted by training examples."""
 
-    @property
-    def supports_secure_aggregation(self) -> bool:
-        return True
+    supports_secure_aggregation = True
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         return add_weighted_deltas(sites, shares(sites), weights), state

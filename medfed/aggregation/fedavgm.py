@@ -13,25 +13,13 @@ as far (quickstart in 8 rounds: Dice 0.17 with 0.9, 0.75 with 0.5, FedAvg 0.73).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from torch import Tensor
 
-from medfed.aggregation._reduce import state_block, weighted_sum_blocks, write_block
-from medfed.aggregation._rule import (
-    Fraction,
-    Merged,
-    Positive,
-    Rule,
-    State,
-    shares,
-    state_dtype,
-    state_group,
-    validated_updates,
-    zeros_for_state,
-)
-from medfed.wire.update import Update
-from medfed.wire.weights import Weights, is_running_statistic
+from medfed.aggregation._reduce import stepped_blocks, write_block
+from medfed.aggregation._rule import Fraction, Merged, Positive, Rule, State, Updates
+from medfed.aggregation._state import state_block, state_dtype, state_group, zeros_for_state
+from medfed.aggregation._updates import shares, validated_updates
+from medfed.wire.weights import Weights
 
 
 class FedAvgM(Rule, frozen=True, tag="fedavgm"):
@@ -40,22 +28,17 @@ class FedAvgM(Rule, frozen=True, tag="fedavgm"):
     learning_rate: Positive = 1.0
     momentum: Fraction = 0.5
 
-    @property
-    def supports_secure_aggregation(self) -> bool:
-        return True
+    supports_secure_aggregation = True
 
     def init(self, weights: Weights) -> State:
         return {"momentum": zeros_for_state(weights)}
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         before = state_group(state, "momentum", self)
         merged: dict[str, Tensor] = {}
         after: dict[str, Tensor] = {}
-        for block in weighted_sum_blocks(sites, shares(sites), weights):
-            if is_running_statistic(block.name):
-                write_block(merged, block, block.model(), sites)
-                continue
+        for block in stepped_blocks(sites, shares(sites), weights, merged):
             velocity = state_block(before, block).mul_(self.momentum).add_(block.delta())
             write_block(after, block, velocity, sites, state_dtype(block.tensor.dtype))
             write_block(merged, block, block.weights().add_(velocity, alpha=self.learning_rate), sites)

@@ -17,25 +17,12 @@ keep that round's weights (or the delta itself) until then, and gives the rule a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import ClassVar
-
 import torch
 
 from medfed.aggregation._reduce import add_weighted_deltas
-from medfed.aggregation._rule import (
-    AtLeastOne,
-    Merged,
-    NotNegative,
-    Positive,
-    Rule,
-    State,
-    newest_round,
-    shares,
-    state_group,
-    validated_updates,
-)
-from medfed.wire.update import Update
+from medfed.aggregation._rule import AtLeastOne, Merged, NotNegative, Positive, Rule, State, Updates
+from medfed.aggregation._state import state_group
+from medfed.aggregation._updates import newest_round, shares, validated_updates
 from medfed.wire.weights import Weights
 
 
@@ -46,7 +33,7 @@ class FedBuff(Rule, frozen=True, tag="fedbuff"):
     learning_rate: Positive = 1.0
     staleness_power: NotNegative = 0.5
 
-    asynchronous: ClassVar[bool] = True
+    asynchronous = True
 
     @property
     def buffer_size(self) -> int:
@@ -55,7 +42,7 @@ class FedBuff(Rule, frozen=True, tag="fedbuff"):
     def init(self, weights: Weights) -> State:
         return {"clock": {"round": torch.zeros((), dtype=torch.int64)}}
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates, asynchronous=True)
         now = max(int(state_group(state, "clock", self)["round"]), newest_round(sites))
         portions = shares(sites)

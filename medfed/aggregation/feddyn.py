@@ -12,26 +12,13 @@ statistics are averaged, because a sum of their movements would leave the sites'
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import ClassVar
-
 from torch import Tensor
 
-from medfed.aggregation._reduce import state_block, weighted_sum_blocks, write_block
-from medfed.aggregation._rule import (
-    AtLeastOne,
-    Merged,
-    Rule,
-    State,
-    participation,
-    shares,
-    state_dtype,
-    state_group,
-    validated_updates,
-    zeros_for_state,
-)
-from medfed.wire.update import Update
-from medfed.wire.weights import Weights, is_running_statistic
+from medfed.aggregation._reduce import stepped_blocks, write_block
+from medfed.aggregation._rule import AtLeastOne, Merged, Rule, State, Updates
+from medfed.aggregation._state import state_block, state_dtype, state_group, zeros_for_state
+from medfed.aggregation._updates import participation, shares, validated_updates
+from medfed.wire.weights import Weights
 
 MOVED = "moved"
 
@@ -44,7 +31,7 @@ class FedDyn(Rule, frozen=True, tag="feddyn"):
 
     sites: AtLeastOne | None = None
 
-    needs_local: ClassVar[tuple[str, ...]] = ("feddyn",)
+    needs_local = ("feddyn",)
 
     @property
     def supports_secure_aggregation(self) -> bool:
@@ -54,16 +41,13 @@ class FedDyn(Rule, frozen=True, tag="feddyn"):
     def init(self, weights: Weights) -> State:
         return {MOVED: zeros_for_state(weights)}
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         answered = participation(sites, self.sites, self)
         before = state_group(state, MOVED, self)
         merged: dict[str, Tensor] = {}
         moved: dict[str, Tensor] = {}
-        for block in weighted_sum_blocks(sites, shares(sites), weights):
-            if is_running_statistic(block.name):
-                write_block(merged, block, block.model(), sites)
-                continue
+        for block in stepped_blocks(sites, shares(sites), weights, merged):
             delta = block.delta()
             total = state_block(before, block).add_(delta, alpha=answered)
             write_block(moved, block, total, sites, state_dtype(block.tensor.dtype))

@@ -18,7 +18,7 @@ paper's noise-robust losses at the sites (logit adjustment, distillation) belong
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import inf
 
 import torch
@@ -26,18 +26,8 @@ from torch import Tensor
 
 from medfed.aggregation._distances import squared_distances
 from medfed.aggregation._reduce import add_weighted_deltas
-from medfed.aggregation._rule import (
-    Count,
-    Merged,
-    NotNegative,
-    Rule,
-    State,
-    describe,
-    newest_round,
-    required_scalar,
-    shares,
-    validated_updates,
-)
+from medfed.aggregation._rule import Count, Merged, NotNegative, Rule, State, Updates
+from medfed.aggregation._updates import describe, newest_round, required_scalar, shares, validated_updates
 from medfed.errors import RuleError
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights
@@ -66,7 +56,7 @@ class FedNoRo(Rule, frozen=True, tag="fednoro"):
     def needs_scalars(self) -> tuple[str, ...]:
         return (CLASS_LOSS,)
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         portions = shares(sites)
         noisy = noisy_sites(sites) if newest_round(sites) > self.warmup else frozenset()

@@ -12,21 +12,11 @@ the number of steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 
 from medfed.aggregation._reduce import add_weighted_deltas
-from medfed.aggregation._rule import (
-    Fraction,
-    Merged,
-    Rule,
-    State,
-    describe,
-    required_scalar,
-    shares,
-    validated_updates,
-)
+from medfed.aggregation._rule import Fraction, Merged, Rule, State, Updates
+from medfed.aggregation._updates import describe, required_scalar, shares, validated_updates
 from medfed.errors import RuleError
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights
@@ -47,7 +37,7 @@ class FedNova(Rule, frozen=True, tag="fednova"):
     def needs_scalars(self) -> tuple[str, ...]:
         return (self.steps,)
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         portions = shares(sites)
         lengths = [self._length(update) for update in sites]

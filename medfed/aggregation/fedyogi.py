@@ -7,14 +7,10 @@ fixed rate. It can't fall below zero: it shrinks only where v > delta^2.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from torch import Tensor
 
-from medfed.aggregation._adaptive import Adaptive, adaptive_merge
-from medfed.aggregation._rule import Fraction, Merged, State
-from medfed.wire.update import Update
-from medfed.wire.weights import Weights
+from medfed.aggregation._adaptive import Adaptive
+from medfed.aggregation._rule import Fraction
 
 
 class FedYogi(Adaptive, frozen=True, tag="fedyogi"):
@@ -22,10 +18,7 @@ class FedYogi(Adaptive, frozen=True, tag="fedyogi"):
 
     beta2: Fraction = 0.99
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
-        def second(moment: Tensor, delta: Tensor) -> Tensor:
-            squared = delta.square_()
-            sign = (moment - squared).sign_()
-            return moment.addcmul_(squared, sign, value=-(1 - self.beta2))
-
-        return adaptive_merge(self, updates, state, weights, second)
+    def second_moment(self, moment: Tensor, delta: Tensor) -> Tensor:
+        squared = delta.square_()
+        sign = (moment - squared).sign_()
+        return moment.addcmul_(squared, sign, value=-(1 - self.beta2))

@@ -15,23 +15,13 @@ could buy the majority.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
 from medfed.aggregation._distances import distances_to, scalar_products
 from medfed.aggregation._reduce import add_weighted_deltas
-from medfed.aggregation._rule import (
-    AtLeastOne,
-    Merged,
-    Positive,
-    Rule,
-    State,
-    newest_round,
-    shares,
-    validated_updates,
-)
+from medfed.aggregation._rule import AtLeastOne, Merged, Positive, Rule, State, Updates
+from medfed.aggregation._updates import newest_round, shares, validated_updates
 from medfed.errors import RuleError
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights
@@ -53,7 +43,7 @@ class GeometricMedian(Rule, frozen=True, tag="geometric_median"):
     iterations: AtLeastOne = 10_000
     by_examples: bool = False
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         portions = shares(sites) if self.by_examples else [1 / len(sites)] * len(sites)
         factors = self._weiszfeld(scalar_products(sites, weights), torch.tensor(portions).double(), sites)

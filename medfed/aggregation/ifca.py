@@ -13,25 +13,16 @@ sites without a cluster, are the mean over all sites.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from msgspec import Meta
 from torch import Tensor
 
-from medfed.aggregation._reduce import weighted_sum_blocks, write_block
-from medfed.aggregation._rule import (
-    Merged,
-    NotNegative,
-    Rule,
-    State,
-    describe,
-    required_scalar,
-    shares,
-    state_group,
-    validated_updates,
-)
+from medfed.aggregation._reduce import add_weighted_deltas
+from medfed.aggregation._rule import Merged, NotNegative, Rule, State, Updates
+from medfed.aggregation._state import state_group
+from medfed.aggregation._updates import describe, required_scalar, shares, validated_updates
 from medfed.errors import RuleError
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights, is_running_statistic
@@ -57,7 +48,7 @@ class IFCA(Rule, frozen=True, tag="ifca"):
     spread: NotNegative = 0.5
     seed: Annotated[int, Meta(ge=0)] = 0
 
-    needs_local: ClassVar[tuple[str, ...]] = ("ifca",)
+    needs_local = ("ifca",)
 
     @property
     def broadcast(self) -> tuple[str, ...]:
@@ -70,7 +61,7 @@ class IFCA(Rule, frozen=True, tag="ifca"):
     def init(self, weights: Weights) -> State:
         return {cluster_name(number): self._perturbed(weights, number) for number in range(self.clusters)}
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         chosen = [self._choice(update) for update in sites]
         after: dict[str, Weights] = {}
@@ -100,17 +91,10 @@ class IFCA(Rule, frozen=True, tag="ifca"):
             tensor = weights[name]
             noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
             deviation = tensor.double().std(correction=0) if tensor.numel() > 1 else torch.tensor(0.0)
-            still = is_running_statistic(name)
-            moved[name] = (
-                tensor.clone()
-                if still
-                else (tensor.double() + self.spread * deviation * noise).to(tensor.dtype)
-            )
+            noisy = tensor.double() + self.spread * deviation * noise
+            moved[name] = tensor.clone() if is_running_statistic(name) else noisy.to(tensor.dtype)
         return {name: moved[name] for name in weights}
 
 
 def _mean(members: list[Update], weights: Weights) -> dict[str, Tensor]:
-    merged: dict[str, Tensor] = {}
-    for block in weighted_sum_blocks(members, shares(members), weights):
-        write_block(merged, block, block.model(), members)
-    return merged
+    return add_weighted_deltas(members, shares(members), weights)

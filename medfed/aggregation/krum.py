@@ -10,13 +10,9 @@ updates, the first with all sites' tensors of one name in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from medfed.aggregation._distances import squared_distances
-from medfed.aggregation._krum import distances_and_mixing, select_lowest, site_factors
-from medfed.aggregation._reduce import add_weighted_deltas
-from medfed.aggregation._rule import Count, Merged, Rule, State, require_sites, validated_updates
-from medfed.wire.update import Update
+from medfed.aggregation._krum import krum_mean
+from medfed.aggregation._rule import Count, Merged, Rule, State, Updates
+from medfed.aggregation._updates import require_sites, validated_updates
 from medfed.wire.weights import Weights
 
 
@@ -32,13 +28,7 @@ class Krum(Rule, frozen=True, tag="krum"):
     def min_sites(self) -> int:
         return 2 * self.attackers + 3
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         require_sites(sites, self.min_sites(), self, f"2 * {self.attackers} attackers + 3")
-        distances, table = distances_and_mixing(
-            self.mixing, squared_distances(sites, weights), self.attackers
-        )
-        selected = select_lowest(distances, range(len(sites)), len(sites) - self.attackers - 2, count=1)
-        factors = site_factors(selected, table)
-        chosen = [sites[i] for i in factors]
-        return add_weighted_deltas(chosen, list(factors.values()), weights), state
+        return krum_mean(sites, weights, self.attackers, self.mixing, keep=1), state

@@ -10,21 +10,19 @@ once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from torch import Tensor
 
 from medfed.aggregation._reduce import stacked_blocks, write_block
-from medfed.aggregation._rule import Merged, Rule, State, validated_updates
+from medfed.aggregation._rule import Merged, Rule, State, Updates
 from medfed.aggregation._sorting import sorted_median, sorted_rows
-from medfed.wire.update import Update
+from medfed.aggregation._updates import validated_updates
 from medfed.wire.weights import Weights
 
 
 class Median(Rule, frozen=True, tag="median"):
     """Median of the sites' values of each weight; withstands fewer than half of the sites."""
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         merged: dict[str, Tensor] = {}
         for block, models in stacked_blocks(sites, weights):

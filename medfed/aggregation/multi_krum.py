@@ -11,23 +11,10 @@ tensors of one name in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from medfed.aggregation._distances import squared_distances
-from medfed.aggregation._krum import distances_and_mixing, select_lowest, site_factors
-from medfed.aggregation._reduce import add_weighted_deltas
-from medfed.aggregation._rule import (
-    AtLeastOne,
-    Count,
-    Merged,
-    Rule,
-    State,
-    newest_round,
-    require_sites,
-    validated_updates,
-)
+from medfed.aggregation._krum import krum_mean
+from medfed.aggregation._rule import AtLeastOne, Count, Merged, Rule, State, Updates
+from medfed.aggregation._updates import newest_round, require_sites, validated_updates
 from medfed.errors import RuleError
-from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
 
@@ -44,7 +31,7 @@ class MultiKrum(Rule, frozen=True, tag="multi_krum"):
     def min_sites(self) -> int:
         return max(2 * self.attackers + 3, (self.keep or 1) + self.attackers + 2)
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         largest_keep = len(sites) - self.attackers - 2
         require_sites(sites, 2 * self.attackers + 3, self, f"2 * {self.attackers} attackers + 3")
@@ -55,9 +42,4 @@ class MultiKrum(Rule, frozen=True, tag="multi_krum"):
                 f"least {self.min_sites()} are needed; with {self.attackers} attackers keep can be at "
                 f"most {largest_keep}"
             )
-        distances, table = distances_and_mixing(
-            self.mixing, squared_distances(sites, weights), self.attackers
-        )
-        factors = site_factors(select_lowest(distances, range(len(sites)), largest_keep, count=keep), table)
-        chosen = [sites[i] for i in factors]
-        return add_weighted_deltas(chosen, list(factors.values()), weights), state
+        return krum_mean(sites, weights, self.attackers, self.mixing, keep), state

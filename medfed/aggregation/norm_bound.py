@@ -9,12 +9,11 @@ over the updates, both streamed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from statistics import median_low
 
 from medfed.aggregation._reduce import add_weighted_deltas, squared_norms
-from medfed.aggregation._rule import Merged, Positive, Rule, State, shares, validated_updates
-from medfed.wire.update import Update
+from medfed.aggregation._rule import Merged, Positive, Rule, State, Updates
+from medfed.aggregation._updates import shares, validated_updates
 from medfed.wire.weights import Weights
 
 
@@ -23,7 +22,7 @@ class NormBound(Rule, frozen=True, tag="norm_bound"):
 
     longest: Positive | None = None
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         lengths = [square**0.5 for square in squared_norms(sites, weights)]
         bound = median_low(lengths) if self.longest is None else self.longest

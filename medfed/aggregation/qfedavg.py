@@ -20,20 +20,9 @@ passes over the updates, both streamed, else one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from medfed.aggregation._reduce import add_weighted_deltas, squared_norms
-from medfed.aggregation._rule import (
-    Merged,
-    NotNegative,
-    Positive,
-    Rule,
-    State,
-    describe,
-    required_scalar,
-    shares,
-    validated_updates,
-)
+from medfed.aggregation._rule import Merged, NotNegative, Positive, Rule, State, Updates
+from medfed.aggregation._updates import describe, required_scalar, shares, validated_updates
 from medfed.errors import RuleError
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights
@@ -58,7 +47,7 @@ class QFedAvg(Rule, frozen=True, tag="qfedavg"):
     def needs_scalars(self) -> tuple[str, ...]:
         return (self.loss,)
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         factors = self._factors(sites, weights)
         return add_weighted_deltas(sites, factors, weights), state

@@ -12,25 +12,12 @@ control variate. dc_k may omit tensors that are not trained; its names must be t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import ClassVar
-
 from torch import Tensor
 
-from medfed.aggregation._reduce import state_block, weighted_sum_blocks, write_block
-from medfed.aggregation._rule import (
-    AtLeastOne,
-    Merged,
-    Positive,
-    Rule,
-    State,
-    describe,
-    participation,
-    shares,
-    state_group,
-    validated_updates,
-    zeros_for_state,
-)
+from medfed.aggregation._reduce import add_weighted_deltas, weighted_sum_blocks, write_block
+from medfed.aggregation._rule import AtLeastOne, Merged, Positive, Rule, State, Updates
+from medfed.aggregation._state import state_block, state_group, zeros_for_state
+from medfed.aggregation._updates import describe, participation, shares, validated_updates
 from medfed.errors import RuleError
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights, is_running_statistic
@@ -47,8 +34,8 @@ class Scaffold(Rule, frozen=True, tag="scaffold"):
     learning_rate: Positive = 1.0
     sites: AtLeastOne | None = None
 
-    needs_groups: ClassVar[tuple[str, ...]] = (CONTROL,)
-    needs_local: ClassVar[tuple[str, ...]] = ("scaffold",)
+    needs_groups = (CONTROL,)
+    needs_local = ("scaffold",)
 
     @property
     def broadcast(self) -> tuple[str, ...]:
@@ -57,15 +44,12 @@ class Scaffold(Rule, frozen=True, tag="scaffold"):
     def init(self, weights: Weights) -> State:
         return {CONTROL: zeros_for_state(weights)}
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         portions = shares(sites)
         control = self._control(sites, portions, state_group(state, CONTROL, self))
-        merged: dict[str, Tensor] = {}
         factors = [self.learning_rate * share for share in portions]
-        for block in weighted_sum_blocks(sites, factors, weights, statistics=portions):
-            write_block(merged, block, block.model(), sites)
-        return merged, {CONTROL: control}
+        return add_weighted_deltas(sites, factors, weights, statistics=portions), {CONTROL: control}
 
     def _control(self, sites: list[Update], portions: list[float], before: Weights) -> dict[str, Tensor]:
         answered = participation(sites, self.sites, self)

@@ -9,15 +9,13 @@ examples. All sites' tensors of one name are in memory at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from torch import Tensor
 
 from medfed.aggregation._reduce import stacked_blocks, write_block
-from medfed.aggregation._rule import Count, Merged, Rule, State, newest_round, validated_updates
+from medfed.aggregation._rule import Count, Merged, Rule, State, Updates
 from medfed.aggregation._sorting import mean_row, sorted_rows
+from medfed.aggregation._updates import newest_round, validated_updates
 from medfed.errors import RuleError
-from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
 
@@ -29,7 +27,7 @@ class TrimmedMean(Rule, frozen=True, tag="trimmed_mean"):
     def min_sites(self) -> int:
         return 2 * self.trim + 1
 
-    def merge(self, updates: Iterable[Update], state: State, weights: Weights) -> Merged:
+    def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         if len(sites) < self.min_sites():
             raise RuleError(

@@ -35,7 +35,7 @@ from medfed.pipeline.planning import check_planned
 from medfed.registry import kind_of
 from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.folder import RunFolder
-from medfed.runs.progress import NoProgress, Progress, show_warnings
+from medfed.runs.progress import Progress, show_warnings
 from medfed.runs.rounds import RoundReport, append_round
 from medfed.runs.status import Status
 from medfed.study.canonical import public_yaml, study_digest
@@ -80,7 +80,7 @@ def lead(
         QuorumError: if too few sites answered a round; the sites wait, and the run resumes.
         RunError: if the run folder is taken, or its disk is full.
     """
-    progress = progress or NoProgress()
+    progress = progress or Progress()
     study = read_study(study_file, overrides)
     check_planned(study)
     exchange = exchange_of(study, study_file, enrolment, broker)

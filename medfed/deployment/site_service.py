@@ -38,7 +38,7 @@ from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.privacy.accounting.ledger import Ledger, data_set
 from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.folder import RunFolder
-from medfed.runs.progress import NoProgress, Progress, show_warnings
+from medfed.runs.progress import Progress, show_warnings
 from medfed.runs.rounds import RoundReport, SiteResult, append_round, last_round, read_rounds
 from medfed.runs.status import Status
 from medfed.study.reading import parse_study
@@ -70,7 +70,7 @@ def take_part(
     if is_worker():
         _train_worker(site, secret)
         return None
-    progress = progress or NoProgress()
+    progress = progress or Progress()
     admission.check_credentials(site)
     with show_warnings(progress), suppress_warnings():
         progress.log(f"site {site.name} asks the hub for the study")

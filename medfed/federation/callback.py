@@ -26,6 +26,7 @@ from medfed.federation.half_precision import refuse_wrong_gradients
 from medfed.federation.round import SiteConnection, receive, send_update, withdraw
 from medfed.local_training import LocalMethod, LocalState
 from medfed.local_training._lightning import current_step, restore_step, train_evaluator, wrap_step
+from medfed.local_training._weights import to_cpu
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.compression import Compression
@@ -35,8 +36,7 @@ from medfed.wire.weights import Difference, Weights, load, weights_of
 
 
 def derived_seed(seed: int, *names: object) -> int:
-    """Return a 32-bit seed that depends on the study's seed and the names (site, epoch), and on nothing "
-    "else."""
+    """Return a 32-bit seed that depends on the study's seed and the names (site, epoch) alone."""
     return random.Random("/".join(str(part) for part in (seed, *names))).getrandbits(32)
 
 
@@ -126,6 +126,7 @@ class FederatedCallback(pl.Callback):
         if local_epochs < 1:
             raise StudyError(f"site '{site}': local_epochs is {local_epochs}, expected 1 or more")
         self._options = options or CallbackOptions()
+        method = local or LocalMethod()  # the base leaves training as it is
         self.site = site
         self.round = 0
         self.scores: dict[str, float] = {}
@@ -133,15 +134,16 @@ class FederatedCallback(pl.Callback):
             site,
             exchange,
             privacy or NoPrivacy(),
-            self._options.egress or Egress(groups=local.sends if local is not None else ()),
+            self._options.egress or Egress(groups=method.sends),
             tuple(compress),
             self._options.audit or AuditLog(None),
         )
         self._local_epochs = local_epochs
         self._examples = examples
-        self._keep_local = (*keep_local, *(local.keep_local() if local is not None else ()))
+        self._keep_local = (*keep_local, *method.keep_local())
         self._optimiser_state = optimiser_state
-        self._local = local
+        self._local = method
+        self._changes_steps = local is not None
         self._local_state: LocalState = {}
         self._residual: Residual = {}
         self._seed = seed
@@ -157,19 +159,18 @@ class FederatedCallback(pl.Callback):
         if epochs is None or epochs < 0 or epochs % self._local_epochs:
             raise StudyError(
                 f"site '{self.site}': max_epochs is {epochs}, local_epochs is {self._local_epochs}; "
-                "max_epochs must be a "
-                f"multiple, else the last epochs would be trained and never merged"
+                "max_epochs must be a multiple, else the last epochs would be trained and never merged"
             )
         refuse_wrong_gradients(trainer, pl_module, self.site)
-        if self._local is not None:
-            wrap_step(pl_module, self._train_step)
+        if self._changes_steps:
+            wrap_step(pl_module, lambda module, own: self._local.loss(module, own, self._local_state))
         if self._restored:
             # The checkpoint was written after the model of its round was received, so it holds that model.
             # The hub may be a round further by now; what this site had not kept of that round it trains
             # again, from the same weights, and the hub knows the update already.
             self._restored = False
             self._received = GlobalModel(self.round, self._weights(pl_module))
-            if self._local is not None and not self._local_state:
+            if not self._local_state:
                 self._local_state = self._local.start(pl_module, self._received, {})
             self._begin_round()
             return
@@ -190,7 +191,7 @@ class FederatedCallback(pl.Callback):
             raise ExchangeError(
                 f"site '{self.site}' trains for round {self.round + 1}, but the hub has closed the study"
             )
-        if self._local is not None:
+        if self._changes_steps:
             step = current_step(trainer, pl_module, batch, batch_idx, self._local_epochs)
             self._local_state = self._local.step(step, self._local_state)
 
@@ -199,8 +200,7 @@ class FederatedCallback(pl.Callback):
     ) -> None:
         self._steps += 1
         self._rates += float(optimizer.param_groups[0]["lr"])
-        if self._local is not None:
-            self._local.gradient(pl_module, self._local_state)
+        self._local.gradient(pl_module, self._local_state)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -215,12 +215,8 @@ class FederatedCallback(pl.Callback):
         # Between two merges validation may score local weights; only a merged model's scores
         # are the federation's.
         if self._merged_now and not trainer.sanity_checking:
-            named = {
-                name: float(value)
-                for name, value in trainer.callback_metrics.items()
-                if name.startswith("val")
-            }
-            self.scores = finite_scalars(named)
+            metrics = trainer.callback_metrics.items()
+            self.scores = finite_scalars({n: float(value) for n, value in metrics if n.startswith("val")})
             self._merged_now = False
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -272,15 +268,12 @@ class FederatedCallback(pl.Callback):
         module.load_state_dict(checkpoint["state_dict"])
         self._local_state = checkpoint["callbacks"][self.state_key]["local"]
         load(module, received.weights)
-        if self._local is not None:
-            self._local_state = self._local.start(module, received, self._local_state)
+        self._local_state = self._local.start(module, received, self._local_state)
 
     def personalised_weights(self, module: pl.LightningModule) -> Weights | None:
         """Return the hospital's personalised model, or None if its local method makes none."""
-        if self._local is None:
-            return None
         weights = self._local.personal(module, self._local_state)
-        return None if weights is None else {name: tensor.detach().cpu() for name, tensor in weights.items()}
+        return None if weights is None else to_cpu(weights)
 
     def resume_from_round(self, round: int) -> None:
         """Take the module's weights for the hub's model of this round, instead of asking the hub for it."""
@@ -295,10 +288,6 @@ class FederatedCallback(pl.Callback):
         self._scalars_before: dict[str, float] = {}
         self._began = time.monotonic()
 
-    def _train_step(self, module: pl.LightningModule, own: Callable[[], Tensor]) -> Tensor:
-        assert self._local is not None
-        return self._local.loss(module, own, self._local_state)
-
     def _evaluate_train(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Evaluate the received model on the training cases, as the rule and the local method need it."""
         seed = derived_seed(self._seed or 0, self.site, self.round, "look")
@@ -311,18 +300,15 @@ class FederatedCallback(pl.Callback):
             self._scalars_before |= {f"train/class_loss/{name}": value for name, value in losses.items()}
             if losses:
                 self._scalars_before["train/class_loss"] = sum(losses.values()) / len(losses)
-        if self._local is not None:
-            self._local_state = self._local.evaluate_train(evaluator, self._local_state)
+        self._local_state = self._local.evaluate_train(evaluator, self._local_state)
 
     def _merge(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Send this round's update and go on from the merged model."""
         assert self._received is not None
-        groups: Mapping[str, Weights] = {}
-        if self._local is not None:
-            rate = self._rates / max(self._steps, 1)
-            self._local_state, groups = self._local.finish(
-                module, self._received, self._local_state, self._steps, rate
-            )
+        rate = self._rates / max(self._steps, 1)
+        self._local_state, groups = self._local.finish(
+            module, self._received, self._local_state, self._steps, rate
+        )
         if trainer.is_global_zero:
             weights = self._received.weights
             update = Update(
@@ -345,11 +331,17 @@ class FederatedCallback(pl.Callback):
             trainer.should_stop = True
 
     def _update_scalars(self) -> dict[str, float]:
-        own = self._local.scalars(self._local_state) if self._local is not None else {}
+        scalars = {"train/steps": float(self._steps), "train/seconds": time.monotonic() - self._began}
+        if self._losses:
+            scalars["train/loss"] = float(torch.stack(self._losses).mean())
+        if self._steps:
+            scalars["train/rate"] = self._rates / self._steps
+        measured = finite_scalars(
+            {**scalars, **self._scalars_before, **self._local.scalars(self._local_state)}
+        )
         accountant = self._options.accountant
         spent = accountant(self.round + 1) if accountant is not None else {}
-        before = finite_scalars({**self._scalars_before, **own})
-        return {**self.scores, **self._training_scalars(), **before, **spent}
+        return {**self.scores, **measured, **spent}
 
     def _weights(self, module: pl.LightningModule) -> Weights:
         return weights_of(module, self._keep_local, trained_only=self._options.trained_only)
@@ -361,15 +353,12 @@ class FederatedCallback(pl.Callback):
             received = self._fetch(trainer, received.round + 1)
         load(module, received.weights)
         self._received, self.round = received, received.round
-        if self._local is not None:
-            self._local_state = self._local.start(module, received, self._local_state)
+        self._local_state = self._local.start(module, received, self._local_state)
         self._begin_round()
 
     def _fetch(self, trainer: pl.Trainer, round: int) -> GlobalModel:
         """Return the hub's model, which rank 0 receives and broadcasts to the hospital's other processes."""
-        received = None
-        if trainer.is_global_zero:
-            received = receive(self._channel, round)
+        received = receive(self._channel, round) if trainer.is_global_zero else None
         if trainer.world_size > 1:
             plain: Any = None if received is None else _as_plain_dict(received)
             received = GlobalModel(**trainer.strategy.broadcast(plain))
@@ -388,24 +377,10 @@ class FederatedCallback(pl.Callback):
                 f"give FederatedCallback(examples=...)"
             ) from None
 
-    def _training_scalars(self) -> dict[str, float]:
-        scalars = {"train/steps": float(self._steps), "train/seconds": time.monotonic() - self._began}
-        if self._losses:
-            scalars["train/loss"] = float(torch.stack(self._losses).mean())
-        if self._steps:
-            scalars["train/rate"] = self._rates / self._steps
-        return finite_scalars(scalars)
-
 
 def _as_plain_dict(received: GlobalModel) -> dict[str, Any]:
-    return {
-        "round": received.round,
-        "weights": dict(received.weights),
-        "participants": received.participants,
-        "final": received.final,
-        "study": received.study,
-        "groups": {name: dict(group) for name, group in received.groups.items()},
-    }
+    plain = {"weights": dict(received.weights), "groups": {n: dict(g) for n, g in received.groups.items()}}
+    return {**vars(received), **plain}
 
 
 def withdrawal_reason(exception: BaseException) -> str:

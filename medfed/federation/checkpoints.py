@@ -43,10 +43,8 @@ def load_latest_checkpoint(folder: Path, study: str = "") -> tuple[GlobalModel, 
         state: dict[str, dict[str, Tensor]] = {}
         for full, tensor in tensors.items():
             group, _, name = full.partition("/")
-            tensors_of_group = (
-                weights if group == "weights" else state.setdefault(group.removeprefix("state:"), {})
-            )
-            tensors_of_group[name] = tensor
+            own = weights if group == "weights" else state.setdefault(group.removeprefix("state:"), {})
+            own[name] = tensor
         return GlobalModel(int(metadata["round"]), weights, study=study), state
     return None
 
@@ -76,8 +74,7 @@ def save_checkpoint(folder: Path, current: GlobalModel, state: State) -> None:
     except OSError as error:
         raise RunError(
             f"round {current.round}: its checkpoint could not be written: "
-            f"{getattr(error, 'strerror', None) or error}; free disk space in the run folder and resume with "
-            "--resume, "
+            f"{error.strerror or error}; free disk space in the run folder and resume with --resume, "
             f"from round {current.round - 1}"
         ) from None
     for old in sorted(folder.glob("round-*.safetensors"))[:-MAX_CHECKPOINTS]:

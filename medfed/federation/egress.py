@@ -59,6 +59,7 @@ def enforce(update: Update, weights: Weights, egress: Egress) -> Update:
         EgressError: naming the site, the round and the first tensor, group or number that is not.
     """
     scalars = {name: value for name, value in update.scalars.items() if not name.startswith(egress.withheld)}
+    rows = {name: value for name, value in scalars.items() if name.startswith(ROWS)}
     who = f"update of site '{update.site}' for round {update.round}"
     _check_tensors(who, "", update.delta, weights)
     for group, tensors in update.groups.items():
@@ -67,10 +68,8 @@ def enforce(update: Update, weights: Weights, egress: Egress) -> Update:
         elif group not in egress.sealed:
             raise EgressError(
                 f"{who}: the group '{group[:40]}' is not declared to leave; a local method or privacy "
-                "mechanism declares "
-                f"its groups in `sends`. Nothing was sent"
+                "mechanism declares its groups in `sends`. Nothing was sent"
             )
-    rows = {name: value for name, value in scalars.items() if name.startswith(ROWS)}
     _check_numbers(who, {name: value for name, value in scalars.items() if name not in rows}, egress.scalars)
     _check_rows(who, rows, egress.smallest_group)
     return replace(update, scalars=scalars)
@@ -87,27 +86,24 @@ def _check_tensors(who: str, where: str, tensors: Weights, weights: Weights) -> 
         if shape != weights[name].shape:
             raise EgressError(
                 f"{who}: '{name}'{where} has shape {tuple(shape)}, declared is {tuple(weights[name].shape)}. "
-                "Nothing was "
-                f"sent"
+                "Nothing was sent"
             )
 
 
 def _check_numbers(who: str, scalars: Mapping[str, float], names: frozenset[str] | None) -> None:
     if names is None and len(scalars) > MAX_PLAIN:
         raise EgressError(
-            f"{who}: {len(scalars)} numbers beside the weights, at most {MAX_PLAIN} may leave. Nothing was "
-            "sent"
+            f"{who}: {len(scalars)} numbers beside the weights, at most {MAX_PLAIN} may leave. "
+            "Nothing was sent"
         )
     for name, value in scalars.items():
         if not (_PLAIN.fullmatch(name) if names is None else name in names):
-            expected = "a short name under train, val or privacy"
-            if names is not None:
-                expected = f"one of {', '.join(sorted(names))}"
+            declared = None if names is None else f"one of {', '.join(sorted(names))}"
             # This error's text may leave, and the name may be what must not: it is not repeated.
             raise EgressError(
                 f"{who}: a number is named with {len(name)} characters that are not declared to leave, "
-                f"expected {expected}. "
-                f"A task declares its numbers in `scores`. Nothing was sent"
+                f"expected {declared or 'a short name under train, val or privacy'}. "
+                "A task declares its numbers in `scores`. Nothing was sent"
             )
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not isfinite(value):
             raise EgressError(
@@ -120,8 +116,7 @@ def _check_rows(who: str, scalars: Mapping[str, float], smallest: int | None) ->
     if scalars and smallest is None:
         raise EgressError(
             f"{who}: holds {len(scalars)} results of an evaluation, and this hospital sends none "
-            "(policy.rows). Nothing was "
-            f"sent"
+            "(policy.rows). Nothing was sent"
         )
     for name, value in scalars.items():
         if not _ROW.fullmatch(name) or not isinstance(value, (int, float)) or not isfinite(value):
@@ -132,6 +127,5 @@ def _check_rows(who: str, scalars: Mapping[str, float], smallest: int | None) ->
         if smallest is not None and patients < smallest:
             raise EgressError(
                 f"{who}: a result is over {patients:g} patients, and this hospital sends none over fewer "
-                f"than {smallest} "
-                f"(policy.smallest_group). Nothing was sent"
+                f"than {smallest} (policy.smallest_group). Nothing was sent"
             )

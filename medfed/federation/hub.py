@@ -65,7 +65,7 @@ def run_hub(
     saved = load_latest_checkpoint(folder, config.study) if folder else None
     # Checkpoints are written in a thread of their own, while the model's chunks already leave.
     with ThreadPoolExecutor(1, thread_name_prefix="medfed-checkpoint") as writer:
-        wait_saved: Callable[[], None] = _nothing
+        wait_saved: Callable[[], None] = _nothing_to_save
         if saved is None:
             state: State = {**config.rule.init(weights), **config.privacy.init(weights)}
             current = GlobalModel(0, weights, study=config.study)
@@ -82,11 +82,8 @@ def run_hub(
             size = exchange.publish(current, wait_saved)
             report_model()
             outcome = aggregate_round(exchange, config, state, current, sites, audit)
-            current, state = (
-                GlobalModel(current.round + 1, outcome.weights, study=config.study),
-                outcome.state,
-            )
-            results = outcome.results
+            current = GlobalModel(current.round + 1, outcome.weights, study=config.study)
+            state, results = outcome.state, outcome.results
             del outcome
             if folder is not None:
                 wait_saved = writer.submit(save_round, folder, current, state, results).result
@@ -102,8 +99,8 @@ def run_hub(
     return current
 
 
-def _nothing() -> None:
-    """Do nothing."""
+def _nothing_to_save() -> None:
+    pass
 
 
 def _report_round(
@@ -139,11 +136,6 @@ def _collect_scores(config: HubConfig, exchange: HubSide, round: int) -> tuple[S
 
 
 def _reported(arrival: ReceivedUpdate) -> SiteResult:
-    return SiteResult(
-        arrival.site,
-        status="absent" if arrival.error else "reported",
-        reason=str(arrival.error) if arrival.error else "",
-        bytes_up=arrival.bytes_up,
-        seconds=arrival.seconds,
-        scalars=arrival.update.scalars if arrival.update is not None else {},
-    )
+    status, reason = ("absent", str(arrival.error)) if arrival.error else ("reported", "")
+    scalars = arrival.update.scalars if arrival.update is not None else {}
+    return SiteResult(arrival.site, status, reason, 0, arrival.bytes_up, arrival.seconds, scalars)

@@ -115,12 +115,6 @@ class PrivateData(pl.LightningDataModule):
     def val_dataloader(self) -> Any:
         return self._data.val_dataloader()
 
-    def test_dataloader(self) -> Any:
-        return self._data.test_dataloader()
-
-    def predict_dataloader(self) -> Any:
-        return self._data.predict_dataloader()
-
 
 def _as_patients(batches: list[Any]) -> dict[str, list[Any]]:
     return {PATIENTS: batches}
@@ -177,19 +171,15 @@ class PrivateTraining(pl.Callback):
                 "PrivateData that this callback was created with"
             )
         assert trainer.max_epochs is not None
-        left = (trainer.max_epochs - trainer.current_epoch) * len(self._sampler)
-        if left < 1:
+        steps = (trainer.max_epochs - trainer.current_epoch) * len(self._sampler)
+        if steps < 1:
             return
-        plan = MechanismSteps(0.0, self._sampler.rate, left)
+        plan, privacy = MechanismSteps(0.0, self._sampler.rate, steps), self._privacy
         try:
             self.noise_multiplier = noise_for(
-                self._privacy.epsilon,
-                self._privacy.delta,
-                plan,
-                self._privacy.accountant,
-                self._spending.settled,
+                privacy.epsilon, privacy.delta, plan, privacy.accountant, self._spending.settled
             )
-            self._spending.begin(self._charge(left))
+            self._spending.begin(self._charge(steps))
         except PrivacyError as error:
             raise PrivacyError(f"site '{self.site}': {error}") from None
 
@@ -325,8 +315,7 @@ class PrivateTraining(pl.Callback):
 
     def _refuse_learning_buffers(self, before: dict[str, Tensor], after: dict[str, Tensor]) -> None:
         self._checked_buffers = True
-        changed = sorted(name for name in before if not torch.equal(before[name], after[name]))
-        if changed:
+        if changed := sorted(name for name in before if not torch.equal(before[name], after[name])):
             raise PrivacyError(
                 f"site '{self.site}': dp_sgd: training changes {', '.join(changed[:3])} without a gradient, "
                 "so it gets no noise and could reveal patients; use a network without such a layer"

@@ -77,9 +77,8 @@ def send_update(
     """
     residual = residual or {}
     with _log_withheld(channel, update):
-        checked = check_update(
-            replace(update, scalars=channel.privacy.filter_scalars(update.scalars)), weights
-        )
+        scalars = channel.privacy.filter_scalars(update.scalars)
+        checked = check_update(replace(update, scalars=scalars), weights)
     if checked.evaluation_only:
         return _send(channel, checked, weights, residual)
     for protector in channel.privacy.protectors(channel.messages(update.round)):
@@ -155,7 +154,7 @@ def aggregate_round(
     """
     number, rule, privacy = current.round + 1, config.rule, config.privacy
     session = privacy.open_session(HubChannel(exchange, tuple(sites), number, audit), config.deadline_s)
-    results = [_refused_early(site, why) for site, why in session.refused.items()]
+    results = [_refused(site, why) for site, why in session.refused.items()]
     admitted: list[tuple[Update, SiteResult]] = []
     for arrival in _arrivals(exchange, rule, number, session):
         update, result = _admit(arrival, current, config, session)
@@ -173,10 +172,8 @@ def aggregate_round(
         each = "; ".join(f"{r.site}: {r.status}{f' ({r.reason})' if r.reason else ''}" for r in results)
         raise QuorumError(
             f"round {number}: {len(updates)} of {len(sites)} sites sent a valid update, the study's minimum "
-            "is "
-            f"{minimum} (sampling.minimum). {each}. Correct what is named for each site, or lower the "
-            "minimum, then "
-            f"resume the run with --resume"
+            f"is {minimum} (sampling.minimum). {each}. Correct what is named for each site, or lower the "
+            "minimum, then resume the run with --resume"
         )
     own, rest = split_state(state)
     revealed = session.reveal(updates, current.weights)
@@ -209,7 +206,7 @@ def _admit(
     result = SiteResult(
         arrival.site, "merged", "", update.examples, arrival.bytes_up, arrival.seconds, update.scalars
     )
-    return replace(update), result
+    return update, result
 
 
 def _require_own(arrival: ReceivedUpdate, number: int, asynchronous: bool) -> Update:
@@ -222,8 +219,7 @@ def _require_own(arrival: ReceivedUpdate, number: int, asynchronous: bool) -> Up
     if update.site != arrival.site or not in_time:
         raise UpdateError(
             f"site '{arrival.site}' sent an update of site '{update.site}' for round {update.round}, "
-            "expected its "
-            f"own for round {number}"
+            f"expected its own for round {number}"
         )
     if update.evaluation_only:
         raise UpdateError(
@@ -250,7 +246,7 @@ def _logged(result: SiteResult, number: int, audit: AuditLog) -> SiteResult:
     return result
 
 
-def _refused_early(site: str, why: MedfedError) -> SiteResult:
+def _refused(site: str, why: MedfedError) -> SiteResult:
     """Return the result of a site that stopped, or whose earlier message was refused."""
     return SiteResult(site, "absent" if isinstance(why, SiteError) else "refused", str(why))
 

@@ -125,13 +125,12 @@ def simulate(
             f"{', '.join(sorted(sites))}; give one function for each site"
         )
     scheduler = SiteScheduler()
-    secrets = None if folder is None else folder.with_name("sites")
     exchange = MemoryExchange(
         config.study,
         idle=scheduler.idle,
         on_bytes=on_bytes,
         asynchronous=config.rule.asynchronous,
-        secrets=secrets,
+        secrets=None if folder is None else folder.with_name("sites"),
     )
     threads = [
         threading.Thread(

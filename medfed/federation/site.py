@@ -22,7 +22,6 @@ from medfed.federation.round import SiteConnection, receive
 from medfed.files import UNFINISHED, format_bytes, replacing
 from medfed.local_training.fine_tune import FineTune
 from medfed.privacy import Privacy
-from medfed.privacy.accounting.accountant import Accountant
 from medfed.privacy.accounting.ledger import DELTA, BudgetTracker, DataSet, Ledger
 from medfed.privacy.dp_sgd import DPSGD
 from medfed.wire.audit_log import AuditLog
@@ -125,9 +124,8 @@ def train_site(
             federated.scores |= personalise(module, data, config, federated, run.folder)
         federated.close(received)
         return federated.scores
-    trainer.fit(
-        module, datamodule=fitted, ckpt_path=run.checkpoint if resume and run.checkpoint.exists() else None
-    )
+    checkpoint = run.checkpoint if resume and run.checkpoint.exists() else None
+    trainer.fit(module, datamodule=fitted, ckpt_path=checkpoint)
     federated.scores |= personalise(module, data, config, federated, run.folder)
     if trainer.is_global_zero:
         federated.close()
@@ -170,7 +168,7 @@ def _resume(federated: FederatedCallback, module: pl.LightningModule, run: SiteR
     if not run.checkpoint.exists() and run.initial.exists():
         # It died in its first round: it trains that round again from the model it began with, whatever
         # round the hub is in by now.
-        federated.resume_from_round(int(_load_initial(run.initial, module)))
+        federated.resume_from_round(_load_initial(run.initial, module))
     return run.checkpoint.exists() or run.initial.exists()
 
 
@@ -214,11 +212,8 @@ def _fine_tuned(
     assert isinstance(config.local, FineTune)
     shared = weights_of(module)
     shorter = replace(config, epochs=config.local.epochs, local_epochs=1, local=None)
-    callbacks: list[pl.Callback] = [
-        _SeededEpochs(f"{name}/fine-tuning", config.seed),
-        _ConstantRate(config.local.rate),
-    ]
-    trainer_of(shorter, folder, callbacks, False, validate=False).fit(module, datamodule=data)
+    seeded, constant = _SeededEpochs(f"{name}/fine-tuning", config.seed), _ConstantRate(config.local.rate)
+    trainer_of(shorter, folder, [seeded, constant], validate=False).fit(module, datamodule=data)
     own = weights_of(module)
     load(module, shared)
     return own
@@ -281,11 +276,11 @@ def _scores(
     return finite_scalars({key: float(value) for key, value in (results[0] if results else {}).items()})
 
 
-def _load_initial(initial: Path, module: pl.LightningModule) -> str:
+def _load_initial(initial: Path, module: pl.LightningModule) -> int:
     """Load the model that a site began with, and return its round."""
     with safe_open(initial, framework="pt") as file:
         load(module, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - no mapping
-        return str(file.metadata()["round"])
+        return int(file.metadata()["round"])
 
 
 class _CheckpointSaver(pl.Callback):
@@ -310,8 +305,8 @@ class _CheckpointSaver(pl.Callback):
                 free = format_bytes(shutil.disk_usage(path.parent).free)
                 raise RunError(
                     f"this site's checkpoint could not be written ({type(error).__name__}, {free} are free "
-                    "in the run "
-                    f"folder); free disk space and start the site again: it resumes from the last round"
+                    "in the run folder); free disk space and start the site again: it resumes from the last "
+                    "round"
                 ) from None
             if trainer.is_global_zero:
                 unfinished.replace(path)
@@ -324,15 +319,16 @@ def _budget_tracker(privacy: Privacy, run: SiteRun) -> BudgetTracker | None:
     if run.patients is None:
         raise PrivacyError(
             "differential privacy keeps a ledger for each patient; give "
-            "SiteRun(patients=PatientLedger(study, "
-            "data_set(patients, secret)))"
+            "SiteRun(patients=PatientLedger(study, data_set(patients, secret)))"
         )
-    delta = getattr(privacy, "delta", DELTA)
-    accountant: Accountant = getattr(privacy, "accountant", "prv")
     patients = run.patients
-    ledger = patients.ledger or Ledger(run.folder)
     return BudgetTracker(
-        ledger, patients.study, patients.dataset, delta=delta, accountant=accountant, resumed=run.resume
+        patients.ledger or Ledger(run.folder),
+        patients.study,
+        patients.dataset,
+        delta=getattr(privacy, "delta", DELTA),
+        accountant=getattr(privacy, "accountant", "prv"),
+        resumed=run.resume,
     )
 
 

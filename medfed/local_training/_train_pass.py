@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from medfed.errors import StudyError
-from medfed.local_training._personal_model import fork_rng, swapped_weights
+from medfed.local_training._weights import fork_rng, swapped_weights
 from medfed.wire.weights import Weights
 
 

@@ -9,22 +9,16 @@ the mixture are separate, not mixed.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
 from medfed.local_training._local import LocalMethod, LocalState
-from medfed.local_training._personal_model import (
-    add_gradients,
-    all_weights,
-    gradients,
-    optimizer_step,
-    to_cpu,
-    to_device,
-)
+from medfed.local_training._personal_model import add_gradients, gradients, optimizer_step
 from medfed.local_training._step import Step
+from medfed.local_training._weights import all_weights, to_cpu, to_device
 from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
 
@@ -38,7 +32,7 @@ class APFL(LocalMethod, tag="apfl", frozen=True):
     twice as much.
     """
 
-    reports: ClassVar[tuple[str, ...]] = ("train/alpha",)
+    reports = ("train/alpha",)
 
     alpha: Annotated[float, Meta(ge=0, le=1)] = 0.5
     adaptive: bool = True

@@ -15,16 +15,9 @@ from msgspec import Meta
 from torch import nn
 
 from medfed.local_training._local import LocalMethod, LocalState
-from medfed.local_training._personal_model import (
-    add_gradients,
-    all_weights,
-    gradients,
-    optimizer_step,
-    received_parameters,
-    to_cpu,
-    to_device,
-)
+from medfed.local_training._personal_model import add_gradients, gradients, optimizer_step
 from medfed.local_training._step import Step
+from medfed.local_training._weights import all_weights, received_parameters, to_cpu, to_device
 from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
 

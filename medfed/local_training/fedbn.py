@@ -13,9 +13,7 @@ from medfed.local_training._local import LocalMethod
 class FedBN(LocalMethod, tag="fedbn", frozen=True):
     """Keeps norm layers in the hospital: their scale, shift and running statistics are never sent."""
 
-    @property
-    def is_data_free(self) -> bool:
-        return True
+    is_data_free = True
 
     def keep_local(self) -> tuple[str, ...]:
         return ("norm",)

@@ -9,14 +9,14 @@ the site's gradient over the rounds.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from msgspec import Meta
 from torch import nn
 
 from medfed.local_training._local import LocalMethod, LocalState
-from medfed.local_training._personal_model import received_parameters, to_cpu, to_device
+from medfed.local_training._weights import received_parameters, to_cpu, to_device
 from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
 
@@ -31,11 +31,9 @@ class FedDyn(LocalMethod, tag="feddyn", frozen=True):
 
     alpha: Annotated[float, Meta(gt=0)] = 0.01
 
-    rules: ClassVar[tuple[str, ...]] = ("feddyn",)
+    rules = ("feddyn",)
 
-    @property
-    def is_data_free(self) -> bool:
-        return True
+    is_data_free = True
 
     def start(self, module: nn.Module, received: GlobalModel, state: LocalState) -> LocalState:
         anchors = received_parameters(module, received)

@@ -17,9 +17,7 @@ class FedPer(LocalMethod, tag="fedper", frozen=True):
 
     head: str = "head"
 
-    @property
-    def is_data_free(self) -> bool:
-        return True
+    is_data_free = True
 
     def keep_local(self) -> tuple[str, ...]:
         return (self.head,)

@@ -13,7 +13,7 @@ from msgspec import Meta
 from torch import nn
 
 from medfed.local_training._local import LocalMethod, LocalState
-from medfed.local_training._personal_model import received_parameters
+from medfed.local_training._weights import received_parameters
 from medfed.wire.update import GlobalModel
 
 
@@ -22,9 +22,7 @@ class FedProx(LocalMethod, tag="fedprox", frozen=True):
 
     mu: Annotated[float, Meta(ge=0)] = 0.01
 
-    @property
-    def is_data_free(self) -> bool:
-        return True
+    is_data_free = True
 
     def start(self, module: nn.Module, received: GlobalModel, state: LocalState) -> LocalState:
         anchors = received_parameters(module, received)

@@ -33,9 +33,7 @@ class FedRep(LocalMethod, tag="fedrep", frozen=True):
     head: str = "head"
     first: Annotated[float, Meta(gt=0, lt=1)] = 0.5
 
-    @property
-    def is_data_free(self) -> bool:
-        return True
+    is_data_free = True
 
     def keep_local(self) -> tuple[str, ...]:
         return (self.head,)

@@ -24,6 +24,4 @@ class FineTune(LocalMethod, tag="fine_tune", frozen=True):
     epochs: Annotated[int, Meta(ge=1)] = 5
     rate: Annotated[float, Meta(gt=0)] = 0.1
 
-    @property
-    def is_data_free(self) -> bool:
-        return True
+    is_data_free = True

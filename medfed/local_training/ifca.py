@@ -8,15 +8,13 @@ anew in each round, augmented as in training but with the same random draws for 
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import nn
 
 from medfed.aggregation.ifca import CHOICE, cluster_name
 from medfed.local_training._local import LocalMethod, LocalState
-from medfed.local_training._personal_model import to_cpu, to_device
 from medfed.local_training._train_pass import TrainEvaluator
+from medfed.local_training._weights import to_cpu, to_device
 from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights, load
 
@@ -26,9 +24,9 @@ CHOSEN = "chosen"
 class IFCA(LocalMethod, tag="ifca", frozen=True):
     """Trains the hub's model with the lowest loss on the training cases, and sends its number."""
 
-    rules: ClassVar[tuple[str, ...]] = ("ifca",)
-    module_is_personal: ClassVar[bool] = True
-    reports: ClassVar[tuple[str, ...]] = (CHOICE,)
+    rules = ("ifca",)
+    module_is_personal = True
+    reports = (CHOICE,)
 
     def start(self, module: nn.Module, received: GlobalModel, state: LocalState) -> LocalState:
         models = {name: group for name, group in received.groups.items() if name.startswith("cluster-")}

@@ -22,8 +22,8 @@ from torch.nn import functional
 
 from medfed.errors import StudyError
 from medfed.local_training._local import LocalMethod, LocalState
-from medfed.local_training._personal_model import all_weights, fork_rng, swapped_weights, to_cpu, to_device
 from medfed.local_training._step import Step
+from medfed.local_training._weights import all_weights, fork_rng, swapped_weights, to_cpu, to_device
 from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
 

@@ -10,7 +10,7 @@ mean over the batches of one pass, in training mode.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -33,8 +33,8 @@ class Scaffold(LocalMethod, tag="scaffold", frozen=True):
 
     option: Literal["I", "II"] = "II"
 
-    sends: ClassVar[tuple[str, ...]] = (CONTROL,)
-    rules: ClassVar[tuple[str, ...]] = ("scaffold",)
+    sends = (CONTROL,)
+    rules = ("scaffold",)
 
     @property
     def is_data_free(self) -> bool:

@@ -10,8 +10,8 @@ import yaml
 
 
 @dataclass(frozen=True)
-class DraftBody:
-    """The sections from `task` to `train`, a summary of each hospital, and what a person should check."""
+class Draft:
+    """A study file's text, a summary of each hospital's folder, and what a person should check."""
 
     text: str
     summaries: tuple[str, ...]

@@ -9,7 +9,8 @@ from typing import Literal
 from medfed.data.preflight.preflight import Preflight, check
 from medfed.data.preflight.summary import UNKNOWN_MODALITY
 from medfed.errors import DataError, StudyError
-from medfed.pipeline._draft import DraftBody, yaml_inline
+from medfed.pipeline._draft import Draft, yaml_inline
+from medfed.pipeline.templates import render
 
 ImageTask = Literal["segment", "classify"]
 Preflights = Mapping[str, Preflight]
@@ -27,7 +28,7 @@ def draft_images(
     held_out: Mapping[str, Path],
     task: ImageTask | None,
     progress: Callable[[int, int], None],
-) -> DraftBody:
+) -> Draft:
     """Return the draft of a segmentation or classification, which follows from the folders if `task` is None.
 
     Raises:
@@ -45,7 +46,7 @@ def draft_images(
     draft = _segmentation if task == "segment" else _classification
     text, warnings = draft({site: preflights[site] for site in sites}, channels.pop())
     summaries = tuple(f"{site}: {_summary(one)}" for site, one in preflights.items())
-    return DraftBody(text, summaries, (*_preflight_warnings(preflights), *warnings))
+    return Draft(text, summaries, (*_preflight_warnings(preflights), *warnings))
 
 
 def _preflight(site: str, path: Path, progress: Callable[[int, int], None]) -> Preflight:
@@ -62,14 +63,14 @@ def _preflight(site: str, path: Path, progress: Callable[[int, int], None]) -> P
 
 
 def _preflight_warnings(preflights: Preflights) -> list[str]:
-    errors = {
-        site: sum(problem.severity == "error" for problem in one.problems) for site, one in preflights.items()
-    }
-    return [
-        f"{site}: its folder has {count} kinds of errors; `medfed check` lists them and what to do"
-        for site, count in errors.items()
-        if count
-    ]
+    warnings = []
+    for site, one in preflights.items():
+        count = sum(problem.severity == "error" for problem in one.problems)
+        if count:
+            warnings.append(
+                f"{site}: its folder has {count} kinds of errors; `medfed check` lists them and what to do"
+            )
+    return warnings
 
 
 def _summary(preflight: Preflight) -> str:
@@ -88,43 +89,38 @@ def _infer_task(preflights: Preflights) -> ImageTask:
     Raises:
         StudyError: if neither labels nor classes are in every folder.
     """
-    without = {
-        kind: [site for site, one in preflights.items() if not one.facts[kind]]
-        for kind in ("labels", "targets")
-    }
-    if not without["labels"]:
+    unlabelled = [site for site, one in preflights.items() if not one.facts["labels"]]
+    if not unlabelled:
         return "segment"
-    if not without["targets"]:
+    unclassified = [site for site, one in preflights.items() if not one.facts["targets"]]
+    if not unclassified:
         return "classify"
     raise StudyError(
-        f"it is not clear what to learn: no case has a label at {', '.join(without['labels'])}; no case has "
-        f"a class at {', '.join(without['targets'])}; add the column 'label' (a mask's path) or 'target' (0, "
-        "1, ...) to cases.csv"
+        f"it is not clear what to learn: no case has a label at {', '.join(unlabelled)}; no case has a class "
+        f"at {', '.join(unclassified)}; add the column 'label' (a mask's path) or 'target' (0, 1, ...) to "
+        "cases.csv"
     )
 
 
 def _is_ct(preflights: Preflights) -> tuple[bool, list[str]]:
     """Return whether all images are CT in Hounsfield units, and a warning if that is not certain."""
     modalities = {modality for one in preflights.values() for modality in one.facts["modality"]}
-    unknown = {UNKNOWN_MODALITY} & modalities
+    known = sorted(modalities - {UNKNOWN_MODALITY})
     if modalities == {"CT"}:
         return True, []
     lowest = [
         one.facts["intensity"]["least"][0]
         for one in preflights.values()
-        if one.facts["intensity"] and set(one.facts["modality"]) <= unknown
+        if one.facts["intensity"] and set(one.facts["modality"]) <= {UNKNOWN_MODALITY}
     ]
-    if modalities - unknown <= {"CT"} and lowest and all(low < MAX_LOWEST_HU for low in lowest):
+    if set(known) <= {"CT"} and lowest and all(low < MAX_LOWEST_HU for low in lowest):
         return True, [
             f"NIfTI names no modality; all images hold values below {MAX_LOWEST_HU} and were taken for CT in "
             "HU"
         ]
-    if len(modalities - unknown) > 1:
-        return False, [
-            f"{' and '.join(sorted(modalities - unknown))} in one study: each image is normalised by its own "
-            "values"
-        ]
-    if modalities == unknown:
+    if len(known) > 1:
+        return False, [f"{' and '.join(known)} in one study: each image is normalised by its own values"]
+    if not known:
         return False, ["NIfTI names no modality; the images were taken for MR, or anything but CT in HU"]
     return False, []
 
@@ -136,31 +132,15 @@ def _segmentation(preflights: Preflights, channels: str) -> tuple[str, list[str]
     grid, reason = (
         ("hu", "CT: Hounsfield units") if is_ct else ("relative", "not CT: each image's own values")
     )
-    text = f"""task:
-  kind: segment
-  classes: {yaml_inline(names)}
-
-network:
-  kind: unet
-  channels: [16, 32, 64, 128]
-
-data:
-  kind: images
-  channels: {channels}
-  plan:                         # set spacing, patch and normalisation from all data before round 1
-    grid: {grid:<21} # {reason}
-    voxels: {MAX_VOXELS:<19} # maximum of a patch: more for a large GPU, fewer for a small machine
-    fewest: {fewest:<19} # a hospital with fewer training patients sends no fingerprint
-  augment: {{flip: 0}}            # a chance of flips helps where left and right are alike
-
-train:
-  rounds: 30
-  epochs: 2                     # local epochs per round
-  batch: 2
-  optimiser: {{kind: adamw, lr: 0.001}}
-  schedule: {{kind: cosine}}
-  clip: 5
-"""
+    text = render(
+        "draft_segmentation.yaml.jinja",
+        classes=yaml_inline(names),
+        channels=channels,
+        grid=grid,
+        reason=reason,
+        voxels=MAX_VOXELS,
+        fewest=fewest,
+    )
     return text, modality_warnings + label_warnings
 
 
@@ -193,30 +173,14 @@ def _structures(preflights: Preflights) -> tuple[list[str], list[str]]:
 def _classification(preflights: Preflights, channels: str) -> tuple[str, list[str]]:
     classes, warnings = _class_names(preflights)
     spacing_mm, patch = _whole_image_grid(preflights)
-    text = f"""task:
-  kind: classify
-  classes: {yaml_inline(classes)}
-
-network:
-  kind: resnet
-  depth: 10
-  norm: group                   # statistics of batch norm differ too much between hospitals
-
-data:
-  kind: images
-  channels: {channels}
-  spacing_mm: {yaml_inline(spacing_mm)}   # the largest hospital's images fit into {MAX_SIDE} voxels per side
-  patch: {yaml_inline(patch)}
-  normalise: {{kind: percentile}}
-  augment: {{flip: 0}}            # a chance of flips helps where left and right are alike
-
-train:
-  rounds: 20
-  epochs: 2                     # local epochs per round
-  batch: 4
-  optimiser: {{kind: adamw, lr: 0.001}}
-  schedule: {{kind: cosine}}
-"""
+    text = render(
+        "draft_classification.yaml.jinja",
+        classes=yaml_inline(classes),
+        channels=channels,
+        spacing_mm=yaml_inline(spacing_mm),
+        patch=yaml_inline(patch),
+        max_side=MAX_SIDE,
+    )
     return text, warnings
 
 

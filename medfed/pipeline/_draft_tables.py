@@ -10,7 +10,8 @@ from pathlib import Path
 from medfed.data.csv_table import read_rows
 from medfed.data.layouts._files import visible
 from medfed.errors import DataError, StudyError
-from medfed.pipeline._draft import DraftBody, yaml_inline
+from medfed.pipeline._draft import Draft, yaml_inline
+from medfed.pipeline.templates import render
 
 # A column with more different words than this is free text, or names, and not a category.
 MAX_CATEGORIES = 12
@@ -19,6 +20,8 @@ IDENTIFIERS = ("patient", "case", "id", "split")
 
 # Site -> column -> cells.
 Columns = Mapping[str, Mapping[str, list[str]]]
+# Column to learn from -> its categories; none for a column of numbers.
+Features = Mapping[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,6 @@ class TargetColumns:
         return (self.time is None) == (self.event is None) and (self.target is None) != (self.time is None)
 
 
-@dataclass(frozen=True)
-class _Features:
-    names: list[str]
-    categories: dict[str, list[str]]
-    warnings: list[str]
-
-
 def table_file(path: Path) -> Path | None:
     """Return the CSV file that a path is or that is alone in a folder; None for a folder of images."""
     if path.is_file():
@@ -58,7 +54,7 @@ def table_file(path: Path) -> Path | None:
     return None
 
 
-def draft_tables(paths: Mapping[str, Path], answers: TargetColumns) -> DraftBody:
+def draft_tables(paths: Mapping[str, Path], answers: TargetColumns) -> Draft:
     """Return the draft of a study of these hospitals' tables.
 
     Raises:
@@ -69,17 +65,17 @@ def draft_tables(paths: Mapping[str, Path], answers: TargetColumns) -> DraftBody
     first = next(iter(columns.values()))
     shared = [name for name in first if all(name in one for one in columns.values())]
     _check_answers(answers, columns, shared)
-    features = _features(columns, [name for name in shared if name not in (*answers.names, *IDENTIFIERS)])
-    warnings = features.warnings
+    candidates = [name for name in shared if name not in (*answers.names, *IDENTIFIERS)]
+    features, warnings = _features(columns, candidates)
     elsewhere = sorted({name for one in columns.values() for name in one} - set(shared))
     if elsewhere:
         warnings.append(f"not at every hospital, and left out: {', '.join(elsewhere)}")
-    if not features.names:
+    if not features:
         raise StudyError(f"no column is left to learn from: {'; '.join(warnings)}")
     summaries = [
         f"{site}: a table, {len(next(iter(one.values()), []))} rows" for site, one in columns.items()
     ]
-    return DraftBody(_text(answers, columns, features), tuple(summaries), tuple(warnings))
+    return Draft(_text(answers, columns, features), tuple(summaries), tuple(warnings))
 
 
 def _check_answers(answers: TargetColumns, columns: Columns, shared: list[str]) -> None:
@@ -97,21 +93,19 @@ def _check_answers(answers: TargetColumns, columns: Columns, shared: list[str]) 
             )
 
 
-def _features(columns: Columns, candidates: list[str]) -> _Features:
+def _features(columns: Columns, candidates: list[str]) -> tuple[Features, list[str]]:
     """Return the columns of numbers and of few different words, and a warning for each other column."""
-    names: list[str] = []
-    categories: dict[str, list[str]] = {}
+    features: dict[str, list[str]] = {}
     warnings: list[str] = []
     for name in candidates:
         cells = _cells(columns, name)
         if all(map(_is_number, cells)):
-            names.append(name)
+            features[name] = []
         elif len(cells) <= MAX_CATEGORIES:
-            names.append(name)
-            categories[name] = sorted(cells)
+            features[name] = sorted(cells)
         else:
             warnings.append(f"column '{name}' holds {len(cells)} different words and was left out")
-    return _Features(names, categories, warnings)
+    return features, warnings
 
 
 def _cells(columns: Columns, name: str) -> set[str]:
@@ -129,29 +123,17 @@ def _classes(columns: Columns, target: str) -> list[str]:
     return [f"class{number}" for number in range(max(map(int, cells)) + 1)]
 
 
-def _text(answers: TargetColumns, columns: Columns, features: _Features) -> str:
+def _text(answers: TargetColumns, columns: Columns, features: Features) -> str:
     is_survival = answers.target is None
     keys = ("time", "event") if is_survival else ("target",)
-    asked = "".join(f"  {key}: {name}\n" for key, name in zip(keys, answers.names, strict=True))
-    classes = "" if is_survival else f"  classes: {yaml_inline(_classes(columns, answers.names[0]))}\n"
-    categories = "".join(f"    {name}: {yaml_inline(words)}\n" for name, words in features.categories.items())
-    return f"""task:
-  kind: {"survival" if is_survival else "tabular"}
-{classes}
-network:
-  kind: fully_connected
-  hidden: [16]                  # [] is a plain regression
-
-data:
-  kind: table
-{asked}  features: {yaml_inline(features.names)}
-{"  categorical:" + chr(10) + categories if categories else ""}
-train:
-  rounds: 20
-  epochs: 2                     # local epochs per round
-  batch: 16
-  optimiser: {{kind: adam, lr: 0.01}}
-"""
+    return render(
+        "draft_table.yaml.jinja",
+        task="survival" if is_survival else "tabular",
+        classes="" if is_survival else yaml_inline(_classes(columns, answers.names[0])),
+        targets=dict(zip(keys, answers.names, strict=True)),
+        features=yaml_inline(list(features)),
+        categories={name: yaml_inline(words) for name, words in features.items() if words},
+    )
 
 
 def _read_columns(site: str, path: Path) -> dict[str, list[str]]:

@@ -12,6 +12,7 @@ import msgspec
 
 from medfed.errors import AuditError
 from medfed.files import write_whole
+from medfed.pipeline.templates import render
 from medfed.wire.audit_log import VerifiedLog, entries, verify
 
 # The columns that most lines have; everything else is in the last column, `more`.
@@ -67,15 +68,9 @@ def table(rows: Iterable[Mapping[str, str]]) -> str:
 
 def page(rows: list[dict[str, str]], checked: VerifiedLog) -> str:
     """Return an HTML page without scripts: totals, who signed, and every line."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
     sent = [one for one in rows if one["event"] == "sent"]
-    return environment.get_template("audit_report.html.jinja").render(
+    return render(
+        "audit_report.html.jinja",
         rows=rows,
         columns=[*COLUMNS, "more"],
         checked=checked,

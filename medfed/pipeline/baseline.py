@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from pytorch_lightning import LightningModule
 
 from medfed.data.datamodule import SiteDataModule
 from medfed.evaluation.inference import batches
 from medfed.evaluation.survival import baseline_hazard
 from medfed.files import write_whole
 from medfed.runs.folder import RunFolder
-
-if TYPE_CHECKING:
-    from pytorch_lightning import LightningModule
 
 QUARTILES = (0.25, 0.5, 0.75)
 

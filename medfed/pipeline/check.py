@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from rich.console import Console
+
+from medfed.data.preflight import preflight as preflights
+from medfed.data.preflight.preflight import Preflight, to_plain
+from medfed.data.preflight.report import show, write_page
+from medfed.data.preflight.study_checks import StudyRequirements
+from medfed.data.preflight.table import check_table
+from medfed.data.settings import Table
 from medfed.errors import MedfedError
 from medfed.pipeline.progress_bar import ProgressBar
 from medfed.pipeline.secret_file import read_secret
 from medfed.study.reading import read_study
-
-if TYPE_CHECKING:
-    from medfed.data.preflight.preflight import Preflight
 
 # The exit code for a folder that can't be read at all; the same as for errors in it.
 UNUSABLE = 2
@@ -23,22 +27,15 @@ def check(
     folder: Path, study_file: Path | None, secret_file: Path | None, as_json: bool, page: Path | None
 ) -> int:
     """Print a preflight of a folder and return the exit code: 0, 1 for warnings, 2 for errors."""
-    from rich.console import Console
-
-    from medfed.data.preflight.preflight import to_plain
-    from medfed.data.preflight.report import show, write_page
-
     console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
     try:
         preflight = _preflight(folder, study_file, secret_file, page is not None)
         if page is not None:
             write_page(preflight, page)
     except (MedfedError, OSError) as error:
-        reason = (
-            str(error)
-            if isinstance(error, MedfedError)
-            else f"a file can't be read or written (errno {error.errno})"
-        )
+        reason = str(error)
+        if isinstance(error, OSError):
+            reason = f"a file can't be read or written (errno {error.errno})"
         print(json.dumps({"verdict": reason, "exit": UNUSABLE}) if as_json else f"medfed: {reason}")
         return UNUSABLE
     if as_json:
@@ -54,23 +51,18 @@ def _preflight(
     folder: Path, study_file: Path | None, secret_file: Path | None, thumbnails: bool
 ) -> Preflight:
     """Return the preflight of a folder of images or of a table, for a study if one is given."""
-    from medfed.data.preflight import preflight
-    from medfed.data.preflight.study_checks import StudyRequirements
-    from medfed.data.preflight.table import check_table
-    from medfed.data.settings import Table
-
-    study = read_study(study_file) if study_file is not None else None
     secret = read_secret(secret_file)
-    classes = tuple(getattr(study.task, "classes", ())) if study is not None else ()
-    settings = study.data if study is not None else None
-    name = study.name if study is not None else ""
-    if folder.is_file() or isinstance(settings, Table):
-        table = settings if isinstance(settings, Table) else None
+    name, classes, table, requirements = "", (), None, None
+    if study_file is not None:
+        study = read_study(study_file)
+        name, classes = study.name, tuple(getattr(study.task, "classes", ()))
+        if isinstance(study.data, Table):
+            table = study.data
+        else:
+            requirements = StudyRequirements(name, study.data, study.task.needs, classes)
+    if folder.is_file() or table is not None:
         return check_table(folder, table, classes=classes, study=name, site_secret=secret)
-    requirements = None
-    if study is not None and settings is not None:
-        requirements = StudyRequirements(name, settings, study.task.needs, classes)
     with ProgressBar() as bar:
-        return preflight.check(
+        return preflights.check(
             folder, site_secret=secret, requirements=requirements, thumbnails=thumbnails, progress=bar.update
         )

@@ -1,52 +1,39 @@
-"""`medfed train STUDY --compare fedavg,fedprox,scaffold`: several methods on one study, with equal
-budgets, in one table.
+"""`medfed train STUDY --compare fedavg,fedprox,scaffold`: compare methods on one study with equal budgets.
 
-Each method is a whole run in a folder of its own, with its own report; beside them stand what each hospital
-reaches alone (`own cases alone`) and what one model on all cases in one place would (`pooled`), which only a
-simulation can train. A name is a rule (`fedadam`), a local method under the study's own or FedAvg's rule
-(`fedprox`), or both (`scaffold`). Rounds, epochs, batches, optimiser and seed are the study's own for all of
-them; what a method keeps in a hospital is measured with the model which that hospital has.
+Each method is a run with its own folder and report. The table also shows what each hospital reaches alone
+(`own cases alone`) and what one model trained on all cases in one place reaches (`pooled`), which only a
+simulation can train. A method's name is a rule (`fedadam`), a local method under the study's own rule or
+FedAvg (`fedprox`), or both (`scaffold`). Rounds, epochs, batches, optimiser and seed are the study's for all
+methods. If a method keeps layers in a hospital, that hospital's own model is measured there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from medfed.errors import StudyError
+from medfed.evaluation import rows
 from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.report.formatting import model_name
 from medfed.evaluation.report.method_table import Cost, MethodTable, compare_methods, page, renamed
-from medfed.evaluation.rows import (
-    FEDERATED,
-    POOLED,
-    CaseRow,
-    local,
-    personal,
-    read_cases,
-    unperturbed,
-    write,
-    write_csv,
-)
+from medfed.evaluation.rows import POOLED, CaseRow, local
 from medfed.files import write_whole
 from medfed.pipeline.create_run import check_empty
 from medfed.pipeline.train import train
 from medfed.registry import Kind, kinds
 from medfed.runs.folder import RunFolder
-from medfed.runs.progress import NoProgress, Progress
+from medfed.runs.progress import Progress
 from medfed.runs.rounds import read_rounds
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
 from medfed.study.study import Study
 from medfed.study.validation import validate
 
-if TYPE_CHECKING:
-    pass
-
-# What the table calls each hospital's model of its own cases.
+# The table's name for the models that hospitals train on their own cases.
 ALONE = "own cases alone"
 
 
@@ -59,16 +46,15 @@ def compare(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> tuple[MethodTable, Path]:
-    """Train a study once a method, and return the table and its folder, with comparison.html, .csv
-    and .jsonl in it.
+    """Train a study once per method; return the table, and its folder with comparison.html, .csv and .jsonl.
 
-    A method that the study refuses (SCAFFOLD under Adam) is a line that says why; the others run.
+    A method that the study refuses (SCAFFOLD under Adam) has a row that says why; the others run.
 
     Raises:
-        StudyError: if a method is no rule and no local method, comes twice, or none can run.
-        RunError: if the folder is taken.
+        StudyError: if a method is unknown or named twice, or none can run.
+        RunError: if the folder is not empty.
     """
-    progress = progress or NoProgress()
+    progress = progress or Progress()
     if not isinstance(study, Study):
         study = read_study(study, overrides)
     planned = {name: _with(study, name) for name in _distinct(methods)}
@@ -86,13 +72,13 @@ def compare(
             costs[name] = Cost(refused=variant)
             continue
         progress.log(f"method {number} of {len(planned)}: {name}")
-        # Alone, and pooled, training is the same beside every method: once is enough.
-        done = _run(variant, folder / name, name == next(iter(ready)), progress)
-        costs[name] = _cost(done)
-        cases += _named(read_cases(done.cases), name, study)
+        # The local and pooled models do not depend on the method: the first run trains them.
+        run = _run(variant, folder / name, name == next(iter(ready)), progress)
+        costs[name] = _cost(run)
+        cases += _renamed(rows.read_cases(run.cases), name, study)
     present = {case.model for case in cases}
-    beside = (ALONE, *(model_name(local(site)) for site in sorted(study.sites)), POOLED)
-    costs |= {name: Cost() for name in beside if name in present}
+    others = (ALONE, *(model_name(local(site)) for site in sorted(study.sites)), POOLED)
+    costs |= {name: Cost() for name in others if name in present}
     settings = SummarySettings(
         round=study.train.rounds,
         seed=study.seed,
@@ -102,9 +88,9 @@ def compare(
         draws=study.evaluation.draws,
     )
     table = compare_methods(study.name, cases, costs, settings)
-    write(folder / "comparison.jsonl", table.rows)
-    write_csv(folder / "comparison.csv", table.rows)
-    write_whole(folder / "comparison.html", page(table).encode())
+    rows.write(folder / "comparison.jsonl", table.rows)
+    rows.write_csv(folder / "comparison.csv", table.rows)
+    write_whole(folder / "comparison.html", page(table))
     return table, folder
 
 
@@ -112,8 +98,8 @@ def _distinct(methods: Sequence[str]) -> list[str]:
     names = [name.strip() for name in methods if name.strip()]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice or not names:
-        told = f"'{twice[0]}' is named twice" if twice else "no method is named"
-        raise StudyError(f"--compare: {told}; give names such as fedavg,fedprox,fedadam")
+        problem = f"'{twice[0]}' is named twice" if twice else "no method is named"
+        raise StudyError(f"--compare: {problem}; give names such as fedavg,fedprox,fedadam")
     return names
 
 
@@ -125,11 +111,10 @@ def _with(study: Study, name: str) -> Study | str:
     """
     rules, locals_ = kinds("aggregation"), kinds("local_training")
     if name not in rules and name not in locals_:
-        there = ", ".join(sorted({*rules, *locals_}))
-        raise StudyError(f"--compare: no method '{name}'; there are {there}")
+        raise StudyError(f"--compare: no method '{name}'; there are {', '.join(sorted({*rules, *locals_}))}")
     plain_rule = study.rule if not study.rule.needs_groups else rules["fedavg"]()
-    rule = _kept(study.rule, rules[name]) if name in rules else plain_rule
-    method = _kept(study.train.local, locals_[name]) if name in locals_ else None
+    rule = _configured(study.rule, rules[name]) if name in rules else plain_rule
+    method = _configured(study.train.local, locals_[name]) if name in locals_ else None
     train = msgspec.structs.replace(study.train, local=method)
     variant = msgspec.structs.replace(study, rule=rule, train=train)
     try:
@@ -139,8 +124,8 @@ def _with(study: Study, name: str) -> Study | str:
     return variant
 
 
-def _kept(own: Kind | None, record: type[Kind]) -> Any:
-    """Return the study's own settings of a method where it names that one, else the method's defaults."""
+def _configured(own: Kind | None, record: type[Kind]) -> Any:
+    """Return a method with the study's settings if the study names it, else with its defaults."""
     return own if isinstance(own, record) else record()
 
 
@@ -152,37 +137,37 @@ def _folder(study: Study, out: Path | None, resume: bool) -> Path:
     return folder
 
 
-def _run(study: Study, path: Path, beside: bool, progress: Progress) -> RunFolder:
+def _run(study: Study, path: Path, is_first: bool, progress: Progress) -> RunFolder:
     own = study.evaluation
-    evaluation = msgspec.structs.replace(own, local_models=own.local_models and beside, pooled_model=beside)
+    local_models = own.local_models and is_first
+    evaluation = msgspec.structs.replace(own, local_models=local_models, pooled_model=is_first)
     study = msgspec.structs.replace(study, evaluation=evaluation)
     folder = RunFolder(path)
-    begun = folder.facts.exists()
-    if begun and (facts := folder.read_facts()).is_finished and facts.digest == study_digest(study):
+    has_begun = folder.facts.exists()
+    if has_begun and (facts := folder.read_facts()).is_finished and facts.digest == study_digest(study):
         return folder
-    return train(study, out=path, resume=begun, progress=progress)
+    return train(study, out=path, resume=has_begun, progress=progress)
 
 
-def _cost(done: RunFolder) -> Cost:
-    lines = [line for line in read_rounds(done.rounds) if line.status == "merged"]
+def _cost(run: RunFolder) -> Cost:
+    lines = [line for line in read_rounds(run.rounds) if line.status == "merged"]
     sites = {line.site for line in lines}
     sent = sum(line.bytes_up for line in lines) / max(len(sites), 1)
-    # The hospitals' own training alone: the first run also trains what stands beside all methods.
+    # Only the federation's own training: the first run also trains the local and pooled models.
     return Cost(sent, sum(line.scalars.get("train/seconds") or 0.0 for line in lines))
 
 
-def _named(cases: Sequence[CaseRow], name: str, study: Study) -> list[CaseRow]:
-    """Return a run's cases under the method's name: at each hospital the model that it would use there."""
+def _renamed(cases: Sequence[CaseRow], name: str, study: Study) -> list[CaseRow]:
+    """Return a run's cases under the method's name: at each hospital those of the model it would use."""
     measured = {(case.model, case.site) for case in cases}
     names: dict[tuple[str, str], str] = {}
     for site in (*study.sites, *study.held_out):
-        own = personal(site)
-        names[own if (own, site) in measured else FEDERATED, site] = name
+        own = rows.personal(site)
+        names[own if (own, site) in measured else rows.FEDERATED, site] = name
         names[local(site), site] = ALONE
         names[POOLED, site] = POOLED
-    for (
-        site
-    ) in study.held_out:  # no own model was made here: those of the others are what it could have been given
+    # A held-out hospital has no model of its own; it could have been given another hospital's.
+    for site in study.held_out:
         names |= {(local(other), site): model_name(local(other)) for other in study.sites}
-    # Cases that were changed before they were measured are about robustness, not about methods.
-    return renamed(unperturbed(cases), names)
+    # Perturbed cases measure robustness and do not compare methods.
+    return renamed(rows.unperturbed(cases), names)

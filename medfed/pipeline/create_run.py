@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import yaml
 from msgspec import UNSET
 
+from medfed.data.datamodule import SiteDataModule
 from medfed.data.splits import SPLITS
 from medfed.errors import RunError
 from medfed.files import utc_now, write_whole
@@ -22,9 +22,6 @@ from medfed.runs.folder import RunFolder
 from medfed.study.canonical import study_digest, to_dict
 from medfed.study.reading import read_study
 from medfed.study.study import Study
-
-if TYPE_CHECKING:
-    from medfed.data.datamodule import SiteDataModule
 
 
 def open_run(run: str | Path | RunFolder) -> tuple[RunFolder, RunFacts, Study]:

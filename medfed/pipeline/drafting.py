@@ -11,25 +11,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
 from medfed.errors import DataError, StudyError
 from medfed.files import write_whole
+from medfed.pipeline._draft import Draft
 from medfed.pipeline._draft_images import ImageTask, draft_images
 from medfed.pipeline._draft_tables import TargetColumns, draft_tables, table_file
 from medfed.study.reading import read_study
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A study file's text, a summary of each hospital's folder, and what a person should check."""
-
-    text: str
-    summaries: tuple[str, ...]
-    warnings: tuple[str, ...]
 
 
 def draft_study(
@@ -56,30 +48,31 @@ def draft_study(
         StudyError: if it is not clear what to learn.
     """
     everywhere = {**sites, **held_out}
-    tables = {site for site, path in everywhere.items() if table_file(path) is not None}
-    if tables and len(tables) < len(everywhere):
-        images = ", ".join(sorted(set(everywhere) - tables))
+    tables = sorted(site for site, path in everywhere.items() if table_file(path) is not None)
+    images = sorted(set(everywhere) - set(tables))
+    if tables and images:
         raise DataError(
-            f"{', '.join(sorted(tables))}: tables, and {images}: images; a study has either tables or images"
+            f"{', '.join(tables)}: tables, and {', '.join(images)}: images; a study has either tables or "
+            "images"
         )
     if tables:
-        body = draft_tables(everywhere, columns or TargetColumns())
+        draft = draft_tables(everywhere, columns or TargetColumns())
     else:
-        body = draft_images(sites, held_out, task, progress)
+        draft = draft_images(sites, held_out, task, progress)
     quorum = max(2, -(-len(sites) // 2))
-    sampling = (
-        f"\nsampling: {{minimum: {quorum}}}         # a round needs the updates of this many hospitals\n"
-    )
-    text = (
-        f"# {name}: written by `medfed new`. Every setting may be changed; `medfed kinds` lists the "
-        "choices.\n"
-        f"#   medfed train {name}.yaml\n"
-        f"name: {name}\nseed: 0\n\n{body.text}\nrule: "
-        f"{{kind: fedavg}}\n{sampling if len(sites) > 1 else ''}\n"
-        + _yaml_sites("sites", sites)
-        + (("\n" + _yaml_sites("held_out", held_out)) if held_out else "")
-    )
-    return Draft(text, body.summaries, body.warnings)
+    sampling = f"sampling: {{minimum: {quorum}}}         # a round needs the updates of this many hospitals\n"
+    head = f"""\
+# {name}: written by `medfed new`. Every setting may be changed; `medfed kinds` lists the choices.
+#   medfed train {name}.yaml
+name: {name}
+seed: 0
+"""
+    sections = [head, draft.text, "rule: {kind: fedavg}\n", _yaml_sites("sites", sites)]
+    if len(sites) > 1:
+        sections.insert(3, sampling)
+    if held_out:
+        sections.append(_yaml_sites("held_out", held_out))
+    return replace(draft, text="\n".join(sections))
 
 
 def write_draft(path: Path, draft: Draft) -> None:

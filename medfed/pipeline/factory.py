@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 
+import pytorch_lightning as pl
 import torch
 
 from medfed.data.cache_location import find_cache_location
+from medfed.data.datamodule import SiteDataModule
 from medfed.data.settings import Images, Table
 from medfed.errors import MedfedError, StudyError
 from medfed.evaluation.inference import Hospital
 from medfed.federation.config import HubConfig, SiteConfig
 from medfed.federation.egress import TRAINING, Egress
 from medfed.models.networks import replace_batch_norms
+from medfed.models.networks._adapters import prepare_training
+from medfed.models.tasks import Training
 from medfed.study.canonical import study_digest
 from medfed.study.study import Study
-
-if TYPE_CHECKING:
-    import pytorch_lightning as pl
 
 
 def simulated_secret(study: Study, site: str) -> bytes:
@@ -53,8 +53,6 @@ def hospital_of(
     study's seed and the site's name, and a run can be repeated. A hospital's own secret is in its site file,
     as is the folder for prepared images (`cache`) if it should not be inside the data folder.
     """
-    from medfed.data.datamodule import SiteDataModule
-
     secret = secret or simulated_secret(study, site)
     on_disk = isinstance(study.data, Images) and study.data.cache == "disk"
     place = find_cache_location(where, secret, cache) if on_disk else None
@@ -83,20 +81,13 @@ def module_of(study: Study, site: str = "") -> pl.LightningModule:
     network = network_of(study)
     if study.privacy.replaces_batch_norm:
         network = replace_batch_norms(network, "group")
-    return study.task.module(
-        network,
-        optimiser=study.train.optimiser,
-        schedule=study.train.schedule,
-        epochs=study.at(site).epochs,
-        patch=getattr(study.data, "patch", None),
-        site=site,
-    )
+    patch = getattr(study.data, "patch", None)
+    training = Training(study.train.optimiser, study.train.schedule, study.at(site).epochs, patch, site)
+    return study.task.module(network, training)
 
 
 def network_of(study: Study) -> torch.nn.Module:
     """Return the study's network as the study file describes it."""
-    from medfed.models.networks._adapters import prepare_training
-
     with torch.random.fork_rng():
         torch.manual_seed(study.seed)
         inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
@@ -146,9 +137,7 @@ def hub_config_of(study: Study) -> HubConfig:
 
 
 def egress_of(study: Study, *, smallest_group: int | None, withheld: tuple[str, ...] = ()) -> Egress:
-    """Return the list of what may leave a hospital of a study: what its rule, method,
-    task and mechanism declare.
-    """
+    """Return what may leave a hospital: what the study's rule, method, task and mechanism declare."""
     local = study.local
     needed = study.rule.needs_scalars
     by_class = [f"{name}/{one}" for name in needed for one in (*getattr(study.task, "classes", ()), "other")]

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pytorch_lightning as pl
+
+from medfed.data.datamodule import SiteDataModule
 from medfed.evaluation.inference import Hospital
 from medfed.evaluation.rows import FEDERATED
+from medfed.exchange import MemoryExchange
+from medfed.federation.simulation import simulate
+from medfed.federation.site import PatientLedger, SiteRun, train_site
 from medfed.pipeline.factory import hub_config_of, module_of, training_of
 from medfed.privacy.accounting.ledger import data_set
 from medfed.registry import kind_of
@@ -19,12 +25,6 @@ from medfed.study.canonical import study_digest
 from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.weights import Weights, weights_of
-
-if TYPE_CHECKING:
-    import pytorch_lightning as pl
-
-    from medfed.data.datamodule import SiteDataModule
-    from medfed.exchange import MemoryExchange
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,6 @@ class StudyRun:
 
 def federate(run: StudyRun) -> Weights:
     """Return the final model of the study's rounds, as a site has it, and save it as the federated model."""
-    from medfed.federation.simulation import simulate
-
     study, folder = run.study, run.folder
     # Weights that are not exchanged because they never change belong to a checkpoint nevertheless.
     frozen = weights_of(module_of(study)) if study.trained_only else {}
@@ -86,8 +84,6 @@ def federate(run: StudyRun) -> Weights:
 
 def _site(run: StudyRun, name: str) -> Callable[[MemoryExchange], None]:
     """Return the training of one hospital, to be called with its exchange."""
-    from medfed.federation.site import PatientLedger, SiteRun, train_site
-
     study, hospital = run.study, run.hospitals[name]
     data = hospital.data
 
@@ -124,8 +120,6 @@ def _method(study: Study) -> str:
 
 
 def _step_callback(progress: Progress, site: str, local_epochs: int) -> pl.Callback:
-    import pytorch_lightning as pl
-
     class StepProgress(pl.Callback):
         """Shows how many steps of its round a site has done."""
 

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
+import pytorch_lightning as pl
+from safetensors.torch import load_file
+
+from medfed.data.case import Case
 from medfed.data.splits import SPLITS
 from medfed.errors import MedfedError
-from medfed.evaluation.inference import Hospital, LabelCache, MeasurementSettings, measure, perturbations
+from medfed.evaluation.inference import (
+    Hospital,
+    LabelCache,
+    MeasurementSettings,
+    case_images,
+    measure,
+    perturbations,
+)
+from medfed.evaluation.report import gallery
 from medfed.evaluation.rows import FEDERATED, append, model_of, personal
+from medfed.federation.site import LOCAL, PERSONAL
 from medfed.pipeline.baseline import Baseline, baseline_of, read_baselines, write_baseline_file
 from medfed.pipeline.factory import module_of
 from medfed.runs.checkpoints import load_checkpoint
@@ -16,11 +28,6 @@ from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
 from medfed.study.study import Study
 from medfed.wire.weights import Weights, load
-
-if TYPE_CHECKING:
-    import pytorch_lightning as pl
-
-    from medfed.data.case import Case
 
 
 def measure_all(
@@ -117,10 +124,6 @@ def models_at(
     If layers stay in the hospitals, the federated model is complete only at a hospital that has such layers,
     which one that took no part does not.
     """
-    from safetensors.torch import load_file
-
-    from medfed.federation.site import LOCAL, PERSONAL
-
     complete = dict(models)
     if site not in study.sites:
         return {m: w for m, w in complete.items() if m != FEDERATED or not study.keep_local}
@@ -138,9 +141,6 @@ def write_gallery(
     """Write cases.html for a segmentation, with images that stay in the hospital."""
     if study.task.predicts != "segment":
         return
-    from medfed.evaluation.inference import case_images
-    from medfed.evaluation.report import gallery
-
     models_of = {hospital.name: models_at(study, folder, hospital.name, models) for hospital in hospitals}
     weights = {site: own[FEDERATED] for site, own in models_of.items() if FEDERATED in own}
     shown = {hospital.name: hospital for hospital in hospitals if hospital.name in weights}

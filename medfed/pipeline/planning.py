@@ -15,20 +15,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from medfed.data import fingerprint, harmonise
+from medfed.data.datamodule import SiteDataModule
 from medfed.data.proposal import propose_settings
 from medfed.data.settings import Images, PlanSettings, Table
+from medfed.data.table import training_sums
 from medfed.errors import DataError, StudyError, TooFewPatientsError
 from medfed.files import write_whole
 from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
-
-if TYPE_CHECKING:
-    from medfed.data.datamodule import SiteDataModule
 
 
 def plan_study(
@@ -50,36 +48,26 @@ def plan_study(
     plan = study.data.plan
     if plan == "given":
         return study
-    summarise, merge, fill = (
-        (_table_sums, _merge_sums, _fill_table)
-        if isinstance(study.data, Table)
-        else (_fingerprint, _merge_fingerprints, _fill_images)
-    )
     if not merged_file.exists():
         sent = []
         for site in sorted(data):
             try:
-                message = summarise(study, plan, data[site])
+                message = _sums_of(study, plan, data[site])
             except TooFewPatientsError as error:
                 log(f"{site}: sends no fingerprint: {error}")
                 continue
             except DataError as error:
                 raise type(error)(f"site '{site}': {error}") from None
-            audit.write(
-                "sent",
-                site=site,
-                what="fingerprint",
-                bytes=len(message),
-                sha256=hashlib.sha256(message).hexdigest(),
-            )
+            sha256 = hashlib.sha256(message).hexdigest()
+            audit.write("sent", site=site, what="fingerprint", bytes=len(message), sha256=sha256)
             sent.append(message)
         if not sent:
             raise DataError(
                 f"no site has the {plan.fewest} training patients that a fingerprint needs "
                 "(data.plan.fewest); give the settings in the study instead"
             )
-        write_whole(merged_file, merge(sent))
-    settings = fill(study, plan, merged_file.read_bytes())
+        write_whole(merged_file, _merge(study, sent))
+    settings = _settings(study, plan, merged_file.read_bytes())
     log(f"planned from the hospitals' fingerprints: {_summary(settings)}")
     return msgspec.structs.replace(study, data=settings)
 
@@ -98,54 +86,45 @@ def check_planned(study: Study) -> None:
         )
 
 
-def _fingerprint(study: Study, plan: PlanSettings, site: SiteDataModule) -> bytes:
-    assert isinstance(study.data, Images)
-    labelled = study.task.needs == "segment"
-    classes = len(getattr(study.task, "classes", ())) or None
-    one = fingerprint.fingerprint(
-        site.index,
-        grid=plan.grid,
-        classes=classes if labelled else None,
-        channels=study.data.channels,
-        min_count=plan.fewest,
+def _sums_of(study: Study, plan: PlanSettings, site: SiteDataModule) -> bytes:
+    """Return a hospital's fingerprint (images) or its sums (a table)."""
+    if isinstance(study.data, Table):
+        sums = training_sums(site.rows, study.data.numbers, min_count=plan.fewest)
+        return msgspec.json.encode(sums)
+    classes = len(getattr(study.task, "classes", ())) if study.task.needs == "segment" else 0
+    return fingerprint.to_json(
+        fingerprint.fingerprint(
+            site.index,
+            grid=plan.grid,
+            classes=classes or None,
+            channels=study.data.channels,
+            min_count=plan.fewest,
+        )
     )
-    return fingerprint.to_json(one)
 
 
-def _merge_fingerprints(given: list[bytes]) -> bytes:
-    return fingerprint.to_json(fingerprint.merge(fingerprint.from_json(one) for one in given))
+def _merge(study: Study, messages: list[bytes]) -> bytes:
+    if isinstance(study.data, Table):
+        sums = [msgspec.json.decode(message, type=harmonise.TableSums) for message in messages]
+        return msgspec.json.encode(harmonise.merge_sums(sums))
+    return fingerprint.to_json(fingerprint.merge(map(fingerprint.from_json, messages)))
 
 
-def _fill_images(study: Study, plan: PlanSettings, merged: bytes) -> Images:
-    assert isinstance(study.data, Images)
+def _settings(study: Study, plan: PlanSettings, merged: bytes) -> Images | Table:
+    """Return the data settings that follow from the merged fingerprint or sums."""
+    if isinstance(study.data, Table):
+        sums = msgspec.json.decode(merged, type=harmonise.TableSums)
+        centre, scale = harmonise.centre_and_scale(sums)
+        return msgspec.structs.replace(study.data, centre=centre, scale=scale, plan="given")
     section = propose_settings(fingerprint.from_json(merged), voxels=plan.voxels, normalise=plan.normalise)
     plain = {**msgspec.to_builtins(study.data), **section, "plan": "given"}
     try:
         return msgspec.convert(plain, Images)
     except msgspec.ValidationError as error:
-        raise StudyError(f"data.plan: what the fingerprint gives is no data section: {error}") from None
+        raise StudyError(f"data.plan: the fingerprint gives no valid data section: {error}") from None
 
 
-def _table_sums(study: Study, plan: PlanSettings, site: SiteDataModule) -> bytes:
-    assert isinstance(study.data, Table)
-    from medfed.data.table import training_sums
-
-    return msgspec.json.encode(training_sums(site.rows, study.data.numbers, min_count=plan.fewest))
-
-
-def _merge_sums(given: list[bytes]) -> bytes:
-    parts = [msgspec.json.decode(one, type=harmonise.TableSums) for one in given]
-    return msgspec.json.encode(harmonise.merge_sums(parts))
-
-
-def _fill_table(study: Study, plan: PlanSettings, merged: bytes) -> Table:
-    assert isinstance(study.data, Table)
-    sums = msgspec.json.decode(merged, type=harmonise.TableSums)
-    centre, scale = harmonise.centre_and_scale(sums)
-    return msgspec.structs.replace(study.data, centre=centre, scale=scale, plan="given")
-
-
-def _summary(settings: Any) -> str:
+def _summary(settings: Images | Table) -> str:
     if isinstance(settings, Table):
         return f"means and deviations of {len(settings.centre)} features"
     spacing = (

@@ -12,11 +12,12 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pytorch_lightning import LightningModule
 
 from medfed.data.case import Case
 from medfed.data.dataset import prepare_case
@@ -37,9 +38,6 @@ from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.registry import kind_of
 from medfed.runs.folder import RunFolder
 from medfed.study.study import Study
-
-if TYPE_CHECKING:
-    from pytorch_lightning import LightningModule
 
 KEY = "stays-in-hospital.csv"
 TABLE = "predictions.csv"

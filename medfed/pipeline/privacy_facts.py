@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
+from torch import nn
 
 from medfed.privacy.accounting.accountant import epsilon
 from medfed.privacy.accounting.ledger import Ledger
 from medfed.runs.facts import Mechanism, RunFacts, SitePrivacy
 from medfed.study.canonical import study_digest
 from medfed.study.study import Study
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 def privacy_notes(study: Study, network: nn.Module) -> list[str]:
@@ -59,6 +56,4 @@ def with_spent_budget(facts: RunFacts, study: Study, ledgers: Mapping[str, Path]
 
 
 def _batch_norms(network: nn.Module) -> int:
-    from torch import nn as layers
-
-    return sum(isinstance(m, layers.modules.batchnorm._BatchNorm) for m in network.modules())
+    return sum(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in network.modules())

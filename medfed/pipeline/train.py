@@ -25,7 +25,7 @@ from medfed.pipeline.report import report_run
 from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.runs.facts import RunFacts, with_missing_model, with_unmeasured
 from medfed.runs.folder import RunFolder
-from medfed.runs.progress import NoProgress, Progress
+from medfed.runs.progress import Progress
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
 from medfed.study.study import Study
@@ -58,7 +58,7 @@ def train(
         QuorumError: if too few sites were left; the run can be resumed.
         RunError: if the run folder is taken, or holds a run of another study.
     """
-    began, progress = time.monotonic(), progress or NoProgress()
+    began, progress = time.monotonic(), progress or Progress()
     if not isinstance(study, Study):
         study = read_study(study, overrides)
     again = None

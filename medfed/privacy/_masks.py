@@ -48,10 +48,10 @@ class FixedPoint:
         """The signed dtype in which they travel, with the same bits: torch has no unsigned arithmetic."""
         return torch.int32 if self.bits == 32 else torch.int64
 
-
-def unsigned(bits: Bits) -> Any:
-    """Return numpy's unsigned integer of this many bits."""
-    return np.uint32 if bits == 32 else np.uint64
+    @property
+    def unsigned(self) -> Any:
+        """Numpy's unsigned integer of the same bits, in which they are added and masked."""
+        return np.uint32 if self.bits == 32 else np.uint64
 
 
 class Stream:
@@ -92,14 +92,14 @@ def masked(
     factor: float,
     streams: Sequence[Stream],
     scratch: Scratch,
-) -> tuple[np.ndarray, float]:
+) -> tuple[Tensor, float]:
     """Return values times a factor as masked integers (flat), and the size of the largest value.
 
     A pair of tensors stands for its difference, taken in float64. Each block goes through all
     streams before the next.
     """
     parts = [_flat(tensor) for tensor in (values if isinstance(values, tuple) else (values,))]
-    whole = np.empty(parts[0].size, unsigned(point.bits))
+    whole = np.empty(parts[0].size, point.unsigned)
     largest = 0.0
     for first in range(0, whole.size, _BLOCK):
         here = slice(first, min(first + _BLOCK, whole.size))
@@ -118,23 +118,29 @@ def masked(
         np.copyto(whole[here], integers, casting="unsafe")  # modulo 2^bits
         for stream in streams:
             stream.apply(whole[here], scratch)
-    return whole, largest
+    return torch.from_numpy(whole).view(point.dtype), largest
 
 
 def summed(
-    parts: Sequence[np.ndarray], point: FixedPoint, factor: float, streams: Sequence[Stream], scratch: Scratch
-) -> np.ndarray:
-    """Return the sum of masked integers (flat), unmasked, decoded and times a factor, in float64."""
-    result = np.empty(parts[0].size, np.float64)
+    masked_parts: Sequence[Tensor],
+    point: FixedPoint,
+    factor: float,
+    streams: Sequence[Stream],
+    scratch: Scratch,
+) -> Tensor:
+    """Return the sum of masked integers, unmasked, decoded and times a factor, in float64."""
+    parts = [part.reshape(-1).numpy().view(point.unsigned) for part in masked_parts]
+    result = torch.empty(masked_parts[0].shape, dtype=torch.float64)
+    flat = result.view(-1).numpy()
     signed = np.int32 if point.bits == 32 else np.int64
-    for first in range(0, result.size, _BLOCK):
-        here = slice(first, min(first + _BLOCK, result.size))
-        total = parts[0][here].copy()
+    for first in range(0, flat.size, _BLOCK):
+        block = slice(first, min(first + _BLOCK, flat.size))
+        total = parts[0][block].copy()
         for part in parts[1:]:
-            total += part[here]
+            total += part[block]
         for stream in streams:
             stream.apply(total, scratch)
-        np.multiply(total.view(signed), factor / point.scale, out=result[here])
+        np.multiply(total.view(signed), factor / point.scale, out=flat[block])
     return result
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -19,7 +18,7 @@ from medfed.errors import PrivacyError
 from medfed.privacy import _key_exchange as key_exchange
 from medfed.privacy import _secagg as secagg
 from medfed.privacy._key_exchange import Boxes, C, Content, RelayedMessages
-from medfed.privacy._masks import FixedPoint, Scratch, Stream, masked
+from medfed.privacy._masks import Scratch, Stream, masked
 from medfed.privacy._secagg import Keys, Members
 from medfed.privacy._shamir import SHARE_BYTES, split
 from medfed.wire.messages import SiteChannel
@@ -136,8 +135,8 @@ class SiteSum:
         for name in sorted(weights):
             whole, largest = masked(_terms(update, name), point, factor, streams, scratch)
             self._check_size(name, largest)
-            delta[name] = _as_tensor(whole, point).reshape(weights[name].shape)
-        groups = {secagg.GROUP: {secagg.EXAMPLES: _as_tensor(count, point)}}
+            delta[name] = whole.reshape(weights[name].shape)
+        groups = {secagg.GROUP: {secagg.EXAMPLES: count}}
         return replace(update, delta=delta, examples=0, groups=groups)
 
     def _check_size(self, name: str, largest: float) -> None:
@@ -350,7 +349,3 @@ def _open_box(cipher: AESGCM, box: bytes) -> tuple[bytes, bytes] | None:
 def _terms(update: Update, name: str) -> Tensor | tuple[Tensor, Tensor]:
     delta = update.delta
     return (delta.minuend[name], delta.subtrahend[name]) if isinstance(delta, Difference) else delta[name]
-
-
-def _as_tensor(whole: np.ndarray, point: FixedPoint) -> Tensor:
-    return torch.from_numpy(whole.view(np.int32 if point.bits == 32 else np.int64))

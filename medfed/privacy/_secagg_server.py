@@ -13,14 +13,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations, islice
 
-import numpy as np
-import torch
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from medfed.errors import MedfedError, PrivacyError, QuorumError, UpdateError
 from medfed.privacy import _secagg as secagg
 from medfed.privacy._key_exchange import Boxes, C, Content, RelayedMessages, parse, to_bytes
-from medfed.privacy._masks import FixedPoint, Scratch, Stream, summed, unsigned
+from medfed.privacy._masks import FixedPoint, Scratch, Stream, summed
 from medfed.privacy._secagg import EXAMPLES, GROUP, Keys, Members
 from medfed.privacy._shamir import SHARE_BYTES, fits, join
 from medfed.wire.messages import HubChannel, unverified_data
@@ -327,7 +325,7 @@ class HubSum:
     ) -> Update:
         settings, round = self.attempt.settings, self.attempt.channel.round
         scratch, streams = Scratch(), self._streams(seeds, keys)
-        counts = [self._integers(update.groups[GROUP][EXAMPLES]) for update in updates]
+        counts = [update.groups[GROUP][EXAMPLES] for update in updates]
         examples = int(summed(counts, settings.whole_numbers(len(self.sites)), 1.0, streams, scratch)[0])
         most = settings.most_examples
         if not len(updates) <= examples <= len(updates) * most:
@@ -335,15 +333,13 @@ class HubSum:
                 f"round {round}: the masks of {', '.join(seeds)} don't cancel: the sum of their "
                 f"examples would be {examples}; one of these sites did not mask as it agreed"
             )
-        delta = {}
-        for name in sorted(weights):
-            parts = [self._integers(update.delta[name]) for update in updates]
-            mean = summed(parts, self._point, most / examples, streams, scratch)
-            delta[name] = torch.from_numpy(mean).reshape(weights[name].shape)
+        delta = {
+            name: summed(
+                [update.delta[name] for update in updates], self._point, most / examples, streams, scratch
+            )
+            for name in sorted(weights)
+        }
         return Update(f"the sum of {', '.join(seeds)}", round, delta, examples)
-
-    def _integers(self, tensor: torch.Tensor) -> np.ndarray:
-        return tensor.reshape(-1).numpy().view(unsigned(self.attempt.settings.bits))
 
     def _streams(self, seeds: Mapping[str, bytes], keys: Mapping[str, X25519PrivateKey]) -> list[Stream]:
         around = self._around

@@ -12,6 +12,16 @@ from medfed.files import write_whole
 from medfed.runs.facts import RunFacts, Withdrawal
 
 
+class _Entry:
+    """A file or folder of this name in a run's folder."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, folder: RunFolder, owner: type[RunFolder]) -> Path:
+        return folder.path / self._name
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The files of one run. Those marked * show single patients and stay in the hospital.
@@ -33,77 +43,24 @@ class RunFolder:
 
     path: Path
 
-    @property
-    def study(self) -> Path:
-        return self.path / "study.yaml"
-
-    @property
-    def shared_study(self) -> Path:
-        return self.path / "study.json"
-
-    @property
-    def facts(self) -> Path:
-        return self.path / "run.json"
-
-    @property
-    def rows(self) -> Path:
-        return self.path / "rows.jsonl"
-
-    @property
-    def rows_csv(self) -> Path:
-        return self.path / "rows.csv"
-
-    @property
-    def curves(self) -> Path:
-        return self.path / "curves.jsonl"
-
-    @property
-    def cases(self) -> Path:
-        return self.path / "cases.jsonl"
-
-    @property
-    def gallery(self) -> Path:
-        return self.path / "cases.html"
-
-    @property
-    def reported(self) -> Path:
-        return self.path / "reported.jsonl"
-
-    @property
-    def rounds(self) -> Path:
-        return self.path / "rounds.jsonl"
-
-    @property
-    def audit(self) -> Path:
-        return self.path / "audit.jsonl"
-
-    @property
-    def status(self) -> Path:
-        return self.path / "status.json"
-
-    @property
-    def withdrawal(self) -> Path:
-        return self.path / "withdrawn.json"
-
-    @property
-    def baselines(self) -> Path:
-        return self.path / "baselines.json"
-
-    @property
-    def fingerprint(self) -> Path:
-        return self.path / "fingerprint.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def hub(self) -> Path:
-        return self.path / "hub"
-
-    @property
-    def report(self) -> Path:
-        return self.path / "report.html"
+    study = _Entry("study.yaml")
+    shared_study = _Entry("study.json")
+    facts = _Entry("run.json")
+    rows = _Entry("rows.jsonl")
+    rows_csv = _Entry("rows.csv")
+    curves = _Entry("curves.jsonl")
+    cases = _Entry("cases.jsonl")
+    gallery = _Entry("cases.html")
+    reported = _Entry("reported.jsonl")
+    rounds = _Entry("rounds.jsonl")
+    audit = _Entry("audit.jsonl")
+    status = _Entry("status.json")
+    withdrawal = _Entry("withdrawn.json")
+    baselines = _Entry("baselines.json")
+    fingerprint = _Entry("fingerprint.json")
+    checkpoints = _Entry("checkpoints")
+    hub = _Entry("hub")
+    report = _Entry("report.html")
 
     def site(self, name: str) -> Path:
         """Return the folder of one site's own state, created if it is missing."""
@@ -126,8 +83,7 @@ class RunFolder:
         except FileNotFoundError:
             raise RunError(
                 f"{self.path}: not a run folder: it has no {self.facts.name}; give the folder that medfed "
-                "train "
-                f"printed"
+                "train printed"
             ) from None
         except msgspec.DecodeError as error:
             raise RunError(f"{self.facts}: is damaged: {error}; restore the file") from None

@@ -8,67 +8,38 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from medfed.files import format_bytes
 from medfed.runs.rounds import RoundReport
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.live import Live
 
 
-class Progress(Protocol):
-    """Receives a run's progress; every method returns at once."""
+class Progress:
+    """Receives a run's progress and shows nothing; a display shows what it overrides, and returns at once."""
 
     def start(self, title: str, sites: Mapping[str, int], rounds: int, metric: str) -> None:
         """Begin a phase; `sites` holds each site's number of training cases, `metric` is shown per round."""
-        ...
 
     def training(self, site: str, step: int, steps: int) -> None:
         """Show that a site has done `step` of `steps` training steps of this round."""
-        ...
 
     def waiting(
         self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
     ) -> None:
         """Show connected and awaited sites, and the seconds until the hub continues without them."""
-        ...
 
     def round(self, report: RoundReport) -> None:
         """Show a finished round."""
-        ...
 
     def log(self, text: str) -> None:
         """Show one line of text."""
-        ...
 
     def stop(self) -> None:
         """End the phase, whether it succeeded or failed."""
-        ...
-
-
-class NoProgress:
-    """Shows nothing: medfed as a library."""
-
-    def waiting(
-        self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
-    ) -> None:
-        pass
-
-    def start(self, title: str, sites: Mapping[str, int], rounds: int, metric: str) -> None:
-        pass
-
-    def training(self, site: str, step: int, steps: int) -> None:
-        pass
-
-    def round(self, report: RoundReport) -> None:
-        pass
-
-    def log(self, text: str) -> None:
-        pass
-
-    def stop(self) -> None:
-        pass
 
 
 @dataclass
@@ -102,6 +73,12 @@ class _Table:
     rows: dict[str, _Row] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
     round_remaining_s: float | None = None
+
+    @classmethod
+    def begin(cls, title: str, sites: Mapping[str, int], rounds: int, metric: str) -> _Table:
+        """Return the state at the start of a phase."""
+        rows = {site: _Row(cases) for site, cases in sites.items()}
+        return cls(title, rounds, metric, began=time.monotonic(), rows=rows)
 
     def update_connections(
         self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
@@ -146,11 +123,9 @@ class _Table:
 
     @property
     def deadline(self) -> str:
-        return (
-            ""
-            if self.round_remaining_s is None
-            else f"   round ends in {_format_duration(max(0, self.round_remaining_s))}"
-        )
+        if self.round_remaining_s is None:
+            return ""
+        return f"   round ends in {_format_duration(max(0, self.round_remaining_s))}"
 
     @property
     def remaining_s(self) -> float | None:
@@ -160,22 +135,16 @@ class _Table:
         return (time.monotonic() - self.began) / measured * (self.rounds - self.done)
 
 
-class PlainProgress:
+class PlainProgress(Progress):
     """One line per round, for a log file or a pipe."""
 
     def __init__(self) -> None:
         self._table = _Table()
 
     def start(self, title: str, sites: Mapping[str, int], rounds: int, metric: str) -> None:
-        rows = {site: _Row(cases) for site, cases in sites.items()}
-        self._table = _Table(title, rounds, metric, began=time.monotonic(), rows=rows)
-        self.log(
-            f"{title}: "
-            + ", ".join(f"{site} ({cases} cases)" if cases else site for site, cases in sites.items())
-        )
-
-    def training(self, site: str, step: int, steps: int) -> None:
-        pass
+        self._table = _Table.begin(title, sites, rounds, metric)
+        names = [f"{site} ({cases} cases)" if cases else site for site, cases in sites.items()]
+        self.log(f"{title}: {', '.join(names)}")
 
     def waiting(
         self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
@@ -206,27 +175,23 @@ class PlainProgress:
     def log(self, text: str) -> None:
         print(text, flush=True)
 
-    def stop(self) -> None:
-        pass
 
-
-class LiveProgress:
+class LiveProgress(Progress):
     """A table on a terminal with one row per site, redrawn four times a second."""
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.live import Live as RichLive
 
         self._console = Console()
         self._table = _Table()
-        self._new_live = RichLive
-        self._live: RichLive | None = None
+        self._live: Live | None = None
 
     def start(self, title: str, sites: Mapping[str, int], rounds: int, metric: str) -> None:
+        from rich.live import Live
+
         self.stop()
-        rows = {site: _Row(cases) for site, cases in sites.items()}
-        self._table = _Table(title, rounds, metric, began=time.monotonic(), rows=rows)
-        self._live = self._new_live(get_renderable=self._render, console=self._console, refresh_per_second=4)
+        self._table = _Table.begin(title, sites, rounds, metric)
+        self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4)
         self._live.start()
 
     def training(self, site: str, step: int, steps: int) -> None:
@@ -263,16 +228,8 @@ class LiveProgress:
         state = self._table
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
         named = state.metric_name or "score"
-        for name, justify in [
-            ("site", "left"),
-            ("cases", "right"),
-            ("", "left"),
-            ("loss", "right"),
-            (named, "right"),
-            ("sent", "right"),
-            ("received", "right"),
-        ]:
-            table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        for name in ("site", "cases", "", "loss", named, "sent", "received"):
+            table.add_column(name, justify="left" if name in ("site", "") else "right", no_wrap=True)
         for site, row in sorted(state.rows.items()):
             table.add_row(
                 Text(site, style="bold"),
@@ -331,7 +288,7 @@ def _format_duration(seconds: float) -> str:
 def progress_display(quiet: bool = False) -> Progress:
     """Return the display that suits standard output; one that shows nothing if `quiet`."""
     if quiet:
-        return NoProgress()
+        return Progress()
     return LiveProgress() if sys.stdout.isatty() else PlainProgress()
 
 

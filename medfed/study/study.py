@@ -12,33 +12,27 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from medfed.aggregation import Rule
 from medfed.aggregation.fedavg import FedAvg
 from medfed.data.settings import AnyData
-from medfed.exchange import Exchange
 from medfed.exchange.memory import Memory
-from medfed.local_training import LocalMethod
-from medfed.models.networks import Network
-from medfed.models.optimisers import Optimiser
 from medfed.models.optimisers.adamw import AdamW
-from medfed.models.schedules import Schedule
 from medfed.models.schedules.constant import Constant
-from medfed.models.tasks import Task
-from medfed.privacy import NoPrivacy, Privacy
+from medfed.privacy import NoPrivacy
 from medfed.registry import union
-from medfed.wire.compression import Compression
 from medfed.wire.update import DEFAULT_OUTLIER_FACTOR
 
 if TYPE_CHECKING:
-    AnyTask = Task
-    AnyNetwork = Network
-    AnyRule = Rule
-    AnyLocal = LocalMethod
-    AnyExchange = Exchange
-    AnyPrivacy = Privacy
-    AnyCompression = Compression
-    AnyOptimiser = Optimiser
-    AnySchedule = Schedule
+    from medfed.aggregation import Rule as AnyRule
+    from medfed.exchange import Exchange
+    from medfed.local_training import LocalMethod as AnyLocal
+    from medfed.models.networks import Network as AnyNetwork
+    from medfed.models.optimisers import Optimiser as AnyOptimiser
+    from medfed.models.schedules import Schedule as AnySchedule
+    from medfed.models.tasks import Task as AnyTask
+    from medfed.privacy import Privacy as AnyPrivacy
+    from medfed.wire.compression import Compression as AnyCompression
+
+    AnyExchange = Exchange  # the site file's records use it, too
 else:
     AnyTask, AnyNetwork, AnyRule = union("tasks"), union("networks"), union("aggregation")
     AnyLocal, AnyExchange, AnyPrivacy = union("local_training"), union("exchange"), union("privacy")
@@ -184,7 +178,7 @@ class Study(_Section, frozen=True, kw_only=True):
         return tuple(self._layer_path(layer) for layer in (*self.train.keep_local, *personal))
 
     @property
-    def local(self) -> LocalMethod | None:
+    def local(self) -> AnyLocal | None:
         """The local method, with its `head` as the path of the network's last layer."""
         method = self.train.local
         head = getattr(method, "head", None)

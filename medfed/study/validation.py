@@ -5,15 +5,14 @@ Each check yields its problems as sentences that begin with the key concerned; t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import cast
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
+from medfed.aggregation import Rule
 from medfed.data.settings import Images, Table
 from medfed.errors import StudyError
 from medfed.exchange.memory import Memory
-from medfed.local_training import LocalMethod
-from medfed.models.networks import Network
-from medfed.registry import Kind, kind_of, kinds
+from medfed.registry import kind_of, kinds
 from medfed.study._explain import nearest
 from medfed.study.study import Study
 
@@ -41,9 +40,11 @@ def _site_names(study: Study) -> Iterator[str]:
 def _network_and_data(study: Study) -> Iterator[str]:
     task, needs = kind_of(study.task), study.task.needs
     if needs not in study.network.serves:
-        records = cast(dict[str, type[Network]], kinds("networks"))
-        suitable = ", ".join(name for name, record in records.items() if needs in record.serves)
-        yield f"network.kind: '{kind_of(study.network)}' does not serve task '{task}'; there are {suitable}"
+        suitable = _kinds_that("networks", lambda network: needs in network.serves)
+        yield (
+            f"network.kind: '{kind_of(study.network)}' does not serve task '{task}'; there are "
+            f"{', '.join(suitable)}"
+        )
     expected: type[Images | Table] = Table if needs in ("table", "survival") else Images
     if not isinstance(study.data, expected):
         yield f"data.kind: task '{task}' learns from '{_tag(expected)}', found '{_tag(type(study.data))}'"
@@ -60,24 +61,17 @@ def _privacy(study: Study) -> Iterator[str]:
             )
     if not study.privacy.reveals_each_update:
         yield from _hidden_updates(study)
-    required = study.privacy.fewest_sites()
-    if required > study.minimum:
-        yield (
-            f"privacy.kind: '{privacy}' with these settings needs {required} sites per round, but the study "
-            f"continues with {study.minimum}; set sampling.minimum to at least {required}"
-        )
+    yield from _too_few_sites(study, f"privacy.kind: '{privacy}'", study.privacy.fewest_sites())
 
 
 def _hidden_updates(study: Study) -> Iterator[str]:
     """Check a study whose hub sees only the sum of the updates."""
     privacy, rule, local = kind_of(study.privacy), kind_of(study.rule), study.train.local
     if not study.rule.supports_secure_aggregation:
-        suitable = ", ".join(
-            name for name, record in kinds("aggregation").items() if _supports_secure_aggregation(record)
-        )
+        suitable = _kinds_that("aggregation", _supports_secure_aggregation)
         yield (
             f"rule.kind: '{rule}' compares the sites' single updates, which privacy '{privacy}' hides from "
-            f"the hub; take a rule that needs only their sum, such as {suitable}"
+            f"the hub; take a rule that needs only their sum, such as {', '.join(suitable)}"
         )
     if local is not None and local.sends:
         yield (
@@ -86,9 +80,14 @@ def _hidden_updates(study: Study) -> Iterator[str]:
         )
 
 
-def _supports_secure_aggregation(record: type[Kind]) -> bool:
+def _kinds_that(folder: str, test: Callable[[Any], bool]) -> list[str]:
+    """Return the names of a registry's kinds for which `test` is true."""
+    return [name for name, record in kinds(folder).items() if test(record)]
+
+
+def _supports_secure_aggregation(rule: type[Rule]) -> bool:
     try:
-        return bool(record().supports_secure_aggregation)  # type: ignore[attr-defined]  # kinds of 'aggregation' are rules
+        return rule().supports_secure_aggregation
     except TypeError:  # it has settings without a default
         return False
 
@@ -98,19 +97,22 @@ def _rule(study: Study) -> Iterator[str]:
     sent = study.train.local.sends if study.train.local is not None else ()
     for group in study.rule.needs_groups:
         if group not in sent:
-            records = cast(dict[str, type[LocalMethod]], kinds("local_training"))
-            suitable = next((name for name, record in records.items() if group in record.sends), "...")
+            suitable = [*_kinds_that("local_training", lambda method: group in method.sends), "..."]  # noqa: B023
             yield (
                 f"rule.kind: '{rule}' merges the group '{group}', which no site of this study sends; add "
-                f"train.local: {{kind: {suitable}}}"
+                f"train.local: {{kind: {suitable[0]}}}"
             )
     if study.rule.asynchronous:
         yield from _asynchronous(study)
-    required = study.rule.min_sites()
-    if required > study.minimum and study.rule.max_sites is None:
+    if study.rule.max_sites is None:
+        yield from _too_few_sites(study, f"rule.kind: '{rule}'", study.rule.min_sites())
+
+
+def _too_few_sites(study: Study, kind: str, required: int) -> Iterator[str]:
+    if required > study.minimum:
         yield (
-            f"rule.kind: '{rule}' with these settings needs {required} sites per round, but the study "
-            f"continues with {study.minimum}; set sampling.minimum to at least {required}"
+            f"{kind} with these settings needs {required} sites per round, but the study continues with "
+            f"{study.minimum}; set sampling.minimum to at least {required}"
         )
 
 
@@ -179,7 +181,7 @@ def _unknown_sites(key: str, names: Iterable[str], known: set[str]) -> Iterator[
 
 def _quorum(study: Study) -> Iterator[str]:
     if study.minimum > len(study.sites):
-        yield (f"sampling.minimum: {study.minimum} sites must answer, but the study has {len(study.sites)}")
+        yield f"sampling.minimum: {study.minimum} sites must answer, but the study has {len(study.sites)}"
 
 
 def _tag(record: type[Images | Table]) -> str:

@@ -30,7 +30,7 @@ from medfed.local_training._step import Step
 from medfed.local_training._train_pass import TrainEvaluator
 from medfed.models.optimisers.sgd import SGD
 from medfed.models.schedules.constant import Constant
-from medfed.models.tasks import Task
+from medfed.models.tasks import Task, Training
 from medfed.registry import kind_of, kinds
 from medfed.testing._contract import OF_EVERY_KIND, Contract, raises
 from medfed.testing._networks import sees_images, small
@@ -235,7 +235,7 @@ def module_and_batches(name: str) -> tuple[pl.LightningModule, list[Batch], str]
     task: Task = next(tasks[tag] for tag in tasks if tasks[tag].needs == needs)(classes=("none", "some"))
     torch.manual_seed(0)
     built = network.build(1 if size else FEATURES, task.outputs, size)
-    module = task.module(built, optimiser=SGD(lr=0.01), schedule=Constant(), epochs=2, patch=size)
+    module = task.module(built, Training(SGD(lr=0.01), Constant(), epochs=2, patch=size))
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]  # no Trainer is attached
     generator = torch.Generator().manual_seed(1)
     return module, [batch_for(needs, generator) for _ in range(2)], f"network.{network.head}"

@@ -18,7 +18,7 @@ from medfed.models.networks.resnet import ResNet
 from medfed.models.networks.unet import UNet
 from medfed.models.optimisers.sgd import SGD
 from medfed.models.schedules.cosine import Cosine
-from medfed.models.tasks import Needs, Task
+from medfed.models.tasks import Needs, Task, Training
 from medfed.registry import kinds
 from medfed.testing._contract import OF_EVERY_KIND, Contract, raises
 
@@ -79,7 +79,7 @@ class Pointwise(torch.nn.Module):
 
 
 def module_for(task: Task) -> pl.LightningModule:
-    return task.module(network_for(task), optimiser=SGD(lr=0.01), schedule=Cosine(), epochs=2, patch=PATCH)
+    return task.module(network_for(task), Training(SGD(lr=0.01), Cosine(), epochs=2, patch=PATCH))
 
 
 def trainer(folder: Path, **settings: Any) -> pl.Trainer:
@@ -173,7 +173,7 @@ def it_trains_in_bfloat16(task: Task) -> None:
     # Without convolutions: see medfed.federation.half_precision.
     inputs = FEATURES if task.needs in ("table", "survival") else 1
     network = Pointwise(inputs, task.outputs, pooled=task.needs == "classify")
-    module = task.module(network, optimiser=SGD(lr=0.01), schedule=Cosine(), epochs=2, patch=PATCH)
+    module = task.module(network, Training(SGD(lr=0.01), Cosine(), epochs=2, patch=PATCH))
     with TemporaryDirectory() as folder:
         ours = trainer(Path(folder), precision="bf16-mixed")
         ours.fit(module, *loaders(task))
@@ -183,6 +183,6 @@ def it_trains_in_bfloat16(task: Task) -> None:
 @check_task.check
 def a_run_without_epochs_is_refused(task: Task) -> None:
     with TemporaryDirectory() as folder:
-        module = task.module(network_for(task), optimiser=SGD(), schedule=Cosine(), epochs=0, patch=PATCH)
+        module = task.module(network_for(task), Training(SGD(), Cosine(), epochs=0, patch=PATCH))
         with raises(StudyError, r"train\.epochs: 0; a run needs at least 1"):
             trainer(Path(folder)).fit(module, *loaders(task))

@@ -88,36 +88,33 @@ class AuditLog:
         if path is not None and path.exists():
             self._read(path.read_bytes())
 
-    @property
-    def head(self) -> str:
-        """The digest of the last line; whoever keeps it can later prove that no line was cut off."""
-        return self._verified.head
-
     def write(self, event: str, **fields: Any) -> None:
         """Append one line; it is on disk when this returns."""
         if self._path is None:
             return
         with self._lock, open(self._path, "ab", opener=_open_private) as file:
             lock(file)
-            if _file_size(file) != self._size:  # another process wrote, or a power cut tore the last line
-                self._read(self._path.read_bytes())
-                self._repair(self._path, file)
+            # Not tell(): its value is from before the lock was acquired.
+            if os.fstat(file.fileno()).st_size != self._size:
+                # Another process wrote, or a power cut tore the last line.
+                self._repair(self._path, file, self._read(self._path.read_bytes()))
             self._append(file, event, fields)
 
-    def _read(self, data: bytes) -> None:
-        size, _ = _split_torn(data)
-        self._verified, self._size = _verify_lines(data[:size]), size
+    def _read(self, data: bytes) -> bytes:
+        """Take over the state of the log and return its torn last line."""
+        lines, torn = _split_torn(data)
+        self._verified, self._size = _verify_lines(lines), len(lines)
         if self._verified.signed and self._identity is None:
             raise AuditError(
                 f"audit log: it is signed by '{self._verified.signer}', and no identity is given to continue "
                 f"it; name the site's credentials, or start another log"
             )
+        return torn
 
-    def _repair(self, path: Path, file: BinaryIO) -> None:
+    def _repair(self, path: Path, file: BinaryIO, torn: bytes) -> None:
         """Move a torn last line to a file beside the log, and record that."""
-        if _file_size(file) == self._size:
+        if not torn:
             return
-        torn = path.read_bytes()[self._size :]
         with open(path.with_suffix(".torn"), "ab", opener=_open_private) as aside:
             aside.write(torn + b"\n")
             _flush(aside)
@@ -126,32 +123,31 @@ class AuditLog:
 
     def _append(self, file: BinaryIO, event: str, fields: dict[str, Any]) -> None:
         last = self._verified
-        signer, certificate, signed = last.signer, last.certificate, last.signed
-        time = datetime.now(UTC).isoformat()
-        entry: dict[str, Any] = {"number": last.lines, "time": time, "event": event, **fields}
-        if self._identity is not None:
+        entry = {"number": last.lines, "time": datetime.now(UTC).isoformat(), "event": event, **fields}
+        if self._identity is None:
+            line = msgspec.json.encode({**entry, "previous": last.head})
+            after = VerifiedLog(last.lines + 1, _digest(line))
+        else:
             own = self._identity.certificate
-            certificate, signer = own.public_bytes(Encoding.DER), common_name(own)
+            certificate = own.public_bytes(Encoding.DER)
             if certificate != last.certificate:
                 entry["certificate"] = base64.b64encode(certificate).decode()
-        line = msgspec.json.encode({**entry, "previous": last.head})
-        if self._identity is not None:
-            signature = base64.b64encode(self._identity.sign(_CONTEXT, line))
-            line = line[:-1] + _SIGNATURE + signature + b'"}'
-            signed += 1
+            text = msgspec.json.encode({**entry, "previous": last.head})
+            signature = base64.b64encode(self._identity.sign(_CONTEXT, text))
+            line = text[:-1] + _SIGNATURE + signature + b'"}'
+            after = VerifiedLog(last.lines + 1, _digest(line), common_name(own), last.signed + 1, certificate)
         file.write(line + b"\n")
         _flush(file)
-        head = hashlib.sha256(line).hexdigest()
-        self._verified = VerifiedLog(last.lines + 1, head, signer, signed, certificate)
+        self._verified = after
         self._size += len(line) + 1
+
+
+def _digest(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()
 
 
 def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags, mode=0o600)
-
-
-def _file_size(file: BinaryIO) -> int:
-    return os.fstat(file.fileno()).st_size  # not tell(): its value is from before the lock was acquired
 
 
 def _flush(file: BinaryIO) -> None:
@@ -159,8 +155,8 @@ def _flush(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def _split_torn(data: bytes) -> tuple[int, bytes]:
-    """Return how many bytes of a log are complete lines, and the rest, which a power cut left.
+def _split_torn(data: bytes) -> tuple[bytes, bytes]:
+    """Return the complete lines of a log, and the rest, which a power cut left.
 
     The rest is what no newline ends; or a last line with a zero byte, which JSON never holds and a file
     system leaves where a file had grown before its content was written.
@@ -169,7 +165,7 @@ def _split_torn(data: bytes) -> tuple[int, bytes]:
     start = data.rfind(b"\n", 0, max(size - 1, 0)) + 1
     if size == len(data) and b"\0" in data[start:size]:
         size = start
-    return size, data[size:]
+    return data[:size], data[size:]
 
 
 # --------------------------------------------------------------------------------------------- verification
@@ -186,9 +182,8 @@ def verify(path: Path, head: str | None = None, authority: x509.Certificate | No
         AuditError: naming the first line that was changed, removed, moved or badly signed; or if the tail
             after the last known `head` is missing.
     """
-    data = path.read_bytes()
-    size, torn = _split_torn(data)
-    verified = _verify_lines(data[:size], head, authority)
+    lines, torn = _split_torn(path.read_bytes())
+    verified = _verify_lines(lines, head, authority)
     if torn:
         raise AuditError(
             f"audit log, line {verified.lines + 1}: is incomplete ({len(torn)} bytes), as a power cut leaves "
@@ -200,16 +195,15 @@ def verify(path: Path, head: str | None = None, authority: x509.Certificate | No
 
 def entries(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the entries of a log's complete lines; check it with `verify` first."""
-    data = path.read_bytes()
-    for line in data[: _split_torn(data)[0]].split(b"\n")[:-1]:
+    for line in _split_torn(path.read_bytes())[0].split(b"\n")[:-1]:
         yield msgspec.json.decode(line)
 
 
 def _verify_lines(
-    data: bytes, head: str | None = None, authority: x509.Certificate | None = None
+    lines: bytes, head: str | None = None, authority: x509.Certificate | None = None
 ) -> VerifiedLog:
     verified, head_seen = VerifiedLog(0, GENESIS), head in (None, GENESIS)
-    for line in data.split(b"\n")[:-1]:
+    for line in lines.split(b"\n")[:-1]:
         verified = _verify_next(verified, line, authority)
         head_seen = head_seen or verified.head == head
     if not head_seen:
@@ -220,6 +214,11 @@ def _verify_lines(
     return verified
 
 
+def continues(entry: object, previous: str, number: int) -> bool:
+    """Return whether a line's content continues a chain with this last digest and so many lines."""
+    return isinstance(entry, dict) and (entry.get("previous"), entry.get("number")) == (previous, number)
+
+
 def _verify_next(before: VerifiedLog, line: bytes, authority: x509.Certificate | None) -> VerifiedLog:
     """Return the result after one more line, which must continue the one before."""
     number = before.lines + 1
@@ -227,20 +226,21 @@ def _verify_next(before: VerifiedLog, line: bytes, authority: x509.Certificate |
         entry = msgspec.json.decode(line)
     except msgspec.DecodeError:
         raise AuditError(f"audit log, line {number}: not JSON; the line was cut or changed") from None
-    if (
-        not isinstance(entry, dict)
-        or entry.get("previous") != before.head
-        or entry.get("number") != before.lines
-    ):
+    if not continues(entry, before.head, before.lines):
         raise AuditError(
             f"audit log, line {number}: does not continue the line before it; a line was changed, removed or "
             f"moved at or before this place"
         )
-    head = hashlib.sha256(line).hexdigest()
+    head = _digest(line)
     if "signature" not in entry:
-        if before.signed or authority is not None:
+        if before.signed:
             raise AuditError(
-                f"audit log, line {number}: has no signature; {_why_signature_is_needed(before)}"
+                f"audit log, line {number}: has no signature; those before it are signed by '{before.signer}'"
+            )
+        if authority is not None:
+            raise AuditError(
+                f"audit log, line {number}: has no signature; the log is checked against the federation's "
+                "authority, which requires one on every line"
             )
         return VerifiedLog(number, head)
     try:
@@ -272,9 +272,3 @@ def _check_line_signature(
     if authority is not None and der != before.certificate:
         check_issued(certificate, authority)
     return der, certificate
-
-
-def _why_signature_is_needed(before: VerifiedLog) -> str:
-    if before.signed:
-        return f"those before it are signed by '{before.signer}'"
-    return "the log is checked against the federation's authority, which requires one on every line"

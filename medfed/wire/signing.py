@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 from cryptography import x509
@@ -32,6 +33,9 @@ HUB, BROKER = "hub", "broker"
 # Prepended to every signed text, so that no signature made for TLS or another program is valid as
 # one of ours.
 _CONTEXT = b"medfed-1 sealed\n"
+
+
+T = TypeVar("T")
 
 
 class Seal(Protocol):
@@ -60,7 +64,7 @@ class Unsigned:
     """No signatures: only if everyone who can write to the storage is trusted."""
 
     def seal(self, text: bytes) -> bytes:
-        return msgspec.json.encode(_Proof()) + b"\n" + text
+        return _joined(text)
 
     def open(self, sealed: bytes, party: str) -> bytes:
         return _split(sealed)[1]
@@ -89,13 +93,9 @@ class Identity:
 
     @cached_property
     def _key(self) -> Ed25519PrivateKey:
-        try:
-            key = load_pem_private_key((self.folder / "identity.key").read_bytes(), password=None)
-        except (OSError, ValueError) as error:
-            raise ExchangeError(
-                f"exchange.credentials: the folder has no usable identity.key ({type(error).__name__}); make "
-                f"one with `medfed enrol`"
-            ) from None
+        key = self._read(
+            "identity.key", partial(load_pem_private_key, password=None), "make one with `medfed enrol`"
+        )
         if not isinstance(key, Ed25519PrivateKey):
             raise ExchangeError(
                 "exchange.credentials: identity.key is not an Ed25519 key; make one with `medfed enrol`"
@@ -103,12 +103,16 @@ class Identity:
         return key
 
     def _certificate(self, file: str) -> x509.Certificate:
+        return self._read(
+            file, x509.load_pem_x509_certificate, "run `medfed enrol accept` with the coordinator's kit"
+        )
+
+    def _read(self, file: str, parse: Callable[[bytes], T], advice: str) -> T:
         try:
-            return x509.load_pem_x509_certificate((self.folder / file).read_bytes())
+            return parse((self.folder / file).read_bytes())
         except (OSError, ValueError) as error:
             raise ExchangeError(
-                f"exchange.credentials: the folder has no usable {file} ({type(error).__name__}); run "
-                f"`medfed enrol accept` with the coordinator's kit"
+                f"exchange.credentials: the folder has no usable {file} ({type(error).__name__}); {advice}"
             ) from None
 
     def check(self) -> Identity:
@@ -136,11 +140,7 @@ class Identity:
         return self._key.sign(context + text)
 
     def seal(self, text: bytes) -> bytes:
-        proof = _Proof(
-            base64.b64encode(self.certificate.public_bytes(Encoding.DER)).decode(),
-            base64.b64encode(self.sign(_CONTEXT, text)).decode(),
-        )
-        return msgspec.json.encode(proof) + b"\n" + text
+        return _joined(text, self.sign(_CONTEXT, text), self.certificate.public_bytes(Encoding.DER))
 
     def open(self, sealed: bytes, party: str) -> bytes:
         proof, text = _split(sealed)
@@ -151,7 +151,7 @@ class Identity:
         try:
             certificate = x509.load_der_x509_certificate(base64.b64decode(proof.certificate, validate=True))
             signature = base64.b64decode(proof.signature, validate=True)
-        except (binascii.Error, ValueError):
+        except ValueError:
             raise WireError(
                 f"it should be signed by '{party}', but its certificate cannot be decoded"
             ) from None
@@ -199,8 +199,7 @@ class SessionSeal:
         self.keys.setdefault(self.party, Ed25519PrivateKey.generate())
 
     def seal(self, text: bytes) -> bytes:
-        signature = self.keys[self.party].sign(_CONTEXT + text)
-        return msgspec.json.encode(_Proof(signature=base64.b64encode(signature).decode())) + b"\n" + text
+        return _joined(text, self.keys[self.party].sign(_CONTEXT + text))
 
     def open(self, sealed: bytes, party: str) -> bytes:
         proof, text = _split(sealed)
@@ -253,6 +252,12 @@ def check_issued(certificate: x509.Certificate, authority: x509.Certificate) -> 
             f"the certificate of '{common_name(certificate)}' is not from this federation's authority; was "
             f"it made by another `medfed enrol init`?"
         ) from None
+
+
+def _joined(text: bytes, signature: bytes = b"", certificate: bytes = b"") -> bytes:
+    """Return a text after a line with its proof of origin."""
+    proof = _Proof(base64.b64encode(certificate).decode(), base64.b64encode(signature).decode())
+    return msgspec.json.encode(proof) + b"\n" + text
 
 
 def _split(sealed: bytes) -> tuple[_Proof, bytes]:

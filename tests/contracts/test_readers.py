@@ -6,19 +6,15 @@ A new format joins by a line in FORMS.
 from __future__ import annotations
 
 import gzip
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import hard_series as hs
 import nibabel as nib
 import numpy as np
 import pytest
 from contract import checks_of, run
 from pydicom import uid
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "data" / "readers"))
-
-import hard_series as hs
 
 from medfed.data.read import read
 from medfed.data.volume import Volume

@@ -7,9 +7,9 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import sys
 from pathlib import Path
 
+import hard_series as hs
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -32,9 +32,6 @@ from medfed.data.settings import Images
 from medfed.errors import DataError
 from medfed.pipeline.factory import hospital_of
 from medfed.study.reading import read_study
-
-sys.path.insert(0, str(Path(__file__).parent / "readers"))
-import hard_series as hs
 
 SECRET = b"a site's secret of some length"
 SAMPLES = Path(__file__).parents[2] / "sample_data"

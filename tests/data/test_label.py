@@ -1,29 +1,15 @@
-"""Labels on their volume's grid: axes reordered by position, values checked as classes."""
+"""Labels on their volume's grid: axes, classes, shifted grids, and folders that hold a label."""
 
 from __future__ import annotations
 
+import hard_series as hs
 import nibabel as nib
 import numpy as np
 import pytest
+from hard_series import segmentation, write
 
 from medfed.data.read import read, read_label
 from medfed.errors import ImageError, LabelError
-
-from .readers import hard_series as hs
-from .readers.hard_series import Series, write_series
-
-OBLIQUE = (0.96, 0.28, 0.0, -0.168, 0.576, 0.8)  # 0.28^2 + 0.96^2 = 1 and the two are perpendicular
-
-
-@pytest.fixture(params=[hs.AXIAL, hs.SAGITTAL, OBLIQUE], ids=["axial", "sagittal", "oblique"])
-def series(request):
-    return Series(shape=(6, 9, 11), orientation=request.param)
-
-
-@pytest.fixture
-def volume(tmp_path, series):
-    write_series(tmp_path / "ct", series)
-    return read(tmp_path / "ct")[0]
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
@@ -93,6 +79,31 @@ def test_other_sizes_spacings_and_directions_are_refused(tmp_path, volume):
     finer = volume.affine_ras @ np.diag([1, 1, 1.05, 1])
     with pytest.raises(LabelError, match="shifted"):
         read_label(nifti(tmp_path, np.zeros(volume.shape, np.uint8), finer), volume)
+
+
+def test_a_label_is_not_read_as_an_image(tmp_path, series):
+    path = write(segmentation(series, [(1, 0, hs.blob(series)[0])]), tmp_path / "seg.dcm")
+    with pytest.raises(ImageError, match="give it to read_label"):
+        read(path)
+
+
+def test_another_patients_label_is_refused_and_a_strange_frame_of_reference_flagged(tmp_path, series, volume):
+    ds = segmentation(series, [(1, 0, hs.blob(series)[0])])
+    assert read_label(write(ds, tmp_path / "seg.dcm"), volume).info.flags == ()
+    ds.FrameOfReferenceUID = "1.2.3"
+    assert read_label(write(ds, tmp_path / "seg.dcm"), volume).info.flags == ("other_frame_of_reference",)
+    item = hs.Dataset()
+    item.SeriesInstanceUID = "1.2.4"
+    ds.ReferencedSeriesSequence = hs.Items([item])
+    with pytest.raises(LabelError, match="drawn on another image"):
+        read_label(write(ds, tmp_path / "seg.dcm"), volume)
+    item.SeriesInstanceUID = series.uids["series"]
+    assert read_label(write(ds, tmp_path / "seg.dcm"), volume).info.flags == ("other_frame_of_reference",)
+    ds.PatientID = "SOMEBODY ELSE"
+    with pytest.raises(LabelError, match="another patient") as refusal:
+        read_label(write(ds, tmp_path / "seg.dcm"), volume)
+    assert "ELSE" not in str(refusal.value)
+    assert "marks" not in repr(volume.info)
 
 
 @pytest.mark.slow

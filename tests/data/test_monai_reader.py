@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import hard_series as hs
 import numpy as np
 import pytest
+from hard_series import Series, write_series
 from monai.transforms import LoadImage
 
 from medfed.data.monai_reader import MedfedReader
 from medfed.data.read import read
 from medfed.errors import ImageError
-
-from .readers import hard_series as hs
-from .readers.hard_series import Series, write_series
 
 
 def test_load_image_gives_the_volume(tmp_path):

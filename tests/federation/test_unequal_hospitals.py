@@ -18,13 +18,13 @@ import medfed
 from medfed.aggregation.fedavg import FedAvg
 from medfed.aggregation.fednova import FedNova
 from medfed.errors import StudyError
-from medfed.evaluation.inference import Reference, _segmented
 from medfed.federation.callback import FederatedCallback
 from medfed.models.losses.cross_entropy import CrossEntropy
 from medfed.models.losses.dicece import DiceCE
 from medfed.models.networks.unet import UNet
 from medfed.models.optimisers.adamw import AdamW
 from medfed.models.schedules.constant import Constant
+from medfed.models.tasks import Training
 from medfed.models.tasks._partial_labels import marginal, merged_logits, merged_target
 from medfed.models.tasks.segment import Segment
 from medfed.pipeline.factory import module_of, training_of
@@ -99,20 +99,6 @@ def test_labelled_is_checked(tmp_path: Path) -> None:
         medfed.read_study(write_study(tmp_path), ["task.labelled={nroth: [lesion]}"])
 
 
-def test_a_case_is_measured_for_what_its_hospital_labels() -> None:
-    task = Segment(classes=("background", "liver", "spleen"), labelled={"north": ("spleen",)})
-    label = np.zeros((4, 4, 4), np.uint8)
-    label[1:3, 1:3, 1:3] = 2
-    probabilities = np.zeros((3, 4, 4, 4), np.float32)
-    probabilities[1] = 1
-    named = {"model": "m", "split": "test", "case": "c", "patient": "p", "attributes": {}}
-    for site, structures in (("north", {"spleen"}), ("south", {"liver", "spleen"})):
-        rows = list(
-            _segmented(task, probabilities, Reference(label, (1.0, 1.0, 1.0)), 2.0, {**named, "site": site})
-        )
-        assert {row.structure for row in rows} == structures
-
-
 class Organs(Dataset):
     """A bright and a dark disc in grey; only some are drawn in the labels."""
 
@@ -146,7 +132,7 @@ def organ_dice(labelled: dict[str, tuple[str, ...]]) -> list[float]:
     def module(site: str = "") -> pl.LightningModule:
         torch.manual_seed(0)
         network = UNet(spatial_dims=2, channels=(8, 16), residual_units=0).build(1, 3, (24, 24))
-        return task.module(network, optimiser=AdamW(lr=0.02), schedule=Constant(), epochs=15, site=site)
+        return task.module(network, Training(AdamW(lr=0.02), Constant(), epochs=15, site=site))
 
     def site(name: str, drawn: int):
         def work(exchange):
@@ -203,7 +189,7 @@ def test_a_site_trains_its_own_epochs_and_batch(tmp_path: Path) -> None:
     study = medfed.read_study(path, overrides)
     assert (study.at("north").train.epochs, study.at("north").train.batch) == (1, 2)
     assert (training_of(study, "south").epochs, training_of(study, "south").local_epochs) == (6, 3)
-    assert module_of(study, "south")._configure.keywords["epochs"] == 6
+    assert module_of(study, "south")._training.epochs == 6
     run = medfed.train(path, out=tmp_path / "run", overrides=overrides)
     import json
 

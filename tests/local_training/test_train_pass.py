@@ -15,7 +15,7 @@ from medfed.aggregation.qfedavg import QFedAvg
 from medfed.errors import StudyError
 from medfed.federation.callback import CallbackOptions, FederatedCallback
 from medfed.local_training._train_pass import TrainEvaluator
-from medfed.models.tasks._class_losses import class_losses
+from medfed.models.tasks._module import class_losses
 from medfed.testing._local_training import Net, Rows, net
 from medfed.wire.update import Update
 from medfed.wire.weights import digest, load, weights_of

@@ -16,7 +16,7 @@ from medfed.evaluation.rows import FEDERATED, POOLED, read_rows
 from medfed.pipeline import compare
 from medfed.pipeline.experiments.pooled import PooledData
 from medfed.pipeline.factory import hospital_of
-from medfed.runs.progress import NoProgress
+from medfed.runs.progress import Progress
 from medfed.study.reading import read_study
 
 STUDY = """
@@ -113,7 +113,7 @@ def test_a_method_that_cannot_run_says_why_and_costs_nothing(compared):
 
 
 def test_the_terminal_says_which_method_is_next(compared, place, tmp_path):
-    class Heard(NoProgress):
+    class Heard(Progress):
         def __init__(self) -> None:
             self.said: list[str] = []
 

@@ -11,6 +11,7 @@ from torch import nn
 from medfed import registry as kinds
 from medfed.federation.private_training import check_layers, many_gradients, single_gradient, trained
 from medfed.models.networks import Network, replace_batch_norms
+from medfed.models.tasks import Training
 from medfed.testing._networks import FEATURES, INPUTS, OUTPUTS, small, smallest
 
 torch.set_num_threads(1)
@@ -32,7 +33,7 @@ def module_and_batches(network: Network, patients: int = 3) -> tuple[Any, list[d
     classes = tuple(f"class{number}" for number in range(OUTPUTS))
     task = kinds.kinds("tasks")[TASKS[needs]](classes=classes)
     built: nn.Module = replace_batch_norms(network.build(inside, OUTPUTS, size), "group")
-    module = task.module(built, optimiser=OPTIMISER, schedule=SCHEDULE, epochs=1, patch=size)
+    module = task.module(built, Training(OPTIMISER, SCHEDULE, epochs=1, patch=size))
     # Without dropout: its masks differ from call to call, as they should.
     module.eval()
     generator = torch.Generator().manual_seed(1)

@@ -61,13 +61,10 @@ def signed(tmp_path, parties):
 
 
 def test_a_log_verifies_and_is_continued(log):
-    found = verify(log)
-    number, head = found.lines, found.head
-    assert number == 4
-    again = AuditLog(log)
-    assert again.head == head
-    again.write("merged", round=4)
-    assert verify(log, head).lines == 5
+    before = verify(log)
+    assert before.lines == 4
+    AuditLog(log).write("merged", round=4)
+    assert verify(log, before.head).lines == 5
 
 
 def test_an_empty_log_verifies(tmp_path):

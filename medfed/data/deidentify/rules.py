@@ -3,7 +3,7 @@
 PS3.15 Annex E lists what to remove. Such a list misses what it does not name: a patient's name in an
 attribute that is harmless on paper, in a private tag, in a sequence. So these tables name what an image needs
 and in which form; everything else is removed, which covers every removal (X), emptying (Z) and replacement
-(D, U) of the Basic Profile. tests/data/test_deidentify.py checks them against the profile's own list.
+(D, U) of the Basic Profile. tests/data/deidentify checks them against the profile's own list.
 
 To let another attribute stay, add its keyword to the table of its form. Free text has no form: only words of
 `WORDS` stay.
@@ -61,15 +61,13 @@ NUMBERS = _tags(
     """
 )
 
-# Fixed vocabularies by attribute; a word that is not in them is removed.
+# Fixed vocabularies of attributes; a word that is not in them is removed.
 _CODES = {
     "Modality": "CT MR PT NM CR DX MG PX IO RG XA RF US OT SEG RTSTRUCT RTDOSE",
     "PhotometricInterpretation": "MONOCHROME1 MONOCHROME2",
     "PatientPosition": "HFP HFS HFDR HFDL FFDR FFDL FFP FFS LFP LFS RFP RFS AFDR AFDL PFDR PFDL SITTING",
     "PatientOrientation": "R L A P H F RA RP LA LP RH RF LH LF AH AF PH PF HR HL FR FL",
-    "Laterality": "R L U B",
-    "ImageLaterality": "R L U B",
-    "FrameLaterality": "R L U B",
+    "Laterality ImageLaterality FrameLaterality": "R L U B",
     "BodyPartExamined": (
         "ABDOMEN ADRENAL ANKLE AORTA ARM BLADDER BRAIN BREAST CHEST CSPINE ELBOW EXTREMITY EYE FACE FEMUR "
         "FOOT HAND HEAD HEADNECK HEART HIP IAC JAW KIDNEY KNEE LEG LIVER LSPINE LUNG NECK ORBIT PANCREAS "
@@ -79,7 +77,7 @@ _CODES = {
     "SequenceVariant": "SK MTC SS TRSS SP MP OSP NONE",
     "MRAcquisitionType": "2D 3D",
     "InPlanePhaseEncodingDirection": "ROW COL",
-    "AngioFlag": "Y N",
+    "AngioFlag VariableFlipAngleFlag": "Y N",
     "ComplexImageComponent": "MAGNITUDE PHASE REAL IMAGINARY MIXED",
     "AcquisitionContrast": (
         "DIFFUSION FLOW_ENCODED FLUID_ATTENUATED PERFUSION PROTON_DENSITY STIR TAGGING T1 T2 T2_STAR TOF "
@@ -90,8 +88,7 @@ _CODES = {
     "VolumetricProperties": "VOLUME SAMPLED DISTORTED MIXED",
     "VolumeBasedCalculationTechnique": "NONE MAX_IP MIN_IP VOLUME_RENDER SURFACE_RENDER MPR CURVED_MPR MIXED",
     "ContentQualification": "PRODUCT RESEARCH SERVICE",
-    "BurnedInAnnotation": "YES NO",
-    "RecognizableVisualFeatures": "YES NO",
+    "BurnedInAnnotation RecognizableVisualFeatures": "YES NO",
     "LossyImageCompression": "00 01",
     "LossyImageCompressionMethod": "ISO_10918_1 ISO_14495_1 ISO_15444_1",
     "PresentationIntentType": "FOR_PRESENTATION FOR_PROCESSING",
@@ -111,26 +108,25 @@ _CODES = {
     "SegmentationType": "BINARY FRACTIONAL LABELMAP",
     "SegmentationFractionalType": "PROBABILITY OCCUPANCY",
     "SegmentsOverlap": "YES NO UNDEFINED",
-    "SegmentAlgorithmType": "AUTOMATIC SEMIAUTOMATIC MANUAL",
+    "SegmentAlgorithmType ROIGenerationAlgorithm": "AUTOMATIC SEMIAUTOMATIC MANUAL",
     "DimensionOrganizationType": "3D 3D_TEMPORAL TILED_FULL TILED_SPARSE",
     "ContourGeometricType": "POINT OPEN_PLANAR OPEN_NONPLANAR CLOSED_PLANAR CLOSEDPLANAR_XOR",
     "RTROIInterpretedType": (
         "EXTERNAL PTV CTV GTV TREATED_VOLUME IRRAD_VOLUME BOLUS AVOIDANCE ORGAN MARKER CONTRAST_AGENT CAVITY "
         "SUPPORT FIXATION CONTROL"
     ),
-    "ROIGenerationAlgorithm": "AUTOMATIC SEMIAUTOMATIC MANUAL",
     "DoseUnits": "GY RELATIVE",
     "DoseType": "PHYSICAL EFFECTIVE ERROR",
     "CardiacSynchronizationTechnique": "NONE REALTIME PROSPECTIVE RETROSPECTIVE PACED",
     "PositionMeasuringDeviceUsed": "RIGID FREEHAND",
-    "VariableFlipAngleFlag": "Y N",
     "ViewPosition": "AP PA LL RL RLD LLD RLO LLO",
     "DetectorType": "DIRECT SCINTILLATOR STORAGE FILM",
     "CodingSchemeDesignator": "SCT DCM UCUM SRT UMLS FMA",
 }
 CODES = {
-    _tag(keyword): _words(words) | {word.replace("_", " ") for word in _words(words)}
-    for keyword, words in _CODES.items()
+    tag: _words(words) | {word.replace("_", " ") for word in _words(words)}
+    for keywords, words in _CODES.items()
+    for tag in _tags(keywords)
 }
 # Image types of the standard and of manufacturers; any other word becomes a keyed hash, so that different
 # types stay different.

@@ -5,13 +5,16 @@ from __future__ import annotations
 import struct
 
 from medfed.data.dicom.elements import Elements
+from medfed.data.dicom.tags import IMAGE_TYPE
 
 _COUNT = b"NumberOfImagesInMosaic"
 _TILES = 0x0019100A
 
 
-def has_tiles(header: Elements) -> bool:
+def is_mosaic(header: Elements) -> bool:
     """Whether an image is a mosaic; anonymisation may have removed the word MOSAIC from its ImageType."""
+    if b"MOSAIC" in header.text(IMAGE_TYPE).upper():
+        return True
     if _TILES in header and b"SIEMENS" in header.text(0x00190010):
         value = header.raw(_TILES)
         if len(value) == 2 and int.from_bytes(value, "little") > 1:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.dicom import tags
 from medfed.data.dicom.frame import PROJECTIONS, Frame
-from medfed.data.dicom.siemens import has_tiles
+from medfed.data.dicom.siemens import is_mosaic
 from medfed.data.dicom.split_series import (
     JITTER_FRACTION,
     JITTER_MM,
@@ -84,9 +83,7 @@ def _images(frames: Sequence[Frame]) -> tuple[list[Frame], list[str]]:
         ImageError: for a mosaic, whose slices have no position.
     """
     for file in {id(frame.file): frame.file for frame in frames}.values():
-        if has_tiles(file.elements) or any(
-            b"MOSAIC" in part.upper() for part in file.elements.texts(tags.IMAGE_TYPE)
-        ):
+        if is_mosaic(file.elements):
             raise ImageError(
                 "a Siemens mosaic: one image holds all slices as tiles, and no public element has their"
                 " positions; export it as enhanced MR or convert it with dcm2niix"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from medfed.errors import StudyError
@@ -33,11 +34,17 @@ class Loss(Kind, frozen=True):
         return classes
 
     def build(self, classes: int) -> Criterion:
-        """Return the function; it can be pickled and holds no tensor that a state_dict would save.
+        """Return `value`, or another function that can be pickled and holds no tensor of a state_dict.
 
         Raises:
             StudyError: if the settings don't fit this number of classes.
         """
+        self.outputs(classes)
+        check_weights(self, getattr(self, "weights", None), classes)
+        return self.value
+
+    def value(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss, a tensor without axes."""
         raise NotImplementedError
 
 
@@ -58,8 +65,12 @@ def check_weights(loss: Loss, weights: tuple[float, ...] | None, classes: int) -
         raise StudyError(f"loss '{kind_of(loss)}': weights must not be negative, and not all 0")
 
 
-def apply_module(module: nn.Module, logits: Tensor, target: Tensor) -> Tensor:
-    """Return a MONAI loss's value; bound by `functools.partial`, its module isn't registered by Lightning."""
+def module_criterion(module: nn.Module) -> Criterion:
+    """Return a MONAI loss as a function, so that Lightning doesn't register the module."""
+    return partial(_apply, module)
+
+
+def _apply(module: nn.Module, logits: Tensor, target: Tensor) -> Tensor:
     loss: Tensor = module(logits, target)
     return loss
 

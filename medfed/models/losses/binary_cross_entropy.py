@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
 from medfed.errors import StudyError
-from medfed.models._needs import Needs
-from medfed.models.losses._loss import Criterion, Loss
+from medfed.models.losses._loss import Loss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +21,7 @@ class BinaryCrossEntropy(Loss, tag="binary_cross_entropy", frozen=True):
     this loss. `positive` is the weight of the second class's examples relative to the first's.
     """
 
-    serves: ClassVar[tuple[Needs, ...]] = ("classify", "table")
+    serves = ("classify", "table")
 
     positive: Annotated[float, Meta(gt=0)] = 1.0
 
@@ -35,14 +33,9 @@ class BinaryCrossEntropy(Loss, tag="binary_cross_entropy", frozen=True):
             )
         return 1
 
-    def build(self, classes: int) -> Criterion:
-        self.outputs(classes)
-        return partial(_binary_cross_entropy, positive=self.positive)
+    def value(self, logits: Tensor, target: Tensor) -> Tensor:
+        from torch.nn import functional
 
-
-def _binary_cross_entropy(logits: Tensor, target: Tensor, *, positive: float) -> Tensor:
-    from torch.nn import functional
-
-    return functional.binary_cross_entropy_with_logits(
-        logits.squeeze(1), target.to(logits.dtype), pos_weight=logits.new_tensor(positive)
-    )
+        return functional.binary_cross_entropy_with_logits(
+            logits.squeeze(1), target.to(logits.dtype), pos_weight=logits.new_tensor(self.positive)
+        )

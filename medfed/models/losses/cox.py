@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
-from medfed.models._needs import Needs
-from medfed.models.losses._loss import Criterion, Loss
+from medfed.models.losses._loss import Loss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +19,7 @@ class Cox(Loss, tag="cox", frozen=True):
     batch without an event has loss 0.
     """
 
-    serves: ClassVar[tuple[Needs, ...]] = ("survival",)
+    serves = ("survival",)
 
     ties: Literal["efron", "breslow"] = "efron"
     per: Literal["events", "examples"] = "events"
@@ -29,27 +27,24 @@ class Cox(Loss, tag="cox", frozen=True):
     def outputs(self, classes: int) -> int:
         return 1
 
-    def build(self, classes: int) -> Criterion:
-        return partial(_cox, efron=self.ties == "efron", per_event=self.per == "events")
+    def value(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of log risks (B, 1) and targets (B, 2) of time and event."""
+        import torch
 
-
-def _cox(logits: Tensor, target: Tensor, *, efron: bool, per_event: bool) -> Tensor:
-    """Return the loss of log risks (B, 1) and targets (B, 2) of time and event."""
-    import torch
-
-    order = target[:, 0].argsort(descending=True, stable=True)
-    risk = logits[order, 0]
-    event = target[order, 1].to(risk.dtype)
-    # Patients of one time are a group; in this order all up to the group's last one are at risk at its time.
-    _, group, sizes = torch.unique_consecutive(target[order, 0], return_inverse=True, return_counts=True)
-    at_risk = risk.logcumsumexp(0)[sizes.cumsum(0) - 1][group]
-    if efron:
-        # Of d events at one time, the l-th (from 0) removes l/d of the events' own risk from the risk set.
-        nothing = risk.new_zeros(len(sizes))
-        dying = nothing.index_add(0, group, event * (risk - at_risk).exp())[group]
-        deaths = nothing.index_add(0, group, event)
-        earlier = event.cumsum(0) - event - (deaths.cumsum(0) - deaths)[group]
-        left_out = event * earlier / deaths[group].clamp(min=1) * dying
-        at_risk = at_risk + torch.log1p(-left_out)
-    loss = (event * (at_risk - risk)).sum()
-    return loss / (event.sum().clamp(min=1) if per_event else len(risk))
+        order = target[:, 0].argsort(descending=True, stable=True)
+        risk = logits[order, 0]
+        event = target[order, 1].to(risk.dtype)
+        # Patients of one time are a group; in this order all up to the group's last one are at risk at its
+        # time.
+        _, group, sizes = torch.unique_consecutive(target[order, 0], return_inverse=True, return_counts=True)
+        at_risk = risk.logcumsumexp(0)[sizes.cumsum(0) - 1][group]
+        if self.ties == "efron":
+            # Of d events at one time, the l-th (from 0) removes l/d of their own risk from the risk set.
+            nothing = risk.new_zeros(len(sizes))
+            dying = nothing.index_add(0, group, event * (risk - at_risk).exp())[group]
+            deaths = nothing.index_add(0, group, event)
+            earlier = event.cumsum(0) - event - (deaths.cumsum(0) - deaths)[group]
+            left_out = event * earlier / deaths[group].clamp(min=1) * dying
+            at_risk = at_risk + torch.log1p(-left_out)
+        loss = (event * (at_risk - risk)).sum()
+        return loss / (event.sum().clamp(min=1) if self.per == "events" else len(risk))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from medfed.models._needs import Needs
-from medfed.models.losses._loss import Criterion, Loss, check_weights, class_numbers
+from medfed.models.losses._loss import Loss, class_numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,20 +19,15 @@ class CrossEntropy(Loss, tag="cross_entropy", frozen=True):
     of the target that is spread equally over all classes.
     """
 
-    serves: ClassVar[tuple[Needs, ...]] = ("segment", "classify", "table")
+    serves = ("segment", "classify", "table")
 
     weights: tuple[float, ...] | None = None
     smoothing: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
-    def build(self, classes: int) -> Criterion:
-        check_weights(self, self.weights, classes)
-        return partial(_cross_entropy, weights=self.weights, smoothing=self.smoothing)
+    def value(self, logits: Tensor, target: Tensor) -> Tensor:
+        from torch.nn import functional
 
-
-def _cross_entropy(
-    logits: Tensor, target: Tensor, *, weights: tuple[float, ...] | None, smoothing: float
-) -> Tensor:
-    from torch.nn import functional
-
-    weight = None if weights is None else logits.new_tensor(weights)
-    return functional.cross_entropy(logits, class_numbers(target), weight=weight, label_smoothing=smoothing)
+        weight = None if self.weights is None else logits.new_tensor(self.weights)
+        return functional.cross_entropy(
+            logits, class_numbers(target), weight=weight, label_smoothing=self.smoothing
+        )

@@ -5,11 +5,7 @@ Departure: the denominator has no squares.
 
 from __future__ import annotations
 
-from functools import partial
-from typing import ClassVar
-
-from medfed.models._needs import Needs
-from medfed.models.losses._loss import Criterion, Loss, apply_module
+from medfed.models.losses._loss import Criterion, Loss, module_criterion
 
 
 class Dice(Loss, tag="dice", frozen=True):
@@ -19,7 +15,7 @@ class Dice(Loss, tag="dice", frozen=True):
     scored on its own.
     """
 
-    serves: ClassVar[tuple[Needs, ...]] = ("segment",)
+    serves = ("segment",)
 
     background: bool = False
     batch: bool = True
@@ -27,7 +23,6 @@ class Dice(Loss, tag="dice", frozen=True):
     def build(self, classes: int) -> Criterion:
         from monai.losses import DiceLoss
 
-        return partial(
-            apply_module,
-            DiceLoss(include_background=self.background, to_onehot_y=True, softmax=True, batch=self.batch),
+        return module_criterion(
+            DiceLoss(include_background=self.background, to_onehot_y=True, softmax=True, batch=self.batch)
         )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from msgspec import Meta
 
-from medfed.models._needs import Needs
-from medfed.models.losses._loss import Criterion, Loss, apply_module
+from medfed.models.losses._loss import Criterion, Loss, module_criterion
 
 
 class DiceCE(Loss, tag="dicece", frozen=True):
@@ -18,7 +16,7 @@ class DiceCE(Loss, tag="dicece", frozen=True):
     scored on its own.
     """
 
-    serves: ClassVar[tuple[Needs, ...]] = ("segment",)
+    serves = ("segment",)
 
     background: bool = False
     batch: bool = True
@@ -29,8 +27,7 @@ class DiceCE(Loss, tag="dicece", frozen=True):
     def build(self, classes: int) -> Criterion:
         from monai.losses import DiceCELoss
 
-        return partial(
-            apply_module,
+        return module_criterion(
             DiceCELoss(
                 include_background=self.background,
                 to_onehot_y=True,
@@ -39,5 +36,5 @@ class DiceCE(Loss, tag="dicece", frozen=True):
                 lambda_dice=self.dice,
                 lambda_ce=self.cross_entropy,
                 label_smoothing=self.smoothing,
-            ),
+            )
         )

@@ -6,11 +6,10 @@ Zhu et al.: AnatomyNet, Medical Physics 2019, arXiv:1808.05238.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from medfed.models._needs import Needs
 from medfed.models.losses._loss import Criterion, Loss
 from medfed.models.losses.dice import Dice
 from medfed.models.losses.focal import Focal
@@ -26,7 +25,7 @@ class DiceFocal(Loss, tag="dicefocal", frozen=True):
     classes could overlap; here both parts use the same probabilities.
     """
 
-    serves: ClassVar[tuple[Needs, ...]] = ("segment",)
+    serves = ("segment",)
 
     background: bool = False
     batch: bool = True

@@ -5,13 +5,11 @@ MONAI's can use softmax, too, but also averages over the classes; with gamma 0 t
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from medfed.models._needs import Needs
-from medfed.models.losses._loss import Criterion, Loss, check_weights, class_numbers
+from medfed.models.losses._loss import Loss, class_numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,25 +22,20 @@ class Focal(Loss, tag="focal", frozen=True):
     equally, as in the paper.
     """
 
-    serves: ClassVar[tuple[Needs, ...]] = ("segment", "classify", "table")
+    serves = ("segment", "classify", "table")
 
     gamma: Annotated[float, Meta(ge=0)] = 2.0
     weights: tuple[float, ...] | None = None
 
-    def build(self, classes: int) -> Criterion:
-        check_weights(self, self.weights, classes)
-        return partial(focal, gamma=self.gamma, weights=self.weights)
+    def value(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the mean over all examples of -w (1 - p)^gamma log p, p that of the right class."""
+        import torch
 
-
-def focal(logits: Tensor, target: Tensor, *, gamma: float, weights: tuple[float, ...] | None) -> Tensor:
-    """Return the mean over all examples of -w (1 - p)^gamma log p, p the probability of the right class."""
-    import torch
-
-    numbers = class_numbers(target)
-    log_p = logits.log_softmax(dim=1).gather(1, numbers.unsqueeze(1)).squeeze(1)
-    # 1 - p by expm1, which is exact for p near 1; a power below 1 has no gradient at 0, hence the clamp.
-    wrong = (-log_p.expm1()).clamp(min=torch.finfo(log_p.dtype).tiny)
-    loss = -(wrong**gamma) * log_p
-    if weights is not None:
-        loss = loss * logits.new_tensor(weights)[numbers]
-    return loss.mean()
+        numbers = class_numbers(target)
+        log_p = logits.log_softmax(dim=1).gather(1, numbers.unsqueeze(1)).squeeze(1)
+        # 1 - p by expm1, which is exact for p near 1; a power below 1 has no gradient at 0, hence the clamp.
+        wrong = (-log_p.expm1()).clamp(min=torch.finfo(log_p.dtype).tiny)
+        loss = -(wrong**self.gamma) * log_p
+        if self.weights is not None:
+            loss = loss * logits.new_tensor(self.weights)[numbers]
+        return loss.mean()

@@ -7,13 +7,11 @@ paper's truncated form, which drops examples of small p, is left out.
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from medfed.models._needs import Needs
-from medfed.models.losses._loss import Criterion, Loss, check_weights, class_numbers
+from medfed.models.losses._loss import Loss, class_numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,24 +24,19 @@ class GeneralisedCrossEntropy(Loss, tag="generalised_cross_entropy", frozen=True
     slowly from right ones. `weights` has one weight per class; the mean is then weighted.
     """
 
-    serves: ClassVar[tuple[Needs, ...]] = ("segment", "classify", "table")
+    serves = ("segment", "classify", "table")
 
     q: Annotated[float, Meta(gt=0, le=1)] = 0.7
     weights: tuple[float, ...] | None = None
 
-    def build(self, classes: int) -> Criterion:
-        check_weights(self, self.weights, classes)
-        return partial(_generalised, q=self.q, weights=self.weights)
+    def value(self, logits: Tensor, target: Tensor) -> Tensor:
+        import torch
 
-
-def _generalised(logits: Tensor, target: Tensor, *, q: float, weights: tuple[float, ...] | None) -> Tensor:
-    import torch
-
-    numbers = class_numbers(target)
-    chosen = logits.log_softmax(dim=1).gather(1, numbers.unsqueeze(1)).squeeze(1)
-    # 1 - p^q as -expm1(q log p): exact for p near 1, and without the infinite slope of p^q at p = 0.
-    each = -torch.expm1(q * chosen) / q
-    if weights is None:
-        return each.mean()
-    by_class = logits.new_tensor(weights)[numbers]
-    return (each * by_class).sum() / by_class.sum()
+        numbers = class_numbers(target)
+        chosen = logits.log_softmax(dim=1).gather(1, numbers.unsqueeze(1)).squeeze(1)
+        # 1 - p^q as -expm1(q log p): exact for p near 1, and without the infinite slope of p^q at p = 0.
+        each = -torch.expm1(self.q * chosen) / self.q
+        if self.weights is None:
+            return each.mean()
+        by_class = logits.new_tensor(self.weights)[numbers]
+        return (each * by_class).sum() / by_class.sum()

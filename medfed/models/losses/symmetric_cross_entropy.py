@@ -7,13 +7,11 @@ of one class the second is -A (1 - p), p the probability of that class.
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from medfed.models._needs import Needs
-from medfed.models.losses._loss import Criterion, Loss, class_numbers
+from medfed.models.losses._loss import Loss, class_numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,20 +25,16 @@ class SymmetricCrossEntropy(Loss, tag="symmetric_cross_entropy", frozen=True):
     for small data sets.
     """
 
-    serves: ClassVar[tuple[Needs, ...]] = ("segment", "classify", "table")
+    serves = ("segment", "classify", "table")
 
     alpha: Annotated[float, Meta(ge=0)] = 0.1
     beta: Annotated[float, Meta(ge=0)] = 1.0
     log_zero: Annotated[float, Meta(lt=0)] = -4.0
 
-    def build(self, classes: int) -> Criterion:
-        return partial(_symmetric, alpha=self.alpha, beta=self.beta, log_zero=self.log_zero)
+    def value(self, logits: Tensor, target: Tensor) -> Tensor:
+        from torch.nn import functional
 
-
-def _symmetric(logits: Tensor, target: Tensor, *, alpha: float, beta: float, log_zero: float) -> Tensor:
-    from torch.nn import functional
-
-    numbers = class_numbers(target)
-    forward = functional.cross_entropy(logits, numbers)
-    chosen = logits.softmax(dim=1).gather(1, numbers.unsqueeze(1))
-    return alpha * forward + beta * -log_zero * (1 - chosen).mean()
+        numbers = class_numbers(target)
+        forward = functional.cross_entropy(logits, numbers)
+        chosen = logits.softmax(dim=1).gather(1, numbers.unsqueeze(1))
+        return self.alpha * forward + self.beta * -self.log_zero * (1 - chosen).mean()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from msgspec import Meta
 
-from medfed.models._needs import Needs
-from medfed.models.losses._loss import Criterion, Loss, apply_module
+from medfed.models.losses._loss import Criterion, Loss, module_criterion
 
 
 class Tversky(Loss, tag="tversky", frozen=True):
@@ -17,7 +15,7 @@ class Tversky(Loss, tag="tversky", frozen=True):
     More weight on `missed` finds more small lesions, at the cost of more false positives.
     """
 
-    serves: ClassVar[tuple[Needs, ...]] = ("segment",)
+    serves = ("segment",)
 
     background: bool = False
     batch: bool = True
@@ -27,8 +25,7 @@ class Tversky(Loss, tag="tversky", frozen=True):
     def build(self, classes: int) -> Criterion:
         from monai.losses import TverskyLoss
 
-        return partial(
-            apply_module,
+        return module_criterion(
             TverskyLoss(
                 include_background=self.background,
                 to_onehot_y=True,
@@ -36,5 +33,5 @@ class Tversky(Loss, tag="tversky", frozen=True):
                 batch=self.batch,
                 alpha=self.false_positives,
                 beta=self.missed,
-            ),
+            )
         )

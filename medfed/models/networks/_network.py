@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import gcd
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -43,107 +44,108 @@ class Network(Kind, frozen=True):
         raise NotImplementedError
 
 
-def check_sides(
-    network: Network, size: tuple[int, ...] | None, spatial_dims: int, multiple_of: int | tuple[int, ...]
-) -> None:
-    """Check that a size has the network's number of sides, each a multiple of `multiple_of`.
+class SpatialNetwork(Network, frozen=True):
+    """A network for images of two or three axes, and what it can check of their size."""
 
-    Raises:
-        StudyError: naming the nearest valid sizes.
-    """
-    if size is None:
-        return
-    check_dimensions(network, size, spatial_dims)
-    factors = (multiple_of,) * spatial_dims if isinstance(multiple_of, int) else multiple_of
-    if all(side > 0 and side % factor == 0 for side, factor in zip(size, factors, strict=True)):
-        return
-    smaller = tuple(max(side // f, 1) * f for side, f in zip(size, factors, strict=True))
-    larger = tuple(-(-max(side, 1) // f) * f for side, f in zip(size, factors, strict=True))
-    valid = format_size(smaller) if smaller == larger else f"{format_size(smaller)} or {format_size(larger)}"
-    multiples = (
-        f"a multiple of {factors[0]}" if len(set(factors)) == 1 else f"multiples of {format_size(factors)}"
-    )
-    raise StudyError(
-        f"network '{kind_of(network)}': a patch of {format_size(size)} voxels does not fit it; "
-        f"with these settings its sides must be {multiples}, such as {valid}"
-    )
+    spatial_dims: Literal[2, 3] = 3
 
+    def check_dimensions(self, size: tuple[int, ...]) -> None:
+        """Check that a size has one side for each spatial dimension.
 
-def check_min_side(network: Network, size: tuple[int, ...] | None, spatial_dims: int, min_side: int) -> None:
-    """Check that pooling leaves something of an image of this size.
+        Raises:
+            StudyError: if it has more or fewer.
+        """
+        dims = self.spatial_dims
+        if len(size) != dims:
+            raise StudyError(
+                f"network '{kind_of(self)}': the patch {format_size(size)} has {len(size)} sides, the "
+                f"network has spatial_dims: {dims}; give it {dims} sides or change spatial_dims"
+            )
 
-    Raises:
-        StudyError: naming the smallest side.
-    """
-    if size is None:
-        return
-    check_dimensions(network, size, spatial_dims)
-    if min(size) < min_side:
+    def check_sides(self, size: tuple[int, ...] | None, multiple_of: int | tuple[int, ...]) -> None:
+        """Check that a size has the network's number of sides, each a multiple of `multiple_of`.
+
+        Raises:
+            StudyError: naming the nearest valid sizes.
+        """
+        if size is None:
+            return
+        self.check_dimensions(size)
+        factors = _per_axis(multiple_of, size)
+        if all(side > 0 and side % factor == 0 for side, factor in zip(size, factors, strict=True)):
+            return
+        smaller = format_size(max(side // f, 1) * f for side, f in zip(size, factors, strict=True))
+        larger = format_size(-(-max(side, 1) // f) * f for side, f in zip(size, factors, strict=True))
+        valid = smaller if smaller == larger else f"{smaller} or {larger}"
+        same = len(set(factors)) == 1
+        multiples = f"a multiple of {factors[0]}" if same else f"multiples of {format_size(factors)}"
         raise StudyError(
-            f"network '{kind_of(network)}': an image of {format_size(size)} voxels is too small for it; with "
-            f"these settings each side must be at least {min_side}; resize or pad the images, "
-            f"or take another network"
+            f"network '{kind_of(self)}': a patch of {format_size(size)} voxels does not fit it; "
+            f"with these settings its sides must be {multiples}, such as {valid}"
         )
 
+    def check_min_side(self, size: tuple[int, ...] | None, min_side: int) -> None:
+        """Check that pooling leaves something of an image of this size.
 
-def require_size(network: Network, size: tuple[int, ...] | None) -> tuple[int, ...]:
-    """Return the size of a network whose position embeddings are built for one size.
+        Raises:
+            StudyError: naming the smallest side.
+        """
+        if size is None:
+            return
+        self.check_dimensions(size)
+        if min(size) < min_side:
+            raise StudyError(
+                f"network '{kind_of(self)}': an image of {format_size(size)} voxels is too small for it; "
+                f"with these settings each side must be at least {min_side}; resize or pad the images, "
+                f"or take another network"
+            )
 
-    Raises:
-        StudyError: if there is none.
-    """
-    if size is None:
-        raise StudyError(
-            f"network '{kind_of(network)}' is built for one image size; set data.patch in the study"
-        )
-    return size
+    def check_deepest_level(
+        self, size: tuple[int, ...] | None, norm: Norm, shrinks_by: int | tuple[int, ...]
+    ) -> None:
+        """Check that an instance norm at the deepest level has more than one voxel for its variance.
 
+        Raises:
+            StudyError: if only one would be left; torch would fail at the first batch, without naming a cure.
+        """
+        if size is None or norm != "instance":
+            return
+        if all(side <= factor for side, factor in zip(size, _per_axis(shrinks_by, size), strict=True)):
+            raise StudyError(
+                f"network '{kind_of(self)}': a patch of {format_size(size)} voxels shrinks to one voxel at "
+                "the deepest level, where norm: instance has no variance to divide by; take a larger patch, "
+                "fewer levels or norm: group"
+            )
 
-def check_heads(network: Network, hidden: int, heads: int) -> None:
-    """Check that a hidden size is a multiple of the number of attention heads.
+    def require_size(self, size: tuple[int, ...] | None) -> tuple[int, ...]:
+        """Return the size of a network whose position embeddings are built for one size.
 
-    Raises:
-        StudyError: if it is not.
-    """
-    if hidden % heads:
-        raise StudyError(
-            f"network '{kind_of(network)}': hidden: {hidden} is not a multiple of heads: {heads}"
-        )
+        Raises:
+            StudyError: if there is none.
+        """
+        if size is None:
+            raise StudyError(
+                f"network '{kind_of(self)}' is built for one image size; set data.patch in the study"
+            )
+        return size
 
+    def check_heads(self, hidden: int, heads: int) -> None:
+        """Check that a hidden size is a multiple of the number of attention heads.
 
-def check_dimensions(network: Network, size: tuple[int, ...], spatial_dims: int) -> None:
-    """Check that a size has one side for each spatial dimension.
-
-    Raises:
-        StudyError: if it has more or fewer.
-    """
-    if len(size) != spatial_dims:
-        raise StudyError(
-            f"network '{kind_of(network)}': the patch {format_size(size)} has {len(size)} sides, the network "
-            f"has spatial_dims: {spatial_dims}; give it {spatial_dims} sides or change spatial_dims"
-        )
-
-
-def check_deepest_level(
-    network: Network, size: tuple[int, ...] | None, norm: Norm, shrinks_by: int | tuple[int, ...]
-) -> None:
-    """Check that an instance norm at the deepest level has more than one voxel for its variance.
-
-    Raises:
-        StudyError: if only one would be left; torch would fail at the first batch, without naming a cure.
-    """
-    if size is None or norm != "instance":
-        return
-    factors = (shrinks_by,) * len(size) if isinstance(shrinks_by, int) else shrinks_by
-    if all(side <= factor for side, factor in zip(size, factors, strict=True)):
-        raise StudyError(
-            f"network '{kind_of(network)}': a patch of {format_size(size)} voxels shrinks to one voxel at "
-            "the deepest level, where norm: instance has no variance to divide by; take a larger patch, "
-            "fewer levels or norm: group"
-        )
+        Raises:
+            StudyError: if it is not.
+        """
+        if hidden % heads:
+            raise StudyError(
+                f"network '{kind_of(self)}': hidden: {hidden} is not a multiple of heads: {heads}"
+            )
 
 
-def format_size(size: tuple[int, ...]) -> str:
+def _per_axis(value: int | tuple[int, ...], size: tuple[int, ...]) -> tuple[int, ...]:
+    return (value,) * len(size) if isinstance(value, int) else value
+
+
+def format_size(size: Iterable[int]) -> str:
     """Return '96 x 96 x 64'."""
     return " x ".join(str(side) for side in size)
 

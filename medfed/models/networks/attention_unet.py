@@ -6,34 +6,26 @@ chosen (MONAI's is batch norm); after the merge of a skip connection it stays MO
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
 from medfed.errors import StudyError
-from medfed.models._needs import Needs
-from medfed.models.networks._network import (
-    Network,
-    Norm,
-    check_deepest_level,
-    check_sides,
-    replace_batch_norms,
-)
+from medfed.models.networks._network import Norm, SpatialNetwork, replace_batch_norms
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class AttentionUNet(Network, tag="attention_unet", frozen=True):
+class AttentionUNet(SpatialNetwork, tag="attention_unet", frozen=True):
     """U-Net whose skip connections are gated by attention, for small structures in large images.
 
     `channels` are the features of each level from the finest to the coarsest.
     """
 
-    serves: ClassVar[tuple[Needs, ...]] = ("segment",)
-    head: ClassVar[str] = "model.2"
+    serves = ("segment",)
+    head = "model.2"
 
-    spatial_dims: Literal[2, 3] = 3
     channels: Annotated[tuple[int, ...], Meta(min_length=2)] = (16, 32, 64, 128)
     norm: Norm = "instance"
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
@@ -42,8 +34,8 @@ class AttentionUNet(Network, tag="attention_unet", frozen=True):
         if len(self.channels) < 2:
             raise StudyError("network 'attention_unet': channels has one level, at least 2 are needed")
         halvings = len(self.channels) - 1
-        check_sides(self, size, self.spatial_dims, 2**halvings)
-        check_deepest_level(self, size, self.norm, 2**halvings)
+        self.check_sides(size, 2**halvings)
+        self.check_deepest_level(size, self.norm, 2**halvings)
         from monai.networks.nets import AttentionUnet as MonaiAttentionUnet
 
         network = MonaiAttentionUnet(

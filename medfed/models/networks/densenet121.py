@@ -5,33 +5,25 @@ Huang, Liu, van der Maaten, Weinberger: Densely connected convolutional networks
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from medfed.models._needs import Needs
-from medfed.models.networks._network import (
-    Network,
-    Norm,
-    check_deepest_level,
-    check_min_side,
-    replace_batch_norms,
-)
+from medfed.models.networks._network import Norm, SpatialNetwork, replace_batch_norms
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class DenseNet121(Network, tag="densenet121", frozen=True):
+class DenseNet121(SpatialNetwork, tag="densenet121", frozen=True):
     """Densely connected network of 121 layers for whole images.
 
     `blocks` are the numbers of layers of the dense blocks; the default makes 121 layers.
     """
 
-    serves: ClassVar[tuple[Needs, ...]] = ("classify",)
-    head: ClassVar[str] = "class_layers.out"
+    serves = ("classify",)
+    head = "class_layers.out"
 
-    spatial_dims: Literal[2, 3] = 3
     features: Annotated[int, Meta(ge=1)] = 64
     growth: Annotated[int, Meta(ge=1)] = 32
     blocks: Annotated[tuple[int, ...], Meta(min_length=1)] = (6, 12, 24, 16)
@@ -41,8 +33,8 @@ class DenseNet121(Network, tag="densenet121", frozen=True):
     def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
         # The stem divides by 4 and each transition between blocks by 2.
         shrinks_by = 4 * 2 ** (len(self.blocks) - 1)
-        check_min_side(self, size, self.spatial_dims, shrinks_by)
-        check_deepest_level(self, size, self.norm, shrinks_by)
+        self.check_min_side(size, shrinks_by)
+        self.check_deepest_level(size, self.norm, shrinks_by)
         from monai.networks.nets import DenseNet
 
         network = DenseNet(

@@ -6,19 +6,12 @@ Isensee et al.: nnU-Net, Nature Methods 2021, arXiv:1904.08128.
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
 from medfed.errors import StudyError
-from medfed.models._needs import Needs
-from medfed.models.networks._network import (
-    Network,
-    Norm,
-    check_deepest_level,
-    check_sides,
-    monai_norm,
-)
+from medfed.models.networks._network import Norm, SpatialNetwork, monai_norm
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,7 +20,7 @@ if TYPE_CHECKING:
 Sides = int | tuple[int, ...]
 
 
-class DynUNet(Network, tag="dynunet", frozen=True):
+class DynUNet(SpatialNetwork, tag="dynunet", frozen=True):
     """The U-Net of nnU-Net: kernels and strides of each level can differ by axis, which thick slices need.
 
     `filters`, `kernels` and `strides` have one entry per level, at least 3. `kernels` may be omitted (3
@@ -35,10 +28,9 @@ class DynUNet(Network, tag="dynunet", frozen=True):
     half the weight of the level above.
     """
 
-    serves: ClassVar[tuple[Needs, ...]] = ("segment",)
-    head: ClassVar[str] = "output_block"
+    serves = ("segment",)
+    head = "output_block"
 
-    spatial_dims: Literal[2, 3] = 3
     filters: Annotated[tuple[int, ...], Meta(min_length=3)] = (32, 64, 128, 256, 320)
     strides: Annotated[tuple[Sides, ...], Meta(min_length=3)] = (1, 2, 2, 2, 2)
     kernels: tuple[Sides, ...] | None = None
@@ -52,8 +44,8 @@ class DynUNet(Network, tag="dynunet", frozen=True):
         self._check_levels(kernels)
         strides = [self._sides(stride) for stride in self.strides]
         shrinks_by = tuple(prod(axis) for axis in zip(*strides, strict=True))
-        check_sides(self, size, self.spatial_dims, shrinks_by)
-        check_deepest_level(self, size, self.norm, shrinks_by)
+        self.check_sides(size, shrinks_by)
+        self.check_deepest_level(size, self.norm, shrinks_by)
         from monai.networks.nets import DynUNet as MonaiDynUNet
 
         network = MonaiDynUNet(

@@ -5,16 +5,9 @@ Tan and Le: EfficientNet, ICML 2019, arXiv:1905.11946.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
-from medfed.models._needs import Needs
-from medfed.models.networks._network import (
-    Network,
-    Norm,
-    check_deepest_level,
-    check_min_side,
-    replace_batch_norms,
-)
+from medfed.models.networks._network import Norm, SpatialNetwork, replace_batch_norms
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,19 +15,18 @@ if TYPE_CHECKING:
 _SHRINKS_BY = 2**5
 
 
-class EfficientNet(Network, tag="efficientnet", frozen=True):
+class EfficientNet(SpatialNetwork, tag="efficientnet", frozen=True):
     """EfficientNet for whole images, with few weights for its accuracy; `b0` is the smallest."""
 
-    serves: ClassVar[tuple[Needs, ...]] = ("classify",)
-    head: ClassVar[str] = "_fc"
+    serves = ("classify",)
+    head = "_fc"
 
-    spatial_dims: Literal[2, 3] = 3
     version: Literal["b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7"] = "b0"
     norm: Norm = "batch"
 
     def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
-        check_min_side(self, size, self.spatial_dims, _SHRINKS_BY)
-        check_deepest_level(self, size, self.norm, _SHRINKS_BY)
+        self.check_min_side(size, _SHRINKS_BY)
+        self.check_deepest_level(size, self.norm, _SHRINKS_BY)
         from monai.networks.nets import EfficientNetBN
 
         network = EfficientNetBN(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
-from medfed.models._needs import Needs
 from medfed.models.networks._network import Network
 
 if TYPE_CHECKING:
@@ -20,8 +19,8 @@ class FullyConnected(Network, tag="fully_connected", frozen=True):
     weights, as in FLamby.
     """
 
-    serves: ClassVar[tuple[Needs, ...]] = ("table", "survival")
-    head: ClassVar[str] = "output"
+    serves = ("table", "survival")
+    head = "output"
 
     hidden: tuple[Annotated[int, Meta(ge=1)], ...] = ()
     activation: Literal["relu", "prelu", "gelu", "tanh"] = "relu"

@@ -6,18 +6,11 @@ arXiv:1711.09577. Departure: every shortcut that changes size is a convolution (
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
-from medfed.models._needs import Needs
-from medfed.models.networks._network import (
-    Network,
-    Norm,
-    check_deepest_level,
-    check_dimensions,
-    replace_batch_norms,
-)
+from medfed.models.networks._network import Norm, SpatialNetwork, replace_batch_norms
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,18 +23,17 @@ _BLOCKS: dict[int, tuple[str, list[int]]] = {
 }
 
 
-class ResNet(Network, tag="resnet", frozen=True):
+class ResNet(SpatialNetwork, tag="resnet", frozen=True):
     """Residual network for whole images, of 10 to 50 layers.
 
     `width` is the number of features of the first stage; each of the next three doubles it and halves the
     image.
     """
 
-    serves: ClassVar[tuple[Needs, ...]] = ("classify",)
-    head: ClassVar[str] = "fc"
+    serves = ("classify",)
+    head = "fc"
 
     depth: Literal[10, 18, 34, 50] = 10
-    spatial_dims: Literal[2, 3] = 3
     width: Annotated[int, Meta(ge=1)] = 64
     first_kernel: Annotated[int, Meta(ge=1)] = 7
     first_stride: Annotated[int, Meta(ge=1)] = 1
@@ -50,8 +42,8 @@ class ResNet(Network, tag="resnet", frozen=True):
 
     def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
         if size is not None:
-            check_dimensions(self, size, self.spatial_dims)
-            check_deepest_level(self, size, self.norm, self.first_stride * (16 if self.max_pool else 8))
+            self.check_dimensions(size)
+            self.check_deepest_level(size, self.norm, self.first_stride * (16 if self.max_pool else 8))
         from monai.networks.nets import ResNet as MonaiResNet
 
         block, layers = _BLOCKS[self.depth]

@@ -6,35 +6,27 @@ Departure: without the autoencoder branch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
 from medfed.errors import StudyError
-from medfed.models._needs import Needs
-from medfed.models.networks._network import (
-    Network,
-    Norm,
-    check_deepest_level,
-    check_sides,
-    monai_norm,
-)
+from medfed.models.networks._network import Norm, SpatialNetwork, monai_norm
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class SegResNet(Network, tag="segresnet", frozen=True):
+class SegResNet(SpatialNetwork, tag="segresnet", frozen=True):
     """Residual encoder and decoder, light on memory.
 
     `blocks_down` and `blocks_up` are the numbers of residual blocks per level; the decoder
     has one level less.
     """
 
-    serves: ClassVar[tuple[Needs, ...]] = ("segment",)
-    head: ClassVar[str] = "conv_final"
+    serves = ("segment",)
+    head = "conv_final"
 
-    spatial_dims: Literal[2, 3] = 3
     filters: Annotated[int, Meta(ge=1)] = 16
     blocks_down: Annotated[tuple[int, ...], Meta(min_length=2)] = (1, 2, 2, 4)
     blocks_up: Annotated[tuple[int, ...], Meta(min_length=1)] = (1, 1, 1)
@@ -49,8 +41,8 @@ class SegResNet(Network, tag="segresnet", frozen=True):
                 f"network 'segresnet': blocks_down has {len(self.blocks_down)} levels and blocks_up "
                 f"{len(self.blocks_up)}; blocks_up needs one level less than blocks_down"
             )
-        check_sides(self, size, self.spatial_dims, 2**halvings)
-        check_deepest_level(self, size, self.norm, 2**halvings)
+        self.check_sides(size, 2**halvings)
+        self.check_deepest_level(size, self.norm, 2**halvings)
         from monai.networks.nets import SegResNet as MonaiSegResNet
 
         return MonaiSegResNet(

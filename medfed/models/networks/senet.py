@@ -5,18 +5,11 @@ Hu, Shen, Sun: Squeeze-and-excitation networks, CVPR 2018, arXiv:1709.01507.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from medfed.models._needs import Needs
-from medfed.models.networks._network import (
-    Network,
-    Norm,
-    check_deepest_level,
-    check_min_side,
-    replace_batch_norms,
-)
+from medfed.models.networks._network import Norm, SpatialNetwork, replace_batch_norms
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,24 +17,23 @@ if TYPE_CHECKING:
 _SHRINKS_BY = 2**5
 
 
-class SENet(Network, tag="senet", frozen=True):
+class SENet(SpatialNetwork, tag="senet", frozen=True):
     """Residual network with squeeze and excitation; the default is SE-ResNet-50.
 
     `layers` are the numbers of blocks of the four stages: 3, 4, 6, 3 make 50 layers, 3, 4, 23, 3 make 101.
     """
 
-    serves: ClassVar[tuple[Needs, ...]] = ("classify",)
-    head: ClassVar[str] = "last_linear"
+    serves = ("classify",)
+    head = "last_linear"
 
-    spatial_dims: Literal[2, 3] = 3
     layers: tuple[int, int, int, int] = (3, 4, 6, 3)
     reduction: Annotated[int, Meta(ge=1)] = 16
     norm: Norm = "batch"
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
     def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
-        check_min_side(self, size, self.spatial_dims, _SHRINKS_BY)
-        check_deepest_level(self, size, self.norm, _SHRINKS_BY)
+        self.check_min_side(size, _SHRINKS_BY)
+        self.check_deepest_level(size, self.norm, _SHRINKS_BY)
         from monai.networks.nets import SENet as MonaiSENet
 
         network = MonaiSENet(

@@ -5,19 +5,12 @@ Hatamizadeh et al.: Swin UNETR, BrainLes 2021, arXiv:2201.01266.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
 from medfed.errors import StudyError
-from medfed.models._needs import Needs
-from medfed.models.networks._network import (
-    Network,
-    Norm,
-    check_deepest_level,
-    check_sides,
-    monai_norm,
-)
+from medfed.models.networks._network import Norm, SpatialNetwork, monai_norm
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,16 +19,15 @@ if TYPE_CHECKING:
 _SHRINKS_BY = 2**5
 
 
-class SwinUNETR(Network, tag="swinunetr", frozen=True):
+class SwinUNETR(SpatialNetwork, tag="swinunetr", frozen=True):
     """U-Net with a Swin transformer as encoder, for studies with many cases and a GPU.
 
     `checkpointing` recomputes activations in the backward pass instead of storing them.
     """
 
-    serves: ClassVar[tuple[Needs, ...]] = ("segment",)
-    head: ClassVar[str] = "out"
+    serves = ("segment",)
+    head = "out"
 
-    spatial_dims: Literal[2, 3] = 3
     features: Annotated[int, Meta(ge=12, multiple_of=12)] = 24
     depths: tuple[int, int, int, int] = (2, 2, 2, 2)
     heads: tuple[int, int, int, int] = (3, 6, 12, 24)
@@ -46,8 +38,8 @@ class SwinUNETR(Network, tag="swinunetr", frozen=True):
     checkpointing: bool = False
 
     def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
-        check_sides(self, size, self.spatial_dims, _SHRINKS_BY)
-        check_deepest_level(self, size, self.norm, _SHRINKS_BY)
+        self.check_sides(size, _SHRINKS_BY)
+        self.check_deepest_level(size, self.norm, _SHRINKS_BY)
         for stage, heads in enumerate(self.heads):
             if self.features % 12 or (self.features * 2**stage) % heads:
                 raise StudyError(

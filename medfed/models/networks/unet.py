@@ -6,35 +6,27 @@ STACOM 2018.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
 from medfed.errors import StudyError
-from medfed.models._needs import Needs
-from medfed.models.networks._network import (
-    Network,
-    Norm,
-    check_deepest_level,
-    check_sides,
-    monai_norm,
-)
+from medfed.models.networks._network import Norm, SpatialNetwork, monai_norm
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class UNet(Network, tag="unet", frozen=True):
+class UNet(SpatialNetwork, tag="unet", frozen=True):
     """U-Net with residual units, a good default for segmentation.
 
     `channels` are the features of each level from the finest to the coarsest; each further level halves the
     patch.
     """
 
-    serves: ClassVar[tuple[Needs, ...]] = ("segment",)
-    head: ClassVar[str] = "model.2"
+    serves = ("segment",)
+    head = "model.2"
 
-    spatial_dims: Literal[2, 3] = 3
     channels: Annotated[tuple[int, ...], Meta(min_length=2)] = (16, 32, 64, 128, 256)
     residual_units: Annotated[int, Meta(ge=0)] = 2
     norm: Norm = "instance"
@@ -46,8 +38,8 @@ class UNet(Network, tag="unet", frozen=True):
                 f"network 'unet': {len(self.channels)} channels, a U-Net needs at least 2 levels"
             )
         halvings = len(self.channels) - 1
-        check_sides(self, size, self.spatial_dims, 2**halvings)
-        check_deepest_level(self, size, self.norm, 2**halvings)
+        self.check_sides(size, 2**halvings)
+        self.check_deepest_level(size, self.norm, 2**halvings)
         from monai.networks.nets import UNet as MonaiUNet
 
         return MonaiUNet(

@@ -5,20 +5,11 @@ Hatamizadeh et al.: UNETR, WACV 2022, arXiv:2103.10504.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from medfed.models._needs import Needs
-from medfed.models.networks._network import (
-    Network,
-    Norm,
-    check_heads,
-    check_sides,
-    drop_unused_norms,
-    monai_norm,
-    require_size,
-)
+from medfed.models.networks._network import Norm, SpatialNetwork, drop_unused_norms, monai_norm
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,13 +18,12 @@ if TYPE_CHECKING:
 _TOKEN = 16
 
 
-class UNETR(Network, tag="unetr", frozen=True):
+class UNETR(SpatialNetwork, tag="unetr", frozen=True):
     """U-Net with a vision transformer of 12 layers as encoder; built for one patch size."""
 
-    serves: ClassVar[tuple[Needs, ...]] = ("segment",)
-    head: ClassVar[str] = "out"
+    serves = ("segment",)
+    head = "out"
 
-    spatial_dims: Literal[2, 3] = 3
     features: Annotated[int, Meta(ge=1)] = 16
     hidden: Annotated[int, Meta(ge=1)] = 768
     mlp: Annotated[int, Meta(ge=1)] = 3072
@@ -42,9 +32,9 @@ class UNETR(Network, tag="unetr", frozen=True):
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
     def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
-        size = require_size(self, size)
-        check_sides(self, size, self.spatial_dims, _TOKEN)
-        check_heads(self, self.hidden, self.heads)
+        size = self.require_size(size)
+        self.check_sides(size, _TOKEN)
+        self.check_heads(self.hidden, self.heads)
         from monai.networks.nets import UNETR as MonaiUNETR
 
         network = MonaiUNETR(

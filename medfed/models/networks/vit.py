@@ -5,33 +5,25 @@ Dosovitskiy et al.: An image is worth 16x16 words, ICLR 2021, arXiv:2010.11929.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from medfed.models._needs import Needs
-from medfed.models.networks._network import (
-    Network,
-    check_heads,
-    check_sides,
-    drop_unused_norms,
-    require_size,
-)
+from medfed.models.networks._network import SpatialNetwork, drop_unused_norms
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class ViT(Network, tag="vit", frozen=True):
+class ViT(SpatialNetwork, tag="vit", frozen=True):
     """Vision transformer for whole images, built for one image size and without batch statistics.
 
     `token` is the side length in voxels of the blocks that an image is divided into.
     """
 
-    serves: ClassVar[tuple[Needs, ...]] = ("classify",)
-    head: ClassVar[str] = "vit.classification_head"
+    serves = ("classify",)
+    head = "vit.classification_head"
 
-    spatial_dims: Literal[2, 3] = 3
     token: Annotated[int, Meta(ge=1)] = 16
     hidden: Annotated[int, Meta(ge=1)] = 384
     mlp: Annotated[int, Meta(ge=1)] = 1536
@@ -40,9 +32,9 @@ class ViT(Network, tag="vit", frozen=True):
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
     def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
-        size = require_size(self, size)
-        check_sides(self, size, self.spatial_dims, self.token)
-        check_heads(self, self.hidden, self.heads)
+        size = self.require_size(size)
+        self.check_sides(size, self.token)
+        self.check_heads(self.hidden, self.heads)
         from monai.networks.nets import ViT as MonaiViT
 
         from medfed.models.networks._vit_logits import ViTLogits

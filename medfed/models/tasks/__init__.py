@@ -16,14 +16,15 @@ The contract of a task
 
 Networks and losses declare by `serves` which of these they can be used for.
 
-`outputs` is the number of outputs of the network. `module` returns the LightningModule that trains the
-network: it logs `train/loss`, in validation `val/loss` and further scores named `val/...`, and returns
-predictions from `predict_step`. It holds the network as `network` and no other tensors, because its tensors
-are what is sent.
+`outputs` is the number of outputs of the network. `module(network, training)` returns the LightningModule
+that trains the network as `training` says (see `Training`): it logs `train/loss`, in validation `val/loss`
+and further scores named `val/...`, and returns predictions from `predict_step`. It holds the network as
+`network` and no other tensors, because its tensors are what is sent.
 
 `scores` lists every `val/...` name that the module logs; the first besides `val/loss` is shown during
-training. A name that is not listed does not leave the hospital, and the site refuses to log it. A module with `loss(batch)` (training loss, nothing logged) can be
-attacked by `medfed leakage`; one with `class_losses(batch)` can be trained under fednoro.
+training. A name that is not listed does not leave the hospital, and the site refuses to log it. A module with
+`loss(batch)` (training loss, nothing logged) can be attacked by `medfed leakage`; one with
+`class_losses(batch)` can be trained under fednoro.
 
 Evaluation calls `predict_step` with whole cases and measures what it returns, in addition to `case`:
 
@@ -42,5 +43,6 @@ values have one entry per case.
 
 from medfed.models._needs import Needs
 from medfed.models.tasks._task import Task, VoxelTask
+from medfed.models.tasks._training import Training
 
-__all__ = ["Needs", "Task", "VoxelTask"]
+__all__ = ["Needs", "Task", "Training", "VoxelTask"]

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, final
 
 import torch
-from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from medfed.models.losses import Loss
-from medfed.models.optimisers import Optimiser
-from medfed.models.schedules import Schedule
-from medfed.models.tasks._class_losses import class_losses
-from medfed.models.tasks._gather import gather_rows
-from medfed.models.tasks._optimisation import Configured, optimisation, plain
+from medfed.models.tasks._module import TaskModule, class_losses, plain
 from medfed.models.tasks._scores import mean_auroc
+from medfed.models.tasks._training import Training
 
 
 @final
-class Classification(LightningModule):
+class Classification(TaskModule):
     """Trains, validates and predicts on whole images or rows, which a batch holds under `source`.
 
     It logs `train/loss` and, over the whole validation set, `val/loss`, `val/accuracy` and `val/auroc`, which
@@ -27,23 +22,11 @@ class Classification(LightningModule):
     """
 
     def __init__(
-        self,
-        source: str,
-        classes: tuple[str, ...],
-        loss: Loss,
-        network: nn.Module,
-        optimiser: Optimiser,
-        schedule: Schedule,
-        epochs: int,
+        self, source: str, classes: tuple[str, ...], loss: Loss, network: nn.Module, training: Training
     ) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network, loss.build(len(classes)), training)
         self.source = source
         self.classes = classes
-        self.criterion = loss.build(len(classes))
-        self._configure = partial(optimisation, optimiser=optimiser, schedule=schedule, epochs=epochs)
-        self._rows: list[Tensor] = []
-        self._cases: list[str] = []
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits (B, K), or (B, 1) if the loss takes one output for two classes."""
@@ -51,10 +34,7 @@ class Classification(LightningModule):
         return logits
 
     def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
-        loss = self.loss(batch)
-        size = len(batch["target"])
-        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
-        return loss
+        return self.log_train_loss(self.loss(batch), len(batch["target"]))
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         """Return the loss of a training batch; nothing is logged."""
@@ -67,22 +47,11 @@ class Classification(LightningModule):
             logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
         return class_losses(logits, plain(batch["target"]), self.classes)
 
-    def on_validation_epoch_start(self) -> None:
-        self._rows, self._cases = [], []
-
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
         logits = self(batch[self.source])
-        self._rows.append(
-            torch.cat([logits.float(), plain(batch["target"])[:, None]], dim=1).to("cpu", torch.float64)
-        )
-        self._cases += batch["case"]
+        self.collect(torch.cat([logits.float(), plain(batch["target"])[:, None]], dim=1), batch["case"])
 
-    def on_validation_epoch_end(self) -> None:
-        own_rows = torch.cat(self._rows) if self._rows else torch.zeros(0, 1)
-        rows = gather_rows(own_rows, self._cases, self.device)
-        self._rows, self._cases = [], []
-        if not len(rows):
-            return
+    def log_scores(self, rows: Tensor) -> None:
         logits, target = rows[:, :-1], rows[:, -1].long()
         probability = probabilities(logits)
         self.log("val/loss", float(self.criterion(logits, target)))
@@ -93,9 +62,6 @@ class Classification(LightningModule):
 
     def predict_step(self, batch: dict[str, Any], index: int) -> dict[str, Any]:
         return {"case": list(batch["case"]), "probabilities": probabilities(self(batch[self.source]).float())}
-
-    def configure_optimizers(self) -> Configured:
-        return self._configure(self.network)
 
 
 def probabilities(logits: Tensor) -> Tensor:

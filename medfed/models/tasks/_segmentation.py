@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Literal, Protocol, final
 
 import torch
-from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from medfed.models.losses import Loss
-from medfed.models.optimisers import Optimiser
-from medfed.models.schedules import Schedule
-from medfed.models.tasks._class_losses import class_losses
-from medfed.models.tasks._gather import gather_rows
-from medfed.models.tasks._optimisation import Configured, optimisation, plain
+from medfed.models.tasks._module import TaskModule, class_losses, plain
 from medfed.models.tasks._partial_labels import marginal, merged_logits, merged_target
 from medfed.models.tasks._scores import dice_scores
 from medfed.models.tasks._task import VoxelTask
+from medfed.models.tasks._training import Training
 
 
 class SegmentationTask(VoxelTask, Protocol):
@@ -34,7 +29,7 @@ class SegmentationTask(VoxelTask, Protocol):
 
 
 @final
-class Segmentation(LightningModule):
+class Segmentation(TaskModule):
     """Trains on patches; validates and predicts whole volumes, in windows of the patch's size.
 
     `labelled` are the numbers of the classes that the hospital labelled, all foreground classes if None;
@@ -49,21 +44,14 @@ class Segmentation(LightningModule):
         self,
         task: SegmentationTask,
         network: nn.Module,
-        optimiser: Optimiser,
-        schedule: Schedule,
-        epochs: int,
-        patch: tuple[int, ...] | None,
+        training: Training,
         labelled: tuple[int, ...] | None = None,
     ) -> None:
-        super().__init__()
-        self.network = network
+        labelled = tuple(range(1, len(task.classes))) if labelled is None else labelled
+        super().__init__(network, marginal(task.loss, len(task.classes), labelled), training)
         self.task = task
-        self.labelled = tuple(range(1, len(task.classes))) if labelled is None else labelled
-        self.criterion = marginal(task.loss, len(task.classes), self.labelled)
-        self.patch = patch
-        self._configure = partial(optimisation, optimiser=optimiser, schedule=schedule, epochs=epochs)
-        self._rows: list[list[float]] = []
-        self._cases: list[str] = []
+        self.labelled = labelled
+        self.patch = training.patch
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits (B, K, X, Y, Z) of whole images."""
@@ -89,10 +77,7 @@ class Segmentation(LightningModule):
         return logits
 
     def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
-        loss = self.loss(batch)
-        size = len(batch["image"])
-        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
-        return loss
+        return self.log_train_loss(self.loss(batch), len(batch["image"]))
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         """Return the loss of a training batch; nothing is logged."""
@@ -116,9 +101,6 @@ class Segmentation(LightningModule):
         names = [self.task.classes[number] for number in (0, *self.labelled)]
         return class_losses(merged, target, names)
 
-    def on_validation_epoch_start(self) -> None:
-        self._rows, self._cases = [], []
-
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
         label = plain(batch["label"])
         logits = self(batch["image"]).float()
@@ -127,18 +109,13 @@ class Segmentation(LightningModule):
             loss = self.criterion(one[None], reference[None])
             counts = overlap_counts(predicted, reference, len(self.task.classes))
             counts = counts[[number - 1 for number in self.labelled]]
-            self._rows.append([float(loss), *counts.flatten().tolist()])
-            self._cases.append(case)
+            row = [float(loss), *counts.flatten().tolist()]
+            self.collect(torch.tensor([row], dtype=torch.float64), [case])
 
-    def on_validation_epoch_end(self) -> None:
-        width = 1 + 3 * len(self.labelled)
-        own_rows = torch.tensor(self._rows, dtype=torch.float64).reshape(-1, width)
-        rows = gather_rows(own_rows, self._cases, self.device).numpy()
-        self._rows, self._cases = [], []
-        if not len(rows):
-            return
-        scores = dice_scores(rows[:, 1:].reshape(len(rows), -1, 3))
-        self.log("val/loss", float(rows[:, 0].mean()))
+    def log_scores(self, rows: Tensor) -> None:
+        losses, counts = rows.numpy()[:, 0], rows.numpy()[:, 1:]
+        scores = dice_scores(counts.reshape(len(rows), -1, 3))
+        self.log("val/loss", float(losses.mean()))
         if scores.mean is not None:
             self.log("val/dice", scores.mean, prog_bar=True)
         if len(self.task.classes) > 2:
@@ -155,9 +132,6 @@ class Segmentation(LightningModule):
             "probabilities": probabilities,
             "label": self.task.labels(probabilities),
         }
-
-    def configure_optimizers(self) -> Configured:
-        return self._configure(self.network)
 
 
 def overlap_counts(predicted: Tensor, reference: Tensor, classes: int) -> Tensor:

@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from medfed.errors import StudyError
 from medfed.models._needs import Needs
-from medfed.registry import Kind, kind_of, kinds
+from medfed.models.losses import Loss
+from medfed.models.losses.cross_entropy import CrossEntropy
+from medfed.models.tasks._training import Training
+from medfed.registry import Kind, kind_of, kinds, union
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule
     from torch import Tensor, nn
 
-    from medfed.models.losses import Loss
-    from medfed.models.optimisers import Optimiser
-    from medfed.models.schedules import Schedule
+    AnyLoss = Loss
+else:
+    AnyLoss = union("losses")
 
 
 class Task(Kind, frozen=True):
@@ -49,23 +52,36 @@ class Task(Kind, frozen=True):
         """The score that is shown during training: the first besides the loss."""
         return next((name for name in self.scores if name != "val/loss"), "val/loss")
 
-    def module(
-        self,
-        network: nn.Module,
-        *,
-        optimiser: Optimiser,
-        schedule: Schedule,
-        epochs: int,
-        patch: tuple[int, ...] | None = None,
-        site: str = "",
-    ) -> LightningModule:
-        """Return the LightningModule that holds and trains `network`, and has no other tensors.
-
-        `epochs` is the number of the whole run, over all rounds. `patch` is the size in voxels that the
-        network was built for; tasks on whole images or tables don't use it. `site` is the hospital that it
-        will train in, for tasks that treat hospitals differently.
-        """
+    def module(self, network: nn.Module, training: Training) -> LightningModule:
+        """Return the LightningModule that holds and trains `network`, and has no other tensors."""
         raise NotImplementedError
+
+
+class ClassificationTask(Task, frozen=True):
+    """A classification of a batch's `source` into one of the classes, the healthy one first."""
+
+    source: ClassVar[str]
+
+    classes: tuple[str, ...]
+    loss: AnyLoss = CrossEntropy()
+
+    def __post_init__(self) -> None:
+        check_classes(self, self.classes)
+        check_loss(self, self.loss)
+        self.loss.outputs(len(self.classes))
+
+    @property
+    def outputs(self) -> int:
+        return self.loss.outputs(len(self.classes))
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        return ("val/loss", "val/auroc", "val/accuracy")
+
+    def module(self, network: nn.Module, training: Training) -> LightningModule:
+        from medfed.models.tasks._classification import Classification
+
+        return Classification(self.source, self.classes, self.loss, network, training)
 
 
 @runtime_checkable

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, final
 
 import torch
-from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from medfed.models.losses import Loss
-from medfed.models.optimisers import Optimiser
-from medfed.models.schedules import Schedule
-from medfed.models.tasks._gather import gather_rows
-from medfed.models.tasks._optimisation import Configured, optimisation
+from medfed.models.tasks._module import TaskModule
 from medfed.models.tasks._scores import c_index
+from medfed.models.tasks._training import Training
 
 
 @final
-class TimeToEvent(LightningModule):
+class TimeToEvent(TaskModule):
     """Trains, validates and predicts on rows of a table.
 
     It logs `train/loss` and, over the whole validation set, `val/loss` (with the full risk sets)
@@ -26,15 +22,8 @@ class TimeToEvent(LightningModule):
     `risk` (B,), a logarithm.
     """
 
-    def __init__(
-        self, loss: Loss, network: nn.Module, optimiser: Optimiser, schedule: Schedule, epochs: int
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.criterion = loss.build(1)
-        self._configure = partial(optimisation, optimiser=optimiser, schedule=schedule, epochs=epochs)
-        self._rows: list[Tensor] = []
-        self._cases: list[str] = []
+    def __init__(self, loss: Loss, network: nn.Module, training: Training) -> None:
+        super().__init__(network, loss.build(1), training)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the logarithms of risk (B, 1)."""
@@ -44,23 +33,12 @@ class TimeToEvent(LightningModule):
     def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
         target = batch["target"]
         loss = self.criterion(self(batch["features"]).float(), target)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(target))
-        return loss
-
-    def on_validation_epoch_start(self) -> None:
-        self._rows, self._cases = [], []
+        return self.log_train_loss(loss, len(target))
 
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
-        risk = self(batch["features"])
-        self._rows.append(torch.cat([risk, batch["target"]], dim=1).to("cpu", torch.float64))
-        self._cases += batch["case"]
+        self.collect(torch.cat([self(batch["features"]), batch["target"]], dim=1), batch["case"])
 
-    def on_validation_epoch_end(self) -> None:
-        own_rows = torch.cat(self._rows) if self._rows else torch.zeros(0, 3)
-        rows = gather_rows(own_rows, self._cases, self.device)
-        self._rows, self._cases = [], []
-        if not len(rows):
-            return
+    def log_scores(self, rows: Tensor) -> None:
         self.log("val/loss", float(self.criterion(rows[:, :1], rows[:, 1:])))
         concordance = c_index(*rows.numpy().T)
         if concordance is not None:
@@ -68,6 +46,3 @@ class TimeToEvent(LightningModule):
 
     def predict_step(self, batch: dict[str, Any], index: int) -> dict[str, Any]:
         return {"case": list(batch["case"]), "risk": self(batch["features"]).float().squeeze(1)}
-
-    def configure_optimizers(self) -> Configured:
-        return self._configure(self.network)

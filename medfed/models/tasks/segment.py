@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta, field
 
 from medfed.errors import StudyError
-from medfed.models._needs import Needs
-from medfed.models.losses import Loss
 from medfed.models.losses.dicece import DiceCE
-from medfed.models.tasks._task import Task, check_classes, check_loss
-from medfed.registry import union
+from medfed.models.tasks._task import AnyLoss, Task, check_classes, check_loss
+from medfed.models.tasks._training import Training
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule
     from torch import Tensor, nn
-
-    from medfed.models.optimisers import Optimiser
-    from medfed.models.schedules import Schedule
-
-    AnyLoss = Loss
-else:
-    AnyLoss = union("losses")
 
 
 class Segment(Task, tag="segment", frozen=True):
@@ -40,7 +31,7 @@ class Segment(Task, tag="segment", frozen=True):
     listed labelled all classes.
     """
 
-    needs: ClassVar[Needs] = "segment"
+    needs = "segment"
 
     classes: tuple[str, ...]
     loss: AnyLoss = DiceCE()
@@ -54,26 +45,21 @@ class Segment(Task, tag="segment", frozen=True):
     def __post_init__(self) -> None:
         check_classes(self, self.classes)
         check_loss(self, self.loss)
-        for name in self.largest:
-            if name not in self.classes[1:]:
-                raise StudyError(
-                    f"task 'segment': largest: '{name}' is not one of the foreground classes "
-                    f"{', '.join(self.classes[1:])}"
-                )
-        self._check_labelled()
-
-    def _check_labelled(self) -> None:
+        self._check_foreground("largest", self.largest)
         for site, names in self.labelled.items():
-            for name in names:
-                if name not in self.classes[1:]:
-                    raise StudyError(
-                        f"task 'segment': labelled: {site}: '{name}' is not one of the foreground classes "
-                        f"{', '.join(self.classes[1:])}"
-                    )
+            self._check_foreground(f"labelled: {site}", names)
             if not names or len(set(names)) < len(names):
                 raise StudyError(
                     f"task 'segment': labelled: {site}: names {len(names)} classes, {len(set(names))} of "
                     f"them distinct; name at least one class, and each only once"
+                )
+
+    def _check_foreground(self, key: str, names: tuple[str, ...]) -> None:
+        for name in names:
+            if name not in self.classes[1:]:
+                raise StudyError(
+                    f"task 'segment': {key}: '{name}' is not one of the foreground classes "
+                    f"{', '.join(self.classes[1:])}"
                 )
 
     def labelled_at(self, site: str) -> tuple[int, ...]:
@@ -104,16 +90,7 @@ class Segment(Task, tag="segment", frozen=True):
         largest = [self.classes.index(name) for name in self.largest]
         return remove_components(labels, largest, self.minimum_voxels, len(self.classes))
 
-    def module(
-        self,
-        network: nn.Module,
-        *,
-        optimiser: Optimiser,
-        schedule: Schedule,
-        epochs: int,
-        patch: tuple[int, ...] | None = None,
-        site: str = "",
-    ) -> LightningModule:
+    def module(self, network: nn.Module, training: Training) -> LightningModule:
         from medfed.models.tasks._segmentation import Segmentation
 
-        return Segmentation(self, network, optimiser, schedule, epochs, patch, self.labelled_at(site))
+        return Segmentation(self, network, training, self.labelled_at(training.site))

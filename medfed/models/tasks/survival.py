@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from medfed.models._needs import Needs
-from medfed.models.losses import Loss
 from medfed.models.losses.cox import Cox
-from medfed.models.tasks._task import Task, check_loss
-from medfed.registry import union
+from medfed.models.tasks._task import AnyLoss, Task, check_loss
+from medfed.models.tasks._training import Training
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule
     from torch import nn
 
-    from medfed.models.optimisers import Optimiser
-    from medfed.models.schedules import Schedule
-
-    AnyLoss = Loss
-else:
-    AnyLoss = union("losses")
-
 
 class Survival(Task, tag="survival", frozen=True):
     """Survival from rows of a table: one output, the logarithm of a patient's relative risk."""
 
-    needs: ClassVar[Needs] = "survival"
+    needs = "survival"
 
     loss: AnyLoss = Cox()
 
@@ -40,16 +31,7 @@ class Survival(Task, tag="survival", frozen=True):
     def scores(self) -> tuple[str, ...]:
         return ("val/loss", "val/c_index")
 
-    def module(
-        self,
-        network: nn.Module,
-        *,
-        optimiser: Optimiser,
-        schedule: Schedule,
-        epochs: int,
-        patch: tuple[int, ...] | None = None,
-        site: str = "",
-    ) -> LightningModule:
+    def module(self, network: nn.Module, training: Training) -> LightningModule:
         from medfed.models.tasks._time_to_event import TimeToEvent
 
-        return TimeToEvent(self.loss, network, optimiser, schedule, epochs)
+        return TimeToEvent(self.loss, network, training)

@@ -52,11 +52,10 @@ def studies_without(study: Study) -> dict[str, Study]:
             f"study '{study.name}': --leave-one-out needs at least 3 sites, as 2 must be left to federate; "
             f"it has {len(study.sites)}"
         )
-    left = len(study.sites) - 1
-    fewest = study.rule.min_sites()
-    if fewest > left:
+    others, fewest = len(study.sites) - 1, study.rule.min_sites()
+    if fewest > others:
         raise StudyError(
-            f"study '{study.name}': --leave-one-out leaves {left} sites and the rule needs {fewest}; train "
+            f"study '{study.name}': --leave-one-out leaves {others} sites and the rule needs {fewest}; train "
             "without --leave-one-out, or choose a rule that needs fewer sites"
         )
     return {site: study_without(study, site) for site in sorted(study.sites)}

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 from medfed.errors import MedfedError
 from medfed.evaluation.rows import local
+from medfed.federation.site import train_alone
 from medfed.pipeline.factory import module_of, training_of
+from medfed.pipeline.federate import StudyRun
 from medfed.runs.checkpoints import load_or_train
 from medfed.wire.weights import Weights, weights_of
-
-if TYPE_CHECKING:
-    from medfed.pipeline.federate import StudyRun
 
 
 def train_local_models(run: StudyRun) -> tuple[dict[str, Weights], dict[str, str]]:
@@ -33,8 +31,6 @@ def train_local_models(run: StudyRun) -> tuple[dict[str, Weights], dict[str, str
 
 
 def _train(run: StudyRun, site: str) -> Weights:
-    from medfed.federation.site import train_alone
-
     run.progress.log(f"{site}: its own model, for comparison")
     module = module_of(run.study, site)
     data, training = run.hospitals[site].data, training_of(run.study, site)

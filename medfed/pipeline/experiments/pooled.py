@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytorch_lightning as pl
 from torch.utils.data import ConcatDataset, DataLoader
@@ -18,14 +17,11 @@ from medfed.data.samplers import FixedStepBatchSampler
 from medfed.errors import DataError
 from medfed.evaluation.rows import POOLED
 from medfed.federation.callback import derived_seed
-from medfed.federation.config import SiteConfig
 from medfed.federation.site import train_alone
 from medfed.pipeline.factory import module_of, training_of
+from medfed.pipeline.federate import StudyRun
 from medfed.runs.checkpoints import load_or_train
 from medfed.wire.weights import Weights, weights_of
-
-if TYPE_CHECKING:
-    from medfed.pipeline.federate import StudyRun
 
 # The name that seeds the pooled model, as a site's name seeds its own model.
 POOLED_SITE = "pooled"
@@ -50,9 +46,9 @@ class PooledData(pl.LightningDataModule):
 
     def __init__(self, sites: Mapping[str, SiteDataModule], batch: int) -> None:
         super().__init__()
-        self._seed = "/".join(str(sites[name].seed) for name in sorted(sites))
         # Sorted by name, so that the order in which hospitals were opened does not matter.
         self._parts = [sites[name] for name in sorted(sites)]
+        self._seed = "/".join(str(part.seed) for part in self._parts)
         self._batch = batch
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -60,21 +56,25 @@ class PooledData(pl.LightningDataModule):
         parts = [part.dataset("train", training=True) for part in self._parts if part.examples]
         if not parts:
             raise DataError("no hospital has a training case, so nothing can be pooled; mark some as 'train'")
-        settings: Any = self._parts[0].settings
-        workers = getattr(settings, "workers", 0)
-        if all(part.steps is not None for part in self._parts):
-            # As many steps per epoch as all hospitals together, so that the pooled model trains as long.
-            joined = PooledDataset(parts)
-            steps = sum(part.steps or 0 for part in self._parts)
-            batches = FixedStepBatchSampler(len(joined), self._batch, steps, f"{POOLED_SITE}/{self._seed}")
-            return DataLoader(joined, batch_sampler=batches, num_workers=workers, collate_fn=collate)
-        return DataLoader(
-            PooledDataset(parts), self._batch, shuffle=True, num_workers=workers, collate_fn=collate
-        )
+        joined = PooledDataset(parts)
+        loader = partial(DataLoader, joined, num_workers=self._parts[0].settings.workers, collate_fn=collate)
+        if any(part.steps is None for part in self._parts):
+            return loader(batch_size=self._batch, shuffle=True)
+        # As many steps per epoch as all hospitals together, so that the pooled model trains as long.
+        steps = sum(part.steps or 0 for part in self._parts)
+        batches = FixedStepBatchSampler(len(joined), self._batch, steps, f"{POOLED_SITE}/{self._seed}")
+        return loader(batch_sampler=batches)
 
 
 def pooled_model(run: StudyRun) -> Weights:
-    """Return the model trained on all hospitals' cases; a saved model is not trained again."""
+    """Return the model trained on all hospitals' cases; a saved model is not trained again.
+
+    It sees each case as often as the federation does. Optimiser, schedule, clipping and seeds are the
+    study's; merges and what belongs to them (rule, privacy, `keep_local`, a local objective) play no part.
+
+    Raises:
+        DataError: if no hospital has a training case.
+    """
     path = run.folder.checkpoint(POOLED)
     return load_or_train(path, run.study.train.rounds, partial(_train, run))
 
@@ -84,17 +84,5 @@ def _train(run: StudyRun) -> Weights:
     module = module_of(run.study)
     sites = {name: run.hospitals[name].data for name in run.study.sites}
     data = PooledData(sites, run.study.train.batch)
-    train_pooled(module, data, training_of(run.study), run.folder.site(POOLED))
+    train_alone(POOLED_SITE, module, data, training_of(run.study), folder=run.folder.site(POOLED))
     return weights_of(module)
-
-
-def train_pooled(module: pl.LightningModule, data: PooledData, training: SiteConfig, folder: Path) -> None:
-    """Train one model on the training cases of several hospitals, for as many epochs as a site trains.
-
-    It sees each case as often as the federation does. Optimiser, schedule, clipping and seeds are the
-    study's; merges and what belongs to them (rule, privacy, `keep_local`, a local objective) play no part.
-
-    Raises:
-        DataError: if no hospital has a training case.
-    """
-    train_alone(POOLED_SITE, module, data, training, folder=folder)

@@ -74,10 +74,10 @@ def remaining_study(study: Study, site: str) -> Study:
             f"study '{study.name}': --without {site}: no such hospital; there are "
             f"{', '.join(sorted(study.sites))}"
         )
-    left, fewest = len(study.sites) - 1, max(study.rule.min_sites(), 1)
-    if left < fewest:
+    others, fewest = len(study.sites) - 1, max(study.rule.min_sites(), 1)
+    if others < fewest:
         raise StudyError(
-            f"study '{study.name}': without {site} {left} hospitals are left, and its rule needs {fewest}"
+            f"study '{study.name}': without {site} {others} hospitals are left, and its rule needs {fewest}"
         )
     return study_without(study, site)
 

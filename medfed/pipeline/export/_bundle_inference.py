@@ -19,8 +19,8 @@ Config = dict[str, Any]
 
 # Crop and pad of a classifier's images; MONAI's own round differently if one side is odd and the other even.
 CROP = (
-    "$lambda image: image[(slice(None), *(slice(max(s - w, 0) // 2, max(s - w, 0) // 2 + w) "
-    "for s, w in zip(image.shape[1:], @patch)))]"
+    "$lambda image: image[(slice(None), *(slice(max(s - w, 0) // 2, max(s - w, 0) // 2 + w) for s, w in "
+    "zip(image.shape[1:], @patch)))]"
 )
 PAD = (
     "$lambda image, value: torch.nn.functional.pad(image, [n for s, w in list(zip(image.shape[1:], "

@@ -24,6 +24,7 @@ from medfed.files import write_whole
 from medfed.pipeline.export._bundle_inference import inference
 from medfed.pipeline.export._subject import Subject
 from medfed.pipeline.export.torchscript import trace
+from medfed.pipeline.templates import render
 from medfed.registry import kind_of
 
 SCHEMA = (
@@ -92,7 +93,7 @@ def metadata(subject: Subject, settings: Images) -> dict[str, Any]:
         "numpy_version": version("numpy"),
         "required_packages_version": {"nibabel": version("nibabel")},
         "optional_packages_version": {"nibabel": version("nibabel")},
-        "task": _does(subject).lower(),
+        "task": _title(subject).lower(),
         "description": f"{subject.model} model of the study {subject.study.name}, trained by medfed over "
         f"{len(subject.facts.sites)} hospitals",
         "authors": "to be written by a person",
@@ -104,7 +105,7 @@ def metadata(subject: Subject, settings: Images) -> dict[str, Any]:
     }
 
 
-def _does(subject: Subject) -> str:
+def _title(subject: Subject) -> str:
     if subject.study.task.predicts == "segment":
         return f"Segmentation of {', '.join(subject.classes[1:])}"
     return f"Classification into {', '.join(subject.classes)}"
@@ -112,23 +113,14 @@ def _does(subject: Subject) -> str:
 
 def readme(subject: Subject, difference: float) -> str:
     """Return the bundle's page for people."""
-    return (
-        f"# {subject.study.name}: {subject.model} model\n\n"
-        f"{_does(subject)}, trained by medfed over "
-        f"{len(subject.facts.sites)} hospitals; study {subject.facts.digest[:12]}.\n\n"
-        "    python -m monai.bundle run --config_file configs/inference.json --bundle_root . \\\n"
-        "        --dataset_dir IMAGES --output_dir FOUND\n\n"
-        f"{_writes(subject)}\n\n"
-        f"The network in models/model.ts differs from the one that was trained by at most {difference:.1e} "
-        "of its "
-        "largest output.\n\nResearch only: not a medical device. Authors, copyright and licence are to be "
-        "written by a "
-        "person.\n"
+    return render(
+        "bundle_readme.md.jinja",
+        study=subject.study.name,
+        model=subject.model,
+        title=_title(subject),
+        hospitals=len(subject.facts.sites),
+        digest=subject.facts.digest[:12],
+        is_segmentation=subject.study.task.predicts == "segment",
+        classes=", ".join(subject.classes),
+        difference=difference,
     )
-
-
-def _writes(subject: Subject) -> str:
-    if subject.study.task.predicts == "segment":
-        return "Each NIfTI file of IMAGES gets a mask on its own grid, in FOUND."
-    classes = ", ".join(subject.classes)
-    return f"FOUND/predictions.csv has one line per image: its file, and the probabilities of {classes}."

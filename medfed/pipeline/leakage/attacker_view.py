@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from medfed.aggregation.fedavg import FedAvg
 from medfed.data.datamodule import collate
 from medfed.errors import PrivacyError
 from medfed.exchange import MemoryExchange
-from medfed.federation.config import HubConfig, SiteConfig
+from medfed.federation.config import HubConfig
 from medfed.federation.simulation import simulate
 from medfed.federation.site import PatientLedger, SiteRun, train_site
 from medfed.pipeline.factory import module_of, training_of
@@ -82,35 +83,35 @@ def visible_update(
 
 
 def _round(
-    study: Study, parties: dict[str, Sequence[Item]], privacy: Privacy, start: Weights
+    study: Study, parties: Mapping[str, Sequence[Item]], privacy: Privacy, start: Weights
 ) -> dict[str, Tensor]:
+    """Return what a round over the parties' cases adds to `start`."""
     training = replace(training_of(study), local=None, privacy=privacy)
+    config = HubConfig(
+        rounds=1,
+        sites=tuple(sorted(parties)),
+        rule=FedAvg(),
+        privacy=privacy,
+        minimum=len(parties),
+        seed=training.seed,
+        compress=training.compress,
+        outlier=None,  # an attacker sees the update of a step at rate 1 however large it is
+    )
     failures: list[BaseException] = []
+
+    def train(name: str, folder: Path, exchange: MemoryExchange) -> None:
+        items = parties[name]
+        try:
+            data = _Data(items, training.batch)
+            train_site(name, module_of(study), data, exchange, training, _site_run(items, folder / name))
+        except BaseException as error:
+            failures.append(error)
+            raise
+
     with tempfile.TemporaryDirectory(prefix="medfed-leakage-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-
-        def site(name: str) -> Callable[[MemoryExchange], None]:
-            def fit(exchange: MemoryExchange) -> None:
-                try:
-                    _fit(name, module_of(study), parties[name], training, exchange, Path(folder) / name)
-                except BaseException as error:
-                    failures.append(error)
-                    raise
-
-            return fit
-
         try:
-            config = HubConfig(
-                rounds=1,
-                sites=tuple(sorted(parties)),
-                rule=FedAvg(),
-                privacy=training.privacy,
-                minimum=len(parties),
-                seed=training.seed,
-                compress=training.compress,
-                outlier=None,  # an attacker sees the update of a step at rate 1 however large it is
-            )
-            final = simulate({name: site(name) for name in parties}, start, config)
+            final = simulate({name: partial(train, name, Path(folder)) for name in parties}, start, config)
         except Exception:
             if failures:
                 raise failures[0] from None
@@ -118,21 +119,13 @@ def _round(
     return {name: tensor.double() - start[name].double() for name, tensor in final.weights.items()}
 
 
-def _fit(
-    name: str,
-    module: pl.LightningModule,
-    items: Sequence[Item],
-    training: SiteConfig,
-    exchange: MemoryExchange,
-    folder: Path,
-) -> None:
+def _site_run(items: Sequence[Item], folder: Path) -> SiteRun:
     folder.mkdir()
     patients: dict[str, list[int]] = {}
     for number, item in enumerate(items):
         patients.setdefault(item["case"], []).append(number)
     ledger = PatientLedger("leakage", data_set(patients, b"leakage"), list(patients.values()))
-    run = SiteRun(folder, examples=len(items), patients=ledger)
-    train_site(name, module, _Data(items, training.batch), exchange, training, run)
+    return SiteRun(folder, examples=len(items), patients=ledger)
 
 
 def _stand_ins(items: Sequence[Item], parts: int, min_items: int) -> list[list[Item]]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 import msgspec
 from torch import Tensor
 
+from medfed.pipeline.templates import render
 from medfed.privacy.attacks.membership import MIN_CASES, advantage
 
 
@@ -79,63 +80,8 @@ class Findings:
 
 def describe(findings: Findings) -> str:
     """Return the findings as a page of plain text."""
-    lines = [f"Leakage audit of study '{findings.study}' at hospital '{findings.site}'", ""]
-    lines += [*_describe_inversion(findings), *_describe_membership(findings)]
-    lines += ["", *findings.notes] if findings.notes else []
-    lines += [
-        "",
-        f"The most that was reconstructed under this study's protection: {findings.worst:.2f} of 1.",
-        "The attacked step is the worst case: an update of a single step, and an attacker who knows the "
-        "right\nanswers. An update of many steps over many cases is harder to invert. That these attacks "
-        "found little\ndoes not mean that no attack can find more.",
-    ]
-    return "\n".join(lines)
-
-
-def _describe_inversion(findings: Findings) -> list[str]:
     is_image = findings.needs not in ("table", "survival")
-    what, free = ("image", ", apart from brightness and contrast") if is_image else ("row", "")
-    lines = [
-        f"How much of a patient's {what} could be reconstructed from an update of a single training step?",
-        f"(100 %: the very same{free}; 0 %: no more than the average of this hospital's patients)",
-    ]
-    for one in findings.inverted:
-        lines.append(
-            f"  {_protection(one.privacy)}, {one.cases} case{'s' * (one.cases > 1)} in the step: "
-            f"{one.best:.0%} of the best reconstructed case, {one.mean:.0%} on average (guessing with other "
-            f"patients: {one.chance:.0%})"
-        )
-    if is_image:
-        lines.append(
-            "Look at the figure too: a part of a patient that is visible in noise is a small share of all "
-            "voxels."
-        )
-    return lines
-
-
-def _describe_membership(findings: Findings) -> list[str]:
-    if not findings.members:
-        return []
-    lines = [
-        "",
-        "Could someone with a patient's data tell from the trained model whether that patient was in "
-        "training?",
-        "(100 %: always; 50 %: by tossing a coin)",
-    ]
-    for one in findings.members:
-        ratio = (
-            "" if one.by_ratio is None else f", {one.by_ratio:.0%} by comparison with models trained without"
-        )
-        few = "" if one.is_reliable else f"; only {one.cases} cases, too few to rely on, and not in the gate"
-        lines.append(
-            f"  {_protection(one.privacy)}: {one.by_loss:.0%} right by the model's error alone{ratio} "
-            f"({one.models} models{few})"
-        )
-    return lines
-
-
-def _protection(privacy: str) -> str:
-    return "without protection" if privacy == "none" else f"with {privacy}"
+    return render("leakage_findings.txt.jinja", findings=findings, is_image=is_image).removesuffix("\n")
 
 
 def to_json(findings: Findings) -> bytes:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -59,10 +60,9 @@ class MechanismSteps:
 
 def compose(charges: Sequence[MechanismSteps]) -> tuple[MechanismSteps, ...]:
     """Return the charges with the steps of equal mechanisms added up; their order does not matter."""
-    steps: dict[tuple[float, float], int] = {}
+    steps: Counter[tuple[float, float]] = Counter()
     for charge in charges:
-        key = (charge.noise_multiplier, charge.sample_rate)
-        steps[key] = steps.get(key, 0) + charge.steps
+        steps[charge.noise_multiplier, charge.sample_rate] += charge.steps
     return tuple(MechanismSteps(noise, rate, count) for (noise, rate), count in steps.items() if count)
 
 
@@ -70,9 +70,8 @@ def renyi(charges: Sequence[MechanismSteps], orders: Sequence[float] = ORDERS) -
     """Return the total Rényi divergence of all charges at each order."""
     total = np.zeros(len(orders))
     for charge in compose(charges):
-        total += charge.steps * np.array(
-            _renyi_step(charge.noise_multiplier, charge.sample_rate, tuple(orders))
-        )
+        step = _renyi_step(charge.noise_multiplier, charge.sample_rate, tuple(orders))
+        total += charge.steps * np.array(step)
     return total
 
 
@@ -80,8 +79,8 @@ def renyi(charges: Sequence[MechanismSteps], orders: Sequence[float] = ORDERS) -
 def _renyi_step(noise_multiplier: float, sample_rate: float, orders: tuple[float, ...]) -> tuple[float, ...]:
     from opacus.accountants.analysis.rdp import compute_rdp
 
-    found = compute_rdp(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=list(orders))
-    return tuple(float(value) for value in np.atleast_1d(found))
+    divergences = compute_rdp(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=list(orders))
+    return tuple(float(value) for value in np.atleast_1d(divergences))
 
 
 def epsilon_of_renyi(divergences: np.ndarray, delta: float, orders: Sequence[float] = ORDERS) -> float:
@@ -93,8 +92,8 @@ def epsilon_of_renyi(divergences: np.ndarray, delta: float, orders: Sequence[flo
     with warnings.catch_warnings():
         # It warns if the best order is the largest; the bound holds anyway.
         warnings.simplefilter("ignore")
-        found, _ = get_privacy_spent(orders=list(orders), rdp=divergences, delta=delta)
-    return max(float(found), 0.0)
+        bound, _ = get_privacy_spent(orders=list(orders), rdp=divergences, delta=delta)
+    return max(float(bound), 0.0)
 
 
 def epsilon(charges: Sequence[MechanismSteps], delta: float, accountant: Accountant = "prv") -> float:
@@ -122,29 +121,29 @@ def _prv(charges: tuple[MechanismSteps, ...], delta: float) -> float:
             warnings.simplefilter("ignore")
             domain = _domain(charges, delta)
             losses = [
-                prv.PoissonSubsampledGaussianPRV(charge.sample_rate, charge.noise_multiplier)
+                prv.TruncatedPrivacyRandomVariable(
+                    prv.PoissonSubsampledGaussianPRV(charge.sample_rate, charge.noise_multiplier),
+                    domain.t_min,
+                    domain.t_max,
+                )
                 for charge in charges
             ]
-            discrete = [
-                prv.discretize(prv.TruncatedPrivacyRandomVariable(loss, domain.t_min, domain.t_max), domain)
-                for loss in losses
-            ]
             whole = prv.compose_heterogeneous(
-                dprvs=discrete, num_self_compositions=[charge.steps for charge in charges]
+                dprvs=[prv.discretize(loss, domain) for loss in losses],
+                num_self_compositions=[charge.steps for charge in charges],
             )
-            found = float(whole.compute_epsilon(delta, delta * PRV_DELTA_SHARE, PRV_ERROR)[2])
-    except (
-        RuntimeError,
-        ValueError,
-        FloatingPointError,
-        ZeroDivisionError,
-        MemoryError,
-        IndexError,
-    ) as error:
-        raise _no_prv(charges, delta, type(error).__name__) from None
-    if not math.isfinite(found):
-        raise _no_prv(charges, delta, f"epsilon {found}")
-    return found
+            bound = float(whole.compute_epsilon(delta, delta * PRV_DELTA_SHARE, PRV_ERROR)[2])
+        if not math.isfinite(bound):
+            raise ValueError(bound)
+        return bound
+    except (ArithmeticError, RuntimeError, ValueError, MemoryError, LookupError) as error:
+        described = ", ".join(
+            f"{c.steps} steps, noise {c.noise_multiplier:.3g}, rate {c.sample_rate:.3g}" for c in charges
+        )
+        raise PrivacyError(
+            f"the PRV accountant finds no epsilon for {described} at delta {delta:g} "
+            f"({type(error).__name__}: {error}); take accountant: rdp"
+        ) from None
 
 
 def _domain(charges: Sequence[MechanismSteps], delta: float) -> Any:
@@ -156,9 +155,8 @@ def _domain(charges: Sequence[MechanismSteps], delta: float) -> Any:
     from opacus.accountants.analysis import prv
 
     steps, error = sum(charge.steps for charge in charges), delta * PRV_DELTA_SHARE
-    orders = tuple(
-        order for order in ORDERS if order.is_integer()
-    )  # a short sum each; the bound holds at any
+    # A whole order takes a short sum; the bound holds at any.
+    orders = tuple(order for order in ORDERS if order.is_integer())
 
     def bound(some: Sequence[MechanismSteps], most: float) -> float:
         return epsilon_of_renyi(renyi(some, orders), most, orders)
@@ -168,16 +166,6 @@ def _domain(charges: Sequence[MechanismSteps], delta: float) -> Any:
     length = max(*bounds, PRV_ERROR) + 3
     mesh = PRV_ERROR / math.sqrt(steps * math.log(12 / error) / 2)
     return prv.Domain.create_aligned(-length, length, mesh)
-
-
-def _no_prv(charges: Sequence[MechanismSteps], delta: float, why: str) -> PrivacyError:
-    described = ", ".join(
-        f"{c.steps} steps, noise {c.noise_multiplier:.3g}, rate {c.sample_rate:.3g}" for c in charges
-    )
-    return PrivacyError(
-        f"the PRV accountant finds no epsilon for {described} at delta {delta:g} "
-        f"({why}); take accountant: rdp"
-    )
 
 
 def smallest_epsilon(charges: Sequence[MechanismSteps], delta: float) -> float:
@@ -227,11 +215,11 @@ def noise_for(
         if high_epsilon >= target * (1 - EPSILON_TOLERANCE) or high - low < 1e-4 * high:
             break
         guess = _between(low, low_epsilon, high, high_epsilon, target)
-        found = after(guess)
-        if found <= target:
-            high, high_epsilon = guess, found
+        guess_epsilon = after(guess)
+        if guess_epsilon <= target:
+            high, high_epsilon = guess, guess_epsilon
         else:
-            low, low_epsilon = guess, found
+            low, low_epsilon = guess, guess_epsilon
     return high
 
 
@@ -242,5 +230,5 @@ def _between(low: float, low_epsilon: float, high: float, high_epsilon: float, t
     slope = math.log(low_epsilon / high_epsilon) / math.log(high / low)
     # Aim inside the tolerance, so that the guess rarely falls on the wrong side of the target.
     guess: float = high * (high_epsilon / (target * (1 - EPSILON_TOLERANCE / 2))) ** (1 / slope)
-    edge = 0.02 * (high - low)
-    return min(max(guess, low + edge), high - edge)
+    margin = 0.02 * (high - low)
+    return min(max(guess, low + margin), high - margin)

@@ -43,11 +43,10 @@ from medfed.privacy.accounting.accountant import (
     renyi,
     smallest_epsilon,
 )
+from medfed.wire.audit_log import GENESIS, continues
 
 require_file_locks("the privacy ledger")
 
-# The predecessor's digest in the first line, as in the audit log.
-GENESIS = "0" * 64
 LEDGER = "ledger.jsonl"
 DELTA = 1e-5
 
@@ -176,7 +175,7 @@ class Ledger:
     def _largest_epsilon(
         self, data: DataSet, *, reserved: bool, but: str = "", plan: MechanismSteps | None = None
     ) -> float:
-        """Return a patient's largest epsilon, with a plan and what is `reserved` in all accounts `but` one."""
+        """Return a patient's largest epsilon, with a plan and what is `reserved` in accounts `but` one."""
         lines = list(self._lines())
         members = {line["data"]: frozenset(line["patients"]) for line in lines if line["event"] == "data"}
         orders = next((line["orders"] for line in lines if line["event"] == "began"), list(ORDERS))
@@ -211,11 +210,7 @@ class Ledger:
                 entry = msgspec.json.decode(line)
             except msgspec.DecodeError:
                 entry = None
-            if (
-                not isinstance(entry, dict)
-                or entry.get("previous") != previous
-                or entry.get("number") != number
-            ):
+            if not continues(entry, previous, number):
                 raise PrivacyError(
                     f"privacy ledger, line {number + 1}: does not continue the line before it; a line was "
                     "changed, removed or moved at or before this place. Restore the ledger from a backup: "

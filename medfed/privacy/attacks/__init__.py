@@ -6,8 +6,3 @@
 To add an attack, add a file with a function from what the hub sees to a number between 0 (nothing) and 1
 (everything).
 """
-
-from medfed.privacy.attacks.inversion import invert, recovered
-from medfed.privacy.attacks.membership import advantage, auc, lira
-
-__all__ = ["advantage", "auc", "invert", "lira", "recovered"]

@@ -42,8 +42,8 @@ class Age(Task, tag="age", frozen=True):
     def scores(self):
         return ("val/loss",)
 
-    def module(self, network, *, optimiser, schedule, epochs, patch=None, site=""):
-        return Regression(network, optimiser)
+    def module(self, network, training):
+        return Regression(network, training.optimiser)
 
 
 class Regression(LightningModule):

@@ -20,7 +20,7 @@ from medfed.models.networks.dynunet import DynUNet
 from medfed.models.networks.fully_connected import FullyConnected
 from medfed.models.optimisers.sgd import SGD
 from medfed.models.schedules.constant import Constant
-from medfed.models.tasks import Task
+from medfed.models.tasks import Task, Training
 from medfed.models.tasks.classify import Classify
 from medfed.models.tasks.segment import Segment
 from medfed.models.tasks.survival import Survival
@@ -54,7 +54,7 @@ class Thresholds(nn.Module):
 
 
 def module_for(task: Task, network: nn.Module, patch: tuple[int, ...] | None = None) -> pl.LightningModule:
-    return task.module(network, optimiser=SGD(lr=0.1), schedule=Constant(), epochs=2, patch=patch)
+    return task.module(network, Training(SGD(lr=0.1), Constant(), epochs=2, patch=patch))
 
 
 def trainer(folder: Path, **settings: Any) -> pl.Trainer:

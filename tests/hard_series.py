@@ -35,6 +35,7 @@ CLASSES = {"CT": CTImageStorage, "MR": MRImageStorage, "PT": PositronEmissionTom
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
+OBLIQUE = (0.96, 0.28, 0.0, -0.168, 0.576, 0.8)  # 0.28^2 + 0.96^2 = 1 and the two are perpendicular
 
 
 @dataclass(frozen=True)
@@ -362,3 +363,13 @@ def structure_set(
             owner.ContourSequence.append(contour)
         ds.ROIContourSequence.append(owner)
     return ds
+
+
+def blob(series: Series, seed: int = 0) -> np.ndarray:
+    """Return a random mask, (slices, rows, columns)."""
+    return np.random.default_rng(seed).integers(0, 2, series.shape).astype(bool)
+
+
+def as_xyz(planes: np.ndarray) -> np.ndarray:
+    """Return (slices, rows, columns) as (X, Y, Z)."""
+    return planes.transpose(2, 1, 0)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hard_series as hs
 import pydicom
 import pytest
+from dicom_encodings import SYNTAXES, encode
 from pydicom import uid
 from pydicom.datadict import keyword_for_tag
-from test_encodings import SYNTAXES, encode
 
 from medfed.data.dicom.elements import Elements, TruncatedHeader
 from medfed.data.dicom.file import open_dicom

@@ -9,10 +9,10 @@ from pathlib import Path
 import hard_series as hs
 import numpy as np
 import pytest
+from dicom_encodings import JPEG_LOSSLESS, encode, jpeg_lossless
 from hard_series import Series, assert_in_place, write_series
 from pydicom.encaps import generate_frames
 from pydicom.uid import JPEG2000Lossless
-from test_encodings import JPEG_LOSSLESS, encode, jpeg_lossless
 
 from medfed.data.dicom import decoder_process, pixels
 from medfed.data.read import read

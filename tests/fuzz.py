@@ -1,6 +1,6 @@
 """Mutated files: each gives a volume or our own error, within time and memory, and no content is quoted.
 
-By hand, 10,000 files: `python tests/data/readers/fuzz.py --count 10000`. The cases run in a process of their
+By hand, 10,000 files: `python tests/fuzz.py --count 10000`. The cases run in a process of their
 own, so that a crash in a decoder is seen, named and counted.
 """
 
@@ -30,7 +30,7 @@ LIMIT_KB = 1_500_000
 
 def valid_files(folder: Path) -> list[Path]:
     """Write one valid file of each kind."""
-    from test_encodings import SYNTAXES, encode
+    from dicom_encodings import SYNTAXES, encode
 
     series = hs.Series(shape=(3, 40, 36), intercept=500.0)
     paths = []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import struct
 import subprocess
 import sys
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -189,7 +191,7 @@ def test_a_few_hundred_mutated_files(tmp_path):
 @pytest.mark.slow
 def test_ten_thousand_mutated_files():
     # In a subprocess: the peak memory of a process never falls, and this one's may be high from other tests.
-    script = Path(__file__).with_name("fuzz.py")
+    script = Path(__file__).parents[1] / "fuzz.py"
     done = subprocess.run(
         [sys.executable, str(script), "--count", "10000", "--seed", "0"],
         capture_output=True,
@@ -220,3 +222,26 @@ def test_reading_a_label_refuses_with_our_errors_too(tmp_path):
     (tmp_path / "a.nii").write_bytes(b"hello")
     with pytest.raises(MedfedError, match="neither DICOM nor NIfTI"):
         read_label(tmp_path / "a.nii", volume)
+
+
+def test_archives_are_named_and_not_looked_into(tmp_path):
+    write_series(tmp_path / "a", Series())
+    (tmp_path / "b").mkdir()
+    first = next((tmp_path / "a").iterdir())
+    with zipfile.ZipFile(tmp_path / "b" / "a.zip", "w") as archive:
+        archive.write(first, "a.dcm")
+    with pytest.raises(ImageError, match="a zip archive, which is not opened; unpack it"):
+        read(tmp_path / "b" / "a.zip")
+    (tmp_path / "b" / "a.dcm.gz").write_bytes(gzip.compress(first.read_bytes()))
+    with pytest.raises(ImageError, match=r"only 2 other files, the first a packed archive .* unpack it"):
+        read(tmp_path / "b")
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    series = Series()
+    write_series(tmp_path / "in", series, order=(0, 1, 2))
+    write_series(tmp_path / "elsewhere", series, order=(3, 4, 5))
+    os.symlink(tmp_path / "elsewhere", tmp_path / "in" / "more")
+    os.symlink(tmp_path / "in", tmp_path / "in" / "loop")
+    (volume,) = read(tmp_path / "in")
+    assert_in_place(volume, shape=(7, 5, 6))
