@@ -1,15 +1,19 @@
-"""Run one check of a contract as a test."""
+"""Run the checks of a contract as tests."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Any, TypeVar
 
 import pytest
 
 from medfed.testing import Contract, NotApplicable
+from medfed.testing._contract import OF_EVERY_KIND
 
 KindT = TypeVar("KindT")
+
+CHECKS_OF_EVERY_KIND = {check.__name__ for check in OF_EVERY_KIND}
 
 
 def checks_of(contract: Contract[Any], slow: Collection[str] = ()) -> pytest.MarkDecorator:
@@ -25,3 +29,12 @@ def run(contract: Contract[KindT], check: str, kind: KindT) -> None:
         contract.checks[check](kind)
     except NotApplicable as reason:
         pytest.skip(str(reason))
+
+
+def broken(contract: Contract[KindT], kind: KindT, skip: Collection[str] = ()) -> set[str]:
+    """Return the names of the checks that the contract's report says are broken."""
+    try:
+        contract(kind, skip)
+    except AssertionError as report:
+        return set(re.findall(r"^  (\w+): ", str(report), re.MULTILINE))
+    return set()

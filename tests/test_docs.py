@@ -36,6 +36,8 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatc
     names: dict = {}
     for block in blocks(page, "python"):
         exec(block, names)
+    if page.stem == "add-a-part":  # its kinds are held to their contracts, and nothing is trained
+        return
     assert names["final"].round == 3
     assert set(names["final"].weights) == {"net.weight", "net.bias"}
 

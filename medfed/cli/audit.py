@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from medfed.cli.error_handling import handle_errors
+from medfed.cli.error_handling import Commands
 from medfed.cli.options import PATH
 
 
-@click.group()
+@click.group(cls=Commands)
 def audit() -> None:
     """Verify what left a hospital, and measure what it reveals."""
 
@@ -33,7 +33,6 @@ def _log_file(path: Path) -> Path:
     type=PATH,
     help="A folder with the federation's authority.pem: every line must then be signed.",
 )
-@handle_errors
 def verify(log: Path, head: str | None, credentials: Path | None) -> None:
     """Check that no line of an audit log was changed, removed, moved or written by anyone but the site.
 
@@ -62,7 +61,6 @@ def verify(log: Path, head: str | None, credentials: Path | None) -> None:
     show_default=True,
     help="The file to write, .html or .csv.",
 )
-@handle_errors
 def export(log: Path, out: Path) -> None:
     """Write an audit log as an HTML page or a CSV table.
 
@@ -108,7 +106,6 @@ def export(log: Path, out: Path) -> None:
 @click.option(
     "--out", type=PATH, help="Folder for the text and the figure; default: the hospital's folder of the run."
 )
-@handle_errors
 def leakage(
     run: Path,
     site: str | None,

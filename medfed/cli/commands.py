@@ -14,7 +14,7 @@ import medfed
 from medfed.cli.audit import audit
 from medfed.cli.data import fingerprint, purge
 from medfed.cli.enrol import enrol
-from medfed.cli.error_handling import handle_errors
+from medfed.cli.error_handling import Commands
 from medfed.cli.new import new
 from medfed.cli.options import PATH, RunOptions, run_options
 from medfed.errors import MedfedError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from medfed.runs.progress import Progress
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(medfed.__version__, prog_name="medfed")
 def main() -> None:
     """One model over many hospitals; images stay where they are.
@@ -44,7 +44,6 @@ def main() -> None:
 @click.option(
     "--compare", metavar="A,B,...", help="Train once per method and compare: fedavg,fedprox,fedadam."
 )
-@handle_errors
 def train(
     study: Path | None,
     site: Path | None,
@@ -141,9 +140,9 @@ def _progress(quiet: bool) -> Iterator[Progress]:
 
 
 def _print_result(run: RunFolder) -> None:
-    from medfed.pipeline.report import headline
+    from medfed.evaluation.report import headline
 
-    click.echo(headline(run))
+    click.echo(headline(run.path))
     click.echo(f"report: {run.report}")
 
 
@@ -164,7 +163,6 @@ def _interrupt_on_sigterm() -> None:
 @click.option("--enrolment", type=PATH, help="The folder that `medfed enrol init` made.")
 @click.option("--broker", is_flag=True, help="Also start and supervise the broker.")
 @run_options
-@handle_errors
 def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions) -> None:
     """Lead the study in a file across hospitals, which run `medfed train --site`; write a run folder.
 
@@ -195,7 +193,6 @@ def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions) 
     "--name", default="evaluated", show_default=True, help="What to call this hospital in the report."
 )
 @click.option("--all-cases", is_flag=True, help="Measure every case, not only the test split.")
-@handle_errors
 def evaluate(run_folder: Path, data: Path, name: str, all_cases: bool) -> None:
     """Measure a run's models on a hospital's cases, and rewrite the run's report.
 
@@ -215,7 +212,6 @@ def evaluate(run_folder: Path, data: Path, name: str, all_cases: bool) -> None:
 @click.option(
     "--name", default="evaluated", show_default=True, help="The hospital's name, which salts the case ids."
 )
-@handle_errors
 def predict(run_folder: Path, data: Path, out: Path, model: str, name: str) -> None:
     """Write a run's predictions for every case of a hospital's folder. It needs no labels; nothing leaves it.
 
@@ -242,7 +238,6 @@ def predict(run_folder: Path, data: Path, out: Path, model: str, name: str) -> N
     help="What to write.",
 )
 @click.option("--model", default="federated", show_default=True, help="One of the run's models.")
-@handle_errors
 def export(run_folder: Path, out: Path, format_: str, model: str) -> None:
     """Write a run's model for others to run, checked against the model that was trained.
 
@@ -260,7 +255,6 @@ def export(run_folder: Path, out: Path, format_: str, model: str) -> None:
 @click.option(
     "--out", type=PATH, help="Folder for the comparison of several runs; default: beside the first run."
 )
-@handle_errors
 def report(run_folders: tuple[Path, ...], out: Path | None) -> None:
     """Rewrite the report of each run from its rows, and for several runs write a page that compares them.
 
@@ -290,7 +284,6 @@ def report(run_folders: tuple[Path, ...], out: Path | None) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--page", type=PATH, help="Write a page with histograms and thumbnails.")
-@handle_errors
 def check(folder: Path, study: Path | None, secret: Path | None, as_json: bool, page: Path | None) -> None:
     """List what a hospital's FOLDER (or CSV file) holds, its problems and their remedies. Nothing leaves it.
 
@@ -334,7 +327,6 @@ def check(folder: Path, study: Path | None, secret: Path | None, as_json: bool, 
     show_default=True,
     help="Whether the device's identity is kept.",
 )
-@handle_errors
 def deidentify(
     source: Path, target: Path, secret: Path | None, dates: str, descriptors: str, device: str
 ) -> None:
@@ -372,7 +364,6 @@ def deidentify(
 @main.command(short_help="List what a study file can name.")
 @click.argument("folder", required=False)
 @click.option("--schema", is_flag=True, help="Print the JSON schema of a study file, for editors.")
-@handle_errors
 def kinds(folder: str | None, schema: bool) -> None:
     """List the kinds that a study file can name, of all registries or of one FOLDER such as aggregation."""
     from medfed import registry

@@ -9,11 +9,11 @@ from typing import Literal
 
 import click
 
-from medfed.cli.error_handling import handle_errors
+from medfed.cli.error_handling import Commands
 from medfed.cli.options import PATH
 
 
-@click.group(short_help="Plan settings from all hospitals' image statistics.")
+@click.group(cls=Commands, short_help="Plan settings from all hospitals' image statistics.")
 def fingerprint() -> None:
     """Plan settings from all hospitals' image statistics, which are sums that may be shared."""
 
@@ -29,7 +29,6 @@ def fingerprint() -> None:
 @click.option(
     "--fewest", type=int, default=10, show_default=True, help="Withhold counts of fewer patients than this."
 )
-@handle_errors
 def make(
     folder: Path,
     out: Path,
@@ -59,7 +58,6 @@ def make(
 @click.argument("files", nargs=-1, required=True, type=PATH)
 @click.option("--voxels", type=int, default=96**3, show_default=True, help="The largest patch, in voxels.")
 @click.option("--normalise", type=click.Choice(["auto", "zscore", "nyul"]), default="auto", show_default=True)
-@handle_errors
 def merge(files: tuple[Path, ...], voxels: int, normalise: Literal["auto", "zscore", "nyul"]) -> None:
     """Print the `data` section of a study, planned from the hospitals' fingerprints."""
     import yaml
@@ -90,7 +88,6 @@ def merge(files: tuple[Path, ...], voxels: int, normalise: Literal["auto", "zsco
     type=PATH,
     help="A site file: delete everything that this site keeps, in every cache.",
 )
-@handle_errors
 def purge(folder: Path | None, site_file: Path | None) -> None:
     """Delete the prepared images that `cache: disk` keeps.
 

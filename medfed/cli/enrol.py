@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from medfed.cli.error_handling import handle_errors
+from medfed.cli.error_handling import Commands
 
 # The default folders of the coordinator's and a hospital's credentials.
 COORDINATOR, HOSPITAL = "enrolment", "credentials"
@@ -15,7 +15,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
-@click.group()
+@click.group(cls=Commands)
 def enrol() -> None:
     """Enrol the hub and the hospitals: certificates and who holds them."""
 
@@ -36,7 +36,6 @@ def enrol() -> None:
     "--disk", default="", help="the most that the broker may store, such as 20GB; default: all free space"
 )
 @click.option("--folder", type=_FOLDER, default=COORDINATOR, show_default=True)
-@handle_errors
 def init(
     name: str, hosts: tuple[str, ...], port: int, websocket_port: int, listen: str, disk: str, folder: Path
 ) -> None:
@@ -51,7 +50,6 @@ def init(
 @enrol.command(short_help="Hospital: create a key and a request.")
 @click.argument("name")
 @click.option("--folder", type=_FOLDER, default=HOSPITAL, show_default=True)
-@handle_errors
 def site(name: str, folder: Path) -> None:
     """Hospital: create a private key, which stays here, and a request for a certificate."""
     from medfed.deployment.enrolment import enrol as work
@@ -75,7 +73,6 @@ def site(name: str, folder: Path) -> None:
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="the kit's path; default: NAME.kit"
 )
 @click.option("--folder", type=_FOLDER, default=COORDINATOR, show_default=True)
-@handle_errors
 def sign(request: Path, days: int, yes: bool, out: Path | None, folder: Path) -> None:
     """Coordinator: answer a hospital's request with a kit."""
     from medfed.deployment.enrolment import enrol as work
@@ -96,7 +93,6 @@ def sign(request: Path, days: int, yes: bool, out: Path | None, folder: Path) ->
 @click.argument("kit", type=_FILE)
 @click.option("--authority", default="", help="the fingerprint that the coordinator read out")
 @click.option("--folder", type=_FOLDER, default=HOSPITAL, show_default=True)
-@handle_errors
 def accept(kit: Path, authority: str, folder: Path) -> None:
     """Hospital: install the coordinator's kit."""
     from medfed.deployment.enrolment import enrol as work
@@ -112,7 +108,6 @@ def accept(kit: Path, authority: str, folder: Path) -> None:
 @click.argument("name")
 @click.option("--serial", default="", help="only the certificate with this serial number")
 @click.option("--folder", type=_FOLDER, default=COORDINATOR, show_default=True)
-@handle_errors
 def revoke(name: str, serial: str, folder: Path) -> None:
     """Coordinator: revoke a site's certificates; a running hub and broker apply it at once."""
     from medfed.deployment.enrolment import enrol as work
@@ -123,16 +118,15 @@ def revoke(name: str, serial: str, folder: Path) -> None:
 
 @enrol.command("list", short_help="Coordinator: list the certificates.")
 @click.option("--folder", type=_FOLDER, default=COORDINATOR, show_default=True)
-@handle_errors
 def list_(folder: Path) -> None:
     """Coordinator: list every certificate, its expiry and whether it was revoked."""
     from medfed.deployment.enrolment.participants import participants
     from medfed.wire.credentials import read_federation
 
     read_federation(folder)
-    found = participants(folder)
-    if not found:
+    every = participants(folder)
+    if not every:
         click.echo("no site is enrolled yet; `medfed enrol sign` answers a hospital's request")
-    for one in found:
+    for one in every:
         left = f", {one.days_left} days left" if one.status in ("valid", "expires soon") else ""
         click.echo(f"{one.site:24} {one.status:12} until {one.expires:%Y-%m-%d}{left}  serial {one.serial}")

@@ -21,7 +21,17 @@ _CONTINUE_SITE = "the same command continues after the last round"
 _REPEAT = "run the same command again"
 
 
-def handle_errors(command: Callable[..., Any]) -> Callable[..., Any]:
+class Commands(click.Group):
+    """A group of commands that print medfed's errors without a traceback."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Register a command, with its errors handled; a group handles those of its own commands."""
+        if cmd.callback is not None and not isinstance(cmd, click.Group):
+            cmd.callback = _handle_errors(cmd.callback)
+        super().add_command(cmd, name)
+
+
+def _handle_errors(command: Callable[..., Any]) -> Callable[..., Any]:
     """Print medfed's errors without a traceback, and after Ctrl-C how to continue."""
 
     @wraps(command)

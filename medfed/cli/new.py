@@ -6,8 +6,6 @@ from pathlib import Path
 
 import click
 
-from medfed.cli.error_handling import handle_errors
-
 
 @click.command(short_help="Write a study file from hospitals' folders.")
 @click.argument("study", type=click.Path(path_type=Path, dir_okay=False))
@@ -34,7 +32,6 @@ from medfed.cli.error_handling import handle_errors
     metavar="COLUMN",
     help="For survival tables: the column with 1 where the event happened, else 0.",
 )
-@handle_errors
 def new(
     study: Path,
     folders: tuple[str, ...],

@@ -34,8 +34,7 @@ def check_binary(probabilities: ArrayLike, targets: ArrayLike) -> tuple[Floats, 
     p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(targets)
     if p.shape != y.shape or p.ndim != 1:
         raise DataError(f"{p.shape} probabilities for {y.shape} targets; give one of each per patient")
-    if not ((p >= 0) & (p <= 1)).all():
-        outside = int(np.count_nonzero(~((p >= 0) & (p <= 1))))
+    if outside := int(np.count_nonzero(~((p >= 0) & (p <= 1)))):
         raise DataError(
             f"{outside} of {len(p)} probabilities are not between 0 and 1; apply softmax or sigmoid to the "
             "network's output before evaluating it"

@@ -38,18 +38,13 @@ from medfed.evaluation.segmentation import ABSENT
 
 
 def compare(
-    cases: Iterable[CaseRow],
-    settings: SummarySettings,
-    *,
-    model: str = FEDERATED,
-    split: str = "test",
-    correct: bool = True,
+    cases: Iterable[CaseRow], settings: SummarySettings, *, model: str = FEDERATED, correct: bool = True
 ) -> list[Row]:
-    """Return one model's differences to every other, for each hospital and for the study's hospitals pooled.
+    """Return one model's differences to every other on test patients, by hospital and over the study's.
 
     If `correct` is false, p values are not corrected, so that they can be corrected together with others.
     """
-    everything = [case for case in unperturbed(cases) if case.split == split]
+    everything = [case for case in unperturbed(cases) if case.split == "test"]
     suppressed = suppressed_sites(everything, settings)
     by_model: dict[str, dict[str, list[CaseRow]]] = {}
     for case in everything:
@@ -57,13 +52,13 @@ def compare(
     rows: list[Row] = []
     for other in sorted(set(by_model) - {model}):
         for site, members in _members(sorted(by_model[other]), settings.held_out).items():
-            if (site, split) in suppressed:
+            if (site, "test") in suppressed:
                 continue
             ours, theirs = (
                 [case for member in members for case in by_model.get(name, {}).get(member, [])]
                 for name in (model, other)
             )
-            factory = RowFactory(settings.round, site, split, model, against=other)
+            factory = RowFactory(settings.round, site, "test", model, against=other)
             differences = [_row(factory, difference) for difference in _differences(ours, theirs, settings)]
             if other == UNTRAINED:
                 differences = [msgspec.structs.replace(row, p=None) for row in differences]
@@ -141,11 +136,10 @@ def credit_true_absences(first: Patients, second: Patients) -> _Paired:
         right_b = np.isnan(b) & np.isfinite(a) & _absent(second, key)
         ours[key], theirs[key] = np.where(right_a, 1.0, a), np.where(right_b, 1.0, b)
         where[key] = right_a | right_b
-    for key in list(where):
+    for structure, metric in list(where):
         # For the mean over structures, count patients credited for any structure.
-        before = where.get((None, key[1]), np.zeros(len(first.patients), dtype=bool))
-        if key[0] is not None:
-            where[None, key[1]] = before | where[key]
+        if structure is not None:
+            where[None, metric] = where.get((None, metric), False) | where[structure, metric]
     counts = {key: int(some.sum()) for key, some in where.items()}
     return _Paired(first._replace(values=ours), second._replace(values=theirs), counts)
 

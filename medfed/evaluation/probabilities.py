@@ -75,11 +75,9 @@ def temperature_scaled(
     return scaled, temperatures
 
 
-def score_histograms(
-    cases: Iterable[CaseRow], settings: SummarySettings, split: str = "test"
-) -> list[ScoreHistogram]:
+def score_histograms(cases: Iterable[CaseRow], settings: SummarySettings) -> list[ScoreHistogram]:
     """Return histograms of predicted risk by model and hospital, coarse enough to leave the hospital."""
-    some = [case for case in unperturbed(cases) if case.metric == PROBABILITY and case.split == split]
+    some = [case for case in unperturbed(cases) if case.metric == PROBABILITY and case.split == "test"]
     result = []
     for (model, _), group in group_by_model(some).items():
         for site in sorted({case.site for case in group}):
@@ -91,5 +89,5 @@ def score_histograms(
             columns = {1: None} if p.shape[1] == 2 else dict(enumerate(names))
             for number, name in columns.items():
                 bins = count_scores(p[:, number], y == number, settings.min_patients)
-                result.append(ScoreHistogram(settings.round, site, split, model, bins, name))
+                result.append(ScoreHistogram(settings.round, site, "test", model, bins, name))
     return result

@@ -19,6 +19,7 @@ import io
 import math
 import os
 from collections.abc import Iterable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +34,10 @@ ALL_SITES = "all"
 FEDERATED = "federated"
 POOLED = "pooled"
 UNTRAINED = "untrained"
+
+# Functions that return the fields which identify a row.
+_ROW_KEY = attrgetter("round", "site", "split", "model", "metric", "structure", "group", "against")
+_CASE_KEY = attrgetter("model", "site", "split", "case", "metric", "structure", "condition")
 
 
 def local(site: str) -> str:
@@ -91,17 +96,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     @property
     def key(self) -> tuple[object, ...]:
-        """The fields that identify the row."""
-        return (
-            self.round,
-            self.site,
-            self.split,
-            self.model,
-            self.metric,
-            self.structure,
-            self.group,
-            self.against,
-        )
+        """The values of the fields that identify the row."""
+        return _ROW_KEY(self)
 
 
 class CaseRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -134,8 +130,8 @@ class CaseRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def key(self) -> tuple[object, ...]:
-        """The fields that identify the row."""
-        return (self.model, self.site, self.split, self.case, self.metric, self.structure, self.condition)
+        """The values of the fields that identify the row."""
+        return _CASE_KEY(self)
 
 
 Record = TypeVar("Record", Row, CaseRow)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,28 +29,21 @@ OTHERS = "the others"
 SHUFFLES = 2_000
 
 
-def subgroups(
-    cases: Iterable[CaseRow],
-    settings: SummarySettings,
-    *,
-    model: str = FEDERATED,
-    split: str = "test",
-    attributes: Sequence[str] | None = None,
-) -> list[Row]:
-    """Return the metric within each group of patients by attribute, and each group's gap to all others.
+def subgroups(cases: Iterable[CaseRow], settings: SummarySettings) -> list[Row]:
+    """Return the federated model's metric in each group of test patients, and each group's gap to all others.
 
-    Groups are of the study's hospitals together, and of each hospital that took no part. A group with fewer
-    than `min_patients` patients is suppressed, and another one with it; so is the metric of a group with
-    fewer than `min_patients` patients of an outcome that the metric depends on.
+    Groups are by attribute, of the study's hospitals together, and of each hospital that took no part. A
+    group with fewer than `min_patients` patients is suppressed, and another one with it; so is the metric of
+    a group with fewer than `min_patients` patients of an outcome that the metric depends on.
     """
-    some = [case for case in unperturbed(cases) if case.model == model and case.split == split]
+    some = [case for case in unperturbed(cases) if (case.model, case.split) == (FEDERATED, "test")]
     places = {ALL_SITES: [case for case in some if case.site not in settings.held_out]}
     places |= {site: [case for case in some if case.site == site] for site in sorted(settings.held_out)}
     rows = []
     for site, members in places.items():
-        names = attributes or sorted({name for case in members for name in case.attributes})
-        for name in names:
-            rows += _attribute(members, name, RowFactory(settings.round, site, split, model), settings)
+        factory = RowFactory(settings.round, site, "test", FEDERATED)
+        for name in sorted({name for case in members for name in case.attributes}):
+            rows += _attribute(members, name, factory, settings)
     return holm_corrected(rows)
 
 

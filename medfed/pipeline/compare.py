@@ -16,20 +16,11 @@ from typing import Any
 import msgspec
 
 from medfed.errors import StudyError
+from medfed.evaluation import rows
 from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.report.formatting import model_name
 from medfed.evaluation.report.method_table import Cost, MethodTable, compare_methods, page, renamed
-from medfed.evaluation.rows import (
-    FEDERATED,
-    POOLED,
-    CaseRow,
-    local,
-    personal,
-    read_cases,
-    unperturbed,
-    write,
-    write_csv,
-)
+from medfed.evaluation.rows import POOLED, CaseRow, local
 from medfed.files import write_whole
 from medfed.pipeline.create_run import check_empty
 from medfed.pipeline.train import train
@@ -84,7 +75,7 @@ def compare(
         # The local and pooled models do not depend on the method: the first run trains them.
         run = _run(variant, folder / name, name == next(iter(ready)), progress)
         costs[name] = _cost(run)
-        cases += _renamed(read_cases(run.cases), name, study)
+        cases += _renamed(rows.read_cases(run.cases), name, study)
     present = {case.model for case in cases}
     others = (ALONE, *(model_name(local(site)) for site in sorted(study.sites)), POOLED)
     costs |= {name: Cost() for name in others if name in present}
@@ -97,8 +88,8 @@ def compare(
         draws=study.evaluation.draws,
     )
     table = compare_methods(study.name, cases, costs, settings)
-    write(folder / "comparison.jsonl", table.rows)
-    write_csv(folder / "comparison.csv", table.rows)
+    rows.write(folder / "comparison.jsonl", table.rows)
+    rows.write_csv(folder / "comparison.csv", table.rows)
     write_whole(folder / "comparison.html", page(table))
     return table, folder
 
@@ -171,12 +162,12 @@ def _renamed(cases: Sequence[CaseRow], name: str, study: Study) -> list[CaseRow]
     measured = {(case.model, case.site) for case in cases}
     names: dict[tuple[str, str], str] = {}
     for site in (*study.sites, *study.held_out):
-        own = personal(site)
-        names[own if (own, site) in measured else FEDERATED, site] = name
+        own = rows.personal(site)
+        names[own if (own, site) in measured else rows.FEDERATED, site] = name
         names[local(site), site] = ALONE
         names[POOLED, site] = POOLED
     # A held-out hospital has no model of its own; it could have been given another hospital's.
     for site in study.held_out:
         names |= {(local(other), site): model_name(local(other)) for other in study.sites}
     # Perturbed cases measure robustness and do not compare methods.
-    return renamed(unperturbed(cases), names)
+    return renamed(rows.unperturbed(cases), names)

@@ -1,4 +1,4 @@
-"""Write a run's report again, and its result in one line."""
+"""Write a run's report again."""
 
 from __future__ import annotations
 
@@ -23,8 +23,3 @@ def report_run(run: str | Path) -> RunFolder:
         )
     report.write_report(folder.path)
     return folder
-
-
-def headline(run: RunFolder | str | Path) -> str:
-    """Return the result of a run in one line."""
-    return report.headline(run.path if isinstance(run, RunFolder) else Path(run))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from itertools import product
+from math import isfinite
 
 import numpy as np
 
@@ -78,7 +79,7 @@ def of_masks_it_measures_what_it_declares(family: MetricFamily) -> None:
         ((_, masks),) = structures
         for name, (value, note) in family.measure(masks).items():
             metric = declared(family, name)
-            assert value is not None or note, f"'{name}' has neither a value nor a note"
+            assert note if value is None else isfinite(value), f"'{name}' is {value}, with the note {note!r}"
             if predicted and present:  # equal masks have the best value there is
                 best = {"higher": metric.highest, "lower": 0.0, "zero": 0.0}.get(metric.better)
                 assert best is None or value == best, f"'{name}' of equal masks: {value}"

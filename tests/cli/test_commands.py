@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -96,3 +97,28 @@ def test_help_takes_little_processor_time():
 
     # 0.15 s on a quiet machine; torch alone would take more than a second.
     assert min(processor_s() for _ in range(3)) < 0.4
+
+
+def medfed(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the installed command in a folder."""
+    command = [str(Path(sys.executable).parent / "medfed"), *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_an_error_is_one_sentence_and_no_traceback(tmp_path):
+    done = medfed("train", "nothing.yaml", folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.strip() == "medfed: nothing.yaml: no such file"
+    assert done.stdout == ""
+
+
+def test_help_names_every_command(tmp_path):
+    done = medfed("--help", folder=tmp_path)
+    assert all(name in done.stdout for name in ("train", "evaluate", "report", "kinds", "audit"))
+
+
+def test_kinds_lists_what_a_study_can_name(tmp_path):
+    done = medfed("kinds", "aggregation", folder=tmp_path)
+    assert "fedavg" in done.stdout
+    assert "Mean of the sites' models" in done.stdout
+    assert "no registry 'rulez'" in medfed("kinds", "rulez", folder=tmp_path).stderr

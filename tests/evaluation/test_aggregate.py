@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import pytest
 
-from medfed.errors import DataError
 from medfed.evaluation.aggregate import aggregate
 from medfed.evaluation.patients import SummarySettings
-from medfed.evaluation.probabilities import score_histograms
-from medfed.evaluation.rows import CaseRow
 
-
-def case(patient, value, metric="dice", *, site="north", image=0, note=None, split="test", **more):
-    return CaseRow(
-        **{
-            "model": "federated",
-            "site": site,
-            "split": split,
-            "case": f"{patient}-{image}",
-            "patient": patient,
-            "metric": metric,
-            "value": value,
-            "structure": "lesion",
-            "note": note,
-            **more,
-        }
-    )
+sys.path.insert(0, str(Path(__file__).parent))
+from case_rows import class_rows, image_row
 
 
 def rows_of(cases, **options):
@@ -38,7 +24,7 @@ def rows_of(cases, **options):
 
 
 def test_a_patients_images_are_one_patient():
-    cases = [case("a", 0.2, image=0), case("a", 0.4, image=1), case("b", 0.9)]
+    cases = [image_row("a", 0.2, image=0), image_row("a", 0.4, image=1), image_row("b", 0.9)]
     row = rows_of(cases)["north", "dice", "lesion"]
     assert row.value == pytest.approx((0.3 + 0.9) / 2)
     assert row.n == 2
@@ -46,8 +32,8 @@ def test_a_patients_images_are_one_patient():
 
 def test_ten_copies_of_each_patients_rows_leave_the_interval_as_it_was():
     values = np.random.default_rng(0).random(20)
-    once = [case(str(i), float(v)) for i, v in enumerate(values)]
-    tenfold = [case(str(i), float(v), image=k) for i, v in enumerate(values) for k in range(10)]
+    once = [image_row(str(i), float(v)) for i, v in enumerate(values)]
+    tenfold = [image_row(str(i), float(v), image=k) for i, v in enumerate(values) for k in range(10)]
     first, second = (rows_of(some)["north", "dice", "lesion"] for some in (once, tenfold))
     assert (first.low, first.high, first.n) == pytest.approx((second.low, second.high, second.n))
 
@@ -55,8 +41,8 @@ def test_ten_copies_of_each_patients_rows_leave_the_interval_as_it_was():
 def three():
     """A missed, a perfect and an invented structure: the mean HD95 that MONAI calls 0.0 mm."""
     outcomes = [("a", 0.0, None, "missed"), ("b", 1.0, 0.0, None), ("c", 0.0, None, "false positive")]
-    return [case(p, dice, note=note) for p, dice, _, note in outcomes] + [
-        case(p, hd95, "hd95_mm", note=note) for p, _, hd95, note in outcomes
+    return [image_row(p, dice, note=note) for p, dice, _, note in outcomes] + [
+        image_row(p, hd95, "hd95_mm", note=note) for p, _, hd95, note in outcomes
     ]
 
 
@@ -76,7 +62,7 @@ def test_a_perfect_mean_distance_never_stands_without_what_was_left_out():
 
 
 def test_absent_in_both_is_counted_and_neither_0_nor_1():
-    cases = [case("a", None, note="absent in both"), case("b", 0.5)]
+    cases = [image_row("a", None, note="absent in both"), image_row("b", 0.5)]
     rows = rows_of(cases)
     assert (rows["north", "dice", "lesion"].value, rows["north", "dice", "lesion"].n) == (0.5, 1)
     assert rows["north", "absent", "lesion"].value == 1.0
@@ -84,16 +70,16 @@ def test_absent_in_both_is_counted_and_neither_0_nor_1():
 
 def test_structures_are_averaged_within_the_patient():
     cases = [
-        case("a", 0.2, structure="liver"),
-        case("a", 0.6, structure="tumour"),
-        case("b", 0.9, structure="liver"),
-        case("b", None, structure="tumour", note="absent in both"),
+        image_row("a", 0.2, structure="liver"),
+        image_row("a", 0.6, structure="tumour"),
+        image_row("b", 0.9, structure="liver"),
+        image_row("b", None, structure="tumour", note="absent in both"),
     ]
     assert rows_of(cases)["north", "dice", None].value == pytest.approx((0.4 + 0.9) / 2)
 
 
 def test_bland_altman_by_hand():
-    cases = [case(str(i), v, "volume_difference_ml") for i, v in enumerate((-1.0, 0.0, 4.0))]
+    cases = [image_row(str(i), v, "volume_difference_ml") for i, v in enumerate((-1.0, 0.0, 4.0))]
     rows = rows_of(cases)
     deviation = np.std([-1, 0, 4], ddof=1)
     assert rows["north", "volume_difference_ml", "lesion"].value == pytest.approx(1.0)
@@ -105,7 +91,7 @@ def test_bland_altman_by_hand():
 
 def test_hospitals_are_pooled_without_the_one_that_took_no_part():
     cases = [
-        case(f"{s}{i}", v, site=s)
+        image_row(f"{s}{i}", v, site=s)
         for s, v in (("north", 0.2), ("south", 0.6), ("west", 1.0))
         for i in range(4)
     ]
@@ -117,7 +103,7 @@ def test_hospitals_are_pooled_without_the_one_that_took_no_part():
 
 def test_a_small_hospital_is_hidden_with_another_one():
     sizes = {"north": 9, "south": 3, "east": 7}
-    cases = [case(f"{s}{i}", 0.5 + i / 100, site=s) for s, n in sizes.items() for i in range(n)]
+    cases = [image_row(f"{s}{i}", 0.5 + i / 100, site=s) for s, n in sizes.items() for i in range(n)]
     rows = rows_of(cases, min_patients=5)
     assert rows["south", "patients", None].value is None
     assert rows["south", "patients", None].n is None
@@ -128,26 +114,10 @@ def test_a_small_hospital_is_hidden_with_another_one():
     assert rows["all", "dice", "lesion"].n == 19
 
 
-def answer(patient, p, target, *, site="north", split="test", image=0):
-    return [
-        case(
-            patient,
-            value,
-            "probability",
-            site=site,
-            split=split,
-            image=image,
-            structure=name,
-            target=float(hit),
-        )
-        for name, value, hit in (("healthy", 1 - p, not target), ("disease", p, target))
-    ]
-
-
 def test_probabilities_of_a_patients_images_are_averaged_and_the_threshold_comes_from_validation():
-    cases = [row for i in range(6) for row in answer(f"v{i}", 0.1 + 0.1 * i, i >= 3, split="val")]
-    cases += answer("a", 0.2, True, image=0) + answer("a", 0.8, True, image=1)
-    cases += answer("b", 0.1, False) + answer("c", 0.46, True) + answer("d", 0.44, False)
+    cases = [row for i in range(6) for row in class_rows(f"v{i}", 0.1 + 0.1 * i, i >= 3, split="val")]
+    cases += class_rows("a", 0.2, True, image=0) + class_rows("a", 0.8, True, image=1)
+    cases += class_rows("b", 0.1, False) + class_rows("c", 0.46, True) + class_rows("d", 0.44, False)
     rows = rows_of(cases, classes=["healthy", "disease"])
     # Validation separates at 0.35: the mean of a (0.5) and c are above, b below, d above too.
     assert rows["north", "sensitivity", None].value == 1.0
@@ -160,14 +130,14 @@ def test_probabilities_of_a_patients_images_are_averaged_and_the_threshold_comes
 
 
 def test_one_class_is_null_with_a_reason():
-    cases = [row for i in range(6) for row in answer(f"p{i}", 0.1 * i, False)]
+    cases = [row for i in range(6) for row in class_rows(f"p{i}", 0.1 * i, False)]
     row = rows_of(cases, classes=["healthy", "disease"])["north", "auroc", None]
     assert row.value is None
     assert "fewer than 1 patients with or without" in row.note
 
 
 def test_a_rare_outcome_is_not_shown():
-    cases = [row for i in range(12) for row in answer(f"p{i}", 0.05 * i, i > 9)]
+    cases = [row for i in range(12) for row in class_rows(f"p{i}", 0.05 * i, i > 9)]
     rows = rows_of(cases, classes=["healthy", "disease"], min_patients=5)
     for metric in ("auroc", "sensitivity", "specificity", "prevalence", "ppv"):
         assert rows["north", metric, None].value is None
@@ -175,23 +145,10 @@ def test_a_rare_outcome_is_not_shown():
     assert not any("2 of" in (row.method or "") for row in rows.values())
 
 
-def test_images_of_one_patient_with_different_targets_are_an_error():
-    cases = answer("a", 0.2, True, image=0) + answer("a", 0.8, False, image=1)
-    with pytest.raises(DataError, match="patient a at site north: images with different targets"):
-        rows_of(cases)
-
-
-def test_a_patient_without_a_prediction_is_an_error_and_not_left_out():
-    cases = [row for i in range(4) for row in answer(f"p{i}", 0.2 * i, i > 1)]
-    cases[0] = msgspec.structs.replace(cases[0], value=None, note="failed")
-    with pytest.raises(DataError, match="lacks a probability"):
-        rows_of(cases)
-
-
 def test_survival_rows():
     generator = np.random.default_rng(0)
     cases = [
-        case(
+        image_row(
             str(i),
             float(r),
             "risk",
@@ -215,23 +172,14 @@ def test_survival_rows():
 
 def test_the_order_of_cases_changes_nothing():
     cases = [
-        case(f"{s}{i}", float(v), site=s)
+        image_row(f"{s}{i}", float(v), site=s)
         for s in "ab"
         for i, v in enumerate(np.random.default_rng(3).random(9))
     ]
     assert rows_of(cases) == rows_of(cases[::-1])
 
 
-def test_histograms_are_made_a_site_and_hold_no_small_bin():
-    cases = [row for i in range(40) for row in answer(f"p{i}", i / 40, i % 3 == 0)]
-    (found,) = score_histograms(
-        cases, SummarySettings(round=2, seed=0, classes=["healthy", "disease"], min_patients=5)
-    )
-    assert all(cell.n >= 5 for cell in found.bins)
-    assert found.positives == 14
-
-
 def test_a_structure_missed_in_each_of_a_patients_images_is_one_patient():
-    cases = [case("a", 0.0, image=k, note="missed") for k in range(3)] + [case("b", 0.8)]
+    cases = [image_row("a", 0.0, image=k, note="missed") for k in range(3)] + [image_row("b", 0.8)]
     row = rows_of(cases)["north", "missed", "lesion"]
     assert (row.value, row.n) == (1.0, 2)

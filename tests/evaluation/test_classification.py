@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import statsmodels.api as sm
 from sklearn import metrics as sk
 
 from medfed.errors import DataError
@@ -124,18 +123,6 @@ def test_perfect_separation_is_not_certainty():
     assert k.calibration([0.1, 0.2, 0.3, 0.7, 0.8, 0.9], [0, 0, 0, 1, 1, 1]).slope.value is None
 
 
-def test_calibration_equals_statsmodels():
-    p, y = sample(5, n=300)
-    logit = np.log(p / (1 - p))
-    slope = sm.Logit(y, sm.add_constant(logit)).fit(disp=0)
-    intercept = sm.GLM(y, np.ones(300), offset=logit, family=sm.families.Binomial()).fit()
-    found = k.calibration(p, y)
-    assert found.slope.value == pytest.approx(slope.params[1], rel=1e-6)
-    assert found.slope.low == pytest.approx(slope.conf_int()[1, 0], rel=1e-5)
-    assert found.intercept.value == pytest.approx(intercept.params[0], rel=1e-6)
-    assert found.intercept.high == pytest.approx(intercept.conf_int()[0, 1], rel=1e-5)
-
-
 def test_ece_by_hand():
     # Bin 0.2 to 0.3: risks 0.2 and 0.26, one event of two; bin 0.9 to 1: risk 1.0 and an event.
     value = c.ece_of(np.array([0.2, 0.26, 1.0]), np.array([False, True, True]))(np.ones((1, 3)))[0]
@@ -148,18 +135,6 @@ def test_the_operating_point_is_youdens_and_separates_the_observed_values():
     assert c.operating_point([0.1, 0.2, 0.7, 0.9], [0, 0, 1, 1]) == pytest.approx(0.45)
     assert c.operating_point(p, y) == pytest.approx(0.225)
     assert c.operating_point(p, [1, 1, 1, 1]) is None
-
-
-def test_temperature_finds_the_overconfidence_that_was_put_in():
-    generator = np.random.default_rng(0)
-    truth = 1 / (1 + np.exp(-generator.normal(0, 1.5, 20000)))
-    y = generator.random(20000) < truth
-    confident = 1 / (1 + (1 / truth - 1) ** 2.5)
-    found = k.temperature(confident, y)
-    assert found == pytest.approx(2.5, rel=0.05)
-    softened = k.rescaled(confident, found)
-    assert np.abs(softened - truth).max() < 0.02
-    assert (np.argsort(softened, kind="stable") == np.argsort(confident, kind="stable")).all()
 
 
 def test_many_classes_macro_and_per_class_equal_scikit_learn():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, roc_auc_score
@@ -136,3 +138,28 @@ def test_two_models_of_one_order_differ_by_nothing():
     risks, _, times, events = pair_of(generator, 30)
     interval, p = s.c_index_difference(risks, 2 * risks + 1, times, events, Resampling(0, draws=20))
     assert (interval.value, p) == (0.0, 1.0)
+
+
+def test_breslow_by_hand():
+    """Times 1 (event), 2 (censored), 3 (event) at relative risks 1, 2, 4: jumps 1 / 7 and 1 / 4."""
+    risks = [0.0, math.log(2), math.log(4)]
+    found = s.baseline_hazard(risks, [1.0, 2.0, 3.0], [1, 0, 1], [0.5, 1.0, 2.5, 3.0])
+    assert found == pytest.approx([0.0, 1 / 7, 1 / 7, 1 / 7 + 1 / 4])
+
+
+def test_breslow_equals_lifelines():
+    lifelines = pytest.importorskip("lifelines")
+    pandas = pytest.importorskip("pandas")
+    generator = np.random.default_rng(0)
+    x = generator.normal(0, 1, 200)
+    times = generator.exponential(np.exp(-x)) + 0.01
+    censored = generator.exponential(2.0, 200)
+    table = pandas.DataFrame({"x": x, "time": np.minimum(times, censored), "event": times <= censored})
+    model = lifelines.CoxPHFitter().fit(table, "time", "event")
+    risks = model.predict_log_partial_hazard(table).to_numpy()
+    # At event times, since lifelines draws a line between its steps.
+    at = sorted(table["time"][table["event"]])[10:120:40]
+    expected = model.predict_survival_function(table, times=at).to_numpy()
+    hazard = s.baseline_hazard(risks, table["time"], table["event"], at)
+    found = np.exp(-np.array(hazard)[:, None] * np.exp(risks)[None])
+    assert found == pytest.approx(expected, abs=1e-6)

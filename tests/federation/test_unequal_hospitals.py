@@ -18,7 +18,6 @@ import medfed
 from medfed.aggregation.fedavg import FedAvg
 from medfed.aggregation.fednova import FedNova
 from medfed.errors import StudyError
-from medfed.evaluation.inference import Reference, _segmented
 from medfed.federation.callback import FederatedCallback
 from medfed.models.losses.cross_entropy import CrossEntropy
 from medfed.models.losses.dicece import DiceCE
@@ -98,20 +97,6 @@ def test_labelled_is_checked(tmp_path: Path) -> None:
         StudyError, match=r"task\.labelled: 'nroth' is not one of the study's sites; did you mean 'north'"
     ):
         medfed.read_study(write_study(tmp_path), ["task.labelled={nroth: [lesion]}"])
-
-
-def test_a_case_is_measured_for_what_its_hospital_labels() -> None:
-    task = Segment(classes=("background", "liver", "spleen"), labelled={"north": ("spleen",)})
-    label = np.zeros((4, 4, 4), np.uint8)
-    label[1:3, 1:3, 1:3] = 2
-    probabilities = np.zeros((3, 4, 4, 4), np.float32)
-    probabilities[1] = 1
-    named = {"model": "m", "split": "test", "case": "c", "patient": "p", "attributes": {}}
-    for site, structures in (("north", {"spleen"}), ("south", {"liver", "spleen"})):
-        rows = list(
-            _segmented(task, probabilities, Reference(label, (1.0, 1.0, 1.0)), 2.0, {**named, "site": site})
-        )
-        assert {row.structure for row in rows} == structures
 
 
 class Organs(Dataset):

@@ -57,8 +57,8 @@ def test_a_study_is_planned_from_the_sum_of_its_hospitals_fingerprints(study_fil
     assert data.plan == "given"
     assert (list(data.spacing_mm), list(data.patch)) == (want["spacing_mm"], want["patch"])
     assert data.normalise.mean == want["normalise"]["mean"]
-    told = [entry for entry in entries(done.audit) if entry.get("what") == "fingerprint"]
-    assert {entry["site"]: entry["sha256"] for entry in told} == {
+    sent = [entry for entry in entries(done.audit) if entry.get("what") == "fingerprint"]
+    assert {entry["site"]: entry["sha256"] for entry in sent} == {
         site: hashlib.sha256(to_json(one)).hexdigest() for site, one in given.items()
     }
     assert from_json((done.path / "fingerprint.json").read_bytes()) == merge(given.values())
@@ -66,21 +66,21 @@ def test_a_study_is_planned_from_the_sum_of_its_hospitals_fingerprints(study_fil
     assert json.loads(done.facts.read_text())["digest"] == study_digest(study)
     run.train(study, out=tmp_path / "run", resume=True)
     assert len([entry for entry in entries(done.audit) if entry.get("what") == "fingerprint"]) == 2
-    kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
-    assert kept
-    assert {path.stat().st_mode & 0o077 for path in kept} == {0}
-    told = CliRunner().invoke(main, ["purge"])
-    assert "prepared cases deleted" in told.output
+    cached = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert cached
+    assert {path.stat().st_mode & 0o077 for path in cached} == {0}
+    purged = CliRunner().invoke(main, ["purge"])
+    assert "prepared cases deleted" in purged.output
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
-def test_a_hospital_with_few_patients_gives_none(study_file, tmp_path):
+def test_a_hospital_with_few_patients_sends_none(study_file, tmp_path):
     study = read_study(study_file, ["data.plan.fewest=5"])
-    said: list[str] = []
+    lines: list[str] = []
     data = {site: hospital_of(study, site, where).data for site, where in study.sites.items()}
     with pytest.raises(DataError, match=r"no site has the 5 training patients .*data\.plan\.fewest"):
-        plan_study(study, data, tmp_path / "sum.json", run.AuditLog(None), said.append)
-    assert [line.split(":")[0] for line in said] == ["north", "south"]
+        plan_study(study, data, tmp_path / "sum.json", run.AuditLog(None), lines.append)
+    assert [line.split(":")[0] for line in lines] == ["north", "south"]
     assert not (tmp_path / "sum.json").exists()
 
 
@@ -101,16 +101,16 @@ def test_hospitals_on_their_own_machines_make_and_the_coordinator_merges(study_f
         )  # fmt: skip
         assert made.exit_code == 0, made.output
         assert "4 training cases of 4 patients" in made.output
-    told = runner.invoke(
+    merged = runner.invoke(
         main, ["fingerprint", "merge", str(tmp_path / "north.json"), str(tmp_path / "south.json")]
     )
-    section = yaml.safe_load(told.output)["data"]
+    section = yaml.safe_load(merged.output)["data"]
     parts = [from_json((tmp_path / f"{site}.json").read_bytes()) for site in ("north", "south")]
     assert section == propose_settings(merge(parts))
     (tmp_path / "north.json").write_text("{}")
-    told = runner.invoke(main, ["fingerprint", "merge", str(tmp_path / "north.json")])
-    assert told.exit_code == 1
-    assert "not a fingerprint" in told.output
+    merged = runner.invoke(main, ["fingerprint", "merge", str(tmp_path / "north.json")])
+    assert merged.exit_code == 1
+    assert "not a fingerprint" in merged.output
 
 
 def test_nyul_landmarks_of_the_federation(study_file):
@@ -140,7 +140,8 @@ def test_a_table_is_harmonised_over_the_hospitals(tmp_path):
     for site, shift in (("north", 0.0), ("south", 30.0)):
         values = rng.normal([1, 20, 300], [1, 2, 30], (60, 3)) + shift
         rows = [
-            f"{site}{i},{','.join(f'{v:.5f}' for v in row)},{int(row[0] > 1 + shift)},{'test' if i % 5 == 0 else 'train'}"
+            f"{site}{i},{','.join(f'{v:.5f}' for v in row)},{int(row[0] > 1 + shift)},"
+            f"{'test' if i % 5 == 0 else 'train'}"
             for i, row in enumerate(values)
         ]
         (tmp_path / f"{site}.csv").write_text("\n".join(["patient,a,b,c,y,split", *rows]) + "\n")
@@ -153,9 +154,9 @@ def test_a_table_is_harmonised_over_the_hospitals(tmp_path):
         features = hospital_of(read_study(done.study), site, str(tmp_path / f"{site}.csv")).data.dataset(
             "train"
         )
-        got = features.features.numpy()
-        assert np.abs(got.mean(axis=0)).max() < 0.2
-        assert np.abs(got.std(axis=0) - 1).max() < 0.2
+        values = features.features.numpy()
+        assert np.abs(values.mean(axis=0)).max() < 0.2
+        assert np.abs(values.std(axis=0) - 1).max() < 0.2
 
 
 def test_an_image_of_another_spacing_shifts_the_plan(study_file, tmp_path):

@@ -17,7 +17,7 @@ import select
 import struct
 import subprocess
 import sys
-import threading
+from collections import deque
 from contextlib import suppress
 from typing import IO, Any, NamedTuple, cast
 
@@ -112,13 +112,13 @@ class _DecoderPool:
     """Decoder processes, started on first use and kept."""
 
     def __init__(self) -> None:
-        self._idle: list[subprocess.Popen[bytes]] = []
-        self._lock = threading.Lock()
+        self._idle: deque[subprocess.Popen[bytes]] = deque()  # whose append and pop are safe between threads
 
     def decode(self, request: bytes) -> tuple[bool, bytearray] | None:
         """Return whether a child decoded the frame, and its words; None if the child died or hung."""
-        with self._lock:
-            child = self._idle.pop() if self._idle else None
+        child = None
+        with suppress(IndexError):
+            child = self._idle.pop()
         if child is None or child.poll() is not None:
             _end_child(child)
             child = _start_child()
@@ -126,23 +126,21 @@ class _DecoderPool:
         if answer is None:
             _end_child(child)
         else:
-            with self._lock:
-                self._idle.append(child)
+            self._idle.append(child)
         return answer
 
     def end(self) -> None:
         """End every idle child."""
-        with self._lock:
-            ended, self._idle = self._idle, []
-        for child in ended:
-            _end_child(child)
+        with suppress(IndexError):
+            while True:
+                _end_child(self._idle.pop())
 
     def forget(self) -> None:
         """Close the pipes that a forked process inherited: the children belong to its parent."""
         for child in self._idle:
             _close_pipes(child)
             child.returncode = 0  # so that this process does not wait for its end
-        self.__init__()  # type: ignore[misc]
+        self._idle.clear()
 
 
 def _start_child() -> subprocess.Popen[bytes]:
@@ -212,9 +210,9 @@ def _close_pipes(child: subprocess.Popen[bytes]) -> None:
 
 
 _pool = _DecoderPool()
-atexit.register(lambda: _pool.end())
+atexit.register(_pool.end)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: _pool.forget())
+    os.register_at_fork(after_in_child=_pool.forget)
 
 
 # --- the child ----------------------------------------------------------------------------------------------

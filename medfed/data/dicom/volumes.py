@@ -108,10 +108,9 @@ def assemble_volumes(files: Sequence[DicomFile], options: ReadOptions) -> tuple[
     for key in sorted(series, key=repr):
         stacks = [projection(frame) for frame in series[key] if is_projection(frame)]
         placed = [frame for frame in series[key] if not is_projection(frame)]
-        if placed:
-            placed_stacks, skipped = build_stacks(placed, _same_pixels, uneven=options.uneven == "resample")
-            stacks += placed_stacks
-            notes += skipped
+        placed_stacks, skipped = build_stacks(placed, _same_pixels, uneven=options.uneven == "resample")
+        stacks += placed_stacks
+        notes += skipped
         volumes += [_volume(stack, options) for stack in stacks]
     return volumes, notes
 

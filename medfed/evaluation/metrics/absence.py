@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from medfed.evaluation.intervals import Interval
 from medfed.evaluation.metrics import CaseGroup, Estimate, Metric, SegmentationMetrics
 from medfed.evaluation.segmentation import ABSENT, FALSE_POSITIVE, MISSED
 
-NOTES = {"missed": MISSED, "invented": FALSE_POSITIVE, "absent": ABSENT}
+# Each count's title, rank, which values are better, and the note that is counted.
+COUNTS: dict[str, tuple[str, int, Literal["lower", "none"], str]] = {
+    "missed": ("Structures missed", 150, "lower", MISSED),
+    "invented": ("Structures invented", 160, "lower", FALSE_POSITIVE),
+    "absent": ("Structures absent in both", 170, "none", ABSENT),
+}
 
 
 class Absence(SegmentationMetrics, frozen=True, tag="absence"):
     """Counts of patients in any of whose images a structure is missed, invented or absent in both."""
 
-    metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric(
-            "missed", "Structures missed", 150, better="lower", highest=None, description="count", count=True
-        ),
-        Metric(
-            "invented",
-            "Structures invented",
-            160,
-            better="lower",
-            highest=None,
-            description="count",
-            count=True,
-        ),
-        Metric(
-            "absent",
-            "Structures absent in both",
-            170,
-            better="none",
-            highest=None,
-            description="count",
-            count=True,
-        ),
+    metrics: ClassVar[tuple[Metric, ...]] = tuple(
+        Metric(name, title, rank, "", better, highest=None, description="count", count=True)
+        for name, (title, rank, better, _) in COUNTS.items()
     )
 
     def over_group(self, group: CaseGroup) -> list[Estimate]:
@@ -45,6 +31,6 @@ class Absence(SegmentationMetrics, frozen=True, tag="absence"):
         return [
             Estimate(name, structure, Interval(float(number), None, None, patients, ""))
             for structure in structures
-            for name, note in NOTES.items()
+            for name, (*_, note) in COUNTS.items()
             for number in [sum(note in some for some in notes[structure, "dice"])]
         ]

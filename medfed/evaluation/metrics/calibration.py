@@ -28,6 +28,10 @@ class Calibration(ClassificationMetrics, frozen=True, tag="calibration"):
             None,
             "1 is right, below is overconfident",
         ),
+        # Fitted on validation patients (Guo et al., ICML 2017); `temperature_scaled` gives each model's.
+        Metric(
+            "temperature", "Temperature", 460, "", "one", None, None, "above 1 the model was overconfident"
+        ),
         Metric("calibration_intercept", "Calibration intercept", 430, "", "zero", None, None, "0 is right"),
     )
 

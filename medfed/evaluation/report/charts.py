@@ -8,11 +8,12 @@ box, with y pointing downwards.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from itertools import pairwise
 
 Point = tuple[float, float]
+Range = tuple[float, float]
 
 
 def _n(value: float) -> str:
@@ -39,6 +40,29 @@ def _path(points: Sequence[Point], name: str) -> str:
     return f'<polyline class="{name}" points="{coordinates}"/>'
 
 
+def _circle(point: Point, radius: float, name: str) -> str:
+    return f'<circle class="mark {name}" cx="{_n(point[0])}" cy="{_n(point[1])}" r="{_n(radius)}"/>'
+
+
+def _linear(axis: Range, start: float, stop: float) -> Callable[[float], float]:
+    """Return the function from a value to its coordinate; values beyond the axis are drawn at its ends."""
+    low, high = axis
+
+    def coordinate(value: float) -> float:
+        return start + (min(max(value, low), high) - low) / (high - low) * (stop - start)
+
+    return coordinate
+
+
+def _y_grid(axis: Range, y: Callable[[float], float], left: float, right: float, wanted: int = 4) -> str:
+    """Return a line from left to right and a label for each round number of the y axis."""
+    return "".join(
+        _line(left, y(mark), right, y(mark), "faint")
+        + _text(left - 6, y(mark) + 3.5, f"{mark:g}", "tick", "end")
+        for mark in _ticks_within(axis, wanted)
+    )
+
+
 def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     """Return about `wanted` round numbers that span low to high."""
     if not high > low:
@@ -49,6 +73,10 @@ def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     first = math.floor(low / step + 1e-9)
     last = math.ceil(high / step - 1e-9)
     return [round(multiple * step, 12) for multiple in range(first, last + 1)]
+
+
+def _ticks_within(axis: Range, wanted: int = 4) -> list[float]:
+    return [mark for mark in ticks(*axis, wanted) if axis[0] - 1e-9 <= mark <= axis[1] + 1e-9]
 
 
 def span(
@@ -66,7 +94,7 @@ def span(
 
 def whisker(
     estimate: tuple[float, float | None, float | None],
-    axis: tuple[float, float],
+    axis: Range,
     reference: float | None,
     *,
     strong: bool,
@@ -75,11 +103,7 @@ def whisker(
     """Return one row of a forest plot: value, interval, and a dashed line at the reference."""
     value, low, high = estimate
     width, height, inset = 220.0, 37.0, 6.0
-
-    def x(number: float) -> float:
-        share = (number - axis[0]) / (axis[1] - axis[0])
-        return inset + min(max(share, 0.0), 1.0) * (width - 2 * inset)
-
+    x = _linear(axis, inset, width - inset)
     middle = height / 2
     body = []
     if reference is not None and axis[0] <= reference <= axis[1]:
@@ -88,17 +112,17 @@ def whisker(
     if low is not None and high is not None:
         body.append(_line(x(low), middle, x(high), middle, f"whisker {name}"))
         body += [_line(x(end), middle - 4, x(end), middle + 4, f"whisker {name}") for end in (low, high)]
-    body.append(f'<circle class="mark {name}" cx="{_n(x(value))}" cy="{_n(middle)}" r="4.5"/>')
+    body.append(_circle((x(value), middle), 4.5, name))
     return _svg(width, height, title, body, "cell")
 
 
-def scale(axis: tuple[float, float]) -> str:
+def scale(axis: Range) -> str:
     """Return the axis labels below a column of whiskers."""
     width, inset = 220.0, 6.0
     body = []
-    marks = [mark for mark in ticks(*axis) if axis[0] - 1e-9 <= mark <= axis[1] + 1e-9]
+    marks, x_of = _ticks_within(axis), _linear(axis, inset, width - inset)
     for index, mark in enumerate(marks):
-        x = inset + (mark - axis[0]) / (axis[1] - axis[0]) * (width - 2 * inset)
+        x = x_of(mark)
         anchor = "start" if index == 0 else "end" if index == len(marks) - 1 else "middle"
         body.append(_line(x, 0, x, 4, "faint"))
         body.append(_text(min(max(x, 1), width - 1), 15, f"{mark:g}", "tick", anchor))
@@ -110,43 +134,29 @@ def panel(
     line: Sequence[Point],
     others: Sequence[Sequence[Point]],
     rounds: tuple[int, int],
-    axis: tuple[float, float],
+    axis: Range,
     gaps: Sequence[int] = (),
 ) -> str:
     """Return one hospital's curve over rounds in the accent colour, in front of the others in grey."""
-    width, height, left, right, top, bottom = 260.0, 150.0, 34.0, 10.0, 8.0, 22.0
-
-    def at(point: Point) -> Point:
-        share = (point[0] - rounds[0]) / max(rounds[1] - rounds[0], 1)
-        up = (point[1] - axis[0]) / (axis[1] - axis[0])
-        return left + share * (width - left - right), height - bottom - up * (height - top - bottom)
-
-    body = []
-    for mark in ticks(*axis, wanted=3):
-        if axis[0] - 1e-9 <= mark <= axis[1] + 1e-9:
-            y = at((rounds[0], mark))[1]
-            body += [
-                _line(left, y, width - right, y, "faint"),
-                _text(left - 6, y + 3.5, f"{mark:g}", "tick", "end"),
-            ]
-    for number in sorted({rounds[0], rounds[1]}):
+    width, height, left, right, top, base = 260.0, 150.0, 34.0, 250.0, 8.0, 128.0
+    x = _linear((rounds[0], max(rounds[1], rounds[0] + 1)), left, right)
+    y = _linear(axis, base, top)
+    body = [_y_grid(axis, y, left, right, wanted=3)]
+    for number in sorted(set(rounds)):
         anchor = "start" if number == rounds[0] else "end"
-        body.append(_text(at((number, axis[0]))[0], height - 6, f"round {number}", "tick", anchor))
+        body.append(_text(x(number), height - 6, f"round {number}", "tick", anchor))
     for number in gaps:
-        x = at((number, axis[0]))[0]
-        y = height - bottom
-        body += [_line(x - 3, y - 3, x + 3, y + 3, "gap"), _line(x - 3, y + 3, x + 3, y - 3, "gap")]
-    body += [_path([at(point) for point in other], "curve other") for other in others if len(other) > 1]
+        start, stop = x(number) - 3, x(number) + 3
+        body += [_line(start, base - 3, stop, base + 3, "gap"), _line(start, base + 3, stop, base - 3, "gap")]
+    body += [_path([(x(a), y(b)) for a, b in other], "curve other") for other in others if len(other) > 1]
     # A missed round leaves a gap in the curve: a line across it would show values that were never measured.
     piece: list[Point] = []
     for before, after in pairwise([*line, (math.inf, 0.0)]):
-        piece.append(at(before))
+        piece.append((x(before[0]), y(before[1])))
         if after[0] - before[0] > 1:
             body.append(_path(piece, "curve strong"))
             if len(piece) == 1:
-                body.append(
-                    f'<circle class="mark strong" cx="{_n(piece[0][0])}" cy="{_n(piece[0][1])}" r="2.5"/>'
-                )
+                body.append(_circle(piece[0], 2.5, "strong"))
             piece = []
     return _svg(width, height, title, body, "panel")
 
@@ -178,35 +188,20 @@ def square(
     labels: tuple[str, str],
     lines: Sequence[tuple[str, Sequence[Point]]],
     points: Sequence[tuple[float, float, float, float]] = (),
-    y_axis: tuple[float, float] = (0.0, 1.0),
+    y_axis: Range = (0.0, 1.0),
 ) -> str:
     """Return a diagram with labelled axes, named lines, and points (x, y, low, high) with whiskers."""
-    x_axis = (0.0, 1.0)
-    width, height, left, right, top, bottom = 320.0, 290.0, 44.0, 14.0, 10.0, 40.0
-
-    def at(x: float, y: float) -> Point:
-        across = (x - x_axis[0]) / (x_axis[1] - x_axis[0])
-        up = (min(max(y, y_axis[0]), y_axis[1]) - y_axis[0]) / (y_axis[1] - y_axis[0])
-        return left + across * (width - left - right), height - bottom - up * (height - top - bottom)
-
-    body = []
-    for mark in ticks(*y_axis):
-        if y_axis[0] - 1e-9 <= mark <= y_axis[1] + 1e-9:
-            (x1, y), (x2, _) = at(x_axis[0], mark), at(x_axis[1], mark)
-            body += [_line(x1, y, x2, y, "faint"), _text(x1 - 6, y + 3.5, f"{mark:g}", "tick", "end")]
-    for mark in ticks(*x_axis):
-        if x_axis[0] - 1e-9 <= mark <= x_axis[1] + 1e-9:
-            x, y = at(mark, y_axis[0])
-            body.append(_text(x, y + 15, f"{mark:g}", "tick", "middle"))
-    body.append(_text((left + width - right) / 2, height - 6, labels[0], "label", "middle"))
+    width, height, left, right, top, base = 320.0, 290.0, 44.0, 306.0, 10.0, 250.0
+    x_of, y_of = _linear((0.0, 1.0), left, right), _linear(y_axis, base, top)
+    body = [_y_grid(y_axis, y_of, left, right)]
+    body += [_text(x_of(mark), base + 15, f"{mark:g}", "tick", "middle") for mark in ticks(0.0, 1.0)]
+    body.append(_text((left + right) / 2, height - 6, labels[0], "label", "middle"))
     body.append(
-        f'<text class="label" text-anchor="middle" '
-        f'transform="translate(11 {_n((top + height - bottom) / 2)}) '
+        f'<text class="label" text-anchor="middle" transform="translate(11 {_n((top + base) / 2)}) '
         f'rotate(-90)">{escape(labels[1])}</text>'
     )
-    body += [_path([at(x, y) for x, y in line], f"curve {name}") for name, line in lines if line]
+    body += [_path([(x_of(x), y_of(y)) for x, y in line], f"curve {name}") for name, line in lines if line]
     for x, y, low, high in points:
-        (px, py), (_, p_low), (_, p_high) = at(x, y), at(x, low), at(x, high)
-        body.append(_line(px, p_low, px, p_high, "whisker strong"))
-        body.append(f'<circle class="mark strong" cx="{_n(px)}" cy="{_n(py)}" r="4"/>')
+        body.append(_line(x_of(x), y_of(low), x_of(x), y_of(high), "whisker strong"))
+        body.append(_circle((x_of(x), y_of(y)), 4, "strong"))
     return _svg(width, height, title, body, "square")

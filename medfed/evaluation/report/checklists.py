@@ -8,9 +8,7 @@ published forms.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from functools import cache
-from typing import NamedTuple
 
 import msgspec
 
@@ -24,36 +22,24 @@ from medfed.evaluation.rows import ALL_SITES, FEDERATED
 TASKS = {"segment": "segmentation", "classify": "classification", "survival": "survival prediction"}
 
 
-class Item(NamedTuple):
-    """One topic of a checklist; `answer` is None where a person has to write it."""
-
-    number: str
-    topic: str
-    answer: str | None
+# The answer to each topic, None where a person has to write it.
+Answers = dict[str, str | None]
 
 
-class Checklist(NamedTuple):
-    """A checklist's name, what it is, and its items."""
-
-    name: str
-    source: str
-    items: list[Item]
-
-
-class ChecklistTemplate(msgspec.Struct, frozen=True):
-    """A checklist before it is filled: the template of each topic's answer, None where a person answers."""
+class Checklist(msgspec.Struct, frozen=True):
+    """A checklist's name, what it is, and its answers; in `templates` they are not filled in yet."""
 
     name: str
     source: str
     numbered: bool
-    items: dict[str, str | None]
+    answers: Answers
 
 
 class Templates(msgspec.Struct, frozen=True):
     """The content of checklists.yaml."""
 
-    model_card: dict[str, str | None]
-    checklists: list[ChecklistTemplate]
+    model_card: Answers
+    checklists: list[Checklist]
 
 
 @cache
@@ -66,29 +52,27 @@ def checklists(run: Run) -> list[Checklist]:
     """Return both checklists, filled."""
     statements = _statements(run)
     return [
-        Checklist(empty.name, empty.source, _filled(empty.items, statements, empty.numbered))
-        for empty in templates().checklists
+        msgspec.structs.replace(checklist, answers=_filled(checklist.answers, statements))
+        for checklist in templates().checklists
     ]
 
 
-def model_card(run: Run, finding: str) -> list[Item]:
+def model_card(run: Run, finding: str) -> Answers:
     """Return the model card's lines."""
     return _filled(templates().model_card, {**_statements(run), "finding": finding})
 
 
-def _filled(
-    items: Mapping[str, str | None], statements: Mapping[str, str | None], numbered: bool = False
-) -> list[Item]:
-    filled = []
-    for number, (topic, template) in enumerate(items.items(), 1):
+def _filled(answers: Answers, statements: Answers) -> Answers:
+    """Return the answers, None where a person answers or where the run lacks a statement that is used."""
+    filled: Answers = {}
+    for topic, template in answers.items():
         names = re.findall(r"{(\w+)}", template or "")
-        known = template is not None and all(statements[name] for name in names)
-        answer = template.format_map(statements) if template and known else None
-        filled.append(Item(str(number) if numbered else "", topic, answer))
+        known = all(statements[name] for name in names)
+        filled[topic] = template.format_map(statements) if template and known else None
     return filled
 
 
-def _statements(run: Run) -> dict[str, str | None]:
+def _statements(run: Run) -> Answers:
     """Return what the run says of itself, by the names in the templates; None where it says nothing."""
     facts, study = run.facts, run.study
     rule = study.kind("rule") or "fedavg"
@@ -166,7 +150,7 @@ def _card_output(run: Run) -> str | None:
     return shown_values(run.facts.classes) if run.facts.classes else None
 
 
-def _training(run: Run, rule: str) -> dict[str, str | None]:
+def _training(run: Run, rule: str) -> Answers:
     """Return the statements on rounds and on contributions that are missing."""
     lost = sum(1 for line in run.rounds if line.status in LOST)
     # A site's last line may only report the final model's scores; it is no round of training.
@@ -180,7 +164,7 @@ def _training(run: Run, rule: str) -> dict[str, str | None]:
     }
 
 
-def _results(run: Run) -> dict[str, str | None]:
+def _results(run: Run) -> Answers:
     """Return the statements on patients, metrics, subgroups and robustness."""
     ours = [row for row in run.rows if row.model == FEDERATED]
     counted = {(row.site, row.split): row.n for row in ours if row.metric == "patients"}

@@ -25,32 +25,25 @@ def comparison(run: Run, focus: Focus, rows: FocusRows, site: str) -> dict[str, 
         metric.highest,
     )
     ours = rows.get(site, FEDERATED)
-    lines = [
-        {
-            "row": row,
-            "versus": rows.get(site, FEDERATED, against=row.model),
-            "graph": _whisker(row, axis, ours),
-            "wide": "wide" in (row.note or ""),
-        }
-        for row in shown
-    ]
-    differences = [(row, versus) for row in shown if (versus := rows.get(site, FEDERATED, row.model))]
+    lines = []
+    methods, notes = set(), []
+    for row in shown:
+        versus = rows.get(site, FEDERATED, against=row.model)
+        lines.append({"row": row, "versus": versus, "graph": _whisker(row, axis, ours)})
+        if versus is not None and versus.p is not None:
+            methods.add(str(versus.method))
+        if versus is not None and row.model != UNTRAINED and "patients" in (versus.note or ""):
+            notes.append((model_name(row.model), versus.note))
+    beside_local = any(":" in row.model for row in shown)
     return {
         "site": site,
-        "held_out": site in run.facts.held_out,
         "lines": lines,
         "scale": charts.scale(axis),
         "fine": is_narrow(ours),
-        "title": "Against each hospital alone"
-        if any(":" in row.model for row in shown)
-        else "Against other models",
+        "title": "Against each hospital alone" if beside_local else "Against other models",
         "method": ours.method if ours else None,
-        "methods": sorted({str(versus.method) for _, versus in differences if versus.p is not None}),
-        "notes": [
-            (model_name(row.model), versus.note)
-            for row, versus in differences
-            if row.model != UNTRAINED and "patients" in (versus.note or "")
-        ],
+        "methods": sorted(methods),
+        "notes": notes,
         "n": ours.n if ours else None,
     }
 
@@ -60,10 +53,8 @@ def _whisker(row: Row, axis: tuple[float, float], ours: Row | None) -> str:
     if row.value is None or not axis[0] <= row.value <= axis[1]:
         return ""
     title = f"{model_name(row.model)}: {number(row.value, metric_of(row.metric))}, {interval(row)}"
-    reference = ours.value if ours else None
-    return charts.whisker(
-        (row.value, row.low, row.high), axis, reference, strong=row.model == FEDERATED, title=title
-    )
+    estimate, reference = (row.value, row.low, row.high), ours.value if ours else None
+    return charts.whisker(estimate, axis, reference, strong=row.model == FEDERATED, title=title)
 
 
 def matrix(run: Run, focus: Focus, rows: FocusRows) -> dict[str, Any] | None:
@@ -75,9 +66,7 @@ def matrix(run: Run, focus: Focus, rows: FocusRows) -> dict[str, Any] | None:
     known = [site for site in sites if site in shown]
     columns = [site for site in known if site != ALL_SITES or len(known) < len(sites)]
     table = {model: [rows.get(site, model) for site in columns] for model in models}
-    values = [
-        row.value for line in table.values() for row in line if row is not None and row.value is not None
-    ]
+    values = [row.value for line in table.values() for row in line if row and row.value is not None]
     if len(models) < 2 or len(values) < 4:
         return None
     low, high = min(values), max(values)
@@ -88,49 +77,35 @@ def matrix(run: Run, focus: Focus, rows: FocusRows) -> dict[str, Any] | None:
         part = (row.value - low) / (high - low)
         return round(1 - part if focus.record.better == "lower" else part, 3)
 
-    lines = [
-        (
-            model,
-            [
-                {"row": row, "share": share(row), "home": model.endswith(f":{site}")}
-                for site, row in zip(columns, line, strict=True)
-            ],
-        )
-        for model, line in table.items()
-    ]
-    return {"sites": columns, "held_out": set(run.facts.held_out), "lines": lines}
+    lines = []
+    for model, line in table.items():
+        cells = [
+            {"row": row, "share": share(row), "home": model.endswith(f":{site}")}
+            for site, row in zip(columns, line, strict=True)
+        ]
+        lines.append((model, cells))
+    return {"sites": columns, "lines": lines}
 
 
 def measures(run: Run, focus: Focus) -> dict[str, Any]:
     """Return every metric of the federated model by structure, in the order of the metrics' ranks."""
     ours = [row for row in run.rows if row.model == FEDERATED and row.split == focus.split]
-    sites = sorted({row.site for row in ours if row.value is not None})
-    first = [*(site for site in run.facts.held_out if site in sites), ALL_SITES]
-    order = [site for site in first if site in sites]
-    order += [site for site in sites if site not in order]
+    first = [*run.facts.held_out, ALL_SITES]
+    sites = sorted(
+        {row.site for row in ours if row.value is not None},
+        key=lambda site: (first.index(site) if site in first else len(first), site),
+    )
     table = {
         (row.structure, row.metric, row.site): row
         for row in ours
         if row.round == focus.round and row.group is None and row.against is None and row.metric != "patients"
     }
-    names = sorted({(structure, metric) for structure, metric, _ in table}, key=lambda name: _rank(name[1]))
-    structures = sorted(
-        {structure for structure, _ in names}, key=lambda name: (name is not None, name or "")
-    )
-    return {
-        "sites": order,
-        "structures": [
-            (
-                structure,
-                [
-                    (metric, [table.get((structure, metric, site)) for site in order])
-                    for its, metric in names
-                    if its == structure
-                ],
-            )
-            for structure in structures
-        ],
-    }
+    names = {(structure, metric) for structure, metric, _ in table}
+    structures: dict[str | None, list[tuple[str, list[Row | None]]]] = {}
+    for structure, metric in sorted(names, key=lambda name: (name[0] or "", _rank(name[1]))):
+        cells = [table.get((structure, metric, site)) for site in sites]
+        structures.setdefault(structure, []).append((metric, cells))
+    return {"sites": sites, "structures": list(structures.items())}
 
 
 def _rank(metric: str) -> tuple[int, float, str]:
@@ -148,10 +123,8 @@ def subgroup_tables(run: Run, focus: Focus) -> list[dict[str, Any]]:
         and not row.group.startswith(CONDITION)
     ]
     tables: dict[tuple[str, str], list[Row]] = {}
-    for site in dict.fromkeys(row.site for row in rows):
-        for row in rows:
-            if row.site == site:
-                tables.setdefault((site, str(row.group).split("=")[0]), []).append(row)
+    for row in rows:
+        tables.setdefault((row.site, str(row.group).split("=")[0]), []).append(row)
     return [
         _subgroup_table(site, attribute, some)
         for (site, attribute), some in tables.items()

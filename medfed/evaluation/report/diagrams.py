@@ -34,23 +34,16 @@ def diagrams(run: Run, focus: Focus) -> list[dict[str, Any]]:
 
 
 def _diagram(site: str, histogram: ScoreHistogram, bounds: Bounds) -> dict[str, Any]:
-    decided = bounds.high - bounds.low <= MAX_OPEN_AREA
-    diagram: dict[str, Any] = {
-        "site": site,
-        "structure": histogram.structure,
-        "bounds": bounds,
-        "bins": len(histogram.bins),
-        "drawn": decided,
-    }
-    if decided:
-        diagram["roc"] = charts.square(
-            f"ROC curve at {site_name(site)}, area {number(bounds.value)}",
-            ("1 − specificity", "Sensitivity"),
-            [("dashed", _DIAGONAL), ("strong", histograms.roc(histogram))],
-        )
-        diagram["reliability"] = _reliability(site, histogram)
-        diagram["decision"] = _decision(site, histogram)
-    return diagram
+    diagram = {"site": site, "structure": histogram.structure, "bounds": bounds, "bins": len(histogram.bins)}
+    if bounds.high - bounds.low > MAX_OPEN_AREA:
+        return diagram
+    roc = charts.square(
+        f"ROC curve at {site_name(site)}, area {number(bounds.value)}",
+        ("1 − specificity", "Sensitivity"),
+        [("dashed", _DIAGONAL), ("strong", histograms.roc(histogram))],
+    )
+    reliability, decision = _reliability(site, histogram), _decision(site, histogram)
+    return diagram | {"roc": roc, "reliability": reliability, "decision": decision}
 
 
 def _reliability(site: str, histogram: ScoreHistogram) -> str:

@@ -71,7 +71,7 @@ def case_table(run: Run) -> dict[str, Any] | None:
         (site, [shown(counts.get(site, {}).get(split, 0)) for split in splits])
         for site in (*run.facts.sites, *run.facts.held_out)
     ]
-    return {"splits": splits, "lines": lines, "held_out": set(run.facts.held_out)}
+    return {"splits": splits, "lines": lines}
 
 
 def settings(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:

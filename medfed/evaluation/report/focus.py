@@ -1,8 +1,8 @@
-"""What a report is mainly about, and the rows that say so."""
+"""The metric, structure, split, round and hospitals that a report is about, and their rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from medfed.evaluation.metrics import Metric, headline_metrics, metric_of
@@ -35,6 +35,7 @@ class FocusRows:
     """A run's rows of one metric, structure, split and round, by what they are about."""
 
     def __init__(self, rows: Iterable[Row], focus: Focus) -> None:
+        self.focus = focus
         self._rows: dict[tuple[str, str, str | None, str | None], Row] = {}
         for row in rows:
             about = (row.metric, row.structure, row.split, row.round)
@@ -52,32 +53,38 @@ class FocusRows:
         row = self.get(site, model, against, group)
         return row if row is not None and row.value is not None else None
 
+    def sites(self, model: str) -> list[str]:
+        """Return the hospitals at which a model has a row."""
+        return [site for site, *other in self._rows if other == [model, None, None]]
+
     def groups(self, prefix: str) -> list[str]:
         """Return the groups that begin with a prefix."""
         return sorted({group for _, _, group, _ in self._rows if group and group.startswith(prefix)})
 
 
-def headline_names() -> tuple[str, ...]:
-    """Return the names of the metrics that a report can be about, best first."""
-    return tuple(metric.name for metric in headline_metrics())
-
-
 def focus_of(run: Run) -> Focus | None:
     """Return the headline metric and its hospitals: those held out first, then all that took part."""
-    whole = [
+    return focus_on(run.rows, run.facts.held_out)
+
+
+def focus_on(
+    rows: Iterable[Row], held_out: Sequence[str], model: str = FEDERATED, splits: Sequence[str] = SPLITS
+) -> Focus | None:
+    """Return the best-ranked headline metric with a value of this model, on the first split that has one."""
+    valued = [
         row
-        for row in run.rows
-        if row.group is None and row.against is None and row.model == FEDERATED and row.value is not None
+        for row in rows
+        if row.group is None and row.against is None and row.model == model and row.value is not None
     ]
-    for split in SPLITS:
-        for metric in headline_names():
-            some = [row for row in whole if row.split == split and row.metric == metric]
+    for split in splits:
+        for metric in headline_metrics():
+            some = [row for row in valued if row.split == split and row.metric == metric.name]
             if some:
-                return _focus(some, run.facts.held_out)
+                return _focus(some, held_out)
     return None
 
 
-def _focus(rows: list[Row], held_out: list[str]) -> Focus:
+def _focus(rows: list[Row], held_out: Sequence[str]) -> Focus:
     latest = max(row.round for row in rows)
     rows = [row for row in rows if row.round == latest]
     structures = {row.structure for row in rows}

@@ -55,14 +55,15 @@ class ChosenCase(NamedTuple):
     score: float | None
 
 
-def choose_cases(
-    cases: Sequence[CaseRow], model: str = FEDERATED, split: str = "test", each: int = 1
-) -> list[ChosenCase]:
-    """Return the worst, median and best cases by mean Dice over structures, then those missed or invented."""
+def choose_cases(cases: Sequence[CaseRow]) -> list[ChosenCase]:
+    """Return the federated model's worst, median and best test cases by mean Dice, then those with a failure.
+
+    A failure is a structure that is missed or invented.
+    """
     scores: dict[tuple[str, str], list[float]] = {}
     failed: dict[tuple[str, str], str] = {}
     for case in cases:
-        if case.model == model and case.split == split and case.metric == "dice":
+        if (case.model, case.split, case.metric) == (FEDERATED, "test", "dice"):
             scores.setdefault((case.site, case.case), [])
             if case.value is not None:
                 scores[case.site, case.case].append(case.value)
@@ -70,30 +71,20 @@ def choose_cases(
                 failed[case.site, case.case] = f"{case.structure} {case.note}"
     known = {key: float(np.mean(values)) for key, values in scores.items() if values}
     ranked = sorted(known, key=lambda key: (known[key], key))
-    middle = max((len(ranked) - each) // 2, 0)
-    found: dict[tuple[str, str], ChosenCase] = {}
-    for why, keys in (
-        ("worst", ranked[:each]),
-        ("median", ranked[middle : middle + each]),
-        ("best", ranked[-each:]),
-    ):
-        for key in keys:
-            found.setdefault(key, ChosenCase(key[1], why, key[0], known[key]))
+    reasons: dict[tuple[str, str], str] = {}
+    if ranked:
+        middle = (len(ranked) - 1) // 2
+        for reason, key in (("worst", ranked[0]), ("median", ranked[middle]), ("best", ranked[-1])):
+            reasons.setdefault(key, reason)
     for key in sorted(failed)[:MAX_FAILURES]:
-        before = found.get(key)
-        why = failed[key] if before is None else f"{before.why}; {failed[key]}"
-        found[key] = ChosenCase(key[1], why, key[0], known.get(key))
-    return list(found.values())
+        reasons[key] = f"{reasons[key]}; {failed[key]}" if key in reasons else failed[key]
+    return [ChosenCase(token, why, site, known.get((site, token))) for (site, token), why in reasons.items()]
 
 
 def write_gallery(
     run: Path,
     load: Callable[[str, str], CaseImages],
     structures: Mapping[int, str],
-    *,
-    model: str = FEDERATED,
-    split: str = "test",
-    each: int = 1,
     sites: Sequence[str] | None = None,
 ) -> Path:
     """Write `cases.html` into the run folder, one case in memory at a time, and return its path.
@@ -102,9 +93,6 @@ def write_gallery(
         run: a run folder with case rows.
         load: returns the arrays of a case, given its site and token.
         structures: label value -> name.
-        model: the model whose predictions are shown.
-        split: the split of the cases.
-        each: how many best, median and worst cases are shown.
         sites: the hospitals whose cases are shown; None for all.
 
     Raises:
@@ -116,9 +104,8 @@ def write_gallery(
             f"{run.name}: no cases.jsonl in this folder; local pages are made in the hospital that measured"
         )
     cases = unperturbed(read_cases(folder.cases))
-    chosen = choose_cases([case for case in cases if sites is None or case.site in sites], model, split, each)
     sections = []
-    for choice in chosen:
+    for choice in choose_cases([case for case in cases if sites is None or case.site in sites]):
         title = _title(choice)
         sections.append((title, planes(load(choice.site, choice.token), title, structures)))
     write_whole(folder.gallery, render("gallery.html.jinja", sections=sections), durable=True)
@@ -138,17 +125,16 @@ def planes(shown: CaseImages, title: str, structures: Mapping[int, str]) -> list
     if not marked.any():
         marked = np.isin(prediction, labels)
     low, high = (float(value) for value in np.percentile(image, WINDOW_PERCENTILES))
-    found = []
+    figures = []
     for name, axis, left, top in PLANES:
         others = tuple(other for other in range(3) if other != axis)
         sums = marked.sum(axis=others)
         cut = int(np.argmax(sums)) if sums.any() else image.shape[axis] // 2
         across, down = spacing_mm[others[0]], spacing_mm[others[1]]
         slices = [_radiological(np.take(array, cut, axis=axis)) for array in (image, prediction, reference)]
-        found.append(
-            (name, _figure(slices, (across, down), (low, high), labels, (left, top), f"{title}, {name}"))
-        )
-    return found
+        figure = _figure(slices, (across, down), (low, high), labels, (left, top), f"{title}, {name}")
+        figures.append((name, figure))
+    return figures
 
 
 def canonical(

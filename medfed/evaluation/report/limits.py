@@ -43,12 +43,11 @@ def _held_out(run: Run, focus: Focus | None) -> list[str]:
         return []
     rows = focus.rows(run.rows)
     patients = sum(row.n or 0 for site in hospitals if (row := rows.get(site, FEDERATED)) is not None)
-    if len(hospitals) >= 3:
-        return [f"It was tested at {len(hospitals)} hospitals that took no part, in {patients} patients."]
-    return [
-        f"It was tested at {len(hospitals)} hospital{'s' if len(hospitals) > 1 else ''} that took no part, "
-        f"in {patients} patients. A difference between hospitals cannot be told from so few."
-    ]
+    number = f"{len(hospitals)} hospital{'s' if len(hospitals) > 1 else ''}"
+    tested = f"It was tested at {number} that took no part, in {patients} patients."
+    if len(hospitals) < 3:
+        tested += " A difference between hospitals cannot be told from so few."
+    return [tested]
 
 
 def _uncertain(run: Run, focus: Focus) -> list[str]:

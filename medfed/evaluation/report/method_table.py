@@ -1,9 +1,8 @@
-"""One table of several methods on the same patients: each one's score with its interval, and its cost.
+"""A table that compares several methods on the same patients: scores with intervals, and costs.
 
 `compare_methods` takes case rows whose `model` is a method's name, summarises them as a report does (patients
-first, small groups suppressed, bootstrap intervals over patients), and compares each method to the first on
-the same patients. `text` is the table for a terminal, `page` a page to print; the rows behind both are in the
-table.
+first, small groups suppressed, bootstrap intervals over patients), and compares each method to the first.
+`text` formats the table for a terminal, `page` as HTML; the table holds the rows behind both.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from medfed.evaluation.aggregate import aggregate
 from medfed.evaluation.comparisons import compare
 from medfed.evaluation.metrics import metric_of
 from medfed.evaluation.patients import SummarySettings
-from medfed.evaluation.report.focus import headline_names
+from medfed.evaluation.report.focus import FocusRows, focus_on
 from medfed.evaluation.report.formatting import interval, number, p_value, site_name
 from medfed.evaluation.report.templates import render
 from medfed.evaluation.rows import ALL_SITES, CaseRow, Row
@@ -35,32 +34,29 @@ class Cost(NamedTuple):
 class MethodTable(NamedTuple):
     """The rows of all methods, and which of them the table shows.
 
-    `places` are the hospitals in its columns, those that took no part first. The other methods
-    are compared to `against`.
+    `scores` are the rows of the metric shown, None if no method has one. `places` are the hospitals in the
+    columns, those that took no part first. The other methods are compared to `against`.
     """
 
     study: str
     methods: dict[str, Cost]
     against: str
-    metric: str
-    structure: str | None
+    scores: FocusRows | None
     places: list[str]
     rows: list[Row]
 
+    @property
+    def metric(self) -> str:
+        """The name of the metric shown, or an empty string."""
+        return self.scores.focus.metric if self.scores else ""
+
     def score(self, method: str, place: str) -> Row | None:
         """Return a method's score at a hospital."""
-        return self._row(model=method, site=place, against=None)
+        return self.scores.get(place, method) if self.scores else None
 
     def difference(self, method: str, place: str) -> Row | None:
         """Return the score of `against` minus a method's."""
-        return self._row(model=self.against, site=place, against=method)
-
-    def _row(self, *, model: str, site: str, against: str | None) -> Row | None:
-        for row in self.rows:
-            about = (row.model, row.site, row.against, row.metric, row.structure, row.split, row.group)
-            if about == (model, site, against, self.metric, self.structure, "test", None):
-                return row
-        return None
+        return self.scores.get(place, self.against, against=method) if self.scores else None
 
 
 def compare_methods(
@@ -73,43 +69,31 @@ def compare_methods(
     """
     against = next(name for name, cost in methods.items() if not cost.refused)
     rows = aggregate(cases, settings) + compare(cases, settings, model=against)
-    shown = [
-        row
-        for row in rows
-        if row.model == against and row.split == "test" and row.against is None and row.group is None
-    ]
-    metric = next(
-        (m for m in headline_names() if any(row.metric == m and row.value is not None for row in shown)), ""
+    focus = focus_on(rows, settings.held_out, against, splits=("test",))
+    scores = focus.rows(rows) if focus else None
+    places = sorted(
+        scores.sites(against) if scores else [],
+        key=lambda site: (site not in settings.held_out, site != ALL_SITES, site),
     )
-    some = [row for row in shown if row.metric == metric]
-    structures = {row.structure for row in some}
-    structure = None if None in structures or not structures else sorted(map(str, structures))[0]
-    sites = [row.site for row in some if row.structure == structure]
-    order = sorted(sites, key=lambda site: (site not in settings.held_out, site != ALL_SITES, site))
-    return MethodTable(study, dict(methods), against, metric, structure, order, rows)
+    return MethodTable(study, dict(methods), against, scores, places, rows)
 
 
 def text(table: MethodTable) -> str:
     """Return the table as lines for a terminal."""
     shown = table.places[:MAX_TERMINAL_PLACES]
-    head = [
-        "method",
-        *map(site_name, shown),
-        f"{table.against} minus it, {site_name(shown[0])}" if shown else "",
-        "sent",
-    ]
-    lines = [head]
+    minus = f"{table.against} minus it, {site_name(shown[0])}" if shown else ""
+    lines = [["method", *map(site_name, shown), minus, "sent"]]
     for method, cost in table.methods.items():
         if cost.refused:
             lines.append([method, f"not run: {cost.refused}"])
             continue
-        line = [method, *(_score(table.score(method, place)) for place in shown)]
-        line.append(
-            _difference(table.difference(method, shown[0])) if shown and method != table.against else ""
-        )
-        line.append(format_bytes(cost.bytes_up) if cost.bytes_up is not None else "")
-        lines.append(line)
-    widths = [max(len(line[at]) for line in lines if len(line) == len(head)) for at in range(len(head))]
+        scores = [_cell(table.score(method, place)) for place in shown]
+        compared = shown and method != table.against
+        difference = _cell(table.difference(method, shown[0]), sign=True) if compared else ""
+        sent = format_bytes(cost.bytes_up) if cost.bytes_up is not None else ""
+        lines.append([method, *scores, difference, sent])
+    whole = [line for line in lines if len(line) == len(lines[0])]
+    widths = [max(map(len, column)) for column in zip(*whole, strict=True)]
     aligned = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)).rstrip()
         for line in lines
@@ -122,34 +106,23 @@ def text(table: MethodTable) -> str:
 MAX_TERMINAL_PLACES = 2
 
 
-def _score(row: Row | None) -> str:
+def _cell(row: Row | None, sign: bool = False) -> str:
+    """Return a value with its interval, and its p value if it was tested; `sign` for a difference."""
     if row is None or row.value is None:
         return "–"
-    around = interval(row)
-    return f"{number(row.value, metric_of(row.metric))}{f' ({around})' if around else ''}"
-
-
-def _difference(row: Row | None) -> str:
-    if row is None or row.value is None:
-        return "–"
-    around = interval(row, sign=True)
-    shown = number(row.value, metric_of(row.metric), sign=True)
+    around = interval(row, sign=sign)
+    shown = number(row.value, metric_of(row.metric), sign=sign)
     return f"{shown}{f' ({around})' if around else ''}{f', p {p_value(row.p)}' if row.p is not None else ''}"
 
 
 def page(table: MethodTable) -> str:
     """Return the table as one HTML file that needs no network."""
-    return render(
-        "method_table.html.jinja",
-        table=table,
-        metric=metric_of(table.metric) if table.metric else None,
-        score=_score,
-        difference=_difference,
-    )
+    metric = metric_of(table.metric) if table.metric else None
+    return render("method_table.html.jinja", table=table, metric=metric, cell=_cell)
 
 
 def renamed(cases: Sequence[CaseRow], names: Mapping[tuple[str, str], str]) -> list[CaseRow]:
-    """Return the case rows whose (model, site) has a method's name, under that name."""
+    """Return the case rows whose (model, site) has a name in `names`, with that name as their model."""
     return [
         msgspec.structs.replace(case, model=names[case.model, case.site])
         for case in cases

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from medfed.evaluation.metrics import metric_of
+from medfed.evaluation.metrics import headline_metrics, metric_of
 from medfed.evaluation.report import charts
-from medfed.evaluation.report.focus import headline_names
 from medfed.evaluation.report.formatting import round_ranges
 from medfed.evaluation.report.run import Run
 from medfed.files import format_bytes
@@ -22,7 +21,7 @@ LOST = ("absent", "refused", "late")
 def curves(run: Run) -> list[dict[str, Any]]:
     """Return the curves of one validation score and of the losses, one panel per hospital."""
     logged = {name for line in run.rounds for name in line.scalars}
-    scores = [f"val/{name}" for name in headline_names() if f"val/{name}" in logged]
+    scores = [f"val/{metric.name}" for metric in headline_metrics() if f"val/{metric.name}" in logged]
     names = scores[:1] + [name for name in LOSSES if name in logged]
     return [curve for name in names if (curve := _curve(run, name)) is not None]
 

@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import jinja2
 
-from medfed.evaluation.metrics import metric_of
-from medfed.evaluation.report.formatting import (
-    interval,
-    is_small_sample,
-    metric_title,
-    model_name,
-    number,
-    p_value,
-    site_name,
-)
-from medfed.evaluation.rows import FEDERATED
+from medfed.evaluation.report import formatting
 from medfed.files import format_bytes
 
 FOLDER = Path(__file__).parent
-
-# What templates may call.
-_FUNCTIONS: tuple[Callable[..., object], ...] = (
-    format_bytes,
-    interval,
-    is_small_sample,
-    metric_of,
-    metric_title,
-    model_name,
-    number,
-    p_value,
-    site_name,
-)
 
 
 def render(template: str, **values: object) -> str:
@@ -46,6 +22,7 @@ def render(template: str, **values: object) -> str:
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.globals.update({function.__name__: function for function in _FUNCTIONS}, FEDERATED=FEDERATED)
+    # Templates may use what formatting.py defines and imports, such as number() and metric_of().
+    environment.globals.update(vars(formatting), format_bytes=format_bytes)
     style = (FOLDER / "page.css").read_text(encoding="utf-8")
     return environment.get_template(template).render(style=style, **values)

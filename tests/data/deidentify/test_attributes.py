@@ -16,9 +16,7 @@ from medfed.data.deidentify.attributes import clean_words, shift_date
 from medfed.data.deidentify.secret import SiteSecret
 
 SECRET = b"0123456789abcdef" * 2
-
-
-WORD, NUMBER, DAY, ROOT = "Zweigmark", 31415926, "19370512", "1.2.999.27182818"
+WORD = "Zweigmark"
 
 
 def test_dates_move_together_and_keep_their_distance() -> None:

@@ -28,7 +28,7 @@ def test_checklists_say_what_was_left_out_spent_and_changed():
         against="unchanged", group="condition=noise of 10 %",
     )  # fmt: skip
     claim, tripod = checklists(run_of(facts, study, [changed]))
-    answers = {item.topic: item.answer for item in [*claim.items, *tripod.items]}
+    answers = {**claim.answers, **tripod.answers}
     assert answers["Flow of patients, numbers excluded"] == (
         "north: 3 cases have no label and are left out. Reasons: a person"
     )
@@ -42,15 +42,15 @@ def test_the_line_that_only_reports_final_scores_is_no_round():
     rounds = [RoundLine(number, "north", "merged") for number in (1, 2)]
     rounds.append(RoundLine(3, "north", "reported"))
     claim, _ = checklists(run_of(RunFacts(sites=["north"], seed=4), rounds=rounds))
-    answers = {item.topic: item.answer for item in claim.items}
-    training = answers["Initial parameters, training, choice of the final model"]
+    training = claim.answers["Initial parameters, training, choice of the final model"]
     assert training.startswith("2 rounds, merged by fedavg; seed 4")
 
 
 def test_every_template_uses_names_that_a_run_has():
     run = run_of()
     lists = checklists(run)
-    assert [len(filled.items) for filled in lists] == [len(empty.items) for empty in templates().checklists]
-    card = {item.topic: item.answer for item in model_card(run, "Dice 0.8")}
+    for filled, empty in zip(lists, templates().checklists, strict=True):
+        assert filled.answers.keys() == empty.answers.keys()
+    card = model_card(run, "Dice 0.8")
     assert len(card) == len(templates().model_card)
     assert (card["Result"], card["Output"]) == ("Dice 0.8", None)

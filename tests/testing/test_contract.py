@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 import torch
+from contract import CHECKS_OF_EVERY_KIND, broken
 from torch import Tensor
 
 from medfed.aggregation import Merged, Rule, State, shares, validated_updates
 from medfed.aggregation.fedavg import FedAvg
+from medfed.data.normalise import Normalise
 from medfed.models.losses import Loss
-from medfed.testing import NotApplicable, check_loss, check_rule
+from medfed.registry import FOLDERS
+from medfed.testing import CONTRACTS, NotApplicable, check_loss, check_normalise, check_rule
 from medfed.testing._contract import Contract, raises
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights
@@ -76,6 +80,21 @@ def test_a_loss_that_does_not_learn_is_found_out() -> None:
         AssertionError, match="following_its_gradient_makes_it_smaller: AssertionError: classify"
     ):
         check_loss(Constant())
+
+
+class Undocumented(Normalise, frozen=True, tag="undocumented"):
+    function: Any = print
+
+    def channel(self, voxels):
+        return voxels
+
+
+def test_a_kind_that_no_study_file_can_hold_is_named() -> None:
+    assert broken(check_normalise, Undocumented()) == CHECKS_OF_EVERY_KIND
+
+
+def test_every_registry_has_a_contract() -> None:
+    assert list(CONTRACTS) == list(FOLDERS)
 
 
 contract: Contract[Tensor] = Contract("tensor")

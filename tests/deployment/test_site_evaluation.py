@@ -19,7 +19,7 @@ from medfed.errors import DataError, StudyError
 from medfed.evaluation.aggregate import aggregate
 from medfed.evaluation.comparisons import compare
 from medfed.evaluation.metrics import MetricFamily, families
-from medfed.evaluation.patients import SummarySettings, by_patient
+from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.report import headline
 from medfed.evaluation.row_transport import rows_of, scalars_of
 from medfed.evaluation.rows import CaseRow, Row, read_cases, read_rows, write
@@ -82,13 +82,6 @@ def test_a_changed_case_is_in_no_row_but_those_of_robustness():
         with_changed = made([*CHANGED, *PLAIN, *untrained], SETTINGS)
         assert with_changed == made([*PLAIN, *untrained], SETTINGS)
         assert with_changed
-
-
-def test_patients_are_not_summarised_over_conditions():
-    with pytest.raises(
-        DataError, match=r"site 'north'.*conditions every 4th slice lost, noise of 10 %, none"
-    ):
-        by_patient([*PLAIN, *CHANGED])
 
 
 def row(**more) -> Row:
@@ -273,7 +266,7 @@ def test_a_study_that_begins_with_given_weights_trains_from_the_hospitals_own_co
 
     for line, told in (
         ("", "get that file from the coordinator and name it in the site file"),
-        ("start: another.ckpt\n", "it is another file, or damaged"),
+        ("start: another.ckpt\n", "is another or damaged: SHA-256"),
         ("start: missing.ckpt\n", "cannot be read: No such file"),
     ):
         site = (tmp_path / "site.yaml").read_text().replace("start: copy.ckpt\n", line)

@@ -1,0 +1,34 @@
+"""A patient's images count once, and contradictory or incomplete rows are an error."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from medfed.errors import DataError
+from medfed.evaluation.patients import by_patient, class_predictions
+
+sys.path.insert(0, str(Path(__file__).parent))
+from case_rows import class_rows, image_row
+
+
+def test_images_of_one_patient_with_different_targets_are_an_error():
+    cases = class_rows("a", 0.2, True, image=0) + class_rows("a", 0.8, False, image=1)
+    with pytest.raises(DataError, match="patient a at site north: images with different targets"):
+        by_patient(cases)
+
+
+def test_a_patient_without_a_prediction_is_an_error_and_not_left_out():
+    cases = [row for i in range(4) for row in class_rows(f"p{i}", 0.2 * i, i > 1)]
+    cases[0] = msgspec.structs.replace(cases[0], value=None, note="failed")
+    with pytest.raises(DataError, match="lacks a probability"):
+        class_predictions(by_patient(cases), ["healthy", "disease"])
+
+
+def test_patients_are_not_summarised_over_conditions():
+    cases = [image_row("a", 0.5), msgspec.structs.replace(image_row("b", 0.5), condition="noise of 10 %")]
+    with pytest.raises(DataError, match=r"site 'north'.*conditions noise of 10 %, none"):
+        by_patient(cases)

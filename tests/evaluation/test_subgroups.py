@@ -1,0 +1,95 @@
+"""Gaps are found where they were put, and small groups are suppressed together with another one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medfed.evaluation.patients import SummarySettings
+from medfed.evaluation.subgroups import subgroups
+
+sys.path.insert(0, str(Path(__file__).parent))
+from case_rows import case, survivors
+
+
+def people(values, sexes):
+    return [
+        case("federated", str(i), float(v), sex=s) for i, (v, s) in enumerate(zip(values, sexes, strict=True))
+    ]
+
+
+def test_a_gap_that_was_put_in_is_found():
+    generator = np.random.default_rng(6)
+    sexes = ["F"] * 20 + ["M"] * 20
+    values = np.r_[generator.normal(0.8, 0.05, 20), generator.normal(0.6, 0.05, 20)]
+    rows = {
+        (r.group, r.against): r
+        for r in subgroups(people(values, sexes), SummarySettings(round=1, seed=0, draws=300))
+    }
+    gap = rows["sex=F", "the others"]
+    assert gap.value == pytest.approx(values[:20].mean() - values[20:].mean())
+    assert gap.low < 0.2 < gap.high
+    assert gap.p < 0.01
+    assert rows["sex=F", None].value == pytest.approx(values[:20].mean())
+    assert rows["sex=F", None].n == 20
+
+
+def test_small_groups_are_hidden_with_their_complement():
+    rows = subgroups(
+        people(np.linspace(0.5, 0.9, 20), ["F"] * 3 + ["M"] * 17), SummarySettings(round=1, seed=0, draws=100)
+    )
+    assert {row.group for row in rows} == {"sex=F", "sex=M"}
+    assert all(row.value is None and row.n is None for row in rows)
+
+
+def test_gap_tests_reject_as_often_as_they_say():
+    generator = np.random.default_rng(7)
+    sexes = ["F"] * 15 + ["M"] * 15
+    p_values = [
+        next(
+            r.p
+            for r in subgroups(
+                people(generator.random(30), sexes), SummarySettings(round=1, seed=run, draws=50)
+            )
+            if r.p
+        )
+        / 2
+        for run in range(120)
+    ]
+    # Holm doubled the two p values, which are of the same question: halved, they are the raw ones.
+    assert 0.01 <= np.mean(np.array(p_values) < 0.05) <= 0.10
+
+
+def test_a_group_with_few_of_an_outcome_has_no_auroc_and_no_c_index():
+    generator = np.random.default_rng(1)
+    ill = np.arange(40) % 2 == 0
+    ill[30:] = np.arange(10) < 3  # three of the ten women
+    sex = ["M"] * 30 + ["F"] * 10
+    score = 0.6 * generator.random(40) + 0.4 * ill
+    cases = [
+        case("federated", str(i), float(p), structure="disease", metric="probability", target=float(y), sex=s)
+        for i, (p, y, s) in enumerate(zip(score, ill, sex, strict=True))
+    ]
+    rows = {
+        (r.group, r.against): r
+        for r in subgroups(cases, SummarySettings(round=1, seed=0, min_patients=4, draws=50))
+    }
+    assert rows["sex=F", None].value is None
+    assert rows["sex=F", None].note == "fewer than 4 patients with or without the class"
+    assert rows["sex=M", None].value is not None
+    assert ("sex=M", "the others") not in rows  # the others are those women
+    died = survivors("federated", score, np.arange(1, 41), ill, groups=sex)
+    rows = {
+        (r.group, r.against): r
+        for r in subgroups(died, SummarySettings(round=1, seed=0, min_patients=4, draws=50))
+    }
+    assert rows["sex=F", None].note == "fewer than 4 patients with an event"
+    assert rows["sex=M", None].metric == "c_index"
+    three = {
+        (r.group, r.against): r
+        for r in subgroups(died, SummarySettings(round=1, seed=0, min_patients=3, draws=50))
+    }
+    assert three["sex=F", "the others"].value is not None

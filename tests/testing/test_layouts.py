@@ -1,0 +1,114 @@
+"""The contract of a layout names what naive ones break."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from contract import broken
+
+from medfed.data.layouts import CaseListing, Layout, ListedCase
+from medfed.testing import PATIENT, ExpectedCase, LayoutExample, check_layout
+
+
+class Visits(Layout, frozen=True, tag="visits"):
+    """A folder per patient below `visits/`, a NIfTI file per visit."""
+
+    title: ClassVar[str] = "visits"
+    evidence: ClassVar[str] = "visits/<patient>/<visit>.nii.gz"
+    order: ClassVar[int] = 5
+
+    def recognises(self, folder: Path) -> bool:
+        return (folder / "visits").is_dir()
+
+    def read(self, folder: Path) -> CaseListing:
+        files = sorted((folder / "visits").glob("*/*.nii.gz"))
+        return CaseListing(self.title, tuple(self.case(file) for file in files))
+
+    def case(self, file: Path) -> ListedCase:
+        patient = file.parent.name
+        return ListedCase(f"{patient}/{file.name[:-7]}", patient, (file,))
+
+
+class Silent(Visits, frozen=True, tag="silent"):
+    title: ClassVar[str] = ""
+
+
+class Last(Visits, frozen=True, tag="last"):
+    """Tried after the built-in layouts, which take its folder."""
+
+    order: ClassVar[int] = 100
+
+
+class Eager(Visits, frozen=True, tag="eager"):
+    """Recognises every folder there is."""
+
+    def recognises(self, folder: Path) -> bool:
+        return True
+
+
+class Talkative(Visits, frozen=True, tag="talkative"):
+    """Notes which files it has found."""
+
+    def read(self, folder: Path) -> CaseListing:
+        listing = super().read(folder)
+        return replace(listing, notes=tuple(f"found {case.id}" for case in listing.cases))
+
+
+class Misplacing(Visits, frozen=True, tag="misplacing"):
+    """Assigns a split by a name of its own and lists files that are not there."""
+
+    def case(self, file: Path) -> ListedCase:
+        return replace(super().case(file), split="training", label=file.with_suffix(".mask"))
+
+
+class Writing(Visits, frozen=True, tag="writing"):
+    """Keeps a cache in the hospital's folder."""
+
+    def read(self, folder: Path) -> CaseListing:
+        (folder / "cache.json").touch()
+        return super().read(folder)
+
+
+def write(folder: Path) -> None:
+    (folder / "visits" / PATIENT).mkdir(parents=True)
+    (folder / "visits" / PATIENT / f"{PATIENT}.nii.gz").touch()
+
+
+def write_pairs_too(folder: Path) -> None:
+    write(folder)
+    for name in ("images", "masks"):
+        (folder / name).mkdir()
+        (folder / name / f"{PATIENT}.nii.gz").touch()
+
+
+def example(layout: Layout) -> LayoutExample:
+    write_example = write_pairs_too if isinstance(layout, Last) else write
+    case = ExpectedCase(f"{PATIENT}/{PATIENT}", PATIENT, (f"{PATIENT}.nii.gz",))
+    return LayoutExample(layout, write_example, [case])
+
+
+VALUES, PRINTED = "its_cases_notes_and_classes_are_those_expected", "nothing_that_is_printed_names_a_patient"
+WRONG = {
+    Silent: {"it_says_what_it_is"},
+    Last: {"its_folder_is_recognised_by_it_before_any_other"},
+    Eager: {"an_empty_folder_is_not_recognised"},
+    Talkative: {VALUES, PRINTED},
+    Misplacing: {VALUES, PRINTED, "every_split_is_known_and_every_file_exists"},
+    Writing: {"reading_twice_gives_the_same_and_writes_nothing"},
+}
+
+
+def test_a_right_one_passes() -> None:
+    check_layout(example(Visits()))
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_wrong_one_is_named(kind: type[Layout]) -> None:
+    assert broken(check_layout, example(kind())) == WRONG[kind]
+
+
+def test_each_check_is_broken_by_one_of_them() -> None:
+    assert set().union(*WRONG.values()) == set(check_layout.checks)
