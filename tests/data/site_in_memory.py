@@ -34,7 +34,7 @@ class Site:
             self.volumes[case.id] = (Volume(image[None], affine, Info("CT")), Volume(label[None], affine))
         self.index = Index(Path(), "memory", tuple(listed))
 
-    def told(self, **options) -> Fingerprint:
+    def fingerprint(self, **options) -> Fingerprint:
         options = {"grid": "hu", "classes": 3, "min_count": 10} | options
         with mock.patch("medfed.data.fingerprint.read_case", lambda case, *_: self.volumes[case.id]):
             return fingerprint(self.index, **options)

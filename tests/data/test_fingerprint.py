@@ -30,7 +30,7 @@ def sites() -> list[Site]:
 
 
 def test_merged_percentiles_are_the_pooled_ones_and_averaged_ones_are_not(sites: list[Site]) -> None:
-    merged = merge([site.told() for site in sites])
+    merged = merge([site.fingerprint() for site in sites])
     pooled_values = np.concatenate([site.foreground for site in sites])
     weights = np.array([len(site.foreground) for site in sites], float)
     for percent in (0.5, 10, 50, 90, 99.5):
@@ -42,14 +42,14 @@ def test_merged_percentiles_are_the_pooled_ones_and_averaged_ones_are_not(sites:
 
 
 def test_mean_and_deviation_are_the_pooled_ones(sites: list[Site]) -> None:
-    merged = merge([site.told() for site in sites])
+    merged = merge([site.fingerprint() for site in sites])
     values = np.concatenate([site.foreground for site in sites]).astype(np.float64)
     assert merged.mean() == pytest.approx(values.mean(), abs=1e-6)
     assert merged.sd() == pytest.approx(values.std(), abs=1e-6)
 
 
 def test_the_sum_is_the_same_in_any_order_and_grouping(sites: list[Site]) -> None:
-    prints = [site.told() for site in sites]
+    prints = [site.fingerprint() for site in sites]
     texts = {to_json(merge(order)) for order in itertools.permutations(prints)}
     texts.add(to_json(merge([merge(prints[:2]), prints[2]])))
     texts.add(to_json(merge([prints[0], merge(prints[1:])])))
@@ -58,7 +58,7 @@ def test_the_sum_is_the_same_in_any_order_and_grouping(sites: list[Site]) -> Non
 
 
 def test_class_counts_and_spacing(sites: list[Site]) -> None:
-    merged = merge([site.told(min_count=5) for site in sites])
+    merged = merge([site.fingerprint(min_count=5) for site in sites])
     labels = [label.array for site in sites for _, label in site.volumes.values()]
     every = np.concatenate([label.ravel() for label in labels])
     for number in range(3):
@@ -69,7 +69,7 @@ def test_class_counts_and_spacing(sites: list[Site]) -> None:
 
 def test_relative_bins_hold_percentiles_within_one_bin() -> None:
     sites = [Site(5, 12, 900.0, gain=0.37), Site(6, 15, 300.0, gain=2.5)]
-    merged = merge([site.told(grid="relative") for site in sites])
+    merged = merge([site.fingerprint(grid="relative") for site in sites])
     values = np.concatenate([site.foreground for site in sites])
     for percent in (0.5, 50, 99.5):
         truth = np.percentile(values, percent)
@@ -78,7 +78,7 @@ def test_relative_bins_hold_percentiles_within_one_bin() -> None:
 
 def test_few_patients_give_no_fingerprint() -> None:
     with pytest.raises(DataError, match="9 training patients and withholds numbers of fewer than 10"):
-        Site(7, 9, 0.0).told()
+        Site(7, 9, 0.0).fingerprint()
 
 
 def test_several_cases_of_few_patients_are_few() -> None:
@@ -86,7 +86,7 @@ def test_several_cases_of_few_patients_are_few() -> None:
     cases = tuple(replace(c, patient=f"p{n % 9}") for n, c in enumerate(site.index.cases))
     site.index = Index(Path(), "memory", cases)
     with pytest.raises(DataError, match="9 training patients"):
-        site.told()
+        site.fingerprint()
 
 
 def test_a_class_of_few_patients_and_a_rare_spacing_are_withheld() -> None:
@@ -96,7 +96,7 @@ def test_a_class_of_few_patients_and_a_rare_spacing_are_withheld() -> None:
     label.array[0, 0, 0, :] = 5
     strange = np.diag([7.77, 1.0, 3.0, 1.0])
     site.volumes[rare] = (Volume(image.array, strange, image.info), Volume(label.array, strange))
-    found = site.told(classes=6)
+    found = site.fingerprint(classes=6)
     assert set(found.voxels) == {0, 1, 2}
     assert found.withheld == 1
     assert str(length_bin(7.77)) not in json.loads(to_json(found))["spacing"][0]
@@ -105,14 +105,14 @@ def test_a_class_of_few_patients_and_a_rare_spacing_are_withheld() -> None:
 
 def test_no_bin_of_a_fingerprint_is_small(sites: list[Site]) -> None:
     for site in sites:
-        found = site.told()
+        found = site.fingerprint()
         for counts in (*found.spacing, *found.size, *found.extent, *found.intensity):
             assert all(count >= 10 for count in counts.values())
 
 
 def test_fingerprints_of_different_studies_do_not_merge(sites: list[Site]) -> None:
     with pytest.raises(DataError, match="differ in grid: hu and relative"):
-        merge([sites[0].told(), sites[1].told(grid="relative")])
+        merge([sites[0].fingerprint(), sites[1].fingerprint(grid="relative")])
     with pytest.raises(DataError, match="no fingerprint to merge"):
         merge([])
 
@@ -124,14 +124,14 @@ def test_what_is_no_fingerprint_is_refused(text: bytes) -> None:
 
 
 def test_a_fingerprint_with_a_channel_missing_is_refused(sites: list[Site]) -> None:
-    plain = json.loads(to_json(sites[0].told()))
+    plain = json.loads(to_json(sites[0].fingerprint()))
     plain["total"] = []
     with pytest.raises(DataError, match="don't each have their numbers"):
         from_json(json.dumps(plain))
 
 
 def test_no_patient_or_token_is_in_the_bytes(sites: list[Site]) -> None:
-    text = to_json(sites[0].told()).decode()
+    text = to_json(sites[0].fingerprint()).decode()
     for case in sites[0].index.cases:
         assert case.token not in text
         assert case.id not in text
@@ -150,7 +150,7 @@ def test_nyul_puts_two_gains_on_one_scale_by_hand() -> None:
 
 def test_nyul_landmarks_of_a_federation_are_the_mean_over_all_cases() -> None:
     sites = [Site(5, 12, 900.0), Site(6, 15, 300.0, gain=2.5)]
-    merged = merge([site.told(grid="relative") for site in sites])
+    merged = merge([site.fingerprint(grid="relative") for site in sites])
     rows = []
     for site in sites:
         for image, _ in site.volumes.values():

@@ -21,7 +21,7 @@ def sites() -> list[Site]:
 
 
 def test_a_proposal_is_settings_that_a_study_takes(sites: list[Site]) -> None:
-    merged = merge([site.told() for site in sites])
+    merged = merge([site.fingerprint() for site in sites])
     found = propose_settings(merged)
     settings = msgspec.convert({k: v for k, v in found.items() if k != "kind"}, Images)
     assert isinstance(settings.normalise, FederatedFingerprint)
