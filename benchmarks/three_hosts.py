@@ -1,211 +1,222 @@
-"""Run the three-machine tutorial's commands, as written, on three hosts (needs root).
+"""Run the three-machine tutorial's commands, as written, on three "hosts" of this machine.
 
-    python benchmarks/three_hosts.py
+    python benchmarks/three_hosts.py [--keep FOLDER]
 
-The hosts, a coordinator and two hospitals, are network namespaces with their own addresses on one virtual
-network. The script runs every block that the page marks with `<!-- run on HOST ... -->` on that host, in page
-order, and writes every `<!-- file NAME on HOST -->`. It also passes on what people mail or read to each
-other. It prints each command with its host and its seconds.
+A host is a folder with a home of its own, and the broker listens on loopback. The script runs every block
+that the page marks with `<!-- run on HOST ... -->` in that host's folder, in page order, and writes every
+`<!-- file NAME on HOST -->`. It fills in what a reader fills in (the hub's address and ports, the fingerprint
+and the digest), passes on what people mail, and repeats north's steps for south, as the page says. It prints
+each command with its host and its seconds.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-HOSTS = {"hub": "10.77.0.1", "north": "10.77.0.2", "south": "10.77.0.3"}
-WIRE, PREFIX = "medfed-wire", "medfed-"
-PATIENCE_S = 900
+PAGE = ROOT / "docs" / "tutorials" / "three-machines.md"
+HUB, SITES = "hub", ("north", "south")
+TIMEOUT_S = 900
+
+MARKED = re.compile(
+    r"<!-- (?:run on (?P<host>\w+)(?:, (?P<how>[^>]*))?|file (?P<file>\S+) on (?P<place>\w+)) -->\n"
+    r"(?P<block>(?:    .*\n|\n)+)"
+)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Step:
-    """A marked block of the page, with the host and the way to run or write it."""
+    """A marked block of the page: commands to run on a host, or the text of a file to write there."""
 
-    kind: str
     host: str
-    how: str
     text: str
+    how: str = ""
     file: str = ""
 
+    def on(self, site: str) -> Step:
+        """Return the same step for another site; the page shows only north's."""
+        host = site if self.host in SITES else self.host
+        return replace(
+            self, host=host, text=self.text.replace("north", site), how=self.how.replace("north", site)
+        )
 
-def steps(page: str) -> list[Step]:
-    """Return the marked blocks of the page in order."""
-    marked = re.compile(
-        r"<!-- (?:run on (?P<host>\w+)(?:, (?P<how>[^>]*))?|file (?P<file>\S+) on (?P<place>\w+)) -->\n"
-        r"(?P<block>(?:    .*\n|\n)+)"
-    )
-    found = []
-    for one in marked.finditer(page):
-        text = "\n".join(line[4:] for line in one["block"].rstrip().splitlines())
-        kind = "file" if one["file"] else "run"
-        found.append(Step(kind, one["host"] or one["place"], one["how"] or "", text, one["file"] or ""))
-    return found
+
+def read_steps(page: str) -> list[Step]:
+    """Return the marked blocks of the page, in order."""
+    steps = []
+    for match in MARKED.finditer(page):
+        text = "\n".join(line[4:] for line in match["block"].rstrip().splitlines())
+        steps.append(Step(match["host"] or match["place"], text, match["how"] or "", match["file"] or ""))
+    return steps
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 @dataclass
 class Hosts:
-    """The three hosts and the processes on them."""
+    """The three hosts, their running processes, and what people read to each other."""
 
     folder: Path
-    authority: str = ""
-    agreed: str = ""
+    port: int = field(default_factory=free_port)
+    websocket_port: int = field(default_factory=free_port)
+    fingerprint: str = ""
+    digest: str = ""
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    def begin(self) -> None:
-        """Create the namespaces, the network between them and the folders."""
-        command(f"ip netns add {WIRE}")
-        command(f"ip -n {WIRE} link add bridge type bridge")
-        command(f"ip -n {WIRE} link set bridge up")
-        for host, address in HOSTS.items():
-            space = PREFIX + host
-            command(f"ip netns add {space}")
-            command(f"ip -n {space} link add eth0 type veth peer name {host} netns {WIRE}")
-            command(f"ip -n {WIRE} link set {host} master bridge up")
-            command(f"ip -n {space} addr add {address}/24 dev eth0")
-            command(f"ip -n {space} link set eth0 up")
-            command(f"ip -n {space} link set lo up")
-            names = Path("/etc/netns") / space
-            names.mkdir(parents=True)
-            (names / "hosts").write_text(f"127.0.0.1 localhost\n{HOSTS['hub']} hub.example.org\n")
+    def create(self) -> None:
+        """Create the hosts' folders, the sites' images, and the installed program."""
+        sys.path.insert(0, str(ROOT / "tests"))
+        from hospitals import make_hospital
+
+        for host in (HUB, *SITES):
             (self.folder / host).mkdir()
+        for site in SITES:
+            shutil.move(make_hospital(self.folder / "made" / site), self.folder / site / "images")
         program = self.folder / "bin" / "medfed"
         program.parent.mkdir()
         program.write_text(f'#!/bin/sh\nexec {sys.executable} -m medfed.cli "$@"\n')
         program.chmod(0o755)
 
-    def end(self) -> None:
-        """Stop the started processes and remove the namespaces and folders."""
+    def fill_in(self, text: str) -> str:
+        """Return a block with the values that its reader fills in."""
+        ports = f"--port {self.port} --websocket-port {self.websocket_port}"
+        for written, value in (
+            ("--host hub.example.org", f"--host localhost {ports}"),
+            ("hub.example.org/4222", f"localhost/{self.port}"),
+            ("1a2b 3c4d ...", self.fingerprint),
+            ("1a2b3c4d5e6f...", self.digest),
+        ):
+            text = text.replace(written, value)
+        return text
+
+    def start(self, host: str, text: str, output: int) -> subprocess.Popen[bytes]:
+        """Start commands in a host's folder."""
+        folder = self.folder / host
+        return subprocess.Popen(
+            ["bash", "-c", text if "<" in text else f"exec {text}"],
+            cwd=folder,
+            env={
+                **os.environ,
+                "HOME": str(folder),
+                "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
+                "PYTHONPATH": str(ROOT),
+                "OMP_NUM_THREADS": "1",
+            },
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+    def perform(self, step: Step) -> str:
+        """Write a step's file, or run its commands and return their output."""
+        if step.file:
+            (self.folder / step.host / step.file).write_text(step.text + "\n")
+            return ""
+        mailed = re.search(r"mailed (\S+)", step.how)
+        if mailed:
+            sender = HUB if step.host != HUB else next(site for site in SITES if site in mailed[1])
+            shutil.copy(self.folder / sender / mailed[1], self.folder / step.host)
+        text = self.fill_in(step.text)
+        if "background" in step.how:
+            print(f"{step.host:6} started   {text}", flush=True)
+            with (self.folder / f"{step.host}.log").open("ab") as log:
+                self.running[step.host] = self.start(step.host, text, log.fileno())
+            return ""
+        if "all is over" in step.how:
+            self.wait_for_all()
+        return self.run(step, text, attempts=60 if "once the hub" in step.how else 1)
+
+    def run(self, step: Step, text: str, attempts: int) -> str:
+        """Run commands until they end as the page expects, and return their output."""
+        expected = int((re.search(r"expecting (\d)", step.how) or [0, 0])[1])
+        for _ in range(attempts):
+            began = time.monotonic()
+            process = self.start(step.host, text, subprocess.PIPE)
+            output = process.communicate(b"y\n", TIMEOUT_S)[0].decode()
+            if process.returncode == expected:
+                print(f"{step.host:6} {time.monotonic() - began:6.1f} s  {text}", flush=True)
+                return output
+            time.sleep(1)
+        raise SystemExit(
+            f"{step.host}: {text}\nended with {process.returncode}, expected {expected}:\n{output}"
+        )
+
+    def wait_for_all(self) -> None:
+        """Wait until hub and sites have ended by themselves, without an error."""
+        for host, process in self.running.items():
+            if process.wait(TIMEOUT_S) != 0:
+                raise SystemExit(f"{host} failed:\n{(self.folder / f'{host}.log').read_text()}")
+
+    def stop(self) -> None:
+        """Stop the processes that still run."""
         for process in self.running.values():
             if process.poll() is None:
                 process.terminate()
                 process.wait(60)
-        for space in (*(PREFIX + host for host in HOSTS), WIRE):
-            subprocess.run(["ip", "netns", "del", space], check=False, stderr=subprocess.DEVNULL)
-            shutil.rmtree(Path("/etc/netns") / space, ignore_errors=True)
-
-    def process(self, host: str, text: str, out: int) -> subprocess.Popen[bytes]:
-        """Start a command on a host, in the host's folder."""
-        environment = {
-            **os.environ,
-            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": "1",
-        }
-        return subprocess.Popen(
-            ["ip", "netns", "exec", PREFIX + host, "bash", "-c", f"exec {text}" if "<" not in text else text],
-            cwd=self.folder / host,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )
-
-    def run(self, step: Step) -> str:
-        """Run a block with the values that people exchange filled in, and return its output."""
-        text = step.text.replace("1a2b 3c4d ...", self.authority).replace("1a2b3c4d5e6f...", self.agreed)
-        mailed = re.search(r"mailed (\S+)", step.how)
-        if mailed:
-            source = self.folder / ("hub" if step.host != "hub" else other(mailed[1])) / mailed[1]
-            shutil.copy(source, self.folder / step.host / source.name)
-        if "background" in step.how:
-            out = (self.folder / f"{step.host}.log").open("ab")
-            self.running[step.host] = self.process(step.host, text, out.fileno())
-            return ""
-        if "all is over" in step.how:
-            for host, process in self.running.items():
-                if process.wait(PATIENCE_S) != 0:
-                    raise SystemExit(f"{host} ended badly: {(self.folder / f'{host}.log').read_text()}")
-        expected = int((re.search(r"expecting (\d)", step.how) or [0, 0])[1])
-        for _ in range(60 if "once the hub" in step.how else 1):
-            began = time.monotonic()
-            done = self.process(step.host, text, subprocess.PIPE)
-            said = done.communicate(b"y\n", PATIENCE_S)[0].decode()
-            if done.returncode == expected:
-                break
-            time.sleep(1)
-        else:
-            raise SystemExit(
-                f"{step.host}: {text}\nended with {done.returncode}, expected {expected}:\n{said}"
-            )
-        print(f"{step.host:6} {time.monotonic() - began:6.1f} s  {text}")
-        return said
 
 
-def other(path: str) -> str:
-    """Return the hospital that this file belongs to."""
-    return "south" if "south" in path else "north"
+def follow(page: str, hosts: Hosts) -> None:
+    """Perform all steps of the page; those that wait for the hub follow its start."""
+    waiting: list[Step] = []
+    for step in read_steps(page):
+        if "once the hub" in step.how:
+            waiting.append(step)
+            continue
+        concerns_sites = step.host in SITES or (not step.file and "north" in step.text)
+        for shown in [step.on(site) for site in SITES] if concerns_sites else [step]:
+            output = hosts.perform(shown)
+            if "enrol init" in shown.text:
+                hosts.fingerprint = output.strip().splitlines()[-1].strip()
+            if "nobody here has agreed" in output:
+                description = next((hosts.folder / shown.host / "runs").glob("*.txt")).read_text()
+                hosts.digest = (re.search(r"Digest +([0-9a-f]{64})", description) or ["", ""])[1]
+        if step.host == HUB and "background" in step.how:
+            for late in waiting:
+                if "INFO" not in hosts.perform(late):
+                    raise SystemExit("the broker did not answer with INFO")
 
 
-def command(text: str) -> None:
-    """Run a set-up command, which must succeed."""
-    subprocess.run(text.split(), check=True)
+def check_reports(folder: Path) -> None:
+    """Check that the hub and both sites have written their report."""
+    for host in (HUB, *SITES):
+        reports = sorted((folder / host / "runs").glob("lesions*/report.html"))
+        if not reports:
+            raise SystemExit(f"{host} wrote no report")
+        print(f"{host:6} report {reports[0].relative_to(folder)}, {reports[0].stat().st_size} bytes")
 
 
 def main() -> None:
-    """Run all blocks of the page."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    from hospitals import make_hospital
-
-    hosts = Hosts(Path(tempfile.mkdtemp(prefix="medfed-hosts-")))
-    page = (ROOT / "docs" / "tutorials" / "three-machines.md").read_text()
-    late: list[Step] = []
+    """Follow the page from the first command to the reports."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--keep", type=Path, help="a new folder for the hosts, kept afterwards")
+    keep = parser.parse_args().keep
+    folder = Path(tempfile.mkdtemp(prefix="medfed-hosts-")) if keep is None else keep.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    hosts = Hosts(folder)
     try:
-        hosts.begin()
-        for host in ("north", "south"):
-            shutil.move(make_hospital(hosts.folder / "made" / host), hosts.folder / host / "images")
-        for step in steps(page):
-            if "once the hub" in step.how:
-                late.append(step)
-                continue
-            both = step.host == "north" or ("north" in step.text and step.kind == "run")
-            for name in ("north", "south") if both else ("",):
-                said = one(hosts, renamed(step, name))
-                if "enrol init" in step.text:
-                    hosts.authority = said.strip().splitlines()[-1].strip()
-                if "nobody here has agreed" in said:
-                    page_of = next((hosts.folder / name / "runs").glob("*.txt")).read_text()
-                    hosts.agreed = (re.search(r"Digest +([0-9a-f]{64})", page_of) or [0, ""])[1]
-            if step.host == "hub" and "background" in step.how:
-                for waiting in late:
-                    if "INFO" not in one(hosts, waiting):
-                        raise SystemExit("the broker did not greet")
-        for host in ("north", "south"):
-            heard = subprocess.run(
-                ["ip", "netns", "exec", PREFIX + host, "ss", "-Hltn"],
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout
-            print(f"{host:6} listens on {heard.strip() or 'no port'}")
-        print((hosts.folder / "hub.log").read_text())
+        hosts.create()
+        follow(PAGE.read_text(), hosts)
+        check_reports(folder)
+        print((folder / "hub.log").read_text())
     finally:
-        hosts.end()
-        shutil.rmtree(hosts.folder)
-
-
-def renamed(step: Step, name: str) -> Step:
-    """Return the step for one hospital; the page shows only north's."""
-    if not name:
-        return step
-    host = name if step.host == "north" else step.host
-    return Step(step.kind, host, step.how.replace("north", name), step.text.replace("north", name), step.file)
-
-
-def one(hosts: Hosts, step: Step) -> str:
-    """Write a file or run a block."""
-    if step.kind == "file":
-        (hosts.folder / step.host / step.file).write_text(step.text + "\n")
-        return ""
-    return hosts.run(step)
+        hosts.stop()
+        if keep is None:
+            shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

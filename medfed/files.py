@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, bounded reads, file locks, and formats of times and sizes."""
+"""Files that are written whole or not at all, file locks, and formats of times and sizes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from medfed.errors import MedfedError, RunError
+from medfed.errors import MedfedError
 
 try:
     import fcntl
@@ -51,27 +51,6 @@ def write_whole(path: Path, data: bytes | str, *, durable: bool = False, mode: i
     """Write a file so that a reader sees the old content or the new, never a part; text is UTF-8."""
     with replacing(path, durable=durable, mode=mode) as aside:
         aside.write_bytes(data.encode() if isinstance(data, str) else data)
-
-
-def append_line(path: Path, line: bytes) -> None:
-    """Append one line and wait until it is on disk."""
-    with path.open("ab") as file:
-        file.write(line.rstrip(b"\n") + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_bounded(path: Path, most_bytes: int, what: str) -> bytes:
-    """Return a file's bytes.
-
-    Raises:
-        RunError: if there are more than `most_bytes`; `what` names the file in the message.
-    """
-    with path.open("rb") as file:
-        data = file.read(most_bytes + 1)
-    if len(data) > most_bytes:
-        raise RunError(f"{what} has more than {format_bytes(most_bytes)}, the most that is read")
-    return data
 
 
 def require_file_locks(part: str) -> None:

@@ -1,4 +1,4 @@
-"""Atomic writes, bounded reads, locks, and formats."""
+"""Atomic writes, locks, and formats."""
 
 from __future__ import annotations
 
@@ -9,17 +9,7 @@ import sys
 
 import pytest
 
-from medfed.errors import RunError
-from medfed.files import (
-    UNFINISHED,
-    append_line,
-    format_bytes,
-    lock,
-    read_bounded,
-    replacing,
-    utc_now,
-    write_whole,
-)
+from medfed.files import UNFINISHED, format_bytes, lock, replacing, utc_now, write_whole
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -46,21 +36,6 @@ def test_a_secret_is_never_readable_by_others_not_even_while_it_is_written(tmp_p
         assert unfinished.stat().st_mode & 0o777 == 0o600
         unfinished.write_bytes(b"secret")
     assert path.stat().st_mode & 0o777 == 0o600
-
-
-def test_lines_are_appended_with_one_newline_each(tmp_path):
-    path = tmp_path / "lines"
-    append_line(path, b"one")
-    append_line(path, b"two\n")
-    assert path.read_bytes() == b"one\ntwo\n"
-
-
-def test_a_file_that_is_too_large_is_named_and_its_limit_too(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(bytes(1000))
-    assert len(read_bounded(path, 1000, "the file")) == 1000
-    with pytest.raises(RunError, match=r"the file has more than 999 bytes"):
-        read_bounded(path, 999, "the file")
 
 
 def test_a_lock_is_held_until_the_file_is_closed(tmp_path):

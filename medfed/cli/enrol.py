@@ -124,9 +124,9 @@ def list_(folder: Path) -> None:
     from medfed.wire.credentials import read_federation
 
     read_federation(folder)
-    found = participants(folder)
-    if not found:
+    every = participants(folder)
+    if not every:
         click.echo("no site is enrolled yet; `medfed enrol sign` answers a hospital's request")
-    for one in found:
+    for one in every:
         left = f", {one.days_left} days left" if one.status in ("valid", "expires soon") else ""
         click.echo(f"{one.site:24} {one.status:12} until {one.expires:%Y-%m-%d}{left}  serial {one.serial}")

@@ -36,8 +36,7 @@ def check_credentials(site: SiteFile) -> None:
     if credentials and (name := Identity(Path(credentials)).check().name) != site.name:
         raise StudyError(
             f"the site file says that this is '{site.name}', its exchange.credentials are those of '{name}'; "
-            "name the folder "
-            f"that `medfed enrol accept` filled for '{site.name}'"
+            f"name the folder that `medfed enrol accept` filled for '{site.name}'"
         )
 
 
@@ -58,25 +57,22 @@ def parse_offer(text: str, known: str, site: SiteFile) -> Study:
     if study_digest(study) != known:
         raise ExchangeError(
             f"the hub offers study {known[:APPROVAL_DIGITS]}, but the file it sends is study "
-            f"{study_digest(study)[:APPROVAL_DIGITS]}; do hub and site "
-            f"run the same version of medfed?"
+            f"{study_digest(study)[:APPROVAL_DIGITS]}; do hub and site run the same version of medfed?"
         )
     if site.name not in study.sites and site.name not in study.held_out:
         others = ", ".join(sorted({*study.sites, *study.held_out}))
         raise StudyError(
-            f"study '{study.name}' has no site '{site.name}' (it has {others}); the coordinator adds it, or "
-            "name in the site "
-            f"file is another"
+            f"study '{study.name}' has no site '{site.name}' (it has {others}); correct the name in the site "
+            f"file, or ask the coordinator to add the site"
         )
-    return (
-        study if study.start is None else msgspec.structs.replace(study, start=_start_checkpoint(study, site))
-    )
+    if study.start is None:
+        return study
+    return msgspec.structs.replace(study, start=_start_checkpoint(study, study.start, site))
 
 
-def _start_checkpoint(study: Study, site: SiteFile) -> str:
+def _start_checkpoint(study: Study, start: str, site: SiteFile) -> str:
     """Return the path of the checkpoint that the study begins with, which never comes from the hub."""
-    assert study.start is not None
-    expected = start_digest(study.start)
+    expected = start_digest(start)
     needs = f"study '{study.name}' begins with the weights in a checkpoint of SHA-256 {expected}"
     if site.start is None:
         raise StudyError(
@@ -90,8 +86,7 @@ def _start_checkpoint(study: Study, site: SiteFile) -> str:
         ) from None
     if digest != expected:
         raise StudyError(
-            f"{needs}; the file that start names in the site file has SHA-256 {digest}: it is another file, "
-            f"or damaged"
+            f"{needs}; the file that start names in the site file is another or damaged: SHA-256 {digest}"
         )
     return site.start
 
@@ -108,7 +103,7 @@ def enforce_policy(session: SiteSession) -> None:
     if not reasons:
         return
     session.audit.write("declined", study=session.digest, site=site.name, reason="; ".join(reasons))
-    # The hub is told not to wait, and not why.
+    # The hub learns that it need not wait, but not the reason.
     side = session.connect()
     connection = SiteConnection(site.name, side, audit=session.audit)
     withdraw(connection, "this hospital's policy does not allow the study")
@@ -131,8 +126,7 @@ def require_approval(session: SiteSession, accept: str, ask: Ask | None) -> None
         if len(accept) < APPROVAL_DIGITS or not known.startswith(accept.lower()):
             raise StudyError(
                 f"--accept {accept}: the hub offers study {known}; agree to that one, with at least "
-                f"{APPROVAL_DIGITS} of "
-                f"its digits, or to none"
+                f"{APPROVAL_DIGITS} of its digits, or to none"
             )
     elif ask is None:
         path = out / f"{study.name}-{known[:FOLDER_DIGITS]}.txt"
@@ -140,8 +134,7 @@ def require_approval(session: SiteSession, accept: str, ask: Ask | None) -> None
         write_whole(path.with_suffix(".yaml"), public_yaml(study))
         raise StudyError(
             f"nobody here has agreed to study '{study.name}' yet{_other_approved(out, known)}. Read {path}, "
-            "then run "
-            f"once\n  medfed train --site ... --accept {known}"
+            f"then run once\n  medfed train --site ... --accept {known}"
         )
     elif not ask(page):
         raise StudyError(f"study '{study.name}' was not agreed to; nothing was trained and nothing was sent")

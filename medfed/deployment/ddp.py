@@ -29,31 +29,19 @@ class Rank0Exchange:
         os.environ[RUN_FOLDER] = str(run_folder)
 
     def fetch(self, site: str, round: int) -> GlobalModel:
-        self.received = self._side.fetch(site, round)
+        received: GlobalModel = self._side.fetch(site, round)
+        self.received = received
         os.environ[MODEL] = str(self._side.model_path)
-        assert self.received is not None
-        return self.received
-
-    def transmission(self, update: Update) -> Transmission:
-        receipt: Transmission = self._side.transmission(update)
-        return receipt
-
-    def send(self, update: Update) -> None:
-        self._side.send(update)
-
-    @property
-    def closed(self) -> bool:
-        return bool(self._side.closed)
-
-    def withdraw(self, site: str, reason: str) -> None:
-        self._side.withdraw(site, reason)
+        return received
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._side, name)  # key-exchange messages pass unchanged
+        return getattr(self._side, name)  # everything else is the site's own side, unchanged
 
 
 class WorkerExchange:
     """The exchange of a worker process, which reads the model that rank 0 received and sends nothing."""
+
+    closed = False  # rank 0 notices it, and stops the workers
 
     def fetch(self, site: str, round: int) -> GlobalModel:
         return wire.read_global(Path(os.environ[MODEL]))
@@ -64,9 +52,5 @@ class WorkerExchange:
     def send(self, update: Update) -> None:
         raise ExchangeError(f"site '{update.site}': only rank 0 sends")
 
-    @property
-    def closed(self) -> bool:
-        return False  # rank 0 notices it, and stops the workers
-
     def withdraw(self, site: str, reason: str) -> None:
-        pass  # rank 0 stops too, and tells the hub
+        """Do nothing: rank 0 stops too, and tells the hub."""

@@ -7,8 +7,8 @@ run folder become a running hub, with its progress display and status file.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,11 +72,11 @@ def lead(
     """Lead a study across hospitals to its end and write its report; return the run folder.
 
     `enrolment` is the coordinator's folder that `medfed enrol init` made; with `broker` its broker runs as a
-    child of this process. With `resume` an earlier run goes on, if there is one. With `retrain` training goes
-    on from the last model to which the named site had not contributed.
+    child of this process. With `resume` an earlier run continues, if there is one. With `retrain` training
+    continues from the last model to which the named site had not contributed.
 
     Raises:
-        StudyError: if the study file, or how it says that parties meet, cannot be used.
+        StudyError: if the study file or its exchange cannot be used.
         QuorumError: if too few sites answered a round; the sites wait, and the run resumes.
         RunError: if the run folder is taken, or its disk is full.
     """
@@ -89,7 +89,7 @@ def lead(
     if retrain is not None:
         again = retraining(study, retrain.site, retrain.former, resuming)
         study = again.study
-    known = study_digest(study)
+    digest = study_digest(study)
     unfinished = None if out is not None or resuming else _unfinished(study)
     folder = choose_folder(study, out, resuming)
     began = time.monotonic()
@@ -98,17 +98,19 @@ def lead(
     if again is not None:
         prepare_retraining(again, folder, progress, identity)
     facts = create_run(folder, study, {})
-    status = Status(folder.status, study=study.name, digest=known, rounds=study.train.rounds)
+    status = Status(folder.status, study=study.name, digest=digest, rounds=study.train.rounds)
     audit = AuditLog(folder.audit, identity)
-    audit.write("began", study=known, sites=sorted(study.sites), resumed=resume)
-    with show_warnings(progress), record_exit(status), _broker(enrolment if broker else None):
+    audit.write("began", study=digest, sites=sorted(study.sites), resumed=resume)
+    with show_warnings(progress), record_exit(status), ExitStack() as stack:
+        if broker and enrolment is not None:
+            stack.callback(Broker(enrolment).stop)
         _log_notes(study, exchange, progress)
-        _log_missing_certificates(study, enrolment, progress)
+        if enrolment is not None:
+            _log_missing_certificates(study, enrolment, progress)
         if unfinished is not None:
             progress.log(
-                f"{unfinished} holds a run of this study that was not finished; this is a new one, which "
-                "sites that took part "
-                f"in that refuse. To go on with it, stop this and give --resume --out {unfinished}"
+                f"{unfinished} holds an unfinished run of this study; this is a new one, which sites of that "
+                f"run refuse. To continue that run, stop this one and give --resume --out {unfinished}"
             )
         rows = _run_rounds(study, exchange, folder, audit, progress, status)
     write_rows(folder.reported, rows)
@@ -127,22 +129,21 @@ def _log_notes(study: Study, exchange: Exchange, progress: Progress) -> None:
     progress.log(f"study {study.name}, digest {study_digest(study)}")
     if study.start is not None:
         progress.log(
-            "it begins with given weights: each hospital needs that checkpoint and names it in its site file "
+            "it begins with given weights: each hospital names its copy of that checkpoint in its site file "
             "(start)"
         )
     if study.task.predicts == "survival":
         progress.log(
-            "hospitals report the c-index; a Brier score rests on a baseline hazard over one hospital's "
-            "patients and "
-            "stays there"
+            "hospitals report the c-index; a Brier score needs a baseline hazard of one hospital's patients, "
+            "and stays there"
         )
 
 
 def exchange_of(study: Study, study_file: Path, enrolment: Path | None, broker: bool) -> Exchange:
-    """Return the hub's way to its sites: what the study file says, filled in from the enrolment.
+    """Return the hub's exchange: that of the study file, completed from the enrolment.
 
     Raises:
-        StudyError: if these do not say enough, or contradict each other.
+        StudyError: if these are incomplete, or contradict each other.
     """
     exchange: Exchange = resolve_paths(study.exchange, study_file.resolve().parent)
     name = study_file.name
@@ -164,27 +165,28 @@ def exchange_of(study: Study, study_file: Path, enrolment: Path | None, broker: 
             )
         federation = read_federation(enrolment)
         own = f"tls://{federation.own_host}:{federation.port}"
-        exchange = msgspec.structs.replace(
-            exchange, urls=list(dict.fromkeys([own, *(exchange.urls or federation.urls)]))
-        )
+        urls = list(dict.fromkeys([own, *(exchange.urls or federation.urls)]))
+        exchange = msgspec.structs.replace(exchange, urls=urls)
     return exchange
 
 
 def _has_started(study: Study, out: Path | None) -> bool:
-    if out is not None:
-        return RunFolder(out).facts.exists()
-    return any(RunFolder(path).facts.exists() for path in Path("runs").glob(f"{study.name}*"))
+    """Return whether the run folder, or else any run folder of the study's name, holds a run."""
+    return RunFolder(out).facts.exists() if out is not None else bool(_runs(study))
 
 
 def _unfinished(study: Study) -> Path | None:
     """Return the run folder of this study's last run, if that was not finished."""
-    folders = [RunFolder(path) for path in Path("runs").glob(f"{study.name}*")]
-    runs = [folder for folder in folders if folder.facts.exists()]
-    for folder in sorted(runs, key=lambda folder: folder.facts.stat().st_mtime, reverse=True):
+    for folder in sorted(_runs(study), key=lambda folder: folder.facts.stat().st_mtime, reverse=True):
         facts = folder.read_facts()
         if facts.digest == study_digest(study):
             return None if facts.is_finished else folder.path
     return None
+
+
+def _runs(study: Study) -> list[RunFolder]:
+    folders = [RunFolder(path) for path in Path("runs").glob(f"{study.name}*")]
+    return [folder for folder in folders if folder.facts.exists()]
 
 
 def _run_rounds(
@@ -240,41 +242,27 @@ def _run_rounds(
 
 def _show_waiting(side: Any, progress: Progress, status: Status) -> None:
     """Show who is connected and who is awaited."""
-    left = None if side.deadline is None else side.deadline - time.monotonic()
+    remaining_s = None if side.deadline is None else side.deadline - time.monotonic()
     online, awaited = side.online_sites(), side.pending_sites
-    progress.waiting(online, awaited, left)
+    progress.waiting(online, awaited, remaining_s)
     status.update(
         state="leading",
         connected=sorted(online),
         awaited=sorted(awaited),
-        round_ends_in_s=None if left is None else round(left, 1),
+        round_ends_in_s=None if remaining_s is None else round(remaining_s, 1),
     )
 
 
-@contextmanager
-def _broker(enrolment: Path | None) -> Iterator[None]:
-    if enrolment is None:
-        yield
-        return
-    running = Broker(enrolment)
-    try:
-        yield
-    finally:
-        running.stop()
-
-
-def _log_missing_certificates(study: Study, enrolment: Path | None, progress: Progress) -> None:
+def _log_missing_certificates(study: Study, enrolment: Path, progress: Progress) -> None:
     """Log which sites have no valid certificate, or one that expires soon."""
-    if enrolment is None:
-        return
-    good = {one.site: one for one in participants(enrolment) if one.status in ("valid", "expires soon")}
+    valid = {one.site: one for one in participants(enrolment) if one.status in ("valid", "expires soon")}
     for site in sorted({*study.sites, *study.held_out}):
-        if site not in good:
+        if site not in valid:
             progress.log(
                 f"{site}: in the study, but without a valid certificate; `medfed enrol sign` answers its "
                 "request"
             )
-        elif good[site].status == "expires soon":
+        elif valid[site].status == "expires soon":
             progress.log(
-                f"{site}: its certificate ends in {good[site].days_left} days; it can ask for a new one now"
+                f"{site}: its certificate expires in {valid[site].days_left} days; it can ask for a new one"
             )

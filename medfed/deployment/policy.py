@@ -8,12 +8,15 @@ and the key of the site file.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from medfed.data.settings import Table
+from medfed.deployment.templates import render_text
 from medfed.errors import StudyError
 from medfed.federation.egress import Egress
 from medfed.files import format_bytes
@@ -71,63 +74,61 @@ def refusals(policy: Policy, study: Study, cases: int) -> list[str]:
 
     `cases` are the hospital's training cases.
     """
-    reasons = [
-        *_kind("task", kind_of(study.task), "tasks", policy.tasks),
-        *_kind("network", kind_of(study.network), "networks", policy.networks),
+    return [
+        *_kind_refusals(policy, study),
+        *_epsilon_refusals(policy, study),
+        *_size_refusals(policy, study, cases),
     ]
+
+
+def _kind_refusals(policy: Policy, study: Study) -> Iterator[str]:
+    """Yield what is wrong with the kinds of task, network and privacy."""
+    for what, component, accepted in (
+        ("task", study.task, policy.tasks),
+        ("network", study.network, policy.networks),
+    ):
+        if accepted is not None and kind_of(component) not in accepted:
+            allowed, kind = _either(accepted) if accepted else "none", kind_of(component)
+            yield f"the study's {what} is '{kind}', this hospital accepts {allowed} (policy.{what}s)"
     privacy = kind_of(study.privacy)
     if policy.privacy and privacy not in policy.privacy:
-        reasons.append(
-            f"the study's privacy is '{privacy}', this hospital requires {_either(policy.privacy)} "
-            "(policy.privacy)"
-        )
-    reasons += _epsilon(policy, study)
-    if policy.max_rounds is not None and study.train.rounds > policy.max_rounds:
-        reasons.append(
-            f"the study trains {study.train.rounds} rounds, this hospital allows {policy.max_rounds} "
-            f"(policy.max_rounds)"
-        )
-    if policy.max_local_epochs is not None and study.train.epochs > policy.max_local_epochs:
-        reasons.append(
-            f"the study trains {study.train.epochs} epochs between two merges, this hospital allows "
-            f"{policy.max_local_epochs} (policy.max_local_epochs)"
-        )
-    if cases < policy.minimum_cases:
-        reasons.append(
-            f"this hospital has {cases} training cases for the study and takes part only with "
-            f"{policy.minimum_cases} or more (policy.minimum_cases)"
-        )
-    return reasons
+        required = _either(policy.privacy)
+        yield f"the study's privacy is '{privacy}', this hospital requires {required} (policy.privacy)"
 
 
-def _kind(what: str, kind: str, key: str, accepted: tuple[str, ...] | None) -> list[str]:
-    if accepted is None or kind in accepted:
-        return []
-    allowed = _either(accepted) if accepted else "none"
-    return [f"the study's {what} is '{kind}', this hospital accepts {allowed} (policy.{key})"]
-
-
-def _epsilon(policy: Policy, study: Study) -> list[str]:
-    if policy.epsilon_ceiling is None:
-        return []
+def _epsilon_refusals(policy: Policy, study: Study) -> Iterator[str]:
+    """Yield what is wrong with the study's epsilon and delta."""
+    ceiling = policy.epsilon_ceiling
+    if ceiling is None:
+        return
     epsilon, delta = _study_epsilon(study), getattr(study.privacy, "delta", None)
+    allows = f"this hospital allows at most {ceiling:g} (policy.epsilon_ceiling)"
     if epsilon is None:
-        return [
-            f"the study's privacy '{kind_of(study.privacy)}' states no epsilon, this hospital allows at most "
-            f"{policy.epsilon_ceiling:g} (policy.epsilon_ceiling)"
-        ]
-    reasons = []
-    if epsilon > policy.epsilon_ceiling:
-        reasons.append(
-            f"the study's epsilon is {epsilon:g}, this hospital allows at most {policy.epsilon_ceiling:g} "
-            f"(policy.epsilon_ceiling)"
-        )
+        yield f"the study's privacy '{kind_of(study.privacy)}' states no epsilon, {allows}"
+        return
+    if epsilon > ceiling:
+        yield f"the study's epsilon is {epsilon:g}, {allows}"
     if delta is not None and delta > policy.delta:
-        reasons.append(
+        yield (
             f"the study states its epsilon at a delta of {delta:g}, this hospital allows at most "
             f"{policy.delta:g} (policy.delta)"
         )
-    return reasons
+
+
+def _size_refusals(policy: Policy, study: Study, cases: int) -> Iterator[str]:
+    """Yield which of the policy's numbers of rounds, epochs and cases the study breaks."""
+    train = study.train
+    for asked, limit, what, key in (
+        (train.rounds, policy.max_rounds, "rounds", "max_rounds"),
+        (train.epochs, policy.max_local_epochs, "epochs between two merges", "max_local_epochs"),
+    ):
+        if limit is not None and asked > limit:
+            yield f"the study trains {asked} {what}, this hospital allows {limit} (policy.{key})"
+    if cases < policy.minimum_cases:
+        yield (
+            f"this hospital has {cases} training cases for the study and takes part only with "
+            f"{policy.minimum_cases} or more (policy.minimum_cases)"
+        )
 
 
 def _study_epsilon(study: Study) -> float | None:
@@ -152,13 +153,11 @@ def egress_under(study: Study, policy: Policy, validated: int | None = None) -> 
     `validated` is the hospital's number of validation cases: scores over fewer cases than the
     policy's `smallest_group` are withheld, as are all scores if no rows may leave.
     """
-    withheld = policy.rows == "none" or (validated is not None and validated < policy.smallest_group)
     smallest = max(study.evaluation.smallest_group, policy.smallest_group)
-    return egress_of(
-        study,
-        smallest_group=None if policy.rows == "none" else smallest,
-        withheld=("val",) if withheld else (),
-    )
+    if policy.rows == "none":
+        return egress_of(study, smallest_group=None, withheld=("val",))
+    too_few = validated is not None and validated < policy.smallest_group
+    return egress_of(study, smallest_group=smallest, withheld=("val",) if too_few else ())
 
 
 # ---------------------------------------------------------------------------------------------- description
@@ -167,54 +166,19 @@ def egress_under(study: Study, policy: Policy, validated: int | None = None) -> 
 def describe(study: Study, digest: str) -> str:
     """Return the study as a page of plain text for a privacy officer, before the hospital agrees to it."""
     tensors, numbers, size = egress_size(study)
-    train, local = study.train, study.local
-    sent = (
-        f"{numbers:,} numbers in {tensors} tensors, {format_bytes(size)}: the network's weights after this "
-        f"hospital's training"
+    return render_text(
+        Path(__file__).with_name("study_page.txt.jinja"),
+        {"kind": kind_of, "summary": lambda component: summary(type(component)), "bytes": format_bytes},
+        study=study,
+        digest=digest,
+        task=_task(study),
+        data=_data(study),
+        start=start_digest(study.start) if study.start else None,
+        tensors=tensors,
+        numbers=f"{numbers:,}",
+        size=size,
+        settings=_settings(study),
     )
-    lines = [
-        f"Study '{study.name}'",
-        "",
-        f"Training           {_task(study)}, by a network '{kind_of(study.network)}' of {numbers:,} numbers",
-        f"Data               {_data(study)}",
-        f"Hospitals          {', '.join(sorted(study.sites))}; at least {study.minimum} must answer a round",
-        *(
-            [f"Starts from        the checkpoint with SHA-256 {start_digest(study.start)}"]
-            if study.start
-            else []
-        ),
-        f"Duration           {train.rounds} rounds; in each, this hospital trains {train.epochs} epochs on "
-        "its cases",
-        "",
-        "What leaves this hospital",
-        f"  each round       {sent}",
-        "                   the number of training cases behind them, and scores over all of its cases",
-    ]
-    if local is not None and local.sends:
-        lines.append(
-            f"                   as many numbers again for '{kind_of(local)}' ({', '.join(local.sends)})"
-        )
-    if train.keep_local:
-        lines.append(
-            f"                   these parts of the network stay here: {', '.join(train.keep_local)}"
-        )
-    lines += [
-        f"  in all           at most {format_bytes(size * train.rounds)} of weights in {train.rounds} rounds",
-        f"  after training   results over groups of at least {study.evaluation.smallest_group} patients;",
-        "                   this hospital's policy may require larger groups, or forbid them",
-        "  never            an image, a table row, a header, a name, a date or a file path",
-        "",
-        f"Protection         {kind_of(study.privacy)}: {summary(type(study.privacy))}",
-        *(f"                   {key}: {value}" for key, value in _settings(study)),
-        f"Who receives it    the hub, which merges it by '{kind_of(study.rule)}' into the model sent to "
-        "every hospital",
-        f"Sent through       {kind_of(study.exchange)}: {summary(type(study.exchange))}",
-        "",
-        f"Digest             {digest}",
-        "The approval holds for this digest only: a study in which anything changes has another digest and "
-        "needs a new approval.",
-    ]
-    return "\n".join(lines)
 
 
 def egress_size(study: Study) -> tuple[int, int, int]:
@@ -227,9 +191,8 @@ def egress_size(study: Study) -> tuple[int, int, int]:
     with torch.random.fork_rng():
         inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
         network = study.network.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
-        prepare_training(
-            network, None, study.train.lora, study.train.only
-        )  # only names and shapes count here
+        # Only names and shapes count here.
+        prepare_training(network, None, study.train.lora, study.train.only)
     weights = weights_of(network, study.keep_local, trained_only=study.trained_only)
     size = sum(tensor.numel() * tensor.element_size() + _TENSOR_OVERHEAD_BYTES for tensor in weights.values())
     return len(weights), sum(tensor.numel() for tensor in weights.values()), size

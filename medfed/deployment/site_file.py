@@ -5,7 +5,7 @@ The file never leaves the hospital.
     name: north
     data: /srv/images
     exchange: {kind: nats, credentials: credentials}
-    policy: {minimum_cases: 20, privacy: [clip_noise]}
+    policy: {minimum_cases: 20, privacy: [client_dp]}
 
 It is read as strictly as a study file, and every error gives the line, the key and the nearest valid name.
 Paths are relative to the file.

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pytorch_lightning as pl
 
 from medfed.deployment import admission
 from medfed.deployment.admission import FOLDER_DIGITS, Ask
@@ -43,9 +45,6 @@ from medfed.runs.rounds import RoundReport, SiteResult, append_round, last_round
 from medfed.runs.status import Status
 from medfed.study.reading import parse_study
 from medfed.wire.update import GlobalModel, Update
-
-if TYPE_CHECKING:
-    import pytorch_lightning as pl
 
 # How often the status file says when the hub was last reached.
 CONTACT_S = 5.0
@@ -140,7 +139,7 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
         study.train.rounds,
         study.task.main_score,
     )
-    exchange = Rank0Exchange(side, session.folder.path)
+    exchange: Any = Rank0Exchange(side, session.folder.path)
     run = SiteRun(
         session.folder.site(name),
         resume=True,
@@ -154,12 +153,12 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
             Ledger(Path(site.out), site.policy.epsilon_ceiling, site.policy.delta),
         ),
         audit=session.audit,
-        callbacks=[_progress_callback(session)],
+        callbacks=[SiteProgress(session)],
         log=session.progress.log,
         on_final_model=partial(measure_final_model, session),
     )
     train_site(name, module_of(study, name), data, exchange, site_config(site, study, session.hospital), run)
-    received = exchange.received
+    received: GlobalModel | None = exchange.received
     if received is None or not received.final:
         raise ExchangeError(f"site '{name}': training ended before the study did")
     if last_round(read_rounds(session.folder.rounds)) < received.round:
@@ -186,39 +185,35 @@ def _record_evaluated(session: SiteSession, received: GlobalModel) -> None:
     append_round(session.folder.rounds, RoundReport(received.round, (result,), 0.0, 0))
 
 
-def _progress_callback(session: SiteSession) -> pl.Callback:
-    import pytorch_lightning as pl
+class SiteProgress(pl.Callback):
+    """Writes a site's progress to the display, the status file and rounds.jsonl."""
 
-    name, status, progress = session.name, session.status, session.progress
-    epochs = session.study.at(name).train.epochs
+    def __init__(self, session: SiteSession) -> None:
+        self._session = session
+        self._epochs = session.study.at(session.name).train.epochs
+        self._round, self._began = 0, time.monotonic()
 
-    class SiteProgress(pl.Callback):
-        """Writes this site's progress to the display, the status file and rounds.jsonl."""
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        steps = int(trainer.num_training_batches)
+        done = (trainer.current_epoch % self._epochs) * steps + batch_idx
+        self._session.progress.training(self._session.name, done, steps * self._epochs)
+        self._session.status.update(state="training", step=done, steps=steps * self._epochs)
 
-        def __init__(self) -> None:
-            self._round, self._began = 0, time.monotonic()
-
-        def on_train_batch_start(
-            self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-        ) -> None:
-            steps = int(trainer.num_training_batches)
-            done = (trainer.current_epoch % epochs) * steps + batch_idx
-            progress.training(name, done, steps * epochs)
-            status.update(state="training", step=done, steps=steps * epochs)
-
-        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-            federated = next(one for one in trainer.callbacks if isinstance(one, FederatedCallback))  # type: ignore[attr-defined]
-            if federated.round <= self._round or not trainer.is_global_zero:
-                return
-            seconds, self._began = time.monotonic() - self._began, time.monotonic()
-            self._round = federated.round
-            result = SiteResult(name, "merged", examples=0, seconds=seconds, scalars=federated.scores)
-            report = RoundReport(federated.round, (result,), seconds, 0)
-            progress.round(report)
-            append_round(session.folder.rounds, report)
-            status.update(round=federated.round, scores=dict(federated.scores))
-
-    return SiteProgress()
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        federated = next(one for one in trainer.callbacks if isinstance(one, FederatedCallback))  # type: ignore[attr-defined]
+        if federated.round <= self._round or not trainer.is_global_zero:
+            return
+        seconds, self._began = time.monotonic() - self._began, time.monotonic()
+        self._round = federated.round
+        result = SiteResult(
+            self._session.name, "merged", examples=0, seconds=seconds, scalars=federated.scores
+        )
+        report = RoundReport(federated.round, (result,), seconds, 0)
+        self._session.progress.round(report)
+        append_round(self._session.folder.rounds, report)
+        self._session.status.update(round=federated.round, scores=dict(federated.scores))
 
 
 # ---------------------------------------------------------------------------------------------- several GPUs

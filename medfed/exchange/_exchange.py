@@ -46,15 +46,12 @@ class SiteSide(SiteMessaging, Protocol):
         Raises:
             ExchangeError: if the exchange is closed or can no longer be reached.
         """
-        ...
 
     def transmission(self, update: Update) -> Transmission:
         """Describe what `send` would put on the wire, without sending it."""
-        ...
 
     def send(self, update: Update) -> None:
         """Deliver an update; only the first update of a site for a round counts."""
-        ...
 
     @property
     def closed(self) -> bool:
@@ -62,11 +59,9 @@ class SiteSide(SiteMessaging, Protocol):
 
         A site then stops at its next training step instead of its next merge.
         """
-        ...
 
     def withdraw(self, site: str, reason: str) -> None:
         """Tell the hub that this site stops; the reason holds no patient data."""
-        ...
 
 
 class HubSide(HubMessaging, Protocol):
@@ -78,7 +73,6 @@ class HubSide(HubMessaging, Protocol):
         Bytes may be uploaded before `ensure_saved` returns, but no site accepts the model earlier.
         `ensure_saved` raises if the hub's own copy is not safe on disk.
         """
-        ...
 
     def collect(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[ReceivedUpdate]:
         """Yield one result per site as they arrive, until all have answered or the deadline has passed.
@@ -86,11 +80,9 @@ class HubSide(HubMessaging, Protocol):
         A site that did not answer in time yields nothing. A site that withdrew, or whose update cannot be
         decoded, yields a result with the error.
         """
-        ...
 
     def close(self) -> None:
         """Release every waiting party; a waiting site raises ExchangeError."""
-        ...
 
 
 @runtime_checkable
@@ -105,7 +97,6 @@ class SupportsAsync(Protocol):
         Each is decoded against the model that it was trained from. The iteration ends after `count` updates,
         when all sites have answered and wait for a newer model, or at the deadline.
         """
-        ...
 
 
 class Exchange(Kind, frozen=True):

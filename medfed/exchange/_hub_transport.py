@@ -8,32 +8,19 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from medfed.errors import MedfedError, SiteError, WireError
-from medfed.exchange._chunks import download, measure_chunks, prefetch, split_chunks
+from medfed.exchange._chunks import download, prefetch, split_chunks
 from medfed.exchange._exchange import ReceivedUpdate
 from medfed.exchange._mailbox import HubMailbox
-from medfed.exchange._manifest import (
-    PROTOCOL,
-    ControlKind,
-    ControlMessage,
-    Manifest,
-    encode_sealed,
-    open_control,
-    open_manifest,
-)
+from medfed.exchange._manifest import Manifest, encode_sealed
 from medfed.exchange._object_store import (
     MissingObject,
     ObjectStore,
     Parts,
     Unreachable,
     chunk_name,
-    global_prefix,
-    hub_control_name,
     manifest_name,
-    site_control_name,
-    update_prefix,
 )
 from medfed.exchange._protocol import (
     ADVERTISED_STUDY,
@@ -42,11 +29,12 @@ from medfed.exchange._protocol import (
     MIN_BACKOFF_S,
     OFFLINE_AFTER_HEARTBEATS,
     Backoff,
+    Retry,
     WarnOnce,
     acquire_lock,
     read_or_create,
-    retry,
 )
+from medfed.exchange._study_store import StudyStore
 from medfed.wire import encoding
 from medfed.wire.messages import ReceivedMessage
 from medfed.wire.signing import HUB, Seal
@@ -57,21 +45,21 @@ from medfed.wire.update import GlobalModel
 MAX_UPDATE_IN_MODELS = 8
 EXTRA_UPDATE_BYTES = 16 << 20
 
-_T = TypeVar("_T")
-
 
 class HubTransport:
     """The hub's side of an exchange over an object store."""
 
     def __init__(self, store: ObjectStore, seal: Seal, study: str, folder: Path) -> None:
-        self._store, self._seal, self._study = store, seal, study
-        self._folder = folder / "exchange"
-        self._spool = self._folder / "spool"
-        self._lock = acquire_lock(self._folder / "lock", "the hub")
-        is_new_run = not (self._folder / "run").exists()
-        self._run = read_or_create(self._folder / "run", uuid.uuid4().hex)
-        self._mailbox = HubMailbox(store, seal, study, self._run, self._folder / "letters")
+        self._store, self._study = store, study
+        self._objects = StudyStore(store, seal, study, HUB)
+        folder = folder / "exchange"
+        self._spool = folder / "spool"
+        self._lock = acquire_lock(folder / "lock", "the hub")
+        is_new_run = not (folder / "run").exists()
+        self._run = read_or_create(folder / "run", uuid.uuid4().hex)
+        self._mailbox = HubMailbox(self._objects, self._run, folder / "letters")
         self._warn = WarnOnce("hub")
+        self._retry = Retry(self._warn)
         self._current: GlobalModel | None = None
         self._max_update_bytes = 0
         # Per site: the last announced upload, and its verified manifest.
@@ -88,33 +76,33 @@ class HubTransport:
         if is_new_run:
             # What an earlier run of the same study left must not be taken for an answer to this one.
             self._retry("clears", lambda: store.delete_study(study))
-            shutil.rmtree(self._folder / "letters", ignore_errors=True)
-        self._retry("opens", lambda: self._send_control("state", "open"))
+            shutil.rmtree(folder / "letters", ignore_errors=True)
+        self._retry("opens", lambda: self._objects.put_control("state", "open", self._run))
 
     # -- models and updates
 
     def publish(self, model: GlobalModel, ensure_saved: Callable[[], None] = lambda: None) -> int:
-        prefix = global_prefix(self._study, model.round)
+        prefix = self._objects.global_prefix(model.round)
         stored: set[str] = set()
-        size, digests = measure_chunks(encoding.global_pieces(model), self._store.chunk_bytes)
-        sealed = encode_sealed(self._manifest(model.round, size, digests), self._seal)
+        manifest = self._objects.describe(self._run, model.round, encoding.global_pieces(model))
+        sealed = encode_sealed(manifest, self._objects.seal)
 
         def chunks() -> Iterator[tuple[str, Parts]]:
-            pieces = split_chunks(encoding.global_pieces(model), self._store.chunk_bytes)
-            for index, (chunk, digest) in enumerate(zip(pieces, digests, strict=True)):
+            pieces = split_chunks(encoding.global_pieces(model), manifest.chunk_bytes)
+            for index, (chunk, digest) in enumerate(zip(pieces, manifest.chunks, strict=True)):
                 name = chunk_name(prefix, index, digest)
                 if name not in stored:
                     yield name, chunk
 
-        coming, now = hub_control_name(self._study, "coming"), hub_control_name(self._study, "now")
+        coming, now = self._objects.hub_object("coming"), self._objects.hub_object("now")
         self._retry("publishes", lambda: self._store.put(coming, sealed))
         self._retry("publishes", lambda: self._store.put_many(chunks(), stored.add))
         ensure_saved()
         self._retry("publishes", lambda: self._store.put(now, sealed))
         self._retry("clears", lambda: self._store.delete_rounds(self._study, model.round))
         self._current = model
-        self._max_update_bytes = MAX_UPDATE_IN_MODELS * size + EXTRA_UPDATE_BYTES
-        return size
+        self._max_update_bytes = MAX_UPDATE_IN_MODELS * manifest.bytes + EXTRA_UPDATE_BYTES
+        return manifest.bytes
 
     def collect(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[ReceivedUpdate]:
         try:
@@ -160,7 +148,7 @@ class HubTransport:
 
     def close(self) -> None:
         try:
-            self._send_control("state", "closed")
+            self._objects.put_control("state", "closed", self._run)
         except (Unreachable, OSError) as error:
             self._warn(f"the sites could not be informed that it closes: {error}")
         self.disconnect()
@@ -172,10 +160,9 @@ class HubTransport:
 
     def advertise_study(self, study_text: str) -> None:
         """Store the study file where every site can read it before approving it."""
-        message = ControlMessage(PROTOCOL, "study", self._study, HUB, study_text, self._run)
-        sealed = encode_sealed(message, self._seal)
-        for name in (hub_control_name(self._study, "study"), ADVERTISED_STUDY):
-            self._retry("advertises the study", partial(self._store.put, name, sealed))
+        for name in (self._objects.hub_object("study"), ADVERTISED_STUDY):
+            put = partial(self._objects.put_control, "study", study_text, self._run, name=name)
+            self._retry("advertises the study", put)
 
     # -- messages
 
@@ -217,13 +204,13 @@ class HubTransport:
     # -- one site's answer
 
     def _receive(self, round: int, site: str, start: float) -> ReceivedUpdate | None:
-        prefix = update_prefix(self._study, site, round)
+        prefix = self._objects.update_prefix(site, round)
         data = self._store.get(manifest_name(prefix))
         if not data:
             return self._withdrawal(round, site)
         size = 0
         try:
-            manifest = open_manifest(data, self._seal, site, "update", self._study)
+            manifest = self._objects.open_manifest(data, site)
             size = manifest.bytes
             self._check(manifest, round)
             path = self._spool_file(site)
@@ -251,14 +238,14 @@ class HubTransport:
 
     def _prefetch_update(self, round: int, site: str) -> bool:
         """Fetch the available chunks of an update that a site is sending; return whether anything was new."""
-        data = self._store.get(site_control_name(self._study, site, "coming"))
+        data = self._objects.get_site_object(site, "coming")
         if data is None:
             return False
         is_new = data != self._announced.get(site, (b"", None))[0]
         try:
             if is_new:
                 self._announced[site] = data, None
-                self._announced[site] = data, open_manifest(data, self._seal, site, "update", self._study)
+                self._announced[site] = data, self._objects.open_manifest(data, site)
             manifest = self._announced[site][1]
             if manifest is None:
                 return False
@@ -266,7 +253,7 @@ class HubTransport:
         except WireError:
             # It is an earlier round's. If this round's is invalid, its final manifest will say why.
             return False
-        prefix = update_prefix(self._study, site, round)
+        prefix = self._objects.update_prefix(site, round)
         return prefetch(self._store, manifest, prefix, self._spool_file(site), overwrite=True) or is_new
 
     def _spool_file(self, site: str) -> Path:
@@ -285,11 +272,11 @@ class HubTransport:
         return None
 
     def _withdrawal(self, round: int, site: str) -> ReceivedUpdate | None:
-        data = self._store.get(site_control_name(self._study, site, "withdrawn"))
+        data = self._objects.get_site_object(site, "withdrawn")
         if data is None:
             return None
         try:
-            message = open_control(data, self._seal, site, "withdrawn", self._study)
+            message = self._objects.open_control(data, site, "withdrawn")
         except WireError as error:
             self._warn(f"a withdrawal of site '{site}' is refused: {error}")
             return None
@@ -312,10 +299,10 @@ class HubTransport:
     def _read_heartbeats(self, sites: Iterable[str]) -> None:
         now = time.monotonic()
         for site in sites:
-            data = self._store.get(site_control_name(self._study, site, "here"))
+            data = self._objects.get_site_object(site, "here")
             if data is not None and data != self._last_heartbeat(site):
                 try:
-                    open_control(data, self._seal, site, "here", self._study)
+                    self._objects.open_control(data, site, "here")
                 except WireError as error:
                     self._warn(f"a heartbeat of site '{site}' is refused: {error}")
                     continue
@@ -332,25 +319,3 @@ class HubTransport:
             del self._timed_out[site]
             return False
         return site not in self.online_sites()
-
-    # -- sending
-
-    def _manifest(self, round: int, size: int, chunks: list[str]) -> Manifest:
-        return Manifest(
-            protocol=PROTOCOL,
-            what="global",
-            study=self._study,
-            run=self._run,
-            party=HUB,
-            round=round,
-            bytes=size,
-            chunk_bytes=self._store.chunk_bytes,
-            chunks=chunks,
-        )
-
-    def _send_control(self, what: ControlKind, text: str) -> None:
-        message = ControlMessage(PROTOCOL, what, self._study, HUB, text, self._run)
-        self._store.put(hub_control_name(self._study, what), encode_sealed(message, self._seal))
-
-    def _retry(self, doing: str, call: Callable[[], _T]) -> _T:
-        return retry(self._warn, doing, call)

@@ -17,10 +17,10 @@ from pathlib import Path
 import msgspec
 
 from medfed.errors import MedfedError, WireError
-from medfed.exchange._object_store import ObjectStore, hub_control_name, site_control_name
+from medfed.exchange._study_store import StudyStore
 from medfed.files import write_whole
 from medfed.wire.messages import FORMAT, Message, ReceivedMessage, open_message, seal_message
-from medfed.wire.signing import HUB, Seal
+from medfed.wire.signing import HUB
 
 # The mode of a file that only its owner can read.
 SECRET_MODE = 0o600
@@ -30,23 +30,21 @@ SECRET_MODE = 0o600
 class SiteMailbox:
     """A site's messages to the hub, and the hub's to it."""
 
-    store: ObjectStore
-    seal: Seal
-    study: str
-    site: str
+    objects: StudyStore
     folder: Path
 
     def write(self, run: str, round: int, attempt: int, step: str, data: bytes) -> None:
         """Write a message to this site's folder, unless one of this attempt or a later one is there."""
         previous = self.written(step)
         if previous is None or previous.run != run or previous.when < (round, attempt):
-            message = Message(FORMAT, self.study, run, self.site, HUB, round, attempt, step, data)
-            write_whole(self._path(step), seal_message(message, self.seal))
+            own = self.objects
+            message = Message(FORMAT, own.study, run, own.party, HUB, round, attempt, step, data)
+            write_whole(self._path(step), seal_message(message, own.seal))
 
     def written(self, step: str) -> Message | None:
         """Return the message for a step that this site wrote last."""
-        path = self._path(step)
-        return open_message(path.read_bytes(), self.seal, self.site, self.study) if path.exists() else None
+        path, own = self._path(step), self.objects
+        return open_message(path.read_bytes(), own.seal, own.party, own.study) if path.exists() else None
 
     def write_secret(self, run: str, name: str, secret: bytes) -> None:
         """Store a secret of this run in this site's folder, readable by its owner only."""
@@ -59,16 +57,18 @@ class SiteMailbox:
 
     def deliver(self, step: str) -> None:
         """Store the message for a step where the hub finds it."""
-        self.store.put(site_control_name(self.study, self.site, f"l-{step}"), self._path(step).read_bytes())
+        name = self.objects.site_object(self.objects.party, f"l-{step}")
+        self.objects.store.put(name, self._path(step).read_bytes())
 
     def find(self, run: str, round: int, min_attempts: Mapping[str, int]) -> Message | None:
         """Return the hub's message for one of these steps of this round, or None if there is none yet."""
+        site = self.objects.party
         for step, min_attempt in min_attempts.items():
-            data = self.store.get(hub_control_name(self.study, f"l-{step}-{self.site}"))
+            data = self.objects.get_hub_object(f"l-{step}-{site}")
             if data is None:
                 continue
-            message = open_message(data, self.seal, HUB, self.study)
-            if message.to != self.site or message.step != step:
+            message = open_message(data, self.objects.seal, HUB, self.objects.study)
+            if message.to != site or message.step != step:
                 raise WireError(
                     f"the hub's message for step '{step}' is '{message.step[:20]}' for another site"
                 )
@@ -93,9 +93,7 @@ class _WrittenMessages(msgspec.Struct, frozen=True):
 class HubMailbox:
     """The hub's messages to the sites, and theirs to it."""
 
-    store: ObjectStore
-    seal: Seal
-    study: str
+    objects: StudyStore
     run: str
     folder: Path
 
@@ -122,16 +120,17 @@ class HubMailbox:
 
     def deliver(self, round: int, attempt: int, step: str, site: str, data: bytes) -> None:
         """Store a message where its site finds it."""
-        message = Message(FORMAT, self.study, self.run, HUB, site, round, attempt, step, data)
-        self.store.put(hub_control_name(self.study, f"l-{step}-{site}"), seal_message(message, self.seal))
+        message = Message(FORMAT, self.objects.study, self.run, HUB, site, round, attempt, step, data)
+        sealed = seal_message(message, self.objects.seal)
+        self.objects.store.put(self.objects.hub_object(f"l-{step}-{site}"), sealed)
 
     def find(self, round: int, attempt: int, step: str, site: str) -> ReceivedMessage | None:
         """Return a site's message for a step of this round and attempt, or None if there is none yet."""
-        data = self.store.get(site_control_name(self.study, site, f"l-{step}"))
+        data = self.objects.get_site_object(site, f"l-{step}")
         if data is None:
             return None
         try:
-            message = open_message(data, self.seal, site, self.study)
+            message = open_message(data, self.objects.seal, site, self.objects.study)
             if message.step != step:
                 raise WireError(f"its message for step '{step}' is one for step '{message.step[:20]}'")
         except MedfedError as error:

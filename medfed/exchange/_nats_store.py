@@ -19,11 +19,11 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from medfed.errors import ExchangeError
 from medfed.exchange._concurrency import run_bounded
-from medfed.exchange._object_store import Buffer, MissingObject, Parts, Unreachable
+from medfed.exchange._object_store import Buffer, Parts, Unreachable, pass_on
 from medfed.wire.signing import HUB, Identity, serial_number
 
 log = logging.getLogger("medfed.exchange")
@@ -91,42 +91,38 @@ class NatsStore:
     # -- the object store
 
     def put(self, name: str, data: Buffer, if_absent: bool = False) -> None:
-        self._run(self._put(name, data, if_absent))
+        self._run(self._put, name, data, if_absent)
 
     def get(self, name: str) -> bytes | None:
-        return self._run(self._get(name))
+        return self._run(self._get, name)
 
     def put_many(self, objects: Iterable[tuple[str, Parts]], on_stored: Callable[[str], None]) -> None:
-        jobs = ((name, partial(self._start_put, name, b"".join(parts))) for name, parts in objects)
-        _checked(
-            lambda: run_bounded(jobs, lambda name, _: on_stored(name), _MAX_TRANSFERS, _INITIAL_TRANSFERS)
-        )
+        jobs = ((name, partial(self._start, self._put, name, b"".join(parts))) for name, parts in objects)
+
+        def on_done(name: str, answer: None) -> None:
+            on_stored(name)
+
+        _checked(lambda: run_bounded(jobs, on_done, _MAX_TRANSFERS, _INITIAL_TRANSFERS))
 
     def get_many(
         self, names: Sequence[str], on_object: Callable[[str, Buffer], None], skip_missing: bool = False
     ) -> None:
-        def on_done(name: str, data: bytes | None) -> None:
-            if data is not None:
-                on_object(name, data)
-            elif not skip_missing:
-                raise MissingObject(f"chunk {name.rpartition('/')[2].partition('-')[0]} is not at the broker")
-
-        jobs = ((name, partial(self._start_get, name)) for name in names)
+        jobs = ((name, partial(self._start, self._get, name)) for name in names)
+        on_done = pass_on(on_object, skip_missing)
         _checked(lambda: run_bounded(jobs, on_done, _MAX_TRANSFERS, _INITIAL_TRANSFERS))
 
     def delete_rounds(self, study: str, before: int) -> None:
         # A late update is in a round that was cleared already, so the rounds before are cleared again.
         for round in range(max(0, before - 2), before + 1):
-            for stream in self._site_streams():
-                site = stream.removeprefix("UP_")
-                self._purge(stream, f"up.{self._study}.{site}.r{round:05d}.>")
+            for site in self._sites():
+                self._run(self._purge, f"UP_{site}", f"up.{self._study}.{site}.r{round:05d}.>")
             if round > 0:
-                self._purge("GLOB", f"glob.{self._study}.r{round - 1:05d}.>")
+                self._run(self._purge, "GLOB", f"glob.{self._study}.r{round - 1:05d}.>")
 
     def delete_study(self, study: str) -> None:
-        for stream in self._site_streams():
-            self._purge(stream, f"up.{self._study}.>")
-        self._purge("GLOB", f"glob.{self._study}.>")
+        for site in self._sites():
+            self._run(self._purge, f"UP_{site}", f"up.{self._study}.>")
+        self._run(self._purge, "GLOB", f"glob.{self._study}.>")
 
     def wait(self, timeout_s: float) -> None:
         # A message wakes it up; polling makes sure that none is missed.
@@ -156,19 +152,15 @@ class NatsStore:
 
     # -- requests, in the loop's thread
 
-    def _start(self, coroutine: Coroutine[Any, Any, _T]) -> concurrent.futures.Future[_T]:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+    def _start(
+        self, request: Callable[..., Coroutine[Any, Any, _T]], *arguments: Any
+    ) -> concurrent.futures.Future[_T]:
+        return asyncio.run_coroutine_threadsafe(request(*arguments), self._loop)
 
-    def _start_put(self, name: str, data: Buffer) -> concurrent.futures.Future[None]:
-        return self._start(self._put(name, data, False))
+    def _run(self, request: Callable[..., Coroutine[Any, Any, _T]], *arguments: Any) -> _T:
+        return _checked(self._start(request, *arguments).result)
 
-    def _start_get(self, name: str) -> concurrent.futures.Future[bytes | None]:
-        return self._start(self._get(name))
-
-    def _run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        return _checked(self._start(coroutine).result)
-
-    async def _put(self, name: str, data: Buffer, if_absent: bool) -> None:
+    async def _put(self, name: str, data: Buffer, if_absent: bool = False) -> None:
         subject = name.replace("/", ".")
         await self._ensure_stream(name)
         headers = {"Nats-Expected-Last-Subject-Sequence": "0"} if if_absent else None
@@ -179,14 +171,14 @@ class NatsStore:
 
     async def _get(self, name: str) -> bytes | None:
         await self._ensure_stream(name)
-        answer = await self._request(_direct_get_subject(name), b"", None)
+        subject = f"$JS.API.DIRECT.GET.{_stream(name)}.{name.replace('/', '.')}"
+        answer = await self._request(subject, b"", None)
         status = (answer.headers or {}).get("Status")
         if status == "404":
             return None
         if status is not None:
             raise Unreachable(f"the broker answers {status}: {(answer.headers or {}).get('Description', '')}")
-        data: bytes = answer.data
-        return data
+        return cast(bytes, answer.data)
 
     async def _request(self, subject: str, data: bytes, headers: dict[str, str] | None) -> Any:
         import nats.errors
@@ -325,10 +317,9 @@ class NatsStore:
 
     # -- the hub's streams
 
-    def _site_streams(self) -> list[str]:
+    def _sites(self) -> list[str]:
         path = self._identity.folder / "sites.txt"
-        sites = path.read_text().split() if path.exists() else []
-        return [f"UP_{site}" for site in sites]
+        return path.read_text().split() if path.exists() else []
 
     async def _ensure_stream(self, name: str) -> None:
         if self._is_hub and _stream(name) not in self._streams:
@@ -346,29 +337,24 @@ class NatsStore:
             "allow_direct": True,
             "num_replicas": 1,
         }
-        answer = await self._api_request(f"STREAM.CREATE.{stream}", settings)
-        if answer.get("error", {}).get("err_code") == _STREAM_EXISTS:
-            answer = await self._api_request(f"STREAM.UPDATE.{stream}", settings)
-        if "error" in answer:
-            raise Unreachable(f"the broker did not create '{stream}': {answer['error'].get('description')}")
+        if not await self._change_stream("CREATE", stream, settings):
+            await self._change_stream("UPDATE", stream, settings)
         self._streams.add(stream)
 
-    def _purge(self, stream: str, subjects: str) -> None:
-        async def purge() -> None:
-            if stream not in self._streams:
-                await self._create(stream)
-            answer = await self._api_request(f"STREAM.PURGE.{stream}", {"filter": subjects})
-            if "error" in answer:
-                raise Unreachable(
-                    f"the broker did not clear '{stream}': {answer['error'].get('description')}"
-                )
+    async def _purge(self, stream: str, subjects: str) -> None:
+        if stream not in self._streams:
+            await self._create(stream)
+        await self._change_stream("PURGE", stream, {"filter": subjects})
 
-        self._run(purge())
-
-    async def _api_request(self, call: str, settings: dict[str, Any]) -> dict[str, Any]:
-        reply = await self._request(f"$JS.API.{call}", json.dumps(settings).encode(), None)
-        answer: dict[str, Any] = json.loads(reply.data)
-        return answer
+    async def _change_stream(self, action: str, stream: str, settings: dict[str, Any]) -> bool:
+        """Create, update or purge a stream; return False if it exists already, with other settings."""
+        request = f"$JS.API.STREAM.{action}.{stream}"
+        reply = await self._request(request, json.dumps(settings).encode(), None)
+        error = json.loads(reply.data).get("error")
+        if error and error.get("err_code") != _STREAM_EXISTS:
+            reason = error.get("description", "no reason given")
+            raise Unreachable(f"the broker did not {action.lower()} '{stream}': {reason}")
+        return not error
 
 
 def _checked(call: Callable[[], _T]) -> _T:
@@ -382,11 +368,6 @@ def _checked(call: Callable[[], _T]) -> _T:
 def _stream(name: str) -> str:
     parts = name.split("/")
     return "GLOB" if parts[0] == "glob" else f"UP_{parts[2]}"
-
-
-def _direct_get_subject(name: str) -> str:
-    """Return the subject of a request for an object."""
-    return f"$JS.API.DIRECT.GET.{_stream(name)}.{name.replace('/', '.')}"
 
 
 def _explain_refusal(text: str, identity: Identity) -> str:
@@ -417,7 +398,7 @@ def _explain_refusal(text: str, identity: Identity) -> str:
 
 
 def _silence_asyncio() -> None:
-    # asyncio's TLS warns at each end of a connection that its stream reader could have kept half open.
+    # Whenever a connection ends, asyncio's TLS warns that its stream reader cannot keep it half open.
     logging.getLogger("asyncio").addFilter(_no_eof_note)
 
 

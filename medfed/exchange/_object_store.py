@@ -1,8 +1,8 @@
 """The interface of an object store through which site and hub exchange named objects.
 
-What is stored under which name, and what a reader accepts, is the same for every store
-(`_protocol.py`). To build another exchange across machines, write an object store and open
-`HubTransport` and `SiteTransport` on it.
+What is stored under which name, and what a reader accepts, is the same for every store (`_protocol.py`,
+`_study_store.py`). To build another exchange across machines, write an object store and open `HubTransport`
+and `SiteTransport` on it.
 
 Names are paths: only a site writes below up/<study>/<site>/, only the hub below glob/<study>/.
 """
@@ -42,15 +42,12 @@ class ObjectStore(Protocol):
 
     def put(self, name: str, data: Buffer, if_absent: bool = False) -> None:
         """Store an object atomically; with `if_absent` an existing object stays unchanged."""
-        ...
 
     def get(self, name: str) -> bytes | None:
         """Return an object, or None if there is none."""
-        ...
 
     def put_many(self, objects: Iterable[tuple[str, Parts]], on_stored: Callable[[str], None]) -> None:
         """Store objects, several at a time, and call `on_stored` with the name of each one that is safe."""
-        ...
 
     def get_many(
         self, names: Sequence[str], on_object: Callable[[str, Buffer], None], skip_missing: bool = False
@@ -63,43 +60,18 @@ class ObjectStore(Protocol):
         Raises:
             MissingObject: if one does not exist.
         """
-        ...
 
     def delete_rounds(self, study: str, before: int) -> None:
         """Delete the global models of rounds below `before` and the updates for rounds up to `before`."""
-        ...
 
     def delete_study(self, study: str) -> None:
         """Delete every model and update of a study, and the manifest of its newest model."""
-        ...
 
     def wait(self, timeout_s: float) -> None:
         """Return when something may have changed, or after `timeout_s` or a shorter time of its own."""
-        ...
 
     def close(self) -> None:
         """Release connections and files; stored objects remain."""
-        ...
-
-
-def update_prefix(study: str, site: str, round: int) -> str:
-    """Return the prefix of a site's update for a round."""
-    return f"up/{study[:16] or 'none'}/{site}/r{round:05d}"
-
-
-def global_prefix(study: str, round: int) -> str:
-    """Return the prefix of the chunks of a round's global model."""
-    return f"glob/{study[:16] or 'none'}/r{round:05d}"
-
-
-def site_control_name(study: str, site: str, what: str) -> str:
-    """Return the name of one of a site's control messages."""
-    return f"up/{study[:16] or 'none'}/{site}/{what}/m"
-
-
-def hub_control_name(study: str, what: str) -> str:
-    """Return the name of one of the hub's control messages, or (`now`) of its newest model's manifest."""
-    return f"glob/{study[:16] or 'none'}/{what}/m"
 
 
 def manifest_name(prefix: str) -> str:
@@ -110,3 +82,17 @@ def manifest_name(prefix: str) -> str:
 def chunk_name(prefix: str, index: int, digest: str) -> str:
     """Return the name of a chunk, which contains its digest, so that a stored chunk is never sent again."""
     return f"{prefix}/c/{index}-{digest[:32]}"
+
+
+def pass_on(
+    on_object: Callable[[str, Buffer], None], skip_missing: bool
+) -> Callable[[str, bytes | None], None]:
+    """Return what a store's `get_many` does with each object that it got, or None."""
+
+    def on_done(name: str, data: bytes | None) -> None:
+        if data is not None:
+            on_object(name, data)
+        elif not skip_missing:
+            raise MissingObject(f"chunk {name.rpartition('/')[2].partition('-')[0]} is not in the store")
+
+    return on_done

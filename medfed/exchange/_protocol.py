@@ -23,12 +23,13 @@ import errno
 import logging
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TextIO, TypeVar
 
 from medfed.errors import ExchangeError
-from medfed.exchange._manifest import ControlMessage, open_control
-from medfed.exchange._object_store import ObjectStore, Unreachable, hub_control_name
+from medfed.exchange._manifest import open_control
+from medfed.exchange._object_store import ObjectStore, Unreachable
 from medfed.files import lock, require_file_locks, write_whole
 from medfed.wire.signing import HUB, Seal
 
@@ -102,38 +103,37 @@ class Backoff:
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
-def retry(
-    warn: WarnOnce, doing: str, call: Callable[[], _T], raise_if_stopped: Callable[[], None] = lambda: None
-) -> _T:
-    """Return what `call` returns, retrying while the store is unreachable or the own disk is full."""
-    backoff = Backoff(warn)
-    while True:
-        raise_if_stopped()
-        try:
-            return call()
-        except (Unreachable, OSError) as error:
-            backoff.wait(error, doing)
+class Retry:
+    """Calls a function until it succeeds, while the store is unreachable or the own disk is full."""
+
+    def __init__(self, warn: WarnOnce, raise_if_stopped: Callable[[], None] = lambda: None) -> None:
+        self._warn, self._raise_if_stopped = warn, raise_if_stopped
+
+    def __call__(self, doing: str, call: Callable[[], _T]) -> _T:
+        """Return what `call` returns; `doing` says in warnings what it does."""
+        backoff = Backoff(self._warn)
+        while True:
+            self._raise_if_stopped()
+            try:
+                return call()
+            except (Unreachable, OSError) as error:
+                backoff.wait(error, doing)
 
 
 def wait_for_advertised_study(store: ObjectStore, seal: Seal) -> tuple[str, str]:
-    """Return digest and text of the study that the hub advertised last, waiting until there is one."""
-    message = wait_for_study(store, seal, None, WarnOnce("site"))
+    """Return digest and text of the study that the hub advertised last, waiting for it; closes the store."""
+    with closing(store):
+        data = wait_for_object(store, ADVERTISED_STUDY, Retry(WarnOnce("site")))
+    message = open_control(data, seal, HUB, "study", None)
     return message.study, message.text
 
 
-def wait_for_study(
-    store: ObjectStore,
-    seal: Seal,
-    study: str | None,
-    warn: WarnOnce,
-    raise_if_stopped: Callable[[], None] = lambda: None,
-) -> ControlMessage:
-    """Return the hub's message with a study's text (the last advertised one's if None), waiting for it."""
-    name = ADVERTISED_STUDY if study is None else hub_control_name(study, "study")
+def wait_for_object(store: ObjectStore, name: str, retry: Retry) -> bytes:
+    """Return the object with the text of a study, waiting until there is one."""
     while True:
-        data = retry(warn, "asks for the study", lambda: store.get(name), raise_if_stopped)
+        data = retry("asks for the study", lambda: store.get(name))
         if data is not None:
-            return open_control(data, seal, HUB, "study", study)
+            return data
         store.wait(1.0)
 
 

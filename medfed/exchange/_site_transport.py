@@ -9,46 +9,23 @@ from pathlib import Path
 from typing import TypeVar
 
 from medfed.errors import ExchangeError, WireError
-from medfed.exchange._chunks import (
-    OutgoingUpdate,
-    combined_digest,
-    download,
-    measure_chunks,
-    prefetch,
-    split_chunks,
-)
+from medfed.exchange._chunks import OutgoingUpdate, combined_digest, download, prefetch, split_chunks
 from medfed.exchange._exchange import Transmission
 from medfed.exchange._mailbox import SiteMailbox
-from medfed.exchange._manifest import (
-    PROTOCOL,
-    ControlMessage,
-    Manifest,
-    encode_sealed,
-    open_control,
-    open_manifest,
-    validate_party_name,
-)
-from medfed.exchange._object_store import (
-    MissingObject,
-    ObjectStore,
-    Unreachable,
-    global_prefix,
-    hub_control_name,
-    manifest_name,
-    site_control_name,
-    update_prefix,
-)
+from medfed.exchange._manifest import ControlMessage, Manifest, encode_sealed, validate_party_name
+from medfed.exchange._object_store import MissingObject, ObjectStore, Unreachable, manifest_name
 from medfed.exchange._presence import SitePresence
 from medfed.exchange._protocol import (
     MAX_BACKOFF_S,
     MIN_BACKOFF_S,
     Backoff,
+    Retry,
     WarnOnce,
     acquire_lock,
     read_or_create,
-    retry,
-    wait_for_study,
+    wait_for_object,
 )
+from medfed.exchange._study_store import StudyStore
 from medfed.wire import encoding
 from medfed.wire.messages import Message, open_message
 from medfed.wire.signing import HUB, Seal, Unsigned
@@ -67,16 +44,21 @@ _T = TypeVar("_T")
 class SiteTransport:
     """A site's side of an exchange over an object store."""
 
+    # The hub's state is read at a merge; reading it earlier would cost a message per training step.
+    closed = False
+
     def __init__(self, store: ObjectStore, seal: Seal, study: str, site: str, folder: Path) -> None:
-        self._store, self._seal, self._study = store, seal, study
-        self._site = validate_party_name(site)
+        self._store, self._study, self._site = store, study, validate_party_name(site)
+        self._objects = StudyStore(store, seal, study, site)
+        self.signed = not isinstance(seal, Unsigned)
         self._folder = folder / "exchange"
         self._inbox, self._outbox = self._folder / "inbox", self._folder / "outbox"
         self._lock = acquire_lock(self._folder / "lock", f"site '{site}'")
         session = read_or_create(self._folder / "session", uuid.uuid4().hex)
-        self._presence = SitePresence(store, seal, study, site, session)
-        self._mailbox = SiteMailbox(store, seal, study, site, self._folder / "letters")
+        self._presence = SitePresence(self._objects, session)
+        self._mailbox = SiteMailbox(self._objects, self._folder / "letters")
         self._warn = WarnOnce(f"site '{site}'")
+        self._retry = Retry(self._warn, self._presence.raise_if_replaced)
         # The hub's last manifests and control messages, as opened: a signature is verified only once.
         self._opened: dict[str, tuple[bytes, Manifest | ControlMessage]] = {}
         # The last measured update and its manifest, so that `transmission` describes exactly
@@ -125,10 +107,6 @@ class SiteTransport:
             outgoing.wait_written()
             self._measured = None
 
-    @property
-    def closed(self) -> bool:
-        return False  # the hub's state is read at a merge; reading it before would cost a message per step
-
     def withdraw(self, site: str, reason: str) -> None:
         deadline = time.monotonic() + WITHDRAWAL_TIMEOUT_S
         while True:
@@ -141,9 +119,8 @@ class SiteTransport:
 
     def study_text(self) -> str:
         """Return the study file that the hub advertises, waiting for it. The caller checks its digest."""
-        return wait_for_study(
-            self._store, self._seal, self._study, self._warn, self._presence.raise_if_replaced
-        ).text
+        data = wait_for_object(self._store, self._objects.hub_object("study"), self._retry)
+        return self._objects.open_control(data, HUB, "study").text
 
     def close(self) -> None:
         """Stop the heartbeats and disconnect; what was sent remains."""
@@ -152,10 +129,6 @@ class SiteTransport:
         self._lock.close()
 
     # -- messages
-
-    @property
-    def signed(self) -> bool:
-        return not isinstance(self._seal, Unsigned)
 
     def send_message(self, site: str, round: int, attempt: int, step: str, data: bytes) -> None:
         self._presence.raise_if_replaced()
@@ -180,13 +153,13 @@ class SiteTransport:
         return self._poll("reads", "message", receive)[0]
 
     def open_message(self, site: str, sealed: bytes, party: str) -> Message:
-        return open_message(sealed, self._seal, party, self._study, self._run_id())
+        return open_message(sealed, self._objects.seal, party, self._study, self._run_id())
 
     def retract(self, site: str, round: int) -> None:
         outgoing = OutgoingUpdate(self._outbox, round)
         if outgoing.complete or outgoing.delivered:
             # An empty object means none: a site cannot delete what it stored at a broker.
-            name = manifest_name(update_prefix(self._study, self._site, round))
+            name = manifest_name(self._objects.update_prefix(self._site, round))
             self._retry("retracts its update", lambda: self._store.put(name, b""))
             outgoing.remove()
 
@@ -234,12 +207,12 @@ class SiteTransport:
 
     def _hub_manifest(self, what: str) -> tuple[Manifest | None, bool]:
         """Return the hub's manifest under `now` (newest) or `coming`, and whether it is new."""
-        data = self._store.get(hub_control_name(self._study, what))
+        data = self._objects.get_hub_object(what)
         if data is None:
             return None, False
         known = self._opened.get(what)
         if known is None or known[0] != data:
-            self._opened[what] = data, open_manifest(data, self._seal, HUB, "global", self._study)
+            self._opened[what] = data, self._objects.open_manifest(data, HUB)
         manifest = self._opened[what][1]
         assert isinstance(manifest, Manifest)
         return manifest, known is not self._opened[what]
@@ -249,7 +222,7 @@ class SiteTransport:
         known = path.with_suffix(".chunks")
         chunks = "\n".join(manifest.chunks)
         if not (path.exists() and known.exists() and known.read_text() == chunks):
-            download(self._store, manifest, global_prefix(self._study, manifest.round), path)
+            download(self._store, manifest, self._objects.global_prefix(manifest.round), path)
             known.write_text(chunks)
         received = encoding.read_global(path, self._study)
         if received.round != manifest.round:
@@ -270,7 +243,7 @@ class SiteTransport:
         path = self._model_file(manifest.round)
         if manifest.round < round or path.exists() or manifest.run != self._run_id():
             return False
-        return prefetch(self._store, manifest, global_prefix(self._study, manifest.round), path) or is_new
+        return prefetch(self._store, manifest, self._objects.global_prefix(manifest.round), path) or is_new
 
     def _model_to_repeat(self, manifest: Manifest, round: int) -> Path | None:
         """Return the model of `round` if this site was killed after sending its next update.
@@ -293,11 +266,11 @@ class SiteTransport:
         return read_or_create(self._folder / "run", "")
 
     def _raise_if_closed(self, round: int) -> None:
-        data = self._store.get(hub_control_name(self._study, "state"))
+        data = self._objects.get_hub_object("state")
         if data is None:
             return
         if data != self._opened.get("state", (b"",))[0]:
-            self._opened["state"] = data, open_control(data, self._seal, HUB, "state", self._study)
+            self._opened["state"] = data, self._objects.open_control(data, HUB, "state")
         state = self._opened["state"][1]
         if isinstance(state, ControlMessage) and state.text == "closed":
             raise ExchangeError(
@@ -308,24 +281,9 @@ class SiteTransport:
 
     def _measure(self, update: Update) -> Manifest:
         if self._measured is None or self._measured[0] is not update:
-            size, chunks = measure_chunks(
-                encoding.update_pieces(update, self._study), self._store.chunk_bytes
-            )
-            self._measured = update, self._manifest(update.round, size, chunks)
+            pieces = encoding.update_pieces(update, self._study)
+            self._measured = update, self._objects.describe(self._run_id(), update.round, pieces)
         return self._measured[1]
-
-    def _manifest(self, round: int, size: int, chunks: list[str]) -> Manifest:
-        return Manifest(
-            protocol=PROTOCOL,
-            what="update",
-            study=self._study,
-            run=self._run_id(),
-            party=self._site,
-            round=round,
-            bytes=size,
-            chunk_bytes=self._store.chunk_bytes,
-            chunks=chunks,
-        )
 
     def _write_and_deliver(self, outgoing: OutgoingUpdate, update: Update) -> None:
         # An update from before a restart is resumed: a round's first update counts, and some of it
@@ -340,9 +298,9 @@ class SiteTransport:
         if self._is_late(outgoing.round):
             self._warn(f"its update for round {outgoing.round} is too late, the hub has moved on")
             return
-        sealed = encode_sealed(outgoing.manifest, self._seal)
-        self._store.put(site_control_name(self._study, self._site, "coming"), sealed)
-        prefix = update_prefix(self._study, self._site, outgoing.round)
+        sealed = encode_sealed(outgoing.manifest, self._objects.seal)
+        self._store.put(self._objects.site_object(self._site, "coming"), sealed)
+        prefix = self._objects.update_prefix(self._site, outgoing.round)
         self._store.put_many(outgoing.chunks(prefix), outgoing.mark_stored)
         name = manifest_name(prefix)
         self._store.put(name, sealed, if_absent=self._store.get(name) != b"")
@@ -374,7 +332,7 @@ class SiteTransport:
         started and cleared it.
         """
         outgoing = OutgoingUpdate(self._outbox, manifest.round + 1)
-        name = manifest_name(update_prefix(self._study, self._site, outgoing.round))
+        name = manifest_name(self._objects.update_prefix(self._site, outgoing.round))
         lost = outgoing.delivered and outgoing.complete and self._store.get(name) is None
         # The hub publishes first and then deletes what it has merged; so this is checked afterwards.
         if lost and not self._is_late(outgoing.round) and outgoing.intact():
@@ -409,9 +367,6 @@ class SiteTransport:
                 backoff.wait(error, doing)
                 continue
             self._store.wait(max(0.01, min(MAX_BACKOFF_S, time.monotonic() - began)))
-
-    def _retry(self, doing: str, call: Callable[[], _T]) -> _T:
-        return retry(self._warn, doing, call, self._presence.raise_if_replaced)
 
     def _refuse(self, what: str, error: Exception) -> None:
         """Log an unusable object once, and report it to `on_refused` unless it is merely late."""

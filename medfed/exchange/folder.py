@@ -1,10 +1,9 @@
 """Sites and hub meet in shared storage: a network share, SFTP, S3 and the like, whatever fsspec reaches.
 
 For hospitals that allow nothing else. An object is written under a temporary name and renamed if the
-storage can rename, otherwise written directly (object storage never shows half-written objects). Nobody
-needs to trust the
-storage: with `credentials` every manifest is signed. Without them anyone who can write there can pose as a
-site.
+storage can rename, otherwise written directly (object storage never shows half-written objects). With
+`credentials` every manifest is signed, so nobody needs to trust the storage. Without them anyone who can
+write there can pose as a site.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import msgspec
 from medfed.exchange._concurrency import run_bounded
 from medfed.exchange._exchange import Exchange
 from medfed.exchange._hub_transport import HubTransport
-from medfed.exchange._object_store import Buffer, MissingObject, Parts, Unreachable
+from medfed.exchange._object_store import Buffer, Parts, Unreachable, pass_on
 from medfed.exchange._protocol import wait_for_advertised_study
 from medfed.exchange._site_transport import SiteTransport
 from medfed.wire.signing import load_seal
@@ -49,11 +48,7 @@ class Folder(Exchange, frozen=True, tag="folder"):
         return SiteTransport(self._store(), load_seal(self.credentials), study, site, folder)
 
     def advertised_study(self) -> tuple[str, str]:
-        store = self._store()
-        try:
-            return wait_for_advertised_study(store, load_seal(self.credentials))
-        finally:
-            store.close()
+        return wait_for_advertised_study(self._store(), load_seal(self.credentials))
 
     def _store(self) -> FolderStore:
         return FolderStore(self.url, self.poll_s, self.options)
@@ -148,14 +143,8 @@ class FolderStore:
     def get_many(
         self, names: Sequence[str], on_object: Callable[[str, Buffer], None], skip_missing: bool = False
     ) -> None:
-        def on_done(name: str, data: bytes | None) -> None:
-            if data is not None:
-                on_object(name, data)
-            elif not skip_missing:
-                raise MissingObject(f"chunk {name.rpartition('/')[2].partition('-')[0]} is not in the folder")
-
         jobs = ((name, partial(self._pool.submit, self.get, name)) for name in names)
-        run_bounded(jobs, on_done, _MAX_TRANSFERS)
+        run_bounded(jobs, pass_on(on_object, skip_missing), _MAX_TRANSFERS)
 
     def delete_rounds(self, study: str, before: int) -> None:
         self._delete(study, lambda side, round: round < before if side == "glob" else round <= before)
@@ -168,9 +157,9 @@ class FolderStore:
         space = study[:16] or "none"
 
         def delete() -> None:
-            parents = [("glob", f"glob/{space}")]
-            parents += [("up", f"up/{space}/{name}") for name in self._names(f"up/{space}")]
-            for side, parent in parents:
+            parents = [f"glob/{space}", *(f"up/{space}/{name}" for name in self._names(f"up/{space}"))]
+            for parent in parents:
+                side = parent.partition("/")[0]
                 for name in self._names(parent):
                     is_round = name[:1] == "r" and name[1:].isdigit()
                     if (is_round and is_old(side, int(name[1:]))) or name in control:
@@ -196,7 +185,7 @@ class FolderStore:
         return f"{self._root}/{name}"
 
     def _checked(self, call: Callable[[], _T], doing: str) -> _T:
-        """Return what `call` returns, its errors being converted to `Unreachable`."""
+        """Return what `call` returns; an OSError becomes `Unreachable`."""
         try:
             return call()
         except FileNotFoundError:

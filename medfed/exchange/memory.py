@@ -1,6 +1,7 @@
 """Sites and hub in one process.
 
-Everything is encoded and decoded as across machines, so that what is simulated is what is deployed."""
+Everything is encoded and decoded as across machines, so that what is simulated is what is deployed.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +65,7 @@ class MemoryExchange:
         self._study, self._run = study, uuid.uuid4().hex
         self._idle, self._on_bytes, self._asynchronous = idle, on_bytes, asynchronous
         self._changed = threading.Condition()
-        self._closed = False
+        self.closed = False
         self._newest: tuple[int, bytes] | None = None
         self._newest_model: GlobalModel | None = None
         # For asynchronous collection: models by round, the round that each site fetched
@@ -82,15 +83,11 @@ class MemoryExchange:
         self._secrets: dict[tuple[str, str], bytes] = {}
         self._secrets_folder = secrets
 
-    @property
-    def closed(self) -> bool:
-        return self._closed
-
     # -- models and updates
 
     def fetch(self, site: str, round: int) -> GlobalModel:
         with self._idle(), self._changed:
-            self._changed.wait_for(lambda: self._closed or self._is_over(round))
+            self._changed.wait_for(lambda: self.closed or self._is_over(round))
             if self._newest is None or self._newest[0] < round:
                 raise ExchangeError(
                     f"site '{site}' waits for round {round}, but the hub has closed the study"
@@ -104,7 +101,7 @@ class MemoryExchange:
     def send(self, update: Update) -> None:
         data = encoding.encode_update(update, self._study)
         with self._changed:
-            if self._closed:
+            if self.closed:
                 raise ExchangeError(
                     f"site '{update.site}' sends for round {update.round}, but the hub has closed"
                 )
@@ -147,9 +144,9 @@ class MemoryExchange:
                 remaining = None if deadline_s is None else start + deadline_s - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     return
-                self._changed.wait_for(lambda: self._closed or bool(answered()), timeout=remaining)
+                self._changed.wait_for(lambda: self.closed or bool(answered()), timeout=remaining)
                 arrived = {site: self._updates.get((round, site)) for site in answered()}
-            if self._closed and not arrived:
+            if self.closed and not arrived:
                 return
             for site, update in arrived.items():
                 pending.remove(site)
@@ -165,7 +162,7 @@ class MemoryExchange:
             with self._changed:
                 remaining = None if deadline_s is None else max(0.0, start + deadline_s - time.monotonic())
                 self._changed.wait_for(
-                    lambda: self._closed or self._oldest(round, sites, answered), timeout=remaining
+                    lambda: self.closed or self._oldest(round, sites, answered), timeout=remaining
                 )
                 key = self._oldest(round, sites, answered)
                 if key is None:  # the hub closes, or the deadline has passed
@@ -236,7 +233,7 @@ class MemoryExchange:
             return None
 
         with self._idle(), self._changed:
-            self._changed.wait_for(lambda: self._closed or self._is_over(round) or find() is not None)
+            self._changed.wait_for(lambda: self.closed or self._is_over(round) or find() is not None)
             if self._is_over(round):
                 return None
             sealed = find()
@@ -297,7 +294,7 @@ class MemoryExchange:
         while pending:
             with self._changed:
                 remaining = None if deadline_s is None else max(0.0, start + deadline_s - time.monotonic())
-                self._changed.wait_for(lambda: self._closed or bool(answered()), timeout=remaining)
+                self._changed.wait_for(lambda: self.closed or bool(answered()), timeout=remaining)
                 arrived = {site: message_of(site) for site in answered()}
             if not arrived:
                 return
@@ -306,7 +303,7 @@ class MemoryExchange:
                 yield self._received_message(site, round, sealed)
 
     def _put(self, message: Message) -> None:
-        if self._closed:
+        if self.closed:
             raise ExchangeError(f"'{message.party}' writes for round {message.round}, but the hub has closed")
         key = (message.party, message.to, message.step)
         if key in self._messages and self._messages[key][0].when >= message.when:
@@ -329,5 +326,5 @@ class MemoryExchange:
 
     def close(self) -> None:
         with self._changed:
-            self._closed = True
+            self.closed = True
             self._changed.notify_all()

@@ -49,11 +49,7 @@ class Nats(Exchange, frozen=True, tag="nats"):
 
     def advertised_study(self) -> tuple[str, str]:
         identity = self._identity()
-        store = self._store("newest", identity)
-        try:
-            return wait_for_advertised_study(store, identity)
-        finally:
-            store.close()
+        return wait_for_advertised_study(self._store("newest", identity), identity)
 
     def _identity(self) -> Identity:
         if not self.credentials:

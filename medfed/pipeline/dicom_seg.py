@@ -27,7 +27,6 @@ def dicom_segmentation(
         RunError: if the mask is empty, the image has several channels, or a file has several frames.
     """
     import highdicom
-    from pydicom.sr.codedict import codes
     from pydicom.uid import generate_uid
 
     sources = source_slices(case)
@@ -36,21 +35,7 @@ def dicom_segmentation(
     frames = np.stack([resample_to_slice(labels, affine_ras, source) for source in sources])
     if not frames.any():
         raise RunError("no structure was found, so no DICOM SEG was written; see the NIfTI file")
-    algorithm = highdicom.AlgorithmIdentificationSequence(
-        name="medfed", version=medfed.__version__, family=codes.DCM.ArtificialIntelligence
-    )
     present = [number for number in range(1, len(classes)) if (frames == number).any()]
-    descriptions = [
-        highdicom.seg.SegmentDescription(
-            segment_number=segment,
-            segment_label=classes[number][:64],
-            segmented_property_category=codes.SCT.Tissue,
-            segmented_property_type=codes.SCT.Tissue,
-            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-            algorithm_identification=algorithm,
-        )
-        for segment, number in enumerate(present, start=1)
-    ]
     numbered = np.zeros_like(frames, dtype=np.uint8)
     for segment, number in enumerate(present, start=1):
         numbered[frames == number] = segment
@@ -58,7 +43,7 @@ def dicom_segmentation(
         source_images=sources,
         pixel_array=numbered,
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=descriptions,
+        segment_descriptions=_segment_descriptions([classes[number] for number in present]),
         series_instance_uid=generate_uid(),
         series_number=900,
         sop_instance_uid=generate_uid(),
@@ -70,6 +55,26 @@ def dicom_segmentation(
         series_description="medfed segmentation: not for clinical use",
         omit_empty_frames=True,
     )
+
+
+def _segment_descriptions(names: Sequence[str]) -> list[Any]:
+    import highdicom
+    from pydicom.sr.codedict import codes
+
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        name="medfed", version=medfed.__version__, family=codes.DCM.ArtificialIntelligence
+    )
+    return [
+        highdicom.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=name[:64],
+            segmented_property_category=codes.SCT.Tissue,
+            segmented_property_type=codes.SCT.Tissue,
+            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=algorithm,
+        )
+        for number, name in enumerate(names, start=1)
+    ]
 
 
 def source_slices(case: Case) -> list[Any]:

@@ -102,12 +102,12 @@ def masked(
     whole = np.empty(parts[0].size, point.unsigned)
     largest = 0.0
     for first in range(0, whole.size, _BLOCK):
-        here = slice(first, min(first + _BLOCK, whole.size))
-        block, integers = scratch.values[: here.stop - first], scratch.integers[: here.stop - first]
+        span = slice(first, min(first + _BLOCK, whole.size))
+        block, integers = scratch.values[: span.stop - first], scratch.integers[: span.stop - first]
         if len(parts) == 2:
-            np.subtract(parts[0][here], parts[1][here], out=block, dtype=np.float64)
+            np.subtract(parts[0][span], parts[1][span], out=block, dtype=np.float64)
         else:
-            np.copyto(block, parts[0][here])
+            np.copyto(block, parts[0][span])
         # A value that is not finite counts as the largest of all; comparisons with NaN are false.
         low, high = float(block.min()), float(block.max())
         largest = max(largest, high, -low) if low <= high else float("inf")
@@ -115,9 +115,9 @@ def masked(
             break
         np.rint(np.multiply(block, factor * point.scale, out=block), out=block)
         np.copyto(integers, block, casting="unsafe")
-        np.copyto(whole[here], integers, casting="unsafe")  # modulo 2^bits
+        np.copyto(whole[span], integers, casting="unsafe")  # modulo 2^bits
         for stream in streams:
-            stream.apply(whole[here], scratch)
+            stream.apply(whole[span], scratch)
     return torch.from_numpy(whole).view(point.dtype), largest
 
 
@@ -134,13 +134,13 @@ def summed(
     flat = result.view(-1).numpy()
     signed = np.int32 if point.bits == 32 else np.int64
     for first in range(0, flat.size, _BLOCK):
-        block = slice(first, min(first + _BLOCK, flat.size))
-        total = parts[0][block].copy()
+        span = slice(first, min(first + _BLOCK, flat.size))
+        total = parts[0][span].copy()
         for part in parts[1:]:
-            total += part[block]
+            total += part[span]
         for stream in streams:
             stream.apply(total, scratch)
-        np.multiply(total.view(signed), factor / point.scale, out=flat[block])
+        np.multiply(total.view(signed), factor / point.scale, out=flat[span])
     return result
 
 

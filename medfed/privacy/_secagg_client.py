@@ -207,7 +207,7 @@ class SiteSum:
             if party not in sites or signed != listed:
                 raise PrivacyError(
                     f"{who}: site '{party}' signed another list of who is in the sum than this site: the hub "
-                    "told them different ones; nothing is given"
+                    "sent them different ones; nothing is given"
                 )
         self.attempt.require("signed the list", len(request.messages), len(self.keys))
 
@@ -311,7 +311,7 @@ def _check_members(
     attempt.require("sent shares", len(members), len(keys))
     if len(others) + 1 < min_shares:
         raise PrivacyError(
-            f"{attempt.who}: {len(others)} of its neighbours are left, {min_shares - 1} are needed "
+            f"{attempt.who}: {len(others)} of its neighbours remain, {min_shares - 1} are needed "
             "to unmask; nothing is sent"
         )
 

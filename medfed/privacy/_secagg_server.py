@@ -46,8 +46,8 @@ def _next_attempt(channel: HubChannel) -> int:
     if called is None:
         return 1
     listed = channel.sent("members")
-    # A published list of members is final, and the sites' messages are still there. Before that, nothing is
-    # lost by restarting with the sites that are there now.
+    # A published list of members is final, and the sites' messages are still stored. Before that, nothing
+    # is lost by restarting with the sites that are present now.
     return called[0] if listed is not None and listed[0] == called[0] else called[0] + 1
 
 
@@ -198,10 +198,10 @@ class HubSum:
         count = update.groups.get(GROUP, {}).get(EXAMPLES)
         if set(update.groups) != {GROUP} or count is None or count.dtype != dtype or count.numel() != 1:
             raise UpdateError(
-                f"{update}: its masked number of examples is missing, or something is there beside it"
+                f"{update}: its masked number of examples is missing, or is not all that it holds"
             )
         if update.examples != 0:
-            raise UpdateError(f"{update}: it tells its {update.examples} examples, which a secure sum hides")
+            raise UpdateError(f"{update}: it states its {update.examples} examples, which a secure sum hides")
         check_scalars(update)
         return update
 
@@ -347,7 +347,7 @@ class HubSum:
         for gone, key in keys.items():
             for site in seeds:
                 if site in around[gone]:
-                    # What the site that is there added for its pair with the one that is gone is taken back.
+                    # The site in the sum added this mask, and the one that is gone did not subtract it.
                     mask = secagg.pair_mask(key, self.keys[site], site, gone)
                     streams.append(Stream(mask, -1 if site < gone else 1))
         return streams

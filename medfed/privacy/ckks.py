@@ -87,7 +87,7 @@ class Ckks(Privacy, tag="ckks", frozen=True):
             )
         if study.sampling.fraction < 1:
             yield (
-                "sampling.fraction: under privacy 'ckks' every site must be there in the first round, where "
+                "sampling.fraction: under privacy 'ckks' every site must take part in the first round, where "
                 "the key is made; set it to 1"
             )
 

@@ -34,7 +34,7 @@ class DPSGD(Privacy, tag="dp_sgd", frozen=True):
     and about doubles the time of a step.
 
     clip: the maximum norm of a patient's gradient.  accountant: `prv` is tighter, `rdp` older.  at_once: how
-    many patients' gradients are held at a time, each as large as the model.
+    many patients' gradients are in memory at a time, each as large as the model.
 
     Not covered: validation and test patients' scores, which are withheld unless `scores: send`; the number of
     training cases, which is taken to be known; how long a step takes; a hospital's preprocessing, where it
@@ -53,32 +53,12 @@ class DPSGD(Privacy, tag="dp_sgd", frozen=True):
     at_once: Annotated[int, Meta(ge=1)] = 8
 
     def objections(self, study: Any) -> Iterator[str]:
-        train = study.train
         if study.task.needs == "survival":
             yield (
                 "privacy.kind: 'dp_sgd' needs a loss of each patient alone, and task 'survival' compares "
                 "patients with each other; take privacy client_dp"
             )
-        if train.precision == "16-mixed":
-            yield (
-                "train.precision: 16-mixed scales the loss, and with it what dp_sgd has clipped and noised; "
-                "take 32 or bf16-mixed"
-            )
-        if train.accumulate > 1:
-            yield (
-                f"train.accumulate: {train.accumulate} with dp_sgd: a step holds few patients at a time "
-                "already (privacy.at_once); raise train.batch instead"
-            )
-        if train.local is not None and not train.local.is_data_free:
-            yield (
-                f"train.local.kind: '{kind_of(train.local)}' may use patients beside the noised gradients of "
-                "dp_sgd; take fedprox or scaffold, or leave it out"
-            )
-        if getattr(train, "steps", None) is not None:
-            yield (
-                "train.steps: dp_sgd draws patients by chance, as many steps an epoch as bring each patient "
-                "once on average; leave it out and set train.batch and train.epochs"
-            )
+        yield from _training_objections(study.train)
         yield from _unprivate_scaling(study.data)
         for name in study.rule.needs_scalars:
             if name not in public_only({name: 0.0}, self.scores):
@@ -110,6 +90,29 @@ class DPSGD(Privacy, tag="dp_sgd", frozen=True):
 
     def filter_scalars(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
         return public_only(scalars, self.scores)
+
+
+def _training_objections(train: Any) -> Iterator[str]:
+    if train.precision == "16-mixed":
+        yield (
+            "train.precision: 16-mixed scales the loss, and with it what dp_sgd has clipped and noised; "
+            "take 32 or bf16-mixed"
+        )
+    if train.accumulate > 1:
+        yield (
+            f"train.accumulate: {train.accumulate} with dp_sgd: a step holds few patients at a time "
+            "already (privacy.at_once); raise train.batch instead"
+        )
+    if train.local is not None and not train.local.is_data_free:
+        yield (
+            f"train.local.kind: '{kind_of(train.local)}' may use patients beside the noised gradients of "
+            "dp_sgd; take fedprox or scaffold, or leave it out"
+        )
+    if getattr(train, "steps", None) is not None:
+        yield (
+            "train.steps: dp_sgd draws patients by chance, as many steps an epoch as bring each patient "
+            "once on average; leave it out and set train.batch and train.epochs"
+        )
 
 
 def _unprivate_scaling(data: Any) -> Iterator[str]:

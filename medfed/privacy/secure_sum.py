@@ -83,12 +83,4 @@ class SecureSum(Privacy, tag="secure_sum", frozen=True):
 
     @property
     def _settings(self) -> Settings:
-        return Settings(
-            self.threshold,
-            self.least,
-            self.bits,
-            self.limit,
-            self.most_examples,
-            self.neighbours,
-            self.patience_s,
-        )
+        return msgspec.convert(self, Settings, from_attributes=True)

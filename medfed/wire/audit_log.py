@@ -15,7 +15,6 @@ line, and logging continues.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import os
 import threading
@@ -231,21 +230,27 @@ def _verify_next(before: VerifiedLog, line: bytes, authority: x509.Certificate |
             f"audit log, line {number}: does not continue the line before it; a line was changed, removed or "
             f"moved at or before this place"
         )
-    head = _digest(line)
-    if "signature" not in entry:
-        if before.signed:
-            raise AuditError(
-                f"audit log, line {number}: has no signature; those before it are signed by '{before.signer}'"
-            )
-        if authority is not None:
-            raise AuditError(
-                f"audit log, line {number}: has no signature; the log is checked against the federation's "
-                "authority, which requires one on every line"
-            )
-        return VerifiedLog(number, head)
+    if "signature" in entry:
+        return _verify_signed(before, line, entry, authority)
+    if before.signed:
+        raise AuditError(
+            f"audit log, line {number}: has no signature; those before it are signed by '{before.signer}'"
+        )
+    if authority is not None:
+        raise AuditError(
+            f"audit log, line {number}: has no signature; the log is checked against the federation's "
+            "authority, which requires one on every line"
+        )
+    return VerifiedLog(number, _digest(line))
+
+
+def _verify_signed(
+    before: VerifiedLog, line: bytes, entry: dict[str, Any], authority: x509.Certificate | None
+) -> VerifiedLog:
+    number = before.lines + 1
     try:
         der, certificate = _check_line_signature(before, line, entry, authority)
-    except (InvalidSignature, binascii.Error, ValueError, TypeError):
+    except (InvalidSignature, ValueError, TypeError):
         raise AuditError(
             f"audit log, line {number}: its signature is invalid; the line was changed, or written by "
             f"someone without the site's key"
@@ -257,7 +262,7 @@ def _verify_next(before: VerifiedLog, line: bytes, authority: x509.Certificate |
         raise AuditError(
             f"audit log, line {number}: is signed by '{name}', the lines before it by '{before.signer}'"
         )
-    return VerifiedLog(number, head, name, before.signed + 1, der)
+    return VerifiedLog(number, _digest(line), name, before.signed + 1, der)
 
 
 def _check_line_signature(

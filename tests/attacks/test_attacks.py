@@ -260,7 +260,7 @@ def test_a_json_bomb_as_manifest_is_refused(federation, signed):
     # Unsigned it is in the first line, where the signature would be: whoever can write to the storage can
     # send it. Signed it comes before what says that this is a manifest, so that it must be read over.
     sealed = (
-        federation.sites["north"]._seal.seal(b'{"chunks":' + text + b',"is":"manifest"}')
+        federation.sites["north"]._objects.seal.seal(b'{"chunks":' + text + b',"is":"manifest"}')
         if signed
         else b'{"more":' + text + b"}\n{}"
     )

@@ -12,8 +12,8 @@ import torch
 
 from medfed.errors import RunError
 from medfed.exchange._chunks import download, prefetch
-from medfed.exchange._manifest import PROTOCOL, Manifest, encode_sealed, open_manifest
-from medfed.exchange._object_store import chunk_name, hub_control_name, site_control_name
+from medfed.exchange._manifest import PROTOCOL, Manifest, encode_sealed
+from medfed.exchange._object_store import chunk_name
 from medfed.exchange.folder import Folder, FolderStore
 from medfed.wire import encoding as wire
 from medfed.wire.signing import HUB, Unsigned
@@ -128,7 +128,7 @@ def test_what_was_announced_does_not_count_where_the_manifest_names_something_el
     for index, (first, length) in enumerate(other.spans):
         name = chunk_name(f"up/{STUDY[:16]}/north/r00001", index, other.chunks[index])
         north._store.put(name, data[first : first + length])
-    north._store.put(site_control_name(STUDY, "north", "coming"), encode_sealed(other, Unsigned()))
+    north._store.put(north._objects.site_object("north", "coming"), encode_sealed(other, Unsigned()))
     assert list(hub.collect(1, ["north"], 0.3)) == []
     assert received_chunks(tmp_path / "hub/exchange/spool", "north") == len(other.chunks)
     north.send(update(1.5))
@@ -161,8 +161,8 @@ def test_no_site_sees_a_model_before_the_hubs_own_copy_is_safe(record, tmp_path)
     seen = []
 
     def check_before_now() -> None:
-        data = hub._store.get(hub_control_name(STUDY, "now"))
-        seen.append(open_manifest(data, Unsigned(), HUB, "global", STUDY).round)
+        data = hub._objects.get_hub_object("now")
+        seen.append(hub._objects.open_manifest(data, HUB).round)
         raise RunError("its checkpoint could not be written")
 
     with pytest.raises(RunError, match="its checkpoint could not be written"):
@@ -187,7 +187,7 @@ def test_the_receipt_is_the_manifest_that_is_sent(both):
     assert transmission.bytes == len(data)
     assert transmission.sha256 == hashlib.sha256("".join(chunks).encode()).hexdigest()
     stored = north._store.get(f"up/{STUDY[:16]}/north/r00001/m")
-    assert open_manifest(stored, Unsigned(), "north", "update", STUDY).chunks == chunks
+    assert north._objects.open_manifest(stored, "north").chunks == chunks
 
 
 def test_a_folder_is_looked_at_often_at_first_and_at_most_every_poll_s(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,7 @@ def test_a_changed_chunk_is_refused(meeting):
 def test_a_missing_chunk_is_refused(meeting):
     meeting.sites["north"].send(update("north"))
     next((meeting.up("north") / "c").iterdir()).unlink()
-    assert "site 'north', round 1: chunk 0 is not in the folder" in meeting.collected()
+    assert "site 'north', round 1: chunk 0 is not in the store" in meeting.collected()
 
 
 def test_a_changed_manifest_is_refused(meeting):
@@ -163,7 +164,7 @@ def test_a_site_of_another_authority_is_refused(meeting, tmp_path):
     from medfed.wire.signing import Identity
 
     site = meeting.sites["north"] = meeting.site("north")
-    site._seal = Identity(Path(fake.credentials))
+    site._objects = replace(site._objects, seal=Identity(Path(fake.credentials)))
     site._newest_manifest = lambda: None
     site.send(update("north"))
     assert "the certificate of 'north' is not from this federation's authority" in meeting.collected()
@@ -223,7 +224,7 @@ def test_a_model_that_a_site_signed_is_refused(meeting, caplog):
     def forge() -> bytes:
         true = meeting.now.read_bytes()
         text = true.partition(b"\n")[2]
-        meeting.now.write_bytes(meeting.sites["south"]._seal.seal(text))
+        meeting.now.write_bytes(meeting.sites["south"]._objects.seal.seal(text))
         return true
 
     logged = refused(meeting, caplog, forge, meeting.now.write_bytes)

@@ -208,7 +208,7 @@ def test_a_layer_that_does_not_exist_is_named():
     [
         (["rule.kind=fedadam"], "'fedadam' computes with the merged model, which privacy 'ckks' hides"),
         (["rule.kind=median"], "median"),
-        (["sampling.fraction=0.5"], "every site must be there in the first round"),
+        (["sampling.fraction=0.5"], "every site must take part in the first round"),
     ],
 )
 def test_what_cannot_be_computed_on_ciphertext_is_refused_when_the_study_is_read(

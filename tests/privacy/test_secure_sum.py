@@ -395,7 +395,7 @@ def test_a_hub_that_tells_sites_different_members_gets_no_shares():
     [
         (
             lambda site, other: True,
-            "signed another list of who is in the sum than this site: the hub told them",
+            "signed another list of who is in the sum than this site: the hub sent them",
         ),
         (
             lambda site, other: two_lists(site) == two_lists(other),

@@ -13,7 +13,6 @@ keys. Two people verify a request or an authority by comparing the fingerprint t
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -85,12 +84,7 @@ def init(
         raise ExchangeError("enrol init: give at least one host under which hospitals reach the broker")
     folder.mkdir(parents=True, exist_ok=True)
     key = Ed25519PrivateKey.generate()
-    subject = x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, name),
-            x509.NameAttribute(NameOID.COMMON_NAME, f"medfed authority of {name}"),
-        ]
-    )
+    subject = _subject(f"medfed authority of {name}", name)
     authority = (
         _builder(subject, subject, key.public_key(), AUTHORITY_DAYS)
         .serial_number(x509.random_serial_number())
@@ -102,9 +96,9 @@ def init(
     write_whole(folder / "authority.pem", authority.public_bytes(Encoding.PEM))
     federation = Federation(name, list(hosts), port, websocket_port, listen, disk)
     write_whole(folder / "federation.json", msgspec.json.format(msgspec.json.encode(federation)))
-    for party in (HUB, BROKER):
+    for party, names in ((HUB, ()), (BROKER, federation.names)):
         own = Ed25519PrivateKey.generate()
-        certificate = _issue(folder, party, own.public_key(), federation.names if party == BROKER else ())
+        certificate = _issue(folder, party, own.public_key(), names)
         _write_key(folder / party / "identity.key", own)
         write_whole(folder / party / "identity.pem", certificate.public_bytes(Encoding.PEM))
         write_whole(folder / party / "authority.pem", authority.public_bytes(Encoding.PEM))
@@ -121,27 +115,15 @@ def sign(folder: Path, request: Path, kit: Path, days: int = PARTY_DAYS) -> Part
     """
     signing_request = _request(request)
     site = _common_name_of(signing_request)
-    if not _SITE.fullmatch(site) or site.lower() in (HUB, BROKER):
-        raise ExchangeError(
-            f"enrol sign: the request names '{site[:80]}'; a site's name has 1 to 64 letters, digits, '-' or "
-            "'_', and is not 'hub' or 'broker'"
-        )
+    _check_site_name(site, "enrol sign: the request names")
     public = signing_request.public_key()
     assert isinstance(public, Ed25519PublicKey)
     certificate = _issue(folder, site, public, (), days)
-    write_whole(
-        folder / "sites" / f"{site}.{serial_number(certificate)}.pem", certificate.public_bytes(Encoding.PEM)
-    )
+    pem = certificate.public_bytes(Encoding.PEM).decode()
+    write_whole(folder / "sites" / f"{site}.{serial_number(certificate)}.pem", pem)
     _update_hub(folder)
-    federation = read_federation(folder)
-    answer = StartupKit(
-        KIT_FORMAT,
-        federation.name,
-        site,
-        federation.urls,
-        certificate.public_bytes(Encoding.PEM).decode(),
-        (folder / "authority.pem").read_text(),
-    )
+    federation, authority = read_federation(folder), (folder / "authority.pem").read_text()
+    answer = StartupKit(KIT_FORMAT, federation.name, site, federation.urls, pem, authority)
     write_whole(kit, msgspec.json.format(msgspec.json.encode(answer)))
     return participant(certificate, revoked=False)
 
@@ -165,10 +147,8 @@ def revoke(folder: Path, site: str, serial: str = "") -> list[Participant]:
             f"enrol revoke: site '{site}' has no valid certificate; sites that have one: {valid}"
         )
     path = folder / HUB / "revoked.txt"
-    serials = path.read_text().split() if path.exists() else []
-    write_whole(
-        path, "".join(f"{number}\n" for number in [*serials, *(holder.serial for holder in chosen)]).encode()
-    )
+    earlier = path.read_text() if path.exists() else ""
+    write_whole(path, earlier + "".join(f"{holder.serial}\n" for holder in chosen))
     _update_hub(folder)
     return chosen
 
@@ -182,20 +162,12 @@ def request(folder: Path, site: str) -> tuple[Path, str]:
     Raises:
         ExchangeError: if the site's name is invalid.
     """
-    if not _SITE.fullmatch(site) or site.lower() in (HUB, BROKER):
-        raise ExchangeError(
-            f"enrol site: '{site[:80]}': a site's name has 1 to 64 letters, digits, '-' or '_', and is not "
-            "'hub' or 'broker'"
-        )
+    _check_site_name(site, "enrol site:")
     folder.mkdir(parents=True, exist_ok=True)
     # Stored beside any key in use, which is replaced only when the new certificate's kit is accepted.
     key = Ed25519PrivateKey.generate()
     _write_key(folder / "requested.key", key)
-    signing_request = (
-        x509.CertificateSigningRequestBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, site)]))
-        .sign(key, None)
-    )
+    signing_request = x509.CertificateSigningRequestBuilder().subject_name(_subject(site)).sign(key, None)
     path = folder / f"{site}.request.pem"
     write_whole(path, signing_request.public_bytes(Encoding.PEM))
     return path, fingerprint(key.public_key())
@@ -223,7 +195,7 @@ def accept(folder: Path, kit: Path, authority: str = "") -> Participant:
             f"enrol accept: the kit's format is '{startup_kit.format[:30]}', this medfed reads '{KIT_FORMAT}'"
         )
     issued_by = fingerprint(issuer.public_key())
-    if authority and _bare(authority) != _bare(issued_by):
+    if authority and _without_spaces(authority) != _without_spaces(issued_by):
         raise ExchangeError(
             f"enrol accept: the kit was issued by the authority {issued_by}, expected {authority}; "
             "do not use it"
@@ -275,10 +247,8 @@ def _request(path: Path) -> x509.CertificateSigningRequest:
         raise ExchangeError(
             f"enrol sign: the request is unreadable ({type(error).__name__}); ask for it again"
         ) from None
-    if (
-        not isinstance(signing_request.public_key(), Ed25519PublicKey)
-        or not signing_request.is_signature_valid
-    ):
+    is_ed25519 = isinstance(signing_request.public_key(), Ed25519PublicKey)
+    if not (is_ed25519 and signing_request.is_signature_valid):
         raise ExchangeError(
             "enrol sign: the request was not made by `medfed enrol site`: its key or its signature is invalid"
         )
@@ -290,8 +260,23 @@ def _common_name_of(signing_request: x509.CertificateSigningRequest) -> str:
     return str(names[0].value) if names else ""
 
 
-def _bare(text: str) -> str:
+def _check_site_name(name: str, where: str) -> None:
+    if not _SITE.fullmatch(name) or name.lower() in (HUB, BROKER):
+        raise ExchangeError(
+            f"{where} '{name[:80]}'; a site's name has 1 to 64 letters, digits, '-' or '_', and is not "
+            "'hub' or 'broker'"
+        )
+
+
+def _without_spaces(text: str) -> str:
     return "".join(text.split()).lower()
+
+
+def _subject(name: str, federation: str = "") -> x509.Name:
+    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, name)]
+    if federation:
+        attributes.insert(0, x509.NameAttribute(NameOID.ORGANIZATION_NAME, federation))
+    return x509.Name(attributes)
 
 
 def _issue(
@@ -302,12 +287,6 @@ def _issue(
     assert isinstance(key, Ed25519PrivateKey)
     federation = read_federation(folder).name
     serial = x509.random_serial_number()
-    subject = x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, federation),
-            x509.NameAttribute(NameOID.COMMON_NAME, party),
-        ]
-    )
     # The broker knows a client by this name. It contains the serial number, so that a revoked certificate
     # does not become valid again when the site gets a new one.
     names: list[x509.GeneralName] = [x509.DNSName(f"{serial:x}.{party}.{federation}.medfed")]
@@ -318,16 +297,13 @@ def _issue(
             names.append(x509.DNSName(host))
     purpose = ExtendedKeyUsageOID.SERVER_AUTH if party == BROKER else ExtendedKeyUsageOID.CLIENT_AUTH
     return (
-        _builder(subject, authority.subject, public, days)
+        _builder(_subject(party, federation), authority.subject, public, days)
         .serial_number(serial)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(), critical=True)
         .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()),
-            critical=False,
-        )
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
         .sign(key, None)
     )
 
@@ -367,7 +343,7 @@ def _valid_sites(folder: Path) -> list[str]:
 
 def _update_hub(folder: Path) -> None:
     """Write the list of sites for the hub, and the broker's configuration."""
-    write_whole(folder / HUB / "sites.txt", "".join(f"{site}\n" for site in _valid_sites(folder)).encode())
+    write_whole(folder / HUB / "sites.txt", "".join(f"{site}\n" for site in _valid_sites(folder)))
     write_configuration(folder)
 
 
@@ -376,10 +352,6 @@ def _public(path: Path) -> object:
 
 
 def _write_key(path: Path, key: Ed25519PrivateKey) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    # Created with mode 0600 rather than changed to it, so that others can never read it.
     data = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    path.unlink(missing_ok=True)
-    # Created with mode 0600 rather than changed to it, so that others can read it at no time.
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
+    write_whole(path, data, mode=0o600)

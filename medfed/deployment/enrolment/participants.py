@@ -10,13 +10,13 @@ from cryptography import x509
 
 from medfed.wire.signing import HUB, common_name, serial_number
 
-# A certificate that ends within this many days is reported as expiring soon.
+# A certificate that expires within this many days is reported as expiring soon.
 EXPIRY_WARNING_DAYS = 60
 
 
 @dataclass(frozen=True)
 class Participant:
-    """One certificate that the authority issued."""
+    """A site's certificate; `user` is the name by which the broker knows its holder."""
 
     site: str
     serial: str
@@ -43,11 +43,11 @@ def participants(folder: Path) -> list[Participant]:
     """Return every certificate that was issued to a site, ordered by site and then by expiry."""
     path = folder / HUB / "revoked.txt"
     revoked = set(path.read_text().split()) if path.exists() else set()
-    certificates = [
-        x509.load_pem_x509_certificate(file.read_bytes()) for file in (folder / "sites").glob("*.pem")
-    ]
-    found = [participant(certificate, serial_number(certificate) in revoked) for certificate in certificates]
-    return sorted(found, key=lambda one: (one.site, one.expires, one.serial))
+    issued = []
+    for file in (folder / "sites").glob("*.pem"):
+        certificate = x509.load_pem_x509_certificate(file.read_bytes())
+        issued.append(participant(certificate, serial_number(certificate) in revoked))
+    return sorted(issued, key=lambda holder: (holder.site, holder.expires, holder.serial))
 
 
 def participant(certificate: x509.Certificate, revoked: bool) -> Participant:

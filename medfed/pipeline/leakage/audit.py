@@ -99,9 +99,7 @@ def run_attacks(study: Study, site: str, data: SiteDataModule, budget: AttackBud
             f"site '{site}': {len(items)} cases; a leakage audit attacks {counts[-1]} and compares them with "
             f"at least {MIN_OTHERS} others (--cases takes fewer)"
         )
-    mechanisms: list[Privacy] = [NoPrivacy()]
-    if kind_of(study.privacy) != "none":
-        mechanisms.append(study.privacy)
+    mechanisms = [NoPrivacy()] if kind_of(study.privacy) == "none" else [NoPrivacy(), study.privacy]
     inverted: list[Inversion] = []
     pictures: dict[str, Tensor] = {}
     for privacy in mechanisms:
@@ -110,16 +108,9 @@ def run_attacks(study: Study, site: str, data: SiteDataModule, budget: AttackBud
             inverted.append(inversion)
             if count == counts[0]:
                 pictures |= reconstructed
-    members, notes = attack_membership(study, items, mechanisms, budget)
-    return Findings(
-        study.name,
-        site,
-        study.task.needs,
-        tuple(inverted),
-        tuple(members),
-        (*_privacy_notes(study.privacy), *notes),
-        pictures,
-    )
+    members, untried = attack_membership(study, items, mechanisms, budget)
+    notes = (*_privacy_notes(study.privacy), *untried)
+    return Findings(study.name, site, study.task.needs, tuple(inverted), tuple(members), notes, pictures)
 
 
 def _shuffled_items(data: SiteDataModule, seed: int) -> list[Item]:
@@ -135,22 +126,23 @@ def _shuffled_items(data: SiteDataModule, seed: int) -> list[Item]:
 
 def _privacy_notes(privacy: Privacy) -> list[str]:
     """Return what a reader of the findings should know about the study's privacy mechanism."""
-    notes = []
-    if privacy.trains_privately:
-        notes.append(
+    kind, is_hidden = kind_of(privacy), not privacy.reveals_each_update
+    notes = (
+        (
+            privacy.trains_privately,
             "Under dp_sgd the attacked single step spends the whole study's epsilon: it has less noise than "
-            "any other."
-        )
-    if kind_of(privacy) == "client_dp" and not privacy.reveals_each_update:
-        notes.append(
+            "any other.",
+        ),
+        (
+            kind == "client_dp" and is_hidden,
             "Under client_dp with where: hub, the hub itself sees the unprotected update; others see the "
-            "noised one."
-        )
-    if kind_of(privacy) == "ckks":
-        notes.append(
+            "noised one.",
+        ),
+        (
+            kind == "ckks",
             "Under ckks a hospital that gives the hub its key opens every update: then the results without "
-            "protection apply."
-        )
-    if not privacy.reveals_each_update:
-        notes.append("Single updates are hidden: the sum with other cases of this hospital was attacked.")
-    return notes
+            "protection apply.",
+        ),
+        (is_hidden, "Single updates are hidden: the sum with other cases of this hospital was attacked."),
+    )
+    return [note for applies, note in notes if applies]

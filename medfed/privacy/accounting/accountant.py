@@ -1,11 +1,11 @@
-"""The privacy cost of a sequence of noised releases as an epsilon, by Opacus' accountants.
+"""Epsilon of a sequence of noised releases, by Opacus' accountants.
 
-Everything that medfed releases under differential privacy is a Gaussian mechanism, possibly on a Poisson
-sample; a `MechanismSteps` stands for a number of its steps. Those of any number of studies compose. Two
-accountants: `rdp` adds Rényi divergences (Mironov, CSF 2017, arXiv:1702.07476; Mironov, Talwar, Zhang 2019,
-arXiv:1908.10530) and `prv` convolves privacy loss distributions (Gopi, Lee, Wutschitz, NeurIPS 2021,
-arXiv:2106.02848), which is tighter. Both give upper bounds on the same loss, so the smaller of the two is an
-upper bound as well. Neighbours differ by one patient (or site) added or removed.
+All releases under differential privacy are Gaussian mechanisms, possibly on a Poisson sample; a
+`MechanismSteps` describes a number of steps of one. Steps compose, within a study and across studies. There
+are two accountants: `rdp` adds Rényi divergences (Mironov, CSF 2017, arXiv:1702.07476; Mironov, Talwar, Zhang
+2019, arXiv:1908.10530), and `prv` convolves privacy loss distributions (Gopi, Lee, Wutschitz, NeurIPS 2021,
+arXiv:2106.02848) and is tighter. Both give upper bounds on epsilon, so the smaller of the two is valid, too.
+Neighbouring data sets differ by one patient (or site) added or removed.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ from medfed.errors import PrivacyError
 
 Accountant = Literal["prv", "rdp"]
 
-# The orders of Rényi divergence that are computed. Fewer than Opacus' between 3 and 11, where a fractional
-# order takes a long series and improves epsilon by less than a hundredth; and larger ones for much noise and
-# few steps.
+# The orders of Rényi divergence. There are fewer than in Opacus between 3 and 11, where a fractional order
+# needs a long series and improves epsilon by less than 0.01, and larger ones for much noise and few steps.
 ORDERS: tuple[float, ...] = (
     *(1 + tenth / 10 for tenth in range(1, 21)),
     *(3 + quarter / 4 for quarter in range(1, 13)),
@@ -35,13 +34,13 @@ ORDERS: tuple[float, ...] = (
     *(64.0, 80.0, 96.0, 128.0, 192.0, 256.0, 384.0, 512.0),
 )
 
-# How far below the target epsilon may end, as a share of it; the largest noise multiplier that is tried, and
-# the maximum number of guesses.
+# The search for a noise multiplier: epsilon may be below its target by this share of it; the largest noise
+# multiplier that is tried; and the maximum number of guesses.
 EPSILON_TOLERANCE = 0.002
 MAX_NOISE = 1e5
 MAX_GUESSES = 60
 
-# The error in epsilon of the PRV accountant, which is included in its bound.
+# The PRV accountant's errors in epsilon, and in delta as a share of it; its bound includes both.
 PRV_ERROR = 0.01
 PRV_DELTA_SHARE = 1e-3
 
@@ -59,7 +58,7 @@ class MechanismSteps:
 
 
 def compose(charges: Sequence[MechanismSteps]) -> tuple[MechanismSteps, ...]:
-    """Return the charges with the steps of equal mechanisms added up; their order does not matter."""
+    """Return one charge per mechanism, with the steps of equal mechanisms added; order does not matter."""
     steps: Counter[tuple[float, float]] = Counter()
     for charge in charges:
         steps[charge.noise_multiplier, charge.sample_rate] += charge.steps
@@ -90,14 +89,14 @@ def epsilon_of_renyi(divergences: np.ndarray, delta: float, orders: Sequence[flo
     if not np.any(divergences):
         return 0.0
     with warnings.catch_warnings():
-        # It warns if the best order is the largest; the bound holds anyway.
+        # Opacus warns if the best order is the largest; the bound holds anyway.
         warnings.simplefilter("ignore")
         bound, _ = get_privacy_spent(orders=list(orders), rdp=divergences, delta=delta)
     return max(float(bound), 0.0)
 
 
 def epsilon(charges: Sequence[MechanismSteps], delta: float, accountant: Accountant = "prv") -> float:
-    """Return the epsilon that these charges have spent together, at this delta; 0 for none.
+    """Return the epsilon that these charges spend together at this delta; 0 for none.
 
     Raises:
         PrivacyError: if the PRV accountant fails numerically for these charges, which happens at extremes.
@@ -120,16 +119,8 @@ def _prv(charges: tuple[MechanismSteps, ...], delta: float) -> float:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             domain = _domain(charges, delta)
-            losses = [
-                prv.TruncatedPrivacyRandomVariable(
-                    prv.PoissonSubsampledGaussianPRV(charge.sample_rate, charge.noise_multiplier),
-                    domain.t_min,
-                    domain.t_max,
-                )
-                for charge in charges
-            ]
             whole = prv.compose_heterogeneous(
-                dprvs=[prv.discretize(loss, domain) for loss in losses],
+                dprvs=[_discrete_loss(charge, domain) for charge in charges],
                 num_self_compositions=[charge.steps for charge in charges],
             )
             bound = float(whole.compute_epsilon(delta, delta * PRV_DELTA_SHARE, PRV_ERROR)[2])
@@ -146,11 +137,19 @@ def _prv(charges: tuple[MechanismSteps, ...], delta: float) -> float:
         ) from None
 
 
+def _discrete_loss(charge: MechanismSteps, domain: Any) -> Any:
+    """Return the distribution of one step's privacy loss on the domain."""
+    from opacus.accountants.analysis import prv
+
+    loss = prv.PoissonSubsampledGaussianPRV(charge.sample_rate, charge.noise_multiplier)
+    return prv.discretize(prv.TruncatedPrivacyRandomVariable(loss, domain.t_min, domain.t_max), domain)
+
+
 def _domain(charges: Sequence[MechanismSteps], delta: float) -> Any:
     """Return the truncation and mesh of privacy losses, as Opacus' PRVAccountant does (remark 5.6).
 
-    Opacus computes the Rényi divergences of one mechanism again for every number of steps, which took most of
-    the seconds of one epsilon; here they are cached.
+    Opacus computes a mechanism's Rényi divergences anew for every number of steps, which took most of the
+    time; these are cached.
     """
     from opacus.accountants.analysis import prv
 

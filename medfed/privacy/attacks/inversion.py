@@ -3,12 +3,11 @@
 Two attacks. Where the network's first layer is linear with a bias, one case's input is its weight's
 gradient divided by its bias's, exactly (Phong, Aono, Hayashi, Wang, Moriai: Privacy-Preserving Deep
 Learning via Additively Homomorphic Encryption, IEEE TIFS 2018, eprint 2017/715). For every other network,
-the attack optimises inputs until their gradient points in the update's direction, with smoothness as a
-prior (Geiping, Bauermeister, Dröge,
-Moeller: Inverting Gradients, NeurIPS 2020, arXiv:2003.14053: cosine distance, total variation, Adam on the
-signs, three steps of decay). Departures: one start instead of many, and inputs stay in the range that the
-attacker knows from the study's normalisation. The attacker is given the true targets (class, label map,
-time), which a hub does not have.
+the attack optimises inputs until their gradient points in the update's direction, with smoothness as a prior
+(Geiping, Bauermeister, Dröge, Moeller: Inverting Gradients, NeurIPS 2020, arXiv:2003.14053: cosine distance,
+total variation, Adam on the signs, three steps of decay). Departures: one start instead of
+many, and inputs stay in the range that the attacker knows from the study's normalisation. The attacker is
+given the true targets (class, label map, time), which a hub does not have.
 """
 
 from __future__ import annotations
@@ -56,12 +55,11 @@ def invert(
     span = prior.high - prior.low
     sought = (prior.mean + noise * span / 20).clamp(prior.low, prior.high).requires_grad_()
     optimiser = torch.optim.Adam([sought], lr=rate)
-    target = {name: tensor.detach().float() for name, tensor in gradient.items()}
     best, least = sought.detach().clone(), float("inf")
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = rate * 0.1 ** sum(step >= share * steps for share in DECAY_AT)
-        loss = _distance(of(sought), target)
+        loss = _distance(of(sought), gradient)
         if smooth and sought.ndim > 2:
             loss = loss + smooth * _variation(sought / span)
         if loss.item() < least:
@@ -74,10 +72,9 @@ def invert(
     return best
 
 
-def mismatch(found: Tensor, gradient: Weights, of: Callable[[Tensor], Mapping[str, Tensor]]) -> float:
-    """Return the cosine distance of the gradient of `found` from the given one; 0 is the same direction."""
-    target = {name: tensor.detach().float() for name, tensor in gradient.items()}
-    return _distance(of(found), target).item()
+def mismatch(guess: Tensor, gradient: Weights, of: Callable[[Tensor], Mapping[str, Tensor]]) -> float:
+    """Return the cosine distance of the gradient of `guess` from the given one; 0 is the same direction."""
+    return _distance(of(guess), gradient).item()
 
 
 def from_linear(gradient: Weights, weight: str, bias: str) -> Tensor:
@@ -98,32 +95,31 @@ def first_linear(network: nn.Module) -> tuple[str, str] | None:
     return None
 
 
-def recovered(found: Tensor, true: Tensor, mean: Tensor) -> list[float]:
+def recovered(guess: Tensor, true: Tensor, mean: Tensor) -> list[float]:
     """Return for each true input (cases, ...) how much of it came back, from 0 to 1.
 
-    It is the recovered share of the input's squared distance from the mean of the hospital's other
-    cases, 1 - |found - true|^2 / |mean - true|^2: 1 is the exact input, 0 no better than the mean,
-    which needs no update. For an image, brightness, contrast and a blur over neighbours are free,
-    because a viewer would adjust
-    them: a lesion that is visible in noise of the wrong contrast counts as recovered. The order of cases in a
-    batch leaves no trace in its gradient, so each case is compared with its best match.
+    It is the recovered share of the input's squared distance from the mean of the hospital's other cases,
+    1 - |guess - true|^2 / |mean - true|^2: 1 is the exact input, 0 no better than the mean, which needs no
+    update. For an image, brightness, contrast and a blur over neighbours are free, because a viewer would
+    adjust them: a lesion that is visible in noise of the wrong contrast counts as recovered. The order of
+    cases in a batch leaves no trace in its gradient, so each case is compared with its best match.
     """
     from scipy.optimize import linear_sum_assignment
 
-    flat, wanted = found.flatten(1).double(), true.flatten(1).double()
+    flat, wanted = guess.flatten(1).double(), true.flatten(1).double()
     middle = mean.flatten().double()
     spread = (wanted - middle).square().sum(1).clamp(min=1e-12)
     right = 1 - torch.cdist(wanted, flat).square() / spread[:, None]
     if true.ndim > 3:
-        for seen in (found, _blurred(found)):
+        for seen in (guess, _blurred(guess)):
             right = torch.maximum(right, _alike(wanted - middle, seen.flatten(1).double() - middle))
     rows, columns = linear_sum_assignment(-right.numpy())
     return [max(0.0, float(right[row, column])) for row, column in zip(rows, columns, strict=True)]
 
 
-def _alike(wanted: Tensor, found: Tensor) -> Tensor:
+def _alike(wanted: Tensor, guess: Tensor) -> Tensor:
     """Return the squared correlation of each pair of rows, 0 if negative: the share a best fit explains."""
-    one, two = (rows - rows.mean(1, keepdim=True) for rows in (wanted, found))
+    one, two = (rows - rows.mean(1, keepdim=True) for rows in (wanted, guess))
     product = one @ two.T
     lengths = one.norm(dim=1)[:, None] * two.norm(dim=1)[None]
     correlation: Tensor = (product / lengths.clamp(min=1e-12)).clamp(min=0)
@@ -135,9 +131,10 @@ def _blurred(images: Tensor) -> Tensor:
     return pool(images.float(), 3, stride=1, padding=1, count_include_pad=False)
 
 
-def _distance(found: Mapping[str, Tensor], target: Weights) -> Tensor:
-    product = sum((found[name] * target[name]).sum() for name in target)
-    mine = sum(found[name].square().sum() for name in target)
+def _distance(guess: Mapping[str, Tensor], gradient: Weights) -> Tensor:
+    target = {name: tensor.detach().float() for name, tensor in gradient.items()}
+    product = sum((guess[name] * target[name]).sum() for name in target)
+    mine = sum(guess[name].square().sum() for name in target)
     theirs = sum(target[name].square().sum() for name in target)
     return 1 - product / ((mine * theirs).sqrt() + 1e-12)  # type: ignore[union-attr]
 

@@ -44,24 +44,19 @@ def lira(losses: Floats, inside: Flags) -> float:
     """
     logits = logit(losses)
     scores: list[float] = []
-    truths: list[bool] = []
+    members: list[bool] = []
     for target in range(len(losses)):
         others = np.arange(len(losses)) != target
         seen, values = inside[others], logits[others]
         counts = seen.sum(0)
         usable = (counts > 0) & (counts < len(seen))
-        mean_in = _means(values, seen)
-        mean_out = _means(values, ~seen)
-        variance_in = _spread(values, seen, mean_in)
-        variance_out = _spread(values, ~seen, mean_out)
-        here = logits[target]
-        ratio = _log_normal(here, mean_in, variance_in) - _log_normal(here, mean_out, variance_out)
+        ratio = _log_density(logits[target], values, seen) - _log_density(logits[target], values, ~seen)
         scores += ratio[usable].tolist()
-        truths += inside[target][usable].tolist()
-    found, member = np.array(scores), np.array(truths, bool)
+        members += inside[target][usable].tolist()
+    score, member = np.array(scores), np.array(members, bool)
     if member.all() or not member.any():
         return 0.5
-    return auc(found[member], found[~member])
+    return auc(score[member], score[~member])
 
 
 def logit(losses: Floats) -> Floats:
@@ -70,17 +65,14 @@ def logit(losses: Floats) -> Floats:
     return -clipped - np.log(-np.expm1(-clipped))
 
 
-def _means(values: Floats, chosen: Flags) -> Floats:
+def _log_density(logits: Floats, values: Floats, chosen: Flags) -> Floats:
+    """Return the log density of logits (cases) under normal distributions of the chosen values per case.
+
+    The variance is one for all cases; a constant is omitted.
+    """
     means: Floats = np.where(chosen, values, 0.0).sum(0) / np.maximum(chosen.sum(0), 1)
-    return means
-
-
-def _spread(values: Floats, chosen: Flags, means: Floats) -> float:
     residual = np.where(chosen, values - means, 0.0)
     freedom = max(int(chosen.sum()) - int((chosen.sum(0) > 0).sum()), 1)
-    return float((residual**2).sum() / freedom) + 1e-6
-
-
-def _log_normal(values: Floats, means: Floats, variance: float) -> Floats:
-    logarithm: Floats = -0.5 * ((values - means) ** 2 / variance + np.log(variance))
+    variance = float((residual**2).sum() / freedom) + 1e-6
+    logarithm: Floats = -0.5 * ((logits - means) ** 2 / variance + np.log(variance))
     return logarithm

@@ -1,4 +1,4 @@
-"""An update in a file that held a longer one before is sent without the old bytes."""
+"""What a site sends from its own file: whole, once, and again when it was damaged or lost."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_an_update_that_came_too_late_is_out_of_the_way_of_the_next(meeting, mon
 def test_an_update_that_was_damaged_in_the_site_is_made_again(meeting):
     going = OutgoingUpdate(meeting.north._outbox, 1)
     left = b"what an earlier process left"
-    going.write([[left]], meeting.north._manifest(1, len(left), [hashlib.sha256(left).hexdigest()]))
+    going.write([[left]], meeting.north._objects.describe(meeting.north._run_id(), 1, [left]))
     going.wait_written()
     (meeting.north._outbox / "update").write_bytes(b"damaged")
     meeting.north.send(meeting.update(1))

@@ -12,14 +12,11 @@ from pathlib import Path
 import pytest
 from hospitals import STUDY
 
-from medfed.deployment import hub_service as coordinator
 from medfed.deployment import site_service as hospital
 from medfed.deployment.approvals import is_approved
 from medfed.errors import ExchangeError, StudyError
 from medfed.exchange.folder import Folder
-from medfed.exchange.nats import Nats
 from medfed.pipeline.factory import module_of
-from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
 from medfed.study.canonical import public_yaml, study_digest
 from medfed.study.reading import parse_study, read_study
@@ -28,6 +25,7 @@ from medfed.wire.update import GlobalModel
 from medfed.wire.weights import weights_of
 
 TINY = STUDY.format(rounds=3).partition("sites:")[0]
+PATIENCE_S = 60
 
 
 class Place:
@@ -129,51 +127,6 @@ def test_a_file_that_is_not_the_study_it_is_called_is_refused(place):
 
 
 # --------------------------------------------------------------------------------------------- the hub's file
-
-
-def exchange(folder: Path, said: str, enrolment: Path | None = None, broker: bool = False):
-    path = folder / "study.yaml"
-    path.write_text(TINY + f"sites: [north, south]\n{said}")
-    return coordinator.exchange_of(read_study(path), path, enrolment, broker)
-
-
-def test_a_hub_finds_its_sites_by_its_enrolment(tmp_path):
-    from medfed.deployment.enrolment import enrol
-
-    enrol.init(tmp_path / "enrolment", "test", ["hub.example.org"], 5222, 5443)
-    own = str(tmp_path / "enrolment" / "hub")
-    assert exchange(tmp_path, "", tmp_path / "enrolment") == Nats(credentials=own)
-    # A hub beside its broker reaches it without a way round through the firewall.
-    beside = exchange(tmp_path, "", tmp_path / "enrolment", broker=True)
-    assert beside.urls == ["tls://127.0.0.1:5222", "tls://hub.example.org:5222", "wss://hub.example.org:5443"]
-    shared_folder = exchange(tmp_path, "exchange: {kind: folder, url: share}", tmp_path / "enrolment")
-    assert shared_folder == Folder(url=str(tmp_path / "share"), credentials=own)
-
-
-def test_a_hub_that_is_not_told_how_says_what_to_say(tmp_path):
-    with pytest.raises(
-        StudyError, match="'memory' connects sites within one process; give --enrolment FOLDER"
-    ):
-        exchange(tmp_path, "")
-    with pytest.raises(StudyError, match="--broker starts the broker of an enrolment"):
-        exchange(tmp_path, "exchange: {kind: folder, url: share}", broker=True)
-    with pytest.raises(ExchangeError, match="this folder holds no federation"):
-        exchange(tmp_path, "", tmp_path / "nothing")
-
-
-def test_a_run_that_was_not_finished_is_found_and_another_studys_is_not(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "study.yaml").write_text(TINY + "sites: [north, south]\n")
-    study = read_study(tmp_path / "study.yaml")
-    assert coordinator._unfinished(study) is None
-    RunFolder(Path("runs/tiny")).write_facts(RunFacts(digest=study_digest(study)))
-    RunFolder(Path("runs/tiny-2")).write_facts(RunFacts(digest="of another"))
-    assert coordinator._unfinished(study) == Path("runs/tiny")
-    RunFolder(Path("runs/tiny")).write_facts(RunFacts(digest=study_digest(study), finished="now"))
-    assert coordinator._unfinished(study) is None
-
-
-PATIENCE_S = 60
 
 
 def written(runs: Path, event: str) -> list[dict]:

@@ -266,7 +266,7 @@ def test_a_study_that_begins_with_given_weights_trains_from_the_hospitals_own_co
 
     for line, told in (
         ("", "get that file from the coordinator and name it in the site file"),
-        ("start: another.ckpt\n", "it is another file, or damaged"),
+        ("start: another.ckpt\n", "is another or damaged: SHA-256"),
         ("start: missing.ckpt\n", "cannot be read: No such file"),
     ):
         site = (tmp_path / "site.yaml").read_text().replace("start: copy.ckpt\n", line)

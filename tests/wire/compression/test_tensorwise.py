@@ -1,4 +1,4 @@
-"""Each compression against its bound or a second derivation."""
+"""Each compression of single tensors against its bound or a second derivation."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medfed.errors import WireError
-from medfed.wire.compression import Compression, Encoded, compress, decompress
+from medfed.wire.compression import Compression, Encoded
 from medfed.wire.compression.bf16 import BF16
 from medfed.wire.compression.fp16 import FP16
 from medfed.wire.compression.int4 import Int4
 from medfed.wire.compression.int8 import Int8
-from medfed.wire.compression.low_rank import LowRank
 from medfed.wire.compression.top_k import TopK
 
 torch.set_num_threads(1)
@@ -97,61 +96,6 @@ def test_fp16_refuses_an_exponent_that_no_float32_has() -> None:
     bad = {**encoded.groups, "exponents": {"w": torch.tensor([30000], dtype=torch.int16)}}
     with pytest.raises(WireError, match="'w' has an exponent of 30000"):
         FP16().decode(Encoded(bad, encoded.header))
-
-
-def test_low_rank_says_a_matrix_of_that_rank_exactly() -> None:
-    g = torch.Generator().manual_seed(1)
-    matrix = torch.randn(30, 3, generator=g) @ torch.randn(3, 40, generator=g)
-    found = LowRank(rank=3).decode(LowRank(rank=3).encode({"w": matrix.view(30, 8, 5)}, {})[0])["w"]
-    torch.testing.assert_close(found.view(30, 40), matrix, rtol=1e-4, atol=1e-5)
-
-
-def test_low_rank_finds_the_best_approximation_over_rounds() -> None:
-    g = torch.Generator().manual_seed(2)
-    u, _ = torch.linalg.qr(torch.randn(40, 40, generator=g, dtype=torch.float64))
-    v, _ = torch.linalg.qr(torch.randn(50, 40, generator=g, dtype=torch.float64))
-    sizes = torch.tensor([10.0, 8.0, *[1.0 / (i + 1) for i in range(38)]], dtype=torch.float64)
-    matrix = u @ torch.diag(sizes) @ v.T
-    # Eckart and Young: no rank 2 matrix is nearer than the root of the other singular values' squares.
-    best = float(sizes[2:].square().sum().sqrt())
-    rule, state = LowRank(rank=2), {}
-    for _ in range(8):
-        encoded, state = rule.encode({"w": matrix.float()}, state)  # type: ignore[assignment]
-    assert float((rule.decode(encoded)["w"] - matrix).norm()) == pytest.approx(best, rel=1e-4)
-
-
-def test_small_tensors_go_as_they_are_where_factors_would_be_longer() -> None:
-    encoded, _ = LowRank(rank=4).encode(
-        {"b": torch.ones(9), "m": torch.ones(8, 8), "w": torch.ones(9, 9)}, {}
-    )
-    assert sorted(encoded.groups["plain"]) == ["b", "m"]
-    assert sorted(encoded.groups["left"]) == ["w"]
-
-
-def test_a_stack_compresses_the_values_it_passes_on() -> None:
-    g = torch.Generator().manual_seed(3)
-    sent = {"w": torch.randn(1000, generator=g)}
-    encoded, _ = compress([TopK(share=0.1), Int8(block=50)], sent, {})
-    # 100 values: 4 bytes for each place, 1 for each code, 4 for each of two scales.
-    assert encoded.bytes == 100 * 4 + 100 + 2 * 4
-    alone, _ = TopK(share=0.1).encode(sent, {})
-    short = Int8(block=50).decode(Int8(block=50).encode(alone.groups["values"] | {}, {})[0])["w"]
-    found = decompress([TopK(share=0.1), Int8(block=50)], encoded)["w"]
-    assert torch.equal(found[alone.groups["places"]["w"].long()], short)
-
-
-@pytest.mark.parametrize(
-    "stages", [[Int4()], [TopK(share=0.1)], [TopK(share=0.1), Int4()], [LowRank(rank=1)]], ids=str
-)
-def test_gradient_descent_with_feedback_reaches_the_minimum(stages: list[Compression]) -> None:
-    # |w - c|^2 / 2 with steps of 0.1: compressed steps end at c, because what is left out is made up for.
-    g = torch.Generator().manual_seed(4)
-    centre = torch.randn(12, 10, generator=g)
-    w, state = torch.zeros(12, 10), {}
-    for _ in range(600):
-        encoded, state = compress(stages, {"w": 0.1 * (centre - w)}, state)  # type: ignore[assignment]
-        w = w + decompress(stages, encoded)["w"]
-    assert float((w - centre).norm() / centre.norm()) < 1e-3
 
 
 def test_settings_outside_their_range_are_refused() -> None:

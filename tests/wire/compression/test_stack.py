@@ -1,4 +1,4 @@
-"""Compression in a study, over the real callback, exchange and hub: bytes, memory, cheating sites."""
+"""Compressions in turn, alone and over the real callback, exchange and hub: bytes, memory, cheating sites."""
 
 from __future__ import annotations
 
@@ -24,7 +24,15 @@ from medfed.privacy import Privacy
 from medfed.study.reading import read_study
 from medfed.study.validation import validate
 from medfed.wire import encoding as wire
-from medfed.wire.compression import Encoded, compress, compress_update, decompress, decompress_update
+from medfed.wire.compression import (
+    Compression,
+    Encoded,
+    compress,
+    compress_update,
+    decompress,
+    decompress_update,
+)
+from medfed.wire.compression.int4 import Int4
 from medfed.wire.compression.int8 import Int8
 from medfed.wire.compression.low_rank import LowRank
 from medfed.wire.compression.top_k import TopK
@@ -326,3 +334,29 @@ def test_compression_under_masks_that_only_a_sum_takes_off_is_refused(tmp_path):
     plain = study(tmp_path, "compress: [{kind: int8}]")
     with pytest.raises(StudyError, match="compress: privacy 'masked' masks each update"):
         validate(msgspec.structs.replace(plain, privacy=Masked()), "study.yaml")
+
+
+def test_a_stack_compresses_the_values_it_passes_on() -> None:
+    g = torch.Generator().manual_seed(3)
+    sent = {"w": torch.randn(1000, generator=g)}
+    encoded, _ = compress([TopK(share=0.1), Int8(block=50)], sent, {})
+    # 100 values: 4 bytes for each place, 1 for each code, 4 for each of two scales.
+    assert encoded.bytes == 100 * 4 + 100 + 2 * 4
+    alone, _ = TopK(share=0.1).encode(sent, {})
+    short = Int8(block=50).decode(Int8(block=50).encode(alone.groups["values"] | {}, {})[0])["w"]
+    found = decompress([TopK(share=0.1), Int8(block=50)], encoded)["w"]
+    assert torch.equal(found[alone.groups["places"]["w"].long()], short)
+
+
+@pytest.mark.parametrize(
+    "stages", [[Int4()], [TopK(share=0.1)], [TopK(share=0.1), Int4()], [LowRank(rank=1)]], ids=str
+)
+def test_gradient_descent_with_feedback_reaches_the_minimum(stages: list[Compression]) -> None:
+    # |w - c|^2 / 2 with steps of 0.1: compressed steps end at c, because what is left out is made up for.
+    g = torch.Generator().manual_seed(4)
+    centre = torch.randn(12, 10, generator=g)
+    w, state = torch.zeros(12, 10), {}
+    for _ in range(600):
+        encoded, state = compress(stages, {"w": 0.1 * (centre - w)}, state)  # type: ignore[assignment]
+        w = w + decompress(stages, encoded)["w"]
+    assert float((w - centre).norm() / centre.norm()) < 1e-3
