@@ -49,8 +49,7 @@ def main() -> None:
     sent, encrypting = timed(lambda: protector.protect(update, weights))
     sent = wire.decode_update(wire.encode_update(sent), weights)
     size = sum(piece.numel() for piece in sent.groups[ckks.ENCRYPTED].values())
-    session = ckks._EncryptedSession(privacy, ["site0"], None)
-    _, checking = timed(lambda: session.admit(sent, weights))
+    _, checking = timed(lambda: privacy.admit(sent, weights))
     updates = [sent] * chosen.sites
     (_, state), adding = timed(lambda: privacy.prepare_merge(updates, {}, weights))
     received = GlobalModel(1, weights, groups=state)

@@ -209,10 +209,10 @@ def _released(sums: _Sums, patients: int, cases: int, classes: int, min_count: i
     histograms = tuple(
         histogram.suppress_small_bins(counts, min_count) if counts else {} for counts in sums.intensity
     )
-    withheld = sum(bool(counts) and not kept for counts, kept in zip(sums.intensity, histograms, strict=True))
+    withheld = sum(bool(counts) and not bins for counts, bins in zip(sums.intensity, histograms, strict=True))
 
     def of_released(totals: Sequence[int]) -> tuple[int, ...]:
-        return tuple(total if kept else 0 for total, kept in zip(totals, histograms, strict=True))
+        return tuple(total if bins else 0 for total, bins in zip(totals, histograms, strict=True))
 
     return Fingerprint(
         grid=sums.grid,

@@ -29,6 +29,6 @@ def _digest(kind: str, value: bytes) -> str:
 def identities_differ(one: Sequence[str], other: Sequence[str], kind: str) -> bool:
     """Whether both name an identity of this kind, made in this process, and share none."""
     prefix = f"{_KEY_NAME}:{kind}:"
-    left = {digest for digest in one if digest.startswith(prefix)}
-    right = {digest for digest in other if digest.startswith(prefix)}
-    return bool(left) and bool(right) and not left & right
+    first = {digest for digest in one if digest.startswith(prefix)}
+    second = {digest for digest in other if digest.startswith(prefix)}
+    return bool(first) and bool(second) and not first & second

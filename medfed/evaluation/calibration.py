@@ -85,7 +85,7 @@ def temperature(probabilities: ArrayLike, targets: ArrayLike) -> float:
         targets: class numbers.
 
     Raises:
-        DataError: there is no patient, or a probability or a target is none.
+        DataError: there is no patient, or a probability or a target is invalid.
     """
     logits = _log_probabilities(probabilities)
     y = class_numbers(targets, logits.shape[1])

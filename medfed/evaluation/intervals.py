@@ -194,12 +194,14 @@ class Resampling(NamedTuple):
 
 
 def _bca_levels(
-    statistic: Statistic, value: float, found: Floats, groups: list[NDArray[np.intp]], quantile: float
+    statistic: Statistic, value: float, resampled: Floats, groups: list[NDArray[np.intp]], quantile: float
 ) -> Floats:
     # Half of the ties count as below, or a statistic on few values would look biased (Efron and Tibshirani
     # 14.14).
-    below = (np.count_nonzero(found < value) + 0.5 * np.count_nonzero(found == value)) / len(found)
-    bias = float(stats.norm.ppf(np.clip(below, 0.5 / len(found), 1 - 0.5 / len(found))))
+    below = (np.count_nonzero(resampled < value) + 0.5 * np.count_nonzero(resampled == value)) / len(
+        resampled
+    )
+    bias = float(stats.norm.ppf(np.clip(below, 0.5 / len(resampled), 1 - 0.5 / len(resampled))))
     acceleration = _acceleration(statistic, groups)
     moved = bias + np.array([-quantile, quantile])
     return np.asarray(stats.norm.cdf(bias + moved / (1 - acceleration * moved)), dtype=np.float64)

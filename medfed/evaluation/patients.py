@@ -98,14 +98,14 @@ def _mean(values: list[float | None]) -> float:
 
 
 def _single(cases: list[CaseRow]) -> float:
-    found = {case.target for case in cases if case.target is not None}
-    if len(found) > 1:
+    targets = {case.target for case in cases if case.target is not None}
+    if len(targets) > 1:
         raise DataError(
             f"patient {cases[0].patient} at site {cases[0].site}: images with different targets, "
             "but a patient is summarised once; give all images of the patient one target, or each its own "
             "patient id"
         )
-    return found.pop() if found else np.nan
+    return targets.pop() if targets else np.nan
 
 
 def class_predictions(patients: Patients, classes: Sequence[str]) -> tuple[Floats, NDArray[np.intp]]:

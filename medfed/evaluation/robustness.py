@@ -49,12 +49,12 @@ def shifted(image: Image, spacing_mm: Sequence[float], generator: np.random.Gene
 
 def contrast(image: Image, spacing_mm: Sequence[float], generator: np.random.Generator) -> Image:
     """Return the image with its grey values bent by a power of 1.5: another sequence's contrast."""
-    found = []
+    channels = []
     for channel in image:
         low, high = _range(channel)
         unit = np.clip((channel - low) / max(high - low, 1e-12), 0.0, None)
-        found.append(np.where(channel > low, low + (high - low) * unit**GAMMA, channel))
-    return np.asarray(np.stack(found), np.float32)
+        channels.append(np.where(channel > low, low + (high - low) * unit**GAMMA, channel))
+    return np.asarray(np.stack(channels), np.float32)
 
 
 def bias_field(image: Image, spacing_mm: Sequence[float], generator: np.random.Generator) -> Image:
@@ -74,11 +74,11 @@ def noisy(image: Image, spacing_mm: Sequence[float], generator: np.random.Genera
 def dropped_slices(image: Image, spacing_mm: Sequence[float], generator: np.random.Generator) -> Image:
     """Return the image with every fourth slice along the widest spacing replaced by its neighbours' mean."""
     axis = 3 - int(np.argmax(np.asarray(spacing_mm)[::-1]))
-    found = np.array(image, np.float32)
-    slices = np.moveaxis(found, axis, 0)
+    changed = np.array(image, np.float32)
+    slices = np.moveaxis(changed, axis, 0)
     for lost in range(SLICES_PER_LOST_SLICE - 1, len(slices) - 1, SLICES_PER_LOST_SLICE):
         slices[lost] = (slices[lost - 1] + slices[lost + 1]) / 2
-    return found
+    return changed
 
 
 IMAGE_CHANGES: dict[str, ImageChange] = {
@@ -97,9 +97,7 @@ def _column_spread(features: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def table_shifted(features: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
-    """Return (patients, columns) with a quarter of its spread added to each
-    number: another laboratory's offset.
-    """
+    """Return (patients, columns), each shifted by a quarter of its spread: another laboratory's offset."""
     return np.asarray(features + TABLE_SHIFT * _column_spread(features), np.float32)
 
 

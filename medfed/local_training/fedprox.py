@@ -25,8 +25,7 @@ class FedProx(LocalMethod, tag="fedprox", frozen=True):
     is_data_free = True
 
     def start(self, module: nn.Module, received: GlobalModel, state: LocalState) -> LocalState:
-        anchors = received_parameters(module, received)
-        return {"anchors": anchors}
+        return {"anchors": received_parameters(module, received)}
 
     @torch.no_grad()
     def gradient(self, module: nn.Module, state: LocalState) -> None:

@@ -15,8 +15,13 @@ from medfed.data.table import fit_scaling, network_inputs, read_table
 from medfed.errors import DataError
 
 SECRET = b"a site's secret of some length"
+
+
 SAMPLES = Path(__file__).parents[2] / "sample_data" / "tabular"
+
+
 MARK = "Meier"
+
 
 ROWS = """patient,age,pain,rate,disease,split
 Meier1,40,none,100,0,train
@@ -205,19 +210,3 @@ def test_a_folder_with_two_tables(tmp_path: Path) -> None:
 
 def test_a_table_without_rows(tmp_path: Path) -> None:
     refused(write(tmp_path, ROWS.split("\n", 1)[0] + "\n"), settings_of(), "no row to learn from")
-
-
-@pytest.mark.parametrize(
-    ("changes", "word"),
-    [
-        ({"features": ()}, "features is empty"),
-        ({"features": ("age", "age"), "categorical": {}}, "lists a column twice"),
-        ({"target": "age"}, "only copy it"),
-        ({"time": "T"}, "go together"),
-        ({"standardise": "fixed"}, "has no centre"),
-        ({"categorical": {"slope": ("up",)}}, "not in features"),
-    ],
-)
-def test_settings_that_contradict_themselves(changes: dict, word: str) -> None:
-    with pytest.raises(DataError, match=word):
-        settings_of(**changes)

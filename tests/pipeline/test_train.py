@@ -161,7 +161,7 @@ def test_a_label_with_an_unknown_class_names_the_case_and_the_round_goes_on(tmp_
     assert "7" in east["reason"]
     assert "east0" not in east["reason"]
     # The others' result is not lost, and the report says what is missing and why.
-    assert "There is no model to compare with of east alone: " in done.report.read_text()
+    assert "east alone is missing from the comparison: " in done.report.read_text()
     assert not done.checkpoint("local:east").exists()
 
 

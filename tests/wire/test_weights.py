@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -53,3 +54,12 @@ def test_a_digest_sees_names_shapes_and_bits():
     others = [{"b": tensor}, {"a": tensor.reshape(2, 3)}, {"a": tensor.double()}, {"a": -tensor}]
     assert len({digest(weights) for weights in [{"a": tensor}, *others]}) == 5
     assert digest({"a": torch.tensor([0.0])}) != digest({"a": torch.tensor([-0.0])})
+
+
+def test_a_difference_has_the_length_of_its_numbers():
+    generator = torch.Generator().manual_seed(1)
+    one = {"a": torch.randn(300, 400, generator=generator), "b": torch.randn((), generator=generator)}
+    two = {"a": torch.randn(300, 400, generator=generator), "b": torch.randn((), generator=generator)}
+    plain = torch.cat([(one[name].double() - two[name].double()).reshape(-1) for name in one])
+    assert norm(Difference(one, two)) == pytest.approx(float(torch.linalg.vector_norm(plain)), rel=1e-12)
+    assert norm({"a": torch.tensor([3.0]), "b": torch.tensor([[4.0]]), "empty": torch.zeros(0)}) == 5

@@ -35,29 +35,27 @@ NUMBERS = _tags(
     """
     InstanceNumber AcquisitionNumber SeriesNumber NumberOfFrames SamplesPerPixel Rows Columns PixelSpacing
     ImagerPixelSpacing NominalScannedPixelSpacing PixelAspectRatio BitsAllocated BitsStored HighBit
-    PixelRepresentation PlanarConfiguration SmallestImagePixelValue LargestImagePixelValue
-    PixelPaddingValue PixelPaddingRangeLimit WindowCenter WindowWidth RescaleIntercept RescaleSlope
-    RealWorldValueSlope RealWorldValueIntercept RealWorldValueFirstValueMapped
-    RealWorldValueLastValueMapped LossyImageCompressionRatio LUTDescriptor LUTData
-    NumberOfTemporalPositions TemporalPositionIndex TemporalPositionIdentifier ImagePositionPatient
-    ImageOrientationPatient SliceLocation SliceThickness SpacingBetweenSlices ImagesInAcquisition
-    NumberOfSlices NumberOfTimeSlices ImageIndex FrameReferenceTime ActualFrameDuration TriggerTime
-    RepetitionTime EchoTime EffectiveEchoTime InversionTime EchoNumbers EchoTrainLength FlipAngle
-    NumberOfAverages ImagingFrequency MagneticFieldStrength NumberOfPhaseEncodingSteps PercentSampling
-    PercentPhaseFieldOfView PixelBandwidth AcquisitionMatrix SAR dBdt DiffusionBValue
-    DiffusionGradientOrientation KVP DataCollectionDiameter ReconstructionDiameter
+    PixelRepresentation PlanarConfiguration SmallestImagePixelValue LargestImagePixelValue PixelPaddingValue
+    PixelPaddingRangeLimit WindowCenter WindowWidth RescaleIntercept RescaleSlope RealWorldValueSlope
+    RealWorldValueIntercept RealWorldValueFirstValueMapped RealWorldValueLastValueMapped
+    LossyImageCompressionRatio LUTDescriptor LUTData NumberOfTemporalPositions TemporalPositionIndex
+    TemporalPositionIdentifier ImagePositionPatient ImageOrientationPatient SliceLocation SliceThickness
+    SpacingBetweenSlices ImagesInAcquisition NumberOfSlices NumberOfTimeSlices ImageIndex FrameReferenceTime
+    ActualFrameDuration TriggerTime RepetitionTime EchoTime EffectiveEchoTime InversionTime EchoNumbers
+    EchoTrainLength FlipAngle NumberOfAverages ImagingFrequency MagneticFieldStrength
+    NumberOfPhaseEncodingSteps PercentSampling PercentPhaseFieldOfView PixelBandwidth AcquisitionMatrix SAR
+    dBdt DiffusionBValue DiffusionGradientOrientation KVP DataCollectionDiameter ReconstructionDiameter
     DistanceSourceToDetector DistanceSourceToPatient GantryDetectorTilt TableHeight TableSpeed
     TableFeedPerRotation SpiralPitchFactor SingleCollimationWidth TotalCollimationWidth ExposureTime
-    XRayTubeCurrent Exposure ExposureInmAs FocalSpots GeneratorPower RevolutionTime CTDIvol
-    IntensifierSize EstimatedRadiographicMagnificationFactor PositionerPrimaryAngle
-    PositionerSecondaryAngle BodyPartThickness CompressionForce RadionuclideHalfLife RadionuclideTotalDose
-    RadionuclidePositronFraction DecayFactor DoseCalibrationFactor ScatterFractionFactor DeadTimeFactor
-    SliceSensitivityFactor FrameTime NominalCardiacTriggerDelayTime InStackPositionNumber
-    FrameAcquisitionNumber DimensionIndexValues FrameAcquisitionDuration MaximumFractionalValue
-    SegmentNumber ReferencedSegmentNumber RecommendedDisplayCIELabValue ReferencedFrameNumber
-    DimensionIndexPointer FunctionalGroupPointer ROINumber ReferencedROINumber ObservationNumber
-    ROIDisplayColor ContourNumber NumberOfContourPoints ContourData ContourSlabThickness
-    ContourOffsetVector ROIVolume DoseGridScaling GridFrameOffsetVector
+    XRayTubeCurrent Exposure ExposureInmAs FocalSpots GeneratorPower RevolutionTime CTDIvol IntensifierSize
+    EstimatedRadiographicMagnificationFactor PositionerPrimaryAngle PositionerSecondaryAngle BodyPartThickness
+    CompressionForce RadionuclideHalfLife RadionuclideTotalDose RadionuclidePositronFraction DecayFactor
+    DoseCalibrationFactor ScatterFractionFactor DeadTimeFactor SliceSensitivityFactor FrameTime
+    NominalCardiacTriggerDelayTime InStackPositionNumber FrameAcquisitionNumber DimensionIndexValues
+    FrameAcquisitionDuration MaximumFractionalValue SegmentNumber ReferencedSegmentNumber
+    RecommendedDisplayCIELabValue ReferencedFrameNumber DimensionIndexPointer FunctionalGroupPointer ROINumber
+    ReferencedROINumber ObservationNumber ROIDisplayColor ContourNumber NumberOfContourPoints ContourData
+    ContourSlabThickness ContourOffsetVector ROIVolume DoseGridScaling GridFrameOffsetVector
     """
 )
 
@@ -132,11 +130,11 @@ CODES = {
 # types stay different.
 IMAGE_TYPES = _words(
     """
-    ORIGINAL DERIVED PRIMARY SECONDARY AXIAL LOCALIZER SCOUT MIXED MPR REFORMATTED RESAMPLED
-    PROJECTION_IMAGE AVERAGE MIN_IP MAX_IP NONE VOLUME M P R I M_SE M_FFE M_IR SE FFE IR PHASE_MAP ND NORM
-    FM FS DIS2D DIS3D MFSPLIT MOSAIC ADC DIFFUSION TRACEW FA T1 T2 T1_MAP T2_MAP WATER FAT IN_PHASE
-    OUT_PHASE SUBTRACT CSA OTHER EPI TTEST ASL CBF CBV MTT HELIX CT_SOM5 SPI STATIC DYNAMIC GATED WHOLE
-    BODY EMISSION TRANSMISSION RECON TOMO SUM PERFUSION UNSPECIFIED
+    ORIGINAL DERIVED PRIMARY SECONDARY AXIAL LOCALIZER SCOUT MIXED MPR REFORMATTED RESAMPLED PROJECTION_IMAGE
+    AVERAGE MIN_IP MAX_IP NONE VOLUME M P R I M_SE M_FFE M_IR SE FFE IR PHASE_MAP ND NORM FM FS DIS2D DIS3D
+    MFSPLIT MOSAIC ADC DIFFUSION TRACEW FA T1 T2 T1_MAP T2_MAP WATER FAT IN_PHASE OUT_PHASE SUBTRACT CSA OTHER
+    EPI TTEST ASL CBF CBV MTT HELIX CT_SOM5 SPI STATIC DYNAMIC GATED WHOLE BODY EMISSION TRANSMISSION RECON
+    TOMO SUM PERFUSION UNSPECIFIED
     """
 )
 IMAGE_TYPE_TAGS = _tags("ImageType FrameType")
@@ -147,17 +145,16 @@ SEQUENCES = _tags(
     SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence PlanePositionSequence
     PlaneOrientationSequence PixelMeasuresSequence FrameContentSequence PixelValueTransformationSequence
     FrameVOILUTSequence MREchoSequence MRTimingAndRelatedParametersSequence MRDiffusionSequence
-    DiffusionGradientDirectionSequence MRImageFrameTypeSequence CTImageFrameTypeSequence
-    PETFrameTypeSequence TemporalPositionSequence CardiacSynchronizationSequence
-    DimensionOrganizationSequence DimensionIndexSequence SegmentSequence SegmentIdentificationSequence
-    SegmentedPropertyCategoryCodeSequence SegmentedPropertyTypeCodeSequence AnatomicRegionSequence
-    FrameAnatomySequence DerivationImageSequence SourceImageSequence DerivationCodeSequence
-    PurposeOfReferenceCodeSequence ReferencedImageSequence ReferencedSeriesSequence
-    ReferencedInstanceSequence ReferencedFrameOfReferenceSequence RTReferencedStudySequence
-    RTReferencedSeriesSequence ContourImageSequence StructureSetROISequence ROIContourSequence
-    ContourSequence RTROIObservationsSequence ModalityLUTSequence RealWorldValueMappingSequence
-    MeasurementUnitsCodeSequence RadiopharmaceuticalInformationSequence RadionuclideCodeSequence
-    EnergyWindowInformationSequence CTReconstructionSequence
+    DiffusionGradientDirectionSequence MRImageFrameTypeSequence CTImageFrameTypeSequence PETFrameTypeSequence
+    TemporalPositionSequence CardiacSynchronizationSequence DimensionOrganizationSequence
+    DimensionIndexSequence SegmentSequence SegmentIdentificationSequence SegmentedPropertyCategoryCodeSequence
+    SegmentedPropertyTypeCodeSequence AnatomicRegionSequence FrameAnatomySequence DerivationImageSequence
+    SourceImageSequence DerivationCodeSequence PurposeOfReferenceCodeSequence ReferencedImageSequence
+    ReferencedSeriesSequence ReferencedInstanceSequence ReferencedFrameOfReferenceSequence
+    RTReferencedStudySequence RTReferencedSeriesSequence ContourImageSequence StructureSetROISequence
+    ROIContourSequence ContourSequence RTROIObservationsSequence ModalityLUTSequence
+    RealWorldValueMappingSequence MeasurementUnitsCodeSequence RadiopharmaceuticalInformationSequence
+    RadionuclideCodeSequence EnergyWindowInformationSequence CTReconstructionSequence
     """
 )
 CODE_SEQUENCES = _tags(
@@ -170,9 +167,9 @@ CODE_SEQUENCES = _tags(
 # Every UID is replaced by one derived from the secret, unless it is defined by the standard.
 UIDS = _tags(
     """
-    SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID
-    ReferencedSOPClassUID ReferencedSOPInstanceUID ReferencedFrameOfReferenceUID DimensionOrganizationUID
-    ConcatenationUID SynchronizationFrameOfReferenceUID TrackingUID
+    SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID ReferencedSOPClassUID
+    ReferencedSOPInstanceUID ReferencedFrameOfReferenceUID DimensionOrganizationUID ConcatenationUID
+    SynchronizationFrameOfReferenceUID TrackingUID
     """
 )
 # Labels that distinguish segments and structures, which a task may need; only words of WORDS stay.
@@ -183,21 +180,21 @@ WORDS = _words(
     """
     abdomen abdominal adc adrenal air and angio ankle aorta apparent arm art arterial artery axial ax
     background biliary bladder blood body bone bowel brain brainstem breast bronchus calcification cardiac
-    carotid caudate cavity cervical chest coil colon contrast cor coronal cord ct ctv cyst delayed
-    diffusion disc dixon dual duct duodenum dwi dynamic echo edema effusion enhancing epi esophagus
-    external eye fat fdg femur fibula fiesta first flair flash fluid foot fracture fs gall gallbladder
-    ganglion gland gradient gray gre grey gtv hand haste head heart hepatic hemorrhage hip hippocampus
-    horn humerus ii iii in infarct inferior ir iv kidney knee lad late lateral left lens lesion liver lobe
-    localizer long low lower lumbar lung lymph magnitude mandible mass matter medial mediastinum meniscus
-    metastasis mip mpr mprage mr mri muscle myocardium native neck necrosis nerve node nodule non of
-    opacity optic oral orbit organ out ovary pancreas parotid pd pelvis perfusion pet phase pituitary
-    plain plaque pleura pneumothorax portal post posterior pre prostate ptv pulmonary radius rectum recon
-    reg rib right roi sacrum sag sagittal scan scapula scout second segment seminal shoulder skin skull
-    soft space spinal spine spleen stent sternum stir stomach subtraction superior suv swi t1 t1w t2 t2w
-    target te thigh third thoracic thorax thyroid tibia tissue tof tongue tr trachea tra transverse
-    trigger tse tumor tumour ulna ultrasound uncorrected unenhanced upper ureter urethra uterus vein vena
-    cava venous ventricle vertebra vessel vibe volume wall water weighted white whole with without wrist
-    zone anterior c1 c2 c3 c4 c5 c6 c7 t3 t4 t5 t6 t7 t8 t9 t10 t11 t12 l1 l2 l3 l4 l5 s1
+    carotid caudate cavity cervical chest coil colon contrast cor coronal cord ct ctv cyst delayed diffusion
+    disc dixon dual duct duodenum dwi dynamic echo edema effusion enhancing epi esophagus external eye fat fdg
+    femur fibula fiesta first flair flash fluid foot fracture fs gall gallbladder ganglion gland gradient gray
+    gre grey gtv hand haste head heart hepatic hemorrhage hip hippocampus horn humerus ii iii in infarct
+    inferior ir iv kidney knee lad late lateral left lens lesion liver lobe localizer long low lower lumbar
+    lung lymph magnitude mandible mass matter medial mediastinum meniscus metastasis mip mpr mprage mr mri
+    muscle myocardium native neck necrosis nerve node nodule non of opacity optic oral orbit organ out ovary
+    pancreas parotid pd pelvis perfusion pet phase pituitary plain plaque pleura pneumothorax portal post
+    posterior pre prostate ptv pulmonary radius rectum recon reg rib right roi sacrum sag sagittal scan
+    scapula scout second segment seminal shoulder skin skull soft space spinal spine spleen stent sternum stir
+    stomach subtraction superior suv swi t1 t1w t2 t2w target te thigh third thoracic thorax thyroid tibia
+    tissue tof tongue tr trachea tra transverse trigger tse tumor tumour ulna ultrasound uncorrected
+    unenhanced upper ureter urethra uterus vein vena cava venous ventricle vertebra vessel vibe volume wall
+    water weighted white whole with without wrist zone anterior c1 c2 c3 c4 c5 c6 c7 t3 t4 t5 t6 t7 t8 t9 t10
+    t11 t12 l1 l2 l3 l4 l5 s1
     """
 )
 # Dates with the times that belong to them; both are shifted together.

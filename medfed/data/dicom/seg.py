@@ -70,11 +70,10 @@ def _regions(
             f"{encoding.frames} frames are announced, {len(frames)} have a position; the file is damaged"
         )
     shared = header.first(tags.SHARED)
-    planes = _planes(file, encoding)
     regions: dict[int, list[NDArray[np.int64]]] = defaultdict(list)
     for index, frame in enumerate(frames):
         group = functional_groups(frame, shared)
-        for segment, mask in _masks(planes(index), group, header):
+        for segment, mask in _masks(_plane(file, encoding, index), group, header):
             if segment not in classes:
                 raise LabelError(
                     f"a frame belongs to segment {segment}, which the file does not describe; file damaged"
@@ -107,31 +106,25 @@ def _encoding(file: DicomFile) -> Encoding:
     return encoding
 
 
-def _planes(file: DicomFile, encoding: Encoding) -> Callable[[int], NDArray[Any]]:
-    """Return a function that maps a frame's index to its stored values, (rows, columns)."""
+def _plane(file: DicomFile, encoding: Encoding, index: int) -> NDArray[Any]:
+    """Return a frame's stored values, (rows, columns)."""
     if encoding.allocated != 1:
-        return lambda index: sign_extend(read_words(file, encoding, index), encoding)
+        return sign_extend(read_words(file, encoding, index), encoding)
     if file.encapsulated:
-        return lambda index: read_words(file, encoding, index)
-    swapped = has_swapped_bytes(file)
-    size = encoding.pixels
-    expected = (size * encoding.frames + 7) // 8
+        return read_words(file, encoding, index)
+    expected = (encoding.pixels * encoding.frames + 7) // 8
     if encoding.length not in (expected, expected + expected % 2):
         raise LabelError(
             f"the pixel data hold {encoding.length} bytes, {encoding.frames} frames need {expected};"
             " truncated"
         )
-
-    def plane(index: int) -> NDArray[np.uint8]:
-        # Frames follow each other bit by bit and need not start at a byte.
-        first, last = index * size, (index + 1) * size
-        begin, end = first // 16 * 2, min((last + 15) // 16 * 2, encoding.length)
-        packed = np.frombuffer(file.read(encoding.at + begin, end - begin), np.uint8)
-        packed = packed.view("<u2").byteswap().view(np.uint8) if swapped else packed
-        bits = np.unpackbits(packed, bitorder="little")
-        return bits[first - 8 * begin :][:size].reshape(encoding.shape)
-
-    return plane
+    # Frames follow each other bit by bit and need not start at a byte.
+    first, last = index * encoding.pixels, (index + 1) * encoding.pixels
+    begin, end = first // 16 * 2, min((last + 15) // 16 * 2, encoding.length)
+    packed = np.frombuffer(file.read(encoding.at + begin, end - begin), np.uint8)
+    packed = packed.view("<u2").byteswap().view(np.uint8) if has_swapped_bytes(file) else packed
+    bits = np.unpackbits(packed, bitorder="little")
+    return bits[first - 8 * begin :][: encoding.pixels].reshape(encoding.shape)
 
 
 def _binary(plane: NDArray[Any], header: Elements) -> NDArray[np.bool_]:

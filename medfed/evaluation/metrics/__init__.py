@@ -89,9 +89,7 @@ class Estimate(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A metric of one model minus another's on the same patients, with the p value of a test,
-    if there is one.
-    """
+    """A metric of one model minus another's on the same patients, with a test's p value or None."""
 
     metric: str
     structure: str | None
@@ -312,9 +310,7 @@ def macro(parts: Sequence[Statistic]) -> Statistic:
 
 
 class SurvivalGroup(NamedTuple):
-    """A group's patients, how they are resampled, and how many of an outcome must be there for
-    it to be shown.
-    """
+    """A group's patients, their resampling, and how many patients an outcome needs to be shown."""
 
     patients: SurvivalPredictions
     resampling: Resampling

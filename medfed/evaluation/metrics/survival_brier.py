@@ -1,6 +1,4 @@
-"""Brier score of predicted survival at some times, and its integral (Graf et al.,
-Statistics in Medicine 1999).
-"""
+"""Brier score of predicted survival at some times, and its integral (Graf et al., Stat. Med. 1999)."""
 
 from __future__ import annotations
 
@@ -44,12 +42,12 @@ class SurvivalBrier(SurvivalMetrics, frozen=True, tag="survival_brier"):
         """Return the score at every predicted time, and over two times or more their integral."""
         _, times, events, curves = group.patients
         parts = {at: brier_of(some, times, events, at) for at, some in sorted(curves.items())}
-        found = {}
+        scores = {}
         for at, statistic in parts.items():
             interval = group.resampling.interval(statistic, len(times))
             if interval.value is None and len(times):
                 interval = interval._replace(note="nobody was followed beyond this time")
-            found[f"brier@{at:g}"] = interval
+            scores[f"brier@{at:g}"] = interval
         if len(parts) > 1:
             ats = np.array(list(parts))
 
@@ -57,8 +55,8 @@ class SurvivalBrier(SurvivalMetrics, frozen=True, tag="survival_brier"):
                 values = np.stack([part(counts) for part in parts.values()], axis=1)
                 return np.asarray(np.trapezoid(values, ats, axis=1) / (ats[-1] - ats[0]))
 
-            found["integrated_brier"] = group.resampling.interval(integrated, len(times))
-        return found
+            scores["integrated_brier"] = group.resampling.interval(integrated, len(times))
+        return scores
 
     def difference(self, first: SurvivalGroup, second: SurvivalGroup) -> Difference | None:
         """Return the integral's difference with a sign-flip test, over the times that both models have."""

@@ -1,6 +1,6 @@
-"""Tables that only some runs have: hospitals left out, personal models, perturbed images.
+"""Tables of optional experiments: leaving a hospital out, personalised models, perturbed images.
 
-Each function returns what the template shows, or None where the run has no such rows.
+Each function returns the values for the template, or None if the run has no such rows.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ Places = Sequence[str]
 def against_federated(
     rows: FocusRows, sites: Places, other: Callable[[str], str]
 ) -> list[dict[str, Any]] | None:
-    """Return, on each hospital's patients, the federated model, another one of it, and its own.
+    """Return one line per hospital: the federated model against another model, on the hospital's patients.
 
-    `other` names the other model at a hospital: `without` or `personal`.
+    `other` names that model for a hospital (`without` or `personal`); its local model is given as well.
     """
     lines = [
         {
@@ -36,7 +36,7 @@ def against_federated(
 
 
 def methods(rows: FocusRows, sites: Places) -> list[str]:
-    """Return the methods behind the differences to the models without a hospital, each once."""
+    """Return the distinct methods of the differences to models trained without a hospital."""
     every = (
         rows.valued(place, FEDERATED, against=without(site))
         for site in sites
@@ -46,7 +46,7 @@ def methods(rows: FocusRows, sites: Places) -> list[str]:
 
 
 def contributions(rows: FocusRows, sites: Places, held_out: Places) -> dict[str, Any] | None:
-    """Return what the federated model loses at each place when one hospital never took part."""
+    """Return, for each hospital, what the federated model loses at each site if it is trained without it."""
     places = [place for place in (*held_out, ALL_SITES) if rows.valued(place, FEDERATED)]
     table = {
         site: [rows.valued(place, FEDERATED, against=without(site)) for place in places] for site in sites
@@ -54,14 +54,14 @@ def contributions(rows: FocusRows, sites: Places, held_out: Places) -> dict[str,
     if not any(cell for cells in table.values() for cell in cells):
         return None
     lines = [{"site": site, "cells": cells} for site, cells in table.items()]
-    # A model has no Dice where it correctly saw nothing, so pairs may be of different numbers of patients.
+    # Dice is undefined where a model correctly predicted nothing, so the number of pairs may vary.
     columns = zip(*table.values(), strict=True)
     patients = [sorted({row.n for row in column if row and row.n is not None}) for column in columns]
     return {"places": list(zip(places, patients, strict=True)), "lines": lines}
 
 
 def robustness(rows: FocusRows, places: Places) -> dict[str, Any] | None:
-    """Return what each change of the images costs at each place."""
+    """Return how much each perturbation changes the metric, at each site."""
     names = rows.groups(CONDITION)
     shown = [
         place for place in places if any(rows.valued(place, FEDERATED, UNCHANGED, name) for name in names)

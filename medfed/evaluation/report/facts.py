@@ -1,4 +1,4 @@
-"""The report's key figures, its cases and its settings."""
+"""The report's key figures, table of cases, and settings."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _tested_patients(run: Run, focus: Focus) -> int:
         for row in run.rows
         if (row.metric, row.model, row.split, row.round) == ("patients", FEDERATED, focus.split, focus.round)
     }
-    # Hospitals that are too small to be shown are in the row of all.
+    # The row of all hospitals includes those that are too small to have a row of their own.
     pooled = by_site.pop(ALL_SITES, 0)
     if not pooled:
         return sum(by_site.values())
@@ -58,7 +58,7 @@ def _privacy(run: Run) -> list[tuple[str, str]]:
 
 
 def case_table(run: Run) -> dict[str, Any] | None:
-    """Return how many cases each hospital has in each split; a small number is only called small."""
+    """Return each hospital's number of cases in each split; a small number is given as a bound."""
     counts = run.facts.cases
     if not counts:
         return None
@@ -75,25 +75,25 @@ def case_table(run: Run) -> dict[str, Any] | None:
 
 
 def settings(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return the study's settings by section, without what could name a path or an address."""
-    found = []
+    """Return the study's settings by section, without values that may be a path or an address."""
+    sections = []
     for section in SECTIONS:
         value = run.study.sections.get(section)
         if isinstance(value, Mapping):
             pairs = [(name, text) for name, text in flatten(value) if "/" not in text and "\\" not in text]
             if pairs:
-                found.append((section, pairs))
-    return found
+                sections.append((section, pairs))
+    return sections
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Return nested settings as dotted names and texts, without private keys and empty values."""
-    found = []
+    texts = []
     for name, inner in value.items():
         if str(name).lower() in PRIVATE_KEYS or inner is None:
             continue
         if isinstance(inner, Mapping):
-            found += flatten(inner, f"{prefix}{name}.")
+            texts += flatten(inner, f"{prefix}{name}.")
         else:
-            found.append((f"{prefix}{name}", shown_values(inner)))
-    return found
+            texts.append((f"{prefix}{name}", shown_values(inner)))
+    return texts

@@ -1,10 +1,10 @@
-"""Images of the best, the median and the worst cases, and of failures, in a file that stays in the hospital.
+"""A gallery of the best, median and worst cases and of failures, in a file that stays in the hospital.
 
-`write_gallery` writes `cases.html` beside the run's case rows. It shows patients' images and their tokens: it
-must not be sent with the report, and its first line says so. Each case is shown in three planes through the
-largest section of the reference (of the prediction, where there is no reference) in radiological orientation:
-the patient's right on the left, anterior or superior on top, true proportions in mm. The reference's outline
-is dashed, the prediction's in colour.
+`write_gallery` writes `cases.html` into the run folder. The file contains patients' images and case tokens.
+It must not be sent with the report, as its first line says. Each case is shown in three planes through the
+largest section of the reference, or of the prediction if the reference is empty. Planes are in radiological
+orientation (the patient's right on the left, anterior or superior on top) with true proportions in mm. The
+outline of the reference is dashed, that of the prediction coloured.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class CaseImages(NamedTuple):
 
 
 class ChosenCase(NamedTuple):
-    """A case to show, and why."""
+    """A case to show, and the reason."""
 
     token: str
     why: str

@@ -1,4 +1,4 @@
-"""What a run cannot show: the limits that follow from its own records."""
+"""The limits of a run that follow from its own records: what it cannot show."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from medfed.evaluation.rows import FEDERATED, Row
 
 def limits(run: Run, focus: Focus | None) -> list[str]:
     """Return the limits as sentences."""
-    found = _held_out(run, focus)
+    sentences = _held_out(run, focus)
     if focus is not None:
         if focus.split != "test":
-            found.append("There is no test split: these patients were seen while the model was chosen.")
-        found += _uncertain(run, focus)
+            sentences.append("There is no test split: these patients were seen while the model was chosen.")
+        sentences += _uncertain(run, focus)
     if number := suppressed_values(run):
-        found.append(f"{number} values are not shown, because they would be about too few patients.")
-    found += _missing(run)
+        sentences.append(f"{number} values are not shown because they come from too few patients.")
+    sentences += _missing(run)
     if run.study.kind("privacy") in ("none", ""):
-        found.append(
+        sentences.append(
             "No privacy mechanism protected the updates: whoever receives one may learn about its patients."
         )
     if any(model.startswith("local:") for model in run.models):
-        found.append(
-            "The best single hospital's model was picked on the patients it is reported on, which favours it."
+        sentences.append(
+            "The best single hospital's model was chosen on the patients it is reported on, which favours it."
         )
-    return [*found, "Nothing here shows benefit or safety in care. The model is not a medical device."]
+    return [*sentences, "Nothing here shows benefit or safety in care. The model is not a medical device."]
 
 
 def suppressed_values(run: Run) -> int:
-    """Return how many values are suppressed because they are of too few patients."""
+    """Return the number of values that are suppressed because they come from too few patients."""
     return sum(1 for row in run.rows if row.value is None and "fewer than" in (row.note or ""))
 
 
 def _held_out(run: Run, focus: Focus | None) -> list[str]:
     hospitals = run.facts.held_out
     if not hospitals:
-        return ["No hospital was held out: how the model does at a hospital that took no part is not known."]
+        return ["No hospital was held out: performance at a hospital that took no part is unknown."]
     if focus is None:
         return []
     rows = focus.rows(run.rows)
@@ -46,27 +46,27 @@ def _held_out(run: Run, focus: Focus | None) -> list[str]:
     number = f"{len(hospitals)} hospital{'s' if len(hospitals) > 1 else ''}"
     tested = f"It was tested at {number} that took no part, in {patients} patients."
     if len(hospitals) < 3:
-        tested += " A difference between hospitals cannot be told from so few."
+        tested += " So few hospitals cannot show how much results differ between hospitals."
     return [tested]
 
 
 def _uncertain(run: Run, focus: Focus) -> list[str]:
-    """Return what is wide or missed at the hospitals that the report is about."""
+    """Return the wide intervals and the missed structures at the hospitals that the report is about."""
     ours = [
         row
         for row in run.rows
         if row.model == FEDERATED and row.group is None and row.against is None and row.site in focus.places
     ]
-    found = []
+    sentences = []
     wide = [row for row in ours if "wide" in (row.note or "") and row.metric == focus.metric]
     if wide:
-        found.append(
+        sentences.append(
             "The headline's interval is wide: "
             + "; ".join(f"{site_name(row.site)} {interval(row)}" for row in wide)
             + ". More patients are needed before it decides anything."
         )
     missed = [row for row in ours if row.metric == "missed" and row.value and row.split == focus.split]
-    return found + [_missed(row) for row in missed]
+    return sentences + [_missed(row) for row in missed]
 
 
 def _missed(row: Row) -> str:
@@ -78,17 +78,17 @@ def _missed(row: Row) -> str:
 
 
 def _missing(run: Run) -> list[str]:
-    """Return which contributions, measurements and models are missing."""
-    found = []
+    """Return the missing contributions, measurements and models."""
+    sentences = []
     lines = run.training_lines
     lost = [line for line in lines if line.status in LOST]
     if lost:
         sites = ", ".join(sorted({line.site for line in lost}))
-        found.append(
+        sentences.append(
             f"{len(lost)} of {len(lines)} contributions are missing, of {sites}; the model has seen less of "
             "their patients."
         )
     unmeasured, missing = sorted(run.facts.unmeasured.items()), sorted(run.facts.missing_models.items())
-    found += [f"Nothing was measured at {site}: {why}." for site, why in unmeasured]
-    found += [f"There is no model to compare with of {model_name(model)}: {why}." for model, why in missing]
-    return found
+    sentences += [f"Nothing was measured at {site}: {why}." for site, why in unmeasured]
+    sentences += [f"{model_name(model)} is missing from the comparison: {why}." for model, why in missing]
+    return sentences

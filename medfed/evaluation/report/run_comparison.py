@@ -1,8 +1,8 @@
-"""Several runs side by side: one row per run and hospital, and the difference to the first run.
+"""Comparison of several runs: each run's results at each hospital, and its difference to the first run.
 
-Differences are paired by patient and need the case rows of both runs, so they are computed where the patients
-are; elsewhere the runs' own rows are shown without a test. Rows are written first (`runs.jsonl`, `runs.csv`),
-then the page (`runs.html`), which holds no case and no patient's row.
+Differences are paired by patient and need the case rows of both runs, which only the hospitals have.
+Elsewhere the runs' own rows are shown without a test. The rows are written as `runs.jsonl` and `runs.csv`,
+the page as `runs.html`; none of them contains results of single patients.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from medfed.runs.folder import RunFolder
 
 
 def run_names(runs: Sequence[Path]) -> list[str]:
-    """Return the runs' names: those of their folders, numbered where two are equal."""
+    """Return the names of the runs' folders, with a number appended to a name that occurs again."""
     names: list[str] = []
     for run in runs:
         name, number = run.resolve().name, 2
@@ -65,7 +65,7 @@ def _settings(first: Run, other: Run) -> SummarySettings:
         round=max((row.round for row in other.rows), default=0),
         seed=first.facts.seed,
         classes=first.facts.classes,
-        # A hospital that trained in one of the runs is no fair test of both.
+        # A hospital that was held out in one run and trained in the other is not pooled.
         held_out=sorted({*first.facts.held_out, *other.facts.held_out}),
         min_patients=max(first.study.min_patients, other.study.min_patients),
         draws=first.study.draws,
@@ -91,11 +91,11 @@ def write_comparison(runs: Sequence[Path], out: Path) -> Path:
     """
     if len(runs) < 2:
         raise RunError("one run has its own report; give two runs or more to compare them")
-    found = comparison_rows(runs)
+    compared = comparison_rows(runs)
     out.mkdir(parents=True, exist_ok=True)
-    rows.write(out / "runs.jsonl", found)
-    rows.write_csv(out / "runs.csv", found)
-    write_whole(out / "runs.html", page(run_names(runs), found), durable=True)
+    rows.write(out / "runs.jsonl", compared)
+    rows.write_csv(out / "runs.csv", compared)
+    write_whole(out / "runs.html", page(run_names(runs), compared), durable=True)
     return out / "runs.html"
 
 
@@ -112,9 +112,11 @@ def page(names: Sequence[str], rows_shown: Sequence[Row]) -> str:
     return render("run_comparison.html.jinja", names=names, tables=shown)
 
 
-def _table(names: Sequence[str], found: Sequence[Row], metric: str, structure: str | None) -> dict[str, Any]:
+def _table(
+    names: Sequence[str], rows_shown: Sequence[Row], metric: str, structure: str | None
+) -> dict[str, Any]:
     """Return one metric's table: each run's row at each hospital, and its difference to the first run."""
-    rows_of_metric = [row for row in found if (row.metric, row.structure) == (metric, structure)]
+    rows_of_metric = [row for row in rows_shown if (row.metric, row.structure) == (metric, structure)]
     measured = {row.site for row in rows_of_metric if row.value is not None}
     sites = sorted(measured, key=lambda site: (site == ALL_SITES, site))
     by = {(row.model, row.site, row.against): row for row in rows_of_metric}

@@ -44,7 +44,8 @@ def prepare_training(
         add_lora(network, lora.rank, lora.alpha)
         unfreeze(network, only)
     elif only:
-        train_only(network, only)
+        network.requires_grad_(False)
+        unfreeze(network, only)
 
 
 def load_checkpoint(network: nn.Module, path: Path) -> None:
@@ -92,8 +93,7 @@ def add_lora(network: nn.Module, rank: int, alpha: float) -> None:
         def forward(self, weight: torch.Tensor) -> torch.Tensor:
             return weight + (alpha / rank) * (self.b @ self.a).view_as(weight)
 
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
+    network.requires_grad_(False)
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
     adapted = 0
     for layer in [module for module in network.modules() if isinstance(module, kinds)]:
@@ -126,12 +126,4 @@ def unfreeze(network: nn.Module, names: Sequence[str]) -> None:
             )
     for prefix, module in network.named_modules():
         if set(names) & set(prefix.split(".")):
-            for parameter in module.parameters():
-                parameter.requires_grad_(True)
-
-
-def train_only(network: nn.Module, names: Sequence[str]) -> None:
-    """Freeze everything except the layers in submodules of these names."""
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
-    unfreeze(network, names)
+            module.requires_grad_(True)

@@ -183,11 +183,9 @@ def _replacement(batch_norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d, n
     channels, eps = batch_norm.num_features, batch_norm.eps
     if norm == "group":
         return nn.GroupNorm(gcd(GROUPS, channels), channels, eps=eps)
-    if isinstance(batch_norm, nn.BatchNorm3d):
-        return nn.InstanceNorm3d(channels, eps=eps, affine=True)
-    if isinstance(batch_norm, nn.BatchNorm2d):
-        return nn.InstanceNorm2d(channels, eps=eps, affine=True)
-    return nn.InstanceNorm1d(channels, eps=eps, affine=True)
+    is_2d, is_3d = isinstance(batch_norm, nn.BatchNorm2d), isinstance(batch_norm, nn.BatchNorm3d)
+    instance_norm = nn.InstanceNorm3d if is_3d else nn.InstanceNorm2d if is_2d else nn.InstanceNorm1d
+    return instance_norm(channels, eps=eps, affine=True)
 
 
 def drop_unused_norms(vit: nn.Module) -> nn.Module:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from medfed.errors import StudyError
-from medfed.models.networks._adapters import add_lora, prepare_training, train_only, unfreeze
+from medfed.models.networks._adapters import add_lora, prepare_training, unfreeze
 from medfed.models.networks.unet import UNet
 from medfed.pipeline import train as run
 from medfed.pipeline.evaluate import evaluate
@@ -66,7 +66,7 @@ def test_a_part_that_is_not_there_is_answered():
     with pytest.raises(
         StudyError, match=f"train.only: the network has no part '{part}x'; there are .*{part}"
     ):
-        train_only(network, [f"{part}x"])
+        unfreeze(network, [f"{part}x"])
 
 
 STUDY = """

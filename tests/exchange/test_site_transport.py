@@ -1,4 +1,4 @@
-"""An update in a file that held a longer one before is sent without the old bytes."""
+"""What a site sends from its own file: whole, once, and again when it was damaged or lost."""
 
 from __future__ import annotations
 

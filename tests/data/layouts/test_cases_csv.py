@@ -1,0 +1,60 @@
+"""A table cases.csv: all columns, several channels, and rows that are refused by token and row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from medfed.data.datamodule import SiteDataModule
+from medfed.data.settings import Images
+from medfed.errors import DataError, ImageError
+
+from ..hospital_folder import MARK, folder_of, index, refused, row, token
+
+
+def test_cases_csv_says_it_all(tmp_path: Path) -> None:
+    rows = [
+        row("a", split="val") + ",63,old scanner",
+        row("b", target="0") + ",64,",
+        row("c", split="test") + ",65,new",
+    ]
+    found = index(folder_of(tmp_path, rows, "case,patient,image,label,target,split,age,scanner"))
+    first = found.cases[0]
+    assert (first.id, first.patient, first.target, first.split) == (f"{MARK}-a", f"{MARK}a", 1, "val")
+    assert first.attributes == {"age": "63", "scanner": "old scanner"}
+    assert [path.name for path in first.image] == [f"{MARK}_a.nii.gz"]
+    assert [case.split for case in found.cases] == ["val", "train", "test"]
+    assert (
+        found.describe()
+        == "cases.csv: 3 cases of 3 patients (1 train, 1 val, 1 test), 3 with a label, 3 with a target"
+    )
+
+
+def test_several_channels_are_several_files(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, [row("a", image=f"{MARK}_a.nii.gz|{MARK}_b.nii.gz")])
+    data = SiteDataModule(
+        index(folder), Images(spacing_mm="native", patch=None, channels=2), "segment", classes=2
+    )
+    image = data.dataset("train")[0]["image"]
+    assert tuple(image.shape) == (2, 6, 5, 4)
+    assert not np.allclose(image[0], image[1])
+
+
+def test_a_table_without_rows(tmp_path: Path) -> None:
+    refused(lambda: index(folder_of(tmp_path, [])), DataError, "no case")
+
+
+def test_a_missing_image(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, [row("a"), row("b", image=f"{MARK}_gone.nii.gz")])
+    refused(lambda: index(folder), ImageError, "row 3", token("b"), "image is not there", "correct the path")
+
+
+def test_a_missing_label(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, [row("a"), row("b", label=f"{MARK}_gone.nii.gz")])
+    refused(lambda: index(folder), ImageError, "row 3", token("b"), "label is not there", "correct the path")
+
+
+def test_a_duplicate_case(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, [row("a"), row("b"), row("a", image=f"{MARK}_c.nii.gz")])
+    refused(lambda: index(folder), DataError, "row 4", "as row 2", token("a"), "id of its own")

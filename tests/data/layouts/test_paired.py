@@ -1,0 +1,38 @@
+"""A folder of images beside one of labels."""
+
+from __future__ import annotations
+
+import pytest
+
+from medfed.data.index import index_folder
+from medfed.errors import DataError, ImageError
+
+from ..hospital_folder import SECRET
+
+
+def test_images_beside_labels_are_pairs_and_not_two_classes(tmp_path):
+    for name, folder in (("a_0000", "images"), ("a_seg", "masks"), ("b", "images")):
+        path = tmp_path / folder / f"{name}.nii.gz"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    index = index_folder(tmp_path, site_secret=SECRET)
+    assert index.layout == "images beside labels"
+    assert [(case.id, case.label is not None, case.target) for case in index.cases] == [
+        ("a", True, None),
+        ("b", False, None),
+    ]
+    (tmp_path / "masks" / "c.nii").touch()
+    with pytest.raises(ImageError, match="a label of this name and no image"):
+        index_folder(tmp_path, site_secret=SECRET)
+    (tmp_path / "masks" / "c.nii").rename(tmp_path / "masks" / "a.nii")
+    with pytest.raises(DataError, match="two files of one name"):
+        index_folder(tmp_path, site_secret=SECRET)
+
+
+def test_images_beside_labels_below_the_splits(tmp_path):
+    for split in ("train", "test"):
+        for folder in ("images", "labels"):
+            (tmp_path / split / folder).mkdir(parents=True)
+            (tmp_path / split / folder / "a.nii.gz").touch()
+    index = index_folder(tmp_path, site_secret=SECRET)
+    assert sorted((case.id, case.split) for case in index.cases) == [("test/a", "test"), ("train/a", "train")]

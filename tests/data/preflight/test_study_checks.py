@@ -1,0 +1,50 @@
+"""Whether a hospital's data meet a study's requirements."""
+
+from __future__ import annotations
+
+import re
+
+from medfed.data.preflight.preflight import Preflight, check
+from medfed.data.preflight.study_checks import StudyRequirements
+from medfed.data.settings import Images
+
+from .conftest import Hospital, ball
+
+SECRET = b"0123456789abcdef" * 2
+
+
+def rows(found: Preflight, code: str) -> set[int]:
+    """The rows that a problem names."""
+    names = [name for problem in found.problems if problem.code == code for name, _ in problem.cases]
+    return {int(re.match(r"row (\d+) \([0-9a-f]{12}\)$", name)[1]) for name in names}
+
+
+def requirements(**changes: object) -> StudyRequirements:
+    return StudyRequirements(
+        "liver", Images(patch=(16, 16, 16), spacing_mm=(2, 2, 2), **changes), "segment", ("background", "a")
+    )
+
+
+def test_a_study_that_the_hospital_can_join_and_some_that_it_cannot(hospital: Hospital) -> None:
+    for _ in range(4):
+        hospital.add()
+    folder = hospital.write()
+    found = check(folder, site_secret=SECRET, requirements=requirements(), processes=1)
+    assert found.can_take_part is True
+    assert found.exit_code == 0
+    two = check(folder, site_secret=SECRET, requirements=requirements(channels=2), processes=1)
+    assert two.can_take_part is False
+    assert rows(two, "study") == {2, 3, 4, 5}
+    classify = StudyRequirements("grade", Images(), "classify", ("no", "yes"))
+    none = check(folder, site_secret=SECRET, requirements=classify, processes=1)
+    assert none.can_take_part is False
+    assert [d for p in none.problems if p.code == "study" for _, d in p.cases] == [
+        "no case has a target, which the study's task needs"
+    ]
+
+
+def test_a_label_with_a_class_that_the_study_lacks(hospital: Hospital) -> None:
+    hospital.add()
+    row = hospital.add(label=ball() * 3)
+    found = check(hospital.write(), site_secret=SECRET, requirements=requirements(), processes=1)
+    assert rows(found, "label_classes") == {row}

@@ -1,0 +1,63 @@
+"""Items of a dataset: refusals name the case by token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from medfed.data.datamodule import SiteDataModule
+from medfed.data.settings import Images
+from medfed.errors import DataError, ImageError, LabelError
+
+from .hospital_folder import MARK, NATIVE, folder_of, index, refused, row, token, write_nifti
+
+
+def test_a_target_beyond_the_tasks_classes(tmp_path: Path) -> None:
+    found = index(folder_of(tmp_path, [row("a"), row("b", target="2")]))
+    refused(lambda: SiteDataModule(found, NATIVE, "classify", classes=2), DataError, token("b"), "has 2")
+
+
+def read_all(folder: Path, classes: int = 2) -> None:
+    dataset = SiteDataModule(index(folder), NATIVE, "segment", classes=classes).dataset("train")
+    for i in range(len(dataset)):  # type: ignore[arg-type]
+        dataset[i]
+
+
+def test_an_unreadable_nifti(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, [row("a"), row("b")])
+    content = (folder / f"{MARK}_b.nii.gz").read_bytes()
+    (folder / f"{MARK}_b.nii.gz").write_bytes(content[: len(content) // 2])
+    refused(lambda: read_all(folder), ImageError, f"case {token('b')}")
+
+
+def test_a_label_of_another_shape(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, [row("a"), row("b")])
+    write_nifti(folder / f"{MARK}_b_label.nii.gz", np.zeros((6, 5, 3), np.uint8))
+    refused(lambda: read_all(folder), LabelError, f"case {token('b')}")
+
+
+def test_a_label_with_a_value_that_is_no_class(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, [row("a"), row("b")])
+    write_nifti(folder / f"{MARK}_b_label.nii.gz", np.full((6, 5, 4), 7, np.uint8))
+    refused(lambda: read_all(folder), LabelError, f"case {token('b')}", "7")
+
+
+def test_channels_on_different_grids(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, [row("a", image=f"{MARK}_a.nii.gz|{MARK}_b.nii.gz")])
+    moved = np.eye(4)
+    moved[0, 3] = 1.5
+    write_nifti(folder / f"{MARK}_b.nii.gz", np.zeros((6, 5, 4), np.float32), moved)
+    settings = Images(spacing_mm="native", patch=None, channels=2)
+    refused(
+        lambda: SiteDataModule(index(folder), settings, "segment", classes=2).dataset("train")[0],
+        ImageError,
+        token("a"),
+        "channel 2",
+        "1.50 mm",
+    )
+
+
+def test_more_channels_than_the_study_has(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, [row("a", image=f"{MARK}_a.nii.gz|{MARK}_b.nii.gz")])
+    refused(lambda: read_all(folder), ImageError, token("a"), "2 channels", "data.channels is 1")

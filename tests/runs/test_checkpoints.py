@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from medfed.runs.checkpoints import load_checkpoint, load_or_train, save_checkpoint
+
+WEIGHTS = {"layer.weight": torch.tensor([[1.0, 2.0]]), "layer.bias": torch.tensor([3.0], dtype=torch.float16)}
+
+
+def test_plain_torch_and_lightning_read_a_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "federated.ckpt"
+    save_checkpoint(path, WEIGHTS, 4)
+    content = torch.load(path, weights_only=True)
+    assert (content["epoch"], content["global_step"]) == (4, 4)
+    assert "pytorch-lightning_version" in content
+    loaded = load_checkpoint(path)
+    assert {name: tensor.dtype for name, tensor in loaded.items()} == {n: t.dtype for n, t in WEIGHTS.items()}
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in WEIGHTS.items())
+
+
+def test_a_model_is_trained_once(tmp_path: Path) -> None:
+    path, calls = tmp_path / "local-north.ckpt", []
+
+    def train() -> dict[str, torch.Tensor]:
+        calls.append("trained")
+        return WEIGHTS
+
+    for _ in range(2):
+        assert torch.equal(load_or_train(path, 1, train)["layer.bias"], WEIGHTS["layer.bias"])
+    assert calls == ["trained"]
