@@ -1,0 +1,175 @@
+"""What lies in a hospital's folder: one walk, with each file's format by its first bytes.
+
+Every layout reads the survey and none walks the folder itself, so that all of them see the same files, and
+`index.py` can say of each file whether a case uses it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from medfed.data.cache_location import skip_cache_folder
+
+Format = Literal[
+    "nifti", "dicom", "png", "jpeg", "tiff", "metaimage", "nrrd", "table", "json", "empty", "other"
+]
+
+# Formats that hold an image's voxels, or a label's.
+IMAGE_FORMATS: frozenset[Format] = frozenset({"nifti", "dicom", "png", "jpeg", "tiff", "metaimage", "nrrd"})
+
+# The first bytes of a format. DICOM's stand behind its preamble.
+_MAGIC: tuple[tuple[bytes, Format], ...] = (
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"II*\0", "tiff"),
+    (b"MM\0*", "tiff"),
+    (b"II+\0", "tiff"),
+    (b"NRRD000", "nrrd"),
+)
+_ENDINGS: tuple[tuple[str, Format], ...] = (
+    (".nii", "nifti"),
+    (".nii.gz", "nifti"),
+    (".dcm", "dicom"),
+    (".ima", "dicom"),
+    (".mha", "metaimage"),
+    (".mhd", "metaimage"),
+    (".csv", "table"),
+    (".tsv", "table"),
+    (".xlsx", "table"),
+    (".json", "json"),
+)
+_PREAMBLE = 128
+_HEAD = 256
+# The value representations that a first element of group 0002 or 0008 can have (PS3.5, explicit encoding).
+_VALUE_REPRESENTATIONS = frozenset({b"UL", b"OB", b"UI", b"SH", b"CS", b"DA", b"TM", b"LO", b"DT", b"ST"})
+
+
+@dataclass(frozen=True, repr=False)
+class File:
+    """A file of the folder. `parts` is its path below the folder; it names patients and is not printed."""
+
+    path: Path
+    parts: tuple[str, ...]
+    format: Format
+
+    @property
+    def name(self) -> str:
+        """The file's own name."""
+        return self.parts[-1]
+
+
+@dataclass(frozen=True, repr=False)
+class Survey:
+    """The files below a folder, in order, and how many entries could not be looked into, by reason."""
+
+    folder: Path
+    files: tuple[File, ...]
+    unreadable: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, folder: Path) -> Survey:
+        """Return the survey of a folder.
+
+        Links are followed, because research copies consist of them; each real folder is entered once, so
+        that a link to a parent does not loop. Hidden entries and medfed's own folder are left out.
+        """
+        unreadable: Counter[str] = Counter()
+        files = [
+            File(path, path.relative_to(folder).parts, file_format(path))
+            for path in sorted(_walk(folder, unreadable))
+        ]
+        return cls(folder, tuple(files), dict(unreadable))
+
+    @cached_property
+    def folders(self) -> Mapping[tuple[str, ...], tuple[File, ...]]:
+        """The files directly in each folder that holds any, by the folder's path below this one."""
+        found: dict[tuple[str, ...], list[File]] = {}
+        for file in self.files:
+            found.setdefault(file.parts[:-1], []).append(file)
+        return {parts: tuple(files) for parts, files in found.items()}
+
+    def below(self, *parts: str) -> tuple[File, ...]:
+        """Return the files anywhere below a folder, such as `below("imagesTr")`."""
+        return tuple(file for file in self.files if file.parts[: len(parts)] == parts != file.parts)
+
+    def subfolders(self, *parts: str) -> tuple[str, ...]:
+        """Return the names of the folders directly below a folder that hold files at any depth, sorted."""
+        depth = len(parts)
+        return tuple(
+            sorted({file.parts[depth] for file in self.below(*parts) if len(file.parts) > depth + 1})
+        )
+
+    def named(self, name: str) -> File | None:
+        """Return the file of this name directly in the folder, or None."""
+        return next((file for file in self.files if file.parts == (name,)), None)
+
+    def describe(self) -> str:
+        """Return what the folder holds, as counts of formats, such as '12 nifti, 1 table'."""
+        counts = Counter(file.format for file in self.files)
+        return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "no file"
+
+
+def file_format(path: Path) -> Format:
+    """Return a file's format by its first bytes; where these say nothing, by its ending.
+
+    A file whose ending promises an image and whose bytes are none still counts as that image: it is
+    damaged, and must be reported and not passed over.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        head = b""
+    ending = next((form for ending, form in _ENDINGS if path.name.lower().endswith(ending)), None)
+    if not head:
+        return ending or "empty"
+    for magic, form in _MAGIC:
+        if head.startswith(magic):
+            return form
+    if head[_PREAMBLE : _PREAMBLE + 4] == b"DICM" or _starts_as_dicom(head):
+        return "dicom"
+    return ending or "other"
+
+
+def _starts_as_dicom(head: bytes) -> bool:
+    """Whether a file without preamble begins with a data element of group 0002 or 0008."""
+    if head[:4] in (b"\x02\0\0\0", b"\x02\0\x01\0") or head[:2] == b"\x08\0":
+        return head[4:6] in _VALUE_REPRESENTATIONS or int.from_bytes(head[4:8], "little") < _HEAD
+    return head[:2] == b"\0\x08" and head[4:6] in _VALUE_REPRESENTATIONS
+
+
+def _walk(folder: Path, unreadable: Counter[str]) -> Iterator[Path]:
+    entered = {os.path.realpath(folder)}
+
+    def failed(_: OSError) -> None:
+        unreadable["folders that may not be read"] += 1
+
+    for parent, folders, names in os.walk(folder, onerror=failed, followlinks=True):
+        for name in names:
+            path = Path(parent, name)
+            if not name.startswith("."):
+                try:
+                    regular = stat.S_ISREG(path.stat().st_mode)
+                except OSError:
+                    unreadable["links to nothing"] += 1
+                    continue
+                if regular:
+                    yield path
+                else:
+                    unreadable["devices, pipes or sockets"] += 1
+        folders[:] = [name for name in sorted(skip_cache_folder(folders)) if _enters(parent, name, entered)]
+
+
+def _enters(parent: str, name: str, entered: set[str]) -> bool:
+    real = os.path.realpath(os.path.join(parent, name))
+    if name.startswith(".") or real in entered:
+        return False
+    entered.add(real)
+    return True

@@ -1,0 +1,93 @@
+"""The survey of a folder: each file once, its format by content, and what could not be opened, counted."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import socket
+
+import pytest
+
+from medfed.data.layouts._survey import IMAGE_FORMATS, Survey, file_format
+
+PREAMBLE = b"\0" * 128 + b"DICM"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.nii.gz", gzip.compress(b"anything"), "nifti"),
+        ("a", PREAMBLE, "dicom"),
+        ("IM0001", b"\x08\0\x05\0CS\x0a\0ISO_IR 100", "dicom"),
+        ("IM0002", b"\x08\0\x05\0\x0a\0\0\0ISO_IR 100", "dicom"),
+        ("big", b"\0\x08\0\x05CS\0\x0aISO_IR 100", "dicom"),
+        ("scan.ima", b"cut", "dicom"),
+        ("x.dat", b"\x89PNG\r\n\x1a\nrest", "png"),
+        ("photo.png", b"\xff\xd8\xff\xe0", "jpeg"),
+        ("a.tif", b"II*\0", "tiff"),
+        ("a.nrrd", b"NRRD0004\n", "nrrd"),
+        ("a.mhd", b"ObjectType = Image", "metaimage"),
+        ("a.csv", b"case,image", "table"),
+        ("a.xlsx", b"PK\3\4", "table"),
+        ("a.json", b"{}", "json"),
+        ("notes.txt", b"hello", "other"),
+        ("notes.txt", b"", "empty"),
+        ("lost.nii", b"", "nifti"),
+    ],
+)
+def test_a_format_is_recognised_by_content_and_a_damaged_image_is_still_an_image(
+    tmp_path, name, content, expected
+):
+    (tmp_path / name).write_bytes(content)
+    assert file_format(tmp_path / name) == expected
+    assert Survey.of(tmp_path).files[0].format == expected
+
+
+def test_folders_files_and_names(tmp_path):
+    for name in ("images/b.nii", "images/a.nii", "labels/deep/a.nii", "top.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    survey = Survey.of(tmp_path)
+    assert [file.parts for file in survey.below("images")] == [("images", "a.nii"), ("images", "b.nii")]
+    assert survey.subfolders() == ("images", "labels")
+    assert survey.subfolders("labels") == ("deep",)
+    assert survey.named("top.csv").path == tmp_path / "top.csv"
+    assert survey.named("a.nii") is None
+    assert [file.name for file in survey.folders[("images",)]] == ["a.nii", "b.nii"]
+    assert survey.describe() == "3 nifti, 1 table"
+
+
+def test_links_are_followed_once_and_hidden_entries_are_left_out(tmp_path):
+    store, site = tmp_path / "store", tmp_path / "site"
+    (store / "p0").mkdir(parents=True)
+    (store / "p0" / "ct.nii").write_bytes(b"x")
+    (site / ".medfed").mkdir(parents=True)
+    (site / ".medfed" / "kept.nii").write_bytes(b"x")
+    (site / "._ct.nii").write_bytes(b"x")
+    os.symlink(store / "p0", site / "p0")
+    os.symlink(site, site / "p0" / "loop")
+    os.symlink(store / "nothing", site / "broken.nii")
+    survey = Survey.of(site)
+    assert [file.parts for file in survey.files] == [("p0", "ct.nii")]
+    assert survey.unreadable == {"links to nothing": 1}
+
+
+def test_a_pipe_and_a_socket_are_counted_and_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.nii")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        survey = Survey.of(tmp_path)
+    assert survey.files == ()
+    assert survey.unreadable == {"devices, pipes or sockets": 2}
+    assert survey.describe() == "no file"
+
+
+def test_nothing_printed_names_a_file(tmp_path):
+    (tmp_path / "Meier_Anna").mkdir()
+    (tmp_path / "Meier_Anna" / "ct.nii").write_bytes(b"x")
+    survey = Survey.of(tmp_path)
+    assert "Meier" not in f"{survey!r} {survey.files!r} {survey.describe()} {[*survey.files]!r}"
+
+
+def test_images_are_the_formats_that_hold_voxels():
+    assert {"table", "json", "empty", "other"}.isdisjoint(IMAGE_FORMATS)
