@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from medfed.data.cache_location import files_below
 from medfed.data.dicom.suppress_logs import suppress_dicom_logs
-from medfed.data.layouts._files import may_be_dicom
 from medfed.data.layouts._layout import CaseError, CaseListing, Layout, ListedCase
+from medfed.data.layouts._survey import Survey
 from medfed.errors import DataError
 
 if TYPE_CHECKING:
@@ -59,16 +58,16 @@ class DicomTree(Layout, tag="dicom_tree", frozen=True):
     """
 
     title: ClassVar[str] = "a tree of DICOM series"
-    evidence: ClassVar[str] = "DICOM series"
-    order: ClassVar[int] = 60
+    needs: ClassVar[str] = "DICOM series, in any folders"
+    order: ClassVar[int] = 90
 
-    def recognises(self, folder: Path) -> bool:
-        return any(may_be_dicom(path) for path in _files(folder))
+    def evidence(self, survey: Survey) -> str | None:
+        count = sum(file.format == "dicom" for file in survey.files)
+        return f"it holds {count} DICOM files" if count else None
 
-    def read(self, folder: Path) -> CaseListing:
-        headers = [
-            header for path in _files(folder) if may_be_dicom(path) and (header := _header(path)) is not None
-        ]
+    def read(self, survey: Survey) -> CaseListing:
+        files = [file.path for file in survey.files if file.format == "dicom"]
+        headers = [header for path in files if (header := _header(path)) is not None]
         series = _image_series(headers)
         short = [key for key, members in series.items() if sum(one.frames for one in members) < MIN_SLICES]
         for key in short:
@@ -143,10 +142,6 @@ def _series_path(members: list[_Header], headers: list[_Header]) -> Path:
             "put each series into a folder of its own (dcmsort and most archives' exports do)"
         )
     return folders.pop()
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in files_below(folder) if not path.name.startswith("."))
 
 
 def _header(path: Path) -> _Header | None:
