@@ -115,7 +115,9 @@ class SiteDataModule(pl.LightningDataModule):
         if isinstance(settings, Table):
             source = read_table(path, settings, site_secret=site_secret, classes=classes)
         else:
-            source = index_folder(path, site_secret=site_secret, fractions=settings.fractions)
+            source = index_folder(
+                path, site_secret=site_secret, fractions=settings.fractions, layout=settings.given_layout
+            )
         return cls(source, settings, needs, classes=classes, **options)
 
     # --- cases and batches ---------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from medfed.data.case import Case
+from medfed.data.case import Case, paths_of
 from medfed.data.layouts import CaseError, CaseListing, Layout, ListedCase, Survey, choose_layout
 from medfed.data.left_out import describe_left_out, left_out_files
 from medfed.data.splits import DEFAULT_FRACTIONS, SPLITS, assign_splits, case_token
@@ -160,8 +160,8 @@ def check_cases(cases: Sequence[Case]) -> None:
                 "patients that it has trained on"
             )
         labels = (*((case.label,) if case.label else ()), *(path for _, path in case.masks))
-        for what, paths in (("image", case.image), ("label", labels)):
-            if not all(path.exists() for path in paths):
+        for what, sources in (("image", case.image), ("label", labels)):
+            if not all(path.exists() for source in sources for path in paths_of(source)):
                 raise ImageError(
                     f"case {case.token}: its {what} is not there; correct the {what}'s path in the table or "
                     "restore the file"

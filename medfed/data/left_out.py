@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medfed.data.case import Case
+from medfed.data.case import Case, paths_of
 from medfed.data.layouts import CaseListing, Survey
 from medfed.data.own_notes import write_note
 
@@ -26,7 +26,9 @@ _HEADERS = (".mhd", ".nhdr", ".hdr")
 _VOXEL_FILES = (".raw", ".zraw", ".raw.gz", ".img", ".img.gz")
 
 
-def left_out_files(survey: Survey, listing: CaseListing, cases: Iterable[Case]) -> dict[str, tuple[Path, ...]]:
+def left_out_files(
+    survey: Survey, listing: CaseListing, cases: Iterable[Case]
+) -> dict[str, tuple[Path, ...]]:
     """Return the files of a folder that neither a case nor the layout uses, by a reason that may be printed.
 
     What stands first in the order of reasons is what the layout itself says; a file has one reason.
@@ -59,7 +61,8 @@ class _Used:
         """Return what cases and a layout use."""
         named = list(read)
         for case in cases:
-            named += [*case.image, *(path for _, path in case.masks)]
+            named += [path for source in case.image for path in paths_of(source)]
+            named += [path for _, path in case.masks]
             named += [case.label] if case.label is not None else []
         return cls(named)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from medfed.data.layouts import Layout, layout_of
 from medfed.data.normalise._normalise import Normalise
 from medfed.data.normalise.percentile import Percentile
 from medfed.data.splits import DEFAULT_FRACTIONS, check_fractions
@@ -19,8 +20,10 @@ from medfed.registry import union
 
 if TYPE_CHECKING:
     AnyNormalise = Normalise
+    AnyLayout = Layout
 else:
     AnyNormalise = union("normalise")
+    AnyLayout = union("layouts")
 
 Millimetres = Annotated[float, Meta(gt=0, le=100)]
 Voxels = Annotated[int, Meta(ge=1)]
@@ -86,6 +89,8 @@ class Images(
     unless its site file or MEDFED_CACHE names another), or `none`.
     workers: the number of processes that prepare batches, 0 for none.
     fractions: the share of patients in train, val and test, if the folder gives no splits.
+    layout: how the cases lie in every site's folder, by name or with settings, such as `class_folders`; null
+    takes the only layout for which a folder speaks. A site file's `layout` goes before it.
     plan: compute spacing_mm, patch and normalise from all hospitals' merged fingerprint; `given` uses the
     values given here.
     """
@@ -101,15 +106,23 @@ class Images(
     cache: Literal["memory", "disk", "none"] = "memory"
     workers: Annotated[int, Meta(ge=0)] = 0
     fractions: tuple[Fraction, Fraction, Fraction] = DEFAULT_FRACTIONS
+    layout: AnyLayout | str | None = None
     plan: PlanSettings | Literal["given"] = "given"
 
     def __post_init__(self) -> None:
+        if self.layout is not None:
+            msgspec.structs.force_setattr(self, "layout", layout_of(self.layout))
         if sorted({"L": "R", "P": "A", "I": "S"}.get(x, x) for x in self.orientation) != ["A", "R", "S"]:
             raise DataError(
                 f"orientation is '{self.orientation}'; expected one each of L or R, P or A, I or S, such "
                 "as RAS"
             )
         check_fractions(self.fractions)
+
+    @property
+    def given_layout(self) -> Layout | None:
+        """The layout that the study gives, or None."""
+        return None if self.layout is None else layout_of(self.layout)
 
 
 class Table(

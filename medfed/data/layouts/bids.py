@@ -32,7 +32,7 @@ class BIDS(Layout, tag="bids", frozen=True):
     """
 
     title: ClassVar[str] = "BIDS"
-    needs: ClassVar[str] = "sub-x/anat/sub-x_T1w.nii.gz (BIDS)"
+    needs: ClassVar[str] = "sub-x/anat/sub-x_T1w (BIDS)"
     order: ClassVar[int] = 40
     rank: ClassVar[int] = 1
 

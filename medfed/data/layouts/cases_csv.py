@@ -53,9 +53,7 @@ class CasesCsv(Layout, tag="cases_csv", frozen=True):
             if errors:
                 raise CaseError(case.id, str(errors[0]), type(errors[0]), f"{FILE_NAME} row {number}")
             cases.append(case)
-        return CaseListing(
-            self.title, tuple(cases), patient_notes(columns), read=(folder / FILE_NAME,)
-        )
+        return CaseListing(self.title, tuple(cases), patient_notes(columns), read=(folder / FILE_NAME,))
 
 
 def patient_notes(columns: Sequence[str]) -> tuple[str, ...]:

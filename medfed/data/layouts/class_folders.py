@@ -33,15 +33,17 @@ class ClassFolders(Layout, tag="class_folders", frozen=True):
 
     title: ClassVar[str] = "one folder per class"
     needs: ClassVar[str] = (
-        f"CLASS/x.nii.gz or .png, at least {SEVERAL} images per class with names of their own (folders of "
-        "patients look alike, and are never classes)"
+        f"CLASS/x, at least {SEVERAL} images per class with names of their own (folders of patients look alike, "
+        "and are never classes)"
     )
     order: ClassVar[int] = 80
 
     def evidence(self, survey: Survey) -> str | None:
         splits = [_classes(survey, parent, given=False) for parent in split_folders(survey).values()]
         names = {name for classes in splits for name in classes}
-        if len(names) < 2 or any(_has_other_images(survey, parent) for parent in split_folders(survey).values()):
+        if len(names) < 2 or any(
+            _has_other_images(survey, parent) for parent in split_folders(survey).values()
+        ):
             return None
         if any(is_label_word(name) or is_role(name) for name in names):
             return None

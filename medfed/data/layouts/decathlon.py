@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from medfed.data.layouts._dataset_json import FILE_NAME, channel_names, class_names, label_names, read_dataset_json
+from medfed.data.layouts._dataset_json import (
+    FILE_NAME,
+    channel_names,
+    class_names,
+    label_names,
+    read_dataset_json,
+)
 from medfed.data.layouts._files import images_in, paths, stem
 from medfed.data.layouts._layout import NO_PATIENTS, CaseError, CaseListing, Layout, ListedCase
 from medfed.data.layouts._numbered_channels import is_numbered
@@ -22,7 +28,7 @@ class Decathlon(Layout, tag="decathlon", frozen=True):
     """imagesTr with labelsTr and dataset.json: one file per case, and its label of the same name."""
 
     title: ClassVar[str] = "Medical Segmentation Decathlon"
-    needs: ClassVar[str] = "imagesTr/x.nii.gz with labelsTr/x.nii.gz and dataset.json"
+    needs: ClassVar[str] = "imagesTr/x with labelsTr/x and dataset.json"
     order: ClassVar[int] = 20
     rank: ClassVar[int] = 1
 

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from medfed.data.layouts._dataset_json import FILE_NAME, channel_names, class_names, label_names, read_dataset_json
+from medfed.data.layouts._dataset_json import (
+    FILE_NAME,
+    channel_names,
+    class_names,
+    label_names,
+    read_dataset_json,
+)
 from medfed.data.layouts._files import images_in, paths
 from medfed.data.layouts._layout import NO_PATIENTS, CaseError, CaseListing, Layout, ListedCase
 from medfed.data.layouts._numbered_channels import by_channel, in_order, is_numbered
@@ -24,7 +30,7 @@ class NnUNetRaw(Layout, tag="nnunet_raw", frozen=True):
     """
 
     title: ClassVar[str] = "nnU-Net raw"
-    needs: ClassVar[str] = "imagesTr/x_0000.nii.gz (one per channel) with labelsTr/x.nii.gz"
+    needs: ClassVar[str] = "imagesTr/x_0000 (one per channel) with labelsTr/x"
     order: ClassVar[int] = 30
     rank: ClassVar[int] = 1
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from medfed.data.layouts._files import SPLIT_FOLDERS, in_split, is_image, split_folders, stem
 from medfed.data.layouts._layout import NO_PATIENTS, CaseError, CaseListing, Layout, ListedCase
-from medfed.data.layouts._roles import IMAGE_WORDS, LABEL_WORDS, is_label_word, shared_name
+from medfed.data.layouts._roles import IMAGE_WORDS, LABEL_WORDS, is_label_word, is_role, shared_name
 from medfed.data.layouts._survey import IMAGE_FORMATS, File, Survey
 from medfed.errors import DataError, ImageError
 
@@ -39,9 +39,7 @@ class Paired(Layout, tag="paired", frozen=True):
     """
 
     title: ClassVar[str] = "images beside labels"
-    needs: ClassVar[str] = (
-        "images/x.nii.gz beside labels/x.nii.gz (or masks, seg, ground_truth), with names that match"
-    )
+    needs: ClassVar[str] = "images/x beside labels/x (or masks, seg, ground_truth), with names that match"
     order: ClassVar[int] = 50
 
     def evidence(self, survey: Survey) -> str | None:
@@ -50,9 +48,10 @@ class Paired(Layout, tag="paired", frozen=True):
             pair = _find_pair(survey, parent)
             if pair is None:
                 return None
-            names = set(_files(survey, pair.parent, pair.label, LABEL_WORDS))
-            images = set.intersection(*(set(_image_files(survey, pair, one)) for one in pair.images))
-            matched, labels = matched + len(names & images), labels + len(names)
+            names = _keys(survey, pair.parent, pair.label, LABEL_WORDS)
+            images = [_keys(survey, pair.parent, folder, IMAGE_WORDS) for folder in pair.images]
+            both = names & set.intersection(*({*one, *map(_unnumbered, one)} for one in images))
+            matched, labels = matched + len(both), labels + len(names)
         if not labels or matched < MIN_MATCHED * labels:
             return None
         return f"{matched} of {labels} labels in a folder of labels have an image of their name beside it"
@@ -82,7 +81,8 @@ def _find_pair(survey: Survey, parent: tuple[str, ...]) -> _Pair | None:
         if any(file.format in IMAGE_FORMATS for file in survey.below(*parent, name))
     ]
     labels = [name for name in folders if is_label_word(name)]
-    images = tuple(name for name in folders if name not in labels)
+    others = tuple(name for name in folders if name not in labels)
+    images = tuple(name for name in others if is_role(name)) or others
     if len(labels) != 1 or not images or any(is_image(file) for file in survey.folders.get(parent, ())):
         return None
     return _Pair(parent, images, labels[0])
@@ -97,8 +97,7 @@ def _files(survey: Survey, parent: tuple[str, ...], folder: str, roles: frozense
     found: dict[_Key, File] = {}
     for file in survey.below(*parent, folder):
         if file.format in IMAGE_FORMATS:
-            between = file.parts[len(parent) + 1 : -1]
-            key = (*between, shared_name(stem(file.path), roles))
+            key = _key(file, len(parent) + 1, roles)
             if key in found:
                 raise DataError(
                     "a folder holds two files of one name (as .nii and .nii.gz, or with and without a "
@@ -106,6 +105,21 @@ def _files(survey: Survey, parent: tuple[str, ...], folder: str, roles: frozense
                 )
             found[key] = file
     return found
+
+
+def _keys(survey: Survey, parent: tuple[str, ...], folder: str, roles: frozenset[str]) -> set[_Key]:
+    """Return the keys of the images below a folder."""
+    files = survey.below(*parent, folder)
+    return {_key(file, len(parent) + 1, roles) for file in files if file.format in IMAGE_FORMATS}
+
+
+def _key(file: File, depth: int, roles: frozenset[str]) -> _Key:
+    return (*file.parts[depth:-1], shared_name(stem(file.path), roles))
+
+
+def _unnumbered(key: _Key) -> _Key:
+    match = _CHANNEL.fullmatch(key[-1])
+    return (*key[:-1], match[1]) if match else key
 
 
 def _image_files(survey: Survey, pair: _Pair, folder: str) -> dict[_Key, tuple[Path, ...]]:
@@ -154,7 +168,9 @@ def _cases(survey: Survey, split: str, pair: _Pair) -> list[ListedCase]:
                 "of every case; restore the file or remove the case",
                 ImageError,
             )
-        cases.append(_case(key, split, tuple(path for one in by_folder for path in one[key]), labels.get(key)))
+        cases.append(
+            _case(key, split, tuple(path for one in by_folder for path in one[key]), labels.get(key))
+        )
     return cases
 
 
