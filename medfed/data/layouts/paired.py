@@ -50,7 +50,8 @@ class Paired(Layout, tag="paired", frozen=True):
                 return None
             names = _keys(survey, pair.parent, pair.label, LABEL_WORDS)
             images = [_keys(survey, pair.parent, folder, IMAGE_WORDS) for folder in pair.images]
-            both = names & set.intersection(*({*one, *map(_unnumbered, one)} for one in images))
+            named = [one | set(map(_unnumbered, one)) for one in images]
+            both = {key for key in names if all(key in one for one in named)}
             matched, labels = matched + len(both), labels + len(names)
         if not labels or matched < MIN_MATCHED * labels:
             return None
