@@ -22,7 +22,7 @@ from torch import Tensor
 from medfed.errors import ExchangeError, MedfedError, StudyError
 from medfed.exchange import SiteSide
 from medfed.federation.egress import Egress
-from medfed.federation.half_precision import refuse_wrong_gradients
+from medfed.federation.half_precision import refuse_bfloat16_convolutions
 from medfed.federation.round import SiteConnection, receive, send_update, withdraw
 from medfed.local_training import LocalMethod, LocalState
 from medfed.local_training._lightning import current_step, restore_step, train_evaluator, wrap_step
@@ -58,7 +58,7 @@ def seed_epoch(trainer: pl.Trainer, seed: int, site: str) -> None:
 
 @dataclass(frozen=True)
 class CallbackOptions:
-    """What a whole study sets on its callback, and a script of one's own seldom needs.
+    """Options that a study sets on its callback and that a script of your own rarely needs.
 
     trained_only: whether parameters that don't train (`requires_grad` is False) are left out of the exchange;
         every site must have begun with the same ones.
@@ -103,7 +103,7 @@ class FederatedCallback(pl.Callback):
 
     Raises:
         StudyError: when fit starts, if max_epochs is not a multiple of local_epochs, or if a convolution
-            would be trained in bfloat16 on a processor, where its gradient is unreliable.
+            would be trained in bfloat16 on a CPU, where its gradient is unreliable.
         UpdateError: at a merge, if training has made the weights infinite or NaN.
         ExchangeError: if the hub closed the study.
     """
@@ -161,7 +161,7 @@ class FederatedCallback(pl.Callback):
                 f"site '{self.site}': max_epochs is {epochs}, local_epochs is {self._local_epochs}; "
                 "max_epochs must be a multiple, else the last epochs would be trained and never merged"
             )
-        refuse_wrong_gradients(trainer, pl_module, self.site)
+        refuse_bfloat16_convolutions(trainer, pl_module, self.site)
         if self._changes_steps:
             wrap_step(pl_module, lambda module, own: self._local.loss(module, own, self._local_state))
         if self._restored:

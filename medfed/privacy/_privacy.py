@@ -107,7 +107,7 @@ class Privacy(Kind, frozen=True):
         """Return sentences that a person should read before the study starts."""
         return ()
 
-    def fewest_sites(self) -> int:
+    def min_sites(self) -> int:
         """Return the smallest number of sites that must answer a round."""
         return 1
 
