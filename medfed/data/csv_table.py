@@ -17,7 +17,7 @@ from medfed.errors import DataError
 # Columns of cases.csv that mean something to medfed; every other column is kept as an attribute.
 CASE_COLUMNS = ("case", "patient", "image", "label", "target", "split")
 
-# A cell that says 'not measured' in the ways that hospitals' exports do.
+# Cells that mean 'not measured' in hospitals' exports.
 EMPTY_CELLS = frozenset({"", "?", "na", "n/a", "nan", "null", "none", "."})
 
 # What to do about a row with another number of cells than the heading.

@@ -121,7 +121,7 @@ def run_study(
 
 
 def _log_notes(study: Study, exchange: Exchange, progress: Progress) -> None:
-    """Log what whoever runs the hub should know of the study."""
+    """Log what the coordinator should know about the study."""
     if not getattr(exchange, "credentials", ""):
         progress.log(
             "nothing is signed: whoever can write to the exchange can speak as any site (--enrolment)"

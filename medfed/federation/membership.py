@@ -1,4 +1,4 @@
-"""When each site's first update was merged, and the model from just before: where unlearning that site starts.
+"""When each site's first update was merged, and the model from just before: where unlearning a site starts.
 
 A hub keeps only the newest rounds' checkpoints. The one from before a site joined is kept beside them, in
 `joined/`, so that a site's withdrawal costs only the rounds since it joined. Sites that join together share

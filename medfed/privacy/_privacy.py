@@ -86,7 +86,7 @@ class Privacy(Kind, frozen=True):
     sends: ClassVar[tuple[str, ...]] = ()
     scalars: ClassVar[tuple[str, ...]] = ()
 
-    # The groups of its state that the hub publishes beside the weights, for `decrypt` at the sites.
+    # The groups of its state that the hub publishes with the weights, for `decrypt` at the sites.
     broadcast: ClassVar[tuple[str, ...]] = ()
 
     # Whether training itself is private for each patient: the site then trains under `PrivateTraining`.
