@@ -62,12 +62,12 @@ class CallbackOptions:
 
     trained_only: whether parameters that don't train (`requires_grad` is False) are left out of the exchange;
         every site must have begun with the same ones.
-    egress: what may leave beside the model's tensors; by default the local method's groups and plain numbers.
+    egress: what may leave besides the model's tensors; by default the local method's groups and plain numbers.
     audit: the log of what is received and sent.
     accountant: called with the round before an update is sent; records what the round costs under
         differential privacy and returns the scalars that report it (`PrivateTraining.commit_round`).
-    on_final_model: called with the final model; returns what this site reports of it beside its scores.
-    required_scalars: what the study's rule needs beside the weights: `train/loss_before`, the training loss
+    on_final_model: called with the final model; returns what this site reports of it besides its scores.
+    required_scalars: what the study's rule needs besides the weights: `train/loss_before`, the training loss
         of the received model, and `train/class_loss`, its mean over the classes and each class's.
     close_at_end: whether the scores of the final model are sent when fit ends; if not, call `close` later.
     """
