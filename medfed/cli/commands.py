@@ -318,7 +318,7 @@ def check(folder: Path, study: Path | None, secret: Path | None, as_json: bool, 
     type=click.Choice(["clean", "remove"]),
     default="clean",
     show_default=True,
-    help="How to treat descriptions: clean known-safe text, or remove.",
+    help="How to treat descriptions: keep only words of an imaging vocabulary (clean), or remove.",
 )
 @click.option(
     "--device",

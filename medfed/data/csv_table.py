@@ -103,7 +103,7 @@ def read_rows(path: Path, where: str, *, any_length: bool = False) -> Iterator[t
 
 
 def check_columns(columns: Sequence[str], required: Sequence[str], where: str) -> None:
-    """Raise if a required column is missing or a name stands twice, with the nearest name as a hint.
+    """Raise if a required column is missing or a name occurs twice, with the nearest name as a hint.
 
     Raises:
         DataError: naming the missing column, and no cell of the heading unless it resembles that column.
