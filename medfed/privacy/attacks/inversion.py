@@ -46,8 +46,8 @@ def invert(
 ) -> Tensor:
     """Return the inputs (cases, ...) whose gradient by `gradient_of` is closest in direction to `gradient`.
 
-    `gradient_of` returns a loss's differentiable gradient by parameter name. `rate` is the first step size, in
-    units of the range of values; `smooth` weighs total variation, which is not used for rows of a table,
+    `gradient_of` returns a loss's differentiable gradient by parameter name. `rate` is the first step size,
+    in units of the range of values; `smooth` weighs total variation, which is not used for rows of a table,
     because their columns have no order.
     """
     generator = torch.Generator().manual_seed(seed)
