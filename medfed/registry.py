@@ -110,7 +110,7 @@ def _registry(folder: str) -> _Registry:
             if copies[point.name] > 1:
                 raise RegistryError("several packages add a kind of this name; uninstall all but one")
             added[point.name] = _load(point, folder)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in may fail in any way; it is named
             reason = str(error) if isinstance(error, RegistryError) else f"{type(error).__name__}: {error}"
             broken[point.name] = f"{_describe(point)} is not used: {reason}"
     return _Registry(dict(sorted((built_in | added).items())), dict(sorted(broken.items())))

@@ -111,7 +111,7 @@ def _sanitised_errors(work: Callable[[], Result], kind: type[MedfedError]) -> Re
         error = kind(f"the file system could not read the file (errno {failure.errno}); check the disk")
     except MemoryError:
         error = kind("the image does not fit into this machine's memory")
-    except Exception as failure:
+    except Exception as failure:  # noqa: BLE001 - a foreign message may quote the file
         error = kind(
             f"the file cannot be read ({type(failure).__name__}); it is damaged or of an unsupported kind"
         )

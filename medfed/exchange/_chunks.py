@@ -121,7 +121,7 @@ class OutgoingUpdate:
                             self._changed.notify_all()
                     file.truncate(total)
                 write_whole(self._manifest_path, msgspec.json.encode(manifest))
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - kept for the reader in the other thread
                 self._error = error
             with self._changed:
                 self._written = True

@@ -145,7 +145,7 @@ class NatsStore:
 
         try:
             asyncio.run_coroutine_threadsafe(end(), self._loop).result(5)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - closing must not fail
             log.debug("closing the connection to the broker: %s", error)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
@@ -268,7 +268,7 @@ class NatsStore:
                 _CONNECT_S,
             )
             await self._subscribe(client)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - closes the connection, then raises again
             await _close_quietly(client.close())
             # nats-py leaves the session of a failed WebSocket connection to the garbage
             # collector, which warns.
@@ -431,7 +431,7 @@ async def _run_unless(failed: asyncio.Event, work: Coroutine[Any, Any, None], ti
 async def _close_quietly(closing: Coroutine[Any, Any, None]) -> None:
     try:
         await asyncio.wait_for(closing, 2.0)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - closing must not fail
         log.debug("an unfinished connection could not be closed: %s", error)
 
 

@@ -79,5 +79,5 @@ class SitePresence:
                     return
                 count += 1
                 self.send("here", count=count)
-            except Exception as error:  # a missed heartbeat must never cost a round: the next one is tried
+            except Exception as error:  # noqa: BLE001 - a missed heartbeat must never cost a round
                 log.debug("site '%s': no heartbeat sent: %s", self._site, error)

@@ -32,7 +32,7 @@ def load_latest_checkpoint(folder: Path, study: str = "") -> tuple[GlobalModel, 
             with safetensors.safe_open(path, framework="pt") as file:
                 metadata = file.metadata()
             tensors = load_file(path)
-        except Exception:  # noqa: S112 - cut short by a power loss: the one before it is whole
+        except Exception:  # noqa: BLE001, S112 - cut short by a power loss: the one before it is whole
             continue
         if study and metadata["study"] != study:
             raise RunError(

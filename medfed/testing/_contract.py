@@ -58,7 +58,7 @@ class Contract(Generic[KindT]):
             self.checks[name](kind)
         except NotApplicable:
             return None
-        except Exception as error:  # a kind may fail in any way; all its failures are reported together
+        except Exception as error:  # noqa: BLE001 - a kind may fail in any way; reported together
             return error
         return None
 

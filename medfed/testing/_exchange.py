@@ -139,7 +139,7 @@ class Waiting:
     def _run(self) -> None:
         try:
             self._outcome.append((self._call(), None))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - handed to the checking thread
             self._outcome.append((None, error))
 
     def result(self) -> Any:

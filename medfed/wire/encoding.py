@@ -277,7 +277,7 @@ def _decode(data: bytes, expected: type[_H], study: str) -> tuple[_H, dict[str, 
     try:
         tensors = load(bytes(data))
         described = msgspec.json.decode(data[8 : 8 + size])
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - hostile bytes may raise anything
         raise WireError(
             f"{len(data)} bytes are not {expected.content}: {_first_line(error)}; it must be sent again"
         ) from None
@@ -292,7 +292,7 @@ def _open(path: Path, expected: type[_H], study: str) -> tuple[_H, dict[str, Wei
             pass
         with path.open("rb") as raw:
             described = msgspec.json.decode(raw.read(int.from_bytes(raw.read(8), "little")))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - hostile bytes may raise anything
         raise WireError(
             f"{expected.content} of {path.stat().st_size} bytes is not a safetensors file: "
             f"{_first_line(error)}; it must be sent again"

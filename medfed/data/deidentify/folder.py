@@ -98,7 +98,7 @@ def _write_one(path: Path, target: Path, secret: SiteSecret, options: Options) -
                 return "a second copy of an instance"
             with replacing(written) as unfinished:
                 clean.save_as(unfinished, enforce_file_format=True)
-        except Exception as failure:  # whose message may quote header values
+        except Exception as failure:  # noqa: BLE001 - its message may quote header values
             return f"a file that cannot be read or written ({type(failure).__name__})"
     return str(clean.PatientID), str(clean.SeriesInstanceUID)
 

@@ -305,7 +305,7 @@ def _decode_in_process(packed: bytes, coded: CodedFrame) -> NDArray[Any]:
     with suppress_dicom_logs():
         try:
             return decode_in_process(packed, coded)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a decoder may fail in any way; refused below
             cause = type(error).__name__
         except BaseException as panic:
             # A panic of a decoder written in Rust is not an Exception, and is recognised only by name.

@@ -167,7 +167,7 @@ def _header(path: Path) -> _Header | None:
                 references=tuple(_referenced_series(ds)),
                 frames=int(ds.get("NumberOfFrames", 1) or 1),
             )
-    except Exception:
+    except Exception:  # noqa: BLE001 - pydicom's errors have no common class
         return None
 
 

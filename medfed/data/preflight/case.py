@@ -123,7 +123,7 @@ def examine(request: CaseRequest) -> CaseFacts:
             label = _label(request, volume, facts)
             if request.thumbnails:
                 facts.thumbnail = thumbnail(volume, label)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - one bad case never stops the check
         # The message of another library's error may quote the file's content; its type cannot.
         detail = f"reading it ended in {type(error).__name__}; the file is damaged or of no known kind"
         facts.issues.append(("corrupt", detail))
@@ -311,7 +311,7 @@ def _image_header(file: Path) -> dict[str, str]:
             if "Rows" not in header:
                 return {}
             return {key: str(header.get(tag, "") or "") for key, tag in HEADER_TAGS.items()}
-    except Exception:
+    except Exception:  # noqa: BLE001 - pydicom's errors have no common class
         return {}
 
 

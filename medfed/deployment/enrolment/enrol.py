@@ -186,7 +186,7 @@ def accept(folder: Path, kit: Path, authority: str = "") -> Participant:
         certificate = x509.load_pem_x509_certificate(startup_kit.certificate.encode())
         issuer = x509.load_pem_x509_certificate(startup_kit.authority.encode())
         certificate.verify_directly_issued_by(issuer)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - cryptography's errors have no common class
         raise ExchangeError(
             f"enrol accept: the kit is unreadable ({type(error).__name__}); ask for it again"
         ) from None

@@ -134,7 +134,7 @@ def _stored_round(path: Path) -> int:
     try:
         with safe_open(path, framework="pt") as file:
             return int(file.metadata()["round"])
-    except Exception:  # cut short by a power loss: an older one serves
+    except Exception:  # noqa: BLE001 - cut short by a power loss: an older one serves
         return -1
 
 

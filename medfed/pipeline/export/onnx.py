@@ -57,7 +57,7 @@ def _convert(exported: ExportedModel, path: Path) -> None:
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(exported.computed, (exported.example(2),), str(path), **options)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the exporter's errors have no common class
             raise RunError(
                 f"export to ONNX: {type(error).__name__}: {str(error).splitlines()[0][:200]}; the network "
                 "has something ONNX cannot express; export to torchscript instead"
