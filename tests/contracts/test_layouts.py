@@ -187,8 +187,7 @@ EXAMPLES = {
         DicomTree(),
         dicom_tree,
         [ExpectedCase(f"{PATIENT}/1.2.3", PATIENT, ("ct",))],
-        ("1 series with fewer than 5 slices are left out (localizers)",),
-        left_out={"dicom files that no case uses": 1},
+        left_out={"DICOM files (an image of a series of fewer than 5 slices, like a localizer)": 1},
     ),
 }
 
