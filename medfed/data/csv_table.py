@@ -16,7 +16,7 @@ from medfed.data.splits import SPLITS, UNASSIGNED
 from medfed.data.table_file import CASE_COLUMNS, read_cells
 from medfed.errors import DataError
 
-# A cell that says 'not measured' in the ways that hospitals' exports do.
+# Cells that mean 'not measured' in hospitals' exports.
 EMPTY_CELLS = frozenset({"", "?", "na", "n/a", "#n/a", "nan", "null", "none", "."})
 
 # A class number above this is an id.
@@ -72,7 +72,7 @@ def read_rows(
 
 
 def check_columns(columns: Sequence[str], required: Sequence[str], where: str) -> None:
-    """Raise if a required column is missing or a name stands twice, with the nearest name as a hint.
+    """Raise if a required column is missing or a name occurs twice, with the nearest name as a hint.
 
     Raises:
         DataError: naming the missing column, and no cell of the heading unless it resembles that column.
