@@ -38,7 +38,7 @@ def test_distances_and_areas_of_a_plane_by_hand() -> None:
     assert found["reference_area_mm2"] == pytest.approx(16.0)
     assert found["area_difference_mm2"] == 0.0
     assert found["dice"] == pytest.approx(2 * 4 / 32)
-    assert not [name for name in found if name.endswith("_ml") or name.endswith("px")]
+    assert not [name for name in found if name.endswith(("_ml", "px"))]
 
 
 def test_pictures_are_measured_in_pixels() -> None:
