@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import pytorch_lightning as pl
 import torch
@@ -45,13 +46,19 @@ def folders_of(study: Study) -> dict[str, str]:
 
 
 def hospital_of(
-    study: Study, site: str, where: str, secret: bytes | None = None, cache: str | None = None
+    study: Study,
+    site: str,
+    where: str,
+    secret: bytes | None = None,
+    cache: str | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Hospital:
     """Return a site's data, with its folder indexed and checked.
 
     In a simulation one person has all folders, so the secret for tokens and splits is derived from the
     study's seed and the site's name, and a run can be repeated. A hospital's own secret is in its site file,
-    as is the folder for prepared images (`cache`) if it should not be inside the data folder.
+    as are the folder for prepared images (`cache`) if it should not be inside the data folder, and its own
+    headings for the study's `columns`; in a simulation these are in `site_overrides`.
     """
     secret = secret or simulated_secret(study, site)
     on_disk = isinstance(study.data, Images) and study.data.cache == "disk"
@@ -67,6 +74,7 @@ def hospital_of(
             seed=study.seed,
             classes=len(getattr(study.task, "classes", ())) or None,
             cache=place,
+            own_headings=columns or study.columns_at(site),
         )
     except MedfedError as error:
         raise type(error)(f"site '{site}': {error}") from None

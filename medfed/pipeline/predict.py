@@ -68,7 +68,9 @@ def predict(
     secret = simulated_secret(study, name)
     with suppress_warnings():
         if isinstance(study.data, Images):
-            index = index_folder(data, site_secret=secret, fractions=study.data.fractions)
+            index = index_folder(
+                data, site_secret=secret, fractions=study.data.fractions, layout=study.data.given_layout
+            )
             lines = list(_predict_images(study, module, index, out))
             cases: Sequence[Case] = index.cases
         else:
