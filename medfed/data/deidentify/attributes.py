@@ -23,7 +23,7 @@ from medfed.data.deidentify import rules
 from medfed.data.deidentify.labels import CODE_DIGITS, clean_label
 from medfed.data.deidentify.pixels import copy_pixels
 from medfed.data.deidentify.secret import SiteSecret
-from medfed.data.preflight.case import MAKERS
+from medfed.data.preflight.case import MANUFACTURERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ class _Rewrite:
         word = str(old.get("Manufacturer", "") or "")
         if self.options.device == "keep":
             return word
-        return next((name for key, name in MAKERS.items() if key in word.lower()), "")
+        return next((name for key, name in MANUFACTURERS.items() if key in word.lower()), "")
 
     def _dates(self, old: Any, new: Any) -> None:
         if self.options.dates != "shift":
