@@ -124,7 +124,9 @@ class SiteDataModule(pl.LightningDataModule):
                 path, settings, site_secret=site_secret, classes=classes, own_headings=own_headings
             )
         else:
-            source = index_folder(path, site_secret=site_secret, fractions=settings.fractions)
+            source = index_folder(
+                path, site_secret=site_secret, fractions=settings.fractions, layout=settings.given_layout
+            )
         return cls(source, settings, needs, classes=classes, **options)
 
     # --- cases and batches ---------------------------------------------------------------------------------
