@@ -15,7 +15,7 @@ from medfed.data.cache import NoCache, in_memory, open_cache
 from medfed.data.cache_location import CacheLocation
 from medfed.data.case import Case
 from medfed.data.dataset import ImageDataset
-from medfed.data.index import Index, index_folder
+from medfed.data.index import Index, index_folder, with_study_targets
 from medfed.data.samplers import FixedStepBatchSampler
 from medfed.data.settings import AnyData, Images, Table
 from medfed.data.table import TableDataset, TableRows, fit_scaling, network_inputs, read_table
@@ -112,11 +112,13 @@ class SiteDataModule(pl.LightningDataModule):
         site_secret: bytes,
         classes: int | None = None,
         own_headings: Mapping[str, str] = MappingProxyType({}),
+        class_names: Sequence[str] = (),
         **options: Unpack[LoadingOptions],
     ) -> SiteDataModule:
         """Return the data of a site's folder or table; the other arguments are those of the class.
 
         `own_headings` gives the site's own heading for a column of the study's table, by the study's.
+        `class_names` are the study's classes, to which a folder's own names are matched (classification).
         """
         source: Index | TableRows
         if isinstance(settings, Table):
@@ -127,6 +129,8 @@ class SiteDataModule(pl.LightningDataModule):
             source = index_folder(
                 path, site_secret=site_secret, fractions=settings.fractions, layout=settings.given_layout
             )
+            if needs == "classify":
+                source = with_study_targets(source, class_names)
         return cls(source, settings, needs, classes=classes, **options)
 
     # --- cases and batches ---------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ from typing import Literal
 
 import msgspec
 
+from medfed.data.layouts import Layout, layout_of
+from medfed.data.settings import AnyLayout
 from medfed.deployment.policy import Policy
 from medfed.errors import StudyError
 from medfed.exchange import Exchange
@@ -43,6 +45,7 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     is one.  start: the checkpoint that a study begins with, if it has one; it must match the approved digest.
     columns: the site's own headings for the columns of a study's table, such as {age: Alter, patient: MRN};
     `patient` and `split` stand for the columns of ids and splits, whatever the study calls them.
+    layout: how the cases lie in the folder of images, as in a study's `data.layout`, before which it goes.
     """
 
     name: SiteName
@@ -56,6 +59,12 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     start: str | None = None
     columns: dict[str, str] = {}
+    layout: AnyLayout | str | None = None
+
+    @property
+    def given_layout(self) -> Layout | None:
+        """The layout that the site gives, or None."""
+        return None if self.layout is None else layout_of(self.layout)
 
 
 def read_site(path: str | Path) -> SiteFile:

@@ -138,7 +138,13 @@ EXAMPLES = {
         AMOS(),
         amos,
         [
-            ExpectedCase(f"{PATIENT}{n}", f"{PATIENT}{n}", (f"{PATIENT}{n}.nii.gz",), f"{PATIENT}{n}.nii.gz", split=split)
+            ExpectedCase(
+                f"{PATIENT}{n}",
+                f"{PATIENT}{n}",
+                (f"{PATIENT}{n}.nii.gz",),
+                f"{PATIENT}{n}.nii.gz",
+                split=split,
+            )
             for n, split in ((1, ""), (2, "val"))
         ],
         ("the layout names no patients: each case counts as a patient of its own",),

@@ -73,10 +73,11 @@ def _entries(content: Mapping[str, Any], name: str) -> list[tuple[str, str]]:
         DataError: if the list is not one of images with labels.
     """
     entries = content.get(name)
-    pairs = entries if isinstance(entries, list) else [None]
-    if not all(isinstance(one, dict) and {"image", "label"} <= set(one) for one in pairs):
+    pairs = [one for one in entries if isinstance(one, dict)] if isinstance(entries, list) else []
+    if not isinstance(entries, list) or [one for one in pairs if {"image", "label"} <= set(one)] != entries:
         raise DataError(
-            f"dataset.json does not list its images under '{name}'; expected [{{'image': ..., 'label': ...}}, ...]"
+            f"dataset.json does not list its images under '{name}'; expected "
+            "[{'image': ..., 'label': ...}, ...]"
         )
     return [(str(one["image"]), str(one["label"])) for one in pairs]
 

@@ -55,7 +55,11 @@ def test_brats_has_four_channels_in_one_order_and_can_have_fewer(tmp_path: Path)
     refused(lambda: index_folder(tmp_path, site_secret=SECRET, layout=none), DataError, "called dwi", "t1c")
     write(tmp_path, "P7/P7-t1c.nii.gz", "P7/P7-seg.nii.gz")
     refused(
-        lambda: index(tmp_path), ImageError, case_token(SECRET, f"{MARK}7"), "lacks 3 of 4 images", "t1n, t2f, t2w"
+        lambda: index(tmp_path),
+        ImageError,
+        case_token(SECRET, f"{MARK}7"),
+        "lacks 3 of 4 images",
+        "t1n, t2f, t2w",
     )
 
 
