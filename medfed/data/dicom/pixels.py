@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -228,6 +229,9 @@ def _representable(value: int, encoding: Encoding) -> bool:
 def _decode_frame(file: DicomFile, encoding: Encoding, index: int, subprocess: bool) -> NDArray[Any]:
     if file.syntax == DEFLATED_FRAMES:
         return _inflated(file, encoding, index)
+    if encoding.allocated == 1 and file.syntax in JPEG_2000:
+        # A segmentation's bits, which a codestream of one bit per pixel holds as bytes of 0 and 1.
+        encoding = replace(encoding, allocated=8, stored=1, high_bit=0)
     if encoding.allocated < 8 or file.syntax not in DECODERS:
         raise ImageError(
             f"transfer syntax {file.syntax} is not supported; export the images as Explicit VR Little Endian"
