@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfed.data.case import Case
+from medfed.data.class_names import Classes
 from medfed.data.refusals import ChannelGridError, SeveralVolumesError
 from medfed.data.resample import resample
 from medfed.data.settings import Augment, Images
@@ -52,26 +53,26 @@ SPACING_TOLERANCE = 1e-4
 class Prepared:
     """One case, oriented, resampled and normalised.
 
-    image: (C, X, Y, Z) float32.  label: (1, X, Y, Z) uint8, or None.  centres: (N, 3) int32, labelled voxels
+    image: (C, X, Y, Z) float32.  label: (1, X, Y, Z) integers, or None.  centres: (N, 3) int32, labelled voxels
     that patches may be centred on.  affine_ras: of this grid.  original_shape, original_affine_ras: of the
     files' grid, to which `restore` brings a prediction back.
     """
 
     image: NDArray[np.float32]
-    label: NDArray[np.uint8] | None
+    label: NDArray[np.integer[Any]] | None
     centres: NDArray[np.int32]
     affine_ras: NDArray[np.float64]
     original_shape: tuple[int, int, int]
     original_affine_ras: NDArray[np.float64]
 
 
-def read_case(case: Case, settings: Images, classes: int | None) -> tuple[Volume, Volume | None]:
+def read_case(case: Case, settings: Images, classes: Classes) -> tuple[Volume, Volume | None]:
     """Return a case's image, with all channels on one grid, and its label, as they are in the files.
 
     Raises:
         ImageError, LabelError: naming the case by token.
     """
-    from medfed.data.read import read_label
+    from medfed.data.read import read_label, read_masks
 
     try:
         image = read_image(case.image)
@@ -83,6 +84,8 @@ def read_case(case: Case, settings: Images, classes: int | None) -> tuple[Volume
         label = None
         if case.label is not None:
             label = read_label(case.label, image, classes, overlap="refuse")
+        elif case.masks:
+            label = read_masks(case.masks, image, classes, overlap="refuse")
     except LabelError as error:
         raise LabelError(f"case {case.token}: {error}") from None
     except ImageError as error:
@@ -152,7 +155,7 @@ def prepare(image: Volume, label: Volume | None, settings: Images) -> Prepared:
     oriented, affine_ras = _oriented(array, image.affine_ras, settings.orientation)
     mask = None
     if label is not None:
-        mask, _ = _oriented(label.array.astype(np.uint8), image.affine_ras, settings.orientation)
+        mask, _ = _oriented(label.array, image.affine_ras, settings.orientation)
     if settings.spacing_mm != "native" and not _has_study_spacing(settings, image):
         to_affine, to_shape = _resampled_grid(oriented.shape[1:], affine_ras, settings.spacing_mm)
         oriented = resample(oriented, affine_ras, to_affine, to_shape, nearest=False)
@@ -230,7 +233,7 @@ def _axis_of(letter: str) -> str:
     return {"L": "x", "R": "x", "P": "y", "A": "y", "I": "z", "S": "z"}[letter]
 
 
-def _centres(label: NDArray[np.uint8] | None) -> NDArray[np.int32]:
+def _centres(label: NDArray[np.integer[Any]] | None) -> NDArray[np.int32]:
     """Return up to MAX_CENTRES labelled voxels, (N, 3), evenly spread over all of them."""
     if label is None:
         return np.zeros((0, 3), np.int32)
@@ -253,7 +256,7 @@ def restore(array: _Array, prepared: Prepared, *, nearest: bool) -> _Array:
     back = resample(
         array, prepared.affine_ras, prepared.original_affine_ras, prepared.original_shape, nearest=nearest
     )
-    return back.astype(np.uint8 if nearest else array.dtype, copy=False)
+    return back.astype(array.dtype, copy=False)
 
 
 # --- the random part ----------------------------------------------------------------------------------------
@@ -349,7 +352,7 @@ def _random_affine(augment: Augment, keys: list[str]) -> Any:
 
 def sample_patch(
     image: NDArray[np.float32],
-    label: NDArray[np.uint8] | None,
+    label: NDArray[np.integer[Any]] | None,
     centres: NDArray[np.int32],
     settings: Images,
     augment: Compose | None,
