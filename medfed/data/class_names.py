@@ -178,4 +178,3 @@ Classes = ClassNames | int | None
 def count_of(classes: Classes) -> int | None:
     """Return how many classes there are, or None if that is not known."""
     return len(classes) if isinstance(classes, ClassNames) else classes
-

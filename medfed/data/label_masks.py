@@ -37,7 +37,9 @@ def read_masks_on_grid(masks: Sequence[tuple[str, Path]], like: Volume, options:
     """
     naming = options.naming
     if naming is None:
-        raise LabelError("a label in several files needs the names of the task's classes; give classes by name")
+        raise LabelError(
+            "a label in several files needs the names of the task's classes; give classes by name"
+        )
     regions: dict[int, list[Voxels]] = {}
     drawn: dict[int, Voxels] = {}
     for name, path in masks:
@@ -72,9 +74,7 @@ def _mask(path: Path, like: Volume) -> Voxels:
     return np.flatnonzero(numbers)
 
 
-def _own_structures(
-    path: Path, like: Volume, options: LabelOptions, naming: ClassNames
-) -> dict[int, Voxels]:
+def _own_structures(path: Path, like: Volume, options: LabelOptions, naming: ClassNames) -> dict[int, Voxels]:
     """Return the voxels of each class that a segmentation or structure set names, none if it names none."""
     file = find_label_object(path)
     if file is None:

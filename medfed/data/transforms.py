@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.case import Case
+from medfed.data.case import Case, ImageSource
 from medfed.data.class_names import Classes
 from medfed.data.refusals import ChannelGridError, SeveralVolumesError
 from medfed.data.resample import resample
@@ -93,8 +92,8 @@ def read_case(case: Case, settings: Images, classes: Classes) -> tuple[Volume, V
     return image, label
 
 
-def read_image(paths: Sequence[Path | str]) -> Volume:
-    """Return one volume of all channels, which are on one grid; each path holds one volume.
+def read_image(paths: Sequence[ImageSource | str]) -> Volume:
+    """Return one volume of all channels, which are on one grid; each source holds one volume.
 
     Raises:
         ImageError: if a path is refused or holds several volumes, or the channels' grids differ.

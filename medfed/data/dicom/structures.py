@@ -43,7 +43,9 @@ def structures_of(file: DicomFile) -> tuple[Structure, ...]:
     """Return the structures that a segmentation or structure set describes, in the file's order."""
     header = file.elements
     if header.text(tags.MODALITY) == b"RTSTRUCT":
-        drawn = {item.count(tags.REFERENCED_ROI) for item in header.items(tags.ROI_CONTOURS) if _is_drawn(item)}
+        drawn = {
+            item.count(tags.REFERENCED_ROI) for item in header.items(tags.ROI_CONTOURS) if _is_drawn(item)
+        }
         rois = ((item.count(tags.ROI_NUMBER), item) for item in header.items(tags.ROIS))
         return tuple(
             Structure(number, decode(item.text(tags.ROI_NAME), header), empty=number not in drawn)
