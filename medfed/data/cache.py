@@ -138,7 +138,9 @@ def preparation_recipe(settings: Images, needs: Needs, classes: Classes) -> str:
 def entry_name(case: Case, recipe: str) -> str:
     """Return the SHA-256 of a case's files and the recipe, in hex."""
     sha = hashlib.sha256(recipe.encode())
-    for source in (*case.image, case.label):
+    for name, _ in case.masks:
+        sha.update(b"\0mask" + name.encode("utf-8", "surrogateescape"))
+    for source in (*case.image, case.label, *(path for _, path in case.masks)):
         sha.update(b"\0part")
         for path in () if source is None else _files_read(source):
             with path.open("rb") as file:

@@ -57,7 +57,8 @@ class ClassNames:
 
     `words` maps the hospital's own words to classes of the study; a word may also be mapped to `background`,
     which leaves its structure out. A word that is a number says what this number means where nothing in the
-    files names it. `numbers` is what the folder itself says the numbers of its labels mean.
+    files names it. `numbers` is what the folder itself says the numbers of its labels mean. `expected` are the
+    classes that this hospital labels, all of the foreground if empty.
 
     Raises:
         DataError: if two classes, or two words with different classes, cannot be told apart by their words.
@@ -66,6 +67,7 @@ class ClassNames:
     classes: tuple[str, ...]
     words: Mapping[str, str] = field(default_factory=dict)
     numbers: Mapping[int, str] = field(default_factory=dict)
+    expected: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.classes) > MAX_CLASSES:

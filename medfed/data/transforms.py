@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from medfed.data.case import Case, ImageSource
 from medfed.data.class_names import Classes
+from medfed.data.label_regions import class_dtype
 from medfed.data.refusals import ChannelGridError, SeveralVolumesError
 from medfed.data.resample import resample
 from medfed.data.settings import Augment, Images
@@ -154,7 +155,7 @@ def prepare(image: Volume, label: Volume | None, settings: Images) -> Prepared:
     oriented, affine_ras = _oriented(array, image.affine_ras, settings.orientation)
     mask = None
     if label is not None:
-        mask, _ = _oriented(label.array, image.affine_ras, settings.orientation)
+        mask, _ = _oriented(_as_integers(label.array), image.affine_ras, settings.orientation)
     if settings.spacing_mm != "native" and not _has_study_spacing(settings, image):
         to_affine, to_shape = _resampled_grid(oriented.shape[1:], affine_ras, settings.spacing_mm)
         oriented = resample(oriented, affine_ras, to_affine, to_shape, nearest=False)
@@ -168,6 +169,13 @@ def prepare(image: Volume, label: Volume | None, settings: Images) -> Prepared:
         original_shape=image.shape,
         original_affine_ras=image.affine_ras,
     )
+
+
+def _as_integers(label: _Array) -> NDArray[np.integer[Any]]:
+    """Return class numbers as integers, in a type that holds the highest of them."""
+    if np.issubdtype(label.dtype, np.integer):
+        return label
+    return label.astype(class_dtype(int(label.max(initial=0))))
 
 
 def _check_size(image: Volume, settings: Images) -> None:

@@ -127,11 +127,13 @@ class SiteOverride(_Section, frozen=True, kw_only=True):
     """What one hospital does differently, because it has fewer cases, less memory or less time.
 
     epochs: its own E.  batch: its own batch.  All hospitals merge equally often; the rule `fednova` corrects
-    for different numbers of steps.
+    for different numbers of steps.  classes: its own words for the study's classes, in a simulation, such as
+    {Leber: liver}; a hospital on another machine says so in its site file.
     """
 
     epochs: Count | None = None
     batch: Count | None = None
+    classes: dict[str, str] = {}
 
 
 class Study(_Section, frozen=True, kw_only=True):
@@ -194,7 +196,8 @@ class Study(_Section, frozen=True, kw_only=True):
         override = self.site_overrides.get(site)
         if override is None:
             return self
-        changes = {key: value for key, value in msgspec.structs.asdict(override).items() if value is not None}
+        own = {"epochs": override.epochs, "batch": override.batch}
+        changes = {key: value for key, value in own.items() if value is not None}
         return msgspec.structs.replace(self, train=msgspec.structs.replace(self.train, **changes))
 
     @property
