@@ -57,8 +57,8 @@ class ClassNames:
 
     `words` maps the hospital's own words to classes of the study; a word may also be mapped to `background`,
     which leaves its structure out. A word that is a number says what this number means where nothing in the
-    files names it. `numbers` is what the folder itself says the numbers of its labels mean. `expected` are the
-    classes that this hospital labels, all of the foreground if empty.
+    files names it. `numbers` is what the folder itself says the numbers of its labels mean. `expected` are
+    the classes that this hospital labels, all of the foreground if empty.
 
     Raises:
         DataError: if two classes, or two words with different classes, cannot be told apart by their words.
@@ -91,8 +91,8 @@ class ClassNames:
             other = seen.setdefault(words_of(word), words_of(name))
             if other != words_of(name):
                 raise DataError(
-                    "classes: two words that differ only in case, accents, spaces, underscores or hyphens are "
-                    "mapped to different classes; keep one"
+                    "classes: two words that differ only in case, accents, spaces, underscores or hyphens "
+                    "are mapped to different classes; keep one"
                 )
 
     def __len__(self) -> int:
@@ -105,7 +105,7 @@ class ClassNames:
 
     @property
     def meanings(self) -> dict[int, str]:
-        """What the numbers of labels without names mean: as the folder says, or else the site; may be empty."""
+        """What the numbers of labels without names mean, as the site says or else the folder; may be empty."""
         own = {int(word): name for word, name in self.words.items() if word.strip().isdecimal()}
         return {**self.numbers, **own}
 
@@ -150,9 +150,9 @@ class ClassNames:
         name = meanings[number]
         if words_of(name) == IGNORE and not self._says(name) and self._class_number(name) is None:
             raise LabelClassesError(
-                f"the label holds voxels of value {number}, which its folder calls '{IGNORE}': nobody labelled "
-                "them, so they are neither a class nor background; label them, leave this case out, or count "
-                f"them as background by classes: {{{IGNORE}: {BACKGROUND}}} in the site file"
+                f"the label holds voxels of value {number}, which its folder calls '{IGNORE}': nobody "
+                "labelled them, so they are neither a class nor background; label them, leave this case "
+                f"out, or count them as background by classes: {{{IGNORE}: {BACKGROUND}}} in the site file"
             )
         return self.class_of_name(name)
 

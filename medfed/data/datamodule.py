@@ -312,9 +312,7 @@ class SiteDataModule(pl.LightningDataModule):
         self._usable = frozenset(self._by_token)
 
 
-def _with_classes(
-    index: Index, classes: Classes, needs: Needs, site_secret: bytes
-) -> tuple[Index, Classes]:
+def _with_classes(index: Index, classes: Classes, needs: Needs, site_secret: bytes) -> tuple[Index, Classes]:
     """Return an index and the task's classes, matched by their names if the task names them."""
     if not isinstance(classes, ClassNames):
         return index, classes

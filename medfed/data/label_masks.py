@@ -52,8 +52,8 @@ def read_masks_on_grid(masks: Sequence[tuple[str, Path]], like: Volume, options:
                     )
                 drawn[number] = voxels
                 regions[number] = [voxels]
-        elif number := naming.class_of_name(name):
-            regions.setdefault(number, []).append(_mask(path, like))
+        elif wanted := naming.class_of_name(name):
+            regions.setdefault(wanted, []).append(_mask(path, like))
     return paint_regions(regions, like, options.overlap, ())
 
 

@@ -53,9 +53,9 @@ SPACING_TOLERANCE = 1e-4
 class Prepared:
     """One case, oriented, resampled and normalised.
 
-    image: (C, X, Y, Z) float32.  label: (1, X, Y, Z) integers, or None.  centres: (N, 3) int32, labelled voxels
-    that patches may be centred on.  affine_ras: of this grid.  original_shape, original_affine_ras: of the
-    files' grid, to which `restore` brings a prediction back.
+    image: (C, X, Y, Z) float32.  label: (1, X, Y, Z) integer, or None.  centres: (N, 3) int32, labelled
+    voxels that patches may be centred on.  affine_ras: of this grid.  original_shape, original_affine_ras: of
+    the files' grid, to which `restore` brings a prediction back.
     """
 
     image: NDArray[np.float32]

@@ -82,6 +82,6 @@ def decode(text: bytes, header: Elements) -> str:
             return text.decode("utf-8").strip()
     with suppress_dicom_logs():
         try:
-            return decode_bytes(text, convert_encodings(names or [""]), set("\\^=")).strip()
+            return decode_bytes(text, convert_encodings(names or [""]), set(b"\\^=")).strip()
         except (LookupError, UnicodeError):
             return text.decode("utf-8", "replace").strip()
