@@ -105,7 +105,7 @@ class ClassNames:
 
     @property
     def meanings(self) -> dict[int, str]:
-        """What the numbers of labels without names mean, as the site says or else the folder; may be empty."""
+        """What the numbers of labels without names mean, as the site or else the folder says; or empty."""
         own = {int(word): name for word, name in self.words.items() if word.strip().isdecimal()}
         return {**self.numbers, **own}
 

@@ -1,4 +1,4 @@
-"""One label from several files: a mask per structure, or several segmentations or structure sets of one image.
+"""One label from several files: a mask per structure, or several segmentations or structure sets.
 
 A mask belongs to the structure that its file (or its folder) is named after. A DICOM object names its own
 structures; of several, those that name classes of the study are used together.
@@ -47,8 +47,9 @@ def read_masks_on_grid(masks: Sequence[tuple[str, Path]], like: Volume, options:
             for number, voxels in _own_structures(path, like, options, naming).items():
                 if number in drawn and not np.array_equal(drawn[number], voxels):
                     raise LabelClassesError(
-                        f"two segmentations or structure sets of this image draw '{naming.classes[number]}', and "
-                        "differently; keep the right one, or list the cases in cases.csv"
+                        "two segmentations or structure sets of this image draw "
+                        f"'{naming.classes[number]}', and differently; keep the right one, or list the cases in "
+                        "cases.csv"
                     )
                 drawn[number] = voxels
                 regions[number] = [voxels]
@@ -68,8 +69,8 @@ def _mask(path: Path, like: Volume) -> Voxels:
     present = np.unique(numbers[numbers != 0])
     if len(present) > 1:
         raise LabelClassesError(
-            f"a mask of one structure holds {len(present)} values beside 0, one is expected; give each structure "
-            "a file of its own"
+            f"a mask of one structure holds {len(present)} values beside 0, one is expected; give each "
+            "structure a file of its own"
         )
     return np.flatnonzero(numbers)
 
@@ -79,8 +80,8 @@ def _own_structures(path: Path, like: Volume, options: LabelOptions, naming: Cla
     file = find_label_object(path)
     if file is None:
         raise LabelError(
-            "one of several label files is no segmentation or structure set, and nothing names its structure; "
-            "list the cases in cases.csv"
+            "one of several label files is no segmentation or structure set, and nothing names its "
+            "structure; list the cases in cases.csv"
         )
     if not any(naming.class_of(one) for one in structures_of(file)):
         return {}

@@ -71,8 +71,8 @@ def match_labels(index: Index, naming: ClassNames, site_secret: bytes) -> tuple[
     where = _write(index.folder, site_secret, survey) if any(not row[2] for row in survey.rows) else ""
     if not spoken:
         raise DataError(
-            f"none of {len(survey.named)} labels names a class of the study ({', '.join(naming.classes[1:])}); "
-            f"{CURE}; {where or 'the labels name no structure'}"
+            f"none of {len(survey.named)} labels names a class of the study "
+            f"({', '.join(naming.classes[1:])}); {CURE}; {where or 'the labels name no structure'}"
         )
     cases = tuple(
         replace(case, label=None, masks=()) if case.token in classes.keys() - spoken else case
@@ -95,8 +95,8 @@ def match_targets(index: Index, naming: ClassNames) -> Index:
     numbers = [naming.class_of_name(name) for name in index.class_names]
     if all(number is None for number in numbers):
         raise DataError(
-            f"none of the folder's {len(numbers)} classes is one of the study ({', '.join(naming.classes)}); "
-            f"rename the folders, or {CURE}"
+            f"none of the folder's {len(numbers)} classes is one of the study "
+            f"({', '.join(naming.classes)}); rename the folders, or {CURE}"
         )
     cases = tuple(
         case if case.target is None else replace(case, target=numbers[case.target]) for case in index.cases
@@ -106,8 +106,8 @@ def match_targets(index: Index, naming: ClassNames) -> Index:
     if unmatched:
         lost = sum(new.target is None is not old.target for new, old in zip(cases, index.cases, strict=True))
         notes += (
-            f"{unmatched} of the folder's {len(numbers)} classes match no class of the study; their {lost} cases "
-            "count as without a target",
+            f"{unmatched} of the folder's {len(numbers)} classes match no class of the study; their {lost} "
+            "cases count as without a target",
         )
     missing = [name for number, name in enumerate(naming.classes) if number not in numbers]
     if missing:
@@ -158,9 +158,9 @@ def _refuse_mixture(survey: LabelSurvey) -> None:
         total = len(survey.named) + len(survey.numbered)
         raise DataError(
             f"{len(survey.named)} of {total} labels name their structures and {len(survey.numbered)} hold "
-            f"numbers that nothing names (the first: case {survey.numbered[0].case.token}), so a number may mean "
-            "something else there; say in the site file what it means, such as classes: {1: "
-            f"{survey.naming.classes[1]}}}, or convert these labels"
+            f"numbers that nothing names (the first: case {survey.numbered[0].case.token}), so a number may "
+            "mean something else there; say in the site file what it means, such as classes: "
+            f"{{1: {survey.naming.classes[1]}}}, or convert these labels"
         )
 
 
@@ -187,8 +187,8 @@ def _left_out_notes(survey: LabelSurvey, where: str) -> Iterator[str]:
     left_out = {words_of(name or meaning) for name, meaning, target, _ in survey.rows if not target}
     if left_out:
         yield (
-            f"{len(left_out)} structures that the labels name match no class of the study and are left out; if "
-            f"one of them is a class under another word, {CURE}; {where}"
+            f"{len(left_out)} structures that the labels name match no class of the study and are left out; "
+            f"if one of them is a class under another word, {CURE}; {where}"
         )
     merged: dict[int, int] = defaultdict(int)
     for each in survey.named:
@@ -200,8 +200,8 @@ def _left_out_notes(survey: LabelSurvey, where: str) -> Iterator[str]:
         yield f"several structures are united as '{survey.naming.classes[number]}' in {cases} cases"
     if survey.naming.unknown:
         yield (
-            f"{survey.naming.unknown} words under `classes` in the site file are mapped to what is no class of "
-            "this study"
+            f"{survey.naming.unknown} words under `classes` in the site file are mapped to what is no class "
+            "of this study"
         )
 
 
@@ -216,7 +216,8 @@ def _class_notes(survey: LabelSurvey, classes: dict[str, set[int]]) -> Iterator[
         count = counts[survey.naming.classes.index(name)]
         if count == 0:
             yield (
-                f"no label here names '{name}'; if it is present but not labelled here, say so in task.labelled"
+                f"no label here names '{name}'; if it is present but not labelled here, say so in "
+                "task.labelled"
             )
         elif count < spoken:
             yield f"'{name}' is named in {count} of {spoken} labels and counts as absent in the others"

@@ -107,7 +107,9 @@ def read_masks(
 
     Args:
         masks: per file the name of its structure, '' for a DICOM object, which names its own.
-        like, classes, overlap: as in `read_label`.
+        like: as in `read_label`.
+        classes: the task's classes by name.
+        overlap: as in `read_label`.
 
     Raises:
         LabelError: as `read_label`, and if two DICOM objects draw one class differently.
