@@ -17,7 +17,7 @@ from medfed.errors import DataError
 # Columns of cases.csv that mean something to medfed; every other column is kept as an attribute.
 CASE_COLUMNS = ("case", "patient", "image", "label", "target", "split")
 
-# A cell that says 'not measured' in the ways that hospitals' exports do.
+# Cells that mean 'not measured' in hospitals' exports.
 EMPTY_CELLS = frozenset({"", "?", "na", "n/a", "nan", "null", "none", "."})
 
 # What to do about a row with another number of cells than the heading.
@@ -103,7 +103,7 @@ def read_rows(path: Path, where: str, *, any_length: bool = False) -> Iterator[t
 
 
 def check_columns(columns: Sequence[str], required: Sequence[str], where: str) -> None:
-    """Raise if a required column is missing or a name stands twice, with the nearest name as a hint.
+    """Raise if a required column is missing or a name occurs twice, with the nearest name as a hint.
 
     Raises:
         DataError: naming the missing column, and no cell of the heading unless it resembles that column.

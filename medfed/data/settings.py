@@ -24,7 +24,8 @@ else:
 
 Millimetres = Annotated[float, Meta(gt=0, le=100)]
 Voxels = Annotated[int, Meta(ge=1)]
-Chance = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=1)]
+Probability = Annotated[float, Meta(ge=0, le=1)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -39,15 +40,15 @@ class Augment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     `noise_sd`, in normalised units.  blur: the probability of blurring by up to a voxel.
     """
 
-    flip: Chance = 0.5
+    flip: Probability = 0.5
     flip_axes: tuple[Literal["x", "y", "z"], ...] = ("x", "y", "z")
-    rotate: Chance = 0.2
+    rotate: Probability = 0.2
     rotate_deg: Annotated[float, Meta(ge=0, le=180)] = 15.0
     scale: Annotated[float, Meta(ge=0, le=0.5)] = 0.1
-    intensity: Chance = 0.3
-    noise: Chance = 0.15
+    intensity: Probability = 0.3
+    noise: Probability = 0.15
     noise_sd: Annotated[float, Meta(ge=0)] = 0.05
-    blur: Chance = 0.0
+    blur: Probability = 0.0
 
 
 class PlanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,7 +80,7 @@ class Images(
     `train.batch` must be 1.
     samples: the patches that each visit takes from a volume (segmentation).
     foreground: the share of patches whose centre is in a labelled voxel, if there is one (segmentation).
-    normalise: how intensities are normalised, after resampling; see `medfed kinds data.normalise`.
+    normalise: how intensities are normalised, after resampling; see `medfed kinds normalise`.
     channels: the number of channels of every image.
     augment: the random augmentation in training; `none` for no augmentation.
     cache: where prepared volumes are kept: `memory`, `disk` (in `.medfed` inside the site's data folder,
@@ -93,10 +94,10 @@ class Images(
     spacing_mm: tuple[Millimetres, Millimetres, Millimetres] | Literal["native"] = (1.0, 1.0, 1.0)
     orientation: Annotated[str, Meta(pattern="^[LRAPSI]{3}$")] = "RAS"
     patch: tuple[Voxels, Voxels, Voxels] | None = (96, 96, 96)
-    samples: Voxels = 1
-    foreground: Chance = 0.67
+    samples: Count = 1
+    foreground: Probability = 0.67
     normalise: AnyNormalise = Percentile()
-    channels: Voxels = 1
+    channels: Count = 1
     augment: Augment | Literal["none"] = Augment()
     cache: Literal["memory", "disk", "none"] = "memory"
     workers: Annotated[int, Meta(ge=0)] = 0

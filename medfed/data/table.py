@@ -240,7 +240,7 @@ def fit_scaling(rows: TableRows, settings: Table) -> tuple[Scaling, tuple[str, .
 def _centre_and_scale(
     numbers: NDArray[np.float64], median: NDArray[np.float64], settings: Table
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    # Before the plan is made nothing is scaled; nobody trains on this.
+    # Nothing is scaled before the plan is made; these inputs are not trained on.
     if settings.plan != "given" or settings.standardise == "none":
         return np.zeros(numbers.shape[1]), np.ones(numbers.shape[1])
     if settings.standardise == "site":

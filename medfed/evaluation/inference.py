@@ -113,7 +113,7 @@ def spacing_band(spacing_mm: Sequence[float]) -> str:
 
 
 class MeasurementSettings(NamedTuple):
-    """What the rows of a measurement say, and how it is done.
+    """What labels the rows of a measurement, and how it is made.
 
     With a `baseline` (time -> cumulative hazard) a survival model also gives the probability of
     living beyond each time. With a `condition` of `robustness`, each case is perturbed so first;

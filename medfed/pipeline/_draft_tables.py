@@ -15,7 +15,7 @@ from medfed.pipeline.templates import render
 
 # A column with more different words than this is free text, or names, and not a category.
 MAX_CATEGORIES = 12
-# Columns that say who and where a row is, from which nothing is to be learned.
+# Columns that identify a patient, a row or its split; they are never features.
 IDENTIFIERS = ("patient", "case", "id", "split")
 
 # Site -> column -> cells.

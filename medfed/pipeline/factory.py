@@ -120,7 +120,7 @@ def network_of(study: Study) -> torch.nn.Module:
     return network
 
 
-def training_of(study: Study, site: str = "") -> SiteConfig:
+def site_config_of(study: Study, site: str = "") -> SiteConfig:
     """Return how a site trains: the study's settings with that site's overrides."""
     study = study.at(site)
     return SiteConfig(

@@ -1,4 +1,4 @@
-"""What run.json says of a run: its study, its hospitals, its privacy, and with what it was computed."""
+"""What run.json says of a run: its study, its hospitals, its privacy, and the versions and hardware."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A study file describes a study completely; flags only say which study, where to write and how much to print.
 `reading` makes these records from YAML, `validation` checks what their parts demand of each other, and
-`canonical` computes the digest by which hospitals agree to a study.
+`canonical` computes the digest by which hospitals approve a study.
 """
 
 from __future__ import annotations

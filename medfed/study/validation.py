@@ -79,7 +79,7 @@ def _privacy(study: Study) -> Iterator[str]:
             )
     if not study.privacy.reveals_each_update:
         yield from _hidden_updates(study)
-    yield from _too_few_sites(study, f"privacy.kind: '{privacy}'", study.privacy.fewest_sites())
+    yield from _too_few_sites(study, f"privacy.kind: '{privacy}'", study.privacy.min_sites())
 
 
 def _hidden_updates(study: Study) -> Iterator[str]:

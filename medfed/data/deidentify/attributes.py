@@ -22,7 +22,7 @@ from pydicom.uid import UID, ImplicitVRLittleEndian
 from medfed.data.deidentify import rules
 from medfed.data.deidentify.pixels import copy_pixels
 from medfed.data.deidentify.secret import SiteSecret
-from medfed.data.preflight.case import MAKERS
+from medfed.data.preflight.case import MANUFACTURERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ class _Rewrite:
         word = str(old.get("Manufacturer", "") or "")
         if self.options.device == "keep":
             return word
-        return next((name for key, name in MAKERS.items() if key in word.lower()), "")
+        return next((name for key, name in MANUFACTURERS.items() if key in word.lower()), "")
 
     def _dates(self, old: Any, new: Any) -> None:
         if self.options.dates != "shift":

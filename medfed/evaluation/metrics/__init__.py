@@ -1,4 +1,4 @@
-"""Metrics by the file: one family per module, whose records say how reports label, order and compare them.
+"""The metrics: one family per module, whose records say how reports label, order and compare them.
 
 To add a metric, add a module with one family, named after its tag: a subclass of `SegmentationMetrics`
 (masks), `ClassificationMetrics` (class probabilities), `SurvivalMetrics` (risks and times) or

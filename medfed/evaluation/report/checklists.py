@@ -1,8 +1,8 @@
 """The model card and the reporting checklists, filled from a run's own records as far as a run can know.
 
-What only a person can know says so. Topics follow CLAIM 2024 (Tejani et al., Radiology: Artificial
-Intelligence 2024) and TRIPOD+AI (Collins et al., BMJ 2024;385:e078378) in our words; a submission needs the
-published forms.
+An answer that only a person can give is marked as such. Topics follow CLAIM 2024 (Tejani et al., Radiology:
+Artificial Intelligence 2024) and TRIPOD+AI (Collins et al., BMJ 2024;385:e078378) in our words; a submission
+needs the published forms.
 """
 
 from __future__ import annotations

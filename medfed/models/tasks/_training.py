@@ -1,4 +1,4 @@
-"""How a task's module is trained, beside the task itself."""
+"""How a task's module is trained, besides the task itself."""
 
 from __future__ import annotations
 

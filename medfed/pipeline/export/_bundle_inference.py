@@ -12,7 +12,7 @@ from medfed.data.normalise.window import Window
 from medfed.data.normalise.zscore import ZScore
 from medfed.data.settings import Images
 from medfed.errors import RunError
-from medfed.pipeline.export._subject import Subject
+from medfed.pipeline.export._exported_model import ExportedModel
 from medfed.registry import kind_of
 
 Config = dict[str, Any]
@@ -28,7 +28,7 @@ PAD = (
 )
 
 
-def inference(subject: Subject, settings: Images) -> Config:
+def inference(exported: ExportedModel, settings: Images) -> Config:
     """Return the inference that writes a mask on each image's own grid, or a table of probabilities.
 
     Raises:
@@ -53,8 +53,8 @@ def inference(subject: Subject, settings: Images) -> Config:
         "preprocessing": _component("Compose", transforms=_preprocessing(settings)),
         "dataset": dataset,
     }
-    segments = subject.study.task.predicts == "segment"
-    return common | (_segmentation(subject, settings) if segments else _classification(settings))
+    segments = exported.study.task.predicts == "segment"
+    return common | (_segmentation(exported, settings) if segments else _classification(settings))
 
 
 def _component(target: str, **arguments: Any) -> Config:
@@ -66,8 +66,8 @@ def _transform(target: str, keys: str, **arguments: Any) -> Config:
     return _component(target, keys=keys, **arguments)
 
 
-def _segmentation(subject: Subject, settings: Images) -> Config:
-    task: Any = subject.study.task
+def _segmentation(exported: ExportedModel, settings: Images) -> Config:
+    task: Any = exported.study.task
     if settings.patch is None:
         raise RunError(
             "export to a MONAI bundle is for segmentation in patches, and this study has data.patch: null; "
