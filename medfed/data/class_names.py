@@ -173,6 +173,11 @@ class ClassNames:
         return 0 if wanted == BACKGROUND else None
 
 
+def in_words(words: Mapping[str | int, str]) -> dict[str, str]:
+    """Return a hospital's words as texts: YAML reads a bare number as a number."""
+    return {str(word): name for word, name in words.items()}
+
+
 # What a reader may be told of a task's classes: their names, only how many there are, or nothing.
 Classes = ClassNames | int | None
 

@@ -45,14 +45,15 @@ def read_masks_on_grid(masks: Sequence[tuple[str, Path]], like: Volume, options:
     for name, path in masks:
         if not name:
             for number, voxels in _own_structures(path, like, options, naming).items():
-                if number in drawn and not np.array_equal(drawn[number], voxels):
+                if number not in drawn:
+                    drawn[number] = voxels
+                    regions.setdefault(number, []).append(voxels)
+                elif not np.array_equal(drawn[number], voxels):
                     raise LabelClassesError(
                         "two segmentations or structure sets of this image draw "
-                        f"'{naming.classes[number]}', and differently; keep the right one, or list the cases in "
-                        "cases.csv"
+                        f"'{naming.classes[number]}', and differently; keep the right one, or list the "
+                        "cases in cases.csv"
                     )
-                drawn[number] = voxels
-                regions[number] = [voxels]
         elif wanted := naming.class_of_name(name):
             regions.setdefault(wanted, []).append(_mask(path, like))
     return paint_regions(regions, like, options.overlap, ())

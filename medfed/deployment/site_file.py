@@ -42,7 +42,7 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     folder.  devices: how many GPUs (or processes) train one model.  accelerator: `auto` uses a GPU if there
     is one.  start: the checkpoint that a study begins with, if it has one; it must match the approved digest.
     classes: the hospital's own words for the classes of its studies, such as {Leber: liver}; where its labels
-    hold numbers that nothing names, a number stands for the word ({"1": liver}); `background` leaves a
+    hold numbers that nothing names, a number stands for the word ({1: liver}); `background` leaves a
     structure out.
     """
 
@@ -56,7 +56,7 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     devices: Count = 1
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     start: str | None = None
-    classes: dict[str, str] = {}
+    classes: dict[str | int, str] = {}
 
 
 def read_site(path: str | Path) -> SiteFile:

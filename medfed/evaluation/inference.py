@@ -82,8 +82,7 @@ class LabelCache:
             return self._labels[case.token]
         image, label = self.hospital.data.original(case)
         assert label is not None
-        classes = self.hospital.data.classes or 256
-        small = label.array[0].astype(np.uint8 if classes <= 256 else np.int32)
+        small = label.array[0]  # in the smallest type that holds its classes
         reference = Reference(small, segmentation.spacing_of(image.affine_ras))
         if self._bytes + small.nbytes <= MAX_CACHED_BYTES:
             self._labels[case.token] = reference

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from medfed.data.cache_location import find_cache_location
-from medfed.data.class_names import ClassNames
+from medfed.data.class_names import ClassNames, in_words
 from medfed.data.datamodule import SiteDataModule
 from medfed.data.settings import Images, Table
 from medfed.errors import MedfedError, StudyError
@@ -52,7 +52,7 @@ def hospital_of(
     where: str,
     secret: bytes | None = None,
     cache: str | None = None,
-    words: Mapping[str, str] | None = None,
+    words: Mapping[str | int, str] | None = None,
 ) -> Hospital:
     """Return a site's data, with its folder indexed and checked.
 
@@ -81,7 +81,9 @@ def hospital_of(
     return Hospital(site, data, secret)
 
 
-def classes_of(study: Study, site: str = "", words: Mapping[str, str] | None = None) -> ClassNames | None:
+def classes_of(
+    study: Study, site: str = "", words: Mapping[str | int, str] | None = None
+) -> ClassNames | None:
     """Return a study's classes by name, with a site's own words for them, or None if it has no classes.
 
     Words that the study's own `site_overrides` give are those of a simulation; a site file's come on top.
@@ -90,7 +92,7 @@ def classes_of(study: Study, site: str = "", words: Mapping[str, str] | None = N
     if not classes:
         return None
     override = study.site_overrides.get(site)
-    known = {**(override.classes if override is not None else {}), **(words or {})}
+    known = in_words({**(override.classes if override is not None else {}), **(words or {})})
     expected = ()
     if hasattr(study.task, "labelled_at"):
         expected = tuple(classes[number] for number in study.task.labelled_at(site))

@@ -133,7 +133,7 @@ class SiteOverride(_Section, frozen=True, kw_only=True):
 
     epochs: Count | None = None
     batch: Count | None = None
-    classes: dict[str, str] = {}
+    classes: dict[str | int, str] = {}
 
 
 class Study(_Section, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from medfed.aggregation import Rule
-from medfed.data.class_names import ClassNames
+from medfed.data.class_names import ClassNames, in_words
 from medfed.data.settings import Images, Table
 from medfed.errors import DataError, StudyError
 from medfed.exchange.memory import Memory
@@ -45,7 +45,7 @@ def _class_names(study: Study) -> Iterator[str]:
     try:
         ClassNames(classes)
         for site, override in study.site_overrides.items():
-            unknown = ClassNames(classes, override.classes).unknown
+            unknown = ClassNames(classes, in_words(override.classes)).unknown
             if unknown:
                 yield (
                     f"site_overrides: {site}: classes: {unknown} words are mapped to what is no class of the "

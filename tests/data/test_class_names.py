@@ -1,4 +1,4 @@
-"""Structures are matched to classes by words; what cannot be matched is refused or left out, never guessed."""
+"""Structures are matched to classes by words; what cannot be is refused or left out, never guessed."""
 
 from __future__ import annotations
 
