@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypedDict, Unpack
 
 import pytorch_lightning as pl
@@ -82,6 +83,8 @@ class SiteDataModule(pl.LightningDataModule):
         self.classes = count_of(classes)
         self.label_classes = classes
         self.notes: tuple[str, ...] = ()
+        # What a person should look at before the study trains; they are notes, too.
+        self.warnings: tuple[str, ...] = ()
         self._rows: TableRows | None = None
         self._cache: NoCache | None = None
         if isinstance(settings, Table):
@@ -100,7 +103,7 @@ class SiteDataModule(pl.LightningDataModule):
                 )
             self.index = source
             self._set_up_images(settings, cache)
-        self.notes = (*self.index.notes, *self.notes)
+        self.notes = (*self.index.notes, *self.notes, *self.warnings)
 
     @classmethod
     def open(
@@ -111,12 +114,18 @@ class SiteDataModule(pl.LightningDataModule):
         *,
         site_secret: bytes,
         classes: Classes = None,
+        own_headings: Mapping[str, str] = MappingProxyType({}),
         **options: Unpack[LoadingOptions],
     ) -> SiteDataModule:
-        """Return the data of a site's folder or table; the other arguments are those of the class."""
+        """Return the data of a site's folder or table; the other arguments are those of the class.
+
+        `own_headings` gives the site's own heading for a column of the study's table, by the study's.
+        """
         source: Index | TableRows
         if isinstance(settings, Table):
-            source = read_table(path, settings, site_secret=site_secret, classes=count_of(classes))
+            source = read_table(
+                path, settings, site_secret=site_secret, classes=count_of(classes), own_headings=own_headings
+            )
         else:
             source = index_folder(path, site_secret=site_secret, fractions=settings.fractions)
             source, classes = _with_classes(source, classes, needs, site_secret)
@@ -303,6 +312,7 @@ class SiteDataModule(pl.LightningDataModule):
                 f"{self.needs})"
             )
         scaling, self.notes = fit_scaling(rows, settings)
+        self.warnings = rows.warnings
         self._rows = rows
         self._features = network_inputs(rows, scaling, settings)
         self._use(rows.index.cases)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from medfed.data.identifiers import is_unmistakable
 from medfed.data.normalise._normalise import Normalise
 from medfed.data.normalise.percentile import Percentile
 from medfed.data.splits import DEFAULT_FRACTIONS, check_fractions
@@ -134,7 +135,13 @@ class Table(
     that between their patients, too); `none` leaves numbers as they are.
     centre, scale: for `fixed` and `combat`, the mean of each number feature over all hospitals, and its
     standard deviation (for `combat` within hospitals).
-    patient, split: the columns with the patient's id and the split; each may be absent from the file.
+    patient: the column with the patient's id, which keeps a patient's rows in one split. If the file has no
+    column `patient`, medfed recognises the usual headings, such as mrn or subject_id, and says so; another
+    heading that is given here must be in the file.
+    split: the column with the split; it may be absent from the file.
+    ignore: columns that are neither learned from nor used otherwise.
+    missing_values: for a feature column, the cells that stand for 'not measured' beside empty ones and the
+    usual words, such as {cholesterol: [0], bmi: [-1, 999]}.
     workers: the number of processes that prepare batches, 0 for none.
     fractions: the share of patients in train, val and test, if the file gives no splits.
     plan: compute centre and scale from the sums of all hospitals; `given` uses the values given here.
@@ -152,6 +159,8 @@ class Table(
     scale: dict[str, Annotated[float, Meta(gt=0)]] = {}
     patient: str = "patient"
     split: str = "split"
+    ignore: tuple[str, ...] = ()
+    missing_values: dict[str, tuple[float | str, ...]] = {}
     workers: Annotated[int, Meta(ge=0)] = 0
     fractions: tuple[Fraction, Fraction, Fraction] = DEFAULT_FRACTIONS
     plan: PlanSettings | Literal["given"] = "given"
@@ -164,6 +173,7 @@ class Table(
         for name in self.categorical:
             if name not in self.features:
                 raise DataError(f"data: categorical names '{name}', which is not in features")
+        self._check_columns()
         answers = {self.target, self.time, self.event} & set(self.features)
         if answers:
             raise DataError(
@@ -179,6 +189,22 @@ class Table(
                         f"data: standardise is '{self.standardise}' and '{name}' has no centre or no scale; "
                         "give both"
                     )
+
+    def _check_columns(self) -> None:
+        """Refuse features that identify patients, and keys about columns that are no features."""
+        ids = {self.patient.lower(), self.split.lower()}
+        for name in self.features:
+            if name.lower() in ids or is_unmistakable(name):
+                raise DataError(
+                    f"data: features lists '{name}', which says whose a row is; a model would learn patients "
+                    "by heart; remove it from features (if it is a measurement, rename the column)"
+                )
+        for name in self.ignore:
+            if name in (*self.features, self.target, self.time, self.event):
+                raise DataError(f"data: ignore names '{name}', which the study uses; list it once")
+        for name in self.missing_values:
+            if name not in self.features:
+                raise DataError(f"data: missing_values names '{name}', which is not in features")
 
     @property
     def numbers(self) -> tuple[str, ...]:

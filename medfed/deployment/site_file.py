@@ -44,6 +44,8 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     classes: the hospital's own words for the classes of its studies, such as {Leber: liver}; where its labels
     hold numbers that nothing names, a number stands for the word ({1: liver}); `background` leaves a
     structure out.
+    columns: the site's own headings for the columns of a study's table, such as {age: Alter, patient: MRN};
+    `patient` and `split` stand for the columns of ids and splits, whatever the study calls them.
     """
 
     name: SiteName
@@ -57,6 +59,7 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     start: str | None = None
     classes: dict[str | int, str] = {}
+    columns: dict[str, str] = {}
 
 
 def read_site(path: str | Path) -> SiteFile:

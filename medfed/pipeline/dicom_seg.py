@@ -14,7 +14,6 @@ from medfed.data.case import Case, paths_of
 from medfed.data.dicom.file import is_dicom
 from medfed.errors import RunError
 
-
 # Frames are numbered in one byte.
 MAX_SEGMENTS = 255
 
@@ -42,8 +41,8 @@ def dicom_segmentation(
     present = [number for number in range(1, len(classes)) if (frames == number).any()]
     if len(present) > MAX_SEGMENTS:
         raise RunError(
-            f"{len(present)} structures were found, a DICOM SEG written here holds at most {MAX_SEGMENTS}; see "
-            "the NIfTI file"
+            f"{len(present)} structures were found, a DICOM SEG written here holds at most {MAX_SEGMENTS}; "
+            "see the NIfTI file"
         )
     numbered = np.zeros_like(frames, dtype=np.uint8)
     for segment, number in enumerate(present, start=1):

@@ -52,14 +52,16 @@ def hospital_of(
     where: str,
     secret: bytes | None = None,
     cache: str | None = None,
+    columns: Mapping[str, str] | None = None,
     words: Mapping[str | int, str] | None = None,
 ) -> Hospital:
     """Return a site's data, with its folder indexed and checked.
 
     In a simulation one person has all folders, so the secret for tokens and splits is derived from the
     study's seed and the site's name, and a run can be repeated. A hospital's own secret is in its site file,
-    as is the folder for prepared images (`cache`) if it should not be inside the data folder, and its own
-    words for the study's classes (`words`).
+    as are the folder for prepared images (`cache`) if it should not be inside the data folder, its own
+    headings for the study's `columns`, and its own `words` for the study's classes; in a simulation these
+    are in `site_overrides`.
     """
     secret = secret or simulated_secret(study, site)
     on_disk = isinstance(study.data, Images) and study.data.cache == "disk"
@@ -75,6 +77,7 @@ def hospital_of(
             seed=study.seed,
             classes=classes_of(study, site, words),
             cache=place,
+            own_headings=columns or study.columns_at(site),
         )
     except MedfedError as error:
         raise type(error)(f"site '{site}': {error}") from None

@@ -7,9 +7,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, TypeVar
 
-from medfed.data.csv_table import CASE_COLUMNS, check_columns, parse_split, parse_target, read_rows
+from medfed.data.csv_table import check_columns, parse_split, parse_target, read_rows
 from medfed.data.layouts._layout import CaseError, CaseListing, Layout, ListedCase
 from medfed.data.splits import UNASSIGNED
+from medfed.data.table_file import CASE_COLUMNS
 from medfed.errors import DataError, ImageError
 
 _Value = TypeVar("_Value")
