@@ -127,7 +127,9 @@ class SiteDataModule(pl.LightningDataModule):
                 path, settings, site_secret=site_secret, classes=count_of(classes), own_headings=own_headings
             )
         else:
-            source = index_folder(path, site_secret=site_secret, fractions=settings.fractions)
+            source = index_folder(
+                path, site_secret=site_secret, fractions=settings.fractions, layout=settings.given_layout
+            )
             source, classes = _with_classes(source, classes, needs, site_secret)
         return cls(source, settings, needs, classes=classes, **options)
 

@@ -16,7 +16,7 @@ from medfed.errors import MedfedError, StudyError
 from medfed.evaluation.inference import Hospital
 from medfed.federation.config import HubConfig, SiteConfig
 from medfed.federation.egress import TRAINING, Egress
-from medfed.models.networks import replace_batch_norms
+from medfed.models.networks import for_images_of, replace_batch_norms
 from medfed.models.networks._adapters import prepare_training
 from medfed.models.tasks import Training
 from medfed.study.canonical import study_digest
@@ -111,7 +111,9 @@ def module_of(study: Study, site: str = "") -> pl.LightningModule:
     if study.privacy.replaces_batch_norm:
         network = replace_batch_norms(network, "group")
     patch = getattr(study.data, "patch", None)
-    training = Training(study.train.optimiser, study.train.schedule, study.at(site).epochs, patch, site)
+    dims = getattr(study.data, "spatial_dims", 3)
+    epochs = study.at(site).epochs
+    training = Training(study.train.optimiser, study.train.schedule, epochs, patch, site, dims)
     return study.task.module(network, training)
 
 
@@ -120,7 +122,8 @@ def network_of(study: Study) -> torch.nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(study.seed)
         inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
-        network = study.network.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
+        record = for_images_of(study.network, getattr(study.data, "spatial_dims", 3))
+        network = record.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
         prepare_training(network, study.start, study.train.lora, study.train.only)
     return network
 

@@ -128,6 +128,9 @@ def exported_model(run: str | Path | RunFolder, model: str) -> ExportedModel:
     network = load_model(study, folder, model).network
     assert isinstance(network, nn.Module)
     data = study.data
-    shape = (data.inputs,) if isinstance(data, Table) else (data.channels, *(data.patch or (SIDE,) * 3))
+    if isinstance(data, Table):
+        shape: tuple[int, ...] = (data.inputs,)
+    else:
+        shape = (data.channels, *(data.patch or (SIDE,) * data.spatial_dims))
     computed = Computed(network, OUTPUTS[study.task.predicts] == "probabilities").eval()
     return ExportedModel(study, facts, model, computed, shape)
