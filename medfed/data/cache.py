@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from medfed.data.cache_location import files_below, is_hex, is_site_folder, private_folder
 from medfed.data.case import Case, ImageSource, paths_of
+from medfed.data.class_names import Classes
 from medfed.data.settings import Images
 from medfed.data.transforms import Needs, Prepared
 from medfed.errors import DataError
@@ -103,7 +104,7 @@ class DiskCache(NoCache):
 
 
 def open_cache(
-    settings: Images, folder: Path | None = None, needs: Needs = "segment", classes: int | None = None
+    settings: Images, folder: Path | None = None, needs: Needs = "segment", classes: Classes = None
 ) -> NoCache:
     """Return the cache that the settings name.
 
@@ -122,7 +123,7 @@ def open_cache(
     return DiskCache(Path(folder), preparation_recipe(settings, needs, classes))
 
 
-def preparation_recipe(settings: Images, needs: Needs, classes: int | None) -> str:
+def preparation_recipe(settings: Images, needs: Needs, classes: Classes) -> str:
     """Return what an entry depends on apart from its files, as text: settings and versions."""
     import monai
     import torch
@@ -138,7 +139,9 @@ def preparation_recipe(settings: Images, needs: Needs, classes: int | None) -> s
 def entry_name(case: Case, recipe: str) -> str:
     """Return the SHA-256 of a case's files and the recipe, in hex."""
     sha = hashlib.sha256(recipe.encode())
-    for source in (*case.image, case.label):
+    for name, _ in case.masks:
+        sha.update(b"\0mask" + name.encode("utf-8", "surrogateescape"))
+    for source in (*case.image, case.label, *(path for _, path in case.masks)):
         sha.update(b"\0part")
         for path in () if source is None else _files_read(source):
             with path.open("rb") as file:
