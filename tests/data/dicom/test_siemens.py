@@ -41,11 +41,8 @@ def mosaic(series: Series, *, reverse: bool = False, **elements: Sequence[str]) 
     ds = make_slice(series, 0)
     right, down = np.asarray(series.orientation[:3]), np.asarray(series.orientation[3:])
     # The centre of the whole image is that of the first tile.
-    corner = (
-        series.position(order[0])
-        - columns * series.spacing_mm[1] * right
-        - rows * series.spacing_mm[0] * down
-    )
+    beside, above = columns * series.spacing_mm[1] * right, rows * series.spacing_mm[0] * down
+    corner = series.position(order[0]) - beside - above
     ds.ImagePositionPatient = [f"{v:.6f}" for v in corner]
     ds.SpacingBetweenSlices = series.step_mm
     ds.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
