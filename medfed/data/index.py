@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medfed.data.case import Case
+from medfed.data.case import Case, paths_of
 from medfed.data.layouts import CaseError, CaseListing, ListedCase, layouts, recognise
 from medfed.data.splits import DEFAULT_FRACTIONS, SPLITS, assign_splits, case_token
 from medfed.errors import DataError, ImageError
@@ -133,8 +133,8 @@ def check_cases(cases: Sequence[Case]) -> None:
                 f"{case.split}; all of a patient's cases belong in one split, or the model is scored on "
                 "patients that it has trained on"
             )
-        for what, paths in (("image", case.image), ("label", (case.label,) if case.label else ())):
-            if not all(path.exists() for path in paths):
+        for what, sources in (("image", case.image), ("label", (case.label,) if case.label else ())):
+            if not all(path.exists() for source in sources for path in paths_of(source)):
                 raise ImageError(
                     f"case {case.token}: its {what} is not there; correct the {what}'s path in the table or "
                     "restore the file"

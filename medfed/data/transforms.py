@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.case import Case
+from medfed.data.case import Case, ImageSource
 from medfed.data.refusals import ChannelGridError, SeveralVolumesError
 from medfed.data.resample import resample
 from medfed.data.settings import Augment, Images
@@ -90,8 +89,8 @@ def read_case(case: Case, settings: Images, classes: int | None) -> tuple[Volume
     return image, label
 
 
-def read_image(paths: Sequence[Path | str]) -> Volume:
-    """Return one volume of all channels, which are on one grid; each path holds one volume.
+def read_image(paths: Sequence[ImageSource | str]) -> Volume:
+    """Return one volume of all channels, which are on one grid; each source holds one volume.
 
     Raises:
         ImageError: if a path is refused or holds several volumes, or the channels' grids differ.
