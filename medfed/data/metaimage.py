@@ -1,9 +1,9 @@
 """Volumes from MetaImage files: .mha, and .mhd with its .raw or .zraw, recognised by content.
 
 The frame is ITK's, from which nearly all such files come: TransformMatrix holds the direction of each image
-axis in LPS, one after the other, Offset the centre of the first voxel. It becomes RAS here. AnatomicalOrientation
-only repeats that in letters and is not used, as in ITK. A file of two axes (a radiograph) lies in one plane.
-The tests compare voxels and affines with SimpleITK's.
+axis in LPS, one after the other, Offset the centre of the first voxel. It becomes RAS here.
+AnatomicalOrientation only repeats that in letters and is not used, as in ITK. A file of two axes (a
+radiograph) lies in one plane. The tests compare voxels and affines with SimpleITK's.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _ALIASES = {
     "Position": "Offset",
     "ElementByteOrderMSB": "BinaryDataByteOrderMSB",
 }
-_FIRST_KEYS = re.compile(rb"\s*(Comment|ObjectType|ObjectSubType|NDims|Name|ID)\s*=")
+_FIRST_KEY = re.compile(rb"\s*[A-Za-z]\w* *=")
 _LPS_TO_RAS = np.array([[-1.0], [-1.0], [1.0]])
 
 _Fields = dict[str, str]
@@ -58,7 +58,7 @@ _Fields = dict[str, str]
 
 def is_metaimage(start: bytes) -> bool:
     """Whether a file is a MetaImage, by its first bytes."""
-    return _FIRST_KEYS.match(start) is not None and b"NDims" in start[:4096]
+    return _FIRST_KEY.match(start) is not None and b"NDims" in start[:4096] and b"DimSize" in start[:4096]
 
 
 def read_metaimage(path: str, options: ReadOptions) -> Volume:
@@ -113,19 +113,23 @@ def _parse(path: str) -> tuple[_Fields, int]:
         if equals:
             fields[name] = value.strip()
         if not newline and "ElementDataFile" not in fields:
-            raise ImageError(f"{_WHAT} without ElementDataFile: its header is cut off or damaged; copy it again")
+            raise ImageError(
+                f"{_WHAT} without ElementDataFile: its header is cut off or damaged; copy it again"
+            )
     return fields, at
 
 
 def _check_meaning(fields: _Fields) -> None:
     if fields.get("ObjectType", "Image") != "Image":
         raise ImageError(f"{_WHAT} that holds no image (its ObjectType is another)")
-    slope, shift = fields.get("ElementToIntensityFunctionSlope", "1"), fields.get(
-        "ElementToIntensityFunctionOffset", "0"
+    slope, shift = (
+        fields.get("ElementToIntensityFunctionSlope", "1"),
+        fields.get("ElementToIntensityFunctionOffset", "0"),
     )
     if _number(slope, "ElementToIntensityFunctionSlope") != 1 or _number(shift, "its Offset") != 0:
         raise ImageError(
-            f"{_WHAT} with an ElementToIntensityFunction, which programs read differently; store the real values"
+            f"{_WHAT} with an ElementToIntensityFunction, which programs read differently; store the real"
+            " values"
         )
     if fields.get("DistanceUnits", "mm") not in ("mm", "?", ""):
         raise ImageError(f"{_WHAT} whose DistanceUnits are not mm; convert it")
@@ -133,7 +137,7 @@ def _check_meaning(fields: _Fields) -> None:
 
 def _block(path: str, fields: _Fields, end: int, shape: tuple[int, ...]) -> RawBlock:
     name = fields["ElementDataFile"]
-    if name.upper() == "LIST" or len(name.split()) > 1 and "%" in name:
+    if name.upper() == "LIST" or (len(name.split()) > 1 and "%" in name):
         raise ImageError(f"{_WHAT} whose voxels are in several files; convert it to one .mha")
     local = name.upper() == "LOCAL"
     skip = _integer(fields, "HeaderSize", 0)
@@ -150,7 +154,8 @@ def _block(path: str, fields: _Fields, end: int, shape: tuple[int, ...]) -> RawB
     if packing == "zlib" and announced and announced != present:
         state = "truncated" if present < announced else "damaged"
         raise ImageError(
-            f"{_WHAT} is {state}: {present} compressed bytes, but its header announces {announced}; copy it again"
+            f"{_WHAT} is {state}: {present} compressed bytes, but its header announces {announced}; copy it"
+            " again"
         )
     return block
 
@@ -188,8 +193,8 @@ def _affine(fields: _Fields, axes: int) -> NDArray[np.float64]:
     matrix = _numbers(fields, "TransformMatrix", axes * axes)
     if matrix is None:
         raise GeometryError(
-            f"{_WHAT} without TransformMatrix, so left and right are unknown; convert the image again from its"
-            " DICOM, or add 'TransformMatrix = 1 0 0 0 1 0 0 0 1' if its axes run to left, back and head"
+            f"{_WHAT} without TransformMatrix, so left and right are unknown; convert the image again from"
+            " its DICOM, or add 'TransformMatrix = 1 0 0 0 1 0 0 0 1' if its axes run to left, back and head"
         )
     spacing = _numbers(fields, "ElementSpacing", axes) or _numbers(fields, "ElementSize", axes)
     if spacing is None or min(spacing) <= 0:
@@ -203,7 +208,9 @@ def _affine(fields: _Fields, axes: int) -> NDArray[np.float64]:
     _check_direction(full[:3, :3])
     centre = _numbers(fields, "CenterOfRotation", axes) or [0.0] * axes
     if any(centre) and not np.array_equal(full, np.eye(4)):
-        raise GeometryError(f"{_WHAT} turned about a CenterOfRotation, which programs read differently; convert it")
+        raise GeometryError(
+            f"{_WHAT} turned about a CenterOfRotation, which programs read differently; convert it"
+        )
     steps = full[:3, :3] * np.array([*spacing[:3], 1.0][:3])
     position = np.array([*offset[:3], 0.0][:3])
     return patient_affine(steps * _LPS_TO_RAS, position * _LPS_TO_RAS[:, 0], _WHAT)
@@ -248,7 +255,9 @@ def _numbers(fields: _Fields, key: str, count: int) -> list[float] | None:
         return None
     values = [_number(word, key) for word in fields[key].split()]
     if len(values) != count:
-        raise GeometryError(f"{_WHAT} whose {key} holds {len(values)} numbers, expected {count}; correct the header")
+        raise GeometryError(
+            f"{_WHAT} whose {key} holds {len(values)} numbers, expected {count}; correct the header"
+        )
     return values
 
 
@@ -256,4 +265,6 @@ def _number(word: str, key: str) -> float:
     try:
         return float(word)
     except ValueError:
-        raise GeometryError(f"{_WHAT} whose {key} holds a word that is no number; correct the header") from None
+        raise GeometryError(
+            f"{_WHAT} whose {key} holds a word that is no number; correct the header"
+        ) from None

@@ -38,7 +38,15 @@ _TYPES = {
     "u2": ("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"),
     "i4": ("int", "signed int", "int32", "int32_t"),
     "u4": ("uint", "unsigned int", "uint32", "uint32_t"),
-    "i8": ("longlong", "long long", "long long int", "signed long long", "signed long long int", "int64", "int64_t"),
+    "i8": (
+        "longlong",
+        "long long",
+        "long long int",
+        "signed long long",
+        "signed long long int",
+        "int64",
+        "int64_t",
+    ),
     "u8": ("ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t"),
     "f4": ("float",),
     "f8": ("double",),
@@ -310,11 +318,15 @@ def _segments(keys: _Fields, layers: int) -> tuple[_Segment, ...]:
         layer = one.get("Layer", str(number) if one_each else "0")
         value = one.get("LabelValue", "1" if one_each else "")
         if "Name" not in one or not layer.isdecimal() or not value.isdecimal() or int(layer) >= layers:
-            raise ImageError(f"{_WHAT} with a segment without Name, Layer or LabelValue; store it again in Slicer")
+            raise ImageError(
+                f"{_WHAT} with a segment without Name, Layer or LabelValue; store it again in Slicer"
+            )
         segments.append(_Segment(number, _unescaped(one["Name"]), int(layer), int(value)))
     places = [(one.layer, one.value) for one in segments]
     if len(set(places)) < len(places) or any(one.value == 0 for one in segments):
-        raise ImageError(f"{_WHAT} in which two segments share a value, or one is 0; store it again in Slicer")
+        raise ImageError(
+            f"{_WHAT} in which two segments share a value, or one is 0; store it again in Slicer"
+        )
     return tuple(segments)
 
 

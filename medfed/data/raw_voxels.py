@@ -107,7 +107,7 @@ class _WrongLengthError(Exception):
 
 
 def _inflated(data: bytes, length: int, packing: Packing) -> bytes:
-    """Return exactly `length` bytes of a zlib, gzip or bzip2 stream, which ends there, its checksum checked."""
+    """Return exactly `length` bytes of a zlib or bzip2 stream, which ends there, its checksum checked."""
     if packing == "bzip2":
         bzip2 = bz2.BZ2Decompressor()
         result = bzip2.decompress(data, length + 1)
@@ -197,5 +197,7 @@ def patient_affine(
             f"{what} has voxels of {lengths[0]:g} x {lengths[1]:g} x {lengths[2]:g} mm; correct the spacing"
         )
     if abs(np.linalg.det(directions / lengths)) < 1e-3:
-        raise GeometryError(f"{what} is singular: two axes of the image point the same way; correct the header")
+        raise GeometryError(
+            f"{what} is singular: two axes of the image point the same way; correct the header"
+        )
     return affine

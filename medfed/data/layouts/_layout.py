@@ -21,7 +21,8 @@ NO_PATIENTS = "the layout names no patients: each case counts as a patient of it
 class ListedCase:
     """A case as a layout finds it, with the hospital's own id and patient; no token yet.
 
-    `image` holds one source per channel: a path, or the files of one series. `split` is UNASSIGNED unless the folder states it.
+    `image` holds one source per channel: a path, or the files of one series. `split` is
+    UNASSIGNED unless the folder states it.
     """
 
     id: str
