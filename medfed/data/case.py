@@ -16,7 +16,8 @@ class Case:
     """One imaging visit of one patient. It never leaves the hospital.
 
     `id` and `patient` are as the hospital wrote them; `token` is the salted name that logs and errors use.
-    `image` holds one source per channel: a file, a folder of DICOM slices, or the files of one series.
+    `image` holds one source per channel: a file, a folder of DICOM slices, or the files of one series. `masks`
+    holds one mask file per named structure, where a hospital has its labels so.
     """
 
     id: str
@@ -27,6 +28,7 @@ class Case:
     target: int | None = None
     split: str = "train"
     attributes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    masks: tuple[tuple[str, Path], ...] = ()
 
     def __repr__(self) -> str:
         # Tracebacks and debug prints show a case; they must not show its paths and its patient.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypedDict, Unpack
 
 import pytorch_lightning as pl
@@ -79,6 +80,8 @@ class SiteDataModule(pl.LightningDataModule):
         self.seed = seed
         self.classes = classes
         self.notes: tuple[str, ...] = ()
+        # What a person should look at before the study trains; they are notes, too.
+        self.warnings: tuple[str, ...] = ()
         self._rows: TableRows | None = None
         self._cache: NoCache | None = None
         if isinstance(settings, Table):
@@ -97,7 +100,7 @@ class SiteDataModule(pl.LightningDataModule):
                 )
             self.index = source
             self._set_up_images(settings, cache)
-        self.notes = (*self.index.notes, *self.notes)
+        self.notes = (*self.index.notes, *self.notes, *self.warnings)
 
     @classmethod
     def open(
@@ -108,14 +111,22 @@ class SiteDataModule(pl.LightningDataModule):
         *,
         site_secret: bytes,
         classes: int | None = None,
+        own_headings: Mapping[str, str] = MappingProxyType({}),
         **options: Unpack[LoadingOptions],
     ) -> SiteDataModule:
-        """Return the data of a site's folder or table; the other arguments are those of the class."""
+        """Return the data of a site's folder or table; the other arguments are those of the class.
+
+        `own_headings` gives the site's own heading for a column of the study's table, by the study's.
+        """
         source: Index | TableRows
         if isinstance(settings, Table):
-            source = read_table(path, settings, site_secret=site_secret, classes=classes)
+            source = read_table(
+                path, settings, site_secret=site_secret, classes=classes, own_headings=own_headings
+            )
         else:
-            source = index_folder(path, site_secret=site_secret, fractions=settings.fractions)
+            source = index_folder(
+                path, site_secret=site_secret, fractions=settings.fractions, layout=settings.given_layout
+            )
         return cls(source, settings, needs, classes=classes, **options)
 
     # --- cases and batches ---------------------------------------------------------------------------------
@@ -295,6 +306,7 @@ class SiteDataModule(pl.LightningDataModule):
                 f"{self.needs})"
             )
         scaling, self.notes = fit_scaling(rows, settings)
+        self.warnings = rows.warnings
         self._rows = rows
         self._features = network_inputs(rows, scaling, settings)
         self._use(rows.index.cases)
