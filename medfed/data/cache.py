@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from medfed.data.cache_location import is_hex, is_site_folder, private_folder
 from medfed.data.case import Case, ImageSource, paths_of
+from medfed.data.class_names import Classes
 from medfed.data.settings import Images
 from medfed.data.transforms import Needs, Prepared
 from medfed.data.volume_files import files_read
@@ -104,7 +105,7 @@ class DiskCache(NoCache):
 
 
 def open_cache(
-    settings: Images, folder: Path | None = None, needs: Needs = "segment", classes: int | None = None
+    settings: Images, folder: Path | None = None, needs: Needs = "segment", classes: Classes = None
 ) -> NoCache:
     """Return the cache that the settings name.
 
@@ -123,7 +124,7 @@ def open_cache(
     return DiskCache(Path(folder), preparation_recipe(settings, needs, classes))
 
 
-def preparation_recipe(settings: Images, needs: Needs, classes: int | None) -> str:
+def preparation_recipe(settings: Images, needs: Needs, classes: Classes) -> str:
     """Return what an entry depends on apart from its files, as text: settings and versions."""
     import monai
     import torch
@@ -143,10 +144,9 @@ def entry_name(case: Case, recipe: str) -> str:
         ImageError: naming the case by token, if a file is missing or may not be read, or there is none.
     """
     sha = hashlib.sha256(recipe.encode())
-    for name, mask in case.masks:
+    for name, _ in case.masks:
         sha.update(b"\0mask" + name.encode("utf-8", "surrogateescape"))
-        _digest_files(sha, mask, case.token)
-    for source in (*case.image, case.label):
+    for source in (*case.image, case.label, *(path for _, path in case.masks)):
         sha.update(b"\0part")
         if source is not None:
             _digest_files(sha, source, case.token)

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from medfed.data.class_names import Classes
 from medfed.data.label import read_label_on_grid
+from medfed.data.label_masks import read_masks_on_grid
 from medfed.data.read_options import LabelOptions, Overlap, Padding, ReadOptions, Tilt, Uneven
 from medfed.data.size_limits import MAX_VOLUME_BYTES
 from medfed.data.volume import Volume
@@ -70,7 +73,7 @@ def read(
 def read_label(
     path: str | os.PathLike[str],
     like: Volume,
-    classes: int | None = None,
+    classes: Classes = None,
     *,
     names: Mapping[str, int] | None = None,
     overlap: Overlap = "channels",
@@ -83,7 +86,8 @@ def read_label(
     Args:
         path: an image file, a DICOM segmentation or structure set, or a folder that contains exactly one.
         like: the volume. The label's axes are reordered and flipped to match it; it is never interpolated.
-        classes: number of classes of the task, including background (0); None accepts any.
+        classes: number of classes of the task, including background (0); None accepts any. `ClassNames` are
+            matched to the names that the file gives its segments or structures.
         names: class of each segment or structure by its label. Segments that are not in `names` are omitted
             and listed in `info.skipped`. Without `names`, the class is the segment's number.
         overlap: for segments that share voxels, 'channels' returns one channel per class, 'refuse' raises,
@@ -93,8 +97,27 @@ def read_label(
         LabelError: if the grids differ, the label belongs to another patient, or a value is not a class.
         ImageError: if the file cannot be read correctly.
     """
-    options = LabelOptions(classes, names, overlap)
+    options = LabelOptions.of(classes, names, overlap)
     return _sanitised_errors(lambda: read_label_on_grid(os.fspath(path), like, options), LabelError)
+
+
+def read_masks(
+    masks: Sequence[tuple[str, Path]], like: Volume, classes: Classes, *, overlap: Overlap = "refuse"
+) -> Volume:
+    """Return the label of several files as class numbers on the grid of the volume they belong to.
+
+    Args:
+        masks: per file the name of its structure, '' for a DICOM object, which names its own.
+        like: as in `read_label`.
+        classes: the task's classes by name.
+        overlap: as in `read_label`.
+
+    Raises:
+        LabelError: as `read_label`, and if two DICOM objects draw one class differently.
+        ImageError: if a file cannot be read correctly.
+    """
+    options = LabelOptions.of(classes, None, overlap)
+    return _sanitised_errors(lambda: read_masks_on_grid(masks, like, options), LabelError)
 
 
 def _sanitised_errors(work: Callable[[], Result], kind: type[MedfedError]) -> Result:
