@@ -7,10 +7,9 @@ An index stays in the hospital: what may be printed is a case's token, not its i
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -126,35 +125,6 @@ def index_folder(
         left_out_files(survey, listing, cases),
         survey.unreadable,
     )
-
-
-def with_study_targets(index: Index, classes: Sequence[str]) -> Index:
-    """Return an index whose targets count as the study's classes do, where the folder names its own.
-
-    A hospital without one class numbers its folders otherwise; the names say which class is meant. Case,
-    spaces, hyphens and underscores do not count.
-
-    Raises:
-        DataError: if a folder is named as no class of the study.
-    """
-    if not index.class_names or not classes:
-        return index
-    numbers = {_plain(name): number for number, name in enumerate(classes)}
-    unknown = sum(_plain(name) not in numbers for name in index.class_names)
-    if unknown:
-        raise DataError(
-            f"{unknown} of {len(index.class_names)} folders of classes have the name of no class of the study "
-            f"({', '.join(classes)}); name them as the study does"
-        )
-    cases = tuple(
-        case if case.target is None else replace(case, target=numbers[_plain(index.class_names[case.target])])
-        for case in index.cases
-    )
-    return replace(index, cases=cases, class_names=tuple(classes))
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
 def _list_cases(survey: Survey, layout: Layout, site_secret: bytes) -> CaseListing:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from medfed.data.case import ImageSource
+from medfed.data.dicom.listing_header import MIN_SLICES
 from medfed.data.dicom.patients import Key, group_by_patient
 from medfed.data.layouts._dicom_choice import SeriesChoice, choose_series
 from medfed.data.layouts._dicom_series import (
-    MIN_SLICES,
     DicomFiles,
     Series,
     Sources,
