@@ -1,8 +1,8 @@
 """Entry points of the readers: `read` for the volumes of a file or folder, `read_label` for a label.
 
 A volume is read correctly or refused. Nothing is guessed, repaired or omitted without a line in
-`Volume.info.skipped`. Only the named file or folder is opened, never a file beside it (a DICOMDIR names the
-files it needs).
+`Volume.info.skipped`. Only the named file or folder is opened, never a file beside it (but a DICOMDIR, and a
+header of MetaImage or NRRD, names the files it needs).
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ def read(
     uneven: Uneven = "refuse",
     max_bytes: int = MAX_VOLUME_BYTES,
 ) -> list[Volume]:
-    """Return every volume in a file or folder: DICOM series (CT, MR, PET, radiographs) and NIfTI files.
+    """Return every volume in a file or folder: DICOM series, NIfTI, MetaImage, NRRD, PNG, JPEG, TIFF.
 
     Each volume has an array of shape (C, X, Y, Z), float32, and a 4x4 affine from voxel indices to mm in the
-    patient, RAS: x to the right, y to the front, z up. CT values are in HU. Images that belong to no volume
+    patient, RAS: x to the right, y to the front, z up. CT values are in HU. A picture is a volume of depth 1,
+    in pixels, see medfed/data/pictures.py. Images that belong to no volume
     (localizers, reports, segmentations) are listed in `Volume.info.skipped`.
 
     Args:
-        path: a DICOM file, a DICOMDIR, a NIfTI file, or a folder, which is searched recursively; or the files
-            of one DICOM series, of which then each must be readable and no other is opened.
+        path: a DICOM file, a DICOMDIR, a file of another format, or a folder, which is searched recursively;
+            or the files of one DICOM series, each of which must be readable; then no other is opened.
         padding: replacement for voxels that the DICOM header declares as padding. 'air' is -1000 HU in CT and
             the smallest value outside the padding in other modalities; 'nan' is NaN. Voxels that no slice
             covers after resampling a tilted CT are replaced in the same way.
@@ -83,7 +84,7 @@ def read_label(
     affine of `like`.
 
     Args:
-        path: a NIfTI file, a DICOM segmentation or structure set, or a folder that contains exactly one.
+        path: an image file, a DICOM segmentation or structure set, or a folder that contains exactly one.
         like: the volume. The label's axes are reordered and flipped to match it; it is never interpolated.
         classes: number of classes of the task, including background (0); None accepts any. `ClassNames` are
             matched to the names that the file gives its segments or structures.

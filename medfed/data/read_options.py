@@ -23,7 +23,9 @@ class ReadOptions:
     tilt: Tilt = "affine"
     uneven: Uneven = "refuse"
     max_bytes: int = MAX_VOLUME_BYTES
-    # A compressed NIfTI file of at most this many voxels may expand by any ratio: a label of a volume that
+    # Read numbers that stand for classes: those of a palette, of colours, of a seg.nrrd's segments.
+    as_label: bool = False
+    # A compressed file of at most this many voxels may expand by any ratio: a label of a volume that
     # is already in memory.
     unlimited_ratio_voxels: int = 0
 
