@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -10,17 +11,22 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from medfed.data.batch_needs import IMAGE_NEEDS, Needs
 from medfed.data.cache import NoCache, in_memory, open_cache
 from medfed.data.cache_location import CacheLocation
 from medfed.data.case import Case
 from medfed.data.dataset import ImageDataset
+from medfed.data.findings import Findings, read_findings
 from medfed.data.index import Index, index_folder
 from medfed.data.samplers import FixedStepBatchSampler
 from medfed.data.settings import AnyData, Images, Table
 from medfed.data.table import TableDataset, TableRows, fit_scaling, network_inputs, read_table
-from medfed.data.transforms import Needs, Prepared, read_case, restore
+from medfed.data.transforms import Prepared, read_case, restore
 from medfed.data.volume import Volume
 from medfed.errors import DataError
+
+# What a case of images must have, by the task's needs.
+WHAT_IS_LEARNT = {"segment": "label", "classify": "target", "multilabel": "labelled finding"}
 
 # What a batch or an item is: tensors and tokens by key.
 Batch = dict[str, Any]
@@ -33,15 +39,17 @@ class LoadingOptions(TypedDict, total=False):
     seed: int
     cache: CacheLocation | None
     steps: int | None
+    names: tuple[str, ...]
 
 
 class SiteDataModule(pl.LightningDataModule):
     """A site's training, validation and test batches.
 
     A batch is a dictionary: `image` (B, C, X, Y, Z) float32 with `label` (B, 1, X, Y, Z) int64 (segmentation)
-    or `target` (B,) int64 (classification); or `features` (B, F) float32 with `target` (B,) int64 or (B, 2)
-    float32 of time and event (survival); and `case`, a list of tokens. Segmentation trains on patches; it
-    validates and tests on whole volumes, one at a time, as they differ in size.
+    or `target` (B,) int64 (classification) or (B, K) float32 of 1, 0 or NaN (several findings); or `features`
+    (B, F) float32 with `target` (B,) int64 or (B, 2) float32 of time and event (survival); and `case`, a list
+    of tokens. Segmentation trains on patches; it validates and tests on whole volumes, one at a time, as they
+    differ in size.
 
     It saves nothing: Lightning finds neither hyperparameters nor state, so a checkpoint can hold no path and
     no name.
@@ -57,6 +65,7 @@ class SiteDataModule(pl.LightningDataModule):
             against it.
         cache: where `cache: disk` keeps prepared volumes.
         steps: how many training batches an epoch has; one pass over the cases if None.
+        names: the names of the task's classes, which are the columns of several findings.
     """
 
     def __init__(
@@ -70,8 +79,10 @@ class SiteDataModule(pl.LightningDataModule):
         classes: int | None = None,
         cache: CacheLocation | None = None,
         steps: int | None = None,
+        names: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
+        self.names = names
         self.steps = steps
         self.settings = settings
         self.needs = needs
@@ -81,6 +92,7 @@ class SiteDataModule(pl.LightningDataModule):
         self.notes: tuple[str, ...] = ()
         self._rows: TableRows | None = None
         self._cache: NoCache | None = None
+        self._findings: dict[str, Findings] = {}
         if isinstance(settings, Table):
             if not isinstance(source, TableRows):
                 raise DataError(
@@ -168,6 +180,7 @@ class SiteDataModule(pl.LightningDataModule):
             seed=self.seed,
             classes=self.classes,
             cache=self._cache,
+            findings=self._findings,
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -256,13 +269,13 @@ class SiteDataModule(pl.LightningDataModule):
     # --- set-up ---------------------------------------------------------------------------------------------
 
     def _set_up_images(self, settings: Images, cache: CacheLocation | None) -> None:
-        if self.needs not in ("segment", "classify"):
+        if self.needs not in IMAGE_NEEDS:
             raise DataError(
                 "the task needs a table and data.kind is 'images'; set data.kind to 'table' (needs: "
                 f"{self.needs})"
             )
-        what = "label" if self.needs == "segment" else "target"
-        cases = [case for case in self.index.cases if getattr(case, what) is not None]
+        what = WHAT_IS_LEARNT[self.needs]
+        cases = self._labelled_cases(settings, what)
         if not cases:
             raise DataError(
                 f"no case of the site has a {what}, which the task needs ({self.index.describe()})"
@@ -272,9 +285,26 @@ class SiteDataModule(pl.LightningDataModule):
         if self.needs == "classify":
             self._check_targets(cases)
         self._use(cases)
+        self._check_findings()
         self._cache = open_cache(settings, cache.folder if cache else None, self.needs, self.classes)
         if cache is not None and cache.note and settings.cache == "disk":
             self.notes += (cache.note,)
+
+    def _labelled_cases(self, settings: Images, what: str) -> list[Case]:
+        """Return the cases that have what the task learns."""
+        if self.needs == "multilabel":
+            self._findings = read_findings(self.index.cases, self.names, settings.findings)
+            return [case for case in self.index.cases if case.token in self._findings]
+        return [case for case in self.index.cases if getattr(case, what) is not None]
+
+    def _check_findings(self) -> None:
+        """Note which findings no training case has, or none lacks: nothing can be learnt about them here."""
+        training = [self._findings[case.token] for case in self.cases("train") if self._findings]
+        for number, name in enumerate(self.names if training else ()):
+            values = {findings[number] for findings in training if not math.isnan(findings[number])}
+            if len(values) < 2:
+                said = {(): "labelled in none", (1.0,): "in each", (0.0,): "in none"}[tuple(values)]
+                self.notes += (f"'{name}' is {said} of the site's training cases",)
 
     def _check_targets(self, cases: Sequence[Case]) -> None:
         for case in cases:

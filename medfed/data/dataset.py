@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.utils.data import Dataset
 from medfed.data import transforms
 from medfed.data.cache import NoCache, open_cache
 from medfed.data.case import Case
+from medfed.data.findings import Findings
 from medfed.data.settings import Images
 from medfed.data.transforms import Needs, Prepared
 from medfed.errors import ImageError
@@ -24,8 +26,9 @@ class ImageDataset(Dataset[dict[str, Any]]):
     For training, item i is patch i % samples of case i // samples. It follows from (seed, i) alone: neither
     the number of workers nor the order of access changes it. For evaluation, item i is the whole case i.
 
-    Keys: `image` (C, X, Y, Z) float32; `label` (1, X, Y, Z) int64 for segmentation or `target`, an int64
-    number, for classification; `case`, the case's token.
+    Keys: `image` (C, X, Y, Z) float32; `label` (1, X, Y, Z) int64 for segmentation, or `target`: an int64
+    number for classification, or for several findings (K,) float32 of 1, 0, or NaN (not labelled); `case`,
+    the case's token.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         seed: int = 0,
         classes: int | None = None,
         cache: NoCache | None = None,
+        findings: Mapping[str, Findings] | None = None,
     ) -> None:
         self.cases = cases
         self.settings = settings
@@ -45,6 +49,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         self.training = training
         self.classes = classes
         self.seed = seed
+        self.findings = findings or {}
         self.cache = cache if cache is not None else open_cache(settings)
         labelled = needs == "segment"
         self._augment = (
@@ -72,6 +77,8 @@ class ImageDataset(Dataset[dict[str, Any]]):
             result = self._whole(prepared)
         if self.needs == "classify":
             result["target"] = torch.tensor(case.target, dtype=torch.int64)
+        if self.needs == "multilabel":
+            result["target"] = torch.tensor(self.findings[case.token], dtype=torch.float32)
         result["case"] = case.token
         return result
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from medfed.data.batch_needs import Needs as Needs
 from medfed.data.case import Case, ImageSource
 from medfed.data.refusals import ChannelGridError, SeveralVolumesError
 from medfed.data.resample import resample
@@ -25,9 +26,6 @@ from medfed.errors import DataError, ImageError, LabelError
 if TYPE_CHECKING:
     from monai.transforms import Compose
     from torch import Tensor
-
-# What a task needs in a batch: labels, targets, or rows of a table.
-Needs = Literal["segment", "classify", "table", "survival"]
 
 _Array = NDArray[Any]
 _T = TypeVar("_T", bound=np.generic)

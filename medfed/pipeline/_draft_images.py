@@ -12,7 +12,7 @@ from medfed.errors import DataError, StudyError
 from medfed.pipeline._draft import Draft, yaml_inline
 from medfed.pipeline.templates import render
 
-ImageTask = Literal["segment", "classify"]
+ImageTask = Literal["segment", "classify", "multilabel"]
 Preflights = Mapping[str, Preflight]
 
 # The maximum of a patch's voxels: training then takes about 2 GB, and a step a few seconds on two cores.
@@ -43,7 +43,8 @@ def draft_images(
             f"the hospitals' images have {' and '.join(sorted(channels))} channels; a study needs the same "
             "number everywhere"
         )
-    draft = _segmentation if task == "segment" else _classification
+    drafts = {"segment": _segmentation, "classify": _classification, "multilabel": _multilabel}
+    draft = drafts[task]
     text, warnings = draft({site: preflights[site] for site in sites}, channels.pop())
     summaries = tuple(f"{site}: {_summary(one)}" for site, one in preflights.items())
     return Draft(text, summaries, (*_preflight_warnings(preflights), *warnings))
@@ -80,14 +81,18 @@ def _summary(preflight: Preflight) -> str:
         text += f", {facts['labels']} with a label"
     if facts["targets"]:
         text += f", {sum(facts['targets'].values())} with a class"
+    if facts["findings"]:
+        text += f", {len(facts['findings'])} columns of 0 and 1"
     return f"{text}; {', '.join(facts['modality'])}"
 
 
 def _infer_task(preflights: Preflights) -> ImageTask:
     """Return the task that every folder supports: segmentation if all have labels, else classification.
 
+    Without either, two or more columns of 0 and 1 in every folder are findings.
+
     Raises:
-        StudyError: if neither labels nor classes are in every folder.
+        StudyError: if neither labels nor classes nor findings are in every folder.
     """
     unlabelled = [site for site, one in preflights.items() if not one.facts["labels"]]
     if not unlabelled:
@@ -95,10 +100,12 @@ def _infer_task(preflights: Preflights) -> ImageTask:
     unclassified = [site for site, one in preflights.items() if not one.facts["targets"]]
     if not unclassified:
         return "classify"
+    if len(_common_findings(preflights)) > 1:
+        return "multilabel"
     raise StudyError(
         f"it is not clear what to learn: no case has a label at {', '.join(unlabelled)}; no case has a class "
-        f"at {', '.join(unclassified)}; add the column 'label' (a mask's path) or 'target' (0, 1, ...) to "
-        "cases.csv"
+        f"at {', '.join(unclassified)}; add the column 'label' (a mask's path) or 'target' (0, 1, ...), or a "
+        "column of 0 and 1 for each finding, to cases.csv"
     )
 
 
@@ -172,15 +179,47 @@ def _structures(preflights: Preflights) -> tuple[list[str], list[str]]:
 
 def _classification(preflights: Preflights, channels: str) -> tuple[str, list[str]]:
     classes, warnings = _class_names(preflights)
+    return _whole_image_text(preflights, channels, "classify", classes), warnings
+
+
+def _whole_image_text(preflights: Preflights, channels: str, task: str, classes: list[str]) -> str:
     spacing_mm, patch = _whole_image_grid(preflights)
-    text = render(
+    return render(
         "draft_classification.yaml.jinja",
+        task=task,
         classes=yaml_inline(classes),
         channels=channels,
         spacing_mm=yaml_inline(spacing_mm),
         patch=yaml_inline(patch),
         max_side=MAX_SIDE,
     )
+
+
+# Columns of 0 and 1 that describe a patient and are no finding of the image.
+NO_FINDINGS = frozenset({"sex", "gender", "male", "female", "age", "scanner", "smoker", "smoking", "fold"})
+
+
+def _common_findings(preflights: Preflights) -> list[str]:
+    """Return the columns of 0 and 1 that every hospital has, in the first one's order."""
+    first, *others = (one.facts["findings"] for one in preflights.values())
+    return [name for name in first if name not in NO_FINDINGS and all(name in other for other in others)]
+
+
+def _multilabel(preflights: Preflights, channels: str) -> tuple[str, list[str]]:
+    findings = _common_findings(preflights)
+    if not findings:
+        raise DataError("the folders' tables have no column of 0 and 1 in common; each finding needs one")
+    warnings = [
+        f"the columns {', '.join(findings)} hold only 0, 1 and empty cells and were taken for findings; "
+        "remove from task.classes what is none"
+    ]
+    text = _whole_image_text(preflights, channels, "multilabel", findings)
+    dropped = {name for one in preflights.values() for name in one.facts["findings"]} - set(findings)
+    if dropped := dropped - NO_FINDINGS:
+        warnings.append(
+            f"{', '.join(sorted(dropped))}: not at every hospital with both 0 and 1, and left out; add to "
+            "task.classes what is a finding: a hospital that did not label it leaves the column empty"
+        )
     return text, warnings
 
 

@@ -67,6 +67,7 @@ def hospital_of(
             seed=study.seed,
             classes=len(getattr(study.task, "classes", ())) or None,
             cache=place,
+            names=tuple(getattr(study.task, "classes", ())),
         )
     except MedfedError as error:
         raise type(error)(f"site '{site}': {error}") from None
