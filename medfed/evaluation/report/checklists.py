@@ -128,7 +128,9 @@ def _privacy(run: Run) -> str:
 
 def _preprocessing(run: Run) -> str | None:
     data, steps = run.study.section("data"), []
-    if spacing := data.get("spacing_mm"):
+    if (spacing := data.get("spacing_mm")) == "native":
+        steps.append("not resampled: each image at its own spacing")
+    elif spacing:
         steps.append("resampled to " + " × ".join(f"{value:g}" for value in spacing) + " mm")
     if normalise := data.get("normalise"):
         kind = normalise.get("kind") if isinstance(normalise, dict) else normalise
