@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from medfed.data import transforms
 from medfed.data.cache import NoCache, open_cache
 from medfed.data.case import Case
+from medfed.data.class_names import Classes
 from medfed.data.findings import Findings
 from medfed.data.settings import Images
 from medfed.data.transforms import Needs, Prepared
@@ -28,7 +29,8 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
     Keys: `image` (C, X, Y, Z) float32; `label` (1, X, Y, Z) int64 for segmentation, or `target`: an int64
     number for classification, or for several findings (K,) float32 of 1, 0, or NaN (not labelled); `case`,
-    the case's token.
+    the case's token. In 2D (`data.spatial_dims: 2`) training items and images to classify are (C, X, Y),
+    their labels (1, X, Y); for evaluation a segmentation keeps Z.
     """
 
     def __init__(
@@ -39,7 +41,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         *,
         training: bool,
         seed: int = 0,
-        classes: int | None = None,
+        classes: Classes = None,
         cache: NoCache | None = None,
         findings: Mapping[str, Findings] | None = None,
     ) -> None:
@@ -52,9 +54,9 @@ class ImageDataset(Dataset[dict[str, Any]]):
         self.findings = findings or {}
         self.cache = cache if cache is not None else open_cache(settings)
         labelled = needs == "segment"
-        self._augment = (
-            transforms.augmentation(settings.augment, labelled, settings.orientation) if training else None
-        )
+        # A plane that keeps its columns and rows is flipped along them as x and y.
+        axes = (settings.axes or "RA")[: settings.spatial_dims]
+        self._augment = transforms.augmentation(settings.augment, labelled, axes) if training else None
         self._samples = settings.samples if training and labelled else 1
 
     def set_random_state(self, seed: int) -> None:
@@ -90,9 +92,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
                 "image": torch.from_numpy(np.array(prepared.image, np.float32)),
                 "label": torch.tensor(prepared.label.astype(np.int64)),
             }
-        image = np.array(prepared.image, np.float32)
-        if self.settings.patch is not None:
-            image = transforms.centre_crop(image, self.settings.patch)
+        image = transforms.whole_input(np.array(prepared.image, np.float32), self.settings)
         return {"image": torch.tensor(image)}
 
     def prepared(self, case: Case) -> Prepared:
@@ -104,9 +104,9 @@ class ImageDataset(Dataset[dict[str, Any]]):
         return self.cache.get(case, lambda: prepare_case(case, self.settings, self.needs, self.classes))
 
 
-def prepare_case(case: Case, settings: Images, needs: Needs, classes: int | None) -> Prepared:
+def prepare_case(case: Case, settings: Images, needs: Needs, classes: Classes) -> Prepared:
     """Return a case, read and prepared; its label only if the task needs one."""
-    used = case if needs == "segment" else replace(case, label=None)
+    used = case if needs == "segment" else replace(case, label=None, masks=())
     image, label = transforms.read_case(used, settings, classes)
     try:
         return transforms.prepare(image, label, settings)

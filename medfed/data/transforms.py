@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from medfed.data import planes
 from medfed.data.batch_needs import Needs as Needs
 from medfed.data.case import Case, ImageSource
+from medfed.data.class_names import Classes
+from medfed.data.label_regions import class_dtype
 from medfed.data.refusals import ChannelGridError, SeveralVolumesError
 from medfed.data.resample import resample
 from medfed.data.settings import Augment, Images
@@ -49,26 +52,28 @@ SPACING_TOLERANCE = 1e-4
 class Prepared:
     """One case, oriented, resampled and normalised.
 
-    image: (C, X, Y, Z) float32.  label: (1, X, Y, Z) uint8, or None.  centres: (N, 3) int32, labelled voxels
-    that patches may be centred on.  affine_ras: of this grid.  original_shape, original_affine_ras: of the
-    files' grid, to which `restore` brings a prediction back.
+    image: (C, X, Y, Z) float32.  label: (1, X, Y, Z) integer, or None.  centres: (N, 3) int32, labelled
+    voxels that patches may be centred on.  affine_ras: of this grid.  original_shape, original_affine_ras: of
+    the files' grid, to which `restore` brings a prediction back.  in_pixels: the files give no size in mm,
+    and both affines count pixels.
     """
 
     image: NDArray[np.float32]
-    label: NDArray[np.uint8] | None
+    label: NDArray[np.integer[Any]] | None
     centres: NDArray[np.int32]
     affine_ras: NDArray[np.float64]
     original_shape: tuple[int, int, int]
     original_affine_ras: NDArray[np.float64]
+    in_pixels: bool = False
 
 
-def read_case(case: Case, settings: Images, classes: int | None) -> tuple[Volume, Volume | None]:
+def read_case(case: Case, settings: Images, classes: Classes) -> tuple[Volume, Volume | None]:
     """Return a case's image, with all channels on one grid, and its label, as they are in the files.
 
     Raises:
         ImageError, LabelError: naming the case by token.
     """
-    from medfed.data.read import read_label
+    from medfed.data.read import read_label, read_masks
 
     try:
         image = read_image(case.image)
@@ -80,6 +85,8 @@ def read_case(case: Case, settings: Images, classes: int | None) -> tuple[Volume
         label = None
         if case.label is not None:
             label = read_label(case.label, image, classes, overlap="refuse")
+        elif case.masks:
+            label = read_masks(case.masks, image, classes, overlap="refuse")
     except LabelError as error:
         raise LabelError(f"case {case.token}: {error}") from None
     except ImageError as error:
@@ -146,13 +153,20 @@ def prepare(image: Volume, label: Volume | None, settings: Images) -> Prepared:
             array, nan=float(finite.min()), posinf=float(finite.max()), neginf=float(finite.min())
         )
     _check_size(image, settings)
-    oriented, affine_ras = _oriented(array, image.affine_ras, settings.orientation)
-    mask = None
-    if label is not None:
-        mask, _ = _oriented(label.array.astype(np.uint8), image.affine_ras, settings.orientation)
-    if settings.spacing_mm != "native" and not _has_study_spacing(settings, image):
-        to_affine, to_shape = _resampled_grid(oriented.shape[1:], affine_ras, settings.spacing_mm)
-        oriented = resample(oriented, affine_ras, to_affine, to_shape, nearest=False)
+    mask = None if label is None else _as_integers(label.array)
+    if settings.spatial_dims == 2:
+        check_plane(image, settings)
+    oriented, affine_ras = array, image.affine_ras
+    if settings.axes is not None:
+        oriented, affine_ras = _oriented(array, image.affine_ras, settings.axes)
+        mask = None if mask is None else _oriented(mask, image.affine_ras, settings.axes)[0]
+    grid = _study_grid(image, oriented.shape[1:], affine_ras, settings)
+    if grid is not None:
+        to_affine, to_shape = grid
+        if settings.spatial_dims == 2:
+            oriented = planes.scaled(oriented, to_shape)
+        else:
+            oriented = resample(oriented, affine_ras, to_affine, to_shape, nearest=False)
         mask = None if mask is None else resample(mask, affine_ras, to_affine, to_shape, nearest=True)
         affine_ras = to_affine
     return Prepared(
@@ -162,17 +176,59 @@ def prepare(image: Volume, label: Volume | None, settings: Images) -> Prepared:
         affine_ras=affine_ras,
         original_shape=image.shape,
         original_affine_ras=image.affine_ras,
+        in_pixels=planes.in_pixels(image),
     )
 
 
+def _as_integers(label: _Array) -> NDArray[np.integer[Any]]:
+    """Return class numbers as integers, in a type that holds the highest of them."""
+    if np.issubdtype(label.dtype, np.integer):
+        return label
+    return label.astype(class_dtype(int(label.max(initial=0))))
+
+
+def check_plane(image: Volume, settings: Images) -> None:
+    """Raise an ImageError if an image can't be one of a 2D study.
+
+    Raises:
+        ImageError: if it has several slices and the study names none, or no size in mm and the study a
+            spacing.
+    """
+    if settings.slices is None and image.shape[2] != 1:
+        raise ImageError(
+            f"the image has {image.shape[2]} slices, and a study with data.spatial_dims: 2 takes images of "
+            "one plane; set data.slices to axial, coronal or sagittal, or data.spatial_dims to 3"
+        )
+    if isinstance(settings.spacing_mm, tuple) and planes.in_pixels(image):
+        raise ImageError(
+            "the image has no size in mm, and the study resamples to data.spacing_mm; set it to fit or native"
+        )
+
+
+def _study_grid(
+    image: Volume, shape: tuple[int, ...], affine_ras: NDArray[np.float64], settings: Images
+) -> tuple[NDArray[np.float64], tuple[int, int, int]] | None:
+    """Return affine and shape of an oriented image's new grid; None if it keeps its own."""
+    if settings.spatial_dims == 2:
+        return planes.study_grid(shape, affine_ras, settings)
+    if not isinstance(settings.spacing_mm, tuple) or _has_study_spacing(settings, image):
+        return None
+    return _resampled_grid(shape, affine_ras, settings.spacing_mm)
+
+
 def _check_size(image: Volume, settings: Images) -> None:
-    if settings.spacing_mm == "native":
+    if not isinstance(settings.spacing_mm, tuple):
         return
     extent = np.multiply(image.shape, image.spacing_mm)
-    voxels = np.prod(extent) / np.prod(settings.spacing_mm)
+    if settings.spatial_dims == 2:  # the distance of slices stays
+        across = planes.axis_across(image, settings)
+        extent = np.delete(extent, across)
+        voxels = image.shape[across] * np.prod(extent) / np.prod(settings.spacing_mm)
+    else:
+        voxels = np.prod(extent) / np.prod(settings.spacing_mm)
     if voxels > MAX_VOXELS:
         raise ImageError(
-            f"an image of {extent[0]:.0f} x {extent[1]:.0f} x {extent[2]:.0f} mm has {voxels:.1e} voxels "
+            f"an image of {' x '.join(f'{side:.0f}' for side in extent)} mm has {voxels:.1e} voxels "
             "at the study's spacing; "
             "raise data.spacing_mm or correct the image's affine"
         )
@@ -194,7 +250,7 @@ def _oriented(
 
 
 def _resampled_grid(
-    shape: tuple[int, ...], affine_ras: NDArray[np.float64], spacing_mm: tuple[float, float, float]
+    shape: tuple[int, ...], affine_ras: NDArray[np.float64], spacing_mm: tuple[float, ...]
 ) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
     """Return affine and shape of the grid that MONAI's `Spacing` resamples another grid to."""
     import torch
@@ -214,7 +270,7 @@ def _has_study_spacing(settings: Images, image: Volume) -> bool:
     """Whether the image has the study's spacing, in whatever order its axes are stored."""
     import nibabel as nib
 
-    if settings.spacing_mm == "native":
+    if not isinstance(settings.spacing_mm, tuple):
         return True
     letters = nib.aff2axcodes(image.affine_ras)  # type: ignore[no-untyped-call]  # nibabel is untyped
     own = dict(zip(map(_axis_of, letters), image.spacing_mm, strict=True))
@@ -227,7 +283,7 @@ def _axis_of(letter: str) -> str:
     return {"L": "x", "R": "x", "P": "y", "A": "y", "I": "z", "S": "z"}[letter]
 
 
-def _centres(label: NDArray[np.uint8] | None) -> NDArray[np.int32]:
+def _centres(label: NDArray[np.integer[Any]] | None) -> NDArray[np.int32]:
     """Return up to MAX_CENTRES labelled voxels, (N, 3), evenly spread over all of them."""
     if label is None:
         return np.zeros((0, 3), np.int32)
@@ -250,7 +306,7 @@ def restore(array: _Array, prepared: Prepared, *, nearest: bool) -> _Array:
     back = resample(
         array, prepared.affine_ras, prepared.original_affine_ras, prepared.original_shape, nearest=nearest
     )
-    return back.astype(np.uint8 if nearest else array.dtype, copy=False)
+    return back.astype(array.dtype, copy=False)
 
 
 # --- the random part ----------------------------------------------------------------------------------------
@@ -259,7 +315,7 @@ def restore(array: _Array, prepared: Prepared, *, nearest: bool) -> _Array:
 def place_patch(
     shape: tuple[int, ...],
     centres: NDArray[np.int32],
-    patch: tuple[int, int, int],
+    patch: tuple[int, ...],
     foreground: float,
     random: np.random.Generator,
 ) -> tuple[int, int, int]:
@@ -285,7 +341,7 @@ def _triple(values: Iterable[int]) -> tuple[int, int, int]:
 
 
 def crop_padded(
-    array: NDArray[_T], start: tuple[int, int, int], patch: tuple[int, int, int], fill: float | None = None
+    array: NDArray[_T], start: tuple[int, int, int], patch: tuple[int, ...], fill: float | None = None
 ) -> NDArray[_T]:
     """Return (C, *patch) from `start`; a volume shorter than the patch is centred in `fill`.
 
@@ -300,14 +356,24 @@ def crop_padded(
     return whole
 
 
-def centre_crop(array: NDArray[_T], patch: tuple[int, int, int]) -> NDArray[_T]:
+def centre_crop(array: NDArray[_T], patch: tuple[int, ...]) -> NDArray[_T]:
     """Return the middle of a volume, (C, *patch), padded with its smallest value if it is shorter."""
     start = _triple(max(size - want, 0) // 2 for size, want in zip(array.shape[1:], patch, strict=True))
     return crop_padded(array, start, patch)
 
 
-def augmentation(augment: Augment | Literal["none"], labelled: bool, orientation: str) -> Compose | None:
-    """Return MONAI's random transforms for training images of the study's orientation, or None."""
+def whole_input(image: NDArray[np.float32], settings: Images) -> NDArray[np.float32]:
+    """Return a prepared image (C, X, Y, Z) as a classifier sees it, cropped or padded to the patch.
+
+    In 2D without its last axis: (C, X, Y).
+    """
+    if settings.spatial_dims == 2:
+        return centre_crop(image, (*settings.patch, 1))[..., 0] if settings.patch else image[..., 0]
+    return image if settings.patch is None else centre_crop(image, settings.patch)
+
+
+def augmentation(augment: Augment | Literal["none"], labelled: bool, axes: str) -> Compose | None:
+    """Return MONAI's random transforms for training images of these axes (RAS, or RA in 2D), or None."""
     if augment == "none":
         return None
     import monai.transforms as mt
@@ -315,9 +381,10 @@ def augmentation(augment: Augment | Literal["none"], labelled: bool, orientation
     keys = ["image", "label"] if labelled else ["image"]
     steps: list[Any] = []
     if augment.rotate and (augment.rotate_deg or augment.scale):
-        steps.append(_random_affine(augment, keys))
-    axes = [_axis_of(letter) for letter in orientation]
-    for axis in [axes.index(name) for name in augment.flip_axes] if augment.flip else ():
+        steps.append(_random_affine(augment, keys, len(axes)))
+    names = [_axis_of(letter) for letter in axes]
+    flipped = [names.index(name) for name in augment.flip_axes if name in names]
+    for axis in flipped if augment.flip else ():
         steps.append(mt.RandFlipd(keys, prob=augment.flip, spatial_axis=axis))
     if augment.blur:
         steps.append(mt.RandGaussianSmoothd(["image"], (0.25, 1), (0.25, 1), (0.25, 1), prob=augment.blur))
@@ -330,14 +397,15 @@ def augmentation(augment: Augment | Literal["none"], labelled: bool, orientation
     return mt.Compose(steps)
 
 
-def _random_affine(augment: Augment, keys: list[str]) -> Any:
+def _random_affine(augment: Augment, keys: list[str], dims: int) -> Any:
     from monai.transforms import RandAffined
 
+    # A plane turns about one axis, a volume about three.
     return RandAffined(
         keys,
         prob=augment.rotate,
-        rotate_range=(float(np.deg2rad(augment.rotate_deg)),) * 3,
-        scale_range=(augment.scale,) * 3,
+        rotate_range=(float(np.deg2rad(augment.rotate_deg)),) * (3 if dims == 3 else 1),
+        scale_range=(augment.scale,) * dims,
         mode=["bilinear", "nearest"][: len(keys)],
         padding_mode="border",
         cache_grid=False,
@@ -346,7 +414,7 @@ def _random_affine(augment: Augment, keys: list[str]) -> Any:
 
 def sample_patch(
     image: NDArray[np.float32],
-    label: NDArray[np.uint8] | None,
+    label: NDArray[np.integer[Any]] | None,
     centres: NDArray[np.int32],
     settings: Images,
     augment: Compose | None,
@@ -354,16 +422,22 @@ def sample_patch(
 ) -> dict[str, Tensor]:
     """Return a training image (C, ...) float32 and its label (1, ...) int64, cropped and augmented by `seed`.
 
-    Without a label the image is cropped to its middle.
+    Without a label the image is cropped to its middle. In 2D a label's patch is part of one slice, which
+    holds a labelled voxel with probability `data.foreground`, and both are (C, X, Y).
     """
     import torch
 
-    if settings.patch is not None and label is None:
-        image = centre_crop(image, settings.patch)
-    elif settings.patch is not None and label is not None:
+    patch = settings.patch
+    if settings.spatial_dims == 2:
+        patch = (*(patch or image.shape[1:3]), 1)
+    if label is None:
+        image = whole_input(image, settings)
+    elif patch is not None:
         random = np.random.default_rng(seed)
-        start = place_patch(image.shape[1:], centres, settings.patch, settings.foreground, random)
-        image, label = crop_padded(image, start, settings.patch), crop_padded(label, start, settings.patch, 0)
+        start = place_patch(image.shape[1:], centres, patch, settings.foreground, random)
+        image, label = crop_padded(image, start, patch), crop_padded(label, start, patch, 0)
+        if settings.spatial_dims == 2:
+            image, label = image[..., 0], label[..., 0]
     data: dict[Hashable, Any] = {"image": torch.from_numpy(np.array(image, np.float32))}
     if label is not None:
         data["label"] = torch.from_numpy(label.astype(np.float32))

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import pytorch_lightning as pl
 import torch
 
 from medfed.data.cache_location import find_cache_location
+from medfed.data.class_names import ClassNames, in_words
 from medfed.data.datamodule import SiteDataModule
 from medfed.data.settings import Images, Table
 from medfed.errors import MedfedError, StudyError
 from medfed.evaluation.inference import Hospital
 from medfed.federation.config import HubConfig, SiteConfig
 from medfed.federation.egress import TRAINING, Egress
-from medfed.models.networks import replace_batch_norms
+from medfed.models.networks import for_images_of, replace_batch_norms
 from medfed.models.networks._adapters import prepare_training
 from medfed.models.tasks import Training
 from medfed.study.canonical import study_digest
@@ -45,13 +47,21 @@ def folders_of(study: Study) -> dict[str, str]:
 
 
 def hospital_of(
-    study: Study, site: str, where: str, secret: bytes | None = None, cache: str | None = None
+    study: Study,
+    site: str,
+    where: str,
+    secret: bytes | None = None,
+    cache: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    words: Mapping[str | int, str] | None = None,
 ) -> Hospital:
     """Return a site's data, with its folder indexed and checked.
 
     In a simulation one person has all folders, so the secret for tokens and splits is derived from the
     study's seed and the site's name, and a run can be repeated. A hospital's own secret is in its site file,
-    as is the folder for prepared images (`cache`) if it should not be inside the data folder.
+    as are the folder for prepared images (`cache`) if it should not be inside the data folder, its own
+    headings for the study's `columns`, and its own `words` for the study's classes; in a simulation these
+    are in `site_overrides`.
     """
     secret = secret or simulated_secret(study, site)
     on_disk = isinstance(study.data, Images) and study.data.cache == "disk"
@@ -65,13 +75,32 @@ def hospital_of(
             batch=study.at(site).train.batch,
             steps=study.train.steps,
             seed=study.seed,
-            classes=len(getattr(study.task, "classes", ())) or None,
+            classes=classes_of(study, site, words),
             cache=place,
             names=tuple(getattr(study.task, "classes", ())),
+            own_headings=columns or study.columns_at(site),
         )
     except MedfedError as error:
         raise type(error)(f"site '{site}': {error}") from None
     return Hospital(site, data, secret)
+
+
+def classes_of(
+    study: Study, site: str = "", words: Mapping[str | int, str] | None = None
+) -> ClassNames | None:
+    """Return a study's classes by name, with a site's own words for them, or None if it has no classes.
+
+    Words that the study's own `site_overrides` give are those of a simulation; a site file's come on top.
+    """
+    classes = tuple(getattr(study.task, "classes", ()))
+    if not classes:
+        return None
+    override = study.site_overrides.get(site)
+    known = in_words({**(override.classes if override is not None else {}), **(words or {})})
+    expected = ()
+    if hasattr(study.task, "labelled_at"):
+        expected = tuple(classes[number] for number in study.task.labelled_at(site))
+    return ClassNames(classes, known, expected=expected)
 
 
 def module_of(study: Study, site: str = "") -> pl.LightningModule:
@@ -83,7 +112,9 @@ def module_of(study: Study, site: str = "") -> pl.LightningModule:
     if study.privacy.replaces_batch_norm:
         network = replace_batch_norms(network, "group")
     patch = getattr(study.data, "patch", None)
-    training = Training(study.train.optimiser, study.train.schedule, study.at(site).epochs, patch, site)
+    dims = getattr(study.data, "spatial_dims", 3)
+    epochs = study.at(site).epochs
+    training = Training(study.train.optimiser, study.train.schedule, epochs, patch, site, dims)
     return study.task.module(network, training)
 
 
@@ -92,7 +123,8 @@ def network_of(study: Study) -> torch.nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(study.seed)
         inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
-        network = study.network.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
+        record = for_images_of(study.network, getattr(study.data, "spatial_dims", 3))
+        network = record.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
         prepare_training(network, study.start, study.train.lora, study.train.only)
     return network
 

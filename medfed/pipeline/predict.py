@@ -24,7 +24,7 @@ from medfed.data.case import Case
 from medfed.data.dataset import prepare_case
 from medfed.data.index import Index, index_folder
 from medfed.data.settings import Images
-from medfed.data.transforms import centre_crop, restore
+from medfed.data.transforms import restore, whole_input
 from medfed.errors import MedfedError, RunError
 from medfed.evaluation.inference import Hospital, batches
 from medfed.evaluation.rows import FEDERATED
@@ -69,7 +69,9 @@ def predict(
     secret = simulated_secret(study, name)
     with suppress_warnings():
         if isinstance(study.data, Images):
-            index = index_folder(data, site_secret=secret, fractions=study.data.fractions)
+            index = index_folder(
+                data, site_secret=secret, fractions=study.data.fractions, layout=study.data.given_layout
+            )
             lines = list(_predict_images(study, module, index, out))
             cases: Sequence[Case] = index.cases
         else:
@@ -107,8 +109,8 @@ def _predict_images(
     for case in index.cases:
         prepared = prepare_case(case, settings, "classify", None)
         image = np.array(prepared.image, np.float32)
-        if task.needs in WHOLE_IMAGE_NEEDS and settings.patch is not None:
-            image = centre_crop(image, settings.patch)
+        if task.needs in WHOLE_IMAGE_NEEDS:
+            image = whole_input(image, settings)
         with torch.inference_mode():
             outputs = module.predict_step({"image": torch.from_numpy(image)[None], "case": [case.token]}, 0)
         if task.predicts == "segment":
@@ -154,6 +156,11 @@ def _predict_rows(
         yield {"case": batch["case"][0], **line}
 
 
+def mask_dtype(classes: int) -> type[np.integer[Any]]:
+    """Return the smallest type of NIfTI that holds this many classes, counted from 0."""
+    return np.uint8 if classes <= 1 << 8 else np.int16 if classes <= 1 << 15 else np.int32
+
+
 def _write_masks(
     task: Any, labels: NDArray[np.integer], affine_ras: NDArray[np.float64], case: Case, out: Path
 ) -> dict[str, object]:
@@ -162,7 +169,7 @@ def _write_masks(
     # The file identifies its patient by the token alone: it has no description and no source file's name.
     nibabel.save(
         nibabel.Nifti1Image(  # type: ignore[no-untyped-call]  # nibabel has no types
-            labels.astype(np.uint8 if len(task.classes) <= 256 else np.int16), affine_ras
+            labels.astype(mask_dtype(len(task.classes))), affine_ras
         ),
         out / f"{case.token}.nii.gz",
     )

@@ -67,6 +67,8 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     cases: dict[str, dict[str, int]] = {}
     layouts: dict[str, str] = {}
     notes: dict[str, list[str]] = {}
+    # The notes that a reader of the results must know, such as equal rows in two splits.
+    warnings: dict[str, list[str]] = {}
     privacy: PrivacyFacts = PrivacyFacts()
     # Models that could not be trained and sites that could not be measured, each with the reason.
     missing_models: dict[str, str] = {}

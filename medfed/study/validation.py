@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from medfed.aggregation import Rule
+from medfed.data.class_names import ClassNames, in_words
 from medfed.data.settings import Images, Table
-from medfed.errors import StudyError
+from medfed.errors import DataError, StudyError
 from medfed.exchange.memory import Memory
 from medfed.registry import kind_of, kinds
 from medfed.study._explain import nearest
@@ -37,6 +38,23 @@ def _site_names(study: Study) -> Iterator[str]:
         yield f"'{site}' is in sites and in held_out; a hospital that trains is not held out"
 
 
+def _class_names(study: Study) -> Iterator[str]:
+    classes = tuple(getattr(study.task, "classes", ()))
+    if not classes:
+        return
+    try:
+        ClassNames(classes)
+        for site, override in study.site_overrides.items():
+            unknown = ClassNames(classes, in_words(override.classes)).unknown
+            if unknown:
+                yield (
+                    f"site_overrides: {site}: classes: {unknown} words are mapped to what is no class of the "
+                    f"study; there are {', '.join(classes)}, and background for what is to be left out"
+                )
+    except DataError as error:
+        yield str(error)
+
+
 def _network_and_data(study: Study) -> Iterator[str]:
     task, needs = kind_of(study.task), study.task.needs
     if needs not in study.network.serves:
@@ -45,9 +63,25 @@ def _network_and_data(study: Study) -> Iterator[str]:
             f"network.kind: '{kind_of(study.network)}' does not serve task '{task}'; there are "
             f"{', '.join(suitable)}"
         )
+    if isinstance(study.data, Images):
+        yield from _dimensions(study, study.data)
     expected: type[Images | Table] = Table if needs in ("table", "survival") else Images
     if not isinstance(study.data, expected):
         yield f"data.kind: task '{task}' learns from '{_tag(expected)}', found '{_tag(type(study.data))}'"
+
+
+def _dimensions(study: Study, data: Images) -> Iterator[str]:
+    own = getattr(study.network, "spatial_dims", None)
+    if own not in (None, data.spatial_dims):
+        yield (
+            f"network.spatial_dims: found {own}, and data.spatial_dims is {data.spatial_dims}; leave out the "
+            "network's, or set both to the same number"
+        )
+    if data.slices is not None and study.task.needs != "segment":
+        yield (
+            f"data.slices: task '{kind_of(study.task)}' learns from whole images, and the slices of a volume "
+            "are for segmentation; leave slices out for images of one plane, or set data.spatial_dims to 3"
+        )
 
 
 def _privacy(study: Study) -> Iterator[str]:
@@ -190,6 +224,7 @@ def _tag(record: type[Images | Table]) -> str:
 
 _CHECKS = (
     _site_names,
+    _class_names,
     _network_and_data,
     _privacy,
     _rule,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from medfed.data.dicom import tags
 from medfed.data.dicom.elements import Elements
 from medfed.data.dicom.file import DicomFile
+from medfed.data.dicom.structures import structures_of
 from medfed.data.identity_digest import identity_digests
 from medfed.data.label_regions import check_classes, check_same_patient, paint_regions
 from medfed.data.read_options import LabelOptions
@@ -25,6 +26,7 @@ from medfed.errors import LabelError
 
 # A contour must lie in the plane of a slice, within this fraction of the slice distance.
 PLANE_TOLERANCE = 0.1
+MIN_AREA_POINTS = 3
 # Points within this distance of a voxel's centre line (in voxels) are on it: contours are written to about
 # 0.001 mm.
 SNAP_VOXELS = 1e-4
@@ -38,21 +40,24 @@ def read_structure_set(file: DicomFile, like: Volume, options: LabelOptions) -> 
     """
     header = file.elements
     flags = check_same_patient(like, _identities(header))
-    titles = {item.count(tags.ROI_NUMBER): item.text(tags.ROI_NAME) for item in header.items(tags.ROIS)}
+    classes = options.classes_of(structures_of(file))
     skipped: list[str] = []
     regions: dict[int, list[NDArray[np.int64]]] = defaultdict(list)
     omitted = False
     for item in header.items(tags.ROI_CONTOURS):
         number = item.count(tags.REFERENCED_ROI)
-        if number is None or number not in titles:
+        if number is None or number not in classes:
             raise LabelError(
                 "contours belong to a structure that the file does not describe; the file is damaged"
             )
-        value = options.segment_class(number, titles[number])
-        contours = [contour for contour in item.items(tags.CONTOURS) if _is_area(contour, number, skipped)]
+        value = classes[number]
         if value is None:
             omitted = True
             skipped.append(f"structure {number}, which the given names omit")
+            continue
+        contours = [contour for contour in item.items(tags.CONTOURS) if _is_area(contour, number, skipped)]
+        if value == 0:
+            omitted = True
         elif not contours:
             skipped.append(f"structure {number}, which has no closed contour")
         else:
@@ -81,7 +86,11 @@ def _identities(header: Elements) -> tuple[str, ...]:
 def _is_area(contour: Elements, number: int, skipped: list[str]) -> bool:
     kind = contour.text(tags.GEOMETRY)
     if kind in (b"CLOSED_PLANAR", b"CLOSEDPLANAR_XOR"):
-        return True
+        # A stray click, which systems keep among the contours: it encloses nothing, whatever its place.
+        points = len(_points(contour))
+        if points < MIN_AREA_POINTS:
+            skipped.append(f"a closed contour of {points} points of structure {number}: it encloses nothing")
+        return points >= MIN_AREA_POINTS
     if kind in (b"POINT", b"OPEN_PLANAR", b"OPEN_NONPLANAR"):
         skipped.append(f"a point or open line of structure {number}")
         return False
@@ -139,10 +148,6 @@ def _points(contour: Elements) -> NDArray[np.float64]:
     if len(values) % 3 or not np.isfinite(values).all() or announced not in (None, len(values) // 3):
         raise LabelError(
             "a contour's points are damaged, or not as many as announced; export the structures again"
-        )
-    if len(values) < 9:
-        raise LabelError(
-            f"a closed contour of {len(values) // 3} points encloses nothing; correct the structure"
         )
     return values.reshape(-1, 3)
 

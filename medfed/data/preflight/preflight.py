@@ -16,6 +16,7 @@ from typing import Any
 
 from medfed.data.case import paths_of
 from medfed.data.index import index_folder
+from medfed.data.layouts import Layout
 from medfed.data.preflight.case import CaseFacts, CaseRequest
 from medfed.data.preflight.examination import examine_all
 from medfed.data.preflight.issues import Finding, Problem, group_findings
@@ -55,6 +56,7 @@ def check(
     requirements: StudyRequirements | None = None,
     processes: int | None = None,
     thumbnails: bool = False,
+    layout: Layout | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Preflight:
     """Return the contents of a hospital's folder, its issues, and whether it can take part in a study.
@@ -65,6 +67,7 @@ def check(
         requirements: of the study to check against.
         processes: how many processes read at once; by default the machine's cores, at most four.
         thumbnails: also make thumbnails, for the page.
+        layout: how the cases lie, if not as the study says or the folder shows.
         progress: called with the number of cases done and of all cases.
 
     Raises:
@@ -75,7 +78,9 @@ def check(
         raise DataError("there is no such folder; name the folder with the hospital's cases")
     key = site_secret if site_secret is not None else secrets.token_bytes(32)
     fractions = requirements.settings.fractions if requirements is not None else Images().fractions
-    listing = list_folder(folder, key, fractions)
+    if layout is None and requirements is not None:
+        layout = requirements.settings.given_layout
+    listing = list_folder(folder, key, fractions, layout)
     requests = _requests(listing, key, requirements, thumbnails)
     by_number = {facts.number: facts for facts in examine_all(requests, processes, progress)}
     examined = {number: by_number[number] for number in sorted(by_number)}
@@ -83,7 +88,7 @@ def check(
     if requirements is not None:
         findings += study_findings(requirements, listing, examined)
     if not LISTING_CODES & {finding.code for finding in findings}:
-        findings += _index_findings(folder, key, fractions)
+        findings += _index_findings(folder, key, fractions, layout)
     problems = group_findings(findings)
     study = requirements.study if requirements is not None else None
     return Preflight(
@@ -117,10 +122,12 @@ def _requests(
     ]
 
 
-def _index_findings(folder: Path, key: bytes, fractions: Sequence[float]) -> list[Finding]:
+def _index_findings(
+    folder: Path, key: bytes, fractions: Sequence[float], layout: Layout | None
+) -> list[Finding]:
     """Return what training would refuse although nothing above has found it: the index decides last."""
     try:
-        index_folder(folder, site_secret=key, fractions=fractions)
+        index_folder(folder, site_secret=key, fractions=fractions, layout=layout)
     except DataError as error:
         return [Finding("folder", "", str(error))]
     return []

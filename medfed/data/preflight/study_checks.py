@@ -14,6 +14,7 @@ from medfed.data.batch_needs import IMAGE_NEEDS
 from medfed.data.case import Case
 from medfed.data.findings import Findings, check_finding_columns, findings_of
 from medfed.data.normalise.window import Window
+from medfed.data.planes import PIXELS
 from medfed.data.preflight.case import CaseFacts, format_mm
 from medfed.data.preflight.issues import Finding
 from medfed.data.preflight.listing import Listing
@@ -46,6 +47,15 @@ def study_findings(
     good = {number: facts for number, facts in examined.items() if facts.read}
     yield from _split_findings(requirements, listing)
     for number, facts in good.items():
+        if settings.axes is None and facts.shape[2] != 1:
+            detail = (
+                f"{facts.shape[2]} slices, and the study takes images of one plane (data.spatial_dims: 2 "
+                "without data.slices)"
+            )
+            yield Finding("study", listing.names[number], detail)
+        if isinstance(settings.spacing_mm, tuple) and settings.spatial_dims == 2 and PIXELS in facts.flags:
+            detail = "no size in mm, and the study resamples to data.spacing_mm"
+            yield Finding("study", listing.names[number], detail)
         if facts.channels != settings.channels:
             detail = f"{facts.channels} channels, the study wants {settings.channels}"
             yield Finding("study", listing.names[number], detail)
@@ -140,18 +150,26 @@ def _finding_findings(requirements: StudyRequirements, listing: Listing) -> Iter
 
 
 def _grid_findings(settings: Images, listing: Listing, good: Mapping[int, CaseFacts]) -> Iterator[Finding]:
-    if settings.spacing_mm == "native":
-        if settings.patch is None and len({facts.shape for facts in good.values()}) > 1:
+    if not isinstance(settings.spacing_mm, tuple):
+        if (
+            settings.spacing_mm == "native"
+            and settings.patch is None
+            and len({facts.shape for facts in good.values()}) > 1
+        ):
             detail = "sizes differ and the study trains on whole volumes at native spacing, one at a time"
             yield Finding("study_fit", "", detail)
         return
+    dims = settings.spatial_dims
     spacing = np.sort(settings.spacing_mm)
     for number, facts in good.items():
-        ratio = np.sort(facts.spacing_mm) / spacing
+        # In 2D the smaller spacings are those in the plane; the distance of slices stays.
+        ratio = (
+            np.sort(facts.spacing_mm[:dims] if settings.axes is None else facts.spacing_mm)[:dims] / spacing
+        )
         if max(ratio.max(), 1 / ratio.min()) > MAX_RESAMPLING_FACTOR:
             detail = f"{format_mm(facts.spacing_mm)} mm, resampled to {format_mm(settings.spacing_mm)} mm"
             yield Finding("study_fit", listing.names[number], detail)
-    if settings.patch is not None:
+    if settings.patch is not None and dims == 3:
         patch_mm = np.sort(np.multiply(settings.patch, settings.spacing_mm))
         small = sum(_is_smaller(facts, patch_mm) for facts in good.values())
         if small:

@@ -469,13 +469,16 @@ def measure_masks(
     structures: Mapping[int, str],
     tolerance_mm: float = 2.0,
     form: segmentation.Form = "voxel",
+    unit: segmentation.Unit = "mm",
 ) -> list[Measured]:
     """Return every metric of every structure of one case; the arguments are `split_structures`'s.
 
     Raises:
         LabelError: if the masks, the spacing or the tolerance are invalid.
     """
-    split = segmentation.split_structures(prediction, reference, spacing_mm, structures, tolerance_mm, form)
+    split = segmentation.split_structures(
+        prediction, reference, spacing_mm, structures, tolerance_mm, form, unit
+    )
     return [
         Measured(name, metric, value, note)
         for name, masks in split

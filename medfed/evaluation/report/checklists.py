@@ -128,10 +128,13 @@ def _privacy(run: Run) -> str:
 
 def _preprocessing(run: Run) -> str | None:
     data, steps = run.study.section("data"), []
-    if (spacing := data.get("spacing_mm")) == "native":
-        steps.append("not resampled: each image at its own spacing")
-    elif spacing:
+    spacing = data.get("spacing_mm")
+    if isinstance(spacing, (list, tuple)):
         steps.append("resampled to " + " × ".join(f"{value:g}" for value in spacing) + " mm")
+    elif spacing == "fit":
+        steps.append("each plane scaled into the patch with its proportions kept")
+    elif spacing == "native":
+        steps.append("not resampled")
     if normalise := data.get("normalise"):
         kind = normalise.get("kind") if isinstance(normalise, dict) else normalise
         steps.append(f"intensities normalised by {kind}")

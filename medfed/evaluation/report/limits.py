@@ -19,6 +19,11 @@ def limits(run: Run, focus: Focus | None) -> list[str]:
     if number := suppressed_values(run):
         sentences.append(f"{number} values are not shown because they come from too few patients.")
     sentences += _missing(run)
+    sentences += [
+        f"{site_name(site)}: {warning}."
+        for site, warnings in sorted(run.facts.warnings.items())
+        for warning in warnings
+    ]
     if run.study.kind("privacy") in ("none", ""):
         sentences.append(
             "No privacy mechanism protected the updates: whoever receives one may learn about its patients."

@@ -34,6 +34,11 @@ def inference(exported: ExportedModel, settings: Images) -> Config:
     Raises:
         RunError: if MONAI has no equivalent of how images are prepared or masks post-processed.
     """
+    if settings.spatial_dims == 2:
+        raise RunError(
+            "export to a MONAI bundle: its transforms read volumes, and data.spatial_dims is 2; export to "
+            "onnx or torchscript"
+        )
     if settings.channels > 1:
         raise RunError(
             "export to a MONAI bundle: it cannot read images of several files; export to onnx or torchscript"
@@ -79,6 +84,7 @@ def _segmentation(exported: ExportedModel, settings: Images) -> Config:
             "export to a MONAI bundle: task.largest and task.minimum_voxels have no equal in MONAI without "
             "further packages; export to onnx or torchscript, and keep or drop components afterwards"
         )
+    stored = "$'uint8'" if len(task.classes) <= 1 << 8 else "$'int32'"
     postprocessing = [
         _transform("Activationsd", "pred", softmax=True),
         _transform(
@@ -87,7 +93,7 @@ def _segmentation(exported: ExportedModel, settings: Images) -> Config:
         ),
         _transform("AsDiscreted", "pred", argmax=True),
         _transform(
-            "SaveImaged", "pred", output_dir="@output_dir", output_postfix="mask", output_dtype="$'uint8'",
+            "SaveImaged", "pred", output_dir="@output_dir", output_postfix="mask", output_dtype=stored,
             separate_folder=False, resample=False, print_log=False,
         ),
     ]  # fmt: skip
@@ -130,7 +136,7 @@ def _preprocessing(settings: Images) -> list[Config]:
         # Without `labels: null` MONAI warns, and takes the letters of the file's own space.
         _transform("Orientationd", "image", axcodes=settings.orientation, labels=None),
     ]
-    if settings.spacing_mm != "native":
+    if isinstance(settings.spacing_mm, tuple):
         pixdim = list(settings.spacing_mm)
         steps.append(_transform("Spacingd", "image", pixdim=pixdim, mode="bilinear", padding_mode="border"))
     return [*steps, *_normalisation(settings.normalise)]

@@ -133,7 +133,10 @@ def exported_model(run: str | Path | RunFolder, model: str) -> ExportedModel:
     network = load_model(study, folder, model).network
     assert isinstance(network, nn.Module)
     data = study.data
-    shape = (data.inputs,) if isinstance(data, Table) else (data.channels, *(data.patch or (SIDE,) * 3))
+    if isinstance(data, Table):
+        shape: tuple[int, ...] = (data.inputs,)
+    else:
+        shape = (data.channels, *(data.patch or (SIDE,) * data.spatial_dims))
     predicts = study.task.predicts
     computed = Computed(network, OUTPUTS[predicts] == "probabilities", each=predicts == "multilabel").eval()
     return ExportedModel(study, facts, model, computed, shape)
