@@ -54,10 +54,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "the columns left, right hold only 0, 1 and empty cells" in done.output
     study = yaml.safe_load((folder / "s.yaml").read_text())
     assert study["task"] == {"kind": "multilabel", "classes": ["left", "right"]}
-    study["network"] |= {"width": 4}
+    study["network"] |= {"width": 4, "max_pool": False, "first_kernel": 3}
     study["data"] |= {"patch": [8, 8, 8], "spacing_mm": "native", "normalise": {"kind": "none"}}
     study["data"]["augment"] = "none"
-    study["train"] |= {"rounds": 5, "epochs": 4, "optimiser": {"kind": "adamw", "lr": 0.02}}
+    study["train"] |= {"rounds": 3, "epochs": 4, "optimiser": {"kind": "adamw", "lr": 0.01}}
     study["evaluation"] = {"draws": 50, "smallest_group": 1, "robustness": True, "temperature": True}
     (folder / "s.yaml").write_text(yaml.safe_dump(study))
     train(folder / "s.yaml", out=folder / "run")
