@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -13,10 +14,18 @@ from torch.utils.data import DataLoader, Dataset
 from medfed.data.cache import NoCache, in_memory, open_cache
 from medfed.data.cache_location import CacheLocation
 from medfed.data.case import Case
-from medfed.data.dataset import ImageDataset
+from medfed.data.dataset import ImageDataset, used_part
 from medfed.data.index import Index, index_folder
 from medfed.data.samplers import FixedStepBatchSampler
-from medfed.data.settings import AnyData, Images, Table
+from medfed.data.screening import (
+    Screening,
+    count_reasons,
+    duplicate_lines,
+    left_out_line,
+    refuse_excess,
+    screen_cases,
+)
+from medfed.data.settings import AnyData, Images, Table, Unreadable
 from medfed.data.table import TableDataset, TableRows, fit_scaling, network_inputs, read_table
 from medfed.data.transforms import Needs, Prepared, read_case, restore
 from medfed.data.volume import Volume
@@ -79,6 +88,9 @@ class SiteDataModule(pl.LightningDataModule):
         self.seed = seed
         self.classes = classes
         self.notes: tuple[str, ...] = ()
+        # What `leave_out` left out, by reason, and what it says of images that are in several cases.
+        self.left_out: dict[str, int] = {}
+        self.duplicates: tuple[str, ...] = ()
         self._rows: TableRows | None = None
         self._cache: NoCache | None = None
         if isinstance(settings, Table):
@@ -117,6 +129,62 @@ class SiteDataModule(pl.LightningDataModule):
         else:
             source = index_folder(path, site_secret=site_secret, fractions=settings.fractions)
         return cls(source, settings, needs, classes=classes, **options)
+
+    # --- cases that cannot be used -------------------------------------------------------------------------
+
+    def screen(
+        self, *, prepare: bool = True, progress: Callable[[int, int], None] = lambda done, cases: None
+    ) -> Screening:
+        """Return what reading each usable case once shows; with `prepare`, the cache keeps what was read.
+
+        A row of a table was read with its table. `leave_out` applies the result.
+        """
+        if self._rows is not None:
+            return Screening()
+        assert isinstance(self.settings, Images)
+        cases = tuple(self._by_token.values())
+        dataset = ImageDataset(
+            cases, self.settings, self.needs, training=False, classes=self.classes, cache=self._cache
+        )
+
+        def read(case: Case) -> Any:
+            if prepare:
+                return dataset.prepared(case).image
+            return read_case(used_part(case, self.needs), dataset.settings, self.classes)[0].array
+
+        return screen_cases(cases, read, lambda done: progress(done, len(cases)))
+
+    def leave_out(self, screening: Screening, bears: Unreadable) -> None:
+        """Leave out the refused cases, within what the site bears, and note them and duplicate images.
+
+        Raises:
+            DataError: if the site does not bear as many, or no case is left.
+        """
+        refused, listed = screening.refused, len(self._by_token)
+        refuse_excess(refused, listed, bears)
+        self.duplicates = duplicate_lines(screening.digests)
+        self.notes += self.duplicates
+        if not refused:
+            return
+        self.left_out = count_reasons(refused)
+        self.notes += (left_out_line(self.left_out, listed),)
+        tokens = {one.case.token for one in refused}
+        self.index = replace(
+            self.index, cases=tuple(case for case in self.index.cases if case.token not in tokens)
+        )
+        self._use([case for token, case in self._by_token.items() if token not in tokens])
+
+    def require_training_cases(self) -> None:
+        """Raise if the site has no training case.
+
+        Raises:
+            DataError: saying what the site has instead.
+        """
+        if not self.examples:
+            raise DataError(
+                f"the site has no training case ({self.index.describe()}); mark some as 'train' in the "
+                "column 'split'"
+            )
 
     # --- cases and batches ---------------------------------------------------------------------------------
 
@@ -172,11 +240,7 @@ class SiteDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the training batches, shuffled by torch's global generator; the caller seeds it."""
-        if not self.examples:
-            raise DataError(
-                f"the site has no training case ({self.index.describe()}); mark some as 'train' in the "
-                "column 'split'"
-            )
+        self.require_training_cases()
         dataset = self.dataset("train", training=True)
         if self.steps is not None:
             return self._fixed_steps_loader(dataset, self.steps)

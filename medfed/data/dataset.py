@@ -13,6 +13,8 @@ from torch.utils.data import Dataset
 from medfed.data import transforms
 from medfed.data.cache import NoCache, open_cache
 from medfed.data.case import Case
+from medfed.data.refusals import of_case
+from medfed.data.screening import unreadable_files
 from medfed.data.settings import Images
 from medfed.data.transforms import Needs, Prepared
 from medfed.errors import ImageError
@@ -94,17 +96,29 @@ class ImageDataset(Dataset[dict[str, Any]]):
         Raises:
             ImageError, LabelError: naming the case by token.
         """
-        return self.cache.get(case, lambda: prepare_case(case, self.settings, self.needs, self.classes))
+        try:
+            return self.cache.get(case, lambda: prepare_case(case, self.settings, self.needs, self.classes))
+        except OSError as error:  # a cache on disk reads the files itself, and this error would name them
+            failure = error
+        try:
+            transforms.check_files(used_part(case, self.needs))
+        except ImageError as missing:
+            raise of_case(missing, case.token) from None
+        raise unreadable_files(failure, case) from None
+
+
+def used_part(case: Case, needs: Needs) -> Case:
+    """Return a case with its label only if the task needs one."""
+    return case if needs == "segment" else replace(case, label=None)
 
 
 def prepare_case(case: Case, settings: Images, needs: Needs, classes: int | None) -> Prepared:
     """Return a case, read and prepared; its label only if the task needs one."""
-    used = case if needs == "segment" else replace(case, label=None)
-    image, label = transforms.read_case(used, settings, classes)
+    image, label = transforms.read_case(used_part(case, needs), settings, classes)
     try:
         return transforms.prepare(image, label, settings)
     except ImageError as error:
-        raise ImageError(f"case {case.token}: {error}") from None
+        raise of_case(error, case.token) from None
 
 
 def item_seed(seed: int, item: int) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from medfed.data.case import Case
 from medfed.data.layouts import CaseError, CaseListing, ListedCase, layouts, recognise
 from medfed.data.splits import DEFAULT_FRACTIONS, SPLITS, assign_splits, case_token
-from medfed.errors import DataError, ImageError
+from medfed.errors import DataError
 
 MIN_SECRET_BYTES = 16
 
@@ -72,7 +72,6 @@ def index_folder(
     Raises:
         DataError: for a folder without cases, a table that lacks a column, a duplicate case, a patient in two
             splits, an unknown split, an empty target.
-        ImageError: for an image or label that does not exist.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -115,10 +114,12 @@ def with_token(case: ListedCase, site_secret: bytes) -> Case:
 
 
 def check_cases(cases: Sequence[Case]) -> None:
-    """Raise if two cases share an id, a patient is in two splits or a file is missing.
+    """Raise if two cases share an id, or a patient is in two splits.
+
+    A file that is missing costs its case and not the folder: the case is refused when it is read.
 
     Raises:
-        DataError, ImageError: naming the cases by token.
+        DataError: naming the cases by token.
     """
     seen: set[str] = set()
     first_of: dict[str, Case] = {}
@@ -133,9 +134,3 @@ def check_cases(cases: Sequence[Case]) -> None:
                 f"{case.split}; all of a patient's cases belong in one split, or the model is scored on "
                 "patients that it has trained on"
             )
-        for what, paths in (("image", case.image), ("label", (case.label,) if case.label else ())):
-            if not all(path.exists() for path in paths):
-                raise ImageError(
-                    f"case {case.token}: its {what} is not there; correct the {what}'s path in the table or "
-                    "restore the file"
-                )

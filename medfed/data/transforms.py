@@ -17,11 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfed.data.case import Case
-from medfed.data.refusals import ChannelGridError, SeveralVolumesError
+from medfed.data.refusals import (
+    ChannelCountError,
+    ChannelGridError,
+    MissingImageError,
+    MissingLabelError,
+    SeveralVolumesError,
+    of_case,
+)
 from medfed.data.resample import resample
 from medfed.data.settings import Augment, Images
 from medfed.data.volume import Volume
-from medfed.errors import DataError, ImageError, LabelError
+from medfed.errors import DataError, ImageError
 
 if TYPE_CHECKING:
     from monai.transforms import Compose
@@ -74,20 +81,32 @@ def read_case(case: Case, settings: Images, classes: int | None) -> tuple[Volume
     from medfed.data.read import read_label
 
     try:
+        check_files(case)
         image = read_image(case.image)
         channels = image.array.shape[0]
         if channels != settings.channels:
-            raise ImageError(
+            raise ChannelCountError(
                 f"the image has {channels} channels, the study's data.channels is {settings.channels}"
             )
         label = None
         if case.label is not None:
             label = read_label(case.label, image, classes, overlap="refuse")
-    except LabelError as error:
-        raise LabelError(f"case {case.token}: {error}") from None
     except ImageError as error:
-        raise ImageError(f"case {case.token}: {error}") from None
+        raise of_case(error, case.token) from None
     return image, label
+
+
+def check_files(case: Case) -> None:
+    """Raise if a file of a case is not there.
+
+    Raises:
+        MissingImageError, MissingLabelError: without the case's name.
+    """
+    advice = "correct its path in the table, or restore the file"
+    if not all(path.exists() for path in case.image):
+        raise MissingImageError(f"its image is not there; {advice}")
+    if case.label is not None and not case.label.exists():
+        raise MissingLabelError(f"its label is not there; {advice}")
 
 
 def read_image(paths: Sequence[Path | str]) -> Volume:

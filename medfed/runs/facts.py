@@ -67,6 +67,9 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     cases: dict[str, dict[str, int]] = {}
     layouts: dict[str, str] = {}
     notes: dict[str, list[str]] = {}
+    # Cases per site that were left out because they cannot be used, by reason; what is said of duplicates.
+    left_out: dict[str, dict[str, int]] = {}
+    duplicates: dict[str, list[str]] = {}
     privacy: PrivacyFacts = PrivacyFacts()
     # Models that could not be trained and sites that could not be measured, each with the reason.
     missing_models: dict[str, str] = {}

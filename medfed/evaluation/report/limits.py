@@ -18,7 +18,7 @@ def limits(run: Run, focus: Focus | None) -> list[str]:
         sentences += _uncertain(run, focus)
     if number := suppressed_values(run):
         sentences.append(f"{number} values are not shown because they come from too few patients.")
-    sentences += _missing(run)
+    sentences += _missing(run) + _left_out(run)
     if run.study.kind("privacy") in ("none", ""):
         sentences.append(
             "No privacy mechanism protected the updates: whoever receives one may learn about its patients."
@@ -92,3 +92,14 @@ def _missing(run: Run) -> list[str]:
     sentences += [f"Nothing was measured at {site}: {why}." for site, why in unmeasured]
     sentences += [f"{model_name(model)} is missing from the comparison: {why}." for model, why in missing]
     return sentences
+
+
+def _left_out(run: Run) -> list[str]:
+    """Return the cases that hospitals left out, and images that are in several of a hospital's cases."""
+    sentences = [
+        f"{site} left out {sum(counts.values())} of its cases because they cannot be used "
+        f"({', '.join(f'{count} {reason}' for reason, count in counts.items())}): results are of the others."
+        for site, counts in sorted(run.left_out.items())
+    ]
+    duplicates = sorted(run.facts.duplicates.items())
+    return sentences + [f"At {site}, {line}." for site, lines in duplicates for line in lines]
