@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfed.data.cache_location import files_below, is_hex, is_site_folder, private_folder
-from medfed.data.case import Case
+from medfed.data.case import Case, ImageSource, paths_of
 from medfed.data.settings import Images
 from medfed.data.transforms import Needs, Prepared
 from medfed.errors import DataError
@@ -137,14 +137,17 @@ def preparation_recipe(settings: Images, needs: Needs, classes: int | None) -> s
 def entry_name(case: Case, recipe: str) -> str:
     """Return the SHA-256 of a case's files and the recipe, in hex."""
     sha = hashlib.sha256(recipe.encode())
-    for part in (*case.image, case.label):
+    for source in (*case.image, case.label):
         sha.update(b"\0part")
-        if part is None:
-            continue
-        for path in files_below(part) if part.is_dir() else [part]:
+        for path in () if source is None else _files_read(source):
             with path.open("rb") as file:
                 sha.update(hashlib.file_digest(file, "sha256").digest())
     return sha.hexdigest()
+
+
+def _files_read(source: ImageSource) -> list[Path]:
+    """Return the files that reading a channel or a label opens."""
+    return [file for path in paths_of(source) for file in (files_below(path) if path.is_dir() else [path])]
 
 
 def save(entry: Path, prepared: Prepared) -> None:

@@ -7,19 +7,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+# One channel of an image: a file, a folder that holds it alone, or exactly the files of one DICOM series.
+ImageSource = Path | tuple[Path, ...]
+
 
 @dataclass(frozen=True, repr=False)
 class Case:
     """One imaging visit of one patient. It never leaves the hospital.
 
     `id` and `patient` are as the hospital wrote them; `token` is the salted name that logs and errors use.
-    `image` holds one path per channel: a file, or a folder of DICOM slices.
+    `image` holds one source per channel: a file, a folder of DICOM slices, or the files of one series.
     """
 
     id: str
     patient: str
     token: str
-    image: tuple[Path, ...]
+    image: tuple[ImageSource, ...]
     label: Path | None = None
     target: int | None = None
     split: str = "train"
@@ -28,3 +31,13 @@ class Case:
     def __repr__(self) -> str:
         # Tracebacks and debug prints show a case; they must not show its paths and its patient.
         return f"Case(token={self.token!r}, split={self.split!r})"
+
+
+def paths_of(source: ImageSource) -> tuple[Path, ...]:
+    """Return the paths of one channel: a file, a folder, or the files of a series."""
+    return source if isinstance(source, tuple) else (source,)
+
+
+def first_path(source: ImageSource) -> Path:
+    """Return a path that stands for one channel: its file, its folder, or the first file of its series."""
+    return paths_of(source)[0]

@@ -8,7 +8,7 @@ files it needs).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -17,14 +17,14 @@ from medfed.data.label import read_label_on_grid
 from medfed.data.read_options import LabelOptions, Overlap, Padding, ReadOptions, Tilt, Uneven
 from medfed.data.size_limits import MAX_VOLUME_BYTES
 from medfed.data.volume import Volume
-from medfed.data.volume_files import read_volumes
+from medfed.data.volume_files import read_series, read_volumes
 from medfed.errors import ImageError, LabelError, MedfedError
 
 Result = TypeVar("Result")
 
 
 def read(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     padding: Padding = "air",
     tilt: Tilt = "affine",
@@ -38,7 +38,8 @@ def read(
     (localizers, reports, segmentations) are listed in `Volume.info.skipped`.
 
     Args:
-        path: a DICOM file, a DICOMDIR, a NIfTI file, or a folder, which is searched recursively.
+        path: a DICOM file, a DICOMDIR, a NIfTI file, or a folder, which is searched recursively; or the files
+            of one DICOM series, of which then each must be readable and no other is opened.
         padding: replacement for voxels that the DICOM header declares as padding. 'air' is -1000 HU in CT and
             the smallest value outside the padding in other modalities; 'nan' is NaN. Voxels that no slice
             covers after resampling a tilted CT are replaced in the same way.
@@ -58,7 +59,11 @@ def read(
     if uneven not in ("refuse", "resample"):
         raise ImageError(f"uneven is 'refuse' or 'resample'; not {uneven!r}")
     options = ReadOptions(padding, tilt, uneven, max_bytes)
-    return _sanitised_errors(lambda: read_volumes(os.fspath(path), options), ImageError)
+    if isinstance(path, str | os.PathLike):
+        whole = os.fspath(path)
+        return _sanitised_errors(lambda: read_volumes(whole, options), ImageError)
+    files = [os.fspath(file) for file in path]
+    return _sanitised_errors(lambda: read_series(files, options), ImageError)
 
 
 def read_label(

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.case import Case
 from medfed.data.refusals import (
     ChannelCountError,
     ChannelGridError,
@@ -25,6 +23,8 @@ from medfed.data.refusals import (
     SeveralVolumesError,
     of_case,
 )
+=======
+from medfed.data.case import Case, ImageSource, paths_of
 from medfed.data.resample import resample
 from medfed.data.settings import Augment, Images
 from medfed.data.volume import Volume
@@ -103,14 +103,14 @@ def check_files(case: Case) -> None:
         MissingImageError, MissingLabelError: without the case's name.
     """
     advice = "correct its path in the table, or restore the file"
-    if not all(path.exists() for path in case.image):
+    if not all(path.exists() for source in case.image for path in paths_of(source)):
         raise MissingImageError(f"its image is not there; {advice}")
     if case.label is not None and not case.label.exists():
         raise MissingLabelError(f"its label is not there; {advice}")
 
 
-def read_image(paths: Sequence[Path | str]) -> Volume:
-    """Return one volume of all channels, which are on one grid; each path holds one volume.
+def read_image(paths: Sequence[ImageSource | str]) -> Volume:
+    """Return one volume of all channels, which are on one grid; each source holds one volume.
 
     Raises:
         ImageError: if a path is refused or holds several volumes, or the channels' grids differ.

@@ -37,6 +37,28 @@ def read_volumes(path: str, options: ReadOptions) -> list[Volume]:
     return _read_file(path, options)
 
 
+def read_series(paths: list[str], options: ReadOptions) -> list[Volume]:
+    """Return the volumes in exactly these files, which are the images of one DICOM series.
+
+    Raises:
+        ImageError: if one of them is no DICOM image, or cannot be read correctly.
+        OSError: if the file system fails.
+    """
+    files = []
+    for path in paths:
+        file = open_dicom(path) if os.stat(path).st_size else None
+        if file is None:
+            raise ImageError("one of a series' files is empty or no DICOM file; copy it again")
+        note = describe_non_image(file)
+        if note is not None:
+            raise ImageError(f"one of a series' files is not an image: {note}")
+        files.append(file)
+    volumes, notes = assemble_volumes(files, options)
+    if not volumes:
+        raise ImageError(f"the series contains no volume, only {notes[0] if notes else 'no file at all'}")
+    return _with_notes(volumes, notes)
+
+
 def _read_file(path: str, options: ReadOptions) -> list[Volume]:
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import medfed
 from medfed.data.cache_location import files_below
-from medfed.data.case import Case
+from medfed.data.case import Case, paths_of
 from medfed.data.dicom.file import is_dicom
 from medfed.errors import RunError
 
@@ -87,7 +87,8 @@ def source_slices(case: Case) -> list[Any]:
 
     files = [
         file
-        for path in case.image
+        for source in case.image
+        for path in paths_of(source)
         for file in (files_below(path) if path.is_dir() else [path])
         if is_dicom(file)
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from medfed.data.case import first_path, paths_of
 from medfed.data.index import Index, check_cases, with_token
 from medfed.data.layouts import Layout, ListedCase, layouts
 from medfed.data.splits import SPLITS, UNASSIGNED
@@ -58,7 +59,7 @@ def written(example: LayoutExample) -> Iterator[Path]:
 
 def by_value(case: ListedCase) -> ExpectedCase:
     label = case.label.name if case.label is not None else None
-    files = tuple(path.name for path in case.image)
+    files = tuple(first_path(source).name for source in case.image)
     return ExpectedCase(case.id, case.patient, files, label, case.target, case.split)
 
 
@@ -98,7 +99,7 @@ def every_split_is_known_and_every_file_exists(example: LayoutExample) -> None:
     with written(example) as folder:
         for case in example.layout.read(folder).cases:
             assert case.split in (*SPLITS, UNASSIGNED), case.split
-            assert all(path.exists() for path in case.image)
+            assert all(path.exists() for source in case.image for path in paths_of(source))
             assert case.label is None or case.label.exists()
 
 

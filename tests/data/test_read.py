@@ -7,11 +7,13 @@ from pathlib import Path
 
 import hard_series as hs
 import numpy as np
-from hard_series import Series, assert_in_place, expected_affine
+import pytest
+from hard_series import Series, assert_in_place, expected_affine, write_series
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medfed.data.read import read, read_label
+from medfed.errors import ImageError
 
 turns = st.tuples(*[st.floats(-180, 180) for _ in range(3)])
 spacings = st.floats(0.3, 3.0).map(lambda x: round(x, 3))
@@ -82,3 +84,15 @@ def test_each_voxel_of_a_label_lies_at_its_place(made, order, flips):
         image.to_filename(Path(folder) / "label.nii")
         label = read_label(Path(folder) / "label.nii", volume)
         np.testing.assert_array_equal(label.array[0], classes)
+
+
+def test_the_files_of_one_series_are_read_and_no_other(tmp_path: Path) -> None:
+    ours, other = Series(), Series(shape=(4, 5, 7), step_mm=3.0)
+    files = write_series(tmp_path, ours)
+    write_series(tmp_path, other)
+    (volume,) = read(files)
+    assert_in_place(volume, shape=(7, 5, 6))
+    assert len(read(tmp_path)) == 2
+    (tmp_path / "empty.dcm").touch()
+    with pytest.raises(ImageError, match="empty or no DICOM file; copy it again"):
+        read([*files, tmp_path / "empty.dcm"])

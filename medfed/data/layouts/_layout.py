@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar
 
+from medfed.data.case import ImageSource
 from medfed.data.splits import UNASSIGNED
 from medfed.errors import DataError
 from medfed.registry import Kind
@@ -20,12 +21,12 @@ NO_PATIENTS = "the layout names no patients: each case counts as a patient of it
 class ListedCase:
     """A case as a layout finds it, with the hospital's own id and patient; no token yet.
 
-    `image` holds one path per channel. `split` is UNASSIGNED unless the folder states it.
+    `image` holds one source per channel: a path, or the files of one series. `split` is UNASSIGNED unless the folder states it.
     """
 
     id: str
     patient: str
-    image: tuple[Path, ...]
+    image: tuple[ImageSource, ...]
     label: Path | None = None
     target: int | None = None
     split: str = UNASSIGNED

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import ClassVar
 
+from medfed.data.case import first_path
 from medfed.data.layouts._files import NIFTI_ENDINGS, is_nifti, stem, visible
 from medfed.data.layouts._layout import NO_PATIENTS, CaseError, CaseListing, Layout, ListedCase
 from medfed.errors import DataError, ImageError
@@ -33,7 +34,7 @@ class Decathlon(Layout, tag="decathlon", frozen=True):
         class_names, channels = _describe(folder / "dataset.json")
         cases = [_case(folder, label, channels) for label in visible(folder / "labelsTr") if is_nifti(label)]
         notes = []
-        labelled = {path.name for case in cases for path in case.image}
+        labelled = {first_path(source).name for case in cases for source in case.image}
         spare = sum(is_nifti(path) and path.name not in labelled for path in visible(folder / "imagesTr"))
         if spare:
             notes.append(f"{spare} images in imagesTr have no label and are left out")

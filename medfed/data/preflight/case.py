@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from medfed.data import refusals
 from medfed.data.cache_location import files_below
+from medfed.data.case import ImageSource, first_path
 from medfed.data.preflight.thumbnail import thumbnail
 from medfed.data.volume import Volume
 from medfed.errors import ImageError
@@ -82,7 +83,7 @@ class CaseRequest:
     """One case to examine; `key` salts the hash of its voxels."""
 
     number: int
-    image: tuple[str, ...]
+    image: tuple[ImageSource, ...]
     label: str | None
     key: bytes
     classes: int | None = None
@@ -142,7 +143,7 @@ def _image(request: CaseRequest, facts: CaseFacts) -> Volume | None:
         facts.issues.append((IMAGE_ISSUES.get(type(error), "corrupt"), str(error)))
         return None
     facts.read, facts.modality, facts.flags = True, volume.info.modality, volume.info.flags
-    header = header_words(Path(request.image[0])) if facts.modality else {}
+    header = header_words(first_path(request.image[0])) if facts.modality else {}
     facts.scanner = scanner(header)
     face = _face_evidence(volume, header)
     if face:

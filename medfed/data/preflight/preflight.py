@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medfed.data.case import paths_of
 from medfed.data.index import index_folder
 from medfed.data.preflight.case import CaseFacts, CaseRequest
 from medfed.data.preflight.examination import examine_all
@@ -105,14 +106,14 @@ def _requests(
     return [
         CaseRequest(
             number,
-            tuple(map(str, case.image)),
+            case.image,
             str(case.label) if case.label is not None and use_labels else None,
             key,
             classes,
             thumbnails,
         )
         for number, case in enumerate(listing.cases)
-        if case.image and all(path.exists() for path in case.image)
+        if case.image and all(path.exists() for source in case.image for path in paths_of(source))
     ]
 
 
