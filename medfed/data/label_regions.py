@@ -66,7 +66,9 @@ def check_same_patient(like: Volume, identities: Sequence[str]) -> tuple[str, ..
             volume's.
     """
     if identities_differ(like.info.identities, identities, "patient"):
-        raise OtherPatientError("the label is of another patient than the image; take the label of this image")
+        raise OtherPatientError(
+            "the label is of another patient than the image; take the label of this image"
+        )
     if not identities_differ(like.info.identities, identities, "frame"):
         return ()
     if identities_differ(like.info.identities, identities, "series"):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from medfed.data.case import Case, ImageSource, paths_of
 from medfed.data.refusals import (
     ChannelCountError,
     ChannelGridError,
@@ -23,8 +24,6 @@ from medfed.data.refusals import (
     SeveralVolumesError,
     of_case,
 )
-=======
-from medfed.data.case import Case, ImageSource, paths_of
 from medfed.data.resample import resample
 from medfed.data.settings import Augment, Images
 from medfed.data.volume import Volume

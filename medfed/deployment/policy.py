@@ -42,8 +42,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cases, since a model reveals more about each of a few.
     rows: which evaluation results may leave: `none`, `aggregates` over groups, or rows of single `patients`
     (under salted ids).  smallest_group: results over groups of fewer patients than this never leave, whatever
-    the study says.  unreadable: how many cases may be left out because they cannot be used (`skip`, `most`); with
-    more, the hospital does not take part.
+    the study says.  unreadable: how many cases may be left out because they cannot be used (`skip`, `most`);
+    with more, the hospital does not take part.
     """
 
     tasks: tuple[str, ...] | None = None

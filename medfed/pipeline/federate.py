@@ -48,7 +48,6 @@ class StudyRun:
         """Each hospital's data, those held out included."""
         return {site: hospital.data for site, hospital in self.hospitals.items()}
 
-
     def hospital(self, site: str) -> Hospital:
         """Return a hospital's data.
 

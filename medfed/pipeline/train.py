@@ -113,9 +113,7 @@ def _open(
     return run, facts
 
 
-def _open_hospitals(
-    study: Study, progress: Progress
-) -> tuple[dict[str, Hospital], dict[str, MedfedError]]:
+def _open_hospitals(study: Study, progress: Progress) -> tuple[dict[str, Hospital], dict[str, MedfedError]]:
     """Return the hospitals whose data can be used, and for each other one its error.
 
     Raises:

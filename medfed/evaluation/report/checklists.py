@@ -147,10 +147,11 @@ def _excluded(run: Run) -> str | None:
 
 def _left_out(run: Run) -> str:
     """Return how many cases each hospital left out because they cannot be used, by reason."""
-    return "; ".join(
-        f"{site}: {sum(counts.values())} unusable ({', '.join(f'{n} {reason}' for reason, n in counts.items())})"
-        for site, counts in sorted(run.left_out.items())
-    )
+    sentences = []
+    for site, counts in sorted(run.left_out.items()):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+        sentences.append(f"{site}: {sum(counts.values())} unusable ({reasons})")
+    return "; ".join(sentences)
 
 
 def _card_output(run: Run) -> str | None:

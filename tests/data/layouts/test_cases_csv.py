@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from medfed.data.datamodule import SiteDataModule
 from medfed.data.settings import Images
-from medfed.errors import DataError, ImageError
+from medfed.errors import DataError
 
-from ..hospital_folder import MARK, folder_of, index, refused, row, token
+from ..hospital_folder import MARK, NATIVE, folder_of, index, refused, row, token
 
 
 def test_cases_csv_says_it_all(tmp_path: Path) -> None:
