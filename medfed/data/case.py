@@ -27,6 +27,7 @@ class Case:
     target: int | None = None
     split: str = "train"
     attributes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    masks: tuple[tuple[str, Path], ...] = ()
 
     def __repr__(self) -> str:
         # Tracebacks and debug prints show a case; they must not show its paths and its patient.

@@ -157,7 +157,7 @@ EXAMPLES = {
         DicomTree(),
         dicom_tree,
         [ExpectedCase(f"{PATIENT}/1.2.3", PATIENT, ("ct",))],
-        ("1 series with fewer than 5 slices are left out (localizers)",),
+        ("1 files are left out: an image of a series of fewer than 5 slices, like a localizer",),
     ),
 }
 

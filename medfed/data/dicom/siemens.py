@@ -22,6 +22,13 @@ def is_mosaic(header: Elements) -> bool:
     return any(_csa_count(header.raw(tag)) > 1 for tag in (0x00291010, 0x00291020) if tag in header)
 
 
+def mosaic_slices(header: Elements) -> int:
+    """Return the number of slices that a mosaic announces, at least 1."""
+    value = header.raw(_TILES) if _TILES in header else b""
+    tiles = int.from_bytes(value, "little") if len(value) == 2 else 0
+    return max(1, tiles, *(_csa_count(header.raw(tag)) for tag in (0x00291010, 0x00291020) if tag in header))
+
+
 def _csa_count(csa: bytes) -> int:
     """Return the number of tiles in a CSA header: a name of 64 bytes, the number of items, the items."""
     at = csa.find(_COUNT + b"\0")

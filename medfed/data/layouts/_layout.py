@@ -21,7 +21,8 @@ NO_PATIENTS = "the layout names no patients: each case counts as a patient of it
 class ListedCase:
     """A case as a layout finds it, with the hospital's own id and patient; no token yet.
 
-    `image` holds one source per channel: a path, or the files of one series. `split` is UNASSIGNED unless the folder states it.
+    `image` holds one source per channel: a path, or the files of one series. `masks` holds one mask file per
+    named structure, beside or instead of `label`. `split` is UNASSIGNED unless the folder states it.
     """
 
     id: str
@@ -31,6 +32,7 @@ class ListedCase:
     target: int | None = None
     split: str = UNASSIGNED
     attributes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    masks: tuple[tuple[str, Path], ...] = ()
 
     def __repr__(self) -> str:
         # Everything else names the patient.

@@ -2,180 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from medfed.data.cache_location import files_below
-from medfed.data.dicom.suppress_logs import suppress_dicom_logs
-from medfed.data.layouts._files import may_be_dicom
-from medfed.data.layouts._layout import CaseError, CaseListing, Layout, ListedCase
-from medfed.errors import DataError
+from medfed.data.case import ImageSource
+from medfed.data.dicom.patients import Key, group_by_patient
+from medfed.data.layouts._dicom_choice import SeriesChoice, choose_series
+from medfed.data.layouts._dicom_series import (
+    MIN_SLICES,
+    DicomFiles,
+    Series,
+    Sources,
+    match_labels,
+    without_short,
+)
+from medfed.data.layouts._layout import CaseListing, Layout, ListedCase
+from medfed.data.layouts._survey import Survey
 
-if TYPE_CHECKING:
-    import pydicom
-
-# Modalities that hold no image volume of their own; they are left out with a count.
-NOT_IMAGES = ("SR", "PR", "KO", "SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC", "FID", "RWV", "OT")
-LABELS = ("SEG", "RTSTRUCT")
-
-# A localizer has a few slices; a volume worth training on has more.
-MIN_SLICES = 5
-
-TAGS = [
-    "Modality",
-    "PatientID",
-    "SeriesInstanceUID",
-    "FrameOfReferenceUID",
-    "ReferencedSeriesSequence",
-    "NumberOfFrames",
-    "ReferencedFrameOfReferenceSequence",
-    "SOPClassUID",
-]
-
-
-@dataclass(frozen=True, repr=False)
-class _Header:
-    path: Path
-    modality: str
-    patient: str
-    series: str
-    frame: str
-    references: tuple[str, ...]
-    frames: int
-
-
-# The headers of each series. Two patients may share a series UID after a careless anonymisation; they are two
-# cases, so the key is the patient and the UID.
-_Series = dict[tuple[str, str], list[_Header]]
+SHORT = f"an image of a series of fewer than {MIN_SLICES} slices, like a localizer"
+BESIDE_VOLUMES = "a radiograph beside volumes"
+NOT_CHOSEN = "an image of a series that `series` does not choose"
+UNMATCHED = "a segmentation or structure set of no listed series"
 
 
 class DicomTree(Layout, tag="dicom_tree", frozen=True):
-    """DICOM files anywhere below the folder: one case per image series, with the label that references it.
+    """DICOM files anywhere below the folder: one case per image series, with the labels that reference it.
 
-    A SEG or RTSTRUCT belongs to the series it references (ReferencedSeriesSequence); if it references none,
-    to the only series in its frame of reference.
+    series: the channels of a case, each one series of a study, chosen by its description, modality or
+    weighting; without it every series of at least five slices is a case of its own. Radiographs are cases,
+    one per image, in a folder without volumes.
+
+    A segmentation or structure set belongs to the series it references (ReferencedSeriesSequence); if it
+    references none, to the only series in its frame of reference. Files of one series may lie in several
+    folders, and a folder may hold several series. Patients are told apart as in data/dicom/patients.py.
     """
 
     title: ClassVar[str] = "a tree of DICOM series"
     evidence: ClassVar[str] = "DICOM series"
     order: ClassVar[int] = 60
 
+    series: tuple[SeriesChoice, ...] = ()
+
     def recognises(self, folder: Path) -> bool:
-        return any(may_be_dicom(path) for path in _files(folder))
+        return any(file.format == "dicom" for file in Survey.of(folder).files)
 
     def read(self, folder: Path) -> CaseListing:
-        headers = [
-            header for path in _files(folder) if may_be_dicom(path) and (header := _header(path)) is not None
+        return self.read_survey(Survey.of(folder))
+
+    def read_survey(self, survey: Survey) -> CaseListing:
+        """Return the cases in a folder's DICOM files."""
+        files = DicomFiles.of(file.path for file in survey.files if file.format == "dicom")
+        volumes, short = without_short(files.series)
+        patients, notes = group_by_patient(volumes)
+        channels, choice_notes = self._channels(volumes)
+        case_of = {key: number for number, keys in enumerate(channels) for key in keys}
+        labels = match_labels({key: volumes[key] for key in case_of}, case_of, files.labels)
+        sources = Sources.of(survey, files)
+        cases = [
+            _case(keys, patients[keys[0]], [sources.of_series(volumes[key]) for key in keys], labels[number])
+            for number, keys in enumerate(channels)
         ]
-        series = _image_series(headers)
-        short = [key for key, members in series.items() if sum(one.frames for one in members) < MIN_SLICES]
-        for key in short:
-            del series[key]
-        labels = [header for header in headers if header.modality in LABELS]
-        label_of = _match_labels(series, labels)
-        cases = tuple(
-            ListedCase(
-                id="/".join(key),
-                patient=key[0] or key[1],
-                image=(_series_path(members, headers),),
-                label=label_of.get(key),
-            )
-            for key, members in sorted(series.items())
+        cases += [
+            ListedCase(f"damaged {name}", f"damaged {name}", (paths,))
+            for name, paths in sources.damaged_series.items()
+        ]
+        reasons = Counter(other.non_volume for other in files.others)
+        reasons.update(broken.non_volume for broken in files.damaged if broken.non_volume)
+        reasons[SHORT] = sum(map(len, short.values()))
+        reasons[NOT_CHOSEN if self.series else BESIDE_VOLUMES] = sum(
+            len(members) for key, members in volumes.items() if key not in case_of
         )
-        others = sum(header.modality in NOT_IMAGES for header in headers) - len(labels)
-        notes = (
-            (len(short), f"series with fewer than {MIN_SLICES} slices are left out (localizers)"),
-            (others, "objects that hold no volume are left out (SR, PR, KO, ...)"),
-            (len(labels) - len(label_of), "label objects match no series and are left out"),
-        )
-        return CaseListing(self.title, cases, tuple(f"{count} {text}" for count, text in notes if count > 0))
+        reasons[UNMATCHED] = len(files.labels) - sum(map(len, labels.values()))
+        if sources.damaged_series:
+            count = len(sources.damaged_series)
+            notes.append(f"{count} series have no header that can be read: each is a case that is refused")
+        left_out = [
+            f"{count} files are left out: {reason}" for reason, count in sorted(reasons.items()) if count
+        ]
+        return CaseListing(self.title, tuple(cases), (*notes, *choice_notes, *left_out))
+
+    def _channels(self, series: Series) -> tuple[list[tuple[Key, ...]], list[str]]:
+        """Return the series of each case, and notes."""
+        if self.series:
+            studies: dict[str, list[Key]] = defaultdict(list)
+            for key in sorted(series):
+                # A series without a study is one of its own.
+                studies[f"{key[0]}/{series[key][0].study or key[1]}"].append(key)
+            return choose_series(studies, series, self.series)
+        volumes = [key for key, members in series.items() if not members[0].is_projection]
+        return [(key,) for key in sorted(volumes or series)], []
 
 
-def _image_series(headers: Sequence[_Header]) -> _Series:
-    series: _Series = {}
-    for header in headers:
-        if header.modality not in NOT_IMAGES:
-            series.setdefault((header.patient, header.series), []).append(header)
-    return series
-
-
-def _match_labels(series: _Series, labels: Sequence[_Header]) -> dict[tuple[str, str], Path]:
-    """Return the label object of each series that has one.
-
-    Raises:
-        CaseError: if two objects reference one series.
-    """
-    matched: dict[tuple[str, str], Path] = {}
-    for label in labels:
-        if label.references:
-            keys = [key for key in series if key[0] == label.patient and key[1] in label.references]
-        else:
-            keys = [
-                key
-                for key, members in series.items()
-                if key[0] == label.patient and members[0].frame == label.frame != ""
-            ]
-        if len(keys) != 1:
-            continue
-        if keys[0] in matched:
-            raise CaseError(
-                "/".join(keys[0]),
-                "two label objects reference its series; keep the right one, or list the cases in cases.csv",
-            )
-        matched[keys[0]] = label.path
-    return matched
-
-
-def _series_path(members: list[_Header], headers: list[_Header]) -> Path:
-    """Return the folder that holds this series and no other image, or the one file that is the series."""
-    if len(members) == 1:
-        return members[0].path
-    folders = {member.path.parent for member in members}
-    own = {member.path for member in members}
-    crowded = any(
-        h.path.parent in folders and h.path not in own and h.modality not in NOT_IMAGES for h in headers
-    )
-    if len(folders) > 1 or crowded:
-        raise DataError(
-            "a DICOM series shares its folder with another one, or is spread over several folders; "
-            "put each series into a folder of its own (dcmsort and most archives' exports do)"
-        )
-    return folders.pop()
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in files_below(folder) if not path.name.startswith("."))
-
-
-def _header(path: Path) -> _Header | None:
-    """Return the fields of one file's header, or None if it is no DICOM object or is a DICOMDIR."""
-    import pydicom
-
-    try:
-        with suppress_dicom_logs():
-            ds = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS, force=True)
-            if "Modality" not in ds or "SeriesInstanceUID" not in ds:
-                return None
-            return _Header(
-                path=path,
-                modality=str(ds.Modality),
-                patient=str(ds.get("PatientID", "") or ""),
-                series=str(ds.SeriesInstanceUID),
-                frame=str(ds.get("FrameOfReferenceUID", "") or ""),
-                references=tuple(_referenced_series(ds)),
-                frames=int(ds.get("NumberOfFrames", 1) or 1),
-            )
-    except Exception:  # noqa: BLE001 - pydicom's errors have no common class
-        return None
-
-
-def _referenced_series(ds: pydicom.Dataset) -> Iterator[str]:
-    """Yield the series that a SEG or an RTSTRUCT references."""
-    for item in ds.get("ReferencedSeriesSequence") or []:
-        yield str(item.SeriesInstanceUID)
-    for frame in ds.get("ReferencedFrameOfReferenceSequence") or []:
-        for study in frame.get("RTReferencedStudySequence") or []:
-            for item in study.get("RTReferencedSeriesSequence") or []:
-                yield str(item.SeriesInstanceUID)
+def _case(
+    keys: Sequence[Key], patient: str, sources: Sequence[ImageSource], labels: Sequence[Path]
+) -> ListedCase:
+    single = labels[0] if len(labels) == 1 else None
+    # Several labels are told apart by the names inside them.
+    masks = tuple(("", path) for path in labels) if len(labels) > 1 else ()
+    return ListedCase("+".join("/".join(key) for key in keys), patient, tuple(sources), single, masks=masks)

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from medfed.data.datamodule import SiteDataModule
-from medfed.errors import DataError
 
-from ..hospital_folder import NATIVE, SAMPLES, index, refused
+from ..hospital_folder import NATIVE, SAMPLES, index
 
 
 def test_a_tree_of_dicom_series_with_segmentations(tmp_path: Path) -> None:
@@ -26,7 +25,9 @@ def test_a_tree_of_dicom_series_with_segmentations(tmp_path: Path) -> None:
     assert found.layout == "a tree of DICOM series"
     labels = {case.patient: case.label and case.label.name for case in found.cases}
     assert labels == {"N01": "b.dcm", "N02": "a.dcm", "N05": None}
-    assert any("1 series with fewer than 5 slices" in note for note in found.notes)
+    assert any(
+        "1 files are left out: an image of a series of fewer than 5 slices" in note for note in found.notes
+    )
     data = SiteDataModule(found, NATIVE, "segment", classes=2)
     assert any("1 cases have no label" in note for note in data.notes)
     for case in found.cases:
@@ -41,8 +42,10 @@ def test_a_tree_of_dicom_series_with_segmentations(tmp_path: Path) -> None:
             assert label.array.any()
 
 
-def test_two_segmentations_of_one_series(tmp_path: Path) -> None:
+def test_two_segmentations_of_one_series_are_both_given(tmp_path: Path) -> None:
     shutil.copytree(SAMPLES / "north" / "images" / "north-01", tmp_path / "ct")
     for name in ("one", "two"):
         shutil.copy(SAMPLES / "north" / "labels" / "north-01.dcm", tmp_path / f"{name}.dcm")
-    refused(lambda: index(tmp_path), DataError, "two label objects", "keep the right one")
+    (case,) = index(tmp_path).cases
+    assert case.label is None
+    assert [(name, path.name) for name, path in case.masks] == [("", "one.dcm"), ("", "two.dcm")]
