@@ -8,7 +8,8 @@ header, and no path can get into a checkpoint or a log.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -27,7 +28,7 @@ from medfed.data.refusals import (
 from medfed.data.resample import resample
 from medfed.data.settings import Augment, Images
 from medfed.data.volume import Volume
-from medfed.errors import DataError, ImageError
+from medfed.errors import DataError, ImageError, LabelError
 
 if TYPE_CHECKING:
     from monai.transforms import Compose
@@ -89,10 +90,22 @@ def read_case(case: Case, settings: Images, classes: int | None) -> tuple[Volume
             )
         label = None
         if case.label is not None:
-            label = read_label(case.label, image, classes, overlap="refuse")
+            with _as_label_errors():
+                label = read_label(case.label, image, classes, overlap="refuse")
     except ImageError as error:
         raise of_case(error, case.token) from None
     return image, label
+
+
+@contextmanager
+def _as_label_errors() -> Iterator[None]:
+    """Raise the plain refusal of a label's file as one of a label, so that it is counted as such."""
+    try:
+        yield
+    except ImageError as error:
+        if type(error) is not ImageError:
+            raise
+        raise LabelError(f"its label: {error}") from None
 
 
 def check_files(case: Case) -> None:
