@@ -23,7 +23,10 @@ from medfed.data.screening import (
     duplicate_lines,
     left_out_line,
     refuse_excess,
+    require_training_cases,
     screen_cases,
+    usable_cases,
+    without_refused,
 )
 from medfed.data.settings import AnyData, Images, Table, Unreadable
 from medfed.data.table import TableDataset, TableRows, fit_scaling, network_inputs, read_table
@@ -160,19 +163,16 @@ class SiteDataModule(pl.LightningDataModule):
         Raises:
             DataError: if the site does not bear as many, or no case is left.
         """
-        refused, listed = screening.refused, len(self._by_token)
-        refuse_excess(refused, listed, bears)
+        refused, listed = screening.refused, tuple(self._by_token.values())
+        refuse_excess(refused, len(listed), bears)
         self.duplicates = duplicate_lines(screening.digests)
         self.notes += self.duplicates
         if not refused:
             return
         self.left_out = count_reasons(refused)
-        self.notes += (left_out_line(self.left_out, listed),)
-        tokens = {one.case.token for one in refused}
-        self.index = replace(
-            self.index, cases=tuple(case for case in self.index.cases if case.token not in tokens)
-        )
-        self._use([case for token, case in self._by_token.items() if token not in tokens])
+        self.notes += (left_out_line(self.left_out, len(listed)),)
+        self.index = replace(self.index, cases=without_refused(self.index.cases, refused))
+        self._use(without_refused(listed, refused))
 
     def require_training_cases(self) -> None:
         """Raise if the site has no training case.
@@ -180,11 +180,7 @@ class SiteDataModule(pl.LightningDataModule):
         Raises:
             DataError: saying what the site has instead.
         """
-        if not self.examples:
-            raise DataError(
-                f"the site has no training case ({self.index.describe()}); mark some as 'train' in the "
-                "column 'split'"
-            )
+        require_training_cases(self.index, self.cases("train"))
 
     # --- cases and batches ---------------------------------------------------------------------------------
 
@@ -320,33 +316,12 @@ class SiteDataModule(pl.LightningDataModule):
     # --- set-up ---------------------------------------------------------------------------------------------
 
     def _set_up_images(self, settings: Images, cache: CacheLocation | None) -> None:
-        if self.needs not in ("segment", "classify"):
-            raise DataError(
-                "the task needs a table and data.kind is 'images'; set data.kind to 'table' (needs: "
-                f"{self.needs})"
-            )
-        what = "label" if self.needs == "segment" else "target"
-        cases = [case for case in self.index.cases if getattr(case, what) is not None]
-        if not cases:
-            raise DataError(
-                f"no case of the site has a {what}, which the task needs ({self.index.describe()})"
-            )
-        if len(cases) < len(self.index.cases):
-            self.notes += (f"{len(self.index.cases) - len(cases)} cases have no {what} and are left out",)
-        if self.needs == "classify":
-            self._check_targets(cases)
+        cases, notes = usable_cases(self.index, self.needs, self.classes)
+        self.notes += notes
         self._use(cases)
         self._cache = open_cache(settings, cache.folder if cache else None, self.needs, self.classes)
         if cache is not None and cache.note and settings.cache == "disk":
             self.notes += (cache.note,)
-
-    def _check_targets(self, cases: Sequence[Case]) -> None:
-        for case in cases:
-            if self.classes is not None and case.target is not None and case.target >= self.classes:
-                raise DataError(
-                    f"case {case.token}: its target is no class of the task, which has {self.classes}; "
-                    "correct the column 'target'"
-                )
 
     def _set_up_table(self, rows: TableRows, settings: Table) -> None:
         if self.needs == "table" and settings.target is None:

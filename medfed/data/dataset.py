@@ -13,11 +13,9 @@ from torch.utils.data import Dataset
 from medfed.data import transforms
 from medfed.data.cache import NoCache, open_cache
 from medfed.data.case import Case
-from medfed.data.refusals import of_case
 from medfed.data.screening import unreadable_files
 from medfed.data.settings import Images
 from medfed.data.transforms import Needs, Prepared
-from medfed.errors import ImageError
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
@@ -100,10 +98,8 @@ class ImageDataset(Dataset[dict[str, Any]]):
             return self.cache.get(case, lambda: prepare_case(case, self.settings, self.needs, self.classes))
         except OSError as error:  # a cache on disk reads the files itself, and this error would name them
             failure = error
-        try:
+        with transforms.naming(case):
             transforms.check_files(used_part(case, self.needs))
-        except ImageError as missing:
-            raise of_case(missing, case.token) from None
         raise unreadable_files(failure, case) from None
 
 
@@ -115,10 +111,8 @@ def used_part(case: Case, needs: Needs) -> Case:
 def prepare_case(case: Case, settings: Images, needs: Needs, classes: int | None) -> Prepared:
     """Return a case, read and prepared; its label only if the task needs one."""
     image, label = transforms.read_case(used_part(case, needs), settings, classes)
-    try:
+    with transforms.naming(case):
         return transforms.prepare(image, label, settings)
-    except ImageError as error:
-        raise of_case(error, case.token) from None
 
 
 def item_seed(seed: int, item: int) -> int:

@@ -13,12 +13,13 @@ import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medfed.data.case import Case
+from medfed.data.index import Index
 from medfed.data.own_notes import write_note
 from medfed.data.refusals import of_case, reason_of
 from medfed.data.settings import Unreadable
@@ -46,6 +47,75 @@ class Screening:
 
     refused: tuple[RefusedCase, ...] = ()
     digests: tuple[tuple[Case, bytes], ...] = ()
+
+
+def usable_cases(index: Index, needs: str, classes: int | None) -> tuple[tuple[Case, ...], tuple[str, ...]]:
+    """Return the cases that a task on images can use, and a note on those that it cannot.
+
+    Raises:
+        DataError: if there is none, a target is no class of the task, or the task needs a table.
+    """
+    if needs not in ("segment", "classify"):
+        raise DataError(
+            f"the task needs a table and data.kind is 'images'; set data.kind to 'table' (needs: {needs})"
+        )
+    what = "label" if needs == "segment" else "target"
+    cases = tuple(case for case in index.cases if getattr(case, what) is not None)
+    if not cases:
+        raise DataError(f"no case of the site has a {what}, which the task needs ({index.describe()})")
+    if needs == "classify":
+        _check_targets(cases, classes)
+    omitted = len(index.cases) - len(cases)
+    return cases, (f"{omitted} cases have no {what} and are left out",) if omitted else ()
+
+
+def _check_targets(cases: Iterable[Case], classes: int | None) -> None:
+    for case in cases:
+        if classes is not None and case.target is not None and case.target >= classes:
+            raise DataError(
+                f"case {case.token}: its target is no class of the task, which has {classes}; "
+                "correct the column 'target'"
+            )
+
+
+def require_training_cases(index: Index, cases: Iterable[Case]) -> None:
+    """Raise if none of the cases that a task can use is a training case.
+
+    Raises:
+        DataError: saying what the site has instead.
+    """
+    if not any(case.split == "train" for case in cases):
+        raise DataError(
+            f"the site has no training case ({index.describe()}); mark some as 'train' in the column 'split'"
+        )
+
+
+def without_refused(cases: Iterable[Case], refused: Iterable[RefusedCase]) -> tuple[Case, ...]:
+    """Return the cases that were not refused."""
+    tokens = {one.case.token for one in refused}
+    return tuple(case for case in cases if case.token not in tokens)
+
+
+def check_training(
+    index: Index,
+    refused: Sequence[RefusedCase],
+    bears: Unreadable,
+    needs: str | None = None,
+    classes: int | None = None,
+) -> None:
+    """Raise what training at this site would raise, given the cases that cannot be read.
+
+    Without `needs` there is no study yet, and every case counts.
+
+    Raises:
+        DataError: as training does.
+    """
+    cases = index.cases if needs is None else usable_cases(index, needs, classes)[0]
+    tokens = {case.token for case in cases}
+    unusable = [one for one in refused if one.case.token in tokens]
+    refuse_excess(unusable, len(cases), bears)
+    left = without_refused(index.cases, unusable)
+    require_training_cases(replace(index, cases=left), without_refused(cases, unusable))
 
 
 def screen_cases(

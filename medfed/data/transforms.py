@@ -72,19 +72,21 @@ class Prepared:
     original_affine_ras: NDArray[np.float64]
 
 
-def read_case(case: Case, settings: Images, classes: int | None) -> tuple[Volume, Volume | None]:
+def read_case(case: Case, settings: Images | None, classes: int | None) -> tuple[Volume, Volume | None]:
     """Return a case's image, with all channels on one grid, and its label, as they are in the files.
+
+    Without settings there is no study yet, and any number of channels will do.
 
     Raises:
         ImageError, LabelError: naming the case by token.
     """
     from medfed.data.read import read_label
 
-    try:
+    with naming(case):
         check_files(case)
         image = read_image(case.image)
         channels = image.array.shape[0]
-        if channels != settings.channels:
+        if settings is not None and channels != settings.channels:
             raise ChannelCountError(
                 f"the image has {channels} channels, the study's data.channels is {settings.channels}"
             )
@@ -92,9 +94,16 @@ def read_case(case: Case, settings: Images, classes: int | None) -> tuple[Volume
         if case.label is not None:
             with _as_label_errors():
                 label = read_label(case.label, image, classes, overlap="refuse")
+    return image, label
+
+
+@contextmanager
+def naming(case: Case) -> Iterator[None]:
+    """Name a case by its token in any refusal of it."""
+    try:
+        yield
     except ImageError as error:
         raise of_case(error, case.token) from None
-    return image, label
 
 
 @contextmanager
@@ -171,15 +180,13 @@ def prepare(image: Volume, label: Volume | None, settings: Images) -> Prepared:
     Raises:
         ImageError: if no voxel is a number, or the resampled volume would be too large.
     """
+    check_preparable(image, settings)
     array = image.array
     if not np.isfinite(array).all():
         finite = array[np.isfinite(array)]
-        if finite.size == 0:
-            raise ImageError("no voxel of the image is a number")
         array = np.nan_to_num(
             array, nan=float(finite.min()), posinf=float(finite.max()), neginf=float(finite.min())
         )
-    _check_size(image, settings)
     oriented, affine_ras = _oriented(array, image.affine_ras, settings.orientation)
     mask = None
     if label is not None:
@@ -199,7 +206,15 @@ def prepare(image: Volume, label: Volume | None, settings: Images) -> Prepared:
     )
 
 
-def _check_size(image: Volume, settings: Images) -> None:
+def check_preparable(image: Volume, settings: Images) -> None:
+    """Raise if an image that can be read cannot be prepared.
+
+    Raises:
+        ImageError: if no voxel is a number, or the resampled volume would be too large.
+    """
+    # Nearly always the first plane has a number: then the other voxels need not be looked at.
+    if not np.isfinite(image.array[..., 0]).any() and not np.isfinite(image.array).any():
+        raise ImageError("no voxel of the image is a number")
     if settings.spacing_mm == "native":
         return
     extent = np.multiply(image.shape, image.spacing_mm)

@@ -10,24 +10,22 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medfed.data.case import paths_of
 from medfed.data.index import index_folder
 from medfed.data.preflight.case import CaseFacts, CaseRequest
 from medfed.data.preflight.examination import examine_all
-from medfed.data.preflight.issues import Finding, Problem, group_findings
+from medfed.data.preflight.issues import ISSUE_TYPES, Finding, Problem, group_findings
 from medfed.data.preflight.listing import Listing, list_folder
 from medfed.data.preflight.site_checks import case_findings, site_findings
 from medfed.data.preflight.study_checks import StudyRequirements, study_findings
 from medfed.data.preflight.summary import summarise, verdict
-from medfed.data.settings import Images
+from medfed.data.screening import RefusedCase, check_training, count_reasons, left_out_line
+from medfed.data.settings import Images, Unreadable
+from medfed.data.transforms import Needs
 from medfed.errors import DataError
-
-# Findings about the list of cases itself: the index's own refusal would only repeat them.
-LISTING_CODES = frozenset({"folder", "row", "missing_file", "patient_in_two_splits"})
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -53,6 +51,7 @@ def check(
     *,
     site_secret: bytes | None = None,
     requirements: StudyRequirements | None = None,
+    bears: Unreadable | None = None,
     processes: int | None = None,
     thumbnails: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -63,6 +62,7 @@ def check(
         folder: as for `index_folder`.
         site_secret: the site's key, so that tokens and splits are those of training; a random one if None.
         requirements: of the study to check against.
+        bears: how many cases the site leaves out because they cannot be used; by default as the study says.
         processes: how many processes read at once; by default the machine's cores, at most four.
         thumbnails: also make thumbnails, for the page.
         progress: called with the number of cases done and of all cases.
@@ -82,12 +82,18 @@ def check(
     findings = [*listing.findings, *case_findings(listing, examined), *site_findings(listing, examined)]
     if requirements is not None:
         findings += study_findings(requirements, listing, examined)
-    if not LISTING_CODES & {finding.code for finding in findings}:
-        findings += _index_findings(folder, key, fractions)
+    refused = _refused(listing, examined)
+    bears = bears or (requirements.settings.unreadable if requirements is not None else Unreadable())
+    told = [finding.detail for finding in findings if ISSUE_TYPES[finding.code].severity == "error"]
+    findings += [
+        finding
+        for finding in _training_findings(folder, key, requirements, refused, bears)
+        if not any(detail and detail in finding.detail for detail in told)
+    ]
     problems = group_findings(findings)
     study = requirements.study if requirements is not None else None
     return Preflight(
-        verdict=verdict(problems, len(listing.cases), study),
+        verdict=verdict(problems, len(listing.cases), study, len(refused)),
         facts=summarise(listing, examined.values()),
         problems=problems,
         cases=tuple((listing.names[number], facts) for number, facts in examined.items()),
@@ -99,31 +105,45 @@ def check(
 def _requests(
     listing: Listing, key: bytes, requirements: StudyRequirements | None, thumbnails: bool
 ) -> list[CaseRequest]:
-    """Return an examination request for each case whose images exist."""
-    segments = requirements is not None and requirements.needs == "segment"
-    classes = len(requirements.classes) if requirements is not None and segments else None
-    use_labels = requirements is None or segments
+    """Return an examination request for each case that names an image."""
+    settings, needs = (
+        (None, "segment") if requirements is None else (requirements.settings, requirements.needs)
+    )
+    classes = len(requirements.classes) if requirements is not None and needs == "segment" else None
     return [
-        CaseRequest(
-            number,
-            case.image,
-            str(case.label) if case.label is not None and use_labels else None,
-            key,
-            classes,
-            thumbnails,
-        )
+        # A mapping proxy, as attributes are, cannot be sent to another process.
+        CaseRequest(number, replace(case, attributes={}), key, settings, needs, classes, thumbnails)
         for number, case in enumerate(listing.cases)
-        if case.image and all(path.exists() for source in case.image for path in paths_of(source))
+        if case.image
     ]
 
 
-def _index_findings(folder: Path, key: bytes, fractions: Sequence[float]) -> list[Finding]:
-    """Return what training would refuse although nothing above has found it: the index decides last."""
+def _refused(listing: Listing, examined: Mapping[int, CaseFacts]) -> list[RefusedCase]:
+    return [
+        RefusedCase(listing.cases[number], *facts.refusal)
+        for number, facts in examined.items()
+        if facts.refusal is not None
+    ]
+
+
+def _training_findings(
+    folder: Path,
+    key: bytes,
+    requirements: StudyRequirements | None,
+    refused: Sequence[RefusedCase],
+    bears: Unreadable,
+) -> list[Finding]:
+    """Return what training would refuse, in training's own words, and how many cases it would leave out."""
+    fractions = requirements.settings.fractions if requirements is not None else Images().fractions
+    needs = requirements.needs if requirements is not None else None
+    classes = len(requirements.classes) or None if requirements is not None else None
     try:
-        index_folder(folder, site_secret=key, fractions=fractions)
+        index = index_folder(folder, site_secret=key, fractions=fractions)
+        check_training(index, refused, bears, needs, classes)
     except DataError as error:
         return [Finding("folder", "", str(error))]
-    return []
+    counts = count_reasons(refused)
+    return [Finding("note", "", left_out_line(counts, len(index.cases)))] if counts else []
 
 
 def to_plain(preflight: Preflight) -> dict[str, Any]:
