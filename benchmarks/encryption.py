@@ -57,7 +57,7 @@ def main() -> None:
     worst = max(float((opened[name] - local[name]).abs().max()) for name in weights)
     hub = checking * chosen.sites + adding
     print(f"{chosen.millions} million parameters, {chosen.sites} sites, one thread")
-    print("| what | processor s |")
+    print("| what | CPU s |")
     print("|---|---|")
     print(f"| a site encrypts | {encrypting:.1f} |")
     print(f"| the hub checks and adds {chosen.sites} sites | {hub:.1f} |")

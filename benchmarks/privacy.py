@@ -78,7 +78,7 @@ ROWS: dict[str, dict[str, Any]] = {
     **{f"{PUBLIC}, {name}": privacy for name, privacy in PRIVATE.items()},
     OWN: {"kind": "none"},
 }
-COLUMNS = ("epsilon spent", "noise multiplier", "score", "processor s a round", "kB an update")
+COLUMNS = ("epsilon spent", "noise multiplier", "score", "CPU s per round", "kB per update")
 
 # A secure sum needs three sites; here all four answer in every round.
 QUICK = ["evaluation.local_models=false", "evaluation.draws=2", "held_out={}", "sampling.minimum=3"]
@@ -239,7 +239,7 @@ def row(study: str, name: str, where: Sequence[str], folder: Path, rounds: int |
     """
     few = [] if rounds is None else [f"train.rounds={rounds}"]
     found = trained(study, [*settings(study, name, folder), *few, *QUICK, *where], folder / "run")
-    times = {"processor s a round": f"{found['seconds']:.2f}", "kB an update": f"{found['kilobytes']:.0f}"}
+    times = {"CPU s per round": f"{found['seconds']:.2f}", "kB per update": f"{found['kilobytes']:.0f}"}
     if rounds is not None:
         return times
     return {

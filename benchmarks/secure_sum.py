@@ -120,7 +120,7 @@ def main() -> None:
         f"{chosen.millions} million parameters, {chosen.sites} sites, torch with {torch.get_num_threads()} "
         "threads"
     )
-    print("| privacy | processor s a round | times plain | MB up a site |")
+    print("| privacy | CPU s per round | times plain | MB up per site |")
     print("|---|---|---|---|")
     plain = 0.0
     for name, privacy, gone in cases:

@@ -136,7 +136,7 @@ def _only_kind(module: ModuleType, name: str, folder: str) -> type[Kind]:
         tags = ", ".join(f"'{_tag(record)}' of '{record.folder}'" for record in records) or "no kind"
         raise RegistryError(
             f"{module.__name__.replace('.', '/')}.py: a module of this folder defines one kind with the tag "
-            f"'{name}' of the registry '{folder}', found {tags}; mend the tag, or begin the file's name "
+            f"'{name}' of the registry '{folder}', found {tags}; correct the tag, or begin the file's name "
             "with '_'"
         )
     return records[0]

@@ -35,7 +35,7 @@ class FedDyn(Rule, frozen=True, tag="feddyn"):
 
     @property
     def supports_secure_aggregation(self) -> bool:
-        # A sum does not tell how many sites answered.
+        # From a sum the hub cannot tell how many sites answered.
         return self.sites is None
 
     def init(self, weights: Weights) -> State:

@@ -158,22 +158,22 @@ def _interrupt_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, interrupt)
 
 
-@main.command(short_help="Lead a study across hospitals.")
+@main.command(short_help="Run the hub of a study across hospitals.")
 @click.argument("study", type=PATH)
 @click.option("--enrolment", type=PATH, help="The folder that `medfed enrol init` made.")
 @click.option("--broker", is_flag=True, help="Also start and supervise the broker.")
 @run_options
 def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions) -> None:
-    """Lead the study in a file across hospitals, which run `medfed train --site`; write a run folder.
+    """Run the hub of a study, whose hospitals run `medfed train --site`, and write a run folder.
 
     \b
     medfed hub study.yaml --enrolment enrolment --broker
     """
-    from medfed.deployment.hub_service import RetrainWithout, lead
+    from medfed.deployment.hub_service import RetrainWithout, run_study
 
     _interrupt_on_sigterm()
     with _progress(options.quiet) as progress:
-        run = lead(
+        run = run_study(
             study,
             enrolment=enrolment,
             broker=broker,
@@ -318,7 +318,7 @@ def check(folder: Path, study: Path | None, secret: Path | None, as_json: bool, 
     type=click.Choice(["clean", "remove"]),
     default="clean",
     show_default=True,
-    help="How to treat descriptions: clean known-safe text, or remove.",
+    help="How to treat descriptions: keep only words of an imaging vocabulary (clean), or remove.",
 )
 @click.option(
     "--device",

@@ -1,6 +1,4 @@
-"""`medfed fingerprint` and `medfed purge`: what a hospital's data are like, and what is kept
-of them beside them.
-"""
+"""`medfed fingerprint` and `medfed purge`: statistics of a hospital's data, and its prepared images."""
 
 from __future__ import annotations
 

@@ -23,17 +23,17 @@ def enrol() -> None:
 @enrol.command(short_help="Coordinator: create a federation.")
 @click.argument("name")
 @click.option(
-    "--host", "hosts", multiple=True, required=True, help="name or address of the broker; may be repeated"
+    "--host", "hosts", multiple=True, required=True, help="Name or address of the broker; may be repeated."
 )
-@click.option("--port", default=4222, show_default=True, help="NATS over TLS")
+@click.option("--port", default=4222, show_default=True, help="NATS over TLS.")
 @click.option(
-    "--websocket-port", default=443, show_default=True, help="WebSocket over TLS, for strict firewalls"
-)
-@click.option(
-    "--listen", default="0.0.0.0", show_default=True, help="the address on which the broker listens"
+    "--websocket-port", default=443, show_default=True, help="WebSocket over TLS, for strict firewalls."
 )
 @click.option(
-    "--disk", default="", help="the most that the broker may store, such as 20GB; default: all free space"
+    "--listen", default="0.0.0.0", show_default=True, help="The address on which the broker listens."
+)
+@click.option(
+    "--disk", default="", help="The most that the broker may store, such as 20GB; default: all free space."
 )
 @click.option("--folder", type=_FOLDER, default=COORDINATOR, show_default=True)
 def init(
@@ -66,11 +66,11 @@ def site(name: str, folder: Path) -> None:
     type=click.IntRange(1, 3650),
     default=730,
     show_default=True,
-    help="how long the certificate is valid",
+    help="How long the certificate is valid.",
 )
-@click.option("--yes", is_flag=True, help="skip the question: the fingerprint was already compared")
+@click.option("--yes", is_flag=True, help="Skip the question: the fingerprint was already compared.")
 @click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="the kit's path; default: NAME.kit"
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="The kit's path; default: NAME.kit."
 )
 @click.option("--folder", type=_FOLDER, default=COORDINATOR, show_default=True)
 def sign(request: Path, days: int, yes: bool, out: Path | None, folder: Path) -> None:
@@ -91,7 +91,7 @@ def sign(request: Path, days: int, yes: bool, out: Path | None, folder: Path) ->
 
 @enrol.command(short_help="Hospital: install the kit.")
 @click.argument("kit", type=_FILE)
-@click.option("--authority", default="", help="the fingerprint that the coordinator read out")
+@click.option("--authority", default="", help="The fingerprint that the coordinator read out.")
 @click.option("--folder", type=_FOLDER, default=HOSPITAL, show_default=True)
 def accept(kit: Path, authority: str, folder: Path) -> None:
     """Hospital: install the coordinator's kit."""
@@ -106,7 +106,7 @@ def accept(kit: Path, authority: str, folder: Path) -> None:
 
 @enrol.command(short_help="Coordinator: revoke a certificate.")
 @click.argument("name")
-@click.option("--serial", default="", help="only the certificate with this serial number")
+@click.option("--serial", default="", help="Only the certificate with this serial number.")
 @click.option("--folder", type=_FOLDER, default=COORDINATOR, show_default=True)
 def revoke(name: str, serial: str, folder: Path) -> None:
     """Coordinator: revoke a site's certificates; a running hub and broker apply it at once."""

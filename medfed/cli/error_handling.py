@@ -14,7 +14,7 @@ from medfed.errors import MedfedError
 # Exit codes. Besides them: 0 is success, and click exits with 2 for a wrong command line.
 REFUSED, INTERRUPTED = 1, 130
 
-# What to do after Ctrl-C, by command. A hospital's service resumes by itself; a run that this process leads
+# What to do after Ctrl-C, by command. A hospital's service resumes by itself; a run that this process runs
 # needs --resume.
 _CONTINUE = dict.fromkeys(("train", "hub"), "the same command with --resume continues after the last round")
 _CONTINUE_SITE = "the same command continues after the last round"

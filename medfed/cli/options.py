@@ -15,7 +15,7 @@ PATH = click.Path(path_type=Path)
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where a run is written, what differs from the study file, and what it continues."""
+    """The options of a run: its folder, changes to the study file, and the run that it continues."""
 
     out: Path | None
     overrides: tuple[str, ...]

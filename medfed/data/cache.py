@@ -31,7 +31,7 @@ from medfed.data.transforms import Needs, Prepared
 from medfed.errors import DataError
 
 # Increased when the format of entries or the meaning of `prepare` changes.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 # float16 has 11 bits: it stores values up to 16 to 0.004, finer than the noise of any normalised image.
 # Larger values, such as Hounsfield units, stay float32.
@@ -127,9 +127,10 @@ def preparation_recipe(settings: Images, needs: Needs, classes: int | None) -> s
     import monai
     import torch
 
-    shaping = {
-        name: getattr(settings, name) for name in ("spacing_mm", "orientation", "normalise", "channels")
-    }
+    names = ("spatial_dims", "slices", "spacing_mm", "orientation", "normalise", "channels")
+    shaping = {name: getattr(settings, name) for name in names}
+    if settings.spacing_mm == "fit":
+        shaping["patch"] = settings.patch
     versions = [str(x) for x in (FORMAT_VERSION, monai.__version__, torch.__version__, np.__version__)]
     return msgspec.json.encode([shaping, needs == "segment", classes, versions], order="sorted").decode()
 
@@ -173,6 +174,7 @@ def _write_entry(folder: Path, prepared: Prepared) -> None:
         "affine_ras": prepared.affine_ras.tolist(),
         "original_shape": prepared.original_shape,
         "original_affine_ras": prepared.original_affine_ras.tolist(),
+        "in_pixels": prepared.in_pixels,
         "arrays": {},
     }
     for name, array in arrays.items():
@@ -221,6 +223,7 @@ def load(entry: Path) -> Prepared | None:
             affine_ras=np.array(about["affine_ras"]),
             original_shape=(x, y, z),
             original_affine_ras=np.array(about["original_affine_ras"]),
+            in_pixels=bool(about["in_pixels"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -1,4 +1,4 @@
-"""CSV files of hospitals: rows with the number that a spreadsheet shows, and cells that are read strictly.
+"""Tables of hospitals: rows with the number that a spreadsheet shows, and cells that are read strictly.
 
 Messages name columns and rows, never a cell: a table without a heading line would leak its first patient.
 """
@@ -6,19 +6,21 @@ Messages name columns and rows, never a cell: a table without a heading line wou
 from __future__ import annotations
 
 import csv
-import io
+import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
 from medfed.data.splits import SPLITS, UNASSIGNED
+from medfed.data.table_file import CASE_COLUMNS, read_cells
 from medfed.errors import DataError
 
-# Columns of cases.csv that mean something to medfed; every other column is kept as an attribute.
-CASE_COLUMNS = ("case", "patient", "image", "label", "target", "split")
+# Cells that mean 'not measured' in hospitals' exports.
+EMPTY_CELLS = frozenset({"", "?", "na", "n/a", "#n/a", "nan", "null", "none", "."})
 
-# A cell that says 'not measured' in the ways that hospitals' exports do.
-EMPTY_CELLS = frozenset({"", "?", "na", "n/a", "nan", "null", "none", "."})
+# A class number above this is an id.
+MAX_CLASS = 65_535
 
 # What to do about a row with another number of cells than the heading.
 QUOTE = "quote cells that contain the separator"
@@ -35,42 +37,9 @@ SPLIT_SYNONYMS = {
 }
 
 
-def find_table(path: Path) -> Path:
-    """Return the CSV file that a path is, or the only one in a folder.
-
-    Raises:
-        DataError: if there is none, or several.
-    """
-    if path.is_dir():
-        files = sorted(path.glob("*.csv"))
-        if len(files) == 1:
-            return files[0]
-        advice = "expected one; name the file in the site's `data`"
-        raise DataError(f"the site's data folder holds {len(files)} CSV files, {advice}")
-    if not path.is_file():
-        raise DataError("the site's table is not there; set the site's `data` to the CSV file")
-    return path
-
-
-def _read_cells(path: Path, where: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield each row that is not blank, with its number; csv.Error is raised at a row that has no cells."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{where} is not UTF-8 text; save it as 'CSV UTF-8'") from None
-    if "\0" in text:
-        raise DataError(f"{where} holds zero bytes, so it is no text table; save it as 'CSV UTF-8'")
-    if not text.strip():
-        raise DataError(f"{where} is empty; its first line names the columns: {', '.join(CASE_COLUMNS)}")
-    delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    for number, row in enumerate(reader, start=1):
-        cells = [cell.strip() for cell in row]
-        if any(cells):
-            yield number, cells
-
-
-def read_rows(path: Path, where: str, *, any_length: bool = False) -> Iterator[tuple[int, list[str]]]:
+def read_rows(
+    path: Path, where: str, *, any_length: bool = False, notes: list[str] | None = None
+) -> Iterator[tuple[int, list[str]]]:
     """Yield the heading in lower case, then each row with its number; blank rows are passed over.
 
     Commas, semicolons or tabs separate cells. `where` names the file in messages. With `any_length`, rows of
@@ -83,7 +52,7 @@ def read_rows(path: Path, where: str, *, any_length: bool = False) -> Iterator[t
     columns: list[str] = []
     number = 0
     try:
-        for number, cells in _read_cells(path, where):
+        for number, cells in read_cells(path, where, notes):
             if not columns:
                 columns = cells = [cell.lower() for cell in cells]
             elif len(cells) != len(columns) and not any_length:
@@ -103,20 +72,21 @@ def read_rows(path: Path, where: str, *, any_length: bool = False) -> Iterator[t
 
 
 def check_columns(columns: Sequence[str], required: Sequence[str], where: str) -> None:
-    """Raise if a required column is missing or a name stands twice, with the nearest name as a hint.
+    """Raise if a required column is missing or a name occurs twice, with the nearest name as a hint.
 
     Raises:
         DataError: naming the missing column, and no cell of the heading unless it resembles that column.
     """
-    for column in columns:
-        if columns.count(column) > 1:
+    for column, count in Counter(columns).items():
+        if count > 1 and column:
             positions = " and ".join(str(i + 1) for i, other in enumerate(columns) if other == column)
-            raise DataError(
-                f"{where} has two columns of the same name, at positions {positions}; name each once"
-            )
+            known = f"two columns named '{column}'" if column in required else "two columns of the same name"
+            raise DataError(f"{where} has {known}, at positions {positions}; name each once")
     for column in required:
         if column not in columns:
-            near = get_close_matches(column, columns, n=1, cutoff=0.6)
+            # The heading is quoted only if another word of it is known: it could be the first patient's row.
+            is_heading = any(other in columns for other in required)
+            near = get_close_matches(column, columns, n=1, cutoff=0.6) if is_heading else []
             hint = (
                 f"; is it '{near[0]}'? rename that column to '{column}'"
                 if near
@@ -131,13 +101,13 @@ def parse_target(cell: str, column: str = "target") -> int:
     Raises:
         DataError: for an empty cell, or one that holds no whole number from 0.
     """
-    if not cell:
+    if cell.lower() in EMPTY_CELLS:
         raise DataError(f"the column '{column}' is empty; give its class, 0 or higher, or omit the case")
     try:
         number = float(cell)
     except ValueError:
         number = -1
-    if number < 0 or number != int(number):
+    if not math.isfinite(number) or number < 0 or number != int(number) or number > MAX_CLASS:
         raise DataError(f"the column '{column}' is no class number; expected 0, 1, ...")
     return int(number)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypedDict, Unpack
 
 import pytorch_lightning as pl
@@ -91,9 +92,10 @@ class SiteDataModule(pl.LightningDataModule):
         self.seed = seed
         self.classes = classes
         self.notes: tuple[str, ...] = ()
-        # What `leave_out` left out, by reason, and what it says of images that are in several cases.
+        # What `leave_out` left out, by reason.
         self.left_out: dict[str, int] = {}
-        self.duplicates: tuple[str, ...] = ()
+        # What a person should look at before the study trains; they are notes, too.
+        self.warnings: tuple[str, ...] = ()
         self._rows: TableRows | None = None
         self._cache: NoCache | None = None
         if isinstance(settings, Table):
@@ -112,7 +114,7 @@ class SiteDataModule(pl.LightningDataModule):
                 )
             self.index = source
             self._set_up_images(settings, cache)
-        self.notes = (*self.index.notes, *self.notes)
+        self.notes = (*self.index.notes, *self.notes, *self.warnings)
 
     @classmethod
     def open(
@@ -123,14 +125,22 @@ class SiteDataModule(pl.LightningDataModule):
         *,
         site_secret: bytes,
         classes: int | None = None,
+        own_headings: Mapping[str, str] = MappingProxyType({}),
         **options: Unpack[LoadingOptions],
     ) -> SiteDataModule:
-        """Return the data of a site's folder or table; the other arguments are those of the class."""
+        """Return the data of a site's folder or table; the other arguments are those of the class.
+
+        `own_headings` gives the site's own heading for a column of the study's table, by the study's.
+        """
         source: Index | TableRows
         if isinstance(settings, Table):
-            source = read_table(path, settings, site_secret=site_secret, classes=classes)
+            source = read_table(
+                path, settings, site_secret=site_secret, classes=classes, own_headings=own_headings
+            )
         else:
-            source = index_folder(path, site_secret=site_secret, fractions=settings.fractions)
+            source = index_folder(
+                path, site_secret=site_secret, fractions=settings.fractions, layout=settings.given_layout
+            )
         return cls(source, settings, needs, classes=classes, **options)
 
     # --- cases that cannot be used -------------------------------------------------------------------------
@@ -165,8 +175,9 @@ class SiteDataModule(pl.LightningDataModule):
         """
         refused, listed = screening.refused, tuple(self._by_token.values())
         refuse_excess(refused, len(listed), bears)
-        self.duplicates = duplicate_lines(screening.digests)
-        self.notes += self.duplicates
+        duplicates = duplicate_lines(screening.digests)
+        self.warnings += duplicates
+        self.notes += duplicates
         if not refused:
             return
         self.left_out = count_reasons(refused)
@@ -334,6 +345,7 @@ class SiteDataModule(pl.LightningDataModule):
                 f"{self.needs})"
             )
         scaling, self.notes = fit_scaling(rows, settings)
+        self.warnings = rows.warnings
         self._rows = rows
         self._features = network_inputs(rows, scaling, settings)
         self._use(rows.index.cases)

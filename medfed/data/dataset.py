@@ -25,7 +25,8 @@ class ImageDataset(Dataset[dict[str, Any]]):
     the number of workers nor the order of access changes it. For evaluation, item i is the whole case i.
 
     Keys: `image` (C, X, Y, Z) float32; `label` (1, X, Y, Z) int64 for segmentation or `target`, an int64
-    number, for classification; `case`, the case's token.
+    number, for classification; `case`, the case's token. In 2D (`data.spatial_dims: 2`) training items and
+    images to classify are (C, X, Y), their labels (1, X, Y); for evaluation a segmentation keeps Z.
     """
 
     def __init__(
@@ -47,9 +48,9 @@ class ImageDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self.cache = cache if cache is not None else open_cache(settings)
         labelled = needs == "segment"
-        self._augment = (
-            transforms.augmentation(settings.augment, labelled, settings.orientation) if training else None
-        )
+        # A plane that keeps its columns and rows is flipped along them as x and y.
+        axes = (settings.axes or "RA")[: settings.spatial_dims]
+        self._augment = transforms.augmentation(settings.augment, labelled, axes) if training else None
         self._samples = settings.samples if training and labelled else 1
 
     def set_random_state(self, seed: int) -> None:
@@ -83,9 +84,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
                 "image": torch.from_numpy(np.array(prepared.image, np.float32)),
                 "label": torch.tensor(prepared.label.astype(np.int64)),
             }
-        image = np.array(prepared.image, np.float32)
-        if self.settings.patch is not None:
-            image = transforms.centre_crop(image, self.settings.patch)
+        image = transforms.whole_input(np.array(prepared.image, np.float32), self.settings)
         return {"image": torch.tensor(image)}
 
     def prepared(self, case: Case) -> Prepared:

@@ -53,7 +53,7 @@ def _libdeflate(packed: bytes) -> bytes | bytearray | None:
         return deflate.gzip_decompress(packed)
     except ImportError:
         return None
-    except deflate.DeflateError:  # damaged, or several members: the slow way tells which
+    except deflate.DeflateError:  # damaged, or several members: the slower reader finds out
         return None
 
 

@@ -8,12 +8,14 @@ An index stays in the hospital: what may be printed is a case's token, not its i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from medfed.data.case import Case
-from medfed.data.layouts import CaseError, CaseListing, ListedCase, layouts, recognise
+from medfed.data.layouts import CaseError, CaseListing, Layout, ListedCase, Survey, choose_layout
+from medfed.data.left_out import describe_left_out, left_out_files
 from medfed.data.splits import DEFAULT_FRACTIONS, SPLITS, assign_splits, case_token
 from medfed.errors import DataError
 
@@ -24,8 +26,11 @@ MIN_SECRET_BYTES = 16
 class Index:
     """A hospital's cases, and what the folder was taken for.
 
-    `class_names` names the targets (for segmentation, the label values) in order, if the layout knows them.
-    `notes` are lines that may be printed: they name tokens, counts and columns only.
+    `class_names` names the targets in order, if the layout knows them; `label_names` is what the folder says
+    the numbers in its labels mean; `channels` names the images of each case in order, if the layout does.
+    `notes` are lines that may be printed: they name tokens, counts and columns only. `left_out_files` are
+    the files that no case uses, by a reason that may be printed; `unreadable` counts what could not be
+    looked into.
     """
 
     folder: Path
@@ -33,6 +38,10 @@ class Index:
     cases: tuple[Case, ...]
     notes: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
+    label_names: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
+    channels: tuple[str, ...] = ()
+    left_out_files: Mapping[str, tuple[Path, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    unreadable: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
     def __repr__(self) -> str:
         return f"Index({self.layout!r}, {len(self.cases)} cases)"
@@ -46,20 +55,31 @@ class Index:
         """How many patients the cases belong to."""
         return len({case.patient for case in self.cases})
 
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """How many files no case uses, by a reason that may be printed, such as "empty files ...": 2."""
+        counts = {reason: len(files) for reason, files in self.left_out_files.items()}
+        return {**counts, **self.unreadable}
+
     def describe(self) -> str:
         """Return one line: what the folder was taken for and what is in it, without a name or a path."""
         counts = Counter(case.split for case in self.cases)
         splits = ", ".join(f"{counts[name]} {name}" for name in SPLITS)
-        labels = sum(case.label is not None for case in self.cases)
+        labels = sum(case.label is not None or bool(case.masks) for case in self.cases)
         targets = sum(case.target is not None for case in self.cases)
+        spare = f"; left out: {describe_left_out(self.left_out)}" if self.left_out else ""
         return (
             f"{self.layout}: {len(self.cases)} cases of {self.patients} patients ({splits}), "
-            f"{labels} with a label, {targets} with a target"
+            f"{labels} with a label, {targets} with a target{spare}"
         )
 
 
 def index_folder(
-    folder: str | Path, *, site_secret: bytes, fractions: Sequence[float] = DEFAULT_FRACTIONS
+    folder: str | Path,
+    *,
+    site_secret: bytes,
+    fractions: Sequence[float] = DEFAULT_FRACTIONS,
+    layout: Layout | None = None,
 ) -> Index:
     """Return the index of a hospital's folder, checked.
 
@@ -68,9 +88,10 @@ def index_folder(
         site_secret: the site's key. It salts the tokens of cases and decides splits that the folder does not
             give; the caller keeps it outside this folder. The same key always gives the same splits.
         fractions: the share of patients in train, val and test, for folders that give no split.
+        layout: how the cases lie; if None, the only layout for which the folder speaks.
 
     Raises:
-        DataError: for a folder without cases, a table that lacks a column, a duplicate case, a patient in two
+        DataError: for a folder that fits no layout or several, a folder without cases, a table that lacks a column, a duplicate case, a patient in two
             splits, an unknown split, an empty target.
     """
     folder = Path(folder)
@@ -83,26 +104,31 @@ def index_folder(
             f"the site's secret has {len(site_secret)} bytes; at least {MIN_SECRET_BYTES} are needed, "
             "`secrets.token_bytes(32)` makes one"
         )
-    listing = _list_cases(folder, site_secret)
+    survey = Survey.of(folder)
+    listing = _list_cases(survey, choose_layout(survey, layout), site_secret)
     cases = assign_splits([with_token(case, site_secret) for case in listing.cases], site_secret, fractions)
     if not cases:
         raise DataError(
-            f"the site's data folder was taken for {listing.title} and holds no case; add cases, or name "
-            "another folder"
+            f"the site's data folder was taken for {listing.title} and holds no case ({survey.describe()}); "
+            "add cases, name another folder, or say with `layout` how the cases lie"
         )
     check_cases(cases)
-    return Index(folder, listing.title, cases, listing.notes, listing.class_names)
+    return Index(
+        folder,
+        listing.title,
+        cases,
+        listing.notes,
+        listing.class_names,
+        listing.label_names,
+        listing.channels,
+        left_out_files(survey, listing, cases),
+        survey.unreadable,
+    )
 
 
-def _list_cases(folder: Path, site_secret: bytes) -> CaseListing:
-    layout = recognise(folder)
-    if layout is None:
-        raise DataError(
-            "the site's data folder holds nothing that medfed knows; expected one of: "
-            + "; ".join(layout.evidence for layout in layouts())
-        )
+def _list_cases(survey: Survey, layout: Layout, site_secret: bytes) -> CaseListing:
     try:
-        return layout.read(folder)
+        return layout.read(survey)
     except CaseError as error:
         case = f"case {case_token(site_secret, error.case_id)}"
         raise error.kind(f"{f'{error.where} ({case})' if error.where else case}: {error}") from None

@@ -6,11 +6,13 @@ nothing that these settings compute from a site's data leaves that site.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
+from medfed.data.identifiers import is_unmistakable
+from medfed.data.layouts import Layout, layout_of
 from medfed.data.normalise._normalise import Normalise
 from medfed.data.normalise.percentile import Percentile
 from medfed.data.splits import DEFAULT_FRACTIONS, check_fractions
@@ -19,13 +21,22 @@ from medfed.registry import union
 
 if TYPE_CHECKING:
     AnyNormalise = Normalise
+    AnyLayout = Layout
 else:
     AnyNormalise = union("normalise")
+    AnyLayout = union("layouts")
 
 Millimetres = Annotated[float, Meta(gt=0, le=100)]
 Voxels = Annotated[int, Meta(ge=1)]
-Chance = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=1)]
+Probability = Annotated[float, Meta(ge=0, le=1)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
+_Number = TypeVar("_Number")
+# One number for each of two or three axes.
+PerAxis = Annotated[tuple[_Number, ...], Meta(min_length=2, max_length=3)]
+
+# The axis of the patient, by a letter of an orientation, across which each kind of slice is cut.
+_ACROSS = {"axial": "SI", "coronal": "AP", "sagittal": "LR"}
 
 
 class Augment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,15 +50,15 @@ class Augment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     `noise_sd`, in normalised units.  blur: the probability of blurring by up to a voxel.
     """
 
-    flip: Chance = 0.5
+    flip: Probability = 0.5
     flip_axes: tuple[Literal["x", "y", "z"], ...] = ("x", "y", "z")
-    rotate: Chance = 0.2
+    rotate: Probability = 0.2
     rotate_deg: Annotated[float, Meta(ge=0, le=180)] = 15.0
     scale: Annotated[float, Meta(ge=0, le=0.5)] = 0.1
-    intensity: Chance = 0.3
-    noise: Chance = 0.15
+    intensity: Probability = 0.3
+    noise: Probability = 0.15
     noise_sd: Annotated[float, Meta(ge=0)] = 0.05
-    blur: Chance = 0.0
+    blur: Probability = 0.0
 
 
 class Unreadable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -82,15 +93,22 @@ class Images(
 ):
     """Images from a hospital's folder.
 
+    spatial_dims: 3 for volumes; 2 for radiographs, photographs and other single planes, and for the slices
+    of volumes. In 2D `spacing_mm` and `patch` have two numbers and are given.
+    slices: in 2D, the slices of volumes that a segmentation is trained on: `axial`, `coronal` or `sagittal`.
+    Their distance stays as it is; volumes are predicted slice by slice and measured whole. null takes images
+    of one plane only, along the columns and rows in which they are stored.
     spacing_mm: the voxel size that every image is resampled to, along x, y, z; `native` keeps each image's
-    own.
-    orientation: the directions in which x, y and z grow: `RAS` is the patient's right, front and head.
-    patch: the voxels along x, y, z that training sees at once. Segmentation crops patches, classification
-    crops or pads the whole image to it. null trains on whole volumes: then all must have one size, or
-    `train.batch` must be 1.
+    own. In 2D, the pixel size of a plane along x, y; `fit` scales each plane into the patch, its proportions
+    kept. Pictures without a size in mm (PNG, JPEG) take `native` or `fit`.
+    orientation: the directions in which x, y and z grow: `RAS` is the patient's right, front and head. In 2D
+    those of the slices of volumes.
+    patch: the voxels along x, y, z (in 2D, the pixels along x, y) that training sees at once. Segmentation
+    crops patches, classification crops or pads the whole image to it. null trains on whole images: then all
+    must have one size, or `train.batch` must be 1.
     samples: the patches that each visit takes from a volume (segmentation).
     foreground: the share of patches whose centre is in a labelled voxel, if there is one (segmentation).
-    normalise: how intensities are normalised, after resampling; see `medfed kinds data.normalise`.
+    normalise: how intensities are normalised, after resampling; see `medfed kinds normalise`.
     channels: the number of channels of every image.
     augment: the random augmentation in training; `none` for no augmentation.
     cache: where prepared volumes are kept: `memory`, `disk` (in `.medfed` inside the site's data folder,
@@ -99,31 +117,92 @@ class Images(
     fractions: the share of patients in train, val and test, if the folder gives no splits.
     unreadable: how many cases a site of a simulation leaves out because they cannot be used; across
     hospitals each site's own policy decides.
+    layout: how the cases lie in every site's folder, by name or with settings, such as `class_folders`; null
+    takes the only layout for which a folder speaks. A site file's `layout` goes before it.
     plan: compute spacing_mm, patch and normalise from all hospitals' merged fingerprint; `given` uses the
     values given here.
     """
 
-    spacing_mm: tuple[Millimetres, Millimetres, Millimetres] | Literal["native"] = (1.0, 1.0, 1.0)
+    spatial_dims: Literal[2, 3] = 3
+    slices: Literal["axial", "coronal", "sagittal"] | None = None
+    spacing_mm: PerAxis[Millimetres] | Literal["native", "fit"] = (1.0, 1.0, 1.0)
     orientation: Annotated[str, Meta(pattern="^[LRAPSI]{3}$")] = "RAS"
-    patch: tuple[Voxels, Voxels, Voxels] | None = (96, 96, 96)
-    samples: Voxels = 1
-    foreground: Chance = 0.67
+    patch: PerAxis[Voxels] | None = (96, 96, 96)
+    samples: Count = 1
+    foreground: Probability = 0.67
     normalise: AnyNormalise = Percentile()
-    channels: Voxels = 1
+    channels: Count = 1
     augment: Augment | Literal["none"] = Augment()
     cache: Literal["memory", "disk", "none"] = "memory"
     workers: Annotated[int, Meta(ge=0)] = 0
     fractions: tuple[Fraction, Fraction, Fraction] = DEFAULT_FRACTIONS
     unreadable: Unreadable = Unreadable()
+    layout: AnyLayout | str | None = None
     plan: PlanSettings | Literal["given"] = "given"
 
     def __post_init__(self) -> None:
+        if self.layout is not None:
+            msgspec.structs.force_setattr(self, "layout", layout_of(self.layout))
         if sorted({"L": "R", "P": "A", "I": "S"}.get(x, x) for x in self.orientation) != ["A", "R", "S"]:
             raise DataError(
                 f"orientation is '{self.orientation}'; expected one each of L or R, P or A, I or S, such "
                 "as RAS"
             )
         check_fractions(self.fractions)
+        if self.spatial_dims == 2:
+            self._check_2d()
+        else:
+            self._check_3d()
+
+    def _check_2d(self) -> None:
+        for name, value, example in (
+            ("patch", self.patch, "[256, 256]"),
+            ("spacing_mm", self.spacing_mm, "[0.5, 0.5], native or fit"),
+        ):
+            if isinstance(value, tuple) and len(value) != 2:
+                raise DataError(
+                    f"data: {name} has {len(value)} numbers (the default is for volumes) and spatial_dims is "
+                    f"2; give two, such as {name}: {example}"
+                )
+        if self.plan != "given":
+            raise DataError(
+                "data: plan computes the patches of volumes, and spatial_dims is 2; give spacing_mm, patch "
+                "and normalise (`medfed new` proposes them), and leave plan out"
+            )
+        if self.spacing_mm == "fit" and (self.patch is None or self.slices is not None):
+            raise DataError(
+                "data: spacing_mm: fit scales images of one plane into the patch; give patch and leave "
+                "slices out, or give spacing_mm in mm"
+            )
+
+    def _check_3d(self) -> None:
+        for name, value in (("patch", self.patch), ("spacing_mm", self.spacing_mm)):
+            if isinstance(value, tuple) and len(value) != 3:
+                raise DataError(
+                    f"data: {name} has {len(value)} numbers and spatial_dims is 3; give three, or set "
+                    "spatial_dims: 2"
+                )
+        if self.slices is not None or self.spacing_mm == "fit":
+            key = "slices" if self.slices is not None else "spacing_mm: fit"
+            raise DataError(f"data: {key} is for planes, and spatial_dims is 3; set spatial_dims: 2")
+
+    @property
+    def axes(self) -> str | None:
+        """The directions of a prepared image's X, Y and Z; None for planes that keep their columns and rows.
+
+        In 2D the axis across the slices is the last: the coronal slices of RAS lie along R, S and A.
+        """
+        if self.spatial_dims == 3:
+            return self.orientation
+        if self.slices is None:
+            return None
+        across = _ACROSS[self.slices]
+        return "".join(sorted(self.orientation, key=lambda letter: letter in across))
+
+    @property
+    def given_layout(self) -> Layout | None:
+        """The layout that the study gives, or None."""
+        return None if self.layout is None else layout_of(self.layout)
 
 
 class Table(
@@ -147,7 +226,13 @@ class Table(
     that between their patients, too); `none` leaves numbers as they are.
     centre, scale: for `fixed` and `combat`, the mean of each number feature over all hospitals, and its
     standard deviation (for `combat` within hospitals).
-    patient, split: the columns with the patient's id and the split; each may be absent from the file.
+    patient: the column with the patient's id, which keeps a patient's rows in one split. If the file has no
+    column `patient`, medfed recognises the usual headings, such as mrn or subject_id, and says so; another
+    heading that is given here must be in the file.
+    split: the column with the split; it may be absent from the file.
+    ignore: columns that are neither learned from nor used otherwise.
+    missing_values: for a feature column, the cells that stand for 'not measured' beside empty ones and the
+    usual words, such as {cholesterol: [0], bmi: [-1, 999]}.
     workers: the number of processes that prepare batches, 0 for none.
     fractions: the share of patients in train, val and test, if the file gives no splits.
     plan: compute centre and scale from the sums of all hospitals; `given` uses the values given here.
@@ -165,6 +250,8 @@ class Table(
     scale: dict[str, Annotated[float, Meta(gt=0)]] = {}
     patient: str = "patient"
     split: str = "split"
+    ignore: tuple[str, ...] = ()
+    missing_values: dict[str, tuple[float | str, ...]] = {}
     workers: Annotated[int, Meta(ge=0)] = 0
     fractions: tuple[Fraction, Fraction, Fraction] = DEFAULT_FRACTIONS
     plan: PlanSettings | Literal["given"] = "given"
@@ -177,6 +264,7 @@ class Table(
         for name in self.categorical:
             if name not in self.features:
                 raise DataError(f"data: categorical names '{name}', which is not in features")
+        self._check_columns()
         answers = {self.target, self.time, self.event} & set(self.features)
         if answers:
             raise DataError(
@@ -192,6 +280,22 @@ class Table(
                         f"data: standardise is '{self.standardise}' and '{name}' has no centre or no scale; "
                         "give both"
                     )
+
+    def _check_columns(self) -> None:
+        """Refuse features that identify patients, and keys about columns that are no features."""
+        ids = {self.patient.lower(), self.split.lower()}
+        for name in self.features:
+            if name.lower() in ids or is_unmistakable(name):
+                raise DataError(
+                    f"data: features lists '{name}', which says whose a row is; a model would learn patients "
+                    "by heart; remove it from features (if it is a measurement, rename the column)"
+                )
+        for name in self.ignore:
+            if name in (*self.features, self.target, self.time, self.event):
+                raise DataError(f"data: ignore names '{name}', which the study uses; list it once")
+        for name in self.missing_values:
+            if name not in self.features:
+                raise DataError(f"data: missing_values names '{name}', which is not in features")
 
     @property
     def numbers(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A hospital's table: from the rows of a CSV file to the inputs of a network.
+"""A hospital's table: from its rows to the inputs of a network.
 
 Medians, means and deviations come from the site's own training rows and stay there. A cell is refused rather
 than guessed: for a word in place of a number, the message names row and column, never the cell.
@@ -20,16 +20,24 @@ from torch.utils.data import Dataset
 
 from medfed.data import harmonise
 from medfed.data.case import Case
-from medfed.data.csv_table import EMPTY_CELLS, check_columns, find_table, parse_split, parse_target, read_rows
+from medfed.data.csv_table import EMPTY_CELLS, parse_split, parse_target
+from medfed.data.identifiers import is_unmistakable
 from medfed.data.index import Index, check_cases
+from medfed.data.patients import DEFAULT_COLUMN, patients_of
 from medfed.data.settings import Table
+from medfed.data.site_table import ROLES, WHERE, SiteTable, is_number, open_table, with_decimal_points
 from medfed.data.splits import assign_splits, case_token
+from medfed.data.table_findings import duplicate_findings, identifier_findings, number_findings
 from medfed.errors import DataError
 
-_WHERE = "the site's table"
+# What a note says of a column with decimal commas.
+DECIMAL_COMMAS = "column '{name}' has decimal commas, which were read as decimal points"
 
 # Deviations smaller than this, as a fraction of the largest number, are rounding: the column is constant.
 CONSTANT = 1e-9
+
+# The largest number that a network's input can hold.
+LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,13 +45,15 @@ class TableRows:
     """A table's rows in the index's order, before anything is computed from them.
 
     numbers: (N, numeric features) float64, NaN where empty.  words: (N, words of all categorical features), 0
-    or 1.  targets: (N,) int64 classes, or (N, 2) float32 of time and event.
+    or 1.  targets: (N,) int64 classes, or (N, 2) float32 of time and event.  warnings: what a person should
+    look at before the study trains.
     """
 
     index: Index
     numbers: NDArray[np.float64]
     words: NDArray[np.float32]
     targets: NDArray[Any]
+    warnings: tuple[str, ...] = ()
 
     def in_split(self, split: str) -> NDArray[np.bool_]:
         """Return which rows are in a split, (N,)."""
@@ -59,38 +69,101 @@ class _Row:
 
 
 def read_table(
-    path: str | Path, settings: Table, *, site_secret: bytes, classes: int | None = None
+    path: str | Path,
+    settings: Table,
+    *,
+    site_secret: bytes,
+    classes: int | None = None,
+    own_headings: Mapping[str, str] = MappingProxyType({}),
 ) -> TableRows:
-    """Return the rows of a site's CSV file, checked; `path` is the file, or a folder with only one.
+    """Return the rows of a site's table, checked; `path` is the file, or a folder with only one.
+
+    `own_headings` gives the site's own heading for a column of the study, by the study's (`columns` in the
+    site file).
 
     Raises:
         DataError: naming row and column, or the column that is missing.
     """
-    lines = read_rows(find_table(Path(path)), _WHERE)
-    columns = next(lines)[1]
-    check_columns(
-        columns, [name.lower() for name in (*settings.features, *_target_columns(settings))], _WHERE
-    )
-    rows: list[_Row] = []
-    for line, cells in lines:
-        row = _read_row(line, dict(zip(columns, cells, strict=True)), settings, site_secret, classes)
-        if row is not None:
-            rows.append(row)
+    required = [*settings.features, *_target_columns(settings)]
+    if settings.patient != DEFAULT_COLUMN:
+        required.append(settings.patient)
+    table = open_table(Path(path), required, _study_headings(own_headings, settings))
+    patients, patient_notes = patients_of(table.columns, table.lines, settings.patient)
+    cells, cell_notes = _study_cells(table, settings)
+    rows = [
+        row
+        for i, line in enumerate(table.lines)
+        if (row := _read_row(line, patients[i], {name: column[i] for name, column in cells.items()},
+                             settings, site_secret, classes)) is not None
+    ]  # fmt: skip
     if not rows:
         raise DataError(
-            f"{_WHERE} has no row to learn from"
+            f"{WHERE} has no row to learn from"
             + ("; every row had an empty cell, see data.missing" if settings.missing == "drop" else "")
         )
     cases = assign_splits([row.case for row in rows], site_secret, settings.fractions)
     check_cases(cases)
-    return TableRows(
-        Index(Path(path), "a table", cases),
-        np.array([row.numbers for row in rows], np.float64).reshape(len(rows), -1),
-        np.array([row.words for row in rows], np.float32).reshape(len(rows), -1),
-        np.array(
-            [row.target for row in rows if row.target is not None], np.float32 if settings.time else np.int64
-        ),
+    notes = (*table.notes, *patient_notes, *cell_notes)
+    numbers = np.array([row.numbers for row in rows], np.float64).reshape(len(rows), -1)
+    words = np.array([row.words for row in rows], np.float32).reshape(len(rows), -1)
+    targets = np.array(
+        [row.target for row in rows if row.target is not None], np.float32 if settings.time else np.int64
     )
+    warnings = _warnings(settings, cells, cases, (numbers, words, targets))
+    return TableRows(Index(Path(path), "a table", cases, notes), numbers, words, targets, warnings)
+
+
+def _study_headings(own: Mapping[str, str], settings: Table) -> dict[str, str]:
+    """Return the site's headings by the study's; the words of ROLES stand for what the study calls them."""
+    roles = dict(zip(ROLES, (settings.patient, settings.split), strict=True))
+    return {name if name in settings.features else roles.get(name, name): word for name, word in own.items()}
+
+
+def _study_cells(table: SiteTable, settings: Table) -> tuple[dict[str, Sequence[str]], list[str]]:
+    """Return the columns that may be used, as the study means them, and notes on what was changed.
+
+    Columns that identify patients are left out, decimal commas become points, and cells that stand for
+    'not measured' become empty.
+    """
+    ignored = {settings.patient.lower(), *map(str.lower, settings.ignore)}
+    cells: dict[str, Sequence[str]] = {
+        name: column
+        for name, column in table.columns.items()
+        if name not in ignored and not is_unmistakable(name)
+    }
+    notes = []
+    for name in (*settings.numbers, *(one for one in (settings.time, settings.event) if one)):
+        column = table.columns[name.lower()]
+        try:
+            cells[name.lower()] = with_decimal_points(column, name)
+        except DataError as error:
+            raise DataError(f"{WHERE}: {error}") from None
+        if cells[name.lower()] is not column:
+            notes.append(DECIMAL_COMMAS.format(name=name))
+    for name, stand_ins in settings.missing_values.items():
+        words = [str(value) for value in stand_ins]
+        cells[name.lower()] = [
+            "" if any(_same_word(cell, word) for word in words) else cell for cell in cells[name.lower()]
+        ]
+    for name in _target_columns(settings):
+        cells.setdefault(name.lower(), table.columns[name.lower()])
+    return cells, notes
+
+
+def _warnings(
+    settings: Table,
+    cells: Mapping[str, Sequence[str]],
+    cases: Sequence[Case],
+    arrays: tuple[NDArray[np.float64], NDArray[np.float32], NDArray[Any]],
+) -> tuple[str, ...]:
+    numbers, words, targets = arrays
+    found = identifier_findings({name: cells[name.lower()] for name in settings.numbers})
+    for name, column in zip(settings.numbers, numbers.T, strict=True):
+        found += number_findings(name, column)
+    predicted = targets.reshape(len(numbers), -1 if len(targets) else 0)
+    everything = np.concatenate([numbers, words, predicted], axis=1, dtype=np.float64)
+    found += duplicate_findings(everything, [case.split for case in cases])
+    return tuple(found)
 
 
 def _target_columns(settings: Table) -> list[str]:
@@ -98,11 +171,14 @@ def _target_columns(settings: Table) -> list[str]:
 
 
 def _read_row(
-    line: int, row: Mapping[str, str], settings: Table, site_secret: bytes, classes: int | None
+    line: int,
+    patient: str,
+    row: Mapping[str, str],
+    settings: Table,
+    site_secret: bytes,
+    classes: int | None,
 ) -> _Row | None:
     """Return one row, or None if an empty cell drops it."""
-    # In a file without a patient column, each row is a patient.
-    patient = row.get(settings.patient.lower()) or f"row {line}"
     identity = f"{patient}/{line}"
     token = case_token(site_secret, identity)
     try:
@@ -117,7 +193,7 @@ def _read_row(
         target = _target(row, settings, classes)
         split = parse_split(row.get(settings.split.lower(), ""))
     except DataError as error:
-        raise DataError(f"{_WHERE}, row {line} (case {token}): {error}") from None
+        raise DataError(f"{WHERE}, row {line} (case {token}): {error}") from None
     hidden = [name.lower() for name in _target_columns(settings)]
     case = Case(
         id=identity,
@@ -151,11 +227,15 @@ def _number(cell: str, column: str) -> float:
     try:
         value = float(cell)
     except ValueError:
+        value = math.nan
+    # Python also takes 1_000 and digits of other scripts, which nobody means.
+    if math.isnan(value) or not (is_number(cell) or math.isinf(value)):
         raise DataError(
-            f"column '{column}' holds no number; correct the cell, empty it, or list the column's words in "
-            "data.categorical"
-        ) from None
-    if not math.isfinite(value):
+            f"column '{column}' holds no number; correct the cell, empty it, say in data.missing_values what "
+            "stands for 'not measured', or list the column's words in data.categorical"
+        )
+    # The network's numbers are float32.
+    if abs(value) > LARGEST:
         raise DataError(f"column '{column}' holds no finite number; correct the cell or empty it")
     return value
 
@@ -240,7 +320,7 @@ def fit_scaling(rows: TableRows, settings: Table) -> tuple[Scaling, tuple[str, .
 def _centre_and_scale(
     numbers: NDArray[np.float64], median: NDArray[np.float64], settings: Table
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    # Before the plan is made nothing is scaled; nobody trains on this.
+    # Nothing is scaled before the plan is made; these inputs are not trained on.
     if settings.plan != "given" or settings.standardise == "none":
         return np.zeros(numbers.shape[1]), np.ones(numbers.shape[1])
     if settings.standardise == "site":

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from medfed.data import planes
 from medfed.data.case import Case, ImageSource, paths_of
 from medfed.data.refusals import (
     ChannelCountError,
@@ -61,7 +62,8 @@ class Prepared:
 
     image: (C, X, Y, Z) float32.  label: (1, X, Y, Z) uint8, or None.  centres: (N, 3) int32, labelled voxels
     that patches may be centred on.  affine_ras: of this grid.  original_shape, original_affine_ras: of the
-    files' grid, to which `restore` brings a prediction back.
+    files' grid, to which `restore` brings a prediction back.  in_pixels: the files give no size in mm, and
+    both affines count pixels.
     """
 
     image: NDArray[np.float32]
@@ -70,6 +72,7 @@ class Prepared:
     affine_ras: NDArray[np.float64]
     original_shape: tuple[int, int, int]
     original_affine_ras: NDArray[np.float64]
+    in_pixels: bool = False
 
 
 def read_case(case: Case, settings: Images | None, classes: int | None) -> tuple[Volume, Volume | None]:
@@ -126,7 +129,8 @@ def check_files(case: Case) -> None:
     advice = "correct its path in the table, or restore the file"
     if not all(path.exists() for source in case.image for path in paths_of(source)):
         raise MissingImageError(f"its image is not there; {advice}")
-    if case.label is not None and not case.label.exists():
+    labels = (*(() if case.label is None else (case.label,)), *(path for _, path in case.masks))
+    if not all(path.exists() for path in labels):
         raise MissingLabelError(f"its label is not there; {advice}")
 
 
@@ -187,13 +191,18 @@ def prepare(image: Volume, label: Volume | None, settings: Images) -> Prepared:
         array = np.nan_to_num(
             array, nan=float(finite.min()), posinf=float(finite.max()), neginf=float(finite.min())
         )
-    oriented, affine_ras = _oriented(array, image.affine_ras, settings.orientation)
-    mask = None
-    if label is not None:
-        mask, _ = _oriented(label.array.astype(np.uint8), image.affine_ras, settings.orientation)
-    if settings.spacing_mm != "native" and not _has_study_spacing(settings, image):
-        to_affine, to_shape = _resampled_grid(oriented.shape[1:], affine_ras, settings.spacing_mm)
-        oriented = resample(oriented, affine_ras, to_affine, to_shape, nearest=False)
+    mask = None if label is None else label.array.astype(np.uint8)
+    oriented, affine_ras = array, image.affine_ras
+    if settings.axes is not None:
+        oriented, affine_ras = _oriented(array, image.affine_ras, settings.axes)
+        mask = None if mask is None else _oriented(mask, image.affine_ras, settings.axes)[0]
+    grid = _study_grid(image, oriented.shape[1:], affine_ras, settings)
+    if grid is not None:
+        to_affine, to_shape = grid
+        if settings.spatial_dims == 2:
+            oriented = planes.scaled(oriented, to_shape)
+        else:
+            oriented = resample(oriented, affine_ras, to_affine, to_shape, nearest=False)
         mask = None if mask is None else resample(mask, affine_ras, to_affine, to_shape, nearest=True)
         affine_ras = to_affine
     return Prepared(
@@ -203,25 +212,63 @@ def prepare(image: Volume, label: Volume | None, settings: Images) -> Prepared:
         affine_ras=affine_ras,
         original_shape=image.shape,
         original_affine_ras=image.affine_ras,
+        in_pixels=planes.in_pixels(image),
     )
+
+
+def check_plane(image: Volume, settings: Images) -> None:
+    """Raise an ImageError if an image can't be one of a 2D study.
+
+    Raises:
+        ImageError: if it has several slices and the study names none, or no size in mm and the study a
+            spacing.
+    """
+    if settings.slices is None and image.shape[2] != 1:
+        raise ImageError(
+            f"the image has {image.shape[2]} slices, and a study with data.spatial_dims: 2 takes images of "
+            "one plane; set data.slices to axial, coronal or sagittal, or data.spatial_dims to 3"
+        )
+    if isinstance(settings.spacing_mm, tuple) and planes.in_pixels(image):
+        raise ImageError(
+            "the image has no size in mm, and the study resamples to data.spacing_mm; set it to fit or native"
+        )
+
+
+def _study_grid(
+    image: Volume, shape: tuple[int, ...], affine_ras: NDArray[np.float64], settings: Images
+) -> tuple[NDArray[np.float64], tuple[int, int, int]] | None:
+    """Return affine and shape of an oriented image's new grid; None if it keeps its own."""
+    if settings.spatial_dims == 2:
+        return planes.study_grid(shape, affine_ras, settings)
+    if not isinstance(settings.spacing_mm, tuple) or _has_study_spacing(settings, image):
+        return None
+    return _resampled_grid(shape, affine_ras, settings.spacing_mm)
 
 
 def check_preparable(image: Volume, settings: Images) -> None:
     """Raise if an image that can be read cannot be prepared.
 
     Raises:
-        ImageError: if no voxel is a number, or the resampled volume would be too large.
+        ImageError: if no voxel is a number, the image is none of a 2D study, or the resampled volume would be
+            too large.
     """
     # Nearly always the first plane has a number: then the other voxels need not be looked at.
     if not np.isfinite(image.array[..., 0]).any() and not np.isfinite(image.array).any():
         raise ImageError("no voxel of the image is a number")
-    if settings.spacing_mm == "native":
+    if settings.spatial_dims == 2:
+        check_plane(image, settings)
+    if not isinstance(settings.spacing_mm, tuple):
         return
     extent = np.multiply(image.shape, image.spacing_mm)
-    voxels = np.prod(extent) / np.prod(settings.spacing_mm)
+    if settings.spatial_dims == 2:  # the distance of slices stays
+        across = planes.axis_across(image, settings)
+        extent = np.delete(extent, across)
+        voxels = image.shape[across] * np.prod(extent) / np.prod(settings.spacing_mm)
+    else:
+        voxels = np.prod(extent) / np.prod(settings.spacing_mm)
     if voxels > MAX_VOXELS:
         raise ImageError(
-            f"an image of {extent[0]:.0f} x {extent[1]:.0f} x {extent[2]:.0f} mm has {voxels:.1e} voxels "
+            f"an image of {' x '.join(f'{side:.0f}' for side in extent)} mm has {voxels:.1e} voxels "
             "at the study's spacing; "
             "raise data.spacing_mm or correct the image's affine"
         )
@@ -243,7 +290,7 @@ def _oriented(
 
 
 def _resampled_grid(
-    shape: tuple[int, ...], affine_ras: NDArray[np.float64], spacing_mm: tuple[float, float, float]
+    shape: tuple[int, ...], affine_ras: NDArray[np.float64], spacing_mm: tuple[float, ...]
 ) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
     """Return affine and shape of the grid that MONAI's `Spacing` resamples another grid to."""
     import torch
@@ -263,7 +310,7 @@ def _has_study_spacing(settings: Images, image: Volume) -> bool:
     """Whether the image has the study's spacing, in whatever order its axes are stored."""
     import nibabel as nib
 
-    if settings.spacing_mm == "native":
+    if not isinstance(settings.spacing_mm, tuple):
         return True
     letters = nib.aff2axcodes(image.affine_ras)  # type: ignore[no-untyped-call]  # nibabel is untyped
     own = dict(zip(map(_axis_of, letters), image.spacing_mm, strict=True))
@@ -308,7 +355,7 @@ def restore(array: _Array, prepared: Prepared, *, nearest: bool) -> _Array:
 def place_patch(
     shape: tuple[int, ...],
     centres: NDArray[np.int32],
-    patch: tuple[int, int, int],
+    patch: tuple[int, ...],
     foreground: float,
     random: np.random.Generator,
 ) -> tuple[int, int, int]:
@@ -334,7 +381,7 @@ def _triple(values: Iterable[int]) -> tuple[int, int, int]:
 
 
 def crop_padded(
-    array: NDArray[_T], start: tuple[int, int, int], patch: tuple[int, int, int], fill: float | None = None
+    array: NDArray[_T], start: tuple[int, int, int], patch: tuple[int, ...], fill: float | None = None
 ) -> NDArray[_T]:
     """Return (C, *patch) from `start`; a volume shorter than the patch is centred in `fill`.
 
@@ -349,14 +396,24 @@ def crop_padded(
     return whole
 
 
-def centre_crop(array: NDArray[_T], patch: tuple[int, int, int]) -> NDArray[_T]:
+def centre_crop(array: NDArray[_T], patch: tuple[int, ...]) -> NDArray[_T]:
     """Return the middle of a volume, (C, *patch), padded with its smallest value if it is shorter."""
     start = _triple(max(size - want, 0) // 2 for size, want in zip(array.shape[1:], patch, strict=True))
     return crop_padded(array, start, patch)
 
 
-def augmentation(augment: Augment | Literal["none"], labelled: bool, orientation: str) -> Compose | None:
-    """Return MONAI's random transforms for training images of the study's orientation, or None."""
+def whole_input(image: NDArray[np.float32], settings: Images) -> NDArray[np.float32]:
+    """Return a prepared image (C, X, Y, Z) as a classifier sees it, cropped or padded to the patch.
+
+    In 2D without its last axis: (C, X, Y).
+    """
+    if settings.spatial_dims == 2:
+        return centre_crop(image, (*settings.patch, 1))[..., 0] if settings.patch else image[..., 0]
+    return image if settings.patch is None else centre_crop(image, settings.patch)
+
+
+def augmentation(augment: Augment | Literal["none"], labelled: bool, axes: str) -> Compose | None:
+    """Return MONAI's random transforms for training images of these axes (RAS, or RA in 2D), or None."""
     if augment == "none":
         return None
     import monai.transforms as mt
@@ -364,9 +421,10 @@ def augmentation(augment: Augment | Literal["none"], labelled: bool, orientation
     keys = ["image", "label"] if labelled else ["image"]
     steps: list[Any] = []
     if augment.rotate and (augment.rotate_deg or augment.scale):
-        steps.append(_random_affine(augment, keys))
-    axes = [_axis_of(letter) for letter in orientation]
-    for axis in [axes.index(name) for name in augment.flip_axes] if augment.flip else ():
+        steps.append(_random_affine(augment, keys, len(axes)))
+    names = [_axis_of(letter) for letter in axes]
+    flipped = [names.index(name) for name in augment.flip_axes if name in names]
+    for axis in flipped if augment.flip else ():
         steps.append(mt.RandFlipd(keys, prob=augment.flip, spatial_axis=axis))
     if augment.blur:
         steps.append(mt.RandGaussianSmoothd(["image"], (0.25, 1), (0.25, 1), (0.25, 1), prob=augment.blur))
@@ -379,14 +437,15 @@ def augmentation(augment: Augment | Literal["none"], labelled: bool, orientation
     return mt.Compose(steps)
 
 
-def _random_affine(augment: Augment, keys: list[str]) -> Any:
+def _random_affine(augment: Augment, keys: list[str], dims: int) -> Any:
     from monai.transforms import RandAffined
 
+    # A plane turns about one axis, a volume about three.
     return RandAffined(
         keys,
         prob=augment.rotate,
-        rotate_range=(float(np.deg2rad(augment.rotate_deg)),) * 3,
-        scale_range=(augment.scale,) * 3,
+        rotate_range=(float(np.deg2rad(augment.rotate_deg)),) * (3 if dims == 3 else 1),
+        scale_range=(augment.scale,) * dims,
         mode=["bilinear", "nearest"][: len(keys)],
         padding_mode="border",
         cache_grid=False,
@@ -403,16 +462,22 @@ def sample_patch(
 ) -> dict[str, Tensor]:
     """Return a training image (C, ...) float32 and its label (1, ...) int64, cropped and augmented by `seed`.
 
-    Without a label the image is cropped to its middle.
+    Without a label the image is cropped to its middle. In 2D a label's patch is part of one slice, which
+    holds a labelled voxel with probability `data.foreground`, and both are (C, X, Y).
     """
     import torch
 
-    if settings.patch is not None and label is None:
-        image = centre_crop(image, settings.patch)
-    elif settings.patch is not None and label is not None:
+    patch = settings.patch
+    if settings.spatial_dims == 2:
+        patch = (*(patch or image.shape[1:3]), 1)
+    if label is None:
+        image = whole_input(image, settings)
+    elif patch is not None:
         random = np.random.default_rng(seed)
-        start = place_patch(image.shape[1:], centres, settings.patch, settings.foreground, random)
-        image, label = crop_padded(image, start, settings.patch), crop_padded(label, start, settings.patch, 0)
+        start = place_patch(image.shape[1:], centres, patch, settings.foreground, random)
+        image, label = crop_padded(image, start, patch), crop_padded(label, start, patch, 0)
+        if settings.spatial_dims == 2:
+            image, label = image[..., 0], label[..., 0]
     data: dict[Hashable, Any] = {"image": torch.from_numpy(np.array(image, np.float32))}
     if label is not None:
         data["label"] = torch.from_numpy(label.astype(np.float32))

@@ -128,19 +128,19 @@ def require_approval(session: SiteSession, accept: str, ask: Ask | None) -> None
     if accept:
         if len(accept) < APPROVAL_DIGITS or not known.startswith(accept.lower()):
             raise StudyError(
-                f"--accept {accept}: the hub offers study {known}; agree to that one, with at least "
-                f"{APPROVAL_DIGITS} of its digits, or to none"
+                f"--accept {accept}: the hub offers study {known}; approve that one, with at least "
+                f"{APPROVAL_DIGITS} of its digits, or none"
             )
     elif ask is None:
         path = out / f"{study.name}-{known[:FOLDER_DIGITS]}.txt"
         write_whole(path, page)
         write_whole(path.with_suffix(".yaml"), public_yaml(study))
         raise StudyError(
-            f"nobody here has agreed to study '{study.name}' yet{_other_approved(out, known)}. Read {path}, "
+            f"nobody here has approved study '{study.name}' yet{_other_approved(out, known)}. Read {path}, "
             f"then run once\n  medfed train --site ... --accept {known}"
         )
     elif not ask(page):
-        raise StudyError(f"study '{study.name}' was not agreed to; nothing was trained and nothing was sent")
+        raise StudyError(f"study '{study.name}' was not approved; nothing was trained and nothing was sent")
     approve(out, known, getpass.getuser())
     session.audit.write("agreed", study=known, by=getpass.getuser())
 
@@ -150,4 +150,4 @@ def _other_approved(out: Path, known: str) -> str:
     last = last_approved(out)
     if last is None:
         return ""
-    return f" (it is {known[:APPROVAL_DIGITS]}; what was agreed to last is {last[:APPROVAL_DIGITS]})"
+    return f" (it is {known[:APPROVAL_DIGITS]}; the last one approved is {last[:APPROVAL_DIGITS]})"

@@ -1,4 +1,4 @@
-"""Several GPUs in a hospital (DDP): Lightning starts workers, and only rank 0 speaks with the hub."""
+"""Several GPUs in a hospital (DDP): Lightning starts workers, and only rank 0 communicates with the hub."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class RetrainWithout:
     former: Path | None = None
 
 
-def lead(
+def run_study(
     study_file: Path,
     *,
     enrolment: Path | None = None,
@@ -69,7 +69,7 @@ def lead(
     retrain: RetrainWithout | None = None,
     progress: Progress | None = None,
 ) -> RunFolder:
-    """Lead a study across hospitals to its end and write its report; return the run folder.
+    """Run a study across hospitals to its end and write its report; return the run folder.
 
     `enrolment` is the coordinator's folder that `medfed enrol init` made; with `broker` its broker runs as a
     child of this process. With `resume` an earlier run continues, if there is one. With `retrain` training
@@ -121,7 +121,7 @@ def lead(
 
 
 def _log_notes(study: Study, exchange: Exchange, progress: Progress) -> None:
-    """Log what whoever runs the hub should know of the study."""
+    """Log what the coordinator should know about the study."""
     if not getattr(exchange, "credentials", ""):
         progress.log(
             "nothing is signed: whoever can write to the exchange can speak as any site (--enrolment)"

@@ -16,7 +16,7 @@ from medfed.evaluation.row_transport import scalars_of
 from medfed.evaluation.rows import FEDERATED, UNTRAINED, local, read_cases
 from medfed.federation.config import SiteConfig
 from medfed.federation.site import train_alone
-from medfed.pipeline.factory import module_of, training_of
+from medfed.pipeline.factory import module_of, site_config_of
 from medfed.pipeline.measure_models import measure_site, write_baselines
 from medfed.runs.checkpoints import load_checkpoint, save_checkpoint
 from medfed.study.study import Study
@@ -24,10 +24,10 @@ from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights, weights_of
 
 
-def site_config(site: SiteFile, study: Study, hospital: Hospital) -> SiteConfig:
+def site_config_under_policy(site: SiteFile, study: Study, hospital: Hospital) -> SiteConfig:
     """Return how this site trains: as the study says, on its own devices, under its own policy."""
     egress = egress_under(study, site.policy, len(hospital.data.cases("val")))
-    config = training_of(study, site.name)
+    config = site_config_of(study, site.name)
     return replace(config, accelerator=site.accelerator, devices=site.devices, egress=egress)
 
 
@@ -68,7 +68,7 @@ def compare_local_model(session: SiteSession) -> None:
     else:
         session.progress.log(f"{name}: its own model, for comparison; it stays here")
         module = module_of(study, name)
-        config = replace(site_config(session.site, study, session.hospital), devices=1)
+        config = replace(site_config_under_policy(session.site, study, session.hospital), devices=1)
         train_alone(name, module, session.hospital.data, config, folder=folder.site(name))
         own = weights_of(module)
         save_checkpoint(path, own, study.train.rounds)

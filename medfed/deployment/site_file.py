@@ -41,6 +41,8 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cache: the folder where a study with `data.cache: disk` stores prepared images, if not inside the data
     folder.  devices: how many GPUs (or processes) train one model.  accelerator: `auto` uses a GPU if there
     is one.  start: the checkpoint that a study begins with, if it has one; it must match the approved digest.
+    columns: the site's own headings for the columns of a study's table, such as {age: Alter, patient: MRN};
+    `patient` and `split` stand for the columns of ids and splits, whatever the study calls them.
     """
 
     name: SiteName
@@ -53,6 +55,7 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     devices: Count = 1
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     start: str | None = None
+    columns: dict[str, str] = {}
 
 
 def read_site(path: str | Path) -> SiteFile:

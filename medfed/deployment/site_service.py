@@ -22,7 +22,11 @@ from medfed.deployment.admission import FOLDER_DIGITS, Ask
 from medfed.deployment.background import record_exit, run_periodically
 from medfed.deployment.ddp import RUN_FOLDER, Rank0Exchange, WorkerExchange, is_worker
 from medfed.deployment.policy import egress_under
-from medfed.deployment.site_evaluation import compare_local_model, measure_final_model, site_config
+from medfed.deployment.site_evaluation import (
+    compare_local_model,
+    measure_final_model,
+    site_config_under_policy,
+)
 from medfed.deployment.site_file import SiteFile, read_site, secret_of
 from medfed.deployment.site_session import SiteSession, open_audit_log
 from medfed.errors import DataError, ExchangeError
@@ -89,7 +93,7 @@ def take_part(
         status = Status(folder.status, study=study.name, digest=known, rounds=study.train.rounds)
         with record_exit(status):
             check_planned(study)
-            hospital = hospital_of(study, site.name, site.data, secret, site.cache)
+            hospital = hospital_of(study, site.name, site.data, secret, site.cache, site.columns)
             audit = open_audit_log(site, folder)
             _take_part(SiteSession(site, study, hospital, folder, status, progress, audit), accept, ask)
     return folder
@@ -186,7 +190,14 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
         on_final_model=partial(measure_final_model, session),
         scalars=left_out_scalars(data.left_out),
     )
-    train_site(name, module_of(study, name), data, exchange, site_config(site, study, session.hospital), run)
+    train_site(
+        name,
+        module_of(study, name),
+        data,
+        exchange,
+        site_config_under_policy(site, study, session.hospital),
+        run,
+    )
     received: GlobalModel | None = exchange.received
     if received is None or not received.final:
         raise ExchangeError(f"site '{name}': training ended before the study did")
@@ -252,11 +263,11 @@ def _train_worker(site: SiteFile, secret: bytes) -> None:
     """Train in a process that Lightning started beside rank 0, which alone sends and receives."""
     folder = RunFolder(Path(os.environ[RUN_FOLDER]))
     study = parse_study(folder.study.read_text(encoding="utf-8"), "study.yaml")
-    hospital = hospital_of(study, site.name, site.data, secret, site.cache)
+    hospital = hospital_of(study, site.name, site.data, secret, site.cache, site.columns)
     # As rank 0 does, so that all ranks train on the same cases.
     screen_hospital(hospital, site.policy.unreadable, site.cache)
     run = SiteRun(folder.site(site.name), resume=True, examples=hospital.data.examples)
     exchange: Any = WorkerExchange()  # it sends no messages: only `send_update` on rank 0 does
-    config = site_config(site, study, hospital)
+    config = site_config_under_policy(site, study, hospital)
     with suppress_warnings():
         train_site(site.name, module_of(study, site.name), hospital.data, exchange, config, run)

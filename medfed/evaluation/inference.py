@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from medfed.data.planes import in_pixels
+from medfed.data.settings import AnyData, Images
 from medfed.data.splits import SPLITS, case_token
 from medfed.errors import StudyError
 from medfed.evaluation import robustness, segmentation
@@ -61,10 +63,14 @@ MAX_CACHED_BYTES = 512 * 1024**2
 
 
 class Reference(NamedTuple):
-    """A case's label (X, Y, Z), as small integers, and its spacing in mm."""
+    """A case's label (X, Y, Z), or (X, Y) of a plane, as small integers, and its spacing.
+
+    `unit` is that of the spacing: "px" where the files give no size in mm.
+    """
 
     label: NDArray[np.integer]
     spacing_mm: tuple[float, ...]
+    unit: segmentation.Unit = "mm"
 
 
 class LabelCache:
@@ -84,7 +90,11 @@ class LabelCache:
         assert label is not None
         classes = self.hospital.data.classes or 256
         small = label.array[0].astype(np.uint8 if classes <= 256 else np.int32)
-        reference = Reference(small, segmentation.spacing_of(image.affine_ras))
+        spacing_mm = segmentation.spacing_of(image.affine_ras)
+        if is_plane(self.hospital.data.settings):
+            # As a volume of one slice, all voxels would be on the structure's surface.
+            small, spacing_mm = small[..., 0], spacing_mm[:2]
+        reference = Reference(small, spacing_mm, "px" if in_pixels(image) else "mm")
         if self._bytes + small.nbytes <= MAX_CACHED_BYTES:
             self._labels[case.token] = reference
             self._bytes += small.nbytes
@@ -95,9 +105,17 @@ class LabelCache:
         if self.hospital.data.needs not in ("segment", "classify"):
             return {}
         if case.token not in self._bands:
-            affine = self.hospital.data.prepared(case).original_affine_ras
-            self._bands[case.token] = spacing_band(np.linalg.norm(affine[:3, :3], axis=0).tolist())
-        return {"spacing": self._bands[case.token]}
+            prepared = self.hospital.data.prepared(case)
+            axes = 2 if is_plane(self.hospital.data.settings) else 3
+            spacing_mm = np.linalg.norm(prepared.original_affine_ras[:3, :axes], axis=0).tolist()
+            self._bands[case.token] = "" if prepared.in_pixels else spacing_band(spacing_mm)
+        band = self._bands[case.token]
+        return {"spacing": band} if band else {}
+
+
+def is_plane(settings: AnyData) -> bool:
+    """Whether the images of a study are single planes, such as radiographs."""
+    return isinstance(settings, Images) and settings.axes is None
 
 
 # Images with slices up to this are thin-sliced, as radiologists call them.
@@ -113,7 +131,7 @@ def spacing_band(spacing_mm: Sequence[float]) -> str:
 
 
 class MeasurementSettings(NamedTuple):
-    """What the rows of a measurement say, and how it is done.
+    """What labels the rows of a measurement, and how it is made.
 
     With a `baseline` (time -> cumulative hazard) a survival model also gives the probability of
     living beyond each time. With a `condition` of `robustness`, each case is perturbed so first;
@@ -237,10 +255,12 @@ def batches(data: SiteDataModule, cases: Sequence[Case]) -> Iterator[dict[str, A
                     yield collate([dataset[number]])
 
 
-def perturbations(task: Task) -> tuple[str, ...]:
+def perturbations(task: Task, settings: AnyData) -> tuple[str, ...]:
     """Return the names of the perturbations under which a task's model is measured."""
     images = task.needs in ("segment", "classify")
-    return tuple(robustness.IMAGE_CHANGES if images else robustness.TABLE_CHANGES)
+    changes = robustness.IMAGE_CHANGES if images else robustness.TABLE_CHANGES
+    # A plane has no slices to lose.
+    return tuple(name for name in changes if name != robustness.LOST_SLICES or not is_plane(settings))
 
 
 def perturbed_batches(
@@ -265,7 +285,7 @@ def perturbed_batches(
 
 
 def _perturbed_image(task: Task, data: SiteDataModule, case: Case, condition: str, seed: int) -> torch.Tensor:
-    from medfed.data.transforms import centre_crop, prepare
+    from medfed.data.transforms import prepare, whole_input
     from medfed.data.volume import Volume
 
     image, _ = data.original(case)
@@ -273,8 +293,8 @@ def _perturbed_image(task: Task, data: SiteDataModule, case: Case, condition: st
     generator = np.random.default_rng(_seed(seed, condition, case.token))
     array = robustness.IMAGE_CHANGES[condition](image.array, image.spacing_mm, generator)
     prepared = prepare(Volume(array, image.affine_ras, image.info), None, settings).image
-    if task.needs == "classify" and settings.patch is not None:
-        prepared = centre_crop(prepared, settings.patch)
+    if task.needs == "classify":
+        prepared = whole_input(prepared, settings)
     return torch.from_numpy(np.ascontiguousarray(prepared, np.float32))[None]
 
 
@@ -293,9 +313,13 @@ def _segmented(
     # A class that this hospital did not label has no reference here.
     structures = {number: task.classes[number] for number in task.labelled_at(about["site"])}
     predicted = task.labels(torch.as_tensor(probabilities)[None])[0, 0].numpy()
+    if label.ndim == 2:
+        predicted = predicted[..., 0]
     if len(structures) < len(task.classes) - 1:
         predicted, label = (np.where(np.isin(a, list(structures)), a, 0) for a in (predicted, label))
-    for measured in measure_masks(predicted, label, reference.spacing_mm, structures, tolerance_mm):
+    for measured in measure_masks(
+        predicted, label, reference.spacing_mm, structures, tolerance_mm, unit=reference.unit
+    ):
         yield CaseRow(**measured._asdict(), **about)
 
 

@@ -34,6 +34,7 @@ TABLE_NOISE = TABLE_SHIFT = 0.25
 # A group of rows that are about changed images is called so.
 CONDITION = "condition="
 UNCHANGED = "unchanged"
+LOST_SLICES = "every 4th slice lost"
 
 
 def _range(channel: Image) -> tuple[float, float]:
@@ -86,7 +87,7 @@ IMAGE_CHANGES: dict[str, ImageChange] = {
     "contrast bent (power 1.5)": contrast,
     "shading of 30 %": bias_field,
     "noise of 10 %": noisy,
-    "every 4th slice lost": dropped_slices,
+    LOST_SLICES: dropped_slices,
 }
 
 

@@ -1,4 +1,4 @@
-"""Rows from estimates: what the rows of one group of patients have in common is said once."""
+"""Builds the rows of one group of patients from estimates; the fields that they share are given once."""
 
 from __future__ import annotations
 

@@ -51,6 +51,7 @@ NEIGHBOURHOOD_VOXELS = 250
 OFFSETS_PER_STEP = 16
 
 Form = Literal["voxel", "surfel"]
+Unit = Literal["mm", "px"]
 
 
 class Surfaces(NamedTuple):
@@ -64,13 +65,17 @@ class Surfaces(NamedTuple):
 
 @dataclass(frozen=True)
 class StructureMasks:
-    """One structure's predicted and reference masks in one case, cropped to their bounding box."""
+    """One structure's predicted and reference masks in one case, cropped to their bounding box.
+
+    `unit` is that of spacing and tolerance: "px" for pictures without a size in mm, whose spacing is 1 pixel.
+    """
 
     prediction: NDArray[np.bool_]
     reference: NDArray[np.bool_]
     spacing_mm: NDArray[np.float64]
     tolerance_mm: float
     form: Form
+    unit: Unit = "mm"
 
     @cached_property
     def voxels(self) -> tuple[int, int]:
@@ -118,6 +123,7 @@ def split_structures(
     structures: Mapping[int, str],
     tolerance_mm: float = 2.0,
     form: Form = "voxel",
+    unit: Unit = "mm",
 ) -> Iterator[tuple[str, StructureMasks]]:
     """Yield the name and masks of each structure of one case.
 
@@ -128,6 +134,7 @@ def split_structures(
         structures: label value -> name; 0 is background.
         tolerance_mm: tolerance of the surface Dice.
         form: how surfaces are defined, see the module docstring.
+        unit: that of spacing and tolerance, for the names of the metrics.
 
     Raises:
         LabelError: the shapes differ, a label value is unknown, or the spacing or tolerance is invalid.
@@ -147,7 +154,7 @@ def split_structures(
     for value, name in structures.items():
         inside, expected = predicted == value, true == value
         box = bounding_box(inside, expected)
-        yield name, StructureMasks(inside[box], expected[box], spacing, tolerance_mm, form)
+        yield name, StructureMasks(inside[box], expected[box], spacing, tolerance_mm, form, unit)
 
 
 def _labels(mask: ArrayLike, what: str, structures: Mapping[int, str]) -> NDArray[np.generic]:

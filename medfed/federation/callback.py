@@ -22,7 +22,7 @@ from torch import Tensor
 from medfed.errors import ExchangeError, MedfedError, StudyError
 from medfed.exchange import SiteSide
 from medfed.federation.egress import Egress
-from medfed.federation.half_precision import refuse_wrong_gradients
+from medfed.federation.half_precision import refuse_bfloat16_convolutions
 from medfed.federation.round import SiteConnection, receive, send_update, withdraw
 from medfed.local_training import LocalMethod, LocalState
 from medfed.local_training._lightning import current_step, restore_step, train_evaluator, wrap_step
@@ -58,16 +58,17 @@ def seed_epoch(trainer: pl.Trainer, seed: int, site: str) -> None:
 
 @dataclass(frozen=True)
 class CallbackOptions:
-    """What a whole study sets on its callback, and a script of one's own seldom needs.
+    """Options that a study sets on its callback and that a script of your own rarely needs.
 
     trained_only: whether parameters that don't train (`requires_grad` is False) are left out of the exchange;
         every site must have begun with the same ones.
-    egress: what may leave beside the model's tensors; by default the local method's groups and plain numbers.
+    egress: what may leave besides the model's tensors; by default the local method's groups and plain
+        numbers.
     audit: the log of what is received and sent.
     accountant: called with the round before an update is sent; records what the round costs under
         differential privacy and returns the scalars that report it (`PrivateTraining.commit_round`).
-    on_final_model: called with the final model; returns what this site reports of it beside its scores.
-    required_scalars: what the study's rule needs beside the weights: `train/loss_before`, the training loss
+    on_final_model: called with the final model; returns what this site reports of it besides its scores.
+    required_scalars: what the study's rule needs besides the weights: `train/loss_before`, the training loss
         of the received model, and `train/class_loss`, its mean over the classes and each class's.
     scalars: numbers that go with each update, such as how many cases the site left out.
     close_at_end: whether the scores of the final model are sent when fit ends; if not, call `close` later.
@@ -101,11 +102,11 @@ class FederatedCallback(pl.Callback):
         seed: if given, the random states of Python, NumPy and torch, and of a dataset with
             `set_random_state`, are set from (seed, site, epoch) at the start of every epoch, so that a
             resumed run repeats.
-        options: what a whole study sets besides.
+        options: what a study sets in addition.
 
     Raises:
         StudyError: when fit starts, if max_epochs is not a multiple of local_epochs, or if a convolution
-            would be trained in bfloat16 on a processor, where its gradient is unreliable.
+            would be trained in bfloat16 on a CPU, where its gradient is unreliable.
         UpdateError: at a merge, if training has made the weights infinite or NaN.
         ExchangeError: if the hub closed the study.
     """
@@ -132,7 +133,7 @@ class FederatedCallback(pl.Callback):
         self.site = site
         self.round = 0
         self.scores: dict[str, float] = {}
-        self._channel = SiteConnection(
+        self._connection = SiteConnection(
             site,
             exchange,
             privacy or NoPrivacy(),
@@ -163,7 +164,7 @@ class FederatedCallback(pl.Callback):
                 f"site '{self.site}': max_epochs is {epochs}, local_epochs is {self._local_epochs}; "
                 "max_epochs must be a multiple, else the last epochs would be trained and never merged"
             )
-        refuse_wrong_gradients(trainer, pl_module, self.site)
+        refuse_bfloat16_convolutions(trainer, pl_module, self.site)
         if self._changes_steps:
             wrap_step(pl_module, lambda module, own: self._local.loss(module, own, self._local_state))
         if self._restored:
@@ -189,7 +190,7 @@ class FederatedCallback(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self._channel.exchange.closed:
+        if self._connection.exchange.closed:
             raise ExchangeError(
                 f"site '{self.site}' trains for round {self.round + 1}, but the hub has closed the study"
             )
@@ -236,9 +237,9 @@ class FederatedCallback(pl.Callback):
             measured = on_final_model(received) if on_final_model is not None else {}
             report = Update(self.site, received.round + 1, {}, 0, {**self.scores, **measured})
             # Scores are no tensors: there is nothing to compress.
-            send_update(replace(self._channel, compress=()), report, received.weights)
+            send_update(replace(self._connection, compress=()), report, received.weights)
         else:
-            withdraw(self._channel, "its Trainer reached max_epochs before the study's last round")
+            withdraw(self._connection, "its Trainer reached max_epochs before the study's last round")
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -247,7 +248,7 @@ class FederatedCallback(pl.Callback):
         # Whoever interrupts a site means to start it again: the hub waits for it as for one that was killed.
         interrupted = isinstance(exception, (KeyboardInterrupt, SystemExit))
         if trainer.is_global_zero and not isinstance(exception, ExchangeError) and not interrupted:
-            withdraw(self._channel, withdrawal_reason(exception))
+            withdraw(self._connection, withdrawal_reason(exception))
 
     def state_dict(self) -> dict[str, Any]:
         # Plain dictionaries: a checkpoint is read without unpickling any other class, such as
@@ -321,7 +322,7 @@ class FederatedCallback(pl.Callback):
                 scalars=self._update_scalars(),
                 groups=groups,
             )
-            self._residual = send_update(self._channel, update, weights, self._residual)
+            self._residual = send_update(self._connection, update, weights, self._residual)
             del update, weights
         for optimizer in trainer.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -360,7 +361,7 @@ class FederatedCallback(pl.Callback):
 
     def _fetch(self, trainer: pl.Trainer, round: int) -> GlobalModel:
         """Return the hub's model, which rank 0 receives and broadcasts to the hospital's other processes."""
-        received = receive(self._channel, round) if trainer.is_global_zero else None
+        received = receive(self._connection, round) if trainer.is_global_zero else None
         if trainer.world_size > 1:
             plain: Any = None if received is None else _as_plain_dict(received)
             received = GlobalModel(**trainer.strategy.broadcast(plain))

@@ -1,6 +1,6 @@
 """The settings of a federation: what the hub needs to know of a study, and what a site needs.
 
-A study file is turned into these records by `pipeline.factory`; a script of one's own can write them down.
+A study file is turned into these records by `pipeline.factory`; your own script can create them directly.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ MAX_PLAIN = 100
 
 @dataclass(frozen=True)
 class Egress:
-    """What may leave this site beside the model's own tensors.
+    """What may leave this site besides the model's own tensors.
 
     scalars: the names of numbers; None, for a module outside a study, any short name under `train`, `val` or
     `privacy/` (what is spent).
@@ -93,7 +93,7 @@ def _check_tensors(who: str, where: str, tensors: Weights, weights: Weights) -> 
 def _check_numbers(who: str, scalars: Mapping[str, float], names: frozenset[str] | None) -> None:
     if names is None and len(scalars) > MAX_PLAIN:
         raise EgressError(
-            f"{who}: {len(scalars)} numbers beside the weights, at most {MAX_PLAIN} may leave. "
+            f"{who}: {len(scalars)} numbers besides the weights, at most {MAX_PLAIN} may leave. "
             "Nothing was sent"
         )
     for name, value in scalars.items():

@@ -51,7 +51,7 @@ def run_hub(
     on_model: ModelCallback = lambda current: None,
     audit: AuditLog | None = None,
 ) -> GlobalModel:
-    """Lead every round of a study and return its final model.
+    """Run every round of a study and return its final model.
 
     `weights` are those of the untrained model. With a `folder`, each merged round is saved there, and a run
     found there is resumed. `on_round` is called after each round, `on_model` with each model including the

@@ -45,26 +45,26 @@ class SiteConnection:
     compress: Sequence[Compression] = ()
     audit: AuditLog = field(default_factory=lambda: AuditLog(None))
 
-    def messages(self, round: int) -> SiteChannel:
-        """Return the messages by which the privacy mechanism's parties agree on keys in a round."""
+    def channel(self, round: int) -> SiteChannel:
+        """Return the channel through which the privacy mechanism's parties agree on keys in a round."""
         return SiteChannel(self.exchange, self.site, round, self.audit)
 
 
-def receive(channel: SiteConnection, round: int) -> GlobalModel:
+def receive(connection: SiteConnection, round: int) -> GlobalModel:
     """Wait for the hub's model of this round or a later one, and return it."""
-    received = channel.exchange.fetch(channel.site, round)
-    channel.audit.write(
+    received = connection.exchange.fetch(connection.site, round)
+    connection.audit.write(
         "received",
-        site=channel.site,
+        site=connection.site,
         round=received.round,
         sha256=digest(received.weights),
         final=received.final,
     )
-    return channel.privacy.decrypt(received, channel.messages(received.round))
+    return connection.privacy.decrypt(received, connection.channel(received.round))
 
 
 def send_update(
-    channel: SiteConnection, update: Update, weights: Weights, residual: Residual | None = None
+    connection: SiteConnection, update: Update, weights: Weights, residual: Residual | None = None
 ) -> Residual:
     """Send one update to the hub: the only line in medfed by which anything learned from patients leaves.
 
@@ -76,35 +76,35 @@ def send_update(
         EgressError: if it holds what may not leave. Nothing was sent then.
     """
     residual = residual or {}
-    with _log_withheld(channel, update):
-        scalars = channel.privacy.filter_scalars(update.scalars)
+    with _log_withheld(connection, update):
+        scalars = connection.privacy.filter_scalars(update.scalars)
         checked = check_update(replace(update, scalars=scalars), weights)
     if checked.evaluation_only:
-        return _send(channel, checked, weights, residual)
-    for protector in channel.privacy.protectors(channel.messages(update.round)):
-        with _log_withheld(channel, update):
+        return _send(connection, checked, weights, residual)
+    for protector in connection.privacy.protectors(connection.channel(update.round)):
+        with _log_withheld(connection, update):
             protected = protector.protect(checked, weights)
-        residual = _send(channel, protected, weights, residual)
+        residual = _send(connection, protected, weights, residual)
     return residual
 
 
 @contextmanager
-def _log_withheld(channel: SiteConnection, update: Update) -> Iterator[None]:
+def _log_withheld(connection: SiteConnection, update: Update) -> Iterator[None]:
     """Write to the audit log why an update did not leave."""
     try:
         yield
     except MedfedError as error:
-        channel.audit.write("withheld", site=update.site, round=update.round, reason=str(error))
+        connection.audit.write("withheld", site=update.site, round=update.round, reason=str(error))
         raise
 
 
-def _send(channel: SiteConnection, update: Update, weights: Weights, residual: Residual) -> Residual:
-    egress = replace(channel.egress, sealed=(*channel.egress.sealed, *channel.privacy.sends))
-    with _log_withheld(channel, update):
+def _send(connection: SiteConnection, update: Update, weights: Weights, residual: Residual) -> Residual:
+    egress = replace(connection.egress, sealed=(*connection.egress.sealed, *connection.privacy.sends))
+    with _log_withheld(connection, update):
         leaving = enforce(update, weights, egress)
-        packed, residual = compress_update(channel.compress, leaving, residual)
-    transmission = channel.exchange.transmission(packed)
-    channel.audit.write(
+        packed, residual = compress_update(connection.compress, leaving, residual)
+    transmission = connection.exchange.transmission(packed)
+    connection.audit.write(
         "sent",
         site=leaving.site,
         round=leaving.round,
@@ -117,14 +117,16 @@ def _send(channel: SiteConnection, update: Update, weights: Weights, residual: R
         scalars=sorted(leaving.scalars),
         groups=sorted(leaving.groups),
     )
-    channel.exchange.send(packed)
+    connection.exchange.send(packed)
     return residual
 
 
-def withdraw(channel: SiteConnection, reason: str) -> None:
+def withdraw(connection: SiteConnection, reason: str) -> None:
     """Tell the hub why this site stops; the reason names no patient, no file and no header."""
-    channel.audit.write("withdrew", site=channel.site, to="hub", bytes=len(reason.encode()), reason=reason)
-    channel.exchange.withdraw(channel.site, reason)
+    connection.audit.write(
+        "withdrew", site=connection.site, to="hub", bytes=len(reason.encode()), reason=reason
+    )
+    connection.exchange.withdraw(connection.site, reason)
 
 
 # ---------------------------------------------------------------------------------------------- at the hub

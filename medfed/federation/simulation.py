@@ -162,6 +162,6 @@ def _run_site(scheduler: SiteScheduler, exchange: MemoryExchange, site: str, fun
         with scheduler.turn():
             function(exchange)
     except ExchangeError:
-        pass  # the hub closed the study: its own error says why
+        pass  # the hub closed the study: its own error gives the reason
     except BaseException as error:  # noqa: BLE001 - the reason goes to the hub, which decides
         exchange.withdraw(site, withdrawal_reason(error))

@@ -39,7 +39,7 @@ LOCAL = "kept.safetensors"
 
 @dataclass(frozen=True)
 class PatientLedger:
-    """What differential privacy writes down, and for whom.
+    """The ledger of a differentially private run, and the patients whose spending it records.
 
     study: the study's digest.  dataset: the patients.  items: for each patient the numbers of their training
     items.  ledger: where the costs are written; by default a ledger in the run's folder.

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 @dataclass(frozen=True)
 class Step:
-    """One batch before the module is trained on it, for a method that trains something beside the module.
+    """One batch before the module is trained on it, for a method that trains something besides the module.
 
     `module_loss()` is the module's training loss of the batch, in the Trainer's precision; nothing is logged.
     `gradient_share` is the batch's share of an accumulated gradient, `optimiser_steps` whether the optimiser

@@ -1,27 +1,46 @@
-"""The draft of a study of tables: the columns to predict, and the columns that all hospitals have."""
+"""The draft of a study of tables: the columns to predict, and the columns that all hospitals have.
+
+A column that identifies patients is never drafted as a feature, and no cell is written into the study except
+words that at least `MIN_PATIENTS` patients share.
+"""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from medfed.data.csv_table import read_rows
-from medfed.data.layouts._files import visible
+import numpy as np
+
+from medfed.data.identifiers import MEANINGS, Kind, kind_by_cells, kind_by_heading, shown_heading
+from medfed.data.patients import DEFAULT_COLUMN, patients_of
+from medfed.data.site_table import (
+    SiteTable,
+    filled_cells,
+    is_empty,
+    is_number,
+    open_table,
+    with_decimal_points,
+)
+from medfed.data.table_file import find_table, is_table
+from medfed.data.table_findings import number_findings
 from medfed.errors import DataError, StudyError
+from medfed.pipeline._codes import are_codes
 from medfed.pipeline._draft import Draft, yaml_inline
 from medfed.pipeline.templates import render
 
 # A column with more different words than this is free text, or names, and not a category.
 MAX_CATEGORIES = 12
-# Columns that say who and where a row is, from which nothing is to be learned.
-IDENTIFIERS = ("patient", "case", "id", "split")
+# A word is written into the study only if at least this many patients of all hospitals have it.
+MIN_PATIENTS = 10
+# More classes than this are no classes.
+MAX_CLASSES = 100
+# Columns that say which split a row is in.
+SPLIT = "split"
 
-# Site -> column -> cells.
-Columns = Mapping[str, Mapping[str, list[str]]]
-# Column to learn from -> its categories; none for a column of numbers.
-Features = Mapping[str, list[str]]
+# Site -> its table.
+Tables = Mapping[str, SiteTable]
 
 
 @dataclass(frozen=True)
@@ -43,15 +62,22 @@ class TargetColumns:
         return (self.time is None) == (self.event is None) and (self.target is None) != (self.time is None)
 
 
+@dataclass
+class _Columns:
+    """The columns that the draft learns from, and what a person should look at.
+
+    categories: the words of a column of words.  codes: the columns of numbers that are taken for codes.
+    """
+
+    features: list[str] = field(default_factory=list)
+    categories: dict[str, list[str]] = field(default_factory=dict)
+    codes: set[str] = field(default_factory=set)
+    warnings: list[str] = field(default_factory=list)
+
+
 def table_file(path: Path) -> Path | None:
-    """Return the CSV file that a path is or that is alone in a folder; None for a folder of images."""
-    if path.is_file():
-        return path
-    if path.is_dir() and not (path / "cases.csv").exists():
-        files = visible(path)
-        if len(files) == 1 and files[0].suffix.lower() in (".csv", ".tsv"):
-            return files[0]
-    return None
+    """Return the table that a path is or that is alone in a folder; None for a folder of images."""
+    return find_table(path) if is_table(path) else None
 
 
 def draft_tables(paths: Mapping[str, Path], answers: TargetColumns) -> Draft:
@@ -61,98 +87,160 @@ def draft_tables(paths: Mapping[str, Path], answers: TargetColumns) -> Draft:
         DataError: if a table can't be read.
         StudyError: if it is not clear what to predict, or no column is left to learn from.
     """
-    columns = {site: _read_columns(site, path) for site, path in paths.items()}
-    first = next(iter(columns.values()))
-    shared = [name for name in first if all(name in one for one in columns.values())]
-    _check_answers(answers, columns, shared)
-    candidates = [name for name in shared if name not in (*answers.names, *IDENTIFIERS)]
-    features, warnings = _features(columns, candidates)
-    elsewhere = sorted({name for one in columns.values() for name in one} - set(shared))
+    tables = {site: _read_table(site, path, answers) for site, path in paths.items()}
+    first = next(iter(tables.values()))
+    shared = [name for name in first.columns if all(name in one.columns for one in tables.values())]
+    _check_answers(answers, tables, shared)
+    patients = {site: patients_of(one.columns, one.lines, DEFAULT_COLUMN)[0] for site, one in tables.items()}
+    columns = _Columns()
+    for name in shared:
+        if name not in (*answers.names, SPLIT):
+            _add_column(name, tables, patients, columns)
+    elsewhere = sorted(
+        {name for one in tables.values() for name in one.columns if _kind(name, {"": one}) is None}
+        - set(shared)
+    )
     if elsewhere:
-        warnings.append(f"not at every hospital, and left out: {', '.join(elsewhere)}")
-    if not features:
-        raise StudyError(f"no column is left to learn from: {'; '.join(warnings)}")
+        columns.warnings.append(f"not at every hospital, and left out: {', '.join(elsewhere)}")
+    if not columns.features:
+        raise StudyError(f"no column is left to learn from: {'; '.join(columns.warnings)}")
+    for site, one in tables.items():
+        notes = (*one.notes, *patients_of(one.columns, one.lines, DEFAULT_COLUMN)[1])
+        columns.warnings += [f"{site}: {note}" for note in notes]
     summaries = [
-        f"{site}: a table, {len(next(iter(one.values()), []))} rows" for site, one in columns.items()
+        f"{site}: a table, {len(one.lines)} rows of {len(set(patients[site]))} patients"
+        for site, one in tables.items()
     ]
-    return Draft(_text(answers, columns, features), tuple(summaries), tuple(warnings))
+    return Draft(_text(answers, tables, columns), tuple(summaries), tuple(columns.warnings))
 
 
-def _check_answers(answers: TargetColumns, columns: Columns, shared: list[str]) -> None:
+def _check_answers(answers: TargetColumns, tables: Tables, shared: list[str]) -> None:
     """Raise StudyError unless the columns to predict are given and every hospital has them."""
+    named = ", ".join(name for name in shared if _kind(name, tables) is None)
     if not answers.is_complete:
         raise StudyError(
             "it is not clear what to learn from a table: give --target COLUMN, or --time COLUMN and --event "
-            f"COLUMN; all hospitals have {', '.join(shared)}"
+            f"COLUMN; all hospitals have {named}"
         )
     for name in answers.names:
-        lacking = [site for site, one in columns.items() if name not in one]
+        lacking = [site for site, one in tables.items() if name not in one.columns]
         if lacking:
-            raise StudyError(
-                f"{', '.join(lacking)}: no column '{name}'; all hospitals have {', '.join(shared)}"
+            raise StudyError(f"{', '.join(lacking)}: no column '{name}'; all hospitals have {named}")
+
+
+def _add_column(name: str, tables: Tables, patients: Mapping[str, list[str]], columns: _Columns) -> None:
+    """Add a column to the features, or a warning why it is none."""
+    kind = _kind(name, tables)
+    if kind is not None:
+        shown = shown_heading(name, next(iter(tables.values())).positions[name])
+        column = shown if shown.isdigit() else f"'{shown}'"
+        use = ", and keeps a patient's rows in one split" if kind == "patient" else ""
+        columns.warnings.append(f"column {column} was left out{use}: it holds {MEANINGS[kind]}")
+        return
+    held: dict[str, set[tuple[str, str]]] = {}
+    for site, one in tables.items():
+        cells = _cells(site, one, name)
+        words = set(filled_cells(cells))
+        for cell, patient in zip(cells, patients[site], strict=True):
+            if cell in words:
+                held.setdefault(cell, set()).add((site, patient))
+    if not held:
+        columns.warnings.append(f"column '{name}' is empty and was left out")
+        return
+    few = [word for word, whose in held.items() if len(whose) < MIN_PATIENTS]
+    if all(map(is_number, held)):
+        _add_numbers(name, held, few, tables, columns)
+    elif len(held) > MAX_CATEGORIES:
+        columns.warnings.append(f"column '{name}' holds {len(held)} different words and was left out")
+    elif few:
+        columns.warnings.append(
+            f"column '{name}' was left out: {len(few)} of its {len(held)} words are held by fewer than "
+            f"{MIN_PATIENTS} patients, and are not copied; to learn from it, add it to data.features and "
+            f"list its words in data.categorical.{name} by hand"
+        )
+    else:
+        columns.features.append(name)
+        columns.categories[name] = sorted(held)
+
+
+def _add_numbers(
+    name: str, held: Mapping[str, object], few: list[str], tables: Tables, columns: _Columns
+) -> None:
+    """Add a column of numbers, as categories if they look like codes."""
+    columns.features.append(name)
+    values = sorted({float(cell) for cell in held})
+    if are_codes(name, values):
+        if not few:
+            columns.categories[name] = [f"{value:g}" for value in values]
+            columns.codes.add(name)
+            columns.warnings.append(
+                f"column '{name}' holds {len(values)} whole numbers, which were taken for codes "
+                "(data.categorical); if they are amounts or grades, remove it there"
             )
-
-
-def _features(columns: Columns, candidates: list[str]) -> tuple[Features, list[str]]:
-    """Return the columns of numbers and of few different words, and a warning for each other column."""
-    features: dict[str, list[str]] = {}
-    warnings: list[str] = []
-    for name in candidates:
-        cells = _cells(columns, name)
-        if all(map(_is_number, cells)):
-            features[name] = []
-        elif len(cells) <= MAX_CATEGORIES:
-            features[name] = sorted(cells)
         else:
-            warnings.append(f"column '{name}' holds {len(cells)} different words and was left out")
-    return features, warnings
+            columns.warnings.append(
+                f"column '{name}' holds {len(values)} whole numbers and was taken for an amount; if they "
+                f"are codes, list them in data.categorical.{name}"
+            )
+    for site, one in tables.items():
+        cells = _cells(site, one, name)
+        numbers = np.array([np.nan if is_empty(cell) else float(cell) for cell in cells])
+        columns.warnings += [f"{site}: {finding}" for finding in number_findings(name, numbers)]
 
 
-def _cells(columns: Columns, name: str) -> set[str]:
-    """Return the different non-empty cells of a column over all hospitals."""
-    return {cell for one in columns.values() for cell in one[name] if cell}
+def _cells(site: str, table: SiteTable, name: str) -> Sequence[str]:
+    """Return a column with decimal points."""
+    try:
+        return with_decimal_points(table.columns[name], name)
+    except DataError as error:
+        raise DataError(f"{site}'s table: {error}") from None
 
 
-def _classes(columns: Columns, target: str) -> list[str]:
-    cells = _cells(columns, target)
-    if not all(cell.isdigit() for cell in cells) or cells == {"0"} or not cells:
+def _kind(name: str, tables: Tables) -> Kind | None:
+    """Return what a column identifies, by its heading or by the cells of any hospital."""
+    if name == SPLIT:
+        return None
+    kinds = [kind_by_heading(name), *(kind_by_cells(one.columns.get(name, ())) for one in tables.values())]
+    return next((kind for kind in kinds if kind is not None), None)
+
+
+def _classes(tables: Tables, target: str) -> list[str]:
+    cells = {cell for one in tables.values() for cell in one.columns[target] if not is_empty(cell)}
+    whole = all(is_number(cell) and float(cell).is_integer() and float(cell) >= 0 for cell in cells)
+    numbers = {int(float(cell)) for cell in cells} if whole else set()
+    if not numbers or numbers == {0} or max(numbers) >= MAX_CLASSES:
         raise StudyError(
             f"column '{target}' does not hold classes 0, 1, ...: it has {len(cells)} different values, not "
-            "all of them whole numbers from 0; number the classes"
+            f"all of them whole numbers from 0 to {MAX_CLASSES - 1}; number the classes"
         )
-    return [f"class{number}" for number in range(max(map(int, cells)) + 1)]
+    return [f"class{number}" for number in range(max(numbers) + 1)]
 
 
-def _text(answers: TargetColumns, columns: Columns, features: Features) -> str:
+def _text(answers: TargetColumns, tables: Tables, columns: _Columns) -> str:
     is_survival = answers.target is None
     keys = ("time", "event") if is_survival else ("target",)
     return render(
         "draft_table.yaml.jinja",
         task="survival" if is_survival else "tabular",
-        classes="" if is_survival else yaml_inline(_classes(columns, answers.names[0])),
-        targets=dict(zip(keys, answers.names, strict=True)),
-        features=yaml_inline(list(features)),
-        categories={name: yaml_inline(words) for name, words in features.items() if words},
+        classes="" if is_survival else yaml_inline(_classes(tables, answers.names[0])),
+        targets={key: yaml_inline([name])[1:-1] for key, name in zip(keys, answers.names, strict=True)},
+        features=yaml_inline(columns.features),
+        categories={
+            yaml_inline([name])[1:-1]: (yaml_inline(words), name in columns.codes)
+            for name, words in columns.categories.items()
+        },
     )
 
 
-def _read_columns(site: str, path: Path) -> dict[str, list[str]]:
-    file = table_file(path)
-    assert file is not None
+def _read_table(site: str, path: Path, answers: TargetColumns) -> SiteTable:
     try:
-        rows = [cells for _, cells in read_rows(file, f"{site}'s table")]
-    except (OSError, csv.Error):
-        raise DataError(
-            f"{site}: its table can't be read; give a CSV file whose first line holds the column names"
-        ) from None
-    if len(rows) < 2:
+        # A target that is not there is told later, with the columns that all hospitals have.
+        table = open_table(path, where=f"{site}'s table", known=answers.names)
+    except OSError:
+        raise DataError(f"{site}: its table can't be read; give a file that this account may read") from None
+    if not table.lines:
         raise DataError(f"{site}: its table has no row below the column names")
-    return {name: [row[number].strip() for row in rows[1:]] for number, name in enumerate(rows[0])}
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+    doubled = [name for name, count in Counter(answers.names).items() if count > 1]
+    if doubled:
+        raise StudyError(f"'{doubled[0]}' is given twice as a column to predict; give two columns")
+    return table

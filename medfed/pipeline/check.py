@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 from pathlib import Path
 
 from rich.console import Console
 
+from medfed.data.index import index_folder
 from medfed.data.preflight import preflight as preflights
 from medfed.data.preflight.preflight import Preflight, to_plain
 from medfed.data.preflight.report import show, write_page
 from medfed.data.preflight.study_checks import StudyRequirements
-from medfed.data.preflight.table import check_table
+from medfed.data.preflight.table import TableRequirements, check_table
 from medfed.data.settings import Table
+from medfed.data.table_file import is_table
 from medfed.errors import MedfedError
 from medfed.pipeline.progress_bar import ProgressBar
 from medfed.pipeline.secret_file import read_secret
@@ -52,16 +55,19 @@ def _preflight(
 ) -> Preflight:
     """Return the preflight of a folder of images or of a table, for a study if one is given."""
     secret = read_secret(secret_file)
-    name, classes, table, requirements = "", (), None, None
+    requirements = None
     if study_file is not None:
         study = read_study(study_file)
-        name, classes = study.name, tuple(getattr(study.task, "classes", ()))
+        classes = tuple(getattr(study.task, "classes", ()))
         if isinstance(study.data, Table):
-            table = study.data
-        else:
-            requirements = StudyRequirements(name, study.data, study.task.needs, classes)
-    if folder.is_file() or table is not None:
-        return check_table(folder, table, classes=classes, study=name, site_secret=secret)
+            wanted = TableRequirements(study.name, study.data, study.task.needs, classes)
+            return check_table(folder, wanted, site_secret=secret)
+        if folder.is_file():
+            # Raises in the words of training.
+            index_folder(folder, site_secret=secret or secrets.token_bytes(32))
+        requirements = StudyRequirements(study.name, study.data, study.task.needs, classes)
+    elif is_table(folder):
+        return check_table(folder, site_secret=secret)
     with ProgressBar() as bar:
         return preflights.check(
             folder, site_secret=secret, requirements=requirements, thumbnails=thumbnails, progress=bar.update

@@ -57,7 +57,7 @@ def compare(
     progress = progress or Progress()
     if not isinstance(study, Study):
         study = read_study(study, overrides)
-    planned = {name: _with(study, name) for name in _distinct(methods)}
+    planned = {name: _with_method(study, name) for name in _distinct(methods)}
     ready = {name: variant for name, variant in planned.items() if isinstance(variant, Study)}
     if not ready:
         raise StudyError(
@@ -103,7 +103,7 @@ def _distinct(methods: Sequence[str]) -> list[str]:
     return names
 
 
-def _with(study: Study, name: str) -> Study | str:
+def _with_method(study: Study, name: str) -> Study | str:
     """Return the study under a method, or why the study refuses it.
 
     Raises:

@@ -109,7 +109,7 @@ def create_run(folder: RunFolder, study: Study, data: Mapping[str, SiteDataModul
         layouts={site: one.index.layout for site, one in data.items()},
         notes={site: list(one.notes) for site, one in data.items()},
         left_out={site: one.left_out for site, one in data.items() if one.left_out},
-        duplicates={site: list(one.duplicates) for site, one in data.items() if one.duplicates},
+        warnings={site: list(one.warnings) for site, one in data.items() if one.warnings},
         privacy=PrivacyFacts(kind_of(study.privacy), notes),
         started=utc_now(),
         versions=package_versions(),

@@ -17,7 +17,7 @@ from medfed.errors import DataError, MedfedError, StudyError
 from medfed.evaluation.inference import Hospital
 from medfed.federation.config import HubConfig, SiteConfig
 from medfed.federation.egress import TRAINING, Egress
-from medfed.models.networks import replace_batch_norms
+from medfed.models.networks import for_images_of, replace_batch_norms
 from medfed.models.networks._adapters import prepare_training
 from medfed.models.tasks import Training
 from medfed.runs.rounds import LEFT_OUT
@@ -49,13 +49,19 @@ def folders_of(study: Study) -> dict[str, str]:
 
 
 def hospital_of(
-    study: Study, site: str, where: str, secret: bytes | None = None, cache: str | None = None
+    study: Study,
+    site: str,
+    where: str,
+    secret: bytes | None = None,
+    cache: str | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Hospital:
     """Return a site's data, with its folder indexed and checked.
 
     In a simulation one person has all folders, so the secret for tokens and splits is derived from the
     study's seed and the site's name, and a run can be repeated. A hospital's own secret is in its site file,
-    as is the folder for prepared images (`cache`) if it should not be inside the data folder.
+    as are the folder for prepared images (`cache`) if it should not be inside the data folder, and its own
+    headings for the study's `columns`; in a simulation these are in `site_overrides`.
     """
     secret = secret or simulated_secret(study, site)
     on_disk = isinstance(study.data, Images) and study.data.cache == "disk"
@@ -71,6 +77,7 @@ def hospital_of(
             seed=study.seed,
             classes=len(getattr(study.task, "classes", ())) or None,
             cache=place,
+            own_headings=columns or study.columns_at(site),
         )
     except MedfedError as error:
         raise type(error)(f"site '{site}': {error}") from None
@@ -130,7 +137,9 @@ def module_of(study: Study, site: str = "") -> pl.LightningModule:
     if study.privacy.replaces_batch_norm:
         network = replace_batch_norms(network, "group")
     patch = getattr(study.data, "patch", None)
-    training = Training(study.train.optimiser, study.train.schedule, study.at(site).epochs, patch, site)
+    dims = getattr(study.data, "spatial_dims", 3)
+    epochs = study.at(site).epochs
+    training = Training(study.train.optimiser, study.train.schedule, epochs, patch, site, dims)
     return study.task.module(network, training)
 
 
@@ -139,12 +148,13 @@ def network_of(study: Study) -> torch.nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(study.seed)
         inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
-        network = study.network.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
+        record = for_images_of(study.network, getattr(study.data, "spatial_dims", 3))
+        network = record.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
         prepare_training(network, study.start, study.train.lora, study.train.only)
     return network
 
 
-def training_of(study: Study, site: str = "") -> SiteConfig:
+def site_config_of(study: Study, site: str = "") -> SiteConfig:
     """Return how a site trains: the study's settings with that site's overrides."""
     study = study.at(site)
     return SiteConfig(

@@ -15,7 +15,7 @@ from medfed.evaluation.rows import FEDERATED
 from medfed.exchange import MemoryExchange
 from medfed.federation.simulation import simulate
 from medfed.federation.site import PatientLedger, SiteRun, train_site
-from medfed.pipeline.factory import hub_config_of, left_out_scalars, module_of, training_of
+from medfed.pipeline.factory import hub_config_of, left_out_scalars, module_of, site_config_of
 from medfed.privacy.accounting.ledger import data_set
 from medfed.registry import kind_of
 from medfed.runs.checkpoints import save_checkpoint
@@ -109,7 +109,7 @@ def _site(run: StudyRun, name: str) -> Callable[[MemoryExchange], None]:
             module_of(study, name),
             data,
             exchange,
-            training_of(study, name),
+            site_config_of(study, name),
             SiteRun(
                 run.folder.site(name),
                 run.resume,

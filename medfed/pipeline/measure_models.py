@@ -84,7 +84,7 @@ def measure_test_cases(
     for model, weights in local_models.items():
         _append_rows(study, folder, labels, cases, weights, _settings(study, folder, model))
     if FEDERATED in local_models and study.evaluation.robustness:
-        for condition in perturbations(study.task):
+        for condition in perturbations(study.task, study.data):
             settings = _settings(study, folder, FEDERATED, condition=condition)
             _append_rows(study, folder, labels, cases, local_models[FEDERATED], settings)
 

@@ -127,8 +127,7 @@ def _settings(study: Study, plan: PlanSettings, merged: bytes) -> Images | Table
 def _summary(settings: Images | Table) -> str:
     if isinstance(settings, Table):
         return f"means and deviations of {len(settings.centre)} features"
-    spacing = (
-        settings.spacing_mm if settings.spacing_mm == "native" else " x ".join(map(str, settings.spacing_mm))
-    )
+    given = settings.spacing_mm
+    spacing = " x ".join(map(str, given)) if isinstance(given, tuple) else given
     patch = "whole volumes" if settings.patch is None else " x ".join(map(str, settings.patch))
     return f"{spacing} mm, patch {patch}, normalise {msgspec.to_builtins(settings.normalise)['kind']}"

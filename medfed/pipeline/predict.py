@@ -23,7 +23,7 @@ from medfed.data.case import Case
 from medfed.data.dataset import prepare_case
 from medfed.data.index import Index, index_folder
 from medfed.data.settings import Images
-from medfed.data.transforms import centre_crop, restore
+from medfed.data.transforms import restore, whole_input
 from medfed.errors import MedfedError, RunError
 from medfed.evaluation.inference import Hospital, batches
 from medfed.evaluation.rows import FEDERATED
@@ -68,7 +68,9 @@ def predict(
     secret = simulated_secret(study, name)
     with suppress_warnings():
         if isinstance(study.data, Images):
-            index = index_folder(data, site_secret=secret, fractions=study.data.fractions)
+            index = index_folder(
+                data, site_secret=secret, fractions=study.data.fractions, layout=study.data.given_layout
+            )
             lines = list(_predict_images(study, module, index, out))
             cases: Sequence[Case] = index.cases
         else:
@@ -106,8 +108,8 @@ def _predict_images(
     for case in index.cases:
         prepared = prepare_case(case, settings, "classify", None)
         image = np.array(prepared.image, np.float32)
-        if task.needs == "classify" and settings.patch is not None:
-            image = centre_crop(image, settings.patch)
+        if task.needs == "classify":
+            image = whole_input(image, settings)
         with torch.inference_mode():
             outputs = module.predict_step({"image": torch.from_numpy(image)[None], "case": [case.token]}, 0)
         if task.predicts == "segment":

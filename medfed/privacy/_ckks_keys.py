@@ -29,7 +29,7 @@ from medfed.wire.messages import HubChannel, SiteChannel
 
 # The names under which a site keeps the study's key and its own encryption key.
 KEY, BOX = "ckks", "ckks-box"
-SHOWN, BOXES = "ckks-keys", "ckks-boxes"
+ANNOUNCED, BOXES = "ckks-keys", "ckks-boxes"
 # A round's key exchange has one attempt: nothing in it depends on which sites remain.
 ONLY_ATTEMPT = 1
 
@@ -78,13 +78,13 @@ def _announce(
     """Announce this site's public key, and return all sites' announcements; None if the round is over."""
     holds = hashlib.sha256(key).digest() if key else b""
     own = KeyAnnouncement(box.public_key().public_bytes_raw(), holds)
-    channel.send(ONLY_ATTEMPT, SHOWN, to_bytes(own))
-    answer = channel.receive({SHOWN: ONLY_ATTEMPT})
+    channel.send(ONLY_ATTEMPT, ANNOUNCED, to_bytes(own))
+    answer = channel.receive({ANNOUNCED: ONLY_ATTEMPT})
     if answer is None:
         return None
-    relayed = parse(answer.data, RelayedMessages, "hub", SHOWN).messages
+    relayed = parse(answer.data, RelayedMessages, "hub", ANNOUNCED).messages
     return {
-        party: open_relayed(channel, sealed, KeyAnnouncement, party, SHOWN, ONLY_ATTEMPT)
+        party: open_relayed(channel, sealed, KeyAnnouncement, party, ANNOUNCED, ONLY_ATTEMPT)
         for party, sealed in relayed.items()
     }
 
@@ -117,11 +117,11 @@ def relay_keys(
     refused: dict[str, MedfedError] = {}
     sealed: dict[str, bytes] = {}
     announced: dict[str, KeyAnnouncement] = {}
-    for received in channel.collect(ONLY_ATTEMPT, SHOWN, channel.sites, deadline_s):
+    for received in channel.collect(ONLY_ATTEMPT, ANNOUNCED, channel.sites, deadline_s):
         try:
             if received.message is None:
                 raise received.error or WireError("no message")
-            announced[received.site] = parse(received.message.data, KeyAnnouncement, received.site, SHOWN)
+            announced[received.site] = parse(received.message.data, KeyAnnouncement, received.site, ANNOUNCED)
             sealed[received.site] = received.sealed
         except MedfedError as error:
             refused[received.site] = error
@@ -130,7 +130,7 @@ def relay_keys(
             f"round {channel.round}: no site showed a key; start the sites and go on with --resume"
         )
     valid = channel.send(
-        ONLY_ATTEMPT, SHOWN, dict.fromkeys(sorted(announced), to_bytes(RelayedMessages(sealed)))
+        ONLY_ATTEMPT, ANNOUNCED, dict.fromkeys(sorted(announced), to_bytes(RelayedMessages(sealed)))
     )
     announced = {site: one for site, one in announced.items() if site in valid}
     _relay_sealed_keys(channel, announced, patience_s)

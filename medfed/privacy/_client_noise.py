@@ -43,7 +43,7 @@ class ClientNoise(Privacy, frozen=True):
             break
 
     def check_no_groups(self, update: Update) -> None:
-        """Check that nothing leaves beside the noised update.
+        """Check that nothing leaves besides the noised update.
 
         Raises:
             PrivacyError: naming the groups that would.
@@ -51,7 +51,7 @@ class ClientNoise(Privacy, frozen=True):
         if update.groups:
             raise PrivacyError(
                 f"site '{update.site}', round {update.round}: the groups {', '.join(sorted(update.groups))} "
-                f"would leave beside the noised update; {kind_of(self)} covers the update only"
+                f"would leave besides the noised update; {kind_of(self)} covers the update only"
             )
 
     def scores_note(self) -> str:

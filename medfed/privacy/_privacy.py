@@ -86,7 +86,7 @@ class Privacy(Kind, frozen=True):
     sends: ClassVar[tuple[str, ...]] = ()
     scalars: ClassVar[tuple[str, ...]] = ()
 
-    # The groups of its state that the hub publishes beside the weights, for `decrypt` at the sites.
+    # The groups of its state that the hub publishes with the weights, for `decrypt` at the sites.
     broadcast: ClassVar[tuple[str, ...]] = ()
 
     # Whether training itself is private for each patient: the site then trains under `PrivateTraining`.
@@ -107,7 +107,7 @@ class Privacy(Kind, frozen=True):
         """Return sentences that a person should read before the study starts."""
         return ()
 
-    def fewest_sites(self) -> int:
+    def min_sites(self) -> int:
         """Return the smallest number of sites that must answer a round."""
         return 1
 

@@ -177,7 +177,7 @@ class HubSum:
         return self.attempt.settings.patience_s
 
     @property
-    def _around(self) -> Mapping[str, list[str]]:
+    def _neighbours(self) -> Mapping[str, list[str]]:
         return secagg.neighbours(self.keys, self.attempt.settings.neighbours)
 
     @property
@@ -237,23 +237,23 @@ class HubSum:
         dropped = sorted(set(self.sites) - set(sites))
         request = secagg.UnmaskRequest(self._signed(sites), sites, dropped)
         attempt.send("signed", dict.fromkeys(sites, request))
-        given: dict[str, Mapping[str, bytes]] = {}
+        received: dict[str, Mapping[str, bytes]] = {}
         secrets: dict[str, bytes] = {}
 
-        def take(giver: str, shares: secagg.Shares, sealed: bytes) -> bool:
-            given[giver] = _checked_shares(giver, shares, sites, dropped)
+        def take(holder: str, shares: secagg.Shares, sealed: bytes) -> bool:
+            received[holder] = _checked_shares(holder, shares, sites, dropped)
             for site in sites + dropped:
                 if site not in secrets:
                     is_right = partial(self._is_seed if site in sites else self._is_key, site)
-                    by_giver = {one: theirs[site] for one, theirs in given.items() if site in theirs}
-                    secrets.update(self._join(site, by_giver, is_right))
+                    by_holder = {one: theirs[site] for one, theirs in received.items() if site in theirs}
+                    secrets.update(self._join(site, by_holder, is_right))
             return len(secrets) == len(sites) + len(dropped)
 
         attempt.gather("unmask", secagg.Shares, sites, attempt.settings.patience_s, take)
         if lacking := [site for site in sites + dropped if site not in secrets]:
             raise attempt.too_few(
-                f"the sum cannot be unmasked: {len(given)} of {len(sites)} sites sent shares, and those of "
-                f"site '{lacking[0]}' are too few or don't match its key",
+                f"the sum cannot be unmasked: {len(received)} of {len(sites)} sites sent shares, and those "
+                f"of site '{lacking[0]}' are too few or don't match its key",
                 ", which repeats the round with the same sites",
             )
         keys = {site: X25519PrivateKey.from_private_bytes(secrets[site]) for site in dropped}
@@ -278,12 +278,12 @@ class HubSum:
         return signed
 
     def _join(
-        self, site: str, shares_by_giver: Mapping[str, bytes], is_right: Callable[[bytes], bool]
+        self, site: str, shares_by_holder: Mapping[str, bytes], is_right: Callable[[bytes], bool]
     ) -> dict[str, bytes]:
         """Return a site's secret by its name once enough shares have arrived, even if some are wrong."""
-        holding = secagg.holders(site, self._around[site])
+        holding = secagg.holders(site, self._neighbours[site])
         numbers = {holder: number for number, holder in enumerate(holding, start=1)}
-        shares = {numbers[giver]: share for giver, share in shares_by_giver.items() if giver in numbers}
+        shares = {numbers[holder]: share for holder, share in shares_by_holder.items() if holder in numbers}
         at_least = secagg.required_sites(self.attempt.settings.threshold, len(numbers))
         for choice in islice(combinations(sorted(shares), at_least), MAX_CHOICES):
             chosen = {number: shares[number] for number in choice}
@@ -299,10 +299,10 @@ class HubSum:
     def _report_wrong_shares(
         self, site: str, good: Mapping[int, bytes], shares: Mapping[int, bytes], numbers: Mapping[str, int]
     ) -> None:
-        for giver, number in numbers.items():
+        for holder, number in numbers.items():
             if number in shares and not fits(good, number, shares[number]):
                 self.attempt.channel.log_refusal(
-                    giver, "unmask", PrivacyError(f"its share of site '{site}' is wrong")
+                    holder, "unmask", PrivacyError(f"its share of site '{site}' is wrong")
                 )
 
     def _is_seed(self, site: str, secret: bytes) -> bool:
@@ -342,11 +342,11 @@ class HubSum:
         return Update(f"the sum of {', '.join(seeds)}", round, delta, examples)
 
     def _streams(self, seeds: Mapping[str, bytes], keys: Mapping[str, X25519PrivateKey]) -> list[Stream]:
-        around = self._around
+        neighbours = self._neighbours
         streams = [Stream(secagg.own_mask(seed), -1) for seed in seeds.values()]
         for gone, key in keys.items():
             for site in seeds:
-                if site in around[gone]:
+                if site in neighbours[gone]:
                     # The site in the sum added this mask, and the one that is gone did not subtract it.
                     mask = secagg.pair_mask(key, self.keys[site], site, gone)
                     streams.append(Stream(mask, -1 if site < gone else 1))
@@ -354,7 +354,7 @@ class HubSum:
 
 
 def _checked_shares(
-    giver: str, shares: secagg.Shares, sites: Sequence[str], dropped: Sequence[str]
+    holder: str, shares: secagg.Shares, sites: Sequence[str], dropped: Sequence[str]
 ) -> Mapping[str, bytes]:
     """Return a site's unmasking shares by owner: of seeds of sites in the sum, of keys of those that left.
 
@@ -362,8 +362,8 @@ def _checked_shares(
         PrivacyError: if they are not those that were requested, or have the wrong length.
     """
     if not set(shares.seeds) <= set(sites) or not set(shares.keys) <= set(dropped):
-        raise PrivacyError(f"site '{giver}' gave shares that nobody asked for")
+        raise PrivacyError(f"site '{holder}' sent shares that nobody requested")
     by_owner = shares.seeds | shares.keys
     if any(len(share) != SHARE_BYTES for share in by_owner.values()):
-        raise PrivacyError(f"site '{giver}' gave a share of another length than {SHARE_BYTES} bytes")
+        raise PrivacyError(f"site '{holder}' sent a share that does not have {SHARE_BYTES} bytes")
     return by_owner

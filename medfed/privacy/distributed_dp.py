@@ -120,7 +120,7 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
                 f"{fewest}, and sampling.minimum too"
             )
 
-    def fewest_sites(self) -> int:
+    def min_sites(self) -> int:
         return self.least
 
     def notes(self) -> tuple[str, ...]:

@@ -105,7 +105,7 @@ def _training_objections(train: Any) -> Iterator[str]:
         )
     if train.local is not None and not train.local.is_data_free:
         yield (
-            f"train.local.kind: '{kind_of(train.local)}' may use patients beside the noised gradients of "
+            f"train.local.kind: '{kind_of(train.local)}' may use patients besides the noised gradients of "
             "dp_sgd; take fedprox or scaffold, or leave it out"
         )
     if getattr(train, "steps", None) is not None:

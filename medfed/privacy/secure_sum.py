@@ -67,7 +67,7 @@ class SecureSum(Privacy, tag="secure_sum", frozen=True):
     reveals_each_update: ClassVar[bool] = False
     sends: ClassVar[tuple[str, ...]] = (GROUP,)
 
-    def fewest_sites(self) -> int:
+    def min_sites(self) -> int:
         return self.least
 
     def filter_scalars(self, scalars: Mapping[str, float]) -> Mapping[str, float]:

@@ -1,4 +1,4 @@
-"""What run.json says of a run: its study, its hospitals, its privacy, and with what it was computed."""
+"""What run.json says of a run: its study, its hospitals, its privacy, and the versions and hardware."""
 
 from __future__ import annotations
 
@@ -67,9 +67,10 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     cases: dict[str, dict[str, int]] = {}
     layouts: dict[str, str] = {}
     notes: dict[str, list[str]] = {}
-    # Cases per site that were left out because they cannot be used, by reason; what is said of duplicates.
+    # Cases per site that were left out because they cannot be used, by reason.
     left_out: dict[str, dict[str, int]] = {}
-    duplicates: dict[str, list[str]] = {}
+    # The notes that a reader of the results must know, such as equal rows in two splits.
+    warnings: dict[str, list[str]] = {}
     privacy: PrivacyFacts = PrivacyFacts()
     # Models that could not be trained and sites that could not be measured, each with the reason.
     missing_models: dict[str, str] = {}

@@ -31,7 +31,7 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
         name = loader.construct_object(key)
         if name in first_line:
             raise yaml.MarkedYAMLError(
-                problem=f"'{name}' is there twice, first in line {first_line[name]}",
+                problem=f"'{name}' occurs twice, first in line {first_line[name]}",
                 problem_mark=key.start_mark,
             )
         first_line[name] = key.start_mark.line + 1

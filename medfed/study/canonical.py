@@ -22,7 +22,7 @@ def to_dict(study: Study) -> dict[str, Any]:
 
 
 def study_digest(study: Study) -> str:
-    """Return the SHA-256 of a study's canonical form, by which hospitals agree to it.
+    """Return the SHA-256 of a study's canonical form, by which hospitals approve it.
 
     It covers the names of the sites but not their folders, which are each hospital's own matter. Nor does it
     cover the exchange: how a party reaches the hub is in its own file and does not change what is computed.
@@ -31,7 +31,7 @@ def study_digest(study: Study) -> str:
 
 
 def public_yaml(study: Study) -> str:
-    """Return the study file that the hub sends to the sites: what they agree to, without folders."""
+    """Return the study file that the hub sends to the sites: what they approve, without folders."""
     text: str = yaml.safe_dump(_canonical(study), sort_keys=False, allow_unicode=True)
     return text
 

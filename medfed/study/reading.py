@@ -95,5 +95,5 @@ def _without_folders(names: list[Any], key: str, file: str, lines: Lines) -> dic
         if not isinstance(name, str):
             raise StudyError(f"{place}: found {describe_value(name)}; expected a site's name")
         if name in names[:index]:
-            raise StudyError(f"{place}: '{name}' is there twice")
+            raise StudyError(f"{place}: '{name}' occurs twice")
     return dict.fromkeys(names)

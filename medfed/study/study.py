@@ -2,7 +2,7 @@
 
 A study file describes a study completely; flags only say which study, where to write and how much to print.
 `reading` makes these records from YAML, `validation` checks what their parts demand of each other, and
-`canonical` computes the digest by which hospitals agree to a study.
+`canonical` computes the digest by which hospitals approve a study.
 """
 
 from __future__ import annotations
@@ -127,11 +127,13 @@ class SiteOverride(_Section, frozen=True, kw_only=True):
     """What one hospital does differently, because it has fewer cases, less memory or less time.
 
     epochs: its own E.  batch: its own batch.  All hospitals merge equally often; the rule `fednova` corrects
-    for different numbers of steps.
+    for different numbers of steps.  columns: its own headings for the study's columns of a table, such as
+    {age: Alter, patient: MRN}, in a simulation; a hospital of its own writes them in its site file.
     """
 
     epochs: Count | None = None
     batch: Count | None = None
+    columns: dict[str, str] = {}
 
 
 class Study(_Section, frozen=True, kw_only=True):
@@ -194,8 +196,13 @@ class Study(_Section, frozen=True, kw_only=True):
         override = self.site_overrides.get(site)
         if override is None:
             return self
-        changes = {key: value for key, value in msgspec.structs.asdict(override).items() if value is not None}
+        own = {"epochs": override.epochs, "batch": override.batch}
+        changes = {key: value for key, value in own.items() if value is not None}
         return msgspec.structs.replace(self, train=msgspec.structs.replace(self.train, **changes))
+
+    def columns_at(self, site: str) -> dict[str, str]:
+        """Return one hospital's own headings, by the study's columns."""
+        return self.site_overrides[site].columns if site in self.site_overrides else {}
 
     @property
     def minimum(self) -> int:

@@ -45,9 +45,25 @@ def _network_and_data(study: Study) -> Iterator[str]:
             f"network.kind: '{kind_of(study.network)}' does not serve task '{task}'; there are "
             f"{', '.join(suitable)}"
         )
+    if isinstance(study.data, Images):
+        yield from _dimensions(study, study.data)
     expected: type[Images | Table] = Table if needs in ("table", "survival") else Images
     if not isinstance(study.data, expected):
         yield f"data.kind: task '{task}' learns from '{_tag(expected)}', found '{_tag(type(study.data))}'"
+
+
+def _dimensions(study: Study, data: Images) -> Iterator[str]:
+    own = getattr(study.network, "spatial_dims", None)
+    if own not in (None, data.spatial_dims):
+        yield (
+            f"network.spatial_dims: found {own}, and data.spatial_dims is {data.spatial_dims}; leave out the "
+            "network's, or set both to the same number"
+        )
+    if data.slices is not None and study.task.needs != "segment":
+        yield (
+            f"data.slices: task '{kind_of(study.task)}' learns from whole images, and the slices of a volume "
+            "are for segmentation; leave slices out for images of one plane, or set data.spatial_dims to 3"
+        )
 
 
 def _privacy(study: Study) -> Iterator[str]:
@@ -61,7 +77,7 @@ def _privacy(study: Study) -> Iterator[str]:
             )
     if not study.privacy.reveals_each_update:
         yield from _hidden_updates(study)
-    yield from _too_few_sites(study, f"privacy.kind: '{privacy}'", study.privacy.fewest_sites())
+    yield from _too_few_sites(study, f"privacy.kind: '{privacy}'", study.privacy.min_sites())
 
 
 def _hidden_updates(study: Study) -> Iterator[str]:

@@ -28,7 +28,7 @@ PATIENCE_S = 60
 SHORT_S = 0.4
 
 
-class Opens(Protocol):
+class OpenableExchange(Protocol):
     """An exchange: a record of the registry, or an object that opens its sides."""
 
     def open_hub(self, study: str, folder: Path) -> HubSide: ...
@@ -41,7 +41,7 @@ class Opens(Protocol):
 class Parties:
     """The hub and the sites of a new study over an exchange; each keeps its folder when opened again."""
 
-    def __init__(self, exchange: Opens, folder: Path) -> None:
+    def __init__(self, exchange: OpenableExchange, folder: Path) -> None:
         self.exchange, self.folder = exchange, folder
         self.study = secrets.token_hex(32)
         self.opened: list[Any] = []
@@ -86,14 +86,14 @@ class Parties:
             raise NotApplicable("its hub's side has no `disconnect`, so it ends with its process")
 
 
-check_exchange: Contract[Opens] = Contract("exchange")
+check_exchange: Contract[OpenableExchange] = Contract("exchange")
 
 
-def in_a_new_study(check: Callable[[Parties], None]) -> Callable[[Opens], None]:
+def in_a_new_study(check: Callable[[Parties], None]) -> Callable[[OpenableExchange], None]:
     """Add a check, which is given the parties of a study of its own."""
 
     @wraps(check)
-    def run(exchange: Opens) -> None:
+    def run(exchange: OpenableExchange) -> None:
         with TemporaryDirectory() as folder:
             parties = Parties(exchange, Path(folder))
             try:

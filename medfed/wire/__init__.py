@@ -4,7 +4,7 @@
     update          the global model one way, a site's update the other, and the check of an update
     encoding        updates and models to bytes and back (safetensors with a JSON header)
     compression/    smaller encodings of an update; a registry, one file per method
-    messages        small messages beside models and updates, such as keys
+    messages        small messages besides models and updates, such as keys
     signing         who sent something: Ed25519 seals and certificates
     credentials     the federation's name and broker addresses, as a folder of credentials holds them
     audit_log       the signed, chained record of everything that crossed

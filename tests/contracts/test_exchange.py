@@ -19,7 +19,7 @@ from medfed.exchange.folder import Folder
 from medfed.exchange.nats import Nats
 from medfed.registry import kinds
 from medfed.testing import check_exchange
-from medfed.testing._exchange import PATIENCE_S, Opens, Parties, update
+from medfed.testing._exchange import PATIENCE_S, OpenableExchange, Parties, update
 
 
 class OneProcess:
@@ -106,12 +106,14 @@ EXCHANGES = {
 
 
 @pytest.fixture(params=EXCHANGES, scope="module")
-def exchange(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opens]:
+def exchange(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OpenableExchange]:
     yield from EXCHANGES[request.param](tmp_path_factory.mktemp(request.param))
 
 
 @checks_of(check_exchange)
-def test_it_keeps_the_contract(exchange: Opens, check: str) -> None:
+def test_it_keeps_the_contract(exchange: OpenableExchange, check: str) -> None:
     run(check_exchange, check, exchange)
 
 
@@ -119,13 +121,15 @@ def test_every_exchange_of_the_registry_is_here() -> None:
     assert set(kinds("exchange")) <= set(EXCHANGES)
 
 
-def test_memory_and_broker_are_signed_and_a_folder_is_not(exchange: Opens, tmp_path: Path) -> None:
+def test_memory_and_broker_are_signed_and_a_folder_is_not(exchange: OpenableExchange, tmp_path: Path) -> None:
     parties = Parties(exchange, tmp_path)
     assert parties.site("north").signed is not isinstance(exchange, Folder)
     parties.close(parties.opened[0])
 
 
-def test_an_update_of_another_study_is_refused_and_the_round_goes_on(exchange: Opens, tmp_path: Path) -> None:
+def test_an_update_of_another_study_is_refused_and_the_round_goes_on(
+    exchange: OpenableExchange, tmp_path: Path
+) -> None:
     parties = Parties(exchange, tmp_path)
     hub, south = parties.begun("south")
     # Sent by a site whose study file differs after the digest's first characters, as an attacker could

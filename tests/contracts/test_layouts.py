@@ -15,16 +15,17 @@ from contract import checks_of, run
 
 from medfed.data import index as index_module
 from medfed.data.index import index_folder
-from medfed.data.layouts import CaseError, CaseListing, Layout, layouts, recognise
+from medfed.data.layouts import CaseError, CaseListing, Layout, Survey, choose_layout, layouts
 from medfed.data.layouts.bids import BIDS
 from medfed.data.layouts.cases_csv import CasesCsv
 from medfed.data.layouts.class_folders import ClassFolders
 from medfed.data.layouts.decathlon import Decathlon
 from medfed.data.layouts.dicom_tree import DicomTree
+from medfed.data.layouts.nnunet_raw import NnUNetRaw
 from medfed.data.layouts.paired import Paired
 from medfed.data.splits import case_token
 from medfed.errors import DataError, ImageError
-from medfed.registry import kind_of, kinds
+from medfed.registry import kinds
 from medfed.testing import PATIENT, ExpectedCase, LayoutExample, check_layout
 from medfed.testing._layouts import written
 
@@ -76,7 +77,17 @@ def paired(folder: Path) -> None:
 
 
 def class_folders(folder: Path) -> None:
-    touch(folder, f"train/a/{PATIENT}.nii.gz", f"train/b/{PATIENT}.nii.gz", f"test/b/{PATIENT}.nii")
+    for path in ("train/a/{}1.nii.gz", "train/b/{}2.nii.gz", "test/a/{}3.nii.gz", "test/b/{}4.nii"):
+        touch(folder, path.format(PATIENT))
+
+
+def nnunet_raw(folder: Path) -> None:
+    for channel in ("_0000", "_0001"):
+        touch(folder, f"imagesTr/{PATIENT}1{channel}.nii.gz", f"imagesTr/{PATIENT}2{channel}.nii.gz")
+        touch(folder, f"imagesTs/{PATIENT}9{channel}.nii.gz")
+    touch(folder, f"labelsTr/{PATIENT}1.nii.gz")
+    described = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "tumour": 3}}
+    (folder / "dataset.json").write_text(json.dumps(described))
 
 
 def dicom_tree(folder: Path) -> None:
@@ -109,12 +120,30 @@ EXAMPLES = {
         Decathlon(),
         decathlon,
         [ExpectedCase(f"{PATIENT}1", f"{PATIENT}1", (f"{PATIENT}1.nii.gz",), f"{PATIENT}1.nii.gz")],
-        (
-            "1 images in imagesTr have no label and are left out",
-            "imagesTs has no labels and is left out; medfed cuts a test split from imagesTr",
-            "the layout names no patients: each case counts as a patient of its own",
-        ),
+        ("the layout names no patients: each case counts as a patient of its own",),
         ("background", "tumour"),
+        {0: "background", 1: "tumour"},
+        left_out={"images in imagesTr without a label": 1, "empty files that no case uses": 1},
+    ),
+    "nnunet_raw": LayoutExample(
+        NnUNetRaw(),
+        nnunet_raw,
+        [
+            ExpectedCase(
+                f"{PATIENT}1",
+                f"{PATIENT}1",
+                (f"{PATIENT}1_0000.nii.gz", f"{PATIENT}1_0001.nii.gz"),
+                f"{PATIENT}1.nii.gz",
+            )
+        ],
+        ("the layout names no patients: each case counts as a patient of its own",),
+        (),
+        {0: "background", 3: "tumour"},
+        ("T1", "T2"),
+        left_out={
+            "images in imagesTr without a label": 2,
+            "images in imagesTs, which has no labels; medfed cuts a test split from imagesTr": 2,
+        },
     ),
     "bids": LayoutExample(
         BIDS(),
@@ -128,7 +157,7 @@ EXAMPLES = {
             ),
             ExpectedCase(f"sub-{PATIENT}1_ses-b_T1w", f"{PATIENT}1", (f"sub-{PATIENT}1_ses-b_T1w.nii.gz",)),
         ],
-        ("1 images of another contrast than T1w are left out",),
+        left_out={"images of another contrast than T1w": 1},
     ),
     "paired": LayoutExample(
         Paired(),
@@ -145,9 +174,10 @@ EXAMPLES = {
         [
             ExpectedCase(case, case, (file,), target=target, split=split)
             for case, file, target, split in (
-                (f"train/a/{PATIENT}", f"{PATIENT}.nii.gz", 0, "train"),
-                (f"test/b/{PATIENT}", f"{PATIENT}.nii", 1, "test"),
-                (f"train/b/{PATIENT}", f"{PATIENT}.nii.gz", 1, "train"),
+                (f"test/a/{PATIENT}3", f"{PATIENT}3.nii.gz", 0, "test"),
+                (f"train/a/{PATIENT}1", f"{PATIENT}1.nii.gz", 0, "train"),
+                (f"test/b/{PATIENT}4", f"{PATIENT}4.nii", 1, "test"),
+                (f"train/b/{PATIENT}2", f"{PATIENT}2.nii.gz", 1, "train"),
             )
         ],
         ("the layout names no patients: each case counts as a patient of its own",),
@@ -157,7 +187,7 @@ EXAMPLES = {
         DicomTree(),
         dicom_tree,
         [ExpectedCase(f"{PATIENT}/1.2.3", PATIENT, ("ct",))],
-        ("1 files are left out: an image of a series of fewer than 5 slices, like a localizer",),
+        left_out={"DICOM files (an image of a series of fewer than 5 slices, like a localizer)": 1},
     ),
 }
 
@@ -174,16 +204,16 @@ def test_it_keeps_the_contract(example: LayoutExample, check: str) -> None:
 
 def test_its_example_is_indexed_by_it_with_tokens(example: LayoutExample) -> None:
     with written(example) as folder:
-        assert recognise(folder) == example.layout
-        listing, index = example.layout.read(folder), index_folder(folder, site_secret=SECRET)
+        given = example.layout if example.given else None
+        survey = Survey.of(folder)
+        assert choose_layout(survey, given) == example.layout
+        listing, index = example.layout.read(survey), index_folder(folder, site_secret=SECRET, layout=given)
     assert index.layout == listing.title
     assert [case.token for case in index.cases] == [case_token(SECRET, case.id) for case in listing.cases]
 
 
-def test_the_order_in_which_layouts_are_tried() -> None:
-    order = [kind_of(layout) for layout in layouts()]
-    assert order == ["cases_csv", "decathlon", "bids", "paired", "class_folders", "dicom_tree"]
-    assert len({layout.order for layout in layouts()}) == len(order)
+def test_layouts_are_listed_in_one_order() -> None:
+    assert len({layout.order for layout in layouts()}) == len(layouts())
 
 
 @pytest.mark.parametrize(
@@ -194,10 +224,10 @@ def test_the_index_names_the_case_of_a_layouts_error_by_token(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str, message: str
 ) -> None:
     class Broken(Layout, tag="broken", frozen=True):
-        def read(self, folder: Path) -> CaseListing:
+        def read(self, survey: Survey) -> CaseListing:
             raise CaseError(PATIENT, "no image", ImageError, where)
 
-    monkeypatch.setattr(index_module, "recognise", lambda folder: Broken())
+    monkeypatch.setattr(index_module, "choose_layout", lambda survey, given: Broken())
     with pytest.raises(ImageError, match="no image") as caught:
         index_folder(tmp_path, site_secret=SECRET)
     assert str(caught.value) == message.format(case_token(SECRET, PATIENT))

@@ -35,7 +35,7 @@ def test_an_empty_table(tmp_path: Path) -> None:
         ("case,patient,imgae,label,target,split", ("no column 'image'", "is it 'imgae'?")),
         ("cases,patient,image,label,target,split", ("no column 'case'", "is it 'cases'?")),
         ("case,patient,x,label,target,split", ("no column 'image'", "first line")),
-        ("case,case,image,label,target,split", ("same name", "1 and 2")),
+        ("case,case,image,label,target,split", ("two columns named 'case'", "1 and 2")),
     ],
 )
 def test_a_heading_that_lacks_a_column(tmp_path: Path, heading: str, words: tuple[str, ...]) -> None:
@@ -78,7 +78,7 @@ def test_a_row_with_a_cell_too_many(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "word"),
     [
-        (b"case,image\n\xff\xfe,x\n", "UTF-8"),
+        (b"case,image\n\x81\xfe,x\n", "neither UTF-8 nor"),
         (b"case,image\n\0\0\n", "zero bytes"),
         (b'case,image\n"Meier,x\n', "quote"),
     ],

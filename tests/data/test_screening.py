@@ -154,10 +154,10 @@ def test_the_same_image_in_two_splits_and_of_two_patients_is_said(tmp_path: Path
     (folder / f"{MARK}_b.nii.gz").write_bytes((folder / f"{MARK}_a.nii.gz").read_bytes())
     data = opened(folder)
     data.leave_out(data.screen(), Unreadable())
-    across, shared = data.duplicates
+    across, shared = data.warnings
     assert across.startswith("1 image is in several splits under different cases")
     assert shared.startswith("1 image is listed under several patients")
-    assert set(data.duplicates) <= set(data.notes)
+    assert set(data.warnings) <= set(data.notes)
 
 
 def test_constant_images_are_no_duplicates(tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 def test_a_folder_with_two_tables(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "other.csv").write_text(ROWS)
-    refused(tmp_path, settings_of(), "2 CSV files, expected one")
+    refused(tmp_path, settings_of(), "2 tables, expected one")
 
 
 def test_a_table_without_rows(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_what_hospitals_allow_agree_to_and_take_back(across):
     assert [entry["event"] for entry in entries(log)] == ["declined", "withdrew"]
     assert not list(across.site_run("west").rglob("*.ckpt"))
 
-    # A hospital in which nobody has agreed: the study in words, and nothing sent.
+    # A hospital in which nobody has approved: the study in words, and nothing sent.
     asked = command(across, "train", "--site", "north.yaml")
     assert asked.returncode == 1
     assert f"--accept {known}" in asked.stderr
@@ -79,7 +79,7 @@ def test_what_hospitals_allow_agree_to_and_take_back(across):
     assert known in page.read_text()
     wrong = command(across, "train", "--site", "north.yaml", "--accept", "0" * 64)
     assert wrong.returncode == 1
-    assert "agree to that one" in wrong.stderr
+    assert "approve that one" in wrong.stderr
 
     # A study that was changed on its way: north says so, writes it down, and takes part once the true
     # one is there.

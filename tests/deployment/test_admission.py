@@ -63,7 +63,7 @@ def place(tmp_path, tiny):
 
 
 def test_nobody_agreed_so_nothing_trains_and_nothing_is_sent(place):
-    with pytest.raises(StudyError, match="nobody here has agreed to study 'tiny' yet") as caught:
+    with pytest.raises(StudyError, match="nobody here has approved study 'tiny' yet") as caught:
         hospital.take_part(place.folder / "site.yaml")
     page = next((place.folder / "runs").glob("*.txt")).read_text()
     assert str(next((place.folder / "runs").glob("*.txt"))) in str(caught.value)
@@ -79,7 +79,7 @@ def test_nobody_agreed_so_nothing_trains_and_nothing_is_sent(place):
 
 def test_someone_who_says_no_is_heard(place):
     shown = []
-    with pytest.raises(StudyError, match="was not agreed to; nothing was trained and nothing was sent"):
+    with pytest.raises(StudyError, match="was not approved; nothing was trained and nothing was sent"):
         hospital.take_part(place.folder / "site.yaml", ask=lambda words: bool(shown.append(words)))
     assert place.digest in shown[0]
     assert place.sent == []
@@ -89,7 +89,7 @@ def test_someone_who_says_no_is_heard(place):
 @pytest.mark.parametrize("accept", ["", "0" * 64, "short"])
 def test_only_this_studys_digest_is_agreement(place, accept):
     accept = accept if accept != "short" else place.digest[:11]
-    with pytest.raises(StudyError, match=r"nobody here has agreed|the hub offers study"):
+    with pytest.raises(StudyError, match=r"nobody here has approved|the hub offers study"):
         hospital.take_part(place.folder / "site.yaml", accept=accept)
     assert not is_approved(place.folder / "runs", place.digest)
 

@@ -123,7 +123,7 @@ def test_kills_of_hub_and_hospital_cost_no_bit(across, simulated):
     found.kill("north")
     found.kill("hub")  # its broker goes on without it, and is replaced by that of the next hub
     found.start("hub")
-    found.start("north")  # agreed to already
+    found.start("north")  # approved already
     found.ended()
     calm.ended()
     assert found.final() == calm.final()

@@ -144,7 +144,7 @@ def test_a_module_of_ones_own_may_send_plain_numbers_only():
     with pytest.raises(EgressError, match="are not declared to leave"):
         enforce(update(scalars={"patient 7/dice": 0.5}), WEIGHTS, Egress())
     many = {f"val/{number}": 0.5 for number in range(101)}
-    with pytest.raises(EgressError, match="101 numbers beside the weights, at most 100"):
+    with pytest.raises(EgressError, match="101 numbers besides the weights, at most 100"):
         enforce(update(scalars=many), WEIGHTS, Egress())
 
 

@@ -1,4 +1,4 @@
-"""Convolutions in bfloat16 on a processor are refused at the start; everything else trains."""
+"""Convolutions in bfloat16 on a CPU are refused at the start; everything else trains."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import QuorumError, StudyError
 from medfed.exchange import SiteSide
 from medfed.federation.callback import FederatedCallback
-from medfed.federation.half_precision import refuse_wrong_gradients
+from medfed.federation.half_precision import refuse_bfloat16_convolutions
 from medfed.wire.weights import weights_of
 
 
@@ -33,12 +33,12 @@ def trainer(precision: str, *callbacks: pl.Callback) -> pl.Trainer:
 def test_a_convolution_is_refused_by_name_with_the_cure(precision, layer):
     network = nn.ModuleDict({"stem": layer})
     with pytest.raises(StudyError, match=r"'north': precision is bf16.* 'stem' is a .* Use precision 32"):
-        refuse_wrong_gradients(trainer(precision), network, "north")
+        refuse_bfloat16_convolutions(trainer(precision), network, "north")
 
 
 def test_other_layers_and_float32_train():
-    refuse_wrong_gradients(trainer("bf16-mixed"), nn.Linear(2, 2), "north")
-    refuse_wrong_gradients(trainer("32-true"), nn.Conv3d(1, 4, 3), "north")
+    refuse_bfloat16_convolutions(trainer("bf16-mixed"), nn.Linear(2, 2), "north")
+    refuse_bfloat16_convolutions(trainer("32-true"), nn.Conv3d(1, 4, 3), "north")
 
 
 class Convolution(pl.LightningModule):

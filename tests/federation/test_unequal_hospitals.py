@@ -27,7 +27,7 @@ from medfed.models.schedules.constant import Constant
 from medfed.models.tasks import Training
 from medfed.models.tasks._partial_labels import marginal, merged_logits, merged_target
 from medfed.models.tasks.segment import Segment
-from medfed.pipeline.factory import module_of, training_of
+from medfed.pipeline.factory import module_of, site_config_of
 from medfed.wire.weights import load, weights_of
 
 torch.set_num_threads(1)
@@ -188,7 +188,7 @@ def test_a_site_trains_its_own_epochs_and_batch(tmp_path: Path) -> None:
     ]
     study = medfed.read_study(path, overrides)
     assert (study.at("north").train.epochs, study.at("north").train.batch) == (1, 2)
-    assert (training_of(study, "south").epochs, training_of(study, "south").local_epochs) == (6, 3)
+    assert (site_config_of(study, "south").epochs, site_config_of(study, "south").local_epochs) == (6, 3)
     assert module_of(study, "south")._training.epochs == 6
     run = medfed.train(path, out=tmp_path / "run", overrides=overrides)
     import json

@@ -197,7 +197,7 @@ def test_report_and_model_card_say_what_was_left_out_and_what_is_there_twice(spo
     assert "east: 1 unusable (1 label without classes of the study)" in page
     assert "Nothing was measured at far: site &#39;far&#39;: 3 of 6 cases cannot be used" in page
     assert "far alone is missing from the comparison: " in page
-    assert "At north, 1 image is in several splits under different cases" in page
+    assert "north: 1 image is in several splits under different cases" in page
     assert not any(mark in page for mark in ("east0", "far0", "north0"))
 
 

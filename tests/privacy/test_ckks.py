@@ -221,13 +221,13 @@ def test_what_cannot_be_computed_on_ciphertext_is_refused_when_the_study_is_read
 
 def test_a_hub_cannot_give_a_site_a_key_of_its_own():
     """The hub puts its own public key in south's place, which south's signature does not cover."""
-    from medfed.privacy._ckks_keys import SHOWN, KeyAnnouncement, shared_key
+    from medfed.privacy._ckks_keys import ANNOUNCED, KeyAnnouncement, shared_key
     from medfed.privacy._key_exchange import RelayedMessages, to_bytes
 
     class Lies(MemoryExchange):
         def send_messages(self, round, attempt, step, channel):
             changed = {
-                site: read_and_change(data) if step == SHOWN else data for site, data in channel.items()
+                site: read_and_change(data) if step == ANNOUNCED else data for site, data in channel.items()
             }
             return super().send_messages(round, attempt, step, changed)
 
@@ -238,8 +238,8 @@ def test_a_hub_cannot_give_a_site_a_key_of_its_own():
     exchange = Lies(STUDY)
     exchange.publish(GlobalModel(0, model(), study=STUDY))
     for site, key in (("south", b"1" * 32), ("north", b"2" * 32)):
-        exchange.send_message(site, 1, 1, SHOWN, to_bytes(KeyAnnouncement(key)))
-    sealed = {site: exchange._messages[(site, "hub", SHOWN)][1] for site in ("north", "south")}
-    exchange.send_messages(1, 1, SHOWN, {"north": to_bytes(RelayedMessages(sealed))})
+        exchange.send_message(site, 1, 1, ANNOUNCED, to_bytes(KeyAnnouncement(key)))
+    sealed = {site: exchange._messages[(site, "hub", ANNOUNCED)][1] for site in ("north", "south")}
+    exchange.send_messages(1, 1, ANNOUNCED, {"north": to_bytes(RelayedMessages(sealed))})
     with pytest.raises(PrivacyError, match="in the name of 'south' that is not from it"):
         shared_key(SiteChannel(exchange, "north", 1), lambda: b"key")

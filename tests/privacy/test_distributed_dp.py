@@ -195,7 +195,7 @@ def test_what_would_leave_beside_the_update_is_refused():
     privacy = DistributedDP(noise_multiplier=1.0)
     update = Update("north", 1, weights(), 14, groups={"control": weights()})
     protector = distributed_dp._NoisedUpdate(privacy, protector=None)  # type: ignore[arg-type]
-    with pytest.raises(PrivacyError, match="the groups control would leave beside the noised update"):
+    with pytest.raises(PrivacyError, match="the groups control would leave besides the noised update"):
         protector.protect(update, weights())
 
 

@@ -44,7 +44,7 @@ WRONG = {
         r"study\.yaml:11: sampling\.fraction: found 1\.5; expected a number <= 1",
     ),
     "no kind": ("rule: {}", r"study\.yaml:11: rule: which kind\? Write kind: and one of "),
-    "a key twice": ("name: again", r"study\.yaml:11: not valid YAML: 'name' is there twice, first in line 1"),
+    "a key twice": ("name: again", r"study\.yaml:11: not valid YAML: 'name' occurs twice, first in line 1"),
     "broken YAML": ("rule: {kind: [", r"study\.yaml:\d+: not valid YAML"),
 }
 

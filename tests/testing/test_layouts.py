@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 from contract import broken
 
-from medfed.data.layouts import CaseListing, Layout, ListedCase
+from medfed.data.layouts import CaseListing, Layout, ListedCase, Survey
 from medfed.testing import PATIENT, ExpectedCase, LayoutExample, check_layout
 
 
@@ -17,14 +17,14 @@ class Visits(Layout, frozen=True, tag="visits"):
     """A folder per patient below `visits/`, a NIfTI file per visit."""
 
     title: ClassVar[str] = "visits"
-    evidence: ClassVar[str] = "visits/<patient>/<visit>.nii.gz"
+    needs: ClassVar[str] = "visits/<patient>/<visit>.nii.gz"
     order: ClassVar[int] = 5
 
-    def recognises(self, folder: Path) -> bool:
-        return (folder / "visits").is_dir()
+    def evidence(self, survey: Survey) -> str | None:
+        return "a folder 'visits'" if survey.below("visits") else None
 
-    def read(self, folder: Path) -> CaseListing:
-        files = sorted((folder / "visits").glob("*/*.nii.gz"))
+    def read(self, survey: Survey) -> CaseListing:
+        files = [file.path for file in survey.below("visits")]
         return CaseListing(self.title, tuple(self.case(file) for file in files))
 
     def case(self, file: Path) -> ListedCase:
@@ -36,24 +36,22 @@ class Silent(Visits, frozen=True, tag="silent"):
     title: ClassVar[str] = ""
 
 
-class Last(Visits, frozen=True, tag="last"):
-    """Tried after the built-in layouts, which take its folder."""
-
-    order: ClassVar[int] = 100
+class Ambiguous(Visits, frozen=True, tag="ambiguous"):
+    """Its folder speaks for a built-in layout, too."""
 
 
 class Eager(Visits, frozen=True, tag="eager"):
     """Recognises every folder there is."""
 
-    def recognises(self, folder: Path) -> bool:
-        return True
+    def evidence(self, survey: Survey) -> str | None:
+        return "it is a folder"
 
 
 class Talkative(Visits, frozen=True, tag="talkative"):
     """Notes which files it has found."""
 
-    def read(self, folder: Path) -> CaseListing:
-        listing = super().read(folder)
+    def read(self, survey: Survey) -> CaseListing:
+        listing = super().read(survey)
         return replace(listing, notes=tuple(f"found {case.id}" for case in listing.cases))
 
 
@@ -67,9 +65,9 @@ class Misplacing(Visits, frozen=True, tag="misplacing"):
 class Writing(Visits, frozen=True, tag="writing"):
     """Keeps a cache in the hospital's folder."""
 
-    def read(self, folder: Path) -> CaseListing:
-        (folder / "cache.json").touch()
-        return super().read(folder)
+    def read(self, survey: Survey) -> CaseListing:
+        (survey.folder / "cache.json").touch()
+        return super().read(survey)
 
 
 def write(folder: Path) -> None:
@@ -85,7 +83,7 @@ def write_pairs_too(folder: Path) -> None:
 
 
 def example(layout: Layout) -> LayoutExample:
-    write_example = write_pairs_too if isinstance(layout, Last) else write
+    write_example = write_pairs_too if isinstance(layout, Ambiguous) else write
     case = ExpectedCase(f"{PATIENT}/{PATIENT}", PATIENT, (f"{PATIENT}.nii.gz",))
     return LayoutExample(layout, write_example, [case])
 
@@ -93,8 +91,8 @@ def example(layout: Layout) -> LayoutExample:
 VALUES, PRINTED = "its_cases_notes_and_classes_are_those_expected", "nothing_that_is_printed_names_a_patient"
 WRONG = {
     Silent: {"it_says_what_it_is"},
-    Last: {"its_folder_is_recognised_by_it_before_any_other"},
-    Eager: {"an_empty_folder_is_not_recognised"},
+    Ambiguous: {"its_folder_speaks_for_it_alone", VALUES},
+    Eager: {"no_other_folder_speaks_for_it"},
     Talkative: {VALUES, PRINTED},
     Misplacing: {VALUES, PRINTED, "every_split_is_known_and_every_file_exists"},
     Writing: {"reading_twice_gives_the_same_and_writes_nothing"},

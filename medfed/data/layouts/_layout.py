@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import ClassVar
 
 from medfed.data.case import ImageSource
+from medfed.data.layouts._survey import Survey
 from medfed.data.splits import UNASSIGNED
 from medfed.errors import DataError
 from medfed.registry import Kind
@@ -39,17 +40,28 @@ class ListedCase:
         return f"ListedCase({len(self.image)} image paths, split={self.split!r})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CaseListing:
     """The cases of a folder, before splits and checks.
 
-    `title` says what the folder was taken for. `notes` may be printed: they hold counts and columns only.
+    title: what the folder was taken for.  notes: lines that may be printed; they hold counts and columns
+    only.  class_names: of the targets, in order.  label_names: what the folder itself says the numbers in
+    its labels mean.  channels: the names of the images of each case, in order, where the layout tells
+    channels by name.  read: files that the layout has read itself, such as a table.  left_out: files that
+    the layout knows and does not use, by a reason that may be printed; `index.py` adds all others.
     """
 
     title: str
     cases: tuple[ListedCase, ...]
     notes: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
+    label_names: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
+    channels: tuple[str, ...] = ()
+    read: tuple[Path, ...] = ()
+    left_out: Mapping[str, tuple[Path, ...]] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __repr__(self) -> str:
+        return f"CaseListing({self.title!r}, {len(self.cases)} cases)"
 
 
 class CaseError(DataError):
@@ -71,21 +83,26 @@ class CaseError(DataError):
 class Layout(Kind, frozen=True):
     """How cases lie in a folder.
 
-    title: what a person calls the layout.  evidence: what the folder must hold to be recognised.  order:
-    layouts are tried in ascending order, the most specific first.
+    title: what a person calls the layout.  needs: what the folder must hold to be recognised, for a person
+    whose folder was not.  order: in which layouts are listed.  rank: which evidence outranks which: 2 for the
+    hospital's own list of cases, 1 for a file that says what the folder is, 0 for names and contents.
     """
 
     folder: ClassVar[str] = "layouts"
     title: ClassVar[str]
-    evidence: ClassVar[str]
+    needs: ClassVar[str]
     order: ClassVar[int]
+    rank: ClassVar[int] = 0
 
-    def recognises(self, folder: Path) -> bool:
-        """Whether the names in the folder, or its files' first bytes, show this layout."""
+    def evidence(self, survey: Survey) -> str | None:
+        """Return what in the folder speaks for this layout, without a name of the hospital, or None.
+
+        Evidence is what other layouts do not have: a layout that takes any folder would be taken for it.
+        """
         raise NotImplementedError
 
-    def read(self, folder: Path) -> CaseListing:
-        """Return the cases of a folder that this layout recognises.
+    def read(self, survey: Survey) -> CaseListing:
+        """Return the cases of a folder of this layout.
 
         Messages and notes hold no name, path or cell of the hospital.
 

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from medfed.data.layouts._files import is_nifti, stem, subfolders, visible
+from medfed.data.layouts._files import is_image, stem
 from medfed.data.layouts._layout import CaseError, CaseListing, Layout, ListedCase
+from medfed.data.layouts._survey import Survey
 from medfed.errors import DataError
 
 # How a label's name ends below derivatives/, where images lie too (bias-corrected, in a template's space).
@@ -31,14 +32,16 @@ class BIDS(Layout, tag="bids", frozen=True):
     """
 
     title: ClassVar[str] = "BIDS"
-    evidence: ClassVar[str] = "sub-*/anat (BIDS)"
-    order: ClassVar[int] = 30
+    needs: ClassVar[str] = "sub-x/anat/sub-x_T1w (BIDS)"
+    order: ClassVar[int] = 40
+    rank: ClassVar[int] = 1
 
-    def recognises(self, folder: Path) -> bool:
-        return any(_images(folder))
+    def evidence(self, survey: Survey) -> str | None:
+        count = len(_images(survey))
+        return f"{count} images in sub-*/anat, named as BIDS does" if count else None
 
-    def read(self, folder: Path) -> CaseListing:
-        images, labels = _images(folder), _labels(folder)
+    def read(self, survey: Survey) -> CaseListing:
+        images, labels = _images(survey), _labels(survey)
         label_of = {image: _label(image, images, labels) for image in images}
         contrast = _only_contrast(images, [image for image in images if label_of[image] is not None])
         cases = tuple(
@@ -46,16 +49,14 @@ class BIDS(Layout, tag="bids", frozen=True):
             for image in images
             if _contrast(image) == contrast
         )
-        others = len(images) - len(cases)
-        notes = (
-            [f"{others} images of another contrast than {_printable(contrast)} are left out"]
-            if others
-            else []
-        )
-        spare = len(set(labels)) - len({label for label in label_of.values() if label is not None})
-        if spare:
-            notes.append(f"{spare} labels below derivatives belong to no image and are left out")
-        return CaseListing(self.title, cases, tuple(notes))
+        others = tuple(image for image in images if _contrast(image) != contrast)
+        used = set(label_of.values())
+        spare = tuple(label for label in labels if label not in used)
+        left_out = {
+            f"images of another contrast than {_printable(contrast)}": others,
+            "labels below derivatives that belong to no image": spare,
+        }
+        return CaseListing(self.title, cases, left_out=left_out)
 
 
 def _only_contrast(images: Sequence[Path], labelled: Sequence[Path]) -> str:
@@ -75,26 +76,30 @@ def _only_contrast(images: Sequence[Path], labelled: Sequence[Path]) -> str:
     return next(iter(counts))
 
 
-def _images(folder: Path) -> list[Path]:
-    return [path for path in _anatomical(folder) if "sub" in _entities(path)]
+def _images(survey: Survey) -> list[Path]:
+    return [path for path in _anatomical(survey, ()) if "sub" in _entities(path)]
 
 
-def _labels(folder: Path) -> list[Path]:
+def _labels(survey: Survey) -> list[Path]:
     """Return the masks and segmentations of every pipeline below derivatives/, in order."""
-    derived = folder / "derivatives"
-    roots = [derived, *subfolders(derived)] if derived.is_dir() else []
-    return [path for root in roots for path in _anatomical(root) if _contrast(path).lower() in LABELS]
+    pipelines = survey.subfolders("derivatives")
+    roots = [("derivatives",), *(("derivatives", pipeline) for pipeline in pipelines)]
+    return [path for root in roots for path in _anatomical(survey, root) if _contrast(path).lower() in LABELS]
 
 
-def _anatomical(root: Path) -> list[Path]:
-    """Return the NIfTI files of sub-*/anat and sub-*/ses-*/anat, in order."""
-    files = []
-    for subject in (path for path in subfolders(root) if path.name.startswith("sub-")):
-        sessions = [path for path in subfolders(subject) if path.name.startswith("ses-")]
-        for visit in (subject, *sessions):
-            if (visit / "anat").is_dir():
-                files += [path for path in visible(visit / "anat") if is_nifti(path)]
-    return files
+def _anatomical(survey: Survey, root: tuple[str, ...]) -> list[Path]:
+    """Return the images of sub-*/anat and sub-*/ses-*/anat below a folder, in order."""
+    return [
+        file.path
+        for file in survey.files
+        if file.parts[: len(root)] == root and is_image(file) and _is_anatomical(file.parts[len(root) :])
+    ]
+
+
+def _is_anatomical(parts: Sequence[str]) -> bool:
+    if len(parts) not in (3, 4) or not parts[0].startswith("sub-") or parts[-2] != "anat":
+        return False
+    return len(parts) == 3 or parts[1].startswith("ses-")
 
 
 def _label(image: Path, images: Sequence[Path], labels: Sequence[Path]) -> Path | None:

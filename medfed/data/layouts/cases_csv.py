@@ -7,9 +7,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, TypeVar
 
-from medfed.data.csv_table import CASE_COLUMNS, check_columns, parse_split, parse_target, read_rows
+from medfed.data.csv_table import check_columns, parse_split, parse_target, read_rows
 from medfed.data.layouts._layout import CaseError, CaseListing, Layout, ListedCase
+from medfed.data.layouts._survey import Survey
 from medfed.data.splits import UNASSIGNED
+from medfed.data.table_file import CASE_COLUMNS
 from medfed.errors import DataError, ImageError
 
 _Value = TypeVar("_Value")
@@ -28,13 +30,17 @@ class CasesCsv(Layout, tag="cases_csv", frozen=True):
     """A table cases.csv with one row per case; its paths are relative to the folder."""
 
     title: ClassVar[str] = "cases.csv"
-    evidence: ClassVar[str] = "cases.csv"
+    needs: ClassVar[str] = "a table cases.csv"
     order: ClassVar[int] = 10
+    rank: ClassVar[int] = 2
 
-    def recognises(self, folder: Path) -> bool:
-        return (folder / FILE_NAME).is_file()
+    def evidence(self, survey: Survey) -> str | None:
+        return "it holds cases.csv" if survey.named(FILE_NAME) is not None else None
 
-    def read(self, folder: Path) -> CaseListing:
+    def read(self, survey: Survey) -> CaseListing:
+        folder = survey.folder
+        if survey.named(FILE_NAME) is None:
+            raise DataError("the site's data folder has no cases.csv; write one, or name another layout")
         rows = read_rows(folder / FILE_NAME, FILE_NAME)
         columns = next(rows)[1]
         check_columns(columns, REQUIRED_COLUMNS, FILE_NAME)
@@ -50,7 +56,7 @@ class CasesCsv(Layout, tag="cases_csv", frozen=True):
             if errors:
                 raise CaseError(case.id, str(errors[0]), type(errors[0]), f"{FILE_NAME} row {number}")
             cases.append(case)
-        return CaseListing(self.title, tuple(cases), patient_notes(columns))
+        return CaseListing(self.title, tuple(cases), patient_notes(columns), read=(folder / FILE_NAME,))
 
 
 def patient_notes(columns: Sequence[str]) -> tuple[str, ...]:

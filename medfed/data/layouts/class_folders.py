@@ -2,53 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+import re
+from collections import Counter
+from collections.abc import Sequence
 from typing import ClassVar
 
-from medfed.data.layouts._files import in_split, is_nifti, split_folders, stem, subfolders, visible
+from medfed.data.layouts._files import images_in, in_split, split_folders, stem
 from medfed.data.layouts._layout import NO_PATIENTS, CaseListing, Layout, ListedCase
+from medfed.data.layouts._roles import is_label_word, is_role
+from medfed.data.layouts._survey import IMAGE_FORMATS, File, Survey
 from medfed.errors import DataError
+
+# Folders of patients hold a few files each; folders of classes hold many. Below both, only a person knows.
+CASES_PER_CLASS = 10
+SEVERAL = 4
+
+# The largest share of files whose name other folders have, too: patients' folders repeat the same names.
+MAX_SHARED = 0.1
+
+_DATE = re.compile(r"(19|20)\d\d[-_.]?[01]\d[-_.]?[0-3]\d")
 
 
 class ClassFolders(Layout, tag="class_folders", frozen=True):
-    """One folder of NIfTI files per class, directly or below train, val and test.
+    """One folder of images per class, directly or below train, val and test.
 
-    Classes count from 0 in the order of their folders' names.
+    Classes count from 0 in the order of their folders' names. The folder is taken for this only where its
+    sub-folders cannot be patients; else `layout: class_folders` says so, also for folders of DICOM series,
+    each in a folder of its own or a file of its own.
     """
 
     title: ClassVar[str] = "one folder per class"
-    evidence: ClassVar[str] = "one folder of NIfTI files per class"
-    order: ClassVar[int] = 50
+    needs: ClassVar[str] = (
+        f"CLASS/x, at least {SEVERAL} images per class with names of their own (folders of patients look alike, "
+        "and are never classes)"
+    )
+    order: ClassVar[int] = 80
 
-    def recognises(self, folder: Path) -> bool:
-        return any(
-            len(classes := subfolders(parent)) >= 2
-            and any(is_nifti(path) for one in classes for path in visible(one))
-            for parent in split_folders(folder).values()
-        )
+    def evidence(self, survey: Survey) -> str | None:
+        splits = [_classes(survey, parent, given=False) for parent in split_folders(survey).values()]
+        names = {name for classes in splits for name in classes}
+        if len(names) < 2 or any(
+            _has_other_images(survey, parent) for parent in split_folders(survey).values()
+        ):
+            return None
+        if any(is_label_word(name) or is_role(name) for name in names):
+            return None
+        if any(not _look_like_classes(classes) for classes in splits):
+            return None
+        repeated = len(splits) > 1 and all(set(classes) == names for classes in splits)
+        counts = Counter({name: sum(len(one.get(name, ())) for one in splits) for name in names})
+        many = min(counts.values()) >= SEVERAL or counts.total() >= CASES_PER_CLASS * len(names)
+        if not many and not repeated:
+            return None
+        return f"{counts.total()} images with names of their own in {len(names)} folders"
 
-    def read(self, folder: Path) -> CaseListing:
-        parents = split_folders(folder)
-        names = sorted({path.name for parent in parents.values() for path in subfolders(parent)})
-        cases: list[ListedCase] = []
-        for target, name in enumerate(names):
-            of_class = _cases(parents, name, target)
-            if not of_class:
-                raise DataError(
-                    f"class {target} of {len(names)} (folders in the order of their names) has no image; add "
-                    "images or remove its folder"
-                )
-            cases += of_class
+    def read(self, survey: Survey) -> CaseListing:
+        by_split = {
+            split: _classes(survey, parent, given=True) for split, parent in split_folders(survey).items()
+        }
+        names = sorted({name for classes in by_split.values() for name in classes})
+        if len(names) < 2:
+            raise DataError(
+                f"the site's data folder ({survey.describe()}) has {len(names)} folders with images, and a "
+                "classifier needs at least two classes, one folder each"
+            )
+        cases = [
+            case
+            for target, name in enumerate(names)
+            for split, classes in by_split.items()
+            for case in _cases(classes.get(name, ()), split, name, target)
+        ]
         return CaseListing(self.title, tuple(cases), (NO_PATIENTS,), tuple(names))
 
 
-def _cases(parents: Mapping[str, Path], name: str, target: int) -> list[ListedCase]:
-    cases = []
-    for split, parent in parents.items():
-        for image in visible(parent / name) if (parent / name).is_dir() else ():
-            if is_nifti(image):
-                # The same file name in two classes' folders is two cases.
-                identity = in_split(split, f"{name}/{stem(image)}")
-                cases.append(ListedCase(identity, identity, (image,), target=target, split=split))
-    return cases
+def _classes(survey: Survey, parent: tuple[str, ...], *, given: bool) -> dict[str, tuple[File, ...]]:
+    """Return the images of each folder below a parent; of DICOM only if the layout was given."""
+    if not given:
+        folders = {name: images_in(survey, *parent, name) for name in survey.subfolders(*parent)}
+    else:
+        folders = {
+            name: tuple(file for file in survey.below(*parent, name) if file.format in IMAGE_FORMATS)
+            for name in survey.subfolders(*parent)
+        }
+    return {name: files for name, files in folders.items() if files}
+
+
+def _has_other_images(survey: Survey, parent: tuple[str, ...]) -> bool:
+    """Whether images lie beside the folders of classes, or deeper than these."""
+    depth = len(parent) + 2
+    return any(
+        file.format in IMAGE_FORMATS and (len(file.parts) != depth or file.format == "dicom")
+        for file in (survey.below(*parent) if parent else survey.files)
+    )
+
+
+def _look_like_classes(classes: dict[str, tuple[File, ...]]) -> bool:
+    """Whether the files of these folders are different patients', rather than one patient's several files."""
+    stems = {name: [stem(file.path) for file in files] for name, files in classes.items()}
+    folders = Counter(one for names in stems.values() for one in set(names))
+    total = sum(map(len, stems.values()))
+    shared = sum(folders[one] > 1 for names in stems.values() for one in names)
+    named_after = sum(one.lower().startswith(name.lower()) for name, names in stems.items() for one in names)
+    dated = sum(_DATE.fullmatch(one) is not None for names in stems.values() for one in names)
+    roles = sum(is_role(one) or is_label_word(one) for names in stems.values() for one in names)
+    return max(shared, named_after, dated, roles) <= MAX_SHARED * total
+
+
+def _cases(files: Sequence[File], split: str, name: str, target: int) -> list[ListedCase]:
+    """Return one case per image; a folder of DICOM files below the class is one series."""
+    cases: dict[str, ListedCase] = {}
+    for file in files:
+        depth = file.parts.index(name) + 1
+        below = file.parts[depth:-1]
+        is_series = file.format == "dicom" and bool(below)
+        path = file.path.parent if is_series else file.path
+        # The same file name in two classes' folders is two cases.
+        own = below if is_series else (*below, stem(file.path))
+        identity = in_split(split, "/".join((name, *own)))
+        cases.setdefault(identity, ListedCase(identity, identity, (path,), target=target, split=split))
+    return list(cases.values())

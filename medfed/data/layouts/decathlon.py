@@ -1,92 +1,90 @@
-"""The folders of the Medical Segmentation Decathlon, and those of nnU-Net's raw data."""
+"""The folders of the Medical Segmentation Decathlon."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import ClassVar
 
-from medfed.data.case import first_path
-from medfed.data.layouts._files import NIFTI_ENDINGS, is_nifti, stem, visible
+from medfed.data.layouts._dataset_json import (
+    FILE_NAME,
+    channel_names,
+    class_names,
+    label_names,
+    read_dataset_json,
+)
+from medfed.data.layouts._files import images_in, paths, stem
 from medfed.data.layouts._layout import NO_PATIENTS, CaseError, CaseListing, Layout, ListedCase
+from medfed.data.layouts._numbered_channels import is_numbered
+from medfed.data.layouts._survey import File, Survey
 from medfed.errors import DataError, ImageError
+
+IMAGES, LABELS, UNLABELLED = "imagesTr", "labelsTr", "imagesTs"
+
+# What is left out of these folders, by reason.
+NO_LABEL = "images in imagesTr without a label"
+NO_TEST_LABELS = "images in imagesTs, which has no labels; medfed cuts a test split from imagesTr"
 
 
 class Decathlon(Layout, tag="decathlon", frozen=True):
-    """imagesTr with labelsTr and dataset.json.
-
-    nnU-Net has one file per channel (`_0000`), the Decathlon one file per case.
-    """
+    """imagesTr with labelsTr and dataset.json: one file per case, and its label of the same name."""
 
     title: ClassVar[str] = "Medical Segmentation Decathlon"
-    nnunet_title: ClassVar[str] = "nnU-Net raw"
-    evidence: ClassVar[str] = "imagesTr with labelsTr and dataset.json"
+    needs: ClassVar[str] = "imagesTr/x with labelsTr/x and dataset.json"
     order: ClassVar[int] = 20
+    rank: ClassVar[int] = 1
 
-    def recognises(self, folder: Path) -> bool:
-        return (
-            (folder / "imagesTr").is_dir()
-            and (folder / "labelsTr").is_dir()
-            and (folder / "dataset.json").is_file()
+    def evidence(self, survey: Survey) -> str | None:
+        images, labels = images_in(survey, IMAGES), images_in(survey, LABELS)
+        if survey.named(FILE_NAME) is None or not images or not labels or images_in(survey, "labelsVa"):
+            return None
+        same = len({stem(file.path) for file in images} & {stem(file.path) for file in labels})
+        if is_numbered(images, labels) or not same:
+            return None
+        return f"dataset.json, and {same} labels in labelsTr with an image of the same name in imagesTr"
+
+    def read(self, survey: Survey) -> CaseListing:
+        described = survey.named(FILE_NAME)
+        if described is None:
+            raise DataError("the site's data folder has no dataset.json; restore it, or name another layout")
+        content = read_dataset_json(described.path)
+        names = label_names(content)
+        images = one_per_stem(images_in(survey, IMAGES))
+        labels = one_per_stem(images_in(survey, LABELS))
+        cases = [_case(name, images, label) for name, label in sorted(labels.items())]
+        spare = [file for name, file in images.items() if name not in labels]
+        return CaseListing(
+            self.title,
+            tuple(cases),
+            (NO_PATIENTS,),
+            class_names(names),
+            names,
+            channel_names(content),
+            (described.path,),
+            {NO_LABEL: paths(spare), NO_TEST_LABELS: paths(images_in(survey, UNLABELLED))},
         )
 
-    def read(self, folder: Path) -> CaseListing:
-        class_names, channels = _describe(folder / "dataset.json")
-        cases = [_case(folder, label, channels) for label in visible(folder / "labelsTr") if is_nifti(label)]
-        notes = []
-        labelled = {first_path(source).name for case in cases for source in case.image}
-        spare = sum(is_nifti(path) and path.name not in labelled for path in visible(folder / "imagesTr"))
-        if spare:
-            notes.append(f"{spare} images in imagesTr have no label and are left out")
-        if (folder / "imagesTs").is_dir():
-            notes.append("imagesTs has no labels and is left out; medfed cuts a test split from imagesTr")
-        title = self.nnunet_title if channels else self.title
-        return CaseListing(title, tuple(cases), (*notes, NO_PATIENTS), class_names)
 
-
-def _describe(path: Path) -> tuple[tuple[str, ...], int]:
-    """Return the classes' names in order, and the number of channels that nnU-Net names (0: Decathlon)."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        labels = dict(content["labels"])
-        nnunet = "channel_names" in content
-        # The Decathlon writes {"1": "anterior"}, nnU-Net {"anterior": 1}.
-        pairs = [(v, k) if nnunet else (k, v) for k, v in labels.items()]
-        names = {int(number): str(name) for number, name in pairs}
-    except (ValueError, KeyError, TypeError):
-        raise DataError(
-            "dataset.json does not name its labels; expected 'labels': {'0': 'background', ...}"
-        ) from None
-    channels = len(content["channel_names"]) if nnunet else 0
-    return tuple(names[number] for number in sorted(names)), channels
-
-
-def _case(folder: Path, label: Path, nnunet_channels: int) -> ListedCase:
-    name, source = stem(label), folder / "imagesTr"
-    names = [f"{name}_{i:04d}" for i in range(nnunet_channels)] if nnunet_channels else [name]
-    images = tuple(_nifti(source, one) for one in names)
-    if not all(image.exists() for image in images):
-        if nnunet_channels and _nifti(source, name).exists():
-            raise CaseError(
-                name,
-                "dataset.json has channel_names, as nnU-Net writes it, so that an image is expected as "
-                "CASE_0000; imagesTr has it without _0000; rename the images, or omit channel_names and "
-                "name the labels as the Decathlon does: 'labels': {'0': 'background', ...}",
-            )
+def _case(name: str, images: dict[str, File], label: File) -> ListedCase:
+    if name not in images:
         raise CaseError(
             name,
             "labelsTr has its label, imagesTr lacks its image; restore the file or remove the label",
             ImageError,
         )
-    return ListedCase(id=name, patient=name, image=images, label=label)
+    return ListedCase(id=name, patient=name, image=(images[name].path,), label=label.path)
 
 
-def _nifti(folder: Path, name: str) -> Path:
-    """Return the NIfTI of this exact name, whichever ending it has."""
-    files = [path for ending in NIFTI_ENDINGS if (path := folder / f"{name}{ending}").exists()]
-    if len(files) > 1:
-        raise DataError(
-            "a folder has one image both as .nii and as .nii.gz; keep one, as nothing says that they are the "
-            "same"
-        )
-    return files[0] if files else folder / f"{name}{NIFTI_ENDINGS[0]}"
+def one_per_stem(files: tuple[File, ...]) -> dict[str, File]:
+    """Return a folder's files by their names without an ending.
+
+    Raises:
+        DataError: if two have the same name.
+    """
+    found: dict[str, File] = {}
+    for file in files:
+        if stem(file.path) in found:
+            raise DataError(
+                "a folder has one image both as .nii and as .nii.gz (or in two formats); keep one, as nothing "
+                "says that they are the same"
+            )
+        found[stem(file.path)] = file
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -40,19 +40,16 @@ class DicomTree(Layout, tag="dicom_tree", frozen=True):
     """
 
     title: ClassVar[str] = "a tree of DICOM series"
-    evidence: ClassVar[str] = "DICOM series"
-    order: ClassVar[int] = 60
+    needs: ClassVar[str] = "DICOM series, in any folders"
+    order: ClassVar[int] = 90
 
     series: tuple[SeriesChoice, ...] = ()
 
-    def recognises(self, folder: Path) -> bool:
-        return any(file.format == "dicom" for file in Survey.of(folder).files)
+    def evidence(self, survey: Survey) -> str | None:
+        count = sum(file.format == "dicom" for file in survey.files)
+        return f"it holds {count} DICOM files" if count else None
 
-    def read(self, folder: Path) -> CaseListing:
-        return self.read_survey(Survey.of(folder))
-
-    def read_survey(self, survey: Survey) -> CaseListing:
-        """Return the cases in a folder's DICOM files."""
+    def read(self, survey: Survey) -> CaseListing:
         files = DicomFiles.of(file.path for file in survey.files if file.format == "dicom")
         volumes, short = without_short(files.series)
         patients, notes = group_by_patient(volumes)
@@ -68,20 +65,23 @@ class DicomTree(Layout, tag="dicom_tree", frozen=True):
             ListedCase(f"damaged {name}", f"damaged {name}", (paths,))
             for name, paths in sources.damaged_series.items()
         ]
-        reasons = Counter(other.non_volume for other in files.others)
-        reasons.update(broken.non_volume for broken in files.damaged if broken.non_volume)
-        reasons[SHORT] = sum(map(len, short.values()))
-        reasons[NOT_CHOSEN if self.series else BESIDE_VOLUMES] = sum(
-            len(members) for key, members in volumes.items() if key not in case_of
-        )
-        reasons[UNMATCHED] = len(files.labels) - sum(map(len, labels.values()))
         if sources.damaged_series:
             count = len(sources.damaged_series)
             notes.append(f"{count} series have no header that can be read: each is a case that is refused")
-        left_out = [
-            f"{count} files are left out: {reason}" for reason, count in sorted(reasons.items()) if count
+        matched = {path for paths in labels.values() for path in paths}
+        reasons: dict[str, list[Path]] = defaultdict(list)
+        for other in (*files.others, *files.damaged):
+            if other.non_volume:
+                reasons[other.non_volume].append(other.path)
+        reasons[SHORT] = [member.path for members in short.values() for member in members]
+        reasons[NOT_CHOSEN if self.series else BESIDE_VOLUMES] = [
+            member.path for key, members in volumes.items() if key not in case_of for member in members
         ]
-        return CaseListing(self.title, tuple(cases), (*notes, *choice_notes, *left_out))
+        reasons[UNMATCHED] = [label.path for label in files.labels if label.path not in matched]
+        left_out = {
+            f"DICOM files ({reason})": tuple(paths) for reason, paths in sorted(reasons.items()) if paths
+        }
+        return CaseListing(self.title, tuple(cases), (*notes, *choice_notes), left_out=left_out)
 
     def _channels(self, series: Series) -> tuple[list[tuple[Key, ...]], list[str]]:
         """Return the series of each case, and notes."""

@@ -1,7 +1,7 @@
 """The examination of one case: its files are read once and measured in one pass.
 
 `examine` runs in a process of its own, so it takes and returns plain values. Its result names no file and
-quotes no header: a scanner's maker comes from the list below, never from the header's own words.
+quotes no header: a scanner's manufacturer comes from the list below, never from the header's own words.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ MAX_SAME_SHARE = 0.995
 MAX_CLASSES = 4096
 # A label with fewer slices has no taper to judge by.
 MIN_LABELLED_SLICES = 5
-# Makers of scanners by words in their headers; any other word is reported as another maker.
-MAKERS = {
+# Manufacturers of scanners by words in their headers; any other word is reported as another manufacturer.
+MANUFACTURERS = {
     "siemens": "Siemens",
     "ge medical": "GE",
     "ge healthcare": "GE",
@@ -74,7 +74,7 @@ ISSUE_CODES: Mapping[type[ImageError], str] = {
 # Headers are searched for an image in this many files at most.
 MAX_HEADERS = 50
 HEADER_TAGS = {
-    "maker": "Manufacturer",
+    "manufacturer": "Manufacturer",
     "tesla": "MagneticFieldStrength",
     "kv": "KVP",
     "part": "BodyPartExamined",
@@ -345,10 +345,12 @@ def _image_header(file: Path) -> dict[str, str]:
 
 
 def scanner(header: Mapping[str, str]) -> str:
-    """Return the maker and the field strength or tube voltage; empty if the header gives none."""
-    word = header.get("maker", "").lower()
-    maker = next((name for key, name in MAKERS.items() if key in word), "another maker" if word else "")
-    parts = [maker]
+    """Return the manufacturer and the field strength or tube voltage; empty if the header gives none."""
+    word = header.get("manufacturer", "").lower()
+    manufacturer = next(
+        (name for key, name in MANUFACTURERS.items() if key in word), "another manufacturer" if word else ""
+    )
+    parts = [manufacturer]
     for key, unit, digits, low, high in (("tesla", "T", 1, 0.1, 12), ("kv", "kV", 0, 20, 160)):
         try:
             value = float(header.get(key, "") or 0)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from medfed.data.cache_location import files_below
 from medfed.data.case import Case
 from medfed.data.csv_table import QUOTE, check_columns, read_rows
 from medfed.data.index import index_folder, with_token
-from medfed.data.layouts import recognise
-from medfed.data.layouts._files import is_nifti, may_be_dicom, stem
+from medfed.data.layouts import Layout, Survey, choose_layout
+from medfed.data.layouts._files import is_image, stem
 from medfed.data.layouts.cases_csv import FILE_NAME, REQUIRED_COLUMNS, CasesCsv, patient_notes, read_row
 from medfed.data.preflight.issues import Finding
 from medfed.data.splits import UNASSIGNED, assign_splits, case_token
@@ -27,18 +26,22 @@ class Listing:
     names: tuple[str, ...]
     findings: tuple[Finding, ...] = ()
     class_names: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
-def list_folder(folder: Path, key: bytes, fractions: Sequence[float]) -> Listing:
+def list_folder(
+    folder: Path, key: bytes, fractions: Sequence[float], layout: Layout | None = None
+) -> Listing:
     """Return what a folder holds; whatever the index would raise becomes a finding instead."""
-    if CasesCsv().recognises(folder):
+    if isinstance(layout, CasesCsv) or (layout is None and (folder / FILE_NAME).is_file()):
         return _list_table(folder, key, fractions)
     try:
-        index = index_folder(folder, site_secret=key, fractions=fractions)
+        index = index_folder(folder, site_secret=key, fractions=fractions, layout=layout)
     except DataError as error:
         return _fallback_listing(folder, key, fractions, str(error))
     notes = tuple(Finding("note", "", note) for note in index.notes)
-    return Listing(index.layout, index.cases, _numbered(index.cases), notes, index.class_names)
+    names = _numbered(index.cases)
+    return Listing(index.layout, index.cases, names, notes, index.class_names, index.left_out)
 
 
 def _numbered(cases: Sequence[Case]) -> tuple[str, ...]:
@@ -98,32 +101,31 @@ def _patients_in_two_splits(cases: Sequence[Case], names: Sequence[str]) -> list
 
 def _fallback_listing(folder: Path, key: bytes, fractions: Sequence[float], refusal: str) -> Listing:
     """Return each image below the folder as a case, for a folder that training would refuse."""
-    layout = recognise(folder)
+    survey = Survey.of(folder)
     cases = []
-    for image, label in _images_below(folder):
+    for image, label in _images_below(survey):
         identity = str(image.relative_to(folder))
         cases.append(Case(identity, identity, case_token(key, identity), (image,), label, split=UNASSIGNED))
     listed = _with_splits(cases, key, fractions)
-    title = f"{layout.title}, with mistakes" if layout is not None else "no layout that medfed knows"
-    return Listing(title, listed, _numbered(listed), (Finding("folder", "", refusal),))
+    findings = (Finding("folder", "", refusal),)
+    return Listing(_title(survey), listed, _numbered(listed), findings)
 
 
-def _images_below(folder: Path) -> list[tuple[Path, Path | None]]:
-    """Return NIfTI files with the label of the same name, then folders of DICOM files."""
-    files = [path for path in files_below(folder) if not path.name.startswith(".")]
-    niftis = [path for path in files if is_nifti(path)]
-    labels = {stem(path): path for path in niftis if "label" in path.parent.name.lower()}
-    images = [
+def _title(survey: Survey) -> str:
+    try:
+        return f"{choose_layout(survey).title}, with mistakes"
+    except DataError:
+        return "no layout that medfed is certain of"
+
+
+def _images_below(survey: Survey) -> list[tuple[Path, Path | None]]:
+    """Return image files with the label of the same name, then folders of DICOM files."""
+    images = [file.path for file in survey.files if is_image(file)]
+    labels = {stem(path): path for path in images if "label" in path.parent.name.lower()}
+    pairs = [
         (path, labels.get(stem(path)) or labels.get(stem(path).removesuffix("_0000")))
-        for path in niftis
+        for path in images
         if path not in labels.values()
     ]
-    folders = sorted({path.parent for path in files if _is_readable_dicom(path)})
-    return [*images, *((path, None) for path in folders)]
-
-
-def _is_readable_dicom(path: Path) -> bool:
-    try:
-        return may_be_dicom(path)
-    except OSError:
-        return path.suffix.lower() == ".dcm"
+    folders = sorted({file.path.parent for file in survey.files if file.format == "dicom"})
+    return [*pairs, *((path, None) for path in folders)]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medfed.data.index import index_folder
+from medfed.data.layouts import Layout
 from medfed.data.preflight.case import CaseFacts, CaseRequest
 from medfed.data.preflight.examination import examine_all
 from medfed.data.preflight.issues import ISSUE_TYPES, Finding, Problem, group_findings
@@ -54,6 +55,7 @@ def check(
     bears: Unreadable | None = None,
     processes: int | None = None,
     thumbnails: bool = False,
+    layout: Layout | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Preflight:
     """Return the contents of a hospital's folder, its issues, and whether it can take part in a study.
@@ -65,6 +67,7 @@ def check(
         bears: how many cases the site leaves out because they cannot be used; by default as the study says.
         processes: how many processes read at once; by default the machine's cores, at most four.
         thumbnails: also make thumbnails, for the page.
+        layout: how the cases lie, if not as the study says or the folder shows.
         progress: called with the number of cases done and of all cases.
 
     Raises:
@@ -75,7 +78,9 @@ def check(
         raise DataError("there is no such folder; name the folder with the hospital's cases")
     key = site_secret if site_secret is not None else secrets.token_bytes(32)
     fractions = requirements.settings.fractions if requirements is not None else Images().fractions
-    listing = list_folder(folder, key, fractions)
+    if layout is None and requirements is not None:
+        layout = requirements.settings.given_layout
+    listing = list_folder(folder, key, fractions, layout)
     requests = _requests(listing, key, requirements, thumbnails)
     by_number = {facts.number: facts for facts in examine_all(requests, processes, progress)}
     examined = {number: by_number[number] for number in sorted(by_number)}
@@ -87,7 +92,7 @@ def check(
     told = [finding.detail for finding in findings if ISSUE_TYPES[finding.code].severity == "error"]
     findings += [
         finding
-        for finding in _training_findings(folder, key, requirements, refused, bears)
+        for finding in _training_findings(folder, key, requirements, layout, refused, bears)
         if not any(detail and detail in finding.detail for detail in told)
     ]
     problems = group_findings(findings)
@@ -106,9 +111,10 @@ def _requests(
     listing: Listing, key: bytes, requirements: StudyRequirements | None, thumbnails: bool
 ) -> list[CaseRequest]:
     """Return an examination request for each case that names an image."""
-    settings, needs = (
-        (None, "segment") if requirements is None else (requirements.settings, requirements.needs)
-    )
+    settings: Images | None = None
+    needs: Needs = "segment"
+    if requirements is not None:
+        settings, needs = requirements.settings, requirements.needs
     classes = len(requirements.classes) if requirements is not None and needs == "segment" else None
     return [
         # A mapping proxy, as attributes are, cannot be sent to another process.
@@ -130,6 +136,7 @@ def _training_findings(
     folder: Path,
     key: bytes,
     requirements: StudyRequirements | None,
+    layout: Layout | None,
     refused: Sequence[RefusedCase],
     bears: Unreadable,
 ) -> list[Finding]:
@@ -138,7 +145,7 @@ def _training_findings(
     needs = requirements.needs if requirements is not None else None
     classes = len(requirements.classes) or None if requirements is not None else None
     try:
-        index = index_folder(folder, site_secret=key, fractions=fractions)
+        index = index_folder(folder, site_secret=key, fractions=fractions, layout=layout)
         check_training(index, refused, bears, needs, classes)
     except DataError as error:
         return [Finding("folder", "", str(error))]

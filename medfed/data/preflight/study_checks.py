@@ -91,18 +91,26 @@ def _class_findings(
 
 
 def _grid_findings(settings: Images, listing: Listing, good: Mapping[int, CaseFacts]) -> Iterator[Finding]:
-    if settings.spacing_mm == "native":
-        if settings.patch is None and len({facts.shape for facts in good.values()}) > 1:
+    if not isinstance(settings.spacing_mm, tuple):
+        if (
+            settings.spacing_mm == "native"
+            and settings.patch is None
+            and len({facts.shape for facts in good.values()}) > 1
+        ):
             detail = "sizes differ and the study trains on whole volumes at native spacing, one at a time"
             yield Finding("study_fit", "", detail)
         return
+    dims = settings.spatial_dims
     spacing = np.sort(settings.spacing_mm)
     for number, facts in good.items():
-        ratio = np.sort(facts.spacing_mm) / spacing
+        # In 2D the smaller spacings are those in the plane; the distance of slices stays.
+        ratio = (
+            np.sort(facts.spacing_mm[:dims] if settings.axes is None else facts.spacing_mm)[:dims] / spacing
+        )
         if max(ratio.max(), 1 / ratio.min()) > MAX_RESAMPLING_FACTOR:
             detail = f"{format_mm(facts.spacing_mm)} mm, resampled to {format_mm(settings.spacing_mm)} mm"
             yield Finding("study_fit", listing.names[number], detail)
-    if settings.patch is not None:
+    if settings.patch is not None and dims == 3:
         patch_mm = np.sort(np.multiply(settings.patch, settings.spacing_mm))
         small = sum(_is_smaller(facts, patch_mm) for facts in good.values())
         if small:

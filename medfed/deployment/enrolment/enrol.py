@@ -45,7 +45,7 @@ from medfed.wire.credentials import (
 )
 from medfed.wire.signing import BROKER, HUB, serial_number
 
-# Certificates are valid for two years, so that nobody renews during a study; the authority's for ten.
+# Certificates are valid for two years, so that none expires during a study; the authority's for ten.
 PARTY_DAYS, AUTHORITY_DAYS = 730, 3650
 
 # A clock may be wrong by hours: a new certificate is already valid on a machine that is a day behind.

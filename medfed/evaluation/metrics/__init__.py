@@ -1,4 +1,4 @@
-"""Metrics by the file: one family per module, whose records say how reports label, order and compare them.
+"""The metrics: one family per module, whose records say how reports label, order and compare them.
 
 To add a metric, add a module with one family, named after its tag: a subclass of `SegmentationMetrics`
 (masks), `ClassificationMetrics` (class probabilities), `SurvivalMetrics` (risks and times) or
@@ -386,13 +386,16 @@ def measure_masks(
     structures: Mapping[int, str],
     tolerance_mm: float = 2.0,
     form: segmentation.Form = "voxel",
+    unit: segmentation.Unit = "mm",
 ) -> list[Measured]:
     """Return every metric of every structure of one case; the arguments are `split_structures`'s.
 
     Raises:
         LabelError: if the masks, the spacing or the tolerance are invalid.
     """
-    split = segmentation.split_structures(prediction, reference, spacing_mm, structures, tolerance_mm, form)
+    split = segmentation.split_structures(
+        prediction, reference, spacing_mm, structures, tolerance_mm, form, unit
+    )
     return [
         Measured(name, metric, value, note)
         for name, masks in split

@@ -29,13 +29,13 @@ class SurfaceDice(SegmentationMetrics, frozen=True, tag="surface_dice"):
         _, form, tolerance = name.split("_")
         return replace(
             metric,
-            title=f"Surface Dice at {tolerance.removesuffix('mm')} mm",
+            title=f"Surface Dice at {tolerance[:-2]} {tolerance[-2:]}",
             description=f"share of both surfaces within the tolerance, {form} form",
         )
 
     def measure(self, masks: StructureMasks) -> Mapping[str, CaseValue]:
         """Return the surface Dice at the study's tolerance; None where the structure is in neither mask."""
-        name = f"nsd_{masks.form}_{masks.tolerance_mm:g}mm"
+        name = f"nsd_{masks.form}_{masks.tolerance_mm:g}{masks.unit}"
         if masks.absence is not None:
             return {name: CaseValue(None if masks.absence == ABSENT else 0.0, masks.absence)}
         return {name: CaseValue(surface_dice_of(masks.surfaces, masks.tolerance_mm))}

@@ -1,4 +1,4 @@
-"""Distances in mm between the surfaces of a structure's masks."""
+"""Distances between the surfaces of a structure's masks, in mm, or in pixels for pictures without a size."""
 
 from __future__ import annotations
 
@@ -13,24 +13,20 @@ from medfed.evaluation.segmentation import (
     FALSE_POSITIVE,
     MISSED,
     StructureMasks,
+    Unit,
     hausdorff_of,
     mean_distance_of,
 )
 
 
-class SurfaceDistance(SegmentationMetrics, frozen=True, tag="surface_distance"):
-    """95th percentile and mean of the distances between both surfaces.
-
-    A missed or invented structure has no distance: the mean over patients leaves it out, and the median
-    counts it as infinite.
-    """
-
-    metrics: ClassVar[tuple[Metric, ...]] = (
+def _distances(unit: Unit, after: int) -> tuple[Metric, ...]:
+    """Return the metrics in a unit; those in pixels come after those in mm."""
+    return (
         Metric(
-            "hd95_mm",
+            f"hd95_{unit}",
             "HD95",
-            120,
-            "mm",
+            120 + after,
+            unit,
             "lower",
             0.0,
             None,
@@ -39,12 +35,21 @@ class SurfaceDistance(SegmentationMetrics, frozen=True, tag="surface_distance"):
             over_structures=True,
             absence="no value",
         ),
-        Metric("hd95_median_mm", "HD95, median", 130, "mm", "lower", 0.0, None, "missed, invented: infinite"),
         Metric(
-            "msd_mm",
+            f"hd95_median_{unit}",
+            "HD95, median",
+            130 + after,
+            unit,
+            "lower",
+            0.0,
+            None,
+            "missed, invented: infinite",
+        ),
+        Metric(
+            f"msd_{unit}",
             "Mean surface distance",
-            140,
-            "mm",
+            140 + after,
+            unit,
             "lower",
             0.0,
             None,
@@ -54,13 +59,24 @@ class SurfaceDistance(SegmentationMetrics, frozen=True, tag="surface_distance"):
         ),
     )
 
+
+class SurfaceDistance(SegmentationMetrics, frozen=True, tag="surface_distance"):
+    """95th percentile and mean of the distances between both surfaces.
+
+    A missed or invented structure has no distance: the mean over patients leaves it out, and the median
+    counts it as infinite.
+    """
+
+    metrics: ClassVar[tuple[Metric, ...]] = (*_distances("mm", 0), *_distances("px", 1))
+
     def measure(self, masks: StructureMasks) -> Mapping[str, CaseValue]:
         """Return both distances; None where one of the masks is empty."""
+        hd95, msd = f"hd95_{masks.unit}", f"msd_{masks.unit}"
         if masks.absence is not None:
-            return dict.fromkeys(("hd95_mm", "msd_mm"), CaseValue(None, masks.absence))
+            return dict.fromkeys((hd95, msd), CaseValue(None, masks.absence))
         return {
-            "hd95_mm": CaseValue(hausdorff_of(masks.surfaces, 0.95, masks.form)),
-            "msd_mm": CaseValue(mean_distance_of(masks.surfaces)),
+            hd95: CaseValue(hausdorff_of(masks.surfaces, 0.95, masks.form)),
+            msd: CaseValue(mean_distance_of(masks.surfaces)),
         }
 
     def over_patients(
@@ -68,9 +84,9 @@ class SurfaceDistance(SegmentationMetrics, frozen=True, tag="surface_distance"):
     ) -> list[Estimate]:
         """Return the mean over patients, and of a structure's HD95 the median too."""
         estimates = super().over_patients(name, structure, values, group)
-        if name == "hd95_mm" and structure is not None and np.isfinite(values).any():
+        if name.startswith("hd95_") and structure is not None and np.isfinite(values).any():
             median = _median(values.copy(), group.patients.notes[structure, name], group)
-            estimates.append(Estimate("hd95_median_mm", structure, median))
+            estimates.append(Estimate(name.replace("hd95_", "hd95_median_"), structure, median))
         return estimates
 
 

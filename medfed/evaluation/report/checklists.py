@@ -1,8 +1,8 @@
 """The model card and the reporting checklists, filled from a run's own records as far as a run can know.
 
-What only a person can know says so. Topics follow CLAIM 2024 (Tejani et al., Radiology: Artificial
-Intelligence 2024) and TRIPOD+AI (Collins et al., BMJ 2024;385:e078378) in our words; a submission needs the
-published forms.
+An answer that only a person can give is marked as such. Topics follow CLAIM 2024 (Tejani et al., Radiology:
+Artificial Intelligence 2024) and TRIPOD+AI (Collins et al., BMJ 2024;385:e078378) in our words; a submission
+needs the published forms.
 """
 
 from __future__ import annotations
@@ -124,8 +124,13 @@ def _privacy(run: Run) -> str:
 
 def _preprocessing(run: Run) -> str | None:
     data, steps = run.study.section("data"), []
-    if spacing := data.get("spacing_mm"):
+    spacing = data.get("spacing_mm")
+    if isinstance(spacing, (list, tuple)):
         steps.append("resampled to " + " × ".join(f"{value:g}" for value in spacing) + " mm")
+    elif spacing == "fit":
+        steps.append("each plane scaled into the patch with its proportions kept")
+    elif spacing == "native":
+        steps.append("not resampled")
     if normalise := data.get("normalise"):
         kind = normalise.get("kind") if isinstance(normalise, dict) else normalise
         steps.append(f"intensities normalised by {kind}")

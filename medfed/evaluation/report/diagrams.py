@@ -12,8 +12,8 @@ from medfed.evaluation.report.formatting import number, site_name
 from medfed.evaluation.report.run import Run
 from medfed.evaluation.rows import ALL_SITES, FEDERATED
 
-# Bins that leave the area under the ROC curve open by more than this would show themselves, not the model.
-MAX_OPEN_AREA = 0.5
+# With bounds on the AUROC further apart than this, a curve would show the bins and not the model.
+MAX_AUROC_GAP = 0.5
 _DIAGONAL = ((0.0, 0.0), (1.0, 1.0))
 
 
@@ -35,7 +35,7 @@ def diagrams(run: Run, focus: Focus) -> list[dict[str, Any]]:
 
 def _diagram(site: str, histogram: ScoreHistogram, bounds: Bounds) -> dict[str, Any]:
     diagram = {"site": site, "structure": histogram.structure, "bounds": bounds, "bins": len(histogram.bins)}
-    if bounds.high - bounds.low > MAX_OPEN_AREA:
+    if bounds.high - bounds.low > MAX_AUROC_GAP:
         return diagram
     roc = charts.square(
         f"ROC curve at {site_name(site)}, area {number(bounds.value)}",

@@ -128,6 +128,8 @@ def planes(shown: CaseImages, title: str, structures: Mapping[int, str]) -> list
     figures = []
     for name, axis, left, top in PLANES:
         others = tuple(other for other in range(3) if other != axis)
+        if min(image.shape) == 1 and image.shape[axis] > 1:
+            continue  # an image of one plane is a line from its sides
         sums = marked.sum(axis=others)
         cut = int(np.argmax(sums)) if sums.any() else image.shape[axis] // 2
         across, down = spacing_mm[others[0]], spacing_mm[others[1]]

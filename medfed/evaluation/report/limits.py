@@ -19,6 +19,11 @@ def limits(run: Run, focus: Focus | None) -> list[str]:
     if number := suppressed_values(run):
         sentences.append(f"{number} values are not shown because they come from too few patients.")
     sentences += _missing(run) + _left_out(run)
+    sentences += [
+        f"{site_name(site)}: {warning}."
+        for site, warnings in sorted(run.facts.warnings.items())
+        for warning in warnings
+    ]
     if run.study.kind("privacy") in ("none", ""):
         sentences.append(
             "No privacy mechanism protected the updates: whoever receives one may learn about its patients."
@@ -95,11 +100,9 @@ def _missing(run: Run) -> list[str]:
 
 
 def _left_out(run: Run) -> list[str]:
-    """Return the cases that hospitals left out, and images that are in several of a hospital's cases."""
-    sentences = [
+    """Return how many cases each hospital left out because they cannot be used."""
+    return [
         f"{site} left out {sum(counts.values())} of its cases because they cannot be used "
         f"({', '.join(f'{count} {reason}' for reason, count in counts.items())}): results are of the others."
         for site, counts in sorted(run.left_out.items())
     ]
-    duplicates = sorted(run.facts.duplicates.items())
-    return sentences + [f"At {site}, {line}." for site, lines in duplicates for line in lines]

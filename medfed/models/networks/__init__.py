@@ -6,6 +6,6 @@ an `nn.Module`. It declares which tasks it `serves`, and the path of its last la
 study can keep the head in the hospital (FedPer) or exchange only the head.
 """
 
-from medfed.models.networks._network import Network, Norm, replace_batch_norms
+from medfed.models.networks._network import Network, Norm, for_images_of, replace_batch_norms
 
-__all__ = ["Network", "Norm", "replace_batch_norms"]
+__all__ = ["Network", "Norm", "for_images_of", "replace_batch_norms"]

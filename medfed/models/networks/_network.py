@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from math import gcd
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import msgspec
+
 from medfed.errors import StudyError
 from medfed.models._needs import Needs
 from medfed.registry import Kind, kind_of
@@ -47,7 +49,13 @@ class Network(Kind, frozen=True):
 class SpatialNetwork(Network, frozen=True):
     """A network for images of two or three axes, and what it can check of their size."""
 
-    spatial_dims: Literal[2, 3] = 3
+    # The axes of its images; None takes the study's `data.spatial_dims`.
+    spatial_dims: Literal[2, 3] | None = None
+
+    @property
+    def dims(self) -> int:
+        """The number of axes of its images: 3 if nothing says otherwise."""
+        return self.spatial_dims or 3
 
     def check_dimensions(self, size: tuple[int, ...]) -> None:
         """Check that a size has one side for each spatial dimension.
@@ -55,7 +63,7 @@ class SpatialNetwork(Network, frozen=True):
         Raises:
             StudyError: if it has more or fewer.
         """
-        dims = self.spatial_dims
+        dims = self.dims
         if len(size) != dims:
             raise StudyError(
                 f"network '{kind_of(self)}': the patch {format_size(size)} has {len(size)} sides, the "
@@ -139,6 +147,21 @@ class SpatialNetwork(Network, frozen=True):
             raise StudyError(
                 f"network '{kind_of(self)}': hidden: {hidden} is not a multiple of heads: {heads}"
             )
+
+
+def for_images_of(network: Network, spatial_dims: int) -> Network:
+    """Return a network for images of this many axes.
+
+    Raises:
+        StudyError: if its own `spatial_dims` is another number.
+    """
+    own = getattr(network, "spatial_dims", spatial_dims)
+    if own not in (None, spatial_dims):
+        raise StudyError(
+            f"network '{kind_of(network)}' has spatial_dims: {own}, and data.spatial_dims is {spatial_dims}; "
+            "set both to the same number, or leave out the network's"
+        )
+    return msgspec.structs.replace(network, spatial_dims=spatial_dims) if own is None else network
 
 
 def _per_axis(value: int | tuple[int, ...], size: tuple[int, ...]) -> tuple[int, ...]:

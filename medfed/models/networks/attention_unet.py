@@ -39,7 +39,7 @@ class AttentionUNet(SpatialNetwork, tag="attention_unet", frozen=True):
         from monai.networks.nets import AttentionUnet as MonaiAttentionUnet
 
         network = MonaiAttentionUnet(
-            spatial_dims=self.spatial_dims,
+            spatial_dims=self.dims,
             in_channels=inputs,
             out_channels=outputs,
             channels=self.channels,

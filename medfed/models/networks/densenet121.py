@@ -38,7 +38,7 @@ class DenseNet121(SpatialNetwork, tag="densenet121", frozen=True):
         from monai.networks.nets import DenseNet
 
         network = DenseNet(
-            spatial_dims=self.spatial_dims,
+            spatial_dims=self.dims,
             in_channels=inputs,
             out_channels=outputs,
             init_features=self.features,

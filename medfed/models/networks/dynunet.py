@@ -49,7 +49,7 @@ class DynUNet(SpatialNetwork, tag="dynunet", frozen=True):
         from monai.networks.nets import DynUNet as MonaiDynUNet
 
         network = MonaiDynUNet(
-            spatial_dims=self.spatial_dims,
+            spatial_dims=self.dims,
             in_channels=inputs,
             out_channels=outputs,
             kernel_size=[self._sides(kernel) for kernel in kernels],
@@ -71,7 +71,7 @@ class DynUNet(SpatialNetwork, tag="dynunet", frozen=True):
         return network
 
     def _sides(self, value: Sides) -> tuple[int, ...]:
-        return (value,) * self.spatial_dims if isinstance(value, int) else tuple(value)
+        return (value,) * self.dims if isinstance(value, int) else tuple(value)
 
     def _check_levels(self, kernels: tuple[Sides, ...]) -> None:
         levels = len(self.strides)
@@ -81,10 +81,9 @@ class DynUNet(SpatialNetwork, tag="dynunet", frozen=True):
                 f"{len(kernels)} entries; each needs one per level, and at least 3"
             )
         for name, values in (("strides", self.strides), ("kernels", kernels)):
-            if any(len(self._sides(value)) != self.spatial_dims for value in values):
+            if any(len(self._sides(value)) != self.dims for value in values):
                 raise StudyError(
-                    f"network 'dynunet': {name}: an entry is one number, or {self.spatial_dims} numbers, "
-                    f"one per axis"
+                    f"network 'dynunet': {name}: an entry is one number, or {self.dims} numbers, one per axis"
                 )
         if self.deep_supervision > levels - 2:
             raise StudyError(

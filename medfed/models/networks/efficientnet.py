@@ -33,7 +33,7 @@ class EfficientNet(SpatialNetwork, tag="efficientnet", frozen=True):
             model_name=f"efficientnet-{self.version}",
             # MONAI's default downloads weights from the internet.
             pretrained=False,
-            spatial_dims=self.spatial_dims,
+            spatial_dims=self.dims,
             in_channels=inputs,
             num_classes=outputs,
         )

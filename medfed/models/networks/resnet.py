@@ -51,7 +51,7 @@ class ResNet(SpatialNetwork, tag="resnet", frozen=True):
             block=block,
             layers=layers,
             block_inplanes=[self.width * factor for factor in (1, 2, 4, 8)],
-            spatial_dims=self.spatial_dims,
+            spatial_dims=self.dims,
             n_input_channels=inputs,
             conv1_t_size=self.first_kernel,
             conv1_t_stride=self.first_stride,

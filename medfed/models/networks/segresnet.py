@@ -46,7 +46,7 @@ class SegResNet(SpatialNetwork, tag="segresnet", frozen=True):
         from monai.networks.nets import SegResNet as MonaiSegResNet
 
         return MonaiSegResNet(
-            spatial_dims=self.spatial_dims,
+            spatial_dims=self.dims,
             init_filters=self.filters,
             in_channels=inputs,
             out_channels=outputs,

@@ -37,7 +37,7 @@ class SENet(SpatialNetwork, tag="senet", frozen=True):
         from monai.networks.nets import SENet as MonaiSENet
 
         network = MonaiSENet(
-            spatial_dims=self.spatial_dims,
+            spatial_dims=self.dims,
             in_channels=inputs,
             block="se_resnet_bottleneck",
             layers=self.layers,

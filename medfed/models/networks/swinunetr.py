@@ -59,6 +59,6 @@ class SwinUNETR(SpatialNetwork, tag="swinunetr", frozen=True):
             feature_size=self.features,
             drop_rate=self.dropout,
             use_checkpoint=self.checkpointing,
-            spatial_dims=self.spatial_dims,
+            spatial_dims=self.dims,
             use_v2=self.version == 2,
         )

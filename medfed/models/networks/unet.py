@@ -43,7 +43,7 @@ class UNet(SpatialNetwork, tag="unet", frozen=True):
         from monai.networks.nets import UNet as MonaiUNet
 
         return MonaiUNet(
-            spatial_dims=self.spatial_dims,
+            spatial_dims=self.dims,
             in_channels=inputs,
             out_channels=outputs,
             channels=self.channels,

@@ -47,6 +47,6 @@ class UNETR(SpatialNetwork, tag="unetr", frozen=True):
             num_heads=self.heads,
             norm_name=monai_norm(self.norm, (self.features,)),
             dropout_rate=self.dropout,
-            spatial_dims=self.spatial_dims,
+            spatial_dims=self.dims,
         )
         return drop_unused_norms(network)

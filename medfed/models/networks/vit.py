@@ -42,7 +42,7 @@ class ViT(SpatialNetwork, tag="vit", frozen=True):
         vit = MonaiViT(
             in_channels=inputs,
             img_size=size,
-            patch_size=(self.token,) * self.spatial_dims,
+            patch_size=(self.token,) * self.dims,
             hidden_size=self.hidden,
             mlp_dim=self.mlp,
             num_layers=self.layers,
@@ -50,7 +50,7 @@ class ViT(SpatialNetwork, tag="vit", frozen=True):
             classification=True,
             num_classes=outputs,
             dropout_rate=self.dropout,
-            spatial_dims=self.spatial_dims,
+            spatial_dims=self.dims,
             # MONAI's default applies tanh to the logits; with two classes, probabilities then stay in
             # 0.12 to 0.88.
             post_activation=None,

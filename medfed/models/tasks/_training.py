@@ -1,4 +1,4 @@
-"""How a task's module is trained, beside the task itself."""
+"""How a task's module is trained, besides the task itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Training:
 
     epochs: those of the whole run, over all rounds.  patch: the size in voxels that the network was built
     for; tasks on whole images or tables don't use it.  site: the hospital that it will train in, for tasks
-    that treat hospitals differently.
+    that treat hospitals differently.  spatial_dims: 2 for a network of planes (X, Y), 3 for one of volumes.
     """
 
     optimiser: Optimiser
@@ -28,6 +28,7 @@ class Training:
     epochs: int
     patch: tuple[int, ...] | None = None
     site: str = ""
+    spatial_dims: int = 3
 
     def configure(self, network: nn.Module) -> OptimizerLRScheduler:
         """Return the optimiser of the trainable parameters, and its schedule, stepped once per epoch."""

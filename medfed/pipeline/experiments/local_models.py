@@ -7,7 +7,7 @@ from functools import partial
 from medfed.errors import MedfedError
 from medfed.evaluation.rows import local
 from medfed.federation.site import train_alone
-from medfed.pipeline.factory import module_of, training_of
+from medfed.pipeline.factory import module_of, site_config_of
 from medfed.pipeline.federate import StudyRun
 from medfed.runs.checkpoints import load_or_train
 from medfed.wire.weights import Weights, weights_of
@@ -33,6 +33,6 @@ def train_local_models(run: StudyRun) -> tuple[dict[str, Weights], dict[str, str
 def _train(run: StudyRun, site: str) -> Weights:
     run.progress.log(f"{site}: its own model, for comparison")
     module = module_of(run.study, site)
-    data, training = run.hospital(site).data, training_of(run.study, site)
+    data, training = run.hospital(site).data, site_config_of(run.study, site)
     train_alone(site, module, data, training, folder=run.folder.site(site))
     return weights_of(module)

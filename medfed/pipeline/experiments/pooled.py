@@ -18,7 +18,7 @@ from medfed.errors import DataError
 from medfed.evaluation.rows import POOLED
 from medfed.federation.callback import derived_seed
 from medfed.federation.site import train_alone
-from medfed.pipeline.factory import module_of, training_of
+from medfed.pipeline.factory import module_of, site_config_of
 from medfed.pipeline.federate import StudyRun
 from medfed.runs.checkpoints import load_or_train
 from medfed.wire.weights import Weights, weights_of
@@ -84,5 +84,5 @@ def _train(run: StudyRun) -> Weights:
     module = module_of(run.study)
     sites = {name: run.hospitals[name].data for name in run.study.sites if name in run.hospitals}
     data = PooledData(sites, run.study.train.batch)
-    train_alone(POOLED_SITE, module, data, training_of(run.study), folder=run.folder.site(POOLED))
+    train_alone(POOLED_SITE, module, data, site_config_of(run.study), folder=run.folder.site(POOLED))
     return weights_of(module)

@@ -4,7 +4,7 @@ Every export is loaded from its file and compared with the trained module; if it
 is deleted and an error is raised. A segmentation exports the logits of one window, because windows are
 blended before the softmax; a classifier its probabilities; a survival model the logarithm of the risk; a task
 with metrics of its own the outputs of the network. To add
-a format, write a file with a function `write(subject, folder)` and list it in `FORMATS`.
+a format, write a file with a function `write(exported, folder)` and list it in `FORMATS`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from medfed.errors import RunError
 from medfed.evaluation.rows import FEDERATED
 from medfed.pipeline.create_run import check_empty
 from medfed.pipeline.export import bundle, onnx, torchscript
-from medfed.pipeline.export._subject import Subject, subject_of
+from medfed.pipeline.export._exported_model import ExportedModel, exported_model
 from medfed.runs.folder import RunFolder
 
 FORMATS = {"bundle": bundle.write, "onnx": onnx.write, "torchscript": torchscript.write}
@@ -35,14 +35,14 @@ def export(
         raise RunError(f"export: no format '{format}'; there are {', '.join(sorted(FORMATS))}")
     out = Path(out)
     check_empty(out, "give another folder for the export")
-    subject = subject_of(run, model)
+    exported = exported_model(run, model)
     out.mkdir(parents=True, exist_ok=True)
     try:
-        FORMATS[format](subject, out)
+        FORMATS[format](exported, out)
     except BaseException:
         shutil.rmtree(out)  # an incomplete folder would look like an export
         raise
     return out
 
 
-__all__ = ["FORMATS", "Subject", "export", "subject_of"]
+__all__ = ["FORMATS", "ExportedModel", "export", "exported_model"]

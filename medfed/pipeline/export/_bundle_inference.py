@@ -12,7 +12,7 @@ from medfed.data.normalise.window import Window
 from medfed.data.normalise.zscore import ZScore
 from medfed.data.settings import Images
 from medfed.errors import RunError
-from medfed.pipeline.export._subject import Subject
+from medfed.pipeline.export._exported_model import ExportedModel
 from medfed.registry import kind_of
 
 Config = dict[str, Any]
@@ -28,12 +28,17 @@ PAD = (
 )
 
 
-def inference(subject: Subject, settings: Images) -> Config:
+def inference(exported: ExportedModel, settings: Images) -> Config:
     """Return the inference that writes a mask on each image's own grid, or a table of probabilities.
 
     Raises:
         RunError: if MONAI has no equivalent of how images are prepared or masks post-processed.
     """
+    if settings.spatial_dims == 2:
+        raise RunError(
+            "export to a MONAI bundle: its transforms read volumes, and data.spatial_dims is 2; export to "
+            "onnx or torchscript"
+        )
     if settings.channels > 1:
         raise RunError(
             "export to a MONAI bundle: it cannot read images of several files; export to onnx or torchscript"
@@ -53,8 +58,8 @@ def inference(subject: Subject, settings: Images) -> Config:
         "preprocessing": _component("Compose", transforms=_preprocessing(settings)),
         "dataset": dataset,
     }
-    segments = subject.study.task.predicts == "segment"
-    return common | (_segmentation(subject, settings) if segments else _classification(settings))
+    segments = exported.study.task.predicts == "segment"
+    return common | (_segmentation(exported, settings) if segments else _classification(settings))
 
 
 def _component(target: str, **arguments: Any) -> Config:
@@ -66,8 +71,8 @@ def _transform(target: str, keys: str, **arguments: Any) -> Config:
     return _component(target, keys=keys, **arguments)
 
 
-def _segmentation(subject: Subject, settings: Images) -> Config:
-    task: Any = subject.study.task
+def _segmentation(exported: ExportedModel, settings: Images) -> Config:
+    task: Any = exported.study.task
     if settings.patch is None:
         raise RunError(
             "export to a MONAI bundle is for segmentation in patches, and this study has data.patch: null; "
@@ -130,7 +135,7 @@ def _preprocessing(settings: Images) -> list[Config]:
         # Without `labels: null` MONAI warns, and takes the letters of the file's own space.
         _transform("Orientationd", "image", axcodes=settings.orientation, labels=None),
     ]
-    if settings.spacing_mm != "native":
+    if isinstance(settings.spacing_mm, tuple):
         pixdim = list(settings.spacing_mm)
         steps.append(_transform("Spacingd", "image", pixdim=pixdim, mode="bilinear", padding_mode="border"))
     return [*steps, *_normalisation(settings.normalise)]

@@ -22,7 +22,7 @@ from medfed.data.settings import Images
 from medfed.errors import RunError
 from medfed.files import write_whole
 from medfed.pipeline.export._bundle_inference import inference
-from medfed.pipeline.export._subject import Subject
+from medfed.pipeline.export._exported_model import ExportedModel
 from medfed.pipeline.export.torchscript import trace
 from medfed.pipeline.templates import render
 from medfed.registry import kind_of
@@ -32,47 +32,47 @@ SCHEMA = (
 )
 
 
-def write(subject: Subject, folder: Path) -> None:
+def write(exported: ExportedModel, folder: Path) -> None:
     """Write models/, configs/ and docs/ of a bundle, its network checked against the module.
 
     Raises:
         RunError: if the task is neither segmentation in patches nor classification of images, or MONAI has no
             equivalent of how images are prepared or masks post-processed.
     """
-    settings = subject.study.data
+    settings = exported.study.data
     if not isinstance(settings, Images):
         raise RunError(
             "export to a MONAI bundle: MONAI's bundles are of images, and this study's data are a table; "
             "export to onnx or torchscript instead"
         )
-    task = subject.study.task
+    task = exported.study.task
     if task.predicts == "other":
         raise RunError(
             f"export to a MONAI bundle: task '{kind_of(task)}' has metrics and predictions of its own, for "
             "which a bundle has no inference; export to onnx or torchscript instead"
         )
-    files = {"metadata.json": metadata(subject, settings), "inference.json": inference(subject, settings)}
-    difference = trace(subject, folder / "models" / "model.ts")
+    files = {"metadata.json": metadata(exported, settings), "inference.json": inference(exported, settings)}
+    difference = trace(exported, folder / "models" / "model.ts")
     for name, content in files.items():
         write_whole(folder / "configs" / name, msgspec.json.format(msgspec.json.encode(content), indent=2))
-    write_whole(folder / "docs" / "README.md", readme(subject, difference))
+    write_whole(folder / "docs" / "README.md", readme(exported, difference))
 
 
-def metadata(subject: Subject, settings: Images) -> dict[str, Any]:
+def metadata(exported: ExportedModel, settings: Images) -> dict[str, Any]:
     """Return metadata.json: what the bundle is, and the shapes that `verify_net_in_out` checks."""
     image = {
         "type": "image",
         "format": "magnitude",
         "num_channels": settings.channels,
-        "spatial_shape": list(subject.shape[1:]),
+        "spatial_shape": list(exported.shape[1:]),
         "dtype": "float32",
         "value_range": [-1, 1] if isinstance(settings.normalise, (Percentile, Window)) else [],
-        "is_patch_data": subject.study.task.predicts == "segment",
+        "is_patch_data": exported.study.task.predicts == "segment",
         "channel_def": {str(number): "image" for number in range(settings.channels)},
     }
-    named = {str(number): name for number, name in enumerate(subject.classes)}
-    channels = {"num_channels": len(subject.classes), "channel_def": named}
-    if subject.study.task.predicts == "segment":
+    named = {str(number): name for number, name in enumerate(exported.classes)}
+    channels = {"num_channels": len(exported.classes), "channel_def": named}
+    if exported.study.task.predicts == "segment":
         output = {**image, "format": "logits", "value_range": [], **channels}
     else:
         # The schema has no word for a classifier's output; MONAI's own classifiers use these.
@@ -87,15 +87,15 @@ def metadata(subject: Subject, settings: Images) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "version": "0.1.0",
-        "changelog": {"0.1.0": f"exported from study {subject.study.name}, {subject.facts.digest[:12]}"},
+        "changelog": {"0.1.0": f"exported from study {exported.study.name}, {exported.facts.digest[:12]}"},
         "monai_version": version("monai"),
         "pytorch_version": version("torch").split("+")[0],
         "numpy_version": version("numpy"),
         "required_packages_version": {"nibabel": version("nibabel")},
         "optional_packages_version": {"nibabel": version("nibabel")},
-        "task": _title(subject).lower(),
-        "description": f"{subject.model} model of the study {subject.study.name}, trained by medfed over "
-        f"{len(subject.facts.sites)} hospitals",
+        "task": _title(exported).lower(),
+        "description": f"{exported.model} model of the study {exported.study.name}, trained by medfed over "
+        f"{len(exported.facts.sites)} hospitals",
         "authors": "to be written by a person",
         "copyright": "to be written by a person",
         "intended_use": "research; not a medical device",
@@ -105,22 +105,22 @@ def metadata(subject: Subject, settings: Images) -> dict[str, Any]:
     }
 
 
-def _title(subject: Subject) -> str:
-    if subject.study.task.predicts == "segment":
-        return f"Segmentation of {', '.join(subject.classes[1:])}"
-    return f"Classification into {', '.join(subject.classes)}"
+def _title(exported: ExportedModel) -> str:
+    if exported.study.task.predicts == "segment":
+        return f"Segmentation of {', '.join(exported.classes[1:])}"
+    return f"Classification into {', '.join(exported.classes)}"
 
 
-def readme(subject: Subject, difference: float) -> str:
+def readme(exported: ExportedModel, difference: float) -> str:
     """Return the bundle's page for people."""
     return render(
         "bundle_readme.md.jinja",
-        study=subject.study.name,
-        model=subject.model,
-        title=_title(subject),
-        hospitals=len(subject.facts.sites),
-        digest=subject.facts.digest[:12],
-        is_segmentation=subject.study.task.predicts == "segment",
-        classes=", ".join(subject.classes),
+        study=exported.study.name,
+        model=exported.model,
+        title=_title(exported),
+        hospitals=len(exported.facts.sites),
+        digest=exported.facts.digest[:12],
+        is_segmentation=exported.study.task.predicts == "segment",
+        classes=", ".join(exported.classes),
         difference=difference,
     )

@@ -13,12 +13,12 @@ import torch
 
 from medfed.errors import RunError
 from medfed.files import write_whole
-from medfed.pipeline.export._subject import Subject
+from medfed.pipeline.export._exported_model import ExportedModel
 
 FILE = "model.onnx"
 
 
-def write(subject: Subject, folder: Path) -> None:
+def write(exported: ExportedModel, folder: Path) -> None:
     """Write the network and a description of inputs and outputs, checked in onnxruntime against the module.
 
     Raises:
@@ -31,7 +31,7 @@ def write(subject: Subject, folder: Path) -> None:
     except ImportError as error:
         raise RunError(f"export to ONNX needs {error.name}; pip install 'medfed[export]'") from None
     path = folder / FILE
-    _convert(subject, path)
+    _convert(exported, path)
     onnx.checker.check_model(str(path))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
@@ -39,24 +39,24 @@ def write(subject: Subject, folder: Path) -> None:
         (outputs,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
         return torch.from_numpy(outputs)
 
-    write_whole(folder / "model.json", subject.describe(subject.check(run, "ONNX")))
+    write_whole(folder / "model.json", exported.describe(exported.check(run, "ONNX")))
 
 
-def _convert(subject: Subject, path: Path) -> None:
+def _convert(exported: ExportedModel, path: Path) -> None:
     output = io.StringIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     options: dict[str, Any] = {
         "dynamo": True,
         "external_data": False,
         "input_names": ["input"],
-        "output_names": [subject.output.replace(" ", "_")],
+        "output_names": [exported.output.replace(" ", "_")],
         # The batch size is free. A batch of two is traced, because torch takes a size of one for a constant.
         "dynamic_shapes": ({0: torch.export.Dim("batch", min=1)},),
     }
     with warnings.catch_warnings(), redirect_stdout(output), redirect_stderr(output):
         warnings.simplefilter("ignore")
         try:
-            torch.onnx.export(subject.computed, (subject.example(2),), str(path), **options)
+            torch.onnx.export(exported.computed, (exported.example(2),), str(path), **options)
         except Exception as error:  # noqa: BLE001 - the exporter's errors have no common class
             raise RunError(
                 f"export to ONNX: {type(error).__name__}: {str(error).splitlines()[0][:200]}; the network "

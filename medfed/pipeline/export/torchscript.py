@@ -8,18 +8,18 @@ from pathlib import Path
 import torch
 
 from medfed.files import write_whole
-from medfed.pipeline.export._subject import Subject
+from medfed.pipeline.export._exported_model import ExportedModel
 
 FILE = "model.ts"
 
 
-def write(subject: Subject, folder: Path) -> None:
+def write(exported: ExportedModel, folder: Path) -> None:
     """Write the traced network and a description of inputs and outputs, checked against the module."""
-    difference = trace(subject, folder / FILE)
-    write_whole(folder / "model.json", subject.describe(difference))
+    difference = trace(exported, folder / FILE)
+    write_whole(folder / "model.json", exported.describe(difference))
 
 
-def trace(subject: Subject, path: Path) -> float:
+def trace(exported: ExportedModel, path: Path) -> float:
     """Write the traced network, and return its largest difference from the module.
 
     Raises:
@@ -30,7 +30,7 @@ def trace(subject: Subject, path: Path) -> float:
         # Tracing bakes in shape checks; silence torch's TracerWarnings.
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(  # type: ignore[no-untyped-call]  # torch.jit has no types
-            subject.computed, subject.example(1), check_trace=False
+            exported.computed, exported.example(1), check_trace=False
         )
         torch.jit.save(traced, str(path))
         loaded = torch.jit.load(str(path))  # type: ignore[no-untyped-call]  # torch.jit has no types
@@ -41,4 +41,4 @@ def trace(subject: Subject, path: Path) -> float:
         assert isinstance(outputs, torch.Tensor)
         return outputs
 
-    return subject.check(run, "TorchScript")
+    return exported.check(run, "TorchScript")

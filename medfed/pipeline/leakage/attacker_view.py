@@ -29,7 +29,7 @@ from medfed.exchange import MemoryExchange
 from medfed.federation.config import HubConfig
 from medfed.federation.simulation import simulate
 from medfed.federation.site import PatientLedger, SiteRun, train_site
-from medfed.pipeline.factory import module_of, training_of
+from medfed.pipeline.factory import module_of, site_config_of
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.privacy.accounting.ledger import data_set
 from medfed.study.study import Study
@@ -73,9 +73,9 @@ def visible_update(
     parties = {"site": items, **{f"other{k}": part for k, part in enumerate(others)}}
     # The masks of a secure sum cancel to the plain sum, bit for bit; the hub's central noise is added.
     summed = privacy if privacy.round_cost() is not None else NoPrivacy()
-    if len(parties) < summed.fewest_sites():
+    if len(parties) < summed.min_sites():
         raise PrivacyError(
-            f"an attacker sees a sum of at least {summed.fewest_sites()} sites only, and the cases make "
+            f"an attacker sees a sum of at least {summed.min_sites()} sites only, and the cases make "
             f"{len(parties)} parts to stand in for them; take fewer cases per step (--cases), or a hospital "
             "with more cases"
         )
@@ -86,7 +86,7 @@ def _round(
     study: Study, parties: Mapping[str, Sequence[Item]], privacy: Privacy, start: Weights
 ) -> dict[str, Tensor]:
     """Return what a round over the parties' cases adds to `start`."""
-    training = replace(training_of(study), local=None, privacy=privacy)
+    training = replace(site_config_of(study), local=None, privacy=privacy)
     config = HubConfig(
         rounds=1,
         sites=tuple(sorted(parties)),

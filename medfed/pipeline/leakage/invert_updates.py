@@ -28,9 +28,9 @@ MAX_OTHERS = 64
 # First steps and weights of smoothness with which gradient matching is tried; the attack keeps whatever fits
 # the update best. Small networks on small images need the first, 3D networks with instance norm the second.
 # On the quickstart study's 28^3 patches the first finds nothing and the second begins to.
-TRIES = ((0.1, 1e-4), (0.01, 0.1))
+MATCHING_SETTINGS = ((0.1, 1e-4), (0.01, 0.1))
 # The learning rate of the attacked update's only step: the update is then the gradient itself.
-RATE = 1.0
+LEARNING_RATE = 1.0
 
 
 def attack_update(
@@ -43,7 +43,7 @@ def attack_update(
     start = weights_of(module, study.keep_local, trained_only=study.trained_only)
     difference = visible_update(single, victims, rest, privacy.planned(study.train.rounds), start)
     names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
-    gradient = {name: -difference[name].float() / RATE for name in names if name in difference}
+    gradient = {name: -difference[name].float() / LEARNING_RATE for name in names if name in difference}
     key = "image" if "image" in victims[0] else "features"
     true = torch.stack([item[key].float() for item in victims])
     known = torch.stack([item[key].float() for item in rest])
@@ -63,7 +63,7 @@ def _one_step(study: Study, count: int) -> Study:
     """Return the study with one round of one step over `count` cases."""
     train = msgspec.structs.replace(
         study.train, rounds=1, epochs=1, batch=count, accumulate=1, clip=None, precision=32,
-        optimiser=SGD(lr=RATE), schedule=Constant(),
+        optimiser=SGD(lr=LEARNING_RATE), schedule=Constant(),
     )  # fmt: skip
     return msgspec.structs.replace(study, train=train, site_overrides={})
 
@@ -100,6 +100,6 @@ def _reconstruct(
         return dict(zip(parameters, slopes, strict=True))
 
     attack = partial(invert, gradient, gradient_of, len(victims), prior, steps=budget.steps, seed=budget.seed)
-    rates = TRIES if prior.mean.ndim > 1 else TRIES[:1]
+    rates = MATCHING_SETTINGS if prior.mean.ndim > 1 else MATCHING_SETTINGS[:1]
     tries = [attack(rate=rate, smooth=smooth) for rate, smooth in rates]
     return min(tries, key=lambda inputs: mismatch(inputs, gradient, gradient_of))

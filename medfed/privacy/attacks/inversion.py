@@ -35,7 +35,7 @@ class Prior:
 
 def invert(
     gradient: Weights,
-    of: Callable[[Tensor], Mapping[str, Tensor]],
+    gradient_of: Callable[[Tensor], Mapping[str, Tensor]],
     cases: int,
     prior: Prior,
     *,
@@ -44,11 +44,11 @@ def invert(
     smooth: float = 1e-4,
     seed: int = 0,
 ) -> Tensor:
-    """Return the inputs (cases, ...) whose gradient by `of` is closest in direction to `gradient`.
+    """Return the inputs (cases, ...) whose gradient by `gradient_of` is closest in direction to `gradient`.
 
-    `of` returns a loss's differentiable gradient by parameter name. `rate` is the first step size, in units
-    of the range of values; `smooth` weighs total variation, which is not used for rows of a table, because
-    their columns have no order.
+    `gradient_of` returns a loss's differentiable gradient by parameter name. `rate` is the first step size,
+    in units of the range of values; `smooth` weighs total variation, which is not used for rows of a table,
+    because their columns have no order.
     """
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn((cases, *prior.mean.shape), generator=generator)
@@ -59,7 +59,7 @@ def invert(
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = rate * 0.1 ** sum(step >= share * steps for share in DECAY_AT)
-        loss = _distance(of(sought), gradient)
+        loss = _distance(gradient_of(sought), gradient)
         if smooth and sought.ndim > 2:
             loss = loss + smooth * _variation(sought / span)
         if loss.item() < least:
@@ -72,9 +72,11 @@ def invert(
     return best
 
 
-def mismatch(guess: Tensor, gradient: Weights, of: Callable[[Tensor], Mapping[str, Tensor]]) -> float:
+def mismatch(
+    guess: Tensor, gradient: Weights, gradient_of: Callable[[Tensor], Mapping[str, Tensor]]
+) -> float:
     """Return the cosine distance of the gradient of `guess` from the given one; 0 is the same direction."""
-    return _distance(of(guess), gradient).item()
+    return _distance(gradient_of(guess), gradient).item()
 
 
 def from_linear(gradient: Weights, weight: str, bias: str) -> Tensor:

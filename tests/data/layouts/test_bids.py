@@ -47,10 +47,11 @@ def test_bids_takes_the_labelled_kind_of_image_and_a_subject_s_sessions_as_one_p
         "sub-3_T1w": None,
     }
     assert found.patients == 3
-    assert found.notes == (
-        "1 images of another contrast than T1w are left out",
-        "1 labels below derivatives belong to no image and are left out",
-    )
+    assert found.left_out == {
+        "images of another contrast than T1w": 1,
+        "labels below derivatives that belong to no image": 1,
+        "nifti files that no case uses": 2,
+    }
 
 
 def test_bids_guesses_neither_the_kind_of_image_nor_the_label(tmp_path: Path) -> None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from medfed.data.index import index_folder
+from medfed.data.layouts.class_folders import ClassFolders
 from medfed.errors import DataError
 
-from ..hospital_folder import MARK, index, refused, write_nifti
+from ..hospital_folder import MARK, SAMPLES, SECRET, index, refused, write_nifti
 
 
 def class_folders(folder: Path, *, parents: tuple[str, ...] = ("",)) -> None:
     for parent in parents:
-        for name, count in (("healthy", 3), ("tumour", 2)):
+        for name, count in (("healthy", 5), ("tumour", 4)):
             for i in range(count):
                 write_nifti(
-                    folder / parent / name / f"{MARK}{parent}{i}.nii.gz", np.zeros((4, 4, 4), np.float32)
+                    folder / parent / name / f"{MARK}{parent}{name[0]}{i}.nii.gz",
+                    np.zeros((4, 4, 4), np.float32),
                 )
 
 
@@ -25,17 +30,64 @@ def test_a_folder_a_class(tmp_path: Path) -> None:
     found = index(tmp_path)
     assert found.layout == "one folder per class"
     assert found.class_names == ("healthy", "tumour")
-    assert [case.target for case in found.cases] == [0, 0, 0, 1, 1]
+    assert [case.target for case in found.cases] == [0] * 5 + [1] * 4
 
 
 def test_a_folder_a_class_below_a_folder_a_split(tmp_path: Path) -> None:
     class_folders(tmp_path, parents=("train", "val", "test"))
     found = index(tmp_path)
-    assert [(case.split, case.target) for case in found.cases].count(("val", 1)) == 2
-    assert len(found.cases) == 15
+    assert [(case.split, case.target) for case in found.cases].count(("val", 1)) == 4
+    assert len(found.cases) == 27
 
 
-def test_a_class_without_cases(tmp_path: Path) -> None:
-    class_folders(tmp_path)
-    (tmp_path / f"{MARK}_unclear").mkdir()
-    refused(lambda: index(tmp_path), DataError, "class 0 of 3", "has no image", "remove its folder")
+NONE_FITS = "holds nothing that medfed knows for certain"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        # One file each, as of patients; visits of the same names; names after the patient; dates.
+        ("{}.nii.gz",),
+        tuple(f"visit{i}.nii.gz" for i in range(5)),
+        tuple("{}_" + f"{i}.nii.gz" for i in range(5)),
+        ("t1.nii.gz", "flair.nii.gz", "x{}.nii.gz", "y{}.nii.gz", "z{}.nii.gz"),
+    ],
+)
+def test_folders_that_may_be_patients_are_never_classes_unless_that_is_said(tmp_path: Path, files) -> None:
+    for number in range(4):
+        patient = f"{MARK}{number}"
+        for file in files:
+            write_nifti(tmp_path / patient / file.format(patient), np.zeros((4, 4, 4), np.float32))
+    refused(lambda: index(tmp_path), DataError, NONE_FITS, "`layout`", "--layout", "class_folders", "nifti")
+    found = index_folder(tmp_path, site_secret=SECRET, layout=ClassFolders())
+    assert found.class_names == tuple(f"{MARK}{number}" for number in range(4))
+    assert len(found.cases) == 4 * len(files)
+
+
+def test_dated_scans_of_patients_are_no_classes(tmp_path: Path) -> None:
+    for number in range(3):
+        for day in range(10, 15):
+            write_nifti(
+                tmp_path / f"{MARK}{number}" / f"2020-0{number + 1}-{day}.nii.gz", np.zeros((4, 4, 4))
+            )
+    refused(lambda: index(tmp_path), DataError, NONE_FITS)
+
+
+def test_a_folder_of_images_beside_one_of_unmatched_labels_is_no_pair_of_classes(tmp_path: Path) -> None:
+    for number in range(12):
+        write_nifti(tmp_path / "images" / f"{MARK}{number}.nii.gz", np.zeros((4, 4, 4), np.float32))
+        write_nifti(tmp_path / "ground_truth" / f"x{number}.nii.gz", np.zeros((4, 4, 4), np.float32))
+    refused(lambda: index(tmp_path), DataError, NONE_FITS)
+
+
+def test_classes_of_dicom_series_are_read_where_it_is_said(tmp_path: Path) -> None:
+    for name, case in (("healthy", "north-01"), ("healthy", "north-02"), ("tumour", "north-03")):
+        shutil.copytree(SAMPLES / "north" / "images" / case, tmp_path / name / f"{MARK}{case}")
+    found = index_folder(tmp_path, site_secret=SECRET, layout=ClassFolders())
+    assert [(case.target, case.image[0].name) for case in found.cases] == [
+        (0, f"{MARK}north-01"),
+        (0, f"{MARK}north-02"),
+        (1, f"{MARK}north-03"),
+    ]
+    assert found.left_out == {}
+    assert found.class_names == ("healthy", "tumour")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from medfed.data.splits import case_token
 from medfed.errors import DataError, ImageError
@@ -39,7 +40,10 @@ def test_the_decathlons_layout(tmp_path: Path) -> None:
     assert [case.id for case in found.cases] == ["hippocampus_001", "hippocampus_002", "hippocampus_010"]
     assert found.class_names == ("background", "anterior", "posterior")
     assert {case.split for case in found.cases} == {"train", "val", "test"}
-    assert any("imagesTs" in note for note in found.notes)
+    assert found.label_names == {0: "background", 1: "anterior", 2: "posterior"}
+    assert found.channels == ("MRI",)
+    reason = "images in imagesTs, which has no labels; medfed cuts a test split from imagesTr"
+    assert found.left_out == {reason: 1}
 
 
 def test_the_nnunet_layout(tmp_path: Path) -> None:
@@ -59,7 +63,41 @@ def test_a_label_without_its_image(tmp_path: Path) -> None:
     refused(lambda: index(tmp_path), ImageError, case_token(SECRET, "x2"), "imagesTr lacks its image")
 
 
-def test_a_decathlons_names_under_an_nnunets_description(tmp_path: Path) -> None:
+def test_one_file_per_case_under_an_nnunets_description(tmp_path: Path) -> None:
     decathlon(tmp_path, ["x1"], nnunet=True)
     (tmp_path / "imagesTr" / "x1_0000.nii.gz").rename(tmp_path / "imagesTr" / "x1.nii.gz")
-    refused(lambda: index(tmp_path), DataError, "expected as CASE_0000;", "omit channel_names")
+    (tmp_path / "imagesTr" / "x1_0001.nii.gz").unlink()
+    found = index(tmp_path)
+    assert found.layout == "Medical Segmentation Decathlon"
+    assert [case.image for case in found.cases] == [(tmp_path / "imagesTr" / "x1.nii.gz",)]
+    assert found.label_names == {0: "background", 1: "tumour"}
+
+
+def test_numbered_channels_without_a_description_are_channels(tmp_path: Path) -> None:
+    decathlon(tmp_path, ["x1", "x2"], nnunet=True)
+    (tmp_path / "dataset.json").unlink()
+    found = index(tmp_path)
+    assert found.layout == "nnU-Net raw"
+    assert [[path.name for path in case.image] for case in found.cases] == [
+        ["x1_0000.nii.gz", "x1_0001.nii.gz"],
+        ["x2_0000.nii.gz", "x2_0001.nii.gz"],
+    ]
+    assert found.label_names == {}
+    (tmp_path / "imagesTr" / "x2_0000.nii.gz").unlink()
+    refused(lambda: index(tmp_path), ImageError, case_token(SECRET, "x2"), "the channels _0001", "restore")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"background": 0, "whole": [1, 2], "core": 2}, "regions"),
+        ({"background": 0, "tumour": "one"}, "one number"),
+        ({}, "does not name its labels"),
+    ],
+)
+def test_labels_that_are_no_numbers_are_refused_with_the_reason(tmp_path, labels, message) -> None:
+    decathlon(tmp_path, ["x1"], nnunet=True)
+    (tmp_path / "dataset.json").write_text(
+        json.dumps({"channel_names": {"0": "a", "1": "b"}, "labels": labels})
+    )
+    refused(lambda: index(tmp_path), DataError, message)

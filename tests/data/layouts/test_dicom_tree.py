@@ -25,9 +25,9 @@ def test_a_tree_of_dicom_series_with_segmentations(tmp_path: Path) -> None:
     assert found.layout == "a tree of DICOM series"
     labels = {case.patient: case.label and case.label.name for case in found.cases}
     assert labels == {"N01": "b.dcm", "N02": "a.dcm", "N05": None}
-    assert any(
-        "1 files are left out: an image of a series of fewer than 5 slices" in note for note in found.notes
-    )
+    assert found.left_out == {
+        "DICOM files (an image of a series of fewer than 5 slices, like a localizer)": 1
+    }
     data = SiteDataModule(found, NATIVE, "segment", classes=2)
     assert any("1 cases have no label" in note for note in data.notes)
     for case in found.cases:

@@ -6,6 +6,7 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 from hard_series import Series, assert_in_place, make_slice, write, write_series
@@ -17,6 +18,7 @@ from medfed.data.index import Index
 from medfed.data.layouts._dicom_choice import SeriesChoice
 from medfed.data.layouts._survey import Survey
 from medfed.data.layouts.dicom_tree import DicomTree
+from medfed.data.preflight.preflight import check
 from medfed.data.transforms import read_image
 from medfed.errors import DataError, ImageError
 
@@ -224,13 +226,13 @@ def test_what_is_no_volume_is_counted_by_kind_and_stops_nobody(tmp_path: Path) -
     found = index(tmp_path)
     (case,) = found.cases
     assert_in_place(read_image(case.image), shape=(7, 5, 6))
-    assert found.notes == (
-        "6 files are left out: a localizer",
-        "6 files are left out: a secondary capture, a picture of a screen",
-        "1 files are left out: a structured report",
-        "2 files are left out: an image of a series of fewer than 5 slices, like a localizer",
-        "6 files are left out: an image without a position in the patient, like a picture of a screen",
-    )
+    assert found.left_out == {
+        "DICOM files (a localizer)": 6,
+        "DICOM files (a secondary capture, a picture of a screen)": 6,
+        "DICOM files (a structured report)": 1,
+        "DICOM files (an image of a series of fewer than 5 slices, like a localizer)": 2,
+        "DICOM files (an image without a position in the patient, like a picture of a screen)": 6,
+    }
 
 
 def test_radiographs_are_cases_where_there_are_no_volumes(tmp_path: Path) -> None:
@@ -247,7 +249,7 @@ def test_radiographs_are_cases_where_there_are_no_volumes(tmp_path: Path) -> Non
     put(tmp_path / "ct")
     found = index(tmp_path)
     assert len(found.cases) == 1
-    assert "3 files are left out: a radiograph beside volumes" in found.notes
+    assert found.left_out == {"DICOM files (a radiograph beside volumes)": 3}
 
 
 # --- F13: series and folders --------------------------------------------------------------------------------
@@ -294,19 +296,19 @@ def test_chosen_series_of_a_study_are_the_channels_of_one_case(tmp_path: Path) -
             SeriesChoice(name="t1", description=("*mprage*",)),
         )
     )
-    listing = tree.read_survey(Survey.of(tmp_path))
+    listing = tree.read(Survey.of(tmp_path))
     assert [case.patient for case in listing.cases] == ["P0", "P1", "P2"]
     names = [[Path(paths_of(source)[0]).name for source in case.image] for case in listing.cases]
     assert names == [["0f", "0t"], ["1f", "1t"], ["2f", "2t"]]
     assert read_image(listing.cases[0].image).array.shape == (2, 7, 5, 6)
     unclear = DicomTree(series=(SeriesChoice(name="t2", weighting="t2"),))
-    listing = unclear.read_survey(Survey.of(tmp_path))
+    listing = unclear.read(Survey.of(tmp_path))
     assert [case.patient for case in listing.cases] == ["P1"]
     assert (
         "2 studies have several series for 't2'; narrow it, or give `several: most_slices`" in listing.notes
     )
     most = DicomTree(series=(SeriesChoice(name="t2", weighting="t2", several="most_slices"),))
-    listing = most.read_survey(Survey.of(tmp_path))
+    listing = most.read(Survey.of(tmp_path))
     assert [read_image(case.image).shape[2] for case in listing.cases] == [12, 12, 12]
 
 
@@ -315,3 +317,21 @@ def test_a_choice_that_says_nothing_is_refused() -> None:
         SeriesChoice(name="t1")
     with pytest.raises(DataError, match="expected one of t1, t1c"):
         SeriesChoice(name="t1", weighting="T1")
+
+
+def test_radiographs_with_inverted_grey_are_no_wrapped_hounsfield_units(tmp_path: Path) -> None:
+    # MONOCHROME1 of 16 bits stored: 65535 minus 200 to 700 lies where wrapped HU would lie.
+    def radiograph(ds: Dataset, k: int) -> None:
+        ds.Modality, ds.SOPClassUID = "DX", "1.2.840.10008.5.1.4.1.1.1.1"
+        ds.PatientID, ds.PhotometricInterpretation = f"P{k}", "MONOCHROME1"
+        ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
+        del ds.ImagePositionPatient, ds.ImageOrientationPatient, ds.RescaleSlope, ds.RescaleIntercept
+
+    grey = Series(shape=(5, 8, 7), signed=False, intercept=0, slope=1)
+    write_series(tmp_path / "dx", grey, radiograph)
+    case = index(tmp_path).cases[0]
+    array = read_image(case.image).array[0, :, :, 0]
+    k = int(case.patient[1:])
+    np.testing.assert_array_equal(array, 65535 - grey.stored(k).T)
+    codes = {finding.code for finding in check(tmp_path, site_secret=b"s" * 32).problems}
+    assert "hu_unsigned" not in codes

@@ -7,10 +7,10 @@ import numpy as np
 from medfed.data.preflight.case import overlay_pixels, scanner
 
 
-def test_scanner_tells_only_makers_that_are_known() -> None:
-    assert scanner({"maker": "SIEMENS Healthineers", "tesla": "1.494"}) == "Siemens, 1.5 T"
-    assert scanner({"maker": "Ann Example's scanner"}) == "another maker"
-    assert scanner({"maker": "GE MEDICAL SYSTEMS", "kv": "Ann"}) == "GE"
+def test_scanner_tells_only_manufacturers_that_are_known() -> None:
+    assert scanner({"manufacturer": "SIEMENS Healthineers", "tesla": "1.494"}) == "Siemens, 1.5 T"
+    assert scanner({"manufacturer": "Ann Example's scanner"}) == "another manufacturer"
+    assert scanner({"manufacturer": "GE MEDICAL SYSTEMS", "kv": "Ann"}) == "GE"
 
 
 def test_overlay_counts_text_in_every_slice_but_not_a_bright_background() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -284,3 +285,57 @@ def test_a_volume_smaller_than_the_patch_is_padded_as_in_training_with_its_darke
     found = module_for(Segment(classes=("background", "lesion")), Spread(), (6, 6, 6))(image)
     assert found.shape == (1, 2, 4, 4, 4)
     assert float(found[0, 0, 0, 0, 0]) == pytest.approx(float(padded.std()), rel=1e-6)
+
+
+def test_a_2d_network_segments_volumes_slice_by_slice() -> None:
+    torch.manual_seed(0)
+    network = nn.Conv2d(1, 3, 3, padding=1)
+    task = Segment(classes=("background", "a", "b"), windows=2, overlap=0.0, blend="constant")
+    training = Training(SGD(lr=0.1), Constant(), epochs=2, spatial_dims=2)
+    image = torch.randn(2, 1, 8, 12, 5)
+    found = task.module(network, training)(image)
+    assert found.shape == (2, 3, 8, 12, 5)
+    for case in range(2):
+        for z in range(5):
+            expected = network(image[case : case + 1, ..., z])[0]
+            assert torch.allclose(found[case, ..., z], expected, atol=1e-6)
+    # In windows of a patch, too; a pointwise network does not see their borders.
+    pointwise = nn.Conv2d(1, 3, 1)
+    windowed = task.module(pointwise, replace(training, patch=(4, 4)))(image)
+    slices = torch.stack([pointwise(image[..., z]) for z in range(5)], dim=-1)
+    assert torch.allclose(windowed, slices, atol=1e-6)
+
+
+def test_a_slice_smaller_than_the_patch_is_padded_with_the_darkest_value_of_its_volume() -> None:
+    class Smallest(nn.Module):
+        """Gives the smallest value of its whole input everywhere."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, image: Tensor) -> Tensor:
+            low = image.amin((1, 2, 3), keepdim=True).expand_as(image)
+            return torch.cat([self.weight * low, low], dim=1)
+
+    image = torch.ones(1, 1, 4, 4, 2)
+    image[..., 1] = -7.0
+    task = Segment(classes=("background", "a"))
+    training = Training(SGD(lr=0.1), Constant(), epochs=1, patch=(8, 8), spatial_dims=2)
+    found = task.module(Smallest(), training)(image)
+    assert found[0, 0, 0, 0].tolist() == pytest.approx([-7.0, -7.0])
+
+
+def test_a_2d_network_trains_and_validates(tmp_path: Path) -> None:
+    task = Segment(classes=("background", "lesion"))
+    module = task.module(nn.Conv2d(1, 2, 1), Training(SGD(lr=0.1), Constant(), epochs=1, spatial_dims=2))
+    label = torch.zeros(1, 1, 4, 4, 3, dtype=torch.int64)
+    label[0, 0, 1, 1, 2] = 1
+    with torch.no_grad():  # bright voxels are lesions
+        module.network.weight.copy_(torch.tensor([-1.0, 1.0])[:, None, None, None])
+        module.network.bias.zero_()
+    image = label * 2.0 - 1.0
+    scores = validate(module, [{"image": image, "label": label, "case": ["a"]}], tmp_path)
+    assert scores["val/dice"] == 1.0
+    loss = module.loss({"image": image[..., 2], "label": label[..., 2]})
+    assert torch.isfinite(loss)

@@ -18,7 +18,7 @@ from hospitals import make_hospital
 from medfed.errors import RunError
 from medfed.pipeline import predict
 from medfed.pipeline.create_run import create_run
-from medfed.pipeline.export import export, subject_of
+from medfed.pipeline.export import export, exported_model
 from medfed.pipeline.factory import module_of
 from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.folder import RunFolder
@@ -240,12 +240,12 @@ def test_monais_run_gives_the_probabilities_that_medfed_predicts(classify, tmp_p
 
 def test_torchscript_computes_without_medfed(segment, tmp_path):
     out = export(segment, tmp_path / "out", format="torchscript")
-    subject = subject_of(segment, "federated")
+    exported = exported_model(segment, "federated")
     script = (
         "import sys, torch; m = torch.jit.load(sys.argv[1]); x = torch.load(sys.argv[2], weights_only=True); "
         "torch.save(m(x).detach(), sys.argv[3]); assert 'medfed' not in sys.modules"
     )
-    inputs = subject.example(3, seed=9)
+    inputs = exported.example(3, seed=9)
     torch.save(inputs, tmp_path / "x.pt")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     subprocess.run(
@@ -266,7 +266,7 @@ def test_torchscript_computes_without_medfed(segment, tmp_path):
     )
     found = torch.load(tmp_path / "y.pt", weights_only=True)
     with torch.inference_mode():
-        expected = subject.computed.network(inputs)
+        expected = exported.computed.network(inputs)
     assert torch.allclose(found, expected, atol=1e-4)
     about = json.loads((out / "model.json").read_text())
     assert about["output"] == "logits"
@@ -281,12 +281,12 @@ def test_onnx_computes_the_same_for_any_number_at_once(name, segment, tmp_path):
     done = segment if name == "segment" else run_of(tmp_path / "run", CONFIGS / "tabular.yaml")
     out = export(done, tmp_path / "out", format="onnx")
     session = onnxruntime.InferenceSession(str(out / "model.onnx"), providers=["CPUExecutionProvider"])
-    subject = subject_of(done, "federated")
+    exported = exported_model(done, "federated")
     for batch in (1, 5):
-        inputs = subject.example(batch, seed=7)
+        inputs = exported.example(batch, seed=7)
         (found,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
         with torch.inference_mode():
-            logits = subject.computed.network(inputs)
+            logits = exported.computed.network(inputs)
         expected = logits if name == "segment" else logits.softmax(dim=1)
         assert found == pytest.approx(expected.numpy(), abs=1e-4)
     if name == "tabular":
@@ -294,13 +294,13 @@ def test_onnx_computes_the_same_for_any_number_at_once(name, segment, tmp_path):
 
 
 def test_an_export_that_computes_something_else_is_an_error(segment):
-    subject = subject_of(segment, "federated")
+    exported = exported_model(segment, "federated")
     with pytest.raises(
         RunError, match=r"its outputs differ from the model's by .* at most 0.0001 is rounding"
     ):
-        subject.check(lambda inputs: subject.computed(inputs) * 1.01, "ONNX")
+        exported.check(lambda inputs: exported.computed(inputs) * 1.01, "ONNX")
     with pytest.raises(RunError, match="outputs of shape"):
-        subject.check(lambda inputs: subject.computed(inputs)[:, :1], "ONNX")
+        exported.check(lambda inputs: exported.computed(inputs)[:, :1], "ONNX")
 
 
 def test_what_a_bundle_cannot_hold_is_refused(segment, tmp_path):

@@ -53,7 +53,7 @@ class Computed(nn.Module):
 
 
 @dataclass(frozen=True)
-class Subject:
+class ExportedModel:
     """A model to export, with its study and the run's facts."""
 
     study: Study
@@ -118,7 +118,7 @@ class Subject:
         return msgspec.json.format(msgspec.json.encode(about), indent=2)
 
 
-def subject_of(run: str | Path | RunFolder, model: str) -> Subject:
+def exported_model(run: str | Path | RunFolder, model: str) -> ExportedModel:
     """Return a run's model, ready to be exported.
 
     Raises:
@@ -128,6 +128,9 @@ def subject_of(run: str | Path | RunFolder, model: str) -> Subject:
     network = load_model(study, folder, model).network
     assert isinstance(network, nn.Module)
     data = study.data
-    shape = (data.inputs,) if isinstance(data, Table) else (data.channels, *(data.patch or (SIDE,) * 3))
+    if isinstance(data, Table):
+        shape: tuple[int, ...] = (data.inputs,)
+    else:
+        shape = (data.channels, *(data.patch or (SIDE,) * data.spatial_dims))
     computed = Computed(network, OUTPUTS[study.task.predicts] == "probabilities").eval()
-    return Subject(study, facts, model, computed, shape)
+    return ExportedModel(study, facts, model, computed, shape)
