@@ -15,8 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 from medfed.data.cache import NoCache, in_memory, open_cache
 from medfed.data.cache_location import CacheLocation
 from medfed.data.case import Case
+from medfed.data.class_names import Classes, count_of
 from medfed.data.dataset import ImageDataset, used_part
 from medfed.data.index import Index, index_folder
+from medfed.data.label_naming import match_classes
 from medfed.data.samplers import FixedStepBatchSampler
 from medfed.data.screening import (
     Screening,
@@ -66,8 +68,8 @@ class SiteDataModule(pl.LightningDataModule):
         batch: training items per step: patches for segmentation, else cases.
         seed: decides augmentation and the order of training items, until `set_random_state` and torch's own
             seed replace it.
-        classes: how many classes the task has, the background included; labels and targets are checked
-            against it.
+        classes: the task's classes by name, or how many there are, the background included; labels and
+            targets are matched to them, or checked against their number.
         cache: where `cache: disk` keeps prepared volumes.
         steps: how many training batches an epoch has; one pass over the cases if None.
     """
@@ -80,7 +82,7 @@ class SiteDataModule(pl.LightningDataModule):
         *,
         batch: int = 1,
         seed: int = 0,
-        classes: int | None = None,
+        classes: Classes = None,
         cache: CacheLocation | None = None,
         steps: int | None = None,
     ) -> None:
@@ -90,7 +92,8 @@ class SiteDataModule(pl.LightningDataModule):
         self.needs = needs
         self.batch = batch
         self.seed = seed
-        self.classes = classes
+        self.classes = count_of(classes)
+        self.label_classes = classes
         self.notes: tuple[str, ...] = ()
         # What `leave_out` left out, by reason.
         self.left_out: dict[str, int] = {}
@@ -124,7 +127,7 @@ class SiteDataModule(pl.LightningDataModule):
         needs: Needs,
         *,
         site_secret: bytes,
-        classes: int | None = None,
+        classes: Classes = None,
         own_headings: Mapping[str, str] = MappingProxyType({}),
         **options: Unpack[LoadingOptions],
     ) -> SiteDataModule:
@@ -135,12 +138,13 @@ class SiteDataModule(pl.LightningDataModule):
         source: Index | TableRows
         if isinstance(settings, Table):
             source = read_table(
-                path, settings, site_secret=site_secret, classes=classes, own_headings=own_headings
+                path, settings, site_secret=site_secret, classes=count_of(classes), own_headings=own_headings
             )
         else:
             source = index_folder(
                 path, site_secret=site_secret, fractions=settings.fractions, layout=settings.given_layout
             )
+            source, classes = match_classes(source, classes, needs, site_secret)
         return cls(source, settings, needs, classes=classes, **options)
 
     # --- cases that cannot be used -------------------------------------------------------------------------
@@ -157,13 +161,13 @@ class SiteDataModule(pl.LightningDataModule):
         assert isinstance(self.settings, Images)
         cases = tuple(self._by_token.values())
         dataset = ImageDataset(
-            cases, self.settings, self.needs, training=False, classes=self.classes, cache=self._cache
+            cases, self.settings, self.needs, training=False, classes=self.label_classes, cache=self._cache
         )
 
         def read(case: Case) -> Any:
             if prepare:
                 return dataset.prepared(case).image
-            return read_case(used_part(case, self.needs), dataset.settings, self.classes)[0].array
+            return read_case(used_part(case, self.needs), dataset.settings, self.label_classes)[0].array
 
         return screen_cases(cases, read, lambda done: progress(done, len(cases)))
 
@@ -241,7 +245,7 @@ class SiteDataModule(pl.LightningDataModule):
             self.needs,
             training=training,
             seed=self.seed,
-            classes=self.classes,
+            classes=self.label_classes,
             cache=self._cache,
         )
 
@@ -317,7 +321,7 @@ class SiteDataModule(pl.LightningDataModule):
         """Return a case's image and label as they are in its files."""
         case = self.case(case) if isinstance(case, str) else case
         assert isinstance(self.settings, Images)
-        return read_case(case, self.settings, self.classes)
+        return read_case(case, self.settings, self.label_classes)
 
     def restored(self, array: Any, case: Case | str, *, nearest: bool = True) -> Any:
         """Return a prediction (K, X, Y, Z) for a prepared case on the grid of the case's files."""
@@ -330,7 +334,7 @@ class SiteDataModule(pl.LightningDataModule):
         cases, notes = usable_cases(self.index, self.needs, self.classes)
         self.notes += notes
         self._use(cases)
-        self._cache = open_cache(settings, cache.folder if cache else None, self.needs, self.classes)
+        self._cache = open_cache(settings, cache.folder if cache else None, self.needs, self.label_classes)
         if cache is not None and cache.note and settings.cache == "disk":
             self.notes += (cache.note,)
 

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from medfed.data import transforms
 from medfed.data.cache import NoCache, open_cache
 from medfed.data.case import Case
+from medfed.data.class_names import Classes
 from medfed.data.screening import unreadable_files
 from medfed.data.settings import Images
 from medfed.data.transforms import Needs, Prepared
@@ -37,7 +38,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         *,
         training: bool,
         seed: int = 0,
-        classes: int | None = None,
+        classes: Classes = None,
         cache: NoCache | None = None,
     ) -> None:
         self.cases = cases
@@ -104,10 +105,10 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
 def used_part(case: Case, needs: Needs) -> Case:
     """Return a case with its label only if the task needs one."""
-    return case if needs == "segment" else replace(case, label=None)
+    return case if needs == "segment" else replace(case, label=None, masks=())
 
 
-def prepare_case(case: Case, settings: Images, needs: Needs, classes: int | None) -> Prepared:
+def prepare_case(case: Case, settings: Images, needs: Needs, classes: Classes) -> Prepared:
     """Return a case, read and prepared; its label only if the task needs one."""
     image, label = transforms.read_case(used_part(case, needs), settings, classes)
     with transforms.naming(case):

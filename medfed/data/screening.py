@@ -60,7 +60,9 @@ def usable_cases(index: Index, needs: str, classes: int | None) -> tuple[tuple[C
             f"the task needs a table and data.kind is 'images'; set data.kind to 'table' (needs: {needs})"
         )
     what = "label" if needs == "segment" else "target"
-    cases = tuple(case for case in index.cases if getattr(case, what) is not None)
+    cases = tuple(
+        case for case in index.cases if getattr(case, what) is not None or (what == "label" and case.masks)
+    )
     if not cases:
         raise DataError(f"no case of the site has a {what}, which the task needs ({index.describe()})")
     if needs == "classify":

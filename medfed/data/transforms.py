@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from medfed.data import planes
 from medfed.data.case import Case, ImageSource, paths_of
+from medfed.data.class_names import Classes
+from medfed.data.label_regions import class_dtype
 from medfed.data.refusals import (
     ChannelCountError,
     ChannelGridError,
@@ -60,14 +62,14 @@ SPACING_TOLERANCE = 1e-4
 class Prepared:
     """One case, oriented, resampled and normalised.
 
-    image: (C, X, Y, Z) float32.  label: (1, X, Y, Z) uint8, or None.  centres: (N, 3) int32, labelled voxels
-    that patches may be centred on.  affine_ras: of this grid.  original_shape, original_affine_ras: of the
-    files' grid, to which `restore` brings a prediction back.  in_pixels: the files give no size in mm, and
-    both affines count pixels.
+    image: (C, X, Y, Z) float32.  label: (1, X, Y, Z) integer, or None.  centres: (N, 3) int32, labelled
+    voxels that patches may be centred on.  affine_ras: of this grid.  original_shape, original_affine_ras: of
+    the files' grid, to which `restore` brings a prediction back.  in_pixels: the files give no size in mm,
+    and both affines count pixels.
     """
 
     image: NDArray[np.float32]
-    label: NDArray[np.uint8] | None
+    label: NDArray[np.integer[Any]] | None
     centres: NDArray[np.int32]
     affine_ras: NDArray[np.float64]
     original_shape: tuple[int, int, int]
@@ -75,7 +77,7 @@ class Prepared:
     in_pixels: bool = False
 
 
-def read_case(case: Case, settings: Images | None, classes: int | None) -> tuple[Volume, Volume | None]:
+def read_case(case: Case, settings: Images | None, classes: Classes) -> tuple[Volume, Volume | None]:
     """Return a case's image, with all channels on one grid, and its label, as they are in the files.
 
     Without settings there is no study yet, and any number of channels will do.
@@ -83,7 +85,7 @@ def read_case(case: Case, settings: Images | None, classes: int | None) -> tuple
     Raises:
         ImageError, LabelError: naming the case by token.
     """
-    from medfed.data.read import read_label
+    from medfed.data.read import read_label, read_masks
 
     with naming(case):
         check_files(case)
@@ -97,6 +99,9 @@ def read_case(case: Case, settings: Images | None, classes: int | None) -> tuple
         if case.label is not None:
             with _as_label_errors():
                 label = read_label(case.label, image, classes, overlap="refuse")
+        elif case.masks:
+            with _as_label_errors():
+                label = read_masks(case.masks, image, classes, overlap="refuse")
     return image, label
 
 
@@ -191,7 +196,7 @@ def prepare(image: Volume, label: Volume | None, settings: Images) -> Prepared:
         array = np.nan_to_num(
             array, nan=float(finite.min()), posinf=float(finite.max()), neginf=float(finite.min())
         )
-    mask = None if label is None else label.array.astype(np.uint8)
+    mask = None if label is None else _as_integers(label.array)
     oriented, affine_ras = array, image.affine_ras
     if settings.axes is not None:
         oriented, affine_ras = _oriented(array, image.affine_ras, settings.axes)
@@ -214,6 +219,13 @@ def prepare(image: Volume, label: Volume | None, settings: Images) -> Prepared:
         original_affine_ras=image.affine_ras,
         in_pixels=planes.in_pixels(image),
     )
+
+
+def _as_integers(label: _Array) -> NDArray[np.integer[Any]]:
+    """Return class numbers as integers, in a type that holds the highest of them."""
+    if np.issubdtype(label.dtype, np.integer):
+        return label
+    return label.astype(class_dtype(int(label.max(initial=0))))
 
 
 def check_plane(image: Volume, settings: Images) -> None:
@@ -323,7 +335,7 @@ def _axis_of(letter: str) -> str:
     return {"L": "x", "R": "x", "P": "y", "A": "y", "I": "z", "S": "z"}[letter]
 
 
-def _centres(label: NDArray[np.uint8] | None) -> NDArray[np.int32]:
+def _centres(label: NDArray[np.integer[Any]] | None) -> NDArray[np.int32]:
     """Return up to MAX_CENTRES labelled voxels, (N, 3), evenly spread over all of them."""
     if label is None:
         return np.zeros((0, 3), np.int32)
@@ -346,7 +358,7 @@ def restore(array: _Array, prepared: Prepared, *, nearest: bool) -> _Array:
     back = resample(
         array, prepared.affine_ras, prepared.original_affine_ras, prepared.original_shape, nearest=nearest
     )
-    return back.astype(np.uint8 if nearest else array.dtype, copy=False)
+    return back.astype(array.dtype, copy=False)
 
 
 # --- the random part ----------------------------------------------------------------------------------------
@@ -454,7 +466,7 @@ def _random_affine(augment: Augment, keys: list[str], dims: int) -> Any:
 
 def sample_patch(
     image: NDArray[np.float32],
-    label: NDArray[np.uint8] | None,
+    label: NDArray[np.integer[Any]] | None,
     centres: NDArray[np.int32],
     settings: Images,
     augment: Compose | None,

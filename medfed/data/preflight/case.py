@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from medfed.data import refusals
 from medfed.data.cache_location import files_below
 from medfed.data.case import Case, first_path
+from medfed.data.class_names import Classes
 from medfed.data.preflight.thumbnail import thumbnail
 from medfed.data.settings import Images
 from medfed.data.transforms import Needs
@@ -96,7 +97,7 @@ class CaseRequest:
     key: bytes
     settings: Images | None = None
     needs: Needs = "segment"
-    classes: int | None = None
+    classes: Classes = None
     thumbnails: bool = True
 
 

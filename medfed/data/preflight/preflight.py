@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medfed.data.index import index_folder
+from medfed.data.class_names import Classes, ClassNames, count_of
+from medfed.data.index import Index, index_folder
+from medfed.data.label_naming import match_classes
 from medfed.data.layouts import Layout
 from medfed.data.preflight.case import CaseFacts, CaseRequest
 from medfed.data.preflight.examination import examine_all
@@ -80,8 +82,9 @@ def check(
     fractions = requirements.settings.fractions if requirements is not None else Images().fractions
     if layout is None and requirements is not None:
         layout = requirements.settings.given_layout
-    listing = list_folder(folder, key, fractions, layout)
-    requests = _requests(listing, key, requirements, thumbnails)
+    opened = _open(folder, key, requirements, layout)
+    listing = _as_opened(list_folder(folder, key, fractions, layout), opened)
+    requests = _requests(listing, key, requirements, opened.classes, thumbnails)
     by_number = {facts.number: facts for facts in examine_all(requests, processes, progress)}
     examined = {number: by_number[number] for number in sorted(by_number)}
     findings = [*listing.findings, *case_findings(listing, examined), *site_findings(listing, examined)]
@@ -92,7 +95,7 @@ def check(
     told = [finding.detail for finding in findings if ISSUE_TYPES[finding.code].severity == "error"]
     findings += [
         finding
-        for finding in _training_findings(folder, key, requirements, layout, refused, bears)
+        for finding in _training_findings(opened, requirements, refused, bears)
         if not any(detail and detail in finding.detail for detail in told)
     ]
     problems = group_findings(findings)
@@ -107,15 +110,44 @@ def check(
     )
 
 
+@dataclass(frozen=True, repr=False)
+class _Opened:
+    """A folder as training opens it, with the classes of its labels; `error` says why training refuses it."""
+
+    index: Index | None
+    classes: Classes
+    error: str = ""
+
+
+def _open(folder: Path, key: bytes, requirements: StudyRequirements | None, layout: Layout | None) -> _Opened:
+    fractions, needs = Images().fractions, ""
+    naming: Classes = None
+    if requirements is not None:
+        fractions, needs = requirements.settings.fractions, requirements.needs
+        naming = ClassNames(requirements.classes) if requirements.classes else None
+    try:
+        index = index_folder(folder, site_secret=key, fractions=fractions, layout=layout)
+        return _Opened(*match_classes(index, naming, needs, key))
+    except DataError as error:
+        return _Opened(None, naming, str(error))
+
+
+def _as_opened(listing: Listing, opened: _Opened) -> Listing:
+    """Return a listing whose cases have the labels and targets that training gives them."""
+    if opened.index is None:
+        return listing
+    matched = {case.token: case for case in opened.index.cases}
+    return replace(listing, cases=tuple(matched.get(case.token, case) for case in listing.cases))
+
+
 def _requests(
-    listing: Listing, key: bytes, requirements: StudyRequirements | None, thumbnails: bool
+    listing: Listing, key: bytes, requirements: StudyRequirements | None, classes: Classes, thumbnails: bool
 ) -> list[CaseRequest]:
     """Return an examination request for each case that names an image."""
     settings: Images | None = None
     needs: Needs = "segment"
     if requirements is not None:
         settings, needs = requirements.settings, requirements.needs
-    classes = len(requirements.classes) if requirements is not None and needs == "segment" else None
     return [
         # A mapping proxy, as attributes are, cannot be sent to another process.
         CaseRequest(number, replace(case, attributes={}), key, settings, needs, classes, thumbnails)
@@ -133,24 +165,18 @@ def _refused(listing: Listing, examined: Mapping[int, CaseFacts]) -> list[Refuse
 
 
 def _training_findings(
-    folder: Path,
-    key: bytes,
-    requirements: StudyRequirements | None,
-    layout: Layout | None,
-    refused: Sequence[RefusedCase],
-    bears: Unreadable,
+    opened: _Opened, requirements: StudyRequirements | None, refused: Sequence[RefusedCase], bears: Unreadable
 ) -> list[Finding]:
     """Return what training would refuse, in training's own words, and how many cases it would leave out."""
-    fractions = requirements.settings.fractions if requirements is not None else Images().fractions
+    if opened.index is None:
+        return [Finding("folder", "", opened.error)]
     needs = requirements.needs if requirements is not None else None
-    classes = len(requirements.classes) or None if requirements is not None else None
     try:
-        index = index_folder(folder, site_secret=key, fractions=fractions, layout=layout)
-        check_training(index, refused, bears, needs, classes)
+        check_training(opened.index, refused, bears, needs, count_of(opened.classes))
     except DataError as error:
         return [Finding("folder", "", str(error))]
     counts = count_reasons(refused)
-    return [Finding("note", "", left_out_line(counts, len(index.cases)))] if counts else []
+    return [Finding("note", "", left_out_line(counts, len(opened.index.cases)))] if counts else []
 
 
 def to_plain(preflight: Preflight) -> dict[str, Any]:
