@@ -68,7 +68,7 @@ def match_labels(index: Index, naming: ClassNames, site_secret: bytes) -> tuple[
         DataError: if some labels name their structures and others hold numbers without names, or no label
             names a class of the study.
     """
-    naming = replace(naming, numbers=getattr(index, "label_names", {}))
+    naming = replace(naming, numbers=dict(index.label_names))
     survey = survey_labels(index.cases, naming)
     if not survey.named and not survey.numbered:
         return index, naming
