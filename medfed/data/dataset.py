@@ -17,6 +17,7 @@ from medfed.data.class_names import Classes
 from medfed.data.screening import unreadable_files
 from medfed.data.settings import Images
 from medfed.data.transforms import Needs, Prepared
+from medfed.errors import ImageError
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
@@ -94,13 +95,15 @@ class ImageDataset(Dataset[dict[str, Any]]):
         Raises:
             ImageError, LabelError: naming the case by token.
         """
+        used = used_part(case, self.needs)
         try:
-            return self.cache.get(case, lambda: prepare_case(case, self.settings, self.needs, self.classes))
-        except OSError as error:  # a cache on disk reads the files itself, and this error would name them
+            return self.cache.get(used, lambda: prepare_case(used, self.settings, self.needs, self.classes))
+        except (OSError, ImageError) as error:
             failure = error
+        # A cache on disk digests the files first, and does not say which is missing.
         with transforms.naming(case):
-            transforms.check_files(used_part(case, self.needs))
-        raise unreadable_files(failure, case) from None
+            transforms.check_files(used)
+        raise failure if isinstance(failure, ImageError) else unreadable_files(failure, case) from None
 
 
 def used_part(case: Case, needs: Needs) -> Case:
