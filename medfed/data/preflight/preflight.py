@@ -18,6 +18,7 @@ from medfed.data.class_names import Classes, ClassNames, count_of
 from medfed.data.index import Index, index_folder
 from medfed.data.label_naming import match_classes
 from medfed.data.layouts import Layout
+from medfed.data.left_out import describe_left_out, note_left_out
 from medfed.data.preflight.case import CaseFacts, CaseRequest
 from medfed.data.preflight.examination import examine_all
 from medfed.data.preflight.issues import ISSUE_TYPES, Finding, Problem, group_findings
@@ -90,6 +91,7 @@ def check(
     findings = [*listing.findings, *case_findings(listing, examined), *site_findings(listing, examined)]
     if requirements is not None:
         findings += study_findings(requirements, listing, examined)
+    findings += _left_out_findings(folder, key, listing)
     refused = _refused(listing, examined)
     bears = bears or (requirements.settings.unreadable if requirements is not None else Unreadable())
     told = [finding.detail for finding in findings if ISSUE_TYPES[finding.code].severity == "error"]
@@ -138,6 +140,15 @@ def _as_opened(listing: Listing, opened: _Opened) -> Listing:
         return listing
     matched = {case.token: case for case in opened.index.cases}
     return replace(listing, cases=tuple(matched.get(case.token, case) for case in listing.cases))
+
+
+def _left_out_findings(folder: Path, key: bytes, listing: Listing) -> list[Finding]:
+    """Return what no case uses, as notes; the files' names are written into the hospital's own folder."""
+    if not listing.left_out:
+        return []
+    told = f"left out: {describe_left_out(listing.left_out)}"
+    where = note_left_out(folder, listing.left_out_files, key)
+    return [Finding("note", "", told), *([Finding("note", "", where)] if where else [])]
 
 
 def _requests(
