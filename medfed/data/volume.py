@@ -17,7 +17,8 @@ class Info:
         modality: CT, MR, PT, DX, ... as in DICOM; empty for NIfTI, which does not name it.
         skipped: one line for each object that was omitted, with the reason.
         flags: short words: burned_in, recognizable, tilt, resampled, lossy, single_slice, projection,
-            inverted, nan, no_rescale, not_hu, overlap, qform_differs, other_frame_of_reference.
+            inverted, nan, no_rescale, not_hu, real_world_values, real_world_values_unused, overlap,
+            qform_differs, other_frame_of_reference.
         identities: keyed digests by which another patient's label is refused; they mean nothing outside this
             process, see medfed/data/identity_digest.py.
     """

@@ -20,6 +20,7 @@ from pydicom.sr import _concepts_dict
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from medfed.data.deidentify import rules
+from medfed.data.deidentify.labels import CODE_DIGITS, clean_label
 from medfed.data.deidentify.pixels import copy_pixels
 from medfed.data.deidentify.secret import SiteSecret
 from medfed.data.preflight.case import MANUFACTURERS
@@ -103,10 +104,11 @@ class _Rewrite:
             self._put(new, tag, _each(old[tag].value, self.uid))
         elif tag in rules.IMAGE_TYPE_TAGS:
             self._put(new, tag, _each(old[tag].value, self._image_type))
-        elif tag in rules.LABELS or (tag in rules.DESCRIPTORS and self.options.descriptors == "clean"):
-            text = clean_words(str(old[tag].value or "")) if self.options.descriptors == "clean" else ""
-            if text or tag in rules.LABELS:
-                self._put(new, tag, text or self._numbered(old))
+        elif tag in rules.LABELS:
+            self._put(new, tag, self._label(str(old[tag].value or "")) or self._numbered(old))
+        elif tag in rules.DESCRIPTORS and self.options.descriptors == "clean":
+            if text := clean_words(str(old[tag].value or "")):
+                self._put(new, tag, text)
         elif tag in rules.DEVICE and self.options.device == "keep":
             self._put(new, tag, old[tag].value)
         elif tag in rules.PSEUDONYMISED:
@@ -132,6 +134,13 @@ class _Rewrite:
 
     def _code(self, purpose: str, word: str) -> str | None:
         return f"X{self.secret.code(purpose, word)}" if word else None
+
+    def _label(self, name: str) -> str:
+        """Return a structure's name in known words, or, with `descriptors: remove`, as a code."""
+        code = self.secret.code
+        if self.options.descriptors == "clean":
+            return clean_label(name, lambda words: code("label", words))
+        return f"roi {code('label', name.strip().lower())[:CODE_DIGITS].lower()}" if name.strip() else ""
 
     def _numbered(self, old: Any) -> str:
         number = old.get("SegmentNumber", old.get("ROINumber", old.get("ObservationNumber", "")))

@@ -172,7 +172,7 @@ UIDS = _tags(
     SynchronizationFrameOfReferenceUID TrackingUID
     """
 )
-# Labels that distinguish segments and structures, which a task may need; only words of WORDS stay.
+# Labels that distinguish segments and structures, which a task may need; see labels.py.
 LABELS = _tags("SegmentLabel ROIName ROIObservationLabel")
 DESCRIPTORS = _tags("StudyDescription SeriesDescription ProtocolName ContrastBolusAgent SequenceName StackID")
 # These words of descriptions and labels stay, and numbers of up to three digits; in lower case.

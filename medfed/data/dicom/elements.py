@@ -288,7 +288,9 @@ def functional_groups(own: Elements, shared: Elements) -> Callable[[int], Elemen
 # How numbers are packed, by their value representation.
 _BINARY = {b"FD": "d", b"FL": "f", b"US": "H", b"SS": "h", b"UL": "I", b"SL": "i"}
 # Elements of value representation FD, which an implicit file does not state.
-_DOUBLES = frozenset((0x00189087, 0x00189089, 0x00189082, 0x00209153, 0x0020930D, 0x00189079))
+_DOUBLES = frozenset(
+    (0x00409224, 0x00409225, 0x00189087, 0x00189089, 0x00189082, 0x00209153, 0x0020930D, 0x00189079)
+)
 _NUMERIC = frozenset(b"0123456789+-.eE ")
 
 

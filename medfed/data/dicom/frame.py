@@ -10,6 +10,7 @@ from typing import NamedTuple
 from medfed.data.dicom import tags
 from medfed.data.dicom.elements import EMPTY, Elements, describe_tag, functional_groups
 from medfed.data.dicom.file import DEFLATED, DicomFile
+from medfed.data.dicom.real_world import HOUNSFIELD, RealWorldMapping, find_mapping
 from medfed.data.size_limits import MAX_DICOM_RATIO, check_size
 from medfed.errors import ImageError
 
@@ -98,6 +99,7 @@ class Frame:
     slope: float | None
     intercept: float | None
     lut: Lut | None
+    mapped: tuple[float, float] | None  # the stored values that a real-world mapping covers, if it is used
     padding: tuple[int, int] | None  # raw words, first and last
     rescale_type: bytes
     flags: tuple[str, ...]
@@ -119,7 +121,8 @@ def parse_frames(file: DicomFile) -> list[Frame]:
             " acquisition as single images or as an enhanced object"
         )
     if not per_frame:
-        return [_frame(file, encoding, 0, lambda sequence: header, _classic_keys(header))]
+        real = find_mapping(EMPTY, EMPTY, header)
+        return [_frame(file, encoding, 0, lambda sequence: header, _classic_keys(header), real)]
     if len(per_frame) != encoding.frames:
         raise ImageError(
             f"{encoding.frames} frames are announced, {len(per_frame)} have a position; the file is damaged"
@@ -129,7 +132,8 @@ def parse_frames(file: DicomFile) -> list[Frame]:
     frames = []
     for index, own in enumerate(per_frame):
         group = functional_groups(own, shared)
-        frames.append(_frame(file, encoding, index, group, _enhanced_keys(header, index, group, pointers)))
+        keys = _enhanced_keys(header, index, group, pointers)
+        frames.append(_frame(file, encoding, index, group, keys, find_mapping(own, shared, header)))
     return frames
 
 
@@ -211,7 +215,12 @@ class _Keys(NamedTuple):
 
 
 def _frame(
-    file: DicomFile, encoding: Encoding, index: int, group: Callable[[int], Elements], keys: _Keys
+    file: DicomFile,
+    encoding: Encoding,
+    index: int,
+    group: Callable[[int], Elements],
+    keys: _Keys,
+    real: tuple[RealWorldMapping | None, tuple[str, ...]],
 ) -> Frame:
     """Return one frame; `group` returns a functional group, or the header of an object without them."""
     header = file.elements
@@ -219,6 +228,12 @@ def _frame(
     measures = group(tags.PIXEL_MEASURES)
     values = group(tags.VALUE_TRANSFORMATION)
     values = header if values is EMPTY else values
+    slope, intercept, lut = values.number(tags.SLOPE), values.number(tags.INTERCEPT), _lut(header, encoding)
+    mapping, real_flags = real if slope is None and lut is None else (None, ())
+    if mapping is not None and modality == b"CT" and mapping.units != HOUNSFIELD:
+        mapping, real_flags = None, ("real_world_values_unused",)
+    if mapping is not None:
+        slope, intercept = mapping.slope, mapping.intercept
     return Frame(
         file=file,
         index=index,
@@ -234,12 +249,13 @@ def _frame(
         axes=_orientation(group(tags.PLANE_ORIENTATION)),
         spacing_mm=_spacing(measures, modality),
         thickness_mm=_length(measures, tags.SLICE_GAP) or _length(measures, tags.THICKNESS),
-        slope=values.number(tags.SLOPE),
-        intercept=values.number(tags.INTERCEPT),
-        lut=_lut(header, encoding),
+        slope=slope,
+        intercept=intercept,
+        lut=lut,
+        mapped=None if mapping is None else (mapping.first, mapping.last),
         padding=_padding(header),
         rescale_type=values.text(tags.RESCALE_TYPE),
-        flags=_flags(file),
+        flags=(*_flags(file), *real_flags),
     )
 
 

@@ -165,8 +165,20 @@ def write_modality_values(
     else:
         _rescale(inverted, frame, out)
     padded = padding_mask(words, values, frame)
+    _check_mapped(values if padded is None else values[~padded], frame)
     if padded is not None and padding is not None:
         out[padded] = padding
+
+
+def _check_mapped(values: NDArray[Any], frame: Frame) -> None:
+    if frame.mapped is None or not values.size:
+        return
+    low, high = sorted(frame.mapped)
+    if values.min() < low or values.max() > high:
+        raise ImageError(
+            "a stored value lies outside the RealWorldValueMapping (0040,9096), which leaves its meaning"
+            " undefined; export the image with a RescaleSlope"
+        )
 
 
 def _rescale(values: NDArray[Any], frame: Frame, out: NDArray[np.float32]) -> None:

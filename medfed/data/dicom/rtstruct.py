@@ -25,6 +25,7 @@ from medfed.errors import LabelError
 
 # A contour must lie in the plane of a slice, within this fraction of the slice distance.
 PLANE_TOLERANCE = 0.1
+MIN_AREA_POINTS = 3
 # Points within this distance of a voxel's centre line (in voxels) are on it: contours are written to about
 # 0.001 mm.
 SNAP_VOXELS = 1e-4
@@ -81,7 +82,11 @@ def _identities(header: Elements) -> tuple[str, ...]:
 def _is_area(contour: Elements, number: int, skipped: list[str]) -> bool:
     kind = contour.text(tags.GEOMETRY)
     if kind in (b"CLOSED_PLANAR", b"CLOSEDPLANAR_XOR"):
-        return True
+        # A stray click, which systems keep among the contours: it encloses nothing, whatever its place.
+        points = len(_points(contour))
+        if points < MIN_AREA_POINTS:
+            skipped.append(f"a closed contour of {points} points of structure {number}: it encloses nothing")
+        return points >= MIN_AREA_POINTS
     if kind in (b"POINT", b"OPEN_PLANAR", b"OPEN_NONPLANAR"):
         skipped.append(f"a point or open line of structure {number}")
         return False
@@ -139,10 +144,6 @@ def _points(contour: Elements) -> NDArray[np.float64]:
     if len(values) % 3 or not np.isfinite(values).all() or announced not in (None, len(values) // 3):
         raise LabelError(
             "a contour's points are damaged, or not as many as announced; export the structures again"
-        )
-    if len(values) < 9:
-        raise LabelError(
-            f"a closed contour of {len(values) // 3} points encloses nothing; correct the structure"
         )
     return values.reshape(-1, 3)
 

@@ -27,7 +27,15 @@ MAX_AIR_HU = -200.0
 # Negative HU that were stored as unsigned 16-bit numbers lie above this; fewer of them are noise.
 WRAPPED_ABOVE, MIN_WRAPPED_SHARE = 62000, 0.005
 # Flags of the readers that are issues of their own.
-FLAGS = ("no_rescale", "not_hu", "lossy", "tilt", "qform_differs")
+FLAGS = (
+    "no_rescale",
+    "not_hu",
+    "real_world_values",
+    "real_world_values_unused",
+    "lossy",
+    "tilt",
+    "qform_differs",
+)
 
 
 def case_findings(listing: Listing, examined: Mapping[int, CaseFacts]) -> Iterator[Finding]:
@@ -46,7 +54,8 @@ def _unit_findings(facts: CaseFacts, name: str, measured: Sequence[CaseFacts]) -
     if not facts.quantiles:
         return
     wrapped = np.mean(np.asarray(facts.quantiles) > WRAPPED_ABOVE)
-    if facts.low >= 0 and WRAPPED_ABOVE < facts.high <= 65535 and wrapped > MIN_WRAPPED_SHARE:
+    hounsfield = facts.modality in ("CT", "")
+    if hounsfield and facts.low >= 0 and WRAPPED_ABOVE < facts.high <= 65535 and wrapped > MIN_WRAPPED_SHARE:
         detail = f"{wrapped:.0%} of its voxels lie above 62000, none below 0"
         yield Finding("hu_unsigned", name, detail)
         return

@@ -71,7 +71,7 @@ def test_a_disc_agrees_with_its_equation(tmp_path):
         ({1: [(7, square(1, 5))]}, "5.0 mm beyond the image"),
         ({1: [(0.5, square(1, 5))]}, "between two slices, 1.25 mm"),
         ({5: [(0, square(1, 5))]}, "values 5; the task has classes 0 to 2"),
-        ({1: [(0, [(1, 1), (2, 2)])]}, "2 points encloses nothing"),
+        ({1: [(0, [(1, 1), (2, 2)])]}, "no closed contour"),
         ({}, "no closed contour"),
     ],
 )
@@ -79,6 +79,18 @@ def test_structures_that_do_not_fit_are_refused(tmp_path, series, volume, rois, 
     path = write(structure_set(series, rois), tmp_path / "rt.dcm")
     with pytest.raises(LabelError, match=match):
         read_label(path, volume, classes=3)
+
+
+@pytest.mark.parametrize("points", [[(1, 1)], [(1, 1), (2, 2)]])
+def test_a_contour_that_encloses_nothing_is_left_out_and_told(tmp_path, series, volume, points):
+    ds = structure_set(series, {1: [(1, square(1, 5)), (2, points)], 2: [(3, square(2, 6))]})
+    label = read_label(write(ds, tmp_path / "rt.dcm"), volume, classes=3)
+    want = np.zeros(series.shape, np.uint8)
+    want[1, 1:5, 1:5], want[3, 2:6, 2:6] = 1, 2
+    np.testing.assert_array_equal(label.array, hs.as_xyz(want)[None])
+    assert label.info.skipped == (
+        f"a closed contour of {len(points)} points of structure 1: it encloses nothing",
+    )
 
 
 def test_a_tilted_contour_is_refused(tmp_path, series, volume):

@@ -6,6 +6,7 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 from hard_series import Series, assert_in_place, make_slice, write, write_series
@@ -17,6 +18,7 @@ from medfed.data.index import Index
 from medfed.data.layouts._dicom_choice import SeriesChoice
 from medfed.data.layouts._survey import Survey
 from medfed.data.layouts.dicom_tree import DicomTree
+from medfed.data.preflight.preflight import check
 from medfed.data.transforms import read_image
 from medfed.errors import DataError, ImageError
 
@@ -315,3 +317,21 @@ def test_a_choice_that_says_nothing_is_refused() -> None:
         SeriesChoice(name="t1")
     with pytest.raises(DataError, match="expected one of t1, t1c"):
         SeriesChoice(name="t1", weighting="T1")
+
+
+def test_radiographs_with_inverted_grey_are_no_wrapped_hounsfield_units(tmp_path: Path) -> None:
+    # MONOCHROME1 of 16 bits stored: 65535 minus 200 to 700 lies where wrapped HU would lie.
+    def radiograph(ds: Dataset, k: int) -> None:
+        ds.Modality, ds.SOPClassUID = "DX", "1.2.840.10008.5.1.4.1.1.1.1"
+        ds.PatientID, ds.PhotometricInterpretation = f"P{k}", "MONOCHROME1"
+        ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
+        del ds.ImagePositionPatient, ds.ImageOrientationPatient, ds.RescaleSlope, ds.RescaleIntercept
+
+    grey = Series(shape=(5, 8, 7), signed=False, intercept=0, slope=1)
+    write_series(tmp_path / "dx", grey, radiograph)
+    case = index(tmp_path).cases[0]
+    array = read_image(case.image).array[0, :, :, 0]
+    k = int(case.patient[1:])
+    np.testing.assert_array_equal(array, 65535 - grey.stored(k).T)
+    codes = {finding.code for finding in check(tmp_path, site_secret=b"s" * 32).problems}
+    assert "hu_unsigned" not in codes
