@@ -107,7 +107,7 @@ def shown_heading(heading: str, position: int) -> str:
     The heading of an identifier may itself hold a name, but a word of the list does not.
     """
     known = _NOT_A_LETTER.sub("", heading.lower()) in _KIND_OF
-    return f"'{heading}'" if known else str(position)
+    return heading if known else str(position)
 
 
 def kind_by_cells(cells: Iterable[str]) -> Kind | None:

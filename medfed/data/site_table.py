@@ -125,6 +125,18 @@ def is_empty(cell: str) -> bool:
     return cell.lower() in EMPTY_CELLS
 
 
+def filled_cells(cells: Sequence[str]) -> list[str]:
+    """Return the cells of a column that are not empty; among words, 'none' is one of them.
+
+    >>> filled_cells(["none", "typical", "NA"]), filled_cells(["none", "1.5"])
+    (['none', 'typical'], ['1.5'])
+    """
+    filled = [cell for cell in cells if not is_empty(cell)]
+    if all(is_number(cell.replace(",", ".", 1)) for cell in filled):
+        return filled
+    return [cell for cell in cells if not is_empty(cell) or cell.lower() == "none"]
+
+
 def with_decimal_points(cells: Sequence[str], name: str) -> Sequence[str]:
     """Return a column with decimal commas as one with decimal points; any other column as it is.
 

@@ -15,7 +15,14 @@ import numpy as np
 
 from medfed.data.identifiers import MEANINGS, Kind, kind_by_cells, kind_by_heading, shown_heading
 from medfed.data.patients import DEFAULT_COLUMN, patients_of
-from medfed.data.site_table import SiteTable, is_empty, is_number, open_table, with_decimal_points
+from medfed.data.site_table import (
+    SiteTable,
+    filled_cells,
+    is_empty,
+    is_number,
+    open_table,
+    with_decimal_points,
+)
 from medfed.data.table_file import find_table, is_table
 from medfed.data.table_findings import number_findings
 from medfed.errors import DataError, StudyError
@@ -125,16 +132,17 @@ def _add_column(name: str, tables: Tables, patients: Mapping[str, list[str]], co
     """Add a column to the features, or a warning why it is none."""
     kind = _kind(name, tables)
     if kind is not None:
-        position = next(iter(tables.values())).positions[name]
+        shown = shown_heading(name, next(iter(tables.values())).positions[name])
+        column = shown if shown.isdigit() else f"'{shown}'"
         use = ", and keeps a patient's rows in one split" if kind == "patient" else ""
-        columns.warnings.append(
-            f"column {shown_heading(name, position)} was left out{use}: it holds {MEANINGS[kind]}"
-        )
+        columns.warnings.append(f"column {column} was left out{use}: it holds {MEANINGS[kind]}")
         return
     held: dict[str, set[tuple[str, str]]] = {}
     for site, one in tables.items():
-        for cell, patient in zip(_cells(site, one, name), patients[site], strict=True):
-            if not is_empty(cell):
+        cells = _cells(site, one, name)
+        words = set(filled_cells(cells))
+        for cell, patient in zip(cells, patients[site], strict=True):
+            if cell in words:
                 held.setdefault(cell, set()).add((site, patient))
     if not held:
         columns.warnings.append(f"column '{name}' is empty and was left out")

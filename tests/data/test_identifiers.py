@@ -46,7 +46,7 @@ def test_a_study_may_mean_something_else_by_a_plain_word() -> None:
 
 
 def test_a_heading_that_is_not_of_the_list_is_not_shown() -> None:
-    assert shown_heading("Patient ID", 3) == "'Patient ID'"
+    assert shown_heading("Patient ID", 3) == "Patient ID"
     assert shown_heading("meier_id", 3) == "3"
 
 

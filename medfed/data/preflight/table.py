@@ -20,7 +20,14 @@ from medfed.data.patients import patients_of
 from medfed.data.preflight.issues import SEVERITIES, Problem, Severity
 from medfed.data.preflight.preflight import Preflight
 from medfed.data.settings import Table
-from medfed.data.site_table import SiteTable, is_empty, is_number, open_table, with_decimal_points
+from medfed.data.site_table import (
+    SiteTable,
+    filled_cells,
+    is_empty,
+    is_number,
+    open_table,
+    with_decimal_points,
+)
 from medfed.data.table_findings import number_findings
 from medfed.data.transforms import Needs
 from medfed.errors import DataError
@@ -123,8 +130,9 @@ def _table_problems(
     for name, cells in table.columns.items():
         kind = None if used is not None and name in used else kind_by_heading(name) or kind_by_cells(cells)
         shown = name if kind is None else shown_heading(name, table.positions[name])
-        empty = sum(map(is_empty, cells))
-        facts["columns"][shown] = _describe(cells, kind, empty)
+        filled = filled_cells(cells)
+        empty = len(cells) - len(filled)
+        facts["columns"][shown] = _describe(filled, len(cells), kind)
         if kind is None and (used is None or name in used) and empty > MOSTLY_EMPTY * len(cells):
             sparse.append(f"column '{name}': {empty} of {len(cells)} rows")
         if kind is None and requirements is None:
@@ -151,16 +159,15 @@ def _row_problems(table: SiteTable) -> list[Problem]:
     return [_problem("warning", "Rows that repeat", "They count twice.", "Keep one of each.", [detail])]
 
 
-def _describe(cells: Sequence[str], kind: Kind | None, empty: int) -> str:
+def _describe(filled: Sequence[str], rows: int, kind: Kind | None) -> str:
     if kind is not None:
         use = "keeps a patient's rows together, never" if kind == "patient" else "never"
         return f"{MEANINGS[kind]}: {use} learned from"
-    filled = [cell for cell in cells if not is_empty(cell)]
     text = "empty"
     if filled:
         numbers = all(is_number(cell.replace(",", ".", 1)) for cell in filled)
         text = f"{'numbers' if numbers else 'words'}, {len(set(filled))} different"
-    return f"{text}, {empty} of {len(cells)} empty"
+    return f"{text}, {rows - len(filled)} of {rows} empty"
 
 
 def _odd_numbers(name: str, cells: Sequence[str]) -> list[str]:

@@ -1,0 +1,217 @@
+"""Tables as spreadsheets, databases and Excel write them, read to the values that a hand would write down."""
+
+from __future__ import annotations
+
+import datetime
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medfed.data.datamodule import SiteDataModule
+from medfed.data.settings import Table
+from medfed.data.site_table import looks_like_data, open_table, with_decimal_points
+from medfed.data.table import DECIMAL_COMMAS, read_table
+from medfed.data.table_file import WINDOWS, find_table, is_table
+from medfed.data.table_findings import duplicate_findings, number_findings, stand_ins
+from medfed.errors import DataError
+
+SECRET = b"a site's secret of some length"
+SETTINGS = Table(features=("age", "pain"), target="disease", categorical={"pain": ("mäßig", "keine")})
+HEADING = ["age", "pain", "disease", "split"]
+ROWS = [["40.5", "mäßig", "0", "train"], ["50", "keine", "1", "train"]]
+
+
+def text_of(separator: str = ",", decimal: str = ".") -> str:
+    lines = [HEADING, *([row[0].replace(".", decimal), *row[1:]] for row in ROWS)]
+    return "".join(separator.join(line) + "\r\n" for line in lines)
+
+
+def written(tmp_path: Path, content: bytes, name: str = "t.csv") -> Path:
+    path = tmp_path / name
+    path.write_bytes(content)
+    return path
+
+
+def excel(rows: list[list[Any]]) -> bytes:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in rows:
+        book.active.append(row)
+    book.create_sheet("empty")
+    held = io.BytesIO()
+    book.save(held)
+    return held.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "note"),
+    [
+        (text_of().encode(), None),
+        (text_of("\t").encode(), None),
+        (text_of(";").encode("utf-8-sig"), None),
+        (text_of(";", ",").encode(), DECIMAL_COMMAS.format(name="age")),
+        (("sep=;\r\n" + text_of(";")).encode(), None),
+        (("sep=|\r\n" + text_of("|")).encode(), None),
+        (text_of().encode("cp1252"), WINDOWS),
+        (text_of("\t").encode("utf-16"), None),
+        (text_of().replace("\r\n", ",\r\n").encode(), "1 columns have no name and are left out"),
+    ],
+)
+def test_every_way_of_writing_a_table_gives_the_same_numbers(
+    tmp_path: Path, content: bytes, note: str | None
+) -> None:
+    rows = read_table(written(tmp_path, content), SETTINGS, site_secret=SECRET)
+    assert rows.numbers.tolist() == [[40.5], [50.0]]
+    assert rows.words.tolist() == [[1, 0], [0, 1]]
+    assert rows.targets.tolist() == [0, 1]
+    assert (note is None) or note in rows.index.notes
+
+
+def test_a_workbook_gives_the_same_numbers(tmp_path: Path) -> None:
+    content = excel([HEADING, [40.5, "mäßig", 0, "train"], [50.0, "keine", 1, "train"], [None] * 4])
+    rows = read_table(written(tmp_path, content, "t.xlsx"), SETTINGS, site_secret=SECRET)
+    assert rows.numbers.tolist() == [[40.5], [50.0]]
+    assert rows.words.tolist() == [[1, 0], [0, 1]]
+
+
+def test_cells_of_a_workbook_are_those_of_its_csv(tmp_path: Path) -> None:
+    day = datetime.datetime(2020, 2, 11)
+    content = excel([["day", "at", "yes", "n", "x"], [day, day.replace(hour=7), True, 3.0, "#N/A"]])
+    table = open_table(written(tmp_path, content, "t.xlsx"))
+    assert [cells[0] for cells in table.columns.values()] == [
+        "2020-02-11", "2020-02-11T07:00:00", "TRUE", "3", "#N/A",
+    ]  # fmt: skip
+
+
+def test_a_separator_within_quotes_is_none(tmp_path: Path) -> None:
+    table = open_table(written(tmp_path, b'"age, in years, at CT";sex\n40;F\n'))
+    assert table.columns == {"age, in years, at ct": ("40",), "sex": ("F",)}
+
+
+def test_the_table_of_a_folder(tmp_path: Path) -> None:
+    written(tmp_path, b"participant_id\tage\n", "participants.tsv")
+    assert is_table(tmp_path)
+    written(tmp_path, b"sample_id\tage\n", "samples.tsv")
+    assert find_table(tmp_path).name == "participants.tsv"
+    assert not is_table(tmp_path)
+    written(tmp_path, b"case,image\n", "cases.csv")
+    assert not is_table(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["1,5", "2", "", "NA", "-0,25", "3,1e2"], ["1.5", "2", "", "NA", "-0.25", "3.1e2"]),
+        (["1.5", "2"], ["1.5", "2"]),
+        (["1,500", "0,5"], ["1.500", "0.5"]),
+        # No numbers with decimal commas: left as they are, to be refused as words.
+        (["1,234,567", "2"], ["1,234,567", "2"]),
+        (["1.234,5", "2"], ["1.234,5", "2"]),
+        (["a, b", "2"], ["a, b", "2"]),
+    ],
+)
+def test_decimal_commas(cells: list[str], expected: list[str]) -> None:
+    assert list(with_decimal_points(cells, "x")) == expected
+
+
+@pytest.mark.parametrize(
+    ("headings", "rows", "expected"),
+    [
+        (["Meier", "40", "M"], [["Maier", "50", "M"]], True),
+        (["Meier", "11.02.1940", "M"], [["Maier", "11.02.1950", "F"]], True),
+        (["Meier", "40,5"], [["Maier", "50"]], True),
+        (["Meier", "none", "M", "yes"], [["Maier", "none", "F", "yes"]], True),
+        (["Meier", "M"], [["Maier", "M"]], True),
+        (["patient", "age", "sex", "smoker"], [["a", "40", "M", "smoker"]], False),
+        (["patient", "age", "", ""], [["a", "40", "", ""]], False),
+    ],
+)
+def test_a_first_line_that_is_a_row(headings: list[str], rows: list[list[str]], expected: bool) -> None:
+    assert looks_like_data([heading.lower() for heading in headings], rows) == expected
+
+
+def test_headings_that_are_numbers_are_right_if_the_study_knows_one(tmp_path: Path) -> None:
+    path = written(tmp_path, b"7157,672,disease\n0.5,0.25,1\n0.1,0.2,0\n")
+    rows = read_table(path, Table(features=("7157", "672"), target="disease"), site_secret=SECRET)
+    assert rows.numbers.tolist() == [[0.5, 0.25], [0.1, 0.2]]
+
+
+def test_a_site_has_headings_of_its_own(tmp_path: Path) -> None:
+    path = written(tmp_path, "Alter;Schmerz;Fall;krank\n40,5;mäßig;a;0\n50;keine;a;1\n60;;b;1\n".encode())
+    own = {"age": "Alter", "pain": "Schmerz", "patient": "Fall", "disease": "krank"}
+    data = SiteDataModule.open(path, SETTINGS, "table", site_secret=SECRET, own_headings=own)
+    assert data.rows.numbers.tolist() == [[40.5], [50.0], [60.0]]
+    assert data.index.patients == 2
+    with pytest.raises(DataError, match=r"the site file gives for 'age'; correct columns\.age") as caught:
+        read_table(path, SETTINGS, site_secret=SECRET, own_headings={"age": "Lebensalter"})
+    assert "Lebensalter" not in str(caught.value)
+
+
+def test_missing_values_are_empty_cells(tmp_path: Path) -> None:
+    path = written(tmp_path, b"age,pain,disease,split\n-1,none,0,train\n40,?,1,train\n60,9,1,train\n")
+    settings = Table(
+        features=("age", "pain"),
+        target="disease",
+        categorical={"pain": ("none",)},
+        missing_values={"age": (-1, "x"), "pain": (9.0,)},
+        indicate=True,
+    )
+    data = SiteDataModule.open(path, settings, "table", site_secret=SECRET)
+    found = [data.dataset("train")[i]["features"].tolist() for i in range(3)]  # type: ignore[index]
+    # The median of 40 and 60 fills: 50 is the mean, too, and the deviation is sqrt(200 / 3).
+    step = 10 / np.sqrt(200 / 3)
+    np.testing.assert_allclose(found, [[0, 1, 1], [-step, 0, 0], [step, 0, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"features": ("age", "MRN")}, "features lists 'MRN', which says whose a row is"),
+        ({"features": ("age", "date_of_birth")}, "features lists 'date_of_birth'"),
+        ({"features": ("age", "who"), "patient": "who"}, "features lists 'who'"),
+        ({"ignore": ("age",)}, "ignore names 'age', which the study uses"),
+        ({"missing_values": {"agee": (0,)}}, "missing_values names 'agee', which is not in features"),
+    ],
+)
+def test_settings_that_learn_who_a_patient_is(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        Table(**{"features": ("age",), "target": "disease", **changes})
+
+
+def test_identifiers_make_no_attributes(tmp_path: Path) -> None:
+    path = written(tmp_path, b"mrn,age,room,sex,disease\nM1,40,12,F,0\nM2,50,13,M,1\n")
+    settings = Table(features=("age",), target="disease", ignore=("room",))
+    for case in read_table(path, settings, site_secret=SECRET).index.cases:
+        assert set(case.attributes) == {"age", "sex"}
+
+
+def test_stand_ins_by_hand() -> None:
+    blood_pressure = np.array([*range(80, 180), 0, 0, 999], float)
+    assert stand_ins(blood_pressure) == [(0.0, 2), (999.0, 1)]
+    # Counts from 0, a value that is among the others, a code.
+    assert stand_ins(np.array([*range(30)] * 3, float)) == []
+    assert stand_ins(np.array([*range(-20, 30), -1, -1], float)) == []
+    assert stand_ins(np.array([1, 2, 3, 9] * 20, float)) == []
+    # A doubling: 0 is near to the small ones.
+    assert stand_ins(np.array([0, *(2.0**n for n in range(15))])) == []
+
+
+def test_one_value_for_all_is_said() -> None:
+    (found,) = number_findings("chol", np.zeros(123))
+    assert "one value in all rows" in found
+    assert "data.missing_values.chol" in found
+    (few,) = number_findings("bp", np.array([*range(80, 180), 0.0]))
+    assert "fewer than 5 rows" in few
+
+
+def test_equal_rows_in_two_splits_are_counted() -> None:
+    rows = np.array([[1.0, np.nan, 0], [2, 5, 1], [1, np.nan, 0], [2, 5, 0], [1, np.nan, 0]])
+    (found,) = duplicate_findings(rows, ["train", "train", "test", "test", "test"])
+    assert found.startswith("fewer than 5 rows of the test split (it has 3) equal a training row")
+    many = np.repeat(rows[:1], 12, axis=0)
+    (found,) = duplicate_findings(many, ["train"] * 6 + ["val"] * 6)
+    assert found.startswith("6 rows of the val split (it has 6)")
+    assert duplicate_findings(rows[:2], ["train", "test"]) == []
