@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from medfed.data.cache_location import find_cache_location
+from medfed.data.class_names import ClassNames, in_words
 from medfed.data.datamodule import SiteDataModule
 from medfed.data.settings import Images, Table
 from medfed.errors import MedfedError, StudyError
@@ -52,13 +53,15 @@ def hospital_of(
     secret: bytes | None = None,
     cache: str | None = None,
     columns: Mapping[str, str] | None = None,
+    words: Mapping[str | int, str] | None = None,
 ) -> Hospital:
     """Return a site's data, with its folder indexed and checked.
 
     In a simulation one person has all folders, so the secret for tokens and splits is derived from the
     study's seed and the site's name, and a run can be repeated. A hospital's own secret is in its site file,
-    as are the folder for prepared images (`cache`) if it should not be inside the data folder, and its own
-    headings for the study's `columns`; in a simulation these are in `site_overrides`.
+    as are the folder for prepared images (`cache`) if it should not be inside the data folder, its own
+    headings for the study's `columns`, and its own `words` for the study's classes; in a simulation these
+    are in `site_overrides`.
     """
     secret = secret or simulated_secret(study, site)
     on_disk = isinstance(study.data, Images) and study.data.cache == "disk"
@@ -72,13 +75,31 @@ def hospital_of(
             batch=study.at(site).train.batch,
             steps=study.train.steps,
             seed=study.seed,
-            classes=len(getattr(study.task, "classes", ())) or None,
+            classes=classes_of(study, site, words),
             cache=place,
             own_headings=columns or study.columns_at(site),
         )
     except MedfedError as error:
         raise type(error)(f"site '{site}': {error}") from None
     return Hospital(site, data, secret)
+
+
+def classes_of(
+    study: Study, site: str = "", words: Mapping[str | int, str] | None = None
+) -> ClassNames | None:
+    """Return a study's classes by name, with a site's own words for them, or None if it has no classes.
+
+    Words that the study's own `site_overrides` give are those of a simulation; a site file's come on top.
+    """
+    classes = tuple(getattr(study.task, "classes", ()))
+    if not classes:
+        return None
+    override = study.site_overrides.get(site)
+    known = in_words({**(override.classes if override is not None else {}), **(words or {})})
+    expected = ()
+    if hasattr(study.task, "labelled_at"):
+        expected = tuple(classes[number] for number in study.task.labelled_at(site))
+    return ClassNames(classes, known, expected=expected)
 
 
 def module_of(study: Study, site: str = "") -> pl.LightningModule:

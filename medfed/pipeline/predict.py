@@ -160,6 +160,11 @@ def _predict_rows(
         yield {"case": batch["case"][0], **line}
 
 
+def mask_dtype(classes: int) -> type[np.integer[Any]]:
+    """Return the smallest type of NIfTI that holds this many classes, counted from 0."""
+    return np.uint8 if classes <= 1 << 8 else np.int16 if classes <= 1 << 15 else np.int32
+
+
 def _write_plane(
     task: Any, labels: NDArray[np.integer], prepared: Prepared, case: Case, out: Path
 ) -> dict[str, object]:
@@ -195,7 +200,7 @@ def _write_nifti(
     # The file identifies its patient by the token alone: it has no description and no source file's name.
     nibabel.save(
         nibabel.Nifti1Image(  # type: ignore[no-untyped-call]  # nibabel has no types
-            labels.astype(np.uint8 if len(task.classes) <= 256 else np.int16), affine_ras
+            labels.astype(mask_dtype(len(task.classes))), affine_ras
         ),
         out / f"{case.token}.nii.gz",
     )

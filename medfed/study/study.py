@@ -129,10 +129,12 @@ class SiteOverride(_Section, frozen=True, kw_only=True):
     epochs: its own E.  batch: its own batch.  All hospitals merge equally often; the rule `fednova` corrects
     for different numbers of steps.  columns: its own headings for the study's columns of a table, such as
     {age: Alter, patient: MRN}, in a simulation; a hospital of its own writes them in its site file.
+    classes: likewise its own words for the study's classes, such as {Leber: liver}.
     """
 
     epochs: Count | None = None
     batch: Count | None = None
+    classes: dict[str | int, str] = {}
     columns: dict[str, str] = {}
 
 

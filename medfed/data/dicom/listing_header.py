@@ -17,6 +17,8 @@ from medfed.data.dicom.volumes import describe_non_image
 from medfed.data.dicom.weighting import weighting
 from medfed.errors import ImageError
 
+# A localizer has a few slices; a volume worth training on has more.
+MIN_SLICES = 5
 LABEL_MODALITIES = ("SEG", "RTSTRUCT")
 LOCALIZER = "a localizer"
 NO_POSITION = "an image without a position in the patient, like a picture of a screen"
@@ -101,7 +103,8 @@ def _header(path: Path, file: DicomFile) -> ListingHeader | None:
         series=series,
         frame=_text(header, tags.FRAME_UID),
         references=tuple(_referenced_series(header)) if modality in LABEL_MODALITIES else (),
-        slices=mosaic_slices(header) if frames == 1 and is_mosaic(header) else frames,
+        # A mosaic that has lost its description is a volume that is refused, not a short series.
+        slices=max(MIN_SLICES, mosaic_slices(header)) if frames == 1 and is_mosaic(header) else frames,
         placed=placed,
         instance=_text(header, tags.SOP_UID),
         non_volume=non_volume or _why_no_slice(header, modality, placed),

@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from medfed.data.case import ImageSource
-from medfed.data.dicom.listing_header import DamagedFile, ListingHeader, read_listing_header
+from medfed.data.dicom.listing_header import MIN_SLICES, DamagedFile, ListingHeader, read_listing_header
 from medfed.data.dicom.patients import Key
 from medfed.data.layouts._survey import IMAGE_FORMATS, Survey
-
-# A localizer has a few slices; a volume worth training on has more.
-MIN_SLICES = 5
 
 # Two patients may share a series UID after a careless anonymisation; they are two cases, so a key holds both.
 Series = dict[Key, list[ListingHeader]]

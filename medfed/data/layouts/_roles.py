@@ -7,18 +7,92 @@ from collections.abc import Sequence
 
 # What a label is called: a file beside its image, or a folder of labels beside one of images.
 LABEL_WORDS = frozenset(
-    "label labels labelstr labelsva labelsts labelmap mask masks seg segs segmentation segmentations gt "
-    "groundtruth annotation annotations contour contours manual roi rois dseg lesion lesions".split()
+    [
+        "label",
+        "labels",
+        "labelstr",
+        "labelsva",
+        "labelsts",
+        "labelmap",
+        "mask",
+        "masks",
+        "seg",
+        "segs",
+        "segmentation",
+        "segmentations",
+        "gt",
+        "groundtruth",
+        "annotation",
+        "annotations",
+        "contour",
+        "contours",
+        "manual",
+        "roi",
+        "rois",
+        "dseg",
+        "lesion",
+        "lesions",
+    ]
 )
 
 # Folders of one mask per structure.
-STRUCTURE_FOLDERS = frozenset("segmentations masks labels structures rois".split())
+STRUCTURE_FOLDERS = frozenset(["segmentations", "masks", "labels", "structures", "rois"])
 
 # What an image is called: the modality, the weighting or a plain word.
 IMAGE_WORDS = frozenset(
-    "image images imagestr imagesva imagests imaging img imgs volume volumes scan scans data ct cta cbct ldct "
-    "mr mri mra pet spect suv us t1 t1w t1n t1c t1ce t1gd t1post t1pre t1km t2 t2w t2f t2flair flair fl pd pdw "
-    "dwi adc dce swi asl b0 cxr xray dx mg".split()
+    [
+        "image",
+        "images",
+        "imagestr",
+        "imagesva",
+        "imagests",
+        "imaging",
+        "img",
+        "imgs",
+        "volume",
+        "volumes",
+        "scan",
+        "scans",
+        "data",
+        "ct",
+        "cta",
+        "cbct",
+        "ldct",
+        "mr",
+        "mri",
+        "mra",
+        "pet",
+        "spect",
+        "suv",
+        "us",
+        "t1",
+        "t1w",
+        "t1n",
+        "t1c",
+        "t1ce",
+        "t1gd",
+        "t1post",
+        "t1pre",
+        "t1km",
+        "t2",
+        "t2w",
+        "t2f",
+        "t2flair",
+        "flair",
+        "fl",
+        "pd",
+        "pdw",
+        "dwi",
+        "adc",
+        "dce",
+        "swi",
+        "asl",
+        "b0",
+        "cxr",
+        "xray",
+        "dx",
+        "mg",
+    ]
 )
 
 _SEPARATORS = re.compile(r"[\s_.\-]+")

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from medfed.data.case import ImageSource
+from medfed.data.dicom.listing_header import MIN_SLICES
 from medfed.data.dicom.patients import Key, group_by_patient
 from medfed.data.layouts._dicom_choice import SeriesChoice, choose_series
 from medfed.data.layouts._dicom_series import (
-    MIN_SLICES,
     DicomFiles,
     Series,
     Sources,
@@ -70,9 +70,11 @@ class DicomTree(Layout, tag="dicom_tree", frozen=True):
             notes.append(f"{count} series have no header that can be read: each is a case that is refused")
         matched = {path for paths in labels.values() for path in paths}
         reasons: dict[str, list[Path]] = defaultdict(list)
-        for other in (*files.others, *files.damaged):
-            if other.non_volume:
-                reasons[other.non_volume].append(other.path)
+        for other in files.others:
+            reasons[other.non_volume].append(other.path)
+        for broken in files.damaged:
+            if broken.non_volume:
+                reasons[broken.non_volume].append(broken.path)
         reasons[SHORT] = [member.path for members in short.values() for member in members]
         reasons[NOT_CHOSEN if self.series else BESIDE_VOLUMES] = [
             member.path for key, members in volumes.items() if key not in case_of for member in members

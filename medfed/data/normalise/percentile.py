@@ -72,4 +72,4 @@ def _counted_percentile(counts: NDArray[np.intp], percent: float) -> np.floating
     ends = np.searchsorted(np.cumsum(counts), [below, min(below + 1, last)], side="right")
     share, (first, second) = place - below, ends.astype(np.float32)
     step = second - first
-    return second - step * (1 - share) if share >= 0.5 else first + step * share
+    return np.float64(second - step * (1 - share) if share >= 0.5 else first + step * share)
