@@ -6,11 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
+import yaml
+
+from medfed.data.layouts import Layout, plain_layout
 from medfed.data.preflight.preflight import Preflight, check
 from medfed.data.preflight.summary import UNKNOWN_MODALITY
 from medfed.errors import DataError, StudyError
 from medfed.pipeline._draft import Draft, yaml_inline
 from medfed.pipeline._draft_classes import class_names, structures
+from medfed.pipeline._draft_planes import are_planes, plane_grid, plane_normalisation
 from medfed.pipeline.templates import render
 
 ImageTask = Literal["segment", "classify"]
@@ -29,6 +33,7 @@ def draft_images(
     held_out: Mapping[str, Path],
     task: ImageTask | None,
     progress: Callable[[int, int], None],
+    layout: Layout | None = None,
 ) -> Draft:
     """Return the draft of a segmentation or classification, which follows from the folders if `task` is None.
 
@@ -36,7 +41,9 @@ def draft_images(
         DataError: if a folder can't be used, or the hospitals' folders do not match each other.
         StudyError: if it is not clear what to learn.
     """
-    preflights = {site: _preflight(site, path, progress) for site, path in {**sites, **held_out}.items()}
+    preflights = {
+        site: _preflight(site, path, progress, layout) for site, path in {**sites, **held_out}.items()
+    }
     channels = {number for one in preflights.values() for number in one.facts["channels"]}
     task = task or _infer_task(preflights)
     if len(channels) > 1:
@@ -44,15 +51,29 @@ def draft_images(
             f"the hospitals' images have {' and '.join(sorted(channels))} channels; a study needs the same "
             "number everywhere"
         )
-    draft = _segmentation if task == "segment" else _classification
-    text, warnings = draft({site: preflights[site] for site in sites}, channels.pop())
+    training = {site: preflights[site] for site in sites}
+    if are_planes(preflights):
+        text, warnings = _planes(training, channels.pop(), task)
+    else:
+        draft = _segmentation if task == "segment" else _classification
+        text, warnings = draft(training, channels.pop())
     summaries = tuple(f"{site}: {_summary(one)}" for site, one in preflights.items())
-    return Draft(text, summaries, (*_preflight_warnings(preflights), *warnings))
+    return Draft(_with_layout(text, layout), summaries, (*_preflight_warnings(preflights), *warnings))
 
 
-def _preflight(site: str, path: Path, progress: Callable[[int, int], None]) -> Preflight:
+def _with_layout(text: str, layout: Layout | None) -> str:
+    """Return a draft with the layout that a person gave."""
+    if layout is None:
+        return text
+    line = yaml.safe_dump(plain_layout(layout), default_flow_style=True, width=1000).split("\n...")[0].strip()
+    return text.replace("  kind: images\n", f"  kind: images\n  layout: {line}\n", 1)
+
+
+def _preflight(
+    site: str, path: Path, progress: Callable[[int, int], None], layout: Layout | None
+) -> Preflight:
     try:
-        preflight = check(path, progress=progress)
+        preflight = check(path, layout=layout, progress=progress)
     except DataError as error:
         raise DataError(f"{site}: {error}") from None
     if not preflight.facts["read"]:
@@ -143,6 +164,23 @@ def _segmentation(preflights: Preflights, channels: str) -> tuple[str, list[str]
         fewest=fewest,
     )
     return text, modality_warnings + label_warnings
+
+
+def _planes(preflights: Preflights, channels: str, task: ImageTask) -> tuple[str, list[str]]:
+    classes, warnings = (structures if task == "segment" else class_names)(preflights)
+    grid, grid_warnings = plane_grid(preflights)
+    text = render(
+        "draft_planes.yaml.jinja",
+        task=task,
+        classes=yaml_inline(classes),
+        channels=channels,
+        spacing_mm=grid.spacing_mm,
+        patch=grid.patch,
+        reason=grid.reason,
+        small=grid.small,
+        normalise=plane_normalisation(preflights, channels),
+    )
+    return text, warnings + grid_warnings
 
 
 def _classification(preflights: Preflights, channels: str) -> tuple[str, list[str]]:
