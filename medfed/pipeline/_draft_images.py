@@ -14,6 +14,7 @@ from medfed.data.preflight.summary import UNKNOWN_MODALITY
 from medfed.errors import DataError, StudyError
 from medfed.pipeline._draft import Draft, yaml_inline
 from medfed.pipeline._draft_classes import class_names, structures
+from medfed.pipeline._draft_planes import are_planes, plane_grid, plane_normalisation
 from medfed.pipeline.templates import render
 
 ImageTask = Literal["segment", "classify", "multilabel"]
@@ -50,9 +51,12 @@ def draft_images(
             f"the hospitals' images have {' and '.join(sorted(channels))} channels; a study needs the same "
             "number everywhere"
         )
-    drafts = {"segment": _segmentation, "classify": _classification, "multilabel": _multilabel}
-    draft = drafts[task]
-    text, warnings = draft({site: preflights[site] for site in sites}, channels.pop())
+    training = {site: preflights[site] for site in sites}
+    if are_planes(preflights):
+        text, warnings = _planes(training, channels.pop(), task)
+    else:
+        drafts = {"segment": _segmentation, "classify": _classification, "multilabel": _multilabel}
+        text, warnings = drafts[task](training, channels.pop())
     summaries = tuple(f"{site}: {_summary(one)}" for site, one in preflights.items())
     return Draft(_with_layout(text, layout), summaries, (*_preflight_warnings(preflights), *warnings))
 
@@ -168,6 +172,24 @@ def _segmentation(preflights: Preflights, channels: str) -> tuple[str, list[str]
     return text, modality_warnings + label_warnings
 
 
+def _planes(preflights: Preflights, channels: str, task: ImageTask) -> tuple[str, list[str]]:
+    named = {"segment": structures, "classify": class_names, "multilabel": _finding_names}
+    classes, warnings = named[task](preflights)
+    grid, grid_warnings = plane_grid(preflights)
+    text = render(
+        "draft_planes.yaml.jinja",
+        task=task,
+        classes=yaml_inline(classes),
+        channels=channels,
+        spacing_mm=grid.spacing_mm,
+        patch=grid.patch,
+        reason=grid.reason,
+        small=grid.small,
+        normalise=plane_normalisation(preflights, channels),
+    )
+    return text, warnings + grid_warnings
+
+
 def _classification(preflights: Preflights, channels: str) -> tuple[str, list[str]]:
     classes, warnings = class_names(preflights)
     return _whole_image_text(preflights, channels, "classify", classes), warnings
@@ -197,6 +219,12 @@ def _common_findings(preflights: Preflights) -> list[str]:
 
 
 def _multilabel(preflights: Preflights, channels: str) -> tuple[str, list[str]]:
+    findings, warnings = _finding_names(preflights)
+    return _whole_image_text(preflights, channels, "multilabel", findings), warnings
+
+
+def _finding_names(preflights: Preflights) -> tuple[list[str], list[str]]:
+    """Return the columns that are taken for findings, and what a person should check about them."""
     findings = _common_findings(preflights)
     if not findings:
         raise DataError("the folders' tables have no column of 0 and 1 in common; each finding needs one")
@@ -204,14 +232,13 @@ def _multilabel(preflights: Preflights, channels: str) -> tuple[str, list[str]]:
         f"the columns {', '.join(findings)} hold only 0, 1 and empty cells and were taken for findings; "
         "remove from task.classes what is none"
     ]
-    text = _whole_image_text(preflights, channels, "multilabel", findings)
     dropped = {name for one in preflights.values() for name in one.facts["findings"]} - set(findings)
     if dropped := dropped - NO_FINDINGS:
         warnings.append(
             f"{', '.join(sorted(dropped))}: not at every hospital with both 0 and 1, and left out; add to "
             "task.classes what is a finding: a hospital that did not label it leaves the column empty"
         )
-    return text, warnings
+    return findings, warnings
 
 
 def _whole_image_grid(preflights: Preflights) -> tuple[list[float], list[int]]:
