@@ -282,9 +282,14 @@ def report(run_folders: tuple[Path, ...], out: Path | None) -> None:
 @click.option(
     "--secret", type=PATH, help="The file with the site's secret, for the case ids and splits of training."
 )
+@click.option(
+    "--site", type=PATH, help="The site file, for the hospital's own headings of a table's columns."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--page", type=PATH, help="Write a page with histograms and thumbnails.")
-def check(folder: Path, study: Path | None, secret: Path | None, as_json: bool, page: Path | None) -> None:
+def check(
+    folder: Path, study: Path | None, secret: Path | None, site: Path | None, as_json: bool, page: Path | None
+) -> None:
     """List what a hospital's FOLDER (or CSV file) holds, its problems and their remedies. Nothing leaves it.
 
     The exit code is 0 without problems, 1 with warnings, 2 with errors.
@@ -295,7 +300,12 @@ def check(folder: Path, study: Path | None, secret: Path | None, as_json: bool, 
     """
     from medfed.pipeline import check as checks
 
-    sys.exit(checks.check(folder, study, secret, as_json, page))
+    columns = None
+    if site is not None:
+        from medfed.deployment.site_file import read_site
+
+        columns = read_site(site).columns
+    sys.exit(checks.check(folder, study, secret, as_json, page, columns))
 
 
 @main.command(short_help="Copy DICOM images without the patient.")
