@@ -24,11 +24,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.cache_location import files_below, is_hex, is_site_folder, private_folder
+from medfed.data.cache_location import is_hex, is_site_folder, private_folder
 from medfed.data.case import Case, ImageSource, paths_of
+from medfed.data.class_names import Classes
 from medfed.data.settings import Images
 from medfed.data.transforms import Needs, Prepared
-from medfed.errors import DataError
+from medfed.data.volume_files import files_read
+from medfed.errors import DataError, ImageError
 
 # Increased when the format of entries or the meaning of `prepare` changes.
 FORMAT_VERSION = 3
@@ -103,7 +105,7 @@ class DiskCache(NoCache):
 
 
 def open_cache(
-    settings: Images, folder: Path | None = None, needs: Needs = "segment", classes: int | None = None
+    settings: Images, folder: Path | None = None, needs: Needs = "segment", classes: Classes = None
 ) -> NoCache:
     """Return the cache that the settings name.
 
@@ -122,7 +124,7 @@ def open_cache(
     return DiskCache(Path(folder), preparation_recipe(settings, needs, classes))
 
 
-def preparation_recipe(settings: Images, needs: Needs, classes: int | None) -> str:
+def preparation_recipe(settings: Images, needs: Needs, classes: Classes) -> str:
     """Return what an entry depends on apart from its files, as text: settings and versions."""
     import monai
     import torch
@@ -136,19 +138,32 @@ def preparation_recipe(settings: Images, needs: Needs, classes: int | None) -> s
 
 
 def entry_name(case: Case, recipe: str) -> str:
-    """Return the SHA-256 of a case's files and the recipe, in hex."""
+    """Return the SHA-256 of the recipe and of exactly the files that reading the case opens, in hex.
+
+    Raises:
+        ImageError: naming the case by token, if a file is missing or may not be read, or there is none.
+    """
     sha = hashlib.sha256(recipe.encode())
-    for source in (*case.image, case.label):
+    for name, _ in case.masks:
+        sha.update(b"\0mask" + name.encode("utf-8", "surrogateescape"))
+    for source in (*case.image, case.label, *(path for _, path in case.masks)):
         sha.update(b"\0part")
-        for path in () if source is None else _files_read(source):
-            with path.open("rb") as file:
-                sha.update(hashlib.file_digest(file, "sha256").digest())
+        if source is not None:
+            _digest_files(sha, source, case.token)
     return sha.hexdigest()
 
 
-def _files_read(source: ImageSource) -> list[Path]:
-    """Return the files that reading a channel or a label opens."""
-    return [file for path in paths_of(source) for file in (files_below(path) if path.is_dir() else [path])]
+def _digest_files(sha: hashlib._Hash, source: ImageSource, token: str) -> None:
+    try:
+        files = [file for path in paths_of(source) for file in files_read(path)]
+        for path in files:
+            with path.open("rb") as file:
+                sha.update(hashlib.file_digest(file, "sha256").digest())
+    except OSError as error:  # its own message names the path
+        raise ImageError(f"case {token}: one of its files can't be read ({error.strerror})") from None
+    if not files:
+        # All such cases would share one entry.
+        raise ImageError(f"case {token}: there is no file in a folder that its image or label names")
 
 
 def save(entry: Path, prepared: Prepared) -> None:

@@ -14,8 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 from medfed.data.cache import NoCache, in_memory, open_cache
 from medfed.data.cache_location import CacheLocation
 from medfed.data.case import Case
+from medfed.data.class_names import Classes, ClassNames, count_of
 from medfed.data.dataset import ImageDataset
 from medfed.data.index import Index, index_folder
+from medfed.data.label_naming import match_labels, match_targets
 from medfed.data.samplers import FixedStepBatchSampler
 from medfed.data.settings import AnyData, Images, Table
 from medfed.data.table import TableDataset, TableRows, fit_scaling, network_inputs, read_table
@@ -54,8 +56,8 @@ class SiteDataModule(pl.LightningDataModule):
         batch: training items per step: patches for segmentation, else cases.
         seed: decides augmentation and the order of training items, until `set_random_state` and torch's own
             seed replace it.
-        classes: how many classes the task has, the background included; labels and targets are checked
-            against it.
+        classes: the task's classes by name, or how many there are, the background included; labels and
+            targets are matched to them, or checked against their number.
         cache: where `cache: disk` keeps prepared volumes.
         steps: how many training batches an epoch has; one pass over the cases if None.
     """
@@ -68,7 +70,7 @@ class SiteDataModule(pl.LightningDataModule):
         *,
         batch: int = 1,
         seed: int = 0,
-        classes: int | None = None,
+        classes: Classes = None,
         cache: CacheLocation | None = None,
         steps: int | None = None,
     ) -> None:
@@ -78,7 +80,8 @@ class SiteDataModule(pl.LightningDataModule):
         self.needs = needs
         self.batch = batch
         self.seed = seed
-        self.classes = classes
+        self.classes = count_of(classes)
+        self.label_classes = classes
         self.notes: tuple[str, ...] = ()
         # What a person should look at before the study trains; they are notes, too.
         self.warnings: tuple[str, ...] = ()
@@ -110,7 +113,7 @@ class SiteDataModule(pl.LightningDataModule):
         needs: Needs,
         *,
         site_secret: bytes,
-        classes: int | None = None,
+        classes: Classes = None,
         own_headings: Mapping[str, str] = MappingProxyType({}),
         **options: Unpack[LoadingOptions],
     ) -> SiteDataModule:
@@ -121,12 +124,13 @@ class SiteDataModule(pl.LightningDataModule):
         source: Index | TableRows
         if isinstance(settings, Table):
             source = read_table(
-                path, settings, site_secret=site_secret, classes=classes, own_headings=own_headings
+                path, settings, site_secret=site_secret, classes=count_of(classes), own_headings=own_headings
             )
         else:
             source = index_folder(
                 path, site_secret=site_secret, fractions=settings.fractions, layout=settings.given_layout
             )
+            source, classes = _with_classes(source, classes, needs, site_secret)
         return cls(source, settings, needs, classes=classes, **options)
 
     # --- cases and batches ---------------------------------------------------------------------------------
@@ -177,7 +181,7 @@ class SiteDataModule(pl.LightningDataModule):
             self.needs,
             training=training,
             seed=self.seed,
-            classes=self.classes,
+            classes=self.label_classes,
             cache=self._cache,
         )
 
@@ -257,7 +261,7 @@ class SiteDataModule(pl.LightningDataModule):
         """Return a case's image and label as they are in its files."""
         case = self.case(case) if isinstance(case, str) else case
         assert isinstance(self.settings, Images)
-        return read_case(case, self.settings, self.classes)
+        return read_case(case, self.settings, self.label_classes)
 
     def restored(self, array: Any, case: Case | str, *, nearest: bool = True) -> Any:
         """Return a prediction (K, X, Y, Z) for a prepared case on the grid of the case's files."""
@@ -273,7 +277,11 @@ class SiteDataModule(pl.LightningDataModule):
                 f"{self.needs})"
             )
         what = "label" if self.needs == "segment" else "target"
-        cases = [case for case in self.index.cases if getattr(case, what) is not None]
+        cases = [
+            case
+            for case in self.index.cases
+            if getattr(case, what) is not None or (what == "label" and case.masks)
+        ]
         if not cases:
             raise DataError(
                 f"no case of the site has a {what}, which the task needs ({self.index.describe()})"
@@ -283,7 +291,7 @@ class SiteDataModule(pl.LightningDataModule):
         if self.needs == "classify":
             self._check_targets(cases)
         self._use(cases)
-        self._cache = open_cache(settings, cache.folder if cache else None, self.needs, self.classes)
+        self._cache = open_cache(settings, cache.folder if cache else None, self.needs, self.label_classes)
         if cache is not None and cache.note and settings.cache == "disk":
             self.notes += (cache.note,)
 
@@ -314,6 +322,15 @@ class SiteDataModule(pl.LightningDataModule):
     def _use(self, cases: Sequence[Case]) -> None:
         self._by_token: dict[str, Case] = {case.token: case for case in cases}
         self._usable = frozenset(self._by_token)
+
+
+def _with_classes(index: Index, classes: Classes, needs: Needs, site_secret: bytes) -> tuple[Index, Classes]:
+    """Return an index and the task's classes, matched by their names if the task names them."""
+    if not isinstance(classes, ClassNames):
+        return index, classes
+    if needs == "segment":
+        return match_labels(index, classes, site_secret)
+    return (match_targets(index, classes) if needs == "classify" else index), classes
 
 
 def collate(items: list[Batch]) -> Batch:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from medfed.data import transforms
 from medfed.data.cache import NoCache, open_cache
 from medfed.data.case import Case
+from medfed.data.class_names import Classes
 from medfed.data.settings import Images
 from medfed.data.transforms import Needs, Prepared
 from medfed.errors import ImageError
@@ -37,7 +38,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         *,
         training: bool,
         seed: int = 0,
-        classes: int | None = None,
+        classes: Classes = None,
         cache: NoCache | None = None,
     ) -> None:
         self.cases = cases
@@ -96,9 +97,9 @@ class ImageDataset(Dataset[dict[str, Any]]):
         return self.cache.get(case, lambda: prepare_case(case, self.settings, self.needs, self.classes))
 
 
-def prepare_case(case: Case, settings: Images, needs: Needs, classes: int | None) -> Prepared:
+def prepare_case(case: Case, settings: Images, needs: Needs, classes: Classes) -> Prepared:
     """Return a case, read and prepared; its label only if the task needs one."""
-    used = case if needs == "segment" else replace(case, label=None)
+    used = case if needs == "segment" else replace(case, label=None, masks=())
     image, label = transforms.read_case(used, settings, classes)
     try:
         return transforms.prepare(image, label, settings)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.cache_location import files_below
+from medfed.data.class_names import ClassNames
 from medfed.data.dicom import tags
-from medfed.data.dicom.file import DicomFile, open_dicom
 from medfed.data.dicom.rtstruct import read_structure_set
 from medfed.data.dicom.seg import read_segmentation
+from medfed.data.dicom.structures import find_label_object
 from medfed.data.label_regions import check_classes, class_dtype
 from medfed.data.read_options import LabelOptions, ReadOptions
 from medfed.data.refusals import LabelClassesError, LabelGridError
@@ -39,9 +37,23 @@ def read_label_on_grid(path: str, like: Volume, options: LabelOptions) -> Volume
         raise LabelError(f"overlap is 'channels', 'refuse' or 'later'; not {options.overlap!r}")
     if like.array.ndim != 4:
         raise LabelError(f"the volume has {like.array.ndim} axes; (C, X, Y, Z) is expected")
-    regions = _find_regions(path)
-    if regions is not None:
-        return _REGION_READERS[regions.elements.text(tags.MODALITY)](regions, like, options)
+    found = find_label_object(path)
+    if found is not None:
+        return _OBJECT_READERS[found.elements.text(tags.MODALITY)](found, like, options)
+    label, skipped = read_numbers(path, like)
+    classes = to_class_numbers(label, options.classes, options.naming)
+    return Volume(classes[None], like.affine_ras.copy(), Info("", skipped, ()))
+
+
+_OBJECT_READERS = {b"SEG": read_segmentation, b"RTSTRUCT": read_structure_set}
+
+
+def read_numbers(path: str, like: Volume) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Return the values (X, Y, Z) of a label that is an image, on the grid of `like`, and what was skipped.
+
+    Raises:
+        LabelError: if there are several volumes or channels, or the grid is another one.
+    """
     volumes = read_volumes(path, ReadOptions(padding="nan", unlimited_ratio_voxels=like.array[0].size))
     if len(volumes) != 1:
         raise LabelError(
@@ -52,24 +64,7 @@ def read_label_on_grid(path: str, like: Volume, options: LabelOptions) -> Volume
         raise LabelError(
             f"the label has {label.array.shape[0]} channels, 1 with class numbers is expected; convert it"
         )
-    voxels = reorient_to_grid(label.array[0], label.affine_ras, like)
-    classes = to_class_numbers(voxels, options.classes)
-    return Volume(classes[None], like.affine_ras.copy(), Info("", label.info.skipped, ()))
-
-
-_REGION_READERS = {b"SEG": read_segmentation, b"RTSTRUCT": read_structure_set}
-
-
-def _find_regions(path: str) -> DicomFile | None:
-    """Return the only segmentation or structure set at `path`, or None if the label is an image."""
-    paths = files_below(Path(path)) if os.path.isdir(path) else [Path(path)]
-    opened = (file for one in paths if one.is_file() and (file := open_dicom(str(one))) is not None)
-    objects = [file for file in opened if file.elements.text(tags.MODALITY) in _REGION_READERS]
-    if len(objects) > 1:
-        raise LabelError(
-            f"the folder holds {len(objects)} segmentations or structure sets; name the file of one"
-        )
-    return objects[0] if objects else None
+    return reorient_to_grid(label.array[0], label.affine_ras, like), label.info.skipped
 
 
 def reorient_to_grid(voxels: NDArray[Any], affine_ras: NDArray[np.float64], like: Volume) -> NDArray[Any]:
@@ -121,11 +116,16 @@ def _size_mm(affine: NDArray[np.float64]) -> str:
     return " x ".join(f"{length:.3f}" for length in np.linalg.norm(affine[:3, :3], axis=0))
 
 
-def to_class_numbers(voxels: NDArray[Any], classes: int | None) -> NDArray[Any]:
+def to_class_numbers(
+    voxels: NDArray[Any], classes: int | None, naming: ClassNames | None = None
+) -> NDArray[Any]:
     """Return class numbers in the smallest integer type that torch supports.
 
+    If `naming` knows what the values mean, each becomes the class that its meaning names, or background.
+
     Raises:
-        LabelError: if a value is not an integer, is negative, or is not a class of the task.
+        LabelError: if a value is not an integer, is negative, has no known meaning, or is not a class of the
+            task.
     """
     # Plane by plane along the slowest axis: sorting a whole body's voxels for their values would take a
     # minute.
@@ -145,10 +145,18 @@ def to_class_numbers(voxels: NDArray[Any], classes: int | None) -> NDArray[Any]:
             f"the label holds values up to {deviation:.3f} from an integer, so it is no map of classes; make"
             " it one (threshold a probability, resample with nearest neighbour)"
         )
-    check_classes(sorted(values), classes)
-    result = np.empty_like(voxels, class_dtype(max(values)))
+    present = sorted(values)
+    if naming is None or not naming.meanings:
+        check_classes(present, classes)
+        result = np.empty_like(voxels, class_dtype(max(values)))
+        for target, plane in zip(np.moveaxis(result, slowest, 0), planes, strict=True):
+            target[...] = np.rint(plane)
+        return result
+    check_classes(present, None)
+    numbers = np.array([naming.class_of_number(value) or 0 for value in present])
+    result = np.empty_like(voxels, class_dtype(int(numbers.max())))
     for target, plane in zip(np.moveaxis(result, slowest, 0), planes, strict=True):
-        target[...] = np.rint(plane)
+        target[...] = numbers[np.searchsorted(present, np.rint(plane))]
     return result
 
 

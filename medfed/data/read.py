@@ -1,20 +1,23 @@
 """Entry points of the readers: `read` for the volumes of a file or folder, `read_label` for a label.
 
 A volume is read correctly or refused. Nothing is guessed, repaired or omitted without a line in
-`Volume.info.skipped`. Only the named file or folder is opened, never a file beside it (a DICOMDIR names the
-files it needs).
+`Volume.info.skipped`. Only the named file or folder is opened, never a file beside it (but a DICOMDIR, and a
+header of MetaImage or NRRD, names the files it needs).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from medfed.data.class_names import Classes
 from medfed.data.label import read_label_on_grid
-from medfed.data.read_options import LabelOptions, Overlap, Padding, ReadOptions, Tilt, Uneven
+from medfed.data.label_masks import read_masks_on_grid
+from medfed.data.read_options import LabelOptions, Overlap, Padding, Pet, ReadOptions, Tilt, Uneven
 from medfed.data.size_limits import MAX_VOLUME_BYTES
 from medfed.data.volume import Volume
 from medfed.data.volume_files import read_series, read_volumes
@@ -29,17 +32,19 @@ def read(
     padding: Padding = "air",
     tilt: Tilt = "affine",
     uneven: Uneven = "refuse",
+    pet: Pet = "stored",
     max_bytes: int = MAX_VOLUME_BYTES,
 ) -> list[Volume]:
-    """Return every volume in a file or folder: DICOM series (CT, MR, PET, radiographs) and NIfTI files.
+    """Return every volume in a file or folder: DICOM series, NIfTI, MetaImage, NRRD, PNG, JPEG, TIFF.
 
     Each volume has an array of shape (C, X, Y, Z), float32, and a 4x4 affine from voxel indices to mm in the
-    patient, RAS: x to the right, y to the front, z up. CT values are in HU. Images that belong to no volume
+    patient, RAS: x to the right, y to the front, z up. CT values are in HU. A picture is a volume of depth 1,
+    in pixels, see medfed/data/pictures.py. Images that belong to no volume
     (localizers, reports, segmentations) are listed in `Volume.info.skipped`.
 
     Args:
-        path: a DICOM file, a DICOMDIR, a NIfTI file, or a folder, which is searched recursively; or the files
-            of one DICOM series, of which then each must be readable and no other is opened.
+        path: a DICOM file, a DICOMDIR, a file of another format, or a folder, which is searched recursively;
+            or the files of one DICOM series, each of which must be readable; then no other is opened.
         padding: replacement for voxels that the DICOM header declares as padding. 'air' is -1000 HU in CT and
             the smallest value outside the padding in other modalities; 'nan' is NaN. Voxels that no slice
             covers after resampling a tilted CT are replaced in the same way.
@@ -47,6 +52,8 @@ def read(
             an upright grid, and 'refuse' raises.
         uneven: for slices at uneven distances or with gaps, 'refuse' raises and 'resample' interpolates onto
             an even grid.
+        pet: values of PET: 'stored' in the unit of the files (Bq/ml, mostly), 'suv' as SUV by body weight,
+            which raises if the header lacks what it needs; see data/dicom/suv.py.
         max_bytes: size limit of one volume in bytes, as float32.
 
     Raises:
@@ -58,7 +65,9 @@ def read(
         )
     if uneven not in ("refuse", "resample"):
         raise ImageError(f"uneven is 'refuse' or 'resample'; not {uneven!r}")
-    options = ReadOptions(padding, tilt, uneven, max_bytes)
+    if pet not in ("stored", "suv"):
+        raise ImageError(f"pet is 'stored' or 'suv'; not {pet!r}")
+    options = ReadOptions(padding, tilt, uneven, pet, max_bytes)
     if isinstance(path, str | os.PathLike):
         whole = os.fspath(path)
         return _sanitised_errors(lambda: read_volumes(whole, options), ImageError)
@@ -69,7 +78,7 @@ def read(
 def read_label(
     path: str | os.PathLike[str],
     like: Volume,
-    classes: int | None = None,
+    classes: Classes = None,
     *,
     names: Mapping[str, int] | None = None,
     overlap: Overlap = "channels",
@@ -80,9 +89,10 @@ def read_label(
     affine of `like`.
 
     Args:
-        path: a NIfTI file, a DICOM segmentation or structure set, or a folder that contains exactly one.
+        path: an image file, a DICOM segmentation or structure set, or a folder that contains exactly one.
         like: the volume. The label's axes are reordered and flipped to match it; it is never interpolated.
-        classes: number of classes of the task, including background (0); None accepts any.
+        classes: number of classes of the task, including background (0); None accepts any. `ClassNames` are
+            matched to the names that the file gives its segments or structures.
         names: class of each segment or structure by its label. Segments that are not in `names` are omitted
             and listed in `info.skipped`. Without `names`, the class is the segment's number.
         overlap: for segments that share voxels, 'channels' returns one channel per class, 'refuse' raises,
@@ -92,8 +102,27 @@ def read_label(
         LabelError: if the grids differ, the label belongs to another patient, or a value is not a class.
         ImageError: if the file cannot be read correctly.
     """
-    options = LabelOptions(classes, names, overlap)
+    options = LabelOptions.of(classes, names, overlap)
     return _sanitised_errors(lambda: read_label_on_grid(os.fspath(path), like, options), LabelError)
+
+
+def read_masks(
+    masks: Sequence[tuple[str, Path]], like: Volume, classes: Classes, *, overlap: Overlap = "refuse"
+) -> Volume:
+    """Return the label of several files as class numbers on the grid of the volume they belong to.
+
+    Args:
+        masks: per file the name of its structure, '' for a DICOM object, which names its own.
+        like: as in `read_label`.
+        classes: the task's classes by name.
+        overlap: as in `read_label`.
+
+    Raises:
+        LabelError: as `read_label`, and if two DICOM objects draw one class differently.
+        ImageError: if a file cannot be read correctly.
+    """
+    options = LabelOptions.of(classes, None, overlap)
+    return _sanitised_errors(lambda: read_masks_on_grid(masks, like, options), LabelError)
 
 
 def _sanitised_errors(work: Callable[[], Result], kind: type[MedfedError]) -> Result:

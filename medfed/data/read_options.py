@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from medfed.data.class_names import Classes, ClassNames, Structure, count_of
 from medfed.data.size_limits import MAX_VOLUME_BYTES
 
 Padding = Literal["air", "nan"]
 Tilt = Literal["affine", "resample", "refuse"]
 Uneven = Literal["refuse", "resample"]
+Pet = Literal["stored", "suv"]
 Overlap = Literal["channels", "refuse", "later"]
 
 
@@ -21,8 +23,11 @@ class ReadOptions:
     padding: Padding = "air"
     tilt: Tilt = "affine"
     uneven: Uneven = "refuse"
+    pet: Pet = "stored"
     max_bytes: int = MAX_VOLUME_BYTES
-    # A compressed NIfTI file of at most this many voxels may expand by any ratio: a label of a volume that
+    # Read numbers that stand for classes: those of a palette, of colours, of a seg.nrrd's segments.
+    as_label: bool = False
+    # A compressed file of at most this many voxels may expand by any ratio: a label of a volume that
     # is already in memory.
     unlimited_ratio_voxels: int = 0
 
@@ -34,7 +39,28 @@ class LabelOptions:
     classes: int | None = None
     names: Mapping[str, int] | None = None
     overlap: Overlap = "channels"
+    # A study's classes by name; they decide wherever something names a structure, else numbers do.
+    naming: ClassNames | None = None
 
-    def segment_class(self, number: int, title: bytes) -> int | None:
-        """Return the class of a segment, or None if `names` does not contain its label."""
-        return number if self.names is None else self.names.get(title.decode("utf-8", "replace"))
+    @classmethod
+    def of(
+        cls, classes: Classes, names: Mapping[str, int] | None = None, overlap: Overlap = "channels"
+    ) -> LabelOptions:
+        """Return the options for a task's classes: their names, or only how many there are."""
+        return cls(count_of(classes), names, overlap, classes if isinstance(classes, ClassNames) else None)
+
+    def classes_of(self, structures: Sequence[Structure]) -> dict[int, int | None]:
+        """Return the class of each structure of a file by its number, None for one that is left out.
+
+        A file in which no structure has a name or a code is read by its numbers.
+
+        Raises:
+            LabelClassesError: if a structure's name and code mean different classes.
+        """
+        if self.naming is not None and any(one.name or one.meaning for one in structures):
+            return {one.number: self.naming.class_of(one) for one in structures}
+        if self.naming is not None and self.naming.meanings:
+            return {one.number: self.naming.class_of_number(one.number) for one in structures}
+        if self.names is not None:
+            return {one.number: self.names.get(one.name) for one in structures}
+        return {one.number: one.number for one in structures}

@@ -262,7 +262,7 @@ def _parse_column(cells: Sequence[str]) -> list[float] | None:
         except ValueError:
             return None
     odd = np.flatnonzero(~(np.abs(values) <= LARGEST))
-    return values if all(cells[i].lower() in EMPTY_CELLS for i in odd) else None
+    return values if all(cells[int(i)].lower() in EMPTY_CELLS for i in odd) else None
 
 
 def _number(cell: str, column: str) -> float:

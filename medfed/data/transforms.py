@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from medfed.data import planes
 from medfed.data.case import Case, ImageSource
+from medfed.data.class_names import Classes
+from medfed.data.label_regions import class_dtype
 from medfed.data.refusals import ChannelGridError, SeveralVolumesError
 from medfed.data.resample import resample
 from medfed.data.settings import Augment, Images
@@ -52,14 +54,14 @@ SPACING_TOLERANCE = 1e-4
 class Prepared:
     """One case, oriented, resampled and normalised.
 
-    image: (C, X, Y, Z) float32.  label: (1, X, Y, Z) uint8, or None.  centres: (N, 3) int32, labelled voxels
-    that patches may be centred on.  affine_ras: of this grid.  original_shape, original_affine_ras: of the
-    files' grid, to which `restore` brings a prediction back.  in_pixels: the files give no size in mm, and
-    both affines count pixels.
+    image: (C, X, Y, Z) float32.  label: (1, X, Y, Z) integer, or None.  centres: (N, 3) int32, labelled
+    voxels that patches may be centred on.  affine_ras: of this grid.  original_shape, original_affine_ras: of
+    the files' grid, to which `restore` brings a prediction back.  in_pixels: the files give no size in mm,
+    and both affines count pixels.
     """
 
     image: NDArray[np.float32]
-    label: NDArray[np.uint8] | None
+    label: NDArray[np.integer[Any]] | None
     centres: NDArray[np.int32]
     affine_ras: NDArray[np.float64]
     original_shape: tuple[int, int, int]
@@ -67,13 +69,13 @@ class Prepared:
     in_pixels: bool = False
 
 
-def read_case(case: Case, settings: Images, classes: int | None) -> tuple[Volume, Volume | None]:
+def read_case(case: Case, settings: Images, classes: Classes) -> tuple[Volume, Volume | None]:
     """Return a case's image, with all channels on one grid, and its label, as they are in the files.
 
     Raises:
         ImageError, LabelError: naming the case by token.
     """
-    from medfed.data.read import read_label
+    from medfed.data.read import read_label, read_masks
 
     try:
         image = read_image(case.image)
@@ -85,6 +87,8 @@ def read_case(case: Case, settings: Images, classes: int | None) -> tuple[Volume
         label = None
         if case.label is not None:
             label = read_label(case.label, image, classes, overlap="refuse")
+        elif case.masks:
+            label = read_masks(case.masks, image, classes, overlap="refuse")
     except LabelError as error:
         raise LabelError(f"case {case.token}: {error}") from None
     except ImageError as error:
@@ -151,7 +155,7 @@ def prepare(image: Volume, label: Volume | None, settings: Images) -> Prepared:
             array, nan=float(finite.min()), posinf=float(finite.max()), neginf=float(finite.min())
         )
     _check_size(image, settings)
-    mask = None if label is None else label.array.astype(np.uint8)
+    mask = None if label is None else _as_integers(label.array)
     if settings.spatial_dims == 2:
         check_plane(image, settings)
     oriented, affine_ras = array, image.affine_ras
@@ -176,6 +180,13 @@ def prepare(image: Volume, label: Volume | None, settings: Images) -> Prepared:
         original_affine_ras=image.affine_ras,
         in_pixels=planes.in_pixels(image),
     )
+
+
+def _as_integers(label: _Array) -> NDArray[np.integer[Any]]:
+    """Return class numbers as integers, in a type that holds the highest of them."""
+    if np.issubdtype(label.dtype, np.integer):
+        return label
+    return label.astype(class_dtype(int(label.max(initial=0))))
 
 
 def check_plane(image: Volume, settings: Images) -> None:
@@ -274,7 +285,7 @@ def _axis_of(letter: str) -> str:
     return {"L": "x", "R": "x", "P": "y", "A": "y", "I": "z", "S": "z"}[letter]
 
 
-def _centres(label: NDArray[np.uint8] | None) -> NDArray[np.int32]:
+def _centres(label: NDArray[np.integer[Any]] | None) -> NDArray[np.int32]:
     """Return up to MAX_CENTRES labelled voxels, (N, 3), evenly spread over all of them."""
     if label is None:
         return np.zeros((0, 3), np.int32)
@@ -297,7 +308,7 @@ def restore(array: _Array, prepared: Prepared, *, nearest: bool) -> _Array:
     back = resample(
         array, prepared.affine_ras, prepared.original_affine_ras, prepared.original_shape, nearest=nearest
     )
-    return back.astype(np.uint8 if nearest else array.dtype, copy=False)
+    return back.astype(array.dtype, copy=False)
 
 
 # --- the random part ----------------------------------------------------------------------------------------
@@ -405,7 +416,7 @@ def _random_affine(augment: Augment, keys: list[str], dims: int) -> Any:
 
 def sample_patch(
     image: NDArray[np.float32],
-    label: NDArray[np.uint8] | None,
+    label: NDArray[np.integer[Any]] | None,
     centres: NDArray[np.int32],
     settings: Images,
     augment: Compose | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +18,10 @@ class Info:
         modality: CT, MR, PT, DX, ... as in DICOM; empty for NIfTI, which does not name it.
         skipped: one line for each object that was omitted, with the reason.
         flags: short words: burned_in, recognizable, tilt, resampled, lossy, single_slice, projection,
-            inverted, nan, no_rescale, not_hu, real_world_values, real_world_values_unused, overlap,
-            qform_differs, other_frame_of_reference.
+            inverted, nan, no_rescale, not_hu, real_world_values, real_world_values_unused, suv, overlap,
+            qform_differs, other_frame_of_reference, cropped, pixels (the spacing counts pixels, not mm),
+            exif_turned.
+        label_names: what the file itself calls its values: a seg.nrrd's segments, a mask's colours.
         identities: keyed digests by which another patient's label is refused; they mean nothing outside this
             process, see medfed/data/identity_digest.py.
     """
@@ -27,6 +30,7 @@ class Info:
     skipped: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     identities: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    label_names: Mapping[int, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

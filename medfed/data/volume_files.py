@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from medfed.data.cache_location import skip_cache_folder
+from medfed.data.cache_location import walk_once
 from medfed.data.dicom import tags
 from medfed.data.dicom.directory import listed_files
 from medfed.data.dicom.file import DicomFile, open_dicom
 from medfed.data.dicom.volumes import assemble_volumes, describe_non_image
+from medfed.data.metaimage import is_metaimage, metaimage_voxels, read_metaimage
 from medfed.data.nifti import is_nifti, read_nifti, unpacked_head
+from medfed.data.nrrd import is_nrrd, nrrd_voxels, read_nrrd
+from medfed.data.pictures import is_picture, read_picture
 from medfed.data.read_options import ReadOptions
 from medfed.data.refusals import EmptyFileError
 from medfed.data.volume import Volume
@@ -20,6 +24,14 @@ from medfed.errors import ImageError
 
 _ANALYZE = (b"\x5c\x01\0\0", b"\0\0\x01\x5c")  # the header's size in either byte order
 _GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
+# The formats, for messages.
+FORMATS = "DICOM, NIfTI, MetaImage, NRRD, PNG, JPEG or TIFF"
+# A file of such a name that is not of the format is damaged, and is not passed over.
+_IMAGE_ENDINGS = {".nii": "NIfTI", ".nii.gz": "NIfTI", ".mha": "MetaImage", ".mhd": "MetaImage"}
+_IMAGE_ENDINGS |= {".nrrd": "NRRD", ".nhdr": "NRRD"}
+# Names of headers whose voxels may be in another file.
+_HEADER_ENDINGS = (".mhd", ".nhdr", ".mha", ".nrrd")
+_Reader = Callable[[str, ReadOptions], Volume]
 _NEVER_IMAGES = frozenset(
     (".txt", ".csv", ".tsv", ".json", ".xml", ".log", ".md", ".html", ".ini", ".db", ".py")
 )
@@ -65,8 +77,9 @@ def _read_file(path: str, options: ReadOptions) -> list[Volume]:
         raise ImageError("neither a file nor a folder; give one")
     if status.st_size == 0:
         raise EmptyFileError("the file is empty (0 bytes); copy it again")
-    if _is_nifti(path):
-        return [read_nifti(path, options)]
+    reader = _reader_of(path)
+    if reader is not None:
+        return [reader(path, options)]
     file = open_dicom(path)
     if file is None:
         raise ImageError(_unknown_format(_first_bytes(path)))
@@ -84,26 +97,51 @@ def _read_file(path: str, options: ReadOptions) -> list[Volume]:
 def _read_files(paths: list[str], options: ReadOptions) -> list[Volume]:
     skipped: list[str] = []
     dicoms: list[DicomFile] = []
-    niftis: list[str] = []
+    others: dict[str, _Reader] = {}
     inodes: set[tuple[int, int]] = set()
-    for path in sorted(set(paths)):
+    voxels = _voxel_files(paths)
+    for path in sorted(set(paths) - voxels):
         note = _file_note(path, inodes)
         file = open_dicom(path) if note is None else None
+        reader = _reader_of(path) if note is None and file is None else None
         if file is not None:
             note = describe_non_image(file)
             dicoms += [file] if note is None else []
-        elif note is None and _is_nifti(path):
-            niftis.append(path)
+        elif reader is not None:
+            others[path] = reader
         elif note is None:
             note = _skipped_note(path)
         skipped += [note] if note is not None else []
     volumes, notes = assemble_volumes(dicoms, options)
     skipped += notes
-    volumes += [read_nifti(path, options) for path in niftis]
+    others, notes = _without_pictures(others, bool(dicoms))
+    skipped += notes
+    volumes += [reader(path, options) for path, reader in others.items()]
     if not volumes:
-        others = f"only {len(skipped)} other files, the first {skipped[0]}" if skipped else "no file at all"
-        raise ImageError(f"there is no volume, {others}; name a DICOM or NIfTI file, or a folder of them")
+        rest = f"only {len(skipped)} other files, the first {skipped[0]}" if skipped else "no file at all"
+        raise ImageError(f"there is no volume, {rest}; name an image file ({FORMATS}), or a folder of them")
     return _with_notes(volumes, skipped)
+
+
+def _voxel_files(paths: list[str]) -> set[str]:
+    """Return the files that hold the voxels of another file's header; a damaged header names none."""
+    headers = [path for path in paths if path.lower().endswith(_HEADER_ENDINGS) and os.path.isfile(path)]
+    found = set()
+    for path in headers:
+        try:
+            voxels = _voxels_beside(path, _first_bytes(path))
+        except ImageError:
+            continue
+        found |= {voxels} if voxels is not None else set()
+    return found
+
+
+def _without_pictures(readers: dict[str, _Reader], dicom: bool) -> tuple[dict[str, _Reader], list[str]]:
+    """Return the readers without pictures beside other images, such as screenshots, and their notes."""
+    volumes = {path: reader for path, reader in readers.items() if reader is not read_picture}
+    if not volumes and not dicom:
+        return readers, []
+    return volumes, ["a picture (PNG, JPEG or TIFF) beside other images"] * (len(readers) - len(volumes))
 
 
 def _file_note(path: str, inodes: set[tuple[int, int]]) -> str | None:
@@ -143,13 +181,14 @@ def _skipped_note(path: str) -> str:
         raise ImageError(
             "one of the files holds zeros only, perhaps an image that was not copied; copy it again"
         )
-    if path.lower().endswith((".nii", ".nii.gz")):
-        raise ImageError(f"one of the files is named as NIfTI, but is {_unknown_format(start)}")
+    for ending, form in _IMAGE_ENDINGS.items():
+        if path.lower().endswith(ending):
+            raise ImageError(f"one of the files is named as {form}, but is {_unknown_format(start)}")
     if start[:4] == _ZIP or start[:2] == _GZIP:
         return "a packed archive (zip or gzip), which is not opened; unpack it"
     if start[:4] in _ANALYZE:
         return "an Analyze image, whose header gives no orientation"
-    return "neither DICOM nor NIfTI"
+    return "of no format that is read"
 
 
 def _unknown_format(start: bytes) -> str:
@@ -162,11 +201,21 @@ def _unknown_format(start: bytes) -> str:
             "not NIfTI: an Analyze header, which gives no orientation, or a damaged magic number;"
             " convert it to .nii"
         )
-    return "neither DICOM nor NIfTI; convert it to one of them"
+    return f"of no format that is read ({FORMATS}); convert it to one of them"
 
 
-def _is_nifti(path: str) -> bool:
-    return is_nifti(unpacked_head(_first_bytes(path)))
+def _reader_of(path: str) -> _Reader | None:
+    """Return the reader of a file's format by its first bytes; None if it is DICOM or no known format."""
+    start = _first_bytes(path)
+    if start[128:132] == b"DICM":  # its preamble may be another format's first bytes
+        return None
+    if is_nifti(unpacked_head(start)):
+        return read_nifti
+    if is_picture(start):
+        return read_picture
+    if is_nrrd(start):
+        return read_nrrd
+    return read_metaimage if is_metaimage(start) else None
 
 
 def _first_bytes(path: str) -> bytes:
@@ -182,17 +231,42 @@ def _list_files(path: str) -> list[str]:
     def stop(error: OSError) -> None:
         raise error
 
-    files: list[str] = []
-    seen = {os.path.realpath(path)}
-    # Links to folders are followed, because research copies consist of them. Each folder is entered once, so
-    # that a link to a parent folder does not loop.
-    for folder, folders, names in os.walk(path, onerror=stop, followlinks=True):
-        files += [os.path.join(folder, name) for name in names]
-        unseen = []
-        for name in sorted(skip_cache_folder(folders)):
-            real = os.path.realpath(os.path.join(folder, name))
-            if real not in seen:
-                seen.add(real)
-                unseen.append(name)
-        folders[:] = unseen
-    return files
+    return [os.path.join(folder, name) for folder, names in walk_once(path, stop) for name in names]
+
+
+def files_read(path: Path) -> list[Path]:
+    """Return every file that `read` or `read_label` opens for a path, in order.
+
+    These are the files below a folder, links followed; of a DICOMDIR the files that it lists; of a header of
+    MetaImage or NRRD also the file of its voxels. A damaged header names none, and `read` refuses it.
+
+    Raises:
+        OSError: if the path does not exist or may not be read.
+    """
+    if stat.S_ISDIR(os.stat(path).st_mode):
+        names = [name for name in _list_files(str(path)) if not os.path.basename(name).startswith(".")]
+        return sorted(Path(name) for name in names if os.path.isfile(name))
+    try:
+        return [path, *map(Path, _files_named_by(str(path)))]
+    except ImageError:
+        return [path]
+
+
+def _files_named_by(path: str) -> list[str]:
+    """Return the further files that a single file makes `read` open.
+
+    Raises:
+        ImageError: if it is damaged.
+    """
+    start = _first_bytes(path)
+    voxels = _voxels_beside(path, start)
+    if voxels is not None:
+        return [voxels]
+    file = open_dicom(path) if start[128:132] == b"DICM" else None
+    return listed_files(file) if file is not None and tags.DIRECTORY in file.elements else []
+
+
+def _voxels_beside(path: str, start: bytes) -> str | None:
+    if is_metaimage(start):
+        return metaimage_voxels(path)
+    return nrrd_voxels(path) if is_nrrd(start) else None

@@ -20,6 +20,8 @@ from typing import Literal
 
 import msgspec
 
+from medfed.data.layouts import Layout, layout_of
+from medfed.data.settings import AnyLayout
 from medfed.deployment.policy import Policy
 from medfed.errors import StudyError
 from medfed.exchange import Exchange
@@ -41,8 +43,12 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cache: the folder where a study with `data.cache: disk` stores prepared images, if not inside the data
     folder.  devices: how many GPUs (or processes) train one model.  accelerator: `auto` uses a GPU if there
     is one.  start: the checkpoint that a study begins with, if it has one; it must match the approved digest.
+    classes: the hospital's own words for the classes of its studies, such as {Leber: liver}; where its labels
+    hold numbers that nothing names, a number stands for the word ({1: liver}); `background` leaves a
+    structure out.
     columns: the site's own headings for the columns of a study's table, such as {age: Alter, patient: MRN};
     `patient` and `split` stand for the columns of ids and splits, whatever the study calls them.
+    layout: how the cases lie in the folder of images, as in a study's `data.layout`, before which it goes.
     """
 
     name: SiteName
@@ -55,7 +61,14 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     devices: Count = 1
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     start: str | None = None
+    classes: dict[str | int, str] = {}
     columns: dict[str, str] = {}
+    layout: AnyLayout | str | None = None
+
+    @property
+    def given_layout(self) -> Layout | None:
+        """The layout that the site gives, or None."""
+        return None if self.layout is None else layout_of(self.layout)
 
 
 def read_site(path: str | Path) -> SiteFile:

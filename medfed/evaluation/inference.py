@@ -88,8 +88,7 @@ class LabelCache:
             return self._labels[case.token]
         image, label = self.hospital.data.original(case)
         assert label is not None
-        classes = self.hospital.data.classes or 256
-        small = label.array[0].astype(np.uint8 if classes <= 256 else np.int32)
+        small = label.array[0]  # in the smallest type that holds its classes
         spacing_mm = segmentation.spacing_of(image.affine_ras)
         if is_plane(self.hospital.data.settings):
             # As a volume of one slice, all voxels would be on the structure's surface.

@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 import medfed
 from medfed.data.cache_location import files_below
 from medfed.data.case import Case, paths_of
-from medfed.data.dicom.file import is_dicom
+from medfed.data.layouts._survey import file_format
 from medfed.errors import RunError
+
+# Frames are numbered in one byte.
+MAX_SEGMENTS = 255
 
 
 def dicom_segmentation(
@@ -36,6 +39,11 @@ def dicom_segmentation(
     if not frames.any():
         raise RunError("no structure was found, so no DICOM SEG was written; see the NIfTI file")
     present = [number for number in range(1, len(classes)) if (frames == number).any()]
+    if len(present) > MAX_SEGMENTS:
+        raise RunError(
+            f"{len(present)} structures were found, a DICOM SEG written here holds at most {MAX_SEGMENTS}; "
+            "see the NIfTI file"
+        )
     numbered = np.zeros_like(frames, dtype=np.uint8)
     for segment, number in enumerate(present, start=1):
         numbered[frames == number] = segment
@@ -90,12 +98,17 @@ def source_slices(case: Case) -> list[Any]:
         for source in case.image
         for path in paths_of(source)
         for file in (files_below(path) if path.is_dir() else [path])
-        if is_dicom(file)
+        if file_format(file) == "dicom"
     ]
-    headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+    headers = [pydicom.dcmread(file, stop_before_pixels=True, force=True) for file in files]
     headers = [header for header in headers if "ImagePositionPatient" in header]
     if files and not headers:
-        raise RunError("a DICOM file has several frames; its mask is written as NIfTI only")
+        raise RunError(
+            "a DICOM file has several frames, or as a radiograph no position in the patient; its mask is "
+            "written as NIfTI only"
+        )
+    if any("MOSAIC" in header.get("ImageType", "") for header in headers):
+        raise RunError("the image is a Siemens mosaic; its mask is written as NIfTI only")
     if len({header.SeriesInstanceUID for header in headers}) > 1:
         raise RunError("the image has several series; its mask is written as NIfTI only")
 
@@ -108,7 +121,7 @@ def source_slices(case: Case) -> list[Any]:
 
 def resample_to_slice(
     labels: NDArray[np.integer], affine_ras: NDArray[np.float64], header: Any
-) -> NDArray[np.uint8]:
+) -> NDArray[np.integer]:
     """Return the nearest label (rows, columns) at each pixel of a DICOM slice, 0 outside the mask."""
     across, down = np.reshape(np.asarray(header.ImageOrientationPatient, float), (2, 3))
     row_mm, column_mm = (float(value) for value in header.PixelSpacing)
@@ -121,6 +134,6 @@ def resample_to_slice(
     inverse = np.linalg.inv(affine_ras)
     voxels = np.floor(points @ inverse[:3, :3].T + inverse[:3, 3] + 0.5).astype(int)
     inside = ((voxels >= 0) & (voxels < labels.shape)).all(axis=-1)
-    pixels = np.zeros(inside.shape, np.uint8)
+    pixels = np.zeros(inside.shape, labels.dtype)
     pixels[inside] = labels[tuple(voxels[inside].T)]
     return pixels

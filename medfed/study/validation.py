@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from medfed.aggregation import Rule
+from medfed.data.class_names import ClassNames, in_words
 from medfed.data.settings import Images, Table
-from medfed.errors import StudyError
+from medfed.errors import DataError, StudyError
 from medfed.exchange.memory import Memory
 from medfed.registry import kind_of, kinds
 from medfed.study._explain import nearest
@@ -35,6 +36,23 @@ def _site_names(study: Study) -> Iterator[str]:
         )
     for site in sorted(set(study.sites) & set(study.held_out)):
         yield f"'{site}' is in sites and in held_out; a hospital that trains is not held out"
+
+
+def _class_names(study: Study) -> Iterator[str]:
+    classes = tuple(getattr(study.task, "classes", ()))
+    if not classes:
+        return
+    try:
+        ClassNames(classes)
+        for site, override in study.site_overrides.items():
+            unknown = ClassNames(classes, in_words(override.classes)).unknown
+            if unknown:
+                yield (
+                    f"site_overrides: {site}: classes: {unknown} words are mapped to what is no class of the "
+                    f"study; there are {', '.join(classes)}, and background for what is to be left out"
+                )
+    except DataError as error:
+        yield str(error)
 
 
 def _network_and_data(study: Study) -> Iterator[str]:
@@ -206,6 +224,7 @@ def _tag(record: type[Images | Table]) -> str:
 
 _CHECKS = (
     _site_names,
+    _class_names,
     _network_and_data,
     _privacy,
     _rule,

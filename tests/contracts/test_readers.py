@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from contract import checks_of, run
+from data.itk_files import write_meta, write_nrrd
 from pydicom import uid
 
 from medfed.data.read import read
@@ -52,7 +53,23 @@ def nifti(kind: type, ending: str) -> Callable[[Path], Path]:
     return form
 
 
+def by_hand(write: Callable[..., Path], name: str, packed: bool) -> Callable[[Path], Path]:
+    def form(folder: Path) -> Path:
+        path = write(folder / name, VALUES.round().astype(np.int16), AFFINE, packed=packed)
+        return folder if name.endswith(("mhd", "nhdr")) else path
+
+    return form
+
+
 FORMS = {
+    "mha": by_hand(write_meta, "a.mha", False),
+    "mha zlib": by_hand(write_meta, "a.mha", True),
+    "mhd": by_hand(write_meta, "a.mhd", False),
+    "mhd zlib": by_hand(write_meta, "a.mhd", True),
+    "nrrd": by_hand(write_nrrd, "a.nrrd", False),
+    "nrrd gz": by_hand(write_nrrd, "a.nrrd", True),
+    "nhdr": by_hand(write_nrrd, "a.nhdr", False),
+    "nhdr gz": by_hand(write_nrrd, "a.nhdr", True),
     "classic": classic,
     "rle": compressed(uid.RLELossless),
     "jpeg-ls": compressed(uid.JPEGLSLossless),

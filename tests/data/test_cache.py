@@ -6,8 +6,10 @@ import multiprocessing
 import os
 import shutil
 import stat
+from dataclasses import replace
 from pathlib import Path
 
+import hard_series as hs
 import msgspec
 import numpy as np
 import pytest
@@ -15,11 +17,14 @@ import torch
 
 from medfed.data import cache
 from medfed.data.cache_location import CacheLocation
+from medfed.data.case import Case
 from medfed.data.datamodule import SiteDataModule
 from medfed.data.normalise.none import NoNormalisation
 from medfed.data.settings import Images
 from medfed.data.transforms import Prepared
-from medfed.errors import DataError
+from medfed.errors import DataError, ImageError
+
+from .itk_files import write_meta, write_nrrd
 
 torch.set_num_threads(1)
 
@@ -233,3 +238,46 @@ def test_a_store_travels_to_a_worker_without_its_volumes(tmp_path: Path) -> None
     dataset = data.dataset("train", training=True)
     dataset[0]
     assert len(pickle.dumps(dataset.cache)) < 2000  # type: ignore[attr-defined]
+
+
+def link_case(folder: Path, number: int) -> Case:
+    """Return a case whose image is a folder with nothing but a link to a series elsewhere."""
+    series = folder / f"store{number}"
+    hs.write_series(series, hs.Series(intercept=-1000.0 - number))
+    (folder / f"p{number}").mkdir()
+    (folder / f"p{number}" / "series").symlink_to(series)
+    return Case(str(number), str(number), f"token{number}", (folder / f"p{number}",))
+
+
+def test_an_entry_is_of_exactly_the_files_that_read_opens(tmp_path: Path) -> None:
+    cases = [link_case(tmp_path, number) for number in range(3)]
+    assert len({cache.entry_name(case, "recipe") for case in cases}) == 3
+    first = cache.entry_name(cases[0], "recipe")
+    assert first == cache.entry_name(cases[0], "recipe")
+    (tmp_path / "p0" / ".hidden").write_text("not read")
+    assert first == cache.entry_name(cases[0], "recipe")
+    files = sorted((tmp_path / "store0").iterdir())
+    as_files = replace(cases[0], image=(tuple(files),))
+    assert first == cache.entry_name(as_files, "recipe")
+    assert first != cache.entry_name(replace(cases[0], image=(tuple(files[:-1]),)), "recipe")
+    (files[2]).write_bytes(files[2].read_bytes()[:-2] + b"xx")
+    assert first != cache.entry_name(cases[0], "recipe")
+
+
+def test_an_entry_is_of_the_voxels_beside_a_header_too(tmp_path: Path) -> None:
+    for write, name in ((write_meta, "a.mhd"), (write_nrrd, "a.nhdr")):
+        path = write(tmp_path / name, np.ones((4, 3, 2), np.int16), np.eye(4))
+        case = Case("c", "p", "token", (path,))
+        first = cache.entry_name(case, "recipe")
+        (tmp_path / "a.raw").write_bytes(bytes(48))
+        assert first != cache.entry_name(case, "recipe")
+
+
+def test_no_entry_is_of_nothing(tmp_path: Path) -> None:
+    case = Case("c", "p", "token", (tmp_path,))
+    with pytest.raises(ImageError, match="case token: there is no file in a folder"):
+        cache.entry_name(case, "recipe")
+    gone = replace(case, image=(tmp_path / "MUELLER.nii",))
+    with pytest.raises(ImageError, match="case token: one of its files can't be read") as refusal:
+        cache.entry_name(gone, "recipe")
+    assert "MUELLER" not in str(refusal.value)

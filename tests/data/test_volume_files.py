@@ -50,7 +50,9 @@ def test_an_empty_file_is_refused_unless_its_name_says_that_it_is_no_image(tmp_p
         ("IM7", bytes(100), "holds zeros only"),
         ("IM7", bytes(100_000), "holds zeros only"),
         ("a.nii.gz", b"\x1f\x8b\x08\0damaged", r"named as NIfTI, but is a \.gz file"),
-        ("a.nii", b"hello", "named as NIfTI, but is neither"),
+        ("a.mha", b"hello", "named as MetaImage, but is of no format"),
+        ("a.seg.nrrd", b"hello", "named as NRRD, but is of no format"),
+        ("a.nii", b"hello", "named as NIfTI, but is of no format"),
     ],
 )
 def test_what_once_was_an_image_is_not_taken_for_junk(tmp_path, name, content, match):
@@ -220,7 +222,7 @@ def test_reading_a_label_refuses_with_our_errors_too(tmp_path):
     with pytest.raises(MedfedError, match="no such file"):
         read_label(tmp_path / "nowhere.nii", volume)
     (tmp_path / "a.nii").write_bytes(b"hello")
-    with pytest.raises(MedfedError, match="neither DICOM nor NIfTI"):
+    with pytest.raises(MedfedError, match="of no format that is read"):
         read_label(tmp_path / "a.nii", volume)
 
 

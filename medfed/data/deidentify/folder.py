@@ -48,7 +48,7 @@ def deidentify(
     """
     source, target = Path(source).resolve(), Path(target).resolve()
     _check_arguments(source, target, site_secret)
-    files = [path for path in files_below(source) if not path.is_symlink()]
+    files = [path for path in files_below(source, follow_links=False) if not path.is_symlink()]
     target.mkdir(parents=True, exist_ok=True, mode=0o700)
     left_out: Counter[str] = Counter()
     patients: set[str] = set()

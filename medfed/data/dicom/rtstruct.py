@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from medfed.data.dicom import tags
 from medfed.data.dicom.elements import Elements
 from medfed.data.dicom.file import DicomFile
+from medfed.data.dicom.structures import structures_of
 from medfed.data.identity_digest import identity_digests
 from medfed.data.label_regions import check_classes, check_same_patient, paint_regions
 from medfed.data.read_options import LabelOptions
@@ -39,21 +40,24 @@ def read_structure_set(file: DicomFile, like: Volume, options: LabelOptions) -> 
     """
     header = file.elements
     flags = check_same_patient(like, _identities(header))
-    titles = {item.count(tags.ROI_NUMBER): item.text(tags.ROI_NAME) for item in header.items(tags.ROIS)}
+    classes = options.classes_of(structures_of(file))
     skipped: list[str] = []
     regions: dict[int, list[NDArray[np.int64]]] = defaultdict(list)
     omitted = False
     for item in header.items(tags.ROI_CONTOURS):
         number = item.count(tags.REFERENCED_ROI)
-        if number is None or number not in titles:
+        if number is None or number not in classes:
             raise LabelError(
                 "contours belong to a structure that the file does not describe; the file is damaged"
             )
-        value = options.segment_class(number, titles[number])
-        contours = [contour for contour in item.items(tags.CONTOURS) if _is_area(contour, number, skipped)]
+        value = classes[number]
         if value is None:
             omitted = True
             skipped.append(f"structure {number}, which the given names omit")
+            continue
+        contours = [contour for contour in item.items(tags.CONTOURS) if _is_area(contour, number, skipped)]
+        if value == 0:
+            omitted = True
         elif not contours:
             skipped.append(f"structure {number}, which has no closed contour")
         else:

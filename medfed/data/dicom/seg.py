@@ -15,6 +15,7 @@ from medfed.data.dicom.elements import Elements, functional_groups
 from medfed.data.dicom.file import DicomFile
 from medfed.data.dicom.frame import Encoding, check_stored_bits, parse_encoding
 from medfed.data.dicom.pixels import has_swapped_bytes, read_words, sign_extend
+from medfed.data.dicom.structures import structures_of
 from medfed.data.identity_digest import identity_digests
 from medfed.data.label_regions import check_classes, check_same_patient, paint_regions
 from medfed.data.read_options import LabelOptions
@@ -44,13 +45,7 @@ def read_segmentation(file: DicomFile, like: Volume, options: LabelOptions) -> V
         raise LabelError(
             "a segmentation that is neither binary nor fractional nor a label map; export it again"
         )
-    titles = {
-        item.integer(tags.SEGMENT_NUMBER): item.text(tags.SEGMENT_LABEL)
-        for item in header.items(tags.SEGMENTS)
-    }
-    classes = {
-        number: options.segment_class(number, title) for number, title in titles.items() if number is not None
-    }
+    classes = options.classes_of(structures_of(file))
     skipped = [
         f"segment {number}, which the given names omit" for number, value in classes.items() if value is None
     ]

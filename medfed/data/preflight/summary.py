@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from medfed.data.planes import PIXELS
 from medfed.data.preflight.case import CaseFacts
 from medfed.data.preflight.issues import Problem
 from medfed.data.preflight.listing import Listing
@@ -43,10 +44,11 @@ def summarise(listing: Listing, examined: Iterable[CaseFacts]) -> dict[str, Any]
     return {
         "layout": listing.layout,
         "cases": len(cases),
+        "left_out": dict(listing.left_out),
         "patients": len({case.patient for case in cases}),
         "read": len(good),
         "splits": dict(sorted(Counter(case.split for case in cases).items())),
-        "labels": sum(case.label is not None for case in cases),
+        "labels": sum(case.label is not None or bool(case.masks) for case in cases),
         "targets": {str(target): targets[target] for target in sorted(targets)},
         "class_names": list(listing.class_names),
         "classes": _class_facts(good, listing.class_names),
@@ -55,6 +57,7 @@ def summarise(listing: Listing, examined: Iterable[CaseFacts]) -> dict[str, Any]
         "orientation": _counts(facts.orientation for facts in good),
         "channels": _counts(str(facts.channels) for facts in good),
         "spacing_mm": _range([facts.spacing_mm for facts in good]),
+        "in_pixels": sum(PIXELS in facts.flags for facts in good),
         "size": _range([facts.shape for facts in good]),
         "intensity": _range(
             [(f.quantiles[1], f.quantiles[50], f.quantiles[-2]) for f in good if f.quantiles]

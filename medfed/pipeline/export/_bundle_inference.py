@@ -84,6 +84,7 @@ def _segmentation(exported: ExportedModel, settings: Images) -> Config:
             "export to a MONAI bundle: task.largest and task.minimum_voxels have no equal in MONAI without "
             "further packages; export to onnx or torchscript, and keep or drop components afterwards"
         )
+    stored = "$'uint8'" if len(task.classes) <= 1 << 8 else "$'int32'"
     postprocessing = [
         _transform("Activationsd", "pred", softmax=True),
         _transform(
@@ -92,7 +93,7 @@ def _segmentation(exported: ExportedModel, settings: Images) -> Config:
         ),
         _transform("AsDiscreted", "pred", argmax=True),
         _transform(
-            "SaveImaged", "pred", output_dir="@output_dir", output_postfix="mask", output_dtype="$'uint8'",
+            "SaveImaged", "pred", output_dir="@output_dir", output_postfix="mask", output_dtype=stored,
             separate_folder=False, resample=False, print_log=False,
         ),
     ]  # fmt: skip
