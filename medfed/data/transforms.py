@@ -19,7 +19,9 @@ from medfed.data import planes
 from medfed.data.case import Case, ImageSource
 from medfed.data.class_names import Classes
 from medfed.data.label_regions import class_dtype
+from medfed.data.reading import Reading
 from medfed.data.refusals import ChannelGridError, SeveralVolumesError
+from medfed.data.regrid import moved_channel
 from medfed.data.resample import resample
 from medfed.data.settings import Augment, Images
 from medfed.data.volume import Volume
@@ -78,17 +80,18 @@ def read_case(case: Case, settings: Images, classes: Classes) -> tuple[Volume, V
     from medfed.data.read import read_label, read_masks
 
     try:
-        image = read_image(case.image)
+        image = read_image(case.image, settings)
         channels = image.array.shape[0]
         if channels != settings.channels:
             raise ImageError(
                 f"the image has {channels} channels, the study's data.channels is {settings.channels}"
             )
         label = None
+        overlap, resample = settings.read.overlap, settings.resample_labels
         if case.label is not None:
-            label = read_label(case.label, image, classes, overlap="refuse")
+            label = read_label(case.label, image, classes, overlap=overlap, resample=resample)
         elif case.masks:
-            label = read_masks(case.masks, image, classes, overlap="refuse")
+            label = read_masks(case.masks, image, classes, overlap=overlap, resample=resample)
     except LabelError as error:
         raise LabelError(f"case {case.token}: {error}") from None
     except ImageError as error:
@@ -96,17 +99,26 @@ def read_case(case: Case, settings: Images, classes: Classes) -> tuple[Volume, V
     return image, label
 
 
-def read_image(paths: Sequence[ImageSource | str]) -> Volume:
+def read_image(paths: Sequence[ImageSource | str], settings: Images | None = None) -> Volume:
     """Return one volume of all channels, which are on one grid; each source holds one volume.
+
+    The settings say how a study reads; without them the reader's defaults hold.
 
     Raises:
         ImageError: if a path is refused or holds several volumes, or the channels' grids differ.
     """
     from medfed.data.read import read
 
+    reading = Reading() if settings is None else settings.read
     channels: list[Volume] = []
     for path in paths:
-        volumes = read(path)
+        volumes = read(
+            path,
+            padding=reading.padding,
+            tilt=reading.tilt,
+            uneven=reading.uneven,
+            max_bytes=reading.max_bytes,
+        )
         if len(volumes) != 1:
             raise SeveralVolumesError(
                 f"its image holds {len(volumes)} volumes, expected one; put each series or time point into a "
@@ -116,9 +128,16 @@ def read_image(paths: Sequence[ImageSource | str]) -> Volume:
     first = channels[0]
     if len(channels) == 1:
         return first
+    flags: tuple[str, ...] = ()
     for number, other in enumerate(channels[1:], start=2):
-        check_same_grid(first, other, number)
-    flags = tuple(dict.fromkeys(flag for one in channels for flag in one.info.flags))
+        try:
+            check_same_grid(first, other, number)
+        except ChannelGridError:
+            if settings is None or not settings.resample_channels:
+                raise
+            channels[number - 1] = moved_channel(first, other, number)
+            flags = ("resampled_channels",)
+    flags = tuple(dict.fromkeys([*flags, *(flag for one in channels for flag in one.info.flags)]))
     array = np.concatenate([one.array for one in channels])
     return Volume(array, first.affine_ras, replace(first.info, flags=flags))
 
@@ -133,7 +152,7 @@ def check_same_grid(first: Volume, other: Volume, number: int) -> None:
         raise ChannelGridError(
             f"channel {number} lies on another grid than channel 1 (shape {other.shape} against "
             f"{first.shape}, up to {distance_mm:.2f} mm apart); register and resample the channels to one "
-            "grid"
+            "grid, or, if they are registered, set data.resample_channels in the study"
         )
 
 

@@ -20,6 +20,7 @@ from typing import Literal
 
 import msgspec
 
+from medfed.data.reading import SiteReading
 from medfed.deployment.policy import Policy
 from medfed.errors import StudyError
 from medfed.exchange import Exchange
@@ -46,6 +47,8 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     structure out.
     columns: the site's own headings for the columns of a study's table, such as {age: Alter, patient: MRN};
     `patient` and `split` stand for the columns of ids and splits, whatever the study calls them.
+    read: how images are read here, more strictly than the study says, and the most memory for one:
+    {uneven: refuse, max_bytes: 4000000000}.
     """
 
     name: SiteName
@@ -60,6 +63,7 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     start: str | None = None
     classes: dict[str | int, str] = {}
     columns: dict[str, str] = {}
+    read: SiteReading = SiteReading()
 
 
 def read_site(path: str | Path) -> SiteFile:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
+import msgspec
 import pytorch_lightning as pl
 import torch
 
 from medfed.data.cache_location import find_cache_location
 from medfed.data.class_names import ClassNames, in_words
 from medfed.data.datamodule import SiteDataModule
+from medfed.data.reading import SiteReading
 from medfed.data.settings import Images, Table
 from medfed.errors import MedfedError, StudyError
 from medfed.evaluation.inference import Hospital
@@ -54,22 +56,26 @@ def hospital_of(
     cache: str | None = None,
     columns: Mapping[str, str] | None = None,
     words: Mapping[str | int, str] | None = None,
+    reading: SiteReading | None = None,
 ) -> Hospital:
     """Return a site's data, with its folder indexed and checked.
 
     In a simulation one person has all folders, so the secret for tokens and splits is derived from the
     study's seed and the site's name, and a run can be repeated. A hospital's own secret is in its site file,
     as are the folder for prepared images (`cache`) if it should not be inside the data folder, its own
-    headings for the study's `columns`, and its own `words` for the study's classes; in a simulation these
-    are in `site_overrides`.
+    headings for the study's `columns`, and its own `words` for the study's classes (in a simulation these
+    are in `site_overrides`), and how it reads images more strictly than the study.
     """
     secret = secret or simulated_secret(study, site)
+    settings = study.data
+    if isinstance(settings, Images) and reading is not None:
+        settings = msgspec.structs.replace(settings, read=reading.over(settings.read))
     on_disk = isinstance(study.data, Images) and study.data.cache == "disk"
     place = find_cache_location(where, secret, cache) if on_disk else None
     try:
         data = SiteDataModule.open(
             where,
-            study.data,
+            settings,
             study.task.needs,
             site_secret=secret,
             batch=study.at(site).train.batch,
