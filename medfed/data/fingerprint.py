@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from medfed.data import histogram
 from medfed.data.case import Case
+from medfed.data.class_names import Classes, count_of
 from medfed.data.histogram import Counts, Grid, Whole
 from medfed.data.index import Index
 from medfed.data.normalise.nyul import PERCENTILES, percentiles
@@ -130,7 +131,7 @@ class _Sums:
         if label is not None:
             self._add_label(case, image, label.array[0])
 
-    def _add_label(self, case: Case, image: Volume, classes: NDArray[np.uint8]) -> None:
+    def _add_label(self, case: Case, image: Volume, classes: NDArray[np.integer]) -> None:
         for number, count in enumerate(np.bincount(np.ascontiguousarray(classes.T).reshape(-1))):
             if count:
                 self.voxels[number] += int(count)
@@ -167,14 +168,14 @@ def _landmarks(voxels: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def fingerprint(
-    index: Index, *, grid: Grid, classes: int | None = None, channels: int = 1, min_count: int = 10
+    index: Index, *, grid: Grid, classes: Classes = None, channels: int = 1, min_count: int = 10
 ) -> Fingerprint:
     """Return the fingerprint of a hospital's training cases, small counts withheld.
 
     Args:
         index: the site's cases; those of the split 'train' are read, test cases are not.
         grid: `hu` for CT, `relative` for MR and all others; the same at every site.
-        classes: how many classes the task has, 0 included; None where there are no labels.
+        classes: the task's classes by name, or how many there are; None where there are no labels.
         channels: how many channels an image has.
         min_count: counts of patients or voxels below this are withheld; the site's choice.
 
@@ -199,7 +200,7 @@ def fingerprint(
                 f"case {case.token}: its label has {label.array.shape[0]} channels, expected one"
             )
         sums.add(case, image, label)
-    return _released(sums, patients, len(cases), classes or 0, min_count)
+    return _released(sums, patients, len(cases), count_of(classes) or 0, min_count)
 
 
 def _released(sums: _Sums, patients: int, cases: int, classes: int, min_count: int) -> Fingerprint:

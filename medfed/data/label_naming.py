@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medfed.data.case import Case
-from medfed.data.class_names import ClassNames, Structure, words_of
+from medfed.data.class_names import Classes, ClassNames, Structure, words_of
 from medfed.data.dicom.structures import find_label_object, structures_of
 from medfed.data.index import Index
 from medfed.data.nrrd import segment_names
@@ -51,6 +51,15 @@ class LabelSurvey:
             yield name, meaning, "" if number is None else self.naming.classes[number], str(cases)
 
 
+def match_classes(index: Index, classes: Classes, needs: str, site_secret: bytes) -> tuple[Index, Classes]:
+    """Return an index and the task's classes, matched by their names if the task names them."""
+    if not isinstance(classes, ClassNames):
+        return index, classes
+    if needs == "segment":
+        return match_labels(index, classes, site_secret)
+    return (match_targets(index, classes) if needs == "classify" else index), classes
+
+
 def match_labels(index: Index, naming: ClassNames, site_secret: bytes) -> tuple[Index, ClassNames]:
     """Return a hospital's index and the naming of its labels, with what was matched in the index's notes.
 
@@ -60,7 +69,7 @@ def match_labels(index: Index, naming: ClassNames, site_secret: bytes) -> tuple[
         DataError: if some labels name their structures and others hold numbers without names, or no label
             names a class of the study.
     """
-    naming = replace(naming, numbers=getattr(index, "label_names", {}))
+    naming = replace(naming, numbers=dict(index.label_names))
     survey = survey_labels(index.cases, naming)
     if not survey.named and not survey.numbered:
         return index, naming

@@ -6,10 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
+import yaml
+
+from medfed.data.layouts import Layout, plain_layout
 from medfed.data.preflight.preflight import Preflight, check
 from medfed.data.preflight.summary import UNKNOWN_MODALITY
 from medfed.errors import DataError, StudyError
 from medfed.pipeline._draft import Draft, yaml_inline
+from medfed.pipeline._draft_classes import class_names, structures
+from medfed.pipeline._draft_planes import are_planes, plane_grid, plane_normalisation
 from medfed.pipeline.templates import render
 
 ImageTask = Literal["segment", "classify"]
@@ -28,6 +33,7 @@ def draft_images(
     held_out: Mapping[str, Path],
     task: ImageTask | None,
     progress: Callable[[int, int], None],
+    layout: Layout | None = None,
 ) -> Draft:
     """Return the draft of a segmentation or classification, which follows from the folders if `task` is None.
 
@@ -35,7 +41,9 @@ def draft_images(
         DataError: if a folder can't be used, or the hospitals' folders do not match each other.
         StudyError: if it is not clear what to learn.
     """
-    preflights = {site: _preflight(site, path, progress) for site, path in {**sites, **held_out}.items()}
+    preflights = {
+        site: _preflight(site, path, progress, layout) for site, path in {**sites, **held_out}.items()
+    }
     channels = {number for one in preflights.values() for number in one.facts["channels"]}
     task = task or _infer_task(preflights)
     if len(channels) > 1:
@@ -43,15 +51,29 @@ def draft_images(
             f"the hospitals' images have {' and '.join(sorted(channels))} channels; a study needs the same "
             "number everywhere"
         )
-    draft = _segmentation if task == "segment" else _classification
-    text, warnings = draft({site: preflights[site] for site in sites}, channels.pop())
+    training = {site: preflights[site] for site in sites}
+    if are_planes(preflights):
+        text, warnings = _planes(training, channels.pop(), task)
+    else:
+        draft = _segmentation if task == "segment" else _classification
+        text, warnings = draft(training, channels.pop())
     summaries = tuple(f"{site}: {_summary(one)}" for site, one in preflights.items())
-    return Draft(text, summaries, (*_preflight_warnings(preflights), *warnings))
+    return Draft(_with_layout(text, layout), summaries, (*_preflight_warnings(preflights), *warnings))
 
 
-def _preflight(site: str, path: Path, progress: Callable[[int, int], None]) -> Preflight:
+def _with_layout(text: str, layout: Layout | None) -> str:
+    """Return a draft with the layout that a person gave."""
+    if layout is None:
+        return text
+    line = yaml.safe_dump(plain_layout(layout), default_flow_style=True, width=1000).split("\n...")[0].strip()
+    return text.replace("  kind: images\n", f"  kind: images\n  layout: {line}\n", 1)
+
+
+def _preflight(
+    site: str, path: Path, progress: Callable[[int, int], None], layout: Layout | None
+) -> Preflight:
     try:
-        preflight = check(path, progress=progress)
+        preflight = check(path, layout=layout, progress=progress)
     except DataError as error:
         raise DataError(f"{site}: {error}") from None
     if not preflight.facts["read"]:
@@ -127,7 +149,7 @@ def _is_ct(preflights: Preflights) -> tuple[bool, list[str]]:
 
 def _segmentation(preflights: Preflights, channels: str) -> tuple[str, list[str]]:
     is_ct, modality_warnings = _is_ct(preflights)
-    names, label_warnings = _structures(preflights)
+    names, label_warnings = structures(preflights)
     fewest = max(1, min(10, *(one.facts["splits"].get("train", 0) for one in preflights.values())))
     grid, reason = (
         ("hu", "CT: Hounsfield units") if is_ct else ("relative", "not CT: each image's own values")
@@ -144,34 +166,25 @@ def _segmentation(preflights: Preflights, channels: str) -> tuple[str, list[str]
     return text, modality_warnings + label_warnings
 
 
-def _structures(preflights: Preflights) -> tuple[list[str], list[str]]:
-    """Return the names of all classes, background first, and a warning for each hospital that lacks one."""
-    highest = max((int(number) for one in preflights.values() for number in one.facts["classes"]), default=0)
-    if highest == 0:
-        raise DataError(
-            "every label is empty: no voxel of any case is labelled; labels mark structures by 1, 2, ..."
-        )
-    names, warnings = ["background"], []
-    for number in range(1, highest + 1):
-        known = {one.facts["classes"].get(str(number), {}).get("name", "") for one in preflights.values()}
-        known -= {""}
-        if len(known) > 1:
-            raise DataError(
-                f"label {number} is named {' and '.join(sorted(known))} at different hospitals; the same "
-                "number must mean the same structure everywhere"
-            )
-        names.append(known.pop() if known else f"structure{number}")
-        lacking = [site for site, one in preflights.items() if str(number) not in one.facts["classes"]]
-        if lacking:
-            warnings.append(
-                f"'{names[-1]}' (label {number}) is in no case of {', '.join(lacking)}; if it is present but "
-                "not labelled there, say so in task.labelled"
-            )
-    return names, warnings
+def _planes(preflights: Preflights, channels: str, task: ImageTask) -> tuple[str, list[str]]:
+    classes, warnings = (structures if task == "segment" else class_names)(preflights)
+    grid, grid_warnings = plane_grid(preflights)
+    text = render(
+        "draft_planes.yaml.jinja",
+        task=task,
+        classes=yaml_inline(classes),
+        channels=channels,
+        spacing_mm=grid.spacing_mm,
+        patch=grid.patch,
+        reason=grid.reason,
+        small=grid.small,
+        normalise=plane_normalisation(preflights, channels),
+    )
+    return text, warnings + grid_warnings
 
 
 def _classification(preflights: Preflights, channels: str) -> tuple[str, list[str]]:
-    classes, warnings = _class_names(preflights)
+    classes, warnings = class_names(preflights)
     spacing_mm, patch = _whole_image_grid(preflights)
     text = render(
         "draft_classification.yaml.jinja",
@@ -198,22 +211,3 @@ def _whole_image_grid(preflights: Preflights) -> tuple[list[float], list[int]]:
     ]
     patch = [max(16, -(-round(extent / mm) // 8) * 8) for mm, extent in zip(spacing_mm, largest, strict=True)]
     return spacing_mm, patch
-
-
-def _class_names(preflights: Preflights) -> tuple[list[str], list[str]]:
-    """Return the classes' names, and a warning for each hospital that has no case of one."""
-    highest = max(int(target) for one in preflights.values() for target in one.facts["targets"])
-    if highest == 0:
-        raise DataError("every case is of class 0; a classifier needs at least two classes, 0 and 1")
-    warnings = [
-        f"{site} has no case of class {number}"
-        for number in range(highest + 1)
-        for site, one in preflights.items()
-        if str(number) not in one.facts["targets"]
-    ]
-    known = {tuple(one.facts["class_names"]) for one in preflights.values() if one.facts["class_names"]}
-    if len(known) > 1:
-        versions = " against ".join(", ".join(names) for names in sorted(known))
-        raise DataError(f"the hospitals' classes differ: {versions}; give their folders the same names")
-    names = list(known.pop()) if known else []
-    return [*names, *(f"class{number}" for number in range(len(names), highest + 1))], warnings

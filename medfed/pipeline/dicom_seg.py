@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 import medfed
 from medfed.data.cache_location import files_below
 from medfed.data.case import Case, paths_of
-from medfed.data.dicom.file import is_dicom
+from medfed.data.layouts._survey import file_format
 from medfed.errors import RunError
 
 # Frames are numbered in one byte.
@@ -98,12 +98,17 @@ def source_slices(case: Case) -> list[Any]:
         for source in case.image
         for path in paths_of(source)
         for file in (files_below(path) if path.is_dir() else [path])
-        if is_dicom(file)
+        if file_format(file) == "dicom"
     ]
-    headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+    headers = [pydicom.dcmread(file, stop_before_pixels=True, force=True) for file in files]
     headers = [header for header in headers if "ImagePositionPatient" in header]
     if files and not headers:
-        raise RunError("a DICOM file has several frames; its mask is written as NIfTI only")
+        raise RunError(
+            "a DICOM file has several frames, or as a radiograph no position in the patient; its mask is "
+            "written as NIfTI only"
+        )
+    if any("MOSAIC" in header.get("ImageType", "") for header in headers):
+        raise RunError("the image is a Siemens mosaic; its mask is written as NIfTI only")
     if len({header.SeriesInstanceUID for header in headers}) > 1:
         raise RunError("the image has several series; its mask is written as NIfTI only")
 

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
-import msgspec
 import pytorch_lightning as pl
 import torch
 
 from medfed.data.cache_location import find_cache_location
 from medfed.data.class_names import ClassNames, in_words
 from medfed.data.datamodule import SiteDataModule
-from medfed.data.reading import SiteReading
-from medfed.data.settings import Images, Table
-from medfed.errors import MedfedError, StudyError
+from medfed.data.layouts import Layout
+from medfed.data.left_out import note_left_out
+from medfed.data.refusals import REASONS
+from medfed.data.screening import write_refused
+from medfed.data.settings import Images, Table, Unreadable, with_layout
+from medfed.errors import DataError, MedfedError, StudyError
 from medfed.evaluation.inference import Hospital
 from medfed.federation.config import HubConfig, SiteConfig
 from medfed.federation.egress import TRAINING, Egress
 from medfed.models.networks import for_images_of, replace_batch_norms
 from medfed.models.networks._adapters import prepare_training
 from medfed.models.tasks import Training
+from medfed.runs.rounds import LEFT_OUT
 from medfed.study.canonical import study_digest
 from medfed.study.study import Study
 
@@ -56,21 +60,22 @@ def hospital_of(
     cache: str | None = None,
     columns: Mapping[str, str] | None = None,
     words: Mapping[str | int, str] | None = None,
-    reading: SiteReading | None = None,
+    layout: Layout | None = None,
 ) -> Hospital:
     """Return a site's data, with its folder indexed and checked.
 
     In a simulation one person has all folders, so the secret for tokens and splits is derived from the
     study's seed and the site's name, and a run can be repeated. A hospital's own secret is in its site file,
     as are the folder for prepared images (`cache`) if it should not be inside the data folder, its own
-    headings for the study's `columns`, and its own `words` for the study's classes (in a simulation these
-    are in `site_overrides`), and how it reads images more strictly than the study.
+    headings for the study's `columns`, and its own `words` for the study's classes; in a simulation these
+    are in `site_overrides`. Its own `layout` goes before the study's. The names of files that no case uses
+    are written into the hospital's own folder.
     """
     secret = secret or simulated_secret(study, site)
     settings = study.data
-    if isinstance(settings, Images) and reading is not None:
-        settings = msgspec.structs.replace(settings, read=reading.over(settings.read))
-    on_disk = isinstance(study.data, Images) and study.data.cache == "disk"
+    if isinstance(settings, Images):
+        settings = with_layout(settings, layout or study.layout_at(site))
+    on_disk = isinstance(settings, Images) and settings.cache == "disk"
     place = find_cache_location(where, secret, cache) if on_disk else None
     try:
         data = SiteDataModule.open(
@@ -87,7 +92,54 @@ def hospital_of(
         )
     except MedfedError as error:
         raise type(error)(f"site '{site}': {error}") from None
+    chosen = None if cache is None else Path(cache)
+    note = note_left_out(data.index.folder, data.index.left_out_files, secret, chosen)
+    data.notes += (note,) if note else ()
     return Hospital(site, data, secret)
+
+
+def screen_hospital(
+    hospital: Hospital, bears: Unreadable, cache: str | None = None, *, prepare: bool = True
+) -> None:
+    """Read each of a hospital's cases once, leave out those that cannot be used, and list them there.
+
+    Args:
+        hospital: its data.
+        bears: how many cases may be left out.
+        cache: as in `hospital_of`.
+        prepare: whether the cases are also prepared, as training sees them.
+
+    Raises:
+        DataError: if more cases cannot be used than the hospital bears, or none is left.
+    """
+    data = hospital.data
+    screening = data.screen(prepare=prepare)
+    place = ""
+    if screening.refused:
+        place = write_refused(screening.refused, str(data.index.folder), hospital.secret, cache)
+    try:
+        data.leave_out(screening, bears)
+    except DataError as error:
+        raise type(error)(f"site '{hospital.name}': {error}; {place}") from None
+    if place:
+        data.notes += (place,)
+
+
+def require_training_cases(hospital: Hospital) -> None:
+    """Raise if a hospital that trains has no training case.
+
+    Raises:
+        DataError: naming the hospital.
+    """
+    try:
+        hospital.data.require_training_cases()
+    except DataError as error:
+        raise type(error)(f"site '{hospital.name}': {error}") from None
+
+
+def bears_of(study: Study) -> Unreadable:
+    """Return how many cases a site of a simulation leaves out; across hospitals each one's policy decides."""
+    return study.data.unreadable if isinstance(study.data, Images) else Unreadable()
 
 
 def classes_of(
@@ -174,6 +226,11 @@ def hub_config_of(study: Study) -> HubConfig:
     )
 
 
+def left_out_scalars(counts: Mapping[str, int]) -> dict[str, float]:
+    """Return how many cases a site left out, by reason, as numbers that leave with each update."""
+    return {f"{LEFT_OUT}{reason}": float(count) for reason, count in counts.items()}
+
+
 def egress_of(study: Study, *, smallest_group: int | None, withheld: tuple[str, ...] = ()) -> Egress:
     """Return what may leave a hospital: what the study's rule, method, task and mechanism declare."""
     local = study.local
@@ -182,7 +239,15 @@ def egress_of(study: Study, *, smallest_group: int | None, withheld: tuple[str, 
     reports = local.reports if local is not None else ()
     personal = [f"val/personal/{name.removeprefix('val/')}" for name in study.task.scores]
     return Egress(
-        scalars=TRAINING.union(study.task.scores, personal, needed, by_class, reports, study.privacy.scalars),
+        scalars=TRAINING.union(
+            study.task.scores,
+            personal,
+            needed,
+            by_class,
+            reports,
+            study.privacy.scalars,
+            (f"{LEFT_OUT}{reason}" for reason in REASONS.values()),
+        ),
         groups=local.sends if local is not None else (),
         smallest_group=smallest_group,
         withheld=withheld,

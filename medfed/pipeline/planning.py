@@ -91,12 +91,11 @@ def _sums_of(study: Study, plan: PlanSettings, site: SiteDataModule) -> bytes:
     if isinstance(study.data, Table):
         sums = training_sums(site.rows, study.data.numbers, min_count=plan.fewest)
         return msgspec.json.encode(sums)
-    classes = len(getattr(study.task, "classes", ())) if study.task.needs == "segment" else 0
     return fingerprint.to_json(
         fingerprint.fingerprint(
             site.index,
             grid=plan.grid,
-            classes=classes or None,
+            classes=site.label_classes if study.task.needs == "segment" else None,
             channels=study.data.channels,
             min_count=plan.fewest,
         )

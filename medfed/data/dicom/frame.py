@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from medfed.data.dicom import tags
 from medfed.data.dicom.elements import EMPTY, Elements, describe_tag, functional_groups
 from medfed.data.dicom.file import DEFLATED, DicomFile
 from medfed.data.dicom.real_world import HOUNSFIELD, RealWorldMapping, find_mapping
+from medfed.data.dicom.siemens import Mosaic, find_mosaic
 from medfed.data.size_limits import MAX_DICOM_RATIO, check_size
 from medfed.errors import ImageError
 
@@ -76,6 +77,14 @@ class Lut:
     entries: tuple[int, ...]
 
 
+class Tile(NamedTuple):
+    """The part of a mosaic that is one slice: the whole image's encoding, and the tile's first pixel."""
+
+    image: Encoding
+    row: int
+    column: int
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One image plane. Positions are LPS, as DICOM writes them."""
@@ -103,6 +112,7 @@ class Frame:
     padding: tuple[int, int] | None  # raw words, first and last
     rescale_type: bytes
     flags: tuple[str, ...]
+    tile: Tile | None = None  # of a mosaic; `encoding` is that of the tile
 
 
 def parse_frames(file: DicomFile) -> list[Frame]:
@@ -122,7 +132,9 @@ def parse_frames(file: DicomFile) -> list[Frame]:
         )
     if not per_frame:
         real = find_mapping(EMPTY, EMPTY, header)
-        return [_frame(file, encoding, 0, lambda sequence: header, _classic_keys(header), real)]
+        whole = _frame(file, encoding, 0, lambda sequence: header, _classic_keys(header), real)
+        mosaic = find_mosaic(header)
+        return [whole] if mosaic is None else _tiles(whole, mosaic)
     if len(per_frame) != encoding.frames:
         raise ImageError(
             f"{encoding.frames} frames are announced, {len(per_frame)} have a position; the file is damaged"
@@ -135,6 +147,36 @@ def parse_frames(file: DicomFile) -> list[Frame]:
         keys = _enhanced_keys(header, index, group, pointers)
         frames.append(_frame(file, encoding, index, group, keys, find_mapping(own, shared, header)))
     return frames
+
+
+def _tiles(whole: Frame, mosaic: Mosaic) -> list[Frame]:
+    """Return the slices of a mosaic.
+
+    Raises:
+        ImageError: if the tiles do not fill the image, or the image has no place in the patient.
+    """
+    image, across = whole.encoding, mosaic.across
+    if image.rows % across or image.columns % across or whole.position_mm is None or whole.axes is None:
+        raise ImageError(
+            f"a Siemens mosaic of {image.rows} x {image.columns} pixels for {mosaic.count} slices, or without"
+            " its place in the patient; export it again, or convert it with dcm2niix"
+        )
+    rows, columns = image.rows // across, image.columns // across
+    between_rows, between_columns = whole.spacing_mm or (0.0, 0.0)
+    right, down = (image.columns - columns) / 2 * between_columns, (image.rows - rows) / 2 * between_rows
+    corner = [
+        place + right * along_row + down * along_column
+        for place, along_row, along_column in zip(whole.position_mm, *whole.axes, strict=True)
+    ]
+    # As many frames as tiles, so that the decoded image is kept until the last of them is read.
+    encoding = replace(image, rows=rows, columns=columns, frames=max(2, mosaic.count))
+    tiles = []
+    for k in range(mosaic.count):
+        x, y, z = (place + k * step for place, step in zip(corner, mosaic.step_mm, strict=True))
+        tile = Tile(image, k // across * rows, k % across * columns)
+        uid = whole.uid + b"#%d" % k if whole.uid else b""
+        tiles.append(replace(whole, encoding=encoding, position_mm=(x, y, z), uid=uid, tile=tile))
+    return tiles
 
 
 def parse_encoding(file: DicomFile) -> Encoding:

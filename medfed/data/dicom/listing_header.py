@@ -17,6 +17,8 @@ from medfed.data.dicom.volumes import describe_non_image
 from medfed.data.dicom.weighting import weighting
 from medfed.errors import ImageError
 
+# A localizer has a few slices; a volume worth training on has more.
+MIN_SLICES = 5
 LABEL_MODALITIES = ("SEG", "RTSTRUCT")
 LOCALIZER = "a localizer"
 NO_POSITION = "an image without a position in the patient, like a picture of a screen"
@@ -64,12 +66,13 @@ class ListingHeader:
 class DamagedFile:
     """A file that is DICOM by name or bytes and whose header cannot be read.
 
-    series: its series, if the header holds that much.  non_volume: what it was, if it says that it is no
+    series, patient: if the header holds that much.  non_volume: what it was, if it says that it is no
     image.
     """
 
     path: Path
     series: str = ""
+    patient: str = ""
     non_volume: str = ""
 
 
@@ -101,7 +104,8 @@ def _header(path: Path, file: DicomFile) -> ListingHeader | None:
         series=series,
         frame=_text(header, tags.FRAME_UID),
         references=tuple(_referenced_series(header)) if modality in LABEL_MODALITIES else (),
-        slices=mosaic_slices(header) if frames == 1 and is_mosaic(header) else frames,
+        # A mosaic that has lost its description is a volume that is refused, not a short series.
+        slices=max(MIN_SLICES, mosaic_slices(header)) if frames == 1 and is_mosaic(header) else frames,
         placed=placed,
         instance=_text(header, tags.SOP_UID),
         non_volume=non_volume or _why_no_slice(header, modality, placed),
@@ -143,12 +147,13 @@ def _damaged(path: Path) -> DamagedFile:
 
     try:
         with suppress_dicom_logs():
-            wanted = ["SeriesInstanceUID", "Modality", "SOPClassUID"]
+            wanted = ["SeriesInstanceUID", "Modality", "PatientID"]
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=wanted, force=True)
             modality = str(header.get("Modality", "") or "")
             return DamagedFile(
                 path,
                 str(header.get("SeriesInstanceUID", "") or ""),
+                str(header.get("PatientID", "") or ""),
                 "a damaged report, presentation state or label" if modality in _NEVER_IMAGES else "",
             )
     except Exception:  # noqa: BLE001 - pydicom's errors have no common class

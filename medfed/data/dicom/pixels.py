@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -51,7 +52,7 @@ def stored_values(frame: Frame) -> NDArray[Any]:
     Raises:
         ImageError: if the pixels are truncated, damaged, or in an encoding that cannot be read.
     """
-    return sign_extend(read_words(frame.file, frame.encoding, frame.index), frame.encoding)
+    return sign_extend(_frame_words(frame), frame.encoding)
 
 
 def iter_words(frames: Sequence[Frame]) -> Iterator[NDArray[Any]]:
@@ -62,13 +63,13 @@ def iter_words(frames: Sequence[Frame]) -> Iterator[NDArray[Any]]:
     """
     processes = max_processes()
     if processes == 1 or not all(_faster_in_parallel(frame.file, len(frames)) for frame in frames):
-        yield from (read_words(frame.file, frame.encoding, frame.index) for frame in frames)
+        yield from (_frame_words(frame) for frame in frames)
         return
     with ThreadPoolExecutor(processes) as threads:  # they wait for the subprocesses without holding the lock
         ahead: deque[Future[NDArray[Any]]] = deque()
         try:
             for frame in frames:
-                ahead.append(threads.submit(read_words, frame.file, frame.encoding, frame.index, True))
+                ahead.append(threads.submit(_frame_words, frame, True))
                 if len(ahead) > processes:
                     yield ahead.popleft().result()
             while ahead:
@@ -76,6 +77,18 @@ def iter_words(frames: Sequence[Frame]) -> Iterator[NDArray[Any]]:
         finally:
             for waiting in ahead:  # a frame was refused, so the rest is not needed
                 waiting.cancel()
+
+
+def _frame_words(frame: Frame, subprocess: bool = False) -> NDArray[Any]:
+    """Return a frame's words, (rows, columns); of a tile those of its part of the mosaic."""
+    tile = frame.tile
+    if tile is None:
+        return read_words(frame.file, frame.encoding, frame.index, subprocess)
+    if "mosaic" not in frame.file.memo:
+        frame.file.memo["mosaic"] = read_words(frame.file, tile.image, 0, subprocess)
+    image: NDArray[Any] = frame.file.memo["mosaic"]
+    rows, columns = frame.encoding.shape
+    return image[tile.row : tile.row + rows, tile.column : tile.column + columns]
 
 
 def _faster_in_parallel(file: DicomFile, frames: int) -> bool:
@@ -228,6 +241,9 @@ def _representable(value: int, encoding: Encoding) -> bool:
 def _decode_frame(file: DicomFile, encoding: Encoding, index: int, subprocess: bool) -> NDArray[Any]:
     if file.syntax == DEFLATED_FRAMES:
         return _inflated(file, encoding, index)
+    if encoding.allocated == 1 and file.syntax in JPEG_2000:
+        # A segmentation's bits, which a codestream of one bit per pixel holds as bytes of 0 and 1.
+        encoding = replace(encoding, allocated=8, stored=1, high_bit=0)
     if encoding.allocated < 8 or file.syntax not in DECODERS:
         raise ImageError(
             f"transfer syntax {file.syntax} is not supported; export the images as Explicit VR Little Endian"

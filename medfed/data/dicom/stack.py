@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfed.data.dicom.frame import PROJECTIONS, Frame
-from medfed.data.dicom.siemens import is_mosaic
 from medfed.data.dicom.split_series import (
     JITTER_FRACTION,
     JITTER_MM,
@@ -77,17 +76,7 @@ def build_stacks(
 
 
 def _images(frames: Sequence[Frame]) -> tuple[list[Frame], list[str]]:
-    """Return the frames that may be slices of a volume, and a note for each other frame.
-
-    Raises:
-        ImageError: for a mosaic, whose slices have no position.
-    """
-    for file in {id(frame.file): frame.file for frame in frames}.values():
-        if is_mosaic(file.elements):
-            raise ImageError(
-                "a Siemens mosaic: one image holds all slices as tiles, and no public element has their"
-                " positions; export it as enhanced MR or convert it with dcm2niix"
-            )
+    """Return the frames that may be slices of a volume, and a note for each other frame."""
     images, skipped = [], []
     types = {frame.image_type for frame in frames if frame.position_mm is not None}
     for frame in frames:

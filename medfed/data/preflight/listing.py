@@ -9,9 +9,10 @@ from pathlib import Path
 from medfed.data.case import Case
 from medfed.data.csv_table import QUOTE, check_columns, read_rows
 from medfed.data.index import index_folder, with_token
-from medfed.data.layouts import Layout, Survey, choose_layout
+from medfed.data.layouts import CaseListing, Layout, Survey, choose_layout
 from medfed.data.layouts._files import is_image, stem
 from medfed.data.layouts.cases_csv import FILE_NAME, REQUIRED_COLUMNS, CasesCsv, patient_notes, read_row
+from medfed.data.left_out import left_out_files
 from medfed.data.preflight.issues import Finding
 from medfed.data.splits import UNASSIGNED, assign_splits, case_token
 from medfed.errors import DataError, ImageError
@@ -27,6 +28,7 @@ class Listing:
     findings: tuple[Finding, ...] = ()
     class_names: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
+    left_out_files: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
 
 
 def list_folder(
@@ -41,7 +43,9 @@ def list_folder(
         return _fallback_listing(folder, key, fractions, str(error))
     notes = tuple(Finding("note", "", note) for note in index.notes)
     names = _numbered(index.cases)
-    return Listing(index.layout, index.cases, names, notes, index.class_names, index.left_out)
+    return Listing(
+        index.layout, index.cases, names, notes, index.class_names, index.left_out, index.left_out_files
+    )
 
 
 def _numbered(cases: Sequence[Case]) -> tuple[str, ...]:
@@ -75,12 +79,17 @@ def _list_table(folder: Path, key: bytes, fractions: Sequence[float]) -> Listing
         listed, errors = read_row(folder, dict(zip(columns, cells, strict=True)), number, row_of_id)
         cases.append(with_token(listed, key))
         names.append(f"row {number} ({cases[-1].token})")
-        for refusal in errors:
-            code = "missing_file" if isinstance(refusal, ImageError) else "row"
-            findings.append(Finding(code, names[-1], str(refusal)))
+        # A missing file is found when the case is read.
+        wrong = [error for error in errors if not isinstance(error, ImageError)]
+        findings += [Finding("row", names[-1], str(error)) for error in wrong]
     findings += [Finding("note", "", note) for note in patient_notes(columns)]
     findings += _patients_in_two_splits(cases, names)
-    return Listing(FILE_NAME, _with_splits(cases, key, fractions), tuple(names), tuple(findings))
+    survey = Survey.of(folder)
+    read = CaseListing(FILE_NAME, (), read=(folder / FILE_NAME,))
+    files = left_out_files(survey, read, cases)
+    counts = {**{reason: len(paths) for reason, paths in files.items()}, **survey.unreadable}
+    with_splits = _with_splits(cases, key, fractions)
+    return Listing(FILE_NAME, with_splits, tuple(names), tuple(findings), (), counts, files)
 
 
 def _patients_in_two_splits(cases: Sequence[Case], names: Sequence[str]) -> list[Finding]:

@@ -166,3 +166,26 @@ def test_frames_deflated_each_by_itself(tmp_path, series, volume):
     path = write(ds, tmp_path / "seg.dcm")
     path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.4.90", b"1.2.840.10008.1.2.8.1\0"))
     np.testing.assert_array_equal(read_label(path, volume).array[0], hs.as_xyz(masks))
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"])
+def test_a_binary_segmentation_in_jpeg_2000_has_codestreams_of_one_bit(tmp_path, syntax):
+    from openjpeg.utils import encode_array
+    from pydicom.encaps import encapsulate
+
+    series = Series(shape=(6, 48, 40), intercept=0.0, slope=1.0)
+    write_series(tmp_path / "ct", series)
+    (volume,) = read(tmp_path / "ct")
+    masks = np.random.default_rng(3).random((2, *series.shape[1:])) < 0.4
+    ds = hs.segmentation(series, [(1, 1, masks[0]), (2, 4, masks[1])])
+    streams = [
+        encode_array(mask.astype(np.uint8), bits_stored=1, photometric_interpretation=2) for mask in masks
+    ]
+    assert all(stream[stream.index(b"\xff\x51") + 40] == 0 for stream in streams)  # the depth minus one
+    ds.PixelData = encapsulate(streams)
+    ds["PixelData"].is_undefined_length = True
+    ds.file_meta.TransferSyntaxUID = syntax
+    want = np.zeros(series.shape, np.uint8)
+    want[1][masks[0]], want[4][masks[1]] = 1, 2
+    label = read_label(write(ds, tmp_path / "seg.dcm"), volume)
+    np.testing.assert_array_equal(label.array, hs.as_xyz(want)[None])

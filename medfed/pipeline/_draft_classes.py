@@ -1,0 +1,113 @@
+"""The classes of a drafted study: by the names that the hospitals' labels and folders give, or by numbers.
+
+A class is a name. Where every hospital's labels name their structures, a number says nothing; where none
+does, numbers must mean the same everywhere; hospitals of both kinds are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from medfed.data.class_names import BACKGROUND, words_of
+from medfed.data.preflight.preflight import Preflight
+from medfed.errors import DataError
+
+Preflights = Mapping[str, Preflight]
+
+
+def structures(preflights: Preflights) -> tuple[list[str], list[str]]:
+    """Return the names of all classes, background first, and a warning for each hospital that lacks one.
+
+    Raises:
+        DataError: if no voxel is labelled, or some hospitals name their structures and others only number
+            them.
+    """
+    present = {site: _present(one) for site, one in preflights.items()}
+    if not any(present.values()):
+        raise DataError(
+            "every label is empty: no voxel of any case is labelled; labels mark structures by 1, 2, ..."
+        )
+    named = [site for site, classes in present.items() if classes and all(classes.values())]
+    numbered = [site for site, classes in present.items() if classes and not any(classes.values())]
+    if numbered and len(named) + len(numbered) == sum(map(bool, present.values())) and named:
+        raise DataError(
+            f"the labels of {' and '.join(named)} name their structures, those of {' and '.join(numbered)} hold "
+            "numbers that nothing names; name these numbers (in a dataset.json, or as masks with the structures' "
+            "names), or write the study by hand and map them under site_overrides, such as "
+            f"{{{numbered[0]}: {{classes: {{1: liver}}}}}}"
+        )
+    return _by_number(present) if numbered else _by_name(present)
+
+
+def _present(preflight: Preflight) -> dict[int, str]:
+    """Return the names ('' if unknown) of the foreground classes that a hospital's labels hold, by number."""
+    classes = preflight.facts["classes"]
+    return {int(number): about["name"] for number, about in classes.items() if int(number)}
+
+
+def _by_name(present: Mapping[str, Mapping[int, str]]) -> tuple[list[str], list[str]]:
+    names: dict[str, str] = {}
+    for classes in present.values():
+        for _, name in sorted(classes.items()):
+            names.setdefault(words_of(name), name)
+    names.pop(words_of(BACKGROUND), None)
+    warnings = []
+    for words, name in names.items():
+        lacking = [site for site, classes in present.items() if words not in map(words_of, classes.values())]
+        if lacking:
+            warnings.append(
+                f"'{name}' is in no case of {', '.join(lacking)}; if it has another name there, write it under "
+                f"site_overrides ({{{lacking[0]}: {{classes: {{its name: {name}}}}}}}), and if it is present but "
+                "not labelled, say so in task.labelled"
+            )
+    return [BACKGROUND, *names.values()], warnings
+
+
+def _by_number(present: Mapping[str, Mapping[int, str]]) -> tuple[list[str], list[str]]:
+    names, warnings = [BACKGROUND], []
+    for number in range(1, max(number for classes in present.values() for number in classes) + 1):
+        names.append(f"structure{number}")
+        lacking = [site for site, classes in present.items() if number not in classes]
+        if lacking:
+            warnings.append(
+                f"'{names[-1]}' (label {number}) is in no case of {', '.join(lacking)}; if it is present but "
+                "not labelled there, say so in task.labelled"
+            )
+    warnings.append(
+        "nothing names the numbers in the labels: write the structures' names into task.classes, and make sure "
+        "that each number means the same at every hospital"
+    )
+    return names, warnings
+
+
+def class_names(preflights: Preflights) -> tuple[list[str], list[str]]:
+    """Return the names of a classifier's classes, and a warning for each hospital that has no case of one.
+
+    Raises:
+        DataError: if there is one class only, or the hospitals' folders are named after different classes.
+    """
+    highest = max(int(target) for one in preflights.values() for target in one.facts["targets"])
+    if highest == 0:
+        raise DataError("every case is of class 0; a classifier needs at least two classes, 0 and 1")
+    own = {site: list(one.facts["class_names"]) for site, one in preflights.items()}
+    named = {site: names for site, names in own.items() if names}
+    names = max(named.values(), key=len) if named else []
+    words = [words_of(name) for name in names]
+    for other in named.values():
+        if not {words_of(name) for name in other} <= set(words):
+            versions = " against ".join(
+                ", ".join(names) for names in sorted({tuple(n) for n in named.values()})
+            )
+            raise DataError(f"the hospitals' classes differ: {versions}; give their folders the same names")
+    names += [f"class{number}" for number in range(len(names), highest + 1)]
+    warnings = []
+    for number, name in enumerate(names):
+        for site, one in preflights.items():
+            # A folder's targets count its own names; those of a list of cases are the study's.
+            targets = {
+                words.index(words_of(own[site][int(target)])) if own[site] else int(target)
+                for target in one.facts["targets"]
+            }
+            if number not in targets:
+                warnings.append(f"{site} has no case of class {number} ({name})")
+    return names, warnings
