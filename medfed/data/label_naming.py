@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medfed.data.case import Case
-from medfed.data.class_names import ClassNames, Structure, words_of
+from medfed.data.class_names import Classes, ClassNames, Structure, words_of
 from medfed.data.dicom.structures import find_label_object, structures_of
 from medfed.data.index import Index
 from medfed.data.own_notes import write_note
@@ -48,6 +48,15 @@ class LabelSurvey:
         for (name, meaning), cases in sorted(counts.items()):
             number = _class_or_none(self.naming, Structure(0, name, meaning))
             yield name, meaning, "" if number is None else self.naming.classes[number], str(cases)
+
+
+def match_classes(index: Index, classes: Classes, needs: str, site_secret: bytes) -> tuple[Index, Classes]:
+    """Return an index and the task's classes, matched by their names if the task names them."""
+    if not isinstance(classes, ClassNames):
+        return index, classes
+    if needs == "segment":
+        return match_labels(index, classes, site_secret)
+    return (match_targets(index, classes) if needs == "classify" else index), classes
 
 
 def match_labels(index: Index, naming: ClassNames, site_secret: bytes) -> tuple[Index, ClassNames]:

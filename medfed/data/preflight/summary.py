@@ -17,7 +17,7 @@ from medfed.data.preflight.listing import Listing
 UNKNOWN_MODALITY = "unknown (NIfTI)"
 
 
-def verdict(problems: Sequence[Problem], cases: int, study: str | None) -> str:
+def verdict(problems: Sequence[Problem], cases: int, study: str | None, unusable: int = 0) -> str:
     """Return one sentence: whether the folder is ready, or whether it can take part in the study."""
     errors = [p for p in problems if p.severity == "error"]
     warnings = [p for p in problems if p.severity == "warning"]
@@ -31,9 +31,11 @@ def verdict(problems: Sequence[Problem], cases: int, study: str | None) -> str:
             return f"This hospital can't take part in '{study}' yet: {kinds}."
         return f"Not ready: {kinds}."
     look = f" Look at {len(warnings)} warning{'s' if len(warnings) > 1 else ''} first." if warnings else ""
+    left = f"{cases - unusable} of {cases} cases; {unusable} cannot be used and " if unusable else ""
+    left += f"{'is' if unusable == 1 else 'are'} left out" if unusable else ""
     if study is not None:
-        return f"This hospital can take part in '{study}' with {cases} cases.{look}"
-    return f"Ready: {cases} cases, all of them can be read.{look}"
+        return f"This hospital can take part in '{study}' with {left or f'{cases} cases'}.{look}"
+    return f"Ready: {left or f'{cases} cases, all of them can be read'}.{look}"
 
 
 def summarise(listing: Listing, examined: Iterable[CaseFacts]) -> dict[str, Any]:
