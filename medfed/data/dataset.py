@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,8 @@ from medfed.data import transforms
 from medfed.data.cache import NoCache, open_cache
 from medfed.data.case import Case
 from medfed.data.class_names import Classes
+from medfed.data.findings import Findings
+from medfed.data.screening import unreadable_files
 from medfed.data.settings import Images
 from medfed.data.transforms import Needs, Prepared
 from medfed.errors import ImageError
@@ -25,9 +28,10 @@ class ImageDataset(Dataset[dict[str, Any]]):
     For training, item i is patch i % samples of case i // samples. It follows from (seed, i) alone: neither
     the number of workers nor the order of access changes it. For evaluation, item i is the whole case i.
 
-    Keys: `image` (C, X, Y, Z) float32; `label` (1, X, Y, Z) int64 for segmentation or `target`, an int64
-    number, for classification; `case`, the case's token. In 2D (`data.spatial_dims: 2`) training items and
-    images to classify are (C, X, Y), their labels (1, X, Y); for evaluation a segmentation keeps Z.
+    Keys: `image` (C, X, Y, Z) float32; `label` (1, X, Y, Z) int64 for segmentation, or `target`: an int64
+    number for classification, or for several findings (K,) float32 of 1, 0, or NaN (not labelled); `case`,
+    the case's token. In 2D (`data.spatial_dims: 2`) training items and images to classify are (C, X, Y),
+    their labels (1, X, Y); for evaluation a segmentation keeps Z.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         seed: int = 0,
         classes: Classes = None,
         cache: NoCache | None = None,
+        findings: Mapping[str, Findings] | None = None,
     ) -> None:
         self.cases = cases
         self.settings = settings
@@ -47,6 +52,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         self.training = training
         self.classes = classes
         self.seed = seed
+        self.findings = findings or {}
         self.cache = cache if cache is not None else open_cache(settings)
         labelled = needs == "segment"
         # A plane that keeps its columns and rows is flipped along them as x and y.
@@ -74,6 +80,8 @@ class ImageDataset(Dataset[dict[str, Any]]):
             result = self._whole(prepared)
         if self.needs == "classify":
             result["target"] = torch.tensor(case.target, dtype=torch.int64)
+        if self.needs == "multilabel":
+            result["target"] = torch.tensor(self.findings[case.token], dtype=torch.float32)
         result["case"] = case.token
         return result
 
@@ -94,17 +102,27 @@ class ImageDataset(Dataset[dict[str, Any]]):
         Raises:
             ImageError, LabelError: naming the case by token.
         """
-        return self.cache.get(case, lambda: prepare_case(case, self.settings, self.needs, self.classes))
+        used = used_part(case, self.needs)
+        try:
+            return self.cache.get(used, lambda: prepare_case(used, self.settings, self.needs, self.classes))
+        except (OSError, ImageError) as error:
+            failure = error
+        # A cache on disk digests the files first, and does not say which is missing.
+        with transforms.naming(case):
+            transforms.check_files(used)
+        raise failure if isinstance(failure, ImageError) else unreadable_files(failure, case) from None
+
+
+def used_part(case: Case, needs: Needs) -> Case:
+    """Return a case with its label only if the task needs one."""
+    return case if needs == "segment" else replace(case, label=None, masks=())
 
 
 def prepare_case(case: Case, settings: Images, needs: Needs, classes: Classes) -> Prepared:
     """Return a case, read and prepared; its label only if the task needs one."""
-    used = case if needs == "segment" else replace(case, label=None, masks=())
-    image, label = transforms.read_case(used, settings, classes)
-    try:
+    image, label = transforms.read_case(used_part(case, needs), settings, classes)
+    with transforms.naming(case):
         return transforms.prepare(image, label, settings)
-    except ImageError as error:
-        raise ImageError(f"case {case.token}: {error}") from None
 
 
 def item_seed(seed: int, item: int) -> int:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medfed.data.case import Case
-from medfed.data.class_names import ClassNames, Structure, words_of
+from medfed.data.class_names import Classes, ClassNames, Structure, words_of
 from medfed.data.dicom.structures import find_label_object, structures_of
 from medfed.data.index import Index
+from medfed.data.nrrd import segment_names
 from medfed.data.own_notes import write_note
 from medfed.errors import DataError, ImageError
 
@@ -48,6 +49,15 @@ class LabelSurvey:
         for (name, meaning), cases in sorted(counts.items()):
             number = _class_or_none(self.naming, Structure(0, name, meaning))
             yield name, meaning, "" if number is None else self.naming.classes[number], str(cases)
+
+
+def match_classes(index: Index, classes: Classes, needs: str, site_secret: bytes) -> tuple[Index, Classes]:
+    """Return an index and the task's classes, matched by their names if the task names them."""
+    if not isinstance(classes, ClassNames):
+        return index, classes
+    if needs == "segment":
+        return match_labels(index, classes, site_secret)
+    return (match_targets(index, classes) if needs == "classify" else index), classes
 
 
 def match_labels(index: Index, naming: ClassNames, site_secret: bytes) -> tuple[Index, ClassNames]:
@@ -149,6 +159,9 @@ def structures_in(case: Case, naming: ClassNames) -> tuple[Structure, ...] | Non
 
 def _of_file(path: Path) -> tuple[Structure, ...] | None:
     """Return the structures that a file describes, or None if it is an image of numbers."""
+    segments = segment_names(path)
+    if segments:
+        return tuple(Structure(number, name) for number, name in segments)
     found = find_label_object(path)
     return None if found is None else structures_of(found)
 

@@ -8,7 +8,8 @@ header, and no path can get into a checkpoint or a log.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -16,10 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfed.data import planes
-from medfed.data.case import Case, ImageSource
+from medfed.data.batch_needs import Needs as Needs
+from medfed.data.case import Case, ImageSource, paths_of
 from medfed.data.class_names import Classes
 from medfed.data.label_regions import class_dtype
-from medfed.data.refusals import ChannelGridError, SeveralVolumesError
+from medfed.data.reading import Reading
+from medfed.data.refusals import (
+    ChannelCountError,
+    ChannelGridError,
+    MissingImageError,
+    MissingLabelError,
+    SeveralVolumesError,
+    of_case,
+)
+from medfed.data.regrid import moved_channel
 from medfed.data.resample import resample
 from medfed.data.settings import Augment, Images
 from medfed.data.volume import Volume
@@ -28,9 +39,6 @@ from medfed.errors import DataError, ImageError, LabelError
 if TYPE_CHECKING:
     from monai.transforms import Compose
     from torch import Tensor
-
-# What a task needs in a batch: labels, targets, or rows of a table.
-Needs = Literal["segment", "classify", "table", "survival"]
 
 _Array = NDArray[Any]
 _T = TypeVar("_T", bound=np.generic)
@@ -69,44 +77,90 @@ class Prepared:
     in_pixels: bool = False
 
 
-def read_case(case: Case, settings: Images, classes: Classes) -> tuple[Volume, Volume | None]:
+def read_case(case: Case, settings: Images | None, classes: Classes) -> tuple[Volume, Volume | None]:
     """Return a case's image, with all channels on one grid, and its label, as they are in the files.
+
+    Without settings there is no study yet, and any number of channels will do.
 
     Raises:
         ImageError, LabelError: naming the case by token.
     """
     from medfed.data.read import read_label, read_masks
 
-    try:
-        image = read_image(case.image)
+    with naming(case):
+        check_files(case)
+        image = read_image(case.image, settings)
         channels = image.array.shape[0]
-        if channels != settings.channels:
-            raise ImageError(
+        if settings is not None and channels != settings.channels:
+            raise ChannelCountError(
                 f"the image has {channels} channels, the study's data.channels is {settings.channels}"
             )
         label = None
+        overlap = _reading(settings).overlap
+        resample = settings is not None and settings.resample_labels
         if case.label is not None:
-            label = read_label(case.label, image, classes, overlap="refuse")
+            with _as_label_errors():
+                label = read_label(case.label, image, classes, overlap=overlap, resample=resample)
         elif case.masks:
-            label = read_masks(case.masks, image, classes, overlap="refuse")
-    except LabelError as error:
-        raise LabelError(f"case {case.token}: {error}") from None
-    except ImageError as error:
-        raise ImageError(f"case {case.token}: {error}") from None
+            with _as_label_errors():
+                label = read_masks(case.masks, image, classes, overlap=overlap, resample=resample)
     return image, label
 
 
-def read_image(paths: Sequence[ImageSource | str]) -> Volume:
+@contextmanager
+def naming(case: Case) -> Iterator[None]:
+    """Name a case by its token in any refusal of it."""
+    try:
+        yield
+    except ImageError as error:
+        raise of_case(error, case.token) from None
+
+
+@contextmanager
+def _as_label_errors() -> Iterator[None]:
+    """Raise the plain refusal of a label's file as one of a label, so that it is counted as such."""
+    try:
+        yield
+    except ImageError as error:
+        if type(error) is not ImageError:
+            raise
+        raise LabelError(f"its label: {error}") from None
+
+
+def check_files(case: Case) -> None:
+    """Raise if a file of a case is not there.
+
+    Raises:
+        MissingImageError, MissingLabelError: without the case's name.
+    """
+    advice = "correct its path in the table, or restore the file"
+    if not all(path.exists() for source in case.image for path in paths_of(source)):
+        raise MissingImageError(f"its image is not there; {advice}")
+    labels = (*(() if case.label is None else (case.label,)), *(path for _, path in case.masks))
+    if not all(path.exists() for path in labels):
+        raise MissingLabelError(f"its label is not there; {advice}")
+
+
+def read_image(paths: Sequence[ImageSource | str], settings: Images | None = None) -> Volume:
     """Return one volume of all channels, which are on one grid; each source holds one volume.
+
+    The settings say how a study reads; without them the reader's defaults hold.
 
     Raises:
         ImageError: if a path is refused or holds several volumes, or the channels' grids differ.
     """
     from medfed.data.read import read
 
+    reading = _reading(settings)
     channels: list[Volume] = []
     for path in paths:
-        volumes = read(path)
+        volumes = read(
+            path,
+            padding=reading.padding,
+            tilt=reading.tilt,
+            uneven=reading.uneven,
+            max_bytes=reading.max_bytes,
+        )
         if len(volumes) != 1:
             raise SeveralVolumesError(
                 f"its image holds {len(volumes)} volumes, expected one; put each series or time point into a "
@@ -116,11 +170,22 @@ def read_image(paths: Sequence[ImageSource | str]) -> Volume:
     first = channels[0]
     if len(channels) == 1:
         return first
+    flags: tuple[str, ...] = ()
     for number, other in enumerate(channels[1:], start=2):
-        check_same_grid(first, other, number)
-    flags = tuple(dict.fromkeys(flag for one in channels for flag in one.info.flags))
+        try:
+            check_same_grid(first, other, number)
+        except ChannelGridError:
+            if settings is None or not settings.resample_channels:
+                raise
+            channels[number - 1] = moved_channel(first, other, number)
+            flags = ("resampled_channels",)
+    flags = tuple(dict.fromkeys([*flags, *(flag for one in channels for flag in one.info.flags)]))
     array = np.concatenate([one.array for one in channels])
     return Volume(array, first.affine_ras, replace(first.info, flags=flags))
+
+
+def _reading(settings: Images | None) -> Reading:
+    return Reading() if settings is None else settings.read
 
 
 def check_same_grid(first: Volume, other: Volume, number: int) -> None:
@@ -133,7 +198,7 @@ def check_same_grid(first: Volume, other: Volume, number: int) -> None:
         raise ChannelGridError(
             f"channel {number} lies on another grid than channel 1 (shape {other.shape} against "
             f"{first.shape}, up to {distance_mm:.2f} mm apart); register and resample the channels to one "
-            "grid"
+            "grid, or, if they are registered, set data.resample_channels in the study"
         )
 
 
@@ -146,18 +211,14 @@ def prepare(image: Volume, label: Volume | None, settings: Images) -> Prepared:
     Raises:
         ImageError: if no voxel is a number, or the resampled volume would be too large.
     """
+    check_preparable(image, settings)
     array = image.array
     if not np.isfinite(array).all():
         finite = array[np.isfinite(array)]
-        if finite.size == 0:
-            raise ImageError("no voxel of the image is a number")
         array = np.nan_to_num(
             array, nan=float(finite.min()), posinf=float(finite.max()), neginf=float(finite.min())
         )
-    _check_size(image, settings)
     mask = None if label is None else _as_integers(label.array)
-    if settings.spatial_dims == 2:
-        check_plane(image, settings)
     oriented, affine_ras = array, image.affine_ras
     if settings.axes is not None:
         oriented, affine_ras = _oriented(array, image.affine_ras, settings.axes)
@@ -218,7 +279,18 @@ def _study_grid(
     return _resampled_grid(shape, affine_ras, settings.spacing_mm)
 
 
-def _check_size(image: Volume, settings: Images) -> None:
+def check_preparable(image: Volume, settings: Images) -> None:
+    """Raise if an image that can be read cannot be prepared.
+
+    Raises:
+        ImageError: if no voxel is a number, the image is none of a 2D study, or the resampled volume would be
+            too large.
+    """
+    # Nearly always the first plane has a number: then the other voxels need not be looked at.
+    if not np.isfinite(image.array[..., 0]).any() and not np.isfinite(image.array).any():
+        raise ImageError("no voxel of the image is a number")
+    if settings.spatial_dims == 2:
+        check_plane(image, settings)
     if not isinstance(settings.spacing_mm, tuple):
         return
     extent = np.multiply(image.shape, image.spacing_mm)

@@ -79,9 +79,9 @@ def _list_table(folder: Path, key: bytes, fractions: Sequence[float]) -> Listing
         listed, errors = read_row(folder, dict(zip(columns, cells, strict=True)), number, row_of_id)
         cases.append(with_token(listed, key))
         names.append(f"row {number} ({cases[-1].token})")
-        for refusal in errors:
-            code = "missing_file" if isinstance(refusal, ImageError) else "row"
-            findings.append(Finding(code, names[-1], str(refusal)))
+        # A missing file is found when the case is read.
+        wrong = [error for error in errors if not isinstance(error, ImageError)]
+        findings += [Finding("row", names[-1], str(error)) for error in wrong]
     findings += [Finding("note", "", note) for note in patient_notes(columns)]
     findings += _patients_in_two_splits(cases, names)
     survey = Survey.of(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,13 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from medfed.data.batch_needs import IMAGE_NEEDS
 from medfed.data.case import Case
+from medfed.data.findings import Findings, check_finding_columns, findings_of
 from medfed.data.normalise.window import Window
-from medfed.data.planes import PIXELS
 from medfed.data.preflight.case import CaseFacts, format_mm
 from medfed.data.preflight.issues import Finding
 from medfed.data.preflight.listing import Listing
 from medfed.data.settings import Images
+from medfed.data.transforms import Needs
+from medfed.errors import DataError
 
 # Resampling by more than this factor invents or discards most of the detail.
 MAX_RESAMPLING_FACTOR = 3.0
@@ -27,7 +31,7 @@ class StudyRequirements:
 
     study: str
     settings: Images
-    needs: str
+    needs: Needs
     classes: tuple[str, ...]
 
 
@@ -35,26 +39,11 @@ def study_findings(
     requirements: StudyRequirements, listing: Listing, examined: Mapping[int, CaseFacts]
 ) -> Iterator[Finding]:
     """Yield what in a folder does not meet the study's requirements, or meets them badly."""
-    if requirements.needs not in ("segment", "classify"):
-        detail = "the study learns from a table, this folder holds images; name the site's CSV file instead"
-        yield Finding("study", "", detail)
+    if requirements.needs not in IMAGE_NEEDS:
         return
     settings = requirements.settings
     good = {number: facts for number, facts in examined.items() if facts.read}
     yield from _split_findings(requirements, listing)
-    for number, facts in good.items():
-        if settings.axes is None and facts.shape[2] != 1:
-            detail = (
-                f"{facts.shape[2]} slices, and the study takes images of one plane (data.spatial_dims: 2 "
-                "without data.slices)"
-            )
-            yield Finding("study", listing.names[number], detail)
-        if isinstance(settings.spacing_mm, tuple) and settings.spatial_dims == 2 and PIXELS in facts.flags:
-            detail = "no size in mm, and the study resamples to data.spacing_mm"
-            yield Finding("study", listing.names[number], detail)
-        if facts.channels != settings.channels:
-            detail = f"{facts.channels} channels, the study wants {settings.channels}"
-            yield Finding("study", listing.names[number], detail)
     yield from _class_findings(requirements, listing, good)
     yield from _grid_findings(settings, listing, good)
     if isinstance(settings.normalise, Window):
@@ -65,21 +54,28 @@ def study_findings(
 
 
 def _usable(requirements: StudyRequirements, case: Case) -> bool:
+    if requirements.needs == "multilabel":
+        return not all(map(math.isnan, _findings(requirements, case)))
     return (case.label if requirements.needs == "segment" else case.target) is not None
 
 
+def _findings(requirements: StudyRequirements, case: Case) -> Findings:
+    """Return a case's findings, none labelled if a cell of it can't be read, which is found by itself."""
+    try:
+        return findings_of(case, requirements.classes, requirements.settings.findings)
+    except DataError:
+        return (math.nan,) * len(requirements.classes)
+
+
 def _split_findings(requirements: StudyRequirements, listing: Listing) -> Iterator[Finding]:
-    what = "label" if requirements.needs == "segment" else "target"
+    what = {"segment": "label", "multilabel": "labelled finding"}.get(requirements.needs, "target")
     usable = [case for case in listing.cases if _usable(requirements, case)]
-    if not usable:
-        yield Finding("study", "", f"no case has a {what}, which the study's task needs")
+    if not usable:  # training's own refusal says so
         return
     if len(usable) < len(listing.cases):
         detail = f"{len(listing.cases) - len(usable)} cases have no {what} and are left out"
         yield Finding("study_note", "", detail)
     splits = Counter(case.split for case in usable)
-    if not splits["train"]:
-        yield Finding("study", "", "no usable case is in the split 'train'; mark some in the column 'split'")
     for split, use in (
         ("val", "the model can't be monitored here"),
         ("test", "it can't be measured on this hospital"),
@@ -91,6 +87,9 @@ def _split_findings(requirements: StudyRequirements, listing: Listing) -> Iterat
 def _class_findings(
     requirements: StudyRequirements, listing: Listing, good: Mapping[int, CaseFacts]
 ) -> Iterator[Finding]:
+    if requirements.needs == "multilabel":
+        yield from _finding_findings(requirements, listing)
+        return
     classes = requirements.classes
     count = len(classes)
     if requirements.needs == "classify":
@@ -106,6 +105,29 @@ def _class_findings(
     missing = [f"{number} ({classes[number]})" for number in expected if number not in present]
     if missing:
         yield Finding("study_fit", "", f"no case here has class {', '.join(missing)}")
+
+
+def _finding_findings(requirements: StudyRequirements, listing: Listing) -> Iterator[Finding]:
+    """Yield what keeps several findings per image from being read or learnt here."""
+    names, words = requirements.classes, requirements.settings.findings
+    try:
+        check_finding_columns(listing.cases, names, words)
+    except DataError:  # training's own refusal says so
+        return
+    for name, case in zip(listing.names, listing.cases, strict=True):
+        try:
+            findings_of(case, names, words)
+        except DataError as error:
+            yield Finding("study", name, str(error).partition(": ")[2])
+    training = [_findings(requirements, case) for case in listing.cases if case.split == "train"]
+    for number, name in enumerate(names):
+        lacking = [
+            word
+            for word, value in (("with", 1.0), ("without", 0.0))
+            if not any(findings[number] == value for findings in training)
+        ]
+        if lacking:
+            yield Finding("study_fit", "", f"no training case here is {' or '.join(lacking)} '{name}'")
 
 
 def _grid_findings(settings: Images, listing: Listing, good: Mapping[int, CaseFacts]) -> Iterator[Finding]:
