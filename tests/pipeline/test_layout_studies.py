@@ -14,7 +14,6 @@ from medfed.pipeline.train import train
 from medfed.registry import kind_of
 from medfed.study.reading import read_study
 
-
 # `medfed check`, from which a study is drafted, does not yet read masks per structure, nor name DICOM's.
 NOT_YET = ("one folder per structure", "TotalSegmentator", "DICOM")
 HOSPITALS = [
