@@ -94,7 +94,7 @@ WRONG = {
     Ambiguous: {"its_folder_speaks_for_it_alone", VALUES},
     Eager: {"no_other_folder_speaks_for_it"},
     Talkative: {VALUES, PRINTED},
-    Misplacing: {VALUES, PRINTED, "every_split_is_known_and_every_file_exists"},
+    Misplacing: {VALUES, "every_split_is_known_and_every_file_exists"},
     Writing: {"reading_twice_gives_the_same_and_writes_nothing"},
 }
 
