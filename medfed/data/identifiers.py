@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Literal
 
 Kind = Literal["patient", "row", "birth", "name", "date", "unique"]
@@ -80,6 +81,7 @@ _COMPACT_DATE = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
 _NOT_A_LETTER = re.compile(r"[\W_]+")
 
 
+@lru_cache(maxsize=4096)
 def kind_by_heading(heading: str) -> Kind | None:
     """Return what a heading says that its column identifies, or None.
 
