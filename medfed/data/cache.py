@@ -191,6 +191,7 @@ def _write_entry(folder: Path, prepared: Prepared) -> None:
         "original_shape": prepared.original_shape,
         "original_affine_ras": prepared.original_affine_ras.tolist(),
         "in_pixels": prepared.in_pixels,
+        "moved": prepared.moved,
         "arrays": {},
     }
     for name, array in arrays.items():
@@ -240,6 +241,7 @@ def load(entry: Path) -> Prepared | None:
             original_shape=(x, y, z),
             original_affine_ras=np.array(about["original_affine_ras"]),
             in_pixels=bool(about["in_pixels"]),
+            moved=tuple(about["moved"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

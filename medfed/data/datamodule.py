@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +37,7 @@ from medfed.data.screening import (
 )
 from medfed.data.settings import AnyData, Images, Table, Unreadable
 from medfed.data.table import TableDataset, TableRows, fit_scaling, network_inputs, read_table
-from medfed.data.transforms import Prepared, read_case, restore
+from medfed.data.transforms import Prepared, moved_parts, read_case, restore
 from medfed.data.volume import Volume
 from medfed.errors import DataError
 
@@ -173,12 +174,23 @@ class SiteDataModule(pl.LightningDataModule):
             cases, self.settings, self.needs, training=False, classes=self.label_classes, cache=self._cache
         )
 
+        moved: Counter[str] = Counter()
+
         def read(case: Case) -> Any:
             if prepare:
-                return dataset.prepared(case).image
-            return read_case(used_part(case, self.needs), dataset.settings, self.label_classes)[0].array
+                prepared = dataset.prepared(case)
+                moved.update(prepared.moved)
+                return prepared.image
+            image, label = read_case(used_part(case, self.needs), dataset.settings, self.label_classes)
+            moved.update(moved_parts(image, label))
+            return image.array
 
-        return screen_cases(cases, read, lambda done: progress(done, len(cases)))
+        screening = screen_cases(cases, read, lambda done: progress(done, len(cases)))
+        self.notes += tuple(
+            f"{count} of {len(cases)} cases: {part} resampled from another grid onto the image"
+            for part, count in sorted(moved.items())
+        )
+        return screening
 
     def leave_out(self, screening: Screening, bears: Unreadable) -> None:
         """Leave out the refused cases, within what the site bears, and note them and duplicate images.

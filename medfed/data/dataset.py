@@ -122,7 +122,8 @@ def prepare_case(case: Case, settings: Images, needs: Needs, classes: Classes) -
     """Return a case, read and prepared; its label only if the task needs one."""
     image, label = transforms.read_case(used_part(case, needs), settings, classes)
     with transforms.naming(case):
-        return transforms.prepare(image, label, settings)
+        prepared = transforms.prepare(image, label, settings)
+        return replace(prepared, moved=transforms.moved_parts(image, label))
 
 
 def item_seed(seed: int, item: int) -> int:

@@ -132,8 +132,8 @@ def _black_and_white(label: Volume, options: LabelOptions) -> NDArray[Any]:
     plain = options.naming is None or not options.naming.meanings
     picture = "pixels" in label.info.flags and options.classes == 2
     if plain and picture and values.max() == WHITE and np.isin(values, (0, WHITE)).all():
-        return values / WHITE
-    return values
+        return np.asarray(values / WHITE)
+    return np.asarray(values)
 
 
 def reorient_to_grid(voxels: NDArray[Any], affine_ras: NDArray[np.float64], like: Volume) -> NDArray[Any]:

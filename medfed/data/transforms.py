@@ -65,7 +65,7 @@ class Prepared:
     image: (C, X, Y, Z) float32.  label: (1, X, Y, Z) integer, or None.  centres: (N, 3) int32, labelled
     voxels that patches may be centred on.  affine_ras: of this grid.  original_shape, original_affine_ras: of
     the files' grid, to which `restore` brings a prediction back.  in_pixels: the files give no size in mm,
-    and both affines count pixels.
+    and both affines count pixels.  moved: `label`, `channels` if these were on another grid.
     """
 
     image: NDArray[np.float32]
@@ -75,6 +75,7 @@ class Prepared:
     original_shape: tuple[int, int, int]
     original_affine_ras: NDArray[np.float64]
     in_pixels: bool = False
+    moved: tuple[str, ...] = ()
 
 
 def read_case(case: Case, settings: Images | None, classes: Classes) -> tuple[Volume, Volume | None]:
@@ -139,6 +140,13 @@ def check_files(case: Case) -> None:
     labels = (*(() if case.label is None else (case.label,)), *(path for _, path in case.masks))
     if not all(path.exists() for path in labels):
         raise MissingLabelError(f"its label is not there; {advice}")
+
+
+def moved_parts(image: Volume, label: Volume | None) -> tuple[str, ...]:
+    """Return which parts of a case `read_case` moved onto its image's grid: `label`, `channels`."""
+    label_moved = label is not None and "resampled" in label.info.flags
+    channels_moved = "resampled_channels" in image.info.flags
+    return (("label",) if label_moved else ()) + (("channels",) if channels_moved else ())
 
 
 def read_image(paths: Sequence[ImageSource | str], settings: Images | None = None) -> Volume:

@@ -142,3 +142,23 @@ def test_a_case_is_read_as_the_study_says(tmp_path):
     np.testing.assert_array_equal(found.array[0], MASK)
     with pytest.raises(ImageError, match=r"case token: .*data\.read\.max_bytes"):
         read_case(case, settings(channels=1, read={"max_bytes": 1000}), 2)
+
+
+def test_a_hospital_is_told_how_many_were_moved(tmp_path):
+    from medfed.data.datamodule import SiteDataModule
+    from medfed.data.index import index_folder
+
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    for number in range(3):
+        write(tmp_path / "images" / f"c{number}.nii", IMAGE, AFFINE)
+        mask = finer(MASK) if number else (MASK, AFFINE)
+        write(tmp_path / "labels" / f"c{number}.nii", *mask)
+    index = index_folder(tmp_path, site_secret=b"x" * 32)
+    for cache in ("memory", "none"):
+        chosen = settings(channels=1, resample_labels=True, cache=cache)
+        data = SiteDataModule(index, chosen, "segment", classes=2)
+        for prepare in (True, False):
+            data.notes = ()
+            data.screen(prepare=prepare)
+            assert data.notes == ("2 of 3 cases: label resampled from another grid onto the image",)
