@@ -22,6 +22,7 @@ from medfed.errors import DataError, ImageError
 # The note in which a hospital finds what its labels name, and which class each name was taken for.
 NOTE = "structures"
 HEADING = ("structure", "coded meaning", "class of the study", "cases")
+NUMBERS_ALONE = "nothing here names the numbers in the labels"
 CURE = "map your own words to the study's in the site file, such as classes: {Leber: liver}"
 
 
@@ -68,7 +69,7 @@ def match_labels(index: Index, naming: ClassNames, site_secret: bytes) -> tuple[
         return replace(index, notes=(*index.notes, _numbers_alone(naming))), naming
     classes = {one.case.token: _classes_of(one, naming) for one in survey.named}
     spoken = {token for token, numbers in classes.items() if numbers}
-    where = _write(index.folder, site_secret, survey) if any(not row[2] for row in survey.rows) else ""
+    where = write_names(index.folder, site_secret, survey) if any(not row[2] for row in survey.rows) else ""
     if not spoken:
         raise DataError(
             f"none of {len(survey.named)} labels names a class of the study "
@@ -167,7 +168,7 @@ def _refuse_mixture(survey: LabelSurvey) -> None:
 def _numbers_alone(naming: ClassNames) -> str:
     pairs = ", ".join(f"{number} {name}" for number, name in enumerate(naming.classes[1:4], start=1))
     more = ", ..." if len(naming.classes) > 4 else ""
-    return f"nothing here names the numbers in the labels; they were taken for the study's: {pairs}{more}"
+    return f"{NUMBERS_ALONE}; they were taken for the study's: {pairs}{more}"
 
 
 def _classes_of(named: NamedCase, naming: ClassNames) -> set[int]:
@@ -223,7 +224,8 @@ def _class_notes(survey: LabelSurvey, classes: dict[str, set[int]]) -> Iterator[
             yield f"'{name}' is named in {count} of {spoken} labels and counts as absent in the others"
 
 
-def _write(folder: Path, site_secret: bytes, survey: LabelSurvey) -> str:
+def write_names(folder: Path, site_secret: bytes, survey: LabelSurvey) -> str:
+    """Write the names into the hospital's own note, and return words that tell where it is."""
     try:
         return f"all names are in {write_note(folder, site_secret, NOTE, HEADING, survey.rows)}"
     except OSError as error:

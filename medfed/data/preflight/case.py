@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from medfed.data import refusals
 from medfed.data.cache_location import files_below
 from medfed.data.case import ImageSource, first_path
+from medfed.data.class_names import Classes
 from medfed.data.preflight.thumbnail import thumbnail
 from medfed.data.volume import Volume
 from medfed.errors import ImageError
@@ -86,7 +87,7 @@ class CaseRequest:
     image: tuple[ImageSource, ...]
     label: str | None
     key: bytes
-    classes: int | None = None
+    classes: Classes = None
     thumbnails: bool = True
 
 

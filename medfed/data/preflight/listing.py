@@ -27,6 +27,7 @@ class Listing:
     findings: tuple[Finding, ...] = ()
     class_names: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
+    label_names: Mapping[int, str] = field(default_factory=dict)
 
 
 def list_folder(
@@ -41,7 +42,9 @@ def list_folder(
         return _fallback_listing(folder, key, fractions, str(error))
     notes = tuple(Finding("note", "", note) for note in index.notes)
     names = _numbered(index.cases)
-    return Listing(index.layout, index.cases, names, notes, index.class_names, index.left_out)
+    return Listing(
+        index.layout, index.cases, names, notes, index.class_names, index.left_out, index.label_names
+    )
 
 
 def _numbered(cases: Sequence[Case]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from medfed.data.preflight.examination import examine_all
 from medfed.data.preflight.issues import Finding, Problem, group_findings
 from medfed.data.preflight.listing import Listing, list_folder
 from medfed.data.preflight.site_checks import case_findings, site_findings
+from medfed.data.preflight.structures import name_structures
 from medfed.data.preflight.study_checks import StudyRequirements, study_findings
 from medfed.data.preflight.summary import summarise, verdict
 from medfed.data.settings import Images
@@ -81,7 +82,8 @@ def check(
     if layout is None and requirements is not None:
         layout = requirements.settings.given_layout
     listing = list_folder(folder, key, fractions, layout)
-    requests = _requests(listing, key, requirements, thumbnails)
+    listing, classes = name_structures(listing, folder, key, requirements)
+    requests = [replace(one, classes=classes) for one in _requests(listing, key, requirements, thumbnails)]
     by_number = {facts.number: facts for facts in examine_all(requests, processes, progress)}
     examined = {number: by_number[number] for number in sorted(by_number)}
     findings = [*listing.findings, *case_findings(listing, examined), *site_findings(listing, examined)]
