@@ -42,8 +42,8 @@ def structures(preflights: Preflights) -> tuple[list[str], list[str]]:
             f"{{{next(iter(numbered))}: {{classes: {{1: {names[1]}}}}}}}"
         )
     warnings.append(
-        f"nothing names label 1 of {', '.join(numbered)}; it was taken for '{names[1]}', the only structure of "
-        "the others; make sure that it is"
+        f"nothing names label 1 of {', '.join(numbered)}; it was taken for '{names[1]}', the only structure "
+        "of the others; make sure that it is"
     )
     return names, warnings
 
@@ -65,8 +65,8 @@ def _by_name(present: Mapping[str, Mapping[int, str]]) -> tuple[list[str], list[
         lacking = [site for site, own in present.items() if words not in map(words_of, own.values())]
         if lacking:
             warnings.append(
-                f"'{name}' is in no case of {', '.join(lacking)}; if it has another name there, write it under "
-                f"site_overrides ({{{lacking[0]}: {{classes: {{its name: {name}}}}}}}), and if it is present "
+                f"'{name}' is in no case of {', '.join(lacking)}; if it has another name there, write it "
+                f"under site_overrides ({{{lacking[0]}: {{classes: {{its name: {name}}}}}}}), and if it is present "
                 "but not labelled, say so in task.labelled"
             )
     return [BACKGROUND, *names.values()], warnings
@@ -83,8 +83,8 @@ def _by_number(present: Mapping[str, Mapping[int, str]]) -> tuple[list[str], lis
                 "not labelled there, say so in task.labelled"
             )
     warnings.append(
-        "nothing names the numbers in the labels: write the structures' names into task.classes, and make sure "
-        "that each number means the same at every hospital"
+        "nothing names the numbers in the labels: write the structures' names into task.classes, and make "
+        "sure that each number means the same at every hospital"
     )
     return names, warnings
 
