@@ -16,10 +16,11 @@ from medfed.cli.data import fingerprint, purge
 from medfed.cli.enrol import enrol
 from medfed.cli.error_handling import Commands
 from medfed.cli.new import new
-from medfed.cli.options import PATH, RunOptions, run_options
+from medfed.cli.options import PATH, RunOptions, layout_option, run_options
 from medfed.errors import MedfedError
 
 if TYPE_CHECKING:
+    from medfed.data.layouts import Layout
     from medfed.runs.folder import RunFolder
     from medfed.runs.progress import Progress
 
@@ -193,7 +194,8 @@ def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions) 
     "--name", default="evaluated", show_default=True, help="What to call this hospital in the report."
 )
 @click.option("--all-cases", is_flag=True, help="Measure every case, not only the test split.")
-def evaluate(run_folder: Path, data: Path, name: str, all_cases: bool) -> None:
+@layout_option
+def evaluate(run_folder: Path, data: Path, name: str, all_cases: bool, layout: Layout | None) -> None:
     """Measure a run's models on a hospital's cases, and rewrite the run's report.
 
     \b
@@ -201,7 +203,7 @@ def evaluate(run_folder: Path, data: Path, name: str, all_cases: bool) -> None:
     """
     from medfed.pipeline.evaluate import evaluate as evaluate_run
 
-    _print_result(evaluate_run(run_folder, data, name=name, all_cases=all_cases))
+    _print_result(evaluate_run(run_folder, data, name=name, all_cases=all_cases, layout=layout))
 
 
 @main.command(short_help="Write a run's predictions for a hospital's images.")
@@ -212,7 +214,8 @@ def evaluate(run_folder: Path, data: Path, name: str, all_cases: bool) -> None:
 @click.option(
     "--name", default="evaluated", show_default=True, help="The hospital's name, which salts the case ids."
 )
-def predict(run_folder: Path, data: Path, out: Path, model: str, name: str) -> None:
+@layout_option
+def predict(run_folder: Path, data: Path, out: Path, model: str, name: str, layout: Layout | None) -> None:
     """Write a run's predictions for every case of a hospital's folder. It needs no labels; nothing leaves it.
 
     Masks are NIfTI files; for DICOM images also DICOM SEG that refers to the source series.
@@ -222,7 +225,7 @@ def predict(run_folder: Path, data: Path, out: Path, model: str, name: str) -> N
     """
     from medfed.pipeline import predict as predictions
 
-    folder = predictions.predict(run_folder, data, out, model=model, name=name)
+    folder = predictions.predict(run_folder, data, out, model=model, name=name, layout=layout)
     click.echo(f"predictions: {folder}")
 
 
@@ -284,7 +287,15 @@ def report(run_folders: tuple[Path, ...], out: Path | None) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--page", type=PATH, help="Write a page with histograms and thumbnails.")
-def check(folder: Path, study: Path | None, secret: Path | None, as_json: bool, page: Path | None) -> None:
+@layout_option
+def check(
+    folder: Path,
+    study: Path | None,
+    secret: Path | None,
+    as_json: bool,
+    page: Path | None,
+    layout: Layout | None,
+) -> None:
     """List what a hospital's FOLDER (or CSV file) holds, its problems and their remedies. Nothing leaves it.
 
     The exit code is 0 without problems, 1 with warnings, 2 with errors.
@@ -295,7 +306,7 @@ def check(folder: Path, study: Path | None, secret: Path | None, as_json: bool, 
     """
     from medfed.pipeline import check as checks
 
-    sys.exit(checks.check(folder, study, secret, as_json, page))
+    sys.exit(checks.check(folder, study, secret, as_json, page, layout))
 
 
 @main.command(short_help="Copy DICOM images without the patient.")

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from medfed.cli.options import layout_option
+
+if TYPE_CHECKING:
+    from medfed.data.layouts import Layout
 
 
 @click.command(short_help="Write a study file from hospitals' folders.")
@@ -32,6 +38,7 @@ import click
     metavar="COLUMN",
     help="For survival tables: the column with 1 where the event happened, else 0.",
 )
+@layout_option
 def new(
     study: Path,
     folders: tuple[str, ...],
@@ -40,6 +47,7 @@ def new(
     target: str | None,
     time: str | None,
     event: str | None,
+    layout: Layout | None,
 ) -> None:
     """Inspect FOLDERS, one per hospital, and write STUDY with a task and fitting settings, for you to edit.
 
@@ -67,6 +75,7 @@ def new(
             others,
             task=task,  # type: ignore[arg-type]
             columns=TargetColumns(target, time, event),
+            layout=layout,
             progress=bar.update,
         )
     write_draft(study, draft)

@@ -6,11 +6,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+if TYPE_CHECKING:
+    from medfed.data.layouts import Layout
+
 PATH = click.Path(path_type=Path)
+
+
+def _parse_layout(context: click.Context, parameter: click.Parameter, text: str | None) -> Layout | None:
+    if text is None:
+        return None
+    from medfed.data.layouts import parse_layout
+
+    return parse_layout(text)
+
+
+layout_option = click.option(
+    "--layout",
+    metavar="NAME",
+    callback=_parse_layout,
+    help="How the cases lie in the folder, if medfed can't be certain; `medfed kinds layouts` lists them.",
+)
 
 
 @dataclass(frozen=True)

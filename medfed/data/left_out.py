@@ -7,17 +7,13 @@ files' names are the hospital's own and go into its note (`own_notes.py`).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from medfed.data.case import Case, paths_of
 from medfed.data.layouts import CaseListing, Survey
 from medfed.data.own_notes import write_note
-
-if TYPE_CHECKING:
-    from medfed.data.index import Index
 
 NOTE = "left-out"
 
@@ -80,20 +76,18 @@ def describe_left_out(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in counts.items())
 
 
-def note_left_out(index: Index, site_secret: bytes, chosen: Path | None = None) -> str:
+def note_left_out(
+    folder: Path, files: Mapping[str, Sequence[Path]], site_secret: bytes, chosen: Path | None = None
+) -> str:
     """Write the names of the files that no case uses into the site's own folder; return a line about it.
 
     The line is empty if there is none.
     """
-    if not index.left_out_files:
+    rows = [(reason, os.path.relpath(path, folder)) for reason, paths in files.items() for path in paths]
+    if not rows:
         return ""
-    rows = [
-        (reason, os.path.relpath(path, index.folder))
-        for reason, files in index.left_out_files.items()
-        for path in files
-    ]
     try:
-        where = write_note(index.folder, site_secret, NOTE, ("reason", "file"), rows, chosen)
+        where = write_note(folder, site_secret, NOTE, ("reason", "file"), rows, chosen)
     except OSError:
         return "the names of the files that no case uses could not be written into this site's own folder"
     return f"the names of the files that no case uses are in {where}"

@@ -17,7 +17,7 @@ import numpy as np
 from medfed.data.class_names import Classes
 from medfed.data.label import read_label_on_grid
 from medfed.data.label_masks import read_masks_on_grid
-from medfed.data.read_options import LabelOptions, Overlap, Padding, ReadOptions, Tilt, Uneven
+from medfed.data.read_options import LabelOptions, Overlap, Padding, Pet, ReadOptions, Tilt, Uneven
 from medfed.data.size_limits import MAX_VOLUME_BYTES
 from medfed.data.volume import Volume
 from medfed.data.volume_files import read_series, read_volumes
@@ -32,6 +32,7 @@ def read(
     padding: Padding = "air",
     tilt: Tilt = "affine",
     uneven: Uneven = "refuse",
+    pet: Pet = "stored",
     max_bytes: int = MAX_VOLUME_BYTES,
 ) -> list[Volume]:
     """Return every volume in a file or folder: DICOM series, NIfTI, MetaImage, NRRD, PNG, JPEG, TIFF.
@@ -51,6 +52,8 @@ def read(
             an upright grid, and 'refuse' raises.
         uneven: for slices at uneven distances or with gaps, 'refuse' raises and 'resample' interpolates onto
             an even grid.
+        pet: values of PET: 'stored' in the unit of the files (Bq/ml, mostly), 'suv' as SUV by body weight,
+            which raises if the header lacks what it needs; see data/dicom/suv.py.
         max_bytes: size limit of one volume in bytes, as float32.
 
     Raises:
@@ -62,7 +65,9 @@ def read(
         )
     if uneven not in ("refuse", "resample"):
         raise ImageError(f"uneven is 'refuse' or 'resample'; not {uneven!r}")
-    options = ReadOptions(padding, tilt, uneven, max_bytes)
+    if pet not in ("stored", "suv"):
+        raise ImageError(f"pet is 'stored' or 'suv'; not {pet!r}")
+    options = ReadOptions(padding, tilt, uneven, pet, max_bytes)
     if isinstance(path, str | os.PathLike):
         whole = os.fspath(path)
         return _sanitised_errors(lambda: read_volumes(whole, options), ImageError)

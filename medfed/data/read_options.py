@@ -12,6 +12,7 @@ from medfed.data.size_limits import MAX_VOLUME_BYTES
 Padding = Literal["air", "nan"]
 Tilt = Literal["affine", "resample", "refuse"]
 Uneven = Literal["refuse", "resample"]
+Pet = Literal["stored", "suv"]
 Overlap = Literal["channels", "refuse", "later"]
 
 
@@ -22,6 +23,7 @@ class ReadOptions:
     padding: Padding = "air"
     tilt: Tilt = "affine"
     uneven: Uneven = "refuse"
+    pet: Pet = "stored"
     max_bytes: int = MAX_VOLUME_BYTES
     # Read numbers that stand for classes: those of a palette, of colours, of a seg.nrrd's segments.
     as_label: bool = False

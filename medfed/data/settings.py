@@ -6,7 +6,8 @@ nothing that these settings compute from a site's data leaves that site.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -189,6 +190,11 @@ class Images(
     def given_layout(self) -> Layout | None:
         """The layout that the study gives, or None."""
         return None if self.layout is None else layout_of(self.layout)
+
+
+def with_layout(settings: Images, layout: Layout | str | Mapping[str, Any] | None) -> Images:
+    """Return settings with a hospital's own layout, if it has one."""
+    return settings if layout is None else msgspec.structs.replace(settings, layout=layout_of(layout))
 
 
 class Table(

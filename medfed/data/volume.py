@@ -18,7 +18,7 @@ class Info:
         modality: CT, MR, PT, DX, ... as in DICOM; empty for NIfTI, which does not name it.
         skipped: one line for each object that was omitted, with the reason.
         flags: short words: burned_in, recognizable, tilt, resampled, lossy, single_slice, projection,
-            inverted, nan, no_rescale, not_hu, real_world_values, real_world_values_unused, overlap,
+            inverted, nan, no_rescale, not_hu, real_world_values, real_world_values_unused, suv, overlap,
             qform_differs, other_frame_of_reference, cropped, pixels (the spacing counts pixels, not mm),
             exif_turned.
         label_names: what the file itself calls its values: a seg.nrrd's segments, a mask's colours.

@@ -20,6 +20,8 @@ from typing import Literal
 
 import msgspec
 
+from medfed.data.layouts import Layout, layout_of
+from medfed.data.settings import AnyLayout
 from medfed.deployment.policy import Policy
 from medfed.errors import StudyError
 from medfed.exchange import Exchange
@@ -46,6 +48,7 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     structure out.
     columns: the site's own headings for the columns of a study's table, such as {age: Alter, patient: MRN};
     `patient` and `split` stand for the columns of ids and splits, whatever the study calls them.
+    layout: how the cases lie in the folder of images, as in a study's `data.layout`, before which it goes.
     """
 
     name: SiteName
@@ -60,6 +63,12 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     start: str | None = None
     classes: dict[str | int, str] = {}
     columns: dict[str, str] = {}
+    layout: AnyLayout | str | None = None
+
+    @property
+    def given_layout(self) -> Layout | None:
+        """The layout that the site gives, or None."""
+        return None if self.layout is None else layout_of(self.layout)
 
 
 def read_site(path: str | Path) -> SiteFile:

@@ -88,7 +88,14 @@ def take_part(
         with record_exit(status):
             check_planned(study)
             hospital = hospital_of(
-                study, site.name, site.data, secret, site.cache, site.columns, site.classes
+                study,
+                site.name,
+                site.data,
+                secret,
+                site.cache,
+                site.columns,
+                site.classes,
+                site.given_layout,
             )
             audit = open_audit_log(site, folder)
             _take_part(SiteSession(site, study, hospital, folder, status, progress, audit), accept, ask)
@@ -236,7 +243,9 @@ def _train_worker(site: SiteFile, secret: bytes) -> None:
     """Train in a process that Lightning started beside rank 0, which alone sends and receives."""
     folder = RunFolder(Path(os.environ[RUN_FOLDER]))
     study = parse_study(folder.study.read_text(encoding="utf-8"), "study.yaml")
-    hospital = hospital_of(study, site.name, site.data, secret, site.cache, site.columns, site.classes)
+    hospital = hospital_of(
+        study, site.name, site.data, secret, site.cache, site.columns, site.classes, site.given_layout
+    )
     run = SiteRun(folder.site(site.name), resume=True, examples=hospital.data.examples)
     exchange: Any = WorkerExchange()  # it sends no messages: only `send_update` on rank 0 does
     config = site_config_under_policy(site, study, hospital)

@@ -66,8 +66,8 @@ def _by_name(present: Mapping[str, Mapping[int, str]]) -> tuple[list[str], list[
         if lacking:
             warnings.append(
                 f"'{name}' is in no case of {', '.join(lacking)}; if it has another name there, write it "
-                f"under site_overrides ({{{lacking[0]}: {{classes: {{its name: {name}}}}}}}), and if it is present "
-                "but not labelled, say so in task.labelled"
+                f"under site_overrides ({{{lacking[0]}: {{classes: {{its name: {name}}}}}}}), and if it is "
+                "present but not labelled, say so in task.labelled"
             )
     return [BACKGROUND, *names.values()], warnings
 

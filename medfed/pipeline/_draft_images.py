@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
+import yaml
+
+from medfed.data.layouts import Layout, plain_layout
 from medfed.data.preflight.preflight import Preflight, check
 from medfed.data.preflight.summary import UNKNOWN_MODALITY
 from medfed.errors import DataError, StudyError
@@ -29,6 +32,7 @@ def draft_images(
     held_out: Mapping[str, Path],
     task: ImageTask | None,
     progress: Callable[[int, int], None],
+    layout: Layout | None = None,
 ) -> Draft:
     """Return the draft of a segmentation or classification, which follows from the folders if `task` is None.
 
@@ -36,7 +40,9 @@ def draft_images(
         DataError: if a folder can't be used, or the hospitals' folders do not match each other.
         StudyError: if it is not clear what to learn.
     """
-    preflights = {site: _preflight(site, path, progress) for site, path in {**sites, **held_out}.items()}
+    preflights = {
+        site: _preflight(site, path, progress, layout) for site, path in {**sites, **held_out}.items()
+    }
     channels = {number for one in preflights.values() for number in one.facts["channels"]}
     task = task or _infer_task(preflights)
     if len(channels) > 1:
@@ -47,12 +53,22 @@ def draft_images(
     draft = _segmentation if task == "segment" else _classification
     text, warnings = draft({site: preflights[site] for site in sites}, channels.pop())
     summaries = tuple(f"{site}: {_summary(one)}" for site, one in preflights.items())
-    return Draft(text, summaries, (*_preflight_warnings(preflights), *warnings))
+    return Draft(_with_layout(text, layout), summaries, (*_preflight_warnings(preflights), *warnings))
 
 
-def _preflight(site: str, path: Path, progress: Callable[[int, int], None]) -> Preflight:
+def _with_layout(text: str, layout: Layout | None) -> str:
+    """Return a draft with the layout that a person gave."""
+    if layout is None:
+        return text
+    line = yaml.safe_dump(plain_layout(layout), default_flow_style=True, width=1000).split("\n...")[0].strip()
+    return text.replace("  kind: images\n", f"  kind: images\n  layout: {line}\n", 1)
+
+
+def _preflight(
+    site: str, path: Path, progress: Callable[[int, int], None], layout: Layout | None
+) -> Preflight:
     try:
-        preflight = check(path, progress=progress)
+        preflight = check(path, layout=layout, progress=progress)
     except DataError as error:
         raise DataError(f"{site}: {error}") from None
     if not preflight.facts["read"]:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from medfed.data.class_names import ClassNames
 from medfed.data.index import index_folder
+from medfed.data.layouts import Layout
 from medfed.data.preflight import preflight as preflights
 from medfed.data.preflight.preflight import Preflight, to_plain
 from medfed.data.preflight.report import show, write_page
@@ -30,12 +31,17 @@ UNUSABLE = 2
 
 
 def check(
-    folder: Path, study_file: Path | None, secret_file: Path | None, as_json: bool, page: Path | None
+    folder: Path,
+    study_file: Path | None,
+    secret_file: Path | None,
+    as_json: bool,
+    page: Path | None,
+    layout: Layout | None = None,
 ) -> int:
     """Print a preflight of a folder and return the exit code: 0, 1 for warnings, 2 for errors."""
     console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
     try:
-        preflight = _preflight(folder, study_file, secret_file, page is not None)
+        preflight = _preflight(folder, study_file, secret_file, page is not None, layout)
         if page is not None:
             write_page(preflight, page)
     except (MedfedError, OSError) as error:
@@ -62,7 +68,7 @@ def site_of_folder(study: Study, folder: Path) -> str:
 
 
 def _preflight(
-    folder: Path, study_file: Path | None, secret_file: Path | None, thumbnails: bool
+    folder: Path, study_file: Path | None, secret_file: Path | None, thumbnails: bool, layout: Layout | None
 ) -> Preflight:
     """Return the preflight of a folder of images or of a table, for a study if one is given."""
     secret = read_secret(secret_file)
@@ -84,5 +90,10 @@ def _preflight(
         return check_table(folder, site_secret=secret)
     with ProgressBar() as bar:
         return preflights.check(
-            folder, site_secret=secret, requirements=requirements, thumbnails=thumbnails, progress=bar.update
+            folder,
+            site_secret=secret,
+            requirements=requirements,
+            thumbnails=thumbnails,
+            layout=layout,
+            progress=bar.update,
         )

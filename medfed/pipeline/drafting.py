@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from medfed.data.layouts import Layout
 from medfed.errors import DataError, StudyError
 from medfed.files import write_whole
 from medfed.pipeline._draft import Draft
@@ -31,6 +32,7 @@ def draft_study(
     *,
     task: ImageTask | None = None,
     columns: TargetColumns | None = None,
+    layout: Layout | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Draft:
     """Return a complete study over these hospitals' folders or CSV files.
@@ -41,6 +43,7 @@ def draft_study(
         held_out: the hospitals on which models are only measured.
         task: what to learn from images; it follows from the folders if None.
         columns: the columns to predict from tables.
+        layout: how the cases lie in every folder of images; it follows from the folders if None.
         progress: called with the number of a folder's cases that were read, and of all its cases.
 
     Raises:
@@ -58,7 +61,7 @@ def draft_study(
     if tables:
         draft = draft_tables(everywhere, columns or TargetColumns())
     else:
-        draft = draft_images(sites, held_out, task, progress)
+        draft = draft_images(sites, held_out, task, progress, layout)
     quorum = max(2, -(-len(sites) // 2))
     sampling = f"sampling: {{minimum: {quorum}}}         # a round needs the updates of this many hospitals\n"
     head = f"""\

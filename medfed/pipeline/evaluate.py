@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from medfed.data.layouts import Layout
 from medfed.errors import DataError, RunError
 from medfed.evaluation.rows import UNTRAINED
 from medfed.pipeline import measure_models
@@ -18,12 +19,17 @@ from medfed.wire.weights import weights_of
 
 
 def evaluate(
-    run: str | Path | RunFolder, data: str | Path, *, name: str = "evaluated", all_cases: bool = False
+    run: str | Path | RunFolder,
+    data: str | Path,
+    *,
+    name: str = "evaluated",
+    all_cases: bool = False,
+    layout: Layout | None = None,
 ) -> RunFolder:
     """Measure a run's models on a hospital's folder and write the report again; return the run folder.
 
     The hospital is called `name` in rows and report. Its test split is measured, or every case with
-    `all_cases`, which is right for a hospital that took no part in the study.
+    `all_cases`, which is right for a hospital that took no part in the study. `layout` goes before the study's.
 
     Raises:
         RunError: if this is not a run folder, or a hospital of that name trained in the run.
@@ -35,7 +41,7 @@ def evaluate(
             f"{folder.path}: hospital '{name}' trained in this run; give the one to evaluate another name"
         )
     with suppress_warnings():
-        hospital = hospital_of(study, name, str(Path(data).resolve()))
+        hospital = hospital_of(study, name, str(Path(data).resolve()), layout=layout)
         models = {UNTRAINED: weights_of(module_of(study)), **measure_models.saved_models(folder)}
         cases = measure_models.all_cases_of(hospital) if all_cases else hospital.data.cases("test")
         if not cases:

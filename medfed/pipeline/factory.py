@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
@@ -11,7 +12,9 @@ import torch
 from medfed.data.cache_location import find_cache_location
 from medfed.data.class_names import ClassNames, in_words
 from medfed.data.datamodule import SiteDataModule
-from medfed.data.settings import Images, Table
+from medfed.data.layouts import Layout
+from medfed.data.left_out import note_left_out
+from medfed.data.settings import Images, Table, with_layout
 from medfed.errors import MedfedError, StudyError
 from medfed.evaluation.inference import Hospital
 from medfed.federation.config import HubConfig, SiteConfig
@@ -54,6 +57,7 @@ def hospital_of(
     cache: str | None = None,
     columns: Mapping[str, str] | None = None,
     words: Mapping[str | int, str] | None = None,
+    layout: Layout | None = None,
 ) -> Hospital:
     """Return a site's data, with its folder indexed and checked.
 
@@ -61,15 +65,19 @@ def hospital_of(
     study's seed and the site's name, and a run can be repeated. A hospital's own secret is in its site file,
     as are the folder for prepared images (`cache`) if it should not be inside the data folder, its own
     headings for the study's `columns`, and its own `words` for the study's classes; in a simulation these
-    are in `site_overrides`.
+    are in `site_overrides`. Its own `layout` goes before the study's. The names of files that no case uses
+    are written into the hospital's own folder.
     """
     secret = secret or simulated_secret(study, site)
-    on_disk = isinstance(study.data, Images) and study.data.cache == "disk"
+    settings = study.data
+    if isinstance(settings, Images):
+        settings = with_layout(settings, layout or study.layout_at(site))
+    on_disk = isinstance(settings, Images) and settings.cache == "disk"
     place = find_cache_location(where, secret, cache) if on_disk else None
     try:
         data = SiteDataModule.open(
             where,
-            study.data,
+            settings,
             study.task.needs,
             site_secret=secret,
             batch=study.at(site).train.batch,
@@ -81,6 +89,9 @@ def hospital_of(
         )
     except MedfedError as error:
         raise type(error)(f"site '{site}': {error}") from None
+    chosen = None if cache is None else Path(cache)
+    note = note_left_out(data.index.folder, data.index.left_out_files, secret, chosen)
+    data.notes += (note,) if note else ()
     return Hospital(site, data, secret)
 
 

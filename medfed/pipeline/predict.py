@@ -22,6 +22,7 @@ from pytorch_lightning import LightningModule
 from medfed.data.case import Case
 from medfed.data.dataset import prepare_case
 from medfed.data.index import Index, index_folder
+from medfed.data.layouts import Layout
 from medfed.data.settings import Images
 from medfed.data.transforms import restore, whole_input
 from medfed.errors import MedfedError, RunError
@@ -50,6 +51,7 @@ def predict(
     *,
     model: str = FEDERATED,
     name: str = "evaluated",
+    layout: Layout | None = None,
 ) -> Path:
     """Write a run's predictions for every case of a hospital's folder into `out`, and return `out`.
 
@@ -69,7 +71,10 @@ def predict(
     with suppress_warnings():
         if isinstance(study.data, Images):
             index = index_folder(
-                data, site_secret=secret, fractions=study.data.fractions, layout=study.data.given_layout
+                data,
+                site_secret=secret,
+                fractions=study.data.fractions,
+                layout=layout or study.data.given_layout,
             )
             lines = list(_predict_images(study, module, index, out))
             cases: Sequence[Case] = index.cases

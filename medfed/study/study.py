@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Meta
 
 from medfed.aggregation.fedavg import FedAvg
-from medfed.data.settings import AnyData
+from medfed.data.layouts import Layout, layout_of
+from medfed.data.settings import AnyData, AnyLayout
 from medfed.exchange.memory import Memory
 from medfed.models.optimisers.adamw import AdamW
 from medfed.models.schedules.constant import Constant
@@ -129,13 +130,15 @@ class SiteOverride(_Section, frozen=True, kw_only=True):
     epochs: its own E.  batch: its own batch.  All hospitals merge equally often; the rule `fednova` corrects
     for different numbers of steps.  columns: its own headings for the study's columns of a table, such as
     {age: Alter, patient: MRN}, in a simulation; a hospital of its own writes them in its site file.
-    classes: likewise its own words for the study's classes, such as {Leber: liver}.
+    classes: likewise its own words for the study's classes, such as {Leber: liver}.  layout: likewise how the
+    cases lie in its folder.
     """
 
     epochs: Count | None = None
     batch: Count | None = None
     classes: dict[str | int, str] = {}
     columns: dict[str, str] = {}
+    layout: AnyLayout | str | None = None
 
 
 class Study(_Section, frozen=True, kw_only=True):
@@ -205,6 +208,11 @@ class Study(_Section, frozen=True, kw_only=True):
     def columns_at(self, site: str) -> dict[str, str]:
         """Return one hospital's own headings, by the study's columns."""
         return self.site_overrides[site].columns if site in self.site_overrides else {}
+
+    def layout_at(self, site: str) -> Layout | None:
+        """Return one hospital's own layout, or None."""
+        layout = self.site_overrides[site].layout if site in self.site_overrides else None
+        return None if layout is None else layout_of(layout)
 
     @property
     def minimum(self) -> int:

@@ -16,6 +16,7 @@ from contract import checks_of, run
 from medfed.data import index as index_module
 from medfed.data.index import index_folder
 from medfed.data.layouts import CaseError, CaseListing, Layout, Survey, choose_layout, layouts
+from medfed.data.layouts.amos import AMOS
 from medfed.data.layouts.bids import BIDS
 from medfed.data.layouts.cases_csv import CasesCsv
 from medfed.data.layouts.class_folders import ClassFolders
@@ -23,6 +24,9 @@ from medfed.data.layouts.decathlon import Decathlon
 from medfed.data.layouts.dicom_tree import DicomTree
 from medfed.data.layouts.nnunet_raw import NnUNetRaw
 from medfed.data.layouts.paired import Paired
+from medfed.data.layouts.patient_folders import PatientFolders
+from medfed.data.layouts.pattern import Pattern
+from medfed.data.layouts.structure_folders import StructureFolders
 from medfed.data.splits import case_token
 from medfed.errors import DataError, ImageError
 from medfed.registry import kinds
@@ -99,7 +103,102 @@ def dicom_tree(folder: Path) -> None:
     shutil.copy(path, folder / "scout.dcm")  # of another series: one slice
 
 
+def amos(folder: Path) -> None:
+    lists = {}
+    for key, end, number in (("training", "Tr", 1), ("validation", "Va", 2)):
+        name = f"{PATIENT}{number}.nii.gz"
+        touch(folder, f"images{end}/{name}", f"labels{end}/{name}")
+        lists[key] = [{"image": f"./images{end}/{name}", "label": f"./labels{end}/{name}"}]
+    touch(folder, f"imagesTs/{PATIENT}3.nii.gz")
+    described = {"labels": {"0": "background", "1": "spleen"}, "modality": {"0": "CT"}, **lists}
+    (folder / "dataset.json").write_text(json.dumps(described))
+
+
+def patient_folders(folder: Path) -> None:
+    for number in (1, 2):
+        name = f"{PATIENT}-{number}"
+        touch(folder, *(f"{name}/{name}-{end}.nii.gz" for end in ("t2w", "t1c", "seg", "t1n", "t2f")))
+    touch(folder, f"{PATIENT}-1/{PATIENT}_report.nii.gz", f"{PATIENT}-3/other.nii.gz")
+
+
+def structure_folders(folder: Path) -> None:
+    touch(folder, f"images/{PATIENT}1.nii.gz", f"images/{PATIENT}2.nii.gz")
+    touch(folder, f"labels/liver/{PATIENT}1.nii.gz", f"labels/tumour/{PATIENT}1_seg.nii.gz")
+    touch(folder, f"labels/liver/{PATIENT}2.nii.gz")
+
+
+def pattern(folder: Path) -> None:
+    for split, name in (("train", f"{PATIENT}1"), ("test", f"{PATIENT}2")):
+        touch(folder, *(f"{split}/{name}/v1_{end}.nii.gz" for end in ("t1", "t2", "seg", "other")))
+    touch(folder, f"test/{PATIENT}2/v2_t1.nii.gz", f"test/{PATIENT}2/v2_t2.nii.gz")
+
+
 EXAMPLES = {
+    "amos": LayoutExample(
+        AMOS(),
+        amos,
+        [
+            ExpectedCase(
+                f"{PATIENT}{n}",
+                f"{PATIENT}{n}",
+                (f"{PATIENT}{n}.nii.gz",),
+                f"{PATIENT}{n}.nii.gz",
+                split=split,
+            )
+            for n, split in ((1, ""), (2, "val"))
+        ],
+        ("the layout names no patients: each case counts as a patient of its own",),
+        ("background", "spleen"),
+        {0: "background", 1: "spleen"},
+        ("CT",),
+        left_out={"nifti files that no case uses": 1},
+    ),
+    "patient_folders": LayoutExample(
+        PatientFolders(),
+        patient_folders,
+        [
+            ExpectedCase(
+                name,
+                name,
+                tuple(f"{name}-{channel}.nii.gz" for channel in ("t1c", "t1n", "t2f", "t2w")),
+                f"{name}-seg.nii.gz",
+            )
+            for name in (f"{PATIENT}-1", f"{PATIENT}-2")
+        ],
+        channels=("t1c", "t1n", "t2f", "t2w"),
+        left_out={"nifti files that no case uses": 2},
+    ),
+    "structure_folders": LayoutExample(
+        StructureFolders(),
+        structure_folders,
+        [ExpectedCase(f"{PATIENT}{n}", f"{PATIENT}{n}", (f"{PATIENT}{n}.nii.gz",)) for n in (1, 2)],
+        ("the layout names no patients: each case counts as a patient of its own",),
+        masks=(("liver", "tumour"), ("liver",)),
+    ),
+    "pattern": LayoutExample(
+        Pattern(
+            image={"T1": "{split}/{patient}/{case}_t1.nii.gz", "T2": "{split}/{patient}/{case}_t2.nii.gz"},
+            label="{split}/{patient}/{case}_seg.nii.gz",
+        ),
+        pattern,
+        [
+            ExpectedCase(
+                f"{split}/{PATIENT}{n}/{visit}",
+                f"{PATIENT}{n}",
+                (f"{visit}_t1.nii.gz", f"{visit}_t2.nii.gz"),
+                label,
+                split=split,
+            )
+            for split, n, visit, label in (
+                ("train", 1, "v1", "v1_seg.nii.gz"),
+                ("test", 2, "v1", "v1_seg.nii.gz"),
+                ("test", 2, "v2", None),
+            )
+        ],
+        channels=("T1", "T2"),
+        left_out={"nifti files that no case uses": 2},
+        given=True,
+    ),
     "cases_csv": LayoutExample(
         CasesCsv(),
         cases_csv,

@@ -15,6 +15,7 @@ from medfed.data.dicom.frame import MODALITIES, PROJECTIONS, Frame, parse_frames
 from medfed.data.dicom.pixels import AIR_HU, iter_words, stored_values, write_modality_values
 from medfed.data.dicom.resample import correct_gantry_tilt, resample_even
 from medfed.data.dicom.stack import Stack, build_stacks, is_projection, projection
+from medfed.data.dicom.suv import suv_factor
 from medfed.data.identity_digest import identity_digests
 from medfed.data.read_options import ReadOptions
 from medfed.data.size_limits import MAX_DICOM_RATIO, check_size
@@ -148,6 +149,11 @@ def _volume(stack: Stack, options: ReadOptions) -> Volume:
     padded = any(frame.padding is not None for frame in frames)
     if options.padding == "nan" and padded and np.isnan(array).any():
         flags.append("nan")
+    if options.pet == "suv" and first.modality == b"PT":
+        factor = suv_factor([frame.file.elements for frame in frames])
+        array *= np.float32(factor)
+        background *= factor
+        flags.append("suv")
     array, affine, geometry_flags = _apply_geometry(array, stack, background, options)
     flags += geometry_flags
     header = first.file.elements

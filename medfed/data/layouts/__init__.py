@@ -58,6 +58,31 @@ def choose_layout(survey: Survey, given: Layout | None = None) -> Layout:
     )
 
 
+def parse_layout(text: str) -> Layout:
+    """Return the layout that a command line names: `class_folders`, or `{kind: pattern, image: ...}`.
+
+    Raises:
+        DataError: if it names none.
+    """
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
+    if not isinstance(value, str | Mapping):
+        raise DataError("layout: expected a name, or settings such as '{kind: pattern, image: ...}'")
+    return layout_of(value)
+
+
+def plain_layout(layout: Layout) -> str | dict[str, Any]:
+    """Return a layout as a study file has it: its name, or a mapping if it has settings."""
+    plain: dict[str, Any] = msgspec.to_builtins(layout)
+    default: dict[str, Any] = msgspec.to_builtins(type(layout)())
+    changed = {key: value for key, value in plain.items() if value != default[key]}
+    return {"kind": kind_of(layout), **changed} if changed else kind_of(layout)
+
+
 def layout_of(value: str | Layout | Mapping[str, Any]) -> Layout:
     """Return a layout by its name, or by a mapping with `kind` and its settings.
 
@@ -87,4 +112,6 @@ __all__ = [
     "choose_layout",
     "layout_of",
     "layouts",
+    "parse_layout",
+    "plain_layout",
 ]

@@ -6,94 +6,23 @@ import re
 from collections.abc import Sequence
 
 # What a label is called: a file beside its image, or a folder of labels beside one of images.
-LABEL_WORDS = frozenset(
-    [
-        "label",
-        "labels",
-        "labelstr",
-        "labelsva",
-        "labelsts",
-        "labelmap",
-        "mask",
-        "masks",
-        "seg",
-        "segs",
-        "segmentation",
-        "segmentations",
-        "gt",
-        "groundtruth",
-        "annotation",
-        "annotations",
-        "contour",
-        "contours",
-        "manual",
-        "roi",
-        "rois",
-        "dseg",
-        "lesion",
-        "lesions",
-    ]
-)
-
-# Folders of one mask per structure.
-STRUCTURE_FOLDERS = frozenset(["segmentations", "masks", "labels", "structures", "rois"])
+_LABELS = """
+label labels labelstr labelsva labelsts labelmap mask masks seg segs segmentation segmentations gt groundtruth
+annotation annotations contour contours manual roi rois dseg lesion lesions
+"""
 
 # What an image is called: the modality, the weighting or a plain word.
-IMAGE_WORDS = frozenset(
-    [
-        "image",
-        "images",
-        "imagestr",
-        "imagesva",
-        "imagests",
-        "imaging",
-        "img",
-        "imgs",
-        "volume",
-        "volumes",
-        "scan",
-        "scans",
-        "data",
-        "ct",
-        "cta",
-        "cbct",
-        "ldct",
-        "mr",
-        "mri",
-        "mra",
-        "pet",
-        "spect",
-        "suv",
-        "us",
-        "t1",
-        "t1w",
-        "t1n",
-        "t1c",
-        "t1ce",
-        "t1gd",
-        "t1post",
-        "t1pre",
-        "t1km",
-        "t2",
-        "t2w",
-        "t2f",
-        "t2flair",
-        "flair",
-        "fl",
-        "pd",
-        "pdw",
-        "dwi",
-        "adc",
-        "dce",
-        "swi",
-        "asl",
-        "b0",
-        "cxr",
-        "xray",
-        "dx",
-        "mg",
-    ]
-)
+_IMAGES = """
+image images imagestr imagesva imagests imaging img imgs volume volumes scan scans data ct cta cbct ldct mr mri
+mra pet spect suv us t1 t1w t1n t1c t1ce t1gd t1post t1pre t1km t2 t2w t2f t2flair flair fl pd pdw dwi adc dce
+swi asl b0 cxr xray dx mg
+"""
+
+LABEL_WORDS = frozenset(_LABELS.split())
+IMAGE_WORDS = frozenset(_IMAGES.split())
+
+# Folders of one mask per structure.
+STRUCTURE_FOLDERS = frozenset({"segmentations", "masks", "labels", "structures", "rois"})
 
 _SEPARATORS = re.compile(r"[\s_.\-]+")
 
@@ -111,12 +40,6 @@ def is_label_word(word: str) -> bool:
 def is_role(word: str) -> bool:
     """Whether a name is a word for a kind of image."""
     return plain(word) in IMAGE_WORDS
-
-
-def ends_as_label(name: str) -> bool:
-    """Whether a name's last word, such as that of 'p1_seg', is a word for labels."""
-    last = _SEPARATORS.split(name)[-1]
-    return is_label_word(last) or is_label_word("".join(_SEPARATORS.split(name)[-2:]))
 
 
 def shared_name(name: str, roles: Sequence[str] | frozenset[str]) -> str:

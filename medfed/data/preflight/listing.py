@@ -9,9 +9,10 @@ from pathlib import Path
 from medfed.data.case import Case
 from medfed.data.csv_table import QUOTE, check_columns, read_rows
 from medfed.data.index import index_folder, with_token
-from medfed.data.layouts import Layout, Survey, choose_layout
+from medfed.data.layouts import CaseListing, Layout, Survey, choose_layout
 from medfed.data.layouts._files import is_image, stem
 from medfed.data.layouts.cases_csv import FILE_NAME, REQUIRED_COLUMNS, CasesCsv, patient_notes, read_row
+from medfed.data.left_out import left_out_files
 from medfed.data.preflight.issues import Finding
 from medfed.data.splits import UNASSIGNED, assign_splits, case_token
 from medfed.errors import DataError, ImageError
@@ -27,6 +28,7 @@ class Listing:
     findings: tuple[Finding, ...] = ()
     class_names: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
+    left_out_files: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     label_names: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -43,7 +45,14 @@ def list_folder(
     notes = tuple(Finding("note", "", note) for note in index.notes)
     names = _numbered(index.cases)
     return Listing(
-        index.layout, index.cases, names, notes, index.class_names, index.left_out, index.label_names
+        index.layout,
+        index.cases,
+        names,
+        notes,
+        index.class_names,
+        index.left_out,
+        index.left_out_files,
+        index.label_names,
     )
 
 
@@ -83,7 +92,12 @@ def _list_table(folder: Path, key: bytes, fractions: Sequence[float]) -> Listing
             findings.append(Finding(code, names[-1], str(refusal)))
     findings += [Finding("note", "", note) for note in patient_notes(columns)]
     findings += _patients_in_two_splits(cases, names)
-    return Listing(FILE_NAME, _with_splits(cases, key, fractions), tuple(names), tuple(findings))
+    survey = Survey.of(folder)
+    read = CaseListing(FILE_NAME, (), read=(folder / FILE_NAME,))
+    files = left_out_files(survey, read, cases)
+    counts = {**{reason: len(paths) for reason, paths in files.items()}, **survey.unreadable}
+    with_splits = _with_splits(cases, key, fractions)
+    return Listing(FILE_NAME, with_splits, tuple(names), tuple(findings), (), counts, files)
 
 
 def _patients_in_two_splits(cases: Sequence[Case], names: Sequence[str]) -> list[Finding]:

@@ -17,6 +17,7 @@ from typing import Any
 from medfed.data.case import paths_of
 from medfed.data.index import index_folder
 from medfed.data.layouts import Layout
+from medfed.data.left_out import describe_left_out, note_left_out
 from medfed.data.preflight.case import CaseFacts, CaseRequest
 from medfed.data.preflight.examination import examine_all
 from medfed.data.preflight.issues import Finding, Problem, group_findings
@@ -89,6 +90,7 @@ def check(
     findings = [*listing.findings, *case_findings(listing, examined), *site_findings(listing, examined)]
     if requirements is not None:
         findings += study_findings(requirements, listing, examined)
+    findings += _left_out_findings(folder, key, listing)
     if not LISTING_CODES & {finding.code for finding in findings}:
         findings += _index_findings(folder, key, fractions, layout)
     problems = group_findings(findings)
@@ -101,6 +103,15 @@ def check(
         study=study or "",
         can_take_part=None if study is None else not any(p.severity == "error" for p in problems),
     )
+
+
+def _left_out_findings(folder: Path, key: bytes, listing: Listing) -> list[Finding]:
+    """Return what no case uses, as notes; the files' names are written into the hospital's own folder."""
+    if not listing.left_out:
+        return []
+    told = f"left out: {describe_left_out(listing.left_out)}"
+    where = note_left_out(folder, listing.left_out_files, key)
+    return [Finding("note", "", told), *([Finding("note", "", where)] if where else [])]
 
 
 def _requests(

@@ -72,8 +72,8 @@ def _named_by_the_folder(listing: Listing, index: Index, key: bytes) -> tuple[Li
     if survey.numbered:
         total = len(survey.named) + len(survey.numbered)
         detail = (
-            f"{len(survey.named)} of {total} labels name their structures, the others hold numbers that nothing "
-            "names; say in the site file what these mean, such as classes: {1: liver}"
+            f"{len(survey.named)} of {total} labels name their structures, the others hold numbers that "
+            "nothing names; say in the site file what these mean, such as classes: {1: liver}"
         )
         return replace(listing, findings=(*listing.findings, Finding("folder", "", detail))), None
     shared, others = _shared_names(survey, index.label_names)
@@ -82,8 +82,8 @@ def _named_by_the_folder(listing: Listing, index: Index, key: bytes) -> tuple[Li
     if others:
         where = write_names(index.folder, key, replace(survey, naming=naming))
         detail = (
-            f"{others} structures are named in the labels of one patient alone and are left out of this list; "
-            f"{where}"
+            f"{others} structures are named in the labels of one patient alone and are left out of this "
+            f"list; {where}"
         )
         findings = (*findings, Finding("note", "", detail))
     return replace(listing, class_names=naming.classes, findings=findings), naming

@@ -43,10 +43,11 @@ def summarise(listing: Listing, examined: Iterable[CaseFacts]) -> dict[str, Any]
     return {
         "layout": listing.layout,
         "cases": len(cases),
+        "left_out": dict(listing.left_out),
         "patients": len({case.patient for case in cases}),
         "read": len(good),
         "splits": dict(sorted(Counter(case.split for case in cases).items())),
-        "labels": sum(case.label is not None for case in cases),
+        "labels": sum(case.label is not None or bool(case.masks) for case in cases),
         "targets": {str(target): targets[target] for target in sorted(targets)},
         "class_names": list(listing.class_names),
         "classes": _class_facts(good, listing.class_names),

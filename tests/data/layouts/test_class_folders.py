@@ -50,7 +50,7 @@ NONE_FITS = "holds nothing that medfed knows for certain"
         ("{}.nii.gz",),
         tuple(f"visit{i}.nii.gz" for i in range(5)),
         tuple("{}_" + f"{i}.nii.gz" for i in range(5)),
-        ("t1.nii.gz", "flair.nii.gz", "x{}.nii.gz", "y{}.nii.gz", "z{}.nii.gz"),
+        ("a.nii.gz", "b.nii.gz", "x{}.nii.gz", "y{}.nii.gz", "z{}.nii.gz"),
     ],
 )
 def test_folders_that_may_be_patients_are_never_classes_unless_that_is_said(tmp_path: Path, files) -> None:

@@ -1,0 +1,96 @@
+"""A data set that dataset.json lists, with labelled validation images: imagesTr, labelsTr, imagesVa, labelsVa.
+
+Source: Ji et al., AMOS, NeurIPS 2022, arXiv:2206.08023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+from medfed.data.layouts._dataset_json import (
+    FILE_NAME,
+    channel_names,
+    class_names,
+    label_names,
+    read_dataset_json,
+)
+from medfed.data.layouts._files import images_in, stem
+from medfed.data.layouts._layout import NO_PATIENTS, CaseError, CaseListing, Layout, ListedCase
+from medfed.data.layouts._survey import Survey
+from medfed.data.splits import UNASSIGNED
+from medfed.errors import DataError, ImageError
+
+# The lists of dataset.json, and the split of each: a test split is cut from the training images.
+LISTS = {"training": UNASSIGNED, "validation": "val"}
+
+
+class AMOS(Layout, tag="amos", frozen=True):
+    """imagesTr and imagesVa with their labels, as dataset.json lists them.
+
+    Images of the list `validation` are in the split val; those of `training` get splits as everywhere.
+    """
+
+    title: ClassVar[str] = "AMOS"
+    needs: ClassVar[str] = (
+        "imagesTr/x with labelsTr/x, imagesVa/y with labelsVa/y, and dataset.json that lists them"
+    )
+    order: ClassVar[int] = 25
+    rank: ClassVar[int] = 1
+
+    def evidence(self, survey: Survey) -> str | None:
+        folders = ("imagesTr", "labelsTr", "imagesVa", "labelsVa")
+        if survey.named(FILE_NAME) is None or not all(images_in(survey, folder) for folder in folders):
+            return None
+        return "dataset.json, with labels in labelsTr and in labelsVa"
+
+    def read(self, survey: Survey) -> CaseListing:
+        described = survey.named(FILE_NAME)
+        if described is None:
+            raise DataError("the site's data folder has no dataset.json; restore it, or name another layout")
+        content = read_dataset_json(described.path)
+        files = {file.parts: file.path for file in survey.files}
+        cases = [
+            _case(entry, split, files) for name, split in LISTS.items() for entry in _entries(content, name)
+        ]
+        names = label_names(content)
+        return CaseListing(
+            self.title,
+            tuple(cases),
+            (NO_PATIENTS,),
+            class_names(names),
+            names,
+            channel_names(content),
+            (described.path,),
+        )
+
+
+def _entries(content: Mapping[str, Any], name: str) -> list[tuple[str, str]]:
+    """Return image and label of each entry of a list.
+
+    Raises:
+        DataError: if the list is not one of images with labels.
+    """
+    entries = content.get(name)
+    pairs = [one for one in entries if isinstance(one, dict)] if isinstance(entries, list) else []
+    if not isinstance(entries, list) or [one for one in pairs if {"image", "label"} <= set(one)] != entries:
+        raise DataError(
+            f"dataset.json does not list its images under '{name}'; expected "
+            "[{'image': ..., 'label': ...}, ...]"
+        )
+    return [(str(one["image"]), str(one["label"])) for one in pairs]
+
+
+def _case(entry: tuple[str, str], split: str, files: Mapping[tuple[str, ...], Path]) -> ListedCase:
+    # Relative paths with a leading './'; PurePosixPath drops it. A path outside the folder is in no survey.
+    image, label = (files.get(PurePosixPath(path).parts) for path in entry)
+    name = stem(Path(entry[0]))
+    if image is None or label is None:
+        what = "image" if image is None else "label"
+        raise CaseError(
+            name,
+            f"dataset.json lists it, and its {what} is not there; restore the file or remove it from the list",
+            ImageError,
+        )
+    return ListedCase(name, name, (image,), label, split=split)
