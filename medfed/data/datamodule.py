@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypedDict, Unpack
@@ -14,12 +15,23 @@ from torch.utils.data import DataLoader, Dataset
 from medfed.data.cache import NoCache, in_memory, open_cache
 from medfed.data.cache_location import CacheLocation
 from medfed.data.case import Case
-from medfed.data.class_names import Classes, ClassNames, count_of
-from medfed.data.dataset import ImageDataset
+from medfed.data.class_names import Classes, count_of
+from medfed.data.dataset import ImageDataset, used_part
 from medfed.data.index import Index, index_folder
-from medfed.data.label_naming import match_labels, match_targets
+from medfed.data.label_naming import match_classes
 from medfed.data.samplers import FixedStepBatchSampler
-from medfed.data.settings import AnyData, Images, Table
+from medfed.data.screening import (
+    Screening,
+    count_reasons,
+    duplicate_lines,
+    left_out_line,
+    refuse_excess,
+    require_training_cases,
+    screen_cases,
+    usable_cases,
+    without_refused,
+)
+from medfed.data.settings import AnyData, Images, Table, Unreadable
 from medfed.data.table import TableDataset, TableRows, fit_scaling, network_inputs, read_table
 from medfed.data.transforms import Needs, Prepared, read_case, restore
 from medfed.data.volume import Volume
@@ -83,6 +95,8 @@ class SiteDataModule(pl.LightningDataModule):
         self.classes = count_of(classes)
         self.label_classes = classes
         self.notes: tuple[str, ...] = ()
+        # What `leave_out` left out, by reason.
+        self.left_out: dict[str, int] = {}
         # What a person should look at before the study trains; they are notes, too.
         self.warnings: tuple[str, ...] = ()
         self._rows: TableRows | None = None
@@ -130,8 +144,58 @@ class SiteDataModule(pl.LightningDataModule):
             source = index_folder(
                 path, site_secret=site_secret, fractions=settings.fractions, layout=settings.given_layout
             )
-            source, classes = _with_classes(source, classes, needs, site_secret)
+            source, classes = match_classes(source, classes, needs, site_secret)
         return cls(source, settings, needs, classes=classes, **options)
+
+    # --- cases that cannot be used -------------------------------------------------------------------------
+
+    def screen(
+        self, *, prepare: bool = True, progress: Callable[[int, int], None] = lambda done, cases: None
+    ) -> Screening:
+        """Return what reading each usable case once shows; with `prepare`, the cache keeps what was read.
+
+        A row of a table was read with its table. `leave_out` applies the result.
+        """
+        if self._rows is not None:
+            return Screening()
+        assert isinstance(self.settings, Images)
+        cases = tuple(self._by_token.values())
+        dataset = ImageDataset(
+            cases, self.settings, self.needs, training=False, classes=self.label_classes, cache=self._cache
+        )
+
+        def read(case: Case) -> Any:
+            if prepare:
+                return dataset.prepared(case).image
+            return read_case(used_part(case, self.needs), dataset.settings, self.label_classes)[0].array
+
+        return screen_cases(cases, read, lambda done: progress(done, len(cases)))
+
+    def leave_out(self, screening: Screening, bears: Unreadable) -> None:
+        """Leave out the refused cases, within what the site bears, and note them and duplicate images.
+
+        Raises:
+            DataError: if the site does not bear as many, or no case is left.
+        """
+        refused, listed = screening.refused, tuple(self._by_token.values())
+        refuse_excess(refused, len(listed), bears)
+        duplicates = duplicate_lines(screening.digests)
+        self.warnings += duplicates
+        self.notes += duplicates
+        if not refused:
+            return
+        self.left_out = count_reasons(refused)
+        self.notes += (left_out_line(self.left_out, len(listed)),)
+        self.index = replace(self.index, cases=without_refused(self.index.cases, refused))
+        self._use(without_refused(listed, refused))
+
+    def require_training_cases(self) -> None:
+        """Raise if the site has no training case.
+
+        Raises:
+            DataError: saying what the site has instead.
+        """
+        require_training_cases(self.index, self.cases("train"))
 
     # --- cases and batches ---------------------------------------------------------------------------------
 
@@ -187,11 +251,7 @@ class SiteDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the training batches, shuffled by torch's global generator; the caller seeds it."""
-        if not self.examples:
-            raise DataError(
-                f"the site has no training case ({self.index.describe()}); mark some as 'train' in the "
-                "column 'split'"
-            )
+        self.require_training_cases()
         dataset = self.dataset("train", training=True)
         if self.steps is not None:
             return self._fixed_steps_loader(dataset, self.steps)
@@ -271,37 +331,12 @@ class SiteDataModule(pl.LightningDataModule):
     # --- set-up ---------------------------------------------------------------------------------------------
 
     def _set_up_images(self, settings: Images, cache: CacheLocation | None) -> None:
-        if self.needs not in ("segment", "classify"):
-            raise DataError(
-                "the task needs a table and data.kind is 'images'; set data.kind to 'table' (needs: "
-                f"{self.needs})"
-            )
-        what = "label" if self.needs == "segment" else "target"
-        cases = [
-            case
-            for case in self.index.cases
-            if getattr(case, what) is not None or (what == "label" and case.masks)
-        ]
-        if not cases:
-            raise DataError(
-                f"no case of the site has a {what}, which the task needs ({self.index.describe()})"
-            )
-        if len(cases) < len(self.index.cases):
-            self.notes += (f"{len(self.index.cases) - len(cases)} cases have no {what} and are left out",)
-        if self.needs == "classify":
-            self._check_targets(cases)
+        cases, notes = usable_cases(self.index, self.needs, self.classes)
+        self.notes += notes
         self._use(cases)
         self._cache = open_cache(settings, cache.folder if cache else None, self.needs, self.label_classes)
         if cache is not None and cache.note and settings.cache == "disk":
             self.notes += (cache.note,)
-
-    def _check_targets(self, cases: Sequence[Case]) -> None:
-        for case in cases:
-            if self.classes is not None and case.target is not None and case.target >= self.classes:
-                raise DataError(
-                    f"case {case.token}: its target is no class of the task, which has {self.classes}; "
-                    "correct the column 'target'"
-                )
 
     def _set_up_table(self, rows: TableRows, settings: Table) -> None:
         if self.needs == "table" and settings.target is None:
@@ -322,15 +357,6 @@ class SiteDataModule(pl.LightningDataModule):
     def _use(self, cases: Sequence[Case]) -> None:
         self._by_token: dict[str, Case] = {case.token: case for case in cases}
         self._usable = frozenset(self._by_token)
-
-
-def _with_classes(index: Index, classes: Classes, needs: Needs, site_secret: bytes) -> tuple[Index, Classes]:
-    """Return an index and the task's classes, matched by their names if the task names them."""
-    if not isinstance(classes, ClassNames):
-        return index, classes
-    if needs == "segment":
-        return match_labels(index, classes, site_secret)
-    return (match_targets(index, classes) if needs == "classify" else index), classes
 
 
 def collate(items: list[Batch]) -> Batch:

@@ -14,6 +14,7 @@ from medfed.data import transforms
 from medfed.data.cache import NoCache, open_cache
 from medfed.data.case import Case
 from medfed.data.class_names import Classes
+from medfed.data.screening import unreadable_files
 from medfed.data.settings import Images
 from medfed.data.transforms import Needs, Prepared
 from medfed.errors import ImageError
@@ -94,17 +95,27 @@ class ImageDataset(Dataset[dict[str, Any]]):
         Raises:
             ImageError, LabelError: naming the case by token.
         """
-        return self.cache.get(case, lambda: prepare_case(case, self.settings, self.needs, self.classes))
+        used = used_part(case, self.needs)
+        try:
+            return self.cache.get(used, lambda: prepare_case(used, self.settings, self.needs, self.classes))
+        except (OSError, ImageError) as error:
+            failure = error
+        # A cache on disk digests the files first, and does not say which is missing.
+        with transforms.naming(case):
+            transforms.check_files(used)
+        raise failure if isinstance(failure, ImageError) else unreadable_files(failure, case) from None
+
+
+def used_part(case: Case, needs: Needs) -> Case:
+    """Return a case with its label only if the task needs one."""
+    return case if needs == "segment" else replace(case, label=None, masks=())
 
 
 def prepare_case(case: Case, settings: Images, needs: Needs, classes: Classes) -> Prepared:
     """Return a case, read and prepared; its label only if the task needs one."""
-    used = case if needs == "segment" else replace(case, label=None, masks=())
-    image, label = transforms.read_case(used, settings, classes)
-    try:
+    image, label = transforms.read_case(used_part(case, needs), settings, classes)
+    with transforms.naming(case):
         return transforms.prepare(image, label, settings)
-    except ImageError as error:
-        raise ImageError(f"case {case.token}: {error}") from None
 
 
 def item_seed(seed: int, item: int) -> int:

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from medfed.data.case import Case, paths_of
+from medfed.data.case import Case
 from medfed.data.layouts import CaseError, CaseListing, Layout, ListedCase, Survey, choose_layout
 from medfed.data.left_out import describe_left_out, left_out_files
 from medfed.data.splits import DEFAULT_FRACTIONS, SPLITS, assign_splits, case_token
-from medfed.errors import DataError, ImageError
+from medfed.errors import DataError
 
 MIN_SECRET_BYTES = 16
 
@@ -93,7 +93,6 @@ def index_folder(
     Raises:
         DataError: for a folder that fits no layout or several, a folder without cases, a table that lacks a column, a duplicate case, a patient in two
             splits, an unknown split, an empty target.
-        ImageError: for an image or label that does not exist.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -141,10 +140,12 @@ def with_token(case: ListedCase, site_secret: bytes) -> Case:
 
 
 def check_cases(cases: Sequence[Case]) -> None:
-    """Raise if two cases share an id, a patient is in two splits or a file is missing.
+    """Raise if two cases share an id, or a patient is in two splits.
+
+    A file that is missing costs its case and not the folder: the case is refused when it is read.
 
     Raises:
-        DataError, ImageError: naming the cases by token.
+        DataError: naming the cases by token.
     """
     seen: set[str] = set()
     first_of: dict[str, Case] = {}
@@ -159,10 +160,3 @@ def check_cases(cases: Sequence[Case]) -> None:
                 f"{case.split}; all of a patient's cases belong in one split, or the model is scored on "
                 "patients that it has trained on"
             )
-        labels = (*((case.label,) if case.label else ()), *(path for _, path in case.masks))
-        for what, sources in (("image", case.image), ("label", labels)):
-            if not all(path.exists() for source in sources for path in paths_of(source)):
-                raise ImageError(
-                    f"case {case.token}: its {what} is not there; correct the {what}'s path in the table or "
-                    "restore the file"
-                )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medfed.data.case import Case
-from medfed.data.class_names import ClassNames, Structure, words_of
+from medfed.data.class_names import Classes, ClassNames, Structure, words_of
 from medfed.data.dicom.structures import find_label_object, structures_of
 from medfed.data.index import Index
 from medfed.data.own_notes import write_note
@@ -51,6 +51,15 @@ class LabelSurvey:
             yield name, meaning, "" if number is None else self.naming.classes[number], str(cases)
 
 
+def match_classes(index: Index, classes: Classes, needs: str, site_secret: bytes) -> tuple[Index, Classes]:
+    """Return an index and the task's classes, matched by their names if the task names them."""
+    if not isinstance(classes, ClassNames):
+        return index, classes
+    if needs == "segment":
+        return match_labels(index, classes, site_secret)
+    return (match_targets(index, classes) if needs == "classify" else index), classes
+
+
 def match_labels(index: Index, naming: ClassNames, site_secret: bytes) -> tuple[Index, ClassNames]:
     """Return a hospital's index and the naming of its labels, with what was matched in the index's notes.
 
@@ -64,7 +73,7 @@ def match_labels(index: Index, naming: ClassNames, site_secret: bytes) -> tuple[
     survey = survey_labels(index.cases, naming)
     if not survey.named and not survey.numbered:
         return index, naming
-    _refuse_mixture(survey)
+    refuse_mixture(survey)
     if not survey.named:
         return replace(index, notes=(*index.notes, _numbers_alone(naming))), naming
     classes = {one.case.token: _classes_of(one, naming) for one in survey.named}
@@ -154,14 +163,19 @@ def _of_file(path: Path) -> tuple[Structure, ...] | None:
     return None if found is None else structures_of(found)
 
 
-def _refuse_mixture(survey: LabelSurvey) -> None:
+def refuse_mixture(survey: LabelSurvey) -> None:
+    """Raise if some labels name their structures and others hold numbers that nothing names.
+
+    Raises:
+        DataError: with their counts and a case's token.
+    """
     if survey.named and survey.numbered:
         total = len(survey.named) + len(survey.numbered)
         raise DataError(
             f"{len(survey.named)} of {total} labels name their structures and {len(survey.numbered)} hold "
             f"numbers that nothing names (the first: case {survey.numbered[0].case.token}), so a number may "
             "mean something else there; say in the site file what it means, such as classes: "
-            f"{{1: {survey.naming.classes[1]}}}, or convert these labels"
+            f"{{1: {survey.naming.classes[-1]}}}, or convert these labels"
         )
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from medfed.data.identity_digest import identities_differ
 from medfed.data.read_options import Overlap
-from medfed.data.refusals import LabelClassesError
+from medfed.data.refusals import LabelClassesError, OtherPatientError
 from medfed.data.volume import Info, Volume
 from medfed.errors import LabelError
 
@@ -66,7 +66,9 @@ def check_same_patient(like: Volume, identities: Sequence[str]) -> tuple[str, ..
             volume's.
     """
     if identities_differ(like.info.identities, identities, "patient"):
-        raise LabelError("the label is of another patient than the image; take the label of this image")
+        raise OtherPatientError(
+            "the label is of another patient than the image; take the label of this image"
+        )
     if not identities_differ(like.info.identities, identities, "frame"):
         return ()
     if identities_differ(like.info.identities, identities, "series"):

@@ -1,8 +1,25 @@
-"""Refusals of images and labels that the preflight reports separately, each with its own cure."""
+"""Why a case cannot be used, as types of refusal, and the fixed words that may be told about it elsewhere.
+
+`reason_of` gives each refusal one of `REASONS`: a report or a round counts cases by these words, which hold
+nothing of a hospital. To tell a new reason apart, add a type and its line in `REASONS`.
+"""
 
 from __future__ import annotations
 
-from medfed.errors import ImageError, LabelError
+from collections.abc import Mapping
+from typing import TypeVar
+
+from medfed.errors import ImageError, LabelError, MedfedError
+
+Refusal = TypeVar("Refusal", bound=MedfedError)
+
+
+class MissingImageError(ImageError):
+    """A case's image is not where its table or folder says."""
+
+
+class MissingLabelError(LabelError):
+    """A case's label is not where its table or folder says."""
 
 
 class EmptyFileError(ImageError):
@@ -21,9 +38,44 @@ class ChannelGridError(ImageError):
     """The channels of one case are on different grids."""
 
 
+class ChannelCountError(ImageError):
+    """An image has another number of channels than the study asks for."""
+
+
 class LabelGridError(LabelError):
     """A label is on another grid than its image."""
 
 
 class LabelClassesError(LabelError):
     """A label holds values that are not classes."""
+
+
+class OtherPatientError(LabelError):
+    """A label says that it is of another patient than its image."""
+
+
+# The words for each type, the more special types first.
+REASONS: Mapping[type[MedfedError], str] = {
+    MissingImageError: "image missing",
+    MissingLabelError: "label missing",
+    EmptyFileError: "empty file",
+    GeometryError: "impossible geometry",
+    SeveralVolumesError: "several volumes",
+    ChannelGridError: "channels on different grids",
+    ChannelCountError: "other number of channels",
+    LabelGridError: "label on another grid",
+    LabelClassesError: "label without classes of the study",
+    OtherPatientError: "label of another patient",
+    LabelError: "label unreadable",
+    MedfedError: "image unreadable",
+}
+
+
+def reason_of(error: MedfedError) -> str:
+    """Return the fixed words for a refusal of a case, one of `REASONS`."""
+    return next(words for kind, words in REASONS.items() if isinstance(error, kind))
+
+
+def of_case(error: Refusal, token: str) -> Refusal:
+    """Return a refusal of the same type that names its case."""
+    return type(error)(f"case {token}: {error}")

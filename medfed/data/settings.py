@@ -62,6 +62,17 @@ class Augment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     blur: Probability = 0.0
 
 
+class Unreadable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many of its cases a site leaves out because they cannot be used.
+
+    skip: leave such cases out and go on; false refuses the folder at the first.  most: the largest share of
+    the site's cases that may be left out, rounded up to a whole case: one bad file never costs a hospital.
+    """
+
+    skip: bool = True
+    most: Fraction = 0.05
+
+
 class PlanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings that are computed from all training hospitals' fingerprints, before the first round.
 
@@ -105,6 +116,8 @@ class Images(
     unless its site file or MEDFED_CACHE names another), or `none`.
     workers: the number of processes that prepare batches, 0 for none.
     fractions: the share of patients in train, val and test, if the folder gives no splits.
+    unreadable: how many cases a site of a simulation leaves out because they cannot be used; across
+    hospitals each site's own policy decides.
     layout: how the cases lie in every site's folder, by name or with settings, such as `class_folders`; null
     takes the only layout for which a folder speaks. A site file's `layout` goes before it.
     plan: compute spacing_mm, patch and normalise from all hospitals' merged fingerprint; `given` uses the
@@ -124,6 +137,7 @@ class Images(
     cache: Literal["memory", "disk", "none"] = "memory"
     workers: Annotated[int, Meta(ge=0)] = 0
     fractions: tuple[Fraction, Fraction, Fraction] = DEFAULT_FRACTIONS
+    unreadable: Unreadable = Unreadable()
     layout: AnyLayout | str | None = None
     plan: PlanSettings | Literal["given"] = "given"
 

@@ -8,7 +8,8 @@ header, and no path can get into a checkpoint or a log.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -16,10 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfed.data import planes
-from medfed.data.case import Case, ImageSource
+from medfed.data.case import Case, ImageSource, paths_of
 from medfed.data.class_names import Classes
 from medfed.data.label_regions import class_dtype
-from medfed.data.refusals import ChannelGridError, SeveralVolumesError
+from medfed.data.read_options import Overlap
+from medfed.data.refusals import (
+    ChannelCountError,
+    ChannelGridError,
+    MissingImageError,
+    MissingLabelError,
+    SeveralVolumesError,
+    of_case,
+)
 from medfed.data.resample import resample
 from medfed.data.settings import Augment, Images
 from medfed.data.volume import Volume
@@ -69,31 +78,68 @@ class Prepared:
     in_pixels: bool = False
 
 
-def read_case(case: Case, settings: Images, classes: Classes) -> tuple[Volume, Volume | None]:
+def read_case(case: Case, settings: Images | None, classes: Classes) -> tuple[Volume, Volume | None]:
     """Return a case's image, with all channels on one grid, and its label, as they are in the files.
+
+    Without settings there is no study yet: any number of channels will do, and of several structures in one
+    voxel the last is taken.
 
     Raises:
         ImageError, LabelError: naming the case by token.
     """
     from medfed.data.read import read_label, read_masks
 
-    try:
+    overlap: Overlap = "later" if settings is None else "refuse"
+    with naming(case):
+        check_files(case)
         image = read_image(case.image)
         channels = image.array.shape[0]
-        if channels != settings.channels:
-            raise ImageError(
+        if settings is not None and channels != settings.channels:
+            raise ChannelCountError(
                 f"the image has {channels} channels, the study's data.channels is {settings.channels}"
             )
         label = None
         if case.label is not None:
-            label = read_label(case.label, image, classes, overlap="refuse")
+            with _as_label_errors():
+                label = read_label(case.label, image, classes, overlap=overlap)
         elif case.masks:
-            label = read_masks(case.masks, image, classes, overlap="refuse")
-    except LabelError as error:
-        raise LabelError(f"case {case.token}: {error}") from None
-    except ImageError as error:
-        raise ImageError(f"case {case.token}: {error}") from None
+            with _as_label_errors():
+                label = read_masks(case.masks, image, classes, overlap=overlap)
     return image, label
+
+
+@contextmanager
+def naming(case: Case) -> Iterator[None]:
+    """Name a case by its token in any refusal of it."""
+    try:
+        yield
+    except ImageError as error:
+        raise of_case(error, case.token) from None
+
+
+@contextmanager
+def _as_label_errors() -> Iterator[None]:
+    """Raise the plain refusal of a label's file as one of a label, so that it is counted as such."""
+    try:
+        yield
+    except ImageError as error:
+        if type(error) is not ImageError:
+            raise
+        raise LabelError(f"its label: {error}") from None
+
+
+def check_files(case: Case) -> None:
+    """Raise if a file of a case is not there.
+
+    Raises:
+        MissingImageError, MissingLabelError: without the case's name.
+    """
+    advice = "correct its path in the table, or restore the file"
+    if not all(path.exists() for source in case.image for path in paths_of(source)):
+        raise MissingImageError(f"its image is not there; {advice}")
+    labels = (*(() if case.label is None else (case.label,)), *(path for _, path in case.masks))
+    if not all(path.exists() for path in labels):
+        raise MissingLabelError(f"its label is not there; {advice}")
 
 
 def read_image(paths: Sequence[ImageSource | str]) -> Volume:
@@ -146,18 +192,14 @@ def prepare(image: Volume, label: Volume | None, settings: Images) -> Prepared:
     Raises:
         ImageError: if no voxel is a number, or the resampled volume would be too large.
     """
+    check_preparable(image, settings)
     array = image.array
     if not np.isfinite(array).all():
         finite = array[np.isfinite(array)]
-        if finite.size == 0:
-            raise ImageError("no voxel of the image is a number")
         array = np.nan_to_num(
             array, nan=float(finite.min()), posinf=float(finite.max()), neginf=float(finite.min())
         )
-    _check_size(image, settings)
     mask = None if label is None else _as_integers(label.array)
-    if settings.spatial_dims == 2:
-        check_plane(image, settings)
     oriented, affine_ras = array, image.affine_ras
     if settings.axes is not None:
         oriented, affine_ras = _oriented(array, image.affine_ras, settings.axes)
@@ -218,7 +260,18 @@ def _study_grid(
     return _resampled_grid(shape, affine_ras, settings.spacing_mm)
 
 
-def _check_size(image: Volume, settings: Images) -> None:
+def check_preparable(image: Volume, settings: Images) -> None:
+    """Raise if an image that can be read cannot be prepared.
+
+    Raises:
+        ImageError: if no voxel is a number, the image is none of a 2D study, or the resampled volume would be
+            too large.
+    """
+    # Nearly always the first plane has a number: then the other voxels need not be looked at.
+    if not np.isfinite(image.array[..., 0]).any() and not np.isfinite(image.array).any():
+        raise ImageError("no voxel of the image is a number")
+    if settings.spatial_dims == 2:
+        check_plane(image, settings)
     if not isinstance(settings.spacing_mm, tuple):
         return
     extent = np.multiply(image.shape, image.spacing_mm)

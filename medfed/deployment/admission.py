@@ -103,13 +103,16 @@ def enforce_policy(session: SiteSession) -> None:
     if not reasons:
         return
     session.audit.write("declined", study=session.digest, site=site.name, reason="; ".join(reasons))
-    # The hub learns that it need not wait, but not the reason.
-    side = session.connect()
-    connection = SiteConnection(site.name, side, audit=session.audit)
-    withdraw(connection, "this hospital's policy does not allow the study")
-    side.close()
+    decline(session, "this hospital's policy does not allow the study")
     listed = "\n  ".join(reasons)
     raise StudyError(f"this hospital's policy does not allow study '{study.name}':\n  {listed}")
+
+
+def decline(session: SiteSession, reason: str) -> None:
+    """Tell the hub that it need not wait for this site; `reason` is all that it learns."""
+    side = session.connect()
+    withdraw(SiteConnection(session.name, side, audit=session.audit), reason)
+    side.close()
 
 
 def require_approval(session: SiteSession, accept: str, ask: Ask | None) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from medfed.data.settings import Table
+from medfed.data.settings import Table, Unreadable
 from medfed.deployment.templates import render_text
 from medfed.errors import StudyError
 from medfed.federation.egress import Egress
@@ -42,7 +42,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cases, since a model reveals more about each of a few.
     rows: which evaluation results may leave: `none`, `aggregates` over groups, or rows of single `patients`
     (under salted ids).  smallest_group: results over groups of fewer patients than this never leave, whatever
-    the study says.
+    the study says.  unreadable: how many cases may be left out because they cannot be used (`skip`, `most`);
+    with more, the hospital does not take part.
     """
 
     tasks: tuple[str, ...] | None = None
@@ -55,6 +56,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     minimum_cases: Count = 1
     rows: Literal["none", "aggregates", "patients"] = "aggregates"
     smallest_group: Count = 10
+    unreadable: Unreadable = Unreadable()
 
     def __post_init__(self) -> None:
         # Reject unknown kinds: a typo would otherwise refuse every study, or silently require nothing.

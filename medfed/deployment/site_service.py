@@ -29,7 +29,7 @@ from medfed.deployment.site_evaluation import (
 )
 from medfed.deployment.site_file import SiteFile, read_site, secret_of
 from medfed.deployment.site_session import SiteSession, open_audit_log
-from medfed.errors import ExchangeError
+from medfed.errors import DataError, ExchangeError
 from medfed.evaluation.rows import FEDERATED
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.round import SiteConnection, receive, send_update
@@ -37,7 +37,13 @@ from medfed.federation.site import PatientLedger, SiteRun, train_site
 from medfed.files import utc_time
 from medfed.pipeline import privacy_facts
 from medfed.pipeline.create_run import create_run, finish_run
-from medfed.pipeline.factory import hospital_of, module_of
+from medfed.pipeline.factory import (
+    hospital_of,
+    left_out_scalars,
+    module_of,
+    require_training_cases,
+    screen_hospital,
+)
 from medfed.pipeline.planning import check_planned
 from medfed.pipeline.report import report_run
 from medfed.pipeline.suppress_warnings import suppress_warnings
@@ -108,6 +114,7 @@ def _take_part(session: SiteSession, accept: str, ask: Ask | None) -> None:
         session.progress.log(f"{name}: {line}")
     admission.enforce_policy(session)
     admission.require_approval(session, accept, ask)
+    _screen(session)
     began = time.monotonic()
     facts = create_run(folder, study, {name: data})
     session.audit.write("began", study=session.digest, sites=[name], resumed=folder.rounds.exists())
@@ -123,6 +130,27 @@ def _take_part(session: SiteSession, accept: str, ask: Ask | None) -> None:
         facts = privacy_facts.with_spent_budget(facts, study, {name: Path(session.site.out)})
     finish_run(folder, facts, began)
     session.status.update(state="finished")
+
+
+def _screen(session: SiteSession) -> None:
+    """Read every case once, after someone agreed; leave out what cannot be used, and check the policy again.
+
+    Raises:
+        DataError: if more cases cannot be used than the policy bears; the hub then goes on without this site.
+    """
+    site, data = session.site, session.hospital.data
+    session.status.update(state="reading every case once")
+    told = len(data.notes)
+    try:
+        screen_hospital(session.hospital, site.policy.unreadable, site.cache)
+        if session.trains:
+            require_training_cases(session.hospital)
+    except DataError:
+        admission.decline(session, "this hospital's data cannot be used in the study")
+        raise
+    for line in data.notes[told:]:
+        session.progress.log(f"{session.name}: {line}")
+    admission.enforce_policy(session)
 
 
 @contextmanager
@@ -169,6 +197,7 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
         callbacks=[SiteProgress(session)],
         log=session.progress.log,
         on_final_model=partial(measure_final_model, session),
+        scalars=left_out_scalars(data.left_out),
     )
     train_site(
         name,
@@ -246,6 +275,8 @@ def _train_worker(site: SiteFile, secret: bytes) -> None:
     hospital = hospital_of(
         study, site.name, site.data, secret, site.cache, site.columns, site.classes, site.given_layout
     )
+    # As rank 0 does, so that all ranks train on the same cases.
+    screen_hospital(hospital, site.policy.unreadable, site.cache)
     run = SiteRun(folder.site(site.name), resume=True, examples=hospital.data.examples)
     exchange: Any = WorkerExchange()  # it sends no messages: only `send_update` on rank 0 does
     config = site_config_under_policy(site, study, hospital)

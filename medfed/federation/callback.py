@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -70,6 +70,7 @@ class CallbackOptions:
     on_final_model: called with the final model; returns what this site reports of it besides its scores.
     required_scalars: what the study's rule needs besides the weights: `train/loss_before`, the training loss
         of the received model, and `train/class_loss`, its mean over the classes and each class's.
+    scalars: numbers that go with each update, such as how many cases the site left out.
     close_at_end: whether the scores of the final model are sent when fit ends; if not, call `close` later.
     """
 
@@ -79,6 +80,7 @@ class CallbackOptions:
     accountant: Callable[[int], dict[str, float]] | None = None
     on_final_model: Callable[[GlobalModel], Mapping[str, float]] | None = None
     required_scalars: Collection[str] = ()
+    scalars: Mapping[str, float] = field(default_factory=dict)
     close_at_end: bool = True
 
 
@@ -342,7 +344,7 @@ class FederatedCallback(pl.Callback):
         )
         accountant = self._options.accountant
         spent = accountant(self.round + 1) if accountant is not None else {}
-        return {**self.scores, **measured, **spent}
+        return {**self.scores, **measured, **spent, **self._options.scalars}
 
     def _weights(self, module: pl.LightningModule) -> Weights:
         return weights_of(module, self._keep_local, trained_only=self._options.trained_only)

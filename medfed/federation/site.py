@@ -57,7 +57,8 @@ class SiteRun:
 
     folder: keeps what a resumed run needs, and TensorBoard's logs if `logger` is set.  resume: whether an
     earlier run there goes on.  examples: as in FederatedCallback.  patients: required under differential
-    privacy.  log: called with what a person should know.  on_final_model: as in CallbackOptions.
+    privacy.  log: called with what a person should know.  on_final_model, scalars: as in
+    CallbackOptions.
     """
 
     folder: Path
@@ -69,6 +70,7 @@ class SiteRun:
     callbacks: Sequence[pl.Callback] = ()
     log: Callable[[str], None] = lambda text: None
     on_final_model: Callable[[GlobalModel], Mapping[str, float]] | None = None
+    scalars: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def checkpoint(self) -> Path:
@@ -153,6 +155,7 @@ def _callback(
             audit=run.audit,
             accountant=tracker.commit_round if tracker is not None else None,
             on_final_model=run.on_final_model,
+            scalars=run.scalars,
             required_scalars=config.required_scalars,
             close_at_end=False,
         ),

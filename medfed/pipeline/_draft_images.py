@@ -14,6 +14,7 @@ from medfed.data.preflight.summary import UNKNOWN_MODALITY
 from medfed.errors import DataError, StudyError
 from medfed.pipeline._draft import Draft, yaml_inline
 from medfed.pipeline._draft_classes import class_names, structures
+from medfed.pipeline._draft_planes import are_planes, plane_grid, plane_normalisation
 from medfed.pipeline.templates import render
 
 ImageTask = Literal["segment", "classify"]
@@ -50,8 +51,12 @@ def draft_images(
             f"the hospitals' images have {' and '.join(sorted(channels))} channels; a study needs the same "
             "number everywhere"
         )
-    draft = _segmentation if task == "segment" else _classification
-    text, warnings = draft({site: preflights[site] for site in sites}, channels.pop())
+    training = {site: preflights[site] for site in sites}
+    if are_planes(preflights):
+        text, warnings = _planes(training, channels.pop(), task)
+    else:
+        draft = _segmentation if task == "segment" else _classification
+        text, warnings = draft(training, channels.pop())
     summaries = tuple(f"{site}: {_summary(one)}" for site, one in preflights.items())
     return Draft(_with_layout(text, layout), summaries, (*_preflight_warnings(preflights), *warnings))
 
@@ -159,6 +164,23 @@ def _segmentation(preflights: Preflights, channels: str) -> tuple[str, list[str]
         fewest=fewest,
     )
     return text, modality_warnings + label_warnings
+
+
+def _planes(preflights: Preflights, channels: str, task: ImageTask) -> tuple[str, list[str]]:
+    classes, warnings = (structures if task == "segment" else class_names)(preflights)
+    grid, grid_warnings = plane_grid(preflights)
+    text = render(
+        "draft_planes.yaml.jinja",
+        task=task,
+        classes=yaml_inline(classes),
+        channels=channels,
+        spacing_mm=grid.spacing_mm,
+        patch=grid.patch,
+        reason=grid.reason,
+        small=grid.small,
+        normalise=plane_normalisation(preflights, channels),
+    )
+    return text, warnings + grid_warnings
 
 
 def _classification(preflights: Preflights, channels: str) -> tuple[str, list[str]]:

@@ -108,6 +108,7 @@ def create_run(folder: RunFolder, study: Study, data: Mapping[str, SiteDataModul
         cases={site: {split: len(one.cases(split)) for split in SPLITS} for site, one in data.items()},
         layouts={site: one.index.layout for site, one in data.items()},
         notes={site: list(one.notes) for site, one in data.items()},
+        left_out={site: one.left_out for site, one in data.items() if one.left_out},
         warnings={site: list(one.warnings) for site, one in data.items() if one.warnings},
         privacy=PrivacyFacts(kind_of(study.privacy), notes),
         started=utc_now(),

@@ -103,7 +103,10 @@ def source_slices(case: Case) -> list[Any]:
     headers = [pydicom.dcmread(file, stop_before_pixels=True, force=True) for file in files]
     headers = [header for header in headers if "ImagePositionPatient" in header]
     if files and not headers:
-        raise RunError("a DICOM file has several frames; its mask is written as NIfTI only")
+        raise RunError(
+            "a DICOM file has several frames, or as a radiograph no position in the patient; its mask is "
+            "written as NIfTI only"
+        )
     if any("MOSAIC" in header.get("ImageType", "") for header in headers):
         raise RunError("the image is a Siemens mosaic; its mask is written as NIfTI only")
     if len({header.SeriesInstanceUID for header in headers}) > 1:

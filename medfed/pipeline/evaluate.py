@@ -11,7 +11,7 @@ from medfed.errors import DataError, RunError
 from medfed.evaluation.rows import UNTRAINED
 from medfed.pipeline import measure_models
 from medfed.pipeline.create_run import open_run
-from medfed.pipeline.factory import hospital_of, module_of
+from medfed.pipeline.factory import bears_of, hospital_of, module_of, screen_hospital
 from medfed.pipeline.report import report_run
 from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.runs.folder import RunFolder
@@ -42,6 +42,7 @@ def evaluate(
         )
     with suppress_warnings():
         hospital = hospital_of(study, name, str(Path(data).resolve()), layout=layout)
+        screen_hospital(hospital, bears_of(study))
         models = {UNTRAINED: weights_of(module_of(study)), **measure_models.saved_models(folder)}
         cases = measure_models.all_cases_of(hospital) if all_cases else hospital.data.cases("test")
         if not cases:

@@ -14,14 +14,17 @@ from medfed.data.class_names import ClassNames, in_words
 from medfed.data.datamodule import SiteDataModule
 from medfed.data.layouts import Layout
 from medfed.data.left_out import note_left_out
-from medfed.data.settings import Images, Table, with_layout
-from medfed.errors import MedfedError, StudyError
+from medfed.data.refusals import REASONS
+from medfed.data.screening import write_refused
+from medfed.data.settings import Images, Table, Unreadable, with_layout
+from medfed.errors import DataError, MedfedError, StudyError
 from medfed.evaluation.inference import Hospital
 from medfed.federation.config import HubConfig, SiteConfig
 from medfed.federation.egress import TRAINING, Egress
 from medfed.models.networks import for_images_of, replace_batch_norms
 from medfed.models.networks._adapters import prepare_training
 from medfed.models.tasks import Training
+from medfed.runs.rounds import LEFT_OUT
 from medfed.study.canonical import study_digest
 from medfed.study.study import Study
 
@@ -93,6 +96,50 @@ def hospital_of(
     note = note_left_out(data.index.folder, data.index.left_out_files, secret, chosen)
     data.notes += (note,) if note else ()
     return Hospital(site, data, secret)
+
+
+def screen_hospital(
+    hospital: Hospital, bears: Unreadable, cache: str | None = None, *, prepare: bool = True
+) -> None:
+    """Read each of a hospital's cases once, leave out those that cannot be used, and list them there.
+
+    Args:
+        hospital: its data.
+        bears: how many cases may be left out.
+        cache: as in `hospital_of`.
+        prepare: whether the cases are also prepared, as training sees them.
+
+    Raises:
+        DataError: if more cases cannot be used than the hospital bears, or none is left.
+    """
+    data = hospital.data
+    screening = data.screen(prepare=prepare)
+    place = ""
+    if screening.refused:
+        place = write_refused(screening.refused, str(data.index.folder), hospital.secret, cache)
+    try:
+        data.leave_out(screening, bears)
+    except DataError as error:
+        raise type(error)(f"site '{hospital.name}': {error}; {place}") from None
+    if place:
+        data.notes += (place,)
+
+
+def require_training_cases(hospital: Hospital) -> None:
+    """Raise if a hospital that trains has no training case.
+
+    Raises:
+        DataError: naming the hospital.
+    """
+    try:
+        hospital.data.require_training_cases()
+    except DataError as error:
+        raise type(error)(f"site '{hospital.name}': {error}") from None
+
+
+def bears_of(study: Study) -> Unreadable:
+    """Return how many cases a site of a simulation leaves out; across hospitals each one's policy decides."""
+    return study.data.unreadable if isinstance(study.data, Images) else Unreadable()
 
 
 def classes_of(
@@ -179,6 +226,11 @@ def hub_config_of(study: Study) -> HubConfig:
     )
 
 
+def left_out_scalars(counts: Mapping[str, int]) -> dict[str, float]:
+    """Return how many cases a site left out, by reason, as numbers that leave with each update."""
+    return {f"{LEFT_OUT}{reason}": float(count) for reason, count in counts.items()}
+
+
 def egress_of(study: Study, *, smallest_group: int | None, withheld: tuple[str, ...] = ()) -> Egress:
     """Return what may leave a hospital: what the study's rule, method, task and mechanism declare."""
     local = study.local
@@ -187,7 +239,15 @@ def egress_of(study: Study, *, smallest_group: int | None, withheld: tuple[str, 
     reports = local.reports if local is not None else ()
     personal = [f"val/personal/{name.removeprefix('val/')}" for name in study.task.scores]
     return Egress(
-        scalars=TRAINING.union(study.task.scores, personal, needed, by_class, reports, study.privacy.scalars),
+        scalars=TRAINING.union(
+            study.task.scores,
+            personal,
+            needed,
+            by_class,
+            reports,
+            study.privacy.scalars,
+            (f"{LEFT_OUT}{reason}" for reason in REASONS.values()),
+        ),
         groups=local.sends if local is not None else (),
         smallest_group=smallest_group,
         withheld=withheld,

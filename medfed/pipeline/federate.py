@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytorch_lightning as pl
 
 from medfed.data.datamodule import SiteDataModule
+from medfed.errors import MedfedError
 from medfed.evaluation.inference import Hospital
 from medfed.evaluation.rows import FEDERATED
 from medfed.exchange import MemoryExchange
 from medfed.federation.simulation import simulate
 from medfed.federation.site import PatientLedger, SiteRun, train_site
-from medfed.pipeline.factory import hub_config_of, module_of, site_config_of
+from medfed.pipeline.factory import hub_config_of, left_out_scalars, module_of, site_config_of
 from medfed.privacy.accounting.ledger import data_set
 from medfed.registry import kind_of
 from medfed.runs.checkpoints import save_checkpoint
@@ -29,7 +30,10 @@ from medfed.wire.weights import Weights, weights_of
 
 @dataclass(frozen=True)
 class StudyRun:
-    """A study that is being run: its folder, its hospitals' data, and where progress goes."""
+    """A study that is being run: its folder, its hospitals' data, and where progress goes.
+
+    unusable: the hospitals whose data cannot be used, each with its error; the study goes on without them.
+    """
 
     study: Study
     folder: RunFolder
@@ -37,11 +41,22 @@ class StudyRun:
     progress: Progress
     audit: AuditLog
     resume: bool
+    unusable: Mapping[str, MedfedError] = field(default_factory=dict)
 
     @property
     def data(self) -> dict[str, SiteDataModule]:
         """Each hospital's data, those held out included."""
         return {site: hospital.data for site, hospital in self.hospitals.items()}
+
+    def hospital(self, site: str) -> Hospital:
+        """Return a hospital's data.
+
+        Raises:
+            MedfedError: the hospital's own, if its data cannot be used.
+        """
+        if site in self.unusable:
+            raise self.unusable[site]
+        return self.hospitals[site]
 
 
 def federate(run: StudyRun) -> Weights:
@@ -59,7 +74,7 @@ def federate(run: StudyRun) -> Weights:
 
     run.progress.start(
         f"{study.name}: {_method(study)} over {len(study.sites)} hospitals",
-        {name: run.hospitals[name].data.examples for name in study.sites},
+        {name: run.hospitals[name].data.examples for name in study.sites if name in run.hospitals},
         study.train.rounds,
         study.task.main_score,
     )
@@ -84,10 +99,11 @@ def federate(run: StudyRun) -> Weights:
 
 def _site(run: StudyRun, name: str) -> Callable[[MemoryExchange], None]:
     """Return the training of one hospital, to be called with its exchange."""
-    study, hospital = run.study, run.hospitals[name]
-    data = hospital.data
+    study = run.study
 
     def work(exchange: MemoryExchange) -> None:
+        hospital = run.hospital(name)
+        data = hospital.data
         train_site(
             name,
             module_of(study, name),
@@ -107,6 +123,7 @@ def _site(run: StudyRun, name: str) -> Callable[[MemoryExchange], None]:
                 audit=run.audit,
                 callbacks=[_step_callback(run.progress, name, study.at(name).train.epochs)],
                 log=run.progress.log,
+                scalars=left_out_scalars(data.left_out),
             ),
         )
 

@@ -1,5 +1,7 @@
 """Predict a hospital's cases with a run's model: masks as NIfTI, and as DICOM SEG if the images are DICOM.
 
+The mask of a picture without a size in mm (PNG, JPEG) is a PNG of its size, whose pixels are class numbers.
+
 Everything is written in the hospital, to a folder that the operator chooses. A NIfTI file is named after the
 case's token, and its header holds only the grid. A DICOM SEG refers to its source series, as a PACS requires,
 and so names that series' patient: it is as confidential as the images. `stays-in-hospital.csv` maps tokens to
@@ -24,9 +26,9 @@ from medfed.data.dataset import prepare_case
 from medfed.data.index import Index, index_folder
 from medfed.data.layouts import Layout
 from medfed.data.settings import Images
-from medfed.data.transforms import restore, whole_input
+from medfed.data.transforms import Prepared, restore, whole_input
 from medfed.errors import MedfedError, RunError
-from medfed.evaluation.inference import Hospital, batches
+from medfed.evaluation.inference import Hospital, batches, is_plane
 from medfed.evaluation.rows import FEDERATED
 from medfed.evaluation.survival import survival_probability
 from medfed.files import write_whole
@@ -120,7 +122,10 @@ def _predict_images(
         if task.predicts == "segment":
             restored = restore(outputs["probabilities"][0].cpu().numpy(), prepared, nearest=False)
             labels = task.labels(torch.as_tensor(restored)[None])[0, 0].numpy()  # type: ignore[attr-defined]
-            line = _write_masks(task, labels, prepared.original_affine_ras, case, out)
+            if is_plane(settings):
+                line = _write_plane(task, labels[..., 0], prepared, case, out)
+            else:
+                line = _write_masks(task, labels, prepared.original_affine_ras, case, out)
         else:
             line = _values(task, outputs)
         yield {"case": case.token, **line}
@@ -165,7 +170,34 @@ def mask_dtype(classes: int) -> type[np.integer[Any]]:
     return np.uint8 if classes <= 1 << 8 else np.int16 if classes <= 1 << 15 else np.int32
 
 
-def _write_masks(
+def _write_plane(
+    task: Any, labels: NDArray[np.integer], prepared: Prepared, case: Case, out: Path
+) -> dict[str, object]:
+    """Write the mask (X, Y) of one plane and return its line: a PNG for a picture, else NIfTI."""
+    affine_ras = prepared.original_affine_ras
+    if prepared.in_pixels and len(task.classes) <= 256:
+        from PIL import Image
+
+        # A picture's rows are Y. Pixels hold class numbers, so a viewer shows them nearly black.
+        data = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(labels.T, np.uint8)).save(data, "PNG")
+        write_whole(out / f"{case.token}.png", data.getvalue())
+        line: dict[str, object] = {"file": f"{case.token}.png"}
+    else:
+        line = _write_nifti(task, labels[..., None], affine_ras, case, out)
+    area_mm2 = float(np.prod(np.linalg.norm(affine_ras[:3, :2], axis=0)))
+    for number, structure in list(enumerate(task.classes))[1:]:
+        pixels = int((labels == number).sum())
+        if prepared.in_pixels:
+            line[f"{structure} px"] = pixels
+        else:
+            line[f"{structure} mm2"] = round(pixels * area_mm2, 4)
+    if not prepared.in_pixels:
+        line |= _write_dicom(task, labels[..., None], affine_ras, case, out)
+    return line
+
+
+def _write_nifti(
     task: Any, labels: NDArray[np.integer], affine_ras: NDArray[np.float64], case: Case, out: Path
 ) -> dict[str, object]:
     import nibabel
@@ -177,11 +209,24 @@ def _write_masks(
         ),
         out / f"{case.token}.nii.gz",
     )
+    return {"file": f"{case.token}.nii.gz"}
+
+
+def _write_masks(
+    task: Any, labels: NDArray[np.integer], affine_ras: NDArray[np.float64], case: Case, out: Path
+) -> dict[str, object]:
+    line = _write_nifti(task, labels, affine_ras, case, out)
     voxel_ml = abs(float(np.linalg.det(affine_ras[:3, :3]))) / 1000.0
-    line: dict[str, object] = {"file": f"{case.token}.nii.gz"}
     for number, structure in list(enumerate(task.classes))[1:]:
         line[f"{structure} ml"] = round(int((labels == number).sum()) * voxel_ml, 4)
-    line["dicom"], line["note"] = "", ""
+    return line | _write_dicom(task, labels, affine_ras, case, out)
+
+
+def _write_dicom(
+    task: Any, labels: NDArray[np.integer], affine_ras: NDArray[np.float64], case: Case, out: Path
+) -> dict[str, object]:
+    """Write a DICOM SEG beside the mask if the images are DICOM; return its name, or why there is none."""
+    line: dict[str, object] = {"dicom": "", "note": ""}
     try:
         segmentation = dicom_segmentation(labels, affine_ras, case, task.classes)
     except MedfedError as error:

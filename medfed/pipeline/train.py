@@ -18,7 +18,14 @@ from medfed.pipeline.experiments.leave_one_out import models_without_each
 from medfed.pipeline.experiments.local_models import train_local_models
 from medfed.pipeline.experiments.pooled import pooled_model
 from medfed.pipeline.experiments.unlearning import Retraining, prepare_retraining, retraining
-from medfed.pipeline.factory import folders_of, hospital_of, module_of
+from medfed.pipeline.factory import (
+    bears_of,
+    folders_of,
+    hospital_of,
+    module_of,
+    require_training_cases,
+    screen_hospital,
+)
 from medfed.pipeline.federate import StudyRun, federate
 from medfed.pipeline.planning import plan_study
 from medfed.pipeline.report import report_run
@@ -89,32 +96,55 @@ def _open(
     study: Study, folder: RunFolder, again: Retraining | None, progress: Progress, resume: bool
 ) -> tuple[StudyRun, RunFacts]:
     """Return the opened run and its facts: hospitals read, folder begun, data settings planned."""
-    hospitals = _open_hospitals(study)
+    hospitals, unusable = _open_hospitals(study, progress)
     for site, hospital in hospitals.items():
         for line in (hospital.data.index.describe(), *hospital.data.notes):
             progress.log(f"{site}: {line}")
     if again is not None:
         prepare_retraining(again, folder, progress)
     facts = create_run(folder, study, {site: hospital.data for site, hospital in hospitals.items()})
+    facts = with_unmeasured(facts, {site: str(error) for site, error in unusable.items()})
     for note in facts.privacy.notes:
         progress.log(f"privacy: {note}")
-    run = StudyRun(study, folder, hospitals, progress, AuditLog(folder.audit), resume)
+    run = StudyRun(study, folder, hospitals, progress, AuditLog(folder.audit), resume, unusable)
     run.audit.write("began", study=study_digest(study), sites=sorted(study.sites), resumed=resume)
     if study.data.plan != "given":
         run = _plan(run)
     return run, facts
 
 
-def _open_hospitals(study: Study) -> dict[str, Hospital]:
-    return {site: hospital_of(study, site, path) for site, path in folders_of(study).items()}
+def _open_hospitals(study: Study, progress: Progress) -> tuple[dict[str, Hospital], dict[str, MedfedError]]:
+    """Return the hospitals whose data can be used, and for each other one its error.
+
+    Raises:
+        MedfedError: if fewer are left than a round needs, with the first one's reason.
+    """
+    hospitals: dict[str, Hospital] = {}
+    unusable: dict[str, MedfedError] = {}
+    for site, path in folders_of(study).items():
+        try:
+            hospital = hospital_of(study, site, path)
+            # Until the plan is made, nobody knows how cases will be prepared.
+            screen_hospital(hospital, bears_of(study), prepare=study.data.plan == "given")
+            if site in study.sites:
+                require_training_cases(hospital)
+            hospitals[site] = hospital
+        except MedfedError as error:
+            unusable[site] = error
+            progress.log(f"{error}; the study goes on without this hospital")
+    lost = [site for site in study.sites if site in unusable]
+    if lost and len(study.sites) - len(lost) < max(study.minimum, study.rule.min_sites()):
+        raise unusable[lost[0]]
+    return hospitals, unusable
 
 
 def _plan(run: StudyRun) -> StudyRun:
     """Return the run with the data settings that follow from all its hospitals' data."""
-    trained = {site: run.hospitals[site].data for site in run.study.sites}
+    trained = {site: run.hospitals[site].data for site in run.study.sites if site in run.hospitals}
     study = plan_study(run.study, trained, run.folder.fingerprint, run.audit, run.progress.log)
     write_study(run.folder, study)
-    return replace(run, study=study, hospitals=_open_hospitals(study))
+    hospitals, unusable = _open_hospitals(study, run.progress)
+    return replace(run, study=study, hospitals=hospitals, unusable=unusable)
 
 
 def _models_to_compare(run: StudyRun, facts: RunFacts) -> tuple[Mapping[str, Weights], RunFacts]:

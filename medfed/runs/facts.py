@@ -67,6 +67,8 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     cases: dict[str, dict[str, int]] = {}
     layouts: dict[str, str] = {}
     notes: dict[str, list[str]] = {}
+    # Cases per site that were left out because they cannot be used, by reason.
+    left_out: dict[str, dict[str, int]] = {}
     # The notes that a reader of the results must know, such as equal rows in two splits.
     warnings: dict[str, list[str]] = {}
     privacy: PrivacyFacts = PrivacyFacts()

@@ -13,6 +13,10 @@ from medfed.errors import RunError
 # The statuses of a round in which the model changed. 'evaluated' is written by a site that trains nothing.
 _MODEL_CHANGED = ("merged", "evaluated")
 
+# The numbers by which a site says how many cases it left out because they cannot be used:
+# left_out/<reason>, of a fixed list of reasons. They count files and say nothing of what is in them.
+LEFT_OUT = "left_out/"
+
 
 @dataclass(frozen=True)
 class SiteResult:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import nibabel
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from hospitals import make_hospital
@@ -148,3 +149,49 @@ def test_what_is_written_trains(tmp_path: Path) -> None:
     small += ["evaluation.local_models=false", "evaluation.pooled_model=false", "evaluation.robustness=false"]
     done = medfed.train(tmp_path / "s.yaml", out=tmp_path / "run", overrides=small)
     assert done.report.exists()
+
+
+def planes_of(folder: Path, side: int, spacing_mm: float, cases: int = 12) -> Path:
+    """Write a hospital's planes (X, Y, 1) as NIfTI, with masks and classes."""
+    folder.mkdir()
+    rows = ["case,patient,image,label,target"]
+    generator = np.random.default_rng(0)
+    for number in range(cases):
+        image = generator.normal(0, 1, (side, 2 * side, 1)).astype(np.float32)
+        label = np.zeros(image.shape, np.uint8)
+        label[4:8, 6:9] = 1
+        for array, kind in ((image, "image"), (label, "label")):
+            nibabel.save(
+                nibabel.Nifti1Image(array, np.diag([spacing_mm, spacing_mm, 1, 1])),
+                folder / f"{number}-{kind}.nii.gz",
+            )
+        rows.append(f"{number},p{number},{number}-image.nii.gz,{number}-label.nii.gz,{number % 2}")
+    (folder / "cases.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("task", ["segment", "classify"])
+def test_planes_become_a_2d_study_at_one_scale(tmp_path: Path, task: str) -> None:
+    north = planes_of(tmp_path / "north", 20, 0.5)
+    south = planes_of(tmp_path / "south", 40, 1.0)
+    code, output = new(tmp_path / "p.yaml", north, south, "--task", task)
+    assert code == 0, output
+    study = read_study(tmp_path / "p.yaml")
+    # By hand: at most 40 x 80 mm, at the finest 0.5 mm: 80 x 160 pixels, rounded up to multiples of 32.
+    assert study.data.spatial_dims == 2
+    assert study.data.spacing_mm == (0.5, 0.5)
+    assert study.data.patch == (96, 160)
+    assert study.task.needs == task
+
+
+def test_small_planes_of_one_size_keep_their_pixels(tmp_path: Path) -> None:
+    folder = planes_of(tmp_path / "north", 14, 1.0)
+    write_draft(tmp_path / "p.yaml", draft_study("p", {"north": folder}, {}, task="classify"))
+    data = read_study(tmp_path / "p.yaml").data
+    assert (data.spacing_mm, data.patch) == ("native", (32, 32))
+
+
+def test_planes_and_volumes_do_not_mix(tmp_path: Path) -> None:
+    planes = planes_of(tmp_path / "north", 20, 0.5)
+    with pytest.raises(DataError, match=r"north: images of one plane, and east: volumes"):
+        draft_study("p", {"north": planes, "east": make_hospital(tmp_path / "east")}, {})

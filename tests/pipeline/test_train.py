@@ -124,9 +124,9 @@ BROKEN = {
         lambda site: [path.unlink() for path in site.iterdir()],
         "site 'south': .*holds nothing that medfed knows",
     ),
-    "missing image": (
-        lambda site: (site / "south1-image.nii.gz").unlink(),
-        "site 'south': cases.csv row 3 .case [0-9a-f]{12}.: its image is not there",
+    "two missing images": (
+        lambda site: [(site / f"south{n}-image.nii.gz").unlink() for n in (0, 1)],
+        "site 'south': 2 of 6 cases cannot be used .2 image missing., and at most 1 may be left out",
     ),
 }
 
@@ -142,27 +142,71 @@ def test_a_broken_folder_is_refused_before_anything_trains(tmp_path, breaks, mes
     assert not (tmp_path / "run" / "rounds.jsonl").exists()
 
 
-def test_a_label_with_an_unknown_class_names_the_case_and_the_round_goes_on(tmp_path):
-    for name in ("north", "south", "west"):
-        make_hospital(tmp_path / name)
-    make_hospital(tmp_path / "east")
+@pytest.fixture(scope="module")
+def spoiled(tmp_path_factory):
+    """A study in which east has one label with an unknown class, and far has lost half of its images."""
     import nibabel
     import numpy as np
 
-    path = tmp_path / "east" / "east0-label.nii.gz"
+    base = tmp_path_factory.mktemp("spoiled")
+    for name in ("north", "south", "west", "east", "far"):
+        make_hospital(base / name)
+    path = base / "east" / "east0-label.nii.gz"
     nibabel.save(nibabel.Nifti1Image(np.full((16,) * 3, 7, np.uint8), np.diag([2.0, 2, 2, 1])), path)
-    study = write_study(tmp_path, rounds=1)
-    study.write_text(study.read_text().replace("south: south}", "south: south, east: east}"))
-    done = run.train(study, out=tmp_path / "run")
-    lines = [json.loads(line) for line in done.rounds.read_text().splitlines()]
-    east = next(line for line in lines if line["site"] == "east" and line["round"] == 1)
-    assert east["status"] == "absent"
-    assert "case " in east["reason"]
-    assert "7" in east["reason"]
-    assert "east0" not in east["reason"]
-    # The others' result is not lost, and the report says what is missing and why.
-    assert "east alone is missing from the comparison: " in done.report.read_text()
-    assert not done.checkpoint("local:east").exists()
+    for number in range(3):
+        (base / "far" / f"far{number}-image.nii.gz").unlink()
+    # The same image in two splits of north.
+    shutil.copy(base / "north" / "north0-image.nii.gz", base / "north" / "north5-image.nii.gz")
+    study = write_study(base, rounds=1)
+    study.write_text(study.read_text().replace("south: south}", "south: south, east: east, far: far}"))
+    return base, run.train(study, out=base / "run")
+
+
+def lines_of(run_folder, site: str) -> list[dict]:
+    lines = [json.loads(line) for line in run_folder.rounds.read_text().splitlines()]
+    return [line for line in lines if line["site"] == site]
+
+
+def test_a_bad_case_is_left_out_and_the_weight_is_of_what_was_trained_on(spoiled):
+    base, done = spoiled
+    first = lines_of(done, "east")[0]
+    assert first["status"] == "merged"
+    assert first["examples"] == 3  # of the four training cases one was left out
+    assert first["scalars"]["left_out/label without classes of the study"] == 1
+    assert lines_of(done, "south")[0]["examples"] == 4
+    facts = done.read_facts()
+    assert facts.left_out == {"east": {"label without classes of the study": 1}}
+    assert facts.cases["east"] == {"train": 3, "val": 1, "test": 1}
+    (note,) = (base / "east").rglob("unusable-cases.csv")
+    assert "east0" in note.read_text()
+
+
+def test_a_sites_data_error_stops_that_site_only(spoiled):
+    _, done = spoiled
+    (line,) = [line for line in lines_of(done, "far") if line["round"] == 1]
+    assert line["status"] == "absent"
+    assert "site 'far': 3 of 6 cases cannot be used (3 image missing)" in line["reason"]
+    assert "far0" not in line["reason"]
+    assert not done.checkpoint("local:far").exists()
+
+
+def test_report_and_model_card_say_what_was_left_out_and_what_is_there_twice(spoiled):
+    _, done = spoiled
+    page = done.report.read_text()
+    assert "east left out 1 of its cases because they cannot be used (1 label without classes" in page
+    assert "east: 1 unusable (1 label without classes of the study)" in page
+    assert "Nothing was measured at far: site &#39;far&#39;: 3 of 6 cases cannot be used" in page
+    assert "far alone is missing from the comparison: " in page
+    assert "north: 1 image is in several splits under different cases" in page
+    assert not any(mark in page for mark in ("east0", "far0", "north0"))
+
+
+def test_as_many_sites_as_a_round_needs_must_have_data(tmp_path):
+    for name in ("north", "south", "west"):
+        make_hospital(tmp_path / name)
+    shutil.rmtree(tmp_path / "south")
+    with pytest.raises(DataError, match="site 'south': the site's data folder is not a folder"):
+        run.train(write_study(tmp_path), out=tmp_path / "run", overrides=["sampling.minimum=2"])
 
 
 def test_a_study_that_names_no_site(tmp_path):

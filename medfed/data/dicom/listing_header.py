@@ -66,12 +66,13 @@ class ListingHeader:
 class DamagedFile:
     """A file that is DICOM by name or bytes and whose header cannot be read.
 
-    series: its series, if the header holds that much.  non_volume: what it was, if it says that it is no
+    series, patient: if the header holds that much.  non_volume: what it was, if it says that it is no
     image.
     """
 
     path: Path
     series: str = ""
+    patient: str = ""
     non_volume: str = ""
 
 
@@ -146,12 +147,13 @@ def _damaged(path: Path) -> DamagedFile:
 
     try:
         with suppress_dicom_logs():
-            wanted = ["SeriesInstanceUID", "Modality", "SOPClassUID"]
+            wanted = ["SeriesInstanceUID", "Modality", "PatientID"]
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=wanted, force=True)
             modality = str(header.get("Modality", "") or "")
             return DamagedFile(
                 path,
                 str(header.get("SeriesInstanceUID", "") or ""),
+                str(header.get("PatientID", "") or ""),
                 "a damaged report, presentation state or label" if modality in _NEVER_IMAGES else "",
             )
     except Exception:  # noqa: BLE001 - pydicom's errors have no common class

@@ -98,14 +98,16 @@ def match_labels(
 class Sources:
     """What is read for each series: its folder if that holds nothing else, or else exactly its files.
 
-    Files whose header cannot be read belong to the series that their header names, or else to every series in
-    their folder, which then cannot be read either: nobody knows which of them lacks a slice.
-    `damaged_series` are the files, by a name that is the hospital's own, of series without any other file.
+    A file whose header cannot be read belongs to the series that it names, or else to every series of its
+    patient in its folder, which then cannot be read either: nobody knows which of them lacks a slice. Where
+    it names no patient and its folder holds several, it is a case of its own, which is refused and told, and
+    the patients' series are read. `damaged_series` are the files of such cases and of series without any
+    other file, by a name that is the hospital's own.
     """
 
     images_below: Mapping[Path, int]  # of each folder, at any depth
     damaged_of_series: Mapping[str, tuple[Path, ...]]
-    damaged_of_folder: Mapping[Path, tuple[Path, ...]]
+    damaged_of_folder: Mapping[tuple[Path, str], tuple[Path, ...]]  # by folder and patient
     damaged_series: Mapping[str, tuple[Path, ...]]
 
     @classmethod
@@ -115,29 +117,32 @@ class Sources:
         for file in survey.files:
             if file.format in IMAGE_FORMATS:
                 images_below.update([survey.folder.joinpath(*file.parts[:n]) for n in range(len(file.parts))])
-        folders = {one.path.parent for members in files.series.values() for one in members}
+        patients: dict[Path, set[str]] = defaultdict(set)
+        for (patient, _), members in files.series.items():
+            for member in members:
+                patients[member.path.parent].add(patient)
         uids = {one.series for members in files.series.values() for one in members}
         of_series: dict[str, list[Path]] = defaultdict(list)
-        of_folder: dict[Path, list[Path]] = defaultdict(list)
+        of_folder: dict[tuple[Path, str], list[Path]] = defaultdict(list)
         alone: dict[str, list[Path]] = defaultdict(list)
         for one in files.damaged:
             if one.non_volume:
                 continue
             if one.series in uids:
                 of_series[one.series].append(one.path)
-            elif not one.series and one.path.parent in folders:
-                of_folder[one.path.parent].append(one.path)
+            elif not one.series and (owner := _owner(one, patients[one.path.parent])) is not None:
+                of_folder[one.path.parent, owner].append(one.path)
             else:
                 where = one.path.parent.relative_to(survey.folder).as_posix()
                 alone[f"{where} {one.series}".strip()].append(one.path)
         return cls(images_below, _tuples(of_series), _tuples(of_folder), _tuples(alone))
 
-    def of_series(self, members: Sequence[ListingHeader]) -> ImageSource:
-        """Return what to read for one series."""
+    def of_series(self, patient: str, members: Sequence[ListingHeader]) -> ImageSource:
+        """Return what to read for one series of a patient."""
         own = [member.path for member in members]
         folders = sorted({path.parent for path in own})
         own += self.damaged_of_series.get(members[0].series, ())
-        own += [path for folder in folders for path in self.damaged_of_folder.get(folder, ())]
+        own += [path for folder in folders for path in self.damaged_of_folder.get((folder, patient), ())]
         if len(own) == 1:
             return own[0]
         if len(folders) == 1 and self.images_below[folders[0]] == len(own):
@@ -145,5 +150,12 @@ class Sources:
         return tuple(sorted(own))
 
 
-def _tuples(paths: Mapping[str, list[Path]] | Mapping[Path, list[Path]]) -> dict[Any, tuple[Path, ...]]:
+def _owner(damaged: DamagedFile, patients: set[str]) -> str | None:
+    """Return the patient in a folder whose damaged file this is, or None if nobody can know."""
+    if damaged.patient in patients and damaged.patient:
+        return damaged.patient
+    return next(iter(patients)) if len(patients) == 1 and not damaged.patient else None
+
+
+def _tuples(paths: Mapping[Any, list[Path]]) -> dict[Any, tuple[Path, ...]]:
     return {key: tuple(sorted(group)) for key, group in paths.items()}

@@ -48,7 +48,9 @@ class CasesCsv(Layout, tag="cases_csv", frozen=True):
         row_of_id: dict[str, int] = {}
         for number, cells in rows:
             row = dict(zip(columns, cells, strict=True))
-            case, errors = read_row(folder, row, number, row_of_id)
+            case, refusals = read_row(folder, row, number, row_of_id)
+            # A missing file costs its case, which is refused when it is read.
+            errors = [error for error in refusals if not isinstance(error, ImageError)]
             if errors and not row["case"]:
                 raise DataError(f"{FILE_NAME} row {number}: {errors[0]}")
             if errors:
@@ -92,7 +94,7 @@ def read_row(
         id=identity,
         patient=row.get("patient") or identity,
         image=images,
-        label=label if label is not None and label.exists() else None,
+        label=label,
         target=_parsed(parse_target, row["target"], errors) if "target" in row else None,
         split=_parsed(parse_split, row.get("split", ""), errors) or UNASSIGNED,
         attributes=MappingProxyType({name: cell for name, cell in row.items() if name not in CASE_COLUMNS}),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from medfed.data.case import ImageSource
-from medfed.data.dicom.listing_header import MIN_SLICES
+from medfed.data.dicom.listing_header import MIN_SLICES, ListingHeader
 from medfed.data.dicom.patients import Key, group_by_patient
 from medfed.data.layouts._dicom_choice import SeriesChoice, choose_series
 from medfed.data.layouts._dicom_series import (
@@ -57,33 +57,33 @@ class DicomTree(Layout, tag="dicom_tree", frozen=True):
         case_of = {key: number for number, keys in enumerate(channels) for key in keys}
         labels = match_labels({key: volumes[key] for key in case_of}, case_of, files.labels)
         sources = Sources.of(survey, files)
-        cases = [
-            _case(keys, patients[keys[0]], [sources.of_series(volumes[key]) for key in keys], labels[number])
-            for number, keys in enumerate(channels)
-        ]
-        cases += [
-            ListedCase(f"damaged {name}", f"damaged {name}", (paths,))
-            for name, paths in sources.damaged_series.items()
-        ]
-        if sources.damaged_series:
-            count = len(sources.damaged_series)
-            notes.append(f"{count} series have no header that can be read: each is a case that is refused")
+        cases = []
+        for number, keys in enumerate(channels):
+            images = [sources.of_series(key[0], volumes[key]) for key in keys]
+            cases.append(_case(keys, patients[keys[0]], images, labels[number]))
+        damaged = sources.damaged_series.items()
+        cases += [ListedCase(f"damaged {name}", f"damaged {name}", (paths,)) for name, paths in damaged]
+        if damaged:
+            notes.append(
+                f"{len(damaged)} series have no header that can be read, or are files that may belong to several"
+                " patients' series: each is a case that is refused"
+            )
+        unused = _paths(members for key, members in volumes.items() if key not in case_of)
         matched = {path for paths in labels.values() for path in paths}
-        reasons: dict[str, list[Path]] = defaultdict(list)
-        for other in files.others:
-            reasons[other.non_volume].append(other.path)
-        for broken in files.damaged:
-            if broken.non_volume:
-                reasons[broken.non_volume].append(broken.path)
-        reasons[SHORT] = [member.path for members in short.values() for member in members]
-        reasons[NOT_CHOSEN if self.series else BESIDE_VOLUMES] = [
-            member.path for key, members in volumes.items() if key not in case_of for member in members
-        ]
-        reasons[UNMATCHED] = [label.path for label in files.labels if label.path not in matched]
-        left_out = {
-            f"DICOM files ({reason})": tuple(paths) for reason, paths in sorted(reasons.items()) if paths
+        left_out = _by_reason(files) | {
+            SHORT: _paths(short.values()),
+            NOT_CHOSEN if self.series else BESIDE_VOLUMES: unused,
+            UNMATCHED: tuple(label.path for label in files.labels if label.path not in matched),
         }
-        return CaseListing(self.title, tuple(cases), (*notes, *choice_notes), left_out=left_out)
+        return CaseListing(
+            self.title,
+            tuple(cases),
+            (*notes, *choice_notes),
+            channels=tuple(choice.name for choice in self.series),
+            left_out={
+                f"DICOM files ({reason})": paths for reason, paths in sorted(left_out.items()) if paths
+            },
+        )
 
     def _channels(self, series: Series) -> tuple[list[tuple[Key, ...]], list[str]]:
         """Return the series of each case, and notes."""
@@ -95,6 +95,21 @@ class DicomTree(Layout, tag="dicom_tree", frozen=True):
             return choose_series(studies, series, self.series)
         volumes = [key for key, members in series.items() if not members[0].is_projection]
         return [(key,) for key in sorted(volumes or series)], []
+
+
+def _paths(groups: Iterable[Sequence[ListingHeader]]) -> tuple[Path, ...]:
+    return tuple(member.path for members in groups for member in members)
+
+
+def _by_reason(files: DicomFiles) -> dict[str, tuple[Path, ...]]:
+    """Return the files that are no slice of a volume, by what they are."""
+    reasons: dict[str, list[Path]] = defaultdict(list)
+    for other in files.others:
+        reasons[other.non_volume].append(other.path)
+    for broken in files.damaged:
+        if broken.non_volume:
+            reasons[broken.non_volume].append(broken.path)
+    return {reason: tuple(paths) for reason, paths in reasons.items()}
 
 
 def _case(

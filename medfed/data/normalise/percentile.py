@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
 from medfed.data.normalise._normalise import Normalise, Voxels, check_low_below_high
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# So many voxels say at once that an image is not of whole numbers.
+SAMPLED_VOXELS = 1000
 
 
 class Percentile(Normalise, tag="percentile", frozen=True):
@@ -24,7 +31,45 @@ class Percentile(Normalise, tag="percentile", frozen=True):
     def channel(self, voxels: Voxels) -> Voxels:
         import numpy as np
 
-        low, high = np.percentile(voxels, [self.low, self.high])
-        if high <= low:
-            return np.zeros_like(voxels, dtype=np.float32)
-        return np.asarray((voxels.clip(low, high) - low) / (high - low) * 2 - 1, np.float32)
+        whole = _as_whole_numbers(voxels)
+        if whole is None:
+            low, high = np.percentile(voxels, [self.low, self.high])
+            return _scaled(voxels, low, high)
+        counts = np.bincount(whole.reshape(-1))
+        low, high = (_counted_percentile(counts, percent) for percent in (self.low, self.high))
+        return _scaled(np.arange(len(counts), dtype=np.float32), low, high)[whole]
+
+
+def _scaled(voxels: Voxels, low: np.floating, high: np.floating) -> Voxels:
+    import numpy as np
+
+    if high <= low:
+        return np.zeros_like(voxels, dtype=np.float32)
+    return np.asarray((voxels.clip(low, high) - low) / (high - low) * 2 - 1, np.float32)
+
+
+def _as_whole_numbers(voxels: Voxels) -> NDArray[np.uint16] | None:
+    """Return voxels as uint16 if they are whole numbers in its range, as pictures are; else None.
+
+    Counting them takes a third of the time of sorting them, and gives the same percentiles.
+    """
+    import numpy as np
+
+    some = voxels.reshape(-1)[:SAMPLED_VOXELS]
+    if not (some == np.trunc(some)).all() or voxels.min() < 0 or voxels.max() > np.iinfo(np.uint16).max:
+        return None
+    whole = voxels.astype(np.uint16)
+    return whole if (whole == voxels).all() else None
+
+
+def _counted_percentile(counts: NDArray[np.intp], percent: float) -> np.floating:
+    """Return numpy's percentile (linear) of values 0, 1, ... with these counts, to the last bit."""
+    import numpy as np
+
+    last = int(counts.sum()) - 1
+    place = last * np.float64(percent / 100)
+    below = int(np.floor(place))
+    ends = np.searchsorted(np.cumsum(counts), [below, min(below + 1, last)], side="right")
+    share, (first, second) = place - below, ends.astype(np.float32)
+    step = second - first
+    return np.float64(second - step * (1 - share) if share >= 0.5 else first + step * share)

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from medfed.data import refusals
 from medfed.data.cache_location import files_below
-from medfed.data.case import ImageSource, first_path
+from medfed.data.case import Case, first_path
 from medfed.data.class_names import Classes
 from medfed.data.preflight.thumbnail import thumbnail
+from medfed.data.settings import Images
+from medfed.data.transforms import Needs
 from medfed.data.volume import Volume
-from medfed.errors import ImageError
+from medfed.errors import ImageError, LabelError
 
 # All statistics except the extremes come from about this many voxels, evenly over the volume.
 SAMPLED_VOXELS = 400_000
@@ -56,16 +58,19 @@ MANUFACTURERS = {
     "carestream": "Carestream",
     "agfa": "Agfa",
 }
-# The codes of ISSUE_TYPES for refusals of images and of labels; any other refusal is of a damaged file.
-IMAGE_ISSUES: Mapping[type[ImageError], str] = {
+# The codes of ISSUE_TYPES for refusals; any other refusal is of a damaged file.
+ISSUE_CODES: Mapping[type[ImageError], str] = {
+    refusals.MissingImageError: "missing_file",
+    refusals.MissingLabelError: "missing_file",
     refusals.GeometryError: "singular_affine",
     refusals.EmptyFileError: "empty_file",
     refusals.SeveralVolumesError: "several_volumes",
     refusals.ChannelGridError: "channel_grid",
-}
-LABEL_ISSUES: Mapping[type[ImageError], str] = {
+    refusals.ChannelCountError: "channel_count",
     refusals.LabelGridError: "label_grid",
     refusals.LabelClassesError: "label_classes",
+    refusals.OtherPatientError: "label_corrupt",
+    LabelError: "label_corrupt",
 }
 # Headers are searched for an image in this many files at most.
 MAX_HEADERS = 50
@@ -81,12 +86,17 @@ _HEAD_PARTS = ("HEAD", "BRAIN", "SKULL", "FACE", "IAC", "ORBIT", "SINUS", "JAW",
 
 @dataclass(frozen=True, slots=True, repr=False)
 class CaseRequest:
-    """One case to examine; `key` salts the hash of its voxels."""
+    """One case to examine; `key` salts the hash of its voxels.
+
+    With a study's `settings` and `needs`, the case is read exactly as training reads it; without, its image
+    and its label, if it has one, of any number of channels and classes.
+    """
 
     number: int
-    image: tuple[ImageSource, ...]
-    label: str | None
+    case: Case
     key: bytes
+    settings: Images | None = None
+    needs: Needs = "segment"
     classes: Classes = None
     thumbnails: bool = True
 
@@ -97,6 +107,7 @@ class CaseFacts:
 
     number: int
     issues: list[tuple[str, str]] = field(default_factory=list)
+    refusal: tuple[str, str] | None = None  # why training leaves the case out: fixed words, message
     read: bool = False
     channels: int = 0
     shape: tuple[int, int, int] = (0, 0, 0)
@@ -119,39 +130,64 @@ def examine(request: CaseRequest) -> CaseFacts:
     """Return the facts about one case; no content of its files makes it raise."""
     facts = CaseFacts(request.number)
     try:
-        volume = _image(request, facts)
-        if volume is not None:
-            _measure(volume, request, facts)
-            label = _label(request, volume, facts)
+        image, label = _read(request, facts)
+        if image is not None:
+            _describe(image, request, facts)
+            mask = None if label is None else _measure_label(label, facts)
             if request.thumbnails:
-                facts.thumbnail = thumbnail(volume, label)
+                facts.thumbnail = thumbnail(image, mask)
     except Exception as error:  # noqa: BLE001 - one bad case never stops the check
         # The message of another library's error may quote the file's content; its type cannot.
         detail = f"reading it ended in {type(error).__name__}; the file is damaged or of no known kind"
         facts.issues.append(("corrupt", detail))
+        _refuse(ImageError(f"case {request.case.token}: {detail}"), request, facts)
     return facts
+
+
+def _read(request: CaseRequest, facts: CaseFacts) -> tuple[Volume | None, Volume | None]:
+    """Return a case's image and label; note why training refuses it, and return what can be read of it."""
+    from medfed.data.dataset import used_part
+    from medfed.data.transforms import check_preparable, naming, read_case, read_image
+
+    case = used_part(request.case, request.needs)
+    try:
+        image, label = read_case(case, request.settings, request.classes)
+        if request.settings is not None:
+            with naming(case):
+                check_preparable(image, request.settings)
+    except ImageError as error:
+        _refuse(error, request, facts)
+    else:
+        return image, label
+    # Its facts help to find out what is wrong with it.
+    try:
+        return read_image(case.image), None
+    except ImageError:
+        return None, None
+
+
+def _refuse(error: ImageError, request: CaseRequest, facts: CaseFacts) -> None:
+    code = next((code for kind, code in ISSUE_CODES.items() if isinstance(error, kind)), "corrupt")
+    message = str(error)
+    if not facts.issues:
+        facts.issues.append((code, message.removeprefix(f"case {request.case.token}: ")))
+    facts.refusal = (refusals.reason_of(error), message)
 
 
 # ---------------------------------------------------------------------------------------------- image
 
 
-def _image(request: CaseRequest, facts: CaseFacts) -> Volume | None:
-    from medfed.data.transforms import read_image
-
-    try:
-        volume = read_image(request.image)
-    except ImageError as error:
-        facts.issues.append((IMAGE_ISSUES.get(type(error), "corrupt"), str(error)))
-        return None
+def _describe(volume: Volume, request: CaseRequest, facts: CaseFacts) -> None:
+    """Add what an image and its header show."""
     facts.read, facts.modality, facts.flags = True, volume.info.modality, volume.info.flags
-    header = header_words(first_path(request.image[0])) if facts.modality else {}
+    header = header_words(first_path(request.case.image[0])) if facts.modality else {}
     facts.scanner = scanner(header)
     face = _face_evidence(volume, header)
     if face:
         facts.issues.append(("face", face))
     if "burned_in" in facts.flags:
         facts.issues.append(("burned_in", "the header says so (BurnedInAnnotation is YES)"))
-    return volume
+    _measure(volume, request, facts)
 
 
 def _face_evidence(volume: Volume, header: Mapping[str, str]) -> str:
@@ -248,16 +284,8 @@ def shaped_like_head(volume: Volume) -> bool:
 # ---------------------------------------------------------------------------------------------- label
 
 
-def _label(request: CaseRequest, volume: Volume, facts: CaseFacts) -> NDArray[np.uint8] | None:
-    from medfed.data.read import read_label
-
-    if request.label is None:
-        return None
-    try:
-        read = read_label(request.label, volume, request.classes, overlap="refuse")
-    except ImageError as error:
-        facts.issues.append((LABEL_ISSUES.get(type(error), "label_corrupt"), str(error)))
-        return None
+def _measure_label(read: Volume, facts: CaseFacts) -> NDArray[np.uint8]:
+    """Add what a label shows, and return it as (X, Y, Z)."""
     label: NDArray[np.uint8] = read.array[0]
     memory = np.ascontiguousarray(label.T)  # Z, Y, X: a view, as X runs fastest
     facts.classes = _count_classes(memory)

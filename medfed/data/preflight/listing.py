@@ -29,7 +29,7 @@ class Listing:
     class_names: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     left_out_files: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
-    label_names: Mapping[int, str] = field(default_factory=dict)
+    structures: tuple[str, ...] = ()  # what the numbers of the labels mean, as they were read
 
 
 def list_folder(
@@ -52,7 +52,6 @@ def list_folder(
         index.class_names,
         index.left_out,
         index.left_out_files,
-        index.label_names,
     )
 
 
@@ -87,9 +86,9 @@ def _list_table(folder: Path, key: bytes, fractions: Sequence[float]) -> Listing
         listed, errors = read_row(folder, dict(zip(columns, cells, strict=True)), number, row_of_id)
         cases.append(with_token(listed, key))
         names.append(f"row {number} ({cases[-1].token})")
-        for refusal in errors:
-            code = "missing_file" if isinstance(refusal, ImageError) else "row"
-            findings.append(Finding(code, names[-1], str(refusal)))
+        # A missing file is found when the case is read.
+        wrong = [error for error in errors if not isinstance(error, ImageError)]
+        findings += [Finding("row", names[-1], str(error)) for error in wrong]
     findings += [Finding("note", "", note) for note in patient_notes(columns)]
     findings += _patients_in_two_splits(cases, names)
     survey = Survey.of(folder)

@@ -14,23 +14,23 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medfed.data.case import paths_of
-from medfed.data.index import index_folder
+from medfed.data.class_names import Classes, ClassNames, count_of
+from medfed.data.index import Index, index_folder
+from medfed.data.label_naming import match_classes
 from medfed.data.layouts import Layout
 from medfed.data.left_out import describe_left_out, note_left_out
 from medfed.data.preflight.case import CaseFacts, CaseRequest
 from medfed.data.preflight.examination import examine_all
-from medfed.data.preflight.issues import Finding, Problem, group_findings
+from medfed.data.preflight.issues import ISSUE_TYPES, Finding, Problem, group_findings
 from medfed.data.preflight.listing import Listing, list_folder
 from medfed.data.preflight.site_checks import case_findings, site_findings
-from medfed.data.preflight.structures import name_structures
+from medfed.data.preflight.structures import naming_findings, shared_structures
 from medfed.data.preflight.study_checks import StudyRequirements, study_findings
 from medfed.data.preflight.summary import summarise, verdict
-from medfed.data.settings import Images
+from medfed.data.screening import RefusedCase, check_training, count_reasons, left_out_line
+from medfed.data.settings import Images, Unreadable
+from medfed.data.transforms import Needs
 from medfed.errors import DataError
-
-# Findings about the list of cases itself: the index's own refusal would only repeat them.
-LISTING_CODES = frozenset({"folder", "row", "missing_file", "patient_in_two_splits"})
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -56,6 +56,7 @@ def check(
     *,
     site_secret: bytes | None = None,
     requirements: StudyRequirements | None = None,
+    bears: Unreadable | None = None,
     processes: int | None = None,
     thumbnails: bool = False,
     layout: Layout | None = None,
@@ -67,6 +68,7 @@ def check(
         folder: as for `index_folder`.
         site_secret: the site's key, so that tokens and splits are those of training; a random one if None.
         requirements: of the study to check against.
+        bears: how many cases the site leaves out because they cannot be used; by default as the study says.
         processes: how many processes read at once; by default the machine's cores, at most four.
         thumbnails: also make thumbnails, for the page.
         layout: how the cases lie, if not as the study says or the folder shows.
@@ -82,26 +84,71 @@ def check(
     fractions = requirements.settings.fractions if requirements is not None else Images().fractions
     if layout is None and requirements is not None:
         layout = requirements.settings.given_layout
-    listing = list_folder(folder, key, fractions, layout)
-    listing, classes = name_structures(listing, folder, key, requirements)
-    requests = [replace(one, classes=classes) for one in _requests(listing, key, requirements, thumbnails)]
+    opened = _open(folder, key, requirements, layout)
+    listing = _as_opened(list_folder(folder, key, fractions, layout), opened)
+    requests = _requests(listing, key, requirements, opened.classes, thumbnails)
     by_number = {facts.number: facts for facts in examine_all(requests, processes, progress)}
     examined = {number: by_number[number] for number in sorted(by_number)}
     findings = [*listing.findings, *case_findings(listing, examined), *site_findings(listing, examined)]
     if requirements is not None:
         findings += study_findings(requirements, listing, examined)
     findings += _left_out_findings(folder, key, listing)
-    if not LISTING_CODES & {finding.code for finding in findings}:
-        findings += _index_findings(folder, key, fractions, layout)
+    refused = _refused(listing, examined)
+    bears = bears or (requirements.settings.unreadable if requirements is not None else Unreadable())
+    told = [finding.detail for finding in findings if ISSUE_TYPES[finding.code].severity == "error"]
+    findings += [
+        finding
+        for finding in _training_findings(opened, requirements, refused, bears)
+        if not any(detail and detail in finding.detail for detail in told)
+    ]
     problems = group_findings(findings)
     study = requirements.study if requirements is not None else None
     return Preflight(
-        verdict=verdict(problems, len(listing.cases), study),
+        verdict=verdict(problems, len(listing.cases), study, len(refused)),
         facts=summarise(listing, examined.values()),
         problems=problems,
         cases=tuple((listing.names[number], facts) for number, facts in examined.items()),
         study=study or "",
         can_take_part=None if study is None else not any(p.severity == "error" for p in problems),
+    )
+
+
+@dataclass(frozen=True, repr=False)
+class _Opened:
+    """A folder as training opens it, with the classes of its labels; `error` says why training refuses it."""
+
+    index: Index | None
+    classes: Classes
+    error: str = ""
+
+
+def _open(folder: Path, key: bytes, requirements: StudyRequirements | None, layout: Layout | None) -> _Opened:
+    fractions, needs = Images().fractions, ""
+    naming: Classes = None
+    if requirements is not None:
+        fractions, needs = requirements.settings.fractions, requirements.needs
+        if requirements.classes:
+            naming = ClassNames(requirements.classes, requirements.words, expected=requirements.expected)
+    try:
+        index = index_folder(folder, site_secret=key, fractions=fractions, layout=layout)
+        if requirements is None:
+            return _Opened(index, shared_structures(index, key))
+        return _Opened(*match_classes(index, naming, needs, key))
+    except DataError as error:
+        return _Opened(None, naming, str(error))
+
+
+def _as_opened(listing: Listing, opened: _Opened) -> Listing:
+    """Return a listing whose cases have the labels and targets that training gives them."""
+    if opened.index is None:
+        return listing
+    matched = {case.token: case for case in opened.index.cases}
+    structures = opened.classes.classes if isinstance(opened.classes, ClassNames) else ()
+    return replace(
+        listing,
+        cases=tuple(matched.get(case.token, case) for case in listing.cases),
+        findings=(*listing.findings, *naming_findings(opened.index, listing)),
+        structures=structures,
     )
 
 
@@ -115,35 +162,42 @@ def _left_out_findings(folder: Path, key: bytes, listing: Listing) -> list[Findi
 
 
 def _requests(
-    listing: Listing, key: bytes, requirements: StudyRequirements | None, thumbnails: bool
+    listing: Listing, key: bytes, requirements: StudyRequirements | None, classes: Classes, thumbnails: bool
 ) -> list[CaseRequest]:
-    """Return an examination request for each case whose images exist."""
-    segments = requirements is not None and requirements.needs == "segment"
-    classes = len(requirements.classes) if requirements is not None and segments else None
-    use_labels = requirements is None or segments
+    """Return an examination request for each case that names an image."""
+    settings: Images | None = None
+    needs: Needs = "segment"
+    if requirements is not None:
+        settings, needs = requirements.settings, requirements.needs
     return [
-        CaseRequest(
-            number,
-            case.image,
-            str(case.label) if case.label is not None and use_labels else None,
-            key,
-            classes,
-            thumbnails,
-        )
+        # A mapping proxy, as attributes are, cannot be sent to another process.
+        CaseRequest(number, replace(case, attributes={}), key, settings, needs, classes, thumbnails)
         for number, case in enumerate(listing.cases)
-        if case.image and all(path.exists() for source in case.image for path in paths_of(source))
+        if case.image
     ]
 
 
-def _index_findings(
-    folder: Path, key: bytes, fractions: Sequence[float], layout: Layout | None
+def _refused(listing: Listing, examined: Mapping[int, CaseFacts]) -> list[RefusedCase]:
+    return [
+        RefusedCase(listing.cases[number], *facts.refusal)
+        for number, facts in examined.items()
+        if facts.refusal is not None
+    ]
+
+
+def _training_findings(
+    opened: _Opened, requirements: StudyRequirements | None, refused: Sequence[RefusedCase], bears: Unreadable
 ) -> list[Finding]:
-    """Return what training would refuse although nothing above has found it: the index decides last."""
+    """Return what training would refuse, in training's own words, and how many cases it would leave out."""
+    if opened.index is None:
+        return [Finding("folder", "", opened.error)]
+    needs = requirements.needs if requirements is not None else None
     try:
-        index_folder(folder, site_secret=key, fractions=fractions, layout=layout)
+        check_training(opened.index, refused, bears, needs, count_of(opened.classes))
     except DataError as error:
         return [Finding("folder", "", str(error))]
-    return []
+    counts = count_reasons(refused)
+    return [Finding("note", "", left_out_line(counts, len(opened.index.cases)))] if counts else []
 
 
 def to_plain(preflight: Preflight) -> dict[str, Any]:

@@ -10,87 +10,55 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
-from medfed.data.class_names import BACKGROUND, Classes, ClassNames, words_of
+from medfed.data.class_names import BACKGROUND, ClassNames, words_of
 from medfed.data.index import Index
 from medfed.data.label_naming import (
     NUMBERS_ALONE,
     LabelSurvey,
-    match_labels,
-    match_targets,
     survey_labels,
     write_names,
 )
 from medfed.data.preflight.issues import Finding
 from medfed.data.preflight.listing import Listing
-from medfed.data.preflight.study_checks import StudyRequirements
-from medfed.errors import DataError
 
 # A structure's name is shown if the labels of this many patients hold it.
 MIN_PATIENTS = 2
 
 
-def name_structures(
-    listing: Listing, folder: Path, key: bytes, requirements: StudyRequirements | None
-) -> tuple[Listing, Classes]:
-    """Return a listing whose labels and targets were matched to classes by name, and these classes.
-
-    What training would refuse becomes a finding.
-    """
-    index = Index(
-        folder,
-        listing.layout,
-        listing.cases,
-        class_names=listing.class_names,
-        label_names=listing.label_names,
-    )
-    if requirements is None:
-        return _named_by_the_folder(listing, index, key)
-    naming = ClassNames(requirements.classes, requirements.words, expected=requirements.expected)
-    try:
-        if requirements.needs == "segment":
-            index, naming = match_labels(index, naming, key)
-        elif requirements.needs == "classify":
-            index = match_targets(index, naming)
-    except DataError as error:
-        refusal = Finding("folder", "", str(error))
-        return replace(listing, findings=(*listing.findings, refusal)), len(naming)
-    notes = tuple(
+def naming_findings(index: Index, listing: Listing) -> list[Finding]:
+    """Return what matching the labels of an index to classes has said, beyond what its listing says."""
+    told = {finding.detail for finding in listing.findings}
+    return [
         Finding("study_note" if note.startswith(NUMBERS_ALONE) else "study_fit", "", note)
         for note in index.notes
-    )
-    named = replace(listing, cases=index.cases, findings=(*listing.findings, *notes))
-    return replace(named, class_names=index.class_names), naming if requirements.needs == "segment" else None
+        if note not in told
+    ]
 
 
-def _named_by_the_folder(listing: Listing, index: Index, key: bytes) -> tuple[Listing, Classes]:
-    """Return the names that the labels share as classes; None if they hold numbers alone."""
+def shared_structures(index: Index, key: bytes) -> ClassNames | None:
+    """Return the names that the labels of several patients share as classes; None if none has names.
+
+    How many names are left out is added to the hospital's own note.
+
+    Raises:
+        DataError: if some labels name their structures and others hold numbers without names.
+    """
     survey = survey_labels(index.cases, ClassNames((BACKGROUND,), numbers=dict(index.label_names)))
     if not survey.named:
-        return listing, None
-    if survey.numbered:
-        total = len(survey.named) + len(survey.numbered)
-        detail = (
-            f"{len(survey.named)} of {total} labels name their structures, the others hold numbers that "
-            "nothing names; say in the site file what these mean, such as classes: {1: liver}"
-        )
-        return replace(listing, findings=(*listing.findings, Finding("folder", "", detail))), None
-    shared, others = _shared_names(survey, index.label_names)
-    naming = ClassNames((BACKGROUND, *shared), numbers=dict(index.label_names))
-    findings = listing.findings
-    if others:
-        where = write_names(index.folder, key, replace(survey, naming=naming))
-        detail = (
-            f"{others} structures are named in the labels of one patient alone and are left out of this "
-            f"list; {where}"
-        )
-        findings = (*findings, Finding("note", "", detail))
-    return replace(listing, class_names=naming.classes, findings=findings), naming
+        return None
+    refuse_mixture(survey)
+    naming = ClassNames(
+        (BACKGROUND, *_shared_names(survey, index.label_names)), numbers=dict(index.label_names)
+    )
+    named = replace(survey, naming=naming)
+    if any(not row[2] for row in named.rows):
+        write_names(index.folder, key, named)
+    return naming
 
 
-def _shared_names(survey: LabelSurvey, label_names: Mapping[int, str]) -> tuple[list[str], int]:
-    """Return the names that several patients' labels hold, in order, and how many others there are."""
+def _shared_names(survey: LabelSurvey, label_names: Mapping[int, str]) -> list[str]:
+    """Return the names that several patients' labels hold, in order."""
     patients: dict[str, set[str]] = defaultdict(set)
     names: dict[str, str] = {}
     for each in survey.named:
@@ -104,4 +72,4 @@ def _shared_names(survey: LabelSurvey, label_names: Mapping[int, str]) -> tuple[
     shared = [
         name for words, name in names.items() if words in of_folder or len(patients[words]) >= MIN_PATIENTS
     ]
-    return shared, len(names) - len(shared)
+    return shared

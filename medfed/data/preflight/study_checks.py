@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from medfed.data.case import Case
 from medfed.data.normalise.window import Window
-from medfed.data.planes import PIXELS
 from medfed.data.preflight.case import CaseFacts, format_mm
 from medfed.data.preflight.issues import Finding
 from medfed.data.preflight.listing import Listing
 from medfed.data.settings import Images
+from medfed.data.transforms import Needs
 
 # Resampling by more than this factor invents or discards most of the detail.
 MAX_RESAMPLING_FACTOR = 3.0
@@ -27,7 +27,7 @@ class StudyRequirements:
 
     study: str
     settings: Images
-    needs: str
+    needs: Needs
     classes: tuple[str, ...]
     # The site's own words for the classes, and the classes that it labels (all if empty); see `ClassNames`.
     words: Mapping[str, str] = field(default_factory=dict)
@@ -39,25 +39,10 @@ def study_findings(
 ) -> Iterator[Finding]:
     """Yield what in a folder does not meet the study's requirements, or meets them badly."""
     if requirements.needs not in ("segment", "classify"):
-        detail = "the study learns from a table, this folder holds images; name the site's CSV file instead"
-        yield Finding("study", "", detail)
         return
     settings = requirements.settings
     good = {number: facts for number, facts in examined.items() if facts.read}
     yield from _split_findings(requirements, listing)
-    for number, facts in good.items():
-        if settings.axes is None and facts.shape[2] != 1:
-            detail = (
-                f"{facts.shape[2]} slices, and the study takes images of one plane (data.spatial_dims: 2 "
-                "without data.slices)"
-            )
-            yield Finding("study", listing.names[number], detail)
-        if isinstance(settings.spacing_mm, tuple) and settings.spatial_dims == 2 and PIXELS in facts.flags:
-            detail = "no size in mm, and the study resamples to data.spacing_mm"
-            yield Finding("study", listing.names[number], detail)
-        if facts.channels != settings.channels:
-            detail = f"{facts.channels} channels, the study wants {settings.channels}"
-            yield Finding("study", listing.names[number], detail)
     yield from _class_findings(requirements, listing, good)
     yield from _grid_findings(settings, listing, good)
     if isinstance(settings.normalise, Window):
@@ -74,15 +59,12 @@ def _usable(requirements: StudyRequirements, case: Case) -> bool:
 def _split_findings(requirements: StudyRequirements, listing: Listing) -> Iterator[Finding]:
     what = "label" if requirements.needs == "segment" else "target"
     usable = [case for case in listing.cases if _usable(requirements, case)]
-    if not usable:
-        yield Finding("study", "", f"no case has a {what}, which the study's task needs")
+    if not usable:  # training's own refusal says so
         return
     if len(usable) < len(listing.cases):
         detail = f"{len(listing.cases) - len(usable)} cases have no {what} and are left out"
         yield Finding("study_note", "", detail)
     splits = Counter(case.split for case in usable)
-    if not splits["train"]:
-        yield Finding("study", "", "no usable case is in the split 'train'; mark some in the column 'split'")
     for split, use in (
         ("val", "the model can't be monitored here"),
         ("test", "it can't be measured on this hospital"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from medfed.data.planes import PIXELS
 from medfed.data.preflight.case import CaseFacts
 from medfed.data.preflight.issues import Problem
 from medfed.data.preflight.listing import Listing
@@ -16,7 +17,7 @@ from medfed.data.preflight.listing import Listing
 UNKNOWN_MODALITY = "unknown (NIfTI)"
 
 
-def verdict(problems: Sequence[Problem], cases: int, study: str | None) -> str:
+def verdict(problems: Sequence[Problem], cases: int, study: str | None, unusable: int = 0) -> str:
     """Return one sentence: whether the folder is ready, or whether it can take part in the study."""
     errors = [p for p in problems if p.severity == "error"]
     warnings = [p for p in problems if p.severity == "warning"]
@@ -30,9 +31,11 @@ def verdict(problems: Sequence[Problem], cases: int, study: str | None) -> str:
             return f"This hospital can't take part in '{study}' yet: {kinds}."
         return f"Not ready: {kinds}."
     look = f" Look at {len(warnings)} warning{'s' if len(warnings) > 1 else ''} first." if warnings else ""
+    left = f"{cases - unusable} of {cases} cases; {unusable} cannot be used and " if unusable else ""
+    left += f"{'is' if unusable == 1 else 'are'} left out" if unusable else ""
     if study is not None:
-        return f"This hospital can take part in '{study}' with {cases} cases.{look}"
-    return f"Ready: {cases} cases, all of them can be read.{look}"
+        return f"This hospital can take part in '{study}' with {left or f'{cases} cases'}.{look}"
+    return f"Ready: {left or f'{cases} cases, all of them can be read'}.{look}"
 
 
 def summarise(listing: Listing, examined: Iterable[CaseFacts]) -> dict[str, Any]:
@@ -50,12 +53,13 @@ def summarise(listing: Listing, examined: Iterable[CaseFacts]) -> dict[str, Any]
         "labels": sum(case.label is not None or bool(case.masks) for case in cases),
         "targets": {str(target): targets[target] for target in sorted(targets)},
         "class_names": list(listing.class_names),
-        "classes": _class_facts(good, listing.class_names),
+        "classes": _class_facts(good, listing.structures or listing.class_names),
         "modality": _counts(facts.modality or UNKNOWN_MODALITY for facts in good),
         "scanner": _counts(facts.scanner or "unknown" for facts in good),
         "orientation": _counts(facts.orientation for facts in good),
         "channels": _counts(str(facts.channels) for facts in good),
         "spacing_mm": _range([facts.spacing_mm for facts in good]),
+        "in_pixels": sum(PIXELS in facts.flags for facts in good),
         "size": _range([facts.shape for facts in good]),
         "intensity": _range(
             [(f.quantiles[1], f.quantiles[50], f.quantiles[-2]) for f in good if f.quantiles]

@@ -98,6 +98,7 @@ def _statements(run: Run) -> Answers:
         "privacy": privacy,
         "privacy_sentence": privacy.capitalize(),
         "excluded": _excluded(run),
+        "left_out": _left_out(run) or "none reported",
         "missing": f"an empty number: {missing}" if missing else None,
         "classes": f"Classes {', '.join(facts.classes)}" if facts.classes else None,
         "output": "Label map"
@@ -142,9 +143,20 @@ def _excluded(run: Run) -> str | None:
         f"{site}: {note}"
         for site, notes in sorted(run.facts.notes.items())
         for note in notes
-        if "left out" in note or "dropped" in note
+        if ("left out" in note or "dropped" in note) and "cannot be used" not in note
     ]
+    if unusable := _left_out(run):
+        notes.append(unusable)
     return f"{'; '.join(notes)}. Reasons: a person" if notes else None
+
+
+def _left_out(run: Run) -> str:
+    """Return how many cases each hospital left out because they cannot be used, by reason."""
+    sentences = []
+    for site, counts in sorted(run.left_out.items()):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+        sentences.append(f"{site}: {sum(counts.values())} unusable ({reasons})")
+    return "; ".join(sentences)
 
 
 def _card_output(run: Run) -> str | None:

@@ -18,7 +18,7 @@ def limits(run: Run, focus: Focus | None) -> list[str]:
         sentences += _uncertain(run, focus)
     if number := suppressed_values(run):
         sentences.append(f"{number} values are not shown because they come from too few patients.")
-    sentences += _missing(run)
+    sentences += _missing(run) + _left_out(run)
     sentences += [
         f"{site_name(site)}: {warning}."
         for site, warnings in sorted(run.facts.warnings.items())
@@ -97,3 +97,12 @@ def _missing(run: Run) -> list[str]:
     sentences += [f"Nothing was measured at {site}: {why}." for site, why in unmeasured]
     sentences += [f"{model_name(model)} is missing from the comparison: {why}." for model, why in missing]
     return sentences
+
+
+def _left_out(run: Run) -> list[str]:
+    """Return how many cases each hospital left out because they cannot be used."""
+    return [
+        f"{site} left out {sum(counts.values())} of its cases because they cannot be used "
+        f"({', '.join(f'{count} {reason}' for reason, count in counts.items())}): results are of the others."
+        for site, counts in sorted(run.left_out.items())
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from medfed.data.refusals import REASONS
 from medfed.errors import RunError
 from medfed.evaluation import histograms
 from medfed.evaluation.histograms import ScoreHistogram
@@ -12,7 +13,7 @@ from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED, Row, read_rows
 from medfed.evaluation.summarise import ResolvedStudy, read_resolved_study, read_run_facts
 from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
-from medfed.runs.rounds import RoundLine, last_round, read_rounds
+from medfed.runs.rounds import LEFT_OUT, RoundLine, last_round, read_rounds
 
 
 class Run(NamedTuple):
@@ -30,6 +31,19 @@ class Run(NamedTuple):
         """The lines of rounds in which sites could take part, without those that only report final scores."""
         last = last_round(self.rounds)
         return [line for line in self.rounds if line.round <= last and line.status != "reported"]
+
+    @property
+    def left_out(self) -> dict[str, dict[str, int]]:
+        """How many cases each site left out because they cannot be used, by reason.
+
+        A site of this process counts itself; across hospitals each sends its counts with its updates.
+        """
+        sent: dict[str, dict[str, int]] = {}
+        for line in self.rounds:
+            for reason in REASONS.values():
+                if value := line.scalars.get(f"{LEFT_OUT}{reason}"):
+                    sent.setdefault(line.site, {})[reason] = int(value)
+        return {**sent, **self.facts.left_out}
 
     @property
     def models(self) -> list[str]:

@@ -33,6 +33,6 @@ def train_local_models(run: StudyRun) -> tuple[dict[str, Weights], dict[str, str
 def _train(run: StudyRun, site: str) -> Weights:
     run.progress.log(f"{site}: its own model, for comparison")
     module = module_of(run.study, site)
-    data, training = run.hospitals[site].data, site_config_of(run.study, site)
+    data, training = run.hospital(site).data, site_config_of(run.study, site)
     train_alone(site, module, data, training, folder=run.folder.site(site))
     return weights_of(module)

@@ -82,7 +82,7 @@ def pooled_model(run: StudyRun) -> Weights:
 def _train(run: StudyRun) -> Weights:
     run.progress.log("all cases in one place, for comparison")
     module = module_of(run.study)
-    sites = {name: run.hospitals[name].data for name in run.study.sites}
+    sites = {name: run.hospitals[name].data for name in run.study.sites if name in run.hospitals}
     data = PooledData(sites, run.study.train.batch)
     train_alone(POOLED_SITE, module, data, site_config_of(run.study), folder=run.folder.site(POOLED))
     return weights_of(module)

@@ -17,7 +17,7 @@ from medfed.data.datamodule import SiteDataModule
 from medfed.data.splits import SPLITS
 from medfed.errors import PrivacyError, RunError
 from medfed.files import write_whole
-from medfed.pipeline.factory import hospital_of
+from medfed.pipeline.factory import bears_of, hospital_of, screen_hospital
 from medfed.pipeline.leakage.attacker_view import Item
 from medfed.pipeline.leakage.figure import draw_figure
 from medfed.pipeline.leakage.findings import AttackBudget, Findings, Inversion, describe, to_json
@@ -59,7 +59,9 @@ def audit(run: Path, site: str | None, budget: AttackBudget, out: Path | None) -
             raise RunError(
                 f"{run.name}: the study names no data folder for '{name}'; give the site's run folder"
             )
-        findings = run_attacks(study, name, hospital_of(study, name, path).data, budget)
+        hospital = hospital_of(study, name, path)
+        screen_hospital(hospital, bears_of(study))
+        findings = run_attacks(study, name, hospital.data, budget)
         return findings, write_findings(findings, target)
 
 

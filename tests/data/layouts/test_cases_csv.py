@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from medfed.data.datamodule import SiteDataModule
 from medfed.data.settings import Images
-from medfed.errors import DataError, ImageError
+from medfed.errors import DataError
 
-from ..hospital_folder import MARK, folder_of, index, refused, row, token
+from ..hospital_folder import MARK, NATIVE, folder_of, index, refused, row, token
 
 
 def test_cases_csv_says_it_all(tmp_path: Path) -> None:
@@ -45,14 +46,14 @@ def test_a_table_without_rows(tmp_path: Path) -> None:
     refused(lambda: index(folder_of(tmp_path, [])), DataError, "no case")
 
 
-def test_a_missing_image(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path, [row("a"), row("b", image=f"{MARK}_gone.nii.gz")])
-    refused(lambda: index(folder), ImageError, "row 3", token("b"), "image is not there", "correct the path")
-
-
-def test_a_missing_label(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path, [row("a"), row("b", label=f"{MARK}_gone.nii.gz")])
-    refused(lambda: index(folder), ImageError, "row 3", token("b"), "label is not there", "correct the path")
+@pytest.mark.parametrize("what", ["image", "label"])
+def test_a_missing_file_costs_its_case_only(tmp_path: Path, what: str) -> None:
+    folder = folder_of(tmp_path, [row("a"), row("b", **{what: f"{MARK}_gone.nii.gz"})])
+    data = SiteDataModule(index(folder), NATIVE, "segment", classes=2)
+    assert data.examples == 2
+    (one,) = data.screen().refused
+    assert (one.case.token, one.reason) == (token("b"), f"{what} missing")
+    assert one.message.startswith(f"case {token('b')}: its {what} is not there; correct its path")
 
 
 def test_a_duplicate_case(tmp_path: Path) -> None:

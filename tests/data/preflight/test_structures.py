@@ -49,7 +49,7 @@ def test_without_a_study_classes_are_the_names_that_patients_share(tmp_path: Pat
     assert classes["Liver"] * 3 * voxels == 3 * LIVER.sum()
     assert round(classes["Tumour"] * 3 * voxels) == 2 * TUMOUR.sum()
     details = " ".join(detail for problem in found.problems for _, detail in problem.cases)
-    assert "1 structures are named in the labels of one patient alone" in details
+    assert "Mrs Miller,,,1" in (folder / ".medfed" / "cache" / "notes" / "structures.csv").read_text()
     assert "Miller" not in repr(found.facts) + details
 
 

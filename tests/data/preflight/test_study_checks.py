@@ -34,13 +34,12 @@ def test_a_study_that_the_hospital_can_join_and_some_that_it_cannot(hospital: Ho
     assert found.exit_code == 0
     two = check(folder, site_secret=SECRET, requirements=requirements(channels=2), processes=1)
     assert two.can_take_part is False
-    assert rows(two, "study") == {2, 3, 4, 5}
+    assert rows(two, "channel_count") == {2, 3, 4, 5}
     classify = StudyRequirements("grade", Images(), "classify", ("no", "yes"))
     none = check(folder, site_secret=SECRET, requirements=classify, processes=1)
     assert none.can_take_part is False
-    assert [d for p in none.problems if p.code == "study" for _, d in p.cases] == [
-        "no case has a target, which the study's task needs"
-    ]
+    (said,) = [d for p in none.problems if p.severity == "error" for _, d in p.cases]
+    assert said.startswith("no case of the site has a target, which the task needs (cases.csv: 4 cases")
 
 
 def test_a_label_with_a_class_that_the_study_lacks(hospital: Hospital) -> None:
