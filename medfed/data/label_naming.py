@@ -170,12 +170,13 @@ def refuse_mixture(survey: LabelSurvey) -> None:
         DataError: with their counts and a case's token.
     """
     if survey.named and survey.numbered:
+        example = survey.naming.classes[1] if len(survey.naming) > 1 else "liver"
         total = len(survey.named) + len(survey.numbered)
         raise DataError(
             f"{len(survey.named)} of {total} labels name their structures and {len(survey.numbered)} hold "
             f"numbers that nothing names (the first: case {survey.numbered[0].case.token}), so a number may "
             "mean something else there; say in the site file what it means, such as classes: "
-            f"{{1: {survey.naming.classes[-1]}}}, or convert these labels"
+            f"{{1: {example}}}, or convert these labels"
         )
 
 

@@ -16,6 +16,7 @@ from medfed.data.index import Index
 from medfed.data.label_naming import (
     NUMBERS_ALONE,
     LabelSurvey,
+    refuse_mixture,
     survey_labels,
     write_names,
 )
@@ -69,7 +70,6 @@ def _shared_names(survey: LabelSurvey, label_names: Mapping[int, str]) -> list[s
     names.pop(words_of(BACKGROUND), None)
     names.pop("", None)
     of_folder = {words_of(name) for name in label_names.values()}
-    shared = [
+    return [
         name for words, name in names.items() if words in of_folder or len(patients[words]) >= MIN_PATIENTS
     ]
-    return shared
