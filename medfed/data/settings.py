@@ -16,6 +16,7 @@ from medfed.data.identifiers import is_unmistakable
 from medfed.data.layouts import Layout, layout_of
 from medfed.data.normalise._normalise import Normalise
 from medfed.data.normalise.percentile import Percentile
+from medfed.data.reading import Reading
 from medfed.data.splits import DEFAULT_FRACTIONS, check_fractions
 from medfed.errors import DataError
 from medfed.registry import union
@@ -89,6 +90,21 @@ class PlanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     normalise: Literal["auto", "zscore", "nyul"] = "auto"
 
 
+class FindingWords(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A column that names the findings of an image in words, for several findings per image.
+
+    column: the column of the site's table of cases.  separator: what stands between two findings of a cell.
+    none: the word that says that nothing was found; an empty cell says that the image was not labelled.
+    ignored: other findings that the column may name and that the study does not predict; any further word is
+    refused.
+    """
+
+    column: str
+    separator: Annotated[str, Meta(min_length=1)] = "|"
+    none: str = "no finding"
+    ignored: tuple[str, ...] = ()
+
+
 class Images(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="images"
 ):
@@ -111,6 +127,8 @@ class Images(
     foreground: the share of patches whose centre is in a labelled voxel, if there is one (segmentation).
     normalise: how intensities are normalised, after resampling; see `medfed kinds normalise`.
     channels: the number of channels of every image.
+    findings: for several findings per image, the column that names them in words; without it each finding has
+    a column of its own, of 1, 0, or nothing where it was not labelled.
     augment: the random augmentation in training; `none` for no augmentation.
     cache: where prepared volumes are kept: `memory`, `disk` (in `.medfed` inside the site's data folder,
     unless its site file or MEDFED_CACHE names another), or `none`.
@@ -120,6 +138,12 @@ class Images(
     hospitals each site's own policy decides.
     layout: how the cases lie in every site's folder, by name or with settings, such as `class_folders`; null
     takes the only layout for which a folder speaks. A site file's `layout` goes before it.
+    read: how images are read where several results are correct, such as `read: {uneven: resample}`. A site
+    file's `read` may be stricter.
+    resample_labels: move a label that is on another grid onto its image's, each voxel from the nearest one;
+    false refuses such a case.
+    resample_channels: interpolate channels that are on another grid onto the first one's; false refuses such
+    a case. Both are told.
     plan: compute spacing_mm, patch and normalise from all hospitals' merged fingerprint; `given` uses the
     values given here.
     """
@@ -133,12 +157,16 @@ class Images(
     foreground: Probability = 0.67
     normalise: AnyNormalise = Percentile()
     channels: Count = 1
+    findings: FindingWords | None = None
     augment: Augment | Literal["none"] = Augment()
     cache: Literal["memory", "disk", "none"] = "memory"
     workers: Annotated[int, Meta(ge=0)] = 0
     fractions: tuple[Fraction, Fraction, Fraction] = DEFAULT_FRACTIONS
     unreadable: Unreadable = Unreadable()
     layout: AnyLayout | str | None = None
+    read: Reading = Reading()
+    resample_labels: bool = False
+    resample_channels: bool = False
     plan: PlanSettings | Literal["given"] = "given"
 
     def __post_init__(self) -> None:
