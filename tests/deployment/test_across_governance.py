@@ -128,6 +128,8 @@ def test_what_hospitals_allow_agree_to_and_take_back(across):
         record = json.loads((across.folder / "again" / "withdrawn.json").read_text())
         assert (record["site"], record["joined"], record["retrained_from"]) == ("south", 1, 0)
         assert record["study_before"] == known
+        newest = across.folder / "share" / "glob" / "newest" / "study" / "m"
+        across.until(lambda: record["study"].encode() in newest.read_bytes(), "the new study is offered")
         command(across, "train", "--site", "west.yaml")  # declines again, so that nobody waits for it
         across.until(
             lambda: (
