@@ -35,7 +35,7 @@ def left_out_files(
     for reason, files in listing.left_out.items():
         groups[reason] = [path for path in files if path not in explained]
         explained.update(files)
-    for file in survey.files:
+    for file in sorted(survey.files, key=lambda file: file.format):
         if file.path not in explained and not used.holds(file.path, is_dicom=file.format == "dicom"):
             groups.setdefault(f"{file.format} files that no case uses", []).append(file.path)
     return {reason: tuple(files) for reason, files in groups.items() if files}

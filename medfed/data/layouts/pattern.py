@@ -91,8 +91,8 @@ class Pattern(Layout, tag="pattern", frozen=True):
         images = self.image if isinstance(self.image, dict) else {"image": self.image}
         if not images or not all(images.values()):
             raise DataError(
-                "layout: a pattern needs `image`, such as `{kind: pattern, image: '{patient}/*_t1.nii.gz', "
-                "label: '{patient}/*_seg.nii.gz'}`"
+                "layout: a pattern needs `image`, such as `{kind: pattern, image: '{patient}/*_t1.*', "
+                "label: '{patient}/*_seg.*'}`"
             )
         names = tuple(f"image {name}" for name in images)
         patterns = [_compile(role, text) for role, text in zip(names, images.values(), strict=True)]
@@ -158,7 +158,7 @@ def _match(survey: Survey, patterns: Sequence[_Pattern]) -> dict[str, list[_Matc
         if not matches:
             raise DataError(
                 f"layout: no file fits the pattern of {role} (the folder holds {survey.describe()}); a pattern "
-                "is a path below the data folder, such as '{patient}/*_t1.nii.gz'"
+                "is a path below the data folder, such as '{patient}/*_t1.*'"
             )
     return found
 

@@ -1,0 +1,62 @@
+"""`medfed new` on a hospital of each layout writes a study that opens, and trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from data.layouts.hospitals_of_each import EACH
+
+from medfed.data.layouts import Survey, choose_layout, parse_layout
+from medfed.pipeline.drafting import draft_study, write_draft
+from medfed.pipeline.factory import hospital_of
+from medfed.pipeline.train import train
+from medfed.registry import kind_of
+from medfed.study.reading import read_study
+
+# `medfed check`, from which a study is drafted, does not yet read masks per structure, nor name DICOM's.
+NOT_YET = ("one folder per structure", "TotalSegmentator", "DICOM")
+HOSPITALS = [
+    pytest.param(name, marks=pytest.mark.xfail(strict=False, reason="the draft names no structure"))
+    if name in NOT_YET
+    else name
+    for name in EACH
+]
+
+
+def drafted(tmp_path: Path, name: str) -> Path:
+    """Write two hospitals of a layout and the study that `medfed new` drafts for them."""
+    kind, write, given = EACH[name]
+    layout = parse_layout(given) if given else None
+    folders = {}
+    for site in ("north", "south"):
+        folders[site] = tmp_path / site
+        folders[site].mkdir()
+        write(folders[site])
+        assert kind_of(choose_layout(Survey.of(folders[site]), layout)) == kind
+    write_draft(tmp_path / "study.yaml", draft_study("study", folders, {}, layout=layout))
+    return tmp_path / "study.yaml"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HOSPITALS)
+def test_the_drafted_study_opens_the_hospital_that_it_was_drafted_from(tmp_path: Path, name: str) -> None:
+    study = read_study(drafted(tmp_path, name))
+    data = hospital_of(study, "north", str(tmp_path / "north")).data
+    assert data.examples >= 3
+    assert data.index.left_out == {}
+    channels = {"nnU-Net raw": 2, "one folder per channel": 2, "BraTS": 4}.get(name, 1)
+    image, _ = data.original(data.cases("train")[0])
+    assert image.array.shape[0] == channels
+    if study.task.needs == "segment":
+        _, label = data.original(data.cases("train")[0])
+        assert label is not None
+        assert label.array.any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HOSPITALS)
+def test_the_drafted_study_trains_a_round(tmp_path: Path, name: str) -> None:
+    study = drafted(tmp_path, name)
+    run = train(study, out=tmp_path / "run", overrides=("train.rounds=1", "train.epochs=1"))
+    assert run.report.is_file()
