@@ -23,6 +23,7 @@ from medfed.errors import DataError, ImageError
 # The note in which a hospital finds what its labels name, and which class each name was taken for.
 NOTE = "structures"
 HEADING = ("structure", "coded meaning", "class of the study", "cases")
+NUMBERS_ALONE = "nothing here names the numbers in the labels"
 CURE = "map your own words to the study's in the site file, such as classes: {Leber: liver}"
 
 
@@ -73,12 +74,12 @@ def match_labels(index: Index, naming: ClassNames, site_secret: bytes) -> tuple[
     survey = survey_labels(index.cases, naming)
     if not survey.named and not survey.numbered:
         return index, naming
-    _refuse_mixture(survey)
+    refuse_mixture(survey)
     if not survey.named:
         return replace(index, notes=(*index.notes, _numbers_alone(naming))), naming
     classes = {one.case.token: _classes_of(one, naming) for one in survey.named}
     spoken = {token for token, numbers in classes.items() if numbers}
-    where = _write(index.folder, site_secret, survey) if any(not row[2] for row in survey.rows) else ""
+    where = write_names(index.folder, site_secret, survey) if any(not row[2] for row in survey.rows) else ""
     if not spoken:
         raise DataError(
             f"none of {len(survey.named)} labels names a class of the study "
@@ -166,21 +167,27 @@ def _of_file(path: Path) -> tuple[Structure, ...] | None:
     return None if found is None else structures_of(found)
 
 
-def _refuse_mixture(survey: LabelSurvey) -> None:
+def refuse_mixture(survey: LabelSurvey) -> None:
+    """Raise if some labels name their structures and others hold numbers that nothing names.
+
+    Raises:
+        DataError: with their counts and a case's token.
+    """
     if survey.named and survey.numbered:
+        example = survey.naming.classes[1] if len(survey.naming) > 1 else "liver"
         total = len(survey.named) + len(survey.numbered)
         raise DataError(
             f"{len(survey.named)} of {total} labels name their structures and {len(survey.numbered)} hold "
             f"numbers that nothing names (the first: case {survey.numbered[0].case.token}), so a number may "
             "mean something else there; say in the site file what it means, such as classes: "
-            f"{{1: {survey.naming.classes[1]}}}, or convert these labels"
+            f"{{1: {example}}}, or convert these labels"
         )
 
 
 def _numbers_alone(naming: ClassNames) -> str:
     pairs = ", ".join(f"{number} {name}" for number, name in enumerate(naming.classes[1:4], start=1))
     more = ", ..." if len(naming.classes) > 4 else ""
-    return f"nothing here names the numbers in the labels; they were taken for the study's: {pairs}{more}"
+    return f"{NUMBERS_ALONE}; they were taken for the study's: {pairs}{more}"
 
 
 def _classes_of(named: NamedCase, naming: ClassNames) -> set[int]:
@@ -236,7 +243,8 @@ def _class_notes(survey: LabelSurvey, classes: dict[str, set[int]]) -> Iterator[
             yield f"'{name}' is named in {count} of {spoken} labels and counts as absent in the others"
 
 
-def _write(folder: Path, site_secret: bytes, survey: LabelSurvey) -> str:
+def write_names(folder: Path, site_secret: bytes, survey: LabelSurvey) -> str:
+    """Write the names into the hospital's own note, and return words that tell where it is."""
     try:
         return f"all names are in {write_note(folder, site_secret, NOTE, HEADING, survey.rows)}"
     except OSError as error:

@@ -81,7 +81,8 @@ class Prepared:
 def read_case(case: Case, settings: Images | None, classes: Classes) -> tuple[Volume, Volume | None]:
     """Return a case's image, with all channels on one grid, and its label, as they are in the files.
 
-    Without settings there is no study yet, and any number of channels will do.
+    Without settings there is no study yet: any number of channels will do, and of several structures in one
+    voxel the last is taken.
 
     Raises:
         ImageError, LabelError: naming the case by token.
@@ -97,7 +98,7 @@ def read_case(case: Case, settings: Images | None, classes: Classes) -> tuple[Vo
                 f"the image has {channels} channels, the study's data.channels is {settings.channels}"
             )
         label = None
-        overlap = _reading(settings).overlap
+        overlap = "later" if settings is None else _reading(settings).overlap
         resample = settings is not None and settings.resample_labels
         if case.label is not None:
             with _as_label_errors():

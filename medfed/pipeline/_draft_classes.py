@@ -27,16 +27,25 @@ def structures(preflights: Preflights) -> tuple[list[str], list[str]]:
         raise DataError(
             "every label is empty: no voxel of any case is labelled; labels mark structures by 1, 2, ..."
         )
-    named = [site for site, classes in present.items() if classes and all(classes.values())]
-    numbered = [site for site, classes in present.items() if classes and not any(classes.values())]
-    if numbered and len(named) + len(numbered) == sum(map(bool, present.values())) and named:
+    named = {site: classes for site, classes in present.items() if classes and all(classes.values())}
+    numbered = {site: classes for site, classes in present.items() if classes and not any(classes.values())}
+    if not numbered:
+        return _by_name(present)
+    if not named:
+        return _by_number(present)
+    names, warnings = _by_name(named)
+    if len(names) > 2 or any(set(classes) != {1} for classes in numbered.values()):
         raise DataError(
-            f"the labels of {' and '.join(named)} name their structures, those of {' and '.join(numbered)} hold "
-            "numbers that nothing names; name these numbers (in a dataset.json, or as masks with the structures' "
-            "names), or write the study by hand and map them under site_overrides, such as "
-            f"{{{numbered[0]}: {{classes: {{1: liver}}}}}}"
+            f"the labels of {' and '.join(named)} name their structures, those of {' and '.join(numbered)} "
+            "hold numbers that nothing names; name these numbers (in a dataset.json, or as masks with the "
+            "structures' names), or write the study by hand and map them under site_overrides, such as "
+            f"{{{next(iter(numbered))}: {{classes: {{1: {names[1]}}}}}}}"
         )
-    return _by_number(present) if numbered else _by_name(present)
+    warnings.append(
+        f"nothing names label 1 of {', '.join(numbered)}; it was taken for '{names[1]}', the only structure "
+        "of the others; make sure that it is"
+    )
+    return names, warnings
 
 
 def _present(preflight: Preflight) -> dict[int, str]:
@@ -53,12 +62,12 @@ def _by_name(present: Mapping[str, Mapping[int, str]]) -> tuple[list[str], list[
     names.pop(words_of(BACKGROUND), None)
     warnings = []
     for words, name in names.items():
-        lacking = [site for site, classes in present.items() if words not in map(words_of, classes.values())]
+        lacking = [site for site, own in present.items() if words not in map(words_of, own.values())]
         if lacking:
             warnings.append(
-                f"'{name}' is in no case of {', '.join(lacking)}; if it has another name there, write it under "
-                f"site_overrides ({{{lacking[0]}: {{classes: {{its name: {name}}}}}}}), and if it is present but "
-                "not labelled, say so in task.labelled"
+                f"'{name}' is in no case of {', '.join(lacking)}; if it has another name there, write it "
+                f"under site_overrides ({{{lacking[0]}: {{classes: {{its name: {name}}}}}}}), and if it is "
+                "present but not labelled, say so in task.labelled"
             )
     return [BACKGROUND, *names.values()], warnings
 
@@ -74,8 +83,8 @@ def _by_number(present: Mapping[str, Mapping[int, str]]) -> tuple[list[str], lis
                 "not labelled there, say so in task.labelled"
             )
     warnings.append(
-        "nothing names the numbers in the labels: write the structures' names into task.classes, and make sure "
-        "that each number means the same at every hospital"
+        "nothing names the numbers in the labels: write the structures' names into task.classes, and make "
+        "sure that each number means the same at every hospital"
     )
     return names, warnings
 

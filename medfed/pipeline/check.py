@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from medfed.data.class_names import ClassNames
 from medfed.data.index import index_folder
 from medfed.data.layouts import Layout
 from medfed.data.preflight import preflight as preflights
@@ -20,9 +21,11 @@ from medfed.data.preflight.table import TableRequirements, check_table
 from medfed.data.settings import Table
 from medfed.data.table_file import is_table
 from medfed.errors import MedfedError
+from medfed.pipeline.factory import classes_of
 from medfed.pipeline.progress_bar import ProgressBar
 from medfed.pipeline.secret_file import read_secret
 from medfed.study.reading import read_study
+from medfed.study.study import Study
 
 # The exit code for a folder that can't be read at all; the same as for errors in it.
 UNUSABLE = 2
@@ -61,6 +64,14 @@ def check(
     return preflight.exit_code
 
 
+def site_of_folder(study: Study, folder: Path) -> str:
+    """Return the site of a simulated study whose data lie in a folder, or ''."""
+    places = {**study.sites, **study.held_out}
+    return next(
+        (site for site, where in places.items() if where and Path(where).resolve() == folder.resolve()), ""
+    )
+
+
 def _preflight(
     folder: Path,
     study_file: Path | None,
@@ -81,7 +92,10 @@ def _preflight(
         if folder.is_file():
             # Raises in the words of training.
             index_folder(folder, site_secret=secret or secrets.token_bytes(32))
-        requirements = StudyRequirements(study.name, study.data, study.task.needs, classes)
+        own = classes_of(study, site_of_folder(study, folder)) or ClassNames(classes)
+        requirements = StudyRequirements(
+            study.name, study.data, study.task.needs, classes, own.words, own.expected
+        )
     elif is_table(folder):
         return check_table(folder, site_secret=secret)
     with ProgressBar() as bar:

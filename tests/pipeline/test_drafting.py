@@ -35,7 +35,7 @@ def test_image_folders_become_a_segmentation(tmp_path: Path) -> None:
     assert study.name == "ours"
     assert set(study.sites) == {"north", "b"}
     assert set(study.held_out) == {"university"}
-    assert study.task.classes == ("background", "structure1")
+    assert study.task.classes == ("background", "lesion")
     assert study.data.plan.grid == "relative"  # one of the two says it is CT, the other says nothing
     assert study.minimum == 2
 

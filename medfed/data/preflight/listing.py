@@ -29,6 +29,7 @@ class Listing:
     class_names: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     left_out_files: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    structures: tuple[str, ...] = ()  # what the numbers of the labels mean, as they were read
 
 
 def list_folder(
@@ -44,7 +45,13 @@ def list_folder(
     notes = tuple(Finding("note", "", note) for note in index.notes)
     names = _numbered(index.cases)
     return Listing(
-        index.layout, index.cases, names, notes, index.class_names, index.left_out, index.left_out_files
+        index.layout,
+        index.cases,
+        names,
+        notes,
+        index.class_names,
+        index.left_out,
+        index.left_out_files,
     )
 
 

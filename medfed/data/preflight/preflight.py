@@ -25,6 +25,7 @@ from medfed.data.preflight.examination import examine_all
 from medfed.data.preflight.issues import ISSUE_TYPES, Finding, Problem, group_findings
 from medfed.data.preflight.listing import Listing, list_folder
 from medfed.data.preflight.site_checks import case_findings, site_findings
+from medfed.data.preflight.structures import naming_findings, shared_structures
 from medfed.data.preflight.study_checks import StudyRequirements, study_findings
 from medfed.data.preflight.summary import summarise, verdict
 from medfed.data.screening import RefusedCase, check_training, count_reasons, left_out_line
@@ -127,9 +128,12 @@ def _open(folder: Path, key: bytes, requirements: StudyRequirements | None, layo
     naming: Classes = None
     if requirements is not None:
         fractions, needs = requirements.settings.fractions, requirements.needs
-        naming = ClassNames(requirements.classes) if requirements.classes else None
+        if requirements.classes:
+            naming = ClassNames(requirements.classes, requirements.words, expected=requirements.expected)
     try:
         index = index_folder(folder, site_secret=key, fractions=fractions, layout=layout)
+        if requirements is None:
+            return _Opened(index, shared_structures(index, key))
         return _Opened(*match_classes(index, naming, needs, key))
     except DataError as error:
         return _Opened(None, naming, str(error))
@@ -140,7 +144,13 @@ def _as_opened(listing: Listing, opened: _Opened) -> Listing:
     if opened.index is None:
         return listing
     matched = {case.token: case for case in opened.index.cases}
-    return replace(listing, cases=tuple(matched.get(case.token, case) for case in listing.cases))
+    structures = opened.classes.classes if isinstance(opened.classes, ClassNames) else ()
+    return replace(
+        listing,
+        cases=tuple(matched.get(case.token, case) for case in listing.cases),
+        findings=(*listing.findings, *naming_findings(opened.index, listing)),
+        structures=structures,
+    )
 
 
 def _left_out_findings(folder: Path, key: bytes, listing: Listing) -> list[Finding]:

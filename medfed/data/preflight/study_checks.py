@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,9 @@ class StudyRequirements:
     settings: Images
     needs: Needs
     classes: tuple[str, ...]
+    # The site's own words for the classes, and the classes that it labels (all if empty); see `ClassNames`.
+    words: Mapping[str, str] = field(default_factory=dict)
+    expected: tuple[str, ...] = ()
 
 
 def study_findings(

@@ -55,7 +55,7 @@ def summarise(listing: Listing, examined: Iterable[CaseFacts]) -> dict[str, Any]
         "targets": {str(target): targets[target] for target in sorted(targets)},
         "findings": binary_columns(cases),
         "class_names": list(listing.class_names),
-        "classes": _class_facts(good, listing.class_names),
+        "classes": _class_facts(good, listing.structures or listing.class_names),
         "modality": _counts(facts.modality or UNKNOWN_MODALITY for facts in good),
         "scanner": _counts(facts.scanner or "unknown" for facts in good),
         "orientation": _counts(facts.orientation for facts in good),
