@@ -285,6 +285,9 @@ def report(run_folders: tuple[Path, ...], out: Path | None) -> None:
 @click.option(
     "--secret", type=PATH, help="The file with the site's secret, for the case ids and splits of training."
 )
+@click.option(
+    "--site", type=PATH, help="The site file, for the hospital's layout and its own headings of a table."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--page", type=PATH, help="Write a page with histograms and thumbnails.")
 @layout_option
@@ -292,6 +295,7 @@ def check(
     folder: Path,
     study: Path | None,
     secret: Path | None,
+    site: Path | None,
     as_json: bool,
     page: Path | None,
     layout: Layout | None,
@@ -306,7 +310,13 @@ def check(
     """
     from medfed.pipeline import check as checks
 
-    sys.exit(checks.check(folder, study, secret, as_json, page, layout))
+    columns = None
+    if site is not None:
+        from medfed.deployment.site_file import read_site
+
+        own = read_site(site)
+        layout, columns = layout or own.given_layout, own.columns
+    sys.exit(checks.check(folder, study, secret, as_json, page, layout, columns))
 
 
 @main.command(short_help="Copy DICOM images without the patient.")

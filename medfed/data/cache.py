@@ -130,6 +130,7 @@ def preparation_recipe(settings: Images, needs: Needs, classes: Classes) -> str:
     import torch
 
     names = ("spatial_dims", "slices", "spacing_mm", "orientation", "normalise", "channels")
+    names += ("read", "resample_labels", "resample_channels")
     shaping = {name: getattr(settings, name) for name in names}
     if settings.spacing_mm == "fit":
         shaping["patch"] = settings.patch

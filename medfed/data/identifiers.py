@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Literal
 
 Kind = Literal["patient", "row", "birth", "name", "date", "unique"]
@@ -80,6 +81,7 @@ _COMPACT_DATE = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
 _NOT_A_LETTER = re.compile(r"[\W_]+")
 
 
+@lru_cache(maxsize=4096)
 def kind_by_heading(heading: str) -> Kind | None:
     """Return what a heading says that its column identifies, or None.
 
@@ -115,12 +117,12 @@ def kind_by_cells(cells: Iterable[str]) -> Kind | None:
     filled = [cell for cell in cells if cell.lower() not in PLACEHOLDERS]
     if not filled:
         return None
+    if not any(_is_word(cell) for cell in filled):
+        return kind_by_numbers(filled)
     dates = sum(is_date(cell) for cell in filled)
     if dates >= (1 - OTHER_SHARE) * len(filled):
         return "date"
     share = len(set(filled)) / len(filled)
-    if not any(_is_word(cell) for cell in filled):
-        return "unique" if len(filled) >= MIN_CELLS and _are_ids(filled, share) else None
     words = [cell for cell in filled if _is_word(cell)]
     if 2 * len(words) < len(filled):
         return None
@@ -130,6 +132,15 @@ def kind_by_cells(cells: Iterable[str]) -> Kind | None:
     ):
         return "unique"
     return None
+
+
+def kind_by_numbers(filled: Sequence[str]) -> Kind | None:
+    """Return what a column of numbers identifies: compact dates, long ids or running numbers, or None."""
+    if not filled or not all(cell.isascii() and cell.isdigit() for cell in filled):
+        return None
+    if sum(is_date(cell) for cell in filled) >= (1 - OTHER_SHARE) * len(filled):
+        return "date"
+    return "unique" if len(filled) >= MIN_CELLS and _are_ids(filled) else None
 
 
 def is_date(cell: str) -> bool:
@@ -145,9 +156,9 @@ def _is_word(cell: str) -> bool:
     return False
 
 
-def _are_ids(numbers: Sequence[str], share: float) -> bool:
-    """Whether nearly unique numbers are long ids or running numbers, and no measurements."""
-    if share < UNIQUE_SHARE or not all(cell.isascii() and cell.isdigit() for cell in numbers):
+def _are_ids(numbers: Sequence[str]) -> bool:
+    """Whether whole numbers are nearly unique, and long ids or running numbers and no measurements."""
+    if len(set(numbers)) < UNIQUE_SHARE * len(numbers):
         return False
     lengths = Counter(map(len, numbers))
     if lengths.most_common(1)[0][1] >= UNIQUE_SHARE * len(numbers) and min(lengths) >= ID_DIGITS:

@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.class_names import ClassNames
+from medfed.data.class_names import ClassNames, Structure
 from medfed.data.dicom import tags
 from medfed.data.dicom.rtstruct import read_structure_set
 from medfed.data.dicom.seg import read_segmentation
 from medfed.data.dicom.structures import find_label_object
-from medfed.data.label_regions import check_classes, class_dtype
+from medfed.data.label_regions import check_classes, class_dtype, paint_regions
 from medfed.data.read_options import LabelOptions, ReadOptions
 from medfed.data.refusals import LabelClassesError, LabelGridError
+from medfed.data.regrid import nearest_label, uncropped_label
 from medfed.data.volume import Info, Volume
 from medfed.data.volume_files import read_volumes
 from medfed.errors import LabelError
@@ -29,6 +30,8 @@ GRID_TOLERANCE_VOXELS = 0.2
 SHIFT_TOLERANCE_VOXELS = 0.05
 # Classes that were interpolated or scaled come back as 0.99999; a value further from an integer is no class.
 CLASS_TOLERANCE = 1e-3
+# White in a black-and-white mask of 8 bits.
+WHITE = 255
 
 
 def read_label_on_grid(path: str, like: Volume, options: LabelOptions) -> Volume:
@@ -40,31 +43,97 @@ def read_label_on_grid(path: str, like: Volume, options: LabelOptions) -> Volume
     found = find_label_object(path)
     if found is not None:
         return _OBJECT_READERS[found.elements.text(tags.MODALITY)](found, like, options)
-    label, skipped = read_numbers(path, like)
-    classes = to_class_numbers(label, options.classes, options.naming)
-    return Volume(classes[None], like.affine_ras.copy(), Info("", skipped, ()))
+    label = read_values(path, like, options.resample)
+    if _is_named(label, options):
+        return _named_segments(label, like, options)
+    if label.array.shape[0] != 1:
+        raise LabelError(
+            f"the label has {label.array.shape[0]} channels, 1 with class numbers is expected; convert it"
+        )
+    values = _black_and_white(label, options)
+    classes = to_class_numbers(values, options.classes, options.naming)
+    return Volume(classes[None], like.affine_ras.copy(), label.info)
 
 
 _OBJECT_READERS = {b"SEG": read_segmentation, b"RTSTRUCT": read_structure_set}
 
 
-def read_numbers(path: str, like: Volume) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """Return the values (X, Y, Z) of a label that is an image, on the grid of `like`, and what was skipped.
+def read_values(path: str, like: Volume, resample: bool = False) -> Volume:
+    """Return the values (C, X, Y, Z) of a label that is an image, on the grid of `like`.
+
+    A seg.nrrd is stored as a crop of its image and is put back, voxel for voxel. With `resample` a label on
+    another grid takes the values of the nearest voxels, with the flag `resampled`.
 
     Raises:
-        LabelError: if there are several volumes or channels, or the grid is another one.
+        LabelError: if there are several volumes, or the grid is another one.
     """
-    volumes = read_volumes(path, ReadOptions(padding="nan", unlimited_ratio_voxels=like.array[0].size))
+    options = ReadOptions(padding="nan", as_label=True, unlimited_ratio_voxels=like.array[0].size)
+    volumes = read_volumes(path, options)
     if len(volumes) != 1:
         raise LabelError(
             f"the label's folder holds {len(volumes)} volumes, 1 is expected; name the label's file"
         )
     label = volumes[0]
-    if label.array.shape[0] != 1:
-        raise LabelError(
-            f"the label has {label.array.shape[0]} channels, 1 with class numbers is expected; convert it"
+    try:
+        moved = [reorient_to_grid(one, label.affine_ras, like) for one in label.array]
+        flags: tuple[str, ...] = ()
+    except LabelGridError as error:
+        moved, flags = _onto_grid(label, like, resample, error)
+    flags += tuple(flag for flag in label.info.flags if flag == "pixels")
+    info = Info("", label.info.skipped, flags, label_names=label.info.label_names)
+    return Volume(np.stack(moved), like.affine_ras.copy(), info)
+
+
+def _onto_grid(
+    label: Volume, like: Volume, resample: bool, error: LabelGridError
+) -> tuple[list[NDArray[Any]], tuple[str, ...]]:
+    """Return each channel of a label that is not on the grid of `like`, moved onto it.
+
+    Raises:
+        LabelGridError: if it is no crop and may not be resampled, or lies outside the image.
+    """
+    if "cropped" in label.info.flags:
+        whole = [uncropped_label(one, label.affine_ras, like) for one in label.array]
+        if all(one is not None for one in whole):
+            return [one for one in whole if one is not None], ()
+    if not resample:
+        raise error
+    return [nearest_label(one, label.affine_ras, like) for one in label.array], ("resampled",)
+
+
+def _is_named(label: Volume, options: LabelOptions) -> bool:
+    """Whether the names in a label's file decide: those of segments do, colours if one is a known word."""
+    names = label.info.label_names.values()
+    if any(name.startswith("#") for name in names):
+        return options.naming is not None and any(
+            options.naming.class_of_name(name) is not None for name in names
         )
-    return reorient_to_grid(label.array[0], label.affine_ras, like), label.info.skipped
+    return bool(names)
+
+
+def _named_segments(label: Volume, like: Volume, options: LabelOptions) -> Volume:
+    """Return a label whose segments have names and numbers of their own, over all its channels."""
+    names = label.info.label_names
+    chosen = options.classes_of([Structure(number, name) for number, name in sorted(names.items())])
+    regions: dict[int, list[NDArray[np.int64]]] = {}
+    for number, target in chosen.items():
+        if number and target:
+            here = [np.flatnonzero(channel == number) for channel in label.array]
+            regions.setdefault(target, []).extend(here)
+    check_classes(sorted(regions), options.classes)
+    left_out = [number for number, target in chosen.items() if number and target is None]
+    skipped = (*label.info.skipped, *(f"segment {number}, which is no class" for number in left_out))
+    return paint_regions(regions, like, options.overlap, skipped, label.info.flags)
+
+
+def _black_and_white(label: Volume, options: LabelOptions) -> NDArray[Any]:
+    """Return a label's values, with white as class 1 if a task of two classes has a picture's 0 and 255."""
+    values = label.array[0]
+    plain = options.naming is None or not options.naming.meanings
+    picture = "pixels" in label.info.flags and options.classes == 2
+    if plain and picture and values.max() == WHITE and np.isin(values, (0, WHITE)).all():
+        return values / WHITE
+    return values
 
 
 def reorient_to_grid(voxels: NDArray[Any], affine_ras: NDArray[np.float64], like: Volume) -> NDArray[Any]:
@@ -79,13 +148,15 @@ def reorient_to_grid(voxels: NDArray[Any], affine_ras: NDArray[np.float64], like
     if sorted(order.tolist()) != [0, 1, 2] or not np.array_equal(np.abs(turn).sum(axis=0), [1, 1, 1]):
         raise LabelGridError(
             f"the label's grid is rotated or has another spacing: voxels of {_size_mm(affine_ras)} mm, the"
-            f" image has {_size_mm(like.affine_ras)} mm; resample it onto the image"
+            f" image has {_size_mm(like.affine_ras)} mm; resample it onto the image, or"
+            " set data.resample_labels in the study"
         )
     shape = tuple(voxels.shape[int(axis)] for axis in np.argsort(order))
     if shape != like.shape:
         raise LabelGridError(
             f"the label has {' x '.join(map(str, shape))} voxels, the image"
-            f" {' x '.join(map(str, like.shape))}; resample it onto the image"
+            f" {' x '.join(map(str, like.shape))}; resample it onto the image, or"
+            " set data.resample_labels in the study"
         )
     flipped = tuple(axis for axis in range(3) if turn[order[axis], axis] < 0)
     exact = np.eye(4)
@@ -107,8 +178,8 @@ def _check_corners(deviation: NDArray[np.float64], shape: tuple[int, ...], like:
     ):
         raise LabelGridError(
             f"the label's grid is shifted: corners lie up to {distances.max():.2f} mm from the image's, at"
-            f" voxels of {_size_mm(like.affine_ras)} mm; resample it onto the image, or take the label of"
-            " this image"
+            f" voxels of {_size_mm(like.affine_ras)} mm; resample it onto the image (the study's"
+            " data.resample_labels does), or take the label of this image"
         )
 
 

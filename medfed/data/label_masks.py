@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medfed.data.class_names import ClassNames
 from medfed.data.dicom.structures import find_label_object, structures_of
-from medfed.data.label import read_label_on_grid, read_numbers, to_class_numbers
+from medfed.data.label import read_label_on_grid, read_values, to_class_numbers
 from medfed.data.label_regions import paint_regions
 from medfed.data.read_options import LabelOptions
 from medfed.data.refusals import LabelClassesError
@@ -55,18 +55,22 @@ def read_masks_on_grid(masks: Sequence[tuple[str, Path]], like: Volume, options:
                         "cases in cases.csv"
                     )
         elif wanted := naming.class_of_name(name):
-            regions.setdefault(wanted, []).append(_mask(path, like))
+            regions.setdefault(wanted, []).append(_mask(path, like, options.resample))
     return paint_regions(regions, like, options.overlap, ())
 
 
-def _mask(path: Path, like: Volume) -> Voxels:
+def _mask(path: Path, like: Volume, resample: bool) -> Voxels:
     """Return the voxels of a mask of one structure.
 
     Raises:
         LabelClassesError: if it holds more than one value beside 0.
     """
-    values, _ = read_numbers(str(path), like)
-    numbers = to_class_numbers(values, None)
+    label = read_values(str(path), like, resample)
+    if label.array.shape[0] != 1:
+        raise LabelClassesError(
+            f"a mask of one structure has {label.array.shape[0]} channels, 1 is expected; convert it"
+        )
+    numbers = to_class_numbers(label.array[0], None)
     present = np.unique(numbers[numbers != 0])
     if len(present) > 1:
         raise LabelClassesError(

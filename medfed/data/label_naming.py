@@ -16,6 +16,7 @@ from medfed.data.case import Case
 from medfed.data.class_names import Classes, ClassNames, Structure, words_of
 from medfed.data.dicom.structures import find_label_object, structures_of
 from medfed.data.index import Index
+from medfed.data.nrrd import segment_names
 from medfed.data.own_notes import write_note
 from medfed.errors import DataError, ImageError
 
@@ -158,6 +159,9 @@ def structures_in(case: Case, naming: ClassNames) -> tuple[Structure, ...] | Non
 
 def _of_file(path: Path) -> tuple[Structure, ...] | None:
     """Return the structures that a file describes, or None if it is an image of numbers."""
+    segments = segment_names(path)
+    if segments:
+        return tuple(Structure(number, name) for number, name in segments)
     found = find_label_object(path)
     return None if found is None else structures_of(found)
 

@@ -40,8 +40,9 @@ def paint_regions(
         flags = (*flags, "overlap")
         if overlap == "refuse":
             raise LabelError(
-                f"{shared} voxels belong to several segments; read it with overlap='channels' or"
-                " overlap='later'"
+                f"{shared} voxels belong to several segments; set data.read.overlap to 'later' in the"
+                " study, which gives them to the class with the higher number (medfed.read_label:"
+                " overlap='later' or 'channels')"
             )
         if overlap == "channels":
             channels = np.zeros((len(regions), *like.shape), dtype)

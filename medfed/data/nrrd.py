@@ -9,6 +9,7 @@ compare voxels and affines with SimpleITK's and pynrrd's.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -139,6 +140,23 @@ def nrrd_voxels(path: str) -> str | None:
     """
     name = _parse(path)[0].get("data file")
     return None if name is None else beside(path, name, _WHAT)
+
+
+def segment_names(path: str | os.PathLike[str]) -> tuple[tuple[int, str], ...]:
+    """Return the number and name of each segment of a seg.nrrd, by its header alone; none for another file.
+
+    Raises:
+        ImageError: if its header is damaged.
+    """
+    if not os.path.isfile(path):
+        return ()
+    with open(path, "rb") as file:
+        if not is_nrrd(file.read(8)):
+            return ()
+    fields, keys, _ = _parse(os.fspath(path))
+    axes = _axes(fields)
+    layers = 1 if axes.channels is None else axes.sizes[axes.channels]
+    return tuple((number, name) for number, name in _numbers_of(_segments(keys, layers), layers).values())
 
 
 # ------------------------------------------------------------------------------------------------- header
@@ -340,16 +358,21 @@ def _numbered(stored: NDArray[Any], segments: tuple[_Segment, ...]) -> tuple[NDA
     Raises:
         ImageError: if a layer holds a value that no segment has.
     """
-    if stored.shape[0] == 1:
-        numbers = {(one.layer, one.value): one.value for one in segments}
-    else:
-        numbers = {(one.layer, one.value): index for index, one in enumerate(segments, start=1)}
+    numbers = _numbers_of(segments, stored.shape[0])
     result = np.zeros(stored.shape, np.int32)
     known = np.zeros(stored.shape, bool)
-    for (layer, value), number in numbers.items():
+    for (layer, value), (number, _) in numbers.items():
         here = stored[layer] == value
         result[layer][here] = number
         known[layer] |= here
     if np.any(~known & (stored != 0)):
         raise ImageError(f"{_WHAT} whose voxels hold a value that no segment has; store it again in Slicer")
-    return result, {numbers[one.layer, one.value]: one.name for one in segments}
+    return result, dict(numbers.values())
+
+
+def _numbers_of(segments: tuple[_Segment, ...], layers: int) -> dict[tuple[int, int], tuple[int, str]]:
+    """Return by layer and value the number and name of each segment; in one layer the value is the number."""
+    return {
+        (one.layer, one.value): (one.value if layers == 1 else index, one.name)
+        for index, one in enumerate(segments, start=1)
+    }

@@ -82,6 +82,7 @@ def read_label(
     *,
     names: Mapping[str, int] | None = None,
     overlap: Overlap = "channels",
+    resample: bool = False,
 ) -> Volume:
     """Return a label as class numbers on the grid of the volume it belongs to.
 
@@ -90,24 +91,32 @@ def read_label(
 
     Args:
         path: an image file, a DICOM segmentation or structure set, or a folder that contains exactly one.
-        like: the volume. The label's axes are reordered and flipped to match it; it is never interpolated.
+        like: the volume. The label's axes are reordered and flipped to match it; a seg.nrrd that is
+            cropped is put back.
         classes: number of classes of the task, including background (0); None accepts any. `ClassNames` are
             matched to the names that the file gives its segments or structures.
         names: class of each segment or structure by its label. Segments that are not in `names` are omitted
             and listed in `info.skipped`. Without `names`, the class is the segment's number.
         overlap: for segments that share voxels, 'channels' returns one channel per class, 'refuse' raises,
             and 'later' gives the voxel to the higher class number.
+        resample: move an image of class numbers that is on another grid onto that of `like`, each voxel from
+            the nearest one, with the flag `resampled`; otherwise it is refused.
 
     Raises:
         LabelError: if the grids differ, the label belongs to another patient, or a value is not a class.
         ImageError: if the file cannot be read correctly.
     """
-    options = LabelOptions.of(classes, names, overlap)
+    options = LabelOptions.of(classes, names, overlap, resample)
     return _sanitised_errors(lambda: read_label_on_grid(os.fspath(path), like, options), LabelError)
 
 
 def read_masks(
-    masks: Sequence[tuple[str, Path]], like: Volume, classes: Classes, *, overlap: Overlap = "refuse"
+    masks: Sequence[tuple[str, Path]],
+    like: Volume,
+    classes: Classes,
+    *,
+    overlap: Overlap = "refuse",
+    resample: bool = False,
 ) -> Volume:
     """Return the label of several files as class numbers on the grid of the volume they belong to.
 
@@ -116,12 +125,13 @@ def read_masks(
         like: as in `read_label`.
         classes: the task's classes by name.
         overlap: as in `read_label`.
+        resample: as in `read_label`.
 
     Raises:
         LabelError: as `read_label`, and if two DICOM objects draw one class differently.
         ImageError: if a file cannot be read correctly.
     """
-    options = LabelOptions.of(classes, None, overlap)
+    options = LabelOptions.of(classes, None, overlap, resample)
     return _sanitised_errors(lambda: read_masks_on_grid(masks, like, options), LabelError)
 
 

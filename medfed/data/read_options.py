@@ -39,15 +39,22 @@ class LabelOptions:
     classes: int | None = None
     names: Mapping[str, int] | None = None
     overlap: Overlap = "channels"
+    # Move a label that is on another grid onto the image's, by its nearest voxels.
+    resample: bool = False
     # A study's classes by name; they decide wherever something names a structure, else numbers do.
     naming: ClassNames | None = None
 
     @classmethod
     def of(
-        cls, classes: Classes, names: Mapping[str, int] | None = None, overlap: Overlap = "channels"
+        cls,
+        classes: Classes,
+        names: Mapping[str, int] | None = None,
+        overlap: Overlap = "channels",
+        resample: bool = False,
     ) -> LabelOptions:
         """Return the options for a task's classes: their names, or only how many there are."""
-        return cls(count_of(classes), names, overlap, classes if isinstance(classes, ClassNames) else None)
+        naming = classes if isinstance(classes, ClassNames) else None
+        return cls(count_of(classes), names, overlap, resample, naming)
 
     def classes_of(self, structures: Sequence[Structure]) -> dict[int, int | None]:
         """Return the class of each structure of a file by its number, None for one that is left out.

@@ -16,6 +16,7 @@ from medfed.data.identifiers import is_unmistakable
 from medfed.data.layouts import Layout, layout_of
 from medfed.data.normalise._normalise import Normalise
 from medfed.data.normalise.percentile import Percentile
+from medfed.data.reading import Reading
 from medfed.data.splits import DEFAULT_FRACTIONS, check_fractions
 from medfed.errors import DataError
 from medfed.registry import union
@@ -120,6 +121,12 @@ class Images(
     hospitals each site's own policy decides.
     layout: how the cases lie in every site's folder, by name or with settings, such as `class_folders`; null
     takes the only layout for which a folder speaks. A site file's `layout` goes before it.
+    read: how images are read where several results are correct, such as `read: {uneven: resample}`. A site
+    file's `read` may be stricter.
+    resample_labels: move a label that is on another grid onto its image's, each voxel from the nearest one;
+    false refuses such a case.
+    resample_channels: interpolate channels that are on another grid onto the first one's; false refuses such
+    a case. Both are told.
     plan: compute spacing_mm, patch and normalise from all hospitals' merged fingerprint; `given` uses the
     values given here.
     """
@@ -139,6 +146,9 @@ class Images(
     fractions: tuple[Fraction, Fraction, Fraction] = DEFAULT_FRACTIONS
     unreadable: Unreadable = Unreadable()
     layout: AnyLayout | str | None = None
+    read: Reading = Reading()
+    resample_labels: bool = False
+    resample_channels: bool = False
     plan: PlanSettings | Literal["given"] = "given"
 
     def __post_init__(self) -> None:

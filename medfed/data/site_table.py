@@ -143,7 +143,7 @@ def with_decimal_points(cells: Sequence[str], name: str) -> Sequence[str]:
     Raises:
         DataError: for a column that mixes both, or whose commas may as well separate thousands.
     """
-    if not any("," in cell for cell in cells):
+    if "," not in "".join(cells):
         return cells
     filled = [cell for cell in cells if not is_empty(cell)]
     commas = [cell for cell in filled if "," in cell]

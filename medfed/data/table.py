@@ -7,7 +7,7 @@ than guessed: for a word in place of a number, the message names row and column,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -61,9 +61,18 @@ class TableRows:
 
 
 @dataclass(frozen=True, repr=False)
+class _Request:
+    """What decides how a row is read."""
+
+    settings: Table
+    site_secret: bytes
+    classes: int | None
+
+
+@dataclass(frozen=True, repr=False)
 class _Row:
     case: Case
-    numbers: list[float]
+    numbers: Sequence[float]
     words: list[float]
     target: int | tuple[float, float] | None
 
@@ -90,12 +99,14 @@ def read_table(
     table = open_table(Path(path), required, _study_headings(own_headings, settings))
     patients, patient_notes = patients_of(table.columns, table.lines, settings.patient)
     cells, cell_notes = _study_cells(table, settings)
+    request = _Request(settings, site_secret, classes)
+    by_row = zip(table.lines, patients, _parse_numbers(cells, settings), *cells.values(), strict=True)
     rows = [
         row
-        for i, line in enumerate(table.lines)
-        if (row := _read_row(line, patients[i], {name: column[i] for name, column in cells.items()},
-                             settings, site_secret, classes)) is not None
-    ]  # fmt: skip
+        for line, patient, parsed, *named in by_row
+        if (row := _read_row(line, patient, dict(zip(cells, named, strict=True)), parsed, request))
+        is not None
+    ]
     if not rows:
         raise DataError(
             f"{WHERE} has no row to learn from"
@@ -157,7 +168,14 @@ def _warnings(
     arrays: tuple[NDArray[np.float64], NDArray[np.float32], NDArray[Any]],
 ) -> tuple[str, ...]:
     numbers, words, targets = arrays
-    found = identifier_findings({name: cells[name.lower()] for name in settings.numbers})
+    whole = (numbers == np.floor(numbers)) | np.isnan(numbers)
+    found = identifier_findings(
+        {
+            name: cells[name.lower()]
+            for name, is_whole in zip(settings.numbers, whole.T, strict=True)
+            if is_whole.all()
+        }
+    )
     for name, column in zip(settings.numbers, numbers.T, strict=True):
         found += number_findings(name, column)
     predicted = targets.reshape(len(numbers), -1 if len(targets) else 0)
@@ -174,15 +192,16 @@ def _read_row(
     line: int,
     patient: str,
     row: Mapping[str, str],
-    settings: Table,
-    site_secret: bytes,
-    classes: int | None,
+    numbers: Sequence[float] | None,
+    request: _Request,
 ) -> _Row | None:
-    """Return one row, or None if an empty cell drops it."""
+    """Return one row, or None if an empty cell drops it; its numbers are parsed here if they are None."""
+    settings = request.settings
     identity = f"{patient}/{line}"
-    token = case_token(site_secret, identity)
+    token = case_token(request.site_secret, identity)
     try:
-        numbers = [_number(row[name.lower()], name) for name in settings.numbers]
+        if numbers is None:
+            numbers = [_number(row[name.lower()], name) for name in settings.numbers]
         if settings.missing == "drop" and any(math.isnan(value) for value in numbers):
             return None
         words = [
@@ -190,7 +209,7 @@ def _read_row(
             for name, known in settings.categorical.items()
             for value in _one_hot(row[name.lower()], known, name)
         ]
-        target = _target(row, settings, classes)
+        target = _target(row, settings, request.classes)
         split = parse_split(row.get(settings.split.lower(), ""))
     except DataError as error:
         raise DataError(f"{WHERE}, row {line} (case {token}): {error}") from None
@@ -219,6 +238,31 @@ def _target(row: Mapping[str, str], settings: Table, classes: int | None) -> int
     if settings.time is not None and settings.event is not None:
         return _survival(row, settings.time, settings.event)
     return None
+
+
+def _parse_numbers(cells: Mapping[str, Sequence[str]], settings: Table) -> Iterable[Sequence[float] | None]:
+    """Yield the numbers of each row at once, which is fast; None for each if a cell must be refused."""
+    columns = [_parse_column(cells[name.lower()]) for name in settings.numbers]
+    rows = len(next(iter(cells.values()), ()))
+    if not columns or any(column is None for column in columns):
+        return [None] * rows
+    return zip(*(column for column in columns if column is not None), strict=True)
+
+
+def _parse_column(cells: Sequence[str]) -> list[float] | None:
+    """Return a column as numbers, or None if `_number` would refuse one of its cells."""
+    text = "".join(cells)
+    if "_" in text or not text.isascii():
+        return None
+    try:
+        values = [float(cell) if cell and cell != "NA" else math.nan for cell in cells]
+    except ValueError:
+        try:
+            values = [math.nan if cell.lower() in EMPTY_CELLS else float(cell) for cell in cells]
+        except ValueError:
+            return None
+    odd = np.flatnonzero(~(np.abs(values) <= LARGEST))
+    return values if all(cells[int(i)].lower() in EMPTY_CELLS for i in odd) else None
 
 
 def _number(cell: str, column: str) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.identifiers import kind_by_cells
+from medfed.data.identifiers import PLACEHOLDERS, kind_by_numbers
 
 # Counts of fewer rows than this are not told.
 FEW = 5
@@ -79,12 +79,12 @@ def _is_apart(value: float, count: int, others: NDArray[np.float64]) -> bool:
 
 
 def identifier_findings(features: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the features whose cells look like ids or dates."""
+    """Return the features whose numbers look like ids or dates."""
     return [
         f"column '{name}' looks like ids or dates: nearly every row has a value of its own; a model may "
         "learn patients by heart from it; if it is no measurement, remove it from data.features"
         for name, cells in features.items()
-        if kind_by_cells(cells) is not None
+        if kind_by_numbers([cell for cell in cells if cell.lower() not in PLACEHOLDERS]) is not None
     ]
 
 

@@ -20,6 +20,7 @@ from medfed.data import planes
 from medfed.data.case import Case, ImageSource, paths_of
 from medfed.data.class_names import Classes
 from medfed.data.label_regions import class_dtype
+from medfed.data.reading import Reading
 from medfed.data.refusals import (
     ChannelCountError,
     ChannelGridError,
@@ -28,6 +29,7 @@ from medfed.data.refusals import (
     SeveralVolumesError,
     of_case,
 )
+from medfed.data.regrid import moved_channel
 from medfed.data.resample import resample
 from medfed.data.settings import Augment, Images
 from medfed.data.volume import Volume
@@ -89,19 +91,21 @@ def read_case(case: Case, settings: Images | None, classes: Classes) -> tuple[Vo
 
     with naming(case):
         check_files(case)
-        image = read_image(case.image)
+        image = read_image(case.image, settings)
         channels = image.array.shape[0]
         if settings is not None and channels != settings.channels:
             raise ChannelCountError(
                 f"the image has {channels} channels, the study's data.channels is {settings.channels}"
             )
         label = None
+        overlap = _reading(settings).overlap
+        resample = settings is not None and settings.resample_labels
         if case.label is not None:
             with _as_label_errors():
-                label = read_label(case.label, image, classes, overlap="refuse")
+                label = read_label(case.label, image, classes, overlap=overlap, resample=resample)
         elif case.masks:
             with _as_label_errors():
-                label = read_masks(case.masks, image, classes, overlap="refuse")
+                label = read_masks(case.masks, image, classes, overlap=overlap, resample=resample)
     return image, label
 
 
@@ -139,17 +143,26 @@ def check_files(case: Case) -> None:
         raise MissingLabelError(f"its label is not there; {advice}")
 
 
-def read_image(paths: Sequence[ImageSource | str]) -> Volume:
+def read_image(paths: Sequence[ImageSource | str], settings: Images | None = None) -> Volume:
     """Return one volume of all channels, which are on one grid; each source holds one volume.
+
+    The settings say how a study reads; without them the reader's defaults hold.
 
     Raises:
         ImageError: if a path is refused or holds several volumes, or the channels' grids differ.
     """
     from medfed.data.read import read
 
+    reading = _reading(settings)
     channels: list[Volume] = []
     for path in paths:
-        volumes = read(path)
+        volumes = read(
+            path,
+            padding=reading.padding,
+            tilt=reading.tilt,
+            uneven=reading.uneven,
+            max_bytes=reading.max_bytes,
+        )
         if len(volumes) != 1:
             raise SeveralVolumesError(
                 f"its image holds {len(volumes)} volumes, expected one; put each series or time point into a "
@@ -159,11 +172,22 @@ def read_image(paths: Sequence[ImageSource | str]) -> Volume:
     first = channels[0]
     if len(channels) == 1:
         return first
+    flags: tuple[str, ...] = ()
     for number, other in enumerate(channels[1:], start=2):
-        check_same_grid(first, other, number)
-    flags = tuple(dict.fromkeys(flag for one in channels for flag in one.info.flags))
+        try:
+            check_same_grid(first, other, number)
+        except ChannelGridError:
+            if settings is None or not settings.resample_channels:
+                raise
+            channels[number - 1] = moved_channel(first, other, number)
+            flags = ("resampled_channels",)
+    flags = tuple(dict.fromkeys([*flags, *(flag for one in channels for flag in one.info.flags)]))
     array = np.concatenate([one.array for one in channels])
     return Volume(array, first.affine_ras, replace(first.info, flags=flags))
+
+
+def _reading(settings: Images | None) -> Reading:
+    return Reading() if settings is None else settings.read
 
 
 def check_same_grid(first: Volume, other: Volume, number: int) -> None:
@@ -176,7 +200,7 @@ def check_same_grid(first: Volume, other: Volume, number: int) -> None:
         raise ChannelGridError(
             f"channel {number} lies on another grid than channel 1 (shape {other.shape} against "
             f"{first.shape}, up to {distance_mm:.2f} mm apart); register and resample the channels to one "
-            "grid"
+            "grid, or, if they are registered, set data.resample_channels in the study"
         )
 
 

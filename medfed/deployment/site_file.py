@@ -21,13 +21,14 @@ from typing import Literal
 import msgspec
 
 from medfed.data.layouts import Layout, layout_of
-from medfed.data.settings import AnyLayout
+from medfed.data.reading import SiteReading
+from medfed.data.settings import AnyLayout, Images
 from medfed.deployment.policy import Policy
 from medfed.errors import StudyError
 from medfed.exchange import Exchange
 from medfed.exchange.memory import Memory
 from medfed.study.reading import parse_yaml, read_text
-from medfed.study.study import AnyExchange, Count, SiteName
+from medfed.study.study import AnyExchange, Count, SiteName, Study
 
 # HMAC-SHA256, which makes tokens and splits, cannot use more random bytes.
 SECRET_BYTES = 32
@@ -48,6 +49,8 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     structure out.
     columns: the site's own headings for the columns of a study's table, such as {age: Alter, patient: MRN};
     `patient` and `split` stand for the columns of ids and splits, whatever the study calls them.
+    read: how images are read here, more strictly than the study says, and the most memory for one:
+    {uneven: refuse, max_bytes: 4000000000}.
     layout: how the cases lie in the folder of images, as in a study's `data.layout`, before which it goes.
     """
 
@@ -63,12 +66,21 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     start: str | None = None
     classes: dict[str | int, str] = {}
     columns: dict[str, str] = {}
+    read: SiteReading = SiteReading()
     layout: AnyLayout | str | None = None
 
     @property
     def given_layout(self) -> Layout | None:
         """The layout that the site gives, or None."""
         return None if self.layout is None else layout_of(self.layout)
+
+
+def as_read_here(study: Study, site: SiteFile) -> Study:
+    """Return a study whose images are read as this site reads them: more strictly, with its own memory."""
+    if not isinstance(study.data, Images):
+        return study
+    data = msgspec.structs.replace(study.data, read=site.read.over(study.data.read))
+    return msgspec.structs.replace(study, data=data)
 
 
 def read_site(path: str | Path) -> SiteFile:

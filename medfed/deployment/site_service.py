@@ -27,7 +27,7 @@ from medfed.deployment.site_evaluation import (
     measure_final_model,
     site_config_under_policy,
 )
-from medfed.deployment.site_file import SiteFile, read_site, secret_of
+from medfed.deployment.site_file import SiteFile, as_read_here, read_site, secret_of
 from medfed.deployment.site_session import SiteSession, open_audit_log
 from medfed.errors import DataError, ExchangeError
 from medfed.evaluation.rows import FEDERATED
@@ -94,7 +94,7 @@ def take_part(
         with record_exit(status):
             check_planned(study)
             hospital = hospital_of(
-                study,
+                as_read_here(study, site),
                 site.name,
                 site.data,
                 secret,
@@ -273,7 +273,14 @@ def _train_worker(site: SiteFile, secret: bytes) -> None:
     folder = RunFolder(Path(os.environ[RUN_FOLDER]))
     study = parse_study(folder.study.read_text(encoding="utf-8"), "study.yaml")
     hospital = hospital_of(
-        study, site.name, site.data, secret, site.cache, site.columns, site.classes, site.given_layout
+        as_read_here(study, site),
+        site.name,
+        site.data,
+        secret,
+        site.cache,
+        site.columns,
+        site.classes,
+        site.given_layout,
     )
     # As rank 0 does, so that all ranks train on the same cases.
     screen_hospital(hospital, site.policy.unreadable, site.cache)

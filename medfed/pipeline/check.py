@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -34,11 +35,15 @@ def check(
     as_json: bool,
     page: Path | None,
     layout: Layout | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> int:
-    """Print a preflight of a folder and return the exit code: 0, 1 for warnings, 2 for errors."""
+    """Print a preflight of a folder and return the exit code: 0, 1 for warnings, 2 for errors.
+
+    `columns` are the hospital's own headings for a study's columns, as in its site file.
+    """
     console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
     try:
-        preflight = _preflight(folder, study_file, secret_file, page is not None, layout)
+        preflight = _preflight(folder, study_file, secret_file, page is not None, layout, columns or {})
         if page is not None:
             write_page(preflight, page)
     except (MedfedError, OSError) as error:
@@ -57,7 +62,12 @@ def check(
 
 
 def _preflight(
-    folder: Path, study_file: Path | None, secret_file: Path | None, thumbnails: bool, layout: Layout | None
+    folder: Path,
+    study_file: Path | None,
+    secret_file: Path | None,
+    thumbnails: bool,
+    layout: Layout | None,
+    columns: Mapping[str, str],
 ) -> Preflight:
     """Return the preflight of a folder of images or of a table, for a study if one is given."""
     secret = read_secret(secret_file)
@@ -66,7 +76,7 @@ def _preflight(
         study = read_study(study_file)
         classes = tuple(getattr(study.task, "classes", ()))
         if isinstance(study.data, Table):
-            wanted = TableRequirements(study.name, study.data, study.task.needs, classes)
+            wanted = TableRequirements(study.name, study.data, study.task.needs, classes, columns)
             return check_table(folder, wanted, site_secret=secret)
         if folder.is_file():
             # Raises in the words of training.

@@ -198,7 +198,7 @@ def _local_training(study: Study) -> Iterator[str]:
 
 def _site_references(study: Study) -> Iterator[str]:
     """Check that keys that name a site name one of the study's."""
-    yield from _unknown_sites("site_overrides", study.site_overrides, {*study.sites})
+    yield from _unknown_sites("site_overrides", study.site_overrides, {*study.sites, *study.held_out})
     labelled: dict[str, object] = getattr(study.task, "labelled", {})
     yield from _unknown_sites("task.labelled", labelled, {*study.sites, *study.held_out})
 

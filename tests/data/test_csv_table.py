@@ -87,3 +87,13 @@ def test_a_table_that_is_none(tmp_path: Path, content: bytes, word: str) -> None
     folder = folder_of(tmp_path, [])
     (folder / "cases.csv").write_bytes(content)
     refused(lambda: index(folder), DataError, "cases.csv", word)
+
+
+def test_a_recognised_column_keeps_a_patients_cases_together(tmp_path: Path) -> None:
+    rows = [
+        f"{MARK}-{case},{MARK}{number},{MARK}_{case}.nii.gz"
+        for case, number in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    found = index(folder_of(tmp_path, rows, "case,MRN,image"))
+    assert [case.patient for case in found.cases] == [f"{MARK}1", f"{MARK}1", f"{MARK}2"]
+    assert any("rows of one patient are kept in one split" in note for note in found.notes)

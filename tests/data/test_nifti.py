@@ -139,7 +139,7 @@ CASES = {
     "header size": (lambda p: patch(p, 0, "<i", 347), "neither 348 nor 540"),
     "units": (lambda p: patch(p, 123, "<B", 7), "unit of length has code 7"),
     "empty": (lambda p: p.write_bytes(b""), "empty"),
-    "cut header": (lambda p: p.write_bytes(p.read_bytes()[:347]), "neither DICOM nor NIfTI|cut off|Analyze"),
+    "cut header": (lambda p: p.write_bytes(p.read_bytes()[:347]), "no format that is read|cut off|Analyze"),
     "huge": (lambda p: patch(p, 42, "<3h", 32767, 32767, 32767), r"announces 35181150961663 voxels"),
 }
 

@@ -215,3 +215,12 @@ def test_equal_rows_in_two_splits_are_counted() -> None:
     (found,) = duplicate_findings(many, ["train"] * 6 + ["val"] * 6)
     assert found.startswith("6 rows of the val split (it has 6)")
     assert duplicate_findings(rows[:2], ["train", "test"]) == []
+
+
+def test_visits_of_a_patient_are_in_one_split_without_a_column_patient(tmp_path: Path) -> None:
+    rows = "".join(f"MRN{n // 4},{40 + n % 37},{n % 2}\n" for n in range(80))
+    path = written(tmp_path, ("mrn,age,disease\n" + rows).encode())
+    index = read_table(path, Table(features=("age",), target="disease"), site_secret=SECRET).index
+    assert index.patients == 20
+    for patient in {case.patient for case in index.cases}:
+        assert len({case.split for case in index.cases if case.patient == patient}) == 1

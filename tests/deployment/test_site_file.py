@@ -91,3 +91,8 @@ def test_a_secret_that_is_none_is_refused(tmp_path, mode, data, message):
     path.chmod(mode)
     with pytest.raises(StudyError, match=message):
         secret_of(path)
+
+
+def test_a_site_names_its_own_headings(tmp_path):
+    site = read_site(write(tmp_path, SITE + "columns: {age: Alter, patient: MRN}\n"))
+    assert site.columns == {"age": "Alter", "patient": "MRN"}

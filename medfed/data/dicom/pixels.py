@@ -178,16 +178,15 @@ def write_modality_values(
     else:
         _rescale(inverted, frame, out)
     padded = padding_mask(words, values, frame)
-    _check_mapped(values if padded is None else values[~padded], frame)
+    if frame.mapped is not None:
+        _check_mapped(values if padded is None else values[~padded], frame.mapped)
     if padded is not None and padding is not None:
         out[padded] = padding
 
 
-def _check_mapped(values: NDArray[Any], frame: Frame) -> None:
-    if frame.mapped is None or not values.size:
-        return
-    low, high = sorted(frame.mapped)
-    if values.min() < low or values.max() > high:
+def _check_mapped(values: NDArray[Any], mapped: tuple[float, float]) -> None:
+    low, high = sorted(mapped)
+    if values.size and (values.min() < low or values.max() > high):
         raise ImageError(
             "a stored value lies outside the RealWorldValueMapping (0040,9096), which leaves its meaning"
             " undefined; export the image with a RescaleSlope"

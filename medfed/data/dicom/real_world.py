@@ -35,6 +35,8 @@ def find_mapping(
 
     The arguments are the functional groups of a frame, those that all frames share, and the header.
     """
+    if not any(tags.REAL_WORLD in part for part in (own, shared, header)):
+        return None, ()
     found = next((items for part in (own, shared, header) if (items := part.items(tags.REAL_WORLD))), [])
     if not found:
         return None, ()

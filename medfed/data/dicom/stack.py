@@ -283,7 +283,8 @@ def _uneven_message(along: NDArray[np.float64]) -> str:
     more = f" and {len(odd) - 4} more" if len(odd) > 4 else ""
     return (
         f"{what}: {len(along)} slices are usually {usual:.2f} mm apart, but {places}{more} (from the first"
-        " slice); complete the series, or read it with uneven='resample'"
+        " slice); complete the series, or set data.read.uneven to 'resample' in the"
+        " study (and not to 'refuse' in the site file)"
     )
 
 

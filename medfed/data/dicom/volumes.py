@@ -186,7 +186,10 @@ def _apply_geometry(
     affine = stack.affine_ras
     flags = ["tilt"] if stack.sheared else []
     if stack.sheared and options.tilt == "refuse":
-        raise ImageError(f"{_tilt_message(affine)}; read it with tilt='affine' or tilt='resample'")
+        raise ImageError(
+            f"{_tilt_message(affine)}; data.read.tilt is 'refuse' in the study or the site file; 'affine' or"
+            " 'resample' reads it"
+        )
     if stack.uneven_mm is not None:
         array, affine = resample_even(array, affine, stack.uneven_mm)
         flags.append("resampled")

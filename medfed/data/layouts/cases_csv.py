@@ -8,8 +8,10 @@ from types import MappingProxyType
 from typing import ClassVar, TypeVar
 
 from medfed.data.csv_table import check_columns, parse_split, parse_target, read_rows
+from medfed.data.identifiers import PLACEHOLDERS
 from medfed.data.layouts._layout import CaseError, CaseListing, Layout, ListedCase
 from medfed.data.layouts._survey import Survey
+from medfed.data.patients import RECOGNISED, patient_columns
 from medfed.data.splits import UNASSIGNED
 from medfed.data.table_file import CASE_COLUMNS
 from medfed.errors import DataError, ImageError
@@ -41,7 +43,8 @@ class CasesCsv(Layout, tag="cases_csv", frozen=True):
         folder = survey.folder
         if survey.named(FILE_NAME) is None:
             raise DataError("the site's data folder has no cases.csv; write one, or name another layout")
-        rows = read_rows(folder / FILE_NAME, FILE_NAME)
+        notes: list[str] = []
+        rows = read_rows(folder / FILE_NAME, FILE_NAME, notes=notes)
         columns = next(rows)[1]
         check_columns(columns, REQUIRED_COLUMNS, FILE_NAME)
         cases: list[ListedCase] = []
@@ -56,12 +59,23 @@ class CasesCsv(Layout, tag="cases_csv", frozen=True):
             if errors:
                 raise CaseError(case.id, str(errors[0]), type(errors[0]), f"{FILE_NAME} row {number}")
             cases.append(case)
-        return CaseListing(self.title, tuple(cases), patient_notes(columns), read=(folder / FILE_NAME,))
+        noted = (*notes, *patient_notes(columns))
+        return CaseListing(self.title, tuple(cases), noted, read=(folder / FILE_NAME,))
 
 
 def patient_notes(columns: Sequence[str]) -> tuple[str, ...]:
     """Return the note that is due for a table without a patient column."""
-    return () if "patient" in columns else (NO_PATIENT_COLUMN,)
+    if "patient" in columns:
+        return ()
+    return (RECOGNISED,) if patient_columns(columns) else (NO_PATIENT_COLUMN,)
+
+
+def _patient(row: Mapping[str, str]) -> str:
+    """Return the patient's id in a row: of the column 'patient', else of one that is recognised, or ''."""
+    if "patient" in row:
+        return row["patient"]
+    ids = (row[column] for column in patient_columns(row))
+    return next((cell for cell in ids if cell.lower() not in PLACEHOLDERS), "")
 
 
 def read_row(
@@ -92,7 +106,7 @@ def read_row(
     identity = row["case"] or f"row {number}"
     case = ListedCase(
         id=identity,
-        patient=row.get("patient") or identity,
+        patient=_patient(row) or identity,
         image=images,
         label=label,
         target=_parsed(parse_target, row["target"], errors) if "target" in row else None,

@@ -65,7 +65,7 @@ class DicomTree(Layout, tag="dicom_tree", frozen=True):
         cases += [ListedCase(f"damaged {name}", f"damaged {name}", (paths,)) for name, paths in damaged]
         if damaged:
             notes.append(
-                f"{len(damaged)} series have no header that can be read, or are files that may belong to several"
+                f"{len(damaged)} series have no header that can be read, or are files that may be of several"
                 " patients' series: each is a case that is refused"
             )
         unused = _paths(members for key, members in volumes.items() if key not in case_of)

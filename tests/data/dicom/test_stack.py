@@ -105,7 +105,7 @@ def test_what_is_no_part_of_the_volume_gets_a_line_each(tmp_path):
         "presentation",
         "key object",
         "secondary",
-        "neither",
+        "no format",
     )
     for word in words:
         assert any(word in line for line in volume.info.skipped), word
