@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--task",
-    type=click.Choice(["segment", "classify"]),
-    help="The task, if the folders hold both labels and classes.",
+    type=click.Choice(["segment", "classify", "multilabel"]),
+    help="The task, if the folders hold labels, classes or findings side by side.",
 )
 @click.option("--target", metavar="COLUMN", help="For tables: the column with the class, 0, 1, ...")
 @click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,13 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from medfed.data.batch_needs import Needs
 from medfed.data.cache import NoCache, in_memory, open_cache
 from medfed.data.cache_location import CacheLocation
 from medfed.data.case import Case
 from medfed.data.class_names import Classes, count_of
 from medfed.data.dataset import ImageDataset, used_part
+from medfed.data.findings import Findings, read_findings
 from medfed.data.index import Index, index_folder
 from medfed.data.label_naming import match_classes
 from medfed.data.samplers import FixedStepBatchSampler
@@ -33,7 +36,7 @@ from medfed.data.screening import (
 )
 from medfed.data.settings import AnyData, Images, Table, Unreadable
 from medfed.data.table import TableDataset, TableRows, fit_scaling, network_inputs, read_table
-from medfed.data.transforms import Needs, Prepared, read_case, restore
+from medfed.data.transforms import Prepared, read_case, restore
 from medfed.data.volume import Volume
 from medfed.errors import DataError
 
@@ -48,15 +51,17 @@ class LoadingOptions(TypedDict, total=False):
     seed: int
     cache: CacheLocation | None
     steps: int | None
+    names: tuple[str, ...]
 
 
 class SiteDataModule(pl.LightningDataModule):
     """A site's training, validation and test batches.
 
     A batch is a dictionary: `image` (B, C, X, Y, Z) float32 with `label` (B, 1, X, Y, Z) int64 (segmentation)
-    or `target` (B,) int64 (classification); or `features` (B, F) float32 with `target` (B,) int64 or (B, 2)
-    float32 of time and event (survival); and `case`, a list of tokens. Segmentation trains on patches; it
-    validates and tests on whole volumes, one at a time, as they differ in size.
+    or `target` (B,) int64 (classification) or (B, K) float32 of 1, 0 or NaN (several findings); or `features`
+    (B, F) float32 with `target` (B,) int64 or (B, 2) float32 of time and event (survival); and `case`, a list
+    of tokens. Segmentation trains on patches; it validates and tests on whole volumes, one at a time, as they
+    differ in size.
 
     It saves nothing: Lightning finds neither hyperparameters nor state, so a checkpoint can hold no path and
     no name.
@@ -72,6 +77,7 @@ class SiteDataModule(pl.LightningDataModule):
             targets are matched to them, or checked against their number.
         cache: where `cache: disk` keeps prepared volumes.
         steps: how many training batches an epoch has; one pass over the cases if None.
+        names: the names of the task's classes, which are the columns of several findings.
     """
 
     def __init__(
@@ -85,8 +91,10 @@ class SiteDataModule(pl.LightningDataModule):
         classes: Classes = None,
         cache: CacheLocation | None = None,
         steps: int | None = None,
+        names: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
+        self.names = names
         self.steps = steps
         self.settings = settings
         self.needs = needs
@@ -101,6 +109,7 @@ class SiteDataModule(pl.LightningDataModule):
         self.warnings: tuple[str, ...] = ()
         self._rows: TableRows | None = None
         self._cache: NoCache | None = None
+        self._findings: dict[str, Findings] = {}
         if isinstance(settings, Table):
             if not isinstance(source, TableRows):
                 raise DataError(
@@ -247,6 +256,7 @@ class SiteDataModule(pl.LightningDataModule):
             seed=self.seed,
             classes=self.label_classes,
             cache=self._cache,
+            findings=self._findings,
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -331,12 +341,24 @@ class SiteDataModule(pl.LightningDataModule):
     # --- set-up ---------------------------------------------------------------------------------------------
 
     def _set_up_images(self, settings: Images, cache: CacheLocation | None) -> None:
-        cases, notes = usable_cases(self.index, self.needs, self.classes)
+        if self.needs == "multilabel":
+            self._findings = read_findings(self.index.cases, self.names, settings.findings)
+        cases, notes = usable_cases(self.index, self.needs, self.classes, self._findings)
         self.notes += notes
         self._use(cases)
+        self._check_findings()
         self._cache = open_cache(settings, cache.folder if cache else None, self.needs, self.label_classes)
         if cache is not None and cache.note and settings.cache == "disk":
             self.notes += (cache.note,)
+
+    def _check_findings(self) -> None:
+        """Note which findings no training case has, or none lacks: nothing can be learnt about them here."""
+        training = [self._findings[case.token] for case in self.cases("train") if self._findings]
+        for number, name in enumerate(self.names if training else ()):
+            values = {findings[number] for findings in training if not math.isnan(findings[number])}
+            if len(values) < 2:
+                said = {(): "labelled in none", (1.0,): "in each", (0.0,): "in none"}[tuple(values)]
+                self.notes += (f"'{name}' is {said} of the site's training cases",)
 
     def _set_up_table(self, rows: TableRows, settings: Table) -> None:
         if self.needs == "table" and settings.target is None:

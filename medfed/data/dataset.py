@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from medfed.data import transforms
 from medfed.data.cache import NoCache, open_cache
 from medfed.data.case import Case
 from medfed.data.class_names import Classes
+from medfed.data.findings import Findings
 from medfed.data.screening import unreadable_files
 from medfed.data.settings import Images
 from medfed.data.transforms import Needs, Prepared
@@ -26,9 +28,10 @@ class ImageDataset(Dataset[dict[str, Any]]):
     For training, item i is patch i % samples of case i // samples. It follows from (seed, i) alone: neither
     the number of workers nor the order of access changes it. For evaluation, item i is the whole case i.
 
-    Keys: `image` (C, X, Y, Z) float32; `label` (1, X, Y, Z) int64 for segmentation or `target`, an int64
-    number, for classification; `case`, the case's token. In 2D (`data.spatial_dims: 2`) training items and
-    images to classify are (C, X, Y), their labels (1, X, Y); for evaluation a segmentation keeps Z.
+    Keys: `image` (C, X, Y, Z) float32; `label` (1, X, Y, Z) int64 for segmentation, or `target`: an int64
+    number for classification, or for several findings (K,) float32 of 1, 0, or NaN (not labelled); `case`,
+    the case's token. In 2D (`data.spatial_dims: 2`) training items and images to classify are (C, X, Y),
+    their labels (1, X, Y); for evaluation a segmentation keeps Z.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         seed: int = 0,
         classes: Classes = None,
         cache: NoCache | None = None,
+        findings: Mapping[str, Findings] | None = None,
     ) -> None:
         self.cases = cases
         self.settings = settings
@@ -48,6 +52,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         self.training = training
         self.classes = classes
         self.seed = seed
+        self.findings = findings or {}
         self.cache = cache if cache is not None else open_cache(settings)
         labelled = needs == "segment"
         # A plane that keeps its columns and rows is flipped along them as x and y.
@@ -75,6 +80,8 @@ class ImageDataset(Dataset[dict[str, Any]]):
             result = self._whole(prepared)
         if self.needs == "classify":
             result["target"] = torch.tensor(case.target, dtype=torch.int64)
+        if self.needs == "multilabel":
+            result["target"] = torch.tensor(self.findings[case.token], dtype=torch.float32)
         result["case"] = case.token
         return result
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -49,20 +49,31 @@ class Screening:
     digests: tuple[tuple[Case, bytes], ...] = ()
 
 
-def usable_cases(index: Index, needs: str, classes: int | None) -> tuple[tuple[Case, ...], tuple[str, ...]]:
+# What a case of images must have, by the task's needs.
+WHAT_IS_LEARNT = {"segment": "label", "classify": "target", "multilabel": "labelled finding"}
+
+
+def usable_cases(
+    index: Index, needs: str, classes: int | None, labelled: Container[str] = frozenset()
+) -> tuple[tuple[Case, ...], tuple[str, ...]]:
     """Return the cases that a task on images can use, and a note on those that it cannot.
+
+    `labelled` holds the tokens of the cases with a labelled finding, for a task on several findings.
 
     Raises:
         DataError: if there is none, a target is no class of the task, or the task needs a table.
     """
-    if needs not in ("segment", "classify"):
+    if needs not in WHAT_IS_LEARNT:
         raise DataError(
             f"the task needs a table and data.kind is 'images'; set data.kind to 'table' (needs: {needs})"
         )
-    what = "label" if needs == "segment" else "target"
-    cases = tuple(
-        case for case in index.cases if getattr(case, what) is not None or (what == "label" and case.masks)
-    )
+    what = WHAT_IS_LEARNT[needs]
+    has = {
+        "segment": lambda case: case.label is not None or case.masks,
+        "classify": lambda case: case.target is not None,
+        "multilabel": lambda case: case.token in labelled,
+    }
+    cases = tuple(case for case in index.cases if has[needs](case))
     if not cases:
         raise DataError(f"no case of the site has a {what}, which the task needs ({index.describe()})")
     if needs == "classify":
@@ -104,6 +115,7 @@ def check_training(
     bears: Unreadable,
     needs: str | None = None,
     classes: int | None = None,
+    labelled: Container[str] = frozenset(),
 ) -> None:
     """Raise what training at this site would raise, given the cases that cannot be read.
 
@@ -112,7 +124,7 @@ def check_training(
     Raises:
         DataError: as training does.
     """
-    cases = index.cases if needs is None else usable_cases(index, needs, classes)[0]
+    cases = index.cases if needs is None else usable_cases(index, needs, classes, labelled)[0]
     tokens = {case.token for case in cases}
     unusable = [one for one in refused if one.case.token in tokens]
     refuse_excess(unusable, len(cases), bears)

@@ -90,6 +90,21 @@ class PlanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     normalise: Literal["auto", "zscore", "nyul"] = "auto"
 
 
+class FindingWords(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A column that names the findings of an image in words, for several findings per image.
+
+    column: the column of the site's table of cases.  separator: what stands between two findings of a cell.
+    none: the word that says that nothing was found; an empty cell says that the image was not labelled.
+    ignored: other findings that the column may name and that the study does not predict; any further word is
+    refused.
+    """
+
+    column: str
+    separator: Annotated[str, Meta(min_length=1)] = "|"
+    none: str = "no finding"
+    ignored: tuple[str, ...] = ()
+
+
 class Images(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="images"
 ):
@@ -112,6 +127,8 @@ class Images(
     foreground: the share of patches whose centre is in a labelled voxel, if there is one (segmentation).
     normalise: how intensities are normalised, after resampling; see `medfed kinds normalise`.
     channels: the number of channels of every image.
+    findings: for several findings per image, the column that names them in words; without it each finding has
+    a column of its own, of 1, 0, or nothing where it was not labelled.
     augment: the random augmentation in training; `none` for no augmentation.
     cache: where prepared volumes are kept: `memory`, `disk` (in `.medfed` inside the site's data folder,
     unless its site file or MEDFED_CACHE names another), or `none`.
@@ -140,6 +157,7 @@ class Images(
     foreground: Probability = 0.67
     normalise: AnyNormalise = Percentile()
     channels: Count = 1
+    findings: FindingWords | None = None
     augment: Augment | Literal["none"] = Augment()
     cache: Literal["memory", "disk", "none"] = "memory"
     workers: Annotated[int, Meta(ge=0)] = 0

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfed.data import planes
+from medfed.data.batch_needs import Needs as Needs
 from medfed.data.case import Case, ImageSource, paths_of
 from medfed.data.class_names import Classes
 from medfed.data.label_regions import class_dtype
@@ -38,9 +39,6 @@ from medfed.errors import DataError, ImageError, LabelError
 if TYPE_CHECKING:
     from monai.transforms import Compose
     from torch import Tensor
-
-# What a task needs in a batch: labels, targets, or rows of a table.
-Needs = Literal["segment", "classify", "table", "survival"]
 
 _Array = NDArray[Any]
 _T = TypeVar("_T", bound=np.generic)

@@ -22,6 +22,7 @@ from medfed.evaluation.groups import estimates, group_of
 from medfed.evaluation.intervals import Interval, suppressed_groups
 from medfed.evaluation.metrics import (
     ClassGroup,
+    FindingsGroup,
     OperatingPoints,
     SurvivalGroup,
     SurvivalMetrics,
@@ -88,6 +89,8 @@ def _summarise(
     group = group_of(patients, settings, points)
     if isinstance(group, ClassGroup):
         return rows + _classified(factory, group, settings.min_patients)
+    if isinstance(group, FindingsGroup):
+        return rows + _of_findings(factory, group, settings.min_patients)
     if isinstance(group, SurvivalGroup) and int(group.patients.events.sum()) < settings.min_patients:
         headline = families(SurvivalMetrics)[0].metrics[0].name
         return [*rows, factory.suppressed(headline, f"fewer than {settings.min_patients} events", number)]
@@ -114,6 +117,27 @@ def _classified(factory: RowFactory, group: ClassGroup, min_patients: int) -> li
         else:
             shown = mark_wide(metric, _with_denominator(interval, patients))
             rows.append(factory.row(metric, structure, shown, patients))
+    return rows
+
+
+def _of_findings(factory: RowFactory, group: FindingsGroup, min_patients: int) -> list[Row]:
+    """Return the rows of several findings; those of a finding with too few patients are suppressed.
+
+    The means over findings leave such findings out by themselves.
+    """
+    outcomes = {name: group.outcomes(number) for number, name in enumerate(group.names)}
+    rows = []
+    for metric, structure, interval in estimates(group):
+        fewest, labelled = min_patients, interval.n
+        if structure is not None:
+            labelled = sum(outcomes[structure])
+            fewest = min(outcomes[structure]) if metric_of(metric).by_outcome else labelled
+        if fewest < min_patients:
+            note = f"fewer than {min_patients} patients with or without the finding"
+            rows.append(factory.suppressed(metric, note, structure=structure))
+        else:
+            shown = mark_wide(metric, _with_denominator(interval, labelled))
+            rows.append(factory.row(metric, structure, shown, labelled))
     return rows
 
 

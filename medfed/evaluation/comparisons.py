@@ -25,6 +25,7 @@ from medfed.evaluation.metrics import (
     ClassGroup,
     ClassificationMetrics,
     Difference,
+    FindingsGroup,
     SurvivalGroup,
     SurvivalMetrics,
     families,
@@ -84,6 +85,12 @@ def _differences(ours: list[CaseRow], theirs: list[CaseRow], settings: SummarySe
         # They are the same patients: both models are held to the targets of the first one's cases.
         second, least = second._replace(y=first.y), settings.min_patients
         differences += [family.difference(first, second, least) for family in families(ClassificationMetrics)]
+    elif isinstance(first, FindingsGroup) and isinstance(second, FindingsGroup):
+        # As above, the targets are those of the first one's cases.
+        (_, y, known), theirs_p = first.predictions, second.predictions.p
+        second = second._replace(predictions=first.predictions._replace(p=theirs_p, y=y, known=known))
+        for family in families(ClassificationMetrics):
+            differences += family.findings_differences(first, second)
     elif isinstance(first, SurvivalGroup) and isinstance(second, SurvivalGroup):
         if int(first.patients.events.sum()) >= max(settings.min_patients, 1):
             differences += [family.difference(first, second) for family in families(SurvivalMetrics)]

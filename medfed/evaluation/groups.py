@@ -8,18 +8,28 @@ import numpy as np
 
 from medfed.evaluation import metrics
 from medfed.evaluation.intervals import Floats, Interval
-from medfed.evaluation.metrics import CaseGroup, ClassGroup, Estimate, OperatingPoints, SurvivalGroup
+from medfed.evaluation.metrics import (
+    CaseGroup,
+    ClassGroup,
+    Estimate,
+    FindingsGroup,
+    OperatingPoints,
+    SurvivalGroup,
+    unfixed_points,
+)
 from medfed.evaluation.patients import (
+    FINDING,
     PROBABILITY,
     RISK,
     Patients,
     SummarySettings,
     class_names,
     class_predictions,
+    finding_predictions,
     survival_predictions,
 )
 
-Group = CaseGroup | ClassGroup | SurvivalGroup
+Group = CaseGroup | ClassGroup | FindingsGroup | SurvivalGroup
 
 
 def group_of(patients: Patients, settings: SummarySettings, points: OperatingPoints | None = None) -> Group:
@@ -33,6 +43,10 @@ def group_of(patients: Patients, settings: SummarySettings, points: OperatingPoi
     if PROBABILITY in names:
         p, y = class_predictions(patients, settings.classes)
         return ClassGroup.of(p, y, class_names(settings.classes, p.shape[1]), resampling, points)
+    if FINDING in names:
+        predictions, known = finding_predictions(patients, settings.classes), settings.classes
+        points = points or unfixed_points(len(known))
+        return FindingsGroup(predictions, known, points, resampling, settings.min_patients)
     if RISK in names:
         return SurvivalGroup(survival_predictions(patients), resampling, settings.min_patients)
     return CaseGroup(patients, resampling)
@@ -42,6 +56,8 @@ def estimates(group: Group) -> list[Estimate]:
     """Return every metric of a group, in the order of the families' ranks."""
     if isinstance(group, ClassGroup):
         return _of_classes(group)
+    if isinstance(group, FindingsGroup):
+        return _of_findings(group)
     if isinstance(group, SurvivalGroup):
         return _listed(None, (family.of_group(group) for family in metrics.families(metrics.SurvivalMetrics)))
     return _of_cases(group)
@@ -56,6 +72,16 @@ def _of_classes(group: ClassGroup) -> list[Estimate]:
     for number, name in enumerate(group.names):
         single = group.single(number)
         result += _listed(name, (family.of_class(single) for family in families))
+    return result
+
+
+def _of_findings(group: FindingsGroup) -> list[Estimate]:
+    """Return the metrics over all findings, then those of each finding that was labelled in a patient."""
+    families = metrics.families(metrics.ClassificationMetrics)
+    result = _listed(None, (family.over_findings(group) for family in families))
+    for number, name in enumerate(group.names):
+        single = group.single(number)
+        result += _listed(name, (family.of_class(single) for family in families)) if len(single.p) else []
     return result
 
 

@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from medfed.data.batch_needs import IMAGE_NEEDS, WHOLE_IMAGE_NEEDS
 from medfed.data.planes import in_pixels
 from medfed.data.settings import AnyData, Images
 from medfed.data.splits import SPLITS, case_token
 from medfed.errors import StudyError
 from medfed.evaluation import robustness, segmentation
 from medfed.evaluation.metrics import CasePrediction, PredictionMetrics, measure_masks
-from medfed.evaluation.patients import PROBABILITY, RISK, SURVIVAL
+from medfed.evaluation.patients import FINDING, PROBABILITY, RISK, SURVIVAL
 from medfed.evaluation.report.gallery import CaseImages
 from medfed.evaluation.rows import CaseRow
 from medfed.evaluation.survival import survival_probability
@@ -101,7 +102,7 @@ class LabelCache:
 
     def spacing(self, case: Case) -> dict[str, str]:
         """Return the subgroup of an image's own spacing; nothing for a row of a table."""
-        if self.hospital.data.needs not in ("segment", "classify"):
+        if self.hospital.data.needs not in IMAGE_NEEDS:
             return {}
         if case.token not in self._bands:
             prepared = self.hospital.data.prepared(case)
@@ -181,6 +182,8 @@ def measure(
                 yield from _segmented(task, restored, labels.reference(case), settings.tolerance_mm, about)
             elif task.needs == "survival":
                 yield from _survival(task, prediction, settings.baseline or {}, about)
+            elif task.needs == "multilabel":
+                yield from _findings(task, prediction, about)
             else:
                 yield from _classified(task, prediction, about)
 
@@ -256,8 +259,7 @@ def batches(data: SiteDataModule, cases: Sequence[Case]) -> Iterator[dict[str, A
 
 def perturbations(task: Task, settings: AnyData) -> tuple[str, ...]:
     """Return the names of the perturbations under which a task's model is measured."""
-    images = task.needs in ("segment", "classify")
-    changes = robustness.IMAGE_CHANGES if images else robustness.TABLE_CHANGES
+    changes = robustness.IMAGE_CHANGES if task.needs in IMAGE_NEEDS else robustness.TABLE_CHANGES
     # A plane has no slices to lose.
     return tuple(name for name in changes if name != robustness.LOST_SLICES or not is_plane(settings))
 
@@ -269,7 +271,7 @@ def perturbed_batches(
     if condition is None:
         yield from batches(data, cases)
         return
-    if task.needs in ("segment", "classify"):
+    if task.needs in IMAGE_NEEDS:
         for batch in batches(data, cases):
             case = data.case(batch["case"][0])
             yield {**batch, "image": _perturbed_image(task, data, case, condition, seed)}
@@ -292,7 +294,7 @@ def _perturbed_image(task: Task, data: SiteDataModule, case: Case, condition: st
     generator = np.random.default_rng(_seed(seed, condition, case.token))
     array = robustness.IMAGE_CHANGES[condition](image.array, image.spacing_mm, generator)
     prepared = prepare(Volume(array, image.affine_ras, image.info), None, settings).image
-    if task.needs == "classify":
+    if task.needs in WHOLE_IMAGE_NEEDS:
         prepared = whole_input(prepared, settings)
     return torch.from_numpy(np.ascontiguousarray(prepared, np.float32))[None]
 
@@ -330,6 +332,19 @@ def _classified(task: Any, prediction: CasePrediction, about: dict[str, Any]) ->
             value=float(probabilities[number]),
             structure=name,
             target=float(number == target),
+            **about,
+        )
+
+
+def _findings(task: Any, prediction: CasePrediction, about: dict[str, Any]) -> Iterator[CaseRow]:
+    probabilities, target = _output(task, prediction, "probabilities"), prediction.batch["target"]
+    for number, name in enumerate(task.classes):
+        known = bool(torch.isfinite(target[number]))
+        yield CaseRow(
+            metric=FINDING,
+            value=float(probabilities[number]),
+            structure=name,
+            target=float(target[number]) if known else None,
             **about,
         )
 

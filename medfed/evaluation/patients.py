@@ -21,6 +21,7 @@ MIN_PATIENTS = 5
 
 # The metrics of case rows that hold predictions, from which a group's metrics are computed.
 PROBABILITY = "probability"
+FINDING = "finding"
 RISK = "risk"
 SURVIVAL = "survival@"
 
@@ -83,6 +84,8 @@ def by_patient(cases: Sequence[CaseRow]) -> Patients:
         collected[key][place[case.site, case.patient]].append(case)
     values, notes, targets, events = {}, {}, {}, {}
     for key, lists in collected.items():
+        if key[1] == FINDING:
+            lists = [_deciding(cases) for cases in lists]
         values[key] = np.array([_mean([case.value for case in cases]) for cases in lists])
         notes[key] = [[case.note for case in cases if case.note] for cases in lists]
         targets[key] = np.array([_single(cases) for cases in lists])
@@ -95,6 +98,16 @@ def by_patient(cases: Sequence[CaseRow]) -> Patients:
 def _mean(values: list[float | None]) -> float:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else np.nan
+
+
+def _deciding(cases: list[CaseRow]) -> list[CaseRow]:
+    """Return the images of a patient that decide on a finding: those that show it, else those without it.
+
+    Findings come and go between a patient's images. A patient with the finding in some image counts once, as
+    one with it, by the images that show it; images in which it was not labelled count only alone.
+    """
+    labelled = [case for case in cases if case.target is not None]
+    return [case for case in labelled if case.target] or labelled or cases
 
 
 def _single(cases: list[CaseRow]) -> float:
@@ -129,6 +142,33 @@ def class_predictions(patients: Patients, classes: Sequence[str]) -> tuple[Float
         raise DataError(f"rows name the classes {names}, the study {sorted(classes)}")
     p = np.stack([columns[place] for place in order], axis=1)
     return p, np.stack([targets[place] for place in order], axis=1).argmax(axis=1)
+
+
+class FindingPredictions(NamedTuple):
+    """Each patient's probability of each finding, whether it is present, and whether that is known.
+
+    All are (patients, findings).
+    """
+
+    p: Floats
+    y: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+
+
+def finding_predictions(patients: Patients, classes: Sequence[str]) -> FindingPredictions:
+    """Return the predictions of several findings, in the order of `classes`.
+
+    Raises:
+        DataError: if a patient lacks a probability, or the rows name other findings.
+    """
+    names = {str(structure) for structure, metric in patients.values if metric == FINDING}
+    if names != set(classes):
+        raise DataError(f"rows name the findings {sorted(names)}, the study {sorted(classes)}")
+    p = np.stack([patients.values[name, FINDING] for name in classes], axis=1)
+    targets = np.stack([patients.targets[name, FINDING] for name in classes], axis=1)
+    if not np.isfinite(p).all():
+        raise DataError("a patient lacks a probability; predict every case, or omit it in all models")
+    return FindingPredictions(p, targets == 1, np.isfinite(targets))
 
 
 def class_names(classes: Sequence[str], columns: int) -> list[str]:

@@ -105,8 +105,10 @@ class CaseRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     Segmentation: `metric` is dice, hd95_mm, ... and `structure` the class. Classification and tabular data:
     `metric` is "probability", `structure` the class, `value` its probability, and `target` 1.0 if the case
-    belongs to that class, else 0.0. Survival: `metric` is "risk", `value` the predicted risk, `target` the
-    time and `event` whether the event was observed; predicted survival has the metric "survival@<time>".
+    belongs to that class, else 0.0. Several findings per image: `metric` is "finding", `structure` the
+    finding, and `target` None where it was not labelled. Survival: `metric` is "risk", `value` the predicted
+    risk, `target` the time and `event` whether the event was observed; predicted survival has the metric
+    "survival@<time>".
     Subgroups are formed by `attributes`. `condition` describes how the case was perturbed before evaluation
     ("noise of 10 %"), and is None for an unperturbed case.
     """

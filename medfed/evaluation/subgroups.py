@@ -13,6 +13,7 @@ from medfed.evaluation.intervals import Floats, Interval, Resampling, Statistic,
 from medfed.evaluation.metrics import (
     ClassGroup,
     ClassificationMetrics,
+    FindingsGroup,
     SubgroupStatistic,
     SurvivalGroup,
     SurvivalMetrics,
@@ -125,6 +126,8 @@ def _subgroup_statistic(group: Group) -> SubgroupStatistic | None:
     statistics: Iterable[SubgroupStatistic | None]
     if isinstance(group, ClassGroup):
         statistics = (family.subgroup(group) for family in families(ClassificationMetrics))
+    elif isinstance(group, FindingsGroup):
+        statistics = (family.findings_subgroup(group) for family in families(ClassificationMetrics))
     elif isinstance(group, SurvivalGroup):
         statistics = (family.subgroup(group) for family in families(SurvivalMetrics))
     else:

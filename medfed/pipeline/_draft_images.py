@@ -17,7 +17,7 @@ from medfed.pipeline._draft_classes import class_names, structures
 from medfed.pipeline._draft_planes import are_planes, plane_grid, plane_normalisation
 from medfed.pipeline.templates import render
 
-ImageTask = Literal["segment", "classify"]
+ImageTask = Literal["segment", "classify", "multilabel"]
 Preflights = Mapping[str, Preflight]
 
 # The maximum of a patch's voxels: training then takes about 2 GB, and a step a few seconds on two cores.
@@ -55,8 +55,8 @@ def draft_images(
     if are_planes(preflights):
         text, warnings = _planes(training, channels.pop(), task)
     else:
-        draft = _segmentation if task == "segment" else _classification
-        text, warnings = draft(training, channels.pop())
+        drafts = {"segment": _segmentation, "classify": _classification, "multilabel": _multilabel}
+        text, warnings = drafts[task](training, channels.pop())
     summaries = tuple(f"{site}: {_summary(one)}" for site, one in preflights.items())
     return Draft(_with_layout(text, layout), summaries, (*_preflight_warnings(preflights), *warnings))
 
@@ -102,14 +102,18 @@ def _summary(preflight: Preflight) -> str:
         text += f", {facts['labels']} with a label"
     if facts["targets"]:
         text += f", {sum(facts['targets'].values())} with a class"
+    if facts["findings"]:
+        text += f", {len(facts['findings'])} columns of 0 and 1"
     return f"{text}; {', '.join(facts['modality'])}"
 
 
 def _infer_task(preflights: Preflights) -> ImageTask:
     """Return the task that every folder supports: segmentation if all have labels, else classification.
 
+    Without either, two or more columns of 0 and 1 in every folder are findings.
+
     Raises:
-        StudyError: if neither labels nor classes are in every folder.
+        StudyError: if neither labels nor classes nor findings are in every folder.
     """
     unlabelled = [site for site, one in preflights.items() if not one.facts["labels"]]
     if not unlabelled:
@@ -117,10 +121,12 @@ def _infer_task(preflights: Preflights) -> ImageTask:
     unclassified = [site for site, one in preflights.items() if not one.facts["targets"]]
     if not unclassified:
         return "classify"
+    if len(_common_findings(preflights)) > 1:
+        return "multilabel"
     raise StudyError(
         f"it is not clear what to learn: no case has a label at {', '.join(unlabelled)}; no case has a class "
-        f"at {', '.join(unclassified)}; add the column 'label' (a mask's path) or 'target' (0, 1, ...) to "
-        "cases.csv"
+        f"at {', '.join(unclassified)}; add the column 'label' (a mask's path) or 'target' (0, 1, ...), or a "
+        "column of 0 and 1 for each finding, to cases.csv"
     )
 
 
@@ -167,7 +173,8 @@ def _segmentation(preflights: Preflights, channels: str) -> tuple[str, list[str]
 
 
 def _planes(preflights: Preflights, channels: str, task: ImageTask) -> tuple[str, list[str]]:
-    classes, warnings = (structures if task == "segment" else class_names)(preflights)
+    named = {"segment": structures, "classify": class_names, "multilabel": _finding_names}
+    classes, warnings = named[task](preflights)
     grid, grid_warnings = plane_grid(preflights)
     text = render(
         "draft_planes.yaml.jinja",
@@ -185,16 +192,53 @@ def _planes(preflights: Preflights, channels: str, task: ImageTask) -> tuple[str
 
 def _classification(preflights: Preflights, channels: str) -> tuple[str, list[str]]:
     classes, warnings = class_names(preflights)
+    return _whole_image_text(preflights, channels, "classify", classes), warnings
+
+
+def _whole_image_text(preflights: Preflights, channels: str, task: str, classes: list[str]) -> str:
     spacing_mm, patch = _whole_image_grid(preflights)
-    text = render(
+    return render(
         "draft_classification.yaml.jinja",
+        task=task,
         classes=yaml_inline(classes),
         channels=channels,
         spacing_mm=yaml_inline(spacing_mm),
         patch=yaml_inline(patch),
         max_side=MAX_SIDE,
     )
-    return text, warnings
+
+
+# Columns of 0 and 1 that describe a patient and are no finding of the image.
+NO_FINDINGS = frozenset({"sex", "gender", "male", "female", "age", "scanner", "smoker", "smoking", "fold"})
+
+
+def _common_findings(preflights: Preflights) -> list[str]:
+    """Return the columns of 0 and 1 that every hospital has, in the first one's order."""
+    first, *others = (one.facts["findings"] for one in preflights.values())
+    return [name for name in first if name not in NO_FINDINGS and all(name in other for other in others)]
+
+
+def _multilabel(preflights: Preflights, channels: str) -> tuple[str, list[str]]:
+    findings, warnings = _finding_names(preflights)
+    return _whole_image_text(preflights, channels, "multilabel", findings), warnings
+
+
+def _finding_names(preflights: Preflights) -> tuple[list[str], list[str]]:
+    """Return the columns that are taken for findings, and what a person should check about them."""
+    findings = _common_findings(preflights)
+    if not findings:
+        raise DataError("the folders' tables have no column of 0 and 1 in common; each finding needs one")
+    warnings = [
+        f"the columns {', '.join(findings)} hold only 0, 1 and empty cells and were taken for findings; "
+        "remove from task.classes what is none"
+    ]
+    dropped = {name for one in preflights.values() for name in one.facts["findings"]} - set(findings)
+    if dropped := dropped - NO_FINDINGS:
+        warnings.append(
+            f"{', '.join(sorted(dropped))}: not at every hospital with both 0 and 1, and left out; add to "
+            "task.classes what is a finding: a hospital that did not label it leaves the column empty"
+        )
+    return findings, warnings
 
 
 def _whole_image_grid(preflights: Preflights) -> tuple[list[float], list[int]]:

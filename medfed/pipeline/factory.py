@@ -88,6 +88,7 @@ def hospital_of(
             seed=study.seed,
             classes=classes_of(study, site, words),
             cache=place,
+            names=tuple(getattr(study.task, "classes", ())),
             own_headings=columns or study.columns_at(site),
         )
     except MedfedError as error:

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningModule
 
+from medfed.data.batch_needs import WHOLE_IMAGE_NEEDS
 from medfed.data.case import Case
 from medfed.data.dataset import prepare_case
 from medfed.data.index import Index, index_folder
@@ -120,7 +121,7 @@ def _predict_images(
             yield {"case": case.token, "note": f"not predicted: {reason_of(error)}"}
             continue
         image = np.array(prepared.image, np.float32)
-        if task.needs == "classify":
+        if task.needs in WHOLE_IMAGE_NEEDS:
             image = whole_input(image, settings)
         with torch.inference_mode():
             outputs = module.predict_step({"image": torch.from_numpy(image)[None], "case": [case.token]}, 0)

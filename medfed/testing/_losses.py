@@ -24,6 +24,8 @@ def target_and_shape(loss: Loss, needs: Needs) -> tuple[Tensor, tuple[int, ...]]
         return (torch.arange(2 * 64) % 2).reshape(2, 1, 4, 4, 4).to(torch.uint8), (2, outputs, 4, 4, 4)
     if needs == "survival":
         return torch.tensor([[3.0, 1], [1, 1], [2, 0], [2, 1]]), (4, outputs)
+    if needs == "multilabel":
+        return torch.tensor([[0.0, 1], [1, torch.nan], [1, 0], [0, 0]]), (4, outputs)
     return torch.tensor([0, 1, 1, 0]), (4, outputs)
 
 

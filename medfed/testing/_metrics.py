@@ -13,14 +13,16 @@ from medfed.evaluation.metrics import (
     ClassGroup,
     ClassificationMetrics,
     Difference,
+    FindingsGroup,
     Metric,
     MetricFamily,
     SegmentationMetrics,
     SurvivalGroup,
     SurvivalMetrics,
     families,
+    unfixed_points,
 )
-from medfed.evaluation.patients import SurvivalPredictions
+from medfed.evaluation.patients import FindingPredictions, SurvivalPredictions
 from medfed.evaluation.segmentation import split_structures
 from medfed.testing._contract import OF_EVERY_KIND, Contract, NotApplicable
 
@@ -97,6 +99,21 @@ def of_class_probabilities_it_estimates_what_it_declares(family: MetricFamily) -
         # A Brier score that is summed over classes reaches 2.
         check_estimates(family, {**family.of_class(group.single(1)), **over_classes}, beyond=("brier",))
         check_difference(family, family.difference(group, group, 1))
+
+
+@check_metric_family.check
+def of_several_findings_it_estimates_what_it_declares(family: MetricFamily) -> None:
+    if not isinstance(family, ClassificationMetrics):
+        raise NotApplicable("it does not measure class probabilities")
+    generator = np.random.default_rng(2)
+    y, known = generator.random((60, 3)) < (0.5, 0.3, 0.0), generator.random((60, 3)) < 0.8
+    predictions = FindingPredictions(generator.random((60, 3)) * 0.5 + y * 0.5, y, known)
+    group = FindingsGroup(predictions, ("first", "second", "absent"), unfixed_points(3), RESAMPLING)
+    check_estimates(family, family.over_findings(group))
+    for number in range(3):
+        check_estimates(family, family.of_class(group.single(number)))
+    for difference in family.findings_differences(group, group):
+        check_difference(family, difference)
 
 
 @check_metric_family.check

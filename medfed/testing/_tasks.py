@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from math import isclose
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,7 +45,7 @@ class Cases(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(index)
         case: dict[str, Any] = {"case": f"case-{index}"}
-        if self.needs in ("segment", "classify"):
+        if self.needs in ("segment", "classify", "multilabel"):
             case["image"] = torch.randn(1, *self.size, generator=generator)
         else:
             case["features"] = torch.randn(FEATURES, generator=generator)
@@ -53,6 +54,9 @@ class Cases(Dataset[dict[str, Any]]):
         if self.needs == "survival":
             time = float(torch.rand((), generator=generator))
             return case | {"target": torch.tensor([time, index % 3 != 0])}
+        if self.needs == "multilabel":
+            second = 1.0 - index % 2 if index else math.nan
+            return case | {"target": torch.tensor([float(index % 2), second])}
         return case | {"target": index % 2}
 
 
@@ -60,7 +64,7 @@ def network_for(task: Task) -> torch.nn.Module:
     torch.manual_seed(0)
     if task.needs == "segment":
         return UNet(channels=(4, 8)).build(1, task.outputs, PATCH)
-    if task.needs == "classify":
+    if task.needs in ("classify", "multilabel"):
         return ResNet(width=4, norm="group").build(1, task.outputs, VOLUME)
     return FullyConnected(hidden=(4,)).build(FEATURES, task.outputs)
 
@@ -161,7 +165,9 @@ def a_prediction_names_its_case_and_is_finite(task: Task) -> None:
             answer = batch["risk"] if task.needs == "survival" else batch["probabilities"]
             assert len(answer) == len(batch["case"])
             assert torch.isfinite(answer).all()
-            if task.needs != "survival":
+            if task.needs == "multilabel":
+                assert ((answer >= 0) & (answer <= 1)).all()
+            elif task.needs != "survival":
                 assert torch.allclose(answer.sum(dim=1), torch.ones(()))
             if task.needs == "segment":
                 assert answer.shape[2:] == VOLUME
@@ -172,7 +178,7 @@ def a_prediction_names_its_case_and_is_finite(task: Task) -> None:
 def it_trains_in_bfloat16(task: Task) -> None:
     # Without convolutions: see medfed.federation.half_precision.
     inputs = FEATURES if task.needs in ("table", "survival") else 1
-    network = Pointwise(inputs, task.outputs, pooled=task.needs == "classify")
+    network = Pointwise(inputs, task.outputs, pooled=task.needs in ("classify", "multilabel"))
     module = task.module(network, Training(SGD(lr=0.01), Cosine(), epochs=2, patch=PATCH))
     with TemporaryDirectory() as folder:
         ours = trainer(Path(folder), precision="bf16-mixed")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medfed.data.class_names import Classes, ClassNames, count_of
+from medfed.data.findings import read_findings
 from medfed.data.index import Index, index_folder
 from medfed.data.label_naming import match_classes
 from medfed.data.layouts import Layout
@@ -183,11 +184,19 @@ def _training_findings(
         return [Finding("folder", "", opened.error)]
     needs = requirements.needs if requirements is not None else None
     try:
-        check_training(opened.index, refused, bears, needs, count_of(opened.classes))
+        labelled = _labelled(opened.index, requirements)
+        check_training(opened.index, refused, bears, needs, count_of(opened.classes), labelled)
     except DataError as error:
         return [Finding("folder", "", str(error))]
     counts = count_reasons(refused)
     return [Finding("note", "", left_out_line(counts, len(opened.index.cases)))] if counts else []
+
+
+def _labelled(index: Index, requirements: StudyRequirements | None) -> frozenset[str]:
+    """Return the tokens of the cases with a labelled finding, for a study on several findings."""
+    if requirements is None or requirements.needs != "multilabel":
+        return frozenset()
+    return frozenset(read_findings(index.cases, requirements.classes, requirements.settings.findings))
 
 
 def to_plain(preflight: Preflight) -> dict[str, Any]:

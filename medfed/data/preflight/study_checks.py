@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,13 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from medfed.data.batch_needs import IMAGE_NEEDS
 from medfed.data.case import Case
+from medfed.data.findings import Findings, check_finding_columns, findings_of
 from medfed.data.normalise.window import Window
 from medfed.data.preflight.case import CaseFacts, format_mm
 from medfed.data.preflight.issues import Finding
 from medfed.data.preflight.listing import Listing
 from medfed.data.settings import Images
 from medfed.data.transforms import Needs
+from medfed.errors import DataError
 
 # Resampling by more than this factor invents or discards most of the detail.
 MAX_RESAMPLING_FACTOR = 3.0
@@ -35,7 +39,7 @@ def study_findings(
     requirements: StudyRequirements, listing: Listing, examined: Mapping[int, CaseFacts]
 ) -> Iterator[Finding]:
     """Yield what in a folder does not meet the study's requirements, or meets them badly."""
-    if requirements.needs not in ("segment", "classify"):
+    if requirements.needs not in IMAGE_NEEDS:
         return
     settings = requirements.settings
     good = {number: facts for number, facts in examined.items() if facts.read}
@@ -50,11 +54,21 @@ def study_findings(
 
 
 def _usable(requirements: StudyRequirements, case: Case) -> bool:
+    if requirements.needs == "multilabel":
+        return not all(map(math.isnan, _findings(requirements, case)))
     return (case.label if requirements.needs == "segment" else case.target) is not None
 
 
+def _findings(requirements: StudyRequirements, case: Case) -> Findings:
+    """Return a case's findings, none labelled if a cell of it can't be read, which is found by itself."""
+    try:
+        return findings_of(case, requirements.classes, requirements.settings.findings)
+    except DataError:
+        return (math.nan,) * len(requirements.classes)
+
+
 def _split_findings(requirements: StudyRequirements, listing: Listing) -> Iterator[Finding]:
-    what = "label" if requirements.needs == "segment" else "target"
+    what = {"segment": "label", "multilabel": "labelled finding"}.get(requirements.needs, "target")
     usable = [case for case in listing.cases if _usable(requirements, case)]
     if not usable:  # training's own refusal says so
         return
@@ -73,6 +87,9 @@ def _split_findings(requirements: StudyRequirements, listing: Listing) -> Iterat
 def _class_findings(
     requirements: StudyRequirements, listing: Listing, good: Mapping[int, CaseFacts]
 ) -> Iterator[Finding]:
+    if requirements.needs == "multilabel":
+        yield from _finding_findings(requirements, listing)
+        return
     classes = requirements.classes
     count = len(classes)
     if requirements.needs == "classify":
@@ -88,6 +105,29 @@ def _class_findings(
     missing = [f"{number} ({classes[number]})" for number in expected if number not in present]
     if missing:
         yield Finding("study_fit", "", f"no case here has class {', '.join(missing)}")
+
+
+def _finding_findings(requirements: StudyRequirements, listing: Listing) -> Iterator[Finding]:
+    """Yield what keeps several findings per image from being read or learnt here."""
+    names, words = requirements.classes, requirements.settings.findings
+    try:
+        check_finding_columns(listing.cases, names, words)
+    except DataError:  # training's own refusal says so
+        return
+    for name, case in zip(listing.names, listing.cases, strict=True):
+        try:
+            findings_of(case, names, words)
+        except DataError as error:
+            yield Finding("study", name, str(error).partition(": ")[2])
+    training = [_findings(requirements, case) for case in listing.cases if case.split == "train"]
+    for number, name in enumerate(names):
+        lacking = [
+            word
+            for word, value in (("with", 1.0), ("without", 0.0))
+            if not any(findings[number] == value for findings in training)
+        ]
+        if lacking:
+            yield Finding("study_fit", "", f"no training case here is {' or '.join(lacking)} '{name}'")
 
 
 def _grid_findings(settings: Images, listing: Listing, good: Mapping[int, CaseFacts]) -> Iterator[Finding]:

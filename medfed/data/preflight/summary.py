@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from medfed.data.findings import binary_columns
 from medfed.data.planes import PIXELS
 from medfed.data.preflight.case import CaseFacts
 from medfed.data.preflight.issues import Problem
@@ -52,6 +53,7 @@ def summarise(listing: Listing, examined: Iterable[CaseFacts]) -> dict[str, Any]
         "splits": dict(sorted(Counter(case.split for case in cases).items())),
         "labels": sum(case.label is not None or bool(case.masks) for case in cases),
         "targets": {str(target): targets[target] for target in sorted(targets)},
+        "findings": binary_columns(cases),
         "class_names": list(listing.class_names),
         "classes": _class_facts(good, listing.class_names),
         "modality": _counts(facts.modality or UNKNOWN_MODALITY for facts in good),

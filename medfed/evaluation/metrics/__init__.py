@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from medfed.errors import DataError
 from medfed.evaluation import classification, segmentation
 from medfed.evaluation.intervals import Floats, Interval, Resampling, Statistic, mean_of
-from medfed.evaluation.patients import Patients, SurvivalPredictions
+from medfed.evaluation.patients import FindingPredictions, Patients, SurvivalPredictions
 from medfed.evaluation.segmentation import ABSENT, FALSE_POSITIVE, MISSED, StructureMasks
 from medfed.registry import Kind, kinds
 
@@ -206,10 +206,22 @@ def _absences(notes: Sequence[Sequence[str]], counted: str) -> list[str]:
 
 
 class OperatingPoints(NamedTuple):
-    """One threshold per class, and how they were chosen ("Youden index on 40 validation patients")."""
+    """One threshold per class, and how they were chosen ("Youden index on 40 validation patients").
+
+    The thresholds of the classes `unfixed` are 0.5, as no validation patient is with or without these.
+    """
 
     thresholds: Sequence[float]
     source: str
+    unfixed: frozenset[int] = frozenset()
+
+
+UNFIXED = "not fixed on validation patients"
+
+
+def unfixed_points(classes: int) -> OperatingPoints:
+    """Return thresholds of 0.5, for a model that was not run on validation patients."""
+    return OperatingPoints([0.5] * classes, UNFIXED)
 
 
 class OneClass(NamedTuple):
@@ -257,7 +269,7 @@ class ClassGroup(NamedTuple):
             raise DataError(
                 "probabilities of a patient do not sum to one; apply softmax before the evaluation"
             )
-        chance = OperatingPoints([0.5] * len(names), "not fixed on validation patients")
+        chance = unfixed_points(len(names))
         return cls(p, y, names, points or chance, resampling)
 
     @property
@@ -279,10 +291,69 @@ class ClassGroup(NamedTuple):
         return [int(count) for count in np.bincount(self.y, minlength=len(self.names))]
 
 
+class FindingsGroup(NamedTuple):
+    """A group's patients for several findings: (patients, findings) probabilities, presence, and labelling.
+
+    A finding with fewer than `min_patients` patients with or without it is in no mean over findings.
+    """
+
+    predictions: FindingPredictions
+    names: Sequence[str]
+    points: OperatingPoints
+    resampling: Resampling
+    min_patients: int = 1
+
+    def single(self, number: int) -> OneClass:
+        """Return the patients in whom one finding was labelled."""
+        (p, y, known), points = self.predictions, self.points
+        labelled = known[:, number]
+        source = UNFIXED if number in points.unfixed else points.source
+        threshold, resampling = points.thresholds[number], self.resampling.within(labelled)
+        return OneClass(p[labelled, number], y[labelled, number], threshold, source, resampling)
+
+    def outcomes(self, number: int) -> tuple[int, int]:
+        """Return how many patients are with one finding, and how many without."""
+        with_finding = self.predictions.y[:, number] & self.predictions.known[:, number]
+        return int(with_finding.sum()), int((self.predictions.known[:, number] & ~with_finding).sum())
+
+    def averaged(self) -> list[int]:
+        """Return the numbers of the findings with enough patients with and without them."""
+        least = max(self.min_patients, 1)
+        return [number for number in range(len(self.names)) if min(self.outcomes(number)) >= least]
+
+    def mean_over(self, build: Callable[[OneClass], Statistic]) -> Statistic | None:
+        """Return the mean of a statistic over the findings with enough patients; None if there are none."""
+        known = self.predictions.known
+        parts = [_of_labelled(build(self.single(number)), known[:, number]) for number in self.averaged()]
+        return macro(parts) if parts else None
+
+    def macro(self, build: Callable[[OneClass], Statistic]) -> Interval:
+        """Return the mean of a statistic over findings, with its interval and how many findings it is of."""
+        patients, statistic, of = len(self.predictions.p), self.mean_over(build), len(self.averaged())
+        few = f"fewer than {max(self.min_patients, 1)} patients with or without"
+        if statistic is None:
+            return Interval(None, None, None, patients, "", f"{few} each finding")
+        interval = self.resampling.interval(statistic, patients)
+        note = f"mean of {of} of {len(self.names)} findings; the others have {few} them"
+        return interval.with_note(note if of < len(self.names) else None)
+
+    def mean_by_patient(self, each: Floats) -> Floats:
+        """Return each patient's mean of (patients, findings) values over the labelled findings, or NaN."""
+        known = self.predictions.known
+        undefined = np.full(len(known), np.nan)
+        total = np.where(known, each, 0.0).sum(axis=1)
+        return np.asarray(np.divide(total, known.sum(axis=1), out=undefined, where=known.any(axis=1)))
+
+
+def _of_labelled(statistic: Statistic, labelled: Mask) -> Statistic:
+    """Return a statistic of the labelled patients as one of all patients."""
+    return lambda counts: statistic(counts[:, labelled])
+
+
 class ClassificationMetrics(MetricFamily, frozen=True):
     """Metrics of each patient's class probabilities."""
 
-    serves: ClassVar[tuple[str, ...]] = ("classify", "table")
+    serves: ClassVar[tuple[str, ...]] = ("classify", "multilabel", "table")
 
     def of_class(self, group: OneClass) -> Mapping[str, Interval]:
         """Return the metrics of one class against the others; of two classes, of the second one."""
@@ -292,8 +363,20 @@ class ClassificationMetrics(MetricFamily, frozen=True):
         """Return the metrics of three or more classes together."""
         return {}
 
+    def over_findings(self, group: FindingsGroup) -> Mapping[str, Interval]:
+        """Return the metrics of several findings together; those of each finding come from `of_class`."""
+        return {}
+
     def difference(self, first: ClassGroup, second: ClassGroup, min_patients: int) -> Difference | None:
         """Return the first model's metric minus the second's on the same patients, or None without one."""
+        return None
+
+    def findings_differences(self, first: FindingsGroup, second: FindingsGroup) -> list[Difference]:
+        """Return the differences of several findings, together and each, on the same patients."""
+        return []
+
+    def findings_subgroup(self, group: FindingsGroup) -> SubgroupStatistic | None:
+        """Return the metric by which subgroups are compared for several findings, if this family has it."""
         return None
 
     def subgroup(self, group: ClassGroup) -> SubgroupStatistic | None:

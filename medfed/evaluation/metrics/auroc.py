@@ -8,16 +8,21 @@ from typing import ClassVar
 import numpy as np
 
 from medfed.evaluation.classification import auroc_of, delong, delong_test
-from medfed.evaluation.intervals import Floats, Interval
+from medfed.evaluation.intervals import Floats, Interval, Statistic
 from medfed.evaluation.metrics import (
     ClassGroup,
     ClassificationMetrics,
     Difference,
+    FindingsGroup,
     Metric,
     OneClass,
     SubgroupStatistic,
     macro,
 )
+
+
+def _statistic(one: OneClass) -> Statistic:
+    return auroc_of(one.p, one.y)
 
 
 class Auroc(ClassificationMetrics, frozen=True, tag="auroc"):
@@ -66,6 +71,27 @@ class Auroc(ClassificationMetrics, frozen=True, tag="auroc"):
 
         interval = first.resampling.interval(statistic, len(first.y))
         return Difference("auroc", None, interval, None, "no test")
+
+    def over_findings(self, group: FindingsGroup) -> Mapping[str, Interval]:
+        """Return the mean over findings."""
+        return {"auroc": group.macro(_statistic)}
+
+    def findings_differences(self, first: FindingsGroup, second: FindingsGroup) -> list[Difference]:
+        """Return each finding's difference with the paired DeLong test, and the mean's without a test."""
+        differences = []
+        for number in first.averaged():
+            ours, theirs = first.single(number), second.single(number)
+            interval, p = delong_test(ours.p, theirs.p, ours.y)
+            differences.append(Difference("auroc", first.names[number], interval, p, "paired DeLong"))
+        ours_mean, theirs_mean = first.mean_over(_statistic), second.mean_over(_statistic)
+        if ours_mean is None or theirs_mean is None:
+            return differences
+
+        def statistic(counts: Floats) -> Floats:
+            return np.asarray(ours_mean(counts) - theirs_mean(counts))
+
+        interval = first.resampling.interval(statistic, len(first.predictions.p))
+        return [Difference("auroc", None, interval, None, "no test"), *differences]
 
     def subgroup(self, group: ClassGroup) -> SubgroupStatistic | None:
         """Return the AUROC of two classes."""

@@ -7,7 +7,14 @@ from typing import ClassVar
 
 from medfed.evaluation.classification import average_precision_of
 from medfed.evaluation.intervals import Interval
-from medfed.evaluation.metrics import ClassGroup, ClassificationMetrics, Metric, OneClass, macro
+from medfed.evaluation.metrics import (
+    ClassGroup,
+    ClassificationMetrics,
+    FindingsGroup,
+    Metric,
+    OneClass,
+    macro,
+)
 
 
 class AveragePrecision(ClassificationMetrics, frozen=True, tag="average_precision"):
@@ -32,3 +39,7 @@ class AveragePrecision(ClassificationMetrics, frozen=True, tag="average_precisio
         return {
             "auprc": group.interval(macro([average_precision_of(single.p, single.y) for single in singles]))
         }
+
+    def over_findings(self, group: FindingsGroup) -> Mapping[str, Interval]:
+        """Return the mean over findings."""
+        return {"auprc": group.macro(lambda one: average_precision_of(one.p, one.y))}

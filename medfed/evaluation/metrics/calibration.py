@@ -8,7 +8,7 @@ from typing import ClassVar
 from medfed.evaluation.calibration import calibration
 from medfed.evaluation.classification import ece_of
 from medfed.evaluation.intervals import Interval
-from medfed.evaluation.metrics import ClassGroup, ClassificationMetrics, Metric, OneClass
+from medfed.evaluation.metrics import ClassGroup, ClassificationMetrics, FindingsGroup, Metric, OneClass
 
 
 class Calibration(ClassificationMetrics, frozen=True, tag="calibration"):
@@ -44,3 +44,7 @@ class Calibration(ClassificationMetrics, frozen=True, tag="calibration"):
     def over_classes(self, group: ClassGroup) -> Mapping[str, Interval]:
         """Return the calibration error of the called class's probability."""
         return {"ece": group.interval(ece_of(group.p.max(axis=1), group.p.argmax(axis=1) == group.y))}
+
+    def over_findings(self, group: FindingsGroup) -> Mapping[str, Interval]:
+        """Return the mean over findings of the calibration error."""
+        return {"ece": group.macro(lambda one: ece_of(one.p, one.y))}

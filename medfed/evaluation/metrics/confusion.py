@@ -8,10 +8,11 @@ from typing import ClassVar
 import numpy as np
 
 from medfed.evaluation.classification import confusion_cells, f1_of, mcc_of, proportion
-from medfed.evaluation.intervals import Interval, Statistic, mean_of, ratio
+from medfed.evaluation.intervals import Floats, Interval, Statistic, mean_of, ratio
 from medfed.evaluation.metrics import (
     ClassGroup,
     ClassificationMetrics,
+    FindingsGroup,
     Metric,
     OneClass,
     SubgroupStatistic,
@@ -20,6 +21,20 @@ from medfed.evaluation.metrics import (
 
 AT_POINT = "at the operating point fixed on validation patients"
 AT_PREVALENCE = "at the operating point, at this prevalence"
+
+
+def _sensitivity(one: OneClass) -> Statistic:
+    called, present = one.p >= one.threshold, one.y
+    return _share((called & present).astype(np.float64), present.astype(np.float64))
+
+
+def _specificity(one: OneClass) -> Statistic:
+    called, absent = one.p >= one.threshold, ~one.y
+    return _share((~called & absent).astype(np.float64), absent.astype(np.float64))
+
+
+def _share(part: Floats, whole: Floats) -> Statistic:
+    return lambda counts: ratio(counts @ part, counts @ whole)
 
 
 class Confusion(ClassificationMetrics, frozen=True, tag="confusion"):
@@ -71,6 +86,14 @@ class Confusion(ClassificationMetrics, frozen=True, tag="confusion"):
             "f1": group.interval(macro(f1)),
             "balanced_accuracy": group.interval(macro([recall(number) for number in range(classes)])),
             "accuracy": proportion(right, len(group.p), "Wilson", "no patients"),
+        }
+
+    def over_findings(self, group: FindingsGroup) -> Mapping[str, Interval]:
+        """Return the means over findings, each at its own threshold."""
+        return {
+            "sensitivity": group.macro(_sensitivity),
+            "specificity": group.macro(_specificity),
+            "f1": group.macro(lambda one: f1_of(one.p, one.y, one.threshold)),
         }
 
     def subgroup(self, group: ClassGroup) -> SubgroupStatistic | None:

@@ -19,7 +19,12 @@ from medfed.evaluation.report.templates import FOLDER
 from medfed.evaluation.robustness import CONDITION
 from medfed.evaluation.rows import ALL_SITES, FEDERATED
 
-TASKS = {"segment": "segmentation", "classify": "classification", "survival": "survival prediction"}
+TASKS = {
+    "segment": "segmentation",
+    "classify": "classification",
+    "multilabel": "classification of several findings",
+    "survival": "survival prediction",
+}
 
 
 # The answer to each topic, None where a person has to write it.

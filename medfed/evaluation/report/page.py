@@ -60,7 +60,7 @@ def render(run: Run) -> str:
         card=checklists.model_card(run, first.text),
         lists=checklists.checklists(run),
         versions=sorted(run.facts.versions.items()),
-        images=run.facts.task in ("segment", "classify"),
+        images=run.facts.task in ("segment", "classify", "multilabel"),
     )
 
 

@@ -21,7 +21,8 @@ class Loss(Kind, frozen=True):
     """What training minimises.
 
     Logits are (B, K, ...). The target is (B, 1, X, Y, Z) of class numbers for segmentation, (B,) of class
-    numbers for images and tables, and (B, 2) of time and event (1 or 0) for survival.
+    numbers for images and tables, (B, K) of 1, 0 or NaN (not labelled) for several findings per image, and
+    (B, 2) of time and event (1 or 0) for survival.
     """
 
     folder: ClassVar[str] = "losses"

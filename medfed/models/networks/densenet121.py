@@ -21,7 +21,7 @@ class DenseNet121(SpatialNetwork, tag="densenet121", frozen=True):
     `blocks` are the numbers of layers of the dense blocks; the default makes 121 layers.
     """
 
-    serves = ("classify",)
+    serves = ("classify", "multilabel")
     head = "class_layers.out"
 
     features: Annotated[int, Meta(ge=1)] = 64

@@ -18,7 +18,7 @@ _SHRINKS_BY = 2**5
 class EfficientNet(SpatialNetwork, tag="efficientnet", frozen=True):
     """EfficientNet for whole images, with few weights for its accuracy; `b0` is the smallest."""
 
-    serves = ("classify",)
+    serves = ("classify", "multilabel")
     head = "_fc"
 
     version: Literal["b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7"] = "b0"

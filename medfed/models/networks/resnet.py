@@ -30,7 +30,7 @@ class ResNet(SpatialNetwork, tag="resnet", frozen=True):
     image.
     """
 
-    serves = ("classify",)
+    serves = ("classify", "multilabel")
     head = "fc"
 
     depth: Literal[10, 18, 34, 50] = 10

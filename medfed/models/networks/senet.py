@@ -23,7 +23,7 @@ class SENet(SpatialNetwork, tag="senet", frozen=True):
     `layers` are the numbers of blocks of the four stages: 3, 4, 6, 3 make 50 layers, 3, 4, 23, 3 make 101.
     """
 
-    serves = ("classify",)
+    serves = ("classify", "multilabel")
     head = "last_linear"
 
     layers: tuple[int, int, int, int] = (3, 4, 6, 3)

@@ -21,7 +21,7 @@ class ViT(SpatialNetwork, tag="vit", frozen=True):
     `token` is the side length in voxels of the blocks that an image is divided into.
     """
 
-    serves = ("classify",)
+    serves = ("classify", "multilabel")
     head = "vit.classification_head"
 
     token: Annotated[int, Meta(ge=1)] = 16

@@ -11,6 +11,7 @@ The contract of a task
 
     segment    image (B, C, X, Y, Z) float32, label (B, 1, X, Y, Z) integer class numbers
     classify   image (B, C, X, Y, Z) float32, target (B,) int64
+    multilabel image (B, C, X, Y, Z) float32, target (B, K) float32: 1, 0, or NaN where not labelled
     table      features (B, F) float32, target (B,) int64
     survival   features (B, F) float32, target (B, 2) float32: time, and event as 1, or 0 for censored
 
@@ -32,6 +33,7 @@ Evaluation calls `predict_step` with whole cases and measures what it returns, i
                          image's own grid; `task.classes` names the classes, and `task.labelled_at(site)` are
                          the numbers of those that a hospital labelled (see `VoxelTask`)
     classify, table      probabilities (B, K) of `task.classes`
+    multilabel           probabilities (B, K) of `task.classes`, each between 0 and 1 by itself
     survival             risk (B,), a logarithm
 
 A task that predicts anything else names in `metrics` the families of metrics that measure it (subclasses of

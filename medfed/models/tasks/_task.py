@@ -131,6 +131,15 @@ def check_classes(task: Task, classes: tuple[str, ...]) -> None:
             f"task '{kind_of(task)}': classes has {len(classes)} names, at least 2 are needed, "
             f"the background or the healthy class first"
         )
+    check_names(task, classes)
+
+
+def check_names(task: Task, classes: tuple[str, ...]) -> None:
+    """Check that each class has a unique name.
+
+    Raises:
+        StudyError: naming the duplicate.
+    """
     for name in classes:
         if not name or classes.count(name) > 1:
             raise StudyError(

@@ -29,6 +29,7 @@ SIDE = 32
 OUTPUTS = {
     "segment": "logits",
     "classify": "probabilities",
+    "multilabel": "probabilities",
     "table": "probabilities",
     "survival": "log risk",
     "other": "network output",
@@ -38,15 +39,19 @@ OUTPUTS = {
 class Computed(nn.Module):
     """What an export computes: the network's outputs, for a classifier as probabilities."""
 
-    def __init__(self, network: nn.Module, probabilities: bool) -> None:
+    def __init__(self, network: nn.Module, probabilities: bool, *, each: bool = False) -> None:
+        """With `each`, every output has a probability of its own (several findings per image)."""
         super().__init__()
         self.network = network
         self.probabilities = probabilities
+        self.each = each
 
     def forward(self, inputs: Tensor) -> Tensor:
         outputs: Tensor = self.network(inputs)
         if not self.probabilities:
             return outputs
+        if self.each:
+            return outputs.sigmoid()
         if outputs.shape[1] == 1:
             return torch.cat([(-outputs).sigmoid(), outputs.sigmoid()], dim=1)
         return outputs.softmax(dim=1)
@@ -132,5 +137,6 @@ def exported_model(run: str | Path | RunFolder, model: str) -> ExportedModel:
         shape: tuple[int, ...] = (data.inputs,)
     else:
         shape = (data.channels, *(data.patch or (SIDE,) * data.spatial_dims))
-    computed = Computed(network, OUTPUTS[study.task.predicts] == "probabilities").eval()
+    predicts = study.task.predicts
+    computed = Computed(network, OUTPUTS[predicts] == "probabilities", each=predicts == "multilabel").eval()
     return ExportedModel(study, facts, model, computed, shape)

@@ -108,6 +108,8 @@ def metadata(exported: ExportedModel, settings: Images) -> dict[str, Any]:
 def _title(exported: ExportedModel) -> str:
     if exported.study.task.predicts == "segment":
         return f"Segmentation of {', '.join(exported.classes[1:])}"
+    if exported.study.task.predicts == "multilabel":
+        return f"Prediction of the findings {', '.join(exported.classes)}"
     return f"Classification into {', '.join(exported.classes)}"
 
 
