@@ -26,9 +26,10 @@ from medfed.data.case import Case
 from medfed.data.dataset import prepare_case
 from medfed.data.index import Index, index_folder
 from medfed.data.layouts import Layout
+from medfed.data.refusals import reason_of
 from medfed.data.settings import Images
 from medfed.data.transforms import Prepared, restore, whole_input
-from medfed.errors import MedfedError, RunError
+from medfed.errors import ImageError, MedfedError, RunError
 from medfed.evaluation.inference import Hospital, batches, is_plane
 from medfed.evaluation.rows import FEDERATED
 from medfed.evaluation.survival import survival_probability
@@ -114,7 +115,11 @@ def _predict_images(
     settings, task = study.data, study.task
     assert isinstance(settings, Images)
     for case in index.cases:
-        prepared = prepare_case(case, settings, "classify", None)
+        try:
+            prepared = prepare_case(case, settings, "classify", None)
+        except ImageError as error:
+            yield {"case": case.token, "note": f"not predicted: {reason_of(error)}"}
+            continue
         image = np.array(prepared.image, np.float32)
         if task.needs in WHOLE_IMAGE_NEEDS:
             image = whole_input(image, settings)
