@@ -102,3 +102,20 @@ def test_pictures_with_masks_are_measured_in_pixels_and_predicted_as_png(tmp_pat
         assert mask.shape == (40, 48)
         (area,) = (int(value) for name, value in line.items() if name.endswith(" px"))
         assert area == int((mask == 1).sum())
+
+
+@pytest.mark.slow
+def test_slices_of_volumes_are_trained_on_and_measured_as_volumes(tmp_path: Path) -> None:
+    from hospitals import make_hospital, write_study
+
+    for site in ("north", "south", "west"):
+        make_hospital(tmp_path / site)
+    study = write_study(tmp_path, rounds=1)
+    flat = "spatial_dims: 2, slices: coronal, spacing_mm: [2, 2], patch: [16, 16], samples: 4"
+    study.write_text(study.read_text().replace("spacing_mm: [2, 2, 2], patch: [16, 16, 16]", flat))
+    done = run.train(study, out=tmp_path / "run")
+    metrics = {case.metric for case in read_cases(done.cases)}
+    assert {"dice", "hd95_mm", "volume_ml"} <= metrics
+    assert not [name for name in metrics if "px" in name or "area" in name]
+    out = predict(done.path, tmp_path / "west", tmp_path / "out")
+    assert len(list(out.glob("*.nii.gz"))) == 6
