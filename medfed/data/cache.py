@@ -24,11 +24,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from medfed.data.batch_needs import Needs
 from medfed.data.cache_location import is_hex, is_site_folder, private_folder
 from medfed.data.case import Case, ImageSource, paths_of
 from medfed.data.class_names import Classes
 from medfed.data.settings import Images
-from medfed.data.transforms import Needs, Prepared
+from medfed.data.transforms import Prepared
 from medfed.data.volume_files import files_read
 from medfed.errors import DataError, ImageError
 
@@ -129,8 +130,8 @@ def preparation_recipe(settings: Images, needs: Needs, classes: Classes) -> str:
     import monai
     import torch
 
-    names = ("spatial_dims", "slices", "spacing_mm", "orientation", "normalise", "channels")
-    names += ("read", "resample_labels", "resample_channels")
+    names = ["spatial_dims", "slices", "spacing_mm", "orientation", "normalise", "channels"]
+    names += ["read", "resample_labels", "resample_channels"]
     shaping = {name: getattr(settings, name) for name in names}
     if settings.spacing_mm == "fit":
         shaping["patch"] = settings.patch

@@ -16,8 +16,8 @@ class Case:
     """One imaging visit of one patient. It never leaves the hospital.
 
     `id` and `patient` are as the hospital wrote them; `token` is the salted name that logs and errors use.
-    `image` holds one source per channel: a file, a folder of DICOM slices, or the files of one series. `masks`
-    holds one mask file per named structure, where a hospital has its labels so.
+    `image` holds one source per channel: a file, a folder of DICOM slices, or the files of one series.
+    `masks` holds one mask file per named structure, where a hospital has its labels so.
     """
 
     id: str

@@ -18,6 +18,7 @@ from medfed.data.batch_needs import Needs
 from medfed.data.cache import NoCache, in_memory, open_cache
 from medfed.data.cache_location import CacheLocation
 from medfed.data.case import Case
+from medfed.data.case_reading import moved_parts, read_case
 from medfed.data.class_names import Classes, count_of
 from medfed.data.dataset import ImageDataset, used_part
 from medfed.data.findings import Findings, read_findings
@@ -37,7 +38,7 @@ from medfed.data.screening import (
 )
 from medfed.data.settings import AnyData, Images, Table, Unreadable
 from medfed.data.table import TableDataset, TableRows, fit_scaling, network_inputs, read_table
-from medfed.data.transforms import Prepared, moved_parts, read_case, restore
+from medfed.data.transforms import Prepared, restore
 from medfed.data.volume import Volume
 from medfed.errors import DataError
 

@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from medfed.data import transforms
+from medfed.data import case_reading, transforms
+from medfed.data.batch_needs import Needs
 from medfed.data.cache import NoCache, open_cache
 from medfed.data.case import Case
 from medfed.data.class_names import Classes
 from medfed.data.findings import Findings
 from medfed.data.screening import unreadable_files
 from medfed.data.settings import Images
-from medfed.data.transforms import Needs, Prepared
+from medfed.data.transforms import Prepared
 from medfed.errors import ImageError
 
 
@@ -108,8 +109,8 @@ class ImageDataset(Dataset[dict[str, Any]]):
         except (OSError, ImageError) as error:
             failure = error
         # A cache on disk digests the files first, and does not say which is missing.
-        with transforms.naming(case):
-            transforms.check_files(used)
+        with case_reading.naming(case):
+            case_reading.check_files(used)
         raise failure if isinstance(failure, ImageError) else unreadable_files(failure, case) from None
 
 
@@ -120,10 +121,10 @@ def used_part(case: Case, needs: Needs) -> Case:
 
 def prepare_case(case: Case, settings: Images, needs: Needs, classes: Classes) -> Prepared:
     """Return a case, read and prepared; its label only if the task needs one."""
-    image, label = transforms.read_case(used_part(case, needs), settings, classes)
-    with transforms.naming(case):
+    image, label = case_reading.read_case(used_part(case, needs), settings, classes)
+    with case_reading.naming(case):
         prepared = transforms.prepare(image, label, settings)
-        return replace(prepared, moved=transforms.moved_parts(image, label))
+        return replace(prepared, moved=case_reading.moved_parts(image, label))
 
 
 def item_seed(seed: int, item: int) -> int:

@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 
 from medfed.data import histogram
 from medfed.data.case import Case
+from medfed.data.case_reading import read_case
 from medfed.data.class_names import Classes, count_of
 from medfed.data.histogram import Counts, Grid, Whole
 from medfed.data.index import Index
 from medfed.data.normalise.nyul import PERCENTILES, percentiles
 from medfed.data.settings import Images
-from medfed.data.transforms import read_case
 from medfed.data.volume import Volume
 from medfed.errors import DataError, LabelError, TooFewPatientsError
 

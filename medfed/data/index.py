@@ -91,8 +91,8 @@ def index_folder(
         layout: how the cases lie; if None, the only layout for which the folder speaks.
 
     Raises:
-        DataError: for a folder that fits no layout or several, a folder without cases, a table that lacks a column, a duplicate case, a patient in two
-            splits, an unknown split, an empty target.
+        DataError: for a folder that fits no layout or several, a folder without cases, a table that lacks a
+            column, a duplicate case, a patient in two splits, an unknown split, an empty target.
     """
     folder = Path(folder)
     if not folder.is_dir():

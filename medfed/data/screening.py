@@ -68,12 +68,12 @@ def usable_cases(
             f"the task needs a table and data.kind is 'images'; set data.kind to 'table' (needs: {needs})"
         )
     what = WHAT_IS_LEARNT[needs]
-    has = {
-        "segment": lambda case: case.label is not None or case.masks,
-        "classify": lambda case: case.target is not None,
-        "multilabel": lambda case: case.token in labelled,
-    }
-    cases = tuple(case for case in index.cases if has[needs](case))
+    if needs == "segment":
+        cases = tuple(case for case in index.cases if case.label is not None or case.masks)
+    elif needs == "classify":
+        cases = tuple(case for case in index.cases if case.target is not None)
+    else:
+        cases = tuple(case for case in index.cases if case.token in labelled)
     if not cases:
         raise DataError(f"no case of the site has a {what}, which the task needs ({index.describe()})")
     if needs == "classify":

@@ -8,33 +8,19 @@ header, and no path can get into a checkpoint or a log.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medfed.data import planes
-from medfed.data.batch_needs import Needs as Needs
-from medfed.data.case import Case, ImageSource, paths_of
-from medfed.data.class_names import Classes
 from medfed.data.label_regions import class_dtype
-from medfed.data.reading import Reading
-from medfed.data.refusals import (
-    ChannelCountError,
-    ChannelGridError,
-    MissingImageError,
-    MissingLabelError,
-    SeveralVolumesError,
-    of_case,
-)
-from medfed.data.regrid import moved_channel
 from medfed.data.resample import resample
 from medfed.data.settings import Augment, Images
 from medfed.data.volume import Volume
-from medfed.errors import DataError, ImageError, LabelError
+from medfed.errors import DataError, ImageError
 
 if TYPE_CHECKING:
     from monai.transforms import Compose
@@ -46,10 +32,6 @@ _T = TypeVar("_T", bound=np.generic)
 # At most this many labelled voxels of a volume are kept as possible centres of patches; more would not
 # change a draw.
 MAX_CENTRES = 20_000
-
-# Two channels of one case share a grid if no corner differs by more than this fraction of the smallest voxel
-# edge.
-GRID_TOLERANCE_VOXELS = 0.05
 
 # The most voxels that a resampled volume may have. With more, the spacing or the affine is wrong.
 MAX_VOXELS = 1024**3
@@ -76,139 +58,6 @@ class Prepared:
     original_affine_ras: NDArray[np.float64]
     in_pixels: bool = False
     moved: tuple[str, ...] = ()
-
-
-def read_case(case: Case, settings: Images | None, classes: Classes) -> tuple[Volume, Volume | None]:
-    """Return a case's image, with all channels on one grid, and its label, as they are in the files.
-
-    Without settings there is no study yet: any number of channels will do, and of several structures in one
-    voxel the last is taken.
-
-    Raises:
-        ImageError, LabelError: naming the case by token.
-    """
-    from medfed.data.read import read_label, read_masks
-
-    with naming(case):
-        check_files(case)
-        image = read_image(case.image, settings)
-        channels = image.array.shape[0]
-        if settings is not None and channels != settings.channels:
-            raise ChannelCountError(
-                f"the image has {channels} channels, the study's data.channels is {settings.channels}"
-            )
-        label = None
-        overlap = "later" if settings is None else _reading(settings).overlap
-        resample = settings is not None and settings.resample_labels
-        if case.label is not None:
-            with _as_label_errors():
-                label = read_label(case.label, image, classes, overlap=overlap, resample=resample)
-        elif case.masks:
-            with _as_label_errors():
-                label = read_masks(case.masks, image, classes, overlap=overlap, resample=resample)
-    return image, label
-
-
-@contextmanager
-def naming(case: Case) -> Iterator[None]:
-    """Name a case by its token in any refusal of it."""
-    try:
-        yield
-    except ImageError as error:
-        raise of_case(error, case.token) from None
-
-
-@contextmanager
-def _as_label_errors() -> Iterator[None]:
-    """Raise the plain refusal of a label's file as one of a label, so that it is counted as such."""
-    try:
-        yield
-    except ImageError as error:
-        if type(error) is not ImageError:
-            raise
-        raise LabelError(f"its label: {error}") from None
-
-
-def check_files(case: Case) -> None:
-    """Raise if a file of a case is not there.
-
-    Raises:
-        MissingImageError, MissingLabelError: without the case's name.
-    """
-    advice = "correct its path in the table, or restore the file"
-    if not all(path.exists() for source in case.image for path in paths_of(source)):
-        raise MissingImageError(f"its image is not there; {advice}")
-    labels = (*(() if case.label is None else (case.label,)), *(path for _, path in case.masks))
-    if not all(path.exists() for path in labels):
-        raise MissingLabelError(f"its label is not there; {advice}")
-
-
-def moved_parts(image: Volume, label: Volume | None) -> tuple[str, ...]:
-    """Return which parts of a case `read_case` moved onto its image's grid: `label`, `channels`."""
-    label_moved = label is not None and "resampled" in label.info.flags
-    channels_moved = "resampled_channels" in image.info.flags
-    return (("label",) if label_moved else ()) + (("channels",) if channels_moved else ())
-
-
-def read_image(paths: Sequence[ImageSource | str], settings: Images | None = None) -> Volume:
-    """Return one volume of all channels, which are on one grid; each source holds one volume.
-
-    The settings say how a study reads; without them the reader's defaults hold.
-
-    Raises:
-        ImageError: if a path is refused or holds several volumes, or the channels' grids differ.
-    """
-    from medfed.data.read import read
-
-    reading = _reading(settings)
-    channels: list[Volume] = []
-    for path in paths:
-        volumes = read(
-            path,
-            padding=reading.padding,
-            tilt=reading.tilt,
-            uneven=reading.uneven,
-            max_bytes=reading.max_bytes,
-        )
-        if len(volumes) != 1:
-            raise SeveralVolumesError(
-                f"its image holds {len(volumes)} volumes, expected one; put each series or time point into a "
-                "folder of its own"
-            )
-        channels += volumes
-    first = channels[0]
-    if len(channels) == 1:
-        return first
-    flags: tuple[str, ...] = ()
-    for number, other in enumerate(channels[1:], start=2):
-        try:
-            check_same_grid(first, other, number)
-        except ChannelGridError:
-            if settings is None or not settings.resample_channels:
-                raise
-            channels[number - 1] = moved_channel(first, other, number)
-            flags = ("resampled_channels",)
-    flags = tuple(dict.fromkeys([*flags, *(flag for one in channels for flag in one.info.flags)]))
-    array = np.concatenate([one.array for one in channels])
-    return Volume(array, first.affine_ras, replace(first.info, flags=flags))
-
-
-def _reading(settings: Images | None) -> Reading:
-    return Reading() if settings is None else settings.read
-
-
-def check_same_grid(first: Volume, other: Volume, number: int) -> None:
-    """Raise a ChannelGridError if channel `number` is not on the grid of channel 1."""
-    corners = np.array(
-        [[i, j, k, 1] for i in (0, first.shape[0]) for j in (0, first.shape[1]) for k in (0, first.shape[2])]
-    )
-    distance_mm = np.abs(corners @ (first.affine_ras - other.affine_ras).T).max()
-    if first.shape != other.shape or distance_mm > GRID_TOLERANCE_VOXELS * min(first.spacing_mm):
-        raise ChannelGridError(
-            f"channel {number} lies on another grid than channel 1 (shape {other.shape} against "
-            f"{first.shape}, up to {distance_mm:.2f} mm apart); register and resample the channels to one "
-            "grid, or, if they are registered, set data.resample_channels in the study"
-        )
 
 
 def prepare(image: Volume, label: Volume | None, settings: Images) -> Prepared:

@@ -28,8 +28,9 @@ def evaluate(
 ) -> RunFolder:
     """Measure a run's models on a hospital's folder and write the report again; return the run folder.
 
-    The hospital is called `name` in rows and report. Its test split is measured, or every case with
-    `all_cases`, which is right for a hospital that took no part in the study. `layout` goes before the study's.
+    The hospital is called `name` in rows and report. Its test split is measured, or every case
+    with `all_cases`, which is right for a hospital that took no part in the study. `layout`
+    goes before the study's.
 
     Raises:
         RunError: if this is not a run folder, or a hospital of that name trained in the run.

@@ -7,9 +7,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from medfed.data.case_reading import read_image
 from medfed.data.reading import Reading, SiteReading
 from medfed.data.settings import Images
-from medfed.data.transforms import read_image
 from medfed.errors import ImageError
 
 

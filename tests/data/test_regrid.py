@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from medfed.data.case import Case
+from medfed.data.case_reading import read_case, read_image
 from medfed.data.class_names import ClassNames
 from medfed.data.read import read, read_label
 from medfed.data.settings import Images
-from medfed.data.transforms import read_case, read_image
 from medfed.errors import ImageError, LabelError
 
 from .itk_files import write_nrrd

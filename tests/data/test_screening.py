@@ -91,11 +91,11 @@ def test_no_case_is_left_out_of_a_good_folder(tmp_path: Path) -> None:
 
 
 def test_a_case_is_read_once_and_the_cache_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from medfed.data import transforms
+    from medfed.data import case_reading
 
     reads: list[str] = []
-    read = transforms.read_image
-    monkeypatch.setattr(transforms, "read_image", lambda paths: (reads.append("read"), read(paths))[1])
+    read = case_reading.read_image
+    monkeypatch.setattr(case_reading, "read_image", lambda *given: (reads.append("read"), read(*given))[1])
     data = opened(folder_of(tmp_path, [row("a"), row("b"), row("c")]))
     data.leave_out(data.screen(), Unreadable())
     list(data.train_dataloader())
@@ -106,7 +106,7 @@ def test_a_case_is_read_once_and_the_cache_keeps_it(tmp_path: Path, monkeypatch:
 def test_a_surprise_in_a_library_costs_one_case(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str
 ) -> None:
-    from medfed.data import transforms
+    from medfed.data import case_reading
 
     prepare, calls = transforms.prepare, iter(range(9))
 
@@ -115,7 +115,7 @@ def test_a_surprise_in_a_library_costs_one_case(
             raise RuntimeError(f"{MARK}.nii.gz is odd")
         return prepare(*parts)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(transforms, "prepare", failing)
+    monkeypatch.setattr(case_reading, "prepare", failing)
     data = opened(folder_of(tmp_path, [row("a"), row("b"), row("c")]), cache=cache)
     (one,) = data.screen().refused
     assert one.message == f"case {token('b')}: preparing it ended in RuntimeError"

@@ -70,7 +70,7 @@ def image_folders(survey: Survey, *parts: str) -> tuple[str, ...]:
 
 
 def split_folders(survey: Survey) -> dict[str, tuple[str, ...]]:
-    """Return the folders of train, val and test by split, if these hold all images; else the folder itself."""
+    """Return the folders of train, val and test by split if these hold all images, else the folder."""
     names = image_folders(survey)
     splits = [SPLIT_FOLDERS.get(name.lower()) for name in names]
     loose = any(is_image(file) for file in survey.folders.get((), ()))

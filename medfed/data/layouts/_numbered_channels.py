@@ -59,8 +59,8 @@ def in_order(case: str, channels: dict[int, Path], count: int) -> tuple[Path, ..
         numbers = ", ".join(f"_{number:04d}" for number in sorted(channels)) or "none"
         raise CaseError(
             case,
-            f"it has the channels {numbers}, the hospital's cases have _0000 to _{count - 1:04d}; restore the "
-            "missing file or remove the case",
+            f"it has the channels {numbers}, the hospital's cases have _0000 to _{count - 1:04d}; restore "
+            "the missing file or remove the case",
             ImageError,
         )
     return tuple(channels[number] for number in range(count))

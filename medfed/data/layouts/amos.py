@@ -1,4 +1,5 @@
-"""A data set that dataset.json lists, with labelled validation images: imagesTr, labelsTr, imagesVa, labelsVa.
+"""A data set that dataset.json lists, with labelled validation images:
+imagesTr, labelsTr, imagesVa, labelsVa.
 
 Source: Ji et al., AMOS, NeurIPS 2022, arXiv:2206.08023.
 """
@@ -90,7 +91,8 @@ def _case(entry: tuple[str, str], split: str, files: Mapping[tuple[str, ...], Pa
         what = "image" if image is None else "label"
         raise CaseError(
             name,
-            f"dataset.json lists it, and its {what} is not there; restore the file or remove it from the list",
+            f"dataset.json lists it, and its {what} is not there; restore the file or remove it from the "
+            "list",
             ImageError,
         )
     return ListedCase(name, name, (image,), label, split=split)

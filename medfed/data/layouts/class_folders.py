@@ -33,8 +33,8 @@ class ClassFolders(Layout, tag="class_folders", frozen=True):
 
     title: ClassVar[str] = "one folder per class"
     needs: ClassVar[str] = (
-        f"CLASS/x, at least {SEVERAL} images per class with names of their own (folders of patients look alike, "
-        "and are never classes)"
+        f"CLASS/x, at least {SEVERAL} images per class with names of their own (folders of patients look "
+        "alike, and are never classes)"
     )
     order: ClassVar[int] = 80
 

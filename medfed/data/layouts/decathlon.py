@@ -83,8 +83,8 @@ def one_per_stem(files: tuple[File, ...]) -> dict[str, File]:
     for file in files:
         if stem(file.path) in found:
             raise DataError(
-                "a folder has one image both as .nii and as .nii.gz (or in two formats); keep one, as nothing "
-                "says that they are the same"
+                "a folder has one image both as .nii and as .nii.gz (or in two formats); keep one, as "
+                "nothing says that they are the same"
             )
         found[stem(file.path)] = file
     return found

@@ -1,7 +1,7 @@
 """nnU-Net's raw data: channels as numbered files in imagesTr, labels in labelsTr.
 
-Source: Isensee et al., nnU-Net, Nature Methods 2021, doi:10.1038/s41592-020-01008-z, and the dataset format of
-its version 2.
+Source: Isensee et al., nnU-Net, Nature Methods 2021, doi:10.1038/s41592-020-01008-z, and the dataset format
+of its version 2.
 """
 
 from __future__ import annotations

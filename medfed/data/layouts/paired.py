@@ -64,8 +64,9 @@ class Paired(Layout, tag="paired", frozen=True):
             pair = _find_pair(survey, parent)
             if pair is None:
                 raise DataError(
-                    f"the site's data folder ({survey.describe()}) has no folder of images beside one of labels; "
-                    "name them `images` and `labels`, or say with `layout: {kind: pattern, ...}` where they are"
+                    f"the site's data folder ({survey.describe()}) has no folder of images beside one of "
+                    "labels; name them `images` and `labels`, or say with `layout: {kind: pattern, ...}` "
+                    "where they are"
                 )
             channels = pair.images if len(pair.images) > 1 else ()
             cases += _cases(survey, split, pair)
@@ -142,8 +143,8 @@ def _image_files(survey: Survey, pair: _Pair, folder: str) -> dict[_Key, tuple[P
         if sorted(channels) != list(range(count)):
             raise CaseError(
                 "/".join(own),
-                f"it has {len(channels)} of {count} channels (_0000, _0001, ...) that other cases have; restore "
-                "the missing file or remove the case",
+                f"it has {len(channels)} of {count} channels (_0000, _0001, ...) that other cases have; "
+                "restore the missing file or remove the case",
                 ImageError,
             )
     return {own: tuple(channels[number] for number in sorted(channels)) for own, channels in found.items()}
@@ -165,8 +166,8 @@ def _cases(survey: Survey, split: str, pair: _Pair) -> list[ListedCase]:
         if lacking:
             raise CaseError(
                 "/".join(key),
-                f"{lacking} of the {len(by_folder)} folders of images lack its file; each folder is a channel "
-                "of every case; restore the file or remove the case",
+                f"{lacking} of the {len(by_folder)} folders of images lack its file; each folder is a "
+                "channel of every case; restore the file or remove the case",
                 ImageError,
             )
         cases.append(

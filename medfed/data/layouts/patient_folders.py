@@ -70,8 +70,9 @@ class PatientFolders(Layout, tag="patient_folders", frozen=True):
         channels = self._chosen(images)
         if len(labels) > 1:
             raise DataError(
-                f"the patients' folders have {len(labels)} kinds of labels ({', '.join(labels)}), and nothing "
-                "says which one is meant; say it with `layout: {kind: pattern, image: ..., label: ...}`"
+                f"the patients' folders have {len(labels)} kinds of labels ({', '.join(labels)}), and "
+                "nothing says which one is meant; say it with `layout: {kind: pattern, image: ..., label: "
+                "...}`"
             )
         label = labels[0] if labels else ""
         wanted = {*channels, label}
@@ -84,8 +85,8 @@ class PatientFolders(Layout, tag="patient_folders", frozen=True):
         lacking = [name for name in self.channels if plain(name) not in images]
         if lacking or not images:
             raise DataError(
-                f"no file of most patients' folders is called {' or '.join(lacking) or 'as an image'}; there are "
-                f"{', '.join(_printable(images)) or 'none'}"
+                f"no file of most patients' folders is called {' or '.join(lacking) or 'as an image'}; there "
+                f"are {', '.join(_printable(images)) or 'none'}"
             )
         return tuple(plain(name) for name in self.channels) or tuple(images)
 

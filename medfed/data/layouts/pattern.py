@@ -50,8 +50,8 @@ class Pattern(Layout, tag="pattern", frozen=True):
     `{structure}` it finds one mask per structure.
 
     `{patient}`, `{case}`, `{split}`, `{class}` and `{structure}` stand for a part of a name and are read from
-    it; `*` is any part of a name, `**/` any folders, and a pattern that ends with `/` is a folder of one DICOM
-    series. A file is taken by the pattern that says most of its path.
+    it; `*` is any part of a name, `**/` any folders, and a pattern that ends with `/` is a folder of one
+    DICOM series. A file is taken by the pattern that says most of its path.
     """
 
     title: ClassVar[str] = "a pattern of paths"
@@ -157,8 +157,8 @@ def _match(survey: Survey, patterns: Sequence[_Pattern]) -> dict[str, list[_Matc
     for role, matches in found.items():
         if not matches:
             raise DataError(
-                f"layout: no file fits the pattern of {role} (the folder holds {survey.describe()}); a pattern "
-                "is a path below the data folder, such as '{patient}/*_t1.*'"
+                f"layout: no file fits the pattern of {role} (the folder holds {survey.describe()}); a "
+                "pattern is a path below the data folder, such as '{patient}/*_t1.*'"
             )
     return found
 
@@ -192,8 +192,8 @@ def _case(
         if len(found) != 1:
             raise CaseError(
                 identity,
-                f"the pattern of {role} takes {len(found)} files of it, and one is expected; use {{case}} where "
-                "a patient has several, restore the file, or make the pattern more exact",
+                f"the pattern of {role} takes {len(found)} files of it, and one is expected; use {{case}} "
+                "where a patient has several, restore the file, or make the pattern more exact",
                 DataError if found else ImageError,
             )
         images.append(found[0].path)
@@ -218,8 +218,8 @@ def _labels(labels: Sequence[_Match], identity: str) -> tuple[Path | None, tuple
     if len(labels) > 1:
         raise CaseError(
             identity,
-            f"the pattern of its label takes {len(labels)} files, and one is expected; make it more exact, or "
-            "use {structure} for one mask per structure",
+            f"the pattern of its label takes {len(labels)} files, and one is expected; make it more exact, "
+            "or use {structure} for one mask per structure",
         )
     return (labels[0].path if labels else None), ()
 

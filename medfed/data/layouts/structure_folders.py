@@ -47,8 +47,8 @@ class StructureFolders(Layout, tag="structure_folders", frozen=True):
             pair = _find_pair(survey, parent)
             if pair is None:
                 raise DataError(
-                    f"the site's data folder ({survey.describe()}) has no folder of images beside a folder of "
-                    "labels with one folder per structure"
+                    f"the site's data folder ({survey.describe()}) has no folder of images beside a folder "
+                    "of labels with one folder per structure"
                 )
             images, masks = _images(survey, pair[0]), _masks(survey, pair[1])
             for name in sorted(set(masks) - set(images)):

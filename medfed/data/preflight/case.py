@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfed.data import refusals
+from medfed.data.batch_needs import Needs
 from medfed.data.cache_location import files_below
 from medfed.data.case import Case, first_path
 from medfed.data.class_names import Classes
 from medfed.data.preflight.thumbnail import thumbnail
 from medfed.data.settings import Images
-from medfed.data.transforms import Needs
 from medfed.data.volume import Volume
 from medfed.errors import ImageError, LabelError
 
@@ -146,8 +146,9 @@ def examine(request: CaseRequest) -> CaseFacts:
 
 def _read(request: CaseRequest, facts: CaseFacts) -> tuple[Volume | None, Volume | None]:
     """Return a case's image and label; note why training refuses it, and return what can be read of it."""
+    from medfed.data.case_reading import naming, read_case, read_image
     from medfed.data.dataset import used_part
-    from medfed.data.transforms import check_preparable, naming, read_case, read_image
+    from medfed.data.transforms import check_preparable
 
     case = used_part(request.case, request.needs)
     try:

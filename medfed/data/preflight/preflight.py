@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from medfed.data.batch_needs import Needs
 from medfed.data.class_names import Classes, ClassNames, count_of
 from medfed.data.findings import read_findings
 from medfed.data.index import Index, index_folder
@@ -30,7 +31,6 @@ from medfed.data.preflight.study_checks import StudyRequirements, study_findings
 from medfed.data.preflight.summary import summarise, verdict
 from medfed.data.screening import RefusedCase, check_training, count_reasons, left_out_line
 from medfed.data.settings import Images, Unreadable
-from medfed.data.transforms import Needs
 from medfed.errors import DataError
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.batch_needs import IMAGE_NEEDS
+from medfed.data.batch_needs import IMAGE_NEEDS, Needs
 from medfed.data.case import Case
 from medfed.data.findings import Findings, check_finding_columns, findings_of
 from medfed.data.normalise.window import Window
@@ -18,7 +18,6 @@ from medfed.data.preflight.case import CaseFacts, format_mm
 from medfed.data.preflight.issues import Finding
 from medfed.data.preflight.listing import Listing
 from medfed.data.settings import Images
-from medfed.data.transforms import Needs
 from medfed.errors import DataError
 
 # Resampling by more than this factor invents or discards most of the detail.

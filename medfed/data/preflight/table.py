@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from medfed.data.batch_needs import Needs
 from medfed.data.identifiers import MEANINGS, Kind, kind_by_cells, kind_by_heading, shown_heading
 from medfed.data.patients import patients_of
 from medfed.data.preflight.issues import SEVERITIES, Problem, Severity
@@ -29,7 +30,6 @@ from medfed.data.site_table import (
     with_decimal_points,
 )
 from medfed.data.table_findings import number_findings
-from medfed.data.transforms import Needs
 from medfed.errors import DataError
 
 # A column with a larger share of empty cells than this is reported.

@@ -15,13 +15,13 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from medfed.data.case import Case, paths_of
+from medfed.data.case_reading import read_image
 from medfed.data.index import Index
 from medfed.data.layouts._dicom_choice import SeriesChoice
 from medfed.data.layouts._survey import Survey
 from medfed.data.layouts.dicom_tree import DicomTree
 from medfed.data.preflight.preflight import check
 from medfed.data.settings import Images
-from medfed.data.transforms import read_image
 from medfed.errors import DataError, ImageError
 
 from ..hospital_folder import index

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medfed.data.batch_needs import Needs
 from medfed.data.class_names import ClassNames
 from medfed.data.datamodule import SiteDataModule
 from medfed.data.preflight.preflight import check
 from medfed.data.preflight.study_checks import StudyRequirements
 from medfed.data.settings import Images, Unreadable
-from medfed.data.transforms import Needs
 from medfed.errors import DataError
 
 from ..hospital_folder import MARK, SECRET, folder_of, row, write_nifti
