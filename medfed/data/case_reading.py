@@ -1,4 +1,4 @@
-"""A case's images and label as they are in its files: all channels on one grid, refusals by the case's token."""
+"""A case's images and label as they are in its files, all channels on one grid; refusals name its token."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def test_a_case_is_read_once_and_the_cache_keeps_it(tmp_path: Path, monkeypatch:
 def test_a_surprise_in_a_library_costs_one_case(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str
 ) -> None:
-    from medfed.data import case_reading
+    from medfed.data import transforms
 
     prepare, calls = transforms.prepare, iter(range(9))
 
@@ -115,7 +115,7 @@ def test_a_surprise_in_a_library_costs_one_case(
             raise RuntimeError(f"{MARK}.nii.gz is odd")
         return prepare(*parts)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(case_reading, "prepare", failing)
+    monkeypatch.setattr(transforms, "prepare", failing)
     data = opened(folder_of(tmp_path, [row("a"), row("b"), row("c")]), cache=cache)
     (one,) = data.screen().refused
     assert one.message == f"case {token('b')}: preparing it ended in RuntimeError"

@@ -14,7 +14,8 @@ annotation annotations contour contours manual roi rois dseg lesion lesions
 # What an image is called: the modality, the weighting or a plain word.
 _IMAGES = """
 image images imagestr imagesva imagests imaging img imgs volume volumes scan scans data ct cta cbct ldct mr
-mri mra pet spect suv us t1 t1w t1n t1c t1ce t1gd t1post t1pre t1km t2 t2w t2f t2flair flair fl pd pdw dwi adc dce
+mri
+mra pet spect suv us t1 t1w t1n t1c t1ce t1gd t1post t1pre t1km t2 t2w t2f t2flair flair fl pd pdw dwi adc dce
 swi asl b0 cxr xray dx mg
 """
 
