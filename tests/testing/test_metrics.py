@@ -118,11 +118,12 @@ class Copied(Agreement, frozen=True, tag="copied"):
 
 MASKS = "of_masks_it_measures_what_it_declares"
 CLASSES = "of_class_probabilities_it_estimates_what_it_declares"
+FINDINGS = "of_several_findings_it_estimates_what_it_declares"
 WRONG = {
     Undeclared: {MASKS},
     Careless: {MASKS},
     Reversed: {MASKS},
-    Percent: {CLASSES},
+    Percent: {CLASSES, FINDINGS},
     Biased: {CLASSES},
     Empty: {"of_survival_it_estimates_what_it_declares"},
     Unclear: {"its_records_tell_a_report_what_it_needs"},
