@@ -14,15 +14,6 @@ from medfed.pipeline.train import train
 from medfed.registry import kind_of
 from medfed.study.reading import read_study
 
-# `medfed check`, from which a study is drafted, does not yet read masks per structure, nor name DICOM's.
-NOT_YET = ("one folder per structure", "TotalSegmentator", "DICOM")
-HOSPITALS = [
-    pytest.param(name, marks=pytest.mark.xfail(strict=False, reason="the draft names no structure"))
-    if name in NOT_YET
-    else name
-    for name in EACH
-]
-
 
 def drafted(tmp_path: Path, name: str) -> Path:
     """Write two hospitals of a layout and the study that `medfed new` drafts for them."""
@@ -39,7 +30,7 @@ def drafted(tmp_path: Path, name: str) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", HOSPITALS)
+@pytest.mark.parametrize("name", EACH)
 def test_the_drafted_study_opens_the_hospital_that_it_was_drafted_from(tmp_path: Path, name: str) -> None:
     study = read_study(drafted(tmp_path, name))
     data = hospital_of(study, "north", str(tmp_path / "north")).data
@@ -55,7 +46,7 @@ def test_the_drafted_study_opens_the_hospital_that_it_was_drafted_from(tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", HOSPITALS)
+@pytest.mark.parametrize("name", EACH)
 def test_the_drafted_study_trains_a_round(tmp_path: Path, name: str) -> None:
     study = drafted(tmp_path, name)
     run = train(study, out=tmp_path / "run", overrides=("train.rounds=1", "train.epochs=1"))
