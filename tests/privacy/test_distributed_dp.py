@@ -288,9 +288,8 @@ def test_a_whole_study_goes_on_without_the_site_that_drops_out(tmp_path):
     for site in SITES:
         make_hospital(tmp_path / site)
     file = study_file(tmp_path, {"epsilon": 5, "accountant": "rdp", "clip": 0.5})
-    for image in sorted((tmp_path / "west").glob("*image*"))[:1] or sorted(
-        (tmp_path / "west").glob("*.nii*")
-    ):
+    # More of its images are damaged than a hospital bears.
+    for image in sorted((tmp_path / "west").glob("*.nii*"))[:4]:
         image.write_bytes(b"no image any more")
     done = medfed.train(file, out=tmp_path / "run")
     rounds = [json.loads(line) for line in done.rounds.read_text().splitlines()]
