@@ -16,7 +16,7 @@ PREAMBLE = b"\0" * 128 + b"DICM"
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("a.nii.gz", gzip.compress(b"anything"), "nifti"),
+        ("a.nii.gz", gzip.compress(b"anything", mtime=0), "nifti"),
         ("a", PREAMBLE, "dicom"),
         ("IM0001", b"\x08\0\x05\0CS\x0a\0ISO_IR 100", "dicom"),
         ("IM0002", b"\x08\0\x05\0\x0a\0\0\0ISO_IR 100", "dicom"),
