@@ -112,17 +112,12 @@ def check_plane(image: Volume, settings: Images) -> None:
     """Raise an ImageError if an image can't be one of a 2D study.
 
     Raises:
-        ImageError: if it has several slices and the study names none, or no size in mm and the study a
-            spacing.
+        ImageError: if it has several slices and the study names none.
     """
     if settings.slices is None and image.shape[2] != 1:
         raise ImageError(
             f"the image has {image.shape[2]} slices, and a study with data.spatial_dims: 2 takes images of "
             "one plane; set data.slices to axial, coronal or sagittal, or data.spatial_dims to 3"
-        )
-    if isinstance(settings.spacing_mm, tuple) and planes.in_pixels(image):
-        raise ImageError(
-            "the image has no size in mm, and the study resamples to data.spacing_mm; set it to fit or native"
         )
 
 
@@ -141,8 +136,8 @@ def check_preparable(image: Volume, settings: Images) -> None:
     """Raise if an image that can be read cannot be prepared.
 
     Raises:
-        ImageError: if no voxel is a number, the image is none of a 2D study, or the resampled volume would be
-            too large.
+        ImageError: if no voxel is a number, the image is none of a 2D study, it has no size in mm and the
+            study a spacing, or the resampled volume would be too large.
     """
     # Nearly always the first plane has a number: then the other voxels need not be looked at.
     if not np.isfinite(image.array[..., 0]).any() and not np.isfinite(image.array).any():
@@ -151,6 +146,11 @@ def check_preparable(image: Volume, settings: Images) -> None:
         check_plane(image, settings)
     if not isinstance(settings.spacing_mm, tuple):
         return
+    if planes.in_pixels(image):
+        cure = "it to fit or native" if settings.spatial_dims == 2 else "data.spatial_dims to 2"
+        raise ImageError(
+            f"the image has no size in mm, and the study resamples to data.spacing_mm; set {cure}"
+        )
     extent = np.multiply(image.shape, image.spacing_mm)
     if settings.spatial_dims == 2:  # the distance of slices stays
         across = planes.axis_across(image, settings)

@@ -30,6 +30,7 @@ from medfed.deployment.site_evaluation import (
 from medfed.deployment.site_file import SiteFile, as_read_here, read_site, secret_of
 from medfed.deployment.site_session import SiteSession, open_audit_log
 from medfed.errors import DataError, ExchangeError
+from medfed.evaluation.inference import Hospital
 from medfed.evaluation.rows import FEDERATED
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.round import SiteConnection, receive, send_update
@@ -54,6 +55,7 @@ from medfed.runs.progress import Progress, show_warnings
 from medfed.runs.rounds import RoundReport, SiteResult, append_round, last_round, read_rounds
 from medfed.runs.status import Status
 from medfed.study.reading import parse_study
+from medfed.study.study import Study
 from medfed.wire.update import GlobalModel, Update
 
 # How often the status file says when the hub was last reached.
@@ -93,16 +95,7 @@ def take_part(
         status = Status(folder.status, study=study.name, digest=known, rounds=study.train.rounds)
         with record_exit(status):
             check_planned(study)
-            hospital = hospital_of(
-                as_read_here(study, site),
-                site.name,
-                site.data,
-                secret,
-                site.cache,
-                site.columns,
-                site.classes,
-                site.given_layout,
-            )
+            hospital = _open_hospital(study, site, secret)
             audit = open_audit_log(site, folder)
             _take_part(SiteSession(site, study, hospital, folder, status, progress, audit), accept, ask)
     return folder
@@ -265,14 +258,9 @@ class SiteProgress(pl.Callback):
         self._session.status.update(round=federated.round, scores=dict(federated.scores))
 
 
-# ---------------------------------------------------------------------------------------------- several GPUs
-
-
-def _train_worker(site: SiteFile, secret: bytes) -> None:
-    """Train in a process that Lightning started beside rank 0, which alone sends and receives."""
-    folder = RunFolder(Path(os.environ[RUN_FOLDER]))
-    study = parse_study(folder.study.read_text(encoding="utf-8"), "study.yaml")
-    hospital = hospital_of(
+def _open_hospital(study: Study, site: SiteFile, secret: bytes) -> Hospital:
+    """Return the hospital's data as its own site file says to read them."""
+    return hospital_of(
         as_read_here(study, site),
         site.name,
         site.data,
@@ -282,6 +270,16 @@ def _train_worker(site: SiteFile, secret: bytes) -> None:
         site.classes,
         site.given_layout,
     )
+
+
+# ---------------------------------------------------------------------------------------------- several GPUs
+
+
+def _train_worker(site: SiteFile, secret: bytes) -> None:
+    """Train in a process that Lightning started beside rank 0, which alone sends and receives."""
+    folder = RunFolder(Path(os.environ[RUN_FOLDER]))
+    study = parse_study(folder.study.read_text(encoding="utf-8"), "study.yaml")
+    hospital = _open_hospital(study, site, secret)
     # As rank 0 does, so that all ranks train on the same cases.
     screen_hospital(hospital, site.policy.unreadable, site.cache)
     run = SiteRun(folder.site(site.name), resume=True, examples=hospital.data.examples)

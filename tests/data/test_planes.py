@@ -82,6 +82,8 @@ def test_a_plane_of_several_slices_is_refused() -> None:
 def test_a_picture_without_a_size_in_mm_is_not_resampled_to_mm() -> None:
     with pytest.raises(ImageError, match=r"no size in mm.*set it to fit or native"):
         prepare(plane(8, 8), None, settings_of(spacing_mm=(0.5, 0.5)))
+    with pytest.raises(ImageError, match=r"no size in mm.*set data\.spatial_dims to 2"):
+        prepare(plane(8, 8), None, settings_of(spatial_dims=3, spacing_mm=(1, 1, 1)))
     found = prepare(plane(8, 8, spacing_mm=0.25, flags=()), None, settings_of(spacing_mm=(0.5, 0.5)))
     assert found.image.shape == (1, 4, 4, 1)
     assert not found.in_pixels
