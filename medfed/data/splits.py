@@ -35,6 +35,16 @@ def _mac(site_secret: bytes, purpose: str, text: str) -> bytes:
     return hmac.new(site_secret, f"medfed/{purpose}/{text}".encode(), hashlib.sha256).digest()
 
 
+def simulated_secret(seed: int, site: str) -> bytes:
+    """Return the secret for a site's tokens and splits in a simulation, where one person has all folders.
+
+    Args:
+        seed: the study's seed.
+        site: the hospital's name in the study.
+    """
+    return hashlib.sha256(f"medfed/simulated/{seed}/{site}".encode()).digest()
+
+
 def split_position(site_secret: bytes, patient: str) -> float:
     """Return a patient's position in [0, 1), which decides the split."""
     return int.from_bytes(_mac(site_secret, "split", patient)[:8], "big") / 2**64

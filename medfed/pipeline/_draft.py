@@ -8,6 +8,9 @@ from typing import Any
 
 import yaml
 
+# The seed of a drafted study. Its counts are of the splits that a simulation with this seed makes.
+DRAFT_SEED = 0
+
 
 @dataclass(frozen=True)
 class Draft:

@@ -11,8 +11,9 @@ import yaml
 from medfed.data.layouts import Layout, plain_layout
 from medfed.data.preflight.preflight import Preflight, check
 from medfed.data.preflight.summary import UNKNOWN_MODALITY
+from medfed.data.splits import simulated_secret
 from medfed.errors import DataError, StudyError
-from medfed.pipeline._draft import Draft, yaml_inline
+from medfed.pipeline._draft import DRAFT_SEED, Draft, yaml_inline
 from medfed.pipeline._draft_classes import class_names, structures
 from medfed.pipeline._draft_planes import are_planes, plane_grid, plane_normalisation
 from medfed.pipeline.templates import render
@@ -72,8 +73,9 @@ def _with_layout(text: str, layout: Layout | None) -> str:
 def _preflight(
     site: str, path: Path, progress: Callable[[int, int], None], layout: Layout | None
 ) -> Preflight:
+    secret = simulated_secret(DRAFT_SEED, site)
     try:
-        preflight = check(path, layout=layout, progress=progress)
+        preflight = check(path, site_secret=secret, layout=layout, progress=progress)
     except DataError as error:
         raise DataError(f"{site}: {error}") from None
     if not preflight.facts["read"]:

@@ -19,7 +19,7 @@ import yaml
 from medfed.data.layouts import Layout
 from medfed.errors import DataError, StudyError
 from medfed.files import write_whole
-from medfed.pipeline._draft import Draft
+from medfed.pipeline._draft import DRAFT_SEED, Draft
 from medfed.pipeline._draft_images import ImageTask, draft_images
 from medfed.pipeline._draft_tables import TargetColumns, draft_tables, table_file
 from medfed.study.reading import read_study
@@ -68,7 +68,7 @@ def draft_study(
 # {name}: written by `medfed new`. Every setting may be changed; `medfed kinds` lists the choices.
 #   medfed train {name}.yaml
 name: {name}
-seed: 0
+seed: {DRAFT_SEED}
 """
     sections = [head, draft.text, "rule: {kind: fedavg}\n", _yaml_sites("sites", sites)]
     if len(sites) > 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from medfed.data.left_out import note_left_out
 from medfed.data.refusals import REASONS
 from medfed.data.screening import write_refused
 from medfed.data.settings import Images, Table, Unreadable, with_layout
+from medfed.data.splits import simulated_secret
 from medfed.errors import DataError, MedfedError, StudyError
 from medfed.evaluation.inference import Hospital
 from medfed.federation.config import HubConfig, SiteConfig
@@ -27,11 +27,6 @@ from medfed.models.tasks import Training
 from medfed.runs.rounds import LEFT_OUT
 from medfed.study.canonical import study_digest
 from medfed.study.study import Study
-
-
-def simulated_secret(study: Study, site: str) -> bytes:
-    """Return the secret for a site's tokens and splits in a simulation, where one person has all folders."""
-    return hashlib.sha256(f"medfed/simulated/{study.seed}/{site}".encode()).digest()
 
 
 def folders_of(study: Study) -> dict[str, str]:
@@ -71,7 +66,7 @@ def hospital_of(
     are in `site_overrides`. Its own `layout` goes before the study's. The names of files that no case uses
     are written into the hospital's own folder.
     """
-    secret = secret or simulated_secret(study, site)
+    secret = secret or simulated_secret(study.seed, site)
     settings = study.data
     if isinstance(settings, Images):
         settings = with_layout(settings, layout or study.layout_at(site))

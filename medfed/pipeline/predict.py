@@ -28,6 +28,7 @@ from medfed.data.index import Index, index_folder
 from medfed.data.layouts import Layout
 from medfed.data.refusals import reason_of
 from medfed.data.settings import Images
+from medfed.data.splits import simulated_secret
 from medfed.data.transforms import Prepared, restore, whole_input
 from medfed.errors import ImageError, MedfedError, RunError
 from medfed.evaluation.inference import Hospital, batches, is_plane
@@ -37,7 +38,7 @@ from medfed.files import write_whole
 from medfed.pipeline.baseline import read_baselines
 from medfed.pipeline.create_run import check_empty, open_run
 from medfed.pipeline.dicom_seg import dicom_segmentation
-from medfed.pipeline.factory import hospital_of, simulated_secret
+from medfed.pipeline.factory import hospital_of
 from medfed.pipeline.measure_models import all_cases_of, module_with, saved_models
 from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.registry import kind_of
@@ -71,7 +72,7 @@ def predict(
     check_empty(out, "give another folder for the predictions")
     out.mkdir(parents=True, exist_ok=True)
     module = load_model(study, folder, model)
-    secret = simulated_secret(study, name)
+    secret = simulated_secret(study.seed, name)
     with suppress_warnings():
         if isinstance(study.data, Images):
             index = index_folder(

@@ -8,6 +8,7 @@ import pytest
 from data.layouts.hospitals_of_each import EACH
 
 from medfed.data.layouts import Survey, choose_layout, parse_layout
+from medfed.data.settings import Images
 from medfed.pipeline.drafting import draft_study, write_draft
 from medfed.pipeline.factory import hospital_of
 from medfed.pipeline.train import train
@@ -31,8 +32,9 @@ def drafted(tmp_path: Path, name: str) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EACH)
-def test_the_drafted_study_opens_the_hospital_that_it_was_drafted_from(tmp_path: Path, name: str) -> None:
-    study = read_study(drafted(tmp_path, name))
+def test_the_drafted_study_opens_its_hospital_and_trains(tmp_path: Path, name: str) -> None:
+    path = drafted(tmp_path, name)
+    study = read_study(path)
     data = hospital_of(study, "north", str(tmp_path / "north")).data
     assert data.examples >= 3
     assert data.index.left_out == {}
@@ -44,10 +46,8 @@ def test_the_drafted_study_opens_the_hospital_that_it_was_drafted_from(tmp_path:
         assert label is not None
         assert label.array.any()
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", EACH)
-def test_the_drafted_study_trains_a_round(tmp_path: Path, name: str) -> None:
-    study = drafted(tmp_path, name)
-    run = train(study, out=tmp_path / "run", overrides=("train.rounds=1", "train.epochs=1"))
+    assert isinstance(study.data, Images)
+    if study.data.plan != "given":
+        assert study.data.plan.fewest <= len(data.cases("train"))
+    run = train(path, out=tmp_path / "run", overrides=("train.rounds=1", "train.epochs=1"))
     assert run.report.is_file()

@@ -17,9 +17,10 @@ from medfed.cli import main
 from medfed.data.fingerprint import fingerprint, from_json, merge, to_json
 from medfed.data.index import index_folder
 from medfed.data.proposal import propose_settings
+from medfed.data.splits import simulated_secret
 from medfed.errors import DataError, StudyError
 from medfed.pipeline import train as run
-from medfed.pipeline.factory import hospital_of, simulated_secret
+from medfed.pipeline.factory import hospital_of
 from medfed.pipeline.planning import check_planned, plan_study
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
@@ -41,7 +42,10 @@ def study_file(tmp_path):
 def prints_of(study):
     return {
         site: fingerprint(
-            index_folder(where, site_secret=simulated_secret(study, site)), grid="hu", classes=2, min_count=2
+            index_folder(where, site_secret=simulated_secret(study.seed, site)),
+            grid="hu",
+            classes=2,
+            min_count=2,
         )
         for site, where in study.sites.items()
     }

@@ -17,10 +17,11 @@ from hospitals import make_hospital
 
 from medfed.data.datamodule import SiteDataModule
 from medfed.data.read import read, read_label
+from medfed.data.splits import simulated_secret
 from medfed.errors import RunError
 from medfed.pipeline import predict
 from medfed.pipeline.create_run import create_run
-from medfed.pipeline.factory import module_of, simulated_secret
+from medfed.pipeline.factory import module_of
 from medfed.pipeline.measure_models import saved_models
 from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.folder import RunFolder
@@ -74,7 +75,7 @@ def test_masks_lie_on_the_images_grid_and_are_what_the_network_says(dicom):
     done, data, out = dicom
     study = read_study(done.study)
     site = SiteDataModule.open(
-        data, study.data, "segment", site_secret=simulated_secret(study, "ours"), classes=2
+        data, study.data, "segment", site_secret=simulated_secret(study.seed, "ours"), classes=2
     )
     module = module_of(study)
     load(module, saved_models(done)["federated"])
