@@ -187,14 +187,12 @@ def egress_size(study: Study) -> tuple[int, int, int]:
     """Return the tensors, numbers and bytes that leave a hospital per round, before protection."""
     import torch
 
-    from medfed.models.networks import for_images_of
     from medfed.models.networks._adapters import prepare_training
+    from medfed.study.network import untrained_network
     from medfed.wire.weights import weights_of
 
     with torch.random.fork_rng():
-        inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
-        record = for_images_of(study.network, getattr(study.data, "spatial_dims", 3))
-        network = record.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
+        network = untrained_network(study)
         # Only names and shapes count here.
         prepare_training(network, None, study.train.lora, study.train.only)
     weights = weights_of(network, study.keep_local, trained_only=study.trained_only)
@@ -214,8 +212,10 @@ def _data(study: Study) -> str:
         return f"a table: {', '.join(data.features)}; predicted: {', '.join(targets)}"
     unit = "pixels" if data.spatial_dims == 2 else "voxels"
     patch = "whole images" if data.patch is None else f"patches of {' x '.join(map(str, data.patch))} {unit}"
+    columns = f"; beside each image, of a table: {', '.join(data.table.features)}" if data.table else ""
     return (
         f"images of {data.channels} channel{'s' * (data.channels > 1)}, {patch}, on this hospital's machine"
+        f"{columns}"
     )
 
 
