@@ -51,7 +51,8 @@ def make_hospital(folder: Path, *, told_by: str, own: bool = False) -> None:
     cases, rows = ["case,image,target,split"], ["Fall,Alter,sex" if own else "case,age,sex"]
     for number in range(48):
         target = number // 4 % 2
-        pixels = generator.normal(100, 10, (16, 16))
+        # With more noise, so few pictures are learnt by heart, whatever the table says.
+        pixels = np.linspace(50, 150, 256).reshape(16, 16) + generator.normal(0, 1, (16, 16))
         pixels[4:12, 4:12] += 80 * target * (told_by == "image")
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"p{number}.png")
         age = generator.normal(50, 5) + 30 * target * (told_by == "table")
@@ -59,7 +60,7 @@ def make_hospital(folder: Path, *, told_by: str, own: bool = False) -> None:
         cases.append(f"c{number},p{number}.png,{target},{split}")
         rows.append(f"c{number},{age:.1f},{'FM'[int(generator.integers(2))]}")
     (folder / "cases.csv").write_text("\n".join(cases) + "\n")
-    generator.shuffle(rows[1:])
+    rows[1:] = generator.permutation(rows[1:]).tolist()
     (folder / ("Klinik.csv" if own else "clinical.csv")).write_text("\n".join(rows) + "\n")
 
 
