@@ -27,6 +27,8 @@ def fingerprint() -> None:
 @click.option(
     "--fewest", type=int, default=10, show_default=True, help="Withhold counts of fewer patients than this."
 )
+@click.option("--pet", type=click.Choice(["stored", "suv"]), default="stored", show_default=True,
+              help="Unit of PET, as data.read.pet of the study.")  # fmt: skip
 def make(
     folder: Path,
     out: Path,
@@ -35,17 +37,21 @@ def make(
     classes: int | None,
     channels: int,
     fewest: int,
+    pet: Literal["stored", "suv"],
 ) -> None:
     """Write a hospital's fingerprint to OUT, for its privacy officer to review before it is shared."""
     import os
 
     from medfed.data import fingerprint as prints
     from medfed.data.index import index_folder
+    from medfed.data.reading import Reading
+    from medfed.data.settings import Images
     from medfed.pipeline.secret_file import read_secret
 
     # Which cases are in 'train' depends on the secret where the folder does not say.
     index = index_folder(folder, site_secret=read_secret(secret_file) or os.urandom(32))
-    result = prints.fingerprint(index, grid=grid, classes=classes, channels=channels, min_count=fewest)
+    settings = Images(channels=channels, read=Reading(pet=pet))
+    result = prints.fingerprint(index, grid=grid, classes=classes, settings=settings, min_count=fewest)
     out.write_bytes(prints.to_json(result))
     click.echo(f"{out}: counts and sums over {result.cases} training cases of {result.patients} patients")
     click.echo(f"withheld for fewer than {fewest} patients: {result.withheld} classes or histograms")

@@ -214,9 +214,9 @@ def _data(study: Study) -> str:
         return f"a table: {', '.join(data.features)}; predicted: {', '.join(targets)}"
     unit = "pixels" if data.spatial_dims == 2 else "voxels"
     patch = "whole images" if data.patch is None else f"patches of {' x '.join(map(str, data.patch))} {unit}"
-    return (
-        f"images of {data.channels} channel{'s' * (data.channels > 1)}, {patch}, on this hospital's machine"
-    )
+    pet = ", PET as SUV by body weight" if data.read.pet == "suv" else ""
+    channels = f"{data.channels} channel{'s' * (data.channels > 1)}"
+    return f"images of {channels}{pet}, {patch}, on this hospital's machine"
 
 
 def _settings(study: Study) -> list[tuple[str, object]]:

@@ -96,7 +96,7 @@ def _sums_of(study: Study, plan: PlanSettings, site: SiteDataModule) -> bytes:
             site.index,
             grid=plan.grid,
             classes=site.label_classes if study.task.needs == "segment" else None,
-            channels=study.data.channels,
+            settings=study.data,
             min_count=plan.fewest,
         )
     )

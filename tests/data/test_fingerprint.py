@@ -6,17 +6,20 @@ import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
-from medfed.data.fingerprint import from_json, merge, to_json
+from medfed.data.fingerprint import fingerprint, from_json, merge, to_json
 from medfed.data.histogram import (
     length_bin,
 )
 from medfed.data.index import Index
 from medfed.data.normalise.fingerprint import FederatedFingerprint
 from medfed.data.normalise.nyul import PERCENTILES, Nyul
+from medfed.data.reading import Reading
+from medfed.data.settings import Images
 from medfed.data.volume import Volume
 from medfed.errors import DataError
 
@@ -168,3 +171,11 @@ def test_landmarks_that_fall_or_are_too_few_are_refused() -> None:
         Nyul(landmarks=(*range(10), 3.0))
     with pytest.raises(DataError, match="low must lie below high"):
         FederatedFingerprint(low=3, high=1, mean=0, sd=1)
+
+
+def test_cases_are_read_as_the_study_reads_them(sites: list[Site]) -> None:
+    read = mock.Mock(side_effect=lambda case, *_: sites[0].volumes[case.id])
+    settings = Images(read=Reading(pet="suv", uneven="resample"), resample_labels=True)
+    with mock.patch("medfed.data.fingerprint.read_case", read):
+        fingerprint(sites[0].index, grid="hu", classes=3, settings=settings)
+    assert {call.args[1] for call in read.call_args_list} == {settings}
