@@ -77,10 +77,10 @@ def plainly(sites, privacy: SecureSum, terms: int) -> dict[str, torch.Tensor]:
     found = {}
     for name in model():
         whole = sum(
-            (update(site).delta[name] * (EXAMPLES[site] / privacy.most_examples * scale)).round().long()
+            (update(site).delta[name] * (EXAMPLES[site] / privacy.max_examples * scale)).round().long()
             for site in sites
         )
-        found[name] = whole.double() / scale * (privacy.most_examples / total)
+        found[name] = whole.double() / scale * (privacy.max_examples / total)
     return found
 
 
@@ -157,7 +157,7 @@ def same(found: Update, expected: dict[str, torch.Tensor]) -> None:
 
 @pytest.mark.parametrize("bits", [32, 64])
 def test_the_hub_is_given_the_plain_sum_bit_for_bit(bits):
-    privacy = SecureSum(bits=bits, limit=16, most_examples=100)
+    privacy = SecureSum(bits=bits, limit=16, max_examples=100)
     round = Round(privacy)
     round.start(*SITES)
     outcome = round.run_round()
