@@ -54,7 +54,7 @@ class SiteConnection:
         """Return the channel through which the privacy mechanism's parties agree on keys in a round."""
         parties = self.parties or self.exchange.parties
         return SiteChannel(
-            self.exchange, self.site, round, self.audit, model, parties, self.privacy.min_sites()
+            self.exchange, self.site, round, self.audit, model, parties, self.privacy.min_sites
         )
 
 

@@ -34,10 +34,10 @@ class Settings:
     """A study's settings of its secure sum; `secure_sum.py` explains each."""
 
     threshold: float
-    least: int
+    min_sites: int
     bits: Bits
     limit: float
-    most_examples: int
+    max_examples: int
     neighbours: int
     patience_s: float
     colluding: int
@@ -48,11 +48,11 @@ class Settings:
 
     def whole_numbers(self, terms: int) -> FixedPoint:
         """Return the encoding of example counts, with a step of 1."""
-        return FixedPoint(self.bits, self.most_examples, terms, steps=1.0)
+        return FixedPoint(self.bits, self.max_examples, terms, steps=1.0)
 
     def required(self, of: int) -> int:
         """Return how many sites must remain of those that began."""
-        return max(self.least, required_sites(self.threshold, of, self.colluding))
+        return max(self.min_sites, required_sites(self.threshold, of, self.colluding))
 
     def required_shares(self, sites: int) -> int:
         """Return how many shares restore a secret when so many sites began.
@@ -77,7 +77,7 @@ class Settings:
         if count < self.required(of):
             raise PrivacyError(
                 f"{who}: {count} of {of} sites {did}, {self.required(of)} are needed (privacy.threshold, "
-                "privacy.least): a sum of fewer would reveal too much of each; nothing more is sent"
+                "privacy.min_sites): a sum of fewer would reveal too much of each; nothing more is sent"
             )
 
 

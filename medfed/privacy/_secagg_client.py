@@ -116,16 +116,16 @@ class SiteSum:
             PrivacyError: if a number is too large for the fixed point.
         """
         settings = self.attempt.settings
-        if not 1 <= update.examples <= settings.most_examples:
+        if not 1 <= update.examples <= settings.max_examples:
             raise PrivacyError(
                 f"site '{self.attempt.site}' trains on {update.examples} examples; secure_sum takes 1 to "
-                f"{settings.most_examples} (privacy.most_examples), which every site must know before"
+                f"{settings.max_examples} (privacy.max_examples), which every site must know before"
             )
         point = settings.fixed_point(len(self.members))
         scratch, streams = Scratch(), self._streams()
         examples = torch.tensor([update.examples], dtype=torch.float64)
         count, _ = masked(examples, settings.whole_numbers(len(self.members)), 1.0, streams, scratch)
-        factor = update.examples / settings.most_examples
+        factor = update.examples / settings.max_examples
         delta: dict[str, Tensor] = {}
         for name in sorted(weights):
             whole, largest = masked(_terms(update, name), point, factor, streams, scratch)

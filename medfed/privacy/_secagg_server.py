@@ -105,7 +105,7 @@ class HubAttempt:
         if count < fewest:
             raise self.too_few(
                 f"{count} of {len(self.channel.sites)} sites {did}, {fewest} are needed for a secure sum "
-                "(privacy.threshold, privacy.least)"
+                "(privacy.threshold, privacy.min_sites)"
             )
 
     def too_few(self, what: str, then: str = "") -> QuorumError:
@@ -329,7 +329,7 @@ class HubSum:
         scratch, streams = Scratch(), self._streams(seeds, keys)
         counts = [update.groups[GROUP][EXAMPLES] for update in updates]
         examples = int(summed(counts, settings.whole_numbers(len(self.sites)), 1.0, streams, scratch)[0])
-        most = settings.most_examples
+        most = settings.max_examples
         if not len(updates) <= examples <= len(updates) * most:
             raise PrivacyError(
                 f"round {round}: the masks of {', '.join(seeds)} don't cancel: the sum of their "

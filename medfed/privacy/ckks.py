@@ -69,12 +69,12 @@ class Ckks(Privacy, tag="ckks", frozen=True):
     All sites hold one key.
 
     layers: the names, or prefixes of names, of the tensors to encrypt, or `all`; other tensors travel in the
-    clear.  least: the smallest number of sites that share the key; with two, each can compute the other's
+    clear.  min_sites: the smallest number of sites that share the key; with two, each can compute the other's
     model.  patience_s: how many seconds the site that creates the key may take to distribute it.
     """
 
     layers: Literal["all"] | list[str] = "all"
-    least: Annotated[int, msgspec.Meta(ge=2)] = 3
+    min_sites: Annotated[int, msgspec.Meta(ge=2)] = 3
     patience_s: Annotated[float, msgspec.Meta(gt=0)] = 300.0
 
     reveals_each_update: ClassVar[bool] = False
@@ -93,9 +93,6 @@ class Ckks(Privacy, tag="ckks", frozen=True):
                 "the key is made; set it to 1"
             )
 
-    def min_sites(self) -> int:
-        return self.least
-
     def notes(self) -> tuple[str, ...]:
         return (
             "the hub never holds the trained model: its checkpoints and measurements have the untrained "
@@ -108,7 +105,7 @@ class Ckks(Privacy, tag="ckks", frozen=True):
             yield _Encryptor(self, key)
 
     def open_session(self, channel: HubChannel, deadline_s: float | None) -> RoundSession:
-        sites, refused = relay_keys(channel, deadline_s, self.patience_s, self.least)
+        sites, refused = relay_keys(channel, deadline_s, self.patience_s, self.min_sites)
         return PlainSession(self, sites, deadline_s, refused)
 
     def admit(self, update: Update, weights: Weights) -> Update:

@@ -51,10 +51,10 @@ def test_above_the_limit_it_is_refused_with_the_counts(tmp_path: Path) -> None:
         DataError, match=r"2 of 3 cases cannot be used \(1 image unreadable, 1 label missing\)"
     ) as e:
         data.leave_out(data.screen(), Unreadable())
-    assert "at most 1 may be left out (unreadable.most is 0.05)" in str(e.value)
+    assert "at most 1 may be left out (unreadable.max_share is 0.05)" in str(e.value)
     assert token("b") in str(e.value)
     assert MARK not in str(e.value)
-    data.leave_out(data.screen(), Unreadable(most=0.5))  # half of 3, rounded up, is two
+    data.leave_out(data.screen(), Unreadable(max_share=0.5))  # half of 3, rounded up, is two
     assert (data.examples, sum(data.left_out.values())) == (1, 2)
 
 
