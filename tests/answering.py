@@ -17,15 +17,9 @@ def model() -> dict[str, torch.Tensor]:
     return {"a": torch.arange(6000.0).reshape(200, 30) / 100, "b": torch.zeros(())}
 
 
-def answer(
-    exchange,
-    privacy,
-    name: str,
-    audit: AuditLog | None = None,
-    stops: int | None = None,
-    parties: tuple[str, ...] = SITES,
-) -> None:
+def answer(exchange, privacy, name: str, audit: AuditLog | None = None, stops: int | None = None) -> None:
     """Take part in a study to its end, or until the round `stops`."""
+    parties = exchange.parties or SITES
     channel = SiteConnection(name, exchange, privacy, audit=audit or AuditLog(None), parties=parties)
     received = receive(channel, 0)
     while not received.final:

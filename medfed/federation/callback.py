@@ -337,9 +337,7 @@ class FederatedCallback(pl.Callback):
                 scalars=self._update_scalars(),
                 groups=groups,
             )
-            self._residual = send_update(
-                self._connection, update, weights, self._residual, self.model_sha256
-            )
+            self._residual = send_update(self._connection, update, weights, self._residual, self.model_sha256)
             del update, weights
         for optimizer in trainer.optimizers:
             optimizer.zero_grad(set_to_none=True)

@@ -204,8 +204,6 @@ def _open_sealed_key(
     return key
 
 
-def _cipher(
-    channel: SiteChannel, own: X25519PrivateKey, theirs: bytes, sender: str, receiver: str
-) -> AESGCM:
+def _cipher(channel: SiteChannel, own: X25519PrivateKey, theirs: bytes, sender: str, receiver: str) -> AESGCM:
     # A pair's key of a round encrypts one key of the study, so a zero nonce is never used for two plaintexts.
     return AESGCM(agreed_key(own, theirs, f"ckks {channel.round} {sender} to {receiver}"))

@@ -110,7 +110,9 @@ def open_relayed(
     return parse(message.data, kind, party, step)
 
 
-def party_keys(channel: SiteChannel, relayed: RelayedMessages, own: K, step: str, attempt: int) -> dict[str, K]:
+def party_keys(
+    channel: SiteChannel, relayed: RelayedMessages, own: K, step: str, attempt: int
+) -> dict[str, K]:
     """Return the public keys of all parties, which the hub forwarded, with this site's own among them.
 
     Raises:
@@ -150,7 +152,9 @@ def check_keys(keys: Mapping[str, PublicKeys], known: Mapping[str, PublicKeys] |
             if len(key) != KEY_BYTES:
                 raise PrivacyError(f"site '{party}': a key of {len(key)} bytes; X25519's have {KEY_BYTES}")
             if key in seen:
-                raise PrivacyError(f"sites '{seen[key]}' and '{party}' show the same key: one speaks for both")
+                raise PrivacyError(
+                    f"sites '{seen[key]}' and '{party}' show the same key: one speaks for both"
+                )
             seen[key] = party
             try:
                 agreed_key(probe, key, "")

@@ -118,7 +118,7 @@ def _statement(message: Message) -> Statement:
         return msgspec.json.decode(message.data, type=Statement)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise WireError(
-            f"the message of '{message.party}' for step '{message.step[:20]}' states no model: "
+            f"the message of '{message.party}' for step '{message.step[:20]}' cannot be decoded: "
             f"{str(error)[:200]}"
         ) from None
 

@@ -93,7 +93,10 @@ def model_digest(model: GlobalModel) -> str:
     """Return the SHA-256 of all tensors of a model, its groups' too; the one measured on arrival, if any."""
     if model.sha256 or not model.groups:
         return model.sha256 or digest(model.weights)
-    lines = [digest(model.weights), *(f"{name} {digest(model.groups[name])}" for name in sorted(model.groups))]
+    lines = [
+        digest(model.weights),
+        *(f"{name} {digest(model.groups[name])}" for name in sorted(model.groups)),
+    ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

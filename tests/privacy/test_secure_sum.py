@@ -105,7 +105,11 @@ class Round:
         def work(site: str) -> None:
             side = DiesBefore(self.exchange, (dies or {})[site]) if site in (dies or {}) else self.exchange
             try:
-                send_update(SiteConnection(site, side, self.privacy, audit=self.log, parties=tuple(self.sites)), update(site), model())
+                send_update(
+                    SiteConnection(site, side, self.privacy, audit=self.log, parties=tuple(self.sites)),
+                    update(site),
+                    model(),
+                )
                 self.ends[site] = None
             except BaseException as error:
                 self.ends[site] = error
