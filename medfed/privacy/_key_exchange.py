@@ -19,7 +19,6 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from medfed.errors import PrivacyError, WireError
 from medfed.wire.messages import SiteChannel
 
-
 KEY_BYTES = 32
 
 
