@@ -194,7 +194,7 @@ def fingerprint(
             "can train without giving a fingerprint"
         )
     settings = settings or Images()
-    sums = _Sums(settings.channels, grid)
+    sums = _Sums(settings.inputs, grid)
     for case in cases:
         image, label = read_case(case, settings, classes)
         if label is not None and label.array.shape[0] != 1:

@@ -1,8 +1,7 @@
-"""Patterns of paths, what no case uses, links, and a folder that fits several layouts."""
+"""Patterns of paths, links, and a folder that fits several layouts."""
 
 from __future__ import annotations
 
-import csv
 import os
 from pathlib import Path
 
@@ -11,11 +10,10 @@ import pytest
 from medfed.data.index import index_folder
 from medfed.data.layouts import layout_of, parse_layout, plain_layout
 from medfed.data.layouts.pattern import Pattern
-from medfed.data.left_out import note_left_out
 from medfed.data.settings import Images
-from medfed.errors import DataError, ImageError
+from medfed.errors import DataError
 
-from ..hospital_folder import MARK, SECRET, index, refused
+from ..hospital_folder import MARK, SECRET, index, refused, unreadable
 
 
 def write(folder: Path, *names: str) -> Path:
@@ -62,7 +60,6 @@ def test_class_structure_and_folders_of_any_depth(tmp_path: Path) -> None:
         ({"image": "{patient/*.nii.gz"}, "single brace"),
         ({"image": "{patient}/nothing.nii.gz"}, "no file fits the pattern of image"),
         ({"image": {"a": "{patient}/{case}_t1.nii.gz", "b": "{patient}/{case}_t1.nii.gz"}}, "equally well"),
-        ({"image": "{patient}/*.nii.gz"}, "takes 2 files of it"),
         ({"image": "{split}/{case}_t1.nii.gz"}, "no split"),
     ],
 )
@@ -74,7 +71,19 @@ def test_a_pattern_that_does_not_say_enough_is_refused(tmp_path: Path, patterns,
 def test_a_case_without_one_of_its_channels_is_refused_by_token(tmp_path: Path) -> None:
     write(tmp_path, f"{MARK}1/t1.nii.gz", f"{MARK}1/t2.nii.gz", f"{MARK}2/t1.nii.gz")
     image = {"T1": "{patient}/t1.nii.gz", "T2": "{patient}/t2.nii.gz"}
-    refused(lambda: found(tmp_path, image=image), ImageError, "the pattern of image T2 takes 0 files")
+    told = unreadable(found(tmp_path, image=image))
+    assert list(told) == ["2"]
+    assert "it has no file for channel 2 of 2" in told["2"]
+
+
+def test_a_case_with_several_files_for_one_is_refused_by_token(tmp_path: Path) -> None:
+    write(tmp_path, f"{MARK}1/1_t1.nii.gz", f"{MARK}1/2_t1.nii.gz", f"{MARK}2/1_t1.nii.gz")
+    write(tmp_path, f"{MARK}2/1_seg.nii.gz", f"{MARK}2/2_seg.nii.gz")
+    patterns = {"image": "{patient}/*_t1.nii.gz", "label": "{patient}/*_seg.nii.gz"}
+    told = unreadable(found(tmp_path, **patterns))
+    assert list(told) == ["1", "2"]
+    assert "the pattern of image takes 2 files of it" in told["1"]
+    assert "the pattern of its label takes 2 files" in told["2"]
 
 
 def test_a_layout_is_named_in_a_study_or_on_a_command_line() -> None:
@@ -90,32 +99,6 @@ def test_a_layout_is_named_in_a_study_or_on_a_command_line() -> None:
         layout_of({"kind": "paired", "images": "x"})
     with pytest.raises(DataError, match="expected a name"):
         parse_layout("[a]")
-
-
-def test_what_no_case_uses_is_counted_and_named_for_the_hospital_alone(tmp_path: Path) -> None:
-    write(
-        tmp_path, "images/a.nii.gz", "images/b.nii.gz", "labels/a.nii.gz", f"{MARK}.nii.gz", f"x/{MARK}.csv"
-    )
-    os.symlink(tmp_path / "gone", tmp_path / "dangling.nii.gz")
-    (tmp_path / f"{MARK}.nii.gz").rename(tmp_path / f"x/{MARK}.nii.gz")
-    cases = index(tmp_path)
-    assert cases.left_out == {
-        "nifti files that no case uses": 1,
-        "table files that no case uses": 1,
-        "links to nothing": 1,
-    }
-    assert "left out: 1 nifti files that no case uses, 1 table files" in cases.describe()
-    assert MARK not in cases.describe()
-    line = note_left_out(tmp_path, cases.left_out_files, SECRET)
-    assert line.endswith("notes/left-out.csv in .medfed/cache in the data folder")
-    with (tmp_path / ".medfed/cache/notes/left-out.csv").open(newline="") as file:
-        rows = list(csv.reader(file))
-    assert rows == [
-        ["reason", "file"],
-        ["nifti files that no case uses", f"x/{MARK}.nii.gz"],
-        ["table files that no case uses", f"x/{MARK}.csv"],
-    ]
-    assert index(tmp_path).left_out == cases.left_out
 
 
 def test_links_to_patients_folders_are_followed(tmp_path: Path) -> None:
