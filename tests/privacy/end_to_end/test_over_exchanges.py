@@ -26,6 +26,7 @@ from medfed.wire.weights import digest
 
 ROUNDS = 2
 PATIENCE_S = 60
+
 # As in test_ckks.py, for each of two runs.
 CLOSE = 2e-5
 
