@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from answering import SITES, STUDY, answer, model
-from exchange.broker_enrolment import Enrolment
+from broker_enrolment import Enrolment
 from simulated import simulated
 
 from medfed.aggregation.fedavg import FedAvg
