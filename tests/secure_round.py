@@ -70,10 +70,10 @@ def plainly(sites, privacy: SecureSum, terms: int) -> dict[str, torch.Tensor]:
     found = {}
     for name in model():
         whole = sum(
-            (update(site).delta[name] * (EXAMPLES[site] / privacy.most_examples * scale)).round().long()
+            (update(site).delta[name] * (EXAMPLES[site] / privacy.max_examples * scale)).round().long()
             for site in sites
         )
-        found[name] = whole.double() / scale * (privacy.most_examples / total)
+        found[name] = whole.double() / scale * (privacy.max_examples / total)
     return found
 
 
@@ -97,7 +97,11 @@ class Round:
         def work(site: str) -> None:
             side = DiesBefore(self.exchange, (dies or {})[site]) if site in (dies or {}) else self.exchange
             try:
-                send_update(SiteConnection(site, side, self.privacy, audit=self.log), update(site), model())
+                send_update(
+                    SiteConnection(site, side, self.privacy, audit=self.log, parties=tuple(self.sites)),
+                    update(site),
+                    model(),
+                )
                 self.ends[site] = None
             except BaseException as error:
                 self.ends[site] = error

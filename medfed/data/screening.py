@@ -181,12 +181,13 @@ def refuse_excess(refused: Sequence[RefusedCase], cases: int, bears: Unreadable)
     first = refused[0].message
     if not bears.skip:
         raise DataError(f"{first}; this site leaves no case out (unreadable.skip is false)")
-    most = math.ceil(bears.most * cases)
+    most = math.ceil(bears.max_share * cases)
     found = f"{len(refused)} of {cases} cases cannot be used ({in_words(count_reasons(refused))})"
     if len(refused) > most:
         raise DataError(
-            f"{found}, and at most {most} may be left out (unreadable.most is {bears.most:g}); restore or "
-            f"repair them, remove them from the folder, or raise unreadable.most. The first: {first}"
+            f"{found}, and at most {most} may be left out (unreadable.max_share is {bears.max_share:g}); "
+            "restore or repair them, remove them from the folder, or raise unreadable.max_share. "
+            f"The first: {first}"
         )
     if len(refused) == cases:
         raise DataError(f"{found}, and none is left; restore or repair them. The first: {first}")

@@ -66,26 +66,26 @@ class Augment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Unreadable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How many of its cases a site leaves out because they cannot be used.
 
-    skip: leave such cases out and go on; false refuses the folder at the first.  most: the largest share of
-    the site's cases that may be left out, rounded up to a whole case: one bad file never costs a hospital.
+    skip: leave such cases out and go on; false refuses the folder at the first.  max_share: the largest share
+    of the site's cases that may be left out, rounded up to a whole case: one bad file never costs a hospital.
     """
 
     skip: bool = True
-    most: Fraction = 0.05
+    max_share: Fraction = 0.05
 
 
 class PlanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings that are computed from all training hospitals' fingerprints, before the first round.
 
-    fewest: counts of fewer patients (or voxels) than this are withheld; a hospital with fewer training
-    patients gives no fingerprint.  grid: the bins of the intensity histograms: `hu` for CT, `relative` for
-    all other images.  voxels: the most voxels that a patch may have.  normalise: the proposed normalisation:
-    `auto` is the fingerprint's percentiles, mean and standard deviation for CT and `zscore` otherwise; `nyul`
-    is the federation's histogram landmarks.
+    min_patients: counts of fewer patients (or voxels) than this are withheld; a hospital with fewer training
+    patients gives no fingerprint.  intensity_bins: the bins of the intensity histograms: `hu` for CT,
+    `relative` for all other images.  voxels: the most voxels that a patch may have.  normalise: the proposed
+    normalisation: `auto` is the fingerprint's percentiles, mean and standard deviation for CT and `zscore`
+    otherwise; `nyul` is the federation's histogram landmarks.
     """
 
-    fewest: Annotated[int, Meta(ge=1)] = 10
-    grid: Literal["hu", "relative"] = "relative"
+    min_patients: Annotated[int, Meta(ge=1)] = 10
+    intensity_bins: Literal["hu", "relative"] = "relative"
     voxels: Annotated[int, Meta(ge=512)] = 96**3
     normalise: Literal["auto", "zscore", "nyul"] = "auto"
 

@@ -158,18 +158,18 @@ def _is_ct(preflights: Preflights) -> tuple[bool, list[str]]:
 def _segmentation(preflights: Preflights, channels: str) -> tuple[str, list[str]]:
     is_ct, modality_warnings = _is_ct(preflights)
     names, label_warnings = structures(preflights)
-    fewest = max(1, min(10, *(one.facts["splits"].get("train", 0) for one in preflights.values())))
-    grid, reason = (
+    min_patients = max(1, min(10, *(one.facts["splits"].get("train", 0) for one in preflights.values())))
+    bins, reason = (
         ("hu", "CT: Hounsfield units") if is_ct else ("relative", "not CT: each image's own values")
     )
     text = render(
         "draft_segmentation.yaml.jinja",
         classes=yaml_inline(names),
         channels=channels,
-        grid=grid,
+        intensity_bins=bins,
         reason=reason,
         voxels=MAX_VOXELS,
-        fewest=fewest,
+        min_patients=min_patients,
     )
     return text, modality_warnings + label_warnings
 

@@ -95,7 +95,7 @@ def _privacy(study: Study) -> Iterator[str]:
             )
     if not study.privacy.reveals_each_update:
         yield from _hidden_updates(study)
-    yield from _too_few_sites(study, f"privacy.kind: '{privacy}'", study.privacy.min_sites())
+    yield from _too_few_sites(study, f"privacy.kind: '{privacy}'", study.privacy.min_sites)
 
 
 def _hidden_updates(study: Study) -> Iterator[str]:
@@ -139,7 +139,7 @@ def _rule(study: Study) -> Iterator[str]:
     if study.rule.asynchronous:
         yield from _asynchronous(study)
     if study.rule.max_sites is None:
-        yield from _too_few_sites(study, f"rule.kind: '{rule}'", study.rule.min_sites())
+        yield from _too_few_sites(study, f"rule.kind: '{rule}'", study.rule.min_sites)
 
 
 def _too_few_sites(study: Study, kind: str, required: int) -> Iterator[str]:

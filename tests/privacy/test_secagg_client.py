@@ -201,7 +201,7 @@ def test_a_hub_that_shows_too_few_sites_is_refused():
         return to_bytes(RelayedMessages({one: messages[one] for one in ("north", site)}))
 
     found = refusals(lied_to(keys=change))
-    assert "2 of 2 sites showed keys, 3 are needed" in found["south"]
+    assert "2 of 4 hospitals showed keys, 3 are needed" in found["south"]
 
 
 def test_a_second_sum_of_a_round_over_other_sites_is_refused():

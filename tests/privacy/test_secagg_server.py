@@ -15,6 +15,7 @@ from medfed.privacy._key_exchange import to_bytes
 from medfed.privacy._secagg import Shares
 from medfed.privacy.secure_sum import SecureSum
 from medfed.wire.audit_log import AuditLog
+from medfed.wire.messages import Statement
 
 
 def test_a_site_that_falls_silent_is_not_waited_for_longer_than_the_patience():
@@ -64,9 +65,10 @@ def test_a_wrong_share_is_named_and_the_sum_comes_out(tmp_path):
         if step == "unmask" and site != "centre":
             first.wait(PATIENCE_S)  # the hub looks no further once it has enough
         if (site, step) == ("centre", "unmask"):
-            shares = parse(data, Shares)
+            statement = parse(data, Statement)
+            shares = parse(statement.content, Shares)
             seeds = {owner: bytes(2) + share[2:-1] + b"\x01" for owner, share in shares.seeds.items()}
-            data = to_bytes(Shares(seeds, shares.keys))
+            data = msgspec.json.encode(Statement(statement.model, to_bytes(Shares(seeds, shares.keys))))
         post(site, number, attempt, step, data)
         if (site, step) == ("centre", "unmask"):
             first.set()

@@ -19,7 +19,7 @@ from medfed.wire.update import Update
 
 @pytest.mark.parametrize("bits", [32, 64])
 def test_the_hub_is_given_the_plain_sum_bit_for_bit(bits):
-    privacy = SecureSum(bits=bits, limit=16, most_examples=100)
+    privacy = SecureSum(bits=bits, limit=16, max_examples=100)
     round = Round(privacy)
     round.start(*SITES)
     outcome = round.run_round()
@@ -67,7 +67,7 @@ def test_sites_that_drop_out_at_different_steps_leave_an_exact_sum():
 def test_on_a_ring_of_neighbours_the_sum_is_exact_too():
     sites = tuple(f"s{number:02d}" for number in range(12))
     EXAMPLES.update({site: 3 + place for place, site in enumerate(sites)})
-    privacy = SecureSum(neighbours=6)
+    privacy = SecureSum(neighbours=8)
     round = Round(privacy, sites)
     round.start(*sites, dies={"s03": "updates", "s07": "shares"})
     round.run_round()
@@ -115,7 +115,7 @@ def test_a_million_times_an_update_stays_at_its_site_and_the_others_are_summed(t
     def west() -> None:
         far = {name: tensor * 1e6 for name, tensor in update("west").delta.items()}
         try:
-            channel = SiteConnection("west", round.exchange, privacy, audit=log)
+            channel = SiteConnection("west", round.exchange, privacy, audit=log, parties=SITES)
             send_update(channel, Update("west", 1, far, EXAMPLES["west"]), model())
         except PrivacyError as error:
             round.ends["west"] = error

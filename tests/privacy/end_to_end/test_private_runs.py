@@ -37,7 +37,7 @@ def test_a_study_ends_with_the_model_that_it_has_without(rule):
     plain, reports = run(NoPrivacy()), []
     summed = run(SecureSum(), on_round=reports.append)
     for name, tensor in plain.weights.items():
-        # 64 bits with the defaults: the sum is rounded at 2^-51 times most_examples over the examples, 2^-40.
+        # 64 bits with the defaults: the sum is rounded at 2^-51 times max_examples over the examples, 2^-40.
         assert torch.allclose(summed.weights[name], tensor, rtol=0, atol=1e-5)
     assert [report.round for report in reports] == [1, 2, 3, 4]
     assert {one.status for one in reports[0].results} == {"merged"}
@@ -149,7 +149,7 @@ def test_a_hub_that_is_killed_after_any_of_its_messages_goes_on(tmp_path, step, 
 def test_a_site_that_is_killed_at_any_step_and_comes_back_is_in_the_next_rounds(tmp_path, step, monkeypatch):
     from medfed.exchange._site_transport import SiteTransport
 
-    privacy = SecureSum(patience_s=1.5, threshold=0.6, least=2)
+    privacy = SecureSum(patience_s=1.5, threshold=0.6, min_sites=2, colluding=0)
     place = Place(tmp_path, privacy)
     post, send, killed = SiteTransport.send_message, SiteTransport.send, []
 
