@@ -6,6 +6,7 @@ import hashlib
 import threading
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from medfed.errors import PrivacyError, QuorumError
 from medfed.exchange import MemoryExchange
@@ -27,7 +28,7 @@ def run(held: dict[str, bytes], sites=SITES):
     made, keys = [], {}
 
     def ask(site: str) -> None:
-        channel = SiteChannel(exchange, site, 1)
+        channel = SiteChannel(exchange, site, 1, parties=sites)
         if site in held:
             channel.store_secret("ckks", held[site])
 
@@ -45,7 +46,7 @@ def run(held: dict[str, bytes], sites=SITES):
     for thread in threads:
         thread.start()
     try:
-        relayed = relay_keys(HubChannel(exchange, sites, 1), PATIENCE_S, PATIENCE_S)
+        relayed = relay_keys(HubChannel(exchange, sites, 1), PATIENCE_S, PATIENCE_S, 1)
     finally:
         exchange.close()
         for thread in threads:
@@ -72,6 +73,15 @@ def test_sites_that_hold_different_keys_stop():
         run({"north": STUDY_KEY, "south": b"the key of another run"})
 
 
+def public_key(site: str) -> bytes:
+    return X25519PrivateKey.from_private_bytes(site.encode().ljust(32)).public_key().public_bytes_raw()
+
+
+def announce(exchange: MemoryExchange, *sites: str) -> None:
+    for site in sites:
+        SiteChannel(exchange, site, 1).send(1, ANNOUNCED, to_bytes(KeyAnnouncement(public_key(site))))
+
+
 def announced(**held: bytes) -> dict[str, KeyAnnouncement]:
     return {site: KeyAnnouncement(bytes(32), digest) for site, digest in held.items()}
 
@@ -82,27 +92,26 @@ def test_the_dealer_is_the_first_that_holds_the_key_or_the_first_of_all():
     assert dealer(announced(b=digest, a=b"", c=digest)) == "b"
 
 
-def test_a_round_without_any_site_says_what_to_do():
+def test_a_round_of_too_few_sites_says_what_to_do():
     exchange = MemoryExchange("study")
-    with pytest.raises(QuorumError, match="round 1: no site showed a key; start the sites"):
-        relay_keys(HubChannel(exchange, SITES, 1), 0.05, 0.05)
+    with pytest.raises(QuorumError, match=r"round 1: 0 of 3 sites showed a key, 2 are needed .* --resume"):
+        relay_keys(HubChannel(exchange, SITES, 1), 0.05, 0.05, 2)
 
 
 def test_a_dealer_that_falls_silent_is_named():
     exchange = MemoryExchange("study")
     exchange.publish(GlobalModel(0, {}, study="study"))
-    for site in ("east", "north"):
-        exchange.send_message(site, 1, 1, ANNOUNCED, to_bytes(KeyAnnouncement(bytes(32))))
+    announce(exchange, "east", "north")
     with pytest.raises(QuorumError, match="site 'east' was to give the study's key to north and did not"):
-        relay_keys(HubChannel(exchange, ("east", "north"), 1), PATIENCE_S, 0.05)
+        relay_keys(HubChannel(exchange, ("east", "north"), 1), PATIENCE_S, 0.05, 2)
 
 
 def test_a_message_that_is_no_announcement_is_refused_and_the_others_go_on():
     exchange = MemoryExchange("study")
     exchange.publish(GlobalModel(0, {}, study="study"))
-    exchange.send_message("east", 1, 1, ANNOUNCED, b"rubbish")
-    exchange.send_message("north", 1, 1, ANNOUNCED, to_bytes(KeyAnnouncement(bytes(32))))
-    sites, refused = relay_keys(HubChannel(exchange, ("east", "north"), 1), PATIENCE_S, PATIENCE_S)
+    SiteChannel(exchange, "east", 1).send(1, ANNOUNCED, b"rubbish")
+    announce(exchange, "north")
+    sites, refused = relay_keys(HubChannel(exchange, ("east", "north"), 1), PATIENCE_S, PATIENCE_S, 1)
     assert sites == ["north"]
     assert "the message of 'east' for step 'ckks-keys' cannot be decoded" in str(refused["east"])
     assert exchange.sent_messages(BOXES) is None

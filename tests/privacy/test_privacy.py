@@ -72,4 +72,4 @@ def test_without_privacy_everything_passes_unchanged():
     assert none.prepare_merge([UPDATE], {}, WEIGHTS) == ([UPDATE], {})
     (protector,) = none.protectors(SiteChannel(MemoryExchange("study"), "north", 1))
     assert protector.protect(UPDATE, WEIGHTS) is UPDATE
-    assert (none.init(WEIGHTS), none.round_cost(), none.planned(9), none.min_sites()) == ({}, None, none, 1)
+    assert (none.init(WEIGHTS), none.round_cost(), none.planned(9), none.min_sites) == ({}, None, none, 1)

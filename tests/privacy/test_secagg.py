@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -9,15 +11,16 @@ from medfed.errors import PrivacyError
 from medfed.privacy._secagg import (
     Keys,
     Settings,
-    checked_keys,
+    check_sum_keys,
     holders,
     neighbours,
     own_mask,
     pair_mask,
     required_sites,
+    view,
 )
 
-SETTINGS = Settings(0.6, 3, 64, 1024.0, 100, 6, 30.0)
+SETTINGS = Settings(0.6, 3, 64, 1024.0, 100, 6, 30.0, 0)
 
 
 def keys(number: int) -> Keys:
@@ -25,12 +28,28 @@ def keys(number: int) -> Keys:
 
 
 @pytest.mark.parametrize(
-    "threshold, sites, needed",
-    [(0.6, 5, 3), (0.55, 100, 55), (0.5, 4, 2), (0.1, 9, 2), (1.0, 7, 7)],
+    "threshold, sites, colluding, needed",
+    [
+        (0.6, 5, 0, 3),
+        (0.55, 100, 0, 55),
+        (1.0, 7, 0, 7),
+        (0.1, 2, 0, 2),
+        (0.1, 1, 0, 2),  # never one alone
+        (0.1, 9, 0, 5),  # more than half sign one list of two
+        (0.6, 9, 3, 7),  # with a third colluding, more than two thirds: floor(2 * 9 / 3) + 1
+    ],
 )
-def test_the_threshold_is_rounded_up_and_never_one_site_alone(threshold, sites, needed):
+def test_the_threshold_is_rounded_up_and_one_list_only_can_be_signed(threshold, sites, colluding, needed):
     # 0.55 * 100 is 55, although it is 55.00000000000001 in binary.
-    assert required_sites(threshold, sites) == needed
+    assert required_sites(threshold, sites, colluding) == needed
+    assert sites < 2 or 2 * needed > sites + colluding
+
+
+def test_among_neighbours_an_arc_of_the_ring_cannot_be_unmasked():
+    # Six neighbours: the last site of an arc keeps three of them, itself and who colludes; one share more.
+    assert SETTINGS.required_shares(7) == required_sites(0.6, 7, 0) == 5
+    assert SETTINGS.required_shares(20) == max(required_sites(0.6, 7, 0), 3 + 1 + 0 + 1) == 5
+    assert replace(SETTINGS, colluding=2).required_shares(20) == 3 + 1 + 2 + 1
 
 
 def test_the_study_may_ask_for_more_than_the_threshold():
@@ -83,14 +102,22 @@ def test_a_site_holds_a_share_of_its_own_secrets():
         (Keys(b"\x65" * 32, b"\x09" * 32, bytes(32)), "sites 'a' and 'b' show the same key"),
         (Keys(b"\x09" * 32, b"\x09" * 32, bytes(32)), "sites 'b' and 'b' show the same key"),
         (Keys(b"\x09" * 31, b"\x08" * 32, bytes(32)), "site 'b': a key of 31 bytes; X25519's have 32"),
-        (Keys(b"\x09" * 32, b"\x08" * 32, bytes(31)), "site 'b': a key of"),
+        (Keys(b"\x09" * 32, bytes(32), bytes(32)), "site 'b': its public key is not a usable X25519 key"),
+        (Keys(b"\x09" * 32, b"\x08" * 32, bytes(31)), "site 'b': a digest of 31 bytes; SHA-256's have 32"),
     ],
 )
-def test_keys_of_a_wrong_length_or_of_two_sites_are_refused(changed, message):
-    shown = {"a": keys(1), "b": keys(2)}
-    assert checked_keys(shown) == shown
+def test_keys_that_are_unusable_or_of_two_sites_are_refused(changed, message):
+    check_sum_keys({"a": keys(1), "b": keys(2)})
     with pytest.raises(PrivacyError, match=message):
-        checked_keys({"b": changed, "a": keys(1)})
+        check_sum_keys({"b": changed, "a": keys(1)})
+    with pytest.raises(PrivacyError, match=message):
+        check_sum_keys({"b": changed}, {"a": keys(1)})
+
+
+def test_the_view_is_of_all_keys_and_members():
+    shown = {"a": keys(1), "b": keys(2)}
+    assert view(shown, ["a", "b"]) == view(dict(reversed(shown.items())), ["a", "b"])
+    assert len({view(shown, ["a", "b"]), view(shown, ["a"]), view({**shown, "b": keys(3)}, ["a", "b"])}) == 3
 
 
 def test_a_pair_has_one_mask_and_each_pair_and_site_another():
