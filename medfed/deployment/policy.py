@@ -34,16 +34,15 @@ _TENSOR_OVERHEAD_BYTES = 120
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What this hospital allows.
 
-    tasks, networks: the kinds it accepts; null accepts any.  privacy: a study must use one of these kinds;
-    an empty list requires none.  epsilon_ceiling: the largest epsilon that a study may spend on this
-    hospital's patients, at `delta` or less; a study without differential privacy has no epsilon and is then
-    refused.  Null sets no ceiling.  max_rounds, max_local_epochs: the limits on rounds, and on epochs between
-    two merges; null sets none.  minimum_cases: the hospital takes part only with at least this many training
-    cases, since a model reveals more about each of a few.
-    rows: which evaluation results may leave: `none`, `aggregates` over groups, or rows of single `patients`
-    (under salted ids).  smallest_group: results over groups of fewer patients than this never leave, whatever
-    the study says.  unreadable: how many cases may be left out because they cannot be used (`skip`, `most`);
-    with more, the hospital does not take part.
+    tasks, networks: the kinds it accepts; null accepts any.  privacy: a study must use one of these kinds; an
+    empty list requires none.  epsilon_ceiling: the largest epsilon that a study may spend on this hospital's
+    patients, at `delta` or less; a study without differential privacy has no epsilon and is then refused.
+    Null sets no ceiling.  max_rounds, max_local_epochs: the limits on rounds, and on epochs between two
+    merges; null sets none.  minimum_cases: the hospital takes part only with at least this many training
+    cases, since a model reveals more about each of a few.  rows: which evaluation results may leave: `none`,
+    `aggregates` over groups, or rows of single `patients` (under salted ids).  smallest_group: results over
+    groups of fewer patients than this never leave, whatever the study says.  unreadable: how many cases may
+    be left out because they cannot be used (`skip`, `max_share`); with more, the hospital does not take part.
     """
 
     tasks: tuple[str, ...] | None = None
@@ -212,11 +211,11 @@ def _data(study: Study) -> str:
         return f"a table: {', '.join(data.features)}; predicted: {', '.join(targets)}"
     unit = "pixels" if data.spatial_dims == 2 else "voxels"
     patch = "whole images" if data.patch is None else f"patches of {' x '.join(map(str, data.patch))} {unit}"
+    count = f"{data.inputs} channel{'s' * (data.inputs > 1)}"
+    names = f" ({', '.join(data.channel_names)})" if data.channel_names else ""
+    pet = ", PET as SUV by body weight" if data.read.pet == "suv" else ""
     columns = f"; beside each image, of a table: {', '.join(data.table.features)}" if data.table else ""
-    return (
-        f"images of {data.channels} channel{'s' * (data.channels > 1)}, {patch}, on this hospital's machine"
-        f"{columns}"
-    )
+    return f"images of {count}{names}{pet}, {patch}, on this hospital's machine{columns}"
 
 
 def _settings(study: Study) -> list[tuple[str, object]]:

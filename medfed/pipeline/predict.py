@@ -24,6 +24,7 @@ from pytorch_lightning import LightningModule
 from medfed.data.batch_needs import WHOLE_IMAGE_NEEDS
 from medfed.data.case import Case
 from medfed.data.case_table import case_inputs, with_table
+from medfed.data.channels import match_channels
 from medfed.data.dataset import prepare_case
 from medfed.data.index import Index, index_folder
 from medfed.data.layouts import Layout
@@ -82,6 +83,7 @@ def predict(
                 fractions=study.data.fractions,
                 layout=layout or study.data.given_layout,
             )
+            index = match_channels(index, study.data)
             cases: Sequence[Case] = index.cases
             own = own_table_at(study, name, str(data))
             index = with_table(index, study.data.table, own)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from medfed.data.settings import Images, Table
+from medfed.data.settings import Images
 from medfed.study.study import Study
 
 if TYPE_CHECKING:
@@ -20,9 +20,8 @@ def untrained_network(study: Study) -> nn.Module:
     from medfed.models.networks import for_images_of
 
     data, outputs = study.data, study.task.outputs
-    inputs = data.inputs if isinstance(data, Table) else data.channels
     record = for_images_of(study.network, getattr(data, "spatial_dims", 3))
-    network = record.build(inputs, outputs, getattr(data, "patch", None))
+    network = record.build(data.inputs, outputs, getattr(data, "patch", None))
     if isinstance(data, Images) and data.table is not None:
         from medfed.models.networks._image_and_table import with_columns
 

@@ -178,7 +178,7 @@ def test_a_case_without_a_usable_row_is_left_out_counted_and_told(tmp_path: Path
         data.leave_out(screening, Unreadable(skip=False))
     assert MARK not in str(error.value)
     assert f"case {token('a')}: " in str(error.value)
-    data.leave_out(screening, Unreadable(most=0.2))
+    data.leave_out(screening, Unreadable(max_share=0.2))
     assert data.left_out == {reason: 1}
     assert data.examples == 3
     # Ages 60, none, 80: median 70, mean 70, deviation sqrt(200 / 3); a's 40 plays no part any more.
@@ -190,7 +190,7 @@ def test_check_tells_what_training_leaves_out(tmp_path: Path, reason: str) -> No
     rows, words = BAD_ROWS[reason]
     folder = folder_of(tmp_path, rows)
     requirements = StudyRequirements("s", images(), "classify", ("no", "yes"))
-    bears = Unreadable(most=0.2)
+    bears = Unreadable(max_share=0.2)
     found = check(folder, site_secret=SECRET, requirements=requirements, bears=bears, processes=1)
     (problem,) = (one for one in found.problems if one.code == "table_row")
     assert re.search(words, problem.cases[0][1])
