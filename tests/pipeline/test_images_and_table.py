@@ -161,7 +161,10 @@ DP = "privacy: {kind: dp_sgd}\n"
 REFUSED = {
     "another task": (
         ("classify, classes: [benign", "segment, classes: [benign"),
-        ("kind: resnet, width: 4, norm: group, first_kernel: 3, max_pool: false", "kind: unet, channels: [4, 8]"),
+        (
+            "kind: resnet, width: 4, norm: group, first_kernel: 3, max_pool: false",
+            "kind: unet, channels: [4, 8]",
+        ),
         r"data\.table: task 'segment' does not learn from columns beside images",
     ),
     "the answer": (("[age, sex]", "[age, sex, target]"), r"data\.table: features lists 'target'"),
