@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from broker_enrolment import Enrolment
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from exchange.broker_enrolment import Enrolment
 
 from medfed.deployment.enrolment import enrol
 from medfed.deployment.enrolment.broker import configuration
