@@ -29,8 +29,8 @@ def merged(rule: Rule, *updates: Update) -> float:
 
 def test_fednova_by_hand() -> None:
     # p = 1/4, 3/4; tau = 2, 6; tau_eff = 1/2 + 9/2 = 5; 5 * (1/4 * 8/2 + 3/4 * 12/6) = 5 * (1 + 1.5) = 12.5.
-    found = merged(FedNova(), update("a", 8, 1, train_steps=2), update("b", 12, 3, train_steps=6))
-    assert found == pytest.approx(12.5, rel=1e-14)
+    result = merged(FedNova(), update("a", 8, 1, train_steps=2), update("b", 12, 3, train_steps=6))
+    assert result == pytest.approx(12.5, rel=1e-14)
 
 
 @pytest.mark.parametrize("momentum, decay", [(0.0, 0.0), (0.9, 0.0), (0.0, 0.1), (0.9, 0.05)])

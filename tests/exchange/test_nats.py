@@ -23,10 +23,10 @@ from medfed.wire.weights import digest
 @pytest.mark.slow
 def test_processes_at_a_broker_give_the_bits_of_one_process(federation, enrolment, undisturbed):
     enrolment.start()
-    found = federation(enrolment.exchange_of)
-    found.start("hub", "north", "south")
-    assert found.digest() == undisturbed()
-    found.ended("north", "south")
+    study = federation(enrolment.exchange_of)
+    study.start("hub", "north", "south")
+    assert study.digest() == undisturbed()
+    study.ended("north", "south")
 
 
 @pytest.mark.slow
@@ -34,39 +34,39 @@ def test_processes_at_a_broker_give_the_bits_of_one_process(federation, enrolmen
 @pytest.mark.parametrize("after", [0, 1, 2])
 def test_a_kill_costs_no_bit(federation, enrolment, undisturbed, who, after):
     broker = enrolment.start()
-    found = federation(enrolment.exchange_of, settings={"pause_s": 0.1})
-    found.start("hub", "north", "south")
-    found.until(lambda: (found.folder / "hub" / "pid").exists(), "the hub runs")
-    found.until(lambda: len(found.rounds()) >= after, f"round {after} is over")
+    study = federation(enrolment.exchange_of, settings={"pause_s": 0.1})
+    study.start("hub", "north", "south")
+    study.until(lambda: (study.folder / "hub" / "pid").exists(), "the hub runs")
+    study.until(lambda: len(study.rounds()) >= after, f"round {after} is over")
     if who == "broker":
         os.kill(broker.pid, signal.SIGKILL)  # its supervisor restarts it
     else:
-        found.kill(who)
-        found.start(who)
-    assert found.digest() == undisturbed()
+        study.kill(who)
+        study.start(who)
+    assert study.digest() == undisturbed()
 
 
 @pytest.mark.slow
 def test_a_stopped_site_costs_its_deadline_once_and_is_back_when_it_goes_on(federation, enrolment):
     enrolment.start()
-    found = federation(
+    study = federation(
         enrolment.exchange_of, settings={"pause_s": 0.05, "rounds": 8, "deadline_s": 8.0, "minimum": 1}
     )
-    found.start("hub", "north", "south")
-    found.until(lambda: len(found.rounds()) >= 1, "round 1 is over")
-    found.stop("south")
-    found.until(lambda: len(found.rounds()) >= 5, "rounds went on without south")
-    rounds = found.rounds()
+    study.start("hub", "north", "south")
+    study.until(lambda: len(study.rounds()) >= 1, "round 1 is over")
+    study.stop("south")
+    study.until(lambda: len(study.rounds()) >= 5, "rounds went on without south")
+    rounds = study.rounds()
     absent = [row["round"] for row in rounds if row["answers"]["south"][0] == "absent"]
     # The hub waits for the deadline once; in later rounds it goes on as soon as north has answered.
     waited = [row["round"] for row in rounds if row["seconds"] >= 8.0]
     assert waited == absent[:1]
-    found.go_on("south")
-    found.digest()
-    found.ended("north", "south")
+    study.go_on("south")
+    study.digest()
+    study.ended("north", "south")
 
 
-def test_what_is_said_at_the_door_names_whose_certificate_and_what_to_do(enrolment, tmp_path):
+def test_a_refused_certificate_is_named_with_what_to_do(enrolment, tmp_path):
     """TLS's own errors name neither the certificate's owner nor who can fix it."""
     identity = Identity(enrolment.credentials("north"))
     serial = serial_number(identity.certificate)
