@@ -87,35 +87,26 @@ def test_a_full_disk_at_the_hub_ends_it_with_the_cure_and_it_resumes(small_disk)
     assert (final.round, digest(final.weights)) == (2, digest(two_megabytes(2.0)))
 
 
-def test_a_full_share_is_logged_and_it_continues_once_there_is_space(small_disk, tmp_path, caplog):
+@pytest.mark.parametrize(
+    "full, logged",
+    [
+        ("share", "cannot be written to: No space left on device"),
+        ("site", "its own disk (the run folder) is full"),
+    ],
+)
+def test_a_full_disk_is_logged_and_it_continues_once_there_is_space(
+    small_disk, tmp_path, caplog, full, logged
+):
     place, grow = small_disk
-    record = Folder(url=str(place), poll_s=0.02)
+    folders = {"share": tmp_path / "share", "site": tmp_path / "site", full: place}
+    record = Folder(url=str(folders["share"]), poll_s=0.02)
     hub = record.open_hub(STUDY, tmp_path / "hub")
     hub.publish(GlobalModel(0, two_megabytes(), study=STUDY))
-    north = record.open_site(STUDY, "north", tmp_path / "north")
+    north = record.open_site(STUDY, "north", folders["site"] / "north")
     received = north.fetch("north", 0)
     leaving = Update("north", 1, Difference(two_megabytes(1.0), received.weights), 3)
     sending = background(lambda: north.send(leaving))
-    until(lambda: "cannot be written to: No space left on device" in caplog.text, "the full share was logged")
-    assert sending.is_alive()
-    grow("16m")
-    (arrival,) = hub.collect(1, ["north"], PATIENCE_S)
-    sending.join(PATIENCE_S)
-    assert digest(arrival.update.delta.minuend) == digest(two_megabytes(1.0))
-    north.close()
-    hub.close()
-
-
-def test_a_full_disk_at_a_site_is_logged_and_it_continues_once_there_is_space(small_disk, tmp_path, caplog):
-    place, grow = small_disk
-    record = Folder(url=str(tmp_path / "share"), poll_s=0.02)
-    hub = record.open_hub(STUDY, tmp_path / "hub")
-    hub.publish(GlobalModel(0, two_megabytes(), study=STUDY))
-    north = record.open_site(STUDY, "north", place / "north")
-    received = north.fetch("north", 0)
-    leaving = Update("north", 1, Difference(two_megabytes(1.0), received.weights), 3)
-    sending = background(lambda: north.send(leaving))
-    until(lambda: "its own disk (the run folder) is full" in caplog.text, "the full disk was logged")
+    until(lambda: logged in caplog.text, "the full disk was logged")
     grow("16m")
     (arrival,) = hub.collect(1, ["north"], PATIENCE_S)
     sending.join(PATIENCE_S)
