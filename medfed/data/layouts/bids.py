@@ -151,8 +151,8 @@ def _choice(image: Path, channels: Mapping[str, str]) -> str:
     best = [name for name, count in fitting.items() if count == max(fitting.values())]
     if len(best) > 1:
         raise DataError(
-            f"layout: one image fits the channels {' and '.join(best)} equally well; make them more exact, by "
-            "entities such as acq-x_T1w"
+            f"layout: one image fits the channels {' and '.join(best)} equally well; make them more exact, "
+            "by entities such as acq-x_T1w"
         )
     return best[0] if best else ""
 
@@ -169,7 +169,8 @@ def _fault(chosen: Sequence[Sequence[Path]], labels: Sequence[Path]) -> Fault | 
     if len(labels) > 1:
         return Fault(
             SeveralLabelsError,
-            f"derivatives has {len(labels)} labels for it; keep the right one, or list the cases in cases.csv",
+            f"derivatives has {len(labels)} labels for it; keep the right one, or list the cases in "
+            "cases.csv",
         )
     return None
 
@@ -180,8 +181,8 @@ def _with_patients(cases: Sequence[ListedCase]) -> tuple[tuple[ListedCase, ...],
     if not named:
         return tuple(cases), ()
     note = (
-        f"{len(named)} subjects are named as sessions (sub-xSes1) of {len(set(named.values()))}, and count as "
-        "so many patients"
+        f"{len(named)} subjects are named as sessions (sub-xSes1) of {len(set(named.values()))}, and count "
+        "as so many patients"
     )
     return tuple(replace(case, patient=named.get(case.patient, case.patient)) for case in cases), (note,)
 
