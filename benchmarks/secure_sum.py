@@ -75,7 +75,7 @@ def a_round(privacy: Privacy, weights, local, sites: list[str], gone: int) -> tu
         for site in sites[:gone]:
 
             def stops(update: Update, site: str = site) -> None:
-                sides[site].withdraw(site, "it stops")
+                sides[site].drop_out(site, "it stops")
                 raise SystemExit
 
             sides[site].send = stops

@@ -86,12 +86,12 @@ def check_files(case: Case) -> None:
     Raises:
         MissingImageError, MissingLabelError: without the case's name.
     """
-    advice = "correct its path in the table, or restore the file"
+    remedy = "correct its path in the table, or restore the file"
     if not all(path.exists() for source in case.image for path in paths_of(source)):
-        raise MissingImageError(f"its image is not there; {advice}")
+        raise MissingImageError(f"its image is not there; {remedy}")
     labels = (*(() if case.label is None else (case.label,)), *(path for _, path in case.masks))
     if not all(path.exists() for path in labels):
-        raise MissingLabelError(f"its label is not there; {advice}")
+        raise MissingLabelError(f"its label is not there; {remedy}")
 
 
 def moved_parts(image: Volume, label: Volume | None) -> tuple[str, ...]:

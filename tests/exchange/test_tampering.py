@@ -61,7 +61,7 @@ class Meeting:
 
     @property
     def now(self) -> Path:
-        return self.share / "glob" / SPACE / "now" / "m"
+        return self.share / "glob" / SPACE / "current" / "m"
 
     def collected(self, round: int = 1) -> dict[str, str]:
         """Send from south, check that south's update counts, and return north's outcome."""

@@ -97,9 +97,9 @@ class Round:
         self.threads: list[threading.Thread] = []
 
     def start(self, *sites: str, dies: dict[str, str] | None = None, silent: bool = False) -> None:
-        """Start sites; one that dies or is deceived is withdrawn, unless `silent`."""
+        """Start sites; one that dies or is deceived drops out, unless `silent`."""
         for site in sites:
-            self.exchange._withdrawn.pop(site, None)
+            self.exchange._dropped_out.pop(site, None)
 
         def work(site: str) -> None:
             side = DiesBefore(self.exchange, (dies or {})[site]) if site in (dies or {}) else self.exchange
@@ -109,7 +109,7 @@ class Round:
             except BaseException as error:
                 self.ends[site] = error
                 if not silent or not isinstance(error, Killed):
-                    self.exchange.withdraw(site, "it stopped")
+                    self.exchange.drop_out(site, "it stopped")
 
         for site in sites:
             self.threads.append(threading.Thread(target=work, args=(site,), daemon=True))
@@ -305,7 +305,7 @@ def test_a_million_times_an_update_stays_at_its_site_and_the_others_are_summed(t
             send_update(channel, Update("west", 1, far, EXAMPLES["west"]), model())
         except PrivacyError as error:
             round.ends["west"] = error
-            round.exchange.withdraw("west", "it stopped")
+            round.exchange.drop_out("west", "it stopped")
 
     round.threads.append(threading.Thread(target=west, daemon=True))
     round.threads[-1].start()
