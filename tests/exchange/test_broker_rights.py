@@ -172,7 +172,7 @@ def test_a_site_cannot_write_what_is_not_its_own(place, name):
     assert stored(place, name) == before
 
 
-@pytest.mark.parametrize("what", ["m", "here.m", "r00001.m"])
+@pytest.mark.parametrize("what", ["m", "heartbeat.m", "r00001.m"])
 def test_a_site_cannot_read_another(place, what):
     assert stored(place, f"up/{SPACE}/south/r00001/m") is not None
     assert as_north(place, f"$JS.API.DIRECT.GET.UP_south.up.{SPACE}.south.{what}") is None
