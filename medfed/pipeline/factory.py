@@ -200,6 +200,7 @@ def site_config_of(study: Study, site: str = "") -> SiteConfig:
         egress=egress_of(study, smallest_group=study.evaluation.smallest_group),
         compress=study.compress,
         required_scalars=study.rule.needs_scalars,
+        parties=tuple(sorted(study.sites)),
         seed=study.seed,
     )
 

@@ -112,7 +112,7 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
         asked = max(1, math.ceil(study.sampling.fraction * len(study.sites) - 1e-9))
         if asked > MAX_SITES:
             yield f"privacy.kind: distributed_dp sums at most {MAX_SITES} sites a round, found {asked}"
-        if (fewest := required_sites(self.threshold, asked)) > self.min_sites:
+        if (fewest := required_sites(self.threshold, asked, self.colluding)) > self.min_sites:
             wasted = math.sqrt((fewest - self.colluding) / (self.min_sites - self.colluding))
             yield (
                 f"privacy.min_sites: {self.min_sites}, but of {asked} sites a round {fewest} must stay "
@@ -187,7 +187,16 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
     def _settings(self) -> Settings:
         # The largest number that may leave: a clipped one plus the largest noise that the generator can draw.
         limit = self.clip + MAX_DEVIATIONS * self.deviation
-        return Settings(self.threshold, self.min_sites, self.bits, limit, 1, self.neighbours, self.patience_s)
+        return Settings(
+            self.threshold,
+            self.min_sites,
+            self.bits,
+            limit,
+            1,
+            self.neighbours,
+            self.patience_s,
+            self.colluding,
+        )
 
 
 @dataclass(frozen=True)

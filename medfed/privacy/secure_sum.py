@@ -35,6 +35,7 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
+from medfed.errors import PrivacyError
 from medfed.privacy._masks import Bits
 from medfed.privacy._privacy import Privacy, RoundSession, UpdateProtector
 from medfed.privacy._secagg import GROUP, Settings
@@ -62,7 +63,21 @@ class SecureSum(Privacy, tag="secure_sum", frozen=True):
     max_examples: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 100_000
     neighbours: Annotated[int, msgspec.Meta(ge=4)] = 30
     patience_s: Annotated[float, msgspec.Meta(gt=0)] = 300.0
+    colluding: Annotated[int, msgspec.Meta(ge=0)] = 1
     scores: bool = True
+
+    def __post_init__(self) -> None:
+        if self.min_sites < self.colluding + 2:
+            raise PrivacyError(
+                f"privacy 'secure_sum': in a sum of min_sites: {self.min_sites} sites, colluding: {self.colluding} could "
+                f"subtract their own and read one update; set min_sites to {self.colluding + 2} or more, or "
+                "colluding lower"
+            )
+        if self.neighbours // 2 < self.colluding + 1:
+            raise PrivacyError(
+                f"privacy 'secure_sum': of neighbours: {self.neighbours}, colluding: {self.colluding} could cut "
+                f"off a part of the sites; set neighbours to {2 * self.colluding + 2} or more"
+            )
 
     reveals_each_update: ClassVar[bool] = False
     sends: ClassVar[tuple[str, ...]] = (GROUP,)

@@ -1,4 +1,4 @@
-"""What of a hospital's rows leaves it as scalars, and what the hub makes of scalars that any site may send."""
+"""What of a hospital's rows leaves it as scalars, and what the hub makes of the scalars of any site."""
 
 from __future__ import annotations
 

@@ -107,8 +107,10 @@ def test_a_reported_row_is_replaced_where_the_sites_cases_are_here(tmp_path):
 def test_a_temperature_is_a_row_with_its_validation_patients(tmp_path):
     study = {"task": {"classes": ["healthy", "disease"]},
              "evaluation": {"draws": 20, "smallest_group": 1, "temperature": True}}  # fmt: skip
-    cases = [row for split in ("val", "test") for i in range(6)
-             for row in class_rows(f"{split}{i}", 0.95 if i % 3 else 0.1, int(i > 2), split=split)]  # fmt: skip
+    cases = []
+    for split in ("val", "test"):
+        for i in range(6):
+            cases += class_rows(f"{split}{i}", 0.95 if i % 3 else 0.1, int(i > 2), split=split)
     results = summarise(write_run(tmp_path, cases, study=study))
     (row,) = [row for row in results if row.metric == "temperature"]
     assert (row.site, row.split, row.n, row.round) == ("all", "val", 6, 4)

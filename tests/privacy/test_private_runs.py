@@ -149,7 +149,7 @@ def test_a_hub_that_is_killed_after_any_of_its_messages_goes_on(tmp_path, step, 
 def test_a_site_that_is_killed_at_any_step_and_comes_back_is_in_the_next_rounds(tmp_path, step, monkeypatch):
     from medfed.exchange._site_transport import SiteTransport
 
-    privacy = SecureSum(patience_s=1.5, threshold=0.6, min_sites=2)
+    privacy = SecureSum(patience_s=1.5, threshold=0.6, min_sites=2, colluding=0)
     place = Place(tmp_path, privacy)
     post, send, killed = SiteTransport.send_message, SiteTransport.send, []
 

@@ -21,6 +21,7 @@ from medfed.privacy._secagg import Keys, Members, Shares, UnmaskRequest
 from medfed.privacy._secagg_server import HubSum
 from medfed.privacy.secure_sum import SecureSum
 from medfed.wire.audit_log import AuditLog, entries
+from medfed.wire.messages import Statement
 from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference
 
@@ -104,7 +105,11 @@ class Round:
         def work(site: str) -> None:
             side = DiesBefore(self.exchange, (dies or {})[site]) if site in (dies or {}) else self.exchange
             try:
-                send_update(SiteConnection(site, side, self.privacy, audit=self.log), update(site), model())
+                send_update(
+                    SiteConnection(site, side, self.privacy, audit=self.log, parties=tuple(self.sites)),
+                    update(site),
+                    model(),
+                )
                 self.ends[site] = None
             except BaseException as error:
                 self.ends[site] = error
@@ -213,7 +218,7 @@ def test_sites_that_drop_out_at_different_steps_leave_an_exact_sum():
 def test_on_a_ring_of_neighbours_the_sum_is_exact_too():
     sites = tuple(f"s{number:02d}" for number in range(12))
     EXAMPLES.update({site: 3 + place for place, site in enumerate(sites)})
-    privacy = SecureSum(neighbours=6)
+    privacy = SecureSum(neighbours=8)
     round = Round(privacy, sites)
     round.start(*sites, dies={"s03": "updates", "s07": "shares"})
     round.run_round()
@@ -301,7 +306,7 @@ def test_a_million_times_an_update_stays_at_its_site_and_the_others_are_summed(t
     def west() -> None:
         far = {name: tensor * 1e6 for name, tensor in update("west").delta.items()}
         try:
-            channel = SiteConnection("west", round.exchange, privacy, audit=log)
+            channel = SiteConnection("west", round.exchange, privacy, audit=log, parties=SITES)
             send_update(channel, Update("west", 1, far, EXAMPLES["west"]), model())
         except PrivacyError as error:
             round.ends["west"] = error
@@ -484,7 +489,7 @@ def test_a_hub_that_shows_too_few_sites_is_refused():
         return to_bytes(RelayedMessages({one: messages[one] for one in ("north", site)}))
 
     found = refusals(lied_to(keys=change))
-    assert "2 of 2 sites showed keys, 3 are needed" in found["south"]
+    assert "2 of 4 hospitals showed keys, 3 are needed" in found["south"]
 
 
 def test_a_second_sum_of_a_round_over_other_sites_is_refused():
@@ -511,9 +516,10 @@ def test_a_wrong_share_is_named_and_the_sum_comes_out(tmp_path):
         if step == "unmask" and site != "centre":
             first.wait(PATIENCE_S)  # the hub looks no further once it has enough
         if (site, step) == ("centre", "unmask"):
-            shares = parse(data, Shares)
+            statement = parse(data, Statement)
+            shares = parse(statement.content, Shares)
             seeds = {owner: bytes(2) + share[2:-1] + b"\x01" for owner, share in shares.seeds.items()}
-            data = to_bytes(Shares(seeds, shares.keys))
+            data = msgspec.json.encode(Statement(statement.model, to_bytes(Shares(seeds, shares.keys))))
         post(site, number, attempt, step, data)
         if (site, step) == ("centre", "unmask"):
             first.set()

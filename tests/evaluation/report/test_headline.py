@@ -49,8 +49,8 @@ def test_it_compares_with_the_best_single_hospital():
     ours, worse, best = result(0.8), result(0.5, model="local:north"), result(0.7, model="local:south")
     versus = result(0.1, against="local:south", low=0.02, high=0.18, p=0.0004)
     assert words(ours, worse, best, versus).endswith(
-        "The best model that a single hospital trained alone reaches 0.70; the difference, paired by patient, "
-        "is +0.100 (95 % CI +0.020 to +0.180), p < 0.001."
+        "The best model that a single hospital trained alone reaches 0.70; the difference, paired by "
+        "patient, is +0.100 (95 % CI +0.020 to +0.180), p < 0.001."
     )
     assert words(ours, worse).endswith("trained alone reaches 0.50.")
 

@@ -26,18 +26,18 @@ def cases(model, site, values, split="test"):
 def table():
     rows = [*cases("fedavg", "north", [0.5, 0.7, 0.9]), *cases("fedadam", "north", [0.4, 0.6, 0.8])]
     rows += [*cases("fedavg", "west", [0.2, 0.4]), *cases("fedadam", "west", [0.3, 0.5])]
-    rows += [*cases("fedavg", "south", [0.5]), *cases("fedadam", "south", [0.5])]
+    rows += [*cases("fedavg", "aachen", [0.5]), *cases("fedadam", "aachen", [0.5])]
     return compare_methods("heart", rows, METHODS, SETTINGS)
 
 
 def test_methods_are_compared_to_the_first_that_ran_at_held_out_hospitals_first(table):
     assert (table.against, table.metric) == ("fedavg", "dice")
-    assert table.places == ["west", "all", "north", "south"]
+    assert table.places == ["west", "all", "aachen", "north"]
     assert table.score("fedavg", "north").value == pytest.approx(0.7)
     assert table.score("fedadam", "west").value == pytest.approx(0.4)
     assert table.difference("fedadam", "north").value == pytest.approx(0.1)
     assert table.difference("fedadam", "west").value == pytest.approx(-0.1)
-    # Over the three patients of north, each 0.1 better, and the one of south, equally good.
+    # Over the three patients of north, each 0.1 better, and the one of aachen, equally good.
     assert table.difference("fedadam", "all").value == pytest.approx(0.075)
     assert table.score("krum", "north") is None
 
@@ -59,10 +59,10 @@ def test_the_page_has_every_hospital(table):
     html = page(table)
     assert "needs 3 sites" in html
     assert re.findall("<h2>(.*?)</h2>", html) == [
-        "West", "All hospitals of the study", "North", "South", "Cost of each method",
+        "West", "All hospitals of the study", "Aachen", "North", "Cost of each method",
     ]  # fmt: skip
-    # Two patients at west, four in the pool, three at north, one at south; each for both methods.
-    assert re.findall(r'<td class="num">(\d)</td></tr>', html) == list("22443311")
+    # Two patients at west, four in the pool, one at aachen, three at north; each for both methods.
+    assert re.findall(r'<td class="num">(\d)</td></tr>', html) == list("22441133")
 
 
 def test_validation_patients_give_no_score():
@@ -73,6 +73,6 @@ def test_validation_patients_give_no_score():
 
 
 def test_rows_are_renamed_by_model_and_site_and_the_others_left_out():
-    rows = [*cases("federated", "north", [0.5]), *cases("federated", "south", [0.6])]
-    (row,) = renamed(rows, {("federated", "south"): "ditto"})
-    assert (row.model, row.site, row.value) == ("ditto", "south", 0.6)
+    rows = [*cases("federated", "north", [0.5]), *cases("federated", "aachen", [0.6])]
+    (row,) = renamed(rows, {("federated", "aachen"): "ditto"})
+    assert (row.model, row.site, row.value) == ("ditto", "aachen", 0.6)

@@ -1,8 +1,7 @@
-"""Patterns of paths, what no case uses, links, and a folder that fits several layouts."""
+"""Patterns of paths, links, and a folder that fits several layouts."""
 
 from __future__ import annotations
 
-import csv
 import os
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 from medfed.data.index import index_folder
 from medfed.data.layouts import layout_of, parse_layout, plain_layout
 from medfed.data.layouts.pattern import Pattern
-from medfed.data.left_out import note_left_out
 from medfed.data.settings import Images
 from medfed.errors import DataError, ImageError
 
@@ -90,32 +88,6 @@ def test_a_layout_is_named_in_a_study_or_on_a_command_line() -> None:
         layout_of({"kind": "paired", "images": "x"})
     with pytest.raises(DataError, match="expected a name"):
         parse_layout("[a]")
-
-
-def test_what_no_case_uses_is_counted_and_named_for_the_hospital_alone(tmp_path: Path) -> None:
-    write(
-        tmp_path, "images/a.nii.gz", "images/b.nii.gz", "labels/a.nii.gz", f"{MARK}.nii.gz", f"x/{MARK}.csv"
-    )
-    os.symlink(tmp_path / "gone", tmp_path / "dangling.nii.gz")
-    (tmp_path / f"{MARK}.nii.gz").rename(tmp_path / f"x/{MARK}.nii.gz")
-    cases = index(tmp_path)
-    assert cases.left_out == {
-        "nifti files that no case uses": 1,
-        "table files that no case uses": 1,
-        "links to nothing": 1,
-    }
-    assert "left out: 1 nifti files that no case uses, 1 table files" in cases.describe()
-    assert MARK not in cases.describe()
-    line = note_left_out(tmp_path, cases.left_out_files, SECRET)
-    assert line.endswith("notes/left-out.csv in .medfed/cache in the data folder")
-    with (tmp_path / ".medfed/cache/notes/left-out.csv").open(newline="") as file:
-        rows = list(csv.reader(file))
-    assert rows == [
-        ["reason", "file"],
-        ["nifti files that no case uses", f"x/{MARK}.nii.gz"],
-        ["table files that no case uses", f"x/{MARK}.csv"],
-    ]
-    assert index(tmp_path).left_out == cases.left_out
 
 
 def test_links_to_patients_folders_are_followed(tmp_path: Path) -> None:
