@@ -69,7 +69,7 @@ def usable_cases(
         )
     what = WHAT_IS_LEARNT[needs]
     if needs == "segment":
-        cases = tuple(case for case in index.cases if case.label is not None or case.masks)
+        cases = tuple(case for case in index.cases if _is_labelled(case))
     elif needs == "classify":
         cases = tuple(case for case in index.cases if case.target is not None)
     else:
@@ -80,6 +80,11 @@ def usable_cases(
         _check_targets(cases, classes)
     omitted = len(index.cases) - len(cases)
     return cases, (f"{omitted} cases have no {what} and are left out",) if omitted else ()
+
+
+def _is_labelled(case: Case) -> bool:
+    """Whether a case has a label, or several of which nobody knows which one is meant."""
+    return case.label is not None or bool(case.masks) or (case.fault is not None and case.fault.of_label)
 
 
 def _check_targets(cases: Iterable[Case], classes: int | None) -> None:

@@ -191,7 +191,7 @@ def egress_size(study: Study) -> tuple[int, int, int]:
     from medfed.wire.weights import weights_of
 
     with torch.random.fork_rng():
-        inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
+        inputs = study.data.inputs
         record = for_images_of(study.network, getattr(study.data, "spatial_dims", 3))
         network = record.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
         # Only names and shapes count here.
@@ -213,9 +213,9 @@ def _data(study: Study) -> str:
         return f"a table: {', '.join(data.features)}; predicted: {', '.join(targets)}"
     unit = "pixels" if data.spatial_dims == 2 else "voxels"
     patch = "whole images" if data.patch is None else f"patches of {' x '.join(map(str, data.patch))} {unit}"
-    return (
-        f"images of {data.channels} channel{'s' * (data.channels > 1)}, {patch}, on this hospital's machine"
-    )
+    count = f"{data.inputs} channel{'s' * (data.inputs > 1)}"
+    names = f" ({', '.join(data.channel_names)})" if data.channel_names else ""
+    return f"images of {count}{names}, {patch}, on this hospital's machine"
 
 
 def _settings(study: Study) -> list[tuple[str, object]]:

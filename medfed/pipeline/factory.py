@@ -15,7 +15,7 @@ from medfed.data.layouts import Layout
 from medfed.data.left_out import note_left_out
 from medfed.data.refusals import REASONS
 from medfed.data.screening import write_refused
-from medfed.data.settings import Images, Table, Unreadable, with_layout
+from medfed.data.settings import Images, Unreadable, with_layout
 from medfed.data.splits import simulated_secret
 from medfed.errors import DataError, MedfedError, StudyError
 from medfed.evaluation.inference import SiteCases
@@ -175,7 +175,7 @@ def network_of(study: Study) -> torch.nn.Module:
     """Return the study's network as the study file describes it."""
     with torch.random.fork_rng():
         torch.manual_seed(study.seed)
-        inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
+        inputs = study.data.inputs
         record = for_images_of(study.network, getattr(study.data, "spatial_dims", 3))
         network = record.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
         prepare_training(network, study.start, study.train.lora, study.train.only)

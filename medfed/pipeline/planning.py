@@ -96,7 +96,7 @@ def _sums_of(study: Study, plan: PlanSettings, site: SiteDataModule) -> bytes:
             site.index,
             grid=plan.intensity_bins,
             classes=site.label_classes if study.task.needs == "segment" else None,
-            channels=study.data.channels,
+            channels=study.data.inputs,
             min_count=plan.min_patients,
         )
     )
@@ -116,7 +116,9 @@ def _settings(study: Study, plan: PlanSettings, merged: bytes) -> Images | Table
         centre, scale = harmonise.centre_and_scale(sums)
         return msgspec.structs.replace(study.data, centre=centre, scale=scale, plan="given")
     section = propose_settings(fingerprint.from_json(merged), voxels=plan.voxels, normalise=plan.normalise)
-    plain = {**msgspec.to_builtins(study.data), **section, "plan": "given"}
+    # The fingerprint counts the channels, which the study may name.
+    own = {"channels": study.data.channels, "plan": "given"}
+    plain = {**msgspec.to_builtins(study.data), **section, **own}
     try:
         return msgspec.convert(plain, Images)
     except msgspec.ValidationError as error:

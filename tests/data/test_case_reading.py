@@ -21,7 +21,7 @@ SETTINGS = Images(spacing_mm="native", patch=None)
 
 
 def volume(shape=(10, 10, 10), spacing=1.0, shift=0.0, flags=()):
-    affine = np.diag([spacing, spacing, spacing, 1.0])
+    affine = np.diag([spacing, 1.0, 1.0, 1.0])
     affine[0, 3] = shift
     return Volume(np.zeros((1, *shape), np.float32), affine, Info(flags=flags))
 
@@ -41,7 +41,7 @@ def case(folder: Path, *images: str, label: str | None = None, masks=()):
         # A twentieth of a voxel of 1 mm is allowed.
         (volume(shift=0.06), "0.06"),
         (volume(shape=(10, 10, 11)), "0.00"),
-        # A spacing that is off by 0.006 mm is off by 0.06 mm at the far corner.
+        # A spacing along X that is off by 0.006 mm is off by 0.06 mm at the far corner.
         (volume(spacing=1.006), "0.06"),
     ],
 )

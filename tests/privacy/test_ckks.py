@@ -31,6 +31,7 @@ from medfed.privacy import ckks as module  # noqa: E402
 from medfed.privacy.ckks import Ckks  # noqa: E402
 
 ROUNDS = 2
+
 # Scale 2^28 and 39 examples: measured 5e-6 a number of a sum of two, over the examples; float32 itself rounds
 # to 4e-6 here.
 CLOSE = 1e-5

@@ -11,9 +11,9 @@ from medfed.data.index import index_folder
 from medfed.data.layouts import layout_of, parse_layout, plain_layout
 from medfed.data.layouts.pattern import Pattern
 from medfed.data.settings import Images
-from medfed.errors import DataError, ImageError
+from medfed.errors import DataError
 
-from ..hospital_folder import MARK, SECRET, index, refused
+from ..hospital_folder import MARK, SECRET, index, refused, unreadable
 
 
 def write(folder: Path, *names: str) -> Path:
@@ -60,7 +60,6 @@ def test_class_structure_and_folders_of_any_depth(tmp_path: Path) -> None:
         ({"image": "{patient/*.nii.gz"}, "single brace"),
         ({"image": "{patient}/nothing.nii.gz"}, "no file fits the pattern of image"),
         ({"image": {"a": "{patient}/{case}_t1.nii.gz", "b": "{patient}/{case}_t1.nii.gz"}}, "equally well"),
-        ({"image": "{patient}/*.nii.gz"}, "takes 2 files of it"),
         ({"image": "{split}/{case}_t1.nii.gz"}, "no split"),
     ],
 )
@@ -72,7 +71,19 @@ def test_a_pattern_that_does_not_say_enough_is_refused(tmp_path: Path, patterns,
 def test_a_case_without_one_of_its_channels_is_refused_by_token(tmp_path: Path) -> None:
     write(tmp_path, f"{MARK}1/t1.nii.gz", f"{MARK}1/t2.nii.gz", f"{MARK}2/t1.nii.gz")
     image = {"T1": "{patient}/t1.nii.gz", "T2": "{patient}/t2.nii.gz"}
-    refused(lambda: found(tmp_path, image=image), ImageError, "the pattern of image T2 takes 0 files")
+    told = unreadable(found(tmp_path, image=image))
+    assert list(told) == ["2"]
+    assert "it has no file for channel 2 of 2" in told["2"]
+
+
+def test_a_case_with_several_files_for_one_is_refused_by_token(tmp_path: Path) -> None:
+    write(tmp_path, f"{MARK}1/1_t1.nii.gz", f"{MARK}1/2_t1.nii.gz", f"{MARK}2/1_t1.nii.gz")
+    write(tmp_path, f"{MARK}2/1_seg.nii.gz", f"{MARK}2/2_seg.nii.gz")
+    patterns = {"image": "{patient}/*_t1.nii.gz", "label": "{patient}/*_seg.nii.gz"}
+    told = unreadable(found(tmp_path, **patterns))
+    assert list(told) == ["1", "2"]
+    assert "the pattern of image takes 2 files of it" in told["1"]
+    assert "the pattern of its label takes 2 files" in told["2"]
 
 
 def test_a_layout_is_named_in_a_study_or_on_a_command_line() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medfed.data.normalise.percentile import Percentile
+from medfed.data.normalise.percentile import Percentile, _counted_percentile
 from medfed.errors import DataError
 
 
@@ -29,7 +29,14 @@ def test_whole_numbers_are_counted_with_the_same_result_as_sorting(
     np.testing.assert_array_equal(Percentile(*limits).channel(values), expected.astype(np.float32))
 
 
-@pytest.mark.parametrize("odd", [0.5, -1.0, 70_000.0])
+def test_a_counted_percentile_is_numpys_to_the_last_bit() -> None:
+    values = np.random.default_rng(0).integers(0, 60_000, 997).astype(np.float32)
+    counts = np.bincount(values.astype(int))
+    for percent in np.linspace(0, 100, 201):
+        assert _counted_percentile(counts, percent) == np.percentile(values, percent)
+
+
+@pytest.mark.parametrize("odd", [0.5, 1.5, -1.0, 70_000.0])
 def test_one_voxel_that_cannot_be_counted_is_not_lost(odd: float) -> None:
     """It stands beyond the voxels that are looked at first, and decides the range here."""
     values = np.full((11, 11, 11), 1.0, np.float32)

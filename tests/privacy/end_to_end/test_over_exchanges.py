@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from answering import SITES, STUDY, answer, model
-from exchange.broker_enrolment import Enrolment
+from broker_enrolment import Enrolment
 from simulated import simulated
 
 from medfed.aggregation.fedavg import FedAvg
@@ -26,6 +26,7 @@ from medfed.wire.weights import digest
 
 ROUNDS = 2
 PATIENCE_S = 60
+
 # As in test_ckks.py, for each of two runs.
 CLOSE = 2e-5
 

@@ -5,91 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 import time
-from pathlib import Path
 
-import pytest
-import torch
-from proxy import Proxy
+from link import MEGABYTES, PATIENCE_S, Link, background, model, sent_digest, until, update
 
 from medfed.deployment.enrolment.broker import write_configuration
-from medfed.errors import ExchangeError
-from medfed.exchange.nats import Nats
-from medfed.wire.update import GlobalModel, Update
-from medfed.wire.weights import Difference, digest
-
-STUDY = "34" * 32
-PATIENCE_S = 120
-MEGABYTES = 12
-
-
-def model(value: float = 1.0, megabytes: int = MEGABYTES) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    return {f"layer{index}": torch.randn(250_000, generator=generator) * value for index in range(megabytes)}
-
-
-def update(round: int = 1, megabytes: int = MEGABYTES) -> Update:
-    weights = model(megabytes=megabytes)
-    local = {name: tensor + 1 for name, tensor in weights.items()}
-    return Update("north", round, Difference(local, weights), 12)
-
-
-class Link:
-    """A hub at a broker, and the site north behind a proxy."""
-
-    def __init__(self, enrolment, folder: Path, megabytes: int = MEGABYTES) -> None:
-        self.enrolment, self.folder = enrolment, folder
-        self.broker = enrolment.start()
-        self.proxy = Proxy(enrolment.port)
-        self.hub = Nats(**enrolment_record(enrolment, "hub")).open_hub(STUDY, folder / "hub")
-        self.hub.publish(GlobalModel(0, model(megabytes=megabytes), study=STUDY))
-        self.north = self.site()
-
-    def site(self, folder: str = "north"):
-        record = enrolment_record(self.enrolment, "north")
-        return Nats(**{**record, "urls": [f"tls://127.0.0.1:{self.proxy.port}"]}).open_site(
-            STUDY, "north", self.folder / folder
-        )
-
-    def arrived(self, round: int = 1) -> str:
-        """Return the digest of north's update once the hub has it."""
-        (arrival,) = self.hub.collect(round, ["north"], PATIENCE_S)
-        assert arrival.error is None, arrival.error
-        return digest(arrival.update.delta.minuend)
-
-    def close(self) -> None:
-        self.north.close()
-        self.hub.close()
-        self.proxy.close()
-
-
-def enrolment_record(enrolment, party: str) -> dict:
-    return {"credentials": str(enrolment.credentials(party)), "urls": [enrolment.url]}
-
-
-@pytest.fixture
-def link(enrolment, tmp_path):
-    found = Link(enrolment, tmp_path)
-    yield found
-    found.close()
-
-
-def sent(megabytes: int = MEGABYTES) -> str:
-    return digest(update(megabytes=megabytes).delta.minuend)
-
-
-def background(call) -> threading.Thread:
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    return thread
-
-
-def until(what, why: str) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not what():
-        assert time.monotonic() < end, f"waited in vain until {why}"
-        time.sleep(0.01)
+from medfed.wire.weights import digest
 
 
 def test_an_upload_goes_on_by_chunk_when_every_connection_is_cut(link):
@@ -100,7 +21,7 @@ def test_an_upload_goes_on_by_chunk_when_every_connection_is_cut(link):
     link.north.send(update())
     assert link.proxy.cuts >= 2
     link.proxy.cut_after = None
-    assert link.arrived() == sent()
+    assert link.arrived() == sent_digest()
     # Each cut loses what was in transit, at most a window of chunks.
     assert link.proxy.up < (MEGABYTES + 8.5 * link.proxy.cuts) * 1.1e6
 
@@ -121,7 +42,7 @@ def test_a_killed_sites_upload_goes_on_by_chunk(link):
     link.proxy.rate, link.proxy.up, link.proxy.closed = None, 0, False
     link.north = link.site()
     link.north.fetch("north", 0)  # it first sends the pending update
-    assert link.arrived() == sent()
+    assert link.arrived() == sent_digest()
     assert link.proxy.up < (MEGABYTES - stored + 1) * 1.1e6
 
 
@@ -143,14 +64,14 @@ def test_corruption_on_the_way_is_noticed_and_mended(link):
     link.proxy.corrupt_after = 2_000_000
     link.north.send(update())
     assert link.proxy.corrupt_after is None
-    assert link.arrived() == sent()
+    assert link.arrived() == sent_digest()
 
 
 def test_a_slow_link_finishes(link):
     link.north.fetch("north", 0)
     link.proxy.rate, link.proxy.delay_s = 4e6, 0.001
     link.north.send(update())
-    assert link.arrived() == sent()
+    assert link.arrived() == sent_digest()
 
 
 def test_a_broker_killed_in_an_upload_costs_nothing(link):
@@ -161,7 +82,7 @@ def test_a_broker_killed_in_an_upload_costs_nothing(link):
     os.kill(link.broker.pid, signal.SIGKILL)
     sending.join(PATIENCE_S)
     assert not sending.is_alive()
-    assert link.arrived() == sent()
+    assert link.arrived() == sent_digest()
 
 
 def test_a_full_broker_is_logged_and_it_continues_once_there_is_space(enrolment, tmp_path, caplog):
@@ -182,7 +103,7 @@ def test_a_full_broker_is_logged_and_it_continues_once_there_is_space(enrolment,
         os.kill(link.broker.pid, signal.SIGKILL)
         sending.join(PATIENCE_S)
         assert not sending.is_alive()
-        assert link.arrived() == sent()
+        assert link.arrived() == sent_digest()
     finally:
         link.close()
 
@@ -197,7 +118,7 @@ def test_a_full_disk_at_a_site_is_logged_and_it_continues_once_there_is_space(li
     assert sending.is_alive()
     file.unlink()
     sending.join(PATIENCE_S)
-    assert link.arrived() == sent()
+    assert link.arrived() == sent_digest()
 
 
 def test_a_full_disk_at_the_hub_is_logged_and_it_continues_once_there_is_space(link, caplog):
@@ -214,33 +135,4 @@ def test_a_full_disk_at_the_hub_is_logged_and_it_continues_once_there_is_space(l
     )
     (spool / "north.partial").unlink()
     collecting.join(PATIENCE_S)
-    assert found == [sent()]
-
-
-def test_a_second_process_of_one_site_from_another_machine_is_refused(link):
-    with pytest.raises(ExchangeError, match="site 'north' already takes part from another folder or machine"):
-        link.site("another-machine")
-
-
-def test_another_machine_may_take_over_a_site_that_is_gone(link):
-    link.north._presence.stop()
-    link.north._lock.close()
-    link.north._store.close()
-    link.north = link.site("another-machine")
-    assert link.north.fetch("north", 0).round == 0
-
-
-@pytest.mark.slow
-def test_a_hospital_that_lets_only_websockets_out_takes_that_way(link):
-    link.north.close()
-    urls = ["tls://127.0.0.1:1", f"wss://127.0.0.1:{link.enrolment.websocket_port}"]
-    record = Nats(**{**enrolment_record(link.enrolment, "north"), "urls": urls})
-    link.north = record.open_site(STUDY, "north", link.folder / "north")
-    assert digest(link.north.fetch("north", 0).weights) == digest(model())
-
-
-def test_an_address_of_another_kind_is_refused(link):
-    with pytest.raises(
-        ExchangeError, match=r"exchange\.urls: 'http://hub' begins with none of tls://, wss://"
-    ):
-        Nats(**{**enrolment_record(link.enrolment, "north"), "urls": ["http://hub"]}).advertised_study()
+    assert found == [sent_digest()]

@@ -20,6 +20,7 @@ from medfed.wire.weights import Difference
 
 STUDY = "12" * 32
 SPACE = STUDY[:16]
+
 # Seconds to wait for a request that must not be answered.
 UNANSWERED_S = 0.5
 

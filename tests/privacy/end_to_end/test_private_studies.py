@@ -24,7 +24,7 @@ from medfed.study.reading import read_study
 from medfed.study.validation import validate
 from medfed.wire.weights import weights_of
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 
 
 def written(folder: Path, base: str = "quickstart.yaml", **sections) -> Path:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import torch
-from test_faults import Link, background, sent, until, update
+from link import Link, background, sent_digest, until, update
 
 from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import RunError
@@ -136,7 +136,7 @@ def test_a_link_of_1_mbit_that_is_cut_now_and_then_finishes(enrolment, tmp_path)
         link.north.send(update(megabytes=3))
         assert link.proxy.cuts >= 1
         link.proxy.cut_after = link.proxy.rate = None
-        assert link.arrived() == sent(megabytes=3)
+        assert link.arrived() == sent_digest(megabytes=3)
         assert link.proxy.up < 3e6 * 1.1 + link.proxy.cuts * 2.2e6
     finally:
         link.close()
