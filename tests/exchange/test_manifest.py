@@ -62,7 +62,7 @@ def test_a_manifest_that_is_not_the_expected_one_is_refused(data, message):
 
 def test_a_control_message_is_of_its_kind_and_study():
     assert open_control(sealed(HEARTBEAT), Unsigned(), "north", "heartbeat", STUDY) == HEARTBEAT
-    with pytest.raises(WireError, match="expected the control message 'withdrawn', found something else"):
+    with pytest.raises(WireError, match="expected the control message 'dropped_out', found something else"):
         open_control(sealed(HEARTBEAT), Unsigned(), "north", "dropped_out", STUDY)
     with pytest.raises(WireError, match="expected the control message 'here', found something else"):
         open_control(sealed(MANIFEST), Unsigned(), "north", "heartbeat", STUDY)

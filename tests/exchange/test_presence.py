@@ -57,7 +57,7 @@ def test_a_silent_process_is_replaced_and_stops_when_it_notices(objects, monkeyp
     assert heartbeat(objects).session == "second"
 
 
-def test_a_restart_of_the_same_session_does_not_wait_and_clears_its_withdrawal(objects, monkeypatch):
+def test_a_restart_of_the_same_session_does_not_wait_and_clears_its_drop_out(objects, monkeypatch):
     def never(seconds: float) -> None:
         pytest.fail("it waited for itself")
 
@@ -66,5 +66,5 @@ def test_a_restart_of_the_same_session_does_not_wait_and_clears_its_withdrawal(o
     first.claim()
     first.send("dropped_out", "its disk is full")
     SitePresence(objects, "first").claim()
-    withdrawal = objects.open_control(objects.get_site_object("north", "dropped_out"), "north", "dropped_out")
-    assert withdrawal.text == ""
+    drop_out = objects.open_control(objects.get_site_object("north", "dropped_out"), "north", "dropped_out")
+    assert drop_out.text == ""

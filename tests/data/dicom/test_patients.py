@@ -71,7 +71,8 @@ def test_name_and_birth_date_link_the_visits_of_a_patient_without_an_id():
 
 
 def test_names_do_not_join_patients_who_have_an_id():
-    assert grouped(header("A", "1", name="Doe"), header("B", "2", name="Doe"), header("C", "3", name="Roe"))[0] == [
+    headers = (header("A", "1", name="Doe"), header("B", "2", name="Doe"), header("C", "3", name="Roe"))
+    assert grouped(*headers)[0] == [
         "A", "B", "C",
     ]  # fmt: skip
 
