@@ -131,6 +131,7 @@ def read_image(paths: Sequence[ImageSource | str], settings: Images | None = Non
             padding=reading.padding,
             tilt=reading.tilt,
             uneven=reading.uneven,
+            pet=reading.pet,
             max_bytes=reading.max_bytes,
         )
         if len(volumes) != 1:
@@ -139,6 +140,7 @@ def read_image(paths: Sequence[ImageSource | str], settings: Images | None = Non
                 "folder of its own"
             )
         channels += volumes
+    _check_pet(channels, reading)
     first = channels[0]
     if len(channels) == 1:
         return first
@@ -154,6 +156,14 @@ def read_image(paths: Sequence[ImageSource | str], settings: Images | None = Non
     flags = tuple(dict.fromkeys([*flags, *(flag for one in channels for flag in one.info.flags)]))
     array = np.concatenate([one.array for one in channels])
     return Volume(array, first.affine_ras, replace(first.info, flags=flags))
+
+
+def _check_pet(channels: Sequence[Volume], reading: Reading) -> None:
+    """Raise an ImageError if a study reads SUV and no channel of a case holds any."""
+    if reading.pet == "suv" and not any("suv" in one.info.flags for one in channels):
+        raise ImageError(
+            "data.read.pet is 'suv' and the image is no PET series; leave the case out, or set it to 'stored'"
+        )
 
 
 def _reading(settings: Images | None) -> Reading:

@@ -215,7 +215,8 @@ def _data(study: Study) -> str:
     patch = "whole images" if data.patch is None else f"patches of {' x '.join(map(str, data.patch))} {unit}"
     count = f"{data.inputs} channel{'s' * (data.inputs > 1)}"
     names = f" ({', '.join(data.channel_names)})" if data.channel_names else ""
-    return f"images of {count}{names}, {patch}, on this hospital's machine"
+    pet = ", PET as SUV by body weight" if data.read.pet == "suv" else ""
+    return f"images of {count}{names}{pet}, {patch}, on this hospital's machine"
 
 
 def _settings(study: Study) -> list[tuple[str, object]]:

@@ -23,7 +23,9 @@ from medfed.federation.config import HubConfig, SiteConfig
 from medfed.federation.egress import TRAINING, Egress
 from medfed.models.networks import for_images_of, replace_batch_norms
 from medfed.models.networks._adapters import prepare_training
+from medfed.models.networks._vanishing import check_vanishing
 from medfed.models.tasks import Training
+from medfed.registry import kind_of
 from medfed.runs.rounds import LEFT_OUT
 from medfed.study.canonical import study_digest
 from medfed.study.study import Study
@@ -165,10 +167,24 @@ def module_of(study: Study, site: str = "") -> pl.LightningModule:
     if study.privacy.replaces_batch_norm:
         network = replace_batch_norms(network, "group")
     patch = getattr(study.data, "patch", None)
+    if isinstance(study.data, Images) and study.data.patch is not None:
+        _check_vanishing(study, study.data, network)
     dims = getattr(study.data, "spatial_dims", 3)
     epochs = study.at(site).epochs
     training = Training(study.train.optimiser, study.train.schedule, epochs, patch, site, dims)
     return study.task.module(network, training)
+
+
+# What was checked in this process: a simulation builds its study's network once per hospital.
+_CHECKED: set[tuple[object, ...]] = set()
+
+
+def _check_vanishing(study: Study, data: Images, network: torch.nn.Module) -> None:
+    """Raise a StudyError if nothing is left of a patch at a layer of the study's network."""
+    known = (study.network, study.privacy.replaces_batch_norm, data.spatial_dims, data.patch)
+    if known not in _CHECKED and data.patch is not None:
+        check_vanishing(network, kind_of(study.network), data.inputs, data.patch)
+        _CHECKED.add(known)
 
 
 def network_of(study: Study) -> torch.nn.Module:
