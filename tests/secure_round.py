@@ -90,7 +90,7 @@ class Round:
         self.threads: list[threading.Thread] = []
 
     def start(self, *sites: str, dies: dict[str, str] | None = None, silent: bool = False) -> None:
-        """Start sites; one that dies or is deceived is withdrawn, unless `silent`."""
+        """Start sites; one that dies or is deceived drops out, unless `silent`."""
         for site in sites:
             self.exchange._dropped_out.pop(site, None)
 

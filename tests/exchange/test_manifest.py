@@ -64,7 +64,7 @@ def test_a_control_message_is_of_its_kind_and_study():
     assert open_control(sealed(HEARTBEAT), Unsigned(), "north", "heartbeat", STUDY) == HEARTBEAT
     with pytest.raises(WireError, match="expected the control message 'dropped_out', found something else"):
         open_control(sealed(HEARTBEAT), Unsigned(), "north", "dropped_out", STUDY)
-    with pytest.raises(WireError, match="expected the control message 'here', found something else"):
+    with pytest.raises(WireError, match="expected the control message 'heartbeat', found something else"):
         open_control(sealed(MANIFEST), Unsigned(), "north", "heartbeat", STUDY)
     with pytest.raises(WireError, match="both sides must run the same study file"):
         open_control(sealed(HEARTBEAT), Unsigned(), "north", "heartbeat", "cd" * 32)

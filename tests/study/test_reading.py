@@ -107,4 +107,4 @@ def test_every_renamed_key_is_answered_with_a_key_that_exists():
         answered[old] = str(e.value).split("'")[1]
     assert answered == RENAMED_KEYS
     with pytest.raises(StudyError, match=r"train\.least: no such key; (did|there)"):
-        read_study(ROOT / "configs" / "quickstart.yaml", ["train.min_sites=3"])
+        read_study(ROOT / "configs" / "quickstart.yaml", ["train.least=3"])
