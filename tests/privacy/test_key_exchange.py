@@ -50,8 +50,8 @@ def test_a_key_of_small_order_is_refused(point):
 
 
 def test_content_of_another_kind_is_refused():
-    boxes = EncryptedBySite({"south": b"\x00\x01"})
-    assert parse(to_bytes(boxes), EncryptedBySite, "north", "shares") == boxes
+    encrypted = EncryptedBySite({"south": b"\x00\x01"})
+    assert parse(to_bytes(encrypted), EncryptedBySite, "north", "shares") == encrypted
     for data in (b"{", b'{"by_site": {}, "more": 1}', b"[" * 100_000):
         with pytest.raises(WireError, match="the message of 'north' for step 'shares' cannot be decoded"):
             parse(data, EncryptedBySite, "north", "shares")
