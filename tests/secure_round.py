@@ -67,14 +67,14 @@ def plainly(sites, privacy: SecureSum, terms: int) -> dict[str, torch.Tensor]:
     """Return the mean that whole numbers give without any mask: 64-bit integers, nothing hidden."""
     scale = FixedPoint(privacy.bits, privacy.limit, terms).scale
     total = sum(EXAMPLES[site] for site in sites)
-    found = {}
+    mean = {}
     for name in model():
         whole = sum(
             (update(site).delta[name] * (EXAMPLES[site] / privacy.max_examples * scale)).round().long()
             for site in sites
         )
-        found[name] = whole.double() / scale * (privacy.max_examples / total)
-    return found
+        mean[name] = whole.double() / scale * (privacy.max_examples / total)
+    return mean
 
 
 class Round:
@@ -146,7 +146,7 @@ class Round:
             assert not thread.is_alive(), "a site waited for ever"
 
 
-def same(found: Update, expected: dict[str, torch.Tensor]) -> None:
-    assert set(found.delta) == set(expected)
+def same(merged: Update, expected: dict[str, torch.Tensor]) -> None:
+    assert set(merged.delta) == set(expected)
     for name, tensor in expected.items():
-        assert torch.equal(found.delta[name], tensor), name
+        assert torch.equal(merged.delta[name], tensor), name

@@ -215,7 +215,9 @@ class SiteTransport:
             return None, False
         known = self._opened.get(what)
         if known is None or known[0] != data:
-            self._opened[what] = data, self._objects.open_manifest(data, HUB)
+            opened = self._objects.open_manifest(data, HUB)
+            self._objects.seal.accept_revocations(opened.revoked)
+            self._opened[what] = data, opened
         manifest = self._opened[what][1]
         assert isinstance(manifest, Manifest)
         return manifest, known is not self._opened[what]

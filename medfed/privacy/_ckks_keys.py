@@ -144,8 +144,8 @@ def relay_keys(
         refusals = "".join(f"{site}: {error}. " for site, error in sorted(refused.items()))
         raise QuorumError(
             f"round {channel.round}: {len(announced)} of {len(channel.sites)} sites showed a key, "
-            f"{min_sites} are needed (privacy.min_sites). "
-            f"{refusals}Start the sites that stopped and go on with --resume"
+            f"{min_sites} are needed (privacy.min_sites). {refusals}Start the sites that "
+            "stopped and go on with --resume"
         )
     valid = channel.send(
         ONLY_ATTEMPT, ANNOUNCED, dict.fromkeys(sorted(announced), to_bytes(RelayedMessages(sealed)))

@@ -132,8 +132,8 @@ def party_keys(
     if len(keys) < channel.min_sites:
         raise PrivacyError(
             f"{channel.who}: {len(keys)} of {len(channel.parties)} hospitals showed keys, "
-            f"{channel.min_sites} are needed (privacy.min_sites): among fewer, "
-            "each would reveal too much; nothing more is sent"
+            f"{channel.min_sites} are needed (privacy.min_sites): among fewer, each would reveal too "
+            "much; nothing more is sent"
         )
     check_keys(keys)
     return keys

@@ -35,7 +35,7 @@ def test_the_hub_fetches_an_update_while_its_site_sends_it(hub_and_north, tmp_pa
     assert digest(received.update.delta.minuend) == digest(filled(1.5))
 
 
-def test_what_was_announced_does_not_count_where_the_manifest_names_something_else(hub_and_north, tmp_path):
+def test_announced_chunks_do_not_count_where_the_manifest_names_others(hub_and_north, tmp_path):
     hub, north = hub_and_north
     other = north._measure(filled_update(7.0))
     data = wire.encode_update(filled_update(7.0), STUDY)

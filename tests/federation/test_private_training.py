@@ -158,7 +158,7 @@ def test_several_at_once_are_each_alone():
         torch.testing.assert_close(losses[number], loss)
 
 
-def test_the_noise_has_the_deviation_that_the_accountant_was_told(tmp_path):
+def test_the_noise_has_the_deviation_that_the_accountant_counts(tmp_path):
     # No gradient at all: what moves w is the noise. w after one step is -noise / 3, of deviation z / 3 each.
     class Wide(Line):
         def __init__(self):
@@ -389,11 +389,11 @@ def federation(folder, *, privacy=None, resume=False, dies=False, seen=lambda da
 
 def test_epsilon_grows_round_by_round_to_the_target_and_no_exact_score_leaves(tmp_path):
     _, reports = federation(tmp_path)
-    told = [report.results[0].scalars for report in reports]
-    spent = [scalars["privacy/epsilon"] for scalars in told[:ROUNDS]]
+    reported = [report.results[0].scalars for report in reports]
+    spent = [scalars["privacy/epsilon"] for scalars in reported[:ROUNDS]]
     assert spent == sorted(spent)
     assert 3.98 < spent[-1] <= 4
-    for scalars in told:
+    for scalars in reported:
         assert set(scalars) <= {"privacy/epsilon", "train/steps", "train/rate"}
     assert Ledger(tmp_path / "north").spent(PATIENTS) == pytest.approx(spent[-1], rel=0.2)
     (account,) = Ledger(tmp_path / "north").accounts("study")

@@ -81,9 +81,9 @@ class Meeting:
 
 @pytest.fixture
 def meeting(tmp_path):
-    found = Meeting(tmp_path)
-    yield found
-    found.close()
+    opened = Meeting(tmp_path)
+    yield opened
+    opened.close()
 
 
 def change(path: Path, at: int = -20) -> None:
@@ -174,9 +174,9 @@ def refused(meeting: Meeting, caplog, damage, mend) -> str:
     """Damage the model of round 1, check that north waits, repair it, and return north's log."""
     meeting.hub.publish(GlobalModel(1, model(2), study=STUDY))
     undo = damage()
-    found = []
+    received = []
     waiting = threading.Thread(
-        target=lambda: found.append(meeting.sites["north"].fetch("north", 1)), daemon=True
+        target=lambda: received.append(meeting.sites["north"].fetch("north", 1)), daemon=True
     )
     waiting.start()
     logged = ""
@@ -187,10 +187,10 @@ def refused(meeting: Meeting, caplog, damage, mend) -> str:
         if logged:
             break
         waiting.join(0.05)
-    assert not found
+    assert not received
     mend(undo)
     waiting.join(PATIENCE_S)
-    assert digest(found[0].weights) == digest(model(2))
+    assert digest(received[0].weights) == digest(model(2))
     return logged
 
 
