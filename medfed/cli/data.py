@@ -36,6 +36,8 @@ def fingerprint() -> None:
     show_default=True,
     help="Withhold counts of fewer patients than this.",
 )
+@click.option("--pet", type=click.Choice(["stored", "suv"]), default="stored", show_default=True,
+              help="Unit of PET, as data.read.pet of the study.")  # fmt: skip
 def make(
     folder: Path,
     out: Path,
@@ -44,18 +46,22 @@ def make(
     classes: int | None,
     channels: int,
     min_patients: int,
+    pet: Literal["stored", "suv"],
 ) -> None:
     """Write a hospital's fingerprint to OUT, for its privacy officer to review before it is shared."""
     import os
 
     from medfed.data import fingerprint as prints
     from medfed.data.index import index_folder
+    from medfed.data.reading import Reading
+    from medfed.data.settings import Images
     from medfed.pipeline.secret_file import read_secret
 
     # Which cases are in 'train' depends on the secret where the folder does not say.
     index = index_folder(folder, site_secret=read_secret(secret_file) or os.urandom(32))
+    settings = Images(channels=channels, read=Reading(pet=pet))
     result = prints.fingerprint(
-        index, grid=intensity_bins, classes=classes, channels=channels, min_count=min_patients
+        index, grid=intensity_bins, classes=classes, settings=settings, min_count=min_patients
     )
     out.write_bytes(prints.to_json(result))
     click.echo(f"{out}: counts and sums over {result.cases} training cases of {result.patients} patients")

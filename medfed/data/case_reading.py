@@ -88,7 +88,7 @@ def check_files(case: Case) -> None:
     """
     if case.fault is not None:
         raise case.fault.kind(case.fault.message)
-    advice = "correct its path in the table, or restore the file"
+    remedy = "correct its path in the table, or restore the file"
     lacking = [str(number) for number, source in enumerate(case.image, start=1) if source == ()]
     if lacking and len(case.image) > 1:
         raise MissingImageError(
@@ -98,10 +98,10 @@ def check_files(case: Case) -> None:
     if lacking:
         raise MissingImageError("there is a label of this name and no image; restore the image")
     if not all(path.exists() for source in case.image for path in paths_of(source)):
-        raise MissingImageError(f"its image is not there; {advice}")
+        raise MissingImageError(f"its image is not there; {remedy}")
     labels = (*(() if case.label is None else (case.label,)), *(path for _, path in case.masks))
     if not all(path.exists() for path in labels):
-        raise MissingLabelError(f"its label is not there; {advice}")
+        raise MissingLabelError(f"its label is not there; {remedy}")
 
 
 def moved_parts(image: Volume, label: Volume | None) -> tuple[str, ...]:
@@ -131,6 +131,7 @@ def read_image(paths: Sequence[ImageSource | str], settings: Images | None = Non
             padding=reading.padding,
             tilt=reading.tilt,
             uneven=reading.uneven,
+            pet=reading.pet,
             max_bytes=reading.max_bytes,
         )
         if len(volumes) != 1:
@@ -141,6 +142,7 @@ def read_image(paths: Sequence[ImageSource | str], settings: Images | None = Non
                 "channel, by `layout: {kind: pattern, image: {NAME: '{patient}/NAME/'}}`"
             )
         channels += volumes
+    _check_pet(channels, reading)
     first = channels[0]
     if len(channels) == 1:
         return first
@@ -156,6 +158,14 @@ def read_image(paths: Sequence[ImageSource | str], settings: Images | None = Non
     flags = tuple(dict.fromkeys([*flags, *(flag for one in channels for flag in one.info.flags)]))
     array = np.concatenate([one.array for one in channels])
     return Volume(array, first.affine_ras, replace(first.info, flags=flags))
+
+
+def _check_pet(channels: Sequence[Volume], reading: Reading) -> None:
+    """Raise an ImageError if a study reads SUV and no channel of a case holds any."""
+    if reading.pet == "suv" and not any("suv" in one.info.flags for one in channels):
+        raise ImageError(
+            "data.read.pet is 'suv' and the image is no PET series; leave the case out, or set it to 'stored'"
+        )
 
 
 def _reading(settings: Images | None) -> Reading:

@@ -96,7 +96,7 @@ def _sums_of(study: Study, plan: PlanSettings, site: SiteDataModule) -> bytes:
             site.index,
             grid=plan.intensity_bins,
             classes=site.label_classes if study.task.needs == "segment" else None,
-            channels=study.data.inputs,
+            settings=study.data,
             min_count=plan.min_patients,
         )
     )

@@ -1,7 +1,7 @@
 """An enrolled hospital turns hostile: each bad message is refused with its reason, and the round goes on.
 
-Attacks by somebody between the parties are in tests/exchange/test_tampering.py, those by a lying hub in
-tests/privacy/test_secure_sum.py, and the checks of the format itself in tests/wire.
+Attacks by somebody between the parties are in tests/exchange/end_to_end/test_tampering.py, those by a
+lying hub in tests/privacy/test_secagg_client.py, and the checks of the format itself in tests/wire.
 """
 
 from __future__ import annotations

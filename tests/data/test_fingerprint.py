@@ -6,17 +6,20 @@ import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
-from medfed.data.fingerprint import from_json, merge, to_json
+from medfed.data.fingerprint import fingerprint, from_json, merge, to_json
 from medfed.data.histogram import (
     length_bin,
 )
 from medfed.data.index import Index
 from medfed.data.normalise.fingerprint import FederatedFingerprint
 from medfed.data.normalise.nyul import PERCENTILES, Nyul
+from medfed.data.reading import Reading
+from medfed.data.settings import Images
 from medfed.data.volume import Volume
 from medfed.errors import DataError
 
@@ -153,3 +156,11 @@ def test_nyul_landmarks_of_a_federation_are_the_mean_over_all_cases() -> None:
 def test_a_fingerprint_without_a_range_is_refused() -> None:
     with pytest.raises(DataError, match="low must lie below high"):
         FederatedFingerprint(low=3, high=1, mean=0, sd=1)
+
+
+def test_cases_are_read_as_the_study_reads_them(sites: list[Site]) -> None:
+    read = mock.Mock(side_effect=lambda case, *_: sites[0].volumes[case.id])
+    settings = Images(read=Reading(pet="suv", uneven="resample"), resample_labels=True)
+    with mock.patch("medfed.data.fingerprint.read_case", read):
+        fingerprint(sites[0].index, grid="hu", classes=3, settings=settings)
+    assert {call.args[1] for call in read.call_args_list} == {settings}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from medfed.data.reading import Reading
 from medfed.deployment.policy import Policy, describe, egress_size, refusals
 from medfed.errors import StudyError
 from medfed.pipeline.factory import module_of
@@ -71,7 +72,7 @@ def test_epochs_and_all_reasons_at_once(tiny):
     ]
 
 
-def test_a_studys_epsilon_is_held_to_the_ceiling(tiny):
+def test_a_studys_epsilon_may_not_exceed_the_ceiling(tiny):
     study = read_study(
         tiny / "tiny.yaml", ["privacy={kind: client_dp, where: site, epsilon: 8, delta: 0.001}"]
     )
@@ -107,6 +108,9 @@ def test_the_words_name_what_a_privacy_officer_asks(study, noised):
     assert size > 4 * numbers
     assert "noise_multiplier: 2.0" in describe(noised, "d")
     assert all(len(line) < 200 for line in words.splitlines())
+    assert "SUV" not in words
+    suv = msgspec.structs.replace(study.data, read=Reading(pet="suv"))
+    assert "PET as SUV by body weight" in describe(msgspec.structs.replace(study, data=suv), "d")
 
 
 def test_the_words_count_what_is_sent(study, tmp_path):

@@ -30,6 +30,7 @@ from medfed.wire.weights import norm
 
 SITES = ("east", "north", "south", "west")
 NUMBERS = 60_000
+
 OPENED: list[Update] = []
 
 

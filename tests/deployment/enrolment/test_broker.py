@@ -1,0 +1,121 @@
+"""The broker as the hub's child: when a hub is killed, and when the broker cannot start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+from medfed.deployment.enrolment import broker, enrol
+from medfed.deployment.enrolment.broker import Broker
+from medfed.exchange._nats_store import NatsStore
+from medfed.exchange._object_store import Unreachable
+from medfed.wire.signing import Identity
+
+PATIENCE_S = 60
+
+
+def until(what, why: str) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not what():
+        assert time.monotonic() < end, f"waited in vain until {why}"
+        time.sleep(0.05)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_the_server_of_a_hub_that_was_killed_is_replaced(enrolment):
+    left = Broker(enrolment.authority)
+    until(lambda: listens(enrolment.port), "it listens")
+    left._stopping.set()  # a killed hub stops supervising, and its server keeps running
+    replacement = enrolment.start()
+    left._process.wait(PATIENCE_S)
+    assert replacement.pid != left._process.pid
+    until(lambda: listens(enrolment.port), "the new one listens")
+    assert replacement._process.poll() is None
+
+
+def test_another_process_with_the_old_pid_is_left_alone(enrolment):
+    (enrolment.authority / "broker" / "nats-server.pid").write_text(str(os.getpid()))
+    enrolment.start()
+    until(lambda: listens(enrolment.port), "it listens")
+
+
+def test_a_port_that_is_taken_is_logged(enrolment, caplog):
+    with socket.create_server(("127.0.0.1", enrolment.port)):
+        enrolment.start()
+        until(lambda: "is started again" in caplog.text, "the restart was logged")
+    assert "address already in use" in caplog.text
+    until(lambda: listens(enrolment.port), "it listens once the port is free")
+
+
+def test_a_server_that_is_started_again_does_not_outlive_its_stop(enrolment, monkeypatch):
+    running = enrolment.start()
+    before, starting, go_on = running.pid, threading.Event(), threading.Event()
+    server = broker.server()
+
+    def slow():
+        starting.set()
+        assert go_on.wait(60)
+        return server
+
+    monkeypatch.setattr(broker, "server", slow)
+    os.kill(before, signal.SIGKILL)
+    assert starting.wait(60)
+    stopping = threading.Thread(target=running.stop)
+    stopping.start()
+    stopping.join(0.3)  # it must wait for the starting server
+    go_on.set()
+    stopping.join(60)
+    until(lambda: running.pid != before, "the second server was started")
+    assert running._process.poll() is not None
+
+
+def test_a_hub_reaches_its_broker_on_its_own_machine(enrolment):
+    """The broker's certificate names the host that hospitals use and the broker's own machine."""
+    from cryptography import x509
+
+    certificate = x509.load_pem_x509_certificate(
+        (enrolment.authority / "broker" / "identity.pem").read_bytes()
+    )
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert "127.0.0.1" in [str(one) for one in names.get_values_for_type(x509.IPAddress)]
+
+
+@pytest.mark.parametrize("who", ["north", "west"], ids=["again after a revocation", "for the first time"])
+def test_a_site_that_is_enrolled_while_the_broker_runs_is_answered(enrolment, who):
+    """The party is not only admitted; its requests are answered too."""
+    enrolment.start()
+    hub = NatsStore([enrolment.url], Identity(enrolment.credentials("hub")), "56" * 32)
+    eventually(lambda: hub.put("glob/newest/study/m", b"here"))
+    if who == "north":
+        enrol.revoke(enrolment.authority, who)
+        eventually(lambda: reloaded(enrolment, 2))
+    enrolment.enrol(who)
+    site = NatsStore([enrolment.url], Identity(enrolment.credentials(who)), "56" * 32)
+    assert eventually(lambda: site.get("glob/newest/study/m")) == b"here"
+    for store in (site, hub):
+        store.close()
+
+
+def reloaded(enrolment, times: int) -> None:
+    log = (enrolment.authority / "broker" / "nats-server.log").read_text()
+    if log.count("Reloaded server configuration") < times:
+        raise Unreachable("not yet")
+
+
+def eventually(call):
+    end = time.monotonic() + 15
+    while True:
+        try:
+            return call()
+        except Unreachable:
+            assert time.monotonic() < end, "it was never answered"
+            time.sleep(0.1)
