@@ -180,7 +180,14 @@ def test_a_screenshot_beside_a_scan_is_left_out_and_pictures_alone_are_read(tmp_
 def tiff(array: np.ndarray, photometric: int, sample_format: int) -> bytes:
     """Return a TIFF of one grey page, written by hand: Pillow writes neither signed bytes nor white as 0."""
     data, (rows, columns), offset = array.tobytes(), array.shape, 8 + 2 + 10 * 12 + 4
-    tags = [(256, columns), (257, rows), (258, 8 * array.itemsize), (259, 1), (262, photometric), (273, offset)]
+    tags = [
+        (256, columns),
+        (257, rows),
+        (258, 8 * array.itemsize),
+        (259, 1),
+        (262, photometric),
+        (273, offset),
+    ]
     tags += [(277, 1), (278, rows), (279, len(data)), (339, sample_format)]
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0) + data
