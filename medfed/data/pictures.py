@@ -6,8 +6,8 @@ radiograph of one patient agree. A picture says nothing about millimetres: its s
 pixels, which the flag `pixels` says. (Densities in a header are about printing and are not used.)
 
 Values are those stored: 0 to 15 for 4 bits, 0 to 65535 for 16. A grey picture has one channel, a coloured
-one three; a palette of greys is grey. Where 0 is white (some TIFF), values are turned round, as in radiographs
-with MONOCHROME1. An orientation in EXIF is applied, as every viewer does, and flagged.
+one three; a palette of greys is grey. Where 0 is white (some TIFF), values are turned round, as in
+radiographs with MONOCHROME1. An orientation in EXIF is applied, as every viewer does, and flagged.
 What Pillow would change without a word (colours of 16 bits, transparency, several pages) is refused.
 
 As a label a mask's palette gives its numbers, and an RGB mask the number 0xRRGGBB of each colour, with the

@@ -100,7 +100,7 @@ PICTURES = ("png", "jpeg", "tiff")
 
 
 def _pictures_alone(folder: Path, settings: Images) -> Layout | None:
-    """Return the layout of a folder that holds nothing but pictures of one kind, side by side; None of others.
+    """Return the layout of a folder that holds only pictures of one kind, side by side; None of others.
 
     To learn from such a folder is refused, as it has no labels; to predict, each picture is a case.
     """

@@ -1,4 +1,4 @@
-"""2D models are exported and predict pictures and radiographs, with labels or without, on the image's grid."""
+"""2D models are exported and predict pictures and radiographs, labelled or not, on the image's grid."""
 
 from __future__ import annotations
 
