@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from medfed.data.case_table import OwnTable
 from medfed.data.class_names import ClassNames
 from medfed.data.index import index_folder
 from medfed.data.layouts import Layout
@@ -21,7 +22,7 @@ from medfed.data.preflight.table import TableRequirements, check_table
 from medfed.data.settings import Table
 from medfed.data.table_file import is_table
 from medfed.errors import MedfedError
-from medfed.pipeline.factory import classes_of
+from medfed.pipeline.factory import classes_of, own_table_at
 from medfed.pipeline.progress_bar import ProgressBar
 from medfed.pipeline.secret_file import read_secret
 from medfed.study.reading import read_study
@@ -93,8 +94,10 @@ def _preflight(
             # Raises in the words of training.
             index_folder(folder, site_secret=secret or secrets.token_bytes(32))
         own = classes_of(study, site_of_folder(study, folder)) or ClassNames(classes)
+        site = site_of_folder(study, folder)
+        beside = own_table_at(study, site, str(folder), OwnTable(headings=columns))
         requirements = StudyRequirements(
-            study.name, study.data, study.task.needs, classes, own.words, own.expected
+            study.name, study.data, study.task.needs, classes, own.words, own.expected, beside
         )
     elif is_table(folder):
         return check_table(folder, site_secret=secret)

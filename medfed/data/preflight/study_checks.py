@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medfed.data.batch_needs import IMAGE_NEEDS, Needs
 from medfed.data.case import Case
+from medfed.data.case_table import OwnTable
 from medfed.data.findings import Findings, check_finding_columns, findings_of
 from medfed.data.normalise.window import Window
 from medfed.data.preflight.case import CaseFacts, format_mm
@@ -35,6 +36,8 @@ class StudyRequirements:
     # The site's own words for the classes, and the classes that it labels (all if empty); see `ClassNames`.
     words: Mapping[str, str] = field(default_factory=dict)
     expected: tuple[str, ...] = ()
+    # The site's own table beside the images, and its headings.
+    own_table: OwnTable | None = None
 
 
 def study_findings(
