@@ -310,13 +310,13 @@ def check(
     """
     from medfed.pipeline import check as checks
 
-    columns = None
+    beside = None
     if site is not None:
         from medfed.deployment.site_file import read_site
 
         own = read_site(site)
-        layout, columns = layout or own.given_layout, own.columns
-    sys.exit(checks.check(folder, study, secret, as_json, page, layout, columns))
+        layout, beside = layout or own.given_layout, own.own_table
+    sys.exit(checks.check(folder, study, secret, as_json, page, layout, beside))
 
 
 @main.command(short_help="Copy DICOM images without the patient.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -39,15 +38,15 @@ def check(
     as_json: bool,
     page: Path | None,
     layout: Layout | None = None,
-    columns: Mapping[str, str] | None = None,
+    own: OwnTable | None = None,
 ) -> int:
     """Print a preflight of a folder and return the exit code: 0, 1 for warnings, 2 for errors.
 
-    `columns` are the hospital's own headings for a study's columns, as in its site file.
+    `own` are the hospital's own table and headings for a study's columns, as in its site file.
     """
     console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
     try:
-        preflight = _preflight(folder, study_file, secret_file, page is not None, layout, columns or {})
+        preflight = _preflight(folder, study_file, secret_file, page is not None, layout, own or OwnTable())
         if page is not None:
             write_page(preflight, page)
     except (MedfedError, OSError) as error:
@@ -79,7 +78,7 @@ def _preflight(
     secret_file: Path | None,
     thumbnails: bool,
     layout: Layout | None,
-    columns: Mapping[str, str],
+    own: OwnTable,
 ) -> Preflight:
     """Return the preflight of a folder of images or of a table, for a study if one is given."""
     secret = read_secret(secret_file)
@@ -88,16 +87,16 @@ def _preflight(
         study = read_study(study_file)
         classes = tuple(getattr(study.task, "classes", ()))
         if isinstance(study.data, Table):
-            wanted = TableRequirements(study.name, study.data, study.task.needs, classes, columns)
+            wanted = TableRequirements(study.name, study.data, study.task.needs, classes, own.headings)
             return check_table(folder, wanted, site_secret=secret)
         if folder.is_file():
             # Raises in the words of training.
             index_folder(folder, site_secret=secret or secrets.token_bytes(32))
-        own = classes_of(study, site_of_folder(study, folder)) or ClassNames(classes)
         site = site_of_folder(study, folder)
-        beside = own_table_at(study, site, str(folder), OwnTable(headings=columns))
+        words = classes_of(study, site) or ClassNames(classes)
+        beside = own_table_at(study, site, str(folder), own)
         requirements = StudyRequirements(
-            study.name, study.data, study.task.needs, classes, own.words, own.expected, beside
+            study.name, study.data, study.task.needs, classes, words.words, words.expected, beside
         )
     elif is_table(folder):
         return check_table(folder, site_secret=secret)
