@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from medfed.files import format_bytes
 from medfed.runs.rounds import RoundReport
+from medfed.wire.untrusted_text import for_terminal
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -173,7 +174,7 @@ class PlainProgress(Progress):
         self.log(f"round {report.round}/{table.rounds}   {' | '.join(parts)}   {report.seconds:.1f} s{left}")
 
     def log(self, text: str) -> None:
-        print(text, flush=True)
+        print(for_terminal(text), flush=True)
 
 
 class LiveProgress(Progress):
@@ -212,7 +213,10 @@ class LiveProgress(Progress):
             self.log(line)
 
     def log(self, text: str) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True)
+        from rich.text import Text
+
+        # Not as a string: rich would take `[a, b]` for markup, and drop it or end with an error.
+        self._console.print(Text(for_terminal(text)), highlight=False, soft_wrap=True)
 
     def stop(self) -> None:
         if self._live is not None:
