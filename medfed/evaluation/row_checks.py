@@ -1,17 +1,20 @@
 """What the hub accepts of the results that a site reports: rows that an honest site could have measured.
 
 A row is refused if its metric is unknown here or its value outside the metric's range, if its number of
-patients is none that the site may have, if its interval contradicts itself, or if its texts are not of a row's
-form. Rows that are refused are named with the site, the metric and why; the report is made of the others.
+patients is none that the site may have, if its interval contradicts itself, or if its texts are not of a
+row's form. A refused row is named with the site, the metric and why; the report is made of the others.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import sys
+from collections.abc import Mapping
 
 from medfed.evaluation.metrics import Metric, family_of
 from medfed.evaluation.rows import FEDERATED, UNTRAINED, Row
+from medfed.wire.untrusted_text import for_log
 
 # The models whose results a hospital sends; results of its own local model stay in the hospital.
 MODELS = (FEDERATED, UNTRAINED)
@@ -35,13 +38,28 @@ _METRIC = re.compile(r"[a-z0-9_@.]{1,60}")
 _GROUP = re.compile(r"[^=]{1,60}=.{1,100}")
 
 
-def plausible_patients(bound: int, examples: int | None) -> int:
+def plausible_patients(bound: int | None, examples: int | None) -> int:
     """Return the most patients that a site may have in one split.
 
     `bound` is the study's limit (sampling.max_examples), `examples` the number of training cases with which
     the site began, None if it trains nothing or its number is hidden.
     """
-    return bound if not examples else min(bound, max(ALWAYS_PLAUSIBLE, PATIENTS_PER_EXAMPLE * examples))
+    most = sys.maxsize if bound is None else bound
+    return most if not examples else min(most, max(ALWAYS_PLAUSIBLE, PATIENTS_PER_EXAMPLE * examples))
+
+
+def plausible_scores(scalars: Mapping[str, float]) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Return a round's numbers without scores outside their metric's range, and a note that names these."""
+    errors = {name: why for name, value in scalars.items() if (why := _score_error(name, value))}
+    kept = {name: value for name, value in scalars.items() if name not in errors}
+    return kept, tuple(
+        f"a score is left out: {for_log(name, 80)}: {why}" for name, why in sorted(errors.items())
+    )
+
+
+def _score_error(name: str, value: float) -> str | None:
+    metric = known_metric(name.rpartition("/")[2]) if name.startswith("val/") else None
+    return _range_error(value, metric) if metric is not None else None
 
 
 def row_error(row: Row, max_patients: int) -> str | None:
@@ -83,12 +101,14 @@ def _value_error(row: Row, metric: Metric) -> str | None:
         return "it has one end of an interval"
     if row.low is not None and row.high is not None and row.low > row.high:
         return f"its interval runs from {row.low:.4g} to {row.high:.4g}"
+    errors = (_range_error(value, metric) for value in (row.value, row.low, row.high) if value is not None)
+    return next((error for error in errors if error), None)
+
+
+def _range_error(value: float, metric: Metric) -> str | None:
     lowest = -math.inf if metric.lowest is None else metric.lowest - ROUNDING
     highest = math.inf if metric.highest is None else metric.highest + ROUNDING
-    for value in (row.value, row.low, row.high):
-        if value is not None and not lowest <= value <= highest:
-            return f"{value:.4g} is outside the metric's range"
-    return None
+    return None if lowest <= value <= highest else f"{value:.4g} is outside the metric's range"
 
 
 def _patients_error(row: Row, max_patients: int) -> str | None:

@@ -72,7 +72,8 @@ def accept_rows(
 
     `max_patients` is the most patients that the site may have in a split (`row_checks.plausible_patients`).
     """
-    rows, refused = [], []
+    rows: list[Row] = []
+    refused: list[str] = []
     for name, fields in sorted(_fields_by_row(scalars).items()):
         row = _row(name, fields, round, site)
         why = row if isinstance(row, str) else row_error(row, max_patients)
