@@ -109,3 +109,14 @@ def test_an_id_that_all_rows_share_tells_no_patients_apart() -> None:
 def test_an_id_groups_rows_and_a_column_of_cases_and_controls_does_not() -> None:
     assert patients_of({"id": ("7", "7", "8", "9")}, LINES, "patient")[0] == ["7", "7", "8", "9"]
     assert patients_of({"case": ("0", "0", "1", "1")}, LINES, "patient")[1] == (NO_COLUMN,)
+
+
+@pytest.mark.parametrize("wrote", ["{}.0", "{}.", "{},0", "-{}", "+{}", "{}.00"])
+def test_an_id_that_a_spreadsheet_wrote_as_a_quantity_is_an_id(wrote: str) -> None:
+    ids = [str(200_000 + 37 * n) for n in range(40)]
+    assert kind_by_cells([wrote.format(one) for one in ids]) == "unique"
+    assert kind_by_cells([f"{int(one):.5e}" for one in ids]) == "unique"
+    days = [f"19{n:02}0703" for n in range(30, 90)]
+    assert kind_by_cells([wrote.format(day) for day in days]) == "date"
+    amounts = [f"{n / 7:.2f}" for n in range(40)]
+    assert kind_by_cells(amounts) is None
